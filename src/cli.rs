@@ -1,0 +1,230 @@
+//! What may be typed, and nothing else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0        the new release serves (or nothing had to change)
+  1        failed before anything was changed
+  2        wrong usage or configuration
+  3        failed; the old release serves, unchanged
+  4        failed, and the old release could not be restored: act now
+  130/143  interrupted; the old release serves";
+
+const EXAMPLES: &str = "\
+Examples:
+  compose-zd deploy                      every service that a proxy routes to
+  compose-zd deploy app --health-path /up
+  compose-zd deploy web                  a pair: web_a and web_b, or web-blue and web-green
+  compose-zd deploy --dry-run            the plan, and nothing touched";
+
+/// Replaces running Docker Compose services by their next version without losing a request.
+#[derive(Parser, Debug)]
+#[command(name = "compose-zd", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub compose: ComposeArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Docker's and Compose's own flags; they stand before or after the command.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Project (as in docker compose)")]
+pub struct ComposeArgs {
+    /// Compose configuration file; may be given several times
+    #[arg(short, long = "file", global = true, value_name = "FILE")]
+    pub file: Vec<PathBuf>,
+    /// Project name
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub project_name: Option<String>,
+    /// Folder that relative paths start from
+    #[arg(long, global = true, value_name = "DIR")]
+    pub project_directory: Option<PathBuf>,
+    /// Environment file; may be given several times
+    #[arg(long, global = true, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Profile to enable; may be given several times
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Vec<String>,
+    /// Docker context to use
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Docker engine to connect to
+    #[arg(short = 'H', long, global = true, value_name = "URL")]
+    pub host: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Replace services by their next version, without losing a request
+    #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+    Deploy(Box<DeployArgs>),
+}
+
+#[derive(Args, Debug, Default)]
+pub struct DeployArgs {
+    /// Services or pairs to deploy; without a name every service that a proxy routes to
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Replace every instance, even when nothing has changed
+    #[arg(long)]
+    pub force: bool,
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Number of instances of a service, such as app=3; may be given several times
+    #[arg(long, value_name = "SERVICE=N", value_parser = scale)]
+    pub scale: Vec<(String, u32)>,
+    /// Pull images first
+    #[arg(long)]
+    pub pull: bool,
+    /// Build images first (the default for services with `build`)
+    #[arg(long, overrides_with = "no_build")]
+    pub build: bool,
+    /// Do not build images
+    #[arg(long, overrides_with = "build")]
+    pub no_build: bool,
+    #[command(flatten)]
+    pub health: HealthArgs,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
+    /// Print the result only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print every docker command with the time it took
+    #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// When a new instance is ready; the same words as `x-zd.health`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Readiness (x-zd.health)")]
+pub struct HealthArgs {
+    /// Path to ask for; a new instance is ready when it answers as expected
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_PATH", value_name = "PATH")]
+    pub health_path: Option<String>,
+    /// Port to ask at [default: the port that the proxy uses]
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_PORT", value_name = "PORT")]
+    pub health_port: Option<u16>,
+    /// http or https (certificates are not verified: it is asked by address)
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_SCHEME", value_name = "SCHEME")]
+    pub health_scheme: Option<String>,
+    /// Host header to ask with
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_HOST", value_name = "HOST")]
+    pub health_host: Option<String>,
+    /// Status codes that mean ready, such as 200-399 or 200,204
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_EXPECT", value_name = "CODES")]
+    pub health_expect: Option<String>,
+    /// Text that the answer has to contain
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_BODY", value_name = "TEXT")]
+    pub health_body: Option<String>,
+    /// Time between two questions [default: 200ms]
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_INTERVAL", value_name = "DURATION", value_parser = duration)]
+    pub health_interval: Option<Duration>,
+    /// Time for one answer [default: 2s]
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub health_timeout: Option<Duration>,
+    /// Time until every new instance has to be ready [default: 60s]
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_DEADLINE", value_name = "DURATION", value_parser = duration)]
+    pub health_deadline: Option<Duration>,
+    /// Good answers in a row that mean ready [default: 1]
+    #[arg(long, env = "COMPOSE_ZD_HEALTH_SUCCESSES", value_name = "N")]
+    pub health_successes: Option<u32>,
+}
+
+/// How an old instance finishes; the same words as `x-zd.drain`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Drain (x-zd.drain)")]
+pub struct DrainArgs {
+    /// Longest wait for the requests in flight [default: 30s]
+    #[arg(long, env = "COMPOSE_ZD_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    pub drain_timeout: Option<Duration>,
+    /// Command to run in an old instance once it is out of rotation (by `sh -c`)
+    #[arg(long, env = "COMPOSE_ZD_DRAIN_COMMAND", value_name = "COMMAND")]
+    pub drain_command: Option<String>,
+}
+
+/// Which proxy, where detection is wrong; the same words as `x-zd.proxy`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Proxy (x-zd.proxy)")]
+pub struct ProxyArgs {
+    /// Container of the proxy, by name or id
+    #[arg(long, env = "COMPOSE_ZD_PROXY_CONTAINER", value_name = "CONTAINER")]
+    pub proxy_container: Option<String>,
+    /// What the proxy is: nginx-proxy, or none
+    #[arg(long, env = "COMPOSE_ZD_PROXY_KIND", value_name = "KIND")]
+    pub proxy_kind: Option<String>,
+    /// Whether anything may be left in the running proxy (a marker test in a template, a keep-alive setting)
+    #[arg(long, env = "COMPOSE_ZD_PROXY_TUNE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub proxy_tune: Option<bool>,
+}
+
+/// Durations as Compose writes them: `500ms`, `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(_) => Err("it has to be longer than 0, such as 500ms".into()),
+        Err(e) => Err(format!("{e}; expected a duration such as 500ms or 1m30s")),
+    }
+}
+
+fn scale(text: &str) -> Result<(String, u32), String> {
+    let (service, number) = text
+        .split_once('=')
+        .ok_or("expected SERVICE=N, such as app=3")?;
+    match number.parse::<u32>() {
+        Ok(n) if n > 0 && !service.is_empty() => Ok((service.into(), n)),
+        Ok(0) => {
+            Err("0 instances would stop the service; use `docker compose stop` for that".into())
+        }
+        _ => Err("expected SERVICE=N with a whole number, such as app=3".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(words.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn composes_flags_stand_before_or_after_the_command() {
+        let before = parse("compose-zd -f a.yaml -f b.yaml -p x deploy app").unwrap();
+        let after = parse("compose-zd deploy app -f a.yaml -f b.yaml -p x").unwrap();
+        assert_eq!(before.compose.file, after.compose.file);
+        assert_eq!(before.compose.file.len(), 2);
+        assert_eq!(before.compose.project_name, after.compose.project_name);
+    }
+
+    #[test]
+    fn a_scale_needs_a_service_and_a_positive_number() {
+        assert_eq!(scale("app=3"), Ok(("app".into(), 3)));
+        for bad in ["app", "app=", "app=x", "=3", "app=0", "app=-1"] {
+            assert!(scale(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_impossible_duration_names_the_flag() {
+        let error = parse("compose-zd deploy --health-deadline soon").unwrap_err();
+        assert!(
+            error.to_string().contains("--health-deadline <DURATION>"),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), 2);
+    }
+}

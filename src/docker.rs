@@ -1,0 +1,650 @@
+//! Every docker argv is built here, and every process is started here.
+
+pub mod inspect;
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::fault::Fault;
+use inspect::Container;
+
+/// A command to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exec {
+    pub container: String,
+    pub argv: Vec<String>,
+    /// What it reads; nothing is read without.
+    pub stdin: Option<String>,
+    pub options: Vec<String>,
+}
+
+impl Exec {
+    /// A script for the container's own `sh`.
+    pub fn sh(container: &str, script: impl Into<String>) -> Self {
+        Exec::new(container, vec!["sh".into(), "-c".into(), script.into()])
+    }
+
+    pub fn new(container: &str, argv: Vec<String>) -> Self {
+        Exec {
+            container: container.into(),
+            argv,
+            ..Exec::default()
+        }
+    }
+
+    fn words(&self) -> Vec<String> {
+        let mut words = vec!["exec".to_string()];
+        words.extend(self.stdin.is_some().then(|| "-i".to_string()));
+        words.extend(self.options.iter().cloned());
+        words.push(self.container.clone());
+        words.extend(self.argv.iter().cloned());
+        words
+    }
+}
+
+/// How a finished command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    pub fn ok(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// What it said last, for messages: stderr, else stdout.
+    pub fn said(&self) -> &str {
+        match self.stderr.trim() {
+            "" => self.stdout.trim(),
+            text => text,
+        }
+    }
+}
+
+/// Which project: Compose's and docker's own flags, passed through as they were given.
+#[derive(Debug, Clone, Default)]
+pub struct Where {
+    /// `--context` and `--host`.
+    pub engine: Vec<String>,
+    /// `--file`, `--project-name`, `--project-directory`, `--env-file`, `--profile`.
+    pub project: Vec<String>,
+}
+
+/// Told of every command that ran, for `--verbose`.
+pub type Observer = Box<dyn Fn(&str, Duration) + Send + Sync>;
+
+/// The docker client of this machine, pointed at one engine and one project.
+pub struct Docker {
+    program: PathBuf,
+    /// A standalone `docker-compose` v2, where the client has no `compose` plugin.
+    standalone: Option<PathBuf>,
+    place: Where,
+    observer: Observer,
+}
+
+impl Docker {
+    /// Finds the client and a Compose v2.
+    ///
+    /// # Errors
+    /// No `docker`, no Compose, or a Compose of version 1.
+    pub fn find(place: Where, observer: Observer) -> Result<Docker> {
+        let program = which::which("docker").map_err(|_| {
+            Fault::unchanged("`docker` is not on the PATH")
+                .hint("install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)")
+        })?;
+        Ok(Docker {
+            program,
+            standalone: None,
+            place,
+            observer,
+        })
+    }
+
+    /// The project as Compose resolves it, in YAML. It holds secrets: it is neither logged nor shown.
+    ///
+    /// # Errors
+    /// Compose's own, when the file is missing or wrong; no Compose; no engine.
+    pub fn config(&mut self) -> Result<String> {
+        let done = self.compose(&["config"])?;
+        if done.ok() {
+            return Ok(done.stdout);
+        }
+        if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok()
+        {
+            self.standalone = Some(standalone()?);
+            return self.config();
+        }
+        Err(Fault::usage("`docker compose config` refuses the project")
+            .seen(done.said())
+            .hint("correct the file, or name another with `--file`")
+            .into())
+    }
+
+    /// The configuration hash of every service, as Compose labels its containers with.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
+        let done = self.compose_checked(&["config", "--hash", "*"])?;
+        let pairs = done
+            .lines()
+            .filter_map(|l| l.split_once(char::is_whitespace));
+        Ok(pairs
+            .map(|(service, hash)| (service.trim().into(), hash.trim().into()))
+            .collect())
+    }
+
+    /// Every container of the engine, running or not.
+    ///
+    /// # Errors
+    /// No engine, or an answer that cannot be read.
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        self.listed(&[])
+    }
+
+    /// The containers of one service, running or not.
+    ///
+    /// # Errors
+    /// As [`Docker::containers`].
+    pub fn containers_of(&self, project: &str, service: &str) -> Result<Vec<Container>> {
+        let project = format!("label=com.docker.compose.project={project}");
+        let service = format!("label=com.docker.compose.service={service}");
+        self.listed(&["--filter", &project, "--filter", &service])
+    }
+
+    fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
+        let mut words = vec!["ps", "--all", "--quiet", "--no-trunc"];
+        words.extend(filters);
+        let ids = self.checked(&words)?;
+        self.inspect(&ids.lines().map(String::from).collect::<Vec<_>>())
+    }
+
+    /// Reads containers by id or name; those that are gone by now are left out.
+    ///
+    /// # Errors
+    /// No engine, or an answer that cannot be read.
+    pub fn inspect(&self, ids: &[String]) -> Result<Vec<Container>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut words = vec!["container", "inspect"];
+        words.extend(ids.iter().map(String::as_str));
+        let done = self.run(&self.docker_words(&words))?;
+        let gone = done.stderr.to_lowercase().contains("no such container");
+        if !done.ok() && !gone {
+            return Err(engine_fault(&words, &done).into());
+        }
+        Ok(serde_json::from_str(&done.stdout)?)
+    }
+
+    /// The id of a local image; `None` when there is none.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn image_id(&self, reference: &str) -> Result<Option<String>> {
+        let words = ["image", "inspect", "--format", "{{.Id}}", reference];
+        let done = self.run(&self.docker_words(&words))?;
+        match done.stderr.to_lowercase().contains("no such image") {
+            true => Ok(None),
+            false if done.ok() => Ok(Some(done.stdout.trim().into())),
+            false => Err(engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// Builds images, its output shown.
+    ///
+    /// # Errors
+    /// A build that fails; nothing was changed then.
+    pub fn build(&self, services: &[&str]) -> Result<()> {
+        self.shown("build", services)
+    }
+
+    /// Pulls images, Compose's own progress shown.
+    ///
+    /// # Errors
+    /// An image that cannot be pulled; nothing was changed then.
+    pub fn pull(&self, services: &[&str]) -> Result<()> {
+        self.shown("pull", services)
+    }
+
+    fn shown(&self, verb: &str, services: &[&str]) -> Result<()> {
+        let mut words = vec![verb];
+        words.extend(services);
+        let argv = self.compose_words(&words);
+        let start = Instant::now();
+        let output = expression(&argv)
+            .stdin_null()
+            .stdout_to_stderr()
+            .unchecked()
+            .run();
+        (self.observer)(&argv[1..].join(" "), start.elapsed());
+        match output
+            .map_err(|e| cannot_start(&argv[0], &e))?
+            .status
+            .success()
+        {
+            true => Ok(()),
+            false => Err(Fault::unchanged(format!(
+                "`docker compose {verb} {}` failed; nothing was changed",
+                services.join(" ")
+            ))
+            .hint("what it said stands above")
+            .into()),
+        }
+    }
+
+    /// What Compose would stop or remove if it were told to create instances: it recreates a network whose
+    /// definition changed, and stops everything on it, whatever `--no-recreate` says.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn collateral(&self, service: &str, total: usize) -> Result<Vec<String>> {
+        let scale = format!("{service}={total}");
+        let mut words = vec!["--dry-run"];
+        let create = create_words(service, &scale);
+        words.extend(create.iter().map(String::as_str));
+        let done = self.compose(&words)?;
+        if !done.ok() {
+            return Err(
+                Fault::unchanged(format!("Compose cannot create `{service}`"))
+                    .seen(done.said())
+                    .into(),
+            );
+        }
+        Ok(collateral(&done.stderr)
+            .chain(collateral(&done.stdout))
+            .collect())
+    }
+
+    /// Creates instances beside those that exist, without starting them: `total` counts both.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn create(&self, service: &str, total: usize) -> Result<()> {
+        let scale = format!("{service}={total}");
+        let words = create_words(service, &scale);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.compose_checked(&words).map(drop)
+    }
+
+    /// Starts containers, side by side.
+    ///
+    /// # Errors
+    /// The first container that does not start.
+    pub fn start(&self, ids: &[String]) -> Result<()> {
+        let one = |id: &String| self.checked(&["start", id]).map(drop);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || one(id))).collect();
+            threads
+                .into_iter()
+                .try_for_each(|t| t.join().expect("no panic in a start"))
+        })
+    }
+
+    /// Starts what was created of a service as Compose does, with its hooks and the secrets it copies in.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn start_by_compose(&self, service: &str, total: usize) -> Result<()> {
+        let scale = format!("{service}={total}");
+        let words = [
+            "up",
+            "--detach",
+            "--no-deps",
+            "--no-recreate",
+            "--no-build",
+            "--pull",
+            "never",
+            "--scale",
+            &scale,
+            service,
+        ];
+        self.compose_checked(&words).map(drop)
+    }
+
+    /// Starts services that are down, and what they need; what runs is left alone.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn start_services(&self, services: &[&str]) -> Result<()> {
+        let mut words = vec!["up", "--detach", "--no-recreate"];
+        words.extend(services);
+        self.compose_checked(&words).map(drop)
+    }
+
+    /// Stops containers side by side, each with its own signal and grace period.
+    ///
+    /// # Errors
+    /// A container that cannot be stopped.
+    pub fn stop(&self, ids: &[String]) -> Result<()> {
+        self.on_all("stop", ids)
+    }
+
+    /// Removes stopped containers; their volumes stay.
+    ///
+    /// # Errors
+    /// A container that cannot be removed.
+    pub fn remove(&self, ids: &[String]) -> Result<()> {
+        self.on_all("rm", ids)
+    }
+
+    fn on_all(&self, verb: &str, ids: &[String]) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut words = vec![verb];
+        words.extend(ids.iter().map(String::as_str));
+        let done = self.run(&self.docker_words(&words))?;
+        let gone = |line: &str| line.to_lowercase().contains("no such container");
+        match done.ok() || done.stderr.lines().all(gone) {
+            true => Ok(()),
+            false => Err(engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// Runs a command in a container.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started; the command's own failure is in the answer.
+    pub fn exec(&self, exec: &Exec) -> Result<Done> {
+        let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        self.run_with(&argv, exec.stdin.as_deref())
+    }
+
+    /// The last lines a container printed.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
+        let tail = lines.to_string();
+        let done = self.run(&self.docker_words(&["logs", "--tail", &tail, id]))?;
+        let both = done.stdout.lines().chain(done.stderr.lines());
+        Ok(both.map(String::from).collect())
+    }
+
+    fn checked(&self, words: &[&str]) -> Result<String> {
+        let done = self.run(&self.docker_words(words))?;
+        match done.ok() {
+            true => Ok(done.stdout),
+            false => Err(engine_fault(words, &done).into()),
+        }
+    }
+
+    fn compose(&self, words: &[&str]) -> Result<Done> {
+        self.run(&self.compose_words(words))
+    }
+
+    fn compose_checked(&self, words: &[&str]) -> Result<String> {
+        let done = self.compose(words)?;
+        match done.ok() {
+            true => Ok(done.stdout),
+            false => {
+                let verb = words.first().unwrap_or(&"");
+                Err(Fault::unchanged(format!("`docker compose {verb}` failed"))
+                    .seen(done.said())
+                    .into())
+            }
+        }
+    }
+
+    fn docker_words(&self, words: &[&str]) -> Vec<String> {
+        docker_words(&self.program, &self.place, words)
+    }
+
+    fn compose_words(&self, words: &[&str]) -> Vec<String> {
+        compose_words(
+            &self.program,
+            self.standalone.as_deref(),
+            &self.place,
+            words,
+        )
+    }
+
+    fn run(&self, argv: &[String]) -> Result<Done> {
+        self.run_with(argv, None)
+    }
+
+    fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
+        let start = Instant::now();
+        let command = expression(argv)
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked();
+        let output = match stdin {
+            Some(text) => command.stdin_bytes(text).run(),
+            None => command.stdin_null().run(),
+        };
+        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
+        let output = output.map_err(|e| cannot_start(&argv[0], &e))?;
+        Ok(Done {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into(),
+            stderr: String::from_utf8_lossy(&output.stderr).into(),
+        })
+    }
+}
+
+/// A child in a process group of its own: Ctrl-C in the terminal is for us to handle, not for `docker compose`.
+fn expression(argv: &[String]) -> duct::Expression {
+    duct::cmd(&argv[0], &argv[1..]).before_spawn(|command| {
+        command.process_group(0);
+        Ok(())
+    })
+}
+
+fn docker_words(program: &Path, place: &Where, words: &[&str]) -> Vec<String> {
+    let mut argv = vec![program.to_string_lossy().into_owned()];
+    argv.extend(place.engine.iter().cloned());
+    argv.extend(words.iter().map(|w| w.to_string()));
+    argv
+}
+
+fn compose_words(
+    program: &Path,
+    standalone: Option<&Path>,
+    place: &Where,
+    words: &[&str],
+) -> Vec<String> {
+    let mut argv = match standalone {
+        Some(compose) => docker_words(compose, place, &[]),
+        None => docker_words(program, place, &["compose"]),
+    };
+    argv.extend(place.project.iter().cloned());
+    argv.extend(words.iter().map(|w| w.to_string()));
+    argv
+}
+
+fn create_words(service: &str, scale: &str) -> Vec<String> {
+    [
+        "up",
+        "--no-start",
+        "--no-deps",
+        "--no-recreate",
+        "--no-build",
+        "--pull",
+        "never",
+        "--scale",
+        scale,
+        service,
+    ]
+    .map(String::from)
+    .to_vec()
+}
+
+/// The lines of a dry run that say something running would go.
+fn collateral(text: &str) -> impl Iterator<Item = String> {
+    let goes = |line: &&str| {
+        let last = line.split_whitespace().last().unwrap_or("");
+        ["Stopping", "Removing", "Removed", "Recreate"].contains(&last)
+    };
+    let name = |line: &str| {
+        line.replace("DRY-RUN MODE -", "")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    text.lines()
+        .filter(goes)
+        .map(name)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// A command for people: scripts are cut to their first line.
+fn shown_words(words: &[String]) -> String {
+    let first_line = |w: &String| match w.split_once('\n') {
+        Some((line, _)) => format!("'{line} …'"),
+        None if w.contains(' ') => format!("'{w}'"),
+        None => w.clone(),
+    };
+    words.iter().map(first_line).collect::<Vec<_>>().join(" ")
+}
+
+fn standalone() -> Result<PathBuf> {
+    let missing = || {
+        Fault::unchanged(
+            "neither `docker compose` nor a standalone `docker-compose` v2 is installed",
+        )
+        .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
+    };
+    let path = which::which("docker-compose").map_err(|_| missing())?;
+    let version = duct::cmd!(&path, "version", "--short")
+        .stdin_null()
+        .stderr_null()
+        .unchecked()
+        .read();
+    match version
+        .unwrap_or_default()
+        .trim_start_matches('v')
+        .starts_with("1.")
+    {
+        true => Err(missing()
+            .seen("`docker-compose` is of version 1, which cannot do this")
+            .into()),
+        false => Ok(path),
+    }
+}
+
+fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
+    Fault::unchanged(format!("cannot start `{program}`: {error}"))
+}
+
+/// What docker said, as an error that names the usual causes.
+fn engine_fault(words: &[&str], done: &Done) -> Fault {
+    let said = done.said();
+    let lower = said.to_lowercase();
+    let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+    if lower.contains("permission denied") && lower.contains("docker") && lower.contains("sock") {
+        return Fault::unchanged("this user may not talk to the Docker engine")
+            .seen(said)
+            .hint("run as root, or add the user to the group `docker`");
+    }
+    let unreachable = [
+        "cannot connect to the docker daemon",
+        "error during connect",
+        "failed to connect to the docker api",
+    ];
+    if unreachable.iter().any(|u| lower.contains(u)) {
+        return Fault::unchanged("no Docker engine answers")
+            .seen(said)
+            .hint(
+                "start it (`systemctl start docker`), or name another with `--context` or `--host`",
+            );
+    }
+    let ended = match done.code {
+        Some(code) => format!("exited with {code}"),
+        None => "was killed".into(),
+    };
+    Fault::unchanged(format!("`docker {command}` {ended}")).seen(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Where {
+        let words = |w: &str| w.split(' ').map(String::from).collect();
+        Where {
+            engine: words("--context far"),
+            project: words("--file a.yaml --project-name p"),
+        }
+    }
+
+    #[test]
+    fn the_engine_stands_before_compose_and_the_project_after() {
+        let argv = compose_words(Path::new("docker"), None, &place(), &["config"]);
+        assert_eq!(
+            argv.join(" "),
+            "docker --context far compose --file a.yaml --project-name p config"
+        );
+    }
+
+    #[test]
+    fn a_standalone_compose_takes_the_same_words() {
+        let compose = Some(Path::new("docker-compose"));
+        let argv = compose_words(Path::new("docker"), compose, &place(), &["config"]);
+        assert_eq!(
+            argv.join(" "),
+            "docker-compose --context far --file a.yaml --project-name p config"
+        );
+    }
+
+    #[test]
+    fn instances_are_created_beside_the_others_and_nothing_else_is_touched() {
+        assert_eq!(
+            create_words("app", "app=4").join(" "),
+            "up --no-start --no-deps --no-recreate --no-build --pull never --scale app=4 app"
+        );
+    }
+
+    #[test]
+    fn an_exec_reads_stdin_only_when_it_has_some() {
+        let mut exec = Exec::sh("c", "true");
+        assert_eq!(exec.words().join(" "), "exec c sh -c true");
+        exec.stdin = Some(String::new());
+        exec.options = vec!["--user".into(), "0".into()];
+        assert_eq!(exec.words().join(" "), "exec -i --user 0 c sh -c true");
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_would_be_stopped() {
+        let text = " DRY-RUN MODE -  Container p-app-1  Stopping \n DRY-RUN MODE -  Network p_default  Removed \n \
+                    DRY-RUN MODE -  Container p-app-2  Created \n";
+        let found: Vec<_> = collateral(text).collect();
+        assert_eq!(
+            found,
+            ["Container p-app-1 Stopping", "Network p_default Removed"]
+        );
+    }
+
+    #[test]
+    fn scripts_are_shown_by_their_first_line() {
+        let words = ["exec", "c", "sh", "-c", "one\ntwo"].map(String::from);
+        assert_eq!(shown_words(&words), "exec c sh -c 'one …'");
+    }
+
+    #[test]
+    fn the_usual_causes_have_a_message_of_their_own() {
+        let said = |text: &str| {
+            let done = Done {
+                code: Some(1),
+                stdout: String::new(),
+                stderr: text.into(),
+            };
+            engine_fault(&["ps", "--all"], &done).message
+        };
+        let down = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
+        assert_eq!(said(down), "no Docker engine answers");
+        let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
+        assert_eq!(said(denied), "this user may not talk to the Docker engine");
+        assert_eq!(said("Error: no"), "`docker ps --all` exited with 1");
+    }
+}

@@ -1,0 +1,230 @@
+//! What `docker inspect` tells of a container, as far as a deploy needs it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+/// One container, running or not.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Container {
+    pub id: String,
+    /// With the leading `/` that Docker gives; `name()` is without.
+    #[serde(rename = "Name")]
+    raw_name: String,
+    /// The id of the image it was made from.
+    #[serde(rename = "Image")]
+    pub image_id: String,
+    pub path: String,
+    #[serde(deserialize_with = "or_default")]
+    pub args: Vec<String>,
+    pub restart_count: u32,
+    pub state: State,
+    pub config: Config,
+    pub network_settings: NetworkSettings,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct State {
+    pub status: String,
+    pub exit_code: i32,
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    pub error: String,
+    pub health: Option<Health>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Health {
+    pub status: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Config {
+    pub image: String,
+    #[serde(deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    pub healthcheck: Option<Healthcheck>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Healthcheck {
+    #[serde(deserialize_with = "or_default")]
+    pub test: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkSettings {
+    #[serde(deserialize_with = "or_default")]
+    pub networks: BTreeMap<String, Network>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Network {
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+}
+
+impl Network {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [&self.ip_address, &self.global_ipv6_address]
+            .into_iter()
+            .filter_map(|text| text.parse().ok())
+    }
+}
+
+impl Container {
+    pub fn name(&self) -> &str {
+        self.raw_name.trim_start_matches('/')
+    }
+
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.config.labels.get(key).map(String::as_str)
+    }
+
+    /// The Compose project and service it belongs to; none for one-off containers (`docker compose run`).
+    pub fn compose(&self) -> Option<(&str, &str)> {
+        let one_off = self.label("com.docker.compose.oneoff") == Some("True");
+        let project = self.label("com.docker.compose.project")?;
+        let service = self.label("com.docker.compose.service")?;
+        (!one_off).then_some((project, service))
+    }
+
+    /// An environment variable of its process; an empty one counts as not set.
+    pub fn env(&self, key: &str) -> Option<&str> {
+        let pairs = self.config.env.iter().filter_map(|e| e.split_once('='));
+        pairs
+            .filter(|(k, v)| *k == key && !v.is_empty())
+            .map(|(_, v)| v)
+            .last()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state.status == "running"
+    }
+
+    /// The names of its networks.
+    pub fn networks(&self) -> impl Iterator<Item = &str> {
+        self.network_settings.networks.keys().map(String::as_str)
+    }
+
+    pub fn shares_network_with(&self, other: &Container) -> bool {
+        let theirs = &other.network_settings.networks;
+        self.networks().any(|n| theirs.contains_key(n))
+    }
+
+    /// All its addresses; none while it does not run.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let networks = self.network_settings.networks.values();
+        networks.flat_map(Network::addresses).collect()
+    }
+
+    /// Its addresses on networks that `other` is on too.
+    pub fn addresses_shared_with(&self, other: &Container) -> Vec<IpAddr> {
+        let theirs = &other.network_settings.networks;
+        let networks = self.network_settings.networks.iter();
+        let shared = networks.filter(|(name, _)| theirs.contains_key(*name));
+        shared.flat_map(|(_, n)| n.addresses()).collect()
+    }
+
+    /// The TCP ports its image or its service exposes, lowest first.
+    pub fn exposed_tcp(&self) -> Vec<u16> {
+        let tcp = self.config.exposed_ports.keys().filter_map(|p| {
+            let (port, protocol) = p.split_once('/')?;
+            (protocol == "tcp").then(|| port.parse().ok()).flatten()
+        });
+        let mut ports: Vec<u16> = tcp.collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// The argv of its healthcheck (the service's, else the image's); `NONE` and an empty one count as none.
+    pub fn healthcheck(&self) -> Option<Vec<String>> {
+        let test = &self.config.healthcheck.as_ref()?.test;
+        match test.split_first()? {
+            (kind, words) if kind == "CMD" => Some(words.to_vec()),
+            (kind, words) if kind == "CMD-SHELL" => {
+                Some(vec!["/bin/sh".into(), "-c".into(), words.join(" ")])
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Docker writes `null` where a list or map is empty.
+fn or_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(json: &str) -> Container {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn docker_writes_null_for_empty() {
+        let read = container(
+            r#"{"Args": null, "Config": {"Env": null, "Labels": null, "ExposedPorts": null, "Healthcheck": {}}, "NetworkSettings": {"Networks": null}}"#,
+        );
+        assert_eq!((read.addresses().len(), read.healthcheck()), (0, None));
+    }
+
+    #[test]
+    fn addresses_are_read_from_the_networks() {
+        let net = r#"{"NetworkSettings": {"Networks": {
+            "a": {"IPAddress": "172.19.0.5", "GlobalIPv6Address": ""}, "b": {"IPAddress": ""}}}}"#;
+        let other = r#"{"NetworkSettings": {"Networks": {"b": {"IPAddress": "10.0.0.2"}}}}"#;
+        let (one, other) = (container(net), container(other));
+        assert_eq!(one.addresses(), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
+        assert!(one.shares_network_with(&other));
+        assert!(one.addresses_shared_with(&other).is_empty());
+    }
+
+    #[test]
+    fn a_healthcheck_is_an_argv() {
+        let argv = |test: &str| {
+            container(&format!(
+                r#"{{"Config": {{"Healthcheck": {{"Test": {test}}}}}}}"#
+            ))
+            .healthcheck()
+        };
+        assert_eq!(argv(r#"["CMD", "a", "b"]"#).unwrap(), ["a", "b"]);
+        assert_eq!(
+            argv(r#"["CMD-SHELL", "a b"]"#).unwrap(),
+            ["/bin/sh", "-c", "a b"]
+        );
+        assert_eq!(argv(r#"["NONE"]"#), None);
+        assert_eq!(argv("[]"), None);
+    }
+
+    #[test]
+    fn a_one_off_container_belongs_to_no_service() {
+        let labelled = |oneoff: &str| {
+            container(&format!(
+                r#"{{"Config": {{"Labels": {{"com.docker.compose.project": "p", "com.docker.compose.service": "s", "com.docker.compose.oneoff": "{oneoff}"}}}}}}"#
+            ))
+        };
+        assert_eq!(labelled("False").compose(), Some(("p", "s")));
+        assert_eq!(labelled("True").compose(), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! What can go wrong, in one shape: a message, what was seen, a hint, and the exit code it means.
+
+use std::fmt;
+
+/// How a run ends; the numbers are the contract of `--help` and the README.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Failed before anything was changed.
+    Unchanged,
+    /// Wrong usage or configuration.
+    Usage,
+    /// Failed; what served before serves unchanged.
+    Kept,
+    /// Failed, and what served before could not be restored.
+    Broken,
+    /// Stopped by this signal number; what served before serves.
+    Interrupted(i32),
+}
+
+impl Exit {
+    /// The process exit code: `128 + signal` for an interrupt, as shells count it.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Unchanged => 1,
+            Exit::Usage => 2,
+            Exit::Kept => 3,
+            Exit::Broken => 4,
+            Exit::Interrupted(signal) => 128u8.saturating_add(signal as u8),
+        }
+    }
+}
+
+/// An error that a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub exit: Exit,
+    pub message: String,
+    /// What was seen, a line each: answers, log lines, stderr of a command.
+    pub details: Vec<String>,
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Fault {
+            exit,
+            message: message.into(),
+            details: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// A failure before anything was changed.
+    pub fn unchanged(message: impl Into<String>) -> Self {
+        Fault::new(Exit::Unchanged, message)
+    }
+
+    /// Wrong usage or configuration.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Fault::new(Exit::Usage, message)
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what was seen, one entry a line, without empty lines.
+    pub fn seen(mut self, text: &str) -> Self {
+        let lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
+        self.details.extend(lines.map(String::from));
+        self
+    }
+
+    /// Reads any error as a fault; one that is not ours is a failure before anything was changed.
+    pub fn from_error(error: anyhow::Error) -> Self {
+        error
+            .downcast::<Fault>()
+            .unwrap_or_else(|other| Fault::unchanged(format!("{other:#}")))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        self.details.iter().try_for_each(|d| write!(f, "\n  {d}"))?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_reads_message_then_what_was_seen_then_the_hint() {
+        let fault = Fault::usage("no").seen("a\n\n b  \n").hint("do");
+        assert_eq!(fault.to_string(), "no\n  a\n   b\nhint: do");
+    }
+
+    #[test]
+    fn exit_codes_are_the_documented_ones() {
+        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken];
+        assert_eq!(exits.map(Exit::code), [1, 2, 3, 4]);
+        assert_eq!(Exit::Interrupted(2).code(), 130);
+        assert_eq!(Exit::Interrupted(15).code(), 143);
+    }
+}

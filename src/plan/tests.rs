@@ -1,0 +1,487 @@
+//! The planner against every small world: each observed state, and each prefix of each plan.
+
+use super::*;
+use crate::observed::Generation::{New, Old};
+use crate::observed::State::{Broken, Created, Exited, Running};
+
+fn instance(
+    key: &str,
+    generation: Generation,
+    state: State,
+    routed: bool,
+    ready: bool,
+) -> Instance {
+    let (service, _) = key.rsplit_once(['-', '+']).unwrap();
+    Instance {
+        key: key.into(),
+        service: service.into(),
+        generation,
+        state,
+        routed,
+        ready,
+    }
+}
+
+fn old(key: &str) -> Instance {
+    instance(key, Old, Running, true, true)
+}
+
+fn new(key: &str) -> Instance {
+    instance(key, New, Running, true, true)
+}
+
+fn world(instances: Vec<Instance>) -> Observed {
+    Observed {
+        instances,
+        proxied: true,
+    }
+}
+
+fn goal(service: &str, wanted: usize) -> Goal {
+    Goal {
+        service: service.into(),
+        wanted,
+        order: Order::StartFirst,
+        parallelism: 0,
+    }
+}
+
+fn scale(wanted: usize) -> Strategy {
+    Strategy::Scale(goal("app", wanted))
+}
+
+fn pair() -> Strategy {
+    Strategy::Pair([goal("a", 1), goal("b", 1)])
+}
+
+fn steps(strategy: &Strategy, observed: &Observed) -> String {
+    let plan = plan(strategy, observed).unwrap();
+    let lines = plan.steps.iter().map(|(step, _)| step.to_string());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_deploy_gates_admits_drains_and_only_then_stops() {
+    let observed = world(vec![old("app-1"), old("app-2")]);
+    let text = plan(&scale(2), &observed).unwrap().to_string();
+    assert_eq!(
+        text,
+        "  1. create app+1, app+2  (the new release is not there yet)
+  2. gate app+1, app+2  (not yet ready)
+  3. start app+1, app+2  (not yet ready)
+  4. wait until ready: app+1, app+2  (not yet ready)
+  5. route to app+1, app+2, not to app-1, app-2  (ready)
+  6. wait until idle: app-1, app-2  (replaced)
+  7. stop app-1, app-2  (replaced)
+  8. remove app-1, app-2  (replaced)
+  9. release the route  (nothing of ours stays behind)
+"
+    );
+}
+
+#[test]
+fn nothing_to_do_is_an_empty_plan() {
+    assert_eq!(
+        steps(&scale(2), &world(vec![new("app-1"), new("app-2")])),
+        ""
+    );
+    let kept = instance("b-1", Old, Exited, false, false);
+    assert_eq!(steps(&pair(), &world(vec![new("a-1"), kept])), "");
+}
+
+#[test]
+fn a_first_deploy_starts_gated_and_is_admitted_when_ready() {
+    assert_eq!(
+        steps(&scale(1), &world(vec![])),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app+1\nrelease the route"
+    );
+}
+
+#[test]
+fn without_a_proxy_readiness_alone_decides() {
+    let mut observed = world(vec![old("app-1")]);
+    observed.proxied = false;
+    assert_eq!(
+        steps(&scale(1), &observed),
+        "create app+1\nstart app+1\nwait until ready: app+1\nstop app-1\nremove app-1"
+    );
+}
+
+#[test]
+fn more_instances_are_added_and_fewer_are_drained_without_touching_the_others() {
+    let observed = world(vec![new("app-1"), new("app-2")]);
+    assert_eq!(
+        steps(&scale(3), &observed),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app-1, app-2, app+1\nrelease the route"
+    );
+    assert_eq!(
+        steps(&scale(1), &observed),
+        "route to app-1, not to app-2\nwait until idle: app-2\nstop app-2\nremove app-2\nrelease the route"
+    );
+}
+
+#[test]
+fn batches_grow_and_shrink_the_rotation() {
+    let mut goal = goal("app", 2);
+    goal.parallelism = 1;
+    let observed = world(vec![old("app-1"), old("app-2")]);
+    assert_eq!(
+        steps(&Strategy::Scale(goal), &observed),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
+         route to app-2, app+1, not to app-1\nwait until idle: app-1\nstop app-1\n\
+         create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
+         route to app+1, app+2, not to app-2\nwait until idle: app-2\nstop app-2\n\
+         remove app-1, app-2\nrelease the route"
+    );
+}
+
+#[test]
+fn stop_first_drains_before_it_starts_and_needs_somebody_else_to_serve() {
+    let mut goal = goal("app", 2);
+    goal.order = Order::StopFirst;
+    let observed = world(vec![old("app-1"), old("app-2")]);
+    assert_eq!(
+        steps(&Strategy::Scale(goal.clone()), &observed),
+        "route to app-2, not to app-1\nwait until idle: app-1\nstop app-1\n\
+         create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
+         route to app+1, not to app-2\nwait until idle: app-2\nstop app-2\n\
+         create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
+         route to app+1, app+2\nremove app-1, app-2\nrelease the route"
+    );
+    let alone = plan(&Strategy::Scale(goal), &world(vec![old("app-1")])).unwrap_err();
+    assert!(alone.reason.contains("stop-first"), "{alone:?}");
+}
+
+#[test]
+fn the_idle_side_of_a_pair_takes_over_and_the_other_is_kept_stopped() {
+    let stale = instance("b-1", Old, Exited, false, false);
+    assert_eq!(
+        steps(&pair(), &world(vec![old("a-1"), stale])),
+        "remove b-1\ncreate b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
+         route to b+1, not to a-1\nwait until idle: a-1\nstop a-1\nrelease the route"
+    );
+}
+
+#[test]
+fn a_stopped_side_that_is_what_is_wanted_is_a_start_away() {
+    let kept = instance("b-1", New, Exited, false, false);
+    assert_eq!(
+        steps(&pair(), &world(vec![old("a-1"), kept])),
+        "gate b-1\nstart b-1\nwait until ready: b-1\n\
+         route to b-1, not to a-1\nwait until idle: a-1\nstop a-1\nrelease the route"
+    );
+}
+
+#[test]
+fn two_active_sides_are_replaced_one_after_the_other() {
+    assert_eq!(
+        steps(&pair(), &world(vec![old("a-1"), old("b-1")])),
+        "create a+1\ngate a+1\nstart a+1\nwait until ready: a+1\n\
+         route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\nremove a-1\n\
+         create b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
+         route to a+1, b+1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nrelease the route"
+    );
+}
+
+#[test]
+fn undo_brings_back_what_served_and_removes_what_was_added() {
+    let start = world(vec![old("app-1")]);
+    let now = world(vec![
+        instance("app-1", Old, Running, false, true),
+        instance("app+1", New, Running, true, true),
+    ]);
+    let text: Vec<_> = undo(&start, &now)
+        .steps
+        .iter()
+        .map(|(s, _)| s.to_string())
+        .collect();
+    assert_eq!(
+        text.join("\n"),
+        "wait until ready: app-1\nroute to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
+         remove app+1\nrelease the route"
+    );
+}
+
+/// The world, with what a proxy hides; steps act on it the way docker and the proxy do.
+#[derive(Clone)]
+struct Simulated {
+    now: Observed,
+    hidden: Vec<Key>,
+    /// Nothing served at the start, so nothing can be routed to instead.
+    alone: bool,
+}
+
+impl Simulated {
+    fn new(observed: &Observed) -> Self {
+        let live = observed
+            .instances
+            .iter()
+            .filter(|i| i.is_live() && !i.routed);
+        Simulated {
+            now: observed.clone(),
+            hidden: keys(live),
+            alone: observed.serving().count() == 0,
+        }
+    }
+
+    fn each(&mut self, keys: &[Key], change: impl Fn(&mut Instance)) {
+        let named = |i: &&mut Instance| keys.contains(&i.key);
+        self.now.instances.iter_mut().filter(named).for_each(change);
+    }
+
+    /// Does a step, and says which law it breaks.
+    fn apply(&mut self, step: &Step) -> Result<(), String> {
+        let proxied = self.now.proxied;
+        match step {
+            Step::Create {
+                fresh,
+                total,
+                service,
+            } => {
+                let made = fresh
+                    .iter()
+                    .map(|k| instance(k, New, Created, false, false));
+                self.now.instances.extend(made);
+                let count = self.now.of(service).count();
+                return check(*total == count, format!("total {total} of {count}"));
+            }
+            Step::Gate(keys) => self.hidden.extend(keys.iter().cloned()),
+            Step::Start(keys) => {
+                let hidden = self.hidden.clone();
+                self.each(keys, |i| {
+                    i.state = Running;
+                    i.routed = !proxied || !hidden.contains(&i.key);
+                });
+                let open = |i: &Instance| keys.contains(&i.key) && i.routed;
+                let early = proxied && self.now.instances.iter().any(open);
+                return check(!early, "law 1: started into rotation");
+            }
+            Step::Ready(keys) => self.each(keys, |i| i.ready = true),
+            Step::Route { inside, outside } => {
+                let unready = |i: &Instance| inside.contains(&i.key) && !i.routed && !i.ready;
+                let early = self.now.instances.iter().any(unready);
+                self.each(inside, |i| i.routed = true);
+                self.each(outside, |i| i.routed = false);
+                check(!early, "law 1: admitted before it is ready")?;
+                return check(!inside.is_empty(), "an empty rotation");
+            }
+            Step::Idle(keys) | Step::Stop(keys) => {
+                let routed = |i: &Instance| keys.contains(&i.key) && i.serves();
+                let early = proxied && !self.alone && self.now.instances.iter().any(routed);
+                if matches!(step, Step::Stop(_)) {
+                    self.each(keys, |i| {
+                        (i.state, i.routed, i.ready) = (Exited, false, false)
+                    });
+                }
+                return check(!early, "law 2: drained or stopped in rotation");
+            }
+            Step::Remove(keys) => {
+                let live = |i: &Instance| keys.contains(&i.key) && i.is_live();
+                let early = self.now.instances.iter().any(live);
+                self.now.instances.retain(|i| !keys.contains(&i.key));
+                return check(!early, "removed alive");
+            }
+            Step::Release => {}
+        }
+        Ok(())
+    }
+
+    fn serving(&self) -> usize {
+        self.now.serving().filter(|i| i.ready).count()
+    }
+}
+
+fn check(holds: bool, law: impl Into<String>) -> Result<(), String> {
+    match holds {
+        true => Ok(()),
+        false => Err(law.into()),
+    }
+}
+
+/// Every instance that a service can have: what it is, what it does, whether it gets requests, whether it is ready.
+fn every_instance(key: &str) -> Vec<Instance> {
+    let mut all = Vec::new();
+    for generation in [Old, New] {
+        for state in [Created, Exited] {
+            all.push(instance(key, generation, state, false, false));
+        }
+        for state in [Running, Broken] {
+            for (routed, ready) in [(false, false), (false, true), (true, false), (true, true)] {
+                let ready = ready && state == Running;
+                all.push(instance(key, generation, state, routed, ready));
+            }
+        }
+    }
+    all.sort_by_key(|i| format!("{i:?}"));
+    all.dedup();
+    all
+}
+
+/// Every world of up to as many instances as there are keys.
+fn every_world(keys: &[&str]) -> Vec<Observed> {
+    let mut worlds = vec![vec![]];
+    for key in keys {
+        let mut longer = Vec::new();
+        for world in &worlds {
+            for one in every_instance(key) {
+                let mut more: Vec<Instance> = world.clone();
+                more.push(one);
+                longer.push(more);
+            }
+        }
+        worlds.extend(longer);
+    }
+    let with = |proxied: bool| {
+        let fits =
+            move |w: &&Vec<Instance>| proxied || w.iter().all(|i| i.routed == (i.state == Running));
+        move |w: &Vec<Instance>| {
+            fits(&w).then(|| Observed {
+                instances: w.clone(),
+                proxied,
+            })
+        }
+    };
+    let proxied: Vec<_> = worlds.iter().filter_map(with(true)).collect();
+    proxied
+        .into_iter()
+        .chain(worlds.iter().filter_map(with(false)))
+        .collect()
+}
+
+/// After a kill the placeholders have become instances with names of their own.
+fn real_names(observed: &Observed) -> Observed {
+    let mut named = observed.clone();
+    for (i, n) in named.instances.iter_mut().zip(90..) {
+        if i.key.contains('+') {
+            i.key = format!("{}-{n}", i.service);
+        }
+    }
+    named
+}
+
+/// From this world the plan reaches its goal, and some ready instance serves at every prefix.
+fn reaches(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, String> {
+    let Ok(plan) = plan(strategy, start) else {
+        return Ok(Vec::new());
+    };
+    let mut world = Simulated::new(start);
+    let least = world.serving().min(1);
+    let mut prefixes = vec![world.clone()];
+    for (step, _) in &plan.steps {
+        world
+            .apply(step)
+            .map_err(|law| format!("{law} at `{step}`\n{plan}{start:#?}"))?;
+        check(
+            world.serving() >= least,
+            format!("nobody serves after `{step}`\n{plan}{start:#?}"),
+        )?;
+        prefixes.push(world.clone());
+    }
+    let again = super::plan(strategy, &world.now).map_err(|e| format!("{e:?}"))?;
+    check(
+        again.steps.is_empty(),
+        format!("not at the goal:\n{plan}then\n{again}{start:#?}"),
+    )?;
+    Ok(prefixes)
+}
+
+/// The two properties of the planner, over every world: see `reaches`; and from every prefix, planning again gets there.
+fn holds_everywhere(strategy: &Strategy, keys: &[&str]) -> usize {
+    let mut prefixes_seen = 0;
+    for start in every_world(keys) {
+        let prefixes = reaches(strategy, &start).unwrap_or_else(|e| panic!("{e}"));
+        for prefix in &prefixes {
+            let start = real_names(&prefix.now);
+            reaches(strategy, &start).unwrap_or_else(|e| panic!("after a kill: {e}"));
+        }
+        prefixes_seen += prefixes.len();
+    }
+    prefixes_seen
+}
+
+#[test]
+fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
+    assert!(holds_everywhere(&scale(1), &["app-1", "app-2"]) > 1000);
+    assert!(holds_everywhere(&scale(2), &["app-1", "app-2"]) > 1000);
+    let mut batches = goal("app", 2);
+    batches.parallelism = 1;
+    assert!(holds_everywhere(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
+}
+
+#[test]
+fn every_world_of_a_pair_reaches_the_goal_from_every_prefix() {
+    assert!(holds_everywhere(&pair(), &["a-1", "b-1"]) > 1000);
+}
+
+#[test]
+fn stop_first_keeps_somebody_serving_in_every_world() {
+    let mut stop_first = goal("app", 2);
+    stop_first.order = Order::StopFirst;
+    assert!(holds_everywhere(&Strategy::Scale(stop_first), &["app-1", "app-2", "app-3"]) > 10_000);
+}
+
+#[test]
+fn start_first_never_has_fewer_than_before() {
+    for start in every_world(&["app-1", "app-2"]) {
+        let before = Simulated::new(&start).serving().min(2);
+        for prefix in reaches(&scale(2), &start).unwrap() {
+            assert!(prefix.serving() >= before, "law 3: {start:#?}");
+        }
+    }
+}
+
+/// Undoing from any prefix ends with what served at the start, and with nothing that the rollout added.
+fn undoes(strategy: &Strategy, start: &Observed) {
+    let prefixes = reaches(strategy, start).unwrap();
+    let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
+    for prefix in prefixes {
+        let gone = start.serving().any(|i| prefix.now.get(&i.key).is_none());
+        if gone {
+            continue; // the old release is gone: the way back is a rollback
+        }
+        let mut world = prefix.clone();
+        for (step, _) in undo(start, &world.now.clone()).steps {
+            world
+                .apply(&step)
+                .unwrap_or_else(|law| panic!("{law} at `{step}` of undo from {start:#?}"));
+            let least = Simulated::new(start).serving().min(1);
+            assert!(
+                world.serving() >= least,
+                "nobody serves after `{step}` of undo"
+            );
+        }
+        for key in served(start) {
+            assert!(
+                served(&world.now).contains(&key),
+                "{key} is not back: {start:#?}"
+            );
+        }
+        let added = |i: &&Instance| start.get(&i.key).is_none();
+        assert_eq!(
+            world.now.instances.iter().filter(added).count(),
+            0,
+            "law 4: leftovers"
+        );
+    }
+}
+
+#[test]
+fn undo_ends_with_the_old_release_from_every_prefix() {
+    let healthy = |w: &Observed| w.proxied && w.instances.iter().all(|i| i.ready || !i.serves());
+    for start in every_world(&["app-1", "app-2"])
+        .iter()
+        .filter(|w| healthy(w))
+    {
+        undoes(&scale(1), start);
+        undoes(&scale(2), start);
+    }
+    for start in every_world(&["a-1", "b-1"]).iter().filter(|w| healthy(w)) {
+        undoes(&pair(), start);
+    }
+    let mut stop_first = goal("app", 2);
+    stop_first.order = Order::StopFirst;
+    undoes(
+        &Strategy::Scale(stop_first),
+        &world(vec![old("app-1"), old("app-2")]),
+    );
+}

@@ -1,0 +1,110 @@
+//! The only loop that sleeps, and what can cut it short.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh).
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn listen() -> std::io::Result<Self> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let stop = Stop::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize)?;
+        }
+        signal_hook::flag::register(SIGHUP, Arc::default())?;
+        Ok(stop)
+    }
+
+    /// The signal that asked to stop.
+    pub fn signal(&self) -> Option<i32> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited<T> {
+    Done(T),
+    TimedOut,
+    Interrupted(i32),
+}
+
+/// Polls at once and then every `every`, until it gives a value, the limit passes, or a signal comes.
+///
+/// The poll always gets its turn after the limit has passed, so that a limit of zero asks once.
+///
+/// # Errors
+/// The first error of `poll`.
+pub fn until<T, E>(
+    every: Duration,
+    limit: Duration,
+    stop: &Stop,
+    mut poll: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<Waited<T>, E> {
+    let start = Instant::now();
+    loop {
+        let late = start.elapsed() >= limit;
+        if let Some(value) = poll()? {
+            return Ok(Waited::Done(value));
+        }
+        if let Some(signal) = stop.signal() {
+            return Ok(Waited::Interrupted(signal));
+        }
+        if late {
+            return Ok(Waited::TimedOut);
+        }
+        sleep(every.min(limit.saturating_sub(start.elapsed())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_wait_ends_with_the_first_value() {
+        let mut polls = 0;
+        let waited: Result<_, ()> = until(MS, MS * 1000, &Stop::default(), || {
+            polls += 1;
+            Ok((polls == 3).then_some(polls))
+        });
+        assert_eq!(waited, Ok(Waited::Done(3)));
+    }
+
+    #[test]
+    fn a_limit_of_zero_asks_once() {
+        let mut polls = 0;
+        let waited: Result<Waited<()>, ()> = until(MS, Duration::ZERO, &Stop::default(), || {
+            polls += 1;
+            Ok(None)
+        });
+        assert_eq!((waited, polls), (Ok(Waited::TimedOut), 1));
+    }
+
+    #[test]
+    fn a_signal_ends_a_wait() {
+        let stop = Stop(Arc::new(AtomicUsize::new(15)));
+        let waited: Result<Waited<()>, ()> = until(MS, MS * 1000, &stop, || Ok(None));
+        assert_eq!(waited, Ok(Waited::Interrupted(15)));
+    }
+
+    #[test]
+    fn an_error_of_the_poll_ends_a_wait() {
+        let waited: Result<Waited<()>, _> = until(MS, MS, &Stop::default(), || Err("no"));
+        assert_eq!(waited, Err("no"));
+    }
+}
