@@ -5,5 +5,6 @@ mod fault;
 mod model;
 mod observed;
 mod plan;
+mod proxy;
 mod wait;
 fn main() {}

@@ -91,6 +91,13 @@ struct RawProject {
     secrets: BTreeMap<String, Value>,
     #[serde(default)]
     configs: BTreeMap<String, Value>,
+    #[serde(default)]
+    networks: BTreeMap<String, RawNetwork>,
+}
+
+#[derive(Deserialize)]
+struct RawNetwork {
+    name: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -101,6 +108,7 @@ struct RawService {
     scale: Option<u32>,
     container_name: Option<String>,
     network_mode: Option<String>,
+    networks: BTreeMap<String, Value>,
     ports: Vec<RawPort>,
     environment: BTreeMap<String, Option<Value>>,
     depends_on: BTreeMap<String, RawDependency>,
@@ -172,6 +180,8 @@ pub struct Service {
     pub replicas: Option<u32>,
     pub container_name: Option<String>,
     pub network_mode: Option<String>,
+    /// Names of its networks, as the engine knows them.
+    pub networks: Vec<String>,
     /// Host ports that only one container can have.
     pub fixed_ports: Vec<String>,
     pub environment: BTreeMap<String, String>,
@@ -296,23 +306,20 @@ impl Project {
             drain: zd.drain,
             proxy: zd.proxy,
         };
-        let made_at_start = |grants: &[RawGrant], all: &BTreeMap<String, Value>| {
-            grants
-                .iter()
-                .any(|g| all.get(&g.source).is_some_and(is_made_at_start))
+        let context = Context {
+            project: &raw,
+            source,
+            defaults: &defaults,
+            flags,
         };
         let mut services = BTreeMap::new();
         for (name, service) in &raw.services {
-            let made = made_at_start(&service.secrets, &raw.secrets)
-                || made_at_start(&service.configs, &raw.configs);
-            let read = Service::read(&raw.name, name, service, made, source, &defaults, flags)?;
-            services.insert(name.clone(), read);
+            services.insert(name.clone(), Service::read(name, service, &context)?);
         }
-        let pairs = pairs(&raw.services, zd.pairs, source)?;
         Ok(Project {
+            pairs: pairs(&raw.services, zd.pairs, source)?,
             name: raw.name,
             services,
-            pairs,
         })
     }
 
@@ -324,40 +331,66 @@ impl Project {
     }
 }
 
-/// A secret or config whose content Compose itself copies into the container when it starts it.
-fn is_made_at_start(definition: &Value) -> bool {
-    ["environment", "content"]
-        .iter()
-        .any(|key| definition.get(key).is_some())
+/// What the services of a project are read with.
+struct Context<'a> {
+    project: &'a RawProject,
+    source: &'a str,
+    defaults: &'a Zd,
+    flags: &'a Zd,
+}
+
+impl Context<'_> {
+    /// Whether Compose itself copies content into the container when it starts it: a secret or config that is made of
+    /// an environment variable or of text.
+    fn is_made_at_start(&self, service: &RawService) -> bool {
+        let made = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
+            let keys = ["environment", "content"];
+            all.get(&grant.source)
+                .is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
+        };
+        service
+            .secrets
+            .iter()
+            .any(|g| made(g, &self.project.secrets))
+            || service
+                .configs
+                .iter()
+                .any(|g| made(g, &self.project.configs))
+    }
+
+    /// The engine's names of a service's networks.
+    fn networks(&self, service: &RawService) -> Vec<String> {
+        let full = |key: &String| {
+            let named = self.project.networks.get(key).and_then(|n| n.name.clone());
+            named.unwrap_or_else(|| format!("{}_{key}", self.project.name))
+        };
+        service.networks.keys().map(full).collect()
+    }
 }
 
 impl Service {
-    fn read(
-        project: &str,
-        name: &str,
-        raw: &RawService,
-        made_at_start: bool,
-        source: &str,
-        defaults: &Zd,
-        flags: &Zd,
-    ) -> Result<Service, Wrong> {
+    fn read(name: &str, raw: &RawService, context: &Context) -> Result<Service, Wrong> {
         let key = format!("services.{name}.x-zd");
-        let own: Zd = read_zd(raw.zd.as_ref(), source, &key)?;
-        let settings = Settings::resolve(flags.over(&own).over(defaults))
-            .map_err(|(field, hint)| wrong_setting(source, name, &field, hint))?;
+        let own: Zd = read_zd(raw.zd.as_ref(), context.source, &key)?;
+        let settings = Settings::resolve(context.flags.over(&own).over(context.defaults))
+            .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
         let update = &raw.deploy.update_config;
         Ok(Service {
             name: name.into(),
-            image: raw.image.clone().unwrap_or(format!("{project}-{name}")),
+            image: raw
+                .image
+                .clone()
+                .unwrap_or_else(|| format!("{}-{name}", context.project.name)),
             builds: raw.build.is_some(),
             replicas: raw.scale.or(raw.deploy.replicas),
             container_name: raw.container_name.clone(),
             network_mode: raw.network_mode.clone(),
+            networks: context.networks(raw),
             fixed_ports: raw.ports.iter().filter_map(RawPort::fixed).collect(),
             environment: raw.environment.iter().filter_map(variable).collect(),
             depends_on: raw.depends_on.iter().map(dependency).collect(),
             pre_stop: raw.pre_stop.clone(),
-            starts_by_compose: made_at_start || !raw.post_start.is_empty(),
+            starts_by_compose: context.is_made_at_start(raw) || !raw.post_start.is_empty(),
             order: match update.get("order").and_then(Value::as_str) {
                 Some("stop-first") => Order::StopFirst,
                 _ => Order::StartFirst,

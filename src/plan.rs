@@ -161,7 +161,8 @@ pub fn undo(start: &Observed, now: &Observed) -> Plan {
     });
     let added: Vec<Key> = keys(added);
     let woken: Vec<Key> = keys(woken);
-    draft.bring_up(&back, Cause::Failed);
+    let down: Vec<Key> = back.iter().filter(|k| !draft.is_live(k)).cloned().collect();
+    draft.bring_up(&down, Cause::Failed);
     let leaving = [added.clone(), woken].concat();
     draft.route(&back, &leaving, Cause::Failed);
     draft.take_down(&leaving, Cause::Failed);

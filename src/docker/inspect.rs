@@ -121,11 +121,6 @@ impl Container {
         self.network_settings.networks.keys().map(String::as_str)
     }
 
-    pub fn shares_network_with(&self, other: &Container) -> bool {
-        let theirs = &other.network_settings.networks;
-        self.networks().any(|n| theirs.contains_key(n))
-    }
-
     /// All its addresses; none while it does not run.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let networks = self.network_settings.networks.values();
@@ -196,7 +191,6 @@ mod tests {
         let other = r#"{"NetworkSettings": {"Networks": {"b": {"IPAddress": "10.0.0.2"}}}}"#;
         let (one, other) = (container(net), container(other));
         assert_eq!(one.addresses(), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
-        assert!(one.shares_network_with(&other));
         assert!(one.addresses_shared_with(&other).is_empty());
     }
 

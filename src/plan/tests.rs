@@ -197,7 +197,7 @@ fn undo_brings_back_what_served_and_removes_what_was_added() {
         .collect();
     assert_eq!(
         text.join("\n"),
-        "wait until ready: app-1\nroute to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
+        "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
          remove app+1\nrelease the route"
     );
 }

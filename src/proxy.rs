@@ -1,0 +1,231 @@
+//! Rotation, and what every proxy must answer. An adapter decides nothing and runs nothing: it gives the commands to
+//! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
+
+pub mod nginx_proxy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::docker::inspect::Container;
+use crate::docker::{Done, Exec};
+use crate::fault::Fault;
+
+/// An instance as a proxy sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The full container id.
+    pub id: String,
+    /// Its addresses on the networks that it shares with the proxy; none before it starts.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The set of instances that new requests have to go to, and those of ours that they must not go to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rotation {
+    pub inside: Vec<Endpoint>,
+    pub outside: Vec<Endpoint>,
+}
+
+impl Rotation {
+    pub fn all(&self) -> Vec<Endpoint> {
+        [&self.inside[..], &self.outside[..]].concat()
+    }
+}
+
+/// Requests that an instance is still answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InFlight {
+    Exact(usize),
+}
+
+/// What the running proxy does, as far as it concerns the endpoints that were asked about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Ids of those that get new requests.
+    pub routed: BTreeSet<String>,
+    /// The proxy's running processes have what its configuration says.
+    pub settled: bool,
+    /// By id; an endpoint that is missing has none.
+    pub in_flight: BTreeMap<String, InFlight>,
+    /// A retired part of the proxy still lives, and may send a late request by the rotation before this one.
+    pub lingering: bool,
+}
+
+impl Reading {
+    /// The running proxy sends new requests to exactly this set.
+    pub fn confirms(&self, rotation: &Rotation) -> bool {
+        let routed = |e: &Endpoint| self.routed.contains(&e.id);
+        self.settled && rotation.inside.iter().all(routed) && !rotation.outside.iter().any(routed)
+    }
+
+    pub fn is_idle(&self, endpoint: &Endpoint) -> bool {
+        !matches!(self.in_flight.get(&endpoint.id), Some(InFlight::Exact(1..)))
+    }
+}
+
+/// A change to the running proxy before the first rollout, and what the report says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preparation {
+    pub exec: Exec,
+    pub note: String,
+    /// Without it there is no gate and no drain, so its failure ends the deploy.
+    pub required: bool,
+}
+
+/// What a proxy's discovery looks at to decide whether it routes to something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backend {
+    pub environment: BTreeMap<String, String>,
+    /// Names of its networks.
+    pub networks: Vec<String>,
+}
+
+impl From<&Container> for Backend {
+    fn from(container: &Container) -> Self {
+        let pairs = container
+            .config
+            .env
+            .iter()
+            .filter_map(|e| e.split_once('='));
+        Backend {
+            environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
+            networks: container.networks().map(String::from).collect(),
+        }
+    }
+}
+
+/// One proxy that runs, in front of some services.
+pub trait Proxy: Send + Sync {
+    /// What it is and its container's name, for people.
+    fn name(&self) -> String;
+
+    /// Its container, whose networks tell which instances it can reach.
+    fn container(&self) -> &Container;
+
+    /// Whether its discovery routes to this.
+    fn fronts(&self, backend: &Backend) -> bool;
+
+    /// The port it sends requests to.
+    fn port(&self, container: &Container) -> Option<u16>;
+
+    /// What has to be known before it is prepared.
+    fn inspect(&self) -> Vec<Exec>;
+
+    /// What has to be changed in it once, so that a rotation can be set; from the answers to `inspect`.
+    ///
+    /// # Errors
+    /// A proxy that cannot be prepared, with the fix.
+    fn prepare(&self, answers: &[Done], tune: bool) -> Result<Vec<Preparation>, Fault>;
+
+    /// Keeps containers that are not started yet out of rotation.
+    fn gate(&self, endpoints: &[Endpoint]) -> Exec;
+
+    /// Makes new requests go to exactly this set. It can be repeated.
+    fn route(&self, rotation: &Rotation) -> Exec;
+
+    /// Asks what the running proxy does.
+    fn question(&self, endpoints: &[Endpoint]) -> Exec;
+
+    /// Reads the answer to `question`.
+    ///
+    /// # Errors
+    /// An answer that makes no sense.
+    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault>;
+
+    /// Asks why a rotation is not confirmed; its output goes into the error.
+    fn diagnose(&self) -> Exec;
+
+    /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
+    fn release(&self, ours: &[Endpoint], existing: &[String]) -> Exec;
+
+    /// How long a retired part of the proxy may still take up a request, in which case a drained instance is kept.
+    fn linger(&self) -> Duration;
+}
+
+/// The kinds of proxy there is an adapter for.
+pub const KINDS: [&str; 1] = ["nginx-proxy"];
+
+/// Every proxy among these containers, running or not.
+pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
+    let boxed = |p| Box::new(p) as Box<dyn Proxy>;
+    let nginx = containers
+        .iter()
+        .filter_map(|c| nginx_proxy::detect(c, containers));
+    nginx.map(boxed).collect()
+}
+
+/// A container that the user says is a proxy of this kind.
+///
+/// # Errors
+/// A kind there is no adapter for.
+pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fault> {
+    match kind {
+        "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
+        other => Err(unknown_kind(other)),
+    }
+}
+
+/// The error for a kind there is no adapter for.
+pub fn unknown_kind(kind: &str) -> Fault {
+    let kinds: Vec<String> = KINDS
+        .iter()
+        .chain(&["none"])
+        .map(|k| format!("`{k}`"))
+        .collect();
+    Fault::usage(format!("there is no proxy kind `{kind}`")).hint(format!(
+        "set `x-zd.proxy.kind` (or `--proxy-kind`) to {}",
+        kinds.join(" or ")
+    ))
+}
+
+/// Whether an image, by its name, is a proxy that there is an adapter for.
+pub fn is_proxy_image(image: &str) -> bool {
+    nginx_proxy::is_image(image)
+}
+
+/// Whether a service's environment asks for a route of some proxy, whether or not one runs.
+pub fn claims(environment: &BTreeMap<String, String>) -> bool {
+    nginx_proxy::claims(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(id: &str) -> Endpoint {
+        Endpoint {
+            id: id.into(),
+            addresses: vec![],
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_confirmed_by_exactly_its_set_in_the_running_proxy() {
+        let rotation = Rotation {
+            inside: vec![endpoint("new")],
+            outside: vec![endpoint("old")],
+        };
+        let reading = |routed: &[&str], settled| Reading {
+            routed: routed.iter().map(|r| r.to_string()).collect(),
+            settled,
+            ..Reading::default()
+        };
+        assert!(reading(&["new"], true).confirms(&rotation));
+        assert!(reading(&["new", "another services"], true).confirms(&rotation));
+        assert!(!reading(&["new"], false).confirms(&rotation));
+        assert!(!reading(&["new", "old"], true).confirms(&rotation));
+        assert!(!reading(&[], true).confirms(&rotation));
+    }
+
+    #[test]
+    fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
+        let fault = declared("apache", &Container::default()).err().unwrap();
+        assert!(
+            fault.to_string().contains("`nginx-proxy` or `none`"),
+            "{fault}"
+        );
+    }
+}

@@ -1,0 +1,537 @@
+//! nginx-proxy with docker-gen, in one container or two: marker files gate and drain, the age of nginx's workers
+//! confirms, and the connections in its network namespace tell what is in flight.
+
+mod template;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Rotation};
+use crate::docker::inspect::Container;
+use crate::docker::{Done, Exec};
+use crate::fault::Fault;
+use template::{MARKERS, Patched};
+
+/// Our own file among nginx's; it is read first, and only by an nginx that knows the directive.
+const KEEPALIVE_FILE: &str = "/etc/nginx/conf.d/00-compose-zd.conf";
+
+/// How long a worker that a reload retired keeps idle client connections open. They may bring one more request each,
+/// which goes by the old rotation; without it an unlucky client finds its connection closed instead.
+/// Source: nginx `keepalive_min_timeout`, since 1.27.4.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
+/// A worker that started this long before the file was written may still have read it: clocks tick in 10 ms.
+const CLOCK_SLACK: f64 = 0.02;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NginxProxy {
+    nginx: Container,
+    /// Id of the container that docker-gen runs in: nginx's own, unless they are apart.
+    generator: String,
+    template: String,
+    config: String,
+}
+
+/// Whether an environment asks nginx-proxy for a route.
+pub fn claims(environment: &BTreeMap<String, String>) -> bool {
+    ["VIRTUAL_HOST", "VIRTUAL_HOST_MULTIPORTS"]
+        .iter()
+        .any(|key| environment.get(*key).is_some_and(|v| !v.is_empty()))
+}
+
+/// Recognises nginx-proxy by its image or its environment, and a docker-gen of its own by its command.
+pub fn detect(container: &Container, all: &[Container]) -> Option<NginxProxy> {
+    if let Some(arguments) = generator_arguments(container) {
+        return NginxProxy::apart(container, &arguments, all);
+    }
+    is_whole(container).then(|| NginxProxy::whole(container))
+}
+
+fn is_whole(container: &Container) -> bool {
+    let built_on_it = container.env("DOCKER_GEN_VERSION").is_some()
+        && container
+            .env("DOCKER_HOST")
+            .is_some_and(|h| h.starts_with("unix://"))
+        && container.env("NGINX_PROXY_VERSION").is_some();
+    is_image(&container.config.image) || built_on_it
+}
+
+/// `nginxproxy/nginx-proxy` or `jwilder/nginx-proxy`, from any registry, but not docker-gen alone.
+pub fn is_image(image: &str) -> bool {
+    let (name, tag) = match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (image, ""),
+    };
+    let owner_and_name: Vec<&str> = name.rsplit('/').take(2).collect();
+    let official = matches!(
+        owner_and_name[..],
+        ["nginx-proxy", "nginxproxy" | "jwilder"]
+    );
+    official && !tag.contains("dockergen")
+}
+
+/// The arguments of docker-gen, where it is the container's main process.
+fn generator_arguments(container: &Container) -> Option<Vec<String>> {
+    let mut words = vec![container.path.clone()];
+    words.extend(container.args.iter().cloned());
+    let is_generator = |w: &String| Path::new(w).file_name().is_some_and(|f| f == "docker-gen");
+    let at = words.iter().position(is_generator)?;
+    let arguments = words.split_off(at + 1);
+    arguments
+        .iter()
+        .any(|a| a.trim_start_matches('-') == "watch")
+        .then_some(arguments)
+}
+
+impl NginxProxy {
+    /// nginx and docker-gen in one container.
+    pub fn whole(container: &Container) -> Self {
+        NginxProxy {
+            nginx: container.clone(),
+            generator: container.id.clone(),
+            template: "/app/nginx.tmpl".into(),
+            config: "/etc/nginx/conf.d/default.conf".into(),
+        }
+    }
+
+    /// docker-gen in a container of its own, which notifies nginx in another.
+    fn apart(generator: &Container, arguments: &[String], all: &[Container]) -> Option<Self> {
+        let value = |flag: &str| {
+            let at = arguments
+                .iter()
+                .position(|a| a.trim_start_matches('-') == flag)?;
+            arguments.get(at + 1)
+        };
+        let target = value("notify-sighup").or(value("notify-container"))?;
+        let nginx = all
+            .iter()
+            .find(|c| c.name() == target || c.id.starts_with(target.as_str()))?;
+        let [template, config] = arguments.last_chunk::<2>()?.clone();
+        Some(NginxProxy {
+            nginx: nginx.clone(),
+            generator: generator.id.clone(),
+            template,
+            config,
+        })
+    }
+
+    fn marker(endpoint: &Endpoint) -> String {
+        format!("{MARKERS}/{}", endpoint.id)
+    }
+
+    /// The preparation that puts the marker test into the template.
+    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Preparation>, Fault> {
+        let patched = match template::patch(&state.template) {
+            Patched::Already => return Ok(None),
+            Patched::Unknown => {
+                return Err(self.cannot_patch("has no place for a marker test that we know"));
+            }
+            Patched::Now(_) if !tune => {
+                return Err(self.cannot_patch("may not be changed (`x-zd.proxy.tune: false`)"));
+            }
+            Patched::Now(_) if !state.writable => {
+                return Err(self.cannot_patch("is mounted read-only"));
+            }
+            Patched::Now(text) => text,
+        };
+        let mut exec = Exec::sh(&self.generator, install_script(&self.template));
+        exec.stdin = Some(patched);
+        Ok(Some(Preparation {
+            exec,
+            note: format!("{}: added a marker test to {}", self.name(), self.template),
+            required: true,
+        }))
+    }
+
+    fn cannot_patch(&self, why: &str) -> Fault {
+        Fault::unchanged(format!(
+            "{}: instances cannot be gated or drained, because its template {} {why}",
+            self.name(),
+            self.template
+        ))
+        .seen("nginx-proxy sends requests to every container the moment it runs, ready or not")
+        .hint(format!(
+            "make it writable, or put `{{{{ if not (exists (printf \"{MARKERS}/%s\" $container.ID)) }}}}` and `{{{{ end }}}}` \
+             around the body of its `range $container` that holds the `server` line; \
+             `--proxy-kind none` deploys without gate and drain"
+        ))
+    }
+
+    /// The preparation that keeps a reload from closing idle client connections.
+    fn keep_alive(&self, state: &Inspected) -> Option<Preparation> {
+        let known = state.nginx_version.is_some_and(|v| v >= (1, 27, 4));
+        (known && !state.keeps_alive).then(|| Preparation {
+            exec: Exec::sh(&self.nginx.id, keep_alive_script()),
+            note: format!(
+                "{}: set `keepalive_min_timeout {}s` in {KEEPALIVE_FILE}, so that a reload does not cut idle clients",
+                self.name(),
+                KEEPALIVE.as_secs()
+            ),
+            required: false,
+        })
+    }
+}
+
+impl Proxy for NginxProxy {
+    fn name(&self) -> String {
+        format!("nginx-proxy `{}`", self.nginx.name())
+    }
+
+    fn container(&self) -> &Container {
+        &self.nginx
+    }
+
+    fn fronts(&self, backend: &Backend) -> bool {
+        let reaches = |n: &String| self.nginx.networks().any(|own| own == n);
+        claims(&backend.environment) && backend.networks.iter().any(reaches)
+    }
+
+    /// `VIRTUAL_PORT`, else the only exposed port, else 80.
+    fn port(&self, container: &Container) -> Option<u16> {
+        let set = container.env("VIRTUAL_PORT").and_then(|p| p.parse().ok());
+        let exposed = container.exposed_tcp();
+        let only = (exposed.len() == 1).then(|| exposed[0]);
+        set.or(only).or(Some(80))
+    }
+
+    fn inspect(&self) -> Vec<Exec> {
+        let template = format!(
+            "[ -w {0} ] && echo '@writable yes'\necho @template\ncat {0}",
+            self.template
+        );
+        let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
+                     grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
+        vec![
+            Exec::sh(&self.generator, template),
+            Exec::sh(&self.nginx.id, nginx),
+        ]
+    }
+
+    fn prepare(&self, answers: &[Done], tune: bool) -> Result<Vec<Preparation>, Fault> {
+        let state = Inspected::read(answers).ok_or_else(|| {
+            let said: Vec<&str> = answers.iter().map(Done::said).collect();
+            Fault::unchanged(format!(
+                "{}: cannot read its template {}",
+                self.name(),
+                self.template
+            ))
+            .seen(&said.join("\n"))
+            .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
+        })?;
+        let patch = self.patch(&state, tune)?;
+        let keep_alive = tune.then(|| self.keep_alive(&state)).flatten();
+        Ok(patch.into_iter().chain(keep_alive).collect())
+    }
+
+    fn gate(&self, endpoints: &[Endpoint]) -> Exec {
+        let markers: Vec<String> = endpoints.iter().map(Self::marker).collect();
+        let script = format!("mkdir -p {MARKERS} && touch {}", markers.join(" "));
+        Exec::sh(&self.generator, script)
+    }
+
+    fn route(&self, rotation: &Rotation) -> Exec {
+        let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>().join(" ");
+        Exec::sh(
+            &self.generator,
+            route_script(
+                &self.template,
+                &markers(&rotation.outside),
+                &markers(&rotation.inside),
+            ),
+        )
+    }
+
+    fn question(&self, endpoints: &[Endpoint]) -> Exec {
+        let addresses = endpoints.iter().flat_map(|e| &e.addresses);
+        let remotes: Vec<String> = addresses.map(hex).collect();
+        Exec::sh(&self.nginx.id, question_script(&self.config, &remotes))
+    }
+
+    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+        let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
+            Fault::unchanged(format!("{} does not tell what it routes to", self.name()))
+                .seen(answer.said())
+        })?;
+        let routed = endpoints.iter().filter(|e| answer.routes_to(e));
+        let busy = endpoints
+            .iter()
+            .map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));
+        Ok(Reading {
+            routed: routed.map(|e| e.id.clone()).collect(),
+            settled: answer.is_settled(),
+            in_flight: busy.collect(),
+            lingering: answer.retired > 0,
+        })
+    }
+
+    fn diagnose(&self) -> Exec {
+        Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
+    }
+
+    fn release(&self, ours: &[Endpoint], existing: &[String]) -> Exec {
+        let ours: Vec<&str> = ours.iter().map(|e| e.id.as_str()).collect();
+        Exec::sh(&self.generator, release_script(&ours, existing))
+    }
+
+    /// A client that kept its connection to a retired worker may use it once more; and a slow upload, whose worker
+    /// picks the instance when the body is there, gets as long again.
+    fn linger(&self) -> Duration {
+        KEEPALIVE * 2
+    }
+}
+
+/// What a running nginx-proxy is like before it is prepared.
+struct Inspected {
+    template: String,
+    writable: bool,
+    nginx_version: Option<(u32, u32, u32)>,
+    keeps_alive: bool,
+}
+
+impl Inspected {
+    fn read(answers: &[Done]) -> Option<Self> {
+        let [generator, nginx] = answers else {
+            return None;
+        };
+        let (head, template) = generator.stdout.split_once("@template\n")?;
+        let version = nginx
+            .stdout
+            .lines()
+            .find_map(|l| l.strip_prefix("@version "));
+        Some(Inspected {
+            template: template.into(),
+            writable: head.contains("@writable yes"),
+            nginx_version: version.and_then(parse_version),
+            keeps_alive: nginx.stdout.contains("@keepalive "),
+        })
+        .filter(|i| !i.template.trim().is_empty())
+    }
+}
+
+/// Reads `nginx version: nginx/1.29.5`.
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let (_, version) = text.split_once("nginx/")?;
+    let mut parts = version
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|p| p.parse().ok());
+    Some((parts.next()??, parts.next()??, parts.next()??))
+}
+
+/// What the question's script printed.
+#[derive(Debug, Default, PartialEq)]
+struct Answer {
+    /// Seconds since boot and since 1970, of the same moment.
+    clock: Option<(f64, f64)>,
+    /// When the configuration was written, in seconds since 1970.
+    written: Option<f64>,
+    /// `ADDRESS:PORT` of the servers that are not down.
+    servers: BTreeSet<String>,
+    /// When each working worker started, in seconds since boot.
+    workers: Vec<f64>,
+    /// Workers that only finish what they have.
+    retired: usize,
+    /// Remote address (as /proc/net/tcp writes it) of each connection that may carry a request.
+    remotes: Vec<String>,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Option<Answer> {
+        let mut answer = Answer::default();
+        for line in text.lines() {
+            match line.trim().split_once(' ') {
+                Some(("@clock", rest)) => answer.clock = parse_clock(rest),
+                Some(("@written", rest)) => answer.written = parse_time(rest),
+                Some(("@worker", rest)) => answer.add_worker(rest)?,
+                Some(("server", rest)) => answer.servers.extend(parse_server(rest)),
+                _ => answer.remotes.extend(parse_remote(line)),
+            }
+        }
+        text.trim_end().ends_with("@end").then_some(answer)
+    }
+
+    fn add_worker(&mut self, rest: &str) -> Option<()> {
+        let (ticks, title) = rest.split_once(' ')?;
+        let started: f64 = ticks.parse().ok()?;
+        match title.trim() {
+            "nginx: worker process" => self.workers.push(started / 100.0),
+            "nginx: worker process is shutting down" => self.retired += 1,
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn routes_to(&self, endpoint: &Endpoint) -> bool {
+        let is_at = |ip: &IpAddr| {
+            let prefix = match ip {
+                IpAddr::V4(ip) => format!("{ip}:"),
+                IpAddr::V6(ip) => format!("[{ip}]:"),
+            };
+            self.servers.iter().any(|s| s.starts_with(&prefix))
+        };
+        endpoint.addresses.iter().any(is_at)
+    }
+
+    fn connections(&self, endpoint: &Endpoint) -> usize {
+        let ours: Vec<String> = endpoint.addresses.iter().map(hex).collect();
+        self.remotes
+            .iter()
+            .filter(|r| ours.iter().any(|o| r.ends_with(o.as_str())))
+            .count()
+    }
+
+    /// Every working worker started after the configuration was written, so it has read it.
+    fn is_settled(&self) -> bool {
+        let (Some((boot, now)), Some(written)) = (self.clock, self.written) else {
+            return false;
+        };
+        let read_it = |started: &f64| now - (boot - started) + CLOCK_SLACK >= written;
+        !self.workers.is_empty() && self.workers.iter().all(read_it)
+    }
+}
+
+/// Reads `UPTIME TIME`.
+fn parse_clock(text: &str) -> Option<(f64, f64)> {
+    let (uptime, time) = text.split_once(' ')?;
+    Some((uptime.parse().ok()?, parse_time(time)?))
+}
+
+/// Reads `2026-11-21 03:36:30.388117391 +0000`, as GNU's and busybox's `stat -c %y` print it.
+fn parse_time(text: &str) -> Option<f64> {
+    let mut parts = text.split_whitespace();
+    let (date, time, zone) = (parts.next()?, parts.next()?, parts.next()?);
+    let stamp = humantime::parse_rfc3339(&format!("{date}T{time}Z")).ok()?;
+    let local = stamp
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()?
+        .as_secs_f64();
+    let zone: i32 = zone.parse().ok()?;
+    Some(local - f64::from(zone / 100 * 3600 + zone % 100 * 60))
+}
+
+/// Reads `172.19.0.5:3000 weight=1;`; none for a server that is down.
+fn parse_server(text: &str) -> Option<String> {
+    let mut words = text.trim_end_matches(';').split_whitespace();
+    let address = words.next()?.to_string();
+    (!words.any(|w| w == "down")).then_some(address)
+}
+
+/// Reads ` ADDRESS:PORT STATE` of /proc/net/tcp.
+fn parse_remote(line: &str) -> Option<String> {
+    let (remote, _state) = line.trim().split_once(' ')?;
+    let (address, port) = remote.split_once(':')?;
+    let is_hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
+    (is_hex(address) && is_hex(port) && address.len() >= 8).then(|| address.to_uppercase())
+}
+
+/// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.
+fn hex(address: &IpAddr) -> String {
+    let bytes = match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let word = |w: &[u8]| {
+        w.iter()
+            .rev()
+            .map(|b| format!("{b:02X}"))
+            .collect::<String>()
+    };
+    bytes.chunks(4).map(word).collect()
+}
+
+/// Installs the template on stdin if it renders the same text as the one that is there: a template that does not parse
+/// would end docker-gen, over and over. Written in place, because it may be a bind mount.
+fn install_script(template: &str) -> String {
+    format!(
+        "# install the marker test
+set -e
+new=/tmp/compose-zd.tmpl
+cat > $new
+RESOLVERS=x; export RESOLVERS
+rm -rf {MARKERS}
+docker-gen {template} $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+docker-gen $new $new.after >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+cmp $new.before $new.after >&2
+cat $new > {template}
+rm -f $new $new.before $new.after $new.log"
+    )
+}
+
+fn keep_alive_script() -> String {
+    format!(
+        "# keep idle clients through a reload
+set -e
+echo 'keepalive_min_timeout {}s;' > {KEEPALIVE_FILE}
+if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; echo \"$said\" >&2; exit 1; fi",
+        KEEPALIVE.as_secs()
+    )
+}
+
+/// Sets the markers and has docker-gen render at once.
+fn route_script(template: &str, marked: &str, unmarked: &str) -> String {
+    let touch = match marked {
+        "" => String::new(),
+        marked => format!("touch {marked}\n"),
+    };
+    format!(
+        "# set the markers
+set -e
+grep -q {MARKERS} {template} || {{ echo 'the marker test is gone from {template}' >&2; exit 1; }}
+mkdir -p {MARKERS}
+{touch}rm -f {unmarked}
+for f in /proc/[0-9]*/comm; do
+  read -r c < $f || continue
+  [ \"$c\" = docker-gen ] || continue
+  p=${{f#/proc/}}; kill -HUP ${{p%/comm}}
+done 2>/dev/null"
+    )
+}
+
+/// Prints two clocks of the same moment, when the configuration was written and what it routes to, nginx's workers, and
+/// the connections to our instances that may carry a request (established, opening, or closed by the instance only).
+fn question_script(config: &str, remotes: &[String]) -> String {
+    let connections = match remotes.is_empty() {
+        true => String::new(),
+        false => format!(
+            "grep -hoE ' (0000000000000000FFFF0000)?({}):[0-9A-F]{{4}} 0[1238] ' /proc/net/tcp /proc/net/tcp6 2>/dev/null\n",
+            remotes.join("|")
+        ),
+    };
+    format!(
+        "# what does it route to
+t=/tmp/.compose-zd-clock; : > $t
+echo \"@clock $(cut -d' ' -f1 /proc/uptime) $(stat -c %y $t)\"; rm -f $t
+echo \"@written $(stat -c %y {config})\"
+sed -n '/^upstream /,/^}}/p' {config} | grep -E '^ *server '
+for p in /proc/[0-9]*; do
+  read -r c < $p/comm || continue
+  [ \"$c\" = nginx ] || continue
+  echo \"@worker $(cut -d' ' -f22 $p/stat) $(tr '\\0' ' ' < $p/cmdline)\"
+done 2>/dev/null
+{connections}echo @end"
+    )
+}
+
+/// Removes our markers and those of containers that are gone. Markers of other rollouts' containers stay.
+fn release_script(ours: &[&str], existing: &[String]) -> String {
+    let others: Vec<&str> = existing
+        .iter()
+        .map(String::as_str)
+        .filter(|id| !ours.contains(id))
+        .collect();
+    format!(
+        "# remove our markers
+cd {MARKERS} 2>/dev/null || exit 0
+for m in *; do
+  case ' {} ' in *\" $m \"*) ;; *) rm -f \"$m\" ;; esac
+done
+cd / && rmdir {MARKERS} 2>/dev/null
+exit 0",
+        others.join(" ")
+    )
+}
+
+#[cfg(test)]
+#[path = "nginx_proxy/tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! The adapter by equality of its commands, and by recorded answers.
+
+use super::*;
+
+fn container(json: &str) -> Container {
+    serde_json::from_str(json).unwrap()
+}
+
+fn proxy() -> NginxProxy {
+    NginxProxy::whole(&container(
+        r#"{"Id": "proxy", "Name": "/p-proxy-1", "NetworkSettings": {"Networks": {"front": {}}}}"#,
+    ))
+}
+
+fn endpoint(id: &str, address: &str) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        addresses: vec![address.parse().unwrap()],
+    }
+}
+
+fn done(stdout: &str) -> Done {
+    Done {
+        code: Some(0),
+        stdout: stdout.into(),
+        stderr: String::new(),
+    }
+}
+
+/// Printed by nginx-proxy 1.10 (docker-gen 0.16.2, nginx 1.30.6) while it reloaded; `app-1` is out, `app-2` is in.
+const RECORDED: &str = "\
+@clock 1204.49 2026-11-21 03:41:32.661123391 +0000
+@written 2026-11-21 03:41:32.541123391 +0000
+    server 172.19.0.6:3000;
+@worker 90000 nginx: master process nginx -g daemon off;
+@worker 118000 nginx: worker process is shutting down
+@worker 120447 nginx: worker process
+@worker 120448 nginx: worker process
+ 050013AC:0BB8 01
+ 050013AC:0BB8 08
+ 060013AC:0BB8 01
+ 0000000000000000FFFF0000060013AC:0BB8 01
+@end
+";
+
+#[test]
+fn the_running_workers_confirm_and_connections_tell_what_is_in_flight() {
+    let ends = [endpoint("old", "172.19.0.5"), endpoint("new", "172.19.0.6")];
+    let reading = proxy().read(&done(RECORDED), &ends).unwrap();
+    assert_eq!(reading.routed, BTreeSet::from(["new".to_string()]));
+    assert!(reading.settled && reading.lingering);
+    assert_eq!(reading.in_flight["old"], InFlight::Exact(2));
+    assert_eq!(reading.in_flight["new"], InFlight::Exact(2));
+}
+
+#[test]
+fn a_worker_older_than_the_file_has_not_read_it() {
+    let early = RECORDED.replace("@worker 120447", "@worker 120430");
+    assert!(!proxy().read(&done(&early), &[]).unwrap().settled);
+    let none = RECORDED.replace("@worker 12044", "@gone ");
+    assert!(!proxy().read(&done(&none), &[]).unwrap().settled);
+}
+
+#[test]
+fn an_answer_that_was_cut_short_is_an_error() {
+    assert!(proxy().read(&done("@clock 1"), &[]).is_err());
+    assert!(proxy().read(&done(""), &[]).is_err());
+}
+
+#[test]
+fn a_server_that_is_down_is_not_routed_to() {
+    assert_eq!(parse_server("172.19.0.5:80 down;"), None);
+    assert_eq!(parse_server("172.19.0.5:80;"), Some("172.19.0.5:80".into()));
+    assert_eq!(
+        parse_server("[fd00::5]:80 weight=2;"),
+        Some("[fd00::5]:80".into())
+    );
+}
+
+#[test]
+fn one_address_is_not_taken_for_another_that_begins_like_it() {
+    let answer = Answer::parse("server 172.19.0.50:80;\n@end").unwrap();
+    assert!(!answer.routes_to(&endpoint("x", "172.19.0.5")));
+    assert!(answer.routes_to(&endpoint("x", "172.19.0.50")));
+}
+
+#[test]
+fn addresses_are_written_as_the_kernel_does() {
+    assert_eq!(hex(&"172.18.0.5".parse().unwrap()), "050012AC");
+    assert_eq!(
+        hex(&"fd00::5".parse().unwrap()),
+        "000000FD000000000000000005000000"
+    );
+}
+
+#[test]
+fn times_with_a_zone_are_the_same_moment() {
+    let utc = parse_time("2026-11-21 03:36:30.500000000 +0000");
+    assert_eq!(utc, parse_time("2026-11-21 05:06:30.500000000 +0130"));
+    assert_eq!(parse_time("yesterday"), None);
+}
+
+#[test]
+fn gating_touches_markers_and_wakes_nobody() {
+    let exec = proxy().gate(&[endpoint("a", "::1"), endpoint("b", "::1")]);
+    assert_eq!(
+        exec.argv[2],
+        "mkdir -p /tmp/compose-zd-down && touch /tmp/compose-zd-down/a /tmp/compose-zd-down/b"
+    );
+}
+
+#[test]
+fn routing_marks_those_outside_and_unmarks_those_inside() {
+    let rotation = Rotation {
+        inside: vec![endpoint("new", "::1")],
+        outside: vec![endpoint("old", "::1")],
+    };
+    let script = &proxy().route(&rotation).argv[2];
+    assert!(
+        script.contains("\ntouch /tmp/compose-zd-down/old\nrm -f /tmp/compose-zd-down/new\n"),
+        "{script}"
+    );
+    assert!(script.contains("kill -HUP"), "{script}");
+}
+
+#[test]
+fn releasing_keeps_the_markers_of_other_rollouts() {
+    let existing = ["ours", "theirs"].map(String::from);
+    let script = &proxy().release(&[endpoint("ours", "::1")], &existing).argv[2];
+    assert!(script.contains("case ' theirs ' in"), "{script}");
+}
+
+fn detects(json: &str) -> bool {
+    let one = container(json);
+    detect(&one, std::slice::from_ref(&one)).is_some()
+}
+
+#[test]
+fn it_is_recognised_by_image_or_environment() {
+    let image = |name: &str| detects(&format!(r#"{{"Config": {{"Image": "{name}"}}}}"#));
+    assert!(image("nginxproxy/nginx-proxy"));
+    assert!(image("jwilder/nginx-proxy:alpine"));
+    assert!(image("docker.io/nginxproxy/nginx-proxy:1.10-alpine"));
+    assert!(image("127.0.0.1:5000/nginxproxy/nginx-proxy:1.10"));
+    assert!(!image("nginxproxy/nginx-proxy:1.10-dockergen"));
+    assert!(!image("nginxproxy/acme-companion"));
+    assert!(!image("nginx"));
+    assert!(detects(
+        r#"{"Config": {"Image": "ours", "Env": ["DOCKER_GEN_VERSION=0", "NGINX_PROXY_VERSION=1.10", "DOCKER_HOST=unix:///tmp/docker.sock"]}}"#
+    ));
+}
+
+#[test]
+fn a_docker_gen_apart_is_recognised_with_the_nginx_it_notifies() {
+    let generator = container(
+        r#"{"Id": "gen", "Path": "/usr/local/bin/docker-gen", "Args": ["-notify-sighup", "web", "-watch", "/etc/docker-gen/nginx.tmpl", "/etc/nginx/conf.d/default.conf"]}"#,
+    );
+    let nginx = container(r#"{"Id": "n", "Name": "/web"}"#);
+    let found = detect(&generator, &[generator.clone(), nginx.clone()]).unwrap();
+    assert_eq!(
+        (found.generator.as_str(), found.nginx.id.as_str()),
+        ("gen", "n")
+    );
+    assert_eq!(found.template, "/etc/docker-gen/nginx.tmpl");
+    assert!(detect(&nginx, &[generator, nginx.clone()]).is_none());
+}
+
+#[test]
+fn it_fronts_what_asks_for_a_host_on_a_network_of_its_own() {
+    let with = |env: &str, network: &str| {
+        proxy().fronts(&Backend::from(&container(&format!(
+            r#"{{"Config": {{"Env": ["{env}"]}}, "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}}}"#
+        ))))
+    };
+    assert!(with("VIRTUAL_HOST=a", "front"));
+    assert!(with("VIRTUAL_HOST_MULTIPORTS=a: {}", "front"));
+    assert!(!with("VIRTUAL_HOST=", "front"));
+    assert!(!with("VIRTUAL_HOST=a", "back"));
+}
+
+#[test]
+fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
+    let port = |config: &str| proxy().port(&container(&format!(r#"{{"Config": {{{config}}}}}"#)));
+    assert_eq!(
+        port(r#""Env": ["VIRTUAL_PORT=3000"], "ExposedPorts": {"80/tcp": {}}"#),
+        Some(3000)
+    );
+    assert_eq!(
+        port(r#""ExposedPorts": {"8080/tcp": {}, "53/udp": {}}"#),
+        Some(8080)
+    );
+    assert_eq!(
+        port(r#""ExposedPorts": {"8080/tcp": {}, "81/tcp": {}}"#),
+        Some(80)
+    );
+}
+
+const TEMPLATE: &str = "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
+
+fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {
+    let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
+    let nginx = done(&format!("@version nginx version: nginx/{version}\n"));
+    proxy().prepare(&[generator, nginx], tune)
+}
+
+#[test]
+fn preparing_patches_the_template_and_keeps_idle_clients_where_nginx_can() {
+    let both = prepared("@writable yes\n", "1.29.5", true).unwrap();
+    assert_eq!(both.len(), 2);
+    assert!(both[0].required && both[0].exec.stdin.as_ref().unwrap().contains(MARKERS));
+    assert!(
+        both[1].note.contains("keepalive_min_timeout 5s"),
+        "{}",
+        both[1].note
+    );
+    let old = prepared("@writable yes\n", "1.27.3", true).unwrap();
+    assert_eq!(old.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_patched_is_refused_with_the_fix() {
+    let text = prepared("", "1.29.5", true).unwrap_err().to_string();
+    assert!(
+        text.contains("is mounted read-only") && text.contains("make it writable"),
+        "{text}"
+    );
+    let text = prepared("@writable yes\n", "1.29.5", false)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("`x-zd.proxy.tune: false`"), "{text}");
+    assert!(proxy().prepare(&[done(""), done("")], true).is_err());
+}
+
+#[test]
+fn a_prepared_proxy_is_left_alone() {
+    let Patched::Now(patched) = template::patch(TEMPLATE) else {
+        panic!("not patched");
+    };
+    let generator = done(&format!("@template\n{patched}"));
+    let nginx = done(
+        "@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n",
+    );
+    assert_eq!(proxy().prepare(&[generator, nginx], true).unwrap(), []);
+}
