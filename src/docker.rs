@@ -160,6 +160,15 @@ impl Docker {
         self.listed(&["--filter", &project, "--filter", &service])
     }
 
+    /// The ids of all containers of the engine.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let ids = self.checked(&["ps", "--all", "--quiet", "--no-trunc"])?;
+        Ok(ids.lines().map(String::from).collect())
+    }
+
     fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
         let mut words = vec!["ps", "--all", "--quiet", "--no-trunc"];
         words.extend(filters);

@@ -60,6 +60,14 @@ impl Fault {
         Fault::new(Exit::Usage, message)
     }
 
+    /// A signal that asked to stop.
+    pub fn interrupted(signal: i32) -> Self {
+        Fault::new(
+            Exit::Interrupted(signal),
+            format!("interrupted by signal {signal}"),
+        )
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -1,10 +1,50 @@
 //! Start, print the error, exit code.
+
 mod cli;
+mod deploy;
 mod docker;
+mod drain;
 mod fault;
+mod health;
 mod model;
 mod observed;
 mod plan;
 mod proxy;
+mod report;
+mod rollout;
 mod wait;
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, DeployArgs};
+use fault::Fault;
+use report::{Detail, Report};
+use wait::Stop;
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let fault = Fault::from_error(error);
+            Report::fault(&fault);
+            ExitCode::from(fault.exit.code())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let stop = Stop::listen()?;
+    match &cli.command {
+        Command::Deploy(args) => deploy::deploy(&cli.compose, args, Report::new(detail(args)), &stop),
+    }
+}
+
+fn detail(args: &DeployArgs) -> Detail {
+    match (args.quiet, args.verbose) {
+        (true, _) => Detail::Quiet,
+        (_, true) => Detail::Verbose,
+        _ => Detail::Normal,
+    }
+}

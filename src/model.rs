@@ -187,8 +187,9 @@ pub struct Service {
     pub environment: BTreeMap<String, String>,
     /// Services it depends on, and whether they only have to run to their end.
     pub depends_on: BTreeMap<String, Completes>,
+    pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
-    /// Compose has to start it itself: it runs `post_start` hooks or copies secrets in at that moment.
+    /// Compose has to start it itself: it copies secrets or configs in at that moment.
     pub starts_by_compose: bool,
     pub order: Order,
     /// Instances replaced at a time; 0 is all at once.
@@ -290,6 +291,22 @@ pub enum Obstacle {
     NetworkMode(String),
 }
 
+impl Hook {
+    /// The options of the `docker exec` that runs it.
+    pub fn options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        let mut add = |flag: &str, value: String| options.extend([flag.to_string(), value]);
+        for (name, value) in &self.environment {
+            let value = value.as_deref().map(undouble);
+            add("--env", value.map_or(name.clone(), |v| format!("{name}={v}")));
+        }
+        self.user.iter().for_each(|user| add("--user", user.clone()));
+        self.working_dir.iter().for_each(|dir| add("--workdir", dir.clone()));
+        options.extend(self.privileged.then(|| "--privileged".to_string()));
+        options
+    }
+}
+
 impl Project {
     /// Reads the YAML of `docker compose config`; `source` names the file in messages, `flags` override every service.
     ///
@@ -389,8 +406,9 @@ impl Service {
             fixed_ports: raw.ports.iter().filter_map(RawPort::fixed).collect(),
             environment: raw.environment.iter().filter_map(variable).collect(),
             depends_on: raw.depends_on.iter().map(dependency).collect(),
+            post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),
-            starts_by_compose: context.is_made_at_start(raw) || !raw.post_start.is_empty(),
+            starts_by_compose: context.is_made_at_start(raw),
             order: match update.get("order").and_then(Value::as_str) {
                 Some("stop-first") => Order::StopFirst,
                 _ => Order::StartFirst,
@@ -898,7 +916,7 @@ mod tests {
     }
 
     #[test]
-    fn compose_starts_what_has_hooks_or_content_made_at_start() {
+    fn compose_starts_what_has_content_made_at_start() {
         let project = "name: p\nsecrets: {env: {environment: A}, file: {file: ./x}}\n";
         let by_compose = |keys: &str| {
             let yaml = format!("{project}services: {{app: {{{keys}}}}}");
@@ -907,8 +925,15 @@ mod tests {
         assert!(!by_compose("image: x"));
         assert!(!by_compose("secrets: [{source: file}]"));
         assert!(by_compose("secrets: [{source: env}]"));
-        assert!(by_compose("post_start: [{command: [touch, /x]}]"));
-        assert!(!by_compose("pre_stop: [{command: [touch, /x]}]"));
+        assert!(!by_compose("post_start: [{command: [touch, /x]}]"));
+    }
+
+    #[test]
+    fn a_hook_is_a_docker_exec() {
+        let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
+        let hook = &service.pre_stop[0];
+        assert_eq!(hook.command.argv(), ["a", "$b"]);
+        assert_eq!(hook.options().join(" "), "--env K=v --env N --user root --workdir /w --privileged");
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Goal {
     pub order: Order,
     /// Instances replaced at a time; 0 is all at once.
     pub parallelism: usize,
+    /// Compose has to start this service itself, and starts every stopped instance with it: none may be left then.
+    pub clears_stopped: bool,
 }
 
 /// What a deploy is about.
@@ -209,9 +211,23 @@ impl<'a> Draft<'a> {
     fn replace(&mut self, goal: &Goal) -> Result<(), Unplannable> {
         let members: Vec<&Instance> = self.observed.of(&goal.service).collect();
         let (arriving, leaving) = self.split(goal, &members);
-        self.exchange(goal, arriving, leaving.clone())?;
-        self.remove(&leaving, Cause::Replaced);
+        let (live, stopped): (Vec<Key>, Vec<Key>) = leaving.into_iter().partition(|k| self.is_live(k));
+        if goal.clears_stopped {
+            self.remove(&stopped, Cause::Leftover);
+        }
+        self.exchange(goal, arriving, live.clone())?;
+        if !goal.clears_stopped {
+            self.remove(&[live, stopped].concat(), Cause::Replaced);
+        }
         Ok(())
+    }
+
+    /// Takes instances down whose place is taken; they stay, stopped, for the way back, until all is done.
+    fn retire(&mut self, goal: &Goal, going: &[Key]) {
+        self.take_down(going, Cause::Replaced);
+        if goal.clears_stopped {
+            self.remove(going, Cause::Replaced);
+        }
     }
 
     /// Sorts the instances of a service into those that still have to be brought in, and those that go.
@@ -265,7 +281,7 @@ impl<'a> Draft<'a> {
             self.create(goal, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &going, Cause::Admit);
-            self.take_down(&going, Cause::Replaced);
+            self.retire(goal, &going);
         }
     }
 
@@ -289,7 +305,7 @@ impl<'a> Draft<'a> {
                 return Ok(());
             }
             self.route(&[], &going, Cause::Replaced);
-            self.take_down(&going, Cause::Replaced);
+            self.retire(goal, &going);
             self.create(goal, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &[], Cause::Admit);
@@ -357,6 +373,7 @@ impl<'a> Draft<'a> {
         let all_at_once = Goal {
             order: Order::StartFirst,
             parallelism: 0,
+            clears_stopped: false,
             ..idle.clone()
         };
         self.exchange(&all_at_once, arriving, leaving)?;

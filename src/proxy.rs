@@ -61,8 +61,13 @@ impl Reading {
         self.settled && rotation.inside.iter().all(routed) && !rotation.outside.iter().any(routed)
     }
 
-    pub fn is_idle(&self, endpoint: &Endpoint) -> bool {
-        !matches!(self.in_flight.get(&endpoint.id), Some(InFlight::Exact(1..)))
+    /// Connections to those outside of the rotation that may carry a request.
+    pub fn open(&self, rotation: &Rotation) -> usize {
+        let of = |e: &Endpoint| match self.in_flight.get(&e.id) {
+            Some(InFlight::Exact(count)) => *count,
+            None => 0,
+        };
+        rotation.outside.iter().map(of).sum()
     }
 }
 
@@ -110,6 +115,9 @@ pub trait Proxy: Send + Sync {
 
     /// The port it sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
+
+    /// The host that a request for it may name.
+    fn host(&self, container: &Container) -> Option<String>;
 
     /// What has to be known before it is prepared.
     fn inspect(&self) -> Vec<Exec>;

@@ -1,11 +1,11 @@
 //! The only loop that sleeps, and what can cut it short.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it.
+/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it. The second ends the process.
 #[derive(Clone, Default)]
 pub struct Stop(Arc<AtomicUsize>);
 
@@ -17,7 +17,11 @@ impl Stop {
     pub fn listen() -> std::io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let stop = Stop::default();
+        let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal arms the second, which leaves at once.
+            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())?;
+            signal_hook::flag::register(signal, again.clone())?;
             signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize)?;
         }
         signal_hook::flag::register(SIGHUP, Arc::default())?;

@@ -43,6 +43,7 @@ fn goal(service: &str, wanted: usize) -> Goal {
         wanted,
         order: Order::StartFirst,
         parallelism: 0,
+        clears_stopped: false,
     }
 }
 
@@ -406,6 +407,28 @@ fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
     let mut batches = goal("app", 2);
     batches.parallelism = 1;
     assert!(holds_everywhere(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
+}
+
+#[test]
+fn a_service_that_compose_starts_has_no_stopped_instance_then() {
+    let mut goal = goal("app", 2);
+    goal.clears_stopped = true;
+    goal.order = Order::StopFirst;
+    let strategy = Strategy::Scale(goal);
+    assert!(holds_everywhere(&strategy, &["app-1", "app-2"]) > 1000);
+    for start in every_world(&["app-1", "app-2"]) {
+        let Ok(plan) = plan(&strategy, &start) else {
+            continue;
+        };
+        let mut world = Simulated::new(&start);
+        for (step, _) in &plan.steps {
+            let named = |i: &&Instance| matches!(step, Step::Start(keys) if keys.contains(&i.key));
+            let stopped = world.now.instances.iter().filter(|i| !i.is_live() && !named(i));
+            let starts = matches!(step, Step::Start(_));
+            assert!(!starts || stopped.count() == 0, "started with others: {plan}{start:#?}");
+            world.apply(step).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -196,6 +196,13 @@ impl Proxy for NginxProxy {
         set.or(only).or(Some(80))
     }
 
+    /// The first plain name of `VIRTUAL_HOST`: neither a wildcard nor a regular expression.
+    fn host(&self, container: &Container) -> Option<String> {
+        let hosts = container.env("VIRTUAL_HOST")?;
+        let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
+        hosts.split(',').map(str::trim).find(plain).map(String::from)
+    }
+
     fn inspect(&self) -> Vec<Exec> {
         let template = format!(
             "[ -w {0} ] && echo '@writable yes'\necho @template\ncat {0}",

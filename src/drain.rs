@@ -1,0 +1,130 @@
+//! Sets a rotation and sees the proxy confirm it; waits until those outside have finished.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::docker::{Docker, Done, Exec};
+use crate::fault::Fault;
+use crate::proxy::{Proxy, Reading, Rotation};
+use crate::wait::{self, Stop, Waited};
+
+/// How often the proxy is asked.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long a proxy may take to confirm a rotation.
+const CONFIRM: Duration = Duration::from_secs(30);
+
+/// After this long without a confirmation the rotation is set again: somebody else's reload may have undone it.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// Readings in a row without a connection that mean idle, while a retired part of the proxy still lives.
+const QUIET: u32 = 3;
+
+/// A proxy and the rotation that it has, or is to have.
+pub struct Routing<'a> {
+    pub docker: &'a Docker,
+    pub proxy: &'a dyn Proxy,
+    pub rotation: Rotation,
+}
+
+/// How a drain ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Drained {
+    Idle,
+    /// The limit passed with this many connections to those that were drained.
+    Limit(usize),
+}
+
+impl Routing<'_> {
+    /// Makes new requests go to exactly the rotation, and waits until the running proxy confirms it.
+    ///
+    /// # Errors
+    /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt.
+    pub fn set(&self, stop: &Stop) -> Result<()> {
+        self.issue()?;
+        let mut issued = Instant::now();
+        let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
+            let reading = self.read()?;
+            if reading.confirms(&self.rotation) {
+                return Ok(Some(()));
+            }
+            if issued.elapsed() > AGAIN {
+                self.issue()?;
+                issued = Instant::now();
+            }
+            Ok(None)
+        })?;
+        match waited {
+            Waited::Done(()) => Ok(()),
+            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            Waited::TimedOut => Err(self.unconfirmed().into()),
+        }
+    }
+
+    /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile.
+    ///
+    /// # Errors
+    /// A proxy that cannot be asked; an interrupt.
+    pub fn wait_until_idle(&self, limit: Duration, stop: &Stop) -> Result<Drained> {
+        let start = Instant::now();
+        let mut quiet = 0;
+        let mut open = 0;
+        let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
+            let reading = self.read()?;
+            if !reading.confirms(&self.rotation) {
+                self.set(stop)?;
+                quiet = 0;
+                return Ok(None);
+            }
+            open = reading.open(&self.rotation);
+            quiet = match open {
+                0 => quiet + 1,
+                _ => 0,
+            };
+            let late_requests = reading.lingering && start.elapsed() < self.proxy.linger();
+            let enough = if reading.lingering { QUIET } else { 1 };
+            Ok((quiet >= enough && !late_requests).then_some(()))
+        })?;
+        match waited {
+            Waited::Done(()) => Ok(Drained::Idle),
+            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            Waited::TimedOut if open == 0 => Ok(Drained::Idle),
+            Waited::TimedOut => Ok(Drained::Limit(open)),
+        }
+    }
+
+    fn issue(&self) -> Result<()> {
+        checked(self.docker, &self.proxy.route(&self.rotation), &self.proxy.name()).map(drop)
+    }
+
+    fn read(&self) -> Result<Reading> {
+        let endpoints = self.rotation.all();
+        let answer = self.docker.exec(&self.proxy.question(&endpoints))?;
+        Ok(self.proxy.read(&answer, &endpoints)?)
+    }
+
+    fn unconfirmed(&self) -> Fault {
+        let said = self.docker.exec(&self.proxy.diagnose());
+        let said = said.map(|d| d.said().to_string()).unwrap_or_default();
+        Fault::unchanged(format!(
+            "{} does not confirm the new rotation within {}s",
+            self.proxy.name(),
+            CONFIRM.as_secs()
+        ))
+        .seen(&said)
+        .hint("see its log: it may refuse its own configuration")
+    }
+}
+
+/// Runs a command in a proxy.
+///
+/// # Errors
+/// A command that fails, with what it said.
+pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
+    let done = docker.exec(exec)?;
+    match done.ok() {
+        true => Ok(done),
+        false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
+    }
+}

@@ -1,0 +1,455 @@
+//! Is it ready? Asked at our own pace, never slept for: over HTTP, or by the healthcheck's own command.
+
+use std::fmt;
+use std::io::Read;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use reqwest::blocking::Client;
+
+use crate::docker::inspect::Container;
+use crate::docker::{Docker, Exec};
+use crate::fault::Fault;
+use crate::model::{Codes, HttpHealth, Pace};
+use crate::wait::{self, Stop, Waited};
+
+/// How much of an answer is searched for `x-zd.health.body`, in bytes.
+const BODY_LIMIT: u64 = 1 << 20;
+
+/// How many last lines of an instance that failed are shown.
+const LOG_LINES: u32 = 10;
+
+/// How an instance is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    Http(Http),
+    /// The healthcheck's own command, run in the instance.
+    Check(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    pub health: HttpHealth,
+    pub port: u16,
+}
+
+/// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
+/// the proxy uses.
+///
+/// # Errors
+/// When there is nothing to ask, with what to set.
+pub fn choose(
+    service: &str,
+    asked_for: Option<&HttpHealth>,
+    container: &Container,
+    proxy_port: Option<u16>,
+    host: Option<&str>,
+) -> Result<Probe, Fault> {
+    let exposed = container.exposed_tcp();
+    let only = (exposed.len() == 1).then(|| exposed[0]);
+    let port = asked_for.and_then(|h| h.port).or(proxy_port).or(only);
+    let check = container.healthcheck().map(Probe::Check);
+    match (asked_for, check, port) {
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, host)),
+        (None, Some(check), _) => Ok(check),
+        (None, None, Some(port)) => Ok(http(answers(), port, host)),
+        (_, _, None) => Err(Fault::usage(format!(
+            "`{service}` has no port to ask whether a new instance is ready"
+        ))
+        .hint(format!(
+            "set `services.{service}.x-zd.health.port` (or `--health-port`), `expose` one port, or give it a `healthcheck`"
+        ))),
+    }
+}
+
+fn http(mut health: HttpHealth, port: u16, host: Option<&str>) -> Probe {
+    health.host = health.host.or(host.map(String::from));
+    Probe::Http(Http { health, port })
+}
+
+/// Without anything better: it listens, and answers below 500.
+fn answers() -> HttpHealth {
+    HttpHealth {
+        path: "/".into(),
+        port: None,
+        scheme: "http".into(),
+        host: None,
+        expect: Codes::any_below_500(),
+        body: None,
+    }
+}
+
+impl Http {
+    fn url(&self, address: &str) -> String {
+        format!("{}://{address}:{}{}", self.health.scheme, self.port, self.health.path)
+    }
+
+    /// What an answer means.
+    fn judge(&self, url: &str, code: u16, body: &str) -> Answer {
+        let said = |ready: bool, why: String| Answer {
+            ready,
+            text: format!("GET {url} → {code}{why}"),
+        };
+        let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
+        match (self.health.expect.contains(code), missing) {
+            (false, _) => said(false, format!(", expected {}", self.health.expect)),
+            (true, Some(text)) => said(false, format!(" without `{text}`")),
+            (true, None) => said(true, String::new()),
+        }
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Probe::Http(http) => write!(f, "GET {} at port {}", http.health.path, http.port),
+            Probe::Check(_) => write!(f, "its healthcheck"),
+        }
+    }
+}
+
+/// One answer to a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub ready: bool,
+    /// For people: what was asked and what came back.
+    pub text: String,
+}
+
+/// Asks instances.
+pub struct Asker<'a> {
+    docker: &'a Docker,
+    client: Client,
+    timeout: Duration,
+}
+
+impl<'a> Asker<'a> {
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn new(docker: &'a Docker, timeout: Duration) -> Result<Self> {
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout)
+            .pool_max_idle_per_host(0)
+            .build()?;
+        Ok(Asker {
+            docker,
+            client,
+            timeout,
+        })
+    }
+
+    pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
+        match probe {
+            Probe::Check(argv) => self.check(argv, container),
+            Probe::Http(http) => self.http(http, container),
+        }
+    }
+
+    fn check(&self, argv: &[String], container: &Container) -> Answer {
+        match self.docker.exec(&Exec::new(&container.id, argv.to_vec())) {
+            Ok(done) => Answer {
+                ready: done.ok(),
+                text: match (done.code, last_line(done.said())) {
+                    (Some(0), _) => "healthcheck → 0".into(),
+                    (Some(code), said) => format!("healthcheck → {code} {said}"),
+                    (None, said) => format!("healthcheck was killed {said}"),
+                },
+            },
+            Err(error) => refused(format!("healthcheck: {error}")),
+        }
+    }
+
+    /// Asks at the instance's own address; where this machine has no way there (Docker Desktop, an engine elsewhere),
+    /// from inside the instance.
+    fn http(&self, http: &Http, container: &Container) -> Answer {
+        let Some(address) = container.addresses().into_iter().next() else {
+            return refused("it has no address yet".into());
+        };
+        let url = http.url(&bracketed(address));
+        let mut request = self.client.get(&url).header("user-agent", "compose-zd");
+        if let Some(host) = &http.health.host {
+            request = request.header("host", host);
+        }
+        match request.send() {
+            Ok(response) => {
+                let code = response.status().as_u16();
+                let mut body = String::new();
+                // A body that breaks off is judged by what came of it.
+                let _ = response.take(BODY_LIMIT).read_to_string(&mut body);
+                http.judge(&url, code, &body)
+            }
+            Err(error) if has_no_way(&error) => self.http_inside(http, container),
+            Err(error) => refused(format!("GET {url} → {}", cause(&error))),
+        }
+    }
+
+    fn http_inside(&self, http: &Http, container: &Container) -> Answer {
+        let url = http.url("127.0.0.1");
+        let host = http.health.host.as_deref().unwrap_or("127.0.0.1");
+        let script = inside_script(&url, host, self.timeout);
+        match self.docker.exec(&Exec::sh(&container.id, script)) {
+            Ok(done) => match parse_inside(&done.stdout) {
+                Some((code, body)) => http.judge(&url, code, body),
+                None => refused(format!("GET {url} inside it → {}", last_line(done.said()))),
+            },
+            Err(error) => refused(format!("GET {url} inside it → {error}")),
+        }
+    }
+}
+
+fn refused(text: String) -> Answer {
+    Answer { ready: false, text }
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or("").trim()
+}
+
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+/// A refused connection comes from the instance itself; no route or no answer at all to a connect comes from between.
+fn has_no_way(error: &reqwest::Error) -> bool {
+    let refused = cause(error).to_lowercase().contains("refused");
+    error.is_connect() && !refused
+}
+
+/// The innermost cause, which reqwest's own text leaves out.
+fn cause(error: &reqwest::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    match error.is_timeout() {
+        true => "no answer in time".into(),
+        false => inner.to_string(),
+    }
+}
+
+/// Prints the body, and the status code on a line of its own.
+fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
+    let seconds = timeout.as_secs_f64().ceil();
+    format!(
+        "# ask from inside
+if command -v curl >/dev/null; then
+  curl -ks -m {seconds} -H 'Host: {host}' -w '\\n@code %{{http_code}}\\n' '{url}'
+elif command -v wget >/dev/null; then
+  wget -q -S -T {seconds} --header 'Host: {host}' -O - '{url}' 2>&1 | sed 's#^ *HTTP/[0-9.]* \\([0-9]*\\).*#\\n@code \\1#'
+else
+  echo 'there is neither curl nor wget in it' >&2; exit 1
+fi"
+    )
+}
+
+fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
+    let line = stdout.lines().rfind(|l| l.starts_with("@code "))?;
+    let code = line.trim_start_matches("@code ").trim().parse().ok()?;
+    (code >= 100).then_some((code, stdout))
+}
+
+/// A new instance that has to get ready.
+pub struct Candidate {
+    pub name: String,
+    pub id: String,
+    pub probe: Probe,
+}
+
+/// What is known of a candidate while it is waited for.
+#[derive(Default)]
+struct Progress {
+    good: u32,
+    asked: u32,
+    last: String,
+}
+
+/// Waits until all are ready; `told` hears of each as it gets there.
+///
+/// # Errors
+/// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. The
+/// error has the last answers and the last log lines.
+pub fn wait_until_ready(
+    docker: &Docker,
+    candidates: &[Candidate],
+    pace: &Pace,
+    stop: &Stop,
+    told: impl Fn(&Candidate, &Answer),
+) -> Result<()> {
+    let asker = Asker::new(docker, pace.timeout)?;
+    let mut progress: Vec<Progress> = candidates.iter().map(|_| Progress::default()).collect();
+    let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
+        let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].good < pace.successes).collect();
+        let answers = ask_all(&asker, docker, candidates, &open)?;
+        for (n, answer) in open.into_iter().zip(answers) {
+            progress[n].hear(&answer);
+            if progress[n].good == pace.successes {
+                told(&candidates[n], &answer);
+            }
+        }
+        Ok(progress.iter().all(|p| p.good >= pace.successes).then_some(()))
+    })?;
+    match waited {
+        Waited::Done(()) => Ok(()),
+        Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+        Waited::TimedOut => Err(too_late(docker, candidates, &progress, pace).into()),
+    }
+}
+
+impl Progress {
+    fn hear(&mut self, answer: &Answer) {
+        self.asked += 1;
+        self.good = match answer.ready {
+            true => self.good + 1,
+            false => 0,
+        };
+        self.last = answer.text.clone();
+    }
+}
+
+/// Looks at the containers of those that are not ready yet, and asks them side by side.
+fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usize]) -> Result<Vec<Answer>> {
+    let ids: Vec<String> = open.iter().map(|n| candidates[*n].id.clone()).collect();
+    let containers = docker.inspect(&ids)?;
+    let find = |id: &String| containers.iter().find(|c| c.id == *id);
+    for n in open {
+        let candidate = &candidates[*n];
+        if let Some(end) = find(&candidate.id).map_or(Some("it was removed".into()), |c| ended(c, &candidate.probe)) {
+            return Err(died(docker, candidate, &end).into());
+        }
+    }
+    let one = |n: &usize| {
+        let container = find(&candidates[*n].id).expect("looked at above");
+        asker.ask(&candidates[*n].probe, container)
+    };
+    Ok(std::thread::scope(|scope| {
+        let threads: Vec<_> = open.iter().map(|n| scope.spawn(move || one(n))).collect();
+        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
+    }))
+}
+
+/// How an instance ended before it was ready, if it did.
+fn ended(container: &Container, probe: &Probe) -> Option<String> {
+    let state = &container.state;
+    let unhealthy = state.health.as_ref().is_some_and(|h| h.status == "unhealthy");
+    let memory = match state.oom_killed {
+        true => ", out of memory",
+        false => "",
+    };
+    match state.status.as_str() {
+        "exited" | "dead" => Some(format!("it exited with code {}{memory}", state.exit_code)),
+        "paused" | "removing" => Some(format!("it is {}", state.status)),
+        _ if state.status == "restarting" || container.restart_count > 0 => {
+            Some(format!("it exited with code {}{memory} and was restarted", state.exit_code))
+        }
+        _ if unhealthy && matches!(probe, Probe::Check(_)) => Some("its healthcheck failed for good".into()),
+        _ => None,
+    }
+}
+
+fn died(docker: &Docker, candidate: &Candidate, end: &str) -> Fault {
+    let fault = Fault::unchanged(format!("{} did not get ready: {end}", candidate.name));
+    with_logs(fault, docker, candidate)
+}
+
+fn too_late(docker: &Docker, candidates: &[Candidate], progress: &[Progress], pace: &Pace) -> Fault {
+    let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.good < pace.successes).collect();
+    let mut fault = Fault::unchanged(format!(
+        "{} of {} new instances {} not ready after {}",
+        late.len(),
+        candidates.len(),
+        if late.len() == 1 { "is" } else { "are" },
+        humantime::format_duration(pace.deadline)
+    ));
+    for (candidate, progress) in late {
+        fault = fault.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
+        fault = with_logs(fault, docker, candidate);
+    }
+    fault.hint("see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)")
+}
+
+fn with_logs(fault: Fault, docker: &Docker, candidate: &Candidate) -> Fault {
+    let lines = docker.logs(&candidate.id, LOG_LINES).unwrap_or_default();
+    match lines.is_empty() {
+        true => fault.seen(&format!("{} printed nothing", candidate.name)),
+        false => fault
+            .seen(&format!("last lines of {}:", candidate.name))
+            .seen(&lines.iter().map(|l| format!("  {l}\n")).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(json: &str) -> Container {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn health(body: Option<&str>) -> HttpHealth {
+        HttpHealth {
+            path: "/up".into(),
+            body: body.map(String::from),
+            expect: Codes::parse("200-399").unwrap(),
+            ..answers()
+        }
+    }
+
+    const CHECKED: &str = r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
+    const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
+
+    #[test]
+    fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_port() {
+        let probe = |asked: Option<&HttpHealth>, json| choose("app", asked, &container(json), Some(3000), None).unwrap();
+        assert_eq!(probe(Some(&health(None)), CHECKED).to_string(), "GET /up at port 3000");
+        assert_eq!(probe(None, CHECKED).to_string(), "its healthcheck");
+        assert_eq!(probe(None, PLAIN).to_string(), "GET / at port 3000");
+    }
+
+    #[test]
+    fn a_service_without_a_port_is_told_what_to_set() {
+        let fault = choose("app", Some(&health(None)), &container("{}"), None, None).unwrap_err();
+        assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
+        assert!(choose("app", None, &container("{}"), None, None).is_err());
+        assert!(choose("app", None, &container(PLAIN), None, None).is_ok());
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_code_and_body() {
+        let judge = |body, code, text: &str| {
+            let http = Http { health: health(body), port: 80 };
+            http.judge("u", code, text)
+        };
+        assert!(judge(None, 204, "").ready);
+        assert_eq!(judge(None, 503, "").text, "GET u → 503, expected 200-399");
+        assert!(judge(Some("ok"), 200, "it is ok").ready);
+        assert_eq!(judge(Some("ok"), 200, "no").text, "GET u → 200 without `ok`");
+    }
+
+    #[test]
+    fn an_instance_that_ended_is_not_waited_for() {
+        let http = Probe::Http(Http { health: health(None), port: 80 });
+        let check = Probe::Check(vec![]);
+        let how = |json: &str, probe: &Probe| ended(&container(json), probe);
+        assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
+        let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
+        assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
+        let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 3}}"#;
+        assert_eq!(how(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
+        let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
+        assert_eq!(how(unhealthy, &http), None);
+        assert!(how(unhealthy, &check).is_some());
+    }
+
+    #[test]
+    fn the_answer_from_inside_has_its_code_on_a_line() {
+        assert_eq!(parse_inside("hello\n@code 200\n").unwrap().0, 200);
+        assert_eq!(parse_inside("\n@code 000\n"), None);
+        assert_eq!(parse_inside(""), None);
+    }
+}
