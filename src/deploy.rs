@@ -11,7 +11,9 @@ use crate::docker::{Docker, Where};
 use crate::drain;
 use crate::fault::{Exit, Fault};
 use crate::health::Asker;
-use crate::model::{Obstacle, Order, Pair, Project, Service, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy};
+use crate::model::{
+    Obstacle, Order, Pair, Project, Service, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy,
+};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::plan::{self, Goal, Plan, Step, Strategy, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
@@ -142,11 +144,17 @@ impl Run<'_> {
         self.prepare(target, &proxies)?;
         self.start_needed(target)?;
         let started = self.report.elapsed();
-        let mut rollout = Rollout::new(&tools, stop.clone(), &scene.observed, scene.containers.clone());
+        let mut rollout = Rollout::new(
+            &tools,
+            stop.clone(),
+            &scene.observed,
+            scene.containers.clone(),
+        );
         match rollout.run(&plan) {
             Ok(()) => {}
             Err(stopped) if stopped.serves => {
-                self.report.warn(&Warning::LeftBehind(stopped.fault.to_string()));
+                self.report
+                    .warn(&Warning::LeftBehind(stopped.fault.to_string()));
             }
             Err(stopped) => return Err(self.go_back(target, &tools, &scene, stopped).into()),
         }
@@ -160,7 +168,9 @@ impl Run<'_> {
         match (settings.kind.as_deref(), settings.container.as_deref()) {
             (Some("none"), _) => return Ok(Vec::new()),
             (kind, Some(name)) => return Ok(vec![named_proxy(name, kind, &containers)?]),
-            (Some(kind), None) if !proxy::KINDS.contains(&kind) => return Err(proxy::unknown_kind(kind).into()),
+            (Some(kind), None) if !proxy::KINDS.contains(&kind) => {
+                return Err(proxy::unknown_kind(kind).into());
+            }
             _ => {}
         }
         let backends = self.backends(target, &containers);
@@ -178,7 +188,9 @@ impl Run<'_> {
     }
 
     fn is_member(&self, container: &Container, services: &[&str]) -> bool {
-        let of = |(project, service): (&str, &str)| project == self.project.name && services.contains(&service);
+        let of = |(project, service): (&str, &str)| {
+            project == self.project.name && services.contains(&service)
+        };
         container.compose().is_some_and(of)
     }
 
@@ -204,7 +216,11 @@ impl Run<'_> {
     }
 
     /// The ids that any proxy sends requests to; none where there is no proxy to tell.
-    fn routed(&self, members: &[Container], proxies: &[Box<dyn Proxy>]) -> Result<Option<BTreeSet<String>>> {
+    fn routed(
+        &self,
+        members: &[Container],
+        proxies: &[Box<dyn Proxy>],
+    ) -> Result<Option<BTreeSet<String>>> {
         let mut routed = BTreeSet::new();
         for proxy in proxies {
             let endpoints = rollout::endpoints(proxy.as_ref(), members.iter());
@@ -239,7 +255,12 @@ impl Run<'_> {
         })
     }
 
-    fn is_ready(&self, service: &str, container: &Container, proxies: &[Box<dyn Proxy>]) -> Result<bool> {
+    fn is_ready(
+        &self,
+        service: &str,
+        container: &Container,
+        proxies: &[Box<dyn Proxy>],
+    ) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, proxies)?;
         let asker = Asker::new(self.docker, service.settings.pace.timeout)?;
@@ -255,7 +276,9 @@ impl Run<'_> {
                 let mut goals = [goal(&pair.sides[0]), goal(&pair.sides[1])];
                 let serves = |s: &String| observed.of(s).any(Instance::serves);
                 if pair.sides.iter().all(serves) {
-                    goals.iter_mut().for_each(|g| self.stop_first_where_needed(g));
+                    goals
+                        .iter_mut()
+                        .for_each(|g| self.stop_first_where_needed(g));
                 }
                 Strategy::Pair(goals)
             }
@@ -272,8 +295,19 @@ impl Run<'_> {
     /// `--scale`, else the file, else as many as run of any of `counted`, else one.
     fn goal(&self, name: &str, counted: &[&str], observed: &Observed) -> Goal {
         let service = &self.project.services[name];
-        let asked = self.args.scale.iter().rev().find(|(s, _)| s == name).map(|(_, n)| *n);
-        let runs = |s: &&str| observed.of(s).filter(|i| i.state == State::Running && i.routed).count();
+        let asked = self
+            .args
+            .scale
+            .iter()
+            .rev()
+            .find(|(s, _)| s == name)
+            .map(|(_, n)| *n);
+        let runs = |s: &&str| {
+            observed
+                .of(s)
+                .filter(|i| i.state == State::Running && i.routed)
+                .count()
+        };
         let own = Some(runs(&name)).filter(|n| *n > 0);
         let running = own.or(counted.iter().map(runs).max()).unwrap_or(0);
         let wanted = asked.or(service.replicas).map_or(running, |n| n as usize);
@@ -295,7 +329,8 @@ impl Run<'_> {
             proxies: proxies.iter().map(|p| p.name()).collect(),
         });
         if proxies.is_empty() {
-            self.report.warn(&Warning::NoProxy(format!("`{}`", target.name())));
+            self.report
+                .warn(&Warning::NoProxy(format!("`{}`", target.name())));
         }
     }
 
@@ -319,14 +354,24 @@ impl Run<'_> {
     }
 
     fn prepare(&self, target: &Target, proxies: &[Box<dyn Proxy>]) -> Result<()> {
-        let tune = self.project.services[target.services()[0]].settings.proxy.tune.unwrap_or(true);
+        let tune = self.project.services[target.services()[0]]
+            .settings
+            .proxy
+            .tune
+            .unwrap_or(true);
         for proxy in proxies {
-            let answers = proxy.inspect().iter().map(|q| self.docker.exec(q)).collect::<Result<Vec<_>>>()?;
+            let answers = proxy
+                .inspect()
+                .iter()
+                .map(|q| self.docker.exec(q))
+                .collect::<Result<Vec<_>>>()?;
             for preparation in proxy.prepare(&answers, tune)? {
                 match drain::checked(self.docker, &preparation.exec, &proxy.name()) {
                     Ok(_) => self.report.event(&Event::Note(preparation.note)),
                     Err(error) if preparation.required => return Err(error),
-                    Err(error) => self.report.warn(&Warning::NotPrepared(format!("{error:#}"))),
+                    Err(error) => self
+                        .report
+                        .warn(&Warning::NotPrepared(format!("{error:#}"))),
                 }
             }
         }
@@ -341,10 +386,19 @@ impl Run<'_> {
             let needs = self.project.services[name].needs(self.project);
             let is_down = |(service, completes): &(&str, bool)| {
                 let mut its = containers.iter().filter(|c| self.is_member(c, &[*service]));
-                !its.any(|c| c.is_running() || (*completes && c.state.status == "exited" && c.state.exit_code == 0))
+                !its.any(|c| {
+                    c.is_running()
+                        || (*completes && c.state.status == "exited" && c.state.exit_code == 0)
+                })
             };
             let ours = target.services();
-            down.extend(needs.into_iter().filter(is_down).map(|(s, _)| s).filter(|s| !ours.contains(s)));
+            down.extend(
+                needs
+                    .into_iter()
+                    .filter(is_down)
+                    .map(|(s, _)| s)
+                    .filter(|s| !ours.contains(s)),
+            );
         }
         if down.is_empty() {
             return Ok(());
@@ -361,7 +415,9 @@ impl Run<'_> {
         }
         self.report.event(&Event::GoingBack);
         let back = || -> Result<(), Fault> {
-            let now = self.observe(target, tools.proxies).map_err(Fault::from_error)?;
+            let now = self
+                .observe(target, tools.proxies)
+                .map_err(Fault::from_error)?;
             let plan = plan::undo(&start.observed, &now.observed);
             let mut rollout = Rollout::back(tools, &now.observed, now.containers);
             rollout.run(&plan).map_err(|s| s.fault)
@@ -372,7 +428,12 @@ impl Run<'_> {
         }
     }
 
-    fn conclude(&self, target: &Target, proxies: &[Box<dyn Proxy>], started: Duration) -> Result<()> {
+    fn conclude(
+        &self,
+        target: &Target,
+        proxies: &[Box<dyn Proxy>],
+        started: Duration,
+    ) -> Result<()> {
         let scene = self.observe(target, proxies)?;
         let serving: Vec<&str> = scene.observed.serving().map(|i| i.key.as_str()).collect();
         let took = self.report.elapsed().saturating_sub(started).as_secs_f64();
@@ -390,7 +451,11 @@ fn kept(target: &Target, start: &Observed, fault: Fault) -> Fault {
     let serving: Vec<&str> = start.serving().map(|i| i.key.as_str()).collect();
     let serves = match serving.is_empty() {
         true => "nothing served before, and nothing was left behind".to_string(),
-        false => format!("{} served before and serve{} every request", serving.join(", "), if serving.len() == 1 { "s" } else { "" }),
+        false => format!(
+            "{} served before and serve{} every request",
+            serving.join(", "),
+            if serving.len() == 1 { "s" } else { "" }
+        ),
     };
     let exit = match fault.exit {
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
@@ -426,27 +491,59 @@ fn place(compose: &ComposeArgs) -> Where {
     fn add(words: &mut Vec<String>, flag: &str, value: impl Into<String>) {
         words.extend([flag.to_string(), value.into()]);
     }
-    compose.context.iter().for_each(|c| add(&mut engine, "--context", c));
-    compose.host.iter().for_each(|h| add(&mut engine, "--host", h));
-    compose.file.iter().for_each(|f| add(&mut project, "--file", f.to_string_lossy()));
-    compose.project_name.iter().for_each(|n| add(&mut project, "--project-name", n));
-    compose.project_directory.iter().for_each(|d| add(&mut project, "--project-directory", d.to_string_lossy()));
-    compose.env_file.iter().for_each(|f| add(&mut project, "--env-file", f.to_string_lossy()));
-    compose.profile.iter().for_each(|p| add(&mut project, "--profile", p));
+    compose
+        .context
+        .iter()
+        .for_each(|c| add(&mut engine, "--context", c));
+    compose
+        .host
+        .iter()
+        .for_each(|h| add(&mut engine, "--host", h));
+    compose
+        .file
+        .iter()
+        .for_each(|f| add(&mut project, "--file", f.to_string_lossy()));
+    compose
+        .project_name
+        .iter()
+        .for_each(|n| add(&mut project, "--project-name", n));
+    compose
+        .project_directory
+        .iter()
+        .for_each(|d| add(&mut project, "--project-directory", d.to_string_lossy()));
+    compose
+        .env_file
+        .iter()
+        .for_each(|f| add(&mut project, "--env-file", f.to_string_lossy()));
+    compose
+        .profile
+        .iter()
+        .for_each(|p| add(&mut project, "--profile", p));
     Where { engine, project }
 }
 
 /// How messages name the compose file: as it was given, else as Compose finds it.
 fn source(compose: &ComposeArgs) -> String {
-    let given: Vec<String> = compose.file.iter().map(|f| f.display().to_string()).collect();
+    let given: Vec<String> = compose
+        .file
+        .iter()
+        .map(|f| f.display().to_string())
+        .collect();
     if !given.is_empty() {
         return given.join(" + ");
     }
     let folder = compose.project_directory.clone().unwrap_or_default();
-    let names = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+    let names = [
+        "compose.yaml",
+        "compose.yml",
+        "docker-compose.yml",
+        "docker-compose.yaml",
+    ];
     let found = names.iter().find(|n| folder.join(n).exists());
     let variable = std::env::var("COMPOSE_FILE").ok();
-    variable.unwrap_or(found.map_or("the compose file".into(), |n| folder.join(n).display().to_string()))
+    variable.unwrap_or(found.map_or("the compose file".into(), |n| {
+        folder.join(n).display().to_string()
+    }))
 }
 
 fn observer(report: Report) -> Box<dyn Fn(&str, Duration) + Send + Sync> {
@@ -482,7 +579,11 @@ fn flags(args: &DeployArgs) -> Zd {
 }
 
 /// What to deploy: what was named, else every service that a proxy routes to. A side of a pair stands for the pair.
-fn targets(project: &Project, args: &DeployArgs, containers: &[Container]) -> Result<Vec<Target>, Fault> {
+fn targets(
+    project: &Project,
+    args: &DeployArgs,
+    containers: &[Container],
+) -> Result<Vec<Target>, Fault> {
     for (name, _) in &args.scale {
         if !project.services.contains_key(name) {
             return Err(unknown(project, name, "--scale"));
@@ -493,8 +594,10 @@ fn targets(project: &Project, args: &DeployArgs, containers: &[Container]) -> Re
         true => routed_services(project, containers),
     };
     if names.is_empty() {
-        return Err(Fault::usage("no service of this project is routed to by a proxy")
-            .hint(format!("name the services to deploy: {}", listed(project))));
+        return Err(
+            Fault::usage("no service of this project is routed to by a proxy")
+                .hint(format!("name the services to deploy: {}", listed(project))),
+        );
     }
     let mut targets: Vec<Target> = Vec::new();
     for name in &names {
@@ -514,7 +617,12 @@ fn routed_services(project: &Project, containers: &[Container]) -> Vec<String> {
     let proxies = proxy::detect(containers);
     let fronted = |s: &Service| proxies.iter().any(|p| p.fronts(&backend(s)));
     let routed = |s: &&Service| proxy::claims(&s.environment) || fronted(s);
-    project.services.values().filter(routed).map(|s| s.name.clone()).collect()
+    project
+        .services
+        .values()
+        .filter(routed)
+        .map(|s| s.name.clone())
+        .collect()
 }
 
 fn backend(service: &Service) -> Backend {
@@ -525,13 +633,22 @@ fn backend(service: &Service) -> Backend {
 }
 
 fn unknown(project: &Project, name: &str, place: &str) -> Fault {
-    Fault::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
-        .hint(format!("there are {}; a service of a profile needs `--profile`", listed(project)))
+    Fault::usage(format!(
+        "`{place}`: there is no service or pair `{name}` in project `{}`",
+        project.name
+    ))
+    .hint(format!(
+        "there are {}; a service of a profile needs `--profile`",
+        listed(project)
+    ))
 }
 
 fn listed(project: &Project) -> String {
     let services = project.services.keys().map(|s| format!("`{s}`"));
-    let pairs = project.pairs.iter().map(|p| format!("the pair `{}`", p.name));
+    let pairs = project
+        .pairs
+        .iter()
+        .map(|p| format!("the pair `{}`", p.name));
     services.chain(pairs).collect::<Vec<_>>().join(", ")
 }
 
@@ -549,8 +666,12 @@ fn check(project: &Project, target: &Target, report: Report) -> Result<(), Fault
             return Err(Fault::usage(message).hint(hint));
         }
         if service.replicas == Some(0) {
-            return Err(Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
-                .hint(format!("set it to 1 or more, or deploy with `--scale {name}=1`")));
+            return Err(Fault::usage(format!(
+                "`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"
+            ))
+            .hint(format!(
+                "set it to 1 or more, or deploy with `--scale {name}=1`"
+            )));
         }
         if !service.not_followed.is_empty() {
             report.warn(&Warning::NotFollowed {
@@ -558,25 +679,48 @@ fn check(project: &Project, target: &Target, report: Report) -> Result<(), Fault
                 keys: service.not_followed.clone(),
             });
         }
-        if service.settings.proxy.kind.as_deref().is_some_and(|k| k != "none" && !proxy::KINDS.contains(&k)) {
-            return Err(proxy::unknown_kind(service.settings.proxy.kind.as_deref().unwrap_or("")));
+        if service
+            .settings
+            .proxy
+            .kind
+            .as_deref()
+            .is_some_and(|k| k != "none" && !proxy::KINDS.contains(&k))
+        {
+            return Err(proxy::unknown_kind(
+                service.settings.proxy.kind.as_deref().unwrap_or(""),
+            ));
         }
     }
     Ok(())
 }
 
 /// A service that asks for a route, and its proxy is there but down: a deploy would look fine and serve nobody.
-fn check_proxy_runs(project: &Project, target: &Target, containers: &[Container]) -> Result<(), Fault> {
-    let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
-    let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
+fn check_proxy_runs(
+    project: &Project,
+    target: &Target,
+    containers: &[Container],
+) -> Result<(), Fault> {
+    let services: Vec<&Service> = target
+        .services()
+        .iter()
+        .map(|s| &project.services[*s])
+        .collect();
+    let overridden =
+        |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     let claims = |s: &&Service| proxy::claims(&s.environment);
     if services.iter().any(overridden) || !services.iter().any(claims) {
         return Ok(());
     }
     let fronts = |p: &&Box<dyn Proxy>| services.iter().any(|s| p.fronts(&backend(s)));
     let proxies = proxy::detect(containers);
-    let (running, down): (Vec<_>, Vec<_>) = proxies.iter().filter(fronts).partition(|p| p.container().is_running());
-    let own = project.services.values().find(|s| proxy::is_proxy_image(&s.image));
+    let (running, down): (Vec<_>, Vec<_>) = proxies
+        .iter()
+        .filter(fronts)
+        .partition(|p| p.container().is_running());
+    let own = project
+        .services
+        .values()
+        .find(|s| proxy::is_proxy_image(&s.image));
     let (what, start) = match (running.is_empty(), down.first(), own) {
         (false, ..) | (true, None, None) => return Ok(()),
         (true, Some(proxy), _) => (
@@ -588,10 +732,13 @@ fn check_proxy_runs(project: &Project, target: &Target, containers: &[Container]
             format!("docker compose up --detach --no-deps {}", own.name),
         ),
     };
-    Err(
-        Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
-            .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`")),
-    )
+    Err(Fault::unchanged(format!(
+        "{what}, so nobody reaches `{}`; nothing was changed",
+        target.name()
+    ))
+    .hint(format!(
+        "start it with `{start}`, or deploy without a proxy with `--proxy-kind none`"
+    )))
 }
 
 fn start_command(container: &Container) -> String {
@@ -601,15 +748,25 @@ fn start_command(container: &Container) -> String {
     }
 }
 
-fn named_proxy(name: &str, kind: Option<&str>, containers: &[Container]) -> Result<Box<dyn Proxy>, Fault> {
-    let found = containers.iter().find(|c| c.name() == name || c.id.starts_with(name));
+fn named_proxy(
+    name: &str,
+    kind: Option<&str>,
+    containers: &[Container],
+) -> Result<Box<dyn Proxy>, Fault> {
+    let found = containers
+        .iter()
+        .find(|c| c.name() == name || c.id.starts_with(name));
     let container = found.ok_or_else(|| {
-        Fault::usage(format!("there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"))
-            .hint("`docker ps` lists those that run")
+        Fault::usage(format!(
+            "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"
+        ))
+        .hint("`docker ps` lists those that run")
     })?;
     if !container.is_running() {
-        return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
-            .hint(format!("start it with `{}`", start_command(container))));
+        return Err(
+            Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
+                .hint(format!("start it with `{}`", start_command(container))),
+        );
     }
     match kind {
         Some(kind) => proxy::declared(kind, container),
@@ -625,10 +782,24 @@ fn named_proxy(name: &str, kind: Option<&str>, containers: &[Container]) -> Resu
 }
 
 /// Builds and pulls before anything is touched, and makes sure that every image is there.
-fn provide_images(docker: &Docker, project: &Project, targets: &[Target], args: &DeployArgs, report: Report) -> Result<()> {
-    let services: Vec<&Service> = targets.iter().flat_map(Target::services).map(|s| &project.services[s]).collect();
+fn provide_images(
+    docker: &Docker,
+    project: &Project,
+    targets: &[Target],
+    args: &DeployArgs,
+    report: Report,
+) -> Result<()> {
+    let services: Vec<&Service> = targets
+        .iter()
+        .flat_map(Target::services)
+        .map(|s| &project.services[s])
+        .collect();
     let names = |keep: &dyn Fn(&Service) -> bool| -> Vec<&str> {
-        services.iter().filter(|s| keep(s)).map(|s| s.name.as_str()).collect()
+        services
+            .iter()
+            .filter(|s| keep(s))
+            .map(|s| s.name.as_str())
+            .collect()
     };
     let builds = names(&|s| s.builds && !args.no_build);
     if args.dry_run {
@@ -660,6 +831,7 @@ impl From<Wrong> for Fault {
 
 impl From<Unplannable> for Fault {
     fn from(unplannable: Unplannable) -> Self {
-        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason)).hint(unplannable.fix)
+        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason))
+            .hint(unplannable.fix)
     }
 }

@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(50);
 const CONFIRM: Duration = Duration::from_secs(30);
 
 /// After this long without a confirmation the rotation is set again: somebody else's reload may have undone it.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Readings in a row without a connection that mean idle, while a retired part of the proxy still lives.
 const QUIET: u32 = 3;
@@ -95,7 +95,12 @@ impl Routing<'_> {
     }
 
     fn issue(&self) -> Result<()> {
-        checked(self.docker, &self.proxy.route(&self.rotation), &self.proxy.name()).map(drop)
+        checked(
+            self.docker,
+            &self.proxy.route(&self.rotation),
+            &self.proxy.name(),
+        )
+        .map(drop)
     }
 
     fn read(&self) -> Result<Reading> {
@@ -125,6 +130,8 @@ pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
     let done = docker.exec(exec)?;
     match done.ok() {
         true => Ok(done),
-        false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
+        false => Err(Fault::unchanged(format!("a command in {name} failed"))
+            .seen(done.said())
+            .into()),
     }
 }

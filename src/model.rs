@@ -298,10 +298,17 @@ impl Hook {
         let mut add = |flag: &str, value: String| options.extend([flag.to_string(), value]);
         for (name, value) in &self.environment {
             let value = value.as_deref().map(undouble);
-            add("--env", value.map_or(name.clone(), |v| format!("{name}={v}")));
+            add(
+                "--env",
+                value.map_or(name.clone(), |v| format!("{name}={v}")),
+            );
         }
-        self.user.iter().for_each(|user| add("--user", user.clone()));
-        self.working_dir.iter().for_each(|dir| add("--workdir", dir.clone()));
+        self.user
+            .iter()
+            .for_each(|user| add("--user", user.clone()));
+        self.working_dir
+            .iter()
+            .for_each(|dir| add("--workdir", dir.clone()));
         options.extend(self.privileged.then(|| "--privileged".to_string()));
         options
     }
@@ -933,7 +940,10 @@ mod tests {
         let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
         let hook = &service.pre_stop[0];
         assert_eq!(hook.command.argv(), ["a", "$b"]);
-        assert_eq!(hook.options().join(" "), "--env K=v --env N --user root --workdir /w --privileged");
+        assert_eq!(
+            hook.options().join(" "),
+            "--env K=v --env N --user root --workdir /w --privileged"
+        );
     }
 
     #[test]

@@ -211,7 +211,8 @@ impl<'a> Draft<'a> {
     fn replace(&mut self, goal: &Goal) -> Result<(), Unplannable> {
         let members: Vec<&Instance> = self.observed.of(&goal.service).collect();
         let (arriving, leaving) = self.split(goal, &members);
-        let (live, stopped): (Vec<Key>, Vec<Key>) = leaving.into_iter().partition(|k| self.is_live(k));
+        let (live, stopped): (Vec<Key>, Vec<Key>) =
+            leaving.into_iter().partition(|k| self.is_live(k));
         if goal.clears_stopped {
             self.remove(&stopped, Cause::Leftover);
         }

@@ -10,12 +10,21 @@ use crate::plan::Plan;
 /// Something that a person who watches a deploy wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Deploying { target: String, proxies: Vec<String> },
+    Deploying {
+        target: String,
+        proxies: Vec<String>,
+    },
     Note(String),
     Created(String),
     Started(String),
-    Ready { name: String, answer: String },
-    Routed { inside: String, outside: String },
+    Ready {
+        name: String,
+        answer: String,
+    },
+    Routed {
+        inside: String,
+        outside: String,
+    },
     Draining(String),
     Idle(String),
     Stopped(String),
@@ -31,10 +40,21 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     NoProxy(String),
-    DrainLimit { names: String, limit: Duration, open: usize },
-    Hook { name: String, what: &'static str, said: String },
+    DrainLimit {
+        names: String,
+        limit: Duration,
+        open: usize,
+    },
+    Hook {
+        name: String,
+        what: &'static str,
+        said: String,
+    },
     NotPrepared(String),
-    NotFollowed { service: String, keys: Vec<String> },
+    NotFollowed {
+        service: String,
+        keys: Vec<String>,
+    },
     LeftBehind(String),
     NotReadyAgain(String),
     WeakProbe(String),
@@ -43,13 +63,19 @@ pub enum Warning {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Deploying { target, proxies } if proxies.is_empty() => write!(f, "deploying {target}"),
-            Event::Deploying { target, proxies } => write!(f, "deploying {target} behind {}", proxies.join(", ")),
+            Event::Deploying { target, proxies } if proxies.is_empty() => {
+                write!(f, "deploying {target}")
+            }
+            Event::Deploying { target, proxies } => {
+                write!(f, "deploying {target} behind {}", proxies.join(", "))
+            }
             Event::Note(text) => f.write_str(text),
             Event::Created(names) => write!(f, "created {names}, out of rotation"),
             Event::Started(names) => write!(f, "started {names}"),
             Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
-            Event::Routed { inside, outside } if outside.is_empty() => write!(f, "in rotation: {inside}"),
+            Event::Routed { inside, outside } if outside.is_empty() => {
+                write!(f, "in rotation: {inside}")
+            }
             Event::Routed { inside, outside } => write!(f, "in rotation: {inside}; out: {outside}"),
             Event::Draining(names) => write!(f, "draining {names}"),
             Event::Idle(names) => write!(f, "no request in flight: {names}"),
@@ -59,7 +85,9 @@ impl fmt::Display for Event {
             Event::Building(names) => write!(f, "building {names}"),
             Event::Pulling(names) => write!(f, "pulling {names}"),
             Event::GoingBack => f.write_str("going back to what served before"),
-            Event::Interrupted => f.write_str("interrupted; once more leaves at once, and the next deploy tidies up"),
+            Event::Interrupted => {
+                f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
+            }
         }
     }
 }
@@ -68,7 +96,10 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Warning::NoProxy(target) => {
-                write!(f, "no proxy found in front of {target}: instances are replaced once ready, but nothing is drained")
+                write!(
+                    f,
+                    "no proxy found in front of {target}: instances are replaced once ready, but nothing is drained"
+                )
             }
             Warning::DrainLimit { names, limit, open } => write!(
                 f,
@@ -81,10 +112,18 @@ impl fmt::Display for Warning {
             Warning::NotFollowed { service, keys } => write!(
                 f,
                 "`services.{service}.deploy.update_config`: {} not followed by this version",
-                keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+                keys.iter()
+                    .map(|k| format!("`{k}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             ),
-            Warning::LeftBehind(text) => write!(f, "the new release serves, but cleaning up failed: {text}"),
-            Warning::NotReadyAgain(text) => write!(f, "went back to it although it does not answer as ready: {text}"),
+            Warning::LeftBehind(text) => {
+                write!(f, "the new release serves, but cleaning up failed: {text}")
+            }
+            Warning::NotReadyAgain(text) => write!(
+                f,
+                "went back to it although it does not answer as ready: {text}"
+            ),
             Warning::WeakProbe(service) => write!(
                 f,
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"

@@ -423,9 +423,16 @@ fn a_service_that_compose_starts_has_no_stopped_instance_then() {
         let mut world = Simulated::new(&start);
         for (step, _) in &plan.steps {
             let named = |i: &&Instance| matches!(step, Step::Start(keys) if keys.contains(&i.key));
-            let stopped = world.now.instances.iter().filter(|i| !i.is_live() && !named(i));
+            let stopped = world
+                .now
+                .instances
+                .iter()
+                .filter(|i| !i.is_live() && !named(i));
             let starts = matches!(step, Step::Start(_));
-            assert!(!starts || stopped.count() == 0, "started with others: {plan}{start:#?}");
+            assert!(
+                !starts || stopped.count() == 0,
+                "started with others: {plan}{start:#?}"
+            );
             world.apply(step).unwrap();
         }
     }

@@ -200,7 +200,11 @@ impl Proxy for NginxProxy {
     fn host(&self, container: &Container) -> Option<String> {
         let hosts = container.env("VIRTUAL_HOST")?;
         let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
-        hosts.split(',').map(str::trim).find(plain).map(String::from)
+        hosts
+            .split(',')
+            .map(str::trim)
+            .find(plain)
+            .map(String::from)
     }
 
     fn inspect(&self) -> Vec<Exec> {
@@ -359,7 +363,8 @@ impl Answer {
     }
 
     fn add_worker(&mut self, rest: &str) -> Option<()> {
-        let (ticks, title) = rest.split_once(' ')?;
+        // A process that is just ending has no title any more.
+        let (ticks, title) = rest.split_once(' ').unwrap_or((rest, ""));
         let started: f64 = ticks.parse().ok()?;
         match title.trim() {
             "nginx: worker process" => self.workers.push(started / 100.0),
@@ -476,18 +481,35 @@ if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; ech
 }
 
 /// Sets the markers and has docker-gen render at once.
+///
+/// docker-gen may be rendering at this moment, for an event of any container, and looks at one marker after the other.
+/// Were the last marker of those outside set before it has looked at those inside, it would find nobody and write an
+/// upstream without servers. So those inside come first, and the pause is longer than a render takes between two.
+///
+/// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
+/// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
 fn route_script(template: &str, marked: &str, unmarked: &str) -> String {
-    let touch = match marked {
+    let hide = match marked {
         "" => String::new(),
         marked => format!("touch {marked}\n"),
+    };
+    let show = match unmarked {
+        "" => String::new(),
+        unmarked => format!(
+            "for m in {unmarked}; do [ -e $m ] && shown=yes; done
+[ -z \"$shown\" ] || grep -qs keepalive_min_timeout /etc/nginx/conf.d/* || sleep 0.6
+rm -f {unmarked}
+[ -z \"$shown\" ] || sleep 0.1
+"
+        ),
     };
     format!(
         "# set the markers
 set -e
 grep -q {MARKERS} {template} || {{ echo 'the marker test is gone from {template}' >&2; exit 1; }}
 mkdir -p {MARKERS}
-{touch}rm -f {unmarked}
-for f in /proc/[0-9]*/comm; do
+shown=
+{show}{hide}for f in /proc/[0-9]*/comm; do
   read -r c < $f || continue
   [ \"$c\" = docker-gen ] || continue
   p=${{f#/proc/}}; kill -HUP ${{p%/comm}}

@@ -36,6 +36,7 @@ const RECORDED: &str = "\
 @worker 118000 nginx: worker process is shutting down
 @worker 120447 nginx: worker process
 @worker 120448 nginx: worker process
+@worker 118001
  050013AC:0BB8 01
  050013AC:0BB8 08
  060013AC:0BB8 01
@@ -116,11 +117,12 @@ fn routing_marks_those_outside_and_unmarks_those_inside() {
         outside: vec![endpoint("old", "::1")],
     };
     let script = &proxy().route(&rotation).argv[2];
-    assert!(
-        script.contains("\ntouch /tmp/compose-zd-down/old\nrm -f /tmp/compose-zd-down/new\n"),
-        "{script}"
-    );
-    assert!(script.contains("kill -HUP"), "{script}");
+    let show = script
+        .find("for m in /tmp/compose-zd-down/new; do")
+        .unwrap();
+    let hide = script.find("touch /tmp/compose-zd-down/old\n").unwrap();
+    let render = script.find("kill -HUP").unwrap();
+    assert!(show < hide && hide < render, "{script}");
 }
 
 #[test]
