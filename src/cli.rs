@@ -175,14 +175,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn scale(text: &str) -> Result<(String, u32), String> {
-    let (service, number) = text
-        .split_once('=')
-        .ok_or("expected SERVICE=N, such as app=3")?;
+    let (service, number) = text.split_once('=').ok_or("expected SERVICE=N, such as app=3")?;
     match number.parse::<u32>() {
         Ok(n) if n > 0 && !service.is_empty() => Ok((service.into(), n)),
-        Ok(0) => {
-            Err("0 instances would stop the service; use `docker compose stop` for that".into())
-        }
+        Ok(0) => Err("0 instances would stop the service; use `docker compose stop` for that".into()),
         _ => Err("expected SERVICE=N with a whole number, such as app=3".into()),
     }
 }
@@ -221,10 +217,7 @@ mod tests {
     #[test]
     fn an_impossible_duration_names_the_flag() {
         let error = parse("compose-zd deploy --health-deadline soon").unwrap_err();
-        assert!(
-            error.to_string().contains("--health-deadline <DURATION>"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("--health-deadline <DURATION>"), "{error}");
         assert_eq!(error.exit_code(), 2);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::fault::Fault;
-use inspect::Container;
+use inspect::{Container, Image};
 
 /// A command to run in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -29,11 +29,7 @@ impl Exec {
     }
 
     pub fn new(container: &str, argv: Vec<String>) -> Self {
-        Exec {
-            container: container.into(),
-            argv,
-            ..Exec::default()
-        }
+        Exec { container: container.into(), argv, ..Exec::default() }
     }
 
     fn words(&self) -> Vec<String> {
@@ -97,15 +93,11 @@ impl Docker {
     /// No `docker`, no Compose, or a Compose of version 1.
     pub fn find(place: Where, observer: Observer) -> Result<Docker> {
         let program = which::which("docker").map_err(|_| {
-            Fault::unchanged("`docker` is not on the PATH")
-                .hint("install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)")
+            Fault::unchanged("`docker` is not on the PATH").hint(
+                "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
+            )
         })?;
-        Ok(Docker {
-            program,
-            standalone: None,
-            place,
-            observer,
-        })
+        Ok(Docker { program, standalone: None, place, observer })
     }
 
     /// The project as Compose resolves it, in YAML. It holds secrets: it is neither logged nor shown.
@@ -117,8 +109,7 @@ impl Docker {
         if done.ok() {
             return Ok(done.stdout);
         }
-        if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok()
-        {
+        if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
             self.standalone = Some(standalone()?);
             return self.config();
         }
@@ -134,12 +125,8 @@ impl Docker {
     /// Compose's own.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
         let done = self.compose_checked(&["config", "--hash", "*"])?;
-        let pairs = done
-            .lines()
-            .filter_map(|l| l.split_once(char::is_whitespace));
-        Ok(pairs
-            .map(|(service, hash)| (service.trim().into(), hash.trim().into()))
-            .collect())
+        let pairs = done.lines().filter_map(|l| l.split_once(char::is_whitespace));
+        Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
     }
 
     /// Every container of the engine, running or not.
@@ -194,16 +181,16 @@ impl Docker {
         Ok(serde_json::from_str(&done.stdout)?)
     }
 
-    /// The id of a local image; `None` when there is none.
+    /// A local image; `None` when there is none of that name.
     ///
     /// # Errors
     /// No engine.
-    pub fn image_id(&self, reference: &str) -> Result<Option<String>> {
-        let words = ["image", "inspect", "--format", "{{.Id}}", reference];
+    pub fn image(&self, reference: &str) -> Result<Option<Image>> {
+        let words = ["image", "inspect", reference];
         let done = self.run(&self.docker_words(&words))?;
         match done.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
-            false if done.ok() => Ok(Some(done.stdout.trim().into())),
+            false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
             false => Err(engine_fault(&words, &done).into()),
         }
     }
@@ -212,7 +199,7 @@ impl Docker {
     ///
     /// # Errors
     /// A build that fails; nothing was changed then.
-    pub fn build(&self, services: &[&str]) -> Result<()> {
+    pub fn build(&self, services: &[String]) -> Result<()> {
         self.shown("build", services)
     }
 
@@ -220,26 +207,18 @@ impl Docker {
     ///
     /// # Errors
     /// An image that cannot be pulled; nothing was changed then.
-    pub fn pull(&self, services: &[&str]) -> Result<()> {
+    pub fn pull(&self, services: &[String]) -> Result<()> {
         self.shown("pull", services)
     }
 
-    fn shown(&self, verb: &str, services: &[&str]) -> Result<()> {
+    fn shown(&self, verb: &str, services: &[String]) -> Result<()> {
         let mut words = vec![verb];
-        words.extend(services);
+        words.extend(services.iter().map(String::as_str));
         let argv = self.compose_words(&words);
         let start = Instant::now();
-        let output = expression(&argv)
-            .stdin_null()
-            .stdout_to_stderr()
-            .unchecked()
-            .run();
+        let output = expression(&argv).stdin_null().stdout_to_stderr().unchecked().run();
         (self.observer)(&argv[1..].join(" "), start.elapsed());
-        match output
-            .map_err(|e| cannot_start(&argv[0], &e))?
-            .status
-            .success()
-        {
+        match output.map_err(|e| cannot_start(&argv[0], &e))?.status.success() {
             true => Ok(()),
             false => Err(Fault::unchanged(format!(
                 "`docker compose {verb} {}` failed; nothing was changed",
@@ -262,15 +241,11 @@ impl Docker {
         words.extend(create.iter().map(String::as_str));
         let done = self.compose(&words)?;
         if !done.ok() {
-            return Err(
-                Fault::unchanged(format!("Compose cannot create `{service}`"))
-                    .seen(done.said())
-                    .into(),
-            );
+            return Err(Fault::unchanged(format!("Compose cannot create `{service}`"))
+                .seen(done.said())
+                .into());
         }
-        Ok(collateral(&done.stderr)
-            .chain(collateral(&done.stdout))
-            .collect())
+        Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect())
     }
 
     /// Creates instances beside those that exist, without starting them: `total` counts both.
@@ -292,9 +267,7 @@ impl Docker {
         let one = |id: &String| self.checked(&["start", id]).map(drop);
         std::thread::scope(|scope| {
             let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || one(id))).collect();
-            threads
-                .into_iter()
-                .try_for_each(|t| t.join().expect("no panic in a start"))
+            threads.into_iter().try_for_each(|t| t.join().expect("no panic in a start"))
         })
     }
 
@@ -397,9 +370,7 @@ impl Docker {
             true => Ok(done.stdout),
             false => {
                 let verb = words.first().unwrap_or(&"");
-                Err(Fault::unchanged(format!("`docker compose {verb}` failed"))
-                    .seen(done.said())
-                    .into())
+                Err(Fault::unchanged(format!("`docker compose {verb}` failed")).seen(done.said()).into())
             }
         }
     }
@@ -409,12 +380,7 @@ impl Docker {
     }
 
     fn compose_words(&self, words: &[&str]) -> Vec<String> {
-        compose_words(
-            &self.program,
-            self.standalone.as_deref(),
-            &self.place,
-            words,
-        )
+        compose_words(&self.program, self.standalone.as_deref(), &self.place, words)
     }
 
     fn run(&self, argv: &[String]) -> Result<Done> {
@@ -423,10 +389,7 @@ impl Docker {
 
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
         let start = Instant::now();
-        let command = expression(argv)
-            .stdout_capture()
-            .stderr_capture()
-            .unchecked();
+        let command = expression(argv).stdout_capture().stderr_capture().unchecked();
         let output = match stdin {
             Some(text) => command.stdin_bytes(text).run(),
             None => command.stdin_null().run(),
@@ -456,12 +419,7 @@ fn docker_words(program: &Path, place: &Where, words: &[&str]) -> Vec<String> {
     argv
 }
 
-fn compose_words(
-    program: &Path,
-    standalone: Option<&Path>,
-    place: &Where,
-    words: &[&str],
-) -> Vec<String> {
+fn compose_words(program: &Path, standalone: Option<&Path>, place: &Where, words: &[&str]) -> Vec<String> {
     let mut argv = match standalone {
         Some(compose) => docker_words(compose, place, &[]),
         None => docker_words(program, place, &["compose"]),
@@ -494,17 +452,9 @@ fn collateral(text: &str) -> impl Iterator<Item = String> {
         let last = line.split_whitespace().last().unwrap_or("");
         ["Stopping", "Removing", "Removed", "Recreate"].contains(&last)
     };
-    let name = |line: &str| {
-        line.replace("DRY-RUN MODE -", "")
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
-    text.lines()
-        .filter(goes)
-        .map(name)
-        .collect::<Vec<_>>()
-        .into_iter()
+    let name =
+        |line: &str| line.replace("DRY-RUN MODE -", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    text.lines().filter(goes).map(name).collect::<Vec<_>>().into_iter()
 }
 
 /// A command for people: scripts are cut to their first line.
@@ -519,25 +469,13 @@ fn shown_words(words: &[String]) -> String {
 
 fn standalone() -> Result<PathBuf> {
     let missing = || {
-        Fault::unchanged(
-            "neither `docker compose` nor a standalone `docker-compose` v2 is installed",
-        )
-        .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
+        Fault::unchanged("neither `docker compose` nor a standalone `docker-compose` v2 is installed")
+            .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
     };
     let path = which::which("docker-compose").map_err(|_| missing())?;
-    let version = duct::cmd!(&path, "version", "--short")
-        .stdin_null()
-        .stderr_null()
-        .unchecked()
-        .read();
-    match version
-        .unwrap_or_default()
-        .trim_start_matches('v')
-        .starts_with("1.")
-    {
-        true => Err(missing()
-            .seen("`docker-compose` is of version 1, which cannot do this")
-            .into()),
+    let version = duct::cmd!(&path, "version", "--short").stdin_null().stderr_null().unchecked().read();
+    match version.unwrap_or_default().trim_start_matches('v').starts_with("1.") {
+        true => Err(missing().seen("`docker-compose` is of version 1, which cannot do this").into()),
         false => Ok(path),
     }
 }
@@ -564,9 +502,7 @@ fn engine_fault(words: &[&str], done: &Done) -> Fault {
     if unreachable.iter().any(|u| lower.contains(u)) {
         return Fault::unchanged("no Docker engine answers")
             .seen(said)
-            .hint(
-                "start it (`systemctl start docker`), or name another with `--context` or `--host`",
-            );
+            .hint("start it (`systemctl start docker`), or name another with `--context` or `--host`");
     }
     let ended = match done.code {
         Some(code) => format!("exited with {code}"),
@@ -581,29 +517,20 @@ mod tests {
 
     fn place() -> Where {
         let words = |w: &str| w.split(' ').map(String::from).collect();
-        Where {
-            engine: words("--context far"),
-            project: words("--file a.yaml --project-name p"),
-        }
+        Where { engine: words("--context far"), project: words("--file a.yaml --project-name p") }
     }
 
     #[test]
     fn the_engine_stands_before_compose_and_the_project_after() {
         let argv = compose_words(Path::new("docker"), None, &place(), &["config"]);
-        assert_eq!(
-            argv.join(" "),
-            "docker --context far compose --file a.yaml --project-name p config"
-        );
+        assert_eq!(argv.join(" "), "docker --context far compose --file a.yaml --project-name p config");
     }
 
     #[test]
     fn a_standalone_compose_takes_the_same_words() {
         let compose = Some(Path::new("docker-compose"));
         let argv = compose_words(Path::new("docker"), compose, &place(), &["config"]);
-        assert_eq!(
-            argv.join(" "),
-            "docker-compose --context far --file a.yaml --project-name p config"
-        );
+        assert_eq!(argv.join(" "), "docker-compose --context far --file a.yaml --project-name p config");
     }
 
     #[test]
@@ -628,10 +555,7 @@ mod tests {
         let text = " DRY-RUN MODE -  Container p-app-1  Stopping \n DRY-RUN MODE -  Network p_default  Removed \n \
                     DRY-RUN MODE -  Container p-app-2  Created \n";
         let found: Vec<_> = collateral(text).collect();
-        assert_eq!(
-            found,
-            ["Container p-app-1 Stopping", "Network p_default Removed"]
-        );
+        assert_eq!(found, ["Container p-app-1 Stopping", "Network p_default Removed"]);
     }
 
     #[test]
@@ -643,11 +567,7 @@ mod tests {
     #[test]
     fn the_usual_causes_have_a_message_of_their_own() {
         let said = |text: &str| {
-            let done = Done {
-                code: Some(1),
-                stdout: String::new(),
-                stderr: text.into(),
-            };
+            let done = Done { code: Some(1), stdout: String::new(), stderr: text.into() };
             engine_fault(&["ps", "--all"], &done).message
         };
         let down = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";

@@ -95,12 +95,7 @@ impl Routing<'_> {
     }
 
     fn issue(&self) -> Result<()> {
-        checked(
-            self.docker,
-            &self.proxy.route(&self.rotation),
-            &self.proxy.name(),
-        )
-        .map(drop)
+        checked(self.docker, &self.proxy.route(&self.rotation), &self.proxy.name()).map(drop)
     }
 
     fn read(&self) -> Result<Reading> {
@@ -130,8 +125,6 @@ pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
     let done = docker.exec(exec)?;
     match done.ok() {
         true => Ok(done),
-        false => Err(Fault::unchanged(format!("a command in {name} failed"))
-            .seen(done.said())
-            .into()),
+        false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
     }
 }

@@ -42,12 +42,7 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Fault {
-            exit,
-            message: message.into(),
-            details: Vec::new(),
-            hint: None,
-        }
+        Fault { exit, message: message.into(), details: Vec::new(), hint: None }
     }
 
     /// A failure before anything was changed.
@@ -62,10 +57,7 @@ impl Fault {
 
     /// A signal that asked to stop.
     pub fn interrupted(signal: i32) -> Self {
-        Fault::new(
-            Exit::Interrupted(signal),
-            format!("interrupted by signal {signal}"),
-        )
+        Fault::new(Exit::Interrupted(signal), format!("interrupted by signal {signal}"))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -82,9 +74,7 @@ impl Fault {
 
     /// Reads any error as a fault; one that is not ours is a failure before anything was changed.
     pub fn from_error(error: anyhow::Error) -> Self {
-        error
-            .downcast::<Fault>()
-            .unwrap_or_else(|other| Fault::unchanged(format!("{other:#}")))
+        error.downcast::<Fault>().unwrap_or_else(|other| Fault::unchanged(format!("{other:#}")))
     }
 }
 

@@ -82,28 +82,25 @@ fn answers() -> HttpHealth {
 
 impl Http {
     fn url(&self, address: &str) -> String {
-        format!(
-            "{}://{address}:{}{}",
-            self.health.scheme, self.port, self.health.path
-        )
+        format!("{}://{address}:{}{}", self.health.scheme, self.port, self.health.path)
     }
 
     /// What an answer means.
     fn judge(&self, url: &str, code: u16, body: &str) -> Answer {
-        let said = |ready: bool, why: String| Answer {
-            ready,
-            text: format!("GET {url} → {code}{why}"),
-        };
-        let missing = self
-            .health
-            .body
-            .as_ref()
-            .filter(|b| !body.contains(b.as_str()));
+        let said = |ready: bool, why: String| Answer { ready, text: format!("GET {url} → {code}{why}") };
+        let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {
             (false, _) => said(false, format!(", expected {}", self.health.expect)),
             (true, Some(text)) => said(false, format!(" without `{text}`")),
             (true, None) => said(true, String::new()),
         }
+    }
+}
+
+impl Probe {
+    /// Any answer below 500 is enough, because nothing better was asked for.
+    pub fn is_weak(&self) -> bool {
+        matches!(self, Probe::Http(http) if http.health.expect == Codes::any_below_500())
     }
 }
 
@@ -141,11 +138,7 @@ impl<'a> Asker<'a> {
             .timeout(timeout)
             .pool_max_idle_per_host(0)
             .build()?;
-        Ok(Asker {
-            docker,
-            client,
-            timeout,
-        })
+        Ok(Asker { docker, client, timeout })
     }
 
     pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
@@ -290,27 +283,17 @@ pub fn wait_until_ready(
 ) -> Result<()> {
     let asker = Asker::new(docker, pace.timeout)?;
     let mut progress: Vec<Progress> = candidates.iter().map(|_| Progress::default()).collect();
-    let waited = wait::until(
-        pace.interval,
-        pace.deadline,
-        stop,
-        || -> Result<Option<()>> {
-            let open: Vec<usize> = (0..candidates.len())
-                .filter(|n| progress[*n].good < pace.successes)
-                .collect();
-            let answers = ask_all(&asker, docker, candidates, &open)?;
-            for (n, answer) in open.into_iter().zip(answers) {
-                progress[n].hear(&answer);
-                if progress[n].good == pace.successes {
-                    told(&candidates[n], &answer);
-                }
+    let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
+        let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].good < pace.successes).collect();
+        let answers = ask_all(&asker, docker, candidates, &open)?;
+        for (n, answer) in open.into_iter().zip(answers) {
+            progress[n].hear(&answer);
+            if progress[n].good == pace.successes {
+                told(&candidates[n], &answer);
             }
-            Ok(progress
-                .iter()
-                .all(|p| p.good >= pace.successes)
-                .then_some(()))
-        },
-    )?;
+        }
+        Ok(progress.iter().all(|p| p.good >= pace.successes).then_some(()))
+    })?;
     match waited {
         Waited::Done(()) => Ok(()),
         Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
@@ -330,20 +313,15 @@ impl Progress {
 }
 
 /// Looks at the containers of those that are not ready yet, and asks them side by side.
-fn ask_all(
-    asker: &Asker,
-    docker: &Docker,
-    candidates: &[Candidate],
-    open: &[usize],
-) -> Result<Vec<Answer>> {
+fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usize]) -> Result<Vec<Answer>> {
     let ids: Vec<String> = open.iter().map(|n| candidates[*n].id.clone()).collect();
     let containers = docker.inspect(&ids)?;
     let find = |id: &String| containers.iter().find(|c| c.id == *id);
     for n in open {
         let candidate = &candidates[*n];
-        if let Some(end) = find(&candidate.id).map_or(Some("it was removed".into()), |c| {
-            ended(c, &candidate.probe)
-        }) {
+        if let Some(end) =
+            find(&candidate.id).map_or(Some("it was removed".into()), |c| ended(c, &candidate.probe))
+        {
             return Err(died(docker, candidate, &end).into());
         }
     }
@@ -353,20 +331,14 @@ fn ask_all(
     };
     Ok(std::thread::scope(|scope| {
         let threads: Vec<_> = open.iter().map(|n| scope.spawn(move || one(n))).collect();
-        threads
-            .into_iter()
-            .map(|t| t.join().expect("no panic in a probe"))
-            .collect()
+        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     }))
 }
 
 /// How an instance ended before it was ready, if it did.
 fn ended(container: &Container, probe: &Probe) -> Option<String> {
     let state = &container.state;
-    let unhealthy = state
-        .health
-        .as_ref()
-        .is_some_and(|h| h.status == "unhealthy");
+    let unhealthy = state.health.as_ref().is_some_and(|h| h.status == "unhealthy");
     let memory = match state.oom_killed {
         true => ", out of memory",
         false => "",
@@ -374,13 +346,10 @@ fn ended(container: &Container, probe: &Probe) -> Option<String> {
     match state.status.as_str() {
         "exited" | "dead" => Some(format!("it exited with code {}{memory}", state.exit_code)),
         "paused" | "removing" => Some(format!("it is {}", state.status)),
-        _ if state.status == "restarting" || container.restart_count > 0 => Some(format!(
-            "it exited with code {}{memory} and was restarted",
-            state.exit_code
-        )),
-        _ if unhealthy && matches!(probe, Probe::Check(_)) => {
-            Some("its healthcheck failed for good".into())
+        _ if state.status == "restarting" || container.restart_count > 0 => {
+            Some(format!("it exited with code {}{memory} and was restarted", state.exit_code))
         }
+        _ if unhealthy && matches!(probe, Probe::Check(_)) => Some("its healthcheck failed for good".into()),
         _ => None,
     }
 }
@@ -390,17 +359,8 @@ fn died(docker: &Docker, candidate: &Candidate, end: &str) -> Fault {
     with_logs(fault, docker, candidate)
 }
 
-fn too_late(
-    docker: &Docker,
-    candidates: &[Candidate],
-    progress: &[Progress],
-    pace: &Pace,
-) -> Fault {
-    let late: Vec<_> = candidates
-        .iter()
-        .zip(progress)
-        .filter(|(_, p)| p.good < pace.successes)
-        .collect();
+fn too_late(docker: &Docker, candidates: &[Candidate], progress: &[Progress], pace: &Pace) -> Fault {
+    let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.good < pace.successes).collect();
     let mut fault = Fault::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
         late.len(),
@@ -409,10 +369,7 @@ fn too_late(
         humantime::format_duration(pace.deadline)
     ));
     for (candidate, progress) in late {
-        fault = fault.seen(&format!(
-            "{}: {} ({} times)",
-            candidate.name, progress.last, progress.asked
-        ));
+        fault = fault.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
         fault = with_logs(fault, docker, candidate);
     }
     fault.hint("see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)")
@@ -454,10 +411,7 @@ mod tests {
         let probe = |asked: Option<&HttpHealth>, json| {
             choose("app", asked, &container(json), Some(3000), None).unwrap()
         };
-        assert_eq!(
-            probe(Some(&health(None)), CHECKED).to_string(),
-            "GET /up at port 3000"
-        );
+        assert_eq!(probe(Some(&health(None)), CHECKED).to_string(), "GET /up at port 3000");
         assert_eq!(probe(None, CHECKED).to_string(), "its healthcheck");
         assert_eq!(probe(None, PLAIN).to_string(), "GET / at port 3000");
     }
@@ -465,10 +419,7 @@ mod tests {
     #[test]
     fn a_service_without_a_port_is_told_what_to_set() {
         let fault = choose("app", Some(&health(None)), &container("{}"), None, None).unwrap_err();
-        assert!(
-            fault.to_string().contains("services.app.x-zd.health.port"),
-            "{fault}"
-        );
+        assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
         assert!(choose("app", None, &container("{}"), None, None).is_err());
         assert!(choose("app", None, &container(PLAIN), None, None).is_ok());
     }
@@ -476,40 +427,25 @@ mod tests {
     #[test]
     fn an_answer_is_judged_by_code_and_body() {
         let judge = |body, code, text: &str| {
-            let http = Http {
-                health: health(body),
-                port: 80,
-            };
+            let http = Http { health: health(body), port: 80 };
             http.judge("u", code, text)
         };
         assert!(judge(None, 204, "").ready);
         assert_eq!(judge(None, 503, "").text, "GET u → 503, expected 200-399");
         assert!(judge(Some("ok"), 200, "it is ok").ready);
-        assert_eq!(
-            judge(Some("ok"), 200, "no").text,
-            "GET u → 200 without `ok`"
-        );
+        assert_eq!(judge(Some("ok"), 200, "no").text, "GET u → 200 without `ok`");
     }
 
     #[test]
     fn an_instance_that_ended_is_not_waited_for() {
-        let http = Probe::Http(Http {
-            health: health(None),
-            port: 80,
-        });
+        let http = Probe::Http(Http { health: health(None), port: 80 });
         let check = Probe::Check(vec![]);
         let how = |json: &str, probe: &Probe| ended(&container(json), probe);
         assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
         let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
-        assert_eq!(
-            how(exited, &http).unwrap(),
-            "it exited with code 137, out of memory"
-        );
+        assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
         let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 3}}"#;
-        assert_eq!(
-            how(restarted, &http).unwrap(),
-            "it exited with code 3 and was restarted"
-        );
+        assert_eq!(how(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
         let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
         assert_eq!(how(unhealthy, &http), None);
         assert!(how(unhealthy, &check).is_some());

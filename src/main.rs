@@ -37,9 +37,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let stop = Stop::listen()?;
     match &cli.command {
-        Command::Deploy(args) => {
-            deploy::deploy(&cli.compose, args, Report::new(detail(args)), &stop)
-        }
+        Command::Deploy(args) => deploy::deploy(&cli.compose, args, Report::new(detail(args)), &stop),
     }
 }
 

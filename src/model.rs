@@ -110,6 +110,8 @@ struct RawService {
     network_mode: Option<String>,
     networks: BTreeMap<String, Value>,
     ports: Vec<RawPort>,
+    expose: Vec<Value>,
+    healthcheck: Option<RawHealthcheck>,
     environment: BTreeMap<String, Option<Value>>,
     depends_on: BTreeMap<String, RawDependency>,
     post_start: Vec<Hook>,
@@ -122,7 +124,17 @@ struct RawService {
 }
 
 #[derive(Deserialize)]
+struct RawHealthcheck {
+    #[serde(default)]
+    test: Vec<String>,
+    #[serde(default)]
+    disable: bool,
+}
+
+#[derive(Deserialize)]
 struct RawPort {
+    target: u16,
+    protocol: Option<String>,
     published: Option<Value>,
 }
 
@@ -184,6 +196,10 @@ pub struct Service {
     pub networks: Vec<String>,
     /// Host ports that only one container can have.
     pub fixed_ports: Vec<String>,
+    /// Ports of its containers that the file names, as `3000/tcp`.
+    pub exposed: Vec<String>,
+    /// The test of its healthcheck; `NONE` switches the image's off, and nothing leaves it.
+    pub healthcheck: Option<Vec<String>>,
     pub environment: BTreeMap<String, String>,
     /// Services it depends on, and whether they only have to run to their end.
     pub depends_on: BTreeMap<String, Completes>,
@@ -249,9 +265,7 @@ impl Codes {
     }
 
     pub fn contains(&self, code: u16) -> bool {
-        self.0
-            .iter()
-            .any(|(from, to)| (*from..=*to).contains(&code))
+        self.0.iter().any(|(from, to)| (*from..=*to).contains(&code))
     }
 
     /// Reads `200`, `200-399` or `200,204,300-399`.
@@ -298,17 +312,10 @@ impl Hook {
         let mut add = |flag: &str, value: String| options.extend([flag.to_string(), value]);
         for (name, value) in &self.environment {
             let value = value.as_deref().map(undouble);
-            add(
-                "--env",
-                value.map_or(name.clone(), |v| format!("{name}={v}")),
-            );
+            add("--env", value.map_or(name.clone(), |v| format!("{name}={v}")));
         }
-        self.user
-            .iter()
-            .for_each(|user| add("--user", user.clone()));
-        self.working_dir
-            .iter()
-            .for_each(|dir| add("--workdir", dir.clone()));
+        self.user.iter().for_each(|user| add("--user", user.clone()));
+        self.working_dir.iter().for_each(|dir| add("--workdir", dir.clone()));
         options.extend(self.privileged.then(|| "--privileged".to_string()));
         options
     }
@@ -325,33 +332,18 @@ impl Project {
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
         let zd: ProjectZd = read_zd(raw.zd.as_ref(), source, "x-zd")?;
-        let defaults = Zd {
-            health: zd.health,
-            drain: zd.drain,
-            proxy: zd.proxy,
-        };
-        let context = Context {
-            project: &raw,
-            source,
-            defaults: &defaults,
-            flags,
-        };
+        let defaults = Zd { health: zd.health, drain: zd.drain, proxy: zd.proxy };
+        let context = Context { project: &raw, source, defaults: &defaults, flags };
         let mut services = BTreeMap::new();
         for (name, service) in &raw.services {
             services.insert(name.clone(), Service::read(name, service, &context)?);
         }
-        Ok(Project {
-            pairs: pairs(&raw.services, zd.pairs, source)?,
-            name: raw.name,
-            services,
-        })
+        Ok(Project { pairs: pairs(&raw.services, zd.pairs, source)?, name: raw.name, services })
     }
 
     /// The pair that a name stands for: the pair's own, or one of its sides'.
     pub fn pair(&self, name: &str) -> Option<&Pair> {
-        self.pairs
-            .iter()
-            .find(|p| p.name == name || p.sides.iter().any(|s| s == name))
+        self.pairs.iter().find(|p| p.name == name || p.sides.iter().any(|s| s == name))
     }
 }
 
@@ -369,17 +361,10 @@ impl Context<'_> {
     fn is_made_at_start(&self, service: &RawService) -> bool {
         let made = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
             let keys = ["environment", "content"];
-            all.get(&grant.source)
-                .is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
+            all.get(&grant.source).is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
         };
-        service
-            .secrets
-            .iter()
-            .any(|g| made(g, &self.project.secrets))
-            || service
-                .configs
-                .iter()
-                .any(|g| made(g, &self.project.configs))
+        service.secrets.iter().any(|g| made(g, &self.project.secrets))
+            || service.configs.iter().any(|g| made(g, &self.project.configs))
     }
 
     /// The engine's names of a service's networks.
@@ -401,16 +386,15 @@ impl Service {
         let update = &raw.deploy.update_config;
         Ok(Service {
             name: name.into(),
-            image: raw
-                .image
-                .clone()
-                .unwrap_or_else(|| format!("{}-{name}", context.project.name)),
+            image: raw.image.clone().unwrap_or_else(|| format!("{}-{name}", context.project.name)),
             builds: raw.build.is_some(),
             replicas: raw.scale.or(raw.deploy.replicas),
             container_name: raw.container_name.clone(),
             network_mode: raw.network_mode.clone(),
             networks: context.networks(raw),
             fixed_ports: raw.ports.iter().filter_map(RawPort::fixed).collect(),
+            exposed: exposed(raw),
+            healthcheck: raw.healthcheck.as_ref().and_then(RawHealthcheck::test),
             environment: raw.environment.iter().filter_map(variable).collect(),
             depends_on: raw.depends_on.iter().map(dependency).collect(),
             post_start: raw.post_start.clone(),
@@ -420,26 +404,15 @@ impl Service {
                 Some("stop-first") => Order::StopFirst,
                 _ => Order::StartFirst,
             },
-            parallelism: update
-                .get("parallelism")
-                .and_then(Value::as_u64)
-                .unwrap_or(0) as u32,
-            not_followed: update
-                .iter()
-                .filter(|(k, v)| !followed(k, v))
-                .map(|(k, _)| k.clone())
-                .collect(),
+            parallelism: update.get("parallelism").and_then(Value::as_u64).unwrap_or(0) as u32,
+            not_followed: update.iter().filter(|(k, v)| !followed(k, v)).map(|(k, _)| k.clone()).collect(),
             settings,
         })
     }
 
     /// What keeps a second instance from running beside the first.
     pub fn obstacles(&self) -> Vec<Obstacle> {
-        let name = self
-            .container_name
-            .iter()
-            .cloned()
-            .map(Obstacle::ContainerName);
+        let name = self.container_name.iter().cloned().map(Obstacle::ContainerName);
         let ports = self.fixed_ports.iter().cloned().map(Obstacle::FixedPort);
         let mode = self.network_mode.iter().cloned().map(Obstacle::NetworkMode);
         let own_network = |o: &Obstacle| !matches!(o, Obstacle::NetworkMode(m) if m == "bridge");
@@ -501,6 +474,31 @@ impl RawPort {
         };
         text.parse::<u16>().ok().filter(|p| *p > 0).map(|_| text)
     }
+}
+
+impl RawHealthcheck {
+    fn test(&self) -> Option<Vec<String>> {
+        match self.disable {
+            true => Some(vec!["NONE".into()]),
+            false if self.test.is_empty() => None,
+            false => Some(self.test.iter().map(|w| undouble(w)).collect()),
+        }
+    }
+}
+
+fn exposed(raw: &RawService) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::Number(number) => number.to_string(),
+        value => value.as_str().unwrap_or("").to_string(),
+    };
+    let with_protocol = |port: String| match port.contains('/') {
+        true => port,
+        false => format!("{port}/tcp"),
+    };
+    let named = raw.expose.iter().map(text).map(with_protocol);
+    let published =
+        raw.ports.iter().map(|p| format!("{}/{}", p.target, p.protocol.as_deref().unwrap_or("tcp")));
+    named.chain(published).collect()
 }
 
 fn variable((name, value): (&String, &Option<Value>)) -> Option<(String, String)> {
@@ -570,13 +568,7 @@ impl ZdHealth {
 
     /// An HTTP probe is asked for by any key that only an HTTP probe has.
     fn asks_http(&self) -> bool {
-        let texts = [
-            &self.path,
-            &self.scheme,
-            &self.host,
-            &self.expect,
-            &self.body,
-        ];
+        let texts = [&self.path, &self.scheme, &self.host, &self.expect, &self.body];
         self.port.is_some() || texts.iter().any(|t| t.is_some())
     }
 }
@@ -621,10 +613,7 @@ impl Settings {
 fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     let zero = |d: Option<Duration>| d.is_some_and(|d| d.is_zero());
     if zero(health.interval) || zero(health.timeout) || zero(health.deadline) {
-        return Err((
-            "health".into(),
-            "a duration has to be longer than 0, such as `500ms`",
-        ));
+        return Err(("health".into(), "a duration has to be longer than 0, such as `500ms`"));
     }
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));
@@ -666,9 +655,7 @@ fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
 fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> Wrong {
     let flag = field.replace('.', "-");
     Wrong {
-        message: format!(
-            "{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is impossible"
-        ),
+        message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is impossible"),
         hint: hint.into(),
     }
 }
@@ -708,9 +695,7 @@ fn pairs(
     }
     let taken: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
     let free = |s: &String| !taken.contains(s);
-    let recognised = services
-        .keys()
-        .filter_map(|first| recognise(services, first));
+    let recognised = services.keys().filter_map(|first| recognise(services, first));
     pairs.extend(recognised.filter(|p| p.sides.iter().all(free)));
     Ok(pairs)
 }
@@ -722,34 +707,20 @@ fn check_pair(
     source: &str,
 ) -> Result<(), Wrong> {
     let wrong = |message: String, hint: &str| {
-        Err(Wrong {
-            message: format!("{source}: `x-zd.pairs.{name}`: {message}"),
-            hint: hint.into(),
-        })
+        Err(Wrong { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
     };
     if sides[0] == sides[1] {
-        return wrong(
-            "both sides are the same service".into(),
-            "name two services",
-        );
+        return wrong("both sides are the same service".into(), "name two services");
     }
     match sides.iter().find(|s| !services.contains_key(*s)) {
-        Some(side) => wrong(
-            format!("there is no service `{side}`"),
-            "name two services of this file",
-        ),
+        Some(side) => wrong(format!("there is no service `{side}`"), "name two services of this file"),
         None => Ok(()),
     }
 }
 
 /// `X_a`/`X_b`, `X-a`/`X-b`, `X_blue`/`X_green`, `X-blue`/`X-green` of the same app.
 fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pair> {
-    let endings = [
-        ("_a", "_b"),
-        ("-a", "-b"),
-        ("_blue", "_green"),
-        ("-blue", "-green"),
-    ];
+    let endings = [("_a", "_b"), ("-a", "-b"), ("_blue", "_green"), ("-blue", "-green")];
     let (name, second) = endings.iter().find_map(|(one, other)| {
         let name = first.strip_suffix(one).filter(|n| !n.is_empty())?;
         Some((name.to_string(), format!("{name}{other}")))
@@ -774,9 +745,7 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
     };
     let parsed = humantime::parse_duration(&text);
     parsed.map(Some).map_err(|e| {
-        serde::de::Error::custom(format!(
-            "`{text}` is no duration such as `500ms` or `1m30s`: {e}"
-        ))
+        serde::de::Error::custom(format!("`{text}` is no duration such as `500ms` or `1m30s`: {e}"))
     })
 }
 
@@ -785,9 +754,7 @@ fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, 
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(other) => Err(serde::de::Error::custom(format!(
-            "expected a text, found {other:?}"
-        ))),
+        Some(other) => Err(serde::de::Error::custom(format!("expected a text, found {other:?}"))),
     }
 }
 
@@ -820,19 +787,11 @@ mod tests {
     fn a_flag_goes_before_the_service_and_the_service_before_the_project() {
         let yaml = "name: p\nx-zd: {health: {path: /p, port: 1, body: b}}\n\
                     services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
-        let flags = Zd {
-            health: Some(ZdHealth {
-                path: Some("/f".into()),
-                ..ZdHealth::default()
-            }),
-            ..Zd::default()
-        };
+        let flags =
+            Zd { health: Some(ZdHealth { path: Some("/f".into()), ..ZdHealth::default() }), ..Zd::default() };
         let project = Project::read(yaml, "compose.yaml", &flags).unwrap();
         let http = project.services["app"].settings.http.clone().unwrap();
-        assert_eq!(
-            (http.path.as_str(), http.port, http.body.as_deref()),
-            ("/f", Some(2), Some("b"))
-        );
+        assert_eq!((http.path.as_str(), http.port, http.body.as_deref()), ("/f", Some(2), Some("b")));
     }
 
     #[test]
@@ -860,10 +819,7 @@ mod tests {
             ("x-zd: {health: {port: 0}}", "x-zd.health.port"),
             ("x-zd: {health: {port: web}}", "x-zd.health.port"),
             ("x-zd: {health: {path: up}}", "x-zd.health.path"),
-            (
-                "x-zd: {health: {path: /, scheme: ftp}}",
-                "x-zd.health.scheme",
-            ),
+            ("x-zd: {health: {path: /, scheme: ftp}}", "x-zd.health.scheme"),
             ("x-zd: {health: {expect: 2xx}}", "x-zd.health.expect"),
             ("x-zd: {health: {expect: 399-200}}", "x-zd.health.expect"),
             ("x-zd: {health: {deadline: soon}}", "x-zd.health.deadline"),
@@ -884,27 +840,16 @@ mod tests {
         assert!(codes.contains(204) && codes.contains(301) && !codes.contains(201));
         assert_eq!(codes.to_string(), "200,204,300-399");
         assert_eq!(
-            service("x-zd: {health: {expect: 204}}")
-                .unwrap()
-                .settings
-                .http
-                .unwrap()
-                .expect
-                .to_string(),
+            service("x-zd: {health: {expect: 204}}").unwrap().settings.http.unwrap().expect.to_string(),
             "204"
         );
     }
 
     #[test]
     fn commands_lose_composes_doubled_dollars() {
-        let service = service(
-            "x-zd: {drain: {command: 'echo $$HOME'}}, environment: {VIRTUAL_HOST: '~^a$$'}",
-        )
-        .unwrap();
-        assert_eq!(
-            service.settings.drain_command.unwrap(),
-            ["sh", "-c", "echo $HOME"]
-        );
+        let service =
+            service("x-zd: {drain: {command: 'echo $$HOME'}}, environment: {VIRTUAL_HOST: '~^a$$'}").unwrap();
+        assert_eq!(service.settings.drain_command.unwrap(), ["sh", "-c", "echo $HOME"]);
         assert_eq!(service.environment["VIRTUAL_HOST"], "~^a$");
     }
 
@@ -940,38 +885,22 @@ mod tests {
         let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
         let hook = &service.pre_stop[0];
         assert_eq!(hook.command.argv(), ["a", "$b"]);
-        assert_eq!(
-            hook.options().join(" "),
-            "--env K=v --env N --user root --workdir /w --privileged"
-        );
+        assert_eq!(hook.options().join(" "), "--env K=v --env N --user root --workdir /w --privileged");
     }
 
     #[test]
     fn pairs_are_recognised_by_name_and_app() {
         let names = |services: &str| {
             let project = read(&format!("name: p\nservices: {{{services}}}")).unwrap();
-            project
-                .pairs
-                .iter()
-                .map(|p| p.name.clone())
-                .collect::<Vec<_>>()
+            project.pairs.iter().map(|p| p.name.clone()).collect::<Vec<_>>()
         };
         assert_eq!(names("web_a: {image: x}, web_b: {image: x}"), ["web"]);
-        assert_eq!(
-            names("web-blue: {image: x}, web-green: {image: x}"),
-            ["web"]
-        );
+        assert_eq!(names("web-blue: {image: x}, web-green: {image: x}"), ["web"]);
         let hosts = "environment: {VIRTUAL_HOST: h}";
-        assert_eq!(
-            names(&format!("s_a: {{{hosts}}}, s_b: {{image: y, {hosts}}}")),
-            ["s"]
-        );
+        assert_eq!(names(&format!("s_a: {{{hosts}}}, s_b: {{image: y, {hosts}}}")), ["s"]);
         assert_eq!(names("web_a: {image: x}, web_b: {image: y}"), [""; 0]);
         assert_eq!(names("web_a: {image: x}, web_c: {image: x}"), [""; 0]);
-        assert_eq!(
-            names("web: {image: z}, web_a: {image: x}, web_b: {image: x}"),
-            [""; 0]
-        );
+        assert_eq!(names("web: {image: z}, web_a: {image: x}, web_b: {image: x}"), [""; 0]);
     }
 
     #[test]
@@ -982,12 +911,7 @@ mod tests {
             ))
         };
         assert_eq!(with("[a, b]").unwrap().pair("a").unwrap().name, "w");
-        assert!(
-            with("[a, c]")
-                .unwrap_err()
-                .message
-                .contains("there is no service `c`")
-        );
+        assert!(with("[a, c]").unwrap_err().message.contains("there is no service `c`"));
         assert!(with("[a, a]").unwrap_err().message.contains("same service"));
         assert!(with("[a]").unwrap_err().message.contains("x-zd.pairs"));
     }
@@ -1006,7 +930,10 @@ mod tests {
 
     #[test]
     fn update_config_keys_that_are_not_followed_are_known() {
-        let found = service("deploy: {update_config: {parallelism: 2, order: stop-first, delay: 5s, failure_action: pause}}").unwrap();
+        let found = service(
+            "deploy: {update_config: {parallelism: 2, order: stop-first, delay: 5s, failure_action: pause}}",
+        )
+        .unwrap();
         assert_eq!(found.not_followed, ["delay", "failure_action"]);
         assert_eq!((found.parallelism, found.order), (2, Order::StopFirst));
     }

@@ -27,15 +27,6 @@ pub enum Strategy {
     Pair([Goal; 2]),
 }
 
-impl Strategy {
-    pub fn goals(&self) -> &[Goal] {
-        match self {
-            Strategy::Scale(goal) => std::slice::from_ref(goal),
-            Strategy::Pair(goals) => goals,
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Create instances beside those that exist (`total` counts both), not started.
@@ -189,10 +180,7 @@ struct Draft<'a> {
 impl<'a> Draft<'a> {
     fn new(observed: &'a Observed) -> Self {
         let serving = observed.instances.iter().filter(|i| i.routed);
-        let hidden = observed
-            .instances
-            .iter()
-            .filter(|i| !i.routed && i.is_live());
+        let hidden = observed.instances.iter().filter(|i| !i.routed && i.is_live());
         Draft {
             observed,
             inside: keys(serving),
@@ -211,8 +199,7 @@ impl<'a> Draft<'a> {
     fn replace(&mut self, goal: &Goal) -> Result<(), Unplannable> {
         let members: Vec<&Instance> = self.observed.of(&goal.service).collect();
         let (arriving, leaving) = self.split(goal, &members);
-        let (live, stopped): (Vec<Key>, Vec<Key>) =
-            leaving.into_iter().partition(|k| self.is_live(k));
+        let (live, stopped): (Vec<Key>, Vec<Key>) = leaving.into_iter().partition(|k| self.is_live(k));
         if goal.clears_stopped {
             self.remove(&stopped, Cause::Leftover);
         }
@@ -246,12 +233,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Brings `arriving` in and takes `leaving` out of rotation, in the order and the batches asked for.
-    fn exchange(
-        &mut self,
-        goal: &Goal,
-        arriving: Vec<Key>,
-        leaving: Vec<Key>,
-    ) -> Result<(), Unplannable> {
+    fn exchange(&mut self, goal: &Goal, arriving: Vec<Key>, leaving: Vec<Key>) -> Result<(), Unplannable> {
         let mut live: Vec<Key> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
         live.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
         let size = match (goal.parallelism, goal.order) {
@@ -266,13 +248,7 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn start_first(
-        &mut self,
-        goal: &Goal,
-        mut arriving: Vec<Key>,
-        mut live: Vec<Key>,
-        size: usize,
-    ) {
+    fn start_first(&mut self, goal: &Goal, mut arriving: Vec<Key>, mut live: Vec<Key>, size: usize) {
         while !arriving.is_empty() || !live.is_empty() {
             let batch = take(&mut arriving, size);
             let going = match arriving.is_empty() {
@@ -371,12 +347,8 @@ impl<'a> Draft<'a> {
         let (arriving, mut leaving) = self.split(idle, &members);
         let removed = leaving.clone();
         leaving.extend(keys(observed.of(&active.service)));
-        let all_at_once = Goal {
-            order: Order::StartFirst,
-            parallelism: 0,
-            clears_stopped: false,
-            ..idle.clone()
-        };
+        let all_at_once =
+            Goal { order: Order::StartFirst, parallelism: 0, clears_stopped: false, ..idle.clone() };
         self.exchange(&all_at_once, arriving, leaving)?;
         let live: Vec<Key> = removed.into_iter().filter(|k| self.was_live(k)).collect();
         self.remove(&live, Cause::Leftover);
@@ -399,39 +371,23 @@ impl<'a> Draft<'a> {
     }
 
     fn create(&mut self, goal: &Goal, batch: &[Key]) {
-        let fresh: Vec<Key> = batch
-            .iter()
-            .filter(|k| self.observed.get(k).is_none())
-            .cloned()
-            .collect();
+        let fresh: Vec<Key> = batch.iter().filter(|k| self.observed.get(k).is_none()).cloned().collect();
         if fresh.is_empty() {
             return;
         }
         let service = goal.service.clone();
         self.added.push((service.clone(), fresh.len()));
         let total = self.count(&service);
-        self.push(
-            Step::Create {
-                service,
-                fresh,
-                total,
-            },
-            Cause::Missing,
-        );
+        self.push(Step::Create { service, fresh, total }, Cause::Missing);
     }
 
     /// How many containers a service has after the last step.
     fn count(&self, service: &str) -> usize {
-        let added: usize = self
-            .added
-            .iter()
-            .filter(|(s, _)| s == service)
-            .map(|(_, n)| n)
-            .sum();
+        let added: usize = self.added.iter().filter(|(s, _)| s == service).map(|(_, n)| n).sum();
         let gone = |key: &str| {
-            self.steps.iter().any(
-                |(step, _)| matches!(step, Step::Remove(keys) if keys.iter().any(|k| k == key)),
-            )
+            self.steps
+                .iter()
+                .any(|(step, _)| matches!(step, Step::Remove(keys) if keys.iter().any(|k| k == key)))
         };
         self.observed.of(service).filter(|i| !gone(&i.key)).count() + added
     }
@@ -482,11 +438,7 @@ impl<'a> Draft<'a> {
         if live.is_empty() {
             return;
         }
-        let drained: Vec<Key> = live
-            .iter()
-            .filter(|k| self.outside.contains(k))
-            .cloned()
-            .collect();
+        let drained: Vec<Key> = live.iter().filter(|k| self.outside.contains(k)).cloned().collect();
         if self.observed.proxied && !drained.is_empty() {
             self.push(Step::Idle(drained), cause);
         }

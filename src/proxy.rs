@@ -90,11 +90,7 @@ pub struct Backend {
 
 impl From<&Container> for Backend {
     fn from(container: &Container) -> Self {
-        let pairs = container
-            .config
-            .env
-            .iter()
-            .filter_map(|e| e.split_once('='));
+        let pairs = container.config.env.iter().filter_map(|e| e.split_once('='));
         Backend {
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
             networks: container.networks().map(String::from).collect(),
@@ -159,9 +155,7 @@ pub const KINDS: [&str; 1] = ["nginx-proxy"];
 /// Every proxy among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
     let boxed = |p| Box::new(p) as Box<dyn Proxy>;
-    let nginx = containers
-        .iter()
-        .filter_map(|c| nginx_proxy::detect(c, containers));
+    let nginx = containers.iter().filter_map(|c| nginx_proxy::detect(c, containers));
     nginx.map(boxed).collect()
 }
 
@@ -178,15 +172,9 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
 
 /// The error for a kind there is no adapter for.
 pub fn unknown_kind(kind: &str) -> Fault {
-    let kinds: Vec<String> = KINDS
-        .iter()
-        .chain(&["none"])
-        .map(|k| format!("`{k}`"))
-        .collect();
-    Fault::usage(format!("there is no proxy kind `{kind}`")).hint(format!(
-        "set `x-zd.proxy.kind` (or `--proxy-kind`) to {}",
-        kinds.join(" or ")
-    ))
+    let kinds: Vec<String> = KINDS.iter().chain(&["none"]).map(|k| format!("`{k}`")).collect();
+    Fault::usage(format!("there is no proxy kind `{kind}`"))
+        .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 
 /// Whether an image, by its name, is a proxy that there is an adapter for.
@@ -204,18 +192,12 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str) -> Endpoint {
-        Endpoint {
-            id: id.into(),
-            addresses: vec![],
-        }
+        Endpoint { id: id.into(), addresses: vec![] }
     }
 
     #[test]
     fn a_rotation_is_confirmed_by_exactly_its_set_in_the_running_proxy() {
-        let rotation = Rotation {
-            inside: vec![endpoint("new")],
-            outside: vec![endpoint("old")],
-        };
+        let rotation = Rotation { inside: vec![endpoint("new")], outside: vec![endpoint("old")] };
         let reading = |routed: &[&str], settled| Reading {
             routed: routed.iter().map(|r| r.to_string()).collect(),
             settled,
@@ -231,9 +213,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
         let fault = declared("apache", &Container::default()).err().unwrap();
-        assert!(
-            fault.to_string().contains("`nginx-proxy` or `none`"),
-            "{fault}"
-        );
+        assert!(fault.to_string().contains("`nginx-proxy` or `none`"), "{fault}");
     }
 }

@@ -10,21 +10,13 @@ use crate::plan::Plan;
 /// Something that a person who watches a deploy wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    Deploying {
-        target: String,
-        proxies: Vec<String>,
-    },
-    Note(String),
+    Deploying { target: String, proxies: Vec<String> },
+    Prepared(String),
+    WouldPrepare(String),
     Created(String),
     Started(String),
-    Ready {
-        name: String,
-        answer: String,
-    },
-    Routed {
-        inside: String,
-        outside: String,
-    },
+    Ready { name: String, answer: String },
+    Routed { inside: String, outside: String },
     Draining(String),
     Idle(String),
     Stopped(String),
@@ -40,21 +32,10 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     NoProxy(String),
-    DrainLimit {
-        names: String,
-        limit: Duration,
-        open: usize,
-    },
-    Hook {
-        name: String,
-        what: &'static str,
-        said: String,
-    },
+    DrainLimit { names: String, limit: Duration, open: usize },
+    Hook { name: String, what: &'static str, said: String },
     NotPrepared(String),
-    NotFollowed {
-        service: String,
-        keys: Vec<String>,
-    },
+    NotFollowed { service: String, keys: Vec<String> },
     LeftBehind(String),
     NotReadyAgain(String),
     WeakProbe(String),
@@ -64,13 +45,14 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Deploying { target, proxies } if proxies.is_empty() => {
-                write!(f, "deploying {target}")
+                write!(f, "deploying `{target}`")
             }
             Event::Deploying { target, proxies } => {
-                write!(f, "deploying {target} behind {}", proxies.join(", "))
+                write!(f, "deploying `{target}` behind {}", proxies.join(", "))
             }
-            Event::Note(text) => f.write_str(text),
-            Event::Created(names) => write!(f, "created {names}, out of rotation"),
+            Event::Prepared(text) => f.write_str(text),
+            Event::WouldPrepare(text) => write!(f, "would do: {text}"),
+            Event::Created(names) => write!(f, "created {names}"),
             Event::Started(names) => write!(f, "started {names}"),
             Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
             Event::Routed { inside, outside } if outside.is_empty() => {
@@ -98,7 +80,7 @@ impl fmt::Display for Warning {
             Warning::NoProxy(target) => {
                 write!(
                     f,
-                    "no proxy found in front of {target}: instances are replaced once ready, but nothing is drained"
+                    "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
                 )
             }
             Warning::DrainLimit { names, limit, open } => write!(
@@ -112,18 +94,14 @@ impl fmt::Display for Warning {
             Warning::NotFollowed { service, keys } => write!(
                 f,
                 "`services.{service}.deploy.update_config`: {} not followed by this version",
-                keys.iter()
-                    .map(|k| format!("`{k}`"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
             ),
             Warning::LeftBehind(text) => {
                 write!(f, "the new release serves, but cleaning up failed: {text}")
             }
-            Warning::NotReadyAgain(text) => write!(
-                f,
-                "went back to it although it does not answer as ready: {text}"
-            ),
+            Warning::NotReadyAgain(text) => {
+                write!(f, "went back to it although it does not answer as ready: {text}")
+            }
             Warning::WeakProbe(service) => write!(
                 f,
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"
@@ -157,10 +135,7 @@ pub struct Report {
 
 impl Report {
     pub fn new(detail: Detail) -> Self {
-        Report {
-            detail,
-            start: Instant::now(),
-        }
+        Report { detail, start: Instant::now() }
     }
 
     /// Time since the start, as the last column of the result.
@@ -186,12 +161,17 @@ impl Report {
 
     pub fn plan(&self, target: &str, plan: &Plan) {
         match plan.steps.is_empty() {
-            true => self.result(&format!("{target}: nothing has to change")),
-            false => self.result(&format!("plan for {target}:\n{plan}").trim_end().to_string()),
+            true => self.result(&format!("`{target}`: nothing has to change")),
+            false => self.result(format!("plan for `{target}`:\n{plan}").trim_end()),
         }
     }
 
-    pub fn result(&self, text: &str) {
+    pub fn deployed(&self, target: &str, serving: &str, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.result(&format!("`{target}` is deployed: {serving} in service after {seconds:.1}s"));
+    }
+
+    fn result(&self, text: &str) {
         let _ = writeln!(std::io::stdout(), "{text}");
     }
 
@@ -211,11 +191,7 @@ mod tests {
 
     #[test]
     fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
-        let warning = Warning::DrainLimit {
-            names: "app-1".into(),
-            limit: Duration::from_secs(30),
-            open: 1,
-        };
+        let warning = Warning::DrainLimit { names: "app-1".into(), limit: Duration::from_secs(30), open: 1 };
         assert_eq!(
             warning.to_string(),
             "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped all the same"

@@ -59,15 +59,8 @@ impl<'a> Rollout<'a> {
     }
 
     /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on.
-    pub fn back(
-        tools: &'a Tools<'a>,
-        observed: &Observed,
-        containers: BTreeMap<Key, Container>,
-    ) -> Self {
-        Rollout {
-            lenient: true,
-            ..Rollout::new(tools, Stop::default(), observed, containers)
-        }
+    pub fn back(tools: &'a Tools<'a>, observed: &Observed, containers: BTreeMap<Key, Container>) -> Self {
+        Rollout { lenient: true, ..Rollout::new(tools, Stop::default(), observed, containers) }
     }
 
     /// Does the steps in order.
@@ -75,10 +68,8 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// The first step that fails; the steps after it are not done.
     pub fn run(&mut self, plan: &Plan) -> Result<(), Stopped> {
-        let last_route = plan
-            .steps
-            .iter()
-            .rposition(|(s, _)| matches!(s, Step::Route { .. } | Step::Ready(_)));
+        let last_route =
+            plan.steps.iter().rposition(|(s, _)| matches!(s, Step::Route { .. } | Step::Ready(_)));
         for (n, (step, _)) in plan.steps.iter().enumerate() {
             if last_route.is_none_or(|last| n > last) {
                 self.stop = Stop::default(); // from here on, finishing is the shorter way
@@ -92,6 +83,11 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
+    /// Names of those that get requests after the last route.
+    pub fn in_rotation(&self) -> String {
+        self.names(&self.inside)
+    }
+
     fn interruption(&self) -> Result<()> {
         match self.stop.signal() {
             Some(signal) => Err(Fault::interrupted(signal).into()),
@@ -101,11 +97,7 @@ impl<'a> Rollout<'a> {
 
     fn step(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Create {
-                service,
-                fresh,
-                total,
-            } => self.create(service, fresh, *total),
+            Step::Create { service, fresh, total } => self.create(service, fresh, *total),
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),
@@ -123,9 +115,7 @@ impl<'a> Rollout<'a> {
         docker.create(service, total)?;
         let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
         let mut made = docker.containers_of(project, service)?;
-        made.retain(|c| {
-            c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id)
-        });
+        made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
         made.sort_by_key(number);
         if made.len() < fresh.len() {
             return Err(Fault::unchanged(format!(
@@ -175,29 +165,23 @@ impl<'a> Rollout<'a> {
 
     fn ready(&mut self, keys: &[Key]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
-        let candidates = keys
-            .iter()
-            .map(|k| self.candidate(k))
-            .collect::<Result<Vec<_>>>()?;
+        let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let told = |candidate: &Candidate, answer: &health::Answer| {
-            self.tools.report.event(&Event::Ready {
-                name: candidate.name.clone(),
-                answer: answer.text.clone(),
-            });
+            self.tools
+                .report
+                .event(&Event::Ready { name: candidate.name.clone(), answer: answer.text.clone() });
         };
-        let waited = health::wait_until_ready(
-            self.tools.docker,
-            &candidates,
-            &settings.pace,
-            &self.stop,
-            told,
-        );
+        let waited =
+            health::wait_until_ready(self.tools.docker, &candidates, &settings.pace, &self.stop, told);
         match waited {
             Err(error) if self.lenient => {
                 let fault = Fault::from_error(error);
-                self.tools
-                    .report
-                    .warn(&Warning::NotReadyAgain(fault.message));
+                self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
+                Ok(())
+            }
+            Ok(()) if self.tools.proxies.is_empty() => {
+                self.inside
+                    .extend(keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect::<Vec<_>>());
                 Ok(())
             }
             other => other,
@@ -219,10 +203,7 @@ impl<'a> Rollout<'a> {
         for routing in self.routings(outside) {
             routing.set(&self.stop)?;
         }
-        self.tools.report.event(&Event::Routed {
-            inside: self.names(inside),
-            outside: self.names(outside),
-        });
+        self.tools.report.event(&Event::Routed { inside: self.names(inside), outside: self.names(outside) });
         Ok(())
     }
 
@@ -232,11 +213,7 @@ impl<'a> Rollout<'a> {
         for key in keys {
             let command = self.service(key).settings.drain_command.iter().cloned();
             for argv in command {
-                self.try_exec(
-                    key,
-                    Exec::new(&self.bound[key].id, argv),
-                    "the drain command",
-                )?;
+                self.try_exec(key, Exec::new(&self.bound[key].id, argv), "the drain command")?;
             }
         }
         let mut open = 0;
@@ -265,6 +242,7 @@ impl<'a> Rollout<'a> {
             }
         }
         self.tools.docker.stop(&self.ids(keys))?;
+        self.inside.retain(|k| !keys.contains(k));
         self.tell(Event::Stopped, keys);
         Ok(())
     }
@@ -280,11 +258,7 @@ impl<'a> Rollout<'a> {
         let all: Vec<Key> = self.bound.keys().cloned().collect();
         for proxy in self.tools.proxies {
             let ours = self.endpoints(proxy.as_ref(), &all);
-            drain::checked(
-                self.tools.docker,
-                &proxy.release(&ours, &existing),
-                &proxy.name(),
-            )?;
+            drain::checked(self.tools.docker, &proxy.release(&ours, &existing), &proxy.name())?;
         }
         Ok(())
     }
@@ -294,11 +268,9 @@ impl<'a> Rollout<'a> {
         let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook))?;
         match done.ok() {
             true => Ok(()),
-            false => Err(
-                Fault::unchanged(format!("{what} of {} failed", self.name(key)))
-                    .seen(done.said())
-                    .into(),
-            ),
+            false => {
+                Err(Fault::unchanged(format!("{what} of {} failed", self.name(key))).seen(done.said()).into())
+            }
         }
     }
 
@@ -322,11 +294,7 @@ impl<'a> Rollout<'a> {
                 outside: self.endpoints(proxy, outside),
             },
         };
-        self.tools
-            .proxies
-            .iter()
-            .map(|p| routing(p.as_ref()))
-            .collect()
+        self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()
     }
 
     fn endpoints(&self, proxy: &dyn Proxy, keys: &[Key]) -> Vec<Endpoint> {
@@ -335,9 +303,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn service(&self, key: &Key) -> &'a Service {
-        let (_, service) = self.bound[key]
-            .compose()
-            .expect("only Compose's containers are bound");
+        let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
         &self.tools.project.services[service]
     }
 
@@ -350,10 +316,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn names(&self, keys: &[Key]) -> String {
-        keys.iter()
-            .map(|k| self.name(k))
-            .collect::<Vec<_>>()
-            .join(", ")
+        keys.iter().map(|k| self.name(k)).collect::<Vec<_>>().join(", ")
     }
 
     fn tell(&self, event: fn(String) -> Event, keys: &[Key]) {
@@ -367,10 +330,7 @@ fn is_cleaning(step: &Step) -> bool {
 }
 
 fn hook_exec(container: &Container, hook: &Hook) -> Exec {
-    Exec {
-        options: hook.options(),
-        ..Exec::new(&container.id, hook.command.argv())
-    }
+    Exec { options: hook.options(), ..Exec::new(&container.id, hook.command.argv()) }
 }
 
 /// Compose's number of an instance.
@@ -387,15 +347,10 @@ pub fn short_name(project: &str, container: &Container) -> String {
 }
 
 /// These containers as a proxy sees them; those that it does not front are left out.
-pub fn endpoints<'c>(
-    proxy: &dyn Proxy,
-    containers: impl Iterator<Item = &'c Container>,
-) -> Vec<Endpoint> {
+pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
     let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
-    let endpoint = |c: &Container| Endpoint {
-        id: c.id.clone(),
-        addresses: c.addresses_shared_with(proxy.container()),
-    };
+    let endpoint =
+        |c: &Container| Endpoint { id: c.id.clone(), addresses: c.addresses_shared_with(proxy.container()) };
     fronted.map(endpoint).collect()
 }
 
@@ -412,11 +367,5 @@ pub fn probe(
     let proxy = proxies.iter().find(|p| p.fronts(&backend));
     let port = proxy.and_then(|p| p.port(container));
     let host = proxy.and_then(|p| p.host(container));
-    health::choose(
-        &service.name,
-        service.settings.http.as_ref(),
-        container,
-        port,
-        host.as_deref(),
-    )
+    health::choose(&service.name, service.settings.http.as_ref(), container, port, host.as_deref())
 }

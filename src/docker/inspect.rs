@@ -25,6 +25,15 @@ pub struct Container {
     pub network_settings: NetworkSettings,
 }
 
+/// One local image.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Image {
+    pub id: String,
+    #[serde(deserialize_with = "or_default")]
+    pub config: Config,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct State {
@@ -80,13 +89,18 @@ pub struct Network {
 
 impl Network {
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        [&self.ip_address, &self.global_ipv6_address]
-            .into_iter()
-            .filter_map(|text| text.parse().ok())
+        [&self.ip_address, &self.global_ipv6_address].into_iter().filter_map(|text| text.parse().ok())
     }
 }
 
 impl Container {
+    /// One that does not exist yet, on these networks.
+    pub fn planned(config: Config, networks: &[String]) -> Container {
+        let networks = networks.iter().map(|n| (n.clone(), Network::default()));
+        let network_settings = NetworkSettings { networks: networks.collect() };
+        Container { config, network_settings, ..Container::default() }
+    }
+
     pub fn name(&self) -> &str {
         self.raw_name.trim_start_matches('/')
     }
@@ -106,14 +120,16 @@ impl Container {
     /// An environment variable of its process; an empty one counts as not set.
     pub fn env(&self, key: &str) -> Option<&str> {
         let pairs = self.config.env.iter().filter_map(|e| e.split_once('='));
-        pairs
-            .filter(|(k, v)| *k == key && !v.is_empty())
-            .map(|(_, v)| v)
-            .last()
+        pairs.filter(|(k, v)| *k == key && !v.is_empty()).map(|(_, v)| v).next_back()
     }
 
     pub fn is_running(&self) -> bool {
         self.state.status == "running"
+    }
+
+    /// It ran to its end without an error.
+    pub fn has_completed(&self) -> bool {
+        self.state.status == "exited" && self.state.exit_code == 0
     }
 
     /// The names of its networks.
@@ -197,16 +213,10 @@ mod tests {
     #[test]
     fn a_healthcheck_is_an_argv() {
         let argv = |test: &str| {
-            container(&format!(
-                r#"{{"Config": {{"Healthcheck": {{"Test": {test}}}}}}}"#
-            ))
-            .healthcheck()
+            container(&format!(r#"{{"Config": {{"Healthcheck": {{"Test": {test}}}}}}}"#)).healthcheck()
         };
         assert_eq!(argv(r#"["CMD", "a", "b"]"#).unwrap(), ["a", "b"]);
-        assert_eq!(
-            argv(r#"["CMD-SHELL", "a b"]"#).unwrap(),
-            ["/bin/sh", "-c", "a b"]
-        );
+        assert_eq!(argv(r#"["CMD-SHELL", "a b"]"#).unwrap(), ["/bin/sh", "-c", "a b"]);
         assert_eq!(argv(r#"["NONE"]"#), None);
         assert_eq!(argv("[]"), None);
     }

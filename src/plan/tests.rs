@@ -4,22 +4,9 @@ use super::*;
 use crate::observed::Generation::{New, Old};
 use crate::observed::State::{Broken, Created, Exited, Running};
 
-fn instance(
-    key: &str,
-    generation: Generation,
-    state: State,
-    routed: bool,
-    ready: bool,
-) -> Instance {
+fn instance(key: &str, generation: Generation, state: State, routed: bool, ready: bool) -> Instance {
     let (service, _) = key.rsplit_once(['-', '+']).unwrap();
-    Instance {
-        key: key.into(),
-        service: service.into(),
-        generation,
-        state,
-        routed,
-        ready,
-    }
+    Instance { key: key.into(), service: service.into(), generation, state, routed, ready }
 }
 
 fn old(key: &str) -> Instance {
@@ -31,20 +18,11 @@ fn new(key: &str) -> Instance {
 }
 
 fn world(instances: Vec<Instance>) -> Observed {
-    Observed {
-        instances,
-        proxied: true,
-    }
+    Observed { instances, proxied: true }
 }
 
 fn goal(service: &str, wanted: usize) -> Goal {
-    Goal {
-        service: service.into(),
-        wanted,
-        order: Order::StartFirst,
-        parallelism: 0,
-        clears_stopped: false,
-    }
+    Goal { service: service.into(), wanted, order: Order::StartFirst, parallelism: 0, clears_stopped: false }
 }
 
 fn scale(wanted: usize) -> Strategy {
@@ -82,10 +60,7 @@ fn a_deploy_gates_admits_drains_and_only_then_stops() {
 
 #[test]
 fn nothing_to_do_is_an_empty_plan() {
-    assert_eq!(
-        steps(&scale(2), &world(vec![new("app-1"), new("app-2")])),
-        ""
-    );
+    assert_eq!(steps(&scale(2), &world(vec![new("app-1"), new("app-2")])), "");
     let kept = instance("b-1", Old, Exited, false, false);
     assert_eq!(steps(&pair(), &world(vec![new("a-1"), kept])), "");
 }
@@ -191,11 +166,7 @@ fn undo_brings_back_what_served_and_removes_what_was_added() {
         instance("app-1", Old, Running, false, true),
         instance("app+1", New, Running, true, true),
     ]);
-    let text: Vec<_> = undo(&start, &now)
-        .steps
-        .iter()
-        .map(|(s, _)| s.to_string())
-        .collect();
+    let text: Vec<_> = undo(&start, &now).steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
@@ -214,15 +185,8 @@ struct Simulated {
 
 impl Simulated {
     fn new(observed: &Observed) -> Self {
-        let live = observed
-            .instances
-            .iter()
-            .filter(|i| i.is_live() && !i.routed);
-        Simulated {
-            now: observed.clone(),
-            hidden: keys(live),
-            alone: observed.serving().count() == 0,
-        }
+        let live = observed.instances.iter().filter(|i| i.is_live() && !i.routed);
+        Simulated { now: observed.clone(), hidden: keys(live), alone: observed.serving().count() == 0 }
     }
 
     fn each(&mut self, keys: &[Key], change: impl Fn(&mut Instance)) {
@@ -234,14 +198,8 @@ impl Simulated {
     fn apply(&mut self, step: &Step) -> Result<(), String> {
         let proxied = self.now.proxied;
         match step {
-            Step::Create {
-                fresh,
-                total,
-                service,
-            } => {
-                let made = fresh
-                    .iter()
-                    .map(|k| instance(k, New, Created, false, false));
+            Step::Create { fresh, total, service } => {
+                let made = fresh.iter().map(|k| instance(k, New, Created, false, false));
                 self.now.instances.extend(made);
                 let count = self.now.of(service).count();
                 return check(*total == count, format!("total {total} of {count}"));
@@ -270,9 +228,7 @@ impl Simulated {
                 let routed = |i: &Instance| keys.contains(&i.key) && i.serves();
                 let early = proxied && !self.alone && self.now.instances.iter().any(routed);
                 if matches!(step, Step::Stop(_)) {
-                    self.each(keys, |i| {
-                        (i.state, i.routed, i.ready) = (Exited, false, false)
-                    });
+                    self.each(keys, |i| (i.state, i.routed, i.ready) = (Exited, false, false));
                 }
                 return check(!early, "law 2: drained or stopped in rotation");
             }
@@ -333,20 +289,11 @@ fn every_world(keys: &[&str]) -> Vec<Observed> {
         worlds.extend(longer);
     }
     let with = |proxied: bool| {
-        let fits =
-            move |w: &&Vec<Instance>| proxied || w.iter().all(|i| i.routed == (i.state == Running));
-        move |w: &Vec<Instance>| {
-            fits(&w).then(|| Observed {
-                instances: w.clone(),
-                proxied,
-            })
-        }
+        let fits = move |w: &&Vec<Instance>| proxied || w.iter().all(|i| i.routed == (i.state == Running));
+        move |w: &Vec<Instance>| fits(&w).then(|| Observed { instances: w.clone(), proxied })
     };
     let proxied: Vec<_> = worlds.iter().filter_map(with(true)).collect();
-    proxied
-        .into_iter()
-        .chain(worlds.iter().filter_map(with(false)))
-        .collect()
+    proxied.into_iter().chain(worlds.iter().filter_map(with(false))).collect()
 }
 
 /// After a kill the placeholders have become instances with names of their own.
@@ -369,20 +316,12 @@ fn reaches(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, Stri
     let least = world.serving().min(1);
     let mut prefixes = vec![world.clone()];
     for (step, _) in &plan.steps {
-        world
-            .apply(step)
-            .map_err(|law| format!("{law} at `{step}`\n{plan}{start:#?}"))?;
-        check(
-            world.serving() >= least,
-            format!("nobody serves after `{step}`\n{plan}{start:#?}"),
-        )?;
+        world.apply(step).map_err(|law| format!("{law} at `{step}`\n{plan}{start:#?}"))?;
+        check(world.serving() >= least, format!("nobody serves after `{step}`\n{plan}{start:#?}"))?;
         prefixes.push(world.clone());
     }
     let again = super::plan(strategy, &world.now).map_err(|e| format!("{e:?}"))?;
-    check(
-        again.steps.is_empty(),
-        format!("not at the goal:\n{plan}then\n{again}{start:#?}"),
-    )?;
+    check(again.steps.is_empty(), format!("not at the goal:\n{plan}then\n{again}{start:#?}"))?;
     Ok(prefixes)
 }
 
@@ -423,16 +362,9 @@ fn a_service_that_compose_starts_has_no_stopped_instance_then() {
         let mut world = Simulated::new(&start);
         for (step, _) in &plan.steps {
             let named = |i: &&Instance| matches!(step, Step::Start(keys) if keys.contains(&i.key));
-            let stopped = world
-                .now
-                .instances
-                .iter()
-                .filter(|i| !i.is_live() && !named(i));
+            let stopped = world.now.instances.iter().filter(|i| !i.is_live() && !named(i));
             let starts = matches!(step, Step::Start(_));
-            assert!(
-                !starts || stopped.count() == 0,
-                "started with others: {plan}{start:#?}"
-            );
+            assert!(!starts || stopped.count() == 0, "started with others: {plan}{start:#?}");
             world.apply(step).unwrap();
         }
     }
@@ -471,37 +403,22 @@ fn undoes(strategy: &Strategy, start: &Observed) {
         }
         let mut world = prefix.clone();
         for (step, _) in undo(start, &world.now.clone()).steps {
-            world
-                .apply(&step)
-                .unwrap_or_else(|law| panic!("{law} at `{step}` of undo from {start:#?}"));
+            world.apply(&step).unwrap_or_else(|law| panic!("{law} at `{step}` of undo from {start:#?}"));
             let least = Simulated::new(start).serving().min(1);
-            assert!(
-                world.serving() >= least,
-                "nobody serves after `{step}` of undo"
-            );
+            assert!(world.serving() >= least, "nobody serves after `{step}` of undo");
         }
         for key in served(start) {
-            assert!(
-                served(&world.now).contains(&key),
-                "{key} is not back: {start:#?}"
-            );
+            assert!(served(&world.now).contains(&key), "{key} is not back: {start:#?}");
         }
         let added = |i: &&Instance| start.get(&i.key).is_none();
-        assert_eq!(
-            world.now.instances.iter().filter(added).count(),
-            0,
-            "law 4: leftovers"
-        );
+        assert_eq!(world.now.instances.iter().filter(added).count(), 0, "law 4: leftovers");
     }
 }
 
 #[test]
 fn undo_ends_with_the_old_release_from_every_prefix() {
     let healthy = |w: &Observed| w.proxied && w.instances.iter().all(|i| i.ready || !i.serves());
-    for start in every_world(&["app-1", "app-2"])
-        .iter()
-        .filter(|w| healthy(w))
-    {
+    for start in every_world(&["app-1", "app-2"]).iter().filter(|w| healthy(w)) {
         undoes(&scale(1), start);
         undoes(&scale(2), start);
     }
@@ -510,8 +427,5 @@ fn undo_ends_with_the_old_release_from_every_prefix() {
     }
     let mut stop_first = goal("app", 2);
     stop_first.order = Order::StopFirst;
-    undoes(
-        &Strategy::Scale(stop_first),
-        &world(vec![old("app-1"), old("app-2")]),
-    );
+    undoes(&Strategy::Scale(stop_first), &world(vec![old("app-1"), old("app-2")]));
 }

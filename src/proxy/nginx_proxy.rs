@@ -51,9 +51,7 @@ pub fn detect(container: &Container, all: &[Container]) -> Option<NginxProxy> {
 
 fn is_whole(container: &Container) -> bool {
     let built_on_it = container.env("DOCKER_GEN_VERSION").is_some()
-        && container
-            .env("DOCKER_HOST")
-            .is_some_and(|h| h.starts_with("unix://"))
+        && container.env("DOCKER_HOST").is_some_and(|h| h.starts_with("unix://"))
         && container.env("NGINX_PROXY_VERSION").is_some();
     is_image(&container.config.image) || built_on_it
 }
@@ -65,10 +63,7 @@ pub fn is_image(image: &str) -> bool {
         _ => (image, ""),
     };
     let owner_and_name: Vec<&str> = name.rsplit('/').take(2).collect();
-    let official = matches!(
-        owner_and_name[..],
-        ["nginx-proxy", "nginxproxy" | "jwilder"]
-    );
+    let official = matches!(owner_and_name[..], ["nginx-proxy", "nginxproxy" | "jwilder"]);
     official && !tag.contains("dockergen")
 }
 
@@ -79,10 +74,7 @@ fn generator_arguments(container: &Container) -> Option<Vec<String>> {
     let is_generator = |w: &String| Path::new(w).file_name().is_some_and(|f| f == "docker-gen");
     let at = words.iter().position(is_generator)?;
     let arguments = words.split_off(at + 1);
-    arguments
-        .iter()
-        .any(|a| a.trim_start_matches('-') == "watch")
-        .then_some(arguments)
+    arguments.iter().any(|a| a.trim_start_matches('-') == "watch").then_some(arguments)
 }
 
 impl NginxProxy {
@@ -99,22 +91,13 @@ impl NginxProxy {
     /// docker-gen in a container of its own, which notifies nginx in another.
     fn apart(generator: &Container, arguments: &[String], all: &[Container]) -> Option<Self> {
         let value = |flag: &str| {
-            let at = arguments
-                .iter()
-                .position(|a| a.trim_start_matches('-') == flag)?;
+            let at = arguments.iter().position(|a| a.trim_start_matches('-') == flag)?;
             arguments.get(at + 1)
         };
         let target = value("notify-sighup").or(value("notify-container"))?;
-        let nginx = all
-            .iter()
-            .find(|c| c.name() == target || c.id.starts_with(target.as_str()))?;
+        let nginx = all.iter().find(|c| c.name() == target || c.id.starts_with(target.as_str()))?;
         let [template, config] = arguments.last_chunk::<2>()?.clone();
-        Some(NginxProxy {
-            nginx: nginx.clone(),
-            generator: generator.id.clone(),
-            template,
-            config,
-        })
+        Some(NginxProxy { nginx: nginx.clone(), generator: generator.id.clone(), template, config })
     }
 
     fn marker(endpoint: &Endpoint) -> String {
@@ -200,36 +183,22 @@ impl Proxy for NginxProxy {
     fn host(&self, container: &Container) -> Option<String> {
         let hosts = container.env("VIRTUAL_HOST")?;
         let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
-        hosts
-            .split(',')
-            .map(str::trim)
-            .find(plain)
-            .map(String::from)
+        hosts.split(',').map(str::trim).find(plain).map(String::from)
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        let template = format!(
-            "[ -w {0} ] && echo '@writable yes'\necho @template\ncat {0}",
-            self.template
-        );
+        let template = format!("[ -w {0} ] && echo '@writable yes'\necho @template\ncat {0}", self.template);
         let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
                      grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
-        vec![
-            Exec::sh(&self.generator, template),
-            Exec::sh(&self.nginx.id, nginx),
-        ]
+        vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
     fn prepare(&self, answers: &[Done], tune: bool) -> Result<Vec<Preparation>, Fault> {
         let state = Inspected::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(Done::said).collect();
-            Fault::unchanged(format!(
-                "{}: cannot read its template {}",
-                self.name(),
-                self.template
-            ))
-            .seen(&said.join("\n"))
-            .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
+            Fault::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
+                .seen(&said.join("\n"))
+                .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
         let patch = self.patch(&state, tune)?;
         let keep_alive = tune.then(|| self.keep_alive(&state)).flatten();
@@ -246,11 +215,7 @@ impl Proxy for NginxProxy {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>().join(" ");
         Exec::sh(
             &self.generator,
-            route_script(
-                &self.template,
-                &markers(&rotation.outside),
-                &markers(&rotation.inside),
-            ),
+            route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside)),
         )
     }
 
@@ -262,13 +227,10 @@ impl Proxy for NginxProxy {
 
     fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
-            Fault::unchanged(format!("{} does not tell what it routes to", self.name()))
-                .seen(answer.said())
+            Fault::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
-        let busy = endpoints
-            .iter()
-            .map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));
+        let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));
         Ok(Reading {
             routed: routed.map(|e| e.id.clone()).collect(),
             settled: answer.is_settled(),
@@ -307,10 +269,7 @@ impl Inspected {
             return None;
         };
         let (head, template) = generator.stdout.split_once("@template\n")?;
-        let version = nginx
-            .stdout
-            .lines()
-            .find_map(|l| l.strip_prefix("@version "));
+        let version = nginx.stdout.lines().find_map(|l| l.strip_prefix("@version "));
         Some(Inspected {
             template: template.into(),
             writable: head.contains("@writable yes"),
@@ -324,9 +283,7 @@ impl Inspected {
 /// Reads `nginx version: nginx/1.29.5`.
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let (_, version) = text.split_once("nginx/")?;
-    let mut parts = version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|p| p.parse().ok());
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
 }
 
@@ -387,10 +344,7 @@ impl Answer {
 
     fn connections(&self, endpoint: &Endpoint) -> usize {
         let ours: Vec<String> = endpoint.addresses.iter().map(hex).collect();
-        self.remotes
-            .iter()
-            .filter(|r| ours.iter().any(|o| r.ends_with(o.as_str())))
-            .count()
+        self.remotes.iter().filter(|r| ours.iter().any(|o| r.ends_with(o.as_str()))).count()
     }
 
     /// Every working worker started after the configuration was written, so it has read it.
@@ -414,10 +368,7 @@ fn parse_time(text: &str) -> Option<f64> {
     let mut parts = text.split_whitespace();
     let (date, time, zone) = (parts.next()?, parts.next()?, parts.next()?);
     let stamp = humantime::parse_rfc3339(&format!("{date}T{time}Z")).ok()?;
-    let local = stamp
-        .duration_since(std::time::UNIX_EPOCH)
-        .ok()?
-        .as_secs_f64();
+    let local = stamp.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64();
     let zone: i32 = zone.parse().ok()?;
     Some(local - f64::from(zone / 100 * 3600 + zone % 100 * 60))
 }
@@ -443,12 +394,7 @@ fn hex(address: &IpAddr) -> String {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    let word = |w: &[u8]| {
-        w.iter()
-            .rev()
-            .map(|b| format!("{b:02X}"))
-            .collect::<String>()
-    };
+    let word = |w: &[u8]| w.iter().rev().map(|b| format!("{b:02X}")).collect::<String>();
     bytes.chunks(4).map(word).collect()
 }
 
@@ -544,11 +490,7 @@ done 2>/dev/null
 
 /// Removes our markers and those of containers that are gone. Markers of other rollouts' containers stay.
 fn release_script(ours: &[&str], existing: &[String]) -> String {
-    let others: Vec<&str> = existing
-        .iter()
-        .map(String::as_str)
-        .filter(|id| !ours.contains(id))
-        .collect();
+    let others: Vec<&str> = existing.iter().map(String::as_str).filter(|id| !ours.contains(id)).collect();
     format!(
         "# remove our markers
 cd {MARKERS} 2>/dev/null || exit 0

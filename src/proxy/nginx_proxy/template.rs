@@ -37,14 +37,10 @@ pub fn patch(template: &str) -> Patched {
 /// Wraps the body of the loop over an upstream's containers.
 fn hide(template: &str) -> Option<String> {
     let actions = actions(template);
-    let loops = actions
-        .iter()
-        .enumerate()
-        .filter(|(_, a)| ranges_over_container(a.words(template)));
+    let loops = actions.iter().enumerate().filter(|(_, a)| ranges_over_container(a.words(template)));
     let bodies = loops.filter_map(|(n, a)| Some((a.end, body_end(&actions[n + 1..], template)?)));
-    let mut bodies: Vec<(usize, usize)> = bodies
-        .filter(|(from, to)| template[*from..*to].lines().any(is_server_line))
-        .collect();
+    let mut bodies: Vec<(usize, usize)> =
+        bodies.filter(|(from, to)| template[*from..*to].lines().any(is_server_line)).collect();
     let all = bodies.clone();
     let inner = |(from, to): &(usize, usize)| !all.iter().any(|(f, t)| f > from && t < to);
     bodies.retain(inner);
@@ -63,10 +59,7 @@ fn hide(template: &str) -> Option<String> {
 /// Adds ` down` to every server line of a marked instance.
 fn mark_down(template: &str) -> Option<String> {
     let mut found = false;
-    let patch = |line: &str| match is_server_line(line)
-        .then(|| line.rsplit_once(';'))
-        .flatten()
-    {
+    let patch = |line: &str| match is_server_line(line).then(|| line.rsplit_once(';')).flatten() {
         None => line.to_string(),
         Some((before, after)) => {
             found = true;
@@ -74,9 +67,7 @@ fn mark_down(template: &str) -> Option<String> {
                 true => ".Container.ID",
                 false => "$container.ID",
             };
-            format!(
-                "{before}{{{{ if exists (printf \"{MARKERS}/%s\" {id}) }}}} down{{{{ end }}}};{after}"
-            )
+            format!("{before}{{{{ if exists (printf \"{MARKERS}/%s\" {id}) }}}} down{{{{ end }}}};{after}")
         }
     };
     let lines: Vec<String> = template.split('\n').map(patch).collect();
@@ -91,10 +82,7 @@ fn is_server_line(line: &str) -> bool {
 
 /// `range $container := …`, `range $index, $container := …`.
 fn ranges_over_container(words: &str) -> bool {
-    let Some((variables, _)) = words
-        .strip_prefix("range ")
-        .and_then(|r| r.split_once(":="))
-    else {
+    let Some((variables, _)) = words.strip_prefix("range ").and_then(|r| r.split_once(":=")) else {
         return false;
     };
     variables.split(',').next_back().map(str::trim) == Some("$container")
@@ -194,14 +182,8 @@ upstream {{ .upstream }} {
     #[test]
     fn a_marked_container_is_left_out_of_its_upstream() {
         let expected = NEW
-            .replace(
-                "$containers }}\n    # C",
-                &format!("$containers }}}}{TEST}\n    # C"),
-            )
-            .replace(
-                "{{- end }}\n        {{- end }}\n",
-                "{{- end }}\n        {{ end }}{{- end }}\n",
-            );
+            .replace("$containers }}\n    # C", &format!("$containers }}}}{TEST}\n    # C"))
+            .replace("{{- end }}\n        {{- end }}\n", "{{- end }}\n        {{ end }}{{- end }}\n");
         assert_eq!(patch(NEW), Patched::Now(expected));
     }
 

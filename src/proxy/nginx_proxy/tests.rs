@@ -13,18 +13,11 @@ fn proxy() -> NginxProxy {
 }
 
 fn endpoint(id: &str, address: &str) -> Endpoint {
-    Endpoint {
-        id: id.into(),
-        addresses: vec![address.parse().unwrap()],
-    }
+    Endpoint { id: id.into(), addresses: vec![address.parse().unwrap()] }
 }
 
 fn done(stdout: &str) -> Done {
-    Done {
-        code: Some(0),
-        stdout: stdout.into(),
-        stderr: String::new(),
-    }
+    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 /// Printed by nginx-proxy 1.10 (docker-gen 0.16.2, nginx 1.30.6) while it reloaded; `app-1` is out, `app-2` is in.
@@ -72,10 +65,7 @@ fn an_answer_that_was_cut_short_is_an_error() {
 fn a_server_that_is_down_is_not_routed_to() {
     assert_eq!(parse_server("172.19.0.5:80 down;"), None);
     assert_eq!(parse_server("172.19.0.5:80;"), Some("172.19.0.5:80".into()));
-    assert_eq!(
-        parse_server("[fd00::5]:80 weight=2;"),
-        Some("[fd00::5]:80".into())
-    );
+    assert_eq!(parse_server("[fd00::5]:80 weight=2;"), Some("[fd00::5]:80".into()));
 }
 
 #[test]
@@ -88,10 +78,7 @@ fn one_address_is_not_taken_for_another_that_begins_like_it() {
 #[test]
 fn addresses_are_written_as_the_kernel_does() {
     assert_eq!(hex(&"172.18.0.5".parse().unwrap()), "050012AC");
-    assert_eq!(
-        hex(&"fd00::5".parse().unwrap()),
-        "000000FD000000000000000005000000"
-    );
+    assert_eq!(hex(&"fd00::5".parse().unwrap()), "000000FD000000000000000005000000");
 }
 
 #[test]
@@ -112,14 +99,9 @@ fn gating_touches_markers_and_wakes_nobody() {
 
 #[test]
 fn routing_marks_those_outside_and_unmarks_those_inside() {
-    let rotation = Rotation {
-        inside: vec![endpoint("new", "::1")],
-        outside: vec![endpoint("old", "::1")],
-    };
+    let rotation = Rotation { inside: vec![endpoint("new", "::1")], outside: vec![endpoint("old", "::1")] };
     let script = &proxy().route(&rotation).argv[2];
-    let show = script
-        .find("for m in /tmp/compose-zd-down/new; do")
-        .unwrap();
+    let show = script.find("for m in /tmp/compose-zd-down/new; do").unwrap();
     let hide = script.find("touch /tmp/compose-zd-down/old\n").unwrap();
     let render = script.find("kill -HUP").unwrap();
     assert!(show < hide && hide < render, "{script}");
@@ -159,10 +141,7 @@ fn a_docker_gen_apart_is_recognised_with_the_nginx_it_notifies() {
     );
     let nginx = container(r#"{"Id": "n", "Name": "/web"}"#);
     let found = detect(&generator, &[generator.clone(), nginx.clone()]).unwrap();
-    assert_eq!(
-        (found.generator.as_str(), found.nginx.id.as_str()),
-        ("gen", "n")
-    );
+    assert_eq!((found.generator.as_str(), found.nginx.id.as_str()), ("gen", "n"));
     assert_eq!(found.template, "/etc/docker-gen/nginx.tmpl");
     assert!(detect(&nginx, &[generator, nginx.clone()]).is_none());
 }
@@ -183,21 +162,13 @@ fn it_fronts_what_asks_for_a_host_on_a_network_of_its_own() {
 #[test]
 fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
     let port = |config: &str| proxy().port(&container(&format!(r#"{{"Config": {{{config}}}}}"#)));
-    assert_eq!(
-        port(r#""Env": ["VIRTUAL_PORT=3000"], "ExposedPorts": {"80/tcp": {}}"#),
-        Some(3000)
-    );
-    assert_eq!(
-        port(r#""ExposedPorts": {"8080/tcp": {}, "53/udp": {}}"#),
-        Some(8080)
-    );
-    assert_eq!(
-        port(r#""ExposedPorts": {"8080/tcp": {}, "81/tcp": {}}"#),
-        Some(80)
-    );
+    assert_eq!(port(r#""Env": ["VIRTUAL_PORT=3000"], "ExposedPorts": {"80/tcp": {}}"#), Some(3000));
+    assert_eq!(port(r#""ExposedPorts": {"8080/tcp": {}, "53/udp": {}}"#), Some(8080));
+    assert_eq!(port(r#""ExposedPorts": {"8080/tcp": {}, "81/tcp": {}}"#), Some(80));
 }
 
-const TEMPLATE: &str = "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
+const TEMPLATE: &str =
+    "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
 fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {
     let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
@@ -210,11 +181,7 @@ fn preparing_patches_the_template_and_keeps_idle_clients_where_nginx_can() {
     let both = prepared("@writable yes\n", "1.29.5", true).unwrap();
     assert_eq!(both.len(), 2);
     assert!(both[0].required && both[0].exec.stdin.as_ref().unwrap().contains(MARKERS));
-    assert!(
-        both[1].note.contains("keepalive_min_timeout 5s"),
-        "{}",
-        both[1].note
-    );
+    assert!(both[1].note.contains("keepalive_min_timeout 5s"), "{}", both[1].note);
     let old = prepared("@writable yes\n", "1.27.3", true).unwrap();
     assert_eq!(old.len(), 1);
 }
@@ -222,13 +189,8 @@ fn preparing_patches_the_template_and_keeps_idle_clients_where_nginx_can() {
 #[test]
 fn what_cannot_be_patched_is_refused_with_the_fix() {
     let text = prepared("", "1.29.5", true).unwrap_err().to_string();
-    assert!(
-        text.contains("is mounted read-only") && text.contains("make it writable"),
-        "{text}"
-    );
-    let text = prepared("@writable yes\n", "1.29.5", false)
-        .unwrap_err()
-        .to_string();
+    assert!(text.contains("is mounted read-only") && text.contains("make it writable"), "{text}");
+    let text = prepared("@writable yes\n", "1.29.5", false).unwrap_err().to_string();
     assert!(text.contains("`x-zd.proxy.tune: false`"), "{text}");
     assert!(proxy().prepare(&[done(""), done("")], true).is_err());
 }
@@ -239,8 +201,7 @@ fn a_prepared_proxy_is_left_alone() {
         panic!("not patched");
     };
     let generator = done(&format!("@template\n{patched}"));
-    let nginx = done(
-        "@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n",
-    );
+    let nginx =
+        done("@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n");
     assert_eq!(proxy().prepare(&[generator, nginx], true).unwrap(), []);
 }

@@ -1,0 +1,139 @@
+//! What would go wrong is found here, before anything is touched, each with its fix.
+
+use anyhow::Result;
+
+use super::asked::{Target, backend};
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::{Obstacle, Project, Service};
+use crate::plan::{Plan, Step, Unplannable};
+use crate::proxy::{self, Proxy};
+
+/// Finds in the file what keeps a new instance from running beside the old one.
+///
+/// # Errors
+/// The first obstacle, with its fix.
+pub fn file(project: &Project, target: &Target) -> Result<(), Fault> {
+    for name in target.services() {
+        let service = &project.services[name];
+        // The sides of a pair have names and ports of their own.
+        let own_to_a_side = |o: &Obstacle| matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_));
+        let is_pair = matches!(target, Target::Pair(_));
+        let mut obstacles = service.obstacles().into_iter();
+        if let Some(obstacle) = obstacles.find(|o| !is_pair || !own_to_a_side(o)) {
+            let (message, hint) = obstacle.explain(name);
+            return Err(Fault::usage(message).hint(hint));
+        }
+        if service.replicas == Some(0) {
+            return Err(none_wanted(name));
+        }
+        known_kind(service)?;
+    }
+    Ok(())
+}
+
+fn none_wanted(name: &str) -> Fault {
+    Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
+        .hint("set it to 1 or more; `docker compose stop` stops a service")
+}
+
+fn known_kind(service: &Service) -> Result<(), Fault> {
+    let known = |kind: &str| kind == "none" || proxy::KINDS.contains(&kind);
+    match service.settings.proxy.kind.as_deref() {
+        Some(kind) if !known(kind) => Err(proxy::unknown_kind(kind)),
+        _ => Ok(()),
+    }
+}
+
+/// Both sides of a pair are replaced one after the other in service, so a side's container name is in its own way.
+///
+/// # Errors
+/// A side with `container_name` while both serve.
+pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
+    for name in target.services() {
+        let named = project.services[name].obstacles().into_iter();
+        let mut named = named.filter(|o| matches!(o, Obstacle::ContainerName(_)));
+        if let Some(obstacle) = named.next() {
+            let (message, hint) = obstacle.explain(name);
+            return Err(Fault::usage(message).hint(format!(
+                "{hint}; or stop one side, which then takes over from the other at each deploy"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A service that asks for a route, and its proxy is there but down: a deploy would look fine and serve nobody.
+///
+/// # Errors
+/// The proxy that is down, with the command that starts it.
+pub fn proxy_runs(project: &Project, target: &Target, containers: &[Container]) -> Result<(), Fault> {
+    let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
+    let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
+    let claims = |s: &&Service| proxy::claims(&s.environment);
+    if services.iter().any(overridden) || !services.iter().any(claims) {
+        return Ok(());
+    }
+    let proxies = proxy::detect(containers);
+    let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
+    fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(s))));
+    if fronting.iter().any(|p| p.container().is_running()) {
+        return Ok(());
+    }
+    let down = |what: String, start: String| {
+        Err(Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
+            .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`")))
+    };
+    let own = project.services.values().find(|s| proxy::is_proxy_image(&s.image));
+    match (fronting.first(), own) {
+        (Some(proxy), _) => down(
+            format!("{} is {}", proxy.name(), proxy.container().state.status),
+            start_command(proxy.container()),
+        ),
+        (None, Some(own)) => down(
+            format!("the proxy `{}` of this project does not run", own.name),
+            format!("docker compose up --detach --no-deps {}", own.name),
+        ),
+        (None, None) => Ok(()),
+    }
+}
+
+/// The command that brings a container back.
+pub fn start_command(container: &Container) -> String {
+    match container.state.status.as_str() {
+        "paused" => format!("docker unpause {}", container.name()),
+        _ => format!("docker start {}", container.name()),
+    }
+}
+
+/// Compose recreates a network whose definition changed, and stops everything on it, before it creates anything.
+///
+/// # Errors
+/// What Compose would stop or remove, by its own dry run.
+pub fn collateral(docker: &Docker, plan: &Plan) -> Result<()> {
+    for (step, _) in &plan.steps {
+        let Step::Create { service, total, .. } = step else {
+            continue;
+        };
+        let lost = docker.collateral(service, *total)?;
+        if !lost.is_empty() {
+            return Err(Fault::unchanged(format!(
+                "Compose would stop what runs in order to create a new instance of `{service}`; nothing was changed"
+            ))
+            .seen(&lost.join("\n"))
+            .hint(
+                "the definition of a network changed: give the new network another name in the file, so that both \
+                 can exist, or take the downtime with `docker compose up --detach`",
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+impl From<Unplannable> for Fault {
+    fn from(unplannable: Unplannable) -> Self {
+        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason)).hint(unplannable.fix)
+    }
+}

@@ -1,0 +1,238 @@
+//! One moment of a target: reads the containers and the proxies, and tells new instances from old ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use super::asked::{Target, backend};
+use crate::docker::inspect::{Config, Container, Healthcheck, Image};
+use crate::docker::{Docker, Done};
+use crate::drain;
+use crate::fault::Fault;
+use crate::health::{Asker, Probe};
+use crate::model::{Project, Service};
+use crate::observed::{Generation, Instance, Key, Observed, State};
+use crate::proxy::{self, Backend, Proxy};
+use crate::rollout;
+
+/// What tells a new instance from an old one.
+pub struct Wanted {
+    hashes: BTreeMap<String, String>,
+    /// By service.
+    images: BTreeMap<String, Image>,
+    /// Every instance counts as old.
+    force: bool,
+}
+
+impl Wanted {
+    /// # Errors
+    /// No engine, or Compose's own.
+    pub fn read(docker: &Docker, project: &Project, targets: &[Target], force: bool) -> Result<Wanted> {
+        let services = targets.iter().flat_map(Target::services);
+        let references: BTreeSet<&str> =
+            services.clone().map(|s| project.services[s].image.as_str()).collect();
+        std::thread::scope(|scope| {
+            let hashes = scope.spawn(|| docker.hashes());
+            let mut known = BTreeMap::new();
+            for reference in references {
+                known.insert(reference, docker.image(reference)?);
+            }
+            let image = |s: &str| known[project.services[s].image.as_str()].clone();
+            Ok(Wanted {
+                images: services.filter_map(|s| Some((s.to_string(), image(s)?))).collect(),
+                hashes: hashes.join().expect("no panic in a read")?,
+                force,
+            })
+        })
+    }
+
+    fn generation(&self, service: &str, container: &Container) -> Generation {
+        let hash = container.label("com.docker.compose.config-hash");
+        let same_config = hash == self.hashes.get(service).map(String::as_str);
+        let same_image = self.images.get(service).is_some_and(|i| i.id == container.image_id);
+        match same_config && same_image && !self.force {
+            true => Generation::New,
+            false => Generation::Old,
+        }
+    }
+
+    /// What a new instance will look like to a probe and to a proxy, before there is one.
+    fn preview(&self, service: &Service) -> Container {
+        let image = self.images.get(&service.name).cloned().unwrap_or_default();
+        let mut environment = image.config.env;
+        environment.extend(service.environment.iter().map(|(k, v)| format!("{k}={v}")));
+        let mut exposed = image.config.exposed_ports;
+        exposed.extend(service.exposed.iter().map(|p| (p.clone(), serde_json::Value::Null)));
+        let own = service.healthcheck.clone().map(|test| Healthcheck { test });
+        let config = Config {
+            env: environment,
+            exposed_ports: exposed,
+            healthcheck: own.or(image.config.healthcheck),
+            ..Config::default()
+        };
+        Container::planned(config, &service.networks)
+    }
+}
+
+/// What the planner sees, and the containers behind it.
+pub struct Scene {
+    pub observed: Observed,
+    pub containers: BTreeMap<Key, Container>,
+}
+
+/// Looks at one target.
+pub struct Viewer<'a> {
+    pub docker: &'a Docker,
+    pub project: &'a Project,
+    pub wanted: &'a Wanted,
+    pub target: &'a Target,
+    pub proxies: Vec<Box<dyn Proxy>>,
+}
+
+impl Viewer<'_> {
+    /// How a new instance of each service will be asked whether it is ready.
+    ///
+    /// # Errors
+    /// A service with nothing to ask.
+    pub fn probes(&self) -> Result<Vec<(&str, Probe)>, Fault> {
+        let services = self.target.services().into_iter();
+        let probe = |name| {
+            let service = &self.project.services[name];
+            let preview = self.wanted.preview(service);
+            Ok((name, rollout::probe(service, &preview, &self.proxies)?))
+        };
+        services.map(probe).collect()
+    }
+
+    /// Reads the containers anew, and looks.
+    ///
+    /// # Errors
+    /// No engine, or a proxy that does not answer.
+    pub fn look(&self) -> Result<Scene> {
+        let mut members = Vec::new();
+        for service in self.target.services() {
+            members.extend(self.docker.containers_of(&self.project.name, service)?);
+        }
+        self.look_at(members)
+    }
+
+    /// Looks at containers that were read just now.
+    ///
+    /// # Errors
+    /// A proxy that does not answer.
+    pub fn look_at(&self, containers: Vec<Container>) -> Result<Scene> {
+        let services = self.target.services();
+        let ours = |c: &Container| is_member(self.project, c, &services);
+        let members: Vec<Container> = containers.into_iter().filter(ours).collect();
+        let routed = self.routed(&members)?;
+        let instances = members.iter().map(|c| self.instance(c, routed.as_ref()));
+        Ok(Scene {
+            observed: Observed {
+                instances: instances.collect::<Result<_>>()?,
+                proxied: !self.proxies.is_empty(),
+            },
+            containers: members.iter().map(|c| (self.key(c), c.clone())).collect(),
+        })
+    }
+
+    fn key(&self, container: &Container) -> Key {
+        rollout::short_name(&self.project.name, container)
+    }
+
+    /// The ids that any proxy sends requests to; none where there is no proxy to tell.
+    fn routed(&self, members: &[Container]) -> Result<Option<BTreeSet<String>>> {
+        let mut routed = BTreeSet::new();
+        for proxy in &self.proxies {
+            let endpoints = rollout::endpoints(proxy.as_ref(), members.iter());
+            let answer: Done = drain::checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
+            routed.extend(proxy.read(&answer, &endpoints)?.routed);
+        }
+        Ok((!self.proxies.is_empty()).then_some(routed))
+    }
+
+    fn instance(&self, container: &Container, routed: Option<&BTreeSet<String>>) -> Result<Instance> {
+        let (_, service) = container.compose().expect("only members are looked at");
+        let state = State::read(&container.state.status);
+        let generation = self.wanted.generation(service, container);
+        let runs = state == State::Running;
+        let ready = match (runs, generation) {
+            (false, _) => false,
+            // An old instance may not know the path that a new one is asked for.
+            (true, Generation::Old) => true,
+            (true, Generation::New) => self.is_ready(service, container)?,
+        };
+        Ok(Instance {
+            key: self.key(container),
+            service: service.into(),
+            generation,
+            state,
+            routed: routed.map_or(runs, |ids| ids.contains(&container.id)),
+            ready,
+        })
+    }
+
+    fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
+        let service = &self.project.services[service];
+        let probe = rollout::probe(service, container, &self.proxies)?;
+        let asker = Asker::new(self.docker, service.settings.pace.timeout)?;
+        Ok(asker.ask(&probe, container).ready)
+    }
+}
+
+/// Whether a container belongs to one of these services of the project.
+pub fn is_member(project: &Project, container: &Container, services: &[&str]) -> bool {
+    let ours = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
+    container.compose().is_some_and(ours)
+}
+
+/// The proxies that run in front of a target; the one that `x-zd.proxy` names where detection is wrong.
+///
+/// # Errors
+/// A named proxy that is not there, does not run, or is of no known kind.
+pub fn proxies(
+    project: &Project,
+    target: &Target,
+    containers: &[Container],
+) -> Result<Vec<Box<dyn Proxy>>, Fault> {
+    let settings = &project.services[target.services()[0]].settings.proxy;
+    match (settings.kind.as_deref(), settings.container.as_deref()) {
+        (Some("none"), _) => return Ok(Vec::new()),
+        (kind, Some(name)) => return Ok(vec![named(name, kind, containers)?]),
+        _ => {}
+    }
+    let backends = backends(project, target, containers);
+    let mut proxies = proxy::detect(containers);
+    proxies.retain(|p| p.container().is_running() && backends.iter().any(|b| p.fronts(b)));
+    Ok(proxies)
+}
+
+/// A target as a proxy's discovery sees it: its containers, and what the file says of those to come.
+fn backends(project: &Project, target: &Target, containers: &[Container]) -> Vec<Backend> {
+    let services = target.services();
+    let members = containers.iter().filter(|c| is_member(project, c, &services));
+    let wanted = services.iter().map(|s| backend(&project.services[*s]));
+    members.map(Backend::from).chain(wanted).collect()
+}
+
+fn named(name: &str, kind: Option<&str>, containers: &[Container]) -> Result<Box<dyn Proxy>, Fault> {
+    let found = containers.iter().find(|c| c.name() == name || c.id.starts_with(name));
+    let container = found.ok_or_else(|| {
+        Fault::usage(format!(
+            "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"
+        ))
+        .hint("`docker ps` lists those that run")
+    })?;
+    if !container.is_running() {
+        return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
+            .hint(format!("start it with `{}`", super::checks::start_command(container))));
+    }
+    if let Some(kind) = kind {
+        return proxy::declared(kind, container);
+    }
+    let mut all = proxy::detect(containers);
+    let at = all.iter().position(|p| p.container().id == container.id);
+    at.map(|n| all.swap_remove(n)).ok_or_else(|| {
+        Fault::usage(format!("`{name}` is no proxy that can be recognised"))
+            .hint("say what it is with `x-zd.proxy.kind` (or `--proxy-kind`)")
+    })
+}
