@@ -220,7 +220,9 @@ impl<'a> Draft<'a> {
 
     /// Sorts the instances of a service into those that still have to be brought in, and those that go.
     fn split(&mut self, goal: &Goal, members: &[&Instance]) -> (Vec<Key>, Vec<Key>) {
-        let mut usable: Vec<&Instance> = members.iter().copied().filter(|i| is_usable(i)).collect();
+        let fits = |i: &Instance| i.is_live() || !goal.clears_stopped;
+        let mut usable: Vec<&Instance> =
+            members.iter().copied().filter(|i| is_usable(i) && fits(i)).collect();
         usable.sort_by_key(|i| (!i.routed, i.state != State::Running));
         usable.truncate(goal.wanted);
         let settled = |i: &&&Instance| i.serves() && i.ready;

@@ -1,1 +1,27 @@
+//! What compose-zd promises, tried on a real engine with real clients: every test brings up a project of its own,
+//! lets a load generator run before, during and after the deploy, and counts what was lost.
+//!
+//! They need the engine, Compose and the images that `scripts/setup` makes, and run one at a time.
 
+#[path = "e2e/build.rs"]
+mod build;
+#[path = "e2e/dependencies.rs"]
+mod dependencies;
+#[path = "e2e/failure.rs"]
+mod failure;
+#[path = "e2e/interrupt.rs"]
+mod interrupt;
+#[path = "e2e/load.rs"]
+mod load;
+#[path = "e2e/pair.rs"]
+mod pair;
+#[path = "e2e/proxy.rs"]
+mod proxy;
+#[path = "e2e/refusal.rs"]
+mod refusal;
+#[path = "e2e/scale.rs"]
+mod scale;
+#[path = "e2e/stage.rs"]
+mod stage;
+#[path = "e2e/tool.rs"]
+mod tool;
