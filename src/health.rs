@@ -46,6 +46,10 @@ pub fn choose(
     proxy_port: Option<u16>,
     host: Option<&str>,
 ) -> Result<Probe, Fault> {
+    if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
+        return Err(Fault::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
+            .hint("use a build with the feature `tls`, or set `x-zd.health.scheme` to `http`"));
+    }
     let exposed = container.exposed_tcp();
     let only = (exposed.len() == 1).then(|| exposed[0]);
     let port = asked_for.and_then(|h| h.port).or(proxy_port).or(only);
@@ -132,13 +136,15 @@ impl<'a> Asker<'a> {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn new(docker: &'a Docker, timeout: Duration) -> Result<Self> {
-        let client = Client::builder()
+        let builder = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
-            .pool_max_idle_per_host(0)
-            .build()?;
-        Ok(Asker { docker, client, timeout })
+            .pool_max_idle_per_host(0);
+        // It is asked by its address, which no certificate names.
+        #[cfg(feature = "tls")]
+        let builder = builder.tls_danger_accept_invalid_certs(true);
+        Ok(Asker { docker, client: builder.build()?, timeout })
     }
 
     pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
