@@ -38,7 +38,11 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         checks::file(&project, target)?;
         checks::proxy_runs(&project, target, &containers)?;
     }
-    let changed = provide_images(&docker, &project, &targets, args, report)?;
+    let provided = provide_images(&docker, &project, &targets, args, report);
+    if let Some(signal) = stop.signal() {
+        return Err(Fault::interrupted(signal).into());
+    }
+    let changed = provided?;
     let wanted = Wanted::read(&docker, &project, &targets, args.force)?;
     let run = Run { docker: &docker, project: &project, wanted: &wanted, args, report };
     let mut fresh = (!changed).then_some(containers);
@@ -119,7 +123,7 @@ impl Run<'_> {
         }
         self.report.event(&Event::GoingBack);
         let back = || -> Result<(), Fault> {
-            let now = viewer.look().map_err(Fault::from_error)?;
+            let now = viewer.look_patiently()?;
             let plan = plan::undo(&start.observed, &now.observed);
             let mut rollout = Rollout::back(tools, &now.observed, now.containers);
             rollout.run(&plan).map_err(|s| s.fault)

@@ -216,7 +216,9 @@ impl Docker {
         words.extend(services.iter().map(String::as_str));
         let argv = self.compose_words(&words);
         let start = Instant::now();
-        let output = expression(&argv).stdin_null().stdout_to_stderr().unchecked().run();
+        // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
+        let command = duct::cmd(&argv[0], &argv[1..]);
+        let output = command.stdin_null().stdout_to_stderr().unchecked().run();
         (self.observer)(&argv[1..].join(" "), start.elapsed());
         match output.map_err(|e| cannot_start(&argv[0], &e))?.status.success() {
             true => Ok(()),
@@ -341,6 +343,24 @@ impl Docker {
         self.run_with(&argv, exec.stdin.as_deref())
     }
 
+    /// As [`Docker::exec`], for at most `limit`; what takes longer is left to itself and gives no answer.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started.
+    pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
+        let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        let start = Instant::now();
+        let child = expression(&argv).stdin_null().stdout_capture().stderr_capture().unchecked().start();
+        let child = child.map_err(|e| cannot_start(&argv[0], &e))?;
+        let done = child.wait_timeout(limit).map(|output| output.map(done));
+        if !matches!(done, Ok(Some(_))) {
+            // It may have ended by itself in this moment.
+            let _ = child.kill();
+        }
+        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
+        Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
+    }
+
     /// The last lines a container printed.
     ///
     /// # Errors
@@ -395,12 +415,15 @@ impl Docker {
             None => command.stdin_null().run(),
         };
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
-        let output = output.map_err(|e| cannot_start(&argv[0], &e))?;
-        Ok(Done {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into(),
-            stderr: String::from_utf8_lossy(&output.stderr).into(),
-        })
+        Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
+    }
+}
+
+fn done(output: &std::process::Output) -> Done {
+    Done {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into(),
+        stderr: String::from_utf8_lossy(&output.stderr).into(),
     }
 }
 

@@ -37,46 +37,49 @@ pub enum Drained {
 }
 
 impl Routing<'_> {
-    /// Makes new requests go to exactly the rotation, and waits until the running proxy confirms it.
+    /// Makes new requests go to exactly the rotation, and waits until the running proxy confirms it. A proxy that does
+    /// not answer for a while (somebody restarts it) is asked again.
     ///
     /// # Errors
     /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt.
     pub fn set(&self, stop: &Stop) -> Result<()> {
-        self.issue()?;
-        let mut issued = Instant::now();
-        let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
-            let reading = self.read()?;
-            if reading.confirms(&self.rotation) {
-                return Ok(Some(()));
-            }
-            if issued.elapsed() > AGAIN {
+        let mut issued: Option<Instant> = None;
+        let mut last = None;
+        let mut confirmed = || -> Result<bool> {
+            if issued.is_none_or(|at| at.elapsed() > AGAIN) {
                 self.issue()?;
-                issued = Instant::now();
+                issued = Some(Instant::now());
             }
-            Ok(None)
+            Ok(self.read()?.confirms(&self.rotation))
+        };
+        let waited = wait::until(POLL, CONFIRM, stop, || match confirmed() {
+            Ok(done) => Ok::<_, Fault>(done.then_some(())),
+            Err(error) => {
+                last = Some(error);
+                Ok(None)
+            }
         })?;
         match waited {
             Waited::Done(()) => Ok(()),
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-            Waited::TimedOut => Err(self.unconfirmed().into()),
+            Waited::TimedOut => Err(self.unconfirmed(last).into()),
         }
     }
 
     /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile.
     ///
     /// # Errors
-    /// A proxy that cannot be asked; an interrupt.
+    /// A proxy that does not keep the rotation; an interrupt.
     pub fn wait_until_idle(&self, limit: Duration, stop: &Stop) -> Result<Drained> {
         let start = Instant::now();
         let mut quiet = 0;
         let mut open = 0;
         let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
-            let reading = self.read()?;
-            if !reading.confirms(&self.rotation) {
+            let Some(reading) = self.read().ok().filter(|r| r.confirms(&self.rotation)) else {
                 self.set(stop)?;
                 quiet = 0;
                 return Ok(None);
-            }
+            };
             open = reading.open(&self.rotation);
             quiet = match open {
                 0 => quiet + 1,
@@ -104,7 +107,8 @@ impl Routing<'_> {
         Ok(self.proxy.read(&answer, &endpoints)?)
     }
 
-    fn unconfirmed(&self) -> Fault {
+    fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {
+        let failed = last.map(|e| format!("{e:#}")).unwrap_or_default();
         let said = self.docker.exec(&self.proxy.diagnose());
         let said = said.map(|d| d.said().to_string()).unwrap_or_default();
         Fault::unchanged(format!(
@@ -112,6 +116,7 @@ impl Routing<'_> {
             self.proxy.name(),
             CONFIRM.as_secs()
         ))
+        .seen(&failed)
         .seen(&said)
         .hint("see its log: it may refuse its own configuration")
     }

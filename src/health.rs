@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use reqwest::blocking::Client;
 
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::fault::Fault;
 use crate::model::{Codes, HttpHealth, Pace};
@@ -155,16 +155,16 @@ impl<'a> Asker<'a> {
     }
 
     fn check(&self, argv: &[String], container: &Container) -> Answer {
-        match self.docker.exec(&Exec::new(&container.id, argv.to_vec())) {
-            Ok(done) => Answer {
-                ready: done.ok(),
-                text: match (done.code, last_line(done.said())) {
-                    (Some(0), _) => "healthcheck → 0".into(),
-                    (Some(code), said) => format!("healthcheck → {code} {said}"),
-                    (None, said) => format!("healthcheck was killed {said}"),
-                },
+        let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
+        let answer = |ready, text: String| Answer { ready, text: format!("healthcheck {text}") };
+        match self.docker.exec_within(&Exec::new(&container.id, argv.to_vec()), limit) {
+            Ok(Some(done)) => match (done.code, last_line(done.said())) {
+                (Some(0), _) => answer(true, "→ 0".into()),
+                (Some(code), said) => answer(false, format!("→ {code} {said}")),
+                (None, said) => answer(false, format!("was killed {said}")),
             },
-            Err(error) => refused(format!("healthcheck: {error}")),
+            Ok(None) => answer(false, format!("→ no answer within {}", humantime::format_duration(limit))),
+            Err(error) => answer(false, format!("→ {error}")),
         }
     }
 

@@ -1,6 +1,7 @@
 //! One moment of a target: reads the containers and the proxies, and tells new instances from old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -14,6 +15,7 @@ use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::proxy::{self, Backend, Proxy};
 use crate::rollout;
+use crate::wait::{self, Stop, Waited};
 
 /// What tells a new instance from an old one.
 pub struct Wanted {
@@ -63,7 +65,7 @@ impl Wanted {
         environment.extend(service.environment.iter().map(|(k, v)| format!("{k}={v}")));
         let mut exposed = image.config.exposed_ports;
         exposed.extend(service.exposed.iter().map(|p| (p.clone(), serde_json::Value::Null)));
-        let own = service.healthcheck.clone().map(|test| Healthcheck { test });
+        let own = service.healthcheck.clone().map(|test| Healthcheck { test, ..Healthcheck::default() });
         let config = Config {
             env: environment,
             exposed_ports: exposed,
@@ -73,6 +75,10 @@ impl Wanted {
         Container::planned(config, &service.networks)
     }
 }
+
+/// How long, and how often, the way back tries to see what there is.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE_POLL: Duration = Duration::from_millis(500);
 
 /// What the planner sees, and the containers behind it.
 pub struct Scene {
@@ -114,6 +120,25 @@ impl Viewer<'_> {
             members.extend(self.docker.containers_of(&self.project.name, service)?);
         }
         self.look_at(members)
+    }
+
+    /// Looks until it gets to see something: on the way back a proxy that restarts is worth waiting for.
+    ///
+    /// # Errors
+    /// The last reason why there is nothing to see.
+    pub fn look_patiently(&self) -> Result<Scene, Fault> {
+        let mut last = Fault::unchanged("nothing was looked at");
+        let seen = wait::until(PATIENCE_POLL, PATIENCE, &Stop::default(), || match self.look() {
+            Ok(scene) => Ok::<_, Fault>(Some(scene)),
+            Err(error) => {
+                last = Fault::from_error(error);
+                Ok(None)
+            }
+        })?;
+        match seen {
+            Waited::Done(scene) => Ok(scene),
+            Waited::TimedOut | Waited::Interrupted(_) => Err(last),
+        }
     }
 
     /// Looks at containers that were read just now.

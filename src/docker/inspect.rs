@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -69,6 +70,8 @@ pub struct Config {
 pub struct Healthcheck {
     #[serde(deserialize_with = "or_default")]
     pub test: Vec<String>,
+    /// For one run, in nanoseconds; 0 is Docker's default.
+    pub timeout: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -171,6 +174,16 @@ impl Container {
                 Some(vec!["/bin/sh".into(), "-c".into(), words.join(" ")])
             }
             _ => None,
+        }
+    }
+}
+
+impl Healthcheck {
+    /// The time for one run; Docker's default is 30 s.
+    pub fn limit(&self) -> Duration {
+        match self.timeout {
+            0 => Duration::from_secs(30),
+            nanoseconds => Duration::from_nanos(nanoseconds),
         }
     }
 }
