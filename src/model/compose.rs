@@ -1,0 +1,186 @@
+//! The parts of `docker compose config` that a deploy looks at. Small structs of our own: the public crates for the
+//! Compose specification reject keys that Compose accepts.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::settings::undouble;
+use super::{Completes, Hook, Order};
+
+#[derive(Deserialize)]
+pub struct RawProject {
+    pub name: String,
+    #[serde(default)]
+    pub services: BTreeMap<String, RawService>,
+    #[serde(rename = "x-zd")]
+    pub zd: Option<Value>,
+    #[serde(default)]
+    secrets: BTreeMap<String, Value>,
+    #[serde(default)]
+    configs: BTreeMap<String, Value>,
+    #[serde(default)]
+    networks: BTreeMap<String, RawNetwork>,
+}
+
+#[derive(Deserialize)]
+pub struct RawNetwork {
+    name: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct RawService {
+    pub image: Option<String>,
+    pub build: Option<Value>,
+    pub scale: Option<u32>,
+    pub container_name: Option<String>,
+    pub network_mode: Option<String>,
+    networks: BTreeMap<String, Value>,
+    ports: Vec<RawPort>,
+    expose: Vec<Value>,
+    healthcheck: Option<RawHealthcheck>,
+    pub environment: BTreeMap<String, Option<Value>>,
+    depends_on: BTreeMap<String, RawDependency>,
+    pub post_start: Vec<Hook>,
+    pub pre_stop: Vec<Hook>,
+    secrets: Vec<RawGrant>,
+    configs: Vec<RawGrant>,
+    pub deploy: RawDeploy,
+    #[serde(rename = "x-zd")]
+    pub zd: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub struct RawHealthcheck {
+    #[serde(default)]
+    test: Vec<String>,
+    #[serde(default)]
+    disable: bool,
+}
+
+#[derive(Deserialize)]
+pub struct RawPort {
+    target: u16,
+    protocol: Option<String>,
+    published: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub struct RawDependency {
+    condition: String,
+}
+
+#[derive(Deserialize)]
+pub struct RawGrant {
+    source: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct RawDeploy {
+    pub replicas: Option<u32>,
+    pub update_config: RawUpdate,
+}
+
+/// `deploy.update_config`.
+#[derive(Deserialize, Default)]
+pub struct RawUpdate(BTreeMap<String, Value>);
+
+impl RawProject {
+    /// Whether Compose itself copies content into a service's container when it starts it: a secret or config that is
+    /// made of an environment variable or of text.
+    pub fn makes_at_start(&self, service: &RawService) -> bool {
+        let made = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
+            let keys = ["environment", "content"];
+            all.get(&grant.source).is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
+        };
+        service.secrets.iter().any(|g| made(g, &self.secrets))
+            || service.configs.iter().any(|g| made(g, &self.configs))
+    }
+
+    /// The engine's names of a service's networks.
+    pub fn networks_of(&self, service: &RawService) -> Vec<String> {
+        let full = |key: &String| {
+            let named = self.networks.get(key).and_then(|n| n.name.clone());
+            named.unwrap_or_else(|| format!("{}_{key}", self.name))
+        };
+        service.networks.keys().map(full).collect()
+    }
+}
+
+impl RawService {
+    /// Host ports that are one number; an empty one or a range is Docker's to choose from.
+    pub fn fixed_ports(&self) -> Vec<String> {
+        let published = self.ports.iter().filter_map(|p| p.published.as_ref().map(text));
+        published.filter(|p| p.parse::<u16>().is_ok_and(|port| port > 0)).collect()
+    }
+
+    /// The ports of its containers that the file names, as `3000/tcp`.
+    pub fn exposed(&self) -> Vec<String> {
+        let with_protocol = |port: String| match port.contains('/') {
+            true => port,
+            false => format!("{port}/tcp"),
+        };
+        let named = self.expose.iter().map(text).map(with_protocol);
+        let published =
+            self.ports.iter().map(|p| format!("{}/{}", p.target, p.protocol.as_deref().unwrap_or("tcp")));
+        named.chain(published).collect()
+    }
+
+    /// The test of its healthcheck; `NONE` where it is switched off.
+    pub fn healthcheck_test(&self) -> Option<Vec<String>> {
+        let healthcheck = self.healthcheck.as_ref()?;
+        match (healthcheck.disable, &healthcheck.test[..]) {
+            (true, _) => Some(vec!["NONE".into()]),
+            (false, []) => None,
+            (false, test) => Some(test.iter().map(|w| undouble(w)).collect()),
+        }
+    }
+
+    /// Its environment; a variable without a value is left out.
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        let set = self.environment.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
+        set.map(|(k, v)| (k.clone(), undouble(&text(v)))).collect()
+    }
+
+    pub fn dependencies(&self) -> BTreeMap<String, Completes> {
+        let completes = |d: &RawDependency| d.condition == "service_completed_successfully";
+        self.depends_on.iter().map(|(name, d)| (name.clone(), completes(d))).collect()
+    }
+}
+
+impl RawUpdate {
+    pub fn order(&self) -> Order {
+        match self.0.get("order").and_then(Value::as_str) {
+            Some("stop-first") => Order::StopFirst,
+            _ => Order::StartFirst,
+        }
+    }
+
+    pub fn parallelism(&self) -> u32 {
+        self.0.get("parallelism").and_then(Value::as_u64).unwrap_or(0) as u32
+    }
+
+    /// The keys that this version does not do as they say.
+    pub fn not_followed(&self) -> Vec<String> {
+        let followed = |key: &str, value: &Value| match key {
+            "parallelism" | "order" => true,
+            "failure_action" => value.as_str() == Some("rollback"),
+            "max_failure_ratio" => value.as_f64() == Some(0.0),
+            _ => false,
+        };
+        self.0.iter().filter(|(k, v)| !followed(k, v)).map(|(k, _)| k.clone()).collect()
+    }
+}
+
+/// A scalar as text.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,73 @@
+//! Which services are sides of one app: declared in `x-zd.pairs`, or given away by their names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::compose::RawService;
+use super::settings::Wrong;
+
+/// Two services that are sides of one app; declared in `x-zd.pairs`, or recognised by their names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    pub name: String,
+    pub sides: [String; 2],
+}
+
+/// The declared pairs, then those that their names and their app give away.
+///
+/// # Errors
+/// A declared pair that does not name two services.
+pub fn find(
+    services: &BTreeMap<String, RawService>,
+    declared: BTreeMap<String, [String; 2]>,
+    source: &str,
+) -> Result<Vec<Pair>, Wrong> {
+    let mut pairs = Vec::new();
+    for (name, sides) in declared {
+        check_pair(services, &name, &sides, source)?;
+        pairs.push(Pair { name, sides });
+    }
+    let taken: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
+    let free = |s: &String| !taken.contains(s);
+    let recognised = services.keys().filter_map(|first| recognise(services, first));
+    pairs.extend(recognised.filter(|p| p.sides.iter().all(free)));
+    Ok(pairs)
+}
+
+fn check_pair(
+    services: &BTreeMap<String, RawService>,
+    name: &str,
+    sides: &[String; 2],
+    source: &str,
+) -> Result<(), Wrong> {
+    let wrong = |message: String, hint: &str| {
+        Err(Wrong { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
+    };
+    if sides[0] == sides[1] {
+        return wrong("both sides are the same service".into(), "name two services");
+    }
+    match sides.iter().find(|s| !services.contains_key(*s)) {
+        Some(side) => wrong(format!("there is no service `{side}`"), "name two services of this file"),
+        None => Ok(()),
+    }
+}
+
+/// `X_a`/`X_b`, `X-a`/`X-b`, `X_blue`/`X_green`, `X-blue`/`X-green` of the same app.
+fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pair> {
+    let endings = [("_a", "_b"), ("-a", "-b"), ("_blue", "_green"), ("-blue", "-green")];
+    let (name, second) = endings.iter().find_map(|(one, other)| {
+        let name = first.strip_suffix(one).filter(|n| !n.is_empty())?;
+        Some((name.to_string(), format!("{name}{other}")))
+    })?;
+    let same = same_app(&services[first], services.get(&second)?);
+    let sides = [first.to_string(), second];
+    (same && !services.contains_key(&name)).then_some(Pair { name, sides })
+}
+
+/// The same `VIRTUAL_HOST`, image or build: what `extends` of one base leaves in the resolved file.
+fn same_app(a: &RawService, b: &RawService) -> bool {
+    let host = |s: &RawService| s.environment.get("VIRTUAL_HOST").cloned().flatten();
+    let same_host = host(a).is_some() && host(a) == host(b);
+    let same_image = a.image.is_some() && a.image == b.image;
+    let same_build = a.build.is_some() && a.build == b.build;
+    same_host || same_image || same_build
+}

@@ -1,0 +1,317 @@
+//! `x-zd` and its flags: what may be set, what goes before what, and what the defaults are.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_yaml::Value;
+
+/// What a deploy may be asked for: `x-zd` of the project or a service, or the flags. Nothing is required.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Zd {
+    pub health: Option<ZdHealth>,
+    pub drain: Option<ZdDrain>,
+    pub proxy: Option<ZdProxy>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZdHealth {
+    pub path: Option<String>,
+    pub port: Option<u16>,
+    pub scheme: Option<String>,
+    pub host: Option<String>,
+    #[serde(default, deserialize_with = "text_or_number")]
+    pub expect: Option<String>,
+    pub body: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    pub interval: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    pub deadline: Option<Duration>,
+    pub successes: Option<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZdDrain {
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+    pub command: Option<Words>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZdProxy {
+    pub container: Option<String>,
+    pub kind: Option<String>,
+    pub tune: Option<bool>,
+}
+
+/// A command as Compose takes it: words, or one line for the shell.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Words {
+    Line(String),
+    List(Vec<String>),
+}
+
+impl Words {
+    /// The argv; a line is run by `sh -c`. Compose's doubled `$$` becomes `$`.
+    pub fn argv(&self) -> Vec<String> {
+        match self {
+            Words::Line(line) => vec!["sh".into(), "-c".into(), undouble(line)],
+            Words::List(words) => words.iter().map(|w| undouble(w)).collect(),
+        }
+    }
+}
+
+/// Everything that has a default, resolved for one service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The HTTP probe, where one was asked for.
+    pub http: Option<HttpHealth>,
+    pub pace: Pace,
+    pub drain_timeout: Duration,
+    pub drain_command: Option<Vec<String>>,
+    pub proxy: ZdProxy,
+}
+
+/// How often, how long and how many times in a row an instance is asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub deadline: Duration,
+    pub successes: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpHealth {
+    pub path: String,
+    pub port: Option<u16>,
+    pub scheme: String,
+    pub host: Option<String>,
+    pub expect: Codes,
+    pub body: Option<String>,
+}
+
+/// Status codes that count as ready, as inclusive ranges.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Codes(Vec<(u16, u16)>);
+
+impl Codes {
+    /// Any answer below 500: something listens and works, whatever it thinks of the question.
+    pub fn any_below_500() -> Self {
+        Codes(vec![(100, 499)])
+    }
+
+    pub fn contains(&self, code: u16) -> bool {
+        self.0.iter().any(|(from, to)| (*from..=*to).contains(&code))
+    }
+
+    /// Reads `200`, `200-399` or `200,204,300-399`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let code = |t: &str| t.trim().parse().ok().filter(|c| (100..=599).contains(c));
+        let range = |part: &str| match part.split_once('-') {
+            Some((a, b)) => Some((code(a)?, code(b)?)).filter(|(a, b)| a <= b),
+            None => code(part).map(|c| (c, c)),
+        };
+        text.split(',').map(range).collect::<Option<_>>().map(Codes)
+    }
+}
+
+impl fmt::Display for Codes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let one = |(a, b): &(u16, u16)| match a == b {
+            true => a.to_string(),
+            false => format!("{a}-{b}"),
+        };
+        let all: Vec<_> = self.0.iter().map(one).collect();
+        write!(f, "{}", all.join(","))
+    }
+}
+
+/// A key of the configuration that is wrong, and how to put it right.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub message: String,
+    pub hint: String,
+}
+
+/// Compose leaves `$$` doubled in what `config` prints.
+pub fn undouble(text: &str) -> String {
+    text.replace("$$", "$")
+}
+
+impl Zd {
+    /// These settings, and `below` where they say nothing.
+    pub fn over(&self, below: &Zd) -> Zd {
+        Zd {
+            health: merge(&self.health, &below.health, ZdHealth::over),
+            drain: merge(&self.drain, &below.drain, ZdDrain::over),
+            proxy: merge(&self.proxy, &below.proxy, ZdProxy::over),
+        }
+    }
+}
+
+fn merge<T: Clone>(above: &Option<T>, below: &Option<T>, over: fn(&T, &T) -> T) -> Option<T> {
+    match (above, below) {
+        (Some(a), Some(b)) => Some(over(a, b)),
+        (a, b) => a.clone().or(b.clone()),
+    }
+}
+
+impl ZdHealth {
+    fn over(&self, below: &ZdHealth) -> ZdHealth {
+        let (a, b) = (self.clone(), below.clone());
+        ZdHealth {
+            path: a.path.or(b.path),
+            port: a.port.or(b.port),
+            scheme: a.scheme.or(b.scheme),
+            host: a.host.or(b.host),
+            expect: a.expect.or(b.expect),
+            body: a.body.or(b.body),
+            interval: a.interval.or(b.interval),
+            timeout: a.timeout.or(b.timeout),
+            deadline: a.deadline.or(b.deadline),
+            successes: a.successes.or(b.successes),
+        }
+    }
+
+    /// An HTTP probe is asked for by any key that only an HTTP probe has.
+    fn asks_http(&self) -> bool {
+        let texts = [&self.path, &self.scheme, &self.host, &self.expect, &self.body];
+        self.port.is_some() || texts.iter().any(|t| t.is_some())
+    }
+}
+
+impl ZdDrain {
+    fn over(&self, below: &ZdDrain) -> ZdDrain {
+        ZdDrain {
+            timeout: self.timeout.or(below.timeout),
+            command: self.command.clone().or(below.command.clone()),
+        }
+    }
+}
+
+impl ZdProxy {
+    fn over(&self, below: &ZdProxy) -> ZdProxy {
+        ZdProxy {
+            container: self.container.clone().or(below.container.clone()),
+            kind: self.kind.clone().or(below.kind.clone()),
+            tune: self.tune.or(below.tune),
+        }
+    }
+}
+
+/// A setting that is impossible: its key, and how to put it right.
+pub type Impossible = (String, &'static str);
+
+impl Settings {
+    /// Fills in the defaults and refuses what cannot be.
+    pub fn resolve(zd: Zd) -> Result<Settings, Impossible> {
+        let health = zd.health.unwrap_or_default();
+        let drain = zd.drain.unwrap_or_default();
+        Ok(Settings {
+            http: health.asks_http().then(|| http(&health)).transpose()?,
+            pace: pace(&health)?,
+            drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
+            drain_command: drain.command.map(|c| c.argv()),
+            proxy: zd.proxy.unwrap_or_default(),
+        })
+    }
+}
+
+fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
+    let zero = |d: Option<Duration>| d.is_some_and(|d| d.is_zero());
+    if zero(health.interval) || zero(health.timeout) || zero(health.deadline) {
+        return Err(("health".into(), "a duration has to be longer than 0, such as `500ms`"));
+    }
+    if health.successes == Some(0) {
+        return Err(("health.successes".into(), "set it to 1 or more"));
+    }
+    Ok(Pace {
+        interval: health.interval.unwrap_or(Duration::from_millis(200)),
+        timeout: health.timeout.unwrap_or(Duration::from_secs(2)),
+        deadline: health.deadline.unwrap_or(Duration::from_secs(60)),
+        successes: health.successes.unwrap_or(1),
+    })
+}
+
+fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
+    let path = undouble(health.path.as_deref().unwrap_or("/"));
+    if !path.starts_with('/') {
+        return Err(("health.path".into(), "it has to start with `/`"));
+    }
+    if health.port == Some(0) {
+        return Err(("health.port".into(), "set it to a port from 1 to 65535"));
+    }
+    let scheme = health.scheme.as_deref().unwrap_or("http");
+    if !["http", "https"].contains(&scheme) {
+        return Err(("health.scheme".into(), "set it to `http` or `https`"));
+    }
+    let expect = Codes::parse(health.expect.as_deref().unwrap_or("200-399"));
+    Ok(HttpHealth {
+        path,
+        port: health.port,
+        scheme: scheme.into(),
+        host: health.host.clone(),
+        expect: expect.ok_or((
+            "health.expect".to_string(),
+            "set it to codes and ranges, such as `200-399` or `200,204`",
+        ))?,
+        body: health.body.as_deref().map(undouble),
+    })
+}
+
+pub fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> Wrong {
+    let flag = field.replace('.', "-");
+    Wrong {
+        message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is impossible"),
+        hint: hint.into(),
+    }
+}
+
+/// Reads one `x-zd` block; the message names the file and the whole key.
+pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
+    value: Option<&Value>,
+    source: &str,
+    key: &str,
+) -> Result<T, Wrong> {
+    let Some(value) = value.filter(|v| !v.is_null()) else {
+        return Ok(T::default());
+    };
+    serde_path_to_error::deserialize(value.clone()).map_err(|e| {
+        let path = e.path().to_string();
+        let whole = match path.as_str() {
+            "." => key.to_string(),
+            path => format!("{key}.{path}"),
+        };
+        Wrong {
+            message: format!("{source}: `{whole}`: {}", e.into_inner()),
+            hint: format!("correct or remove `{whole}`"),
+        }
+    })
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let Some(text) = text_or_number(from)? else {
+        return Ok(None);
+    };
+    let parsed = humantime::parse_duration(&text);
+    parsed.map(Some).map_err(|e| {
+        serde::de::Error::custom(format!("`{text}` is no duration such as `500ms` or `1m30s`: {e}"))
+    })
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    match Option::<Value>::deserialize(from)? {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(other) => Err(serde::de::Error::custom(format!("expected a text, found {other:?}"))),
+    }
+}

@@ -1,0 +1,176 @@
+//! Reading projects, settings and pairs.
+
+use super::*;
+
+fn read(yaml: &str) -> Result<Project, Wrong> {
+    Project::read(yaml, "compose.yaml", &Zd::default())
+}
+
+fn service(keys: &str) -> Result<Service, Wrong> {
+    let mut project = read(&format!("name: p\nservices: {{app: {{{keys}}}}}"))?;
+    Ok(project.services.remove("app").unwrap())
+}
+
+fn message(keys: &str) -> String {
+    service(keys).unwrap_err().message
+}
+
+#[test]
+fn the_number_of_instances_is_the_files_or_open() {
+    let replicas = |keys| service(keys).unwrap().replicas;
+    assert_eq!(replicas("image: x"), None);
+    assert_eq!(replicas("deploy: {replicas: 4}"), Some(4));
+    assert_eq!(replicas("scale: 2"), Some(2));
+}
+
+#[test]
+fn a_flag_goes_before_the_service_and_the_service_before_the_project() {
+    let yaml = "name: p\nx-zd: {health: {path: /p, port: 1, body: b}}\n\
+                services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
+    let flags =
+        Zd { health: Some(ZdHealth { path: Some("/f".into()), ..ZdHealth::default() }), ..Zd::default() };
+    let project = Project::read(yaml, "compose.yaml", &flags).unwrap();
+    let http = project.services["app"].settings.http.clone().unwrap();
+    assert_eq!((http.path.as_str(), http.port, http.body.as_deref()), ("/f", Some(2), Some("b")));
+}
+
+#[test]
+fn only_a_key_of_an_http_probe_asks_for_one() {
+    let http = |keys: &str| service(keys).unwrap().settings.http.is_some();
+    assert!(!http("image: x"));
+    assert!(!http("x-zd: {health: {deadline: 5s}}"));
+    assert!(http("x-zd: {health: {path: /up}}"));
+    assert!(http("x-zd: {health: {port: 3000}}"));
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_whole_path() {
+    let text = message("x-zd: {health: {pth: /up}}");
+    assert!(text.starts_with("compose.yaml: `services.app.x-zd.health.pth`: unknown field `pth`"), "{text}");
+}
+
+#[test]
+fn wrong_types_and_impossible_values_name_the_key() {
+    let cases = [
+        ("x-zd: {health: {port: 70000}}", "x-zd.health.port"),
+        ("x-zd: {health: {port: 0}}", "x-zd.health.port"),
+        ("x-zd: {health: {port: web}}", "x-zd.health.port"),
+        ("x-zd: {health: {path: up}}", "x-zd.health.path"),
+        ("x-zd: {health: {path: /, scheme: ftp}}", "x-zd.health.scheme"),
+        ("x-zd: {health: {expect: 2xx}}", "x-zd.health.expect"),
+        ("x-zd: {health: {expect: 399-200}}", "x-zd.health.expect"),
+        ("x-zd: {health: {deadline: soon}}", "x-zd.health.deadline"),
+        ("x-zd: {health: {interval: 0s}}", "x-zd.health"),
+        ("x-zd: {health: {successes: 0}}", "x-zd.health.successes"),
+        ("x-zd: {drain: {timeout: 10}}", "x-zd.drain.timeout"),
+        ("x-zd: {proxy: {tune: maybe}}", "x-zd.proxy.tune"),
+        ("x-zd: 5", "services.app.x-zd"),
+    ];
+    for (keys, key) in cases {
+        assert!(message(keys).contains(key), "{keys}: {}", message(keys));
+    }
+}
+
+#[test]
+fn codes_are_numbers_and_ranges() {
+    let codes = Codes::parse("200,204,300-399").unwrap();
+    assert!(codes.contains(204) && codes.contains(301) && !codes.contains(201));
+    assert_eq!(codes.to_string(), "200,204,300-399");
+    assert_eq!(
+        service("x-zd: {health: {expect: 204}}").unwrap().settings.http.unwrap().expect.to_string(),
+        "204"
+    );
+}
+
+#[test]
+fn commands_lose_composes_doubled_dollars() {
+    let service =
+        service("x-zd: {drain: {command: 'echo $$HOME'}}, environment: {VIRTUAL_HOST: '~^a$$'}").unwrap();
+    assert_eq!(service.settings.drain_command.unwrap(), ["sh", "-c", "echo $HOME"]);
+    assert_eq!(service.environment["VIRTUAL_HOST"], "~^a$");
+}
+
+#[test]
+fn obstacles_to_a_second_instance_are_found() {
+    let found = service("container_name: one, network_mode: host, ports: [{target: 80, published: '8080'}, {target: 81}, {target: 82, published: '9000-9010'}]").unwrap();
+    assert_eq!(
+        found.obstacles(),
+        [
+            Obstacle::ContainerName("one".into()),
+            Obstacle::FixedPort("8080".into()),
+            Obstacle::NetworkMode("host".into())
+        ]
+    );
+    assert_eq!(service("image: x").unwrap().obstacles(), []);
+}
+
+#[test]
+fn compose_starts_what_has_content_made_at_start() {
+    let project = "name: p\nsecrets: {env: {environment: A}, file: {file: ./x}}\n";
+    let by_compose = |keys: &str| {
+        let yaml = format!("{project}services: {{app: {{{keys}}}}}");
+        read(&yaml).unwrap().services["app"].starts_by_compose
+    };
+    assert!(!by_compose("image: x"));
+    assert!(!by_compose("secrets: [{source: file}]"));
+    assert!(by_compose("secrets: [{source: env}]"));
+    assert!(!by_compose("post_start: [{command: [touch, /x]}]"));
+}
+
+#[test]
+fn a_hook_is_a_docker_exec() {
+    let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
+    let hook = &service.pre_stop[0];
+    assert_eq!(hook.command.argv(), ["a", "$b"]);
+    assert_eq!(hook.options().join(" "), "--env K=v --env N --user root --workdir /w --privileged");
+}
+
+#[test]
+fn pairs_are_recognised_by_name_and_app() {
+    let names = |services: &str| {
+        let project = read(&format!("name: p\nservices: {{{services}}}")).unwrap();
+        project.pairs.iter().map(|p| p.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("web_a: {image: x}, web_b: {image: x}"), ["web"]);
+    assert_eq!(names("web-blue: {image: x}, web-green: {image: x}"), ["web"]);
+    let hosts = "environment: {VIRTUAL_HOST: h}";
+    assert_eq!(names(&format!("s_a: {{{hosts}}}, s_b: {{image: y, {hosts}}}")), ["s"]);
+    assert_eq!(names("web_a: {image: x}, web_b: {image: y}"), [""; 0]);
+    assert_eq!(names("web_a: {image: x}, web_c: {image: x}"), [""; 0]);
+    assert_eq!(names("web: {image: z}, web_a: {image: x}, web_b: {image: x}"), [""; 0]);
+}
+
+#[test]
+fn a_declared_pair_names_two_services_that_are_there() {
+    let with = |sides: &str| {
+        read(&format!(
+            "name: p\nx-zd: {{pairs: {{w: {sides}}}}}\nservices: {{a: {{image: x}}, b: {{image: y}}}}"
+        ))
+    };
+    assert_eq!(with("[a, b]").unwrap().pair("a").unwrap().name, "w");
+    assert!(with("[a, c]").unwrap_err().message.contains("there is no service `c`"));
+    assert!(with("[a, a]").unwrap_err().message.contains("same service"));
+    assert!(with("[a]").unwrap_err().message.contains("x-zd.pairs"));
+}
+
+#[test]
+fn dependencies_of_dependencies_are_needed_too() {
+    let project = read(
+        "name: p\nservices: {app: {depends_on: {db: {condition: service_healthy}, once: {condition: service_completed_successfully}}}, \
+         db: {depends_on: {disk: {condition: service_started}}}, disk: {}, once: {}}",
+    )
+    .unwrap();
+    let needs = project.services["app"].needs(&project);
+    let expected = [("db", false), ("disk", false), ("once", true)];
+    assert_eq!(needs.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn update_config_keys_that_are_not_followed_are_known() {
+    let found = service(
+        "deploy: {update_config: {parallelism: 2, order: stop-first, delay: 5s, failure_action: pause}}",
+    )
+    .unwrap();
+    assert_eq!(found.not_followed, ["delay", "failure_action"]);
+    assert_eq!((found.parallelism, found.order), (2, Order::StopFirst));
+}
