@@ -88,18 +88,18 @@ pub struct DeployArgs {
     /// Do not build images
     #[arg(long, overrides_with = "build")]
     pub no_build: bool,
-    #[command(flatten)]
-    pub health: HealthArgs,
-    #[command(flatten)]
-    pub drain: DrainArgs,
-    #[command(flatten)]
-    pub proxy: ProxyArgs,
     /// Print the result only
     #[arg(short, long)]
     pub quiet: bool,
     /// Print every docker command with the time it took
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
+    #[command(flatten)]
+    pub health: HealthArgs,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+    #[command(flatten)]
+    pub proxy: ProxyArgs,
 }
 
 /// When a new instance is ready; the same words as `x-zd.health`.
