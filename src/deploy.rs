@@ -78,8 +78,7 @@ impl Run<'_> {
         let strategy = self.strategy(target, &scene.observed)?;
         let plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
         if plan.steps.is_empty() {
-            self.report.plan(target.name(), &plan);
-            return Ok(());
+            return self.unchanged(&viewer, &plan, &scene);
         }
         self.announce(&viewer);
         for (service, _) in probes.iter().filter(|(_, probe)| probe.is_weak()) {
@@ -95,13 +94,22 @@ impl Run<'_> {
         self.execute(&viewer, &plan, &scene, stop)
     }
 
+    /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy.
+    fn unchanged(&self, viewer: &Viewer, plan: &Plan, scene: &Scene) -> Result<()> {
+        if !self.args.dry_run {
+            let tools = self.tools(viewer);
+            Rollout::new(&tools, Stop::default(), &scene.observed, scene.containers.clone()).release()?;
+        }
+        self.report.plan(viewer.target.name(), plan);
+        Ok(())
+    }
+
+    fn tools<'v>(&'v self, viewer: &'v Viewer) -> Tools<'v> {
+        Tools { docker: self.docker, project: self.project, proxies: &viewer.proxies, report: self.report }
+    }
+
     fn execute(&self, viewer: &Viewer, plan: &Plan, scene: &Scene, stop: &Stop) -> Result<()> {
-        let tools = Tools {
-            docker: self.docker,
-            project: self.project,
-            proxies: &viewer.proxies,
-            report: self.report,
-        };
+        let tools = self.tools(viewer);
         let started = self.report.elapsed();
         let mut rollout = Rollout::new(&tools, stop.clone(), &scene.observed, scene.containers.clone());
         match rollout.run(plan) {

@@ -372,6 +372,29 @@ impl Docker {
         Ok(both.map(String::from).collect())
     }
 
+    /// The exit code of a container's last end, also when it was restarted since: `inspect` has forgotten it then.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn last_exit_code(&self, id: &str) -> Result<Option<i32>> {
+        let container = format!("container={id}");
+        let code = "{{index .Actor.Attributes \"exitCode\"}}";
+        let codes = self.checked(&[
+            "events",
+            "--since",
+            "1h",
+            "--until",
+            "0s",
+            "--filter",
+            &container,
+            "--filter",
+            "event=die",
+            "--format",
+            code,
+        ])?;
+        Ok(codes.lines().last().and_then(|c| c.trim().parse().ok()))
+    }
+
     fn checked(&self, words: &[&str]) -> Result<String> {
         let done = self.run(&self.docker_words(words))?;
         match done.ok() {

@@ -325,9 +325,8 @@ fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usi
     let find = |id: &String| containers.iter().find(|c| c.id == *id);
     for n in open {
         let candidate = &candidates[*n];
-        if let Some(end) =
-            find(&candidate.id).map_or(Some("it was removed".into()), |c| ended(c, &candidate.probe))
-        {
+        let gone = || Some(End::Other("it was removed".into()));
+        if let Some(end) = find(&candidate.id).map_or_else(gone, |c| ended(c, &candidate.probe)) {
             return Err(died(docker, candidate, &end).into());
         }
     }
@@ -342,26 +341,45 @@ fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usi
 }
 
 /// How an instance ended before it was ready, if it did.
-fn ended(container: &Container, probe: &Probe) -> Option<String> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    Exited { code: i32, out_of_memory: bool },
+    Restarted,
+    Unhealthy,
+    Other(String),
+}
+
+fn ended(container: &Container, probe: &Probe) -> Option<End> {
     let state = &container.state;
     let unhealthy = state.health.as_ref().is_some_and(|h| h.status == "unhealthy");
-    let memory = match state.oom_killed {
-        true => ", out of memory",
-        false => "",
-    };
     match state.status.as_str() {
-        "exited" | "dead" => Some(format!("it exited with code {}{memory}", state.exit_code)),
-        "paused" | "removing" => Some(format!("it is {}", state.status)),
-        _ if state.status == "restarting" || container.restart_count > 0 => {
-            Some(format!("it exited with code {}{memory} and was restarted", state.exit_code))
-        }
-        _ if unhealthy && matches!(probe, Probe::Check(_)) => Some("its healthcheck failed for good".into()),
+        "exited" | "dead" => Some(End::Exited { code: state.exit_code, out_of_memory: state.oom_killed }),
+        "paused" | "removing" => Some(End::Other(format!("it is {}", state.status))),
+        _ if state.status == "restarting" || container.restart_count > 0 => Some(End::Restarted),
+        _ if unhealthy && matches!(probe, Probe::Check(_)) => Some(End::Unhealthy),
         _ => None,
     }
 }
 
-fn died(docker: &Docker, candidate: &Candidate, end: &str) -> Fault {
-    let fault = Fault::unchanged(format!("{} did not get ready: {end}", candidate.name));
+impl End {
+    /// In words; `code` is the last exit code that the engine remembers.
+    fn explain(&self, code: Option<i32>) -> String {
+        match (self, code) {
+            (End::Exited { code, out_of_memory: true }, _) => {
+                format!("it exited with code {code}, out of memory")
+            }
+            (End::Exited { code, .. }, _) => format!("it exited with code {code}"),
+            (End::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
+            (End::Restarted, None) => "it exited and was restarted".into(),
+            (End::Unhealthy, _) => "its healthcheck failed for good".into(),
+            (End::Other(text), _) => text.clone(),
+        }
+    }
+}
+
+fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
+    let code = docker.last_exit_code(&candidate.id).ok().flatten();
+    let fault = Fault::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
     with_logs(fault, docker, candidate)
 }
 
@@ -446,11 +464,11 @@ mod tests {
     fn an_instance_that_ended_is_not_waited_for() {
         let http = Probe::Http(Http { health: health(None), port: 80 });
         let check = Probe::Check(vec![]);
-        let how = |json: &str, probe: &Probe| ended(&container(json), probe);
+        let how = |json: &str, probe: &Probe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
         assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
         let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
         assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
-        let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 3}}"#;
+        let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 0}}"#;
         assert_eq!(how(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
         let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
         assert_eq!(how(unhealthy, &http), None);

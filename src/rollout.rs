@@ -253,7 +253,11 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    fn release(&mut self) -> Result<()> {
+    /// Gives the route back to the proxies' own discovery.
+    ///
+    /// # Errors
+    /// A proxy that does not answer.
+    pub fn release(&self) -> Result<()> {
         let existing = self.tools.docker.ids()?;
         let all: Vec<Key> = self.bound.keys().cloned().collect();
         for proxy in self.tools.proxies {
