@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::Read;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,6 +14,9 @@ use crate::docker::{Docker, Exec};
 use crate::fault::Fault;
 use crate::model::{Codes, HttpHealth, Pace};
 use crate::wait::{self, Stop, Waited};
+
+/// A connection on a bridge of this machine opens at once, or there is no way to it.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// How much of an answer is searched for `x-zd.health.body`, in bytes.
 const BODY_LIMIT: u64 = 1 << 20;
@@ -130,6 +134,8 @@ pub struct Asker<'a> {
     docker: &'a Docker,
     client: Client,
     timeout: Duration,
+    /// There is no way from here to the instances' addresses, so they are asked from inside.
+    inside: AtomicBool,
 }
 
 impl<'a> Asker<'a> {
@@ -140,11 +146,12 @@ impl<'a> Asker<'a> {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
+            .connect_timeout(timeout.min(CONNECT))
             .pool_max_idle_per_host(0);
         // It is asked by its address, which no certificate names.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
-        Ok(Asker { docker, client: builder.build()?, timeout })
+        Ok(Asker { docker, client: builder.build()?, timeout, inside: AtomicBool::new(false) })
     }
 
     pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
@@ -174,6 +181,9 @@ impl<'a> Asker<'a> {
         let Some(address) = container.addresses().into_iter().next() else {
             return refused("it has no address yet".into());
         };
+        if self.inside.load(Ordering::Relaxed) {
+            return self.http_inside(http, container);
+        }
         let url = http.url(&bracketed(address));
         let mut request = self.client.get(&url).header("user-agent", "compose-zd");
         if let Some(host) = &http.health.host {
@@ -187,7 +197,10 @@ impl<'a> Asker<'a> {
                 let _ = response.take(BODY_LIMIT).read_to_string(&mut body);
                 http.judge(&url, code, &body)
             }
-            Err(error) if has_no_way(&error) => self.http_inside(http, container),
+            Err(error) if has_no_way(&error) => {
+                self.inside.store(true, Ordering::Relaxed);
+                self.http_inside(http, container)
+            }
             Err(error) => refused(format!("GET {url} → {}", cause(&error))),
         }
     }

@@ -338,7 +338,7 @@ fn hook_exec(container: &Container, hook: &Hook) -> Exec {
 }
 
 /// Compose's number of an instance.
-fn number(container: &Container) -> u32 {
+pub fn number(container: &Container) -> u32 {
     let label = container.label("com.docker.compose.container-number");
     label.and_then(|n| n.parse().ok()).unwrap_or(0)
 }

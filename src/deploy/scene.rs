@@ -148,7 +148,8 @@ impl Viewer<'_> {
     pub fn look_at(&self, containers: Vec<Container>) -> Result<Scene> {
         let services = self.target.services();
         let ours = |c: &Container| is_member(self.project, c, &services);
-        let members: Vec<Container> = containers.into_iter().filter(ours).collect();
+        let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
+        members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
         let routed = self.routed(&members)?;
         let instances = members.iter().map(|c| self.instance(c, routed.as_ref()));
         Ok(Scene {

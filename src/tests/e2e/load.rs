@@ -1,0 +1,118 @@
+//! Clients from before a deploy to after it, and what became of their requests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::stage::{LONG, Stage, wait_until};
+
+/// How many clients zd-load has unless it is told otherwise.
+const CLIENTS: usize = 8;
+
+/// docker-gen acts on the last event of a deploy at most half a second after it.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
+/// A load generator that runs.
+pub struct Load<'s> {
+    stage: &'s Stage,
+    words: String,
+    child: Option<Child>,
+    result: PathBuf,
+    stop: PathBuf,
+}
+
+/// What became of its requests.
+#[derive(Debug)]
+pub struct Answers(Value);
+
+impl<'s> Load<'s> {
+    /// Starts it, and returns when every client has sent its first request.
+    pub fn start(stage: &'s Stage, host: &str, words: &str) -> Self {
+        let (result, stop) = (stage.new_file("json"), stage.new_file("stop"));
+        let mut command = stage.command(stage.variable("ZD_LOAD"));
+        command
+            .args(["--url", &stage.url(), "--host", host])
+            // As many as this machine can take without running out of ports for connections.
+            .args(["--rate", "300", "--seconds", "60"])
+            .arg("--out")
+            .arg(&result)
+            .arg("--stop-file")
+            .arg(&stop)
+            .args(words.split_whitespace())
+            .stdout(Stdio::null());
+        let child = command.spawn().expect("zd-load: run scripts/setup");
+        let load = Load { stage, words: words.into(), child: Some(child), result, stop };
+        load.wait_for_clients();
+        load
+    }
+
+    /// All its threads are there; then a request of our own, which is answered after the first of theirs was sent.
+    fn wait_for_clients(&self) {
+        let child = self.child.as_ref().expect("it was just started");
+        let threads = format!("/proc/{}/task", child.id());
+        wait_until("zd-load has started its clients", LONG, || {
+            fs::read_dir(&threads).is_ok_and(|t| t.count() > CLIENTS)
+        });
+        let reply = self.stage.ask("/").expect("an answer before the deploy");
+        assert_eq!(reply.status, 200, "before the deploy");
+    }
+
+    /// Lets it go on for a moment, and ends it.
+    pub fn end(mut self) -> Answers {
+        let now = Instant::now();
+        wait_until("a moment after the deploy", LONG, || now.elapsed() > AFTERWARDS);
+        let child = self.child.as_mut().expect("it is ended once");
+        let ended = child.try_wait().expect("a child");
+        assert!(ended.is_none(), "zd-load ended before the deploy did");
+        Answers(self.finish())
+    }
+
+    fn finish(&mut self) -> Value {
+        let mut child = self.child.take().expect("it is ended once");
+        fs::write(&self.stop, "").expect("the stop file");
+        let _ = child.wait();
+        let text = fs::read_to_string(&self.result).unwrap_or_default();
+        self.stage.tell(&format!("zd-load {}: {text}", self.words));
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+impl Drop for Load<'_> {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.finish();
+        }
+    }
+}
+
+impl Answers {
+    /// Every request was answered, and by exactly these versions.
+    pub fn all_from(&self, versions: &[&str]) {
+        self.all_answered();
+        let expected: BTreeSet<&str> = versions.iter().copied().collect();
+        assert_eq!(self.versions(), expected, "versions that answered");
+    }
+
+    /// Every request was answered, at last by this version; which others answered in between is left open.
+    pub fn all_until(&self, version: &str) {
+        self.all_answered();
+        assert!(self.versions().contains(version), "{:#}", self.0);
+    }
+
+    fn all_answered(&self) {
+        assert_eq!(self.lost(), 0, "lost requests; {:#}", self.0);
+    }
+
+    pub fn lost(&self) -> u64 {
+        self.0["lost"].as_u64().expect("zd-load tells what was lost")
+    }
+
+    fn versions(&self) -> BTreeSet<&str> {
+        let counts = self.0["versions"].as_object();
+        counts.map(|v| v.keys().map(String::as_str).collect()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,488 @@
+//! A Compose project of a test's own: its folder, its name, its port; it is removed at the end, also after a panic,
+//! and a test that fails shows everything that was run.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::load::{Answers, Load};
+use crate::tool::{Ran, Running};
+
+/// How long anything may take that is only waited for; no test is about durations.
+pub const LONG: Duration = Duration::from_secs(40);
+
+/// Label of the images that tests build.
+const BUILT: &str = "compose-zd.e2e=built";
+
+/// How many lines of the proxy's log a failed test shows.
+const LOG_LINES: usize = 60;
+
+/// What of this process's environment a command gets: not the settings of whoever runs the tests.
+const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"];
+
+/// The only wait of the tests.
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub struct Stage {
+    pub project: String,
+    folder: TempDir,
+    port: u16,
+    variables: RefCell<BTreeMap<String, String>>,
+    /// Everything that was run and what came of it, for a test that fails.
+    story: RefCell<Vec<String>>,
+    numbers: Cell<u32>,
+    /// A network that other projects share with this one, and their proxy's project.
+    shared: Option<(String, String)>,
+    /// Held for the life of a stage: load and deploy of two tests would disturb each other.
+    _turn: File,
+}
+
+/// One container of the project.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Container {
+    pub id: String,
+    /// `app-1`
+    pub name: String,
+    pub service: String,
+    pub state: String,
+    pub version: String,
+    pub started: String,
+    /// A proxy's discovery routes to it.
+    pub routed: bool,
+}
+
+/// What came through the proxy.
+pub struct Reply {
+    pub status: u16,
+    pub version: String,
+    pub instance: String,
+}
+
+impl Stage {
+    /// One service `app` behind nginx-proxy.
+    pub fn scale(name: &str) -> Stage {
+        Stage::of(name, "nginx-proxy-scale")
+    }
+
+    /// `service_a` and `service_b` behind nginx-proxy.
+    pub fn pair(name: &str) -> Stage {
+        Stage::of(name, "nginx-proxy-pair")
+    }
+
+    /// A pair of which only `service_a` serves, as between two deploys.
+    pub fn one_side(name: &str) -> Stage {
+        let stage = Stage::pair(name);
+        // The proxy comes last: one that had seen both would send requests to the stopped one for a moment.
+        stage.compose("up -d service_a service_b");
+        stage.compose("stop service_b");
+        stage.up("service_a proxy");
+        stage
+    }
+
+    /// One service `app`, and its proxy in a project of its own.
+    pub fn shared(name: &str) -> Stage {
+        let mut stage = Stage::new(name, "nginx-proxy-shared");
+        let proxy = format!("{}-proxy", stage.project);
+        let network = format!("{}-web", stage.project);
+        stage.set(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
+        stage.copy("nginx-proxy-shared/compose.proxy.yaml", "proxy.yaml");
+        stage.shared = Some((network.clone(), proxy));
+        stage.tear_down();
+        stage.docker(&format!("network create {network}"));
+        stage.docker("compose -f proxy.yaml up -d");
+        stage
+    }
+
+    fn of(name: &str, fixture: &str) -> Stage {
+        let stage = Stage::new(name, fixture);
+        stage.tear_down();
+        stage
+    }
+
+    fn new(name: &str, fixture: &str) -> Stage {
+        let stage = Stage {
+            project: format!("zde2e-{name}"),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            port: free_port(),
+            variables: RefCell::default(),
+            story: RefCell::default(),
+            numbers: Cell::default(),
+            shared: None,
+            _turn: take_turn(),
+        };
+        // A copy, so that nothing is ever left beside the fixture's own file.
+        stage.copy(&format!("{fixture}/compose.yaml"), "compose.yaml");
+        stage.variables.replace(parts());
+        let port = stage.port;
+        stage.set(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
+        stage
+    }
+
+    fn copy(&self, fixture: &str, name: &str) {
+        let from = root().join("fixtures").join(fixture);
+        fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+    }
+
+    /// Adds a file of the fixture to the project.
+    pub fn add_fixture(&self, fixture: &str) {
+        self.copy(fixture, "compose.override.yaml");
+    }
+
+    /// Adds keys to the project: Compose merges this file by itself.
+    pub fn add(&self, yaml: &str) {
+        self.write("compose.override.yaml", yaml);
+    }
+
+    /// Writes a file of the project.
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a folder");
+        fs::write(path, text).expect("a file of the stage");
+    }
+
+    /// Writes a recipe that goes on from the app's image, whose result is removed with the project.
+    pub fn write_recipe(&self, lines: &str) {
+        let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {BUILT}\n{lines}");
+        self.write("source/Dockerfile", &recipe);
+    }
+
+    /// What a file of the project says; nothing where there is none.
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file name that no other command of this stage has.
+    pub fn new_file(&self, kind: &str) -> PathBuf {
+        self.numbers.set(self.numbers.get() + 1);
+        self.path(&format!("{}.{kind}", self.numbers.get()))
+    }
+
+    /// Sets variables of the project, as before a command: `VERSION=2 WARMUP=1`.
+    pub fn set(&self, words: &str) {
+        let pairs = words.split_whitespace().filter_map(|w| w.split_once('='));
+        let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
+        self.variables.borrow_mut().extend(pairs);
+    }
+
+    pub fn variable(&self, name: &str) -> String {
+        let variables = self.variables.borrow();
+        variables.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The first of its host names.
+    pub fn host(&self) -> String {
+        let hosts = self.variable("VIRTUAL_HOST");
+        hosts.split(',').next().unwrap_or_default().into()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}:{}/", Ipv4Addr::LOCALHOST, self.port)
+    }
+}
+
+/// Commands.
+impl Stage {
+    /// A program in the project's folder, with the project's variables.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        let inherited = INHERITED.map(|name| (name, std::env::var_os(name)));
+        let inherited = inherited.into_iter().filter_map(|(k, v)| Some((k, v?)));
+        command
+            .env_clear()
+            .envs(inherited)
+            .envs(self.variables.borrow().iter())
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs docker with these words; a failure is the test's.
+    pub fn docker(&self, line: &str) -> String {
+        let output = self.try_docker(line);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "`docker {line}`: {told}");
+        String::from_utf8_lossy(&output.stdout).trim().into()
+    }
+
+    pub fn try_docker(&self, line: &str) -> Output {
+        let mut command = self.command("docker");
+        command.args(line.split_whitespace());
+        command.output().expect("docker can be started")
+    }
+
+    pub fn compose(&self, line: &str) -> String {
+        let told = self.docker(&format!("compose -p {} {line}", self.project));
+        self.tell(&format!("docker compose {line}"));
+        told
+    }
+
+    /// Brings the project up, and waits until every instance answers through the proxy.
+    pub fn up(&self, words: &str) {
+        self.compose(&format!("up -d {words}"));
+        self.wait_until_all_answer();
+    }
+
+    pub fn deploy(&self, words: &str) -> Ran {
+        self.start_deploy(words).end()
+    }
+
+    pub fn start_deploy(&self, words: &str) -> Running<'_> {
+        Running::start(self, words)
+    }
+
+    pub fn start_load(&self, words: &str) -> Load<'_> {
+        Load::start(self, &self.host(), words)
+    }
+
+    /// A deploy with clients from before to after it.
+    pub fn deploy_under_load(&self, load: &str, words: &str) -> (Ran, Answers) {
+        let load = self.start_load(load);
+        let ran = self.deploy(words);
+        (ran, load.end())
+    }
+
+    pub fn tell(&self, text: &str) {
+        self.story.borrow_mut().push(text.into());
+    }
+}
+
+/// What is there.
+impl Stage {
+    /// Every container of the project, and of its proxy's project.
+    pub fn containers(&self) -> Vec<Container> {
+        let others = self.shared.iter().map(|(_, project)| project);
+        let projects = [&self.project].into_iter().chain(others);
+        projects.flat_map(|p| self.containers_of(p)).collect()
+    }
+
+    fn containers_of(&self, project: &str) -> Vec<Container> {
+        let filter = format!("label=com.docker.compose.project={project}");
+        let ids = self.docker(&format!("ps -aq --no-trunc --filter {filter}"));
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let ids = ids.replace('\n', " ");
+        // One that goes in between is left out, and told only by the exit code.
+        let output = self.try_docker(&format!("container inspect {ids}"));
+        let list: Vec<Value> = serde_json::from_slice(&output.stdout).expect("what inspect tells");
+        let mut found: Vec<Container> = list.iter().map(|c| Container::read(project, c)).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    pub fn service(&self, service: &str) -> Vec<Container> {
+        let mut all = self.containers();
+        all.retain(|c| c.service == service);
+        all
+    }
+
+    pub fn ids(&self, service: &str) -> BTreeSet<String> {
+        self.service(service).into_iter().map(|c| c.id).collect()
+    }
+
+    /// State and version of each container of a service: `running 2`.
+    pub fn states(&self, service: &str) -> Vec<String> {
+        let state = |c: Container| format!("{} {}", c.state, c.version);
+        self.service(service).into_iter().map(state).collect()
+    }
+
+    /// What runs and no proxy routes to: no test names any of it to the tool, so nothing may happen to it.
+    pub fn bystanders(&self) -> BTreeSet<(String, String)> {
+        let all = self.containers().into_iter();
+        let others = all.filter(|c| !c.routed && c.state == "running");
+        others.map(|c| (c.name, c.id + " " + &c.started)).collect()
+    }
+
+    pub fn proxy(&self) -> Container {
+        let mut proxies = self.service("proxy");
+        proxies.pop().expect("the project has a proxy")
+    }
+
+    /// How many times nginx was reloaded, by whomever. Containers of other projects that ask for a route count too
+    /// when they start or stop: docker-gen writes every one of the engine into its comments.
+    pub fn reloads(&self) -> usize {
+        self.proxy_log().matches(", reconfiguring").count()
+    }
+
+    fn proxy_log(&self) -> String {
+        let proxies = self.service("proxy");
+        let logs = proxies.iter().map(|proxy| {
+            let output = self.try_docker(&format!("logs {}", proxy.id));
+            let both = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&both).into_owned()
+        });
+        logs.collect()
+    }
+
+    /// The marks that a rollout left in the proxy.
+    pub fn marks(&self) -> String {
+        let folder = "/tmp/compose-zd-down";
+        let output = self.try_docker(&format!("exec {} ls {folder}", self.proxy().id));
+        String::from_utf8_lossy(&output.stdout).into()
+    }
+
+    /// One request through the proxy; none where it does not come back whole.
+    pub fn ask(&self, path: &str) -> Option<Reply> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        stream.set_read_timeout(Some(LONG)).ok()?;
+        let host = self.host();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Reply::read(&text)
+    }
+}
+
+/// What has to be.
+impl Stage {
+    /// Every instance that runs is reached by the public URL; on its health path, which is never slow.
+    pub fn wait_until_all_answer(&self) {
+        let runs = |c: &Container| c.routed && c.state == "running";
+        let all = self.containers().into_iter().filter(runs);
+        let mut silent: BTreeSet<String> = all.map(|c| c.id[..12].into()).collect();
+        wait_until("every instance answers through the proxy", LONG, || {
+            let reply = self.ask("/health").filter(|r| r.status == 200);
+            if let Some(reply) = reply {
+                silent.remove(&reply.instance);
+            }
+            silent.is_empty()
+        });
+    }
+
+    /// The service has exactly this many containers, all of them run this version and are in rotation, and no mark is
+    /// left in the proxy.
+    pub fn expect_release(&self, service: &str, count: usize, version: &str) {
+        let expected = vec![format!("running {version}"); count];
+        assert_eq!(self.states(service), expected, "containers of {service}");
+        assert_eq!(self.marks(), "", "marks left in the proxy");
+        self.wait_until_all_answer();
+    }
+
+    pub fn expect_version(&self, version: &str) {
+        let reply = self.ask("/").expect("an answer through the proxy");
+        assert_eq!((reply.status, reply.version.as_str()), (200, version));
+    }
+}
+
+/// The end.
+impl Stage {
+    fn tear_down(&self) {
+        let down = "down -v -t 1 --remove-orphans";
+        self.try_docker(&format!("compose -p {} {down}", self.project));
+        if let Some((network, _)) = &self.shared {
+            self.try_docker(&format!("compose -f proxy.yaml {down}"));
+            self.try_docker(&format!("network rm {network}"));
+        }
+        if self.path("source").exists() {
+            // The classic builder leaves the container of a step that failed.
+            self.try_docker(&format!("container prune -f --filter label={BUILT}"));
+            self.try_docker(&format!("image prune -af --filter label={BUILT}"));
+        }
+    }
+
+    fn show(&self) {
+        let log = self.proxy_log();
+        let lines: Vec<&str> = log.lines().collect();
+        let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        eprintln!("==== what was run\n{}", self.story.borrow().join("\n"));
+        eprintln!("==== containers");
+        self.containers().iter().for_each(|c| eprintln!("{c:?}"));
+        eprintln!("==== the proxy's last lines\n{}", last.join("\n"));
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // A second panic would end the process before the project is removed.
+            let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.show()));
+            shown.unwrap_or_else(|_| eprintln!("==== the engine does not tell more"));
+        }
+        self.tear_down();
+    }
+}
+
+impl Container {
+    fn read(project: &str, json: &Value) -> Container {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let name = text(&json["Name"]);
+        Container {
+            id: text(&json["Id"]),
+            name: name.replace(&format!("/{project}-"), ""),
+            service: text(&json["Config"]["Labels"]["com.docker.compose.service"]),
+            state: text(&json["State"]["Status"]),
+            version: variable(json, "VERSION").unwrap_or_default(),
+            started: text(&json["State"]["StartedAt"]),
+            routed: variable(json, "VIRTUAL_HOST").is_some(),
+        }
+    }
+}
+
+/// A variable of a container's environment.
+fn variable(json: &Value, name: &str) -> Option<String> {
+    let all = json["Config"]["Env"].as_array()?.iter();
+    let mut pairs = all.filter_map(|e| e.as_str()?.split_once('='));
+    pairs.find(|(k, _)| *k == name).map(|(_, v)| v.into())
+}
+
+impl Reply {
+    fn read(text: &str) -> Option<Reply> {
+        let header = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "));
+        Some(Reply {
+            status: text.split(' ').nth(1)?.parse().ok()?,
+            version: header("X-Version").unwrap_or_default().into(),
+            instance: header("X-Instance").unwrap_or_default().into(),
+        })
+    }
+}
+
+/// Names of the images and programs of the fixtures: from the environment, else as they were built.
+pub fn parts() -> BTreeMap<String, String> {
+    let names = ["NGINX_PROXY_IMAGE", "NGINX_PROXY_OLD_IMAGE", "ZD_APP_IMAGE", "ZD_LOAD"];
+    let file = fs::read_to_string(root().join("target/fixtures.env")).unwrap_or_default();
+    let written: BTreeMap<&str, &str> =
+        file.lines().filter_map(|l| l.strip_prefix("export ")?.split_once('=')).collect();
+    let value = |name: &str| {
+        let built = || written.get(name).map(ToString::to_string);
+        std::env::var(name).ok().or_else(built)
+    };
+    let missing = |name: &str| panic!("there is no {name}: run scripts/setup");
+    names.map(|name| (name.into(), value(name).unwrap_or_else(|| missing(name)))).into()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Waits for the tests of this process and of any other to be done.
+fn take_turn() -> File {
+    let path = std::env::temp_dir().join("compose-zd-e2e.lock");
+    let file = File::create(path).expect("a lock file");
+    file.lock().expect("a lock");
+    file
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its number").port()
+}

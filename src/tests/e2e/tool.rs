@@ -1,0 +1,128 @@
+//! compose-zd under test: started, watched, signalled, and how it ended.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+
+use crate::stage::{LONG, Stage, wait_until};
+
+/// A deploy under way.
+pub struct Running<'s> {
+    stage: &'s Stage,
+    words: String,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    /// What it must not touch.
+    bystanders: BTreeSet<(String, String)>,
+}
+
+/// A deploy that has ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// None where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl<'s> Running<'s> {
+    pub fn start(stage: &'s Stage, words: &str) -> Self {
+        let bystanders = stage.bystanders();
+        let (stdout, stderr) = (stage.new_file("stdout"), stage.new_file("stderr"));
+        let file = |path: &PathBuf| File::create(path).expect("a file for its output");
+        let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
+        command
+            .args(["-p", &stage.project, "deploy"])
+            .args(words.split_whitespace())
+            .stdout(file(&stdout))
+            .stderr(file(&stderr));
+        Running {
+            stage,
+            words: words.into(),
+            child: command.spawn().expect("compose-zd can be started"),
+            stdout,
+            stderr,
+            bystanders,
+        }
+    }
+
+    /// Waits until it has said this.
+    pub fn wait_for(&mut self, text: &str) {
+        wait_until(&format!("`{text}`"), LONG, || {
+            let ended = self.child.try_wait().expect("a child");
+            let said = text_of(&self.stderr);
+            let known = said.contains(text);
+            assert!(known || ended.is_none(), "it ended before `{text}`: {said}");
+            known
+        });
+    }
+
+    /// Ends it as the kernel does when memory runs out: it can do nothing about it.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it still runs");
+        self.end();
+    }
+
+    /// Sends it a signal by name.
+    pub fn signal(&self, name: &str) {
+        let mut kill = self.stage.command("kill");
+        let sent = kill.args(["-s", name, &self.child.id().to_string()]);
+        assert!(sent.status().expect("kill can be started").success());
+    }
+
+    /// Waits for its end, and sees that nothing happened to what it was not told of.
+    pub fn end(mut self) -> Ran {
+        let status = self.child.wait().expect("a child");
+        let ran = self.record(status);
+        let still = self.stage.bystanders();
+        let gone: Vec<_> = self.bystanders.difference(&still).collect();
+        assert!(gone.is_empty(), "these were not named: {gone:?}");
+        ran
+    }
+
+    fn record(&self, status: ExitStatus) -> Ran {
+        let ran = Ran { code: status.code(), stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) };
+        let Ran { stdout, stderr, .. } = &ran;
+        let story = format!("compose-zd deploy {}: {status}\n{stdout}{stderr}", self.words);
+        self.stage.tell(&story);
+        ran
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // Only a test that failed in between leaves it running.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            if let Ok(status) = self.child.wait() {
+                self.record(status);
+            }
+        }
+    }
+}
+
+impl Ran {
+    pub fn exits(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "exit code; {}", self.stderr);
+        self
+    }
+
+    /// On either stream.
+    pub fn says(&self, text: &str) -> &Self {
+        let said = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(said, "it does not say `{text}`");
+        self
+    }
+
+    pub fn never_says(&self, text: &str) -> &Self {
+        let said = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(!said, "it says `{text}`");
+        self
+    }
+}
+
+fn text_of(path: &PathBuf) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
