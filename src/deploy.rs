@@ -5,6 +5,7 @@ mod checks;
 mod scene;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,8 +16,9 @@ use crate::docker::inspect::Container;
 use crate::drain;
 use crate::fault::{Exit, Fault};
 use crate::model::{Order, Project, Service, Wrong};
-use crate::observed::{Instance, Observed, State};
+use crate::observed::{Instance, Observed};
 use crate::plan::{self, Goal, Plan, Strategy};
+use crate::proxy::{Proxy, Wish};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Rollout, Stopped, Tools};
 use crate::wait::Stop;
@@ -33,10 +35,11 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let yaml = docker.config()?;
     let project = Project::read(&yaml, &asked::source(compose), &asked::flags(args)).map_err(Fault::from)?;
     let containers = docker.containers()?;
-    let targets = asked::targets(&project, args, &containers)?;
+    let proxies = scene::detect(&docker, &containers)?;
+    let targets = asked::targets(&project, args, &proxies)?;
     for target in &targets {
         checks::file(&project, target)?;
-        checks::proxy_runs(&project, target, &containers)?;
+        checks::proxy_runs(&project, target, &proxies)?;
     }
     let provided = provide_images(&docker, &project, &targets, args, report);
     if let Some(signal) = stop.signal() {
@@ -44,7 +47,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     }
     let changed = provided?;
     let wanted = Wanted::read(&docker, &project, &targets, args.force)?;
-    let run = Run { docker: &docker, project: &project, wanted: &wanted, args, report };
+    let run = Run { docker: &docker, project: &project, wanted: &wanted, proxies: &proxies, args, report };
     let mut fresh = (!changed).then_some(containers);
     for target in &targets {
         let containers = fresh.take().map_or_else(|| docker.containers(), Ok)?;
@@ -58,6 +61,8 @@ struct Run<'a> {
     docker: &'a Docker,
     project: &'a Project,
     wanted: &'a Wanted,
+    /// All of the engine's.
+    proxies: &'a [Arc<dyn Proxy>],
     args: &'a DeployArgs,
     report: Report,
 }
@@ -70,8 +75,10 @@ impl Run<'_> {
             project: self.project,
             wanted: self.wanted,
             target,
-            proxies: scene::proxies(self.project, target, &containers)?,
+            proxies: scene::fronting(self.docker, self.project, target, &containers, self.proxies)?,
         };
+        let services: Vec<String> = target.services().into_iter().map(String::from).collect();
+        viewer.proxies.iter().try_for_each(|p| p.check(&services))?;
         let probes = viewer.probes()?;
         let down = self.down(target, &containers);
         let scene = viewer.look_at(containers)?;
@@ -85,7 +92,7 @@ impl Run<'_> {
             self.report.warn(&Warning::WeakProbe(service.to_string()));
         }
         checks::collateral(self.docker, &plan)?;
-        self.prepare(&viewer)?;
+        self.prepare(&viewer, &plan)?;
         if self.args.dry_run {
             self.report.plan(target.name(), &plan);
             return Ok(());
@@ -168,9 +175,8 @@ impl Run<'_> {
     fn goal(&self, name: &str, sides: &[&str], observed: &Observed) -> Goal {
         let service = &self.project.services[name];
         let asked = self.args.scale.iter().rev().find(|(s, _)| s == name).map(|(_, n)| *n);
-        let runs = |s: &str| observed.of(s).filter(|i| i.state == State::Running && i.routed).count();
-        let own = Some(runs(name)).filter(|n| *n > 0);
-        let running = own.or(sides.iter().map(|s| runs(s)).max()).unwrap_or(0);
+        let own = Some(observed.size(name)).filter(|n| *n > 0);
+        let running = own.or(sides.iter().map(|s| observed.size(s)).max()).unwrap_or(0);
         let wanted = asked.or(service.replicas).map_or(running, |n| n as usize);
         Goal {
             service: name.into(),
@@ -200,12 +206,16 @@ impl Run<'_> {
     }
 
     /// Makes sure that the proxies can be given a rotation; a dry run only says what it would change in them.
-    fn prepare(&self, viewer: &Viewer) -> Result<()> {
+    fn prepare(&self, viewer: &Viewer, plan: &Plan) -> Result<()> {
         let first = &self.project.services[viewer.target.services()[0]];
-        let tune = first.settings.proxy.tune.unwrap_or(true);
+        let wish = Wish {
+            tune: first.settings.proxy.tune.unwrap_or(true),
+            starting: plan.starting(),
+            services: viewer.target.services().into_iter().map(String::from).collect(),
+        };
         for proxy in &viewer.proxies {
             let answers = proxy.inspect().iter().map(|q| self.docker.exec(q)).collect::<Result<Vec<_>>>()?;
-            for preparation in proxy.prepare(&answers, tune)? {
+            for preparation in proxy.prepare(&answers, &wish)? {
                 if self.args.dry_run {
                     self.report.event(&Event::WouldPrepare(preparation.note));
                     continue;

@@ -43,7 +43,7 @@ impl Exec {
 }
 
 /// How a finished command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
     /// The exit code; `None` when a signal ended it.
     pub code: Option<i32>,
@@ -372,7 +372,8 @@ impl Docker {
         Ok(both.map(String::from).collect())
     }
 
-    /// The exit code of a container's last end, also when it was restarted since: `inspect` has forgotten it then.
+    /// The exit code of a container's last end, also when it was restarted since: `inspect` has forgotten it then. The
+    /// engine counts in whole seconds, so it is asked for those up to the next one, and takes as long.
     ///
     /// # Errors
     /// No engine.
@@ -383,8 +384,7 @@ impl Docker {
             "events",
             "--since",
             "1h",
-            "--until",
-            "0s",
+            "--until=-1s",
             "--filter",
             &container,
             "--filter",

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::docker::{Docker, Done, Exec};
 use crate::fault::Fault;
-use crate::proxy::{Proxy, Reading, Rotation};
+use crate::proxy::{Endpoint, Proxy, Reading, Release, Rotation};
 use crate::wait::{self, Stop, Waited};
 
 /// How often the proxy is asked.
@@ -46,8 +46,13 @@ impl Routing<'_> {
         let mut issued: Option<Instant> = None;
         let mut last = None;
         let mut confirmed = || -> Result<bool> {
+            let now = self.now()?;
+            if self.proxy.needs_reading() {
+                let confirmed = self.reading(&now)?.confirms(&self.rotation);
+                return if confirmed { Ok(true) } else { self.issue(&now).map(|()| false) };
+            }
             if issued.is_none_or(|at| at.elapsed() > AGAIN) {
-                self.issue()?;
+                self.issue(&now)?;
                 issued = Some(Instant::now());
             }
             Ok(self.read()?.confirms(&self.rotation))
@@ -97,14 +102,24 @@ impl Routing<'_> {
         }
     }
 
-    fn issue(&self) -> Result<()> {
-        checked(self.docker, &self.proxy.route(&self.rotation), &self.proxy.name()).map(drop)
+    fn issue(&self, now: &Done) -> Result<()> {
+        match self.proxy.route(now, &self.rotation) {
+            Some(exec) => checked(self.docker, &exec, &self.proxy.name()).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn now(&self) -> Result<Done> {
+        now(self.docker, self.proxy, &self.rotation.all())
+    }
+
+    fn reading(&self, answer: &Done) -> Result<Reading> {
+        Ok(self.proxy.read(answer, &self.rotation.all())?)
     }
 
     fn read(&self) -> Result<Reading> {
-        let endpoints = self.rotation.all();
-        let answer = self.docker.exec(&self.proxy.question(&endpoints))?;
-        Ok(self.proxy.read(&answer, &endpoints)?)
+        let answer = self.docker.exec(&self.proxy.question(&self.rotation.all()))?;
+        self.reading(&answer)
     }
 
     fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {
@@ -118,7 +133,57 @@ impl Routing<'_> {
         ))
         .seen(&failed)
         .seen(&said)
-        .hint("see its log: it may refuse its own configuration")
+        .hint(
+            "see its log: it may refuse its configuration, or its own check of a new instance does not pass",
+        )
+    }
+}
+
+/// What a proxy does now, where its commands depend on it.
+///
+/// # Errors
+/// A proxy that does not answer.
+fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Done> {
+    match proxy.needs_reading() {
+        true => checked(docker, &proxy.question(endpoints), &proxy.name()),
+        false => Ok(Done::default()),
+    }
+}
+
+/// Keeps containers that are not started yet out of rotation.
+///
+/// # Errors
+/// A proxy that does not answer, or refuses.
+pub fn gate(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<()> {
+    match proxy.gate(&now(docker, proxy, endpoints)?, endpoints) {
+        Some(exec) => checked(docker, &exec, &proxy.name()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Gives the route back to the proxy's own discovery, once that has caught up.
+///
+/// # Errors
+/// A proxy that does not answer, refuses, or does not catch up in 30 s.
+pub fn release(docker: &Docker, proxy: &dyn Proxy, ours: &[Endpoint], existing: &[String]) -> Result<()> {
+    let waited = wait::until(POLL, CONFIRM, &Stop::default(), || -> Result<Option<()>> {
+        match proxy.release(&now(docker, proxy, ours)?, ours, existing) {
+            Release::Done => return Ok(Some(())),
+            Release::Wait => {}
+            Release::Run(exec) => {
+                checked(docker, &exec, &proxy.name())?;
+                return Ok((!proxy.needs_reading()).then_some(()));
+            }
+        }
+        Ok(None)
+    })?;
+    match waited {
+        Waited::Done(()) => Ok(()),
+        _ => Err(Fault::unchanged(format!(
+            "{} still has a mark of ours: its discovery does not let go of an instance that is gone",
+            proxy.name()
+        ))
+        .into()),
     }
 }
 

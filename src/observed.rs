@@ -73,7 +73,44 @@ impl Observed {
         self.instances.iter().filter(|i| i.serves())
     }
 
+    /// How many instances a service has. While a rollout is under way both releases may serve, so it is never more than
+    /// one of them has; and an instance that somebody stopped does not count.
+    pub fn size(&self, service: &str) -> usize {
+        let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
+        let serving = self.of(service).filter(|i| i.serves()).count();
+        serving.min(of(Generation::Old).max(of(Generation::New)))
+    }
+
     pub fn get(&self, key: &str) -> Option<&Instance> {
         self.instances.iter().find(|i| i.key == key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `o` and `n` are an old and a new instance that serve; `x` is an old one that is stopped, `-` a new one that runs
+    /// and does not serve yet.
+    fn size(instances: &str) -> usize {
+        let one = |kind: char| Instance {
+            key: kind.into(),
+            service: "app".into(),
+            generation: if "ox".contains(kind) { Generation::Old } else { Generation::New },
+            state: if kind == 'x' { State::Exited } else { State::Running },
+            routed: "on".contains(kind),
+            ready: true,
+        };
+        Observed { instances: instances.chars().map(one).collect(), proxied: true }.size("app")
+    }
+
+    #[test]
+    fn a_service_has_as_many_instances_as_serve() {
+        assert_eq!([size(""), size("oo"), size("nnn"), size("ox")], [0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn a_rollout_under_way_does_not_count_both_releases() {
+        assert_eq!([size("oo--"), size("oonn"), size("oon"), size("xon"), size("xxnn")], [2, 2, 2, 2, 2]);
     }
 }

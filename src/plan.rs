@@ -85,6 +85,17 @@ pub struct Plan {
     pub steps: Vec<(Step, Cause)>,
 }
 
+impl Plan {
+    /// The most instances that start at a time.
+    pub fn starting(&self) -> usize {
+        let started = self.steps.iter().map(|(step, _)| match step {
+            Step::Start(keys) => keys.len(),
+            _ => 0,
+        });
+        started.max().unwrap_or(0)
+    }
+}
+
 /// A goal that cannot be reached without losing requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplannable {

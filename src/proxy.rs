@@ -1,6 +1,7 @@
 //! Rotation, and what every proxy must answer. An adapter decides nothing and runs nothing: it gives the commands to
 //! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
 
+pub mod haproxy;
 pub mod nginx_proxy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ use crate::fault::Fault;
 pub struct Endpoint {
     /// The full container id.
     pub id: String,
+    /// The Compose service, under whose name it is found by DNS.
+    pub service: String,
     /// Its addresses on the networks that it shares with the proxy; none before it starts.
     pub addresses: Vec<IpAddr>,
 }
@@ -44,8 +47,10 @@ pub enum InFlight {
 /// What the running proxy does, as far as it concerns the endpoints that were asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Ids of those that get new requests.
+    /// Ids of those in rotation.
     pub routed: BTreeSet<String>,
+    /// Of those the ones that get no request all the same, because the proxy's own check of them fails.
+    pub failing: BTreeSet<String>,
     /// The proxy's running processes have what its configuration says.
     pub settled: bool,
     /// By id; an endpoint that is missing has none.
@@ -58,7 +63,8 @@ impl Reading {
     /// The running proxy sends new requests to exactly this set.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
-        self.settled && rotation.inside.iter().all(routed) && !rotation.outside.iter().any(routed)
+        let served = |e: &Endpoint| routed(e) && !self.failing.contains(&e.id);
+        self.settled && rotation.inside.iter().all(served) && !rotation.outside.iter().any(routed)
     }
 
     /// Connections to those outside of the rotation that may carry a request.
@@ -80,9 +86,31 @@ pub struct Preparation {
     pub required: bool,
 }
 
+/// What a rollout is going to need of a proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Something may be left in the running proxy.
+    pub tune: bool,
+    /// How many instances start at a time.
+    pub starting: usize,
+    /// The services it is about.
+    pub services: Vec<String>,
+}
+
+/// A step of giving the route back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    Done,
+    /// Its discovery has not caught up yet.
+    Wait,
+    Run(Exec),
+}
+
 /// What a proxy's discovery looks at to decide whether it routes to something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backend {
+    /// The Compose service.
+    pub service: String,
     pub environment: BTreeMap<String, String>,
     /// Names of its networks.
     pub networks: Vec<String>,
@@ -92,6 +120,7 @@ impl From<&Container> for Backend {
     fn from(container: &Container) -> Self {
         let pairs = container.config.env.iter().filter_map(|e| e.split_once('='));
         Backend {
+            service: container.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
             networks: container.networks().map(String::from).collect(),
         }
@@ -115,6 +144,22 @@ pub trait Proxy: Send + Sync {
     /// The host that a request for it may name.
     fn host(&self, container: &Container) -> Option<String>;
 
+    /// What has to be read before anything else can be told: its own configuration, where that is not in the container's.
+    fn introduction(&self) -> Option<Exec> {
+        None
+    }
+
+    /// Takes in the answer to `introduction`.
+    fn learn(&mut self, _answer: &Done) {}
+
+    /// Whether it can be asked and told anything at all about these services, by its own configuration.
+    ///
+    /// # Errors
+    /// What its configuration lacks, with the fix.
+    fn check(&self, _services: &[String]) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// What has to be known before it is prepared.
     fn inspect(&self) -> Vec<Exec>;
 
@@ -122,13 +167,19 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[Done], tune: bool) -> Result<Vec<Preparation>, Fault>;
+    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault>;
+
+    /// Whether its commands depend on what it does at that moment (`now`, the answer to `question`). Where they do not,
+    /// `now` is empty, and a question is saved.
+    fn needs_reading(&self) -> bool {
+        false
+    }
 
     /// Keeps containers that are not started yet out of rotation.
-    fn gate(&self, endpoints: &[Endpoint]) -> Exec;
+    fn gate(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Exec>;
 
-    /// Makes new requests go to exactly this set. It can be repeated.
-    fn route(&self, rotation: &Rotation) -> Exec;
+    /// A step towards new requests going to exactly this set; none where there is nothing to do, or nothing yet.
+    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
 
     /// Asks what the running proxy does.
     fn question(&self, endpoints: &[Endpoint]) -> Exec;
@@ -143,20 +194,22 @@ pub trait Proxy: Send + Sync {
     fn diagnose(&self) -> Exec;
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
-    fn release(&self, ours: &[Endpoint], existing: &[String]) -> Exec;
+    fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release;
 
     /// How long a retired part of the proxy may still take up a request, in which case a drained instance is kept.
     fn linger(&self) -> Duration;
 }
 
 /// The kinds of proxy there is an adapter for.
-pub const KINDS: [&str; 1] = ["nginx-proxy"];
+pub const KINDS: [&str; 2] = ["nginx-proxy", "haproxy"];
 
 /// Every proxy among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
-    let boxed = |p| Box::new(p) as Box<dyn Proxy>;
-    let nginx = containers.iter().filter_map(|c| nginx_proxy::detect(c, containers));
-    nginx.map(boxed).collect()
+    let one = |c: &Container| -> Option<Box<dyn Proxy>> {
+        let nginx = nginx_proxy::detect(c, containers).map(|p| Box::new(p) as Box<dyn Proxy>);
+        nginx.or_else(|| haproxy::detect(c).map(|p| Box::new(p) as Box<dyn Proxy>))
+    };
+    containers.iter().filter_map(one).collect()
 }
 
 /// A container that the user says is a proxy of this kind.
@@ -166,6 +219,7 @@ pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
 pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fault> {
     match kind {
         "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
+        "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
         other => Err(unknown_kind(other)),
     }
 }
@@ -179,7 +233,7 @@ pub fn unknown_kind(kind: &str) -> Fault {
 
 /// Whether an image, by its name, is a proxy that there is an adapter for.
 pub fn is_proxy_image(image: &str) -> bool {
-    nginx_proxy::is_image(image)
+    nginx_proxy::is_image(image) || haproxy::is_image(image)
 }
 
 /// Whether a service's environment asks for a route of some proxy, whether or not one runs.
@@ -192,7 +246,7 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str) -> Endpoint {
-        Endpoint { id: id.into(), addresses: vec![] }
+        Endpoint { id: id.into(), service: "app".into(), addresses: vec![] }
     }
 
     #[test]
@@ -213,6 +267,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
         let fault = declared("apache", &Container::default()).err().unwrap();
-        assert!(fault.to_string().contains("`nginx-proxy` or `none`"), "{fault}");
+        assert!(fault.to_string().contains("`nginx-proxy` or `haproxy` or `none`"), "{fault}");
     }
 }

@@ -1,6 +1,7 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 
@@ -20,7 +21,7 @@ use crate::wait::Stop;
 pub struct Tools<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
-    pub proxies: &'a [Box<dyn Proxy>],
+    pub proxies: &'a [Arc<dyn Proxy>],
     pub report: Report,
 }
 
@@ -134,7 +135,7 @@ impl<'a> Rollout<'a> {
         for proxy in self.tools.proxies {
             let endpoints = self.endpoints(proxy.as_ref(), keys);
             if !endpoints.is_empty() {
-                drain::checked(self.tools.docker, &proxy.gate(&endpoints), &proxy.name())?;
+                drain::gate(self.tools.docker, proxy.as_ref(), &endpoints)?;
             }
         }
         Ok(())
@@ -262,7 +263,7 @@ impl<'a> Rollout<'a> {
         let all: Vec<Key> = self.bound.keys().cloned().collect();
         for proxy in self.tools.proxies {
             let ours = self.endpoints(proxy.as_ref(), &all);
-            drain::checked(self.tools.docker, &proxy.release(&ours, &existing), &proxy.name())?;
+            drain::release(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
         }
         Ok(())
     }
@@ -353,8 +354,11 @@ pub fn short_name(project: &str, container: &Container) -> String {
 /// These containers as a proxy sees them; those that it does not front are left out.
 pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
     let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
-    let endpoint =
-        |c: &Container| Endpoint { id: c.id.clone(), addresses: c.addresses_shared_with(proxy.container()) };
+    let endpoint = |c: &Container| Endpoint {
+        id: c.id.clone(),
+        service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
+        addresses: c.addresses_shared_with(proxy.container()),
+    };
     fronted.map(endpoint).collect()
 }
 
@@ -365,7 +369,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
 pub fn probe(
     service: &Service,
     container: &Container,
-    proxies: &[Box<dyn Proxy>],
+    proxies: &[Arc<dyn Proxy>],
 ) -> Result<health::Probe, Fault> {
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.fronts(&backend));

@@ -1,11 +1,12 @@
 //! What was asked for: the command line as docker's words, as settings and as targets. Pure.
 
+use std::sync::Arc;
+
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::Where;
-use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::model::{Pair, Project, Service, Words, Zd, ZdDrain, ZdHealth, ZdProxy};
-use crate::proxy::{self, Backend};
+use crate::proxy::{self, Backend, Proxy};
 
 /// What a deploy is about: a service, or a pair of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +92,11 @@ pub fn flags(args: &DeployArgs) -> Zd {
 }
 
 /// What to deploy: what was named, else every service that a proxy routes to. A side of a pair stands for the pair.
-pub fn targets(project: &Project, args: &DeployArgs, containers: &[Container]) -> Result<Vec<Target>, Fault> {
+pub fn targets(
+    project: &Project,
+    args: &DeployArgs,
+    proxies: &[Arc<dyn Proxy>],
+) -> Result<Vec<Target>, Fault> {
     for (name, _) in &args.scale {
         if !project.services.contains_key(name) {
             return Err(unknown(project, name, "--scale"));
@@ -99,7 +104,7 @@ pub fn targets(project: &Project, args: &DeployArgs, containers: &[Container]) -
     }
     let names = match args.services.is_empty() {
         false => args.services.clone(),
-        true => routed_services(project, containers),
+        true => routed_services(project, proxies),
     };
     if names.is_empty() {
         return Err(Fault::usage("no service of this project is routed to by a proxy")
@@ -119,15 +124,18 @@ pub fn targets(project: &Project, args: &DeployArgs, containers: &[Container]) -
     Ok(targets)
 }
 
-fn routed_services(project: &Project, containers: &[Container]) -> Vec<String> {
-    let proxies = proxy::detect(containers);
+fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
     let fronted = |s: &Service| proxies.iter().any(|p| p.fronts(&backend(s)));
     let routed = |s: &&Service| proxy::claims(&s.environment) || fronted(s);
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }
 
 pub fn backend(service: &Service) -> Backend {
-    Backend { environment: service.environment.clone(), networks: service.networks.clone() }
+    Backend {
+        service: service.name.clone(),
+        environment: service.environment.clone(),
+        networks: service.networks.clone(),
+    }
 }
 
 fn unknown(project: &Project, name: &str, place: &str) -> Fault {

@@ -1,5 +1,7 @@
 //! What would go wrong is found here, before anything is touched, each with its fix.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use super::asked::{Target, backend};
@@ -68,14 +70,13 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
 ///
 /// # Errors
 /// The proxy that is down, with the command that starts it.
-pub fn proxy_runs(project: &Project, target: &Target, containers: &[Container]) -> Result<(), Fault> {
+pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     let claims = |s: &&Service| proxy::claims(&s.environment);
     if services.iter().any(overridden) || !services.iter().any(claims) {
         return Ok(());
     }
-    let proxies = proxy::detect(containers);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
     fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(s))));
     if fronting.iter().any(|p| p.container().is_running()) {

@@ -1,6 +1,7 @@
 //! One moment of a target: reads the containers and the proxies, and tells new instances from old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -92,7 +93,7 @@ pub struct Viewer<'a> {
     pub project: &'a Project,
     pub wanted: &'a Wanted,
     pub target: &'a Target,
-    pub proxies: Vec<Box<dyn Proxy>>,
+    pub proxies: Vec<Arc<dyn Proxy>>,
 }
 
 impl Viewer<'_> {
@@ -211,25 +212,41 @@ pub fn is_member(project: &Project, container: &Container, services: &[&str]) ->
     container.compose().is_some_and(ours)
 }
 
+/// Every proxy of the engine, running or not; those that run are asked for what their containers do not tell.
+///
+/// # Errors
+/// No engine.
+pub fn detect(docker: &Docker, containers: &[Container]) -> Result<Vec<Arc<dyn Proxy>>> {
+    proxy::detect(containers).into_iter().map(|p| introduced(docker, p)).collect()
+}
+
+fn introduced(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
+    if let Some(exec) = proxy.introduction().filter(|_| proxy.container().is_running()) {
+        proxy.learn(&docker.exec(&exec)?);
+    }
+    Ok(proxy.into())
+}
+
 /// The proxies that run in front of a target; the one that `x-zd.proxy` names where detection is wrong.
 ///
 /// # Errors
 /// A named proxy that is not there, does not run, or is of no known kind.
-pub fn proxies(
+pub fn fronting(
+    docker: &Docker,
     project: &Project,
     target: &Target,
     containers: &[Container],
-) -> Result<Vec<Box<dyn Proxy>>, Fault> {
+    all: &[Arc<dyn Proxy>],
+) -> Result<Vec<Arc<dyn Proxy>>> {
     let settings = &project.services[target.services()[0]].settings.proxy;
     match (settings.kind.as_deref(), settings.container.as_deref()) {
         (Some("none"), _) => return Ok(Vec::new()),
-        (kind, Some(name)) => return Ok(vec![named(name, kind, containers)?]),
+        (kind, Some(name)) => return Ok(vec![named(docker, name, kind, containers, all)?]),
         _ => {}
     }
     let backends = backends(project, target, containers);
-    let mut proxies = proxy::detect(containers);
-    proxies.retain(|p| p.container().is_running() && backends.iter().any(|b| p.fronts(b)));
-    Ok(proxies)
+    let fronts = |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.fronts(b));
+    Ok(all.iter().filter(fronts).cloned().collect())
 }
 
 /// A target as a proxy's discovery sees it: its containers, and what the file says of those to come.
@@ -240,7 +257,13 @@ fn backends(project: &Project, target: &Target, containers: &[Container]) -> Vec
     members.map(Backend::from).chain(wanted).collect()
 }
 
-fn named(name: &str, kind: Option<&str>, containers: &[Container]) -> Result<Box<dyn Proxy>, Fault> {
+fn named(
+    docker: &Docker,
+    name: &str,
+    kind: Option<&str>,
+    containers: &[Container],
+    all: &[Arc<dyn Proxy>],
+) -> Result<Arc<dyn Proxy>> {
     let found = containers.iter().find(|c| c.name() == name || c.id.starts_with(name));
     let container = found.ok_or_else(|| {
         Fault::usage(format!(
@@ -250,15 +273,15 @@ fn named(name: &str, kind: Option<&str>, containers: &[Container]) -> Result<Box
     })?;
     if !container.is_running() {
         return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
-            .hint(format!("start it with `{}`", super::checks::start_command(container))));
+            .hint(format!("start it with `{}`", super::checks::start_command(container)))
+            .into());
     }
     if let Some(kind) = kind {
-        return proxy::declared(kind, container);
+        return introduced(docker, proxy::declared(kind, container)?);
     }
-    let mut all = proxy::detect(containers);
-    let at = all.iter().position(|p| p.container().id == container.id);
-    at.map(|n| all.swap_remove(n)).ok_or_else(|| {
+    all.iter().find(|p| p.container().id == container.id).cloned().ok_or_else(|| {
         Fault::usage(format!("`{name}` is no proxy that can be recognised"))
             .hint("say what it is with `x-zd.proxy.kind` (or `--proxy-kind`)")
+            .into()
     })
 }

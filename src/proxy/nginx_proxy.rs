@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Rotation};
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
@@ -193,30 +193,28 @@ impl Proxy for NginxProxy {
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
-    fn prepare(&self, answers: &[Done], tune: bool) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let state = Inspected::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(Done::said).collect();
             Fault::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
-        let patch = self.patch(&state, tune)?;
-        let keep_alive = tune.then(|| self.keep_alive(&state)).flatten();
+        let patch = self.patch(&state, wish.tune)?;
+        let keep_alive = wish.tune.then(|| self.keep_alive(&state)).flatten();
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn gate(&self, endpoints: &[Endpoint]) -> Exec {
+    fn gate(&self, _now: &Done, endpoints: &[Endpoint]) -> Option<Exec> {
         let markers: Vec<String> = endpoints.iter().map(Self::marker).collect();
         let script = format!("mkdir -p {MARKERS} && touch {}", markers.join(" "));
-        Exec::sh(&self.generator, script)
+        Some(Exec::sh(&self.generator, script))
     }
 
-    fn route(&self, rotation: &Rotation) -> Exec {
+    fn route(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>().join(" ");
-        Exec::sh(
-            &self.generator,
-            route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside)),
-        )
+        let script = route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside));
+        Some(Exec::sh(&self.generator, script))
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
@@ -233,6 +231,7 @@ impl Proxy for NginxProxy {
         let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));
         Ok(Reading {
             routed: routed.map(|e| e.id.clone()).collect(),
+            failing: BTreeSet::new(),
             settled: answer.is_settled(),
             in_flight: busy.collect(),
             lingering: answer.retired > 0,
@@ -243,9 +242,9 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
     }
 
-    fn release(&self, ours: &[Endpoint], existing: &[String]) -> Exec {
+    fn release(&self, _now: &Done, ours: &[Endpoint], existing: &[String]) -> Release {
         let ours: Vec<&str> = ours.iter().map(|e| e.id.as_str()).collect();
-        Exec::sh(&self.generator, release_script(&ours, existing))
+        Release::Run(Exec::sh(&self.generator, release_script(&ours, existing)))
     }
 
     /// A client that kept its connection to a retired worker may use it once more; and a slow upload, whose worker

@@ -9,6 +9,8 @@ mod build;
 mod dependencies;
 #[path = "e2e/failure.rs"]
 mod failure;
+#[path = "e2e/haproxy.rs"]
+mod haproxy;
 #[path = "e2e/interrupt.rs"]
 mod interrupt;
 #[path = "e2e/load.rs"]

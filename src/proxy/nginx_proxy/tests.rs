@@ -13,7 +13,7 @@ fn proxy() -> NginxProxy {
 }
 
 fn endpoint(id: &str, address: &str) -> Endpoint {
-    Endpoint { id: id.into(), addresses: vec![address.parse().unwrap()] }
+    Endpoint { id: id.into(), service: "app".into(), addresses: vec![address.parse().unwrap()] }
 }
 
 fn done(stdout: &str) -> Done {
@@ -90,7 +90,7 @@ fn times_with_a_zone_are_the_same_moment() {
 
 #[test]
 fn gating_touches_markers_and_wakes_nobody() {
-    let exec = proxy().gate(&[endpoint("a", "::1"), endpoint("b", "::1")]);
+    let exec = proxy().gate(&done(""), &[endpoint("a", "::1"), endpoint("b", "::1")]).unwrap();
     assert_eq!(
         exec.argv[2],
         "mkdir -p /tmp/compose-zd-down && touch /tmp/compose-zd-down/a /tmp/compose-zd-down/b"
@@ -100,7 +100,7 @@ fn gating_touches_markers_and_wakes_nobody() {
 #[test]
 fn routing_marks_those_outside_and_unmarks_those_inside() {
     let rotation = Rotation { inside: vec![endpoint("new", "::1")], outside: vec![endpoint("old", "::1")] };
-    let script = &proxy().route(&rotation).argv[2];
+    let script = &proxy().route(&done(""), &rotation).unwrap().argv[2];
     let show = script.find("for m in /tmp/compose-zd-down/new; do").unwrap();
     let hide = script.find("touch /tmp/compose-zd-down/old\n").unwrap();
     let render = script.find("kill -HUP").unwrap();
@@ -110,7 +110,11 @@ fn routing_marks_those_outside_and_unmarks_those_inside() {
 #[test]
 fn releasing_keeps_the_markers_of_other_rollouts() {
     let existing = ["ours", "theirs"].map(String::from);
-    let script = &proxy().release(&[endpoint("ours", "::1")], &existing).argv[2];
+    let release = proxy().release(&done(""), &[endpoint("ours", "::1")], &existing);
+    let Release::Run(exec) = release else {
+        panic!("nothing to run");
+    };
+    let script = &exec.argv[2];
     assert!(script.contains("case ' theirs ' in"), "{script}");
 }
 
@@ -170,10 +174,14 @@ fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
 const TEMPLATE: &str =
     "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
+fn wish(tune: bool) -> Wish {
+    Wish { tune, starting: 1, services: vec!["app".into()] }
+}
+
 fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {
     let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
     let nginx = done(&format!("@version nginx version: nginx/{version}\n"));
-    proxy().prepare(&[generator, nginx], tune)
+    proxy().prepare(&[generator, nginx], &wish(tune))
 }
 
 #[test]
@@ -192,7 +200,7 @@ fn what_cannot_be_patched_is_refused_with_the_fix() {
     assert!(text.contains("is mounted read-only") && text.contains("make it writable"), "{text}");
     let text = prepared("@writable yes\n", "1.29.5", false).unwrap_err().to_string();
     assert!(text.contains("`x-zd.proxy.tune: false`"), "{text}");
-    assert!(proxy().prepare(&[done(""), done("")], true).is_err());
+    assert!(proxy().prepare(&[done(""), done("")], &wish(true)).is_err());
 }
 
 #[test]
@@ -203,5 +211,5 @@ fn a_prepared_proxy_is_left_alone() {
     let generator = done(&format!("@template\n{patched}"));
     let nginx =
         done("@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n");
-    assert_eq!(proxy().prepare(&[generator, nginx], true).unwrap(), []);
+    assert_eq!(proxy().prepare(&[generator, nginx], &wish(true)).unwrap(), []);
 }

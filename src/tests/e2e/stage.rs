@@ -79,6 +79,13 @@ impl Stage {
         Stage::of(name, "nginx-proxy-scale")
     }
 
+    /// One service `app` behind HAProxy with `server-template`.
+    pub fn haproxy(name: &str) -> Stage {
+        let stage = Stage::of(name, "haproxy-template");
+        stage.copy("haproxy-template/haproxy.cfg", "haproxy.cfg");
+        stage
+    }
+
     /// `service_a` and `service_b` behind nginx-proxy.
     pub fn pair(name: &str) -> Stage {
         Stage::of(name, "nginx-proxy-pair")
@@ -426,14 +433,16 @@ impl Container {
     fn read(project: &str, json: &Value) -> Container {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let name = text(&json["Name"]);
+        let service = text(&json["Config"]["Labels"]["com.docker.compose.service"]);
         Container {
             id: text(&json["Id"]),
             name: name.replace(&format!("/{project}-"), ""),
-            service: text(&json["Config"]["Labels"]["com.docker.compose.service"]),
             state: text(&json["State"]["Status"]),
             version: variable(json, "VERSION").unwrap_or_default(),
             started: text(&json["State"]["StartedAt"]),
-            routed: variable(json, "VIRTUAL_HOST").is_some(),
+            // nginx-proxy goes by the variable, HAProxy by the service's name.
+            routed: variable(json, "VIRTUAL_HOST").is_some() || service == "app",
+            service,
         }
     }
 }
@@ -447,7 +456,10 @@ fn variable(json: &Value, name: &str) -> Option<String> {
 
 impl Reply {
     fn read(text: &str) -> Option<Reply> {
-        let header = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "));
+        let header = |name: &str| {
+            let mut pairs = text.lines().filter_map(|l| l.split_once(": "));
+            pairs.find(|(k, _)| k.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        };
         Some(Reply {
             status: text.split(' ').nth(1)?.parse().ok()?,
             version: header("X-Version").unwrap_or_default().into(),
@@ -458,7 +470,7 @@ impl Reply {
 
 /// Names of the images and programs of the fixtures: from the environment, else as they were built.
 pub fn parts() -> BTreeMap<String, String> {
-    let names = ["NGINX_PROXY_IMAGE", "NGINX_PROXY_OLD_IMAGE", "ZD_APP_IMAGE", "ZD_LOAD"];
+    let names = ["NGINX_PROXY_IMAGE", "NGINX_PROXY_OLD_IMAGE", "HAPROXY_IMAGE", "ZD_APP_IMAGE", "ZD_LOAD"];
     let file = fs::read_to_string(root().join("target/fixtures.env")).unwrap_or_default();
     let written: BTreeMap<&str, &str> =
         file.lines().filter_map(|l| l.strip_prefix("export ")?.split_once('=')).collect();
