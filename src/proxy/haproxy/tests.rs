@@ -118,10 +118,6 @@ fn a_flag_goes_once_its_slot_is_free_and_not_before() {
     assert_eq!(haproxy.release(&done(&clean), &ours, &[]), Release::Done);
 }
 
-fn wish(services: &[&str], starting: usize) -> Wish {
-    Wish { tune: true, starting, services: services.iter().map(|s| s.to_string()).collect() }
-}
-
 #[test]
 fn what_its_configuration_lacks_is_said_with_the_fix() {
     let refusal = |configuration: &str, service: &str| {
