@@ -1,6 +1,7 @@
 //! nginx-proxy with docker-gen, in one container or two: marker files gate and drain, the age of nginx's workers
 //! confirms, and the connections in its network namespace tell what is in flight.
 
+mod scripts;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, R
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
+use scripts::{install_script, keep_alive_script, question_script, release_script, route_script};
 use template::{MARKERS, Patched};
 
 /// Our own file among nginx's; it is read first, and only by an nginx that knows the directive.
@@ -395,111 +397,6 @@ fn hex(address: &IpAddr) -> String {
     };
     let word = |w: &[u8]| w.iter().rev().map(|b| format!("{b:02X}")).collect::<String>();
     bytes.chunks(4).map(word).collect()
-}
-
-/// Installs the template on stdin if it renders the same text as the one that is there: a template that does not parse
-/// would end docker-gen, over and over. Written in place, because it may be a bind mount.
-fn install_script(template: &str) -> String {
-    format!(
-        "# install the marker test
-set -e
-new=/tmp/compose-zd.tmpl
-cat > $new
-RESOLVERS=x; export RESOLVERS
-rm -rf {MARKERS}
-docker-gen {template} $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
-docker-gen $new $new.after >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
-cmp $new.before $new.after >&2
-cat $new > {template}
-rm -f $new $new.before $new.after $new.log"
-    )
-}
-
-fn keep_alive_script() -> String {
-    format!(
-        "# keep idle clients through a reload
-set -e
-echo 'keepalive_min_timeout {}s;' > {KEEPALIVE_FILE}
-if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; echo \"$said\" >&2; exit 1; fi",
-        KEEPALIVE.as_secs()
-    )
-}
-
-/// Sets the markers and has docker-gen render at once.
-///
-/// docker-gen may be rendering at this moment, for an event of any container, and looks at one marker after the other.
-/// Were the last marker of those outside set before it has looked at those inside, it would find nobody and write an
-/// upstream without servers. So those inside come first, and the pause is longer than a render takes between two.
-///
-/// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
-/// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
-fn route_script(template: &str, marked: &str, unmarked: &str) -> String {
-    let hide = match marked {
-        "" => String::new(),
-        marked => format!("touch {marked}\n"),
-    };
-    let show = match unmarked {
-        "" => String::new(),
-        unmarked => format!(
-            "for m in {unmarked}; do [ -e $m ] && shown=yes; done
-[ -z \"$shown\" ] || grep -qs keepalive_min_timeout /etc/nginx/conf.d/* || sleep 0.6
-rm -f {unmarked}
-[ -z \"$shown\" ] || sleep 0.1
-"
-        ),
-    };
-    format!(
-        "# set the markers
-set -e
-grep -q {MARKERS} {template} || {{ echo 'the marker test is gone from {template}' >&2; exit 1; }}
-mkdir -p {MARKERS}
-shown=
-{show}{hide}for f in /proc/[0-9]*/comm; do
-  read -r c < $f || continue
-  [ \"$c\" = docker-gen ] || continue
-  p=${{f#/proc/}}; kill -HUP ${{p%/comm}}
-done 2>/dev/null"
-    )
-}
-
-/// Prints two clocks of the same moment, when the configuration was written and what it routes to, nginx's workers, and
-/// the connections to our instances that may carry a request (established, opening, or closed by the instance only).
-fn question_script(config: &str, remotes: &[String]) -> String {
-    let connections = match remotes.is_empty() {
-        true => String::new(),
-        false => format!(
-            "grep -hoE ' (0000000000000000FFFF0000)?({}):[0-9A-F]{{4}} 0[1238] ' /proc/net/tcp /proc/net/tcp6 2>/dev/null\n",
-            remotes.join("|")
-        ),
-    };
-    format!(
-        "# what does it route to
-t=/tmp/.compose-zd-clock; : > $t
-echo \"@clock $(cut -d' ' -f1 /proc/uptime) $(stat -c %y $t)\"; rm -f $t
-echo \"@written $(stat -c %y {config})\"
-sed -n '/^upstream /,/^}}/p' {config} | grep -E '^ *server '
-for p in /proc/[0-9]*; do
-  read -r c < $p/comm || continue
-  [ \"$c\" = nginx ] || continue
-  echo \"@worker $(cut -d' ' -f22 $p/stat) $(tr '\\0' ' ' < $p/cmdline)\"
-done 2>/dev/null
-{connections}echo @end"
-    )
-}
-
-/// Removes our markers and those of containers that are gone. Markers of other rollouts' containers stay.
-fn release_script(ours: &[&str], existing: &[String]) -> String {
-    let others: Vec<&str> = existing.iter().map(String::as_str).filter(|id| !ours.contains(id)).collect();
-    format!(
-        "# remove our markers
-cd {MARKERS} 2>/dev/null || exit 0
-for m in *; do
-  case ' {} ' in *\" $m \"*) ;; *) rm -f \"$m\" ;; esac
-done
-cd / && rmdir {MARKERS} 2>/dev/null
-exit 0",
-        others.join(" ")
-    )
 }
 
 #[cfg(test)]

@@ -1,0 +1,66 @@
+//! Every argv by equality, and the words for the usual failures.
+
+use super::*;
+
+fn place() -> Where {
+    let words = |w: &str| w.split(' ').map(String::from).collect();
+    Where { engine: words("--context far"), project: words("--file a.yaml --project-name p") }
+}
+
+#[test]
+fn the_engine_stands_before_compose_and_the_project_after() {
+    let argv = compose_words(Path::new("docker"), None, &place(), &["config"]);
+    assert_eq!(argv.join(" "), "docker --context far compose --file a.yaml --project-name p config");
+}
+
+#[test]
+fn a_standalone_compose_takes_the_same_words() {
+    let compose = Some(Path::new("docker-compose"));
+    let argv = compose_words(Path::new("docker"), compose, &place(), &["config"]);
+    assert_eq!(argv.join(" "), "docker-compose --context far --file a.yaml --project-name p config");
+}
+
+#[test]
+fn instances_are_created_beside_the_others_and_nothing_else_is_touched() {
+    assert_eq!(
+        create_words("app", "app=4").join(" "),
+        "up --no-start --no-deps --no-recreate --no-build --pull never --scale app=4 app"
+    );
+}
+
+#[test]
+fn an_exec_reads_stdin_only_when_it_has_some() {
+    let mut exec = Exec::sh("c", "true");
+    assert_eq!(exec.words().join(" "), "exec c sh -c true");
+    exec.stdin = Some(String::new());
+    exec.options = vec!["--user".into(), "0".into()];
+    assert_eq!(exec.words().join(" "), "exec -i --user 0 c sh -c true");
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_stopped() {
+    let text = " DRY-RUN MODE -  Container p-app-1  Stopping \n DRY-RUN MODE -  Network p_default  Removed \n \
+                DRY-RUN MODE -  Container p-app-2  Created \n";
+    let found: Vec<_> = collateral(text).collect();
+    assert_eq!(found, ["Container p-app-1 Stopping", "Network p_default Removed"]);
+}
+
+#[test]
+fn scripts_are_shown_by_their_first_line() {
+    let words = ["exec", "c", "sh", "-c", "one\ntwo"].map(String::from);
+    assert_eq!(shown_words(&words), "exec c sh -c 'one …'");
+}
+
+#[test]
+fn the_usual_causes_have_a_message_of_their_own() {
+    let said = |text: &str| {
+        let done = Done { code: Some(1), stdout: String::new(), stderr: text.into() };
+        engine_fault(&["ps", "--all"], &done).message
+    };
+    let down =
+        "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
+    assert_eq!(said(down), "no Docker engine answers");
+    let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
+    assert_eq!(said(denied), "this user may not talk to the Docker engine");
+    assert_eq!(said("Error: no"), "`docker ps --all` exited with 1");
+}
