@@ -32,7 +32,8 @@ use scene::{Scene, Viewer, Wanted};
 pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
     let observer = Box::new(move |words: &str, took: Duration| report.command(words, took));
     let mut docker = Docker::find(asked::place(compose), observer)?;
-    let yaml = docker.config()?;
+    let (yaml, warnings) = docker.config()?;
+    warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
     let project = Project::read(&yaml, &asked::source(compose), &asked::flags(args)).map_err(Fault::from)?;
     let containers = docker.containers()?;
     let proxies = scene::detect(&docker, &containers)?;

@@ -100,14 +100,16 @@ impl Docker {
         Ok(Docker { program, standalone: None, place, observer })
     }
 
-    /// The project as Compose resolves it, in YAML. It holds secrets: it is neither logged nor shown.
+    /// The project as Compose resolves it, in YAML, and what Compose warns of (a variable that is not set). The YAML
+    /// holds secrets: it is neither logged nor shown.
     ///
     /// # Errors
     /// Compose's own, when the file is missing or wrong; no Compose; no engine.
-    pub fn config(&mut self) -> Result<String> {
+    pub fn config(&mut self) -> Result<(String, Vec<String>)> {
         let done = self.compose(&["config"])?;
         if done.ok() {
-            return Ok(done.stdout);
+            let warnings = warnings(&done.stderr);
+            return Ok((done.stdout, warnings));
         }
         if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
             self.standalone = Some(standalone()?);
@@ -490,6 +492,15 @@ fn create_words(service: &str, scale: &str) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec()
+}
+
+/// What Compose warns of, out of its log lines: `time="…" level=warning msg="…"`.
+fn warnings(stderr: &str) -> Vec<String> {
+    let message = |line: &str| {
+        let (_, rest) = line.split_once("level=warning msg=\"")?;
+        Some(rest.trim_end_matches('"').replace("\\\"", "`"))
+    };
+    stderr.lines().filter_map(message).collect()
 }
 
 /// The lines of a dry run that say something running would go.

@@ -32,13 +32,26 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     NoProxy(String),
-    DrainLimit { names: String, limit: Duration, open: usize },
-    Hook { name: String, what: &'static str, said: String },
+    DrainLimit {
+        names: String,
+        limit: Duration,
+        open: usize,
+    },
+    Hook {
+        name: String,
+        what: &'static str,
+        said: String,
+    },
     NotPrepared(String),
-    NotFollowed { service: String, keys: Vec<String> },
+    NotFollowed {
+        service: String,
+        keys: Vec<String>,
+    },
     LeftBehind(String),
     NotReadyAgain(String),
     WeakProbe(String),
+    /// Compose's own, about the file.
+    Compose(String),
 }
 
 impl fmt::Display for Event {
@@ -90,7 +103,7 @@ impl fmt::Display for Warning {
                 humantime::format_duration(*limit)
             ),
             Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
-            Warning::NotPrepared(text) => f.write_str(text),
+            Warning::NotPrepared(text) | Warning::Compose(text) => f.write_str(text),
             Warning::NotFollowed { service, keys } => write!(
                 f,
                 "`services.{service}.deploy.update_config`: {} not followed by this version",

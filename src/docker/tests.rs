@@ -64,3 +64,10 @@ fn the_usual_causes_have_a_message_of_their_own() {
     assert_eq!(said(denied), "this user may not talk to the Docker engine");
     assert_eq!(said("Error: no"), "`docker ps --all` exited with 1");
 }
+
+#[test]
+fn what_compose_warns_of_is_read_from_its_log_lines() {
+    let line = r#"time="2026-11-21T05:55:00Z" level=warning msg="The \"TAG\" variable is not set. Defaulting to a blank string.""#;
+    assert_eq!(warnings(line), ["The `TAG` variable is not set. Defaulting to a blank string."]);
+    assert_eq!(warnings("anything else"), [""; 0]);
+}
