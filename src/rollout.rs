@@ -357,7 +357,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
     let endpoint = |c: &Container| Endpoint {
         id: c.id.clone(),
         service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
-        addresses: c.addresses_shared_with(proxy.container()),
+        addresses: c.addresses_reached_from(proxy.container()),
     };
     fronted.map(endpoint).collect()
 }

@@ -146,12 +146,12 @@ impl Container {
         networks.flat_map(Network::addresses).collect()
     }
 
-    /// Its addresses on networks that `other` is on too.
-    pub fn addresses_shared_with(&self, other: &Container) -> Vec<IpAddr> {
+    /// Its addresses that `other` reaches: on networks that both are on, or any from the host's own network.
+    pub fn addresses_reached_from(&self, other: &Container) -> Vec<IpAddr> {
         let theirs = &other.network_settings.networks;
+        let reached = |name: &String| theirs.contains_key(name) || theirs.contains_key("host");
         let networks = self.network_settings.networks.iter();
-        let shared = networks.filter(|(name, _)| theirs.contains_key(*name));
-        shared.flat_map(|(_, n)| n.addresses()).collect()
+        networks.filter(|(name, _)| reached(name)).flat_map(|(_, n)| n.addresses()).collect()
     }
 
     /// The TCP ports its image or its service exposes, lowest first.
@@ -220,7 +220,9 @@ mod tests {
         let other = r#"{"NetworkSettings": {"Networks": {"b": {"IPAddress": "10.0.0.2"}}}}"#;
         let (one, other) = (container(net), container(other));
         assert_eq!(one.addresses(), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
-        assert!(one.addresses_shared_with(&other).is_empty());
+        assert!(one.addresses_reached_from(&other).is_empty());
+        let host = container(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#);
+        assert_eq!(one.addresses_reached_from(&host), one.addresses());
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Proxy for NginxProxy {
     }
 
     fn fronts(&self, backend: &Backend) -> bool {
-        let reaches = |n: &String| self.nginx.networks().any(|own| own == n);
+        let reaches = |n: &String| self.nginx.networks().any(|own| own == n || own == "host");
         claims(&backend.environment) && backend.networks.iter().any(reaches)
     }
 

@@ -164,6 +164,13 @@ fn it_fronts_what_asks_for_a_host_on_a_network_of_its_own() {
 }
 
 #[test]
+fn on_the_hosts_network_it_reaches_every_other() {
+    let host = NginxProxy::whole(&container(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#));
+    let environment = BTreeMap::from([("VIRTUAL_HOST".to_string(), "a".to_string())]);
+    assert!(host.fronts(&Backend { environment, networks: vec!["back".into()], ..Backend::default() }));
+}
+
+#[test]
 fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
     let port = |config: &str| proxy().port(&container(&format!(r#"{{"Config": {{{config}}}}}"#)));
     assert_eq!(port(r#""Env": ["VIRTUAL_PORT=3000"], "ExposedPorts": {"80/tcp": {}}"#), Some(3000));
