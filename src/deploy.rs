@@ -92,7 +92,7 @@ impl Run<'_> {
         for (service, _) in probes.iter().filter(|(_, probe)| probe.is_weak()) {
             self.report.warn(&Warning::WeakProbe(service.to_string()));
         }
-        checks::collateral(self.docker, &plan)?;
+        checks::collateral(self.docker, &plan, &down)?;
         self.prepare(&viewer, &plan)?;
         if self.args.dry_run {
             self.report.plan(target.name(), &plan);
@@ -106,7 +106,10 @@ impl Run<'_> {
     fn unchanged(&self, viewer: &Viewer, plan: &Plan, scene: &Scene) -> Result<()> {
         if !self.args.dry_run {
             let tools = self.tools(viewer);
-            Rollout::new(&tools, Stop::default(), &scene.observed, scene.containers.clone()).release()?;
+            let rollout = Rollout::new(&tools, Stop::default(), &scene.observed, scene.containers.clone());
+            if let Err(error) = rollout.release() {
+                self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
+            }
         }
         self.report.plan(viewer.target.name(), plan);
         Ok(())

@@ -233,23 +233,34 @@ impl Docker {
         }
     }
 
-    /// What Compose would stop or remove if it were told to create instances: it recreates a network whose
-    /// definition changed, and stops everything on it, whatever `--no-recreate` says.
+    /// What Compose would stop or remove if it were told to create instances: it recreates a network whose definition
+    /// changed, and stops everything on it, whatever `--no-recreate` says.
     ///
     /// # Errors
     /// Compose's own.
     pub fn collateral(&self, service: &str, total: usize) -> Result<Vec<String>> {
-        let scale = format!("{service}={total}");
+        self.dry_run(&create_words(service, &format!("{service}={total}")))
+    }
+
+    /// The same for starting services that are down.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn collateral_of_start(&self, services: &[&str]) -> Result<Vec<String>> {
+        let words = ["up", "--no-start", "--no-recreate"].iter().chain(services);
+        self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())
+    }
+
+    fn dry_run(&self, command: &[String]) -> Result<Vec<String>> {
         let mut words = vec!["--dry-run"];
-        let create = create_words(service, &scale);
-        words.extend(create.iter().map(String::as_str));
+        words.extend(command.iter().map(String::as_str));
         let done = self.compose(&words)?;
-        if !done.ok() {
-            return Err(Fault::unchanged(format!("Compose cannot create `{service}`"))
+        match done.ok() {
+            true => Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect()),
+            false => Err(Fault::unchanged(format!("Compose refuses `{}`", command.join(" ")))
                 .seen(done.said())
-                .into());
+                .into()),
         }
-        Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect())
     }
 
     /// Creates instances beside those that exist, without starting them: `total` counts both.

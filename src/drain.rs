@@ -155,7 +155,11 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Don
 /// # Errors
 /// A proxy that does not answer, or refuses.
 pub fn gate(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<()> {
-    match proxy.gate(&now(docker, proxy, endpoints)?, endpoints) {
+    let now = now(docker, proxy, endpoints)?;
+    if proxy.needs_reading() {
+        proxy.read(&now, endpoints)?; // an answer that makes no sense must not pass for one with nothing to gate
+    }
+    match proxy.gate(&now, endpoints) {
         Some(exec) => checked(docker, &exec, &proxy.name()).map(drop),
         None => Ok(()),
     }

@@ -108,29 +108,36 @@ pub fn start_command(container: &Container) -> String {
     }
 }
 
-/// Compose recreates a network whose definition changed, and stops everything on it, before it creates anything.
+/// Compose recreates a network whose definition changed, and stops everything on it, before it creates anything: the
+/// new instances, or what they depend on and is `down`.
 ///
 /// # Errors
 /// What Compose would stop or remove, by its own dry run.
-pub fn collateral(docker: &Docker, plan: &Plan) -> Result<()> {
+pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
     for (step, _) in &plan.steps {
-        let Step::Create { service, total, .. } = step else {
-            continue;
-        };
-        let lost = docker.collateral(service, *total)?;
-        if !lost.is_empty() {
-            return Err(Fault::unchanged(format!(
-                "Compose would stop what runs in order to create a new instance of `{service}`; nothing was changed"
-            ))
-            .seen(&lost.join("\n"))
-            .hint(
-                "the definition of a network changed: give the new network another name in the file, so that both \
-                 can exist, or take the downtime with `docker compose up --detach`",
-            )
-            .into());
+        if let Step::Create { service, total, .. } = step {
+            nothing_lost(
+                &docker.collateral(service, *total)?,
+                &format!("create a new instance of `{service}`"),
+            )?;
         }
     }
-    Ok(())
+    match down {
+        [] => Ok(()),
+        down => Ok(nothing_lost(&docker.collateral_of_start(down)?, &format!("start {}", down.join(", ")))?),
+    }
+}
+
+fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Fault> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::unchanged(format!("Compose would stop what runs in order to {purpose}; nothing was changed"))
+        .seen(&lost.join("\n"))
+        .hint(
+            "the definition of a network changed: give the new network another name in the file, so that both can \
+             exist, or take the downtime with `docker compose up --detach`",
+        ))
 }
 
 impl From<Unplannable> for Fault {

@@ -314,3 +314,24 @@ fn update_config_keys_that_are_not_followed_are_said() {
     ));
     says(&fake.run("deploy app --dry-run").success(), &["`delay`, `monitor` not followed by this version"]);
 }
+
+#[test]
+fn what_compose_would_stop_is_refused_for_instances_and_for_what_they_depend_on() {
+    let keys = |port| {
+        format!(
+            "image: app:1, depends_on: {{db: {{condition: service_started}}}}, x-zd: {{health: {{port: {port}}}}}"
+        )
+    };
+    for command in ["--scale app=2", "--no-recreate db"] {
+        let fake = Fake::new();
+        let service = keys(fake.port);
+        fake.write(
+            "config.yaml",
+            &format!("name: p\nservices: {{app: {{{service}}}, db: {{image: db:1}}}}\n"),
+        );
+        fake.write("stops", command);
+        let run = fake.run("deploy app").code(1);
+        says(&run, &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
+        assert_eq!(fake.changes(), "");
+    }
+}

@@ -100,6 +100,22 @@ fn hooks_run_once_an_instance() {
 }
 
 #[test]
+fn the_drain_command_runs_once_in_an_old_instance() {
+    let stage = Stage::scale("draincmd");
+    stage.write("drains/none", "");
+    stage.add(
+        "services: {app: {volumes: ['./drains:/drains'], \
+         x-zd: {drain: {command: [/sample-app, append, /drains/drained, once]}}}}",
+    );
+    stage.up("--scale app=2");
+    stage.set("VERSION=2");
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0).never_says("the drain command of");
+    answers.all_from(&["1", "2"]);
+    assert_eq!(stage.read("drains/drained").lines().count(), 2);
+}
+
+#[test]
 fn a_secret_made_of_a_variable_is_in_the_new_instance() {
     let stage = Stage::scale("secret");
     stage.add("{services: {app: {secrets: [token]}}, secrets: {token: {environment: TOKEN}}}");
