@@ -78,8 +78,7 @@ impl Run<'_> {
             target,
             proxies: scene::fronting(self.docker, self.project, target, &containers, self.proxies)?,
         };
-        let services: Vec<String> = target.services().into_iter().map(String::from).collect();
-        viewer.proxies.iter().try_for_each(|p| p.check(&services))?;
+        let losses = self.losses(&viewer, &containers)?;
         let probes = viewer.probes()?;
         let down = self.down(target, &containers);
         let scene = viewer.look_at(containers)?;
@@ -89,6 +88,7 @@ impl Run<'_> {
             return self.unchanged(&viewer, &plan, &scene);
         }
         self.announce(&viewer);
+        losses.into_iter().for_each(|loss| self.report.warn(&Warning::Loss(loss)));
         for (service, _) in probes.iter().filter(|(_, probe)| probe.is_weak()) {
             self.report.warn(&Warning::WeakProbe(service.to_string()));
         }
@@ -100,6 +100,13 @@ impl Run<'_> {
         }
         self.start_needed(&down)?;
         self.execute(&viewer, &plan, &scene, stop)
+    }
+
+    /// What the proxies in front will lose, by their own configuration.
+    fn losses(&self, viewer: &Viewer, containers: &[Container]) -> Result<Vec<String>, Fault> {
+        let backends = viewer.backends(containers);
+        let checks = viewer.proxies.iter().map(|p| p.check(&backends));
+        Ok(checks.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy.

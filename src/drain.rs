@@ -64,11 +64,34 @@ impl Routing<'_> {
                 Ok(None)
             }
         })?;
+        self.ended(waited, last)
+    }
+
+    fn ended(&self, waited: Waited<()>, last: Option<anyhow::Error>) -> Result<()> {
         match waited {
             Waited::Done(()) => Ok(()),
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
             Waited::TimedOut => Err(self.unconfirmed(last).into()),
         }
+    }
+
+    /// Keeps those outside, which are not started yet, out of rotation.
+    ///
+    /// # Errors
+    /// A proxy that does not answer, refuses, or does not confirm in 30 s; an interrupt.
+    pub fn gate(&self, stop: &Stop) -> Result<()> {
+        let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
+            let now = now(self.docker, self.proxy, &self.rotation.all())?;
+            if self.proxy.needs_reading() {
+                self.reading(&now)?; // an answer that makes no sense must not pass for one with nothing to gate
+            }
+            let holds = self.proxy.holds(&now, &self.rotation);
+            if let Some(exec) = self.proxy.gate(&now, &self.rotation) {
+                checked(self.docker, &exec, &self.proxy.name())?;
+            }
+            Ok(holds.then_some(()))
+        })?;
+        self.ended(waited, None)
     }
 
     /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile.
@@ -85,7 +108,7 @@ impl Routing<'_> {
                 quiet = 0;
                 return Ok(None);
             };
-            open = reading.open(&self.rotation);
+            open = reading.open(&self.rotation, limit);
             quiet = match open {
                 0 => quiet + 1,
                 _ => 0,
@@ -150,20 +173,6 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Don
     }
 }
 
-/// Keeps containers that are not started yet out of rotation.
-///
-/// # Errors
-/// A proxy that does not answer, or refuses.
-pub fn gate(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<()> {
-    let now = now(docker, proxy, endpoints)?;
-    if proxy.needs_reading() {
-        proxy.read(&now, endpoints)?; // an answer that makes no sense must not pass for one with nothing to gate
-    }
-    match proxy.gate(&now, endpoints) {
-        Some(exec) => checked(docker, &exec, &proxy.name()).map(drop),
-        None => Ok(()),
-    }
-}
 
 /// Gives the route back to the proxy's own discovery, once that has caught up.
 ///

@@ -56,6 +56,9 @@ pub struct Service {
     pub network_mode: Option<String>,
     /// Names of its networks, as the engine knows them.
     pub networks: Vec<String>,
+    /// Every name that Docker's DNS has for it.
+    pub names: Vec<String>,
+    pub labels: BTreeMap<String, String>,
     /// Host ports that only one container can have.
     pub fixed_ports: Vec<String>,
     /// Ports of its containers that the file names, as `3000/tcp`.
@@ -160,6 +163,8 @@ impl Service {
             container_name: raw.container_name.clone(),
             network_mode: raw.network_mode.clone(),
             networks: project.networks_of(raw),
+            names: raw.names(name),
+            labels: raw.labels(),
             fixed_ports: raw.fixed_ports(),
             exposed: raw.exposed(),
             healthcheck: raw.healthcheck_test(),

@@ -15,14 +15,19 @@ use crate::docker::{Done, Exec};
 use crate::fault::Fault;
 
 /// An instance as a proxy sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint {
     /// The full container id.
     pub id: String,
+    /// Its container's name, which Docker's DNS knows from its start on.
+    pub name: String,
     /// The Compose service, under whose name it is found by DNS.
     pub service: String,
     /// Its addresses on the networks that it shares with the proxy; none before it starts.
     pub addresses: Vec<IpAddr>,
+    /// Where it takes requests, as the proxy knows it.
+    pub port: Option<u16>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The set of instances that new requests have to go to, and those of ours that they must not go to.
@@ -42,6 +47,8 @@ impl Rotation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InFlight {
     Exact(usize),
+    /// Connections that may be idle as well; `quiet` is how long none of them can have been given a new request.
+    AtMost { open: usize, quiet: Duration },
 }
 
 /// What the running proxy does, as far as it concerns the endpoints that were asked about.
@@ -67,11 +74,13 @@ impl Reading {
         self.settled && rotation.inside.iter().all(served) && !rotation.outside.iter().any(routed)
     }
 
-    /// Connections to those outside of the rotation that may carry a request.
-    pub fn open(&self, rotation: &Rotation) -> usize {
+    /// Connections to those outside of the rotation that may carry a request. What has been given no new request for
+    /// `limit` has been drained for as long, so that it is not waited for.
+    pub fn open(&self, rotation: &Rotation, limit: Duration) -> usize {
         let of = |e: &Endpoint| match self.in_flight.get(&e.id) {
             Some(InFlight::Exact(count)) => *count,
-            None => 0,
+            Some(InFlight::AtMost { open, quiet }) if *quiet < limit => *open,
+            Some(InFlight::AtMost { .. }) | None => 0,
         };
         rotation.outside.iter().map(of).sum()
     }
@@ -111,9 +120,16 @@ pub enum Release {
 pub struct Backend {
     /// The Compose service.
     pub service: String,
+    /// Every name that Docker's DNS has for it.
+    pub names: Vec<String>,
     pub environment: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Names of its networks.
     pub networks: Vec<String>,
+    /// Docker, or its file, checks its health.
+    pub has_healthcheck: bool,
+    /// `x-zd.drain.command` can take it out of rotation.
+    pub has_drain_command: bool,
 }
 
 impl From<&Container> for Backend {
@@ -121,8 +137,12 @@ impl From<&Container> for Backend {
         let pairs = container.config.env.iter().filter_map(|e| e.split_once('='));
         Backend {
             service: container.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
+            names: container.names(),
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
+            labels: container.config.labels.clone(),
             networks: container.networks().map(String::from).collect(),
+            has_healthcheck: container.healthcheck().is_some(),
+            has_drain_command: false,
         }
     }
 }
@@ -152,12 +172,19 @@ pub trait Proxy: Send + Sync {
     /// Takes in the answer to `introduction`.
     fn learn(&mut self, _answer: &Done) {}
 
-    /// Whether it can be asked and told anything at all about these services, by its own configuration.
+    /// Whether it can be asked and told anything at all about these, by its own configuration: what runs of a service,
+    /// and what its file says of those to come. Tells what will be lost all the same, with the fix.
     ///
     /// # Errors
     /// What its configuration lacks, with the fix.
-    fn check(&self, _services: &[String]) -> Result<(), Fault> {
-        Ok(())
+    fn check(&self, _backends: &[Backend]) -> Result<Vec<String>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// Whether a rotation can be set. Where not, its own discovery admits and lets go, and is only watched: an instance
+    /// leaves by `x-zd.drain.command`.
+    fn steers(&self) -> bool {
+        true
     }
 
     /// What has to be known before it is prepared.
@@ -175,8 +202,13 @@ pub trait Proxy: Send + Sync {
         false
     }
 
-    /// Keeps containers that are not started yet out of rotation.
-    fn gate(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Exec>;
+    /// Keeps those outside, which are not started yet, out of rotation.
+    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
+
+    /// Whether `gate` is in force, by what it does now.
+    fn holds(&self, _now: &Done, _rotation: &Rotation) -> bool {
+        true
+    }
 
     /// A step towards new requests going to exactly this set; none where there is nothing to do, or nothing yet.
     fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
@@ -246,7 +278,7 @@ mod tests {
     use super::*;
 
     fn endpoint(id: &str) -> Endpoint {
-        Endpoint { id: id.into(), service: "app".into(), addresses: vec![] }
+        Endpoint { id: id.into(), ..Endpoint::default() }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     NoProxy(String),
+    /// What a proxy will lose, with the fix.
+    Loss(String),
     DrainLimit {
         names: String,
         limit: Duration,
@@ -103,7 +105,7 @@ impl fmt::Display for Warning {
                 humantime::format_duration(*limit)
             ),
             Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
-            Warning::NotPrepared(text) | Warning::Compose(text) => f.write_str(text),
+            Warning::NotPrepared(text) | Warning::Compose(text) | Warning::Loss(text) => f.write_str(text),
             Warning::NotFollowed { service, keys } => write!(
                 f,
                 "`services.{service}.deploy.update_config`: {} not followed by this version",

@@ -132,13 +132,8 @@ impl<'a> Rollout<'a> {
     }
 
     fn gate(&mut self, keys: &[Key]) -> Result<()> {
-        for proxy in self.tools.proxies {
-            let endpoints = self.endpoints(proxy.as_ref(), keys);
-            if !endpoints.is_empty() {
-                drain::gate(self.tools.docker, proxy.as_ref(), &endpoints)?;
-            }
-        }
-        Ok(())
+        let fronting = |r: &Routing| !r.rotation.outside.is_empty();
+        self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop))
     }
 
     fn start(&mut self, keys: &[Key]) -> Result<()> {
@@ -202,20 +197,46 @@ impl<'a> Rollout<'a> {
     fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<()> {
         self.inside = inside.to_vec();
         for routing in self.routings(outside) {
-            routing.set(&self.stop)?;
+            match routing.proxy.steers() {
+                true => routing.set(&self.stop)?,
+                false => self.follow(routing, outside)?,
+            }
         }
         self.tools.report.event(&Event::Routed { inside: self.names(inside), outside: self.names(outside) });
         Ok(())
     }
 
+    /// A proxy that cannot be told a rotation: sees it admit those inside, and then, told by their drain command, let go
+    /// of those outside. One that has no such command is let go of when it stops.
+    fn follow(&self, mut routing: Routing, outside: &[Key]) -> Result<()> {
+        let leaving = std::mem::take(&mut routing.rotation.outside);
+        routing.set(&self.stop)?;
+        let told: Vec<&Key> = outside.iter().filter(|k| self.has_drain_command(k)).collect();
+        told.iter().try_for_each(|key| self.drain_command(key))?;
+        let is_told = |e: &Endpoint| told.iter().any(|k| self.bound[*k].id == e.id);
+        routing.rotation.outside = leaving.into_iter().filter(is_told).collect();
+        match routing.rotation.outside.is_empty() {
+            true => Ok(()),
+            false => routing.set(&self.stop),
+        }
+    }
+
+    fn has_drain_command(&self, key: &Key) -> bool {
+        self.service(key).settings.drain_command.is_some()
+    }
+
+    fn drain_command(&self, key: &Key) -> Result<()> {
+        match self.service(key).settings.drain_command.clone() {
+            Some(argv) => self.try_exec(key, Exec::new(&self.bound[key].id, argv), "the drain command"),
+            None => Ok(()),
+        }
+    }
+
     fn idle(&mut self, keys: &[Key]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         self.tell(Event::Draining, keys);
-        for key in keys {
-            let command = self.service(key).settings.drain_command.iter().cloned();
-            for argv in command {
-                self.try_exec(key, Exec::new(&self.bound[key].id, argv), "the drain command")?;
-            }
+        if self.tools.proxies.iter().any(|p| p.steers()) {
+            keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
         let mut open = 0;
         for routing in self.routings(keys) {
@@ -356,8 +377,11 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
     let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
     let endpoint = |c: &Container| Endpoint {
         id: c.id.clone(),
+        name: c.name().into(),
         service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
         addresses: c.addresses_reached_from(proxy.container()),
+        port: proxy.port(c),
+        labels: c.config.labels.clone(),
     };
     fronted.map(endpoint).collect()
 }

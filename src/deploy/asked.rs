@@ -133,8 +133,12 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
 pub fn backend(service: &Service) -> Backend {
     Backend {
         service: service.name.clone(),
+        names: service.names.clone(),
         environment: service.environment.clone(),
+        labels: service.labels.clone(),
         networks: service.networks.clone(),
+        has_healthcheck: service.healthcheck.as_ref().is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
+        has_drain_command: service.settings.drain_command.is_some(),
     }
 }
 

@@ -60,15 +60,20 @@ impl Wanted {
     }
 
     /// What a new instance will look like to a probe and to a proxy, before there is one.
-    fn preview(&self, service: &Service) -> Container {
+    fn preview(&self, project: &str, service: &Service) -> Container {
         let image = self.images.get(&service.name).cloned().unwrap_or_default();
         let mut environment = image.config.env;
         environment.extend(service.environment.iter().map(|(k, v)| format!("{k}={v}")));
         let mut exposed = image.config.exposed_ports;
         exposed.extend(service.exposed.iter().map(|p| (p.clone(), serde_json::Value::Null)));
         let own = service.healthcheck.clone().map(|test| Healthcheck { test, ..Healthcheck::default() });
+        let mut labels = image.config.labels;
+        labels.extend(service.labels.clone());
+        labels.insert("com.docker.compose.project".into(), project.into());
+        labels.insert("com.docker.compose.service".into(), service.name.clone());
         let config = Config {
             env: environment,
+            labels,
             exposed_ports: exposed,
             healthcheck: own.or(image.config.healthcheck),
             ..Config::default()
@@ -105,10 +110,29 @@ impl Viewer<'_> {
         let services = self.target.services().into_iter();
         let probe = |name| {
             let service = &self.project.services[name];
-            let preview = self.wanted.preview(service);
+            let preview = self.wanted.preview(&self.project.name, service);
             Ok((name, rollout::probe(service, &preview, &self.proxies)?))
         };
         services.map(probe).collect()
+    }
+
+    /// The target as a proxy's discovery sees it: what runs of it, and what is to come.
+    pub fn backends(&self, containers: &[Container]) -> Vec<Backend> {
+        let services = self.target.services();
+        let runs = |c: &&Container| c.is_running() && is_member(self.project, c, &services);
+        let running = containers.iter().filter(runs).map(Backend::from);
+        let coming = services.iter().map(|name| {
+            let service = &self.project.services[*name];
+            Backend {
+                names: service.names.clone(),
+                ..Backend::from(&self.wanted.preview(&self.project.name, service))
+            }
+        });
+        let drained = |b: Backend| {
+            let settings = &self.project.services[&b.service].settings;
+            Backend { has_drain_command: settings.drain_command.is_some(), ..b }
+        };
+        running.chain(coming).map(drained).collect()
     }
 
     /// Reads the containers anew, and looks.

@@ -88,6 +88,8 @@ pub struct Network {
     pub ip_address: String,
     #[serde(rename = "GlobalIPv6Address")]
     pub global_ipv6_address: String,
+    #[serde(deserialize_with = "or_default")]
+    aliases: Vec<String>,
 }
 
 impl Network {
@@ -133,6 +135,17 @@ impl Container {
     /// It ran to its end without an error.
     pub fn has_completed(&self) -> bool {
         self.state.status == "exited" && self.state.exit_code == 0
+    }
+
+    /// Every name that Docker's DNS has for it: its own, and its aliases on its networks.
+    pub fn names(&self) -> Vec<String> {
+        let networks = self.network_settings.networks.values();
+        let mut names: Vec<String> = networks.flat_map(|n| n.aliases.iter().cloned()).collect();
+        names.push(self.name().into());
+        names.extend(self.compose().map(|(_, service)| service.into()));
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The names of its networks.

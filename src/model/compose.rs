@@ -42,6 +42,7 @@ pub struct RawService {
     expose: Vec<Value>,
     healthcheck: Option<RawHealthcheck>,
     pub environment: BTreeMap<String, Option<Value>>,
+    labels: BTreeMap<String, Value>,
     depends_on: BTreeMap<String, RawDependency>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
@@ -137,6 +138,20 @@ impl RawService {
             (false, []) => None,
             (false, test) => Some(test.iter().map(|w| undouble(w)).collect()),
         }
+    }
+
+    /// Its own name, its container's where the file sets it, and its aliases.
+    pub fn names(&self, service: &str) -> Vec<String> {
+        let aliases = |network: &Value| -> Vec<String> {
+            let list = network.get("aliases").and_then(Value::as_sequence);
+            list.into_iter().flatten().filter_map(|a| a.as_str().map(String::from)).collect()
+        };
+        let own = std::iter::once(service.to_string()).chain(self.container_name.clone());
+        own.chain(self.networks.values().flat_map(aliases)).collect()
+    }
+
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        self.labels.iter().map(|(k, v)| (k.clone(), undouble(&text(v)))).collect()
     }
 
     /// Its environment; a variable without a value is left out.

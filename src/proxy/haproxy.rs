@@ -185,7 +185,7 @@ impl Proxy for Haproxy {
         vec![self.ask(STATE)]
     }
 
-    fn check(&self, services: &[String]) -> Result<(), Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
         let all = &self.config.sockets;
         if all.is_empty() {
             return Err(
@@ -195,14 +195,14 @@ impl Proxy for Haproxy {
         if all.iter().all(|(_, level)| level != "admin") {
             return Err(self.refused("its `stats socket` is not `level admin`".into(), SOCKET_FIX));
         }
-        match services.iter().find(|s| self.config.fixed.contains(s)) {
+        match backends.iter().map(|b| &b.service).find(|s| self.config.fixed.contains(s)) {
             Some(service) => Err(self.refused(
                 format!(
                     "it routes to `{service}` by a fixed `server` line, which does not see a new instance"
                 ),
                 TEMPLATE_FIX,
             )),
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -229,8 +229,8 @@ impl Proxy for Haproxy {
     }
 
     /// Drains every free slot of the service, so that whatever gets one is not in rotation.
-    fn gate(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Exec> {
-        let slots = self.slots_for(now, endpoints)?;
+    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        let slots = self.slots_for(now, &rotation.outside)?;
         let open = slots.iter().filter(|s| s.is_free() && !s.is_out());
         self.command(&open.map(|s| self.drain(s)).collect::<Vec<_>>())
     }

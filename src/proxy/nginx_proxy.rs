@@ -207,8 +207,8 @@ impl Proxy for NginxProxy {
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn gate(&self, _now: &Done, endpoints: &[Endpoint]) -> Option<Exec> {
-        let markers: Vec<String> = endpoints.iter().map(Self::marker).collect();
+    fn gate(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
+        let markers: Vec<String> = rotation.outside.iter().map(Self::marker).collect();
         let script = format!("mkdir -p {MARKERS} && touch {}", markers.join(" "));
         Some(Exec::sh(&self.generator, script))
     }

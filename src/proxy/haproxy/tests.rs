@@ -26,7 +26,8 @@ fn haproxy(configuration: &str) -> Haproxy {
 }
 
 fn endpoint(id: &str, address: &str) -> Endpoint {
-    Endpoint { id: id.into(), service: "app".into(), addresses: vec![address.parse().unwrap()] }
+    let addresses = vec![address.parse().unwrap()];
+    Endpoint { id: id.into(), service: "app".into(), addresses, ..Endpoint::default() }
 }
 
 fn done(stdout: &str) -> Done {
@@ -74,7 +75,10 @@ fn it_reads_who_gets_requests_and_what_is_in_flight() {
 
 #[test]
 fn gating_drains_the_free_slots_that_are_not_drained_yet() {
-    let exec = haproxy(CONFIGURATION).gate(&done(RECORDED), &[endpoint("next", "::1")]);
+    let exec = haproxy(CONFIGURATION).gate(
+        &done(RECORDED),
+        &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")] },
+    );
     assert_eq!(commands(exec), "set server web/app2 state drain");
 }
 
@@ -121,14 +125,16 @@ fn a_flag_goes_once_its_slot_is_free_and_not_before() {
 #[test]
 fn what_its_configuration_lacks_is_said_with_the_fix() {
     let refusal = |configuration: &str, service: &str| {
-        haproxy(configuration).check(&[service.to_string()]).unwrap_err().to_string()
+        let backend = Backend { service: service.into(), ..Backend::default() };
+        haproxy(configuration).check(&[backend]).unwrap_err().to_string()
     };
     let without = CONFIGURATION.replace("stats socket", "#");
     assert!(refusal(&without, "app").contains("has no `stats socket`"));
     let operator = CONFIGURATION.replace("level admin", "level operator");
     assert!(refusal(&operator, "app").contains("not `level admin`"));
     assert!(refusal(CONFIGURATION, "legacy").contains("fixed `server` line"));
-    assert_eq!(haproxy(CONFIGURATION).check(&["app".into()]), Ok(()));
+    let app = Backend { service: "app".into(), ..Backend::default() };
+    assert_eq!(haproxy(CONFIGURATION).check(&[app]), Ok(vec![]));
 }
 
 #[test]

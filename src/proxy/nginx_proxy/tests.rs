@@ -13,7 +13,8 @@ fn proxy() -> NginxProxy {
 }
 
 fn endpoint(id: &str, address: &str) -> Endpoint {
-    Endpoint { id: id.into(), service: "app".into(), addresses: vec![address.parse().unwrap()] }
+    let addresses = vec![address.parse().unwrap()];
+    Endpoint { id: id.into(), service: "app".into(), addresses, ..Endpoint::default() }
 }
 
 fn done(stdout: &str) -> Done {
@@ -90,7 +91,8 @@ fn times_with_a_zone_are_the_same_moment() {
 
 #[test]
 fn gating_touches_markers_and_wakes_nobody() {
-    let exec = proxy().gate(&done(""), &[endpoint("a", "::1"), endpoint("b", "::1")]).unwrap();
+    let outside = vec![endpoint("a", "::1"), endpoint("b", "::1")];
+    let exec = proxy().gate(&done(""), &Rotation { inside: vec![], outside }).unwrap();
     assert_eq!(
         exec.argv[2],
         "mkdir -p /tmp/compose-zd-down && touch /tmp/compose-zd-down/a /tmp/compose-zd-down/b"
