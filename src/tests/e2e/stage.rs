@@ -81,8 +81,13 @@ impl Stage {
 
     /// One service `app` behind HAProxy with `server-template`.
     pub fn haproxy(name: &str) -> Stage {
-        let stage = Stage::of(name, "haproxy-template");
-        stage.copy("haproxy-template/haproxy.cfg", "haproxy.cfg");
+        Stage::with(name, "haproxy-template", &["haproxy.cfg"])
+    }
+
+    /// A fixture that has more files than its Compose file.
+    pub fn with(name: &str, fixture: &str, files: &[&str]) -> Stage {
+        let stage = Stage::of(name, fixture);
+        files.iter().for_each(|file| stage.copy(&format!("{fixture}/{file}"), file));
         stage
     }
 
