@@ -222,7 +222,7 @@ impl Run<'_> {
         let wish = Wish {
             tune: first.settings.proxy.tune.unwrap_or(true),
             starting: plan.starting(),
-            services: viewer.target.services().into_iter().map(String::from).collect(),
+            services: viewer.names(),
         };
         for proxy in &viewer.proxies {
             let answers = proxy.inspect().iter().map(|q| self.docker.exec(q)).collect::<Result<Vec<_>>>()?;

@@ -173,7 +173,6 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Don
     }
 }
 
-
 /// Gives the route back to the proxy's own discovery, once that has caught up.
 ///
 /// # Errors

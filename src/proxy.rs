@@ -1,6 +1,7 @@
 //! Rotation, and what every proxy must answer. An adapter decides nothing and runs nothing: it gives the commands to
 //! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
 
+pub mod dockercloud;
 pub mod haproxy;
 pub mod nginx_proxy;
 
@@ -21,6 +22,8 @@ pub struct Endpoint {
     pub id: String,
     /// Its container's name, which Docker's DNS knows from its start on.
     pub name: String,
+    /// Every name that Docker's DNS has for it.
+    pub names: Vec<String>,
     /// The Compose service, under whose name it is found by DNS.
     pub service: String,
     /// Its addresses on the networks that it shares with the proxy; none before it starts.
@@ -48,7 +51,10 @@ impl Rotation {
 pub enum InFlight {
     Exact(usize),
     /// Connections that may be idle as well; `quiet` is how long none of them can have been given a new request.
-    AtMost { open: usize, quiet: Duration },
+    AtMost {
+        open: usize,
+        quiet: Duration,
+    },
 }
 
 /// What the running proxy does, as far as it concerns the endpoints that were asked about.
@@ -102,8 +108,14 @@ pub struct Wish {
     pub tune: bool,
     /// How many instances start at a time.
     pub starting: usize,
-    /// The services it is about.
-    pub services: Vec<String>,
+    /// The services it is about, with every name that Docker's DNS has for each.
+    pub services: Vec<(String, Vec<String>)>,
+}
+
+impl Wish {
+    pub fn names(&self) -> impl Iterator<Item = &[String]> {
+        self.services.iter().map(|(_, names)| names.as_slice())
+    }
 }
 
 /// A step of giving the route back.
@@ -118,7 +130,8 @@ pub enum Release {
 /// What a proxy's discovery looks at to decide whether it routes to something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backend {
-    /// The Compose service.
+    /// The Compose project and service.
+    pub project: String,
     pub service: String,
     /// Every name that Docker's DNS has for it.
     pub names: Vec<String>,
@@ -126,6 +139,8 @@ pub struct Backend {
     pub labels: BTreeMap<String, String>,
     /// Names of its networks.
     pub networks: Vec<String>,
+    /// It is there, and not one to come.
+    pub runs: bool,
     /// Docker, or its file, checks its health.
     pub has_healthcheck: bool,
     /// `x-zd.drain.command` can take it out of rotation.
@@ -135,12 +150,15 @@ pub struct Backend {
 impl From<&Container> for Backend {
     fn from(container: &Container) -> Self {
         let pairs = container.config.env.iter().filter_map(|e| e.split_once('='));
+        let (project, service) = container.compose().unwrap_or_default();
         Backend {
-            service: container.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
+            project: project.into(),
+            service: service.into(),
             names: container.names(),
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
             labels: container.config.labels.clone(),
             networks: container.networks().map(String::from).collect(),
+            runs: container.is_running(),
             has_healthcheck: container.healthcheck().is_some(),
             has_drain_command: false,
         }
@@ -233,15 +251,20 @@ pub trait Proxy: Send + Sync {
 }
 
 /// The kinds of proxy there is an adapter for.
-pub const KINDS: [&str; 2] = ["nginx-proxy", "haproxy"];
+pub const KINDS: [&str; 3] = ["nginx-proxy", "haproxy", "dockercloud"];
 
 /// Every proxy among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
-    let one = |c: &Container| -> Option<Box<dyn Proxy>> {
-        let nginx = nginx_proxy::detect(c, containers).map(|p| Box::new(p) as Box<dyn Proxy>);
-        nginx.or_else(|| haproxy::detect(c).map(|p| Box::new(p) as Box<dyn Proxy>))
+    let one = |c: &Container| {
+        boxed(nginx_proxy::detect(c, containers))
+            .or_else(|| boxed(dockercloud::detect(c)))
+            .or_else(|| boxed(haproxy::detect(c)))
     };
     containers.iter().filter_map(one).collect()
+}
+
+fn boxed<P: Proxy + 'static>(proxy: Option<P>) -> Option<Box<dyn Proxy>> {
+    proxy.map(|p| Box::new(p) as Box<dyn Proxy>)
 }
 
 /// A container that the user says is a proxy of this kind.
@@ -252,6 +275,7 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
     match kind {
         "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
         "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
+        "dockercloud" => Ok(Box::new(dockercloud::Dockercloud::new(container))),
         other => Err(unknown_kind(other)),
     }
 }
@@ -265,12 +289,22 @@ pub fn unknown_kind(kind: &str) -> Fault {
 
 /// Whether an image, by its name, is a proxy that there is an adapter for.
 pub fn is_proxy_image(image: &str) -> bool {
-    nginx_proxy::is_image(image) || haproxy::is_image(image)
+    nginx_proxy::is_image(image) || dockercloud::is_image(image) || haproxy::is_image(image)
 }
 
 /// Whether a service's environment asks for a route of some proxy, whether or not one runs.
 pub fn claims(environment: &BTreeMap<String, String>) -> bool {
     nginx_proxy::claims(environment)
+}
+
+/// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.
+pub fn hex(address: &IpAddr) -> String {
+    let bytes = match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let word = |w: &[u8]| w.iter().rev().map(|b| format!("{b:02X}")).collect::<String>();
+    bytes.chunks(4).map(word).collect()
 }
 
 #[cfg(test)]

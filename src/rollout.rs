@@ -264,6 +264,8 @@ impl<'a> Rollout<'a> {
             }
         }
         self.tools.docker.stop(&self.ids(keys))?;
+        let stopped = |(k, _): &(&Key, &mut Container)| keys.contains(k);
+        self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
         self.inside.retain(|k| !keys.contains(k));
         self.tell(Event::Stopped, keys);
         Ok(())
@@ -378,6 +380,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
     let endpoint = |c: &Container| Endpoint {
         id: c.id.clone(),
         name: c.name().into(),
+        names: c.names(),
         service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
         addresses: c.addresses_reached_from(proxy.container()),
         port: proxy.port(c),

@@ -125,18 +125,20 @@ pub fn targets(
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
-    let fronted = |s: &Service| proxies.iter().any(|p| p.fronts(&backend(s)));
+    let fronted = |s: &Service| proxies.iter().any(|p| p.fronts(&backend(project, s)));
     let routed = |s: &&Service| proxy::claims(&s.environment) || fronted(s);
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }
 
-pub fn backend(service: &Service) -> Backend {
+pub fn backend(project: &Project, service: &Service) -> Backend {
     Backend {
+        project: project.name.clone(),
         service: service.name.clone(),
         names: service.names.clone(),
         environment: service.environment.clone(),
         labels: service.labels.clone(),
         networks: service.networks.clone(),
+        runs: false,
         has_healthcheck: service.healthcheck.as_ref().is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
         has_drain_command: service.settings.drain_command.is_some(),
     }

@@ -78,7 +78,7 @@ pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         return Ok(());
     }
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
-    fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(s))));
+    fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(project, s))));
     if fronting.iter().any(|p| p.container().is_running()) {
         return Ok(());
     }

@@ -135,6 +135,12 @@ impl Viewer<'_> {
         running.chain(coming).map(drained).collect()
     }
 
+    /// Each of its services, with every name that Docker's DNS has for it.
+    pub fn names(&self) -> Vec<(String, Vec<String>)> {
+        let services = self.target.services().into_iter();
+        services.map(|s| (s.to_string(), self.project.services[s].names.clone())).collect()
+    }
+
     /// Reads the containers anew, and looks.
     ///
     /// # Errors
@@ -277,7 +283,7 @@ pub fn fronting(
 fn backends(project: &Project, target: &Target, containers: &[Container]) -> Vec<Backend> {
     let services = target.services();
     let members = containers.iter().filter(|c| is_member(project, c, &services));
-    let wanted = services.iter().map(|s| backend(&project.services[*s]));
+    let wanted = services.iter().map(|s| backend(project, &project.services[*s]));
     members.map(Backend::from).chain(wanted).collect()
 }
 

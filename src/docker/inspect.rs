@@ -90,6 +90,9 @@ pub struct Network {
     pub global_ipv6_address: String,
     #[serde(deserialize_with = "or_default")]
     aliases: Vec<String>,
+    /// `CONTAINER:ALIAS` of each container that it is linked to.
+    #[serde(deserialize_with = "or_default")]
+    links: Vec<String>,
 }
 
 impl Network {
@@ -128,6 +131,14 @@ impl Container {
         pairs.filter(|(k, v)| *k == key && !v.is_empty()).map(|(_, v)| v).next_back()
     }
 
+    /// Takes in that it was stopped: it has no address any more.
+    pub fn has_stopped(&mut self) {
+        self.state.status = "exited".into();
+        for network in self.network_settings.networks.values_mut() {
+            (network.ip_address, network.global_ipv6_address) = Default::default();
+        }
+    }
+
     pub fn is_running(&self) -> bool {
         self.state.status == "running"
     }
@@ -146,6 +157,12 @@ impl Container {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Names of the containers that it is linked to.
+    pub fn links(&self) -> impl Iterator<Item = &str> {
+        let networks = self.network_settings.networks.values();
+        networks.flat_map(|n| &n.links).map(|l| l.split(':').next().unwrap_or(l))
     }
 
     /// The names of its networks.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
@@ -387,16 +387,6 @@ fn parse_remote(line: &str) -> Option<String> {
     let (address, port) = remote.split_once(':')?;
     let is_hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
     (is_hex(address) && is_hex(port) && address.len() >= 8).then(|| address.to_uppercase())
-}
-
-/// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.
-fn hex(address: &IpAddr) -> String {
-    let bytes = match address {
-        IpAddr::V4(ip) => ip.octets().to_vec(),
-        IpAddr::V6(ip) => ip.octets().to_vec(),
-    };
-    let word = |w: &[u8]| w.iter().rev().map(|b| format!("{b:02X}")).collect::<String>();
-    bytes.chunks(4).map(word).collect()
 }
 
 #[cfg(test)]

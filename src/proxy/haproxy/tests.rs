@@ -1,5 +1,6 @@
 //! The adapter by equality of its commands, and by recorded answers.
 
+use super::runtime::place;
 use super::*;
 
 fn container(json: &str) -> Container {
@@ -27,7 +28,13 @@ fn haproxy(configuration: &str) -> Haproxy {
 
 fn endpoint(id: &str, address: &str) -> Endpoint {
     let addresses = vec![address.parse().unwrap()];
-    Endpoint { id: id.into(), service: "app".into(), addresses, ..Endpoint::default() }
+    let names = vec!["app".into(), format!("p-app-{id}")];
+    Endpoint { id: id.into(), service: "app".into(), names, addresses, ..Endpoint::default() }
+}
+
+fn backend(service: &str, network: &str) -> Backend {
+    let (names, networks) = (vec![service.into()], vec![network.into()]);
+    Backend { service: service.into(), names, networks, ..Backend::default() }
 }
 
 fn done(stdout: &str) -> Done {
@@ -75,10 +82,8 @@ fn it_reads_who_gets_requests_and_what_is_in_flight() {
 
 #[test]
 fn gating_drains_the_free_slots_that_are_not_drained_yet() {
-    let exec = haproxy(CONFIGURATION).gate(
-        &done(RECORDED),
-        &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")] },
-    );
+    let exec = haproxy(CONFIGURATION)
+        .gate(&done(RECORDED), &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")] });
     assert_eq!(commands(exec), "set server web/app2 state drain");
 }
 
@@ -108,39 +113,135 @@ fn clients_that_are_tied_to_their_server_are_taken_off_it() {
     assert_eq!(commands(drain), "set server web/app1 state maint");
 }
 
+fn step(haproxy: &Haproxy, state: &str, ours: &[Endpoint]) -> Option<String> {
+    match haproxy.release(&done(state), ours, &[]) {
+        Release::Run(exec) => Some(commands(Some(exec))),
+        Release::Wait => Some("wait".into()),
+        Release::Done => None,
+    }
+}
+
 #[test]
 fn a_flag_goes_once_its_slot_is_free_and_not_before() {
-    let ours = [endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")];
-    let haproxy = haproxy(CONFIGURATION);
-    let Release::Run(exec) = haproxy.release(&done(RECORDED), &ours, &[]) else {
-        panic!("nothing to run");
+    let stopped = Endpoint { addresses: vec![], ..endpoint("old", "::1") };
+    let ours = [stopped, endpoint("new", "172.21.0.5")];
+    let admitted = RECORDED.replace("172.21.0.5 2 8", "172.21.0.5 2 0");
+    let step = |state: &str| step(&haproxy(CONFIGURATION), state, &ours);
+    assert_eq!(step(&admitted).as_deref(), Some("set server web/app4 state ready"));
+    let stopping = admitted.replace("- 0 40", "- 0 32").replace("172.21.0.2 2 0", "172.21.0.2 0 8");
+    assert_eq!(step(&stopping).as_deref(), Some("wait"));
+    assert_eq!(step(&admitted.replace("- 0 40", "- 0 32")), None);
+}
+
+const LINES: &str = "
+global
+    stats socket /tmp/haproxy.sock level admin
+backend web
+    default-server inter 500ms
+    server one app:3000 check cookie one
+";
+
+/// One fixed line, whose instance serves.
+const FIXED: &str = "\
+1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr srv_agent_addr srv_agent_port
+3 web 1 one 172.21.0.2 2 0 1 1 12 15 3 4 6 0 0 0 app 3000 - 0 0 - - 0
+";
+
+/// The server that is added for an instance beside the line: address, operation, flags and check result.
+fn with_added(line: &str, added: &str) -> String {
+    let row = |name: &str, words: &str| {
+        let [address, operation, admin, check] = words.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{words}");
+        };
+        format!(
+            "3 web 2 {name} {address} {operation} {admin} 1 1 2 15 {check} 4 6 0 0 0 - 3000 - 0 0 - - 0\n"
+        )
     };
-    assert_eq!(commands(Some(exec)), "set server web/app4 state ready");
-    let stopping = RECORDED.replace("- 0 40", "- 0 32");
-    assert_eq!(haproxy.release(&done(&stopping), &ours, &[]), Release::Wait);
-    let clean = stopping.replace("172.21.0.5 2 8", "172.21.0.5 2 0");
-    assert_eq!(haproxy.release(&done(&clean), &ours, &[]), Release::Done);
+    let head = FIXED.lines().take(2).collect::<Vec<_>>().join("\n");
+    let added = if added.is_empty() { String::new() } else { row("compose-zd-new", added) };
+    format!("{head}\n{}{added}", row("one", line))
+}
+
+#[test]
+fn an_instance_beside_a_fixed_line_gets_a_server_with_the_options_of_the_line() {
+    let haproxy = haproxy(LINES);
+    let rotation = rotation();
+    let step = |state: &str| commands(haproxy.route(&done(state), &rotation));
+    assert_eq!(
+        step(FIXED),
+        "add server web/compose-zd-new 172.21.0.5:3000 inter 500ms check; enable health web/compose-zd-new; \
+         set server web/compose-zd-new state drain"
+    );
+    assert_eq!(step(&with_added("172.21.0.2 2 0 3", "172.21.0.5 0 8 0")), "");
+    let passed = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 8 3");
+    assert_eq!(step(&passed), "set server web/compose-zd-new state ready");
+    let admitted = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
+    assert_eq!(step(&admitted), "set server web/one state drain");
+}
+
+#[test]
+fn a_fixed_line_that_lost_its_instance_is_given_the_next() {
+    let haproxy = haproxy(LINES);
+    let alone = Rotation { inside: vec![endpoint("new", "172.21.0.5")], outside: vec![] };
+    let to_come = Endpoint { addresses: vec![], ..endpoint("new", "::1") };
+    let before = Rotation { inside: vec![], outside: vec![to_come] };
+    let vacant = with_added("172.21.0.9 0 0 2", "");
+    assert_eq!(
+        commands(haproxy.gate(&done(&vacant), &before)),
+        "set server web/one state drain",
+        "its address may become that of an instance that starts"
+    );
+    assert_eq!(
+        commands(haproxy.route(&done(&vacant), &alone)),
+        "set server web/one state drain; set server web/one addr 172.21.0.5 port 3000"
+    );
+}
+
+#[test]
+fn a_fixed_line_takes_over_from_the_added_server_which_goes() {
+    let haproxy = haproxy(LINES);
+    let ours = [Endpoint { addresses: vec![], ..endpoint("old", "::1") }, endpoint("new", "172.21.0.5")];
+    let step = |line: &str, added: &str| step(&haproxy, &with_added(line, added), &ours);
+    let serving = "172.21.0.5 2 0 3";
+    assert_eq!(
+        step("172.21.0.2 0 8 2", serving).as_deref(),
+        Some("set server web/one state drain; set server web/one addr 172.21.0.5 port 3000")
+    );
+    assert_eq!(step("172.21.0.5 0 8 2", serving).as_deref(), Some("wait"));
+    assert_eq!(step("172.21.0.5 2 8 3", serving).as_deref(), Some("set server web/one state ready"));
+    assert_eq!(step(serving, serving).as_deref(), Some("set server web/compose-zd-new state maint"));
+    let out = step(serving, "172.21.0.5 0 1 0");
+    assert_eq!(out.as_deref(), Some("del server web/compose-zd-new"));
+    assert_eq!(step(serving, ""), None);
+}
+
+#[test]
+fn a_flag_on_a_line_without_an_instance_goes_once_haproxy_sees_it_is_down() {
+    let stopped = [Endpoint { addresses: vec![], ..endpoint("old", "::1") }];
+    let step = |line: &str| step(&haproxy(LINES), &with_added(line, ""), &stopped);
+    assert_eq!(step("172.21.0.2 2 8 3").as_deref(), Some("wait"));
+    assert_eq!(step("172.21.0.2 0 8 2").as_deref(), Some("set server web/one state ready"));
+    assert_eq!(step("172.21.0.2 0 0 2"), None);
 }
 
 #[test]
 fn what_its_configuration_lacks_is_said_with_the_fix() {
     let refusal = |configuration: &str, service: &str| {
-        let backend = Backend { service: service.into(), ..Backend::default() };
+        let backend = backend(service, "front");
         haproxy(configuration).check(&[backend]).unwrap_err().to_string()
     };
     let without = CONFIGURATION.replace("stats socket", "#");
     assert!(refusal(&without, "app").contains("has no `stats socket`"));
     let operator = CONFIGURATION.replace("level admin", "level operator");
     assert!(refusal(&operator, "app").contains("not `level admin`"));
-    assert!(refusal(CONFIGURATION, "legacy").contains("fixed `server` line"));
-    let app = Backend { service: "app".into(), ..Backend::default() };
-    assert_eq!(haproxy(CONFIGURATION).check(&[app]), Ok(vec![]));
+    assert_eq!(haproxy(CONFIGURATION).check(&[backend("app", "front")]), Ok(vec![]));
 }
 
 #[test]
 fn it_needs_a_free_slot_for_each_instance_that_starts() {
     let prepare = |answer: &str, starting| {
-        let wish = Wish { tune: true, starting, services: vec!["app".into()] };
+        let wish = Wish { tune: true, starting, services: vec![("app".into(), vec!["app".into()])] };
         haproxy(CONFIGURATION).prepare(&[done(answer)], &wish).map_err(|e| e.to_string())
     };
     assert_eq!(prepare(RECORDED, 2), Ok(vec![]));
@@ -154,10 +255,7 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
 
 #[test]
 fn it_fronts_the_names_of_its_servers_on_a_network_of_its_own() {
-    let fronts = |service: &str, network: &str| {
-        let networks = vec![network.to_string()];
-        haproxy(CONFIGURATION).fronts(&Backend { service: service.into(), networks, ..Backend::default() })
-    };
+    let fronts = |service: &str, network: &str| haproxy(CONFIGURATION).fronts(&backend(service, network));
     assert!(fronts("app", "front") && fronts("legacy", "front"));
     assert!(!fronts("app", "back") && !fronts("db", "front"));
 }

@@ -184,7 +184,7 @@ const TEMPLATE: &str =
     "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
 fn wish(tune: bool) -> Wish {
-    Wish { tune, starting: 1, services: vec!["app".into()] }
+    Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])] }
 }
 
 fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {

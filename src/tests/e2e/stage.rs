@@ -475,7 +475,18 @@ impl Reply {
 
 /// Names of the images and programs of the fixtures: from the environment, else as they were built.
 pub fn parts() -> BTreeMap<String, String> {
-    let names = ["NGINX_PROXY_IMAGE", "NGINX_PROXY_OLD_IMAGE", "HAPROXY_IMAGE", "ZD_APP_IMAGE", "ZD_LOAD"];
+    let names = [
+        "NGINX_PROXY_IMAGE",
+        "NGINX_PROXY_OLD_IMAGE",
+        "HAPROXY_IMAGE",
+        "HAPROXY_OLD_IMAGE",
+        "CADDY_IMAGE",
+        "CADDY_OLD_IMAGE",
+        "TRAEFIK_IMAGE",
+        "DOCKERCLOUD_IMAGE",
+        "ZD_APP_IMAGE",
+        "ZD_LOAD",
+    ];
     let file = fs::read_to_string(root().join("target/fixtures.env")).unwrap_or_default();
     let written: BTreeMap<&str, &str> =
         file.lines().filter_map(|l| l.strip_prefix("export ")?.split_once('=')).collect();

@@ -1,0 +1,280 @@
+//! dockercloud/haproxy: its manager renders a configuration and reloads HAProxy at every start and end of a container,
+//! which admits what is not ready and forgets who is drained. So the manager is frozen while a rollout runs, and only
+//! let go to take in the instances that are ready, and at the end.
+
+mod program;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use super::haproxy::config::Settings;
+use super::haproxy::slot::Slot;
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use crate::docker::inspect::Container;
+use crate::docker::{Done, Exec};
+use crate::fault::Fault;
+use program::PROGRAM;
+
+const CONFIG: &str = "/haproxy.cfg";
+
+/// What the manager watches besides its links: `PROJECT:SERVICE,…`.
+const ADDITIONAL: &str = "ADDITIONAL_SERVICES";
+
+/// How long a client that kept its connection to a retired HAProxy may still send a request, which goes by the
+/// configuration before the reload.
+const LINGER: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dockercloud {
+    container: Container,
+    config: Settings,
+}
+
+pub fn detect(container: &Container) -> Option<Dockercloud> {
+    let mut words = std::iter::once(&container.path).chain(&container.args);
+    let runs = words.any(|w| Path::new(w).file_name().is_some_and(|f| f == "dockercloud-haproxy"));
+    (runs || is_image(&container.config.image)).then(|| Dockercloud::new(container))
+}
+
+/// The image by the names it had over the years, from any registry.
+pub fn is_image(image: &str) -> bool {
+    let name = image.split(['@']).next().unwrap_or("");
+    let mut parts = name.rsplit('/');
+    let last = parts.next().unwrap_or("").split(':').next();
+    matches!(
+        (parts.next(), last),
+        (Some("dockercloud" | "tutum"), Some("haproxy")) | (Some("docker"), Some("dockercloud-haproxy"))
+    )
+}
+
+impl Dockercloud {
+    pub fn new(container: &Container) -> Self {
+        Dockercloud { container: container.clone(), config: Settings::default() }
+    }
+
+    fn run(&self, action: &str, commands: &[String]) -> Exec {
+        let words = ["python", "-c", PROGRAM, action, &commands.join("; ")];
+        Exec::new(&self.container.id, words.map(String::from).to_vec())
+    }
+
+    /// Services that it is told of by name.
+    fn is_additional(&self, backend: &Backend) -> bool {
+        let wanted = (backend.project.as_str(), backend.service.as_str());
+        let mut all = self.container.env(ADDITIONAL).unwrap_or("").split(',');
+        all.any(|pair| pair.trim().split_once(':') == Some(wanted))
+    }
+
+    fn is_linked(&self, backend: &Backend) -> bool {
+        self.container.links().any(|name| is_instance(name, backend))
+    }
+
+    fn has_server(&self, backend: &Backend) -> bool {
+        self.config.fixed.iter().any(|f| is_instance(&f.name, backend))
+    }
+
+    /// Drained servers still take the clients that a cookie ties to them; in maintenance they do not.
+    fn drain(&self, slot: &Slot) -> String {
+        slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
+    }
+
+    fn refused(&self, why: &str, hint: String) -> Fault {
+        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    }
+
+    fn without_server(&self, backend: &Backend) -> Fault {
+        let (project, service) = (&backend.project, &backend.service);
+        let why = match self.container.links().any(|l| l.starts_with(&format!("{project}-"))) {
+            true => format!(
+                "it has no server for `{service}`: its links name containers `{project}-…`, as Compose v2 does, and it \
+                 only knows `{project}_…`"
+            ),
+            false => format!("it has no server for `{service}`"),
+        };
+        let fix = format!(
+            "give it the environment `{ADDITIONAL}: {project}:{service}`; on Docker Engine 29 or later the engine also \
+             needs `DOCKER_MIN_API_VERSION=1.24`"
+        );
+        self.refused(&why, fix)
+    }
+}
+
+/// Whether this is a name that Compose gives to a container of the service: `p-app-1`, or `p_app_1` as it used to.
+fn is_instance(name: &str, backend: &Backend) -> bool {
+    let (project, service) = (&backend.project, &backend.service);
+    let number = |joint: char| {
+        let rest = name.strip_prefix(&format!("{project}{joint}{service}{joint}"))?;
+        rest.parse::<u32>().ok()
+    };
+    number('-').or(number('_')).is_some() || backend.names.iter().any(|n| n == name && n != service)
+}
+
+impl Proxy for Dockercloud {
+    fn name(&self) -> String {
+        format!("dockercloud/haproxy `{}`", self.container.name())
+    }
+
+    fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn fronts(&self, backend: &Backend) -> bool {
+        let reaches = |n: &String| self.container.networks().any(|own| own == n);
+        let known = self.is_additional(backend) || self.is_linked(backend) || self.has_server(backend);
+        known && backend.networks.iter().any(reaches)
+    }
+
+    fn port(&self, container: &Container) -> Option<u16> {
+        let backend = Backend::from(container);
+        let line = self.config.fixed.iter().find(|f| is_instance(&f.name, &backend));
+        line.and_then(|f| f.port).or(container.exposed_tcp().first().copied())
+    }
+
+    fn host(&self, _container: &Container) -> Option<String> {
+        None
+    }
+
+    fn introduction(&self) -> Option<Exec> {
+        Some(Exec::new(&self.container.id, ["cat", CONFIG].map(String::from).to_vec()))
+    }
+
+    fn learn(&mut self, answer: &Done) {
+        self.config = Settings::parse(&answer.stdout);
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+        let mut running = backends.iter().filter(|b| b.runs);
+        if let Some(backend) = running.find(|b| !self.has_server(b)) {
+            return Err(self.without_server(backend));
+        }
+        let kills = self.container.env("RELOAD_TIMEOUT") == Some("-1");
+        Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
+    }
+
+    fn inspect(&self) -> Vec<Exec> {
+        Vec::new()
+    }
+
+    fn prepare(&self, _answers: &[Done], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        Ok(Vec::new())
+    }
+
+    fn needs_reading(&self) -> bool {
+        true
+    }
+
+    fn gate(&self, now: &Done, _rotation: &Rotation) -> Option<Exec> {
+        let answer = Answer::parse(&now.stdout)?;
+        (!answer.frozen).then(|| self.run("freeze", &[]))
+    }
+
+    fn holds(&self, now: &Done, _rotation: &Rotation) -> bool {
+        Answer::parse(&now.stdout).is_some_and(|a| a.frozen)
+    }
+
+    /// Lets the manager take in those inside that HAProxy does not know yet; freezes it again, so that no reload forgets
+    /// who is drained; and drains those outside once all inside take requests.
+    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        let answer = Answer::parse(&now.stdout)?;
+        if rotation.inside.iter().any(|e| answer.of(e).next().is_none()) {
+            return answer.frozen.then(|| self.run("resume", &[]));
+        }
+        let inside = || rotation.inside.iter().flat_map(|e| answer.of(e));
+        let admit: Vec<String> = inside().filter(|s| s.is_out()).map(|s| s.set("ready")).collect();
+        if !admit.is_empty() || !answer.frozen {
+            return Some(self.run("freeze", &admit));
+        }
+        if !inside().all(Slot::is_routed) {
+            return None;
+        }
+        let outside = rotation.outside.iter().flat_map(|e| answer.of(e)).filter(|s| !s.is_out());
+        let drain: Vec<String> = outside.map(|s| self.drain(s)).collect();
+        (!drain.is_empty()).then(|| self.run("tell", &drain))
+    }
+
+    fn question(&self, _endpoints: &[Endpoint]) -> Exec {
+        self.run("ask", &[])
+    }
+
+    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+        let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
+            self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
+                .seen(answer.said())
+        })?;
+        let ids = |keep: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
+            endpoints.iter().filter(|e| keep(e)).map(|e| e.id.clone()).collect()
+        };
+        Ok(Reading {
+            routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
+            failing: ids(&|e| !answer.of(e).any(Slot::is_routed)),
+            settled: answer.frozen,
+            in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
+            lingering: answer.retired,
+        })
+    }
+
+    fn diagnose(&self) -> Exec {
+        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4"))
+    }
+
+    /// The manager's next render has only what runs; with the reload every flag goes.
+    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+        let Some(answer) = Answer::parse(&now.stdout) else {
+            return Release::Wait;
+        };
+        let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
+        match (answer.frozen, flagged) {
+            (true, _) => Release::Run(self.run("resume", &[])),
+            (false, true) => Release::Wait,
+            (false, false) => Release::Done,
+        }
+    }
+
+    fn linger(&self) -> Duration {
+        LINGER
+    }
+}
+
+impl Dockercloud {
+    fn kills_at_reload(&self) -> String {
+        format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request; remove it", self.name())
+    }
+}
+
+/// What the program printed.
+struct Answer {
+    /// Every server, of every backend.
+    slots: Vec<Slot>,
+    frozen: bool,
+    /// An HAProxy that only finishes what it has is still there.
+    retired: bool,
+    /// Remote addresses of the connections that retired ones have.
+    late: Vec<String>,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Option<Answer> {
+        let of = |mark: &'static str| text.lines().filter_map(move |l| l.strip_prefix(mark));
+        let manager = of("@manager ").next()?;
+        Some(Answer {
+            slots: Slot::parse(text)?,
+            frozen: manager == "T",
+            retired: of("@retired").next().is_some(),
+            late: of("@late ").map(String::from).collect(),
+        })
+    }
+
+    fn of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Slot> {
+        self.slots.iter().filter(|s| s.name == endpoint.name)
+    }
+
+    fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
+        let ours: Vec<String> = endpoint.addresses.iter().map(super::hex).collect();
+        let late = self.late.iter().filter(|l| ours.iter().any(|o| l.ends_with(o.as_str()))).count();
+        InFlight::Exact(self.of(endpoint).map(|s| s.in_flight).sum::<usize>() + late)
+    }
+}
+
+#[cfg(test)]
+#[path = "dockercloud/tests.rs"]
+mod tests;

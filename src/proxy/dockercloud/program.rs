@@ -1,0 +1,66 @@
+//! What runs in the container: there is a Python (2.7 in the original) and little else.
+
+/// `ask`, `tell`, `freeze` or `resume`, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
+/// state of the manager (`T` is stopped), and what an HAProxy that was retired by a reload still has open.
+///
+/// A frozen manager is let go after ten minutes by a process that stays behind: were we killed, nobody else would.
+pub const PROGRAM: &str = r#"import os,select,signal,socket,sys
+MARK="/tmp/compose-zd-frozen"
+def cat(path):
+  try:
+    with open(path) as f: return f.read()
+  except (IOError,OSError): return ""
+def links(folder):
+  try: return [os.readlink(folder+"/"+f) for f in os.listdir(folder)]
+  except OSError: return []
+managers,haproxies=[],[]
+for pid in filter(str.isdigit,os.listdir("/proc")):
+  words=cat("/proc/%s/cmdline"%pid).split("\0")
+  names=[os.path.basename(w) for w in words[:2]]
+  fields=cat("/proc/%s/stat"%pid).rpartition(")")[2].split()
+  if not fields or fields[0]=="Z": continue
+  if "dockercloud-haproxy" in names: managers.append((int(pid),fields[0]))
+  if names[0]=="haproxy" and "-c" not in words: haproxies.append((int(fields[19]),pid))
+def haproxy(commands):
+  s=socket.socket(socket.AF_UNIX)
+  s.connect("/var/run/haproxy.stats")
+  s.sendall((commands+"\n").encode("ascii"))
+  said=b""
+  for d in iter(lambda:s.recv(65536),b""): said+=d
+  return said.decode("ascii","replace")
+def signal_managers(number):
+  for pid,state in managers: os.kill(pid,number)
+def let_go_later(mark):
+  if os.fork(): return
+  os.setsid()
+  null=os.open("/dev/null",os.O_RDWR)
+  for fd in (0,1,2): os.dup2(null,fd)
+  select.select([],[],[],600)
+  if cat(MARK)==mark: signal_managers(signal.SIGCONT)
+  os._exit(0)
+action,commands=sys.argv[1:3]
+if action=="freeze":
+  signal_managers(signal.SIGSTOP)
+  if not any(state=="T" for pid,state in managers):
+    mark=str(os.getpid())
+    with open(MARK,"w") as f: f.write(mark)
+    let_go_later(mark)
+if action=="resume":
+  if os.path.exists(MARK): os.remove(MARK)
+  signal_managers(signal.SIGCONT)
+if action=="ask":
+  sys.stdout.write(haproxy("show servers state; show stat -1 4 -1"))
+  for pid,state in managers: print("@manager "+state)
+  haproxies.sort()
+  sockets=set()
+  for start,pid in haproxies[:-1]:
+    print("@retired")
+    sockets.update(links("/proc/%s/fd"%pid))
+  tables=cat("/proc/net/tcp")+cat("/proc/net/tcp6") if sockets else ""
+  for cells in map(str.split,tables.splitlines()):
+    if len(cells)>9 and "socket:[%s]"%cells[9] in sockets and cells[3] in ("01","02","03","08"):
+      print("@late "+cells[2].split(":")[0])
+elif commands:
+  said=haproxy(commands).strip()
+  if said: sys.exit(said)
+"#;

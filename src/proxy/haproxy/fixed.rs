@@ -1,0 +1,196 @@
+//! Fixed `server` lines: nobody tells them of a new instance but we. One that has lost its instance is given the next;
+//! where none is vacant, a server is added for as long as the old instance holds the line (HAProxy 2.6 and later).
+
+use super::config::Fixed;
+use super::slot::Slot;
+use super::{Haproxy, TEMPLATE_FIX};
+use crate::docker::Done;
+use crate::fault::Fault;
+use crate::proxy::{Endpoint, Rotation, Wish};
+
+/// Names of the servers that we add begin with it.
+const ADDED: &str = "compose-zd-";
+
+/// What may stand behind an address of a line, but not of an added server, with how many words.
+const NOT_ADDABLE: [(&str, usize); 5] =
+    [("resolvers", 2), ("init-addr", 2), ("resolve-prefer", 2), ("cookie", 2), ("id", 2)];
+
+pub fn is_added(slot: &Slot) -> bool {
+    slot.name.starts_with(ADDED)
+}
+
+/// Whether its lines have a place for as many as start, and it can add the others meanwhile.
+///
+/// # Errors
+/// Fewer lines than instances, or an HAProxy that cannot add a server; with the fix.
+pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault> {
+    for (service, names) in &wish.services {
+        let lines: Vec<&Fixed> = haproxy.fixed_of(names).collect();
+        let Some(first) = lines.first() else {
+            continue;
+        };
+        let own = lines.iter().filter(|l| l.backend == first.backend).count();
+        if own < wish.starting {
+            let (backend, starting) = (&first.backend, wish.starting);
+            let why = format!(
+                "backend `{backend}` has {own} `server` lines for `{service}`, and {starting} instances are to start"
+            );
+            return Err(haproxy.refused(why, TEMPLATE_FIX));
+        }
+    }
+    let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
+    match version(&answer.stdout) {
+        Some(version) if fixed && version < (2, 6) => {
+            let (major, minor) = version;
+            let why = format!("{major}.{minor} cannot add a server beside a fixed `server` line, 2.6 can");
+            Err(haproxy.refused(why, TEMPLATE_FIX))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads `Version: 2.6.12-1+deb12u3` of `show info`.
+fn version(info: &str) -> Option<(u32, u32)> {
+    let line = info.lines().find_map(|l| l.strip_prefix("Version: "))?;
+    let mut parts = line.split(['.', '-']).map(|p| p.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+impl Haproxy {
+    /// A slot of a fixed line whose address is nobody's.
+    pub fn is_vacant(&self, slot: &Slot, live: &[Endpoint]) -> bool {
+        let mut lines = self.config.fixed.iter();
+        let line = lines.find(|f| f.backend == slot.backend && f.name == slot.name);
+        line.is_some_and(|f| !f.follows_dns()) && !slot.is_free() && !slot.is_of(live)
+    }
+
+    /// Gives those inside that no slot has a slot of their own, drained until HAProxy reaches it.
+    pub fn place(&self, slots: &[Slot], rotation: &Rotation) -> Vec<String> {
+        let live = rotation.all();
+        let mut vacant: Vec<&Slot> = slots.iter().filter(|s| self.is_vacant(s, &live)).collect();
+        let mut commands = Vec::new();
+        for endpoint in &rotation.inside {
+            for line in self.missing(slots, endpoint) {
+                let own = |s: &&Slot| self.is_line_of(s, endpoint, &line.backend);
+                let place = vacant.iter().position(own).map(|at| vacant.remove(at));
+                commands.extend(match place {
+                    Some(slot) => move_to(slot, line, endpoint),
+                    None => add(line, endpoint),
+                });
+            }
+        }
+        commands
+    }
+
+    /// A line of each backend that has no slot for this instance, and none that DNS is about to fill.
+    fn missing<'a>(&'a self, slots: &[Slot], endpoint: &'a Endpoint) -> Vec<&'a Fixed> {
+        let mut lines: Vec<&Fixed> = self.fixed_of(&endpoint.names).collect();
+        lines.dedup_by(|a, b| a.backend == b.backend);
+        let own = std::slice::from_ref(endpoint);
+        let known =
+            |f: &&Fixed| slots.iter().any(|s| s.backend == f.backend && (s.is_of(own) || s.is_free()));
+        lines.retain(|f| !known(f));
+        lines
+    }
+
+    fn is_line_of(&self, slot: &Slot, endpoint: &Endpoint, backend: &str) -> bool {
+        slot.backend == backend
+            && self.fixed_of(&endpoint.names).any(|f| f.backend == backend && f.name == slot.name)
+    }
+
+    /// Takes our flags and our servers away, one step at a time: the commands to run now, and whether anything is left.
+    ///
+    /// A flag belongs to the slot and would outlive the instance, so that the next one got no request. It goes once DNS
+    /// has taken the address of a stopped instance away, or HAProxy's own check has seen that it is gone; before, it
+    /// would send requests to nobody.
+    pub fn settle(&self, slots: &[Slot], ours: &[Endpoint]) -> (Vec<String>, bool) {
+        let mut left = false;
+        let mut commands = Vec::new();
+        for slot in slots.iter().filter(|s| is_added(s)) {
+            left = true;
+            commands.extend(self.replace_added(slot, slots, ours));
+        }
+        let awaited = |s: &Slot| slots.iter().any(|a| is_added(a) && a.backend == s.backend);
+        for slot in slots.iter().filter(|s| s.is_out() && !is_added(s)) {
+            let abandoned = self.is_vacant(slot, ours);
+            let may_go = match (slot.is_of(ours), abandoned) {
+                (true, _) => slot.has_passed(),
+                (false, true) => slot.is_down() && !awaited(slot),
+                (false, false) => slot.is_free(),
+            };
+            left |= may_go || !abandoned || slot.is_checked();
+            commands.extend(may_go.then(|| slot.set("ready")));
+        }
+        commands.dedup();
+        (commands, left)
+    }
+
+    /// A step from an added server to the line that takes its instance over.
+    fn replace_added(&self, added: &Slot, slots: &[Slot], ours: &[Endpoint]) -> Vec<String> {
+        let Some(endpoint) = ours.iter().find(|e| added.is_of(std::slice::from_ref(*e))) else {
+            return retire(added);
+        };
+        let own = || slots.iter().filter(|s| self.is_line_of(s, endpoint, &added.backend));
+        if own().any(|s| s.serves(endpoint)) {
+            return retire(added);
+        }
+        if own().any(|s| s.is_of(std::slice::from_ref(endpoint))) {
+            return Vec::new(); // until HAProxy's own check has passed
+        }
+        let line = self.fixed_of(&endpoint.names).find(|f| f.backend == added.backend);
+        match (own().find(|s| self.is_vacant(s, ours)), line) {
+            (Some(slot), Some(line)) => move_to(slot, line, endpoint),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Points a slot without an instance to one, drained until HAProxy reaches it.
+fn move_to(slot: &Slot, line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
+    let Some((address, port)) = target(line, endpoint) else {
+        return Vec::new();
+    };
+    let place = format!("{}/{}", slot.backend, slot.name);
+    vec![slot.set("drain"), format!("set server {place} addr {address} port {port}")]
+}
+
+/// Adds a server with the options of a line; it is drained until HAProxy reaches it.
+fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
+    let Some((address, port)) = target(line, endpoint) else {
+        return Vec::new();
+    };
+    let name = format!("{}/{ADDED}{}", line.backend, endpoint.id.get(..12).unwrap_or(&endpoint.id));
+    let options = addable(&line.options);
+    let checked = options.iter().any(|o| *o == "check");
+    let mut commands =
+        vec![format!("add server {name} {address}:{port} {}", options.join(" ")).trim_end().into()];
+    commands.extend(checked.then(|| format!("enable health {name}")));
+    commands.push(format!("set server {name} state drain"));
+    commands
+}
+
+fn target(line: &Fixed, endpoint: &Endpoint) -> Option<(String, u16)> {
+    let address = endpoint.addresses.first()?.to_string();
+    Some((address, line.port.or(endpoint.port)?))
+}
+
+fn addable(options: &[String]) -> Vec<&str> {
+    let mut kept = Vec::new();
+    let mut rest = options.iter().map(String::as_str);
+    while let Some(option) = rest.next() {
+        match NOT_ADDABLE.iter().find(|(name, _)| *name == option) {
+            Some((_, words)) => _ = rest.nth(words - 2),
+            None => kept.push(option),
+        }
+    }
+    kept
+}
+
+/// Takes a server of ours out, and away once it answers nothing any more.
+fn retire(added: &Slot) -> Vec<String> {
+    match (added.is_out(), added.in_flight) {
+        (false, _) => vec![added.set("maint")],
+        (true, 0) => vec![format!("del server {}/{}", added.backend, added.name)],
+        (true, _) => Vec::new(),
+    }
+}

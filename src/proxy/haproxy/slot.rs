@@ -1,0 +1,114 @@
+//! The servers of a backend, as the runtime API tells of them.
+
+use std::net::IpAddr;
+
+use super::super::Endpoint;
+
+/// Bits of `srv_admin_state`. Source: HAProxy's management guide, `show servers state`.
+const FORCED_MAINT: u32 = 0x01;
+const FORCED_DRAIN: u32 = 0x08;
+const NO_ADDRESS: u32 = 0x20;
+
+/// `srv_op_state`: it takes requests. `srv_check_result`: the last check passed. `srv_check_state` bit: it is checked.
+const RUNNING: u32 = 2;
+const PASSED: u32 = 3;
+const CHECKED: u32 = 0x04;
+
+/// One server of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub backend: String,
+    pub name: String,
+    pub address: Option<IpAddr>,
+    pub operation: u32,
+    pub admin: u32,
+    pub check_result: u32,
+    pub check_state: u32,
+    pub in_flight: usize,
+}
+
+impl Slot {
+    /// Reads `show servers state` and the counters behind it. Columns are found by their names: versions differ.
+    pub fn parse(text: &str) -> Option<Vec<Slot>> {
+        let header = text.lines().find_map(|l| l.strip_prefix("# be_id "))?;
+        let names: Vec<&str> = std::iter::once("be_id").chain(header.split_whitespace()).collect();
+        let counters = counters(text);
+        let rows = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>());
+        let rows = rows.filter(|r| r.len() >= names.len().min(18) && r[0].parse::<u32>().is_ok());
+        rows.map(|row| {
+            let column =
+                |name: &str| names.iter().position(|n| *n == name).and_then(|at| row.get(at).copied());
+            let number = |name: &str| column(name).and_then(|v| v.parse().ok());
+            let (backend, name) = (column("be_name")?.to_string(), column("srv_name")?.to_string());
+            let busy = counters.iter().find(|(b, s, _)| *b == backend && *s == name);
+            Some(Slot {
+                address: column("srv_addr").and_then(|a| a.parse().ok()),
+                operation: number("srv_op_state")?,
+                admin: number("srv_admin_state")?,
+                check_result: number("srv_check_result")?,
+                check_state: number("srv_check_state")?,
+                in_flight: busy.map_or(0, |(_, _, count)| *count),
+                backend,
+                name,
+            })
+        })
+        .collect()
+    }
+
+    pub fn is_of(&self, endpoints: &[Endpoint]) -> bool {
+        let has = |address: &IpAddr| endpoints.iter().any(|e| e.addresses.contains(address));
+        !self.is_free() && self.address.as_ref().is_some_and(has)
+    }
+
+    /// No instance has it.
+    pub fn is_free(&self) -> bool {
+        self.admin & NO_ADDRESS != 0
+    }
+
+    /// By our flag, or somebody's.
+    pub fn is_out(&self) -> bool {
+        self.admin & (FORCED_DRAIN | FORCED_MAINT) != 0
+    }
+
+    /// HAProxy itself reaches it.
+    pub fn has_passed(&self) -> bool {
+        self.operation == RUNNING && (!self.is_checked() || self.check_result == PASSED)
+    }
+
+    pub fn is_routed(&self) -> bool {
+        !self.is_out() && !self.is_free() && self.operation == RUNNING
+    }
+
+    pub fn serves(&self, endpoint: &Endpoint) -> bool {
+        self.is_routed() && self.is_of(std::slice::from_ref(endpoint))
+    }
+
+    pub fn is_checked(&self) -> bool {
+        self.check_state & CHECKED != 0
+    }
+
+    /// Its check fails, or it was never up.
+    pub fn is_down(&self) -> bool {
+        self.operation == 0
+    }
+
+    pub fn set(&self, state: &str) -> String {
+        format!("set server {}/{} state {state}", self.backend, self.name)
+    }
+}
+
+/// Backend, server, and requests it answers or that wait for it, of each line of `show stat`.
+fn counters(text: &str) -> Vec<(String, String, usize)> {
+    let Some((_, table)) = text.split_once("# pxname,") else {
+        return Vec::new();
+    };
+    let mut lines = table.lines();
+    let names: Vec<&str> = std::iter::once("pxname").chain(lines.next().unwrap_or("").split(',')).collect();
+    let read = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let cell = |name: &str| names.iter().position(|n| *n == name).and_then(|at| cells.get(at).copied());
+        let count = |name: &str| cell(name).and_then(|v| v.parse::<usize>().ok()).unwrap_or(0);
+        Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
+    };
+    lines.filter_map(read).collect()
+}
