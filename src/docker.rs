@@ -20,6 +20,9 @@ pub struct Exec {
     /// What it reads; nothing is read without.
     pub stdin: Option<String>,
     pub options: Vec<String>,
+    /// The image of a container of its own, which lives as long as the command and shares the network of `container`,
+    /// whose settings it may write; those are read-only in `container` itself.
+    pub beside: Option<String>,
 }
 
 impl Exec {
@@ -32,7 +35,31 @@ impl Exec {
         Exec { container: container.into(), argv, ..Exec::default() }
     }
 
+    /// A script for the `sh` of an image, which may change the network settings of a container.
+    pub fn beside(container: &str, image: &str, script: impl Into<String>) -> Self {
+        Exec { beside: Some(image.into()), ..Exec::sh(container, script) }
+    }
+
     fn words(&self) -> Vec<String> {
+        match &self.beside {
+            Some(image) => self.words_beside(image),
+            None => self.words_inside(),
+        }
+    }
+
+    fn words_beside(&self, image: &str) -> Vec<String> {
+        let network = format!("container:{}", self.container);
+        let [program, arguments @ ..] = &self.argv[..] else {
+            return Vec::new();
+        };
+        let mut words = ["run", "--rm", "--pull", "never", "--network", &network].map(String::from).to_vec();
+        words.extend(["--security-opt", "systempaths=unconfined", "--user", "0"].map(String::from));
+        words.extend(["--entrypoint", program, image].map(String::from));
+        words.extend(arguments.iter().cloned());
+        words
+    }
+
+    fn words_inside(&self) -> Vec<String> {
         let mut words = vec!["exec".to_string()];
         words.extend(self.stdin.is_some().then(|| "-i".to_string()));
         words.extend(self.options.iter().cloned());

@@ -2,6 +2,7 @@
 //! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
 
 pub mod dockercloud;
+mod handover;
 pub mod haproxy;
 pub mod nginx_proxy;
 
@@ -333,6 +334,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
         let fault = declared("apache", &Container::default()).err().unwrap();
-        assert!(fault.to_string().contains("`nginx-proxy` or `haproxy` or `none`"), "{fault}");
+        assert!(KINDS.iter().all(|k| fault.to_string().contains(&format!("`{k}`"))), "{fault}");
     }
 }

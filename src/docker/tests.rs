@@ -71,3 +71,11 @@ fn what_compose_warns_of_is_read_from_its_log_lines() {
     assert_eq!(warnings(line), ["The `TAG` variable is not set. Defaulting to a blank string."]);
     assert_eq!(warnings("anything else"), [""; 0]);
 }
+
+#[test]
+fn a_command_beside_a_container_shares_its_network_and_may_set_it() {
+    let exec = Exec::beside("lb", "sha256:i", "echo 1 > /proc/sys/x");
+    let words = "run --rm --pull never --network container:lb --security-opt systempaths=unconfined --user 0 \
+                 --entrypoint sh sha256:i -c";
+    assert_eq!(exec.words().join(" "), format!("{words} echo 1 > /proc/sys/x"));
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::haproxy::config::Settings;
 use super::haproxy::slot::Slot;
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
@@ -152,11 +152,13 @@ impl Proxy for Dockercloud {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        Vec::new()
+        vec![handover::question(&self.container)]
     }
 
-    fn prepare(&self, _answers: &[Done], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
-        Ok(Vec::new())
+    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        let answer = answers.first().filter(|_| wish.tune);
+        let kept = answer.and_then(|a| handover::preparation(&self.container, &self.name(), a));
+        Ok(kept.into_iter().collect())
     }
 
     fn needs_reading(&self) -> bool {

@@ -1,1 +1,168 @@
+//! The adapter by equality of its commands, and by recorded answers.
 
+use super::*;
+
+const CONFIGURATION: &str = "\
+global
+  stats socket /var/run/haproxy.stats level admin
+backend SERVICE_p_app
+  server p-app-1 p-app-1:3000 check inter 2000 rise 2 fall 3
+";
+
+/// Printed by HAProxy 1.7.0 under dockercloud/haproxy 1.6.7, after the manager took `p-app-2` in.
+const RECORDED: &str = "\
+1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state bk_f_forced_id srv_f_forced_id
+4 SERVICE_p_app 1 p-app-1 172.21.0.2 2 0 1 1 2 6 3 4 6 0 0 0
+4 SERVICE_p_app 2 p-app-2 172.21.0.5 2 0 1 1 2 6 3 4 6 0 0 0
+
+# pxname,svname,qcur,qmax,scur,smax
+SERVICE_p_app,p-app-1,1,1,2,8
+SERVICE_p_app,p-app-2,0,0,0,1
+
+@manager T
+";
+
+fn container(environment: &str, links: &str) -> Container {
+    let json = format!(
+        r#"{{"Id": "lb", "Name": "/p-lb-1", "Config": {{"Env": ["{environment}"]}},
+            "NetworkSettings": {{"Networks": {{"front": {{"Links": ["{links}"]}}}}}}}}"#
+    );
+    serde_json::from_str(&json).unwrap()
+}
+
+fn dockercloud() -> Dockercloud {
+    with("", "", CONFIGURATION)
+}
+
+fn with(environment: &str, links: &str, configuration: &str) -> Dockercloud {
+    let mut dockercloud = Dockercloud::new(&container(environment, links));
+    dockercloud.learn(&done(configuration));
+    dockercloud
+}
+
+fn done(stdout: &str) -> Done {
+    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+}
+
+fn endpoint(number: u32, address: &str) -> Endpoint {
+    let addresses = address.parse().into_iter().collect();
+    Endpoint { id: number.to_string(), name: format!("p-app-{number}"), addresses, ..Endpoint::default() }
+}
+
+fn rotation() -> Rotation {
+    Rotation { inside: vec![endpoint(2, "172.21.0.5")], outside: vec![endpoint(1, "172.21.0.2")] }
+}
+
+/// Action and commands.
+fn words(exec: Option<Exec>) -> String {
+    exec.map(|e| e.argv[3..].join(" ")).unwrap_or_default().trim().into()
+}
+
+fn backend(service: &str) -> Backend {
+    let (names, networks) = (vec![service.into(), "p-app-1".into()], vec!["front".into()]);
+    Backend {
+        project: "p".into(),
+        service: service.into(),
+        names,
+        networks,
+        runs: true,
+        ..Backend::default()
+    }
+}
+
+#[test]
+fn a_gate_is_a_manager_that_stands_still() {
+    let runs = done(&RECORDED.replace("@manager T", "@manager S"));
+    let proxy = dockercloud();
+    assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze");
+    assert!(!proxy.holds(&runs, &rotation()));
+    assert_eq!(proxy.gate(&done(RECORDED), &rotation()), None);
+    assert!(proxy.holds(&done(RECORDED), &rotation()));
+}
+
+#[test]
+fn the_manager_is_let_go_until_haproxy_knows_all_inside() {
+    let without = RECORDED.replace("p-app-2", "p-app-9");
+    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    assert_eq!(route(&without), "resume");
+    assert_eq!(route(&without.replace("@manager T", "@manager S")), "");
+    assert_eq!(route(&RECORDED.replace("@manager T", "@manager S")), "freeze");
+}
+
+#[test]
+fn those_outside_are_drained_while_the_manager_stands_still() {
+    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    assert_eq!(route(RECORDED), "tell set server SERVICE_p_app/p-app-1 state drain");
+    let down = RECORDED.replace("p-app-2 172.21.0.5 2", "p-app-2 172.21.0.5 0");
+    assert_eq!(route(&down), "");
+    let back = RECORDED.replace("p-app-2 172.21.0.5 2 0", "p-app-2 172.21.0.5 2 8");
+    assert_eq!(route(&back), "freeze set server SERVICE_p_app/p-app-2 state ready");
+}
+
+#[test]
+fn clients_that_are_tied_to_their_server_are_taken_off_it() {
+    let sticky = CONFIGURATION.replace("  server", "  cookie SRV insert\n  server");
+    let route = with("", "", &sticky).route(&done(RECORDED), &rotation());
+    assert_eq!(words(route), "tell set server SERVICE_p_app/p-app-1 state maint");
+}
+
+#[test]
+fn what_a_retired_haproxy_still_answers_counts() {
+    let late = RECORDED.replace("@manager T", "@manager T\n@retired\n@late 020015AC\n@late 050015AC");
+    let read = |state: &str| dockercloud().read(&done(state), &rotation().all()).unwrap();
+    assert_eq!(read(RECORDED).in_flight["1"], InFlight::Exact(3));
+    assert_eq!(read(&late).in_flight["1"], InFlight::Exact(4));
+    assert!(read(&late).lingering && !read(RECORDED).lingering);
+    assert!(read(RECORDED).settled && !read(&RECORDED.replace("@manager T", "@manager S")).settled);
+    assert!(dockercloud().read(&done("Permission denied"), &[]).is_err());
+}
+
+#[test]
+fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
+    let release = |state: &str| dockercloud().release(&done(state), &rotation().all(), &[]);
+    assert!(matches!(release(RECORDED), Release::Run(exec) if words(Some(exec.clone())) == "resume"));
+    let runs = RECORDED.replace("@manager T", "@manager S");
+    assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), Release::Wait);
+    assert_eq!(release(&runs), Release::Done);
+}
+
+#[test]
+fn it_fronts_what_it_is_told_of_linked_to_or_has_a_server_for() {
+    assert!(dockercloud().fronts(&backend("app")));
+    assert!(!dockercloud().fronts(&Backend { names: vec![], ..backend("db") }));
+    assert!(!dockercloud().fronts(&Backend { networks: vec![], ..backend("app") }));
+    assert!(with("ADDITIONAL_SERVICES=q:x, p:db", "", "").fronts(&backend("db")));
+    assert!(with("", "p-app-1:app", "").fronts(&backend("app")));
+}
+
+#[test]
+fn links_that_compose_v2_broke_are_told_with_the_fix() {
+    let said = |proxy: Dockercloud| proxy.check(&[backend("app")]).unwrap_err().to_string();
+    let broken = said(with("", "p-app-1:app", "global"));
+    assert!(
+        broken.contains("as Compose v2 does") && broken.contains("`ADDITIONAL_SERVICES: p:app`"),
+        "{broken}"
+    );
+    assert!(said(with("ADDITIONAL_SERVICES=p:app", "", "global")).contains("DOCKER_MIN_API_VERSION=1.24"));
+    assert_eq!(dockercloud().check(&[backend("app")]), Ok(vec![]));
+}
+
+#[test]
+fn a_reload_that_kills_is_told_before() {
+    let losses = with("RELOAD_TIMEOUT=-1", "", CONFIGURATION).check(&[backend("app")]).unwrap();
+    assert!(losses[0].contains("remove it"), "{losses:?}");
+}
+
+#[test]
+fn it_is_recognised_by_the_names_of_its_image_or_by_its_process() {
+    assert!(
+        is_image("dockercloud/haproxy:1.6.7")
+            && is_image("tutum/haproxy")
+            && is_image("r.example:5000/dockercloud/haproxy")
+    );
+    assert!(!is_image("haproxy:3.2") && !is_image("haproxytech/haproxy-debian"));
+    let ours: Container =
+        serde_json::from_str(r#"{"Path": "/sbin/tini", "Args": ["--", "dockercloud-haproxy"]}"#).unwrap();
+    assert!(detect(&ours).is_some());
+}
