@@ -17,6 +17,8 @@ mod interrupt;
 mod load;
 #[path = "e2e/pair.rs"]
 mod pair;
+#[path = "e2e/promises.rs"]
+mod promises;
 #[path = "e2e/proxy.rs"]
 mod proxy;
 #[path = "e2e/refusal.rs"]

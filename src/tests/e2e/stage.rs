@@ -345,11 +345,16 @@ impl Stage {
         logs.collect()
     }
 
-    /// The marks that a rollout left in the proxy.
+    /// The marks that a rollout left in nginx-proxy.
     pub fn marks(&self) -> String {
-        let folder = "/tmp/compose-zd-down";
-        let output = self.try_docker(&format!("exec {} ls {folder}", self.proxy().id));
-        String::from_utf8_lossy(&output.stdout).into()
+        self.in_proxy(&["ls", "/tmp/compose-zd-down"])
+    }
+
+    /// What a command in the proxy prints.
+    pub fn in_proxy(&self, argv: &[&str]) -> String {
+        let mut command = self.command("docker");
+        command.args(["exec", &self.proxy().id]).args(argv);
+        String::from_utf8_lossy(&command.output().expect("docker can be started").stdout).into()
     }
 
     /// One request through the proxy; none where it does not come back whole.
@@ -446,7 +451,7 @@ impl Container {
             version: variable(json, "VERSION").unwrap_or_default(),
             started: text(&json["State"]["StartedAt"]),
             // nginx-proxy goes by the variable, HAProxy by the service's name.
-            routed: variable(json, "VIRTUAL_HOST").is_some() || service == "app",
+            routed: variable(json, "VIRTUAL_HOST").is_some() || service.starts_with("app"),
             service,
         }
     }
