@@ -80,7 +80,7 @@ impl Front {
     /// An answer that never ends is cut at the limit, which is said; the others are not.
     fn endless(&self, name: &str) {
         let stage = self.up(name, "");
-        let stream = stage.start_load("--stream 60 --clients 1");
+        let stream = stage.hold("/stream?seconds=100");
         let load = stage.start_load("");
         stage.set("VERSION=2");
         let ran = stage.deploy("app --drain-timeout 2s");

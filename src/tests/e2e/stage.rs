@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -359,14 +359,25 @@ impl Stage {
 
     /// One request through the proxy; none where it does not come back whole.
     pub fn ask(&self, path: &str) -> Option<Reply> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
-        stream.set_read_timeout(Some(LONG)).ok()?;
+        let mut text = String::new();
+        self.send(path).ok()?.read_to_string(&mut text).ok()?;
+        Reply::read(&text)
+    }
+
+    /// A request whose answer has begun, and goes on for as long as this is kept.
+    pub fn hold(&self, path: &str) -> TcpStream {
+        let mut stream = self.send(path).expect("a connection to the proxy");
+        stream.read_exact(&mut [0; 16]).expect("the answer begins");
+        stream
+    }
+
+    fn send(&self, path: &str) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(LONG))?;
         let host = self.host();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Reply::read(&text)
+        stream.write_all(request.as_bytes())?;
+        Ok(stream)
     }
 }
 
