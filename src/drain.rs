@@ -15,6 +15,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long a proxy may take to confirm a rotation.
 const CONFIRM: Duration = Duration::from_secs(30);
 
+/// How long Docker may take to find an instance healthy that has answered as ready.
+const HEALTHY: Duration = Duration::from_secs(300);
+
 /// After this long without a confirmation the rotation is set again: somebody else's reload may have undone it.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -176,11 +179,23 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Don
 /// Gives the route back to the proxy's own discovery, once that has caught up.
 ///
 /// # Errors
-/// A proxy that does not answer, refuses, or does not catch up in 30 s.
-pub fn release(docker: &Docker, proxy: &dyn Proxy, ours: &[Endpoint], existing: &[String]) -> Result<()> {
-    let waited = wait::until(POLL, CONFIRM, &Stop::default(), || -> Result<Option<()>> {
-        match proxy.release(&now(docker, proxy, ours)?, ours, existing) {
+/// A proxy that does not answer, refuses, or does not catch up in 30 s; the time until Docker finds them healthy, whom
+/// its discovery may go by, does not count.
+pub fn release(
+    docker: &Docker,
+    proxy: &dyn Proxy,
+    ours: &dyn Fn() -> Result<Vec<Endpoint>>,
+    existing: &[String],
+) -> Result<()> {
+    let mut healthy = Instant::now();
+    let waited = wait::until(POLL, HEALTHY, &Stop::default(), || -> Result<Option<()>> {
+        let ours = ours()?;
+        if ours.iter().any(|e| e.unhealthy) {
+            healthy = Instant::now();
+        }
+        match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
             Release::Done => return Ok(Some(())),
+            Release::Wait if healthy.elapsed() > CONFIRM => return Err(not_released(proxy).into()),
             Release::Wait => {}
             Release::Run(exec) => {
                 checked(docker, &exec, &proxy.name())?;
@@ -191,12 +206,15 @@ pub fn release(docker: &Docker, proxy: &dyn Proxy, ours: &[Endpoint], existing: 
     })?;
     match waited {
         Waited::Done(()) => Ok(()),
-        _ => Err(Fault::unchanged(format!(
-            "{} still has a mark of ours: its discovery does not let go of an instance that is gone",
-            proxy.name()
-        ))
-        .into()),
+        _ => Err(not_released(proxy).into()),
     }
+}
+
+fn not_released(proxy: &dyn Proxy) -> Fault {
+    Fault::unchanged(format!(
+        "{} still has a mark of ours: its discovery does not see the instances that run",
+        proxy.name()
+    ))
 }
 
 /// Runs a command in a proxy.

@@ -5,6 +5,7 @@ pub mod dockercloud;
 mod handover;
 pub mod haproxy;
 pub mod nginx_proxy;
+pub mod traefik;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,6 +33,8 @@ pub struct Endpoint {
     /// Where it takes requests, as the proxy knows it.
     pub port: Option<u16>,
     pub labels: BTreeMap<String, String>,
+    /// It runs, and Docker checks its health and does not find it healthy, or not yet.
+    pub unhealthy: bool,
 }
 
 /// The set of instances that new requests have to go to, and those of ours that they must not go to.
@@ -53,6 +56,12 @@ pub enum InFlight {
     Exact(usize),
     /// Connections that may be idle as well; `quiet` is how long none of them can have been given a new request.
     AtMost {
+        open: usize,
+        quiet: Duration,
+    },
+    /// Besides those that may be idle there are connections that would be gone if they were.
+    Partly {
+        exact: usize,
         open: usize,
         quiet: Duration,
     },
@@ -87,6 +96,8 @@ impl Reading {
         let of = |e: &Endpoint| match self.in_flight.get(&e.id) {
             Some(InFlight::Exact(count)) => *count,
             Some(InFlight::AtMost { open, quiet }) if *quiet < limit => *open,
+            Some(InFlight::Partly { exact, open, quiet }) if *quiet < limit => exact + open,
+            Some(InFlight::Partly { exact, .. }) => *exact,
             Some(InFlight::AtMost { .. }) | None => 0,
         };
         rotation.outside.iter().map(of).sum()
@@ -252,7 +263,7 @@ pub trait Proxy: Send + Sync {
 }
 
 /// The kinds of proxy there is an adapter for.
-pub const KINDS: [&str; 3] = ["nginx-proxy", "haproxy", "dockercloud"];
+pub const KINDS: [&str; 4] = ["nginx-proxy", "haproxy", "dockercloud", "traefik"];
 
 /// Every proxy among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
@@ -260,6 +271,7 @@ pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
         boxed(nginx_proxy::detect(c, containers))
             .or_else(|| boxed(dockercloud::detect(c)))
             .or_else(|| boxed(haproxy::detect(c)))
+            .or_else(|| boxed(traefik::detect(c)))
     };
     containers.iter().filter_map(one).collect()
 }
@@ -277,6 +289,7 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
         "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
         "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
         "dockercloud" => Ok(Box::new(dockercloud::Dockercloud::new(container))),
+        "traefik" => Ok(Box::new(traefik::Traefik::new(container))),
         other => Err(unknown_kind(other)),
     }
 }
@@ -290,12 +303,13 @@ pub fn unknown_kind(kind: &str) -> Fault {
 
 /// Whether an image, by its name, is a proxy that there is an adapter for.
 pub fn is_proxy_image(image: &str) -> bool {
-    nginx_proxy::is_image(image) || dockercloud::is_image(image) || haproxy::is_image(image)
+    let known = [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, traefik::is_image];
+    known.iter().any(|is_one| is_one(image))
 }
 
-/// Whether a service's environment asks for a route of some proxy, whether or not one runs.
-pub fn claims(environment: &BTreeMap<String, String>) -> bool {
-    nginx_proxy::claims(environment)
+/// Whether a service's environment or labels ask for a route of some proxy, whether or not one runs.
+pub fn claims(backend: &Backend) -> bool {
+    nginx_proxy::claims(&backend.environment) || traefik::claims(&backend.labels)
 }
 
 /// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.

@@ -213,12 +213,24 @@ impl<'a> Rollout<'a> {
         routing.set(&self.stop)?;
         let told: Vec<&Key> = outside.iter().filter(|k| self.has_drain_command(k)).collect();
         told.iter().try_for_each(|key| self.drain_command(key))?;
-        let is_told = |e: &Endpoint| told.iter().any(|k| self.bound[*k].id == e.id);
-        routing.rotation.outside = leaving.into_iter().filter(is_told).collect();
+        routing.rotation.outside = leaving;
+        let routing = self.told(routing, outside);
         match routing.rotation.outside.is_empty() {
             true => Ok(()),
             false => routing.set(&self.stop),
         }
+    }
+
+    /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
+    fn told(&self, mut routing: Routing<'a>, outside: &[Key]) -> Routing<'a> {
+        let leaves = |e: &Endpoint| {
+            let key = outside.iter().find(|k| self.bound[*k].id == e.id);
+            key.is_some_and(|k| self.has_drain_command(k))
+        };
+        if !routing.proxy.steers() {
+            routing.rotation.outside.retain(leaves);
+        }
+        routing
     }
 
     fn has_drain_command(&self, key: &Key) -> bool {
@@ -239,7 +251,7 @@ impl<'a> Rollout<'a> {
             keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
         let mut open = 0;
-        for routing in self.routings(keys) {
+        for routing in self.routings(keys).into_iter().map(|r| self.told(r, keys)) {
             match routing.wait_until_idle(settings.drain_timeout, &self.stop)? {
                 Drained::Idle => {}
                 Drained::Limit(count) => open += count,
@@ -285,10 +297,17 @@ impl<'a> Rollout<'a> {
         let existing = self.tools.docker.ids()?;
         let all: Vec<Key> = self.bound.keys().cloned().collect();
         for proxy in self.tools.proxies {
-            let ours = self.endpoints(proxy.as_ref(), &all);
+            let ours = || Ok(endpoints(proxy.as_ref(), self.fresh(&all)?.iter()));
             drain::release(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
         }
         Ok(())
+    }
+
+    /// These containers as they are now; those that are gone, as they were.
+    fn fresh(&self, keys: &[Key]) -> Result<Vec<Container>> {
+        let now = self.tools.docker.inspect(&self.ids(keys))?;
+        let as_it_is = |c: &Container| now.iter().find(|n| n.id == c.id).unwrap_or(c).clone();
+        Ok(keys.iter().map(|k| as_it_is(&self.bound[k])).collect())
     }
 
     /// Runs a hook; its failure ends the rollout.
@@ -385,6 +404,7 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         addresses: c.addresses_reached_from(proxy.container()),
         port: proxy.port(c),
         labels: c.config.labels.clone(),
+        unhealthy: c.is_unhealthy(),
     };
     fronted.map(endpoint).collect()
 }

@@ -125,8 +125,12 @@ pub fn targets(
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
-    let fronted = |s: &Service| proxies.iter().any(|p| p.fronts(&backend(project, s)));
-    let routed = |s: &&Service| proxy::claims(&s.environment) || fronted(s);
+    let fronted = |b: &Backend| proxies.iter().any(|p| p.fronts(b));
+    let routed = |s: &&Service| {
+        let backend = backend(project, s);
+        // A proxy may ask itself for a route, to its dashboard.
+        (proxy::claims(&backend) && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
+    };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }
 

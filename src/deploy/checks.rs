@@ -73,7 +73,7 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
 pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
-    let claims = |s: &&Service| proxy::claims(&s.environment);
+    let claims = |s: &&Service| proxy::claims(&backend(project, s));
     if services.iter().any(overridden) || !services.iter().any(claims) {
         return Ok(());
     }

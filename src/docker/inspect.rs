@@ -139,6 +139,12 @@ impl Container {
         }
     }
 
+    /// It runs, and Docker checks its health and does not find it healthy, or not yet.
+    pub fn is_unhealthy(&self) -> bool {
+        let health = self.state.health.as_ref().map_or("", |h| &h.status);
+        self.is_running() && !["", "none", "healthy"].contains(&health)
+    }
+
     pub fn is_running(&self) -> bool {
         self.state.status == "running"
     }

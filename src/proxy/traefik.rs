@@ -1,0 +1,338 @@
+//! Traefik with its docker provider. Where it also watches a directory of routes, a file of ours takes the route over
+//! for as long as a rollout runs; where it does not, its own discovery is watched through its API.
+
+mod answer;
+mod checks;
+mod constraints;
+mod door;
+mod labels;
+mod pin;
+mod scripts;
+mod settings;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
+use crate::docker::inspect::Container;
+use crate::docker::{Done, Exec};
+use crate::fault::Fault;
+use answer::Answer;
+use door::{Api, Door};
+use labels::{Http, Labels};
+use scripts::File;
+use settings::Settings;
+
+/// A middleware may hold a request back for a moment before it goes where the route was.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long its discovery takes at most, besides the time it keeps between two looks.
+const DISCOVERY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traefik {
+    container: Container,
+    settings: Settings,
+    /// Where it is asked which file of ours is in force.
+    door: Option<Door>,
+    /// The API that needs no password.
+    api: Option<Api>,
+    /// What there is in its image to ask with.
+    tool: Option<String>,
+}
+
+/// The official image, one made from it, or one whose process is traefik.
+pub fn detect(container: &Container) -> Option<Traefik> {
+    let mut words = std::iter::once(&container.path).chain(&container.args);
+    let runs = |w: &String| {
+        let flag = w.to_lowercase();
+        let told = flag.starts_with("--providers.docker") || flag.starts_with("--entrypoints.");
+        told || Path::new(w).file_name().is_some_and(|f| f == "traefik")
+    };
+    let made_from_it =
+        container.label("org.opencontainers.image.source") == Some("https://github.com/traefik/traefik");
+    let ours = is_image(&container.config.image) || made_from_it || words.any(runs);
+    ours.then(|| Traefik::new(container))
+}
+
+/// `traefik`, from any registry; not `traefik/whoami`.
+pub fn is_image(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or("");
+    name.split([':', '@']).next() == Some("traefik")
+}
+
+/// Whether labels ask a Traefik for a route.
+pub fn claims(labels: &Labels) -> bool {
+    match labels::enabled(labels) {
+        Some(enabled) => enabled,
+        None => labels::mention_a_route(labels),
+    }
+}
+
+impl Traefik {
+    pub fn new(container: &Container) -> Self {
+        let mut traefik = Traefik {
+            container: container.clone(),
+            settings: Settings::default(),
+            door: None,
+            api: None,
+            tool: None,
+        };
+        traefik.configure(Settings::read(container, None));
+        traefik
+    }
+
+    fn configure(&mut self, settings: Settings) {
+        (self.door, self.api) = (Door::find(&settings), Api::open(&settings));
+        self.settings = settings;
+    }
+
+    fn called(&self) -> String {
+        format!("traefik `{}`", self.container.name())
+    }
+
+    fn steers_by_file(&self) -> bool {
+        self.settings.directory().is_some()
+    }
+
+    /// Whether its constraints let a container in; none where that cannot be told.
+    fn takes(&self, backend: &Backend) -> Option<bool> {
+        let mut labels = backend.labels.clone();
+        labels.insert("com.docker.compose.project".into(), backend.project.clone());
+        labels.insert("com.docker.compose.service".into(), backend.service.clone());
+        constraints::matches(self.settings.constraints(), &labels)
+    }
+
+    /// What its files of routes are asked and told with, about these.
+    fn files<'a>(&'a self, name: &'a str) -> Option<(File<'a>, &'a Door)> {
+        let directory = self.settings.directory()?;
+        Some((File { directory, name }, self.door.as_ref()?))
+    }
+
+    fn sh(&self, script: String) -> Exec {
+        Exec::sh(&self.container.id, script)
+    }
+
+    /// The API, and the host by which it answers.
+    fn api(&self, name: &str) -> Option<(Api, String)> {
+        let open = self.api.clone().map(|api| (api, "localhost".into()));
+        let through = || Some((Api::through(&self.settings, self.door.as_ref()?)?, pin::host(name)));
+        open.or_else(|| through().filter(|_| self.steers_by_file()))
+    }
+
+    fn answer(&self, done: &Done) -> Result<Answer, Fault> {
+        let answer = Answer::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
+        answer.ok_or_else(|| {
+            Fault::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
+        })
+    }
+
+    /// The file for a rotation, and the script that puts it there, unless it is there.
+    fn pin(&self, now: &Answer, rotation: &Rotation) -> Option<Exec> {
+        let text = pin::text_of(&self.settings, self.door.as_ref()?, rotation)?;
+        let name = pin::name(&rotation.all())?;
+        let (file, _) = self.files(&name)?;
+        (now.file.as_deref() != Some(&text)).then(|| {
+            let exec = self.sh(scripts::write(&file, &remotes(&rotation.all())));
+            Exec { stdin: Some(text), ..exec }
+        })
+    }
+
+    /// Ids of those that have requests, by our file or by its own discovery.
+    fn routed(&self, answer: &Answer, endpoints: &[Endpoint]) -> BTreeSet<String> {
+        let servers = match &answer.file {
+            Some(file) => Some(pin::servers(file)),
+            None => answer.discovered().filter(|_| !self.steers_by_file()),
+        };
+        let is_routed = |e: &&Endpoint| match &servers {
+            Some(servers) => e.addresses.iter().any(|a| servers.contains(a)),
+            None => !e.addresses.is_empty() && !e.unhealthy,
+        };
+        endpoints.iter().filter(is_routed).map(|e| e.id.clone()).collect()
+    }
+
+    /// How far its own discovery is in seeing exactly what our file says.
+    fn caught_up(&self, answer: &Answer, file: &str, ours: &[Endpoint]) -> CaughtUp {
+        let inside = of(ours, &pin::servers(file));
+        let Some(model) = inside.first().filter(|_| !inside.iter().any(|e| e.unhealthy)) else {
+            return CaughtUp::No;
+        };
+        let yes = match (answer.discovered(), answer.waited()) {
+            (Some(found), _) => {
+                let known = found.iter().all(|a| ours.iter().any(|e| e.addresses.contains(a)));
+                known
+                    && of(ours, &found) == inside
+                    && answer.are_used(&Http::read(&model.labels).router_names())
+            }
+            (None, Some(waited)) => waited >= self.settings.throttle() + DISCOVERY,
+            (None, None) => return CaughtUp::SoonByItself,
+        };
+        if yes { CaughtUp::Yes } else { CaughtUp::No }
+    }
+}
+
+/// How far Traefik's own discovery is.
+enum CaughtUp {
+    Yes,
+    No,
+    /// Nothing tells but time.
+    SoonByItself,
+}
+
+/// Those that have one of these addresses.
+fn of<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a Endpoint> {
+    endpoints.iter().filter(|e| e.addresses.iter().any(|a| addresses.contains(a))).collect()
+}
+
+/// Addresses as /proc/net/tcp writes them.
+fn remotes(endpoints: &[Endpoint]) -> Vec<String> {
+    endpoints.iter().flat_map(|e| &e.addresses).map(hex).collect()
+}
+
+impl Proxy for Traefik {
+    fn name(&self) -> String {
+        self.called()
+    }
+
+    fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// With `exposedByDefault` it routes to everything that has a port; only what speaks of a route is meant by that.
+    fn fronts(&self, backend: &Backend) -> bool {
+        let reaches = |n: &String| self.container.networks().any(|own| own == n || own == "host");
+        let itself = self.container.compose() == Some((&backend.project, &backend.service));
+        let enabled = labels::enabled(&backend.labels);
+        let meant = enabled == Some(true) || labels::mention_a_route(&backend.labels);
+        let exposed = enabled.unwrap_or(self.settings.exposes_by_default());
+        let taken = || self.takes(backend) != Some(false);
+        let asks = self.settings.has("providers.docker") && meant && exposed;
+        asks && !itself && taken() && backend.networks.iter().any(reaches)
+    }
+
+    fn port(&self, container: &Container) -> Option<u16> {
+        Http::read(&container.config.labels).port().or(container.exposed_tcp().first().copied())
+    }
+
+    fn host(&self, container: &Container) -> Option<String> {
+        let labels = &container.config.labels;
+        let http = Http::read(labels);
+        let default = labels::default_rule(self.settings.default_rule(), labels);
+        http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
+    }
+
+    fn introduction(&self) -> Option<Exec> {
+        Some(self.sh(scripts::introduction(&settings::files(&self.container))))
+    }
+
+    fn learn(&mut self, answer: &Done) {
+        let (head, file) = match answer.stdout.split_once("@file ") {
+            Some((head, rest)) => (head, rest.split_once('\n')),
+            None => (answer.stdout.as_str(), None),
+        };
+        self.tool = head.trim().strip_prefix("@tool ").map(String::from);
+        self.configure(Settings::read(&self.container, file));
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+        self.check_settings()?;
+        backends.iter().try_for_each(|b| self.check_labels(b))?;
+        match self.steers() {
+            true => self.check_door(),
+            false => self.check_discovery(backends),
+        }
+    }
+
+    fn steers(&self) -> bool {
+        self.steers_by_file()
+    }
+
+    fn inspect(&self) -> Vec<Exec> {
+        let directory = self.settings.directory();
+        directory.map(|d| self.sh(scripts::inspection(d))).into_iter().collect()
+    }
+
+    /// Nothing is changed; a directory that takes no file is found out here.
+    fn prepare(&self, answers: &[Done], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        if let (Some(directory), [answer]) = (self.settings.directory(), answers) {
+            self.check_directory(directory, answer)?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn needs_reading(&self) -> bool {
+        true
+    }
+
+    /// The route as it is, so that it does not matter any more what its discovery sees.
+    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        self.route(now, rotation)
+    }
+
+    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+        let settled = Answer::parse(&now.stdout).filter(Answer::is_settled);
+        !self.steers() || settled.is_some_and(|a| a.file.is_some() && self.pin(&a, rotation).is_none())
+    }
+
+    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        self.pin(&Answer::parse(&now.stdout)?, rotation)
+    }
+
+    fn question(&self, endpoints: &[Endpoint]) -> Exec {
+        let name = pin::name(endpoints).unwrap_or_default();
+        let named: BTreeSet<String> =
+            endpoints.iter().flat_map(|e| Http::read(&e.labels).service_names()).collect();
+        let api = self.api(&name);
+        let of = api.as_ref().map(|(api, host)| (api, host.as_str()));
+        let services = scripts::services(of, &named.into_iter().collect::<Vec<_>>());
+        let remotes = remotes(endpoints);
+        self.sh(match self.files(&name) {
+            Some((file, door)) => scripts::question(&file, door, self.api.as_ref(), &remotes, &services),
+            None => scripts::watching(&remotes, &services),
+        })
+    }
+
+    fn read(&self, done: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+        let answer = self.answer(done)?;
+        self.check_references(&answer, endpoints)?;
+        let busy = endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e)));
+        Ok(Reading {
+            routed: self.routed(&answer, endpoints),
+            failing: BTreeSet::new(),
+            settled: !self.steers() || answer.is_settled(),
+            in_flight: busy.collect(),
+            lingering: answer.file.is_some()
+                && endpoints.iter().any(|e| Http::read(&e.labels).has_middlewares()),
+        })
+    }
+
+    fn diagnose(&self) -> Exec {
+        let directory = self.settings.directory();
+        self.sh(scripts::diagnosis(directory, self.api.as_ref()))
+    }
+
+    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+        let name = pin::name(ours).unwrap_or_default();
+        let (Some(answer), Some((file, _))) = (Answer::parse(&now.stdout), self.files(&name)) else {
+            return if self.steers() { Release::Wait } else { Release::Done };
+        };
+        let Some(text) = &answer.file else {
+            return if answer.served.is_some() { Release::Wait } else { Release::Done };
+        };
+        match self.caught_up(&answer, text, ours) {
+            CaughtUp::Yes => Release::Run(self.sh(scripts::remove(&file))),
+            CaughtUp::SoonByItself => Release::Run(self.sh(scripts::mark(&file))),
+            CaughtUp::No => Release::Wait,
+        }
+    }
+
+    fn linger(&self) -> Duration {
+        LINGER
+    }
+}
+
+#[cfg(test)]
+#[path = "traefik/tests.rs"]
+mod tests;

@@ -1,0 +1,317 @@
+//! What a container's labels say to Traefik, as a tree that can go into a file of routes: both are read into the same
+//! structures, without case, and lists may be written with commas.
+
+use std::collections::BTreeMap;
+
+use serde_yaml::{Mapping, Value};
+
+use super::settings::is_true;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// The `traefik.http` part of some labels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Http {
+    pub routers: Mapping,
+    pub middlewares: Mapping,
+    pub services: Mapping,
+}
+
+/// The labels of Traefik, in one case and without its name: `http.routers.app.rule`.
+fn ours(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+    let inside = |key| -> Option<&str> {
+        let (start, rest) = str::split_at_checked(key, "traefik.".len())?;
+        start.eq_ignore_ascii_case("traefik.").then_some(rest)
+    };
+    labels.iter().filter_map(move |(k, v)| Some((inside(k)?, v.as_str())))
+}
+
+fn starts(key: &str, word: &str) -> bool {
+    key.split('.').next().is_some_and(|k| k.eq_ignore_ascii_case(word))
+}
+
+pub fn get<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
+    ours(labels).find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
+}
+
+/// `traefik.enable`, where it is set.
+pub fn enabled(labels: &Labels) -> Option<bool> {
+    get(labels, "enable").map(is_true)
+}
+
+/// Whether they speak of a route.
+pub fn mention_a_route(labels: &Labels) -> bool {
+    ours(labels).any(|(k, _)| ["http", "tcp", "udp"].iter().any(|word| starts(k, word)))
+}
+
+/// The first one that is about plain TCP or UDP.
+pub fn beyond_http(labels: &Labels) -> Option<&str> {
+    ours(labels).map(|(k, _)| k).find(|k| starts(k, "tcp") || starts(k, "udp"))
+}
+
+impl Http {
+    /// Traefik's own additions included: a service and a router where there is none, and which service a router has.
+    pub fn read(labels: &Labels) -> Http {
+        let mut root = Mapping::new();
+        for (key, value) in ours(labels).filter(|(k, _)| starts(k, "http")) {
+            let path: Vec<&str> = key.split('.').skip(1).collect();
+            insert(&mut root, &path, value);
+        }
+        let mut part = |name| match take(&mut root, name) {
+            Some(Value::Mapping(map)) => map,
+            _ => Mapping::new(),
+        };
+        let mut http =
+            Http { routers: part("routers"), middlewares: part("middlewares"), services: part("services") };
+        http.complete(&default_name(labels));
+        http
+    }
+
+    fn complete(&mut self, name: &str) {
+        if self.services.is_empty() {
+            self.services.insert(name.into(), Mapping::new().into());
+        }
+        if self.routers.is_empty() && self.services.len() == 1 {
+            self.routers.insert(name.into(), Mapping::new().into());
+        }
+        let only = self.services.keys().next().filter(|_| self.services.len() == 1).cloned();
+        for router in self.routers.values_mut().filter_map(Value::as_mapping_mut) {
+            if let (None, Some(service)) = (text(router, "service"), &only) {
+                router.insert("service".into(), service.clone());
+            }
+        }
+    }
+
+    pub fn service_names(&self) -> Vec<String> {
+        names(&self.services)
+    }
+
+    pub fn router_names(&self) -> Vec<String> {
+        names(&self.routers)
+    }
+
+    pub fn has_middlewares(&self) -> bool {
+        self.routers.values().any(|r| r.as_mapping().is_some_and(|r| text(r, "middlewares").is_some()))
+    }
+
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        self.routers.values().filter_map(|r| text(r.as_mapping()?, "rule"))
+    }
+
+    /// Names of the services, with what their `loadbalancer.server` label says.
+    pub fn servers(&self) -> impl Iterator<Item = (&str, Mapping)> {
+        self.services.iter().filter_map(|(name, service)| {
+            let balancer = service.as_mapping().and_then(|s| get_map(s, "loadbalancer"));
+            let server = balancer.and_then(|b| get_map(b, "server")).cloned();
+            Some((name.as_str()?, server.unwrap_or_default()))
+        })
+    }
+
+    /// The port of its first service that names one.
+    pub fn port(&self) -> Option<u16> {
+        self.servers().find_map(|(_, server)| text(&server, "port")?.parse().ok())
+    }
+}
+
+fn names(map: &Mapping) -> Vec<String> {
+    map.keys().filter_map(|k| k.as_str().map(String::from)).collect()
+}
+
+/// `SERVICE-PROJECT`, which Traefik calls a service, and its router, that have no name.
+pub fn default_name(labels: &Labels) -> String {
+    let label = |key: &str| labels.get(&format!("com.docker.compose.{key}")).map_or("", String::as_str);
+    normalize(&format!("{}_{}", label("service"), label("project")))
+}
+
+fn normalize(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_alphanumeric());
+    words.filter(|w| !w.is_empty()).collect::<Vec<_>>().join("-")
+}
+
+/// The rule of a router that has none, from `providers.docker.defaultRule`; none where that is more than a name.
+pub fn default_rule(template: &str, labels: &Labels) -> Option<String> {
+    let mut rule = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("{{") {
+        let (inner, after) = after.split_once("}}")?;
+        rule += before;
+        rule += &evaluate(inner.trim(), labels)?;
+        rest = after;
+    }
+    Some(rule + rest)
+}
+
+fn evaluate(expression: &str, labels: &Labels) -> Option<String> {
+    match expression.split_whitespace().collect::<Vec<_>>()[..] {
+        [".Name"] | ["normalize", ".Name"] | ["trimPrefix", "`/`", ".Name"] => Some(default_name(labels)),
+        ["index", ".Labels", key] => labels.get(key.trim_matches(['"', '`'])).cloned(),
+        _ => None,
+    }
+}
+
+/// The first host that a rule names: `Host(`a.example`)`.
+pub fn host(rule: &str) -> Option<String> {
+    let at = rule.match_indices("Host(").find(|(at, _)| !rule[..*at].ends_with(char::is_alphanumeric))?.0;
+    let name = rule[at + "Host(".len()..].split([')', ',']).next()?;
+    let name = name.trim().trim_matches(['`', '"', '\'']);
+    (!name.is_empty() && !name.contains(['*', '{'])).then(|| name.into())
+}
+
+/// Two values of one label of a thing that both define, which Traefik then throws away altogether.
+/// Source: traefik `pkg/provider/merge.go`.
+pub fn conflict(one: &Labels, other: &Labels) -> Option<(String, String, String)> {
+    let http = |labels| -> BTreeMap<String, String> {
+        let all = ours(labels).map(|(k, v)| (k.to_lowercase(), v.to_string()));
+        all.filter(|(k, _)| starts(k, "http") && !k.contains(".loadbalancer.server.")).collect()
+    };
+    let (one, other) = (http(one), http(other));
+    let thing = |key: &str| key.split('.').take(3).collect::<Vec<_>>().join(".");
+    let has = |labels: &BTreeMap<String, String>, key: &str| labels.keys().any(|k| thing(k) == thing(key));
+    let differs = |key: &&String| one.get(*key) != other.get(*key) && has(&one, key) && has(&other, key);
+    let key = one.keys().chain(other.keys()).find(differs)?;
+    let value = |labels: &BTreeMap<String, String>| labels.get(key).cloned().unwrap_or("nothing".into());
+    Some((format!("traefik.{key}"), value(&one), value(&other)))
+}
+
+/// Puts a value where its path says; `name[2]` is a place in a list, and a value gives way to what is below it.
+pub fn insert(map: &mut Mapping, path: &[&str], value: &str) {
+    let Some((first, rest)) = path.split_first() else {
+        return;
+    };
+    let (name, index) = match first.strip_suffix(']').and_then(|f| f.split_once('[')) {
+        Some((name, index)) => (name, index.parse::<usize>().ok().filter(|i| *i < 1000)),
+        None => (*first, None),
+    };
+    let place = map.entry(key_like(map, name)).or_insert(Value::Null);
+    let place = match index {
+        Some(index) => item(place, index),
+        None => place,
+    };
+    match (rest, &*place) {
+        ([], Value::Mapping(_)) => {}
+        ([], _) => *place = value.into(),
+        (_, Value::Mapping(_)) => insert(place.as_mapping_mut().expect("it is one"), rest, value),
+        _ => {
+            let mut below = Mapping::new();
+            insert(&mut below, rest, value);
+            *place = below.into();
+        }
+    }
+}
+
+fn item(place: &mut Value, index: usize) -> &mut Value {
+    if !place.is_sequence() {
+        *place = Value::Sequence(Vec::new());
+    }
+    let list = place.as_sequence_mut().expect("it is one");
+    if list.len() <= index {
+        list.resize(index + 1, Value::Mapping(Mapping::new()));
+    }
+    &mut list[index]
+}
+
+/// A key that is there already in another case, else this one.
+fn key_like(map: &Mapping, name: &str) -> Value {
+    let same = |key: &&Value| key.as_str().is_some_and(|k| k.eq_ignore_ascii_case(name));
+    map.keys().find(same).cloned().unwrap_or(name.into())
+}
+
+pub fn take(map: &mut Mapping, name: &str) -> Option<Value> {
+    let key = key_like(map, name);
+    map.remove(&key)
+}
+
+pub fn get_map<'a>(map: &'a Mapping, name: &str) -> Option<&'a Mapping> {
+    map.get(key_like(map, name))?.as_mapping()
+}
+
+pub fn text<'a>(map: &'a Mapping, name: &str) -> Option<&'a str> {
+    map.get(key_like(map, name))?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(text: &str) -> Labels {
+        text.lines().filter_map(|l| l.trim().split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+    }
+
+    fn yaml(map: &Mapping) -> String {
+        serde_yaml::to_string(map).unwrap()
+    }
+
+    const COMPOSE: &str = "com.docker.compose.project=my_p\ncom.docker.compose.service=app\n";
+
+    #[test]
+    fn labels_become_a_tree() {
+        let http = Http::read(&labels(
+            "traefik.http.routers.app.rule=Host(`a.b`)
+             traefik.http.routers.app.tls=true
+             traefik.http.routers.app.tls.domains[0].main=a.b
+             traefik.http.routers.app.tls.domains[0].sans=c,d
+             Traefik.HTTP.Routers.app.entryPoints=web,websecure
+             traefik.http.services.one.loadbalancer.server.port=3000",
+        ));
+        assert_eq!(
+            yaml(&http.routers),
+            "app:
+  entryPoints: web,websecure
+  rule: Host(`a.b`)
+  tls:
+    domains:
+    - main: a.b
+      sans: c,d
+  service: one
+"
+        );
+        assert_eq!(http.port(), Some(3000));
+    }
+
+    #[test]
+    fn a_container_without_routers_has_one_by_its_name() {
+        let http = Http::read(&labels(COMPOSE));
+        assert_eq!(yaml(&http.routers), "app-my-p:\n  service: app-my-p\n");
+        assert_eq!(http.servers().next().unwrap().0, "app-my-p");
+    }
+
+    #[test]
+    fn a_default_rule_is_a_template_of_names() {
+        let rule = |template: &str| default_rule(template, &labels(COMPOSE));
+        assert_eq!(rule("Host(`{{ normalize .Name }}`)").unwrap(), "Host(`app-my-p`)");
+        assert_eq!(rule("Host(`{{.Name}}.localhost`)").unwrap(), "Host(`app-my-p.localhost`)");
+        let label = "Host(`{{ index .Labels \"com.docker.compose.service\" }}.x`)";
+        assert_eq!(rule(label).unwrap(), "Host(`app.x`)");
+        assert_eq!(rule("Host(`{{ .Name | lower }}`)"), None);
+    }
+
+    #[test]
+    fn a_host_is_read_out_of_a_rule() {
+        assert_eq!(host("PathPrefix(`/x`) && Host(`a.b`)").unwrap(), "a.b");
+        assert_eq!(host("Host(`a.b`, `c.d`)").unwrap(), "a.b");
+        assert_eq!(host("HostRegexp(`.+`)"), None);
+        assert_eq!(host("!ClientIP(`::1`)"), None);
+    }
+
+    #[test]
+    fn two_generations_conflict_where_both_define_a_thing_differently() {
+        let found = |one: &str, other: &str| conflict(&labels(one), &labels(other)).map(|c| c.0);
+        let rule = "traefik.http.routers.app.rule=Host(`a`)";
+        assert_eq!(found(rule, rule), None);
+        assert_eq!(found(rule, "traefik.http.routers.other.rule=Host(`b`)"), None);
+        let changed = "traefik.http.routers.app.rule=Host(`b`)";
+        assert_eq!(found(rule, changed).unwrap(), "traefik.http.routers.app.rule");
+        let more = format!("{rule}\ntraefik.http.routers.app.tls=true");
+        assert_eq!(found(rule, &more).unwrap(), "traefik.http.routers.app.tls");
+        let port = |p| format!("traefik.http.services.a.loadbalancer.server.port={p}");
+        assert_eq!(found(&port(1), &port(2)), None);
+    }
+
+    #[test]
+    fn a_database_beside_an_app_has_no_route() {
+        assert!(!mention_a_route(&labels("traefik.docker.network=x")));
+        assert!(mention_a_route(&labels("traefik.http.routers.a.rule=x")));
+        assert_eq!(beyond_http(&labels("traefik.tcp.routers.a.rule=x")), Some("tcp.routers.a.rule"));
+        assert_eq!(enabled(&labels("traefik.enable=TRUE")), Some(true));
+    }
+}
