@@ -18,7 +18,7 @@ use crate::fault::{Exit, Fault};
 use crate::model::{Order, Project, Service, Wrong};
 use crate::observed::{Instance, Observed};
 use crate::plan::{self, Goal, Plan, Strategy};
-use crate::proxy::{Proxy, Wish};
+use crate::proxy::{Backend, Proxy, Wish};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Rollout, Stopped, Tools};
 use crate::wait::Stop;
@@ -78,7 +78,8 @@ impl Run<'_> {
             target,
             proxies: scene::fronting(self.docker, self.project, target, &containers, self.proxies)?,
         };
-        let losses = self.losses(&viewer, &containers)?;
+        let backends = viewer.backends(&containers);
+        let losses = losses(&viewer, &backends)?;
         let probes = viewer.probes()?;
         let down = self.down(target, &containers);
         let scene = viewer.look_at(containers)?;
@@ -93,20 +94,13 @@ impl Run<'_> {
             self.report.warn(&Warning::WeakProbe(service.to_string()));
         }
         checks::collateral(self.docker, &plan, &down)?;
-        self.prepare(&viewer, &plan)?;
+        self.prepare(&viewer, &plan, &backends)?;
         if self.args.dry_run {
             self.report.plan(target.name(), &plan);
             return Ok(());
         }
         self.start_needed(&down)?;
         self.execute(&viewer, &plan, &scene, stop)
-    }
-
-    /// What the proxies in front will lose, by their own configuration.
-    fn losses(&self, viewer: &Viewer, containers: &[Container]) -> Result<Vec<String>, Fault> {
-        let backends = viewer.backends(containers);
-        let checks = viewer.proxies.iter().map(|p| p.check(&backends));
-        Ok(checks.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
     /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy.
@@ -217,12 +211,12 @@ impl Run<'_> {
     }
 
     /// Makes sure that the proxies can be given a rotation; a dry run only says what it would change in them.
-    fn prepare(&self, viewer: &Viewer, plan: &Plan) -> Result<()> {
+    fn prepare(&self, viewer: &Viewer, plan: &Plan, backends: &[Backend]) -> Result<()> {
         let first = &self.project.services[viewer.target.services()[0]];
         let wish = Wish {
             tune: first.settings.proxy.tune.unwrap_or(true),
             starting: plan.starting(),
-            services: viewer.names(),
+            services: viewer.names(backends),
         };
         for proxy in &viewer.proxies {
             let answers = proxy.inspect().iter().map(|q| self.docker.exec(q)).collect::<Result<Vec<_>>>()?;
@@ -262,6 +256,12 @@ impl Run<'_> {
         self.report.event(&Event::StartingNeeded(down.join(", ")));
         self.docker.start_services(down)
     }
+}
+
+/// What the proxies in front will lose, by their own configuration.
+fn losses(viewer: &Viewer, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    let checks = viewer.proxies.iter().map(|p| p.check(backends));
+    Ok(checks.collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// Builds and pulls before anything is touched, so that every image is there; tells whether it did any of it.

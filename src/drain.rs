@@ -179,7 +179,7 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Don
 /// Gives the route back to the proxy's own discovery, once that has caught up.
 ///
 /// # Errors
-/// A proxy that does not answer, refuses, or does not catch up in 30 s; the time until Docker finds them healthy, whom
+/// A proxy that does not answer, refuses, or does not catch up in its time; that until Docker finds them healthy, whom
 /// its discovery may go by, does not count.
 pub fn release(
     docker: &Docker,
@@ -195,7 +195,7 @@ pub fn release(
         }
         match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
             Release::Done => return Ok(Some(())),
-            Release::Wait if healthy.elapsed() > CONFIRM => return Err(not_released(proxy).into()),
+            Release::Wait if healthy.elapsed() > proxy.patience() => return Err(not_released(proxy).into()),
             Release::Wait => {}
             Release::Run(exec) => {
                 checked(docker, &exec, &proxy.name())?;

@@ -1,6 +1,7 @@
 //! Rotation, and what every proxy must answer. An adapter decides nothing and runs nothing: it gives the commands to
 //! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
 
+pub mod caddy;
 pub mod dockercloud;
 mod handover;
 pub mod haproxy;
@@ -177,6 +178,9 @@ impl From<&Container> for Backend {
     }
 }
 
+/// How long a proxy's own discovery may take to see what is there.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One proxy that runs, in front of some services.
 pub trait Proxy: Send + Sync {
     /// What it is and its container's name, for people.
@@ -258,12 +262,17 @@ pub trait Proxy: Send + Sync {
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
     fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release;
 
+    /// How long `release` may take until its discovery has caught up.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
     /// How long a retired part of the proxy may still take up a request, in which case a drained instance is kept.
     fn linger(&self) -> Duration;
 }
 
 /// The kinds of proxy there is an adapter for.
-pub const KINDS: [&str; 4] = ["nginx-proxy", "haproxy", "dockercloud", "traefik"];
+pub const KINDS: [&str; 5] = ["nginx-proxy", "haproxy", "dockercloud", "caddy", "traefik"];
 
 /// Every proxy among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
@@ -271,6 +280,7 @@ pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
         boxed(nginx_proxy::detect(c, containers))
             .or_else(|| boxed(dockercloud::detect(c)))
             .or_else(|| boxed(haproxy::detect(c)))
+            .or_else(|| boxed(caddy::detect(c)))
             .or_else(|| boxed(traefik::detect(c)))
     };
     containers.iter().filter_map(one).collect()
@@ -290,6 +300,7 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
         "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
         "dockercloud" => Ok(Box::new(dockercloud::Dockercloud::new(container))),
         "traefik" => Ok(Box::new(traefik::Traefik::new(container))),
+        "caddy" => Ok(Box::new(caddy::Caddy::new(container))),
         other => Err(unknown_kind(other)),
     }
 }
@@ -303,7 +314,8 @@ pub fn unknown_kind(kind: &str) -> Fault {
 
 /// Whether an image, by its name, is a proxy that there is an adapter for.
 pub fn is_proxy_image(image: &str) -> bool {
-    let known = [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, traefik::is_image];
+    let known =
+        [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, caddy::is_image, traefik::is_image];
     known.iter().any(|is_one| is_one(image))
 }
 

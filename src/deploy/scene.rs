@@ -135,10 +135,14 @@ impl Viewer<'_> {
         running.chain(coming).map(drained).collect()
     }
 
-    /// Each of its services, with every name that Docker's DNS has for it.
-    pub fn names(&self) -> Vec<(String, Vec<String>)> {
-        let services = self.target.services().into_iter();
-        services.map(|s| (s.to_string(), self.project.services[s].names.clone())).collect()
+    /// Each of its services, with every name that Docker's DNS has for what runs of it and for what is to come.
+    pub fn names(&self, backends: &[Backend]) -> Vec<(String, Vec<String>)> {
+        let of = |service: &str| {
+            let its = backends.iter().filter(|b| b.service == service);
+            let names: BTreeSet<String> = its.flat_map(|b| b.names.iter().cloned()).collect();
+            (service.to_string(), names.into_iter().collect())
+        };
+        self.target.services().into_iter().map(of).collect()
     }
 
     /// Reads the containers anew, and looks.

@@ -1,0 +1,372 @@
+//! Caddy: a switch in front of every `reverse_proxy` that routes to a service, put there through the admin API by the
+//! first deploy and turned by files, so that no other deploy needs a reload. What is in flight is Caddy's own count.
+
+mod config;
+mod scripts;
+mod seen;
+mod switch;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Backend, Endpoint, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use crate::docker::inspect::Container;
+use crate::docker::{Done, Exec};
+use crate::fault::Fault;
+use config::{Handler, Means, Upstream, handlers};
+use seen::NOBODY;
+use view::View;
+
+const FILE: &str = "/etc/caddy/Caddyfile";
+
+const WITHOUT: &str = "`--proxy-kind none` deploys without gate and drain";
+
+/// A lookup that is kept for longer than this makes a deploy long enough to be told.
+const SHORT_REFRESH: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Caddy {
+    container: Container,
+    /// It is caddy-docker-proxy, which writes and loads its configuration by the labels of what runs.
+    by_labels: bool,
+    known: Known,
+}
+
+/// What it told of itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Known {
+    /// Where its admin API answers.
+    api: Option<String>,
+    config: Value,
+    means: Means,
+    /// Why there is no answer, and what its configuration file says instead.
+    said: String,
+    file: String,
+}
+
+/// An official image, or one whose process is caddy.
+pub fn detect(container: &Container) -> Option<Caddy> {
+    let mut process = std::iter::once(&container.path).chain(container.args.first());
+    let runs = process.any(|w| Path::new(w).file_name().is_some_and(|f| f == "caddy"));
+    (is_image(&container.config.image) || runs).then(|| Caddy::new(container))
+}
+
+/// `caddy`, or lucaslorentz's `caddy-docker-proxy`, from any registry.
+pub fn is_image(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or("");
+    let name = name.split([':', '@']).next().unwrap_or("");
+    name == "caddy" || name == "caddy-docker-proxy"
+}
+
+impl Caddy {
+    pub fn new(container: &Container) -> Self {
+        let by_labels = container.args.iter().any(|a| a == "docker-proxy")
+            || container.config.image.contains("caddy-docker-proxy");
+        Caddy { container: container.clone(), by_labels, known: Known::default() }
+    }
+
+    /// The file that `--config` names.
+    fn file(&self) -> &str {
+        let args = &self.container.args;
+        let after = args.windows(2).find(|w| ["--config", "-c"].contains(&w[0].as_str())).map(|w| &w[1]);
+        let joined = || args.iter().find_map(|a| a.strip_prefix("--config="));
+        after.map(String::as_str).or_else(joined).unwrap_or(FILE)
+    }
+
+    fn api(&self) -> &str {
+        self.known.api.as_deref().unwrap_or_default()
+    }
+
+    fn means(&self) -> &Means {
+        &self.known.means
+    }
+
+    fn sh(&self, script: impl Into<String>) -> Exec {
+        Exec::sh(&self.container.id, script)
+    }
+
+    fn refused(&self, why: String, hint: impl Into<String>) -> Fault {
+        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    }
+
+    fn unreachable(&self) -> Fault {
+        let hint = match (self.by_labels, self.known.said.contains("executable file not found")) {
+            (true, true) => {
+                "use the tag of its image that ends in `-alpine`: the default has no shell".into()
+            }
+            (false, true) => format!("use an image with a shell, as the official one; or {WITHOUT}"),
+            _ => format!(
+                "take `admin off` out of its configuration and restart it: the API is on by default, and only \
+                 inside of its container; {WITHOUT}"
+            ),
+        };
+        self.silent(&Done { stderr: self.known.said.clone(), ..Done::default() }).hint(hint)
+    }
+
+    fn silent(&self, answer: &Done) -> Fault {
+        let why = "its admin API does not answer, so it cannot be told where to route to".into();
+        self.refused(why, "look at its log").seen(answer.said())
+    }
+}
+
+impl Caddy {
+    /// Its handlers that route to any of these names.
+    fn handlers_of(&self, names: &[String]) -> Vec<Handler> {
+        let names: BTreeSet<String> = names.iter().cloned().collect();
+        let mut all = handlers(&self.known.config);
+        all.retain(|h| h.key(&names).is_some());
+        all
+    }
+
+    /// What of these it routes to, by its configuration; where that is not known, by what its file says.
+    fn routes_to(&self, backend: &Backend) -> bool {
+        match (&self.known.api, self.known.file.is_empty()) {
+            _ if self.by_labels => labelled(backend).is_some(),
+            (Some(_), _) => !self.handlers_of(&backend.names).is_empty(),
+            (None, false) => mentions(&self.known.file, &backend.names),
+            (None, true) => !self.known.said.is_empty(),
+        }
+    }
+
+    /// Its upstreams among those of a backend that cannot be told by a name and a port, with the reason.
+    fn check_handlers(&self, backend: &Backend, stable: &BTreeSet<String>) -> Result<(), Fault> {
+        let names: BTreeSet<String> = backend.names.iter().cloned().collect();
+        let all = self.handlers_of(&backend.names);
+        let ours: Vec<&Upstream> = all.iter().flat_map(|h| h.ours(&names)).collect();
+        if let Some(gone) = ours.iter().find(|u| !stable.contains(&u.host)) {
+            return Err(self.refused(
+                format!("it routes to `{}`, which is one instance and not what comes after it", gone.host),
+                format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
+            ));
+        }
+        match ours.iter().find(|u| u.port.is_none()) {
+            Some(unknown) => Err(self.refused(
+                format!("it does not say at which port `{}` is", unknown.host),
+                format!("write the port out, or use `dynamic a` where it is `dynamic srv`; {WITHOUT}"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// One that knows only one side of a pair would be left without any.
+    fn check_sides(&self, backends: &[Backend]) -> Result<(), Fault> {
+        let all: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
+        for handler in self.handlers_of(&all) {
+            let knows = |b: &&Backend| handler.ours(&b.names.iter().cloned().collect()).next().is_some();
+            if let Some(other) = backends.iter().find(|b| !knows(b)) {
+                let own = handler.upstreams.first().map(|u| u.host.clone()).unwrap_or_default();
+                return Err(self.refused(
+                    format!("it routes to `{own}` and not to `{}`, which takes over from it", other.service),
+                    format!("name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT}", other.service),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest that its own discovery keeps an address of these.
+    fn refresh(&self, backends: &[Backend]) -> Option<Duration> {
+        let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
+        let handlers = self.handlers_of(&names);
+        handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
+    }
+
+    fn losses(&self, backends: &[Backend]) -> Vec<String> {
+        let name = self.name();
+        let by_labels = self.by_labels.then(|| {
+            format!(
+                "{name}: caddy-docker-proxy routes to an instance from its start on, ready or not; with the label \
+                 `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile"
+            )
+        });
+        let waits = self.refresh(backends).filter(|r| *r > SHORT_REFRESH).map(|refresh| {
+            let refresh = humantime::format_duration(refresh);
+            format!(
+                "{name}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start; \
+                 with `refresh 1s` it does not wait"
+            )
+        });
+        by_labels.into_iter().chain(waits).collect()
+    }
+}
+
+/// The label by which caddy-docker-proxy is told to route to something.
+fn labelled(backend: &Backend) -> Option<&String> {
+    let is_caddys = |key: &str| key == "caddy" || key.starts_with("caddy.") || key.starts_with("caddy_");
+    backend.labels.iter().find(|(key, _)| is_caddys(key)).map(|(_, value)| value)
+}
+
+/// The port of `caddy.reverse_proxy: "{{upstreams 3000}}"`.
+fn labelled_port(labels: &BTreeMap<String, String>) -> Option<u16> {
+    let mut routes =
+        labels.iter().filter(|(key, _)| key.starts_with("caddy") && key.ends_with("reverse_proxy"));
+    routes.find_map(|(_, v)| v.trim_matches(['{', '}', ' ']).rsplit(' ').next()?.parse().ok())
+}
+
+/// Whether a configuration file has one of these names outside of a comment.
+fn mentions(file: &str, names: &[String]) -> bool {
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let lines = file.lines().filter(|l| !l.trim_start().starts_with('#'));
+    let mut words = lines.flat_map(|l| l.split(|c| !in_name(c)));
+    words.any(|word| names.iter().any(|n| n == word))
+}
+
+impl Proxy for Caddy {
+    fn name(&self) -> String {
+        format!("caddy `{}`", self.container.name())
+    }
+
+    fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn fronts(&self, backend: &Backend) -> bool {
+        let reaches = |n: &String| self.container.networks().any(|own| own == n);
+        backend.networks.iter().any(reaches) && self.routes_to(backend)
+    }
+
+    fn port(&self, container: &Container) -> Option<u16> {
+        let names = container.names();
+        let own = names.iter().cloned().collect();
+        let told = self.handlers_of(&names).iter().find_map(|h| h.ours(&own).find_map(|u| u.port));
+        told.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
+    }
+
+    fn host(&self, container: &Container) -> Option<String> {
+        self.handlers_of(&container.names()).into_iter().find_map(|h| h.public)
+    }
+
+    fn introduction(&self) -> Option<Exec> {
+        Some(self.sh(scripts::introduction(self.file())))
+    }
+
+    fn learn(&mut self, answer: &Done) {
+        self.known = Known::read(answer);
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+        if self.known.api.is_none() {
+            return Err(self.unreachable());
+        }
+        for backend in backends {
+            let same = backends.iter().filter(|b| b.service == backend.service);
+            let stable = |name: &&String| same.clone().all(|b| b.names.contains(*name));
+            self.check_handlers(backend, &backend.names.iter().filter(stable).cloned().collect())?;
+        }
+        self.check_sides(backends)?;
+        Ok(self.losses(backends))
+    }
+
+    fn inspect(&self) -> Vec<Exec> {
+        vec![self.question(&[])]
+    }
+
+    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        let answer = answers.first().cloned().unwrap_or_default();
+        let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
+        let view = view.ok_or_else(|| self.silent(&answer))?;
+        Ok(self.preparation(&view, wish.tune).into_iter().collect())
+    }
+
+    fn needs_reading(&self) -> bool {
+        true
+    }
+
+    /// Where nobody serves yet, nobody gets requests until somebody is ready.
+    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        let view = self.view(now, &rotation.all()).filter(|v| !v.handlers.is_empty())?;
+        self.turn(&view, &names_in(rotation))
+    }
+
+    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+        let view = self.view(now, &rotation.all());
+        view.is_some_and(|v| v.handlers.is_empty() || v.sends_to(&names_in(rotation)))
+    }
+
+    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        let view = self.view(now, &rotation.all()).filter(|_| !rotation.inside.is_empty())?;
+        self.turn(&view, &names_in(rotation))
+    }
+
+    fn question(&self, _endpoints: &[Endpoint]) -> Exec {
+        self.sh(scripts::question(self.api(), self.means()))
+    }
+
+    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+        let view = self.view(answer, endpoints).ok_or_else(|| self.silent(answer))?;
+        let routed = endpoints.iter().filter(|e| view.routes_to(e));
+        Ok(Reading {
+            routed: routed.map(|e| e.id.clone()).collect(),
+            settled: view.is_switched || !view.is_on(),
+            in_flight: view.in_flight(endpoints),
+            ..Reading::default()
+        })
+    }
+
+    fn diagnose(&self) -> Exec {
+        self.sh(scripts::diagnosis(self.means()))
+    }
+
+    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+        match self.view(now, ours) {
+            Some(view) if view.stale_for().is_zero() => self.give_back(&view),
+            Some(_) | None => Release::Wait,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let kept =
+            handlers(&self.known.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
+        super::PATIENCE + kept.max().unwrap_or_default()
+    }
+
+    fn linger(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// The names that a bank is to have; never none.
+fn names_in(rotation: &Rotation) -> Vec<String> {
+    let mut names: Vec<String> = rotation.inside.iter().map(|e| e.name.clone()).collect();
+    names.sort_unstable();
+    match names.is_empty() {
+        true => vec![NOBODY.into()],
+        false => names,
+    }
+}
+
+impl Known {
+    fn read(answer: &Done) -> Known {
+        let line = |mark: &str| answer.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
+        let version = version(line("@version"));
+        let (head, config) = answer.stdout.split_once("@config\n").unwrap_or((&answer.stdout, ""));
+        let config = serde_json::from_str(config.trim()).ok();
+        let (said, file) = head.split_once("@file\n").unwrap_or((head, ""));
+        let said = said.split_once("@said ").map_or(answer.said(), |(_, said)| said);
+        Known {
+            api: config.as_ref().map(|_| line("@api ").into()),
+            config: config.unwrap_or_default(),
+            means: Means {
+                folder: line("@folder ").into(),
+                reads_files: version >= (2, 8),
+                sets_host: version >= (2, 11),
+            },
+            said: said.trim().into(),
+            file: file.into(),
+        }
+    }
+}
+
+/// Reads `v2.11.4 h1:…`; one that cannot be told counts as old.
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.trim_start_matches('v').split('.').map(|p| p.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+#[path = "caddy/tests.rs"]
+mod tests;

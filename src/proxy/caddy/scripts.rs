@@ -1,0 +1,115 @@
+//! The scripts that run in Caddy's container: POSIX sh, with what is in its official images of any age.
+
+use super::config::{Means, OURS};
+
+/// `ask PATH` reads from the admin API, `ask PATH FILE` posts to it. Official images have curl since 2.11, and only
+/// busybox's wget before; bash is for images of one's own. A socket's path needs curl.
+const ASK: &str = r#"unset http_proxy HTTP_PROXY all_proxy ALL_PROXY
+by_bash='exec 3<>/dev/tcp/${0%:*}/${0##*:} || exit 1
+verb=GET; length=0; [ -z "$2" ] || { verb=POST; length=$(wc -c < "$2"); }
+printf "$verb $1 HTTP/1.0\r\nHost: $0\r\nContent-Type: application/json\r\nContent-Length: $length\r\n\r\n" >&3
+[ -z "$2" ] || cat "$2" >&3
+sed "1,/^\r*\$/d" <&3'
+ask() {
+  type=Content-Type:application/json
+  case $api in
+    unix/*) at=http://caddy; by="--unix-socket ${api#unix/} -H Host;" ;;
+    *) at=http://$api; by= ;;
+  esac
+  if command -v curl >/dev/null; then curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"
+  elif command -v wget >/dev/null; then wget -q -O - ${2:+--header $type --post-file $2} "$at$1"
+  elif command -v bash >/dev/null; then bash -c "$by_bash" "$api" "$@"
+  else echo 'there is neither curl, wget nor bash in it' >&2; return 1
+  fi
+}
+"#;
+
+fn asking(api: &str) -> String {
+    format!("api='{api}'\n{ASK}")
+}
+
+/// Finds the admin API where the configuration file, the environment or Caddy's default says it is, and reads the
+/// running configuration; where there is none, prints the file.
+pub fn introduction(file: &str) -> String {
+    format!(
+        r#"# find the admin API
+{ask}for d in /dev/shm /tmp; do [ -w $d ] && echo "@folder $d" && break; done
+echo "@version $(caddy version 2>/dev/null)"
+said=$(sed -n 's/^[[:space:]]*admin[[:space:]]\{{1,\}}\([^[:space:]{{]\{{1,\}}\).*/\1/p' '{file}' 2>/dev/null | head -n 1)
+for api in "$said" "$CADDY_ADMIN" 127.0.0.1:2019; do
+  api=${{api#tcp/}}
+  case $api in
+    '' | off) continue ;;
+    unix/*) ;;
+    :* | localhost:* | 0.0.0.0:* | '[::]:'*) api=127.0.0.1:${{api##*:}} ;;
+  esac
+  config=$(ask /config/ 2>&1) && case $config in
+    '{{"error"'*) ;;
+    *) echo "@api $api"; printf '@config\n%s\n' "$config"; exit ;;
+  esac
+done
+printf '@said %s\n@file\n' "$config"
+cat '{file}'"#,
+        ask = asking("")
+    )
+}
+
+/// Prints how the switches are set and since when, what is in their banks, Caddy's counts, and its configuration: the
+/// counts after the switches, so that what was begun before is among them.
+pub fn question(api: &str, means: &Means) -> String {
+    format!(
+        r#"# what does it route to
+{ask}age() {{ echo $(( $(date +%s) - $(stat -c %Y $1) )); }}
+cd {folder}/{OURS} 2>/dev/null && for k in *; do
+  [ -e $k/on ] && echo "@on $k $(age $k/on)"
+  [ -e $k/switched ] && echo "@switched $k $(age $k/switched)"
+  [ -e $k/once ] && echo "@once $k"
+  for b in a b; do [ -e $k/$b.set ] && echo "@bank $k/$b $(cat $k/$b.set)"; done
+done
+echo @upstreams; ask /reverse_proxy/upstreams || exit 1
+echo; echo @config; ask /config/ || exit 1"#,
+        ask = asking(api),
+        folder = means.folder
+    )
+}
+
+/// Fills a bank that gets no request now. A request may find any of its slots, so all of them have a name.
+pub fn fill(place: &str, bank: &str, names: &[String], means: &Means) -> String {
+    let slots: Vec<&str> = names.iter().map(String::as_str).cycle().take(means.slots()).collect();
+    let put = match means.reads_files {
+        true => format!("printf %s $n > {place}/{bank}/$i"),
+        false => format!("mkdir {place}/{bank}/$i; : > {place}/{bank}/$i/$n"),
+    };
+    format!(
+        "rm -rf {place}/{bank}; mkdir -p {place}/{bank}; i=0
+for n in {slots}; do i=$((i+1)); {put}; done
+echo '{names}' > {place}/{bank}.set
+",
+        slots = slots.join(" "),
+        names = names.join(" ")
+    )
+}
+
+/// Loads the second line of what it reads, if what Caddy has is still the first one: what somebody else has changed in
+/// between is not undone, and seen by the next look. What Caddy says of a configuration that it refuses is told.
+pub fn load(api: &str, means: &Means) -> String {
+    format!(
+        r#"{ask}umask 077
+f={folder}/.{OURS}-$$
+trap 'rm -f $f $f.json' EXIT
+cat > $f
+[ "$(sed -n 1p $f)" = "$(ask /config/)" ] || exit 0
+sed -n 2p $f > $f.json
+said=$(ask /load $f.json 2>&1) && case $said in *'"error":'*) ;; *) exit 0 ;; esac
+printf '%s\n' "$said" >&2
+command -v curl >/dev/null || caddy validate --config $f.json 2>&1 | tail -n 1 >&2
+exit 1"#,
+        ask = asking(api),
+        folder = means.folder
+    )
+}
+
+/// How the switches are set; the configuration itself may hold secrets.
+pub fn diagnosis(means: &Means) -> String {
+    format!("cd {}/{OURS} 2>/dev/null && ls */on */switched 2>/dev/null; grep . */*.set", means.folder)
+}

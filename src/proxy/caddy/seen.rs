@@ -1,0 +1,105 @@
+//! What the question's script printed: how the switches are set, what Caddy counts, and its configuration.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::config::OURS;
+
+/// Stands in a bank where nobody is ready: not a name, so that Caddy asks no name server and answers 502 at once.
+pub const NOBODY: &str = "-";
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    /// As Caddy wrote it, on one line.
+    pub raw: String,
+    pub config: Value,
+    /// Requests in flight by what Caddy dials; an address may be listed twice.
+    busy: Vec<(String, usize)>,
+    /// By key.
+    pub switches: BTreeMap<String, Switch>,
+}
+
+/// The files of a switch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Switch {
+    /// Seconds since it was turned on.
+    on: Option<u64>,
+    /// Seconds since bank `b` has its turn.
+    switched: Option<u64>,
+    /// It is to be taken out of Caddy's configuration at the end of the deploy.
+    pub once: bool,
+    banks: BTreeMap<String, Vec<String>>,
+}
+
+impl Switch {
+    /// The bank that gets the requests; none while it is off.
+    pub fn bank(&self) -> Option<&'static str> {
+        match (self.switched, self.on) {
+            (Some(_), _) => Some("b"),
+            (None, Some(_)) => Some("a"),
+            (None, None) => None,
+        }
+    }
+
+    /// The names that get requests; none while it is off.
+    pub fn names(&self) -> Option<&[String]> {
+        self.bank().map(|bank| self.banks.get(bank).map_or(&[][..], Vec::as_slice))
+    }
+
+    /// Seconds since Caddy has looked at the handler behind it.
+    pub fn age(&self) -> Option<u64> {
+        self.on.or(self.switched)
+    }
+}
+
+impl Seen {
+    pub fn parse(text: &str) -> Option<Seen> {
+        let (head, rest) = text.split_once("@upstreams\n")?;
+        let (upstreams, config) = rest.split_once("@config\n")?;
+        let mut seen = Seen { raw: config.trim().into(), busy: counts(upstreams)?, ..Seen::default() };
+        seen.config = serde_json::from_str(&seen.raw).ok()?;
+        head.lines().for_each(|line| seen.note(line));
+        seen.config.get("error").is_none().then_some(seen)
+    }
+
+    fn note(&mut self, line: &str) {
+        let mut words = line.split_whitespace();
+        let (Some(kind), Some(key)) = (words.next(), words.next()) else {
+            return;
+        };
+        let (key, bank) = key.split_once('/').unwrap_or((key, ""));
+        let switch = self.switches.entry(key.into()).or_default();
+        let mut age = || Some(words.next().and_then(|a| a.parse().ok()).unwrap_or(0));
+        match kind {
+            "@on" => switch.on = age(),
+            "@switched" => switch.switched = age(),
+            "@once" => switch.once = true,
+            _ => drop(switch.banks.insert(bank.into(), words.map(String::from).collect())),
+        }
+    }
+
+    pub fn switch(&self, key: &str) -> Switch {
+        self.switches.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Requests in flight to exactly this address.
+    pub fn to(&self, dial: &str) -> usize {
+        self.busy.iter().filter(|(address, _)| address == dial).map(|(_, count)| count).sum()
+    }
+
+    /// Requests in flight that were begun by a bank.
+    pub fn by(&self, key: &str, bank: &str) -> usize {
+        let slot = format!("/{OURS}/{key}/{bank}/");
+        self.busy.iter().filter(|(address, _)| address.contains(&slot)).map(|(_, count)| count).sum()
+    }
+}
+
+fn counts(text: &str) -> Option<Vec<(String, usize)>> {
+    let list: Value = serde_json::from_str(text.trim()).ok()?;
+    let count = |entry: &Value| {
+        let requests = entry["num_requests"].as_u64()?;
+        Some((entry["address"].as_str()?.to_string(), requests as usize))
+    };
+    Some(list.as_array().into_iter().flatten().filter_map(count).collect())
+}

@@ -1,0 +1,106 @@
+//! What is done to the switches: put in place, turned, and given back.
+
+use serde_json::Value;
+
+use super::config::{plain, switched};
+use super::view::{View, names};
+use super::{Caddy, scripts};
+use crate::docker::{Done, Exec};
+use crate::proxy::{Endpoint, Preparation, Proxy, Release};
+
+const STAYS: &str = "a switch in front of its `reverse_proxy`, by a reload; between deploys it does nothing, and until \
+    Caddy starts anew or is reloaded the next deploy needs no reload";
+const GOES: &str = "a switch in front of its `reverse_proxy`, for this deploy only (`x-zd.proxy.tune: false`): a reload \
+    before it and one after it";
+
+impl Caddy {
+    pub fn view(&self, now: &Done, endpoints: &[Endpoint]) -> Option<View> {
+        View::read(&now.stdout, names(endpoints), self.means())
+    }
+
+    /// The switches that are missing. They stay, where something may.
+    pub fn preparation(&self, view: &View, stays: bool) -> Option<Preparation> {
+        if view.handlers.is_empty() || (view.is_switched && stays) {
+            return None;
+        }
+        let reset = if view.has_switch { String::new() } else { self.each(view, reset) };
+        let once = if stays { String::new() } else { self.each(view, once) };
+        let exec = match view.is_switched {
+            true => self.sh(format!("# the switch goes\n{once}")),
+            false => self.put(view, &format!("{reset}{once}")),
+        };
+        let note = format!("{}: {}", self.name(), if stays { STAYS } else { GOES });
+        Some(Preparation { exec, note, required: true })
+    }
+
+    /// Turns every switch to these names. One that is missing is put in place until the end of the deploy only: somebody
+    /// has just taken it away.
+    pub fn turn(&self, view: &View, names: &[String]) -> Option<Exec> {
+        let slots = self.means().slots();
+        if names.len() > slots {
+            let said = format!("a switch has slots for {slots} instances, and there are {}", names.len());
+            return Some(self.sh(format!("echo '{said}' >&2; exit 1")));
+        }
+        let turns: String = view.keys().iter().filter_map(|key| self.turned(view, key, names)).collect();
+        match (view.is_switched, turns.is_empty()) {
+            (true, true) => None,
+            (true, false) => {
+                Some(self.sh(format!("# send requests to {}\nset -e\n{turns}", names.join(" "))))
+            }
+            (false, _) => Some(self.put(view, &format!("{turns}{}", self.each(view, once)))),
+        }
+    }
+
+    /// Fills the bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
+    fn turned(&self, view: &View, key: &str, names: &[String]) -> Option<String> {
+        let (switch, place) = (view.seen.switch(key), self.means().place(key));
+        let fill = |bank| scripts::fill(&place, bank, names, self.means());
+        match switch.bank() {
+            _ if switch.names() == Some(names) => None,
+            None => Some(format!("rm -f {place}/switched\n{}: > {place}/on\n", fill("a"))),
+            Some("a") => Some(format!("{}: > {place}/switched\n", fill("b"))),
+            Some(_) => Some(format!("{}rm -f {place}/switched\n", fill("a"))),
+        }
+    }
+
+    /// Turns the switches off, and takes those out that are not to stay.
+    pub fn give_back(&self, view: &View) -> Release {
+        let goes = view.keys().iter().any(|key| view.seen.switch(key).once);
+        match (view.is_on(), goes) {
+            (false, false) => Release::Done,
+            (true, false) => Release::Run(self.sh(format!("# the switch is off\n{}", self.each(view, off)))),
+            (_, true) => {
+                let without = plain(&view.seen.config, &view.names);
+                Release::Run(self.load(&self.each(view, reset), view, &without))
+            }
+        }
+    }
+
+    fn put(&self, view: &View, first: &str) -> Exec {
+        self.load(first, view, &switched(&view.seen.config, &view.names, self.means()))
+    }
+
+    /// Changes its configuration, after a script of ours.
+    fn load(&self, first: &str, view: &View, wanted: &Value) -> Exec {
+        let load = scripts::load(self.api(), self.means());
+        let script = format!("# load a configuration\nset -e\n{first}set +e\n{load}");
+        Exec { stdin: Some(format!("{}\n{wanted}\n", view.seen.raw)), ..self.sh(script) }
+    }
+
+    fn each(&self, view: &View, line: fn(&str) -> String) -> String {
+        view.keys().iter().map(|key| line(&self.means().place(key))).collect()
+    }
+}
+
+fn once(place: &str) -> String {
+    format!("mkdir -p {place}; : > {place}/once\n")
+}
+
+/// In this order: without `on`, the bank of `switched` still has its turn.
+fn off(place: &str) -> String {
+    format!("rm -f {place}/on {place}/switched\n")
+}
+
+fn reset(place: &str) -> String {
+    format!("rm -f {place}/on {place}/switched {place}/once\n")
+}
