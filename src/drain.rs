@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::docker::{Docker, Done, Exec};
 use crate::fault::Fault;
-use crate::proxy::{Endpoint, Proxy, Reading, Release, Rotation};
+use crate::proxy::{Endpoint, Open, Proxy, Reading, Release, Rotation};
 use crate::wait::{self, Stop, Waited};
 
 /// How often the proxy is asked.
@@ -35,8 +35,8 @@ pub struct Routing<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Drained {
     Idle,
-    /// The limit passed with this many connections to those that were drained.
-    Limit(usize),
+    /// The limit passed with this open to those that were drained.
+    Limit(Open),
 }
 
 impl Routing<'_> {
@@ -104,27 +104,23 @@ impl Routing<'_> {
     pub fn wait_until_idle(&self, limit: Duration, stop: &Stop) -> Result<Drained> {
         let start = Instant::now();
         let mut quiet = 0;
-        let mut open = 0;
+        let mut open = Open::default();
         let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
             let Some(reading) = self.read().ok().filter(|r| r.confirms(&self.rotation)) else {
                 self.set(stop)?;
                 quiet = 0;
                 return Ok(None);
             };
-            open = reading.open(&self.rotation, limit);
-            quiet = match open {
-                0 => quiet + 1,
-                _ => 0,
-            };
+            open = reading.open(&self.rotation);
+            quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
             let late_requests = reading.lingering && start.elapsed() < self.proxy.linger();
             let enough = if reading.lingering { QUIET } else { 1 };
             Ok((quiet >= enough && !late_requests).then_some(()))
         })?;
         match waited {
-            Waited::Done(()) => Ok(Drained::Idle),
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-            Waited::TimedOut if open == 0 => Ok(Drained::Idle),
-            Waited::TimedOut => Ok(Drained::Limit(open)),
+            _ if open.requests + open.unsure == 0 => Ok(Drained::Idle),
+            _ => Ok(Drained::Limit(open)),
         }
     }
 

@@ -55,13 +55,9 @@ impl Rotation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InFlight {
     Exact(usize),
-    /// Connections that may be idle as well; `quiet` is how long none of them can have been given a new request.
+    /// `exact` requests, and `open` connections that may be idle as well; `quiet` is how long none of those can have been
+    /// given a new request.
     AtMost {
-        open: usize,
-        quiet: Duration,
-    },
-    /// Besides those that may be idle there are connections that would be gone if they were.
-    Partly {
         exact: usize,
         open: usize,
         quiet: Duration,
@@ -91,17 +87,35 @@ impl Reading {
         self.settled && rotation.inside.iter().all(served) && !rotation.outside.iter().any(routed)
     }
 
-    /// Connections to those outside of the rotation that may carry a request. What has been given no new request for
-    /// `limit` has been drained for as long, so that it is not waited for.
-    pub fn open(&self, rotation: &Rotation, limit: Duration) -> usize {
-        let of = |e: &Endpoint| match self.in_flight.get(&e.id) {
-            Some(InFlight::Exact(count)) => *count,
-            Some(InFlight::AtMost { open, quiet }) if *quiet < limit => *open,
-            Some(InFlight::Partly { exact, open, quiet }) if *quiet < limit => exact + open,
-            Some(InFlight::Partly { exact, .. }) => *exact,
-            Some(InFlight::AtMost { .. }) | None => 0,
-        };
-        rotation.outside.iter().map(of).sum()
+    /// What is open to those outside of the rotation: requests, and connections that may be idle.
+    pub fn open(&self, rotation: &Rotation) -> Open {
+        let of = |e: &Endpoint| self.in_flight.get(&e.id).copied().unwrap_or(InFlight::Exact(0));
+        let all = rotation.outside.iter().map(of);
+        all.fold(Open { quiet: Duration::MAX, ..Open::default() }, |sum, one| match one {
+            InFlight::Exact(count) => Open { requests: sum.requests + count, ..sum },
+            InFlight::AtMost { exact, open, quiet } => Open {
+                requests: sum.requests + exact,
+                unsure: sum.unsure + open,
+                quiet: if open > 0 { sum.quiet.min(quiet) } else { sum.quiet },
+            },
+        })
+    }
+}
+
+/// What is open to the instances that leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Open {
+    pub requests: usize,
+    /// Connections that may carry a request, or be idle.
+    pub unsure: usize,
+    /// For how long none of them can have been given a new request.
+    pub quiet: Duration,
+}
+
+impl Open {
+    /// Nothing to wait for any more: no request, and nothing that is not older than the limit.
+    pub fn is_over(&self, limit: Duration) -> bool {
+        self.requests == 0 && (self.unsure == 0 || self.quiet >= limit)
     }
 }
 
@@ -355,6 +369,26 @@ mod tests {
         assert!(!reading(&["new"], false).confirms(&rotation));
         assert!(!reading(&["new", "old"], true).confirms(&rotation));
         assert!(!reading(&[], true).confirms(&rotation));
+    }
+
+    #[test]
+    fn what_has_been_given_no_request_for_the_limit_is_not_waited_for() {
+        let rotation = Rotation { inside: vec![], outside: vec![endpoint("a"), endpoint("b")] };
+        let open = |exact, unsure, seconds| {
+            let quiet = Duration::from_secs(seconds);
+            let in_flight = [
+                ("a".to_string(), InFlight::AtMost { exact, open: unsure, quiet }),
+                ("b".to_string(), InFlight::Exact(1)),
+            ];
+            Reading { in_flight: in_flight.into(), ..Reading::default() }.open(&rotation)
+        };
+        assert_eq!(open(2, 3, 4), Open { requests: 3, unsure: 3, quiet: Duration::from_secs(4) });
+        let limit = Duration::from_secs(30);
+        let over = |requests, unsure, seconds| {
+            Open { requests, unsure, quiet: Duration::from_secs(seconds) }.is_over(limit)
+        };
+        assert!(over(0, 0, 0) && over(0, 3, 30));
+        assert!(!over(1, 0, 30) && !over(0, 3, 29));
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub enum Warning {
     DrainLimit {
         names: String,
         limit: Duration,
-        open: usize,
+        requests: usize,
+        /// Connections of which the proxy does not tell whether they are idle.
+        unsure: usize,
     },
     Hook {
         name: String,
@@ -98,10 +100,12 @@ impl fmt::Display for Warning {
                     "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
                 )
             }
-            Warning::DrainLimit { names, limit, open } => write!(
+            Warning::DrainLimit { names, limit, requests, unsure } => write!(
                 f,
-                "{names} still had {open} {} after {} (`x-zd.drain.timeout`); stopped all the same",
-                plural(*open, "request in flight", "requests in flight"),
+                "{names} still had {}{} {} after {} (`x-zd.drain.timeout`); stopped all the same",
+                if *unsure > 0 { "up to " } else { "" },
+                requests + unsure,
+                plural(requests + unsure, "request in flight", "requests in flight"),
                 humantime::format_duration(*limit)
             ),
             Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
@@ -206,7 +210,12 @@ mod tests {
 
     #[test]
     fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
-        let warning = Warning::DrainLimit { names: "app-1".into(), limit: Duration::from_secs(30), open: 1 };
+        let warning = Warning::DrainLimit {
+            names: "app-1".into(),
+            limit: Duration::from_secs(30),
+            requests: 1,
+            unsure: 0,
+        };
         assert_eq!(
             warning.to_string(),
             "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped all the same"

@@ -250,19 +250,20 @@ impl<'a> Rollout<'a> {
         if self.tools.proxies.iter().any(|p| p.steers()) {
             keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
-        let mut open = 0;
+        let (mut requests, mut unsure) = (0, 0);
         for routing in self.routings(keys).into_iter().map(|r| self.told(r, keys)) {
             match routing.wait_until_idle(settings.drain_timeout, &self.stop)? {
                 Drained::Idle => {}
-                Drained::Limit(count) => open += count,
+                Drained::Limit(open) => (requests, unsure) = (requests + open.requests, unsure + open.unsure),
             }
         }
-        match open {
+        match requests + unsure {
             0 => self.tell(Event::Idle, keys),
-            open => self.tools.report.warn(&Warning::DrainLimit {
+            _ => self.tools.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
                 limit: settings.drain_timeout,
-                open,
+                requests,
+                unsure,
             }),
         }
         Ok(())

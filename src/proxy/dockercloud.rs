@@ -211,7 +211,7 @@ impl Proxy for Dockercloud {
             failing: ids(&|e| !answer.of(e).any(Slot::is_routed)),
             settled: answer.frozen,
             in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
-            lingering: answer.retired,
+            lingering: answer.retired.is_some(),
         })
     }
 
@@ -248,21 +248,22 @@ struct Answer {
     /// Every server, of every backend.
     slots: Vec<Slot>,
     frozen: bool,
-    /// An HAProxy that only finishes what it has is still there.
-    retired: bool,
-    /// Remote addresses of the connections that retired ones have.
-    late: Vec<String>,
+    /// How long ago an HAProxy was retired that still finishes what it has.
+    retired: Option<Duration>,
+    /// Remote addresses of all connections from its container, while there is such a one.
+    connections: Vec<String>,
 }
 
 impl Answer {
     fn parse(text: &str) -> Option<Answer> {
         let of = |mark: &'static str| text.lines().filter_map(move |l| l.strip_prefix(mark));
         let manager = of("@manager ").next()?;
+        let age = of("@retired ").find_map(|seconds| seconds.parse::<f64>().ok());
         Some(Answer {
             slots: Slot::parse(text)?,
             frozen: manager == "T",
-            retired: of("@retired").next().is_some(),
-            late: of("@late ").map(String::from).collect(),
+            retired: age.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+            connections: of("@connection ").map(String::from).collect(),
         })
     }
 
@@ -270,10 +271,16 @@ impl Answer {
         self.slots.iter().filter(|s| s.name == endpoint.name)
     }
 
+    /// HAProxy counts its own requests; those of a retired one are among the connections, with idle ones of both.
     fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
+        let exact = self.of(endpoint).map(|s| s.in_flight).sum::<usize>();
         let ours: Vec<String> = endpoint.addresses.iter().map(super::hex).collect();
-        let late = self.late.iter().filter(|l| ours.iter().any(|o| l.ends_with(o.as_str()))).count();
-        InFlight::Exact(self.of(endpoint).map(|s| s.in_flight).sum::<usize>() + late)
+        let is_ours = |c: &&String| ours.iter().any(|o| c.ends_with(o.as_str()));
+        let open = self.connections.iter().filter(is_ours).count().saturating_sub(exact);
+        match self.retired {
+            Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
+            _ => InFlight::Exact(exact),
+        }
     }
 }
 

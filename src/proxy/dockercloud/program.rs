@@ -1,7 +1,8 @@
 //! What runs in the container: there is a Python (2.7 in the original) and little else.
 
 /// `ask`, `tell`, `freeze` or `resume`, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
-/// state of the manager (`T` is stopped), and what an HAProxy that was retired by a reload still has open.
+/// state of the manager (`T` is stopped), and while an HAProxy lives that a reload retired, how long ago that was and
+/// every connection from here. Whose they are cannot be read: the processes run as another user.
 ///
 /// A frozen manager is let go after ten minutes by a process that stays behind: were we killed, nobody else would.
 pub const PROGRAM: &str = r#"import os,select,signal,socket,sys
@@ -10,9 +11,6 @@ def cat(path):
   try:
     with open(path) as f: return f.read()
   except (IOError,OSError): return ""
-def links(folder):
-  try: return [os.readlink(folder+"/"+f) for f in os.listdir(folder)]
-  except OSError: return []
 managers,haproxies=[],[]
 for pid in filter(str.isdigit,os.listdir("/proc")):
   words=cat("/proc/%s/cmdline"%pid).split("\0")
@@ -52,14 +50,11 @@ if action=="ask":
   sys.stdout.write(haproxy("show servers state; show stat -1 4 -1"))
   for pid,state in managers: print("@manager "+state)
   haproxies.sort()
-  sockets=set()
-  for start,pid in haproxies[:-1]:
-    print("@retired")
-    sockets.update(links("/proc/%s/fd"%pid))
-  tables=cat("/proc/net/tcp")+cat("/proc/net/tcp6") if sockets else ""
+  uptime=float(cat("/proc/uptime").split()[0])
+  if haproxies[1:]: print("@retired %f"%(uptime-haproxies[-1][0]/100.0))
+  tables=cat("/proc/net/tcp")+cat("/proc/net/tcp6") if haproxies[1:] else ""
   for cells in map(str.split,tables.splitlines()):
-    if len(cells)>9 and "socket:[%s]"%cells[9] in sockets and cells[3] in ("01","02","03","08"):
-      print("@late "+cells[2].split(":")[0])
+    if cells[3:] and cells[3] in ("01","02","03","08"): print("@connection "+cells[2].split(":")[0])
 elif commands:
   said=haproxy(commands).strip()
   if said: sys.exit(said)

@@ -109,10 +109,18 @@ fn clients_that_are_tied_to_their_server_are_taken_off_it() {
 
 #[test]
 fn what_a_retired_haproxy_still_answers_counts() {
-    let late = RECORDED.replace("@manager T", "@manager T\n@retired\n@late 020015AC\n@late 050015AC");
+    let with = |connections| {
+        format!(
+            "{RECORDED}@retired 2.5\n@connection 050015AC\n{}",
+            "@connection 020015AC\n".repeat(connections)
+        )
+    };
     let read = |state: &str| dockercloud().read(&done(state), &rotation().all()).unwrap();
     assert_eq!(read(RECORDED).in_flight["1"], InFlight::Exact(3));
-    assert_eq!(read(&late).in_flight["1"], InFlight::Exact(4));
+    assert_eq!(read(&with(3)).in_flight["1"], InFlight::Exact(3), "no more than HAProxy counts itself");
+    let quiet = Duration::from_millis(2500);
+    assert_eq!(read(&with(4)).in_flight["1"], InFlight::AtMost { exact: 3, open: 1, quiet });
+    let late = with(0);
     assert!(read(&late).lingering && !read(RECORDED).lingering);
     assert!(read(RECORDED).settled && !read(&RECORDED.replace("@manager T", "@manager S")).settled);
     assert!(dockercloud().read(&done("Permission denied"), &[]).is_err());

@@ -76,10 +76,10 @@ impl Answer {
     pub fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
         let its: Vec<&String> = self.connections.iter().filter(|c| is_to(c, &endpoint.addresses)).collect();
         let (Some(first), true) = (self.first, pin::has_own_transport(endpoint)) else {
-            return InFlight::AtMost { open: its.len(), quiet: Duration::ZERO };
+            return InFlight::AtMost { exact: 0, open: its.len(), quiet: Duration::ZERO };
         };
         let idle = its.iter().filter(|c| self.before.contains(**c)).count();
-        InFlight::Partly { exact: its.len() - idle, open: idle, quiet: self.now.saturating_sub(first) }
+        InFlight::AtMost { exact: its.len() - idle, open: idle, quiet: self.now.saturating_sub(first) }
     }
 
     /// The addresses of the servers that discovery has found; none where the API does not tell.

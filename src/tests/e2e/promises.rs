@@ -84,7 +84,7 @@ impl Front {
         let load = stage.start_load("");
         stage.set("VERSION=2");
         let ran = stage.deploy("app --drain-timeout 2s");
-        ran.exits(0).says("still had 1 request in flight after 2s");
+        ran.exits(0).says("1 request in flight after 2s");
         load.end().all_from(&["1", "2"]);
         drop(stream);
         self.expect(&stage, "2", self.count);
