@@ -73,10 +73,11 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
 pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
-    let claims = |s: &&Service| proxy::claims(&backend(project, s));
-    if services.iter().any(overridden) || !services.iter().any(claims) {
+    if services.iter().any(overridden) {
         return Ok(());
     }
+    let claims = |s: &&Service| proxy::claims(&backend(project, s));
+    let claimed = services.iter().any(claims);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
     fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(project, s))));
     if fronting.iter().any(|p| p.container().is_running()) {
@@ -86,8 +87,10 @@ pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         Err(Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
             .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`")))
     };
-    let own = project.services.values().find(|s| proxy::is_proxy_image(&s.image));
-    match (fronting.first(), own) {
+    // What a proxy that is down routes to is in its configuration, which cannot be read now.
+    let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
+    let own = project.services.values().find(|s| claimed && proxy::is_proxy_image(&s.image));
+    match (fronting.first().copied().or(stopped), own) {
         (Some(proxy), _) => down(
             format!("{} is {}", proxy.name(), proxy.container().state.status),
             start_command(proxy.container()),
@@ -98,6 +101,14 @@ pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         ),
         (None, None) => Ok(()),
     }
+}
+
+/// Whether a proxy of the project that is down shares a network with one of these services.
+fn may_front(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
+    let container = proxy.container();
+    let own = container.compose().is_some_and(|(name, _)| name == project.name);
+    let reaches = |s: &&Service| s.networks.iter().any(|n| container.networks().any(|own| own == n));
+    own && !container.is_running() && services.iter().any(reaches)
 }
 
 /// The command that brings a container back.

@@ -31,11 +31,11 @@ pub struct Answers(Value);
 
 impl<'s> Load<'s> {
     /// Starts it, and returns when every client has sent its first request.
-    pub fn start(stage: &'s Stage, host: &str, words: &str) -> Self {
+    pub fn start(stage: &'s Stage, url: &str, host: &str, words: &str) -> Self {
         let (result, stop) = (stage.new_file("json"), stage.new_file("stop"));
         let mut command = stage.command(stage.variable("ZD_LOAD"));
         command
-            .args(["--url", &stage.url(), "--host", host])
+            .args(["--url", url, "--host", host])
             // As many as this machine can take without running out of ports for connections.
             .args(["--rate", "300", "--seconds", "60"])
             .arg("--out")

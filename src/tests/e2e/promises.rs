@@ -8,6 +8,8 @@ struct Front {
     stage: fn(&str) -> Stage,
     /// How many instances the service has.
     count: usize,
+    /// Its first deploy sets the proxy up by a reload, which cuts clients that keep their connection.
+    first_costs: bool,
     /// What of ours is in the proxy: nothing but while a deploy runs.
     left: fn(&Stage) -> String,
 }
@@ -32,6 +34,10 @@ impl Front {
 
     fn replaces(&self, name: &str, settings: &str, load: &str, count: usize) {
         let stage = self.up_with(name, settings, count);
+        if self.first_costs {
+            stage.deploy("app --force").exits(0);
+            stage.wait_until_all_answer();
+        }
         let proxy = stage.proxy();
         stage.set("VERSION=2");
         let (ran, answers) = stage.deploy_under_load(load, "app");
@@ -150,11 +156,11 @@ macro_rules! behind {
     };
 }
 
-behind!(nginx_proxy, Front { stage: Stage::scale, count: 2, left: Stage::marks });
-behind!(haproxy, Front { stage: Stage::haproxy, count: 2, left: flags });
-behind!(haproxy_2_6, Front { stage: haproxy_2_6, count: 2, left: flags });
-behind!(haproxy_line, Front { stage: haproxy_line, count: 1, left: flags });
-behind!(dockercloud, Front { stage: dockercloud, count: 2, left: frozen });
+behind!(nginx_proxy, Front { stage: Stage::scale, count: 2, first_costs: true, left: Stage::marks });
+behind!(haproxy, Front { stage: Stage::haproxy, count: 2, first_costs: false, left: flags });
+behind!(haproxy_2_6, Front { stage: haproxy_2_6, count: 2, first_costs: false, left: flags });
+behind!(haproxy_line, Front { stage: haproxy_line, count: 1, first_costs: false, left: flags });
+behind!(dockercloud, Front { stage: dockercloud, count: 2, first_costs: false, left: frozen });
 
 fn haproxy_2_6(name: &str) -> Stage {
     let stage = Stage::haproxy(name);

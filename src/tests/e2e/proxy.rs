@@ -66,7 +66,7 @@ fn every_host_name_of_a_service_moves() {
     stage.set("VIRTUAL_HOST=a.hosts.test,b.hosts.test");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
-    let loads = ["a", "b"].map(|h| Load::start(&stage, &format!("{h}.hosts.test"), ""));
+    let loads = ["a", "b"].map(|h| Load::start(&stage, &stage.url(), &format!("{h}.hosts.test"), ""));
     stage.deploy("app").exits(0);
     for load in loads {
         load.end().all_from(&["1", "2"]);

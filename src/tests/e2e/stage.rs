@@ -262,7 +262,12 @@ impl Stage {
     }
 
     pub fn start_load(&self, words: &str) -> Load<'_> {
-        Load::start(self, &self.host(), words)
+        Load::start(self, &self.url(), &self.host(), words)
+    }
+
+    /// Clients of another proxy of the project.
+    pub fn start_load_at(&self, port: u16, words: &str) -> Load<'_> {
+        Load::start(self, &format!("http://{}:{port}/", Ipv4Addr::LOCALHOST), &self.host(), words)
     }
 
     /// A deploy with clients from before to after it.
