@@ -155,17 +155,16 @@ impl Traefik {
 
     /// How far its own discovery is in seeing exactly what our file says.
     fn caught_up(&self, answer: &Answer, file: &str, ours: &[Endpoint]) -> CaughtUp {
-        let inside = of(ours, &pin::servers(file));
-        let Some(model) = inside.first().filter(|_| !inside.iter().any(|e| e.unhealthy)) else {
+        let servers = pin::servers(file);
+        let inside = of(ours, &servers);
+        if inside.is_empty() && !servers.is_empty() {
+            return CaughtUp::Yes; // it sends requests to nobody
+        }
+        if inside.iter().any(|e| e.unhealthy) {
             return CaughtUp::No;
-        };
+        }
         let yes = match (answer.discovered(), answer.waited()) {
-            (Some(found), _) => {
-                let known = found.iter().all(|a| ours.iter().any(|e| e.addresses.contains(a)));
-                known
-                    && of(ours, &found) == inside
-                    && answer.are_used(&Http::read(&model.labels).router_names())
-            }
+            (Some(found), _) => sees(answer, &found, &inside, ours),
             (None, Some(waited)) => waited >= self.settings.throttle() + DISCOVERY,
             (None, None) => return CaughtUp::SoonByItself,
         };
@@ -179,6 +178,13 @@ enum CaughtUp {
     No,
     /// Nothing tells but time.
     SoonByItself,
+}
+
+/// Its discovery has found exactly these of ours, and routes to them.
+fn sees(answer: &Answer, found: &BTreeSet<IpAddr>, inside: &[&Endpoint], ours: &[Endpoint]) -> bool {
+    let known = found.iter().all(|a| ours.iter().any(|e| e.addresses.contains(a)));
+    let routers = inside.first().map(|e| Http::read(&e.labels).router_names()).unwrap_or_default();
+    known && of(ours, found) == inside && answer.are_used(&routers)
 }
 
 /// Those that have one of these addresses.
@@ -309,8 +315,7 @@ impl Proxy for Traefik {
     }
 
     fn diagnose(&self) -> Exec {
-        let directory = self.settings.directory();
-        self.sh(scripts::diagnosis(directory, self.api.as_ref()))
+        self.sh(scripts::diagnosis(self.settings.directory(), self.door.as_ref(), self.api.as_ref()))
     }
 
     fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
@@ -319,7 +324,11 @@ impl Proxy for Traefik {
             return if self.steers() { Release::Wait } else { Release::Done };
         };
         let Some(text) = &answer.file else {
-            return if answer.served.is_some() { Release::Wait } else { Release::Done };
+            return match (&answer.served, answer.has_remains()) {
+                (_, true) => Release::Run(self.sh(scripts::remove(&file))),
+                (Some(_), _) => Release::Wait,
+                (None, _) => Release::Done,
+            };
         };
         match self.caught_up(&answer, text, ours) {
             CaughtUp::Yes => Release::Run(self.sh(scripts::remove(&file))),

@@ -66,6 +66,11 @@ impl Answer {
         self.served.as_deref() == self.file.as_deref().and_then(pin::token)
     }
 
+    /// Something of ours is left besides the file.
+    pub fn has_remains(&self) -> bool {
+        self.first.is_some() || self.left.is_some()
+    }
+
     /// How long discovery has had.
     pub fn waited(&self) -> Option<Duration> {
         self.left.map(|left| self.now.saturating_sub(left))

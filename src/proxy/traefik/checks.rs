@@ -73,14 +73,19 @@ impl Traefik {
                 &format!("use the official image; {OTHERWISE}"),
             ));
         }
+        Ok(self.slow_drain().into_iter().collect())
+    }
+
+    fn slow_drain(&self) -> Option<String> {
         let idle = self.settings.idle_timeout();
-        let slow = format!(
-            "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain timeout: \
-             start it with `{IDLE}`",
-            self.called(),
-            idle.as_secs()
-        );
-        Ok(if idle > SHORT { vec![slow] } else { Vec::new() })
+        (idle > SHORT).then(|| {
+            format!(
+                "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain \
+                 timeout: start it with `{IDLE}`",
+                self.called(),
+                idle.as_secs()
+            )
+        })
     }
 
     /// Without one, its own discovery does everything, and is only watched.
@@ -96,7 +101,7 @@ impl Traefik {
         self.check_generations(backends)?;
         let fix = format!("or start {} with `{FILES}` and a volume there", self.called());
         let coming = backends.iter().filter(|b| !b.runs);
-        Ok(coming.flat_map(|b| losses(b, &fix)).collect())
+        Ok(coming.flat_map(|b| losses(b, &fix)).chain(self.slow_drain()).collect())
     }
 
     fn check_generations(&self, backends: &[Backend]) -> Result<(), Fault> {
@@ -138,7 +143,10 @@ impl Traefik {
     pub(super) fn check_references(&self, answer: &Answer, endpoints: &[Endpoint]) -> Result<(), Fault> {
         let services: Vec<String> =
             endpoints.iter().flat_map(|e| Http::read(&e.labels).service_names()).collect();
-        let refers = |line: &&String| services.iter().any(|s| line.ends_with(&format!("{s}@docker")));
+        let refers = |line: &&String| {
+            let name = line.rsplit([' ', ':', '=']).next().and_then(|n| n.strip_suffix("@docker"));
+            name.is_some_and(|n| services.iter().any(|s| s == n))
+        };
         match answer.references.iter().find(refers) {
             Some(line) => Err(self.refused(
                 format!("a file routes to a service of labels, which cannot be switched: {line}"),

@@ -83,7 +83,8 @@ impl Api {
 
     /// The one that our file opens for as long as it is there.
     pub fn through(settings: &Settings, door: &Door) -> Option<Api> {
-        let place = door.place().filter(|_| settings.has("api"))?;
+        let closed = settings.has("api") && settings.open_api().is_none();
+        let place = door.place().filter(|_| closed)?;
         Some(Api { place: place.clone(), path: settings.api_path() })
     }
 }
@@ -94,8 +95,9 @@ mod tests {
     use crate::docker::inspect::Container;
 
     fn settings(flags: &str) -> Settings {
-        let args = flags.split_whitespace().map(String::from).collect();
-        Settings::read(&Container { args, ..Container::default() }, None)
+        let mut container = Container::default();
+        container.args = flags.split_whitespace().map(String::from).collect();
+        Settings::read(&container, None)
     }
 
     fn door(flags: &str) -> Option<String> {
@@ -126,5 +128,6 @@ mod tests {
         assert_eq!(Api::open(&secured), None);
         assert_eq!(Api::through(&secured, &door).unwrap().place.url(), "http://127.0.0.1:80");
         assert_eq!(Api::through(&settings("--ping"), &door), None);
+        assert_eq!(Api::through(&settings("--api.insecure"), &door), None);
     }
 }

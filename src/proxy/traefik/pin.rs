@@ -104,7 +104,7 @@ impl Draft<'_> {
         routers.extend(self.checks(guards));
         let mut services = self.services(inside);
         if services.len() > 1 {
-            services.insert(self.called("all").into(), self.all(&services).into());
+            services.insert(self.extra("all").into(), self.all(&services).into());
         }
         map([(
             "http",
@@ -112,13 +112,19 @@ impl Draft<'_> {
                 ("routers", routers.into()),
                 ("middlewares", self.middlewares().into()),
                 ("services", services.into()),
-                ("serversTransports", one(&self.called("transport"), self.transport().into())),
+                ("serversTransports", one(&self.extra("transport"), self.transport().into())),
             ]),
         )])
     }
 
+    /// What a thing of the labels is called in the file.
     fn called(&self, name: &str) -> String {
         format!("{}-{name}", self.name)
+    }
+
+    /// What a thing that the labels do not have is called.
+    fn extra(&self, name: &str) -> String {
+        format!("{}.{name}", self.name)
     }
 
     fn routers(&self) -> Mapping {
@@ -162,25 +168,15 @@ impl Draft<'_> {
     /// Copies, because those of labels are thrown away while two generations define them differently.
     fn middlewares(&self) -> Mapping {
         let mut all: Mapping = Mapping::new();
-        for (name, middleware) in &self.own.middlewares {
-            let mut middleware = middleware.clone();
-            self.rename(&mut middleware, "chain", "middlewares", |n| self.references(n));
-            self.rename(&mut middleware, "errors", "service", |n| self.reference(n, &self.own.services));
-            all.insert(self.called(name.as_str().unwrap_or_default()).into(), middleware);
+        for (name, labels) in &self.own.middlewares {
+            let mut middleware = labels.as_mapping().cloned().unwrap_or_default();
+            rename(&mut middleware, "chain", "middlewares", |n| self.references(n));
+            rename(&mut middleware, "errors", "service", |n| self.reference(n, &self.own.services));
+            all.insert(self.called(name.as_str().unwrap_or_default()).into(), middleware.into());
         }
         let answer = map([("regex", "^.*$".into()), ("replacement", format!("{ANSWER}{NO_TOKEN}").into())]);
-        all.insert(self.called("token").into(), one("redirectRegex", answer));
+        all.insert(self.extra("token").into(), one("redirectRegex", answer));
         all
-    }
-
-    fn rename(&self, map: &mut Value, part: &str, key: &str, new: impl Fn(&str) -> String) {
-        let Some(Value::Mapping(mut inner)) = map.as_mapping_mut().and_then(|m| take(m, part)) else {
-            return;
-        };
-        if let Some(Value::String(names)) = take(&mut inner, key) {
-            inner.insert(key.into(), new(&names).into());
-        }
-        map.as_mapping_mut().into_iter().for_each(|m| drop(m.insert(part.into(), inner.clone().into())));
     }
 
     fn services(&self, inside: &[Endpoint]) -> Mapping {
@@ -196,7 +192,7 @@ impl Draft<'_> {
         let servers: Vec<Value> = inside.iter().filter_map(|e| server(e, name)).collect();
         balancer.insert("servers".into(), servers.into());
         if text(&balancer, "serverstransport").is_none() {
-            balancer.insert("serversTransport".into(), self.called("transport").into());
+            balancer.insert("serversTransport".into(), self.extra("transport").into());
         }
         service.insert("loadBalancer".into(), balancer.into());
         service.into()
@@ -213,22 +209,22 @@ impl Draft<'_> {
     fn guards(&self, routers: &Mapping) -> Vec<String> {
         let lists = routers.values().filter_map(|r| text(r.as_mapping()?, "middlewares"));
         let names: BTreeSet<&str> = lists.flat_map(|l| l.split(',')).collect();
-        std::iter::once(self.called("token")).chain(names.into_iter().map(String::from)).collect()
+        std::iter::once(self.extra("token")).chain(names.into_iter().map(String::from)).collect()
     }
 
     /// The route that tells which version of the file is in force; and one to the API, where there is one.
     fn checks(&self, guards: Vec<String>) -> Mapping {
-        let service = match self.own.services.len() {
-            1 => self.own.services.keys().next().and_then(Value::as_str).unwrap_or_default(),
-            _ => "all",
+        let service = match self.own.service_names().as_slice() {
+            [only] => self.called(only),
+            _ => self.extra("all"),
         };
         let mut checks = Mapping::new();
-        let check = self.check("", &self.called(service), &guards, CHECK_PRIORITY);
-        checks.insert(self.called("check").into(), check);
+        let check = self.check("", &service, &guards, CHECK_PRIORITY);
+        checks.insert(self.extra("check").into(), check);
         if let Some(api) = Api::through(self.settings, self.door) {
             let path = format!(" && PathPrefix(`{}/api`)", api.path);
             let api = self.check(&path, "api@internal", &[], CHECK_PRIORITY + 1);
-            checks.insert(self.called("api").into(), api);
+            checks.insert(self.extra("api").into(), api);
         }
         checks
     }
@@ -268,6 +264,17 @@ impl Draft<'_> {
     }
 }
 
+/// What a middleware of this kind refers to gets its new name.
+fn rename(middleware: &mut Mapping, kind: &str, key: &str, new: impl Fn(&str) -> String) {
+    let Some(Value::Mapping(mut inner)) = take(middleware, kind) else {
+        return;
+    };
+    if let Some(Value::String(names)) = take(&mut inner, key) {
+        inner.insert(key.into(), new(&names).into());
+    }
+    middleware.insert(kind.into(), inner.into());
+}
+
 /// An instance as a server, by the port and scheme of its own labels.
 fn server(endpoint: &Endpoint, service: &str) -> Option<Value> {
     let http = Http::read(&endpoint.labels);
@@ -277,9 +284,10 @@ fn server(endpoint: &Endpoint, service: &str) -> Option<Value> {
     let address = endpoint.addresses.iter().find(|a| a.is_ipv4()).or(endpoint.addresses.first())?;
     let url = format!("{scheme}://{}", std::net::SocketAddr::new(*address, port));
     let mut server = Mapping::from_iter([("url".into(), url.into())]);
-    let more =
-        labels.into_iter().filter(|(k, _)| !["port", "scheme", "url"].iter().any(|n| k.as_str() == Some(n)));
-    server.extend(more);
+    let said = |k: &Value| {
+        ["port", "scheme", "url"].iter().any(|n| k.as_str().is_some_and(|k| k.eq_ignore_ascii_case(n)))
+    };
+    server.extend(labels.into_iter().filter(|(k, _)| !said(k)));
     Some(server.into())
 }
 

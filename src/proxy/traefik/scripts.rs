@@ -63,10 +63,10 @@ const REFERS: &str =
 fn places(file: &File) -> String {
     format!(
         "d=$(cd -P '{}' && pwd) || exit 1
-n='{}'; f=$d/$n.yml; s=${{d%/*}}
-while read -r _ _ _ _ m _; do [ \"$m\" = \"$d\" ] && s=$d; done </proc/self/mountinfo
-[ -w \"$s\" ] || s=$d
-s=$s/.compose-zd
+n='{}'; f=$d/$n.yml; s=${{d%/*}}/
+while read -r _ _ _ _ m _; do [ \"$m\" = \"$d\" ] && s=$d/; done </proc/self/mountinfo
+[ -w \"$s\" ] || s=$d/
+s=$s.compose-zd
 ",
         file.directory, file.name
     )
@@ -93,7 +93,7 @@ fn served(door: &Door, api: Option<&Api>, name: &str) -> String {
         (Door::Route { place, .. }, _) => of(place.url(), &host, "/"),
         (Door::Api { .. }, Some(Api { place, path })) => {
             let object =
-                |kind, n| of(place.url(), "localhost", &format!("{path}/api/http/{kind}/{name}-{n}@file"));
+                |kind, n| of(place.url(), "localhost", &format!("{path}/api/http/{kind}/{name}.{n}@file"));
             let enabled = format!("{} | grep -q '\"status\":\"enabled\"'", object("routers", "check"));
             format!("{enabled} && {}", object("middlewares", "token"))
         }
@@ -189,12 +189,14 @@ exit 0",
     )
 }
 
-/// Shows what Traefik reads, and what it says is wrong with its routes.
-pub fn diagnosis(directory: Option<&str>, api: Option<&Api>) -> String {
+/// Shows what Traefik reads, whether it answers, and what it says is wrong with its routes.
+pub fn diagnosis(directory: Option<&str>, door: Option<&Door>, api: Option<&Api>) -> String {
     let files = directory.map(|d| format!("ls -l '{d}'\n")).unwrap_or_default();
+    let place = door.and_then(Door::place).filter(|_| directory.is_some());
+    let answer = place.map(|p| format!("fetch '{}/' localhost | head -n 2\n", p.url())).unwrap_or_default();
     let routes = api.map(|Api { place, path }| {
         let list = format!("fetch '{}{path}/api/http/routers' localhost", place.url());
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
-    format!("# what is wrong\n{FETCH}{files}{}exit 0", routes.unwrap_or_default())
+    format!("# what is wrong\n{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
 }

@@ -1,1 +1,445 @@
+//! The adapter by equality of its commands, and by recorded answers.
 
+use super::*;
+
+const FLAGS: &str = "--entrypoints.web.address=:80 --providers.docker=true \
+    --providers.docker.exposedbydefault=false --providers.file.directory=/etc/traefik/dynamic \
+    --serverstransport.forwardingtimeouts.idleconntimeout=1s";
+
+fn traefik(flags: &str) -> Traefik {
+    let mut container: Container = serde_json::from_str(
+        r#"{"Id": "t", "Name": "/p-proxy-1", "Config": {"Labels": {
+            "com.docker.compose.project": "p", "com.docker.compose.service": "proxy"}},
+            "NetworkSettings": {"Networks": {"front": {}}}}"#,
+    )
+    .unwrap();
+    container.args = flags.split_whitespace().map(String::from).collect();
+    let mut traefik = Traefik::new(&container);
+    traefik.learn(&done("@tool wget\n"));
+    traefik
+}
+
+fn done(stdout: &str) -> Done {
+    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+}
+
+fn labels(more: &str) -> Labels {
+    let own = "com.docker.compose.project=p
+        com.docker.compose.service=app
+        traefik.enable=true
+        traefik.http.routers.app.rule=Host(`app.test`)
+        traefik.http.services.app.loadbalancer.server.port=3000";
+    let lines = own.lines().chain(more.lines()).filter_map(|l| l.trim().split_once('='));
+    lines.map(|(k, v)| (k.into(), v.into())).collect()
+}
+
+fn endpoint(id: &str, address: &str, more: &str) -> Endpoint {
+    Endpoint {
+        id: id.into(),
+        service: "app".into(),
+        addresses: address.parse().into_iter().collect(),
+        labels: labels(more),
+        ..Endpoint::default()
+    }
+}
+
+fn old() -> Endpoint {
+    endpoint("old", "192.168.0.5", "")
+}
+
+fn new() -> Endpoint {
+    endpoint("new", "192.168.0.6", "")
+}
+
+fn only(inside: Endpoint, outside: Endpoint) -> Rotation {
+    Rotation { inside: vec![inside], outside: vec![outside] }
+}
+
+/// The file that a rotation gets.
+fn file(flags: &str, rotation: &Rotation) -> String {
+    let exec = traefik(flags).route(&done("@end"), rotation).expect("a command");
+    exec.stdin.expect("a file")
+}
+
+const PIN: &str = "\
+# Written by compose-zd while it replaces instances of app; it goes when that is done.
+http:
+  routers:
+    compose-zd.p.app-app:
+      rule: Host(`app.test`)
+      priority: 17
+      service: compose-zd.p.app-app
+    compose-zd.p.app.check:
+      rule: Host(`compose-zd.p.app.invalid`) && (ClientIP(`127.0.0.1`) || ClientIP(`::1`))
+      priority: 2000000000
+      entryPoints: web
+      service: compose-zd.p.app-app
+      middlewares: compose-zd.p.app.token
+  middlewares:
+    compose-zd.p.app.token:
+      redirectRegex:
+        regex: ^.*$
+        replacement: http://127.0.0.1:1/TOKEN
+  services:
+    compose-zd.p.app-app:
+      loadBalancer:
+        servers:
+        - url: http://192.168.0.5:3000
+        serversTransport: compose-zd.p.app.transport
+  serversTransports:
+    compose-zd.p.app.transport:
+      maxIdleConnsPerHost: '200'
+      forwardingtimeouts:
+        idleconntimeout: 200ms
+";
+
+/// Printed by busybox and Traefik 3.7 while a deploy drained `old`: two connections from before, one since.
+const RECORDED: &str = "\
+@served TOKEN
+@now 5133.41
+@before
+5130.21
+   2: 0300A8C0:B620 0600A8C0:0BB8 01 00000000:00000000 02:00000B45 00000000     0        0 13881072 2 000000008e2e5b2f 20 0 0 11 -1
+   6: 0300A8C0:DB3C 0500A8C0:0BB8 01 00000000:00000000 02:00000B45 00000000     0        0 13881481 2 00000000bfaf0af9 20 0 0 11 -1
+   7: 0300A8C0:DB42 0500A8C0:0BB8 01 00000000:00000000 02:00000B46 00000000     0        0 13881494 2 000000009ab3218f 20 0 0 11 -1
+@file
+FILE@connections
+   3: 0300A8C0:B620 0600A8C0:0BB8 01 00000000:00000000 02:00000A03 00000000     0        0 13881072 2 000000008e2e5b2f 20 0 0 11 -1
+   7: 0300A8C0:DB3C 0500A8C0:0BB8 01 00000000:00000000 02:00000A03 00000000     0        0 13881481 2 00000000bfaf0af9 20 0 0 11 -1
+   8: 0300A8C0:DB42 0500A8C0:0BB8 01 00000000:00000000 02:00000A04 00000000     0        0 13881494 2 000000009ab3218f 20 0 0 11 -1
+  10: 0300A8C0:DC01 0500A8C0:0BB8 08 00000000:00000000 02:00000A04 00000000     0        0 13881507 2 00000000439430e2 20 0 0 11 -1
+@end
+";
+
+const API: &str = r#"@api
+@service app
+{"loadBalancer":{"servers":[{"url":"http://192.168.0.6:3000"},{"url":"http://192.168.0.5:3000"}],"strategy":"wrr","passHostHeader":true},"status":"enabled","usedBy":["app@docker"],"name":"app@docker","provider":"docker","type":"loadbalancer"}
+"#;
+
+/// The recorded answer with the file of a rotation, in force.
+fn recorded(rotation: &Rotation) -> String {
+    let file = file(FLAGS, rotation);
+    let token = pin::token(&file).unwrap();
+    RECORDED.replace("FILE", &file).replace("TOKEN", token)
+}
+
+fn with_api(answer: &str, api: &str) -> String {
+    answer.replace("@end\n", &format!("{api}@end\n"))
+}
+
+#[test]
+fn the_file_repeats_the_labels_a_step_ahead_of_them() {
+    let file = file(FLAGS, &only(old(), new()));
+    assert_eq!(file.replace(pin::token(&file).unwrap(), "TOKEN"), PIN);
+}
+
+#[test]
+fn the_version_of_a_file_is_a_matter_of_its_content() {
+    let token = |inside, outside| pin::token(&file(FLAGS, &only(inside, outside))).map(String::from);
+    assert_eq!(token(old(), new()), token(old(), endpoint("third", "192.168.0.7", "")));
+    assert_ne!(token(old(), new()), token(new(), old()));
+}
+
+#[test]
+fn what_the_labels_define_is_copied_and_what_they_refer_to_is_kept() {
+    let more = "traefik.http.routers.app.middlewares=auth, own@docker,limit@file,both
+        traefik.http.routers.app.priority=90
+        traefik.http.middlewares.own.headers.customresponseheaders.X-Gen={{a}}
+        traefik.http.middlewares.both.chain.middlewares=own,auth
+        traefik.http.services.app.loadbalancer.sticky.cookie=true
+        traefik.http.services.app.loadbalancer.server.weight=2
+        traefik.http.services.app.loadbalancer.serverstransport=mine@file";
+    let file = file(FLAGS, &only(endpoint("old", "192.168.0.5", more), new()));
+    for line in [
+        "      priority: 91\n",
+        "      middlewares: auth@docker,compose-zd.p.app-own,limit@file,compose-zd.p.app-both\n",
+        // Were one of them missing, Traefik would drop the route, and the check has to tell.
+        "      middlewares: compose-zd.p.app.token,auth@docker,compose-zd.p.app-both,compose-zd.p.app-own,limit@file\n",
+        "          X-Gen: '{{ `{{` }}a}}'\n",
+        "      chain:\n        middlewares: compose-zd.p.app-own,auth@docker\n",
+        "        sticky:\n          cookie: 'true'\n",
+        "        - url: http://192.168.0.5:3000\n          weight: '2'\n",
+        "        serverstransport: mine@file\n",
+    ] {
+        assert!(file.contains(line), "{line} is not in\n{file}");
+    }
+}
+
+#[test]
+fn a_check_by_tls_has_a_certificate_of_its_own_and_one_by_an_api_has_no_route_to_it() {
+    let tls =
+        "--entrypoints.s.address=:443 --entrypoints.s.http.tls.certresolver=le --providers.file.directory=/d";
+    let by_tls = file(tls, &only(old(), new()));
+    assert!(by_tls.contains("entryPoints: s\n      service: compose-zd.p.app-app\n"), "{by_tls}");
+    assert!(by_tls.contains("      tls: {}\n"), "{by_tls}");
+    let routes =
+        |flags: &str| file(&format!("{FLAGS} {flags}"), &only(old(), new())).contains("api@internal");
+    assert!(routes("--api=true") && !routes("--api.insecure=true") && !routes(""));
+}
+
+#[test]
+fn several_services_are_checked_together() {
+    let more = "traefik.http.routers.app.service=app
+        traefik.http.routers.admin.rule=Host(`admin.test`)
+        traefik.http.routers.admin.service=admin
+        traefik.http.services.admin.loadbalancer.server.port=9000";
+    let file = file(FLAGS, &only(endpoint("old", "::5", more), endpoint("new", "::6", more)));
+    assert!(file.contains("- url: http://[::5]:9000") && file.contains("- url: http://[::5]:3000"), "{file}");
+    assert!(file.contains("      service: compose-zd.p.app.all\n"), "{file}");
+    assert!(file.contains("        - name: compose-zd.p.app-admin\n          weight: 1\n"), "{file}");
+}
+
+#[test]
+fn nobody_is_served_before_the_first_instance_is_ready() {
+    let file = file(FLAGS, &Rotation { inside: vec![], outside: vec![endpoint("new", "", "")] });
+    assert!(file.contains("        servers: []\n"), "{file}");
+    assert!(pin::servers(&file).is_empty());
+}
+
+#[test]
+fn a_route_is_written_once_and_then_waited_for() {
+    let rotation = only(old(), new());
+    let now = recorded(&rotation);
+    let traefik = traefik(FLAGS);
+    assert_eq!(traefik.route(&done(&now), &rotation), None);
+    assert!(traefik.holds(&done(&now), &rotation));
+    let pending = now.replace("@served ", "@served 0");
+    assert_eq!(traefik.gate(&done(&pending), &rotation), None);
+    assert!(!traefik.holds(&done(&pending), &rotation));
+    assert!(traefik.route(&done(&now), &only(new(), old())).is_some());
+    assert!(!traefik.holds(&done("@served \n@end"), &rotation));
+}
+
+#[test]
+fn it_reads_who_gets_requests_and_what_is_in_flight() {
+    let traefik = traefik(FLAGS);
+    let reading = traefik.read(&done(&recorded(&only(new(), old()))), &[old(), new()]).unwrap();
+    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new"]);
+    assert!(reading.settled && !reading.lingering);
+    let quiet = Duration::from_millis(3200);
+    assert_eq!(reading.in_flight["old"], InFlight::Partly { exact: 1, open: 2, quiet });
+    assert!(traefik.read(&done("Permission denied"), &[old()]).is_err());
+}
+
+#[test]
+fn connections_by_a_transport_of_the_users_may_be_idle() {
+    let own =
+        endpoint("old", "192.168.0.5", "traefik.http.services.app.loadbalancer.serverstransport=a@file");
+    let answer = recorded(&only(new(), old()));
+    let reading = traefik(FLAGS).read(&done(&answer), &[own]).unwrap();
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { open: 3, quiet: Duration::ZERO });
+}
+
+#[test]
+fn without_a_file_its_discovery_takes_what_runs_and_is_healthy() {
+    let created = endpoint("created", "", "");
+    let unhealthy = Endpoint { unhealthy: true, ..new() };
+    let ends = [old(), created, unhealthy];
+    let reading = traefik(FLAGS).read(&done("@served \n@now 1.0\n@connections\n@end\n"), &ends).unwrap();
+    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["old"]);
+    assert!(reading.settled);
+    let leaving = traefik(FLAGS).read(&done("@served 0a\n@now 1.0\n@end\n"), &ends).unwrap();
+    assert!(!leaving.settled);
+}
+
+#[test]
+fn a_file_of_somebody_elses_that_names_the_service_is_refused() {
+    let answer =
+        "@served \n@references\n/d/x.yml:service: \"app@docker\n/d/x.yml:service: my-app@docker\n@end\n";
+    let fault = traefik(FLAGS).read(&done(answer), &[old()]).unwrap_err().to_string();
+    assert!(fault.contains("cannot be switched: /d/x.yml:service: app@docker"), "{fault}");
+    let other = answer.replace("\"app@docker", "other@docker");
+    assert!(traefik(FLAGS).read(&done(&other), &[old()]).is_ok());
+}
+
+/// The first line of a command.
+fn step(release: Release) -> String {
+    match release {
+        Release::Run(exec) => exec.argv[2].lines().next().unwrap_or_default().into(),
+        Release::Wait => "wait".into(),
+        Release::Done => "done".into(),
+    }
+}
+
+#[test]
+fn the_route_goes_back_once_discovery_sees_the_same() {
+    let traefik = traefik(FLAGS);
+    let answer = recorded(&only(new(), old()));
+    let stopped = endpoint("old", "", "");
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.release(&done(answer), ours, &[]));
+    let both = with_api(&answer, API);
+    assert_eq!(released(&both, &[stopped.clone(), new()]), "wait");
+    let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
+    assert_eq!(released(&one, &[stopped.clone(), new()]), "# give the route back");
+    let unused = one.replace(r#""usedBy":["app@docker"]"#, r#""usedBy":[]"#);
+    assert_eq!(released(&unused, &[stopped.clone(), new()]), "wait");
+    let starting = Endpoint { unhealthy: true, ..new() };
+    assert_eq!(released(&one, &[stopped, starting]), "wait");
+}
+
+#[test]
+fn without_an_api_discovery_gets_the_time_that_it_takes_at_most() {
+    let traefik = traefik(FLAGS);
+    let answer = recorded(&only(new(), old()));
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.release(&done(answer), ours, &[]));
+    assert_eq!(released(&answer, &[new()]), "# wait for its discovery");
+    let marked = |at: &str| answer.replace("@file\n", &format!("@left\n{at}\n@file\n"));
+    assert_eq!(released(&marked("5130.00"), &[new()]), "wait");
+    assert_eq!(released(&marked("5129.40"), &[new()]), "# give the route back");
+    let starting = Endpoint { unhealthy: true, ..new() };
+    assert_eq!(released(&answer, &[starting]), "wait");
+}
+
+#[test]
+fn nothing_of_a_route_is_left() {
+    let traefik = traefik(FLAGS);
+    let released = |answer: &str| step(traefik.release(&done(answer), &[new()], &[]));
+    assert_eq!(released("@served \n@now 1.0\n@end\n"), "done");
+    assert_eq!(released("@served 0a\n@now 1.0\n@end\n"), "wait");
+    assert_eq!(released("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# give the route back");
+    let elsewhere = recorded(&only(endpoint("gone", "192.168.0.9", ""), old()));
+    assert_eq!(released(&elsewhere), "# give the route back");
+}
+
+const WATCHED: &str =
+    "--providers.docker=true --api.insecure=true --serverstransport.forwardingtimeouts.idleconntimeout=1s";
+
+fn backend(more: &str) -> Backend {
+    Backend {
+        project: "p".into(),
+        service: "app".into(),
+        labels: labels(more),
+        networks: vec!["front".into()],
+        has_healthcheck: true,
+        has_drain_command: true,
+        ..Backend::default()
+    }
+}
+
+#[test]
+fn without_a_directory_its_api_tells_whom_it_has_admitted() {
+    let traefik = traefik(WATCHED);
+    assert!(!traefik.steers());
+    let answer = with_api("@connections\n   1: 0300A8C0:DB3C 0500A8C0:0BB8 01 x\n@end\n", API);
+    let ends = [old(), new(), endpoint("third", "192.168.0.7", "")];
+    let reading = traefik.read(&done(&answer), &ends).unwrap();
+    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { open: 1, quiet: Duration::ZERO });
+    let silent = traefik.read(&done("@connections\n@service app\n@end\n"), &ends).unwrap_err();
+    assert!(silent.to_string().contains("does not tell"), "{silent}");
+    assert_eq!(traefik.release(&done(&answer), &ends, &[]), Release::Done);
+}
+
+#[test]
+fn what_its_discovery_will_lose_is_said_with_the_fix() {
+    let bare = Backend { has_healthcheck: false, has_drain_command: false, ..backend("") };
+    let losses = traefik(WATCHED).check(&[bare]).unwrap().join("\n");
+    for said in ["gets requests before it is ready", "still sends it requests", checks::FILES] {
+        assert!(losses.contains(said), "{losses}");
+    }
+    assert_eq!(traefik(WATCHED).check(&[backend("")]), Ok(vec![]));
+    assert_eq!(traefik(FLAGS).check(&[backend("")]), Ok(vec![]));
+    let idle = FLAGS.replace("=1s", "=60s");
+    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].contains("idleConnTimeout=1s"));
+}
+
+#[test]
+fn what_cannot_be_deployed_is_refused_with_the_fix() {
+    let refusal = |flags: &str, backend: Backend| traefik(flags).check(&[backend]).unwrap_err().to_string();
+    let blind = refusal("--providers.docker=true", backend(""));
+    assert!(blind.contains("its API cannot be asked") && blind.contains(checks::FILES), "{blind}");
+    let tcp = refusal(FLAGS, backend("traefik.tcp.routers.a.rule=HostSNI(`*`)"));
+    assert!(tcp.contains("`traefik.tcp.routers.a.rule`"), "{tcp}");
+    let fixed = refusal(FLAGS, backend("traefik.http.services.app.loadbalancer.server.url=http://x"));
+    assert!(fixed.contains("one address for all"), "{fixed}");
+    let unwatched = refusal(&format!("{FLAGS} --providers.docker.watch=false"), backend(""));
+    assert!(unwatched.contains("never sees a new instance"), "{unwatched}");
+    let regex = refusal(&format!("{FLAGS} --providers.docker.constraints=LabelRegex(`a`,`b`)"), backend(""));
+    assert!(regex.contains("cannot be evaluated"), "{regex}");
+    let guarded = refusal(&format!("{FLAGS} --entrypoints.web.http.middlewares=a@file"), backend(""));
+    assert!(guarded.contains("cannot be asked what is in force"), "{guarded}");
+    let template = FLAGS.replace(" --serv", " --providers.docker.defaultrule={{.Name|lower}} --serv");
+    assert!(refusal(&template, backend("traefik.http.routers.b.tls=true")).contains("has no rule"));
+    let mut bare = traefik(FLAGS);
+    bare.learn(&done(""));
+    assert!(bare.check(&[backend("")]).unwrap_err().to_string().contains("neither wget"));
+}
+
+#[test]
+fn generations_that_disagree_need_a_directory() {
+    let running = Backend { runs: true, ..backend("") };
+    let coming = backend("traefik.http.routers.app.rule=Host(`b`)");
+    let fault = traefik(WATCHED).check(&[running.clone(), coming.clone()]).unwrap_err().to_string();
+    let said = "changes the label `traefik.http.routers.app.rule` from `Host(`app.test`)` to `Host(`b`)`";
+    assert!(fault.contains(said) && fault.contains(checks::FILES), "{fault}");
+    assert_eq!(traefik(FLAGS).check(&[running, coming]), Ok(vec![]));
+}
+
+#[test]
+fn a_directory_that_takes_no_file_is_refused() {
+    let wish = Wish { tune: true, starting: 1, services: vec![] };
+    let prepare = |answer: Done| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
+    assert_eq!(prepare(done("")), Ok(vec![]));
+    assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));
+    assert!(prepare(Done { code: Some(1), ..done("") }).unwrap_err().contains("is not there"));
+}
+
+#[test]
+fn it_fronts_what_asks_for_a_route_on_a_network_of_its_own() {
+    let fronts = |flags: &str, backend: &Backend| traefik(flags).fronts(backend);
+    assert!(fronts(FLAGS, &backend("")));
+    assert!(!fronts(FLAGS, &backend("traefik.enable=false")));
+    assert!(!fronts(FLAGS, &Backend { networks: vec!["back".into()], ..backend("") }));
+    assert!(!fronts(FLAGS, &Backend { service: "proxy".into(), ..backend("") }));
+    assert!(!fronts("--providers.file.directory=/d", &backend("")));
+    let database = Backend { labels: Labels::new(), ..backend("") };
+    assert!(!fronts("--providers.docker=true", &database));
+    let mut silent = backend("");
+    silent.labels.remove("traefik.enable");
+    assert!(fronts("--providers.docker=true", &silent) && !fronts(FLAGS, &silent));
+    let only = |project: &str| {
+        format!("{FLAGS} --providers.docker.constraints=Label(`com.docker.compose.project`,`{project}`)")
+    };
+    assert!(fronts(&only("p"), &backend("")) && !fronts(&only("q"), &backend("")));
+}
+
+#[test]
+fn it_is_recognised_by_image_origin_or_process() {
+    let detects = |json: &str| detect(&serde_json::from_str(json).unwrap()).is_some();
+    let image = |name: &str| detects(&format!(r#"{{"Config": {{"Image": "{name}"}}}}"#));
+    assert!(
+        image("traefik:v3.7") && image("ghcr.io/x/traefik@sha256:1") && image("docker.io/library/traefik")
+    );
+    assert!(!image("traefik/whoami:latest") && !image("traefik-exporter") && !image("nginx"));
+    let origin = "https://github.com/traefik/traefik";
+    assert!(detects(&format!(
+        r#"{{"Config": {{"Labels": {{"org.opencontainers.image.source": "{origin}"}}}}}}"#
+    )));
+    assert!(detects(r#"{"Path": "/usr/local/bin/traefik"}"#));
+    assert!(detects(r#"{"Path": "/entrypoint.sh", "Args": ["--Providers.docker=true"]}"#));
+}
+
+#[test]
+fn a_probe_asks_the_port_and_the_host_of_the_labels() {
+    let container = |labels: Labels| -> Container {
+        let mut container: Container =
+            serde_json::from_str(r#"{"Config": {"ExposedPorts": {"8080/tcp": {}, "80/tcp": {}}}}"#).unwrap();
+        container.config.labels = labels;
+        container
+    };
+    let traefik = traefik(FLAGS);
+    let labelled = container(labels(""));
+    assert_eq!(
+        (traefik.port(&labelled), traefik.host(&labelled).unwrap().as_str()),
+        (Some(3000), "app.test")
+    );
+    let mut bare = labels("");
+    bare.retain(|k, _| k.starts_with("com."));
+    let bare = container(bare);
+    assert_eq!((traefik.port(&bare), traefik.host(&bare).unwrap().as_str()), (Some(80), "app-p"));
+}
+
+#[test]
+fn labels_claim_a_route() {
+    assert!(claims(&labels("")) && !claims(&labels("traefik.enable=false")) && !claims(&Labels::new()));
+}
