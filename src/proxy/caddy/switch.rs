@@ -65,15 +65,28 @@ impl Caddy {
 
     /// Turns the switches off, and takes those out that are not to stay.
     pub fn give_back(&self, view: &View) -> Release {
+        let off: String = view.keys().iter().map(|key| self.off(view, key)).collect();
         let goes = view.keys().iter().any(|key| view.seen.switch(key).once);
-        match (view.is_on(), goes) {
-            (false, false) => Release::Done,
-            (true, false) => Release::Run(self.sh(format!("# the switch is off\n{}", self.each(view, off)))),
+        match (off.is_empty(), goes) {
+            (true, false) => Release::Done,
+            (false, false) => Release::Run(self.sh(format!("# the switch is off\nset -e\n{off}"))),
             (_, true) => {
                 let without = plain(&view.seen.config, &view.names);
-                Release::Run(self.load(&self.each(view, reset), view, &without))
+                Release::Run(self.load(&format!("{off}{}", self.each(view, reset)), view, &without))
             }
         }
+    }
+
+    /// A request may have seen `on` just before it goes and not see `switched` any more, which gives it bank `a`: so
+    /// both banks have the names that serve before anything is removed.
+    fn off(&self, view: &View, key: &str) -> String {
+        let (switch, place) = (view.seen.switch(key), self.means().place(key));
+        let (Some(bank), Some(names)) = (switch.bank(), switch.names()) else {
+            return String::new();
+        };
+        let other = if bank == "a" { "b" } else { "a" };
+        let same = scripts::fill(&place, other, names, self.means());
+        format!("{same}rm -f {place}/on {place}/switched\n")
     }
 
     fn put(&self, view: &View, first: &str) -> Exec {
@@ -94,11 +107,6 @@ impl Caddy {
 
 fn once(place: &str) -> String {
     format!("mkdir -p {place}; : > {place}/once\n")
-}
-
-/// In this order: without `on`, the bank of `switched` still has its turn.
-fn off(place: &str) -> String {
-    format!("rm -f {place}/on {place}/switched\n")
 }
 
 fn reset(place: &str) -> String {

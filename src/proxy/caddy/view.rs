@@ -7,6 +7,9 @@ use super::config::{Handler, Means, handlers, plain, switched};
 use super::seen::Seen;
 use crate::proxy::{Endpoint, InFlight};
 
+/// The age of a file is told in whole seconds, and a request that was just before it looks a name up a moment later.
+const SLACK: Duration = Duration::from_secs(2);
+
 pub struct View {
     pub seen: Seen,
     /// The handlers that route to them, by the key of their switch.
@@ -102,7 +105,7 @@ impl View {
     /// latest when the switch was turned on.
     pub fn stale_for(&self) -> Duration {
         let of = |(key, handler): &(String, Handler)| {
-            let kept = handler.ours(&self.names).filter_map(|u| u.refresh).max()? + Duration::from_secs(1);
+            let kept = handler.ours(&self.names).filter_map(|u| u.refresh).max()? + SLACK;
             Some(kept.saturating_sub(Duration::from_secs(self.seen.switch(key).age()?)))
         };
         self.handlers.iter().filter_map(of).max().unwrap_or_default()
