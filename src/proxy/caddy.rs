@@ -132,12 +132,12 @@ impl Caddy {
         }
     }
 
-    /// Its upstreams among those of a backend that cannot be told by a name and a port, with the reason.
-    fn check_handlers(&self, backend: &Backend, stable: &BTreeSet<String>) -> Result<(), Fault> {
+    /// Its upstreams of a backend have a name that what is to come has too, and a port.
+    fn check_handlers(&self, backend: &Backend, to_come: &BTreeSet<String>) -> Result<(), Fault> {
         let names: BTreeSet<String> = backend.names.iter().cloned().collect();
         let all = self.handlers_of(&backend.names);
         let ours: Vec<&Upstream> = all.iter().flat_map(|h| h.ours(&names)).collect();
-        if let Some(gone) = ours.iter().find(|u| !stable.contains(&u.host)) {
+        if let Some(gone) = ours.iter().find(|u| !to_come.contains(&u.host)) {
             return Err(self.refused(
                 format!("it routes to `{}`, which is one instance and not what comes after it", gone.host),
                 format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
@@ -252,11 +252,8 @@ impl Proxy for Caddy {
         if self.known.api.is_none() {
             return Err(self.unreachable());
         }
-        for backend in backends {
-            let same = backends.iter().filter(|b| b.service == backend.service);
-            let stable = |name: &&String| same.clone().all(|b| b.names.contains(*name));
-            self.check_handlers(backend, &backend.names.iter().filter(stable).cloned().collect())?;
-        }
+        let to_come = backends.iter().filter(|b| !b.runs).flat_map(|b| b.names.clone()).collect();
+        backends.iter().try_for_each(|b| self.check_handlers(b, &to_come))?;
         self.check_sides(backends)?;
         Ok(self.losses(backends))
     }

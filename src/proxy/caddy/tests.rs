@@ -1,1 +1,485 @@
+//! The adapter by equality of its configuration and commands, and by recorded answers.
 
+use serde_json::json;
+
+use super::config::{plain, switched};
+use super::*;
+use crate::proxy::InFlight;
+
+const NEW: &str = "2.11.4";
+const OLD: &str = "2.6.2";
+
+fn container(json: &str) -> Container {
+    serde_json::from_str(json).unwrap()
+}
+
+fn done(stdout: &str) -> Done {
+    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+}
+
+fn proxying(handler: Value) -> Value {
+    json!({"apps": {"http": {"servers": {"srv0": {"listen": [":80"], "routes": [
+        {"match": [{"host": ["*.a.test", "a.test"]}], "handle": [{"handler": "subroute", "routes": [{"handle": [handler]}]}]}
+    ]}}}}})
+}
+
+/// `reverse_proxy app:3000`
+fn by_name() -> Value {
+    json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:3000"}]})
+}
+
+/// `dynamic a app 3000`
+fn by_address() -> Value {
+    json!({"handler": "reverse_proxy", "dynamic_upstreams": {"source": "a", "name": "app", "port": "3000"}})
+}
+
+fn caddy_with(version: &str, handler: Value) -> Caddy {
+    let mut caddy = Caddy::new(&container(
+        r#"{"Id": "proxy", "Name": "/p-proxy-1", "NetworkSettings": {"Networks": {"front": {}}}}"#,
+    ));
+    caddy.learn(&done(&format!(
+        "@folder /dev/shm\n@version {version}\n@api 127.0.0.1:2019\n@config\n{}\n",
+        proxying(handler)
+    )));
+    caddy
+}
+
+fn caddy() -> Caddy {
+    caddy_with(NEW, by_name())
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|n| n.to_string()).collect()
+}
+
+/// What is behind the routes around a handler.
+fn inner(config: &Value) -> &Value {
+    &config["apps"]["http"]["servers"]["srv0"]["routes"][0]["handle"][0]["routes"][0]["handle"][0]
+}
+
+fn switch(version: &str, handler: &Value, names: &[&str]) -> Value {
+    let means = caddy_with(version, handler.clone()).known.means;
+    inner(&switched(&proxying(handler.clone()), &set(names), &means)).clone()
+}
+
+#[test]
+fn a_switch_hands_over_to_the_handler_behind_it_unless_a_file_says_otherwise() {
+    let place = "/dev/shm/compose-zd/app";
+    let slots = |bank| (1..=24).map(move |n| json!({"dial": format!("{{file.{place}/{bank}/{n}}}:3000")}));
+    let banked = |bank| json!([{"handler": "reverse_proxy", "upstreams": slots(bank).collect::<Vec<_>>()}]);
+    let file = |name: &str| json!([{"file": {"fs": "default", "root": place, "try_files": [name]}}]);
+    let expected = json!({"handler": "subroute", "routes": [
+        {"match": file("/on"), "handle": [{"handler": "vars", place: "a"}]},
+        {"match": file("/switched"), "handle": [{"handler": "vars", place: "b"}]},
+        {"match": [{"vars": {place: ["a"]}}], "handle": banked("a")},
+        {"match": [{"vars": {place: ["b"]}}], "handle": banked("b")},
+        {"match": [{"not": [{"vars": {place: ["a", "b"]}}]}], "handle": [by_name()]},
+    ]});
+    assert_eq!(switch(NEW, &by_name(), &["app"]), expected);
+}
+
+#[test]
+fn before_2_8_a_slot_is_a_folder_with_one_file() {
+    let all = switch(OLD, &by_name(), &["app"]);
+    let slot = "/dev/shm/compose-zd/app/a/1";
+    assert_eq!(
+        all["routes"][2]["handle"][0]["routes"][0],
+        json!({
+            "match": [{"file": {"root": slot, "try_files": ["/*"]}}],
+            "handle": [{"handler": "vars", slot: "{http.matchers.file.relative}"}],
+        })
+    );
+    let upstreams = all["routes"][2]["handle"][1]["upstreams"].as_array().unwrap();
+    assert_eq!((upstreams.len(), &upstreams[0]["dial"]), (12, &json!(format!("{{http.vars.{slot}}}:3000"))));
+}
+
+#[test]
+fn what_is_switched_is_found_again_and_taken_out_as_it_was() {
+    let accel = json!({"handler": "reverse_proxy", "@id": "api", "upstreams": [{"dial": "app:3000"}],
+        "handle_response": [{"routes": [{"handle": [by_address()]}]}]});
+    let (config, means) = (proxying(accel), caddy().known.means);
+    let names = set(&["app"]);
+    let all = switched(&config, &names, &means);
+    assert_eq!(all.to_string().matches("\"@id\"").count(), 1, "an id may stand only once");
+    assert_eq!(switched(&all, &names, &means), all);
+    assert_eq!(plain(&all, &set(&["other"])), all);
+    assert_eq!(switched(&all, &set(&["other"]), &means), all);
+    assert_eq!(plain(&all, &names), config);
+}
+
+#[test]
+fn other_upstreams_keep_their_share() {
+    let two = json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:3000", "max_requests": 9}, {"dial": "legacy:80"}]});
+    let upstreams = &switch(NEW, &two, &["app"])["routes"][2]["handle"][0]["upstreams"];
+    let upstreams = upstreams.as_array().unwrap();
+    let (slots, legacy): (Vec<&Value>, Vec<&Value>) =
+        upstreams.iter().partition(|u| u["dial"] != "legacy:80");
+    assert_eq!((slots.len(), legacy.len()), (24, 24));
+    assert!(slots.iter().all(|s| s["max_requests"] == 9));
+}
+
+#[test]
+fn the_sides_of_a_pair_are_one_switch_with_the_port_of_each() {
+    let pair =
+        json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app_a:80"}, {"dial": "tcp/app_b:81"}]});
+    let slots = &switch(NEW, &pair, &["app_b", "app_a"])["routes"][2]["handle"][0]["upstreams"];
+    let file = |n: usize| format!("{{file./dev/shm/compose-zd/app_a+app_b/a/{n}}}");
+    assert_eq!(slots[0], json!({"dial": format!("{}:80", file(1))}));
+    assert_eq!(slots[1], json!({"dial": format!("{}:81", file(2))}));
+}
+
+#[test]
+fn a_banks_handler_looks_nothing_up_and_checks_nothing_itself() {
+    let mut checked = by_address();
+    checked["health_checks"] = json!({"active": {"uri": "/"}, "passive": {"fail_duration": 1}});
+    let banked = switch(NEW, &checked, &["app"])["routes"][2]["handle"][0].clone();
+    assert_eq!(banked["health_checks"], json!({"passive": {"fail_duration": 1}}));
+    assert_eq!(banked["dynamic_upstreams"], Value::Null);
+    assert_eq!(banked["upstreams"][0]["dial"], "{file./dev/shm/compose-zd/app/a/1}:3000");
+}
+
+#[test]
+fn an_instance_does_not_notice_under_which_name_it_was_found() {
+    let mut tls = by_name();
+    tls["transport"] = json!({"protocol": "http", "tls": {}});
+    tls["headers"] =
+        json!({"request": {"set": {"X-From": ["{http.reverse_proxy.upstream.host}:{http.request.port}"]}}});
+    let banked = |version: &str| switch(version, &tls, &["app"])["routes"][3]["handle"].clone();
+    let (new, old) = (&banked(NEW)[0], &banked(OLD)[1]);
+    assert_eq!(new["transport"]["tls"]["server_name"], "app");
+    assert_eq!(new["headers"]["request"]["set"]["X-From"], json!(["app:{http.request.port}"]));
+    assert_eq!(new["headers"]["request"]["set"]["Host"], json!(["app:3000"]));
+    assert_eq!(old["headers"]["request"]["set"]["Host"], Value::Null);
+}
+
+fn endpoint(name: &str, address: &str) -> Endpoint {
+    Endpoint {
+        id: format!("id-{name}"),
+        name: name.into(),
+        names: vec![name.into(), "app".into()],
+        addresses: address.parse().into_iter().collect(),
+        ..Endpoint::default()
+    }
+}
+
+fn old() -> Endpoint {
+    endpoint("p-app-1", "172.21.0.2")
+}
+
+fn new() -> Endpoint {
+    endpoint("p-app-2", "172.21.0.3")
+}
+
+/// Printed while a deploy drained `p-app-1`, but for the counts of idle slots.
+const SWITCHED: &str = "@on app 4\n@switched app 1\n@bank app/a p-app-1\n@bank app/b p-app-2\n";
+const ON: &str = "@on app 4\n@bank app/a p-app-1\n";
+const COUNTS: &str = r#"[{"address":"{file./dev/shm/compose-zd/app/a/13}:3000","num_requests":2,"fails":0},{"address":"{file./dev/shm/compose-zd/app/b/6}:3000","num_requests":5,"fails":0},{"address":"app:3000","num_requests":1,"fails":0},{"address":"p-app-1:3000","num_requests":2,"fails":0},{"address":"172.21.0.2:3000","num_requests":7,"fails":0}]"#;
+
+fn answer(files: &str, config: &Value) -> Done {
+    done(&format!("{files}@upstreams\n{COUNTS}\n\n@config\n{config}\n"))
+}
+
+fn with_switch(caddy: &Caddy) -> Value {
+    switched(&caddy.known.config, &set(&["app"]), caddy.means())
+}
+
+/// With every switch in place.
+fn now(caddy: &Caddy, files: &str) -> Done {
+    answer(files, &with_switch(caddy))
+}
+
+fn routed(caddy: &Caddy, now: &Done) -> (Vec<String>, bool) {
+    let created = Endpoint { addresses: vec![], ..endpoint("p-app-3", "") };
+    let reading = caddy.read(now, &[old(), new(), created]).unwrap();
+    (reading.routed.into_iter().collect(), reading.settled)
+}
+
+#[test]
+fn without_a_switch_that_is_on_whatever_runs_gets_requests() {
+    let (caddy, both) = (caddy(), vec!["id-p-app-1".to_string(), "id-p-app-2".to_string()]);
+    assert_eq!(routed(&caddy, &now(&caddy, "")), (both.clone(), true));
+    assert_eq!(routed(&caddy, &answer("", &caddy.known.config)), (both, true));
+}
+
+#[test]
+fn a_switch_sends_requests_to_the_names_of_the_bank_whose_turn_it_is() {
+    let caddy = caddy();
+    assert_eq!(routed(&caddy, &now(&caddy, ON)), (vec!["id-p-app-1".into()], true));
+    assert_eq!(routed(&caddy, &now(&caddy, SWITCHED)), (vec!["id-p-app-2".into()], true));
+}
+
+#[test]
+fn somebodys_reload_is_seen() {
+    let caddy = caddy();
+    let (names, settled) = routed(&caddy, &answer(SWITCHED, &caddy.known.config));
+    assert_eq!((names.len(), settled), (2, true), "files without a switch mean nothing");
+    let mut two = with_switch(&caddy);
+    two["apps"]["http"]["servers"]["srv1"] = json!({"routes": [{"handle": [by_name()]}]});
+    assert!(!routed(&caddy, &answer(SWITCHED, &two)).1, "one of two handlers has no switch");
+}
+
+#[test]
+fn in_flight_is_what_was_begun_by_the_bank_before_and_by_the_name() {
+    let caddy = caddy();
+    let reading = caddy.read(&now(&caddy, SWITCHED), &[new(), old()]).unwrap();
+    assert_eq!(reading.in_flight, BTreeMap::from([("id-p-app-1".into(), InFlight::Exact(3))]));
+    let dynamic = caddy_with(NEW, by_address());
+    let reading = dynamic.read(&now(&dynamic, SWITCHED), &[new(), old()]).unwrap();
+    assert_eq!(reading.in_flight["id-p-app-1"], InFlight::Exact(9));
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_is_an_error() {
+    for text in ["", "@upstreams\n[]\n@config\n{\"apps\"", "@upstreams\n[]\n@config\n{\"error\":\"no\"}\n"] {
+        assert!(caddy().read(&done(text), &[old()]).is_err(), "{text}");
+    }
+}
+
+fn script(exec: Option<Exec>) -> String {
+    exec.map(|e| e.argv[2].clone()).unwrap_or_default()
+}
+
+fn rotation(inside: &[Endpoint], outside: &[Endpoint]) -> Rotation {
+    Rotation { inside: inside.to_vec(), outside: outside.to_vec() }
+}
+
+/// All slots with these names in turn.
+fn slots(names: &[&str]) -> String {
+    names.iter().copied().cycle().take(24).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn gating_turns_the_switch_on_for_those_that_serve() {
+    let (caddy, rotation) = (caddy(), rotation(&[new(), old()], &[endpoint("p-app-3", "")]));
+    let expected = format!(
+        "# send requests to p-app-1 p-app-2
+set -e
+rm -f /dev/shm/compose-zd/app/switched
+rm -rf /dev/shm/compose-zd/app/a; mkdir -p /dev/shm/compose-zd/app/a; i=0
+for n in {}; do i=$((i+1)); printf %s $n > /dev/shm/compose-zd/app/a/$i; done
+echo 'p-app-1 p-app-2' > /dev/shm/compose-zd/app/a.set
+: > /dev/shm/compose-zd/app/on
+",
+        slots(&["p-app-1", "p-app-2"])
+    );
+    assert_eq!(script(caddy.gate(&now(&caddy, ""), &rotation)), expected);
+    assert!(!caddy.holds(&now(&caddy, ""), &rotation));
+    let on = now(&caddy, "@on app 0\n@bank app/a p-app-1 p-app-2\n");
+    assert!(caddy.holds(&on, &rotation) && caddy.gate(&on, &rotation).is_none());
+}
+
+#[test]
+fn where_nobody_serves_nobody_gets_requests_until_somebody_is_ready() {
+    let (caddy, rotation) = (caddy(), rotation(&[], &[new()]));
+    let gate = script(caddy.gate(&now(&caddy, ""), &rotation));
+    assert!(gate.contains("echo '-' > /dev/shm/compose-zd/app/a.set"), "{gate}");
+    let on = now(&caddy, "@on app 0\n@bank app/a -\n");
+    assert!(caddy.holds(&on, &rotation));
+    assert_eq!(caddy.route(&on, &rotation), None, "never an empty set");
+}
+
+#[test]
+fn routing_fills_the_idle_bank_and_then_gives_it_its_turn() {
+    let caddy = caddy();
+    let there = script(caddy.route(&now(&caddy, ON), &rotation(&[new()], &[old()])));
+    let fill = |bank: &str| format!("> /dev/shm/compose-zd/app/{bank}.set\n");
+    assert!(
+        there.contains(&fill("b")) && there.ends_with(": > /dev/shm/compose-zd/app/switched\n"),
+        "{there}"
+    );
+    let back = script(caddy.route(&now(&caddy, SWITCHED), &rotation(&[old()], &[new()])));
+    assert!(
+        back.contains(&fill("a")) && back.ends_with("rm -f /dev/shm/compose-zd/app/switched\n"),
+        "{back}"
+    );
+    assert_eq!(caddy.route(&now(&caddy, SWITCHED), &rotation(&[new()], &[old()])), None);
+}
+
+#[test]
+fn a_switch_that_somebody_took_away_is_put_back_until_the_end_of_the_deploy() {
+    let caddy = caddy();
+    let exec = caddy.route(&answer(ON, &caddy.known.config), &rotation(&[new()], &[old()])).unwrap();
+    let lines: Vec<String> = exec.stdin.clone().unwrap().lines().map(String::from).collect();
+    assert_eq!(lines, [caddy.known.config.to_string(), with_switch(&caddy).to_string()]);
+    let script = script(Some(exec));
+    let on = script.find(": > /dev/shm/compose-zd/app/on\n").unwrap();
+    let once = script.find(": > /dev/shm/compose-zd/app/once\n").unwrap();
+    assert!(on < once && once < script.find("ask /load").unwrap(), "{script}");
+}
+
+#[test]
+fn more_instances_than_slots_are_refused() {
+    let many: Vec<Endpoint> = (0..25).map(|n| endpoint(&format!("p-app-{n}"), "172.21.0.2")).collect();
+    let refusal = script(caddy().route(&now(&caddy(), ""), &rotation(&many, &[])));
+    assert_eq!(refusal, "echo 'a switch has slots for 24 instances, and there are 25' >&2; exit 1");
+}
+
+fn released(caddy: &Caddy, now: &Done) -> String {
+    match caddy.release(now, &[new()], &[]) {
+        Release::Done => "done".into(),
+        Release::Wait => "wait".into(),
+        Release::Run(exec) => script(Some(exec)),
+    }
+}
+
+#[test]
+fn releasing_turns_the_switch_off_once_both_banks_are_the_same() {
+    let caddy = caddy();
+    let off = released(&caddy, &now(&caddy, SWITCHED));
+    assert!(off.contains("echo 'p-app-2' > /dev/shm/compose-zd/app/a.set\n"), "{off}");
+    assert!(off.ends_with("rm -f /dev/shm/compose-zd/app/on /dev/shm/compose-zd/app/switched\n"), "{off}");
+    assert_eq!(released(&caddy, &now(&caddy, "@bank app/a p-app-2\n")), "done");
+}
+
+#[test]
+fn a_switch_that_is_not_to_stay_is_taken_out() {
+    let caddy = caddy();
+    let Release::Run(exec) = caddy.release(&now(&caddy, "@once app\n"), &[new()], &[]) else {
+        panic!("nothing to run");
+    };
+    let stdin = exec.stdin.clone().unwrap();
+    assert_eq!(stdin.lines().last().unwrap(), caddy.known.config.to_string());
+    assert_eq!(released(&caddy, &answer("@once app\n", &caddy.known.config)), "done");
+}
+
+#[test]
+fn a_lookup_that_is_kept_is_waited_for() {
+    let kept = |files: &str| {
+        let caddy = caddy_with(NEW, by_address());
+        released(&caddy, &now(&caddy, files))
+    };
+    assert_eq!(kept(&ON.replace("app 4", "app 61")), "wait");
+    assert!(kept(&ON.replace("app 4", "app 62")).starts_with("# the switch is off"));
+    assert_eq!(caddy_with(NEW, by_address()).patience(), Duration::from_secs(90));
+}
+
+fn prepared(now: &Done, tune: bool) -> Vec<Preparation> {
+    let wish = Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])] };
+    caddy().prepare(std::slice::from_ref(now), &wish).unwrap()
+}
+
+#[test]
+fn the_first_deploy_puts_the_switch_in_and_the_next_finds_it() {
+    let missing = answer(ON, &caddy().known.config);
+    let first = prepared(&missing, true);
+    assert!(
+        first[0].required && first[0].note.contains("the next deploy needs no reload"),
+        "{}",
+        first[0].note
+    );
+    let script = &first[0].exec.argv[2];
+    assert!(
+        script.contains("app/on /dev/shm/compose-zd/app/switched /dev/shm/compose-zd/app/once"),
+        "{script}"
+    );
+    assert_eq!(prepared(&now(&caddy(), ON), true), []);
+    assert!(caddy().prepare(&[done("")], &Wish { tune: true, starting: 1, services: vec![] }).is_err());
+}
+
+#[test]
+fn where_nothing_may_stay_the_switch_goes_with_the_deploy() {
+    for now in [answer("", &caddy().known.config), now(&caddy(), "")] {
+        let first = prepared(&now, false);
+        assert!(first[0].note.contains("`x-zd.proxy.tune: false`"), "{}", first[0].note);
+        assert!(first[0].exec.argv[2].contains(": > /dev/shm/compose-zd/app/once"));
+    }
+}
+
+fn backend(service: &str, names: &[&str], runs: bool) -> Backend {
+    let names = names.iter().map(|n| n.to_string()).collect();
+    Backend { service: service.into(), names, runs, networks: vec!["front".into()], ..Backend::default() }
+}
+
+#[test]
+fn it_fronts_the_names_in_its_configuration_on_a_network_of_its_own() {
+    let other = Backend { networks: vec!["back".into()], ..backend("app", &["app"], true) };
+    assert!(caddy().fronts(&backend("web", &["web", "app"], true)));
+    assert!(!caddy().fronts(&backend("db", &["db"], true)) && !caddy().fronts(&other));
+    let app = container(r#"{"Name": "/app"}"#);
+    assert_eq!((caddy().port(&app), caddy().host(&app)), (Some(3000), Some("a.test".into())));
+    assert_eq!(caddy_with(NEW, by_address()).port(&app), Some(3000));
+}
+
+#[test]
+fn what_cannot_be_told_is_said_with_the_fix() {
+    let check = |handler: Value, backends: &[Backend]| {
+        caddy_with(NEW, handler)
+            .check(backends)
+            .map_err(|f| f.to_string())
+            .unwrap_or_else(|e| vec![e])
+            .join("\n")
+    };
+    let to = |dial: &[&str]| {
+        let all: Vec<Value> = dial.iter().map(|d| json!({"dial": d})).collect();
+        json!({"handler": "reverse_proxy", "upstreams": all})
+    };
+    let app = [backend("app", &["app", "p-app-1"], true), backend("app", &["app"], false)];
+    assert_eq!(check(by_name(), &app), "");
+    assert!(check(to(&["p-app-1:3000"]), &app).contains("`p-app-1`, which is one instance"));
+    assert!(check(to(&["app:{env.PORT}"]), &app).contains("does not say at which port `app` is"));
+    let pair = [backend("app_a", &["app_a"], false), backend("app_b", &["app_b"], false)];
+    assert!(check(to(&["app_a:80"]), &pair).contains("`reverse_proxy app_a:… app_b:…`"));
+    assert_eq!(check(to(&["app_a:80", "app_b:80"]), &pair), "");
+    assert!(check(by_address(), &app).contains("keeps addresses for 1m"));
+}
+
+/// Printed by an image without the admin API.
+const REFUSED: &str = "@folder /dev/shm\n@version 2.11.4\n@said curl: (7) Failed to connect to 127.0.0.1 port 2019 after 0 ms: Could not connect to server\n@file\n{\n\tadmin off\n}\n# not db\n:80 {\n\treverse_proxy app:3000\n}\n";
+
+#[test]
+fn without_an_answer_its_file_tells_what_it_fronts() {
+    let mut caddy = caddy();
+    caddy.learn(&done(REFUSED));
+    let app = backend("app", &["app"], true);
+    assert!(caddy.fronts(&app) && !caddy.fronts(&backend("db", &["db"], true)));
+    let refusal = caddy.check(&[app]).unwrap_err().to_string();
+    assert!(refusal.contains("Failed to connect") && refusal.contains("take `admin off` out"), "{refusal}");
+}
+
+#[test]
+fn an_image_without_a_shell_is_refused() {
+    let mut caddy = Caddy::new(&container(
+        r#"{"Args": ["docker-proxy"], "NetworkSettings": {"Networks": {"front": {}}}}"#,
+    ));
+    let said = "OCI runtime exec failed: exec: \"sh\": executable file not found in $PATH: unknown";
+    caddy.learn(&Done { code: Some(126), stdout: said.into(), stderr: String::new() });
+    let labels = BTreeMap::from([("caddy.reverse_proxy".to_string(), "{{upstreams 3000}}".to_string())]);
+    let app = Backend { labels, ..backend("app", &["app"], true) };
+    assert!(caddy.fronts(&app) && !caddy.fronts(&backend("db", &["db"], true)));
+    let refusal = caddy.check(&[app]).unwrap_err().to_string();
+    assert!(refusal.contains("ends in `-alpine`"), "{refusal}");
+}
+
+#[test]
+fn caddy_docker_proxy_routes_to_addresses_and_is_warned_of() {
+    let mut caddy =
+        caddy_with(NEW, json!({"handler": "reverse_proxy", "upstreams": [{"dial": "172.21.0.2:3000"}]}));
+    caddy.by_labels = true;
+    let labels =
+        r#"{"Config": {"Labels": {"caddy": "a.test", "caddy.reverse_proxy": "{{upstreams 3000}}"}}}"#;
+    assert_eq!(caddy.port(&container(labels)), Some(3000));
+    let losses = caddy.check(&[backend("app", &["app"], false)]).unwrap();
+    assert!(losses[0].contains("lb_try_duration"), "{losses:?}");
+    let all = routed(&caddy, &answer("", &caddy.known.config)).0;
+    assert_eq!(all, ["id-p-app-1"], "an instance that it does not list gets nothing");
+    let nothing = answer("", &Value::Null);
+    assert!(caddy.holds(&nothing, &rotation(&[], &[new()])) && caddy.read(&nothing, &[new()]).is_ok());
+}
+
+#[test]
+fn it_is_recognised_by_image_or_process() {
+    let detects = |json: &str| detect(&container(json)).is_some();
+    let image = |name: &str| detects(&format!(r#"{{"Config": {{"Image": "{name}"}}}}"#));
+    assert!(image("caddy:2.11-alpine") && image("docker.io/library/caddy"));
+    assert!(image("lucaslorentz/caddy-docker-proxy:2.10-alpine"));
+    assert!(!image("caddy-exporter") && !image("nginx"));
+    assert!(detects(r#"{"Path": "/usr/bin/caddy", "Args": ["run"], "Config": {"Image": "ours"}}"#));
+}
+
+#[test]
+fn its_file_is_the_one_it_was_started_with() {
+    let file = |args: &str| Caddy::new(&container(&format!(r#"{{"Args": [{args}]}}"#))).file().to_string();
+    assert_eq!(file(r#""caddy", "run", "--config", "/a.json""#), "/a.json");
+    assert_eq!(file(r#""run", "--config=/b""#), "/b");
+    assert_eq!(file(r#""run""#), FILE);
+}
