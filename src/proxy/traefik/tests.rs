@@ -217,7 +217,7 @@ fn it_reads_who_gets_requests_and_what_is_in_flight() {
     assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new"]);
     assert!(reading.settled && !reading.lingering);
     let quiet = Duration::from_millis(3200);
-    assert_eq!(reading.in_flight["old"], InFlight::Partly { exact: 1, open: 2, quiet });
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 1, open: 2, quiet });
     assert!(traefik.read(&done("Permission denied"), &[old()]).is_err());
 }
 
@@ -227,7 +227,7 @@ fn connections_by_a_transport_of_the_users_may_be_idle() {
         endpoint("old", "192.168.0.5", "traefik.http.services.app.loadbalancer.serverstransport=a@file");
     let answer = recorded(&only(new(), old()));
     let reading = traefik(FLAGS).read(&done(&answer), &[own]).unwrap();
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { open: 3, quiet: Duration::ZERO });
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 3, quiet: Duration::ZERO });
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn without_a_directory_its_api_tells_whom_it_has_admitted() {
     let ends = [old(), new(), endpoint("third", "192.168.0.7", "")];
     let reading = traefik.read(&done(&answer), &ends).unwrap();
     assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new", "old"]);
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { open: 1, quiet: Duration::ZERO });
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
     let silent = traefik.read(&done("@connections\n@service app\n@end\n"), &ends).unwrap_err();
     assert!(silent.to_string().contains("does not tell"), "{silent}");
     assert_eq!(traefik.release(&done(&answer), &ends, &[]), Release::Done);
