@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Backend, Endpoint, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use super::{Backend, Endpoint, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
@@ -259,14 +259,17 @@ impl Proxy for Caddy {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![self.question(&[])]
+        vec![self.question(&[]), handover::question(&self.container)]
     }
 
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let answer = answers.first().cloned().unwrap_or_default();
         let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
         let view = view.ok_or_else(|| self.silent(&answer))?;
-        Ok(self.preparation(&view, wish.tune).into_iter().collect())
+        let switch = self.preparation(&view, wish.tune);
+        let kept = answers.get(1).filter(|_| wish.tune && switch.is_some());
+        let kept = kept.and_then(|a| handover::preparation(&self.container, &self.name(), a));
+        Ok(kept.into_iter().chain(switch).collect())
     }
 
     fn needs_reading(&self) -> bool {

@@ -161,6 +161,9 @@ behind!(haproxy, Front { stage: Stage::haproxy, count: 2, first_costs: false, le
 behind!(haproxy_2_6, Front { stage: haproxy_2_6, count: 2, first_costs: false, left: flags });
 behind!(haproxy_line, Front { stage: haproxy_line, count: 1, first_costs: false, left: flags });
 behind!(dockercloud, Front { stage: dockercloud, count: 2, first_costs: false, left: frozen });
+behind!(caddy, Front { stage: caddy, count: 2, first_costs: true, left: switched_on });
+behind!(caddy_2_6, Front { stage: caddy_2_6, count: 1, first_costs: true, left: switched_on });
+behind!(traefik, Front { stage: traefik, count: 2, first_costs: false, left: pins });
 
 fn haproxy_2_6(name: &str) -> Stage {
     let stage = Stage::haproxy(name);
@@ -184,6 +187,34 @@ fn dockercloud(name: &str) -> Stage {
     let stage = Stage::with(name, "haproxy-scale", &[]);
     stage.set(&format!("STATS_PORT={}", free_port()));
     stage
+}
+
+/// By Caddy's own lookups, which every instance gets a share of.
+fn caddy(name: &str) -> Stage {
+    let stage = Stage::with(name, "caddy", &["Caddyfile.dynamic"]);
+    stage.write("Caddyfile", &stage.read("Caddyfile.dynamic"));
+    stage
+}
+
+/// By `reverse_proxy app:3000`: a request finds the instance that the connection which is free goes to.
+fn caddy_2_6(name: &str) -> Stage {
+    let stage = Stage::with(name, "caddy", &["Caddyfile"]);
+    stage.set(&format!("CADDY_IMAGE={}", stage.variable("CADDY_OLD_IMAGE")));
+    stage
+}
+
+fn traefik(name: &str) -> Stage {
+    Stage::with(name, "traefik", &[])
+}
+
+/// Switches that are turned on: they are there for good, and off between deploys.
+fn switched_on(stage: &Stage) -> String {
+    stage.in_proxy(&["sh", "-c", "ls /dev/shm/compose-zd/*/on /tmp/compose-zd/*/on 2>/dev/null"])
+}
+
+/// Files that take a route over.
+fn pins(stage: &Stage) -> String {
+    stage.in_proxy(&["ls", "/etc/traefik/dynamic"])
 }
 
 /// Servers that are drained or in maintenance, or that we added.
