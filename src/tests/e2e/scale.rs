@@ -1,4 +1,4 @@
-//! One service: new instances beside the old, then the old go.
+//! One service: new instances beside the old, then the old go. What every proxy promises is in promises.rs.
 
 use crate::stage::{LONG, Stage, wait_until};
 
@@ -10,12 +10,6 @@ fn replaces(stage: &Stage, load: &str, deploy: &str) {
     ran.exits(0);
     answers.all_from(&["1", "2"]);
     stage.expect_release("app", 2, "2");
-}
-
-#[test]
-fn a_deploy_loses_no_request() {
-    let stage = Stage::scale("deploy");
-    replaces(&stage, "", "app");
 }
 
 /// Without this, a load that cannot see a loss would make every other test pass.
@@ -56,35 +50,6 @@ fn the_first_deploy_behind_a_proxy_reloads_it_three_times_at_most_and_later_ones
         let reloads = stage.reloads() - before;
         assert!(reloads <= most, "{reloads} reloads by version {version}");
     }
-}
-
-#[test]
-fn an_instance_that_warms_up_gets_no_request() {
-    let stage = Stage::scale("warmup");
-    stage.up("--scale app=2");
-    stage.set("VERSION=2 WARMUP=2");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0);
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 2, "2");
-}
-
-#[test]
-fn an_instance_that_listens_late_gets_no_request() {
-    let stage = Stage::scale("late");
-    stage.up("--scale app=2");
-    stage.set("VERSION=2 LISTEN_AFTER=2");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0);
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 2, "2");
-}
-
-#[test]
-fn a_slow_post_is_answered_by_the_instance_that_got_it() {
-    let stage = Stage::scale("slow");
-    stage.set("SLOW=1.5 STOP=abrupt");
-    replaces(&stage, "--method POST --body 100", "app");
 }
 
 #[test]
