@@ -303,7 +303,8 @@ impl Proxy for Traefik {
     fn read(&self, done: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let answer = self.answer(done)?;
         self.check_references(&answer, endpoints)?;
-        let busy = endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e)));
+        let idle = self.settings.idle_timeout();
+        let busy = endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e, idle)));
         Ok(Reading {
             routed: self.routed(&answer, endpoints),
             failing: BTreeSet::new(),

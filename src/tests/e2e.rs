@@ -29,3 +29,5 @@ mod scale;
 mod stage;
 #[path = "e2e/tool.rs"]
 mod tool;
+#[path = "e2e/traefik.rs"]
+mod traefik;

@@ -10,6 +10,9 @@ use super::pin;
 use super::{Endpoint, InFlight};
 use crate::proxy::hex;
 
+/// How late Traefik may be with closing an idle connection.
+const SLACK: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answer {
     /// The version of our file that is in force.
@@ -77,14 +80,15 @@ impl Answer {
     }
 
     /// What an instance may still be answering. By our own transport an idle connection is gone at once; those from
-    /// before may be idle for long, and have not been given a request since our file is in force.
-    pub fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
+    /// before have not been given a request since our file is in force, and may be idle until `idle` has passed.
+    pub fn in_flight(&self, endpoint: &Endpoint, idle: Duration) -> InFlight {
         let its: Vec<&String> = self.connections.iter().filter(|c| is_to(c, &endpoint.addresses)).collect();
         let (Some(first), true) = (self.first, pin::has_own_transport(endpoint)) else {
             return InFlight::AtMost { exact: 0, open: its.len(), quiet: Duration::ZERO };
         };
-        let idle = its.iter().filter(|c| self.before.contains(**c)).count();
-        InFlight::AtMost { exact: its.len() - idle, open: idle, quiet: self.now.saturating_sub(first) }
+        let quiet = self.now.saturating_sub(first);
+        let unsure = its.iter().filter(|c| self.before.contains(**c) && quiet < idle + SLACK).count();
+        InFlight::AtMost { exact: its.len() - unsure, open: unsure, quiet }
     }
 
     /// The addresses of the servers that discovery has found; none where the API does not tell.

@@ -212,13 +212,21 @@ fn a_route_is_written_once_and_then_waited_for() {
 
 #[test]
 fn it_reads_who_gets_requests_and_what_is_in_flight() {
-    let traefik = traefik(FLAGS);
-    let reading = traefik.read(&done(&recorded(&only(new(), old()))), &[old(), new()]).unwrap();
+    let traefik = traefik(&FLAGS.replace("=1s", "=60s"));
+    let answer = recorded(&only(new(), old()));
+    let reading = traefik.read(&done(&answer), &[old(), new()]).unwrap();
     assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new"]);
     assert!(reading.settled && !reading.lingering);
     let quiet = Duration::from_millis(3200);
     assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 1, open: 2, quiet });
     assert!(traefik.read(&done("Permission denied"), &[old()]).is_err());
+}
+
+#[test]
+fn what_is_open_for_longer_than_an_idle_connection_is_in_flight() {
+    let reading = traefik(FLAGS).read(&done(&recorded(&only(new(), old()))), &[old()]).unwrap();
+    let quiet = Duration::from_millis(3200);
+    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 3, open: 0, quiet });
 }
 
 #[test]

@@ -163,7 +163,7 @@ behind!(haproxy_line, Front { stage: haproxy_line, count: 1, first_costs: false,
 behind!(dockercloud, Front { stage: dockercloud, count: 2, first_costs: false, left: frozen });
 behind!(caddy, Front { stage: caddy, count: 2, first_costs: true, left: switched_on });
 behind!(caddy_2_6, Front { stage: caddy_2_6, count: 1, first_costs: true, left: switched_on });
-behind!(traefik, Front { stage: traefik, count: 2, first_costs: false, left: pins });
+behind!(traefik, Front { stage: Stage::traefik, count: 2, first_costs: false, left: routes });
 
 fn haproxy_2_6(name: &str) -> Stage {
     let stage = Stage::haproxy(name);
@@ -203,18 +203,9 @@ fn caddy_2_6(name: &str) -> Stage {
     stage
 }
 
-fn traefik(name: &str) -> Stage {
-    Stage::with(name, "traefik", &[])
-}
-
 /// Switches that are turned on: they are there for good, and off between deploys.
 fn switched_on(stage: &Stage) -> String {
     stage.in_proxy(&["sh", "-c", "ls /dev/shm/compose-zd/*/on /tmp/compose-zd/*/on 2>/dev/null"])
-}
-
-/// Files that take a route over.
-fn pins(stage: &Stage) -> String {
-    stage.in_proxy(&["ls", "/etc/traefik/dynamic"])
 }
 
 /// Servers that are drained or in maintenance, or that we added.
@@ -238,4 +229,9 @@ fn frozen(stage: &Stage) -> String {
     let states = stage.in_proxy(&["sh", "-c", script]);
     assert!(!states.trim().is_empty(), "there is a manager");
     states.lines().filter(|state| *state == "T").collect()
+}
+
+/// Files in Traefik's directory of routes.
+pub fn routes(stage: &Stage) -> String {
+    stage.in_proxy(&["ls", "-A", "/etc/traefik/dynamic"])
 }

@@ -84,6 +84,11 @@ impl Stage {
         Stage::with(name, "haproxy-template", &["haproxy.cfg"])
     }
 
+    /// One service `app` behind Traefik, which watches a directory of routes.
+    pub fn traefik(name: &str) -> Stage {
+        Stage::of(name, "traefik")
+    }
+
     /// A fixture that has more files than its Compose file.
     pub fn with(name: &str, fixture: &str, files: &[&str]) -> Stage {
         let stage = Stage::of(name, fixture);
