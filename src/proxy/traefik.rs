@@ -31,6 +31,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long its discovery takes at most, besides the time it keeps between two looks.
 const DISCOVERY: Duration = Duration::from_secs(2);
 
+/// What its discovery still sees after this long, and is none of ours, is no instance that has stopped, but has the same
+/// route.
+const STRANGERS: Duration = Duration::from_secs(15);
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
     container: Container,
@@ -163,12 +167,12 @@ impl Traefik {
         if inside.iter().any(|e| e.unhealthy) {
             return CaughtUp::No;
         }
-        let yes = match (answer.discovered(), answer.waited()) {
-            (Some(found), _) => sees(answer, &found, &inside, ours),
-            (None, Some(waited)) => waited >= self.settings.throttle() + DISCOVERY,
-            (None, None) => return CaughtUp::SoonByItself,
-        };
-        if yes { CaughtUp::Yes } else { CaughtUp::No }
+        match answer.discovered() {
+            Some(found) if !sees(answer, &found, &inside, ours) => CaughtUp::No,
+            Some(found) if found.len() <= inside.len() => CaughtUp::Yes,
+            Some(_) => in_time(answer, STRANGERS),
+            None => in_time(answer, self.settings.throttle() + DISCOVERY),
+        }
     }
 }
 
@@ -180,11 +184,18 @@ enum CaughtUp {
     SoonByItself,
 }
 
+fn in_time(answer: &Answer, limit: Duration) -> CaughtUp {
+    match answer.waited() {
+        None => CaughtUp::SoonByItself,
+        Some(waited) if waited >= limit => CaughtUp::Yes,
+        Some(_) => CaughtUp::No,
+    }
+}
+
 /// Its discovery has found exactly these of ours, and routes to them.
 fn sees(answer: &Answer, found: &BTreeSet<IpAddr>, inside: &[&Endpoint], ours: &[Endpoint]) -> bool {
-    let known = found.iter().all(|a| ours.iter().any(|e| e.addresses.contains(a)));
     let routers = inside.first().map(|e| Http::read(&e.labels).router_names()).unwrap_or_default();
-    known && of(ours, found) == inside && answer.are_used(&routers)
+    of(ours, found) == inside && answer.are_used(&routers)
 }
 
 /// Those that have one of these addresses.
@@ -326,9 +337,9 @@ impl Proxy for Traefik {
         };
         let Some(text) = &answer.file else {
             return match (&answer.served, answer.has_remains()) {
-                (_, true) => Release::Run(self.sh(scripts::remove(&file))),
                 (Some(_), _) => Release::Wait,
-                (None, _) => Release::Done,
+                (None, true) => Release::Run(self.sh(scripts::tidy(&file))),
+                (None, false) => Release::Done,
             };
         };
         match self.caught_up(&answer, text, ours) {

@@ -99,14 +99,23 @@ impl Answer {
 
     /// Whether these routers use the services that discovery has found.
     pub fn are_used(&self, routers: &[String]) -> bool {
-        let users = |s: &Value| s["usedBy"].as_array().cloned().unwrap_or_default();
-        let users: Vec<Value> = self.services.iter().flat_map(|(_, s)| s.iter().flat_map(users)).collect();
-        let is = |user: &Value, router: &str| {
-            // On an entry point with settings of its own it is `ENTRYPOINT-NAME@docker`.
-            user.as_str().is_some_and(|u| u.ends_with(&format!("{router}@docker")))
-        };
-        routers.iter().all(|router| users.iter().any(|u| is(u, router)))
+        routers.iter().all(|router| self.users().any(|user| is(user, router)))
     }
+
+    /// A router besides these that uses them.
+    pub fn stranger(&self, routers: &[String]) -> Option<&str> {
+        self.users().find(|user| !routers.iter().any(|router| is(user, router)))
+    }
+
+    fn users(&self) -> impl Iterator<Item = &str> {
+        let services = self.services.iter().filter_map(|(_, s)| s.as_ref()?["usedBy"].as_array());
+        services.flatten().filter_map(Value::as_str)
+    }
+}
+
+/// On an entry point with settings of its own a router is `ENTRYPOINT-NAME@docker`.
+fn is(user: &str, router: &str) -> bool {
+    user.strip_suffix("@docker").is_some_and(|name| name == router || name.ends_with(&format!("-{router}")))
 }
 
 fn urls(service: &Value) -> impl Iterator<Item = &str> {

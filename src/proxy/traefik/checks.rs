@@ -147,10 +147,16 @@ impl Traefik {
             let name = line.rsplit([' ', ':', '=']).next().and_then(|n| n.strip_suffix("@docker"));
             name.is_some_and(|n| services.iter().any(|s| s == n))
         };
-        match answer.references.iter().find(refers) {
-            Some(line) => Err(self.refused(
-                format!("a file routes to a service of labels, which cannot be switched: {line}"),
-                &format!("say that router by labels instead; {OTHERWISE}"),
+        let routers: Vec<String> =
+            endpoints.iter().flat_map(|e| Http::read(&e.labels).router_names()).collect();
+        let stranger = answer.stranger(&routers).filter(|_| self.steers_by_file() && answer.file.is_none());
+        match answer.references.iter().find(refers).map(String::as_str).or(stranger) {
+            Some(router) => Err(self.refused(
+                format!("a router that is not of its labels routes to `{}`: {router}", endpoints[0].service),
+                &format!(
+                    "it cannot be switched: say it by labels of `{}`; {OTHERWISE}",
+                    endpoints[0].service
+                ),
             )),
             None => Ok(()),
         }

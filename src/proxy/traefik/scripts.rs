@@ -179,10 +179,15 @@ pub fn mark(file: &File) -> String {
 }
 
 pub fn remove(file: &File) -> String {
+    format!("# give the route back\n{}rm -f \"$f\"", places(file))
+}
+
+/// Removes the rest, once Traefik does not read the directory for the file any more: what goes while it reads is an
+/// error to it.
+pub fn tidy(file: &File) -> String {
     format!(
-        "# give the route back
-{}rm -f \"$f\"
-rm -f $s/$n.before $s/$n.left $s/$n.new
+        "# leave nothing
+{}rm -f $s/$n.before $s/$n.left $s/$n.new
 rmdir $s 2>/dev/null
 exit 0",
         places(file)

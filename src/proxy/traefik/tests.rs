@@ -251,13 +251,20 @@ fn without_a_file_its_discovery_takes_what_runs_and_is_healthy() {
 }
 
 #[test]
-fn a_file_of_somebody_elses_that_names_the_service_is_refused() {
+fn a_router_of_somebody_elses_that_uses_the_service_is_refused() {
     let answer =
         "@served \n@references\n/d/x.yml:service: \"app@docker\n/d/x.yml:service: my-app@docker\n@end\n";
     let fault = traefik(FLAGS).read(&done(answer), &[old()]).unwrap_err().to_string();
-    assert!(fault.contains("cannot be switched: /d/x.yml:service: app@docker"), "{fault}");
+    assert!(fault.contains("routes to `app`: /d/x.yml:service: app@docker"), "{fault}");
     let other = answer.replace("\"app@docker", "other@docker");
     assert!(traefik(FLAGS).read(&done(&other), &[old()]).is_ok());
+    let used = |by: &str| {
+        let api = API.replace(r#"["app@docker"]"#, by);
+        traefik(FLAGS).read(&done(&with_api("@served \n@end\n", &api)), &[old()]).map(drop)
+    };
+    assert_eq!(used(r#"["app@docker","web-app@docker"]"#), Ok(()));
+    let fault = used(r#"["app@docker","admin@docker"]"#).unwrap_err().to_string();
+    assert!(fault.contains("routes to `app`: admin@docker"), "{fault}");
 }
 
 /// The first line of a command.
@@ -276,13 +283,19 @@ fn the_route_goes_back_once_discovery_sees_the_same() {
     let stopped = endpoint("old", "", "");
     let released = |answer: &str, ours: &[Endpoint]| step(traefik.release(&done(answer), ours, &[]));
     let both = with_api(&answer, API);
-    assert_eq!(released(&both, &[stopped.clone(), new()]), "wait");
+    assert_eq!(released(&both, &[old(), new()]), "wait");
     let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
     assert_eq!(released(&one, &[stopped.clone(), new()]), "# give the route back");
     let unused = one.replace(r#""usedBy":["app@docker"]"#, r#""usedBy":[]"#);
     assert_eq!(released(&unused, &[stopped.clone(), new()]), "wait");
     let starting = Endpoint { unhealthy: true, ..new() };
-    assert_eq!(released(&one, &[stopped, starting]), "wait");
+    assert_eq!(released(&one, &[stopped.clone(), starting]), "wait");
+    // What has stopped has no address any more, and may as well be somebody else's.
+    let ours = [stopped, new()];
+    assert_eq!(released(&both, &ours), "# wait for its discovery");
+    let marked = |at: &str| both.replace("@file\n", &format!("@left\n{at}\n@file\n"));
+    assert_eq!(released(&marked("5119.00"), &ours), "wait");
+    assert_eq!(released(&marked("5118.00"), &ours), "# give the route back");
 }
 
 #[test]
@@ -304,7 +317,7 @@ fn nothing_of_a_route_is_left() {
     let released = |answer: &str| step(traefik.release(&done(answer), &[new()], &[]));
     assert_eq!(released("@served \n@now 1.0\n@end\n"), "done");
     assert_eq!(released("@served 0a\n@now 1.0\n@end\n"), "wait");
-    assert_eq!(released("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# give the route back");
+    assert_eq!(released("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# leave nothing");
     let elsewhere = recorded(&only(endpoint("gone", "192.168.0.9", ""), old()));
     assert_eq!(released(&elsewhere), "# give the route back");
 }
