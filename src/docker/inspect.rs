@@ -13,7 +13,7 @@ pub struct Container {
     pub id: String,
     /// With the leading `/` that Docker gives; `name()` is without.
     #[serde(rename = "Name")]
-    pub(crate) raw_name: String,
+    raw_name: String,
     /// The id of the image it was made from.
     #[serde(rename = "Image")]
     pub image_id: String,

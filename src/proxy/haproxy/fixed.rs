@@ -161,7 +161,7 @@ fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
     };
     let name = format!("{}/{ADDED}{}", line.backend, endpoint.id.get(..12).unwrap_or(&endpoint.id));
     let options = addable(&line.options);
-    let checked = options.iter().any(|o| *o == "check");
+    let checked = options.contains(&"check");
     let mut commands =
         vec![format!("add server {name} {address}:{port} {}", options.join(" ")).trim_end().into()];
     commands.extend(checked.then(|| format!("enable health {name}")));
