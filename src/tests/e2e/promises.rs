@@ -3,13 +3,22 @@
 
 use crate::stage::{LONG, Stage, free_port, wait_until};
 
+/// What the first deploy behind a proxy that has just started costs: some are set up by a reload of their own kind.
+#[derive(PartialEq)]
+enum First {
+    Nothing,
+    /// A request now and then of a client that keeps its connection.
+    KeptConnections,
+    /// A request now and then.
+    Requests,
+}
+
 /// A proxy in front of a service.
 struct Front {
     stage: fn(&str) -> Stage,
     /// How many instances the service has.
     count: usize,
-    /// Its first deploy sets the proxy up by a reload, which cuts clients that keep their connection.
-    first_costs: bool,
+    first: First,
     /// What of ours is in the proxy: nothing but while a deploy runs.
     left: fn(&Stage) -> String,
 }
@@ -23,7 +32,15 @@ impl Front {
         let stage = (self.stage)(name);
         stage.set(settings);
         stage.up(&format!("--scale app={count}"));
+        if self.first == First::Requests {
+            self.set_up(&stage);
+        }
         stage
+    }
+
+    fn set_up(&self, stage: &Stage) {
+        stage.deploy("app --force").exits(0);
+        stage.wait_until_all_answer();
     }
 
     /// Version `version` serves, and nobody else, and nothing of ours is left.
@@ -34,9 +51,8 @@ impl Front {
 
     fn replaces(&self, name: &str, settings: &str, load: &str, count: usize) {
         let stage = self.up_with(name, settings, count);
-        if self.first_costs {
-            stage.deploy("app --force").exits(0);
-            stage.wait_until_all_answer();
+        if self.first == First::KeptConnections && load.contains("--keep-alive") {
+            self.set_up(&stage);
         }
         let proxy = stage.proxy();
         stage.set("VERSION=2");
@@ -156,14 +172,17 @@ macro_rules! behind {
     };
 }
 
-behind!(nginx_proxy, Front { stage: Stage::scale, count: 2, first_costs: true, left: Stage::marks });
-behind!(haproxy, Front { stage: Stage::haproxy, count: 2, first_costs: false, left: flags });
-behind!(haproxy_2_6, Front { stage: haproxy_2_6, count: 2, first_costs: false, left: flags });
-behind!(haproxy_line, Front { stage: haproxy_line, count: 1, first_costs: false, left: flags });
-behind!(dockercloud, Front { stage: dockercloud, count: 2, first_costs: false, left: frozen });
-behind!(caddy, Front { stage: caddy, count: 2, first_costs: true, left: switched_on });
-behind!(caddy_2_6, Front { stage: caddy_2_6, count: 1, first_costs: true, left: switched_on });
-behind!(traefik, Front { stage: Stage::traefik, count: 2, first_costs: false, left: routes });
+behind!(
+    nginx_proxy,
+    Front { stage: Stage::scale, count: 2, first: First::KeptConnections, left: Stage::marks }
+);
+behind!(haproxy, Front { stage: Stage::haproxy, count: 2, first: First::Nothing, left: flags });
+behind!(haproxy_2_6, Front { stage: haproxy_2_6, count: 2, first: First::Nothing, left: flags });
+behind!(haproxy_line, Front { stage: haproxy_line, count: 1, first: First::Nothing, left: flags });
+behind!(dockercloud, Front { stage: dockercloud, count: 2, first: First::Nothing, left: frozen });
+behind!(caddy, Front { stage: caddy, count: 2, first: First::Requests, left: switched_on });
+behind!(caddy_2_6, Front { stage: caddy_2_6, count: 1, first: First::Requests, left: switched_on });
+behind!(traefik, Front { stage: Stage::traefik, count: 2, first: First::Nothing, left: routes });
 
 fn haproxy_2_6(name: &str) -> Stage {
     let stage = Stage::haproxy(name);
