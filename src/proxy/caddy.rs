@@ -302,7 +302,7 @@ impl Proxy for Caddy {
         Ok(Reading {
             routed: routed.map(|e| e.id.clone()).collect(),
             settled: view.is_switched || !view.is_on(),
-            in_flight: view.in_flight(endpoints),
+            in_flight: view.in_flight(endpoints, self.means().counts_names),
             ..Reading::default()
         })
     }
@@ -352,8 +352,9 @@ impl Known {
             config: config.unwrap_or_default(),
             means: Means {
                 folder: line("@folder ").into(),
-                reads_files: version >= (2, 8),
-                sets_host: version >= (2, 11),
+                reads_files: version >= [2, 8, 0],
+                sets_host: version >= [2, 11, 0],
+                counts_names: version >= [2, 11, 2],
             },
             said: said.trim().into(),
             file: file.into(),
@@ -362,9 +363,10 @@ impl Known {
 }
 
 /// Reads `v2.11.4 h1:…`; one that cannot be told counts as old.
-fn version(text: &str) -> (u32, u32) {
-    let mut parts = text.trim_start_matches('v').split('.').map(|p| p.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+fn version(text: &str) -> [u32; 3] {
+    let text = text.split_whitespace().next().unwrap_or("").trim_start_matches('v');
+    let mut parts = text.split(['.', '-', '+']).map(|p| p.parse().unwrap_or(0));
+    std::array::from_fn(|_| parts.next().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 
 #[path = "e2e/build.rs"]
 mod build;
+#[path = "e2e/caddy.rs"]
+mod caddy;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
 #[path = "e2e/failure.rs"]

@@ -24,6 +24,8 @@ pub struct Means {
     pub reads_files: bool,
     /// Since 2.11: an upstream with TLS is sent its own address as `Host`.
     pub sets_host: bool,
+    /// Since 2.11.2: what is in flight is also counted by the name that a slot had.
+    pub counts_names: bool,
 }
 
 impl Means {
@@ -189,7 +191,7 @@ fn original(value: &Value) -> Option<&Value> {
 
 /// The configuration with a switch in front of every handler that routes to one of these names.
 pub fn switched(config: &Value, names: &BTreeSet<String>, means: &Means) -> Value {
-    let put = |value: &Value| Some(switch(original(value).unwrap_or(value), names, means)?);
+    let put = |value: &Value| switch(original(value).unwrap_or(value), names, means);
     changed(config, &put)
 }
 

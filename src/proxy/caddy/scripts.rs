@@ -17,6 +17,7 @@ ask() {
     *) at=http://$api; by= ;;
   esac
   if command -v curl >/dev/null; then curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"
+  elif [ "$by" ]; then echo "a socket is reached by curl, which is not in it" >&2; return 1
   elif command -v wget >/dev/null; then wget -q -O - ${2:+--header $type --post-file $2} "$at$1"
   elif command -v bash >/dev/null; then bash -c "$by_bash" "$api" "$@"
   else echo 'there is neither curl, wget nor bash in it' >&2; return 1
@@ -40,15 +41,16 @@ for api in "$said" "$CADDY_ADMIN" 127.0.0.1:2019; do
   api=${{api#tcp/}}
   case $api in
     '' | off) continue ;;
-    unix/*) ;;
+    unix/*) api=${{api%%|*}} ;;
     :* | localhost:* | 0.0.0.0:* | '[::]:'*) api=127.0.0.1:${{api##*:}} ;;
   esac
   config=$(ask /config/ 2>&1) && case $config in
     '{{"error"'*) ;;
     *) echo "@api $api"; printf '@config\n%s\n' "$config"; exit ;;
   esac
+  why=${{why:-$config}}
 done
-printf '@said %s\n@file\n' "$config"
+printf '@said %s\n@file\n' "$why"
 cat '{file}'"#,
         ask = asking("")
     )
@@ -101,8 +103,8 @@ cat > $f
 [ "$(sed -n 1p $f)" = "$(ask /config/)" ] || exit 0
 sed -n 2p $f > $f.json
 said=$(ask /load $f.json 2>&1) && case $said in *'"error":'*) ;; *) exit 0 ;; esac
+case $said in *'"error":'*) ;; *) said=$(caddy validate --config $f.json 2>&1 | tail -n 1) ;; esac
 printf '%s\n' "$said" >&2
-command -v curl >/dev/null || caddy validate --config $f.json 2>&1 | tail -n 1 >&2
 exit 1"#,
         ask = asking(api),
         folder = means.folder

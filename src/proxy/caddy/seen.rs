@@ -9,12 +9,16 @@ use super::config::OURS;
 /// Stands in a bank where nobody is ready: not a name, so that Caddy asks no name server and answers 502 at once.
 pub const NOBODY: &str = "-";
 
+pub fn other(bank: &str) -> &'static str {
+    if bank == "a" { "b" } else { "a" }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Seen {
     /// As Caddy wrote it, on one line.
     pub raw: String,
     pub config: Value,
-    /// Requests in flight by what Caddy dials; an address may be listed twice.
+    /// Requests in flight by what Caddy dials.
     busy: Vec<(String, usize)>,
     /// By key.
     pub switches: BTreeMap<String, Switch>,
@@ -83,9 +87,9 @@ impl Seen {
         self.switches.get(key).cloned().unwrap_or_default()
     }
 
-    /// Requests in flight to exactly this address.
+    /// Requests in flight to exactly this address. One that was looked up is counted twice since 2.11.2.
     pub fn to(&self, dial: &str) -> usize {
-        self.busy.iter().filter(|(address, _)| address == dial).map(|(_, count)| count).sum()
+        self.busy.iter().filter(|(address, _)| address == dial).map(|(_, count)| *count).max().unwrap_or(0)
     }
 
     /// Requests in flight that were begun by a bank.

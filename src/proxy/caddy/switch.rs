@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::config::{plain, switched};
+use super::seen::other;
 use super::view::{View, names};
 use super::{Caddy, scripts};
 use crate::docker::{Done, Exec};
@@ -51,16 +52,22 @@ impl Caddy {
         }
     }
 
-    /// Fills the bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
+    /// Fills a bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
     fn turned(&self, view: &View, key: &str, names: &[String]) -> Option<String> {
         let (switch, place) = (view.seen.switch(key), self.means().place(key));
-        let fill = |bank| scripts::fill(&place, bank, names, self.means());
-        match switch.bank() {
-            _ if switch.names() == Some(names) => None,
-            None => Some(format!("rm -f {place}/switched\n{}: > {place}/on\n", fill("a"))),
-            Some("a") => Some(format!("{}: > {place}/switched\n", fill("b"))),
-            Some(_) => Some(format!("{}rm -f {place}/switched\n", fill("a"))),
+        if switch.names() == Some(names) {
+            return None;
         }
+        let (bank, turn) = match switch.bank() {
+            Some(bank) => (other(bank), String::new()),
+            // What a bank has begun in the last deploy may go on, and is told from what this one begins with another.
+            None if view.seen.by(key, "b") > view.seen.by(key, "a") => ("b", format!(": > {place}/on\n")),
+            None => ("a", format!(": > {place}/on\n")),
+        };
+        let fill = scripts::fill(&place, bank, names, self.means());
+        let decide =
+            if bank == "b" { format!(": > {place}/switched\n") } else { format!("rm -f {place}/switched\n") };
+        Some(format!("{fill}{decide}{turn}"))
     }
 
     /// Turns the switches off, and takes those out that are not to stay.
@@ -84,8 +91,7 @@ impl Caddy {
         let (Some(bank), Some(names)) = (switch.bank(), switch.names()) else {
             return String::new();
         };
-        let other = if bank == "a" { "b" } else { "a" };
-        let same = scripts::fill(&place, other, names, self.means());
+        let same = scripts::fill(&place, other(bank), names, self.means());
         format!("{same}rm -f {place}/on {place}/switched\n")
     }
 

@@ -188,6 +188,11 @@ fn now(caddy: &Caddy, files: &str) -> Done {
     answer(files, &with_switch(caddy))
 }
 
+/// The same without a request in flight.
+fn idle(caddy: &Caddy) -> Done {
+    done(&format!("@upstreams\n[]\n\n@config\n{}\n", with_switch(caddy)))
+}
+
 fn routed(caddy: &Caddy, now: &Done) -> (Vec<String>, bool) {
     let created = Endpoint { addresses: vec![], ..endpoint("p-app-3", "") };
     let reading = caddy.read(now, &[old(), new(), created]).unwrap();
@@ -219,13 +224,17 @@ fn somebodys_reload_is_seen() {
 }
 
 #[test]
-fn in_flight_is_what_was_begun_by_the_bank_before_and_by_the_name() {
-    let caddy = caddy();
-    let reading = caddy.read(&now(&caddy, SWITCHED), &[new(), old()]).unwrap();
-    assert_eq!(reading.in_flight, BTreeMap::from([("id-p-app-1".into(), InFlight::Exact(3))]));
-    let dynamic = caddy_with(NEW, by_address());
-    let reading = dynamic.read(&now(&dynamic, SWITCHED), &[new(), old()]).unwrap();
-    assert_eq!(reading.in_flight["id-p-app-1"], InFlight::Exact(9));
+fn in_flight_is_what_was_begun_by_the_name_and_then_by_the_bank_before_or_the_name_in_its_slots() {
+    let in_flight = |caddy: Caddy, other: &str| {
+        let now = done(&now(&caddy, SWITCHED).stdout.replace("p-app-1:3000", other));
+        let in_flight = caddy.read(&now, &[new(), old()]).unwrap().in_flight;
+        assert_eq!(in_flight.len(), 1);
+        in_flight["id-p-app-1"]
+    };
+    assert_eq!(in_flight(caddy(), "p-app-1:3000"), InFlight::Exact(3));
+    assert_eq!(in_flight(caddy(), "p-app-9:3000"), InFlight::Exact(1));
+    assert_eq!(in_flight(caddy_with(OLD, by_name()), "p-app-9:3000"), InFlight::Exact(3));
+    assert_eq!(in_flight(caddy_with(NEW, by_address()), "p-app-1:3000"), InFlight::Exact(9));
 }
 
 #[test]
@@ -254,24 +263,31 @@ fn gating_turns_the_switch_on_for_those_that_serve() {
     let expected = format!(
         "# send requests to p-app-1 p-app-2
 set -e
-rm -f /dev/shm/compose-zd/app/switched
 rm -rf /dev/shm/compose-zd/app/a; mkdir -p /dev/shm/compose-zd/app/a; i=0
 for n in {}; do i=$((i+1)); printf %s $n > /dev/shm/compose-zd/app/a/$i; done
 echo 'p-app-1 p-app-2' > /dev/shm/compose-zd/app/a.set
+rm -f /dev/shm/compose-zd/app/switched
 : > /dev/shm/compose-zd/app/on
 ",
         slots(&["p-app-1", "p-app-2"])
     );
-    assert_eq!(script(caddy.gate(&now(&caddy, ""), &rotation)), expected);
-    assert!(!caddy.holds(&now(&caddy, ""), &rotation));
+    assert_eq!(script(caddy.gate(&idle(&caddy), &rotation)), expected);
+    assert!(!caddy.holds(&idle(&caddy), &rotation));
     let on = now(&caddy, "@on app 0\n@bank app/a p-app-1 p-app-2\n");
     assert!(caddy.holds(&on, &rotation) && caddy.gate(&on, &rotation).is_none());
 }
 
 #[test]
+fn what_a_bank_began_in_the_last_deploy_is_not_taken_for_what_the_other_begins_in_this_one() {
+    let gate = script(caddy().gate(&now(&caddy(), ""), &rotation(&[old()], &[new()])));
+    let turn = "echo 'p-app-1' > /dev/shm/compose-zd/app/b.set\n: > /dev/shm/compose-zd/app/switched\n";
+    assert!(gate.contains(turn), "{gate}");
+}
+
+#[test]
 fn where_nobody_serves_nobody_gets_requests_until_somebody_is_ready() {
     let (caddy, rotation) = (caddy(), rotation(&[], &[new()]));
-    let gate = script(caddy.gate(&now(&caddy, ""), &rotation));
+    let gate = script(caddy.gate(&idle(&caddy), &rotation));
     assert!(gate.contains("echo '-' > /dev/shm/compose-zd/app/a.set"), "{gate}");
     let on = now(&caddy, "@on app 0\n@bank app/a -\n");
     assert!(caddy.holds(&on, &rotation));
@@ -482,4 +498,16 @@ fn its_file_is_the_one_it_was_started_with() {
     assert_eq!(file(r#""caddy", "run", "--config", "/a.json""#), "/a.json");
     assert_eq!(file(r#""run", "--config=/b""#), "/b");
     assert_eq!(file(r#""run""#), FILE);
+}
+
+#[test]
+fn zz_dump() {
+    let means = caddy().known.means;
+    std::fs::write("/tmp/cdx/p/intro", scripts::introduction("/etc/caddy/Caddyfile")).unwrap();
+    for (n, api) in
+        [("tcp", "127.0.0.1:2019"), ("unix", "unix//run/caddy.sock"), ("unix3", "unix///run/caddy.sock")]
+    {
+        std::fs::write(format!("/tmp/cdx/p/q.{n}"), scripts::question(api, &means)).unwrap();
+        std::fs::write(format!("/tmp/cdx/p/l.{n}"), scripts::load(api, &means)).unwrap();
+    }
 }

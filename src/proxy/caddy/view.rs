@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::config::{Handler, Means, handlers, plain, switched};
-use super::seen::Seen;
+use super::config::{Handler, Means, Upstream, handlers, plain, switched};
+use super::seen::{Seen, other};
 use crate::proxy::{Endpoint, InFlight};
 
 /// The age of a file is told in whole seconds, and a request that was just before it looks a name up a moment later.
@@ -54,6 +54,10 @@ impl View {
         self.keys().iter().any(|key| self.seen.switch(key).bank().is_some())
     }
 
+    fn ours(&self) -> impl Iterator<Item = &Upstream> {
+        self.handlers.iter().flat_map(|(_, h)| h.ours(&self.names))
+    }
+
     /// Every switch is on, and sends requests to exactly these names.
     pub fn sends_to(&self, names: &[String]) -> bool {
         self.is_switched && self.keys().iter().all(|key| self.seen.switch(key).names() == Some(names))
@@ -69,34 +73,36 @@ impl View {
         })
     }
 
-    /// Requests to those that get no new ones. Caddy counts by what it dials, which is not one instance: the slots of
-    /// the bank before this one, and the name from before the switch was on. So they are told as the first one's.
-    pub fn in_flight(&self, endpoints: &[Endpoint]) -> BTreeMap<String, InFlight> {
-        let others: usize = self.keys().iter().map(|key| self.by_the_other_bank(key)).sum();
-        let mut shared = self.by_name() + others;
-        let mut count = |e: &Endpoint| InFlight::Exact(std::mem::take(&mut shared) + self.by_address(e));
+    /// Requests to those that get no new ones. What was begun before the switch was on is counted by the service's name;
+    /// after that by the slots of a bank, unless Caddy counts `by_names` too. Neither is one instance, so they are told
+    /// as the first one's.
+    pub fn in_flight(&self, endpoints: &[Endpoint], by_names: bool) -> BTreeMap<String, InFlight> {
+        let banks =
+            self.keys().iter().filter(|_| !by_names).map(|key| self.by_the_other_bank(key)).sum::<usize>();
+        let mut shared = self.by_service() + banks;
+        let own = |e: &Endpoint| self.by_address(e) + if by_names { self.by_name(e) } else { 0 };
+        let mut count = |e: &Endpoint| InFlight::Exact(std::mem::take(&mut shared) + own(e));
         let leaving = endpoints.iter().filter(|e| !self.routes_to(e));
         leaving.map(|e| (e.id.clone(), count(e))).collect()
     }
 
     fn by_the_other_bank(&self, key: &str) -> usize {
-        match self.seen.switch(key).bank() {
-            Some("a") => self.seen.by(key, "b"),
-            Some(_) => self.seen.by(key, "a"),
-            None => 0,
-        }
+        self.seen.switch(key).bank().map_or(0, |bank| self.seen.by(key, other(bank)))
     }
 
-    fn by_name(&self) -> usize {
-        let ours = self.handlers.iter().flat_map(|(_, h)| h.ours(&self.names));
-        let dials: BTreeSet<&str> = ours.filter_map(|u| u.dial()).collect();
+    fn by_service(&self) -> usize {
+        let dials: BTreeSet<&str> = self.ours().filter_map(|u| u.dial()).collect();
         dials.into_iter().map(|dial| self.seen.to(dial)).sum()
+    }
+
+    fn by_name(&self, endpoint: &Endpoint) -> usize {
+        let ports: BTreeSet<u16> = self.ours().filter_map(|u| u.port).collect();
+        ports.iter().map(|port| self.seen.to(&format!("{}:{port}", endpoint.name))).sum()
     }
 
     /// Those of `dynamic a`, which are dialled by address.
     fn by_address(&self, endpoint: &Endpoint) -> usize {
-        let dynamic = self.handlers.iter().flat_map(|(_, h)| &h.upstreams).filter(|u| u.given.is_none());
-        let ports: BTreeSet<u16> = dynamic.filter_map(|u| u.port).collect();
+        let ports: BTreeSet<u16> = self.ours().filter(|u| u.given.is_none()).filter_map(|u| u.port).collect();
         let sockets = ports.iter().flat_map(|p| endpoint.addresses.iter().map(move |a| (*a, *p)));
         sockets.map(|socket| self.seen.to(&std::net::SocketAddr::from(socket).to_string())).sum()
     }

@@ -1,0 +1,118 @@
+//! What is special about Caddy: its switch, put in by the first deploy, and what its configuration needs.
+
+use crate::stage::Stage;
+
+/// An upstream an instance.
+fn caddy(name: &str) -> Stage {
+    let stage = Stage::with(name, "caddy", &["Caddyfile.dynamic"]);
+    stage.write("Caddyfile", &stage.read("Caddyfile.dynamic"));
+    stage
+}
+
+/// The files that turn a switch, or say that it goes.
+fn switches(stage: &Stage) -> String {
+    stage.in_proxy(&["sh", "-c", "cd /dev/shm/compose-zd && ls -d */on */switched */once 2>/dev/null"])
+}
+
+fn configuration(stage: &Stage) -> String {
+    stage.in_proxy(&["wget", "-q", "-O", "-", "http://127.0.0.1:2019/config/"])
+}
+
+/// A configuration that does not do, with what is said of it; nothing is changed by it.
+fn refuses(name: &str, from: &str, to: &str, said: &str) {
+    let stage = caddy(name);
+    let written = stage.read("Caddyfile");
+    assert!(written.contains(from));
+    stage.write("Caddyfile", &written.replace(from, &to.replace("PROJECT", &stage.project)));
+    stage.up("");
+    let (before, config) = (stage.containers(), configuration(&stage));
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(1).says(said).says("hint: ");
+    assert_eq!((stage.containers(), configuration(&stage)), (before, config));
+}
+
+#[test]
+fn what_caddy_lacks_is_said_before_anything_is_touched() {
+    refuses("cdoff", ":80 {", "{\n admin off\n}\n:80 {", "its admin API does not answer");
+    refuses("cdone", "dynamic a app", "dynamic a PROJECT-app-1", "which is one instance");
+}
+
+/// No client of the second deploy loses its connection, although it never closes it.
+#[test]
+fn the_switch_stays_and_the_next_deploy_needs_no_reload() {
+    let stage = caddy("cdstays");
+    stage.up("--scale app=2");
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(0).says("by a reload");
+    let config = configuration(&stage);
+    stage.set("VERSION=3");
+    let (ran, answers) = stage.deploy_under_load("--keep-alive --method POST --body 500", "app");
+    ran.exits(0).never_says("by a reload");
+    answers.all_from(&["2", "3"]);
+    stage.expect_release("app", 2, "3");
+    assert_eq!((configuration(&stage), switches(&stage)), (config, String::new()));
+}
+
+#[test]
+fn where_nothing_may_stay_the_configuration_is_afterwards_what_it_was() {
+    let stage = caddy("cdgoes");
+    stage.add("services: { app: { x-zd: { proxy: { tune: false } } } }");
+    stage.up("--scale app=2");
+    let before = configuration(&stage);
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(0).says("`x-zd.proxy.tune: false`");
+    stage.expect_release("app", 2, "2");
+    assert_eq!((configuration(&stage), switches(&stage)), (before, String::new()));
+}
+
+/// What is lost is the price of that reload, so it is not counted.
+#[test]
+fn a_reload_by_somebody_else_is_overruled_and_then_left_alone() {
+    let stage = caddy("cdreload");
+    stage.up("--scale app=2");
+    let before = configuration(&stage);
+    stage.set("VERSION=2 WARMUP=2");
+    let mut deploy = stage.start_deploy("app");
+    deploy.wait_for("started app-");
+    stage.in_proxy(&["caddy", "reload", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]);
+    deploy.end().exits(0);
+    stage.expect_release("app", 2, "2");
+    assert_eq!((configuration(&stage), switches(&stage)), (before, String::new()));
+}
+
+/// A set that grows and shrinks by one instance at a time is one more turn of the switch each.
+#[test]
+fn batches_need_no_reload_either() {
+    let stage = caddy("cdbatch");
+    stage.add("services: { app: { deploy: { update_config: { parallelism: 1 } } } }");
+    stage.up("--scale app=3");
+    stage.deploy("app --force").exits(0);
+    stage.set("VERSION=2 WARMUP=1");
+    let (ran, answers) = stage.deploy_under_load("--keep-alive --method POST --body 500", "app");
+    ran.exits(0).never_says("by a reload");
+    answers.all_from(&["1", "2"]);
+    stage.expect_release("app", 3, "2");
+}
+
+/// Blue and green, both named in one line; between deploys Caddy has to try the other one where a side is down.
+#[test]
+fn the_sides_of_a_pair_switch_behind_caddy() {
+    let stage = caddy("cdpair");
+    let both = "reverse_proxy app_a:3000 app_b:3000 {\n\t\tlb_try_duration 5s\n\t}";
+    stage.write("Caddyfile", &format!(":80 {{\n\t{both}\n}}\n"));
+    let app = stage.read("compose.yaml");
+    let sides =
+        app.replace("  app:\n", "  app_a: &app\n").replace("\n  proxy:\n", "\n  app_b: *app\n\n  proxy:\n");
+    stage.write("compose.yaml", &sides);
+    stage.up("app_a proxy");
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(0).says("by a reload");
+    let load = stage.start_load("");
+    for (version, side) in [("3", "app_a"), ("4", "app_b")] {
+        stage.set(&format!("VERSION={version}"));
+        stage.deploy("app").exits(0).never_says("by a reload");
+        assert_eq!(stage.states(side), [format!("running {version}")]);
+    }
+    load.end().all_from(&["2", "3", "4"]);
+    assert_eq!(switches(&stage), "");
+}
