@@ -157,7 +157,7 @@ pub struct ProxyArgs {
     /// Container of the proxy, by name or id
     #[arg(long, env = "COMPOSE_ZD_PROXY_CONTAINER", value_name = "CONTAINER")]
     pub proxy_container: Option<String>,
-    /// What the proxy is: nginx-proxy, or none
+    /// What the proxy is: nginx-proxy, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
     #[arg(long, env = "COMPOSE_ZD_PROXY_KIND", value_name = "KIND")]
     pub proxy_kind: Option<String>,
     /// Whether anything may be left in the running proxy (a marker test in a template, a keep-alive setting)
