@@ -499,15 +499,3 @@ fn its_file_is_the_one_it_was_started_with() {
     assert_eq!(file(r#""run", "--config=/b""#), "/b");
     assert_eq!(file(r#""run""#), FILE);
 }
-
-#[test]
-fn zz_dump() {
-    let means = caddy().known.means;
-    std::fs::write("/tmp/cdx/p/intro", scripts::introduction("/etc/caddy/Caddyfile")).unwrap();
-    for (n, api) in
-        [("tcp", "127.0.0.1:2019"), ("unix", "unix//run/caddy.sock"), ("unix3", "unix///run/caddy.sock")]
-    {
-        std::fs::write(format!("/tmp/cdx/p/q.{n}"), scripts::question(api, &means)).unwrap();
-        std::fs::write(format!("/tmp/cdx/p/l.{n}"), scripts::load(api, &means)).unwrap();
-    }
-}
