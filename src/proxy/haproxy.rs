@@ -175,7 +175,7 @@ impl Proxy for Haproxy {
         vec![self.ask(&format!("{STATE}; show info"))]
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    fn check(&self, _backends: &[Backend]) -> Result<Vec<String>, Fault> {
         let all = &self.config.sockets;
         if all.is_empty() {
             return Err(
@@ -185,7 +185,6 @@ impl Proxy for Haproxy {
         if all.iter().all(|(_, level)| level != "admin") {
             return Err(self.refused("its `stats socket` is not `level admin`".into(), SOCKET_FIX));
         }
-        let _ = backends;
         Ok(Vec::new())
     }
 
