@@ -345,3 +345,7 @@ fn write_out(value: &mut Value, placeholder: &str, text: &str) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+#[path = "config/tests.rs"]
+pub mod tests;
