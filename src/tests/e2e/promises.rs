@@ -101,7 +101,7 @@ impl Front {
 
     /// An answer that never ends is cut at the limit, which is said; the others are not.
     fn endless(&self, name: &str) {
-        let stage = self.up(name, "");
+        let stage = self.up(name, "STOP=abrupt");
         let stream = stage.hold("/stream?seconds=100");
         let load = stage.start_load("");
         stage.set("VERSION=2");
