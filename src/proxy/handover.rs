@@ -1,6 +1,7 @@
 //! What a proxy that hands its listening socket over at a reload loses: connections that the retired process had not
 //! accepted yet are reset, unless the kernel gives them to the next one (`net.ipv4.tcp_migrate_req`, Linux 5.14).
-//! Seen with HAProxy 1.7 and Caddy: about one connection in two reloads under full load, and none with it.
+//! Lost of about 20 reloads under full load without it and with it: HAProxy 1.7 11 and 0, Caddy 2.6 25 and 0; Caddy 2.11
+//! 43 and 35, whose listeners speak MPTCP, which the kernel does not do this for.
 
 use super::Preparation;
 use crate::docker::inspect::Container;
@@ -20,7 +21,7 @@ pub fn preparation(container: &Container, name: &str, answer: &Done) -> Option<P
     let own_network = container.networks().all(|n| n != "host");
     (off && own_network).then(|| Preparation {
         exec: Exec::beside(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
-        note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload does not cut new connections"),
+        note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload cuts fewer new connections"),
         required: false,
     })
 }
