@@ -221,11 +221,13 @@ impl Run<'_> {
         for proxy in &viewer.proxies {
             let answers = proxy.inspect().iter().map(|q| self.docker.exec(q)).collect::<Result<Vec<_>>>()?;
             for preparation in proxy.prepare(&answers, &wish)? {
+                let told = !preparation.note.is_empty();
                 if self.args.dry_run {
-                    self.report.event(&Event::WouldPrepare(preparation.note));
+                    told.then(|| self.report.event(&Event::WouldPrepare(preparation.note)));
                     continue;
                 }
                 match drain::checked(self.docker, &preparation.exec, &proxy.name()) {
+                    Ok(_) if !told => {}
                     Ok(_) => self.report.event(&Event::Prepared(preparation.note)),
                     Err(error) if preparation.required => return Err(error),
                     Err(error) => self.report.warn(&Warning::NotPrepared(format!("{error:#}"))),

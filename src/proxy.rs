@@ -123,6 +123,7 @@ impl Open {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preparation {
     pub exec: Exec,
+    /// Empty where it changes nothing that stays.
     pub note: String,
     /// Without it there is no gate and no drain, so its failure ends the deploy.
     pub required: bool,

@@ -155,10 +155,14 @@ impl Proxy for Dockercloud {
         vec![handover::question(&self.container)]
     }
 
+    /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
+    /// setting, makes it render a configuration without servers.
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        let quietly =
+            |action| Preparation { exec: self.run(action, &[]), note: String::new(), required: true };
         let answer = answers.first().filter(|_| wish.tune);
         let kept = answer.and_then(|a| handover::preparation(&self.container, &self.name(), a));
-        Ok(kept.into_iter().collect())
+        Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("resume")]).unwrap_or_default())
     }
 
     fn needs_reading(&self) -> bool {

@@ -174,3 +174,15 @@ fn it_is_recognised_by_the_names_of_its_image_or_by_its_process() {
         serde_json::from_str(r#"{"Path": "/sbin/tini", "Args": ["--", "dockercloud-haproxy"]}"#).unwrap();
     assert!(detect(&ours).is_some());
 }
+
+#[test]
+fn its_network_is_set_while_the_manager_stands_still() {
+    let prepare = |said: &str, tune| {
+        let wish = Wish { tune, starting: 1, services: vec![] };
+        dockercloud().prepare(&[done(said)], &wish).unwrap()
+    };
+    let [freeze, kept, resume] = &prepare("0", true)[..] else { panic!("three steps") };
+    assert_eq!([words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))], ["freeze", "resume"]);
+    assert!(kept.exec.beside.is_some() && !kept.required);
+    assert!(prepare("1", true).is_empty() && prepare("0", false).is_empty());
+}
