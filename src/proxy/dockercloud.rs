@@ -183,7 +183,11 @@ impl Proxy for Dockercloud {
     fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
         let answer = Answer::parse(&now.stdout)?;
         if rotation.inside.iter().any(|e| answer.of(e).next().is_none()) {
-            return answer.frozen.then(|| self.run("resume", &[]));
+            return match (answer.frozen, answer.knows_any(&rotation.all())) {
+                (true, _) => Some(self.run("resume", &[])),
+                (false, true) => None,
+                (false, false) => Some(self.run("render", &[])),
+            };
         }
         let inside = || rotation.inside.iter().flat_map(|e| answer.of(e));
         let admit: Vec<String> = inside().filter(|s| s.is_out()).map(|s| s.set("ready")).collect();
@@ -229,8 +233,10 @@ impl Proxy for Dockercloud {
             return Release::Wait;
         };
         let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
+        let runs = ours.iter().any(|e| !e.addresses.is_empty());
         match (answer.frozen, flagged) {
             (true, _) => Release::Run(self.run("resume", &[])),
+            _ if runs && !answer.knows_any(ours) => Release::Run(self.run("render", &[])),
             (false, true) => Release::Wait,
             (false, false) => Release::Done,
         }
@@ -269,6 +275,12 @@ impl Answer {
             retired: age.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
             connections: of("@connection ").map(String::from).collect(),
         })
+    }
+
+    /// The manager renders a configuration without servers when a container, anybody's, goes between its two looks; and
+    /// it forgets a service of which nothing ran. Then it has to be asked for another one.
+    fn knows_any(&self, endpoints: &[Endpoint]) -> bool {
+        endpoints.iter().any(|e| self.of(e).next().is_some())
     }
 
     fn of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Slot> {

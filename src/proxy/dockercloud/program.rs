@@ -1,6 +1,6 @@
 //! What runs in the container: there is a Python (2.7 in the original) and little else.
 
-/// `ask`, `tell`, `freeze` or `resume`, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
+/// `ask`, `tell`, `freeze`, `resume` or `render`, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
 /// state of the manager (`T` is stopped), and while an HAProxy lives that a reload retired, how long ago that was and
 /// every connection from here. Whose they are cannot be read: the processes run as another user.
 ///
@@ -46,6 +46,7 @@ if action=="freeze":
 if action=="resume":
   if os.path.exists(MARK): os.remove(MARK)
   signal_managers(signal.SIGCONT)
+if action=="render": signal_managers(signal.SIGUSR1)
 if action=="ask":
   sys.stdout.write(haproxy("show servers state; show stat -1 4 -1"))
   for pid,state in managers: print("@manager "+state)

@@ -91,6 +91,16 @@ fn the_manager_is_let_go_until_haproxy_knows_all_inside() {
 }
 
 #[test]
+fn a_configuration_without_servers_is_rendered_again() {
+    let head = RECORDED.split_inclusive('\n').take(2).collect::<String>();
+    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    assert_eq!(route(&format!("{head}@manager S\n")), "render");
+    assert_eq!(route(&format!("{head}@manager T\n")), "resume");
+    let release = dockercloud().release(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
+    assert!(matches!(release, Release::Run(exec) if words(Some(exec.clone())) == "render"));
+}
+
+#[test]
 fn those_outside_are_drained_while_the_manager_stands_still() {
     let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
     assert_eq!(route(RECORDED), "tell set server SERVICE_p_app/p-app-1 state drain");
