@@ -10,7 +10,7 @@ Exit codes:
   0        the new release serves (or nothing had to change)
   1        failed before anything was changed
   2        wrong usage or configuration
-  3        failed; the old release serves, unchanged
+  3        failed; the old release serves, unchanged, or the rollout is paused
   4        failed, and the old release could not be restored: act now
   130/143  interrupted; the old release serves";
 
@@ -19,7 +19,16 @@ Examples:
   compose-zd deploy                      every service that a proxy routes to
   compose-zd deploy app --health-path /up
   compose-zd deploy web                  a pair: web_a and web_b, or web-blue and web-green
+  compose-zd deploy app worker           both or neither; --one-by-one takes one after the other
+  compose-zd deploy --image app=shop:42  this image for this release; the next deploy takes the file's again
+  compose-zd deploy --scale app=4        the same release on four instances
+  compose-zd deploy --resume             goes on with a rollout that paused
   compose-zd deploy --dry-run            the plan, and nothing touched";
+
+const ROLLBACK: &str = "\
+Examples:
+  compose-zd rollback                    the release before; once more returns to the newer one
+  compose-zd rollback app --to 5         one service, as release 5 had it";
 
 /// Replaces running Docker Compose services by their next version without losing a request.
 #[derive(Parser, Debug)]
@@ -63,6 +72,36 @@ pub enum Command {
     /// Replace services by their next version, without losing a request
     #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
     Deploy(Box<DeployArgs>),
+    /// Put an earlier release back, configuration and images, without losing a request
+    #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
+    Rollback(Box<RollbackArgs>),
+    /// Show what runs: releases, instances, and whether they get requests
+    Status(StatusArgs),
+    /// List the releases, and which one a rollback goes to
+    History(HistoryArgs),
+}
+
+#[derive(Args, Debug, Default)]
+pub struct StatusArgs {
+    /// Services or pairs to show; without a name all that are deployed
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Folder for releases [default: .compose-zd beside the compose file]
+    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
+    pub engine: Option<String>,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct HistoryArgs {
+    /// Folder for releases [default: .compose-zd beside the compose file]
+    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
+    pub engine: Option<String>,
 }
 
 #[derive(Args, Debug, Default)]
@@ -73,9 +112,12 @@ pub struct DeployArgs {
     /// Replace every instance, even when nothing has changed
     #[arg(long)]
     pub force: bool,
-    /// Print the plan and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Image of a service for this release, such as app=shop:42; may be given several times
+    #[arg(long, value_name = "SERVICE=REF", value_parser = image)]
+    pub image: Vec<(String, String)>,
+    /// Go on with the rollout that paused
+    #[arg(long, conflicts_with_all = ["services", "force", "scale", "image", "pull", "build", "no_build"])]
+    pub resume: bool,
     /// Number of instances of a service, such as app=3; may be given several times
     #[arg(long, value_name = "SERVICE=N", value_parser = scale)]
     pub scale: Vec<(String, u32)>,
@@ -88,6 +130,43 @@ pub struct DeployArgs {
     /// Do not build images
     #[arg(long, overrides_with = "build")]
     pub no_build: bool,
+    // First, because its own flags stand under no heading.
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
+    pub update: UpdateArgs,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct RollbackArgs {
+    /// Services or pairs to put back; without a name those that the last rollout changed
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Number of the release to put back [default: the one before]
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<u32>,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+}
+
+/// What every rollout can be told.
+#[derive(Args, Debug, Default)]
+pub struct RolloutArgs {
+    /// Print the plan and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Several services: all or none, all ready before the first is switched (the default)
+    #[arg(long, overrides_with = "one_by_one")]
+    pub together: bool,
+    /// Several services: each is switched before the next one starts; all or none all the same
+    #[arg(long, overrides_with = "together")]
+    pub one_by_one: bool,
+    /// Releases to keep for a rollback [default: 5]
+    #[arg(long, env = "COMPOSE_ZD_KEEP", value_name = "N")]
+    pub keep: Option<usize>,
+    /// Folder for releases [default: .compose-zd beside the compose file]
+    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Print the result only
     #[arg(short, long)]
     pub quiet: bool,
@@ -95,11 +174,82 @@ pub struct DeployArgs {
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
     #[command(flatten)]
+    pub swarm: SwarmArgs,
+    #[command(flatten)]
+    pub going_back: GoingBackArgs,
+    #[command(flatten)]
     pub health: HealthArgs,
     #[command(flatten)]
     pub drain: DrainArgs,
     #[command(flatten)]
     pub proxy: ProxyArgs,
+}
+
+/// Where it runs, and what `docker stack deploy` is told.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Engine (x-zd.engine)")]
+pub struct SwarmArgs {
+    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
+    pub engine: Option<String>,
+    /// Swarm: remove services of the stack that the file has no more, once the others have converged
+    #[arg(long)]
+    pub prune: bool,
+    /// Swarm: look images up in their registry: always, changed or never [default: always, or never where all of them
+    /// were built on this machine]
+    #[arg(long, value_name = "WHEN", value_parser = ["always", "changed", "never"])]
+    pub resolve_image: Option<String>,
+}
+
+/// How instances are replaced; the words of `docker service update`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Update (deploy.update_config)")]
+pub struct UpdateArgs {
+    /// Instances replaced at a time; 0 is all at once [default: 0, or 1 where the file has an update_config]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_PARALLELISM", value_name = "N")]
+    pub update_parallelism: Option<u32>,
+    /// Time between two batches [default: 0s]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_DELAY", value_name = "DURATION", value_parser = any_duration)]
+    pub update_delay: Option<Duration>,
+    /// How long a new instance that fails after it was ready still counts [default: 0s, or 5s where the file has an
+    /// update_config]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION", value_parser = any_duration)]
+    pub update_monitor: Option<Duration>,
+    /// What to do once more have failed than may [default: rollback, or pause where the file has an update_config]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_FAILURE_ACTION", value_name = "ACTION", value_parser = ACTIONS)]
+    pub update_failure_action: Option<String>,
+    /// Share of the instances that may fail, from 0 to 1 [default: 0]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_MAX_FAILURE_RATIO", value_name = "RATIO", value_parser = ratio)]
+    pub update_max_failure_ratio: Option<f64>,
+    /// start-first or stop-first [default: start-first]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_ORDER", value_name = "ORDER", value_parser = ORDERS)]
+    pub update_order: Option<String>,
+}
+
+/// How instances are put back; the words of `docker service update`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Rollback (deploy.rollback_config)")]
+pub struct GoingBackArgs {
+    /// Instances put back at a time; 0 is all at once [default: as many as are replaced at a time, or 1 where the file
+    /// has a rollback_config]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_PARALLELISM", value_name = "N")]
+    pub rollback_parallelism: Option<u32>,
+    /// Time between two batches [default: 0s]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_DELAY", value_name = "DURATION", value_parser = any_duration)]
+    pub rollback_delay: Option<Duration>,
+    /// How long an instance that fails after it was ready still counts [default: 0s, or 5s where the file has a
+    /// rollback_config]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION", value_parser = any_duration)]
+    pub rollback_monitor: Option<Duration>,
+    /// What to do once more have failed than may; a rollback is never rolled back [default: pause]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_FAILURE_ACTION", value_name = "ACTION", value_parser = ["pause", "continue"])]
+    pub rollback_failure_action: Option<String>,
+    /// Share of the instances that may fail, from 0 to 1 [default: 0]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MAX_FAILURE_RATIO", value_name = "RATIO", value_parser = ratio)]
+    pub rollback_max_failure_ratio: Option<f64>,
+    /// start-first or stop-first [default: start-first]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_ORDER", value_name = "ORDER", value_parser = ORDERS)]
+    pub rollback_order: Option<String>,
 }
 
 /// When a new instance is ready; the same words as `x-zd.health`.
@@ -163,6 +313,29 @@ pub struct ProxyArgs {
     /// Whether anything may be left in the running proxy (a marker test in a template, a keep-alive setting)
     #[arg(long, env = "COMPOSE_ZD_PROXY_TUNE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub proxy_tune: Option<bool>,
+}
+
+const ACTIONS: [&str; 3] = ["pause", "continue", "rollback"];
+const ORDERS: [&str; 2] = ["start-first", "stop-first"];
+
+/// A duration that may be none at all.
+fn any_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|e| format!("{e}; expected a duration such as 0s, 500ms or 1m30s"))
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
+    number.ok_or("expected a number from 0 to 1, such as 0.25".into())
+}
+
+fn image(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((service, reference)) if !service.is_empty() && !reference.is_empty() => {
+            Ok((service.into(), reference.into()))
+        }
+        _ => Err("expected SERVICE=REF, such as app=shop:42".into()),
+    }
 }
 
 /// Durations as Compose writes them: `500ms`, `1m30s`.

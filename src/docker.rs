@@ -1,10 +1,13 @@
 //! Every docker argv is built here, and every process is started here.
 
 pub mod inspect;
+pub mod swarm;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -102,9 +105,10 @@ pub struct Where {
 }
 
 /// Told of every command that ran, for `--verbose`.
-pub type Observer = Box<dyn Fn(&str, Duration) + Send + Sync>;
+pub type Observer = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 
 /// The docker client of this machine, pointed at one engine and one project.
+#[derive(Clone)]
 pub struct Docker {
     program: PathBuf,
     /// A standalone `docker-compose` v2, where the client has no `compose` plugin.
@@ -125,6 +129,44 @@ impl Docker {
             )
         })?;
         Ok(Docker { program, standalone: None, place, observer })
+    }
+
+    /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
+    /// service in the file is meant, whatever its profile.
+    pub fn with_file(&self, file: &Path, project: &str, folder: &Path) -> Docker {
+        let words = [
+            "--project-name".into(),
+            project.to_string(),
+            "--project-directory".into(),
+            folder.to_string_lossy().into_owned(),
+            "--file".into(),
+            file.to_string_lossy().into_owned(),
+            "--profile".into(),
+            "*".into(),
+        ];
+        let place = Where { engine: self.place.engine.clone(), project: words.to_vec() };
+        Docker { place, ..self.clone() }
+    }
+
+    /// One service and what it needs, whatever profile it has.
+    ///
+    /// # Errors
+    /// Compose's own, when there is none of that name.
+    pub fn config_of(&self, service: &str) -> Result<String> {
+        self.compose_checked(&["config", service])
+    }
+
+    /// Runs a service to its end in a container of its own, its output shown.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started; `false` when the service fails.
+    pub fn run_service(&self, service: &str) -> Result<bool> {
+        let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
+        let start = Instant::now();
+        // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
+        let output = expression(&argv).stdin_null().stdout_to_stderr().unchecked().run();
+        (self.observer)(&argv[1..].join(" "), start.elapsed());
+        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
     }
 
     /// The project as Compose resolves it, in YAML, and what Compose warns of (a variable that is not set). The YAML
@@ -224,6 +266,22 @@ impl Docker {
         }
     }
 
+    /// Those of these local images that there are, in no order that tells which is which.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn images(&self, references: &BTreeSet<&str>) -> Result<Vec<Image>> {
+        if references.is_empty() {
+            return Ok(Vec::new());
+        }
+        let words: Vec<&str> = ["image", "inspect"].into_iter().chain(references.iter().copied()).collect();
+        let done = self.run(&self.docker_words(&words))?;
+        match done.ok() || done.stderr.to_lowercase().contains("no such image") {
+            true => Ok(serde_json::from_str(&done.stdout)?),
+            false => Err(engine_fault(&words, &done).into()),
+        }
+    }
+
     /// Builds images, its output shown.
     ///
     /// # Errors
@@ -243,13 +301,7 @@ impl Docker {
     fn shown(&self, verb: &str, services: &[String]) -> Result<()> {
         let mut words = vec![verb];
         words.extend(services.iter().map(String::as_str));
-        let argv = self.compose_words(&words);
-        let start = Instant::now();
-        // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
-        let command = duct::cmd(&argv[0], &argv[1..]);
-        let output = command.stdin_null().stdout_to_stderr().unchecked().run();
-        (self.observer)(&argv[1..].join(" "), start.elapsed());
-        match output.map_err(|e| cannot_start(&argv[0], &e))?.status.success() {
+        match self.run_shown(&self.compose_words(&words))? {
             true => Ok(()),
             false => Err(Fault::unchanged(format!(
                 "`docker compose {verb} {}` failed; nothing was changed",
@@ -257,6 +309,86 @@ impl Docker {
             ))
             .hint("what it said stands above")
             .into()),
+        }
+    }
+
+    /// Shows what a command says; whether it succeeded.
+    fn run_shown(&self, argv: &[String]) -> Result<bool> {
+        let start = Instant::now();
+        // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
+        let command = duct::cmd(&argv[0], &argv[1..]);
+        let output = command.stdin_null().stdout_to_stderr().unchecked().run();
+        (self.observer)(&argv[1..].join(" "), start.elapsed());
+        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
+    }
+
+    /// Pulls one image by its reference, docker's own progress shown; whether it came.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started.
+    pub fn pull_image(&self, reference: &str) -> Result<bool> {
+        self.run_shown(&self.docker_words(&["pull", reference]))
+    }
+
+    /// Gives an image a name; one that has it loses it.
+    ///
+    /// # Errors
+    /// No such image, or no engine.
+    pub fn tag(&self, image: &str, tag: &str) -> Result<()> {
+        self.checked(&["tag", image, tag]).map(drop)
+    }
+
+    /// The names in these repositories, and maybe in others: the engine reads a repository as a pattern.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn tags_in(&self, repositories: &BTreeSet<String>) -> Result<Vec<String>> {
+        if repositories.is_empty() {
+            return Ok(Vec::new());
+        }
+        let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
+        let mut words = vec!["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
+        words.extend(filters.iter().flat_map(|f| ["--filter", f]));
+        Ok(self.checked(&words)?.lines().map(String::from).collect())
+    }
+
+    /// Takes a name from an image; the image goes with its last name, unless a container uses it.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started.
+    pub fn remove_tag(&self, tag: &str) -> Result<Done> {
+        self.run(&self.docker_words(&["image", "rm", tag]))
+    }
+
+    /// Makes a container that is never started, so that pruning images spares this one.
+    ///
+    /// # Errors
+    /// A name that is taken, or no engine.
+    pub fn create_keeper(&self, project: &str, name: &str, tag: &str, image: &Image) -> Result<()> {
+        let words = keeper_words(project, name, tag, image);
+        self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    }
+
+    /// The names of a project's keepers.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
+        let label = format!("label={KEEPS}={project}");
+        let names = self.checked(&["ps", "--all", "--filter", &label, "--format", "{{.Names}}"])?;
+        Ok(names.lines().map(String::from).collect())
+    }
+
+    /// Removes a container that does not run, with the anonymous volumes of its own; it may be gone by now.
+    ///
+    /// # Errors
+    /// A container that cannot be removed.
+    pub fn remove_with_volumes(&self, name: &str) -> Result<()> {
+        let words = ["rm", "--volumes", name];
+        let done = self.run(&self.docker_words(&words))?;
+        match done.ok() || done.stderr.to_lowercase().contains("no such container") {
+            true => Ok(()),
+            false => Err(engine_fault(&words, &done).into()),
         }
     }
 
@@ -388,9 +520,21 @@ impl Docker {
     /// # Errors
     /// Only when docker cannot be started.
     pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
-        let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        self.run_within(
+            &self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>()),
+            None,
+            limit,
+        )
+    }
+
+    /// `None` where it takes longer than that; it is then left to itself.
+    fn run_within(&self, argv: &[String], stdin: Option<&str>, limit: Duration) -> Result<Option<Done>> {
         let start = Instant::now();
-        let child = expression(&argv).stdin_null().stdout_capture().stderr_capture().unchecked().start();
+        let command = expression(argv).stdout_capture().stderr_capture().unchecked();
+        let child = match stdin {
+            Some(text) => command.stdin_bytes(text).start(),
+            None => command.stdin_null().start(),
+        };
         let child = child.map_err(|e| cannot_start(&argv[0], &e))?;
         let done = child.wait_timeout(limit).map(|output| output.map(done));
         if !matches!(done, Ok(Some(_))) {
@@ -482,6 +626,21 @@ impl Docker {
     }
 }
 
+/// Runs another program of this machine, in a folder; a variable without a value is taken away from it. Each variable
+/// is named once.
+///
+/// # Errors
+/// Only when it cannot be started: there is no such program, or no such folder.
+pub fn run_program(argv: &[&str], dir: &Path, environment: &[(&str, Option<OsString>)]) -> Result<Done> {
+    let plain = expression(&argv.iter().map(|w| w.to_string()).collect::<Vec<_>>());
+    let command = environment.iter().fold(plain, |command, (name, value)| match value {
+        Some(value) => command.env(name, value),
+        None => command.env_remove(name),
+    });
+    let command = command.dir(dir).stdin_null().stdout_capture().stderr_capture().unchecked();
+    Ok(done(&command.run().map_err(|e| cannot_start(argv[0], &e))?))
+}
+
 fn done(output: &std::process::Output) -> Done {
     Done {
         code: output.status.code(),
@@ -530,6 +689,22 @@ fn create_words(service: &str, scale: &str) -> Vec<String> {
     ]
     .map(String::from)
     .to_vec()
+}
+
+/// The label of a container that holds an image, with the project that it is kept for.
+pub const KEEPS: &str = "compose-zd.keeps";
+
+/// An entrypoint that no image has: started by mistake it fails, and does nothing. A volume of the image would get an
+/// anonymous one. A label of the image speaks to others, and Compose writes its own into what it builds: with those the
+/// keeper would be an instance, or an orphan that `up --remove-orphans` takes.
+fn keeper_words(project: &str, name: &str, tag: &str, image: &Image) -> Vec<String> {
+    let mut words =
+        ["create", "--name", name, "--network", "none", "--pull", "never"].map(String::from).to_vec();
+    words.extend(["--entrypoint", "/compose-zd-keep"].map(String::from));
+    words.extend(image.config.volumes.keys().flat_map(|path| ["--tmpfs".into(), path.clone()]));
+    words.extend(image.config.labels.keys().flat_map(|key| ["--label".into(), format!("{key}=")]));
+    words.extend(["--label".into(), format!("{KEEPS}={project}"), tag.into()]);
+    words
 }
 
 /// What Compose warns of, out of its log lines: `time="…" level=warning msg="…"`.

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::docker::{Docker, Done, Exec};
 use crate::fault::Fault;
-use crate::proxy::{Endpoint, Open, Proxy, Reading, Release, Rotation};
+use crate::proxy::{self, Endpoint, Open, Proxy, Reading, Release, Rotation};
 use crate::wait::{self, Stop, Waited};
 
 /// How often the proxy is asked.
@@ -46,28 +46,64 @@ impl Routing<'_> {
     /// # Errors
     /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt.
     pub fn set(&self, stop: &Stop) -> Result<()> {
+        self.settle(&mut self.rotation.clone(), stop)
+    }
+
+    /// As [`Routing::set`]; the rotation is as it was confirmed then.
+    fn settle(&self, rotation: &mut Rotation, stop: &Stop) -> Result<()> {
         let mut issued: Option<Instant> = None;
+        let mut renewed = Instant::now();
         let mut last = None;
-        let mut confirmed = || -> Result<bool> {
-            let now = self.now()?;
-            if self.proxy.needs_reading() {
-                let confirmed = self.reading(&now)?.confirms(&self.rotation);
-                return if confirmed { Ok(true) } else { self.issue(&now).map(|()| false) };
+        let waited = wait::until(POLL, CONFIRM, stop, || {
+            if renewed.elapsed() > AGAIN {
+                renewed = Instant::now();
+                self.renew(rotation)?;
             }
-            if issued.is_none_or(|at| at.elapsed() > AGAIN) {
-                self.issue(&now)?;
-                issued = Some(Instant::now());
-            }
-            Ok(self.read()?.confirms(&self.rotation))
-        };
-        let waited = wait::until(POLL, CONFIRM, stop, || match confirmed() {
-            Ok(done) => Ok::<_, Fault>(done.then_some(())),
-            Err(error) => {
-                last = Some(error);
-                Ok(None)
-            }
+            Ok::<_, Fault>(match self.confirmed(rotation, &mut issued) {
+                Ok(done) => done.then_some(()),
+                Err(error) => {
+                    last = Some(error);
+                    None
+                }
+            })
         })?;
         self.ended(waited, last)
+    }
+
+    /// Whether the proxy has the rotation; told again from time to time where it has not.
+    fn confirmed(&self, rotation: &Rotation, issued: &mut Option<Instant>) -> Result<bool> {
+        let now = now(self.docker, self.proxy, &rotation.all())?;
+        if self.proxy.needs_reading() {
+            let confirmed = self.reading(&now, rotation)?.confirms(rotation);
+            return if confirmed { Ok(true) } else { self.issue(&now, rotation).map(|()| false) };
+        }
+        if issued.is_none_or(|at| at.elapsed() > AGAIN) {
+            self.issue(&now, rotation)?;
+            *issued = Some(Instant::now());
+        }
+        Ok(self.read(rotation)?.confirms(rotation))
+    }
+
+    /// Reads the addresses again: one that crashes over and over comes back with another, which may have been that of one
+    /// that has crashed meanwhile, and would be taken for it.
+    ///
+    /// # Errors
+    /// One inside that has died while others live: nobody waits for a proxy to send it requests.
+    fn renew(&self, rotation: &mut Rotation) -> Result<(), Fault> {
+        let ids: Vec<String> = rotation.all().into_iter().map(|e| e.id).collect();
+        // An engine that does not answer is asked again by whoever asks next.
+        let Ok(now) = self.docker.inspect(&ids) else { return Ok(()) };
+        let container = |e: &Endpoint| now.iter().find(|c| c.id == e.id);
+        let runs = |e: &&Endpoint| container(e).is_some_and(|c| c.is_running());
+        let (living, dead): (Vec<&Endpoint>, Vec<&Endpoint>) = rotation.inside.iter().partition(runs);
+        if let (Some(dead), false) = (dead.first(), living.is_empty()) {
+            return Err(Fault::unchanged(format!("{} no longer runs", dead.name)));
+        }
+        for endpoint in rotation.inside.iter_mut().chain(&mut rotation.outside) {
+            let read = container(endpoint).and_then(|c| proxy::endpoints(self.proxy, [c].into_iter()).pop());
+            *endpoint = read.unwrap_or(Endpoint { addresses: Vec::new(), ..endpoint.clone() });
+        }
+        Ok(())
     }
 
     fn ended(&self, waited: Waited<()>, last: Option<anyhow::Error>) -> Result<()> {
@@ -86,7 +122,7 @@ impl Routing<'_> {
         let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
             let now = now(self.docker, self.proxy, &self.rotation.all())?;
             if self.proxy.needs_reading() {
-                self.reading(&now)?; // an answer that makes no sense must not pass for one with nothing to gate
+                self.reading(&now, &self.rotation)?; // an answer that makes no sense must not pass for one with nothing to gate
             }
             let holds = self.proxy.holds(&now, &self.rotation);
             if let Some(exec) = self.proxy.gate(&now, &self.rotation) {
@@ -105,13 +141,14 @@ impl Routing<'_> {
         let start = Instant::now();
         let mut quiet = 0;
         let mut open = Open::default();
+        let mut rotation = self.rotation.clone();
         let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
-            let Some(reading) = self.read().ok().filter(|r| r.confirms(&self.rotation)) else {
-                self.set(stop)?;
+            let Some(reading) = self.read(&rotation).ok().filter(|r| r.confirms(&rotation)) else {
+                self.settle(&mut rotation, stop)?;
                 quiet = 0;
                 return Ok(None);
             };
-            open = reading.open(&self.rotation);
+            open = reading.open(&rotation);
             quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
             let late_requests = reading.lingering && start.elapsed() < self.proxy.linger();
             let enough = if reading.lingering { QUIET } else { 1 };
@@ -124,24 +161,20 @@ impl Routing<'_> {
         }
     }
 
-    fn issue(&self, now: &Done) -> Result<()> {
-        match self.proxy.route(now, &self.rotation) {
+    fn issue(&self, now: &Done, rotation: &Rotation) -> Result<()> {
+        match self.proxy.route(now, rotation) {
             Some(exec) => checked(self.docker, &exec, &self.proxy.name()).map(drop),
             None => Ok(()),
         }
     }
 
-    fn now(&self) -> Result<Done> {
-        now(self.docker, self.proxy, &self.rotation.all())
+    fn reading(&self, answer: &Done, rotation: &Rotation) -> Result<Reading> {
+        Ok(self.proxy.read(answer, &rotation.all())?)
     }
 
-    fn reading(&self, answer: &Done) -> Result<Reading> {
-        Ok(self.proxy.read(answer, &self.rotation.all())?)
-    }
-
-    fn read(&self) -> Result<Reading> {
-        let answer = self.docker.exec(&self.proxy.question(&self.rotation.all()))?;
-        self.reading(&answer)
+    fn read(&self, rotation: &Rotation) -> Result<Reading> {
+        let answer = self.docker.exec(&self.proxy.question(&rotation.all()))?;
+        self.reading(&answer, rotation)
     }
 
     fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {

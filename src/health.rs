@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use reqwest::blocking::Client;
@@ -30,6 +30,8 @@ pub enum Probe {
     Http(Http),
     /// The healthcheck's own command, run in the instance.
     Check(Vec<String>),
+    /// There is nothing to ask, and nobody sends it requests: that it runs is enough.
+    Running,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -38,8 +40,16 @@ pub struct Http {
     pub port: u16,
 }
 
+/// What a proxy in front of an instance knows of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Front<'a> {
+    pub routed: bool,
+    pub port: Option<u16>,
+    pub host: Option<&'a str>,
+}
+
 /// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
-/// the proxy uses.
+/// the proxy uses; a worker without any of it only has to run.
 ///
 /// # Errors
 /// When there is nothing to ask, with what to set.
@@ -47,8 +57,7 @@ pub fn choose(
     service: &str,
     asked_for: Option<&HttpHealth>,
     container: &Container,
-    proxy_port: Option<u16>,
-    host: Option<&str>,
+    front: Front,
 ) -> Result<Probe, Fault> {
     if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
         return Err(Fault::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
@@ -56,12 +65,13 @@ pub fn choose(
     }
     let exposed = container.exposed_tcp();
     let only = (exposed.len() == 1).then(|| exposed[0]);
-    let port = asked_for.and_then(|h| h.port).or(proxy_port).or(only);
+    let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
     let check = container.healthcheck().map(Probe::Check);
     match (asked_for, check, port) {
-        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, host)),
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front.host)),
         (None, Some(check), _) => Ok(check),
-        (None, None, Some(port)) => Ok(http(answers(), port, host)),
+        (None, None, Some(port)) => Ok(http(answers(), port, front.host)),
+        (None, None, None) if !front.routed => Ok(Probe::Running),
         (_, _, None) => Err(Fault::usage(format!(
             "`{service}` has no port to ask whether a new instance is ready"
         ))
@@ -117,6 +127,7 @@ impl fmt::Display for Probe {
         match self {
             Probe::Http(http) => write!(f, "GET {} at port {}", http.health.path, http.port),
             Probe::Check(_) => write!(f, "its healthcheck"),
+            Probe::Running => write!(f, "whether it runs"),
         }
     }
 }
@@ -158,10 +169,16 @@ impl<'a> Asker<'a> {
         match probe {
             Probe::Check(argv) => self.check(argv, container),
             Probe::Http(http) => self.http(http, container),
+            Probe::Running => {
+                Answer { ready: container.is_running(), text: format!("it is {}", container.state.status) }
+            }
         }
     }
 
     fn check(&self, argv: &[String], container: &Container) -> Answer {
+        if argv.is_empty() {
+            return Answer { ready: true, text: "left to Docker".into() };
+        }
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
         let answer = |ready, text: String| Answer { ready, text: format!("healthcheck {text}") };
         match self.docker.exec_within(&Exec::new(&container.id, argv.to_vec()), limit) {
@@ -274,6 +291,7 @@ fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
 }
 
 /// A new instance that has to get ready.
+#[derive(Debug, Clone)]
 pub struct Candidate {
     pub name: String,
     pub id: String,
@@ -286,71 +304,211 @@ struct Progress {
     good: u32,
     asked: u32,
     last: String,
+    ended: bool,
 }
 
-/// Waits until all are ready; `told` hears of each as it gets there.
+/// Those that failed, and why; more may have, had they been waited for.
+#[derive(Debug)]
+pub struct Unready {
+    pub ids: Vec<String>,
+    pub fault: Fault,
+}
+
+impl Unready {
+    fn of(id: &str, fault: Fault) -> Unready {
+        Unready { ids: vec![id.into()], fault }
+    }
+
+    /// Both in one: the first one's words, and what was seen of the other.
+    fn add(all: &mut Option<Unready>, other: Unready) {
+        let Some(first) = all else {
+            *all = Some(other);
+            return;
+        };
+        first.ids.extend(other.ids);
+        first.fault.details.push(other.fault.message);
+        first.fault.details.extend(other.fault.details);
+    }
+}
+
+/// Waits until all are ready; `told` hears of each as it gets there. Up to `tolerated` may fail without ending the wait
+/// for the others.
+///
+/// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. What
+/// failed is told with the last answers and the last log lines.
 ///
 /// # Errors
-/// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. The
-/// error has the last answers and the last log lines.
+/// No engine; an interrupt.
 pub fn wait_until_ready(
     docker: &Docker,
     candidates: &[Candidate],
     pace: &Pace,
+    tolerated: usize,
     stop: &Stop,
     told: impl Fn(&Candidate, &Answer),
-) -> Result<()> {
+) -> Result<Option<Unready>> {
     let asker = Asker::new(docker, pace.timeout)?;
     let mut progress: Vec<Progress> = candidates.iter().map(|_| Progress::default()).collect();
+    let mut dead: Option<Unready> = None;
     let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
-        let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].good < pace.successes).collect();
-        let answers = ask_all(&asker, docker, candidates, &open)?;
-        for (n, answer) in open.into_iter().zip(answers) {
-            progress[n].hear(&answer);
-            if progress[n].good == pace.successes {
-                told(&candidates[n], &answer);
+        let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_open(pace)).collect();
+        for (n, turn) in open.iter().zip(ask_all(&asker, docker, candidates, &open)?) {
+            let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
+            match turn {
+                Turn::Answered(answer) if progress.hear(&answer) == pace.successes => {
+                    told(candidate, &answer)
+                }
+                Turn::Answered(_) => {}
+                Turn::Ended(end) => {
+                    progress.ended = true;
+                    Unready::add(&mut dead, Unready::of(&candidate.id, died(docker, candidate, &end)));
+                }
             }
         }
-        Ok(progress.iter().all(|p| p.good >= pace.successes).then_some(()))
+        let too_many = dead.as_ref().is_some_and(|d| d.ids.len() > tolerated);
+        Ok((too_many || !progress.iter().any(|p| p.is_open(pace))).then_some(()))
     })?;
     match waited {
-        Waited::Done(()) => Ok(()),
+        Waited::Done(()) => Ok(dead),
         Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-        Waited::TimedOut => Err(too_late(docker, candidates, &progress, pace).into()),
+        Waited::TimedOut => Ok(Some(too_late(docker, candidates, &progress, pace, dead))),
     }
 }
 
 impl Progress {
-    fn hear(&mut self, answer: &Answer) {
+    fn is_open(&self, pace: &Pace) -> bool {
+        !self.ended && self.good < pace.successes
+    }
+
+    /// Takes an answer in, and tells how many in a row were good.
+    fn hear(&mut self, answer: &Answer) -> u32 {
         self.asked += 1;
         self.good = match answer.ready {
             true => self.good + 1,
             false => 0,
         };
         self.last = answer.text.clone();
+        self.good
     }
 }
 
-/// Looks at the containers of those that are not ready yet, and asks them side by side.
-fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usize]) -> Result<Vec<Answer>> {
+/// What one look at an instance gave.
+enum Turn {
+    Answered(Answer),
+    Ended(End),
+}
+
+/// Looks at the containers of those that are open, and asks those that live side by side.
+fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usize]) -> Result<Vec<Turn>> {
     let ids: Vec<String> = open.iter().map(|n| candidates[*n].id.clone()).collect();
     let containers = docker.inspect(&ids)?;
-    let find = |id: &String| containers.iter().find(|c| c.id == *id);
-    for n in open {
-        let candidate = &candidates[*n];
-        let gone = || Some(End::Other("it was removed".into()));
-        if let Some(end) = find(&candidate.id).map_or_else(gone, |c| ended(c, &candidate.probe)) {
-            return Err(died(docker, candidate, &end).into());
-        }
-    }
     let one = |n: &usize| {
-        let container = find(&candidates[*n].id).expect("looked at above");
-        asker.ask(&candidates[*n].probe, container)
+        let candidate = &candidates[*n];
+        let Some(container) = containers.iter().find(|c| c.id == candidate.id) else {
+            return Turn::Ended(End::Other("it was removed".into()));
+        };
+        match ended(container, &candidate.probe) {
+            Some(end) => Turn::Ended(end),
+            None => Turn::Answered(asker.ask(&candidate.probe, container)),
+        }
     };
     Ok(std::thread::scope(|scope| {
         let threads: Vec<_> = open.iter().map(|n| scope.spawn(move || one(n))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     }))
+}
+
+/// An instance that was ready, and that still counts if it fails.
+pub struct Watched {
+    candidate: Candidate,
+    ready: Instant,
+    /// When it was looked at last.
+    seen: Instant,
+    misses: u32,
+}
+
+impl Watched {
+    pub fn new(candidate: Candidate) -> Self {
+        let now = Instant::now();
+        Watched { candidate, ready: now, seen: now, misses: 0 }
+    }
+
+    pub fn id(&self) -> &String {
+        &self.candidate.id
+    }
+
+    pub fn name(&self) -> &str {
+        &self.candidate.name
+    }
+
+    /// Until it was seen at the end of its time: a drain in between may take longer than that.
+    fn is_due(&self, monitor: Duration) -> bool {
+        self.seen.duration_since(self.ready) <= monitor
+    }
+
+    /// For how much longer it is watched.
+    pub fn left(&self, monitor: Duration) -> Duration {
+        monitor.saturating_sub(self.ready.elapsed())
+    }
+}
+
+/// Bad answers in a row that make an instance count as failed after it was ready: Docker's own default (`retries`).
+const MISSES: u32 = 3;
+
+/// Looks once more at those that were not yet seen to have lived through `monitor`. A healthcheck is left to Docker's own turns here.
+///
+/// # Errors
+/// No engine.
+pub fn look_again(
+    docker: &Docker,
+    watched: &mut [Watched],
+    monitor: Duration,
+    pace: &Pace,
+) -> Result<Option<Unready>> {
+    let asker = Asker::new(docker, pace.timeout)?;
+    let mut failed: Option<Unready> = None;
+    let recent: Vec<&mut Watched> = watched.iter_mut().filter(|w| w.is_due(monitor)).collect();
+    let candidates: Vec<Candidate> = recent.iter().map(|w| w.candidate.without_check()).collect();
+    let all: Vec<usize> = (0..candidates.len()).collect();
+    for (one, turn) in recent.into_iter().zip(ask_all(&asker, docker, &candidates, &all)?) {
+        if let Some(fault) = one.judge(docker, turn) {
+            Unready::add(&mut failed, Unready::of(&one.candidate.id, fault));
+        }
+    }
+    Ok(failed)
+}
+
+impl Candidate {
+    /// Running a healthcheck's command costs a process in the instance, and Docker runs it anyway.
+    fn without_check(&self) -> Candidate {
+        match self.probe {
+            Probe::Check(_) => Candidate { probe: Probe::Check(Vec::new()), ..self.clone() },
+            _ => self.clone(),
+        }
+    }
+}
+
+impl Watched {
+    fn judge(&mut self, docker: &Docker, turn: Turn) -> Option<Fault> {
+        self.seen = Instant::now();
+        match turn {
+            Turn::Ended(end) => Some(failed_later(docker, &self.candidate, &end)),
+            Turn::Answered(answer) if answer.ready => {
+                self.misses = 0;
+                None
+            }
+            Turn::Answered(answer) => {
+                self.misses += 1;
+                (self.misses >= MISSES).then(|| {
+                    failed_later(
+                        docker,
+                        &self.candidate,
+                        &End::Other(format!("it stopped answering as ready: {}", answer.text)),
+                    )
+                })
+            }
+        }
+    }
 }
 
 /// How an instance ended before it was ready, if it did.
@@ -396,8 +554,22 @@ fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
     with_logs(fault, docker, candidate)
 }
 
-fn too_late(docker: &Docker, candidates: &[Candidate], progress: &[Progress], pace: &Pace) -> Fault {
-    let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.good < pace.successes).collect();
+fn failed_later(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
+    let code = docker.last_exit_code(&candidate.id).ok().flatten();
+    let fault =
+        Fault::unchanged(format!("{} failed after it was ready: {}", candidate.name, end.explain(code)));
+    with_logs(fault, docker, candidate)
+}
+
+/// All that are not ready at the deadline, beside those that died before.
+fn too_late(
+    docker: &Docker,
+    candidates: &[Candidate],
+    progress: &[Progress],
+    pace: &Pace,
+    dead: Option<Unready>,
+) -> Unready {
+    let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();
     let mut fault = Fault::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
         late.len(),
@@ -405,11 +577,17 @@ fn too_late(docker: &Docker, candidates: &[Candidate], progress: &[Progress], pa
         if late.len() == 1 { "is" } else { "are" },
         humantime::format_duration(pace.deadline)
     ));
+    let ids = late.iter().map(|(candidate, _)| candidate.id.clone()).collect();
     for (candidate, progress) in late {
         fault = fault.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
         fault = with_logs(fault, docker, candidate);
     }
-    fault.hint("see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)")
+    let fault = fault.hint(
+        "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
+    );
+    let mut all = Some(Unready { ids, fault });
+    dead.into_iter().for_each(|d| Unready::add(&mut all, d));
+    all.expect("those that are late")
 }
 
 fn with_logs(fault: Fault, docker: &Docker, candidate: &Candidate) -> Fault {
@@ -441,13 +619,12 @@ mod tests {
 
     const CHECKED: &str =
         r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
+    const FRONT: Front = Front { routed: true, port: Some(3000), host: None };
     const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
     #[test]
     fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_port() {
-        let probe = |asked: Option<&HttpHealth>, json| {
-            choose("app", asked, &container(json), Some(3000), None).unwrap()
-        };
+        let probe = |asked: Option<&HttpHealth>, json| choose("app", asked, &container(json), FRONT).unwrap();
         assert_eq!(probe(Some(&health(None)), CHECKED).to_string(), "GET /up at port 3000");
         assert_eq!(probe(None, CHECKED).to_string(), "its healthcheck");
         assert_eq!(probe(None, PLAIN).to_string(), "GET / at port 3000");
@@ -455,10 +632,12 @@ mod tests {
 
     #[test]
     fn a_service_without_a_port_is_told_what_to_set() {
-        let fault = choose("app", Some(&health(None)), &container("{}"), None, None).unwrap_err();
+        let routed = Front { port: None, ..FRONT };
+        let fault = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
         assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
-        assert!(choose("app", None, &container("{}"), None, None).is_err());
-        assert!(choose("app", None, &container(PLAIN), None, None).is_ok());
+        assert!(choose("app", None, &container("{}"), routed).is_err());
+        assert!(choose("app", None, &container(PLAIN), routed).is_ok());
+        assert_eq!(choose("worker", None, &container("{}"), Front::default()), Ok(Probe::Running));
     }
 
     #[test]
@@ -486,6 +665,20 @@ mod tests {
         let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
         assert_eq!(how(unhealthy, &http), None);
         assert!(how(unhealthy, &check).is_some());
+    }
+
+    #[test]
+    fn an_instance_is_looked_at_until_it_was_seen_at_the_end_of_its_time() {
+        let probe = Probe::Running;
+        let mut watched = Watched::new(Candidate { name: "app-1".into(), id: "1".into(), probe });
+        let monitor = Duration::from_secs(5);
+        let at = |seconds| watched.ready + Duration::from_secs(seconds);
+        let (within, long_after) = (at(5), at(60));
+        assert!(watched.is_due(monitor), "whatever the time is by now");
+        watched.seen = within;
+        assert!(watched.is_due(monitor));
+        watched.seen = long_after;
+        assert!(!watched.is_due(monitor));
     }
 
     #[test]

@@ -5,20 +5,23 @@ mod deploy;
 mod docker;
 mod drain;
 mod fault;
+mod git;
 mod health;
 mod model;
 mod observed;
 mod plan;
 mod proxy;
+mod release;
 mod report;
 mod rollout;
+mod swarm;
 mod wait;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, DeployArgs};
+use cli::{Cli, Command, RolloutArgs};
 use fault::Fault;
 use report::{Detail, Report};
 use wait::Stop;
@@ -37,11 +40,18 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let stop = Stop::listen()?;
     match &cli.command {
-        Command::Deploy(args) => deploy::deploy(&cli.compose, args, Report::new(detail(args)), &stop),
+        Command::Deploy(args) => {
+            deploy::deploy(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
+        }
+        Command::Rollback(args) => {
+            deploy::rollback(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
+        }
+        Command::Status(args) => deploy::status(&cli.compose, args, Report::new(Detail::Normal)),
+        Command::History(args) => deploy::history(&cli.compose, args, Report::new(Detail::Normal)),
     }
 }
 
-fn detail(args: &DeployArgs) -> Detail {
+fn detail(args: &RolloutArgs) -> Detail {
     match (args.quiet, args.verbose) {
         (true, _) => Detail::Quiet,
         (_, true) => Detail::Verbose,

@@ -3,6 +3,8 @@
 mod compose;
 mod pairs;
 mod settings;
+mod snapshot;
+mod update;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +13,10 @@ use serde::Deserialize;
 use compose::{RawProject, RawService};
 pub use pairs::Pair;
 pub use settings::{Codes, HttpHealth, Pace, Settings, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy};
-use settings::{read_zd, undouble, wrong_setting};
+use settings::{ZdOneShot, read_zd, undouble, wrong_setting};
+pub use snapshot::Snapshot;
+use update::RawUpdate;
+pub use update::{FailureAction, Update, UpdateWish};
 
 /// The `x-zd` of the project: the defaults of its services, and the pairs.
 #[derive(Debug, Default, Deserialize)]
@@ -20,6 +25,10 @@ struct ProjectZd {
     health: Option<ZdHealth>,
     drain: Option<ZdDrain>,
     proxy: Option<ZdProxy>,
+    before: Option<ZdOneShot>,
+    after: Option<ZdOneShot>,
+    keep: Option<usize>,
+    engine: Option<Engine>,
     #[serde(default)]
     pairs: BTreeMap<String, [String; 2]>,
 }
@@ -42,7 +51,43 @@ pub struct Project {
     pub name: String,
     pub services: BTreeMap<String, Service>,
     pub pairs: Vec<Pair>,
+    /// How many releases can be gone back to.
+    pub keep: usize,
+    /// The engine that the file asks for.
+    pub engine: Option<Engine>,
 }
+
+/// Who runs the containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Compose, on one machine.
+    Compose,
+    /// Swarm, on many.
+    Swarm,
+}
+
+impl Engine {
+    pub fn parse(text: &str) -> Option<Engine> {
+        match text {
+            "compose" => Some(Engine::Compose),
+            "swarm" => Some(Engine::Swarm),
+            _ => None,
+        }
+    }
+}
+
+/// What the command line says, which goes before what the file says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Flags {
+    pub zd: Zd,
+    pub update: UpdateWish,
+    pub rollback: UpdateWish,
+    pub keep: Option<usize>,
+}
+
+/// Releases kept, where nobody says how many.
+const KEEP: usize = 5;
 
 #[derive(Debug)]
 pub struct Service {
@@ -50,6 +95,8 @@ pub struct Service {
     /// The image reference that Compose runs; `PROJECT-SERVICE` where only `build` is given.
     pub image: String,
     pub builds: bool,
+    /// The folder that its image is built from.
+    pub build_context: Option<String>,
     /// `deploy.replicas` or `scale`; `None` keeps as many as run.
     pub replicas: Option<u32>,
     pub container_name: Option<String>,
@@ -72,19 +119,21 @@ pub struct Service {
     pub pre_stop: Vec<Hook>,
     /// Compose has to start it itself: it copies secrets or configs in at that moment.
     pub starts_by_compose: bool,
-    pub order: Order,
-    /// Instances replaced at a time; 0 is all at once.
-    pub parallelism: u32,
-    /// `update_config` keys that this version does not follow.
-    pub not_followed: Vec<String>,
+    /// Two of its instances would write to the same place.
+    pub holds_volume: bool,
+    pub update: Update,
+    /// What the file itself says of it.
+    pub update_asked: UpdateWish,
+    pub rollback: Update,
     pub settings: Settings,
 }
 
 /// Whether a dependency is satisfied by having completed (`service_completed_successfully`).
 pub type Completes = bool;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
+    #[default]
     StartFirst,
     StopFirst,
 }
@@ -118,19 +167,28 @@ impl Project {
     ///
     /// # Errors
     /// An `x-zd` key that is unknown, of the wrong type or impossible, and a pair of services that are not there.
-    pub fn read(yaml: &str, source: &str, flags: &Zd) -> Result<Project, Wrong> {
+    pub fn read(yaml: &str, source: &str, flags: &Flags) -> Result<Project, Wrong> {
         let raw: RawProject = serde_yaml::from_str(yaml).map_err(|e| Wrong {
             message: format!("{source}: cannot read what `docker compose config` printed: {e}"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
         let zd: ProjectZd = read_zd(raw.zd.as_ref(), source, "x-zd")?;
-        let defaults = Zd { health: zd.health, drain: zd.drain, proxy: zd.proxy };
+        let keep = flags.keep.or(zd.keep).unwrap_or(KEEP);
+        if keep == 0 {
+            return Err(Wrong {
+                message: format!("{source}: `x-zd.keep` (or `--keep`) is 0, and the running release is one"),
+                hint: "set it to 1 or more".into(),
+            });
+        }
+        let defaults =
+            Zd { health: zd.health, drain: zd.drain, proxy: zd.proxy, before: zd.before, after: zd.after };
         let context = Context { project: &raw, source, defaults: &defaults, flags };
         let mut services = BTreeMap::new();
         for (name, service) in &raw.services {
             services.insert(name.clone(), Service::read(name, service, &context)?);
         }
-        Ok(Project { pairs: pairs::find(&raw.services, zd.pairs, source)?, name: raw.name, services })
+        let pairs = pairs::find(&raw.services, zd.pairs, source)?;
+        Ok(Project { pairs, name: raw.name, services, keep, engine: zd.engine })
     }
 
     /// The pair that a name stands for: the pair's own, or one of its sides'.
@@ -144,21 +202,31 @@ struct Context<'a> {
     project: &'a RawProject,
     source: &'a str,
     defaults: &'a Zd,
-    flags: &'a Zd,
+    flags: &'a Flags,
 }
 
 impl Service {
     fn read(name: &str, raw: &RawService, context: &Context) -> Result<Service, Wrong> {
         let key = format!("services.{name}.x-zd");
         let own: Zd = read_zd(raw.zd.as_ref(), context.source, &key)?;
-        let settings = Settings::resolve(context.flags.over(&own).over(context.defaults))
+        let settings = Settings::resolve(context.flags.zd.over(&own).over(context.defaults))
             .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
-        let update = &raw.deploy.update_config;
         let project = context.project;
+        let update = |key: &str, block: &Option<RawUpdate>| {
+            let wish = block.as_ref().map(UpdateWish::read).transpose();
+            wish.map_err(|(field, hint)| Wrong {
+                message: format!("{}: `services.{name}.deploy.{key}.{field}` is impossible", context.source),
+                hint,
+            })
+        };
+        let updating = update("update_config", &raw.deploy.update_config)?;
+        let going_back = update("rollback_config", &raw.deploy.rollback_config)?;
+        let forward = Update::resolve(updating.as_ref(), &context.flags.update);
         Ok(Service {
             name: name.into(),
             image: raw.image.clone().unwrap_or_else(|| format!("{}-{name}", project.name)),
             builds: raw.build.is_some(),
+            build_context: raw.build_context(),
             replicas: raw.scale.or(raw.deploy.replicas),
             container_name: raw.container_name.clone(),
             network_mode: raw.network_mode.clone(),
@@ -173,9 +241,10 @@ impl Service {
             post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),
             starts_by_compose: project.makes_at_start(raw),
-            order: update.order(),
-            parallelism: update.parallelism(),
-            not_followed: update.not_followed(),
+            holds_volume: raw.holds_volume(),
+            rollback: Update::resolve_back(going_back.as_ref(), &context.flags.rollback, &forward),
+            update: forward,
+            update_asked: updating.unwrap_or_default(),
             settings,
         })
     }

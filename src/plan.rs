@@ -2,20 +2,49 @@
 //! so that going on after a kill is observing and planning again.
 
 use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
 
 use crate::model::Order;
 use crate::observed::{Generation, Instance, Key, Observed, State};
 
 /// What one service has to become.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Goal {
     pub service: String,
     pub wanted: usize,
+    pub pace: Pace,
+    /// How many slots stay on what they have, because their new instance failed or the rollout is paused.
+    pub spared: usize,
+    /// Compose has to start this service itself, and starts every stopped instance with it: none may be left then.
+    pub clears_stopped: bool,
+    /// A rollout before this one did not get to its end: what nobody is sent to may be of it, and goes first.
+    pub after_another: bool,
+    /// No proxy sends it requests, so that all of it may be down for a moment where it is replaced stop-first.
+    pub may_rest: bool,
+}
+
+/// In what order, in what batches and how watched instances are replaced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pace {
     pub order: Order,
     /// Instances replaced at a time; 0 is all at once.
     pub parallelism: usize,
-    /// Compose has to start this service itself, and starts every stopped instance with it: none may be left then.
-    pub clears_stopped: bool,
+    /// Time between two batches.
+    pub delay: Duration,
+    /// Time for which the new instances are watched before the old ones are let go for good.
+    pub monitor: Duration,
+}
+
+impl Pace {
+    /// Instances in a batch; stop-first takes one by one where nobody says how many.
+    fn size(&self) -> usize {
+        match (self.parallelism, self.order) {
+            (0, Order::StopFirst) => 1,
+            (0, Order::StartFirst) => usize::MAX,
+            (n, _) => n,
+        }
+    }
 }
 
 /// What a deploy is about.
@@ -47,6 +76,10 @@ pub enum Step {
     },
     /// Wait until these have no request in flight.
     Idle(Vec<Key>),
+    /// Let time pass between two batches.
+    Delay(Duration),
+    /// Watch those that were brought in for a while.
+    Monitor(Duration),
     Stop(Vec<Key>),
     Remove(Vec<Key>),
     /// Give the route back to the proxy's own discovery.
@@ -62,6 +95,7 @@ pub enum Cause {
     Replaced,
     Leftover,
     Failed,
+    Asked,
     Done,
 }
 
@@ -74,6 +108,7 @@ impl fmt::Display for Cause {
             Cause::Replaced => "replaced",
             Cause::Leftover => "not serving",
             Cause::Failed => "the rollout failed",
+            Cause::Asked => "as `update_config` says",
             Cause::Done => "nothing of ours stays behind",
         })
     }
@@ -83,16 +118,58 @@ impl fmt::Display for Cause {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<(Step, Cause)>,
+    /// How many instances have to be brought in.
+    pub slots: usize,
+}
+
+/// The three parts of a plan, so that several plans can be done side by side: all bring up, then all switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The first new instances get ready; nobody notices.
+    BringUp,
+    /// Requests move over, batch by batch.
+    Switch,
+    /// What served before goes for good.
+    Clean,
 }
 
 impl Plan {
-    /// The most instances that start at a time.
+    /// The steps of one part.
+    pub fn stage(&self, stage: Stage) -> Range<usize> {
+        let cleans = |s: &Step| matches!(s, Step::Remove(_) | Step::Release);
+        let brings = |(step, cause): &(Step, Cause)| match step {
+            Step::Create { .. } | Step::Gate(_) | Step::Start(_) | Step::Ready(_) => true,
+            Step::Idle(_) | Step::Stop(_) => *cause == Cause::Leftover,
+            _ => cleans(step),
+        };
+        let steps = || self.steps.iter().map(|(step, _)| step);
+        let clean = steps().rposition(|s| !cleans(s)).map_or(0, |last| last + 1);
+        let switch = self.steps.iter().position(|s| !brings(s)).unwrap_or(clean).min(clean);
+        match stage {
+            Stage::BringUp => 0..switch,
+            Stage::Switch => switch..clean,
+            Stage::Clean => clean..self.steps.len(),
+        }
+    }
+
+    /// All steps but the release: where several plans are undone, a proxy's own discovery must not take over before all
+    /// are, because it sees the new instances of each.
+    pub fn before_release(&self) -> Range<usize> {
+        0..self.steps.iter().position(|(s, _)| *s == Step::Release).unwrap_or(self.steps.len())
+    }
+
+    /// How many more instances run at a time than now, at most.
     pub fn starting(&self) -> usize {
-        let started = self.steps.iter().map(|(step, _)| match step {
-            Step::Start(keys) => keys.len(),
-            _ => 0,
-        });
-        started.max().unwrap_or(0)
+        let (mut more, mut most) = (0isize, 0);
+        for (step, _) in &self.steps {
+            match step {
+                Step::Start(keys) => more += keys.len() as isize,
+                Step::Stop(keys) => more -= keys.len() as isize,
+                _ => {}
+            }
+            most = most.max(more);
+        }
+        most as usize
     }
 }
 
@@ -123,6 +200,10 @@ impl fmt::Display for Step {
                 }
             }
             Step::Idle(keys) => write!(f, "wait until idle: {}", list(keys)),
+            Step::Delay(time) => write!(f, "wait {}", humantime::format_duration(*time)),
+            Step::Monitor(time) => {
+                write!(f, "watch the new instances for {}", humantime::format_duration(*time))
+            }
             Step::Stop(keys) => write!(f, "stop {}", list(keys)),
             Step::Remove(keys) => write!(f, "remove {}", list(keys)),
             Step::Release => write!(f, "release the route"),
@@ -152,8 +233,9 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 
 /// Plans the way back: those that served at the start serve again, and what the rollout added goes.
 ///
-/// `start` is what was observed before the first step, `now` what is there after the failure.
-pub fn undo(start: &Observed, now: &Observed) -> Plan {
+/// `start` is what was observed before the first step, `now` what is there after the failure. Those that still run come
+/// back at once, those that have to start again in the batches of `pace`.
+pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
     let mut draft = Draft::new(now);
     let served: Vec<&Instance> = start.serving().collect();
     let still = |i: &&Instance| served.iter().any(|s| s.key == i.key);
@@ -165,11 +247,7 @@ pub fn undo(start: &Observed, now: &Observed) -> Plan {
     });
     let added: Vec<Key> = keys(added);
     let woken: Vec<Key> = keys(woken);
-    let down: Vec<Key> = back.iter().filter(|k| !draft.is_live(k)).cloned().collect();
-    draft.bring_up(&down, Cause::Failed);
-    let leaving = [added.clone(), woken].concat();
-    draft.route(&back, &leaving, Cause::Failed);
-    draft.take_down(&leaving, Cause::Failed);
+    draft.exchange_back(&back, [added.clone(), woken].concat(), pace);
     draft.remove(&added, Cause::Failed);
     draft.finish()
 }
@@ -186,6 +264,9 @@ struct Draft<'a> {
     /// Instances per service that were added so far.
     added: Vec<(String, usize)>,
     steps: Vec<(Step, Cause)>,
+    /// Stopped, and kept for the way back until all is done.
+    kept: Vec<Key>,
+    slots: usize,
 }
 
 impl<'a> Draft<'a> {
@@ -199,6 +280,8 @@ impl<'a> Draft<'a> {
             ready: keys(observed.instances.iter().filter(|i| i.ready)),
             added: Vec::new(),
             steps: Vec::new(),
+            kept: Vec::new(),
+            slots: 0,
         }
     }
 
@@ -214,11 +297,27 @@ impl<'a> Draft<'a> {
         if goal.clears_stopped {
             self.remove(&stopped, Cause::Leftover);
         }
+        // An old one that nobody is sent to may be sick, or put aside by somebody: it goes with the others.
+        let ours = |k: &&Key| goal.after_another || self.is_new(k);
+        let rests: Vec<Key> = live.iter().filter(ours).cloned().collect();
+        let gone = self.make_room(&rests, Cause::Leftover);
+        if goal.clears_stopped {
+            self.remove(&gone, Cause::Leftover);
+        }
         self.exchange(goal, arriving, live.clone())?;
         if !goal.clears_stopped {
-            self.remove(&[live, stopped].concat(), Cause::Replaced);
+            self.kept.extend([live, stopped].concat());
         }
         Ok(())
+    }
+
+    /// Takes those down that nobody is sent to, as long as somebody serves: a proxy may not have a place for them and
+    /// for those to come. Tells whom.
+    fn make_room(&mut self, leaving: &[Key], cause: Cause) -> Vec<Key> {
+        let served = self.observed.proxied && self.inside.iter().any(|k| self.ready.contains(k));
+        let idle: Vec<Key> = leaving.iter().filter(|k| served && self.outside.contains(k)).cloned().collect();
+        self.take_down(&idle, cause);
+        idle
     }
 
     /// Takes instances down whose place is taken; they stay, stopped, for the way back, until all is done.
@@ -235,13 +334,17 @@ impl<'a> Draft<'a> {
         let mut usable: Vec<&Instance> =
             members.iter().copied().filter(|i| is_usable(i) && fits(i)).collect();
         usable.sort_by_key(|i| (!i.routed, i.state != State::Running));
-        usable.truncate(goal.wanted);
+        usable.truncate(goal.wanted.saturating_sub(goal.spared));
+        let missing = goal.wanted.saturating_sub(goal.spared + usable.len());
+        let staying: Vec<&Instance> = usable.into_iter().chain(spared(goal, members)).collect();
         let settled = |i: &&&Instance| i.serves() && i.ready;
-        let mut arriving = keys(usable.iter().filter(|i| !settled(i)).copied());
-        let stays = |i: &&Instance| usable.iter().any(|u| u.key == i.key);
+        let mut arriving = keys(staying.iter().filter(|i| !settled(i)).copied());
+        // A paused rollout may have nothing sound to stay on: then what serves stays.
+        let nobody = staying.is_empty() && missing == 0;
+        let stays = |i: &&Instance| staying.iter().any(|u| u.key == i.key) || (nobody && i.serves());
         let leaving = keys(members.iter().filter(|i| !stays(i)).copied());
-        let missing = goal.wanted - usable.len();
         arriving.extend((1..=missing).map(|n| format!("{}+{n}", goal.service)));
+        self.slots += arriving.len();
         (arriving, leaving)
     }
 
@@ -249,29 +352,28 @@ impl<'a> Draft<'a> {
     fn exchange(&mut self, goal: &Goal, arriving: Vec<Key>, leaving: Vec<Key>) -> Result<(), Unplannable> {
         let mut live: Vec<Key> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
         live.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
-        let size = match (goal.parallelism, goal.order) {
-            (0, Order::StopFirst) => 1,
-            (0, Order::StartFirst) => usize::MAX,
-            (n, _) => n,
-        };
-        match goal.order {
-            Order::StartFirst => self.start_first(goal, arriving, live, size),
-            Order::StopFirst => return self.stop_first(goal, arriving, live, size),
+        match goal.pace.order {
+            Order::StartFirst => self.start_first(goal, arriving, live),
+            Order::StopFirst => return self.stop_first(goal, arriving, live),
         }
         Ok(())
     }
 
-    fn start_first(&mut self, goal: &Goal, mut arriving: Vec<Key>, mut live: Vec<Key>, size: usize) {
+    fn start_first(&mut self, goal: &Goal, mut arriving: Vec<Key>, mut live: Vec<Key>) {
+        let brings = !arriving.is_empty();
         while !arriving.is_empty() || !live.is_empty() {
-            let batch = take(&mut arriving, size);
-            let going = match arriving.is_empty() {
-                true => std::mem::take(&mut live),
-                false => take(&mut live, size),
-            };
+            let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
+            let last = arriving.is_empty() && live.is_empty();
             self.create(goal, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &going, Cause::Admit);
+            if last && brings {
+                self.monitor(&goal.pace); // the last old ones still run, should one of the new ones fail now
+            }
             self.retire(goal, &going);
+            if !last {
+                self.delay(&goal.pace);
+            }
         }
     }
 
@@ -280,18 +382,14 @@ impl<'a> Draft<'a> {
         goal: &Goal,
         mut arriving: Vec<Key>,
         mut live: Vec<Key>,
-        size: usize,
     ) -> Result<(), Unplannable> {
+        let brings = !arriving.is_empty();
         while !arriving.is_empty() || !live.is_empty() {
-            let batch = take(&mut arriving, size);
-            let going = match arriving.is_empty() {
-                true => std::mem::take(&mut live),
-                false => take(&mut live, size),
-            };
+            let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
             if !self.leaves_someone(goal, &going)? {
                 live.extend(going);
                 arriving.extend(batch);
-                self.start_first(goal, arriving, live, size);
+                self.start_first(goal, arriving, live);
                 return Ok(());
             }
             self.route(&[], &going, Cause::Replaced);
@@ -299,13 +397,72 @@ impl<'a> Draft<'a> {
             self.create(goal, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &[], Cause::Admit);
+            if !arriving.is_empty() || !live.is_empty() {
+                self.delay(&goal.pace);
+            }
+        }
+        if brings {
+            self.monitor(&goal.pace);
         }
         Ok(())
+    }
+
+    fn delay(&mut self, pace: &Pace) {
+        if !pace.delay.is_zero() {
+            self.push(Step::Delay(pace.delay), Cause::Asked);
+        }
+    }
+
+    fn monitor(&mut self, pace: &Pace) {
+        if !pace.monitor.is_zero() {
+            self.push(Step::Monitor(pace.monitor), Cause::Asked);
+        }
+    }
+
+    /// Those that served are in rotation again, and `leaving` are out of it and stopped.
+    fn exchange_back(&mut self, back: &[Key], mut leaving: Vec<Key>, pace: &Pace) {
+        let mut down: Vec<Key> = back.iter().filter(|k| !self.is_live(k)).cloned().collect();
+        leaving.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
+        // Those that only have to be let in again take their places before others start.
+        let waiting: Vec<Key> = back.iter().filter(|k| self.outside.contains(k)).cloned().collect();
+        if !waiting.is_empty() && !down.is_empty() {
+            let going = take(&mut leaving, waiting.len());
+            self.route(&waiting, &going, Cause::Failed);
+            self.take_down(&going, Cause::Failed);
+        }
+        if !down.is_empty() {
+            self.make_room(&leaving, Cause::Failed);
+            leaving.retain(|k| self.is_live(k));
+        }
+        loop {
+            let live_back =
+                |draft: &Self| back.iter().filter(|k| draft.is_live(k)).cloned().collect::<Vec<_>>();
+            let batch = take(&mut down, pace.size());
+            let going = match down.is_empty() {
+                true => std::mem::take(&mut leaving),
+                false => take(&mut leaving, batch.len()),
+            };
+            let before = live_back(self);
+            if pace.order == Order::StopFirst && !before.is_empty() {
+                self.route(&before, &going, Cause::Failed);
+                self.take_down(&going, Cause::Failed);
+            }
+            self.bring_up(&batch, Cause::Failed);
+            self.route(&live_back(self), &going, Cause::Failed);
+            self.take_down(&going, Cause::Failed);
+            if down.is_empty() {
+                return;
+            }
+            self.delay(pace);
+        }
     }
 
     /// Whether the rotation stays filled without `going`. It need not while nobody in it is ready to answer: then
     /// start-first does no harm.
     fn leaves_someone(&self, goal: &Goal, going: &[Key]) -> Result<bool, Unplannable> {
+        if goal.may_rest {
+            return Ok(true);
+        }
         let serves = |k: &&Key| self.inside.contains(k) && self.ready.contains(k);
         let stays = |k: &&Key| !going.contains(k);
         let loses = going.iter().any(|k| serves(&k));
@@ -315,7 +472,9 @@ impl<'a> Draft<'a> {
                 reason: "is replaced stop-first, and no other instance would serve meanwhile",
                 fix: "use `order: start-first`, or run more instances than are replaced at a time",
             }),
-            false => Ok(self.inside.is_empty() || self.inside.iter().any(|k| stays(&k))),
+            false => {
+                Ok(self.inside.is_empty() || self.inside.iter().any(|k| stays(&k) && !self.is_broken(k)))
+            }
         }
     }
 
@@ -360,11 +519,11 @@ impl<'a> Draft<'a> {
         let (arriving, mut leaving) = self.split(idle, &members);
         let removed = leaving.clone();
         leaving.extend(keys(observed.of(&active.service)));
-        let all_at_once =
-            Goal { order: Order::StartFirst, parallelism: 0, clears_stopped: false, ..idle.clone() };
+        let pace = Pace { monitor: idle.pace.monitor, ..Pace::default() };
+        let all_at_once = Goal { pace, clears_stopped: false, ..idle.clone() };
         self.exchange(&all_at_once, arriving, leaving)?;
         let live: Vec<Key> = removed.into_iter().filter(|k| self.was_live(k)).collect();
-        self.remove(&live, Cause::Leftover);
+        self.kept.extend(live);
         Ok(())
     }
 
@@ -377,6 +536,15 @@ impl<'a> Draft<'a> {
 
     fn is_live(&self, key: &Key) -> bool {
         self.inside.contains(key) || self.outside.contains(key)
+    }
+
+    /// Whom a proxy may still list, but who cannot answer.
+    fn is_broken(&self, key: &Key) -> bool {
+        self.observed.get(key).is_some_and(|i| i.state == State::Broken)
+    }
+
+    fn is_new(&self, key: &Key) -> bool {
+        self.observed.get(key).is_some_and(|i| i.generation == Generation::New)
     }
 
     fn was_live(&self, key: &Key) -> bool {
@@ -429,7 +597,10 @@ impl<'a> Draft<'a> {
             return;
         }
         let live: Vec<Key> = [&self.inside[..], &self.outside[..]].concat();
-        let stays = |k: &Key| admit.contains(k) || (self.inside.contains(k) && !drain.contains(k));
+        let stays = |k: &Key| {
+            let keeps = self.inside.contains(k) && !drain.contains(k) && !self.is_broken(k);
+            admit.contains(k) || keeps
+        };
         let (inside, outside): (Vec<Key>, Vec<Key>) = live.into_iter().partition(stays);
         if inside.is_empty() {
             return;
@@ -467,10 +638,12 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        let kept = std::mem::take(&mut self.kept);
+        self.remove(&kept, Cause::Replaced);
         if !self.steps.is_empty() && self.observed.proxied {
             self.push(Step::Release, Cause::Done);
         }
-        Plan { steps: self.steps }
+        Plan { steps: self.steps, slots: self.slots }
     }
 }
 
@@ -480,8 +653,28 @@ fn is_usable(instance: &Instance) -> bool {
     instance.generation == Generation::New && instance.state != State::Broken && !sick
 }
 
+/// The instances that a slot stays on: of those that are not wanted the best, best first.
+fn spared<'a>(goal: &Goal, members: &[&'a Instance]) -> Vec<&'a Instance> {
+    let sound = |i: &&Instance| i.generation == Generation::Old && i.state != State::Broken;
+    let fits = |i: &&Instance| i.is_live() || !goal.clears_stopped;
+    let mut sound: Vec<&Instance> = members.iter().copied().filter(|i| sound(i) && fits(i)).collect();
+    sound.sort_by_key(|i| (!(i.serves() && i.ready), !i.serves(), !i.is_live()));
+    sound.truncate(goal.spared);
+    sound
+}
+
 fn keys<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<Key> {
     instances.map(|i| i.key.clone()).collect()
+}
+
+/// The next to come in, and those that make room for them; with the last of the first go all of the second.
+fn next_batch(arriving: &mut Vec<Key>, live: &mut Vec<Key>, size: usize) -> (Vec<Key>, Vec<Key>) {
+    let batch = take(arriving, size);
+    let going = match arriving.is_empty() {
+        true => std::mem::take(live),
+        false => take(live, size),
+    };
+    (batch, going)
 }
 
 /// Takes up to `size` from the front.

@@ -43,12 +43,30 @@ pub struct Endpoint {
 pub struct Rotation {
     pub inside: Vec<Endpoint>,
     pub outside: Vec<Endpoint>,
+    /// Ids of those inside that were there before: nobody waits for one of them that is sick.
+    pub found: BTreeSet<String>,
 }
 
 impl Rotation {
     pub fn all(&self) -> Vec<Endpoint> {
         [&self.inside[..], &self.outside[..]].concat()
     }
+}
+
+/// These containers as a proxy sees them; those that it does not front are left out.
+pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
+    let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
+    let endpoint = |c: &Container| Endpoint {
+        id: c.id.clone(),
+        name: c.name().into(),
+        names: c.names(),
+        service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
+        addresses: c.addresses_reached_from(proxy.container()),
+        port: proxy.port(c),
+        labels: c.config.labels.clone(),
+        unhealthy: c.is_unhealthy(),
+    };
+    fronted.map(endpoint).collect()
 }
 
 /// Requests that an instance is still answering.
@@ -83,7 +101,11 @@ impl Reading {
     /// The running proxy sends new requests to exactly this set.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
-        let served = |e: &Endpoint| routed(e) && !self.failing.contains(&e.id);
+        let found = |e: &Endpoint| rotation.found.contains(&e.id);
+        let served = |e: &Endpoint| match found(e) {
+            true => routed(e) || e.unhealthy,
+            false => routed(e) && !self.failing.contains(&e.id),
+        };
         self.settled && rotation.inside.iter().all(served) && !rotation.outside.iter().any(routed)
     }
 
@@ -130,7 +152,7 @@ pub struct Preparation {
 }
 
 /// What a rollout is going to need of a proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wish {
     /// Something may be left in the running proxy.
     pub tune: bool,
@@ -138,6 +160,8 @@ pub struct Wish {
     pub starting: usize,
     /// The services it is about, with every name that Docker's DNS has for each.
     pub services: Vec<(String, Vec<String>)>,
+    /// The names of what is replaced in the same run, with a rotation of its own.
+    pub beside: Vec<String>,
 }
 
 impl Wish {
@@ -359,7 +383,8 @@ mod tests {
 
     #[test]
     fn a_rotation_is_confirmed_by_exactly_its_set_in_the_running_proxy() {
-        let rotation = Rotation { inside: vec![endpoint("new")], outside: vec![endpoint("old")] };
+        let rotation =
+            Rotation { inside: vec![endpoint("new")], outside: vec![endpoint("old")], ..Rotation::default() };
         let reading = |routed: &[&str], settled| Reading {
             routed: routed.iter().map(|r| r.to_string()).collect(),
             settled,
@@ -373,8 +398,30 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_for_a_sick_instance_that_was_there_before() {
+        let found = BTreeSet::from(["old".to_string()]);
+        let sick = Endpoint { unhealthy: true, ..endpoint("old") };
+        let inside = |old: Endpoint| Rotation {
+            inside: vec![old, endpoint("new")],
+            found: found.clone(),
+            ..Rotation::default()
+        };
+        let reading = |routed: &[&str], failing: &[&str]| Reading {
+            routed: routed.iter().map(|r| r.to_string()).collect(),
+            failing: failing.iter().map(|f| f.to_string()).collect(),
+            settled: true,
+            ..Reading::default()
+        };
+        assert!(reading(&["old", "new"], &["old"]).confirms(&inside(endpoint("old"))));
+        assert!(!reading(&["old", "new"], &["new"]).confirms(&inside(endpoint("old"))));
+        assert!(reading(&["new"], &[]).confirms(&inside(sick)));
+        assert!(!reading(&["new"], &[]).confirms(&inside(endpoint("old"))));
+    }
+
+    #[test]
     fn what_has_been_given_no_request_for_the_limit_is_not_waited_for() {
-        let rotation = Rotation { inside: vec![], outside: vec![endpoint("a"), endpoint("b")] };
+        let rotation =
+            Rotation { inside: vec![], outside: vec![endpoint("a"), endpoint("b")], ..Rotation::default() };
         let open = |exact, unsure, seconds| {
             let quiet = Duration::from_secs(seconds);
             let in_flight = [

@@ -1,7 +1,9 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -9,15 +11,16 @@ use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::drain::{self, Drained, Routing};
 use crate::fault::Fault;
-use crate::health::{self, Candidate};
-use crate::model::{Hook, Project, Service};
+use crate::health::{self, Candidate, Front, Unready, Watched};
+use crate::model::{Hook, Pace, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
-use crate::proxy::{Backend, Endpoint, Proxy, Rotation};
+use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, Warning};
-use crate::wait::Stop;
+use crate::wait::{self, Stop, Waited};
 
 /// What every rollout of a run works with.
+#[derive(Clone, Copy)]
 pub struct Tools<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
@@ -25,61 +28,130 @@ pub struct Tools<'a> {
     pub report: Report,
 }
 
+/// How often new instances are looked at once they were ready.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// How often Compose is asked again to create instances beside a paused one.
+const AGAIN: usize = 3;
+
+/// How many new instances may fail, and how long after they were ready.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tolerance {
+    pub monitor: Duration,
+    pub failures: usize,
+}
+
 /// A plan under way.
 pub struct Rollout<'a> {
-    tools: &'a Tools<'a>,
+    tools: Tools<'a>,
     stop: Stop,
     /// The container that each key of the plan stands for.
     bound: BTreeMap<Key, Container>,
     inside: Vec<Key>,
+    /// Ids of those that were in rotation at the start.
+    found: BTreeSet<String>,
     /// On the way back an old instance that does not answer as ready is better than none.
     lenient: bool,
+    tolerance: Tolerance,
+    watched: Vec<Watched>,
+    /// Ids of the new instances that ended the plan.
+    failed: Vec<String>,
+    /// Steps of the plan that are done.
+    done: usize,
+    given_up: Vec<String>,
+    /// Requests that were still in flight when their instance was stopped, as far as is known.
+    cut: usize,
 }
 
 /// Where a plan stopped, and why.
 pub struct Stopped {
     /// Only cleaning up was left to do: the new release serves.
     pub serves: bool,
+    /// Ids of the new instances whose failure it was; none where it was something else.
+    pub failed: Vec<String>,
     pub fault: Fault,
 }
 
 impl<'a> Rollout<'a> {
     pub fn new(
-        tools: &'a Tools<'a>,
+        tools: Tools<'a>,
         stop: Stop,
         observed: &Observed,
         containers: BTreeMap<Key, Container>,
     ) -> Self {
+        let inside: Vec<Key> = observed.serving().map(|i| i.key.clone()).collect();
         Rollout {
             tools,
             stop,
+            found: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
             bound: containers,
-            inside: observed.serving().map(|i| i.key.clone()).collect(),
+            inside,
             lenient: false,
+            tolerance: Tolerance::default(),
+            watched: Vec::new(),
+            failed: Vec::new(),
+            done: 0,
+            given_up: Vec::new(),
+            cut: 0,
         }
     }
 
+    /// Goes on where another left off: those that it watched are watched, and what it counted is counted.
+    pub fn go_on_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
+        self.tolerance = tolerance;
+        (self.watched, self.cut) = (other.watched, other.cut);
+        let failed = other.given_up;
+        self.watched.retain(|w| !failed.contains(w.id()));
+    }
+
+    /// From here on nothing that does not get ready ends the plan.
+    pub fn leniently(&mut self) -> &mut Self {
+        self.lenient = true;
+        self.watched.clear();
+        self
+    }
+
+    pub fn container(&self, key: &str) -> Option<&Container> {
+        self.bound.get(key)
+    }
+
+    pub fn tolerate(&mut self, tolerance: Tolerance) {
+        self.tolerance = tolerance;
+    }
+
+    /// Steps of the plan that are done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Requests that were cut off so far.
+    pub fn cut(&self) -> usize {
+        self.cut
+    }
+
     /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on.
-    pub fn back(tools: &'a Tools<'a>, observed: &Observed, containers: BTreeMap<Key, Container>) -> Self {
+    pub fn back(tools: Tools<'a>, observed: &Observed, containers: BTreeMap<Key, Container>) -> Self {
         Rollout { lenient: true, ..Rollout::new(tools, Stop::default(), observed, containers) }
     }
 
-    /// Does the steps in order.
+    /// Does some of the steps in order.
     ///
     /// # Errors
     /// The first step that fails; the steps after it are not done.
-    pub fn run(&mut self, plan: &Plan) -> Result<(), Stopped> {
-        let last_route =
-            plan.steps.iter().rposition(|(s, _)| matches!(s, Step::Route { .. } | Step::Ready(_)));
-        for (n, (step, _)) in plan.steps.iter().enumerate() {
+    pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), Stopped> {
+        let last_route = plan.steps.iter().rposition(|(s, _)| is_turning(s));
+        for n in steps {
+            let step = &plan.steps[n].0;
             if last_route.is_none_or(|last| n > last) {
                 self.stop = Stop::default(); // from here on, finishing is the shorter way
             }
             let done = self.interruption().and_then(|()| self.step(step));
             done.map_err(|error| Stopped {
                 serves: plan.steps[n..].iter().all(|(s, _)| is_cleaning(s)),
+                failed: std::mem::take(&mut self.failed),
                 fault: Fault::from_error(error),
             })?;
+            self.done = n + 1;
         }
         Ok(())
     }
@@ -97,6 +169,9 @@ impl<'a> Rollout<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
+        if matches!(step, Step::Create { .. } | Step::Route { .. }) {
+            self.look_again()?;
+        }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
             Step::Gate(keys) => self.gate(keys),
@@ -104,6 +179,8 @@ impl<'a> Rollout<'a> {
             Step::Ready(keys) => self.ready(keys),
             Step::Route { inside, outside } => self.route(inside, outside),
             Step::Idle(keys) => self.idle(keys),
+            Step::Delay(time) => self.delay(*time),
+            Step::Monitor(time) => self.monitor(*time),
             Step::Stop(keys) => self.stop(keys),
             Step::Remove(keys) => self.remove(keys),
             Step::Release => self.release(),
@@ -111,13 +188,19 @@ impl<'a> Rollout<'a> {
     }
 
     fn create(&mut self, service: &str, fresh: &[Key], total: usize) -> Result<()> {
-        let docker = self.tools.docker;
-        let project = &self.tools.project.name;
-        docker.create(service, total)?;
-        let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
-        let mut made = docker.containers_of(project, service)?;
-        made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
-        made.sort_by_key(number);
+        let mut created = self.tools.docker.create(service, total);
+        let mut made = self.made(service)?;
+        // Compose tries to start a paused one as well, and gives up on all when it cannot; what it made until then stays.
+        let is_paused = self.bound.values().any(|c| c.state.status == "paused");
+        let mut again = if is_paused { AGAIN } else { 0 };
+        while created.is_err() && made.len() < fresh.len() && again > 0 {
+            created = self.tools.docker.create(service, total);
+            made = self.made(service)?;
+            again -= 1;
+        }
+        if !is_paused || made.len() < fresh.len() {
+            created?;
+        }
         if made.len() < fresh.len() {
             return Err(Fault::unchanged(format!(
                 "Compose created {} of {} instances of `{service}`",
@@ -129,6 +212,15 @@ impl<'a> Rollout<'a> {
         self.bound.extend(fresh.iter().cloned().zip(made));
         self.tell(Event::Created, fresh);
         Ok(())
+    }
+
+    /// The instances that Compose has created since, in the order of their numbers.
+    fn made(&self, service: &str) -> Result<Vec<Container>> {
+        let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
+        let mut made = self.tools.docker.containers_of(&self.tools.project.name, service)?;
+        made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
+        made.sort_by_key(number);
+        Ok(made)
     }
 
     fn gate(&mut self, keys: &[Key]) -> Result<()> {
@@ -146,14 +238,12 @@ impl<'a> Rollout<'a> {
             }
             false => docker.start(&self.ids(keys))?,
         }
-        for container in docker.inspect(&self.ids(keys))? {
-            let bound = self.bound.values_mut().find(|c| c.id == container.id);
-            bound.into_iter().for_each(|b| *b = container.clone());
-        }
+        self.refresh()?;
         self.tell(Event::Started, keys);
         for key in keys {
             for hook in &service.post_start {
-                self.hook(key, hook, "the post_start hook")?;
+                let done = self.hook(key, hook, "the post_start hook");
+                done.inspect_err(|_| self.failed = vec![self.bound[key].id.clone()])?;
             }
         }
         Ok(())
@@ -167,21 +257,77 @@ impl<'a> Rollout<'a> {
                 .report
                 .event(&Event::Ready { name: candidate.name.clone(), answer: answer.text.clone() });
         };
+        let tolerated = self.tolerance.failures;
+        let docker = self.tools.docker;
         let waited =
-            health::wait_until_ready(self.tools.docker, &candidates, &settings.pace, &self.stop, told);
+            health::wait_until_ready(docker, &candidates, &settings.pace, tolerated, &self.stop, told);
         match waited {
+            Ok(None) => {}
+            Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
+            Ok(Some(Unready { fault, .. })) => self.tools.report.warn(&Warning::NotReadyAgain(fault.message)),
             Err(error) if self.lenient => {
                 let fault = Fault::from_error(error);
                 self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
-                Ok(())
             }
-            Ok(()) if self.tools.proxies.is_empty() => {
-                self.inside
-                    .extend(keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect::<Vec<_>>());
-                Ok(())
-            }
-            other => other,
+            Err(error) => return Err(error),
         }
+        if self.tools.proxies.is_empty() {
+            let new: Vec<Key> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
+            self.inside.extend(new);
+        }
+        if !self.tolerance.monitor.is_zero() {
+            let known: Vec<String> = self.watched.iter().map(|w| w.id().clone()).collect();
+            let added = candidates.into_iter().filter(|c| !known.contains(&c.id));
+            self.watched.extend(added.map(Watched::new));
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, unready: Unready) -> anyhow::Error {
+        self.given_up.extend(unready.ids.iter().cloned());
+        self.failed = unready.ids;
+        unready.fault.into()
+    }
+
+    /// Whether those that were ready not long ago still are.
+    fn look_again(&mut self) -> Result<()> {
+        if self.watched.is_empty() {
+            return Ok(());
+        }
+        let pace = self.pace();
+        match health::look_again(self.tools.docker, &mut self.watched, self.tolerance.monitor, &pace)? {
+            Some(unready) => Err(self.give_up(unready)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets time pass, with an eye on those that were ready not long ago.
+    fn watch(&mut self, time: Duration) -> Result<()> {
+        let stop = self.stop.clone();
+        let waited = wait::until(WATCH, time, &stop, || self.look_again().map(|()| None::<()>))?;
+        match waited {
+            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn delay(&mut self, time: Duration) -> Result<()> {
+        self.tools.report.event(&Event::Delayed(time));
+        self.watch(time)
+    }
+
+    fn monitor(&mut self, time: Duration) -> Result<()> {
+        let left = self.watched.iter().map(|w| w.left(time)).max().unwrap_or_default();
+        if !left.is_zero() {
+            let names: Vec<&str> = self.watched.iter().map(Watched::name).collect();
+            self.tools.report.event(&Event::Monitoring(names.join(", "), left));
+        }
+        self.watch(left)
+    }
+
+    fn pace(&self) -> Pace {
+        let any = self.bound.keys().next();
+        any.map_or(Pace::default(), |key| self.service(key).settings.pace)
     }
 
     fn candidate(&self, key: &Key) -> Result<Candidate> {
@@ -196,14 +342,47 @@ impl<'a> Rollout<'a> {
 
     fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<()> {
         self.inside = inside.to_vec();
-        for routing in self.routings(outside) {
-            match routing.proxy.steers() {
-                true => routing.set(&self.stop)?,
-                false => self.follow(routing, outside)?,
+        self.for_the_living(|rollout| {
+            let mut routings = rollout.routings(outside).into_iter();
+            routings.try_for_each(|routing| match routing.proxy.steers() {
+                true => routing.set(&rollout.stop),
+                false => rollout.follow(routing, outside),
+            })
+        })?;
+        let (inside, outside) = (self.names(&self.inside), self.names(outside));
+        self.tools.report.event(&Event::Routed { inside, outside });
+        Ok(())
+    }
+
+    /// Does something that every instance in rotation has to be there for: one that has died meanwhile, and that no
+    /// longer counts as failed, keeps nobody waiting.
+    fn for_the_living<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        self.leave_the_dead()?;
+        loop {
+            match act(self) {
+                Err(error) if self.stop.signal().is_none() => {
+                    self.look_again()?;
+                    if !self.leave_the_dead()? {
+                        return Err(error);
+                    }
+                }
+                done => return done,
             }
         }
-        self.tools.report.event(&Event::Routed { inside: self.names(inside), outside: self.names(outside) });
-        Ok(())
+    }
+
+    /// Takes those out of the rotation that do not run, as long as anybody is left; tells whether there were any.
+    fn leave_the_dead(&mut self) -> Result<bool> {
+        self.refresh()?;
+        let runs = |key: &&Key| self.bound[*key].is_running();
+        let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
+        if living.is_empty() || dead.is_empty() {
+            return Ok(false);
+        }
+        self.look_again()?; // one that is still watched has failed
+        self.tools.report.warn(&Warning::Died(self.names(&dead)));
+        self.inside = living;
+        Ok(true)
     }
 
     /// A proxy that cannot be told a rotation: sees it admit those inside, and then, told by their drain command, let go
@@ -250,13 +429,19 @@ impl<'a> Rollout<'a> {
         if self.tools.proxies.iter().any(|p| p.steers()) {
             keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
-        let (mut requests, mut unsure) = (0, 0);
-        for routing in self.routings(keys).into_iter().map(|r| self.told(r, keys)) {
-            match routing.wait_until_idle(settings.drain_timeout, &self.stop)? {
-                Drained::Idle => {}
-                Drained::Limit(open) => (requests, unsure) = (requests + open.requests, unsure + open.unsure),
+        let (requests, unsure) = self.for_the_living(|rollout| {
+            let (mut requests, mut unsure) = (0, 0);
+            for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
+                match routing.wait_until_idle(settings.drain_timeout, &rollout.stop)? {
+                    Drained::Idle => {}
+                    Drained::Limit(open) => {
+                        (requests, unsure) = (requests + open.requests, unsure + open.unsure)
+                    }
+                }
             }
-        }
+            Ok((requests, unsure))
+        })?;
+        self.cut += requests;
         match requests + unsure {
             0 => self.tell(Event::Idle, keys),
             _ => self.tools.report.warn(&Warning::DrainLimit {
@@ -311,6 +496,21 @@ impl<'a> Rollout<'a> {
         Ok(keys.iter().map(|k| as_it_is(&self.bound[k])).collect())
     }
 
+    /// Looks at all again. One that starts gets the address of one that has just died, and one that crashes over and over
+    /// comes back with another: by what was read before, one would be taken for the other.
+    fn refresh(&mut self) -> Result<()> {
+        let all: Vec<Key> = self.bound.keys().cloned().collect();
+        let now = self.tools.docker.inspect(&self.ids(&all))?;
+        let mut now: BTreeMap<String, Container> = now.into_iter().map(|c| (c.id.clone(), c)).collect();
+        for container in self.bound.values_mut() {
+            match now.remove(&container.id) {
+                Some(read) => *container = read,
+                None => container.has_stopped(),
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a hook; its failure ends the rollout.
     fn hook(&self, key: &Key, hook: &Hook, what: &str) -> Result<()> {
         let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook))?;
@@ -340,6 +540,7 @@ impl<'a> Rollout<'a> {
             rotation: Rotation {
                 inside: self.endpoints(proxy, &self.inside),
                 outside: self.endpoints(proxy, outside),
+                found: self.found.clone(),
             },
         };
         self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()
@@ -372,6 +573,11 @@ impl<'a> Rollout<'a> {
     }
 }
 
+/// Steps after the last of which the new release has taken over, so that finishing is the shorter way.
+fn is_turning(step: &Step) -> bool {
+    matches!(step, Step::Route { .. } | Step::Ready(_) | Step::Delay(_) | Step::Monitor(_))
+}
+
 /// Steps that a new release that serves does not need.
 fn is_cleaning(step: &Step) -> bool {
     matches!(step, Step::Remove(_) | Step::Release)
@@ -394,22 +600,6 @@ pub fn short_name(project: &str, container: &Container) -> String {
     short.unwrap_or(name).to_string()
 }
 
-/// These containers as a proxy sees them; those that it does not front are left out.
-pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
-    let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
-    let endpoint = |c: &Container| Endpoint {
-        id: c.id.clone(),
-        name: c.name().into(),
-        names: c.names(),
-        service: c.compose().map(|(_, service)| service.to_string()).unwrap_or_default(),
-        addresses: c.addresses_reached_from(proxy.container()),
-        port: proxy.port(c),
-        labels: c.config.labels.clone(),
-        unhealthy: c.is_unhealthy(),
-    };
-    fronted.map(endpoint).collect()
-}
-
 /// How an instance of a service is asked whether it is ready.
 ///
 /// # Errors
@@ -421,7 +611,8 @@ pub fn probe(
 ) -> Result<health::Probe, Fault> {
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.fronts(&backend));
-    let port = proxy.and_then(|p| p.port(container));
     let host = proxy.and_then(|p| p.host(container));
-    health::choose(&service.name, service.settings.http.as_ref(), container, port, host.as_deref())
+    let front =
+        Front { routed: proxy.is_some(), port: proxy.and_then(|p| p.port(container)), host: host.as_deref() };
+    health::choose(&service.name, service.settings.http.as_ref(), container, front)
 }

@@ -1,11 +1,16 @@
 //! What was asked for: the command line as docker's words, as settings and as targets. Pure.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cli::{ComposeArgs, DeployArgs};
+use crate::cli::{ComposeArgs, GoingBackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Where;
 use crate::fault::Fault;
-use crate::model::{Pair, Project, Service, Words, Zd, ZdDrain, ZdHealth, ZdProxy};
+use crate::model::{
+    Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, Words, Zd, ZdDrain, ZdHealth,
+    ZdProxy,
+};
 use crate::proxy::{self, Backend, Proxy};
 
 /// What a deploy is about: a service, or a pair of them.
@@ -57,14 +62,89 @@ pub fn source(compose: &ComposeArgs) -> String {
         return given.join(" + ");
     }
     let folder = compose.project_directory.clone().unwrap_or_default();
-    let names = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
-    let found = names.iter().find(|n| folder.join(n).exists());
+    let found = FILES.iter().find(|n| folder.join(n).exists());
     let variable = std::env::var("COMPOSE_FILE").ok();
     variable.unwrap_or(found.map_or("the compose file".into(), |n| folder.join(n).display().to_string()))
 }
 
-/// The flags, in the shape of `x-zd`.
-pub fn flags(args: &DeployArgs) -> Zd {
+/// The names of a Compose file, in the order in which Compose looks for them.
+const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+
+/// The folder of the project as Compose finds it: given, else that of the first file, else the nearest folder above
+/// that has one.
+pub fn project_folder(compose: &ComposeArgs) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    let of_file = |file: &Path| here.join(file).parent().map(Path::to_path_buf);
+    let variable = std::env::var("COMPOSE_FILE").ok().filter(|v| !v.is_empty());
+    let separator = std::env::var("COMPOSE_PATH_SEPARATOR").unwrap_or_else(|_| ":".into());
+    let first = variable.as_ref().and_then(|v| v.split(&separator).next().map(PathBuf::from));
+    let above = here.ancestors().find(|folder| FILES.iter().any(|f| folder.join(f).exists()));
+    let given = compose.project_directory.as_ref().map(|d| here.join(d));
+    given
+        .or_else(|| compose.file.first().or(first.as_ref()).and_then(|f| of_file(f)))
+        .or_else(|| above.map(Path::to_path_buf))
+        .unwrap_or(here)
+}
+
+/// The folder where releases are kept; those of another engine than this machine's are kept apart, because its images
+/// are others, and those of a Swarm too, whichever of its managers is talked to.
+pub fn state_dir(compose: &ComposeArgs, given: Option<&Path>, cluster: Option<&str>) -> PathBuf {
+    let dir = given.map(Path::to_path_buf).unwrap_or_else(|| project_folder(compose).join(".compose-zd"));
+    let dir = std::path::absolute(&dir).unwrap_or(dir);
+    if let Some(cluster) = cluster {
+        return dir.join(format!("@swarm-{cluster}"));
+    }
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let given = compose.context.clone().or_else(|| compose.host.clone());
+    let engine = given.or_else(|| variable("DOCKER_HOST")).or_else(|| variable("DOCKER_CONTEXT"));
+    match engine.as_deref().and_then(other_engine) {
+        Some(name) => dir.join(name),
+        None => dir,
+    }
+}
+
+/// The name of a folder for an engine; none for the one that is there without a word.
+fn other_engine(engine: &str) -> Option<String> {
+    let usual = ["default", "unix:///var/run/docker.sock", "unix:///run/docker.sock"];
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    (!usual.contains(&engine)).then(|| format!("@{}", engine.chars().map(safe).collect::<String>()))
+}
+
+/// The engine that a flag names, else the file.
+pub fn engine(flag: Option<&str>, file: Option<Engine>) -> Option<Engine> {
+    flag.and_then(Engine::parse).or(file)
+}
+
+/// All the flags that go before what the file says.
+pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> Flags {
+    let back = &rollout.going_back;
+    Flags { zd: zd(rollout), update: updating(update), rollback: going_back(back), keep: rollout.keep }
+}
+
+fn updating(args: &UpdateArgs) -> UpdateWish {
+    UpdateWish {
+        parallelism: args.update_parallelism,
+        delay: args.update_delay,
+        monitor: args.update_monitor,
+        action: args.update_failure_action.as_deref().and_then(FailureAction::parse),
+        max_failure_ratio: args.update_max_failure_ratio,
+        order: args.update_order.as_deref().and_then(Order::parse),
+    }
+}
+
+fn going_back(args: &GoingBackArgs) -> UpdateWish {
+    UpdateWish {
+        parallelism: args.rollback_parallelism,
+        delay: args.rollback_delay,
+        monitor: args.rollback_monitor,
+        action: args.rollback_failure_action.as_deref().and_then(FailureAction::parse),
+        max_failure_ratio: args.rollback_max_failure_ratio,
+        order: args.rollback_order.as_deref().and_then(Order::parse),
+    }
+}
+
+/// The flags that `x-zd` has words for.
+fn zd(args: &RolloutArgs) -> Zd {
     let health = args.health.clone();
     Zd {
         health: Some(ZdHealth {
@@ -88,30 +168,56 @@ pub fn flags(args: &DeployArgs) -> Zd {
             kind: args.proxy.proxy_kind.clone(),
             tune: args.proxy.proxy_tune,
         }),
+        before: None,
+        after: None,
     }
 }
 
-/// What to deploy: what was named, else every service that a proxy routes to. A side of a pair stands for the pair.
+/// What to deploy: what was named, else every service that a proxy routes to and those that flags are about. A side of
+/// a pair stands for the pair. What others depend on comes first.
+///
+/// # Errors
+/// A name that is no service and no pair; nothing to deploy.
 pub fn targets(
     project: &Project,
-    args: &DeployArgs,
+    named: &[String],
+    flagged: &[(&str, &str)],
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<Vec<Target>, Fault> {
-    for (name, _) in &args.scale {
-        if !project.services.contains_key(name) {
-            return Err(unknown(project, name, "--scale"));
-        }
+    if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
+        return Err(unknown(project, name, flag));
     }
-    let names = match args.services.is_empty() {
-        false => args.services.clone(),
-        true => routed_services(project, proxies),
+    let names = match named.is_empty() {
+        false => named.to_vec(),
+        true => {
+            let flagged = flagged.iter().map(|(_, name)| name.to_string());
+            let all: BTreeSet<String> =
+                routed_services(project, proxies).into_iter().chain(flagged).collect();
+            all.into_iter().collect()
+        }
     };
     if names.is_empty() {
         return Err(Fault::usage("no service of this project is routed to by a proxy")
             .hint(format!("name the services to deploy: {}", listed(project))));
     }
+    let mut targets = as_targets(project, &names)?;
+    if let Some((flag, name)) =
+        flagged.iter().find(|(_, n)| !targets.iter().any(|t| t.services().contains(n)))
+    {
+        return Err(Fault::usage(format!("`{flag} {name}=…` is about a service that is not deployed"))
+            .hint(format!("name it as well: `compose-zd deploy {} {name}`", names.join(" "))));
+    }
+    dependencies_first(project, &mut targets);
+    Ok(targets)
+}
+
+/// The services and pairs of these names, each once.
+///
+/// # Errors
+/// A name that is neither.
+pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Fault> {
     let mut targets: Vec<Target> = Vec::new();
-    for name in &names {
+    for name in names {
         let target = match (project.pair(name), project.services.get(name)) {
             (Some(pair), _) => Target::Pair(pair.clone()),
             (None, Some(_)) => Target::Service(name.clone()),
@@ -122,6 +228,23 @@ pub fn targets(
         }
     }
     Ok(targets)
+}
+
+/// What others need comes before them; else as they were named.
+pub fn dependencies_first(project: &Project, targets: &mut Vec<Target>) {
+    let mut sorted: Vec<Target> = Vec::new();
+    while !targets.is_empty() {
+        let needed_by = |one: &Target, other: &Target| {
+            other.services().iter().any(|s| {
+                let needs = project.services[*s].needs(project);
+                one.services().iter().any(|o| needs.contains_key(o))
+            })
+        };
+        let free = |one: &Target| !targets.iter().any(|other| other != one && needed_by(other, one));
+        let next = targets.iter().position(free).unwrap_or(0);
+        sorted.push(targets.remove(next));
+    }
+    *targets = sorted;
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
@@ -148,7 +271,7 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
     }
 }
 
-fn unknown(project: &Project, name: &str, place: &str) -> Fault {
+pub fn unknown(project: &Project, name: &str, place: &str) -> Fault {
     Fault::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
         .hint(format!("there are {}; a service of a profile needs `--profile`", listed(project)))
 }
@@ -157,4 +280,54 @@ fn listed(project: &Project) -> String {
     let services = project.services.keys().map(|s| format!("`{s}`"));
     let pairs = project.pairs.iter().map(|p| format!("the pair `{}`", p.name));
     services.chain(pairs).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_engine_has_a_folder_of_its_own() {
+        assert_eq!(other_engine("default"), None);
+        assert_eq!(other_engine("unix:///var/run/docker.sock"), None);
+        assert_eq!(other_engine("staging").as_deref(), Some("@staging"));
+        assert_eq!(other_engine("tcp://10.0.0.1:2376").as_deref(), Some("@tcp---10.0.0.1-2376"));
+        assert_eq!(other_engine("../x").as_deref(), Some("@..-x"));
+    }
+
+    fn project(yaml: &str) -> Project {
+        Project::read(yaml, "compose.yaml", &Flags::default()).unwrap()
+    }
+
+    #[test]
+    fn what_others_need_is_deployed_before_them() {
+        let project = project(
+            "name: p\nservices: {app: {depends_on: {api: {condition: service_started}}}, \
+             api: {depends_on: {db: {condition: service_started}}}, db: {}, web: {}}",
+        );
+        let sorted = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+            let mut targets = as_targets(&project, &names).unwrap();
+            dependencies_first(&project, &mut targets);
+            targets.iter().map(Target::name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(sorted(&["app", "api"]), "api app");
+        assert_eq!(sorted(&["app", "web", "db"]), "web db app");
+        assert_eq!(sorted(&["web", "app"]), "web app");
+    }
+
+    #[test]
+    fn a_flag_is_about_a_service_that_is_deployed() {
+        let project = project("name: p\nservices: {app: {}, worker: {}}");
+        let targets = |named: &[&str], flagged: &[(&str, &str)]| {
+            let named: Vec<String> = named.iter().map(|n| n.to_string()).collect();
+            let found = targets(&project, &named, flagged, &[]).map_err(|fault| fault.message)?;
+            Ok::<_, String>(found.iter().map(|t| t.name().to_string()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(targets(&[], &[("--image", "worker")]).unwrap(), "worker");
+        assert_eq!(targets(&["app"], &[("--scale", "app")]).unwrap(), "app");
+        assert!(targets(&["app"], &[("--scale", "worker")]).unwrap_err().contains("--scale worker"));
+        assert!(targets(&[], &[("--image", "nobody")]).unwrap_err().contains("`nobody`"));
+        assert!(targets(&[], &[]).is_err());
+    }
 }

@@ -1,5 +1,6 @@
 //! What would go wrong is found here, before anything is touched, each with its fix.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -11,12 +12,24 @@ use crate::fault::Fault;
 use crate::model::{Obstacle, Project, Service};
 use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Proxy};
+use crate::report::{Report, Warning};
+
+/// Everything that can be told from the file and the proxies, for every target.
+///
+/// # Errors
+/// The first obstacle, with its fix.
+pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+    targets.iter().try_for_each(|target| {
+        file(project, target)?;
+        proxy_runs(project, target, proxies)
+    })
+}
 
 /// Finds in the file what keeps a new instance from running beside the old one.
 ///
 /// # Errors
 /// The first obstacle, with its fix.
-pub fn file(project: &Project, target: &Target) -> Result<(), Fault> {
+fn file(project: &Project, target: &Target) -> Result<(), Fault> {
     for name in target.services() {
         let service = &project.services[name];
         // The sides of a pair have names and ports of their own.
@@ -66,11 +79,39 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Says where an image would be built with the state folder in it: its records hold resolved secrets.
+pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, report: Report) {
+    for service in targets.iter().flat_map(Target::services).map(|s| &project.services[s]) {
+        let Some(context) = service.build_context.as_ref().map(Path::new) else {
+            continue;
+        };
+        let Ok(inside) = state_dir.strip_prefix(context) else {
+            continue;
+        };
+        let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
+        let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
+        if !ignores(&ignored, &inside.to_string_lossy()) && !first.is_some_and(|f| ignores(&ignored, &f)) {
+            report.warn(&Warning::InBuildContext {
+                service: service.name.clone(),
+                folder: state_dir.display().to_string(),
+            });
+        }
+    }
+}
+
+/// Whether a `.dockerignore` names a path, in one of the ways people write it.
+fn ignores(text: &str, path: &str) -> bool {
+    let name = |line: &str| {
+        line.trim().trim_start_matches("**/").trim_start_matches('/').trim_end_matches('/').to_string()
+    };
+    text.lines().any(|line| name(line) == path || ["*", "**", ".*"].contains(&name(line).as_str()))
+}
+
 /// A service that asks for a route, and its proxy is there but down: a deploy would look fine and serve nobody.
 ///
 /// # Errors
 /// The proxy that is down, with the command that starts it.
-pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     if services.iter().any(overridden) {

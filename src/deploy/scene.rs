@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::asked::{Target, backend};
-use crate::docker::inspect::{Config, Container, Healthcheck, Image};
+use crate::docker::inspect::{CONFIG_HASH, Config, Container, Healthcheck, Image};
 use crate::docker::{Docker, Done};
 use crate::drain;
 use crate::fault::Fault;
@@ -19,18 +19,21 @@ use crate::rollout;
 use crate::wait::{self, Stop, Waited};
 
 /// What tells a new instance from an old one.
+#[derive(Default)]
 pub struct Wanted {
-    hashes: BTreeMap<String, String>,
+    /// The configuration hashes that count, by service: a release that is put back may have one as the file gave it,
+    /// and one as its record does.
+    pub hashes: BTreeMap<String, Vec<String>>,
     /// By service.
-    images: BTreeMap<String, Image>,
-    /// Every instance counts as old.
-    force: bool,
+    pub images: BTreeMap<String, Image>,
+    /// Ids of containers that are to be replaced whatever they are (`--force`).
+    pub replaced: BTreeSet<String>,
 }
 
 impl Wanted {
     /// # Errors
     /// No engine, or Compose's own.
-    pub fn read(docker: &Docker, project: &Project, targets: &[Target], force: bool) -> Result<Wanted> {
+    pub fn read(docker: &Docker, project: &Project, targets: &[Target]) -> Result<Wanted> {
         let services = targets.iter().flat_map(Target::services);
         let references: BTreeSet<&str> =
             services.clone().map(|s| project.services[s].image.as_str()).collect();
@@ -41,22 +44,28 @@ impl Wanted {
                 known.insert(reference, docker.image(reference)?);
             }
             let image = |s: &str| known[project.services[s].image.as_str()].clone();
+            let hashes = hashes.join().expect("no panic in a read")?;
             Ok(Wanted {
                 images: services.filter_map(|s| Some((s.to_string(), image(s)?))).collect(),
-                hashes: hashes.join().expect("no panic in a read")?,
-                force,
+                hashes: hashes.into_iter().map(|(service, hash)| (service, vec![hash])).collect(),
+                replaced: BTreeSet::new(),
             })
         })
     }
 
     fn generation(&self, service: &str, container: &Container) -> Generation {
-        let hash = container.label("com.docker.compose.config-hash");
-        let same_config = hash == self.hashes.get(service).map(String::as_str);
-        let same_image = self.images.get(service).is_some_and(|i| i.id == container.image_id);
-        match same_config && same_image && !self.force {
+        match self.fits(service, container) && !self.replaced.contains(&container.id) {
             true => Generation::New,
             false => Generation::Old,
         }
+    }
+
+    /// Whether a container has the configuration and the image that are wanted.
+    pub fn fits(&self, service: &str, container: &Container) -> bool {
+        let hash = container.label(CONFIG_HASH);
+        let hashes = self.hashes.get(service).map_or(&[][..], Vec::as_slice);
+        let same_config = hash.is_some_and(|h| hashes.iter().any(|wanted| wanted == h));
+        same_config && self.images.get(service).is_some_and(|i| i.id == container.image_id)
     }
 
     /// What a new instance will look like to a probe and to a proxy, before there is one.
@@ -204,7 +213,7 @@ impl Viewer<'_> {
     fn routed(&self, members: &[Container]) -> Result<Option<BTreeSet<String>>> {
         let mut routed = BTreeSet::new();
         for proxy in &self.proxies {
-            let endpoints = rollout::endpoints(proxy.as_ref(), members.iter());
+            let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
             let answer: Done = drain::checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
             routed.extend(proxy.read(&answer, &endpoints)?.routed);
         }
@@ -219,7 +228,7 @@ impl Viewer<'_> {
         let ready = match (runs, generation) {
             (false, _) => false,
             // An old instance may not know the path that a new one is asked for.
-            (true, Generation::Old) => true,
+            (true, Generation::Old) => !container.is_failing(),
             (true, Generation::New) => self.is_ready(service, container)?,
         };
         Ok(Instance {

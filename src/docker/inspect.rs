@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+/// The label with the hash of the configuration that Compose made a container of.
+pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
+
 /// One container, running or not.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -31,8 +34,21 @@ pub struct Container {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Image {
     pub id: String,
+    /// What registries know it by; none for an image that was built here.
+    #[serde(deserialize_with = "or_default")]
+    pub repo_digests: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub repo_tags: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub config: Config,
+}
+
+impl Image {
+    /// It brings a health check along that is not switched off.
+    pub fn has_healthcheck(&self) -> bool {
+        let test = self.config.healthcheck.as_ref().map(|h| &h.test);
+        test.and_then(|t| t.first()).is_some_and(|word| word != "NONE")
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -63,6 +79,9 @@ pub struct Config {
     #[serde(deserialize_with = "or_default")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     pub healthcheck: Option<Healthcheck>,
+    /// The paths that get an anonymous volume where nothing else is mounted.
+    #[serde(deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -145,6 +164,11 @@ impl Container {
         self.is_running() && !["", "none", "healthy"].contains(&health)
     }
 
+    /// Docker has found it unhealthy for good.
+    pub fn is_failing(&self) -> bool {
+        self.state.health.as_ref().is_some_and(|h| h.status == "unhealthy")
+    }
+
     pub fn is_running(&self) -> bool {
         self.state.status == "running"
     }
@@ -214,6 +238,13 @@ impl Container {
     }
 }
 
+impl Image {
+    /// Whether a reference without a digest means it now.
+    pub fn is_named(&self, reference: &str) -> bool {
+        self.repo_tags.iter().any(|tag| tag == reference || tag.strip_suffix(":latest") == Some(reference))
+    }
+}
+
 impl Healthcheck {
     /// The time for one run; Docker's default is 30 s.
     pub fn limit(&self) -> Duration {
@@ -247,6 +278,17 @@ mod tests {
             r#"{"Args": null, "Config": {"Env": null, "Labels": null, "ExposedPorts": null, "Healthcheck": {}}, "NetworkSettings": {"Networks": null}}"#,
         );
         assert_eq!((read.addresses().len(), read.healthcheck()), (0, None));
+    }
+
+    #[test]
+    fn an_image_tells_its_volumes_and_what_registries_know_it_by() {
+        let json =
+            r#"{"Id": "sha256:i", "RepoDigests": ["a@sha256:d"], "Config": {"Volumes": {"/data": {}}}}"#;
+        let image: Image = serde_json::from_str(json).unwrap();
+        assert_eq!(image.repo_digests, ["a@sha256:d"]);
+        assert_eq!(image.config.volumes.keys().collect::<Vec<_>>(), ["/data"]);
+        let scratch: Image = serde_json::from_str(r#"{"RepoDigests": null, "Config": null}"#).unwrap();
+        assert_eq!(scratch, Image::default());
     }
 
     #[test]

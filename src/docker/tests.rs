@@ -79,3 +79,24 @@ fn a_command_beside_a_container_shares_its_network_and_may_set_it() {
                  --entrypoint sh sha256:i -c";
     assert_eq!(exec.words().join(" "), format!("{words} echo 1 > /proc/sys/x"));
 }
+
+#[test]
+fn a_keeper_says_nothing_that_its_image_says_and_makes_no_volume() {
+    let json = r#"{"Config": {"Volumes": {"/data": {}}, "Labels": {"com.docker.compose.project": "shop"}}}"#;
+    let image: Image = serde_json::from_str(json).unwrap();
+    let words = keeper_words("shop", "k", "compose-zd/shop-app:r1", &image);
+    assert_eq!(
+        words.join(" "),
+        "create --name k --network none --pull never --entrypoint /compose-zd-keep --tmpfs /data \
+         --label com.docker.compose.project= --label compose-zd.keeps=shop compose-zd/shop-app:r1"
+    );
+}
+
+#[test]
+fn a_program_gets_its_folder_and_variables_and_loses_others() {
+    let script = "echo $PWD $ONE ${PATH-none}; exit 3";
+    let environment = [("ONE", Some("1".into())), ("PATH", None)];
+    let done = run_program(&["/bin/sh", "-c", script], Path::new("/"), &environment).unwrap();
+    assert_eq!((done.code, done.stdout.split(' ').take(2).collect::<Vec<_>>()), (Some(3), vec!["/", "1"]));
+    assert!(run_program(&["no-such-program"], Path::new("/"), &[]).is_err());
+}

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::settings::undouble;
-use super::{Completes, Hook, Order};
+use super::update::RawUpdate;
+use super::{Completes, Hook};
 
 #[derive(Deserialize)]
 pub struct RawProject {
@@ -48,6 +49,7 @@ pub struct RawService {
     pub pre_stop: Vec<Hook>,
     secrets: Vec<RawGrant>,
     configs: Vec<RawGrant>,
+    volumes: Vec<RawMount>,
     pub deploy: RawDeploy,
     #[serde(rename = "x-zd")]
     pub zd: Option<Value>,
@@ -78,16 +80,22 @@ pub struct RawGrant {
     source: String,
 }
 
+#[derive(Deserialize)]
+pub struct RawMount {
+    #[serde(rename = "type")]
+    kind: String,
+    source: Option<String>,
+    #[serde(default)]
+    read_only: bool,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub struct RawDeploy {
     pub replicas: Option<u32>,
-    pub update_config: RawUpdate,
+    pub update_config: Option<RawUpdate>,
+    pub rollback_config: Option<RawUpdate>,
 }
-
-/// `deploy.update_config`.
-#[derive(Deserialize, Default)]
-pub struct RawUpdate(BTreeMap<String, Value>);
 
 impl RawProject {
     /// Whether Compose itself copies content into a service's container when it starts it: a secret or config that is
@@ -118,6 +126,13 @@ impl RawService {
         published.filter(|p| p.parse::<u16>().is_ok_and(|port| port > 0)).collect()
     }
 
+    /// Whether two of its instances would write to the same place: a volume or a folder of the host. A socket is none.
+    pub fn holds_volume(&self) -> bool {
+        let is_socket = |m: &RawMount| m.source.as_ref().is_some_and(|s| s.ends_with(".sock"));
+        let is_shared = |m: &&RawMount| ["volume", "bind"].contains(&m.kind.as_str()) && !m.read_only;
+        self.volumes.iter().filter(is_shared).any(|m| !is_socket(m))
+    }
+
     /// The ports of its containers that the file names, as `3000/tcp`.
     pub fn exposed(&self) -> Vec<String> {
         let with_protocol = |port: String| match port.contains('/') {
@@ -128,6 +143,12 @@ impl RawService {
         let published =
             self.ports.iter().map(|p| format!("{}/{}", p.target, p.protocol.as_deref().unwrap_or("tcp")));
         named.chain(published).collect()
+    }
+
+    /// The folder that its image is built from, where it is one.
+    pub fn build_context(&self) -> Option<String> {
+        let context = self.build.as_ref()?.get("context")?.as_str()?;
+        context.starts_with('/').then(|| undouble(context))
     }
 
     /// The test of its healthcheck; `NONE` where it is switched off.
@@ -163,30 +184,6 @@ impl RawService {
     pub fn dependencies(&self) -> BTreeMap<String, Completes> {
         let completes = |d: &RawDependency| d.condition == "service_completed_successfully";
         self.depends_on.iter().map(|(name, d)| (name.clone(), completes(d))).collect()
-    }
-}
-
-impl RawUpdate {
-    pub fn order(&self) -> Order {
-        match self.0.get("order").and_then(Value::as_str) {
-            Some("stop-first") => Order::StopFirst,
-            _ => Order::StartFirst,
-        }
-    }
-
-    pub fn parallelism(&self) -> u32 {
-        self.0.get("parallelism").and_then(Value::as_u64).unwrap_or(0) as u32
-    }
-
-    /// The keys that this version does not do as they say.
-    pub fn not_followed(&self) -> Vec<String> {
-        let followed = |key: &str, value: &Value| match key {
-            "parallelism" | "order" => true,
-            "failure_action" => value.as_str() == Some("rollback"),
-            "max_failure_ratio" => value.as_f64() == Some(0.0),
-            _ => false,
-        };
-        self.0.iter().filter(|(k, v)| !followed(k, v)).map(|(k, _)| k.clone()).collect()
     }
 }
 

@@ -13,6 +13,15 @@ pub struct Zd {
     pub health: Option<ZdHealth>,
     pub drain: Option<ZdDrain>,
     pub proxy: Option<ZdProxy>,
+    pub before: Option<ZdOneShot>,
+    pub after: Option<ZdOneShot>,
+}
+
+/// A service that is run to its end once a deploy.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZdOneShot {
+    pub service: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -77,6 +86,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     pub drain_command: Option<Vec<String>>,
     pub proxy: ZdProxy,
+    /// The service that is run to its end before the first new instance starts.
+    pub before: Option<String>,
+    /// The service that is run to its end once the new release serves.
+    pub after: Option<String>,
 }
 
 /// How often, how long and how many times in a row an instance is asked.
@@ -86,6 +99,17 @@ pub struct Pace {
     pub timeout: Duration,
     pub deadline: Duration,
     pub successes: u32,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            interval: Duration::from_millis(200),
+            timeout: Duration::from_secs(2),
+            deadline: Duration::from_secs(60),
+            successes: 1,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -153,6 +177,8 @@ impl Zd {
             health: merge(&self.health, &below.health, ZdHealth::over),
             drain: merge(&self.drain, &below.drain, ZdDrain::over),
             proxy: merge(&self.proxy, &below.proxy, ZdProxy::over),
+            before: self.before.clone().or(below.before.clone()),
+            after: self.after.clone().or(below.after.clone()),
         }
     }
 }
@@ -221,6 +247,8 @@ impl Settings {
             drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
             drain_command: drain.command.map(|c| c.argv()),
             proxy: zd.proxy.unwrap_or_default(),
+            before: zd.before.map(|shot| shot.service),
+            after: zd.after.map(|shot| shot.service),
         })
     }
 }
@@ -233,11 +261,12 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));
     }
+    let default = Pace::default();
     Ok(Pace {
-        interval: health.interval.unwrap_or(Duration::from_millis(200)),
-        timeout: health.timeout.unwrap_or(Duration::from_secs(2)),
-        deadline: health.deadline.unwrap_or(Duration::from_secs(60)),
-        successes: health.successes.unwrap_or(1),
+        interval: health.interval.unwrap_or(default.interval),
+        timeout: health.timeout.unwrap_or(default.timeout),
+        deadline: health.deadline.unwrap_or(default.deadline),
+        successes: health.successes.unwrap_or(default.successes),
     })
 }
 

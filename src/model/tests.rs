@@ -3,7 +3,7 @@
 use super::*;
 
 fn read(yaml: &str) -> Result<Project, Wrong> {
-    Project::read(yaml, "compose.yaml", &Zd::default())
+    Project::read(yaml, "compose.yaml", &Flags::default())
 }
 
 fn service(keys: &str) -> Result<Service, Wrong> {
@@ -29,6 +29,7 @@ fn a_flag_goes_before_the_service_and_the_service_before_the_project() {
                 services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
     let flags =
         Zd { health: Some(ZdHealth { path: Some("/f".into()), ..ZdHealth::default() }), ..Zd::default() };
+    let flags = Flags { zd: flags, ..Flags::default() };
     let project = Project::read(yaml, "compose.yaml", &flags).unwrap();
     let http = project.services["app"].settings.http.clone().unwrap();
     assert_eq!((http.path.as_str(), http.port, http.body.as_deref()), ("/f", Some(2), Some("b")));
@@ -166,11 +167,33 @@ fn dependencies_of_dependencies_are_needed_too() {
 }
 
 #[test]
-fn update_config_keys_that_are_not_followed_are_known() {
-    let found = service(
-        "deploy: {update_config: {parallelism: 2, order: stop-first, delay: 5s, failure_action: pause}}",
-    )
-    .unwrap();
-    assert_eq!(found.not_followed, ["delay", "failure_action"]);
-    assert_eq!((found.parallelism, found.order), (2, Order::StopFirst));
+fn an_impossible_update_config_names_its_whole_key() {
+    let text = message("deploy: {update_config: {failure_action: panic}}");
+    assert_eq!(text, "compose.yaml: `services.app.deploy.update_config.failure_action` is impossible");
+    let text = message("deploy: {rollback_config: {order: first}}");
+    assert_eq!(text, "compose.yaml: `services.app.deploy.rollback_config.order` is impossible");
+}
+
+#[test]
+fn a_volume_is_held_where_it_can_be_written() {
+    let holds = |volumes: &str| service(&format!("volumes: [{volumes}]")).unwrap().holds_volume;
+    assert!(!holds(""));
+    assert!(holds("{type: volume, source: v, target: /v}"));
+    assert!(holds("{type: bind, source: /s, target: /v}"));
+    assert!(!holds("{type: bind, source: /s, target: /v, read_only: true}"));
+    assert!(!holds("{type: tmpfs, target: /v}"));
+    assert!(!holds("{type: bind, source: /run/docker.sock, target: /s}"));
+}
+
+#[test]
+fn one_shots_are_of_a_service_or_of_all() {
+    let yaml = "name: p\nx-zd: {before: {service: migrate}, keep: 3}\n\
+                services: {app: {x-zd: {after: {service: warm}}}, web: {x-zd: {before: {service: own}}}}";
+    let project = read(yaml).unwrap();
+    let settings = |s: &str| project.services[s].settings.clone();
+    assert_eq!(settings("app").before.as_deref(), Some("migrate"));
+    assert_eq!(settings("app").after.as_deref(), Some("warm"));
+    assert_eq!(settings("web").before.as_deref(), Some("own"));
+    assert_eq!(project.keep, 3);
+    assert!(read("name: p\nx-zd: {keep: 0}").unwrap_err().message.contains("x-zd.keep"));
 }

@@ -22,7 +22,7 @@ fn world(instances: Vec<Instance>) -> Observed {
 }
 
 fn goal(service: &str, wanted: usize) -> Goal {
-    Goal { service: service.into(), wanted, order: Order::StartFirst, parallelism: 0, clears_stopped: false }
+    Goal { service: service.into(), wanted, ..Goal::default() }
 }
 
 fn scale(wanted: usize) -> Strategy {
@@ -99,7 +99,7 @@ fn more_instances_are_added_and_fewer_are_drained_without_touching_the_others() 
 #[test]
 fn batches_grow_and_shrink_the_rotation() {
     let mut goal = goal("app", 2);
-    goal.parallelism = 1;
+    goal.pace.parallelism = 1;
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
         steps(&Strategy::Scale(goal), &observed),
@@ -114,7 +114,7 @@ fn batches_grow_and_shrink_the_rotation() {
 #[test]
 fn stop_first_drains_before_it_starts_and_needs_somebody_else_to_serve() {
     let mut goal = goal("app", 2);
-    goal.order = Order::StopFirst;
+    goal.pace.order = Order::StopFirst;
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
         steps(&Strategy::Scale(goal.clone()), &observed),
@@ -153,9 +153,9 @@ fn two_active_sides_are_replaced_one_after_the_other() {
     assert_eq!(
         steps(&pair(), &world(vec![old("a-1"), old("b-1")])),
         "create a+1\ngate a+1\nstart a+1\nwait until ready: a+1\n\
-         route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\nremove a-1\n\
+         route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\n\
          create b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
-         route to a+1, b+1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nrelease the route"
+         route to a+1, b+1, not to b-1\nwait until idle: b-1\nstop b-1\nremove a-1, b-1\nrelease the route"
     );
 }
 
@@ -166,12 +166,23 @@ fn undo_brings_back_what_served_and_removes_what_was_added() {
         instance("app-1", Old, Running, false, true),
         instance("app+1", New, Running, true, true),
     ]);
-    let text: Vec<_> = undo(&start, &now).steps.iter().map(|(s, _)| s.to_string()).collect();
+    let text: Vec<_> =
+        undo(&start, &now, &Pace::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
          remove app+1\nrelease the route"
     );
+}
+
+/// New instances that crash over and over may be what a proxy sends requests to at that moment; and nobody else then.
+#[test]
+fn undo_lets_those_in_that_served_before_anything_else_is_done() {
+    let start = world(vec![old("app-1"), old("app-2")]);
+    let aside = |key, generation| instance(key, generation, Running, false, true);
+    let now = world(vec![aside("app-1", Old), aside("app-2", Old), aside("app-3", New), new("app-4")]);
+    let plan = undo(&start, &now, &Pace::default());
+    assert_eq!(plan.steps[0].0.to_string(), "route to app-1, app-2, not to app-4, app-3");
 }
 
 /// The world, with what a proxy hides; steps act on it the way docker and the proxy do.
@@ -238,7 +249,7 @@ impl Simulated {
                 self.now.instances.retain(|i| !keys.contains(&i.key));
                 return check(!early, "removed alive");
             }
-            Step::Release => {}
+            Step::Delay(_) | Step::Monitor(_) | Step::Release => {}
         }
         Ok(())
     }
@@ -344,7 +355,7 @@ fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
     assert!(holds_everywhere(&scale(1), &["app-1", "app-2"]) > 1000);
     assert!(holds_everywhere(&scale(2), &["app-1", "app-2"]) > 1000);
     let mut batches = goal("app", 2);
-    batches.parallelism = 1;
+    batches.pace.parallelism = 1;
     assert!(holds_everywhere(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
 }
 
@@ -352,7 +363,7 @@ fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
 fn a_service_that_compose_starts_has_no_stopped_instance_then() {
     let mut goal = goal("app", 2);
     goal.clears_stopped = true;
-    goal.order = Order::StopFirst;
+    goal.pace.order = Order::StopFirst;
     let strategy = Strategy::Scale(goal);
     assert!(holds_everywhere(&strategy, &["app-1", "app-2"]) > 1000);
     for start in every_world(&["app-1", "app-2"]) {
@@ -378,7 +389,7 @@ fn every_world_of_a_pair_reaches_the_goal_from_every_prefix() {
 #[test]
 fn stop_first_keeps_somebody_serving_in_every_world() {
     let mut stop_first = goal("app", 2);
-    stop_first.order = Order::StopFirst;
+    stop_first.pace.order = Order::StopFirst;
     assert!(holds_everywhere(&Strategy::Scale(stop_first), &["app-1", "app-2", "app-3"]) > 10_000);
 }
 
@@ -393,7 +404,7 @@ fn start_first_never_has_fewer_than_before() {
 }
 
 /// Undoing from any prefix ends with what served at the start, and with nothing that the rollout added.
-fn undoes(strategy: &Strategy, start: &Observed) {
+fn undoes(strategy: &Strategy, start: &Observed, pace: &Pace) {
     let prefixes = reaches(strategy, start).unwrap();
     let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
     for prefix in prefixes {
@@ -402,7 +413,7 @@ fn undoes(strategy: &Strategy, start: &Observed) {
             continue; // the old release is gone: the way back is a rollback
         }
         let mut world = prefix.clone();
-        for (step, _) in undo(start, &world.now.clone()).steps {
+        for (step, _) in undo(start, &world.now.clone(), pace).steps {
             world.apply(&step).unwrap_or_else(|law| panic!("{law} at `{step}` of undo from {start:#?}"));
             let least = Simulated::new(start).serving().min(1);
             assert!(world.serving() >= least, "nobody serves after `{step}` of undo");
@@ -415,17 +426,163 @@ fn undoes(strategy: &Strategy, start: &Observed) {
     }
 }
 
+/// All at once, and one by one in either order.
+fn every_pace() -> [Pace; 3] {
+    let one = Pace { parallelism: 1, ..Pace::default() };
+    [Pace::default(), one.clone(), Pace { order: Order::StopFirst, ..one }]
+}
+
 #[test]
 fn undo_ends_with_the_old_release_from_every_prefix() {
     let healthy = |w: &Observed| w.proxied && w.instances.iter().all(|i| i.ready || !i.serves());
     for start in every_world(&["app-1", "app-2"]).iter().filter(|w| healthy(w)) {
-        undoes(&scale(1), start);
-        undoes(&scale(2), start);
+        for pace in every_pace() {
+            undoes(&scale(1), start, &pace);
+            undoes(&scale(2), start, &pace);
+        }
     }
     for start in every_world(&["a-1", "b-1"]).iter().filter(|w| healthy(w)) {
-        undoes(&pair(), start);
+        undoes(&pair(), start, &Pace::default());
     }
     let mut stop_first = goal("app", 2);
-    stop_first.order = Order::StopFirst;
-    undoes(&Strategy::Scale(stop_first), &world(vec![old("app-1"), old("app-2")]));
+    stop_first.pace.order = Order::StopFirst;
+    for pace in every_pace() {
+        undoes(&Strategy::Scale(stop_first.clone()), &world(vec![old("app-1"), old("app-2")]), &pace);
+    }
+}
+
+#[test]
+fn the_last_old_ones_run_until_the_new_ones_were_watched() {
+    let mut goal = goal("app", 2);
+    let second = Duration::from_secs(1);
+    goal.pace = Pace { parallelism: 1, delay: second, monitor: second * 5, ..Pace::default() };
+    let observed = world(vec![old("app-1"), old("app-2")]);
+    assert_eq!(
+        steps(&Strategy::Scale(goal), &observed),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
+         route to app-2, app+1, not to app-1\nwait until idle: app-1\nstop app-1\nwait 1s\n\
+         create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
+         route to app+1, app+2, not to app-2\nwatch the new instances for 5s\nwait until idle: app-2\nstop app-2\n\
+         remove app-1, app-2\nrelease the route"
+    );
+}
+
+#[test]
+fn a_slot_whose_new_instance_failed_keeps_its_old_one() {
+    let mut goal = goal("app", 2);
+    goal.spared = 1;
+    let failed = instance("app-3", New, Broken, false, false);
+    let observed = world(vec![old("app-1"), old("app-2"), failed.clone()]);
+    assert_eq!(
+        steps(&Strategy::Scale(goal.clone()), &observed),
+        "wait until idle: app-3\nstop app-3\n\
+         create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
+         route to app-1, app+1, not to app-2\nwait until idle: app-2\nstop app-2\n\
+         remove app-2, app-3\nrelease the route"
+    );
+    let stopped = instance("app-1", Old, Exited, false, false);
+    let observed = world(vec![stopped, new("app-2"), failed]);
+    assert_eq!(
+        steps(&Strategy::Scale(goal), &observed),
+        "wait until idle: app-3\nstop app-3\ngate app-1\nstart app-1\nwait until ready: app-1\n\
+         route to app-2, app-1\nremove app-3\nrelease the route"
+    );
+}
+
+#[test]
+fn a_paused_rollout_settles_where_it_is_and_goes_on_from_there() {
+    let observed = world(vec![new("app-5"), old("app-2"), old("app-3")]);
+    let mut paused = goal("app", 3);
+    paused.spared = 2;
+    assert_eq!(steps(&Strategy::Scale(paused), &observed), "");
+    let again = plan(&scale(3), &observed).unwrap();
+    assert_eq!(again.slots, 2);
+}
+
+#[test]
+fn a_worker_may_rest_while_its_one_instance_is_replaced() {
+    let mut goal = goal("app", 1);
+    (goal.pace.order, goal.may_rest) = (Order::StopFirst, true);
+    let observed = Observed { instances: vec![old("app-1")], proxied: false };
+    assert_eq!(
+        steps(&Strategy::Scale(goal), &observed),
+        "stop app-1\ncreate app+1\nstart app+1\nwait until ready: app+1\nremove app-1"
+    );
+}
+
+#[test]
+fn a_rollback_in_batches_brings_back_as_many_at_a_time() {
+    let start = world(vec![old("app-1"), old("app-2"), old("app-3")]);
+    let stopped = |key| instance(key, Old, Exited, false, false);
+    let now = world(vec![stopped("app-1"), stopped("app-2"), old("app-3"), new("app-4"), new("app-5")]);
+    let text: Vec<_> =
+        undo(&start, &now, &every_pace()[1]).steps.iter().map(|(s, _)| s.to_string()).collect();
+    assert_eq!(
+        text.join("\n"),
+        "gate app-1\nstart app-1\nwait until ready: app-1\n\
+         route to app-3, app-5, app-1, not to app-4\nwait until idle: app-4\nstop app-4\n\
+         gate app-2\nstart app-2\nwait until ready: app-2\n\
+         route to app-3, app-1, app-2, not to app-5\nwait until idle: app-5\nstop app-5\n\
+         remove app-4, app-5\nrelease the route"
+    );
+}
+
+/// HAProxy's `server-template` has a number of places: no way may need more of them than the way forward does.
+#[test]
+fn those_that_nobody_is_sent_to_make_room_before_others_start() {
+    let gated = |key, generation| instance(key, generation, Running, false, true);
+    let killed = world(vec![old("app-1"), old("app-2"), gated("app-3", Old)]);
+    let mut goal = goal("app", 2);
+    goal.pace.parallelism = 1;
+    let put_aside = plan(&Strategy::Scale(goal.clone()), &killed).unwrap();
+    assert_eq!(put_aside.steps[0].0.to_string(), "create app+1");
+    goal.after_another = true;
+    let plan = plan(&Strategy::Scale(goal), &killed).unwrap();
+    assert_eq!((plan.steps[1].0.to_string(), plan.starting()), ("stop app-3".into(), 0));
+    assert!(plan.stage(Stage::BringUp).contains(&2), "{plan}");
+    let start = world(vec![old("app-1"), old("app-2")]);
+    let stopped = instance("app-1", Old, Exited, false, false);
+    let failed = world(vec![stopped, old("app-2"), new("app-3"), gated("app-4", New)]);
+    let back = undo(&start, &failed, &Pace::default());
+    assert_eq!((back.steps[1].0.to_string(), back.starting()), ("stop app-4".into(), 0));
+    let stopped = instance("app-1", Old, Exited, false, false);
+    let watched = world(vec![stopped, gated("app-2", Old), new("app-3"), new("app-4")]);
+    let back = undo(&start, &watched, &Pace::default());
+    assert_eq!(back.steps[0].0.to_string(), "route to app-4, app-2, not to app-3");
+    assert_eq!(back.starting(), 0);
+}
+
+#[test]
+fn a_plan_has_three_parts() {
+    let observed = world(vec![old("app-1")]);
+    let plan = plan(&scale(1), &observed).unwrap();
+    let part = |stage| plan.stage(stage);
+    assert_eq!((part(Stage::BringUp), part(Stage::Switch), part(Stage::Clean)), (0..4, 4..7, 7..9));
+    let nothing = Plan::default();
+    assert_eq!(nothing.stage(Stage::Clean), 0..0);
+    let mut stop_first = goal("app", 2);
+    stop_first.pace.order = Order::StopFirst;
+    let plan = super::plan(&Strategy::Scale(stop_first), &world(vec![old("app-1"), old("app-2")])).unwrap();
+    assert_eq!(plan.stage(Stage::BringUp), 0..0);
+    let leftover = world(vec![new("app-1"), instance("app-2", Old, Exited, false, false)]);
+    let plan = super::plan(&scale(1), &leftover).unwrap();
+    assert_eq!((plan.stage(Stage::BringUp), plan.stage(Stage::Clean)), (0..0, 0..2));
+}
+
+/// Whichever of the new instances failed, the rest of the rollout keeps the laws and ends.
+#[test]
+fn every_world_with_spared_slots_reaches_its_end() {
+    for spared in 0..=2 {
+        let mut goal = goal("app", 2);
+        (goal.spared, goal.pace.parallelism) = (spared, 1);
+        for start in every_world(&["app-1", "app-2", "app-3"]) {
+            let plan = plan(&Strategy::Scale(goal.clone()), &start).unwrap();
+            let mut world = Simulated::new(&start);
+            let least = world.serving().min(1);
+            for (step, _) in &plan.steps {
+                world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{plan}{start:#?}"));
+                assert!(world.serving() >= least, "nobody serves after `{step}`\n{plan}{start:#?}");
+            }
+        }
+    }
 }

@@ -152,6 +152,22 @@ impl Caddy {
         }
     }
 
+    /// A switch has one rotation, so what one handler routes to cannot have two.
+    fn check_shared(&self, wish: &Wish) -> Result<(), Fault> {
+        let beside: BTreeSet<String> = wish.beside.iter().cloned().collect();
+        for (service, names) in &wish.services {
+            let shared =
+                self.handlers_of(names).into_iter().find_map(|h| Some(h.ours(&beside).next()?.host.clone()));
+            if let Some(other) = shared {
+                return Err(self.refused(
+                    format!("one `reverse_proxy` routes to `{service}` and to `{other}`, which cannot be switched one by one"),
+                    format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// One that knows only one side of a pair would be left without any.
     fn check_sides(&self, backends: &[Backend]) -> Result<(), Fault> {
         let all: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
@@ -263,6 +279,7 @@ impl Proxy for Caddy {
     }
 
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+        self.check_shared(wish)?;
         let answer = answers.first().cloned().unwrap_or_default();
         let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
         let view = view.ok_or_else(|| self.silent(&answer))?;

@@ -108,7 +108,7 @@ impl Haproxy {
     /// The servers that are, or may become, these instances.
     fn slots_for(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Vec<Slot>> {
         let is_place = |slot: &Slot, e: &Endpoint| {
-            let in_template = |t: &Template| t.backend == slot.backend && slot.name.starts_with(&t.prefix);
+            let in_template = |t: &Template| t.has(&slot.backend, &slot.name);
             let in_line = |f: &Fixed| f.backend == slot.backend && (f.name == slot.name || is_added(slot));
             self.templates_of(&e.names).any(in_template) || self.fixed_of(&e.names).any(in_line)
         };
@@ -194,7 +194,7 @@ impl Proxy for Haproxy {
         let slots = Slot::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
         fixed::check(self, &answer, wish)?;
         for template in wish.names().flat_map(|n| self.templates_of(n)) {
-            let own = |s: &&Slot| s.backend == template.backend && s.name.starts_with(&template.prefix);
+            let own = |s: &&Slot| template.has(&s.backend, &s.name);
             let free = slots.iter().filter(own).filter(|s| s.is_free()).count();
             if free < wish.starting {
                 let (backend, host, starting) = (&template.backend, &template.host, wish.starting);
@@ -265,10 +265,11 @@ impl Proxy for Haproxy {
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS
     /// has taken the address of the stopped instance away. Before, it would send requests to nobody.
-    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
-        let Some(slots) = self.slots_for(now, ours) else {
+    fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release {
+        let Some(mut slots) = self.slots_for(now, ours) else {
             return Release::Wait;
         };
+        slots.retain(|s| !fixed::is_of_others(s, ours, existing));
         let (commands, left) = self.settle(&slots, ours);
         match (self.command(&commands), left) {
             (Some(exec), _) => Release::Run(exec),

@@ -75,14 +75,33 @@ impl Fake {
             .assert()
     }
 
-    /// The calls that change something.
+    /// The calls that change something of the user's.
     fn changes(&self) -> String {
-        let reads =
-            ["compose config", "compose --dry-run", "ps ", "container inspect", "image inspect", "logs "];
-        let calls = fs::read_to_string(self.path("calls")).unwrap();
-        let changes = calls.lines().filter(|c| !reads.iter().any(|r| c.starts_with(r)));
-        changes.map(|c| format!("{c}\n")).collect()
+        self.calls().into_iter().filter(|c| !is_bookkeeping(c)).map(|c| format!("{c}\n")).collect()
     }
+
+    /// The calls that change something.
+    fn calls(&self) -> Vec<String> {
+        let reads = [
+            "compose config",
+            "compose --dry-run",
+            "ps ",
+            "container inspect",
+            "image inspect",
+            "image ls",
+            "logs ",
+            "service ls",
+            "info ",
+        ];
+        let calls = fs::read_to_string(self.path("calls")).unwrap();
+        let is_read = |c: &&str| reads.iter().any(|r| c.starts_with(r)) || c.contains(" config --hash ");
+        calls.lines().filter(|c| !is_read(c)).map(String::from).collect()
+    }
+}
+
+/// What holds the images of releases: names and containers of our own.
+fn is_bookkeeping(call: &str) -> bool {
+    call.starts_with("tag sha256:") || call.starts_with("create --name compose-zd-keep-")
 }
 
 fn fake_docker() -> PathBuf {
@@ -115,7 +134,9 @@ fn says(run: &OutputAssert, texts: &[&str]) {
 #[test]
 fn the_new_instance_is_ready_before_the_old_one_is_stopped() {
     let fake = Fake::new();
-    fake.run("deploy app").success().stdout_eq("`app` is deployed: app-2 in service after [..]s\n");
+    fake.run("deploy app")
+        .success()
+        .stdout_eq("`app` is deployed as release 1: app-2 in service after [..]s\n");
     assert_eq!(
         fake.changes(),
         "compose up --no-start --no-deps --no-recreate --no-build --pull never --scale app=2 app\n\
@@ -273,7 +294,7 @@ fn obstacles_are_found_before_anything_starts() {
         ("x-zd: {proxy: {kind: apache}}", "no proxy kind `apache`", "`traefik` or `none`"),
         ("x-zd: {proxy: {container: lb}}", "no container `lb`", "docker ps"),
         ("x-zd: {health: {path: /up}}", "no port to ask", "x-zd.health.port"),
-        ("environment: {}", "no port to ask", "`healthcheck`"),
+        ("x-zd: {health: {body: ok}}", "no port to ask", "`healthcheck`"),
     ];
     for (keys, message, fix) in cases {
         let fake = Fake::new();
@@ -294,25 +315,77 @@ fn an_image_that_cannot_be_had_changes_nothing() {
 }
 
 #[test]
-fn a_single_instance_cannot_be_replaced_stop_first() {
+fn a_single_worker_is_replaced_stop_first_where_that_is_asked_for() {
     let fake = Fake::new();
     fake.service(&format!(
-        "image: app:1, deploy: {{update_config: {{order: stop-first}}}}, x-zd: {{health: {{port: {}}}}}",
+        "image: app:1, deploy: {{update_config: {{order: stop-first, monitor: 0s}}}}, x-zd: {{health: {{port: {}}}}}",
         fake.port
     ));
-    let run = fake.run("deploy app").code(2);
-    says(&run, &["no other instance would serve meanwhile", "order: start-first"]);
+    fake.run("deploy app").success();
+    let verbs: Vec<String> =
+        fake.changes().lines().filter_map(|c| c.split(' ').next().map(String::from)).collect();
+    assert_eq!(verbs, ["stop", "compose", "start", "rm"]);
+}
+
+#[test]
+fn an_image_is_held_before_its_instances_go() {
+    let fake = Fake::new();
+    fake.write("hashes", "app other\n");
+    fake.run("deploy app").success();
+    fake.write("hashes", "app wanted\n");
+    fake.write("calls", "");
+    fake.run("deploy app").success();
+    let calls = fake.calls();
+    let at = |call: &str| {
+        calls.iter().position(|c| c.starts_with(call)).unwrap_or_else(|| panic!("{call}: {calls:?}"))
+    };
+    assert!(at("tag sha256:wanted compose-zd/p-app:r1") < at("start "), "{calls:?}");
+    assert!(at("create --name compose-zd-keep-p-app-r1") < at("start "), "{calls:?}");
+}
+
+#[test]
+fn a_flag_for_swarm_is_refused_where_nothing_is_a_stack() {
+    let fake = Fake::new();
+    for flag in ["--prune", "--resolve-image never"] {
+        let run = fake.run(&format!("deploy app {flag}")).code(2);
+        says(&run, &["is about Swarm", "`--engine swarm`"]);
+    }
+    let run = fake.run("deploy app --engine swarm").code(1);
+    says(&run, &["no manager of a Swarm", "docker swarm init"]);
     assert_eq!(fake.changes(), "");
 }
 
 #[test]
-fn update_config_keys_that_are_not_followed_are_said() {
+fn a_rollback_needs_a_release() {
     let fake = Fake::new();
-    fake.service(&format!(
-        "image: app:1, deploy: {{update_config: {{delay: 5s, monitor: 10s}}}}, x-zd: {{health: {{port: {}}}}}",
-        fake.port
-    ));
-    says(&fake.run("deploy app --dry-run").success(), &["`delay`, `monitor` not followed by this version"]);
+    let run = fake.run("rollback").code(2);
+    says(&run, &["no release of `p` is recorded", "`compose-zd deploy` records one"]);
+    let run = fake.run("deploy --resume").code(2);
+    says(&run, &["no rollout of this project is paused"]);
+    assert_eq!(fake.changes(), "");
+}
+
+#[test]
+fn an_impossible_update_key_or_flag_is_named() {
+    let fake = Fake::new();
+    for (flag, value) in [
+        ("--update-failure-action", "panic"),
+        ("--update-max-failure-ratio", "2"),
+        ("--update-order", "first"),
+        ("--update-delay", "soon"),
+        ("--rollback-failure-action", "rollback"),
+        ("--image", "app"),
+    ] {
+        says(&fake.run(&format!("deploy {flag} {value}")).code(2), &[flag, value]);
+    }
+    fake.service("image: app:1, deploy: {update_config: {failure_action: panic}}");
+    says(
+        &fake.run("deploy app").code(2),
+        &["`services.app.deploy.update_config.failure_action` is impossible"],
+    );
+    fake.service("image: app:1");
+    says(&fake.run("deploy app --image nobody=x:1").code(2), &["--image", "`nobody`"]);
+    assert_eq!(fake.changes(), "");
 }
 
 #[test]
@@ -334,4 +407,58 @@ fn what_compose_would_stop_is_refused_for_instances_and_for_what_they_depend_on(
         says(&run, &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
         assert_eq!(fake.changes(), "");
     }
+}
+
+/// The plan of two new instances, under these keys, variables and flags.
+fn update_plan(keys: &str, variables: &[(&str, &str)], flags: &str) -> OutputAssert {
+    let fake = Fake::new();
+    fake.service(&format!("image: app:1, deploy: {{{keys}}}, x-zd: {{health: {{port: {}}}}}", fake.port));
+    let words = format!("deploy app --scale app=2 --dry-run {flags}");
+    Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
+        .args(words.split_whitespace())
+        .current_dir(fake.dir.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", fake.path("bin").display()))
+        .env("FAKE", fake.dir.path())
+        .envs(variables.iter().copied())
+        .assert()
+}
+
+#[test]
+fn how_an_update_goes_is_said_by_a_flag_else_by_a_variable_else_by_the_file() {
+    let file = "update_config: {parallelism: 1, delay: 3s, monitor: 4s}";
+    let variable = [("COMPOSE_ZD_UPDATE_DELAY", "5s")];
+    let cases: [(&[_], _, _); 3] = [(&[], "", 3), (&variable, "", 5), (&variable, "--update-delay 7s", 7)];
+    for (variables, flags, seconds) in cases {
+        let run = update_plan(file, variables, flags).success();
+        let plan = String::from_utf8_lossy(&run.get_output().stdout);
+        assert!(plan.contains(&format!(". wait {seconds}s ")), "{plan}");
+        assert!(plan.contains(". watch the new instances for 4s "), "{plan}");
+    }
+}
+
+#[test]
+fn an_impossible_update_is_refused_by_the_name_of_its_key_its_variable_or_its_flag() {
+    let wrong = [
+        "parallelism: -1",
+        "delay: soon",
+        "monitor: '-'",
+        "failure_action: panic",
+        "max_failure_ratio: 2",
+        "order: first",
+    ];
+    for block in ["update_config", "rollback_config"] {
+        for pair in wrong {
+            let (key, value) = pair.split_once(": ").unwrap();
+            let run = update_plan(&format!("{block}: {{{pair}}}"), &[], "").code(2);
+            says(&run, &[&format!("services.app.deploy.{block}.{key}"), "hint: "]);
+            let flag = format!("--{}-{}", block.trim_end_matches("_config"), key.replace('_', "-"));
+            says(&update_plan("", &[], &format!("{flag}={value}")).code(2), &[&flag]);
+            let variable = format!("COMPOSE_ZD_{}", flag[2..].replace('-', "_").to_uppercase());
+            says(&update_plan("", &[(&variable, value)], "").code(2), &[&flag]);
+        }
+    }
+    says(
+        &update_plan("", &[], "--rollback-failure-action rollback").code(2),
+        &["--rollback-failure-action", "pause"],
+    );
 }

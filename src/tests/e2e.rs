@@ -1,7 +1,7 @@
 //! What compose-zd promises, tried on a real engine with real clients: every test brings up a project of its own,
 //! lets a load generator run before, during and after the deploy, and counts what was lost.
 //!
-//! They need the engine, Compose and the images that `scripts/setup` makes, and run one at a time.
+//! They need the engine, Compose and the images that `scripts/setup` makes.
 
 #[path = "e2e/build.rs"]
 mod build;
@@ -25,11 +25,27 @@ mod promises;
 mod proxy;
 #[path = "e2e/refusal.rs"]
 mod refusal;
+#[path = "e2e/rollback.rs"]
+mod rollback;
+#[path = "e2e/rules.rs"]
+mod rules;
 #[path = "e2e/scale.rs"]
 mod scale;
+#[path = "e2e/sick.rs"]
+mod sick;
 #[path = "e2e/stage.rs"]
 mod stage;
+#[path = "e2e/status.rs"]
+mod status;
+#[path = "e2e/swarm.rs"]
+mod swarm;
+#[path = "e2e/together.rs"]
+mod together;
 #[path = "e2e/tool.rs"]
 mod tool;
 #[path = "e2e/traefik.rs"]
 mod traefik;
+#[path = "e2e/update.rs"]
+mod update;
+#[path = "e2e/worker.rs"]
+mod worker;

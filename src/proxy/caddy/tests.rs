@@ -130,7 +130,7 @@ fn script(exec: Option<Exec>) -> String {
 }
 
 fn rotation(inside: &[Endpoint], outside: &[Endpoint]) -> Rotation {
-    Rotation { inside: inside.to_vec(), outside: outside.to_vec() }
+    Rotation { inside: inside.to_vec(), outside: outside.to_vec(), ..Rotation::default() }
 }
 
 /// All slots with these names in turn.
@@ -251,8 +251,26 @@ fn a_lookup_that_is_kept_is_waited_for() {
 }
 
 fn prepared(now: &Done, tune: bool) -> Vec<Preparation> {
-    let wish = Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])] };
+    let wish =
+        Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() };
     caddy().prepare(std::slice::from_ref(now), &wish).unwrap()
+}
+
+#[test]
+fn two_rotations_of_one_handler_are_refused() {
+    let both = json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:3000"}, {"dial": "api:3000"}]});
+    let caddy = caddy_with(NEW, both);
+    let now = answer("", &caddy.known.config);
+    let services = vec![("app".into(), vec!["app".into(), "p-app-1".into()])];
+    let wish = |beside: &str| Wish {
+        starting: 1,
+        services: services.clone(),
+        beside: vec![beside.into()],
+        ..Wish::default()
+    };
+    let refused = caddy.prepare(std::slice::from_ref(&now), &wish("api")).unwrap_err().to_string();
+    assert!(refused.contains("routes to `app` and to `api`"), "{refused}");
+    assert!(caddy.prepare(&[now], &wish("db")).is_ok());
 }
 
 #[test]
@@ -270,7 +288,11 @@ fn the_first_deploy_puts_the_switch_in_and_the_next_finds_it() {
         "{script}"
     );
     assert_eq!(prepared(&now(&caddy(), ON), true), []);
-    assert!(caddy().prepare(&[done("")], &Wish { tune: true, starting: 1, services: vec![] }).is_err());
+    assert!(
+        caddy()
+            .prepare(&[done("")], &Wish { tune: true, starting: 1, services: vec![], ..Wish::default() })
+            .is_err()
+    );
 }
 
 #[test]

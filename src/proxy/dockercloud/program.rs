@@ -4,8 +4,9 @@
 /// state of the manager (`T` is stopped), and while an HAProxy lives that a reload retired, how long ago that was and
 /// every connection from here. Whose they are cannot be read: the processes run as another user.
 ///
-/// A frozen manager is let go after ten minutes by a process that stays behind: were we killed, nobody else would.
-pub const PROGRAM: &str = r#"import os,select,signal,socket,sys
+/// A frozen manager is let go, ten minutes after it was last told to freeze, by a process that stays behind: were we
+/// killed, nobody else would.
+pub const PROGRAM: &str = r#"import os,select,signal,socket,sys,time
 MARK="/tmp/compose-zd-frozen"
 def cat(path):
   try:
@@ -33,7 +34,10 @@ def let_go_later(mark):
   os.setsid()
   null=os.open("/dev/null",os.O_RDWR)
   for fd in (0,1,2): os.dup2(null,fd)
-  select.select([],[],[],600)
+  left=600
+  while left>0:
+    select.select([],[],[],left)
+    left=os.path.getmtime(MARK)+600-time.time() if os.path.exists(MARK) else 0
   if cat(MARK)==mark: signal_managers(signal.SIGCONT)
   os._exit(0)
 action,commands=sys.argv[1:3]
@@ -43,6 +47,7 @@ if action=="freeze":
     mark=str(os.getpid())
     with open(MARK,"w") as f: f.write(mark)
     let_go_later(mark)
+  elif os.path.exists(MARK): os.utime(MARK,None)
 if action=="resume":
   if os.path.exists(MARK): os.remove(MARK)
   signal_managers(signal.SIGCONT)

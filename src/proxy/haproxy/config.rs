@@ -1,6 +1,7 @@
 //! What an HAProxy configuration says, as far as it concerns a deploy.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// The parts of a configuration that a deploy looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,8 +21,18 @@ pub struct Settings {
 pub struct Template {
     pub backend: String,
     pub prefix: String,
+    /// The numbers of its servers.
+    pub numbers: RangeInclusive<u32>,
     pub host: String,
     pub port: Option<u16>,
+}
+
+impl Template {
+    /// Whether a server is one of its own, and not of another template whose prefix begins with the same letters.
+    pub fn has(&self, backend: &str, server: &str) -> bool {
+        let number = server.strip_prefix(&self.prefix).and_then(|n| n.parse().ok());
+        self.backend == backend && number.is_some_and(|n| self.numbers.contains(&n))
+    }
 }
 
 /// `server NAME HOST:PORT …`.
@@ -78,9 +89,11 @@ impl Settings {
                 let level = option(words, "level").unwrap_or("operator");
                 self.sockets.push((address.into(), level.into()));
             }
-            ["server-template", prefix, _, address, ..] => {
+            ["server-template", prefix, numbers, address, ..] => {
                 let (host, port) = host_and_port(address);
-                self.templates.push(Template { backend: section.into(), prefix: prefix.into(), host, port });
+                let (backend, prefix) = (section.into(), prefix.into());
+                let numbers = numbers_of(numbers);
+                self.templates.push(Template { backend, prefix, numbers, host, port });
             }
             ["server", name, address, ref options @ ..] => {
                 let (host, port) = host_and_port(address);
@@ -103,6 +116,12 @@ impl Settings {
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
     let at = words.iter().position(|w| *w == name)?;
     words.get(at + 1).copied()
+}
+
+/// Reads `8` or `3-8`; all where it makes no sense.
+fn numbers_of(text: &str) -> RangeInclusive<u32> {
+    let (first, last) = text.split_once('-').unwrap_or(("1", text));
+    first.parse().unwrap_or(0)..=last.parse().unwrap_or(u32::MAX)
 }
 
 /// Reads `app:3000`; an SRV or other name has no port.

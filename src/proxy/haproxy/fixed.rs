@@ -19,6 +19,16 @@ pub fn is_added(slot: &Slot) -> bool {
     slot.name.starts_with(ADDED)
 }
 
+/// A server that was added for an instance of another service of the same backend, which has its own rollout.
+pub fn is_of_others(slot: &Slot, ours: &[Endpoint], existing: &[String]) -> bool {
+    let is = |id: &str| slot.name.strip_prefix(ADDED) == Some(short(id));
+    existing.iter().any(|id| is(id)) && !ours.iter().any(|e| is(&e.id))
+}
+
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
 /// Whether its lines have a place for as many as start, and it can add the others meanwhile.
 ///
 /// # Errors
@@ -159,7 +169,7 @@ fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
-    let name = format!("{}/{ADDED}{}", line.backend, endpoint.id.get(..12).unwrap_or(&endpoint.id));
+    let name = format!("{}/{ADDED}{}", line.backend, short(&endpoint.id));
     let options = addable(&line.options);
     let checked = options.contains(&"check");
     let mut commands =

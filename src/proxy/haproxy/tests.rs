@@ -67,7 +67,11 @@ fn commands(exec: Option<Exec>) -> String {
 }
 
 fn rotation() -> Rotation {
-    Rotation { inside: vec![endpoint("new", "172.21.0.5")], outside: vec![endpoint("old", "172.21.0.2")] }
+    Rotation {
+        inside: vec![endpoint("new", "172.21.0.5")],
+        outside: vec![endpoint("old", "172.21.0.2")],
+        ..Rotation::default()
+    }
 }
 
 #[test]
@@ -82,8 +86,10 @@ fn it_reads_who_gets_requests_and_what_is_in_flight() {
 
 #[test]
 fn gating_drains_the_free_slots_that_are_not_drained_yet() {
-    let exec = haproxy(CONFIGURATION)
-        .gate(&done(RECORDED), &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")] });
+    let exec = haproxy(CONFIGURATION).gate(
+        &done(RECORDED),
+        &Rotation { inside: vec![], outside: vec![endpoint("next", "::1")], ..Rotation::default() },
+    );
     assert_eq!(commands(exec), "set server web/app2 state drain");
 }
 
@@ -183,9 +189,10 @@ fn an_instance_beside_a_fixed_line_gets_a_server_with_the_options_of_the_line() 
 #[test]
 fn a_fixed_line_that_lost_its_instance_is_given_the_next() {
     let haproxy = haproxy(LINES);
-    let alone = Rotation { inside: vec![endpoint("new", "172.21.0.5")], outside: vec![] };
+    let alone =
+        Rotation { inside: vec![endpoint("new", "172.21.0.5")], outside: vec![], ..Rotation::default() };
     let to_come = Endpoint { addresses: vec![], ..endpoint("new", "::1") };
-    let before = Rotation { inside: vec![], outside: vec![to_come] };
+    let before = Rotation { inside: vec![], outside: vec![to_come], ..Rotation::default() };
     let vacant = with_added("172.21.0.9 0 0 2", "");
     assert_eq!(
         commands(haproxy.gate(&done(&vacant), &before)),
@@ -217,6 +224,29 @@ fn a_fixed_line_takes_over_from_the_added_server_which_goes() {
 }
 
 #[test]
+fn a_server_that_was_added_for_another_service_of_the_backend_stays() {
+    let haproxy = haproxy(LINES);
+    let ours = [endpoint("mine", "172.21.0.2")];
+    let state = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
+    let existing = ["mine", "new"].map(String::from);
+    assert_eq!(haproxy.release(&done(&state), &ours, &existing), Release::Done);
+    assert_eq!(step(&haproxy, &state, &ours).as_deref(), Some("set server web/compose-zd-new state maint"));
+}
+
+#[test]
+fn a_template_has_the_servers_of_its_numbers_and_not_those_of_a_longer_prefix() {
+    let two = CONFIGURATION.replace(
+        "backend other",
+        "    server-template app2 4 api:3000 check resolvers docker init-addr none\nbackend other",
+    );
+    let state = RECORDED
+        .replace("4 other 1", "3 web 5 app21 - 0 32 1 1 12 1 0 0 14 0 0 0 api 3000 - 0 0 - - 0\n4 other 1");
+    let to_come = Rotation { inside: vec![], outside: vec![endpoint("next", "::1")], ..Rotation::default() };
+    let exec = haproxy(&two).gate(&done(&state), &to_come);
+    assert_eq!(commands(exec), "set server web/app2 state drain");
+}
+
+#[test]
 fn a_flag_on_a_line_without_an_instance_goes_once_haproxy_sees_it_is_down() {
     let stopped = [Endpoint { addresses: vec![], ..endpoint("old", "::1") }];
     let step = |line: &str| step(&haproxy(LINES), &with_added(line, ""), &stopped);
@@ -241,7 +271,12 @@ fn what_its_configuration_lacks_is_said_with_the_fix() {
 #[test]
 fn it_needs_a_free_slot_for_each_instance_that_starts() {
     let prepare = |answer: &str, starting| {
-        let wish = Wish { tune: true, starting, services: vec![("app".into(), vec!["app".into()])] };
+        let wish = Wish {
+            tune: true,
+            starting,
+            services: vec![("app".into(), vec!["app".into()])],
+            ..Wish::default()
+        };
         haproxy(CONFIGURATION).prepare(&[done(answer)], &wish).map_err(|e| e.to_string())
     };
     assert_eq!(prepare(RECORDED, 2), Ok(vec![]));

@@ -3,8 +3,12 @@
 use super::template::MARKERS;
 use super::{KEEPALIVE, KEEPALIVE_FILE};
 
+/// Where docker-gen renders for nobody.
+const SCRATCH: &str = "/tmp/compose-zd.scratch";
+
 /// Installs the template on stdin if it renders the same text as the one that is there: a template that does not parse
-/// would end docker-gen, over and over. Written in place, because it may be a bind mount.
+/// would end docker-gen, over and over. A container that starts or stops between the two (one that crashes, over and over)
+/// makes a difference too, so it is tried some times. Written in place, because it may be a bind mount.
 pub fn install_script(template: &str) -> String {
     format!(
         "# install the marker test
@@ -13,8 +17,12 @@ new=/tmp/compose-zd.tmpl
 cat > $new
 RESOLVERS=x; export RESOLVERS
 rm -rf {MARKERS}
-docker-gen {template} $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
-docker-gen $new $new.after >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+for n in 1 2 3 4 5 6 7 8 9; do
+  docker-gen {template} $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+  docker-gen $new $new.after >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+  cmp -s $new.before $new.after && break
+  sleep 0.3
+done
 cmp $new.before $new.after >&2
 cat $new > {template}
 rm -f $new $new.before $new.after $new.log"
@@ -35,7 +43,9 @@ if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; ech
 ///
 /// docker-gen may be rendering at this moment, for an event of any container, and looks at one marker after the other.
 /// Were the last marker of those outside set before it has looked at those inside, it would find nobody and write an
-/// upstream without servers. So those inside come first, and the pause is longer than a render takes between two.
+/// upstream without servers. So those inside come first, and the pause is longer than a render takes between two. Nor may
+/// it still be at a list of containers from before those inside were there: listing takes long on a busy engine, so it is
+/// waited for as long as docker-gen takes now to list and render, thrown away.
 ///
 /// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
 /// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
@@ -50,7 +60,7 @@ pub fn route_script(template: &str, marked: &str, unmarked: &str) -> String {
             "for m in {unmarked}; do [ -e $m ] && shown=yes; done
 [ -z \"$shown\" ] || grep -qs keepalive_min_timeout /etc/nginx/conf.d/* || sleep 0.6
 rm -f {unmarked}
-[ -z \"$shown\" ] || sleep 0.1
+[ -z \"$shown\" ] || {{ docker-gen {template} {SCRATCH} >/dev/null 2>&1 || true; rm -f {SCRATCH}; sleep 0.1; }}
 "
         ),
     };

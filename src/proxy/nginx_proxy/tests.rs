@@ -92,7 +92,7 @@ fn times_with_a_zone_are_the_same_moment() {
 #[test]
 fn gating_touches_markers_and_wakes_nobody() {
     let outside = vec![endpoint("a", "::1"), endpoint("b", "::1")];
-    let exec = proxy().gate(&done(""), &Rotation { inside: vec![], outside }).unwrap();
+    let exec = proxy().gate(&done(""), &Rotation { inside: vec![], outside, ..Rotation::default() }).unwrap();
     assert_eq!(
         exec.argv[2],
         "mkdir -p /tmp/compose-zd-down && touch /tmp/compose-zd-down/a /tmp/compose-zd-down/b"
@@ -101,7 +101,11 @@ fn gating_touches_markers_and_wakes_nobody() {
 
 #[test]
 fn routing_marks_those_outside_and_unmarks_those_inside() {
-    let rotation = Rotation { inside: vec![endpoint("new", "::1")], outside: vec![endpoint("old", "::1")] };
+    let rotation = Rotation {
+        inside: vec![endpoint("new", "::1")],
+        outside: vec![endpoint("old", "::1")],
+        ..Rotation::default()
+    };
     let script = &proxy().route(&done(""), &rotation).unwrap().argv[2];
     let show = script.find("for m in /tmp/compose-zd-down/new; do").unwrap();
     let hide = script.find("touch /tmp/compose-zd-down/old\n").unwrap();
@@ -184,7 +188,7 @@ const TEMPLATE: &str =
     "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
 fn wish(tune: bool) -> Wish {
-    Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])] }
+    Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() }
 }
 
 fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {

@@ -52,7 +52,7 @@ fn new() -> Endpoint {
 }
 
 fn only(inside: Endpoint, outside: Endpoint) -> Rotation {
-    Rotation { inside: vec![inside], outside: vec![outside] }
+    Rotation { inside: vec![inside], outside: vec![outside], ..Rotation::default() }
 }
 
 /// The file that a rotation gets.
@@ -191,7 +191,10 @@ fn several_services_are_checked_together() {
 
 #[test]
 fn nobody_is_served_before_the_first_instance_is_ready() {
-    let file = file(FLAGS, &Rotation { inside: vec![], outside: vec![endpoint("new", "", "")] });
+    let file = file(
+        FLAGS,
+        &Rotation { inside: vec![], outside: vec![endpoint("new", "", "")], ..Rotation::default() },
+    );
     assert!(file.contains("        servers: []\n"), "{file}");
     assert!(pin::servers(&file).is_empty());
 }
@@ -398,7 +401,7 @@ fn generations_that_disagree_need_a_directory() {
 
 #[test]
 fn a_directory_that_takes_no_file_is_refused() {
-    let wish = Wish { tune: true, starting: 1, services: vec![] };
+    let wish = Wish { tune: true, starting: 1, services: vec![], ..Wish::default() };
     let prepare = |answer: Done| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
     assert_eq!(prepare(done("")), Ok(vec![]));
     assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));

@@ -13,6 +13,9 @@ use crate::stage::{LONG, Stage, wait_until};
 /// How many clients zd-load has unless it is told otherwise.
 const CLIENTS: usize = 8;
 
+/// As many requests a second as this machine can take without running out of ports for connections.
+const DEFAULTS: [(&str, &str); 2] = [("--rate", "300"), ("--seconds", "60")];
+
 /// docker-gen acts on the last event of a deploy at most half a second after it.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
@@ -34,10 +37,10 @@ impl<'s> Load<'s> {
     pub fn start(stage: &'s Stage, url: &str, host: &str, words: &str) -> Self {
         let (result, stop) = (stage.new_file("json"), stage.new_file("stop"));
         let mut command = stage.command(stage.variable("ZD_LOAD"));
+        let defaults = DEFAULTS.iter().filter(|(flag, _)| !words.contains(flag));
         command
             .args(["--url", url, "--host", host])
-            // As many as this machine can take without running out of ports for connections.
-            .args(["--rate", "300", "--seconds", "60"])
+            .args(defaults.flat_map(|(flag, value)| [flag, value]))
             .arg("--out")
             .arg(&result)
             .arg("--stop-file")

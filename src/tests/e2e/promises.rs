@@ -202,14 +202,14 @@ fn haproxy_line(name: &str) -> Stage {
     stage
 }
 
-fn dockercloud(name: &str) -> Stage {
-    let stage = Stage::with(name, "haproxy-scale", &[]);
+pub fn dockercloud(name: &str) -> Stage {
+    let stage = Stage::alone(name, "haproxy-scale");
     stage.set(&format!("STATS_PORT={}", free_port()));
     stage
 }
 
 /// By Caddy's own lookups, which every instance gets a share of.
-fn caddy(name: &str) -> Stage {
+pub fn caddy(name: &str) -> Stage {
     let stage = Stage::with(name, "caddy", &["Caddyfile.dynamic"]);
     stage.write("Caddyfile", &stage.read("Caddyfile.dynamic"));
     stage
@@ -223,7 +223,7 @@ fn caddy_2_6(name: &str) -> Stage {
 }
 
 /// Switches that are turned on: they are there for good, and off between deploys.
-fn switched_on(stage: &Stage) -> String {
+pub fn switched_on(stage: &Stage) -> String {
     stage.in_proxy(&["sh", "-c", "ls /dev/shm/compose-zd/*/on /tmp/compose-zd/*/on 2>/dev/null"])
 }
 
@@ -242,7 +242,7 @@ pub fn flags(stage: &Stage) -> String {
 }
 
 /// The manager stands still.
-fn frozen(stage: &Stage) -> String {
+pub fn frozen(stage: &Stage) -> String {
     let script = "for p in /proc/[0-9]*; do \
                   tr '\\0' ' ' < $p/cmdline | grep -q '^[^ ]*python[^ ]* [^ ]*dockercloud-haproxy' && cut -d' ' -f3 $p/stat; done";
     let states = stage.in_proxy(&["sh", "-c", script]);

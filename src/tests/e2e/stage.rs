@@ -23,6 +23,9 @@ pub const LONG: Duration = Duration::from_secs(40);
 /// Label of the images that tests build.
 const BUILT: &str = "compose-zd.e2e=built";
 
+/// Lists images by name.
+const NAMES: &str = "--format {{.Repository}}:{{.Tag}}";
+
 /// How many lines of the proxy's log a failed test shows.
 const LOG_LINES: usize = 60;
 
@@ -41,14 +44,18 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
 pub struct Stage {
     pub project: String,
     folder: TempDir,
+    /// Where its proxy answers.
+    address: Cell<Ipv4Addr>,
     port: u16,
+    /// Whoever made it removes what it deployed: it is no Compose project of the machine's own engine.
+    elsewhere: bool,
     variables: RefCell<BTreeMap<String, String>>,
     /// Everything that was run and what came of it, for a test that fails.
     story: RefCell<Vec<String>>,
     numbers: Cell<u32>,
     /// A network that other projects share with this one, and their proxy's project.
     shared: Option<(String, String)>,
-    /// Held for the life of a stage: load and deploy of two tests would disturb each other.
+    /// Held for the life of a stage.
     _turn: File,
 }
 
@@ -62,6 +69,8 @@ pub struct Container {
     pub state: String,
     pub version: String,
     pub started: String,
+    /// The id of its image, which no tag changes.
+    pub image: String,
     /// A proxy's discovery routes to it.
     pub routed: bool,
 }
@@ -113,7 +122,7 @@ impl Stage {
 
     /// One service `app`, and its proxy in a project of its own.
     pub fn shared(name: &str) -> Stage {
-        let mut stage = Stage::new(name, "nginx-proxy-shared");
+        let mut stage = Stage::new(name, "nginx-proxy-shared", Company::Welcome);
         let proxy = format!("{}-proxy", stage.project);
         let network = format!("{}-web", stage.project);
         stage.set(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
@@ -125,29 +134,61 @@ impl Stage {
         stage
     }
 
-    fn of(name: &str, fixture: &str) -> Stage {
-        let stage = Stage::new(name, fixture);
+    /// A stage for what the whole engine takes part in.
+    pub fn alone(name: &str, fixture: &str) -> Stage {
+        let stage = Stage::new(name, fixture, Company::Unwanted);
         stage.tear_down();
         stage
     }
 
-    fn new(name: &str, fixture: &str) -> Stage {
+    fn of(name: &str, fixture: &str) -> Stage {
+        let stage = Stage::new(name, fixture, Company::Welcome);
+        // A project of a test at the same time is none of this one's proxy's, whose reloads some tests count.
+        let own = format!("label=com.docker.compose.project={}", stage.project);
+        stage.set(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
+        stage.tear_down();
+        stage
+    }
+
+    /// An empty folder for what is deployed to other engines than the machine's own, and answers at this address.
+    pub fn on(address: Ipv4Addr, name: &str) -> Stage {
+        let mut stage = Stage::empty(name, Company::Welcome);
+        stage.elsewhere = true;
+        stage.answers_at(address);
+        stage
+    }
+
+    fn new(name: &str, fixture: &str, company: Company) -> Stage {
+        let stage = Stage::empty(name, company);
+        // A copy, so that nothing is ever left beside the fixture's own file.
+        stage.copy(&format!("{fixture}/compose.yaml"), "compose.yaml");
+        stage
+    }
+
+    fn empty(name: &str, company: Company) -> Stage {
         let stage = Stage {
             project: format!("zde2e-{name}"),
             folder: tempfile::tempdir().expect("a temporary folder"),
+            address: Cell::new(Ipv4Addr::LOCALHOST),
             port: free_port(),
+            elsewhere: false,
             variables: RefCell::default(),
             story: RefCell::default(),
             numbers: Cell::default(),
             shared: None,
-            _turn: take_turn(),
+            _turn: take_turn(company),
         };
-        // A copy, so that nothing is ever left beside the fixture's own file.
-        stage.copy(&format!("{fixture}/compose.yaml"), "compose.yaml");
         stage.variables.replace(parts());
         let port = stage.port;
         stage.set(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
         stage
+    }
+
+    /// All files of a fixture.
+    pub fn copy_all(&self, fixture: &str) {
+        let from = root().join("fixtures").join(fixture).join(".");
+        let copied = self.command("cp").arg("-r").arg(&from).arg(".").status();
+        assert!(copied.is_ok_and(|status| status.success()), "{}", from.display());
     }
 
     fn copy(&self, fixture: &str, name: &str) {
@@ -174,7 +215,8 @@ impl Stage {
 
     /// Writes a recipe that goes on from the app's image, whose result is removed with the project.
     pub fn write_recipe(&self, lines: &str) {
-        let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {BUILT}\n{lines}");
+        let own = self.built_here();
+        let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {BUILT} {own}\n{lines}");
         self.write("source/Dockerfile", &recipe);
     }
 
@@ -211,8 +253,18 @@ impl Stage {
         hosts.split(',').next().unwrap_or_default().into()
     }
 
+    /// That of a second service, where there is one.
+    pub fn second_host(&self) -> String {
+        self.variable("SECOND_HOST")
+    }
+
+    /// Says where requests go from now on.
+    pub fn answers_at(&self, address: Ipv4Addr) {
+        self.address.set(address);
+    }
+
     pub fn url(&self) -> String {
-        format!("http://{}:{}/", Ipv4Addr::LOCALHOST, self.port)
+        format!("http://{}:{}/", self.address.get(), self.port)
     }
 }
 
@@ -263,7 +315,15 @@ impl Stage {
     }
 
     pub fn start_deploy(&self, words: &str) -> Running<'_> {
-        Running::start(self, words)
+        Running::start(self, &format!("deploy {words}"))
+    }
+
+    pub fn rollback(&self, words: &str) -> Ran {
+        self.start_rollback(words).end()
+    }
+
+    pub fn start_rollback(&self, words: &str) -> Running<'_> {
+        Running::start(self, &format!("rollback {words}"))
     }
 
     pub fn start_load(&self, words: &str) -> Load<'_> {
@@ -272,13 +332,20 @@ impl Stage {
 
     /// Clients of another proxy of the project.
     pub fn start_load_at(&self, port: u16, words: &str) -> Load<'_> {
-        Load::start(self, &format!("http://{}:{port}/", Ipv4Addr::LOCALHOST), &self.host(), words)
+        Load::start(self, &format!("http://{}:{port}/", self.address.get()), &self.host(), words)
     }
 
     /// A deploy with clients from before to after it.
     pub fn deploy_under_load(&self, load: &str, words: &str) -> (Ran, Answers) {
         let load = self.start_load(load);
         let ran = self.deploy(words);
+        (ran, load.end())
+    }
+
+    /// A rollback with clients from before to after it.
+    pub fn rollback_under_load(&self, load: &str, words: &str) -> (Ran, Answers) {
+        let load = self.start_load(load);
+        let ran = self.rollback(words);
         (ran, load.end())
     }
 
@@ -329,9 +396,29 @@ impl Stage {
 
     /// What runs and no proxy routes to: no test names any of it to the tool, so nothing may happen to it.
     pub fn bystanders(&self) -> BTreeSet<(String, String)> {
+        if self.elsewhere {
+            return BTreeSet::new();
+        }
         let all = self.containers().into_iter();
         let others = all.filter(|c| !c.routed && c.state == "running");
         others.map(|c| (c.name, c.id + " " + &c.started)).collect()
+    }
+
+    /// The containers that hold the images of releases, by name.
+    pub fn keepers(&self) -> Vec<String> {
+        let filter = format!("label=compose-zd.keeps={}", self.project);
+        sorted(&self.docker(&format!("ps -a --filter {filter} --format {{{{.Names}}}}")))
+    }
+
+    /// The tags of the images of releases.
+    pub fn release_tags(&self) -> Vec<String> {
+        let filter = format!("reference=compose-zd/{}--*", self.project);
+        sorted(&self.docker(&format!("image ls --filter {filter} {NAMES}")))
+    }
+
+    /// The label of the images that this project builds, and of no others.
+    pub fn built_here(&self) -> String {
+        format!("compose-zd.e2e.project={}", self.project)
     }
 
     pub fn proxy(&self) -> Container {
@@ -369,22 +456,26 @@ impl Stage {
 
     /// One request through the proxy; none where it does not come back whole.
     pub fn ask(&self, path: &str) -> Option<Reply> {
+        self.ask_at(&self.host(), path)
+    }
+
+    /// The same by another host name.
+    pub fn ask_at(&self, host: &str, path: &str) -> Option<Reply> {
         let mut text = String::new();
-        self.send(path).ok()?.read_to_string(&mut text).ok()?;
+        self.send(host, path).ok()?.read_to_string(&mut text).ok()?;
         Reply::read(&text)
     }
 
     /// A request whose answer has begun, and goes on for as long as this is kept.
     pub fn hold(&self, path: &str) -> TcpStream {
-        let mut stream = self.send(path).expect("a connection to the proxy");
+        let mut stream = self.send(&self.host(), path).expect("a connection to the proxy");
         stream.read_exact(&mut [0; 16]).expect("the answer begins");
         stream
     }
 
-    fn send(&self, path: &str) -> io::Result<TcpStream> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+    fn send(&self, host: &str, path: &str) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect((self.address.get(), self.port))?;
         stream.set_read_timeout(Some(LONG))?;
-        let host = self.host();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         Ok(stream)
@@ -398,10 +489,13 @@ impl Stage {
         let runs = |c: &Container| c.routed && c.state == "running";
         let all = self.containers().into_iter().filter(runs);
         let mut silent: BTreeSet<String> = all.map(|c| c.id[..12].into()).collect();
+        let hosts = [self.host(), self.second_host()];
         wait_until("every instance answers through the proxy", LONG, || {
-            let reply = self.ask("/health").filter(|r| r.status == 200);
-            if let Some(reply) = reply {
-                silent.remove(&reply.instance);
+            for host in hosts.iter().filter(|h| !h.is_empty()) {
+                let reply = self.ask_at(host, "/health").filter(|r| r.status == 200);
+                if let Some(reply) = reply {
+                    silent.remove(&reply.instance);
+                }
             }
             silent.is_empty()
         });
@@ -425,24 +519,48 @@ impl Stage {
 /// The end.
 impl Stage {
     fn tear_down(&self) {
+        if self.elsewhere {
+            return;
+        }
         let down = "down -v -t 1 --remove-orphans";
         self.try_docker(&format!("compose -p {} {down}", self.project));
         if let Some((network, _)) = &self.shared {
             self.try_docker(&format!("compose -f proxy.yaml {down}"));
             self.try_docker(&format!("network rm {network}"));
         }
+        self.forget_releases();
         if self.path("source").exists() {
             // The classic builder leaves the container of a step that failed.
-            self.try_docker(&format!("container prune -f --filter label={BUILT}"));
-            self.try_docker(&format!("image prune -af --filter label={BUILT}"));
+            let own = self.built_here();
+            self.try_docker(&format!("container prune -f --filter label={own}"));
+            self.try_docker(&format!("image prune -af --filter label={own}"));
+        }
+    }
+
+    /// What releases hold outlives the project, and a name that is used again would find it.
+    fn forget_releases(&self) {
+        // In this order: a keeper uses its image.
+        let keepers = format!("ps -aq --filter name=compose-zd-keep-{}-", self.project);
+        let tags = format!("image ls --filter reference=compose-zd/{}-* {NAMES}", self.project);
+        for (list, remove) in [(keepers, "rm -v"), (tags, "image rm")] {
+            let found = self.docker(&list).replace('\n', " ");
+            if !found.is_empty() {
+                self.try_docker(&format!("{remove} {found}"));
+            }
         }
     }
 
     fn show(&self) {
+        eprintln!("==== what was run\n{}", self.story.borrow().join("\n"));
+        if !self.elsewhere {
+            self.show_containers();
+        }
+    }
+
+    fn show_containers(&self) {
         let log = self.proxy_log();
         let lines: Vec<&str> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        eprintln!("==== what was run\n{}", self.story.borrow().join("\n"));
         eprintln!("==== containers");
         self.containers().iter().for_each(|c| eprintln!("{c:?}"));
         eprintln!("==== the proxy's last lines\n{}", last.join("\n"));
@@ -471,11 +589,20 @@ impl Container {
             state: text(&json["State"]["Status"]),
             version: variable(json, "VERSION").unwrap_or_default(),
             started: text(&json["State"]["StartedAt"]),
-            // nginx-proxy goes by the variable, HAProxy by the service's name.
-            routed: variable(json, "VIRTUAL_HOST").is_some() || service.starts_with("app"),
+            image: text(&json["Image"]),
+            // nginx-proxy goes by the variable, HAProxy by the service's name; `api` is the second service's.
+            routed: variable(json, "VIRTUAL_HOST").is_some()
+                || service.starts_with("app")
+                || service == "api",
             service,
         }
     }
+}
+
+fn sorted(lines: &str) -> Vec<String> {
+    let mut lines: Vec<String> = lines.lines().map(String::from).collect();
+    lines.sort();
+    lines
 }
 
 /// A variable of a container's environment.
@@ -510,6 +637,7 @@ pub fn parts() -> BTreeMap<String, String> {
         "CADDY_OLD_IMAGE",
         "TRAEFIK_IMAGE",
         "DOCKERCLOUD_IMAGE",
+        "FLASK_IMAGE",
         "ZD_APP_IMAGE",
         "ZD_LOAD",
     ];
@@ -528,12 +656,30 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Waits for the tests of this process and of any other to be done.
-fn take_turn() -> File {
-    let path = std::env::temp_dir().join("compose-zd-e2e.lock");
-    let file = File::create(path).expect("a lock file");
-    file.lock().expect("a lock");
-    file
+/// Who else may have a stage meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// As many as the test runner has threads, in this process and any other.
+    Welcome,
+    /// Nobody: the engine, or a proxy that reads all of its containers, is part of the test.
+    Unwanted,
+}
+
+/// Waits for those that this one cannot be with.
+fn take_turn(company: Company) -> File {
+    let lock = |name: &str| {
+        let path = std::env::temp_dir().join(name);
+        File::create(path).expect("a lock file")
+    };
+    // Held while waiting, so that others do not come in before one who waits to be alone.
+    let door = lock("compose-zd-e2e-door.lock");
+    door.lock().expect("a lock");
+    let room = lock("compose-zd-e2e.lock");
+    match company {
+        Company::Welcome => room.lock_shared().expect("a lock"),
+        Company::Unwanted => room.lock().expect("a lock"),
+    }
+    room
 }
 
 pub fn free_port() -> u16 {

@@ -7,9 +7,10 @@ use std::process::{Child, ExitStatus};
 
 use crate::stage::{LONG, Stage, wait_until};
 
-/// A deploy under way.
+/// A command under way.
 pub struct Running<'s> {
     stage: &'s Stage,
+    /// With its command in front.
     words: String,
     child: Child,
     stdout: PathBuf,
@@ -18,7 +19,7 @@ pub struct Running<'s> {
     bystanders: BTreeSet<(String, String)>,
 }
 
-/// A deploy that has ended.
+/// A command that has ended.
 #[derive(Debug)]
 pub struct Ran {
     /// None where a signal ended it.
@@ -28,13 +29,19 @@ pub struct Ran {
 }
 
 impl<'s> Running<'s> {
+    /// `words` begin with the command: `deploy app`.
     pub fn start(stage: &'s Stage, words: &str) -> Self {
-        let bystanders = stage.bystanders();
+        let is_named = |container: &str| {
+            let service = container.rsplit_once('-').map_or("", |(service, _)| service);
+            words.split_whitespace().any(|word| word == service)
+        };
+        let mut bystanders = stage.bystanders();
+        bystanders.retain(|(name, _)| !is_named(name));
         let (stdout, stderr) = (stage.new_file("stdout"), stage.new_file("stderr"));
         let file = |path: &PathBuf| File::create(path).expect("a file for its output");
         let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
         command
-            .args(["-p", &stage.project, "deploy"])
+            .args(["-p", &stage.project])
             .args(words.split_whitespace())
             .stdout(file(&stdout))
             .stderr(file(&stderr));
@@ -57,6 +64,31 @@ impl<'s> Running<'s> {
             assert!(known || ended.is_none(), "it ended before `{text}`: {said}");
             known
         });
+    }
+
+    /// What it has said so far of instances, a line each: `started app-7, app-8`.
+    pub fn said(&self, verb: &str) -> Vec<Vec<String>> {
+        let verb = format!("s  {verb} ");
+        let said = text_of(&self.stderr);
+        let lines = said.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        let names = lines.filter_map(|l| l.trim_end().split_once(&verb)).map(|(_, names)| names);
+        names.map(|n| n.split(", ").map(String::from).collect()).collect()
+    }
+
+    /// The instances of its `n`th line of these, waited for.
+    pub fn names(&mut self, verb: &str, n: usize) -> Vec<String> {
+        wait_until(&format!("line {n} of `{verb}`"), LONG, || {
+            let ended = !self.runs();
+            let known = self.said(verb).len() >= n;
+            assert!(known || !ended, "it ended before line {n} of `{verb}`: {}", text_of(&self.stderr));
+            known
+        });
+        self.said(verb).swap_remove(n - 1)
+    }
+
+    /// Whether it goes on.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
     }
 
     /// Ends it as the kernel does when memory runs out: it can do nothing about it.
@@ -85,7 +117,7 @@ impl<'s> Running<'s> {
     fn record(&self, status: ExitStatus) -> Ran {
         let ran = Ran { code: status.code(), stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) };
         let Ran { stdout, stderr, .. } = &ran;
-        let story = format!("compose-zd deploy {}: {status}\n{stdout}{stderr}", self.words);
+        let story = format!("compose-zd {}: {status}\n{stdout}{stderr}", self.words);
         self.stage.tell(&story);
         ran
     }

@@ -1,0 +1,194 @@
+//! What ran before compose-zd came, or was put in place by another tool: it becomes a release where its configuration
+//! can be told, so that there is something to go back to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::asked::Target;
+use super::ledger::{Entry, Ledger};
+use super::scene;
+use crate::docker::Docker;
+use crate::docker::inspect::{CONFIG_HASH, Container};
+use crate::model::{Project, Snapshot};
+use crate::release::{Kind, Placed, Record};
+use crate::report::{Event, Report};
+
+/// Where Compose says that the definition of a container came from.
+const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
+
+/// Whether an instance is none of what a release put in place.
+pub fn is_stray(record: &Record, ledger: &Ledger, container: &Container) -> bool {
+    let Some(placed) = container.compose().and_then(|(_, service)| record.services.get(service)) else {
+        return false;
+    };
+    // A release that was put back has the hash of its record, which need not be the one that the file gave.
+    let ours =
+        container.label(CONFIG_FILES).is_some_and(|files| Path::new(files).starts_with(ledger.folder()));
+    let same_config = container.label(CONFIG_HASH) == Some(&placed.config_hash) || ours;
+    !same_config || container.image_id != placed.image_id
+}
+
+/// A project whose running state may have to become a release.
+pub struct Adopter<'a> {
+    pub docker: &'a Docker,
+    pub project: &'a Project,
+    /// As the file is now.
+    pub snapshot: &'a Snapshot,
+    pub folder: &'a Path,
+    pub report: Report,
+}
+
+impl Adopter<'_> {
+    /// What runs of these targets and is no release yet becomes one. Which configuration it has is guessed from the
+    /// file and from what runs, and believed only where Compose gives the guess the hash that the instance has.
+    ///
+    /// # Errors
+    /// No engine; a folder that cannot be written.
+    pub fn adopt(&self, targets: &[Target], containers: &[Container], ledger: &mut Ledger) -> Result<()> {
+        let mut open = unknown(self.project, targets, containers, ledger);
+        let mut known = Vec::new();
+        let mut believed = self.snapshot.clone();
+        for guess in [None, Some(with_its_image as Guess), Some(with_its_image_and_environment as Guess)] {
+            if open.is_empty() {
+                break;
+            }
+            let mut guessed = believed.clone();
+            let hashes = match guess {
+                // It has not changed; or only in what hashes do not know, as the number of instances.
+                None => self.docker.hashes()?,
+                Some(guess) => {
+                    open.iter().for_each(|found| guess(&mut guessed, found, self.docker));
+                    self.hashes(&guessed)?
+                }
+            };
+            let (right, wrong): (Vec<Found>, Vec<Found>) =
+                open.into_iter().partition(|f| f.has_hash(&hashes));
+            let services: Vec<&str> = right.iter().map(|f| f.service.as_str()).collect();
+            believed.take(&services, &guessed);
+            known.extend(right.into_iter().map(|found| found.placed(self.docker, &hashes)));
+            open = wrong;
+        }
+        if !open.is_empty() {
+            self.report.event(&Event::NotAdopted(listed(open.iter().map(|f| &f.service))));
+        }
+        self.record(known.into_iter().collect(), &believed, ledger)
+    }
+
+    fn record(
+        &self,
+        mut placed: BTreeMap<String, Placed>,
+        text: &Snapshot,
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        if placed.is_empty() {
+            return Ok(());
+        }
+        let number = ledger.next_number();
+        placed.values_mut().for_each(|p| p.since = number);
+        let services: Vec<&str> = placed.keys().map(String::as_str).collect();
+        let text = ledger.text_after(&text.text(), &services)?;
+        let adopted = Event::Adopted { release: number, services: listed(placed.keys()) };
+        let folder = self.folder.into();
+        let entry = Entry { number, kind: Kind::Adopted, placed, text, replaced: Vec::new(), folder };
+        ledger.adopt(self.docker, &entry, self.report)?;
+        self.report.event(&adopted);
+        Ok(())
+    }
+
+    fn hashes(&self, snapshot: &Snapshot) -> Result<BTreeMap<String, String>> {
+        let held = tempfile::NamedTempFile::with_suffix(".yml")?;
+        std::fs::write(held.path(), snapshot.text())?;
+        self.docker.with_file(held.path(), &self.project.name, self.folder).hashes()
+    }
+}
+
+/// Makes of the file what the instance may have been made of.
+type Guess = fn(&mut Snapshot, &Found, &Docker);
+
+fn with_its_image(snapshot: &mut Snapshot, found: &Found, _: &Docker) {
+    snapshot.set_image(&found.service, &found.container.config.image);
+}
+
+/// What its image does not give it comes from the file that it was made of.
+fn with_its_image_and_environment(snapshot: &mut Snapshot, found: &Found, docker: &Docker) {
+    with_its_image(snapshot, found, docker);
+    let image = docker.image(&found.container.image_id).ok().flatten().unwrap_or_default();
+    let own = found.container.config.env.iter().filter(|pair| !image.config.env.contains(pair));
+    let own = own.filter_map(|pair| pair.split_once('='));
+    snapshot.set_environment(&found.service, own);
+}
+
+fn listed<'s>(services: impl Iterator<Item = &'s String>) -> String {
+    services.map(|service| format!("`{service}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What runs of a service, all of it alike; of the idle side of a pair, what runs of the other.
+struct Found<'a> {
+    service: String,
+    container: &'a Container,
+    count: usize,
+}
+
+impl Found<'_> {
+    fn is_own(&self) -> bool {
+        self.container.compose().is_some_and(|(_, service)| service == self.service)
+    }
+
+    /// A side that does not run has no hash of its own to compare with.
+    fn has_hash(&self, hashes: &BTreeMap<String, String>) -> bool {
+        let service = self.container.compose().map_or("", |(_, service)| service);
+        self.container.label(CONFIG_HASH).is_some_and(|label| hashes.get(service).is_some_and(|h| h == label))
+    }
+
+    fn placed(&self, docker: &Docker, hashes: &BTreeMap<String, String>) -> (String, Placed) {
+        let label = self.container.label(CONFIG_HASH).filter(|_| self.is_own()).map(String::from);
+        let image = docker.image(&self.container.image_id).ok().flatten().unwrap_or_default();
+        let placed = Placed {
+            image: self.container.config.image.clone(),
+            image_id: self.container.image_id.clone(),
+            digests: image.repo_digests,
+            config_hash: label.or(hashes.get(&self.service).cloned()).unwrap_or_default(),
+            replicas: self.count as u32,
+            since: 0,
+            by_flag: false,
+        };
+        (self.service.clone(), placed)
+    }
+}
+
+/// What runs and is not what the current release put in place; the sides of a pair stand for each other.
+fn unknown<'a>(
+    project: &Project,
+    targets: &[Target],
+    containers: &'a [Container],
+    ledger: &Ledger,
+) -> Vec<Found<'a>> {
+    let mut found = Vec::new();
+    for target in targets {
+        let services = target.services();
+        let runs = |c: &&Container| c.is_running() && scene::is_member(project, c, &services);
+        let running: Vec<&Container> = containers.iter().filter(runs).collect();
+        let kinds: BTreeSet<(&str, Option<&str>)> =
+            running.iter().map(|c| (c.image_id.as_str(), of_one_service(c, &services))).collect();
+        let current = ledger.history.current();
+        let known = |c: &&&Container| {
+            let service = c.compose().map_or("", |(_, s)| s);
+            current.is_some_and(|r| r.services.contains_key(service) && !is_stray(r, ledger, c))
+        };
+        let alike = kinds.len() == 1 && !running.iter().any(|c| known(&c));
+        for service in services.iter().filter(|_| alike) {
+            let own: Vec<&&Container> =
+                running.iter().filter(|c| scene::is_member(project, c, &[service])).collect();
+            let container = own.first().map_or(running[0], |c| c);
+            found.push(Found { service: service.to_string(), container, count: own.len().max(1) });
+        }
+    }
+    found
+}
+
+/// The configuration of an instance, where the service is one; the sides of a pair have one each.
+fn of_one_service<'c>(container: &'c Container, services: &[&str]) -> Option<&'c str> {
+    container.label(CONFIG_HASH).filter(|_| services.len() == 1)
+}

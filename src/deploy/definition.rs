@@ -1,0 +1,208 @@
+//! What is deployed: a project, and a docker that reads exactly that.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::adopt::Adopter;
+use super::asked::{self, Target};
+use super::ledger::{Draft, Ledger};
+use super::oneshot::{self, OneShots};
+use crate::cli::{ComposeArgs, DeployArgs};
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::{Flags, Project, Service, Snapshot};
+use crate::report::{Event, Report, Warning};
+
+pub struct Definition {
+    pub docker: Docker,
+    pub project: Project,
+    pub snapshot: Snapshot,
+    pub folder: PathBuf,
+    /// How messages name it.
+    pub source: String,
+    pub flags: Flags,
+    /// A dry run writes nothing that stays.
+    pub held: Option<tempfile::NamedTempFile>,
+    pub draft: Option<Draft>,
+}
+
+/// Docker's client, pointed at the project that is meant.
+///
+/// # Errors
+/// No client.
+pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
+    let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
+    Docker::find(asked::place(compose), observer)
+}
+
+/// The project as Compose resolves it.
+///
+/// # Errors
+/// Compose's own.
+pub fn resolved(docker: &mut Docker, report: Report) -> Result<String> {
+    let (yaml, warnings) = docker.config()?;
+    warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
+    Ok(yaml)
+}
+
+impl Definition {
+    /// As the Compose file has it.
+    ///
+    /// # Errors
+    /// Compose's own; a key of ours that is wrong.
+    pub fn of_file(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
+        let mut docker = connect(compose, report)?;
+        let yaml = resolved(&mut docker, report)?;
+        let source = asked::source(compose);
+        Ok(Definition {
+            docker,
+            project: Project::read(&yaml, &source, &flags).map_err(Fault::from)?,
+            snapshot: Snapshot::read(&yaml).map_err(Fault::from)?,
+            folder: asked::project_folder(compose),
+            source,
+            flags,
+            held: None,
+            draft: None,
+        })
+    }
+
+    /// As a text of ours has it; Compose reads it only once it is written.
+    ///
+    /// # Errors
+    /// A key of ours that is wrong.
+    pub fn of_text(
+        text: &str,
+        source: String,
+        docker: &Docker,
+        folder: PathBuf,
+        flags: Flags,
+    ) -> Result<Definition> {
+        Ok(Definition {
+            docker: docker.clone(),
+            project: Project::read(text, &source, &flags).map_err(Fault::from)?,
+            snapshot: Snapshot::read(text).map_err(Fault::from)?,
+            folder,
+            source,
+            flags,
+            held: None,
+            draft: None,
+        })
+    }
+
+    /// Adds the one-shots to the project that it does not show, because no profile of theirs is on.
+    ///
+    /// # Errors
+    /// One that is no service of the file.
+    pub fn add_one_shots(&mut self, shots: &OneShots) -> Result<()> {
+        let missing: Vec<&str> =
+            shots.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
+        for name in missing {
+            let text =
+                self.docker.config_of(name).map_err(|error| oneshot::unknown(&self.source, name, error))?;
+            self.snapshot.take(&[name], &Snapshot::read(&text).map_err(Fault::from)?);
+            let its = Project::read(&text, &self.source, &self.flags).map_err(Fault::from)?;
+            self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
+        }
+        Ok(())
+    }
+
+    /// What runs and is no release yet becomes one.
+    ///
+    /// # Errors
+    /// No engine; a folder that cannot be written.
+    pub fn adopt(
+        &self,
+        targets: &[Target],
+        containers: &[Container],
+        ledger: &mut Ledger,
+        report: Report,
+    ) -> Result<()> {
+        let Definition { docker, project, snapshot, folder, .. } = self;
+        Adopter { docker, project, snapshot, folder, report }.adopt(targets, containers, ledger)
+    }
+
+    /// Other images than the file's: from here on Compose is given the resolved project with these in it.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn set_images(
+        &mut self,
+        images: &[(String, String)],
+        shots: &OneShots,
+        ledger: &Ledger,
+        dry_run: bool,
+    ) -> Result<()> {
+        if images.is_empty() {
+            return Ok(());
+        }
+        for (service, reference) in images {
+            for shot in oneshot::with_same_image(&self.project, shots, service) {
+                self.snapshot.set_image(&shot.name, reference);
+            }
+            self.snapshot.set_image(service, reference);
+        }
+        let text = self.snapshot.text();
+        self.project = Project::read(&text, &self.source, &self.flags).map_err(Fault::from)?;
+        self.write(ledger, ledger.next_number(), dry_run)
+    }
+
+    /// From here on Compose reads the snapshot, as it is, out of the release's file.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn write(&mut self, ledger: &Ledger, number: u32, dry_run: bool) -> Result<()> {
+        let text = self.snapshot.text();
+        let path = match dry_run {
+            true => {
+                let held = tempfile::NamedTempFile::with_suffix(".yml")?;
+                std::fs::write(held.path(), text)?;
+                self.held.insert(held).path().to_path_buf()
+            }
+            false => {
+                ledger.write_config(number, &text)?;
+                self.draft = Some(ledger.draft(number));
+                ledger.config_path(number)
+            }
+        };
+        self.docker = self.docker.with_file(&path, &self.project.name, &self.folder);
+        Ok(())
+    }
+
+    /// Builds and pulls before anything is touched, so that every image is there; tells whether it did any of it.
+    pub fn provide_images(
+        &self,
+        targets: &[Target],
+        shots: &OneShots,
+        args: &DeployArgs,
+        report: Report,
+    ) -> Result<bool> {
+        let names = targets.iter().flat_map(Target::services).chain(shots.all());
+        let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &self.project.services[s]);
+        let (built, others): (Vec<&Service>, Vec<&Service>) =
+            services.partition(|s| s.builds && !args.no_build);
+        if args.rollout.dry_run {
+            return Ok(false);
+        }
+        let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+        if !built.is_empty() {
+            report.event(&Event::Building(names(&built).join(", ")));
+            self.docker.build(&names(&built))?;
+        }
+        let mut pulled = Vec::new();
+        for service in others {
+            if args.pull || self.docker.image(&service.image)?.is_none() {
+                pulled.push(service);
+            }
+        }
+        if !pulled.is_empty() {
+            report.event(&Event::Pulling(names(&pulled).join(", ")));
+            self.docker.pull(&names(&pulled))?;
+        }
+        Ok(!built.is_empty() || !pulled.is_empty())
+    }
+}

@@ -1,0 +1,122 @@
+//! What is done about a rollout that failed: pause, go back, or put the last good release back; and how that reads.
+
+use anyhow::Result;
+
+use super::asked::Target;
+use super::part::Part;
+use super::run::Run;
+use super::{adopt, rollback};
+use crate::fault::{Exit, Fault};
+use crate::model::FailureAction;
+use crate::release::Kind;
+use crate::report::{Event, Warning};
+use crate::rollout::Stopped;
+
+impl Run<'_> {
+    /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
+    /// paused.
+    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
+        let interrupted = matches!(stopped.fault.exit, Exit::Interrupted(_));
+        if interrupted {
+            self.report.event(&Event::Interrupted);
+        }
+        if parts[at].action() == FailureAction::Pause && !interrupted {
+            self.report.event(&Event::Paused);
+            let settled: Result<Vec<_>, Fault> =
+                parts.iter_mut().map(|p| p.settle(&stopped.failed)).collect();
+            let settled = settled.and_then(|counts| {
+                parts.iter().try_for_each(Part::release).map_err(Fault::from_error)?;
+                Ok(counts)
+            });
+            match settled {
+                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.fault), true),
+                Err(fault) => {
+                    self.report.warn(&Warning::Release(format!("it cannot stay where it is: {fault}")))
+                }
+            }
+        }
+        self.report.event(&Event::GoingBack);
+        let mut worst = None;
+        let mut back = Vec::new();
+        for part in parts.iter().rev() {
+            match part.go_back() {
+                Ok(rollout) => back.push(rollout),
+                Err(fault) => worst = Some(fault),
+            }
+        }
+        for rollout in back {
+            if let Err(error) = rollout.release() {
+                self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
+            }
+        }
+        let fault = match worst {
+            None => kept(parts[at].viewer.target, parts, stopped.fault),
+            Some(second) => broken(parts[at].viewer.target, &self.project().name, stopped.fault, &second),
+        };
+        (fault, false)
+    }
+
+    pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Fault) -> Fault {
+        let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let what = match self.kind {
+            Kind::Rollback { .. } => "the rollback is paused",
+            _ => "the rollout is paused",
+        };
+        let message = format!(
+            "`{}`: {}; {what}: {new} of {all} instances are of release {}, and all that are in rotation serve",
+            part.name(),
+            fault.message,
+            self.number
+        );
+        Fault { exit: Exit::Kept, message, ..fault }.hint(
+            "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over",
+        )
+    }
+
+    /// What served before need not have been one release: then the last good one is put back.
+    pub fn last_good(&self, parts: &[Part], fault: Fault) -> Fault {
+        let Some(record) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
+            return fault;
+        };
+        let stray = |part: &&Part| part.served().iter().any(|c| adopt::is_stray(record, self.ledger, c));
+        let services: Vec<String> =
+            parts.iter().filter(stray).flat_map(|p| p.viewer.target.services()).map(String::from).collect();
+        if services.is_empty() || fault.exit == Exit::Broken {
+            return fault;
+        }
+        match rollback::to_last_good(self, record.number, &services) {
+            Ok(()) => Fault {
+                message: format!("{}; release {} is put back", fault.message, record.number),
+                ..fault
+            },
+            Err(error) => fault.seen(&format!("release {} could not be put back: {error:#}", record.number)),
+        }
+    }
+}
+
+/// The old release serves, unchanged.
+fn kept(target: &Target, parts: &[Part], fault: Fault) -> Fault {
+    let serving: Vec<&str> = parts.iter().flat_map(|p| p.start.serving()).map(|i| i.key.as_str()).collect();
+    let serves = match serving[..] {
+        [] => "nothing served before, and nothing was left behind".to_string(),
+        [one] => format!("{one} served before and still serves"),
+        _ => format!("{} served before and still serve", serving.join(", ")),
+    };
+    let exit = match fault.exit {
+        Exit::Interrupted(signal) => Exit::Interrupted(signal),
+        _ => Exit::Kept,
+    };
+    Fault { exit, message: format!("`{}`: {}; {serves}", target.name(), fault.message), ..fault }
+}
+
+fn broken(target: &Target, project: &str, first: Fault, second: &Fault) -> Fault {
+    let (name, first_message, second_message) = (target.name(), &first.message, &second.message);
+    let mut fault = Fault::new(
+        Exit::Broken,
+        format!("`{name}`: {first_message}; and what served before could not be restored: {second_message}"),
+    );
+    fault.details = [first.details, second.details.clone()].concat();
+    fault.hint(format!(
+        "act now: `docker compose --project-name {project} ps --all` shows what runs; deploy again once the cause is gone"
+    ))
+}

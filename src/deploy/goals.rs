@@ -1,0 +1,113 @@
+//! What each target has to become: how many instances, in what order and in what batches.
+
+use std::time::Duration;
+
+use super::asked::Target;
+use super::checks;
+use super::run::Run;
+use super::scene::{Scene, Viewer};
+use crate::fault::Fault;
+use crate::health::Probe;
+use crate::model::{Order, Service, Update};
+use crate::observed::{Instance, Observed};
+use crate::plan::{Goal, Pace, Strategy};
+use crate::release::Kind;
+
+/// The monitor of a worker that can only be seen to run, where nobody sets one: Swarm's default.
+const WORKER_MONITOR: Duration = Duration::from_secs(5);
+
+/// Two instances of a worker may spoil a volume that both write to; behind a proxy they always run side by side.
+pub fn rests_for_its_volume(service: &Service, update: &Update, proxied: bool) -> bool {
+    !proxied && service.holds_volume && update.order.is_none()
+}
+
+/// How a service is replaced: as asked for, and for a worker as its volumes and its probe allow.
+pub fn pace(service: &Service, update: &Update, proxied: bool, only_runs: bool) -> Pace {
+    let order = match rests_for_its_volume(service, update, proxied) {
+        true => Order::StopFirst,
+        false => update.order.unwrap_or_default(),
+    };
+    let unset = if only_runs { WORKER_MONITOR } else { Default::default() };
+    Pace {
+        order,
+        parallelism: update.parallelism as usize,
+        delay: update.delay,
+        monitor: update.monitor.unwrap_or(unset),
+    }
+}
+
+impl Run<'_> {
+    /// How a service is replaced: by its `update_config`, or its `rollback_config` where a release is put back.
+    pub fn policy<'s>(&self, service: &'s Service) -> &'s Update {
+        match self.kind {
+            Kind::Rollback { .. } => &service.rollback,
+            _ => &service.update,
+        }
+    }
+
+    pub fn strategy(
+        &self,
+        viewer: &Viewer,
+        probes: &[(&str, Probe)],
+        scene: &Scene,
+    ) -> Result<Strategy, Fault> {
+        let (target, observed) = (viewer.target, &scene.observed);
+        let sides = target.services();
+        let goal = |name: &str| {
+            let only_runs = probes.iter().any(|(s, probe)| *s == name && *probe == Probe::Running);
+            self.goal(name, &sides, viewer, observed, only_runs)
+        };
+        let Target::Pair(pair) = target else {
+            return Ok(Strategy::Scale(goal(target.name())));
+        };
+        let mut goals = [goal(&pair.sides[0]), goal(&pair.sides[1])];
+        let serves = |s: &&str| observed.of(s).any(Instance::serves);
+        if sides.iter().all(serves) {
+            checks::active_sides(self.project(), target)?;
+            goals.iter_mut().for_each(|g| self.stop_first_where_needed(g));
+        }
+        Ok(Strategy::Pair(goals))
+    }
+
+    /// A fixed host port is free only once the old instance has stopped.
+    fn stop_first_where_needed(&self, goal: &mut Goal) {
+        if !self.project().services[&goal.service].fixed_ports.is_empty() {
+            goal.pace.order = Order::StopFirst;
+        }
+    }
+
+    /// `--scale`, else the file, else as many as run (for the idle side of a pair: of the other one), else one.
+    fn goal(
+        &self,
+        name: &str,
+        sides: &[&str],
+        viewer: &Viewer,
+        observed: &Observed,
+        only_runs: bool,
+    ) -> Goal {
+        let service = &self.project().services[name];
+        let own = self.settled(name, observed).or(Some(observed.size(name))).filter(|n| *n > 0);
+        let running = own.or(sides.iter().map(|s| observed.size(s)).max()).unwrap_or(0);
+        let in_file = service.replicas.map(|n| n as usize);
+        let wanted = self.sizes.get(name).copied().or(in_file).unwrap_or(running);
+        let proxied = !viewer.proxies.is_empty();
+        Goal {
+            service: name.into(),
+            wanted: wanted.max(1),
+            pace: pace(service, self.policy(service), proxied, only_runs),
+            spared: 0,
+            clears_stopped: service.starts_by_compose,
+            after_another: self.ledger.heading.is_some(),
+            may_rest: !proxied,
+        }
+    }
+
+    /// After a rollout that paused, or that went on without some, old and new instances together are what it was to have.
+    fn settled(&self, name: &str, observed: &Observed) -> Option<usize> {
+        let (history, heading) = (&self.ledger.history, &self.ledger.heading);
+        let paused = heading.as_ref().filter(|h| h.paused).and_then(|h| history.get(h.number));
+        let placed = paused.or(history.current())?.services.get(name)?;
+        let serving = observed.of(name).filter(|i| i.serves()).count();
+        Some(serving).filter(|n| *n == placed.replicas as usize)
+    }
+}

@@ -1,0 +1,301 @@
+//! The written side of a run: which release it makes, what it heads for, and what became of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::docker::Docker;
+use crate::fault::{Exit, Fault};
+use crate::git::{self, Git};
+use crate::model::Snapshot;
+use crate::release::images;
+use crate::release::store::Store;
+use crate::release::{self, FORMAT, History, Kind, Outcome, Placed, Record};
+use crate::report::{Report, Warning};
+
+/// The releases of a project, as they were when the run began.
+pub struct Ledger {
+    store: Store,
+    state_dir: PathBuf,
+    pub project: String,
+    pub history: History,
+    /// What an earlier run headed for, and did not get to.
+    pub heading: Option<release::Wanted>,
+    /// The images are this machine's to keep.
+    holds_images: bool,
+}
+
+/// One rollout, as it is written down.
+pub struct Entry {
+    pub number: u32,
+    pub kind: Kind,
+    /// What it puts in place, by service.
+    pub placed: BTreeMap<String, Placed>,
+    /// The whole project as it is after it.
+    pub text: String,
+    /// Ids of the containers that a `--force` replaces.
+    pub replaced: Vec<String>,
+    pub folder: PathBuf,
+}
+
+/// The configuration of a release that is not there yet; a run that ends before it begins leaves none behind.
+pub struct Draft {
+    store: Store,
+    number: u32,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // The next release takes its place.
+        let _ = self.store.remove_draft(self.number);
+    }
+}
+
+/// How a rollout went.
+pub struct Course {
+    pub outcome: Outcome,
+    pub reason: Option<String>,
+    /// It could not be brought to an end: the next run has to.
+    pub unfinished: bool,
+    pub took: Duration,
+    pub cut: usize,
+}
+
+impl Ledger {
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn open(state_dir: &Path, project: &str) -> Result<Ledger, Fault> {
+        let store = Store::new(state_dir, project)?;
+        let (history, heading) = (store.history()?, store.wanted()?);
+        Ok(Ledger {
+            store,
+            state_dir: state_dir.into(),
+            project: project.into(),
+            history,
+            heading,
+            holds_images: true,
+        })
+    }
+
+    /// Leaves images alone: nodes of a Swarm pull them from a registry, which keeps them.
+    pub fn without_images(self) -> Ledger {
+        Ledger { holds_images: false, ..self }
+    }
+
+    /// As it is by now.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn reopened(&self) -> Result<Ledger, Fault> {
+        Ledger::open(&self.state_dir, &self.project)
+    }
+
+    /// Where the releases of the project are.
+    pub fn folder(&self) -> PathBuf {
+        self.store.folder()
+    }
+
+    pub fn next_number(&self) -> u32 {
+        self.history.next_number(self.heading.as_ref())
+    }
+
+    /// The project as it was after a release.
+    ///
+    /// # Errors
+    /// A file that is gone or cannot be read.
+    pub fn config(&self, number: u32) -> Result<String, Fault> {
+        self.store.config(number)
+    }
+
+    pub fn config_path(&self, number: u32) -> PathBuf {
+        self.store.config_path(number)
+    }
+
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn write_config(&self, number: u32, text: &str) -> Result<(), Fault> {
+        self.store.write_config(number, text)
+    }
+
+    pub fn draft(&self, number: u32) -> Draft {
+        Draft { store: self.store.clone(), number }
+    }
+
+    /// The project after a rollout of these services: the others are as they were put in place before.
+    pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Fault> {
+        let mut snapshot = Snapshot::read(new)?;
+        if let Some(current) = self.history.current() {
+            let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
+            snapshot.take(&untouched.collect::<Vec<_>>(), &Snapshot::read(&self.config(current.number)?)?);
+        }
+        Ok(snapshot.text())
+    }
+
+    /// Writes down where the run heads, before it changes anything, and holds on to what may have to come back.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn begin(&self, docker: &Docker, entry: &Entry, report: Report) -> Result<(), Fault> {
+        self.store.write_config(entry.number, &entry.text)?;
+        self.store.set_wanted(&release::Wanted {
+            format: FORMAT,
+            number: entry.number,
+            kind: entry.kind,
+            services: entry.placed.keys().cloned().collect(),
+            replaced: entry.replaced.clone(),
+            last_good: self.history.current().map(|r| r.number),
+            paused: false,
+        })?;
+        if let Some(current) = self.history.current().filter(|_| self.holds_images) {
+            let leaving = current.services.iter().filter(|(service, _)| entry.placed.contains_key(*service));
+            let leaving = leaving.map(|(service, placed)| (service.as_str(), placed));
+            let missing = images::not_held(docker, &self.project, leaving);
+            missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+        }
+        Ok(())
+    }
+
+    /// Writes down what became of the run. What serves is not changed by a record that cannot be written, so that is a
+    /// warning.
+    pub fn end(&self, docker: &Docker, entry: &Entry, course: Course, keep: usize, report: Report) {
+        let record = self.record(entry, &course);
+        let paused = record.outcome == Outcome::Paused;
+        let written = self.store.write(&record).and_then(|()| match (paused, course.unfinished) {
+            (true, _) => self.pause(entry),
+            (false, true) => Ok(()),
+            (false, false) => self.store.clear_wanted(),
+        });
+        if let Err(fault) = written {
+            report.warn(&Warning::Release(format!("the release could not be written down: {fault}")));
+        }
+        if paused {
+            entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+        }
+        if !paused {
+            self.tidy(docker, keep, report);
+        }
+    }
+
+    /// A run that ended before it changed anything leaves nothing behind, and a paused one as it was.
+    pub fn forget(&self, entry: &Entry) {
+        let restored = match &self.heading {
+            Some(heading) => self.store.set_wanted(heading),
+            None => self.store.clear_wanted(),
+        };
+        // The next run writes the same files, so that one that stays does no harm.
+        let _ = restored;
+        if self.history.get(entry.number).is_none() {
+            let _ = std::fs::remove_file(self.store.config_path(entry.number));
+        }
+    }
+
+    /// What ran before anybody wrote it down.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn adopt(&mut self, docker: &Docker, entry: &Entry, report: Report) -> Result<(), Fault> {
+        self.store.write_config(entry.number, &entry.text)?;
+        let course = Course {
+            outcome: Outcome::Deployed,
+            reason: None,
+            unfinished: false,
+            took: Duration::ZERO,
+            cut: 0,
+        };
+        self.store.write(&self.record(entry, &course))?;
+        entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+        self.history = self.store.history()?;
+        Ok(())
+    }
+
+    fn pause(&self, entry: &Entry) -> Result<(), Fault> {
+        self.store.set_wanted(&release::Wanted {
+            format: FORMAT,
+            number: entry.number,
+            kind: entry.kind,
+            services: entry.placed.keys().cloned().collect(),
+            replaced: Vec::new(),
+            last_good: self.history.current().map(|r| r.number),
+            paused: true,
+        })
+    }
+
+    fn record(&self, entry: &Entry, course: &Course) -> Record {
+        let current = self.history.current();
+        let mut services = current.map(|r| r.services.clone()).unwrap_or_default();
+        services.extend(entry.placed.clone());
+        let started = SystemTime::now().checked_sub(course.took).unwrap_or(SystemTime::UNIX_EPOCH);
+        Record {
+            format: FORMAT,
+            number: entry.number,
+            project: self.project.clone(),
+            kind: entry.kind,
+            outcome: course.outcome,
+            reason: course.reason.clone(),
+            services,
+            deployed: entry.placed.keys().cloned().collect(),
+            git: git_of(entry),
+            by: git::who(),
+            command: command_line(),
+            started: humantime::format_rfc3339_seconds(started).to_string(),
+            seconds: course.took.as_secs_f64(),
+            cut: course.cut as u64,
+        }
+    }
+
+    fn keep(&self, docker: &Docker, service: &str, placed: &Placed, report: Report) {
+        if !self.holds_images {
+            return;
+        }
+        if let Err(fault) = images::keep(docker, &self.project, service, placed) {
+            report.warn(&Warning::Release(format!("the image of `{service}` could not be kept: {fault}")));
+        }
+    }
+
+    /// What no release that is kept needs goes.
+    fn tidy(&self, docker: &Docker, keep: usize, report: Report) {
+        let warn = |text: String| report.warn(&Warning::Release(text));
+        let history = match self.store.history() {
+            Ok(history) => history,
+            Err(fault) => return warn(format!("earlier releases could not be tidied up: {fault}")),
+        };
+        let kept = history.kept(keep);
+        let services = history.services();
+        // A `docker system prune` takes what holds them; as long as the image is there, it is held again.
+        if self.holds_images {
+            let missing = images::not_held(docker, &self.project, history.placed(&kept));
+            missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+            images::release_images(docker, &self.project, &services, &kept).into_iter().for_each(warn);
+        }
+        if let Err(fault) = self.store.prune(&kept) {
+            warn(format!("earlier releases could not be tidied up: {fault}"));
+        }
+    }
+}
+
+/// What was put back is of the revision it was of; the work tree has nothing to do with it.
+fn git_of(entry: &Entry) -> Option<Git> {
+    match entry.kind {
+        Kind::Deploy => git::look(&entry.folder),
+        Kind::Rollback { .. } | Kind::Adopted => None,
+    }
+}
+
+fn command_line() -> String {
+    let words = std::env::args().skip(1);
+    std::iter::once("compose-zd".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+impl Course {
+    /// How a run went that this ended.
+    pub fn of(fault: Option<&Fault>, paused: bool, took: Duration, cut: usize) -> Course {
+        let outcome = match fault.map(|f| f.exit) {
+            _ if paused => Outcome::Paused,
+            None => Outcome::Deployed,
+            Some(Exit::Interrupted(_)) => Outcome::Interrupted,
+            Some(_) => Outcome::Failed,
+        };
+        let unfinished = fault.is_some_and(|f| f.exit == Exit::Broken);
+        Course { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut }
+    }
+}

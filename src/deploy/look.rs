@@ -1,0 +1,150 @@
+//! What a run tells, checks and prepares before it changes anything.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::asked::Target;
+use super::goals;
+use super::part::Part;
+use super::run::Run;
+use super::scene::{self, Viewer};
+use crate::docker::inspect::{CONFIG_HASH, Container};
+use crate::drain;
+use crate::health::Probe;
+use crate::proxy::Wish;
+use crate::release::Kind;
+use crate::report::{Event, Warning};
+
+impl<'a> Run<'a> {
+    pub fn announce(&self, part: &Part) {
+        let viewer = part.viewer;
+        self.report.event(&Event::Deploying {
+            target: part.name().into(),
+            proxies: viewer.proxies.iter().map(|p| p.name()).collect(),
+        });
+        if viewer.proxies.is_empty() {
+            self.report.warn(&Warning::NoProxy(part.name().into()));
+        }
+        for service in viewer.target.services().iter().map(|s| &self.project().services[*s]) {
+            if goals::rests_for_its_volume(service, self.policy(service), !viewer.proxies.is_empty()) {
+                self.report.event(&Event::StopFirst(service.name.clone()));
+            }
+        }
+        part.warnings().iter().for_each(|warning| self.report.warn(warning));
+        self.back_to_file(viewer.target);
+    }
+
+    /// An image that came from a flag is not in the file, so a plain deploy takes it away again.
+    pub fn back_to_file(&self, target: &Target) {
+        let Some(current) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
+            return;
+        };
+        for service in target.services() {
+            let image = &self.project().services[service].image;
+            let ran = current.services.get(service).filter(|p| p.by_flag && p.image != *image);
+            if let Some(ran) = ran.filter(|_| !self.images.contains(service)) {
+                self.report.event(&Event::BackToFile {
+                    service: service.into(),
+                    image: image.clone(),
+                    ran: ran.image.clone(),
+                    release: current.number,
+                });
+            }
+        }
+    }
+
+    /// What the proxies in front will lose by their own configuration, and what a weak probe cannot see.
+    pub fn warnings(
+        &self,
+        viewer: &Viewer,
+        probes: &[(&str, Probe)],
+        containers: &[Container],
+    ) -> Result<Vec<Warning>> {
+        let backends = viewer.backends(containers);
+        let mut warnings = Vec::new();
+        for proxy in &viewer.proxies {
+            warnings.extend(proxy.check(&backends)?.into_iter().map(Warning::Loss));
+        }
+        let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
+        warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
+        Ok(warnings)
+    }
+
+    /// What has changed as well, in the file or in its image, and that nobody asked for.
+    pub fn left_alone(&self, containers: &[Container], targets: &[Target]) -> Result<()> {
+        let shots = self.shots.all();
+        let asked: Vec<&str> = targets.iter().flat_map(Target::services).chain(shots).collect();
+        let others: Vec<&str> =
+            self.project().services.keys().map(String::as_str).filter(|s| !asked.contains(s)).collect();
+        let theirs = || containers.iter().filter(|c| scene::is_member(self.project(), c, &others));
+        if self.kind != Kind::Deploy || theirs().next().is_none() {
+            return Ok(());
+        }
+        let references = others.iter().map(|s| self.project().services[*s].image.as_str()).collect();
+        let images = self.docker().images(&references)?;
+        let has_changed = |container: &Container, service: &str| {
+            let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).map(String::as_str);
+            let image = images.iter().find(|i| i.is_named(&self.project().services[service].image));
+            let other_image = image.is_some_and(|i| i.id != container.image_id);
+            other_image || (hash.is_some() && container.label(CONFIG_HASH) != hash)
+        };
+        let changed: BTreeSet<String> = theirs()
+            .filter_map(|c| Some((c, c.compose()?.1)))
+            .filter(|(container, service)| has_changed(container, service))
+            .map(|(_, service)| service.to_string())
+            .collect();
+        if !changed.is_empty() {
+            self.report.event(&Event::LeftAlone(changed.into_iter().collect()));
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the proxies can be given a rotation; a dry run only says what it would change in them.
+    pub fn prepare(&self, part: &Part, all: &[Part], containers: &[Container]) -> Result<()> {
+        let viewer = part.viewer;
+        let first = &self.project().services[viewer.target.services()[0]];
+        let names = |p: &Part| p.viewer.names(&p.viewer.backends(containers));
+        let others = all.iter().filter(|p| p.name() != part.name());
+        let wish = Wish {
+            tune: first.settings.proxy.tune.unwrap_or(true),
+            starting: part.plan.starting(),
+            services: names(part),
+            beside: others.flat_map(names).flat_map(|(_, names)| names).collect(),
+        };
+        for proxy in &viewer.proxies {
+            let answers =
+                proxy.inspect().iter().map(|q| self.docker().exec(q)).collect::<Result<Vec<_>>>()?;
+            for preparation in proxy.prepare(&answers, &wish)? {
+                let told = !preparation.note.is_empty();
+                if self.rollout.dry_run {
+                    told.then(|| self.report.event(&Event::WouldPrepare(preparation.note)));
+                    continue;
+                }
+                match drain::checked(self.docker(), &preparation.exec, &proxy.name()) {
+                    Ok(_) if !told => {}
+                    Ok(_) => self.report.event(&Event::Prepared(preparation.note)),
+                    Err(error) if preparation.required => return Err(error),
+                    Err(error) => self.report.warn(&Warning::NotPrepared(format!("{error:#}"))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The services that targets and one-shots depend on and that are down: no instance runs, or none has completed
+    /// where that is enough.
+    pub fn down(&self, targets: &[Target], containers: &[Container]) -> Vec<&'a str> {
+        let ours: Vec<&str> = targets.iter().flat_map(Target::services).collect();
+        let is_up = |service: &str, completes: bool| {
+            let mut its = containers.iter().filter(|c| scene::is_member(self.project(), c, &[service]));
+            its.any(|c| c.is_running() || (completes && c.has_completed()))
+        };
+        let shots = self.shots.all().into_iter();
+        let needs =
+            ours.iter().copied().chain(shots).flat_map(|s| self.project().services[s].needs(self.project()));
+        let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_up(s, *completes));
+        let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
+        down.into_iter().collect()
+    }
+}

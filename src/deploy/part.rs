@@ -1,0 +1,242 @@
+//! One target of a run: what it was, what is planned for it, and how far it has come.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::scene::{Scene, Viewer};
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::{FailureAction, Update};
+use crate::observed::{Generation, Instance, Observed, State};
+use crate::plan::{self, Goal, Pace, Plan, Stage, Strategy};
+use crate::report::{Report, Warning};
+use crate::rollout::{Rollout, Stopped, Tolerance, Tools};
+use crate::wait::Stop;
+
+pub struct Part<'a> {
+    pub viewer: &'a Viewer<'a>,
+    pub start: Observed,
+    pub plan: Plan,
+    tools: Tools<'a>,
+    stop: Stop,
+    strategy: Strategy,
+    terms: Terms,
+    rollout: Rollout<'a>,
+    report: Report,
+    /// Ids of the new instances that failed so far.
+    failed: BTreeSet<String>,
+    slots: usize,
+}
+
+/// What a part is done by.
+pub struct Terms {
+    pub update: Update,
+    /// How what served before is brought back.
+    pub back: Pace,
+    /// What has to be said before.
+    pub warnings: Vec<Warning>,
+}
+
+impl<'a> Part<'a> {
+    /// # Errors
+    /// A goal that cannot be reached without losing requests.
+    pub fn plan(
+        viewer: &'a Viewer<'a>,
+        scene: Scene,
+        strategy: Strategy,
+        terms: Terms,
+        tools: Tools<'a>,
+        stop: &Stop,
+    ) -> Result<Part<'a>, Fault> {
+        let plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
+        let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
+        let slots = plan.slots;
+        let mut part = Part {
+            viewer,
+            start: scene.observed,
+            plan,
+            tools,
+            stop: stop.clone(),
+            strategy,
+            terms,
+            rollout,
+            report: tools.report,
+            failed: BTreeSet::new(),
+            slots,
+        };
+        let tolerance = part.tolerance();
+        part.rollout.tolerate(tolerance);
+        Ok(part)
+    }
+
+    pub fn name(&self) -> &str {
+        self.viewer.target.name()
+    }
+
+    pub fn warnings(&self) -> &[Warning] {
+        &self.terms.warnings
+    }
+
+    pub fn action(&self) -> FailureAction {
+        self.terms.update.action
+    }
+
+    /// How many instances each of its services is to have.
+    pub fn goals(&self) -> Vec<(&str, usize)> {
+        let goals = match &self.strategy {
+            Strategy::Scale(goal) => std::slice::from_ref(goal),
+            Strategy::Pair(goals) => &goals[..],
+        };
+        goals.iter().map(|g| (g.service.as_str(), g.wanted)).collect()
+    }
+
+    pub fn in_rotation(&self) -> String {
+        self.rollout.in_rotation()
+    }
+
+    pub fn cut(&self) -> usize {
+        self.rollout.cut()
+    }
+
+    /// Does one stage of the plan. A new instance whose failure is within what may fail costs a new plan, in which the
+    /// old one stays in its place.
+    ///
+    /// # Errors
+    /// What ended it; in the last stage nothing does, as the new release serves.
+    pub fn run(&mut self, stage: Stage) -> Result<(), Stopped> {
+        loop {
+            match self.try_run(stage) {
+                Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
+                Err(stopped) if stopped.serves => {
+                    self.report.warn(&Warning::LeftBehind(stopped.fault.to_string()));
+                    return Ok(());
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Goes on to the end of the stage: a plan that was made anew has its earlier ones to do as well.
+    fn try_run(&mut self, stage: Stage) -> Result<(), Stopped> {
+        let steps = self.rollout.done()..self.plan.stage(stage).end;
+        self.rollout.run(&self.plan, steps)
+    }
+
+    fn tolerated(&self) -> usize {
+        match self.strategy {
+            Strategy::Scale(_) => self.terms.update.tolerated(self.slots),
+            Strategy::Pair(_) => 0,
+        }
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance { monitor: self.monitor(), failures: self.tolerated().saturating_sub(self.failed.len()) }
+    }
+
+    fn monitor(&self) -> std::time::Duration {
+        match &self.strategy {
+            Strategy::Scale(goal) => goal.pace.monitor,
+            Strategy::Pair(goals) => goals[0].pace.monitor,
+        }
+    }
+
+    /// Somebody has to get through, or there is no new release.
+    fn may_fail(&self, stopped: &Stopped) -> bool {
+        let failed = self.failed.len() + stopped.failed.len();
+        !stopped.failed.is_empty() && failed <= self.tolerated() && failed < self.slots
+    }
+
+    /// Goes on without the instances that failed.
+    fn without(&mut self, stopped: Stopped) -> Result<(), Stopped> {
+        self.failed.extend(stopped.failed);
+        self.report.warn(&Warning::Tolerated {
+            target: self.name().into(),
+            failed: self.failed.len(),
+            slots: self.slots,
+            why: stopped.fault.message,
+        });
+        let spared = self.failed.len();
+        self.plan_anew(|_, _| spared).map_err(|fault| Stopped { serves: false, failed: Vec::new(), fault })
+    }
+
+    /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
+    fn plan_anew(&mut self, spared: impl Fn(&Goal, &Observed) -> usize) -> Result<(), Fault> {
+        let scene = self.look()?;
+        let mut strategy = self.strategy.clone();
+        if let Strategy::Scale(goal) = &mut strategy {
+            goal.spared = spared(goal, &scene.observed);
+        }
+        self.plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
+        let next = Rollout::new(self.tools, self.stop.clone(), &scene.observed, scene.containers);
+        let tolerance = self.tolerance();
+        let before = std::mem::replace(&mut self.rollout, next);
+        self.rollout.go_on_from(before, tolerance);
+        Ok(())
+    }
+
+    /// What is there; those that failed count as broken, whatever they do now.
+    fn look(&self) -> Result<Scene, Fault> {
+        let mut scene = self.viewer.look_patiently()?;
+        for instance in &mut scene.observed.instances {
+            if self.failed.contains(&scene.containers[&instance.key].id) {
+                (instance.state, instance.ready) = (State::Broken, false);
+            }
+        }
+        Ok(scene)
+    }
+
+    /// Stays where it is: the new instances that serve go on serving, the old ones keep all other places, and what
+    /// failed goes; its route is still to be released. Tells how many of how many are new.
+    ///
+    /// # Errors
+    /// What keeps it from settling.
+    pub fn settle(&mut self, stopped: &[String]) -> Result<(usize, usize), Fault> {
+        self.failed.extend(stopped.iter().cloned());
+        let Strategy::Scale(goal) = &mut self.strategy else {
+            self.rollout = self.go_back()?;
+            return Ok((0, self.slots));
+        };
+        let wanted = goal.wanted;
+        // Those that come back served before: there is nothing to wait for, and nothing to watch.
+        (goal.pace.delay, goal.pace.monitor) = Default::default();
+        self.stop = Stop::default();
+        self.plan_anew(|goal, now| goal.wanted.saturating_sub(new_ones(goal, now)))?;
+        let plan = self.plan.clone();
+        self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.fault)?;
+        let now = self.look()?;
+        let goal = Goal { service: self.viewer.target.name().into(), ..Goal::default() };
+        Ok((new_ones(&goal, &now.observed), wanted))
+    }
+
+    /// Brings back what served before; what this returns has its route still to be released.
+    ///
+    /// # Errors
+    /// What keeps it from coming back.
+    pub fn go_back(&self) -> Result<Rollout<'a>, Fault> {
+        let now = self.viewer.look_patiently()?;
+        let plan = plan::undo(&self.start, &now.observed, &self.terms.back);
+        let mut rollout = Rollout::back(self.tools, &now.observed, now.containers);
+        rollout.run(&plan, plan.before_release()).map_err(|s| s.fault)?;
+        Ok(rollout)
+    }
+
+    /// Gives the route back to the proxies' own discovery.
+    ///
+    /// # Errors
+    /// A proxy that does not answer.
+    pub fn release(&self) -> Result<()> {
+        self.rollout.release()
+    }
+
+    /// The containers that served at the start.
+    pub fn served(&self) -> Vec<&Container> {
+        self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()
+    }
+}
+
+/// The new instances that serve.
+fn new_ones(goal: &Goal, now: &Observed) -> usize {
+    let new = |i: &&Instance| i.generation == Generation::New && i.serves() && i.ready;
+    now.of(&goal.service).filter(new).count()
+}

@@ -1,0 +1,477 @@
+//! The story of going back: which release, with which images, and then the same rollout as any other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::asked::{self, Target};
+use super::checks;
+use super::definition::{Definition, connect, resolved};
+use super::ledger::Ledger;
+use super::oneshot::OneShots;
+use super::run::Run;
+use super::scene::{self, Wanted};
+use super::stack;
+use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
+use crate::docker::Docker;
+use crate::fault::Fault;
+use crate::model::{Flags, Project, Snapshot};
+use crate::release::store;
+use crate::release::{History, Kind, Outcome, Placed, Record, images};
+use crate::report::{Report, Warning};
+use crate::wait::Stop;
+
+/// Puts an earlier release back.
+///
+/// # Errors
+/// No release to go back to; and as a deploy.
+pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &Stop) -> Result<()> {
+    let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
+    let Opened { docker, ledger, is_stack } = open(compose, place(&args.rollout), report)?;
+    let folder = asked::project_folder(compose);
+    if is_stack && args.to.is_none() && ledger.history.current().is_none() {
+        return stack::unrecorded(&docker, &ledger.project, args, report, stop);
+    }
+    let rollout = &args.rollout;
+    let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    let services = back.services_named(&args.services)?;
+    let choice = choose(&ledger, &services, args.to)?;
+    back.put_back(&Asked {
+        number: ledger.next_number(),
+        kind: Kind::Rollback { to: choice.record.number },
+        ..choice
+    })
+}
+
+/// Goes on with a rollout that paused.
+///
+/// # Errors
+/// Nothing is paused; and as a deploy.
+pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
+    let flags = asked::flags(&args.update, &args.rollout);
+    let Opened { docker, ledger, is_stack } = open(compose, place(&args.rollout), report)?;
+    let paused = ledger.heading.clone().filter(|h| h.paused);
+    let record = paused.as_ref().and_then(|h| ledger.history.get(h.number));
+    let (Some(paused), Some(record)) = (paused, record) else {
+        return Err(Fault::usage("no rollout of this project is paused")
+            .hint("`compose-zd deploy` starts one")
+            .into());
+    };
+    let folder = asked::project_folder(compose);
+    let rollout = &args.rollout;
+    let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    back.put_back(&Asked { record, services: paused.services, number: paused.number, kind: paused.kind })
+}
+
+/// After a failed deploy over what was not one release: the last good one, for these services.
+///
+/// # Errors
+/// As a rollback.
+pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
+    let ledger = run.ledger.reopened()?;
+    let Some(record) = ledger.history.get(number) else {
+        return Err(Fault::unchanged(format!("there is no release {number}")).into());
+    };
+    let back = Back {
+        docker: &run.definition.docker,
+        ledger: &ledger,
+        folder: run.definition.folder.clone(),
+        flags: Flags::default(),
+        rollout: run.rollout,
+        report: run.report,
+        stop: &Stop::default(),
+        is_stack: false,
+    };
+    let kind = Kind::Rollback { to: number };
+    back.put_back(&Asked { record, services: services.to_vec(), number: ledger.next_number(), kind })
+}
+
+fn place(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
+    (rollout.state_dir.as_deref(), rollout.swarm.engine.as_deref())
+}
+
+/// A project whose file need not be readable: going back does not need it.
+struct Opened {
+    docker: Docker,
+    ledger: Ledger,
+    /// The project is a stack of a Swarm.
+    is_stack: bool,
+}
+
+/// The project's docker and its releases; `place` is the state folder and the engine, where they are given.
+fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Report) -> Result<Opened> {
+    let mut docker = connect(compose, report)?;
+    let (dir, engine) = place;
+    let file = resolved(&mut docker, report);
+    let read = match &file {
+        Ok(yaml) => Project::read(yaml, &asked::source(compose), &Flags::default()).ok(),
+        Err(_) => None,
+    };
+    let engine = asked::engine(engine, read.and_then(|p| p.engine));
+    let name = match file {
+        Ok(yaml) => Snapshot::read(&yaml).map_err(Fault::from)?.project().unwrap_or_default().to_string(),
+        Err(error) => {
+            let cluster = docker.cluster().ok();
+            let folders = [None, cluster.as_deref()].map(|c| asked::state_dir(compose, dir, c));
+            let name = folders.iter().find_map(|f| only_project(compose, f)).ok_or(error)?;
+            report.warn(&Warning::Release(format!(
+                "the compose file cannot be read; `{name}` is taken as it was recorded"
+            )));
+            name
+        }
+    };
+    let cluster = stack::cluster(&docker, engine, &name)?;
+    let ledger = Ledger::open(&asked::state_dir(compose, dir, cluster.as_deref()), &name)?;
+    Ok(Opened { docker, ledger, is_stack: cluster.is_some() })
+}
+
+/// The releases of a project, to look at.
+///
+/// # Errors
+/// A record that cannot be read.
+pub fn records(
+    compose: &ComposeArgs,
+    state_dir: Option<&Path>,
+    engine: Option<&str>,
+    report: Report,
+) -> Result<Ledger> {
+    open(compose, (state_dir, engine), report).map(|opened| opened.ledger)
+}
+
+/// The project as it was named, or the only one that has releases.
+fn only_project(compose: &ComposeArgs, state_dir: &Path) -> Option<String> {
+    let named = compose.project_name.clone().or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok());
+    let mut recorded = store::projects(state_dir).unwrap_or_default();
+    match named {
+        Some(name) => recorded.contains(&name).then_some(name),
+        None if recorded.len() == 1 => recorded.pop(),
+        None => None,
+    }
+}
+
+/// A release to put in place, and for which services.
+#[derive(Debug, Clone)]
+struct Asked<'a> {
+    record: &'a Record,
+    services: Vec<String>,
+    number: u32,
+    kind: Kind,
+}
+
+/// Which release a rollback goes to: the one named; else, where a rollout of these services did not get to its end, the
+/// one before it; else the one before the current, for the services that the last rollout was about where none is named.
+///
+/// # Errors
+/// None to go back to, with those that there are.
+fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Fault> {
+    let history = &ledger.history;
+    let current = history.current().ok_or_else(|| {
+        Fault::usage(format!(
+            "no release of `{}` is recorded in {}",
+            ledger.project,
+            ledger.folder().display()
+        ))
+        .hint("`compose-zd deploy` records one; another folder is named with `--state-dir`")
+    })?;
+    let unfinished: &[String] = ledger.heading.as_ref().map_or(&[], |h| &h.services);
+    // All of it comes along, or what is not named would stay halfway.
+    let is_about_it = services.is_empty() || services.iter().any(|s| unfinished.contains(s));
+    let goes_to_current = is_about_it && !unfinished.is_empty();
+    let last = last_changed(history, current);
+    let asked = if services.is_empty() { &last } else { services };
+    let chosen = match to {
+        Some(number) => release(ledger, number)?,
+        None if goes_to_current => current,
+        None => {
+            history.previous(asked).filter(|_| !asked.is_empty()).ok_or_else(|| none_before(ledger, asked))?
+        }
+    };
+    let undoes = chosen.number == current.number && !unfinished.is_empty();
+    let mut named = match (services.is_empty() && !undoes, to) {
+        (true, Some(_)) => differing(chosen, current),
+        (true, None) => last,
+        (false, _) => services.to_vec(),
+    };
+    let more = unfinished.iter().filter(|s| is_about_it && chosen.services.contains_key(*s));
+    let more: Vec<String> = more.filter(|s| !named.contains(s)).cloned().collect();
+    named.extend(more);
+    match named.iter().find(|s| !chosen.services.contains_key(*s)) {
+        Some(service) => Err(Fault::usage(format!("release {} has no service `{service}`", chosen.number))
+            .hint(listed(ledger))),
+        None => Ok(Asked { record: chosen, services: named, number: 0, kind: Kind::Deploy }),
+    }
+}
+
+/// The services that the last rollout was about, without those that were new to it: there is nothing to put back.
+fn last_changed(history: &History, current: &Record) -> Vec<String> {
+    let was_there = |service: &&String| history.previous(std::slice::from_ref(service)).is_some();
+    current.deployed.iter().filter(was_there).cloned().collect()
+}
+
+/// # Errors
+/// A number that is not kept, or that never served.
+fn release(ledger: &Ledger, number: u32) -> Result<&Record, Fault> {
+    let refuse = |why: &str| Err(Fault::usage(format!("release {number} {why}")).hint(listed(ledger)));
+    match ledger.history.get(number) {
+        None => refuse("is not recorded"),
+        Some(record) if record.outcome != Outcome::Deployed => refuse("was never put in place whole"),
+        Some(record) if !ledger.config_path(number).exists() => Err(Fault::usage(format!(
+            "release {} is history only: its configuration was not kept",
+            record.number
+        ))
+        .hint(listed(ledger))),
+        Some(record) => Ok(record),
+    }
+}
+
+fn none_before(ledger: &Ledger, services: &[String]) -> Fault {
+    let whose = match services {
+        [] => format!("`{}`", ledger.project),
+        some => some.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
+    };
+    Fault::usage(format!("there is no release of {whose} before the current one")).hint(listed(ledger))
+}
+
+/// The releases that can be gone back to, in words.
+fn listed(ledger: &Ledger) -> String {
+    let kept: Vec<String> = ledger
+        .history
+        .good_numbers()
+        .into_iter()
+        .filter(|n| ledger.config_path(*n).exists())
+        .map(|n| n.to_string())
+        .collect();
+    match kept.is_empty() {
+        true => "none is kept".into(),
+        false => format!("kept are {}", kept.join(", ")),
+    }
+}
+
+/// The services that a release has otherwise than the current one; all of them where it is the same.
+fn differing(chosen: &Record, current: &Record) -> Vec<String> {
+    let differs = |(name, placed): &(&String, &Placed)| {
+        current.services.get(*name).is_some_and(|now| !now.same_content(placed))
+    };
+    let names: Vec<String> = chosen.services.iter().filter(differs).map(|(name, _)| name.clone()).collect();
+    match names.is_empty() {
+        true => chosen.services.keys().cloned().collect(),
+        false => names,
+    }
+}
+
+/// What going back works with.
+struct Back<'a> {
+    docker: &'a Docker,
+    ledger: &'a Ledger,
+    folder: PathBuf,
+    flags: Flags,
+    rollout: &'a RolloutArgs,
+    report: Report,
+    stop: &'a Stop,
+    /// The project is a stack of a Swarm.
+    is_stack: bool,
+}
+
+impl Back<'_> {
+    /// The services of these names, as the current release knows them: both sides of a pair.
+    fn services_named(&self, names: &[String]) -> Result<Vec<String>> {
+        let Some(current) = self.ledger.history.current().filter(|_| !names.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let text = self.ledger.config(current.number)?;
+        let project =
+            Project::read(&text, &format!("release {}", current.number), &self.flags).map_err(Fault::from)?;
+        let targets = asked::as_targets(&project, names)?;
+        Ok(targets.iter().flat_map(Target::services).map(String::from).collect())
+    }
+
+    /// The same rollout as a deploy, towards what was recorded.
+    fn put_back(&self, asked: &Asked) -> Result<()> {
+        let (record, ledger) = (asked.record, self.ledger);
+        let source = format!("release {}", record.number);
+        if !self.is_stack {
+            stack::refuse_flags(&self.rollout.swarm)?;
+        } else {
+            let text = ledger.config(record.number)?;
+            let flags = self.flags.clone();
+            let definition = Definition::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
+            let (ledger, told) = (ledger.reopened()?, (self.report, self.stop));
+            let aim = (asked.number, asked.kind);
+            return stack::put_back(&definition, &asked.services, aim, ledger, self.rollout, told);
+        }
+        let mut snapshot = Snapshot::read(&ledger.config(record.number)?).map_err(Fault::from)?;
+        let mut placed = BTreeMap::new();
+        let mut references = BTreeMap::new();
+        for service in &asked.services {
+            let its = &record.services[service];
+            let reference = images::provide(self.docker, &ledger.project, service, its)?;
+            snapshot.set_image(service, &reference);
+            references.insert(service.clone(), reference);
+            placed.insert(service.clone(), its.clone());
+        }
+        let services: Vec<&str> = asked.services.iter().map(String::as_str).collect();
+        let text = ledger.text_after(&snapshot.text(), &services)?;
+        let mut definition =
+            Definition::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
+        definition.write(ledger, asked.number, self.rollout.dry_run)?;
+        let mut targets = asked::as_targets(&definition.project, &asked.services)?;
+        asked::dependencies_first(&definition.project, &mut targets);
+        let containers = definition.docker.containers()?;
+        let proxies = scene::detect(&definition.docker, &containers)?;
+        checks::targets(&definition.project, &targets, &proxies)?;
+        let wanted = recorded(&definition.docker, &placed, &references)?;
+        let after = OneShots { before: BTreeSet::new(), ..OneShots::of(&definition.project, &targets) };
+        let run = Run {
+            definition: &definition,
+            wanted: &wanted,
+            proxies: &proxies,
+            ledger,
+            kind: asked.kind,
+            number: asked.number,
+            sizes: placed.iter().map(|(service, p)| (service.clone(), p.replicas as usize)).collect(),
+            images: BTreeSet::new(),
+            placed,
+            shots: after,
+            rollout: self.rollout,
+            report: self.report,
+            stop: self.stop,
+        };
+        run.go(&targets, containers)
+    }
+}
+
+/// What tells an instance of a recorded release: its image, and its configuration as the file gave it then, or as the
+/// record gives it now.
+fn recorded(
+    docker: &Docker,
+    placed: &BTreeMap<String, Placed>,
+    references: &BTreeMap<String, String>,
+) -> Result<Wanted> {
+    let now = docker.hashes()?;
+    let mut wanted = Wanted::default();
+    for (service, placed) in placed {
+        let hashes = [Some(placed.config_hash.clone()), now.get(service).cloned()];
+        wanted.hashes.insert(service.clone(), hashes.into_iter().flatten().collect());
+        wanted.images.extend(docker.image(&references[service])?.map(|image| (service.clone(), image)));
+    }
+    Ok(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::FORMAT;
+    use crate::release::store::Store;
+
+    /// Releases such as `app1 db1`, oldest first: what each service is of after them.
+    fn ledger(releases: &[&str]) -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path(), "p").unwrap();
+        let mut before: BTreeMap<String, Placed> = BTreeMap::new();
+        for (words, number) in releases.iter().zip(1..) {
+            let services: BTreeMap<String, Placed> = words.split(' ').map(|w| placed(w, number)).collect();
+            let changed = services.iter().filter(|(s, p)| !before.get(*s).is_some_and(|b| b.same_content(p)));
+            let deployed = changed.map(|(s, _)| s.clone()).collect();
+            store.write_config(number, "services: {}").unwrap();
+            store.write(&record(number, services.clone(), deployed)).unwrap();
+            before = services;
+        }
+        let ledger = Ledger::open(dir.path(), "p").unwrap();
+        (dir, ledger)
+    }
+
+    fn placed(word: &str, since: u32) -> (String, Placed) {
+        let (service, version) = word.split_at(word.len() - 1);
+        let placed = Placed {
+            image: format!("{service}:{version}"),
+            image_id: format!("sha256:{version}"),
+            digests: Vec::new(),
+            config_hash: "h".into(),
+            replicas: 1,
+            since,
+            by_flag: false,
+        };
+        (service.into(), placed)
+    }
+
+    fn record(number: u32, services: BTreeMap<String, Placed>, deployed: Vec<String>) -> Record {
+        Record {
+            format: FORMAT,
+            number,
+            project: "p".into(),
+            kind: Kind::Deploy,
+            outcome: Outcome::Deployed,
+            reason: None,
+            services,
+            deployed,
+            git: None,
+            by: "me".into(),
+            command: String::new(),
+            started: String::new(),
+            seconds: 0.0,
+            cut: 0,
+        }
+    }
+
+    /// The release and its services, as `1: app`.
+    fn chosen(ledger: &Ledger, services: &[&str], to: Option<u32>) -> String {
+        let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
+        match choose(ledger, &services, to) {
+            Ok(asked) => format!("{}: {}", asked.record.number, asked.services.join(" ")),
+            Err(fault) => fault.message,
+        }
+    }
+
+    #[test]
+    fn without_a_name_what_the_last_rollout_changed_is_put_back() {
+        let (_dir, ledger) = ledger(&["app1 db1", "app2 db1", "app2 db2"]);
+        assert_eq!(chosen(&ledger, &[], None), "2: db");
+        assert_eq!(chosen(&ledger, &["app"], None), "1: app");
+        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+    }
+
+    #[test]
+    fn a_service_that_was_new_has_nothing_to_go_back_to() {
+        let (_dir, ledger) = ledger(&["app1", "app1 worker1"]);
+        assert_eq!(chosen(&ledger, &[], None), "there is no release of `p` before the current one");
+        assert_eq!(
+            chosen(&ledger, &["worker"], None),
+            "there is no release of `worker` before the current one"
+        );
+    }
+
+    #[test]
+    fn a_new_service_beside_a_changed_one_stays() {
+        let (_dir, ledger) = ledger(&["app1", "app2 worker1"]);
+        assert_eq!(chosen(&ledger, &[], None), "1: app");
+    }
+
+    #[test]
+    fn a_number_that_is_not_kept_is_refused_with_those_that_are() {
+        let (_dir, ledger) = ledger(&["app1", "app2"]);
+        assert_eq!(chosen(&ledger, &[], Some(9)), "release 9 is not recorded");
+        assert_eq!(listed(&ledger), "kept are 2, 1");
+    }
+
+    #[test]
+    fn what_did_not_get_to_its_end_goes_back_to_the_last_good_one() {
+        let (dir, ledger) = ledger(&["app1 db1", "app2 db1"]);
+        let store = Store::new(dir.path(), "p").unwrap();
+        let heading = crate::release::Wanted {
+            format: FORMAT,
+            number: 3,
+            kind: Kind::Deploy,
+            services: vec!["db".into()],
+            replaced: Vec::new(),
+            last_good: Some(2),
+            paused: true,
+        };
+        store.set_wanted(&heading).unwrap();
+        let ledger = ledger.reopened().unwrap();
+        assert_eq!(chosen(&ledger, &[], None), "2: db");
+        assert_eq!(chosen(&ledger, &["db"], None), "2: db");
+        assert_eq!(chosen(&ledger, &["app"], None), "1: app");
+        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+    }
+}

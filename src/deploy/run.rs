@@ -1,0 +1,291 @@
+//! One run of a command: looks at every target, plans, does it, and writes down what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::asked::Target;
+use super::checks;
+use super::definition::Definition;
+use super::goals;
+use super::ledger::{Course, Entry, Ledger};
+use super::oneshot::OneShots;
+use super::part::{Part, Terms};
+use super::scene::{self, Viewer, Wanted};
+use crate::cli::RolloutArgs;
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::Project;
+use crate::plan::Stage;
+use crate::proxy::Proxy;
+use crate::release::{Kind, Placed};
+use crate::report::{Deployed, Event, Report, Warning};
+use crate::rollout::{Stopped, Tools};
+use crate::wait::Stop;
+
+/// One run of a command, once it is known what it puts in place.
+pub struct Run<'a> {
+    pub definition: &'a Definition,
+    pub wanted: &'a Wanted,
+    /// All of the engine's.
+    pub proxies: &'a [Arc<dyn Proxy>],
+    pub ledger: &'a Ledger,
+    pub kind: Kind,
+    pub number: u32,
+    /// How many instances, where the file or what runs does not say.
+    pub sizes: BTreeMap<String, usize>,
+    /// Services whose image came from a flag.
+    pub images: BTreeSet<String>,
+    /// As a release has them that is put back; a new one is written anew.
+    pub placed: BTreeMap<String, Placed>,
+    pub shots: OneShots,
+    pub rollout: &'a RolloutArgs,
+    pub report: Report,
+    pub stop: &'a Stop,
+}
+
+impl<'a> Run<'a> {
+    pub fn docker(&self) -> &'a Docker {
+        &self.definition.docker
+    }
+
+    pub fn project(&self) -> &'a Project {
+        &self.definition.project
+    }
+
+    /// All targets: observe → plan → execute → report. `containers` are all of the engine's, read just now.
+    pub fn go(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
+        let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
+        let mut parts = Vec::new();
+        for viewer in &viewers {
+            parts.push(self.part(viewer, &containers)?);
+        }
+        let (mut parts, idle): (Vec<Part>, Vec<Part>) =
+            parts.into_iter().partition(|part| !part.plan.steps.is_empty());
+        idle.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
+        if parts.is_empty() {
+            idle.iter().for_each(|part| self.unchanged(part));
+            return self.nothing(&idle);
+        }
+        let down = self.down(targets, &containers);
+        parts.iter().for_each(|part| self.announce(part));
+        self.left_alone(&containers, targets)?;
+        for part in &parts {
+            checks::collateral(self.docker(), &part.plan, &down)?;
+        }
+        for part in &parts {
+            self.prepare(part, &parts, &containers)?;
+        }
+        if self.rollout.dry_run {
+            parts.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
+            return Ok(());
+        }
+        self.carry_out(&mut parts, &down)?;
+        idle.iter().for_each(|part| self.unchanged(part));
+        Ok(())
+    }
+
+    fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<Viewer<'b>> {
+        Ok(Viewer {
+            docker: self.docker(),
+            project: self.project(),
+            wanted: self.wanted,
+            target,
+            proxies: scene::fronting(self.docker(), self.project(), target, containers, self.proxies)?,
+        })
+    }
+
+    fn part<'b>(&'b self, viewer: &'b Viewer<'b>, containers: &[Container]) -> Result<Part<'b>> {
+        let probes = viewer.probes()?;
+        // Before a proxy is asked anything: what keeps it from answering is said here, with its fix.
+        let warnings = self.warnings(viewer, &probes, containers)?;
+        let scene = viewer.look_at(containers.to_vec())?;
+        let strategy = self.strategy(viewer, &probes, &scene)?;
+        let service = &self.project().services[viewer.target.services()[0]];
+        let back = goals::pace(service, &service.rollback, !viewer.proxies.is_empty(), false);
+        let terms = Terms { update: *self.policy(service), back, warnings };
+        Ok(Part::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
+    }
+
+    /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy. They go
+    /// last: a proxy whose own discovery takes over again also sees instances of the others that are not ready yet.
+    fn unchanged(&self, part: &Part) {
+        if !self.rollout.dry_run
+            && let Err(error) = part.release()
+        {
+            self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
+        }
+    }
+
+    /// Everything is as it is wanted: what runs is a release all the same, so that there is one to go back to.
+    fn nothing(&self, idle: &[Part]) -> Result<()> {
+        if self.rollout.dry_run {
+            return Ok(());
+        }
+        let entry = self.entry(idle)?;
+        let known = |(service, placed): (&String, &Placed)| {
+            let current = self.ledger.history.current().and_then(|r| r.services.get(service));
+            current.is_some_and(|c| c.same_content(placed))
+        };
+        if entry.placed.iter().all(known) && self.ledger.heading.is_none() {
+            self.ledger.forget(&entry);
+            return Ok(());
+        }
+        self.ledger.begin(self.docker(), &entry, self.report)?;
+        let course = Course::of(None, false, self.report.elapsed(), 0);
+        self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
+        self.report.event(&Event::Release { number: entry.number, to: self.back_to() });
+        Ok(())
+    }
+
+    fn tools<'v>(&'v self, viewer: &'v Viewer) -> Tools<'v> {
+        Tools {
+            docker: self.docker(),
+            project: self.project(),
+            proxies: &viewer.proxies,
+            report: self.report,
+        }
+    }
+
+    /// Does it, and writes down what became of it.
+    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<()> {
+        let entry = self.entry(parts)?;
+        self.ledger.begin(self.docker(), &entry, self.report)?;
+        let started = self.report.elapsed();
+        if let Err(error) =
+            self.start_needed(down).and_then(|()| self.run_shots("before", &self.shots.before))
+        {
+            self.ledger.forget(&entry);
+            return Err(error);
+        }
+        let ended = self.stages(parts);
+        let done = ended.map_err(|(at, stopped)| self.failed(parts, at, stopped));
+        let took = self.report.elapsed().saturating_sub(started);
+        let cut = parts.iter().map(Part::cut).sum();
+        let fault = done.as_ref().err().map(|(fault, _)| fault);
+        let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
+        self.ledger.end(
+            self.docker(),
+            &entry,
+            Course::of(fault, paused, took, cut),
+            self.project().keep,
+            self.report,
+        );
+        match done {
+            Ok(()) => parts.iter().for_each(|part| self.tell_deployed(part, took)),
+            Err((fault, true)) => return Err(fault.into()),
+            Err((fault, false)) => return Err(self.last_good(parts, fault).into()),
+        }
+        Ok(())
+    }
+
+    fn tell_deployed(&self, part: &Part, took: Duration) {
+        let (target, serving) = (part.name(), part.in_rotation());
+        self.report.deployed(&Deployed {
+            target,
+            serving,
+            release: self.number,
+            back_to: self.back_to(),
+            took,
+        });
+    }
+
+    /// The release that is put back.
+    fn back_to(&self) -> Option<u32> {
+        match self.kind {
+            Kind::Rollback { to } => Some(to),
+            _ => None,
+        }
+    }
+
+    /// All bring up before the first switches, or one after the other; what served before goes only once all have
+    /// switched. Tells which one ended it.
+    fn stages(&self, parts: &mut [Part]) -> Result<(), (usize, Stopped)> {
+        let each = |parts: &mut [Part], stages: &[Stage]| {
+            for (n, part) in parts.iter_mut().enumerate() {
+                stages.iter().try_for_each(|s| part.run(*s)).map_err(|stopped| (n, stopped))?;
+            }
+            Ok(())
+        };
+        match self.rollout.one_by_one {
+            true => each(parts, &[Stage::BringUp, Stage::Switch])?,
+            false => {
+                each(parts, &[Stage::BringUp])?;
+                each(parts, &[Stage::Switch])?;
+            }
+        }
+        self.run_shots("after", &self.shots.after).map_err(|error| {
+            let fault = Fault::from_error(error);
+            (0, Stopped { serves: false, failed: Vec::new(), fault })
+        })?;
+        each(parts, &[Stage::Clean])
+    }
+
+    /// One-shots, one after the other. A release that is put back runs none: they are made for going forward.
+    fn run_shots(&self, when: &'static str, shots: &BTreeSet<String>) -> Result<()> {
+        for service in shots.iter().filter(|_| self.kind == Kind::Deploy) {
+            self.report.event(&Event::Running(service.clone()));
+            let worked = self.docker().run_service(service)?;
+            if let Some(signal) = self.stop.signal() {
+                return Err(Fault::interrupted(signal).into());
+            }
+            if !worked {
+                let end = if when == "before" { "; nothing was changed" } else { "" };
+                return Err(Fault::unchanged(format!("`{service}` (`x-zd.{when}`) failed{end}"))
+                    .hint("what it said stands above")
+                    .into());
+            }
+            self.report.event(&Event::Ran(service.clone()));
+        }
+        Ok(())
+    }
+
+    /// Starts what it depends on and is down; what runs is left alone, whatever has changed in it.
+    fn start_needed(&self, down: &[&str]) -> Result<()> {
+        if down.is_empty() {
+            return Ok(());
+        }
+        self.report.event(&Event::StartingNeeded(down.join(", ")));
+        self.docker().start_services(down)
+    }
+
+    /// What this run will have put in place.
+    fn entry(&self, parts: &[Part]) -> Result<Entry> {
+        let mut placed = BTreeMap::new();
+        for (service, replicas) in parts.iter().flat_map(Part::goals) {
+            let as_it_was = self.placed.get(service).cloned();
+            let one = as_it_was.unwrap_or_else(|| self.new_placed(service, replicas));
+            placed.insert(service.to_string(), one);
+        }
+        let services: Vec<&str> = placed.keys().map(String::as_str).collect();
+        Ok(Entry {
+            number: self.number,
+            kind: self.kind,
+            text: self.ledger.text_after(&self.definition.snapshot.text(), &services)?,
+            placed,
+            replaced: self.wanted.replaced.iter().cloned().collect(),
+            folder: self.definition.folder.clone(),
+        })
+    }
+
+    fn new_placed(&self, service: &str, replicas: usize) -> Placed {
+        let image = self.wanted.images.get(service).cloned().unwrap_or_default();
+        let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).cloned().unwrap_or_default();
+        let new = Placed {
+            image: self.project().services[service].image.clone(),
+            image_id: image.id,
+            digests: image.repo_digests,
+            config_hash: hash,
+            replicas: replicas as u32,
+            since: self.number,
+            by_flag: self.images.contains(service),
+        };
+        // An image that is there since an earlier release keeps that one's tag.
+        let before = self.ledger.history.current().and_then(|r| r.services.get(service));
+        let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
+        Placed { since, ..new }
+    }
+}

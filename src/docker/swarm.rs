@@ -1,0 +1,231 @@
+//! What is asked of a Swarm manager, and what it is told.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Docker, Done, engine_fault};
+use crate::fault::Fault;
+use crate::swarm::state::{RawService, RawTask};
+
+/// The label that ties a service to its stack.
+const NAMESPACE: &str = "com.docker.stack.namespace";
+
+/// How long a manager may take for an answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// How long it may take to be given a stack: images are looked up in their registries meanwhile.
+const DEPLOY: Duration = Duration::from_secs(300);
+
+/// Longest wait for a task's log.
+const LOGS: Duration = Duration::from_secs(5);
+
+/// How `docker stack deploy` is told to look images up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResolveImage {
+    Always,
+    Changed,
+    Never,
+}
+
+/// A machine of the Swarm.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Node {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub hostname: String,
+}
+
+impl ResolveImage {
+    pub fn word(self) -> &'static str {
+        match self {
+            ResolveImage::Always => "always",
+            ResolveImage::Changed => "changed",
+            ResolveImage::Never => "never",
+        }
+    }
+}
+
+impl Docker {
+    /// The ids of a stack's services; `None` where the engine is no manager of a Swarm.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
+        let filter = format!("label={NAMESPACE}={stack}");
+        let words = ["service", "ls", "--quiet", "--filter", &filter];
+        let done = self.ask(&words)?;
+        match done.ok() {
+            true => Ok(Some(done.stdout.split_whitespace().map(String::from).collect())),
+            false if is_no_manager(&done) => Ok(None),
+            false => Err(engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// Which Swarm the engine manages; every manager of it says the same.
+    ///
+    /// # Errors
+    /// No engine, or one that is no manager.
+    pub fn cluster(&self) -> Result<String> {
+        let id = self.ask_checked(&["info", "--format", "{{with .Swarm.Cluster}}{{.ID}}{{end}}"])?;
+        match id.trim() {
+            "" => Err(no_manager().into()),
+            id => Ok(id.into()),
+        }
+    }
+
+    /// A manager on another machine may fall silent in the middle of a question.
+    fn ask(&self, words: &[&str]) -> Result<Done> {
+        let done = self.run_within(&self.docker_words(words), None, ANSWER)?;
+        Ok(done.ok_or_else(|| silent(words, ANSWER))?)
+    }
+
+    fn ask_checked(&self, words: &[&str]) -> Result<String> {
+        let done = self.ask(words)?;
+        match done.ok() {
+            true => Ok(done.stdout),
+            false => Err(engine_fault(words, &done).into()),
+        }
+    }
+
+    /// Services by id; one that is gone is left out.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn inspect_services(&self, ids: &[String]) -> Result<Vec<RawService>> {
+        self.inspect_all(&["service", "inspect"], ids)
+    }
+
+    /// Every task of a stack that Swarm still remembers.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn tasks(&self, stack: &str) -> Result<Vec<RawTask>> {
+        let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
+        let done = self.ask(&words)?;
+        if !done.ok() && !done.stderr.contains("nothing found in stack") {
+            return Err(engine_fault(&words, &done).into());
+        }
+        let ids: Vec<String> = done.stdout.split_whitespace().map(String::from).collect();
+        self.inspect_all(&["inspect", "--type", "task"], &ids)
+    }
+
+    fn inspect_all<T: DeserializeOwned>(&self, command: &[&str], ids: &[String]) -> Result<Vec<T>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let words: Vec<&str> = command.iter().copied().chain(ids.iter().map(String::as_str)).collect();
+        let done = self.ask(&words)?;
+        let gone = |line: &str| {
+            let line = line.to_lowercase();
+            line.contains("no such") || line.contains("not found")
+        };
+        match done.ok() || done.stderr.lines().all(gone) {
+            true => Ok(serde_json::from_str(&done.stdout)?),
+            false => Err(engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// The machines of the Swarm.
+    ///
+    /// # Errors
+    /// No engine, or one that is no manager.
+    pub fn nodes(&self) -> Result<Vec<Node>> {
+        let lines = self.ask_checked(&["node", "ls", "--format", "{{json .}}"])?;
+        Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    }
+
+    /// Gives Swarm a stack's file; services that are not in it stay.
+    ///
+    /// # Errors
+    /// What docker or Swarm refuses; some services may have been updated by then.
+    pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
+        let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
+        words.extend(["--compose-file", "-", stack]);
+        let done = self.run_within(&self.docker_words(&words), Some(file), DEPLOY)?;
+        let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
+        match done.ok() {
+            true => Ok(()),
+            false => Err(stack_fault(&words, &done).into()),
+        }
+    }
+
+    /// Swarm's own way back: the spec before the last change, which becomes the one before in turn.
+    ///
+    /// # Errors
+    /// A service that has none.
+    pub fn service_rollback(&self, id: &str) -> Result<()> {
+        self.ask_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
+    }
+
+    /// Replaces every task of a service although nothing has changed.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn service_force(&self, id: &str) -> Result<()> {
+        self.ask_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
+    }
+
+    /// The last lines that a task's container printed, wherever it ran; not waited for where its node is gone.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started.
+    pub fn task_logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
+        let tail = lines.to_string();
+        let words = ["service", "logs", "--raw", "--tail", &tail, id];
+        let done = self.run_within(&self.docker_words(&words), None, LOGS)?.unwrap_or_default();
+        let both = done.stdout.lines().chain(done.stderr.lines().filter(|_| done.ok()));
+        Ok(both.map(String::from).collect())
+    }
+
+    /// Removes services, and the tasks with them.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn remove_services(&self, ids: &[String]) -> Result<()> {
+        match ids.is_empty() {
+            true => Ok(()),
+            false => {
+                let words: Vec<&str> =
+                    ["service", "rm"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+                self.ask_checked(&words).map(drop)
+            }
+        }
+    }
+}
+
+/// An engine that cannot be asked of a Swarm.
+pub fn no_manager() -> Fault {
+    Fault::unchanged("this engine is no manager of a Swarm").hint(
+        "`docker swarm init` makes it one; another engine is named with `--context` or `--host`; \
+         `--engine compose` deploys on this machine alone",
+    )
+}
+
+fn silent(words: &[&str], limit: Duration) -> Fault {
+    let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+    Fault::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
+}
+
+fn is_no_manager(done: &Done) -> bool {
+    done.stderr.contains("not a swarm manager") || done.stderr.contains("not part of a swarm")
+}
+
+/// What a refused stack is told with: the usual causes have a fix.
+fn stack_fault(words: &[&str], done: &Done) -> Fault {
+    let fault = engine_fault(words, done);
+    let said = done.said();
+    if said.contains("only updates to Labels are allowed") {
+        return fault.hint(
+            "a secret or config of a stack never changes: give it a name with its version in it, such as \
+             `configs.site.name: site-${VERSION}`",
+        );
+    }
+    if said.contains("cannot be used with services") || said.contains("scope") {
+        return fault.hint("a stack's networks are overlay networks: remove `driver` from `networks`");
+    }
+    fault
+}

@@ -1,0 +1,299 @@
+//! `deploy.update_config` and `deploy.rollback_config`: how instances are replaced, what counts as a failure of the
+//! update, and what is done about it. The rules are SwarmKit's `updater.go` and `api/defaults/service.go`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::Order;
+
+/// What is done once more instances have failed than may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureAction {
+    /// Stop where it is, until somebody goes on or back.
+    Pause,
+    /// Go on, whatever fails.
+    Continue,
+    /// Bring back what served before.
+    Rollback,
+}
+
+/// How a service is updated or rolled back.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// Instances replaced at a time; 0 is all at once.
+    pub parallelism: u32,
+    /// Time between two batches.
+    pub delay: Duration,
+    /// How long a new instance that fails after it was ready still counts; 0 does not watch.
+    pub monitor: Option<Duration>,
+    pub action: FailureAction,
+    /// The share of the instances replaced that may fail, from 0 to 1.
+    pub max_failure_ratio: f64,
+    /// As asked for.
+    pub order: Option<Order>,
+}
+
+/// What was asked for, by the file or by flags; nothing is required.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateWish {
+    pub parallelism: Option<u32>,
+    pub delay: Option<Duration>,
+    pub monitor: Option<Duration>,
+    pub action: Option<FailureAction>,
+    pub max_failure_ratio: Option<f64>,
+    pub order: Option<Order>,
+}
+
+/// A key that is impossible: its name, and how to put it right.
+type Impossible = (&'static str, String);
+
+impl Update {
+    /// Without any configuration: all at once, and back at the first failure.
+    const PLAIN: Update = Update {
+        parallelism: 0,
+        delay: Duration::ZERO,
+        monitor: None,
+        action: FailureAction::Rollback,
+        max_failure_ratio: 0.0,
+        order: None,
+    };
+
+    /// SwarmKit's defaults, where a file has the block (`api/defaults/service.go`); the order is ours.
+    const SWARM: Update = Update {
+        parallelism: 1,
+        monitor: Some(Duration::from_secs(5)),
+        action: FailureAction::Pause,
+        ..Update::PLAIN
+    };
+
+    /// The block of the file over the defaults that go with it, and the flags over both.
+    pub fn resolve(file: Option<&UpdateWish>, flags: &UpdateWish) -> Update {
+        let base = if file.is_some() { Update::SWARM } else { Update::PLAIN };
+        flags.over(file.map_or(base, |wish| wish.over(base)))
+    }
+
+    /// How a service is put back: in batches as it is replaced, where nobody says otherwise. What has no place for more
+    /// than these on the way forward has none on the way back.
+    pub fn resolve_back(file: Option<&UpdateWish>, flags: &UpdateWish, forward: &Update) -> Update {
+        let asked = Update::resolve(file, flags).of_rollback();
+        match file.is_some() || flags.parallelism.is_some() {
+            true => asked,
+            false => Update { parallelism: forward.parallelism, ..asked },
+        }
+    }
+
+    /// A rollback that fails pauses, whatever was asked for: never roll back a rollback.
+    fn of_rollback(self) -> Update {
+        match self.action {
+            FailureAction::Rollback => Update { action: FailureAction::Pause, ..self },
+            _ => self,
+        }
+    }
+
+    /// In the precision that SwarmKit counts in.
+    fn within_ratio(&self, slots: usize) -> usize {
+        let within = |failed: &usize| *failed as f32 / slots as f32 <= self.max_failure_ratio as f32;
+        (0..=slots).rev().find(within).unwrap_or(0)
+    }
+
+    /// How many of `slots` instances may fail: the update ends once `failed / slots` is above the ratio.
+    pub fn tolerated(&self, slots: usize) -> usize {
+        match self.action {
+            FailureAction::Continue => usize::MAX,
+            _ => self.within_ratio(slots),
+        }
+    }
+}
+
+impl UpdateWish {
+    fn over(&self, base: Update) -> Update {
+        Update {
+            parallelism: self.parallelism.unwrap_or(base.parallelism),
+            delay: self.delay.unwrap_or(base.delay),
+            monitor: self.monitor.or(base.monitor),
+            action: self.action.unwrap_or(base.action),
+            max_failure_ratio: self.max_failure_ratio.unwrap_or(base.max_failure_ratio),
+            order: self.order.or(base.order),
+        }
+    }
+
+    /// Reads the block of a file; Compose itself has checked the types that it knows.
+    pub fn read(raw: &RawUpdate) -> Result<UpdateWish, Impossible> {
+        Ok(UpdateWish {
+            parallelism: raw.parallelism,
+            delay: raw.delay.as_deref().map(|text| duration("delay", text)).transpose()?,
+            monitor: raw.monitor.as_deref().map(|text| duration("monitor", text)).transpose()?,
+            action: raw.failure_action.as_deref().map(action).transpose()?,
+            max_failure_ratio: raw.max_failure_ratio.as_ref().map(ratio).transpose()?,
+            order: raw.order.as_deref().map(order).transpose()?,
+        })
+    }
+}
+
+/// The block as Compose prints it.
+#[derive(Debug, Default, Deserialize)]
+pub struct RawUpdate {
+    parallelism: Option<u32>,
+    delay: Option<String>,
+    monitor: Option<String>,
+    failure_action: Option<String>,
+    max_failure_ratio: Option<Value>,
+    order: Option<String>,
+}
+
+fn duration(key: &'static str, text: &str) -> Result<Duration, Impossible> {
+    humantime::parse_duration(text)
+        .map_err(|_| (key, format!("`{text}` is no duration such as `500ms` or `1m30s`")))
+}
+
+fn action(text: &str) -> Result<FailureAction, Impossible> {
+    FailureAction::parse(text).ok_or(("failure_action", "set it to `pause`, `continue` or `rollback`".into()))
+}
+
+fn order(text: &str) -> Result<Order, Impossible> {
+    Order::parse(text).ok_or(("order", "set it to `start-first` or `stop-first`".into()))
+}
+
+fn ratio(value: &Value) -> Result<f64, Impossible> {
+    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    number
+        .filter(|r| (0.0..=1.0).contains(r))
+        .ok_or(("max_failure_ratio", "set it to a number from 0 to 1, such as 0.25".into()))
+}
+
+impl FailureAction {
+    pub fn parse(text: &str) -> Option<FailureAction> {
+        match text {
+            "pause" => Some(FailureAction::Pause),
+            "continue" => Some(FailureAction::Continue),
+            "rollback" => Some(FailureAction::Rollback),
+            _ => None,
+        }
+    }
+
+    /// As files and flags have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            FailureAction::Pause => "pause",
+            FailureAction::Continue => "continue",
+            FailureAction::Rollback => "rollback",
+        }
+    }
+}
+
+impl Order {
+    pub fn parse(text: &str) -> Option<Order> {
+        match text {
+            "start-first" => Some(Order::StartFirst),
+            "stop-first" => Some(Order::StopFirst),
+            _ => None,
+        }
+    }
+
+    /// As files and flags have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Order::StartFirst => "start-first",
+            Order::StopFirst => "stop-first",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str) -> Result<UpdateWish, Impossible> {
+        UpdateWish::read(&serde_yaml::from_str(yaml).unwrap())
+    }
+
+    #[test]
+    fn a_block_has_swarms_defaults_and_no_block_has_ours() {
+        let none = Update::resolve(None, &UpdateWish::default());
+        assert_eq!((none.parallelism, none.action), (0, FailureAction::Rollback));
+        assert_eq!(none.monitor, None);
+        let empty = read("{}").unwrap();
+        let block = Update::resolve(Some(&empty), &UpdateWish::default());
+        assert_eq!((block.parallelism, block.action), (1, FailureAction::Pause));
+        assert_eq!((block.delay, block.monitor), (Duration::ZERO, Some(Duration::from_secs(5))));
+        assert_eq!((block.max_failure_ratio, block.order), (0.0, None));
+    }
+
+    #[test]
+    fn every_key_is_read_and_a_flag_goes_before_it() {
+        let file = read(
+            "{parallelism: 2, delay: 1m30s, monitor: 2s, failure_action: continue, max_failure_ratio: 0.5, order: stop-first}",
+        )
+        .unwrap();
+        let read = Update::resolve(Some(&file), &UpdateWish::default());
+        let expected = Update {
+            parallelism: 2,
+            delay: Duration::from_secs(90),
+            monitor: Some(Duration::from_secs(2)),
+            action: FailureAction::Continue,
+            max_failure_ratio: 0.5,
+            order: Some(Order::StopFirst),
+        };
+        assert_eq!(read, expected);
+        let flags = UpdateWish { parallelism: Some(3), ..UpdateWish::default() };
+        assert_eq!(Update::resolve(Some(&file), &flags), Update { parallelism: 3, ..expected });
+        assert_eq!(Update::resolve(None, &flags), Update { parallelism: 3, ..Update::PLAIN });
+    }
+
+    #[test]
+    fn an_impossible_value_names_its_key() {
+        let cases = [
+            ("{delay: soon}", "delay"),
+            ("{monitor: '-'}", "monitor"),
+            ("{failure_action: panic}", "failure_action"),
+            ("{max_failure_ratio: 1.5}", "max_failure_ratio"),
+            ("{max_failure_ratio: -0.1}", "max_failure_ratio"),
+            ("{order: first}", "order"),
+        ];
+        for (yaml, key) in cases {
+            assert_eq!(read(yaml).unwrap_err().0, key, "{yaml}");
+        }
+    }
+
+    /// `failures / slots > ratio`, strictly, ends an update.
+    #[test]
+    fn as_many_may_fail_as_the_ratio_says() {
+        let tolerated = |ratio, slots| Update { max_failure_ratio: ratio, ..Update::SWARM }.tolerated(slots);
+        let cases = [
+            (0.0, 6, 0),
+            (0.34, 6, 2),
+            (0.5, 6, 3),
+            (0.5, 5, 2),
+            (1.0, 4, 4),
+            (0.1, 6, 0),
+            (0.3, 10, 3),
+            (0.5, 0, 0),
+        ];
+        for (ratio, slots, expected) in cases {
+            assert_eq!(tolerated(ratio, slots), expected, "{ratio} of {slots}");
+        }
+        let go_on = Update { action: FailureAction::Continue, ..Update::SWARM };
+        assert_eq!(go_on.tolerated(1), usize::MAX);
+    }
+
+    #[test]
+    fn a_service_is_put_back_in_batches_as_it_is_replaced_where_nobody_says_otherwise() {
+        let forward = Update { parallelism: 2, ..Update::SWARM };
+        let none = UpdateWish::default();
+        let four = UpdateWish { parallelism: Some(4), ..UpdateWish::default() };
+        let parallelism = |file, flags| Update::resolve_back(file, flags, &forward).parallelism;
+        assert_eq!(parallelism(None, &none), 2);
+        assert_eq!(parallelism(Some(&none), &none), 1);
+        assert_eq!(parallelism(Some(&four), &none), 4);
+        assert_eq!(parallelism(None, &four), 4);
+    }
+
+    #[test]
+    fn a_rollback_is_never_rolled_back() {
+        let action = |action| Update { action, ..Update::PLAIN }.of_rollback().action;
+        assert_eq!(action(FailureAction::Rollback), FailureAction::Pause);
+        assert_eq!(action(FailureAction::Continue), FailureAction::Continue);
+    }
+}

@@ -1,0 +1,243 @@
+//! Numbered releases: what each put in place, the images kept for it, and which one to go back to.
+
+pub mod images;
+pub mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::git::Git;
+
+/// The format of every file written here; a newer one is refused rather than half understood.
+pub const FORMAT: u32 = 1;
+
+/// How many records stay at most, those that nothing can go back to included.
+const HISTORY: usize = 200;
+
+/// One service as a release put it in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// The reference, as the file or `--image` named it.
+    pub image: String,
+    pub image_id: String,
+    /// `RepoDigests`, to pull it again; none for an image that was built here.
+    #[serde(default)]
+    pub digests: Vec<String>,
+    /// As Compose labels the containers.
+    pub config_hash: String,
+    pub replicas: u32,
+    /// The release that put it in place; its image has the tag `r{since}`.
+    pub since: u32,
+    /// The image came from `--image`.
+    #[serde(default)]
+    pub by_flag: bool,
+}
+
+impl Placed {
+    /// What it runs is the same, whatever its image is called and since when it is there.
+    pub fn same_content(&self, other: &Placed) -> bool {
+        self.content() == other.content()
+    }
+
+    fn content(&self) -> (&str, &str, u32) {
+        (&self.config_hash, &self.image_id, self.replicas)
+    }
+}
+
+/// What a rollout was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Deploy,
+    Rollback {
+        to: u32,
+    },
+    /// Found running at the first deploy.
+    Adopted,
+}
+
+/// How a rollout ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Deployed,
+    Failed,
+    Paused,
+    Interrupted,
+}
+
+/// A release: durable, and never changed once it is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub format: u32,
+    pub number: u32,
+    pub project: String,
+    pub kind: Kind,
+    pub outcome: Outcome,
+    /// Why it did not deploy.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Everything in place after it, whether this rollout touched it or not.
+    pub services: BTreeMap<String, Placed>,
+    /// The services this rollout was about.
+    pub deployed: Vec<String>,
+    #[serde(default)]
+    pub git: Option<Git>,
+    /// `user@host`.
+    pub by: String,
+    pub command: String,
+    /// RFC 3339, in UTC.
+    pub started: String,
+    pub seconds: f64,
+    /// Requests that were cut off at the drain timeout.
+    #[serde(default)]
+    pub cut: u64,
+}
+
+impl Record {
+    /// It can be gone back to.
+    pub fn is_good(&self) -> bool {
+        self.outcome == Outcome::Deployed
+    }
+
+    pub fn same_content(&self, other: &Record) -> bool {
+        self.content() == other.content()
+    }
+
+    fn content(&self) -> Vec<(&str, (&str, &str, u32))> {
+        self.services.iter().map(|(name, placed)| (name.as_str(), placed.content())).collect()
+    }
+
+    fn images(&self) -> impl Iterator<Item = (String, u32)> {
+        self.services.iter().map(|(name, placed)| (name.clone(), placed.since))
+    }
+
+    /// It has all of these services, and one of them differs; without names it is the whole that differs.
+    fn differs(&self, current: &Record, services: &[String]) -> bool {
+        let pair = |name: &String| Some((self.services.get(name)?, current.services.get(name)));
+        let pairs: Option<Vec<_>> = services.iter().map(pair).collect();
+        match pairs {
+            _ if services.is_empty() => !self.same_content(current),
+            Some(pairs) => pairs.iter().any(|(then, now)| !now.is_some_and(|now| now.same_content(then))),
+            None => false,
+        }
+    }
+}
+
+/// `wanted.json`: what a rollout under way heads for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    pub format: u32,
+    pub number: u32,
+    pub kind: Kind,
+    pub services: Vec<String>,
+    /// The ids of the containers that a `--force` replaces: hashes cannot tell those.
+    #[serde(default)]
+    pub replaced: Vec<String>,
+    #[serde(default)]
+    pub last_good: Option<u32>,
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// All records of a project, oldest first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct History {
+    records: Vec<Record>,
+}
+
+/// What stays of a history.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The releases whose record stays.
+    pub records: BTreeSet<u32>,
+    /// The releases whose configuration stays: those that can be gone back to.
+    pub configs: BTreeSet<u32>,
+    /// The images whose tag `r{since}` stays, as service and `since`.
+    pub images: BTreeSet<(String, u32)>,
+}
+
+impl History {
+    pub fn new(mut records: Vec<Record>) -> History {
+        records.sort_by_key(|r| r.number);
+        History { records }
+    }
+
+    /// The release that serves: the newest good one.
+    pub fn current(&self) -> Option<&Record> {
+        self.good().next()
+    }
+
+    /// Where a rollback goes: back from the current release, the newest good one whose content differs, for the named
+    /// services only where some are named, and that has all of these.
+    ///
+    /// A rollback is a release of its own, so the next one returns to the newer content: Swarm's cyclic rule.
+    pub fn previous(&self, services: &[String]) -> Option<&Record> {
+        let current = self.current()?;
+        self.good().find(|r| r.differs(current, services))
+    }
+
+    pub fn get(&self, number: u32) -> Option<&Record> {
+        self.records.iter().find(|r| r.number == number)
+    }
+
+    /// The number of the next release: no number is used twice, one that a rollout under way has taken included.
+    pub fn next_number(&self, wanted: Option<&Wanted>) -> u32 {
+        let numbers = self.records.iter().map(|r| r.number).chain(wanted.map(|w| w.number));
+        numbers.max().unwrap_or(0).saturating_add(1)
+    }
+
+    /// The releases that can be gone back to, newest first.
+    pub fn good_numbers(&self) -> Vec<u32> {
+        self.good().map(|r| r.number).collect()
+    }
+
+    /// Every service that any release had.
+    pub fn services(&self) -> BTreeSet<String> {
+        self.records.iter().flat_map(|r| r.services.keys().cloned()).collect()
+    }
+
+    /// What stays when `keep` contents can be gone back to (at least one): every good release of one of these, under
+    /// whichever number somebody remembers it, with configuration and images; and as history every record that is not
+    /// older than the newest release of the last content.
+    pub fn kept(&self, keep: usize) -> Kept {
+        let mut contents: Vec<&Record> = Vec::new();
+        for record in self.good() {
+            if contents.len() < keep.max(1) && !contents.iter().any(|c| c.same_content(record)) {
+                contents.push(record);
+            }
+        }
+        let oldest = contents.last().map_or(0, |r| r.number);
+        let recent = || self.records.iter().rev().take(HISTORY);
+        let again = recent().filter(|r| r.is_good() && contents.iter().any(|c| c.same_content(r)));
+        let kept: Vec<&Record> = contents.iter().copied().chain(again).collect();
+        let configs: BTreeSet<u32> = kept.iter().map(|r| r.number).collect();
+        let history = recent().map(|r| r.number).filter(|n| *n >= oldest);
+        Kept {
+            records: history.chain(configs.iter().copied()).collect(),
+            configs,
+            images: kept.iter().flat_map(|r| r.images()).collect(),
+        }
+    }
+
+    /// What is kept of each image, once each: a prune may have taken a tag or a keeper since.
+    pub fn placed<'a>(&'a self, kept: &'a Kept) -> impl Iterator<Item = (&'a str, &'a Placed)> {
+        let services = kept.configs.iter().filter_map(|n| self.get(*n)).flat_map(|r| &r.services);
+        let by_tag: BTreeMap<(&str, u32), &Placed> =
+            services.map(|(name, placed)| ((name.as_str(), placed.since), placed)).collect();
+        by_tag.into_iter().map(|((name, _), placed)| (name, placed))
+    }
+
+    pub fn newest_first(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().rev()
+    }
+
+    fn good(&self) -> impl Iterator<Item = &Record> {
+        self.records.iter().rev().filter(|r| r.is_good())
+    }
+}
+
+#[cfg(test)]
+#[path = "release/tests.rs"]
+mod tests;

@@ -1,0 +1,211 @@
+//! The images of the releases that can be gone back to: a tag names each, a keeper holds it, and both go with the release.
+//!
+//! `docker image prune -a` takes every image that no container uses, tagged or not: a container that is never started
+//! holds it. Of an image in use it leaves one name, the last in the alphabet; [`provide`] gives ours again. (With the
+//! containerd store it leaves the names that containers were made from, so the keeper is made from the tag.)
+//! `docker system prune` removes stopped containers, this one included; then the tag alone holds the image until the next
+//! [`keep`], and with `-a` nothing does. `--filter label!=compose-zd.keeps` spares both.
+
+use std::collections::BTreeSet;
+
+use super::{Kept, Placed};
+use crate::docker::{Docker, Done, KEEPS};
+use crate::fault::Fault;
+
+/// The tag that a release gives the image of a service.
+pub fn tag_of(project: &str, service: &str, since: u32) -> String {
+    format!("{}:r{since}", repository(project, service))
+}
+
+fn repository(project: &str, service: &str) -> String {
+    format!("compose-zd/{}", component(project, service))
+}
+
+fn keeper_of(project: &str, service: &str, since: u32) -> String {
+    format!("compose-zd-keep-{}-r{since}", component(project, service))
+}
+
+/// A name that no other service of any project has, and that is legal in an image reference and as a container's.
+///
+/// `PROJECT-SERVICE`; with two dashes between where the project has some itself, for `shop` may have a service `eu-web`
+/// and `shop-eu` a service `web`. What cannot be written so is made legal, and told apart by a hash.
+fn component(project: &str, service: &str) -> String {
+    let joint = if project.contains('-') { "--" } else { "-" };
+    let plain = format!("{project}{joint}{service}");
+    if [project, service].iter().all(|part| is_alone(part)) && is_legal(&plain) {
+        return plain;
+    }
+    let lower = plain.to_lowercase();
+    let words: Vec<&str> =
+        lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let short: String = words.join("-").chars().take(LONGEST - 9).collect();
+    format!("{short}-{:08x}", hash(&format!("{project}/{service}")))
+}
+
+/// Two dashes in it or one at its edge could be taken for those between project and service.
+fn is_alone(part: &str) -> bool {
+    !part.contains("--") && !part.starts_with('-') && !part.ends_with('-')
+}
+
+/// Below the 255 characters that a repository may have, and the length of a file name.
+const LONGEST: usize = 128;
+
+/// The grammar of a path component in `distribution/reference`: letters and digits, with one `.`, one or two `_`, or
+/// dashes between them.
+fn is_legal(component: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_separator = |run: &str| ["", ".", "_", "__"].contains(&run) || run.chars().all(|c| c == '-');
+    let at_edge = component.starts_with(is_word) && component.ends_with(is_word);
+    component.len() <= LONGEST && at_edge && component.split(is_word).all(is_separator)
+}
+
+/// FNV-1a: the same in every version of this program, unlike the hashes of the standard library.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Tags the image of a service, and holds it. Can be repeated.
+///
+/// # Errors
+/// An image that is gone, a container of another's that has the name of our keeper, no engine.
+pub fn keep(docker: &Docker, project: &str, service: &str, placed: &Placed) -> Result<(), Fault> {
+    let tag = tag_of(project, service, placed.since);
+    docker.tag(&placed.image_id, &tag).map_err(Fault::from_error)?;
+    hold(docker, project, &keeper_of(project, service, placed.since), &tag).map_err(Fault::from_error)
+}
+
+/// Those whose image is there and that nothing of ours holds, out of what releases need.
+pub fn not_held<'a>(
+    docker: &Docker,
+    project: &str,
+    placed: impl Iterator<Item = (&'a str, &'a Placed)>,
+) -> Vec<(&'a str, &'a Placed)> {
+    let held = docker.keepers(project).unwrap_or_default();
+    let is_held = |(service, p): &(&str, &Placed)| held.contains(&keeper_of(project, service, p.since));
+    let is_there = |(_, p): &(&str, &Placed)| matches!(docker.image(&p.image_id), Ok(Some(_)));
+    placed.filter(|p| !is_held(p) && is_there(p)).collect()
+}
+
+fn hold(docker: &Docker, project: &str, keeper: &str, tag: &str) -> anyhow::Result<()> {
+    let Some(image) = docker.image(tag)? else {
+        return Ok(());
+    };
+    match docker.inspect(&[keeper.into()])?.first() {
+        Some(there) if there.label(KEEPS) != Some(project) => {
+            return Err(taken(keeper).into());
+        }
+        Some(there) if there.image_id == image.id => return Ok(()),
+        // The numbers began anew, with a new state folder.
+        Some(_) => docker.remove_with_volumes(keeper)?,
+        None => {}
+    }
+    docker.create_keeper(project, keeper, tag, &image)
+}
+
+fn taken(keeper: &str) -> Fault {
+    Fault::unchanged(format!(
+        "the container `{keeper}` is not of compose-zd, and has the name of one that holds an image"
+    ))
+    .hint("rename or remove it")
+}
+
+/// A reference of exactly this image: the one of the file while it still means the same, else our tag, which is made anew
+/// where the image is still there, or after pulling it again.
+///
+/// # Errors
+/// An image that is gone, and that no registry gives; no engine.
+pub fn provide(docker: &Docker, project: &str, service: &str, placed: &Placed) -> Result<String, Fault> {
+    let found = find(docker, project, service, placed).map_err(Fault::from_error)?;
+    found.ok_or_else(|| gone(service, placed))
+}
+
+fn find(docker: &Docker, project: &str, service: &str, placed: &Placed) -> anyhow::Result<Option<String>> {
+    let is_it = |reference: &str| -> anyhow::Result<bool> {
+        Ok(docker.image(reference)?.is_some_and(|image| image.id == placed.image_id))
+    };
+    let tag = tag_of(project, service, placed.since);
+    for reference in [&placed.image, &tag] {
+        if is_it(reference)? {
+            return Ok(Some(reference.clone()));
+        }
+    }
+    let mut there = is_it(&placed.image_id)?;
+    for digest in &placed.digests {
+        there = there || (docker.pull_image(digest)? && is_it(&placed.image_id)?);
+    }
+    if there {
+        docker.tag(&placed.image_id, &tag)?;
+    }
+    Ok(there.then_some(tag))
+}
+
+fn gone(service: &str, placed: &Placed) -> Fault {
+    let (image, since) = (&placed.image, placed.since);
+    let message = format!("`{service}`: the image `{image}` of release {since} is gone from this engine");
+    let (seen, hint) = match placed.digests.is_empty() {
+        true => {
+            ("it was built here, so that no registry has it", "deploy the revision of that release again")
+        }
+        false => {
+            ("it could not be pulled again; why stands above", "push it again, or log in to its registry")
+        }
+    };
+    Fault::unchanged(message)
+        .seen(&format!("its id is {}", placed.image_id))
+        .seen(seen)
+        .hint(format!("{hint}, or name another release with `--to`"))
+}
+
+/// Removes the tags and keepers of a project that are not kept, and says what could not be removed. An image that is in
+/// use still has its tag afterwards, and the next release takes it.
+pub fn release_images(
+    docker: &Docker,
+    project: &str,
+    services: &BTreeSet<String>,
+    kept: &Kept,
+) -> Vec<String> {
+    // In this order: a keeper uses its image.
+    let keepers = release_keepers(docker, project, kept);
+    let tags = release_tags(docker, project, services, kept);
+    let failed = [keepers, tags].into_iter().filter_map(Result::err);
+    failed.map(|e| format!("images of older releases stay: {e:#}")).collect()
+}
+
+fn release_keepers(docker: &Docker, project: &str, kept: &Kept) -> anyhow::Result<()> {
+    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| keeper_of(project, s, *since)).collect();
+    let keepers = docker.keepers(project)?;
+    keepers.iter().filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
+}
+
+fn release_tags(
+    docker: &Docker,
+    project: &str,
+    services: &BTreeSet<String>,
+    kept: &Kept,
+) -> anyhow::Result<()> {
+    let known = services.iter().chain(kept.images.iter().map(|(service, _)| service));
+    let ours: BTreeSet<String> = known.map(|service| repository(project, service)).collect();
+    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| tag_of(project, s, *since)).collect();
+    let tags = docker.tags_in(&ours)?;
+    let goes = |tag: &&String| is_ours(tag, &ours) && !stay.contains(*tag);
+    tags.iter().filter(goes).try_for_each(|tag| released(tag, &docker.remove_tag(tag)?))
+}
+
+/// Exactly one of our repositories, and a tag that a release gave.
+fn is_ours(tag: &str, repositories: &BTreeSet<String>) -> bool {
+    tag.rsplit_once(":r").is_some_and(|(repository, number)| {
+        repositories.contains(repository) && number.parse::<u32>().is_ok_and(|n| n.to_string() == number)
+    })
+}
+
+fn released(tag: &str, done: &Done) -> anyhow::Result<()> {
+    let said = done.stderr.to_lowercase();
+    match done.ok() || said.contains("conflict") || said.contains("no such image") {
+        true => Ok(()),
+        false => anyhow::bail!("`{tag}`: {}", done.said()),
+    }
+}
+
+#[cfg(test)]
+#[path = "images/tests.rs"]
+mod tests;

@@ -1,0 +1,91 @@
+//! Names: legal, exact, and of one service of one project alone.
+
+use std::collections::BTreeMap;
+
+use super::super::tests::placed;
+use super::*;
+
+#[test]
+fn a_tag_names_project_service_and_release() {
+    let table = [
+        ("shop", "app", "compose-zd/shop-app:r7"),
+        ("shop", "eu-web", "compose-zd/shop-eu-web:r7"),
+        ("shop-eu", "web", "compose-zd/shop-eu--web:r7"),
+        ("shop", "app.v2", "compose-zd/shop-app.v2:r7"),
+        ("my_shop", "app__a", "compose-zd/my_shop-app__a:r7"),
+    ];
+    for (project, service, tag) in table {
+        assert_eq!(tag_of(project, service, 7), tag);
+    }
+    assert_eq!(keeper_of("shop", "app", 7), "compose-zd-keep-shop-app-r7");
+}
+
+#[test]
+fn what_is_not_legal_is_made_so_and_told_apart() {
+    assert_eq!(tag_of("shop", "App", 1), "compose-zd/shop-app-89213611:r1");
+    let others =
+        ["APP", "app..a", "app___a", "app_", "_app", "app-", "-app", "..", "a._b", "a--b", &"a".repeat(300)];
+    for service in others {
+        let component = component("shop", service);
+        assert!(is_legal(&component) && component.starts_with("shop-"), "{service}: {component}");
+        assert!(component.len() <= LONGEST);
+    }
+}
+
+#[test]
+fn no_two_services_share_a_name() {
+    let projects = ["a", "a-b", "a-b-c", "a--b", "a_", "a-", "a_b", "a-b_"];
+    let services =
+        ["a", "b", "c", "b-c", "-b", "--c", "b--c", "A", "B-c", "_", ".", "b.c", "b_c", "b__c", "c-"];
+    let mut seen = BTreeMap::new();
+    for (project, service) in projects.iter().flat_map(|p| services.map(|s| (p, s))) {
+        let component = component(project, service);
+        assert!(is_legal(&component), "{component}");
+        let other = seen.insert(component.clone(), (project, service));
+        assert_eq!(other, None, "{project} {service}: {component}");
+    }
+}
+
+#[test]
+fn the_hash_is_that_of_fnv_1a() {
+    // From the test vectors of draft-eastlake-fnv.
+    assert_eq!([hash(""), hash("a"), hash("foobar")], [0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968]);
+}
+
+#[test]
+fn only_exactly_our_own_tags_are_released() {
+    let ours = BTreeSet::from([repository("shop", "app")]);
+    assert!(is_ours("compose-zd/shop-app:r7", &ours));
+    let others =
+        ["latest", "r", "rc1", "r07", "r-1", "r+1", "r7a"].map(|tag| format!("compose-zd/shop-app:{tag}"));
+    for tag in others {
+        assert!(!is_ours(&tag, &ours), "{tag}");
+    }
+    for tag in
+        ["compose-zd/shop-app-eu:r7", "far/compose-zd/shop-app:r7", "compose-zd/shop-app", "<none>:<none>"]
+    {
+        assert!(!is_ours(tag, &ours), "{tag}");
+    }
+}
+
+#[test]
+fn an_image_in_use_or_gone_is_no_warning() {
+    let failed = |stderr: &str| Done { code: Some(1), stderr: stderr.into(), ..Done::default() };
+    let used = "Error response from daemon: conflict: unable to remove repository reference \"a:r1\" (must force) - \
+                container 1 is using its referenced image 2";
+    assert!(released("a:r1", &failed(used)).is_ok());
+    assert!(released("a:r1", &failed("Error response from daemon: No such image: a:r1")).is_ok());
+    assert!(released("a:r1", &failed("no space")).is_err());
+}
+
+#[test]
+fn an_image_that_is_gone_is_named_with_its_release() {
+    let built = gone("app", &placed("a", 7)).to_string();
+    assert!(
+        built.starts_with("`app`: the image `app:latest` of release 7 is gone from this engine"),
+        "{built}"
+    );
+    assert!(built.contains("sha256:a") && built.contains("it was built here"), "{built}");
+    let pulled = Placed { digests: vec!["app@sha256:d".into()], ..placed("a", 7) };
+    assert!(gone("app", &pulled).to_string().contains("log in to its registry"));
+}

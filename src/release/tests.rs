@@ -1,0 +1,228 @@
+//! Which release is next, which is gone back to, and what stays, by tables of short histories.
+
+use super::*;
+
+pub fn placed(content: &str, since: u32) -> Placed {
+    Placed {
+        image: "app:latest".into(),
+        image_id: format!("sha256:{content}"),
+        digests: Vec::new(),
+        config_hash: content.into(),
+        replicas: 2,
+        since,
+        by_flag: false,
+    }
+}
+
+pub fn record(number: u32, services: &[(&str, Placed)]) -> Record {
+    Record {
+        format: FORMAT,
+        number,
+        project: "shop".into(),
+        kind: Kind::Deploy,
+        outcome: Outcome::Deployed,
+        reason: None,
+        services: services.iter().map(|(name, placed)| (name.to_string(), placed.clone())).collect(),
+        deployed: Vec::new(),
+        git: None,
+        by: "ada@far".into(),
+        command: "compose-zd deploy".into(),
+        started: "2026-11-21T12:00:00Z".into(),
+        seconds: 1.5,
+        cut: 0,
+    }
+}
+
+/// A release a word, from number 1 on: the content of `app`, then that of `db`, and `!` for one that failed; a service
+/// that the release does not have is `-`. A content keeps the `since` of the release before while it stays.
+fn history(words: &str) -> History {
+    let mut records: Vec<Record> = Vec::new();
+    for (number, word) in (1..).zip(words.split_whitespace()) {
+        let before = records.last();
+        let one = |(name, content): (&'static str, char)| {
+            let new = placed(&content.to_string(), number);
+            let there = before.and_then(|r| r.services.get(name)).filter(|there| there.same_content(&new));
+            (content != '-').then(|| (name, there.cloned().unwrap_or(new)))
+        };
+        let services: Vec<_> = ["app", "db"].into_iter().zip(word.chars()).filter_map(one).collect();
+        let outcome = if word.ends_with('!') { Outcome::Failed } else { Outcome::Deployed };
+        records.push(Record { outcome, ..record(number, &services) });
+    }
+    History::new(records)
+}
+
+fn previous(words: &str, services: &[&str]) -> Option<u32> {
+    let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
+    history(words).previous(&services).map(|r| r.number)
+}
+
+#[test]
+fn a_rollback_goes_to_the_newest_good_release_that_differs() {
+    let table = [
+        ("", None),
+        ("ax", None),
+        ("ax!", None),
+        ("ax bx", Some(1)),
+        ("ax bx bx", Some(1)),
+        ("ax bx!", None),
+        ("ax bx! cx", Some(1)),
+        ("ax bx cx!", Some(1)),
+        ("ax bx cx", Some(2)),
+        ("ax ay", Some(1)),
+        ("ax a-", Some(1)),
+        ("a- ax", Some(1)),
+    ];
+    for (words, expected) in table {
+        assert_eq!(previous(words, &[]), expected, "{words}");
+    }
+}
+
+#[test]
+fn a_rollback_of_a_rollback_returns() {
+    assert_eq!(previous("ax bx", &[]), Some(1));
+    assert_eq!(previous("ax bx ax", &[]), Some(2));
+    assert_eq!(previous("ax bx ax bx", &[]), Some(3));
+    assert_eq!(previous("ax bx ax! ax bx! bx", &[]), Some(4));
+}
+
+#[test]
+fn every_rollback_of_every_short_history_is_undone_by_the_next() {
+    let contents = ["ax", "bx", "cx", "ay", "bx!", "by!"];
+    let triples = contents.iter().flat_map(|a| contents.iter().map(move |b| (a, b)));
+    for words in triples.flat_map(|(a, b)| contents.iter().map(move |c| format!("{a} {b} {c}"))) {
+        let history = history(&words);
+        let (Some(current), Some(back)) = (history.current(), history.previous(&[])) else { continue };
+        let mut records = history.records.to_vec();
+        records.push(Record { number: 4, ..back.clone() });
+        let then = History::new(records);
+        let again = then.previous(&[]).unwrap();
+        assert!(again.same_content(current), "{words}");
+    }
+}
+
+#[test]
+fn one_service_goes_back_to_the_newest_release_where_it_differs() {
+    let table = [
+        ("ax bx", "app", Some(1)),
+        ("ax bx", "db", None),
+        ("ax ay by", "app", Some(2)),
+        ("ax ay by", "db", Some(1)),
+        ("ax ay! by", "db", Some(1)),
+        ("a- bx", "db", None),
+        ("ax b- bx", "db", None),
+        ("ax b- by", "db", Some(1)),
+        ("ax bx", "none", None),
+    ];
+    for (words, service, expected) in table {
+        assert_eq!(previous(words, &[service]), expected, "{words}, {service}");
+    }
+    assert_eq!(previous("ax b- by", &["app", "db"]), Some(1));
+    assert_eq!(previous("ax bx b-", &["db"]), Some(2));
+}
+
+#[test]
+fn an_image_or_a_number_of_instances_makes_a_difference_and_a_name_does_not() {
+    let base = placed("a", 1);
+    let renamed = Placed { image: "other".into(), since: 4, by_flag: true, ..base.clone() };
+    assert!(base.same_content(&Placed { digests: vec!["d".into()], ..renamed }));
+    assert!(!base.same_content(&Placed { replicas: 3, ..base.clone() }));
+    assert!(!base.same_content(&Placed { image_id: "sha256:b".into(), ..base.clone() }));
+    assert!(!base.same_content(&Placed { config_hash: "b".into(), ..base.clone() }));
+}
+
+#[test]
+fn the_current_release_is_the_newest_good_one() {
+    let current = |words: &str| history(words).current().map(|r| r.number);
+    assert_eq!(
+        [current(""), current("ax!"), current("ax bx"), current("ax bx!")],
+        [None, None, Some(2), Some(1)]
+    );
+    assert_eq!(history("ax bx! cx").good_numbers(), [3, 1]);
+    assert_eq!(history("ax bx!").get(2).map(Record::is_good), Some(false));
+}
+
+#[test]
+fn no_number_is_used_twice() {
+    let wanted = |number| Wanted {
+        format: FORMAT,
+        number,
+        kind: Kind::Deploy,
+        services: Vec::new(),
+        replaced: Vec::new(),
+        last_good: None,
+        paused: false,
+    };
+    assert_eq!(history("").next_number(None), 1);
+    assert_eq!(history("ax bx!").next_number(None), 3);
+    assert_eq!(history("ax").next_number(Some(&wanted(5))), 6);
+    assert_eq!(history("ax bx").next_number(Some(&wanted(1))), 3);
+}
+
+/// The records, the configurations and the images that stay, as numbers and `app` or `db` with theirs.
+fn kept(words: &str, keep: usize) -> (Vec<u32>, Vec<u32>, String) {
+    let kept = history(words).kept(keep);
+    let images: Vec<String> =
+        kept.images.iter().map(|(service, since)| format!("{service}{since}")).collect();
+    (kept.records.into_iter().collect(), kept.configs.into_iter().collect(), images.join(" "))
+}
+
+#[test]
+fn the_newest_releases_of_the_newest_contents_stay() {
+    let all =
+        |records: &[u32], configs: &[u32], images: &str| (records.to_vec(), configs.to_vec(), images.into());
+    assert_eq!(kept("", 5), all(&[], &[], ""));
+    assert_eq!(kept("ax!", 5), all(&[1], &[], ""));
+    assert_eq!(kept("ax bx", 5), all(&[1, 2], &[1, 2], "app1 app2 db1"));
+    assert_eq!(kept("ax bx cx", 2), all(&[2, 3], &[2, 3], "app2 app3 db1"));
+    assert_eq!(kept("ax bx", 1), all(&[2], &[2], "app2 db1"));
+    assert_eq!(kept("ax bx", 0), all(&[2], &[2], "app2 db1"));
+    assert_eq!(kept("ax bx ax bx", 2), all(&[1, 2, 3, 4], &[1, 2, 3, 4], "app1 app2 app3 app4 db1"));
+    assert_eq!(kept("ax ax ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 db1"));
+    assert_eq!(kept("ax bx! cx", 5), all(&[1, 2, 3], &[1, 3], "app1 app3 db1"));
+    assert_eq!(kept("ax bx cx!", 1), all(&[2, 3], &[2], "app2 db1"));
+    assert_eq!(kept("ax bx ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 app2 app3 db1"));
+}
+
+#[test]
+fn what_can_be_gone_back_to_has_its_configuration_and_images() {
+    let contents = ["ax", "bx", "cx", "a-", "bx!"];
+    let triples = contents.iter().flat_map(|a| contents.iter().map(move |b| (a, b)));
+    let quadruples = triples.flat_map(|(a, b)| contents.iter().map(move |c| format!("{a} {b} {c}")));
+    for (words, keep) in quadruples.flat_map(|w| (1..4).map(move |keep| (w.clone(), keep))) {
+        let history = history(&words);
+        let kept = history.kept(keep);
+        let rest: Vec<Record> =
+            history.records.iter().filter(|r| kept.records.contains(&r.number)).cloned().collect();
+        let rest = History::new(rest);
+        assert_eq!(rest.current(), history.current(), "{words}");
+        assert!(kept.configs.is_subset(&kept.records), "{words}");
+        assert_eq!(rest.kept(keep), kept, "{words}: pruning twice is pruning once");
+        if keep > 1 {
+            let number = |h: &History| h.previous(&[]).map(|r| r.number);
+            assert_eq!(number(&rest), number(&history), "{words}");
+            assert!(number(&rest).is_none_or(|n| kept.configs.contains(&n)), "{words}");
+        }
+        let images = kept.configs.iter().flat_map(|n| rest.get(*n).unwrap().images());
+        assert_eq!(images.collect::<BTreeSet<_>>(), kept.images, "{words}");
+        let held: Vec<_> = rest.placed(&kept).map(|(service, p)| (service.to_string(), p.since)).collect();
+        assert_eq!(held, kept.images.iter().cloned().collect::<Vec<_>>(), "{words}");
+    }
+}
+
+#[test]
+fn records_that_nothing_goes_back_to_are_limited() {
+    let words = format!("ax bx {}", "cx! ".repeat(300));
+    let (records, configs, _) = kept(&words, 5);
+    assert_eq!((records.len(), configs), (HISTORY + 2, vec![1, 2]));
+    assert_eq!(records[2], 103);
+}
+
+#[test]
+fn a_record_reads_back_as_it_was_written() {
+    let git = Git { revision: "f00".into(), branch: None, dirty: true };
+    let whole =
+        Record { kind: Kind::Rollback { to: 3 }, git: Some(git), ..record(7, &[("app", placed("a", 3))]) };
+    let text = serde_json::to_string(&whole).unwrap();
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), whole);
+    assert!(text.contains(r#""kind":{"rollback":{"to":3}},"outcome":"deployed""#), "{text}");
+}

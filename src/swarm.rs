@@ -1,0 +1,9 @@
+//! The other engine: what a stack is given, what Swarm made of it, and when it has converged. Pure, but for the watching.
+
+pub mod change;
+pub mod file;
+pub mod front;
+pub mod risks;
+pub mod state;
+pub mod verdict;
+pub mod watch;

@@ -1,0 +1,162 @@
+use super::*;
+use crate::model::Snapshot;
+
+/// A project as `docker compose config` prints it, turned into a stack.
+fn made(yaml: &str, asks: &Asks) -> Result<(Value, StackFile), Wrong> {
+    let text = Snapshot::read(yaml).unwrap().text();
+    let file = StackFile::of(&text, "compose.yaml", asks, Path::new("/run/x"))?;
+    Ok((serde_json::from_str(&file.text).unwrap(), file))
+}
+
+fn stack(yaml: &str) -> (Value, StackFile) {
+    made(yaml, &Asks::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+}
+
+fn notes(service: &str) -> String {
+    stack(&format!("services: {{app: {{image: a, {service}}}}}")).1.notes.join("\n")
+}
+
+fn refused(yaml: &str) -> Wrong {
+    made(yaml, &Asks::default()).err().unwrap_or_else(|| panic!("{yaml} is taken"))
+}
+
+#[test]
+fn what_means_the_same_is_taken_as_it_is() {
+    let (stack, file) = stack(
+        "name: p\nservices: {app: {image: a, command: [x], environment: {A: '$$1'}, healthcheck: {test: [CMD, x]}, \
+         labels: {l: v}, stop_grace_period: 3s, init: true, networks: {default: null}}}\n\
+         networks: {default: {name: p_default}}",
+    );
+    let app = &stack["services"]["app"];
+    assert_eq!((app["image"].as_str(), app["environment"]["A"].as_str()), (Some("a"), Some("$$1")));
+    assert_eq!((app["stop_grace_period"].as_str(), app["init"].as_bool()), (Some("3s"), Some(true)));
+    assert_eq!(stack["networks"]["default"]["name"], "p_default");
+    assert!(stack.get("name").is_none(), "docker stack deploy refuses it");
+    assert_eq!(stack["version"], "3.9");
+    assert!(file.notes.is_empty(), "{:?}", file.notes);
+    assert_eq!(file.services, ["app"]);
+}
+
+#[test]
+fn a_newer_key_needs_a_newer_version() {
+    let (stack, _) = stack("services: {app: {image: a, healthcheck: {test: [CMD, x], start_interval: 1s}}}");
+    assert_eq!(stack["version"], "3.13");
+}
+
+#[test]
+fn what_swarm_ignores_is_named() {
+    for (key, value) in [
+        ("privileged", "true"),
+        ("container_name", "x"),
+        ("devices", "[/dev/fuse]"),
+        ("network_mode", "host"),
+        ("security_opt", "[x]"),
+        ("post_start", "[{command: [x]}]"),
+        ("gpus", "all"),
+        ("runtime", "x"),
+    ] {
+        assert!(notes(&format!("{key}: {value}")).contains(&format!("`services.app.{key}`")), "{key}");
+    }
+    assert!(notes("depends_on: {db: {condition: service_healthy}}").contains("`db` is not there yet"));
+    assert!(notes("build: {context: .}").contains("Swarm builds nothing"));
+    assert_eq!(notes("privileged: false, x-zd: {}, expose: ['1'], restart: always, pull_policy: never"), "");
+}
+
+#[test]
+fn what_would_be_another_container_is_refused_with_the_fix() {
+    let cases = [
+        ("build: {context: .}", "has no `image`"),
+        ("image: a, volumes_from: [b]", "volumes_from"),
+        ("image: a, network_mode: 'service:b'", "network_mode"),
+        ("image: a, ports: [{target: 80, published: '8000-8010'}]", "8000-8010"),
+        ("image: a, ports: [{target: 80, published: '80', host_ip: 127.0.0.1}]", "127.0.0.1"),
+    ];
+    for (service, word) in cases {
+        let wrong = refused(&format!("services: {{app: {{{service}}}}}"));
+        assert!(wrong.message.starts_with("compose.yaml: ") && wrong.message.contains(word), "{wrong:?}");
+        assert!(!wrong.hint.is_empty());
+    }
+    let wrong = refused("services: {app: {image: a, networks: {n: null}}}\nnetworks: {n: {driver: bridge}}");
+    assert!(wrong.message.contains("networks.n.driver: bridge"), "{wrong:?}");
+}
+
+#[test]
+fn ports_are_numbers() {
+    let (stack, _) = stack(
+        "services: {app: {image: a, ports: [{mode: host, target: 80, published: '8080', protocol: tcp, name: web}, \
+         {target: 81, published: ''}]}}",
+    );
+    let expected = json!([
+        { "target": 80, "published": 8080, "mode": "host", "protocol": "tcp" },
+        { "target": 81 },
+    ]);
+    assert_eq!(stack["services"]["app"]["ports"], expected);
+}
+
+#[test]
+fn composes_short_words_for_resources_and_restarts_are_swarms_long_ones() {
+    let (stack, file) = stack(
+        "services: {app: {image: a, cpus: 0.5, mem_limit: '52428800', pids_limit: 9, restart: 'on-failure:3', scale: 2, \
+         deploy: {resources: {limits: {memory: 1m}, reservations: {cpus: 0.1, devices: [{capabilities: [gpu]}]}}}}}",
+    );
+    let deploy = &stack["services"]["app"]["deploy"];
+    assert_eq!(deploy["resources"]["limits"], json!({ "cpus": "0.5", "memory": "1m", "pids": 9 }));
+    assert_eq!(deploy["resources"]["reservations"], json!({ "cpus": "0.1" }));
+    assert_eq!(deploy["restart_policy"], json!({ "condition": "on-failure", "max_attempts": 3 }));
+    assert_eq!(deploy["replicas"], 2);
+    assert!(file.notes.join("\n").contains("reservations.devices"));
+}
+
+#[test]
+fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
+    let yaml = "services: {app: {image: a, deploy: {replicas: 3, update_config: {delay: 1s, order: stop-first}}}, db: {image: d}}";
+    let asks = Asks {
+        replicas: [("app".to_string(), 5)].into(),
+        update: UpdateWish {
+            order: Some(Order::StartFirst),
+            monitor: Some(Duration::from_millis(1500)),
+            action: Some(FailureAction::Pause),
+            ..UpdateWish::default()
+        },
+        ..Asks::default()
+    };
+    let (stack, _) = made(yaml, &asks).unwrap();
+    let deploy = &stack["services"]["app"]["deploy"];
+    assert_eq!(deploy["replicas"], 5);
+    let expected =
+        json!({ "delay": "1s", "order": "start-first", "monitor": "1500ms", "failure_action": "pause" });
+    assert_eq!(deploy["update_config"], expected);
+    assert!(deploy.get("rollback_config").is_none());
+}
+
+#[test]
+fn only_what_was_named_is_there_with_what_it_refers_to() {
+    let yaml = "services: {app: {image: a, networks: {n: null}, secrets: [{source: s}]}, db: {image: d, networks: {m: null}, \
+                configs: [{source: c}]}}\nnetworks: {n: {name: x}, m: {}}\nsecrets: {s: {file: /s}}\nconfigs: {c: {file: /c}}";
+    let asks = Asks { services: vec!["app".into()], ..Asks::default() };
+    let (stack, file) = made(yaml, &asks).unwrap();
+    assert_eq!(file.services, ["app"]);
+    assert_eq!(stack["networks"], json!({ "n": { "name": "x" } }));
+    assert_eq!(stack["secrets"], json!({ "s": { "file": "/s" } }));
+    assert!(stack.get("configs").is_none());
+}
+
+#[test]
+fn a_config_that_is_a_text_becomes_a_file() {
+    let yaml =
+        "services: {app: {image: a, configs: [{source: c}]}}\nconfigs: {c: {name: p_c, content: 'a$$b'}}";
+    let (stack, file) = stack(yaml);
+    assert_eq!(file.files, [("/run/x/configs-0".into(), "a$b".to_string())]);
+    assert_eq!(stack["configs"]["c"], json!({ "name": "p_c", "file": "/run/x/configs-0" }));
+    let wrong = refused(
+        "services: {app: {image: a, secrets: [{source: s}]}}\nsecrets: {s: {environment: COMPOSE_ZD_NOT_SET}}",
+    );
+    assert!(wrong.message.contains("`COMPOSE_ZD_NOT_SET` is not set"), "{wrong:?}");
+}
+
+#[test]
+fn a_global_service_has_no_number() {
+    let asks = Asks { replicas: [("app".to_string(), 5)].into(), ..Asks::default() };
+    let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks).unwrap();
+    assert!(stack["services"]["app"]["deploy"].get("replicas").is_none());
+}

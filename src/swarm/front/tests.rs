@@ -1,0 +1,78 @@
+use serde_json::json;
+
+use super::*;
+
+fn front(image: &str, target: &str, text: &str) -> Front {
+    let service = json!({ "image": image, "configs": [{ "source": "c", "target": target }] });
+    let stack = json!({ "configs": { "c": { "file": "/f" } } });
+    let read = |path: &str| (path == "/f").then(|| text.to_string());
+    Front::of("lb", &service, &stack, &read).expect("a proxy")
+}
+
+fn caddy(text: &str) -> Front {
+    front("caddy:2.11", "/etc/caddy/Caddyfile", text)
+}
+
+fn haproxy(text: &str) -> Front {
+    front("registry:5000/haproxy:3.2", "/usr/local/etc/haproxy/haproxy.cfg", text)
+}
+
+#[test]
+fn a_proxy_is_recognised_by_its_image_or_its_file() {
+    assert_eq!(caddy("").kind, Kind::Caddy);
+    assert_eq!(haproxy("").kind, Kind::Haproxy);
+    assert_eq!(front("ours", "/etc/caddy/Caddyfile", "").kind, Kind::Caddy);
+    let app = json!({ "image": "shop:1", "configs": [{ "source": "c", "target": "/app.toml" }] });
+    assert_eq!(Front::of("app", &app, &json!({}), &|_| None), None);
+}
+
+#[test]
+fn it_reaches_what_its_configuration_names() {
+    let front = caddy("reverse_proxy tasks.flask:8000 # not app\nreverse_proxy http://p_api:80");
+    let reaches = |service| front.reaches("p", service, &json!({}));
+    assert!(reaches("flask") && reaches("api"));
+    assert!(!reaches("app") && !reaches("fla"));
+    let traefik = front_of_traefik("");
+    assert!(traefik.reaches("p", "x", &json!({ "deploy": { "labels": { "traefik.enable": "true" } } })));
+    assert!(!traefik.reaches("p", "x", &json!({})));
+}
+
+fn front_of_traefik(argument: &str) -> Front {
+    let service = json!({ "image": "traefik:v3", "command": ["--providers.swarm=true", argument] });
+    Front::of("lb", &service, &json!({}), &|_| None).unwrap()
+}
+
+#[test]
+fn caddy_has_to_look_up_often_and_to_try_again() {
+    let risks = |text: &str| caddy(text).risks("flask").join("\n");
+    let good = "reverse_proxy {\n dynamic a {\n  name tasks.flask\n  refresh 500ms # short\n }\n lb_try_duration 5s\n}";
+    assert_eq!(risks(good), "");
+    assert!(risks(&good.replace("refresh", "# refresh")).contains("set `refresh 500ms`"));
+    assert!(risks(&good.replace("500ms", "10s")).contains("set `refresh 500ms`"));
+    assert!(risks(&good.replace("lb_try_duration", "#")).contains("502"));
+    let naive = risks("reverse_proxy flask:8000");
+    assert!(
+        naive.contains("`lb` in front of `flask`") && naive.contains("dynamic a") && naive.contains("502")
+    );
+}
+
+#[test]
+fn haproxy_has_to_look_up_and_to_let_go() {
+    let risks = |text: &str| haproxy(text).risks("app").join("\n");
+    let good = "resolvers docker\n timeout resolve 500ms\nbackend b\n \
+                server-template app 8 tasks.app:3000 resolvers docker init-addr none";
+    assert_eq!(risks(good), "");
+    assert!(risks(&good.replace("500ms", "10s")).contains("timeout resolve"));
+    assert!(risks(&good.replace("500ms", "10000")).contains("timeout resolve"));
+    assert!(risks(&good.replace("timeout", "hold obsolete 10s\n timeout")).contains("hold obsolete"));
+    assert_eq!(risks(&good.replace("timeout", "hold obsolete 1s\n timeout")), "");
+    assert!(risks("server app app:3000").contains("never again"));
+}
+
+#[test]
+fn traefik_has_to_ask_often() {
+    let risks = |argument| front_of_traefik(argument).risks("app").join("\n");
+    assert!(risks("").contains("refreshSeconds=1"));
+    assert!(risks("--providers.swarm.refreshSeconds=15").contains("refreshSeconds=1"));
+    assert_eq!(risks("--providers.swarm.refreshSeconds=1"), "");
+}

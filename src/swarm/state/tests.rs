@@ -1,0 +1,104 @@
+use super::*;
+
+/// As engine 20.10 prints it, shortened.
+const SPEC: &str = r#"{"Name":"demo_vote","Labels":{"com.docker.stack.namespace":"demo"},"TaskTemplate":{
+  "ContainerSpec":{"Image":"app:1@sha256:ab","Env":["EXIT_AFTER=0","VERSION=2"],
+    "Privileges":{"CredentialSpec":null,"NoNewPrivileges":false},"StopGracePeriod":10000000000,"DNSConfig":{},"Isolation":"default"},
+  "Resources":{},"RestartPolicy":{"Condition":"any","Delay":5000000000,"MaxAttempts":0},"Placement":{},
+  "Networks":[{"Target":"6yrw","Aliases":["vote"]}],"ForceUpdate":0,"Runtime":"container"},
+  "Mode":{"Replicated":{"Replicas":5}},"UpdateConfig":{"Parallelism":2,"Monitor":2000000000},"EndpointSpec":{"Mode":"dnsrr"}}"#;
+
+/// The same as the `PreviousSpec` of the next update: what Swarm filled in is not there.
+const PREVIOUS: &str = r#"{"Name":"demo_vote","Labels":{},"TaskTemplate":{
+  "ContainerSpec":{"Image":"app:1@sha256:ab","Env":["EXIT_AFTER=0","VERSION=2"],
+    "Privileges":{"CredentialSpec":null},"Isolation":"default"},
+  "Placement":{},"Networks":[{"Target":"6yrw","Aliases":["vote"]}],"ForceUpdate":0,"Runtime":"container"},
+  "Mode":{"Replicated":{"Replicas":5}},"UpdateConfig":{"Parallelism":1},"EndpointSpec":{"Mode":"dnsrr"}}"#;
+
+fn spec(json: &str) -> Spec {
+    Spec::new(&serde_json::from_str(json).unwrap())
+}
+
+#[test]
+fn a_spec_is_the_same_with_what_swarm_fills_in_and_without() {
+    let (one, other) = (spec(SPEC), spec(PREVIOUS));
+    assert!(one.same_content(&other) && one.same_tasks(&other));
+    assert_eq!(one.fingerprint(), other.fingerprint());
+}
+
+#[test]
+fn what_differs_tells_two_specs_apart() {
+    let one = spec(SPEC);
+    let of = |from: &str, to: &str| spec(&SPEC.replace(from, to));
+    for (from, to) in [
+        ("VERSION=2", "VERSION=3"),
+        ("app:1@sha256:ab", "app:2"),
+        ("\"Resources\":{}", "\"Resources\":{\"Limits\":{\"Pids\":3}}"),
+    ] {
+        let other = of(from, to);
+        assert!(!one.same_tasks(&other) && !one.same_content(&other), "{to}");
+        assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+    let scaled = of("\"Replicas\":5", "\"Replicas\":6");
+    assert!(one.same_tasks(&scaled) && !one.same_content(&scaled));
+    let forced = of("\"ForceUpdate\":0", "\"ForceUpdate\":1");
+    assert!(!one.same_tasks(&forced) && one.same_content(&forced));
+    let paced = of("\"Parallelism\":2", "\"Parallelism\":3");
+    assert!(one.same_tasks(&paced) && one.same_content(&paced));
+}
+
+#[test]
+fn a_fingerprint_tells_no_secret() {
+    let print = spec(SPEC).fingerprint();
+    assert!(print.len() == 64 && print.chars().all(|c| c.is_ascii_hexdigit()), "{print}");
+}
+
+#[test]
+fn a_spec_is_read() {
+    let read = spec(SPEC);
+    assert_eq!((read.image(), read.replicas(), read.is_job()), ("app:1@sha256:ab", Some(5), false));
+    assert_eq!(read.environment().get("VERSION"), Some(&"2"));
+    assert_eq!(read.update_time("Monitor"), Some(2_000_000_000));
+    assert_eq!(read.stop_grace(), 10_000_000_000);
+    let none = spec(r#"{"Name":"x","Mode":{"Replicated":{"Replicas":0}}}"#);
+    assert_eq!(none.replicas(), Some(0));
+    assert_eq!(spec(r#"{"Name":"x","Mode":{"Global":{}}}"#).replicas(), None);
+    assert!(spec(r#"{"Name":"x","Mode":{"ReplicatedJob":{}}}"#).is_job());
+}
+
+fn task(json: &str) -> RawTask {
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_stack_is_put_together_from_its_parts() {
+    let service =
+        format!(r#"{{"ID":"s1","Spec":{SPEC},"UpdateStatus":{{"State":"updating","Message":"m"}}}}"#);
+    let services = vec![serde_json::from_str(&service).unwrap()];
+    let template = &serde_json::from_str::<Value>(SPEC).unwrap()["TaskTemplate"];
+    let running = format!(
+        r#"{{"ID":"t1","ServiceID":"s1","NodeID":"n1","Slot":3,"Spec":{template},"DesiredState":"running",
+            "Status":{{"State":"running","ContainerStatus":{{"ContainerID":"c"}}}}}}"#
+    );
+    let failed = r#"{"ID":"t2","ServiceID":"s1","NodeID":"gone","DesiredState":"shutdown",
+        "Status":{"State":"failed","Err":"task: non-zero exit (1)"}}"#;
+    let other = r#"{"ID":"t3","ServiceID":"another","Status":{"State":"running"},"DesiredState":"running"}"#;
+    let nodes = [("n1".to_string(), "one".to_string())].into();
+    let stack = Stack::new("demo", services, vec![task(&running), task(failed), task(other)], &nodes);
+    let service = &stack.services["vote"];
+    assert_eq!((service.update_state(), stack.tasks.len()), ("updating", 2));
+    assert_eq!((stack.wanted(service), stack.current(service)), (5, 1));
+    let one = stack.tasks_of("vote").find(|t| t.runs()).unwrap();
+    assert_eq!((one.name().as_str(), one.node.as_str(), one.container.as_str()), ("vote.3", "one", "c"));
+    let two = stack.tasks_of("vote").find(|t| t.has_failed()).unwrap();
+    assert_eq!((two.name().as_str(), two.node.as_str(), two.is_wanted()), ("vote", "", false));
+}
+
+#[test]
+fn an_answer_without_what_we_read_is_an_error_and_no_panic() {
+    assert!(serde_json::from_str::<RawService>("{}").is_err());
+    assert!(serde_json::from_str::<RawTask>("{}").is_err());
+    let bare: RawService = serde_json::from_str(r#"{"ID":"a","Spec":null}"#).unwrap();
+    let stack = Stack::new("demo", vec![bare], Vec::new(), &BTreeMap::new());
+    assert_eq!(stack.services[""].spec.replicas(), None);
+}

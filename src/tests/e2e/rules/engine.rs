@@ -1,0 +1,124 @@
+//! What both sides of a row share: the commands, the image, and which instances fail.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Fails, Row};
+use crate::stage::Stage;
+
+/// Every wait ends by then.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Looking is a process; many rows look at a time, and the engine has to get its turn.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
+/// A recipe whose health check runs in an image that has no shell. Its interval is how soon Swarm knows.
+const RECIPE: &str =
+    "HEALTHCHECK --interval=500ms --timeout=10s --retries=20 CMD [\"/sample-app\", \"probe\"]\n";
+
+/// What threads need of a stage.
+pub struct Engine {
+    pub name: String,
+    pub image: String,
+    folder: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Engine {
+    pub fn of(stage: &Stage) -> Engine {
+        // The classic builder is in every engine; the other one is a plugin.
+        stage.set("DOCKER_BUILDKIT=0");
+        stage.write_recipe(RECIPE);
+        let base = stage.variable("ZD_APP_IMAGE");
+        let image = stage.docker(&format!("build --quiet --build-arg BASE={base} source"));
+        let command = stage.command("docker");
+        let pairs = command.get_envs().filter_map(|(k, v)| Some((k.into(), v?.into())));
+        Engine { name: stage.project.clone(), image, folder: stage.path(""), environment: pairs.collect() }
+    }
+
+    /// A new folder of one side of a row.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(folder.join("tickets")).expect("a folder");
+        folder
+    }
+
+    pub fn command(&self, program: impl AsRef<Path>, folder: &Path) -> Command {
+        let mut command = Command::new(program.as_ref());
+        let environment = self.environment.iter().map(|(k, v)| (k, v));
+        command.env_clear().envs(environment).current_dir(folder).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs docker with these words; a failure is the test's.
+    pub fn docker(&self, line: &str) -> String {
+        let output = self.try_docker(line);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "`docker {line}`: {told}");
+        String::from_utf8_lossy(&output.stdout).trim().into()
+    }
+
+    /// What an inspecting command tells.
+    pub fn inspect(&self, line: &str) -> Value {
+        serde_json::from_str(&self.docker(line)).expect("what inspect tells")
+    }
+
+    pub fn try_docker(&self, line: &str) -> Output {
+        let mut command = self.command("docker", &self.folder);
+        command.args(line.split_whitespace()).output().expect("docker can be started")
+    }
+
+    /// Waits until none runs that has the number of one that fails: some do so only after the update.
+    pub fn wait_for_failures(&self, folder: &Path, row: &Row) {
+        let taken = row.fails.numbers().iter().map(|n| folder.join("tickets").join(n.to_string()));
+        let failing: Vec<String> = taken.filter_map(|file| fs::read_to_string(file).ok()).collect();
+        wait_for("the failures", || {
+            let running = self.docker("ps --quiet");
+            let still = running.lines().any(|id| failing.iter().any(|f| f == id));
+            (!still).then_some(())
+        });
+    }
+}
+
+/// Looks until there is something to see.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        thread::sleep(BETWEEN_LOOKS);
+    }
+}
+
+/// As Compose and docker both read it.
+pub fn text(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
+impl Fails {
+    fn numbers(&self) -> &'static [u32] {
+        match self {
+            Fails::Never => &[],
+            Fails::BeforeReady(numbers) | Fails::AfterReady(numbers, _) => numbers,
+        }
+    }
+
+    /// The variables that make a release do so.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let after = match self {
+            Fails::AfterReady(_, after) => after.as_secs_f64(),
+            _ => 0.0,
+        };
+        let numbers: Vec<String> = self.numbers().iter().map(u32::to_string).collect();
+        let tickets = ("TICKETS", "/tickets".to_string());
+        vec![tickets, ("FAILING", numbers.join(",")), ("FAILING_AFTER", after.to_string())]
+    }
+}

@@ -1,0 +1,121 @@
+//! compose-zd's side: the same update of a Compose project.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use super::engine::{Engine, text};
+use super::{End, Row, State};
+
+/// Removed at the end.
+struct Project<'e> {
+    engine: &'e Engine,
+    row: &'e Row,
+    name: String,
+    folder: PathBuf,
+}
+
+/// Version 1 of a service, and then version 2 as the row says.
+pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
+    let (name, folder) = (format!("{}-{n}", engine.name), engine.folder(&format!("project-{n}")));
+    let project = Project { engine, row, name, folder };
+    project.write();
+    project.tear_down();
+    let first = project.deploy("1");
+    assert!(first.status.success(), "{row}: {first:?}");
+    let ran = project.deploy("2");
+    engine.wait_for_failures(&project.folder, row);
+    let versions = project.versions();
+    let of = |version: &str| versions.iter().filter(|v| *v == version).count();
+    let (new, old) = (of("2"), of("1"));
+    End { state: state(&ran, old == row.instances), new, old }
+}
+
+/// How a deploy ended, by its exit code and what it said.
+fn state(ran: &Output, all_old: bool) -> State {
+    let said = String::from_utf8_lossy(&ran.stderr);
+    println!("{said}");
+    match ran.status.code() {
+        Some(0) => State::Completed,
+        Some(3) if said.contains("paused") => State::Paused,
+        Some(3) if all_old => State::RolledBack,
+        _ => State::Other(format!("{}: {said}", ran.status)),
+    }
+}
+
+impl Project<'_> {
+    fn write(&self) {
+        let Row { instances, parallelism, action, ratio, order, .. } = self.row;
+        let (image, delay, monitor) = (&self.engine.image, text(self.row.delay), text(self.row.monitor));
+        let yaml = format!(
+            "
+services:
+  app:
+    image: {image}
+    environment:
+      VERSION: '${{VERSION}}'
+      TICKETS: '${{TICKETS:-}}'
+      FAILING: '${{FAILING:-}}'
+      FAILING_AFTER: '${{FAILING_AFTER:-}}'
+    volumes: ['./tickets:/tickets']
+    deploy:
+      replicas: {instances}
+      update_config:
+        parallelism: {parallelism}
+        delay: {delay}
+        monitor: {monitor}
+        failure_action: {action}
+        max_failure_ratio: {ratio}
+        order: {order}
+      rollback_config: {{parallelism: 0, monitor: 1s}}
+"
+        );
+        fs::write(self.folder.join("compose.yaml"), yaml).expect("a file of the project");
+    }
+
+    fn deploy(&self, version: &str) -> Output {
+        let mut command = self.engine.command(env!("CARGO_BIN_EXE_compose-zd"), &self.folder);
+        command.args(["-p", &self.name, "deploy", "app"]).env("VERSION", version);
+        if version != "1" {
+            command.envs(self.row.fails.variables());
+        }
+        command.output().expect("compose-zd can be started")
+    }
+
+    /// The version of each instance that runs.
+    fn versions(&self) -> Vec<String> {
+        let filter = format!("label=com.docker.compose.project={}", self.name);
+        let ids = self.engine.docker(&format!("ps --quiet --filter {filter}"));
+        let version = |id: &str| {
+            let told = self.engine.inspect(&format!("inspect --type container {id}"));
+            let variables = told[0]["Config"]["Env"].as_array()?.iter();
+            variables.filter_map(|v| v.as_str()).find_map(|v| v.strip_prefix("VERSION=").map(String::from))
+        };
+        ids.lines().filter_map(version).collect()
+    }
+
+    fn tear_down(&self) {
+        let mut command = self.engine.command("docker", &self.folder);
+        command.args(["compose", "-p", &self.name, "down", "-v", "-t", "1", "--remove-orphans"]);
+        command.output().expect("docker can be started");
+        self.forget_releases();
+    }
+
+    /// What keeps the images of its releases.
+    fn forget_releases(&self) {
+        let holders = format!("ps --all --quiet --filter label=compose-zd.keeps={}", self.name);
+        for id in self.engine.docker(&holders).lines() {
+            self.engine.try_docker(&format!("rm --force {id}"));
+        }
+        let tags = format!("image ls --filter reference=compose-zd/{}-* --format ", self.name);
+        for tag in self.engine.docker(&(tags + "{{.Repository}}:{{.Tag}}")).lines() {
+            self.engine.try_docker(&format!("image rm {tag}"));
+        }
+    }
+}
+
+impl Drop for Project<'_> {
+    fn drop(&mut self) {
+        self.tear_down();
+    }
+}

@@ -1,0 +1,47 @@
+//! What runs, and what was deployed, is told as it is; and telling changes nothing.
+
+use crate::stage::Stage;
+use crate::tool::Running;
+
+fn tell(stage: &Stage, words: &str) -> String {
+    Running::start(stage, words).end().exits(0).stdout.clone()
+}
+
+#[test]
+fn status_and_history_tell_what_runs_and_what_was_deployed() {
+    let stage = Stage::scale("status");
+    stage.up("--scale app=2");
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(0);
+    let before = stage.containers();
+    let status = tell(&stage, "status");
+    let rows: Vec<Vec<&str>> = status.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION"]);
+    assert_eq!(rows.len(), 3, "{status}");
+    for row in &rows[1..] {
+        assert_eq!((row[0], row[1], row[4], row[5]), ("app", "2", "running", "in"), "{status}");
+    }
+    stage.set("VERSION=3 STATUS=500");
+    stage.deploy("app --health-path / --health-deadline 2s").exits(3);
+    let history = tell(&stage, "history");
+    let lines: Vec<&str> = history.lines().collect();
+    assert!(lines[1].starts_with("3 (history only)") && lines[1].contains("failed"), "{history}");
+    assert!(lines[2].starts_with("2 (serves)") && lines[2].contains("deployed"), "{history}");
+    assert!(lines[3].starts_with('1') && lines[3].contains("found running"), "{history}");
+    assert_eq!(lines[4], "`compose-zd rollback` goes back to release 1");
+    assert_eq!(stage.containers(), before);
+}
+
+#[test]
+fn what_is_stopped_or_not_there_is_told_too() {
+    let stage = Stage::one_side("statuspair");
+    let status = tell(&stage, "status");
+    let row = |name: &str| {
+        let found = status.lines().find(|l| l.contains(name)).unwrap_or_else(|| panic!("{name}: {status}"));
+        found.split_whitespace().map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(row("service_a-1")[4..], ["running", "in"]);
+    assert_eq!(row("service_b-1")[4..], ["exited", "out"]);
+    let history = tell(&stage, "history");
+    assert!(history.contains("no release of `zde2e-statuspair` is recorded"), "{history}");
+}

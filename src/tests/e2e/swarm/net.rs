@@ -1,0 +1,161 @@
+//! A private network of this machine: one namespace that has a switch, and one for each node that is plugged into it.
+//!
+//! The switch is in a namespace of its own because the machine's engine drops what is forwarded between bridges
+//! that it does not know; so no rule of the machine has to be changed.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::stage::{LONG, wait_until};
+
+/// Begins the name of every namespace, link, cgroup and folder.
+const PREFIX: &str = "zde2e";
+
+/// How many there may be at a time on this machine.
+const MOST: u8 = 200;
+
+/// The last byte of this machine's own address in it.
+const MACHINE: u8 = 254;
+
+pub struct Net {
+    name: String,
+    /// The third byte of its addresses.
+    number: u8,
+    /// Held for as long as its name is taken.
+    _claim: File,
+}
+
+impl Net {
+    /// Takes the first number that is free. What has that name already is left from a run that was killed.
+    pub fn new() -> Net {
+        let (number, claim) = (0..MOST).find_map(claim).expect("a free number for a network");
+        let net = Net { name: format!("{PREFIX}{number}"), number, _claim: claim };
+        net.remove();
+        fs::create_dir_all(net.folder()).expect("a folder");
+        net.make();
+        net
+    }
+
+    fn make(&self) {
+        let Net { name, .. } = self;
+        let own = self.address(MACHINE);
+        add_namespace(name);
+        ip(&format!("-n {name} link add switch up type bridge"));
+        ip(&format!("link add {name} type veth peer name machine netns {name}"));
+        ip(&format!("-n {name} link set machine up master switch"));
+        ip(&format!("addr add {own}/24 dev {name}"));
+        ip(&format!("link set {name} up"));
+    }
+
+    /// A namespace with an address of its own, plugged into the switch.
+    pub fn plug(&self, node: u8) -> Ipv4Addr {
+        let (name, address) = (self.namespace(node), self.address(node));
+        let switch = &self.name;
+        add_namespace(&name);
+        ip(&format!("-n {switch} link add port{node} type veth peer name eth0 netns {name}"));
+        ip(&format!("-n {switch} link set port{node} up master switch"));
+        ip(&format!("-n {name} addr add {address}/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        address
+    }
+
+    /// Nothing comes from that node any more, and nothing reaches it.
+    pub fn unplug(&self, node: u8) {
+        ip(&format!("-n {} link set port{node} down", self.name));
+    }
+
+    /// Ids of the processes of a node that are in no container.
+    pub fn processes(&self, node: u8) -> Vec<String> {
+        let told = try_ip(&format!("netns pids {}", self.namespace(node)));
+        told.lines().map(String::from).collect()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn namespace(&self, node: u8) -> String {
+        format!("{}-{node}", self.name)
+    }
+
+    /// For everything that its nodes keep.
+    pub fn folder(&self) -> PathBuf {
+        std::env::temp_dir().join(&self.name)
+    }
+
+    fn address(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.number, host)
+    }
+
+    /// Takes away all that has its name, whoever made it.
+    fn remove(&self) {
+        for namespace in self.namespaces() {
+            // What ran in it ends when the test process does, but not in the same moment.
+            wait_until(&format!("{namespace} is empty"), LONG, || {
+                try_ip(&format!("netns pids {namespace}")).is_empty()
+            });
+            try_ip(&format!("netns del {namespace}"));
+        }
+        try_ip(&format!("link del {}", self.name));
+        cgroups(&self.name).iter().for_each(|group| remove_cgroup(group));
+        let _ = fs::remove_dir_all(self.folder());
+    }
+
+    fn namespaces(&self) -> Vec<String> {
+        let of_node = format!("{}-", self.name);
+        let listed = try_ip("netns list");
+        let names = listed.lines().filter_map(|l| l.split_whitespace().next());
+        names.filter(|n| *n == self.name || n.starts_with(&of_node)).map(String::from).collect()
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn claim(number: u8) -> Option<(u8, File)> {
+    let path = std::env::temp_dir().join(format!("compose-zd-e2e-{PREFIX}{number}.lock"));
+    let file = File::create(path).expect("a lock file");
+    file.try_lock().is_ok().then_some((number, file))
+}
+
+fn add_namespace(name: &str) {
+    ip(&format!("netns add {name}"));
+    ip(&format!("-n {name} link set lo up"));
+}
+
+/// Those of this name, of every hierarchy.
+fn cgroups(name: &str) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = hierarchies.chain([root.into()]).map(|hierarchy| hierarchy.join(name));
+    all.filter(|group| group.is_dir() && !group.is_symlink()).collect()
+}
+
+/// With those in it. Their files cannot be removed, and do not have to be.
+fn remove_cgroup(group: &Path) {
+    let inner = fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
+    inner.filter(|path| path.is_dir()).for_each(|path| remove_cgroup(&path));
+    let _ = fs::remove_dir(group);
+}
+
+fn ip(line: &str) {
+    let output = command(line).output().expect("`ip`: run scripts/setup");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`ip {line}`: {told}; namespaces need root");
+}
+
+fn try_ip(line: &str) -> String {
+    let output = command(line).output().expect("`ip`: run scripts/setup");
+    String::from_utf8_lossy(&output.stdout).trim().into()
+}
+
+fn command(line: &str) -> Command {
+    let mut command = Command::new("ip");
+    command.args(line.split_whitespace()).stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,261 @@
+//! One machine: what becomes of the stacks of Swarm's own documents, and of what they do not show.
+
+use super::nodes::Nodes;
+use super::stack::Stack;
+use crate::stage::{LONG, wait_until};
+use crate::tool::{Ran, Running};
+
+const BROKEN: &str = "HEALTH_STATUS=503 HEALTH_COMMAND=false";
+const SOUND: &str = "HEALTH_STATUS=200 HEALTH_COMMAND=";
+
+fn tool(stack: &Stack, words: &str) -> Ran {
+    Running::start(stack, words).end()
+}
+
+fn fixture<'n>(nodes: &'n Nodes, name: &str, fixture: &str) -> Stack<'n> {
+    let stack = Stack::of(nodes, name, fixture);
+    stack.set("COMPOSE_ZD_ENGINE=swarm");
+    stack.deploy("").exits(0);
+    stack
+}
+
+/// What every fixture does: update, broken update, back, and once more to the newer one; the exit code says what Swarm
+/// says.
+fn goes_forward_and_back(stack: &Stack, service: &str, count: usize) {
+    let runs = |version: &str| stack.wait_for_versions(service, &vec![version; count]);
+    runs("1");
+    stack.set("VERSION=2");
+    stack.deploy("").exits(0).says("is deployed as release 2");
+    runs("2");
+    assert_eq!(stack.update_state(service), "completed");
+    stack.set(&format!("VERSION=3 {BROKEN}"));
+    stack.deploy("--health-deadline 20s").exits(3).says("release 2 serves");
+    runs("2");
+    assert_eq!(stack.update_state(service), "rollback_completed");
+    stack.rollback("").exits(0).says("back on release 1");
+    runs("1");
+    stack.rollback("").exits(0).says("back on release 2");
+    runs("2");
+}
+
+#[test]
+fn five_that_nobody_says_what_to_do_with_at_a_failure_go_back() {
+    let nodes = Nodes::new(1, 0);
+    let stack = fixture(&nodes, "vote", "swarm-vote");
+    goes_forward_and_back(&stack, "vote", 5);
+}
+
+#[test]
+fn three_that_swarm_itself_rolls_back_are_no_success() {
+    let nodes = Nodes::new(1, 0);
+    let stack = fixture(&nodes, "whoami", "swarm-whoami");
+    goes_forward_and_back(&stack, "whoami", 3);
+}
+
+#[test]
+fn one_on_a_port_of_its_host_goes_forward_and_back() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::of(&nodes, "hostport", "swarm-host-port");
+    let port = stack.variable("PROXY_PORT");
+    stack.set(&format!("COMPOSE_ZD_ENGINE=swarm APP_PORT={port}"));
+    stack.deploy("").exits(0).says("nothing answers there while it is replaced");
+    stack.expect_version("1");
+    goes_forward_and_back(&stack, "app", 1);
+    stack.expect_version("2");
+}
+
+/// The example with the broken health check: parallelism 2, and clients all the time.
+#[test]
+fn six_behind_caddy_lose_no_request_in_an_update_or_a_broken_one() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::of(&nodes, "flask", "caddy-flask-stack");
+    ["FLASK_IMAGE", "CADDY_IMAGE"].iter().for_each(|image| nodes.bring(&stack.variable(image)));
+    stack.set("COMPOSE_ZD_ENGINE=swarm");
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("flask", &["1"; 6]);
+    wait_until("Caddy has found them", LONG, || stack.ask("/").is_some_and(|reply| reply.status == 200));
+    let load = stack.start_load("--rate 100");
+    stack.set("VERSION=2");
+    stack.deploy("").exits(0);
+    stack.set(&format!("VERSION=3 {BROKEN}"));
+    stack.deploy("--health-deadline 30s").exits(3);
+    load.end().all_from(&["1", "2"]);
+    stack.wait_for_versions("flask", &["2"; 6]);
+    stack.set(SOUND);
+    let load = stack.start_load("--rate 100");
+    stack.rollback("").exits(0);
+    load.end().all_from(&["1", "2"]);
+    stack.wait_for_versions("flask", &["1"; 6]);
+}
+
+/// `docker service rollback` can do nothing then: Swarm forgets what was before.
+#[test]
+fn any_release_is_put_back_even_after_swarm_has_rolled_back_by_itself() {
+    let nodes = Nodes::new(1, 0);
+    let stack = fixture(&nodes, "backto", "swarm-whoami");
+    for version in ["2", "3"] {
+        stack.set(&format!("VERSION={version}"));
+        stack.deploy("").exits(0);
+    }
+    stack.set(&format!("VERSION=4 {BROKEN}"));
+    stack.deploy("").exits(3).says("release 3 serves");
+    stack.rollback("--to 1").exits(0).says("back on release 1");
+    stack.wait_for_versions("whoami", &["1"; 3]);
+    let listed = tool(&stack, "history").exits(0).stdout.clone();
+    for line in ["back to 1", "failed", "(serves)"] {
+        assert!(listed.contains(line), "{listed}");
+    }
+}
+
+#[test]
+fn an_update_pauses_where_that_is_asked_for_and_is_gone_on_with_or_back_from() {
+    let nodes = Nodes::new(1, 0);
+    let stack = fixture(&nodes, "pause", "swarm-vote");
+    stack.set(&format!("VERSION=2 {BROKEN}"));
+    let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
+    ran.exits(3).says("deploy --resume");
+    assert_eq!(stack.update_state("vote"), "paused");
+    stack.deploy("--resume").exits(3);
+    assert_eq!(stack.update_state("vote"), "paused");
+    stack.rollback("").exits(0);
+    stack.wait_for_versions("vote", &["1"; 5]);
+}
+
+const TWO: &str = "
+x-zd: {engine: swarm}
+services:
+  app:
+    image: ${ZD_APP_IMAGE}
+    environment: {VERSION: '${VERSION}', EXIT_AFTER: '${EXIT_AFTER:-0}'}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 300ms, timeout: 2s, retries: 5}
+    deploy: {endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 3s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
+  api:
+    image: ${ZD_APP_IMAGE}
+    environment: {VERSION: '${VERSION}'}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 300ms, timeout: 2s, retries: 5}
+    deploy: {endpoint_mode: dnsrr, replicas: 2, update_config: {parallelism: 0, monitor: 1s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
+";
+
+/// The stack of two services, at version 1.
+fn two<'n>(nodes: &'n Nodes, name: &str) -> Stack<'n> {
+    let stack = Stack::new(nodes, name, TWO);
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("api", &["1", "1"]);
+    stack
+}
+
+#[test]
+fn when_one_service_fails_the_others_go_back_too_and_new_ones_go() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "both");
+    stack.add("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
+    stack.set("VERSION=2 EXIT_AFTER=1");
+    let ran = stack.deploy("--health-deadline 20s");
+    ran.exits(3).says("non-zero exit (1)").says("cannot reach the database").says("release 1 serves");
+    stack.wait_for_versions("api", &["1", "1"]);
+    stack.wait_for_versions("app", &["1"]);
+    wait_until("the new one is gone", LONG, || stack.service("more").is_null());
+}
+
+#[test]
+fn what_was_named_alone_is_touched_and_what_runs_beside_stays() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "named");
+    let before = stack.service("api")["Version"]["Index"].clone();
+    stack.set("VERSION=2");
+    let plan = stack.deploy("app --dry-run").exits(0).stdout.clone();
+    assert!(plan.contains("environment VERSION") && plan.contains("leave it alone"), "{plan}");
+    stack.wait_for_versions("app", &["1"]);
+    stack.deploy("app").exits(0);
+    stack.wait_for_versions("app", &["2"]);
+    assert_eq!(stack.service("api")["Version"]["Index"], before);
+    let shown = tool(&stack, "status").exits(0).stdout.clone();
+    assert!(shown.contains("2 of 2") && shown.contains("app.1"), "{shown}");
+}
+
+/// Until the new release serves, nothing goes that a failure would have to bring back.
+#[test]
+fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "prune");
+    let (_, alone) =
+        TWO.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
+    stack.write("compose.yaml", &format!("x-zd: {{engine: swarm}}\n{alone}"));
+    stack.set("VERSION=2");
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("app", &["1"]);
+    stack.deploy("--prune --image api=nobody/has:1 --resolve-image never --health-deadline 5s").exits(3);
+    stack.wait_for_versions("app", &["1"]);
+    stack.deploy("--prune").exits(0).says("removed app");
+    wait_until("it is gone", LONG, || stack.service("app").is_null());
+    stack.wait_for_versions("api", &["2", "2"]);
+    stack.write("compose.yaml", TWO);
+    stack.deploy("app --prune").exits(2).says("is about the whole stack");
+    stack.wait_for_versions("api", &["2", "2"]);
+}
+
+#[test]
+fn as_many_run_after_a_deploy_as_before_where_the_file_does_not_say() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "number");
+    stack.deploy("app --scale app=3").exits(0);
+    stack.set("VERSION=2");
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("app", &["2"; 3]);
+    let tasks = stack.running("app");
+    stack.deploy("app --force").exits(0);
+    stack.wait_for_versions("app", &["2"; 3]);
+    assert!(stack.running("app").iter().all(|t| !tasks.contains(t)));
+}
+
+#[test]
+fn an_image_that_nobody_has_ends_with_the_old_release() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "noimage");
+    let ran = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
+    ran.exits(3).says("No such image").says("release 1 serves");
+    stack.wait_for_versions("app", &["1"]);
+}
+
+#[test]
+fn an_interrupt_goes_back() {
+    let nodes = Nodes::new(1, 0);
+    let stack = two(&nodes, "signal");
+    stack.set("VERSION=2");
+    let mut deploy = stack.start_deploy("");
+    deploy.wait_for("Swarm is given");
+    deploy.signal("TERM");
+    deploy.end().exits(143);
+    stack.wait_for_versions("app", &["1"]);
+    stack.wait_for_versions("api", &["1", "1"]);
+}
+
+#[test]
+fn what_swarm_cannot_do_is_said_before_anything_happens() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::new(&nodes, "refused", TWO);
+    stack.add("services: {app: {ports: ['127.0.0.1:8000:3000'], privileged: true}}");
+    stack.deploy("").exits(2).says("127.0.0.1 is one machine's").says("services.app.ports");
+    assert!(stack.service("app").is_null());
+    stack.add("services: {app: {privileged: true, depends_on: [api]}}");
+    let ran = stack.deploy("--dry-run");
+    ran.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not there yet");
+    assert!(stack.service("app").is_null());
+    stack.add("services: {app: {x-zd: {before: {service: api}}}}");
+    stack.deploy("").exits(2).says("one-shots");
+}
+
+#[test]
+fn a_stack_that_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::new(&nodes, "foreign", TWO);
+    for version in ["1", "2"] {
+        stack.set(&format!("VERSION={version} EXIT_AFTER=0"));
+        stack.stack_deploy();
+        stack.wait_for_versions("api", &[version; 2]);
+        stack.wait_for_versions("app", &[version]);
+    }
+    stack.rollback("").exits(0).says("is what it was before");
+    stack.wait_for_versions("api", &["1", "1"]);
+    stack.wait_for_versions("app", &["1"]);
+}

@@ -1,0 +1,154 @@
+//! A stack of a test's own: its folder, its name, its port, and what the Swarm says of it.
+
+use std::ops::Deref;
+
+use serde_json::Value;
+
+use super::nodes::Nodes;
+use crate::stage::{LONG, Stage, wait_until};
+
+pub struct Stack<'n> {
+    stage: Stage,
+    pub nodes: &'n Nodes,
+}
+
+/// Folder, variables, commands, requests and clients are those of any project. Requests go to the first node's
+/// address until told otherwise.
+impl Deref for Stack<'_> {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.stage
+    }
+}
+
+impl<'n> Stack<'n> {
+    /// A stack of this one file.
+    pub fn new(nodes: &'n Nodes, name: &str, yaml: &str) -> Stack<'n> {
+        let stack = Stack { stage: Stage::on(nodes.address(0), name), nodes };
+        stack.write("compose.yaml", yaml);
+        stack.talk_to(nodes.manager());
+        stack
+    }
+
+    /// A copy of a fixture's files.
+    pub fn of(nodes: &'n Nodes, name: &str, fixture: &str) -> Stack<'n> {
+        let stack = Stack::new(nodes, name, "");
+        stack.copy_all(fixture);
+        stack
+    }
+
+    /// Says which node compose-zd and docker talk to from now on.
+    pub fn talk_to(&self, node: usize) {
+        self.set(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", self.nodes.host(node)));
+    }
+
+    /// What a plain `docker stack deploy` does.
+    pub fn stack_deploy(&self) {
+        let words = "--resolve-image never --detach=true --compose-file compose.yaml";
+        self.docker(&format!("stack deploy {words} {}", self.project));
+    }
+}
+
+/// What the Swarm says, asked at a manager that is not lost.
+impl Stack<'_> {
+    /// As the Swarm calls it.
+    pub fn full(&self, service: &str) -> String {
+        format!("{}_{service}", self.project)
+    }
+
+    /// `docker service inspect`; null where there is none, or no manager leads at the moment.
+    pub fn service(&self, service: &str) -> Value {
+        let told = self.ask_manager(&format!("service inspect {}", self.full(service)));
+        told[0].clone()
+    }
+
+    /// `completed`, `rollback_completed`…; empty before its first update.
+    pub fn update_state(&self, service: &str) -> String {
+        text(&self.service(service)["UpdateStatus"]["State"])
+    }
+
+    /// All that the Swarm remembers of a service.
+    pub fn tasks(&self, service: &str) -> Vec<Value> {
+        let filter = format!("service ps --quiet --no-trunc {}", self.full(service));
+        let output = self.nodes.try_docker(self.nodes.manager(), &filter);
+        let ids = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        let told = self.ask_manager(&format!("inspect --type task {ids}"));
+        told.as_array().cloned().unwrap_or_default()
+    }
+
+    /// Those that run, and are to.
+    pub fn running(&self, service: &str) -> Vec<Value> {
+        let mut tasks = self.tasks(service);
+        tasks.retain(|t| t["DesiredState"] == "running" && t["Status"]["State"] == "running");
+        tasks
+    }
+
+    /// The version of each task that runs, in order.
+    pub fn versions(&self, service: &str) -> Vec<String> {
+        let mut versions: Vec<String> = self.running(service).iter().map(Stack::version).collect();
+        versions.sort();
+        versions
+    }
+
+    /// The ids of the nodes that its running tasks are on.
+    pub fn places(&self, service: &str) -> Vec<String> {
+        let mut places: Vec<String> = self.running(service).iter().map(|t| text(&t["NodeID"])).collect();
+        places.sort();
+        places.dedup();
+        places
+    }
+
+    /// The variable VERSION of a task, or its image where it has none.
+    pub fn version(task: &Value) -> String {
+        let container = &task["Spec"]["ContainerSpec"];
+        let mut variables = container["Env"].as_array().into_iter().flatten();
+        let version = variables.find_map(|v| v.as_str()?.strip_prefix("VERSION="));
+        version.map_or_else(|| text(&container["Image"]), String::from)
+    }
+
+    pub fn is_on_lost(&self, task: &Value) -> bool {
+        self.nodes.lost().any(|node| self.is_on(task, node))
+    }
+
+    pub fn is_on(&self, task: &Value, node: usize) -> bool {
+        task["NodeID"] == *self.nodes.id(node)
+    }
+
+    /// These versions run, on nodes that are not lost, and nothing is on its way; waited for.
+    pub fn wait_for_versions(&self, service: &str, expected: &[&str]) {
+        wait_until(&format!("{service} is {expected:?}"), LONG, || {
+            let on_their_way =
+                |t: &Value| t["DesiredState"] == "running" && t["Status"]["State"] != "running";
+            let tasks = self.tasks(service);
+            let lost = self.running(service).iter().any(|t| self.is_on_lost(t));
+            !lost && !tasks.iter().any(on_their_way) && self.versions(service) == expected
+        });
+    }
+
+    fn ask_manager(&self, line: &str) -> Value {
+        let output = self.nodes.try_docker(self.nodes.manager(), line);
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+}
+
+impl Drop for Stack<'_> {
+    fn drop(&mut self) {
+        let manager = self.nodes.manager();
+        if std::thread::panicking() {
+            for words in ["stack ps --no-trunc", "stack services"] {
+                let output = self.nodes.try_docker(manager, &format!("{words} {}", self.project));
+                eprintln!("==== docker {words}\n{}", String::from_utf8_lossy(&output.stdout));
+            }
+        }
+        // For the next one on the same nodes; with the nodes themselves everything goes.
+        self.nodes.try_docker(manager, &format!("stack rm {}", self.project));
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().into()
+}
