@@ -101,7 +101,8 @@ impl Fake {
 
 /// What holds the images of releases: names and containers of our own.
 fn is_bookkeeping(call: &str) -> bool {
-    call.starts_with("tag sha256:") || call.starts_with("create --name compose-zd-keep-")
+    let ours = ["tag sha256:", "create --name compose-zd-keep-", "volume "];
+    ours.iter().any(|o| call.starts_with(o))
 }
 
 fn fake_docker() -> PathBuf {
