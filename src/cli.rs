@@ -362,8 +362,9 @@ fn any_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn patience(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|e| format!("{e}; write `--wait=10m`, or put `--wait` after the services to wait as long as it takes"))
+    humantime::parse_duration(text).map_err(|e| {
+        format!("{e}; write `--wait=10m`, or put `--wait` after the services to wait as long as it takes")
+    })
 }
 
 fn ratio(text: &str) -> Result<f64, String> {

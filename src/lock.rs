@@ -76,7 +76,7 @@ impl Names {
 /// How taking it ended.
 pub enum Taken {
     /// Until it is dropped.
-    Held(Lock),
+    Held(Box<Lock>),
     /// By them, until the limit.
     Busy(Box<Holder>),
     /// The caller's own reason to wait no longer.
@@ -109,21 +109,28 @@ struct Keys {
     holder: Holder,
 }
 
+/// What is to be locked, and for whom.
+pub struct Wish<'a> {
+    pub docker: &'a Docker,
+    pub board: Board,
+    pub project: &'a str,
+    pub holder: Holder,
+    /// How long somebody else's is waited for.
+    pub limit: Duration,
+}
+
 /// Takes the lock of a project; while somebody else has it, it is asked for again until the limit. `lost` is told when
 /// somebody has taken it from us, because we left no sign of life for too long.
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
 pub fn take(
-    docker: &Docker,
-    board: Board,
-    project: &str,
-    holder: Holder,
-    limit: Duration,
+    wish: Wish,
     stop: &Stop,
     waiting: &mut dyn Waiting,
     lost: impl Fn(&Holder) + Send + 'static,
 ) -> Result<Taken> {
+    let Wish { docker, board, project, holder, limit } = wish;
     let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder };
     let mut other = Holder::default();
     let mut told = false;
@@ -142,7 +149,7 @@ pub fn take(
         Ok(None)
     })?;
     Ok(match waited {
-        Waited::Done(true) => Taken::Held(Lock::held(keys, lost)),
+        Waited::Done(true) => Taken::Held(Box::new(Lock::held(keys, lost))),
         Waited::Done(false) => Taken::GivenUp,
         Waited::TimedOut => Taken::Busy(Box::new(other)),
         Waited::Interrupted(signal) => Taken::Interrupted(signal),
@@ -182,7 +189,8 @@ impl Keys {
                 None => {} // given back in this moment
             }
         }
-        Err(Fault::unchanged(format!("the engine does not keep `{name}`, which is the project's lock")).into())
+        Err(Fault::unchanged(format!("the engine does not keep `{name}`, which is the project's lock"))
+            .into())
     }
 
     fn claimed(&self, name: &str) -> Result<Option<Holder>> {

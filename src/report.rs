@@ -195,7 +195,9 @@ impl fmt::Display for Event {
             }
             Event::Waiting(holder) => write!(f, "waiting for {holder}"),
             Event::TookOver(holder) => write!(f, "{holder} was killed; what it left is brought in order"),
-            Event::Recovering(number) => write!(f, "going on with release {number}, which a killed run left half done"),
+            Event::Recovering(number) => {
+                write!(f, "going on with release {number}, which a killed run left half done")
+            }
             Event::Paused => f.write_str("pausing where it is"),
             Event::GoingBack => f.write_str("going back to what served before"),
             Event::Interrupted => {

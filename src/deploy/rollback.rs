@@ -30,7 +30,8 @@ use crate::wait::Stop;
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &Stop) -> Result<()> {
     let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
-    let Some((_turn, ledger)) = opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
+    let Some((_turn, ledger)) =
+        opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
     else {
         return Ok(());
     };

@@ -26,7 +26,7 @@ pub enum Turn {
 pub struct Held {
     /// It had to be waited for: what was read before may have changed.
     pub waited: bool,
-    _lock: Option<Lock>,
+    _lock: Option<Box<Lock>>,
     // Last, so that no older run believes that this one has died.
     _place: Option<Place>,
 }
@@ -60,10 +60,9 @@ impl Caller<'_> {
             Report::fault(&lost(other));
             std::process::exit(i32::from(Exit::Locked.code()))
         };
-        let (limit, project) = (self.rollout.turn.limit(), &self.ledger.project);
-        let taken =
-            lock::take(self.docker, self.board(), project, holder, limit, self.stop, &mut queue, lost)?;
-        match taken {
+        let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
+        let wish = lock::Wish { docker: self.docker, board: board(self.is_stack), project, holder, limit };
+        match lock::take(wish, self.stop, &mut queue, lost)? {
             Taken::Held(lock) => self.begin(lock, queue),
             Taken::GivenUp => Ok(Turn::Superseded),
             Taken::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
@@ -71,7 +70,7 @@ impl Caller<'_> {
         }
     }
 
-    fn begin(&self, lock: Lock, queue: Queue) -> Result<Turn> {
+    fn begin(&self, lock: Box<Lock>, queue: Queue) -> Result<Turn> {
         if let Some(place) = &queue.place {
             // One may have come since the last look.
             if place.is_superseded()? {
@@ -80,10 +79,6 @@ impl Caller<'_> {
             place.begin()?;
         }
         Ok(Turn::Ours(Held { waited: queue.waited, _lock: Some(lock), _place: queue.place }))
-    }
-
-    fn board(&self) -> Board {
-        board(self.is_stack)
     }
 }
 
@@ -142,9 +137,8 @@ fn busy(other: &Holder, limit: Duration) -> Fault {
         true => String::new(),
         false => format!("; waited for {}", humantime::format_duration(limit)),
     };
-    Fault::new(Exit::Locked, format!("another run holds the project: {other}{after}")).hint(
-        "`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys",
-    )
+    Fault::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
+        .hint("`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys")
 }
 
 fn lost(other: &Holder) -> Fault {

@@ -103,13 +103,16 @@ impl Docker {
     fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<Done> {
         let limit = format!("`docker {} {}` has no answer within {}s", words[0], words[1], ANSWER.as_secs());
         let done = self.run_within(&self.docker_words(words), stdin, ANSWER)?;
-        Ok(done.ok_or_else(|| Fault::unchanged(limit).hint("see whether the Docker engine is overloaded, or lost"))?)
+        Ok(done.ok_or_else(|| {
+            Fault::unchanged(limit).hint("see whether the Docker engine is overloaded, or lost")
+        })?)
     }
 }
 
 /// Every name that it says something about is gone.
 fn is_gone(done: &Done) -> bool {
-    let gone = |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
+    let gone =
+        |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
     let said = done.stderr.to_lowercase();
     let mut lines = said.lines().filter(|l| !l.trim().is_empty());
     !done.ok() && !said.trim().is_empty() && lines.all(gone)

@@ -89,7 +89,8 @@ impl Holder {
 
     /// As a lock has it; one that says nothing we know was made by nobody we know.
     pub fn read(text: &str) -> Holder {
-        let unknown = || Holder { command: "something else".into(), by: "somebody".into(), ..Holder::default() };
+        let unknown =
+            || Holder { command: "something else".into(), by: "somebody".into(), ..Holder::default() };
         serde_json::from_str(text).unwrap_or_else(|_| unknown())
     }
 

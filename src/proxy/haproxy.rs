@@ -234,7 +234,8 @@ impl Proxy for Haproxy {
         }
         // One that was in rotation before, and whose check fails, may never serve: nobody waits for it.
         let sick = |s: &Slot| s.is_down() && !s.is_out();
-        let found = |e: &Endpoint, s: &Slot| rotation.found.contains(&e.id) && s.is_of(std::slice::from_ref(e));
+        let found =
+            |e: &Endpoint, s: &Slot| rotation.found.contains(&e.id) && s.is_of(std::slice::from_ref(e));
         let done = |e: &Endpoint, s: &Slot| s.serves(e) || (found(e, s) && sick(s));
         let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && done(e, s));
         if !rotation.inside.iter().all(|e| self.backends_of(e).iter().all(|b| serves(e, b))) {

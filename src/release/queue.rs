@@ -41,7 +41,11 @@ impl Place {
         let mut number = numbers(folder)?.into_iter().max().unwrap_or(0).max(served(folder));
         loop {
             number += 1;
-            let new = OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(number.to_string()));
+            let new = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(folder.join(number.to_string()));
             match new {
                 Ok(held) => {
                     held.lock()?;

@@ -1,5 +1,8 @@
 //! The command line against a fake docker: what it calls in which order, and how it fails before anything is touched.
 
+#[path = "cli/turn.rs"]
+mod turn;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
