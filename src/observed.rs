@@ -74,11 +74,11 @@ impl Observed {
     }
 
     /// How many instances a service has. While a rollout is under way both releases may serve, so it is never more than
-    /// one of them has; and an instance that somebody stopped does not count.
-    pub fn size(&self, service: &str) -> usize {
+    /// one of them has; and an instance that somebody stopped does not count, while one that has `fallen` by itself does.
+    pub fn size(&self, service: &str, fallen: usize) -> usize {
         let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
         let serving = self.of(service).filter(|i| i.serves()).count();
-        serving.min(of(Generation::Old).max(of(Generation::New)))
+        (serving + fallen).min(of(Generation::Old).max(of(Generation::New)))
     }
 
     pub fn get(&self, key: &str) -> Option<&Instance> {
@@ -90,23 +90,29 @@ impl Observed {
 mod tests {
     use super::*;
 
-    /// `o` and `n` are an old and a new instance that serve; `x` is an old one that is stopped, `-` a new one that runs
-    /// and does not serve yet.
+    /// `o` and `n` are an old and a new instance that serve; `x` is an old one that is stopped, `f` one that has crashed,
+    /// `-` a new one that runs and does not serve yet.
     fn size(instances: &str) -> usize {
         let one = |kind: char| Instance {
             key: kind.into(),
             service: "app".into(),
-            generation: if "ox".contains(kind) { Generation::Old } else { Generation::New },
-            state: if kind == 'x' { State::Exited } else { State::Running },
+            generation: if "oxf".contains(kind) { Generation::Old } else { Generation::New },
+            state: if "xf".contains(kind) { State::Exited } else { State::Running },
             routed: "on".contains(kind),
             ready: true,
         };
-        Observed { instances: instances.chars().map(one).collect(), proxied: true }.size("app")
+        Observed { instances: instances.chars().map(one).collect(), proxied: true }
+            .size("app", instances.matches('f').count())
     }
 
     #[test]
     fn a_service_has_as_many_instances_as_serve() {
         assert_eq!([size(""), size("oo"), size("nnn"), size("ox")], [0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn what_has_crashed_was_meant_to_run() {
+        assert_eq!([size("of"), size("ff"), size("oxf"), size("offnn")], [2, 2, 2, 3]);
     }
 
     #[test]

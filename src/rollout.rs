@@ -54,6 +54,8 @@ pub struct Rollout<'a> {
     lenient: bool,
     tolerance: Tolerance,
     watched: Vec<Watched>,
+    /// Ready, and not in rotation yet.
+    newcomers: Vec<Candidate>,
     /// Ids of the new instances that ended the plan.
     failed: Vec<String>,
     /// Steps of the plan that are done.
@@ -89,6 +91,7 @@ impl<'a> Rollout<'a> {
             lenient: false,
             tolerance: Tolerance::default(),
             watched: Vec::new(),
+            newcomers: Vec::new(),
             failed: Vec::new(),
             done: 0,
             given_up: Vec::new(),
@@ -279,6 +282,9 @@ impl<'a> Rollout<'a> {
             let new: Vec<Key> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
             self.inside.extend(new);
         }
+        if !self.lenient {
+            self.newcomers.extend(candidates.iter().cloned());
+        }
         if !self.tolerance.monitor.is_zero() {
             let known: Vec<String> = self.watched.iter().map(|w| w.id().clone()).collect();
             let added = candidates.into_iter().filter(|c| !known.contains(&c.id));
@@ -353,6 +359,8 @@ impl<'a> Rollout<'a> {
                 false => rollout.follow(routing, outside),
             })
         })?;
+        let admitted: Vec<String> = self.ids(&self.inside);
+        self.newcomers.retain(|c| !admitted.contains(&c.id));
         let (inside, outside) = (self.names(&self.inside), self.names(outside));
         self.tools.report.event(&Event::Routed { inside, outside });
         Ok(())
@@ -384,9 +392,25 @@ impl<'a> Rollout<'a> {
             return Ok(false);
         }
         self.look_again()?; // one that is still watched has failed
+        self.look_at_newcomers(&dead)?;
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
         self.inside = living;
         Ok(true)
+    }
+
+    /// One that was ready, and has died before anybody sent it a request, has failed whatever the monitor is: those that it
+    /// was to replace still serve.
+    fn look_at_newcomers(&mut self, dead: &[Key]) -> Result<()> {
+        let dead = self.ids(dead);
+        let lost = self.newcomers.iter().filter(|c| dead.contains(&c.id));
+        let mut lost: Vec<Watched> = lost.cloned().map(Watched::new).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        match health::look_again(self.tools.docker, &mut lost, Duration::MAX, &self.pace())? {
+            Some(unready) => Err(self.give_up(unready)),
+            None => Ok(()),
+        }
     }
 
     /// A proxy that cannot be told a rotation: sees it admit those inside, and then, told by their drain command, let go

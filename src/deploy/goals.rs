@@ -6,6 +6,7 @@ use super::asked::Target;
 use super::checks;
 use super::run::Run;
 use super::scene::{Scene, Viewer};
+use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::health::Probe;
 use crate::model::{Order, Service, Update};
@@ -52,10 +53,16 @@ impl Run<'_> {
         scene: &Scene,
     ) -> Result<Strategy, Fault> {
         let (target, observed) = (viewer.target, &scene.observed);
+        let crashed = |name: &str| {
+            let its =
+                |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_crashed();
+            scene.containers.values().filter(its).count()
+        };
         let sides = target.services();
         let goal = |name: &str| {
             let only_runs = probes.iter().any(|(s, probe)| *s == name && *probe == Probe::Running);
-            self.goal(name, &sides, viewer, observed, only_runs)
+            let size = |name: &str| observed.size(name, crashed(name));
+            self.goal(name, &sides, viewer, (observed, &size), only_runs)
         };
         let Target::Pair(pair) = target else {
             return Ok(Strategy::Scale(goal(target.name())));
@@ -82,12 +89,12 @@ impl Run<'_> {
         name: &str,
         sides: &[&str],
         viewer: &Viewer,
-        observed: &Observed,
+        (observed, size): (&Observed, &dyn Fn(&str) -> usize),
         only_runs: bool,
     ) -> Goal {
         let service = &self.project().services[name];
-        let own = self.settled(name, observed).or(Some(observed.size(name))).filter(|n| *n > 0);
-        let running = own.or(sides.iter().map(|s| observed.size(s)).max()).unwrap_or(0);
+        let own = self.settled(name, observed).or(Some(size(name))).filter(|n| *n > 0);
+        let running = own.or(sides.iter().map(|s| size(s)).max()).unwrap_or(0);
         let in_file = service.replicas.map(|n| n as usize);
         let wanted = self.sizes.get(name).copied().or(in_file).unwrap_or(running);
         let proxied = !viewer.proxies.is_empty();

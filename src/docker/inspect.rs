@@ -178,6 +178,16 @@ impl Container {
         self.state.status == "exited" && self.state.exit_code == 0
     }
 
+    /// It ended, or ends over and over, by itself. A stop ends with 0, or with the signal that was sent: SIGINT, SIGTERM, and
+    /// SIGKILL after its grace.
+    pub fn has_crashed(&self) -> bool {
+        match self.state.status.as_str() {
+            "restarting" => true,
+            "exited" | "dead" => self.state.oom_killed || ![0, 130, 137, 143].contains(&self.state.exit_code),
+            _ => false,
+        }
+    }
+
     /// Every name that Docker's DNS has for it: its own, and its aliases on its networks.
     pub fn names(&self) -> Vec<String> {
         let networks = self.network_settings.networks.values();

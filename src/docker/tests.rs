@@ -100,3 +100,19 @@ fn a_program_gets_its_folder_and_variables_and_loses_others() {
     assert_eq!((done.code, done.stdout.split(' ').take(2).collect::<Vec<_>>()), (Some(3), vec!["/", "1"]));
     assert!(run_program(&["no-such-program"], Path::new("/"), &[]).is_err());
 }
+
+#[test]
+fn what_ended_by_itself_has_crashed_and_what_was_stopped_has_not() {
+    let crashed = |state: &str| {
+        let json = format!(r#"{{"Id": "a", "Name": "/a", "State": {state}}}"#);
+        serde_json::from_str::<Container>(&json).unwrap().has_crashed()
+    };
+    assert!(crashed(r#"{"Status": "exited", "ExitCode": 1}"#));
+    assert!(crashed(r#"{"Status": "exited", "ExitCode": 137, "OOMKilled": true}"#));
+    assert!(crashed(r#"{"Status": "restarting", "ExitCode": 0}"#));
+    for code in [0, 130, 137, 143] {
+        assert!(!crashed(&format!(r#"{{"Status": "exited", "ExitCode": {code}}}"#)), "{code}");
+    }
+    assert!(!crashed(r#"{"Status": "created", "ExitCode": 1}"#));
+    assert!(!crashed(r#"{"Status": "running", "ExitCode": 0}"#));
+}

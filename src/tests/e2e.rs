@@ -7,6 +7,8 @@
 mod build;
 #[path = "e2e/caddy.rs"]
 mod caddy;
+#[path = "e2e/chaos.rs"]
+mod chaos;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
 #[path = "e2e/failure.rs"]

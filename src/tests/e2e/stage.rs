@@ -322,6 +322,11 @@ impl Stage {
         self.start_rollback(words).end()
     }
 
+    /// Any command.
+    pub fn start(&self, words: &str) -> Running<'_> {
+        Running::start(self, words)
+    }
+
     pub fn start_rollback(&self, words: &str) -> Running<'_> {
         Running::start(self, &format!("rollback {words}"))
     }

@@ -104,6 +104,43 @@ impl<'s> Running<'s> {
         assert!(sent.status().expect("kill can be started").success());
     }
 
+    /// As [`Running::signal`]; it may have ended by itself.
+    pub fn try_signal(&self, name: &str) {
+        let mut kill = self.stage.command("kill");
+        let _ = kill
+            .args(["-s", name, &self.child.id().to_string()])
+            .stderr(std::process::Stdio::null())
+            .status();
+    }
+
+    /// Kills the docker client that it waits for, as soon as there is one.
+    pub fn kill_children(&mut self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        wait_until("it waits for docker", LONG, || {
+            let found = fs::read_to_string(&children).unwrap_or_default();
+            for id in found.split_whitespace() {
+                let _ = self
+                    .stage
+                    .command("kill")
+                    .args(["-KILL", id])
+                    .stderr(std::process::Stdio::null())
+                    .status();
+            }
+            !found.trim().is_empty() || !self.runs()
+        });
+    }
+
+    /// What it has said so far.
+    pub fn stderr(&self) -> String {
+        text_of(&self.stderr)
+    }
+
+    /// Waits for its end, where others than the tool hit what it was not told of.
+    pub fn end_whatever(mut self) -> Ran {
+        let status = self.child.wait().expect("a child");
+        self.record(status)
+    }
+
     /// Waits for its end, and sees that nothing happened to what it was not told of.
     pub fn end(mut self) -> Ran {
         let status = self.child.wait().expect("a child");
