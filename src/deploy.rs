@@ -50,7 +50,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
     let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;
     let state_dir = asked::state_dir(compose, args.rollout.state_dir.as_deref(), cluster.as_deref());
-    let mut ledger = Ledger::open(&state_dir, &definition.project.name)?;
+    let mut ledger = Ledger::open(&state_dir, &definition.project.name)?.for_change(report)?;
     if cluster.is_some() {
         return stack::deploy(definition, args, ledger, report, stop);
     }
