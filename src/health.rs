@@ -293,15 +293,16 @@ fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
     format!(
         "# ask from inside
 unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
-within() {{ if timeout 1 true 2>/dev/null; then timeout {seconds} \"$@\"; else \"$@\"; fi; }}
+within() {{ if timeout 1 true 2>/dev/null; then timeout {longer} \"$@\"; else \"$@\"; fi; }}
 once=; wget --help 2>&1 | grep -q max-redirect && once=--max-redirect=0
 if command -v curl >/dev/null; then
-  within curl -qgkisS -m {seconds} -H {header} {url} | head -c {limit}
+  within curl -qgkisSN -m {seconds} -H {header} {url} | head -c {limit}
 elif command -v wget >/dev/null; then
   within wget -q -S $once -T {seconds} --header {header} -O - {url} 2>&1 | head -c {limit}
 else
   echo 'there is neither curl nor wget in it' >&2; exit 1
 fi",
+        longer = seconds + 1.0,
         limit = BODY_LIMIT
     )
 }
@@ -313,7 +314,7 @@ fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
     while !rest.is_empty() {
         let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
         if let Some(code) = status(line).filter(|code| *code >= 200) {
-            return Some((code, without_head(after, line.starts_with(' '))));
+            return Some((code, without_head(after, line.starts_with(' '))?));
         }
         rest = after;
     }
@@ -327,18 +328,19 @@ fn status(line: &str) -> Option<u16> {
     (version.starts_with("HTTP/") && (100..=599).contains(&code)).then_some(code)
 }
 
-fn without_head(text: &str, indented: bool) -> &str {
+/// None where the head has no end.
+fn without_head(text: &str, indented: bool) -> Option<&str> {
     let mut rest = text;
     while let Some((line, after)) = rest.split_once('\n') {
         if indented && !line.starts_with("  ") {
-            break;
+            return Some(rest);
         }
         rest = after;
         if line.trim().is_empty() {
-            break;
+            return Some(rest);
         }
     }
-    rest
+    indented.then_some(rest)
 }
 
 /// A new instance that has to get ready.
@@ -738,8 +740,17 @@ mod tests {
         assert_eq!(parse_inside(by_curl), Some((200, "HTTP/1.1 500 no\n")));
         let by_wget = "  HTTP/1.1 302 Found\n  Location: /in\n  HTTP/1.1 200 OK\n  Server: x\nhello";
         assert_eq!(parse_inside(by_wget), Some((302, "hello")));
-        assert_eq!(parse_inside("HTTP/1.1 200 OK\r\nX: cut off"), Some((200, "X: cut off")));
-        for nothing in ["", "hello\n", "HTTP/1.1 2\n", "HTTP/1.1 999 x\n", "HTTP/1.1 20é", "curl: (7) no"] {
+        assert_eq!(parse_inside("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
+        for nothing in [
+            "HTTP/1.1 200 OK\r\nX: cut off",
+            "HTTP/1.1 200 OK\r\n",
+            "",
+            "hello\n",
+            "HTTP/1.1 2\n",
+            "HTTP/1.1 999 x\n",
+            "HTTP/1.1 20é",
+            "curl: (7) no",
+        ] {
             assert_eq!(parse_inside(nothing), None, "{nothing:?}");
         }
     }
@@ -750,7 +761,7 @@ mod tests {
             let script = inside_script(&format!("http://127.0.0.1:80/{text}"), text, Duration::from_secs(1));
             let fake = "curl() { for w in \"$@\"; do printf '<%s>' \"$w\"; done; }; timeout() { false; }\n";
             let told = shell::tests::run(&format!("{fake}{script}"));
-            assert_eq!(told, format!("<-qgkisS><-m><1><-H><Host: {text}><http://127.0.0.1:80/{text}>"));
+            assert_eq!(told, format!("<-qgkisSN><-m><1><-H><Host: {text}><http://127.0.0.1:80/{text}>"));
         }
     }
 }
