@@ -121,7 +121,7 @@ fn a_damaged_wanted_file_stops_no_deploy_and_no_named_rollback() {
             continue; // a record that is whole is no heading all the same, which is `empty` once more
         }
         says(&fake.run("status").success(), &["wanted.json` cannot be used"]);
-        for words in ["rollback", "deploy --resume"] {
+        for words in ["rollback", "deploy --resume", "recover"] {
             let run = fake.run(words).code(1);
             says(
                 &run,
