@@ -374,7 +374,10 @@ fn ratio(text: &str) -> Result<f64, String> {
 
 fn image(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((service, reference)) if !service.is_empty() && !reference.is_empty() => {
+        Some((_, reference)) if !reference.starts_with(|c: char| c.is_ascii_alphanumeric()) => {
+            Err("an image begins with a letter or a digit; expected SERVICE=REF, such as app=shop:42".into())
+        }
+        Some((service, reference)) if !service.is_empty() && !reference.contains(|c: char| c <= ' ') => {
             Ok((service.into(), reference.into()))
         }
         _ => Err("expected SERVICE=REF, such as app=shop:42".into()),

@@ -67,7 +67,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         report.superseded(&definition.project.name);
         return Ok(());
     };
-    ledger = ledger.reopened()?;
+    ledger = ledger.reopened()?.for_change(report)?;
     if turn.waited {
         definition = Definition::of_file(compose, flags(), report)?;
     }

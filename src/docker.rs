@@ -6,9 +6,11 @@ pub mod swarm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,6 +26,11 @@ pub struct Exec {
     /// What it reads; nothing is read without.
     pub stdin: Option<String>,
     pub options: Vec<String>,
+    /// Variables that it gets. They may be secret, so docker is told their names only, and finds the values in its own
+    /// environment: everybody on this machine can read the arguments of a process.
+    pub variables: Vec<(String, String)>,
+    /// Its words are the user's and may hold secrets: none but the first is shown.
+    pub private: bool,
     /// The image of a container of its own, which lives as long as the command and shares the network of `container`,
     /// whose settings it may write; those are read-only in `container` itself.
     pub beside: Option<String>,
@@ -39,9 +46,22 @@ impl Exec {
         Exec { container: container.into(), argv, ..Exec::default() }
     }
 
+    /// A command of the user's.
+    pub fn of_user(container: &str, argv: Vec<String>) -> Self {
+        Exec { private: true, ..Exec::new(container, argv) }
+    }
+
     /// A script for the `sh` of an image, which may change the network settings of a container.
     pub fn beside(container: &str, image: &str, script: impl Into<String>) -> Self {
         Exec { beside: Some(image.into()), ..Exec::sh(container, script) }
+    }
+
+    /// The command for people, of which `argv` is the whole.
+    fn shown(&self, argv: &[String]) -> String {
+        match self.private {
+            true => format!("{} …", shown_words(&argv[1..argv.len().saturating_sub(self.argv.len()) + 1])),
+            false => shown_words(&argv[1..]),
+        }
     }
 
     fn words(&self) -> Vec<String> {
@@ -67,10 +87,23 @@ impl Exec {
         let mut words = vec!["exec".to_string()];
         words.extend(self.stdin.is_some().then(|| "-i".to_string()));
         words.extend(self.options.iter().cloned());
+        for (name, value) in &self.variables {
+            let told = if is_dockers_own(name) { format!("{name}={value}") } else { name.clone() };
+            words.extend(["--env".to_string(), told]);
+        }
         words.push(self.container.clone());
         words.extend(self.argv.iter().cloned());
         words
     }
+}
+
+/// Variables that the docker client goes by itself: such a one is told in full.
+fn is_dockers_own(name: &str) -> bool {
+    let own = ["PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"];
+    let name = name.to_uppercase();
+    own.contains(&name.as_str())
+        || ["DOCKER", "OTEL", "LD_", "GO"].iter().any(|p| name.starts_with(p))
+        || name.ends_with("_PROXY")
 }
 
 /// How a finished command ended.
@@ -130,6 +163,12 @@ impl Docker {
             )
         })?;
         Ok(Docker { program, standalone: None, place, observer })
+    }
+
+    /// A client at this place, for tests of what needs none.
+    #[cfg(test)]
+    pub fn at(program: PathBuf, place: Where) -> Docker {
+        Docker { program, standalone: None, place, observer: Arc::new(|_, _| {}) }
     }
 
     /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
@@ -258,6 +297,9 @@ impl Docker {
     /// # Errors
     /// No engine.
     pub fn image(&self, reference: &str) -> Result<Option<Image>> {
+        if !is_reference(reference) {
+            return Ok(None);
+        }
         let words = ["image", "inspect", reference];
         let done = self.run(&self.docker_words(&words))?;
         match done.stderr.to_lowercase().contains("no such image") {
@@ -328,6 +370,9 @@ impl Docker {
     /// # Errors
     /// Only when docker cannot be started.
     pub fn pull_image(&self, reference: &str) -> Result<bool> {
+        if !is_reference(reference) {
+            return Ok(false);
+        }
         self.run_shown(&self.docker_words(&["pull", reference]))
     }
 
@@ -513,19 +558,27 @@ impl Docker {
     /// Only when docker cannot be started; the command's own failure is in the answer.
     pub fn exec(&self, exec: &Exec) -> Result<Done> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
-        self.run_with(&argv, exec.stdin.as_deref())
+        let start = Instant::now();
+        let command = with_variables(expression(&argv), exec).stdout_capture().stderr_capture().unchecked();
+        let output = match &exec.stdin {
+            Some(text) => command.stdin_bytes(text.as_str()).run(),
+            None => command.stdin_null().run(),
+        };
+        (self.observer)(&exec.shown(&argv), start.elapsed());
+        Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
     }
 
-    /// As [`Docker::exec`], for at most `limit`; what takes longer is left to itself and gives no answer.
+    /// As [`Docker::exec`], for at most `limit`, and without input; what takes longer is left to itself and gives no
+    /// answer. No more than the first 64 KiB of what it prints is read.
     ///
     /// # Errors
     /// Only when docker cannot be started.
     pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
-        self.run_within(
-            &self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>()),
-            None,
-            limit,
-        )
+        let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        let start = Instant::now();
+        let done = bounded(with_variables(expression(&argv), exec), limit);
+        (self.observer)(&exec.shown(&argv), start.elapsed());
+        Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
     }
 
     /// `None` where it takes longer than that; it is then left to itself.
@@ -546,13 +599,21 @@ impl Docker {
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
     }
 
+    /// The beginning of what others wrote: a line of a log may be as long as it likes.
+    fn log(&self, argv: &[String], limit: Duration) -> Result<Done> {
+        let start = Instant::now();
+        let done = bounded(expression(argv), limit);
+        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
+        Ok(done.map_err(|e| cannot_start(&argv[0], &e))?.unwrap_or_default())
+    }
+
     /// The last lines a container printed.
     ///
     /// # Errors
     /// No engine.
     pub fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
-        let done = self.run(&self.docker_words(&["logs", "--tail", &tail, id]))?;
+        let done = self.log(&self.docker_words(&["logs", "--tail", &tail, id]), LOGS)?;
         let both = done.stdout.lines().chain(done.stderr.lines());
         Ok(both.map(String::from).collect())
     }
@@ -612,16 +673,8 @@ impl Docker {
     }
 
     fn run(&self, argv: &[String]) -> Result<Done> {
-        self.run_with(argv, None)
-    }
-
-    fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
         let start = Instant::now();
-        let command = expression(argv).stdout_capture().stderr_capture().unchecked();
-        let output = match stdin {
-            Some(text) => command.stdin_bytes(text).run(),
-            None => command.stdin_null().run(),
-        };
+        let output = expression(argv).stdin_null().stdout_capture().stderr_capture().unchecked().run();
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
     }
@@ -656,6 +709,62 @@ fn expression(argv: &[String]) -> duct::Expression {
         command.process_group(0);
         Ok(())
     })
+}
+
+/// Nothing that docker would take for a flag has a place in its words, whoever wrote the record that it is from.
+fn is_reference(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn with_variables(command: duct::Expression, exec: &Exec) -> duct::Expression {
+    let own = exec.variables.iter().filter(|(name, _)| !is_dockers_own(name));
+    own.fold(command, |command, (name, value)| command.env(name, value))
+}
+
+/// As much of the output of a command as is read where anybody may have written it, in bytes.
+const OUTPUT: u64 = 64 << 10;
+
+/// How long the engine may take to give the last lines of a log.
+const LOGS: Duration = Duration::from_secs(20);
+
+/// Runs a command of which neither the time nor the output is trusted; none where it takes longer than `limit`.
+fn bounded(command: duct::Expression, limit: Duration) -> io::Result<Option<Done>> {
+    let ((out, stdout), (err, stderr)) = (io::pipe()?, io::pipe()?);
+    let (out, err) = (first_of(out), first_of(err));
+    // The command holds its ends of the pipes, which have to close with the child.
+    let child = command.stdin_null().stdout_file(stdout).stderr_file(stderr).unchecked().start()?;
+    let ended = child.wait_timeout(limit).map(|output| output.map(|o| o.status.code()));
+    if !matches!(ended, Ok(Some(_))) {
+        // It may have ended by itself in this moment.
+        let _ = child.kill();
+    }
+    let text = |read: Receiver<Vec<u8>>| {
+        // What the child started itself may live on and hold the pipe.
+        let end = Instant::now() + PIPE;
+        let next = || read.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
+        let bytes: Vec<u8> = std::iter::from_fn(next).flatten().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    Ok(ended?.map(|code| Done { code, stdout: text(out), stderr: text(err) }))
+}
+
+/// How long a pipe may take to close once its process has ended.
+const PIPE: Duration = Duration::from_secs(1);
+
+/// Reads on a thread of its own; then the pipe is closed, which ends who writes on.
+fn first_of(pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let mut pipe = pipe.take(OUTPUT);
+        let mut buffer = vec![0; 8 << 10];
+        // What came before an error counts; and nobody may wait for it any more.
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            if send.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receive
 }
 
 fn docker_words(program: &Path, place: &Where, words: &[&str]) -> Vec<String> {

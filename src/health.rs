@@ -13,13 +13,20 @@ use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::fault::Fault;
 use crate::model::{Codes, HttpHealth, Pace};
+use crate::shell;
 use crate::wait::{self, Stop, Waited};
 
 /// A connection on a bridge of this machine opens at once, or there is no way to it.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// How much of an answer is searched for `x-zd.health.body`, in bytes.
-const BODY_LIMIT: u64 = 1 << 20;
+/// How much of an answer is searched for `x-zd.health.body`, in bytes; no more of it is read.
+const BODY_LIMIT: u64 = 64 << 10;
+
+/// How much longer than its answer `docker exec` may take to start and to end.
+const EXEC_SLACK: Duration = Duration::from_secs(3);
+
+/// The longest line of others that a message shows, in characters.
+const LINE: usize = 500;
 
 /// How many last lines of an instance that failed are shown.
 const LOG_LINES: u32 = 10;
@@ -181,7 +188,7 @@ impl<'a> Asker<'a> {
         }
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
         let answer = |ready, text: String| Answer { ready, text: format!("healthcheck {text}") };
-        match self.docker.exec_within(&Exec::new(&container.id, argv.to_vec()), limit) {
+        match self.docker.exec_within(&Exec::of_user(&container.id, argv.to_vec()), limit) {
             Ok(Some(done)) => match (done.code, last_line(done.said())) {
                 (Some(0), _) => answer(true, "→ 0".into()),
                 (Some(code), said) => answer(false, format!("→ {code} {said}")),
@@ -202,17 +209,18 @@ impl<'a> Asker<'a> {
             return self.http_inside(http, container);
         }
         let url = http.url(&bracketed(address));
-        let mut request = self.client.get(&url).header("user-agent", "compose-zd");
+        // Of the request, so that it is for all of it: that of the client begins anew with every piece of a body.
+        let mut request = self.client.get(&url).timeout(self.timeout).header("user-agent", "compose-zd");
         if let Some(host) = &http.health.host {
             request = request.header("host", host);
         }
         match request.send() {
             Ok(response) => {
                 let code = response.status().as_u16();
-                let mut body = String::new();
-                // A body that breaks off is judged by what came of it.
-                let _ = response.take(BODY_LIMIT).read_to_string(&mut body);
-                http.judge(&url, code, &body)
+                let mut body = Vec::new();
+                // A body that breaks off, or does not end in time, is judged by what came of it.
+                let _ = response.take(BODY_LIMIT).read_to_end(&mut body);
+                http.judge(&url, code, &String::from_utf8_lossy(&body))
             }
             Err(error) if has_no_way(&error) => {
                 self.inside.store(true, Ordering::Relaxed);
@@ -225,12 +233,13 @@ impl<'a> Asker<'a> {
     fn http_inside(&self, http: &Http, container: &Container) -> Answer {
         let url = http.url("127.0.0.1");
         let host = http.health.host.as_deref().unwrap_or("127.0.0.1");
-        let script = inside_script(&url, host, self.timeout);
-        match self.docker.exec(&Exec::sh(&container.id, script)) {
-            Ok(done) => match parse_inside(&done.stdout) {
+        let exec = Exec::sh(&container.id, inside_script(&url, host, self.timeout));
+        match self.docker.exec_within(&exec, self.timeout + EXEC_SLACK) {
+            Ok(Some(done)) => match parse_inside(&done.stdout) {
                 Some((code, body)) => http.judge(&url, code, body),
                 None => refused(format!("GET {url} inside it → {}", last_line(done.said()))),
             },
+            Ok(None) => refused(format!("GET {url} inside it → no answer in time")),
             Err(error) => refused(format!("GET {url} inside it → {error}")),
         }
     }
@@ -240,8 +249,15 @@ fn refused(text: String) -> Answer {
     Answer { ready: false, text }
 }
 
-fn last_line(text: &str) -> &str {
-    text.lines().last().unwrap_or("").trim()
+fn last_line(text: &str) -> String {
+    shortened(text.lines().last().unwrap_or("").trim())
+}
+
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(LINE) {
+        Some((end, _)) => format!("{} …", &line[..end]),
+        None => line.into(),
+    }
 }
 
 fn bracketed(address: IpAddr) -> String {
@@ -269,25 +285,62 @@ fn cause(error: &reqwest::Error) -> String {
     }
 }
 
-/// Prints the body, and the status code on a line of its own.
+/// Prints the answer with its head: as much of it, for as long and by the same rules as from outside. Only busybox's wget
+/// cannot be kept from following a redirect; its first answer counts all the same.
 fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
     let seconds = timeout.as_secs_f64().ceil();
+    let (url, header) = (shell::word(url), shell::word(&format!("Host: {host}")));
     format!(
         "# ask from inside
+unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
+within() {{ if timeout 1 true 2>/dev/null; then timeout {longer} \"$@\"; else \"$@\"; fi; }}
+once=; wget --help 2>&1 | grep -q max-redirect && once=--max-redirect=0
 if command -v curl >/dev/null; then
-  curl -ks -m {seconds} -H 'Host: {host}' -w '\\n@code %{{http_code}}\\n' '{url}'
+  within curl -qgkisSN -m {seconds} -H {header} {url} | head -c {limit}
 elif command -v wget >/dev/null; then
-  wget -q -S -T {seconds} --header 'Host: {host}' -O - '{url}' 2>&1 | sed 's#^ *HTTP/[0-9.]* \\([0-9]*\\).*#\\n@code \\1#'
+  within wget -q -S $once -T {seconds} --header {header} -O - {url} 2>&1 | head -c {limit}
 else
   echo 'there is neither curl nor wget in it' >&2; exit 1
-fi"
+fi",
+        longer = seconds + 1.0,
+        limit = BODY_LIMIT
     )
 }
 
+/// The code and the body of the first answer that is not just on its way; wget indents the head, and curl ends it with an
+/// empty line.
 fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
-    let line = stdout.lines().rfind(|l| l.starts_with("@code "))?;
-    let code = line.trim_start_matches("@code ").trim().parse().ok()?;
-    (code >= 100).then_some((code, stdout))
+    let mut rest = stdout;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        if let Some(code) = status(line).filter(|code| *code >= 200) {
+            return Some((code, without_head(after, line.starts_with(' '))?));
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Reads `HTTP/1.1 200 OK`.
+fn status(line: &str) -> Option<u16> {
+    let (version, rest) = line.trim().split_once(' ')?;
+    let code = rest.trim_start().get(..3)?.parse().ok()?;
+    (version.starts_with("HTTP/") && (100..=599).contains(&code)).then_some(code)
+}
+
+/// None where the head has no end.
+fn without_head(text: &str, indented: bool) -> Option<&str> {
+    let mut rest = text;
+    while let Some((line, after)) = rest.split_once('\n') {
+        if indented && !line.starts_with("  ") {
+            return Some(rest);
+        }
+        rest = after;
+        if line.trim().is_empty() {
+            return Some(rest);
+        }
+    }
+    indented.then_some(rest)
 }
 
 /// A new instance that has to get ready.
@@ -596,7 +649,7 @@ fn with_logs(fault: Fault, docker: &Docker, candidate: &Candidate) -> Fault {
         true => fault.seen(&format!("{} printed nothing", candidate.name)),
         false => fault
             .seen(&format!("last lines of {}:", candidate.name))
-            .seen(&lines.iter().map(|l| format!("  {l}\n")).collect::<String>()),
+            .seen(&lines.iter().map(|l| format!("  {}\n", shortened(l))).collect::<String>()),
     }
 }
 
@@ -682,9 +735,37 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_from_inside_has_its_code_on_a_line() {
-        assert_eq!(parse_inside("hello\n@code 200\n").unwrap().0, 200);
-        assert_eq!(parse_inside("\n@code 000\n"), None);
-        assert_eq!(parse_inside(""), None);
+    fn the_answer_from_inside_is_the_first_that_is_not_just_on_its_way() {
+        let by_curl = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\n\r\nHTTP/1.1 500 no\n";
+        assert_eq!(parse_inside(by_curl), Some((200, "HTTP/1.1 500 no\n")));
+        let by_wget = "  HTTP/1.1 302 Found\n  Location: /in\n  HTTP/1.1 200 OK\n  Server: x\nhello";
+        assert_eq!(parse_inside(by_wget), Some((302, "hello")));
+        assert_eq!(parse_inside("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
+        for nothing in [
+            "HTTP/1.1 200 OK\r\nX: cut off",
+            "HTTP/1.1 200 OK\r\n",
+            "",
+            "hello\n",
+            "HTTP/1.1 2\n",
+            "HTTP/1.1 999 x\n",
+            "HTTP/1.1 20é",
+            "curl: (7) no",
+        ] {
+            assert_eq!(parse_inside(nothing), None, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_from_inside_is_no_script() {
+        for text in shell::tests::HOSTILE {
+            let script = inside_script(&format!("http://127.0.0.1:80/{text}"), text, Duration::from_secs(1));
+            let fake = "curl() { for w in \"$@\"; do printf '<%s>' \"$w\"; done; }; timeout() { false; }\n";
+            let told = shell::tests::run(&format!("{fake}{script}"));
+            assert_eq!(told, format!("<-qgkisSN><-m><1><-H><Host: {text}><http://127.0.0.1:80/{text}>"));
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "health/hostile.rs"]
+mod hostile;

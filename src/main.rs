@@ -1,5 +1,7 @@
 //! Start, print the error, exit code.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod deploy;
 mod docker;
@@ -15,6 +17,7 @@ mod proxy;
 mod release;
 mod report;
 mod rollout;
+mod shell;
 mod swarm;
 mod wait;
 

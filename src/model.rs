@@ -20,7 +20,7 @@ pub use update::{FailureAction, Update, UpdateWish};
 
 /// The `x-zd` of the project: the defaults of its services, and the pairs.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 struct ProjectZd {
     health: Option<ZdHealth>,
     drain: Option<ZdDrain>,
@@ -35,6 +35,7 @@ struct ProjectZd {
 
 /// One of Compose's lifecycle hooks, run by `docker exec`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct Hook {
     pub command: Words,
     pub user: Option<String>,
@@ -151,14 +152,21 @@ impl Hook {
     pub fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
         let mut add = |flag: &str, value: String| options.extend([flag.to_string(), value]);
-        for (name, value) in &self.environment {
-            let value = value.as_deref().map(undouble);
-            add("--env", value.map_or(name.clone(), |v| format!("{name}={v}")));
-        }
         self.user.iter().for_each(|user| add("--user", user.clone()));
         self.working_dir.iter().for_each(|dir| add("--workdir", dir.clone()));
         options.extend(self.privileged.then(|| "--privileged".to_string()));
         options
+    }
+}
+
+impl Hook {
+    /// The variables that it is given; one without a value has the one of this process, if there is one.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let value = |name: &String, value: &Option<String>| match value {
+            Some(value) => Some(undouble(value)),
+            None => std::env::var(name).ok(),
+        };
+        self.environment.iter().filter_map(|(n, v)| Some((n.clone(), value(n, v)?))).collect()
     }
 }
 
@@ -168,10 +176,8 @@ impl Project {
     /// # Errors
     /// An `x-zd` key that is unknown, of the wrong type or impossible, and a pair of services that are not there.
     pub fn read(yaml: &str, source: &str, flags: &Flags) -> Result<Project, Wrong> {
-        let raw: RawProject = serde_yaml::from_str(yaml).map_err(|e| Wrong {
-            message: format!("{source}: cannot read what `docker compose config` printed: {e}"),
-            hint: "please report this with the output of `docker compose version`".into(),
-        })?;
+        let raw: RawProject = compose::read(yaml, source)?;
+        compose::check(&raw, source)?;
         let zd: ProjectZd = read_zd(raw.zd.as_ref(), source, "x-zd")?;
         let keep = flags.keep.or(zd.keep).unwrap_or(KEEP);
         if keep == 0 {
@@ -209,6 +215,10 @@ impl Service {
     fn read(name: &str, raw: &RawService, context: &Context) -> Result<Service, Wrong> {
         let key = format!("services.{name}.x-zd");
         let own: Zd = read_zd(raw.zd.as_ref(), context.source, &key)?;
+        no_empty_hook(raw).map_err(|hook| Wrong {
+            message: format!("{}: `services.{name}.{hook}.command` is empty", context.source),
+            hint: "give it a command, or remove the hook".into(),
+        })?;
         let settings = Settings::resolve(context.flags.zd.over(&own).over(context.defaults))
             .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
         let project = context.project;
@@ -270,6 +280,18 @@ impl Service {
             }
         }
         found
+    }
+}
+
+/// # Errors
+/// The key of a hook that would run nothing.
+fn no_empty_hook(raw: &RawService) -> Result<(), String> {
+    let lists = [("post_start", &raw.post_start), ("pre_stop", &raw.pre_stop)];
+    let mut all =
+        lists.iter().flat_map(|(key, hooks)| hooks.iter().enumerate().map(move |(n, h)| (key, n, h)));
+    match all.find(|(.., hook)| hook.command.is_empty()) {
+        Some((key, n, _)) => Err(format!("{key}[{n}]")),
+        None => Ok(()),
     }
 }
 

@@ -347,7 +347,7 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
 /// The error for a kind there is no adapter for.
 pub fn unknown_kind(kind: &str) -> Fault {
     let kinds: Vec<String> = KINDS.iter().chain(&["none"]).map(|k| format!("`{k}`")).collect();
-    Fault::usage(format!("there is no proxy kind `{kind}`"))
+    Fault::usage(format!("`x-zd.proxy.kind`: there is no proxy kind `{kind}`"))
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 

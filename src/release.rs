@@ -5,12 +5,17 @@ pub mod queue;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::Fault;
 use crate::git::Git;
+use crate::shell;
 
-/// The format of every file written here; a newer one is refused rather than half understood.
+/// The format of every file written here. What has a newer one is not half understood: it is shown as there, and nothing
+/// is changed beside it, because what a newer version keeps, and for what, is not known to this one.
 pub const FORMAT: u32 = 1;
 
 /// How many records stay at most, those that nothing can go back to included.
@@ -142,10 +147,53 @@ pub struct Wanted {
     pub paused: bool,
 }
 
-/// All records of a project, oldest first.
+/// A file of ours that is there and cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    pub path: PathBuf,
+    pub why: String,
+    /// A newer version wrote it; nothing is wrong with it.
+    pub newer: bool,
+}
+
+impl Damage {
+    /// What to type so that the rest is used without it; numbers of releases are not used again all the same.
+    fn way_on(&self) -> String {
+        let path = shell::path(&self.path);
+        match self.newer {
+            true => format!(
+                "use the newer compose-zd that wrote it, or move it away and go on without it: `mv {path} {path}.newer`"
+            ),
+            false => format!("move it away, and the rest is used without it: `mv {path} {path}.broken`"),
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` cannot be used: {}", self.path.display(), self.why)
+    }
+}
+
+impl From<&Damage> for Fault {
+    /// A newer version's file is a wrong use of this one.
+    fn from(damage: &Damage) -> Fault {
+        let fault = match damage.newer {
+            true => Fault::usage(damage.to_string()),
+            false => Fault::unchanged(damage.to_string()),
+        };
+        fault.hint(damage.way_on())
+    }
+}
+
+/// All records of a project, oldest first. One that cannot be read is treated as not there where that is safe: its number
+/// is not used again, and no release is taken for the current or the previous one past it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
     records: Vec<Record>,
+    damaged: BTreeMap<u32, Damage>,
+    /// The highest number that a file of any release, moved away or not, has.
+    taken: u32,
 }
 
 /// What stays of a history.
@@ -162,12 +210,33 @@ pub struct Kept {
 impl History {
     pub fn new(mut records: Vec<Record>) -> History {
         records.sort_by_key(|r| r.number);
-        History { records }
+        History { records, ..History::default() }
     }
 
-    /// The release that serves: the newest good one.
+    /// With records that cannot be read, and numbers that are not free.
+    pub fn with(records: Vec<Record>, damaged: BTreeMap<u32, Damage>, taken: u32) -> History {
+        History { damaged, taken, ..History::new(records) }
+    }
+
+    /// The release that serves: the newest good one. None where a newer one cannot be read, which may be it.
     pub fn current(&self) -> Option<&Record> {
-        self.good().next()
+        self.good().next().filter(|r| self.unreadable_since(r.number).is_none())
+    }
+
+    /// The newest record that cannot be read, of those after a release.
+    pub fn unreadable_since(&self, number: u32) -> Option<(u32, &Damage)> {
+        let (last, damage) = self.damaged.last_key_value()?;
+        (*last > number).then_some((*last, damage))
+    }
+
+    /// A record that is there and cannot be read.
+    pub fn unreadable(&self, number: u32) -> Option<&Damage> {
+        self.damaged.get(&number)
+    }
+
+    /// The records that cannot be read, newest first.
+    pub fn damaged(&self) -> impl Iterator<Item = (u32, &Damage)> {
+        self.damaged.iter().rev().map(|(number, damage)| (*number, damage))
     }
 
     /// Where a rollback goes: back from the current release, the newest good one whose content differs, for the named
@@ -186,6 +255,7 @@ impl History {
     /// The number of the next release: no number is used twice, one that a rollout under way has taken included.
     pub fn next_number(&self, wanted: Option<&Wanted>) -> u32 {
         let numbers = self.records.iter().map(|r| r.number).chain(wanted.map(|w| w.number));
+        let numbers = numbers.chain(self.damaged.keys().copied()).chain([self.taken]);
         numbers.max().unwrap_or(0).saturating_add(1)
     }
 

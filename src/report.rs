@@ -266,9 +266,22 @@ impl fmt::Display for Warning {
     }
 }
 
+/// Text as a terminal may get it. Much of it comes from others (an answer, a log line, a name, what docker says), and
+/// what is no character would move the cursor, change the title or hide what stands there.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !(c.is_control() || turns_text(*c))).collect()
+}
+
+/// Changes the direction of the text after it, or is nothing to be seen: two texts would look the same.
+fn turns_text(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
 fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let head: Vec<String> = head.iter().map(|h| h.to_string()).collect();
-    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(rows).collect();
+    let one_line = |row: &Vec<String>| row.iter().map(|cell| printable(cell).replace('\n', " ")).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
+    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(&rows).collect();
     let widest = |n: usize| all.iter().filter_map(|row| row.get(n)).map(|c| c.chars().count()).max();
     let widths: Vec<usize> = (0..head.len()).map(|n| widest(n).unwrap_or(0)).collect();
     let line = |row: &Vec<String>| {
@@ -329,7 +342,7 @@ impl Report {
 
     pub fn event(&self, event: &Event) {
         if self.detail != Detail::Quiet {
-            self.progress(&event.to_string());
+            self.progress(&event.to_string().replace('\n', " "));
         }
     }
 
@@ -405,22 +418,34 @@ impl Report {
     }
 
     fn result(&self, text: &str) {
-        let _ = writeln!(std::io::stdout(), "{text}");
+        let _ = writeln!(std::io::stdout(), "{}", printable(text));
     }
 
     pub fn fault(fault: &Fault) {
-        let _ = writeln!(std::io::stderr(), "error: {fault}");
+        let _ = writeln!(std::io::stderr(), "{}", printable(&format!("error: {fault}")));
     }
 
     fn progress(&self, text: &str) {
         let seconds = self.start.elapsed().as_secs_f64();
-        let _ = writeln!(std::io::stderr(), "{seconds:>6.1}s  {text}");
+        let _ = writeln!(std::io::stderr(), "{}", printable(&format!("{seconds:>6.1}s  {text}")));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_others_steers_the_terminal() {
+        let told = "a\u{1b}[2J\u{1b}]0;t\u{7}b\r\nc\td\u{9b}31m\u{8}\u{7f}\0\u{202e}e\u{200b}\u{feff}é→";
+        assert_eq!(printable(told), "a[2J]0;tb\nc\td31meé→");
+    }
+
+    #[test]
+    fn a_cell_of_a_table_stays_on_its_line() {
+        let rows = [vec!["a\nb\u{1b}".to_string(), "c".into()]];
+        assert_eq!(table(&["X", "Y"], &rows), ["X    Y", "a b  c"]);
+    }
 
     #[test]
     fn a_drain_that_reached_its_limit_says_how_much_was_cut() {

@@ -446,7 +446,7 @@ impl<'a> Rollout<'a> {
 
     fn drain_command(&self, key: &Key) -> Result<()> {
         match self.service(key).settings.drain_command.clone() {
-            Some(argv) => self.try_exec(key, Exec::new(&self.bound[key].id, argv), "the drain command"),
+            Some(argv) => self.try_exec(key, Exec::of_user(&self.bound[key].id, argv), "the drain command"),
             None => Ok(()),
         }
     }
@@ -612,7 +612,8 @@ fn is_cleaning(step: &Step) -> bool {
 }
 
 fn hook_exec(container: &Container, hook: &Hook) -> Exec {
-    Exec { options: hook.options(), ..Exec::new(&container.id, hook.command.argv()) }
+    let (options, variables) = (hook.options(), hook.variables());
+    Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
 }
 
 /// Compose's number of an instance.

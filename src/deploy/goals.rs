@@ -104,7 +104,7 @@ impl Run<'_> {
             pace: pace(service, self.policy(service), proxied, only_runs),
             spared: 0,
             clears_stopped: service.starts_by_compose,
-            after_another: self.ledger.heading.is_some(),
+            after_another: self.ledger.is_after_another(),
             may_rest: !proxied,
         }
     }

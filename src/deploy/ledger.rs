@@ -11,7 +11,7 @@ use crate::model::Snapshot;
 use crate::release::images;
 use crate::release::queue::Place;
 use crate::release::store::Store;
-use crate::release::{self, FORMAT, History, Kind, Outcome, Placed, Record};
+use crate::release::{self, Damage, FORMAT, History, Kind, Outcome, Placed, Record};
 use crate::report::{Report, Warning};
 
 /// The releases of a project, as they were when the run began.
@@ -22,6 +22,8 @@ pub struct Ledger {
     pub history: History,
     /// What an earlier run headed for, and did not get to.
     pub heading: Option<release::Wanted>,
+    /// There is such a run, and what it headed for cannot be read.
+    pub lost: Option<Damage>,
     /// The images are this machine's to keep.
     holds_images: bool,
 }
@@ -63,12 +65,19 @@ pub struct Course {
 }
 
 impl Ledger {
+    /// Whatever of it can be read: what cannot is told of by [`Ledger::for_looking`] or [`Ledger::for_change`].
+    ///
     /// # Errors
-    /// A record that cannot be read.
+    /// A folder that cannot be read.
     pub fn open(state_dir: &Path, project: &str) -> Result<Ledger, Fault> {
         let store = Store::new(state_dir, project)?;
-        let (history, heading) = (store.history()?, store.wanted()?);
+        let history = store.history()?;
+        let (heading, lost) = match store.wanted() {
+            Ok(heading) => (heading, None),
+            Err(damage) => (None, Some(damage)),
+        };
         Ok(Ledger {
+            lost,
             store,
             state_dir: state_dir.into(),
             project: project.into(),
@@ -81,6 +90,45 @@ impl Ledger {
     /// Leaves images alone: nodes of a Swarm pull them from a registry, which keeps them.
     pub fn without_images(self) -> Ledger {
         Ledger { holds_images: false, ..self }
+    }
+
+    /// Tells of every file that cannot be read.
+    pub fn for_looking(self, report: Report) -> Ledger {
+        self.unread().for_each(|damage| {
+            let hint = Fault::from(damage).hint.unwrap_or_default();
+            report.warn(&Warning::Release(format!("{damage}; {hint}")));
+        });
+        self
+    }
+
+    /// For a run that changes something. One damaged file does not stop every deploy: a release that cannot be read is
+    /// not there, and none is taken for the current or the previous one past it; of a rollout that ended halfway the
+    /// engine itself tells what is new and what old, only what a `--force` was about to replace is forgotten.
+    ///
+    /// # Errors
+    /// A file of a newer version: what that one keeps, and what it headed for, is not ours to go on from.
+    pub fn for_change(self, report: Report) -> Result<Ledger, Fault> {
+        if let Some(damage) = self.unread().find(|damage| damage.newer) {
+            return Err(damage.into());
+        }
+        let current = self.history.current().map(|r| (r.number, self.snapshot(r.number)));
+        if let Some((number, Err(fault))) = current {
+            report.warn(&Warning::Release(format!(
+                "{}; what is deployed now is recorded, but not what release {number} has besides",
+                fault.message
+            )));
+        }
+        Ok(self.for_looking(report))
+    }
+
+    /// The files that cannot be read.
+    fn unread(&self) -> impl Iterator<Item = &Damage> {
+        self.history.damaged().map(|(_, damage)| damage).chain(&self.lost)
+    }
+
+    /// A rollout before this one did not get to its end.
+    pub fn is_after_another(&self) -> bool {
+        self.heading.is_some() || self.lost.is_some()
     }
 
     /// As it is by now.
@@ -104,6 +152,7 @@ impl Ledger {
         self.store.folder()
     }
 
+    /// A number that no release has had; one whose rollout is not known to have begun may be given again.
     pub fn next_number(&self) -> u32 {
         self.history.next_number(self.heading.as_ref())
     }
@@ -120,6 +169,25 @@ impl Ledger {
         self.store.config_path(number)
     }
 
+    /// The same, read as the project that it has to be.
+    ///
+    /// # Errors
+    /// A file that is gone, was cut short, or is of another project; none shows what is in it.
+    pub fn snapshot(&self, number: u32) -> Result<Snapshot, Fault> {
+        let snapshot = Snapshot::read(&self.config(number)?).ok();
+        snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
+            let why = format!("it is no resolved configuration of `{}`", self.project);
+            (&Damage { path: self.config_path(number), why, newer: false }).into()
+        })
+    }
+
+    /// The current release with its configuration: what a new one begins from. Without the second the first says
+    /// nothing of the services that are not deployed now, and they are left out.
+    fn base(&self) -> Option<(&Record, Snapshot)> {
+        let current = self.history.current()?;
+        Some((current, self.snapshot(current.number).ok()?))
+    }
+
     /// # Errors
     /// A folder that cannot be written.
     pub fn write_config(&self, number: u32, text: &str) -> Result<(), Fault> {
@@ -133,9 +201,9 @@ impl Ledger {
     /// The project after a rollout of these services: the others are as they were put in place before.
     pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Fault> {
         let mut snapshot = Snapshot::read(new)?;
-        if let Some(current) = self.history.current() {
+        if let Some((current, before)) = self.base() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
-            snapshot.take(&untouched.collect::<Vec<_>>(), &Snapshot::read(&self.config(current.number)?)?);
+            snapshot.take(&untouched.collect::<Vec<_>>(), &before);
         }
         Ok(snapshot.text())
     }
@@ -146,6 +214,9 @@ impl Ledger {
     /// A folder that cannot be written.
     pub fn begin(&self, docker: &Docker, entry: &Entry, report: Report) -> Result<(), Fault> {
         self.store.write_config(entry.number, &entry.text)?;
+        if self.store.wanted().is_err() {
+            self.store.set_wanted_aside()?;
+        }
         self.store.set_wanted(&release::Wanted {
             format: FORMAT,
             number: entry.number,
@@ -230,8 +301,7 @@ impl Ledger {
     }
 
     fn record(&self, entry: &Entry, course: &Course) -> Record {
-        let current = self.history.current();
-        let mut services = current.map(|r| r.services.clone()).unwrap_or_default();
+        let mut services = self.base().map(|(r, _)| r.services.clone()).unwrap_or_default();
         services.extend(entry.placed.clone());
         let started = SystemTime::now().checked_sub(course.took).unwrap_or(SystemTime::UNIX_EPOCH);
         Record {
@@ -268,6 +338,12 @@ impl Ledger {
             Ok(history) => history,
             Err(fault) => return warn(format!("earlier releases could not be tidied up: {fault}")),
         };
+        if let Some((_, damage)) = history.damaged().next() {
+            // Its images and its configuration may be those that somebody wants back.
+            return warn(format!(
+                "earlier releases are all kept, until it is known what this one is: {damage}"
+            ));
+        }
         let kept = history.kept(keep);
         let services = history.services();
         // A `docker system prune` takes what holds them; as long as the image is there, it is held again.

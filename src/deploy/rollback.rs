@@ -19,7 +19,7 @@ use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::model::{Flags, Project, Snapshot};
 use crate::release::store;
-use crate::release::{History, Kind, Outcome, Placed, Record, images};
+use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
 use crate::wait::Stop;
 
@@ -36,13 +36,15 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
         return Ok(());
     };
     let Opened { docker, is_stack, .. } = opened;
+    let ledger = ledger.for_change(report)?;
     let folder = asked::project_folder(compose);
-    if is_stack && args.to.is_none() && ledger.history.current().is_none() {
+    let is_recorded = ledger.history.current().is_some() || ledger.history.damaged().next().is_some();
+    if is_stack && args.to.is_none() && !is_recorded {
         return stack::unrecorded(&docker, &ledger.project, args, report, stop);
     }
     let rollout = &args.rollout;
     let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
-    let services = back.services_named(&args.services)?;
+    let services = back.services_named(&args.services, args.to)?;
     let choice = choose(&ledger, &services, args.to)?;
     back.put_back(&Asked {
         number: ledger.next_number(),
@@ -62,12 +64,15 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         return Ok(());
     };
     let Opened { docker, is_stack, .. } = opened;
+    let ledger = ledger.for_change(report)?;
+    unfinished_is_known(&ledger)?;
     let paused = ledger.heading.clone().filter(|h| h.paused);
     let record = paused.as_ref().and_then(|h| ledger.history.get(h.number));
+    let lost = paused.as_ref().and_then(|h| ledger.history.unreadable(h.number));
     let (Some(paused), Some(record)) = (paused, record) else {
-        return Err(Fault::usage("no rollout of this project is paused")
-            .hint("`compose-zd deploy` starts one")
-            .into());
+        let none = || Fault::usage("no rollout of this project is paused");
+        let fault = lost.map_or_else(none, Fault::from);
+        return Err(fault.hint("`compose-zd deploy` starts one").into());
     };
     let folder = asked::project_folder(compose);
     let rollout = &args.rollout;
@@ -85,6 +90,8 @@ pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, sto
         return Ok(());
     };
     let Opened { docker, is_stack, state_dir, .. } = opened;
+    let ledger = ledger.for_change(report)?;
+    unfinished_is_known(&ledger)?;
     let Some(heading) = ledger.heading.clone() else {
         report.in_order(&ledger.project, ledger.history.current().map(|r| r.number));
         return Ok(());
@@ -210,7 +217,7 @@ pub fn records(
     engine: Option<&str>,
     report: Report,
 ) -> Result<Ledger> {
-    open(compose, (state_dir, engine), report).map(|opened| opened.ledger)
+    open(compose, (state_dir, engine), report).map(|opened| opened.ledger.for_looking(report))
 }
 
 /// The project as it was named, or the only one that has releases.
@@ -240,14 +247,12 @@ struct Asked<'a> {
 /// None to go back to, with those that there are.
 fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Fault> {
     let history = &ledger.history;
-    let current = history.current().ok_or_else(|| {
-        Fault::usage(format!(
-            "no release of `{}` is recorded in {}",
-            ledger.project,
-            ledger.folder().display()
-        ))
-        .hint("`compose-zd deploy` records one; another folder is named with `--state-dir`")
-    })?;
+    let Some(current) = history.current() else {
+        return choose_blindly(ledger, services, to);
+    };
+    if to.is_none() {
+        unfinished_is_known(ledger)?;
+    }
     let unfinished: &[String] = ledger.heading.as_ref().map_or(&[], |h| &h.services);
     // All of it comes along, or what is not named would stay halfway.
     let is_about_it = services.is_empty() || services.iter().any(|s| unfinished.contains(s));
@@ -257,12 +262,12 @@ fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Resul
     let chosen = match to {
         Some(number) => release(ledger, number)?,
         None if goes_to_current => current,
-        None => {
-            history.previous(asked).filter(|_| !asked.is_empty()).ok_or_else(|| none_before(ledger, asked))?
-        }
+        None => before(ledger, asked)?,
     };
     let undoes = chosen.number == current.number && !unfinished.is_empty();
     let mut named = match (services.is_empty() && !undoes, to) {
+        // What is halfway is not known, so all of it is put back.
+        (true, Some(_)) if ledger.lost.is_some() => chosen.services.keys().cloned().collect(),
         (true, Some(_)) => differing(chosen, current),
         (true, None) => last,
         (false, _) => services.to_vec(),
@@ -270,11 +275,73 @@ fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Resul
     let more = unfinished.iter().filter(|s| is_about_it && chosen.services.contains_key(*s));
     let more: Vec<String> = more.filter(|s| !named.contains(s)).cloned().collect();
     named.extend(more);
+    having(ledger, chosen, named)
+}
+
+/// Without a current release: the one that is named, or none.
+///
+/// # Errors
+/// None is named; none is recorded.
+fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Fault> {
+    match (ledger.history.damaged().next(), to) {
+        (None, _) => Err(Fault::usage(format!(
+            "no release of `{}` is recorded in {}",
+            ledger.project,
+            ledger.folder().display()
+        ))
+        .hint("`compose-zd deploy` records one; another folder is named with `--state-dir`")),
+        (Some((number, damage)), None) => {
+            Err(unreadable(ledger, damage, &format!("release {number} may be the one that serves")))
+        }
+        (Some(_), Some(number)) => {
+            let chosen = release(ledger, number)?;
+            let all = || chosen.services.keys().cloned().collect();
+            having(ledger, chosen, if services.is_empty() { all() } else { services.to_vec() })
+        }
+    }
+}
+
+/// # Errors
+/// A service that the release does not have.
+fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result<Asked<'a>, Fault> {
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
         Some(service) => Err(Fault::usage(format!("release {} has no service `{service}`", chosen.number))
             .hint(listed(ledger))),
         None => Ok(Asked { record: chosen, services: named, number: 0, kind: Kind::Deploy }),
     }
+}
+
+/// The release before the current one, for these services. One in between that cannot be read may be it, and no other is
+/// taken in its place.
+///
+/// # Errors
+/// None before; one that may be it cannot be read.
+fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a Record, Fault> {
+    let found = ledger.history.previous(services).filter(|_| !services.is_empty());
+    let between = ledger.history.unreadable_since(found.map_or(0, |r| r.number));
+    match (between, found) {
+        (Some((number, damage)), _) => {
+            Err(unreadable(ledger, damage, &format!("release {number} may be the one to go back to")))
+        }
+        (None, None) => Err(none_before(ledger, services)),
+        (None, Some(found)) => match ledger.snapshot(found.number) {
+            Ok(_) => Ok(found),
+            Err(fault) => Err(fault.hint(format!("name another with `--to`: {}", listed(ledger)))),
+        },
+    }
+}
+
+/// # Errors
+/// A rollout ended halfway, and what it was about cannot be read: what goes back is to be said.
+fn unfinished_is_known(ledger: &Ledger) -> Result<(), Fault> {
+    ledger.lost.iter().try_for_each(|damage| {
+        Err(unreadable(ledger, damage, "it says what a rollout that did not get to its end was about"))
+    })
+}
+
+fn unreadable(ledger: &Ledger, damage: &Damage, so: &str) -> Fault {
+    Fault::unchanged(format!("{damage}, and {so}"))
+        .hint(format!("name the release to put back with `--to`: {}", listed(ledger)))
 }
 
 /// The services that the last rollout was about, without those that were new to it: there is nothing to put back.
@@ -288,7 +355,10 @@ fn last_changed(history: &History, current: &Record) -> Vec<String> {
 fn release(ledger: &Ledger, number: u32) -> Result<&Record, Fault> {
     let refuse = |why: &str| Err(Fault::usage(format!("release {number} {why}")).hint(listed(ledger)));
     match ledger.history.get(number) {
-        None => refuse("is not recorded"),
+        None => match ledger.history.unreadable(number) {
+            Some(damage) => Err(unreadable(ledger, damage, "another release has to be put back")),
+            None => refuse("is not recorded"),
+        },
         Some(record) if record.outcome != Outcome::Deployed => refuse("was never put in place whole"),
         Some(record) if !ledger.config_path(number).exists() => Err(Fault::usage(format!(
             "release {} is history only: its configuration was not kept",
@@ -349,9 +419,12 @@ struct Back<'a> {
 
 impl Back<'_> {
     /// The services of these names, as the current release knows them: both sides of a pair.
-    fn services_named(&self, names: &[String]) -> Result<Vec<String>> {
-        let Some(current) = self.ledger.history.current().filter(|_| !names.is_empty()) else {
-            return Ok(Vec::new());
+    fn services_named(&self, names: &[String], to: Option<u32>) -> Result<Vec<String>> {
+        let history = &self.ledger.history;
+        let known = history.current().filter(|r| self.ledger.snapshot(r.number).is_ok());
+        let chosen = || to.and_then(|number| history.get(number));
+        let Some(current) = known.or_else(chosen).filter(|_| !names.is_empty()) else {
+            return Ok(names.to_vec());
         };
         let text = self.ledger.config(current.number)?;
         let project =
@@ -374,7 +447,7 @@ impl Back<'_> {
             let aim = (asked.number, asked.kind);
             return stack::put_back(&definition, &asked.services, aim, ledger, self.rollout, told);
         }
-        let mut snapshot = Snapshot::read(&ledger.config(record.number)?).map_err(Fault::from)?;
+        let mut snapshot = ledger.snapshot(record.number)?;
         let mut placed = BTreeMap::new();
         let mut references = BTreeMap::new();
         for service in &asked.services {
@@ -547,5 +620,65 @@ mod tests {
         assert_eq!(chosen(&ledger, &["db"], None), "2: db");
         assert_eq!(chosen(&ledger, &["app"], None), "1: app");
         assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+    }
+
+    /// The same once a file of the state is something else.
+    fn with(dir: &tempfile::TempDir, ledger: &Ledger, name: &str, text: &str) -> Ledger {
+        std::fs::write(dir.path().join("p").join(name), text).unwrap();
+        ledger.reopened().unwrap()
+    }
+
+    #[test]
+    fn no_release_is_chosen_past_one_that_cannot_be_read() {
+        let (dir, ledger) = ledger(&["app1 db1", "app2 db1", "app3 db1"]);
+        let middle = with(&dir, &ledger, "releases/0002.json", "{");
+        assert!(chosen(&middle, &[], None).contains("0002.json` cannot be used"));
+        assert!(chosen(&middle, &["app"], None).ends_with("release 2 may be the one to go back to"));
+        assert_eq!(chosen(&middle, &[], Some(1)), "1: app");
+        assert!(chosen(&middle, &[], Some(2)).contains("0002.json` cannot be used"));
+        assert_eq!(listed(&middle), "kept are 3, 1");
+        let newest = with(&dir, &middle, "releases/0003.json", "");
+        assert!(chosen(&newest, &[], None).ends_with("release 3 may be the one that serves"));
+        assert_eq!(chosen(&newest, &[], Some(1)), "1: app db");
+        assert_eq!(chosen(&newest, &["db"], Some(1)), "1: db");
+        assert_eq!(chosen(&newest, &["nobody"], Some(1)), "release 1 has no service `nobody`");
+        assert_eq!(newest.next_number(), 4);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_and_is_older_is_in_nobodys_way() {
+        let (dir, ledger) = ledger(&["app1", "app2", "app3"]);
+        let ledger = with(&dir, &ledger, "releases/0001.json", "{");
+        assert_eq!(chosen(&ledger, &[], None), "2: app");
+    }
+
+    #[test]
+    fn what_is_halfway_and_not_known_is_put_back_by_its_number_and_as_a_whole() {
+        let (dir, ledger) = ledger(&["app1 db1", "app2 db1"]);
+        let ledger = with(&dir, &ledger, "wanted.json", "{");
+        assert!(chosen(&ledger, &[], None).contains("wanted.json` cannot be used"));
+        assert!(chosen(&ledger, &["db"], None).contains("wanted.json` cannot be used"));
+        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+        assert_eq!(chosen(&ledger, &["db"], Some(1)), "1: db");
+        assert!(ledger.is_after_another());
+    }
+
+    #[test]
+    fn a_release_without_its_configuration_is_not_chosen_by_itself() {
+        let (dir, ledger) = ledger(&["app1", "app2"]);
+        for text in ["", "{", "name: q\nservices: {}"] {
+            let ledger = with(&dir, &ledger, "releases/0001.yml", text);
+            assert!(chosen(&ledger, &[], None).contains("0001.yml` cannot be used"), "{text}");
+        }
+        std::fs::remove_file(dir.path().join("p/releases/0001.yml")).unwrap();
+        assert_eq!(chosen(&ledger, &[], None), "the configuration of release 1 is not kept");
+    }
+
+    #[test]
+    fn without_the_current_configuration_the_rest_is_not_vouched_for() {
+        let (dir, ledger) = ledger(&["app1 db1"]);
+        let new = "{\"services\": {\"app\": {\"image\": \"new\"}, \"db\": {\"image\": \"new\"}}}";
+        let ledger = with(&dir, &ledger, "releases/0001.yml", "{");
+        assert!(ledger.text_after(new, &["app"]).unwrap().contains("new"));
     }
 }

@@ -130,7 +130,7 @@ impl<'a> Run<'a> {
             let current = self.ledger.history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(placed))
         };
-        if entry.placed.iter().all(known) && self.ledger.heading.is_none() {
+        if entry.placed.iter().all(known) && !self.ledger.is_after_another() {
             self.ledger.forget(&entry);
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! What runs now, and what was deployed before; nothing is changed.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 
 use super::asked::{self, Target};
@@ -28,7 +30,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resul
     let engine = asked::engine(args.engine.as_deref(), project.engine);
     let cluster = stack::cluster(docker, engine, &project.name)?;
     let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), cluster.as_deref());
-    let ledger = Ledger::open(&state_dir, &project.name)?;
+    let ledger = Ledger::open(&state_dir, &project.name)?.for_looking(report);
     if cluster.is_some() {
         stack_status(docker, &project.name, &args.services, &ledger, report)?;
         return tell_under_way(docker, true, &ledger, report);
@@ -38,7 +40,8 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resul
     let targets = match args.services.is_empty() {
         false => asked::as_targets(project, &args.services)?,
         true => {
-            let recorded = ledger.history.current().map(|r| r.services.keys().cloned().collect());
+            let newest = ledger.history.newest_first().find(|r| r.is_good());
+            let recorded = newest.map(|r| r.services.keys().cloned().collect());
             let known: Vec<String> = recorded.unwrap_or_default();
             let known: Vec<String> = known.into_iter().filter(|s| project.services.contains_key(s)).collect();
             match known.is_empty() {
@@ -77,7 +80,12 @@ fn tell_target(target: &Target, history: &History, rows: &mut Vec<Vec<String>>, 
 /// The release that put a service in place.
 fn release_of(history: &History, service: &str) -> String {
     let is_of = |r: &&Record| r.is_good() && r.deployed.iter().any(|s| s == service);
-    history.newest_first().find(is_of).map_or("-".into(), |r| r.number.to_string())
+    let found = history.newest_first().find(is_of).map_or(0, |r| r.number);
+    match (history.unreadable_since(found), found) {
+        (Some(_), _) => "unknown".into(),
+        (None, 0) => "-".into(),
+        (None, number) => number.to_string(),
+    }
 }
 
 fn instance_row(instance: &Instance, container: &Container, proxied: bool, history: &History) -> Vec<String> {
@@ -146,7 +154,11 @@ fn task_row(service: &Service, task: &Task) -> Vec<String> {
 /// A record that cannot be read.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
     let ledger = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
-    let rows: Vec<Vec<String>> = ledger.history.newest_first().map(|r| record_row(r, &ledger)).collect();
+    let readable = ledger.history.newest_first().map(|r| (r.number, record_row(r, &ledger)));
+    let row = |number: u32| vec![number.to_string(), "-".into(), "-".into(), "cannot be read".into()];
+    let damaged = ledger.history.damaged().map(|(number, _)| (number, row(number)));
+    let by_number: BTreeMap<u32, Vec<String>> = readable.chain(damaged).collect();
+    let rows: Vec<Vec<String>> = by_number.into_values().rev().collect();
     if rows.is_empty() {
         report.say(&format!(
             "no release of `{}` is recorded in {}",
@@ -156,7 +168,8 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         return Ok(());
     }
     report.table(&["RELEASE", "STARTED", "TOOK", "RESULT", "SERVICES", "REVISION", "BY"], &rows);
-    if let Some(previous) = ledger.history.previous(&[]) {
+    let sure = |r: &&Record| ledger.lost.is_none() && ledger.history.unreadable_since(r.number).is_none();
+    if let Some(previous) = ledger.history.previous(&[]).filter(sure) {
         report.say(&format!("`compose-zd rollback` goes back to release {}", previous.number));
     }
     Ok(())

@@ -176,7 +176,7 @@ impl Docker {
     pub fn task_logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
         let words = ["service", "logs", "--raw", "--tail", &tail, id];
-        let done = self.run_within(&self.docker_words(&words), None, LOGS)?.unwrap_or_default();
+        let done = self.log(&self.docker_words(&words), LOGS)?;
         let both = done.stdout.lines().chain(done.stderr.lines().filter(|_| done.ok()));
         Ok(both.map(String::from).collect())
     }

@@ -115,4 +115,36 @@ fn what_ended_by_itself_has_crashed_and_what_was_stopped_has_not() {
     }
     assert!(!crashed(r#"{"Status": "created", "ExitCode": 1}"#));
     assert!(!crashed(r#"{"Status": "running", "ExitCode": 0}"#));
+
+fn a_command_that_nobody_trusts_has_an_end_and_little_output() {
+    let run = |script: &str, limit| {
+        let argv = ["sh", "-c", script].map(String::from);
+        bounded(expression(&argv), Duration::from_millis(limit)).unwrap()
+    };
+    let endless = run("yes; echo end", 60_000).unwrap();
+    assert_eq!(endless.stdout.len(), 64 << 10);
+    let both = run("yes >&2; echo end", 60_000).unwrap();
+    assert_eq!((both.stdout.as_str(), both.stderr.len()), ("end\n", 64 << 10));
+    assert_eq!(run("echo a; sleep 60", 200), None);
+    let left_behind = run("sleep 60 & echo a; exit 3", 60_000).unwrap();
+    assert_eq!((left_behind.code, left_behind.stdout.as_str()), (Some(3), "a\n"));
+}
+
+#[test]
+fn what_may_be_secret_is_no_argument_and_not_shown() {
+    let variables = vec![("TOKEN".into(), "hunter2".into()), ("DOCKER_HOST".into(), "tcp://far".into())];
+    let exec = Exec { variables, ..Exec::of_user("c", vec!["login".into(), "hunter2".into()]) };
+    let words = exec.words();
+    assert_eq!(words.join(" "), "exec --env TOKEN --env DOCKER_HOST=tcp://far c login hunter2");
+    let argv: Vec<String> = ["docker".into()].into_iter().chain(words).collect();
+    assert_eq!(exec.shown(&argv), "exec --env TOKEN --env DOCKER_HOST=tcp://far c login …");
+}
+
+#[test]
+fn what_looks_like_a_flag_is_no_image() {
+    let docker = Docker::at("/nonexistent".into(), Where::default());
+    for flag in ["--help", "-x", "", " app:1"] {
+        assert_eq!(docker.image(flag).unwrap(), None);
+        assert!(!docker.pull_image(flag).unwrap());
+    }
 }

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::settings::undouble;
+use super::settings::{Wrong, undouble};
 use super::update::RawUpdate;
 use super::{Completes, Hook};
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawProject {
     pub name: String,
     #[serde(default)]
@@ -26,12 +27,13 @@ pub struct RawProject {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawNetwork {
     name: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, expecting = "a map of keys")]
 pub struct RawService {
     pub image: Option<String>,
     pub build: Option<Value>,
@@ -56,6 +58,7 @@ pub struct RawService {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawHealthcheck {
     #[serde(default)]
     test: Vec<String>,
@@ -64,6 +67,7 @@ pub struct RawHealthcheck {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawPort {
     target: u16,
     protocol: Option<String>,
@@ -71,16 +75,19 @@ pub struct RawPort {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawDependency {
     condition: String,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawGrant {
     source: String,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawMount {
     #[serde(rename = "type")]
     kind: String,
@@ -90,11 +97,109 @@ pub struct RawMount {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, expecting = "a map of keys")]
 pub struct RawDeploy {
     pub replicas: Option<u32>,
     pub update_config: Option<RawUpdate>,
     pub rollback_config: Option<RawUpdate>,
+}
+
+/// Reads what `docker compose config` printed. It holds secrets, so a message names a key and shows no value.
+///
+/// # Errors
+/// The first key that is not as Compose prints it.
+pub fn read(yaml: &str, source: &str) -> Result<RawProject, Wrong> {
+    let wrong = |what: String, hint: String| Wrong { message: format!("{source}: {what}"), hint };
+    let value: Value = serde_yaml::from_str(yaml).map_err(|e| {
+        let at = e.location().map(|l| format!(" (line {}, column {})", l.line(), l.column()));
+        wrong(
+            format!("what `docker compose config` printed is no YAML{}", at.unwrap_or_default()),
+            "see with `docker compose config --quiet` what Compose says of it".into(),
+        )
+    })?;
+    if !value.is_mapping() {
+        return Err(wrong("there is no project in it".into(), "write its services under `services`".into()));
+    }
+    let services = value.get("services").and_then(Value::as_mapping).into_iter().flatten();
+    if let Some(name) = services.filter(|(_, s)| s.is_null()).find_map(|(name, _)| name.as_str()) {
+        let key = format!("services.{name}");
+        return Err(wrong(
+            format!("`{key}` has neither `image` nor `build`"),
+            format!("correct or remove `{key}`"),
+        ));
+    }
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        let said = without_values(&e.into_inner().to_string());
+        match path.as_str() {
+            "." => wrong(said, "add what is missing; `docker compose config` has to print it".into()),
+            key => wrong(format!("`{key}`: {said}"), format!("correct or remove `{key}`")),
+        }
+    })
+}
+
+/// What serde says, without the value that it says it of.
+fn without_values(said: &str) -> String {
+    let Some((what, rest)) = said.split_once(": ") else { return said.into() };
+    let kind = rest.split([' ', ',']).next().unwrap_or_default();
+    match (what, rest.rsplit_once(", expected ")) {
+        ("invalid type" | "invalid value", Some((_, expected))) => {
+            plainly(&format!("{what}: {kind}, expected {expected}"))
+        }
+        _ => plainly(said),
+    }
+}
+
+/// What serde says, in words of people who write YAML.
+pub fn plainly(said: &str) -> String {
+    let words = [
+        ("expected u16", "expected a whole number up to 65535"),
+        ("expected u32", "expected a whole number"),
+        ("expected usize", "expected a whole number"),
+        ("expected a Value::Tagged enum", "expected a word"),
+        ("expected an array of length 2", "expected two names"),
+        (": sequence", ": a list"),
+        (": map", ": a map"),
+        ("expected a sequence", "expected a list"),
+        ("expected a string", "expected a text"),
+        (": string", ": a text"),
+        (": unit value", ": nothing"),
+    ];
+    words.iter().fold(said.to_string(), |said, (serde, ours)| said.replace(serde, ours))
+}
+
+/// What Compose itself would not print, but docker or a shell might take for something else than a name.
+///
+/// # Errors
+/// A name that begins with a dash, or has no place in a path.
+pub fn check(project: &RawProject, source: &str) -> Result<(), Wrong> {
+    let wrong = |key: String, why: &str| Wrong {
+        message: format!("{source}: `{}` {why}", printable(&key)),
+        hint: "a name has letters, digits, `_`, `-` and `.`, and begins with a letter or a digit".into(),
+    };
+    if !is_name(&project.name) {
+        return Err(wrong("name".into(), "is no name of a project"));
+    }
+    for (name, service) in &project.services {
+        if !is_name(name) {
+            return Err(wrong(format!("services.{name}"), "is no name of a service"));
+        }
+        let image = service.image.as_deref().unwrap_or("x");
+        if !image.starts_with(|c: char| c.is_ascii_alphanumeric()) || image.contains(|c: char| c <= ' ') {
+            return Err(wrong(format!("services.{name}.image"), "is no reference of an image"));
+        }
+    }
+    Ok(())
+}
+
+/// As Compose has it for services, without what docker would take for a flag.
+pub fn is_name(text: &str) -> bool {
+    let inside = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(inside)
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 impl RawProject {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::compose::RawService;
+use super::compose::{RawService, is_name};
 use super::settings::Wrong;
 
 /// Two services that are sides of one app; declared in `x-zd.pairs`, or recognised by their names.
@@ -24,6 +24,16 @@ pub fn find(
     let mut pairs = Vec::new();
     for (name, sides) in declared {
         check_pair(services, &name, &sides, source)?;
+        let other = pairs.iter().find(|p: &&Pair| p.sides.iter().any(|side| sides.contains(side)));
+        if let Some(other) = other {
+            return Err(Wrong {
+                message: format!(
+                    "{source}: `x-zd.pairs.{name}` shares a side with the pair `{}`",
+                    other.name
+                ),
+                hint: "a service is a side of one pair".into(),
+            });
+        }
         pairs.push(Pair { name, sides });
     }
     let taken: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
@@ -42,6 +52,12 @@ fn check_pair(
     let wrong = |message: String, hint: &str| {
         Err(Wrong { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
     };
+    if !is_name(name) {
+        return wrong("is no name of a pair".into(), "name it with letters, digits, `_`, `-` and `.`");
+    }
+    if services.contains_key(name) && !sides.iter().any(|side| side == name) {
+        return wrong("there is a service of this name".into(), "give the pair another name");
+    }
     if sides[0] == sides[1] {
         return wrong("both sides are the same service".into(), "name two services");
     }

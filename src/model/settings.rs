@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
+use super::compose::{is_name, plainly};
+
 /// What a deploy may be asked for: `x-zd` of the project or a service, or the flags. Nothing is required.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct Zd {
     pub health: Option<ZdHealth>,
     pub drain: Option<ZdDrain>,
@@ -19,13 +21,13 @@ pub struct Zd {
 
 /// A service that is run to its end once a deploy.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct ZdOneShot {
     pub service: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct ZdHealth {
     pub path: Option<String>,
     pub port: Option<u16>,
@@ -44,7 +46,7 @@ pub struct ZdHealth {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct ZdDrain {
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
@@ -52,7 +54,7 @@ pub struct ZdDrain {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct ZdProxy {
     pub container: Option<String>,
     pub kind: Option<String>,
@@ -61,13 +63,21 @@ pub struct ZdProxy {
 
 /// A command as Compose takes it: words, or one line for the shell.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a line for the shell or a list of words")]
 pub enum Words {
     Line(String),
     List(Vec<String>),
 }
 
 impl Words {
+    /// There is nothing to run in it.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Words::Line(line) => line.trim().is_empty(),
+            Words::List(words) => words.first().is_none_or(|w| w.trim().is_empty()),
+        }
+    }
+
     /// The argv; a line is run by `sh -c`. Compose's doubled `$$` becomes `$`.
     pub fn argv(&self) -> Vec<String> {
         match self {
@@ -241,12 +251,26 @@ impl Settings {
     pub fn resolve(zd: Zd) -> Result<Settings, Impossible> {
         let health = zd.health.unwrap_or_default();
         let drain = zd.drain.unwrap_or_default();
+        let proxy = zd.proxy.unwrap_or_default();
+        for (key, value) in [("proxy.container", &proxy.container), ("proxy.kind", &proxy.kind)] {
+            if value.as_ref().is_some_and(|text| text.trim().is_empty()) {
+                return Err((key.into(), "it is empty: remove it, or name what it is"));
+            }
+        }
+        if drain.command.as_ref().is_some_and(Words::is_empty) {
+            return Err(("drain.command".into(), "it is empty: remove it, or give it words"));
+        }
+        for (key, shot) in [("before.service", &zd.before), ("after.service", &zd.after)] {
+            if shot.as_ref().is_some_and(|shot| !is_name(&shot.service)) {
+                return Err((key.into(), "name a service of this file"));
+            }
+        }
         Ok(Settings {
             http: health.asks_http().then(|| http(&health)).transpose()?,
             pace: pace(&health)?,
             drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
             drain_command: drain.command.map(|c| c.argv()),
-            proxy: zd.proxy.unwrap_or_default(),
+            proxy,
             before: zd.before.map(|shot| shot.service),
             after: zd.after.map(|shot| shot.service),
         })
@@ -254,9 +278,13 @@ impl Settings {
 }
 
 fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
-    let zero = |d: Option<Duration>| d.is_some_and(|d| d.is_zero());
-    if zero(health.interval) || zero(health.timeout) || zero(health.deadline) {
-        return Err(("health".into(), "a duration has to be longer than 0, such as `500ms`"));
+    let durations =
+        [("interval", health.interval), ("timeout", health.timeout), ("deadline", health.deadline)];
+    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d.is_zero())) {
+        return Err((format!("health.{key}"), "it has to be longer than 0, such as `500ms`"));
+    }
+    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d > LONGEST)) {
+        return Err((format!("health.{key}"), "it is longer than a week"));
     }
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));
@@ -270,10 +298,28 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     })
 }
 
+/// Nobody waits longer for an instance, and clocks cannot count without end.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
 fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
     let path = undouble(health.path.as_deref().unwrap_or("/"));
     if !path.starts_with('/') {
         return Err(("health.path".into(), "it has to start with `/`"));
+    }
+    if path.contains(|c: char| c.is_control() || c == ' ') {
+        return Err((
+            "health.path".into(),
+            "it has a space or a control character; `%20` stands for a space",
+        ));
+    }
+    let no_host = |host: &&String| {
+        host.is_empty() || host.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
+    };
+    if health.host.as_ref().filter(no_host).is_some() {
+        return Err(("health.host".into(), "set it to a host name, such as `app.example`"));
+    }
+    if health.body.as_deref() == Some("") {
+        return Err(("health.body".into(), "it is empty, which every answer contains"));
     }
     if health.port == Some(0) {
         return Err(("health.port".into(), "set it to a port from 1 to 65535"));
@@ -320,7 +366,7 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
             path => format!("{key}.{path}"),
         };
         Wrong {
-            message: format!("{source}: `{whole}`: {}", e.into_inner()),
+            message: format!("{source}: `{whole}`: {}", plainly(&e.into_inner().to_string())),
             hint: format!("correct or remove `{whole}`"),
         }
     })
@@ -336,11 +382,22 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::E
     })
 }
 
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Mapping(_) => "a map",
+        Value::Sequence(_) => "a list",
+        Value::Bool(_) => "yes or no",
+        _ => "something else",
+    }
+}
+
 fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     match Option::<Value>::deserialize(from)? {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(other) => Err(serde::de::Error::custom(format!("expected a text, found {other:?}"))),
+        Some(other) => {
+            Err(serde::de::Error::custom(format!("expected a text or a number, found {}", kind(&other))))
+        }
     }
 }

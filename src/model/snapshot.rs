@@ -21,7 +21,7 @@ impl Snapshot {
         let value: Option<Value> = serde_yaml::from_str(yaml).ok();
         let project = value.filter(|v| v.get("services").is_some_and(Value::is_mapping));
         project.map(Snapshot).ok_or_else(|| Wrong {
-            message: "a resolved project cannot be read".into(),
+            message: "there are no `services` in the resolved project".into(),
             hint: "it has to be what `docker compose config` printed".into(),
         })
     }

@@ -123,7 +123,8 @@ fn a_hook_is_a_docker_exec() {
     let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
     let hook = &service.pre_stop[0];
     assert_eq!(hook.command.argv(), ["a", "$b"]);
-    assert_eq!(hook.options().join(" "), "--env K=v --env N --user root --workdir /w --privileged");
+    assert_eq!(hook.options().join(" "), "--user root --workdir /w --privileged");
+    assert_eq!(hook.variables(), [("K".to_string(), "v".to_string())]);
 }
 
 #[test]

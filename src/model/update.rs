@@ -134,6 +134,7 @@ impl UpdateWish {
 
 /// The block as Compose prints it.
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "a map of keys")]
 pub struct RawUpdate {
     parallelism: Option<u32>,
     delay: Option<String>,

@@ -15,6 +15,7 @@ use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, R
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
+use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
 use fixed::is_added;
 use slot::Slot;
@@ -162,8 +163,9 @@ impl Proxy for Haproxy {
     }
 
     fn introduction(&self) -> Option<Exec> {
-        let files = self.files().join(" ");
-        let script = format!("for f in {files}; do [ -d $f ] && cat $f/*.cfg || cat $f; done");
+        let files: Vec<String> = self.files().iter().map(|f| shell::file(f)).collect();
+        let each = "do [ -d \"$f\" ] && cat \"$f\"/*.cfg || cat \"$f\"; done";
+        let script = format!("for f in {}; {each}", files.join(" "));
         Some(Exec::sh(&self.container.id, script))
     }
 

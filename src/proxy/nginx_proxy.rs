@@ -13,6 +13,7 @@ use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, R
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
+use crate::shell;
 use scripts::{install_script, keep_alive_script, question_script, release_script, route_script};
 use template::{MARKERS, Patched};
 
@@ -189,7 +190,8 @@ impl Proxy for NginxProxy {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        let template = format!("[ -w {0} ] && echo '@writable yes'\necho @template\ncat {0}", self.template);
+        let file = shell::file(&self.template);
+        let template = format!("[ -w {file} ] && echo '@writable yes'\necho @template\ncat {file}");
         let nginx = "nginx -v 2>&1 | sed 's/^/@version /'\n\
                      grep -rlsE '^[^#]*keepalive_min_timeout' /etc/nginx | head -n 1 | sed 's/^/@keepalive /'";
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
@@ -209,12 +211,12 @@ impl Proxy for NginxProxy {
 
     fn gate(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
         let markers: Vec<String> = rotation.outside.iter().map(Self::marker).collect();
-        let script = format!("mkdir -p {MARKERS} && touch {}", markers.join(" "));
+        let script = format!("mkdir -p {MARKERS} && touch {}", shell::words(&markers));
         Some(Exec::sh(&self.generator, script))
     }
 
     fn route(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
-        let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>().join(" ");
+        let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
         let script = route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside));
         Some(Exec::sh(&self.generator, script))
     }

@@ -1,15 +1,26 @@
 //! The state folder: every file of it is read and written here, and none is ever half written.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+mod place;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{FORMAT, History, Kept, Record, Wanted};
+use super::{Damage, FORMAT, History, Kept, Record, Wanted};
 use crate::fault::Fault;
+use crate::shell;
+
+/// A release's file is a few kilobytes; what is larger than this is no file of ours, and is not read into memory.
+const LARGEST: u64 = 16 << 20;
+
+/// No rollout gets as far; a file with a higher number is not ours, and would leave no number for the next one.
+const LAST_NUMBER: u32 = 999_999_999;
 
 /// The state of one project: `STATE_DIR/PROJECT/`, for two projects may come from one file.
 #[derive(Debug, Clone)]
@@ -41,17 +52,25 @@ impl Store {
     /// # Errors
     /// A folder that cannot be written.
     pub fn prepare(&self) -> Result<(), Fault> {
-        self.make(&self.state_dir)?;
+        place::make(&self.state_dir, place::is_ours(&self.state_dir))?;
         if self.is_empty() {
             let ignored = self.state_dir.join(".gitignore");
             replace(&ignored, b"*\n").map_err(|e| cannot_write(&ignored, &e))?;
         }
-        self.make(&self.releases())
+        place::make(&self.folder(), true)?;
+        place::make(&self.releases(), true)
     }
 
-    fn make(&self, folder: &Path) -> Result<(), Fault> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|e| cannot_write(folder, &e))
+    /// Refuses a folder or file in which somebody else than root and the owner of the project has a hand, where root is
+    /// about to trust it.
+    ///
+    /// # Errors
+    /// A link or a stranger's file, by its path and with what to do.
+    fn guard(&self) -> Result<(), Fault> {
+        match rustix::process::geteuid().is_root() {
+            true => place::guard(&self.state_dir, &[self.folder(), self.releases()]),
+            false => Ok(()),
+        }
     }
 
     /// A folder that holds other things may be the user's working copy, where a `.gitignore` would hide their files.
@@ -59,27 +78,37 @@ impl Store {
         fs::read_dir(&self.state_dir).is_ok_and(|mut entries| entries.next().is_none())
     }
 
-    /// Every record.
+    /// Every record, those that cannot be read too.
     ///
     /// # Errors
-    /// A record that cannot be read as one of ours; the error names its file.
+    /// A folder that cannot be read, or that is not to be trusted; the error names it.
     pub fn history(&self) -> Result<History, Fault> {
+        self.guard()?;
         let names = names_in(&self.releases())?;
-        let numbers = names.iter().filter_map(|name| number_of(name, "json"));
-        let records: Result<Vec<Record>, Fault> = numbers.map(|n| self.record(n)).collect();
-        records.map(History::new)
+        let (mut records, mut damaged) = (Vec::new(), BTreeMap::new());
+        for number in names.iter().filter_map(|name| number_of(name, "json")) {
+            match self.record(number) {
+                Ok(record) => records.extend(record),
+                Err(damage) => _ = damaged.insert(number, damage),
+            }
+        }
+        // A configuration alone is a draft, whose number is free; unless a rollout may have begun with it.
+        let drafts = names.iter().filter_map(|n| number_of(n, "yml")).filter(|_| self.wanted().is_err());
+        let taken = names.iter().filter_map(|name| number_taken(name)).chain(drafts).max().unwrap_or(0);
+        Ok(History::with(records, damaged, taken))
     }
 
-    fn record(&self, number: u32) -> Result<Record, Fault> {
+    /// None where it has just been removed.
+    fn record(&self, number: u32) -> Result<Option<Record>, Damage> {
         let path = self.path(number, "json");
-        let text = fs::read(&path).map_err(|e| cannot_read(&path, &e))?;
+        let Some(text) = read(&path)? else { return Ok(None) };
         let record: Record = parse(&path, &text)?;
         match () {
             _ if record.project != self.project => {
-                Err(broken(&path, format!("it is of the project `{}`", record.project)))
+                Err(damage(&path, format!("it is of the project `{}`", record.project)))
             }
-            _ if record.number != number => Err(broken(&path, format!("it is release {}", record.number))),
-            _ => Ok(record),
+            _ if record.number != number => Err(damage(&path, format!("it is release {}", record.number))),
+            _ => Ok(Some(record)),
         }
     }
 
@@ -89,14 +118,12 @@ impl Store {
     /// A configuration that is not kept, or cannot be read.
     pub fn config(&self, number: u32) -> Result<String, Fault> {
         let path = self.config_path(number);
-        fs::read_to_string(&path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                Fault::unchanged(format!("the configuration of release {number} is not kept"))
-                    .seen(&format!("no file `{}`", path.display()))
-                    .hint("see with `compose-zd history` which releases can be gone back to")
-            }
-            _ => cannot_read(&path, &e),
-        })
+        let text = read(&path).map_err(|damage| Fault::from(&damage))?.ok_or_else(|| {
+            Fault::unchanged(format!("the configuration of release {number} is not kept"))
+                .seen(&format!("no file `{}`", path.display()))
+                .hint("see with `compose-zd history` which releases can be gone back to, and name one with `--to`")
+        })?;
+        String::from_utf8(text).map_err(|_| Fault::from(&damage(&path, "it is not UTF-8".into())))
     }
 
     pub fn config_path(&self, number: u32) -> PathBuf {
@@ -120,9 +147,10 @@ impl Store {
     /// Removes the configuration of a release that nothing began to put in place.
     ///
     /// # Errors
-    /// As [`Store::wanted`]; a folder that cannot be written.
+    /// A folder that cannot be written.
     pub fn remove_draft(&self, number: u32) -> Result<(), Fault> {
-        let begun = self.wanted()?.is_some_and(|wanted| wanted.number == number);
+        // One that cannot be read may have begun with it.
+        let begun = self.wanted().map_or(true, |wanted| wanted.is_some_and(|w| w.number == number));
         match begun || self.path(number, "json").exists() {
             true => Ok(()),
             false => remove(&self.config_path(number)),
@@ -132,14 +160,22 @@ impl Store {
     /// What a rollout that has not ended heads for.
     ///
     /// # Errors
-    /// As [`Store::history`].
-    pub fn wanted(&self) -> Result<Option<Wanted>, Fault> {
+    /// A file that is there and cannot be read as one of ours.
+    pub fn wanted(&self) -> Result<Option<Wanted>, Damage> {
         let path = self.wanted_path();
-        match fs::read(&path) {
-            Ok(text) => parse(&path, &text).map(Some),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(cannot_read(&path, &e)),
-        }
+        read(&path)?.map(|text| parse(&path, &text)).transpose()
+    }
+
+    /// Moves a `wanted.json` that cannot be read out of the way, whatever it is, under a name that nothing has.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn set_wanted_aside(&self) -> Result<(), Fault> {
+        let path = self.wanted_path();
+        let names = (1..).map(|n| self.folder().join(format!("wanted.json.broken-{n}")));
+        let mut free = names.filter(|name| name.symlink_metadata().is_err());
+        let aside = free.next().expect("there is a number more than files");
+        fs::rename(&path, &aside).map_err(|e| cannot_write(&path, &e))
     }
 
     /// # Errors
@@ -218,7 +254,13 @@ fn file_name(number: u32, extension: &str) -> String {
 
 fn number_of(name: &str, extension: &str) -> Option<u32> {
     let number = name.strip_suffix(extension)?.strip_suffix('.')?.parse().ok()?;
-    (file_name(number, extension) == name).then_some(number)
+    (number <= LAST_NUMBER && file_name(number, extension) == name).then_some(number)
+}
+
+/// The number of a record, also of one that was moved away, as `0007.json.broken`: its images still have the number.
+fn number_taken(name: &str) -> Option<u32> {
+    let (number, _) = name.split_once(".json")?;
+    number_of(&format!("{number}.json"), "json")
 }
 
 fn temporary(name: &str) -> String {
@@ -259,6 +301,8 @@ fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Whatever the umask takes away.
+    file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -274,31 +318,52 @@ fn remove(path: &Path) -> Result<(), Fault> {
     }
 }
 
-/// The format comes first: what a newer version wrote may not even have our fields.
-fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, Fault> {
-    if text.iter().all(u8::is_ascii_whitespace) {
-        return Err(broken(path, "it is empty".into()));
+/// A regular file of ours as it is; none where there is none. What else may have its name is not followed, waited for or
+/// read without end.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Damage> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(_) if path.is_symlink() => {
+            let nowhere = if path.exists() { "" } else { " to nowhere" };
+            return Err(damage(path, format!("it is a symbolic link{nowhere}, which is never ours")));
+        }
+        Err(e) => return Err(damage(path, e.to_string())),
+    };
+    let about = file.metadata().map_err(|e| damage(path, e.to_string()))?;
+    match () {
+        _ if about.is_dir() => return Err(damage(path, "it is a folder".into())),
+        _ if !about.is_file() => return Err(damage(path, "it is no regular file".into())),
+        _ if about.len() > LARGEST => return Err(damage(path, "it is larger than 16 MiB".into())),
+        _ => {}
     }
-    let value: serde_json::Value = serde_json::from_slice(text).map_err(|e| broken(path, e.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes).map_err(|e| damage(path, e.to_string()))?;
+    Ok(Some(bytes))
+}
+
+/// The format comes first: what a newer version wrote may not even have our fields.
+fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, Damage> {
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err(damage(path, "it is empty".into()));
+    }
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(|e| damage(path, e.to_string()))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format > u64::from(FORMAT) => Err(newer(path, format)),
-        Some(_) => serde_json::from_value(value).map_err(|e| broken(path, e.to_string())),
-        None => Err(broken(path, "it has no `format`".into())),
+        Some(_) => serde_json::from_value(value).map_err(|e| damage(path, e.to_string())),
+        None => Err(damage(path, "it has no `format`".into())),
     }
 }
 
-fn broken(path: &Path, why: String) -> Fault {
-    let path = path.display();
-    Fault::unchanged(format!("`{path}` cannot be used"))
-        .seen(&why)
-        .hint(format!("move it away, and the rest is used without it: `mv {path} {path}.broken`"))
+fn damage(path: &Path, why: String) -> Damage {
+    Damage { path: path.into(), why, newer: false }
 }
 
-fn newer(path: &Path, format: u64) -> Fault {
-    let path = path.display();
-    let message = format!("`{path}` has the format {format}; this version knows those up to {FORMAT}");
-    Fault::unchanged(message)
-        .hint(format!("use the newer compose-zd that wrote it, or move it away: `mv {path} {path}.newer`"))
+fn newer(path: &Path, format: u64) -> Damage {
+    let why = format!("it has the format {format}; this version knows those up to {FORMAT}");
+    Damage { path: path.into(), why, newer: true }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Fault {
@@ -307,8 +372,16 @@ fn cannot_read(path: &Path, error: &io::Error) -> Fault {
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
-    Fault::unchanged(format!("cannot write `{}`: {error}", path.display()))
-        .hint("make its folder writable for this user, or name another with `--state-dir`")
+    let fault = Fault::unchanged(format!("cannot write `{}`: {error}", path.display()));
+    match error.kind() {
+        ErrorKind::IsADirectory => {
+            let path = shell::path(path);
+            fault.hint(format!(
+                "a folder is in the place of this file; move it away: `mv {path} {path}.broken`"
+            ))
+        }
+        _ => fault.hint("make its folder writable for this user, or name another with `--state-dir`"),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! The command line against a fake docker: what it calls in which order, and how it fails before anything is touched.
 
+#[path = "cli/hostile.rs"]
+mod hostile;
+#[path = "cli/state.rs"]
+mod state;
 #[path = "cli/turn.rs"]
 mod turn;
 
@@ -70,8 +74,12 @@ impl Fake {
     }
 
     fn run_with_path(&self, words: &str, path: &str) -> OutputAssert {
+        self.run_words(&words.split(' ').collect::<Vec<_>>(), path)
+    }
+
+    fn run_words(&self, words: &[&str], path: &str) -> OutputAssert {
         Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
-            .args(words.split(' '))
+            .args(words)
             .current_dir(self.dir.path())
             .env("PATH", path)
             .env("FAKE", self.dir.path())

@@ -1,6 +1,7 @@
 //! The scripts that run in Caddy's container: POSIX sh, with what is in its official images of any age.
 
 use super::config::{Means, OURS};
+use crate::shell;
 
 /// `ask PATH` reads from the admin API, `ask PATH FILE` posts to it. Official images have curl since 2.11, and only
 /// busybox's wget before; bash is for images of one's own. A socket's path needs curl.
@@ -26,7 +27,7 @@ ask() {
 "#;
 
 fn asking(api: &str) -> String {
-    format!("api='{api}'\n{ASK}")
+    format!("api={}\n{ASK}", shell::word(api))
 }
 
 /// Finds the admin API where the configuration file, the environment or Caddy's default says it is, and reads the
@@ -36,7 +37,7 @@ pub fn introduction(file: &str) -> String {
         r#"# find the admin API
 {ask}for d in /dev/shm /tmp; do [ -w $d ] && echo "@folder $d" && break; done
 echo "@version $(caddy version 2>/dev/null)"
-said=$(sed -n 's/^[[:space:]]*admin[[:space:]]\{{1,\}}\([^[:space:]{{]\{{1,\}}\).*/\1/p' '{file}' 2>/dev/null | head -n 1)
+said=$(sed -n 's/^[[:space:]]*admin[[:space:]]\{{1,\}}\([^[:space:]{{]\{{1,\}}\).*/\1/p' {file} 2>/dev/null | head -n 1)
 for api in "$said" "$CADDY_ADMIN" 127.0.0.1:2019; do
   api=${{api#tcp/}}
   case $api in
@@ -51,8 +52,9 @@ for api in "$said" "$CADDY_ADMIN" 127.0.0.1:2019; do
   why=${{why:-$config}}
 done
 printf '@said %s\n@file\n' "$why"
-cat '{file}'"#,
-        ask = asking("")
+cat {file}"#,
+        ask = asking(""),
+        file = shell::file(file)
     )
 }
 
@@ -61,34 +63,34 @@ cat '{file}'"#,
 pub fn question(api: &str, means: &Means) -> String {
     format!(
         r#"# what does it route to
-{ask}age() {{ echo $(( $(date +%s) - $(stat -c %Y $1) )); }}
+{ask}age() {{ echo $(( $(date +%s) - $(stat -c %Y "$1") )); }}
 cd {folder}/{OURS} 2>/dev/null && for k in *; do
-  [ -e $k/on ] && echo "@on $k $(age $k/on)"
-  [ -e $k/switched ] && echo "@switched $k $(age $k/switched)"
-  [ -e $k/once ] && echo "@once $k"
-  for b in a b; do [ -e $k/$b.set ] && echo "@bank $k/$b $(cat $k/$b.set)"; done
+  [ -e "$k/on" ] && echo "@on $k $(age "./$k/on")"
+  [ -e "$k/switched" ] && echo "@switched $k $(age "./$k/switched")"
+  [ -e "$k/once" ] && echo "@once $k"
+  for b in a b; do [ -e "$k/$b.set" ] && echo "@bank $k/$b $(cat "./$k/$b.set")"; done
 done
 echo @upstreams; ask /reverse_proxy/upstreams || exit 1
 echo; echo @config; ask /config/ || exit 1"#,
         ask = asking(api),
-        folder = means.folder
+        folder = shell::word(&means.folder)
     )
 }
 
 /// Fills a bank that gets no request now. A request may find any of its slots, so all of them have a name.
 pub fn fill(place: &str, bank: &str, names: &[String], means: &Means) -> String {
-    let slots: Vec<&str> = names.iter().map(String::as_str).cycle().take(means.slots()).collect();
+    let place = shell::word(place);
     let put = match means.reads_files {
-        true => format!("printf %s $n > {place}/{bank}/$i"),
-        false => format!("mkdir {place}/{bank}/$i; : > {place}/{bank}/$i/$n"),
+        true => format!("printf %s \"$n\" > {place}/{bank}/$i"),
+        false => format!("mkdir {place}/{bank}/$i; : > {place}/{bank}/$i/\"$n\""),
     };
     format!(
         "rm -rf {place}/{bank}; mkdir -p {place}/{bank}; i=0
 for n in {slots}; do i=$((i+1)); {put}; done
-echo '{names}' > {place}/{bank}.set
+echo {names} > {place}/{bank}.set
 ",
-        slots = slots.join(" "),
-        names = names.join(" ")
+        slots = shell::words(names.iter().cycle().take(means.slots())),
+        names = shell::word(&names.join(" "))
     )
 }
 
@@ -107,11 +109,14 @@ case $said in *'"error":'*) ;; *) said=$(caddy validate --config $f.json 2>&1 | 
 printf '%s\n' "$said" >&2
 exit 1"#,
         ask = asking(api),
-        folder = means.folder
+        folder = shell::word(&means.folder)
     )
 }
 
 /// How the switches are set; the configuration itself may hold secrets.
 pub fn diagnosis(means: &Means) -> String {
-    format!("cd {}/{OURS} 2>/dev/null && ls */on */switched 2>/dev/null; grep . */*.set", means.folder)
+    format!(
+        "cd {}/{OURS} 2>/dev/null && ls */on */switched 2>/dev/null; grep . */*.set",
+        shell::word(&means.folder)
+    )
 }

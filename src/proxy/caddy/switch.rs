@@ -8,6 +8,7 @@ use super::view::{View, names};
 use super::{Caddy, scripts};
 use crate::docker::{Done, Exec};
 use crate::proxy::{Endpoint, Preparation, Proxy, Release};
+use crate::shell;
 
 const STAYS: &str = "a switch in front of its `reverse_proxy`, by a reload; between deploys it does nothing, and until \
     Caddy starts anew or is reloaded the next deploy needs no reload";
@@ -54,7 +55,8 @@ impl Caddy {
 
     /// Fills a bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
     fn turned(&self, view: &View, key: &str, names: &[String]) -> Option<String> {
-        let (switch, place) = (view.seen.switch(key), self.means().place(key));
+        let (switch, folder) = (view.seen.switch(key), self.means().place(key));
+        let place = shell::word(&folder);
         if switch.names() == Some(names) {
             return None;
         }
@@ -64,7 +66,7 @@ impl Caddy {
             None if view.seen.by(key, "b") > view.seen.by(key, "a") => ("b", format!(": > {place}/on\n")),
             None => ("a", format!(": > {place}/on\n")),
         };
-        let fill = scripts::fill(&place, bank, names, self.means());
+        let fill = scripts::fill(&folder, bank, names, self.means());
         let decide =
             if bank == "b" { format!(": > {place}/switched\n") } else { format!("rm -f {place}/switched\n") };
         Some(format!("{fill}{decide}{turn}"))
@@ -87,11 +89,12 @@ impl Caddy {
     /// A request may have seen `on` just before it goes and not see `switched` any more, which gives it bank `a`: so
     /// both banks have the names that serve before anything is removed.
     fn off(&self, view: &View, key: &str) -> String {
-        let (switch, place) = (view.seen.switch(key), self.means().place(key));
+        let (switch, folder) = (view.seen.switch(key), self.means().place(key));
+        let place = shell::word(&folder);
         let (Some(bank), Some(names)) = (switch.bank(), switch.names()) else {
             return String::new();
         };
-        let same = scripts::fill(&place, other(bank), names, self.means());
+        let same = scripts::fill(&folder, other(bank), names, self.means());
         format!("{same}rm -f {place}/on {place}/switched\n")
     }
 
@@ -107,7 +110,7 @@ impl Caddy {
     }
 
     fn each(&self, view: &View, line: fn(&str) -> String) -> String {
-        view.keys().iter().map(|key| line(&self.means().place(key))).collect()
+        view.keys().iter().map(|key| line(&shell::word(&self.means().place(key)))).collect()
     }
 }
 

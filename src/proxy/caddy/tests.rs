@@ -145,7 +145,7 @@ fn gating_turns_the_switch_on_for_those_that_serve() {
         "# send requests to p-app-1 p-app-2
 set -e
 rm -rf /dev/shm/compose-zd/app/a; mkdir -p /dev/shm/compose-zd/app/a; i=0
-for n in {}; do i=$((i+1)); printf %s $n > /dev/shm/compose-zd/app/a/$i; done
+for n in {}; do i=$((i+1)); printf %s \"$n\" > /dev/shm/compose-zd/app/a/$i; done
 echo 'p-app-1 p-app-2' > /dev/shm/compose-zd/app/a.set
 rm -f /dev/shm/compose-zd/app/switched
 : > /dev/shm/compose-zd/app/on
@@ -161,7 +161,7 @@ rm -f /dev/shm/compose-zd/app/switched
 #[test]
 fn what_a_bank_began_in_the_last_deploy_is_not_taken_for_what_the_other_begins_in_this_one() {
     let gate = script(caddy().gate(&now(&caddy(), ""), &rotation(&[old()], &[new()])));
-    let turn = "echo 'p-app-1' > /dev/shm/compose-zd/app/b.set\n: > /dev/shm/compose-zd/app/switched\n";
+    let turn = "echo p-app-1 > /dev/shm/compose-zd/app/b.set\n: > /dev/shm/compose-zd/app/switched\n";
     assert!(gate.contains(turn), "{gate}");
 }
 
@@ -169,7 +169,7 @@ fn what_a_bank_began_in_the_last_deploy_is_not_taken_for_what_the_other_begins_i
 fn where_nobody_serves_nobody_gets_requests_until_somebody_is_ready() {
     let (caddy, rotation) = (caddy(), rotation(&[], &[new()]));
     let gate = script(caddy.gate(&idle(&caddy), &rotation));
-    assert!(gate.contains("echo '-' > /dev/shm/compose-zd/app/a.set"), "{gate}");
+    assert!(gate.contains("echo - > /dev/shm/compose-zd/app/a.set"), "{gate}");
     let on = now(&caddy, "@on app 0\n@bank app/a -\n");
     assert!(caddy.holds(&on, &rotation));
     assert_eq!(caddy.route(&on, &rotation), None, "never an empty set");
@@ -223,7 +223,7 @@ fn released(caddy: &Caddy, now: &Done) -> String {
 fn releasing_turns_the_switch_off_once_both_banks_are_the_same() {
     let caddy = caddy();
     let off = released(&caddy, &now(&caddy, SWITCHED));
-    assert!(off.contains("echo 'p-app-2' > /dev/shm/compose-zd/app/a.set\n"), "{off}");
+    assert!(off.contains("echo p-app-2 > /dev/shm/compose-zd/app/a.set\n"), "{off}");
     assert!(off.ends_with("rm -f /dev/shm/compose-zd/app/on /dev/shm/compose-zd/app/switched\n"), "{off}");
     assert_eq!(released(&caddy, &now(&caddy, "@bank app/a p-app-2\n")), "done");
 }
@@ -401,4 +401,24 @@ fn its_file_is_the_one_it_was_started_with() {
     assert_eq!(file(r#""caddy", "run", "--config", "/a.json""#), "/a.json");
     assert_eq!(file(r#""run", "--config=/b""#), "/b");
     assert_eq!(file(r#""run""#), FILE);
+}
+
+#[test]
+fn no_name_address_or_file_is_a_script() {
+    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    for text in HOSTILE {
+        let means = Means { folder: format!("here{text}"), reads_files: true, ..Means::default() };
+        let names = [text.to_string(), "p-app-1".into()];
+        let old = Means { reads_files: false, ..means.clone() };
+        for script in [
+            scripts::introduction(text),
+            scripts::question(text, &means),
+            scripts::fill(&means.place(text), "a", &names, &means),
+            scripts::fill(&means.place(text), "b", &names, &old),
+            scripts::load(text, &means),
+            scripts::diagnosis(&means),
+        ] {
+            does_nothing_of_its_own(&script);
+        }
+    }
 }

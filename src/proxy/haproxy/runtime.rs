@@ -1,40 +1,48 @@
 //! How the runtime API is reached from inside of the container.
 
+use crate::shell;
+
 /// Sends commands to the runtime API by whatever is in the image: socat since late 2025, perl in Debian's, python.
+///
+/// Neither the commands, with the options of a user's `server` line, nor the socket stand in a script but as one word.
 pub fn script(socket: &str, commands: &str) -> String {
     let (unix, place) = place(socket);
     let (socat, perl, python) = match unix {
         true => (
-            format!("UNIX-CONNECT:{place}"),
-            format!("IO::Socket::UNIX->new(Peer=>\"{place}\")"),
-            format!("s=socket.socket(socket.AF_UNIX);s.connect(\"{place}\")"),
+            "UNIX-CONNECT:$p",
+            "IO::Socket::UNIX->new(Peer=>$ARGV[1])",
+            "s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[2])",
         ),
         false => (
-            format!("TCP:127.0.0.1:{place}"),
-            format!("IO::Socket::INET->new(\"127.0.0.1:{place}\")"),
-            format!("s=socket.create_connection((\"127.0.0.1\",{place}))"),
+            "TCP:127.0.0.1:$p",
+            "IO::Socket::INET->new(\"127.0.0.1:$ARGV[1]\")",
+            "s=socket.create_connection((\"127.0.0.1\",int(sys.argv[2])))",
         ),
     };
     let netcat = match unix {
-        true => String::new(),
-        false => format!("elif command -v nc >/dev/null; then echo \"$c\" | nc 127.0.0.1 {place}\n  "),
+        true => "",
+        false => "elif command -v nc >/dev/null; then echo \"$c\" | nc 127.0.0.1 \"$p\"\n  ",
     };
+    let first = commands.lines().next().unwrap_or_default();
     format!(
-        "# haproxy: {commands}
-c='{commands}'
+        "# haproxy: {first}
+c={commands}
+p={place}
 ask() {{
-  if command -v socat >/dev/null; then echo \"$c\" | socat -t 5 stdio {socat}
+  if command -v socat >/dev/null; then echo \"$c\" | socat -t 5 stdio \"{socat}\"
   elif command -v perl >/dev/null; then
-    perl -MIO::Socket -e '$s={perl} or die \"{place}: $!\\n\"; print $s \"$ARGV[0]\\n\"; print while <$s>' \"$c\"
+    perl -MIO::Socket -e '$s={perl} or die \"$ARGV[1]: $!\\n\"; print $s \"$ARGV[0]\\n\"; print while <$s>' \"$c\" \"$p\"
   elif command -v python3 >/dev/null; then
     python3 -c 'import socket,sys
 {python};s.sendall((sys.argv[1]+\"\\n\").encode())
-for d in iter(lambda:s.recv(65536),b\"\"):sys.stdout.write(d.decode())' \"$c\"
+for d in iter(lambda:s.recv(65536),b\"\"):sys.stdout.write(d.decode())' \"$c\" \"$p\"
   {netcat}else echo 'there is neither socat, perl nor python in it' >&2; return 1
   fi
 }}
 ask
-"
+",
+        commands = shell::word(commands),
+        place = shell::word(place)
     )
 }
 

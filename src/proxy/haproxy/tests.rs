@@ -344,3 +344,20 @@ fn a_socket_is_a_path_or_a_port() {
     assert_eq!(place("ipv4@0.0.0.0:9999"), (false, "9999"));
     assert_eq!(place("*:9999"), (false, "9999"));
 }
+
+#[test]
+fn no_socket_and_no_option_of_a_server_line_is_a_script() {
+    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own, run};
+    for text in HOSTILE {
+        for socket in [format!("/{text}"), format!("ipv4@127.0.0.1:{text}")] {
+            does_nothing_of_its_own(&runtime::script(
+                &socket,
+                &format!("add server b/s 10.0.0.1:80 sni {text}"),
+            ));
+        }
+        let commands = format!("add server b/s 10.0.0.1:80 sni {text}");
+        let fake = "socat() { cat; printf '<%s>' \"$4\"; }\n";
+        let told = run(&format!("{fake}{}", runtime::script("/run/h.sock", &commands)));
+        assert_eq!(told, format!("{commands}\n<UNIX-CONNECT:/run/h.sock>"));
+    }
+}

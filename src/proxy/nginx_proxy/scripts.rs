@@ -2,6 +2,7 @@
 
 use super::template::MARKERS;
 use super::{KEEPALIVE, KEEPALIVE_FILE};
+use crate::shell;
 
 /// Where docker-gen renders for nobody.
 const SCRATCH: &str = "/tmp/compose-zd.scratch";
@@ -13,19 +14,21 @@ pub fn install_script(template: &str) -> String {
     format!(
         "# install the marker test
 set -e
+template={template}
 new=/tmp/compose-zd.tmpl
 cat > $new
 RESOLVERS=x; export RESOLVERS
 rm -rf {MARKERS}
 for n in 1 2 3 4 5 6 7 8 9; do
-  docker-gen {template} $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
+  docker-gen \"$template\" $new.before >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
   docker-gen $new $new.after >/dev/null 2>$new.log || {{ cat $new.log >&2; exit 1; }}
   cmp -s $new.before $new.after && break
   sleep 0.3
 done
 cmp $new.before $new.after >&2
-cat $new > {template}
-rm -f $new $new.before $new.after $new.log"
+cat $new > \"$template\"
+rm -f $new $new.before $new.after $new.log",
+        template = shell::file(template)
     )
 }
 
@@ -49,32 +52,34 @@ if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; ech
 ///
 /// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
 /// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
-pub fn route_script(template: &str, marked: &str, unmarked: &str) -> String {
-    let hide = match marked {
+pub fn route_script(template: &str, marked: &[String], unmarked: &[String]) -> String {
+    let hide = match &shell::words(marked)[..] {
         "" => String::new(),
         marked => format!("touch {marked}\n"),
     };
-    let show = match unmarked {
+    let show = match &shell::words(unmarked)[..] {
         "" => String::new(),
         unmarked => format!(
-            "for m in {unmarked}; do [ -e $m ] && shown=yes; done
+            "for m in {unmarked}; do [ -e \"$m\" ] && shown=yes; done
 [ -z \"$shown\" ] || grep -qs keepalive_min_timeout /etc/nginx/conf.d/* || sleep 0.6
 rm -f {unmarked}
-[ -z \"$shown\" ] || {{ docker-gen {template} {SCRATCH} >/dev/null 2>&1 || true; rm -f {SCRATCH}; sleep 0.1; }}
+[ -z \"$shown\" ] || {{ docker-gen \"$template\" {SCRATCH} >/dev/null 2>&1 || true; rm -f {SCRATCH}; sleep 0.1; }}
 "
         ),
     };
     format!(
         "# set the markers
 set -e
-grep -q {MARKERS} {template} || {{ echo 'the marker test is gone from {template}' >&2; exit 1; }}
+template={template}
+grep -q {MARKERS} \"$template\" || {{ echo \"the marker test is gone from $template\" >&2; exit 1; }}
 mkdir -p {MARKERS}
 shown=
 {show}{hide}for f in /proc/[0-9]*/comm; do
   read -r c < $f || continue
   [ \"$c\" = docker-gen ] || continue
   p=${{f#/proc/}}; kill -HUP ${{p%/comm}}
-done 2>/dev/null"
+done 2>/dev/null",
+        template = shell::file(template)
     )
 }
 
@@ -92,14 +97,16 @@ pub fn question_script(config: &str, remotes: &[String]) -> String {
         "# what does it route to
 t=/tmp/.compose-zd-clock; : > $t
 echo \"@clock $(cut -d' ' -f1 /proc/uptime) $(stat -c %y $t)\"; rm -f $t
-echo \"@written $(stat -c %y {config})\"
-sed -n '/^upstream /,/^}}/p' {config} | grep -E '^ *server '
+config={config}
+echo \"@written $(stat -c %y \"$config\")\"
+sed -n '/^upstream /,/^}}/p' \"$config\" | grep -E '^ *server '
 for p in /proc/[0-9]*; do
   read -r c < $p/comm || continue
   [ \"$c\" = nginx ] || continue
   echo \"@worker $(cut -d' ' -f22 $p/stat) $(tr '\\0' ' ' < $p/cmdline)\"
 done 2>/dev/null
-{connections}echo @end"
+{connections}echo @end",
+        config = shell::file(config)
     )
 }
 
@@ -110,10 +117,10 @@ pub fn release_script(ours: &[&str], existing: &[String]) -> String {
         "# remove our markers
 cd {MARKERS} 2>/dev/null || exit 0
 for m in *; do
-  case ' {} ' in *\" $m \"*) ;; *) rm -f \"$m\" ;; esac
+  case {} in *\" $m \"*) ;; *) rm -f \"$m\" ;; esac
 done
 cd / && rmdir {MARKERS} 2>/dev/null
 exit 0",
-        others.join(" ")
+        shell::word(&format!(" {} ", others.join(" ")))
     )
 }

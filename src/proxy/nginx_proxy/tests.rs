@@ -226,3 +226,19 @@ fn a_prepared_proxy_is_left_alone() {
         done("@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n");
     assert_eq!(proxy().prepare(&[generator, nginx], &wish(true)).unwrap(), []);
 }
+
+#[test]
+fn no_path_or_id_is_a_script() {
+    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    for text in HOSTILE {
+        let texts = [text.to_string(), "id".into()];
+        for script in [
+            install_script(text),
+            route_script(text, &texts, &texts),
+            question_script(text, &[]),
+            release_script(&["id"], &texts),
+        ] {
+            does_nothing_of_its_own(&script);
+        }
+    }
+}

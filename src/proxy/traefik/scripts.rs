@@ -2,6 +2,7 @@
 
 use super::door::{Api, Door};
 use super::pin::host;
+use crate::shell;
 
 /// A file of ours, and the directory that Traefik reads it from.
 pub struct File<'a> {
@@ -11,7 +12,7 @@ pub struct File<'a> {
 
 /// Prints the first file of these that there is, and what there is to ask Traefik with.
 pub fn introduction(files: &[String]) -> String {
-    let files: Vec<String> = files.iter().map(|f| format!("\"{f}\"")).collect();
+    let files: Vec<String> = files.iter().map(|f| shell::file(f)).collect();
     format!(
         "# what is its configuration
 for t in wget curl nc bash; do
@@ -29,12 +30,13 @@ exit 0",
 pub fn inspection(directory: &str) -> String {
     format!(
         "# can a file be added
-d=$(cd -P '{directory}' && pwd) || exit 1
+d=$(cd -P {} && pwd) || exit 1
 n=0
 while read -r _ _ _ _ m o _; do
   case $d/ in \"${{m%/}}\"/*) [ ${{#m}} -ge $n ] && n=${{#m}} && r=$o ;; esac
 done </proc/self/mountinfo
-case ,$r, in *,ro,*) echo @readonly ;; *) [ -w \"$d\" ] || echo @readonly ;; esac"
+case ,$r, in *,ro,*) echo @readonly ;; *) [ -w \"$d\" ] || echo @readonly ;; esac",
+        shell::file(directory)
     )
 }
 
@@ -48,11 +50,16 @@ fetch() { # URL HOST
   elif command -v curl >/dev/null; then curl -k -s -i -H "Host: $2" "$1"
   else
     r="GET $p HTTP/1.0\r\nHost: $2\r\n\r\n"
-    if command -v nc >/dev/null; then printf "$r" | nc ${a%:*} ${a##*:}
-    else bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' ${a%:*} ${a##*:} "$r"; fi
+    if command -v nc >/dev/null; then printf "$r" | nc "${a%:*}" "${a##*:}"
+    else bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; fi
   fi 2>&1
 }
 "#;
+
+/// Asks for a URL, by a host.
+fn fetch(url: &str, host: &str) -> String {
+    format!("fetch {} {}", shell::word(url), shell::word(host))
+}
 
 /// What in a file of routes names a service of labels.
 const REFERS: &str =
@@ -62,13 +69,14 @@ const REFERS: &str =
 /// file system, because Traefik looks at every change in it, and then not again for two seconds.
 fn places(file: &File) -> String {
     format!(
-        "d=$(cd -P '{}' && pwd) || exit 1
-n='{}'; f=$d/$n.yml; s=${{d%/*}}/
+        "d=$(cd -P {} && pwd) || exit 1
+n={}; f=$d/$n.yml; s=${{d%/*}}/
 while read -r _ _ _ _ m _; do [ \"$m\" = \"$d\" ] && s=$d/; done </proc/self/mountinfo
 [ -w \"$s\" ] || s=$d/
 s=$s.compose-zd
 ",
-        file.directory, file.name
+        shell::file(file.directory),
+        shell::word(file.name)
     )
 }
 
@@ -88,7 +96,7 @@ fn connections(remotes: &[String]) -> String {
 /// Prints the version of our file that is in force.
 fn served(door: &Door, api: Option<&Api>, name: &str) -> String {
     let host = host(name);
-    let of = |place: String, host: &str, path: &str| format!("fetch '{place}{path}' {host}");
+    let of = |place: String, host: &str, path: &str| fetch(&format!("{place}{path}"), host);
     let answer = match (door, api) {
         (Door::Route { place, .. }, _) => of(place.url(), &host, "/"),
         (Door::Api { .. }, Some(Api { place, path })) => {
@@ -111,12 +119,12 @@ pub fn services(api: Option<(&Api, &str)>, services: &[String]) -> String {
     };
     let base = format!("{}{path}/api", place.url());
     let one = |service: &String| {
-        format!(
-            "echo '@service {service}'\nfetch '{base}/http/services/{service}@docker' {host} | grep '^{{'\n"
-        )
+        let asked = fetch(&format!("{base}/http/services/{service}@docker"), host);
+        format!("echo {}\n{asked} | grep '^{{'\n", shell::word(&format!("@service {service}")))
     };
     let all: String = services.iter().map(one).collect();
-    format!("fetch '{base}/version' {host} | grep -q '^{{' && echo @api\n{all}")
+    let version = fetch(&format!("{base}/version"), host);
+    format!("{version} | grep -q '^{{' && echo @api\n{all}")
 }
 
 /// What is in force, what our file says, and which connections there are; those from before our file was in force are
@@ -130,13 +138,13 @@ if [ -z \"$served\" ] && [ -e \"$f\" ]; then
   served=$(served)
   read -r up _ </proc/uptime
   [ -n \"$served\" ] || echo \"$up
-$before\" >$s/$n.before
+$before\" >\"$s/$n.before\"
 fi
 read -r up _ </proc/uptime
 echo \"@served $served\"
 echo \"@now $up\"
 for k in before left; do
-  [ -e $s/$n.$k ] && {{ echo \"@$k\"; cat $s/$n.$k; }}
+  [ -e \"$s/$n.$k\" ] && {{ echo \"@$k\"; cat \"$s/$n.$k\"; }}
 done
 if [ -e \"$f\" ]; then echo @file; cat \"$f\"
 else echo @references; grep -roE \"$refers\" \"$d\" | grep -v '/compose-zd[.]'; fi
@@ -162,12 +170,12 @@ pub fn write(file: &File, remotes: &[String]) -> String {
     format!(
         "# set the route
 set -e
-{}{}mkdir -p $s
+{}{}mkdir -p \"$s\"
 read -r up _ </proc/uptime
-[ -e \"$f\" ] || {{ echo $up; connections || :; }} >$s/$n.before
-rm -f $s/$n.left
-cat >$s/$n.new
-mv -f $s/$n.new \"$f\"",
+[ -e \"$f\" ] || {{ echo $up; connections || :; }} >\"$s/$n.before\"
+rm -f \"$s/$n.left\"
+cat >\"$s/$n.new\"
+mv -f \"$s/$n.new\" \"$f\"",
         places(file),
         connections(remotes)
     )
@@ -175,7 +183,10 @@ mv -f $s/$n.new \"$f\"",
 
 /// Notes since when there is nothing left to do but to wait for Traefik's own discovery.
 pub fn mark(file: &File) -> String {
-    format!("# wait for its discovery\n{}mkdir -p $s && cut -d' ' -f1 /proc/uptime >$s/$n.left", places(file))
+    format!(
+        "# wait for its discovery\n{}mkdir -p \"$s\" && cut -d' ' -f1 /proc/uptime >\"$s/$n.left\"",
+        places(file)
+    )
 }
 
 pub fn remove(file: &File) -> String {
@@ -187,8 +198,8 @@ pub fn remove(file: &File) -> String {
 pub fn tidy(file: &File) -> String {
     format!(
         "# leave nothing
-{}rm -f $s/$n.before $s/$n.left $s/$n.new
-rmdir $s 2>/dev/null
+{}rm -f \"$s/$n.before\" \"$s/$n.left\" \"$s/$n.new\"
+rmdir \"$s\" 2>/dev/null
 exit 0",
         places(file)
     )
@@ -196,11 +207,13 @@ exit 0",
 
 /// Shows what Traefik reads, whether it answers, and what it says is wrong with its routes.
 pub fn diagnosis(directory: Option<&str>, door: Option<&Door>, api: Option<&Api>) -> String {
-    let files = directory.map(|d| format!("ls -l '{d}'\n")).unwrap_or_default();
+    let files = directory.map(|d| format!("ls -l {}\n", shell::file(d))).unwrap_or_default();
     let place = door.and_then(Door::place).filter(|_| directory.is_some());
-    let answer = place.map(|p| format!("fetch '{}/' localhost | head -n 2\n", p.url())).unwrap_or_default();
+    let answer = place
+        .map(|p| format!("{} | head -n 2\n", fetch(&format!("{}/", p.url()), "localhost")))
+        .unwrap_or_default();
     let routes = api.map(|Api { place, path }| {
-        let list = format!("fetch '{}{path}/api/http/routers' localhost", place.url());
+        let list = fetch(&format!("{}{path}/api/http/routers", place.url()), "localhost");
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
     format!("# what is wrong\n{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())

@@ -467,3 +467,30 @@ fn a_probe_asks_the_port_and_the_host_of_the_labels() {
 fn labels_claim_a_route() {
     assert!(claims(&labels("")) && !claims(&labels("traefik.enable=false")) && !claims(&Labels::new()));
 }
+
+#[test]
+fn no_directory_file_service_or_address_is_a_script() {
+    use super::door::Place;
+    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    for text in HOSTILE {
+        let file = File { directory: text, name: text };
+        let place = Place { tls: false, host: text.into(), port: 80 };
+        let api = Api { place: place.clone(), path: text.into() };
+        let doors = [Door::Route { entry_point: text.into(), place }, Door::Api { entry_point: text.into() }];
+        let services = scripts::services(Some((&api, text)), &[text.into()]);
+        let mut all = vec![
+            scripts::introduction(&[text.into()]),
+            scripts::inspection(text),
+            scripts::watching(&[], &services),
+            scripts::write(&file, &[]),
+            scripts::mark(&file),
+            scripts::remove(&file),
+            scripts::tidy(&file),
+        ];
+        for door in &doors {
+            all.push(scripts::question(&file, door, Some(&api), &[], &services));
+            all.push(scripts::diagnosis(Some(text), Some(door), Some(&api)));
+        }
+        all.iter().for_each(|script| does_nothing_of_its_own(script));
+    }
+}

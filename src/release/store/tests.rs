@@ -127,59 +127,123 @@ fn a_configuration_goes_again_unless_something_began_with_it() {
     assert_eq!([1, 2, 3].map(|number| store.config_path(number).exists()), [true, true, false]);
 }
 
-/// What is said of a release file with this content.
-fn said(content: &[u8]) -> Fault {
+/// What is said of a release file that this makes.
+#[track_caller]
+fn said(make: impl Fn(&Path)) -> Damage {
     let (_dir, store) = store();
     store.prepare().unwrap();
-    fs::write(store.path(7, "json"), content).unwrap();
-    let fault = store.history().unwrap_err();
-    assert!(fault.message.contains("shop/releases/0007.json`"), "{fault}");
+    make(&store.path(7, "json"));
+    let history = store.history().unwrap();
+    let damage = history.unreadable(7).expect("it is damaged").clone();
+    let fault = Fault::from(&damage);
+    assert!(fault.message.contains("shop/releases/0007.json` cannot be used: "), "{fault}");
     assert!(fault.hint.as_ref().unwrap().contains("mv "), "{fault}");
-    assert_eq!(fault.exit.code(), 1);
-    fault
+    assert_eq!(fault.exit.code(), if damage.newer { 2 } else { 1 });
+    assert_eq!((history.next_number(None), history.current()), (8, None));
+    damage
+}
+
+fn said_of(content: &[u8]) -> String {
+    said(|path| fs::write(path, content).unwrap()).why
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named_with_a_way_on() {
-    assert_eq!(said(b"").details, ["it is empty"]);
-    assert_eq!(said(b"\n \n").details, ["it is empty"]);
-    assert_eq!(said(b"[]").details, ["it has no `format`"]);
-    assert!(said(b"\xff\xfe\0").details[0].contains("expected value"));
-    assert!(said(br#"{"format": 1}"#).details[0].contains("missing field"));
-    assert!(
-        said(br#"{"format": 2, "new": true}"#)
-            .message
-            .contains("has the format 2; this version knows those up to 1")
-    );
+    assert_eq!(said_of(b""), "it is empty");
+    assert_eq!(said_of(b"\n \n"), "it is empty");
+    assert_eq!(said_of(b"[]"), "it has no `format`");
+    assert!(said_of(b"\xff\xfe\0").contains("expected value"));
+    assert!(said_of(b"{\"format\": 1, \"by\": \"\xff\"}").contains("invalid unicode code point"));
+    assert!(said_of("[".repeat(100_000).as_bytes()).contains("recursion limit"));
+    assert!(said_of(br#"{"format": 1}"#).contains("missing field"));
     let other = Record { project: "other".into(), ..record(7, &[]) };
-    assert_eq!(said(&serde_json::to_vec(&other).unwrap()).details, ["it is of the project `other`"]);
-    assert_eq!(said(&serde_json::to_vec(&record(6, &[])).unwrap()).details, ["it is release 6"]);
+    assert_eq!(said_of(&serde_json::to_vec(&other).unwrap()), "it is of the project `other`");
+    assert_eq!(said_of(&serde_json::to_vec(&record(6, &[])).unwrap()), "it is release 6");
 }
 
 #[test]
-fn a_file_that_is_cut_short_anywhere_is_an_error() {
+fn what_has_the_name_of_a_file_and_is_none_is_not_followed_waited_for_or_read_without_end() {
+    let linked = |to: &'static str| move |path: &Path| std::os::unix::fs::symlink(to, path).unwrap();
+    assert_eq!(said(linked("nowhere")).why, "it is a symbolic link to nowhere, which is never ours");
+    assert_eq!(said(linked("/dev/zero")).why, "it is a symbolic link, which is never ours");
+    assert_eq!(said(linked("0007.json")).why, "it is a symbolic link to nowhere, which is never ours");
+    assert_eq!(said(|path| fs::create_dir(path).unwrap()).why, "it is a folder");
+    let pipe = |path: &Path| {
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, rustix::fs::Mode::RWXU, 0).unwrap();
+    };
+    assert_eq!(said(pipe).why, "it is no regular file");
+    let endless = |path: &Path| File::create(path).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(said(endless).why, "it is larger than 16 MiB");
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_said_to_be_one() {
+    let damage = said(|path| fs::write(path, br#"{"format": 2, "new": true}"#).unwrap());
+    assert_eq!(damage.why, "it has the format 2; this version knows those up to 1");
+    assert!(damage.newer && Fault::from(&damage).hint.unwrap().starts_with("use the newer compose-zd"));
+}
+
+#[test]
+fn a_file_that_is_cut_short_anywhere_is_damaged() {
     let whole = serde_json::to_vec(&record(7, &[("app", placed("a", 7))])).unwrap();
     for end in 0..whole.len() {
-        said(&whole[..end]);
+        said_of(&whole[..end]);
     }
 }
 
 #[test]
-fn a_broken_release_that_was_moved_away_is_done_without() {
+fn one_damaged_release_leaves_the_others() {
     let (_dir, store) = store();
-    store.write(&record(1, &[])).unwrap();
-    fs::write(store.path(2, "json"), "{").unwrap();
-    assert!(store.history().is_err());
-    fs::rename(store.path(2, "json"), store.path(2, "json.broken")).unwrap();
-    assert_eq!(numbers(&store), [1]);
+    for number in [1, 2, 4] {
+        store.write(&record(number, &[])).unwrap();
+    }
+    fs::write(store.path(3, "json"), "{").unwrap();
+    assert_eq!(numbers(&store), [1, 2, 4]);
+    assert_eq!(store.history().unwrap().damaged().map(|(n, _)| n).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
-fn a_broken_wanted_file_is_named() {
+fn a_number_is_not_used_again_because_its_record_was_moved_away() {
+    let (_dir, store) = store();
+    store.write(&record(1, &[])).unwrap();
+    fs::write(store.path(2, "json.broken"), "{").unwrap();
+    let history = store.history().unwrap();
+    assert_eq!((numbers(&store), history.damaged().count(), history.next_number(None)), (vec![1], 0, 3));
+    fs::write(store.releases().join("4294967295.json"), "{").unwrap();
+    assert_eq!(store.history().unwrap().next_number(None), 3);
+}
+
+#[test]
+fn a_wanted_file_that_cannot_be_read_is_named_and_goes_out_of_the_way() {
     let (_dir, store) = store();
     store.prepare().unwrap();
-    fs::write(store.wanted_path(), "{\"format\": 9}").unwrap();
-    assert!(store.wanted().unwrap_err().message.contains("shop/wanted.json`"));
+    let path = store.wanted_path();
+    let text = |text: &'static str| move |path: &Path| fs::write(path, text).unwrap();
+    let folder = |path: &Path| fs::create_dir_all(path.join("full")).unwrap();
+    let link = |path: &Path| std::os::unix::fs::symlink("nowhere", path).unwrap();
+    let makers: [&dyn Fn(&Path); 4] = [&text("{\"format\": 9}"), &text(""), &folder, &link];
+    for (make, number) in makers.into_iter().zip(1..) {
+        make(&path);
+        assert!(store.wanted().unwrap_err().to_string().contains("shop/wanted.json`"));
+        store.set_wanted_aside().unwrap();
+        store.set_wanted(&wanted(number)).unwrap();
+        assert_eq!(store.wanted().unwrap(), Some(wanted(number)));
+        assert!(store.folder().join(format!("wanted.json.broken-{number}")).symlink_metadata().is_ok());
+        store.clear_wanted().unwrap();
+    }
+}
+
+#[test]
+fn a_draft_keeps_its_number_while_it_is_not_known_whether_a_rollout_began_with_it() {
+    let (_dir, store) = store();
+    store.write(&record(1, &[])).unwrap();
+    store.write_config(2, "services: {}").unwrap();
+    assert_eq!(store.history().unwrap().next_number(None), 2);
+    fs::write(store.wanted_path(), "{").unwrap();
+    assert_eq!(store.history().unwrap().next_number(None), 3);
+    store.remove_draft(2).unwrap();
+    assert!(store.config_path(2).exists());
 }
 
 #[test]

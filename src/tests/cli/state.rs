@@ -1,0 +1,240 @@
+//! State files that are damaged, strange or open: what each command makes of them.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+
+const FOLDER: &str = ".compose-zd/p";
+
+impl Fake {
+    /// Two releases, of which the second serves.
+    fn with_releases() -> Fake {
+        let fake = Fake::new();
+        fake.write("hashes", "app other\n");
+        fake.run("deploy app").success();
+        fake.write("hashes", "app wanted\n");
+        fake.run("deploy app").success();
+        assert_eq!(fake.numbers(), ["0001.json", "0002.json"]);
+        fake.write("calls", "");
+        fake
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.path(FOLDER).join(name)
+    }
+
+    fn numbers(&self) -> Vec<String> {
+        let names = fs::read_dir(self.state("releases")).unwrap().map(|e| e.unwrap().file_name());
+        let mut names: Vec<String> =
+            names.map(|n| n.into_string().unwrap()).filter(|n| n.ends_with("json")).collect();
+        names.sort();
+        names
+    }
+}
+
+/// Puts something else in the place of a file.
+type Damage = fn(&Path);
+
+const DAMAGES: [(&str, Damage); 9] = [
+    ("empty", |path| fs::write(path, "").unwrap()),
+    ("cut short", |path| {
+        let text = fs::read(path).unwrap();
+        fs::write(path, &text[..text.len() / 2]).unwrap();
+    }),
+    ("garbage", |path| fs::write(path, "%PDF-1.7 \u{1b}[31m").unwrap()),
+    ("not UTF-8", |path| fs::write(path, b"{\"format\": 1, \"by\": \"\xff\xfe\"}").unwrap()),
+    ("another project's", |path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, text.replace("\"project\": \"p\"", "\"project\": \"q\"")).unwrap();
+    }),
+    ("another release", |path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, text.replace("\"number\": ", "\"number\": 4")).unwrap();
+    }),
+    ("a folder", |path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+    }),
+    ("a dangling link", |path| {
+        fs::remove_file(path).unwrap();
+        symlink("nowhere", path).unwrap();
+    }),
+    ("a device", |path| {
+        fs::remove_file(path).unwrap();
+        symlink("/dev/zero", path).unwrap();
+    }),
+];
+
+#[test]
+fn a_damaged_newest_release_is_never_guessed_and_the_next_deploy_goes_on() {
+    for (what, damage) in DAMAGES {
+        let fake = Fake::with_releases();
+        damage(&fake.state("releases/0002.json"));
+        let named = ["0002.json` cannot be used", "mv "];
+        says(&fake.run("history").success(), &named);
+        let run = fake.run("status").success();
+        says(&run, &named);
+        assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("unknown"), "{what}");
+        let run = fake.run("rollback").code(1);
+        says(
+            &run,
+            &["0002.json` cannot be used", "release 2 may be the one that serves", "`--to`: kept are 1"],
+        );
+        assert_eq!(fake.changes(), "", "{what}");
+        says(&fake.run("deploy app").success(), &named);
+        assert_eq!(fake.numbers(), ["0001.json", "0002.json", "0003.json"], "{what}");
+        let run = fake.run("rollback").code(1);
+        says(&run, &["release 2 may be the one to go back to", "`--to`: kept are 3, 1"]);
+        assert_eq!(fake.changes(), "", "{what}");
+    }
+}
+
+#[test]
+fn a_damaged_older_release_is_in_nobodys_way() {
+    let fake = Fake::with_releases();
+    fs::write(fake.state("releases/0001.json"), "{").unwrap();
+    says(&fake.run("rollback").code(1), &["release 1 may be the one to go back to"]);
+    says(&fake.run("rollback --to 1").code(1), &["0001.json` cannot be used", "kept are 2"]);
+    let run = fake.run("deploy app --force").success();
+    says(&run, &["0001.json` cannot be used", "earlier releases are all kept"]);
+    assert!(fake.state("releases/0001.yml").exists());
+}
+
+#[test]
+fn a_release_that_was_moved_away_is_done_without_and_its_number_is_not_used_again() {
+    let fake = Fake::with_releases();
+    fs::write(fake.state("releases/0002.json"), "{").unwrap();
+    fs::rename(fake.state("releases/0002.json"), fake.state("releases/0002.json.broken")).unwrap();
+    let run = fake.run("deploy app --force").success();
+    assert!(!stderr(&run).contains("cannot be used"), "{}", stderr(&run));
+    assert!(fake.numbers().contains(&"0003.json".into()), "{:?}", fake.numbers());
+}
+
+#[test]
+fn a_damaged_wanted_file_stops_no_deploy_and_no_named_rollback() {
+    for (what, damage) in DAMAGES {
+        let fake = Fake::with_releases();
+        let path = fake.state("wanted.json");
+        fs::copy(fake.state("releases/0001.json"), &path).unwrap();
+        damage(&path);
+        if ["another project's", "another release"].contains(&what) {
+            continue; // a record that is whole is no heading all the same, which is `empty` once more
+        }
+        says(&fake.run("status").success(), &["wanted.json` cannot be used"]);
+        for words in ["rollback", "deploy --resume", "recover"] {
+            let run = fake.run(words).code(1);
+            says(
+                &run,
+                &[
+                    "wanted.json` cannot be used",
+                    "a rollout that did not get to its end",
+                    "`--to`: kept are 2, 1",
+                ],
+            );
+        }
+        assert_eq!(fake.changes(), "", "{what}");
+        says(&fake.run("deploy app").success(), &["wanted.json` cannot be used"]);
+        assert!(path.symlink_metadata().is_err(), "{what}");
+        assert!(fake.state("wanted.json.broken-1").symlink_metadata().is_ok(), "{what}");
+        fake.run("rollback --dry-run --to 1").success();
+    }
+}
+
+#[test]
+fn a_newer_version_s_state_is_looked_at_and_not_changed() {
+    for file in ["releases/0002.json", "wanted.json"] {
+        let fake = Fake::with_releases();
+        fs::write(fake.state(file), "{\"format\": 2, \"all\": \"new\"}").unwrap();
+        for words in ["deploy app", "deploy --resume", "rollback", "rollback --to 1"] {
+            says(
+                &fake.run(words).code(2),
+                &["has the format 2; this version knows those up to 1", "newer compose-zd"],
+            );
+        }
+        for words in ["status", "history"] {
+            says(&fake.run(words).success(), &["has the format 2", "newer compose-zd"]);
+        }
+        assert_eq!(fake.changes(), "");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_gone_or_damaged_is_not_put_back_and_stops_no_deploy() {
+    let damages: [(&str, Damage); 5] = [
+        ("gone", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("cut short", |path| {
+            let text = fs::read(path).unwrap();
+            fs::write(path, &text[..text.len() / 2]).unwrap();
+        }),
+        ("another project's", |path| fs::write(path, "name: q\nservices: {app: {image: hunter2}}").unwrap()),
+        ("a folder", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+    ];
+    for (what, damage) in damages {
+        let fake = Fake::with_releases();
+        damage(&fake.state("releases/0001.yml"));
+        let run = fake.run("rollback").code(1);
+        says(&run, &["0001.yml`", "hint: name another with `--to`: kept are 2"]);
+        assert!(!stderr(&run).contains("hunter2"), "{what}");
+        assert_eq!(fake.changes(), "", "{what}");
+        let fake = Fake::with_releases();
+        damage(&fake.state("releases/0002.yml"));
+        says(&fake.run("deploy app --force").success(), &["what is deployed now is recorded"]);
+        assert!(fake.numbers().contains(&"0003.json".into()), "{what}");
+    }
+}
+
+#[test]
+fn whatever_the_umask_is_the_state_is_for_its_owner_alone() {
+    for umask in ["000", "077", "277"] {
+        let fake = Fake::new();
+        let tool = snapbox::cmd::cargo_bin!("compose-zd").display().to_string();
+        Command::new("sh")
+            .args(["-c", &format!("umask {umask}; exec {tool} deploy app")])
+            .current_dir(fake.dir.path())
+            .env("PATH", format!("{}:/usr/bin:/bin", fake.path("bin").display()))
+            .env("FAKE", fake.dir.path())
+            .assert()
+            .success();
+        let mode = |name: &str| fs::metadata(fake.state(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(["..", "", "releases"].map(mode), [0o700; 3], "{umask}");
+        assert_eq!(["releases/0001.json", "releases/0001.yml"].map(mode), [0o600; 2], "{umask}");
+    }
+}
+
+#[test]
+fn a_state_folder_that_is_open_is_closed_by_the_next_deploy() {
+    let fake = Fake::with_releases();
+    for name in ["..", "", "releases", "releases/0001.yml"] {
+        fs::set_permissions(fake.state(name), PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    fake.run("deploy app --force").success();
+    let mode = |name: &str| fs::metadata(fake.state(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(["..", "", "releases", "releases/0001.yml"].map(mode), [0o700, 0o700, 0o700, 0o600]);
+}
+
+#[test]
+fn root_keeps_no_releases_behind_a_link_or_in_a_strangers_folder() {
+    let root =
+        fs::metadata(Fake::new().path("bin")).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if !root {
+        return;
+    }
+    let fake = Fake::with_releases();
+    let aside = fake.path("aside");
+    fs::rename(fake.path(".compose-zd"), &aside).unwrap();
+    symlink(&aside, fake.path(".compose-zd")).unwrap();
+    for words in ["deploy app", "status", "history", "rollback"] {
+        says(&fake.run(words).code(1), &[".compose-zd` is a symbolic link to `", "`--state-dir`"]);
+    }
+    fs::remove_file(fake.path(".compose-zd")).unwrap();
+    fs::rename(&aside, fake.path(".compose-zd")).unwrap();
+    std::os::unix::fs::chown(fake.state("releases/0001.yml"), Some(4242), None).unwrap();
+    for words in ["deploy app", "status", "history", "rollback"] {
+        says(&fake.run(words).code(1), &["0001.yml` belongs to the user with the id 4242", "chown -R root"]);
+    }
+    assert_eq!(fake.changes(), "");
+}
