@@ -1,5 +1,6 @@
 //! Every docker argv is built here, and every process is started here.
 
+pub mod engine;
 pub mod inspect;
 pub mod swarm;
 
@@ -8,11 +9,14 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
+use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
 
 /// A command to run in a container.
@@ -115,6 +119,9 @@ pub struct Docker {
     standalone: Option<PathBuf>,
     place: Where,
     observer: Observer,
+    patience: Patience,
+    /// The engine did not answer when it was asked last.
+    is_silent: Arc<AtomicBool>,
 }
 
 impl Docker {
@@ -128,7 +135,14 @@ impl Docker {
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        Ok(Docker { program, standalone: None, place, observer })
+        Ok(Docker {
+            program,
+            standalone: None,
+            place,
+            observer,
+            patience: engine::PATIENCE,
+            is_silent: Arc::default(),
+        })
     }
 
     /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
@@ -162,11 +176,8 @@ impl Docker {
     /// Only when docker cannot be started; `false` when the service fails.
     pub fn run_service(&self, service: &str) -> Result<bool> {
         let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
-        let start = Instant::now();
         // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
-        let output = expression(&argv).stdin_null().stdout_to_stderr().unchecked().run();
-        (self.observer)(&argv[1..].join(" "), start.elapsed());
-        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
+        self.run_loud(&argv, expression(&argv))
     }
 
     /// The project as Compose resolves it, in YAML, and what Compose warns of (a variable that is not set). The YAML
@@ -247,7 +258,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         let gone = done.stderr.to_lowercase().contains("no such container");
         if !done.ok() && !gone {
-            return Err(engine_fault(&words, &done).into());
+            return Err(self.engine_fault(&words, &done).into());
         }
         Ok(serde_json::from_str(&done.stdout)?)
     }
@@ -262,7 +273,7 @@ impl Docker {
         match done.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
             false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -278,7 +289,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such image") {
             true => Ok(serde_json::from_str(&done.stdout)?),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -314,12 +325,12 @@ impl Docker {
 
     /// Shows what a command says; whether it succeeded.
     fn run_shown(&self, argv: &[String]) -> Result<bool> {
-        let start = Instant::now();
         // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
-        let command = duct::cmd(&argv[0], &argv[1..]);
-        let output = command.stdin_null().stdout_to_stderr().unchecked().run();
-        (self.observer)(&argv[1..].join(" "), start.elapsed());
-        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
+        self.run_loud(argv, duct::cmd(&argv[0], &argv[1..]))
+    }
+
+    fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
+        self.run_to_end(argv, &command.stdin_null().stdout_to_stderr().unchecked()).map(|done| done.ok())
     }
 
     /// Pulls one image by its reference, docker's own progress shown; whether it came.
@@ -388,7 +399,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such container") {
             true => Ok(()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -502,7 +513,7 @@ impl Docker {
         let gone = |line: &str| line.to_lowercase().contains("no such container");
         match done.ok() || done.stderr.lines().all(gone) {
             true => Ok(()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -538,8 +549,7 @@ impl Docker {
         let child = child.map_err(|e| cannot_start(&argv[0], &e))?;
         let done = child.wait_timeout(limit).map(|output| output.map(done));
         if !matches!(done, Ok(Some(_))) {
-            // It may have ended by itself in this moment.
-            let _ = child.kill();
+            end_group(&child);
         }
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
@@ -583,7 +593,7 @@ impl Docker {
         let done = self.run(&self.docker_words(words))?;
         match done.ok() {
             true => Ok(done.stdout),
-            false => Err(engine_fault(words, &done).into()),
+            false => Err(self.engine_fault(words, &done).into()),
         }
     }
 
@@ -615,14 +625,49 @@ impl Docker {
     }
 
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
-        let start = Instant::now();
         let command = expression(argv).stdout_capture().stderr_capture().unchecked();
-        let output = match stdin {
-            Some(text) => command.stdin_bytes(text).run(),
-            None => command.stdin_null().run(),
-        };
-        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
-        Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
+        self.run_to_end(
+            argv,
+            &match stdin {
+                Some(text) => command.stdin_bytes(text),
+                None => command.stdin_null(),
+            },
+        )
+    }
+
+    /// However long it takes, as long as the engine answers meanwhile: a line that breaks, or an engine that hangs, is
+    /// told by nothing but silence.
+    fn run_to_end(&self, argv: &[String], command: &duct::Expression) -> Result<Done> {
+        let start = Instant::now();
+        let child = command.start().map_err(|e| cannot_start(&argv[0], &e))?;
+        let ended = self.wait_for(&child).map_err(|e| cannot_start(&argv[0], &e));
+        let words = shown_words(&argv[1..]);
+        (self.observer)(&words, start.elapsed());
+        Ok(ended?.ok_or_else(|| self.silent(&words, start.elapsed()))?)
+    }
+
+    /// `None` where the engine has fallen silent; the command is ended then.
+    fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<Done>> {
+        loop {
+            let Patience { before, answer } = match self.is_silent.load(Ordering::Relaxed) {
+                true => engine::AGAIN,
+                false => self.patience,
+            };
+            if let Some(output) = child.wait_timeout(before)? {
+                self.is_silent.store(false, Ordering::Relaxed);
+                return Ok(Some(done(output)));
+            }
+            let answers = self.answers_within(answer);
+            self.is_silent.store(!answers, Ordering::Relaxed);
+            if !answers {
+                end_group(child);
+                return Ok(None);
+            }
+        }
+    }
+
+    fn engine_fault(&self, words: &[&str], done: &Done) -> Fault {
+        engine_fault(words, done, || self.whereabouts())
     }
 }
 
@@ -646,6 +691,15 @@ fn done(output: &std::process::Output) -> Done {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into(),
         stderr: String::from_utf8_lossy(&output.stderr).into(),
+    }
+}
+
+/// Ends a command with all that it has started: Compose is a child of docker's, and would go on without it. It may have
+/// ended by itself in this moment.
+fn end_group(child: &duct::Handle) {
+    let _ = child.kill();
+    for pid in child.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
     }
 }
 
@@ -755,7 +809,7 @@ fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
 }
 
 /// What docker said, as an error that names the usual causes.
-fn engine_fault(words: &[&str], done: &Done) -> Fault {
+fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) -> Fault {
     let said = done.said();
     let lower = said.to_lowercase();
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
@@ -770,9 +824,8 @@ fn engine_fault(words: &[&str], done: &Done) -> Fault {
         "failed to connect to the docker api",
     ];
     if unreachable.iter().any(|u| lower.contains(u)) {
-        return Fault::unchanged("no Docker engine answers")
-            .seen(said)
-            .hint("start it (`systemctl start docker`), or name another with `--context` or `--host`");
+        let place = place();
+        return Fault::unchanged(format!("no Docker engine answers{place}")).seen(said).hint(place.hint());
     }
     let ended = match done.code {
         Some(code) => format!("exited with {code}"),

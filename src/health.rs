@@ -1,9 +1,12 @@
 //! Is it ready? Asked at our own pace, never slept for: over HTTP, or by the healthcheck's own command.
 
+mod inside;
+
 use std::fmt;
 use std::io::Read;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -38,6 +41,8 @@ pub enum Probe {
 pub struct Http {
     pub health: HttpHealth,
     pub port: u16,
+    /// The proxy in front of it, from where it is asked if nobody else can.
+    pub via: Option<Arc<Container>>,
 }
 
 /// What a proxy in front of an instance knows of it.
@@ -46,6 +51,7 @@ pub struct Front<'a> {
     pub routed: bool,
     pub port: Option<u16>,
     pub host: Option<&'a str>,
+    pub container: Option<&'a Container>,
 }
 
 /// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
@@ -68,9 +74,9 @@ pub fn choose(
     let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
     let check = container.healthcheck().map(Probe::Check);
     match (asked_for, check, port) {
-        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front.host)),
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
         (None, Some(check), _) => Ok(check),
-        (None, None, Some(port)) => Ok(http(answers(), port, front.host)),
+        (None, None, Some(port)) => Ok(http(answers(), port, front)),
         (None, None, None) if !front.routed => Ok(Probe::Running),
         (_, _, None) => Err(Fault::usage(format!(
             "`{service}` has no port to ask whether a new instance is ready"
@@ -81,9 +87,9 @@ pub fn choose(
     }
 }
 
-fn http(mut health: HttpHealth, port: u16, host: Option<&str>) -> Probe {
-    health.host = health.host.or(host.map(String::from));
-    Probe::Http(Http { health, port })
+fn http(mut health: HttpHealth, port: u16, front: Front) -> Probe {
+    health.host = health.host.or(front.host.map(String::from));
+    Probe::Http(Http { health, port, via: front.container.cloned().map(Arc::new) })
 }
 
 /// Without anything better: it listens, and answers below 500.
@@ -140,13 +146,30 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Nobody can ask an instance, and waiting does not help; with what each way to it lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unasked(Vec<String>);
+
+/// From where an instance is asked over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From this machine.
+    Here,
+    /// In the instance itself.
+    Inside,
+    /// In the proxy in front of it.
+    Proxy,
+}
+
 /// Asks instances.
 pub struct Asker<'a> {
     docker: &'a Docker,
     client: Client,
     timeout: Duration,
-    /// There is no way from here to the instances' addresses, so they are asked from inside.
-    inside: AtomicBool,
+    /// How one was asked last.
+    known: Mutex<Option<Way>>,
+    /// The engine is on another machine.
+    elsewhere: OnceLock<bool>,
 }
 
 impl<'a> Asker<'a> {
@@ -162,16 +185,20 @@ impl<'a> Asker<'a> {
         // It is asked by its address, which no certificate names.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
-        Ok(Asker { docker, client: builder.build()?, timeout, inside: AtomicBool::new(false) })
+        let (known, elsewhere) = Default::default();
+        Ok(Asker { docker, client: builder.build()?, timeout, known, elsewhere })
     }
 
-    pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
+    /// # Errors
+    /// An instance that nobody can ask.
+    pub fn ask(&self, probe: &Probe, container: &Container) -> Result<Answer, Unasked> {
         match probe {
-            Probe::Check(argv) => self.check(argv, container),
+            Probe::Check(argv) => Ok(self.check(argv, container)),
             Probe::Http(http) => self.http(http, container),
-            Probe::Running => {
-                Answer { ready: container.is_running(), text: format!("it is {}", container.state.status) }
-            }
+            Probe::Running => Ok(Answer {
+                ready: container.is_running(),
+                text: format!("it is {}", container.state.status),
+            }),
         }
     }
 
@@ -192,15 +219,49 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Asks at the instance's own address; where this machine has no way there (Docker Desktop, an engine elsewhere),
-    /// from inside the instance.
-    fn http(&self, http: &Http, container: &Container) -> Answer {
-        let Some(address) = container.addresses().into_iter().next() else {
-            return refused("it has no address yet".into());
+    /// Asks at the instance's own address: from this machine where its network is on it, else from inside, as its
+    /// address may be somebody else's here (Docker Desktop, an engine elsewhere).
+    fn http(&self, http: &Http, container: &Container) -> Result<Answer, Unasked> {
+        let mut addresses = container.bridged();
+        let Some(first) = addresses.next() else {
+            return Ok(refused("it has no address yet".into()));
         };
-        if self.inside.load(Ordering::Relaxed) {
-            return self.http_inside(http, container);
+        let near =
+            [first.clone()].into_iter().chain(addresses).find(|(bridge, _)| is_here(bridge.as_deref()));
+        let (is_near, (_, address)) = (near.is_some(), near.unwrap_or(first));
+        let known = *self.known.lock().expect("nobody panicked");
+        let mut lacks = Vec::new();
+        for way in ways(is_near, known) {
+            let asked = match way {
+                Way::Here if !is_near && self.is_elsewhere() => {
+                    Err("its address is one of another machine's networks".into())
+                }
+                Way::Here => self.ask_here(http, address),
+                Way::Inside => self.ask_in(container, http, address, "inside it"),
+                Way::Proxy => self.ask_in_proxy(http, container),
+            };
+            match asked {
+                Ok(answer) => {
+                    *self.known.lock().expect("nobody panicked") = Some(way);
+                    return Ok(answer);
+                }
+                Err(why) => lacks.push(why),
+            }
         }
+        match is_near {
+            // There is a way; it does not even take a connection.
+            true => Ok(refused(lacks.swap_remove(0))),
+            false => Err(Unasked(lacks)),
+        }
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        *self.elsewhere.get_or_init(|| self.docker.whereabouts().is_elsewhere())
+    }
+
+    /// # Errors
+    /// No way from this machine.
+    fn ask_here(&self, http: &Http, address: IpAddr) -> Result<Answer, String> {
         let url = http.url(&bracketed(address));
         let mut request = self.client.get(&url).header("user-agent", "compose-zd");
         if let Some(host) = &http.health.host {
@@ -212,28 +273,64 @@ impl<'a> Asker<'a> {
                 let mut body = String::new();
                 // A body that breaks off is judged by what came of it.
                 let _ = response.take(BODY_LIMIT).read_to_string(&mut body);
-                http.judge(&url, code, &body)
+                Ok(http.judge(&url, code, &body))
             }
-            Err(error) if has_no_way(&error) => {
-                self.inside.store(true, Ordering::Relaxed);
-                self.http_inside(http, container)
-            }
-            Err(error) => refused(format!("GET {url} → {}", cause(&error))),
+            Err(error) if has_no_way(&error) => Err(format!("GET {url} → {}", cause(&error))),
+            Err(error) => Ok(refused(format!("GET {url} → {}", cause(&error)))),
         }
     }
 
-    fn http_inside(&self, http: &Http, container: &Container) -> Answer {
-        let url = http.url("127.0.0.1");
-        let host = http.health.host.as_deref().unwrap_or("127.0.0.1");
-        let script = inside_script(&url, host, self.timeout);
-        match self.docker.exec(&Exec::sh(&container.id, script)) {
-            Ok(done) => match parse_inside(&done.stdout) {
-                Some((code, body)) => http.judge(&url, code, body),
-                None => refused(format!("GET {url} inside it → {}", last_line(done.said()))),
-            },
-            Err(error) => refused(format!("GET {url} inside it → {error}")),
+    /// # Errors
+    /// No proxy, or none that can ask.
+    fn ask_in_proxy(&self, http: &Http, container: &Container) -> Result<Answer, String> {
+        let Some(proxy) = &http.via else {
+            return Err("no proxy is in front of it".into());
+        };
+        let Some(address) = container.addresses_reached_from(proxy).into_iter().next() else {
+            return Err(format!("{} shares no network with it", proxy.name()));
+        };
+        self.ask_in(proxy, http, address, &format!("in {}", proxy.name()))
+    }
+
+    /// # Errors
+    /// A container that has nothing to ask with.
+    fn ask_in(&self, asker: &Container, http: &Http, address: IpAddr, place: &str) -> Result<Answer, String> {
+        let authority = bracketed(address);
+        let url = http.url(&authority);
+        let shown = format!("{url} {place}");
+        let request = inside::Request {
+            url: &url,
+            host: http.health.host.as_deref().unwrap_or(&authority),
+            address: &address.to_string(),
+            port: http.port,
+            path: &http.health.path,
+            timeout: self.timeout,
+        };
+        match self.docker.exec(&inside::question(&asker.id, &request)) {
+            Ok(done) if inside::cannot(&done) => Err(format!("there is neither curl, wget nor bash {place}")),
+            Ok(done) => Ok(match inside::read(&done.stdout) {
+                Some((code, body)) => http.judge(&shown, code, body),
+                None => refused(format!("GET {shown} → {}", last_line(done.said()))),
+            }),
+            Err(error) => Ok(refused(format!("GET {shown} → {error}"))),
         }
     }
+}
+
+/// The ways to try, in order: one that was found goes first.
+fn ways(is_near: bool, known: Option<Way>) -> Vec<Way> {
+    let mut ways = match is_near {
+        true => vec![Way::Here, Way::Inside, Way::Proxy],
+        false => vec![Way::Inside, Way::Proxy, Way::Here],
+    };
+    ways.sort_by_key(|way| Some(*way) != known);
+    ways
+}
+
+/// Whether a bridge is one of this machine's. Its name is made of the network's id, which no other engine gives; an
+/// address alone says nothing, as every engine gives the same.
+fn is_here(bridge: Option<&str>) -> bool {
+    bridge.is_none_or(|name| Path::new("/sys/class/net").join(name).exists())
 }
 
 fn refused(text: String) -> Answer {
@@ -267,27 +364,6 @@ fn cause(error: &reqwest::Error) -> String {
         true => "no answer in time".into(),
         false => inner.to_string(),
     }
-}
-
-/// Prints the body, and the status code on a line of its own.
-fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
-    let seconds = timeout.as_secs_f64().ceil();
-    format!(
-        "# ask from inside
-if command -v curl >/dev/null; then
-  curl -ks -m {seconds} -H 'Host: {host}' -w '\\n@code %{{http_code}}\\n' '{url}'
-elif command -v wget >/dev/null; then
-  wget -q -S -T {seconds} --header 'Host: {host}' -O - '{url}' 2>&1 | sed 's#^ *HTTP/[0-9.]* \\([0-9]*\\).*#\\n@code \\1#'
-else
-  echo 'there is neither curl nor wget in it' >&2; exit 1
-fi"
-    )
-}
-
-fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
-    let line = stdout.lines().rfind(|l| l.starts_with("@code "))?;
-    let code = line.trim_start_matches("@code ").trim().parse().ok()?;
-    (code >= 100).then_some((code, stdout))
 }
 
 /// A new instance that has to get ready.
@@ -409,7 +485,10 @@ fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usi
         };
         match ended(container, &candidate.probe) {
             Some(end) => Turn::Ended(end),
-            None => Turn::Answered(asker.ask(&candidate.probe, container)),
+            None => match asker.ask(&candidate.probe, container) {
+                Ok(answer) => Turn::Answered(answer),
+                Err(unasked) => Turn::Ended(End::Unasked(unasked)),
+            },
         }
     };
     Ok(std::thread::scope(|scope| {
@@ -517,6 +596,7 @@ enum End {
     Exited { code: i32, out_of_memory: bool },
     Restarted,
     Unhealthy,
+    Unasked(Unasked),
     Other(String),
 }
 
@@ -543,15 +623,27 @@ impl End {
             (End::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
             (End::Restarted, None) => "it exited and was restarted".into(),
             (End::Unhealthy, _) => "its healthcheck failed for good".into(),
+            (End::Unasked(_), _) => "nobody can ask it whether it is".into(),
             (End::Other(text), _) => text.clone(),
         }
     }
 }
 
 fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
+    if let End::Unasked(Unasked(lacks)) = end {
+        return unasked(candidate, lacks);
+    }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
     let fault = Fault::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
     with_logs(fault, docker, candidate)
+}
+
+fn unasked(candidate: &Candidate, lacks: &[String]) -> Fault {
+    let fault = Fault::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
+    lacks.iter().fold(fault, |fault, why| fault.seen(why)).hint(
+        "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
+         `x-zd.health` out; or put curl or wget into its image or into the proxy's",
+    )
 }
 
 fn failed_later(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
@@ -619,7 +711,7 @@ mod tests {
 
     const CHECKED: &str =
         r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
-    const FRONT: Front = Front { routed: true, port: Some(3000), host: None };
+    const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None };
     const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
     #[test]
@@ -643,7 +735,7 @@ mod tests {
     #[test]
     fn an_answer_is_judged_by_code_and_body() {
         let judge = |body, code, text: &str| {
-            let http = Http { health: health(body), port: 80 };
+            let http = Http { health: health(body), port: 80, via: None };
             http.judge("u", code, text)
         };
         assert!(judge(None, 204, "").ready);
@@ -654,7 +746,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_ended_is_not_waited_for() {
-        let http = Probe::Http(Http { health: health(None), port: 80 });
+        let http = Probe::Http(Http { health: health(None), port: 80, via: None });
         let check = Probe::Check(vec![]);
         let how = |json: &str, probe: &Probe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
         assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
@@ -682,9 +774,31 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_from_inside_has_its_code_on_a_line() {
-        assert_eq!(parse_inside("hello\n@code 200\n").unwrap().0, 200);
-        assert_eq!(parse_inside("\n@code 000\n"), None);
-        assert_eq!(parse_inside(""), None);
+    fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
+        assert!(is_here(Some("lo")) && is_here(None));
+        assert!(!is_here(Some("br-000000000000")));
+        let json = r#"{"NetworkSettings": {"Networks": {
+            "a": {"NetworkID": "0123456789abcdef", "IPAddress": "172.19.0.5"}, "b": {"IPAddress": "10.0.0.2"}}}}"#;
+        let read = container(json);
+        let bridges: Vec<_> = read.bridged().map(|(bridge, address)| (bridge, address.to_string())).collect();
+        assert_eq!(
+            bridges,
+            [(Some("br-0123456789ab".into()), "172.19.0.5".into()), (None, "10.0.0.2".into())]
+        );
+    }
+
+    #[test]
+    fn a_way_that_was_found_goes_first() {
+        assert_eq!(ways(true, None), [Way::Here, Way::Inside, Way::Proxy]);
+        assert_eq!(ways(false, None), [Way::Inside, Way::Proxy, Way::Here]);
+        assert_eq!(ways(false, Some(Way::Proxy)), [Way::Proxy, Way::Inside, Way::Here]);
+    }
+
+    #[test]
+    fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
+        let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: Probe::Running };
+        let fault = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
+        assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
+        assert!(fault.hint.unwrap().contains("`healthcheck`"));
     }
 }

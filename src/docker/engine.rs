@@ -1,0 +1,133 @@
+//! Where the engine is, and whether it still answers while it is waited for.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Docker, Done};
+use crate::fault::Fault;
+
+/// How long a command may take before its engine is asked whether it still answers, and how long that may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub before: Duration,
+    pub answer: Duration,
+}
+
+/// An engine under load, or behind a slow line, has been seen to take 20 s.
+pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
+
+/// For one that was silent before.
+pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(15) };
+
+/// Which engine docker talks to, as it resolves its flags, its environment and its contexts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    context: String,
+    /// `unix:///var/run/docker.sock`, `tcp://…`, `ssh://…`; empty where docker does not tell.
+    host: String,
+}
+
+impl Whereabouts {
+    /// The lines of `docker context inspect` with the format of [`Docker::whereabouts`].
+    fn read(text: &str) -> Whereabouts {
+        let (context, host) = text.trim().split_once(' ').unwrap_or_default();
+        Whereabouts { context: context.into(), host: host.into() }
+    }
+
+    /// It is on another machine. A socket and a port of this machine may lead to one too, but need not.
+    pub fn is_elsewhere(&self) -> bool {
+        let Some((scheme, rest)) = self.host.split_once("://") else { return false };
+        let local = ["127.", "localhost", "[::1]"].iter().any(|name| rest.starts_with(name));
+        scheme == "ssh" || (["tcp", "http", "https"].contains(&scheme) && !local)
+    }
+
+    /// What to do where it does not answer.
+    pub fn hint(&self) -> String {
+        let other = "or name another with `--context` or `--host`";
+        match self.host.split_once("://") {
+            Some(("ssh", place)) => format!(
+                "`ssh {} docker version` has to work without a question, {other}",
+                place.split('/').next().unwrap_or(place)
+            ),
+            Some(("tcp" | "http" | "https", _)) => {
+                format!("see that it runs, and that this machine reaches it at that address, {other}")
+            }
+            _ => format!("start it (`systemctl start docker`), {other}"),
+        }
+    }
+}
+
+/// ` at …`, where that is not where everybody's engine is.
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Whereabouts { context, host } = self;
+        match context.as_str() {
+            _ if host.is_empty() || host == "unix:///var/run/docker.sock" => Ok(()),
+            "default" => write!(f, " at `{host}`"),
+            _ => write!(f, " at `{host}` (context `{context}`)"),
+        }
+    }
+}
+
+impl Docker {
+    /// Which engine is talked to; nothing where docker does not tell.
+    pub fn whereabouts(&self) -> Whereabouts {
+        let format = "{{.Name}} {{.Endpoints.docker.Host}}";
+        let argv = self.docker_words(&["context", "inspect", "--format", format]);
+        let told = self.run_within(&argv, None, AGAIN.answer).ok().flatten();
+        told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
+    }
+
+    /// Asks for the least that an engine can tell.
+    pub(super) fn answers_within(&self, limit: Duration) -> bool {
+        let argv = self.docker_words(&["version", "--format", "{{.Server.Version}}"]);
+        self.run_within(&argv, None, limit).is_ok_and(|done| done.is_some_and(|done| done.ok()))
+    }
+
+    /// An engine that took a command and never answers.
+    pub(super) fn silent(&self, words: &str, waited: Duration) -> Fault {
+        let place = self.whereabouts();
+        Fault::unchanged(format!("the Docker engine{place} does not answer any more"))
+            .seen(&format!("`docker {words}`: no answer within {}s", waited.as_secs()))
+            .hint(place.hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(told: &str) -> Whereabouts {
+        Whereabouts::read(told)
+    }
+
+    #[test]
+    fn an_engine_is_named_by_its_address_and_its_context() {
+        assert_eq!(
+            place("far tcp://192.0.2.1:2375\n").to_string(),
+            " at `tcp://192.0.2.1:2375` (context `far`)"
+        );
+        assert_eq!(place("default ssh://me@far").to_string(), " at `ssh://me@far`");
+        assert_eq!(place("default unix:///var/run/docker.sock").to_string(), "");
+        assert_eq!(place("").to_string(), "");
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_has_a_fix_of_its_own_kind() {
+        assert!(place("default ssh://me@far:22/sock").hint().starts_with("`ssh me@far:22 docker version`"));
+        assert!(place("far tcp://192.0.2.1:2375").hint().contains("reaches it at that address"));
+        assert!(place("default unix:///run/docker.sock").hint().contains("systemctl start docker"));
+        assert!(place("").hint().contains("`--context` or `--host`"));
+    }
+
+    #[test]
+    fn an_engine_is_elsewhere_by_ssh_and_by_an_address_of_another_machine() {
+        for far in ["ssh://far", "tcp://192.0.2.1:2375", "https://far.example:2376"] {
+            assert!(place(&format!("default {far}")).is_elsewhere(), "{far}");
+        }
+        for near in ["unix:///var/run/docker.sock", "tcp://127.0.0.1:2375", "tcp://localhost:1"] {
+            assert!(!place(&format!("default {near}")).is_elsewhere(), "{near}");
+        }
+        assert!(!place("").is_elsewhere());
+    }
+}
