@@ -16,6 +16,7 @@ use anyhow::Result;
 use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
+use crate::wait::{self, Stop};
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
 
@@ -624,7 +625,17 @@ impl Docker {
         self.run_with(argv, None)
     }
 
+    /// Tried again where an ssh server turned it away because too many came at a time: it has done nothing then.
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
+        let mut last = Done::default();
+        wait::until(engine::DOOR_POLL, engine::DOOR, &Stop::default(), || -> Result<_> {
+            last = self.run_once(argv, stdin)?;
+            Ok((!self.is_to_try_again(&last)).then_some(()))
+        })?;
+        Ok(last)
+    }
+
+    fn run_once(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
         let command = expression(argv).stdout_capture().stderr_capture().unchecked();
         self.run_to_end(
             argv,

@@ -19,6 +19,21 @@ pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answe
 /// For one that was silent before.
 pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(15) };
 
+/// How long a command is tried again that an ssh server turns away, and how often.
+pub const DOOR: Duration = Duration::from_secs(60);
+pub const DOOR_POLL: Duration = Duration::from_millis(300);
+
+/// Whether an ssh server closed the connection before anybody could log in: it takes ten such at a time unless its
+/// `MaxStartups` says otherwise, and every command of docker's is a connection of its own.
+fn was_turned_away(done: &Done) -> bool {
+    !done.ok() && done.stderr.contains("exchange_identification: ")
+}
+
+/// What docker's client says where the question by which it finds the version of the engine got no answer.
+fn is_version_unknown(done: &Done) -> bool {
+    !done.ok() && done.stderr.contains("is too new. Maximum supported API version")
+}
+
 /// Which engine docker talks to, as it resolves its flags, its environment and its contexts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -78,6 +93,11 @@ impl Docker {
         told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
     }
 
+    /// Whether an ssh server kept a command from doing anything, or from doing all of it; to do it again does no harm.
+    pub(super) fn is_to_try_again(&self, done: &Done) -> bool {
+        was_turned_away(done) || (is_version_unknown(done) && self.whereabouts().host.starts_with("ssh://"))
+    }
+
     /// Asks for the least that an engine can tell.
     pub(super) fn answers_within(&self, limit: Duration) -> bool {
         let argv = self.docker_words(&["version", "--format", "{{.Server.Version}}"]);
@@ -118,6 +138,19 @@ mod tests {
         assert!(place("far tcp://192.0.2.1:2375").hint().contains("reaches it at that address"));
         assert!(place("default unix:///run/docker.sock").hint().contains("systemctl start docker"));
         assert!(place("").hint().contains("`--context` or `--host`"));
+    }
+
+    #[test]
+    fn who_is_turned_away_by_an_ssh_server_has_done_nothing() {
+        let said =
+            |stderr: &str| was_turned_away(&Done { code: Some(1), stderr: stderr.into(), ..Done::default() });
+        let closed = "stderr=kex_exchange_identification: Connection closed by remote host";
+        assert!(said(&format!(
+            "error during connect: command [ssh …] has exited with exit status 255, {closed}"
+        )));
+        assert!(!said("stderr=ssh: connect to host far port 22: Connection refused"));
+        let stderr = "client version 1.50 is too new. Maximum supported API version is 1.41".into();
+        assert!(is_version_unknown(&Done { code: Some(1), stderr, ..Done::default() }));
     }
 
     #[test]

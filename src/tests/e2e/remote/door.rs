@@ -39,7 +39,7 @@ impl Door {
         let client = client(folder, settings);
         let settings = format!(
             "ListenAddress {address}:22\nHostKey {place}/host\nAuthorizedKeysFile {place}/authorized\n\
-             PidFile none\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             PidFile none\nMaxStartups 6:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\nStrictModes no\nSetEnv DOCKER_HOST={}\n",
             engine.node.host()
         );
