@@ -228,6 +228,9 @@ fn a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tid
     far.engine.node.start_engine();
     deploy.end().exits(3).says("no Docker engine answers").says(" served before and still serve");
     far.stage.expect_release("app", 2, "1");
+    // It is given the engine's socket as a file, which is that of the engine before.
+    far.stage.compose("restart proxy");
+    far.stage.wait_until_all_answer();
     far.stage.set("WARMUP=0");
     let (ran, answers) = far.under_load("deploy", "app");
     ran.exits(0);
