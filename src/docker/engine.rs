@@ -16,8 +16,11 @@ pub struct Patience {
 /// An engine under load, or behind a slow line, has been seen to take 20 s.
 pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
 
-/// For one that was silent before.
-pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(15) };
+/// For one that was silent before: it is back, or it is not.
+pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(5) };
+
+/// For what docker's client knows by itself.
+const OWN: Duration = Duration::from_secs(15);
 
 /// How long a command is tried again that an ssh server turns away, and how often.
 pub const DOOR: Duration = Duration::from_secs(60);
@@ -89,7 +92,7 @@ impl Docker {
     pub fn whereabouts(&self) -> Whereabouts {
         let format = "{{.Name}} {{.Endpoints.docker.Host}}";
         let argv = self.docker_words(&["context", "inspect", "--format", format]);
-        let told = self.run_within(&argv, None, AGAIN.answer).ok().flatten();
+        let told = self.run_within(&argv, None, OWN).ok().flatten();
         told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
     }
 
@@ -101,13 +104,14 @@ impl Docker {
     /// Asks for the least that an engine can tell.
     pub(super) fn answers_within(&self, limit: Duration) -> bool {
         let argv = self.docker_words(&["version", "--format", "{{.Server.Version}}"]);
-        self.run_within(&argv, None, limit).is_ok_and(|done| done.is_some_and(|done| done.ok()))
+        let told = self.run_within(&argv, None, limit).ok().flatten();
+        told.is_some_and(|done| done.ok() || self.is_to_try_again(&done))
     }
 
     /// An engine that took a command and never answers.
     pub(super) fn silent(&self, words: &str, waited: Duration) -> Fault {
         let place = self.whereabouts();
-        Fault::unchanged(format!("the Docker engine{place} does not answer any more"))
+        Fault::unchanged(format!("the Docker engine{place} does not answer"))
             .seen(&format!("`docker {words}`: no answer within {}s", waited.as_secs()))
             .hint(place.hint())
     }

@@ -190,7 +190,7 @@ fn a_deploy_whose_engine_falls_silent_says_so_and_the_next_one_tidies_up() {
     deploy.wait_for("started app-");
     far.engine.node.freeze(&far.engine.net);
     wait_until("it ends", UNANSWERED, || !deploy.runs());
-    let said = format!("the Docker engine at `{there}` does not answer any more");
+    let said = format!("the Docker engine at `{there}` does not answer");
     deploy.end().exits(4).says(&said).says("act now");
     far.engine.node.thaw(&far.engine.net);
     far.start("deploy", "app").end().exits(0);
