@@ -12,6 +12,7 @@ Exit codes:
   2        wrong usage or configuration
   3        failed; the old release serves, unchanged, or the rollout is paused
   4        failed, and the old release could not be restored: act now
+  5        another run holds the project
   130/143  interrupted; the old release serves";
 
 const EXAMPLES: &str = "\
@@ -75,6 +76,9 @@ pub enum Command {
     /// Put an earlier release back, configuration and images, without losing a request
     #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
     Rollback(Box<RollbackArgs>),
+    /// Bring a project in order that a killed run left half done: towards what that run was to put in place
+    #[command(after_long_help = EXIT_CODES)]
+    Recover(Box<RecoverArgs>),
     /// Show what runs: releases, instances, and whether they get requests
     Status(StatusArgs),
     /// List the releases, and which one a rollback goes to
@@ -149,8 +153,14 @@ pub struct RollbackArgs {
     pub rollout: RolloutArgs,
 }
 
-/// What every rollout can be told.
 #[derive(Args, Debug, Default)]
+pub struct RecoverArgs {
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
+}
+
+/// What every rollout can be told.
+#[derive(Args, Debug, Default, Clone)]
 pub struct RolloutArgs {
     /// Print the plan and change nothing
     #[arg(long)]
@@ -174,6 +184,8 @@ pub struct RolloutArgs {
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
     #[command(flatten)]
+    pub turn: TurnArgs,
+    #[command(flatten)]
     pub swarm: SwarmArgs,
     #[command(flatten)]
     pub going_back: GoingBackArgs,
@@ -183,6 +195,31 @@ pub struct RolloutArgs {
     pub drain: DrainArgs,
     #[command(flatten)]
     pub proxy: ProxyArgs,
+}
+
+/// One rollout of a project at a time.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "While another run holds the project")]
+pub struct TurnArgs {
+    /// Wait until it is done, for at most this long [default without a duration: as long as it takes; without the flag:
+    /// exit 5 at once]
+    #[arg(long, env = "COMPOSE_ZD_WAIT", value_name = "DURATION", value_parser = patience,
+          num_args = 0..=1, default_missing_value = FOR_EVER)]
+    pub wait: Option<Duration>,
+    /// Wait, and of all that wait so only the newest deploys; the others exit 0 (for hooks)
+    #[arg(long)]
+    pub latest: bool,
+}
+
+/// Longer than any machine runs.
+const FOR_EVER: &str = "1000000days";
+
+impl TurnArgs {
+    /// How long another run is waited for.
+    pub fn limit(&self) -> Duration {
+        let long = Duration::from_secs(1_000_000 * 24 * 3600);
+        self.wait.unwrap_or(if self.latest { long } else { Duration::ZERO })
+    }
 }
 
 /// Where it runs, and what `docker stack deploy` is told.
@@ -324,6 +361,12 @@ fn any_duration(text: &str) -> Result<Duration, String> {
         .map_err(|e| format!("{e}; expected a duration such as 0s, 500ms or 1m30s"))
 }
 
+fn patience(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| {
+        format!("{e}; write `--wait=10m`, or put `--wait` after the services to wait as long as it takes")
+    })
+}
+
 fn ratio(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|r| (0.0..=1.0).contains(r));
     number.ok_or("expected a number from 0 to 1, such as 0.25".into())
@@ -385,6 +428,22 @@ mod tests {
         for bad in ["app", "app=", "app=x", "=3", "app=0", "app=-1"] {
             assert!(scale(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_run_waits_as_long_as_it_is_told() {
+        let wait = |words: &str| match parse(&format!("compose-zd deploy {words}")).unwrap().command {
+            Command::Deploy(args) => (args.rollout.turn.limit().as_secs(), args.services.len()),
+            _ => unreachable!(),
+        };
+        assert_eq!(wait("app"), (0, 1));
+        assert_eq!(wait("--wait 90s app"), (90, 1));
+        assert_eq!(wait("--wait=90s app"), (90, 1));
+        assert!(wait("app --wait").0 > 1_000_000_000);
+        assert!(wait("--latest app").0 > 1_000_000_000);
+        assert_eq!(wait("--latest --wait 5m"), (300, 0));
+        let error = parse("compose-zd deploy --wait app").unwrap_err();
+        assert!(error.to_string().contains("--wait=10m"), "{error}");
     }
 
     #[test]

@@ -16,8 +16,10 @@ mod run;
 mod scene;
 mod stack;
 mod status;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -32,10 +34,11 @@ use asked::Target;
 use definition::Definition;
 use ledger::Ledger;
 use oneshot::OneShots;
-pub use rollback::rollback;
+pub use rollback::{recover, rollback};
 use run::Run;
 use scene::Wanted;
 pub use status::{history, status};
+use turn::{Caller, Turn};
 
 /// Replaces the services asked for by their next version.
 ///
@@ -45,13 +48,49 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if args.resume {
         return rollback::resume(compose, args, report, stop);
     }
-    let dry_run = args.rollout.dry_run;
-    let mut definition = Definition::of_file(compose, asked::flags(&args.update, &args.rollout), report)?;
+    let flags = || asked::flags(&args.update, &args.rollout);
+    let mut definition = Definition::of_file(compose, flags(), report)?;
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
     let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;
     let state_dir = asked::state_dir(compose, args.rollout.state_dir.as_deref(), cluster.as_deref());
     let mut ledger = Ledger::open(&state_dir, &definition.project.name)?;
-    if cluster.is_some() {
+    let caller = Caller {
+        docker: &definition.docker,
+        is_stack: cluster.is_some(),
+        ledger: &ledger,
+        command: asked::command("deploy", &args.services),
+        rollout: &args.rollout,
+        report,
+        stop,
+    };
+    let Turn::Ours(turn) = caller.turn()? else {
+        report.superseded(&definition.project.name);
+        return Ok(());
+    };
+    ledger = ledger.reopened()?;
+    if turn.waited {
+        definition = Definition::of_file(compose, flags(), report)?;
+    }
+    carry_out(definition, ledger, args, Place { state_dir, is_stack: cluster.is_some() }, (report, stop))
+}
+
+/// Where a project runs, and where its releases are.
+struct Place {
+    state_dir: PathBuf,
+    /// On a Swarm.
+    is_stack: bool,
+}
+
+/// Puts a definition in place, once it is this run's turn.
+fn carry_out(
+    mut definition: Definition,
+    mut ledger: Ledger,
+    args: &DeployArgs,
+    place: Place,
+    (report, stop): (Report, &Stop),
+) -> Result<()> {
+    let dry_run = args.rollout.dry_run;
+    if place.is_stack {
         return stack::deploy(definition, args, ledger, report, stop);
     }
     stack::refuse_flags(&args.rollout.swarm)?;
@@ -65,7 +104,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         definition.adopt(&targets, &containers, &mut ledger, report)?;
     }
     definition.set_images(&args.image, &shots, &ledger, dry_run)?;
-    checks::build_contexts(&definition.project, &targets, &state_dir, report);
+    checks::build_contexts(&definition.project, &targets, &place.state_dir, report);
     let provided = definition.provide_images(&targets, &shots, args, report);
     if let Some(signal) = stop.signal() {
         return Err(Fault::interrupted(signal).into());

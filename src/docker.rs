@@ -1,5 +1,6 @@
 //! Every docker argv is built here, and every process is started here.
 
+pub mod claims;
 pub mod engine;
 pub mod inspect;
 pub mod swarm;

@@ -13,6 +13,8 @@ pub enum Exit {
     Kept,
     /// Failed, and what served before could not be restored.
     Broken,
+    /// Another run holds the project's lock.
+    Locked,
     /// Stopped by this signal number; what served before serves.
     Interrupted(i32),
 }
@@ -25,6 +27,7 @@ impl Exit {
             Exit::Usage => 2,
             Exit::Kept => 3,
             Exit::Broken => 4,
+            Exit::Locked => 5,
             Exit::Interrupted(signal) => 128u8.saturating_add(signal as u8),
         }
     }
@@ -103,8 +106,8 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken];
-        assert_eq!(exits.map(Exit::code), [1, 2, 3, 4]);
+        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken, Exit::Locked];
+        assert_eq!(exits.map(Exit::code), [1, 2, 3, 4, 5]);
         assert_eq!(Exit::Interrupted(2).code(), 130);
         assert_eq!(Exit::Interrupted(15).code(), 143);
     }

@@ -7,6 +7,7 @@ mod drain;
 mod fault;
 mod git;
 mod health;
+mod lock;
 mod model;
 mod observed;
 mod plan;
@@ -38,13 +39,16 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    let stop = Stop::listen()?;
+    let stop = Stop::listen(Report::leaves_at_once)?;
     match &cli.command {
         Command::Deploy(args) => {
             deploy::deploy(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
         }
         Command::Rollback(args) => {
             deploy::rollback(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
+        }
+        Command::Recover(args) => {
+            deploy::recover(&cli.compose, &args.rollout, Report::new(detail(&args.rollout)), &stop)
         }
         Command::Status(args) => deploy::status(&cli.compose, args, Report::new(Detail::Normal)),
         Command::History(args) => deploy::history(&cli.compose, args, Report::new(Detail::Normal)),

@@ -1,6 +1,7 @@
 //! Numbered releases: what each put in place, the images kept for it, and which one to go back to.
 
 pub mod images;
+pub mod queue;
 pub mod store;
 
 use std::collections::{BTreeMap, BTreeSet};

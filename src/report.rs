@@ -62,6 +62,12 @@ pub enum Event {
         to: Option<u32>,
     },
     Paused,
+    /// Another run has its turn.
+    Waiting(String),
+    /// Of a run that was killed.
+    TookOver(String),
+    /// What a killed run was to put in place.
+    Recovering(u32),
     /// A stack's file goes to Swarm.
     Sending {
         stack: String,
@@ -186,6 +192,11 @@ impl fmt::Display for Event {
             Event::OwnWayBack(services) => write!(f, "Swarm puts back what it had before of {services}"),
             Event::TaskRuns { name, node, current, wanted } => {
                 write!(f, "{name} runs on {node} ({current} of {wanted})")
+            }
+            Event::Waiting(holder) => write!(f, "waiting for {holder}"),
+            Event::TookOver(holder) => write!(f, "{holder} was killed; what it left is brought in order"),
+            Event::Recovering(number) => {
+                write!(f, "going on with release {number}, which a killed run left half done")
             }
             Event::Paused => f.write_str("pausing where it is"),
             Event::GoingBack => f.write_str("going back to what served before"),
@@ -370,6 +381,26 @@ impl Report {
             None => self.result(&format!(
                 "`{target}` is deployed as release {release}: {serving} in service after {seconds:.1}s"
             )),
+        }
+    }
+
+    /// A second signal: what is half done stays so.
+    pub fn leaves_at_once() {
+        let text = "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
+                    `recover` brings it to one release";
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+
+    /// A newer run deploys in this one's place.
+    pub fn superseded(&self, project: &str) {
+        self.result(&format!("`{project}`: superseded by a newer run, which deploys in its place"));
+    }
+
+    /// Nothing was left half done.
+    pub fn in_order(&self, project: &str, release: Option<u32>) {
+        match release {
+            Some(number) => self.result(&format!("`{project}` is in order: release {number}")),
+            None => self.result(&format!("`{project}` is in order: no release yet")),
         }
     }
 

@@ -240,6 +240,10 @@ impl<'a> Rollout<'a> {
         }
         self.refresh()?;
         self.tell(Event::Started, keys);
+        // What crashes over and over frees its address, and one that has just started may have got that.
+        if self.bound.values().any(|c| c.restart_count > 0) {
+            self.gate(keys)?;
+        }
         for key in keys {
             for hook in &service.post_start {
                 let done = self.hook(key, hook, "the post_start hook");

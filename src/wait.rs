@@ -1,7 +1,7 @@
 //! The only loop that sleeps, and what can cut it short.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,21 +10,26 @@ use std::time::{Duration, Instant};
 pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh).
+    /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh, the end of a hook). The
+    /// second signal ends the process, after `leaving` has told so.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn listen() -> std::io::Result<Self> {
+    pub fn listen(leaving: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let stop = Stop::default();
-        let again = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal arms the second, which leaves at once.
-            signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, again.clone())?;
-            signal_hook::flag::register(signal, again.clone())?;
-            signal_hook::flag::register_usize(signal, stop.0.clone(), signal as usize)?;
-        }
         signal_hook::flag::register(SIGHUP, Arc::default())?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let asked = stop.clone();
+        std::thread::spawn(move || {
+            for signal in signals.forever() {
+                if asked.signal().is_some() {
+                    leaving();
+                    std::process::exit(128 + signal);
+                }
+                asked.0.store(signal as usize, Ordering::Relaxed);
+            }
+        });
         Ok(stop)
     }
 

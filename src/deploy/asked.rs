@@ -282,6 +282,11 @@ fn listed(project: &Project) -> String {
     services.chain(pairs).collect::<Vec<_>>().join(", ")
 }
 
+/// What a run is called by those that wait for it; flags may hold what is nobody's business.
+pub fn command(verb: &str, services: &[String]) -> String {
+    std::iter::once(verb).chain(services.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

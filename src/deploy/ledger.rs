@@ -9,6 +9,7 @@ use crate::fault::{Exit, Fault};
 use crate::git::{self, Git};
 use crate::model::Snapshot;
 use crate::release::images;
+use crate::release::queue::Place;
 use crate::release::store::Store;
 use crate::release::{self, FORMAT, History, Kind, Outcome, Placed, Record};
 use crate::report::{Report, Warning};
@@ -88,6 +89,14 @@ impl Ledger {
     /// As [`Ledger::open`].
     pub fn reopened(&self) -> Result<Ledger, Fault> {
         Ledger::open(&self.state_dir, &self.project)
+    }
+
+    /// The newest place among the runs that wait for their turn.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn place(&self) -> Result<Place, Fault> {
+        Place::take(&self.store)
     }
 
     /// Where the releases of the project are.

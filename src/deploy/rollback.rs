@@ -13,13 +13,14 @@ use super::oneshot::OneShots;
 use super::run::Run;
 use super::scene::{self, Wanted};
 use super::stack;
+use super::turn::{Caller, Held, Turn};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::model::{Flags, Project, Snapshot};
 use crate::release::store;
 use crate::release::{History, Kind, Outcome, Placed, Record, images};
-use crate::report::{Report, Warning};
+use crate::report::{Event, Report, Warning};
 use crate::wait::Stop;
 
 /// Puts an earlier release back.
@@ -28,7 +29,13 @@ use crate::wait::Stop;
 /// No release to go back to; and as a deploy.
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &Stop) -> Result<()> {
     let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
-    let Opened { docker, ledger, is_stack } = open(compose, place(&args.rollout), report)?;
+    let opened = open(compose, place(&args.rollout), report)?;
+    let Some((_turn, ledger)) =
+        opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
+    else {
+        return Ok(());
+    };
+    let Opened { docker, is_stack, .. } = opened;
     let folder = asked::project_folder(compose);
     if is_stack && args.to.is_none() && ledger.history.current().is_none() {
         return stack::unrecorded(&docker, &ledger.project, args, report, stop);
@@ -50,7 +57,11 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 /// Nothing is paused; and as a deploy.
 pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
     let flags = asked::flags(&args.update, &args.rollout);
-    let Opened { docker, ledger, is_stack } = open(compose, place(&args.rollout), report)?;
+    let opened = open(compose, place(&args.rollout), report)?;
+    let Some((_turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
+        return Ok(());
+    };
+    let Opened { docker, is_stack, .. } = opened;
     let paused = ledger.heading.clone().filter(|h| h.paused);
     let record = paused.as_ref().and_then(|h| ledger.history.get(h.number));
     let (Some(paused), Some(record)) = (paused, record) else {
@@ -62,6 +73,45 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let rollout = &args.rollout;
     let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
     back.put_back(&Asked { record, services: paused.services, number: paused.number, kind: paused.kind })
+}
+
+/// Goes on with what a killed run was to put in place, so that there is one release and nothing is left over.
+///
+/// # Errors
+/// As a deploy.
+pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, stop: &Stop) -> Result<()> {
+    let opened = open(compose, place(rollout), report)?;
+    let Some((_turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
+        return Ok(());
+    };
+    let Opened { docker, is_stack, state_dir, .. } = opened;
+    let Some(heading) = ledger.heading.clone() else {
+        report.in_order(&ledger.project, ledger.history.current().map(|r| r.number));
+        return Ok(());
+    };
+    if heading.paused {
+        return Err(Fault::usage("nothing was left half done: a rollout of this project is paused")
+            .hint("`compose-zd deploy --resume` goes on with it, `compose-zd rollback` puts back what was before")
+            .into());
+    }
+    report.event(&Event::Recovering(heading.number));
+    let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
+    if let Kind::Rollback { to } = heading.kind {
+        let record = release(&ledger, to)?;
+        let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+        let (number, kind) = (ledger.next_number(), heading.kind);
+        return back.put_back(&Asked { record, services: heading.services, number, kind });
+    }
+    let (text, source) = (ledger.config(heading.number)?, format!("release {}", heading.number));
+    let mut definition = Definition::of_text(&text, source, &docker, folder, flags)?;
+    definition.write(&ledger, heading.number, rollout.dry_run)?;
+    let args = DeployArgs {
+        services: heading.services,
+        no_build: true,
+        rollout: rollout.clone(),
+        ..DeployArgs::default()
+    };
+    super::carry_out(definition, ledger, &args, super::Place { state_dir, is_stack }, (report, stop))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.
@@ -97,6 +147,29 @@ struct Opened {
     ledger: Ledger,
     /// The project is a stack of a Swarm.
     is_stack: bool,
+    state_dir: PathBuf,
+}
+
+impl Opened {
+    /// This run's turn, and the releases as they are then; `None` where a newer run has taken it.
+    ///
+    /// # Errors
+    /// As [`Caller::turn`].
+    fn turn(
+        &self,
+        command: String,
+        rollout: &RolloutArgs,
+        (report, stop): (Report, &Stop),
+    ) -> Result<Option<(Held, Ledger)>> {
+        let Opened { docker, ledger, is_stack, .. } = self;
+        match (Caller { docker, is_stack: *is_stack, ledger, command, rollout, report, stop }).turn()? {
+            Turn::Ours(held) => Ok(Some((held, ledger.reopened()?))),
+            Turn::Superseded => {
+                report.superseded(&ledger.project);
+                Ok(None)
+            }
+        }
+    }
 }
 
 /// The project's docker and its releases; `place` is the state folder and the engine, where they are given.
@@ -122,8 +195,9 @@ fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Rep
         }
     };
     let cluster = stack::cluster(&docker, engine, &name)?;
-    let ledger = Ledger::open(&asked::state_dir(compose, dir, cluster.as_deref()), &name)?;
-    Ok(Opened { docker, ledger, is_stack: cluster.is_some() })
+    let state_dir = asked::state_dir(compose, dir, cluster.as_deref());
+    let ledger = Ledger::open(&state_dir, &name)?;
+    Ok(Opened { docker, ledger, is_stack: cluster.is_some(), state_dir })
 }
 
 /// The releases of a project, to look at.

@@ -6,7 +6,7 @@ use super::asked::{self, Target};
 use super::definition::Definition;
 use super::ledger::Ledger;
 use super::scene::{self, Viewer, Wanted};
-use super::{rollback, stack};
+use super::{rollback, stack, turn};
 use crate::cli::{ComposeArgs, HistoryArgs, StatusArgs};
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -30,7 +30,8 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resul
     let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), cluster.as_deref());
     let ledger = Ledger::open(&state_dir, &project.name)?;
     if cluster.is_some() {
-        return stack_status(docker, &project.name, &args.services, &ledger, report);
+        stack_status(docker, &project.name, &args.services, &ledger, report)?;
+        return tell_under_way(docker, true, &ledger, report);
     }
     let containers = docker.containers()?;
     let all = scene::detect(docker, &containers)?;
@@ -58,6 +59,11 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resul
         tell_target(target, &ledger.history, &mut rows, scene.observed.instances.is_empty());
     }
     report.table(&["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION"], &rows);
+    tell_under_way(docker, false, &ledger, report)
+}
+
+fn tell_under_way(docker: &Docker, is_stack: bool, ledger: &Ledger, report: Report) -> Result<()> {
+    turn::under_way(docker, is_stack, ledger)?.iter().for_each(|text| report.say(text));
     Ok(())
 }
 

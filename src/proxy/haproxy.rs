@@ -214,8 +214,10 @@ impl Proxy for Haproxy {
     /// Drains every free slot of the service, so that whatever gets one is not in rotation.
     fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(now, &rotation.outside)?;
-        let vacant = |s: &Slot| s.is_free() || self.is_vacant(s, &rotation.all());
-        let open = slots.iter().filter(|s| vacant(s) && !s.is_out());
+        // One that has started may have got the address, and with it the slot, of one that crashes over and over.
+        let theirs = |s: &Slot| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
+        let closed = |s: &Slot| s.is_free() || self.is_vacant(s, &rotation.all()) || theirs(s);
+        let open = slots.iter().filter(|s| closed(s) && !s.is_out());
         self.command(&open.map(|s| self.drain(s)).collect::<Vec<_>>())
     }
 
@@ -230,7 +232,12 @@ impl Proxy for Haproxy {
         if !admit.is_empty() {
             return self.command(&admit);
         }
-        let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && s.serves(e));
+        // One that was in rotation before, and whose check fails, may never serve: nobody waits for it.
+        let sick = |s: &Slot| s.is_down() && !s.is_out();
+        let found =
+            |e: &Endpoint, s: &Slot| rotation.found.contains(&e.id) && s.is_of(std::slice::from_ref(e));
+        let done = |e: &Endpoint, s: &Slot| s.serves(e) || (found(e, s) && sick(s));
+        let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && done(e, s));
         if !rotation.inside.iter().all(|e| self.backends_of(e).iter().all(|b| serves(e, b))) {
             return None;
         }

@@ -1,5 +1,8 @@
 //! The command line against a fake docker: what it calls in which order, and how it fails before anything is touched.
 
+#[path = "cli/turn.rs"]
+mod turn;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -101,7 +104,8 @@ impl Fake {
 
 /// What holds the images of releases: names and containers of our own.
 fn is_bookkeeping(call: &str) -> bool {
-    call.starts_with("tag sha256:") || call.starts_with("create --name compose-zd-keep-")
+    let ours = ["tag sha256:", "create --name compose-zd-keep-", "volume "];
+    ours.iter().any(|o| call.starts_with(o))
 }
 
 fn fake_docker() -> PathBuf {

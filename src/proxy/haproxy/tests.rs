@@ -128,6 +128,26 @@ fn step(haproxy: &Haproxy, state: &str, ours: &[Endpoint]) -> Option<String> {
 }
 
 #[test]
+fn one_that_started_at_the_address_of_one_that_crashed_is_drained() {
+    let rotation = Rotation {
+        inside: vec![endpoint("old", "172.21.0.5")],
+        outside: vec![endpoint("new", "172.21.0.2")],
+        ..Rotation::default()
+    };
+    let gate = haproxy(CONFIGURATION).gate(&done(RECORDED), &rotation);
+    assert_eq!(commands(gate), "set server web/app1 state drain; set server web/app2 state drain");
+}
+
+#[test]
+fn nobody_waits_for_one_that_was_in_rotation_before_and_whose_check_fails() {
+    let sick = RECORDED.replace("172.21.0.5 2 8", "172.21.0.5 0 0");
+    let found = Rotation { found: ["new".to_string()].into(), ..rotation() };
+    let haproxy = haproxy(CONFIGURATION);
+    assert_eq!(commands(haproxy.route(&done(&sick), &found)), "set server web/app1 state drain");
+    assert_eq!(commands(haproxy.route(&done(&sick), &rotation())), "");
+}
+
+#[test]
 fn a_flag_goes_once_its_slot_is_free_and_not_before() {
     let stopped = Endpoint { addresses: vec![], ..endpoint("old", "::1") };
     let ours = [stopped, endpoint("new", "172.21.0.5")];

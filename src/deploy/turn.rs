@@ -1,0 +1,150 @@
+//! Whose turn it is: one rollout of a project at a time.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::ledger::Ledger;
+use crate::cli::RolloutArgs;
+use crate::docker::Docker;
+use crate::docker::claims::Board;
+use crate::fault::{Exit, Fault};
+use crate::git;
+use crate::lock::{self, Holder, Lock, Taken, Waiting};
+use crate::release::queue::Place;
+use crate::report::{Event, Report};
+use crate::wait::Stop;
+
+/// How a run got, or did not get, its turn.
+pub enum Turn {
+    Ours(Held),
+    /// A newer run deploys: there is nothing to do.
+    Superseded,
+}
+
+/// The turn, until it is dropped; nothing is held by a dry run.
+pub struct Held {
+    /// It had to be waited for: what was read before may have changed.
+    pub waited: bool,
+    _lock: Option<Box<Lock>>,
+    // Last, so that no older run believes that this one has died.
+    _place: Option<Place>,
+}
+
+/// What a run that wants its turn is.
+pub struct Caller<'a> {
+    pub docker: &'a Docker,
+    /// It runs on a Swarm.
+    pub is_stack: bool,
+    pub ledger: &'a Ledger,
+    /// As it was asked for: `deploy app`.
+    pub command: String,
+    pub rollout: &'a RolloutArgs,
+    pub report: Report,
+    pub stop: &'a Stop,
+}
+
+impl Caller<'_> {
+    /// Takes the turn, where it is free or waited for.
+    ///
+    /// # Errors
+    /// Somebody else's turn, for longer than is waited; an engine that refuses; an interrupt.
+    pub fn turn(&self) -> Result<Turn> {
+        if self.rollout.dry_run {
+            return Ok(Turn::Ours(Held { waited: false, _lock: None, _place: None }));
+        }
+        let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
+        let mut queue = Queue { place, report: self.report, waited: false };
+        let holder = Holder::this(&self.command, git::who());
+        let lost = |other: &Holder| {
+            Report::fault(&lost(other));
+            std::process::exit(i32::from(Exit::Locked.code()))
+        };
+        let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
+        let wish = lock::Wish { docker: self.docker, board: board(self.is_stack), project, holder, limit };
+        match lock::take(wish, self.stop, &mut queue, lost)? {
+            Taken::Held(lock) => self.begin(lock, queue),
+            Taken::GivenUp => Ok(Turn::Superseded),
+            Taken::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            Taken::Busy(other) => Err(busy(&other, limit).into()),
+        }
+    }
+
+    fn begin(&self, lock: Box<Lock>, queue: Queue) -> Result<Turn> {
+        if let Some(place) = &queue.place {
+            // One may have come since the last look.
+            if place.is_superseded()? {
+                return Ok(Turn::Superseded);
+            }
+            place.begin()?;
+        }
+        Ok(Turn::Ours(Held { waited: queue.waited, _lock: Some(lock), _place: queue.place }))
+    }
+}
+
+fn board(is_stack: bool) -> Board {
+    match is_stack {
+        true => Board::Configs,
+        false => Board::Volumes,
+    }
+}
+
+/// What goes on with a project now, or was left half done; nothing where it is in order.
+///
+/// # Errors
+/// An engine that does not answer.
+pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Ledger) -> Result<Option<String>> {
+    let holder = lock::holder(docker, board(is_stack), &ledger.project)?;
+    Ok(match (holder, &ledger.heading) {
+        (Some(holder), _) => Some(format!("under way: {holder}")),
+        (None, Some(heading)) if heading.paused => Some(format!(
+            "release {} is paused: `compose-zd deploy --resume` goes on, `compose-zd rollback` goes back",
+            heading.number
+        )),
+        (None, Some(heading)) => Some(format!(
+            "release {} was left half done by a run that was killed: `compose-zd recover`, `deploy` or `rollback` \
+             brings it in order",
+            heading.number
+        )),
+        (None, None) => None,
+    })
+}
+
+/// What is told, and looked at, while others have their turn.
+struct Queue {
+    place: Option<Place>,
+    report: Report,
+    waited: bool,
+}
+
+impl Waiting for Queue {
+    fn waits_for(&mut self, holder: &Holder) {
+        self.waited = true;
+        self.report.event(&Event::Waiting(holder.to_string()));
+    }
+
+    fn took_over(&mut self, holder: &Holder) {
+        self.report.event(&Event::TookOver(holder.to_string()));
+    }
+
+    fn gives_up(&mut self) -> Result<bool> {
+        Ok(self.place.as_ref().map(Place::is_superseded).transpose()?.unwrap_or(false))
+    }
+}
+
+fn busy(other: &Holder, limit: Duration) -> Fault {
+    let after = match limit.is_zero() {
+        true => String::new(),
+        false => format!("; waited for {}", humantime::format_duration(limit)),
+    };
+    Fault::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
+        .hint("`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys")
+}
+
+fn lost(other: &Holder) -> Fault {
+    Fault::new(
+        Exit::Locked,
+        format!("this run gave no sign of life for a minute, and was taken for dead by {other}"),
+    )
+    .hint("that one brings the project in order; see `compose-zd status`")
+}

@@ -1,0 +1,226 @@
+//! One rollout of a project at a time.
+
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// A run in the background; the first of `Fake::stuck` waits for an instance that is never ready.
+fn start(fake: &Fake, words: &str) -> Child {
+    let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
+    std::process::Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
+        .args(words.split(' '))
+        .current_dir(fake.dir.path())
+        .env("PATH", path)
+        .env("FAKE", fake.dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn end(child: Child) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(40), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Its new instance is not ready before `ready` is called.
+fn stuck() -> Fake {
+    let fake = Fake::new();
+    fake.service("image: app:1, x-zd: {health: {path: /up, port: 1, deadline: 60s}}");
+    fake
+}
+
+fn ready(fake: &Fake) {
+    fake.service(&format!("image: app:1, x-zd: {{health: {{path: /up, port: {}}}}}", fake.port));
+}
+
+fn lock_of(fake: &Fake) -> PathBuf {
+    fake.path("volumes/compose-zd.p.lock")
+}
+
+fn is_started(fake: &Fake) -> impl FnMut() -> bool + '_ {
+    || fs::read_to_string(fake.path("containers/new")).is_ok_and(|c| c.contains("running"))
+}
+
+/// A lock of a process that nobody here can see.
+fn lock_from_elsewhere(fake: &Fake, since: &str) {
+    fs::create_dir_all(fake.path("volumes")).unwrap();
+    let holder = r#"{"token":"t","command":"deploy web","by":"ci@runner","since":"2026-01-02T03:04:05Z","pid":7,"started":"1","boot":"b","namespace":"n"}"#;
+    fs::write(lock_of(fake), holder.replace('"', "\\\"")).unwrap();
+    let touched = std::process::Command::new("touch").args(["-d", since]).arg(lock_of(fake)).status();
+    assert!(touched.unwrap().success());
+}
+
+/// How many times a run has tried to take the lock.
+fn asked_for_it(fake: &Fake) -> usize {
+    fake.calls().iter().filter(|c| c.starts_with("volume create ")).count()
+}
+
+fn interrupt(run: &Child) {
+    let sent = std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn locks(folder: &Path) -> usize {
+    fs::read_dir(folder.join("volumes")).map_or(0, Iterator::count)
+}
+
+#[test]
+fn a_second_run_is_told_who_holds_the_project() {
+    let fake = stuck();
+    let mut first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    let second = fake.run("deploy app").code(5);
+    let pid = first.id().to_string();
+    says(
+        &second,
+        &["another run holds the project: `deploy app` by ", &format!(", process {pid}, since 2"), "--wait"],
+    );
+    fake.run("rollback app").code(5);
+    fake.run("recover").code(5);
+    first.kill().unwrap();
+    end(first);
+}
+
+#[test]
+fn a_dry_run_and_a_look_need_no_turn() {
+    let fake = stuck();
+    let mut first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    fake.run("deploy --dry-run app").success();
+    fake.run("history").success();
+    first.kill().unwrap();
+    end(first);
+}
+
+#[test]
+fn a_lock_that_a_dead_run_left_is_no_lock() {
+    let fake = stuck();
+    let mut first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    first.kill().unwrap();
+    end(first);
+    assert_eq!(locks(fake.dir.path()), 1);
+    ready(&fake);
+    says(&fake.run("deploy app").success(), &["was killed; what it left is brought in order"]);
+    assert_eq!(locks(fake.dir.path()), 0);
+}
+
+#[test]
+fn a_run_that_waits_has_its_turn_with_the_file_as_it_is_then() {
+    let fake = stuck();
+    let first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    let second = start(&fake, "deploy --wait 60s app");
+    wait_until("the second run asks for the lock", || asked_for_it(&fake) > 1);
+    ready(&fake);
+    interrupt(&first);
+    assert_eq!(end(first).0, Some(130));
+    let (code, said) = end(second);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("waiting for `deploy app` by "), "{said}");
+    assert_eq!(locks(fake.dir.path()), 0);
+}
+
+#[test]
+fn a_wait_has_an_end() {
+    let fake = stuck();
+    let mut first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    says(&fake.run("deploy --wait=1s app").code(5), &["; waited for 1s"]);
+    first.kill().unwrap();
+    end(first);
+}
+
+#[test]
+fn of_several_that_wait_only_the_newest_deploys() {
+    let fake = stuck();
+    let first = start(&fake, "deploy --latest app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    let waits = |n: usize| {
+        let place = fake.path(&format!(".compose-zd/p/queue/{n}"));
+        wait_until("it waits", || place.exists());
+    };
+    let second = start(&fake, "deploy --latest app");
+    waits(2);
+    let third = start(&fake, "deploy --latest app");
+    waits(3);
+    ready(&fake);
+    let (code, said) = end(second);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("`p`: superseded by a newer run, which deploys in its place"), "{said}");
+    interrupt(&first);
+    assert_eq!(end(first).0, Some(130));
+    let (code, said) = end(third);
+    assert!(said.contains("`app` is deployed as release"), "{said}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_holder_elsewhere_is_believed_for_a_minute_after_its_last_sign_of_life() {
+    let fake = Fake::new();
+    lock_from_elsewhere(&fake, "30 seconds ago");
+    says(
+        &fake.run("deploy app").code(5),
+        &["`deploy web` by ci@runner, process 7, since 2026-01-02T03:04:05Z"],
+    );
+    lock_from_elsewhere(&fake, "2 minutes ago");
+    says(&fake.run("deploy app").success(), &["`deploy web` by ci@runner, process 7"]);
+    assert_eq!(locks(fake.dir.path()), 0);
+}
+
+#[test]
+fn a_run_that_ends_badly_gives_its_turn_back() {
+    let fake = Fake::new();
+    fake.fail("^start new", "Error response from daemon: no space left on device");
+    fake.run("deploy app").code(3);
+    assert_eq!(locks(fake.dir.path()), 0);
+}
+
+#[test]
+fn an_engine_that_takes_no_lock_changes_nothing() {
+    let fake = Fake::new();
+    fake.fail("volume create", "Error response from daemon: authorization denied by plugin");
+    says(&fake.run("deploy app").code(1), &["authorization denied by plugin"]);
+    assert_eq!(fake.changes(), "");
+}
+
+#[test]
+fn there_may_be_nothing_to_recover() {
+    let fake = Fake::new();
+    fake.run("recover").success().stdout_eq("`p` is in order: no release yet\n");
+    fake.run("deploy app").success();
+    fake.run("recover").success().stdout_eq("`p` is in order: release 1\n");
+}
+
+#[test]
+fn what_a_killed_run_left_half_done_is_told_and_recovered() {
+    let fake = stuck();
+    let mut first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    let under_way = fake.run("status app").success();
+    assert!(String::from_utf8_lossy(&under_way.get_output().stdout).contains("under way: `deploy app` by "));
+    first.kill().unwrap();
+    end(first);
+    let left = fake.run("status app").success();
+    assert!(String::from_utf8_lossy(&left.get_output().stdout).contains("release 1 was left half done"));
+    let recorded = fake.path(".compose-zd/p/releases/0001.yml");
+    let text = fs::read_to_string(&recorded).unwrap();
+    fs::write(&recorded, text.replace("\"port\": 1", &format!("\"port\": {}", fake.port))).unwrap();
+    fake.run("recover")
+        .success()
+        .stdout_eq("`app` is deployed as release [..]: app-2 in service after [..]s\n");
+    let left = fake.run("status app").success();
+    assert!(!String::from_utf8_lossy(&left.get_output().stdout).contains("half done"));
+}
