@@ -1,6 +1,7 @@
 //! Every docker argv is built here, and every process is started here.
 
 pub mod claims;
+pub mod engine;
 pub mod inspect;
 pub mod swarm;
 
@@ -10,12 +11,16 @@ use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
+use crate::wait::{self, Stop};
+use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
 
 /// A command to run in a container.
@@ -149,6 +154,9 @@ pub struct Docker {
     standalone: Option<PathBuf>,
     place: Where,
     observer: Observer,
+    patience: Patience,
+    /// The engine did not answer when it was asked last.
+    is_silent: Arc<AtomicBool>,
 }
 
 impl Docker {
@@ -162,13 +170,21 @@ impl Docker {
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        Ok(Docker { program, standalone: None, place, observer })
+        Ok(Docker {
+            program,
+            standalone: None,
+            place,
+            observer,
+            patience: engine::PATIENCE,
+            is_silent: Arc::default(),
+        })
     }
 
     /// A client at this place, for tests of what needs none.
     #[cfg(test)]
     pub fn at(program: PathBuf, place: Where) -> Docker {
-        Docker { program, standalone: None, place, observer: Arc::new(|_, _| {}) }
+        let (observer, is_silent): (Observer, _) = (Arc::new(|_, _| {}), Arc::default());
+        Docker { program, standalone: None, place, observer, patience: engine::PATIENCE, is_silent }
     }
 
     /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
@@ -202,11 +218,8 @@ impl Docker {
     /// Only when docker cannot be started; `false` when the service fails.
     pub fn run_service(&self, service: &str) -> Result<bool> {
         let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
-        let start = Instant::now();
         // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
-        let output = expression(&argv).stdin_null().stdout_to_stderr().unchecked().run();
-        (self.observer)(&argv[1..].join(" "), start.elapsed());
-        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
+        self.run_loud(&argv, expression(&argv))
     }
 
     /// The project as Compose resolves it, in YAML, and what Compose warns of (a variable that is not set). The YAML
@@ -287,7 +300,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         let gone = done.stderr.to_lowercase().contains("no such container");
         if !done.ok() && !gone {
-            return Err(engine_fault(&words, &done).into());
+            return Err(self.engine_fault(&words, &done).into());
         }
         Ok(serde_json::from_str(&done.stdout)?)
     }
@@ -305,7 +318,7 @@ impl Docker {
         match done.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
             false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -321,7 +334,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such image") {
             true => Ok(serde_json::from_str(&done.stdout)?),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -357,12 +370,13 @@ impl Docker {
 
     /// Shows what a command says; whether it succeeded.
     fn run_shown(&self, argv: &[String]) -> Result<bool> {
-        let start = Instant::now();
         // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
-        let command = duct::cmd(&argv[0], &argv[1..]);
-        let output = command.stdin_null().stdout_to_stderr().unchecked().run();
-        (self.observer)(&argv[1..].join(" "), start.elapsed());
-        Ok(output.map_err(|e| cannot_start(&argv[0], &e))?.status.success())
+        self.run_loud(argv, duct::cmd(&argv[0], &argv[1..]))
+    }
+
+    fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
+        let shown = shown_words(&argv[1..]);
+        self.run_to_end(&shown, &command.stdin_null().stdout_to_stderr().unchecked()).map(|done| done.ok())
     }
 
     /// Pulls one image by its reference, docker's own progress shown; whether it came.
@@ -434,7 +448,7 @@ impl Docker {
         let done = self.run(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such container") {
             true => Ok(()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -548,7 +562,7 @@ impl Docker {
         let gone = |line: &str| line.to_lowercase().contains("no such container");
         match done.ok() || done.stderr.lines().all(gone) {
             true => Ok(()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -558,14 +572,8 @@ impl Docker {
     /// Only when docker cannot be started; the command's own failure is in the answer.
     pub fn exec(&self, exec: &Exec) -> Result<Done> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
-        let start = Instant::now();
-        let command = with_variables(expression(&argv), exec).stdout_capture().stderr_capture().unchecked();
-        let output = match &exec.stdin {
-            Some(text) => command.stdin_bytes(text.as_str()).run(),
-            None => command.stdin_null().run(),
-        };
-        (self.observer)(&exec.shown(&argv), start.elapsed());
-        Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
+        let command = with_variables(expression(&argv), exec);
+        self.run_command(&exec.shown(&argv), command, exec.stdin.as_deref())
     }
 
     /// As [`Docker::exec`], for at most `limit`, and without input; what takes longer is left to itself and gives no
@@ -592,8 +600,7 @@ impl Docker {
         let child = child.map_err(|e| cannot_start(&argv[0], &e))?;
         let done = child.wait_timeout(limit).map(|output| output.map(done));
         if !matches!(done, Ok(Some(_))) {
-            // It may have ended by itself in this moment.
-            let _ = child.kill();
+            end_group(&child);
         }
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
@@ -645,7 +652,7 @@ impl Docker {
         let done = self.run(&self.docker_words(words))?;
         match done.ok() {
             true => Ok(done.stdout),
-            false => Err(engine_fault(words, &done).into()),
+            false => Err(self.engine_fault(words, &done).into()),
         }
     }
 
@@ -673,10 +680,61 @@ impl Docker {
     }
 
     fn run(&self, argv: &[String]) -> Result<Done> {
+        self.run_with(argv, None)
+    }
+
+    fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
+        self.run_command(&shown_words(&argv[1..]), expression(argv), stdin)
+    }
+
+    /// Tried again where an ssh server turned it away because too many came at a time: it has done nothing then.
+    fn run_command(&self, shown: &str, command: duct::Expression, stdin: Option<&str>) -> Result<Done> {
+        let command = command.stdout_capture().stderr_capture().unchecked();
+        let command = match stdin {
+            Some(text) => command.stdin_bytes(text),
+            None => command.stdin_null(),
+        };
+        let mut last = Done::default();
+        wait::until(engine::DOOR_POLL, engine::DOOR, &Stop::default(), || -> Result<_> {
+            last = self.run_to_end(shown, &command)?;
+            Ok((!self.is_to_try_again(&last)).then_some(()))
+        })?;
+        Ok(last)
+    }
+
+    /// However long it takes, as long as the engine answers meanwhile: a line that breaks, or an engine that hangs, is
+    /// told by nothing but silence.
+    fn run_to_end(&self, shown: &str, command: &duct::Expression) -> Result<Done> {
         let start = Instant::now();
-        let output = expression(argv).stdin_null().stdout_capture().stderr_capture().unchecked().run();
-        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
-        Ok(done(&output.map_err(|e| cannot_start(&argv[0], &e))?))
+        let program = self.program.to_string_lossy();
+        let child = command.start().map_err(|e| cannot_start(&program, &e))?;
+        let ended = self.wait_for(&child).map_err(|e| cannot_start(&program, &e));
+        (self.observer)(shown, start.elapsed());
+        Ok(ended?.ok_or_else(|| self.silent(shown, start.elapsed()))?)
+    }
+
+    /// `None` where the engine has fallen silent; the command is ended then.
+    fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<Done>> {
+        loop {
+            let Patience { before, answer } = match self.is_silent.load(Ordering::Relaxed) {
+                true => engine::AGAIN,
+                false => self.patience,
+            };
+            if let Some(output) = child.wait_timeout(before)? {
+                self.is_silent.store(false, Ordering::Relaxed);
+                return Ok(Some(done(output)));
+            }
+            let answers = self.answers_within(answer);
+            self.is_silent.store(!answers, Ordering::Relaxed);
+            if !answers {
+                end_group(child);
+                return Ok(None);
+            }
+        }
+    }
+
+    fn engine_fault(&self, words: &[&str], done: &Done) -> Fault {
+        engine_fault(words, done, || self.whereabouts())
     }
 }
 
@@ -700,6 +758,15 @@ fn done(output: &std::process::Output) -> Done {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into(),
         stderr: String::from_utf8_lossy(&output.stderr).into(),
+    }
+}
+
+/// Ends a command with all that it has started: Compose is a child of docker's, and would go on without it. It may have
+/// ended by itself in this moment.
+fn end_group(child: &duct::Handle) {
+    let _ = child.kill();
+    for pid in child.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
     }
 }
 
@@ -865,7 +932,7 @@ fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
 }
 
 /// What docker said, as an error that names the usual causes.
-fn engine_fault(words: &[&str], done: &Done) -> Fault {
+fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) -> Fault {
     let said = done.said();
     let lower = said.to_lowercase();
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
@@ -880,9 +947,8 @@ fn engine_fault(words: &[&str], done: &Done) -> Fault {
         "failed to connect to the docker api",
     ];
     if unreachable.iter().any(|u| lower.contains(u)) {
-        return Fault::unchanged("no Docker engine answers")
-            .seen(said)
-            .hint("start it (`systemctl start docker`), or name another with `--context` or `--host`");
+        let place = place();
+        return Fault::unchanged(format!("no Docker engine answers{place}")).seen(said).hint(place.hint());
     }
     let ended = match done.code {
         Some(code) => format!("exited with {code}"),

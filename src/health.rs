@@ -1,9 +1,12 @@
 //! Is it ready? Asked at our own pace, never slept for: over HTTP, or by the healthcheck's own command.
 
+mod inside;
+
 use std::fmt;
 use std::io::Read;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -13,7 +16,6 @@ use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::fault::Fault;
 use crate::model::{Codes, HttpHealth, Pace};
-use crate::shell;
 use crate::wait::{self, Stop, Waited};
 
 /// A connection on a bridge of this machine opens at once, or there is no way to it.
@@ -22,8 +24,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How much of an answer is searched for `x-zd.health.body`, in bytes; no more of it is read.
 const BODY_LIMIT: u64 = 64 << 10;
 
-/// How much longer than its answer `docker exec` may take to start and to end.
-const EXEC_SLACK: Duration = Duration::from_secs(3);
+/// How much longer than its answer `docker exec` may take to start and to end; by ssh it is a connection of its own.
+const EXEC_SLACK: Duration = Duration::from_secs(30);
 
 /// The longest line of others that a message shows, in characters.
 const LINE: usize = 500;
@@ -45,6 +47,8 @@ pub enum Probe {
 pub struct Http {
     pub health: HttpHealth,
     pub port: u16,
+    /// The proxy in front of it, from where it is asked if nobody else can.
+    pub via: Option<Arc<Container>>,
 }
 
 /// What a proxy in front of an instance knows of it.
@@ -53,6 +57,7 @@ pub struct Front<'a> {
     pub routed: bool,
     pub port: Option<u16>,
     pub host: Option<&'a str>,
+    pub container: Option<&'a Container>,
 }
 
 /// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
@@ -75,9 +80,9 @@ pub fn choose(
     let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
     let check = container.healthcheck().map(Probe::Check);
     match (asked_for, check, port) {
-        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front.host)),
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
         (None, Some(check), _) => Ok(check),
-        (None, None, Some(port)) => Ok(http(answers(), port, front.host)),
+        (None, None, Some(port)) => Ok(http(answers(), port, front)),
         (None, None, None) if !front.routed => Ok(Probe::Running),
         (_, _, None) => Err(Fault::usage(format!(
             "`{service}` has no port to ask whether a new instance is ready"
@@ -88,9 +93,9 @@ pub fn choose(
     }
 }
 
-fn http(mut health: HttpHealth, port: u16, host: Option<&str>) -> Probe {
-    health.host = health.host.or(host.map(String::from));
-    Probe::Http(Http { health, port })
+fn http(mut health: HttpHealth, port: u16, front: Front) -> Probe {
+    health.host = health.host.or(front.host.map(String::from));
+    Probe::Http(Http { health, port, via: front.container.cloned().map(Arc::new) })
 }
 
 /// Without anything better: it listens, and answers below 500.
@@ -147,13 +152,30 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Nobody can ask an instance, and waiting does not help; with what each way to it lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unasked(Vec<String>);
+
+/// From where an instance is asked over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From this machine.
+    Here,
+    /// In the instance itself.
+    Inside,
+    /// In the proxy in front of it.
+    Proxy,
+}
+
 /// Asks instances.
 pub struct Asker<'a> {
     docker: &'a Docker,
     client: Client,
     timeout: Duration,
-    /// There is no way from here to the instances' addresses, so they are asked from inside.
-    inside: AtomicBool,
+    /// How one was asked last.
+    known: Mutex<Option<Way>>,
+    /// The engine is on another machine.
+    elsewhere: OnceLock<bool>,
 }
 
 impl<'a> Asker<'a> {
@@ -169,16 +191,20 @@ impl<'a> Asker<'a> {
         // It is asked by its address, which no certificate names.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
-        Ok(Asker { docker, client: builder.build()?, timeout, inside: AtomicBool::new(false) })
+        let (known, elsewhere) = Default::default();
+        Ok(Asker { docker, client: builder.build()?, timeout, known, elsewhere })
     }
 
-    pub fn ask(&self, probe: &Probe, container: &Container) -> Answer {
+    /// # Errors
+    /// An instance that nobody can ask.
+    pub fn ask(&self, probe: &Probe, container: &Container) -> Result<Answer, Unasked> {
         match probe {
-            Probe::Check(argv) => self.check(argv, container),
+            Probe::Check(argv) => Ok(self.check(argv, container)),
             Probe::Http(http) => self.http(http, container),
-            Probe::Running => {
-                Answer { ready: container.is_running(), text: format!("it is {}", container.state.status) }
-            }
+            Probe::Running => Ok(Answer {
+                ready: container.is_running(),
+                text: format!("it is {}", container.state.status),
+            }),
         }
     }
 
@@ -199,15 +225,49 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Asks at the instance's own address; where this machine has no way there (Docker Desktop, an engine elsewhere),
-    /// from inside the instance.
-    fn http(&self, http: &Http, container: &Container) -> Answer {
-        let Some(address) = container.addresses().into_iter().next() else {
-            return refused("it has no address yet".into());
+    /// Asks at the instance's own address: from this machine where its network is on it, else from inside, as its
+    /// address may be somebody else's here (Docker Desktop, an engine elsewhere).
+    fn http(&self, http: &Http, container: &Container) -> Result<Answer, Unasked> {
+        let mut addresses = container.bridged();
+        let Some(first) = addresses.next() else {
+            return Ok(refused("it has no address yet".into()));
         };
-        if self.inside.load(Ordering::Relaxed) {
-            return self.http_inside(http, container);
+        let near =
+            [first.clone()].into_iter().chain(addresses).find(|(bridge, _)| is_here(bridge.as_deref()));
+        let (is_near, (_, address)) = (near.is_some(), near.unwrap_or(first));
+        let known = *self.known.lock().expect("nobody panicked");
+        let mut lacks = Vec::new();
+        for way in ways(is_near, known) {
+            let asked = match way {
+                Way::Here if !is_near && self.is_elsewhere() => {
+                    Err("its address is one of another machine's networks".into())
+                }
+                Way::Here => self.ask_here(http, address),
+                Way::Inside => self.ask_in(container, http, address, "inside it"),
+                Way::Proxy => self.ask_in_proxy(http, container),
+            };
+            match asked {
+                Ok(answer) => {
+                    *self.known.lock().expect("nobody panicked") = Some(way);
+                    return Ok(answer);
+                }
+                Err(why) => lacks.push(why),
+            }
         }
+        match is_near {
+            // There is a way; it does not even take a connection.
+            true => Ok(refused(lacks.swap_remove(0))),
+            false => Err(Unasked(lacks)),
+        }
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        *self.elsewhere.get_or_init(|| self.docker.whereabouts().is_elsewhere())
+    }
+
+    /// # Errors
+    /// No way from this machine.
+    fn ask_here(&self, http: &Http, address: IpAddr) -> Result<Answer, String> {
         let url = http.url(&bracketed(address));
         // Of the request, so that it is for all of it: that of the client begins anew with every piece of a body.
         let mut request = self.client.get(&url).timeout(self.timeout).header("user-agent", "compose-zd");
@@ -220,29 +280,68 @@ impl<'a> Asker<'a> {
                 let mut body = Vec::new();
                 // A body that breaks off, or does not end in time, is judged by what came of it.
                 let _ = response.take(BODY_LIMIT).read_to_end(&mut body);
-                http.judge(&url, code, &String::from_utf8_lossy(&body))
+                Ok(http.judge(&url, code, &String::from_utf8_lossy(&body)))
             }
-            Err(error) if has_no_way(&error) => {
-                self.inside.store(true, Ordering::Relaxed);
-                self.http_inside(http, container)
-            }
-            Err(error) => refused(format!("GET {url} → {}", cause(&error))),
+            Err(error) if has_no_way(&error) => Err(format!("GET {url} → {}", cause(&error))),
+            Err(error) => Ok(refused(format!("GET {url} → {}", cause(&error)))),
         }
     }
 
-    fn http_inside(&self, http: &Http, container: &Container) -> Answer {
-        let url = http.url("127.0.0.1");
-        let host = http.health.host.as_deref().unwrap_or("127.0.0.1");
-        let exec = Exec::sh(&container.id, inside_script(&url, host, self.timeout));
-        match self.docker.exec_within(&exec, self.timeout + EXEC_SLACK) {
-            Ok(Some(done)) => match parse_inside(&done.stdout) {
-                Some((code, body)) => http.judge(&url, code, body),
-                None => refused(format!("GET {url} inside it → {}", last_line(done.said()))),
-            },
-            Ok(None) => refused(format!("GET {url} inside it → no answer in time")),
-            Err(error) => refused(format!("GET {url} inside it → {error}")),
+    /// # Errors
+    /// No proxy, or none that can ask.
+    fn ask_in_proxy(&self, http: &Http, container: &Container) -> Result<Answer, String> {
+        let Some(proxy) = &http.via else {
+            return Err("no proxy is in front of it".into());
+        };
+        let Some(address) = container.addresses_reached_from(proxy).into_iter().next() else {
+            return Err(format!("{} shares no network with it", proxy.name()));
+        };
+        self.ask_in(proxy, http, address, &format!("in {}", proxy.name()))
+    }
+
+    /// # Errors
+    /// A container that has nothing to ask with.
+    fn ask_in(&self, asker: &Container, http: &Http, address: IpAddr, place: &str) -> Result<Answer, String> {
+        let authority = bracketed(address);
+        let url = http.url(&authority);
+        let shown = format!("{url} {place}");
+        let request = inside::Request {
+            url: &url,
+            host: http.health.host.as_deref().unwrap_or(&authority),
+            address: &address.to_string(),
+            port: http.port,
+            path: &http.health.path,
+            timeout: self.timeout,
+            bytes: BODY_LIMIT,
+        };
+        match self.docker.exec_within(&inside::question(&asker.id, &request), self.timeout + EXEC_SLACK) {
+            Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
+            Ok(Some(done)) if inside::cannot(&done) => {
+                Err(format!("there is neither curl, wget nor bash {place}"))
+            }
+            Ok(Some(done)) => Ok(match inside::read(&done.stdout) {
+                Some((code, body)) => http.judge(&shown, code, body),
+                None => refused(format!("GET {shown} → {}", last_line(done.said()))),
+            }),
+            Err(error) => Ok(refused(format!("GET {shown} → {error}"))),
         }
     }
+}
+
+/// The ways to try, in order: one that was found goes first.
+fn ways(is_near: bool, known: Option<Way>) -> Vec<Way> {
+    let mut ways = match is_near {
+        true => vec![Way::Here, Way::Inside, Way::Proxy],
+        false => vec![Way::Inside, Way::Proxy, Way::Here],
+    };
+    ways.sort_by_key(|way| Some(*way) != known);
+    ways
+}
+
+/// Whether a bridge is one of this machine's. Its name is made of the network's id, which no other engine gives; an
+/// address alone says nothing, as every engine gives the same.
+fn is_here(bridge: Option<&str>) -> bool {
+    bridge.is_none_or(|name| Path::new("/sys/class/net").join(name).exists())
 }
 
 fn refused(text: String) -> Answer {
@@ -283,64 +382,6 @@ fn cause(error: &reqwest::Error) -> String {
         true => "no answer in time".into(),
         false => inner.to_string(),
     }
-}
-
-/// Prints the answer with its head: as much of it, for as long and by the same rules as from outside. Only busybox's wget
-/// cannot be kept from following a redirect; its first answer counts all the same.
-fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
-    let seconds = timeout.as_secs_f64().ceil();
-    let (url, header) = (shell::word(url), shell::word(&format!("Host: {host}")));
-    format!(
-        "# ask from inside
-unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
-within() {{ if timeout 1 true 2>/dev/null; then timeout {longer} \"$@\"; else \"$@\"; fi; }}
-once=; wget --help 2>&1 | grep -q max-redirect && once=--max-redirect=0
-if command -v curl >/dev/null; then
-  within curl -qgkisSN -m {seconds} -H {header} {url} | head -c {limit}
-elif command -v wget >/dev/null; then
-  within wget -q -S $once -T {seconds} --header {header} -O - {url} 2>&1 | head -c {limit}
-else
-  echo 'there is neither curl nor wget in it' >&2; exit 1
-fi",
-        longer = seconds + 1.0,
-        limit = BODY_LIMIT
-    )
-}
-
-/// The code and the body of the first answer that is not just on its way; wget indents the head, and curl ends it with an
-/// empty line.
-fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
-    let mut rest = stdout;
-    while !rest.is_empty() {
-        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
-        if let Some(code) = status(line).filter(|code| *code >= 200) {
-            return Some((code, without_head(after, line.starts_with(' '))?));
-        }
-        rest = after;
-    }
-    None
-}
-
-/// Reads `HTTP/1.1 200 OK`.
-fn status(line: &str) -> Option<u16> {
-    let (version, rest) = line.trim().split_once(' ')?;
-    let code = rest.trim_start().get(..3)?.parse().ok()?;
-    (version.starts_with("HTTP/") && (100..=599).contains(&code)).then_some(code)
-}
-
-/// None where the head has no end.
-fn without_head(text: &str, indented: bool) -> Option<&str> {
-    let mut rest = text;
-    while let Some((line, after)) = rest.split_once('\n') {
-        if indented && !line.starts_with("  ") {
-            return Some(rest);
-        }
-        rest = after;
-        if line.trim().is_empty() {
-            return Some(rest);
-        }
-    }
-    indented.then_some(rest)
 }
 
 /// A new instance that has to get ready.
@@ -462,7 +503,10 @@ fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usi
         };
         match ended(container, &candidate.probe) {
             Some(end) => Turn::Ended(end),
-            None => Turn::Answered(asker.ask(&candidate.probe, container)),
+            None => match asker.ask(&candidate.probe, container) {
+                Ok(answer) => Turn::Answered(answer),
+                Err(unasked) => Turn::Ended(End::Unasked(unasked)),
+            },
         }
     };
     Ok(std::thread::scope(|scope| {
@@ -570,6 +614,7 @@ enum End {
     Exited { code: i32, out_of_memory: bool },
     Restarted,
     Unhealthy,
+    Unasked(Unasked),
     Other(String),
 }
 
@@ -596,15 +641,27 @@ impl End {
             (End::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
             (End::Restarted, None) => "it exited and was restarted".into(),
             (End::Unhealthy, _) => "its healthcheck failed for good".into(),
+            (End::Unasked(_), _) => "nobody can ask it whether it is".into(),
             (End::Other(text), _) => text.clone(),
         }
     }
 }
 
 fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
+    if let End::Unasked(Unasked(lacks)) = end {
+        return unasked(candidate, lacks);
+    }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
     let fault = Fault::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
     with_logs(fault, docker, candidate)
+}
+
+fn unasked(candidate: &Candidate, lacks: &[String]) -> Fault {
+    let fault = Fault::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
+    lacks.iter().fold(fault, |fault, why| fault.seen(why)).hint(
+        "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
+         `x-zd.health` out; or put curl or wget into its image or into the proxy's",
+    )
 }
 
 fn failed_later(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
@@ -672,7 +729,7 @@ mod tests {
 
     const CHECKED: &str =
         r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
-    const FRONT: Front = Front { routed: true, port: Some(3000), host: None };
+    const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None };
     const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
     #[test]
@@ -696,7 +753,7 @@ mod tests {
     #[test]
     fn an_answer_is_judged_by_code_and_body() {
         let judge = |body, code, text: &str| {
-            let http = Http { health: health(body), port: 80 };
+            let http = Http { health: health(body), port: 80, via: None };
             http.judge("u", code, text)
         };
         assert!(judge(None, 204, "").ready);
@@ -707,7 +764,7 @@ mod tests {
 
     #[test]
     fn an_instance_that_ended_is_not_waited_for() {
-        let http = Probe::Http(Http { health: health(None), port: 80 });
+        let http = Probe::Http(Http { health: health(None), port: 80, via: None });
         let check = Probe::Check(vec![]);
         let how = |json: &str, probe: &Probe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
         assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
@@ -735,34 +792,32 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_from_inside_is_the_first_that_is_not_just_on_its_way() {
-        let by_curl = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\n\r\nHTTP/1.1 500 no\n";
-        assert_eq!(parse_inside(by_curl), Some((200, "HTTP/1.1 500 no\n")));
-        let by_wget = "  HTTP/1.1 302 Found\n  Location: /in\n  HTTP/1.1 200 OK\n  Server: x\nhello";
-        assert_eq!(parse_inside(by_wget), Some((302, "hello")));
-        assert_eq!(parse_inside("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
-        for nothing in [
-            "HTTP/1.1 200 OK\r\nX: cut off",
-            "HTTP/1.1 200 OK\r\n",
-            "",
-            "hello\n",
-            "HTTP/1.1 2\n",
-            "HTTP/1.1 999 x\n",
-            "HTTP/1.1 20é",
-            "curl: (7) no",
-        ] {
-            assert_eq!(parse_inside(nothing), None, "{nothing:?}");
-        }
+    fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
+        assert!(is_here(Some("lo")) && is_here(None));
+        assert!(!is_here(Some("br-000000000000")));
+        let json = r#"{"NetworkSettings": {"Networks": {
+            "a": {"NetworkID": "0123456789abcdef", "IPAddress": "172.19.0.5"}, "b": {"IPAddress": "10.0.0.2"}}}}"#;
+        let read = container(json);
+        let bridges: Vec<_> = read.bridged().map(|(bridge, address)| (bridge, address.to_string())).collect();
+        assert_eq!(
+            bridges,
+            [(Some("br-0123456789ab".into()), "172.19.0.5".into()), (None, "10.0.0.2".into())]
+        );
     }
 
     #[test]
-    fn what_is_asked_from_inside_is_no_script() {
-        for text in shell::tests::HOSTILE {
-            let script = inside_script(&format!("http://127.0.0.1:80/{text}"), text, Duration::from_secs(1));
-            let fake = "curl() { for w in \"$@\"; do printf '<%s>' \"$w\"; done; }; timeout() { false; }\n";
-            let told = shell::tests::run(&format!("{fake}{script}"));
-            assert_eq!(told, format!("<-qgkisSN><-m><1><-H><Host: {text}><http://127.0.0.1:80/{text}>"));
-        }
+    fn a_way_that_was_found_goes_first() {
+        assert_eq!(ways(true, None), [Way::Here, Way::Inside, Way::Proxy]);
+        assert_eq!(ways(false, None), [Way::Inside, Way::Proxy, Way::Here]);
+        assert_eq!(ways(false, Some(Way::Proxy)), [Way::Proxy, Way::Inside, Way::Here]);
+    }
+
+    #[test]
+    fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
+        let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: Probe::Running };
+        let fault = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
+        assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
+        assert!(fault.hint.unwrap().contains("`healthcheck`"));
     }
 }
 

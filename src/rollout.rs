@@ -641,7 +641,11 @@ pub fn probe(
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.fronts(&backend));
     let host = proxy.and_then(|p| p.host(container));
-    let front =
-        Front { routed: proxy.is_some(), port: proxy.and_then(|p| p.port(container)), host: host.as_deref() };
+    let front = Front {
+        routed: proxy.is_some(),
+        port: proxy.and_then(|p| p.port(container)),
+        host: host.as_deref(),
+        container: proxy.map(|p| p.container()),
+    };
     health::choose(&service.name, service.settings.http.as_ref(), container, front)
 }

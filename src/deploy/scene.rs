@@ -245,7 +245,7 @@ impl Viewer<'_> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, &self.proxies)?;
         let asker = Asker::new(self.docker, service.settings.pace.timeout)?;
-        Ok(asker.ask(&probe, container).ready)
+        Ok(asker.ask(&probe, container).is_ok_and(|answer| answer.ready))
     }
 }
 

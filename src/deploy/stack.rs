@@ -36,7 +36,7 @@ use back::words;
 pub fn cluster(docker: &Docker, asked: Option<Engine>, stack: &str) -> Result<Option<String>> {
     let is_meant = match asked {
         Some(engine) => engine == Engine::Swarm,
-        None => docker.stack_services(stack)?.is_some_and(|services| !services.is_empty()),
+        None => docker.is_stack(stack)?,
     };
     is_meant.then(|| docker.cluster()).transpose()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Docker, Done, engine_fault};
+use super::{Docker, Done};
 use crate::fault::Fault;
 
 /// The label of everything that a lock consists of; its value says whose it is.
@@ -55,7 +55,7 @@ impl Docker {
         let done = self.answer(&words, (board == Board::Configs).then_some(CONTENT))?;
         match done.ok() || done.stderr.to_lowercase().contains("already exists") {
             true => Ok(()),
-            false => Err(engine_fault(&[board.noun(), "create"], &done).into()),
+            false => Err(self.engine_fault(&[board.noun(), "create"], &done).into()),
         }
     }
 
@@ -69,7 +69,7 @@ impl Docker {
         match is_gone(&done) {
             true => Ok(None),
             false if done.ok() => Ok(read(&serde_json::from_str(&done.stdout)?)),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -83,7 +83,7 @@ impl Docker {
         let done = self.answer(&words, None)?;
         match done.ok() || is_gone(&done) {
             true => Ok(()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -96,7 +96,7 @@ impl Docker {
         let done = self.answer(&words, None)?;
         match done.ok() {
             true => Ok(done.stdout.trim().into()),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 

@@ -103,6 +103,8 @@ pub struct NetworkSettings {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Network {
+    #[serde(rename = "NetworkID")]
+    pub id: String,
     #[serde(rename = "IPAddress")]
     pub ip_address: String,
     #[serde(rename = "GlobalIPv6Address")]
@@ -210,10 +212,12 @@ impl Container {
         self.network_settings.networks.keys().map(String::as_str)
     }
 
-    /// All its addresses; none while it does not run.
-    pub fn addresses(&self) -> Vec<IpAddr> {
+    /// All its addresses, none while it does not run; each with the name that Docker gives the bridge of its network, on
+    /// the engine's own machine, where Docker tells which network that is.
+    pub fn bridged(&self) -> impl Iterator<Item = (Option<String>, IpAddr)> {
+        let bridge = |n: &Network| n.id.get(..12).map(|id| format!("br-{id}"));
         let networks = self.network_settings.networks.values();
-        networks.flat_map(Network::addresses).collect()
+        networks.flat_map(move |n| n.addresses().map(move |a| (bridge(n), a)))
     }
 
     /// Its addresses that `other` reaches: on networks that both are on, or any from the host's own network.
@@ -287,7 +291,7 @@ mod tests {
         let read = container(
             r#"{"Args": null, "Config": {"Env": null, "Labels": null, "ExposedPorts": null, "Healthcheck": {}}, "NetworkSettings": {"Networks": null}}"#,
         );
-        assert_eq!((read.addresses().len(), read.healthcheck()), (0, None));
+        assert_eq!((read.bridged().count(), read.healthcheck()), (0, None));
     }
 
     #[test]
@@ -307,10 +311,9 @@ mod tests {
             "a": {"IPAddress": "172.19.0.5", "GlobalIPv6Address": ""}, "b": {"IPAddress": ""}}}}"#;
         let other = r#"{"NetworkSettings": {"Networks": {"b": {"IPAddress": "10.0.0.2"}}}}"#;
         let (one, other) = (container(net), container(other));
-        assert_eq!(one.addresses(), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
         assert!(one.addresses_reached_from(&other).is_empty());
         let host = container(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#);
-        assert_eq!(one.addresses_reached_from(&host), one.addresses());
+        assert_eq!(one.addresses_reached_from(&host), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Docker, Done, engine_fault};
+use super::{Docker, Done};
 use crate::fault::Fault;
 use crate::swarm::state::{RawService, RawTask};
 
@@ -57,11 +57,26 @@ impl Docker {
     pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
         let filter = format!("label={NAMESPACE}={stack}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];
-        let done = self.ask(&words)?;
+        self.services_told(&words, self.ask(&words)?)
+    }
+
+    /// Whether there is a stack of that name. An engine that has nothing to do with Swarm is asked too, so it may take
+    /// its time.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn is_stack(&self, name: &str) -> Result<bool> {
+        let filter = format!("label={NAMESPACE}={name}");
+        let words = ["service", "ls", "--quiet", "--filter", &filter];
+        let told = self.services_told(&words, self.run(&self.docker_words(&words))?)?;
+        Ok(told.is_some_and(|services| !services.is_empty()))
+    }
+
+    fn services_told(&self, words: &[&str], done: Done) -> Result<Option<Vec<String>>> {
         match done.ok() {
             true => Ok(Some(done.stdout.split_whitespace().map(String::from).collect())),
             false if is_no_manager(&done) => Ok(None),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(words, &done).into()),
         }
     }
 
@@ -87,7 +102,7 @@ impl Docker {
         let done = self.ask(words)?;
         match done.ok() {
             true => Ok(done.stdout),
-            false => Err(engine_fault(words, &done).into()),
+            false => Err(self.engine_fault(words, &done).into()),
         }
     }
 
@@ -107,7 +122,7 @@ impl Docker {
         let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
         let done = self.ask(&words)?;
         if !done.ok() && !done.stderr.contains("nothing found in stack") {
-            return Err(engine_fault(&words, &done).into());
+            return Err(self.engine_fault(&words, &done).into());
         }
         let ids: Vec<String> = done.stdout.split_whitespace().map(String::from).collect();
         self.inspect_all(&["inspect", "--type", "task"], &ids)
@@ -125,7 +140,7 @@ impl Docker {
         };
         match done.ok() || done.stderr.lines().all(gone) {
             true => Ok(serde_json::from_str(&done.stdout)?),
-            false => Err(engine_fault(&words, &done).into()),
+            false => Err(self.engine_fault(&words, &done).into()),
         }
     }
 
@@ -149,7 +164,7 @@ impl Docker {
         let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
         match done.ok() {
             true => Ok(()),
-            false => Err(stack_fault(&words, &done).into()),
+            false => Err(stack_fault(self.engine_fault(&words, &done), done.said()).into()),
         }
     }
 
@@ -215,9 +230,7 @@ fn is_no_manager(done: &Done) -> bool {
 }
 
 /// What a refused stack is told with: the usual causes have a fix.
-fn stack_fault(words: &[&str], done: &Done) -> Fault {
-    let fault = engine_fault(words, done);
-    let said = done.said();
+fn stack_fault(fault: Fault, said: &str) -> Fault {
     if said.contains("only updates to Labels are allowed") {
         return fault.hint(
             "a secret or config of a stack never changes: give it a name with its version in it, such as \

@@ -55,7 +55,7 @@ fn scripts_are_shown_by_their_first_line() {
 fn the_usual_causes_have_a_message_of_their_own() {
     let said = |text: &str| {
         let done = Done { code: Some(1), stdout: String::new(), stderr: text.into() };
-        engine_fault(&["ps", "--all"], &done).message
+        engine_fault(&["ps", "--all"], &done, Whereabouts::default).message
     };
     let down =
         "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
@@ -115,7 +115,9 @@ fn what_ended_by_itself_has_crashed_and_what_was_stopped_has_not() {
     }
     assert!(!crashed(r#"{"Status": "created", "ExitCode": 1}"#));
     assert!(!crashed(r#"{"Status": "running", "ExitCode": 0}"#));
+}
 
+#[test]
 fn a_command_that_nobody_trusts_has_an_end_and_little_output() {
     let run = |script: &str, limit| {
         let argv = ["sh", "-c", script].map(String::from);
@@ -146,5 +148,47 @@ fn what_looks_like_a_flag_is_no_image() {
     for flag in ["--help", "-x", "", " app:1"] {
         assert_eq!(docker.image(flag).unwrap(), None);
         assert!(!docker.pull_image(flag).unwrap());
+    }
+}
+
+/// A docker that is a script.
+fn scripted(folder: &Path, script: &str, patience: Patience) -> Docker {
+    let path = folder.join("docker");
+    std::fs::write(&path, script).unwrap();
+    let place = Where { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
+    let (observer, is_silent): (Observer, _) = (Arc::new(|_, _| ()), Arc::default());
+    Docker { program: "/bin/sh".into(), standalone: None, place, observer, patience, is_silent }
+}
+
+#[test]
+fn a_command_that_takes_its_time_is_waited_for_as_long_as_its_engine_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "case $1 in version) echo 1 ;; ps) sleep 0.5; echo id ;; esac";
+    let patience = Patience { before: Duration::from_millis(20), answer: Duration::from_secs(60) };
+    let docker = scripted(folder.path(), script, patience);
+    assert_eq!(docker.ids().unwrap(), ["id"]);
+}
+
+#[test]
+fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display();
+    let script = format!(
+        "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{place}/pids; wait ;; esac"
+    );
+    let tenth = Duration::from_millis(100);
+    let docker = scripted(folder.path(), &script, Patience { before: tenth * 5, answer: tenth });
+    let fault = Fault::from_error(docker.ids().unwrap_err());
+    let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
+    assert_eq!((fault.message.as_str(), fault.exit), (engine, crate::fault::Exit::Unchanged));
+    let pids = std::fs::read_to_string(folder.path().join("pids")).unwrap();
+    let dead = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(" Z ")
+    };
+    let end = Instant::now() + Duration::from_secs(30);
+    while !pids.lines().all(dead) {
+        assert!(Instant::now() < end, "{pids} still run");
+        std::thread::yield_now();
     }
 }

@@ -19,6 +19,10 @@ mod haproxy;
 mod interrupt;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/net.rs"]
+mod net;
+#[path = "e2e/node.rs"]
+mod node;
 #[path = "e2e/pair.rs"]
 mod pair;
 #[path = "e2e/promises.rs"]
@@ -27,6 +31,8 @@ mod promises;
 mod proxy;
 #[path = "e2e/refusal.rs"]
 mod refusal;
+#[path = "e2e/remote.rs"]
+mod remote;
 #[path = "e2e/rollback.rs"]
 mod rollback;
 #[path = "e2e/rules.rs"]

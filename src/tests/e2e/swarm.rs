@@ -1,8 +1,6 @@
 //! Stacks of a Swarm: what compose-zd does with them is tried on engines of the tests' own, and the machine's own
 //! engine never becomes part of a Swarm here.
 
-#[path = "swarm/net.rs"]
-mod net;
 #[path = "swarm/nodes.rs"]
 mod nodes;
 #[path = "swarm/one.rs"]

@@ -66,6 +66,11 @@ impl Net {
         ip(&format!("-n {} link set port{node} down", self.name));
     }
 
+    /// The cable is in again.
+    pub fn plug_in(&self, node: u8) {
+        ip(&format!("-n {} link set port{node} up", self.name));
+    }
+
     /// Ids of the processes of a node that are in no container.
     pub fn processes(&self, node: u8) -> Vec<String> {
         let told = try_ip(&format!("netns pids {}", self.namespace(node)));

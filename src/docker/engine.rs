@@ -1,0 +1,170 @@
+//! Where the engine is, and whether it still answers while it is waited for.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{Docker, Done};
+use crate::fault::Fault;
+
+/// How long a command may take before its engine is asked whether it still answers, and how long that may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    pub before: Duration,
+    pub answer: Duration,
+}
+
+/// An engine under load, or behind a slow line, has been seen to take 20 s.
+pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
+
+/// For one that was silent before: it is back, or it is not.
+pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(5) };
+
+/// For what docker's client knows by itself.
+const OWN: Duration = Duration::from_secs(15);
+
+/// How long a command is tried again that an ssh server turns away, and how often.
+pub const DOOR: Duration = Duration::from_secs(60);
+pub const DOOR_POLL: Duration = Duration::from_millis(300);
+
+/// Whether an ssh server closed the connection before anybody could log in: it takes ten such at a time unless its
+/// `MaxStartups` says otherwise, and every command of docker's is a connection of its own.
+fn was_turned_away(done: &Done) -> bool {
+    !done.ok() && done.stderr.contains("exchange_identification: ")
+}
+
+/// What docker's client says where the question by which it finds the version of the engine got no answer.
+fn is_version_unknown(done: &Done) -> bool {
+    !done.ok() && done.stderr.contains("is too new. Maximum supported API version")
+}
+
+/// Which engine docker talks to, as it resolves its flags, its environment and its contexts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    context: String,
+    /// `unix:///var/run/docker.sock`, `tcp://…`, `ssh://…`; empty where docker does not tell.
+    host: String,
+}
+
+impl Whereabouts {
+    /// The lines of `docker context inspect` with the format of [`Docker::whereabouts`].
+    fn read(text: &str) -> Whereabouts {
+        let (context, host) = text.trim().split_once(' ').unwrap_or_default();
+        Whereabouts { context: context.into(), host: host.into() }
+    }
+
+    /// It is on another machine. A socket and a port of this machine may lead to one too, but need not.
+    pub fn is_elsewhere(&self) -> bool {
+        let Some((scheme, rest)) = self.host.split_once("://") else { return false };
+        let local = ["127.", "localhost", "[::1]"].iter().any(|name| rest.starts_with(name));
+        scheme == "ssh" || (["tcp", "http", "https"].contains(&scheme) && !local)
+    }
+
+    /// What to do where it does not answer.
+    pub fn hint(&self) -> String {
+        let other = "or name another with `--context` or `--host`";
+        match self.host.split_once("://") {
+            Some(("ssh", place)) => format!(
+                "`ssh {} docker version` has to work without a question, {other}",
+                place.split('/').next().unwrap_or(place)
+            ),
+            Some(("tcp" | "http" | "https", _)) => {
+                format!("see that it runs, and that this machine reaches it at that address, {other}")
+            }
+            _ => format!("start it (`systemctl start docker`), {other}"),
+        }
+    }
+}
+
+/// ` at …`, where that is not where everybody's engine is.
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Whereabouts { context, host } = self;
+        match context.as_str() {
+            _ if host.is_empty() || host == "unix:///var/run/docker.sock" => Ok(()),
+            "default" => write!(f, " at `{host}`"),
+            _ => write!(f, " at `{host}` (context `{context}`)"),
+        }
+    }
+}
+
+impl Docker {
+    /// Which engine is talked to; nothing where docker does not tell.
+    pub fn whereabouts(&self) -> Whereabouts {
+        let format = "{{.Name}} {{.Endpoints.docker.Host}}";
+        let argv = self.docker_words(&["context", "inspect", "--format", format]);
+        let told = self.run_within(&argv, None, OWN).ok().flatten();
+        told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
+    }
+
+    /// Whether an ssh server kept a command from doing anything, or from doing all of it; to do it again does no harm.
+    pub(super) fn is_to_try_again(&self, done: &Done) -> bool {
+        was_turned_away(done) || (is_version_unknown(done) && self.whereabouts().host.starts_with("ssh://"))
+    }
+
+    /// Asks for the least that an engine can tell.
+    pub(super) fn answers_within(&self, limit: Duration) -> bool {
+        let argv = self.docker_words(&["version", "--format", "{{.Server.Version}}"]);
+        let told = self.run_within(&argv, None, limit).ok().flatten();
+        told.is_some_and(|done| done.ok() || self.is_to_try_again(&done))
+    }
+
+    /// An engine that took a command and never answers.
+    pub(super) fn silent(&self, words: &str, waited: Duration) -> Fault {
+        let place = self.whereabouts();
+        Fault::unchanged(format!("the Docker engine{place} does not answer"))
+            .seen(&format!("`docker {words}`: no answer within {}s", waited.as_secs()))
+            .hint(place.hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(told: &str) -> Whereabouts {
+        Whereabouts::read(told)
+    }
+
+    #[test]
+    fn an_engine_is_named_by_its_address_and_its_context() {
+        assert_eq!(
+            place("far tcp://192.0.2.1:2375\n").to_string(),
+            " at `tcp://192.0.2.1:2375` (context `far`)"
+        );
+        assert_eq!(place("default ssh://me@far").to_string(), " at `ssh://me@far`");
+        assert_eq!(place("default unix:///var/run/docker.sock").to_string(), "");
+        assert_eq!(place("").to_string(), "");
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_has_a_fix_of_its_own_kind() {
+        assert!(place("default ssh://me@far:22/sock").hint().starts_with("`ssh me@far:22 docker version`"));
+        assert!(place("far tcp://192.0.2.1:2375").hint().contains("reaches it at that address"));
+        assert!(place("default unix:///run/docker.sock").hint().contains("systemctl start docker"));
+        assert!(place("").hint().contains("`--context` or `--host`"));
+    }
+
+    #[test]
+    fn who_is_turned_away_by_an_ssh_server_has_done_nothing() {
+        let said =
+            |stderr: &str| was_turned_away(&Done { code: Some(1), stderr: stderr.into(), ..Done::default() });
+        let closed = "stderr=kex_exchange_identification: Connection closed by remote host";
+        assert!(said(&format!(
+            "error during connect: command [ssh …] has exited with exit status 255, {closed}"
+        )));
+        assert!(!said("stderr=ssh: connect to host far port 22: Connection refused"));
+        let stderr = "client version 1.50 is too new. Maximum supported API version is 1.41".into();
+        assert!(is_version_unknown(&Done { code: Some(1), stderr, ..Done::default() }));
+    }
+
+    #[test]
+    fn an_engine_is_elsewhere_by_ssh_and_by_an_address_of_another_machine() {
+        for far in ["ssh://far", "tcp://192.0.2.1:2375", "https://far.example:2376"] {
+            assert!(place(&format!("default {far}")).is_elsewhere(), "{far}");
+        }
+        for near in ["unix:///var/run/docker.sock", "tcp://127.0.0.1:2375", "tcp://localhost:1"] {
+            assert!(!place(&format!("default {near}")).is_elsewhere(), "{near}");
+        }
+        assert!(!place("").is_elsewhere());
+    }
+}

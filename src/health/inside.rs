@@ -1,0 +1,230 @@
+//! HTTP as it is asked in a container, with whatever its image has: curl, wget, or bash.
+
+use std::time::Duration;
+
+use crate::docker::{Done, Exec};
+
+/// Exit code of the script where there is nothing to ask with.
+const NO_TOOL: i32 = 97;
+
+/// Exit codes of `docker exec` where there is no `sh`: it cannot be run, or is not found.
+const NO_SHELL: [i32; 2] = [126, 127];
+
+/// A request, in the words of the script.
+pub struct Request<'a> {
+    pub url: &'a str,
+    pub host: &'a str,
+    /// Of the instance, without brackets.
+    pub address: &'a str,
+    pub port: u16,
+    pub path: &'a str,
+    pub timeout: Duration,
+    /// How much of the answer is read.
+    pub bytes: u64,
+}
+
+/// Its arguments: URL, Host, address, port, path, seconds, bytes, seconds for what has no limit of its own. It prints the
+/// answer with its head: as much of it, for as long and by the same rules as from outside. Only busybox's wget cannot be
+/// kept from following a redirect; its first answer counts all the same.
+const SCRIPT: &str = r#"# ask from inside
+unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
+within() { if timeout 1 true 2>/dev/null; then timeout "$limit" "$@"; else "$@"; fi; }
+limit=$8
+if command -v curl >/dev/null; then
+  within curl -qgkisSN -m "$6" -H "Host: $2" -A compose-zd "$1" | head -c "$7"
+elif command -v wget >/dev/null; then
+  once=; wget --help 2>&1 | grep -q max-redirect && once=--max-redirect=0
+  within wget -q -S $once -T "$6" --no-check-certificate --header "Host: $2" -U compose-zd -O - "$1" 2>&1 | head -c "$7"
+elif command -v bash >/dev/null && command -v timeout >/dev/null; then
+  case $1 in https:*) echo 'bash alone cannot ask over https' >&2; exit 97 ;; esac
+  timeout "$6" bash -c 'exec 3<>"/dev/tcp/$3/$4" || exit
+    printf "GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: compose-zd\r\nConnection: close\r\n\r\n" "$5" "$2" >&3
+    exec cat <&3' "$0" "$@" | head -c "$7"
+else
+  exit 97
+fi
+"#;
+
+/// The question, in a container.
+pub fn question(container: &str, request: &Request) -> Exec {
+    let seconds = request.timeout.as_secs_f64().ceil();
+    let (limit, longer) = (seconds.to_string(), (seconds + 1.0).to_string());
+    let (port, bytes) = (request.port.to_string(), request.bytes.to_string());
+    let arguments =
+        ["sh", request.url, request.host, request.address, &port, request.path, &limit, &bytes, &longer];
+    let arguments = arguments.map(String::from);
+    let mut exec = Exec::sh(container, SCRIPT);
+    exec.argv.extend(arguments);
+    exec
+}
+
+/// Whether the container has nothing to ask with, so that it never will.
+pub fn cannot(done: &Done) -> bool {
+    done.code.is_some_and(|code| code == NO_TOOL || NO_SHELL.contains(&code))
+}
+
+/// The code and the body of the first answer that is not just on its way; wget indents the head, or, busybox's, tells an
+/// error in words of its own.
+pub fn read(stdout: &str) -> Option<(u16, &str)> {
+    let mut rest = stdout;
+    while !rest.is_empty() {
+        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        if let Some(told) = line.strip_prefix("wget: server returned error: ") {
+            return Some((status(told)?, after));
+        }
+        if let Some(code) = status(line).filter(|code| *code >= 200) {
+            return Some((code, without_head(after, line.starts_with(' '))?));
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Reads `HTTP/1.1 200 OK`.
+fn status(line: &str) -> Option<u16> {
+    let (version, rest) = line.trim().split_once(' ')?;
+    let code = rest.trim_start().get(..3)?.parse().ok()?;
+    (version.starts_with("HTTP/") && (100..=599).contains(&code)).then_some(code)
+}
+
+/// None where the head has no end.
+fn without_head(text: &str, indented: bool) -> Option<&str> {
+    let mut rest = text;
+    while let Some((line, after)) = rest.split_once('\n') {
+        if indented && !line.starts_with("  ") {
+            return Some(rest);
+        }
+        rest = after;
+        if line.trim().is_empty() {
+            return Some(rest);
+        }
+    }
+    indented.then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+    use crate::docker::run_program;
+
+    #[test]
+    fn the_answer_is_the_first_that_is_not_just_on_its_way() {
+        let by_curl = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\n\r\nHTTP/1.1 500 no\n";
+        assert_eq!(read(by_curl), Some((200, "HTTP/1.1 500 no\n")));
+        let by_wget = "  HTTP/1.1 302 Found\n  Location: /in\n  HTTP/1.1 200 OK\n  Server: x\nhello";
+        assert_eq!(read(by_wget), Some((302, "hello")));
+        assert_eq!(read("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
+        assert_eq!(read("HTTP/1.0 204 No Content\r\n\r\n"), Some((204, "")));
+        let busybox = "wget: server returned error: HTTP/1.1 503 Service Unavailable\n";
+        assert_eq!(read(busybox), Some((503, "")));
+        for nothing in [
+            "HTTP/1.1 200 OK\r\nX: cut off",
+            "HTTP/1.1 200 OK\r\n",
+            "",
+            "hello\n",
+            "HTTP/1.1 2\n",
+            "HTTP/1.1 999 x\n",
+            "HTTP/1.1 20é",
+            "a\n@code 200\nb",
+            "curl: (7) no",
+            "wget: can't connect to remote host: Connection refused\n",
+        ] {
+            assert_eq!(read(nothing), None, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_no_script() {
+        for text in crate::shell::tests::HOSTILE {
+            let url = format!("http://127.0.0.1:80/{text}");
+            let timeout = Duration::from_secs(1);
+            let request = Request {
+                url: &url,
+                host: text,
+                address: "127.0.0.1",
+                port: 80,
+                path: text,
+                timeout,
+                bytes: 9999,
+            };
+            let argv = question("c", &request).argv;
+            let fake = "curl() { for w in \"$@\"; do printf '<%s>' \"$w\"; done; }; timeout() { false; }\n";
+            let script = format!("{fake}{}", argv[2]);
+            let words: Vec<&str> =
+                ["/bin/sh", "-c", &script].into_iter().chain(argv[3..].iter().map(String::as_str)).collect();
+            let told = run_program(&words, Path::new("/"), &[]).unwrap().stdout;
+            assert_eq!(told, format!("<-qgkisSN><-m><1><-H><Host: {text}><-A><compose-zd><{url}>"));
+        }
+    }
+
+    #[test]
+    fn a_container_without_a_shell_or_a_tool_cannot_ask_and_one_that_does_not_run_may_later() {
+        let ended = |code| cannot(&Done { code, ..Done::default() });
+        assert!(ended(Some(97)) && ended(Some(126)) && ended(Some(127)));
+        assert!(!ended(Some(1)) && !ended(Some(7)) && !ended(None));
+    }
+
+    /// What the script asks a server of this machine, where these are all programs there are; and what is read of it.
+    fn asked_with(tools: &[&str]) -> Option<(String, Option<u16>)> {
+        let bin = tempfile::tempdir().unwrap();
+        for tool in tools {
+            symlink(which::which(tool).ok()?, bin.path().join(tool)).unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut part = [0; 4096];
+                let length = stream.read(&mut part).unwrap();
+                head.extend(&part[..length]);
+            }
+            write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
+                .unwrap();
+            String::from_utf8_lossy(&head).into_owned()
+        });
+        let url = format!("http://127.0.0.1:{port}/up?a='b'");
+        let timeout = Duration::from_secs(5);
+        let request = Request {
+            url: &url,
+            host: "app.example",
+            address: "127.0.0.1",
+            port,
+            path: "/up?a='b'",
+            timeout,
+            bytes: 64 << 10,
+        };
+        let argv = question("c", &request).argv;
+        let words: Vec<&str> = ["/bin/sh"].into_iter().chain(argv[1..].iter().map(String::as_str)).collect();
+        let path = Some(bin.path().as_os_str().to_owned());
+        let done = run_program(&words, Path::new("/"), &[("PATH", path)]).unwrap();
+        Some((server.join().unwrap(), read(&done.stdout).map(|(code, _)| code)))
+    }
+
+    #[test]
+    fn each_tool_asks_the_same() {
+        for tools in [&["curl", "head"][..], &["wget", "head"], &["bash", "timeout", "cat", "head"]] {
+            // Not every machine has all of them.
+            let Some((head, code)) = asked_with(tools) else { continue };
+            let lower = head.to_lowercase();
+            assert!(head.starts_with("GET /up?a='b' HTTP/1."), "{tools:?}: {head}");
+            assert!(lower.contains("\r\nhost: app.example\r\n"), "{tools:?}: {head}");
+            assert!(lower.contains("\r\nuser-agent: compose-zd\r\n"), "{tools:?}: {head}");
+            assert_eq!(code, Some(404), "{tools:?}");
+        }
+    }
+
+    #[test]
+    fn where_there_is_no_tool_the_script_says_so_by_its_exit_code() {
+        let bin = tempfile::tempdir().unwrap();
+        let path = Some(bin.path().as_os_str().to_owned());
+        let done = run_program(&["/bin/sh", "-c", SCRIPT], Path::new("/"), &[("PATH", path)]).unwrap();
+        assert_eq!(done.code, Some(NO_TOOL));
+    }
+}

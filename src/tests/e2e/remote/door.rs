@@ -1,0 +1,99 @@
+//! An ssh server on a node, at its address only, with keys of a test's own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::engine::Engine;
+use crate::node::run;
+use crate::stage::{LONG, wait_until};
+
+/// Ends with the test, as a node does; it is on the network of one, and reads the files of this machine.
+const INIT: &str = r#"
+mkdir -p /run/sshd
+/usr/sbin/sshd -D -e -f "$1" </dev/null &
+read -r _
+"#;
+
+pub struct Door {
+    child: Child,
+    client: PathBuf,
+    address: String,
+}
+
+impl Door {
+    /// With these settings of its client.
+    pub fn open(engine: &Engine, folder: &Path, settings: &str) -> Door {
+        fs::create_dir_all(folder).expect("a folder");
+        for key in ["host", "own"] {
+            run(Command::new("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(folder.join(key)));
+        }
+        let address = engine.node.address.to_string();
+        let public = |key: &str| fs::read_to_string(folder.join(key)).expect("a key");
+        fs::write(folder.join("authorized"), public("own.pub")).expect("a file");
+        fs::write(folder.join("known"), format!("{address} {}", public("host.pub"))).expect("a file");
+        let place = folder.display();
+        let client = client(folder, settings);
+        let settings = format!(
+            "ListenAddress {address}:22\nHostKey {place}/host\nAuthorizedKeysFile {place}/authorized\n\
+             PidFile none\nMaxStartups 6:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             PermitRootLogin prohibit-password\nStrictModes no\nSetEnv DOCKER_HOST={}\n",
+            engine.node.host()
+        );
+        fs::write(folder.join("sshd_config"), settings).expect("a file");
+        let log = fs::File::create(folder.join("log")).expect("a file");
+        let child = Command::new("nsenter")
+            .arg(format!("--net=/var/run/netns/{}", engine.node.name))
+            .args(["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", INIT, "init"])
+            .arg(folder.join("sshd_config"))
+            .stdin(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("`nsenter` can be started");
+        let door = Door { child, client, address };
+        door.wait_until_open(folder);
+        door
+    }
+
+    fn wait_until_open(&self, folder: &Path) {
+        wait_until("sshd lets one in", LONG, || {
+            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            assert!(!log.contains("rror"), "sshd (run scripts/setup): {log}");
+            let mut ssh = Command::new(self.client.join("ssh"));
+            let tried = ssh.args([&format!("root@{}", self.address), "true"]).stdin(Stdio::null()).output();
+            tried.is_ok_and(|output| output.status.success())
+        });
+    }
+
+    /// For compose-zd: docker's client asks for no more than an address, and takes the first `ssh` that it finds.
+    pub fn variables(&self) -> String {
+        let path = std::env::var("PATH").expect("a PATH");
+        format!("DOCKER_HOST=ssh://root@{} PATH={}:{path}", self.address, self.client.display())
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// ssh with a file of its own, as it looks for nobody's else than the user's whatever HOME says.
+fn client(folder: &Path, more: &str) -> PathBuf {
+    let (place, bin) = (folder.display(), folder.join("bin"));
+    let settings = format!(
+        "Host *\nIdentityFile {place}/own\nIdentitiesOnly yes\nUserKnownHostsFile {place}/known\n\
+         StrictHostKeyChecking yes\nBatchMode yes\nLogLevel ERROR\n\
+         ControlPath {place}/one\n{more}"
+    );
+    fs::write(folder.join("config"), settings).expect("a file");
+    fs::create_dir_all(&bin).expect("a folder");
+    fs::write(bin.join("ssh"), format!("#!/bin/sh\nexec /usr/bin/ssh -F {place}/config \"$@\"\n"))
+        .expect("a file");
+    fs::set_permissions(bin.join("ssh"), fs::Permissions::from_mode(0o755)).expect("it may be run");
+    bin
+}
