@@ -17,6 +17,10 @@ mod rollout;
 mod swarm;
 mod wait;
 
+#[cfg(test)]
+#[path = "tests/fuzz.rs"]
+mod fuzz;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -19,9 +19,11 @@ pub fn script(socket: &str, commands: &str) -> String {
         true => String::new(),
         false => format!("elif command -v nc >/dev/null; then echo \"$c\" | nc 127.0.0.1 {place}\n  "),
     };
+    // An option of a `server` line may have quotes of its own.
+    let quoted = commands.replace('\'', r"'\''");
     format!(
         "# haproxy: {commands}
-c='{commands}'
+c='{quoted}'
 ask() {{
   if command -v socat >/dev/null; then echo \"$c\" | socat -t 5 stdio {socat}
   elif command -v perl >/dev/null; then
