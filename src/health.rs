@@ -277,17 +277,22 @@ fn inside_script(url: &str, host: &str, timeout: Duration) -> String {
 if command -v curl >/dev/null; then
   curl -ks -m {seconds} -H 'Host: {host}' -w '\\n@code %{{http_code}}\\n' '{url}'
 elif command -v wget >/dev/null; then
-  wget -q -S -T {seconds} --header 'Host: {host}' -O - '{url}' 2>&1 | sed 's#^ *HTTP/[0-9.]* \\([0-9]*\\).*#\\n@code \\1#'
+  exec 3>&1
+  said=$(wget -q -S -T {seconds} --header 'Host: {host}' -O - '{url}' 2>&1 >&3)
+  code=$(echo \"$said\" | sed -n 's#^ *HTTP/[0-9.]* \\([0-9]*\\).*#\\1#p' | head -n 1)
+  [ \"$code\" ] || echo \"$said\" >&2
+  printf '\\n@code %s\\n' \"$code\"
 else
   echo 'there is neither curl nor wget in it' >&2; exit 1
 fi"
     )
 }
 
+/// The code is on the last line, and the body before it: a body may have a line that looks like it.
 fn parse_inside(stdout: &str) -> Option<(u16, &str)> {
-    let line = stdout.lines().rfind(|l| l.starts_with("@code "))?;
-    let code = line.trim_start_matches("@code ").trim().parse().ok()?;
-    (code >= 100).then_some((code, stdout))
+    let (body, code) = stdout.trim_end().rsplit_once("\n@code ")?;
+    let code = code.parse().ok()?;
+    (code >= 100).then_some((code, body))
 }
 
 /// A new instance that has to get ready.
@@ -682,9 +687,35 @@ mod tests {
     }
 
     #[test]
+    fn a_body_is_not_taken_for_the_code_nor_the_code_for_the_body() {
+        let text = "HTTP/1.1 200 OK\n@code 200\n not ready\n@code 503\n";
+        assert_eq!(parse_inside(text), Some((503, "HTTP/1.1 200 OK\n@code 200\n not ready")));
+        assert_eq!(parse_inside("a\n@code 200\nb"), None);
+        assert_eq!(parse_inside("\n@code 204\n"), Some((204, "")));
+        let http = Http { health: health(Some("200")), port: 80 };
+        let (code, body) = parse_inside("no\n@code 200\n").unwrap();
+        assert!(!http.judge("u", code, body).ready);
+    }
+
+    #[test]
     fn the_answer_from_inside_has_its_code_on_a_line() {
         assert_eq!(parse_inside("hello\n@code 200\n").unwrap().0, 200);
         assert_eq!(parse_inside("\n@code 000\n"), None);
         assert_eq!(parse_inside(""), None);
+    }
+
+    mod properties {
+        use super::*;
+
+        #[test]
+        fn whatever_an_instance_answers_inside_is_read_as_it_is() {
+            let body = crate::fuzz::damaged(vec!["hello\n@code 200\nHTTP/1.1 200 OK\n".into()]);
+            crate::fuzz::holds((body, 100u16..1000), |(body, code)| {
+                let text = format!("{body}\n@code {code}\n");
+                crate::fuzz::same(&parse_inside(&text), &Some((code, body.as_str())))?;
+                let _ = parse_inside(&body);
+                Ok(())
+            });
+        }
     }
 }

@@ -233,6 +233,17 @@ impl ZdProxy {
     }
 }
 
+/// Longer than anybody waits. Clocks end: a time that is added to one must not.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a duration that is longer than that is told with.
+pub const TOO_LONG: &str = "a duration has to be a year at most, such as `1m30s`";
+
+/// Whether a duration is longer than anybody waits.
+pub fn is_too_long(duration: &Duration) -> bool {
+    *duration > LONGEST
+}
+
 /// A setting that is impossible: its key, and how to put it right.
 pub type Impossible = (String, &'static str);
 
@@ -241,6 +252,9 @@ impl Settings {
     pub fn resolve(zd: Zd) -> Result<Settings, Impossible> {
         let health = zd.health.unwrap_or_default();
         let drain = zd.drain.unwrap_or_default();
+        if drain.timeout.as_ref().is_some_and(is_too_long) {
+            return Err(("drain.timeout".into(), TOO_LONG));
+        }
         Ok(Settings {
             http: health.asks_http().then(|| http(&health)).transpose()?,
             pace: pace(&health)?,
@@ -257,6 +271,9 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     let zero = |d: Option<Duration>| d.is_some_and(|d| d.is_zero());
     if zero(health.interval) || zero(health.timeout) || zero(health.deadline) {
         return Err(("health".into(), "a duration has to be longer than 0, such as `500ms`"));
+    }
+    if [health.interval, health.timeout, health.deadline].iter().flatten().any(is_too_long) {
+        return Err(("health".into(), TOO_LONG));
     }
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));

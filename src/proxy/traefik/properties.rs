@@ -67,7 +67,9 @@ fn no_label_ends_us() {
         labels::conflict(&labels, &Labels::new());
         constraints::matches(&text, &labels);
         labels::default_rule(&text, &labels);
-        text.lines().for_each(|line| drop((constraints::matches(line, &labels), pin::address(line))));
+        for line in text.lines() {
+            let _ = (constraints::matches(line, &labels), pin::address(line));
+        }
         Ok(())
     });
 }
