@@ -1,5 +1,6 @@
 //! What Compose prints is read as it was meant, and nothing that a file may say ends us.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -18,9 +19,9 @@ fn read(yaml: &str) -> Result<Project, Wrong> {
 fn interrogate(yaml: &str) -> TestCaseResult {
     if let Ok(project) = read(yaml) {
         for service in project.services.values() {
-            (service.obstacles(), service.needs(&project), project.pair(&service.name));
+            let _ = (service.obstacles(), service.needs(&project), project.pair(&service.name));
             service.post_start.iter().for_each(|hook| drop((hook.options(), hook.command.argv())));
-            (service.update.tolerated(3), service.rollback.tolerated(usize::from(u16::MAX)));
+            let _ = (service.update.tolerated(3), service.rollback.tolerated(usize::from(u16::MAX)));
         }
     }
     if let Ok(mut snapshot) = Snapshot::read(yaml) {
@@ -114,7 +115,7 @@ fn truth() -> impl Strategy<Value = Truth> {
     let health = prop::option::of((1u16.., longer(), longer(), TEXT.prop_map(|t| format!("/{t}"))));
     let drain = prop::option::of((duration(), prop::collection::vec(TEXT, 1..3)));
     let texts = (
-        prop::collection::btree_map("[A-Za-z_]{1,8}", prop::option::of(TEXT), 0..4),
+        prop::collection::btree_map("K_[A-Za-z_]{1,8}", prop::option::of(TEXT), 0..4),
         prop::collection::btree_map("[a-z.$]{1,8}", TEXT, 0..4),
         prop::option::of(prop::collection::vec(TEXT, 1..4)),
     );
@@ -138,15 +139,18 @@ fn doubled(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// As `docker compose config` prints it.
-fn printed(truth: &Truth) -> String {
+/// A name as it stands in a file, where Compose does not look into it, or as Compose prints it.
+type Name = fn(&str) -> String;
+
+/// A service as it stands in a file, or as Compose prints it.
+fn written(truth: &Truth, name: Name) -> Value {
     let mut service = json!({"image": "app:1", "networks": {"default": null}});
     let mut set = |key: &str, value: Value| service[key] = value;
     truth.scale.iter().for_each(|n| set("scale", json!(n)));
     let environment: BTreeMap<_, _> =
         truth.environment.iter().map(|(k, v)| (k, v.as_deref().map(doubled))).collect();
     set("environment", json!(environment));
-    let labels: BTreeMap<_, _> = truth.labels.iter().map(|(k, v)| (doubled(k), doubled(v))).collect();
+    let labels: BTreeMap<_, _> = truth.labels.iter().map(|(k, v)| (name(k), doubled(v))).collect();
     set("labels", json!(labels));
     let port = |(target, published, protocol): &(u16, Option<u16>, &str)| match published {
         Some(published) => {
@@ -179,44 +183,77 @@ fn printed(truth: &Truth) -> String {
         zd["drain"] = json!({"timeout": go(*timeout), "command": command});
     }
     set("x-zd", zd);
-    let project =
-        json!({"name": "p", "services": {"app": service}, "networks": {"default": {"name": "p_default"}}});
+    service
+}
+
+fn project(truths: &[Truth], name: Name) -> String {
+    let services = truths.iter().enumerate().map(|(n, truth)| (format!("s{n}"), written(truth, name)));
+    let services: Value = Value::Object(services.collect());
+    let project = json!({"name": "p", "services": services, "networks": {"default": {"name": "p_default"}}});
     serde_yaml::to_string(&project).expect("YAML")
+}
+
+fn is_read(yaml: &str, truths: &[Truth]) -> TestCaseResult {
+    let project = read(yaml).map_err(|w| TestCaseError::fail(format!("{w:?}")))?;
+    same(&project.services.len(), &truths.len())?;
+    truths
+        .iter()
+        .enumerate()
+        .try_for_each(|(n, truth)| is_as_meant(&project.services[&format!("s{n}")], truth))
+}
+
+/// As long as `scripts/fuzz` runs, and where there is a Compose: it takes a while for each answer.
+#[test]
+fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
+    if std::env::vars().all(|(key, _)| !key.starts_with("COMPOSE_ZD_FUZZ_")) {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = |yaml: &str| {
+        std::fs::write(folder.path().join("compose.yaml"), yaml).expect("it can be written");
+        crate::docker::run_program(&["docker", "compose", "config"], folder.path(), &[]).ok()
+    };
+    holds(prop::collection::vec(truth(), 1..24), |mut truths| {
+        // It refuses another first word.
+        truths.iter_mut().flat_map(|t| &mut t.test).for_each(|test| test[0] = "CMD".into());
+        let Some(done) = config(&project(&truths, str::to_owned)) else {
+            return Ok(());
+        };
+        prop_assert!(done.ok(), "{}", done.said());
+        is_read(&done.stdout, &truths)
+    });
 }
 
 #[test]
 fn a_project_is_read_as_compose_prints_it() {
-    holds(truth(), |truth| {
-        let project = read(&printed(&truth)).map_err(|w| TestCaseError::fail(format!("{w:?}")))?;
-        let app = &project.services["app"];
-        same(&app.replicas, &truth.scale)?;
-        let set = truth.environment.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?)));
-        same(&app.environment, &set.collect())?;
-        same(&app.labels, &truth.labels)?;
-        let exposed =
-            truth.expose.iter().flat_map(|(from, more)| (*from..=from + more).map(|p| format!("{p}/tcp")));
-        let ports = truth.ports.iter().map(|(port, _, protocol)| format!("{port}/{protocol}"));
-        same(&app.exposed, &exposed.chain(ports).collect())?;
-        same(
-            &app.fixed_ports,
-            &truth.ports.iter().filter_map(|(_, p, _)| Some((*p)?.to_string())).collect(),
-        )?;
-        same(&app.healthcheck, &truth.test)?;
-        same(&app.networks, &vec!["p_default".to_string()])?;
-        if let Some((parallelism, delay, monitor, action, order)) = truth.update {
-            let read = app.update;
-            same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, Some(monitor)))?;
-            same(&(read.action.word(), read.order.map(Order::word)), &(action, Some(order)))?;
-            same(&read.max_failure_ratio, &0.25)?;
-        }
-        if let Some((port, interval, deadline, path)) = truth.health {
-            let http = app.settings.http.clone().expect("a probe");
-            same(&(http.port, http.path), &(Some(port), path))?;
-            same(&(app.settings.pace.interval, app.settings.pace.deadline), &(interval, deadline))?;
-        }
-        let (timeout, command) = truth.drain.map_or((Duration::from_secs(30), None), |(t, c)| (t, Some(c)));
-        same(&(app.settings.drain_timeout, app.settings.drain_command.clone()), &(timeout, command))
-    });
+    holds(prop::collection::vec(truth(), 1..3), |truths| is_read(&project(&truths, doubled), &truths));
+}
+
+fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
+    same(&app.replicas, &truth.scale)?;
+    let set = truth.environment.iter().filter_map(|(k, v)| Some((k.clone(), v.clone()?)));
+    same(&app.environment, &set.collect())?;
+    same(&app.labels, &truth.labels)?;
+    let range = |(from, more): &(u16, u16)| (*from..=from + more).map(|p| format!("{p}/tcp"));
+    let ports = truth.ports.iter().map(|(port, _, protocol)| format!("{port}/{protocol}"));
+    let exposed: BTreeSet<String> = truth.expose.iter().flat_map(range).chain(ports).collect();
+    same(&app.exposed.iter().cloned().collect(), &exposed)?;
+    same(&app.fixed_ports, &truth.ports.iter().filter_map(|(_, p, _)| Some((*p)?.to_string())).collect())?;
+    same(&app.healthcheck, &truth.test)?;
+    same(&app.networks, &vec!["p_default".to_string()])?;
+    if let Some((parallelism, delay, monitor, action, order)) = truth.update {
+        let read = app.update;
+        same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, Some(monitor)))?;
+        same(&(read.action.word(), read.order.map(Order::word)), &(action, Some(order)))?;
+        same(&read.max_failure_ratio, &0.25)?;
+    }
+    if let Some((port, interval, deadline, path)) = &truth.health {
+        let http = app.settings.http.clone().expect("a probe");
+        same(&(http.port, &http.path), &(Some(*port), path))?;
+        same(&(app.settings.pace.interval, app.settings.pace.deadline), &(*interval, *deadline))?;
+    }
+    let drain = truth.drain.clone().map_or((Duration::from_secs(30), None), |(t, c)| (t, Some(c)));
+    same(&(app.settings.drain_timeout, app.settings.drain_command.clone()), &drain)
 }
 
 /// An `x-zd` of anything is read, or refused by the name of its key.

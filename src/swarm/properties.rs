@@ -27,7 +27,7 @@ fn nothing_that_a_manager_may_tell_ends_us() {
             verdict::standing(&stack, service, Some(service));
             verdict::patience(service, Duration::from_secs(60), true);
             verdict::complaints(&stack, &service.name, |_| false);
-            (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
+            let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));
             super::change::of(&json!({"image": "a"}), Some(service));
         }

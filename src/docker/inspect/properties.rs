@@ -46,10 +46,13 @@ fn an_image_reads_the_same_from_every_engine_and_store() {
     }
 }
 
+/// Its addresses, IPv6 by the last number, and its aliases.
+type OnNetwork = (Option<[u8; 4]>, Option<u16>, Vec<&'static str>);
+
 /// What a container is, whatever engine tells of it.
 #[derive(Debug, Clone)]
 struct Truth {
-    networks: BTreeMap<String, (Option<[u8; 4]>, Option<u16>, Vec<&'static str>)>,
+    networks: BTreeMap<String, OnNetwork>,
     status: &'static str,
     health: Option<&'static str>,
     code: i32,
@@ -104,7 +107,7 @@ fn or_empty(value: Value, api: u32) -> Value {
     if empty && api % 2 == 1 { Value::Null } else { value }
 }
 
-fn network(of: &(Option<[u8; 4]>, Option<u16>, Vec<&'static str>), api: u32) -> Value {
+fn network(of: &OnNetwork, api: u32) -> Value {
     let (four, six, aliases) = of;
     let four = four.map_or(String::new(), |ip| std::net::Ipv4Addr::from(ip).to_string());
     let six = six.map_or(String::new(), |n| format!("fd00::{n:x}"));
@@ -144,7 +147,7 @@ fn told(truth: &Truth, api: u32) -> Value {
 }
 
 fn addresses_of(truth: &Truth) -> Vec<IpAddr> {
-    let of = |(four, six, _): &(Option<[u8; 4]>, Option<u16>, Vec<&'static str>)| {
+    let of = |(four, six, _): &OnNetwork| {
         let six = six.map(|n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]));
         four.map(IpAddr::from).into_iter().chain(six).collect::<Vec<_>>()
     };
@@ -190,13 +193,13 @@ fn whatever_an_engine_tells_of_a_container_is_read_as_it_is() {
 fn nothing_that_an_engine_may_tell_ends_us() {
     holds(damaged_json([corpus("inspect-container"), corpus("inspect-image")].concat()), |json| {
         for container in serde_json::from_value::<Vec<Container>>(json.clone()).unwrap_or_default() {
-            (container.names(), container.addresses(), container.exposed_tcp(), container.compose());
-            (container.healthcheck(), container.links().count(), container.env("A"));
-            (container.addresses_reached_from(&container), container.is_unhealthy());
+            let _ = (container.names(), container.addresses(), container.exposed_tcp(), container.compose());
+            let _ = (container.healthcheck(), container.links().count(), container.env("A"));
+            let _ = (container.addresses_reached_from(&container), container.is_unhealthy());
             crate::proxy::detect(std::slice::from_ref(&container));
         }
         for image in serde_json::from_value::<Vec<Image>>(json).unwrap_or_default() {
-            (image.has_healthcheck(), image.is_named("app"));
+            let _ = (image.has_healthcheck(), image.is_named("app"));
             let _ = image.config.healthcheck.as_ref().map(Healthcheck::limit);
         }
         Ok(())

@@ -49,6 +49,17 @@ fn no_configuration_ends_us() {
 }
 
 #[test]
+fn a_file_that_is_nested_without_an_end_ends_nobody() {
+    for (name, text) in [("t.toml", "a = "), ("t.yml", "a: "), ("t.yml", "")] {
+        for deep in ["[", "{a: ", "{ a = ", "- "] {
+            let text = format!("{text}{}", deep.repeat(2_000));
+            let settings = Settings::read(&container(&[]), Some((name, &text)));
+            assert_eq!(settings.get("a"), None, "{name}: {deep}");
+        }
+    }
+}
+
+#[test]
 fn no_label_ends_us() {
     holds((damaged(corpus("traefik-labels")), any::<u8>()), |(text, bits)| {
         let labels = labels_of(&text);
@@ -62,7 +73,7 @@ fn no_label_ends_us() {
         }
         let mut container = container(&[]);
         container.config.labels = labels.clone();
-        (traefik.port(&container), traefik.host(&container));
+        let _ = (traefik.port(&container), traefik.host(&container));
         let _ = traefik.check(&[Backend { labels: labels.clone(), ..Backend::default() }]);
         labels::conflict(&labels, &Labels::new());
         constraints::matches(&text, &labels);

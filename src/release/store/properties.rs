@@ -105,7 +105,7 @@ fn no_file_ends_us() {
         }
         let wanted = read::<Wanted>(&texts[0]).ok();
         let history = History::new(records);
-        (history.next_number(wanted.as_ref()), history.previous(&["app".into()]), history.services());
+        let _ = (history.next_number(wanted.as_ref()), history.previous(&["app".into()]), history.services());
         let kept = history.kept(keep);
         history.placed(&kept).count();
         Ok(())
