@@ -216,6 +216,9 @@ fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
     holds(prop::collection::vec(truth(), 1..24), |mut truths| {
         // It refuses another first word.
         truths.iter_mut().flat_map(|t| &mut t.test).for_each(|test| test[0] = "CMD".into());
+        // It leaves a monitor of 0 out, which then is as if it had not been set.
+        let watched = |m: &mut Duration| *m = (*m).max(Duration::from_nanos(1));
+        truths.iter_mut().flat_map(|t| &mut t.update).for_each(|update| watched(&mut update.2));
         let Some(done) = config(&project(&truths, str::to_owned)) else {
             return Ok(());
         };

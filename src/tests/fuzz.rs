@@ -1,6 +1,7 @@
 //! Runs a property over many inputs: a few hundred by a seed that never changes as a part of every test run, and as many as
 //! there is time for by seeds that always do where `scripts/fuzz` asks for it. What it finds is repeated by its seed.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -28,10 +29,10 @@ pub fn holds<S: Strategy>(inputs: S, property: impl Fn(S::Value) -> TestCaseResu
     match (set(SEED), set(SECONDS).and_then(|s| s.parse().ok())) {
         (Some(seed), _) => {
             let seed = u64::from_str_radix(seed.trim_start_matches("0x"), 16).expect("a seed in hex");
-            try_seed(&name, seed, &inputs, &property);
+            try_seed(&name, seed, &inputs, &property, None);
         }
         (None, Some(seconds)) => try_for(&name, Duration::from_secs(seconds), &inputs, &property),
-        (None, None) => try_seed(&name, 7, &inputs, &property),
+        (None, None) => _ = try_seed(&name, 7, &inputs, &property, None),
     }
 }
 
@@ -42,24 +43,38 @@ fn try_for<S: Strategy>(
     property: &impl Fn(S::Value) -> TestCaseResult,
 ) {
     let start = Instant::now();
-    let mut seeds = 0;
+    let mut count = 0;
     while start.elapsed() < time {
         let seed = RandomState::new().build_hasher().finish();
         // A stack that overflows ends the process: then this tells the seed.
         let note = file_of(name, "seed");
         fs::write(&note, format!("{seed:#018x}\n")).expect("the folder of finds can be written");
-        try_seed(name, seed, inputs, property);
+        count += try_seed(name, seed, inputs, property, Some(start + time));
         fs::remove_file(note).expect("it was just written");
-        seeds += 1;
     }
-    println!("fuzz: {name}: {} inputs in {:.1} s", seeds * INPUTS, start.elapsed().as_secs_f64());
+    println!("fuzz: {name}: {count} inputs in {:.1} s", start.elapsed().as_secs_f64());
 }
 
-fn try_seed<S: Strategy>(name: &str, seed: u64, inputs: &S, property: &impl Fn(S::Value) -> TestCaseResult) {
+/// The inputs of one seed, until the time is up; how many there were.
+fn try_seed<S: Strategy>(
+    name: &str,
+    seed: u64,
+    inputs: &S,
+    property: &impl Fn(S::Value) -> TestCaseResult,
+    until: Option<Instant>,
+) -> u32 {
+    let tried = Cell::new(0);
+    let in_time = |input| match until.is_some_and(|end| Instant::now() > end) {
+        true => Ok(()),
+        false => {
+            tried.set(tried.get() + 1);
+            property(input)
+        }
+    };
     let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let config = Config { cases: INPUTS, failure_persistence: None, ..Config::default() };
-    if let Err(error) = TestRunner::new_with_rng(config, rng).run(inputs, property) {
+    if let Err(error) = TestRunner::new_with_rng(config, rng).run(inputs, in_time) {
         let found = match error {
             TestError::Fail(why, input) => format!("{why}\n{input:#?}"),
             TestError::Abort(why) => format!("{why}"),
@@ -72,6 +87,7 @@ fn try_seed<S: Strategy>(name: &str, seed: u64, inputs: &S, property: &impl Fn(S
             file.display()
         );
     }
+    tried.get()
 }
 
 fn file_of(name: &str, ending: &str) -> PathBuf {
