@@ -226,4 +226,23 @@ mod tests {
     fn somebody_is_always_named() {
         assert!(who().split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty()));
     }
+
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        #[test]
+        fn whatever_the_system_says_a_name_is_one_word() {
+            crate::fuzz::holds(
+                (any::<String>(), any::<Option<String>>(), any::<String>()),
+                |(user, sudo, host)| {
+                    let name = named(&user, sudo.as_deref(), &host);
+                    prop_assert!(!name.contains(|c: char| c.is_control() || c.is_whitespace()), "{name:?}");
+                    prop_assert!(name.len() >= 3 && name.contains('@'), "{name:?}");
+                    Ok(())
+                },
+            );
+        }
+    }
 }

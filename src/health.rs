@@ -819,6 +819,21 @@ mod tests {
         assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
         assert!(fault.hint.unwrap().contains("`healthcheck`"));
     }
+
+    mod properties {
+        use super::*;
+
+        #[test]
+        fn whatever_an_instance_answers_inside_is_read_as_it_is() {
+            let body = crate::fuzz::damaged(vec!["hello\n\nHTTP/1.1 200 OK\n  HTTP/1.1 200 OK\n".into()]);
+            crate::fuzz::holds((body, 200u16..600), |(body, code)| {
+                let text = format!("HTTP/1.1 {code} Said\r\nServer: x\r\n\r\n{body}");
+                crate::fuzz::same(&inside::read(&text), &Some((code, body.as_str())))?;
+                let _ = inside::read(&body);
+                Ok(())
+            });
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ mod shell;
 mod swarm;
 mod wait;
 
+#[cfg(test)]
+#[path = "tests/fuzz.rs"]
+mod fuzz;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -373,6 +373,15 @@ pub fn hex(address: &IpAddr) -> String {
     bytes.chunks(4).map(word).collect()
 }
 
+/// How an IPv4 address begins in /proc/net/tcp6.
+const MAPPED: &str = "0000000000000000FFFF0000";
+
+/// Whether an address as the kernel writes it is this one. The end of an IPv6 address may look like an IPv4 address.
+pub fn is_written(hexed: &str, address: &IpAddr) -> bool {
+    let bare = hexed.strip_prefix(MAPPED).filter(|_| address.is_ipv4()).unwrap_or(hexed);
+    bare == hex(address)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

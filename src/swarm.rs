@@ -7,3 +7,6 @@ pub mod risks;
 pub mod state;
 pub mod verdict;
 pub mod watch;
+
+#[cfg(test)]
+mod properties;

@@ -23,9 +23,13 @@ pub struct Container {
     pub path: String,
     #[serde(deserialize_with = "or_default")]
     pub args: Vec<String>,
+    #[serde(deserialize_with = "in_range")]
     pub restart_count: u32,
+    #[serde(deserialize_with = "or_default")]
     pub state: State,
+    #[serde(deserialize_with = "or_default")]
     pub config: Config,
+    #[serde(deserialize_with = "or_default")]
     pub network_settings: NetworkSettings,
 }
 
@@ -34,8 +38,9 @@ pub struct Container {
 #[serde(rename_all = "PascalCase", default)]
 pub struct Image {
     pub id: String,
-    /// What registries know it by; none for an image that was built here.
-    #[serde(deserialize_with = "or_default")]
+    /// What registries know it by; none for an image that was built here, unless the engine has the containerd image
+    /// store (engine 29's default), which gives every image one.
+    #[serde(deserialize_with = "distinct")]
     pub repo_digests: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub repo_tags: Vec<String>,
@@ -55,6 +60,7 @@ impl Image {
 #[serde(rename_all = "PascalCase", default)]
 pub struct State {
     pub status: String,
+    #[serde(deserialize_with = "exit_code")]
     pub exit_code: i32,
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
@@ -90,13 +96,14 @@ pub struct Healthcheck {
     #[serde(deserialize_with = "or_default")]
     pub test: Vec<String>,
     /// For one run, in nanoseconds; 0 is Docker's default.
+    #[serde(deserialize_with = "in_range")]
     pub timeout: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetworkSettings {
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "none_missing")]
     pub networks: BTreeMap<String, Network>,
 }
 
@@ -111,6 +118,9 @@ pub struct Network {
     pub global_ipv6_address: String,
     #[serde(deserialize_with = "or_default")]
     aliases: Vec<String>,
+    /// Since engine 25: with the host's name and the short id, which were among the aliases before engine 26.
+    #[serde(rename = "DNSNames", deserialize_with = "or_default")]
+    dns_names: Vec<String>,
     /// `CONTAINER:ALIAS` of each container that it is linked to.
     #[serde(deserialize_with = "or_default")]
     links: Vec<String>,
@@ -193,7 +203,8 @@ impl Container {
     /// Every name that Docker's DNS has for it: its own, and its aliases on its networks.
     pub fn names(&self) -> Vec<String> {
         let networks = self.network_settings.networks.values();
-        let mut names: Vec<String> = networks.flat_map(|n| n.aliases.iter().cloned()).collect();
+        let mut names: Vec<String> =
+            networks.flat_map(|n| n.aliases.iter().chain(&n.dns_names).cloned()).collect();
         names.push(self.name().into());
         names.extend(self.compose().map(|(_, service)| service.into()));
         names.sort_unstable();
@@ -231,11 +242,13 @@ impl Container {
     /// The TCP ports its image or its service exposes, lowest first.
     pub fn exposed_tcp(&self) -> Vec<u16> {
         let tcp = self.config.exposed_ports.keys().filter_map(|p| {
-            let (port, protocol) = p.split_once('/')?;
-            (protocol == "tcp").then(|| port.parse().ok()).flatten()
+            // An image that Docker did not build may leave the protocol out.
+            let (port, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
+            protocol.eq_ignore_ascii_case("tcp").then(|| port.parse().ok()).flatten()
         });
         let mut ports: Vec<u16> = tcp.collect();
         ports.sort_unstable();
+        ports.dedup();
         ports
     }
 
@@ -278,6 +291,43 @@ where
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
+/// The containerd image store tells a digest once for each tag.
+fn distinct<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let mut all: Vec<String> = or_default(from)?;
+    let mut known = std::collections::BTreeSet::new();
+    all.retain(|one| known.insert(one.clone()));
+    Ok(all)
+}
+
+/// As [`or_default`], for the values of a map too.
+fn none_missing<'de, D, T>(from: D) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    let map: BTreeMap<String, Option<T>> = or_default(from)?;
+    Ok(map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
+}
+
+/// The engine counts with a sign. One container of somebody's must not keep all others from being read, so a number
+/// that cannot be is 0.
+fn in_range<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + TryFrom<i64>,
+{
+    Ok(T::try_from(or_default::<D, i64>(from)?).unwrap_or_default())
+}
+
+/// One of Windows does not fit, as 3221225786 (0xC000013A): the same bits are a negative number.
+fn exit_code<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
+    Ok(or_default::<D, i64>(from)? as i32)
+}
+
+#[cfg(test)]
+#[path = "inspect/properties.rs"]
+mod properties;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,6 +364,26 @@ mod tests {
         assert!(one.addresses_reached_from(&other).is_empty());
         let host = container(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#);
         assert_eq!(one.addresses_reached_from(&host), ["172.19.0.5".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_null_or_no_number_of_ours_keeps_nothing_from_being_read() {
+        let read = container(
+            r#"{"Id": "a", "RestartCount": -1, "Config": null, "NetworkSettings": null,
+                "State": {"Status": "exited", "ExitCode": 3221225786}}"#,
+        );
+        assert_eq!((read.state.exit_code, read.restart_count), (-1_073_741_510, 0));
+        let read = container(
+            r#"{"State": null, "Config": {"Healthcheck": {"Timeout": -1}}, "NetworkSettings": {"Networks": {"a": null}}}"#,
+        );
+        assert_eq!(read.config.healthcheck.clone().unwrap().limit(), Duration::from_secs(30));
+        assert_eq!(read.networks().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn an_exposed_port_without_a_protocol_is_of_tcp() {
+        let ports = r#"{"Config": {"ExposedPorts": {"8080": {}, "3000/tcp": {}, "3000/TCP": {}, "53/udp": {}, "x": {}}}}"#;
+        assert_eq!(container(ports).exposed_tcp(), [3000, 8080]);
     }
 
     #[test]

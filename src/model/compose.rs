@@ -240,11 +240,7 @@ impl RawService {
 
     /// The ports of its containers that the file names, as `3000/tcp`.
     pub fn exposed(&self) -> Vec<String> {
-        let with_protocol = |port: String| match port.contains('/') {
-            true => port,
-            false => format!("{port}/tcp"),
-        };
-        let named = self.expose.iter().map(text).map(with_protocol);
+        let named = self.expose.iter().flat_map(|port| each_port(&text(port)));
         let published =
             self.ports.iter().map(|p| format!("{}/{}", p.target, p.protocol.as_deref().unwrap_or("tcp")));
         named.chain(published).collect()
@@ -277,18 +273,28 @@ impl RawService {
     }
 
     pub fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().map(|(k, v)| (k.clone(), undouble(&text(v)))).collect()
+        self.labels.iter().map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
     }
 
     /// Its environment; a variable without a value is left out.
     pub fn variables(&self) -> BTreeMap<String, String> {
         let set = self.environment.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
-        set.map(|(k, v)| (k.clone(), undouble(&text(v)))).collect()
+        set.map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
     }
 
     pub fn dependencies(&self) -> BTreeMap<String, Completes> {
         let completes = |d: &RawDependency| d.condition == "service_completed_successfully";
         self.depends_on.iter().map(|(name, d)| (name.clone(), completes(d))).collect()
+    }
+}
+
+/// The ports of `3000`, `3000/tcp` or `4000-4002/udp`, with their protocol.
+fn each_port(text: &str) -> Vec<String> {
+    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let range = ports.split_once('-').and_then(|(a, b)| Some(a.parse::<u16>().ok()?..=b.parse().ok()?));
+    match range {
+        Some(range) => range.map(|port| format!("{port}/{protocol}")).collect(),
+        None => vec![format!("{ports}/{protocol}")],
     }
 }
 

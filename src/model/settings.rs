@@ -243,6 +243,17 @@ impl ZdProxy {
     }
 }
 
+/// Longer than anybody waits. Clocks end: a time that is added to one must not.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What a duration that is longer than that is told with.
+pub const TOO_LONG: &str = "a duration has to be a year at most, such as `1m30s`";
+
+/// Whether a duration is longer than anybody waits.
+pub fn is_too_long(duration: &Duration) -> bool {
+    *duration > LONGEST
+}
+
 /// A setting that is impossible: its key, and how to put it right.
 pub type Impossible = (String, &'static str);
 
@@ -265,6 +276,9 @@ impl Settings {
                 return Err((key.into(), "name a service of this file"));
             }
         }
+        if drain.timeout.as_ref().is_some_and(is_too_long) {
+            return Err(("drain.timeout".into(), TOO_LONG));
+        }
         Ok(Settings {
             http: health.asks_http().then(|| http(&health)).transpose()?,
             pace: pace(&health)?,
@@ -284,7 +298,7 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
         return Err((format!("health.{key}"), "it has to be longer than 0, such as `500ms`"));
     }
     if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d > LONGEST)) {
-        return Err((format!("health.{key}"), "it is longer than a week"));
+        return Err((format!("health.{key}"), TOO_LONG));
     }
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));
@@ -297,9 +311,6 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
         successes: health.successes.unwrap_or(default.successes),
     })
 }
-
-/// Nobody waits longer for an instance, and clocks cannot count without end.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
     let path = undouble(health.path.as_deref().unwrap_or("/"));

@@ -19,6 +19,8 @@ impl Snapshot {
     /// A text that is no project.
     pub fn read(yaml: &str) -> Result<Snapshot, Wrong> {
         let value: Option<Value> = serde_yaml::from_str(yaml).ok();
+        // A name that is no text cannot be written.
+        let value = value.filter(|v| serde_json::to_value(v).is_ok());
         let project = value.filter(|v| v.get("services").is_some_and(Value::is_mapping));
         project.map(Snapshot).ok_or_else(|| Wrong {
             message: "there are no `services` in the resolved project".into(),
@@ -148,7 +150,8 @@ mod tests {
 
     #[test]
     fn what_is_no_project_is_refused() {
-        for text in ["", "a", "services: 3", "{", "name: x"] {
+        for text in ["", "a", "services: 3", "{", "name: x", "services: {}\n? [a]\n: b", "services: {~: {}}"]
+        {
             assert!(Snapshot::read(text).is_err(), "{text}");
         }
     }

@@ -64,6 +64,8 @@ fn wrong_types_and_impossible_values_name_the_key() {
         ("x-zd: {health: {interval: 0s}}", "x-zd.health"),
         ("x-zd: {health: {successes: 0}}", "x-zd.health.successes"),
         ("x-zd: {drain: {timeout: 10}}", "x-zd.drain.timeout"),
+        ("x-zd: {drain: {timeout: 2y}}", "x-zd.drain.timeout"),
+        ("x-zd: {health: {timeout: 99999999999y}}", "x-zd.health"),
         ("x-zd: {proxy: {tune: maybe}}", "x-zd.proxy.tune"),
         ("x-zd: 5", "services.app.x-zd"),
     ];
@@ -197,4 +199,11 @@ fn one_shots_are_of_a_service_or_of_all() {
     assert_eq!(settings("web").before.as_deref(), Some("own"));
     assert_eq!(project.keep, 3);
     assert!(read("name: p\nx-zd: {keep: 0}").unwrap_err().message.contains("x-zd.keep"));
+}
+
+#[test]
+fn names_of_labels_lose_the_doubled_dollars_and_ranges_of_ports_are_ports() {
+    let service = service("labels: {'a$$b': 'c$$d'}, expose: ['3000', '4000-4002/udp', '9-x']").unwrap();
+    assert_eq!(service.labels["a$b"], "c$d");
+    assert_eq!(service.exposed, ["3000/tcp", "4000/udp", "4001/udp", "4002/udp", "9-x/tcp"]);
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::Order;
+use super::settings::{TOO_LONG, is_too_long};
 
 /// What is done once more instances have failed than may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,8 +146,11 @@ pub struct RawUpdate {
 }
 
 fn duration(key: &'static str, text: &str) -> Result<Duration, Impossible> {
-    humantime::parse_duration(text)
-        .map_err(|_| (key, format!("`{text}` is no duration such as `500ms` or `1m30s`")))
+    match humantime::parse_duration(text) {
+        Ok(duration) if is_too_long(&duration) => Err((key, TOO_LONG.into())),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err((key, format!("`{text}` is no duration such as `500ms` or `1m30s`"))),
+    }
 }
 
 fn action(text: &str) -> Result<FailureAction, Impossible> {
@@ -248,6 +252,7 @@ mod tests {
         let cases = [
             ("{delay: soon}", "delay"),
             ("{monitor: '-'}", "monitor"),
+            ("{monitor: 8761h}", "monitor"),
             ("{failure_action: panic}", "failure_action"),
             ("{max_failure_ratio: 1.5}", "max_failure_ratio"),
             ("{max_failure_ratio: -0.1}", "max_failure_ratio"),

@@ -338,7 +338,7 @@ impl Proxy for Caddy {
     fn patience(&self) -> Duration {
         let kept =
             handlers(&self.known.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
-        super::PATIENCE + kept.max().unwrap_or_default()
+        super::PATIENCE.saturating_add(kept.max().unwrap_or_default())
     }
 
     fn linger(&self) -> Duration {
@@ -389,3 +389,7 @@ fn version(text: &str) -> [u32; 3] {
 #[cfg(test)]
 #[path = "caddy/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "caddy/properties.rs"]
+mod properties;

@@ -273,7 +273,7 @@ impl Answer {
         Some(Answer {
             slots: Slot::parse(text)?,
             frozen: manager == "T",
-            retired: age.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+            retired: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
             connections: of("@connection ").map(String::from).collect(),
         })
     }
@@ -291,8 +291,7 @@ impl Answer {
     /// HAProxy counts its own requests; those of a retired one are among the connections, with idle ones of both.
     fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
         let exact = self.of(endpoint).map(|s| s.in_flight).sum::<usize>();
-        let ours: Vec<String> = endpoint.addresses.iter().map(super::hex).collect();
-        let is_ours = |c: &&String| ours.iter().any(|o| c.ends_with(o.as_str()));
+        let is_ours = |c: &&String| endpoint.addresses.iter().any(|a| super::is_written(c, a));
         let open = self.connections.iter().filter(is_ours).count().saturating_sub(exact);
         match self.retired {
             Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
@@ -304,3 +303,7 @@ impl Answer {
 #[cfg(test)]
 #[path = "dockercloud/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "dockercloud/properties.rs"]
+pub mod properties;

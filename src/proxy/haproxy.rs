@@ -295,3 +295,7 @@ impl Proxy for Haproxy {
 #[cfg(test)]
 #[path = "haproxy/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "haproxy/properties.rs"]
+pub mod properties;

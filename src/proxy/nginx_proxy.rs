@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
+use super::{
+    Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
+};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
@@ -297,8 +299,8 @@ struct Answer {
     clock: Option<(f64, f64)>,
     /// When the configuration was written, in seconds since 1970.
     written: Option<f64>,
-    /// `ADDRESS:PORT` of the servers that are not down.
-    servers: BTreeSet<String>,
+    /// The servers that are not down.
+    servers: BTreeSet<IpAddr>,
     /// When each working worker started, in seconds since boot.
     workers: Vec<f64>,
     /// Workers that only finish what they have.
@@ -335,19 +337,12 @@ impl Answer {
     }
 
     fn routes_to(&self, endpoint: &Endpoint) -> bool {
-        let is_at = |ip: &IpAddr| {
-            let prefix = match ip {
-                IpAddr::V4(ip) => format!("{ip}:"),
-                IpAddr::V6(ip) => format!("[{ip}]:"),
-            };
-            self.servers.iter().any(|s| s.starts_with(&prefix))
-        };
-        endpoint.addresses.iter().any(is_at)
+        endpoint.addresses.iter().any(|ip| self.servers.contains(ip))
     }
 
     fn connections(&self, endpoint: &Endpoint) -> usize {
-        let ours: Vec<String> = endpoint.addresses.iter().map(hex).collect();
-        self.remotes.iter().filter(|r| ours.iter().any(|o| r.ends_with(o.as_str()))).count()
+        let is_ours = |r: &&String| endpoint.addresses.iter().any(|a| is_written(r, a));
+        self.remotes.iter().filter(is_ours).count()
     }
 
     /// Every working worker started after the configuration was written, so it has read it.
@@ -372,15 +367,20 @@ fn parse_time(text: &str) -> Option<f64> {
     let (date, time, zone) = (parts.next()?, parts.next()?, parts.next()?);
     let stamp = humantime::parse_rfc3339(&format!("{date}T{time}Z")).ok()?;
     let local = stamp.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs_f64();
-    let zone: i32 = zone.parse().ok()?;
+    let zone: i32 = zone.parse().ok().filter(|z| (-9999..=9999).contains(z))?;
     Some(local - f64::from(zone / 100 * 3600 + zone % 100 * 60))
 }
 
-/// Reads `172.19.0.5:3000 weight=1;`; none for a server that is down.
-fn parse_server(text: &str) -> Option<String> {
-    let mut words = text.trim_end_matches(';').split_whitespace();
-    let address = words.next()?.to_string();
-    (!words.any(|w| w == "down")).then_some(address)
+/// Reads `172.19.0.5:3000 weight=1; # a comment`, with a port or without; none for a server that is down, or that is
+/// known by a name.
+fn parse_server(text: &str) -> Option<IpAddr> {
+    let mut words = text.split(';').next()?.split_whitespace();
+    let address = words.next()?;
+    let host = match address.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => address.split(':').next()?,
+    };
+    host.parse().ok().filter(|_| !words.any(|w| w == "down"))
 }
 
 /// Reads ` ADDRESS:PORT STATE` of /proc/net/tcp.
@@ -394,3 +394,7 @@ fn parse_remote(line: &str) -> Option<String> {
 #[cfg(test)]
 #[path = "nginx_proxy/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "nginx_proxy/properties.rs"]
+pub mod properties;

@@ -171,7 +171,7 @@ impl Traefik {
             Some(found) if !sees(answer, &found, &inside, ours) => CaughtUp::No,
             Some(found) if found.len() <= inside.len() => CaughtUp::Yes,
             Some(_) => in_time(answer, STRANGERS),
-            None => in_time(answer, self.settings.throttle() + DISCOVERY),
+            None => in_time(answer, self.settings.throttle().saturating_add(DISCOVERY)),
         }
     }
 }
@@ -357,3 +357,7 @@ impl Proxy for Traefik {
 #[cfg(test)]
 #[path = "traefik/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "traefik/properties.rs"]
+mod properties;

@@ -387,3 +387,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Fault {
 #[cfg(test)]
 #[path = "store/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "store/properties.rs"]
+mod properties;

@@ -333,8 +333,19 @@ fn keep_names(copy: &mut Value, upstreams: &[Upstream], means: &Means) {
     };
     tls.entry("server_name").or_insert_with(|| json!(only.host));
     if means.sets_host && copy.pointer("/headers/request/set/Host").is_none() {
-        copy["headers"]["request"]["set"]["Host"] = json!([dial]);
+        set(copy, &["headers", "request", "set", "Host"], json!([dial]));
     }
+}
+
+/// Puts a value where a path of names leads; on the way what is no object becomes one.
+fn set(value: &mut Value, path: &[&str], new: Value) {
+    let place = path.iter().fold(value, |value, name| {
+        if !value.is_object() {
+            *value = json!({});
+        }
+        &mut value[*name]
+    });
+    *place = new;
 }
 
 fn write_out(value: &mut Value, placeholder: &str, text: &str) {

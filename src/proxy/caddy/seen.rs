@@ -102,7 +102,7 @@ impl Seen {
 fn counts(text: &str) -> Option<Vec<(String, usize)>> {
     let list: Value = serde_json::from_str(text.trim()).ok()?;
     let count = |entry: &Value| {
-        let requests = entry["num_requests"].as_u64()?;
+        let requests = u32::try_from(entry["num_requests"].as_u64()?).unwrap_or(u32::MAX);
         Some((entry["address"].as_str()?.to_string(), requests as usize))
     };
     Some(list.as_array().into_iter().flatten().filter_map(count).collect())

@@ -422,3 +422,12 @@ fn no_name_address_or_file_is_a_script() {
         }
     }
 }
+
+#[test]
+fn a_lookup_that_is_kept_for_ever_is_borne() {
+    let kept = json!({"handler": "reverse_proxy", "dynamic_upstreams":
+        {"source": "a", "name": "app", "port": "3000", "refresh": "18446744073709551615s"}});
+    let caddy = caddy_with(NEW, kept);
+    assert!(caddy.patience() > crate::proxy::PATIENCE);
+    assert_eq!(caddy.release(&now(&caddy, ON), &[old()], &[]), Release::Wait);
+}

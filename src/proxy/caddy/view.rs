@@ -111,7 +111,7 @@ impl View {
     /// latest when the switch was turned on.
     pub fn stale_for(&self) -> Duration {
         let of = |(key, handler): &(String, Handler)| {
-            let kept = handler.ours(&self.names).filter_map(|u| u.refresh).max()? + SLACK;
+            let kept = handler.ours(&self.names).filter_map(|u| u.refresh).max()?.saturating_add(SLACK);
             Some(kept.saturating_sub(Duration::from_secs(self.seen.switch(key).age()?)))
         };
         self.handlers.iter().filter_map(of).max().unwrap_or_default()

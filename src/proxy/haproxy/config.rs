@@ -10,8 +10,6 @@ pub struct Settings {
     pub sockets: Vec<(String, String)>,
     pub templates: Vec<Template>,
     pub fixed: Vec<Fixed>,
-    /// Options of `default-server`, by section; those of `defaults` have none.
-    default_options: BTreeMap<String, Vec<String>>,
     /// Backends that keep clients with their server, which a drained server still takes.
     pub sticky: Vec<String>,
 }
@@ -42,7 +40,7 @@ pub struct Fixed {
     pub name: String,
     pub host: String,
     pub port: Option<u16>,
-    /// What stands behind the address, after what `default-server` says for its section.
+    /// What stands behind the address as it is written, after what `default-server` says for its section.
     pub options: Vec<String>,
 }
 
@@ -64,53 +62,175 @@ pub fn stands_for(host: &str, names: &[String]) -> bool {
     names.iter().any(|n| n == host || same_stem(n))
 }
 
+/// Words that begin a section without a server of ours: those of a `ring` or of `peers` take no requests.
+const OTHER_SECTIONS: [&str; 17] = [
+    "acme",
+    "cache",
+    "crt-store",
+    "fcgi-app",
+    "frontend",
+    "global",
+    "http-errors",
+    "log-forward",
+    "log-profile",
+    "mailers",
+    "namespace_list",
+    "peers",
+    "program",
+    "resolvers",
+    "ring",
+    "traces",
+    "userlist",
+];
+
+/// What a section has that it does not say itself.
+#[derive(Clone, Default)]
+struct Inherited {
+    /// Of `default-server`.
+    options: Vec<String>,
+    sticky: bool,
+}
+
+/// The section that a line is in.
+enum Section {
+    Defaults(String),
+    Backend(String),
+    Other,
+}
+
+/// Goes through a configuration line by line.
+struct Reader {
+    settings: Settings,
+    section: Section,
+    /// As far as the section has been read.
+    own: Inherited,
+    /// Of each `defaults` by its name, and of the last one.
+    named: BTreeMap<String, Inherited>,
+    last: Inherited,
+}
+
 impl Settings {
     pub fn parse(text: &str) -> Settings {
-        let mut settings = Settings::default();
-        let mut section = String::new();
-        for line in text.lines() {
-            let line = line.split('#').next().unwrap_or("");
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                ["backend" | "listen", name, ..] => section = name.into(),
-                ["global" | "defaults" | "frontend" | "resolvers" | "peers" | "userlist", ..] => {
-                    section.clear()
-                }
-                _ => settings.take(&section, &words),
-            }
-        }
-        settings
+        let mut reader = Reader {
+            settings: Settings::default(),
+            section: Section::Other,
+            own: Inherited::default(),
+            named: BTreeMap::new(),
+            last: Inherited::default(),
+        };
+        text.lines().for_each(|line| reader.take(&words(line)));
+        reader.settings
     }
+}
 
-    /// Takes in one line of a section.
-    fn take(&mut self, section: &str, words: &[&str]) {
+impl Reader {
+    fn take(&mut self, words: &[&str]) {
         match *words {
+            ["defaults", ref rest @ ..] => {
+                self.own = from(rest).and_then(|name| self.named.get(&name).cloned()).unwrap_or_default();
+                let name = rest.first().filter(|w| **w != "from").map(|w| bare(w)).unwrap_or_default();
+                self.section = Section::Defaults(name);
+                self.keep();
+            }
+            ["backend" | "listen", name, ref rest @ ..] => {
+                let named = from(rest).and_then(|name| self.named.get(&name).cloned());
+                self.own = named.unwrap_or_else(|| self.last.clone());
+                self.section = Section::Backend(bare(name));
+                self.note_sticky();
+            }
+            [word, ..] if OTHER_SECTIONS.contains(&word) => self.section = Section::Other,
             ["stats", "socket", address, ..] => {
                 let level = option(words, "level").unwrap_or("operator");
-                self.sockets.push((address.into(), level.into()));
-            }
-            ["server-template", prefix, numbers, address, ..] => {
-                let (host, port) = host_and_port(address);
-                let (backend, prefix) = (section.into(), prefix.into());
-                let numbers = numbers_of(numbers);
-                self.templates.push(Template { backend, prefix, numbers, host, port });
-            }
-            ["server", name, address, ref options @ ..] => {
-                let (host, port) = host_and_port(address);
-                let inherited =
-                    ["", section].map(|s| self.default_options.get(s).cloned().unwrap_or_default());
-                let own = options.iter().map(ToString::to_string);
-                let options = inherited.into_iter().flatten().chain(own).collect();
-                self.fixed.push(Fixed { backend: section.into(), name: name.into(), host, port, options });
+                self.settings.sockets.push((bare(address), level.into()));
             }
             ["default-server", ref options @ ..] => {
-                let all = self.default_options.entry(section.into()).or_default();
-                all.extend(options.iter().map(ToString::to_string));
+                self.own.options.extend(options.iter().map(ToString::to_string));
+                self.keep();
             }
-            ["cookie" | "stick", ..] | ["balance", "source", ..] => self.sticky.push(section.into()),
+            ["cookie" | "stick" | "persist", ..] | ["balance", "source", ..] => {
+                self.own.sticky = true;
+                self.keep();
+                self.note_sticky();
+            }
+            _ => self.take_server(words),
+        }
+    }
+
+    /// What a `defaults` says is for the sections after it.
+    fn keep(&mut self) {
+        if let Section::Defaults(name) = &self.section {
+            self.named.insert(name.clone(), self.own.clone());
+            self.last = self.own.clone();
+        }
+    }
+
+    fn note_sticky(&mut self) {
+        if let Section::Backend(name) = &self.section
+            && self.own.sticky
+            && !self.settings.sticky.contains(name)
+        {
+            self.settings.sticky.push(name.clone());
+        }
+    }
+
+    fn take_server(&mut self, words: &[&str]) {
+        let Section::Backend(backend) = &self.section else {
+            return;
+        };
+        match *words {
+            ["server-template", prefix, numbers, address, ..] => {
+                let (host, port) = host_and_port(&bare(address));
+                let (backend, prefix) = (backend.clone(), bare(prefix));
+                let numbers = numbers_of(numbers);
+                self.settings.templates.push(Template { backend, prefix, numbers, host, port });
+            }
+            ["server", name, address, ref options @ ..] => {
+                let (host, port) = host_and_port(&bare(address));
+                let own = options.iter().map(ToString::to_string);
+                let options = self.own.options.iter().cloned().chain(own).collect();
+                let (backend, name) = (backend.clone(), bare(name));
+                self.settings.fixed.push(Fixed { backend, name, host, port, options });
+            }
             _ => {}
         }
     }
+}
+
+/// The words of a line as they are written; what is quoted or escaped ends none, and begins no comment.
+fn words(line: &str) -> Vec<&str> {
+    let mut words = Vec::new();
+    let (mut start, mut quote, mut escaped) = (None, None, false);
+    let mut end = line.len();
+    for (at, char) in line.char_indices() {
+        match (quote, char) {
+            _ if escaped => escaped = false,
+            (None, '#') => {
+                end = at;
+                break;
+            }
+            (None, ' ' | '\t' | '\r') => {
+                words.extend(start.take().map(|from| &line[from..at]));
+                continue;
+            }
+            (None | Some('"'), '\\') => escaped = true,
+            (Some(open), _) if open == char => quote = None,
+            (None, '"' | '\'') => quote = Some(char),
+            _ => {}
+        }
+        start.get_or_insert(at);
+    }
+    words.extend(start.map(|from| &line[from..end]));
+    words
+}
+
+/// A word without its quotes.
+fn bare(word: &str) -> String {
+    word.replace(['"', '\''], "")
+}
+
+/// The `defaults` that a section names.
+fn from(words: &[&str]) -> Option<String> {
+    option(words, "from").map(bare)
 }
 
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
@@ -124,10 +244,11 @@ fn numbers_of(text: &str) -> RangeInclusive<u32> {
     first.parse().unwrap_or(0)..=last.parse().unwrap_or(u32::MAX)
 }
 
-/// Reads `app:3000`; an SRV or other name has no port.
+/// Reads `app:3000`, `ipv4@app:3000` or `[::1]:3000`; an SRV or other name has no port, and `+10` is none.
 fn host_and_port(address: &str) -> (String, Option<u16>) {
-    match address.rsplit_once(':') {
-        Some((host, port)) => (host.into(), port.parse().ok()),
+    let address = ["ipv4@", "ipv6@"].iter().find_map(|p| address.strip_prefix(p)).unwrap_or(address);
+    match address.rsplit_once(':').filter(|_| !address.ends_with(']')) {
+        Some((host, port)) => (host.into(), port.parse().ok().filter(|_| !port.starts_with('+'))),
         None => (address.into(), None),
     }
 }

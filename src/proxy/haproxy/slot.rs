@@ -107,7 +107,7 @@ fn counters(text: &str) -> Vec<(String, String, usize)> {
     let read = |line: &str| {
         let cells: Vec<&str> = line.split(',').collect();
         let cell = |name: &str| names.iter().position(|n| *n == name).and_then(|at| cells.get(at).copied());
-        let count = |name: &str| cell(name).and_then(|v| v.parse::<usize>().ok()).unwrap_or(0);
+        let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
         Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
     };
     lines.filter_map(read).collect()

@@ -361,3 +361,42 @@ fn no_socket_and_no_option_of_a_server_line_is_a_script() {
         assert_eq!(told, format!("{commands}\n<UNIX-CONNECT:/run/h.sock>"));
     }
 }
+
+#[test]
+fn only_the_servers_of_a_backend_are_servers() {
+    let settings = config::Settings::parse(
+        "backend web\n server one app:80 check\nring logs\n server far app:514\npeers p\n server near app:1024\n",
+    );
+    assert_eq!(settings.fixed.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["one"]);
+}
+
+#[test]
+fn a_backend_has_what_its_defaults_say_and_not_what_older_ones_do() {
+    let settings = config::Settings::parse(
+        "defaults old\n default-server check\n cookie S insert\ndefaults\n default-server inter 1s\n\
+         backend web\n server one app:80\nbackend tied from old\n server two app:80\n",
+    );
+    assert_eq!(settings.fixed[0].options, ["inter", "1s"]);
+    assert_eq!(settings.fixed[1].options, ["check"]);
+    assert_eq!(settings.sticky, ["tied"]);
+}
+
+#[test]
+fn what_is_quoted_is_one_word_and_no_comment() {
+    let settings = config::Settings::parse(
+        "backend web\n server 'one' \"app:80\" check-sni \"a b\" cookie a\\#b # server two app:81\n",
+    );
+    let line = &settings.fixed[0];
+    assert_eq!((line.name.as_str(), line.host.as_str(), line.port), ("one", "app", Some(80)));
+    assert_eq!(line.options, ["check-sni", "\"a b\"", "cookie", "a\\#b"]);
+}
+
+#[test]
+fn an_address_is_a_host_and_maybe_a_port() {
+    let settings = |address: &str| config::Settings::parse(&format!("backend b\n server s {address}\n"));
+    let read = |address: &str| settings(address).fixed.pop().map(|f| (f.host, f.port)).unwrap();
+    assert_eq!(read("ipv4@app:80"), ("app".into(), Some(80)));
+    assert_eq!(read("[fd00::5]:80"), ("[fd00::5]".into(), Some(80)));
+    assert_eq!(read("[fd00::5]"), ("[fd00::5]".into(), None));
+    assert_eq!(read("app:+10"), ("app".into(), None));
+}

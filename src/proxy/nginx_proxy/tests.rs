@@ -65,8 +65,24 @@ fn an_answer_that_was_cut_short_is_an_error() {
 #[test]
 fn a_server_that_is_down_is_not_routed_to() {
     assert_eq!(parse_server("172.19.0.5:80 down;"), None);
-    assert_eq!(parse_server("172.19.0.5:80;"), Some("172.19.0.5:80".into()));
-    assert_eq!(parse_server("[fd00::5]:80 weight=2;"), Some("[fd00::5]:80".into()));
+    let at = |address: &str| Some(address.parse::<IpAddr>().unwrap());
+    assert_eq!(parse_server("172.19.0.5:80;"), at("172.19.0.5"));
+    assert_eq!(parse_server("172.19.0.5;"), at("172.19.0.5"));
+    assert_eq!(parse_server("172.19.0.5:80; # down"), at("172.19.0.5"));
+    assert_eq!(parse_server("[fd00::5]:80 weight=2;"), at("fd00::5"));
+    assert_eq!(parse_server("[fd00:0::5] backup;"), at("fd00::5"));
+    assert_eq!(parse_server("unix:/run/app.sock;"), None);
+}
+
+#[test]
+fn an_ipv6_address_is_not_taken_for_the_ipv4_address_that_it_ends_with() {
+    let text = " 00006400000000009BFF0000050013AC:0BB8 01\n 0000000000000000FFFF0000050013AC:0BB8 01\n@end";
+    assert_eq!(Answer::parse(text).unwrap().connections(&endpoint("x", "172.19.0.5")), 1);
+}
+
+#[test]
+fn a_zone_that_there_is_none_of_is_no_time() {
+    assert_eq!(parse_time("2026-11-21 03:36:30.5 +2147483647"), None);
 }
 
 #[test]

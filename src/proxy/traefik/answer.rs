@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::pin;
 use super::{Endpoint, InFlight};
-use crate::proxy::hex;
+use crate::proxy::is_written;
 
 /// How late Traefik may be with closing an idle connection.
 const SLACK: Duration = Duration::from_millis(500);
@@ -87,7 +87,8 @@ impl Answer {
             return InFlight::AtMost { exact: 0, open: its.len(), quiet: Duration::ZERO };
         };
         let quiet = self.now.saturating_sub(first);
-        let unsure = its.iter().filter(|c| self.before.contains(**c) && quiet < idle + SLACK).count();
+        let unsure =
+            its.iter().filter(|c| self.before.contains(**c) && quiet < idle.saturating_add(SLACK)).count();
         InFlight::AtMost { exact: its.len() - unsure, open: unsure, quiet }
     }
 
@@ -140,5 +141,5 @@ fn connections(body: &str) -> BTreeSet<String> {
 
 fn is_to(connection: &str, addresses: &[IpAddr]) -> bool {
     let remote = connection.split_once(' ').and_then(|(_, r)| r.split_once(':')).map_or("", |(a, _)| a);
-    addresses.iter().any(|a| remote.ends_with(&hex(a)))
+    addresses.iter().any(|a| is_written(remote, a))
 }

@@ -7,7 +7,7 @@ pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     if expression.trim().is_empty() {
         return Some(true);
     }
-    let mut parser = Parser { rest: expression.trim(), labels };
+    let mut parser = Parser { rest: expression.trim(), labels, depth: 0 };
     let value = parser.any()?;
     parser.rest.is_empty().then_some(value).flatten()
 }
@@ -16,7 +16,12 @@ pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
 struct Parser<'a> {
     rest: &'a str,
     labels: &'a Labels,
+    /// How many brackets and negations are open.
+    depth: usize,
 }
+
+/// Deeper than anybody writes; without an end the stack would have one.
+const DEEPEST: usize = 64;
 
 type Known = Option<bool>;
 
@@ -45,6 +50,13 @@ impl<'a> Parser<'a> {
     }
 
     fn one(&mut self) -> Option<Known> {
+        self.depth += 1;
+        let value = if self.depth > DEEPEST { None } else { self.inner() };
+        self.depth -= 1;
+        value
+    }
+
+    fn inner(&mut self) -> Option<Known> {
         if self.skip("!") {
             return Some(self.one()?.map(|v| !v));
         }
@@ -110,5 +122,8 @@ mod tests {
         assert_eq!(matches("LabelRegex(`a`, `x.*`) || !Label(`a`, `1`)"), Some(true));
         assert_eq!(matches("Tag(`a`)"), None);
         assert_eq!(matches("Label(`a`, ``) nonsense"), None);
+        assert_eq!(matches(&format!("{}Label(`a`, ``)", "!".repeat(20))), Some(true));
+        assert_eq!(matches(&"!".repeat(1_000_000)), None);
+        assert_eq!(matches(&"(".repeat(1_000_000)), None);
     }
 }

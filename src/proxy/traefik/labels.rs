@@ -17,6 +17,9 @@ pub struct Http {
     pub services: Mapping,
 }
 
+/// Deeper than anything that Traefik knows; without an end the stack would have one.
+const DEEPEST: usize = 32;
+
 /// The labels of Traefik, in one case and without its name: `http.routers.app.rule`.
 fn ours(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
     let inside = |key| -> Option<&str> {
@@ -55,7 +58,9 @@ impl Http {
         let mut root = Mapping::new();
         for (key, value) in ours(labels).filter(|(k, _)| starts(k, "http")) {
             let path: Vec<&str> = key.split('.').skip(1).collect();
-            insert(&mut root, &path, value);
+            if path.len() <= DEEPEST {
+                insert(&mut root, &path, value);
+            }
         }
         let mut part = |name| match take(&mut root, name) {
             Some(Value::Mapping(map)) => map,
@@ -266,6 +271,16 @@ mod tests {
 "
         );
         assert_eq!(http.port(), Some(3000));
+    }
+
+    #[test]
+    fn a_label_that_is_too_deep_for_traefik_is_left_out() {
+        let deep =
+            format!("traefik.http.routers.app.{}=x\ntraefik.http.routers.app.rule=y", "a.".repeat(1_000_000));
+        assert_eq!(
+            yaml(&Http::read(&labels(&deep)).routers),
+            "app:\n  rule: y\n  service: '-'\n".replace("'-'", "''")
+        );
     }
 
     #[test]

@@ -74,8 +74,10 @@ pub fn token(text: &str) -> Option<&str> {
 pub fn address(url: &str) -> Option<IpAddr> {
     let (_, rest) = url.split_once("://")?;
     let host = rest.split('/').next()?;
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    host.trim_matches(['[', ']']).parse().ok()
+    match host.strip_prefix('[') {
+        Some(ipv6) => ipv6.split(']').next()?.parse().ok(),
+        None => host.split(':').next()?.parse().ok(),
+    }
 }
 
 /// The addresses of a file's servers.
@@ -138,7 +140,7 @@ impl Draft<'_> {
         let rule = take(&mut router, "rule").and_then(|r| r.as_str().map(String::from));
         let rule = rule.or_else(|| default_rule(self.settings.default_rule(), &self.model.labels))?;
         let set = text(labels, "priority").and_then(|p| p.parse::<i64>().ok()).filter(|p| *p != 0);
-        let priority = set.unwrap_or(rule.len() as i64) + 1;
+        let priority = set.unwrap_or(rule.len() as i64).saturating_add(1);
         let service = text(labels, "service").map(|s| self.reference(s, &self.own.services));
         let middlewares = text(labels, "middlewares").map(|m| self.references(m));
         for key in ["priority", "service", "middlewares"] {

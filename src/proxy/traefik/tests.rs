@@ -494,3 +494,27 @@ fn no_directory_file_service_or_address_is_a_script() {
         all.iter().for_each(|script| does_nothing_of_its_own(script));
     }
 }
+
+#[test]
+fn the_highest_priority_has_none_above_it() {
+    let highest = format!("traefik.http.routers.app.priority={}", i64::MAX);
+    let file = file(FLAGS, &only(endpoint("new", "192.168.0.6", &highest), old()));
+    assert!(file.contains(&format!("priority: {}", i64::MAX)), "{file}");
+}
+
+#[test]
+fn a_server_has_an_address_without_a_port_too() {
+    let read = |url: &str| pin::address(url).map(|a| a.to_string());
+    assert_eq!(read("http://[fd00::5]").as_deref(), Some("fd00::5"));
+    assert_eq!(read("http://[fd00::5]:80/x").as_deref(), Some("fd00::5"));
+    assert_eq!(read("http://10.0.0.5/").as_deref(), Some("10.0.0.5"));
+    assert_eq!(read("http://app:80"), None);
+}
+
+#[test]
+fn an_idle_time_without_an_end_is_borne() {
+    let rotation = only(new(), old());
+    let flags = format!("{FLAGS} --serverstransport.forwardingtimeouts.idleconntimeout={}", u64::MAX);
+    let reading = traefik(&flags).read(&done(&recorded(&rotation)), &[old()]).unwrap();
+    assert!(matches!(reading.in_flight["old"], InFlight::AtMost { open: 2, .. }), "{reading:?}");
+}

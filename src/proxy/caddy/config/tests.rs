@@ -146,3 +146,12 @@ fn dynamic_upstreams_are_found_in_every_source() {
     assert_eq!(read, [("app", Some(80), 2), ("web", None, 3)]);
     assert_eq!(upstreams(&by_address())[0].refresh, Some(REFRESH));
 }
+
+#[test]
+fn headers_that_are_no_object_are_replaced() {
+    let handler = json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:443"}], "headers": [1],
+        "transport": {"protocol": "http", "tls": {}}});
+    let all = put(true, &handler, &["app"]);
+    let copy = &all["routes"][2]["handle"][0];
+    assert_eq!(copy["headers"], json!({"request": {"set": {"Host": ["app:443"]}}}));
+}

@@ -1,0 +1,127 @@
+//! What is written is read again, and no file ends us, whatever became of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
+use crate::git::Git;
+use crate::release::{Kind, Outcome, Placed};
+
+const TEXT: &str = "[a-zA-Z0-9 \"'\\\\\n$é]{0,8}";
+
+fn placed() -> impl Strategy<Value = Placed> {
+    let digests = prop::collection::vec(TEXT, 0..3);
+    (TEXT, TEXT, digests, TEXT, any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
+        |(image, image_id, digests, config_hash, replicas, since, by_flag)| Placed {
+            image,
+            image_id,
+            digests,
+            config_hash,
+            replicas,
+            since,
+            by_flag,
+        },
+    )
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![Just(Kind::Deploy), any::<u32>().prop_map(|to| Kind::Rollback { to }), Just(Kind::Adopted)]
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let outcome = select(&[Outcome::Deployed, Outcome::Failed, Outcome::Paused, Outcome::Interrupted][..]);
+    let git = prop::option::of((TEXT, prop::option::of(TEXT), any::<bool>()));
+    let texts = (TEXT, TEXT, TEXT, TEXT, prop::option::of(TEXT));
+    let services = prop::collection::btree_map(TEXT, placed(), 0..3);
+    let lists = (services, prop::collection::vec(TEXT, 0..3), git);
+    (any::<u32>(), kind(), outcome, texts, lists, 0u32..1_000_000, any::<u64>()).prop_map(
+        |(
+            number,
+            kind,
+            outcome,
+            (project, by, command, started, reason),
+            (services, deployed, git),
+            ms,
+            cut,
+        )| Record {
+            format: FORMAT,
+            number,
+            project,
+            kind,
+            outcome,
+            reason,
+            services,
+            deployed,
+            git: git.map(|(revision, branch, dirty)| Git { revision, branch, dirty }),
+            by,
+            command,
+            started,
+            seconds: f64::from(ms) / 1000.0,
+            cut,
+        },
+    )
+}
+
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, Damage> {
+    parse(Path::new("releases/0007.json"), text.as_bytes())
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written() {
+    holds(record(), |record| {
+        let text = serde_json::to_string_pretty(&record).expect("JSON");
+        same(&read::<Record>(&text), &Ok(record))
+    });
+}
+
+#[test]
+fn what_is_wanted_is_read_as_it_was_written() {
+    let lists = || prop::collection::vec(TEXT, 0..3);
+    let inputs = (any::<u32>(), kind(), lists(), lists(), prop::option::of(any::<u32>()), any::<bool>());
+    holds(inputs, |(number, kind, services, replaced, last_good, paused)| {
+        let wanted = Wanted { format: FORMAT, number, kind, services, replaced, last_good, paused };
+        let text = serde_json::to_string_pretty(&wanted).expect("JSON");
+        same(&read::<Wanted>(&text), &Ok(wanted))
+    });
+}
+
+/// It is refused by the name of the file, or what was read makes sense to everything that looks at it.
+#[test]
+fn no_file_ends_us() {
+    let samples = || [corpus("release-record"), corpus("release-wanted")].concat();
+    let any_json = damaged_json(samples()).prop_map(|json| json.to_string());
+    let texts = prop::collection::vec(prop_oneof![1 => damaged(samples()), 1 => any_json], 1..4);
+    holds((texts, 0usize..4), |(texts, keep)| {
+        let mut records = Vec::new();
+        for text in &texts {
+            match read::<Record>(text) {
+                Ok(record) => records.push(record),
+                Err(damage) => prop_assert_eq!(damage.path, Path::new("releases/0007.json")),
+            }
+        }
+        let wanted = read::<Wanted>(&texts[0]).ok();
+        let history = History::new(records);
+        let _ = (history.next_number(wanted.as_ref()), history.previous(&["app".into()]), history.services());
+        let kept = history.kept(keep);
+        history.placed(&kept).count();
+        Ok(())
+    });
+}
+
+/// Only the name that a number gives is read as that number.
+#[test]
+fn a_file_has_the_number_of_its_name() {
+    holds((0..=LAST_NUMBER, damaged(vec!["0007.json".into(), "12345.yml".into()])), |(number, name)| {
+        same(&number_of(&file_name(number, "json"), "json"), &Some(number))?;
+        if let Some(number) = number_of(&name, "json") {
+            same(&file_name(number, "json"), &name)?;
+        }
+        let services: BTreeMap<String, Placed> = BTreeMap::new();
+        prop_assert!(services.is_empty() && (!is_folder_name(&name) || !name.contains('/')));
+        Ok(())
+    });
+}
