@@ -12,7 +12,7 @@ use crate::health::Probe;
 use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
 use crate::plan::{Goal, Pace, Strategy};
-use crate::release::Kind;
+use crate::release::{Kind, Record, Wanted};
 
 /// The monitor of a worker that can only be seen to run, where nobody sets one: Swarm's default.
 const WORKER_MONITOR: Duration = Duration::from_secs(5);
@@ -53,15 +53,15 @@ impl Run<'_> {
         scene: &Scene,
     ) -> Result<Strategy, Fault> {
         let (target, observed) = (viewer.target, &scene.observed);
-        let crashed = |name: &str| {
+        let fallen = |name: &str| {
             let its =
-                |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_crashed();
+                |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_fallen();
             scene.containers.values().filter(its).count()
         };
         let sides = target.services();
         let goal = |name: &str| {
             let only_runs = probes.iter().any(|(s, probe)| *s == name && *probe == Probe::Running);
-            let size = |name: &str| observed.size(name, crashed(name));
+            let size = |name: &str| observed.size(name, fallen(name));
             self.goal(name, &sides, viewer, (observed, &size), only_runs)
         };
         let Target::Pair(pair) = target else {
@@ -109,12 +109,19 @@ impl Run<'_> {
         }
     }
 
-    /// After a rollout that paused, or that went on without some, old and new instances together are what it was to have.
+    /// As the records tell it: after a rollout that was killed or got stuck, what runs is both releases and whatever it had
+    /// come to; after one that paused, or that went on without some, old and new instances together are what it was to
+    /// have.
     fn settled(&self, name: &str, observed: &Observed) -> Option<usize> {
         let (history, heading) = (&self.ledger.history, &self.ledger.heading);
+        let recorded = |r: &Record| r.services.get(name).map(|placed| placed.replicas as usize);
+        let is_stuck = |h: &&Wanted| !h.paused && h.services.iter().any(|s| s == name);
+        if heading.as_ref().is_some_and(|h| is_stuck(&h)) {
+            return history.current().and_then(recorded);
+        }
         let paused = heading.as_ref().filter(|h| h.paused).and_then(|h| history.get(h.number));
-        let placed = paused.or(history.current())?.services.get(name)?;
+        let count = recorded(paused.or(history.current())?)?;
         let serving = observed.of(name).filter(|i| i.serves()).count();
-        Some(serving).filter(|n| *n == placed.replicas as usize)
+        Some(serving).filter(|n| *n == count)
     }
 }

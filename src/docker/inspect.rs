@@ -190,12 +190,12 @@ impl Container {
         self.state.status == "exited" && self.state.exit_code == 0
     }
 
-    /// It ended, or ends over and over, by itself. A stop ends with 0, or with the signal that was sent: SIGINT, SIGTERM, and
-    /// SIGKILL after its grace.
-    pub fn has_crashed(&self) -> bool {
+    /// It does not run, and nobody has told it to stop: a stop ends with 0, or with the signal that was sent. One that was
+    /// killed after its grace looks like one that was killed for want of memory; an instance too many is the lesser evil.
+    pub fn has_fallen(&self) -> bool {
         match self.state.status.as_str() {
-            "restarting" => true,
-            "exited" | "dead" => self.state.oom_killed || ![0, 130, 137, 143].contains(&self.state.exit_code),
+            "restarting" | "paused" => true,
+            "exited" | "dead" => self.state.oom_killed || ![0, 130, 143].contains(&self.state.exit_code),
             _ => false,
         }
     }

@@ -102,19 +102,21 @@ fn a_program_gets_its_folder_and_variables_and_loses_others() {
 }
 
 #[test]
-fn what_ended_by_itself_has_crashed_and_what_was_stopped_has_not() {
-    let crashed = |state: &str| {
+fn what_nobody_told_to_stop_has_fallen() {
+    let fallen = |state: &str| {
         let json = format!(r#"{{"Id": "a", "Name": "/a", "State": {state}}}"#);
-        serde_json::from_str::<Container>(&json).unwrap().has_crashed()
+        serde_json::from_str::<Container>(&json).unwrap().has_fallen()
     };
-    assert!(crashed(r#"{"Status": "exited", "ExitCode": 1}"#));
-    assert!(crashed(r#"{"Status": "exited", "ExitCode": 137, "OOMKilled": true}"#));
-    assert!(crashed(r#"{"Status": "restarting", "ExitCode": 0}"#));
-    for code in [0, 130, 137, 143] {
-        assert!(!crashed(&format!(r#"{{"Status": "exited", "ExitCode": {code}}}"#)), "{code}");
+    assert!(fallen(r#"{"Status": "exited", "ExitCode": 1}"#));
+    assert!(fallen(r#"{"Status": "exited", "ExitCode": 0, "OOMKilled": true}"#));
+    assert!(fallen(r#"{"Status": "exited", "ExitCode": 137}"#));
+    assert!(fallen(r#"{"Status": "restarting", "ExitCode": 0}"#));
+    assert!(fallen(r#"{"Status": "paused", "ExitCode": 0}"#));
+    for code in [0, 130, 143] {
+        assert!(!fallen(&format!(r#"{{"Status": "exited", "ExitCode": {code}}}"#)), "{code}");
     }
-    assert!(!crashed(r#"{"Status": "created", "ExitCode": 1}"#));
-    assert!(!crashed(r#"{"Status": "running", "ExitCode": 0}"#));
+    assert!(!fallen(r#"{"Status": "created", "ExitCode": 1}"#));
+    assert!(!fallen(r#"{"Status": "running", "ExitCode": 0}"#));
 }
 
 #[test]

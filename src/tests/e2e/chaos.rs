@@ -397,9 +397,11 @@ fn table() {
         eprintln!("\n{proxy}, seed {seed}");
         eprintln!("| hit | when | its exit | lost | next run | its exit | left over |");
         eprintln!("|---|---|---|---|---|---|---|");
+        // Two may run at a time.
+        let name = format!("chaos{seed}");
         let target = Target::new(match proxy {
-            "haproxy" => Stage::haproxy("chaosall"),
-            _ => Stage::scale("chaosall"),
+            "haproxy" => Stage::haproxy(&name),
+            _ => Stage::scale(&name),
         });
         let mut random = Random(fastrand::Rng::with_seed(seed));
         let mut strikes: Vec<(Victim, Moment)> = Vec::new();
@@ -425,9 +427,15 @@ fn table() {
             strikes.extend(STEPS.iter().map(|s| (Victim::DockerGen, Moment::After(s))));
         }
         strikes.extend((0..kills).map(|_| (random.signal(), random.moment())));
+        // Only some, as `PausedOld`.
+        let only = std::env::var("ZD_CHAOS_ONLY").unwrap_or_default();
+        strikes.retain(|(victim, _)| format!("{victim:?}").contains(&only));
         for (victim, moment) in strikes {
             let row = target.strike(victim, moment, random.next());
             eprintln!("{row}{}", if row.is_as_promised() { "" } else { "  <-- not as promised" });
+            if !row.is_as_promised() {
+                eprintln!("{}", target.stage.last_told(3));
+            }
             rows.push(row);
         }
     }

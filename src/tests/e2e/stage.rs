@@ -354,6 +354,12 @@ impl Stage {
         (ran, load.end())
     }
 
+    /// The last of what was run, and what came of it.
+    pub fn last_told(&self, count: usize) -> String {
+        let story = self.story.borrow();
+        story[story.len().saturating_sub(count)..].join("\n")
+    }
+
     pub fn tell(&self, text: &str) {
         self.story.borrow_mut().push(text.into());
     }
