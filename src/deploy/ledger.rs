@@ -251,7 +251,8 @@ impl Ledger {
         if paused {
             entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
         }
-        if !paused {
+        // What did not get to its end is what `recover` goes on with.
+        if !paused && !course.unfinished {
             self.tidy(docker, keep, report);
         }
     }
