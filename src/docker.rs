@@ -10,15 +10,16 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
+use crate::lock::{Process, RUN};
 use crate::wait::{self, Stop};
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
@@ -770,9 +771,11 @@ fn end_group(child: &duct::Handle) {
     }
 }
 
-/// A child in a process group of its own: Ctrl-C in the terminal is for us to handle, not for `docker compose`.
+/// A child in a process group of its own: Ctrl-C in the terminal is for us to handle, not for `docker compose`. It carries a
+/// mark by which the next run finds it, should this one be killed meanwhile.
 fn expression(argv: &[String]) -> duct::Expression {
-    duct::cmd(&argv[0], &argv[1..]).before_spawn(|command| {
+    static MARK: LazyLock<String> = LazyLock::new(|| Process::this().mark());
+    duct::cmd(&argv[0], &argv[1..]).env(RUN, &*MARK).before_spawn(|command| {
         command.process_group(0);
         Ok(())
     })

@@ -14,7 +14,7 @@ use crate::docker::Docker;
 use crate::docker::claims::Board;
 use crate::fault::Fault;
 use crate::wait::{self, Stop, Waited};
-pub use holder::Holder;
+pub use holder::{Holder, Process, RUN};
 use holder::{Life, age};
 
 /// How often a run that waits asks again.
@@ -28,6 +28,9 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// How long two that find the same dead lock may get in each other's way.
 const BREAKING: Duration = Duration::from_secs(10);
+
+/// How long the last commands of a dead run are waited for: longer than most containers take to stop.
+const ORPHANS: Duration = Duration::from_secs(60);
 
 /// How often a name may be given back in the moment between taking it and looking whose it is.
 const TRIES: u32 = 20;
@@ -239,6 +242,8 @@ impl Keys {
         let is_still_there = now.as_ref() == Some(&dead);
         if is_still_there {
             waiting.took_over(&dead);
+            // What it had just asked of docker would be done behind our back.
+            wait::until(AGAIN / 10, ORPHANS, stop, || Ok::<_, Fault>((!dead.has_orphans()).then_some(())))?;
             self.unclaim(&self.names.all())?;
         }
         let other = self.try_claim(&self.names.lock());

@@ -5,6 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+/// The variable by which the commands of a run are known when it has died.
+pub const RUN: &str = "COMPOSE_ZD_RUN";
+
 /// A process, told so that others can see whether it lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -53,6 +56,21 @@ impl Process {
         }
     }
 
+    /// What the commands that it starts carry in their environment, as [`RUN`].
+    pub fn mark(&self) -> String {
+        format!("{}-{}", self.pid, self.started)
+    }
+
+    /// Whether any command that it started still runs.
+    pub fn has_orphans(&self) -> bool {
+        let mark = format!("{RUN}={}", self.mark());
+        let is_marked =
+            |environment: Vec<u8>| environment.split(|b| *b == 0).any(|one| one == mark.as_bytes());
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        // Another user's cannot be read, and another user's run cannot be looked after.
+        entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_marked)
+    }
+
     /// Whether it lives, as far as this one can see; `stat` is the kernel's line about a process.
     fn life(&self, here: &Process, stat: impl Fn(u32) -> Option<String>) -> Life {
         let known = !self.boot.is_empty() && !self.started.is_empty();
@@ -96,6 +114,11 @@ impl Holder {
 
     pub fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether commands that it started still run, after it has died on this machine.
+    pub fn has_orphans(&self) -> bool {
+        self.life() == Life::Dead && self.process.has_orphans()
     }
 
     pub fn life(&self) -> Life {
@@ -171,6 +194,20 @@ mod tests {
         let other = Process { boot: "c".into(), ..process(43) };
         assert_eq!(other.life(&process(1), stat), Life::Elsewhere);
         assert_eq!(Process::default().life(&Process::default(), stat), Life::Elsewhere);
+    }
+
+    #[test]
+    fn a_command_of_a_run_is_known_by_its_mark() {
+        let run = Process { pid: 1, started: "no other test's".into(), ..Process::default() };
+        assert!(!run.has_orphans());
+        let mut child = std::process::Command::new("sleep").arg("60").env(RUN, run.mark()).spawn().unwrap();
+        // Between fork and exec it has the environment of this process.
+        while !run.has_orphans() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!run.has_orphans());
     }
 
     #[test]

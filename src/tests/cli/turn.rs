@@ -118,6 +118,18 @@ fn a_lock_that_a_dead_run_left_is_no_lock() {
 }
 
 #[test]
+fn what_a_dead_run_had_just_asked_of_docker_is_waited_for() {
+    let fake = Fake::new();
+    fake.write("slow", "");
+    let mut first = start(&fake, "deploy app");
+    wait_until("it creates its instance", || fake.calls().iter().any(|c| c.contains("up --no-start")));
+    first.kill().unwrap();
+    end(first);
+    fake.run("rollback app").code(2);
+    assert!(fake.path("slowly-done").exists());
+}
+
+#[test]
 fn a_run_that_waits_has_its_turn_with_the_file_as_it_is_then() {
     let fake = stuck();
     let first = start(&fake, "deploy app");
