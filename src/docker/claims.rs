@@ -55,7 +55,7 @@ impl Docker {
         let done = self.answer(&words, (board == Board::Configs).then_some(CONTENT))?;
         match done.ok() || done.stderr.to_lowercase().contains("already exists") {
             true => Ok(()),
-            false => Err(self.engine_fault(&[board.noun(), "create"], &done).into()),
+            false => Err(refused(board, self.engine_fault(&[board.noun(), "create"], &done)).into()),
         }
     }
 
@@ -106,6 +106,18 @@ impl Docker {
         Ok(done.ok_or_else(|| {
             Fault::unchanged(limit).hint("see whether the Docker engine is overloaded, or lost")
         })?)
+    }
+}
+
+/// An engine behind a filter may answer everything else.
+fn refused(board: Board, fault: Fault) -> Fault {
+    let noun = board.noun();
+    match fault.hint {
+        Some(_) => fault,
+        None => fault.hint(format!(
+            "the lock of a project is a {noun}: whatever filters what the engine is asked has to let `docker {noun}` \
+             `create`, `inspect` and `rm` through"
+        )),
     }
 }
 

@@ -204,7 +204,8 @@ fn a_run_that_ends_badly_gives_its_turn_back() {
 fn an_engine_that_takes_no_lock_changes_nothing() {
     let fake = Fake::new();
     fake.fail("volume create", "Error response from daemon: authorization denied by plugin");
-    says(&fake.run("deploy app").code(1), &["authorization denied by plugin"]);
+    let refused = fake.run("deploy app").code(1);
+    says(&refused, &["authorization denied by plugin", "hint: the lock of a project is a volume: "]);
     assert_eq!(fake.changes(), "");
 }
 
