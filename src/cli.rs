@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -85,11 +85,26 @@ pub enum Command {
     History(HistoryArgs),
 }
 
+/// The form in which results are printed.
+#[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
 #[derive(Args, Debug, Default)]
 pub struct StatusArgs {
     /// Services or pairs to show; without a name all that are deployed
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
+    /// Show it again and again, until Ctrl-C [default without a duration: every 2s]
+    #[arg(short, long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true,
+          default_missing_value = "2s")]
+    pub watch: Option<Duration>,
+    /// text, or json: one document, with --watch one a line
+    #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
+    pub output: Output,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -100,6 +115,12 @@ pub struct StatusArgs {
 
 #[derive(Args, Debug, Default)]
 pub struct HistoryArgs {
+    /// Print the picture of a release's rollout, one HTML page, to stdout
+    #[arg(long, value_name = "RELEASE")]
+    pub timeline: Option<u32>,
+    /// text, or json: one document
+    #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
+    pub output: Output,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -177,6 +198,12 @@ pub struct RolloutArgs {
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// text, or json: a line for each event on stderr and a summary on stdout (the schema is documented)
+    #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
+    pub output: Output,
+    /// Draw what happened to each instance, and when, as one HTML page
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    pub timeline: Option<PathBuf>,
     /// Print the result only
     #[arg(short, long)]
     pub quiet: bool,

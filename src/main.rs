@@ -29,36 +29,52 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, RolloutArgs};
+use cli::{Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
 use fault::Fault;
-use report::{Detail, Report};
+use report::{Detail, Report, Settings};
 use wait::Stop;
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = Cli::parse();
+    let report = Report::new(settings(&cli.command));
+    let exit = match run(&cli, report) {
+        Ok(()) => 0,
         Err(error) => {
             let fault = Fault::from_error(error);
-            Report::fault(&fault);
-            ExitCode::from(fault.exit.code())
+            report.fault(&fault);
+            fault.exit.code()
         }
+    };
+    report.end(exit);
+    ExitCode::from(exit)
+}
+
+fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
+    let stop = Stop::listen(move || report.leaves_at_once())?;
+    match &cli.command {
+        Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop),
+        Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop),
+        Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop),
+        Command::Status(args) => deploy::status(&cli.compose, args, report),
+        Command::History(args) => deploy::history(&cli.compose, args, report),
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
-    let stop = Stop::listen(Report::leaves_at_once)?;
-    match &cli.command {
-        Command::Deploy(args) => {
-            deploy::deploy(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
+/// How a command is told.
+fn settings(command: &Command) -> Settings {
+    let rollout = match command {
+        Command::Deploy(args) => &args.rollout,
+        Command::Rollback(args) => &args.rollout,
+        Command::Recover(args) => &args.rollout,
+        Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
+            return Settings { json: *output == Output::Json, ..Settings::default() };
         }
-        Command::Rollback(args) => {
-            deploy::rollback(&cli.compose, args, Report::new(detail(&args.rollout)), &stop)
-        }
-        Command::Recover(args) => {
-            deploy::recover(&cli.compose, &args.rollout, Report::new(detail(&args.rollout)), &stop)
-        }
-        Command::Status(args) => deploy::status(&cli.compose, args, Report::new(Detail::Normal)),
-        Command::History(args) => deploy::history(&cli.compose, args, Report::new(Detail::Normal)),
+    };
+    Settings {
+        detail: detail(rollout),
+        json: rollout.output == Output::Json,
+        rollout: true,
+        timeline: rollout.timeline.clone(),
     }
 }
 

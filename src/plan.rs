@@ -86,6 +86,40 @@ pub enum Step {
     Release,
 }
 
+impl Step {
+    /// Its name in `--output json`.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Step::Create { .. } => "create",
+            Step::Gate(_) => "gate",
+            Step::Start(_) => "start",
+            Step::Ready(_) => "ready",
+            Step::Route { .. } => "route",
+            Step::Idle(_) => "idle",
+            Step::Delay(_) => "delay",
+            Step::Monitor(_) => "monitor",
+            Step::Stop(_) => "stop",
+            Step::Remove(_) => "remove",
+            Step::Release => "release",
+        }
+    }
+
+    /// Whom it is about; those that are to get requests, where it turns the route.
+    pub fn keys(&self) -> &[Key] {
+        match self {
+            Step::Create { fresh: keys, .. }
+            | Step::Gate(keys)
+            | Step::Start(keys)
+            | Step::Ready(keys)
+            | Step::Route { inside: keys, .. }
+            | Step::Idle(keys)
+            | Step::Stop(keys)
+            | Step::Remove(keys) => keys,
+            Step::Delay(_) | Step::Monitor(_) | Step::Release => &[],
+        }
+    }
+}
+
 /// Why a step is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
@@ -150,6 +184,19 @@ impl Plan {
             Stage::Switch => switch..clean,
             Stage::Clean => clean..self.steps.len(),
         }
+    }
+
+    /// Which of how many batches a step belongs to, counted from 1: every batch has new instances that have to get ready.
+    pub fn batch(&self, n: usize) -> (usize, usize) {
+        let count =
+            |steps: &[(Step, Cause)]| steps.iter().filter(|(s, _)| matches!(s, Step::Ready(_))).count();
+        let all = count(&self.steps).max(1);
+        // Up to the wait for the next ones a batch lasts until they are created or started.
+        let begun =
+            |(step, _): &(Step, Cause)| matches!(step, Step::Create { .. } | Step::Gate(_) | Step::Start(_));
+        let ahead = usize::from(self.steps.get(n).is_some_and(begun));
+        let done = count(&self.steps[..self.steps.len().min(n + 1)]);
+        ((done + ahead).clamp(1, all), all)
     }
 
     /// All steps but the release: where several plans are undone, a proxy's own discovery must not take over before all

@@ -1,359 +1,167 @@
-//! The only printer: progress to stderr, the result to stdout. Every event has its wording here.
+//! The only printer: progress to stderr, the result to stdout. A run tells what happens as events; how they look is the
+//! form's: a board on a terminal, lines elsewhere, JSON where that is asked for.
 
-use std::fmt;
+pub mod board;
+pub mod entry;
+pub mod event;
+mod terminal;
+pub mod text;
+pub mod track;
+pub mod words;
+
 use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 use crate::fault::Fault;
 use crate::plan::Plan;
-
-/// Something that a person who watches a deploy wants to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    Deploying {
-        target: String,
-        proxies: Vec<String>,
-    },
-    Prepared(String),
-    WouldPrepare(String),
-    Created(String),
-    Started(String),
-    Ready {
-        name: String,
-        answer: String,
-    },
-    Routed {
-        inside: String,
-        outside: String,
-    },
-    Draining(String),
-    Idle(String),
-    Stopped(String),
-    Removed(String),
-    StartingNeeded(String),
-    Building(String),
-    Pulling(String),
-    GoingBack,
-    Interrupted,
-    Delayed(Duration),
-    Monitoring(String, Duration),
-    /// A worker that holds a volume.
-    StopFirst(String),
-    /// One-shots.
-    Running(String),
-    Ran(String),
-    /// Services whose part of the file has changed, and that nobody asked for.
-    LeftAlone(Vec<String>),
-    /// A service that ran another image than its file names.
-    BackToFile {
-        service: String,
-        image: String,
-        ran: String,
-        release: u32,
-    },
-    /// What ran before compose-zd came is now a release.
-    Adopted {
-        release: u32,
-        services: String,
-    },
-    NotAdopted(String),
-    Release {
-        number: u32,
-        to: Option<u32>,
-    },
-    Paused,
-    /// Another run has its turn.
-    Waiting(String),
-    /// Of a run that was killed.
-    TookOver(String),
-    /// What a killed run was to put in place.
-    Recovering(u32),
-    /// A stack's file goes to Swarm.
-    Sending {
-        stack: String,
-        services: String,
-    },
-    /// Swarm's own rollback is told to begin.
-    OwnWayBack(String),
-    /// A task of Swarm has come to run.
-    TaskRuns {
-        name: String,
-        node: String,
-        current: usize,
-        wanted: usize,
-    },
-}
-
-/// Something that went other than hoped, but does not end the deploy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
-    NoProxy(String),
-    /// What a proxy will lose, with the fix.
-    Loss(String),
-    DrainLimit {
-        names: String,
-        limit: Duration,
-        requests: usize,
-        /// Connections of which the proxy does not tell whether they are idle.
-        unsure: usize,
-    },
-    Hook {
-        name: String,
-        what: &'static str,
-        said: String,
-    },
-    NotPrepared(String),
-    /// New instances failed, but no more than may.
-    Tolerated {
-        target: String,
-        failed: usize,
-        slots: usize,
-        why: String,
-    },
-    /// A release could not be written down or tidied up.
-    Release(String),
-    /// The state folder is part of what an image is built from.
-    InBuildContext {
-        service: String,
-        folder: String,
-    },
-    LeftBehind(String),
-    /// As above, where the old release serves.
-    MarksLeft(String),
-    NotReadyAgain(String),
-    /// Instances in rotation that ended, and whose failure no longer counts.
-    Died(String),
-    WeakProbe(String),
-    /// Compose's own, about the file.
-    Compose(String),
-    /// A key of the file that Swarm does not obey.
-    Ignored(String),
-    /// Why a task of Swarm does not get there.
-    Task(String),
-    /// More tasks of a service run than are wanted.
-    TooMany(String),
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Event::Deploying { target, proxies } if proxies.is_empty() => {
-                write!(f, "deploying `{target}`")
-            }
-            Event::Deploying { target, proxies } => {
-                write!(f, "deploying `{target}` behind {}", proxies.join(", "))
-            }
-            Event::Prepared(text) => f.write_str(text),
-            Event::WouldPrepare(text) => write!(f, "would do: {text}"),
-            Event::Created(names) => write!(f, "created {names}"),
-            Event::Started(names) => write!(f, "started {names}"),
-            Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
-            Event::Routed { inside, outside } if outside.is_empty() => {
-                write!(f, "in rotation: {inside}")
-            }
-            Event::Routed { inside, outside } => write!(f, "in rotation: {inside}; out: {outside}"),
-            Event::Draining(names) => write!(f, "draining {names}"),
-            Event::Idle(names) => write!(f, "no request in flight: {names}"),
-            Event::Stopped(names) => write!(f, "stopped {names}"),
-            Event::Removed(names) => write!(f, "removed {names}"),
-            Event::StartingNeeded(names) => write!(f, "starting what it depends on: {names}"),
-            Event::Building(names) => write!(f, "building {names}"),
-            Event::Pulling(names) => write!(f, "pulling {names}"),
-            Event::Delayed(time) => write!(f, "waiting {} before the next batch", seconds(*time)),
-            Event::Monitoring(names, time) => write!(f, "watching {names} for {}", seconds(*time)),
-            Event::StopFirst(service) => write!(
-                f,
-                "`{service}` holds a writable volume, so the old instance stops first (`order: start-first` keeps it)"
-            ),
-            Event::Running(service) => write!(f, "running `{service}`"),
-            Event::Ran(service) => write!(f, "`{service}` is done"),
-            Event::LeftAlone(services) => write!(
-                f,
-                "changed as well, but neither named nor routed to, so left alone: {}",
-                services.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ")
-            ),
-            Event::BackToFile { service, image, ran, release } => write!(
-                f,
-                "`{service}` goes back to the file's image {image}; release {release} ran {ran} (`--image`)"
-            ),
-            Event::Adopted { release, services } => {
-                write!(f, "what ran of {services} is kept as release {release}")
-            }
-            Event::NotAdopted(services) => write!(
-                f,
-                "what runs of {services} was not deployed by compose-zd, and with another file: no later `rollback` can \
-                 go back to it"
-            ),
-            Event::Release { number, to: None } => write!(f, "release {number}"),
-            Event::Release { number, to: Some(to) } => {
-                write!(f, "release {number}, which puts back release {to}")
-            }
-            Event::Sending { stack, services } => write!(f, "stack `{stack}`: Swarm is given {services}"),
-            Event::OwnWayBack(services) => write!(f, "Swarm puts back what it had before of {services}"),
-            Event::TaskRuns { name, node, current, wanted } => {
-                write!(f, "{name} runs on {node} ({current} of {wanted})")
-            }
-            Event::Waiting(holder) => write!(f, "waiting for {holder}"),
-            Event::TookOver(holder) => write!(f, "{holder} was killed; what it left is brought in order"),
-            Event::Recovering(number) => {
-                write!(f, "going on with release {number}, which a killed run left half done")
-            }
-            Event::Paused => f.write_str("pausing where it is"),
-            Event::GoingBack => f.write_str("going back to what served before"),
-            Event::Interrupted => {
-                f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Warning::NoProxy(target) => {
-                write!(
-                    f,
-                    "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
-                )
-            }
-            Warning::DrainLimit { names, limit, requests, unsure } => write!(
-                f,
-                "{names} still had {}{} {} after {} (`x-zd.drain.timeout`); stopped all the same",
-                if *unsure > 0 { "up to " } else { "" },
-                requests + unsure,
-                plural(requests + unsure, "request in flight", "requests in flight"),
-                humantime::format_duration(*limit)
-            ),
-            Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
-            Warning::NotPrepared(text)
-            | Warning::Compose(text)
-            | Warning::Loss(text)
-            | Warning::Ignored(text)
-            | Warning::Task(text) => f.write_str(text),
-            Warning::Tolerated { target, failed, slots, why } => write!(
-                f,
-                "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"
-            ),
-            Warning::Release(text) => f.write_str(text),
-            Warning::InBuildContext { service, folder } => write!(
-                f,
-                "the build of `{service}` sends `{folder}` along, where resolved secrets are kept: add it to \
-                 `.dockerignore`, or keep it elsewhere with `--state-dir`"
-            ),
-            Warning::LeftBehind(text) => {
-                write!(f, "the new release serves, but cleaning up failed: {text}")
-            }
-            Warning::MarksLeft(text) => {
-                write!(
-                    f,
-                    "what served before serves, but a proxy still has marks of ours, which the next run removes: {text}"
-                )
-            }
-            Warning::TooMany(service) => write!(
-                f,
-                "more tasks of `{service}` run than are wanted: Swarm may keep two in a slot whose node was lost; \
-                 `docker service ps` shows them"
-            ),
-            Warning::NotReadyAgain(text) => {
-                write!(f, "went back to it although it does not answer as ready: {text}")
-            }
-            Warning::Died(names) => write!(f, "{names} no longer runs, and gets no requests"),
-            Warning::WeakProbe(service) => write!(
-                f,
-                "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"
-            ),
-        }
-    }
-}
-
-/// Text as a terminal may get it. Much of it comes from others (an answer, a log line, a name, what docker says), and
-/// what is no character would move the cursor, change the title or hide what stands there.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| matches!(c, '\n' | '\t') || !(c.is_control() || turns_text(*c))).collect()
-}
-
-/// Changes the direction of the text after it, or is nothing to be seen: two texts would look the same.
-fn turns_text(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-}
-
-fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
-    let head: Vec<String> = head.iter().map(|h| h.to_string()).collect();
-    let one_line = |row: &Vec<String>| row.iter().map(|cell| printable(cell).replace('\n', " ")).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(one_line).collect();
-    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(&rows).collect();
-    let widest = |n: usize| all.iter().filter_map(|row| row.get(n)).map(|c| c.chars().count()).max();
-    let widths: Vec<usize> = (0..head.len()).map(|n| widest(n).unwrap_or(0)).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
-    };
-    all.into_iter().map(line).collect()
-}
-
-/// Rounded up: nobody wants to read nanoseconds.
-fn seconds(time: Duration) -> String {
-    format!("{:.1}s", time.as_secs_f64())
-}
-
-fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
-    match count {
-        1 => one,
-        _ => many,
-    }
-}
-
-/// A target whose new release serves.
-#[derive(Debug, Clone)]
-pub struct Deployed<'a> {
-    pub target: &'a str,
-    pub serving: String,
-    pub release: u32,
-    /// The release that was put back.
-    pub back_to: Option<u32>,
-    pub took: Duration,
-}
+use entry::Entry;
+pub use event::{Event, Found, StepNote, Warning};
+use terminal::Screen;
+use text::printable;
 
 /// How much is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Detail {
     Quiet,
+    #[default]
     Normal,
     /// With every docker command.
     Verbose,
 }
 
+/// In what form a run is told.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    pub detail: Detail,
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// A rollout, which has events and a summary.
+    pub rollout: bool,
+    /// Where a picture of the run goes.
+    pub timeline: Option<PathBuf>,
+}
+
 /// Prints. A stream that is closed is no reason to stop a rollout, so nothing here fails.
-#[derive(Debug, Clone, Copy)]
-pub struct Report {
-    detail: Detail,
+#[derive(Clone, Copy)]
+pub struct Report(&'static Printer);
+
+struct Printer {
+    settings: Settings,
     start: Instant,
+    screen: Option<Screen>,
+    log: Mutex<Log>,
+}
+
+/// What has happened so far.
+#[derive(Default)]
+struct Log {
+    entries: Vec<Entry>,
+    /// Where it is written down as it happens.
+    journal: Option<std::fs::File>,
 }
 
 impl Report {
-    pub fn new(detail: Detail) -> Self {
-        Report { detail, start: Instant::now() }
+    /// There is one for the life of the process.
+    pub fn new(settings: Settings) -> Self {
+        let start = Instant::now();
+        let shows = settings.rollout && !settings.json && settings.detail != Detail::Quiet;
+        let screen = shows.then(|| Screen::on_stderr(start)).flatten();
+        Report(Box::leak(Box::new(Printer { settings, start, screen, log: Mutex::default() })))
+    }
+
+    fn log(&self) -> MutexGuard<'static, Log> {
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Time since the start, as the last column of the result.
     pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        self.0.start.elapsed()
     }
 
-    pub fn event(&self, event: &Event) {
-        if self.detail != Detail::Quiet {
-            self.progress(&event.to_string().replace('\n', " "));
+    /// Results are told as JSON.
+    pub fn is_json(&self) -> bool {
+        self.0.settings.json
+    }
+
+    pub fn event(&self, event: Event) {
+        let entry = Entry::now(self.elapsed(), event);
+        if self.tells(&entry.event) {
+            self.tell(&entry);
         }
+        if let Some(screen) = &self.0.screen {
+            screen.take(entry.at, &entry.event);
+        }
+        self.keep(entry);
     }
 
     pub fn warn(&self, warning: &Warning) {
-        self.progress(&format!("warning: {warning}"));
+        self.event(Event::Warning { kind: warning.kind().into(), text: warning.to_string() });
     }
 
     pub fn command(&self, words: &str, took: Duration) {
-        if self.detail == Detail::Verbose {
-            self.progress(&format!("$ docker {words}  ({:.3}s)", took.as_secs_f64()));
+        if self.0.settings.detail == Detail::Verbose {
+            self.event(Event::Command { words: words.into(), seconds: took });
         }
+    }
+
+    /// Whether an event is told in the form that was asked for.
+    fn tells(&self, event: &Event) -> bool {
+        let important = matches!(event, Event::Warning { .. } | Event::Error { .. });
+        match self.0.settings.detail {
+            Detail::Quiet => important,
+            _ if self.is_json() => true,
+            Detail::Normal => !matches!(event, Event::Step(_)),
+            Detail::Verbose => true,
+        }
+    }
+
+    fn tell(&self, entry: &Entry) {
+        match &entry.event {
+            _ if self.is_json() => write_err(&entry.line()),
+            Event::Error { .. } => self.above(&entry.event.to_string()),
+            // Its own words are the result.
+            Event::Deployed { .. } => {}
+            event if self.is_drawn(event) => {}
+            event => {
+                let text = event.to_string().replace('\n', " ");
+                self.above(&format!("{:>6.1}s  {text}", entry.at.as_secs_f64()));
+            }
+        }
+    }
+
+    /// The board shows it, so that no line has to.
+    fn is_drawn(&self, event: &Event) -> bool {
+        let normal = self.0.settings.detail == Detail::Normal;
+        normal && self.0.screen.as_ref().is_some_and(Screen::is_on) && board::shows(event)
+    }
+
+    fn above(&self, text: &str) {
+        let text = printable(text);
+        let drawn = self.0.screen.as_ref().is_some_and(|screen| screen.print(&text));
+        if !drawn {
+            write_err(&text);
+        }
+    }
+
+    fn keep(&self, entry: Entry) {
+        let mut log = self.log();
+        if let Some(journal) = &mut log.journal {
+            // A journal that cannot be written is history that is missing, and no more.
+            let _ = writeln!(journal, "{}", entry.line());
+        }
+        log.entries.push(entry);
+    }
+
+    /// From here on everything is written down there as well, from the start of the run on.
+    pub fn journal(&self, mut file: std::fs::File) {
+        let mut log = self.log();
+        let lines: String = log.entries.iter().map(|e| e.line() + "\n").collect();
+        let _ = file.write_all(lines.as_bytes());
+        log.journal = Some(file);
     }
 
     pub fn plan(&self, target: &str, plan: &Plan) {
@@ -373,9 +181,15 @@ impl Report {
         self.result(text);
     }
 
+    /// Something that was asked for, as one JSON document.
+    pub fn document(&self, document: &impl Serialize) {
+        let text = serde_json::to_string(document).expect("only names are keys");
+        write_out(&text);
+    }
+
     /// Columns as wide as what is in them.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
-        table(head, rows).iter().for_each(|line| self.result(line));
+        text::table(head, rows).iter().for_each(|line| self.result(line));
     }
 
     /// Services of a stack that Swarm itself has put back.
@@ -384,24 +198,20 @@ impl Report {
         self.result(&format!("stack `{stack}`: {} is what it was before", names.join(", ")));
     }
 
-    pub fn deployed(&self, done: &Deployed) {
-        let seconds = done.took.as_secs_f64();
-        let Deployed { target, serving, release, back_to, .. } = done;
-        match back_to {
-            Some(to) => self.result(&format!(
-                "`{target}` is back on release {to} (as release {release}): {serving} in service after {seconds:.1}s"
-            )),
-            None => self.result(&format!(
-                "`{target}` is deployed as release {release}: {serving} in service after {seconds:.1}s"
-            )),
-        }
+    /// A target whose new release serves.
+    pub fn deployed(&self, done: Event) {
+        let text = done.to_string();
+        self.event(done);
+        self.result(&text);
     }
 
     /// A second signal: what is half done stays so.
-    pub fn leaves_at_once() {
-        let text = "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
-                    `recover` brings it to one release";
-        let _ = writeln!(std::io::stderr(), "{text}");
+    pub fn leaves_at_once(&self) {
+        self.close();
+        write_err(
+            "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
+             `recover` brings it to one release",
+        );
     }
 
     /// A newer run deploys in this one's place.
@@ -417,47 +227,45 @@ impl Report {
         }
     }
 
+    /// A line of the result; JSON has the summary instead.
     fn result(&self, text: &str) {
-        let _ = writeln!(std::io::stdout(), "{}", printable(text));
+        if !self.is_json() {
+            self.close();
+            write_out(&printable(text));
+        }
     }
 
-    pub fn fault(fault: &Fault) {
-        let _ = writeln!(std::io::stderr(), "{}", printable(&format!("error: {fault}")));
+    /// Takes the board away.
+    fn close(&self) {
+        if let Some(screen) = &self.0.screen {
+            screen.close();
+        }
     }
 
-    fn progress(&self, text: &str) {
-        let seconds = self.start.elapsed().as_secs_f64();
-        let _ = writeln!(std::io::stderr(), "{}", printable(&format!("{seconds:>6.1}s  {text}")));
+    /// What ended the run.
+    pub fn fault(&self, fault: &Fault) {
+        self.close();
+        self.event(Event::Error {
+            exit: fault.exit.code(),
+            message: fault.message.clone(),
+            details: fault.details.clone(),
+            hint: fault.hint.clone(),
+        });
+    }
+
+    /// The end of a rollout: its summary, where JSON is asked for.
+    pub fn end(&self, exit: u8) {
+        self.close();
+        if self.is_json() && self.0.settings.rollout {
+            write_out(&entry::summary(&self.log().entries, exit, self.elapsed()).to_string());
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn write_out(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
 
-    #[test]
-    fn nothing_of_others_steers_the_terminal() {
-        let told = "a\u{1b}[2J\u{1b}]0;t\u{7}b\r\nc\td\u{9b}31m\u{8}\u{7f}\0\u{202e}e\u{200b}\u{feff}é→";
-        assert_eq!(printable(told), "a[2J]0;tb\nc\td31meé→");
-    }
-
-    #[test]
-    fn a_cell_of_a_table_stays_on_its_line() {
-        let rows = [vec!["a\nb\u{1b}".to_string(), "c".into()]];
-        assert_eq!(table(&["X", "Y"], &rows), ["X    Y", "a b  c"]);
-    }
-
-    #[test]
-    fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
-        let warning = Warning::DrainLimit {
-            names: "app-1".into(),
-            limit: Duration::from_secs(30),
-            requests: 1,
-            unsure: 0,
-        };
-        assert_eq!(
-            warning.to_string(),
-            "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped all the same"
-        );
-    }
+fn write_err(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

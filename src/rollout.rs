@@ -16,7 +16,7 @@ use crate::model::{Hook, Pace, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
-use crate::report::{Event, Report, Warning};
+use crate::report::{Event, Report, StepNote, Warning};
 use crate::wait::{self, Stop, Waited};
 
 /// What every rollout of a run works with.
@@ -26,6 +26,8 @@ pub struct Tools<'a> {
     pub project: &'a Project,
     pub proxies: &'a [Arc<dyn Proxy>],
     pub report: Report,
+    /// What it is about, for people.
+    pub target: &'a str,
 }
 
 /// How often new instances are looked at once they were ready.
@@ -148,6 +150,7 @@ impl<'a> Rollout<'a> {
             if last_route.is_none_or(|last| n > last) {
                 self.stop = Stop::default(); // from here on, finishing is the shorter way
             }
+            self.announce(plan, n);
             let done = self.interruption().and_then(|()| self.step(step));
             done.map_err(|error| Stopped {
                 serves: plan.steps[n..].iter().all(|(s, _)| is_cleaning(s)),
@@ -159,8 +162,24 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
+    fn announce(&self, plan: &Plan, n: usize) {
+        let step = &plan.steps[n].0;
+        let name = |key: &Key| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
+        let (batch, batches) = plan.batch(n);
+        self.tools.report.event(Event::Step(StepNote {
+            target: self.tools.target.into(),
+            number: n + 1,
+            of: plan.steps.len(),
+            batch,
+            batches,
+            verb: step.verb().into(),
+            names: step.keys().iter().map(name).collect(),
+            back: self.lenient,
+        }));
+    }
+
     /// Names of those that get requests after the last route.
-    pub fn in_rotation(&self) -> String {
+    pub fn in_rotation(&self) -> Vec<String> {
         self.names(&self.inside)
     }
 
@@ -213,7 +232,7 @@ impl<'a> Rollout<'a> {
             .into());
         }
         self.bound.extend(fresh.iter().cloned().zip(made));
-        self.tell(Event::Created, fresh);
+        self.tell(|names| Event::Created { names }, fresh);
         Ok(())
     }
 
@@ -242,7 +261,7 @@ impl<'a> Rollout<'a> {
             false => docker.start(&self.ids(keys))?,
         }
         self.refresh()?;
-        self.tell(Event::Started, keys);
+        self.tell(|names| Event::Started { names }, keys);
         // What crashes over and over frees its address, and one that has just started may have got that.
         if self.bound.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;
@@ -260,9 +279,8 @@ impl<'a> Rollout<'a> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let told = |candidate: &Candidate, answer: &health::Answer| {
-            self.tools
-                .report
-                .event(&Event::Ready { name: candidate.name.clone(), answer: answer.text.clone() });
+            let (name, answer) = (candidate.name.clone(), answer.text.clone());
+            self.tools.report.event(Event::Ready { name, answer });
         };
         let tolerated = self.tolerance.failures;
         let docker = self.tools.docker;
@@ -322,15 +340,15 @@ impl<'a> Rollout<'a> {
     }
 
     fn delay(&mut self, time: Duration) -> Result<()> {
-        self.tools.report.event(&Event::Delayed(time));
+        self.tools.report.event(Event::Delayed { seconds: time });
         self.watch(time)
     }
 
     fn monitor(&mut self, time: Duration) -> Result<()> {
         let left = self.watched.iter().map(|w| w.left(time)).max().unwrap_or_default();
         if !left.is_zero() {
-            let names: Vec<&str> = self.watched.iter().map(Watched::name).collect();
-            self.tools.report.event(&Event::Monitoring(names.join(", "), left));
+            let names = self.watched.iter().map(|w| w.name().to_string()).collect();
+            self.tools.report.event(Event::Monitoring { names, seconds: left });
         }
         self.watch(left)
     }
@@ -362,7 +380,7 @@ impl<'a> Rollout<'a> {
         let admitted: Vec<String> = self.ids(&self.inside);
         self.newcomers.retain(|c| !admitted.contains(&c.id));
         let (inside, outside) = (self.names(&self.inside), self.names(outside));
-        self.tools.report.event(&Event::Routed { inside, outside });
+        self.tools.report.event(Event::Routed { inside, outside });
         Ok(())
     }
 
@@ -453,7 +471,7 @@ impl<'a> Rollout<'a> {
 
     fn idle(&mut self, keys: &[Key]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
-        self.tell(Event::Draining, keys);
+        self.tell(|names| Event::Draining { names }, keys);
         if self.tools.proxies.iter().any(|p| p.steers()) {
             keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
@@ -471,7 +489,7 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut += requests;
         match requests + unsure {
-            0 => self.tell(Event::Idle, keys),
+            0 => self.tell(|names| Event::Idle { names }, keys),
             _ => self.tools.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
                 limit: settings.drain_timeout,
@@ -493,13 +511,13 @@ impl<'a> Rollout<'a> {
         let stopped = |(k, _): &(&Key, &mut Container)| keys.contains(k);
         self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
         self.inside.retain(|k| !keys.contains(k));
-        self.tell(Event::Stopped, keys);
+        self.tell(|names| Event::Stopped { names }, keys);
         Ok(())
     }
 
     fn remove(&mut self, keys: &[Key]) -> Result<()> {
         self.tools.docker.remove(&self.ids(keys))?;
-        self.tell(Event::Removed, keys);
+        self.tell(|names| Event::Removed { names }, keys);
         Ok(())
     }
 
@@ -592,12 +610,12 @@ impl<'a> Rollout<'a> {
         short_name(&self.tools.project.name, &self.bound[key])
     }
 
-    fn names(&self, keys: &[Key]) -> String {
-        keys.iter().map(|k| self.name(k)).collect::<Vec<_>>().join(", ")
+    fn names(&self, keys: &[Key]) -> Vec<String> {
+        keys.iter().map(|k| self.name(k)).collect()
     }
 
-    fn tell(&self, event: fn(String) -> Event, keys: &[Key]) {
-        self.tools.report.event(&event(self.names(keys)));
+    fn tell(&self, event: fn(Vec<String>) -> Event, keys: &[Key]) {
+        self.tools.report.event(event(self.names(keys)));
     }
 }
 

@@ -71,7 +71,8 @@ impl Adopter<'_> {
             open = wrong;
         }
         if !open.is_empty() {
-            self.report.event(&Event::NotAdopted(listed(open.iter().map(|f| &f.service))));
+            self.report
+                .event(Event::NotAdopted { services: open.iter().map(|f| f.service.clone()).collect() });
         }
         self.record(known.into_iter().collect(), &believed, ledger)
     }
@@ -89,11 +90,11 @@ impl Adopter<'_> {
         placed.values_mut().for_each(|p| p.since = number);
         let services: Vec<&str> = placed.keys().map(String::as_str).collect();
         let text = ledger.text_after(&text.text(), &services)?;
-        let adopted = Event::Adopted { release: number, services: listed(placed.keys()) };
+        let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
         let entry = Entry { number, kind: Kind::Adopted, placed, text, replaced: Vec::new(), folder };
         ledger.adopt(self.docker, &entry, self.report)?;
-        self.report.event(&adopted);
+        self.report.event(adopted);
         Ok(())
     }
 
@@ -118,10 +119,6 @@ fn with_its_image_and_environment(snapshot: &mut Snapshot, found: &Found, docker
     let own = found.container.config.env.iter().filter(|pair| !image.config.env.contains(pair));
     let own = own.filter_map(|pair| pair.split_once('='));
     snapshot.set_environment(&found.service, own);
-}
-
-fn listed<'s>(services: impl Iterator<Item = &'s String>) -> String {
-    services.map(|service| format!("`{service}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// What runs of a service, all of it alike; of the idle side of a pair, what runs of the other.

@@ -190,7 +190,7 @@ impl Definition {
         }
         let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         if !built.is_empty() {
-            report.event(&Event::Building(names(&built).join(", ")));
+            report.event(Event::Building { services: names(&built) });
             self.docker.build(&names(&built))?;
         }
         let mut pulled = Vec::new();
@@ -200,7 +200,7 @@ impl Definition {
             }
         }
         if !pulled.is_empty() {
-            report.event(&Event::Pulling(names(&pulled).join(", ")));
+            report.event(Event::Pulling { services: names(&pulled) });
             self.docker.pull(&names(&pulled))?;
         }
         Ok(!built.is_empty() || !pulled.is_empty())

@@ -18,10 +18,10 @@ impl Run<'_> {
     pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
         let interrupted = matches!(stopped.fault.exit, Exit::Interrupted(_));
         if interrupted {
-            self.report.event(&Event::Interrupted);
+            self.report.event(Event::Interrupted);
         }
         if parts[at].action() == FailureAction::Pause && !interrupted {
-            self.report.event(&Event::Paused);
+            self.report.event(Event::Paused);
             let settled: Result<Vec<_>, Fault> =
                 parts.iter_mut().map(|p| p.settle(&stopped.failed)).collect();
             let settled = settled.and_then(|counts| {
@@ -35,7 +35,7 @@ impl Run<'_> {
                 }
             }
         }
-        self.report.event(&Event::GoingBack);
+        self.report.event(Event::GoingBack);
         let mut worst = None;
         let mut back = Vec::new();
         for part in parts.iter().rev() {

@@ -226,6 +226,7 @@ impl Ledger {
             last_good: self.history.current().map(|r| r.number),
             paused: false,
         })?;
+        report.journal(self.store.journal(entry.number)?);
         if let Some(current) = self.history.current().filter(|_| self.holds_images) {
             let leaving = current.services.iter().filter(|(service, _)| entry.placed.contains_key(*service));
             let leaving = leaving.map(|(service, placed)| (service.as_str(), placed));
@@ -267,6 +268,7 @@ impl Ledger {
         let _ = restored;
         if self.history.get(entry.number).is_none() {
             let _ = std::fs::remove_file(self.store.config_path(entry.number));
+            let _ = self.store.remove_journal(entry.number);
         }
     }
 

@@ -12,23 +12,25 @@ use super::scene::{self, Viewer};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::health::Probe;
+use crate::observed::{Generation, Instance, State};
 use crate::proxy::Wish;
 use crate::release::Kind;
-use crate::report::{Event, Warning};
+use crate::report::{Event, Found, Warning};
 
 impl<'a> Run<'a> {
     pub fn announce(&self, part: &Part) {
         let viewer = part.viewer;
-        self.report.event(&Event::Deploying {
+        self.report.event(Event::Deploying {
             target: part.name().into(),
             proxies: viewer.proxies.iter().map(|p| p.name()).collect(),
+            instances: part.start.instances.iter().map(found).collect(),
         });
         if viewer.proxies.is_empty() {
             self.report.warn(&Warning::NoProxy(part.name().into()));
         }
         for service in viewer.target.services().iter().map(|s| &self.project().services[*s]) {
             if goals::rests_for_its_volume(service, self.policy(service), !viewer.proxies.is_empty()) {
-                self.report.event(&Event::StopFirst(service.name.clone()));
+                self.report.event(Event::StopFirst { service: service.name.clone() });
             }
         }
         part.warnings().iter().for_each(|warning| self.report.warn(warning));
@@ -44,7 +46,7 @@ impl<'a> Run<'a> {
             let image = &self.project().services[service].image;
             let ran = current.services.get(service).filter(|p| p.by_flag && p.image != *image);
             if let Some(ran) = ran.filter(|_| !self.images.contains(service)) {
-                self.report.event(&Event::BackToFile {
+                self.report.event(Event::BackToFile {
                     service: service.into(),
                     image: image.clone(),
                     ran: ran.image.clone(),
@@ -95,7 +97,7 @@ impl<'a> Run<'a> {
             .map(|(_, service)| service.to_string())
             .collect();
         if !changed.is_empty() {
-            self.report.event(&Event::LeftAlone(changed.into_iter().collect()));
+            self.report.event(Event::LeftAlone { services: changed.into_iter().collect() });
         }
         Ok(())
     }
@@ -118,12 +120,12 @@ impl<'a> Run<'a> {
             for preparation in proxy.prepare(&answers, &wish)? {
                 let told = !preparation.note.is_empty();
                 if self.rollout.dry_run {
-                    told.then(|| self.report.event(&Event::WouldPrepare(preparation.note)));
+                    told.then(|| self.report.event(Event::WouldPrepare { what: preparation.note }));
                     continue;
                 }
                 match drain::checked(self.docker(), &preparation.exec, &proxy.name()) {
                     Ok(_) if !told => {}
-                    Ok(_) => self.report.event(&Event::Prepared(preparation.note)),
+                    Ok(_) => self.report.event(Event::Prepared { what: preparation.note }),
                     Err(error) if preparation.required => return Err(error),
                     Err(error) => self.report.warn(&Warning::NotPrepared(format!("{error:#}"))),
                 }
@@ -146,5 +148,14 @@ impl<'a> Run<'a> {
         let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_up(s, *completes));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
         down.into_iter().collect()
+    }
+}
+
+fn found(instance: &Instance) -> Found {
+    Found {
+        name: instance.key.clone(),
+        new: instance.generation == Generation::New,
+        runs: instance.state != State::Exited && instance.state != State::Created,
+        in_rotation: instance.serves(),
     }
 }

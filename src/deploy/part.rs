@@ -91,7 +91,7 @@ impl<'a> Part<'a> {
         goals.iter().map(|g| (g.service.as_str(), g.wanted)).collect()
     }
 
-    pub fn in_rotation(&self) -> String {
+    pub fn in_rotation(&self) -> Vec<String> {
         self.rollout.in_rotation()
     }
 

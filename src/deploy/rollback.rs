@@ -101,7 +101,7 @@ pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, sto
             .hint("`compose-zd deploy --resume` goes on with it, `compose-zd rollback` puts back what was before")
             .into());
     }
-    report.event(&Event::Recovering(heading.number));
+    report.event(Event::Recovering { release: heading.number });
     let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
     if let Kind::Rollback { to } = heading.kind {
         let record = release(&ledger, to)?;

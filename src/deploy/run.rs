@@ -22,7 +22,7 @@ use crate::model::Project;
 use crate::plan::Stage;
 use crate::proxy::Proxy;
 use crate::release::{Kind, Placed};
-use crate::report::{Deployed, Event, Report, Warning};
+use crate::report::{Event, Report, Warning};
 use crate::rollout::{Stopped, Tools};
 use crate::wait::Stop;
 
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
         self.ledger.begin(self.docker(), &entry, self.report)?;
         let course = Course::of(None, false, self.report.elapsed(), 0);
         self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
-        self.report.event(&Event::Release { number: entry.number, to: self.back_to() });
+        self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
         Ok(())
     }
 
@@ -147,6 +147,7 @@ impl<'a> Run<'a> {
             project: self.project(),
             proxies: &viewer.proxies,
             report: self.report,
+            target: viewer.target.name(),
         }
     }
 
@@ -183,13 +184,12 @@ impl<'a> Run<'a> {
     }
 
     fn tell_deployed(&self, part: &Part, took: Duration) {
-        let (target, serving) = (part.name(), part.in_rotation());
-        self.report.deployed(&Deployed {
-            target,
-            serving,
+        self.report.deployed(Event::Deployed {
+            target: part.name().into(),
+            serving: part.in_rotation(),
             release: self.number,
             back_to: self.back_to(),
-            took,
+            seconds: took,
         });
     }
 
@@ -227,7 +227,7 @@ impl<'a> Run<'a> {
     /// One-shots, one after the other. A release that is put back runs none: they are made for going forward.
     fn run_shots(&self, when: &'static str, shots: &BTreeSet<String>) -> Result<()> {
         for service in shots.iter().filter(|_| self.kind == Kind::Deploy) {
-            self.report.event(&Event::Running(service.clone()));
+            self.report.event(Event::Running { service: service.clone() });
             let worked = self.docker().run_service(service)?;
             if let Some(signal) = self.stop.signal() {
                 return Err(Fault::interrupted(signal).into());
@@ -238,7 +238,7 @@ impl<'a> Run<'a> {
                     .hint("what it said stands above")
                     .into());
             }
-            self.report.event(&Event::Ran(service.clone()));
+            self.report.event(Event::Ran { service: service.clone() });
         }
         Ok(())
     }
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
         if down.is_empty() {
             return Ok(());
         }
-        self.report.event(&Event::StartingNeeded(down.join(", ")));
+        self.report.event(Event::StartingNeeded { services: down.iter().map(|s| s.to_string()).collect() });
         self.docker().start_services(down)
     }
 

@@ -19,7 +19,7 @@ use crate::docker::swarm::ResolveImage;
 use crate::fault::{Exit, Fault};
 use crate::model::{Engine, Project};
 use crate::release::{Kind, Placed};
-use crate::report::{Deployed, Event, Report, Warning};
+use crate::report::{Event, Report, Warning};
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::front::Front;
 use crate::swarm::risks::{self, Facts};
@@ -154,7 +154,7 @@ pub fn unrecorded(
         report.stack_plan(name, &lines);
         return Ok(());
     }
-    report.event(&Event::OwnWayBack(names.join(", ")));
+    report.event(Event::OwnWayBack { services: names.clone() });
     services.iter().try_for_each(|s| docker.service_rollback(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
     let watch =
@@ -213,7 +213,7 @@ impl Swarm<'_> {
         if !args.build || names.is_empty() || self.rollout.dry_run {
             return Ok(());
         }
-        self.report.event(&Event::Building(names.join(", ")));
+        self.report.event(Event::Building { services: names.clone() });
         self.docker().build(&names)
     }
 
@@ -335,21 +335,21 @@ impl Swarm<'_> {
             return;
         }
         let ids: Vec<String> = gone.iter().map(|s| s.id.clone()).collect();
-        let names: Vec<&str> = gone.iter().map(|s| s.name.as_str()).collect();
+        let names = gone.iter().map(|s| s.name.clone()).collect();
         match self.docker().remove_services(&ids) {
-            Ok(()) => self.report.event(&Event::Removed(names.join(", "))),
+            Ok(()) => self.report.event(Event::Removed { names }),
             Err(error) => self.report.warn(&Warning::LeftBehind(format!("{error:#}"))),
         }
     }
 
     /// Swarm's own way back.
     fn ask_back(&self, services: &[String], ids: &[String]) -> Result<()> {
-        self.report.event(&Event::OwnWayBack(services.join(", ")));
+        self.report.event(Event::OwnWayBack { services: services.to_vec() });
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
 
     fn send(&self, file: &StackFile, force: bool) -> Result<()> {
-        self.report.event(&Event::Sending { stack: self.name().into(), services: file.services.join(", ") });
+        self.report.event(Event::Sending { stack: self.name().into(), services: file.services.clone() });
         self.docker().stack_deploy(self.name(), &file.text, self.resolve(file)?)?;
         let halfway = |name: &String| self.before.services.get(name).is_some_and(back::is_halfway);
         if !force && !file.services.iter().any(halfway) {
@@ -435,15 +435,15 @@ impl Swarm<'_> {
             if running > stack.wanted(service) {
                 self.report.warn(&Warning::TooMany(name.clone()));
             }
-            self.report.deployed(&Deployed {
-                target: name,
-                serving: format!("{running} of {}", stack.wanted(service)),
+            self.report.deployed(Event::Deployed {
+                target: name.clone(),
+                serving: vec![format!("{running} of {}", stack.wanted(service))],
                 release: self.number,
                 back_to: match self.kind {
                     Kind::Rollback { to } => Some(to),
                     _ => None,
                 },
-                took,
+                seconds: took,
             });
         }
     }

@@ -56,8 +56,9 @@ impl Caller<'_> {
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
         let mut queue = Queue { place, report: self.report, waited: false };
         let holder = Holder::this(&self.command, git::who());
-        let lost = |other: &Holder| {
-            Report::fault(&lost(other));
+        let report = self.report;
+        let lost = move |other: &Holder| {
+            report.fault(&lost(other));
             std::process::exit(i32::from(Exit::Locked.code()))
         };
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
@@ -120,11 +121,11 @@ struct Queue {
 impl Waiting for Queue {
     fn waits_for(&mut self, holder: &Holder) {
         self.waited = true;
-        self.report.event(&Event::Waiting(holder.to_string()));
+        self.report.event(Event::Waiting { holder: holder.to_string() });
     }
 
     fn took_over(&mut self, holder: &Holder) {
-        self.report.event(&Event::TookOver(holder.to_string()));
+        self.report.event(Event::TookOver { holder: holder.to_string() });
     }
 
     fn gives_up(&mut self) -> Result<bool> {

@@ -58,7 +58,8 @@ impl Store {
             replace(&ignored, b"*\n").map_err(|e| cannot_write(&ignored, &e))?;
         }
         place::make(&self.folder(), true)?;
-        place::make(&self.releases(), true)
+        place::make(&self.releases(), true)?;
+        place::make(&self.rollouts(), true)
     }
 
     /// Refuses a folder or file in which somebody else than root and the owner of the project has a hand, where root is
@@ -68,7 +69,7 @@ impl Store {
     /// A link or a stranger's file, by its path and with what to do.
     fn guard(&self) -> Result<(), Fault> {
         match rustix::process::geteuid().is_root() {
-            true => place::guard(&self.state_dir, &[self.folder(), self.releases()]),
+            true => place::guard(&self.state_dir, &[self.folder(), self.releases(), self.rollouts()]),
             false => Ok(()),
         }
     }
@@ -204,7 +205,38 @@ impl Store {
             config && record && !is_temporary(name)
         };
         let names = names_in(&folder)?;
-        names.iter().filter(|name| !stays(name)).try_for_each(|name| remove(&folder.join(name)))
+        names.iter().filter(|name| !stays(name)).try_for_each(|name| remove(&folder.join(name)))?;
+        let old = |name: &&String| number_of(name, "jsonl").is_some_and(|n| !kept.records.contains(&n));
+        names_in(&self.rollouts())?
+            .iter()
+            .filter(old)
+            .try_for_each(|name| remove(&self.rollouts().join(name)))
+    }
+
+    /// A new journal of a rollout, in place of one that led to no release.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn journal(&self, number: u32) -> Result<File, Fault> {
+        self.prepare()?;
+        let path = self.journal_path(number);
+        create(&path).map_err(|e| cannot_write(&path, &e))
+    }
+
+    /// What happened in a rollout, a line an event; none where it is not kept.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Damage> {
+        read(&self.journal_path(number))
+    }
+
+    /// Of a rollout that ended before it changed anything.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn remove_journal(&self, number: u32) -> Result<(), Fault> {
+        remove(&self.journal_path(number))
     }
 
     fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), Fault> {
@@ -224,6 +256,14 @@ impl Store {
 
     fn releases(&self) -> PathBuf {
         self.folder().join("releases")
+    }
+
+    fn rollouts(&self) -> PathBuf {
+        self.folder().join("rollouts")
+    }
+
+    fn journal_path(&self, number: u32) -> PathBuf {
+        self.rollouts().join(file_name(number, "jsonl"))
     }
 
     fn path(&self, number: u32, extension: &str) -> PathBuf {
@@ -295,16 +335,21 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // One that was left behind may have other permissions.
+    let mut file = create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A new file for its owner alone; one that was left behind may have other permissions.
+fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     // Whatever the umask takes away.
     file.set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    Ok(file)
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

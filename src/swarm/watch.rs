@@ -160,7 +160,7 @@ impl Watch<'_> {
                 stack.tasks_of(&service.name).filter(runs).partition(|t| seen.running.contains(&t.id));
             for (task, current) in new.into_iter().zip(told.len() + 1..) {
                 if seen.running.insert(task.id.clone()) {
-                    self.report.event(&Event::TaskRuns {
+                    self.report.event(Event::TaskRuns {
                         name: task.name(),
                         node: task.node.clone(),
                         current,

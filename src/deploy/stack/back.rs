@@ -34,7 +34,7 @@ impl Swarm<'_> {
                 (self.unknown(fault, &message), false)
             }
             End::Interrupted(signal) => {
-                self.report.event(&Event::Interrupted);
+                self.report.event(Event::Interrupted);
                 self.go_back(file, Fault::interrupted(signal))
             }
             End::Failed { stack, service, standing } => self.stands(file, &stack, &service, standing),
@@ -133,7 +133,7 @@ impl Swarm<'_> {
 
     /// Brings back what was there before: all of it, whichever service failed.
     fn go_back(&self, file: &StackFile, fault: Fault) -> (Fault, bool) {
-        self.report.event(&Event::GoingBack);
+        self.report.event(Event::GoingBack);
         match self.try_back(file) {
             Ok(()) => (self.kept(fault), false),
             Err(second) => (self.broken(fault, &second.to_string()), false),

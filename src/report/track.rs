@@ -1,0 +1,272 @@
+//! What each instance went through, folded out of the events: what the terminal shows of it, and the picture draws. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::event::{Event, Found};
+
+/// What an instance is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// It runs, and gets no requests.
+    Aside,
+    Created,
+    Starting,
+    Ready,
+    InRotation,
+    /// Out of rotation, and finishing.
+    Draining,
+    Stopped,
+    Removed,
+}
+
+impl Phase {
+    pub fn words(self) -> &'static str {
+        match self {
+            Phase::Aside => "out of rotation",
+            Phase::Created => "created",
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::InRotation => "in rotation",
+            Phase::Draining => "draining",
+            Phase::Stopped => "stopped",
+            Phase::Removed => "removed",
+        }
+    }
+}
+
+/// One instance, and since when it was at what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Track {
+    pub name: String,
+    /// It was not there, or not what is wanted, when the deploy began.
+    pub new: bool,
+    /// In order; never empty.
+    pub spans: Vec<(Duration, Phase)>,
+}
+
+impl Track {
+    pub fn phase(&self) -> Phase {
+        self.spans.last().map_or(Phase::Created, |(_, phase)| *phase)
+    }
+
+    /// Since when it is at its phase.
+    pub fn since(&self) -> Duration {
+        self.spans.last().map_or(Duration::ZERO, |(at, _)| *at)
+    }
+
+    fn turn(&mut self, at: Duration, phase: Phase) {
+        if self.phase() != phase {
+            self.spans.push((at, phase));
+        }
+    }
+}
+
+/// All instances that a run is about, in the order in which they appeared.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tracks {
+    all: Vec<Track>,
+    /// Whether anything stands in front of them; where not, what is ready serves.
+    proxied: bool,
+    /// Tasks of a Swarm: how many of how many run, by service.
+    tasks: BTreeMap<String, (usize, usize)>,
+}
+
+impl Tracks {
+    pub fn iter(&self) -> impl Iterator<Item = &Track> {
+        self.all.iter()
+    }
+
+    pub fn tasks(&self) -> &BTreeMap<String, (usize, usize)> {
+        &self.tasks
+    }
+
+    /// Takes in an event that happened at this time since the start.
+    pub fn take(&mut self, at: Duration, event: &Event) {
+        match event {
+            Event::Deploying { proxies, instances, .. } => {
+                self.proxied = !proxies.is_empty();
+                instances.iter().for_each(|found| self.found(at, found));
+            }
+            Event::Created { names } => names.iter().for_each(|name| self.created(at, name)),
+            Event::Started { names } => self.turn(at, names, Phase::Starting),
+            Event::Ready { name, .. } => self.ready(at, name),
+            Event::Routed { inside, outside } => self.routed(at, inside, outside),
+            Event::Draining { names } => self.turn(at, names, Phase::Draining),
+            Event::Stopped { names } => self.turn(at, names, Phase::Stopped),
+            Event::Removed { names } => self.turn(at, names, Phase::Removed),
+            Event::TaskRuns { name, current, wanted, .. } => self.runs(name, *current, *wanted),
+            _ => {}
+        }
+    }
+
+    fn found(&mut self, at: Duration, found: &Found) {
+        let phase = match found {
+            Found { runs: false, .. } => Phase::Stopped,
+            Found { in_rotation: true, .. } => Phase::InRotation,
+            _ => Phase::Aside,
+        };
+        match self.get(&found.name) {
+            // A second target of the same run may look at it again.
+            Some(track) => track.turn(at, phase),
+            None => {
+                let spans = vec![(at, phase)];
+                self.all.push(Track { name: found.name.clone(), new: found.new, spans });
+            }
+        }
+    }
+
+    fn created(&mut self, at: Duration, name: &str) {
+        match self.get(name) {
+            // A name that was removed is free again.
+            Some(track) => track.turn(at, Phase::Created),
+            None => {
+                let spans = vec![(at, Phase::Created)];
+                self.all.push(Track { name: name.into(), new: true, spans });
+            }
+        }
+    }
+
+    fn ready(&mut self, at: Duration, name: &str) {
+        let phase = if self.proxied { Phase::Ready } else { Phase::InRotation };
+        if let Some(track) = self.get(name).filter(|t| t.phase() != Phase::InRotation) {
+            track.turn(at, phase);
+        }
+    }
+
+    fn routed(&mut self, at: Duration, inside: &[String], outside: &[String]) {
+        self.turn(at, inside, Phase::InRotation);
+        for name in outside {
+            if let Some(track) = self.get(name).filter(|t| t.phase() == Phase::InRotation) {
+                track.turn(at, Phase::Draining);
+            }
+        }
+    }
+
+    fn runs(&mut self, task: &str, current: usize, wanted: usize) {
+        let service = task.rsplit_once('.').map_or(task, |(service, _)| service);
+        self.tasks.insert(service.into(), (current, wanted));
+    }
+
+    fn turn(&mut self, at: Duration, names: &[String], phase: Phase) {
+        for name in names {
+            if let Some(track) = self.get(name) {
+                track.turn(at, phase);
+            }
+        }
+    }
+
+    fn get(&mut self, name: &str) -> Option<&mut Track> {
+        self.all.iter_mut().find(|t| t.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &str) -> Vec<String> {
+        names.split_whitespace().map(String::from).collect()
+    }
+
+    fn deploying(proxies: &str) -> Event {
+        let found = |name: &str, in_rotation: bool, runs: bool| Found {
+            name: name.into(),
+            new: false,
+            runs,
+            in_rotation,
+        };
+        Event::Deploying {
+            target: "app".into(),
+            proxies: names(proxies),
+            instances: vec![
+                found("app-1", true, true),
+                found("app-2", false, true),
+                found("app-0", false, false),
+            ],
+        }
+    }
+
+    fn ready(name: &str) -> Event {
+        Event::Ready { name: name.into(), answer: String::new() }
+    }
+
+    /// What became of every instance: its name and the phases it went through, with the second of each.
+    fn story(events: &[Event]) -> Vec<String> {
+        let mut tracks = Tracks::default();
+        for (second, event) in events.iter().enumerate() {
+            tracks.take(Duration::from_secs(second as u64), event);
+        }
+        let spans = |t: &Track| {
+            let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.words(), at.as_secs()));
+            all.collect::<Vec<_>>().join(", ")
+        };
+        tracks
+            .iter()
+            .map(|t| format!("{} {}: {}", t.name, if t.new { "new" } else { "old" }, spans(t)))
+            .collect()
+    }
+
+    #[test]
+    fn a_deploy_is_told_instance_by_instance() {
+        let events = [
+            deploying("lb"),
+            Event::Created { names: names("app-3") },
+            Event::Started { names: names("app-3") },
+            ready("app-3"),
+            Event::Routed { inside: names("app-3"), outside: names("app-1 app-2") },
+            Event::Draining { names: names("app-1 app-2") },
+            Event::Stopped { names: names("app-1 app-2") },
+            Event::Removed { names: names("app-0 app-1 app-2") },
+        ];
+        assert_eq!(
+            story(&events),
+            [
+                "app-1 old: in rotation@0, draining@4, stopped@6, removed@7",
+                "app-2 old: out of rotation@0, draining@5, stopped@6, removed@7",
+                "app-0 old: stopped@0, removed@7",
+                "app-3 new: created@1, starting@2, ready@3, in rotation@4",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_ready_serves_where_no_proxy_stands_in_front() {
+        let events = [deploying(""), Event::Created { names: names("app-3") }, ready("app-3")];
+        assert_eq!(story(&events)[3], "app-3 new: created@1, in rotation@2");
+    }
+
+    #[test]
+    fn on_the_way_back_the_old_ones_come_in_again() {
+        let events = [
+            deploying("lb"),
+            Event::Created { names: names("app-3") },
+            Event::Started { names: names("app-3") },
+            ready("app-3"),
+            Event::Routed { inside: names("app-3"), outside: names("app-1") },
+            Event::GoingBack,
+            ready("app-1"),
+            Event::Routed { inside: names("app-1"), outside: names("app-3") },
+        ];
+        let story = story(&events);
+        assert_eq!(story[0], "app-1 old: in rotation@0, draining@4, ready@6, in rotation@7");
+        assert_eq!(story[3], "app-3 new: created@1, starting@2, ready@3, in rotation@4, draining@7");
+    }
+
+    #[test]
+    fn one_in_rotation_that_is_asked_again_stays_in_rotation() {
+        assert_eq!(story(&[deploying("lb"), ready("app-1")])[0], "app-1 old: in rotation@0");
+    }
+
+    #[test]
+    fn tasks_of_a_swarm_are_counted_by_service() {
+        let mut tracks = Tracks::default();
+        let runs =
+            |name: &str, current| Event::TaskRuns { name: name.into(), node: "n".into(), current, wanted: 3 };
+        [runs("vote.1", 1), runs("vote.3", 2), runs("x.1", 1)]
+            .iter()
+            .for_each(|e| tracks.take(Duration::ZERO, e));
+        let tasks: Vec<_> = tracks.tasks().iter().map(|(s, n)| (s.as_str(), *n)).collect();
+        assert_eq!(tasks, [("vote", (2, 3)), ("x", (1, 3))]);
+    }
+}

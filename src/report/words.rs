@@ -1,0 +1,248 @@
+//! The wording of every event and warning.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::event::{Event, StepNote, Warning};
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Deploying { target, proxies, .. } if proxies.is_empty() => {
+                write!(f, "deploying `{target}`")
+            }
+            Event::Deploying { target, proxies, .. } => {
+                write!(f, "deploying `{target}` behind {}", proxies.join(", "))
+            }
+            Event::Prepared { what } => f.write_str(what),
+            Event::WouldPrepare { what } => write!(f, "would do: {what}"),
+            Event::Step(note) => note.fmt(f),
+            Event::Created { names } => write!(f, "created {}", list(names)),
+            Event::Started { names } => write!(f, "started {}", list(names)),
+            Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
+            Event::Routed { inside, outside } if outside.is_empty() => {
+                write!(f, "in rotation: {}", list(inside))
+            }
+            Event::Routed { inside, outside } => {
+                write!(f, "in rotation: {}; out: {}", list(inside), list(outside))
+            }
+            Event::Draining { names } => write!(f, "draining {}", list(names)),
+            Event::Idle { names } => write!(f, "no request in flight: {}", list(names)),
+            Event::Stopped { names } => write!(f, "stopped {}", list(names)),
+            Event::Removed { names } => write!(f, "removed {}", list(names)),
+            Event::StartingNeeded { services } => {
+                write!(f, "starting what it depends on: {}", list(services))
+            }
+            Event::Building { services } => write!(f, "building {}", list(services)),
+            Event::Pulling { services } => write!(f, "pulling {}", list(services)),
+            Event::Delayed { seconds: time } => {
+                write!(f, "waiting {} before the next batch", seconds(*time))
+            }
+            Event::Monitoring { names, seconds: time } => {
+                write!(f, "watching {} for {}", list(names), seconds(*time))
+            }
+            Event::StopFirst { service } => write!(
+                f,
+                "`{service}` holds a writable volume, so the old instance stops first (`order: start-first` keeps it)"
+            ),
+            Event::Running { service } => write!(f, "running `{service}`"),
+            Event::Ran { service } => write!(f, "`{service}` is done"),
+            Event::LeftAlone { services } => write!(
+                f,
+                "changed as well, but neither named nor routed to, so left alone: {}",
+                quoted(services)
+            ),
+            Event::BackToFile { service, image, ran, release } => write!(
+                f,
+                "`{service}` goes back to the file's image {image}; release {release} ran {ran} (`--image`)"
+            ),
+            Event::Adopted { release, services } => {
+                write!(f, "what ran of {} is kept as release {release}", quoted(services))
+            }
+            Event::NotAdopted { services } => write!(
+                f,
+                "what runs of {} was not deployed by compose-zd, and with another file: no later `rollback` can \
+                 go back to it",
+                quoted(services)
+            ),
+            Event::Release { release, back_to: None } => write!(f, "release {release}"),
+            Event::Release { release, back_to: Some(to) } => {
+                write!(f, "release {release}, which puts back release {to}")
+            }
+            Event::Sending { stack, services } => {
+                write!(f, "stack `{stack}`: Swarm is given {}", list(services))
+            }
+            Event::OwnWayBack { services } => {
+                write!(f, "Swarm puts back what it had before of {}", list(services))
+            }
+            Event::TaskRuns { name, node, current, wanted } => {
+                write!(f, "{name} runs on {node} ({current} of {wanted})")
+            }
+            Event::Waiting { holder } => write!(f, "waiting for {holder}"),
+            Event::TookOver { holder } => {
+                write!(f, "{holder} was killed; what it left is brought in order")
+            }
+            Event::Recovering { release } => {
+                write!(f, "going on with release {release}, which a killed run left half done")
+            }
+            Event::Paused => f.write_str("pausing where it is"),
+            Event::GoingBack => f.write_str("going back to what served before"),
+            Event::Interrupted => {
+                f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
+            }
+            Event::Deployed { target, serving, release, back_to, seconds: took } => {
+                let (serving, took) = (list(serving), seconds(*took));
+                match back_to {
+                    Some(to) => write!(
+                        f,
+                        "`{target}` is back on release {to} (as release {release}): {serving} in service after {took}"
+                    ),
+                    None => write!(
+                        f,
+                        "`{target}` is deployed as release {release}: {serving} in service after {took}"
+                    ),
+                }
+            }
+            Event::Warning { text, .. } => write!(f, "warning: {text}"),
+            Event::Command { words, seconds: took } => {
+                write!(f, "$ docker {words}  ({:.3}s)", took.as_secs_f64())
+            }
+            Event::Output { line } => f.write_str(line),
+            Event::Error { message, details, hint, .. } => {
+                write!(f, "error: {message}")?;
+                details.iter().try_for_each(|d| write!(f, "\n  {d}"))?;
+                hint.iter().try_for_each(|h| write!(f, "\nhint: {h}"))
+            }
+        }
+    }
+}
+
+/// `step 3 of 9, batch 1 of 2: wait until ready: app-3`
+impl fmt::Display for StepNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {} of {}", self.number, self.of)?;
+        if self.batches > 1 {
+            write!(f, ", batch {} of {}", self.batch, self.batches)?;
+        }
+        write!(f, ": {}", self.doing())
+    }
+}
+
+impl StepNote {
+    /// What is going on, without names.
+    pub fn doing(&self) -> &'static str {
+        match self.verb.as_str() {
+            "create" => "creating",
+            "gate" => "keeping new instances out of rotation",
+            "start" => "starting",
+            "ready" => "waiting until ready",
+            "route" => "switching the proxy",
+            "idle" => "draining",
+            "delay" => "waiting between two batches",
+            "monitor" => "watching the new instances",
+            "stop" => "stopping",
+            "remove" => "removing",
+            _ => "cleaning up",
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::NoProxy(target) => {
+                write!(
+                    f,
+                    "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
+                )
+            }
+            Warning::DrainLimit { names, limit, requests, unsure } => write!(
+                f,
+                "{} still had {}{} {} after {} (`x-zd.drain.timeout`); stopped all the same",
+                list(names),
+                if *unsure > 0 { "up to " } else { "" },
+                requests + unsure,
+                plural(requests + unsure, "request in flight", "requests in flight"),
+                humantime::format_duration(*limit)
+            ),
+            Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
+            Warning::NotPrepared(text)
+            | Warning::Timeline(text)
+            | Warning::Compose(text)
+            | Warning::Loss(text)
+            | Warning::Ignored(text)
+            | Warning::Task(text) => f.write_str(text),
+            Warning::Tolerated { target, failed, slots, why } => write!(
+                f,
+                "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"
+            ),
+            Warning::Release(text) => f.write_str(text),
+            Warning::InBuildContext { service, folder } => write!(
+                f,
+                "the build of `{service}` sends `{folder}` along, where resolved secrets are kept: add it to \
+                 `.dockerignore`, or keep it elsewhere with `--state-dir`"
+            ),
+            Warning::LeftBehind(text) => {
+                write!(f, "the new release serves, but cleaning up failed: {text}")
+            }
+            Warning::MarksLeft(text) => {
+                write!(
+                    f,
+                    "what served before serves, but a proxy still has marks of ours, which the next run removes: {text}"
+                )
+            }
+            Warning::TooMany(service) => write!(
+                f,
+                "more tasks of `{service}` run than are wanted: Swarm may keep two in a slot whose node was lost; \
+                 `docker service ps` shows them"
+            ),
+            Warning::NotReadyAgain(text) => {
+                write!(f, "went back to it although it does not answer as ready: {text}")
+            }
+            Warning::Died(names) => write!(f, "{} no longer runs, and gets no requests", list(names)),
+            Warning::WeakProbe(service) => write!(
+                f,
+                "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"
+            ),
+        }
+    }
+}
+
+/// Rounded up: nobody wants to read nanoseconds.
+pub fn seconds(time: Duration) -> String {
+    format!("{:.1}s", time.as_secs_f64())
+}
+
+fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {
+    match count {
+        1 => one,
+        _ => many,
+    }
+}
+
+fn list(names: &[String]) -> String {
+    names.join(", ")
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
+        let warning = Warning::DrainLimit {
+            names: vec!["app-1".into()],
+            limit: Duration::from_secs(30),
+            requests: 1,
+            unsure: 0,
+        };
+        assert_eq!(
+            warning.to_string(),
+            "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped all the same"
+        );
+    }
+}
