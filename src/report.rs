@@ -4,8 +4,10 @@
 pub mod board;
 pub mod entry;
 pub mod event;
+mod spent;
 mod terminal;
 pub mod text;
+pub mod timeline;
 pub mod track;
 pub mod words;
 
@@ -198,6 +200,16 @@ impl Report {
         self.result(&format!("stack `{stack}`: {} is what it was before", names.join(", ")));
     }
 
+    /// Where the time went.
+    pub fn spent(&self) {
+        let told = !self.is_json() && self.0.settings.detail != Detail::Quiet;
+        let spent = spent::spent(&self.log().entries).filter(|_| told);
+        if let Some(spent) = spent {
+            self.close();
+            self.above(&format!("{:>6.1}s  {spent}", self.elapsed().as_secs_f64()));
+        }
+    }
+
     /// A target whose new release serves.
     pub fn deployed(&self, done: Event) {
         let text = done.to_string();
@@ -253,9 +265,19 @@ impl Report {
         });
     }
 
-    /// The end of a rollout: its summary, where JSON is asked for.
+    /// The end of a rollout: its picture, and its summary where JSON is asked for. What was deployed counts, whatever
+    /// becomes of the picture.
     pub fn end(&self, exit: u8) {
         self.close();
+        if let Some(path) = &self.0.settings.timeline {
+            let page = timeline::page(&self.log().entries);
+            if let Err(error) = std::fs::write(path, page) {
+                self.warn(&Warning::Timeline(format!(
+                    "the picture cannot be written to `{}`: {error}",
+                    path.display()
+                )));
+            }
+        }
         if self.is_json() && self.0.settings.rollout {
             write_out(&entry::summary(&self.log().entries, exit, self.elapsed()).to_string());
         }

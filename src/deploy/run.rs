@@ -176,7 +176,10 @@ impl<'a> Run<'a> {
             self.report,
         );
         match done {
-            Ok(()) => parts.iter().for_each(|part| self.tell_deployed(part, took)),
+            Ok(()) => {
+                self.report.spent();
+                parts.iter().for_each(|part| self.tell_deployed(part, took));
+            }
             Err((fault, true)) => return Err(fault.into()),
             Err((fault, false)) => return Err(self.last_good(parts, fault).into()),
         }

@@ -179,7 +179,8 @@ fn instance_line((n, of): (usize, usize), track: &Track, now: Duration, width: u
     let took = seconds(now.saturating_sub(track.since()));
     let took = if is_at_rest(track) { String::new() } else { format!("  {took}") };
     let text = match width {
-        WIDE.. => format!("{place}  {what:<23} {}{took}", bar(done, all)),
+        // One that has not been touched is on no way yet.
+        WIDE.. if done > 0 => format!("{place}  {what:<23} {}{took}", bar(done, all)),
         _ => format!("{place}  {what}{took}"),
     };
     (tone(track), text)

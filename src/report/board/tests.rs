@@ -49,7 +49,7 @@ fn a_wide_terminal_shows_the_whole_and_each_instance() {
         [
             "deploying app  [=====>    ]  5 of 8: switching the proxy  5.5s",
             "1/1 app-2  ready → in rotation     [=======>  ]  2.5s",
-            "1/1 app-1  in rotation             [>         ]",
+            "1/1 app-1  in rotation",
         ]
     );
 }

@@ -1,0 +1,105 @@
+//! The picture of a rollout: one HTML page with nothing from elsewhere and no script. A bar for each instance, what the
+//! witness saw beneath, and the same in words. Pure: events in, page out.
+
+mod axis;
+mod page;
+mod svg;
+
+use std::time::Duration;
+
+use super::entry::Entry;
+use super::event::Event;
+use super::track::{Phase, Track, Tracks};
+
+pub use page::page;
+
+/// An instant that matters for all instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mark {
+    at: Duration,
+    what: &'static str,
+}
+
+/// A request of the witness.
+#[derive(Debug, Clone, PartialEq)]
+struct Dot {
+    at: Duration,
+    took: Duration,
+    /// What became of it, where it was lost.
+    lost: Option<String>,
+}
+
+/// What a picture tells.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Story {
+    title: String,
+    /// What came of it, a line each.
+    results: Vec<String>,
+    /// It did not end as was hoped.
+    failed: bool,
+    started: String,
+    end: Duration,
+    tracks: Vec<Track>,
+    marks: Vec<Mark>,
+    dots: Vec<Dot>,
+    /// What the witness says of itself.
+    witness: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Story {
+    /// From what happened, in order.
+    fn of(entries: &[Entry]) -> Story {
+        let mut story = Story::default();
+        let mut tracks = Tracks::default();
+        let mut targets = Vec::new();
+        for Entry { at, event, .. } in entries {
+            tracks.take(*at, event);
+            if let Event::Deploying { target: name, .. } | Event::Sending { stack: name, .. } = event {
+                targets.push(name.clone());
+            }
+            story.take(*at, event);
+        }
+        story.title = match targets.is_empty() {
+            true => "nothing was deployed".into(),
+            false => targets.join(", "),
+        };
+        story.started = entries.first().map(|e| e.time.clone()).unwrap_or_default();
+        story.end = entries.last().map_or(Duration::ZERO, |e| e.at);
+        // Instances first that came, then those that went: as the board has them.
+        let (new, old): (Vec<_>, Vec<_>) = tracks.iter().cloned().partition(|t| t.new);
+        story.tracks.extend(new.into_iter().chain(old));
+        story
+    }
+
+    fn take(&mut self, at: Duration, event: &Event) {
+        match event {
+            Event::Routed { .. } => self.marks.push(Mark { at, what: "switch" }),
+            Event::GoingBack => self.marks.push(Mark { at, what: "going back" }),
+            Event::Interrupted => self.marks.push(Mark { at, what: "interrupted" }),
+            Event::Paused => self.marks.push(Mark { at, what: "pause" }),
+            Event::TaskRuns { name, .. } => self.task(at, name),
+            Event::Deployed { .. } => self.results.push(event.to_string()),
+            Event::Warning { text, .. } => self.warnings.push(text.clone()),
+            Event::Error { message, .. } => {
+                self.failed = true;
+                self.results.push(message.clone());
+            }
+            _ => {}
+        }
+    }
+
+    /// A task of a Swarm, of which it is only known when it came to run.
+    fn task(&mut self, at: Duration, name: &str) {
+        self.tracks.push(Track { name: name.into(), new: true, spans: vec![(at, Phase::InRotation)] });
+    }
+}
+
+/// Each phase of an instance with its beginning and its end.
+fn spans(track: &Track, end: Duration) -> Vec<(Duration, Duration, Phase)> {
+    let ends = track.spans.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
+    track.spans.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()
+}
+
+#[cfg(test)]
+mod tests;

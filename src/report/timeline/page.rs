@@ -1,0 +1,104 @@
+//! The page around the drawing: what came of it, the key to the colours, and the same in words.
+
+use std::fmt::Write;
+
+use super::axis::label;
+use super::svg::{DESK, PHONE, class_of, draw};
+use super::{Story, spans};
+use crate::report::entry::Entry;
+use crate::report::text::printable;
+use crate::report::track::{Phase, Track};
+
+const STYLE: &str = include_str!("page.css");
+
+const PHASES: [Phase; 7] = [
+    Phase::Created,
+    Phase::Starting,
+    Phase::Ready,
+    Phase::InRotation,
+    Phase::Draining,
+    Phase::Aside,
+    Phase::Stopped,
+];
+
+/// The page of what happened.
+pub fn page(entries: &[Entry]) -> String {
+    let story = Story::of(entries);
+    let title = escape(&story.title);
+    let mut html = format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title} · compose-zd</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+    );
+    let class = if story.failed { "failed" } else { "good" };
+    for result in &story.results {
+        let _ = writeln!(html, "<p class=\"{class}\">{}</p>", escape(result));
+    }
+    for line in &story.witness {
+        let _ = writeln!(html, "<p>{}</p>", escape(line));
+    }
+    let _ = writeln!(html, "<p class=\"quiet\">{} · {}</p>", escape(&story.started), label(story.end));
+    if !story.tracks.is_empty() {
+        html.push_str(&key(&story));
+        html.push_str(&draw(&story, DESK, "desk"));
+        html.push_str(&draw(&story, PHONE, "phone"));
+        html.push_str(&table(&story));
+    }
+    for warning in &story.warnings {
+        let _ = writeln!(html, "<p class=\"quiet\">warning: {}</p>", escape(warning));
+    }
+    html.push_str("</main>\n</body>\n</html>\n");
+    html
+}
+
+/// The colours that the drawing has.
+fn key(story: &Story) -> String {
+    let used = |phase: &&Phase| story.tracks.iter().any(|t| t.spans.iter().any(|(_, p)| p == *phase));
+    let item =
+        |phase: &Phase| format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.words());
+    let items: Vec<String> = PHASES.iter().filter(used).map(item).collect();
+    format!("<p class=\"key\">{}</p>\n", items.join(" "))
+}
+
+/// What the bars say, for those who do not see them.
+fn table(story: &Story) -> String {
+    let mut html = String::from(
+        "<table>\n<thead><tr><th>instance</th><th>what it went through</th></tr></thead>\n<tbody>\n",
+    );
+    for track in &story.tracks {
+        let kind = if track.new { "new" } else { "old" };
+        let _ = writeln!(
+            html,
+            "<tr><td>{} <small>{kind}</small></td><td>{}</td></tr>",
+            escape(&track.name),
+            escape(&words(track, story))
+        );
+    }
+    html.push_str("</tbody>\n</table>\n");
+    html
+}
+
+fn words(track: &Track, story: &Story) -> String {
+    let one = |(from, to, phase): (_, _, Phase)| match phase {
+        Phase::Removed => format!("removed at {}", label(from)),
+        _ => format!("{} {}–{}", phase.words(), label(from), label(to)),
+    };
+    spans(track, story.end).into_iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Text of others as text: no markup, and nothing that cannot be seen.
+pub fn escape(text: &str) -> String {
+    let mut safe = String::new();
+    for c in printable(text).chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}

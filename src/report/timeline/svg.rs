@@ -1,0 +1,192 @@
+//! The drawing itself, for a given width: the same story is drawn once for a desk and once for a phone.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::axis::{self, Axis};
+use super::page::escape;
+use super::{Dot, Story, spans};
+use crate::report::track::{Phase, Track};
+
+/// Sizes in units; one is a pixel where the page is as wide as was drawn for.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    pub width: f64,
+    /// Names stand to the left of their bars; else above them.
+    pub beside: bool,
+    /// Most ticks of the time axis.
+    pub ticks: usize,
+}
+
+pub const DESK: Layout = Layout { width: 920.0, beside: true, ticks: 10 };
+pub const PHONE: Layout = Layout { width: 360.0, beside: false, ticks: 5 };
+
+const BAR: f64 = 16.0;
+const TEXT: f64 = 12.0;
+const GAP: f64 = 8.0;
+/// Above the first bar: what the marks say.
+const TOP: f64 = 22.0;
+const WITNESS: f64 = 96.0;
+/// Units of a letter, about.
+const LETTER: f64 = 7.0;
+/// The widest that names may be; longer ones are cut.
+const LETTERS: usize = 24;
+
+impl Layout {
+    fn row(&self) -> f64 {
+        if self.beside { BAR + GAP } else { TEXT + 4.0 + BAR + GAP }
+    }
+
+    fn axis(&self, story: &Story) -> Axis {
+        let longest = story.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
+        let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 4.0 };
+        // The last tick's label stands over the edge by half.
+        Axis { left, width: self.width - left - 20.0, end: story.end }
+    }
+}
+
+/// The whole drawing as an `svg` element of this class.
+pub fn draw(story: &Story, layout: Layout, class: &str) -> String {
+    let axis = layout.axis(story);
+    let bars = TOP + layout.row() * story.tracks.len() as f64;
+    let witness = if story.dots.is_empty() { 0.0 } else { WITNESS + 2.0 * GAP + TEXT };
+    let bottom = bars + witness;
+    let (width, height) = (layout.width, bottom + 24.0);
+    let mut svg = format!(
+        "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n",
+        escape(&format!("timeline of {}; the table below says the same in words", story.title))
+    );
+    grid(&mut svg, &axis, bottom, layout.ticks);
+    marks(&mut svg, story, &axis, bottom);
+    for (n, track) in story.tracks.iter().enumerate() {
+        row(&mut svg, track, &axis, (TOP + layout.row() * n as f64, layout), story.end);
+    }
+    if !story.dots.is_empty() {
+        dots(&mut svg, &story.dots, &axis, bars + TEXT + GAP);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn grid(svg: &mut String, axis: &Axis, bottom: f64, ticks: usize) {
+    for at in axis.ticks(ticks) {
+        let x = axis.x(at);
+        let _ = writeln!(
+            svg,
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"/>"
+        );
+        let y = bottom + 16.0;
+        let _ = writeln!(svg, "<text class=\"tick\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", axis::label(at));
+    }
+}
+
+/// Lines across all bars; a word each, where the one before leaves room for it.
+fn marks(svg: &mut String, story: &Story, axis: &Axis, bottom: f64) {
+    let mut free = 0.0;
+    for mark in &story.marks {
+        let x = axis.x(mark.at);
+        let _ = writeln!(
+            svg,
+            "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"><title>{} at {}</title></line>",
+            mark.what,
+            axis::label(mark.at)
+        );
+        let half = mark.what.len() as f64 * LETTER / 2.0;
+        let middle = x.clamp(half, axis.left + axis.width + 20.0 - half);
+        if middle - half >= free {
+            let _ = writeln!(svg, "<text class=\"what\" x=\"{middle:.1}\" y=\"14\">{}</text>", mark.what);
+            free = middle + half + GAP;
+        }
+    }
+}
+
+fn row(svg: &mut String, track: &Track, axis: &Axis, (top, layout): (f64, Layout), end: Duration) {
+    let name = escape(&short(&track.name));
+    let (bar, baseline, x) = match layout.beside {
+        true => (top, top + BAR - 4.0, 4.0),
+        false => (top + TEXT + 4.0, top + TEXT - 2.0, axis.left),
+    };
+    let class = if track.new { "name new" } else { "name" };
+    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{baseline:.1}\">{name}</text>");
+    for (from, to, phase) in spans(track, end) {
+        if phase == Phase::Removed {
+            continue;
+        }
+        let (x, width) = (axis.x(from), (axis.x(to) - axis.x(from)).max(1.5));
+        // What does not run is thin.
+        let thin = matches!(phase, Phase::Stopped | Phase::Created);
+        let (y, height) = if thin { (bar + BAR / 3.0, BAR / 3.0) } else { (bar, BAR) };
+        let _ = writeln!(
+            svg,
+            "<rect class=\"{}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"2\"><title>{} {}: {} to {}</title></rect>",
+            class_of(phase),
+            escape(&track.name),
+            phase.words(),
+            axis::label(from),
+            axis::label(to)
+        );
+    }
+}
+
+/// Latency by its logarithm, 1 ms at the bottom; what was lost stands at the top, as a cross.
+fn dots(svg: &mut String, dots: &[Dot], axis: &Axis, top: f64) {
+    let longest = dots.iter().map(|d| d.took).max().unwrap_or_default().max(Duration::from_millis(100));
+    let y = |took| top + WITNESS - WITNESS * axis::height(took, longest);
+    for (n, ms) in [1u64, 10, 100, 1000, 10_000].into_iter().enumerate() {
+        let took = Duration::from_millis(ms);
+        if took <= longest {
+            let (y, to) = (y(took), axis.left + axis.width);
+            let _ = writeln!(
+                svg,
+                "<line class=\"grid\" x1=\"{:.1}\" x2=\"{to:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+                axis.left
+            );
+            let words = if ms < 1000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) };
+            let words = if n == 0 { format!("{words} witness") } else { words };
+            let _ = writeln!(
+                svg,
+                "<text class=\"level\" x=\"{:.1}\" y=\"{:.1}\">{words}</text>",
+                axis.left + 3.0,
+                y - 3.0
+            );
+        }
+    }
+    for dot in dots {
+        let x = axis.x(dot.at);
+        match &dot.lost {
+            None => {
+                let _ =
+                    writeln!(svg, "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{:.1}\" r=\"2\"/>", y(dot.took));
+            }
+            Some(why) => {
+                let (l, r, a, b) = (x - 4.0, x + 4.0, top - 4.0, top + 4.0);
+                let _ = writeln!(
+                    svg,
+                    "<path class=\"lost\" d=\"M{l:.1} {a:.1}L{r:.1} {b:.1}M{l:.1} {b:.1}L{r:.1} {a:.1}\"><title>lost at {}: {}</title></path>",
+                    axis::label(dot.at),
+                    escape(why)
+                );
+            }
+        }
+    }
+}
+
+fn short(name: &str) -> String {
+    match name.chars().count() > LETTERS {
+        true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
+        false => name.into(),
+    }
+}
+
+/// The CSS class of a phase.
+pub fn class_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Aside => "aside",
+        Phase::Created => "created",
+        Phase::Starting => "starting",
+        Phase::Ready => "ready",
+        Phase::InRotation => "inside",
+        Phase::Draining => "draining",
+        Phase::Stopped | Phase::Removed => "stopped",
+    }
+}

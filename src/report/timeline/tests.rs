@@ -1,0 +1,111 @@
+use super::super::event::Found;
+use super::*;
+
+fn names(names: &str) -> Vec<String> {
+    names.split_whitespace().map(String::from).collect()
+}
+
+/// A second an event.
+fn entries(events: Vec<Event>) -> Vec<Entry> {
+    let entry = |(event, n)| Entry::now(Duration::from_secs(n), event);
+    events.into_iter().zip(0..).map(entry).collect()
+}
+
+fn deploy() -> Vec<Event> {
+    let found = |name: &str| Found { name: name.into(), new: false, runs: true, in_rotation: true };
+    vec![
+        Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![found("app-1")] },
+        Event::Created { names: names("app-2") },
+        Event::Started { names: names("app-2") },
+        Event::Ready { name: "app-2".into(), answer: "200".into() },
+        Event::Routed { inside: names("app-2"), outside: names("app-1") },
+        Event::Stopped { names: names("app-1") },
+        Event::Removed { names: names("app-1") },
+        Event::Deployed {
+            target: "app".into(),
+            serving: names("app-2"),
+            release: 2,
+            back_to: None,
+            seconds: Duration::from_secs(7),
+        },
+    ]
+}
+
+#[test]
+fn new_instances_stand_above_those_that_go() {
+    let story = Story::of(&entries(deploy()));
+    let names: Vec<&str> = story.tracks.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(names, ["app-2", "app-1"]);
+    assert_eq!(story.marks, [Mark { at: Duration::from_secs(4), what: "switch" }]);
+    assert!(!story.failed);
+}
+
+#[test]
+fn a_bar_lasts_from_one_phase_to_the_next() {
+    let story = Story::of(&entries(deploy()));
+    let of = |n: usize| {
+        let all = spans(&story.tracks[n], story.end);
+        let text = |(from, to, phase): &(Duration, Duration, Phase)| {
+            format!("{} {}-{}", phase.words(), from.as_secs(), to.as_secs())
+        };
+        all.iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(of(0), ["created 1-2", "starting 2-3", "ready 3-4", "in rotation 4-7"]);
+    assert_eq!(of(1), ["in rotation 0-4", "draining 4-5", "stopped 5-6", "removed 6-7"]);
+}
+
+#[test]
+fn the_page_needs_nothing_from_elsewhere_and_runs_nothing() {
+    let page = page(&entries(deploy()));
+    for bad in ["<script", "http://", "https://", "@import", "url(", " src=", "<link", "onload"] {
+        assert!(!page.contains(bad), "{bad}");
+    }
+    assert!(page.contains("in rotation 4 s–7 s"), "{page}");
+    assert_eq!(page.matches("<svg").count(), 2);
+    assert_eq!(page.matches("<rect class=\"inside\"").count(), 4, "two bars, drawn twice");
+}
+
+#[test]
+fn what_others_wrote_is_text() {
+    let mut events = deploy();
+    events.push(Event::Warning { kind: "loss".into(), text: "<script>alert(1)</script>\u{202e}".into() });
+    events.push(Event::Deploying {
+        target: "\"><img src=x onerror=alert(1)>".into(),
+        proxies: Vec::new(),
+        instances: vec![Found { name: "<b>".into(), new: false, runs: true, in_rotation: true }],
+    });
+    let page = page(&entries(events));
+    assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("<b>"), "{page}");
+    assert!(!page.contains('\u{202e}'));
+}
+
+#[test]
+fn a_failure_is_the_result() {
+    let mut events = deploy();
+    events.pop();
+    events.push(Event::GoingBack);
+    events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
+    let story = Story::of(&entries(events));
+    assert!(story.failed);
+    assert_eq!(story.results, ["`app`: no"]);
+    assert_eq!(story.marks.last().map(|m| m.what), Some("going back"));
+}
+
+#[test]
+fn a_run_that_deployed_nothing_has_a_page_all_the_same() {
+    assert!(page(&[]).contains("nothing was deployed"));
+}
+
+#[test]
+fn a_lost_request_is_a_cross_and_an_answered_one_a_dot() {
+    let mut story = Story::of(&entries(deploy()));
+    let dot = |at, lost: Option<&str>| Dot {
+        at: Duration::from_secs(at),
+        took: Duration::from_millis(20),
+        lost: lost.map(String::from),
+    };
+    story.dots = vec![dot(1, None), dot(2, None), dot(3, Some("503"))];
+    let drawn = svg::draw(&story, svg::DESK, "desk");
+    assert_eq!((drawn.matches("class=\"dot\"").count(), drawn.matches("class=\"lost\"").count()), (2, 1));
+    assert!(drawn.contains("lost at 3 s: 503"));
+}
