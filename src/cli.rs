@@ -83,6 +83,8 @@ pub enum Command {
     Status(StatusArgs),
     /// List the releases, and which one a rollback goes to
     History(HistoryArgs),
+    /// Print the JSON Schema of what `--output json` prints
+    Schema,
 }
 
 /// The form in which results are printed.

@@ -7,6 +7,7 @@ mod checks;
 mod definition;
 mod failure;
 mod goals;
+mod history;
 mod ledger;
 mod look;
 mod oneshot;
@@ -32,12 +33,13 @@ use crate::report::Report;
 use crate::wait::Stop;
 use asked::Target;
 use definition::Definition;
+pub use history::history;
 use ledger::Ledger;
 use oneshot::OneShots;
 pub use rollback::{recover, rollback};
 use run::Run;
 use scene::Wanted;
-pub use status::{history, status};
+pub use status::status;
 use turn::{Caller, Turn};
 
 /// Replaces the services asked for by their next version.

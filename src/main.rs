@@ -31,6 +31,7 @@ use clap::Parser;
 
 use cli::{Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
 use fault::Fault;
+use report::entry::SCHEMA_TEXT;
 use report::{Detail, Report, Settings};
 use wait::Stop;
 
@@ -55,8 +56,12 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop),
         Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop),
         Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop),
-        Command::Status(args) => deploy::status(&cli.compose, args, report),
+        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop),
         Command::History(args) => deploy::history(&cli.compose, args, report),
+        Command::Schema => {
+            report.page(SCHEMA_TEXT);
+            Ok(())
+        }
     }
 }
 
@@ -69,6 +74,7 @@ fn settings(command: &Command) -> Settings {
         Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
             return Settings { json: *output == Output::Json, ..Settings::default() };
         }
+        Command::Schema => return Settings::default(),
     };
     Settings {
         detail: detail(rollout),

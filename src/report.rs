@@ -4,7 +4,9 @@
 pub mod board;
 pub mod entry;
 pub mod event;
+pub mod history;
 mod spent;
+pub mod status;
 mod terminal;
 pub mod text;
 pub mod timeline;
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use console::Term;
 use serde::Serialize;
 
 use crate::fault::Fault;
@@ -189,9 +192,25 @@ impl Report {
         write_out(&text);
     }
 
-    /// Columns as wide as what is in them.
+    /// A page that was asked for, as it is.
+    pub fn page(&self, page: &str) {
+        let _ = write!(std::io::stdout(), "{page}");
+    }
+
+    /// Columns as wide as what is in them, on a terminal as wide as that.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
-        text::table(head, rows).iter().for_each(|line| self.result(line));
+        let width = Term::stdout().size_checked().map(|(_, width)| usize::from(width));
+        let lines = text::table_within(head, rows, width.unwrap_or(usize::MAX));
+        lines.iter().for_each(|line| self.result(line));
+    }
+
+    /// Begins a screen that takes the place of the one before; where that cannot be, a line between them.
+    pub fn next_screen(&self) {
+        let term = Term::stdout();
+        let cleared = term.features().is_attended() && term.clear_screen().is_ok();
+        if !cleared && !self.is_json() {
+            write_out("");
+        }
     }
 
     /// Services of a stack that Swarm itself has put back.

@@ -258,6 +258,18 @@ impl Ledger {
         }
     }
 
+    /// What happened in a rollout, a line an event; none where it is not kept.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read.
+    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Fault> {
+        self.store.events(number).map_err(|damage| (&damage).into())
+    }
+
+    pub fn has_events(&self, number: u32) -> bool {
+        self.store.has_events(number)
+    }
+
     /// A run that ended before it changed anything leaves nothing behind, and a paused one as it was.
     pub fn forget(&self, entry: &Entry) {
         let restored = match &self.heading {

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::health::{Asker, Probe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, Key, Observed, State};
-use crate::proxy::{self, Backend, Proxy};
+use crate::proxy::{self, Backend, InFlight, Proxy};
 use crate::rollout;
 use crate::wait::{self, Stop, Waited};
 
@@ -95,10 +95,15 @@ impl Wanted {
 const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_POLL: Duration = Duration::from_millis(500);
 
+/// The ids in rotation, and the requests of each id.
+type Traffic = (BTreeSet<String>, BTreeMap<String, InFlight>);
+
 /// What the planner sees, and the containers behind it.
 pub struct Scene {
     pub observed: Observed,
     pub containers: BTreeMap<Key, Container>,
+    /// Requests that each container is answering, by id, where a proxy tells; it does not name those that have none.
+    pub in_flight: BTreeMap<String, InFlight>,
 }
 
 /// Looks at one target.
@@ -194,7 +199,7 @@ impl Viewer<'_> {
         let ours = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
         members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
-        let routed = self.routed(&members)?;
+        let (routed, in_flight) = self.routed(&members)?.unzip();
         let instances = members.iter().map(|c| self.instance(c, routed.as_ref()));
         Ok(Scene {
             observed: Observed {
@@ -202,6 +207,7 @@ impl Viewer<'_> {
                 proxied: !self.proxies.is_empty(),
             },
             containers: members.iter().map(|c| (self.key(c), c.clone())).collect(),
+            in_flight: in_flight.unwrap_or_default(),
         })
     }
 
@@ -209,15 +215,17 @@ impl Viewer<'_> {
         rollout::short_name(&self.project.name, container)
     }
 
-    /// The ids that any proxy sends requests to; none where there is no proxy to tell.
-    fn routed(&self, members: &[Container]) -> Result<Option<BTreeSet<String>>> {
-        let mut routed = BTreeSet::new();
+    /// The ids that any proxy sends requests to, and how many each has; none where there is no proxy to tell.
+    fn routed(&self, members: &[Container]) -> Result<Option<Traffic>> {
+        let (mut routed, mut in_flight) = Traffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
             let answer: Done = drain::checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
-            routed.extend(proxy.read(&answer, &endpoints)?.routed);
+            let reading = proxy.read(&answer, &endpoints)?;
+            routed.extend(reading.routed);
+            in_flight.extend(reading.in_flight);
         }
-        Ok((!self.proxies.is_empty()).then_some(routed))
+        Ok((!self.proxies.is_empty()).then_some((routed, in_flight)))
     }
 
     fn instance(&self, container: &Container, routed: Option<&BTreeSet<String>>) -> Result<Instance> {

@@ -1,117 +1,177 @@
-//! What runs now, and what was deployed before; nothing is changed.
+//! What runs now; nothing is changed.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
 use super::asked::{self, Target};
 use super::definition::Definition;
 use super::ledger::Ledger;
-use super::scene::{self, Viewer, Wanted};
-use super::{rollback, stack, turn};
-use crate::cli::{ComposeArgs, HistoryArgs, StatusArgs};
+use super::scene::{self, Scene, Viewer, Wanted};
+use super::{stack, turn};
+use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
-use crate::docker::inspect::Container;
 use crate::fault::Fault;
-use crate::model::Flags;
+use crate::model::{Flags, Project};
 use crate::observed::Instance;
-use crate::release::{History, Kind, Outcome, Record};
-use crate::report::Report;
+use crate::proxy::{InFlight, Proxy};
+use crate::release::{History, Record};
+use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, TaskCount};
+use crate::report::{Report, Warning};
 use crate::swarm::state::{Service, Stack, Task};
 use crate::swarm::watch;
+use crate::wait::{self, Stop};
 
-/// Tells of every service that is deployed: which release, which instances, and whether they get requests.
+/// Tells of every service that is deployed: which release, which instances, and whether they get requests; once, or again
+/// and again until somebody ends it.
 ///
 /// # Errors
 /// No engine; a proxy that does not answer; a service that is not there.
-pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<()> {
+pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &Stop) -> Result<()> {
+    let Some(every) = args.watch else {
+        tell(&look(compose, args, report)?, report);
+        return Ok(());
+    };
+    let mut first = true;
+    let waited = wait::until(every, FOREVER, stop, || {
+        match look(compose, args, report) {
+            Err(error) if first => return Err(error),
+            // It may be back the next time.
+            Err(error) => report.warn(&Warning::Release(format!("{error:#}"))),
+            Ok(status) => {
+                report.next_screen();
+                tell(&status, report);
+            }
+        }
+        first = false;
+        Ok(None::<()>)
+    });
+    waited.map(drop)
+}
+
+/// Longer than anybody watches.
+const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
+
+fn tell(status: &Status, report: Report) {
+    match report.is_json() {
+        true => report.document(status),
+        false => {
+            report.table(status.head(), &status.rows(SystemTime::now()));
+            status.notes().iter().for_each(|note| report.say(note));
+        }
+    }
+}
+
+fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Status> {
     let definition = Definition::of_file(compose, Flags::default(), report)?;
     let (docker, project) = (&definition.docker, &definition.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
     let cluster = stack::cluster(docker, engine, &project.name)?;
     let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), cluster.as_deref());
     let ledger = Ledger::open(&state_dir, &project.name)?.for_looking(report);
-    if cluster.is_some() {
-        stack_status(docker, &project.name, &args.services, &ledger, report)?;
-        return tell_under_way(docker, true, &ledger, report);
-    }
+    let mut status = match cluster.is_some() {
+        true => stack_status(docker, &project.name, &args.services, &ledger)?,
+        false => compose_status(docker, project, &args.services, &ledger)?,
+    };
+    status.under_way = turn::under_way(docker, cluster.is_some(), &ledger)?;
+    Ok(status)
+}
+
+fn compose_status(docker: &Docker, project: &Project, named: &[String], ledger: &Ledger) -> Result<Status> {
     let containers = docker.containers()?;
     let all = scene::detect(docker, &containers)?;
-    let targets = match args.services.is_empty() {
-        false => asked::as_targets(project, &args.services)?,
-        true => {
-            let newest = ledger.history.newest_first().find(|r| r.is_good());
-            let recorded = newest.map(|r| r.services.keys().cloned().collect());
-            let known: Vec<String> = recorded.unwrap_or_default();
-            let known: Vec<String> = known.into_iter().filter(|s| project.services.contains_key(s)).collect();
-            match known.is_empty() {
-                true => asked::targets(project, &[], &[], &all)?,
-                false => asked::as_targets(project, &known)?,
-            }
-        }
-    };
     let wanted = Wanted::default();
-    let mut rows = Vec::new();
-    for target in &targets {
+    let mut status = Status::new(&project.name, "compose");
+    for target in &targets(project, named, &all, ledger)? {
         let proxies = scene::fronting(docker, project, target, &containers, &all)?;
         let viewer = Viewer { docker, project, wanted: &wanted, target, proxies };
         let scene = viewer.look_at(containers.clone())?;
-        let proxied = scene.observed.proxied;
-        let instances = scene.observed.instances.iter();
-        rows.extend(instances.map(|i| instance_row(i, &scene.containers[&i.key], proxied, &ledger.history)));
-        tell_target(target, &ledger.history, &mut rows, scene.observed.instances.is_empty());
+        status.services.extend(services(target, &scene, &ledger.history));
+        status.pairs.extend(pair(target, &scene));
     }
-    report.table(&["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION"], &rows);
-    tell_under_way(docker, false, &ledger, report)
+    Ok(status)
 }
 
-fn tell_under_way(docker: &Docker, is_stack: bool, ledger: &Ledger, report: Report) -> Result<()> {
-    turn::under_way(docker, is_stack, ledger)?.iter().for_each(|text| report.say(text));
-    Ok(())
+/// Those that are named, else those of the newest release, else those that a proxy routes to.
+fn targets(
+    project: &Project,
+    named: &[String],
+    proxies: &[Arc<dyn Proxy>],
+    ledger: &Ledger,
+) -> Result<Vec<Target>, Fault> {
+    if !named.is_empty() {
+        return asked::as_targets(project, named);
+    }
+    let newest = ledger.history.newest_first().find(|r| r.is_good());
+    let recorded = newest.map(|r| r.services.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let known: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
+    match known.is_empty() {
+        true => asked::targets(project, &[], &[], proxies),
+        false => asked::as_targets(project, &known),
+    }
 }
 
-fn tell_target(target: &Target, history: &History, rows: &mut Vec<Vec<String>>, empty: bool) {
-    if empty {
-        let service = target.name().to_string();
-        rows.push(vec![service.clone(), release_of(history, &service), "none".into()]);
+/// The services of a target, each with its instances; of a pair that never ran only its name.
+fn services(target: &Target, scene: &Scene, history: &History) -> Vec<ServiceStatus> {
+    let of = |service: &str| {
+        let its = scene.observed.instances.iter().filter(|i| i.service == service);
+        service_status(service, its.map(|i| instance(i, scene)).collect(), history)
+    };
+    if scene.observed.instances.is_empty() {
+        return vec![service_status(target.name(), Vec::new(), history)];
     }
+    let all = target.services().into_iter().map(of);
+    all.filter(|s| !s.instances.is_empty()).collect()
+}
+
+fn service_status(service: &str, instances: Vec<InstanceStatus>, history: &History) -> ServiceStatus {
+    let release = release_of(history, service);
+    let release_unknown = history.unreadable_since(release.unwrap_or(0)).is_some();
+    ServiceStatus { service: service.into(), release, release_unknown, tasks: None, instances }
+}
+
+fn pair(target: &Target, scene: &Scene) -> Option<PairStatus> {
+    let Target::Pair(pair) = target else { return None };
+    let serves = |side: &&String| scene.observed.of(side).any(Instance::serves);
+    Some(PairStatus {
+        pair: pair.name.clone(),
+        sides: pair.sides.to_vec(),
+        active: pair.sides.iter().filter(serves).cloned().collect(),
+    })
 }
 
 /// The release that put a service in place.
-fn release_of(history: &History, service: &str) -> String {
+fn release_of(history: &History, service: &str) -> Option<u32> {
     let is_of = |r: &&Record| r.is_good() && r.deployed.iter().any(|s| s == service);
-    let found = history.newest_first().find(is_of).map_or(0, |r| r.number);
-    match (history.unreadable_since(found), found) {
-        (Some(_), _) => "unknown".into(),
-        (None, 0) => "-".into(),
-        (None, number) => number.to_string(),
+    history.newest_first().find(is_of).map(|r| r.number)
+}
+
+fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
+    let container = &scene.containers[&instance.key];
+    let health = container.state.health.as_ref().map(|h| h.status.clone());
+    // A proxy names only those that have requests.
+    let in_flight = scene.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
+    let (in_flight, in_flight_at_most) = match in_flight {
+        InFlight::Exact(count) => (count, false),
+        InFlight::AtMost { exact, open, .. } => (exact + open, open > 0),
+    };
+    let proxied = scene.observed.proxied;
+    InstanceStatus {
+        name: instance.key.clone(),
+        image: container.config.image.clone(),
+        state: container.state.status.clone(),
+        health: health.filter(|h| !h.is_empty() && h != "none"),
+        in_rotation: proxied.then_some(instance.routed),
+        in_flight: proxied.then_some(in_flight),
+        in_flight_at_most,
+        started: Some(container.state.started_at.clone()).filter(|_| container.is_running()),
+        node: None,
     }
 }
 
-fn instance_row(instance: &Instance, container: &Container, proxied: bool, history: &History) -> Vec<String> {
-    let health = container.state.health.as_ref().map_or("", |h| h.status.as_str());
-    let state = match health {
-        "" | "none" => container.state.status.clone(),
-        health => format!("{} ({health})", container.state.status),
-    };
-    let rotation = match (proxied, instance.routed) {
-        (false, _) => "no proxy",
-        (true, true) => "in",
-        (true, false) => "out",
-    };
-    let service = instance.service.clone();
-    let release = release_of(history, &service);
-    vec![service, release, instance.key.clone(), container.config.image.clone(), state, rotation.into()]
-}
-
 /// The same of a stack, as Swarm tells it.
-fn stack_status(
-    docker: &Docker,
-    name: &str,
-    named: &[String],
-    ledger: &Ledger,
-    report: Report,
-) -> Result<()> {
+fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) -> Result<Status> {
     let stack = watch::look(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
@@ -120,86 +180,31 @@ fn stack_status(
             .into());
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
-    let mut rows = Vec::new();
-    for service in shown {
-        rows.push(service_row(&stack, service, ledger));
-        let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
-        rows.extend(tasks.map(|task| task_row(service, task)));
-    }
-    report.table(&["SERVICE", "RELEASE", "TASKS", "NODE", "IMAGE", "STATE"], &rows);
-    Ok(())
+    let mut status = Status::new(name, "swarm");
+    status.services = shown.map(|service| stack_service(&stack, service, &ledger.history)).collect();
+    Ok(status)
 }
 
-fn service_row(stack: &Stack, service: &Service, ledger: &Ledger) -> Vec<String> {
-    let running = stack.tasks_of(&service.name).filter(|t| t.runs()).count();
-    let state = match service.update_state() {
+fn stack_service(stack: &Stack, service: &Service, history: &History) -> ServiceStatus {
+    let update = match service.update_state() {
         "" => "-".to_string(),
         state => state.replace('_', " "),
     };
     let image = service.spec.image().split('@').next().unwrap_or_default().to_string();
-    let tasks = format!("{running} of {}", stack.wanted(service));
-    vec![service.name.clone(), release_of(&ledger.history, &service.name), tasks, String::new(), image, state]
+    let running = stack.tasks_of(&service.name).filter(|t| t.runs()).count();
+    let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
+    let instances = tasks.map(|task| task_status(service, task)).collect();
+    let count = TaskCount { running, wanted: stack.wanted(service), image, update };
+    ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, history) }
 }
 
-fn task_row(service: &Service, task: &Task) -> Vec<String> {
+fn task_status(service: &Service, task: &Task) -> InstanceStatus {
     let version = if task.is_of(&service.spec) { "" } else { " (before)" };
     let said = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
-    let state = format!("{}{version}{said}", task.state);
-    vec![String::new(), String::new(), task.name(), task.node.clone(), String::new(), state]
-}
-
-/// Lists the releases, newest first, with those that can be gone back to.
-///
-/// # Errors
-/// A record that cannot be read.
-pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let ledger = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
-    let readable = ledger.history.newest_first().map(|r| (r.number, record_row(r, &ledger)));
-    let row = |number: u32| vec![number.to_string(), "-".into(), "-".into(), "cannot be read".into()];
-    let damaged = ledger.history.damaged().map(|(number, _)| (number, row(number)));
-    let by_number: BTreeMap<u32, Vec<String>> = readable.chain(damaged).collect();
-    let rows: Vec<Vec<String>> = by_number.into_values().rev().collect();
-    if rows.is_empty() {
-        report.say(&format!(
-            "no release of `{}` is recorded in {}",
-            ledger.project,
-            ledger.folder().display()
-        ));
-        return Ok(());
+    InstanceStatus {
+        name: task.name(),
+        state: format!("{}{version}{said}", task.state),
+        node: Some(task.node.clone()),
+        ..InstanceStatus::default()
     }
-    report.table(&["RELEASE", "STARTED", "TOOK", "RESULT", "SERVICES", "REVISION", "BY"], &rows);
-    let sure = |r: &&Record| ledger.lost.is_none() && ledger.history.unreadable_since(r.number).is_none();
-    if let Some(previous) = ledger.history.previous(&[]).filter(sure) {
-        report.say(&format!("`compose-zd rollback` goes back to release {}", previous.number));
-    }
-    Ok(())
-}
-
-fn record_row(record: &Record, ledger: &Ledger) -> Vec<String> {
-    let is_current = ledger.history.current().is_some_and(|c| c.number == record.number);
-    let kept = record.is_good() && ledger.config_path(record.number).exists();
-    let number = match (is_current, kept) {
-        (true, _) => format!("{} (serves)", record.number),
-        (false, true) => record.number.to_string(),
-        (false, false) => format!("{} (history only)", record.number),
-    };
-    let result = match (record.outcome, record.kind) {
-        (Outcome::Failed, _) => "failed".to_string(),
-        (Outcome::Paused, _) => "paused".into(),
-        (Outcome::Interrupted, _) => "interrupted".into(),
-        (Outcome::Deployed, Kind::Rollback { to }) => format!("back to {to}"),
-        (Outcome::Deployed, Kind::Adopted) => "found running".into(),
-        (Outcome::Deployed, Kind::Deploy) => "deployed".into(),
-    };
-    let revision = record.git.as_ref().map_or("-".into(), |git| {
-        let short: String = git.revision.chars().take(10).collect();
-        if git.dirty { format!("{short} (dirty)") } else { short }
-    });
-    let services = record.deployed.iter().map(|name| match record.services.get(name) {
-        Some(placed) => format!("{name}: {}", placed.image),
-        None => name.clone(),
-    });
-    let took = format!("{:.1}s", record.seconds);
-    let services = services.collect::<Vec<_>>().join(", ");
-    vec![number, record.started.clone(), took, result, services, revision, record.by.clone()]
 }

@@ -66,6 +66,8 @@ pub struct State {
     pub oom_killed: bool,
     pub error: String,
     pub health: Option<Health>,
+    /// RFC 3339.
+    pub started_at: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

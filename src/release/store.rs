@@ -231,6 +231,10 @@ impl Store {
         read(&self.journal_path(number))
     }
 
+    pub fn has_events(&self, number: u32) -> bool {
+        self.journal_path(number).is_file()
+    }
+
     /// Of a rollout that ended before it changed anything.
     ///
     /// # Errors

@@ -38,6 +38,13 @@ impl Entry {
     }
 }
 
+/// The lines of a journal. Those that cannot be read are passed over: the last one of a run that was killed may be half
+/// written, and a newer version has other events.
+pub fn read(journal: &[u8]) -> Vec<Entry> {
+    let lines = journal.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
 /// What a run came to, as the one line that `--output json` prints to stdout.
 pub fn summary(entries: &[Entry], exit: u8, took: Duration) -> Value {
     let of =
@@ -68,3 +75,7 @@ fn error(event: &Event) -> Option<Value> {
     let Event::Error { message, details, hint, .. } = event else { return None };
     Some(json!({"message": message, "details": details, "hint": hint}))
 }
+
+#[cfg(test)]
+#[path = "entry/tests.rs"]
+mod tests;

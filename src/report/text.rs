@@ -25,6 +25,42 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     all.into_iter().map(line).collect()
 }
 
+/// A table no wider than this: the widest column is cut first; where that is not enough, a row becomes a block of lines.
+pub fn table_within(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
+    let lines = table(head, rows);
+    let wide = |lines: &[String]| lines.iter().map(|l| console::measure_text_width(l)).max().unwrap_or(0);
+    let over = wide(&lines).saturating_sub(width);
+    if over == 0 {
+        return lines;
+    }
+    let cell = |row: &Vec<String>, n: usize| row.get(n).map_or(0, |c| c.chars().count());
+    let widest = |n: &usize| rows.iter().map(|row| cell(row, *n)).max().unwrap_or(0);
+    let longest = (0..head.len()).max_by_key(widest).unwrap_or(0);
+    let room = widest(&longest).saturating_sub(over);
+    if room < SHORTEST.max(head.get(longest).map_or(0, |h| h.len())) {
+        return rows.iter().flat_map(|row| block(head, row, width)).collect();
+    }
+    let cut = |row: &Vec<String>| {
+        let mut row = row.clone();
+        if let Some(cell) = row.get_mut(longest) {
+            *cell = fit(cell, room);
+        }
+        row
+    };
+    table(head, &rows.iter().map(cut).collect::<Vec<_>>())
+}
+
+/// A cell that is cut shorter says nothing any more.
+const SHORTEST: usize = 12;
+
+/// A row as lines, each with the head of its column.
+fn block(head: &[&str], row: &[String], width: usize) -> Vec<String> {
+    let named = head.iter().map(|h| h.len()).max().unwrap_or(0);
+    let cells = head.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
+    let lines = cells.map(|(head, cell)| fit(&format!("{head:<named$}  {cell}"), width));
+    lines.chain([String::new()]).collect()
+}
+
 /// At most `width` columns of a line.
 pub fn fit(line: &str, width: usize) -> String {
     console::truncate_str(&printable(line).replace('\n', " "), width, "…").into_owned()
@@ -44,6 +80,19 @@ mod tests {
     fn a_cell_of_a_table_stays_on_its_line() {
         let rows = [vec!["a\nb\u{1b}".to_string(), "c".into()]];
         assert_eq!(table(&["X", "Y"], &rows), ["X    Y", "a b  c"]);
+    }
+
+    #[test]
+    fn a_table_is_cut_to_the_terminal_and_becomes_blocks_where_that_is_not_enough() {
+        let rows = [vec!["app".to_string(), "registry.example/team/shop:42".into(), "in".into()]];
+        let head = ["SERVICE", "IMAGE", "ROTATION"];
+        let lines = |width| table_within(&head, &rows, width);
+        assert_eq!(lines(100), table(&head, &rows));
+        assert_eq!(
+            lines(40),
+            ["SERVICE  IMAGE                  ROTATION", "app      registry.example/tea…  in"]
+        );
+        assert_eq!(lines(24), ["SERVICE   app", "IMAGE     registry.exam…", "ROTATION  in", ""]);
     }
 
     #[test]

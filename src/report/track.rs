@@ -86,9 +86,10 @@ impl Tracks {
         match event {
             Event::Deploying { proxies, instances, .. } => {
                 self.proxied = !proxies.is_empty();
-                instances.iter().for_each(|found| self.found(at, found));
+                instances.iter().for_each(|found| self.found(found));
             }
             Event::Created { names } => names.iter().for_each(|name| self.created(at, name)),
+            Event::Step(note) if note.verb == "start" => self.turn(at, &note.names, Phase::Starting),
             Event::Started { names } => self.turn(at, names, Phase::Starting),
             Event::Ready { name, .. } => self.ready(at, name),
             Event::Routed { inside, outside } => self.routed(at, inside, outside),
@@ -100,19 +101,17 @@ impl Tracks {
         }
     }
 
-    fn found(&mut self, at: Duration, found: &Found) {
+    /// It was there before the run looked.
+    fn found(&mut self, found: &Found) {
         let phase = match found {
             Found { runs: false, .. } => Phase::Stopped,
             Found { in_rotation: true, .. } => Phase::InRotation,
             _ => Phase::Aside,
         };
-        match self.get(&found.name) {
-            // A second target of the same run may look at it again.
-            Some(track) => track.turn(at, phase),
-            None => {
-                let spans = vec![(at, phase)];
-                self.all.push(Track { name: found.name.clone(), new: found.new, spans });
-            }
+        // What puts the last good release back looks again.
+        if self.get(&found.name).is_none() {
+            let spans = vec![(Duration::ZERO, phase)];
+            self.all.push(Track { name: found.name.clone(), new: found.new, spans });
         }
     }
 

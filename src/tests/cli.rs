@@ -4,6 +4,8 @@
 mod hostile;
 #[path = "cli/state.rs"]
 mod state;
+#[path = "cli/told.rs"]
+mod told;
 #[path = "cli/turn.rs"]
 mod turn;
 

@@ -38,6 +38,11 @@ pub fn label(time: Duration) -> String {
     }
 }
 
+/// `2.74`, in seconds: to tell short phases apart.
+pub fn exact(time: Duration) -> String {
+    format!("{:.2}", time.as_secs_f64())
+}
+
 fn trimmed(number: f64) -> String {
     let text = format!("{number:.1}");
     text.strip_suffix(".0").map_or(text.clone(), String::from)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::axis::label;
+use super::axis::{exact, label};
 use super::svg::{DESK, PHONE, class_of, draw};
 use super::{Story, spans};
 use crate::report::entry::Entry;
@@ -81,8 +81,8 @@ fn table(story: &Story) -> String {
 
 fn words(track: &Track, story: &Story) -> String {
     let one = |(from, to, phase): (_, _, Phase)| match phase {
-        Phase::Removed => format!("removed at {}", label(from)),
-        _ => format!("{} {}–{}", phase.words(), label(from), label(to)),
+        Phase::Removed => format!("removed at {} s", exact(from)),
+        _ => format!("{} {}–{} s", phase.words(), exact(from), exact(to)),
     };
     spans(track, story.end).into_iter().map(one).collect::<Vec<_>>().join(", ")
 }

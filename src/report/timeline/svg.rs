@@ -39,7 +39,7 @@ impl Layout {
 
     fn axis(&self, story: &Story) -> Axis {
         let longest = story.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
-        let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 4.0 };
+        let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 12.0 };
         // The last tick's label stands over the edge by half.
         Axis { left, width: self.width - left - 20.0, end: story.end }
     }

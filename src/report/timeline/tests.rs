@@ -60,7 +60,7 @@ fn the_page_needs_nothing_from_elsewhere_and_runs_nothing() {
     for bad in ["<script", "http://", "https://", "@import", "url(", " src=", "<link", "onload"] {
         assert!(!page.contains(bad), "{bad}");
     }
-    assert!(page.contains("in rotation 4 s–7 s"), "{page}");
+    assert!(page.contains("in rotation 4.00–7.00 s"), "{page}");
     assert_eq!(page.matches("<svg").count(), 2);
     assert_eq!(page.matches("<rect class=\"inside\"").count(), 4, "two bars, drawn twice");
 }

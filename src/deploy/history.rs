@@ -1,0 +1,101 @@
+//! What was deployed before, and where a rollback goes; nothing is changed.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::ledger::Ledger;
+use super::rollback;
+use crate::cli::{ComposeArgs, HistoryArgs};
+use crate::fault::Fault;
+use crate::release::{Kind, Outcome, Record};
+use crate::report::history::{Chronicle, Deployed, HEAD, ReleaseRow};
+use crate::report::{Report, entry, timeline};
+
+/// Lists the releases, newest first, with those that can be gone back to; or draws one of them.
+///
+/// # Errors
+/// A record that cannot be read; a release whose rollout was not written down.
+pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
+    let ledger = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
+    if let Some(number) = args.timeline {
+        report.page(&picture(&ledger, number)?);
+        return Ok(());
+    }
+    let chronicle = chronicle(&ledger);
+    if report.is_json() {
+        report.document(&chronicle);
+        return Ok(());
+    }
+    if chronicle.releases.is_empty() {
+        let folder = ledger.folder();
+        report.say(&format!("no release of `{}` is recorded in {}", ledger.project, folder.display()));
+        return Ok(());
+    }
+    report.table(&HEAD, &chronicle.rows());
+    if let Some(number) = chronicle.rollback_to {
+        report.say(&format!("`compose-zd rollback` goes back to release {number}"));
+    }
+    Ok(())
+}
+
+fn chronicle(ledger: &Ledger) -> Chronicle {
+    let readable = ledger.history.newest_first().map(|r| (r.number, row(r, ledger)));
+    let damaged = ledger.history.damaged().map(|(number, _)| {
+        let result = "cannot be read".to_string();
+        (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
+    });
+    let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
+    let sure = |r: &&Record| ledger.lost.is_none() && ledger.history.unreadable_since(r.number).is_none();
+    Chronicle {
+        releases: by_number.into_values().rev().collect(),
+        rollback_to: ledger.history.previous(&[]).filter(sure).map(|r| r.number),
+        ..Chronicle::new(&ledger.project)
+    }
+}
+
+fn row(record: &Record, ledger: &Ledger) -> ReleaseRow {
+    let result = match (record.outcome, record.kind) {
+        (Outcome::Failed, _) => "failed".to_string(),
+        (Outcome::Paused, _) => "paused".into(),
+        (Outcome::Interrupted, _) => "interrupted".into(),
+        (Outcome::Deployed, Kind::Rollback { to }) => format!("back to {to}"),
+        (Outcome::Deployed, Kind::Adopted) => "found running".into(),
+        (Outcome::Deployed, Kind::Deploy) => "deployed".into(),
+    };
+    let service = |name: &String| Deployed {
+        service: name.clone(),
+        image: record.services.get(name).map(|p| p.image.clone()).unwrap_or_default(),
+    };
+    ReleaseRow {
+        release: record.number,
+        result,
+        reason: record.reason.clone(),
+        serves: ledger.history.current().is_some_and(|c| c.number == record.number),
+        kept: record.is_good() && ledger.config_path(record.number).exists(),
+        started: Some(record.started.clone()),
+        seconds: Some((record.seconds * 1000.0).round() / 1000.0),
+        services: record.deployed.iter().map(service).collect(),
+        revision: record.git.as_ref().map(|git| git.revision.clone()),
+        dirty: record.git.as_ref().is_some_and(|git| git.dirty),
+        by: Some(record.by.clone()),
+        command: Some(record.command.clone()),
+        cut: record.cut,
+        witness: None,
+    }
+}
+
+/// The page of a rollout that was written down.
+fn picture(ledger: &Ledger, number: u32) -> Result<String, Fault> {
+    let missing = || {
+        let known = ledger.history.newest_first().map(|r| r.number).filter(|n| ledger.has_events(*n));
+        let known: Vec<String> = known.map(|n| n.to_string()).collect();
+        let fault = Fault::usage(format!("what happened in the rollout of release {number} is not kept"));
+        match known.is_empty() {
+            true => fault.hint("a rollout is written down when it runs; those before 0.1.0 were not"),
+            false => fault.hint(format!("it is kept of {}", known.join(", "))),
+        }
+    };
+    let text = ledger.events(number)?.ok_or_else(missing)?;
+    Ok(timeline::page(&entry::read(&text)))
+}

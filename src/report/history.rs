@@ -1,0 +1,142 @@
+//! What was deployed before, as data and as a table. Pure.
+
+use serde::Serialize;
+
+use super::entry::SCHEMA;
+
+/// All that `history` tells; its fields are those of `--output json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Chronicle {
+    pub v: u32,
+    pub project: String,
+    /// Newest first.
+    pub releases: Vec<ReleaseRow>,
+    /// Where `rollback` would go.
+    pub rollback_to: Option<u32>,
+}
+
+/// One release, or the place of one whose record cannot be read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ReleaseRow {
+    pub release: u32,
+    /// `deployed`, `back to 5`, `failed`, `paused`, `interrupted`, `found running`, `cannot be read`.
+    pub result: String,
+    /// Why it did not deploy.
+    pub reason: Option<String>,
+    pub serves: bool,
+    /// Its configuration is kept, so that it can be gone back to.
+    pub kept: bool,
+    pub started: Option<String>,
+    pub seconds: Option<f64>,
+    pub services: Vec<Deployed>,
+    pub revision: Option<String>,
+    pub dirty: bool,
+    pub by: Option<String>,
+    pub command: Option<String>,
+    /// Requests that were cut off at the drain timeout.
+    pub cut: u64,
+    /// What the witness sent and lost; none where there was no witness.
+    pub witness: Option<Losses>,
+}
+
+/// A service that the rollout was about.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Deployed {
+    pub service: String,
+    /// Empty where it is not recorded.
+    pub image: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Losses {
+    pub sent: u64,
+    pub lost: u64,
+}
+
+pub const HEAD: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
+
+impl Chronicle {
+    pub fn new(project: &str) -> Chronicle {
+        Chronicle { v: SCHEMA, project: project.into(), releases: Vec::new(), rollback_to: None }
+    }
+
+    pub fn rows(&self) -> Vec<Vec<String>> {
+        self.releases.iter().map(row).collect()
+    }
+}
+
+fn row(release: &ReleaseRow) -> Vec<String> {
+    let dash = || "-".to_string();
+    let readable = release.started.is_some();
+    let number = match (release.serves, release.kept || !readable) {
+        (true, _) => format!("{} (serves)", release.release),
+        (false, true) => release.release.to_string(),
+        (false, false) => format!("{} (history only)", release.release),
+    };
+    let short = |revision: &String| revision.chars().take(10).collect::<String>();
+    let dirty = if release.dirty { " (dirty)" } else { "" };
+    let services = release.services.iter().map(|Deployed { service, image }| match image.as_str() {
+        "" => service.clone(),
+        image => format!("{service}: {image}"),
+    });
+    vec![
+        number,
+        release.started.clone().unwrap_or_else(dash),
+        release.seconds.map_or_else(dash, |s| format!("{s:.1}s")),
+        release.result.clone(),
+        lost(release),
+        services.collect::<Vec<_>>().join(", "),
+        release.revision.as_ref().map_or_else(dash, |r| short(r) + dirty),
+        release.by.clone().unwrap_or_else(dash),
+    ]
+}
+
+/// `0 of 58`; and what was cut off at the drain timeout, which a witness need not have been among.
+fn lost(release: &ReleaseRow) -> String {
+    let witness = release.witness.as_ref().map(|w| format!("{} of {}", w.lost, w.sent));
+    let cut = (release.cut > 0).then(|| format!("{} cut", release.cut));
+    let parts: Vec<String> = witness.into_iter().chain(cut).collect();
+    match parts.is_empty() {
+        true => "-".into(),
+        false => parts.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release() -> ReleaseRow {
+        ReleaseRow {
+            release: 7,
+            result: "deployed".into(),
+            kept: true,
+            started: Some("2026-01-01T00:00:00Z".into()),
+            seconds: Some(6.04),
+            services: vec![Deployed { service: "app".into(), image: "shop:42".into() }],
+            revision: Some("0123456789abcdef".into()),
+            dirty: true,
+            by: Some("ann@build".into()),
+            witness: Some(Losses { sent: 58, lost: 0 }),
+            ..ReleaseRow::default()
+        }
+    }
+
+    #[test]
+    fn a_release_is_a_row() {
+        assert_eq!(
+            row(&release()).join(" | "),
+            "7 | 2026-01-01T00:00:00Z | 6.0s | deployed | 0 of 58 | app: shop:42 | 0123456789 (dirty) | ann@build"
+        );
+        let serves = ReleaseRow { serves: true, cut: 2, ..release() };
+        assert_eq!((row(&serves)[0].as_str(), row(&serves)[4].as_str()), ("7 (serves)", "0 of 58, 2 cut"));
+        let gone = ReleaseRow { kept: false, witness: None, ..release() };
+        assert_eq!((row(&gone)[0].as_str(), row(&gone)[4].as_str()), ("7 (history only)", "-"));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_has_its_number_all_the_same() {
+        let damaged = ReleaseRow { release: 6, result: "cannot be read".into(), ..ReleaseRow::default() };
+        assert_eq!(row(&damaged)[..5], ["6", "-", "-", "cannot be read", "-"]);
+    }
+}

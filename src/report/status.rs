@@ -1,0 +1,236 @@
+//! What runs now, as data and as a table. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::entry::SCHEMA;
+
+/// All that `status` tells; its fields are those of `--output json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    pub v: u32,
+    pub project: String,
+    /// `compose` or `swarm`.
+    pub engine: &'static str,
+    pub services: Vec<ServiceStatus>,
+    /// Pairs, and which of their sides get requests.
+    pub pairs: Vec<PairStatus>,
+    /// What goes on with the project now, or was left half done.
+    pub under_way: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceStatus {
+    pub service: String,
+    /// The release that put it in place; none where that is not known.
+    pub release: Option<u32>,
+    /// A record that cannot be read may be of a newer one.
+    pub release_unknown: bool,
+    /// Of a Swarm: how many of how many tasks run, its image, and what its update is at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<TaskCount>,
+    pub instances: Vec<InstanceStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskCount {
+    pub running: usize,
+    pub wanted: usize,
+    pub image: String,
+    pub update: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct InstanceStatus {
+    pub name: String,
+    pub image: String,
+    pub state: String,
+    /// Docker's own check of it; none where it has none.
+    pub health: Option<String>,
+    /// Whether the running proxy sends it requests; none where no proxy stands in front.
+    pub in_rotation: Option<bool>,
+    /// Requests that it is answering; none where nobody counts them.
+    pub in_flight: Option<usize>,
+    /// Some of those may be idle connections.
+    pub in_flight_at_most: bool,
+    /// RFC 3339, as Docker tells it.
+    pub started: Option<String>,
+    /// Of a Swarm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairStatus {
+    pub pair: String,
+    pub sides: Vec<String>,
+    pub active: Vec<String>,
+}
+
+impl Status {
+    pub fn new(project: &str, engine: &'static str) -> Status {
+        Status {
+            v: SCHEMA,
+            project: project.into(),
+            engine,
+            services: Vec::new(),
+            pairs: Vec::new(),
+            under_way: None,
+        }
+    }
+
+    pub fn head(&self) -> &'static [&'static str] {
+        match self.engine {
+            "swarm" => &["SERVICE", "RELEASE", "TASKS", "NODE", "IMAGE", "STATE"],
+            _ => &["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION", "IN FLIGHT", "AGE"],
+        }
+    }
+
+    pub fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
+        let rows = |service: &ServiceStatus| match &service.tasks {
+            Some(tasks) => task_rows(service, tasks),
+            None => instance_rows(service, now),
+        };
+        self.services.iter().flat_map(rows).collect()
+    }
+
+    /// What the table does not say.
+    pub fn notes(&self) -> Vec<String> {
+        let pair = |pair: &PairStatus| match pair.active.len() {
+            0 => format!("`{}`: no side is active", pair.pair),
+            1 => format!("`{}`: {} is the active side", pair.pair, pair.active[0]),
+            _ => format!("`{}`: both sides are active", pair.pair),
+        };
+        self.pairs.iter().map(pair).chain(self.under_way.clone()).collect()
+    }
+}
+
+fn release(service: &ServiceStatus) -> String {
+    match (service.release_unknown, service.release) {
+        (true, _) => "unknown".into(),
+        (false, None) => "-".into(),
+        (false, Some(number)) => number.to_string(),
+    }
+}
+
+fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
+    if service.instances.is_empty() {
+        return vec![vec![service.service.clone(), release(service), "none".into()]];
+    }
+    let row = |instance: &InstanceStatus| {
+        let state = match &instance.health {
+            Some(health) => format!("{} ({health})", instance.state),
+            None => instance.state.clone(),
+        };
+        let rotation = match instance.in_rotation {
+            None => "no proxy",
+            Some(true) => "in",
+            Some(false) => "out",
+        };
+        let flight = match instance.in_flight {
+            None => "-".to_string(),
+            Some(count) if instance.in_flight_at_most => format!("≤ {count}"),
+            Some(count) => count.to_string(),
+        };
+        vec![
+            service.service.clone(),
+            release(service),
+            instance.name.clone(),
+            instance.image.clone(),
+            state,
+            rotation.into(),
+            flight,
+            age(instance.started.as_deref(), now),
+        ]
+    };
+    service.instances.iter().map(row).collect()
+}
+
+fn task_rows(service: &ServiceStatus, tasks: &TaskCount) -> Vec<Vec<String>> {
+    let count = format!("{} of {}", tasks.running, tasks.wanted);
+    let (none, update) = (String::new, tasks.update.clone());
+    let first = vec![service.service.clone(), release(service), count, none(), tasks.image.clone(), update];
+    let task = |t: &InstanceStatus| {
+        let node = t.node.clone().unwrap_or_default();
+        vec![none(), none(), t.name.clone(), node, none(), t.state.clone()]
+    };
+    std::iter::once(first).chain(service.instances.iter().map(task)).collect()
+}
+
+/// `45s`, `12m`, `3h`, `5d` since then; `-` where that is not known, or still to come by this machine's clock.
+fn age(started: Option<&str>, now: SystemTime) -> String {
+    let then = started.and_then(|text| humantime::parse_rfc3339(text).ok());
+    let since = then.and_then(|then| now.duration_since(then).ok());
+    since.filter(|s| *s < Duration::from_secs(1000 * 365 * 86_400)).map_or("-".into(), short)
+}
+
+fn short(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..120 => format!("{s}s"),
+        s @ 120..7_200 => format!("{}m", s / 60),
+        s @ 7_200..172_800 => format!("{}h", s / 3_600),
+        s => format!("{}d", s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance() -> InstanceStatus {
+        InstanceStatus {
+            name: "app-1".into(),
+            image: "app:1".into(),
+            state: "running".into(),
+            in_rotation: Some(true),
+            in_flight: Some(2),
+            started: Some("2026-01-01T00:00:00Z".into()),
+            ..InstanceStatus::default()
+        }
+    }
+
+    fn row(instance: InstanceStatus) -> String {
+        let service = ServiceStatus {
+            service: "app".into(),
+            release: Some(3),
+            release_unknown: false,
+            tasks: None,
+            instances: vec![instance],
+        };
+        let now = humantime::parse_rfc3339("2026-01-01T00:01:30Z").unwrap();
+        instance_rows(&service, now)[0].join(" | ")
+    }
+
+    #[test]
+    fn an_instance_is_a_row() {
+        assert_eq!(row(instance()), "app | 3 | app-1 | app:1 | running | in | 2 | 90s");
+        let sick = InstanceStatus { health: Some("unhealthy".into()), in_flight_at_most: true, ..instance() };
+        assert_eq!(row(sick), "app | 3 | app-1 | app:1 | running (unhealthy) | in | ≤ 2 | 90s");
+        let bare = InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
+        assert_eq!(row(bare), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let of = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!([of(0), of(119), of(120), of(7_300), of(172_800)], ["0s", "119s", "2m", "2h", "2d"]);
+        // What Docker says of one that never started.
+        assert_eq!(age(Some("0001-01-01T00:00:00Z"), SystemTime::now()), "-");
+    }
+
+    #[test]
+    fn a_pair_says_which_side_is_active() {
+        let mut status = Status::new("p", "compose");
+        let pair = |active: &[&str]| PairStatus {
+            pair: "web".into(),
+            sides: vec!["web_a".into(), "web_b".into()],
+            active: active.iter().map(|s| s.to_string()).collect(),
+        };
+        status.pairs = vec![pair(&["web_b"]), pair(&["web_a", "web_b"]), pair(&[])];
+        assert_eq!(
+            status.notes(),
+            ["`web`: web_b is the active side", "`web`: both sides are active", "`web`: no side is active"]
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! How a run is told: JSON that the documented schema describes, a board on a terminal, plain lines elsewhere, a picture.
+
+use std::fs;
+use std::process::{Command as Process, Stdio};
+
+use serde_json::Value;
+use snapbox::cmd::OutputAssert;
+
+use super::{Fake, stderr};
+
+fn stdout(run: &OutputAssert) -> String {
+    String::from_utf8_lossy(&run.get_output().stdout).into()
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    let value = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    text.lines().map(value).collect()
+}
+
+/// The schema as the tool prints it.
+fn schema(fake: &Fake) -> jsonschema::Validator {
+    let text = stdout(&fake.run("schema").success());
+    jsonschema::validator_for(&serde_json::from_str(&text).unwrap()).unwrap()
+}
+
+fn events(run: &OutputAssert) -> Vec<String> {
+    let name = |line: &Value| line["event"].as_str().unwrap().to_string();
+    lines(&stderr(run)).iter().map(name).collect()
+}
+
+#[track_caller]
+fn is_described(schema: &jsonschema::Validator, run: &OutputAssert) {
+    for line in lines(&stderr(run)).iter().chain(&lines(&stdout(run))) {
+        let errors: Vec<String> = schema.iter_errors(line).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{line}: {errors:?}");
+    }
+}
+
+#[test]
+fn json_has_a_line_for_each_event_and_a_summary_as_the_schema_says() {
+    let fake = Fake::new();
+    let run = fake.run("deploy app --output json").success();
+    is_described(&schema(&fake), &run);
+    let order = ["deploying", "created", "started", "ready", "stopped", "removed", "deployed"];
+    let told = events(&run);
+    let found: Vec<&str> = told.iter().map(String::as_str).filter(|e| order.contains(e)).collect();
+    assert_eq!(found, order);
+    let summary = &lines(&stdout(&run))[..];
+    assert_eq!(summary.len(), 1);
+    assert_eq!((&summary[0]["ok"], &summary[0]["exit"]), (&Value::Bool(true), &Value::from(0)));
+    assert_eq!(summary[0]["deployed"][0]["serving"][0], "app-2");
+}
+
+#[test]
+fn json_of_a_failure_ends_with_the_error_and_has_the_exit_code() {
+    let fake = Fake::new();
+    fake.fail("start new", "Error response from daemon: no such file: /app/run");
+    let run = fake.run("deploy app --output json").code(3);
+    is_described(&schema(&fake), &run);
+    assert_eq!(events(&run).last().unwrap(), "error");
+    let summary = &lines(&stdout(&run))[0];
+    assert_eq!((&summary["ok"], &summary["exit"]), (&Value::Bool(false), &Value::from(3)));
+    assert!(summary["error"]["message"].as_str().unwrap().contains("app-1 served before"), "{summary}");
+}
+
+#[test]
+fn json_of_a_usage_that_is_wrong_has_a_summary_too() {
+    let fake = Fake::new();
+    let run = fake.run("deploy nobody --output json").code(2);
+    is_described(&schema(&fake), &run);
+    assert_eq!(lines(&stdout(&run))[0]["exit"], 2);
+}
+
+#[test]
+fn docker_commands_are_events_only_when_they_are_asked_for() {
+    let fake = Fake::new();
+    assert!(!events(&fake.run("deploy app --output json").success()).contains(&"command".into()));
+    let fake = Fake::new();
+    let run = fake.run("deploy app --output json -v").success();
+    is_described(&schema(&fake), &run);
+    assert!(events(&run).contains(&"command".into()));
+}
+
+#[test]
+fn a_picture_is_written_and_can_be_drawn_again_from_the_record() {
+    let fake = Fake::new();
+    fake.run("deploy app --timeline deploy.html").success();
+    let page = fs::read_to_string(fake.path("deploy.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("app-2"), "{page}");
+    let again = stdout(&fake.run("history --timeline 1").success());
+    assert!(again.contains("<svg") && again.contains("`app` is deployed as release 1"), "{again}");
+}
+
+#[test]
+fn a_picture_that_cannot_be_written_is_told_last_and_the_deploy_counts() {
+    let fake = Fake::new();
+    let run = fake.run("deploy app --timeline nowhere/deploy.html").success();
+    let last = stderr(&run).lines().last().unwrap().to_string();
+    assert!(last.contains("warning: the picture cannot be written to `nowhere/deploy.html`"), "{last}");
+    assert!(stdout(&run).contains("is deployed as release 1"), "{}", stdout(&run));
+}
+
+#[test]
+fn a_rollout_that_is_not_kept_cannot_be_drawn() {
+    let fake = Fake::new();
+    fake.run("deploy app").success();
+    let run = fake.run("history --timeline 9").code(2);
+    assert!(stderr(&run).contains("hint: it is kept of 1"), "{}", stderr(&run));
+}
+
+#[test]
+fn status_and_history_are_documents() {
+    let fake = Fake::new();
+    fake.run("deploy app").success();
+    let status = &lines(&stdout(&fake.run("status --output json").success()))[0];
+    assert_eq!(status["services"][0]["release"], 1);
+    assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
+    let history = &lines(&stdout(&fake.run("history --output json").success()))[0];
+    assert_eq!(
+        (&history["releases"][0]["serves"], &history["rollback_to"]),
+        (&Value::Bool(true), &Value::from(1))
+    );
+}
+
+/// What a terminal of this many columns gets, from a deploy with this environment.
+fn on_a_terminal(fake: &Fake, columns: u16, environment: &[(&str, &str)]) -> String {
+    let zd = snapbox::cmd::cargo_bin!("compose-zd");
+    let words = format!("stty cols {columns} rows 24; exec {} deploy app", zd.display());
+    let run = Process::new("script")
+        .args(["--quiet", "--return", "--command", &words, "/dev/null"])
+        .current_dir(fake.dir.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", fake.path("bin").display()))
+        .env("FAKE", fake.dir.path())
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    String::from_utf8_lossy(&run.stdout).into()
+}
+
+#[test]
+fn a_terminal_shows_the_board_and_then_the_result() {
+    let shown = on_a_terminal(&Fake::new(), 80, &[]);
+    assert!(shown.contains("deploying app") && shown.contains("1/1 app-2"), "{shown}");
+    assert!(!shown.contains("started app-2"), "the board tells it: {shown}");
+    let last = shown.lines().last().unwrap();
+    assert!(last.contains("`app` is deployed as release 1"), "{shown}");
+}
+
+#[test]
+fn a_terminal_gets_no_colour_where_it_wants_none() {
+    let coloured = |shown: &str| shown.contains("\u{1b}[3") || shown.contains("\u{1b}[2m");
+    assert!(coloured(&on_a_terminal(&Fake::new(), 80, &[])));
+    let shown = on_a_terminal(&Fake::new(), 80, &[("NO_COLOR", "1")]);
+    assert!(!coloured(&shown) && shown.contains("1/1 app-2"), "{shown}");
+}
+
+#[test]
+fn a_terminal_that_can_only_print_gets_lines() {
+    let shown = on_a_terminal(&Fake::new(), 80, &[("TERM", "dumb")]);
+    assert!(shown.contains("started app-2") && !shown.contains('\u{1b}'), "{shown}");
+}
