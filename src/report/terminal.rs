@@ -1,5 +1,7 @@
 //! The board on a real terminal: indicatif draws it, keeps what is printed above it, and knows when the size changes.
 
+mod lines;
+
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::board::{Board, Line, Tone};
 use super::event::Event;
+use lines::Lines;
 
 /// How often times are drawn anew.
 const TICK: Duration = Duration::from_millis(200);
@@ -29,7 +32,8 @@ impl Screen {
     pub fn on_stderr(start: Instant) -> Option<Screen> {
         let size = || Term::stderr().size_checked().unwrap_or(SIZE);
         let able = Term::stderr().features().is_attended() && !is_dumb();
-        able.then(|| Screen::on(ProgressDrawTarget::stderr(), start, size))
+        let target = || ProgressDrawTarget::term_like(Box::new(Lines::on(Term::buffered_stderr())));
+        able.then(|| Screen::on(target(), start, size))
     }
 
     fn on(
@@ -118,7 +122,7 @@ mod tests {
 
     fn screen(term: &InMemoryTerm) -> Screen {
         let (height, width) = (10, term.width());
-        let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+        let target = ProgressDrawTarget::term_like(Box::new(Lines::on(term.clone())));
         Screen::on(target, Instant::now(), move || (height, width))
     }
 
