@@ -4,6 +4,7 @@
 
 pub mod config;
 mod fixed;
+mod frontend;
 mod runtime;
 pub mod slot;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::Entrance;
 use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
@@ -160,6 +162,13 @@ impl Proxy for Haproxy {
 
     fn host(&self, _container: &Container) -> Option<String> {
         None
+    }
+
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        let names = container.names();
+        let templates = self.templates_of(&names).map(|t| t.backend.as_str());
+        let backends = templates.chain(self.fixed_of(&names).map(|f| f.backend.as_str())).collect();
+        frontend::entrances(&self.config.fronts, &backends)
     }
 
     fn introduction(&self) -> Option<Exec> {
