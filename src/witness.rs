@@ -66,6 +66,20 @@ pub struct Count {
     pub lost: usize,
 }
 
+/// Counts for all URLs.
+struct Counter {
+    count: Mutex<Count>,
+    tell: Box<dyn Fn(Count) + Send + Sync>,
+}
+
+impl Counter {
+    fn change(&self, change: impl FnOnce(&mut Count)) {
+        let mut count = self.count.lock().expect("nobody panicked");
+        change(&mut count);
+        (self.tell)(*count);
+    }
+}
+
 /// A change of the rotation, or a stop of instances, under way; it ends when this is dropped.
 pub struct Act<'w> {
     witness: &'w Witness,
@@ -73,14 +87,21 @@ pub struct Act<'w> {
 }
 
 impl Witness {
-    /// Begins to ask, on threads of its own; `elapsed` is the report's time now.
+    /// Begins to ask, on threads of its own; `elapsed` is the report's time now, and `tell` hears of each probe that ended.
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn start(&self, urls: &[Places], settings: &Witnessing, elapsed: Duration) -> Result<()> {
+    pub fn start(
+        &self,
+        urls: &[Places],
+        settings: &Witnessing,
+        elapsed: Duration,
+        tell: impl Fn(Count) + Send + Sync + 'static,
+    ) -> Result<()> {
         let now = Instant::now();
         let zero = now.checked_sub(elapsed).unwrap_or(now);
-        let probes = urls.iter().map(|places| Probe::new(places, settings, zero));
+        let counter = Arc::new(Counter { count: Mutex::default(), tell: Box::new(tell) });
+        let probes = urls.iter().map(|places| Probe::new(places, settings, zero, &counter));
         let probes = probes.collect::<Result<Vec<_>>>()?;
         let every = Duration::from_secs(1) / settings.rate;
         for probe in &probes {
@@ -163,12 +184,6 @@ impl Witness {
         Some(fault)
     }
 
-    /// As of now; cheap enough to be asked many times a second.
-    pub fn count(&self) -> Count {
-        let counts = self.probes().iter().map(|p| p.count());
-        counts.fold(Count::default(), |a, b| Count { sent: a.sent + b.sent, lost: a.lost + b.lost })
-    }
-
     /// Stops asking, and tells what was seen of each URL that ever answered before the switch.
     pub fn end(&self) -> Vec<Seen> {
         self.probes().iter().for_each(|p| p.beat.end());
@@ -224,17 +239,22 @@ struct Probe {
     unsent: AtomicUsize,
     dismissed: AtomicBool,
     heard: Mutex<Heard>,
+    counter: Arc<Counter>,
 }
 
 #[derive(Default)]
 struct Heard {
     terms: Terms,
     samples: Vec<Sample>,
-    lost: usize,
 }
 
 impl Probe {
-    fn new(places: &[Place], settings: &Witnessing, zero: Instant) -> Result<Arc<Probe>> {
+    fn new(
+        places: &[Place],
+        settings: &Witnessing,
+        zero: Instant,
+        counter: &Arc<Counter>,
+    ) -> Result<Arc<Probe>> {
         let terms = Terms { expect: settings.expect.clone(), usual: None };
         Ok(Arc::new(Probe {
             askers: places.iter().map(|p| Asker::new(p, settings)).collect::<Result<_>>()?,
@@ -245,6 +265,7 @@ impl Probe {
             unsent: AtomicUsize::new(0),
             dismissed: AtomicBool::new(false),
             heard: Mutex::new(Heard { terms, ..Heard::default() }),
+            counter: Arc::clone(counter),
         }))
     }
 
@@ -311,8 +332,14 @@ impl Probe {
         let mut heard = self.heard();
         heard.terms.hear(said.outcome);
         let lost = heard.terms.loses(said.outcome);
-        heard.lost += usize::from(lost);
         heard.samples.push(Sample { at, took, outcome: said.outcome, lost, version: said.version });
+        drop(heard);
+        if !self.is_dismissed() {
+            self.counter.change(|all| {
+                all.sent += 1;
+                all.lost += usize::from(lost);
+            });
+        }
     }
 
     fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
@@ -326,6 +353,11 @@ impl Probe {
     fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Relaxed);
         self.beat.end();
+        let lost = self.heard().samples.len();
+        self.counter.change(|all| {
+            all.sent = all.sent.saturating_sub(lost);
+            all.lost = all.lost.saturating_sub(lost);
+        });
     }
 
     fn is_dismissed(&self) -> bool {
@@ -345,14 +377,6 @@ impl Probe {
         match self.heard().samples.last() {
             Some(sample) => format!("GET {} → {}", self.url(), sample.outcome),
             None => format!("GET {} → no answer yet", self.url()),
-        }
-    }
-
-    fn count(&self) -> Count {
-        let heard = self.heard();
-        match self.is_dismissed() {
-            true => Count::default(),
-            false => Count { sent: heard.samples.len(), lost: heard.lost },
         }
     }
 

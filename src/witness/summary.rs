@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::{Outcome, Sample, in_millis};
+use super::sample::{Sample, in_millis};
 
 /// When requests moved from the old release to the new: from the first change of the rotation to the last one's
 /// confirmation.
@@ -162,6 +162,7 @@ pub fn versions<'s>(samples: impl Iterator<Item = &'s Sample>) -> Vec<String> {
 
 #[cfg(test)]
 pub mod tests {
+    use super::super::sample::Outcome;
     use super::*;
 
     /// `100+4 2` was sent at 100 ms and answered by version 2 after 4 ms, `100+4 x503` was lost; a version of `-` is none.
