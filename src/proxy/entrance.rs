@@ -1,6 +1,6 @@
 //! By which way clients come to a service, as far as a proxy's own configuration tells.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use reqwest::Url;
 
@@ -37,12 +37,16 @@ impl Entrance {
     /// Where this machine finds it, as the engine publishes the proxy's port. `host` and `path` go before what the proxy
     /// tells.
     pub fn place(&self, proxy: &Container, host: Option<&str>, path: Option<&str>) -> Option<Place> {
-        let address = proxy.published(self.port)?;
+        self.place_at(proxy.published(self.port)?, host, path)
+    }
+
+    /// As [`Entrance::place`], where the port is published at this address.
+    pub fn place_at(&self, address: SocketAddr, host: Option<&str>, path: Option<&str>) -> Option<Place> {
         let scheme = if self.tls { "https" } else { "http" };
         let host = host.or(self.host.as_deref());
         let name = host.map_or_else(|| bracketed(address.ip()), String::from);
-        let name =
-            name.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(&*name, |n| n.0);
+        let bare = name.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+        let name = bare.map_or(&*name, |(name, _)| name);
         let text = format!("{scheme}://{name}:{}{}", address.port(), path.unwrap_or(&self.path));
         let url = Url::parse(&text).ok().filter(Url::has_host)?;
         Some(Place { url, host: host.map(String::from), connect: host.map(|_| address.ip()) })

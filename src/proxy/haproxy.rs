@@ -60,6 +60,12 @@ pub fn is_image(image: &str) -> bool {
     name == "haproxy" || (name.starts_with("haproxy-") && image.contains("haproxytech/"))
 }
 
+/// By which ways requests come to what has these names, by a configuration alone.
+pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<Entrance> {
+    let haproxy = Haproxy { config: Settings::parse(configuration), ..Haproxy::new(&Container::default()) };
+    haproxy.entrances_to(names)
+}
+
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
         Haproxy { container: container.clone(), config: Settings::default() }
@@ -100,6 +106,12 @@ impl Haproxy {
 
     fn fixed_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Fixed> {
         self.config.fixed.iter().filter(|f| stands_for(&f.host, names))
+    }
+
+    fn entrances_to(&self, names: &[String]) -> Vec<Entrance> {
+        let templates = self.templates_of(names).map(|t| t.backend.as_str());
+        let backends = templates.chain(self.fixed_of(names).map(|f| f.backend.as_str())).collect();
+        frontend::entrances(&self.config.fronts, &backends)
     }
 
     /// The backends that have to know an instance.
@@ -165,10 +177,7 @@ impl Proxy for Haproxy {
     }
 
     fn entrances(&self, container: &Container) -> Vec<Entrance> {
-        let names = container.names();
-        let templates = self.templates_of(&names).map(|t| t.backend.as_str());
-        let backends = templates.chain(self.fixed_of(&names).map(|f| f.backend.as_str())).collect();
-        frontend::entrances(&self.config.fronts, &backends)
+        self.entrances_to(&container.names())
     }
 
     fn introduction(&self) -> Option<Exec> {

@@ -77,6 +77,11 @@ pub fn claims(labels: &Labels) -> bool {
     }
 }
 
+/// Host and path by which a request comes to what has these labels; none where they ask for more.
+pub fn request_of(labels: &Labels) -> Option<(Option<String>, String)> {
+    Http::read(labels).rules().find_map(entrance::request)
+}
+
 impl Traefik {
     pub fn new(container: &Container) -> Self {
         let mut traefik = Traefik {

@@ -51,7 +51,7 @@ fn only_redirects(router: &Mapping, http: &Http) -> bool {
 }
 
 /// Host and path of a request that a rule lets through; none where that is not all it takes.
-fn request(rule: &str) -> Option<(Option<String>, String)> {
+pub fn request(rule: &str) -> Option<(Option<String>, String)> {
     let (mut host, mut path) = (None, "/".to_string());
     for part in rule.split("||").next()?.split("&&").map(str::trim) {
         let (kind, rest) = part.split_once('(')?;
