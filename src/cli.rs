@@ -13,6 +13,7 @@ Exit codes:
   3        failed; the old release serves, unchanged, or the rollout is paused
   4        failed, and the old release could not be restored: act now
   5        another run holds the project
+  6        deployed, but the witness lost requests (only with `--strict`)
   130/143  interrupted; the old release serves";
 
 const EXAMPLES: &str = "\
@@ -224,6 +225,8 @@ pub struct RolloutArgs {
     pub drain: DrainArgs,
     #[command(flatten)]
     pub proxy: ProxyArgs,
+    #[command(flatten)]
+    pub witness: WitnessArgs,
 }
 
 /// One rollout of a project at a time.
@@ -379,6 +382,24 @@ pub struct ProxyArgs {
     /// Whether anything may be left in the running proxy (a marker test in a template, a keep-alive setting)
     #[arg(long, env = "COMPOSE_ZD_PROXY_TUNE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub proxy_tune: Option<bool>,
+}
+
+/// The steady probe of the public URL; the same words as `x-zd.witness`.
+#[derive(Args, Debug, Default, Clone)]
+#[command(next_help_heading = "Witness (x-zd.witness)")]
+pub struct WitnessArgs {
+    /// URL that is asked all the time while it deploys [default: where the proxy publishes the service]
+    #[arg(long, env = "COMPOSE_ZD_WITNESS_URL", value_name = "URL")]
+    pub witness_url: Option<String>,
+    /// Probes a second, from 1 to 100 [default: 10]
+    #[arg(long, env = "COMPOSE_ZD_WITNESS_RATE", value_name = "N")]
+    pub witness_rate: Option<u32>,
+    /// Ask no URL
+    #[arg(long, env = "COMPOSE_ZD_NO_WITNESS")]
+    pub no_witness: bool,
+    /// A lost request makes a deploy end with 6, and a URL that does not answer before it with 1
+    #[arg(long, env = "COMPOSE_ZD_STRICT")]
+    pub strict: bool,
 }
 
 const ACTIONS: [&str; 3] = ["pause", "continue", "rollback"];

@@ -18,6 +18,7 @@ mod scene;
 mod stack;
 mod status;
 mod turn;
+mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::model::{Project, Wrong};
 use crate::release::Kind;
 use crate::report::Report;
 use crate::wait::Stop;
+use crate::witness::Witness;
 use asked::Target;
 use definition::Definition;
 pub use history::history;
@@ -129,6 +131,7 @@ fn carry_out(
         rollout: &args.rollout,
         report,
         stop,
+        witness: Witness::default(),
     };
     run.go(&targets, containers)
 }

@@ -133,16 +133,23 @@ impl Routing<'_> {
         self.ended(waited, None)
     }
 
-    /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile.
+    /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile, for as long
+    /// as `check` has nothing against it.
     ///
     /// # Errors
-    /// A proxy that does not keep the rotation; an interrupt.
-    pub fn wait_until_idle(&self, limit: Duration, stop: &Stop) -> Result<Drained> {
+    /// A proxy that does not keep the rotation; what `check` finds; an interrupt.
+    pub fn wait_until_idle(
+        &self,
+        limit: Duration,
+        stop: &Stop,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<Drained> {
         let start = Instant::now();
         let mut quiet = 0;
         let mut open = Open::default();
         let mut rotation = self.rotation.clone();
         let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
+            check()?;
             let Some(reading) = self.read(&rotation).ok().filter(|r| r.confirms(&rotation)) else {
                 self.settle(&mut rotation, stop)?;
                 quiet = 0;

@@ -15,6 +15,8 @@ pub enum Exit {
     Broken,
     /// Another run holds the project's lock.
     Locked,
+    /// The new release serves, but the witness lost requests (`--strict`).
+    Lost,
     /// Stopped by this signal number; what served before serves.
     Interrupted(i32),
 }
@@ -28,6 +30,7 @@ impl Exit {
             Exit::Kept => 3,
             Exit::Broken => 4,
             Exit::Locked => 5,
+            Exit::Lost => 6,
             Exit::Interrupted(signal) => 128u8.saturating_add(signal as u8),
         }
     }
@@ -106,8 +109,8 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken, Exit::Locked];
-        assert_eq!(exits.map(Exit::code), [1, 2, 3, 4, 5]);
+        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken, Exit::Locked, Exit::Lost];
+        assert_eq!(exits.map(Exit::code), [1, 2, 3, 4, 5, 6]);
         assert_eq!(Exit::Interrupted(2).code(), 130);
         assert_eq!(Exit::Interrupted(15).code(), 143);
     }

@@ -20,6 +20,7 @@ mod rollout;
 mod shell;
 mod swarm;
 mod wait;
+mod witness;
 
 #[cfg(test)]
 #[path = "tests/fuzz.rs"]

@@ -5,10 +5,12 @@ mod pairs;
 mod settings;
 mod snapshot;
 mod update;
+mod witness;
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_yaml::Value;
 
 use compose::{RawProject, RawService};
 pub use pairs::Pair;
@@ -17,6 +19,7 @@ use settings::{ZdOneShot, read_zd, undouble, wrong_setting};
 pub use snapshot::Snapshot;
 use update::RawUpdate;
 pub use update::{FailureAction, Update, UpdateWish};
+pub use witness::{WitnessWish, Witnessing};
 
 /// The `x-zd` of the project: the defaults of its services, and the pairs.
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +32,7 @@ struct ProjectZd {
     after: Option<ZdOneShot>,
     keep: Option<usize>,
     engine: Option<Engine>,
+    witness: Option<Value>,
     #[serde(default)]
     pairs: BTreeMap<String, [String; 2]>,
 }
@@ -56,6 +60,7 @@ pub struct Project {
     pub keep: usize,
     /// The engine that the file asks for.
     pub engine: Option<Engine>,
+    pub witness: Witnessing,
 }
 
 /// Who runs the containers.
@@ -85,6 +90,7 @@ pub struct Flags {
     pub update: UpdateWish,
     pub rollback: UpdateWish,
     pub keep: Option<usize>,
+    pub witness: WitnessWish,
 }
 
 /// Releases kept, where nobody says how many.
@@ -186,6 +192,7 @@ impl Project {
                 hint: "set it to 1 or more".into(),
             });
         }
+        let witness = Witnessing::read(zd.witness.as_ref(), &flags.witness, source)?;
         let defaults =
             Zd { health: zd.health, drain: zd.drain, proxy: zd.proxy, before: zd.before, after: zd.after };
         let context = Context { project: &raw, source, defaults: &defaults, flags };
@@ -194,7 +201,7 @@ impl Project {
             services.insert(name.clone(), Service::read(name, service, &context)?);
         }
         let pairs = pairs::find(&raw.services, zd.pairs, source)?;
-        Ok(Project { pairs, name: raw.name, services, keep, engine: zd.engine })
+        Ok(Project { pairs, name: raw.name, services, keep, engine: zd.engine, witness })
     }
 
     /// The pair that a name stands for: the pair's own, or one of its sides'.

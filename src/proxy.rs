@@ -3,6 +3,7 @@
 
 pub mod caddy;
 pub mod dockercloud;
+pub mod entrance;
 mod handover;
 pub mod haproxy;
 pub mod nginx_proxy;
@@ -17,6 +18,7 @@ use anyhow::Result;
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::Fault;
+use entrance::Entrance;
 
 /// An instance as a proxy sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -236,6 +238,9 @@ pub trait Proxy: Send + Sync {
 
     /// The host that a request for it may name.
     fn host(&self, container: &Container) -> Option<String>;
+
+    /// By which ways clients come to it, the plainest first; none where its configuration does not tell.
+    fn entrances(&self, container: &Container) -> Vec<Entrance>;
 
     /// What has to be read before anything else can be told: its own configuration, where that is not in the container's.
     fn introduction(&self) -> Option<Exec> {

@@ -73,6 +73,17 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// What the witness saw of a rollout, of all its URLs together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witnessed {
+    pub urls: Vec<String>,
+    pub sent: u64,
+    pub lost: u64,
+    /// The longest time without a good answer.
+    #[serde(default)]
+    pub longest_gap_ms: Option<u64>,
+}
+
 /// A release: durable, and never changed once it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -99,6 +110,9 @@ pub struct Record {
     /// Requests that were cut off at the drain timeout.
     #[serde(default)]
     pub cut: u64,
+    /// None where nothing was asked.
+    #[serde(default)]
+    pub witness: Option<Witnessed>,
 }
 
 impl Record {

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::fault::Fault;
 use crate::plan::Plan;
+use crate::witness::Count;
 use entry::Entry;
 pub use event::{Event, Found, StepNote, Warning};
 use terminal::Screen;
@@ -105,6 +106,13 @@ impl Report {
 
     pub fn warn(&self, warning: &Warning) {
         self.event(Event::Warning { kind: warning.kind().into(), text: warning.to_string() });
+    }
+
+    /// What the witness has counted so far.
+    pub fn witnessed(&self, count: Count) {
+        if let Some(screen) = &self.0.screen {
+            screen.witnessed(count.sent, count.lost);
+        }
     }
 
     pub fn command(&self, words: &str, took: Duration) {

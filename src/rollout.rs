@@ -1,5 +1,6 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepNote, Warning};
 use crate::wait::{self, Stop, Waited};
+use crate::witness::Witness;
 
 /// What every rollout of a run works with.
 #[derive(Clone, Copy)]
@@ -28,6 +30,7 @@ pub struct Tools<'a> {
     pub report: Report,
     /// What it is about, for people.
     pub target: &'a str,
+    pub witness: &'a Witness,
 }
 
 /// How often new instances are looked at once they were ready.
@@ -58,6 +61,10 @@ pub struct Rollout<'a> {
     watched: Vec<Watched>,
     /// Ready, and not in rotation yet.
     newcomers: Vec<Candidate>,
+    /// Ids of those that the last change of the rotation let in.
+    admitted: Vec<String>,
+    /// The witness has lost requests since then.
+    objected: Cell<bool>,
     /// Ids of the new instances that ended the plan.
     failed: Vec<String>,
     /// Steps of the plan that are done.
@@ -94,6 +101,8 @@ impl<'a> Rollout<'a> {
             tolerance: Tolerance::default(),
             watched: Vec::new(),
             newcomers: Vec::new(),
+            admitted: Vec::new(),
+            objected: Cell::default(),
             failed: Vec::new(),
             done: 0,
             given_up: Vec::new(),
@@ -154,7 +163,7 @@ impl<'a> Rollout<'a> {
             let done = self.interruption().and_then(|()| self.step(step));
             done.map_err(|error| Stopped {
                 serves: plan.steps[n..].iter().all(|(s, _)| is_cleaning(s)),
-                failed: std::mem::take(&mut self.failed),
+                failed: self.take_failed(),
                 fault: Fault::from_error(error),
             })?;
             self.done = n + 1;
@@ -194,16 +203,27 @@ impl<'a> Rollout<'a> {
         if matches!(step, Step::Create { .. } | Step::Route { .. }) {
             self.look_again()?;
         }
+        if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
+            self.hear_witness()?;
+        }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),
-            Step::Route { inside, outside } => self.route(inside, outside),
+            Step::Route { inside, outside } => {
+                let act = self.tools.witness.route();
+                self.route(inside, outside)?;
+                act.done();
+                Ok(())
+            }
             Step::Idle(keys) => self.idle(keys),
             Step::Delay(time) => self.delay(*time),
             Step::Monitor(time) => self.monitor(*time),
-            Step::Stop(keys) => self.stop(keys),
+            Step::Stop(keys) => {
+                let _act = self.tools.witness.stop();
+                self.stop(keys)
+            }
             Step::Remove(keys) => self.remove(keys),
             Step::Release => self.release(),
         }
@@ -329,10 +349,54 @@ impl<'a> Rollout<'a> {
         }
     }
 
+    /// What the witness has lost since those in rotation were let in; and which URLs have never answered it.
+    ///
+    /// # Errors
+    /// Losses that are reason to go back.
+    pub fn hear_witness(&self) -> Result<()> {
+        for (url, said) in self.tools.witness.dismiss_silent() {
+            self.tools.report.warn(&Warning::Silent { url, said });
+        }
+        self.objection()
+    }
+
+    /// On the way back nothing is better than what there is.
+    fn objection(&self) -> Result<()> {
+        let objection = if self.lenient { None } else { self.tools.witness.objection() };
+        match objection {
+            Some(fault) => {
+                self.objected.set(true);
+                Err(fault.into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ids of those whose failure ended the plan. What the witness lost is a failure of those that were let in last.
+    fn take_failed(&mut self) -> Vec<String> {
+        if self.objected.take() {
+            self.given_up.extend(self.admitted.iter().cloned());
+            return std::mem::take(&mut self.admitted);
+        }
+        std::mem::take(&mut self.failed)
+    }
+
+    /// Where a plan stopped that is done but for cleaning up, if the witness has lost requests.
+    pub fn objected(&mut self) -> Result<(), Stopped> {
+        self.hear_witness().map_err(|error| Stopped {
+            serves: false,
+            failed: self.take_failed(),
+            fault: Fault::from_error(error),
+        })
+    }
+
     /// Lets time pass, with an eye on those that were ready not long ago.
     fn watch(&mut self, time: Duration) -> Result<()> {
         let stop = self.stop.clone();
-        let waited = wait::until(WATCH, time, &stop, || self.look_again().map(|()| None::<()>))?;
+        let waited = wait::until(WATCH, time, &stop, || {
+            self.look_again()?;
+            self.objection().map(|()| None::<()>)
+        })?;
         match waited {
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
             _ => Ok(()),
@@ -378,7 +442,9 @@ impl<'a> Rollout<'a> {
             })
         })?;
         let admitted: Vec<String> = self.ids(&self.inside);
-        self.newcomers.retain(|c| !admitted.contains(&c.id));
+        let is_admitted = |c: &Candidate| admitted.contains(&c.id);
+        self.admitted = self.newcomers.iter().filter(|c| is_admitted(c)).map(|c| c.id.clone()).collect();
+        self.newcomers.retain(|c| !is_admitted(c));
         let (inside, outside) = (self.names(&self.inside), self.names(outside));
         self.tools.report.event(Event::Routed { inside, outside });
         Ok(())
@@ -478,7 +544,8 @@ impl<'a> Rollout<'a> {
         let (requests, unsure) = self.for_the_living(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
-                match routing.wait_until_idle(settings.drain_timeout, &rollout.stop)? {
+                let limit = settings.drain_timeout;
+                match routing.wait_until_idle(limit, &rollout.stop, &|| rollout.objection())? {
                     Drained::Idle => {}
                     Drained::Limit(open) => {
                         (requests, unsure) = (requests + open.requests, unsure + open.unsure)

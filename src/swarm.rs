@@ -3,6 +3,7 @@
 pub mod change;
 pub mod file;
 pub mod front;
+pub mod public;
 pub mod risks;
 pub mod state;
 pub mod verdict;

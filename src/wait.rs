@@ -1,7 +1,7 @@
 //! The only loop that sleeps, and what can cut it short.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,36 @@ pub fn until<T, E>(
     }
 }
 
+/// A steady beat that can be ended at any moment.
+#[derive(Default)]
+pub struct Beat {
+    ended: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Beat {
+    /// Acts at once and then every `every`, until it is ended. A beat that comes late is not made up for.
+    pub fn each(&self, every: Duration, mut act: impl FnMut()) {
+        let mut next = Instant::now();
+        while !self.has_ended() {
+            act();
+            next = (next + every).max(Instant::now());
+            let left = next.saturating_duration_since(Instant::now());
+            let ended = self.ended.lock().expect("nobody panicked");
+            drop(self.bell.wait_timeout_while(ended, left, |ended| !*ended));
+        }
+    }
+
+    pub fn end(&self) {
+        *self.ended.lock().expect("nobody panicked") = true;
+        self.bell.notify_all();
+    }
+
+    pub fn has_ended(&self) -> bool {
+        *self.ended.lock().expect("nobody panicked")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +139,27 @@ mod tests {
         let stop = Stop(Arc::new(AtomicUsize::new(15)));
         let waited: Result<Waited<()>, ()> = until(MS, MS * 1000, &stop, || Ok(None));
         assert_eq!(waited, Ok(Waited::Interrupted(15)));
+    }
+
+    #[test]
+    fn a_beat_goes_on_until_it_is_ended_even_in_the_middle_of_a_long_one() {
+        let beat = Arc::new(Beat::default());
+        let mut beats = 0;
+        beat.each(MS, || {
+            beats += 1;
+            if beats == 3 {
+                beat.end();
+            }
+        });
+        assert_eq!(beats, 3);
+        let beat = Arc::new(Beat::default());
+        let (told, hears) = std::sync::mpsc::channel();
+        let other = Arc::clone(&beat);
+        let beats = std::thread::spawn(move || other.each(MS * 3_600_000, || told.send(()).unwrap()));
+        hears.recv().unwrap();
+        beat.end();
+        beats.join().unwrap();
+        assert!(hears.try_recv().is_err(), "there was only one");
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cli::{ComposeArgs, GoingBackArgs, RolloutArgs, UpdateArgs};
+use crate::cli::{ComposeArgs, GoingBackArgs, RolloutArgs, UpdateArgs, WitnessArgs};
 use crate::docker::Where;
 use crate::fault::Fault;
 use crate::model::{
-    Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, Words, Zd, ZdDrain, ZdHealth,
-    ZdProxy,
+    Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish, Words, Zd, ZdDrain,
+    ZdHealth, ZdProxy,
 };
 use crate::proxy::{self, Backend, Proxy};
 
@@ -118,7 +118,14 @@ pub fn engine(flag: Option<&str>, file: Option<Engine>) -> Option<Engine> {
 /// All the flags that go before what the file says.
 pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> Flags {
     let back = &rollout.going_back;
-    Flags { zd: zd(rollout), update: updating(update), rollback: going_back(back), keep: rollout.keep }
+    let WitnessArgs { no_witness, witness_url, witness_rate, .. } = rollout.witness.clone();
+    Flags {
+        zd: zd(rollout),
+        update: updating(update),
+        rollback: going_back(back),
+        keep: rollout.keep,
+        witness: WitnessWish { off: no_witness, url: witness_url, rate: witness_rate },
+    }
 }
 
 fn updating(args: &UpdateArgs) -> UpdateWish {

@@ -11,7 +11,7 @@ use crate::model::Snapshot;
 use crate::release::images;
 use crate::release::queue::Place;
 use crate::release::store::Store;
-use crate::release::{self, Damage, FORMAT, History, Kind, Outcome, Placed, Record};
+use crate::release::{self, Damage, FORMAT, History, Kind, Outcome, Placed, Record, Witnessed};
 use crate::report::{Report, Warning};
 
 /// The releases of a project, as they were when the run began.
@@ -62,6 +62,7 @@ pub struct Course {
     pub unfinished: bool,
     pub took: Duration,
     pub cut: usize,
+    pub witness: Option<Witnessed>,
 }
 
 impl Ledger {
@@ -296,6 +297,7 @@ impl Ledger {
             unfinished: false,
             took: Duration::ZERO,
             cut: 0,
+            witness: None,
         };
         self.store.write(&self.record(entry, &course))?;
         entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
@@ -334,6 +336,7 @@ impl Ledger {
             started: humantime::format_rfc3339_seconds(started).to_string(),
             seconds: course.took.as_secs_f64(),
             cut: course.cut as u64,
+            witness: course.witness.clone(),
         }
     }
 
@@ -396,6 +399,6 @@ impl Course {
             Some(_) => Outcome::Failed,
         };
         let unfinished = fault.is_some_and(|f| f.exit == Exit::Broken);
-        Course { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut }
+        Course { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
     }
 }

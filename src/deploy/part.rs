@@ -117,6 +117,19 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// Before the old release goes for good: whether the witness has anything against it.
+    ///
+    /// # Errors
+    /// What it lost since the switch.
+    pub fn hear_witness(&mut self) -> Result<(), Stopped> {
+        self.rollout.objected()
+    }
+
+    /// It serves already.
+    pub fn serves(&self) -> bool {
+        self.start.serving().next().is_some()
+    }
+
     /// Goes on to the end of the stage: a plan that was made anew has its earlier ones to do as well.
     fn try_run(&mut self, stage: Stage) -> Result<(), Stopped> {
         let steps = self.rollout.done()..self.plan.stage(stage).end;

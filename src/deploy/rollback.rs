@@ -22,6 +22,7 @@ use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
 use crate::wait::Stop;
+use crate::witness::Witness;
 
 /// Puts an earlier release back.
 ///
@@ -130,12 +131,15 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
     let Some(record) = ledger.history.get(number) else {
         return Err(Fault::unchanged(format!("there is no release {number}")).into());
     };
+    // That it failed is told already.
+    let mut rollout = run.rollout.clone();
+    rollout.witness.strict = false;
     let back = Back {
         docker: &run.definition.docker,
         ledger: &ledger,
         folder: run.definition.folder.clone(),
-        flags: Flags::default(),
-        rollout: run.rollout,
+        flags: Flags { witness: run.definition.flags.witness.clone(), ..Flags::default() },
+        rollout: &rollout,
         report: run.report,
         stop: &Stop::default(),
         is_stack: false,
@@ -483,6 +487,7 @@ impl Back<'_> {
             rollout: self.rollout,
             report: self.report,
             stop: self.stop,
+            witness: Witness::default(),
         };
         run.go(&targets, containers)
     }
@@ -558,6 +563,7 @@ mod tests {
             started: String::new(),
             seconds: 0.0,
             cut: 0,
+            witness: None,
         }
     }
 

@@ -21,10 +21,11 @@ use crate::fault::Fault;
 use crate::model::Project;
 use crate::plan::Stage;
 use crate::proxy::Proxy;
-use crate::release::{Kind, Placed};
+use crate::release::{Kind, Placed, Witnessed};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Stopped, Tools};
 use crate::wait::Stop;
+use crate::witness::Witness;
 
 /// One run of a command, once it is known what it puts in place.
 pub struct Run<'a> {
@@ -45,6 +46,7 @@ pub struct Run<'a> {
     pub rollout: &'a RolloutArgs,
     pub report: Report,
     pub stop: &'a Stop,
+    pub witness: Witness,
 }
 
 impl<'a> Run<'a> {
@@ -76,6 +78,7 @@ impl<'a> Run<'a> {
         for part in &parts {
             checks::collateral(self.docker(), &part.plan, &down)?;
         }
+        self.call_witness(&parts, &containers)?;
         for part in &parts {
             self.prepare(part, &parts, &containers)?;
         }
@@ -83,9 +86,9 @@ impl<'a> Run<'a> {
             parts.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
             return Ok(());
         }
-        self.carry_out(&mut parts, &down)?;
+        let seen = self.carry_out(&mut parts, &down)?;
         idle.iter().for_each(|part| self.unchanged(part));
-        Ok(())
+        Ok(self.lost_nothing(seen.as_ref())?)
     }
 
     fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<Viewer<'b>> {
@@ -148,11 +151,12 @@ impl<'a> Run<'a> {
             proxies: &viewer.proxies,
             report: self.report,
             target: viewer.target.name(),
+            witness: &self.witness,
         }
     }
 
-    /// Does it, and writes down what became of it.
-    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<()> {
+    /// Does it, and writes down what became of it. Gives what the witness saw.
+    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<Witnessed>> {
         let entry = self.entry(parts)?;
         self.ledger.begin(self.docker(), &entry, self.report)?;
         let started = self.report.elapsed();
@@ -165,13 +169,14 @@ impl<'a> Run<'a> {
         let ended = self.stages(parts);
         let done = ended.map_err(|(at, stopped)| self.failed(parts, at, stopped));
         let took = self.report.elapsed().saturating_sub(started);
+        let witness = self.dismiss_witness();
         let cut = parts.iter().map(Part::cut).sum();
         let fault = done.as_ref().err().map(|(fault, _)| fault);
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
         self.ledger.end(
             self.docker(),
             &entry,
-            Course::of(fault, paused, took, cut),
+            Course { witness: witness.clone(), ..Course::of(fault, paused, took, cut) },
             self.project().keep,
             self.report,
         );
@@ -183,7 +188,7 @@ impl<'a> Run<'a> {
             Err((fault, true)) => return Err(fault.into()),
             Err((fault, false)) => return Err(self.last_good(parts, fault).into()),
         }
-        Ok(())
+        Ok(witness)
     }
 
     fn tell_deployed(&self, part: &Part, took: Duration) {
@@ -224,6 +229,9 @@ impl<'a> Run<'a> {
             let fault = Fault::from_error(error);
             (0, Stopped { serves: false, failed: Vec::new(), fault })
         })?;
+        for (n, part) in parts.iter_mut().enumerate() {
+            part.hear_witness().map_err(|stopped| (n, stopped))?;
+        }
         each(parts, &[Stage::Clean])
     }
 

@@ -130,6 +130,11 @@ impl Viewer<'_> {
         services.map(probe).collect()
     }
 
+    /// What a new instance of a service will look like, before there is one.
+    pub fn preview(&self, service: &str) -> Container {
+        self.wanted.preview(&self.project.name, &self.project.services[service])
+    }
+
     /// The target as a proxy's discovery sees it: what runs of it, and what is to come.
     pub fn backends(&self, containers: &[Container]) -> Vec<Backend> {
         let services = self.target.services();

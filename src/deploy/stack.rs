@@ -2,6 +2,7 @@
 //! does not. Swarm schedules; what is told here is the truth about it.
 
 mod back;
+mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,6 +27,7 @@ use crate::swarm::risks::{self, Facts};
 use crate::swarm::state::{Service, Stack};
 use crate::swarm::watch::{self, End, Watch};
 use crate::wait::Stop;
+use crate::witness::Witness;
 use back::words;
 
 /// The Swarm that a project is meant for: by flag or file, else the one where it is a stack already; none where it is meant
@@ -92,6 +94,7 @@ pub fn deploy(
         rollout: &args.rollout,
         report,
         stop,
+        witness: Witness::default(),
         definition: &definition,
     };
     swarm.build(args)?;
@@ -122,6 +125,7 @@ pub fn put_back(
         rollout,
         report,
         stop,
+        witness: Witness::default(),
         definition,
     };
     swarm.go(&asks, false)
@@ -190,6 +194,7 @@ struct Swarm<'a> {
     rollout: &'a RolloutArgs,
     report: Report,
     stop: &'a Stop,
+    witness: Witness,
 }
 
 impl Swarm<'_> {
@@ -232,6 +237,7 @@ impl Swarm<'_> {
             return Err(Fault::interrupted(signal).into());
         }
         write_private(&file.files)?;
+        self.call_witness(&file)?;
         self.carry_out(&file, force)
     }
 
@@ -283,6 +289,7 @@ impl Swarm<'_> {
         self.ledger.begin(self.docker(), &entry, self.report)?;
         let started = self.report.elapsed();
         let own = self.own_way_back(&file.services);
+        let switch = self.witness.route();
         let sent = match &own {
             Some(ids) => self.ask_back(&file.services, ids),
             None => self.send(file, force),
@@ -294,7 +301,9 @@ impl Swarm<'_> {
             Ok(end) => Err(self.failed(file, end)),
             Err(error) => Err(self.refused(file, Fault::from_error(error))),
         };
+        drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
+        let witness = super::witnessed::tell(self.witness.end(), self.report);
         let (entry, fault, paused) = match &ended {
             Ok(stack) => (self.entry(file, Some(stack))?, None, false),
             Err((fault, paused)) => (entry, Some(fault), *paused),
@@ -303,13 +312,18 @@ impl Swarm<'_> {
             self.ledger.forget(&entry);
         } else {
             let keep = self.definition.project.keep;
-            self.ledger.end(self.docker(), &entry, Course::of(fault, paused, took, 0), keep, self.report);
+            let course = Course { witness: witness.clone(), ..Course::of(fault, paused, took, 0) };
+            self.ledger.end(self.docker(), &entry, course, keep, self.report);
         }
         match ended {
             Ok(stack) => {
                 self.prune(file);
                 self.tell_deployed(&file.services, &stack, took);
-                Ok(())
+                Ok(super::witnessed::lost_nothing(
+                    witness.as_ref(),
+                    self.rollout.witness.strict,
+                    self.number,
+                )?)
             }
             Err((fault, _)) => Err(fault.into()),
         }

@@ -1,6 +1,7 @@
 //! Where the engine is, and whether it still answers while it is waited for.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Docker, Done};
@@ -87,6 +88,14 @@ impl fmt::Display for Whereabouts {
     }
 }
 
+/// `docker context use` was said once.
+fn has_own_context() -> bool {
+    let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+    let file = folder.and_then(|f| std::fs::read_to_string(f.join("config.json")).ok());
+    file.is_some_and(|text| text.contains("\"currentContext\""))
+}
+
 impl Docker {
     /// Which engine is talked to; nothing where docker does not tell.
     pub fn whereabouts(&self) -> Whereabouts {
@@ -94,6 +103,13 @@ impl Docker {
         let argv = self.docker_words(&["context", "inspect", "--format", format]);
         let told = self.run_within(&argv, None, OWN).ok().flatten();
         told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
+    }
+
+    /// Whether the engine is on another machine. Where nothing names one, nobody has to be asked.
+    pub fn is_elsewhere(&self) -> bool {
+        let variable = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let given = !self.place.engine.is_empty() || variable("DOCKER_HOST") || variable("DOCKER_CONTEXT");
+        (given || has_own_context()) && self.whereabouts().is_elsewhere()
     }
 
     /// Whether an ssh server kept a command from doing anything, or from doing all of it; to do it again does no harm.

@@ -1,7 +1,7 @@
 //! What `docker inspect` tells of a container, as far as a deploy needs it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -107,6 +107,31 @@ pub struct Healthcheck {
 pub struct NetworkSettings {
     #[serde(deserialize_with = "none_missing")]
     pub networks: BTreeMap<String, Network>,
+    /// By `80/tcp`, while it runs.
+    #[serde(deserialize_with = "none_missing")]
+    ports: BTreeMap<String, Vec<Binding>>,
+}
+
+/// A port of the host that leads to one of a container.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Binding {
+    #[serde(deserialize_with = "or_default")]
+    host_ip: String,
+    #[serde(deserialize_with = "or_default")]
+    host_port: String,
+}
+
+impl Binding {
+    /// Where this machine reaches it; one that is open to all is reached by loopback.
+    fn address(&self) -> Option<SocketAddr> {
+        let ip = match self.host_ip.as_str() {
+            "" | "0.0.0.0" => Ipv4Addr::LOCALHOST.into(),
+            "::" => Ipv6Addr::LOCALHOST.into(),
+            ip => ip.parse().ok()?,
+        };
+        Some(SocketAddr::new(ip, self.host_port.parse().ok().filter(|port| *port > 0)?))
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -138,7 +163,7 @@ impl Container {
     /// One that does not exist yet, on these networks.
     pub fn planned(config: Config, networks: &[String]) -> Container {
         let networks = networks.iter().map(|n| (n.clone(), Network::default()));
-        let network_settings = NetworkSettings { networks: networks.collect() };
+        let network_settings = NetworkSettings { networks: networks.collect(), ..Default::default() };
         Container { config, network_settings, ..Container::default() }
     }
 
@@ -239,6 +264,16 @@ impl Container {
         let reached = |name: &String| theirs.contains_key(name) || theirs.contains_key("host");
         let networks = self.network_settings.networks.iter();
         networks.filter(|(name, _)| reached(name)).flat_map(|(_, n)| n.addresses()).collect()
+    }
+
+    /// Where this machine reaches one of its TCP ports, if its engine is here: as it is published, or on the host's own
+    /// network.
+    pub fn published(&self, port: u16) -> Option<SocketAddr> {
+        if self.networks().any(|n| n == "host") {
+            return Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+        }
+        let bindings = self.network_settings.ports.get(&format!("{port}/tcp"));
+        bindings.into_iter().flatten().find_map(Binding::address)
     }
 
     /// The TCP ports its image or its service exposes, lowest first.

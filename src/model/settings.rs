@@ -323,10 +323,7 @@ fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
             "it has a space or a control character; `%20` stands for a space",
         ));
     }
-    let no_host = |host: &&String| {
-        host.is_empty() || host.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
-    };
-    if health.host.as_ref().filter(no_host).is_some() {
+    if health.host.as_ref().is_some_and(|host| !is_host(host)) {
         return Err(("health.host".into(), "set it to a host name, such as `app.example`"));
     }
     if health.body.as_deref() == Some("") {
@@ -351,6 +348,11 @@ fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
         ))?,
         body: health.body.as_deref().map(undouble),
     })
+}
+
+/// As a `Host` header may have it.
+pub fn is_host(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
 }
 
 pub fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> Wrong {
@@ -383,7 +385,7 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
     })
 }
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let Some(text) = text_or_number(from)? else {
         return Ok(None);
     };
@@ -402,7 +404,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+pub fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     match Option::<Value>::deserialize(from)? {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),

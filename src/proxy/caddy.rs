@@ -2,6 +2,7 @@
 //! first deploy and turned by files, so that no other deploy needs a reload. What is in flight is Caddy's own count.
 
 mod config;
+mod entrance;
 mod scripts;
 mod seen;
 mod switch;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::entrance::Entrance;
 use super::{Backend, Endpoint, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
@@ -254,6 +256,13 @@ impl Proxy for Caddy {
 
     fn host(&self, container: &Container) -> Option<String> {
         self.handlers_of(&container.names()).into_iter().find_map(|h| h.public)
+    }
+
+    /// caddy-docker-proxy's is known by the configuration that it has loaded.
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        let addresses = container.addresses_reached_from(&self.container);
+        let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
+        entrance::entrances(&self.known.config, &names.collect())
     }
 
     fn introduction(&self) -> Option<Exec> {

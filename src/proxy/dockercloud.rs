@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::{Entrance, is_plain};
 use super::haproxy::config::Settings;
 use super::haproxy::slot::Slot;
 use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
@@ -134,6 +135,14 @@ impl Proxy for Dockercloud {
         None
     }
 
+    /// Without `VIRTUAL_HOST` any host is answered, at port 80.
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        match container.env("VIRTUAL_HOST") {
+            None => vec![Entrance::at(80, false)],
+            Some(hosts) => hosts.split(',').filter_map(|h| virtual_host(h.trim())).collect(),
+        }
+    }
+
     fn introduction(&self) -> Option<Exec> {
         Some(Exec::new(&self.container.id, ["cat", CONFIG].map(String::from).to_vec()))
     }
@@ -246,6 +255,18 @@ impl Proxy for Dockercloud {
     fn linger(&self) -> Duration {
         LINGER
     }
+}
+
+/// Reads `app.example`, `https://app.example/shop` or `*:8080/`.
+fn virtual_host(text: &str) -> Option<Entrance> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    let tls = ["https", "wss"].contains(&scheme);
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, if tls { "443" } else { "80" }));
+    let any = ["", "*"].contains(&host);
+    (any || is_plain(host)).then_some(())?;
+    let path = path.trim_end_matches('*').to_string();
+    Some(Entrance { port: port.parse().ok()?, tls, host: (!any).then(|| host.into()), path })
 }
 
 impl Dockercloud {

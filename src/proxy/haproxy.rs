@@ -4,6 +4,7 @@
 
 pub mod config;
 mod fixed;
+mod frontend;
 mod runtime;
 pub mod slot;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::Entrance;
 use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
@@ -58,6 +60,12 @@ pub fn is_image(image: &str) -> bool {
     name == "haproxy" || (name.starts_with("haproxy-") && image.contains("haproxytech/"))
 }
 
+/// By which ways requests come to what has these names, by a configuration alone.
+pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<Entrance> {
+    let haproxy = Haproxy { config: Settings::parse(configuration), ..Haproxy::new(&Container::default()) };
+    haproxy.entrances_to(names)
+}
+
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
         Haproxy { container: container.clone(), config: Settings::default() }
@@ -98,6 +106,12 @@ impl Haproxy {
 
     fn fixed_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Fixed> {
         self.config.fixed.iter().filter(|f| stands_for(&f.host, names))
+    }
+
+    fn entrances_to(&self, names: &[String]) -> Vec<Entrance> {
+        let templates = self.templates_of(names).map(|t| t.backend.as_str());
+        let backends = templates.chain(self.fixed_of(names).map(|f| f.backend.as_str())).collect();
+        frontend::entrances(&self.config.fronts, &backends)
     }
 
     /// The backends that have to know an instance.
@@ -160,6 +174,10 @@ impl Proxy for Haproxy {
 
     fn host(&self, _container: &Container) -> Option<String> {
         None
+    }
+
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        self.entrances_to(&container.names())
     }
 
     fn introduction(&self) -> Option<Exec> {

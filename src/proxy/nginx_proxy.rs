@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::{Entrance, is_plain};
 use super::{
     Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
 };
@@ -189,6 +190,18 @@ impl Proxy for NginxProxy {
         let hosts = container.env("VIRTUAL_HOST")?;
         let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
         hosts.split(',').map(str::trim).find(plain).map(String::from)
+    }
+
+    /// At each plain name; whether port 80 only sends clients on to the other one, its answers tell.
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        let port = |key: &str, usual| self.nginx.env(key).and_then(|p| p.parse().ok()).unwrap_or(usual);
+        let ports = [(port("HTTP_PORT", 80), false), (port("HTTPS_PORT", 443), true)];
+        let hosts = container.env("VIRTUAL_HOST").unwrap_or_default().split(',').map(str::trim);
+        let path = container.env("VIRTUAL_PATH").filter(|p| p.starts_with('/')).unwrap_or("/");
+        let at = |host: &str| {
+            ports.map(|(port, tls)| Entrance { port, tls, host: Some(host.into()), path: path.into() })
+        };
+        hosts.filter(|h| is_plain(h)).flat_map(at).collect()
     }
 
     fn inspect(&self) -> Vec<Exec> {

@@ -5,6 +5,7 @@ mod answer;
 mod checks;
 mod constraints;
 mod door;
+mod entrance;
 mod labels;
 mod pin;
 mod scripts;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::entrance::Entrance;
 use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
@@ -73,6 +75,11 @@ pub fn claims(labels: &Labels) -> bool {
         Some(enabled) => enabled,
         None => labels::mention_a_route(labels),
     }
+}
+
+/// Host and path by which a request comes to what has these labels; none where they ask for more.
+pub fn request_of(labels: &Labels) -> Option<(Option<String>, String)> {
+    Http::read(labels).rules().find_map(entrance::request)
 }
 
 impl Traefik {
@@ -238,6 +245,10 @@ impl Proxy for Traefik {
         let http = Http::read(labels);
         let default = labels::default_rule(self.settings.default_rule(), labels);
         http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
+    }
+
+    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+        entrance::entrances(&self.settings, &container.config.labels)
     }
 
     fn introduction(&self) -> Option<Exec> {

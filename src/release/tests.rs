@@ -30,6 +30,7 @@ pub fn record(number: u32, services: &[(&str, Placed)]) -> Record {
         started: "2026-11-21T12:00:00Z".into(),
         seconds: 1.5,
         cut: 0,
+        witness: None,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn summary(entries: &[Entry], exit: u8, took: Duration) -> Value {
         "exit": exit,
         "seconds": (took.as_secs_f64() * 1000.0).round() / 1000.0,
         "deployed": of(deployed),
+        "witness": of(witness),
         "warnings": of(warning),
         "error": of(error).pop(),
     })
@@ -64,6 +65,13 @@ pub fn summary(entries: &[Entry], exit: u8, took: Duration) -> Value {
 fn deployed(event: &Event) -> Option<Value> {
     let Event::Deployed { target, serving, release, back_to, .. } = event else { return None };
     Some(json!({"target": target, "serving": serving, "release": release, "back_to": back_to}))
+}
+
+fn witness(event: &Event) -> Option<Value> {
+    let Event::Witness(seen) = event else { return None };
+    let (url, summary) = (&seen.url, &seen.summary);
+    let (sent, lost, gap) = (summary.sent, summary.lost, summary.longest_gap_ms);
+    Some(json!({"url": url, "sent": sent, "lost": lost, "longest_gap_ms": gap}))
 }
 
 fn warning(event: &Event) -> Option<Value> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::witness::Seen;
+
 /// An instance that is there when a deploy begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
@@ -159,6 +161,12 @@ pub enum Event {
         current: usize,
         wanted: usize,
     },
+    /// Nobody asks a public URL while it deploys.
+    NoWitness {
+        why: String,
+    },
+    /// What became of the witness's requests to one URL.
+    Witness(Box<Seen>),
     /// A target whose new release serves.
     Deployed {
         target: String,
@@ -244,6 +252,13 @@ pub enum Warning {
     TooMany(String),
     /// A picture that cannot be written.
     Timeline(String),
+    /// The witness never got an answer before the switch.
+    Silent {
+        url: String,
+        said: String,
+    },
+    /// What the witness lost.
+    Lost(String),
 }
 
 impl Warning {
@@ -268,6 +283,8 @@ impl Warning {
             Warning::Task(_) => "task",
             Warning::TooMany(_) => "too_many",
             Warning::Timeline(_) => "timeline",
+            Warning::Silent { .. } => "silent",
+            Warning::Lost(_) => "lost",
         }
     }
 }

@@ -69,6 +69,11 @@ impl Screen {
         }
     }
 
+    /// What the witness has counted so far; it is drawn with the next tick.
+    pub fn witnessed(&self, sent: usize, lost: usize) {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).witnessed(sent, lost);
+    }
+
     /// The board is on the screen.
     pub fn is_on(&self) -> bool {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).has_begun() && !self.bar.is_finished()

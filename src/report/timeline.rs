@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::entry::Entry;
 use super::event::Event;
 use super::track::{Phase, Track, Tracks};
+use crate::witness::Sample;
 
 pub use page::page;
 
@@ -27,6 +28,13 @@ struct Dot {
     took: Duration,
     /// What became of it, where it was lost.
     lost: Option<String>,
+}
+
+impl From<&Sample> for Dot {
+    fn from(sample: &Sample) -> Dot {
+        let lost = sample.lost.then(|| sample.outcome.to_string());
+        Dot { at: sample.at, took: sample.took, lost }
+    }
 }
 
 /// What a picture tells.
@@ -79,6 +87,10 @@ impl Story {
             Event::Interrupted => self.marks.push(Mark { at, what: "interrupted" }),
             Event::Paused => self.marks.push(Mark { at, what: "pause" }),
             Event::TaskRuns { name, .. } => self.task(at, name),
+            Event::Witness(seen) => {
+                self.witness.push(event.to_string());
+                self.dots.extend(seen.samples.iter().map(Dot::from));
+            }
             Event::Deployed { .. } => self.results.push(event.to_string()),
             Event::Warning { text, .. } => self.warnings.push(text.clone()),
             Event::Error { message, .. } => {

@@ -90,6 +90,8 @@ impl fmt::Display for Event {
             Event::Interrupted => {
                 f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
             }
+            Event::NoWitness { why } => write!(f, "no witness: {why}"),
+            Event::Witness(seen) => write!(f, "witness {}: {}", seen.url, seen.summary),
             Event::Deployed { target, serving, release, back_to, seconds: took } => {
                 let (serving, took) = (list(serving), seconds(*took));
                 match back_to {
@@ -171,7 +173,12 @@ impl fmt::Display for Warning {
             | Warning::Compose(text)
             | Warning::Loss(text)
             | Warning::Ignored(text)
+            | Warning::Lost(text)
             | Warning::Task(text) => f.write_str(text),
+            Warning::Silent { url, said } => write!(
+                f,
+                "`{url}` did not answer before the switch, so there is no witness (`x-zd.witness.url`): {said}"
+            ),
             Warning::Tolerated { target, failed, slots, why } => write!(
                 f,
                 "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"

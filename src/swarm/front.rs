@@ -1,9 +1,13 @@
 //! Proxies of a stack that find their backends by DNS or by asking Swarm: what they lose with their configuration, and
 //! the fix. Pure. Swarm takes a task out of its DNS, waits 2 s, and then stops it, whoever still sends it requests.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::proxy::entrance::{Entrance, is_plain};
+use crate::proxy::{haproxy, traefik};
 
 /// What a proxy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +65,23 @@ impl Front {
                 labels.iter().any(|l| l.to_string().contains("traefik."))
             }
             _ => self.names(stack, service).next().is_some(),
+        }
+    }
+
+    /// By which ways requests come to a service, by its configuration.
+    pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<Entrance> {
+        let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
+        match self.kind {
+            Kind::Haproxy => haproxy::entrances_of(&self.text, &names),
+            Kind::Caddy => self.text.lines().filter_map(site).collect(),
+            Kind::Traefik => {
+                let labels = [&part["deploy"]["labels"], &part["labels"]];
+                let found = labels.iter().find_map(|l| traefik::request_of(&as_labels(l)));
+                found
+                    .map(|(host, path)| Entrance { host, path, ..Entrance::at(80, false) })
+                    .into_iter()
+                    .collect()
+            }
         }
     }
 
@@ -171,6 +192,24 @@ impl Front {
             .find(|rest| rest.starts_with([' ', '\t']))
             .map(str::trim)
     }
+}
+
+/// A site of a Caddyfile that needs no certificate: `:80 {` or `http://app.example {`.
+fn site(line: &str) -> Option<Entrance> {
+    let name = line.strip_suffix('{')?.trim_end();
+    if let Some(port) = name.strip_prefix(':') {
+        return Some(Entrance::at(port.parse().ok()?, false));
+    }
+    let (host, port) = name.strip_prefix("http://").map(|n| n.split_once(':').unwrap_or((n, "80")))?;
+    let host = Some(host).filter(|h| is_plain(h))?;
+    Some(Entrance { host: Some(host.into()), ..Entrance::at(port.parse().ok()?, false) })
+}
+
+/// As the long form of a resolved file has them.
+fn as_labels(value: &Value) -> BTreeMap<String, String> {
+    let pairs = value.as_object().into_iter().flatten();
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
+    pairs.map(|(k, v)| (k.clone(), text(v).replace("$$", "$"))).collect()
 }
 
 fn is_server(line: &str) -> bool {

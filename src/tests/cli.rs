@@ -8,6 +8,8 @@ mod state;
 mod told;
 #[path = "cli/turn.rs"]
 mod turn;
+#[path = "cli/witness.rs"]
+mod witness;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -55,5 +55,7 @@ mod tool;
 mod traefik;
 #[path = "e2e/update.rs"]
 mod update;
+#[path = "e2e/witness.rs"]
+mod witness;
 #[path = "e2e/worker.rs"]
 mod worker;

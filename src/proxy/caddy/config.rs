@@ -113,7 +113,7 @@ fn collect(value: &Value, public: Option<&str>, found: &mut Vec<Handler>) {
     children(value).for_each(|child| collect(child, public, found));
 }
 
-fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
+pub fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     match value {
         Value::Object(fields) => Box::new(fields.values()),
         Value::Array(items) => Box::new(items.iter()),
@@ -122,17 +122,17 @@ fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
 }
 
 /// The first name of a route's host matcher that is neither a wildcard nor a placeholder.
-fn public_host(route: &Value) -> Option<&str> {
+pub fn public_host(route: &Value) -> Option<&str> {
     let sets = route["match"].as_array()?.iter();
     let mut hosts = sets.filter_map(|set| set["host"].as_array()).flatten().filter_map(Value::as_str);
     hosts.find(|host| !host.contains(['*', '{']))
 }
 
-fn is_proxy(value: &Value) -> bool {
+pub fn is_proxy(value: &Value) -> bool {
     value["handler"] == "reverse_proxy"
 }
 
-fn upstreams(handler: &Value) -> Vec<Upstream> {
+pub fn upstreams(handler: &Value) -> Vec<Upstream> {
     let fixed = handler["upstreams"].as_array().into_iter().flatten().filter_map(fixed);
     let dynamic = sources(&handler["dynamic_upstreams"]).into_iter().filter_map(dynamic);
     fixed.chain(dynamic).collect()
@@ -183,7 +183,7 @@ fn duration(value: &Value) -> Option<Duration> {
 }
 
 /// The handler behind a switch.
-fn original(value: &Value) -> Option<&Value> {
+pub fn original(value: &Value) -> Option<&Value> {
     let routes = value["routes"].as_array().filter(|_| value["handler"] == "subroute")?;
     let root = routes.first()?["match"][0]["file"]["root"].as_str()?;
     root.contains(&format!("/{OURS}/")).then(|| &routes[routes.len() - 1]["handle"][0])

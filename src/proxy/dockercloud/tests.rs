@@ -215,3 +215,17 @@ fn an_ipv6_connection_is_not_taken_for_one_to_the_ipv4_address_that_it_ends_with
     let other = endpoint(9, "172.21.0.5");
     assert_eq!(Answer::parse(&text).unwrap().in_flight(&other), InFlight::Exact(0));
 }
+
+#[test]
+fn clients_come_in_by_its_virtual_hosts_or_by_any_name() {
+    let said = |environment: &str| {
+        let ways = dockercloud().entrances(&container(environment, "")).into_iter();
+        let name = |e: &Entrance| e.host.clone().unwrap_or("*".into());
+        ways.map(|e| format!("{} {} {}{}", e.port, e.tls, name(&e), e.path)).collect::<Vec<_>>()
+    };
+    assert_eq!(said(""), ["80 false */"]);
+    assert_eq!(
+        said("VIRTUAL_HOST=https://a.b/shop/*, *:8080/, *.c"),
+        ["443 true a.b/shop/", "8080 false */"]
+    );
+}

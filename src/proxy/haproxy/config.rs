@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use super::frontend::Frontend;
+
 /// The parts of a configuration that a deploy looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -12,6 +14,8 @@ pub struct Settings {
     pub fixed: Vec<Fixed>,
     /// Backends that keep clients with their server, which a drained server still takes.
     pub sticky: Vec<String>,
+    /// Where clients come in.
+    pub fronts: Vec<Frontend>,
 }
 
 /// `server-template PREFIX COUNT NAME:PORT`.
@@ -63,7 +67,7 @@ pub fn stands_for(host: &str, names: &[String]) -> bool {
 }
 
 /// Words that begin a section without a server of ours: those of a `ring` or of `peers` take no requests.
-const OTHER_SECTIONS: [&str; 17] = [
+pub const OTHER_SECTIONS: [&str; 17] = [
     "acme",
     "cache",
     "crt-store",
@@ -119,7 +123,7 @@ impl Settings {
             last: Inherited::default(),
         };
         text.lines().for_each(|line| reader.take(&words(line)));
-        reader.settings
+        Settings { fronts: Frontend::all(text), ..reader.settings }
     }
 }
 
@@ -197,7 +201,7 @@ impl Reader {
 }
 
 /// The words of a line as they are written; what is quoted or escaped ends none, and begins no comment.
-fn words(line: &str) -> Vec<&str> {
+pub fn words(line: &str) -> Vec<&str> {
     let mut words = Vec::new();
     let (mut start, mut quote, mut escaped) = (None, None, false);
     let mut end = line.len();
@@ -224,7 +228,7 @@ fn words(line: &str) -> Vec<&str> {
 }
 
 /// A word without its quotes.
-fn bare(word: &str) -> String {
+pub fn bare(word: &str) -> String {
     word.replace(['"', '\''], "")
 }
 

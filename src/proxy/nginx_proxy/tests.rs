@@ -258,3 +258,17 @@ fn no_path_or_id_is_a_script() {
         }
     }
 }
+
+#[test]
+fn clients_come_in_by_each_plain_name_without_tls_and_with_it() {
+    let said = |proxy: &NginxProxy, env: &str| {
+        let app = container(&format!(r#"{{"Config": {{"Env": [{env}]}}}}"#));
+        let ways = proxy.entrances(&app).into_iter();
+        ways.map(|e| format!("{} {} {}{}", e.port, e.tls, e.host.unwrap(), e.path)).collect::<Vec<_>>()
+    };
+    let two = r#""VIRTUAL_HOST=*.a.b, c.d", "VIRTUAL_PATH=/shop""#;
+    assert_eq!(said(&proxy(), two), ["80 false c.d/shop", "443 true c.d/shop"]);
+    let own = container(r#"{"Config": {"Env": ["HTTP_PORT=8080", "HTTPS_PORT=8443"]}}"#);
+    assert_eq!(said(&NginxProxy::whole(&own), r#""VIRTUAL_HOST=a""#), ["8080 false a/", "8443 true a/"]);
+    assert!(said(&proxy(), r#""VIRTUAL_HOST=~^a""#).is_empty() && said(&proxy(), "").is_empty());
+}

@@ -37,6 +37,8 @@ pub struct EntryPoint {
     pub tls: bool,
     /// What answers before a route of a file gets its turn.
     pub guarded: bool,
+    /// It only sends clients on to another one.
+    pub redirects: bool,
 }
 
 /// The files that may hold it, in the order in which it looks; a shell expands the variables.
@@ -125,7 +127,13 @@ impl Settings {
             }
         }
         let own = names.iter().any(|n| !n.eq_ignore_ascii_case("traefik"));
-        let standard = EntryPoint { name: "http".into(), address: ":80".into(), tls: false, guarded: false };
+        let standard = EntryPoint {
+            name: "http".into(),
+            address: ":80".into(),
+            tls: false,
+            guarded: false,
+            redirects: false,
+        };
         let set = names.into_iter().filter_map(|name| self.entry_point(name));
         set.chain((!own).then_some(standard)).collect()
     }
@@ -144,6 +152,7 @@ impl Settings {
             address: address.into(),
             tls: self.has(&own("http.tls")),
             guarded: redirects || dashboard || self.has(&own("http.middlewares")),
+            redirects,
         })
         .filter(|_| protocol.eq_ignore_ascii_case("tcp"))
     }

@@ -9,6 +9,7 @@ use proptest::sample::select;
 use super::*;
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 use crate::git::Git;
+use crate::release::Witnessed;
 use crate::release::{Kind, Outcome, Placed};
 
 const TEXT: &str = "[a-zA-Z0-9 \"'\\\\\n$é]{0,8}";
@@ -62,6 +63,12 @@ fn record() -> impl Strategy<Value = Record> {
             started,
             seconds: f64::from(ms) / 1000.0,
             cut,
+            witness: cut.is_multiple_of(2).then(|| Witnessed {
+                urls: vec![format!("http://{number}/")],
+                sent: cut,
+                lost: cut / 2,
+                longest_gap_ms: Some(u64::from(ms)),
+            }),
         },
     )
 }

@@ -69,7 +69,9 @@ impl Front {
         let load = stage.start_load("");
         for version in ["2", "3"] {
             stage.set(&format!("VERSION={version}"));
-            stage.deploy("app").exits(0);
+            let ran = stage.deploy("app");
+            let (sent, lost) = ran.exits(0).witnessed();
+            assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
             self.expect(&stage, version, self.count);
         }
         load.end().all_from(&["1", "2", "3"]);

@@ -522,8 +522,12 @@ impl Stage {
     }
 
     pub fn expect_version(&self, version: &str) {
+        self.expect_version_and_status(version, 200);
+    }
+
+    pub fn expect_version_and_status(&self, version: &str, status: u16) {
         let reply = self.ask("/").expect("an answer through the proxy");
-        assert_eq!((reply.status, reply.version.as_str()), (200, version));
+        assert_eq!((reply.status, reply.version.as_str()), (status, version));
     }
 }
 

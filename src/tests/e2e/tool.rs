@@ -178,6 +178,18 @@ impl Ran {
         self
     }
 
+    /// How many requests the witness sent and lost, of all its URLs.
+    pub fn witnessed(&self) -> (usize, usize) {
+        let told = self.stderr.lines().filter_map(|l| l.split_once("  witness http")?.1.split_once(": "));
+        let number = |text: &str, what: &str| -> usize {
+            let (before, _) = text.split_once(what).expect("a number");
+            before.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
+        };
+        let one = |(_, said): (&str, &str)| (number(said, " sent"), number(said, " lost"));
+        let sum = told.map(one).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+        sum.unwrap_or_else(|| panic!("there was no witness: {}", self.stderr))
+    }
+
     /// On either stream.
     pub fn says(&self, text: &str) -> &Self {
         let said = self.stdout.contains(text) || self.stderr.contains(text);

@@ -1,0 +1,226 @@
+//! `x-zd.witness` and its flags: whether, where, how often and for what the public URL is asked.
+
+use std::time::Duration;
+
+use reqwest::Url;
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::settings::{
+    Codes, Impossible, TOO_LONG, Wrong, duration, is_host, is_too_long, read_zd, text_or_number, undouble,
+};
+
+/// Probes a second, where nobody says how many.
+const RATE: u32 = 10;
+
+/// More would be load.
+const MOST: u32 = 100;
+
+/// The header that tells which version answered, where nobody names another.
+const VERSION_HEADER: &str = "x-version";
+
+/// What the command line says, which goes before what the file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WitnessWish {
+    pub off: bool,
+    pub url: Option<String>,
+    pub rate: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map of keys")]
+struct ZdWitness {
+    url: Option<String>,
+    path: Option<String>,
+    host: Option<String>,
+    rate: Option<u32>,
+    #[serde(default, deserialize_with = "text_or_number")]
+    expect: Option<String>,
+    #[serde(default, deserialize_with = "duration")]
+    timeout: Option<Duration>,
+    version_header: Option<String>,
+}
+
+/// How the public URL is asked while a rollout runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Witnessing {
+    pub on: bool,
+    /// None where it is derived from the proxy.
+    pub url: Option<Url>,
+    /// In place of the one that is derived.
+    pub path: Option<String>,
+    pub host: Option<String>,
+    /// Probes a second.
+    pub rate: u32,
+    /// Codes that are an answer; where none are named, it goes by what was answered before.
+    pub expect: Option<Codes>,
+    pub timeout: Duration,
+    pub version_header: String,
+}
+
+impl Default for Witnessing {
+    fn default() -> Self {
+        Witnessing {
+            on: true,
+            url: None,
+            path: None,
+            host: None,
+            rate: RATE,
+            expect: None,
+            timeout: Duration::from_secs(5),
+            version_header: VERSION_HEADER.into(),
+        }
+    }
+}
+
+impl Witnessing {
+    /// `value` is the project's `x-zd.witness`: a map, or whether there is one at all.
+    ///
+    /// # Errors
+    /// A key that is unknown, of the wrong type or impossible.
+    pub fn read(value: Option<&Value>, wish: &WitnessWish, source: &str) -> Result<Witnessing, Wrong> {
+        let (on, map) = match value {
+            Some(Value::Bool(on)) => (*on, None),
+            other => (true, other),
+        };
+        let zd: ZdWitness = read_zd(map, source, "x-zd.witness")?;
+        let on = (on || wish.url.is_some()) && !wish.off;
+        resolve(zd, wish, on).map_err(|(key, hint)| {
+            let flag = if ["url", "rate"].contains(&key.as_str()) {
+                format!(" (or `--witness-{key}`)")
+            } else {
+                String::new()
+            };
+            Wrong {
+                message: format!("{source}: `x-zd.witness.{key}`{flag} is impossible"),
+                hint: hint.into(),
+            }
+        })
+    }
+}
+
+fn resolve(zd: ZdWitness, wish: &WitnessWish, on: bool) -> Result<Witnessing, Impossible> {
+    let wrong = |key: &str, hint| (key.to_string(), hint);
+    if zd.url.is_some() && zd.path.is_some() {
+        return Err(wrong("path", "put it into `x-zd.witness.url`, which has a path of its own"));
+    }
+    let is_path = |p: &String| p.starts_with('/') && !p.contains(|c: char| c.is_control() || c == ' ');
+    if zd.path.as_ref().is_some_and(|p| !is_path(p)) {
+        return Err(wrong("path", "it has to start with `/`, without spaces"));
+    }
+    if zd.host.as_ref().is_some_and(|h| !is_host(h)) {
+        return Err(wrong("host", "set it to a host name, such as `app.example`"));
+    }
+    let rate = wish.rate.or(zd.rate).unwrap_or(RATE);
+    if !(1..=MOST).contains(&rate) {
+        return Err(wrong("rate", "set it to a number of probes a second from 1 to 100"));
+    }
+    if zd.timeout.is_some_and(|t| t.is_zero()) {
+        return Err(wrong("timeout", "it has to be longer than 0, such as `500ms`"));
+    }
+    if zd.timeout.as_ref().is_some_and(is_too_long) {
+        return Err(wrong("timeout", TOO_LONG));
+    }
+    let header = zd.version_header.unwrap_or_else(|| VERSION_HEADER.into());
+    if !is_header(&header) {
+        return Err(wrong("version_header", "set it to the name of a header, such as `X-Version`"));
+    }
+    let expect = zd.expect.map(|text| {
+        Codes::parse(&text)
+            .ok_or_else(|| wrong("expect", "set it to codes and ranges, such as `200-399` or `200,204`"))
+    });
+    Ok(Witnessing {
+        on,
+        url: wish.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
+        path: zd.path.as_deref().map(undouble),
+        host: zd.host,
+        rate,
+        expect: expect.transpose()?,
+        timeout: zd.timeout.unwrap_or(Witnessing::default().timeout),
+        version_header: header.to_lowercase(),
+    })
+}
+
+/// Clients of others' secrets are not meant by a public URL: one with a password is refused, because reports show it.
+fn url(text: &str) -> Result<Url, Impossible> {
+    let wrong = |hint| ("url".to_string(), hint);
+    let usable = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
+    let url = Url::parse(&undouble(text)).ok().filter(usable);
+    let url = url.ok_or_else(|| wrong("set it to an address such as `http://localhost:8000/`"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("leave user and password out: reports show the URL"));
+    }
+    if url.scheme() == "https" && !cfg!(feature = "tls") {
+        return Err(wrong("this build cannot ask over https; use one with the feature `tls`"));
+    }
+    Ok(url)
+}
+
+/// A token of RFC 9110.
+fn is_header(name: &str) -> bool {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    !name.is_empty() && name.chars().all(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(yaml: &str, wish: &WitnessWish) -> Result<Witnessing, Wrong> {
+        Witnessing::read(serde_yaml::from_str(yaml).ok().as_ref(), wish, "compose.yaml")
+    }
+
+    fn of(yaml: &str) -> Witnessing {
+        read(yaml, &WitnessWish::default()).unwrap()
+    }
+
+    #[test]
+    fn a_witness_is_on_unless_file_or_flag_switch_it_off() {
+        let off = WitnessWish { off: true, ..WitnessWish::default() };
+        let url = WitnessWish { url: Some("http://a.example".into()), ..WitnessWish::default() };
+        assert!(of("~").on && of("true").on && of("{rate: 5}").on);
+        assert!(!of("false").on);
+        assert!(!read("{rate: 5}", &off).unwrap().on);
+        assert!(read("false", &url).unwrap().on, "who names a URL wants it asked");
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let wish =
+            WitnessWish { url: Some("http://b.example/x".into()), rate: Some(50), ..WitnessWish::default() };
+        let both = read("{url: 'http://a.example:8000/', rate: 5}", &wish).unwrap();
+        assert_eq!((both.url.unwrap().as_str(), both.rate), ("http://b.example/x", 50));
+        let own = of("{url: 'http://a.example:8000/$$x', expect: 204, timeout: 1s, version_header: X-Rev}");
+        assert_eq!(own.url.unwrap().as_str(), "http://a.example:8000/$x");
+        assert_eq!((own.rate, own.timeout.as_secs(), own.version_header.as_str()), (10, 1, "x-rev"));
+        assert!(own.expect.unwrap().contains(204));
+        assert_eq!(of("~"), Witnessing::default());
+    }
+
+    #[test]
+    fn what_cannot_be_names_file_and_key() {
+        let cases = [
+            ("{url: localhost}", "`x-zd.witness.url` (or `--witness-url`)"),
+            ("{url: 'ftp://a'}", "x-zd.witness.url"),
+            ("{url: 'http://me:secret@a'}", "x-zd.witness.url"),
+            ("{url: 'http://a', path: /b}", "x-zd.witness.path"),
+            ("{path: up}", "x-zd.witness.path"),
+            ("{host: 'http://a'}", "x-zd.witness.host"),
+            ("{rate: 0}", "`x-zd.witness.rate` (or `--witness-rate`)"),
+            ("{rate: 101}", "x-zd.witness.rate"),
+            ("{rate: fast}", "x-zd.witness.rate"),
+            ("{expect: 2xx}", "x-zd.witness.expect"),
+            ("{timeout: 0s}", "x-zd.witness.timeout"),
+            ("{timeout: 2y}", "x-zd.witness.timeout"),
+            ("{version_header: 'a b'}", "x-zd.witness.version_header"),
+            ("{ulr: 'http://a'}", "x-zd.witness.ulr"),
+            ("often", "x-zd.witness"),
+        ];
+        for (yaml, key) in cases {
+            let wrong = read(yaml, &WitnessWish::default()).unwrap_err();
+            assert!(wrong.message.starts_with("compose.yaml: "), "{yaml}: {}", wrong.message);
+            assert!(wrong.message.contains(key) && !wrong.hint.is_empty(), "{yaml}: {}", wrong.message);
+            assert!(!wrong.message.contains("secret") && !wrong.hint.contains("secret"), "{yaml}");
+        }
+    }
+}

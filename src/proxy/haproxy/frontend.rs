@@ -1,0 +1,205 @@
+//! Where HAProxy takes clients' requests, and by which hosts and paths they go to a backend.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::{OTHER_SECTIONS, bare, words};
+use crate::proxy::entrance::{Entrance, is_plain};
+
+/// A `frontend` or a `listen`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Frontend {
+    /// Port, and whether it speaks TLS.
+    binds: Vec<(u16, bool)>,
+    routes: Vec<Route>,
+    acls: BTreeMap<String, Vec<Test>>,
+}
+
+/// Which requests go to a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Route {
+    backend: String,
+    /// The words behind `if`; none for `default_backend`.
+    condition: Vec<String>,
+}
+
+/// What a condition asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Test {
+    Host(String),
+    Path(String),
+    /// Something else of a request, which one of ours may not have.
+    Other,
+}
+
+impl Frontend {
+    /// All of a configuration.
+    pub fn all(text: &str) -> Vec<Frontend> {
+        let mut all: Vec<Frontend> = Vec::new();
+        let mut inside = false;
+        for line in text.lines() {
+            match *words(line) {
+                [kind @ ("frontend" | "listen"), name, ..] => {
+                    // A `listen` is its own backend.
+                    let own = Route { backend: bare(name), condition: Vec::new() };
+                    let routes = (kind == "listen").then_some(own).into_iter().collect();
+                    all.push(Frontend { routes, ..Frontend::default() });
+                    inside = true;
+                }
+                ["backend" | "defaults", ..] => inside = false,
+                [word, ..] if OTHER_SECTIONS.contains(&word) => inside = false,
+                ref words if inside => {
+                    if let Some(last) = all.last_mut() {
+                        last.take(words);
+                    }
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    fn take(&mut self, words: &[&str]) {
+        let own = |rest: &[&str]| rest.iter().map(|w| bare(w)).collect::<Vec<_>>();
+        match *words {
+            ["bind", addresses, ref options @ ..] => {
+                let tls = options.contains(&"ssl");
+                let ports = addresses.split(',').filter_map(|a| a.rsplit_once(':')?.1.parse().ok());
+                self.binds.extend(ports.map(|port| (port, tls)));
+            }
+            ["default_backend", name, ..] => {
+                self.routes.push(Route { backend: bare(name), condition: Vec::new() });
+            }
+            ["use_backend", name, "if", ref condition @ ..] => {
+                self.routes.push(Route { backend: bare(name), condition: own(condition) });
+            }
+            ["acl", name, ref test @ ..] => {
+                self.acls.entry(bare(name)).or_default().push(Test::read(&own(test)));
+            }
+            _ => {}
+        }
+    }
+
+    /// By which ways a request comes to one of these backends.
+    fn entrances(&self, backends: &BTreeSet<&str>) -> Vec<Entrance> {
+        let routes = self.routes.iter().filter(|r| backends.contains(r.backend.as_str()));
+        let mut found = Vec::new();
+        for (host, path) in routes.filter_map(|r| self.request(&r.condition)) {
+            let path = path.unwrap_or_else(|| "/".into());
+            let at = |(port, tls): &(u16, bool)| Entrance {
+                port: *port,
+                tls: *tls,
+                host: host.clone(),
+                path: path.clone(),
+            };
+            found.extend(self.binds.iter().map(at));
+        }
+        found
+    }
+
+    /// Host and path of a request that a condition lets through; none where that is not all it takes.
+    fn request(&self, condition: &[String]) -> Option<(Option<String>, Option<String>)> {
+        let (mut host, mut path) = (None, None);
+        let first = condition.split(|w| w == "or" || w == "||").next()?;
+        let mut rest = first.iter();
+        while let Some(word) = rest.next() {
+            let test = match word.as_str() {
+                "{" => Test::read(&rest.by_ref().take_while(|w| *w != "}").cloned().collect::<Vec<_>>()),
+                // One acl of several lines is met by any of them.
+                name => self.acls.get(name)?.iter().find(|t| **t != Test::Other)?.clone(),
+            };
+            match test {
+                Test::Host(name) => host = Some(name),
+                Test::Path(begin) => path = Some(begin),
+                Test::Other => return None,
+            }
+        }
+        Some((host, path))
+    }
+}
+
+impl Test {
+    /// Reads `hdr(host) -i app.example www.example` and `path_beg /shop`.
+    fn read(words: &[String]) -> Test {
+        let Some((fetch, rest)) = words.split_first() else { return Test::Other };
+        let mut flags = rest.iter().take_while(|w| w.starts_with('-'));
+        if flags.any(|f| !["-i", "--"].contains(&f.as_str())) {
+            return Test::Other; // a file of patterns, or another way to match
+        }
+        let values = || rest.iter().filter(|w| !w.starts_with('-'));
+        let fetch: String = fetch.to_lowercase();
+        let (name, of) = fetch.split_once('(').unwrap_or((&fetch, ""));
+        let is_host = of.starts_with("host)") || of.starts_with("host,");
+        match name {
+            "hdr" | "hdr_dom" | "hdr_beg" | "hdr_end" | "req.hdr" if is_host => {
+                let plain = values().find(|v| is_plain(v) && !v.starts_with('.') && !v.ends_with('.'));
+                plain.map_or(Test::Other, |v| Test::Host(v.clone()))
+            }
+            "path" | "path_beg" => {
+                values().find(|v| v.starts_with('/')).map_or(Test::Other, |v| Test::Path(v.clone()))
+            }
+            _ => Test::Other,
+        }
+    }
+}
+
+/// By which ways requests come to one of these backends; without TLS first, and by the fewest conditions.
+pub fn entrances(fronts: &[Frontend], backends: &BTreeSet<&str>) -> Vec<Entrance> {
+    let mut all: Vec<Entrance> = fronts.iter().flat_map(|f| f.entrances(backends)).collect();
+    all.sort_by_key(|e| (e.tls, e.host.is_some(), e.path != "/"));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Vec<String> {
+        let entrances = entrances(&Frontend::all(text), &BTreeSet::from(["app"]));
+        let said = |e: &Entrance| {
+            let host = e.host.clone().unwrap_or("*".into());
+            format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
+        };
+        entrances.iter().map(said).collect()
+    }
+
+    #[test]
+    fn a_default_backend_is_reached_by_any_host() {
+        assert_eq!(found("frontend a\n bind :80\n default_backend app"), ["*:80/"]);
+        assert_eq!(
+            found("listen app\n bind 127.0.0.1:8080,[::]:81\n server x app:3000"),
+            ["*:8080/", "*:81/"]
+        );
+        let both = "frontend a\n bind *:443 ssl crt /x.pem\n bind *:80 # plain\n default_backend app";
+        assert_eq!(found(both), ["*:80/", "tls *:443/"]);
+    }
+
+    #[test]
+    fn a_condition_on_host_and_path_is_met() {
+        let by = |condition: &str| {
+            let acls = "acl is_app hdr(host) -i app.example www.example\n acl shop path_beg -i /shop\n \
+                        acl post method POST\n acl any req.hdr(host),field(1,:) -i b.example";
+            found(&format!(
+                "frontend a\n bind :80\n {acls}\n use_backend app if {condition}\n default_backend web"
+            ))
+        };
+        assert_eq!(by("is_app"), ["app.example:80/"]);
+        assert_eq!(by("is_app shop"), ["app.example:80/shop"]);
+        assert_eq!(by("shop or post"), ["*:80/shop"]);
+        assert_eq!(by("any"), ["b.example:80/"]);
+        assert_eq!(by("{ hdr(host) -i \"c.example\" }"), ["c.example:80/"]);
+        for unknown in
+            ["post", "is_app !shop", "nobody", "{ hdr(host) -m reg ^a }", "{ hdr(host) -f /hosts }"]
+        {
+            assert_eq!(by(unknown), Vec::<String>::new(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_no_entrance() {
+        assert!(
+            found("frontend a\n bind :80\n default_backend web\nbackend app\n server x app:3000").is_empty()
+        );
+        assert!(found("frontend a\n bind :80\nring r\n default_backend app").is_empty());
+        assert!(found("frontend a\n bind /run/a.sock\n default_backend app").is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! The witness where it does not need a proxy: a URL that is named, and what becomes of the exit code.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// The URL of a server that gives this many good answers, and then bad ones.
+fn failing_after(good: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let count = AtomicUsize::new(0);
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let status = if count.fetch_add(1, Ordering::Relaxed) < good { "200 OK" } else { "502 No" };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    url
+}
+
+/// The URL of a port at which nobody listens.
+fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}/", listener.local_addr().unwrap())
+}
+
+#[test]
+fn what_is_lost_is_told_and_only_strict_makes_it_an_error() {
+    let url = failing_after(1);
+    let fake = Fake::new();
+    let run = fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).success();
+    says(&run, &[&format!("witness {url}: "), "warning: the witness lost ", "(502 ×"]);
+    let url = failing_after(1);
+    let fake = Fake::new();
+    let run = fake.run(&format!("deploy app --strict --witness-rate 100 --witness-url {url}")).code(6);
+    says(&run, &["error: release 1 serves, but the witness lost ", "hint: "]);
+    assert!(fake.changes().ends_with("start new\nstop old\nrm old\n"), "{}", fake.changes());
+}
+
+#[test]
+fn quiet_tells_losses_and_nothing_else_of_the_witness() {
+    let fake = Fake::new();
+    let url = failing_after(1);
+    let run = fake.run(&format!("deploy app --quiet --witness-rate 100 --witness-url {url}")).success();
+    says(&run, &["warning: the witness lost "]);
+    assert!(!stderr(&run).contains("longest gap"), "{}", stderr(&run));
+    let url = failing_after(usize::MAX);
+    let fake = Fake::new();
+    let run = fake.run(&format!("deploy app --quiet --strict --witness-url {url}")).success();
+    assert!(!stderr(&run).contains("witness"), "{}", stderr(&run));
+}
+
+#[test]
+fn a_url_that_never_answered_is_said_and_strict_refuses_it_before_anything_is_touched() {
+    let fake = Fake::new();
+    let run = fake.run(&format!("deploy app --strict --witness-url {}", nowhere())).code(1);
+    says(&run, &["gets no answer from", "→ refused", "nothing was changed", "hint: "]);
+    assert_eq!(fake.changes(), "");
+    let run = fake.run(&format!("deploy app --witness-url {}", nowhere())).success();
+    says(&run, &["did not answer before the switch", "→ refused"]);
+    assert!(!stderr(&run).contains(" sent, "), "{}", stderr(&run));
+}
+
+#[test]
+fn without_a_url_there_is_no_witness_which_is_said_once() {
+    let fake = Fake::new();
+    let run = fake.run("deploy app").success();
+    assert_eq!(stderr(&run).matches("no witness: ").count(), 1, "{}", stderr(&run));
+    let fake = Fake::new();
+    let run = fake.run("deploy app --no-witness").success();
+    assert!(!stderr(&run).contains("witness"), "{}", stderr(&run));
+    let url = failing_after(1);
+    let fake = Fake::new();
+    let run = fake.run(&format!("deploy app --no-witness --witness-url {url}")).success();
+    assert!(!stderr(&run).contains("witness"), "{}", stderr(&run));
+    let run = Fake::new().run("deploy app --no-witness --strict").code(2);
+    says(&run, &["`--strict` goes by the witness", "hint: "]);
+}
+
+#[test]
+fn what_serves_nobody_yet_needs_no_witness() {
+    let fake = Fake::new();
+    fs::remove_file(fake.path("containers/old")).unwrap();
+    let run = fake.run(&format!("deploy app --strict --witness-url {}", nowhere())).success();
+    says(&run, &["no witness: nothing serves yet"]);
+}

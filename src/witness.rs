@@ -1,0 +1,421 @@
+//! The witness: asks the public URL all the time while a rollout runs, and tells what was lost. Each probe is one request
+//! on a connection of its own, sent once; several may be open, so that a slow answer does not slow the others down.
+
+mod client;
+mod sample;
+mod summary;
+mod verdict;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::Fault;
+use crate::model::Witnessing;
+use crate::proxy::entrance::Place;
+use crate::wait::{self, Beat, Stop, Waited};
+use client::{Asker, Said};
+pub use sample::Sample;
+use sample::{Terms, in_millis};
+pub use summary::{Summary, Switch};
+use summary::{how_lost, versions};
+use verdict::{Acts, Tally, losses};
+
+/// How many probes of a URL may be without an answer at a time.
+const OPEN: usize = 64;
+
+/// How many are sent at once when a new rotation is confirmed, so that its first answers are known before the old
+/// instances are stopped, without anybody waiting for them.
+const BURST: usize = 4;
+
+/// How long an open probe is waited for at the end. One that is older is slow, and told as open.
+const LAST: Duration = Duration::from_millis(200);
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// What a URL may be asked by, best first: whether one of them only sends clients on to another, its answer tells.
+pub type Places = Vec<Place>;
+
+/// All the URLs of a run; nobody asks any until it is started.
+#[derive(Default)]
+pub struct Witness {
+    probes: OnceLock<Vec<Arc<Probe>>>,
+    /// What the times of samples count from.
+    zero: OnceLock<Instant>,
+    acts: Mutex<Acts>,
+    /// Losses since the last change of the rotation have not brought it back yet.
+    judges: AtomicBool,
+}
+
+/// What became of one URL, for the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub url: String,
+    pub summary: Summary,
+    pub switch: Option<Switch>,
+    pub samples: Vec<Sample>,
+}
+
+/// How many were sent and lost so far, of all URLs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub sent: usize,
+    pub lost: usize,
+}
+
+/// Counts for all URLs.
+struct Counter {
+    count: Mutex<Count>,
+    tell: Box<dyn Fn(Count) + Send + Sync>,
+}
+
+impl Counter {
+    fn change(&self, change: impl FnOnce(&mut Count)) {
+        let mut count = self.count.lock().expect("nobody panicked");
+        change(&mut count);
+        (self.tell)(*count);
+    }
+}
+
+/// A change of the rotation, or a stop of instances, under way; it ends when this is dropped.
+pub struct Act<'w> {
+    witness: &'w Witness,
+    is_route: bool,
+}
+
+impl Witness {
+    /// Begins to ask, on threads of its own; `elapsed` is the report's time now, and `tell` hears of each probe that ended.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made.
+    pub fn start(
+        &self,
+        urls: &[Places],
+        settings: &Witnessing,
+        elapsed: Duration,
+        tell: impl Fn(Count) + Send + Sync + 'static,
+    ) -> Result<()> {
+        let now = Instant::now();
+        let zero = now.checked_sub(elapsed).unwrap_or(now);
+        let counter = Arc::new(Counter { count: Mutex::default(), tell: Box::new(tell) });
+        let probes = urls.iter().map(|places| Probe::new(places, settings, zero, &counter));
+        let probes = probes.collect::<Result<Vec<_>>>()?;
+        let every = Duration::from_secs(1) / settings.rate;
+        for probe in &probes {
+            let probe = Arc::clone(probe);
+            std::thread::spawn(move || probe.run(every));
+        }
+        let _ = (self.zero.set(zero), self.probes.set(probes));
+        Ok(())
+    }
+
+    fn probes(&self) -> &[Arc<Probe>] {
+        self.probes.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn now(&self) -> Duration {
+        self.zero.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// Waits until every URL has given a good answer.
+    ///
+    /// # Errors
+    /// One that does not in this time, with what it says; an interrupt.
+    pub fn wait_for_answers(&self, limit: Duration, stop: &Stop) -> Result<(), Fault> {
+        let silent = || self.probes().iter().find(|p| !p.has_answered(Duration::MAX));
+        let waited = wait::until(POLL, limit, stop, || Ok::<_, Fault>(silent().is_none().then_some(())))?;
+        match (waited, silent()) {
+            (Waited::Interrupted(signal), _) => Err(Fault::interrupted(signal)),
+            (_, None) => Ok(()),
+            (_, Some(probe)) => Err(Fault::unchanged(format!(
+                "the witness gets no answer from `{}` before the deploy; nothing was changed",
+                probe.url()
+            ))
+            .seen(&probe.last_said())
+            .hint(
+                "see that it answers, or name another with `--witness-url` (`x-zd.witness.url`), or what it answers with \
+                 `x-zd.witness.expect`; without `--strict` the deploy goes on without a witness",
+            )),
+        }
+    }
+
+    /// Stops asking those that have not given one good answer so far although they had their time, and tells which, with
+    /// what they said last.
+    pub fn dismiss_silent(&self) -> Vec<(String, String)> {
+        let silent = |p: &&Arc<Probe>| !p.is_over() && p.has_ended_any() && !p.has_answered(Duration::MAX);
+        let silent: Vec<&Arc<Probe>> = self.probes().iter().filter(silent).collect();
+        silent.iter().for_each(|p| p.dismiss());
+        silent.iter().map(|p| (p.url(), p.last_said())).collect()
+    }
+
+    /// A change of the rotation begins.
+    pub fn route(&self) -> Act<'_> {
+        self.act(true)
+    }
+
+    /// Instances are being stopped.
+    pub fn stop(&self) -> Act<'_> {
+        self.act(false)
+    }
+
+    fn act(&self, is_route: bool) -> Act<'_> {
+        let now = self.now();
+        let mut acts = self.acts.lock().expect("nobody panicked");
+        let which = if is_route { &mut acts.routes } else { &mut acts.stops };
+        which.push(now..Duration::MAX);
+        Act { witness: self, is_route }
+    }
+
+    fn acts(&self) -> Acts {
+        self.acts.lock().expect("nobody panicked").clone()
+    }
+
+    /// What was lost since the rotation changed last, where that is reason to bring the old release back: once.
+    pub fn objection(&self) -> Option<Fault> {
+        if !self.judges.load(Ordering::Relaxed) {
+            return None;
+        }
+        let acts = self.acts();
+        let fault = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts))?;
+        self.judges.store(false, Ordering::Relaxed);
+        Some(fault)
+    }
+
+    /// Stops asking, and tells what was seen of each URL that ever answered before the switch.
+    pub fn end(&self) -> Vec<Seen> {
+        self.probes().iter().for_each(|p| p.beat.end());
+        let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
+        let _ = wait::until(POLL, LAST, &Stop::default(), || Ok::<_, ()>((!open()).then_some(())));
+        let switch = self.acts().switch();
+        let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
+        let now = self.now();
+        let switch = switch.map(|s| Switch { from_ms: in_millis(s.start), to_ms: in_millis(s.end.min(now)) });
+        let told = self.probes().iter().filter(|p| !p.is_dismissed() && p.has_answered(before));
+        told.map(|p| p.seen(switch)).collect()
+    }
+}
+
+impl Act<'_> {
+    /// It worked: what the new rotation answers is worth knowing at once.
+    pub fn done(self) {
+        let witness = self.witness;
+        let is_route = self.is_route;
+        drop(self);
+        if is_route {
+            witness.judges.store(true, Ordering::Relaxed);
+            let probes = witness.probes().iter().filter(|p| !p.is_over());
+            probes.for_each(|p| (0..BURST).for_each(|_| p.send()));
+        }
+    }
+}
+
+impl Drop for Act<'_> {
+    fn drop(&mut self) {
+        let now = self.witness.now();
+        if let Ok(mut acts) = self.witness.acts.lock() {
+            let which = if self.is_route { &mut acts.routes } else { &mut acts.stops };
+            which.iter_mut().filter(|act| act.end == Duration::MAX).for_each(|act| act.end = now);
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.probes().iter().for_each(|p| p.beat.end());
+    }
+}
+
+/// One URL.
+struct Probe {
+    askers: Vec<Asker>,
+    /// Which of them is asked, once that is known.
+    chosen: OnceLock<usize>,
+    zero: Instant,
+    beat: Beat,
+    open: AtomicUsize,
+    unsent: AtomicUsize,
+    dismissed: AtomicBool,
+    heard: Mutex<Heard>,
+    counter: Arc<Counter>,
+}
+
+#[derive(Default)]
+struct Heard {
+    terms: Terms,
+    samples: Vec<Sample>,
+}
+
+impl Probe {
+    fn new(
+        places: &[Place],
+        settings: &Witnessing,
+        zero: Instant,
+        counter: &Arc<Counter>,
+    ) -> Result<Arc<Probe>> {
+        let terms = Terms { expect: settings.expect.clone(), usual: None };
+        Ok(Arc::new(Probe {
+            askers: places.iter().map(|p| Asker::new(p, settings)).collect::<Result<_>>()?,
+            chosen: OnceLock::new(),
+            zero,
+            beat: Beat::default(),
+            open: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
+            dismissed: AtomicBool::new(false),
+            heard: Mutex::new(Heard { terms, ..Heard::default() }),
+            counter: Arc::clone(counter),
+        }))
+    }
+
+    fn run(self: &Arc<Self>, every: Duration) {
+        let _ = self.chosen.set(self.choose());
+        self.beat.each(every, || self.send());
+    }
+
+    /// The first that answers and does not send clients on; else the first that answers, else the first.
+    fn choose(&self) -> usize {
+        if self.askers.len() < 2 {
+            return 0;
+        }
+        let terms = self.heard().terms.clone();
+        let mut answers = None;
+        for (n, asker) in self.askers.iter().enumerate() {
+            let said = asker.ask();
+            if self.is_over() {
+                break;
+            }
+            match terms.loses(said.outcome) {
+                false if !said.goes_to_tls => return n,
+                false => answers = answers.or(Some(n)),
+                true => {}
+            }
+        }
+        answers.unwrap_or(0)
+    }
+
+    fn asker(&self) -> Option<&Asker> {
+        self.chosen.get().and_then(|n| self.askers.get(*n))
+    }
+
+    fn url(&self) -> String {
+        self.asker().or(self.askers.first()).map(|a| a.place.url.to_string()).unwrap_or_default()
+    }
+
+    /// Sends one, and does not wait for its answer.
+    fn send(self: &Arc<Self>) {
+        if self.asker().is_none() {
+            return;
+        }
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        let probe = Arc::clone(self);
+        let sent = open < OPEN
+            && std::thread::Builder::new().name("witness".into()).spawn(move || probe.ask()).is_ok();
+        if !sent {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn ask(&self) {
+        let at = self.zero.elapsed();
+        if let Some(asker) = self.asker() {
+            let said = asker.ask();
+            self.hear(at, said);
+        }
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn hear(&self, at: Duration, said: Said) {
+        let took = self.zero.elapsed().saturating_sub(at);
+        let mut heard = self.heard();
+        heard.terms.hear(said.outcome);
+        let lost = heard.terms.loses(said.outcome);
+        heard.samples.push(Sample { at, took, outcome: said.outcome, lost, version: said.version });
+        drop(heard);
+        if !self.is_dismissed() {
+            self.counter.change(|all| {
+                all.sent += 1;
+                all.lost += usize::from(lost);
+            });
+        }
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+        self.heard.lock().expect("nobody panicked")
+    }
+
+    fn is_over(&self) -> bool {
+        self.beat.has_ended()
+    }
+
+    fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::Relaxed);
+        self.beat.end();
+        let lost = self.heard().samples.len();
+        self.counter.change(|all| {
+            all.sent = all.sent.saturating_sub(lost);
+            all.lost = all.lost.saturating_sub(lost);
+        });
+    }
+
+    fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Relaxed)
+    }
+
+    /// Whether a probe that was sent before this got a good answer.
+    fn has_answered(&self, before: Duration) -> bool {
+        self.heard().samples.iter().any(|s| !s.lost && s.at < before)
+    }
+
+    fn has_ended_any(&self) -> bool {
+        !self.heard().samples.is_empty()
+    }
+
+    fn last_said(&self) -> String {
+        match self.heard().samples.last() {
+            Some(sample) => format!("GET {} → {}", self.url(), sample.outcome),
+            None => format!("GET {} → no answer yet", self.url()),
+        }
+    }
+
+    fn objection(&self, acts: &Acts) -> Option<Fault> {
+        let url = self.url();
+        let heard = self.heard();
+        let found = losses(&heard.samples, acts)?;
+        let since = Tally::of(found.since.iter().copied());
+        let how = how_lost(found.since.iter().copied());
+        let before = match found.before.lost {
+            0 => format!("none of {}", found.before.sent),
+            lost => format!("{lost} of {}", found.before.sent),
+        };
+        let told = versions(found.since.iter().copied().filter(|s| s.lost)).join(", ");
+        let by = if told.is_empty() { String::new() } else { format!(" by version {told}") };
+        Some(
+            Fault::unchanged(format!(
+                "the witness lost {} of {} requests to `{url}` since the switch ({how}{by}), and {before} before it",
+                since.lost, since.sent
+            ))
+            .hint(
+                "see what a new instance answers there; another path is asked with `x-zd.witness.path`, other answers are \
+                 taken with `x-zd.witness.expect`, and `--no-witness` deploys without",
+            ),
+        )
+    }
+
+    fn seen(&self, switch: Option<Switch>) -> Seen {
+        let mut samples = self.heard().samples.clone();
+        samples.sort_by_key(|s| s.at);
+        let summary = Summary {
+            open: self.open.load(Ordering::Relaxed),
+            unsent: self.unsent.load(Ordering::Relaxed),
+            ..Summary::of(&samples, switch)
+        };
+        Seen { url: self.url(), summary, switch, samples }
+    }
+}
+
+#[cfg(test)]
+#[path = "witness/tests.rs"]
+mod tests;

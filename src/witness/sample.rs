@@ -1,0 +1,161 @@
+//! One probe, what came of it, and whether that is a loss. Pure.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Codes;
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// An answer with this status, read to its end.
+    Status(u16),
+    /// No connection.
+    Refused,
+    /// The connection ended before the answer did.
+    Cut,
+    TimedOut,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Status(code) => write!(f, "{code}"),
+            Outcome::Refused => f.write_str("refused"),
+            Outcome::Cut => f.write_str("cut off"),
+            Outcome::TimedOut => f.write_str("timed out"),
+        }
+    }
+}
+
+/// One request, sent once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When it was sent, since the start of the report.
+    #[serde(rename = "at_ms", with = "millis")]
+    pub at: Duration,
+    /// Until the end of the answer, or until it was lost.
+    #[serde(rename = "took_ms", with = "millis")]
+    pub took: Duration,
+    pub outcome: Outcome,
+    pub lost: bool,
+    /// As a header of the answer told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+impl Sample {
+    /// When its answer ended.
+    pub fn end(&self) -> Duration {
+        self.at + self.took
+    }
+}
+
+/// What counts as an answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Terms {
+    /// Asked for by `x-zd.witness.expect`.
+    pub expect: Option<Codes>,
+    /// The status of the first answer below 500.
+    pub usual: Option<u16>,
+}
+
+impl Terms {
+    /// Lost is what got no whole answer, and what was answered by a status that is not among those asked for; where none
+    /// are, by 500 and more, and by 400 to 499 where the first answer was below 400: a proxy without a route for it says
+    /// 404.
+    pub fn loses(&self, outcome: Outcome) -> bool {
+        match (outcome, &self.expect) {
+            (Outcome::Status(code), Some(expect)) => !expect.contains(code),
+            (Outcome::Status(code), None) => {
+                code >= 500 || (code >= 400 && self.usual.is_some_and(|usual| usual < 400))
+            }
+            _ => true,
+        }
+    }
+
+    /// Takes the first answer in.
+    pub fn hear(&mut self, outcome: Outcome) {
+        if let (Outcome::Status(code @ ..500), None) = (outcome, self.usual) {
+            self.usual = Some(code);
+        }
+    }
+}
+
+/// Whole milliseconds, rounded.
+pub fn in_millis(time: Duration) -> u64 {
+    (time + Duration::from_micros(500)).as_millis() as u64
+}
+
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(super::in_millis(*time))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Outcome; 8] = [
+        Outcome::Status(200),
+        Outcome::Status(302),
+        Outcome::Status(404),
+        Outcome::Status(500),
+        Outcome::Status(503),
+        Outcome::Refused,
+        Outcome::Cut,
+        Outcome::TimedOut,
+    ];
+
+    fn lost(terms: &Terms) -> String {
+        ALL.iter().map(|o| if terms.loses(*o) { 'x' } else { '.' }).collect()
+    }
+
+    #[test]
+    fn what_is_lost_goes_by_what_was_asked_for_else_by_the_first_answer() {
+        let usual = |code| Terms { usual: Some(code), ..Terms::default() };
+        let expect = |codes| Terms { expect: Codes::parse(codes), usual: Some(404) };
+        assert_eq!(lost(&Terms::default()), "...xxxxx");
+        assert_eq!(lost(&usual(200)), "..xxxxxx");
+        assert_eq!(lost(&usual(301)), "..xxxxxx");
+        assert_eq!(lost(&usual(401)), "...xxxxx");
+        assert_eq!(lost(&expect("200-399")), "..xxxxxx");
+        assert_eq!(lost(&expect("404,503")), "xx.x.xxx");
+    }
+
+    #[test]
+    fn the_first_answer_is_the_first_below_500() {
+        let mut terms = Terms::default();
+        for outcome in [Outcome::Refused, Outcome::Status(503), Outcome::Status(404), Outcome::Status(200)] {
+            terms.hear(outcome);
+        }
+        assert_eq!(terms.usual, Some(404));
+    }
+
+    #[test]
+    fn a_sample_is_written_in_milliseconds_and_read_again() {
+        let sample = Sample {
+            at: Duration::from_millis(1200),
+            took: Duration::from_micros(3600),
+            outcome: Outcome::Status(200),
+            lost: false,
+            version: None,
+        };
+        let text = serde_json::to_string(&sample).unwrap();
+        assert_eq!(text, r#"{"at_ms":1200,"took_ms":4,"outcome":{"status":200},"lost":false}"#);
+        let read: Sample = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, Sample { took: Duration::from_millis(4), ..sample });
+    }
+}

@@ -1,0 +1,242 @@
+//! Many probes in a few numbers. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::sample::{Sample, in_millis};
+
+/// When requests moved from the old release to the new: from the first change of the rotation to the last one's
+/// confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switch {
+    pub from_ms: u64,
+    pub to_ms: u64,
+}
+
+/// What a witness saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    pub sent: usize,
+    pub lost: usize,
+    /// How they were lost: `refused`, `cut off`, `timed out`, or the status.
+    pub losses: BTreeMap<String, usize>,
+    /// Without an answer yet when it ended; neither sent nor lost.
+    pub open: usize,
+    /// That should have been sent, while too many had no answer yet.
+    pub unsent: usize,
+    /// The longest time without a good answer, from the first good one on.
+    pub longest_gap_ms: Option<u64>,
+    pub before: Phase,
+    pub during: Phase,
+    pub after: Phase,
+    /// How many good answers each version gave, where a header tells.
+    pub versions: BTreeMap<String, usize>,
+}
+
+/// A part of it, by when the probes were sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Phase {
+    pub sent: usize,
+    pub lost: usize,
+    /// Of good answers.
+    pub p50_ms: Option<u64>,
+    pub p99_ms: Option<u64>,
+}
+
+impl Summary {
+    /// All of these; without a switch all were before it.
+    pub fn of(samples: &[Sample], switch: Option<Switch>) -> Summary {
+        let part = |from: u64, to: u64| {
+            let inside = |s: &&Sample| (from..to).contains(&in_millis(s.at));
+            Phase::of(samples.iter().filter(inside))
+        };
+        let (from, to) = switch.map_or((u64::MAX, u64::MAX), |s| (s.from_ms, s.to_ms));
+        let lost = samples.iter().filter(|s| s.lost);
+        let good = samples.iter().filter(|s| !s.lost);
+        Summary {
+            sent: samples.len(),
+            lost: lost.clone().count(),
+            losses: counted(lost.map(|s| s.outcome.to_string())),
+            longest_gap_ms: longest_gap(samples).map(in_millis),
+            before: part(0, from),
+            during: part(from, to),
+            after: part(to, u64::MAX),
+            versions: counted(good.filter_map(|s| s.version.clone())),
+            ..Summary::default()
+        }
+    }
+
+    /// `500 ×3, cut off ×1`, most first.
+    pub fn how(&self) -> String {
+        let mut all: Vec<(&String, &usize)> = self.losses.iter().collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        all.iter().map(|(how, count)| format!("{how} ×{count}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `1: 40 %, 2: 60 %`
+    fn shares(&self) -> String {
+        let all: usize = self.versions.values().sum();
+        let share =
+            |(version, count): (&String, &usize)| format!("{version}: {} %", count * 100 / all.max(1));
+        self.versions.iter().map(share).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Phase {
+    fn of<'s>(samples: impl Iterator<Item = &'s Sample>) -> Phase {
+        let (lost, good): (Vec<&Sample>, Vec<&Sample>) = samples.partition(|s| s.lost);
+        let mut times: Vec<Duration> = good.iter().map(|s| s.took).collect();
+        times.sort_unstable();
+        Phase {
+            sent: lost.len() + good.len(),
+            lost: lost.len(),
+            p50_ms: percentile(&times, 50).map(in_millis),
+            p99_ms: percentile(&times, 99).map(in_millis),
+        }
+    }
+}
+
+/// The shortest of these times, which are sorted, that at least so many percent of them do not exceed (nearest rank).
+fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+/// The longest time between the ends of two good answers, or from the last good one to the end of the last probe.
+fn longest_gap(samples: &[Sample]) -> Option<Duration> {
+    let mut ends: Vec<Duration> = samples.iter().filter(|s| !s.lost).map(Sample::end).collect();
+    ends.sort_unstable();
+    ends.first()?;
+    ends.extend(samples.iter().map(Sample::end).max());
+    ends.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max()
+}
+
+fn counted(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts
+}
+
+/// `58 sent, 0 lost, longest gap 104ms; p50/p99 4/9ms before, 5/12ms during, 4/8ms after; versions 1: 40 %, 2: 60 %`
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sent, {} lost", self.sent, self.lost)?;
+        if self.lost > 0 {
+            write!(f, " ({})", self.how())?;
+        }
+        for (count, what) in [(self.open, "still open"), (self.unsent, "not sent for want of answers")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        if let Some(gap) = self.longest_gap_ms {
+            write!(f, ", longest gap {gap}ms")?;
+        }
+        let phases = [("before", &self.before), ("during", &self.during), ("after", &self.after)];
+        let told =
+            phases.iter().filter_map(|(name, p)| Some(format!("{}/{}ms {name}", p.p50_ms?, p.p99_ms?)));
+        let told: Vec<String> = told.collect();
+        if !told.is_empty() {
+            write!(f, "; p50/p99 {}", told.join(", "))?;
+        }
+        match self.versions.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; versions {}", self.shares()),
+        }
+    }
+}
+
+/// The losses of some samples, as [`Summary::how`] tells them.
+pub fn how_lost<'s>(samples: impl Iterator<Item = &'s Sample>) -> String {
+    let losses = counted(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()));
+    Summary { losses, ..Summary::default() }.how()
+}
+
+/// Which versions gave these answers; none where no header tells.
+pub fn versions<'s>(samples: impl Iterator<Item = &'s Sample>) -> Vec<String> {
+    counted(samples.filter_map(|s| s.version.clone())).into_keys().collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::super::sample::Outcome;
+    use super::*;
+
+    /// `100+4 2` was sent at 100 ms and answered by version 2 after 4 ms, `100+4 x503` was lost; a version of `-` is none.
+    pub fn samples(text: &str) -> Vec<Sample> {
+        let one = |line: &str| {
+            let (times, what) = line.trim().split_once(' ').unwrap();
+            let (at, took) = times.split_once('+').unwrap();
+            let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
+            let outcome = match what.strip_prefix('x') {
+                None => Outcome::Status(200),
+                Some("refused") => Outcome::Refused,
+                Some("cut") => Outcome::Cut,
+                Some("time") => Outcome::TimedOut,
+                Some(code) => Outcome::Status(code.parse().unwrap()),
+            };
+            let lost = what.starts_with('x');
+            let version = (!lost && what != "-").then(|| what.to_string());
+            Sample { at: ms(at), took: ms(took), outcome, lost, version }
+        };
+        text.split(';').filter(|l| !l.trim().is_empty()).map(one).collect()
+    }
+
+    const SWITCH: Option<Switch> = Some(Switch { from_ms: 200, to_ms: 400 });
+
+    #[test]
+    fn probes_are_counted_by_what_became_of_them() {
+        let all = samples("0+1 1; 100+2 1; 200+3 x503; 300+4 xcut; 400+5 x503; 500+6 2; 600+7 2; 700+8 -");
+        let summary = Summary::of(&all, SWITCH);
+        assert_eq!((summary.sent, summary.lost), (8, 3));
+        assert_eq!(summary.how(), "503 ×2, cut off ×1");
+        assert_eq!(summary.versions, BTreeMap::from([("1".into(), 2), ("2".into(), 2)]));
+        let phase = |p: &Phase| (p.sent, p.lost, p.p50_ms, p.p99_ms);
+        assert_eq!(phase(&summary.before), (2, 0, Some(1), Some(2)));
+        assert_eq!(phase(&summary.during), (2, 2, None, None));
+        assert_eq!(phase(&summary.after), (4, 1, Some(7), Some(8)));
+        assert_eq!(
+            summary.to_string(),
+            "8 sent, 3 lost (503 ×2, cut off ×1), longest gap 404ms; p50/p99 1/2ms before, 7/8ms after; \
+             versions 1: 50 %, 2: 50 %"
+        );
+    }
+
+    #[test]
+    fn without_a_switch_all_was_before_it() {
+        let summary = Summary::of(&samples("0+1 -; 900+1 -"), None);
+        assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
+        assert_eq!(Summary::of(&[], None), Summary::default());
+        assert_eq!(Summary::default().to_string(), "0 sent, 0 lost");
+        let more = Summary { open: 2, unsent: 3, ..Summary::default() };
+        assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 not sent for want of answers");
+    }
+
+    #[test]
+    fn a_percentile_is_the_shortest_time_that_so_many_do_not_exceed() {
+        let upto = |n: u64| (1..=n).map(Duration::from_millis).collect::<Vec<_>>();
+        let of = |n, percent| percentile(&upto(n), percent).map(|d| d.as_millis());
+        assert_eq!((of(0, 50), of(1, 50), of(1, 99)), (None, Some(1), Some(1)));
+        assert_eq!((of(2, 50), of(3, 50), of(4, 50)), (Some(1), Some(2), Some(2)));
+        assert_eq!((of(100, 50), of(100, 99), of(101, 99)), (Some(50), Some(99), Some(100)));
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_good_answers_and_lasts_to_the_end() {
+        let gap = |text: &str| longest_gap(&samples(text)).map(|d| d.as_millis());
+        assert_eq!(gap(""), None);
+        assert_eq!(gap("0+5 x503; 100+5 xcut"), None);
+        assert_eq!(gap("0+5 -"), Some(0));
+        assert_eq!(gap("0+5 -; 100+5 -; 200+45 -"), Some(140));
+        assert_eq!(
+            gap("0+5 x503; 100+5 -; 200+5 -"),
+            Some(100),
+            "what was before the first good one is none"
+        );
+        assert_eq!(gap("0+300 -; 100+5 -; 200+5 -"), Some(100), "answers need not come in order");
+        assert_eq!(gap("0+5 -; 100+5 x503; 200+900 xtime"), Some(1095));
+    }
+}

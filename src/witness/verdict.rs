@@ -1,0 +1,161 @@
+//! Whether what was lost since the switch is reason to go back. Pure.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::sample::Sample;
+
+/// How many of the last probes since the switch are looked at: an instance of many that answers badly is told from an
+/// answer in a thousand that always was bad.
+const WINDOW: usize = 50;
+
+/// One lost probe may be anybody's.
+const ENOUGH: usize = 2;
+
+/// How many of how many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub sent: usize,
+    pub lost: usize,
+}
+
+impl Tally {
+    pub fn of<'s>(samples: impl Iterator<Item = &'s Sample>) -> Tally {
+        samples.fold(Tally::default(), |t, s| Tally { sent: t.sent + 1, lost: t.lost + usize::from(s.lost) })
+    }
+}
+
+/// Losses that bring the old release back, and what there were before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Losses<'s> {
+    pub since: Vec<&'s Sample>,
+    pub before: Tally,
+}
+
+/// What was done to the rotation and to instances, and when; what has no end goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acts {
+    /// Changes of the rotation.
+    pub routes: Vec<Range<Duration>>,
+    /// Instances that were stopped: what is lost then, nobody gets back.
+    pub stops: Vec<Range<Duration>>,
+}
+
+impl Acts {
+    /// The first change of the rotation to the last; where there is no proxy, the first stop to the last.
+    pub fn switch(&self) -> Option<Range<Duration>> {
+        let all = if self.routes.is_empty() { &self.stops } else { &self.routes };
+        Some(all.first()?.start..all.last()?.end)
+    }
+
+    /// Probes that tell how those answer who are in rotation since its last change.
+    fn is_since(&self, sample: &Sample) -> bool {
+        let last = self.routes.last().is_some_and(|r| sample.at >= r.end);
+        let beside = |stop: &Range<Duration>| sample.end() < stop.start || sample.at >= stop.end;
+        last && self.stops.iter().all(beside)
+    }
+}
+
+/// At least two of the last fifty probes since the rotation changed last were lost, and the share of them is more than
+/// twice the share before the first change. Nothing that was never answered before, and nothing that was sent or answered
+/// while an instance was stopped, counts.
+pub fn losses<'s>(samples: &'s [Sample], acts: &Acts) -> Option<Losses<'s>> {
+    let first = acts.routes.first()?.start;
+    let before = Tally::of(samples.iter().filter(|s| s.at < first));
+    let mut since: Vec<&Sample> = samples.iter().filter(|s| acts.is_since(s)).collect();
+    since.sort_by_key(|s| s.at);
+    since.drain(..since.len().saturating_sub(WINDOW));
+    let now = Tally::of(since.iter().copied());
+    let was_answered = before.lost < before.sent;
+    let is_worse = now.lost * before.sent > 2 * before.lost * now.sent;
+    (was_answered && now.lost >= ENOUGH && is_worse).then_some(Losses { since, before })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::summary::tests::samples;
+    use super::*;
+
+    fn ms(from: u64, to: u64) -> Range<Duration> {
+        Duration::from_millis(from)..Duration::from_millis(to)
+    }
+
+    /// One change of the rotation from 1000 to 1100, a stop from 2000 to 2500.
+    fn once() -> Acts {
+        Acts { routes: vec![ms(1000, 1100)], stops: vec![ms(2000, 2500)] }
+    }
+
+    /// Lost of sent since the switch, where that brings the old release back.
+    fn back(text: &str, acts: &Acts) -> Option<(usize, usize)> {
+        let samples = samples(text);
+        losses(&samples, acts).map(|l| Tally::of(l.since.into_iter())).map(|t| (t.lost, t.sent))
+    }
+
+    #[test]
+    fn two_losses_since_the_switch_go_back_and_one_does_not() {
+        let good = "0+5 1; 500+5 1;";
+        assert_eq!(back(&format!("{good} 1100+5 2; 1200+5 2"), &once()), None);
+        assert_eq!(back(&format!("{good} 1100+5 x500; 1200+5 2; 1300+5 2"), &once()), None);
+        assert_eq!(back(&format!("{good} 1100+5 x500; 1200+5 x500"), &once()), Some((2, 2)));
+        assert_eq!(back(&format!("{good} 1100+5 x500; 1200+5 2; 1300+5 xcut"), &once()), Some((2, 3)));
+    }
+
+    #[test]
+    fn what_was_lost_before_the_switch_just_as_often_is_no_reason() {
+        let after = "1100+5 x500; 1200+5 2; 1300+5 x500; 1400+5 2;";
+        assert_eq!(
+            back(&format!("{after} 0+5 x500; 100+5 1; 200+5 1"), &once()),
+            None,
+            "half, and a third before"
+        );
+        assert_eq!(
+            back(&format!("{after} 0+5 x500; 100+5 1; 200+5 1; 300+5 1; 400+5 1"), &once()),
+            Some((2, 4))
+        );
+        assert_eq!(back(&format!("{after} 0+5 x503; 100+5 x503"), &once()), None, "it never answered");
+        assert_eq!(back(after, &once()), None, "nobody knows whether it did");
+    }
+
+    #[test]
+    fn what_is_lost_by_the_change_itself_or_while_an_instance_stops_is_not_the_new_releases() {
+        let good = "0+5 1; 500+5 1;";
+        assert_eq!(back(&format!("{good} 1000+5 x502; 1050+100 x502; 1099+5 x502"), &once()), None);
+        assert_eq!(
+            back(&format!("{good} 1990+10 xcut; 2000+5 xcut; 2400+900 xcut; 1500+600 xcut"), &once()),
+            None
+        );
+        assert_eq!(back(&format!("{good} 1990+9 x500; 2500+1 x500"), &once()), Some((2, 2)));
+    }
+
+    #[test]
+    fn without_a_rotation_nobody_can_tell_whose_losses_they_are() {
+        let acts = Acts { routes: Vec::new(), ..once() };
+        assert_eq!(back("0+5 1; 2600+5 x500; 2700+5 x500; 2800+5 x500", &acts), None);
+    }
+
+    #[test]
+    fn every_change_of_the_rotation_begins_anew() {
+        let acts = Acts { routes: vec![ms(1000, 1100), ms(3000, 3100)], stops: Vec::new() };
+        assert_eq!(back("0+5 1; 1200+5 x500; 1300+5 x500; 3200+5 2", &acts), None);
+        assert_eq!(back("0+5 1; 1200+5 1; 3200+5 x500; 3300+5 x500", &acts), Some((2, 2)));
+        let open = Acts { routes: vec![ms(1000, 1100), Duration::from_millis(3000)..Duration::MAX], ..acts };
+        assert_eq!(back("0+5 1; 3200+5 x500; 3300+5 x500", &open), None, "it is just being changed");
+    }
+
+    #[test]
+    fn only_the_last_probes_count() {
+        let good = |from: u64, n: u64| (0..n).map(|i| format!("{}+5 2;", from + i * 10)).collect::<String>();
+        let early = format!("0+5 1; 1100+5 x500; 1110+5 x500; {}", good(1120, 48));
+        assert_eq!(back(&early, &Acts { stops: Vec::new(), ..once() }), Some((2, 50)));
+        assert_eq!(back(&format!("{early}1900+5 2"), &Acts { stops: Vec::new(), ..once() }), None);
+    }
+
+    #[test]
+    fn the_switch_lasts_from_the_first_change_to_the_last() {
+        assert_eq!(once().switch(), Some(ms(1000, 1100)));
+        let two = Acts { routes: vec![ms(1, 2), ms(5, 6)], stops: vec![ms(3, 9)] };
+        assert_eq!(two.switch(), Some(ms(1, 6)));
+        assert_eq!(Acts { routes: Vec::new(), ..two }.switch(), Some(ms(3, 9)));
+        assert_eq!(Acts::default().switch(), None);
+    }
+}
