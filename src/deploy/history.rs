@@ -9,7 +9,7 @@ use super::rollback;
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::fault::Fault;
 use crate::release::{Kind, Outcome, Record};
-use crate::report::history::{Chronicle, Deployed, HEAD, ReleaseRow};
+use crate::report::history::{Chronicle, Deployed, HEAD, Losses, ReleaseRow};
 use crate::report::{Report, entry, timeline};
 
 /// Lists the releases, newest first, with those that can be gone back to; or draws one of them.
@@ -81,7 +81,7 @@ fn row(record: &Record, ledger: &Ledger) -> ReleaseRow {
         by: Some(record.by.clone()),
         command: Some(record.command.clone()),
         cut: record.cut,
-        witness: None,
+        witness: record.witness.as_ref().map(|w| Losses { sent: w.sent, lost: w.lost }),
     }
 }
 
