@@ -1,7 +1,7 @@
 //! Puts files in place: each whole or not at all, and nothing where one of them cannot be written.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,10 @@ pub fn look(folder: &Path, file: &NewFile) -> Result<There, Fault> {
     let path = folder.join(&file.path);
     let cannot = |e: io::Error| Fault::unchanged(format!("cannot read `{}`: {e}", path.display()));
     let found = match fs::symlink_metadata(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(There::Nothing),
+        // What stands where its folder has to be is told when that is made.
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
+            return Ok(There::Nothing);
+        }
         found => found.map_err(cannot)?,
     };
     if found.is_symlink() {
