@@ -305,11 +305,8 @@ fn the_keys_of_the_help_are_accepted() {
     let fake = Fake::new();
     let help = fake.run("deploy --help").success();
     let told = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
-    let (_, keys) = told.split_once("before that the file):\n").unwrap_or_default();
-    let (_, keys) = told
-        .split_once("Keys of the compose file")
-        .map(|(_, rest)| rest.split_once('\n').unwrap())
-        .unwrap_or(("", keys));
+    let (_, keys) = told.split_once("Keys of the compose file").expect("a part with the keys");
+    let (_, keys) = keys.split_once('\n').expect("its first line");
     let (keys, _) = keys.split_once("\n\n").unwrap();
     let keys = keys
         .replace("    app:\n", "    app:\n      image: app:1\n")
@@ -319,4 +316,62 @@ fn the_keys_of_the_help_are_accepted() {
     fake.write("config.yaml", &format!("name: p\n{}", keys.replace("\n  ", "\n").trim_start_matches(' ')));
     let run = fake.run("deploy app --dry-run").success();
     assert!(!stderr(&run).contains("unknown field"), "{}", stderr(&run));
+}
+
+/// The examples for pipelines, with a server that is a folder here.
+#[test]
+fn the_pipelines_deploy_the_commit_and_fail_with_the_deploy() {
+    let fake = Fake::new();
+    let program = |name: &str, script: &str| {
+        fake.write(&format!("bin/{name}"), script);
+        fs::set_permissions(fake.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    program(
+        "ssh",
+        "#!/bin/sh\necho \"$3\" >>to\nfor last; do :; done\nsh -c \"$(echo \"$last\" | sed \"s|/srv/app|$SRV|\")\"\n",
+    );
+    program("compose-zd", "#!/bin/sh\ngit rev-parse HEAD >../deployed\necho \"$@\" >../words\nexit 3\n");
+    let shell = |script: &str, commit: &str| {
+        let names = ["COMMIT", "CI_COMMIT_SHA"];
+        let mut command = Command::new("bash").args(["-e", "-c", script]).current_dir(fake.path(""));
+        for (name, value) in
+            [("SERVER", "deploy@far"), ("DEPLOY_SERVER", "far"), ("GIT_CONFIG_GLOBAL", "/dev/null")]
+        {
+            command = command.env(name, value);
+        }
+        for who in ["GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"] {
+            command = command.env(who, "t");
+        }
+        names
+            .iter()
+            .fold(command, |command, name| command.env(name, commit))
+            .env("HOME", fake.path(""))
+            .env("SRV", fake.path("srv"))
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", fake.path("bin").display()))
+            .assert()
+    };
+    let commit = "git commit --quiet --allow-empty --message";
+    shell(&format!("git init --quiet origin; cd origin; {commit} 1; cd ..; git clone --quiet origin srv; cd origin; {commit} 2"), "").success();
+    let head = |folder: &str| {
+        let run = shell(&format!("git -C {folder} rev-parse HEAD"), "").success();
+        String::from_utf8_lossy(&run.get_output().stdout).trim().to_string()
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = |name: &str| -> serde_yaml::Value {
+        serde_yaml::from_str(&fs::read_to_string(root.join("fixtures/ci").join(name)).unwrap()).unwrap()
+    };
+    let github = file("github-deploy.yml")["jobs"]["deploy"]["steps"][0]["run"].as_str().unwrap().to_string();
+    let gitlab = file("gitlab-deploy.yml");
+    let gitlab =
+        gitlab["deploy"]["script"].as_sequence().unwrap().iter().map(|l| l.as_str().unwrap().to_string());
+    for script in [github, gitlab.collect::<Vec<_>>().join("\n")] {
+        let newest = head("origin");
+        assert_ne!(head("srv"), newest);
+        shell(&script, &newest).code(3);
+        assert_eq!(fs::read_to_string(fake.path("deployed")).unwrap().trim(), newest);
+        assert_eq!(fs::read_to_string(fake.path("words")).unwrap(), "deploy --latest\n");
+        assert_eq!(fs::read_to_string(fake.path("to")).unwrap(), "deploy@far\n");
+        fs::remove_file(fake.path("to")).unwrap();
+        shell(&format!("cd origin; {commit} next"), "").success();
+    }
 }
