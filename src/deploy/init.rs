@@ -14,7 +14,7 @@ use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::init::write::{self, There};
 use crate::init::{self, Facts, Front, Layout, MARK, NewFile, Wish};
-use crate::model::{Flags, Project};
+use crate::model::{Engine, Flags, Project};
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
 
@@ -157,6 +157,12 @@ impl Scene {
         if args.no_proxy {
             return Ok(Vec::new());
         }
+        if self.project.engine == Some(Engine::Swarm) {
+            self.report.say(
+                "the project is for Swarm, where one HAProxy on one machine is no way in: no proxy is added",
+            );
+            return Ok(Vec::new());
+        }
         if !found.is_empty() {
             found.iter().for_each(|text| self.report.say(text));
             self.report.say("so no other proxy is added");
@@ -252,6 +258,10 @@ impl Scene {
                 front.service
             );
             self.report.warn(&Warning::Ignored(told));
+        }
+        if !fronts.is_empty() && self.docker.whereabouts().is_elsewhere() {
+            let told = "the engine is on another machine: `./haproxy` is mounted from there, so copy the folder to it";
+            self.report.warn(&Warning::Ignored(told.into()));
         }
         let mut lines = Vec::new();
         if self.folder != std::env::current_dir().unwrap_or_default() {

@@ -147,6 +147,15 @@ fn a_project_with_a_proxy_gets_none() {
 }
 
 #[test]
+fn a_project_for_swarm_gets_no_proxy_of_one_machine() {
+    let fake = bare();
+    let config = fs::read_to_string(fake.path("config.yaml")).unwrap();
+    fake.write("config.yaml", &format!("{config}x-zd: {{engine: swarm}}\n"));
+    fake.run("init").success().stdout_eq("the project is for Swarm[..]no proxy is added\n...");
+    assert_eq!(written(&fake), FILES[2..]);
+}
+
+#[test]
 fn which_service_is_meant_is_asked_or_told() {
     let port = |n: u16| format!("image: x, ports: [{{target: 3000, published: '{n}'}}]");
     let fake = with_services(&format!(
