@@ -23,12 +23,13 @@ pub fn files(facts: &Facts, fronts: &[Front], layout: &Layout) -> Vec<NewFile> {
     };
     let mut files = Vec::new();
     if !fronts.is_empty() {
-        let ports: Vec<String> = fronts.iter().flat_map(|f| &f.routes).map(|r| r.host.to_string()).collect();
+        let ports: Vec<String> =
+            fronts.iter().flat_map(|f| &f.routes).map(|r| format!("port {}", r.host)).collect();
         files.push(NewFile {
             path: layout.added.clone(),
             text: override_file(facts, fronts, layout),
             executable: false,
-            about: format!("HAProxy at port {} in front of {}", listed(&ports), services(fronts)),
+            about: format!("HAProxy at {} in front of {}", listed(&ports), services(fronts)),
         });
         files.push(file(CONFIG, configuration(facts, fronts), false, "its configuration"));
     }
