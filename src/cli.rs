@@ -1,9 +1,11 @@
 //! What may be typed, and nothing else.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -32,14 +34,77 @@ Examples:
   compose-zd rollback                    the release before; once more returns to the newer one
   compose-zd rollback app --to 5         one service, as release 5 had it";
 
+const START: &str = "\
+Start here:
+  compose-zd init      a project without a proxy gets one, and a Makefile and a hook for `git push`
+  compose-zd deploy    the next version of every service that a proxy routes to
+  compose-zd rollback  the release before
+
+`compose-zd COMMAND --help` has the examples, and `deploy --help` the keys of `x-zd`.";
+
+const KEYS: &str = "\
+Keys of the compose file (all optional; a flag goes before its variable, that before the file):
+  services:
+    app:
+      deploy: { replicas: 2, update_config: { parallelism: 1, monitor: 10s } }    # as in Swarm
+      x-zd:
+        health: { path: /up, port: 3000, scheme: http, host: app.example, expect: 200-399, body: ok,
+                  interval: 200ms, timeout: 2s, deadline: 60s, successes: 1 }
+        drain:  { timeout: 30s, command: [touch, /tmp/drain] }
+        proxy:  { container: lb, kind: haproxy, tune: true }      # only where detection is wrong
+        before: { service: migrate }    # run to its end before the switch
+        after:  { service: warm }       # run to its end after it
+  x-zd: { keep: 5, engine: compose, pairs: { web: [web_one, web_two] } }";
+
+const INIT: &str = "\
+Examples:
+  compose-zd init                                what is missing; what is there stays as it is
+  compose-zd init --print                        shows it, and writes nothing
+  compose-zd init --service web:3000             this service, which listens there
+  compose-zd init --publish 80 --health-path /up
+  compose-zd init --no-proxy                     the Makefile and the scripts only
+
+What it adds:
+  compose.override.yaml          HAProxy, at the host port that the app had
+  haproxy/haproxy.cfg            its configuration
+  Makefile                       deploy, rollback, status
+  scripts/post-receive           the hook of a bare repository: `git push` deploys
+  scripts/deploy-and-restart.sh  for whoever calls one now
+
+Exit codes:
+  0  everything is there, or is the user's own
+  1  nothing was written, or the proxy is left to be added by hand: the message says what
+  2  wrong usage or configuration";
+
+const COMPLETIONS: &str = "\
+Examples:
+  compose-zd completions bash > /etc/bash_completion.d/compose-zd
+  compose-zd completions zsh > ~/.zfunc/_compose-zd
+  compose-zd completions fish > ~/.config/fish/completions/compose-zd.fish";
+
+const MAN: &str = "\
+Examples:
+  compose-zd man | man -l -
+  compose-zd man --dir /usr/local/share/man/man1";
+
 /// Replaces running Docker Compose services by their next version without losing a request.
 #[derive(Parser, Debug)]
-#[command(name = "compose-zd", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100)]
+#[command(after_help = format!("{START}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     #[command(flatten)]
     pub compose: ComposeArgs,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads the words of a call; usage shows this name of the program.
+    pub fn read(words: Vec<OsString>, name: &'static str) -> Cli {
+        let command = Cli::command().bin_name(name).display_name(name);
+        let matches = command.get_matches_from(words);
+        Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// Docker's and Compose's own flags; they stand before or after the command.
@@ -67,12 +132,15 @@ pub struct ComposeArgs {
     /// Docker engine to connect to
     #[arg(short = 'H', long, global = true, value_name = "URL")]
     pub host: Option<String>,
+    /// Flags of docker's own that were in front of a plugin's name
+    #[arg(skip)]
+    pub docker: Vec<String>,
 }
 
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Replace services by their next version, without losing a request
-    #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+    #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
     Deploy(Box<DeployArgs>),
     /// Put an earlier release back, configuration and images, without losing a request
     #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
@@ -86,6 +154,48 @@ pub enum Command {
     History(HistoryArgs),
     /// Print the JSON Schema of what `--output json` prints
     Schema,
+    /// Add what is missing for deploys without a loss: a proxy, a Makefile, a hook for `git push`
+    #[command(after_help = INIT)]
+    Init(InitArgs),
+    /// Print a shell's completions
+    #[command(after_help = COMPLETIONS)]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = MAN)]
+    Man {
+        /// Write the pages of all commands into this folder instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// What docker asks of a plugin
+    #[command(name = "docker-cli-plugin-metadata", hide = true)]
+    Metadata,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct InitArgs {
+    /// Service that gets a proxy, and the port it listens on; may be given several times [default: the one that looks
+    /// like a web application]
+    #[arg(long, value_name = "SERVICE[:PORT]", value_parser = service_and_port)]
+    pub service: Vec<(String, Option<u16>)>,
+    /// Host port of the proxy, where the service publishes none [default: 8080]
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = publication)]
+    pub publish: Option<(String, u16)>,
+    /// Path that a healthy instance answers, for the proxy and for deploys [default: that of the healthcheck]
+    #[arg(long, value_name = "PATH", value_parser = url_path)]
+    pub health_path: Option<String>,
+    /// Add no proxy
+    #[arg(long, conflicts_with_all = ["service", "publish", "health_path"])]
+    pub no_proxy: bool,
+    /// Show what would be written, and write nothing
+    #[arg(long)]
+    pub print: bool,
+    /// Overwrite files that are there already
+    #[arg(long, conflicts_with = "print")]
+    pub force: bool,
 }
 
 /// The form in which results are printed.
@@ -440,6 +550,38 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("it has to be longer than 0, such as 500ms".into()),
         Err(e) => Err(format!("{e}; expected a duration such as 500ms or 1m30s")),
+    }
+}
+
+fn service_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let wrong = || "expected SERVICE or SERVICE:PORT, such as web:3000".to_string();
+    match text.split_once(':') {
+        _ if text.is_empty() || text.starts_with(':') => Err(wrong()),
+        None => Ok((text.into(), None)),
+        Some((service, port)) => Ok((service.into(), Some(port_number(port).ok_or_else(wrong)?))),
+    }
+}
+
+/// The address may be one of IPv6 in brackets.
+fn publication(text: &str) -> Result<(String, u16), String> {
+    let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port = port_number(port).ok_or("expected a port, or ADDRESS:PORT such as 127.0.0.1:8080")?;
+    let bare = address.trim_start_matches('[').trim_end_matches(']');
+    match bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
+        true => Ok((bare.into(), port)),
+        false => Err(format!("`{address}` is no address of this machine, such as 127.0.0.1")),
+    }
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0)
+}
+
+fn url_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%?=&+,;@".contains(c);
+    match text.starts_with('/') && text.chars().all(plain) {
+        true => Ok(text.into()),
+        false => Err("expected a path that begins with `/`, such as /health".into()),
     }
 }
 

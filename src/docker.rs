@@ -244,6 +244,15 @@ impl Docker {
             .into())
     }
 
+    /// The project with one more file, as [`Docker::config`] reads it.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn config_with(&self, file: &Path) -> Result<String> {
+        let file = file.to_string_lossy();
+        self.compose_checked(&["--file", &file, "config"])
+    }
+
     /// The configuration hash of every service, as Compose labels its containers with.
     ///
     /// # Errors

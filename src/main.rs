@@ -9,10 +9,13 @@ mod drain;
 mod fault;
 mod git;
 mod health;
+mod init;
 mod lock;
+mod manual;
 mod model;
 mod observed;
 mod plan;
+mod plugin;
 mod proxy;
 mod release;
 mod report;
@@ -26,9 +29,8 @@ mod witness;
 #[path = "tests/fuzz.rs"]
 mod fuzz;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
-
-use clap::Parser;
 
 use cli::{Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
 use fault::Fault;
@@ -37,7 +39,7 @@ use report::{Detail, Report, Settings};
 use wait::Stop;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = read(std::env::args_os().collect());
     let report = Report::new(settings(&cli.command));
     let exit = match run(&cli, report) {
         Ok(()) => 0,
@@ -51,16 +53,36 @@ fn main() -> ExitCode {
     ExitCode::from(exit)
 }
 
+/// The command line, also as docker has it of a plugin.
+fn read(words: Vec<OsString>) -> Cli {
+    if !plugin::is_plugin(words.first()) {
+        return Cli::read(words, "compose-zd");
+    }
+    let call = plugin::call(words);
+    let mut cli = Cli::read(call.words, "docker zd");
+    cli.compose.docker = call.docker;
+    cli
+}
+
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
-    let stop = Stop::listen(move || report.leaves_at_once())?;
+    // What changes nothing that runs is just ended by Ctrl-C.
+    let stop = || Stop::listen(move || report.leaves_at_once());
     match &cli.command {
-        Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop),
-        Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop),
-        Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop),
-        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop),
+        Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop()?),
+        Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop()?),
+        Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop()?),
+        Command::Status(args) => deploy::status(&cli.compose, args, report, &stop()?),
         Command::History(args) => deploy::history(&cli.compose, args, report),
+        Command::Init(args) => deploy::init(&cli.compose, args, report),
+        Command::Man { dir: Some(dir) } => manual::write_pages(dir),
+        Command::Man { dir: None } => manual::page().map(|page| report.page(&page)),
+        Command::Completions { shell } => manual::completions(*shell).map(|script| report.page(&script)),
         Command::Schema => {
             report.page(SCHEMA_TEXT);
+            Ok(())
+        }
+        Command::Metadata => {
+            report.say(&plugin::metadata(env!("ZD_VERSION")));
             Ok(())
         }
     }
@@ -75,7 +97,7 @@ fn settings(command: &Command) -> Settings {
         Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
             return Settings { json: *output == Output::Json, ..Settings::default() };
         }
-        Command::Schema => return Settings::default(),
+        _ => return Settings::default(),
     };
     Settings {
         detail: detail(rollout),

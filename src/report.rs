@@ -13,7 +13,7 @@ pub mod timeline;
 pub mod track;
 pub mod words;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -308,6 +308,20 @@ impl Report {
         if self.is_json() && self.0.settings.rollout {
             write_out(&entry::summary(&self.log().entries, exit, self.elapsed()).to_string());
         }
+    }
+}
+
+impl Report {
+    /// Asks who sits at the terminal, and whether the answer is yes; none where nobody sits there.
+    pub fn ask(question: &str) -> Option<bool> {
+        let mut terminal = std::io::stderr();
+        if !(std::io::stdin().is_terminal() && terminal.is_terminal()) {
+            return None;
+        }
+        let _ = write!(terminal, "{} [y/N] ", printable(question));
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).ok()?;
+        Some(["y", "yes"].contains(&line.trim().to_lowercase().as_str()))
     }
 }
 

@@ -37,7 +37,7 @@ impl Target {
 }
 
 pub fn place(compose: &ComposeArgs) -> Where {
-    let mut engine = Vec::new();
+    let mut engine = compose.docker.clone();
     let mut project = Vec::new();
     fn add(words: &mut Vec<String>, flag: &str, value: impl Into<String>) {
         words.extend([flag.to_string(), value.into()]);
@@ -68,7 +68,7 @@ pub fn source(compose: &ComposeArgs) -> String {
 }
 
 /// The names of a Compose file, in the order in which Compose looks for them.
-const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
 /// The folder of the project as Compose finds it: given, else that of the first file, else the nearest folder above
 /// that has one.

@@ -1,5 +1,7 @@
 //! The command line against a fake docker: what it calls in which order, and how it fails before anything is touched.
 
+#[path = "cli/adopt.rs"]
+mod adopt;
 #[path = "cli/hostile.rs"]
 mod hostile;
 #[path = "cli/state.rs"]

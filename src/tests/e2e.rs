@@ -3,6 +3,8 @@
 //!
 //! They need the engine, Compose and the images that `scripts/setup` makes.
 
+#[path = "e2e/adopt.rs"]
+mod adopt;
 #[path = "e2e/build.rs"]
 mod build;
 #[path = "e2e/caddy.rs"]

@@ -1,0 +1,52 @@
+//! What a project is given so that deploys lose nothing: which services get a proxy, and the text of every file. Pure
+//! but for `write`, which puts the files in place.
+
+mod choose;
+mod project;
+mod texts;
+pub mod write;
+
+use std::path::{Path, PathBuf};
+
+pub use choose::{Front, Route, Wish, candidates, fronts};
+pub use project::Facts;
+pub use texts::{addition_to_makefile, files};
+
+/// The first words of the Compose file that `init` wrote.
+pub const MARK: &str = "# Written by `compose-zd init`";
+
+/// A file that is to be there, by its path in the project's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewFile {
+    pub path: PathBuf,
+    pub text: String,
+    pub executable: bool,
+    /// For people, in a few words.
+    pub about: String,
+}
+
+/// How the project's own files are named to Compose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The Compose files that there are.
+    pub own: Vec<PathBuf>,
+    /// The one that is added.
+    pub added: PathBuf,
+    /// What `COMPOSE_FILE` has to be; nothing where Compose finds the added file by itself.
+    pub variable: Option<String>,
+}
+
+impl Layout {
+    /// Of files that somebody names, whose paths are read from the folder.
+    pub fn named(files: &[PathBuf], folder: &Path) -> Layout {
+        let added = PathBuf::from("compose.zd.yaml");
+        let inside = |file: &PathBuf| file.strip_prefix(folder).unwrap_or(file).to_path_buf();
+        let own: Vec<PathBuf> = files.iter().map(inside).filter(|file| *file != added).collect();
+        let all: Vec<String> = own.iter().chain([&added]).map(|file| file.display().to_string()).collect();
+        Layout { own, added, variable: Some(all.join(":")) }
+    }
+}
+
+#[cfg(test)]
+#[path = "init/tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! What `docker compose config` tells of each service, as far as `init` looks at it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use crate::fault::Fault;
+use crate::proxy;
+
+/// Images, by their last part, that answer something else than HTTP.
+const STORES: [&str; 30] = [
+    "cassandra",
+    "clickhouse",
+    "consul",
+    "couchbase",
+    "elasticsearch",
+    "etcd",
+    "kafka",
+    "keydb",
+    "mailhog",
+    "mailpit",
+    "mariadb",
+    "memcached",
+    "minio",
+    "mongo",
+    "mongodb",
+    "mosquitto",
+    "mysql",
+    "nats",
+    "neo4j",
+    "opensearch",
+    "percona",
+    "pgbouncer",
+    "postgis",
+    "postgres",
+    "postgresql",
+    "rabbitmq",
+    "redis",
+    "redpanda",
+    "valkey",
+    "zookeeper",
+];
+
+/// Ports that nobody speaks HTTP at.
+const OTHER_PORTS: [u16; 15] =
+    [21, 22, 25, 53, 587, 1433, 1521, 1883, 3306, 4222, 5432, 5672, 6379, 11211, 27017];
+
+/// Ports where one expects TLS.
+pub const TLS_PORTS: [u16; 2] = [443, 8443];
+
+/// The services of a project.
+#[derive(Debug, Default)]
+pub struct Facts {
+    pub apps: BTreeMap<String, App>,
+    /// Networks from which nobody outside is reached.
+    pub internal: BTreeSet<String>,
+}
+
+/// One service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct App {
+    pub image: String,
+    /// The host ports that only one container can have.
+    pub published: Vec<Published>,
+    /// Ports that its containers listen on, as far as the file or the image says so; TCP only.
+    pub listens: Vec<u16>,
+    /// What its healthcheck asks for, where that is a URL.
+    pub health_path: Option<String>,
+    pub has_healthcheck: bool,
+    pub replicas: u32,
+    /// As the file calls them.
+    pub networks: Vec<String>,
+    pub container_name: bool,
+    pub network_mode: Option<String>,
+}
+
+/// A port of the host that is one of its containers'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Empty for every address of the host.
+    pub address: String,
+    pub host: u16,
+    pub target: u16,
+    pub tcp: bool,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    services: BTreeMap<String, RawService>,
+    #[serde(default)]
+    networks: BTreeMap<String, Option<RawNetwork>>,
+}
+
+#[derive(Deserialize)]
+struct RawNetwork {
+    #[serde(default)]
+    internal: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawService {
+    image: Option<String>,
+    ports: Vec<RawPort>,
+    expose: Vec<Value>,
+    healthcheck: Option<RawHealthcheck>,
+    networks: BTreeMap<String, Value>,
+    network_mode: Option<String>,
+    container_name: Option<String>,
+    scale: Option<u32>,
+    deploy: RawDeploy,
+}
+
+#[derive(Deserialize)]
+struct RawPort {
+    target: u16,
+    published: Option<Value>,
+    host_ip: Option<String>,
+    protocol: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawHealthcheck {
+    #[serde(default)]
+    test: Vec<String>,
+    #[serde(default)]
+    disable: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawDeploy {
+    replicas: Option<u32>,
+}
+
+impl Facts {
+    /// Reads the YAML of `docker compose config`, which was read as a project before.
+    ///
+    /// # Errors
+    /// A key that is not as Compose prints it.
+    pub fn read(yaml: &str) -> Result<Facts, Fault> {
+        // It holds secrets, so what serde says of a value is not shown.
+        let wrong = |_| Fault::usage("what `docker compose config` printed is no project of services");
+        let raw: Raw = serde_yaml::from_str(yaml).map_err(wrong)?;
+        let internal = raw.networks.into_iter().filter(|(_, n)| n.as_ref().is_some_and(|n| n.internal));
+        Ok(Facts {
+            apps: raw.services.iter().map(|(name, service)| (name.clone(), App::read(service))).collect(),
+            internal: internal.map(|(name, _)| name).collect(),
+        })
+    }
+
+    /// A name that no service has.
+    pub fn free_name(&self) -> &'static str {
+        let names = ["proxy", "haproxy", "zd-proxy", "zd-haproxy"];
+        names.into_iter().find(|name| !self.apps.contains_key(*name)).unwrap_or("compose-zd-proxy")
+    }
+}
+
+impl App {
+    fn read(raw: &RawService) -> App {
+        let test =
+            raw.healthcheck.as_ref().filter(|h| !h.disable && h.test.first().is_some_and(|w| w != "NONE"));
+        App {
+            image: raw.image.clone().unwrap_or_default(),
+            published: raw.ports.iter().filter_map(Published::read).collect(),
+            listens: raw.listens(),
+            health_path: test.and_then(|h| path_in(&h.test.join(" "))),
+            has_healthcheck: test.is_some(),
+            replicas: raw.scale.or(raw.deploy.replicas).unwrap_or(1),
+            networks: raw.networks.keys().cloned().collect(),
+            container_name: raw.container_name.is_some(),
+            network_mode: raw.network_mode.clone(),
+        }
+    }
+
+    /// Whether it may well be asked by HTTP.
+    pub fn is_web(&self) -> bool {
+        let image = self.image.rsplit('/').next().unwrap_or_default();
+        let name = image.split([':', '@']).next().unwrap_or_default();
+        let speaks = |port: &u16| !OTHER_PORTS.contains(port);
+        !STORES.contains(&name) && !self.is_proxy() && self.listens.iter().any(speaks)
+    }
+
+    pub fn is_proxy(&self) -> bool {
+        proxy::is_proxy_image(&self.image)
+    }
+
+    /// Ports that the image says it listens on, such as `3000/tcp`; they count where the file names none.
+    pub fn learn(&mut self, exposed: impl Iterator<Item = String>) {
+        if self.listens.is_empty() {
+            self.listens = exposed.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect();
+        }
+    }
+}
+
+impl Published {
+    /// None where the host's port is docker's to choose.
+    fn read(raw: &RawPort) -> Option<Published> {
+        let text = match raw.published.as_ref()? {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        // Of a range, which was meant for several instances, the first.
+        let host: u16 = text.split('-').next()?.parse().ok().filter(|port| *port > 0)?;
+        Some(Published {
+            address: raw.host_ip.clone().unwrap_or_default(),
+            host,
+            target: raw.target,
+            tcp: raw.protocol.as_deref().unwrap_or("tcp") == "tcp",
+        })
+    }
+}
+
+impl RawService {
+    fn listens(&self) -> Vec<u16> {
+        let exposed = self.expose.iter().filter_map(|port| match port {
+            Value::Number(number) => number.as_u64().and_then(|n| n.try_into().ok()),
+            Value::String(text) => text.trim_end_matches("/tcp").parse().ok(),
+            _ => None,
+        });
+        let is_tcp = |p: &&RawPort| p.protocol.as_deref().unwrap_or("tcp") == "tcp";
+        let mut ports: Vec<u16> = Vec::new();
+        for port in self.ports.iter().filter(is_tcp).map(|p| p.target).chain(exposed) {
+            if !ports.contains(&port) {
+                ports.push(port);
+            }
+        }
+        ports
+    }
+}
+
+/// The path of the first URL of this machine in a command: `curl -f http://localhost:3000/health || exit 1`.
+fn path_in(command: &str) -> Option<String> {
+    let (_, rest) = command.split_once("http://")?;
+    let url = rest.split(|c: char| c.is_whitespace() || "\"'`;|)".contains(c)).next()?;
+    let (host, path) = url.split_once('/').unwrap_or((url, ""));
+    let name = host.split(':').next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    let is_here = ["localhost", "127.0.0.1", "0.0.0.0", "[", "$HOSTNAME", "$$HOSTNAME"].contains(&name);
+    (is_here && path.chars().all(plain)).then(|| format!("/{path}"))
+}

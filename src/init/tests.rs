@@ -1,0 +1,253 @@
+use super::*;
+
+/// A project as `docker compose config` prints it.
+fn facts(services: &str) -> Facts {
+    Facts::read(&format!(
+        "name: p\nservices: {services}\nnetworks: {{back: {{internal: true}}, default: {{name: p_default}}}}"
+    ))
+    .unwrap()
+}
+
+fn wish(services: &[(&str, Option<u16>)]) -> Wish {
+    Wish { services: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(), ..Wish::default() }
+}
+
+/// `host>bind>target`, with `=` in front of what is passed on as it comes.
+fn routes(front: &Front) -> String {
+    let one = |r: &Route| {
+        let at = if r.address.is_empty() { String::new() } else { format!("{}@", r.address) };
+        format!("{}{at}{}>{}>{}", if r.plain { "=" } else { "" }, r.host, r.bind, r.target)
+    };
+    front.routes.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn layout() -> Layout {
+    Layout { own: vec!["compose.yaml".into()], added: "compose.override.yaml".into(), variable: None }
+}
+
+const ONE: &str =
+    "{app: {image: shop, ports: [{target: 3000, published: '8080'}], networks: {default: null}}}";
+
+#[test]
+fn the_service_that_looks_like_a_web_application_is_found() {
+    let public = "ports: [{target: 3000, published: '80'}]";
+    let cases: [(String, &[&str]); 9] = [
+        (format!("{{app: {{image: shop, {public}}}}}"), &["app"]),
+        (format!("{{app: {{image: shop, {public}}}, db: {{image: 'postgres:16', ports: [{{target: 5432, published: '5432'}}]}}}}"), &["app"]),
+        (format!("{{app: {{image: shop, {public}}}, api: {{image: api, expose: ['4000']}}}}"), &["app"]),
+        (format!("{{app: {{image: shop, {public}}}, api: {{image: api, ports: [{{target: 4000, published: '81'}}]}}}}"), &["api", "app"]),
+        ("{app: {image: shop, expose: ['3000']}, worker: {image: shop}}".into(), &["app"]),
+        ("{app: {image: shop, expose: ['3000']}, 'cache': {image: 'docker.io/library/redis:7', expose: ['6379']}}".into(), &["app"]),
+        (format!("{{lb: {{image: 'nginxproxy/nginx-proxy:1.7', {public}}}, app: {{image: shop, expose: ['3000']}}}}"), &["app"]),
+        ("{own: {image: mydb, ports: [{target: 5432, published: '5432'}]}}".into(), &[]),
+        ("{worker: {image: shop}}".into(), &[]),
+    ];
+    for (services, found) in cases {
+        assert_eq!(candidates(&facts(&services)), found, "{services}");
+    }
+}
+
+#[test]
+fn host_ports_go_over_to_the_proxy() {
+    let cases = [
+        ("ports: [{target: 3000, published: '8080'}]", None, "8080>8080>3000"),
+        ("ports: [{target: 3000, published: '80'}]", None, "80>8080>3000"),
+        ("ports: [{target: 3000, published: '80', host_ip: 127.0.0.1}]", None, "127.0.0.1@80>8080>3000"),
+        ("ports: [{target: 3000, published: '8080-8090'}]", None, "8080>8080>3000"),
+        (
+            "ports: [{target: 3000, published: '8080'}, {target: 9000, published: '9000'}]",
+            None,
+            "8080>8080>3000 =9000>9000>9000",
+        ),
+        (
+            "ports: [{target: 443, published: '443'}, {target: 80, published: '80'}]",
+            None,
+            "80>8080>80 =443>8443>443",
+        ),
+        (
+            "ports: [{target: 80, published: '80'}, {target: 81, published: '8080'}]",
+            None,
+            "80>8080>80 =8080>8081>81",
+        ),
+        (
+            "ports: [{target: 3000, published: '80', host_ip: 10.0.0.1}, {target: 3000, published: '80', host_ip: '::1'}]",
+            None,
+            "10.0.0.1@80>8080>3000 =::1@80>8080>3000",
+        ),
+        // The host's port is docker's to choose, so nothing is in the way.
+        ("ports: [{target: 3000}]", None, "8080>8080>3000"),
+        ("expose: ['3000/tcp']", None, "8080>8080>3000"),
+        ("expose: ['3000']", Some(4000), "8080>8080>4000"),
+        ("ports: [{target: 3000, published: '80'}]", Some(4000), "8080>8080>4000 =80>8081>3000"),
+    ];
+    for (keys, port, expected) in cases {
+        let facts = facts(&format!("{{app: {{image: shop, {keys}}}}}"));
+        let fronts = fronts(&facts, &wish(&[("app", port)])).unwrap();
+        assert_eq!(routes(&fronts[0]), expected, "{keys}");
+    }
+}
+
+#[test]
+fn another_port_of_the_host_is_asked_for() {
+    let publish = Some(("127.0.0.1".to_string(), 80));
+    let of = |services: &str, names: &[(&str, Option<u16>)]| {
+        let all = fronts(&facts(services), &Wish { publish: publish.clone(), ..wish(names) }).unwrap();
+        all.iter().map(routes).collect::<Vec<_>>().join(" | ")
+    };
+    assert_eq!(of(ONE, &[("app", None)]), "127.0.0.1@80>8080>3000");
+    let two = "{a: {image: x, expose: ['1']}, b: {image: x, expose: ['2']}}";
+    assert_eq!(of(two, &[("a", None), ("b", None)]), "127.0.0.1@80>8080>1 | 127.0.0.1@81>8081>2");
+}
+
+#[test]
+fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
+    let cases = [
+        ("{app: {image: x}}", "which port it listens on", "--service app:3000"),
+        (
+            "{app: {image: x, network_mode: host, expose: ['1']}}",
+            "`network_mode: host`",
+            "services.app.network_mode",
+        ),
+        (
+            "{app: {image: x, ports: [{target: 53, published: '53', protocol: udp}], expose: ['1']}}",
+            "53/udp",
+            "--service",
+        ),
+        ("{web: {image: x}}", "there is no service `app`", "there are `web`"),
+    ];
+    for (services, message, hint) in cases {
+        let fault = fronts(&facts(services), &wish(&[("app", None)])).unwrap_err();
+        assert!(fault.message.contains(message), "{fault}");
+        assert!(fault.hint.as_ref().unwrap().contains(hint), "{fault}");
+    }
+    let same = "{a: {image: x, ports: [{target: 1, published: '80'}]}, b: {image: x, ports: [{target: 2, published: '80', host_ip: 127.0.0.1}]}}";
+    let fault = fronts(&facts(same), &wish(&[("a", None), ("b", None)])).unwrap_err();
+    assert!(fault.message.contains("`a` and `b` want port 80"), "{fault}");
+}
+
+#[test]
+fn the_proxy_asks_for_what_the_healthcheck_asks_for() {
+    let path = |test: &str| {
+        let facts = facts(&format!("{{app: {{image: x, healthcheck: {{test: {test}}}}}}}"));
+        facts.apps["app"].health_path.clone()
+    };
+    let found = |test: &str| path(test).unwrap_or_default();
+    assert_eq!(found("[CMD, curl, '-f', 'http://localhost:3000/health']"), "/health");
+    assert_eq!(found("[CMD-SHELL, 'wget -qO- http://127.0.0.1/up || exit 1']"), "/up");
+    assert_eq!(found("[CMD-SHELL, 'curl -f \"http://localhost:3000\" || exit 1']"), "/");
+    assert_eq!(path("[CMD, pg_isready]"), None);
+    assert_eq!(path("[NONE]"), None);
+    // Neither another machine's, nor one that is made up at run time.
+    assert_eq!(path("[CMD, curl, 'http://other/health']"), None);
+    assert_eq!(path("[CMD-SHELL, 'curl http://localhost/$$ROOT/health']"), None);
+}
+
+#[test]
+fn there_are_places_for_two_generations() {
+    let places = |keys: &str| {
+        let facts = facts(&format!("{{app: {{image: x, expose: ['1'], {keys}}}}}"));
+        fronts(&facts, &wish(&[("app", None)])).unwrap()[0].places
+    };
+    assert_eq!(places("scale: 1"), 8);
+    assert_eq!(places("scale: 4"), 8);
+    assert_eq!(places("deploy: {replicas: 5}"), 10);
+}
+
+#[test]
+fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
+    let text = |networks: &str| {
+        let facts = facts(&format!("{{app: {{image: x, expose: ['1'], networks: {networks}}}}}"));
+        let fronts = fronts(&facts, &wish(&[("app", None)])).unwrap();
+        files(&facts, &fronts, &layout())[0].text.clone()
+    };
+    assert!(!text("{default: null}").contains("networks"));
+    assert!(text("{front: null, back: null}").contains("    networks:\n      - back\n      - front\n"));
+    assert!(text("{back: null}").contains("    networks:\n      - back\n      - default\n"));
+}
+
+#[test]
+fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
+    let added = |keys: &str, health: Option<&str>| {
+        let facts = facts(&format!("{{app: {{image: x, {keys}}}, proxy: {{image: x}}, 'on': {{image: x}}}}"));
+        let wish =
+            Wish { health_path: health.map(String::from), ..wish(&[("app", Some(1)), ("on", Some(2))]) };
+        let fronts = fronts(&facts, &wish).unwrap();
+        files(&facts, &fronts, &layout())[0].text.clone()
+    };
+    let plain = added("expose: ['1']", None);
+    assert!(!plain.contains("!reset") && !plain.contains("  app:\n"), "{plain}");
+    // Another service has the first name, and a name that YAML would take for a truth is quoted.
+    assert!(plain.contains("  haproxy:\n") && plain.contains("      - \"on\"\n"), "{plain}");
+    assert!(added("ports: [{target: 1, published: '80'}]", None).contains("ports: !reset []"));
+    assert!(added("container_name: one", None).contains("container_name: !reset null"));
+    assert!(added("expose: ['1']", Some("/up")).contains("health: { path: \"/up\" }"));
+}
+
+#[test]
+fn the_configuration_is_one_that_the_adapter_can_work_with() {
+    let facts = facts(ONE);
+    let fronts = fronts(&facts, &Wish { health_path: Some("/up".into()), ..wish(&[("app", None)]) }).unwrap();
+    let config = &files(&facts, &fronts, &layout())[1].text;
+    let settings = crate::proxy::haproxy::config::Settings::parse(config);
+    assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
+    let template = &settings.templates[0];
+    assert_eq!((&template.host[..], template.port, template.numbers.clone()), ("app", Some(3000), 1..=8));
+    assert!(settings.sticky.is_empty());
+    assert!(config.contains("option httpchk GET /up\n    http-check expect status 200-399\n"), "{config}");
+}
+
+#[test]
+fn files_that_compose_does_not_find_by_itself_are_named() {
+    let layout = Layout::named(
+        &["/srv/x/prod.yaml".into(), "more it.yaml".into(), "compose.zd.yaml".into()],
+        Path::new("/srv/x"),
+    );
+    assert_eq!(layout.own, [Path::new("prod.yaml"), Path::new("more it.yaml")]);
+    let facts = facts(ONE);
+    let files = files(&facts, &[], &layout);
+    let text = |name: &str| &files.iter().find(|f| f.path == Path::new(name)).unwrap().text;
+    assert!(
+        text("Makefile")
+            .contains("export COMPOSE_FILE ?= prod.yaml:more it.yaml:compose.zd.yaml\nCOMPOSE_ZD ?=")
+    );
+    let script = text("scripts/deploy-and-restart.sh");
+    assert!(
+        script.contains("export COMPOSE_FILE='prod.yaml:more it.yaml:compose.zd.yaml'\n\nexec "),
+        "{script}"
+    );
+}
+
+#[test]
+fn nothing_is_written_where_one_file_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let file =
+        |path: &str| NewFile { path: path.into(), text: "x".into(), executable: false, about: String::new() };
+    let (first, second) = (file("new/a"), file("b/c"));
+    std::fs::write(folder.path().join("b"), "no folder").unwrap();
+    let fault =
+        write::put(folder.path(), &[(&first, write::There::Nothing), (&second, write::There::Nothing)])
+            .unwrap_err();
+    assert!(fault.message.contains("b/c"), "{fault}");
+    assert!(!folder.path().join("new").exists());
+}
+
+#[test]
+fn a_file_that_came_in_between_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |path: &str| NewFile {
+        path: path.into(),
+        text: "ours".into(),
+        executable: true,
+        about: String::new(),
+    };
+    let (first, second) = (file("first"), file("second"));
+    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Nothing);
+    std::fs::write(folder.path().join("second"), "theirs").unwrap();
+    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Other);
+    write::put(folder.path(), &[(&first, write::There::Nothing), (&second, write::There::Nothing)])
+        .unwrap_err();
+    assert_eq!(std::fs::read_to_string(folder.path().join("second")).unwrap(), "theirs");
+    assert!(!folder.path().join("first").exists());
+    write::put(folder.path(), &[(&second, write::There::Other)]).unwrap();
+    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Same);
+}
