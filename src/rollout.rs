@@ -332,6 +332,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn give_up(&mut self, unready: Unready) -> anyhow::Error {
+        self.objected.set(false);
         self.given_up.extend(unready.ids.iter().cloned());
         self.failed = unready.ids;
         unready.fault.into()
@@ -353,11 +354,16 @@ impl<'a> Rollout<'a> {
     ///
     /// # Errors
     /// Losses that are reason to go back.
-    pub fn hear_witness(&self) -> Result<()> {
+    fn hear_witness(&mut self) -> Result<()> {
         for (url, said) in self.tools.witness.dismiss_silent() {
             self.tools.report.warn(&Warning::Silent { url, said });
         }
-        self.objection()
+        let Err(objection) = self.objection() else { return Ok(()) };
+        self.look_again()?; // one that has died is the reason for what was lost
+        if self.leave_the_dead()? {
+            return Ok(());
+        }
+        Err(objection)
     }
 
     /// On the way back nothing is better than what there is.
@@ -395,7 +401,7 @@ impl<'a> Rollout<'a> {
         let stop = self.stop.clone();
         let waited = wait::until(WATCH, time, &stop, || {
             self.look_again()?;
-            self.objection().map(|()| None::<()>)
+            self.hear_witness().map(|()| None::<()>)
         })?;
         match waited {
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
@@ -478,6 +484,9 @@ impl<'a> Rollout<'a> {
         self.look_again()?; // one that is still watched has failed
         self.look_at_newcomers(&dead)?;
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
+        if self.objected.take() {
+            self.tools.witness.forgive();
+        }
         self.inside = living;
         Ok(true)
     }

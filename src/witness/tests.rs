@@ -168,3 +168,22 @@ fn of_several_ways_the_first_is_taken_that_answers_and_does_not_send_clients_on(
     until("it has chosen", || witness.count().sent > 0);
     assert_eq!(seen(&witness).url, redirect.url, "better than nothing");
 }
+
+#[test]
+fn what_is_forgiven_is_no_objection_any_more() {
+    let server = Server::new(200, "");
+    let witness = started(&[vec![server.place()]]);
+    witness.wait_for_answers(LONG, &Stop::default()).unwrap();
+    let act = witness.route();
+    server.says(502);
+    act.done();
+    until("the burst", || witness.count().lost >= BURST);
+    assert!(witness.objection().is_some());
+    server.says(200);
+    let all = witness.count().sent;
+    until("what was under way has ended", || witness.count().sent > all + BURST);
+    witness.forgive();
+    assert_eq!(witness.objection(), None);
+    server.says(502);
+    until("more losses", || witness.objection().is_some());
+}

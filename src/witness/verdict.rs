@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::sample::Sample;
+use super::sample::{Outcome, Sample};
 
 /// How many of the last probes since the switch are looked at: an instance of many that answers badly is told from an
 /// answer in a thousand that always was bad.
@@ -52,13 +52,18 @@ impl Acts {
     fn is_since(&self, sample: &Sample) -> bool {
         let last = self.routes.last().is_some_and(|r| sample.at >= r.end);
         let beside = |stop: &Range<Duration>| sample.end() < stop.start || sample.at >= stop.end;
-        last && self.stops.iter().all(beside)
+        last && (is_the_apps_own(sample.outcome) || self.stops.iter().all(beside))
     }
+}
+
+/// Nobody but the app itself says this; a proxy that finds nobody says the others.
+fn is_the_apps_own(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Status(code) if ![502, 503, 504].contains(&code))
 }
 
 /// At least two of the last fifty probes since the rotation changed last were lost, and the share of them is more than
 /// twice the share before the first change. Nothing that was never answered before, and nothing that was sent or answered
-/// while an instance was stopped, counts.
+/// while an instance was stopped, counts, unless only the app itself can have said it.
 pub fn losses<'s>(samples: &'s [Sample], acts: &Acts) -> Option<Losses<'s>> {
     let first = acts.routes.first()?.start;
     let before = Tally::of(samples.iter().filter(|s| s.at < first));
@@ -124,7 +129,12 @@ mod tests {
             back(&format!("{good} 1990+10 xcut; 2000+5 xcut; 2400+900 xcut; 1500+600 xcut"), &once()),
             None
         );
-        assert_eq!(back(&format!("{good} 1990+9 x500; 2500+1 x500"), &once()), Some((2, 2)));
+        assert_eq!(back(&format!("{good} 1990+9 x503; 2500+1 x503"), &once()), Some((2, 2)));
+        assert_eq!(
+            back(&format!("{good} 1990+99 x500; 2100+5 x404"), &once()),
+            Some((2, 2)),
+            "the app says so"
+        );
     }
 
     #[test]

@@ -2,6 +2,24 @@ use std::collections::BTreeSet;
 
 use super::super::event::{Found, StepNote};
 use super::*;
+use crate::witness::{Outcome, Sample, Seen, Summary, Switch};
+
+fn seen() -> Seen {
+    let sample = |ms, outcome, version: Option<&str>| Sample {
+        at: Duration::from_millis(ms),
+        took: Duration::from_millis(3),
+        outcome,
+        lost: version.is_none(),
+        version: version.map(String::from),
+    };
+    let samples = vec![
+        sample(0, Outcome::Status(200), Some("1")),
+        sample(100, Outcome::Cut, None),
+        sample(200, Outcome::Status(502), None),
+    ];
+    let switch = Some(Switch { from_ms: 50, to_ms: 150 });
+    Seen { url: "http://a/".into(), summary: Summary::of(&samples, switch), switch, samples }
+}
 
 /// One of every event. A new one has to be added here: the schema test asks for it.
 fn every() -> Vec<Event> {
@@ -56,6 +74,8 @@ fn every() -> Vec<Event> {
         Event::Sending { stack: text(), services: names() },
         Event::OwnWayBack { services: names() },
         Event::TaskRuns { name: text(), node: text(), current: 1, wanted: 2 },
+        Event::NoWitness { why: text() },
+        Event::Witness(Box::new(seen())),
         Event::Deployed { target: text(), serving: names(), release: 2, back_to: Some(1), seconds: second },
         Event::Warning { kind: text(), text: text() },
         Event::Command { words: text(), seconds: second },
