@@ -38,7 +38,7 @@ fn of_package(root: &str) -> Option<String> {
 /// The files of git that change with `HEAD`. One that is not there would have every build run this.
 fn moves(root: &str) -> Vec<String> {
     let branch = git(root, &["symbolic-ref", "--quiet", "HEAD"]);
-    let names = ["HEAD".to_string(), "packed-refs".into()].into_iter().chain(branch);
+    let names = ["HEAD", "logs/HEAD", "packed-refs"].map(String::from).into_iter().chain(branch);
     let paths = names.filter_map(|name| git(root, &["rev-parse", "--git-path", &name]));
     paths.filter(|path| Path::new(root).join(path).exists()).collect()
 }

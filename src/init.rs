@@ -1,5 +1,5 @@
 //! What a project is given so that deploys lose nothing: which services get a proxy, and the text of every file. Pure
-//! but for `write`, which puts the files in place.
+//! but for `write`, which puts the files in place, and for telling what is ours.
 
 mod choose;
 mod project;
@@ -12,8 +12,8 @@ pub use choose::{Front, Route, Wish, candidates, fronts};
 pub use project::Facts;
 pub use texts::{addition_to_makefile, files};
 
-/// The first words of the Compose file that `init` wrote.
-pub const MARK: &str = "# Written by `compose-zd init`";
+/// The first words of the files that `init` writes for a proxy.
+const MARK: &str = "# Written by `compose-zd init`";
 
 /// A file that is to be there, by its path in the project's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,18 @@ pub struct NewFile {
     pub executable: bool,
     /// For people, in a few words.
     pub about: String,
+}
+
+impl NewFile {
+    /// Without it there is no proxy.
+    pub fn is_of_proxy(&self) -> bool {
+        self.text.starts_with(MARK) && !self.path.ends_with("Makefile")
+    }
+}
+
+/// Whether `init` wrote what is there, though it may have been changed since.
+pub fn is_ours(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
 }
 
 /// How the project's own files are named to Compose.

@@ -13,7 +13,7 @@ use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::init::write::{self, There};
-use crate::init::{self, Facts, Front, Layout, MARK, NewFile, Wish};
+use crate::init::{self, Facts, Front, Layout, NewFile, Wish};
 use crate::model::{Engine, Flags, Project};
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
@@ -229,10 +229,11 @@ impl Scene {
             vec![fate.word().to_string(), file.path.display().to_string(), file.about.clone()]
         };
         self.report.table(&["WHAT", "FILE", "ABOUT"], &fates.iter().map(row).collect::<Vec<_>>());
-        let kept = |path: &Path| fates.iter().find(|(f, _, fate)| f.path == path && *fate == Fate::Kept);
-        if let Some((file, ..)) =
-            fates.iter().take(2).filter(|_| !fronts.is_empty()).find_map(|(f, ..)| kept(&f.path))
-        {
+        let kept = |path: &Path| fates.iter().any(|(f, _, fate)| f.path == path && *fate == Fate::Kept);
+        let of_proxy = fates.iter().map(|(file, ..)| *file).filter(|f| f.is_of_proxy());
+        let mut in_the_way =
+            of_proxy.filter(|file| kept(&file.path) && !init::is_ours(&self.folder.join(&file.path)));
+        if let Some(file) = in_the_way.next() {
             let path = file.path.display();
             return Err(Fault::unchanged(format!(
                 "`{path}` is there already and stays as it is: put this into it"
@@ -240,7 +241,7 @@ impl Scene {
             .seen(&file.text)
             .hint("`--force` overwrites it, `--print` shows all files"));
         }
-        if kept(Path::new("Makefile")).is_some() {
+        if kept(Path::new("Makefile")) {
             self.report.say(&format!(
                 "your Makefile stays; what `init` would put into it:\n{}",
                 init::addition_to_makefile()
@@ -316,12 +317,10 @@ fn layout(compose: &ComposeArgs, folder: &Path) -> Result<Layout, Fault> {
             ));
     };
     let others = asked::FILES.iter().map(|name| overriding(name)).filter(|name| folder.join(name).exists());
-    let is_ours =
-        |name: &String| std::fs::read_to_string(folder.join(name)).is_ok_and(|text| text.starts_with(MARK));
     let others: Vec<String> = others.collect();
     let added = others.first().cloned().unwrap_or_else(|| overriding(main));
     // Without the one that was added before, so that the same comes of it again.
-    let theirs = others.into_iter().filter(|name| !is_ours(name)).take(1);
+    let theirs = others.into_iter().filter(|name| !init::is_ours(&folder.join(name))).take(1);
     let own = std::iter::once(main.to_string()).chain(theirs).map(PathBuf::from);
     Ok(Layout { own: own.collect(), added: added.into(), variable: None })
 }

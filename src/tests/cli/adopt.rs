@@ -69,7 +69,8 @@ fn a_bare_project_gets_all_it_needs_and_keeps_it() {
     says(&run, &["`app` has no healthcheck"]);
     let again = fake.run("init").success();
     assert_eq!(fates(&again), FILES.map(|f| ("unchanged".to_string(), f.to_string())));
-    assert!(fake.calls().iter().all(|call| call.ends_with(" config")), "{:?}", fake.calls());
+    let asks = |call: &String| call.ends_with(" config") || call.starts_with("context inspect ");
+    assert!(fake.calls().iter().all(asks), "{:?}", fake.calls());
 }
 
 #[test]
@@ -118,6 +119,19 @@ fn an_override_file_of_the_users_is_left_to_the_user() {
     );
     assert_eq!(fs::read_to_string(fake.path("compose.override.yaml")).unwrap(), "services: {}\n");
     assert!(fake.path("haproxy/haproxy.cfg").exists() && fake.path("Makefile").exists());
+}
+
+/// What `init` wrote and somebody changed is in its place.
+#[test]
+fn what_was_changed_afterwards_is_kept() {
+    let fake = bare();
+    fake.run("init").success();
+    for file in &FILES[..2] {
+        let text = fs::read_to_string(fake.path(file)).unwrap();
+        fake.write(file, &format!("{text}# mine\n"));
+    }
+    let run = fake.run("init").success();
+    assert_eq!(fates(&run)[..2], FILES.map(|f| ("kept".to_string(), f.to_string()))[..2]);
 }
 
 #[test]
