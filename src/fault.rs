@@ -36,6 +36,9 @@ impl Exit {
     }
 }
 
+/// The name of a rule, by a thin pointer: a fault is returned from everywhere, and has to be small.
+pub type Rule = &'static &'static str;
+
 /// An error that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -45,7 +48,7 @@ pub struct Fault {
     pub details: Vec<String>,
     pub hint: Option<String>,
     /// The stable name of the rule that is broken, where `check` has one for it.
-    pub rule: Option<&'static str>,
+    pub rule: Option<Rule>,
 }
 
 impl Fault {
@@ -73,7 +76,7 @@ impl Fault {
         self
     }
 
-    pub fn rule(mut self, rule: &'static str) -> Self {
+    pub fn rule(mut self, rule: Rule) -> Self {
         self.rule = Some(rule);
         self
     }

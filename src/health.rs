@@ -90,7 +90,7 @@ pub fn choose(
         .hint(format!(
             "set `services.{service}.x-zd.health.port` (or `--health-port`), `expose` one port, or give it a `healthcheck`"
         ))
-        .rule("no-readiness")),
+        .rule(&"no-readiness")),
     }
 }
 

@@ -313,15 +313,6 @@ fn no_empty_hook(raw: &RawService) -> Result<(), String> {
 }
 
 impl Obstacle {
-    /// What `check` calls it.
-    pub fn rule(&self) -> &'static str {
-        match self {
-            Obstacle::ContainerName(_) => "container-name",
-            Obstacle::FixedPort(_) => "fixed-host-port",
-            Obstacle::NetworkMode(_) => "network-mode",
-        }
-    }
-
     /// What is wrong and its fix, for one service.
     pub fn explain(&self, service: &str) -> (String, String) {
         match self {

@@ -41,20 +41,25 @@ pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
 }
 
 fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
+    let rule = match obstacle {
+        Obstacle::ContainerName(_) => &"container-name",
+        Obstacle::FixedPort(_) => &"fixed-host-port",
+        Obstacle::NetworkMode(_) => &"network-mode",
+    };
     let (message, hint) = obstacle.explain(service);
-    Fault::usage(message).hint(hint).rule(obstacle.rule())
+    Fault::usage(message).hint(hint).rule(rule)
 }
 
 fn none_wanted(name: &str) -> Fault {
     Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
         .hint("set it to 1 or more; `docker compose stop` stops a service")
-        .rule("no-instances")
+        .rule(&"no-instances")
 }
 
 fn unknown_kind(service: &Service) -> Option<Fault> {
     let known = |kind: &&str| *kind == "none" || proxy::KINDS.contains(kind);
     let kind = service.settings.proxy.kind.as_deref().filter(|kind| !known(kind))?;
-    Some(proxy::unknown_kind(kind).rule("unknown-proxy-kind"))
+    Some(proxy::unknown_kind(kind).rule(&"unknown-proxy-kind"))
 }
 
 /// Both sides of a pair are replaced one after the other in service, so a side's container name is in its own way.
@@ -129,7 +134,7 @@ pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     let down = |what: String, start: String| {
         Err(Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
             .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`"))
-            .rule("proxy-down"))
+            .rule(&"proxy-down"))
     };
     // What a proxy that is down routes to is in its configuration, which cannot be read now.
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
@@ -199,6 +204,6 @@ impl From<Unplannable> for Fault {
     fn from(unplannable: Unplannable) -> Self {
         Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason))
             .hint(unplannable.fix)
-            .rule("stop-first-alone")
+            .rule(&"stop-first-alone")
     }
 }

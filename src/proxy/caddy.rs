@@ -93,8 +93,30 @@ impl Caddy {
     fn check_file(&self) -> Result<Vec<Loss>, Fault> {
         match lines(&self.known.file).any(|l| l.split_whitespace().eq(["admin", "off"])) {
             true => Err(self.unreachable()),
-            false => Ok(Vec::new()),
+            false => Ok(self.keeps_addresses(self.refresh_in_file()).into_iter().collect()),
         }
+    }
+
+    /// The longest that it keeps the addresses of a `dynamic a` (or `srv`), a minute where it does not say; of whatever
+    /// service that is.
+    fn refresh_in_file(&self) -> Option<Duration> {
+        let starts = |word| move |l: &&str| l.split_whitespace().next() == Some(word);
+        let dynamic = lines(&self.known.file).filter(starts("dynamic")).count();
+        let said: Vec<Duration> = lines(&self.known.file)
+            .filter(starts("refresh"))
+            .filter_map(|l| humantime::parse_duration(l.split_whitespace().nth(1)?).ok())
+            .collect();
+        let unsaid = (dynamic > said.len()).then_some(Duration::from_secs(60));
+        said.into_iter().chain(unsaid).max().filter(|_| dynamic > 0)
+    }
+
+    fn keeps_addresses(&self, refresh: Option<Duration>) -> Option<Loss> {
+        let refresh = humantime::format_duration(refresh.filter(|r| *r > SHORT_REFRESH)?);
+        let says = format!(
+            "{}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start",
+            self.name()
+        );
+        Some(Loss::note("caddy-refresh", says, "with `refresh 1s` it does not wait"))
     }
 
     /// Whether what routes to these tries another instance where one cannot be reached.
@@ -128,7 +150,7 @@ impl Caddy {
             ),
         };
         let said = Done { stderr: self.known.said.clone(), ..Done::default() };
-        self.silent(&said).hint(hint).rule("caddy-no-admin")
+        self.silent(&said).hint(hint).rule(&"caddy-no-admin")
     }
 
     fn silent(&self, answer: &Done) -> Fault {
@@ -170,7 +192,7 @@ impl Caddy {
                     ),
                     format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
                 )
-                .rule("caddy-one-instance"));
+                .rule(&"caddy-one-instance"));
         }
         match ours.iter().find(|u| u.port.is_none()) {
             Some(unknown) => Err(self
@@ -178,7 +200,7 @@ impl Caddy {
                     format!("it does not say at which port `{}` is", unknown.host),
                     format!("write the port out, or use `dynamic a` where it is `dynamic srv`; {WITHOUT}"),
                 )
-                .rule("caddy-no-port")),
+                .rule(&"caddy-no-port")),
             None => Ok(()),
         }
     }
@@ -194,7 +216,7 @@ impl Caddy {
                     format!("one `reverse_proxy` routes to `{service}` and to `{other}`, which cannot be switched one by one"),
                     format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
                 )
-                .rule("caddy-shared-route"));
+                .rule(&"caddy-shared-route"));
             }
         }
         Ok(())
@@ -218,7 +240,7 @@ impl Caddy {
                             other.service
                         ),
                     )
-                    .rule("caddy-one-side"));
+                    .rule(&"caddy-one-side"));
             }
         }
         Ok(())
@@ -240,11 +262,7 @@ impl Caddy {
                 "with the label `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile";
             Loss::grave("caddy-by-labels", says, fix)
         });
-        let waits = self.refresh(backends).filter(|r| *r > SHORT_REFRESH).map(|refresh| {
-            let refresh = humantime::format_duration(refresh);
-            let says = format!("{name}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start");
-            Loss::note("caddy-refresh", says, "with `refresh 1s` it does not wait")
-        });
+        let waits = self.keeps_addresses(self.refresh(backends));
         by_labels.into_iter().chain(waits).collect()
     }
 }

@@ -103,7 +103,7 @@ impl Dockercloud {
             "give it the environment `{ADDITIONAL}: {project}:{service}`; on Docker Engine 29 or later the engine also \
              needs `DOCKER_MIN_API_VERSION=1.24`"
         );
-        self.refused(&why, fix).rule("dockercloud-links")
+        self.refused(&why, fix).rule(&"dockercloud-links")
     }
 }
 

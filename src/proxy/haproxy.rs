@@ -16,7 +16,7 @@ use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::{Fault, Loss};
+use crate::fault::{Fault, Loss, Rule};
 use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
 use fixed::is_added;
@@ -143,10 +143,10 @@ impl Haproxy {
 
     fn silent(&self, answer: &Done) -> Fault {
         let why = "its `stats socket` does not answer";
-        self.refused("haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
+        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
     }
 
-    fn refused(&self, rule: &'static str, why: String, hint: &str) -> Fault {
+    fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
         Fault::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
     }
 
@@ -226,11 +226,11 @@ impl Proxy for Haproxy {
         let all = &self.config.sockets;
         if all.is_empty() {
             let why = "it has no `stats socket`, so it cannot be told anything";
-            return Err(self.refused("haproxy-socket", why.into(), SOCKET_FIX));
+            return Err(self.refused(&"haproxy-socket", why.into(), SOCKET_FIX));
         }
         if all.iter().all(|(_, level)| level != "admin") {
             let why = "its `stats socket` is not `level admin`";
-            return Err(self.refused("haproxy-socket-level", why.into(), SOCKET_FIX));
+            return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
         }
         Ok(self.never_asks_dns(backends))
     }
@@ -262,7 +262,7 @@ impl Proxy for Haproxy {
                     "backend `{}` has {slots} slots for `{}`, and {present} running and {} new instances need {needed}",
                     template.backend, template.host, wish.starting
                 );
-                return Err(self.refused("haproxy-room", why, ROOM_FIX));
+                return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
             }
         }
         fixed::check_lines(self, wish)?;
@@ -282,7 +282,7 @@ impl Proxy for Haproxy {
                 let why = format!(
                     "backend `{backend}` has {free} free slots for `{host}`, and {starting} instances are to start"
                 );
-                return Err(self.refused("haproxy-room", why, ROOM_FIX));
+                return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
             }
         }
         Ok(Vec::new())

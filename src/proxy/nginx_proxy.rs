@@ -148,7 +148,7 @@ impl NginxProxy {
              around the body of its `range $container` that holds the `server` line; \
              `--proxy-kind none` deploys without gate and drain"
         ))
-        .rule("nginx-template")
+        .rule(&"nginx-template")
     }
 
     /// Every reload of its own goes on cutting clients that keep their connection.

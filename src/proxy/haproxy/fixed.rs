@@ -40,7 +40,7 @@ pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault>
         Some(version) if fixed && version < (2, 6) => {
             let (major, minor) = version;
             let why = format!("{major}.{minor} cannot add a server beside a fixed `server` line, 2.6 can");
-            Err(haproxy.refused("haproxy-too-old", why, TEMPLATE_FIX))
+            Err(haproxy.refused(&"haproxy-too-old", why, TEMPLATE_FIX))
         }
         _ => Ok(()),
     }
@@ -62,7 +62,7 @@ pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
             let why = format!(
                 "backend `{backend}` has {own} `server` lines for `{service}`, and {starting} instances are to start"
             );
-            return Err(haproxy.refused("haproxy-room", why, TEMPLATE_FIX));
+            return Err(haproxy.refused(&"haproxy-room", why, TEMPLATE_FIX));
         }
     }
     Ok(())

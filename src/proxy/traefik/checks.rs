@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::answer::Answer;
 use super::labels::{self, Http, default_rule};
 use super::{Backend, Done, Endpoint, Fault, Loss, Traefik};
+use crate::fault::Rule;
 
 pub const FILES: &str = "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
 const IDLE: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
@@ -15,7 +16,7 @@ const SHORT: Duration = Duration::from_secs(5);
 const OTHERWISE: &str = "`--proxy-kind none` deploys without gate and drain";
 
 impl Traefik {
-    pub(super) fn refused(&self, rule: &'static str, why: String, hint: &str) -> Fault {
+    pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
         Fault::unchanged(format!("{}: {why}", self.called())).hint(hint).rule(rule)
     }
 
@@ -25,7 +26,7 @@ impl Traefik {
         if let Some(label) = labels::beyond_http(&backend.labels) {
             let why =
                 format!("`{service}` has the label `traefik.{label}`: TCP and UDP routes cannot be switched");
-            return Err(self.refused("traefik-tcp", why, OTHERWISE));
+            return Err(self.refused(&"traefik-tcp", why, OTHERWISE));
         }
         if self.takes(backend).is_none() {
             let why = format!(
@@ -33,7 +34,7 @@ impl Traefik {
                 self.settings.constraints()
             );
             let fix = "use `Label` instead of `LabelRegex` in it, or `--proxy-kind none`";
-            return Err(self.refused("traefik-constraints", why, fix));
+            return Err(self.refused(&"traefik-constraints", why, fix));
         }
         self.check_routes(backend)
     }
@@ -48,14 +49,14 @@ impl Traefik {
                 "a router of `{service}` has no rule, and `providers.docker.defaultRule` (`{template}`) cannot be evaluated"
             );
             return Err(self.refused(
-                "traefik-no-rule",
+                &"traefik-no-rule",
                 why,
                 "give it the label `traefik.http.routers.NAME.rule`",
             ));
         }
         match http.servers().find(|(_, server)| labels::text(server, "url").is_some()) {
             Some((name, _)) => Err(self.refused(
-                "traefik-server-url",
+                &"traefik-server-url",
                 format!("the label `traefik.http.services.{name}.loadbalancer.server.url` is one address for all instances"),
                 "use `loadbalancer.server.port`, and `loadbalancer.server.scheme` for HTTPS",
             )),
@@ -67,14 +68,14 @@ impl Traefik {
     pub(super) fn check_door(&self) -> Result<Vec<Loss>, Fault> {
         if self.door.is_none() {
             return Err(self.refused(
-                "traefik-no-door",
+                &"traefik-no-door",
                 "all its entry points have middlewares or redirections, so it cannot be asked what is in force".into(),
                 "add an entry point of its own, `--entryPoints.zd.address=127.0.0.1:8899`, or `--api.insecure=true`",
             ));
         }
         if self.tool.is_none() {
             return Err(self.refused(
-                "traefik-no-tool",
+                &"traefik-no-tool",
                 "there is neither wget, curl, nc nor bash in it to ask it with".into(),
                 &format!("use the official image; {OTHERWISE}"),
             ));
@@ -96,7 +97,7 @@ impl Traefik {
     pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
         if self.api.is_none() || self.tool.is_none() {
             return Err(self.refused(
-                "traefik-no-files",
+                &"traefik-no-files",
                 "it watches no directory of routes, and its API cannot be asked: it cannot be told, nor seen, where \
                  requests go"
                     .into(),
@@ -123,7 +124,7 @@ impl Traefik {
                 );
                 let hint =
                     format!("start it with `{FILES}` and a volume there; or give the router another name");
-                return Err(self.refused("traefik-labels", why, &hint));
+                return Err(self.refused(&"traefik-labels", why, &hint));
             }
         }
         Ok(())
@@ -133,11 +134,13 @@ impl Traefik {
     pub(super) fn check_directory(&self, directory: &str, answer: &Done) -> Result<(), Fault> {
         if !answer.ok() {
             let why = format!("its directory of routes, {directory}, is not there");
-            return Err(self.refused("traefik-directory", why, "give it a volume there").seen(answer.said()));
+            return Err(self
+                .refused(&"traefik-directory", why, "give it a volume there")
+                .seen(answer.said()));
         }
         match answer.stdout.contains("@readonly") {
             true => Err(self.refused(
-                "traefik-directory",
+                &"traefik-directory",
                 format!("its directory of routes, {directory}, cannot be written to"),
                 "mount it without `:ro`: compose-zd adds a file while it deploys",
             )),
@@ -158,7 +161,7 @@ impl Traefik {
         let stranger = answer.stranger(&routers).filter(|_| self.steers_by_file() && answer.file.is_none());
         match answer.references.iter().find(refers).map(String::as_str).or(stranger) {
             Some(router) => Err(self.refused(
-                "traefik-foreign-router",
+                &"traefik-foreign-router",
                 format!("a router that is not of its labels routes to `{}`: {router}", endpoints[0].service),
                 &format!(
                     "it cannot be switched: say it by labels of `{}`; {OTHERWISE}",
@@ -174,7 +177,7 @@ impl Traefik {
         match self.settings.watches_docker() {
             true => Ok(()),
             false => Err(self.refused(
-                "traefik-watch",
+                &"traefik-watch",
                 "its docker provider does not watch (`providers.docker.watch`): it never sees a new instance"
                     .into(),
                 "leave `providers.docker.watch` as it is by default",
