@@ -37,6 +37,7 @@ Examples:
 const START: &str = "\
 Start here:
   compose-zd init      a project without a proxy gets one, and a Makefile and a hook for `git push`
+  compose-zd check     what a deploy would lose, and the fix
   compose-zd deploy    the next version of every service that a proxy routes to
   compose-zd rollback  the release before
 
@@ -86,6 +87,20 @@ const MAN: &str = "\
 Examples:
   compose-zd man | man -l -
   compose-zd man --dir /usr/local/share/man/man1";
+
+const CHECK: &str = "\
+Examples:
+  compose-zd check                       the project and its proxy, by the file and by what runs
+  compose-zd check app worker            only these; a service that a deploy leaves alone, too
+  compose-zd check --quiet               only what would be lost (for CI)
+  compose-zd check --output json         one document: the schema is in the README
+
+Nothing is changed.
+
+Exit codes:
+  0  nothing would be lost
+  1  something would be lost, or a deploy would be refused
+  2  wrong usage or configuration";
 
 /// Replaces running Docker Compose services by their next version without losing a request.
 #[derive(Parser, Debug)]
@@ -152,6 +167,9 @@ pub enum Command {
     Status(StatusArgs),
     /// List the releases, and which one a rollback goes to
     History(HistoryArgs),
+    /// Tell what a deploy would lose, service by service, with the fix; before the first deploy too
+    #[command(after_help = CHECK)]
+    Check(CheckArgs),
     /// Print the JSON Schema of what `--output json` prints
     Schema,
     /// Add what is missing for deploys without a loss: a proxy, a Makefile, a hook for `git push`
@@ -231,6 +249,25 @@ pub struct HistoryArgs {
     /// Print the picture of a release's rollout, one HTML page, to stdout
     #[arg(long, value_name = "RELEASE")]
     pub timeline: Option<u32>,
+    /// text, or json: one document
+    #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
+    pub output: Output,
+    /// Folder for releases [default: .compose-zd beside the compose file]
+    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
+    pub engine: Option<String>,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct CheckArgs {
+    /// Services or pairs to judge; without a name all that a deploy may be about
+    #[arg(value_name = "SERVICE")]
+    pub services: Vec<String>,
+    /// Print only what would be lost
+    #[arg(short, long)]
+    pub quiet: bool,
     /// text, or json: one document
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: Output,

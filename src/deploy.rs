@@ -3,6 +3,7 @@
 
 mod adopt;
 mod asked;
+mod check;
 mod checks;
 mod definition;
 mod failure;
@@ -35,6 +36,7 @@ use crate::report::Report;
 use crate::wait::Stop;
 use crate::witness::Witness;
 use asked::Target;
+pub use check::check;
 use definition::Definition;
 pub use history::history;
 pub use init::init;

@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod engine;
+pub mod facts;
 pub mod inspect;
 pub mod swarm;
 

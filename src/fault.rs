@@ -36,6 +36,9 @@ impl Exit {
     }
 }
 
+/// The name of a rule, by a thin pointer: a fault is returned from everywhere, and has to be small.
+pub type Rule = &'static &'static str;
+
 /// An error that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -44,11 +47,13 @@ pub struct Fault {
     /// What was seen, a line each: answers, log lines, stderr of a command.
     pub details: Vec<String>,
     pub hint: Option<String>,
+    /// The stable name of the rule that is broken, where `check` has one for it.
+    pub rule: Option<Rule>,
 }
 
 impl Fault {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Fault { exit, message: message.into(), details: Vec::new(), hint: None }
+        Fault { exit, message: message.into(), details: Vec::new(), hint: None, rule: None }
     }
 
     /// A failure before anything was changed.
@@ -68,6 +73,11 @@ impl Fault {
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn rule(mut self, rule: Rule) -> Self {
+        self.rule = Some(rule);
         self
     }
 
@@ -96,6 +106,37 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// What goes on all the same, and loses something or is worth a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// The stable name of the rule that is broken.
+    pub rule: &'static str,
+    /// Requests are lost, and not only time.
+    pub grave: bool,
+    pub says: String,
+    pub fix: String,
+}
+
+impl Loss {
+    pub fn grave(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Loss {
+        Loss { rule, grave: true, says: says.into(), fix: fix.into() }
+    }
+
+    pub fn note(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Loss {
+        Loss { grave: false, ..Loss::grave(rule, says, fix) }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.says)?;
+        match self.fix.as_str() {
+            "" => Ok(()),
+            fix => write!(f, "; {fix}"),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

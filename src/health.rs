@@ -89,7 +89,8 @@ pub fn choose(
         ))
         .hint(format!(
             "set `services.{service}.x-zd.health.port` (or `--health-port`), `expose` one port, or give it a `healthcheck`"
-        ))),
+        ))
+        .rule(&"no-readiness")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod cli;
 mod deploy;
 mod docker;
@@ -32,7 +33,7 @@ mod fuzz;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cli::{Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
+use cli::{CheckArgs, Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
 use fault::Fault;
 use report::entry::SCHEMA_TEXT;
 use report::{Detail, Report, Settings};
@@ -73,6 +74,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop()?),
         Command::Status(args) => deploy::status(&cli.compose, args, report, &stop()?),
         Command::History(args) => deploy::history(&cli.compose, args, report),
+        Command::Check(args) => deploy::check(&cli.compose, args, report),
         Command::Init(args) => deploy::init(&cli.compose, args, report),
         Command::Man { dir: Some(dir) } => manual::write_pages(dir),
         Command::Man { dir: None } => manual::page().map(|page| report.page(&page)),
@@ -96,6 +98,10 @@ fn settings(command: &Command) -> Settings {
         Command::Recover(args) => &args.rollout,
         Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
             return Settings { json: *output == Output::Json, ..Settings::default() };
+        }
+        Command::Check(CheckArgs { output, quiet, .. }) => {
+            let detail = if *quiet { Detail::Quiet } else { Detail::Normal };
+            return Settings { detail, json: *output == Output::Json, ..Settings::default() };
         }
         _ => return Settings::default(),
     };

@@ -2,6 +2,7 @@
 
 mod compose;
 mod pairs;
+mod process;
 mod settings;
 mod snapshot;
 mod update;
@@ -14,6 +15,7 @@ use serde_yaml::Value;
 
 use compose::{RawProject, RawService};
 pub use pairs::Pair;
+pub use process::Process;
 pub use settings::{Codes, HttpHealth, Pace, Settings, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy};
 use settings::{ZdOneShot, read_zd, undouble, wrong_setting};
 pub use snapshot::Snapshot;
@@ -128,6 +130,11 @@ pub struct Service {
     pub starts_by_compose: bool,
     /// Two of its instances would write to the same place.
     pub holds_volume: bool,
+    /// The paths in its containers that are such a place.
+    pub shared_paths: Vec<String>,
+    /// Services that it is linked to.
+    pub links: Vec<String>,
+    pub process: Process,
     pub update: Update,
     /// What the file itself says of it.
     pub update_asked: UpdateWish,
@@ -259,6 +266,9 @@ impl Service {
             pre_stop: raw.pre_stop.clone(),
             starts_by_compose: project.makes_at_start(raw),
             holds_volume: raw.holds_volume(),
+            shared_paths: raw.shared_paths(),
+            links: raw.links(),
+            process: raw.process(),
             rollback: Update::resolve_back(going_back.as_ref(), &context.flags.rollback, &forward),
             update: forward,
             update_asked: updating.unwrap_or_default(),

@@ -17,7 +17,7 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use entrance::Entrance;
 
 /// An instance as a proxy sees it.
@@ -160,6 +160,7 @@ pub struct Wish {
     pub tune: bool,
     /// How many instances start at a time.
     pub starting: usize,
+    pub project: String,
     /// The services it is about, with every name that Docker's DNS has for each.
     pub services: Vec<(String, Vec<String>)>,
     /// The names of what is replaced in the same run, with a rotation of its own.
@@ -171,6 +172,17 @@ impl Wish {
         self.services.iter().map(|(_, names)| names.as_slice())
     }
 }
+
+/// A file or a folder that a container is going to be given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Empty for a folder.
+    pub text: String,
+    pub read_only: bool,
+}
+
+/// Gets what a container that does not run yet is going to have at a path, as far as its project's file gives it.
+pub type Files<'a> = &'a dyn Fn(&str) -> Option<Given>;
 
 /// A step of giving the route back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -255,7 +267,25 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// What its configuration lacks, with the fix.
-    fn check(&self, _backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    fn check(&self, _backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// What is worth a word before anybody deploys, although a deploy does not need it.
+    fn advice(&self, _backends: &[Backend]) -> Vec<Loss> {
+        Vec::new()
+    }
+
+    /// As `learn`, for one that does not run yet; whether its configuration is among these files.
+    fn learn_files(&mut self, _files: Files) -> bool {
+        true
+    }
+
+    /// As `prepare`, for one that does not run yet and is going to have `present` instances behind it.
+    ///
+    /// # Errors
+    /// What will keep it from being prepared, with the fix.
+    fn foresee(&self, _files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
         Ok(Vec::new())
     }
 
@@ -273,6 +303,11 @@ pub trait Proxy: Send + Sync {
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault>;
+
+    /// What will be lost all the same once it is prepared; from the answers to `inspect`.
+    fn losses(&self, _answers: &[Done], _wish: &Wish) -> Vec<Loss> {
+        Vec::new()
+    }
 
     /// Whether its commands depend on what it does at that moment (`now`, the answer to `question`). Where they do not,
     /// `now` is empty, and a question is saved.

@@ -88,6 +88,13 @@ impl Report {
         self.0.start.elapsed()
     }
 
+    /// How wide the terminal is that results are printed on; none where it is no terminal.
+    pub fn width(&self) -> Option<usize> {
+        let terminal = console::Term::stdout();
+        let size = terminal.size_checked().filter(|_| terminal.features().is_attended());
+        size.map(|(_, columns)| usize::from(columns))
+    }
+
     /// Results are told as JSON.
     pub fn is_json(&self) -> bool {
         self.0.settings.json

@@ -20,45 +20,46 @@ use crate::report::{Report, Warning};
 /// The first obstacle, with its fix.
 pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     targets.iter().try_for_each(|target| {
-        file(project, target)?;
+        file(project, target).into_iter().next().map_or(Ok(()), Err)?;
         proxy_runs(project, target, proxies)
     })
 }
 
-/// Finds in the file what keeps a new instance from running beside the old one.
-///
-/// # Errors
-/// The first obstacle, with its fix.
-fn file(project: &Project, target: &Target) -> Result<(), Fault> {
-    for name in target.services() {
+/// Everything in the file that keeps a new instance from running beside the old one, or at all.
+pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
+    let is_pair = matches!(target, Target::Pair(_));
+    // The sides of a pair have names and ports of their own.
+    let own_to_a_side = |o: &Obstacle| matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_));
+    let of_one = |name: &str| {
         let service = &project.services[name];
-        // The sides of a pair have names and ports of their own.
-        let own_to_a_side = |o: &Obstacle| matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_));
-        let is_pair = matches!(target, Target::Pair(_));
-        let mut obstacles = service.obstacles().into_iter();
-        if let Some(obstacle) = obstacles.find(|o| !is_pair || !own_to_a_side(o)) {
-            let (message, hint) = obstacle.explain(name);
-            return Err(Fault::usage(message).hint(hint));
-        }
-        if service.replicas == Some(0) {
-            return Err(none_wanted(name));
-        }
-        known_kind(service)?;
-    }
-    Ok(())
+        let obstacles = service.obstacles().into_iter().filter(|o| !is_pair || !own_to_a_side(o));
+        let none = (service.replicas == Some(0)).then(|| none_wanted(name));
+        let found = obstacles.map(|o| obstructed(&o, name)).chain(none).chain(unknown_kind(service));
+        found.collect::<Vec<_>>()
+    };
+    target.services().into_iter().flat_map(of_one).collect()
+}
+
+fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
+    let rule = match obstacle {
+        Obstacle::ContainerName(_) => &"container-name",
+        Obstacle::FixedPort(_) => &"fixed-host-port",
+        Obstacle::NetworkMode(_) => &"network-mode",
+    };
+    let (message, hint) = obstacle.explain(service);
+    Fault::usage(message).hint(hint).rule(rule)
 }
 
 fn none_wanted(name: &str) -> Fault {
     Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
         .hint("set it to 1 or more; `docker compose stop` stops a service")
+        .rule(&"no-instances")
 }
 
-fn known_kind(service: &Service) -> Result<(), Fault> {
-    let known = |kind: &str| kind == "none" || proxy::KINDS.contains(&kind);
-    match service.settings.proxy.kind.as_deref() {
-        Some(kind) if !known(kind) => Err(proxy::unknown_kind(kind)),
-        _ => Ok(()),
-    }
+fn unknown_kind(service: &Service) -> Option<Fault> {
+    let known = |kind: &&str| *kind == "none" || proxy::KINDS.contains(kind);
+    let kind = service.settings.proxy.kind.as_deref().filter(|kind| !known(kind))?;
+    Some(proxy::unknown_kind(kind).rule(&"unknown-proxy-kind"))
 }
 
 /// Both sides of a pair are replaced one after the other in service, so a side's container name is in its own way.
@@ -70,8 +71,9 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
         let named = project.services[name].obstacles().into_iter();
         let mut named = named.filter(|o| matches!(o, Obstacle::ContainerName(_)));
         if let Some(obstacle) = named.next() {
-            let (message, hint) = obstacle.explain(name);
-            return Err(Fault::usage(message).hint(format!(
+            let fault = obstructed(&obstacle, name);
+            let hint = fault.hint.clone().unwrap_or_default();
+            return Err(fault.hint(format!(
                 "{hint}; or stop one side, which then takes over from the other at each deploy"
             )));
         }
@@ -82,21 +84,26 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
 /// Says where an image would be built with the state folder in it: its records hold resolved secrets.
 pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, report: Report) {
     for service in targets.iter().flat_map(Target::services).map(|s| &project.services[s]) {
-        let Some(context) = service.build_context.as_ref().map(Path::new) else {
-            continue;
-        };
-        let Ok(inside) = state_dir.strip_prefix(context) else {
-            continue;
-        };
-        let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
-        let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
-        if !ignores(&ignored, &inside.to_string_lossy()) && !first.is_some_and(|f| ignores(&ignored, &f)) {
+        if is_in_build_context(service, state_dir) {
             report.warn(&Warning::InBuildContext {
                 service: service.name.clone(),
                 folder: state_dir.display().to_string(),
             });
         }
     }
+}
+
+/// Whether a service's image is built with the state folder in it.
+pub fn is_in_build_context(service: &Service, state_dir: &Path) -> bool {
+    let Some(context) = service.build_context.as_ref().map(Path::new) else {
+        return false;
+    };
+    let Ok(inside) = state_dir.strip_prefix(context) else {
+        return false;
+    };
+    let ignored = std::fs::read_to_string(context.join(".dockerignore")).unwrap_or_default();
+    let first = inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
+    !ignores(&ignored, &inside.to_string_lossy()) && !first.is_some_and(|f| ignores(&ignored, &f))
 }
 
 /// Whether a `.dockerignore` names a path, in one of the ways people write it.
@@ -111,7 +118,7 @@ fn ignores(text: &str, path: &str) -> bool {
 ///
 /// # Errors
 /// The proxy that is down, with the command that starts it.
-fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     if services.iter().any(overridden) {
@@ -126,7 +133,8 @@ fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) ->
     }
     let down = |what: String, start: String| {
         Err(Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
-            .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`")))
+            .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`"))
+            .rule(&"proxy-down"))
     };
     // What a proxy that is down routes to is in its configuration, which cannot be read now.
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
@@ -194,6 +202,8 @@ fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Fault> {
 
 impl From<Unplannable> for Fault {
     fn from(unplannable: Unplannable) -> Self {
-        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason)).hint(unplannable.fix)
+        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason))
+            .hint(unplannable.fix)
+            .rule(&"stop-first-alone")
     }
 }

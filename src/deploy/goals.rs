@@ -37,6 +37,13 @@ pub fn pace(service: &Service, update: &Update, proxied: bool, only_runs: bool) 
     }
 }
 
+/// A fixed host port is free only once the old instance has stopped.
+pub fn stop_first_where_needed(service: &Service, goal: &mut Goal) {
+    if !service.fixed_ports.is_empty() {
+        goal.pace.order = Order::StopFirst;
+    }
+}
+
 impl Run<'_> {
     /// How a service is replaced: by its `update_config`, or its `rollback_config` where a release is put back.
     pub fn policy<'s>(&self, service: &'s Service) -> &'s Update {
@@ -71,16 +78,9 @@ impl Run<'_> {
         let serves = |s: &&str| observed.of(s).any(Instance::serves);
         if sides.iter().all(serves) {
             checks::active_sides(self.project(), target)?;
-            goals.iter_mut().for_each(|g| self.stop_first_where_needed(g));
+            goals.iter_mut().for_each(|g| stop_first_where_needed(&self.project().services[&g.service], g));
         }
         Ok(Strategy::Pair(goals))
-    }
-
-    /// A fixed host port is free only once the old instance has stopped.
-    fn stop_first_where_needed(&self, goal: &mut Goal) {
-        if !self.project().services[&goal.service].fixed_ports.is_empty() {
-            goal.pace.order = Order::StopFirst;
-        }
     }
 
     /// `--scale`, else the file, else as many as run (for the idle side of a pair: of the other one), else one.

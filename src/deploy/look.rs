@@ -66,7 +66,7 @@ impl<'a> Run<'a> {
         let backends = viewer.backends(containers);
         let mut warnings = Vec::new();
         for proxy in &viewer.proxies {
-            warnings.extend(proxy.check(&backends)?.into_iter().map(Warning::Loss));
+            warnings.extend(proxy.check(&backends)?.iter().map(|loss| Warning::Loss(loss.to_string())));
         }
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
@@ -110,6 +110,7 @@ impl<'a> Run<'a> {
         let others = all.iter().filter(|p| p.name() != part.name());
         let wish = Wish {
             tune: first.settings.proxy.tune.unwrap_or(true),
+            project: self.project().name.clone(),
             starting: part.plan.starting(),
             services: names(part),
             beside: others.flat_map(names).flat_map(|(_, names)| names).collect(),
@@ -117,6 +118,8 @@ impl<'a> Run<'a> {
         for proxy in &viewer.proxies {
             let answers =
                 proxy.inspect().iter().map(|q| self.docker().exec(q)).collect::<Result<Vec<_>>>()?;
+            let losses = proxy.losses(&answers, &wish);
+            losses.iter().for_each(|loss| self.report.warn(&Warning::Loss(loss.to_string())));
             for preparation in proxy.prepare(&answers, &wish)? {
                 let told = !preparation.note.is_empty();
                 if self.rollout.dry_run {

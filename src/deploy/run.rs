@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
             return Err(error);
         }
         let ended = self.stages(parts);
-        let done = ended.map_err(|(at, stopped)| self.failed(parts, at, stopped));
+        let done = ended.map_err(|(at, stopped)| self.failed(parts, at, *stopped));
         let took = self.report.elapsed().saturating_sub(started);
         let witness = self.dismiss_witness();
         let cut = parts.iter().map(Part::cut).sum();
@@ -211,10 +211,10 @@ impl<'a> Run<'a> {
 
     /// All bring up before the first switches, or one after the other; what served before goes only once all have
     /// switched. Tells which one ended it.
-    fn stages(&self, parts: &mut [Part]) -> Result<(), (usize, Stopped)> {
+    fn stages(&self, parts: &mut [Part]) -> Result<(), (usize, Box<Stopped>)> {
         let each = |parts: &mut [Part], stages: &[Stage]| {
             for (n, part) in parts.iter_mut().enumerate() {
-                stages.iter().try_for_each(|s| part.run(*s)).map_err(|stopped| (n, stopped))?;
+                stages.iter().try_for_each(|s| part.run(*s)).map_err(|stopped| (n, Box::new(stopped)))?;
             }
             Ok(())
         };
@@ -227,10 +227,10 @@ impl<'a> Run<'a> {
         }
         self.run_shots("after", &self.shots.after).map_err(|error| {
             let fault = Fault::from_error(error);
-            (0, Stopped { serves: false, failed: Vec::new(), fault })
+            (0, Box::new(Stopped { serves: false, failed: Vec::new(), fault }))
         })?;
         for (n, part) in parts.iter_mut().enumerate() {
-            part.hear_witness().map_err(|stopped| (n, stopped))?;
+            part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
         each(parts, &[Stage::Clean])
     }

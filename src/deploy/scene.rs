@@ -69,7 +69,7 @@ impl Wanted {
     }
 
     /// What a new instance will look like to a probe and to a proxy, before there is one.
-    fn preview(&self, project: &str, service: &Service) -> Container {
+    pub fn preview(&self, project: &str, service: &Service) -> Container {
         let image = self.images.get(&service.name).cloned().unwrap_or_default();
         let mut environment = image.config.env;
         environment.extend(service.environment.iter().map(|(k, v)| format!("{k}={v}")));
@@ -326,10 +326,12 @@ fn named(
             "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"
         ))
         .hint("`docker ps` lists those that run")
+        .rule(&"proxy-missing")
     })?;
     if !container.is_running() {
         return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
             .hint(format!("start it with `{}`", super::checks::start_command(container)))
+            .rule(&"proxy-down")
             .into());
     }
     if let Some(kind) = kind {
@@ -338,6 +340,7 @@ fn named(
     all.iter().find(|p| p.container().id == container.id).cloned().ok_or_else(|| {
         Fault::usage(format!("`{name}` is no proxy that can be recognised"))
             .hint("say what it is with `x-zd.proxy.kind` (or `--proxy-kind`)")
+            .rule(&"unknown-proxy-kind")
             .into()
     })
 }

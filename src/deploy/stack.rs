@@ -16,8 +16,9 @@ use super::definition::Definition;
 use super::ledger::{Course, Entry, Ledger};
 use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::docker::Docker;
+use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Fault, Loss};
 use crate::model::{Engine, Project};
 use crate::release::{Kind, Placed};
 use crate::report::{Event, Report, Warning};
@@ -182,6 +183,43 @@ pub fn unrecorded(
     }
 }
 
+/// What each service of a stack will lose when it is replaced; `project` is the text of the whole, also where only some of
+/// its services are deployed, and `image` gets a local image.
+///
+/// # Errors
+/// No engine.
+pub fn losses(
+    name: &str,
+    project: &str,
+    file: &StackFile,
+    image: &dyn Fn(&str) -> Result<Option<Image>>,
+) -> Result<Vec<(String, Loss)>> {
+    let fronts = fronts(project)?;
+    let stack: Value = serde_json::from_str(&file.text)?;
+    let mut all = Vec::new();
+    for (service, part) in stack["services"].as_object().into_iter().flatten() {
+        let before: Vec<&Front> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
+        let others = before.iter().filter(|f| f.service != *service);
+        let lost: Vec<Loss> = others.flat_map(|front| front.risks(service)).collect();
+        let image = image(part["image"].as_str().unwrap_or_default())?;
+        let facts = Facts {
+            image_checks: image.is_some_and(|i| i.has_healthcheck()),
+            is_reached: !before.is_empty(),
+            is_front: fronts.iter().any(|f| f.service == *service),
+        };
+        let own = risks::of_service(service, part, facts);
+        all.extend(own.into_iter().chain(lost).map(|loss| (service.clone(), loss)));
+    }
+    Ok(all)
+}
+
+fn fronts(project: &str) -> Result<Vec<Front>> {
+    let project: Value = serde_json::from_str(project)?;
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let services = project["services"].as_object().into_iter().flatten();
+    Ok(services.filter_map(|(name, service)| Front::of(name, service, &project, &read)).collect())
+}
+
 /// One run on Swarm.
 struct Swarm<'a> {
     definition: &'a Definition,
@@ -246,29 +284,11 @@ impl Swarm<'_> {
         for note in &file.notes {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
-        let fronts = self.fronts()?;
-        let stack: Value = serde_json::from_str(&file.text)?;
-        for (name, service) in stack["services"].as_object().into_iter().flatten() {
-            let before =
-                fronts.iter().filter(|f| f.reaches(self.name(), name, service) && f.service != *name);
-            let lost: Vec<String> = before.flat_map(|front| front.risks(name)).collect();
-            let image = self.docker().image(service["image"].as_str().unwrap_or_default())?;
-            let image_checks = image.is_some_and(|i| i.has_healthcheck());
-            let is_reached = fronts.iter().any(|f| f.reaches(self.name(), name, service));
-            let facts = Facts { image_checks, is_reached };
-            for risk in risks::of_service(name, service, facts).into_iter().chain(lost) {
-                self.report.warn(&Warning::Loss(risk));
-            }
+        let image = |reference: &str| self.docker().image(reference);
+        for (_, loss) in losses(self.name(), &self.definition.snapshot.text(), file, &image)? {
+            self.report.warn(&Warning::Loss(loss.to_string()));
         }
         Ok(())
-    }
-
-    /// The proxies of the whole project, also where only some of its services are deployed.
-    fn fronts(&self) -> Result<Vec<Front>> {
-        let project: Value = serde_json::from_str(&self.definition.snapshot.text())?;
-        let read = |path: &str| std::fs::read_to_string(path).ok();
-        let services = project["services"].as_object().into_iter().flatten();
-        Ok(services.filter_map(|(name, service)| Front::of(name, service, &project, &read)).collect())
     }
 
     fn tell_plan(&self, file: &StackFile) {

@@ -65,6 +65,9 @@ pub struct State {
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
     pub error: String,
+    /// Of its first process, on the engine's own machine; 0 while it does not run.
+    #[serde(deserialize_with = "in_range")]
+    pub pid: u32,
     pub health: Option<Health>,
     /// RFC 3339.
     pub started_at: String,
@@ -87,6 +90,13 @@ pub struct Config {
     #[serde(deserialize_with = "or_default")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     pub healthcheck: Option<Healthcheck>,
+    #[serde(deserialize_with = "or_default")]
+    pub entrypoint: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub cmd: Vec<String>,
+    /// As `SIGTERM` or a number; SIGTERM where it is empty.
+    #[serde(deserialize_with = "or_default")]
+    pub stop_signal: String,
     /// The paths that get an anonymous volume where nothing else is mounted.
     #[serde(deserialize_with = "or_default")]
     pub volumes: BTreeMap<String, serde_json::Value>,
@@ -165,6 +175,20 @@ impl Container {
         let networks = networks.iter().map(|n| (n.clone(), Network::default()));
         let network_settings = NetworkSettings { networks: networks.collect(), ..Default::default() };
         Container { config, network_settings, ..Container::default() }
+    }
+
+    /// One that does not exist yet, as it is going to be called.
+    pub fn named(mut self, name: &str) -> Container {
+        self.raw_name = format!("/{name}");
+        self
+    }
+
+    /// One that does not exist yet, linked to these containers.
+    pub fn linked(mut self, links: &[String]) -> Container {
+        for network in self.network_settings.networks.values_mut() {
+            network.links = links.iter().map(|name| format!("{name}:{name}")).collect();
+        }
+        self
     }
 
     pub fn name(&self) -> &str {

@@ -8,7 +8,7 @@ use serde_yaml::Value;
 
 use super::settings::{Wrong, undouble};
 use super::update::RawUpdate;
-use super::{Completes, Hook};
+use super::{Completes, Hook, Process};
 
 #[derive(Deserialize)]
 #[serde(expecting = "a map of keys")]
@@ -52,6 +52,15 @@ pub struct RawService {
     secrets: Vec<RawGrant>,
     configs: Vec<RawGrant>,
     volumes: Vec<RawMount>,
+    links: Vec<String>,
+    entrypoint: Option<Vec<String>>,
+    command: Option<Vec<String>>,
+    init: Option<bool>,
+    stop_signal: Option<String>,
+    stop_grace_period: Option<String>,
+    restart: Option<String>,
+    mem_limit: Option<Value>,
+    mem_reservation: Option<Value>,
     pub deploy: RawDeploy,
     #[serde(rename = "x-zd")]
     pub zd: Option<Value>,
@@ -93,6 +102,8 @@ pub struct RawMount {
     kind: String,
     source: Option<String>,
     #[serde(default)]
+    target: String,
+    #[serde(default)]
     read_only: bool,
 }
 
@@ -102,6 +113,28 @@ pub struct RawDeploy {
     pub replicas: Option<u32>,
     pub update_config: Option<RawUpdate>,
     pub rollback_config: Option<RawUpdate>,
+    restart_policy: Option<RawRestart>,
+    #[serde(default)]
+    resources: RawResources,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, expecting = "a map of keys")]
+struct RawRestart {
+    condition: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, expecting = "a map of keys")]
+struct RawResources {
+    limits: RawMemory,
+    reservations: RawMemory,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, expecting = "a map of keys")]
+struct RawMemory {
+    memory: Option<Value>,
 }
 
 /// Reads what `docker compose config` printed. It holds secrets, so a message names a key and shows no value.
@@ -233,9 +266,45 @@ impl RawService {
 
     /// Whether two of its instances would write to the same place: a volume or a folder of the host. A socket is none.
     pub fn holds_volume(&self) -> bool {
+        self.shared().next().is_some()
+    }
+
+    /// The paths of those in its containers. An anonymous volume is one container's own.
+    pub fn shared_paths(&self) -> Vec<String> {
+        self.shared().filter(|m| m.source.is_some()).map(|m| m.target.clone()).collect()
+    }
+
+    fn shared(&self) -> impl Iterator<Item = &RawMount> {
         let is_socket = |m: &RawMount| m.source.as_ref().is_some_and(|s| s.ends_with(".sock"));
         let is_shared = |m: &&RawMount| ["volume", "bind"].contains(&m.kind.as_str()) && !m.read_only;
-        self.volumes.iter().filter(is_shared).any(|m| !is_socket(m))
+        self.volumes.iter().filter(is_shared).filter(move |m| !is_socket(m))
+    }
+
+    /// `db:database` is a link to `db`.
+    pub fn links(&self) -> Vec<String> {
+        let service = |link: &String| link.split(':').next().unwrap_or_default().to_string();
+        self.links.iter().map(service).collect()
+    }
+
+    /// What its first process is, and how it ends.
+    pub fn process(&self) -> Process {
+        let words = |words: &Option<Vec<String>>| {
+            words.as_ref().map(|all| all.iter().map(|w| undouble(w)).collect::<Vec<_>>())
+        };
+        let bytes = |value: &Option<Value>| value.as_ref().and_then(|v| text(v).parse().ok());
+        let resources = &self.deploy.resources;
+        let own_restart = self.restart.clone().filter(|r| !r.is_empty());
+        let condition = self.deploy.restart_policy.as_ref().and_then(|p| p.condition.clone());
+        Process {
+            entrypoint: words(&self.entrypoint),
+            command: words(&self.command),
+            init: self.init == Some(true),
+            stop_signal: self.stop_signal.clone(),
+            grace: self.stop_grace_period.as_deref().and_then(|g| humantime::parse_duration(g).ok()),
+            restart: own_restart.or(condition),
+            memory_limit: bytes(&resources.limits.memory).or(bytes(&self.mem_limit)),
+            memory_reserved: bytes(&resources.reservations.memory).or(bytes(&self.mem_reservation)),
+        }
     }
 
     /// The ports of its containers that the file names, as `3000/tcp`.

@@ -94,6 +94,8 @@ pub struct Settings {
     pub http: Option<HttpHealth>,
     pub pace: Pace,
     pub drain_timeout: Duration,
+    /// Somebody has said how long a drain may take.
+    pub drain_asked: bool,
     pub drain_command: Option<Vec<String>>,
     pub proxy: ZdProxy,
     /// The service that is run to its end before the first new instance starts.
@@ -282,6 +284,7 @@ impl Settings {
         Ok(Settings {
             http: health.asks_http().then(|| http(&health)).transpose()?,
             pace: pace(&health)?,
+            drain_asked: drain.timeout.is_some(),
             drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
             drain_command: drain.command.map(|c| c.argv()),
             proxy,

@@ -15,10 +15,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::entrance::Entrance;
-use super::{Backend, Endpoint, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
+use super::{Backend, Endpoint, Files, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use config::{Handler, Means, Upstream, handlers};
 use seen::NOBODY;
 use view::View;
@@ -48,6 +48,8 @@ struct Known {
     /// Why there is no answer, and what its configuration file says instead.
     said: String,
     file: String,
+    /// Nothing but its file is known, because it does not run yet.
+    is_planned: bool,
 }
 
 /// An official image, or one whose process is caddy.
@@ -87,6 +89,47 @@ impl Caddy {
         &self.known.means
     }
 
+    /// How many lookups and retries there are is not known by the file, but whether it can be told anything is.
+    fn check_file(&self) -> Result<Vec<Loss>, Fault> {
+        match lines(&self.known.file).any(|l| l.split_whitespace().eq(["admin", "off"])) {
+            true => Err(self.unreachable()),
+            false => Ok(self.keeps_addresses(self.refresh_in_file()).into_iter().collect()),
+        }
+    }
+
+    /// The longest that it keeps the addresses of a `dynamic a` (or `srv`), a minute where it does not say; of whatever
+    /// service that is.
+    fn refresh_in_file(&self) -> Option<Duration> {
+        let starts = |word| move |l: &&str| l.split_whitespace().next() == Some(word);
+        let dynamic = lines(&self.known.file).filter(starts("dynamic")).count();
+        let said: Vec<Duration> = lines(&self.known.file)
+            .filter(starts("refresh"))
+            .filter_map(|l| humantime::parse_duration(l.split_whitespace().nth(1)?).ok())
+            .collect();
+        let unsaid = (dynamic > said.len()).then_some(Duration::from_secs(60));
+        said.into_iter().chain(unsaid).max().filter(|_| dynamic > 0)
+    }
+
+    fn keeps_addresses(&self, refresh: Option<Duration>) -> Option<Loss> {
+        let refresh = humantime::format_duration(refresh.filter(|r| *r > SHORT_REFRESH)?);
+        let says = format!(
+            "{}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start",
+            self.name()
+        );
+        Some(Loss::note("caddy-refresh", says, "with `refresh 1s` it does not wait"))
+    }
+
+    /// Whether what routes to these tries another instance where one cannot be reached.
+    fn retries(&self, backends: &[Backend]) -> bool {
+        let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
+        match self.known.is_planned {
+            true => ["lb_try_duration", "lb_retries"]
+                .iter()
+                .any(|word| mentions(&self.known.file, &[word.to_string()])),
+            false => self.handlers_of(&names).iter().all(|h| h.retries),
+        }
+    }
+
     fn sh(&self, script: impl Into<String>) -> Exec {
         Exec::sh(&self.container.id, script)
     }
@@ -106,7 +149,8 @@ impl Caddy {
                  inside of its container; {WITHOUT}"
             ),
         };
-        self.silent(&Done { stderr: self.known.said.clone(), ..Done::default() }).hint(hint)
+        let said = Done { stderr: self.known.said.clone(), ..Done::default() };
+        self.silent(&said).hint(hint).rule(&"caddy-no-admin")
     }
 
     fn silent(&self, answer: &Done) -> Fault {
@@ -140,16 +184,23 @@ impl Caddy {
         let all = self.handlers_of(&backend.names);
         let ours: Vec<&Upstream> = all.iter().flat_map(|h| h.ours(&names)).collect();
         if let Some(gone) = ours.iter().find(|u| !to_come.contains(&u.host)) {
-            return Err(self.refused(
-                format!("it routes to `{}`, which is one instance and not what comes after it", gone.host),
-                format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
-            ));
+            return Err(self
+                .refused(
+                    format!(
+                        "it routes to `{}`, which is one instance and not what comes after it",
+                        gone.host
+                    ),
+                    format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
+                )
+                .rule(&"caddy-one-instance"));
         }
         match ours.iter().find(|u| u.port.is_none()) {
-            Some(unknown) => Err(self.refused(
-                format!("it does not say at which port `{}` is", unknown.host),
-                format!("write the port out, or use `dynamic a` where it is `dynamic srv`; {WITHOUT}"),
-            )),
+            Some(unknown) => Err(self
+                .refused(
+                    format!("it does not say at which port `{}` is", unknown.host),
+                    format!("write the port out, or use `dynamic a` where it is `dynamic srv`; {WITHOUT}"),
+                )
+                .rule(&"caddy-no-port")),
             None => Ok(()),
         }
     }
@@ -164,7 +215,8 @@ impl Caddy {
                 return Err(self.refused(
                     format!("one `reverse_proxy` routes to `{service}` and to `{other}`, which cannot be switched one by one"),
                     format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
-                ));
+                )
+                .rule(&"caddy-shared-route"));
             }
         }
         Ok(())
@@ -177,10 +229,18 @@ impl Caddy {
             let knows = |b: &&Backend| handler.ours(&b.names.iter().cloned().collect()).next().is_some();
             if let Some(other) = backends.iter().find(|b| !knows(b)) {
                 let own = handler.upstreams.first().map(|u| u.host.clone()).unwrap_or_default();
-                return Err(self.refused(
-                    format!("it routes to `{own}` and not to `{}`, which takes over from it", other.service),
-                    format!("name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT}", other.service),
-                ));
+                return Err(self
+                    .refused(
+                        format!(
+                            "it routes to `{own}` and not to `{}`, which takes over from it",
+                            other.service
+                        ),
+                        format!(
+                            "name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT}",
+                            other.service
+                        ),
+                    )
+                    .rule(&"caddy-one-side"));
             }
         }
         Ok(())
@@ -193,21 +253,16 @@ impl Caddy {
         handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
     }
 
-    fn losses(&self, backends: &[Backend]) -> Vec<String> {
+    fn losses_of(&self, backends: &[Backend]) -> Vec<Loss> {
         let name = self.name();
         let by_labels = self.by_labels.then(|| {
-            format!(
-                "{name}: caddy-docker-proxy routes to an instance from its start on, ready or not; with the label \
-                 `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile"
-            )
+            let says =
+                format!("{name}: caddy-docker-proxy routes to an instance from its start on, ready or not");
+            let fix =
+                "with the label `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile";
+            Loss::grave("caddy-by-labels", says, fix)
         });
-        let waits = self.refresh(backends).filter(|r| *r > SHORT_REFRESH).map(|refresh| {
-            let refresh = humantime::format_duration(refresh);
-            format!(
-                "{name}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start; \
-                 with `refresh 1s` it does not wait"
-            )
-        });
+        let waits = self.keeps_addresses(self.refresh(backends));
         by_labels.into_iter().chain(waits).collect()
     }
 }
@@ -225,11 +280,15 @@ fn labelled_port(labels: &BTreeMap<String, String>) -> Option<u16> {
     routes.find_map(|(_, v)| v.trim_matches(['{', '}', ' ']).rsplit(' ').next()?.parse().ok())
 }
 
+/// The lines of a configuration file without comments.
+fn lines(file: &str) -> impl Iterator<Item = &str> {
+    file.lines().filter(|l| !l.trim_start().starts_with('#'))
+}
+
 /// Whether a configuration file has one of these names outside of a comment.
 fn mentions(file: &str, names: &[String]) -> bool {
     let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let lines = file.lines().filter(|l| !l.trim_start().starts_with('#'));
-    let mut words = lines.flat_map(|l| l.split(|c| !in_name(c)));
+    let mut words = lines(file).flat_map(|l| l.split(|c| !in_name(c)));
     words.any(|word| names.iter().any(|n| n == word))
 }
 
@@ -273,14 +332,34 @@ impl Proxy for Caddy {
         self.known = Known::read(answer);
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    fn learn_files(&mut self, files: Files) -> bool {
+        let file = files(self.file()).map(|given| given.text);
+        let is_known = file.is_some() || self.by_labels;
+        self.known = Known { file: file.unwrap_or_default(), is_planned: true, ..Known::default() };
+        is_known
+    }
+
+    fn advice(&self, backends: &[Backend]) -> Vec<Loss> {
+        let says = format!(
+            "{}: it does not try again, so a request is answered with 502 while an instance that has crashed is still routed to",
+            self.name()
+        );
+        let without = !self.by_labels && !self.retries(backends);
+        let note = Loss::note("caddy-no-retries", says, "add `lb_try_duration 5s` to its `reverse_proxy`");
+        without.then_some(note).into_iter().collect()
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+        if self.known.is_planned {
+            return self.check_file();
+        }
         if self.known.api.is_none() {
             return Err(self.unreachable());
         }
         let to_come = backends.iter().filter(|b| !b.runs).flat_map(|b| b.names.clone()).collect();
         backends.iter().try_for_each(|b| self.check_handlers(b, &to_come))?;
         self.check_sides(backends)?;
-        Ok(self.losses(backends))
+        Ok(self.losses_of(backends))
     }
 
     fn inspect(&self) -> Vec<Exec> {
@@ -384,6 +463,7 @@ impl Known {
             },
             said: said.trim().into(),
             file: file.into(),
+            is_planned: false,
         }
     }
 }

@@ -11,10 +11,12 @@ use std::time::Duration;
 use super::entrance::{Entrance, is_plain};
 use super::haproxy::config::Settings;
 use super::haproxy::slot::Slot;
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
+use super::{
+    Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover,
+};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use program::PROGRAM;
 
 const CONFIG: &str = "/haproxy.cfg";
@@ -83,9 +85,14 @@ impl Dockercloud {
         Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
     }
 
+    /// Compose v2 names a container `p-app-1`, of which it can make nothing.
+    fn is_linked_in_vain(&self, project: &str) -> bool {
+        self.container.links().any(|l| l.starts_with(&format!("{project}-")))
+    }
+
     fn without_server(&self, backend: &Backend) -> Fault {
         let (project, service) = (&backend.project, &backend.service);
-        let why = match self.container.links().any(|l| l.starts_with(&format!("{project}-"))) {
+        let why = match self.is_linked_in_vain(project) {
             true => format!(
                 "it has no server for `{service}`: its links name containers `{project}-…`, as Compose v2 does, and it \
                  only knows `{project}_…`"
@@ -96,7 +103,7 @@ impl Dockercloud {
             "give it the environment `{ADDITIONAL}: {project}:{service}`; on Docker Engine 29 or later the engine also \
              needs `DOCKER_MIN_API_VERSION=1.24`"
         );
-        self.refused(&why, fix)
+        self.refused(&why, fix).rule(&"dockercloud-links")
     }
 }
 
@@ -151,13 +158,27 @@ impl Proxy for Dockercloud {
         self.config = Settings::parse(&answer.stdout);
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
         let mut running = backends.iter().filter(|b| b.runs);
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
             return Err(self.without_server(backend));
         }
         let kills = self.container.env("RELOAD_TIMEOUT") == Some("-1");
         Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
+    }
+
+    fn foresee(&self, _files: Files, wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+        let coming = |(service, names): &(String, Vec<String>)| Backend {
+            project: wish.project.clone(),
+            service: service.clone(),
+            names: names.clone(),
+            ..Backend::default()
+        };
+        let told = |b: &Backend| self.is_additional(b) || !self.is_linked_in_vain(&b.project);
+        match wish.services.iter().map(coming).find(|b| !told(b)) {
+            Some(backend) => Err(self.without_server(&backend)),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn inspect(&self) -> Vec<Exec> {
@@ -270,8 +291,10 @@ fn virtual_host(text: &str) -> Option<Entrance> {
 }
 
 impl Dockercloud {
-    fn kills_at_reload(&self) -> String {
-        format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request; remove it", self.name())
+    fn kills_at_reload(&self) -> Loss {
+        let says =
+            format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request", self.name());
+        Loss::grave("dockercloud-kills", says, "remove it")
     }
 }
 

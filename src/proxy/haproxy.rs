@@ -13,10 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::entrance::Entrance;
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss, Rule};
 use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
 use fixed::is_added;
@@ -142,11 +142,38 @@ impl Haproxy {
     }
 
     fn silent(&self, answer: &Done) -> Fault {
-        self.refused("its `stats socket` does not answer".into(), SOCKET_FIX).seen(answer.said())
+        let why = "its `stats socket` does not answer";
+        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
     }
 
-    fn refused(&self, why: String, hint: &str) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
+        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
+    }
+
+    /// Without `resolvers` DNS is asked when HAProxy starts, and never again: no instance ever gets a slot.
+    fn never_asks_dns(&self, backends: &[Backend]) -> Vec<Loss> {
+        let own = |t: &&Template| backends.iter().any(|b| stands_for(&t.host, &b.names));
+        let blind = self.config.templates.iter().filter(own).filter(|t| !has(&t.options, "resolvers"));
+        let loss = |t: &Template| {
+            let says = format!(
+                "{}: the `server-template` of backend `{}` has no `resolvers`, so HAProxy looks `{}` up when it starts and \
+                 never again",
+                self.name(),
+                t.backend,
+                t.host
+            );
+            Loss::grave("haproxy-no-resolvers", says, TEMPLATE_FIX)
+        };
+        blind.map(loss).collect()
+    }
+
+    /// Backends whose servers nobody checks.
+    fn unchecked(&self, backends: &[Backend]) -> BTreeSet<&str> {
+        let ours = |host: &str| backends.iter().any(|b| stands_for(host, &b.names));
+        let templates = self.config.templates.iter().map(|t| (&t.host, &t.backend, &t.options));
+        let fixed = self.config.fixed.iter().map(|f| (&f.host, &f.backend, &f.options));
+        let all = templates.chain(fixed).filter(|(host, ..)| ours(host));
+        all.filter(|(.., options)| !has(options, "check")).map(|(_, backend, _)| backend.as_str()).collect()
     }
 }
 
@@ -195,16 +222,50 @@ impl Proxy for Haproxy {
         vec![self.ask(&format!("{STATE}; show info"))]
     }
 
-    fn check(&self, _backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
         let all = &self.config.sockets;
         if all.is_empty() {
-            return Err(
-                self.refused("it has no `stats socket`, so it cannot be told anything".into(), SOCKET_FIX)
-            );
+            let why = "it has no `stats socket`, so it cannot be told anything";
+            return Err(self.refused(&"haproxy-socket", why.into(), SOCKET_FIX));
         }
         if all.iter().all(|(_, level)| level != "admin") {
-            return Err(self.refused("its `stats socket` is not `level admin`".into(), SOCKET_FIX));
+            let why = "its `stats socket` is not `level admin`";
+            return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
         }
+        Ok(self.never_asks_dns(backends))
+    }
+
+    fn advice(&self, backends: &[Backend]) -> Vec<Loss> {
+        let note = |backend: &str| {
+            let says = format!(
+                "{}: the servers of backend `{backend}` have no `check`, so an instance that hangs goes on getting requests",
+                self.name()
+            );
+            Loss::note("haproxy-no-check", says, "add `check` to the line of its servers")
+        };
+        self.unchecked(backends).into_iter().map(note).collect()
+    }
+
+    fn learn_files(&mut self, files: Files) -> bool {
+        let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
+        self.config = Settings::parse(&texts.clone().unwrap_or_default().join("\n"));
+        texts.is_some()
+    }
+
+    /// Old and new instances have to have a slot at the same time.
+    fn foresee(&self, _files: Files, wish: &Wish, present: usize) -> Result<Vec<Loss>, Fault> {
+        for template in wish.names().flat_map(|n| self.templates_of(n)) {
+            let slots = template.size();
+            let needed = present + wish.starting;
+            if slots < needed {
+                let why = format!(
+                    "backend `{}` has {slots} slots for `{}`, and {present} running and {} new instances need {needed}",
+                    template.backend, template.host, wish.starting
+                );
+                return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
+            }
+        }
+        fixed::check_lines(self, wish)?;
         Ok(Vec::new())
     }
 
@@ -221,7 +282,7 @@ impl Proxy for Haproxy {
                 let why = format!(
                     "backend `{backend}` has {free} free slots for `{host}`, and {starting} instances are to start"
                 );
-                return Err(self.refused(why, ROOM_FIX));
+                return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
             }
         }
         Ok(Vec::new())
@@ -308,6 +369,10 @@ impl Proxy for Haproxy {
     fn linger(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+fn has(options: &[String], word: &str) -> bool {
+    options.iter().any(|o| o == word)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use super::entrance::{Entrance, is_plain};
 use super::{
-    Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
+    Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use crate::shell;
 use scripts::{install_script, keep_alive_script, question_script, release_script, route_script};
 use template::{MARKERS, Patched};
@@ -27,6 +27,8 @@ const KEEPALIVE_FILE: &str = "/etc/nginx/conf.d/00-compose-zd.conf";
 /// which goes by the old rotation; without it an unlucky client finds its connection closed instead.
 /// Source: nginx `keepalive_min_timeout`, since 1.27.4.
 const KEEPALIVE: Duration = Duration::from_secs(5);
+
+const KNOWS_KEEPALIVE: (u32, u32, u32) = (1, 27, 4);
 
 /// A worker that started this long before the file was written may still have read it: clocks tick in 10 ms.
 const CLOCK_SLACK: f64 = 0.02;
@@ -146,11 +148,37 @@ impl NginxProxy {
              around the body of its `range $container` that holds the `server` line; \
              `--proxy-kind none` deploys without gate and drain"
         ))
+        .rule(&"nginx-template")
+    }
+
+    /// Every reload of its own goes on cutting clients that keep their connection.
+    fn cuts_clients(&self, state: &Inspected, tune: bool) -> Option<Loss> {
+        let is_old = state.nginx_version.is_some_and(|v| v < KNOWS_KEEPALIVE);
+        let (why, fix) = match (state.keeps_alive, is_old) {
+            (true, _) => return None,
+            (false, true) => (
+                "its nginx is older than 1.27.4 and has no `keepalive_min_timeout`",
+                "use an image with nginx 1.27.4 or later, such as `nginxproxy/nginx-proxy:1.11`".to_string(),
+            ),
+            (false, false) if !tune && state.nginx_version.is_some() => (
+                "`keepalive_min_timeout` is not set, and may not be (`x-zd.proxy.tune: false`)",
+                format!(
+                    "mount a file at {KEEPALIVE_FILE} that says `keepalive_min_timeout {}s;`",
+                    KEEPALIVE.as_secs()
+                ),
+            ),
+            (false, false) => return None,
+        };
+        let says = format!(
+            "{}: {why}, so each reload closes the connections that clients keep, and who does not retry loses a request",
+            self.name()
+        );
+        Some(Loss::grave("nginx-keepalive", says, fix))
     }
 
     /// The preparation that keeps a reload from closing idle client connections.
     fn keep_alive(&self, state: &Inspected) -> Option<Preparation> {
-        let known = state.nginx_version.is_some_and(|v| v >= (1, 27, 4));
+        let known = state.nginx_version.is_some_and(|v| v >= KNOWS_KEEPALIVE);
         (known && !state.keeps_alive).then(|| Preparation {
             exec: Exec::sh(&self.nginx.id, keep_alive_script()),
             note: format!(
@@ -222,6 +250,26 @@ impl Proxy for NginxProxy {
         let patch = self.patch(&state, wish.tune)?;
         let keep_alive = wish.tune.then(|| self.keep_alive(&state)).flatten();
         Ok(patch.into_iter().chain(keep_alive).collect())
+    }
+
+    fn losses(&self, answers: &[Done], wish: &Wish) -> Vec<Loss> {
+        Inspected::read(answers).and_then(|state| self.cuts_clients(&state, wish.tune)).into_iter().collect()
+    }
+
+    /// The template of its image is taken to be one that can be changed.
+    fn foresee(&self, files: Files, wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+        let own = files(&self.template);
+        let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
+        let state = Inspected {
+            writable: own.as_ref().is_none_or(|given| !given.read_only),
+            template: own.as_ref().map(|given| given.text.clone()).unwrap_or_default(),
+            nginx_version: version,
+            keeps_alive: files(KEEPALIVE_FILE).is_some_and(|g| g.text.contains("keepalive_min_timeout")),
+        };
+        if own.is_some() {
+            self.patch(&state, wish.tune)?;
+        }
+        Ok(self.cuts_clients(&state, wish.tune).into_iter().collect())
     }
 
     fn gate(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {

@@ -17,10 +17,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::entrance::Entrance;
-use super::{Backend, Endpoint, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
+use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
 use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use answer::Answer;
 use door::{Api, Door};
 use labels::{Http, Labels};
@@ -264,7 +264,28 @@ impl Proxy for Traefik {
         self.configure(Settings::read(&self.container, file));
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    /// By its arguments, where it is given no file. Its image is taken to be the official one, which has wget.
+    fn learn_files(&mut self, files: Files) -> bool {
+        let own = settings::files(&self.container);
+        let found = own.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
+        self.tool = Some("wget".into());
+        self.configure(Settings::read(
+            &self.container,
+            found.as_ref().map(|(name, text)| (*name, text.as_str())),
+        ));
+        self.settings.has("providers.docker")
+    }
+
+    fn foresee(&self, files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+        let given = self.settings.directory().and_then(|directory| Some((directory, files(directory)?)));
+        if let Some((directory, given)) = given {
+            let stdout = if given.read_only { "@readonly" } else { "" }.to_string();
+            self.check_directory(directory, &Done { code: Some(0), stdout, ..Done::default() })?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
         self.check_settings()?;
         backends.iter().try_for_each(|b| self.check_labels(b))?;
         match self.steers() {

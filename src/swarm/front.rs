@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::fault::Loss;
 use crate::proxy::entrance::{Entrance, is_plain};
 use crate::proxy::{haproxy, traefik};
 
@@ -95,48 +96,54 @@ impl Front {
     }
 
     /// What it loses when a service behind it is updated.
-    pub fn risks(&self, service: &str) -> Vec<String> {
+    pub fn risks(&self, service: &str) -> Vec<Loss> {
         let found = match self.kind {
             Kind::Caddy => self.caddy(service),
             Kind::Haproxy => self.haproxy(service),
             Kind::Traefik => self.traefik(),
         };
-        found.into_iter().map(|text| format!("`{}` in front of `{service}`: {text}", self.service)).collect()
+        let told = |(rule, says, fix): Risk| {
+            Loss::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)
+        };
+        found.into_iter().map(told).collect()
     }
 
-    fn caddy(&self, service: &str) -> Vec<String> {
+    fn caddy(&self, service: &str) -> Vec<Risk> {
         let mut risks = Vec::new();
         let looks_up = self.has(&["dynamic", "a"]) || self.has(&["dynamic", "srv"]);
         let refresh = self.value("refresh").and_then(|v| humantime::parse_duration(v).ok());
         match (looks_up, refresh) {
-            (false, _) => risks.push(format!(
-                "a request on a connection that Caddy keeps open goes to a task that was told to stop; use \
-                 `dynamic a {{ name tasks.{service}; refresh 500ms }}` as its upstream"
+            (false, _) => risks.push((
+                "swarm-caddy-lookup",
+                "a request on a connection that Caddy keeps open goes to a task that was told to stop".into(),
+                format!("use `dynamic a {{ name tasks.{service}; refresh 500ms }}` as its upstream"),
             )),
             (true, Some(refresh)) if refresh <= FRESH => {}
-            (true, _) => risks.push(
-                "Caddy uses addresses for longer (`refresh`, 1m by default) than Swarm lets a task live that has left; set \
-                 `refresh 500ms`"
-                    .to_string(),
-            ),
+            (true, _) => risks.push((
+                "swarm-caddy-refresh",
+                "Caddy uses addresses for longer (`refresh`, 1m by default) than Swarm lets a task live that has left".into(),
+                "set `refresh 500ms`".into(),
+            )),
         }
         if self.value("lb_try_duration").is_none() {
-            risks.push(
-                "a request whose task has just gone is answered with 502; set `lb_try_duration 5s`"
-                    .to_string(),
-            );
+            risks.push((
+                "swarm-caddy-retries",
+                "a request whose task has just gone is answered with 502".into(),
+                "set `lb_try_duration 5s`".into(),
+            ));
         }
         risks
     }
 
-    fn haproxy(&self, service: &str) -> Vec<String> {
+    fn haproxy(&self, service: &str) -> Vec<Risk> {
         let mut risks = Vec::new();
         let looks_up =
             self.has(&["server-template"]) || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
         if !looks_up {
-            risks.push(format!(
-                "HAProxy looks `{service}` up when it starts and never again; use `server-template` with `resolvers` on \
-                 127.0.0.11"
+            risks.push((
+                "swarm-haproxy-lookup",
+                format!("HAProxy looks `{service}` up when it starts and never again"),
+                "use `server-template` with `resolvers` on 127.0.0.11".into(),
             ));
         }
         let time = |first: &str, second: &str| {
@@ -144,22 +151,24 @@ impl Front {
             line.and_then(|l| l.split_whitespace().last()).and_then(haproxy_time)
         };
         if time("timeout", "resolve").is_some_and(|every| every > FRESH) {
-            risks.push(
-                "HAProxy looks addresses up less often than Swarm lets a task live that has left; set `timeout resolve 500ms`"
-                    .to_string(),
-            );
+            risks.push((
+                "swarm-haproxy-resolve",
+                "HAProxy looks addresses up less often than Swarm lets a task live that has left".into(),
+                "set `timeout resolve 500ms`".into(),
+            ));
         }
         // The default is 0. With 10 s 12 of 326 requests were lost in an update.
         if time("hold", "obsolete").is_some_and(|held| held >= LEAVES) {
-            risks.push(
-                "HAProxy keeps the address of a task that has left for longer than Swarm lets it live; remove `hold obsolete`"
-                    .to_string(),
-            );
+            risks.push((
+                "swarm-haproxy-hold",
+                "HAProxy keeps the address of a task that has left for longer than Swarm lets it live".into(),
+                "remove `hold obsolete`".into(),
+            ));
         }
         risks
     }
 
-    fn traefik(&self) -> Vec<String> {
+    fn traefik(&self) -> Vec<Risk> {
         let word = self.text.to_lowercase();
         let value = word.split("refreshseconds").nth(1).map(|rest| {
             let number = rest.trim_start_matches(|c: char| "=: \"'".contains(c));
@@ -167,11 +176,12 @@ impl Front {
         });
         match value.and_then(|v| v.parse::<u64>().ok()) {
             Some(seconds) if seconds <= 1 => Vec::new(),
-            _ => vec![
-                "Traefik asks Swarm every 15 s (`refreshSeconds`), and a task lives 2 s once it has left; set \
-                 `--providers.swarm.refreshSeconds=1`"
-                    .to_string(),
-            ],
+            _ => vec![(
+                "swarm-traefik-refresh",
+                "Traefik asks Swarm every 15 s (`refreshSeconds`), and a task lives 2 s once it has left"
+                    .into(),
+                "set `--providers.swarm.refreshSeconds=1`".into(),
+            )],
         }
     }
 
@@ -212,6 +222,9 @@ fn as_labels(value: &Value) -> BTreeMap<String, String> {
     pairs.map(|(k, v)| (k.clone(), text(v).replace("$$", "$"))).collect()
 }
 
+/// The rule that is broken, what comes of it, and the fix.
+type Risk = (&'static str, String, String);
+
 fn is_server(line: &str) -> bool {
     line.split_whitespace().next() == Some("server")
 }
@@ -229,7 +242,7 @@ fn haproxy_time(text: &str) -> Option<Duration> {
 }
 
 /// The files that a service is given, as the place in it and the place on this machine.
-fn given_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
+pub fn given_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
     let configs = service["configs"].as_array().into_iter().flatten().filter_map(|grant| {
         let source = grant["source"].as_str()?;
         let file = stack["configs"][source]["file"].as_str()?;

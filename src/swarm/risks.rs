@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::fault::Loss;
+
 /// What is known of a service beside its file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Facts {
@@ -9,10 +11,12 @@ pub struct Facts {
     pub image_checks: bool,
     /// Somebody outside, or a proxy of the stack, sends it requests.
     pub is_reached: bool,
+    /// It is a proxy of the stack itself.
+    pub is_front: bool,
 }
 
 /// What a service will lose when it is replaced, by its part of a stack file.
-pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<String> {
+pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Loss> {
     let deploy = &service["deploy"];
     let global = deploy["mode"].as_str() == Some("global");
     let start_first = deploy["update_config"]["order"].as_str() == Some("start-first");
@@ -23,26 +27,35 @@ pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<String> {
         return risks;
     }
     if !facts.image_checks && !has_check(service) {
-        risks.push(format!(
-            "`{name}` has no health check: Swarm sends requests to a task the moment its container runs, ready or not; \
-             set `services.{name}.healthcheck`"
-        ));
+        let says = format!(
+            "`{name}` has no health check: Swarm sends requests to a task the moment its container runs, ready or not"
+        );
+        risks.push(Loss::grave("swarm-no-healthcheck", says, format!("set `services.{name}.healthcheck`")));
     }
     if start_first && on_host {
-        risks.push(format!(
-            "`{name}` publishes a port of the host and is replaced start-first: a new task needs a node whose port is free; \
-             on as many nodes as it has replicas the update gets nowhere"
-        ));
+        let says = format!(
+            "`{name}` publishes a port of the host and is replaced start-first: a new task needs a node whose port is free"
+        );
+        let fix = "on as many nodes as it has replicas the update gets nowhere: have one more, or use `order: stop-first`";
+        risks.push(Loss::grave("swarm-host-port", says, fix));
     } else if single && on_host {
-        risks.push(format!(
-            "`{name}` is one task on a port of the host, so nothing answers there while it is replaced (a proxy there is \
-             seldom replaced, and what is behind it loses nothing)"
-        ));
+        let says = format!(
+            "`{name}` is one task on a port of the host, so nothing answers there while it is replaced"
+        );
+        risks.push(match facts.is_front {
+            true => Loss::note("swarm-one-task", says, "replace it seldom: what is behind it loses nothing"),
+            false => Loss::grave(
+                "swarm-one-task",
+                says,
+                "put a proxy there, and take the port from what is behind it",
+            ),
+        });
     } else if single && !start_first {
-        risks.push(format!(
-            "`{name}` has one replica, which Swarm stops before it starts the next: nothing serves meanwhile; set \
-             `services.{name}.deploy.update_config.order: start-first`"
-        ));
+        let says = format!(
+            "`{name}` has one replica, which Swarm stops before it starts the next: nothing serves meanwhile"
+        );
+        let fix = format!("set `services.{name}.deploy.update_config.order: start-first`");
+        risks.push(Loss::grave("swarm-stop-first", says, fix));
     }
     risks
 }
@@ -65,10 +78,11 @@ fn has_check(service: &Value) -> bool {
 mod tests {
     use super::*;
 
-    const ROUTED: Facts = Facts { image_checks: false, is_reached: true };
+    const ROUTED: Facts = Facts { image_checks: false, is_reached: true, is_front: false };
 
     fn risks(yaml: &str, facts: Facts) -> Vec<String> {
-        of_service("app", &serde_yaml::from_str::<Value>(yaml).unwrap(), facts)
+        let found = of_service("app", &serde_yaml::from_str::<Value>(yaml).unwrap(), facts);
+        found.iter().map(Loss::to_string).collect()
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #[path = "cli/adopt.rs"]
 mod adopt;
+#[path = "cli/check.rs"]
+mod check;
 #[path = "cli/hostile.rs"]
 mod hostile;
 #[path = "cli/state.rs"]

@@ -11,6 +11,8 @@ mod build;
 mod caddy;
 #[path = "e2e/chaos.rs"]
 mod chaos;
+#[path = "e2e/check.rs"]
+mod check;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
 #[path = "e2e/failure.rs"]

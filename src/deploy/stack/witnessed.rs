@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::Swarm;
+use super::{Swarm, fronts};
 use crate::deploy::witnessed::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::file::StackFile;
@@ -65,9 +65,10 @@ impl Swarm<'_> {
 
     fn derived(&self, file: &StackFile) -> Result<Vec<Places>> {
         let settings = &self.definition.project.witness;
-        let project: Value = serde_json::from_str(&self.definition.snapshot.text())?;
+        let text = self.definition.snapshot.text();
+        let project: Value = serde_json::from_str(&text)?;
         let asked = (settings.host.as_deref(), settings.path.as_deref());
-        let places = public::places(&project, self.name(), &file.services, &self.fronts()?, asked);
+        let places = public::places(&project, self.name(), &file.services, &fronts(&text)?, asked);
         let is_elsewhere = !places.is_empty() && self.docker().is_elsewhere();
         Ok(places.into_iter().filter(|_| !is_elsewhere).map(|place| vec![place]).collect())
     }

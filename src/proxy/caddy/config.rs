@@ -82,6 +82,8 @@ pub struct Handler {
     /// A plain host name that the routes around it ask for.
     pub public: Option<String>,
     pub upstreams: Vec<Upstream>,
+    /// It tries another upstream where one cannot be reached.
+    pub retries: bool,
 }
 
 impl Handler {
@@ -108,7 +110,8 @@ fn collect(value: &Value, public: Option<&str>, found: &mut Vec<Handler>) {
     let value = original(value).unwrap_or(value);
     let public = public_host(value).or(public);
     if is_proxy(value) {
-        found.push(Handler { public: public.map(String::from), upstreams: upstreams(value) });
+        let (public, upstreams) = (public.map(String::from), upstreams(value));
+        found.push(Handler { public, upstreams, retries: retries(value) });
     }
     children(value).for_each(|child| collect(child, public, found));
 }
@@ -126,6 +129,12 @@ pub fn public_host(route: &Value) -> Option<&str> {
     let sets = route["match"].as_array()?.iter();
     let mut hosts = sets.filter_map(|set| set["host"].as_array()).flatten().filter_map(Value::as_str);
     hosts.find(|host| !host.contains(['*', '{']))
+}
+
+/// Source: `LoadBalancing` of Caddy's reverse proxy; either of the two makes it try again.
+fn retries(handler: &Value) -> bool {
+    let balancing = &handler["load_balancing"];
+    ["try_duration", "retries"].iter().any(|key| balancing.get(key).is_some())
 }
 
 pub fn is_proxy(value: &Value) -> bool {
@@ -229,7 +238,7 @@ fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
 
 /// A switch in front of a handler; none where it does not route to any of these names.
 fn switch(handler: &Value, names: &BTreeSet<String>, means: &Means) -> Option<Value> {
-    let parsed = Handler { public: None, upstreams: upstreams(handler) };
+    let parsed = Handler { public: None, upstreams: upstreams(handler), retries: retries(handler) };
     let key = parsed.key(names).filter(|_| is_proxy(handler))?;
     let place = means.place(&key);
     // A variable keeps what was decided, should the file change while the request goes on along the routes.

@@ -149,7 +149,11 @@ fn handlers_are_read_with_and_without_a_switch_in_front() {
                 let (fixed, dynamic): (Vec<&Written>, Vec<&Written>) =
                     written.iter().partition(|w| matches!(w, Written::Static { .. }));
                 let upstreams = fixed.into_iter().chain(dynamic).map(Written::upstream).collect();
-                Handler { public: Some(*host).filter(|h| *h == "a.test").map(String::from), upstreams }
+                Handler {
+                    public: Some(*host).filter(|h| *h == "a.test").map(String::from),
+                    upstreams,
+                    retries: false,
+                }
             })
             .collect();
         same(&handlers(&config), &expected)?;

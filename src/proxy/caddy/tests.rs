@@ -324,9 +324,8 @@ fn what_cannot_be_told_is_said_with_the_fix() {
     let check = |handler: Value, backends: &[Backend]| {
         caddy_with(NEW, handler)
             .check(backends)
-            .map_err(|f| f.to_string())
-            .unwrap_or_else(|e| vec![e])
-            .join("\n")
+            .map(|losses| losses.iter().map(|l| l.to_string()).collect::<Vec<_>>().join("\n"))
+            .unwrap_or_else(|fault| fault.to_string())
     };
     let to = |dial: &[&str]| {
         let all: Vec<Value> = dial.iter().map(|d| json!({"dial": d})).collect();
@@ -378,7 +377,7 @@ fn caddy_docker_proxy_routes_to_addresses_and_is_warned_of() {
         r#"{"Config": {"Labels": {"caddy": "a.test", "caddy.reverse_proxy": "{{upstreams 3000}}"}}}"#;
     assert_eq!(caddy.port(&container(labels)), Some(3000));
     let losses = caddy.check(&[backend("app", &["app"], false)]).unwrap();
-    assert!(losses[0].contains("lb_try_duration"), "{losses:?}");
+    assert!(losses[0].fix.contains("lb_try_duration"), "{losses:?}");
     let all = routed(&caddy, &answer("", &caddy.known.config)).0;
     assert_eq!(all, ["id-p-app-1"], "an instance that it does not list gets nothing");
     let nothing = answer("", &Value::Null);

@@ -173,7 +173,7 @@ fn links_that_compose_v2_broke_are_told_with_the_fix() {
 #[test]
 fn a_reload_that_kills_is_told_before() {
     let losses = with("RELOAD_TIMEOUT=-1", "", CONFIGURATION).check(&[backend("app")]).unwrap();
-    assert!(losses[0].contains("remove it"), "{losses:?}");
+    assert!(losses[0].fix.contains("remove it"), "{losses:?}");
 }
 
 #[test]

@@ -27,9 +27,17 @@ pub struct Template {
     pub numbers: RangeInclusive<u32>,
     pub host: String,
     pub port: Option<u16>,
+    /// As for a [`Fixed`].
+    pub options: Vec<String>,
 }
 
 impl Template {
+    /// How many servers it has; one that gives no number has as many as it likes.
+    pub fn size(&self) -> usize {
+        let (first, last) = (*self.numbers.start(), *self.numbers.end());
+        last.saturating_sub(first).saturating_add(1) as usize
+    }
+
     /// Whether a server is one of its own, and not of another template whose prefix begins with the same letters.
     pub fn has(&self, backend: &str, server: &str) -> bool {
         let number = server.strip_prefix(&self.prefix).and_then(|n| n.parse().ok());
@@ -182,21 +190,28 @@ impl Reader {
             return;
         };
         match *words {
-            ["server-template", prefix, numbers, address, ..] => {
+            ["server-template", prefix, numbers, address, ref options @ ..] => {
                 let (host, port) = host_and_port(&bare(address));
+                let options = self.with_defaults(options);
                 let (backend, prefix) = (backend.clone(), bare(prefix));
                 let numbers = numbers_of(numbers);
-                self.settings.templates.push(Template { backend, prefix, numbers, host, port });
+                self.settings.templates.push(Template { backend, prefix, numbers, host, port, options });
             }
             ["server", name, address, ref options @ ..] => {
                 let (host, port) = host_and_port(&bare(address));
-                let own = options.iter().map(ToString::to_string);
-                let options = self.own.options.iter().cloned().chain(own).collect();
+                let options = self.with_defaults(options);
                 let (backend, name) = (backend.clone(), bare(name));
                 self.settings.fixed.push(Fixed { backend, name, host, port, options });
             }
             _ => {}
         }
+    }
+}
+
+impl Reader {
+    fn with_defaults(&self, options: &[&str]) -> Vec<String> {
+        let own = options.iter().map(ToString::to_string);
+        self.own.options.iter().cloned().chain(own).collect()
     }
 }
 

@@ -34,6 +34,23 @@ fn short(id: &str) -> &str {
 /// # Errors
 /// Fewer lines than instances, or an HAProxy that cannot add a server; with the fix.
 pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault> {
+    check_lines(haproxy, wish)?;
+    let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
+    match version(&answer.stdout) {
+        Some(version) if fixed && version < (2, 6) => {
+            let (major, minor) = version;
+            let why = format!("{major}.{minor} cannot add a server beside a fixed `server` line, 2.6 can");
+            Err(haproxy.refused(&"haproxy-too-old", why, TEMPLATE_FIX))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether there are as many lines as instances that start.
+///
+/// # Errors
+/// Fewer, with the fix.
+pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
     for (service, names) in &wish.services {
         let lines: Vec<&Fixed> = haproxy.fixed_of(names).collect();
         let Some(first) = lines.first() else {
@@ -45,18 +62,10 @@ pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault>
             let why = format!(
                 "backend `{backend}` has {own} `server` lines for `{service}`, and {starting} instances are to start"
             );
-            return Err(haproxy.refused(why, TEMPLATE_FIX));
+            return Err(haproxy.refused(&"haproxy-room", why, TEMPLATE_FIX));
         }
     }
-    let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
-    match version(&answer.stdout) {
-        Some(version) if fixed && version < (2, 6) => {
-            let (major, minor) = version;
-            let why = format!("{major}.{minor} cannot add a server beside a fixed `server` line, 2.6 can");
-            Err(haproxy.refused(why, TEMPLATE_FIX))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Reads `Version: 2.6.12-1+deb12u3` of `show info`.

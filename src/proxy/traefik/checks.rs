@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::labels::{self, Http, default_rule};
-use super::{Backend, Done, Endpoint, Fault, Traefik};
+use super::{Backend, Done, Endpoint, Fault, Loss, Traefik};
+use crate::fault::Rule;
 
 pub const FILES: &str = "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
 const IDLE: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
@@ -15,8 +16,8 @@ const SHORT: Duration = Duration::from_secs(5);
 const OTHERWISE: &str = "`--proxy-kind none` deploys without gate and drain";
 
 impl Traefik {
-    pub(super) fn refused(&self, why: String, hint: &str) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.called())).hint(hint)
+    pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
+        Fault::unchanged(format!("{}: {why}", self.called())).hint(hint).rule(rule)
     }
 
     /// What holds with and without files of routes.
@@ -25,16 +26,15 @@ impl Traefik {
         if let Some(label) = labels::beyond_http(&backend.labels) {
             let why =
                 format!("`{service}` has the label `traefik.{label}`: TCP and UDP routes cannot be switched");
-            return Err(self.refused(why, OTHERWISE));
+            return Err(self.refused(&"traefik-tcp", why, OTHERWISE));
         }
         if self.takes(backend).is_none() {
             let why = format!(
                 "its `providers.docker.constraints` (`{}`) cannot be evaluated: whether it routes to `{service}` is not known",
                 self.settings.constraints()
             );
-            return Err(
-                self.refused(why, "use `Label` instead of `LabelRegex` in it, or `--proxy-kind none`")
-            );
+            let fix = "use `Label` instead of `LabelRegex` in it, or `--proxy-kind none`";
+            return Err(self.refused(&"traefik-constraints", why, fix));
         }
         self.check_routes(backend)
     }
@@ -48,10 +48,15 @@ impl Traefik {
             let why = format!(
                 "a router of `{service}` has no rule, and `providers.docker.defaultRule` (`{template}`) cannot be evaluated"
             );
-            return Err(self.refused(why, "give it the label `traefik.http.routers.NAME.rule`"));
+            return Err(self.refused(
+                &"traefik-no-rule",
+                why,
+                "give it the label `traefik.http.routers.NAME.rule`",
+            ));
         }
         match http.servers().find(|(_, server)| labels::text(server, "url").is_some()) {
             Some((name, _)) => Err(self.refused(
+                &"traefik-server-url",
                 format!("the label `traefik.http.services.{name}.loadbalancer.server.url` is one address for all instances"),
                 "use `loadbalancer.server.port`, and `loadbalancer.server.scheme` for HTTPS",
             )),
@@ -60,15 +65,17 @@ impl Traefik {
     }
 
     /// With a directory of routes: there has to be a way to ask whether a file is in force.
-    pub(super) fn check_door(&self) -> Result<Vec<String>, Fault> {
+    pub(super) fn check_door(&self) -> Result<Vec<Loss>, Fault> {
         if self.door.is_none() {
             return Err(self.refused(
+                &"traefik-no-door",
                 "all its entry points have middlewares or redirections, so it cannot be asked what is in force".into(),
                 "add an entry point of its own, `--entryPoints.zd.address=127.0.0.1:8899`, or `--api.insecure=true`",
             ));
         }
         if self.tool.is_none() {
             return Err(self.refused(
+                &"traefik-no-tool",
                 "there is neither wget, curl, nc nor bash in it to ask it with".into(),
                 &format!("use the official image; {OTHERWISE}"),
             ));
@@ -76,22 +83,21 @@ impl Traefik {
         Ok(self.slow_drain().into_iter().collect())
     }
 
-    fn slow_drain(&self) -> Option<String> {
+    fn slow_drain(&self) -> Option<Loss> {
         let idle = self.settings.idle_timeout();
-        (idle > SHORT).then(|| {
-            format!(
-                "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain \
-                 timeout: start it with `{IDLE}`",
-                self.called(),
-                idle.as_secs()
-            )
-        })
+        let says = format!(
+            "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain timeout",
+            self.called(),
+            idle.as_secs()
+        );
+        (idle > SHORT).then(|| Loss::note("traefik-slow-drain", says, format!("start it with `{IDLE}`")))
     }
 
     /// Without one, its own discovery does everything, and is only watched.
-    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<String>, Fault> {
+    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
         if self.api.is_none() || self.tool.is_none() {
             return Err(self.refused(
+                &"traefik-no-files",
                 "it watches no directory of routes, and its API cannot be asked: it cannot be told, nor seen, where \
                  requests go"
                     .into(),
@@ -118,7 +124,7 @@ impl Traefik {
                 );
                 let hint =
                     format!("start it with `{FILES}` and a volume there; or give the router another name");
-                return Err(self.refused(why, &hint));
+                return Err(self.refused(&"traefik-labels", why, &hint));
             }
         }
         Ok(())
@@ -128,10 +134,13 @@ impl Traefik {
     pub(super) fn check_directory(&self, directory: &str, answer: &Done) -> Result<(), Fault> {
         if !answer.ok() {
             let why = format!("its directory of routes, {directory}, is not there");
-            return Err(self.refused(why, "give it a volume there").seen(answer.said()));
+            return Err(self
+                .refused(&"traefik-directory", why, "give it a volume there")
+                .seen(answer.said()));
         }
         match answer.stdout.contains("@readonly") {
             true => Err(self.refused(
+                &"traefik-directory",
                 format!("its directory of routes, {directory}, cannot be written to"),
                 "mount it without `:ro`: compose-zd adds a file while it deploys",
             )),
@@ -152,6 +161,7 @@ impl Traefik {
         let stranger = answer.stranger(&routers).filter(|_| self.steers_by_file() && answer.file.is_none());
         match answer.references.iter().find(refers).map(String::as_str).or(stranger) {
             Some(router) => Err(self.refused(
+                &"traefik-foreign-router",
                 format!("a router that is not of its labels routes to `{}`: {router}", endpoints[0].service),
                 &format!(
                     "it cannot be switched: say it by labels of `{}`; {OTHERWISE}",
@@ -167,6 +177,7 @@ impl Traefik {
         match self.settings.watches_docker() {
             true => Ok(()),
             false => Err(self.refused(
+                &"traefik-watch",
                 "its docker provider does not watch (`providers.docker.watch`): it never sees a new instance"
                     .into(),
                 "leave `providers.docker.watch` as it is by default",
@@ -175,19 +186,20 @@ impl Traefik {
     }
 }
 
-fn losses(backend: &Backend, fix: &str) -> Vec<String> {
+fn losses(backend: &Backend, fix: &str) -> Vec<Loss> {
     let service = &backend.service;
     let mut losses = Vec::new();
     if !backend.has_healthcheck {
-        losses.push(format!(
-            "`{service}` has no healthcheck, so a new instance gets requests before it is ready: give it one, {fix}"
-        ));
+        let says =
+            format!("`{service}` has no healthcheck, so a new instance gets requests before it is ready");
+        losses.push(Loss::grave("traefik-no-healthcheck", says, format!("give it one, {fix}")));
     }
     if !backend.has_drain_command {
-        losses.push(format!(
-            "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests: \
-             set one that makes its healthcheck fail, {fix}"
-        ));
+        let says = format!(
+            "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests"
+        );
+        let fix = format!("set one that makes its healthcheck fail, {fix}");
+        losses.push(Loss::grave("traefik-no-drain", says, fix));
     }
     losses
 }

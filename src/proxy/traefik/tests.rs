@@ -357,14 +357,15 @@ fn without_a_directory_its_api_tells_whom_it_has_admitted() {
 #[test]
 fn what_its_discovery_will_lose_is_said_with_the_fix() {
     let bare = Backend { has_healthcheck: false, has_drain_command: false, ..backend("") };
-    let losses = traefik(WATCHED).check(&[bare]).unwrap().join("\n");
+    let losses =
+        traefik(WATCHED).check(&[bare]).unwrap().iter().map(|l| format!("{l}\n")).collect::<String>();
     for said in ["gets requests before it is ready", "still sends it requests", checks::FILES] {
         assert!(losses.contains(said), "{losses}");
     }
     assert_eq!(traefik(WATCHED).check(&[backend("")]), Ok(vec![]));
     assert_eq!(traefik(FLAGS).check(&[backend("")]), Ok(vec![]));
     let idle = FLAGS.replace("=1s", "=60s");
-    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].contains("idleConnTimeout=1s"));
+    assert!(traefik(&idle).check(&[backend("")]).unwrap()[0].fix.contains("idleConnTimeout=1s"));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn front_of_traefik(argument: &str) -> Front {
 
 #[test]
 fn caddy_has_to_look_up_often_and_to_try_again() {
-    let risks = |text: &str| caddy(text).risks("flask").join("\n");
+    let risks = |text: &str| caddy(text).risks("flask").iter().map(|r| format!("{r}\n")).collect::<String>();
     let good = "reverse_proxy {\n dynamic a {\n  name tasks.flask\n  refresh 500ms # short\n }\n lb_try_duration 5s\n}";
     assert_eq!(risks(good), "");
     assert!(risks(&good.replace("refresh", "# refresh")).contains("set `refresh 500ms`"));
@@ -58,7 +58,7 @@ fn caddy_has_to_look_up_often_and_to_try_again() {
 
 #[test]
 fn haproxy_has_to_look_up_and_to_let_go() {
-    let risks = |text: &str| haproxy(text).risks("app").join("\n");
+    let risks = |text: &str| haproxy(text).risks("app").iter().map(|r| format!("{r}\n")).collect::<String>();
     let good = "resolvers docker\n timeout resolve 500ms\nbackend b\n \
                 server-template app 8 tasks.app:3000 resolvers docker init-addr none";
     assert_eq!(risks(good), "");
@@ -71,7 +71,9 @@ fn haproxy_has_to_look_up_and_to_let_go() {
 
 #[test]
 fn traefik_has_to_ask_often() {
-    let risks = |argument| front_of_traefik(argument).risks("app").join("\n");
+    let risks = |argument| {
+        front_of_traefik(argument).risks("app").iter().map(|r| format!("{r}\n")).collect::<String>()
+    };
     assert!(risks("").contains("refreshSeconds=1"));
     assert!(risks("--providers.swarm.refreshSeconds=15").contains("refreshSeconds=1"));
     assert_eq!(risks("--providers.swarm.refreshSeconds=1"), "");

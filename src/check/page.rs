@@ -1,0 +1,189 @@
+//! How a sheet reads: the services with what was found of each, then the proxies, then the project.
+
+use super::{Finding, Row, Severity, Sheet, Verdict};
+
+/// Where the text of a finding begins.
+const INDENT: usize = 8;
+
+/// No line is broken earlier, however narrow the terminal is; the words would stand one below the other.
+const NARROW: usize = 40;
+
+pub fn lines(sheet: &Sheet, width: Option<usize>, quiet: bool) -> Vec<String> {
+    let page = Page { width: width.map(|w| w.max(NARROW)), quiet };
+    let mut lines = page.services(sheet);
+    let proxies: Vec<&str> = {
+        let named = sheet.findings.iter().filter_map(|f| f.about.proxy.as_deref());
+        named.fold(Vec::new(), |mut all, name| {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+            all
+        })
+    };
+    for proxy in proxies {
+        lines.extend(
+            page.part(proxy, sheet.findings.iter().filter(|f| f.about.proxy.as_deref() == Some(proxy))),
+        );
+    }
+    let of_project = |f: &&Finding| f.about.proxy.is_none() && !is_shown(f, &sheet.services);
+    lines.extend(page.part("the project", sheet.findings.iter().filter(of_project)));
+    if !quiet && !sheet.unjudged.is_empty() {
+        lines.push("not judged".into());
+        lines.extend(sheet.unjudged.iter().flat_map(|text| page.paragraph("  - ", text)));
+    }
+    lines
+}
+
+/// Under the service that it is about.
+fn is_shown(finding: &Finding, rows: &[Row]) -> bool {
+    let service = finding.about.service.as_ref();
+    service.is_some_and(|s| rows.iter().any(|r| r.services.contains(s)))
+}
+
+struct Page {
+    width: Option<usize>,
+    quiet: bool,
+}
+
+impl Page {
+    fn services(&self, sheet: &Sheet) -> Vec<String> {
+        let widest = sheet.services.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
+        let of = |row: &Row| {
+            let verdict = match row.verdict {
+                Verdict::Yes => "yes",
+                Verdict::No => "no",
+                Verdict::LeftAlone => "-",
+            };
+            let head = format!("{:<widest$}  {verdict:<3}  ", row.name);
+            let own = sheet
+                .findings
+                .iter()
+                .filter(|f| f.about.service.as_ref().is_some_and(|s| row.services.contains(s)));
+            let shown = !self.quiet || row.verdict == Verdict::No;
+            let first = if shown { self.paragraph(&head, &row.says) } else { Vec::new() };
+            first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
+        };
+        sheet.services.iter().flat_map(of).collect()
+    }
+
+    /// What is found of something that is no service; nothing where that is nothing.
+    fn part<'f>(&self, name: &str, findings: impl Iterator<Item = &'f Finding>) -> Vec<String> {
+        let lines: Vec<String> = findings.flat_map(|f| self.finding(f)).collect();
+        let head = (!lines.is_empty()).then(|| name.to_string());
+        head.into_iter().chain(lines).collect()
+    }
+
+    fn finding(&self, finding: &Finding) -> Vec<String> {
+        let word = match finding.severity {
+            Severity::No => "  no    ",
+            Severity::Note if self.quiet => return Vec::new(),
+            Severity::Note => "  note  ",
+        };
+        let says = format!("{} [{}]", finding.says.replace('\n', " "), finding.rule);
+        let mut lines = self.paragraph(word, &says);
+        if !finding.fix.is_empty() {
+            lines.extend(self.paragraph(&" ".repeat(INDENT), &format!("fix: {}", finding.fix)));
+        }
+        lines
+    }
+
+    /// Text that goes on below where it began; a word that is longer than the line stays whole.
+    fn paragraph(&self, head: &str, text: &str) -> Vec<String> {
+        let indent = head.chars().count();
+        let mut lines = vec![head.to_string()];
+        let mut at = indent;
+        for word in text.split_whitespace() {
+            let length = word.chars().count();
+            let full = self.width.is_some_and(|w| at > indent && at + 1 + length > w);
+            let line = lines.last_mut().expect("there is one");
+            match (full, at == indent) {
+                (true, _) => {
+                    lines.push(format!("{}{word}", " ".repeat(indent)));
+                    at = indent + length;
+                }
+                (false, true) => {
+                    line.push_str(word);
+                    at += length;
+                }
+                (false, false) => {
+                    line.push_str(&format!(" {word}"));
+                    at += 1 + length;
+                }
+            }
+        }
+        lines.iter().map(|l| l.trim_end().to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::About;
+
+    fn sheet() -> Sheet {
+        let row = |name: &str, verdict, says: &str| Row {
+            name: name.into(),
+            services: vec![name.into()],
+            verdict,
+            says: says.into(),
+            proxies: vec!["lb".into()],
+        };
+        Sheet {
+            project: "p".into(),
+            engine: "compose",
+            ok: false,
+            services: vec![
+                row("app", Verdict::Yes, "2 instances behind lb"),
+                row("worker", Verdict::No, "1 instance"),
+                row("db", Verdict::LeftAlone, "left alone"),
+            ],
+            findings: vec![
+                Finding::note("moving-image", About::service("app"), "it moves", "name a version"),
+                Finding::no("container-name", About::service("worker"), "it has one name", "remove it"),
+                Finding::no("nginx-keepalive", About::proxy("lb"), "it is old", "use a new one"),
+                Finding::note("engine-too-old", About::default(), "it is older", ""),
+            ],
+            unjudged: vec!["whether it ends".into()],
+        }
+    }
+
+    #[test]
+    fn a_sheet_reads_services_then_proxies_then_the_project() {
+        let expected = "\
+app     yes  2 instances behind lb
+  note  it moves [moving-image]
+        fix: name a version
+worker  no   1 instance
+  no    it has one name [container-name]
+        fix: remove it
+db      -    left alone
+lb
+  no    it is old [nginx-keepalive]
+        fix: use a new one
+the project
+  note  it is older [engine-too-old]
+not judged
+  - whether it ends";
+        assert_eq!(sheet().lines(None, false).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_quiet_sheet_has_what_is_lost_and_its_fix() {
+        let expected = "\
+worker  no   1 instance
+  no    it has one name [container-name]
+        fix: remove it
+lb
+  no    it is old [nginx-keepalive]
+        fix: use a new one";
+        assert_eq!(sheet().lines(None, true).join("\n"), expected);
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words_and_goes_on_where_it_began() {
+        let page = Page { width: Some(12), quiet: false };
+        assert_eq!(page.paragraph("ab  ", "one two three\n four"), ["ab  one two", "    three", "    four"]);
+        assert_eq!(page.paragraph("  ", "unbreakably-long x"), ["  unbreakably-long", "  x"]);
+        assert_eq!(page.paragraph("ab  ", ""), ["ab"]);
+    }
+}

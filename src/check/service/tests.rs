@@ -1,0 +1,238 @@
+use super::*;
+use crate::model::{Flags, Project};
+
+fn service(keys: &str) -> Service {
+    let yaml = format!("name: p\nservices: {{app: {{image: 'shop:1', restart: always, {keys}}}}}");
+    let mut project = Project::read(&yaml, "compose.yaml", &Flags::default()).unwrap();
+    project.services.remove("app").unwrap()
+}
+
+fn subject(service: &Service, front: Front) -> Subject<'_> {
+    Subject {
+        service,
+        image: None,
+        front,
+        asks_for_route: false,
+        is_asked: false,
+        listens: false,
+        is_sure: true,
+        instances: 1,
+        signals: None,
+        state_in_image: None,
+    }
+}
+
+/// The rules that are broken, `!` before those that say no.
+fn told(found: &[Finding]) -> String {
+    let one = |f: &Finding| format!("{}{}", if f.severity == Severity::No { "!" } else { "" }, f.rule);
+    found.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn judge(keys: &str, front: Front) -> String {
+    told(&findings(&subject(&service(keys), front)))
+}
+
+const FRONTS: [Front; 3] = [Front::Nobody, Front::Drains, Front::Watched];
+
+#[test]
+fn a_service_with_nothing_wrong_has_no_finding() {
+    for front in FRONTS {
+        assert_eq!(judge("", front), "", "{front:?}");
+    }
+}
+
+#[test]
+fn a_restart_policy_is_compose_s_or_the_deploys() {
+    let of = |keys: &str| {
+        let yaml = format!("name: p\nservices: {{app: {{image: 'a:1', {keys}}}}}");
+        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        told(&findings(&subject(&project.services["app"], Front::Drains)))
+    };
+    assert_eq!([of(""), of("restart: 'no'")], ["no-restart-policy"; 2]);
+    for policy in
+        ["restart: unless-stopped", "restart: 'on-failure:3'", "deploy: {restart_policy: {condition: any}}"]
+    {
+        assert_eq!(of(policy), "", "{policy}");
+    }
+    assert_eq!(of("deploy: {restart_policy: {condition: none}}"), "no-restart-policy");
+}
+
+#[test]
+fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
+    let of = |image: &str, build: &str| {
+        let yaml = format!("name: p\nservices: {{app: {{restart: always, image: '{image}', {build}}}}}");
+        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        told(&findings(&subject(&project.services["app"], Front::Drains)))
+    };
+    for moving in ["shop", "shop:latest", "r.test:5000/shop", "shop:stable", "shop:main"] {
+        assert_eq!(of(moving, ""), "moving-image", "{moving}");
+        assert_eq!(of(moving, "build: {context: /x}"), "", "{moving} is built here");
+    }
+    for fixed in ["shop:1", "r.test:5000/shop:v2", "shop:latest@sha256:00", "shop:20-alpine"] {
+        assert_eq!(of(fixed, ""), "", "{fixed}");
+    }
+}
+
+/// By the process, whatever the words say; by the words where nothing runs.
+#[test]
+fn a_first_process_without_a_handler_is_told() {
+    let shell = "command: [sh, -c, node app.js]";
+    for (front, by_process) in [
+        (Front::Nobody, "!ignores-stop-signal"),
+        (Front::Drains, "ignores-stop-signal"),
+        (Front::Watched, "!ignores-stop-signal"),
+    ] {
+        let with = |keys: &str, caught: &str| {
+            let service = service(keys);
+            let status = format!("NSpid:\t7\t1\nSigBlk: 0\nSigIgn: 0\nSigCgt: {caught}\n");
+            let signals = Signals::of_first_process(&status).map(|s| ("app-1".to_string(), s));
+            told(&findings(&Subject { signals, ..subject(&service, front) }))
+        };
+        assert_eq!(with("", "0"), by_process);
+        assert_eq!((with("", "4000").as_str(), with(shell, "4000").as_str()), ("", ""));
+        assert_eq!(with("stop_signal: SIGQUIT", "4000"), by_process);
+        assert_eq!(
+            (with("stop_signal: SIGQUIT", "4").as_str(), with("stop_signal: SIGKILL", "0").as_str()),
+            ("", "")
+        );
+        assert_eq!(judge(shell, front), "ignores-stop-signal");
+        assert_eq!(judge(&format!("{shell}, init: true"), front), "");
+    }
+}
+
+#[test]
+fn the_words_and_the_stop_signal_of_the_image_count() {
+    let of = |keys: &str, config: &str| {
+        let service = service(keys);
+        let image: Image = serde_json::from_str(&format!(r#"{{"Config": {config}}}"#)).unwrap();
+        findings(&Subject { image: Some(&image), ..subject(&service, Front::Drains) })
+    };
+    let shell = r#"{"Cmd": ["/bin/sh", "-c", "node x"], "StopSignal": "SIGQUIT"}"#;
+    assert!(of("", shell)[0].says.contains("passes SIGQUIT to nobody"));
+    assert_eq!(told(&of("command: [node, x]", shell)), "");
+    assert_eq!(told(&of("", r#"{"Entrypoint": ["tini", "--"], "Cmd": ["sh", "-c", "node x"]}"#)), "");
+}
+
+#[test]
+fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
+    let grace = |keys: &str| FRONTS.map(|front| judge(keys, front));
+    let short = ["!short-grace", "short-grace", "!short-grace"];
+    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 59s"), short);
+    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 60s"), [""; 3]);
+    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}"), short, "10s is Docker's own");
+    assert_eq!(grace("stop_grace_period: 1s"), [""; 3], "nobody says what it needs");
+    for words in [
+        "[gunicorn, --graceful-timeout, '60', a]",
+        "[gunicorn, --graceful-timeout=60]",
+        "[sh, s, 'uvicorn --shutdown-timeout 1m a']",
+    ] {
+        assert_eq!(grace(&format!("stop_grace_period: 30s, command: {words}")), short, "{words}");
+        assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 3], "{words}");
+    }
+    let fix = findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), Front::Drains))[0].fix.clone();
+    assert_eq!(fix, "set `services.app.stop_grace_period: 65s`");
+}
+
+/// Every order behind every kind of front, with what it holds.
+#[test]
+fn two_generations_share_a_volume_where_they_run_side_by_side() {
+    let volume = "volumes: [{type: volume, source: data, target: /data}]";
+    let database = "volumes: [{type: bind, source: /x, target: /var/lib/mysql}]";
+    let orders =
+        ["", "deploy: {update_config: {order: start-first}}", "deploy: {update_config: {order: stop-first}}"];
+    for front in FRONTS {
+        for (n, order) in orders.iter().enumerate() {
+            let beside = if front == Front::Nobody { n == 1 } else { n != 2 };
+            let (plain, kept) = match beside {
+                true => ("shared-volume", "!shared-volume"),
+                false => ("", ""),
+            };
+            assert_eq!(judge(&format!("{volume}, {order}"), front), plain, "{front:?} {order}");
+            assert_eq!(judge(&format!("{database}, {order}"), front), kept, "{front:?} {order}");
+        }
+        for none in [
+            "{type: volume, source: data, target: /data, read_only: true}",
+            "{type: volume, target: /cache}",
+            "{type: tmpfs, target: /t}",
+            "{type: bind, source: /run/docker.sock, target: /d}",
+        ] {
+            assert_eq!(judge(&format!("volumes: [{none}]"), front), "", "{none}");
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_many_instances_share_already_is_no_news() {
+    let with = |keys: &str| {
+        let service = service(&format!("volumes: [{{type: volume, source: d, target: /data}}], {keys}"));
+        told(&findings(&Subject { instances: 2, ..subject(&service, Front::Drains) }))
+    };
+    assert_eq!(with(""), "");
+    assert_eq!(with("environment: {DATABASE_URL: 'sqlite:////data/app.db'}"), "!shared-volume");
+}
+
+#[test]
+fn a_database_is_known_by_its_image_its_path_or_its_address() {
+    let kind = |image: &str, path: &str, value: &str| {
+        let yaml = format!(
+            "name: p\nservices: {{app: {{image: '{image}', environment: {{A: '{value}'}}, volumes: [{{type: volume, source: d, \
+             target: {path}}}]}}}}"
+        );
+        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        database(&subject(&project.services["app"], Front::Drains))
+    };
+    assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));
+    assert_eq!(kind("bitnami/redis@sha256:0", "/data", ""), Some("Redis"));
+    assert_eq!(kind("shop:1", "/var/lib/postgresql/data", ""), Some("PostgreSQL"));
+    assert_eq!(kind("shop:1", "/data", "sqlite:///x.db"), Some("SQLite"));
+    assert_eq!(kind("shop:1", "/data", "/data/x.sqlite3"), Some("SQLite"));
+    assert_eq!(kind("postgres-exporter:1", "/uploads", "postgres://db/x"), None);
+}
+
+#[test]
+fn a_service_that_rests_for_its_volume_is_missed_by_who_asks_it() {
+    let volume = "volumes: [{type: volume, target: /data}]";
+    for (front, asked, expected) in [
+        (Front::Nobody, true, "!stops-first"),
+        (Front::Nobody, false, ""),
+        (Front::Drains, true, ""),
+        (Front::Watched, true, ""),
+    ] {
+        let service = service(volume);
+        let found = findings(&Subject { is_asked: asked, ..subject(&service, front) });
+        assert_eq!(told(&found), expected, "{front:?} {asked}");
+    }
+}
+
+#[test]
+fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_matter() {
+    for (route, listens, asked) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
+        let with = |keys: &str, front, is_sure| {
+            let service = service(keys);
+            let asks = Subject {
+                asks_for_route: route,
+                listens,
+                is_asked: asked,
+                is_sure,
+                ..subject(&service, front)
+            };
+            told(&findings(&asks))
+        };
+        let expected = if route || listens || asked { ["!no-proxy", "no-proxy"] } else { ["", ""] };
+        assert_eq!([with("", Front::Nobody, true), with("", Front::Nobody, false)], expected);
+        for obstacle in ["ports: [{target: 80, published: '8080'}]", "network_mode: host"] {
+            assert_eq!(with(obstacle, Front::Nobody, true), "");
+        }
+        assert_eq!([with("", Front::Drains, true), with("", Front::Watched, true)], [""; 2]);
+    }
+}
+
+#[test]
+fn a_state_folder_in_an_image_is_told() {
+    let service = service("");
+    let found = findings(&Subject {
+        state_in_image: Some("/p/.compose-zd".into()),
+        ..subject(&service, Front::Drains)
+    });
+    assert_eq!(told(&found), "state-in-build-context");
+}

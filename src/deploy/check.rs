@@ -1,0 +1,209 @@
+//! What a deploy would lose, told without changing anything: gathers the facts, by the file and by what runs, asks the
+//! rules (`check.rs`) and those that a deploy itself goes by, and reports.
+
+mod choice;
+mod machine;
+mod planned;
+mod proxies;
+mod stack;
+mod target;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::asked::{self, Target};
+use super::definition::Definition;
+use super::scene::{self, Wanted};
+use crate::check::{About, Finding, Row, Sheet, Verdict};
+use crate::cli::{CheckArgs, ComposeArgs};
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::{Engine, Flags, Project};
+use crate::proxy::Proxy;
+use crate::report::Report;
+use planned::Planned;
+
+/// Tells of every service whether a deploy would lose anything, and the fix where it would.
+///
+/// # Errors
+/// A service that would lose something; a file that Compose refuses; a service that is not there.
+pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
+    let definition = Definition::of_file(compose, Flags::default(), report)?;
+    refuse_empty(&definition)?;
+    known(&definition.project, &args.services)?;
+    let sheet = judge(compose, args, &definition)?.settled();
+    match report.is_json() {
+        true => report.document(&sheet),
+        false => sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.say(line)),
+    }
+    match sheet.ok {
+        true => Ok(()),
+        false => Err(lossy(&sheet).into()),
+    }
+}
+
+fn refuse_empty(definition: &Definition) -> Result<(), Fault> {
+    match definition.project.services.is_empty() {
+        false => Ok(()),
+        true => Err(Fault::usage(format!("{}: the project has no services", definition.source))
+            .hint("write them under `services`; those of a profile need `--profile`")),
+    }
+}
+
+fn known(project: &Project, named: &[String]) -> Result<(), Fault> {
+    let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
+    match named.iter().find(|n| !is_known(n)) {
+        Some(name) => Err(asked::unknown(project, name, "check")),
+        None => Ok(()),
+    }
+}
+
+fn lossy(sheet: &Sheet) -> Fault {
+    let names: Vec<String> = sheet.losing().iter().map(|n| format!("`{n}`")).collect();
+    let what = match names.is_empty() {
+        true => format!("project `{}`", sheet.project),
+        false => names.join(", "),
+    };
+    Fault::unchanged(format!("{what}: a deploy would lose requests or data, or be refused"))
+        .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
+}
+
+fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Result<Sheet> {
+    let (docker, project) = (&definition.docker, &definition.project);
+    let mut sheet = Sheet {
+        project: project.name.clone(),
+        engine: "compose",
+        ok: true,
+        services: Vec::new(),
+        findings: Vec::new(),
+        unjudged: Vec::new(),
+    };
+    let containers = docker.containers().map_err(Fault::from_error);
+    if let Err(fault) = &containers {
+        sheet.unjudged.push(format!(
+            "what runs, the images, and how much memory there is: {}",
+            fault.message.replace('\n', " ")
+        ));
+    }
+    let containers = containers.ok();
+    let asked = asked::engine(args.engine.as_deref(), project.engine);
+    let is_stack = match (asked, &containers) {
+        (Some(engine), _) => engine == Engine::Swarm,
+        (None, Some(_)) => docker.is_stack(&project.name)?,
+        (None, None) => false,
+    };
+    if is_stack {
+        sheet.engine = "swarm";
+        stack::judge(definition, args, containers.is_some(), &mut sheet)?;
+        return Ok(sheet);
+    }
+    let checker = Checker::of(compose, args, definition, containers, &mut sheet)?;
+    checker.judge(&args.services, &mut sheet)?;
+    Ok(sheet)
+}
+
+/// What is known of a project for Compose.
+struct Checker<'a> {
+    definition: &'a Definition,
+    /// All of the engine's; none where there is no engine.
+    containers: Option<Vec<Container>>,
+    /// The images of the project's services.
+    wanted: Wanted,
+    /// Those of the engine.
+    proxies: Vec<Arc<dyn Proxy>>,
+    /// Those of the file that do not run.
+    planned: Planned,
+    state_dir: PathBuf,
+}
+
+impl<'a> Checker<'a> {
+    fn of(
+        compose: &ComposeArgs,
+        args: &CheckArgs,
+        definition: &'a Definition,
+        containers: Option<Vec<Container>>,
+        sheet: &mut Sheet,
+    ) -> Result<Checker<'a>> {
+        let (docker, project) = (&definition.docker, &definition.project);
+        let images = match containers.is_some() {
+            true => images(docker, project)?,
+            false => BTreeMap::new(),
+        };
+        let wanted = Wanted { images, ..Wanted::default() };
+        let proxies = match &containers {
+            Some(all) => scene::detect(docker, all)?,
+            None => Vec::new(),
+        };
+        let runs = |service: &str| {
+            let its = containers.iter().flatten().filter(|c| scene::is_member(project, c, &[service]));
+            its.into_iter().any(Container::is_running)
+        };
+        let planned = planned::find(definition, &wanted, &runs)?;
+        sheet.unjudged.extend(planned.remarks());
+        let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
+        Ok(Checker { definition, containers, wanted, proxies, planned, state_dir })
+    }
+
+    fn docker(&self) -> &Docker {
+        &self.definition.docker
+    }
+
+    fn project(&self) -> &Project {
+        &self.definition.project
+    }
+
+    fn containers(&self) -> &[Container] {
+        self.containers.as_deref().unwrap_or_default()
+    }
+
+    /// The instances of a service, running or not.
+    fn members(&self, service: &str) -> Vec<&Container> {
+        self.containers().iter().filter(|c| scene::is_member(self.project(), c, &[service])).collect()
+    }
+
+    fn judge(&self, named: &[String], sheet: &mut Sheet) -> Result<()> {
+        let choice = choice::choose(self, named)?;
+        let mut crowds = Vec::new();
+        for target in &choice.judged {
+            let judged = self.target(target, sheet)?;
+            sheet.services.push(judged.row);
+            crowds.extend(judged.crowds);
+        }
+        sheet.services.extend(choice.left.into_iter().map(|(name, why)| Row {
+            services: vec![name.clone()],
+            name,
+            verdict: Verdict::LeftAlone,
+            says: why,
+            proxies: Vec::new(),
+        }));
+        sheet.findings.extend(self.machine(crowds)?);
+        Ok(())
+    }
+}
+
+/// The local images of the services, by service; one that is not here is left out.
+fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::docker::inspect::Image>> {
+    let mut known = BTreeMap::new();
+    for service in project.services.values() {
+        if !known.contains_key(&service.image) {
+            known.insert(service.image.clone(), docker.image(&service.image)?);
+        }
+    }
+    let its = |name: &String| known[&project.services[name].image].clone();
+    Ok(project.services.keys().filter_map(|name| Some((name.clone(), its(name)?))).collect())
+}
+
+/// What is found of a service or a proxy is about the one that it names.
+fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> About {
+    let named = target.services().into_iter().find(|s| text.contains(&format!("`{s}`")));
+    named.map_or_else(|| About::proxy(&proxy.name()), About::service)
+}
+
+/// What a deploy of the target would be refused for by a proxy.
+fn refused_by(target: &Target, proxy: &dyn Proxy, fault: Fault) -> Finding {
+    Finding::refused(about(target, proxy, &fault.message), fault)
+}

@@ -1,0 +1,83 @@
+//! Which services are judged where none is named: those that a deploy may be about.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::Checker;
+use crate::deploy::asked::{self, Target, backend};
+use crate::deploy::oneshot::OneShots;
+use crate::model::Service;
+use crate::proxy::{self, Proxy};
+
+pub struct Choice {
+    pub judged: Vec<Target>,
+    /// The others, and why they are none.
+    pub left: Vec<(String, String)>,
+}
+
+/// What was named, whatever it is; else what a proxy routes to or may route to, and workers. A proxy, what is run once, and
+/// what others keep their data in are left alone by a deploy.
+pub fn choose(checker: &Checker, named: &[String]) -> Result<Choice> {
+    let project = checker.project();
+    if !named.is_empty() {
+        return Ok(Choice { judged: asked::as_targets(project, named)?, left: Vec::new() });
+    }
+    let all: Vec<String> = project.services.keys().cloned().collect();
+    let everything = asked::as_targets(project, &all)?;
+    let shots = OneShots::of(project, &everything);
+    let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
+    let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
+    let why = |service: &Service| match service.name.as_str() {
+        name if is_proxy(checker, name) => Some(Left::Proxy),
+        name if shots.all().contains(name) => Some(Left::OneShot),
+        _ if is_routed(checker, service) => None,
+        _ if service.holds_volume => Some(Left::Keeps),
+        name if needed.contains(name) => Some(Left::Needed),
+        _ => None,
+    };
+    let why = |target: &Target| target.services().into_iter().find_map(|s| why(&project.services[s]));
+    let only_needed = everything.iter().all(|t| why(t).is_some());
+    // Where nothing else is left, it is these that somebody wants to deploy.
+    let left_alone = |t: &Target| why(t).filter(|w| !only_needed || matches!(w, Left::Proxy | Left::OneShot));
+    let left = everything.iter().filter_map(|t| Some((t.name().to_string(), left_alone(t)?.words())));
+    let left = left.collect();
+    Ok(Choice { judged: everything.iter().filter(|t| left_alone(t).is_none()).cloned().collect(), left })
+}
+
+/// Why a deploy leaves a service alone.
+enum Left {
+    Proxy,
+    OneShot,
+    Keeps,
+    Needed,
+}
+
+impl Left {
+    fn words(&self) -> String {
+        let words = match self {
+            Left::Proxy => "a proxy: a deploy leaves it alone",
+            Left::OneShot => "run to its end by a deploy (`x-zd.before`, `x-zd.after`)",
+            Left::Keeps => {
+                "holds a volume, and no proxy routes to it: a deploy leaves it alone unless it is named"
+            }
+            Left::Needed => {
+                "others need it, and no proxy routes to it: a deploy leaves it alone unless it is named"
+            }
+        };
+        words.into()
+    }
+}
+
+fn is_proxy(checker: &Checker, service: &str) -> bool {
+    let runs = |p: &dyn Proxy| p.container().compose() == Some((checker.project().name.as_str(), service));
+    proxy::is_proxy_image(&checker.project().services[service].image)
+        || checker.planned.has(service)
+        || checker.proxies.iter().any(|p| runs(p.as_ref()))
+}
+
+fn is_routed(checker: &Checker, service: &Service) -> bool {
+    let backend = backend(checker.project(), service);
+    let all = checker.proxies.iter().chain(checker.planned.known());
+    proxy::claims(&backend) || all.into_iter().any(|p| p.fronts(&backend))
+}

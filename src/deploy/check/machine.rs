@@ -1,0 +1,84 @@
+//! What the machine has and can do: versions, and memory for two generations.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::Checker;
+use crate::check::room::{self, Crowd, Memory, Need};
+use crate::check::{Finding, version};
+use crate::deploy::scene;
+use crate::docker::inspect::Container;
+use crate::model::Process;
+
+impl Checker<'_> {
+    /// What is found of the whole.
+    pub fn machine(&self, crowds: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
+        let compose = self.docker().compose_version()?;
+        if self.containers.is_none() {
+            return Ok(version::findings(compose.as_deref(), None));
+        }
+        let machine = self.docker().machine()?;
+        let mut findings = version::findings(compose.as_deref(), Some(&machine.version));
+        let used = self.used(&crowds)?;
+        let known = crowds.into_iter().filter_map(|(service, running, starting)| {
+            let process = &self.project().services[&service].process;
+            let need = need(process, used.get(&service).copied())?;
+            Some(Crowd { service, running, starting, need })
+        });
+        let known: Vec<Crowd> = known.collect();
+        let elsewhere = self.docker().whereabouts().is_elsewhere();
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !elsewhere);
+        let available = meminfo.and_then(|text| room::available(&text));
+        findings.extend(room::finding(&known, Memory { total: machine.memory, available }));
+        Ok(findings)
+    }
+
+    /// The most that any instance of a service takes now, by service.
+    fn used(&self, crowds: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
+        let services: Vec<&str> = crowds.iter().map(|(s, ..)| s.as_str()).collect();
+        let running = self.containers().iter().filter(|c| c.is_running());
+        let running = running.filter(|c| scene::is_member(self.project(), c, &services));
+        let by_id: BTreeMap<&str, &Container> = running.map(|c| (c.id.as_str(), c)).collect();
+        let ids: Vec<String> = by_id.keys().map(|id| id.to_string()).collect();
+        // One may end in this moment; then the limits have to do.
+        let told = self.docker().memory_used(&ids).unwrap_or_default();
+        let mut most: BTreeMap<String, u64> = BTreeMap::new();
+        for (id, text) in &told {
+            let service = by_id.get(id.as_str()).and_then(|c| c.compose()).map(|(_, s)| s.to_string());
+            if let (Some(service), Some(bytes)) = (service, room::taken(text)) {
+                let largest = most.entry(service).or_default();
+                *largest = bytes.max(*largest);
+            }
+        }
+        Ok(most)
+    }
+}
+
+/// What is measured or reserved goes before a limit, which is no need.
+fn need(process: &Process, used: Option<u64>) -> Option<Need> {
+    let taken = used.max(process.memory_reserved).map(Need::Taken);
+    match (process.memory_limit.map(Need::Limit), used) {
+        // Nothing runs yet, and it may take all that it is given.
+        (Some(limit), None) => Some(limit),
+        (limit, _) => taken.or(limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_measured_or_reserved_is_needed_and_a_limit_is_the_most() {
+        let of = |limit, reserved, used| {
+            let process = Process { memory_limit: limit, memory_reserved: reserved, ..Process::default() };
+            need(&process, used)
+        };
+        assert_eq!(of(None, None, None), None);
+        assert_eq!(of(Some(9), Some(3), None), Some(Need::Limit(9)));
+        assert_eq!(of(Some(9), Some(3), Some(2)), Some(Need::Taken(3)));
+        assert_eq!(of(Some(9), None, Some(2)), Some(Need::Taken(2)));
+        assert_eq!(of(None, Some(3), None), Some(Need::Taken(3)));
+    }
+}

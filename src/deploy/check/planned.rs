@@ -1,0 +1,187 @@
+//! The proxies of a project that do not run yet, as far as its file tells what they are going to be like.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::deploy::definition::Definition;
+use crate::deploy::scene::Wanted;
+use crate::docker::inspect::Image;
+use crate::model::Service;
+use crate::proxy::{self, Given, Proxy};
+use crate::swarm::front::given_files;
+
+/// A proxy of the file.
+struct One {
+    service: String,
+    proxy: Arc<dyn Proxy>,
+    /// Its configuration is among the files that it is given.
+    is_known: bool,
+    files: Vec<(String, Given, String)>,
+}
+
+/// All of them.
+pub struct Planned(Vec<One>);
+
+/// Every service of the file that is a proxy and does not run.
+///
+/// # Errors
+/// A project that cannot be written as JSON.
+pub fn find(definition: &Definition, wanted: &Wanted, runs: &dyn Fn(&str) -> bool) -> Result<Planned> {
+    let text: Value = serde_json::from_str(&definition.snapshot.text())?;
+    let project = &definition.project;
+    let down = project.services.values().filter(|s| !runs(&s.name));
+    let one = |service: &Service| {
+        let name = format!("{}-{}-1", project.name, service.name);
+        let links: Vec<String> = service.links.iter().map(|l| format!("{}-{l}-1", project.name)).collect();
+        let mut container = wanted.preview(&project.name, service).named(&name).linked(&links);
+        container.config.image = service.image.clone();
+        (container.path, container.args) = process(service, wanted.images.get(&service.name));
+        let mut proxy = proxy::detect(&[container]).pop()?;
+        let files = files(&text["services"][&service.name], &text);
+        let is_known = proxy.learn_files(&|path| given(&files, path));
+        Some(One { service: service.name.clone(), proxy: proxy.into(), is_known, files })
+    };
+    Ok(Planned(down.filter_map(one).collect()))
+}
+
+/// The first word of its process, and the others. Where the image is not here, all words of the file are taken for
+/// arguments: that is what people write.
+fn process(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
+    let of_image = image.map(|i| i.config.clone()).unwrap_or_default();
+    let mut words = service.process.words(&of_image.entrypoint, &of_image.cmd);
+    if image.is_none() && service.process.entrypoint.is_none() {
+        return (String::new(), words);
+    }
+    match words.is_empty() {
+        true => (String::new(), words),
+        false => (words.remove(0), words),
+    }
+}
+
+/// The files that a service is given: their place in it, what they are, and where they are on this machine.
+fn files(service: &Value, project: &Value) -> Vec<(String, Given, String)> {
+    let mounts = service["volumes"].as_array();
+    let is_read_only = |target: &str| {
+        let mut its = mounts.into_iter().flatten().filter(|m| m["target"].as_str() == Some(target));
+        its.any(|m| m["read_only"].as_bool() == Some(true))
+    };
+    let on_disk = given_files(service, project).into_iter().map(|(target, source)| {
+        let text = std::fs::read_to_string(&source).unwrap_or_default();
+        let read_only = is_read_only(&target) || !is_mount(service, &target);
+        (target, Given { text, read_only }, source)
+    });
+    let volumes = mounts.into_iter().flatten().filter(|m| m["type"].as_str() == Some("volume"));
+    let volumes = volumes.filter_map(|m| {
+        let target = m["target"].as_str()?.to_string();
+        let given = Given { text: String::new(), read_only: is_read_only(&target) };
+        Some((target, given, String::new()))
+    });
+    on_disk.chain(volumes).chain(contents(service, project)).collect()
+}
+
+fn is_mount(service: &Value, target: &str) -> bool {
+    let mounts = service["volumes"].as_array().into_iter().flatten();
+    mounts.into_iter().any(|m| m["target"].as_str() == Some(target))
+}
+
+/// Configs whose text is in the file itself.
+fn contents(service: &Value, project: &Value) -> Vec<(String, Given, String)> {
+    let grants = service["configs"].as_array().into_iter().flatten();
+    let text = |grant: &Value| {
+        let source = grant["source"].as_str()?;
+        let text = project["configs"][source]["content"].as_str()?.replace("$$", "$");
+        let target = grant["target"].as_str().map_or_else(|| format!("/{source}"), String::from);
+        Some((target, Given { text, read_only: true }, String::new()))
+    };
+    grants.filter_map(text).collect()
+}
+
+/// What a path is: a file that is mounted there, or one in a folder that is.
+fn given(files: &[(String, Given, String)], path: &str) -> Option<Given> {
+    if let Some((_, given, _)) = files.iter().find(|(target, ..)| target == path) {
+        return Some(given.clone());
+    }
+    let mut above: Vec<&(String, Given, String)> =
+        files.iter().filter(|(target, ..)| Path::new(path).starts_with(target)).collect();
+    above.sort_by_key(|(target, ..)| target.len());
+    let (target, folder, source) = above.pop().filter(|(.., source)| !source.is_empty())?;
+    let inside = Path::new(source).join(Path::new(path).strip_prefix(target).ok()?);
+    match inside.is_dir() {
+        true => Some(Given { text: String::new(), read_only: folder.read_only }),
+        false => {
+            let text = std::fs::read_to_string(inside).ok()?;
+            Some(Given { text, read_only: folder.read_only })
+        }
+    }
+}
+
+impl Planned {
+    pub fn has(&self, service: &str) -> bool {
+        self.0.iter().any(|one| one.service == service)
+    }
+
+    /// Those whose configuration is known.
+    pub fn known(&self) -> impl Iterator<Item = &Arc<dyn Proxy>> {
+        self.0.iter().filter(|one| one.is_known).map(|one| &one.proxy)
+    }
+
+    /// Whether one whose configuration is not known shares a network with a service.
+    pub fn may_front(&self, service: &Service) -> bool {
+        let reaches =
+            |one: &One| service.networks.iter().any(|n| one.proxy.container().networks().any(|o| o == n));
+        self.0.iter().any(|one| !one.is_known && one.service != service.name && reaches(one))
+    }
+
+    /// What one of them is given at a path.
+    pub fn given(&self, proxy: &dyn Proxy, path: &str) -> Option<Given> {
+        let one = self.0.iter().find(|one| one.proxy.container().name() == proxy.container().name())?;
+        given(&one.files, path)
+    }
+
+    /// What the file does not tell of them.
+    pub fn remarks(&self) -> Vec<String> {
+        let one = |one: &One| match one.is_known {
+            true => format!("{}: it does not run, and was judged by the project's file", one.proxy.name()),
+            false => {
+                format!(
+                    "{}: it does not run, and its configuration is not in the project's file",
+                    one.proxy.name()
+                )
+            }
+        };
+        self.0.iter().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_path_is_given_is_found_in_files_folders_volumes_and_texts() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/a.cfg"), "a").unwrap();
+        std::fs::write(dir.path().join("b.cfg"), "b").unwrap();
+        let service = json!({
+            "volumes": [
+                {"type": "bind", "source": place("etc"), "target": "/etc/lb", "read_only": true},
+                {"type": "volume", "source": "v", "target": "/dynamic"},
+            ],
+            "configs": [{"source": "b", "target": "/b.cfg"}, {"source": "c", "target": "/c.cfg"}],
+        });
+        let project = json!({"configs": {"b": {"file": place("b.cfg")}, "c": {"content": "$$c"}}});
+        let files = files(&service, &project);
+        let told = |path: &str| given(&files, path).map(|g| (g.text, g.read_only));
+        assert_eq!(told("/etc/lb/a.cfg"), Some(("a".into(), true)));
+        assert_eq!(told("/etc/lb"), Some((String::new(), true)));
+        assert_eq!((told("/b.cfg"), told("/c.cfg")), (Some(("b".into(), true)), Some(("$c".into(), true))));
+        assert_eq!(told("/dynamic"), Some((String::new(), false)));
+        assert_eq!((told("/etc/lb/none.cfg"), told("/etc/lbx"), told("/dynamic/x")), (None, None, None));
+    }
+}

@@ -1,0 +1,105 @@
+//! The proxies in front of a target: asked where they run, else judged by their files.
+
+use anyhow::Result;
+
+use super::target::Fronting;
+use super::{Checker, about, refused_by};
+use crate::check::{Finding, Sheet};
+use crate::deploy::asked::{Target, backend};
+use crate::deploy::scene::{self, Viewer};
+use crate::fault::{Fault, Loss};
+use crate::proxy::{Backend, Proxy, Wish};
+
+impl Checker<'_> {
+    /// Those that run, and those of the file that do not.
+    ///
+    /// # Errors
+    /// One that is named and is none.
+    pub fn fronting(&self, target: &Target) -> Result<Fronting> {
+        let project = self.project();
+        let services: Vec<_> = target.services().iter().map(|s| &project.services[*s]).collect();
+        let settings = &services[0].settings.proxy;
+        let none = settings.kind.as_deref() == Some("none");
+        // What is named can only be looked for where there is an engine.
+        let by_name = settings.container.is_some() && self.containers.is_none();
+        if none || by_name {
+            return Ok(Fronting { running: Vec::new(), planned: Vec::new(), perhaps: by_name });
+        }
+        let running = match &self.containers {
+            Some(all) => scene::fronting(self.docker(), project, target, all, &self.proxies)?,
+            None => Vec::new(),
+        };
+        let fronts = |p: &dyn Proxy| services.iter().any(|s| p.fronts(&backend(project, s)));
+        let planned = self.planned.known().filter(|p| running.is_empty() && fronts(p.as_ref())).cloned();
+        let planned: Vec<_> = planned.collect();
+        let perhaps = services.iter().any(|s| self.planned.may_front(s));
+        Ok(Fronting { perhaps: perhaps && running.is_empty() && planned.is_empty(), running, planned })
+    }
+
+    /// What a deploy would be refused for or warned of by the proxies in front.
+    pub fn judge_proxies(
+        &self,
+        viewer: &Viewer,
+        fronting: &Fronting,
+        starting: usize,
+        sheet: &mut Sheet,
+    ) -> Result<()> {
+        let target = viewer.target;
+        let backends = viewer.backends(self.containers());
+        let wish = self.wish(viewer, &backends, starting);
+        for proxy in fronting.all() {
+            let proxy = proxy.as_ref();
+            let mut losses = proxy.advice(&backends);
+            match proxy.check(&backends) {
+                Ok(found) => losses.extend(found),
+                Err(fault) => {
+                    sheet.findings.push(refused_by(target, proxy, fault));
+                    sheet.findings.extend(losses.into_iter().map(|loss| lost(target, proxy, loss)));
+                    continue;
+                }
+            }
+            let is_planned =
+                fronting.planned.iter().any(|p| p.container().name() == proxy.container().name());
+            let prepared = match is_planned {
+                true => {
+                    let present = self.present(target);
+                    proxy.foresee(&|path| self.planned.given(proxy, path), &wish, present)
+                }
+                false => self.prepared(proxy, &wish)?,
+            };
+            match prepared {
+                Ok(found) => losses.extend(found),
+                Err(fault) => sheet.findings.push(refused_by(target, proxy, fault)),
+            }
+            sheet.findings.extend(losses.into_iter().map(|loss| lost(target, proxy, loss)));
+        }
+        Ok(())
+    }
+
+    /// What a running proxy says to being prepared; nothing is done about it.
+    fn prepared(&self, proxy: &dyn Proxy, wish: &Wish) -> Result<Result<Vec<Loss>, Fault>> {
+        let answers = proxy.inspect().iter().map(|q| self.docker().exec(q)).collect::<Result<Vec<_>>>()?;
+        Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
+    }
+
+    fn wish(&self, viewer: &Viewer, backends: &[Backend], starting: usize) -> Wish {
+        let first = &self.project().services[viewer.target.services()[0]];
+        Wish {
+            tune: first.settings.proxy.tune.unwrap_or(true),
+            project: self.project().name.clone(),
+            starting,
+            services: viewer.names(backends),
+            beside: Vec::new(),
+        }
+    }
+
+    /// How many instances there are going to be before the deploy that brings the next.
+    fn present(&self, target: &Target) -> usize {
+        let count = |s: &&str| self.project().services[*s].replicas.map_or(1, |n| n as usize);
+        target.services().iter().map(count).max().unwrap_or(1)
+    }
+}
+
+fn lost(target: &Target, proxy: &dyn Proxy, loss: Loss) -> Finding {
+    Finding::lost(about(target, proxy, &loss.says), loss)
+}

@@ -1,0 +1,323 @@
+//! One target: how it runs, what its file, its plan, its readiness and its first process are like.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Checker;
+use crate::check::service::{self, Front, Subject};
+use crate::check::signals::Signals;
+use crate::check::{About, Finding, Row, Sheet, Verdict};
+use crate::deploy::asked::{Target, backend};
+use crate::deploy::scene::Viewer;
+use crate::deploy::{checks, goals};
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::health::Probe;
+use crate::model::{Order, Service};
+use crate::observed::{Generation, Instance, Observed, State};
+use crate::plan::{self, Goal, Plan, Strategy};
+use crate::proxy::{self, Proxy};
+
+/// What is told of a target.
+pub struct Judged {
+    pub row: Row,
+    /// Its services with how many run, and how many start beside them.
+    pub crowds: Vec<(String, u64, u64)>,
+}
+
+/// The proxies in front of a target.
+pub struct Fronting {
+    pub running: Vec<Arc<dyn Proxy>>,
+    /// By the file alone.
+    pub planned: Vec<Arc<dyn Proxy>>,
+    /// One whose configuration is not known may be in front.
+    pub perhaps: bool,
+}
+
+impl Fronting {
+    pub fn all(&self) -> Vec<Arc<dyn Proxy>> {
+        self.running.iter().chain(&self.planned).cloned().collect()
+    }
+
+    fn is_none(&self) -> bool {
+        self.running.is_empty() && self.planned.is_empty() && !self.perhaps
+    }
+
+    fn kind(&self) -> Front {
+        match self.all().iter().all(|p| p.steers()) {
+            _ if self.is_none() => Front::Nobody,
+            true => Front::Drains,
+            false => Front::Watched,
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub fn target(&self, target: &Target, sheet: &mut Sheet) -> Result<Judged> {
+        let found = &mut sheet.findings;
+        let refused = |fault: Fault| Finding::refused(About::service(target.services()[0]), fault);
+        found.extend(
+            checks::file(self.project(), target).into_iter().map(|fault| self.about_file(target, fault)),
+        );
+        if let Err(fault) = self.runs_without_its_proxy(target) {
+            found.push(refused(fault));
+        }
+        let fronting = match self.fronting(target) {
+            Ok(fronting) => fronting,
+            Err(error) => {
+                found.push(refused(Fault::from_error(error)));
+                Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
+            }
+        };
+        let viewer = Viewer {
+            docker: self.docker(),
+            project: self.project(),
+            wanted: &self.wanted,
+            target,
+            proxies: fronting.all(),
+        };
+        let probes = self.readiness(&viewer, sheet);
+        let plan = self.plan(target, &fronting, &probes);
+        let starting = match &plan {
+            Ok(plan) => plan.starting(),
+            Err(_) => self.instances(target),
+        };
+        sheet.findings.extend(plan.err());
+        self.judge_proxies(&viewer, &fronting, starting, sheet)?;
+        for name in target.services() {
+            self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
+        }
+        Ok(Judged { row: self.row(target, &fronting), crowds: self.crowds(target, starting) })
+    }
+
+    /// A fault of the file names the side that it is about.
+    fn about_file(&self, target: &Target, fault: Fault) -> Finding {
+        let named = target.services().into_iter().find(|s| fault.message.starts_with(&format!("`{s}`")));
+        Finding::refused(About::service(named.unwrap_or(target.services()[0])), fault)
+    }
+
+    /// Before the first start nothing of it runs, and a proxy that is down is none to wonder at.
+    fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Fault> {
+        let runs = target.services().iter().any(|s| self.running(s) > 0);
+        match runs {
+            true => checks::proxy_runs(self.project(), target, &self.proxies),
+            false => Ok(()),
+        }
+    }
+
+    fn running(&self, service: &str) -> usize {
+        self.members(service).iter().filter(|c| c.is_running()).count()
+    }
+
+    /// How many there are going to be: as the file says, else as many as run, else one.
+    fn wanted_of(&self, service: &Service) -> usize {
+        let in_file = service.replicas.map(|n| n as usize);
+        in_file.unwrap_or(self.running(&service.name)).max(1)
+    }
+
+    fn instances(&self, target: &Target) -> usize {
+        let of = |s: &&str| self.wanted_of(&self.project().services[*s]);
+        target.services().iter().map(of).max().unwrap_or(1)
+    }
+
+    /// How a new instance will be asked; what its image brings along is not known where that is not here.
+    fn readiness(&self, viewer: &Viewer, sheet: &mut Sheet) -> Vec<(String, Probe)> {
+        let unknown = |name: &&str| {
+            let service = &self.project().services[*name];
+            let told = service.healthcheck.is_some() || service.settings.http.is_some();
+            !told && !self.wanted.images.contains_key(*name)
+        };
+        let services = viewer.target.services();
+        if let Some(name) = services.iter().find(|n| unknown(n)) {
+            let image = &self.project().services[*name].image;
+            let why = if self.containers.is_some() {
+                format!("image {image} is not here")
+            } else {
+                "no engine".into()
+            };
+            sheet
+                .unjudged
+                .push(format!("whether anything tells that a new instance of `{name}` is ready: {why}"));
+            return Vec::new();
+        }
+        match viewer.probes() {
+            Ok(probes) => {
+                sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe)));
+                probes.into_iter().map(|(name, probe)| (name.to_string(), probe)).collect()
+            }
+            Err(fault) => {
+                sheet.findings.push(self.about_file(viewer.target, fault));
+                Vec::new()
+            }
+        }
+    }
+
+    /// The plan of a deploy of everything, by the sides that run.
+    fn plan(
+        &self,
+        target: &Target,
+        fronting: &Fronting,
+        probes: &[(String, Probe)],
+    ) -> Result<Plan, Finding> {
+        let proxied = !fronting.is_none();
+        let about = |fault: Fault| self.about_file(target, fault);
+        let goal = |name: &str| {
+            let service = &self.project().services[name];
+            let only_runs = probes.iter().any(|(s, probe)| s == name && *probe == Probe::Running);
+            Goal {
+                service: name.into(),
+                wanted: self.wanted_of(service),
+                pace: goals::pace(service, &service.update, proxied, only_runs),
+                spared: 0,
+                clears_stopped: service.starts_by_compose,
+                after_another: false,
+                may_rest: !proxied,
+            }
+        };
+        let sides = target.services();
+        let runs = |s: &&&str| self.running(s) > 0;
+        let active: Vec<&str> = match sides.iter().filter(runs).count() {
+            0 => vec![sides[0]],
+            _ => sides.iter().filter(runs).copied().collect(),
+        };
+        let strategy = match target {
+            Target::Service(name) => Strategy::Scale(goal(name)),
+            Target::Pair(pair) => {
+                let mut both = [goal(&pair.sides[0]), goal(&pair.sides[1])];
+                if active.len() == 2 {
+                    checks::active_sides(self.project(), target).map_err(about)?;
+                    both.iter_mut().for_each(|g| {
+                        goals::stop_first_where_needed(&self.project().services[&g.service], g)
+                    });
+                }
+                Strategy::Pair(both)
+            }
+        };
+        let count = |s: &&str| self.wanted_of(&self.project().services[*s]);
+        let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| instance(s, n))).collect();
+        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| about(Fault::from(e)))
+    }
+
+    fn judge_service(
+        &self,
+        service: &Service,
+        target: &Target,
+        fronting: &Fronting,
+        sheet: &mut Sheet,
+    ) -> Result<()> {
+        let depends = |other: &Service| other.depends_on.contains_key(&service.name);
+        let is_asked = !service.fixed_ports.is_empty() || self.project().services.values().any(depends);
+        let signals = self.signals(service)?;
+        let name = &service.name;
+        match (self.running(name), &signals) {
+            (0, _) => sheet.unjudged.push(format!(
+                "whether `{name}` ends when it is told to, and how much memory it takes: nothing of it runs"
+            )),
+            (_, None) => sheet.unjudged.push(format!(
+                "whether `{name}` ends when it is told to: neither this machine nor its image can tell"
+            )),
+            (_, Some(_)) => {}
+        }
+        let subject = Subject {
+            service,
+            image: self.wanted.images.get(&service.name),
+            front: fronting.kind(),
+            asks_for_route: proxy::claims(&backend(self.project(), service)),
+            is_asked,
+            listens: !service.exposed.is_empty(),
+            is_sure: self.containers.is_some(),
+            instances: self.instances(target),
+            signals,
+            state_in_image: checks::is_in_build_context(service, &self.state_dir)
+                .then(|| self.state_dir.display().to_string()),
+        };
+        sheet.findings.extend(service::findings(&subject));
+        Ok(())
+    }
+
+    /// Of the first instance that runs, with its name.
+    fn signals(&self, service: &Service) -> Result<Option<(String, Signals)>> {
+        let Some(one) = self.members(&service.name).into_iter().find(|c| c.is_running()) else {
+            return Ok(None);
+        };
+        let read = match self.here(one) {
+            Some(signals) => Some(signals),
+            None => self.docker().first_process(&one.id)?.as_deref().and_then(Signals::of_first_process),
+        };
+        Ok(read.map(|signals| (one.name().to_string(), signals)))
+    }
+
+    /// Where the engine is on this machine, and not in a virtual one, its processes are here too.
+    fn here(&self, container: &Container) -> Option<Signals> {
+        let near = !self.docker().whereabouts().is_elsewhere();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok();
+        status.filter(|_| near && container.state.pid > 1).as_deref().and_then(Signals::of_first_process)
+    }
+
+    fn row(&self, target: &Target, fronting: &Fronting) -> Row {
+        let names: Vec<String> = fronting.all().iter().map(|p| p.name()).collect();
+        let running: usize = target.services().iter().map(|s| self.running(s)).sum();
+        let count = match running {
+            0 => "not started".to_string(),
+            1 => "1 instance".to_string(),
+            n => format!("{n} instances"),
+        };
+        let place = match names.is_empty() {
+            false => format!("behind {}", names.join(", ")),
+            true if fronting.perhaps => "behind a proxy that is not known yet".into(),
+            true => "no proxy in front".into(),
+        };
+        let service = &self.project().services[target.services()[0]];
+        let rests = goals::rests_for_its_volume(service, &service.update, !fronting.is_none());
+        let order = service.update.order == Some(Order::StopFirst) || rests;
+        Row {
+            name: target.name().into(),
+            services: target.services().iter().map(|s| s.to_string()).collect(),
+            verdict: Verdict::Yes,
+            says: format!("{count}, {place}{}", if order { ", stops before it starts" } else { "" }),
+            proxies: names,
+        }
+    }
+
+    fn crowds(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
+        let services = target.services();
+        // Of a pair the idle side starts; which one that is makes no difference to what it takes.
+        let one = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
+        vec![(one.to_string(), self.running(one) as u64, starting as u64)]
+    }
+}
+
+/// What is not asked much of before it gets requests.
+fn weak(service: &str, probe: &Probe) -> Option<Finding> {
+    let fix = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
+    let about = About::service(service);
+    match probe {
+        Probe::Http(http) if probe.is_weak() => {
+            let says = format!(
+                "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 to `GET {}` at port {} counts as \
+                 ready",
+                http.health.path, http.port
+            );
+            Some(Finding::note("weak-readiness", about, says, fix))
+        }
+        Probe::Running => {
+            let says =
+                format!("nothing tells whether a new instance of `{service}` is ready: it only has to run");
+            Some(Finding::note("no-readiness", about, says, fix))
+        }
+        Probe::Http(_) | Probe::Check(_) => None,
+    }
+}
+
+/// One that serves, as a deploy will find it.
+fn instance(service: &str, number: usize) -> Instance {
+    Instance {
+        key: format!("{service}-{}", number + 1),
+        service: service.into(),
+        generation: Generation::Old,
+        state: State::Running,
+        routed: true,
+        ready: true,
+    }
+}

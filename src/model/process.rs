@@ -1,0 +1,50 @@
+//! What the file says of a service's first process: its words, how it ends, and how much memory it may take.
+
+use std::time::Duration;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Process {
+    /// In place of the image's, whose command goes with it.
+    pub entrypoint: Option<Vec<String>>,
+    pub command: Option<Vec<String>>,
+    /// A small init of Docker's is the first process, which passes signals on.
+    pub init: bool,
+    pub stop_signal: Option<String>,
+    /// `stop_grace_period`.
+    pub grace: Option<Duration>,
+    /// `restart`, else the condition of `deploy.restart_policy`.
+    pub restart: Option<String>,
+    /// Bytes.
+    pub memory_limit: Option<u64>,
+    pub memory_reserved: Option<u64>,
+}
+
+impl Process {
+    /// All its words, where the image has these.
+    pub fn words(&self, entrypoint: &[String], command: &[String]) -> Vec<String> {
+        let own_command = self.command.clone().filter(|c| !c.is_empty());
+        match &self.entrypoint {
+            Some(own) if !own.is_empty() => [own.clone(), own_command.unwrap_or_default()].concat(),
+            _ => [entrypoint.to_vec(), own_command.unwrap_or(command.to_vec())].concat(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_of_the_image_goes_with_its_entrypoint() {
+        let list = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let some = |text: &str| Some(text).filter(|t| !t.is_empty()).map(list);
+        let words = |entrypoint: &str, command: &str| {
+            let own = Process { entrypoint: some(entrypoint), command: some(command), ..Process::default() };
+            own.words(&list("e"), &list("c")).join(" ")
+        };
+        assert_eq!(
+            [words("", ""), words("x", ""), words("", "y"), words("x", "y")],
+            ["e c", "x", "e y", "x y"]
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! `check` reads the project and the engine, tells of each service, and changes nothing.
+
+use serde_json::Value;
+
+use super::Fake;
+
+/// What is asked of docker beside what a deploy reads.
+fn only_reads(fake: &Fake) {
+    let calls = fake.calls();
+    let asks = ["compose version", "stats ", "context inspect", "exec old cat /proc/1/status"];
+    let changes: Vec<&String> = calls.iter().filter(|c| !asks.iter().any(|a| c.contains(a))).collect();
+    assert!(changes.is_empty(), "{changes:?}");
+}
+
+#[test]
+fn a_service_that_would_lose_nothing_is_a_yes() {
+    let fake = Fake::new();
+    fake.service(&format!(
+        "image: 'app:1', restart: always, x-zd: {{health: {{path: /up, port: {}}}}}",
+        fake.port
+    ));
+    fake.run("check").code(0).stdout_eq(
+        "\
+app  yes  1 instance, no proxy in front
+not judged
+  - whether `app` ends when it is told to: neither this machine nor its image can tell
+",
+    );
+    only_reads(&fake);
+}
+
+#[test]
+fn what_would_be_lost_is_told_with_its_fix_and_the_exit_code() {
+    let fake = Fake::new();
+    fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
+    let expected = "\
+app  no   1 instance, no proxy in front
+  no    `app` has `container_name: one`, so a new instance cannot start beside the old one [container-name]
+        fix: remove `services.app.container_name`; other containers reach it by its service name `app`
+";
+    fake.run("check --quiet").code(1).stdout_eq(expected);
+    fake.run("check --quiet app").code(1).stderr_eq(
+        "\
+error: `app`: a deploy would lose requests or data, or be refused
+hint: each `no` has its fix; `compose-zd check` again shows whether it is gone
+",
+    );
+    only_reads(&fake);
+}
+
+#[test]
+fn json_is_one_document() {
+    let fake = Fake::new();
+    fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
+    let output = fake.run("check --output json").code(1).get_output().clone();
+    let sheet: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&sheet["project"], &sheet["ok"]), (&"p".into(), &false.into()));
+    assert_eq!(sheet["services"][0]["verdict"], "no");
+    let finding = &sheet["findings"][0];
+    assert_eq!((&finding["rule"], &finding["service"]), (&"container-name".into(), &"app".into()));
+}
+
+#[test]
+fn without_an_engine_the_file_is_judged_and_the_rest_is_named() {
+    let fake = Fake::new();
+    fake.service("image: 'app:1', restart: always, container_name: one");
+    fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
+    let output = fake.run("check").code(1).get_output().clone();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("[container-name]") && told.contains("no Docker engine answers"), "{told}");
+    only_reads(&fake);
+}
+
+#[test]
+fn a_name_that_is_not_there_and_a_project_without_services_are_wrong_usage() {
+    let fake = Fake::new();
+    fake.run("check nobody").code(2).stderr_eq(
+        "\
+error: `check`: there is no service or pair `nobody` in project `p`
+hint: there are `app`; a service of a profile needs `--profile`
+",
+    );
+    fake.write("config.yaml", "name: p\nservices: {}\n");
+    let output = fake.run("check").code(2).get_output().clone();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("the project has no services"));
+    fake.fail("compose config", "yaml: line 3: did not find expected key");
+    let output = fake.run("check").code(2).get_output().clone();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("did not find expected key"));
+}

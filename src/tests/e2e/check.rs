@@ -1,0 +1,167 @@
+//! `check` names what is wrong with each project of `fixtures/check`, and nothing else; by the file alone where that
+//! tells it, else by what runs. It changes nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::stage::Stage;
+
+/// What can only be seen of what runs.
+const RUNNING: [&str; 3] = ["ignores-stop-signal.runs", "nginx-keepalive.runs", "traefik-labels"];
+
+/// How many are judged side by side.
+const BATCH: usize = 4;
+
+/// One `check` of a file of the stage.
+fn start(stage: &Stage, words: &str) -> Child {
+    let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
+    command.args(["-p", &stage.project, "check", "--output", "json"]).args(words.split_whitespace());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("compose-zd can be started")
+}
+
+fn end(child: Child) -> Output {
+    child.wait_with_output().expect("a child that ends")
+}
+
+/// The rules that are broken; the exit code has to say the same.
+fn rules(name: &str, output: &Output) -> BTreeSet<String> {
+    let told = String::from_utf8_lossy(&output.stderr);
+    let sheet: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {told}"));
+    let findings = sheet["findings"].as_array().unwrap_or_else(|| panic!("{name}: {sheet}"));
+    let is_no = |f: &Value| f["severity"] == "no";
+    let code = i32::from(findings.iter().any(is_no));
+    assert_eq!(output.status.code(), Some(code), "{name}: {sheet}");
+    for finding in findings {
+        let fix = finding["fix"].as_str().unwrap_or_default();
+        assert!(!fix.is_empty() || !is_no(finding), "{name}: without a fix: {finding}");
+    }
+    findings.iter().map(|f| f["rule"].as_str().unwrap_or_default().to_string()).collect()
+}
+
+/// Judges all of these, and tells which are not as they should be.
+fn differing(stage: &Stage, all: &[(String, String, BTreeSet<String>)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for batch in all.chunks(BATCH) {
+        let children: Vec<Child> = batch.iter().map(|(_, words, _)| start(stage, words)).collect();
+        for (child, (name, _, expected)) in children.into_iter().zip(batch) {
+            let found = rules(name, &end(child));
+            if found != *expected {
+                wrong.push(format!("{name}: found {found:?}, and wrong with it is {expected:?}"));
+            }
+        }
+    }
+    wrong
+}
+
+fn set(rules: &str) -> BTreeSet<String> {
+    rules.split_whitespace().map(String::from).collect()
+}
+
+fn stage(name: &str) -> Stage {
+    let stage = Stage::on(Ipv4Addr::LOCALHOST, name);
+    // An image that exposes several ports, or none.
+    stage.set(&format!("CHECK_IMAGE={}", stage.variable("DOCKERCLOUD_IMAGE")));
+    stage
+}
+
+/// A folder is called by the rule that its project breaks; what follows a dot tells two of them apart.
+#[test]
+fn every_flaw_is_named_and_no_other() {
+    let stage = stage("flaws");
+    stage.copy_all("check");
+    let folders = fs::read_dir(stage.path(".")).unwrap().map(|e| e.unwrap().path());
+    let mut folders: Vec<String> = folders
+        .filter(|p| p.join("compose.yaml").exists())
+        .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
+        .filter(|name| !RUNNING.contains(&name.as_str()))
+        .collect();
+    folders.sort();
+    let projects: Vec<(String, String, BTreeSet<String>)> = folders
+        .into_iter()
+        .map(|name| {
+            let rule = name.split('.').next().unwrap().to_string();
+            // A worker with a volume is left alone where it is not named.
+            let service = if rule == "stops-first" { "worker" } else { "" };
+            let words = format!("-f {name}/compose.yaml {service}");
+            let expected = if rule == "none" { BTreeSet::new() } else { set(&rule) };
+            (name, words, expected)
+        })
+        .collect();
+    let flaws: BTreeSet<&String> = projects.iter().flat_map(|(.., expected)| expected).collect();
+    assert!(flaws.len() >= 12, "{flaws:?}");
+    assert_eq!(differing(&stage, &projects), [""; 0]);
+    assert!(!stage.path(".compose-zd").exists());
+}
+
+/// They lose nothing in the other tests: what is found is advice, or what the fixture is there to show.
+#[test]
+fn the_fixtures_that_lose_nothing_have_nothing_that_is_lost() {
+    let stage = stage("fixtures");
+    stage.set("PROXY_NETWORK=zde2e-check-web");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let cases = [
+        ("nginx-proxy-scale", "compose.yaml", "", "weak-readiness"),
+        ("nginx-proxy-scale", "compose.yaml compose.healthcheck.yaml", "", ""),
+        ("nginx-proxy-pair", "compose.yaml", "", "weak-readiness"),
+        ("haproxy-template", "compose.yaml", "", "weak-readiness"),
+        ("haproxy-scale", "compose.yaml", "", "weak-readiness"),
+        ("caddy", "compose.yaml", "", "weak-readiness caddy-no-retries"),
+        ("traefik", "compose.yaml", "", "weak-readiness"),
+        ("traefik", "compose.yaml compose.api.yaml", "", "weak-readiness"),
+        ("traefik", "compose.yaml compose.plain.yaml", "", "traefik-no-drain"),
+        ("nginx-proxy-shared", "compose.yaml", "", "weak-readiness no-proxy"),
+        ("swarm-vote", "compose.yaml", "--engine swarm", ""),
+        ("swarm-whoami", "compose.yaml", "--engine swarm", ""),
+        ("swarm-host-port", "compose.yaml", "--engine swarm", "swarm-one-task"),
+        ("caddy-flask-stack", "compose.yaml", "--engine swarm", "swarm-one-task"),
+    ];
+    let case = |(fixture, files, words, expected): (&str, &str, &str, &str)| {
+        let file = |name: &str| format!("-f {}", fixtures.join(fixture).join(name).display());
+        let files: Vec<String> = files.split(' ').map(file).collect();
+        (format!("{fixture} {words}"), format!("{} {words}", files.join(" ")), set(expected))
+    };
+    assert_eq!(differing(&stage, &cases.map(case)), [""; 0]);
+}
+
+/// Brings a project of `fixtures/check` up, and tells which rules it breaks as it runs, with `then` set.
+fn running(name: &str, fixture: &str, then: &str) -> BTreeSet<String> {
+    // What takes it down is the file of the stage, for the whole project.
+    let stage = Stage::scale(name);
+    stage.copy_all("check");
+    let file = format!("-f {fixture}/compose.yaml");
+    stage.compose(&format!("{file} up -d"));
+    let before = stage.containers();
+    stage.set(then);
+    let found = rules(fixture, &end(start(&stage, &file)));
+    assert_eq!(stage.containers(), before);
+    assert!(!stage.path(".compose-zd").exists());
+    found
+}
+
+#[test]
+fn a_process_without_a_handler_is_seen_once_it_runs() {
+    assert_eq!(running("signal", "ignores-stop-signal.runs", ""), set("ignores-stop-signal"));
+}
+
+#[test]
+fn an_old_nginx_is_seen_once_it_runs() {
+    assert_eq!(running("oldnginx", "nginx-keepalive.runs", ""), set("nginx-keepalive"));
+}
+
+#[test]
+fn labels_that_disagree_with_those_that_run_are_seen() {
+    let found = running("labels", "traefik-labels", "VIRTUAL_HOST=other.localhost");
+    assert_eq!(found, set("traefik-labels"));
+}
+
+#[test]
+fn a_project_that_runs_and_has_nothing_wrong_has_no_finding() {
+    assert_eq!(running("nothing", "none.haproxy", ""), set(""));
+}
