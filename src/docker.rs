@@ -1,5 +1,6 @@
 //! Every docker argv is built here, and every process is started here.
 
+mod call;
 pub mod claims;
 pub mod engine;
 pub mod facts;
@@ -22,6 +23,7 @@ use rustix::process::{Pid, Signal};
 use crate::fault::Fault;
 use crate::lock::{Process, RUN};
 use crate::wait::{self, Stop};
+pub use call::Call;
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
 

@@ -1,5 +1,7 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
+pub mod preview;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -123,6 +125,11 @@ impl<'a> Rollout<'a> {
         self.lenient = true;
         self.watched.clear();
         self
+    }
+
+    /// The container behind each key.
+    pub fn containers(&self) -> &BTreeMap<Key, Container> {
+        &self.bound
     }
 
     pub fn container(&self, key: &str) -> Option<&Container> {
