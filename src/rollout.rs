@@ -717,10 +717,11 @@ fn hook_exec(container: &Container, hook: &Hook) -> Exec {
     Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
 }
 
-/// Compose's number of an instance.
+/// Compose's number of an instance, else the one that its name ends with.
 pub fn number(container: &Container) -> u32 {
     let label = container.label("com.docker.compose.container-number");
-    label.and_then(|n| n.parse().ok()).unwrap_or(0)
+    let named = container.name().rsplit(['-', '_']).next();
+    label.or(named).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A container's name without its project's.
