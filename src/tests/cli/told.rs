@@ -1,6 +1,7 @@
 //! How a run is told: JSON that the documented schema describes, a board on a terminal, plain lines elsewhere, a picture.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};
 
 use serde_json::Value;
@@ -186,4 +187,27 @@ fn a_terminal_gets_no_colour_where_it_wants_none() {
 fn a_terminal_that_can_only_print_gets_lines() {
     let shown = on_a_terminal(&Fake::new(), 80, &[("TERM", "dumb")]);
     assert!(shown.contains("started app-2") && !shown.contains('\u{1b}'), "{shown}");
+}
+
+#[test]
+fn status_is_told_again_and_again_until_somebody_ends_it() {
+    let fake = Fake::new();
+    fake.run("deploy app").success();
+    let mut watch = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
+        .args(["status", "--watch=50ms", "--output", "json"])
+        .current_dir(fake.dir.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", fake.path("bin").display()))
+        .env("FAKE", fake.dir.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut told = BufReader::new(watch.stdout.take().unwrap()).lines();
+    for _ in 0..3 {
+        let status: Value = serde_json::from_str(&told.next().unwrap().unwrap()).unwrap();
+        assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
+    }
+    let ended = Process::new("kill").args(["-INT", &watch.id().to_string()]).status().unwrap();
+    assert!(ended.success());
+    drop(told);
+    assert!(watch.wait().unwrap().success());
 }

@@ -16,10 +16,17 @@ fn status_and_history_tell_what_runs_and_what_was_deployed() {
     let before = stage.containers();
     let status = tell(&stage, "status");
     let rows: Vec<Vec<&str>> = status.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION"]);
+    assert_eq!(
+        rows[0],
+        ["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION", "IN", "FLIGHT", "AGE"]
+    );
     assert_eq!(rows.len(), 3, "{status}");
     for row in &rows[1..] {
         assert_eq!((row[0], row[1], row[4], row[5]), ("app", "2", "running", "in"), "{status}");
+        assert!(
+            row[6].parse::<usize>().is_ok() && row[7].ends_with('s'),
+            "requests in flight and age: {status}"
+        );
     }
     stage.set("VERSION=3 STATUS=500");
     stage.deploy("app --health-path / --health-deadline 2s").exits(3);
@@ -40,8 +47,9 @@ fn what_is_stopped_or_not_there_is_told_too() {
         let found = status.lines().find(|l| l.contains(name)).unwrap_or_else(|| panic!("{name}: {status}"));
         found.split_whitespace().map(String::from).collect::<Vec<_>>()
     };
-    assert_eq!(row("service_a-1")[4..], ["running", "in"]);
-    assert_eq!(row("service_b-1")[4..], ["exited", "out"]);
+    assert_eq!(row("service_a-1")[4..6], ["running", "in"]);
+    assert_eq!(row("service_b-1")[4..], ["exited", "out", "0", "-"]);
+    assert!(status.contains("`service`: service_a is the active side"), "{status}");
     let history = tell(&stage, "history");
     assert!(history.contains("no release of `zde2e-statuspair` is recorded"), "{history}");
 }
