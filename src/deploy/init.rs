@@ -274,6 +274,7 @@ impl Scene {
         if !fronts.is_empty() {
             lines.push("docker compose up -d   # once: the proxy takes the port over".into());
         }
+        lines.push("compose-zd check       # whether a deploy would lose anything".into());
         lines.push("compose-zd deploy      # the next version, without losing a request".into());
         lines.push("compose-zd rollback    # the one before".into());
         self.report.say(&format!("next:\n  {}", lines.join("\n  ")));

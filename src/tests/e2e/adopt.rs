@@ -74,7 +74,9 @@ fn a_bare_project_is_deployed_and_put_back_in_five_commands() {
     typed(&stage, "docker compose up -d");
     stage.wait_until_all_answer();
 
-    let load = stage.start_load("");
+    says(&typed(&stage, "compose-zd check"), &["yes  1 instance, behind haproxy"]);
+
+    let load = stage.start_load("--seconds 300");
     stage.set("VERSION=2");
     says(&typed(&stage, "compose-zd deploy"), &["behind haproxy", "`app` is deployed as release 2"]);
     assert_eq!(stage.states("app"), ["running 2"]);
@@ -168,7 +170,7 @@ fn a_push_deploys_and_tells_the_pusher_how() {
     says(&pusher.push("origin main"), &["remote: compose-zd: nothing runs yet", "is started"]);
     stage.wait_until_all_answer();
 
-    let load = stage.start_load("");
+    let load = stage.start_load("--seconds 300");
     pusher.commit("2", "");
     let head = pusher.head();
     says(
