@@ -76,7 +76,9 @@ fn six_behind_caddy_lose_no_request_in_an_update_or_a_broken_one() {
     wait_until("Caddy has found them", LONG, || stack.ask("/").is_some_and(|reply| reply.status == 200));
     let load = stack.start_load("--rate 100");
     stack.set("VERSION=2");
-    stack.deploy("").exits(0);
+    let ran = stack.deploy(&format!("--strict --witness-url {}", stack.url()));
+    let (sent, lost) = ran.exits(0).witnessed();
+    assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
     stack.set(&format!("VERSION=3 {BROKEN}"));
     stack.deploy("--health-deadline 30s").exits(3);
     load.end().all_from(&["1", "2"]);
