@@ -2,6 +2,7 @@
 //! (`deploy/rollback.rs`), and what happens between plan and report is one run's (`deploy/run.rs`).
 
 mod adopt;
+mod ahead;
 mod asked;
 mod check;
 mod checks;
@@ -57,7 +58,8 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         return rollback::resume(compose, args, report, stop);
     }
     let flags = || asked::flags(&args.update, &args.rollout);
-    let mut definition = Definition::of_file(compose, flags(), report)?;
+    let read = || Definition::of_file_for_change(compose, flags(), report);
+    let mut definition = read()?;
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
     let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;
     let state_dir = asked::state_dir(compose, args.rollout.state_dir.as_deref(), cluster.as_deref());
@@ -77,7 +79,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     };
     ledger = ledger.reopened()?.for_change(report)?;
     if turn.waited {
-        definition = Definition::of_file(compose, flags(), report)?;
+        definition = read()?;
     }
     carry_out(definition, ledger, args, Place { state_dir, is_stack: cluster.is_some() }, (report, stop))
 }
@@ -108,6 +110,9 @@ fn carry_out(
     checks::targets(&definition.project, &targets, &proxies)?;
     let shots = OneShots::of(&definition.project, &targets);
     definition.add_one_shots(&shots)?;
+    if args.image.is_empty() {
+        ahead::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
+    }
     if !dry_run {
         definition.adopt(&targets, &containers, &mut ledger, report)?;
     }
@@ -117,9 +122,15 @@ fn carry_out(
     if let Some(signal) = stop.signal() {
         return Err(Fault::interrupted(signal).into());
     }
-    // A build takes its time, in which anything may have happened.
-    let containers = if provided? { definition.docker.containers()? } else { containers };
-    let mut wanted = Wanted::read(&definition.docker, &definition.project, &targets)?;
+    let (seen, containers) = match provided? {
+        Some(seen) => (seen, containers),
+        // A build takes its time, in which anything may have happened.
+        None => {
+            definition.docker.expect_nothing();
+            (BTreeMap::new(), definition.docker.containers()?)
+        }
+    };
+    let mut wanted = Wanted::read(&definition.docker, &definition.project, &targets, seen)?;
     wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
     let run = Run {
         definition: &definition,

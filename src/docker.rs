@@ -1,20 +1,22 @@
 //! Every docker argv is built here, and every process is started here.
 
-mod call;
+mod ahead;
 pub mod claims;
 pub mod engine;
 pub mod facts;
 pub mod inspect;
+mod session;
+mod shells;
 pub mod swarm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -23,9 +25,10 @@ use rustix::process::{Pid, Signal};
 use crate::fault::Fault;
 use crate::lock::{Process, RUN};
 use crate::wait::{self, Stop};
-pub use call::Call;
+use ahead::Ahead;
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
+use shells::Shells;
 
 /// A command to run in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -161,6 +164,9 @@ pub struct Docker {
     patience: Patience,
     /// The engine did not answer when it was asked last.
     is_silent: Arc<AtomicBool>,
+    shells: Arc<Shells>,
+    ahead: Arc<Ahead>,
+    known: Arc<Mutex<Vec<String>>>,
 }
 
 impl Docker {
@@ -174,21 +180,27 @@ impl Docker {
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        Ok(Docker {
+        Ok(Docker::new(program, place, observer))
+    }
+
+    fn new(program: PathBuf, place: Where, observer: Observer) -> Docker {
+        Docker {
             program,
             standalone: None,
             place,
             observer,
             patience: engine::PATIENCE,
             is_silent: Arc::default(),
-        })
+            shells: Arc::default(),
+            ahead: Arc::default(),
+            known: Arc::default(),
+        }
     }
 
     /// A client at this place, for tests of what needs none.
     #[cfg(test)]
     pub fn at(program: PathBuf, place: Where) -> Docker {
-        let (observer, is_silent): (Observer, _) = (Arc::new(|_, _| {}), Arc::default());
-        Docker { program, standalone: None, place, observer, patience: engine::PATIENCE, is_silent }
+        Docker::new(program, place, Arc::new(|_, _| {}))
     }
 
     /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
@@ -261,7 +273,7 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        let done = self.compose_checked(&["config", "--hash", "*"])?;
+        let done = self.compose_said(&HASHES, self.told(&self.compose_words(&HASHES))?)?;
         let pairs = done.lines().filter_map(|l| l.split_once(char::is_whitespace));
         Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
     }
@@ -271,7 +283,25 @@ impl Docker {
     /// # Errors
     /// No engine, or an answer that cannot be read.
     pub fn containers(&self) -> Result<Vec<Container>> {
-        self.listed(&[])
+        // Most of them are known from the last time: they are read while it is asked whether there are others.
+        let known = self.known();
+        let (ids, read) = std::thread::scope(|scope| {
+            let ids = scope.spawn(|| self.said(&IDS, self.told(&self.docker_words(&IDS))?));
+            let read = self.inspect_by(&known, |argv| self.told(argv));
+            (ids.join().expect("no panic in a read"), read)
+        });
+        let (ids, mut all): (Vec<String>, _) = (ids?.lines().map(String::from).collect(), read?);
+        let is_read = |id: &&String| !known.contains(id);
+        all.extend(self.inspect(&ids.iter().filter(is_read).cloned().collect::<Vec<_>>())?);
+        all.retain(|c| ids.contains(&c.id));
+        all.sort_by_key(|c| ids.iter().position(|id| *id == c.id));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+        Ok(all)
+    }
+
+    /// Ids of the containers there were when all were read last.
+    fn known(&self) -> Vec<String> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The containers of one service, running or not.
@@ -289,13 +319,12 @@ impl Docker {
     /// # Errors
     /// No engine.
     pub fn ids(&self) -> Result<Vec<String>> {
-        let ids = self.checked(&["ps", "--all", "--quiet", "--no-trunc"])?;
+        let ids = self.checked(&IDS)?;
         Ok(ids.lines().map(String::from).collect())
     }
 
     fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
-        let mut words = vec!["ps", "--all", "--quiet", "--no-trunc"];
-        words.extend(filters);
+        let words = [&IDS[..], filters].concat();
         let ids = self.checked(&words)?;
         self.inspect(&ids.lines().map(String::from).collect::<Vec<_>>())
     }
@@ -305,12 +334,15 @@ impl Docker {
     /// # Errors
     /// No engine, or an answer that cannot be read.
     pub fn inspect(&self, ids: &[String]) -> Result<Vec<Container>> {
+        self.inspect_by(ids, |argv| self.run(argv))
+    }
+
+    fn inspect_by(&self, ids: &[String], run: impl Fn(&[String]) -> Result<Done>) -> Result<Vec<Container>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let mut words = vec!["container", "inspect"];
-        words.extend(ids.iter().map(String::as_str));
-        let done = self.run(&self.docker_words(&words))?;
+        let words: Vec<&str> = INSPECT.into_iter().chain(ids.iter().map(String::as_str)).collect();
+        let done = run(&self.docker_words(&words))?;
         let gone = done.stderr.to_lowercase().contains("no such container");
         if !done.ok() && !gone {
             return Err(self.engine_fault(&words, &done).into());
@@ -326,8 +358,8 @@ impl Docker {
         if !is_reference(reference) {
             return Ok(None);
         }
-        let words = ["image", "inspect", reference];
-        let done = self.run(&self.docker_words(&words))?;
+        let words = image_words(&[reference]);
+        let done = self.told(&self.docker_words(&words))?;
         match done.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
             false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
@@ -343,8 +375,8 @@ impl Docker {
         if references.is_empty() {
             return Ok(Vec::new());
         }
-        let words: Vec<&str> = ["image", "inspect"].into_iter().chain(references.iter().copied()).collect();
-        let done = self.run(&self.docker_words(&words))?;
+        let words = image_words(&references.iter().copied().collect::<Vec<_>>());
+        let done = self.told(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such image") {
             true => Ok(serde_json::from_str(&done.stdout)?),
             false => Err(self.engine_fault(&words, &done).into()),
@@ -420,9 +452,9 @@ impl Docker {
             return Ok(Vec::new());
         }
         let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
-        let mut words = vec!["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
-        words.extend(filters.iter().flat_map(|f| ["--filter", f]));
-        Ok(self.checked(&words)?.lines().map(String::from).collect())
+        let words = tags_words(&filters);
+        let tags = self.said(&words, self.told(&self.docker_words(&words))?)?;
+        Ok(tags.lines().map(String::from).collect())
     }
 
     /// Takes a name from an image; the image goes with its last name, unless a container uses it.
@@ -447,8 +479,9 @@ impl Docker {
     /// # Errors
     /// No engine.
     pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
-        let label = format!("label={KEEPS}={project}");
-        let names = self.checked(&["ps", "--all", "--filter", &label, "--format", "{{.Names}}"])?;
+        let label = keeper_label(project);
+        let words = keepers_words(&label);
+        let names = self.said(&words, self.told(&self.docker_words(&words))?)?;
         Ok(names.lines().map(String::from).collect())
     }
 
@@ -484,9 +517,7 @@ impl Docker {
     }
 
     fn dry_run(&self, command: &[String]) -> Result<Vec<String>> {
-        let mut words = vec!["--dry-run"];
-        words.extend(command.iter().map(String::as_str));
-        let done = self.compose(&words)?;
+        let done = self.told(&self.compose_words(&dry_words(command)))?;
         match done.ok() {
             true => Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect()),
             false => Err(Fault::unchanged(format!("Compose refuses `{}`", command.join(" ")))
@@ -511,9 +542,14 @@ impl Docker {
     /// # Errors
     /// The first container that does not start.
     pub fn start(&self, ids: &[String]) -> Result<()> {
-        let one = |id: &String| self.checked(&["start", id]).map(drop);
+        // The client starts one after the other.
+        let some = |ids: &[String]| {
+            let words: Vec<&str> = ["start"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+            self.checked(&words).map(drop)
+        };
+        let share = ids.len().div_ceil(CLIENTS).max(1);
         std::thread::scope(|scope| {
-            let threads: Vec<_> = ids.iter().map(|id| scope.spawn(move || one(id))).collect();
+            let threads: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || some(ids))).collect();
             threads.into_iter().try_for_each(|t| t.join().expect("no panic in a start"))
         })
     }
@@ -579,12 +615,19 @@ impl Docker {
         }
     }
 
-    /// Runs a command in a container.
+    /// Runs a command in a container; a plain script in a shell that is kept open there, which costs a tenth of it.
     ///
     /// # Errors
     /// Only when docker cannot be started; the command's own failure is in the answer.
     pub fn exec(&self, exec: &Exec) -> Result<Done> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
+        if session::takes(exec) {
+            let start = Instant::now();
+            if let Some(done) = self.exec_in_shell(exec)? {
+                (self.observer)(&exec.shown(&argv), start.elapsed());
+                return Ok(done);
+            }
+        }
         let command = with_variables(expression(&argv), exec);
         self.run_command(&exec.shown(&argv), command, exec.stdin.as_deref())
     }
@@ -600,6 +643,19 @@ impl Docker {
         let done = bounded(with_variables(expression(&argv), exec), limit);
         (self.observer)(&exec.shown(&argv), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
+    }
+
+    /// Starts a shell in a container, which ends with its input.
+    fn start_shell(
+        &self,
+        container: &str,
+        stdin: PipeReader,
+        stdout: PipeWriter,
+        stderr: PipeWriter,
+    ) -> io::Result<()> {
+        let argv = self.docker_words(&["exec", "-i", container, "sh"]);
+        let command = expression(&argv).stdin_file(stdin).stdout_file(stdout).stderr_file(stderr);
+        command.unchecked().start().map(drop)
     }
 
     /// `None` where it takes longer than that; it is then left to itself.
@@ -662,7 +718,10 @@ impl Docker {
     }
 
     fn checked(&self, words: &[&str]) -> Result<String> {
-        let done = self.run(&self.docker_words(words))?;
+        self.said(words, self.run(&self.docker_words(words))?)
+    }
+
+    fn said(&self, words: &[&str], done: Done) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => Err(self.engine_fault(words, &done).into()),
@@ -674,7 +733,10 @@ impl Docker {
     }
 
     fn compose_checked(&self, words: &[&str]) -> Result<String> {
-        let done = self.compose(words)?;
+        self.compose_said(words, self.compose(words)?)
+    }
+
+    fn compose_said(&self, words: &[&str], done: Done) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => {
@@ -694,6 +756,11 @@ impl Docker {
 
     fn run(&self, argv: &[String]) -> Result<Done> {
         self.run_with(argv, None)
+    }
+
+    /// For what may have been asked ahead.
+    fn told(&self, argv: &[String]) -> Result<Done> {
+        self.ahead.take(argv).unwrap_or_else(|| self.run(argv))
     }
 
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
@@ -764,6 +831,13 @@ pub fn run_program(argv: &[&str], dir: &Path, environment: &[(&str, Option<OsStr
     });
     let command = command.dir(dir).stdin_null().stdout_capture().stderr_capture().unchecked();
     Ok(done(&command.run().map_err(|e| cannot_start(argv[0], &e))?))
+}
+
+/// A shell for tests, as a container has one.
+#[cfg(test)]
+pub fn shell_of_this_machine(stdin: PipeReader, stdout: PipeWriter, stderr: PipeWriter) {
+    let command = duct::cmd!("sh").stdin_file(stdin).stdout_file(stdout).stderr_file(stderr);
+    command.unchecked().start().expect("a shell");
 }
 
 fn done(output: &std::process::Output) -> Done {
@@ -866,6 +940,14 @@ fn compose_words(program: &Path, standalone: Option<&Path>, place: &Where, words
     argv
 }
 
+fn image_words<'w>(references: &[&'w str]) -> Vec<&'w str> {
+    ["image", "inspect"].into_iter().chain(references.iter().copied()).collect()
+}
+
+fn dry_words(command: &[String]) -> Vec<&str> {
+    ["--dry-run"].into_iter().chain(command.iter().map(String::as_str)).collect()
+}
+
 fn create_words(service: &str, scale: &str) -> Vec<String> {
     [
         "up",
@@ -883,8 +965,33 @@ fn create_words(service: &str, scale: &str) -> Vec<String> {
     .to_vec()
 }
 
+/// Asks for the configuration hash of every service.
+const HASHES: [&str; 3] = ["config", "--hash", "*"];
+
+/// So many docker clients start containers side by side; the engine does no more at a time on most machines.
+const CLIENTS: usize = 10;
+
+/// Asks for the ids of containers.
+const IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
+
+/// Asks for containers by id.
+const INSPECT: [&str; 2] = ["container", "inspect"];
+
 /// The label of a container that holds an image, with the project that it is kept for.
 pub const KEEPS: &str = "compose-zd.keeps";
+
+fn keeper_label(project: &str) -> String {
+    format!("label={KEEPS}={project}")
+}
+
+fn keepers_words(label: &str) -> [&str; 6] {
+    ["ps", "--all", "--filter", label, "--format", "{{.Names}}"]
+}
+
+fn tags_words(filters: &[String]) -> Vec<&str> {
+    let words = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"].into_iter();
+    words.chain(filters.iter().flat_map(|f| ["--filter", f])).collect()
+}
 
 /// An entrypoint that no image has: started by mistake it fails, and does nothing. A volume of the image would get an
 /// anonymous one. A label of the image speaks to others, and Compose writes its own into what it builds: with those the

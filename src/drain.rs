@@ -12,6 +12,9 @@ use crate::wait::{self, Stop, Waited};
 /// How often the proxy is asked.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often it is asked what is in flight, and whether its discovery has caught up, which may take long; at first more often.
+const SLOW_POLL: Duration = Duration::from_millis(400);
+
 /// How long a proxy may take to confirm a rotation.
 const CONFIRM: Duration = Duration::from_secs(30);
 
@@ -148,7 +151,7 @@ impl Routing<'_> {
         let mut quiet = 0;
         let mut open = Open::default();
         let mut rotation = self.rotation.clone();
-        let waited = wait::until(POLL, limit, stop, || -> Result<Option<()>> {
+        let waited = wait::until(SLOW_POLL, limit, stop, || -> Result<Option<()>> {
             check()?;
             let Some(reading) = self.read(&rotation).ok().filter(|r| r.confirms(&rotation)) else {
                 self.settle(&mut rotation, stop)?;
@@ -224,7 +227,7 @@ pub fn release(
     existing: &[String],
 ) -> Result<()> {
     let mut healthy = Instant::now();
-    let waited = wait::until(POLL, HEALTHY, &Stop::default(), || -> Result<Option<()>> {
+    let waited = wait::until(SLOW_POLL, HEALTHY, &Stop::default(), || -> Result<Option<()>> {
         let ours = ours()?;
         if ours.iter().any(|e| e.unhealthy) {
             healthy = Instant::now();

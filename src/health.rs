@@ -430,13 +430,13 @@ impl Unready {
 /// for the others.
 ///
 /// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. What
-/// failed is told with the last answers and the last log lines.
+/// failed is told with the last answers and the last log lines. `seen` are their containers where they were read just now.
 ///
 /// # Errors
 /// No engine; an interrupt.
 pub fn wait_until_ready(
     docker: &Docker,
-    candidates: &[Candidate],
+    (candidates, mut seen): (&[Candidate], Option<Vec<Container>>),
     pace: &Pace,
     tolerated: usize,
     stop: &Stop,
@@ -447,7 +447,7 @@ pub fn wait_until_ready(
     let mut dead: Option<Unready> = None;
     let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
         let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_open(pace)).collect();
-        for (n, turn) in open.iter().zip(ask_all(&asker, docker, candidates, &open)?) {
+        for (n, turn) in open.iter().zip(ask_all(&asker, candidates, &open, seen.take())?) {
             let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
             match turn {
                 Turn::Answered(answer) if progress.hear(&answer) == pace.successes => {
@@ -494,9 +494,14 @@ enum Turn {
 }
 
 /// Looks at the containers of those that are open, and asks those that live side by side.
-fn ask_all(asker: &Asker, docker: &Docker, candidates: &[Candidate], open: &[usize]) -> Result<Vec<Turn>> {
-    let ids: Vec<String> = open.iter().map(|n| candidates[*n].id.clone()).collect();
-    let containers = docker.inspect(&ids)?;
+fn ask_all(
+    asker: &Asker,
+    candidates: &[Candidate],
+    open: &[usize],
+    seen: Option<Vec<Container>>,
+) -> Result<Vec<Turn>> {
+    let ids = || open.iter().map(|n| candidates[*n].id.clone()).collect::<Vec<_>>();
+    let containers = seen.map_or_else(|| asker.docker.inspect(&ids()), Ok)?;
     let one = |n: &usize| {
         let candidate = &candidates[*n];
         let Some(container) = containers.iter().find(|c| c.id == candidate.id) else {
@@ -568,7 +573,7 @@ pub fn look_again(
     let recent: Vec<&mut Watched> = watched.iter_mut().filter(|w| w.is_due(monitor)).collect();
     let candidates: Vec<Candidate> = recent.iter().map(|w| w.candidate.without_check()).collect();
     let all: Vec<usize> = (0..candidates.len()).collect();
-    for (one, turn) in recent.into_iter().zip(ask_all(&asker, docker, &candidates, &all)?) {
+    for (one, turn) in recent.into_iter().zip(ask_all(&asker, &candidates, &all, None)?) {
         if let Some(fault) = one.judge(docker, turn) {
             Unready::add(&mut failed, Unready::of(&one.candidate.id, fault));
         }

@@ -95,6 +95,19 @@ pub trait Waiting {
     fn took_over(&mut self, holder: &Holder);
     /// There is no more reason to wait.
     fn gives_up(&mut self) -> Result<bool>;
+    /// It was asked for, and is ours or somebody's by now: what is read from here on is true once it turns out to be ours.
+    fn asked_for(&mut self) {}
+}
+
+/// For the names that nothing is read under.
+struct Nothing;
+
+impl Waiting for Nothing {
+    fn waits_for(&mut self, _: &Holder) {}
+    fn took_over(&mut self, _: &Holder) {}
+    fn gives_up(&mut self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// A lock that is held; it goes when this is dropped.
@@ -175,7 +188,7 @@ pub fn holder(docker: &Docker, board: Board, project: &str) -> Result<Option<Hol
 impl Keys {
     /// Takes it, or tells who has it.
     fn attempt(&self, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
-        let holder = self.try_claim(&self.names.lock())?;
+        let holder = self.try_claim(&self.names.lock(), waiting)?;
         match holder {
             Some(holder) if self.is_dead(&holder)? => self.take_over(holder, stop, waiting),
             alive => Ok(alive),
@@ -183,9 +196,10 @@ impl Keys {
     }
 
     /// Takes a name, or tells who has it.
-    fn try_claim(&self, name: &str) -> Result<Option<Holder>> {
+    fn try_claim(&self, name: &str, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
         for _ in 0..TRIES {
             self.docker.claim(self.names.board, name, &self.holder.text())?;
+            waiting.asked_for();
             match self.claimed(name)? {
                 Some(holder) if holder == self.holder => return Ok(None),
                 Some(holder) => return Ok(Some(holder)),
@@ -227,7 +241,7 @@ impl Keys {
     fn take_over(&self, dead: Holder, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
         let breaking = self.names.breaking();
         let waited = wait::until(AGAIN / 5, BREAKING, stop, || -> Result<Option<()>> {
-            let Some(other) = self.try_claim(&breaking)? else {
+            let Some(other) = self.try_claim(&breaking, &mut Nothing)? else {
                 return Ok(Some(()));
             };
             if self.is_dead(&other)? {
@@ -246,14 +260,14 @@ impl Keys {
             wait::until(AGAIN / 10, ORPHANS, stop, || Ok::<_, Fault>((!dead.has_orphans()).then_some(())))?;
             self.unclaim(&self.names.all())?;
         }
-        let other = self.try_claim(&self.names.lock());
+        let other = self.try_claim(&self.names.lock(), waiting);
         self.unclaim(&[breaking])?;
         other
     }
 
     /// A sign of life; tells who has taken the lock from us. What cannot be asked now is asked the next time.
     fn beat(&self, n: u64) -> Option<Holder> {
-        let other = self.try_claim(&self.names.lock()).ok()?;
+        let other = self.try_claim(&self.names.lock(), &mut Nothing).ok()?;
         if other.is_none() {
             let name = self.names.beat(n);
             let again = self.unclaim(std::slice::from_ref(&name));

@@ -1,12 +1,10 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
-pub mod preview;
-
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -36,7 +34,10 @@ pub struct Tools<'a> {
 }
 
 /// How often new instances are looked at once they were ready.
-const WATCH: Duration = Duration::from_millis(500);
+const WATCH: Duration = Duration::from_secs(1);
+
+/// What was read so long ago is as good as read now: a look at the containers takes a part of it.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// How often Compose is asked again to create instances beside a paused one.
 const AGAIN: usize = 3;
@@ -72,6 +73,10 @@ pub struct Rollout<'a> {
     /// Steps of the plan that are done.
     done: usize,
     given_up: Vec<String>,
+    /// The step that gives the route back is done already.
+    released: bool,
+    /// When all were read last.
+    read: Option<Instant>,
     /// Requests that were still in flight when their instance was stopped, as far as is known.
     cut: usize,
 }
@@ -108,6 +113,8 @@ impl<'a> Rollout<'a> {
             failed: Vec::new(),
             done: 0,
             given_up: Vec::new(),
+            released: false,
+            read: None,
             cut: 0,
         }
     }
@@ -125,11 +132,6 @@ impl<'a> Rollout<'a> {
         self.lenient = true;
         self.watched.clear();
         self
-    }
-
-    /// The container behind each key.
-    pub fn containers(&self) -> &BTreeMap<Key, Container> {
-        &self.bound
     }
 
     pub fn container(&self, key: &str) -> Option<&Container> {
@@ -167,7 +169,13 @@ impl<'a> Rollout<'a> {
                 self.stop = Stop::default(); // from here on, finishing is the shorter way
             }
             self.announce(plan, n);
-            let done = self.interruption().and_then(|()| self.step(step));
+            let next = plan.steps.get(n + 1).map(|(next, _)| next);
+            let done = self.interruption().and_then(|()| match (step, next) {
+                // Neither needs the other.
+                (Step::Remove(keys), Some(Step::Release)) => self.remove_and_release(keys),
+                (Step::Release, _) if std::mem::take(&mut self.released) => Ok(()),
+                _ => self.step(step),
+            });
             done.map_err(|error| Stopped {
                 serves: plan.steps[n..].iter().all(|(s, _)| is_cleaning(s)),
                 failed: self.take_failed(),
@@ -311,8 +319,16 @@ impl<'a> Rollout<'a> {
         };
         let tolerated = self.tolerance.failures;
         let docker = self.tools.docker;
-        let waited =
-            health::wait_until_ready(docker, &candidates, &settings.pace, tolerated, &self.stop, told);
+        let is_fresh = self.read.is_some_and(|at| at.elapsed() <= FRESH);
+        let seen = is_fresh.then(|| keys.iter().map(|k| self.bound[k].clone()).collect());
+        let waited = health::wait_until_ready(
+            docker,
+            (&candidates, seen),
+            &settings.pace,
+            tolerated,
+            &self.stop,
+            told,
+        );
         match waited {
             Ok(None) => {}
             Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
@@ -467,6 +483,11 @@ impl<'a> Rollout<'a> {
     /// longer counts as failed, keeps nobody waiting.
     fn for_the_living<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
         self.leave_the_dead()?;
+        self.as_long_as_they_live(act)
+    }
+
+    /// The same where nothing is changed yet that one who has died could spoil.
+    fn as_long_as_they_live<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
         loop {
             match act(self) {
                 Err(error) if self.stop.signal().is_none() => {
@@ -482,7 +503,9 @@ impl<'a> Rollout<'a> {
 
     /// Takes those out of the rotation that do not run, as long as anybody is left; tells whether there were any.
     fn leave_the_dead(&mut self) -> Result<bool> {
-        self.refresh()?;
+        if self.read.take().is_none_or(|at| at.elapsed() > FRESH) {
+            self.refresh()?;
+        }
         let runs = |key: &&Key| self.bound[*key].is_running();
         let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
         if living.is_empty() || dead.is_empty() {
@@ -557,7 +580,7 @@ impl<'a> Rollout<'a> {
         if self.tools.proxies.iter().any(|p| p.steers()) {
             keys.iter().try_for_each(|key| self.drain_command(key))?;
         }
-        let (requests, unsure) = self.for_the_living(|rollout| {
+        let (requests, unsure) = self.as_long_as_they_live(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
                 let limit = settings.drain_timeout;
@@ -604,6 +627,20 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
+    /// Removes them while the route is given back, which is the next step.
+    fn remove_and_release(&mut self, keys: &[Key]) -> Result<()> {
+        let (docker, ids) = (self.tools.docker, self.ids(keys));
+        let (removed, released) = std::thread::scope(|scope| {
+            let removed = scope.spawn(|| docker.remove(&ids));
+            let released = self.release();
+            (removed.join().expect("no panic in a removal"), released)
+        });
+        removed?;
+        self.tell(|names| Event::Removed { names }, keys);
+        self.released = released.is_ok();
+        released
+    }
+
     /// Gives the route back to the proxies' own discovery.
     ///
     /// # Errors
@@ -637,6 +674,7 @@ impl<'a> Rollout<'a> {
                 None => container.has_stopped(),
             }
         }
+        self.read = Some(Instant::now());
         Ok(())
     }
 
@@ -717,11 +755,10 @@ fn hook_exec(container: &Container, hook: &Hook) -> Exec {
     Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
 }
 
-/// Compose's number of an instance, else the one that its name ends with.
+/// Compose's number of an instance.
 pub fn number(container: &Container) -> u32 {
     let label = container.label("com.docker.compose.container-number");
-    let named = container.name().rsplit(['-', '_']).next();
-    label.or(named).and_then(|n| n.parse().ok()).unwrap_or(0)
+    label.and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A container's name without its project's.

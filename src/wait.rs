@@ -50,7 +50,17 @@ pub enum Waited<T> {
     Interrupted(i32),
 }
 
-/// Polls at once and then every `every`, until it gives a value, the limit passes, or a signal comes.
+/// The shortest pause between two polls, as a part of the longest.
+const FIRST: u32 = 20;
+
+/// How long to pause after so much of the wait: what takes no time is found at once, and what takes long is not asked for
+/// all the time.
+fn pause(every: Duration, waited: Duration) -> Duration {
+    (waited / 4).clamp(every / FIRST, every)
+}
+
+/// Polls at once, then soon, and less and less often down to every `every`, until it gives a value, the limit passes, or a
+/// signal comes.
 ///
 /// The poll always gets its turn after the limit has passed, so that a limit of zero asks once.
 ///
@@ -74,7 +84,7 @@ pub fn until<T, E>(
         if late {
             return Ok(Waited::TimedOut);
         }
-        sleep(every.min(limit.saturating_sub(start.elapsed())));
+        sleep(pause(every, start.elapsed()).min(limit.saturating_sub(start.elapsed())));
     }
 }
 
@@ -122,6 +132,12 @@ mod tests {
             Ok((polls == 3).then_some(polls))
         });
         assert_eq!(waited, Ok(Waited::Done(3)));
+    }
+
+    #[test]
+    fn polls_come_soon_and_get_rare() {
+        let pauses = [0, 20, 40, 400, 800, 60_000].map(|ms| pause(MS * 200, MS * ms));
+        assert_eq!(pauses, [10, 10, 10, 100, 200, 200].map(|ms| MS * ms));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::thread;
 
 use anyhow::Result;
 
@@ -47,34 +48,54 @@ impl Adopter<'_> {
     /// # Errors
     /// No engine; a folder that cannot be written.
     pub fn adopt(&self, targets: &[Target], containers: &[Container], ledger: &mut Ledger) -> Result<()> {
-        let mut open = unknown(self.project, targets, containers, ledger);
-        let mut known = Vec::new();
-        let mut believed = self.snapshot.clone();
-        for guess in [None, Some(with_its_image as Guess), Some(with_its_image_and_environment as Guess)] {
-            if open.is_empty() {
-                break;
+        let open = unknown(self.project, targets, containers, ledger);
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut beliefs = Beliefs { known: BTreeMap::new(), snapshot: self.snapshot.clone() };
+        // It has not changed; or only in what hashes do not know, as the number of instances.
+        let hashes = self.docker.hashes()?;
+        self.docker.expect_hashes(); // whoever plans asks again
+        let mut open = self.believe(open, &(self.snapshot.clone(), hashes), &mut beliefs);
+        if !open.is_empty() {
+            for guess in self.guesses(&open) {
+                open = self.believe(open, &guess?, &mut beliefs);
             }
-            let mut guessed = believed.clone();
-            let hashes = match guess {
-                // It has not changed; or only in what hashes do not know, as the number of instances.
-                None => self.docker.hashes()?,
-                Some(guess) => {
-                    open.iter().for_each(|found| guess(&mut guessed, found, self.docker));
-                    self.hashes(&guessed)?
-                }
-            };
-            let (right, wrong): (Vec<Found>, Vec<Found>) =
-                open.into_iter().partition(|f| f.has_hash(&hashes));
-            let services: Vec<&str> = right.iter().map(|f| f.service.as_str()).collect();
-            believed.take(&services, &guessed);
-            known.extend(right.into_iter().map(|found| found.placed(self.docker, &hashes)));
-            open = wrong;
         }
         if !open.is_empty() {
             self.report
                 .event(Event::NotAdopted { services: open.iter().map(|f| f.service.clone()).collect() });
         }
-        self.record(known.into_iter().collect(), &believed, ledger)
+        self.record(beliefs.known, &beliefs.snapshot, ledger)
+    }
+
+    /// What may have been made of the file, with its hashes, the likeliest first.
+    fn guesses(&self, open: &[Found]) -> Vec<Result<Guessed>> {
+        let guess = |guess: Guess| {
+            let mut guessed = self.snapshot.clone();
+            open.iter().for_each(|found| guess(&mut guessed, found, self.docker));
+            let hashes = self.hashes(&guessed)?;
+            Ok((guessed, hashes))
+        };
+        let all: [Guess; 2] = [with_its_image, with_its_image_and_environment];
+        thread::scope(|scope| {
+            let threads = all.map(|one| scope.spawn(move || guess(one)));
+            threads.map(|t| t.join().expect("no panic in a guess")).into()
+        })
+    }
+
+    /// Those that a guess is not right about are left.
+    fn believe<'f>(
+        &self,
+        open: Vec<Found<'f>>,
+        (guessed, hashes): &Guessed,
+        beliefs: &mut Beliefs,
+    ) -> Vec<Found<'f>> {
+        let (right, wrong): (Vec<Found>, Vec<Found>) = open.into_iter().partition(|f| f.has_hash(hashes));
+        let services: Vec<&str> = right.iter().map(|f| f.service.as_str()).collect();
+        beliefs.snapshot.take(&services, guessed);
+        beliefs.known.extend(right.iter().map(|found| found.placed(self.docker, hashes)));
+        wrong
     }
 
     fn record(
@@ -93,7 +114,7 @@ impl Adopter<'_> {
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
         let entry = Entry { number, kind: Kind::Adopted, placed, text, replaced: Vec::new(), folder };
-        ledger.adopt(self.docker, &entry, self.report)?;
+        ledger.adopt(&entry)?;
         self.report.event(adopted);
         Ok(())
     }
@@ -103,6 +124,15 @@ impl Adopter<'_> {
         std::fs::write(held.path(), snapshot.text())?;
         self.docker.with_file(held.path(), &self.project.name, self.folder).hashes()
     }
+}
+
+/// A project as it may have been, and the hashes that Compose gives it.
+type Guessed = (Snapshot, BTreeMap<String, String>);
+
+/// What turned out to be right.
+struct Beliefs {
+    known: BTreeMap<String, Placed>,
+    snapshot: Snapshot,
 }
 
 /// Makes of the file what the instance may have been made of.

@@ -1,6 +1,6 @@
 //! What is deployed: a project, and a docker that reads exactly that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::adopt::Adopter;
+use super::ahead;
 use super::asked::{self, Target};
 use super::ledger::{Draft, Ledger};
 use super::oneshot::{self, OneShots};
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::Docker;
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{Container, Image};
 use crate::fault::Fault;
 use crate::model::{Flags, Project, Service, Snapshot};
 use crate::report::{Event, Report, Warning};
@@ -56,7 +57,20 @@ impl Definition {
     /// # Errors
     /// Compose's own; a key of ours that is wrong.
     pub fn of_file(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
-        let mut docker = connect(compose, report)?;
+        Definition::read(connect(compose, report)?, compose, flags, report)
+    }
+
+    /// The same, for a run that is going to ask for more.
+    ///
+    /// # Errors
+    /// As [`Definition::of_file`].
+    pub fn of_file_for_change(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
+        let docker = connect(compose, report)?;
+        ahead::of_project(&docker, &asked::project_folder(compose));
+        Definition::read(docker, compose, flags, report)
+    }
+
+    fn read(mut docker: Docker, compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
         let yaml = resolved(&mut docker, report)?;
         let source = asked::source(compose);
         Ok(Definition {
@@ -173,36 +187,39 @@ impl Definition {
         Ok(())
     }
 
-    /// Builds and pulls before anything is touched, so that every image is there; tells whether it did any of it.
+    /// Builds and pulls before anything is touched, so that every image is there. Gives those that it has
+    /// seen, by reference; none where it did any of it, and they may be others by now.
     pub fn provide_images(
         &self,
         targets: &[Target],
         shots: &OneShots,
         args: &DeployArgs,
         report: Report,
-    ) -> Result<bool> {
+    ) -> Result<Option<BTreeMap<String, Image>>> {
         let names = targets.iter().flat_map(Target::services).chain(shots.all());
         let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &self.project.services[s]);
         let (built, others): (Vec<&Service>, Vec<&Service>) =
             services.partition(|s| s.builds && !args.no_build);
         if args.rollout.dry_run {
-            return Ok(false);
+            return Ok(Some(BTreeMap::new()));
         }
         let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         if !built.is_empty() {
             report.event(Event::Building { services: names(&built) });
             self.docker.build(&names(&built))?;
         }
-        let mut pulled = Vec::new();
+        let (mut pulled, mut seen) = (Vec::new(), BTreeMap::new());
         for service in others {
-            if args.pull || self.docker.image(&service.image)?.is_none() {
-                pulled.push(service);
+            let image = if args.pull { None } else { self.docker.image(&service.image)? };
+            match image {
+                Some(image) => _ = seen.insert(service.image.clone(), image),
+                None => pulled.push(service),
             }
         }
         if !pulled.is_empty() {
             report.event(Event::Pulling { services: names(&pulled) });
             self.docker.pull(&names(&pulled))?;
         }
-        Ok(!built.is_empty() || !pulled.is_empty())
+        Ok((built.is_empty() && pulled.is_empty()).then_some(seen))
     }
 }

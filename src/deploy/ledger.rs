@@ -1,6 +1,6 @@
 //! The written side of a run: which release it makes, what it heads for, and what became of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -209,11 +209,11 @@ impl Ledger {
         Ok(snapshot.text())
     }
 
-    /// Writes down where the run heads, before it changes anything, and holds on to what may have to come back.
+    /// Writes down where the run heads, before it changes anything.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn begin(&self, docker: &Docker, entry: &Entry, report: Report) -> Result<(), Fault> {
+    pub fn begin(&self, entry: &Entry, report: Report) -> Result<(), Fault> {
         self.store.write_config(entry.number, &entry.text)?;
         if self.store.wanted().is_err() {
             self.store.set_wanted_aside()?;
@@ -228,13 +228,33 @@ impl Ledger {
             paused: false,
         })?;
         report.journal(self.store.journal(entry.number)?);
-        if let Some(current) = self.history.current().filter(|_| self.holds_images) {
-            let leaving = current.services.iter().filter(|(service, _)| entry.placed.contains_key(*service));
-            let leaving = leaving.map(|(service, placed)| (service.as_str(), placed));
-            let missing = images::not_held(docker, &self.project, leaving);
-            missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
-        }
         Ok(())
+    }
+
+    /// Holds on to the images of what may have to come back, and of what is put in place.
+    pub fn hold(&self, docker: &Docker, entry: &Entry, report: Report) {
+        if !self.holds_images {
+            return;
+        }
+        let before = self.history.current().map(|r| &r.services);
+        let leaving = before.into_iter().flatten().filter(|(service, _)| entry.placed.contains_key(*service));
+        // An image that stays has one name in both.
+        let coming = entry.placed.iter().filter(|(service, placed)| {
+            before.and_then(|b| b.get(*service)).is_none_or(|b| b.since != placed.since)
+        });
+        let all = leaving.chain(coming).map(|(service, placed)| (service.as_str(), placed));
+        let held = docker.keepers(&self.project).unwrap_or_default();
+        let missing = images::not_held(docker, &self.project, &held, all);
+        missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+    }
+
+    /// Starts to read what [`Ledger::end`] asks for.
+    pub fn expect_end(&self, docker: &Docker, entry: &Entry) {
+        if self.holds_images {
+            let services: BTreeSet<String> = self.history.services();
+            let all = services.iter().chain(entry.placed.keys());
+            docker.expect_holds(&self.project, &images::repositories(&self.project, all));
+        }
     }
 
     /// Writes down what became of the run. What serves is not changed by a record that cannot be written, so that is a
@@ -285,11 +305,11 @@ impl Ledger {
         }
     }
 
-    /// What ran before anybody wrote it down.
+    /// What ran before anybody wrote it down. Its images are held as those of every current release.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn adopt(&mut self, docker: &Docker, entry: &Entry, report: Report) -> Result<(), Fault> {
+    pub fn adopt(&mut self, entry: &Entry) -> Result<(), Fault> {
         self.store.write_config(entry.number, &entry.text)?;
         let course = Course {
             outcome: Outcome::Deployed,
@@ -300,7 +320,6 @@ impl Ledger {
             witness: None,
         };
         self.store.write(&self.record(entry, &course))?;
-        entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
         self.history = self.store.history()?;
         Ok(())
     }
@@ -366,9 +385,14 @@ impl Ledger {
         let services = history.services();
         // A `docker system prune` takes what holds them; as long as the image is there, it is held again.
         if self.holds_images {
-            let missing = images::not_held(docker, &self.project, history.placed(&kept));
+            let held = match docker.keepers(&self.project) {
+                Ok(held) => held,
+                Err(error) => return warn(format!("images of older releases stay: {error:#}")),
+            };
+            let missing = images::not_held(docker, &self.project, &held, history.placed(&kept));
             missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
-            images::release_images(docker, &self.project, &services, &kept).into_iter().for_each(warn);
+            let stay = images::release_images(docker, &self.project, &held, &services, &kept);
+            stay.into_iter().for_each(warn);
         }
         if let Err(fault) = self.store.prune(&kept) {
             warn(format!("earlier releases could not be tidied up: {fault}"));

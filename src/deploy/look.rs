@@ -73,18 +73,33 @@ impl<'a> Run<'a> {
         Ok(warnings)
     }
 
-    /// What has changed as well, in the file or in its image, and that nobody asked for.
-    pub fn left_alone(&self, containers: &[Container], targets: &[Target]) -> Result<()> {
+    /// The services that nobody asked for, as far as there are any containers of theirs.
+    fn others(&self, containers: &[Container], targets: &[Target]) -> Vec<&'a str> {
         let shots = self.shots.all();
         let asked: Vec<&str> = targets.iter().flat_map(Target::services).chain(shots).collect();
-        let others: Vec<&str> =
-            self.project().services.keys().map(String::as_str).filter(|s| !asked.contains(s)).collect();
+        let all = self.project().services.keys().map(String::as_str);
+        let others: Vec<&str> = all.filter(|s| !asked.contains(s)).collect();
+        let is_there = containers.iter().any(|c| scene::is_member(self.project(), c, &others));
+        if self.kind == Kind::Deploy && is_there { others } else { Vec::new() }
+    }
+
+    fn images_of(&self, services: &[&str]) -> BTreeSet<&'a str> {
+        services.iter().map(|s| self.project().services[*s].image.as_str()).collect()
+    }
+
+    /// Starts to read what [`Run::left_alone`] asks for.
+    pub fn expect_others(&self, containers: &[Container], targets: &[Target]) {
+        self.docker().expect_images(&self.images_of(&self.others(containers, targets)));
+    }
+
+    /// What has changed as well, in the file or in its image, and that nobody asked for.
+    pub fn left_alone(&self, containers: &[Container], targets: &[Target]) -> Result<()> {
+        let others = self.others(containers, targets);
         let theirs = || containers.iter().filter(|c| scene::is_member(self.project(), c, &others));
-        if self.kind != Kind::Deploy || theirs().next().is_none() {
+        if others.is_empty() {
             return Ok(());
         }
-        let references = others.iter().map(|s| self.project().services[*s].image.as_str()).collect();
-        let images = self.docker().images(&references)?;
+        let images = self.docker().images(&self.images_of(&others))?;
         let has_changed = |container: &Container, service: &str| {
             let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).map(String::as_str);
             let image = images.iter().find(|i| i.is_named(&self.project().services[service].image));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -22,7 +23,6 @@ use crate::model::Project;
 use crate::plan::Stage;
 use crate::proxy::Proxy;
 use crate::release::{Kind, Placed, Witnessed};
-use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Stopped, Tools};
 use crate::wait::Stop;
@@ -61,6 +61,7 @@ impl<'a> Run<'a> {
 
     /// All targets: observe → plan → execute → report. `containers` are all of the engine's, read just now.
     pub fn go(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
+        self.expect_others(&containers, targets);
         let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
         let mut parts = Vec::new();
         for viewer in &viewers {
@@ -68,7 +69,7 @@ impl<'a> Run<'a> {
         }
         let (mut parts, idle): (Vec<Part>, Vec<Part>) =
             parts.into_iter().partition(|part| !part.plan.steps.is_empty());
-        idle.iter().for_each(|part| self.report.up_to_date(part.name()));
+        idle.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
         if parts.is_empty() {
             idle.iter().for_each(|part| self.unchanged(part));
             return self.nothing(&idle);
@@ -84,25 +85,12 @@ impl<'a> Run<'a> {
             self.prepare(part, &parts, &containers)?;
         }
         if self.rollout.dry_run {
-            return parts.iter().try_for_each(|part| self.tell_plan(part));
+            parts.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
+            return Ok(());
         }
         let seen = self.carry_out(&mut parts, &down)?;
         idle.iter().for_each(|part| self.unchanged(part));
         Ok(self.lost_nothing(seen.as_ref())?)
-    }
-
-    /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
-    fn tell_plan(&self, part: &Part) -> Result<()> {
-        let mut steps = part.preview()?;
-        let held = self.definition.held.as_ref().map(|file| file.path().display().to_string());
-        let kept = self.ledger.config_path(self.number).display().to_string();
-        let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
-            Doing::Command(words) => Some(words),
-            Doing::Note(_) => None,
-        });
-        words.flatten().filter(|word| Some(&**word) == held.as_ref()).for_each(|word| word.clone_from(&kept));
-        self.report.plan(part.name(), steps);
-        Ok(())
     }
 
     fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<Viewer<'b>> {
@@ -148,10 +136,12 @@ impl<'a> Run<'a> {
             current.is_some_and(|c| c.same_content(placed))
         };
         if entry.placed.iter().all(known) && !self.ledger.is_after_another() {
+            self.ledger.hold(self.docker(), &entry, self.report);
             self.ledger.forget(&entry);
             return Ok(());
         }
-        self.ledger.begin(self.docker(), &entry, self.report)?;
+        self.ledger.begin(&entry, self.report)?;
+        self.ledger.hold(self.docker(), &entry, self.report);
         let course = Course::of(None, false, self.report.elapsed(), 0);
         self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
         self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
@@ -172,7 +162,7 @@ impl<'a> Run<'a> {
     /// Does it, and writes down what became of it. Gives what the witness saw.
     fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<Witnessed>> {
         let entry = self.entry(parts)?;
-        self.ledger.begin(self.docker(), &entry, self.report)?;
+        self.ledger.begin(&entry, self.report)?;
         let started = self.report.elapsed();
         if let Err(error) =
             self.start_needed(down).and_then(|()| self.run_shots("before", &self.shots.before))
@@ -180,7 +170,7 @@ impl<'a> Run<'a> {
             self.ledger.forget(&entry);
             return Err(error);
         }
-        let ended = self.stages(parts);
+        let ended = self.stages(parts, &entry);
         let done = ended.map_err(|(at, stopped)| self.failed(parts, at, *stopped));
         let took = self.report.elapsed().saturating_sub(started);
         let witness = self.dismiss_witness();
@@ -225,20 +215,26 @@ impl<'a> Run<'a> {
 
     /// All bring up before the first switches, or one after the other; what served before goes only once all have
     /// switched. Tells which one ended it.
-    fn stages(&self, parts: &mut [Part]) -> Result<(), (usize, Box<Stopped>)> {
+    fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<Stopped>)> {
         let each = |parts: &mut [Part], stages: &[Stage]| {
             for (n, part) in parts.iter_mut().enumerate() {
                 stages.iter().try_for_each(|s| part.run(*s)).map_err(|stopped| (n, Box::new(stopped)))?;
             }
             Ok(())
         };
-        match self.rollout.one_by_one {
-            true => each(parts, &[Stage::BringUp, Stage::Switch])?,
-            false => {
-                each(parts, &[Stage::BringUp])?;
-                each(parts, &[Stage::Switch])?;
+        let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
+        let hold = move || ledger.hold(docker, entry, report);
+        thread::scope(|scope| {
+            // What runs holds its image itself: there is time until the first of it is stopped.
+            let holding = scope.spawn(hold);
+            if self.rollout.one_by_one {
+                holding.join().expect("no panic in bookkeeping");
+                return each(parts, &[Stage::BringUp, Stage::Switch]);
             }
-        }
+            each(parts, &[Stage::BringUp])?;
+            holding.join().expect("no panic in bookkeeping");
+            each(parts, &[Stage::Switch])
+        })?;
         self.run_shots("after", &self.shots.after).map_err(|error| {
             let fault = Fault::from_error(error);
             (0, Box::new(Stopped { serves: false, failed: Vec::new(), fault }))
@@ -246,6 +242,7 @@ impl<'a> Run<'a> {
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
+        self.ledger.expect_end(self.docker(), entry);
         each(parts, &[Stage::Clean])
     }
 

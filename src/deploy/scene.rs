@@ -31,9 +31,16 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// `seen` are images that were just looked at, by reference.
+    ///
     /// # Errors
     /// No engine, or Compose's own.
-    pub fn read(docker: &Docker, project: &Project, targets: &[Target]) -> Result<Wanted> {
+    pub fn read(
+        docker: &Docker,
+        project: &Project,
+        targets: &[Target],
+        mut seen: BTreeMap<String, Image>,
+    ) -> Result<Wanted> {
         let services = targets.iter().flat_map(Target::services);
         let references: BTreeSet<&str> =
             services.clone().map(|s| project.services[s].image.as_str()).collect();
@@ -41,7 +48,8 @@ impl Wanted {
             let hashes = scope.spawn(|| docker.hashes());
             let mut known = BTreeMap::new();
             for reference in references {
-                known.insert(reference, docker.image(reference)?);
+                let image = seen.remove(reference).map(Some);
+                known.insert(reference, image.map_or_else(|| docker.image(reference), Ok)?);
             }
             let image = |s: &str| known[project.services[s].image.as_str()].clone();
             let hashes = hashes.join().expect("no panic in a read")?;

@@ -306,7 +306,7 @@ impl Swarm<'_> {
     /// Does it, and writes down what became of it.
     fn carry_out(&self, file: &StackFile, force: bool) -> Result<()> {
         let entry = self.entry(file, None)?;
-        self.ledger.begin(self.docker(), &entry, self.report)?;
+        self.ledger.begin(&entry, self.report)?;
         let started = self.report.elapsed();
         let own = self.own_way_back(&file.services);
         let switch = self.witness.route();

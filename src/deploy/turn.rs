@@ -54,7 +54,8 @@ impl Caller<'_> {
             return Ok(Turn::Ours(Held { waited: false, _lock: None, _place: None }));
         }
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
-        let mut queue = Queue { place, report: self.report, waited: false };
+        let docker = (!self.is_stack).then(|| self.docker.clone());
+        let mut queue = Queue { place, report: self.report, waited: false, docker };
         let holder = Holder::this(&self.command, git::who());
         let report = self.report;
         let lost = move |other: &Holder| {
@@ -116,6 +117,8 @@ struct Queue {
     place: Option<Place>,
     report: Report,
     waited: bool,
+    /// Whose containers are read next; a stack's are not.
+    docker: Option<Docker>,
 }
 
 impl Waiting for Queue {
@@ -126,6 +129,10 @@ impl Waiting for Queue {
 
     fn took_over(&mut self, holder: &Holder) {
         self.report.event(Event::TookOver { holder: holder.to_string() });
+    }
+
+    fn asked_for(&mut self) {
+        self.docker.iter().for_each(Docker::expect_containers);
     }
 
     fn gives_up(&mut self) -> Result<bool> {

@@ -158,8 +158,7 @@ fn scripted(folder: &Path, script: &str, patience: Patience) -> Docker {
     let path = folder.join("docker");
     std::fs::write(&path, script).unwrap();
     let place = Where { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
-    let (observer, is_silent): (Observer, _) = (Arc::new(|_, _| ()), Arc::default());
-    Docker { program: "/bin/sh".into(), standalone: None, place, observer, patience, is_silent }
+    Docker { patience, ..Docker::new("/bin/sh".into(), place, Arc::new(|_, _| ())) }
 }
 
 #[test]

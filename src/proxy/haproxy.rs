@@ -7,6 +7,7 @@ mod fixed;
 mod frontend;
 mod runtime;
 pub mod slot;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -91,10 +92,10 @@ impl Haproxy {
         Exec::sh(&self.container.id, runtime::script(self.socket().unwrap_or(""), commands))
     }
 
-    /// Runs commands that say nothing when they are done.
+    /// Runs commands that say nothing when they are done; what does not fit into one line has its turn next.
     fn command(&self, commands: &[String]) -> Option<Exec> {
         (!commands.is_empty()).then(|| {
-            let all = commands.join("; ");
+            let all = one_line(commands);
             let script = runtime::script(self.socket().unwrap_or(""), &all);
             Exec::sh(&self.container.id, script.replace("\nask\n", &format!("\n{STRICT}\n")))
         })
@@ -123,7 +124,8 @@ impl Haproxy {
     /// The servers that are, or may become, these instances.
     fn slots_for(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Vec<Slot>> {
         let is_place = |slot: &Slot, e: &Endpoint| {
-            let in_template = |t: &Template| t.has(&slot.backend, &slot.name);
+            let added = |t: &Template| t.backend == slot.backend && is_added(slot);
+            let in_template = |t: &Template| t.has(&slot.backend, &slot.name) || added(t);
             let in_line = |f: &Fixed| f.backend == slot.backend && (f.name == slot.name || is_added(slot));
             self.templates_of(&e.names).any(in_template) || self.fixed_of(&e.names).any(in_line)
         };
@@ -177,6 +179,18 @@ impl Haproxy {
     }
 }
 
+/// As many commands as HAProxy takes at a time: it reads a line into one buffer, of 16 KiB unless `tune.bufsize` says
+/// otherwise.
+fn one_line(commands: &[String]) -> String {
+    const LONGEST: usize = 12 << 10;
+    let mut length = 0;
+    let fits = |command: &&String| {
+        length += command.len() + 2;
+        length <= LONGEST
+    };
+    commands.iter().take_while(fits).cloned().collect::<Vec<_>>().join("; ")
+}
+
 impl Proxy for Haproxy {
     fn name(&self) -> String {
         format!("haproxy `{}`", self.container.name())
@@ -210,7 +224,8 @@ impl Proxy for Haproxy {
     fn introduction(&self) -> Option<Exec> {
         let files: Vec<String> = self.files().iter().map(|f| shell::file(f)).collect();
         let each = "do [ -d \"$f\" ] && cat \"$f\"/*.cfg || cat \"$f\"; done";
-        let script = format!("for f in {}; {each}", files.join(" "));
+        let version = "haproxy -v 2>/dev/null | sed -n 's/^/@version /; 1p'";
+        let script = format!("for f in {}; {each}\n{version}", files.join(" "));
         Some(Exec::sh(&self.container.id, script))
     }
 
@@ -297,7 +312,9 @@ impl Proxy for Haproxy {
         let slots = self.slots_for(now, &rotation.outside)?;
         // One that has started may have got the address, and with it the slot, of one that crashes over and over.
         let theirs = |s: &Slot| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
-        let closed = |s: &Slot| s.is_free() || self.is_vacant(s, &rotation.all()) || theirs(s);
+        // One that has stopped not long ago: DNS has not taken its address away yet, which the next one may get.
+        let stale = |s: &Slot| s.is_down() && !s.is_of(&rotation.inside);
+        let closed = |s: &Slot| s.is_free() || self.is_vacant(s, &rotation.all()) || theirs(s) || stale(s);
         let open = slots.iter().filter(|s| closed(s) && !s.is_out());
         self.command(&open.map(|s| self.drain(s)).collect::<Vec<_>>())
     }
@@ -307,11 +324,16 @@ impl Proxy for Haproxy {
         let slots = self.slots_for(now, &rotation.all())?;
         let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
         let inside = of(&rotation.inside);
-        let mut admit: Vec<String> =
-            inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready")).collect();
+        let reached = |s: &&Slot| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
+        let admitted = |s: &Slot| std::iter::once(s.set("ready")).chain(self.forget(s, &slots));
+        let mut admit: Vec<String> = inside.iter().filter(reached).flat_map(admitted).collect();
         admit.extend(self.place(&slots, rotation));
         if !admit.is_empty() {
             return self.command(&admit);
+        }
+        let look = self.look_soon(&slots, rotation);
+        if !look.is_empty() {
+            return Some(self.ask(&one_line(&look)));
         }
         // One that was in rotation before, and whose check fails, may never serve: nobody waits for it.
         let sick = |s: &Slot| s.is_down() && !s.is_out();

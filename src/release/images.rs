@@ -25,6 +25,11 @@ fn keeper_of(project: &str, service: &str, since: u32) -> String {
     format!("compose-zd-keep-{}-r{since}", component(project, service))
 }
 
+/// Where the tags of these services are.
+pub fn repositories<'s>(project: &str, services: impl Iterator<Item = &'s String>) -> BTreeSet<String> {
+    services.map(|service| repository(project, service)).collect()
+}
+
 /// A name that no other service of any project has, and that is legal in an image reference and as a container's.
 ///
 /// `PROJECT-SERVICE`; with two dashes between where the project has some itself, for `shop` may have a service `eu-web`
@@ -74,13 +79,13 @@ pub fn keep(docker: &Docker, project: &str, service: &str, placed: &Placed) -> R
     hold(docker, project, &keeper_of(project, service, placed.since), &tag).map_err(Fault::from_error)
 }
 
-/// Those whose image is there and that nothing of ours holds, out of what releases need.
+/// Those whose image is there and that nothing of ours holds, out of what releases need. `held` are the keepers.
 pub fn not_held<'a>(
     docker: &Docker,
     project: &str,
+    held: &[String],
     placed: impl Iterator<Item = (&'a str, &'a Placed)>,
 ) -> Vec<(&'a str, &'a Placed)> {
-    let held = docker.keepers(project).unwrap_or_default();
     let is_held = |(service, p): &(&str, &Placed)| held.contains(&keeper_of(project, service, p.since));
     let is_there = |(_, p): &(&str, &Placed)| matches!(docker.image(&p.image_id), Ok(Some(_)));
     placed.filter(|p| !is_held(p) && is_there(p)).collect()
@@ -161,20 +166,20 @@ fn gone(service: &str, placed: &Placed) -> Fault {
 pub fn release_images(
     docker: &Docker,
     project: &str,
+    held: &[String],
     services: &BTreeSet<String>,
     kept: &Kept,
 ) -> Vec<String> {
     // In this order: a keeper uses its image.
-    let keepers = release_keepers(docker, project, kept);
+    let keepers = release_keepers(docker, project, held, kept);
     let tags = release_tags(docker, project, services, kept);
     let failed = [keepers, tags].into_iter().filter_map(Result::err);
     failed.map(|e| format!("images of older releases stay: {e:#}")).collect()
 }
 
-fn release_keepers(docker: &Docker, project: &str, kept: &Kept) -> anyhow::Result<()> {
+fn release_keepers(docker: &Docker, project: &str, held: &[String], kept: &Kept) -> anyhow::Result<()> {
     let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| keeper_of(project, s, *since)).collect();
-    let keepers = docker.keepers(project)?;
-    keepers.iter().filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
+    held.iter().filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
 }
 
 fn release_tags(
@@ -184,7 +189,7 @@ fn release_tags(
     kept: &Kept,
 ) -> anyhow::Result<()> {
     let known = services.iter().chain(kept.images.iter().map(|(service, _)| service));
-    let ours: BTreeSet<String> = known.map(|service| repository(project, service)).collect();
+    let ours = repositories(project, known);
     let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| tag_of(project, s, *since)).collect();
     let tags = docker.tags_in(&ours)?;
     let goes = |tag: &&String| is_ours(tag, &ours) && !stay.contains(*tag);

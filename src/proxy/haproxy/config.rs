@@ -16,6 +16,8 @@ pub struct Settings {
     pub sticky: Vec<String>,
     /// Where clients come in.
     pub fronts: Vec<Frontend>,
+    /// Of the program that reads it.
+    pub version: Option<(u32, u32)>,
 }
 
 /// `server-template PREFIX COUNT NAME:PORT`.
@@ -138,6 +140,7 @@ impl Settings {
 impl Reader {
     fn take(&mut self, words: &[&str]) {
         match *words {
+            ["@version", ref rest @ ..] => self.settings.version = rest.iter().find_map(|w| version(w)),
             ["defaults", ref rest @ ..] => {
                 self.own = from(rest).and_then(|name| self.named.get(&name).cloned()).unwrap_or_default();
                 let name = rest.first().filter(|w| **w != "from").map(|w| bare(w)).unwrap_or_default();
@@ -213,6 +216,12 @@ impl Reader {
         let own = options.iter().map(ToString::to_string);
         self.own.options.iter().cloned().chain(own).collect()
     }
+}
+
+/// Reads `2.6.12-1+deb12u3`.
+pub fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(['.', '-']).map(|p| p.parse().ok());
+    Some((parts.next()??, parts.next()??))
 }
 
 /// The words of a line as they are written; what is quoted or escaped ends none, and begins no comment.

@@ -1,7 +1,7 @@
 //! Fixed `server` lines: nobody tells them of a new instance but we. One that has lost its instance is given the next;
 //! where none is vacant, a server is added for as long as the old instance holds the line (HAProxy 2.6 and later).
 
-use super::config::Fixed;
+use super::config::{self, Fixed};
 use super::slot::Slot;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::Done;
@@ -23,6 +23,11 @@ pub fn is_added(slot: &Slot) -> bool {
 pub fn is_of_others(slot: &Slot, ours: &[Endpoint], existing: &[String]) -> bool {
     let is = |id: &str| slot.name.strip_prefix(ADDED) == Some(short(id));
     existing.iter().any(|id| is(id)) && !ours.iter().any(|e| is(&e.id))
+}
+
+/// The server that is added for an instance.
+pub fn added_name(backend: &str, id: &str) -> String {
+    format!("{backend}/{ADDED}{}", short(id))
 }
 
 fn short(id: &str) -> &str {
@@ -70,9 +75,7 @@ pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
 
 /// Reads `Version: 2.6.12-1+deb12u3` of `show info`.
 fn version(info: &str) -> Option<(u32, u32)> {
-    let line = info.lines().find_map(|l| l.strip_prefix("Version: "))?;
-    let mut parts = line.split(['.', '-']).map(|p| p.parse().ok());
-    Some((parts.next()??, parts.next()??))
+    config::version(info.lines().find_map(|l| l.strip_prefix("Version: "))?)
 }
 
 impl Haproxy {
@@ -119,9 +122,9 @@ impl Haproxy {
 
     /// Takes our flags and our servers away, one step at a time: the commands to run now, and whether anything is left.
     ///
-    /// A flag belongs to the slot and would outlive the instance, so that the next one got no request. It goes once DNS
-    /// has taken the address of a stopped instance away, or HAProxy's own check has seen that it is gone; before, it
-    /// would send requests to nobody.
+    /// A flag belongs to the slot and would outlive the instance, so that the next one got no request. It goes once HAProxy
+    /// knows that the instance is gone; before, it would send requests to nobody. Where it checks the slot, that is told
+    /// to it, and only its own check can bring the slot back; else DNS has to take the address away.
     pub fn settle(&self, slots: &[Slot], ours: &[Endpoint]) -> (Vec<String>, bool) {
         let mut left = false;
         let mut commands = Vec::new();
@@ -132,16 +135,29 @@ impl Haproxy {
         let awaited = |s: &Slot| slots.iter().any(|a| is_added(a) && a.backend == s.backend);
         for slot in slots.iter().filter(|s| s.is_out() && !is_added(s)) {
             let abandoned = self.is_vacant(slot, ours);
+            let stale = !slot.is_of(ours) && !abandoned && !slot.is_free() && slot.is_checked();
             let may_go = match (slot.is_of(ours), abandoned) {
                 (true, _) => slot.has_passed(),
                 (false, true) => slot.is_down() && !awaited(slot),
-                (false, false) => slot.is_free(),
+                (false, false) => slot.is_free() || stale,
             };
             left |= may_go || !abandoned || slot.is_checked();
+            commands.extend((stale && !slot.is_down()).then(|| slot.fall()));
             commands.extend(may_go.then(|| slot.set("ready")));
         }
         commands.dedup();
-        (commands, left)
+        (commands, left || self.is_crowded(slots, ours))
+    }
+
+    /// Whether a template has not as many free slots as instances yet, so that the next deploy would find no room: DNS has
+    /// to take the addresses of those that stopped away first.
+    fn is_crowded(&self, slots: &[Slot], ours: &[Endpoint]) -> bool {
+        let gone = |s: &Slot| s.is_down() && !s.is_free() && !s.is_of(ours);
+        self.config.templates.iter().any(|template| {
+            let own: Vec<&Slot> = slots.iter().filter(|s| template.has(&s.backend, &s.name)).collect();
+            let count = |is: &dyn Fn(&Slot) -> bool| own.iter().filter(|s| is(s)).count();
+            count(&gone) > 0 && count(&Slot::is_free) < count(&|s| s.is_of(ours))
+        })
     }
 
     /// A step from an added server to the line that takes its instance over.
@@ -159,7 +175,9 @@ impl Haproxy {
         let line = self.fixed_of(&endpoint.names).find(|f| f.backend == added.backend);
         match (own().find(|s| self.is_vacant(s, ours)), line) {
             (Some(slot), Some(line)) => move_to(slot, line, endpoint),
-            _ => Vec::new(),
+            (None, Some(_)) => Vec::new(),
+            // One that a template's slot was looked at by.
+            (_, None) => retire(added),
         }
     }
 }
@@ -178,7 +196,7 @@ fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
-    let name = format!("{}/{ADDED}{}", line.backend, short(&endpoint.id));
+    let name = added_name(&line.backend, &endpoint.id);
     let options = addable(&line.options);
     let checked = options.contains(&"check");
     let mut commands =
@@ -193,7 +211,7 @@ fn target(line: &Fixed, endpoint: &Endpoint) -> Option<(String, u16)> {
     Some((address, line.port.or(endpoint.port)?))
 }
 
-fn addable(options: &[String]) -> Vec<&str> {
+pub fn addable(options: &[String]) -> Vec<&str> {
     let mut kept = Vec::new();
     let mut rest = options.iter().map(String::as_str);
     while let Some(option) = rest.next() {

@@ -75,6 +75,12 @@ impl Slot {
         self.operation == RUNNING && (!self.is_checked() || self.check_result == PASSED)
     }
 
+    /// It is to be checked, and may not have been since it got its address: a check that fails then takes it down at once,
+    /// and the result of the one before stays until then.
+    pub fn is_unknown(&self) -> bool {
+        self.is_checked() && !self.is_free() && self.operation == RUNNING && self.check_result != PASSED
+    }
+
     pub fn is_routed(&self) -> bool {
         !self.is_out() && !self.is_free() && self.operation == RUNNING
     }
@@ -90,6 +96,11 @@ impl Slot {
     /// Its check fails, or it was never up.
     pub fn is_down(&self) -> bool {
         self.operation == 0
+    }
+
+    /// Tells that nobody answers there; its check goes on.
+    pub fn fall(&self) -> String {
+        format!("set server {}/{} health down", self.backend, self.name)
     }
 
     pub fn set(&self, state: &str) -> String {

@@ -147,16 +147,91 @@ fn nobody_waits_for_one_that_was_in_rotation_before_and_whose_check_fails() {
     assert_eq!(commands(haproxy.route(&done(&sick), &rotation())), "");
 }
 
+/// After the old instance has stopped.
+fn stopped() -> [Endpoint; 2] {
+    [Endpoint { addresses: vec![], ..endpoint("old", "::1") }, endpoint("new", "172.21.0.5")]
+}
+
 #[test]
-fn a_flag_goes_once_its_slot_is_free_and_not_before() {
-    let stopped = Endpoint { addresses: vec![], ..endpoint("old", "::1") };
-    let ours = [stopped, endpoint("new", "172.21.0.5")];
-    let admitted = RECORDED.replace("172.21.0.5 2 8", "172.21.0.5 2 0");
-    let step = |state: &str| step(&haproxy(CONFIGURATION), state, &ours);
-    assert_eq!(step(&admitted).as_deref(), Some("set server web/app4 state ready"));
-    let stopping = admitted.replace("- 0 40", "- 0 32").replace("172.21.0.2 2 0", "172.21.0.2 0 8");
-    assert_eq!(step(&stopping).as_deref(), Some("wait"));
-    assert_eq!(step(&admitted.replace("- 0 40", "- 0 32")), None);
+fn a_flag_goes_once_haproxy_knows_that_its_instance_is_gone() {
+    let admitted = RECORDED.replace("172.21.0.5 2 8", "172.21.0.5 2 0").replace("- 0 40", "- 0 32");
+    let step = |state: &str| step(&haproxy(CONFIGURATION), state, &stopped());
+    let up = admitted.replace("172.21.0.2 2 0", "172.21.0.2 2 8");
+    let told = "set server web/app1 health down; set server web/app1 state ready";
+    assert_eq!(step(&up).as_deref(), Some(told), "its check has not seen it yet");
+    let down = admitted.replace("172.21.0.2 2 0", "172.21.0.2 0 8");
+    assert_eq!(step(&down).as_deref(), Some("set server web/app1 state ready"));
+    let unchecked = up.replace("2 8 1 1 12 15 3 4 6", "2 8 1 1 12 1 0 0 0");
+    assert_eq!(step(&unchecked).as_deref(), Some("wait"), "only DNS takes it away");
+    assert_eq!(step(&admitted.replace("172.21.0.2 2 0", "172.21.0.2 0 0")), None);
+}
+
+#[test]
+fn a_deploy_leaves_room_for_the_next() {
+    let two = CONFIGURATION.replace("app 4 app", "app 2 app");
+    let state =
+        RECORDED.replace("app3 172.21.0.5 2 8", "app2 172.21.0.5 2 0").replace("app2 - 0 32", "x - 0 32");
+    let crowded = state.replace("172.21.0.2 2 0", "172.21.0.2 0 0");
+    assert_eq!(step(&haproxy(&two), &crowded, &stopped()).as_deref(), Some("wait"));
+    let free = crowded.replace("172.21.0.2 0 0", "- 0 32");
+    assert_eq!(step(&haproxy(&two), &free, &stopped()), None);
+}
+
+#[test]
+fn the_slot_of_one_that_stopped_just_now_is_closed_before_another_gets_its_address() {
+    let down = RECORDED.replace("172.21.0.2 2 0", "172.21.0.2 0 0").replace("- 0 32", "- 0 40");
+    let to_come = Endpoint { addresses: vec![], ..endpoint("next", "::1") };
+    let rotation = Rotation {
+        inside: vec![endpoint("new", "172.21.0.5")],
+        outside: vec![to_come],
+        ..Rotation::default()
+    };
+    let gate = haproxy(CONFIGURATION).gate(&done(&down), &rotation);
+    assert_eq!(commands(gate), "set server web/app1 state drain");
+}
+
+/// What HAProxy knows of the new instance's slot before its first check, and of the server beside it.
+fn looked_at(stand_in: &str) -> String {
+    let unknown = RECORDED.replace("app3 172.21.0.5 2 8 1 1 2 15 3", "app3 172.21.0.5 2 8 1 1 2 1 0");
+    let row =
+        |words: &str| format!("3 web 9 compose-zd-new 172.21.0.5 {words} 1 6 0 0 0 - 3000 - 0 0 - - 0\n");
+    let row = if stand_in.is_empty() { String::new() } else { row(stand_in) };
+    unknown.replace("4 other 1", &format!("{row}4 other 1"))
+}
+
+#[test]
+fn haproxys_own_check_of_a_new_instance_is_not_waited_for_where_it_can_be_had_at_once() {
+    let with_version =
+        |version: &str| haproxy(&format!("{CONFIGURATION}@version HAProxy version {version}\n"));
+    let step = |version: &str, stand_in: &str| {
+        commands(with_version(version).route(&done(&looked_at(stand_in)), &rotation()))
+    };
+    assert_eq!(
+        step("2.6.12-1+deb12u3", ""),
+        "add server web/compose-zd-new 172.21.0.5:3000 check inter 40ms fastinter 40ms downinter 40ms rise 1 fall 1; \
+         set server web/compose-zd-new state drain; enable health web/compose-zd-new"
+    );
+    assert_eq!(step("3.2.1", "2 8 1 1 0 1 0"), "", "not yet");
+    assert_eq!(step("3.2.1", "0 8 1 1 0 8 2"), "", "it does not pass");
+    assert_eq!(
+        step("3.2.1", "2 8 1 1 0 15 3"),
+        "set server web/app3 state ready; set server web/compose-zd-new state maint; del server web/compose-zd-new"
+    );
+    assert_eq!(step("2.4.0", ""), "");
+    // The result of the instance that the slot had before.
+    let stale = looked_at("").replace("2 8 1 1 2 1 0", "2 8 1 1 2 7 2");
+    let add = commands(with_version("3.2.1").route(&done(&stale), &rotation()));
+    assert!(add.starts_with("add server web/compose-zd-new "), "{add}");
+    assert_eq!(commands(haproxy(CONFIGURATION).route(&done(&looked_at("")), &rotation())), "");
+}
+
+#[test]
+fn a_server_that_a_slot_was_looked_at_by_does_not_stay() {
+    let state = looked_at("2 8 1 1 0 15 3").replace("- 0 40", "- 0 32");
+    let step = |state: &str| {
+        step(&haproxy(CONFIGURATION), state, &[endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")])
+    };
+    assert_eq!(step(&state).as_deref(), Some("del server web/compose-zd-new"));
 }
 
 const LINES: &str = "

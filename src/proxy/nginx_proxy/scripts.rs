@@ -47,8 +47,8 @@ if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; ech
 /// docker-gen may be rendering at this moment, for an event of any container, and looks at one marker after the other.
 /// Were the last marker of those outside set before it has looked at those inside, it would find nobody and write an
 /// upstream without servers. So those inside come first, and the pause is longer than a render takes between two. Nor may
-/// it still be at a list of containers from before those inside were there: listing takes long on a busy engine, so it is
-/// waited for as long as docker-gen takes now to list and render, thrown away.
+/// it still be at a list of containers from before those inside were there: listing takes long on a busy engine. So it is
+/// waited for twice as long as docker-gen takes now to list and render, both thrown away.
 ///
 /// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
 /// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
@@ -63,7 +63,7 @@ pub fn route_script(template: &str, marked: &[String], unmarked: &[String]) -> S
             "for m in {unmarked}; do [ -e \"$m\" ] && shown=yes; done
 [ -z \"$shown\" ] || grep -qs keepalive_min_timeout /etc/nginx/conf.d/* || sleep 0.6
 rm -f {unmarked}
-[ -z \"$shown\" ] || {{ docker-gen \"$template\" {SCRATCH} >/dev/null 2>&1 || true; rm -f {SCRATCH}; sleep 0.1; }}
+[ -z \"$shown\" ] || {{ for n in 1 2; do docker-gen \"$template\" {SCRATCH} >/dev/null 2>&1 || sleep 0.1; done; rm -f {SCRATCH}; }}
 "
         ),
     };
@@ -84,7 +84,8 @@ done 2>/dev/null",
 }
 
 /// Prints two clocks of the same moment, when the configuration was written and what it routes to, nginx's workers, and
-/// the connections to our instances that may carry a request (established, opening, or closed by the instance only).
+/// the connections to our instances that may carry a request (established, opening, or closed by the instance only). It is
+/// asked over and over, so it starts as few programs as it can: `read` passes over the NUL that ends a title.
 pub fn question_script(config: &str, remotes: &[String]) -> String {
     let connections = match remotes.is_empty() {
         true => String::new(),
@@ -95,15 +96,19 @@ pub fn question_script(config: &str, remotes: &[String]) -> String {
     };
     format!(
         "# what does it route to
-t=/tmp/.compose-zd-clock; : > $t
-echo \"@clock $(cut -d' ' -f1 /proc/uptime) $(stat -c %y $t)\"; rm -f $t
 config={config}
-echo \"@written $(stat -c %y \"$config\")\"
-sed -n '/^upstream /,/^}}/p' \"$config\" | grep -E '^ *server '
+t=/tmp/.compose-zd-clock; : > $t; read -r up rest < /proc/uptime
+set -- $(stat -c %y $t \"$config\"); rm -f $t
+echo \"@clock $up $1 $2 $3\"
+echo \"@written $4 $5 $6\"
+sed -n '/^upstream /,/^}}/{{/^ *server /p;}}' \"$config\"
 for p in /proc/[0-9]*; do
   read -r c < $p/comm || continue
   [ \"$c\" = nginx ] || continue
-  echo \"@worker $(cut -d' ' -f22 $p/stat) $(tr '\\0' ' ' < $p/cmdline)\"
+  read -r s < $p/stat || continue
+  set -- ${{s##*) }}
+  title=; read -r title < $p/cmdline
+  echo \"@worker ${{20}} $title\"
 done 2>/dev/null
 {connections}echo @end",
         config = shell::file(config)

@@ -1,0 +1,70 @@
+//! HAProxy's own check of a slot comes once an interval, and nobody knows when. A server that we add beside it, which never
+//! gets a request, is checked at once in the same way; what HAProxy finds of it is true of the slot at the same address.
+
+use super::fixed::{addable, added_name, is_added};
+use super::slot::Slot;
+use super::{Haproxy, Template};
+use crate::proxy::Rotation;
+
+/// As of 2.6 a server that is added is checked.
+const CAN_ADD: (u32, u32) = (2, 6);
+
+/// The first check comes after this, and may take as long.
+const SOON: &str = "inter 40ms fastinter 40ms downinter 40ms rise 1 fall 1";
+
+impl Haproxy {
+    /// HAProxy reaches what is at the address of a slot.
+    pub fn is_reached(&self, slot: &Slot, slots: &[Slot]) -> bool {
+        let stands_in = |s: &&Slot| is_stand_in(s, slot);
+        slot.has_passed() || (slot.is_unknown() && slots.iter().filter(stands_in).any(Slot::has_passed))
+    }
+
+    /// Commands that have the slots of those inside looked at soon, which wait for their first check. It does no harm where
+    /// HAProxy refuses them: then their own check is waited for.
+    pub fn look_soon(&self, slots: &[Slot], rotation: &Rotation) -> Vec<String> {
+        if self.config.version.is_none_or(|version| version < CAN_ADD) {
+            return Vec::new();
+        }
+        let is_looked_at = |s: &Slot| slots.iter().any(|a| is_stand_in(a, s));
+        let is_ours = |s: &Slot| !self.config.fixed.iter().any(|f| f.backend == s.backend);
+        let waits = |s: &&Slot| s.is_out() && s.is_unknown() && is_ours(s) && !is_looked_at(s);
+        let mut commands = Vec::new();
+        for endpoint in &rotation.inside {
+            let own = slots.iter().filter(|s| s.is_of(std::slice::from_ref(endpoint)) && !is_added(s));
+            for slot in own.filter(waits) {
+                let template = self.config.templates.iter().find(|t| t.has(&slot.backend, &slot.name));
+                commands.extend(template.into_iter().flat_map(|t| stand_in(t, slot, &endpoint.id)));
+            }
+        }
+        commands
+    }
+
+    /// It was added beside a template's slot, and not for an instance that has no line of its own.
+    pub fn is_stand_in(&self, slot: &Slot) -> bool {
+        is_added(slot) && !self.config.fixed.iter().any(|f| f.backend == slot.backend)
+    }
+
+    /// Takes those away that have served their purpose.
+    pub fn forget(&self, slot: &Slot, slots: &[Slot]) -> Vec<String> {
+        let name = |s: &Slot| format!("{}/{}", s.backend, s.name);
+        let all = slots.iter().filter(|s| is_stand_in(s, slot));
+        all.flat_map(|s| [s.set("maint"), format!("del server {}", name(s))]).collect()
+    }
+}
+
+fn is_stand_in(added: &Slot, slot: &Slot) -> bool {
+    let same = (&added.backend, added.address) == (&slot.backend, slot.address);
+    is_added(added) && same && added.is_out() && !is_added(slot)
+}
+
+fn stand_in(template: &Template, slot: &Slot, id: &str) -> Vec<String> {
+    let (Some(address), Some(port)) = (slot.address, template.port) else {
+        return Vec::new();
+    };
+    let (name, options) = (added_name(&slot.backend, id), addable(&template.options).join(" "));
+    vec![
+        format!("add server {name} {address}:{port} {options} {SOON}"),
+        format!("set server {name} state drain"),
+        format!("enable health {name}"),
+    ]
+}
