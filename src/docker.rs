@@ -5,6 +5,7 @@ pub mod claims;
 pub mod engine;
 pub mod facts;
 pub mod inspect;
+mod said;
 mod session;
 mod shells;
 pub mod swarm;
@@ -28,6 +29,7 @@ use crate::wait::{self, Stop};
 use ahead::Ahead;
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
+pub use said::Said;
 use shells::Shells;
 
 /// A command to run in a container.
@@ -167,6 +169,7 @@ pub struct Docker {
     shells: Arc<Shells>,
     ahead: Arc<Ahead>,
     known: Arc<Mutex<Vec<String>>>,
+    said: Option<Said>,
 }
 
 impl Docker {
@@ -194,6 +197,7 @@ impl Docker {
             shells: Arc::default(),
             ahead: Arc::default(),
             known: Arc::default(),
+            said: None,
         }
     }
 
@@ -420,8 +424,7 @@ impl Docker {
     }
 
     fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
-        let shown = shown_words(&argv[1..]);
-        self.run_to_end(&shown, &command.stdin_null().stdout_to_stderr().unchecked()).map(|done| done.ok())
+        self.run_told(&shown_words(&argv[1..]), command)
     }
 
     /// Pulls one image by its reference, docker's own progress shown; whether it came.

@@ -100,6 +100,11 @@ impl Report {
         self.0.settings.json
     }
 
+    /// What others say has to come as events: it would break into JSON, or into the board.
+    pub fn takes_lines(&self) -> bool {
+        self.is_json() || self.0.screen.as_ref().is_some_and(Screen::is_on)
+    }
+
     pub fn event(&self, event: Event) {
         let entry = Entry::now(self.elapsed(), event);
         if self.tells(&entry.event) {

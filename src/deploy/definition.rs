@@ -13,8 +13,8 @@ use super::asked::{self, Target};
 use super::ledger::{Draft, Ledger};
 use super::oneshot::{self, OneShots};
 use crate::cli::{ComposeArgs, DeployArgs};
-use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
+use crate::docker::{Docker, Said};
 use crate::fault::Fault;
 use crate::model::{Flags, Project, Service, Snapshot};
 use crate::report::{Event, Report, Warning};
@@ -38,7 +38,9 @@ pub struct Definition {
 /// No client.
 pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
-    Docker::find(asked::place(compose), observer)
+    let wanted = Arc::new(move || report.takes_lines());
+    let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
+    Ok(Docker::find(asked::place(compose), observer)?.heard_by(Said { wanted, line }))
 }
 
 /// The project as Compose resolves it.

@@ -186,3 +186,22 @@ fn status_is_told_again_and_again_until_somebody_ends_it() {
     drop(told);
     assert!(watch.wait().unwrap().success());
 }
+
+#[test]
+fn what_a_one_shot_says_is_an_event_too() {
+    let fake = Fake::new();
+    fake.write(
+        "config.yaml",
+        &format!(
+            "name: p\nservices:\n  app: {{image: 'app:1', x-zd: {{health: {{path: /up, port: {}}}, before: {{service: migrate}}}}}}\n  \
+             migrate: {{image: 'app:1'}}\n",
+            fake.port
+        ),
+    );
+    fake.fail("run --rm --no-deps --no-TTY migrate", "no such table");
+    let run = fake.run("deploy app --output json").code(1);
+    is_described(&schema(&fake), &run);
+    let output: Vec<Value> = lines(&stderr(&run)).into_iter().filter(|l| l["event"] == "output").collect();
+    assert_eq!(output.len(), 1, "{output:?}");
+    assert_eq!(output[0]["line"], "no such table");
+}

@@ -1,0 +1,84 @@
+//! What a build, a pull or a one-shot says, line by line, where somebody takes it so; else it goes where our own words go.
+
+use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::Result;
+
+use super::{Docker, OUTPUT, PIPE};
+
+/// Who takes it.
+#[derive(Clone)]
+pub struct Said {
+    /// Whether it is taken now: a board may have come up since.
+    pub wanted: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub line: Line,
+}
+
+type Line = Arc<dyn Fn(&str) + Send + Sync>;
+
+impl Docker {
+    /// The same client, of which somebody hears what commands of the user say.
+    pub fn heard_by(self, said: Said) -> Docker {
+        Docker { said: Some(said), ..self }
+    }
+
+    /// Runs a command whose output is shown; whether it succeeded.
+    pub(super) fn run_told(&self, shown: &str, command: duct::Expression) -> Result<bool> {
+        let command = command.stdin_null().unchecked();
+        let Some(said) = self.said.as_ref().filter(|s| (s.wanted)()) else {
+            return self.run_to_end(shown, &command.stdout_to_stderr()).map(|done| done.ok());
+        };
+        let (reader, writer) = io::pipe()?;
+        let command = command.stdout_file(writer.try_clone()?).stderr_file(writer);
+        let told = tell(reader, Arc::clone(&said.line));
+        let done = self.run_to_end(shown, &command);
+        // It holds our ends of the pipe. What the command started itself may hold it for longer.
+        drop(command);
+        let _ = told.recv_timeout(PIPE);
+        done.map(|done| done.ok())
+    }
+}
+
+/// Reads on a thread of its own; what this returns ends with the last line. A line without end comes in pieces.
+fn tell(reader: PipeReader, line: Line) -> Receiver<()> {
+    let (end, ended) = channel::<()>();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        loop {
+            let mut bytes = Vec::new();
+            match reader.by_ref().take(OUTPUT).read_until(b'\n', &mut bytes) {
+                Ok(1..) => line(String::from_utf8_lossy(&bytes).trim_end()),
+                _ => break drop(end),
+            }
+        }
+    });
+    ended
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn lines(bytes: &[u8]) -> Vec<String> {
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let to = Arc::clone(&heard);
+        let told = tell(reader, Arc::new(move |line| to.lock().unwrap().push(line.into())));
+        writer.write_all(bytes).unwrap();
+        drop(writer);
+        assert!(told.recv().is_err(), "it ends with the pipe");
+        heard.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn what_is_said_comes_line_by_line_and_a_line_without_end_in_pieces() {
+        assert_eq!(lines(b"one\r\ntwo\n\nlast"), ["one", "two", "", "last"]);
+        let long = vec![b'x'; OUTPUT as usize + 1];
+        assert_eq!(lines(&long).iter().map(String::len).collect::<Vec<_>>(), [OUTPUT as usize, 1]);
+    }
+}
