@@ -424,7 +424,18 @@ impl Docker {
     }
 
     fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
-        self.run_told(&shown_words(&argv[1..]), command)
+        let (shown, command) = (shown_words(&argv[1..]), command.stdin_null().unchecked());
+        let Some(said) = self.said.as_ref().filter(|s| (s.wanted)()) else {
+            return self.run_to_end(&shown, &command.stdout_to_stderr()).map(|done| done.ok());
+        };
+        let (reader, writer) = io::pipe()?;
+        let command = command.stdout_file(writer.try_clone()?).stderr_file(writer);
+        let told = said::tell(reader, Arc::clone(&said.line));
+        let done = self.run_to_end(&shown, &command);
+        // It holds our ends of the pipe. What the command started itself may hold it for longer.
+        drop(command);
+        let _ = told.recv_timeout(PIPE);
+        done.map(|done| done.ok())
     }
 
     /// Pulls one image by its reference, docker's own progress shown; whether it came.

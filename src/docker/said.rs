@@ -1,12 +1,10 @@
 //! What a build, a pull or a one-shot says, line by line, where somebody takes it so; else it goes where our own words go.
 
-use std::io::{self, BufRead, BufReader, PipeReader, Read};
+use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use anyhow::Result;
-
-use super::{Docker, OUTPUT, PIPE};
+use super::{Docker, OUTPUT};
 
 /// Who takes it.
 #[derive(Clone)]
@@ -23,26 +21,10 @@ impl Docker {
     pub fn heard_by(self, said: Said) -> Docker {
         Docker { said: Some(said), ..self }
     }
-
-    /// Runs a command whose output is shown; whether it succeeded.
-    pub(super) fn run_told(&self, shown: &str, command: duct::Expression) -> Result<bool> {
-        let command = command.stdin_null().unchecked();
-        let Some(said) = self.said.as_ref().filter(|s| (s.wanted)()) else {
-            return self.run_to_end(shown, &command.stdout_to_stderr()).map(|done| done.ok());
-        };
-        let (reader, writer) = io::pipe()?;
-        let command = command.stdout_file(writer.try_clone()?).stderr_file(writer);
-        let told = tell(reader, Arc::clone(&said.line));
-        let done = self.run_to_end(shown, &command);
-        // It holds our ends of the pipe. What the command started itself may hold it for longer.
-        drop(command);
-        let _ = told.recv_timeout(PIPE);
-        done.map(|done| done.ok())
-    }
 }
 
 /// Reads on a thread of its own; what this returns ends with the last line. A line without end comes in pieces.
-fn tell(reader: PipeReader, line: Line) -> Receiver<()> {
+pub fn tell(reader: PipeReader, line: Line) -> Receiver<()> {
     let (end, ended) = channel::<()>();
     std::thread::spawn(move || {
         let mut reader = BufReader::new(reader);
@@ -59,7 +41,7 @@ fn tell(reader: PipeReader, line: Line) -> Receiver<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{self, Write};
     use std::sync::Mutex;
 
     use super::*;
