@@ -325,8 +325,8 @@ impl Proxy for Haproxy {
         let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
         let inside = of(&rotation.inside);
         let reached = |s: &&Slot| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
-        let admitted = |s: &Slot| std::iter::once(s.set("ready")).chain(self.forget(s, &slots));
-        let mut admit: Vec<String> = inside.iter().filter(reached).flat_map(admitted).collect();
+        let mut admit: Vec<String> =
+            inside.iter().filter(reached).flat_map(|s| self.admit(s, &slots)).collect();
         admit.extend(self.place(&slots, rotation));
         if !admit.is_empty() {
             return self.command(&admit);

@@ -142,7 +142,7 @@ impl Haproxy {
                 (false, false) => slot.is_free() || stale,
             };
             left |= may_go || !abandoned || slot.is_checked();
-            commands.extend((stale && !slot.is_down()).then(|| slot.fall()));
+            commands.extend((stale && !slot.is_down()).then(|| slot.set_health("down")));
             commands.extend(may_go.then(|| slot.set("ready")));
         }
         commands.dedup();

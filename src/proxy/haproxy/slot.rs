@@ -13,6 +13,7 @@ const NO_ADDRESS: u32 = 0x20;
 const RUNNING: u32 = 2;
 const PASSED: u32 = 3;
 const CHECKED: u32 = 0x04;
+const IN_PROGRESS: u32 = 0x01;
 
 /// One server of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,10 +76,14 @@ impl Slot {
         self.operation == RUNNING && (!self.is_checked() || self.check_result == PASSED)
     }
 
-    /// It is to be checked, and may not have been since it got its address: a check that fails then takes it down at once,
-    /// and the result of the one before stays until then.
-    pub fn is_unknown(&self) -> bool {
-        self.is_checked() && !self.is_free() && self.operation == RUNNING && self.check_result != PASSED
+    /// It is checked, and its last check has not passed.
+    pub fn is_unsure(&self) -> bool {
+        self.is_checked() && !self.is_free() && !self.has_passed()
+    }
+
+    /// A check is under way, which may have begun before the instance listened.
+    pub fn is_being_checked(&self) -> bool {
+        self.check_state & IN_PROGRESS != 0
     }
 
     pub fn is_routed(&self) -> bool {
@@ -98,9 +103,9 @@ impl Slot {
         self.operation == 0
     }
 
-    /// Tells that nobody answers there; its check goes on.
-    pub fn fall(&self) -> String {
-        format!("set server {}/{} health down", self.backend, self.name)
+    /// Tells that nobody answers there, or that somebody does; its check goes on.
+    pub fn set_health(&self, health: &str) -> String {
+        format!("set server {}/{} health {health}", self.backend, self.name)
     }
 
     pub fn set(&self, state: &str) -> String {

@@ -215,9 +215,20 @@ fn haproxys_own_check_of_a_new_instance_is_not_waited_for_where_it_can_be_had_at
     assert_eq!(step("3.2.1", "0 8 1 1 0 8 2"), "", "it does not pass");
     assert_eq!(
         step("3.2.1", "2 8 1 1 0 15 3"),
-        "set server web/app3 state ready; set server web/compose-zd-new state maint; del server web/compose-zd-new"
+        "set server web/app3 health up; set server web/app3 state ready; set server web/compose-zd-new state maint; \
+         del server web/compose-zd-new"
     );
     assert_eq!(step("2.4.0", ""), "");
+    // Its own check began before the instance listened, and will fail.
+    let begun = looked_at("2 8 1 1 0 15 3").replace("2 8 1 1 2 1 0 4 6", "2 8 1 1 2 7 0 1 7");
+    assert_ne!(begun, looked_at("2 8 1 1 0 15 3"));
+    let with = |options: &str| {
+        let configuration = CONFIGURATION.replace("app:3000 check", &format!("app:3000 check {options}"));
+        haproxy(&format!("{configuration}@version HAProxy version 3.2.1\n"))
+    };
+    let bears = commands(with("fall 2").route(&done(&begun), &rotation()));
+    assert!(bears.starts_with("set server web/app3 health up; set server web/app3 state ready"), "{bears}");
+    assert_eq!(commands(with("fall 1").route(&done(&begun), &rotation())), "");
     // The result of the instance that the slot had before.
     let stale = looked_at("").replace("2 8 1 1 2 1 0", "2 8 1 1 2 7 2");
     let add = commands(with_version("3.2.1").route(&done(&stale), &rotation()));

@@ -9,17 +9,37 @@ use crate::proxy::Rotation;
 /// As of 2.6 a server that is added is checked.
 const CAN_ADD: (u32, u32) = (2, 6);
 
+/// Failures in a row that take a server down, where its line does not say.
+const FALL: u32 = 3;
+
 /// The first check comes after this, and may take as long.
 const SOON: &str = "inter 40ms fastinter 40ms downinter 40ms rise 1 fall 1";
 
 impl Haproxy {
-    /// HAProxy reaches what is at the address of a slot.
+    /// HAProxy reaches what is at the address of a slot. A check of the slot that began before the instance listened may
+    /// still fail: it is waited for where a single failure would take the slot down.
     pub fn is_reached(&self, slot: &Slot, slots: &[Slot]) -> bool {
         let stands_in = |s: &&Slot| is_stand_in(s, slot);
-        slot.has_passed() || (slot.is_unknown() && slots.iter().filter(stands_in).any(Slot::has_passed))
+        let is_safe = !slot.is_being_checked() || self.bears_a_failure(slot);
+        let passed = || slots.iter().filter(stands_in).any(Slot::has_passed);
+        slot.has_passed() || (slot.is_unsure() && is_safe && passed())
     }
 
-    /// Commands that have the slots of those inside looked at soon, which wait for their first check. It does no harm where
+    fn bears_a_failure(&self, slot: &Slot) -> bool {
+        let template = self.config.templates.iter().find(|t| t.has(&slot.backend, &slot.name));
+        template.is_some_and(|t| number_of("fall", &t.options).unwrap_or(FALL) > 1)
+    }
+
+    /// Lets a slot have requests. One whose own check has not passed yet is given the health of one whose check has.
+    pub fn admit(&self, slot: &Slot, slots: &[Slot]) -> Vec<String> {
+        let mut commands = Vec::new();
+        commands.extend((!slot.has_passed()).then(|| slot.set_health("up")));
+        commands.push(slot.set("ready"));
+        commands.extend(forget(slot, slots));
+        commands
+    }
+
+    /// Commands that have the slots of those inside looked at soon whose own check has not passed. It does no harm where
     /// HAProxy refuses them: then their own check is waited for.
     pub fn look_soon(&self, slots: &[Slot], rotation: &Rotation) -> Vec<String> {
         if self.config.version.is_none_or(|version| version < CAN_ADD) {
@@ -27,7 +47,7 @@ impl Haproxy {
         }
         let is_looked_at = |s: &Slot| slots.iter().any(|a| is_stand_in(a, s));
         let is_ours = |s: &Slot| !self.config.fixed.iter().any(|f| f.backend == s.backend);
-        let waits = |s: &&Slot| s.is_out() && s.is_unknown() && is_ours(s) && !is_looked_at(s);
+        let waits = |s: &&Slot| s.is_out() && s.is_unsure() && is_ours(s) && !is_looked_at(s);
         let mut commands = Vec::new();
         for endpoint in &rotation.inside {
             let own = slots.iter().filter(|s| s.is_of(std::slice::from_ref(endpoint)) && !is_added(s));
@@ -43,13 +63,18 @@ impl Haproxy {
     pub fn is_stand_in(&self, slot: &Slot) -> bool {
         is_added(slot) && !self.config.fixed.iter().any(|f| f.backend == slot.backend)
     }
+}
 
-    /// Takes those away that have served their purpose.
-    pub fn forget(&self, slot: &Slot, slots: &[Slot]) -> Vec<String> {
-        let name = |s: &Slot| format!("{}/{}", s.backend, s.name);
-        let all = slots.iter().filter(|s| is_stand_in(s, slot));
-        all.flat_map(|s| [s.set("maint"), format!("del server {}", name(s))]).collect()
-    }
+/// Takes those away that have served their purpose.
+fn forget(slot: &Slot, slots: &[Slot]) -> Vec<String> {
+    let all = slots.iter().filter(|s| is_stand_in(s, slot));
+    all.flat_map(|s| [s.set("maint"), format!("del server {}/{}", s.backend, s.name)]).collect()
+}
+
+/// The number behind an option; the last one counts.
+fn number_of(name: &str, options: &[String]) -> Option<u32> {
+    let at = options.iter().rposition(|o| o == name)?;
+    options.get(at + 1)?.parse().ok()
 }
 
 fn is_stand_in(added: &Slot, slot: &Slot) -> bool {
