@@ -73,12 +73,13 @@ impl Observed {
         self.instances.iter().filter(|i| i.serves())
     }
 
-    /// How many instances a service has. While a rollout is under way both releases may serve, so it is never more than
-    /// one of them has; and an instance that somebody stopped does not count, while one that has `fallen` by itself does.
+    /// How many instances a service has. While a rollout is under way both releases may run, so it is never more than
+    /// one of them has; and an instance that somebody stopped does not count, while one that has `fallen` by itself does,
+    /// and one that runs and that its proxy has not found again (a pause is enough for nginx-proxy to lose it).
     pub fn size(&self, service: &str, fallen: usize) -> usize {
         let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
-        let serving = self.of(service).filter(|i| i.serves()).count();
-        (serving + fallen).min(of(Generation::Old).max(of(Generation::New)))
+        let running = self.of(service).filter(|i| i.state == State::Running).count();
+        (running + fallen).min(of(Generation::Old).max(of(Generation::New)))
     }
 
     pub fn get(&self, key: &str) -> Option<&Instance> {
@@ -91,12 +92,12 @@ mod tests {
     use super::*;
 
     /// `o` and `n` are an old and a new instance that serve; `x` is an old one that is stopped, `f` one that has crashed,
-    /// `-` a new one that runs and does not serve yet.
+    /// `u` one that runs and gets no requests, `-` a new one that runs and does not serve yet.
     fn size(instances: &str) -> usize {
         let one = |kind: char| Instance {
             key: kind.into(),
             service: "app".into(),
-            generation: if "oxf".contains(kind) { Generation::Old } else { Generation::New },
+            generation: if "oxfu".contains(kind) { Generation::Old } else { Generation::New },
             state: if "xf".contains(kind) { State::Exited } else { State::Running },
             routed: "on".contains(kind),
             ready: true,
@@ -113,6 +114,11 @@ mod tests {
     #[test]
     fn what_has_crashed_was_meant_to_run() {
         assert_eq!([size("of"), size("ff"), size("oxf"), size("offnn")], [2, 2, 2, 3]);
+    }
+
+    #[test]
+    fn what_runs_was_meant_to_get_requests() {
+        assert_eq!([size("ou"), size("uu"), size("n-"), size("xu")], [2, 2, 2, 1]);
     }
 
     #[test]
