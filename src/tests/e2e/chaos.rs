@@ -99,10 +99,14 @@ impl Target {
         self.next_version();
         let load = self.stage.start_load("--rate 150 --seconds 300");
         let old = self.stage.ids("app");
+        // One that is ready at once is in rotation, too, before it can be hit.
+        let before_it_is_ready = matches!(victim, Victim::NewInstance | Victim::PausedNew);
+        self.stage.set(if before_it_is_ready { "WARMUP=3" } else { "WARMUP=0" });
         let mut deploy = self.stage.start_deploy("app");
         wait_for(&mut deploy, moment);
         self.hit(victim, &mut deploy, &old);
         let code = deploy.end_whatever().code;
+        self.stage.set("WARMUP=0");
         self.unpause();
         if victim == Victim::ProxyKilled {
             self.stage.compose("up -d --no-recreate proxy");
