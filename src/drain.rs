@@ -24,6 +24,9 @@ const HEALTHY: Duration = Duration::from_secs(300);
 /// After this long without a confirmation the rotation is set again: somebody else's reload may have undone it.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// Steps that are taken one right after the other; most rotations take two.
+const STEPS: usize = 4;
+
 /// Readings in a row without a connection that mean idle, while a retired part of the proxy still lives.
 const QUIET: u32 = 3;
 
@@ -78,13 +81,28 @@ impl Routing<'_> {
         let now = now(self.docker, self.proxy, &rotation.all())?;
         if self.proxy.needs_reading() {
             let confirmed = self.reading(&now, rotation)?.confirms(rotation);
-            return if confirmed { Ok(true) } else { self.issue(&now, rotation).map(|()| false) };
+            return if confirmed { Ok(true) } else { self.step(&now, rotation) };
         }
         if issued.is_none_or(|at| at.elapsed() > AGAIN) {
             self.issue(&now, rotation)?;
             *issued = Some(Instant::now());
         }
         Ok(self.read(rotation)?.confirms(rotation))
+    }
+
+    /// Takes the next steps towards a rotation, each once the one before is seen to be done; whether it has got there.
+    fn step(&self, first: &Done, rotation: &Rotation) -> Result<bool> {
+        let mut seen = first.clone();
+        for _ in 0..STEPS {
+            if !self.issue(&seen, rotation)? {
+                return Ok(false);
+            }
+            seen = now(self.docker, self.proxy, &rotation.all())?;
+            if self.reading(&seen, rotation)?.confirms(rotation) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads the addresses again: one that crashes over and over comes back with another, which may have been that of one
@@ -171,10 +189,11 @@ impl Routing<'_> {
         }
     }
 
-    fn issue(&self, now: &Done, rotation: &Rotation) -> Result<()> {
+    /// Whether there was anything to do.
+    fn issue(&self, now: &Done, rotation: &Rotation) -> Result<bool> {
         match self.proxy.route(now, rotation) {
-            Some(exec) => checked(self.docker, &exec, &self.proxy.name()).map(drop),
-            None => Ok(()),
+            Some(exec) => checked(self.docker, &exec, &self.proxy.name()).map(|_| true),
+            None => Ok(false),
         }
     }
 
@@ -232,13 +251,17 @@ pub fn release(
         if ours.iter().any(|e| e.unhealthy) {
             healthy = Instant::now();
         }
-        match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
-            Release::Done => return Ok(Some(())),
-            Release::Wait if healthy.elapsed() > proxy.patience() => return Err(not_released(proxy).into()),
-            Release::Wait => {}
-            Release::Run(exec) => {
-                checked(docker, &exec, &proxy.name())?;
-                return Ok((!proxy.needs_reading()).then_some(()));
+        for _ in 0..STEPS {
+            match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
+                Release::Done => return Ok(Some(())),
+                Release::Wait if healthy.elapsed() > proxy.patience() => {
+                    return Err(not_released(proxy).into());
+                }
+                Release::Wait => return Ok(None),
+                Release::Run(exec) => _ = checked(docker, &exec, &proxy.name())?,
+            }
+            if !proxy.needs_reading() {
+                return Ok(Some(()));
             }
         }
         Ok(None)

@@ -646,10 +646,16 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// A proxy that does not answer.
     pub fn release(&self) -> Result<()> {
-        let existing = self.tools.docker.ids()?;
         let all: Vec<Key> = self.bound.keys().cloned().collect();
+        let (existing, first) = std::thread::scope(|scope| {
+            let existing = scope.spawn(|| self.tools.docker.ids());
+            let first = self.fresh(&all);
+            (existing.join().expect("no panic in a read"), first)
+        });
+        let (existing, first) = (existing?, Cell::new(Some(first?)));
         for proxy in self.tools.proxies {
-            let ours = || Ok(endpoints(proxy.as_ref(), self.fresh(&all)?.iter()));
+            let now = || first.take().map_or_else(|| self.fresh(&all), Ok);
+            let ours = || Ok(endpoints(proxy.as_ref(), now()?.iter()));
             drain::release(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
         }
         Ok(())

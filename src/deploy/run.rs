@@ -233,6 +233,7 @@ impl<'a> Run<'a> {
             }
             each(parts, &[Stage::BringUp])?;
             holding.join().expect("no panic in bookkeeping");
+            self.ledger.expect_end(self.docker(), entry);
             each(parts, &[Stage::Switch])
         })?;
         self.run_shots("after", &self.shots.after).map_err(|error| {
@@ -242,7 +243,6 @@ impl<'a> Run<'a> {
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
-        self.ledger.expect_end(self.docker(), entry);
         each(parts, &[Stage::Clean])
     }
 

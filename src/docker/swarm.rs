@@ -11,7 +11,7 @@ use crate::fault::Fault;
 use crate::swarm::state::{RawService, RawTask};
 
 /// Asks whether the engine is a manager of a Swarm.
-pub const IS_MANAGER: [&str; 3] = ["info", "--format", "{{.Swarm.ControlAvailable}}"];
+pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
 
 /// The label that ties a service to its stack.
 const NAMESPACE: &str = "com.docker.stack.namespace";
@@ -70,8 +70,8 @@ impl Docker {
     /// No engine.
     pub fn is_stack(&self, name: &str) -> Result<bool> {
         let told = self.ahead.take(&self.docker_words(&IS_MANAGER));
-        if told.is_some_and(|told| told.is_ok_and(|done| done.ok() && done.stdout.trim() == "false")) {
-            return Ok(false); // an engine without a Swarm has no stacks
+        if told.is_some_and(|told| told.is_ok_and(|done| is_no_manager(&done))) {
+            return Ok(false); // it knows of no stacks
         }
         let filter = format!("label={NAMESPACE}={name}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];

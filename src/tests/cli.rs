@@ -110,6 +110,7 @@ impl Fake {
             "image ls",
             "logs ",
             "service ls",
+            "node ls",
             "info ",
         ];
         let calls = fs::read_to_string(self.path("calls")).unwrap();

@@ -208,7 +208,7 @@ fn haproxys_own_check_of_a_new_instance_is_not_waited_for_where_it_can_be_had_at
     };
     assert_eq!(
         step("2.6.12-1+deb12u3", ""),
-        "add server web/compose-zd-new 172.21.0.5:3000 check inter 40ms fastinter 40ms downinter 40ms rise 1 fall 1; \
+        "add server web/compose-zd-new 172.21.0.5:3000 check inter 25ms fastinter 25ms downinter 25ms rise 1 fall 1; \
          set server web/compose-zd-new state drain; enable health web/compose-zd-new"
     );
     assert_eq!(step("3.2.1", "2 8 1 1 0 1 0"), "", "not yet");

@@ -13,7 +13,7 @@ const CAN_ADD: (u32, u32) = (2, 6);
 const FALL: u32 = 3;
 
 /// The first check comes after this, and may take as long.
-const SOON: &str = "inter 40ms fastinter 40ms downinter 40ms rise 1 fall 1";
+const SOON: &str = "inter 25ms fastinter 25ms downinter 25ms rise 1 fall 1";
 
 impl Haproxy {
     /// HAProxy reaches what is at the address of a slot. A check of the slot that began before the instance listened may

@@ -83,8 +83,8 @@ done 2>/dev/null",
     )
 }
 
-/// Prints two clocks of the same moment, when the configuration was written and what it routes to, nginx's workers, and
-/// the connections to our instances that may carry a request (established, opening, or closed by the instance only). It is
+/// Prints what the configuration routes to, two clocks of the same moment, when it was written, nginx's workers, and the
+/// connections to our instances that may carry a request (established, opening, or closed by the instance only). It is
 /// asked over and over, so it starts as few programs as it can: `read` passes over the NUL that ends a title.
 pub fn question_script(config: &str, remotes: &[String]) -> String {
     let connections = match remotes.is_empty() {
@@ -97,11 +97,11 @@ pub fn question_script(config: &str, remotes: &[String]) -> String {
     format!(
         "# what does it route to
 config={config}
+sed -n '/^upstream /,/^}}/{{/^ *server /p;}}' \"$config\"
 t=/tmp/.compose-zd-clock; : > $t; read -r up rest < /proc/uptime
 set -- $(stat -c %y $t \"$config\"); rm -f $t
 echo \"@clock $up $1 $2 $3\"
 echo \"@written $4 $5 $6\"
-sed -n '/^upstream /,/^}}/{{/^ *server /p;}}' \"$config\"
 for p in /proc/[0-9]*; do
   read -r c < $p/comm || continue
   [ \"$c\" = nginx ] || continue
