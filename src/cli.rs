@@ -38,7 +38,6 @@ const START: &str = "\
 Start here:
   compose-zd init      a project without a proxy gets one, and a Makefile and a hook for `git push`
   compose-zd check     what a deploy would lose, and the fix
-  compose-zd check     what a deploy would lose, with the fix
   compose-zd deploy    the next version of every service that a proxy routes to
   compose-zd rollback  the release before
 

@@ -198,6 +198,10 @@ impl Report {
 
     /// What would become of a stack, a line each service.
     pub fn stack_plan(&self, stack: &str, lines: &[String]) {
+        if self.is_json() {
+            let step = |line: &String| PlannedStep { text: line.clone(), ..PlannedStep::default() };
+            self.event(Event::Plan { target: stack.into(), steps: lines.iter().map(step).collect() });
+        }
         self.result(&format!("plan for stack `{stack}`:\n  {}", lines.join("\n  ")));
     }
 
