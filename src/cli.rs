@@ -55,7 +55,8 @@ Keys of the compose file (all optional; a flag goes before its variable, that be
         proxy:  { container: lb, kind: haproxy, tune: true }      # only where detection is wrong
         before: { service: migrate }    # run to its end before the switch
         after:  { service: warm }       # run to its end after it
-  x-zd: { keep: 5, engine: compose, pairs: { web: [web_one, web_two] } }";
+  x-zd: { keep: 5, engine: compose, pairs: { web: [web_one, web_two] },
+          witness: { url: \"http://localhost:8000/\", rate: 10 } }";
 
 const INIT: &str = "\
 Examples:

@@ -1,6 +1,7 @@
 //! Every docker argv is built here, and every process is started here.
 
 mod ahead;
+mod call;
 pub mod claims;
 pub mod engine;
 pub mod facts;
@@ -27,6 +28,7 @@ use crate::fault::Fault;
 use crate::lock::{Process, RUN};
 use crate::wait::{self, Stop};
 use ahead::Ahead;
+pub use call::Call;
 use engine::{Patience, Whereabouts};
 use inspect::{Container, Image};
 pub use said::Said;

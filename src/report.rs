@@ -5,6 +5,7 @@ pub mod board;
 pub mod entry;
 pub mod event;
 pub mod history;
+pub mod plan;
 mod spent;
 pub mod status;
 mod terminal;
@@ -22,10 +23,10 @@ use console::Term;
 use serde::Serialize;
 
 use crate::fault::Fault;
-use crate::plan::Plan;
 use crate::witness::Count;
 use entry::Entry;
 pub use event::{Event, Found, StepNote, Warning};
+use plan::PlannedStep;
 use terminal::Screen;
 use text::printable;
 
@@ -189,11 +190,19 @@ impl Report {
         log.journal = Some(file);
     }
 
-    pub fn plan(&self, target: &str, plan: &Plan) {
-        match plan.steps.is_empty() {
-            true => self.result(&format!("`{target}`: nothing has to change")),
-            false => self.result(format!("plan for `{target}`:\n{plan}").trim_end()),
+    /// Nothing is to be done about a target.
+    pub fn up_to_date(&self, target: &str) {
+        self.result(&format!("`{target}`: nothing has to change"));
+    }
+
+    /// What would be done about a target.
+    pub fn plan(&self, target: &str, steps: Vec<PlannedStep>) {
+        let whole = self.0.settings.detail == Detail::Verbose;
+        let lines = plan::lines(&steps, whole);
+        if self.is_json() {
+            self.event(Event::Plan { target: target.into(), steps });
         }
+        self.result(&format!("plan for `{target}`:\n{}", lines.join("\n")));
     }
 
     /// What would become of a stack, a line each service.

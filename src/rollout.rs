@@ -1,5 +1,7 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
+pub mod preview;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -132,6 +134,11 @@ impl<'a> Rollout<'a> {
         self.lenient = true;
         self.watched.clear();
         self
+    }
+
+    /// The container behind each key.
+    pub fn containers(&self) -> &BTreeMap<Key, Container> {
+        &self.bound
     }
 
     pub fn container(&self, key: &str) -> Option<&Container> {
@@ -761,10 +768,11 @@ fn hook_exec(container: &Container, hook: &Hook) -> Exec {
     Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
 }
 
-/// Compose's number of an instance.
+/// Compose's number of an instance, else the one that its name ends with.
 pub fn number(container: &Container) -> u32 {
     let label = container.label("com.docker.compose.container-number");
-    label.and_then(|n| n.parse().ok()).unwrap_or(0)
+    let named = container.name().rsplit(['-', '_']).next();
+    label.or(named).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 /// A container's name without its project's.

@@ -292,6 +292,7 @@ fn fates<'a>(
         let overwrite =
             || force || Report::ask(&format!("overwrite `{}`?", file.path.display())) == Some(true);
         let fate = match there {
+            _ if is_shadowed(folder, &file.path) => Fate::Kept,
             There::Nothing => Fate::New,
             There::Same => Fate::Unchanged,
             There::Other if overwrite() => Fate::Overwritten,
@@ -300,6 +301,11 @@ fn fates<'a>(
         Ok((file, there, fate))
     };
     files.iter().map(fate).collect()
+}
+
+/// Make reads a file of these names before one called `Makefile`.
+fn is_shadowed(folder: &Path, path: &Path) -> bool {
+    path == Path::new("Makefile") && ["GNUmakefile", "makefile"].iter().any(|name| folder.join(name).exists())
 }
 
 /// Where Compose looks by itself, the added file is one that it finds; where files are named, one more is.

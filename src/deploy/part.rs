@@ -1,6 +1,6 @@
 //! One target of a run: what it was, what is planned for it, and how far it has come.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -8,10 +8,12 @@ use super::scene::{Scene, Viewer};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::model::{FailureAction, Update};
-use crate::observed::{Generation, Instance, Observed, State};
-use crate::plan::{self, Goal, Pace, Plan, Stage, Strategy};
+use crate::observed::{Generation, Instance, Key, Observed, State};
+use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Step, Strategy};
+use crate::report::plan::{Doing, PlannedStep};
 use crate::report::{Report, Warning};
-use crate::rollout::{Rollout, Stopped, Tolerance, Tools};
+use crate::rollout::preview::{Preview, Told};
+use crate::rollout::{self, Rollout, Stopped, Tolerance, Tools};
 use crate::wait::Stop;
 
 pub struct Part<'a> {
@@ -97,6 +99,47 @@ impl<'a> Part<'a> {
 
     pub fn cut(&self) -> usize {
         self.rollout.cut()
+    }
+
+    /// What the plan would run, step by step; of those to come with the names that Compose is going to give them.
+    ///
+    /// # Errors
+    /// A proxy that does not answer.
+    pub fn preview(&self) -> Result<Vec<PlannedStep>> {
+        let mut bound = self.rollout.containers().clone();
+        for (step, _) in &self.plan.steps {
+            if let Step::Create { service, fresh, .. } = step {
+                let last = bound
+                    .values()
+                    .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
+                    .map(rollout::number);
+                let next = last.max().unwrap_or(0) + 1;
+                let coming = fresh.iter().zip(next..).map(|(key, n)| (key.clone(), self.coming(service, n)));
+                bound.extend(coming.collect::<Vec<_>>());
+            }
+        }
+        let names: BTreeMap<&Key, String> = bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
+        let step = |(step, cause): &(Step, Cause), does: Vec<Told>| PlannedStep {
+            verb: step.verb().into(),
+            names: step.keys().iter().map(|k| names[k].clone()).collect(),
+            text: renamed(&step.to_string(), &names),
+            cause: cause.to_string(),
+            does: does.into_iter().map(Doing::from).collect(),
+        };
+        let told = Preview::new(self.tools, &self.start, bound.clone()).steps(&self.plan)?;
+        Ok(self.plan.steps.iter().zip(told).map(|(s, does)| step(s, does)).collect())
+    }
+
+    /// An instance that is to be created, as Compose numbers it.
+    fn coming(&self, service: &str, number: u32) -> Container {
+        let project = &self.tools.project.name;
+        let mut coming = self.viewer.preview(service).named(&format!("{project}-{service}-{number}"));
+        coming.id = format!("<id of {service}-{number}>");
+        coming.numbered(number)
+    }
+
+    fn short_name(&self, container: &Container) -> String {
+        rollout::short_name(&self.tools.project.name, container)
     }
 
     /// Does one stage of the plan. A new instance whose failure is within what may fail costs a new plan, in which the
@@ -245,6 +288,22 @@ impl<'a> Part<'a> {
     /// The containers that served at the start.
     pub fn served(&self) -> Vec<&Container> {
         self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()
+    }
+}
+
+/// A step's words with names in the place of keys; the longest keys first, because one may begin with another.
+fn renamed(text: &str, names: &BTreeMap<&Key, String>) -> String {
+    let mut keys: Vec<_> = names.iter().filter(|(key, name)| **key != *name).collect();
+    keys.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
+    keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
+}
+
+impl From<Told> for Doing {
+    fn from(told: Told) -> Doing {
+        match told {
+            Told::Command(words) => Doing::Command(words),
+            Told::Words(text) => Doing::Note(text),
+        }
     }
 }
 

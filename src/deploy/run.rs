@@ -23,6 +23,7 @@ use crate::model::Project;
 use crate::plan::Stage;
 use crate::proxy::Proxy;
 use crate::release::{Kind, Placed, Witnessed};
+use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Stopped, Tools};
 use crate::wait::Stop;
@@ -69,7 +70,7 @@ impl<'a> Run<'a> {
         }
         let (mut parts, idle): (Vec<Part>, Vec<Part>) =
             parts.into_iter().partition(|part| !part.plan.steps.is_empty());
-        idle.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
+        idle.iter().for_each(|part| self.report.up_to_date(part.name()));
         if parts.is_empty() {
             idle.iter().for_each(|part| self.unchanged(part));
             return self.nothing(&idle);
@@ -85,12 +86,25 @@ impl<'a> Run<'a> {
             self.prepare(part, &parts, &containers)?;
         }
         if self.rollout.dry_run {
-            parts.iter().for_each(|part| self.report.plan(part.name(), &part.plan));
-            return Ok(());
+            return parts.iter().try_for_each(|part| self.tell_plan(part));
         }
         let seen = self.carry_out(&mut parts, &down)?;
         idle.iter().for_each(|part| self.unchanged(part));
         Ok(self.lost_nothing(seen.as_ref())?)
+    }
+
+    /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
+    fn tell_plan(&self, part: &Part) -> Result<()> {
+        let mut steps = part.preview()?;
+        let held = self.definition.held.as_ref().map(|file| file.path().display().to_string());
+        let kept = self.ledger.config_path(self.number).display().to_string();
+        let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
+            Doing::Command(words) => Some(words),
+            Doing::Note(_) => None,
+        });
+        words.flatten().filter(|word| Some(&**word) == held.as_ref()).for_each(|word| word.clone_from(&kept));
+        self.report.plan(part.name(), steps);
+        Ok(())
     }
 
     fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<Viewer<'b>> {

@@ -183,6 +183,12 @@ impl Container {
         self
     }
 
+    /// One that does not exist yet, with the number that Compose is going to give it.
+    pub fn numbered(mut self, number: u32) -> Container {
+        self.config.labels.insert("com.docker.compose.container-number".into(), number.to_string());
+        self
+    }
+
     /// One that does not exist yet, linked to these containers.
     pub fn linked(mut self, links: &[String]) -> Container {
         for network in self.network_settings.networks.values_mut() {

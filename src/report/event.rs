@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::PlannedStep;
 use crate::witness::Seen;
 
 /// An instance that is there when a deploy begins.
@@ -49,6 +50,11 @@ pub enum Event {
     },
     WouldPrepare {
         what: String,
+    },
+    /// What a dry run would do.
+    Plan {
+        target: String,
+        steps: Vec<PlannedStep>,
     },
     /// A step of the plan begins.
     Step(StepNote),

@@ -16,6 +16,7 @@ impl fmt::Display for Event {
             }
             Event::Prepared { what } => f.write_str(what),
             Event::WouldPrepare { what } => write!(f, "would do: {what}"),
+            Event::Plan { target, .. } => write!(f, "plan for `{target}`"),
             Event::Step(note) => note.fmt(f),
             Event::Created { names } => write!(f, "created {}", list(names)),
             Event::Started { names } => write!(f, "started {}", list(names)),

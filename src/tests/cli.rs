@@ -186,11 +186,16 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
     let fake = Fake::new();
     fake.run("deploy app --dry-run").success().stdout_eq(
         "plan for `app`:
-  1. create app+1  (the new release is not there yet)
-  2. start app+1  (not yet ready)
-  3. wait until ready: app+1  (not yet ready)
+  1. create app-2  (the new release is not there yet)
+       $ docker compose up --no-start --no-deps --no-recreate --no-build --pull never --scale 'app=2' app
+  2. start app-2  (not yet ready)
+       $ docker start p-app-2
+  3. wait until ready: app-2  (not yet ready)
+       each is asked GET /up at port [..], every 200ms for at most 1m
   4. stop app-1  (replaced)
+       $ docker stop p-app-1
   5. remove app-1  (replaced)
+       $ docker rm p-app-1
 ",
     );
     assert_eq!(fake.changes(), "");

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::super::event::{Found, StepNote};
+use super::super::plan::{Doing, PlannedStep};
 use super::*;
 use crate::witness::{Outcome, Sample, Seen, Summary, Switch};
 
@@ -34,6 +35,16 @@ fn every() -> Vec<Event> {
         },
         Event::Prepared { what: text() },
         Event::WouldPrepare { what: text() },
+        Event::Plan {
+            target: text(),
+            steps: vec![PlannedStep {
+                verb: text(),
+                names: names(),
+                text: text(),
+                cause: text(),
+                does: vec![Doing::Command(names()), Doing::Note(text())],
+            }],
+        },
         Event::Step(StepNote {
             target: text(),
             number: 1,

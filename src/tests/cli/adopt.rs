@@ -121,6 +121,15 @@ fn an_override_file_of_the_users_is_left_to_the_user() {
     assert!(fake.path("haproxy/haproxy.cfg").exists() && fake.path("Makefile").exists());
 }
 
+#[test]
+fn a_makefile_by_another_name_is_one() {
+    let fake = bare();
+    fake.write("makefile", "mine:\n");
+    let run = fake.run("init --force").success();
+    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays"));
+    assert!(!fake.path("Makefile").exists());
+}
+
 /// What `init` wrote and somebody changed is in its place.
 #[test]
 fn what_was_changed_afterwards_is_kept() {

@@ -73,6 +73,31 @@ fn json_of_a_usage_that_is_wrong_has_a_summary_too() {
 }
 
 #[test]
+fn docker_is_told_what_the_dry_run_said() {
+    let fake = Fake::new();
+    let dry = fake.run("deploy app --dry-run --output json").success();
+    is_described(&schema(&fake), &dry);
+    assert_eq!(fake.changes(), "");
+    let all = lines(&stderr(&dry));
+    let plan = all.iter().find(|l| l["event"] == "plan").expect("a plan");
+    let steps = plan["steps"].as_array().unwrap().iter();
+    let does = steps.flat_map(|s| s["does"].as_array().unwrap());
+    let words = |command: &Value| {
+        let words = command.as_array().unwrap().iter().map(|w| w.as_str().unwrap());
+        // The fake's ids, in the place of the names that people see.
+        let ids = words.map(|w| match w {
+            "p-app-1" => "old",
+            "p-app-2" => "new",
+            word => word,
+        });
+        ids.skip(1).collect::<Vec<_>>().join(" ") + "\n"
+    };
+    let said: String = does.filter_map(|d| d.get("command")).map(words).collect();
+    fake.run("deploy app").success();
+    assert_eq!(fake.changes(), said);
+}
+
+#[test]
 fn docker_commands_are_events_only_when_they_are_asked_for() {
     let fake = Fake::new();
     assert!(!events(&fake.run("deploy app --output json").success()).contains(&"command".into()));

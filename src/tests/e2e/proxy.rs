@@ -42,7 +42,7 @@ fn an_older_nginx_loses_no_request_of_a_connection_each_and_is_reloaded_twice_at
     let before = stage.reloads();
     stage.set("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0).never_says("keepalive_min_timeout");
+    ran.exits(0).never_says("set `keepalive_min_timeout").says("older than 1.27.4");
     answers.all_from(&["1", "2"]);
     let reloads = stage.reloads() - before;
     assert!(reloads <= 2, "{reloads} reloads");

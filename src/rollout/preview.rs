@@ -1,0 +1,188 @@
+//! What a plan would run, step by step, and nothing of it is run: for `--dry-run`. Only what a proxy says of itself is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use super::{Tools, hook_exec, probe};
+use crate::docker::inspect::Container;
+use crate::docker::{Call, Done, Exec};
+use crate::model::Service;
+use crate::observed::{Key, Observed};
+use crate::plan::{Plan, Step};
+use crate::proxy::{Proxy, Release, Rotation, endpoints};
+
+/// What a step comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    Command(Vec<String>),
+    /// What no command of now can say.
+    Words(String),
+}
+
+/// A plan before it is begun, with what is to come as it will probably be called.
+pub struct Preview<'a> {
+    pub tools: Tools<'a>,
+    pub bound: BTreeMap<Key, Container>,
+    inside: Vec<Key>,
+    found: BTreeSet<String>,
+}
+
+impl<'a> Preview<'a> {
+    pub fn new(tools: Tools<'a>, observed: &Observed, bound: BTreeMap<Key, Container>) -> Preview<'a> {
+        let inside: Vec<Key> = observed.serving().map(|i| i.key.clone()).collect();
+        let found = inside.iter().filter_map(|k| Some(bound.get(k)?.id.clone())).collect();
+        Preview { tools, bound, inside, found }
+    }
+
+    /// What each step would run.
+    ///
+    /// # Errors
+    /// A proxy that does not answer.
+    pub fn steps(mut self, plan: &Plan) -> Result<Vec<Vec<Told>>> {
+        plan.steps.iter().map(|(step, _)| self.step(step)).collect()
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Vec<Told>> {
+        match step {
+            Step::Create { service, total, .. } => {
+                Ok(vec![self.call(&Call::Create { service, total: *total })])
+            }
+            Step::Gate(keys) => self.gate(keys),
+            Step::Start(keys) => Ok(self.start(keys)),
+            Step::Ready(keys) => self.ready(keys),
+            Step::Route { inside, outside } => self.route(inside, outside),
+            Step::Idle(keys) => Ok(self.idle(keys)),
+            Step::Stop(keys) => Ok(self.stop(keys)),
+            Step::Remove(keys) => Ok(vec![self.call(&Call::Remove(&self.names(keys)))]),
+            Step::Release => self.release(),
+            Step::Delay(_) | Step::Monitor(_) => Ok(Vec::new()),
+        }
+    }
+
+    fn gate(&self, keys: &[Key]) -> Result<Vec<Told>> {
+        self.in_proxies(keys, |proxy, now, rotation| proxy.gate(now, rotation))
+    }
+
+    fn start(&self, keys: &[Key]) -> Vec<Told> {
+        let service = self.service(&keys[0]);
+        let mut told = match service.starts_by_compose {
+            true => {
+                let total = self.bound.values().filter(|c| self.is_of(c, &service.name)).count();
+                vec![self.call(&Call::StartByCompose { service: &service.name, total })]
+            }
+            false => self.names(keys).iter().map(|name| self.call(&Call::Start(name))).collect(),
+        };
+        for key in keys {
+            told.extend(service.post_start.iter().map(|h| self.exec(&hook_exec(&self.bound[key], h))));
+        }
+        told
+    }
+
+    fn ready(&mut self, keys: &[Key]) -> Result<Vec<Told>> {
+        let service = self.service(&keys[0]);
+        let pace = &service.settings.pace;
+        let asked = probe(service, &self.bound[&keys[0]], self.tools.proxies)?;
+        if self.tools.proxies.is_empty() {
+            self.inside.extend(keys.iter().cloned());
+        }
+        Ok(vec![Told::Words(format!(
+            "each is asked {asked}, every {} for at most {}",
+            humantime::format_duration(pace.interval),
+            humantime::format_duration(pace.deadline)
+        ))])
+    }
+
+    fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<Vec<Told>> {
+        self.inside = inside.to_vec();
+        let told = self.in_proxies(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
+        let confirms =
+            self.tools.proxies.iter().map(|p| format!("then {} is asked until it confirms", p.name()));
+        Ok(told.into_iter().chain(confirms.map(Told::Words)).collect())
+    }
+
+    fn idle(&self, keys: &[Key]) -> Vec<Told> {
+        let settings = &self.service(&keys[0]).settings;
+        let drains = keys.iter().filter_map(|key| {
+            let argv = settings.drain_command.clone()?;
+            Some(self.exec(&Exec::of_user(&self.bound[key].id, argv)))
+        });
+        let limit = humantime::format_duration(settings.drain_timeout);
+        let waits = Told::Words(format!(
+            "then requests in flight are counted until there are none, for at most {limit}"
+        ));
+        drains.chain([waits]).collect()
+    }
+
+    fn stop(&mut self, keys: &[Key]) -> Vec<Told> {
+        self.inside.retain(|k| !keys.contains(k));
+        let hooks = |key: &Key| {
+            let hooks = self.service(key).pre_stop.iter();
+            hooks.map(|hook| self.exec(&hook_exec(&self.bound[key], hook))).collect::<Vec<_>>()
+        };
+        let mut told: Vec<Told> = keys.iter().flat_map(hooks).collect();
+        told.push(self.call(&Call::Stop(&self.names(keys))));
+        told
+    }
+
+    fn release(&self) -> Result<Vec<Told>> {
+        let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
+        self.in_proxies(&[], |proxy, now, rotation| match proxy.release(now, &rotation.all(), &existing) {
+            Release::Run(exec) => Some(exec),
+            Release::Done | Release::Wait => None,
+        })
+    }
+
+    /// What each proxy would be told. One whose commands depend on what it does at that moment is told as such: what it
+    /// does now says nothing of instances that are still to come.
+    fn in_proxies(
+        &self,
+        outside: &[Key],
+        exec: impl Fn(&dyn Proxy, &Done, &Rotation) -> Option<Exec>,
+    ) -> Result<Vec<Told>> {
+        let mut told = Vec::new();
+        for proxy in self.tools.proxies {
+            if proxy.needs_reading() {
+                told.push(Told::Words(format!("{} is told by what it does at that moment", proxy.name())));
+                continue;
+            }
+            let rotation = Rotation {
+                inside: self.endpoints(proxy.as_ref(), &self.inside),
+                outside: self.endpoints(proxy.as_ref(), outside),
+                found: self.found.clone(),
+            };
+            told.extend(exec(proxy.as_ref(), &Done::default(), &rotation).map(|exec| self.exec(&exec)));
+        }
+        Ok(told)
+    }
+
+    fn endpoints(&self, proxy: &dyn Proxy, keys: &[Key]) -> Vec<crate::proxy::Endpoint> {
+        endpoints(proxy, keys.iter().map(|k| &self.bound[k]))
+    }
+
+    /// With names in the place of ids, which say the same to docker and more to people.
+    fn exec(&self, exec: &Exec) -> Told {
+        let proxies = self.tools.proxies.iter().map(|p| p.container());
+        let all = self.bound.values().chain(proxies);
+        let name = all.into_iter().find(|c| c.id == exec.container).map(|c| c.name().to_string());
+        let container = name.filter(|n| !n.is_empty()).unwrap_or_else(|| exec.container.clone());
+        self.call(&Call::Exec(&Exec { container, ..exec.clone() }))
+    }
+
+    fn call(&self, call: &Call) -> Told {
+        Told::Command(self.tools.docker.typed(call))
+    }
+
+    fn is_of(&self, container: &Container, service: &str) -> bool {
+        container.compose().is_some_and(|(_, s)| s == service)
+    }
+
+    fn service(&self, key: &Key) -> &'a Service {
+        let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
+        &self.tools.project.services[service]
+    }
+
+    fn names(&self, keys: &[Key]) -> Vec<String> {
+        keys.iter().map(|k| self.bound[k].name().to_string()).collect()
+    }
+}
