@@ -116,6 +116,9 @@ fn every_event_is_described_by_the_schema_and_no_other() {
     let described =
         schema["$defs"].as_object().unwrap().keys().filter(|k| !["line", "summary"].contains(&k.as_str()));
     assert_eq!(told, described.cloned().collect());
+    let of_a_line = schema["$defs"]["line"]["oneOf"].as_array().unwrap().iter();
+    let named = of_a_line.map(|r| r["$ref"].as_str().unwrap().trim_start_matches("#/$defs/").to_string());
+    assert_eq!(told, named.collect());
 }
 
 #[test]
