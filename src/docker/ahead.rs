@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{
-    Docker, Done, HASHES, IDS, INSPECT, create_words, dry_words, image_words, is_reference, keeper_label,
-    keepers_words, swarm, tags_words,
-};
+use super::compose::{HASHES, create_words, dry_words};
+use super::containers::{IDS, INSPECT};
+use super::images::{image_words, is_reference, keeper_label, keepers_words, tags_words};
+use super::{Docker, Done, swarm};
 
 /// What was asked longer ago is asked again.
 const LATELY: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ impl Docker {
 
     /// [`Docker::collateral`] is about to be asked, where the plan is what it mostly is.
     pub fn expect_collateral(&self, service: &str, total: usize) {
-        let command = create_words(service, &format!("{service}={total}"));
+        let command = create_words(service, total);
         self.start_ahead(self.compose_words(&dry_words(&command)));
     }
 

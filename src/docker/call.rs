@@ -1,6 +1,7 @@
 //! The commands that a plan comes to, as they are run, and as a person would type them.
 
-use super::{Docker, Exec, create_words};
+use super::compose::{create_words, start_words};
+use super::{Docker, Exec};
 
 /// A command of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +28,8 @@ impl Call<'_> {
         let all =
             |verb: &str, names: &[String]| std::iter::once(verb.to_string()).chain(names.to_vec()).collect();
         match self {
-            Call::Create { service, total } => create_words(service, &format!("{service}={total}")),
-            Call::StartByCompose { service, total } => start_words(service, &format!("{service}={total}")),
+            Call::Create { service, total } => create_words(service, *total),
+            Call::StartByCompose { service, total } => start_words(service, *total),
             Call::Start(name) => vec!["start".into(), name.to_string()],
             Call::Stop(names) => all("stop", names),
             Call::Remove(names) => all("rm", names),
@@ -60,9 +61,4 @@ impl Docker {
         }
         words
     }
-}
-
-fn start_words(service: &str, scale: &str) -> Vec<String> {
-    let flags = ["up", "--detach", "--no-deps", "--no-recreate", "--no-build", "--pull", "never", "--scale"];
-    flags.into_iter().chain([scale, service]).map(String::from).collect()
 }

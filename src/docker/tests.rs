@@ -1,5 +1,8 @@
 //! Every argv by equality, and the words for the usual failures.
 
+use super::compose::{collateral, create_words, warnings};
+use super::images::keeper_words;
+use super::inspect::{Container, Image};
 use super::*;
 
 fn place() -> Where {
@@ -23,7 +26,7 @@ fn a_standalone_compose_takes_the_same_words() {
 #[test]
 fn instances_are_created_beside_the_others_and_nothing_else_is_touched() {
     assert_eq!(
-        create_words("app", "app=4").join(" "),
+        create_words("app", 4).join(" "),
         "up --no-start --no-deps --no-recreate --no-build --pull never --scale app=4 app"
     );
 }

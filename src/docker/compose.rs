@@ -1,0 +1,201 @@
+//! What Compose is asked and told: the project as it resolves it, and instances that it makes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Docker, expression, standalone};
+use crate::fault::Fault;
+
+/// Asks for the configuration hash of every service.
+pub(super) const HASHES: [&str; 3] = ["config", "--hash", "*"];
+
+impl Docker {
+    /// The project as Compose resolves it, in YAML, and what Compose warns of (a variable that is not set). The YAML
+    /// holds secrets: it is neither logged nor shown.
+    ///
+    /// # Errors
+    /// Compose's own, when the file is missing or wrong; no Compose; no engine.
+    pub fn config(&mut self) -> Result<(String, Vec<String>)> {
+        let done = self.compose(&["config"])?;
+        if done.ok() {
+            let warnings = warnings(&done.stderr);
+            return Ok((done.stdout, warnings));
+        }
+        if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
+            self.standalone = Some(standalone()?);
+            return self.config();
+        }
+        Err(Fault::usage("`docker compose config` refuses the project")
+            .seen(done.said())
+            .hint("correct the file, or name another with `--file`")
+            .into())
+    }
+
+    /// The project with one more file, as [`Docker::config`] reads it.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn config_with(&self, file: &Path) -> Result<String> {
+        let file = file.to_string_lossy();
+        self.compose_checked(&["--file", &file, "config"])
+    }
+
+    /// One service and what it needs, whatever profile it has.
+    ///
+    /// # Errors
+    /// Compose's own, when there is none of that name.
+    pub fn config_of(&self, service: &str) -> Result<String> {
+        self.compose_checked(&["config", service])
+    }
+
+    /// The configuration hash of every service, as Compose labels its containers with.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
+        let done = self.compose_said(&HASHES, self.told(&self.compose_words(&HASHES))?)?;
+        let pairs = done.lines().filter_map(|l| l.split_once(char::is_whitespace));
+        Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
+    }
+
+    /// Builds images, its output shown.
+    ///
+    /// # Errors
+    /// A build that fails; nothing was changed then.
+    pub fn build(&self, services: &[String]) -> Result<()> {
+        self.shown("build", services)
+    }
+
+    /// Pulls images, Compose's own progress shown.
+    ///
+    /// # Errors
+    /// An image that cannot be pulled; nothing was changed then.
+    pub fn pull(&self, services: &[String]) -> Result<()> {
+        self.shown("pull", services)
+    }
+
+    fn shown(&self, verb: &str, services: &[String]) -> Result<()> {
+        let mut words = vec![verb];
+        words.extend(services.iter().map(String::as_str));
+        match self.run_shown(&self.compose_words(&words))? {
+            true => Ok(()),
+            false => Err(Fault::unchanged(format!(
+                "`docker compose {verb} {}` failed; nothing was changed",
+                services.join(" ")
+            ))
+            .hint("what it said stands above")
+            .into()),
+        }
+    }
+
+    /// Runs a service to its end in a container of its own, its output shown.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started; `false` when the service fails.
+    pub fn run_service(&self, service: &str) -> Result<bool> {
+        let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
+        // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
+        self.run_loud(&argv, expression(&argv))
+    }
+
+    /// What Compose would stop or remove if it were told to create instances: it recreates a network whose definition
+    /// changed, and stops everything on it, whatever `--no-recreate` says.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn collateral(&self, service: &str, total: usize) -> Result<Vec<String>> {
+        self.dry_run(&create_words(service, total))
+    }
+
+    /// The same for starting services that are down.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn collateral_of_start(&self, services: &[&str]) -> Result<Vec<String>> {
+        let words = ["up", "--no-start", "--no-recreate"].iter().chain(services);
+        self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())
+    }
+
+    fn dry_run(&self, command: &[String]) -> Result<Vec<String>> {
+        let done = self.told(&self.compose_words(&dry_words(command)))?;
+        match done.ok() {
+            true => Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect()),
+            false => Err(Fault::unchanged(format!("Compose refuses `{}`", command.join(" ")))
+                .seen(done.said())
+                .into()),
+        }
+    }
+
+    /// Creates instances beside those that exist, without starting them: `total` counts both.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn create(&self, service: &str, total: usize) -> Result<()> {
+        self.compose_does(&create_words(service, total))
+    }
+
+    /// Starts what was created of a service as Compose does, with its hooks and the secrets it copies in.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn start_by_compose(&self, service: &str, total: usize) -> Result<()> {
+        self.compose_does(&start_words(service, total))
+    }
+
+    fn compose_does(&self, words: &[String]) -> Result<()> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.compose_checked(&words).map(drop)
+    }
+
+    /// Starts services that are down, and what they need; what runs is left alone.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn start_services(&self, services: &[&str]) -> Result<()> {
+        let mut words = vec!["up", "--detach", "--no-recreate"];
+        words.extend(services);
+        self.compose_checked(&words).map(drop)
+    }
+}
+
+pub(super) fn dry_words(command: &[String]) -> Vec<&str> {
+    ["--dry-run"].into_iter().chain(command.iter().map(String::as_str)).collect()
+}
+
+/// Words that make instances without starting them: `total` counts those that exist.
+pub(super) fn create_words(service: &str, total: usize) -> Vec<String> {
+    up_words("--no-start", service, total)
+}
+
+/// What Compose warns of, out of its log lines: `time="…" level=warning msg="…"`.
+pub(super) fn warnings(stderr: &str) -> Vec<String> {
+    let message = |line: &str| {
+        let (_, rest) = line.split_once("level=warning msg=\"")?;
+        Some(rest.trim_end_matches('"').replace("\\\"", "`"))
+    };
+    stderr.lines().filter_map(message).collect()
+}
+
+/// The lines of a dry run that say something running would go.
+pub(super) fn collateral(text: &str) -> impl Iterator<Item = String> {
+    let goes = |line: &&str| {
+        let last = line.split_whitespace().last().unwrap_or("");
+        ["Stopping", "Removing", "Removed", "Recreate"].contains(&last)
+    };
+    let name =
+        |line: &str| line.replace("DRY-RUN MODE -", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    text.lines().filter(goes).map(name).collect::<Vec<_>>().into_iter()
+}
+
+/// Words that start what was created.
+pub(super) fn start_words(service: &str, total: usize) -> Vec<String> {
+    up_words("--detach", service, total)
+}
+
+fn up_words(how: &str, service: &str, total: usize) -> Vec<String> {
+    let scale = format!("{service}={total}");
+    let flags = ["--no-deps", "--no-recreate", "--no-build", "--pull", "never", "--scale", &scale, service];
+    ["up", how].into_iter().chain(flags).map(String::from).collect()
+}
