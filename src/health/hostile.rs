@@ -4,9 +4,12 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
+use super::super::probe::answers;
 use super::*;
 use crate::docker::Where;
+use crate::model::{Codes, HttpHealth};
 
 /// Long enough for an honest answer on a busy machine.
 const PATIENT: Duration = Duration::from_secs(10);

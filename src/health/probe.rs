@@ -1,0 +1,123 @@
+//! How an instance is asked, and what its answer means.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::asker::Answer;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::model::{Codes, HttpHealth};
+
+/// How an instance is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    Http(Http),
+    /// The healthcheck's own command, run in the instance.
+    Check(Vec<String>),
+    /// There is nothing to ask, and nobody sends it requests: that it runs is enough.
+    Running,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    pub health: HttpHealth,
+    pub port: u16,
+    /// The proxy in front of it, from where it is asked if nobody else can.
+    pub via: Option<Arc<Container>>,
+}
+
+/// What a proxy in front of an instance knows of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Front<'a> {
+    pub routed: bool,
+    pub port: Option<u16>,
+    pub host: Option<&'a str>,
+    pub container: Option<&'a Container>,
+}
+
+/// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
+/// the proxy uses; a worker without any of it only has to run.
+///
+/// # Errors
+/// When there is nothing to ask, with what to set.
+pub fn choose(
+    service: &str,
+    asked_for: Option<&HttpHealth>,
+    container: &Container,
+    front: Front,
+) -> Result<Probe, Fault> {
+    if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
+        return Err(Fault::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
+            .hint("use a build with the feature `tls`, or set `x-zd.health.scheme` to `http`"));
+    }
+    let exposed = container.exposed_tcp();
+    let only = (exposed.len() == 1).then(|| exposed[0]);
+    let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
+    let check = container.healthcheck().map(Probe::Check);
+    match (asked_for, check, port) {
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
+        (None, Some(check), _) => Ok(check),
+        (None, None, Some(port)) => Ok(http(answers(), port, front)),
+        (None, None, None) if !front.routed => Ok(Probe::Running),
+        (_, _, None) => Err(Fault::usage(format!(
+            "`{service}` has no port to ask whether a new instance is ready"
+        ))
+        .hint(format!(
+            "set `services.{service}.x-zd.health.port` (or `--health-port`), `expose` one port, or give it a `healthcheck`"
+        ))
+        .rule(&"no-readiness")),
+    }
+}
+
+fn http(mut health: HttpHealth, port: u16, front: Front) -> Probe {
+    health.host = health.host.or(front.host.map(String::from));
+    Probe::Http(Http { health, port, via: front.container.cloned().map(Arc::new) })
+}
+
+/// Without anything better: it listens, and answers below 500.
+pub(super) fn answers() -> HttpHealth {
+    HttpHealth {
+        path: "/".into(),
+        port: None,
+        scheme: "http".into(),
+        host: None,
+        expect: Codes::any_below_500(),
+        body: None,
+    }
+}
+
+impl Http {
+    pub(super) fn url(&self, address: &str) -> String {
+        format!("{}://{address}:{}{}", self.health.scheme, self.port, self.health.path)
+    }
+
+    /// What an answer means.
+    pub(super) fn judge(&self, url: &str, code: u16, body: &str) -> Answer {
+        let said = |ready: bool, why: String| Answer { ready, text: format!("GET {url} → {code}{why}") };
+        let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
+        match (self.health.expect.contains(code), missing) {
+            (false, _) => said(false, format!(", expected {}", self.health.expect)),
+            (true, Some(text)) => said(false, format!(" without `{text}`")),
+            (true, None) => said(true, String::new()),
+        }
+    }
+}
+
+impl Probe {
+    /// Any answer below 500 is enough, because nothing better was asked for.
+    pub fn is_weak(&self) -> bool {
+        matches!(self, Probe::Http(http) if http.health.expect == Codes::any_below_500())
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Probe::Http(http) => write!(f, "GET {} at port {}", http.health.path, http.port),
+            Probe::Check(_) => write!(f, "its healthcheck"),
+            Probe::Running => write!(f, "whether it runs"),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What is asked, what an answer means, and when an instance is ready.
+
+use super::asker::*;
+use super::probe::*;
+use super::*;
+use crate::model::{Codes, HttpHealth};
+
+fn container(json: &str) -> Container {
+    serde_json::from_str(json).unwrap()
+}
+
+fn health(body: Option<&str>) -> HttpHealth {
+    HttpHealth {
+        path: "/up".into(),
+        body: body.map(String::from),
+        expect: Codes::parse("200-399").unwrap(),
+        ..answers()
+    }
+}
+
+const CHECKED: &str =
+    r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
+const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None };
+const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
+
+#[test]
+fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_port() {
+    let probe = |asked: Option<&HttpHealth>, json| choose("app", asked, &container(json), FRONT).unwrap();
+    assert_eq!(probe(Some(&health(None)), CHECKED).to_string(), "GET /up at port 3000");
+    assert_eq!(probe(None, CHECKED).to_string(), "its healthcheck");
+    assert_eq!(probe(None, PLAIN).to_string(), "GET / at port 3000");
+}
+
+#[test]
+fn a_service_without_a_port_is_told_what_to_set() {
+    let routed = Front { port: None, ..FRONT };
+    let fault = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
+    assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
+    assert!(choose("app", None, &container("{}"), routed).is_err());
+    assert!(choose("app", None, &container(PLAIN), routed).is_ok());
+    assert_eq!(choose("worker", None, &container("{}"), Front::default()), Ok(Probe::Running));
+}
+
+#[test]
+fn an_answer_is_judged_by_code_and_body() {
+    let judge = |body, code, text: &str| {
+        let http = Http { health: health(body), port: 80, via: None };
+        http.judge("u", code, text)
+    };
+    assert!(judge(None, 204, "").ready);
+    assert_eq!(judge(None, 503, "").text, "GET u → 503, expected 200-399");
+    assert!(judge(Some("ok"), 200, "it is ok").ready);
+    assert_eq!(judge(Some("ok"), 200, "no").text, "GET u → 200 without `ok`");
+}
+
+#[test]
+fn an_instance_that_ended_is_not_waited_for() {
+    let http = Probe::Http(Http { health: health(None), port: 80, via: None });
+    let check = Probe::Check(vec![]);
+    let how = |json: &str, probe: &Probe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
+    assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
+    let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
+    assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
+    let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 0}}"#;
+    assert_eq!(how(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
+    let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
+    assert_eq!(how(unhealthy, &http), None);
+    assert!(how(unhealthy, &check).is_some());
+}
+
+#[test]
+fn an_instance_is_looked_at_until_it_was_seen_at_the_end_of_its_time() {
+    let probe = Probe::Running;
+    let mut watched = Watched::new(Candidate { name: "app-1".into(), id: "1".into(), probe });
+    let monitor = Duration::from_secs(5);
+    let at = |seconds| watched.ready + Duration::from_secs(seconds);
+    let (within, long_after) = (at(5), at(60));
+    assert!(watched.is_due(monitor), "whatever the time is by now");
+    watched.seen = within;
+    assert!(watched.is_due(monitor));
+    watched.seen = long_after;
+    assert!(!watched.is_due(monitor));
+}
+
+#[test]
+fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
+    assert!(is_here(Some("lo")) && is_here(None));
+    assert!(!is_here(Some("br-000000000000")));
+    let json = r#"{"NetworkSettings": {"Networks": {
+        "a": {"NetworkID": "0123456789abcdef", "IPAddress": "172.19.0.5"}, "b": {"IPAddress": "10.0.0.2"}}}}"#;
+    let read = container(json);
+    let bridges: Vec<_> = read.bridged().map(|(bridge, address)| (bridge, address.to_string())).collect();
+    assert_eq!(bridges, [(Some("br-0123456789ab".into()), "172.19.0.5".into()), (None, "10.0.0.2".into())]);
+}
+
+#[test]
+fn a_way_that_was_found_goes_first() {
+    assert_eq!(ways(true, None), [Way::Here, Way::Inside, Way::Proxy]);
+    assert_eq!(ways(false, None), [Way::Inside, Way::Proxy, Way::Here]);
+    assert_eq!(ways(false, Some(Way::Proxy)), [Way::Proxy, Way::Inside, Way::Here]);
+}
+
+#[test]
+fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
+    let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: Probe::Running };
+    let fault = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
+    assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
+    assert!(fault.hint.unwrap().contains("`healthcheck`"));
+}
+
+mod properties {
+    use super::*;
+
+    #[test]
+    fn whatever_an_instance_answers_inside_is_read_as_it_is() {
+        let body = crate::fuzz::damaged(vec!["hello\n\nHTTP/1.1 200 OK\n  HTTP/1.1 200 OK\n".into()]);
+        crate::fuzz::holds((body, 200u16..600), |(body, code)| {
+            let text = format!("HTTP/1.1 {code} Said\r\nServer: x\r\n\r\n{body}");
+            crate::fuzz::same(&inside::read(&text), &Some((code, body.as_str())))?;
+            let _ = inside::read(&body);
+            Ok(())
+        });
+    }
+}
