@@ -1,6 +1,8 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
+mod bring_up;
 pub mod preview;
+mod switch;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,15 +14,15 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
-use crate::drain::{self, Drained, Routing};
+use crate::drain::Routing;
 use crate::fault::Fault;
-use crate::health::{self, Candidate, Front, Unready, Watched};
-use crate::model::{Hook, Pace, Project, Service};
+use crate::health::{self, Candidate, Front, Watched};
+use crate::model::{Hook, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepNote, Warning};
-use crate::wait::{self, Stop, Waited};
+use crate::wait::Stop;
 use crate::witness::Witness;
 
 /// What every rollout of a run works with.
@@ -34,15 +36,6 @@ pub struct Tools<'a> {
     pub target: &'a str,
     pub witness: &'a Witness,
 }
-
-/// How often new instances are looked at once they were ready.
-const WATCH: Duration = Duration::from_secs(1);
-
-/// What was read so long ago is as good as read now: a look at the containers takes a part of it.
-const FRESH: Duration = Duration::from_millis(100);
-
-/// How often Compose is asked again to create instances beside a paused one.
-const AGAIN: usize = 3;
 
 /// How many new instances may fail, and how long after they were ready.
 #[derive(Debug, Clone, Copy, Default)]
@@ -251,135 +244,6 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    fn create(&mut self, service: &str, fresh: &[Key], total: usize) -> Result<()> {
-        let mut created = self.tools.docker.create(service, total);
-        let mut made = self.made(service)?;
-        // Compose tries to start a paused one as well, and gives up on all when it cannot; what it made until then stays.
-        let is_paused = self.bound.values().any(|c| c.state.status == "paused");
-        let mut again = if is_paused { AGAIN } else { 0 };
-        while created.is_err() && made.len() < fresh.len() && again > 0 {
-            created = self.tools.docker.create(service, total);
-            made = self.made(service)?;
-            again -= 1;
-        }
-        if !is_paused || made.len() < fresh.len() {
-            created?;
-        }
-        if made.len() < fresh.len() {
-            return Err(Fault::unchanged(format!(
-                "Compose created {} of {} instances of `{service}`",
-                made.len(),
-                fresh.len()
-            ))
-            .into());
-        }
-        self.bound.extend(fresh.iter().cloned().zip(made));
-        self.tell(|names| Event::Created { names }, fresh);
-        Ok(())
-    }
-
-    /// The instances that Compose has created since, in the order of their numbers.
-    fn made(&self, service: &str) -> Result<Vec<Container>> {
-        let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
-        let mut made = self.tools.docker.containers_of(&self.tools.project.name, service)?;
-        made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
-        made.sort_by_key(number);
-        Ok(made)
-    }
-
-    fn gate(&mut self, keys: &[Key]) -> Result<()> {
-        let fronting = |r: &Routing| !r.rotation.outside.is_empty();
-        self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop))
-    }
-
-    fn start(&mut self, keys: &[Key]) -> Result<()> {
-        let docker = self.tools.docker;
-        let service = self.service(&keys[0]);
-        match service.starts_by_compose && !self.lenient {
-            true => {
-                let all = docker.containers_of(&self.tools.project.name, &service.name)?;
-                docker.start_by_compose(&service.name, all.len())?;
-            }
-            false => docker.start(&self.ids(keys))?,
-        }
-        self.refresh()?;
-        self.tell(|names| Event::Started { names }, keys);
-        // What crashes over and over frees its address, and one that has just started may have got that.
-        if self.bound.values().any(|c| c.restart_count > 0) {
-            self.gate(keys)?;
-        }
-        for key in keys {
-            for hook in &service.post_start {
-                let done = self.hook(key, hook, "the post_start hook");
-                done.inspect_err(|_| self.failed = vec![self.bound[key].id.clone()])?;
-            }
-        }
-        Ok(())
-    }
-
-    fn ready(&mut self, keys: &[Key]) -> Result<()> {
-        let settings = &self.service(&keys[0]).settings;
-        let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
-        let told = |candidate: &Candidate, answer: &health::Answer| {
-            let (name, answer) = (candidate.name.clone(), answer.text.clone());
-            self.tools.report.event(Event::Ready { name, answer });
-        };
-        let tolerated = self.tolerance.failures;
-        let docker = self.tools.docker;
-        let is_fresh = self.read.is_some_and(|at| at.elapsed() <= FRESH);
-        let seen = is_fresh.then(|| keys.iter().map(|k| self.bound[k].clone()).collect());
-        let waited = health::wait_until_ready(
-            docker,
-            (&candidates, seen),
-            &settings.pace,
-            tolerated,
-            &self.stop,
-            told,
-        );
-        match waited {
-            Ok(None) => {}
-            Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
-            Ok(Some(Unready { fault, .. })) => self.tools.report.warn(&Warning::NotReadyAgain(fault.message)),
-            Err(error) if self.lenient => {
-                let fault = Fault::from_error(error);
-                self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
-            }
-            Err(error) => return Err(error),
-        }
-        if self.tools.proxies.is_empty() {
-            let new: Vec<Key> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
-            self.inside.extend(new);
-        }
-        if !self.lenient {
-            self.newcomers.extend(candidates.iter().cloned());
-        }
-        if !self.tolerance.monitor.is_zero() {
-            let known: Vec<String> = self.watched.iter().map(|w| w.id().clone()).collect();
-            let added = candidates.into_iter().filter(|c| !known.contains(&c.id));
-            self.watched.extend(added.map(Watched::new));
-        }
-        Ok(())
-    }
-
-    fn give_up(&mut self, unready: Unready) -> anyhow::Error {
-        self.objected.set(false);
-        self.given_up.extend(unready.ids.iter().cloned());
-        self.failed = unready.ids;
-        unready.fault.into()
-    }
-
-    /// Whether those that were ready not long ago still are.
-    fn look_again(&mut self) -> Result<()> {
-        if self.watched.is_empty() {
-            return Ok(());
-        }
-        let pace = self.pace();
-        match health::look_again(self.tools.docker, &mut self.watched, self.tolerance.monitor, &pace)? {
-            Some(unready) => Err(self.give_up(unready)),
-            None => Ok(()),
-        }
-    }
-
     /// What the witness has lost since those in rotation were let in; and which URLs have never answered it.
     ///
     /// # Errors
@@ -424,248 +288,6 @@ impl<'a> Rollout<'a> {
             failed: self.take_failed(),
             fault: Fault::from_error(error),
         })
-    }
-
-    /// Lets time pass, with an eye on those that were ready not long ago.
-    fn watch(&mut self, time: Duration) -> Result<()> {
-        let stop = self.stop.clone();
-        let waited = wait::until(WATCH, time, &stop, || {
-            self.look_again()?;
-            self.hear_witness().map(|()| None::<()>)
-        })?;
-        match waited {
-            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-            _ => Ok(()),
-        }
-    }
-
-    fn delay(&mut self, time: Duration) -> Result<()> {
-        self.tools.report.event(Event::Delayed { seconds: time });
-        self.watch(time)
-    }
-
-    fn monitor(&mut self, time: Duration) -> Result<()> {
-        let left = self.watched.iter().map(|w| w.left(time)).max().unwrap_or_default();
-        if !left.is_zero() {
-            let names = self.watched.iter().map(|w| w.name().to_string()).collect();
-            self.tools.report.event(Event::Monitoring { names, seconds: left });
-        }
-        self.watch(left)
-    }
-
-    fn pace(&self) -> Pace {
-        let any = self.bound.keys().next();
-        any.map_or(Pace::default(), |key| self.service(key).settings.pace)
-    }
-
-    fn candidate(&self, key: &Key) -> Result<Candidate> {
-        let service = self.service(key);
-        let container = &self.bound[key];
-        Ok(Candidate {
-            name: self.name(key),
-            id: container.id.clone(),
-            probe: probe(service, container, self.tools.proxies)?,
-        })
-    }
-
-    fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<()> {
-        self.inside = inside.to_vec();
-        self.for_the_living(|rollout| {
-            let mut routings = rollout.routings(outside).into_iter();
-            routings.try_for_each(|routing| match routing.proxy.steers() {
-                true => routing.set(&rollout.stop),
-                false => rollout.follow(routing, outside),
-            })
-        })?;
-        let admitted: Vec<String> = self.ids(&self.inside);
-        let is_admitted = |c: &Candidate| admitted.contains(&c.id);
-        self.admitted = self.newcomers.iter().filter(|c| is_admitted(c)).map(|c| c.id.clone()).collect();
-        self.newcomers.retain(|c| !is_admitted(c));
-        let (inside, outside) = (self.names(&self.inside), self.names(outside));
-        self.tools.report.event(Event::Routed { inside, outside });
-        Ok(())
-    }
-
-    /// Does something that every instance in rotation has to be there for: one that has died meanwhile, and that no
-    /// longer counts as failed, keeps nobody waiting.
-    fn for_the_living<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        self.leave_the_dead()?;
-        self.as_long_as_they_live(act)
-    }
-
-    /// The same where nothing is changed yet that one who has died could spoil.
-    fn as_long_as_they_live<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        loop {
-            match act(self) {
-                Err(error) if self.stop.signal().is_none() => {
-                    self.look_again()?;
-                    if !self.leave_the_dead()? {
-                        return Err(error);
-                    }
-                }
-                done => return done,
-            }
-        }
-    }
-
-    /// Takes those out of the rotation that do not run, as long as anybody is left; tells whether there were any.
-    fn leave_the_dead(&mut self) -> Result<bool> {
-        if self.read.take().is_none_or(|at| at.elapsed() > FRESH) {
-            self.refresh()?;
-        }
-        let runs = |key: &&Key| self.bound[*key].is_running();
-        let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
-        if living.is_empty() || dead.is_empty() {
-            return Ok(false);
-        }
-        self.look_again()?; // one that is still watched has failed
-        self.look_at_newcomers(&dead)?;
-        self.tools.report.warn(&Warning::Died(self.names(&dead)));
-        if self.objected.take() {
-            self.tools.witness.forgive();
-        }
-        self.inside = living;
-        Ok(true)
-    }
-
-    /// One that was ready, and has died before anybody sent it a request, has failed whatever the monitor is: those that it
-    /// was to replace still serve.
-    fn look_at_newcomers(&mut self, dead: &[Key]) -> Result<()> {
-        let dead = self.ids(dead);
-        let lost = self.newcomers.iter().filter(|c| dead.contains(&c.id));
-        let mut lost: Vec<Watched> = lost.cloned().map(Watched::new).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        match health::look_again(self.tools.docker, &mut lost, Duration::MAX, &self.pace())? {
-            Some(unready) => Err(self.give_up(unready)),
-            None => Ok(()),
-        }
-    }
-
-    /// A proxy that cannot be told a rotation: sees it admit those inside, and then, told by their drain command, let go
-    /// of those outside. One that has no such command is let go of when it stops.
-    fn follow(&self, mut routing: Routing, outside: &[Key]) -> Result<()> {
-        let leaving = std::mem::take(&mut routing.rotation.outside);
-        routing.set(&self.stop)?;
-        let told: Vec<&Key> = outside.iter().filter(|k| self.has_drain_command(k)).collect();
-        told.iter().try_for_each(|key| self.drain_command(key))?;
-        routing.rotation.outside = leaving;
-        let routing = self.told(routing, outside);
-        match routing.rotation.outside.is_empty() {
-            true => Ok(()),
-            false => routing.set(&self.stop),
-        }
-    }
-
-    /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
-    fn told(&self, mut routing: Routing<'a>, outside: &[Key]) -> Routing<'a> {
-        let leaves = |e: &Endpoint| {
-            let key = outside.iter().find(|k| self.bound[*k].id == e.id);
-            key.is_some_and(|k| self.has_drain_command(k))
-        };
-        if !routing.proxy.steers() {
-            routing.rotation.outside.retain(leaves);
-        }
-        routing
-    }
-
-    fn has_drain_command(&self, key: &Key) -> bool {
-        self.service(key).settings.drain_command.is_some()
-    }
-
-    fn drain_command(&self, key: &Key) -> Result<()> {
-        match self.service(key).settings.drain_command.clone() {
-            Some(argv) => self.try_exec(key, Exec::of_user(&self.bound[key].id, argv), "the drain command"),
-            None => Ok(()),
-        }
-    }
-
-    fn idle(&mut self, keys: &[Key]) -> Result<()> {
-        let settings = &self.service(&keys[0]).settings;
-        self.tell(|names| Event::Draining { names }, keys);
-        if self.tools.proxies.iter().any(|p| p.steers()) {
-            keys.iter().try_for_each(|key| self.drain_command(key))?;
-        }
-        let (requests, unsure) = self.as_long_as_they_live(|rollout| {
-            let (mut requests, mut unsure) = (0, 0);
-            for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
-                let limit = settings.drain_timeout;
-                match routing.wait_until_idle(limit, &rollout.stop, &|| rollout.objection())? {
-                    Drained::Idle => {}
-                    Drained::Limit(open) => {
-                        (requests, unsure) = (requests + open.requests, unsure + open.unsure)
-                    }
-                }
-            }
-            Ok((requests, unsure))
-        })?;
-        self.cut += requests;
-        match requests + unsure {
-            0 => self.tell(|names| Event::Idle { names }, keys),
-            _ => self.tools.report.warn(&Warning::DrainLimit {
-                names: self.names(keys),
-                limit: settings.drain_timeout,
-                requests,
-                unsure,
-            }),
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self, keys: &[Key]) -> Result<()> {
-        for key in keys {
-            for hook in &self.service(key).pre_stop {
-                let exec = hook_exec(&self.bound[key], hook);
-                self.try_exec(key, exec, "the pre_stop hook")?;
-            }
-        }
-        self.tools.docker.stop(&self.ids(keys))?;
-        let stopped = |(k, _): &(&Key, &mut Container)| keys.contains(k);
-        self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
-        self.inside.retain(|k| !keys.contains(k));
-        self.tell(|names| Event::Stopped { names }, keys);
-        Ok(())
-    }
-
-    fn remove(&mut self, keys: &[Key]) -> Result<()> {
-        self.tools.docker.remove(&self.ids(keys))?;
-        self.tell(|names| Event::Removed { names }, keys);
-        Ok(())
-    }
-
-    /// Removes them while the route is given back, which is the next step.
-    fn remove_and_release(&mut self, keys: &[Key]) -> Result<()> {
-        let (docker, ids) = (self.tools.docker, self.ids(keys));
-        let (removed, released) = std::thread::scope(|scope| {
-            let removed = scope.spawn(|| docker.remove(&ids));
-            let released = self.release();
-            (removed.join().expect("no panic in a removal"), released)
-        });
-        removed?;
-        self.tell(|names| Event::Removed { names }, keys);
-        self.released = released.is_ok();
-        released
-    }
-
-    /// Gives the route back to the proxies' own discovery.
-    ///
-    /// # Errors
-    /// A proxy that does not answer.
-    pub fn release(&self) -> Result<()> {
-        let all: Vec<Key> = self.bound.keys().cloned().collect();
-        let (existing, first) = std::thread::scope(|scope| {
-            let existing = scope.spawn(|| self.tools.docker.ids());
-            let first = self.fresh(&all);
-            (existing.join().expect("no panic in a read"), first)
-        });
-        let (existing, first) = (existing?, Cell::new(Some(first?)));
-        for proxy in self.tools.proxies {
-            let now = || first.take().map_or_else(|| self.fresh(&all), Ok);
-            let ours = || Ok(endpoints(proxy.as_ref(), now()?.iter()));
-            drain::release(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
-        }
-        Ok(())
     }
 
     /// These containers as they are now; those that are gone, as they were.
