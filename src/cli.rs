@@ -194,7 +194,7 @@ pub enum Command {
     Metadata,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct InitArgs {
     /// Service that gets a proxy, and the port it listens on; may be given several times [default: the one that looks
     /// like a web application]
@@ -225,7 +225,7 @@ pub enum Output {
     Json,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct StatusArgs {
     /// Services or pairs to show; without a name all that are deployed
     #[arg(value_name = "SERVICE")]
@@ -245,7 +245,7 @@ pub struct StatusArgs {
     pub engine: Option<String>,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct HistoryArgs {
     /// Print the picture of a release's rollout, one HTML page, to stdout
     #[arg(long, value_name = "RELEASE")]
@@ -261,7 +261,7 @@ pub struct HistoryArgs {
     pub engine: Option<String>,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct CheckArgs {
     /// Services or pairs to judge; without a name all that a deploy may be about
     #[arg(value_name = "SERVICE")]
@@ -280,7 +280,7 @@ pub struct CheckArgs {
     pub engine: Option<String>,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct DeployArgs {
     /// Services or pairs to deploy; without a name every service that a proxy routes to
     #[arg(value_name = "SERVICE")]
@@ -313,7 +313,7 @@ pub struct DeployArgs {
     pub update: UpdateArgs,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct RollbackArgs {
     /// Services or pairs to put back; without a name those that the last rollout changed
     #[arg(value_name = "SERVICE")]
@@ -325,7 +325,7 @@ pub struct RollbackArgs {
     pub rollout: RolloutArgs,
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct RecoverArgs {
     #[command(flatten)]
     pub rollout: RolloutArgs,

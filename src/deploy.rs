@@ -58,7 +58,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         return rollback::resume(compose, args, report, stop);
     }
     let flags = || asked::flags(&args.update, &args.rollout);
-    let read = || Definition::of_file_for_change(compose, flags(), report);
+    let read = || Definition::of_file_for_deploy(compose, args, flags(), report);
     let mut definition = read()?;
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
     let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;

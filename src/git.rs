@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,11 +93,14 @@ fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<Done> {
 
 /// Who deploys, as `user@host`: behind `sudo` the one who called it.
 pub fn who() -> String {
-    let said = |argv: &[&str]| {
-        let done = run_program(argv, Path::new("/"), &[]).ok().filter(Done::ok);
-        done.map(|d| d.stdout).unwrap_or_default()
-    };
-    named(&said(&["id", "-un"]), std::env::var("SUDO_USER").ok().as_deref(), &said(&["uname", "-n"]))
+    static WHO: LazyLock<String> = LazyLock::new(|| {
+        let said = |argv: &[&str]| {
+            let done = run_program(argv, Path::new("/"), &[]).ok().filter(Done::ok);
+            done.map(|d| d.stdout).unwrap_or_default()
+        };
+        named(&said(&["id", "-un"]), std::env::var("SUDO_USER").ok().as_deref(), &said(&["uname", "-n"]))
+    });
+    WHO.clone()
 }
 
 fn named(user: &str, sudo: Option<&str>, host: &str) -> String {

@@ -59,26 +59,35 @@ impl Definition {
     /// # Errors
     /// Compose's own; a key of ours that is wrong.
     pub fn of_file(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
-        Definition::read(connect(compose, report)?, compose, flags, report)
+        let mut docker = connect(compose, report)?;
+        let yaml = resolved(&mut docker, report)?;
+        Definition::read(docker, &yaml, compose, flags)
     }
 
     /// The same, for a run that is going to ask for more.
     ///
     /// # Errors
     /// As [`Definition::of_file`].
-    pub fn of_file_for_change(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
-        let docker = connect(compose, report)?;
-        ahead::of_project(&docker, &asked::project_folder(compose));
-        Definition::read(docker, compose, flags, report)
+    pub fn of_file_for_deploy(
+        compose: &ComposeArgs,
+        args: &DeployArgs,
+        flags: Flags,
+        report: Report,
+    ) -> Result<Definition> {
+        let mut docker = connect(compose, report)?;
+        ahead::of_project(&docker, &asked::project_folder(compose), args);
+        let yaml = resolved(&mut docker, report)?;
+        // Not before: side by side both would take twice as long, and this is what all else waits for.
+        docker.expect_hashes();
+        Definition::read(docker, &yaml, compose, flags)
     }
 
-    fn read(mut docker: Docker, compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
-        let yaml = resolved(&mut docker, report)?;
+    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: Flags) -> Result<Definition> {
         let source = asked::source(compose);
         Ok(Definition {
             docker,
-            project: Project::read(&yaml, &source, &flags).map_err(Fault::from)?,
-            snapshot: Snapshot::read(&yaml).map_err(Fault::from)?,
+            project: Project::read(yaml, &source, &flags).map_err(Fault::from)?,
+            snapshot: Snapshot::read(yaml).map_err(Fault::from)?,
             folder: asked::project_folder(compose),
             source,
             flags,

@@ -30,9 +30,8 @@ impl Ahead {
 }
 
 impl Docker {
-    /// [`Docker::hashes`] and [`Docker::is_stack`] are about to be asked.
-    pub fn expect_project(&self) {
-        self.expect_hashes();
+    /// [`Docker::is_stack`] is about to be asked.
+    pub fn expect_manager(&self) {
         self.start_ahead(self.docker_words(&swarm::IS_MANAGER));
     }
 
@@ -66,10 +65,13 @@ impl Docker {
         }
     }
 
-    /// [`Docker::collateral`] is about to be asked, where the plan is what it mostly is.
+    /// [`Docker::collateral`] is about to be asked, where the plan is what it mostly is; it may have been guessed before.
     pub fn expect_collateral(&self, service: &str, total: usize) {
         let command = create_words(service, total);
-        self.start_ahead(self.compose_words(&dry_words(&command)));
+        let words = self.compose_words(&dry_words(&command));
+        if !self.is_under_way(&words) {
+            self.start_ahead(words);
+        }
     }
 
     /// [`Docker::keepers`] and [`Docker::tags_in`] are about to be asked.
@@ -84,6 +86,11 @@ impl Docker {
     /// What was asked ahead is no longer true.
     pub fn expect_nothing(&self) {
         self.ahead.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn is_under_way(&self, argv: &[String]) -> bool {
+        let started = self.ahead.0.lock().unwrap_or_else(PoisonError::into_inner);
+        started.get(argv).is_some_and(|(at, _)| at.elapsed() <= LATELY)
     }
 
     /// Starts a command that changes nothing. What it tells is as old as this moment when it is taken; one that was
