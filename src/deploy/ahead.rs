@@ -58,7 +58,8 @@ impl<'a> Near<'a> {
     /// The one service that is named, else the one that proxies route to as far as containers tell, else the only one
     /// there is beside them. A guess costs a command that changes nothing.
     fn meant<'b>(&'b self, named: &'b [String]) -> Option<&'b str> {
-        let others = || self.ours.iter().filter(|c| !self.ids().contains(&c.id));
+        let proxies = self.ids();
+        let others = || self.ours.iter().filter(|c| !proxies.contains(&c.id));
         let service = |c: &'b Container| c.compose().map(|(_, service)| service);
         let is_routed = |c: &&&'b Container| {
             let backend = Backend::from(**c);

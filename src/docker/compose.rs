@@ -169,6 +169,17 @@ pub(super) fn create_words(service: &str, total: usize) -> Vec<String> {
     up_words("--no-start", service, total)
 }
 
+/// Words that start what was created.
+pub(super) fn start_words(service: &str, total: usize) -> Vec<String> {
+    up_words("--detach", service, total)
+}
+
+fn up_words(how: &str, service: &str, total: usize) -> Vec<String> {
+    let scale = format!("{service}={total}");
+    let flags = ["--no-deps", "--no-recreate", "--no-build", "--pull", "never", "--scale", &scale, service];
+    ["up", how].into_iter().chain(flags).map(String::from).collect()
+}
+
 /// What Compose warns of, out of its log lines: `time="…" level=warning msg="…"`.
 pub(super) fn warnings(stderr: &str) -> Vec<String> {
     let message = |line: &str| {
@@ -187,15 +198,4 @@ pub(super) fn collateral(text: &str) -> impl Iterator<Item = String> {
     let name =
         |line: &str| line.replace("DRY-RUN MODE -", "").split_whitespace().collect::<Vec<_>>().join(" ");
     text.lines().filter(goes).map(name).collect::<Vec<_>>().into_iter()
-}
-
-/// Words that start what was created.
-pub(super) fn start_words(service: &str, total: usize) -> Vec<String> {
-    up_words("--detach", service, total)
-}
-
-fn up_words(how: &str, service: &str, total: usize) -> Vec<String> {
-    let scale = format!("{service}={total}");
-    let flags = ["--no-deps", "--no-recreate", "--no-build", "--pull", "never", "--scale", &scale, service];
-    ["up", how].into_iter().chain(flags).map(String::from).collect()
 }

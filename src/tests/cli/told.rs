@@ -230,3 +230,16 @@ fn what_a_one_shot_says_is_an_event_too() {
     assert_eq!(output.len(), 1, "{output:?}");
     assert_eq!(output[0]["line"], "no such table");
 }
+
+#[test]
+fn what_compose_would_touch_is_asked_once_also_where_it_was_guessed() {
+    let fake = Fake::new();
+    let old = fs::read_to_string(fake.path("containers/old")).unwrap();
+    let folder = fake.path(".").canonicalize().unwrap();
+    let label = format!(r#""Labels": {{"com.docker.compose.project.working_dir": "{}", "#, folder.display());
+    fake.write("containers/old", &old.replacen(r#""Labels": {"#, &label, 1));
+    fake.run("deploy app").success();
+    let calls = fs::read_to_string(fake.path("calls")).unwrap();
+    let asked: Vec<&str> = calls.lines().filter(|c| c.contains("--dry-run up")).collect();
+    assert_eq!(asked.len(), 1, "{calls}");
+}
