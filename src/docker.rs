@@ -4,6 +4,7 @@ mod ahead;
 mod call;
 pub mod claims;
 mod compose;
+mod compose_plugin;
 mod containers;
 pub mod engine;
 mod exec;
@@ -80,6 +81,8 @@ pub struct Docker {
     program: PathBuf,
     /// A standalone `docker-compose` v2, where the client has no `compose` plugin.
     standalone: Option<PathBuf>,
+    /// The client's `compose` plugin, where it may be started without the client.
+    plugin: Option<PathBuf>,
     place: Where,
     observer: Observer,
     patience: Patience,
@@ -102,13 +105,15 @@ impl Docker {
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        Ok(Docker::new(program, place, observer))
+        let plugin = compose_plugin::of(&program, &place.engine);
+        Ok(Docker { plugin, ..Docker::new(program, place, observer) })
     }
 
     fn new(program: PathBuf, place: Where, observer: Observer) -> Docker {
         Docker {
             program,
             standalone: None,
+            plugin: None,
             place,
             observer,
             patience: engine::PATIENCE,
@@ -279,7 +284,20 @@ impl Docker {
     }
 
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
-        self.run_command(&shown_words(&argv[1..]), expression(argv), stdin)
+        self.run_command(&shown_words(&argv[1..]), self.expression(argv), stdin)
+    }
+
+    /// As the client would have it done; Compose by its plugin, where that can be started without the client.
+    fn expression(&self, argv: &[String]) -> duct::Expression {
+        match self.plugin_for(argv) {
+            Some(plugin) => spawned(duct::cmd(plugin, &argv[1..])).env(compose_plugin::CALLED_BY, &argv[0]),
+            None => expression(argv),
+        }
+    }
+
+    fn plugin_for(&self, argv: &[String]) -> Option<&Path> {
+        let word = argv.get(1 + self.place.engine.len())?;
+        self.plugin.as_deref().filter(|_| word == "compose")
     }
 
     /// Tried again where an ssh server turned it away because too many came at a time: it has done nothing then.
@@ -372,11 +390,15 @@ fn end_group(child: &duct::Handle) {
     }
 }
 
+fn expression(argv: &[String]) -> duct::Expression {
+    spawned(duct::cmd(&argv[0], &argv[1..]))
+}
+
 /// A child in a process group of its own: Ctrl-C in the terminal is for us to handle, not for `docker compose`. It carries a
 /// mark by which the next run finds it, should this one be killed meanwhile.
-fn expression(argv: &[String]) -> duct::Expression {
+fn spawned(command: duct::Expression) -> duct::Expression {
     static MARK: LazyLock<String> = LazyLock::new(|| Process::this().mark());
-    duct::cmd(&argv[0], &argv[1..]).env(RUN, &*MARK).before_spawn(|command| {
+    command.env(RUN, &*MARK).before_spawn(|command| {
         command.process_group(0);
         Ok(())
     })

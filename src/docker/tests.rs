@@ -24,6 +24,16 @@ fn a_standalone_compose_takes_the_same_words() {
 }
 
 #[test]
+fn composes_commands_and_no_others_go_to_its_plugin() {
+    let plugin = PathBuf::from("/usr/libexec/docker/cli-plugins/docker-compose");
+    let docker = Docker { plugin: Some(plugin.clone()), ..Docker::at("docker".into(), place()) };
+    assert_eq!(docker.plugin_for(&docker.compose_words(&["config"])), Some(&*plugin));
+    assert_eq!(docker.plugin_for(&docker.docker_words(&["inspect", "compose"])), None);
+    let alone = Docker { standalone: Some("docker-compose".into()), ..docker };
+    assert_eq!(alone.plugin_for(&alone.compose_words(&["config"])), None);
+}
+
+#[test]
 fn instances_are_created_beside_the_others_and_nothing_else_is_touched() {
     assert_eq!(
         create_words("app", 4).join(" "),
