@@ -11,6 +11,9 @@ mod exec;
 pub mod facts;
 mod images;
 pub mod inspect;
+mod line;
+mod question;
+
 mod said;
 mod session;
 mod shells;
@@ -37,6 +40,7 @@ use engine::{Patience, Whereabouts};
 pub use exec::Exec;
 use exec::is_dockers_own;
 pub use images::KEEPS;
+use line::Line;
 pub use said::Said;
 use shells::Shells;
 
@@ -81,6 +85,8 @@ pub struct Docker {
     program: PathBuf,
     /// A standalone `docker-compose` v2, where the client has no `compose` plugin.
     standalone: Option<PathBuf>,
+    /// The program is docker's own client, and no other in its place.
+    is_own: bool,
     /// The client's `compose` plugin, where it may be started without the client.
     plugin: Option<PathBuf>,
     place: Where,
@@ -89,6 +95,7 @@ pub struct Docker {
     /// The engine did not answer when it was asked last.
     is_silent: Arc<AtomicBool>,
     shells: Arc<Shells>,
+    line: Arc<Line>,
     ahead: Arc<Ahead>,
     known: Arc<Mutex<Vec<String>>>,
     said: Option<Said>,
@@ -105,20 +112,23 @@ impl Docker {
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        let plugin = compose_plugin::of(&program, &place.engine);
-        Ok(Docker { plugin, ..Docker::new(program, place, observer) })
+        let is_own = compose_plugin::is_dockers(&program);
+        let plugin = if is_own { compose_plugin::find(&place.engine) } else { None };
+        Ok(Docker { is_own, plugin, ..Docker::new(program, place, observer) })
     }
 
     fn new(program: PathBuf, place: Where, observer: Observer) -> Docker {
         Docker {
             program,
             standalone: None,
+            is_own: false,
             plugin: None,
             place,
             observer,
             patience: engine::PATIENCE,
             is_silent: Arc::default(),
             shells: Arc::default(),
+            line: Arc::default(),
             ahead: Arc::default(),
             known: Arc::default(),
             said: None,
@@ -212,8 +222,18 @@ impl Docker {
         command.unchecked().start().map(drop)
     }
 
+    /// Starts a client that is a connection to the engine, which ends with its input.
+    fn start_line(&self, stdin: PipeReader, stdout: PipeWriter) -> io::Result<()> {
+        let argv = self.docker_words(&["system", "dial-stdio"]);
+        let command = expression(&argv).stdin_file(stdin).stdout_file(stdout).stderr_null();
+        command.unchecked().start().map(drop)
+    }
+
     /// `None` where it takes longer than that; it is then left to itself.
     fn run_within(&self, argv: &[String], stdin: Option<&str>, limit: Duration) -> Result<Option<Done>> {
+        if let Some(done) = self.ask_by_line(argv) {
+            return Ok(Some(done));
+        }
         let start = Instant::now();
         let command = expression(argv).stdout_capture().stderr_capture().unchecked();
         let child = match stdin {
@@ -284,6 +304,9 @@ impl Docker {
     }
 
     fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
+        if let Some(done) = self.ask_by_line(argv) {
+            return Ok(done);
+        }
         self.run_command(&shown_words(&argv[1..]), self.expression(argv), stdin)
     }
 

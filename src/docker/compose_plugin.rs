@@ -29,10 +29,9 @@ struct Config {
     cli_plugins_extra_dirs: Vec<PathBuf>,
 }
 
-/// The plugin that this client would start; none where it may start another, or may start it otherwise.
-pub fn of(client: &Path, flags: &[String]) -> Option<PathBuf> {
-    let elsewhere = flags.iter().any(|flag| flag.starts_with("--config"));
-    if elsewhere || !is_dockers(client) {
+/// The plugin that docker's client starts with these flags; none where it may start another.
+pub fn find(flags: &[String]) -> Option<PathBuf> {
+    if flags.iter().any(|flag| flag.starts_with("--config")) {
         return None;
     }
     let own = env::var_os("DOCKER_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -43,7 +42,7 @@ pub fn of(client: &Path, flags: &[String]) -> Option<PathBuf> {
 
 /// Whether it is docker's own client. A script in its place (podman's, one that calls `sudo` or `ssh`), or a program by
 /// another name that takes this one, may do anything with the words it gets.
-fn is_dockers(client: &Path) -> bool {
+pub fn is_dockers(client: &Path) -> bool {
     let is_so_called = |path: &Path| path.file_name().is_some_and(|name| name == "docker");
     let Some((path, mode)) = client.canonicalize().ok().and_then(|p| {
         let mode = p.metadata().ok()?.permissions().mode();
@@ -101,7 +100,7 @@ mod tests {
         assert_eq!(taken, [true; 2]);
         let left = ["script/docker", "lent/docker", "shim/docker", "none/docker"].map(|n| is_dockers(&at(n)));
         assert_eq!(left, [false; 4]);
-        assert_eq!(of(&at("a/docker"), &["--config=x".into()]), None);
+        assert_eq!(find(&["--config=x".into()]), None);
     }
 
     #[test]

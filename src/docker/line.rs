@@ -1,0 +1,125 @@
+//! A docker client that is kept open as a connection to its engine (`docker system dial-stdio`, by which clients reach
+//! engines over ssh), and what is asked over it. A client of its own for each question takes longer than the engine's
+//! answer, and by ssh a login each. What has to be finished is not told this way: an engine may break off what it is told
+//! where the connection ends, and a client of its own outlives us.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request as Message;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper_util::rt::TokioIo;
+use tokio::net::unix::pipe;
+use tokio::runtime::{self, Runtime};
+use tokio::time::timeout;
+
+use super::question::{self, Answer, Request};
+use super::session::NoAnswer;
+use super::{Docker, Done, shown_words};
+
+/// An engine that takes longer is asked by a client of its own, which has its own patience.
+const LATE: Duration = Duration::from_secs(5);
+
+/// The longest answer that is read, in bytes: a list of ten thousand containers.
+const LONGEST: usize = 64 << 20;
+
+/// After this many lines that broke there is none.
+const MISSES: u32 = 3;
+
+/// The line of a client, once there was something to read.
+#[derive(Default)]
+pub struct Line(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    open: Option<Connection>,
+    misses: u32,
+}
+
+/// HTTP over two pipes.
+struct Connection {
+    runtime: Runtime,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    fn new(input: PipeWriter, output: PipeReader) -> io::Result<Connection> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let sender = runtime.block_on(async {
+            let input = pipe::Sender::from_owned_fd(OwnedFd::from(input))?;
+            let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
+            let io = TokioIo::new(tokio::io::join(output, input));
+            let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
+            // It ends with the connection, and whoever asks then is told so.
+            tokio::spawn(connection);
+            Ok::<_, io::Error>(sender)
+        })?;
+        Ok(Connection { runtime, sender })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+        let Connection { runtime, sender } = self;
+        let answer = async {
+            sender.ready().await.ok()?;
+            let response = sender.send_request(message(request)?).await.ok()?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), LONGEST).collect().await.ok()?;
+            Some(Answer { status, body: body.to_bytes().to_vec() })
+        };
+        let ended = runtime.block_on(async { timeout(LATE, answer).await });
+        ended.map_err(|_| NoAnswer::Late)?.ok_or(NoAnswer::Gone)
+    }
+}
+
+fn message(request: &Request) -> Option<Message<Full<Bytes>>> {
+    let body = request.body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    let message = Message::builder().method(&request.method).uri(&request.path).header(HOST, "docker");
+    message.header(CONTENT_TYPE, "application/json").body(Full::new(body)).ok()
+}
+
+impl Docker {
+    /// What comes of a command, where the line serves for it; else its client is to be started.
+    pub(super) fn ask_by_line(&self, argv: &[String]) -> Option<Done> {
+        let words: Vec<&str> = argv.get(1 + self.place.engine.len()..)?.iter().map(String::as_str).collect();
+        let question = question::of(&words).filter(|_| self.is_own)?;
+        let start = Instant::now();
+        let done = question.told(&self.answers(&question.requests)?)?;
+        (self.observer)(&shown_words(&argv[1..]), start.elapsed());
+        Some(done)
+    }
+
+    /// One after the other: an answer takes a few milliseconds.
+    fn answers(&self, requests: &[Request]) -> Option<Vec<Answer>> {
+        let mut line = self.line.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if line.misses >= MISSES {
+            return None;
+        }
+        let connection = line.open.take().or_else(|| self.open_line().ok());
+        let told = connection.ok_or(NoAnswer::Gone).and_then(|mut connection| {
+            let answers = requests.iter().map(|request| connection.ask(request)).collect::<Result<_, _>>()?;
+            Ok((answers, connection))
+        });
+        match told {
+            Ok((answers, connection)) => {
+                *line = State { open: Some(connection), misses: 0 };
+                Some(answers)
+            }
+            Err(why) => {
+                // Who waits for it again waits as long again.
+                line.misses = if why == NoAnswer::Late { MISSES } else { line.misses + 1 };
+                None
+            }
+        }
+    }
+
+    fn open_line(&self) -> io::Result<Connection> {
+        let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
+        self.start_line(inner, out)?;
+        Connection::new(input, output)
+    }
+}

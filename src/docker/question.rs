@@ -1,0 +1,302 @@
+//! What some of docker's commands ask the engine for: the requests that the client makes of the same words, and what it
+//! prints of the answers. Pure; a command that is not known here, and an answer that is not, is the client's.
+//!
+//! They read; and they take and give back names that are made or not, with nothing in between, which can be repeated.
+
+use reqwest::{Method, Url};
+use serde_json::{Value, json};
+
+use super::Done;
+use super::claims::LABEL;
+use super::containers::{IDS, INSPECT};
+use super::swarm::IS_MANAGER;
+
+/// A command that is understood.
+#[derive(Debug, PartialEq)]
+pub struct Question {
+    pub requests: Vec<Request>,
+    form: Form,
+}
+
+/// Of the Engine API, without a version: the engine's latest.
+#[derive(Debug, PartialEq)]
+pub struct Request {
+    pub method: Method,
+    /// With its query.
+    pub path: String,
+    pub body: Option<Value>,
+}
+
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    /// The objects as they are.
+    Objects,
+    /// Of each object in a list this key, a line each.
+    Lines(&'static str),
+    /// The names of containers.
+    Names,
+    /// The tags of images.
+    Tags,
+    Nothing,
+}
+
+/// What the engine answers to a request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+/// What a command asks, by its words after `docker`.
+pub fn of(words: &[&str]) -> Option<Question> {
+    let one = |request, form| Some(Question { requests: vec![request], form });
+    if let Some(filters) = words.strip_prefix(&IDS[..]) {
+        return one(list("containers", "label", &filtered("label", filters)?), Form::Lines("Id"));
+    }
+    if words == IS_MANAGER {
+        return one(get("/nodes".into()), Form::Lines("ID"));
+    }
+    match words {
+        ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
+            one(list("containers", "label", &filtered("label", filters)?), Form::Names)
+        }
+        ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => {
+            one(list("images", "reference", &filtered("reference", filters)?), Form::Tags)
+        }
+        ["volume", "create", "--label", label, name] => one(create_volume(label, name)?, Form::Nothing),
+        ["volume", "rm", names @ ..] => all(names, |name| remove(format!("/volumes/{name}")), Form::Nothing),
+        ["volume", "inspect", names @ ..] => {
+            all(names, |name| get(format!("/volumes/{name}")), Form::Objects)
+        }
+        ["image", "inspect", names @ ..] => {
+            all(names, |name| get(format!("/images/{name}/json")), Form::Objects)
+        }
+        [a, b, names @ ..] if [*a, *b] == INSPECT => {
+            all(names, |name| get(format!("/containers/{name}/json")), Form::Objects)
+        }
+        _ => None,
+    }
+}
+
+fn all(names: &[&str], request: impl Fn(&str) -> Request, form: Form) -> Option<Question> {
+    let requests = names.iter().map(|name| is_plain(name).then(|| request(name)));
+    Some(Question { requests: requests.collect::<Option<_>>()?, form })
+}
+
+fn get(path: String) -> Request {
+    Request { method: Method::GET, path, body: None }
+}
+
+fn remove(path: String) -> Request {
+    Request { method: Method::DELETE, path, body: None }
+}
+
+/// The name of a lock; the volumes of others are the client's.
+fn create_volume(label: &str, name: &str) -> Option<Request> {
+    let text = label.strip_prefix(LABEL)?.strip_prefix('=')?;
+    let body = json!({ "Name": name, "Labels": { LABEL: text } });
+    Some(Request { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
+}
+
+/// The values of `--filter KEY=…`, which is all that is filtered by.
+fn filtered<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
+    let (pairs, []) = words.as_chunks::<2>() else { return None };
+    let value = |text: &'w str| text.strip_prefix(key)?.strip_prefix('=');
+    pairs.iter().map(|[flag, text]| value(text).filter(|_| *flag == "--filter")).collect()
+}
+
+/// Stopped containers are listed, too; of images, all that have a name.
+fn list(noun: &str, key: &str, values: &[&str]) -> Request {
+    let mut url = Url::parse(&format!("http://engine/{noun}/json")).expect("an address");
+    if noun == "containers" {
+        url.query_pairs_mut().append_pair("all", "1");
+    }
+    if !values.is_empty() {
+        url.query_pairs_mut().append_pair("filters", &json!({ key: values }).to_string());
+    }
+    get(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
+}
+
+/// A name that means the same in a path; the client has others written as a path wants them.
+fn is_plain(name: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-:@/".contains(c);
+    let is_named = |part: &str| !part.trim_matches('.').is_empty();
+    let is_flag = name.starts_with('-');
+    !is_flag && name.chars().all(is_allowed) && name.split('/').all(is_named)
+}
+
+impl Question {
+    /// What the client prints of these answers; none where it is to say it itself.
+    pub fn told(&self, answers: &[Answer]) -> Option<Done> {
+        let (mut stdout, mut stderr) = (Vec::new(), String::new());
+        for Answer { status, body } in answers {
+            match status {
+                200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
+                204 => {}
+                // What there is not, and what an engine that manages no Swarm is not asked.
+                404 | 503 => stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?)),
+                _ => return None,
+            }
+        }
+        let code = Some((!stderr.is_empty()).into());
+        Some(Done { code, stdout: self.form.printed(stdout)?, stderr })
+    }
+}
+
+impl Form {
+    fn printed(self, objects: Vec<Value>) -> Option<String> {
+        let lines = |of: fn(&Value, &str) -> Option<String>, key: &str| -> Option<String> {
+            let lists: Option<Vec<&Vec<Value>>> = objects.iter().map(Value::as_array).collect();
+            lists?.into_iter().flatten().map(|object| of(object, key)).collect()
+        };
+        match self {
+            Form::Nothing => Some(String::new()),
+            Form::Lines(key) => lines(value, key),
+            Form::Names => lines(name, "Names"),
+            Form::Tags => lines(tags, "RepoTags"),
+            Form::Objects => Some(Value::Array(objects).to_string()),
+        }
+    }
+}
+
+fn message(body: &[u8]) -> Option<String> {
+    Some(serde_json::from_slice::<Value>(body).ok()?.get("message")?.as_str()?.into())
+}
+
+fn value(object: &Value, key: &str) -> Option<String> {
+    Some(format!("{}\n", object.get(key)?.as_str()?))
+}
+
+/// A container has one name, and others (`/other/alias`) by links from others.
+fn name(object: &Value, key: &str) -> Option<String> {
+    let names = object.get(key)?.as_array()?.iter().filter_map(|name| name.as_str()?.strip_prefix('/'));
+    names.filter(|name| !name.contains('/')).map(|name| Some(format!("{name}\n"))).next()?
+}
+
+/// An image has none, or one or more.
+fn tags(object: &Value, key: &str) -> Option<String> {
+    let tags = object.get(key)?.as_array()?;
+    tags.iter().map(|tag| Some(format!("{}\n", tag.as_str()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(words: &str) -> Option<Vec<String>> {
+        let question = of(&words.split(' ').collect::<Vec<_>>())?;
+        Some(question.requests.iter().map(|r| format!("{} {}", r.method, r.path)).collect())
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, body: body.into() }
+    }
+
+    fn printed(words: &str, answers: &[Answer]) -> Option<(i32, String, String)> {
+        let done = of(&words.split(' ').collect::<Vec<_>>()).expect("a question").told(answers)?;
+        Some((done.code?, done.stdout, done.stderr))
+    }
+
+    const CONTAINERS: &str = "ps --all --quiet --no-trunc";
+
+    #[test]
+    fn a_command_asks_the_engine_what_the_client_would() {
+        let label = "filters=%7B%22label%22%3A%5B%22a%3Db%22%2C%22c%22%5D%7D";
+        let reference = "filters=%7B%22reference%22%3A%5B%22a%2Fb%22%5D%7D";
+        for (words, expected) in [
+            (CONTAINERS, vec!["GET /containers/json?all=1".to_string()]),
+            (
+                "ps --all --quiet --no-trunc --filter label=a=b --filter label=c",
+                vec![format!("GET /containers/json?all=1&{label}")],
+            ),
+            (
+                "ps --all --filter label=a=b --filter label=c --format {{.Names}}",
+                vec![format!("GET /containers/json?all=1&{label}")],
+            ),
+            (
+                "image ls --format {{.Repository}}:{{.Tag}} --filter reference=a/b",
+                vec![format!("GET /images/json?{reference}")],
+            ),
+            ("container inspect a b", vec!["GET /containers/a/json".into(), "GET /containers/b/json".into()]),
+            ("image inspect reg:5000/app:1", vec!["GET /images/reg:5000/app:1/json".into()]),
+            ("volume inspect compose-zd.p.lock", vec!["GET /volumes/compose-zd.p.lock".into()]),
+            ("volume create --label compose-zd.lock=me p.lock", vec!["POST /volumes/create".into()]),
+            ("volume rm a b", vec!["DELETE /volumes/a".into(), "DELETE /volumes/b".into()]),
+            ("node ls --quiet", vec!["GET /nodes".into()]),
+        ] {
+            assert_eq!(asked(words).unwrap(), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_lock_says_whose_it_is_whatever_is_written_there() {
+        let text = r#"{"token": "a=b", "by": "\u{1f600}"}"#;
+        let label = format!("{LABEL}={text}");
+        let question = of(&["volume", "create", "--label", &label, "p.lock"]).unwrap();
+        let expected = json!({"Name": "p.lock", "Labels": {"compose-zd.lock": text}});
+        assert_eq!(question.requests[0].body, Some(expected));
+    }
+
+    #[test]
+    fn what_must_be_finished_or_is_asked_otherwise_is_the_clients() {
+        for words in [
+            "start a",
+            "stop a",
+            "rm a",
+            "volume create a",
+            "volume create --label other=me a",
+            "volume rm --force a",
+            "exec a sh",
+            "compose config",
+            "ps --all",
+            "ps --all --format {{.ID}}",
+            "ps --all --quiet --no-trunc --filter name=a",
+            "ps --all --quiet --no-trunc --filter",
+            "ps --all --quiet --no-trunc --last 1",
+            "image inspect a?b=c",
+            "image inspect a/../../containers/json",
+            "container inspect a  b",
+        ] {
+            assert_eq!(asked(words), None, "{words}");
+        }
+    }
+
+    #[test]
+    fn answers_are_printed_as_the_client_prints_them() {
+        let all = |text: &str| Some((0, text.to_string(), String::new()));
+        let list =
+            answer(200, r#"[{"Id": "a", "Names": ["/x/alias", "/one"]}, {"Id": "b", "Names": ["/two"]}]"#);
+        assert_eq!(printed(CONTAINERS, &[list]), all("a\nb\n"));
+        let list = answer(200, r#"[{"Names": ["/x/alias", "/one"]}, {"Names": ["/two"]}]"#);
+        assert_eq!(printed("ps --all --format {{.Names}}", &[list]), all("one\ntwo\n"));
+        let list = answer(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
+        assert_eq!(printed("image ls --format {{.Repository}}:{{.Tag}}", &[list]), all("a:1\na:2\n"));
+        assert_eq!(printed("volume rm a", &[answer(204, "")]), all(""));
+        assert_eq!(printed("volume create --label compose-zd.lock=me a", &[answer(201, "{}")]), all(""));
+    }
+
+    #[test]
+    fn what_is_gone_is_said_beside_what_is_there() {
+        let gone = answer(404, r#"{"message": "No such container: b"}"#);
+        let told = printed("container inspect a b", &[answer(200, r#"{"Id": "a"}"#), gone]).unwrap();
+        let said = "Error response from daemon: No such container: b\n";
+        assert_eq!(told, (1, r#"[{"Id":"a"}]"#.into(), said.into()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_to_the_client() {
+        for (status, body) in [
+            (400, r#"{"message": "client version 1.50 is too new"}"#),
+            (403, r#"{"message": "denied"}"#),
+            (409, r#"{"message": "in use"}"#),
+            (500, r#"{"message": "server error"}"#),
+            (404, "page not found"),
+            (200, "{"),
+            (200, "{}"),
+            (200, r#"[{"ID": "a"}]"#),
+        ] {
+            assert_eq!(printed(CONTAINERS, &[answer(status, body)]), None, "{status} {body}");
+        }
+    }
+}
