@@ -123,3 +123,56 @@ impl Docker {
         Connection::new(input, output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+
+    use super::*;
+
+    /// A connection to an engine that gives these answers, one a request, and then hangs up; and the requests it gets.
+    fn engine(answers: &'static [&'static str]) -> (Connection, std::thread::JoinHandle<Vec<String>>) {
+        let ((requests, input), (output, mut out)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        let thread = std::thread::spawn(move || {
+            let mut lines = BufReader::new(requests).lines().map_while(Result::ok);
+            let answered = answers.iter().map(|answer| {
+                let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                write!(out, "HTTP/1.1 {answer}").expect("somebody reads");
+                head[0].clone()
+            });
+            answered.collect()
+        });
+        (Connection::new(input, output).unwrap(), thread)
+    }
+
+    fn request(path: &str) -> Request {
+        question::of(&["volume", "inspect", path]).expect("a question").requests.remove(0)
+    }
+
+    fn asked(connection: &mut Connection, path: &str) -> Result<(u16, String), NoAnswer> {
+        let answer = connection.ask(&request(path))?;
+        Ok((answer.status, String::from_utf8(answer.body).unwrap()))
+    }
+
+    #[test]
+    fn one_connection_is_asked_again_and_again_however_the_engine_frames_its_answers() {
+        let (mut connection, engine) = engine(&[
+            "200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
+            "204 No Content\r\n\r\n",
+        ]);
+        assert_eq!(asked(&mut connection, "a"), Ok((200, "{}".into())));
+        assert_eq!(asked(&mut connection, "b"), Ok((404, "abcd".into())));
+        assert_eq!(asked(&mut connection, "c"), Ok((204, String::new())));
+        let lines = ["a", "b", "c"].map(|name| format!("GET /volumes/{name} HTTP/1.1"));
+        assert_eq!(engine.join().unwrap(), lines);
+    }
+
+    #[test]
+    fn a_line_that_breaks_gives_no_answer() {
+        for answers in [&[][..], &["200 OK\r\nContent-Length: 9\r\n\r\n{}"], &["what?\r\n\r\n"]] {
+            let (mut connection, _) = engine(answers);
+            assert_eq!(asked(&mut connection, "a"), Err(NoAnswer::Gone), "{answers:?}");
+        }
+    }
+}

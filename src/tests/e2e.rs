@@ -13,6 +13,8 @@ mod caddy;
 mod chaos;
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/clients.rs"]
+mod clients;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
 #[path = "e2e/failure.rs"]

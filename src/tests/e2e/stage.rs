@@ -654,6 +654,7 @@ pub fn parts() -> BTreeMap<String, String> {
         "DOCKERCLOUD_IMAGE",
         "FLASK_IMAGE",
         "ZD_APP_IMAGE",
+        "ZD_COUNTER",
         "ZD_LOAD",
     ];
     let file = fs::read_to_string(root().join("target/fixtures.env")).unwrap_or_default();

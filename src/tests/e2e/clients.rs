@@ -1,0 +1,77 @@
+//! Which docker clients a deploy starts: each costs more than what it asks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::stage::Stage;
+
+/// Where docker's plugin for Compose is.
+const PLUGIN: &str = r#"{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}"#;
+
+/// What is started of docker from now on, a line a process.
+fn counted(stage: &Stage) -> impl Fn() -> Vec<String> + use<> {
+    let told = stage.command("docker").args(["info", "--format", PLUGIN]).output().expect("docker");
+    let plugin = String::from_utf8_lossy(&told.stdout).trim().to_string();
+    let counter = stage.variable("ZD_COUNTER");
+    let docker = which::which("docker").expect("docker");
+    let (bin, config) = (stage.path("bin"), stage.path("config"));
+    for (folder, name) in [(bin.clone(), "docker"), (config.join("cli-plugins"), "docker-compose")] {
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::copy(&counter, folder.join(name)).expect("the counter");
+    }
+    let lines = stage.path("started");
+    let path = std::env::var("PATH").expect("a PATH");
+    stage.set(&format!(
+        "PATH={}:{path} DOCKER_CONFIG={} ZD_COUNT={} ZD_COUNT_DOCKER={} ZD_COUNT_COMPOSE={plugin}",
+        bin.display(),
+        config.display(),
+        lines.display(),
+        docker.display()
+    ));
+    move || fs::read_to_string(&lines).expect("lines").lines().map(String::from).collect()
+}
+
+#[test]
+fn a_deploy_asks_the_engine_by_one_client_and_compose_by_its_plugin() {
+    let stage = Stage::haproxy("clients");
+    stage.up("--scale app=3");
+    let started = counted(&stage);
+    stage.set("VERSION=2");
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0);
+    answers.all_from(&["1", "2"]);
+    let lines = started();
+    let at = |words: &str| lines.iter().position(|line| line.starts_with(words)).expect("a line");
+    // What the test itself looks at comes before and after.
+    let lines = &lines[at("docker system dial-stdio")..=at("docker rm ")];
+    let of = |words: &str| lines.iter().filter(|line| line.starts_with(words)).count();
+    assert_eq!(of("docker system dial-stdio"), 1, "{lines:#?}");
+    // What has to be finished has a client of its own, and one that reads or asks Compose has none.
+    assert_eq!(of("docker start ") + of("docker stop ") + of("docker rm "), 5, "{lines:#?}");
+    for words in ["docker ps", "docker container", "docker image inspect", "docker volume", "docker compose"]
+    {
+        assert_eq!(of(words), 0, "{words}: {lines:#?}");
+    }
+    assert!(of("docker-compose compose ") >= 3, "{lines:#?}");
+    assert_eq!(of("docker-compose docker-cli-plugin-metadata"), 0, "{lines:#?}");
+}
+
+#[test]
+fn a_deploy_by_a_client_that_is_a_script_starts_one_for_each_question() {
+    let stage = Stage::haproxy("script");
+    stage.up("--scale app=1");
+    let docker = which::which("docker").expect("docker");
+    let (bin, lines) = (stage.path("bin"), stage.path("started"));
+    fs::create_dir(&bin).expect("a folder");
+    let script = format!("#!/bin/sh\necho \"$*\" >>{}\nexec {} \"$@\"\n", lines.display(), docker.display());
+    fs::write(bin.join("docker"), script).expect("a script");
+    fs::set_permissions(bin.join("docker"), fs::Permissions::from_mode(0o755)).expect("it may be run");
+    stage.set(&format!("PATH={}:{} VERSION=2", bin.display(), std::env::var("PATH").expect("a PATH")));
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0);
+    answers.all_from(&["1", "2"]);
+    let lines = fs::read_to_string(lines).expect("lines");
+    let asked = |words: &str| lines.lines().any(|line| line.starts_with(words));
+    assert!(asked("compose ") && asked("container inspect ") && asked("volume create "), "{lines}");
+    assert!(!asked("system dial-stdio"), "{lines}");
+}
