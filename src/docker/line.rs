@@ -9,11 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request as Message;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::http::response::Parts;
+use hyper::{Method, Request as Message};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::runtime::{self, Runtime};
 use tokio::time::timeout;
@@ -45,7 +47,12 @@ struct State {
 struct Connection {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
+    /// Of the engine's latest API: `/v1.41`. To do without is deprecated.
+    version: String,
 }
+
+/// Where an engine tells which that is (`GET /_ping`).
+const VERSION: &str = "api-version";
 
 impl Connection {
     fn new(input: PipeWriter, output: PipeReader) -> io::Result<Connection> {
@@ -59,27 +66,41 @@ impl Connection {
             tokio::spawn(connection);
             Ok::<_, io::Error>(sender)
         })?;
-        Ok(Connection { runtime, sender })
+        Ok(Connection { runtime, sender, version: String::new() })
+    }
+
+    /// Once the engine has told its version.
+    fn greeted(mut self) -> Result<Connection, NoAnswer> {
+        let (head, _) = self.send("/_ping", &Method::GET, None)?;
+        let told = head.headers.get(VERSION).and_then(|v| v.to_str().ok());
+        self.version = told.map(|version| format!("/v{version}")).unwrap_or_default();
+        Ok(self)
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
-        let Connection { runtime, sender } = self;
+        let path = format!("{}{}", self.version, request.path);
+        let (head, body) = self.send(&path, &request.method, request.body.as_ref())?;
+        Ok(Answer { status: head.status.as_u16(), body: body.to_vec() })
+    }
+
+    fn send(
+        &mut self,
+        path: &str,
+        method: &Method,
+        body: Option<&Value>,
+    ) -> Result<(Parts, Bytes), NoAnswer> {
+        let Connection { runtime, sender, .. } = self;
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let message = Message::builder().method(method).uri(path).header(HOST, "docker");
+        let message = message.header(CONTENT_TYPE, "application/json").body(Full::new(body));
         let answer = async {
             sender.ready().await.ok()?;
-            let response = sender.send_request(message(request)?).await.ok()?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), LONGEST).collect().await.ok()?;
-            Some(Answer { status, body: body.to_bytes().to_vec() })
+            let (head, body) = sender.send_request(message.ok()?).await.ok()?.into_parts();
+            Some((head, Limited::new(body, LONGEST).collect().await.ok()?.to_bytes()))
         };
         let ended = runtime.block_on(async { timeout(LATE, answer).await });
         ended.map_err(|_| NoAnswer::Late)?.ok_or(NoAnswer::Gone)
     }
-}
-
-fn message(request: &Request) -> Option<Message<Full<Bytes>>> {
-    let body = request.body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let message = Message::builder().method(&request.method).uri(&request.path).header(HOST, "docker");
-    message.header(CONTENT_TYPE, "application/json").body(Full::new(body)).ok()
 }
 
 impl Docker {
@@ -99,8 +120,8 @@ impl Docker {
         if line.misses >= MISSES {
             return None;
         }
-        let connection = line.open.take().or_else(|| self.open_line().ok());
-        let told = connection.ok_or(NoAnswer::Gone).and_then(|mut connection| {
+        let open = line.open.take().map_or_else(|| self.open_line(), Ok);
+        let told = open.and_then(|mut connection| {
             let answers = requests.iter().map(|request| connection.ask(request)).collect::<Result<_, _>>()?;
             Ok((answers, connection))
         });
@@ -117,10 +138,13 @@ impl Docker {
         }
     }
 
-    fn open_line(&self) -> io::Result<Connection> {
-        let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
-        self.start_line(inner, out)?;
-        Connection::new(input, output)
+    fn open_line(&self) -> Result<Connection, NoAnswer> {
+        let connect = || {
+            let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
+            self.start_line(inner, out)?;
+            Connection::new(input, output)
+        };
+        connect().map_err(|_| NoAnswer::Gone)?.greeted()
     }
 }
 
@@ -166,6 +190,17 @@ mod tests {
         assert_eq!(asked(&mut connection, "c"), Ok((204, String::new())));
         let lines = ["a", "b", "c"].map(|name| format!("GET /volumes/{name} HTTP/1.1"));
         assert_eq!(engine.join().unwrap(), lines);
+    }
+
+    #[test]
+    fn what_is_asked_is_of_the_version_that_the_engine_tells() {
+        let (connection, engine) = engine(&[
+            "200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK",
+            "200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        ]);
+        let mut connection = connection.greeted().expect("an answer");
+        assert_eq!(asked(&mut connection, "a"), Ok((200, "{}".into())));
+        assert_eq!(engine.join().unwrap(), ["GET /_ping HTTP/1.1", "GET /v1.41/volumes/a HTTP/1.1"]);
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub struct Question {
     form: Form,
 }
 
-/// Of the Engine API, without a version: the engine's latest.
+/// What an engine says to a path that is none of its API.
+const UNKNOWN: &str = "page not found";
+
+/// Of the Engine API; the path is without its version.
 #[derive(Debug, PartialEq)]
 pub struct Request {
     pub method: Method,
@@ -134,8 +137,11 @@ impl Question {
             match status {
                 200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
                 204 => {}
-                // What there is not, and what an engine that manages no Swarm is not asked.
-                404 | 503 => stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?)),
+                // What there is not, and what an engine that manages no Swarm is not asked. An engine that does not know the
+                // question itself says so, too.
+                404 | 503 if message(body)? != UNKNOWN => {
+                    stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?))
+                }
                 _ => return None,
             }
         }
@@ -292,6 +298,7 @@ mod tests {
             (409, r#"{"message": "in use"}"#),
             (500, r#"{"message": "server error"}"#),
             (404, "page not found"),
+            (404, r#"{"message": "page not found"}"#),
             (200, "{"),
             (200, "{}"),
             (200, r#"[{"ID": "a"}]"#),
