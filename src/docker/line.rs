@@ -18,13 +18,14 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::runtime::{self, Runtime};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use super::question::{self, Answer, Request};
 use super::session::NoAnswer;
 use super::{Docker, Done, shown_words};
 
-/// An engine that takes longer is asked by a client of its own, which has its own patience.
+/// What takes longer than this, with all its requests, is asked by a client of its own, which has its own patience; and so
+/// is everything after it: who else asks meanwhile has to wait, and a lock needs its signs of life (every 15 s).
 const LATE: Duration = Duration::from_secs(5);
 
 /// The longest answer that is read, in bytes: a list of ten thousand containers.
@@ -70,16 +71,16 @@ impl Connection {
     }
 
     /// Once the engine has told its version.
-    fn greeted(mut self) -> Result<Connection, NoAnswer> {
-        let (head, _) = self.send("/_ping", &Method::GET, None)?;
+    fn greeted(mut self, late: Instant) -> Result<Connection, NoAnswer> {
+        let (head, _) = self.send("/_ping", &Method::GET, None, late)?;
         let told = head.headers.get(VERSION).and_then(|v| v.to_str().ok());
         self.version = told.map(|version| format!("/v{version}")).unwrap_or_default();
         Ok(self)
     }
 
-    fn ask(&mut self, request: &Request) -> Result<Answer, NoAnswer> {
+    fn ask(&mut self, request: &Request, late: Instant) -> Result<Answer, NoAnswer> {
         let path = format!("{}{}", self.version, request.path);
-        let (head, body) = self.send(&path, &request.method, request.body.as_ref())?;
+        let (head, body) = self.send(&path, &request.method, request.body.as_ref(), late)?;
         Ok(Answer { status: head.status.as_u16(), body: body.to_vec() })
     }
 
@@ -88,6 +89,7 @@ impl Connection {
         path: &str,
         method: &Method,
         body: Option<&Value>,
+        late: Instant,
     ) -> Result<(Parts, Bytes), NoAnswer> {
         let Connection { runtime, sender, .. } = self;
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
@@ -98,7 +100,7 @@ impl Connection {
             let (head, body) = sender.send_request(message.ok()?).await.ok()?.into_parts();
             Some((head, Limited::new(body, LONGEST).collect().await.ok()?.to_bytes()))
         };
-        let ended = runtime.block_on(async { timeout(LATE, answer).await });
+        let ended = runtime.block_on(async { timeout_at(late.into(), answer).await });
         ended.map_err(|_| NoAnswer::Late)?.ok_or(NoAnswer::Gone)
     }
 }
@@ -120,9 +122,11 @@ impl Docker {
         if line.misses >= MISSES {
             return None;
         }
-        let open = line.open.take().map_or_else(|| self.open_line(), Ok);
+        let late = Instant::now() + LATE;
+        let open = line.open.take().map_or_else(|| self.open_line(late), Ok);
         let told = open.and_then(|mut connection| {
-            let answers = requests.iter().map(|request| connection.ask(request)).collect::<Result<_, _>>()?;
+            let answers =
+                requests.iter().map(|request| connection.ask(request, late)).collect::<Result<_, _>>()?;
             Ok((answers, connection))
         });
         match told {
@@ -131,20 +135,19 @@ impl Docker {
                 Some(answers)
             }
             Err(why) => {
-                // Who waits for it again waits as long again.
                 line.misses = if why == NoAnswer::Late { MISSES } else { line.misses + 1 };
                 None
             }
         }
     }
 
-    fn open_line(&self) -> Result<Connection, NoAnswer> {
+    fn open_line(&self, late: Instant) -> Result<Connection, NoAnswer> {
         let connect = || {
             let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
             self.start_line(inner, out)?;
             Connection::new(input, output)
         };
-        connect().map_err(|_| NoAnswer::Gone)?.greeted()
+        connect().map_err(|_| NoAnswer::Gone)?.greeted(late)
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
     }
 
     fn asked(connection: &mut Connection, path: &str) -> Result<(u16, String), NoAnswer> {
-        let answer = connection.ask(&request(path))?;
+        let answer = connection.ask(&request(path), Instant::now() + LATE)?;
         Ok((answer.status, String::from_utf8(answer.body).unwrap()))
     }
 
@@ -198,9 +201,17 @@ mod tests {
             "200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK",
             "200 OK\r\nContent-Length: 2\r\n\r\n{}",
         ]);
-        let mut connection = connection.greeted().expect("an answer");
+        let mut connection = connection.greeted(Instant::now() + LATE).expect("an answer");
         assert_eq!(asked(&mut connection, "a"), Ok((200, "{}".into())));
         assert_eq!(engine.join().unwrap(), ["GET /_ping HTTP/1.1", "GET /v1.41/volumes/a HTTP/1.1"]);
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_in_time_is_late() {
+        let ((_requests, input), (output, _out)) = (io::pipe().unwrap(), io::pipe().unwrap());
+        let mut connection = Connection::new(input, output).unwrap();
+        let late = Instant::now() + Duration::from_millis(20);
+        assert_eq!(connection.ask(&request("a"), late).err(), Some(NoAnswer::Late));
     }
 
     #[test]
