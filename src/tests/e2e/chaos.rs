@@ -340,7 +340,7 @@ fn a_deploy_whose_output_nobody_reads_goes_on() {
     target.next_version();
     let stage = &target.stage;
     let load = stage.start_load("");
-    let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
+    let mut command = stage.tool();
     command.args(["-p", &stage.project, "deploy", "app", "-v"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().expect("compose-zd can be started");

@@ -19,7 +19,7 @@ const BATCH: usize = 4;
 
 /// One `check` of a file of the stage.
 fn start(stage: &Stage, words: &str) -> Child {
-    let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
+    let mut command = stage.tool();
     command.args(["-p", &stage.project, "check", "--output", "json"]).args(words.split_whitespace());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("compose-zd can be started")

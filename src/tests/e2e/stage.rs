@@ -32,6 +32,10 @@ const LOG_LINES: usize = 60;
 /// What of this process's environment a command gets: not the settings of whoever runs the tests.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"];
 
+/// What a command-line flag still overrules.
+const NO_MONITOR: [(&str, &str); 2] =
+    [("COMPOSE_ZD_UPDATE_MONITOR", "0s"), ("COMPOSE_ZD_ROLLBACK_MONITOR", "0s")];
+
 /// The only wait of the tests.
 pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -53,6 +57,8 @@ pub struct Stage {
     /// Everything that was run and what came of it, for a test that fails.
     story: RefCell<Vec<String>>,
     numbers: Cell<u32>,
+    /// New instances are watched for as long as the tool does it by itself.
+    default_monitor: Cell<bool>,
     /// A network that other projects share with this one, and their proxy's project.
     shared: Option<(String, String)>,
     /// Held for the life of a stage.
@@ -175,6 +181,7 @@ impl Stage {
             variables: RefCell::default(),
             story: RefCell::default(),
             numbers: Cell::default(),
+            default_monitor: Cell::default(),
             shared: None,
             _turn: take_turn(company),
         };
@@ -282,6 +289,22 @@ impl Stage {
             .current_dir(self.folder.path())
             .stdin(Stdio::null());
         command
+    }
+
+    /// compose-zd. It does not watch new instances where the test says nothing of that: few tests are about it.
+    pub fn tool(&self) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_compose-zd"));
+        let files = ["compose.yaml", "compose.override.yaml"];
+        let says_so = files.iter().any(|file| self.read(file).contains("monitor:"));
+        if !says_so && !self.default_monitor.get() {
+            command.envs(NO_MONITOR);
+        }
+        command
+    }
+
+    /// From now on new instances are watched as they are by default.
+    pub fn keep_the_default_monitor(&self) {
+        self.default_monitor.set(true);
     }
 
     /// Runs docker with these words; a failure is the test's.

@@ -39,7 +39,7 @@ impl<'s> Running<'s> {
         bystanders.retain(|(name, _)| !is_named(name));
         let (stdout, stderr) = (stage.new_file("stdout"), stage.new_file("stderr"));
         let file = |path: &PathBuf| File::create(path).expect("a file for its output");
-        let mut command = stage.command(env!("CARGO_BIN_EXE_compose-zd"));
+        let mut command = stage.tool();
         command
             .args(["-p", &stage.project])
             .args(words.split_whitespace())

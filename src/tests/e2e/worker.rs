@@ -30,6 +30,8 @@ fn build(stage: &Stage, recipe: &str, name: &str) {
 
 fn worker(name: &str, more: &str) -> Stage {
     let stage = Stage::scale(name);
+    // Nothing else tells whether a worker is well.
+    stage.keep_the_default_monitor();
     stage.set(&format!("WORKER_IMAGE=zde2e-{name}:worker"));
     build(&stage, RECIPE, &stage.variable("WORKER_IMAGE"));
     stage.add(&format!("{WORKER}{more}"));
