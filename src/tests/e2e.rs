@@ -5,8 +5,6 @@
 
 #[path = "e2e/adopt.rs"]
 mod adopt;
-#[path = "e2e/build.rs"]
-mod build;
 #[path = "e2e/caddy.rs"]
 mod caddy;
 #[path = "e2e/chaos.rs"]
@@ -17,6 +15,8 @@ mod check;
 mod clients;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/docker_api.rs"]
+mod docker_api;
 #[path = "e2e/failure.rs"]
 mod failure;
 #[path = "e2e/haproxy.rs"]

@@ -37,31 +37,35 @@ fn what_caddy_lacks_is_said_before_anything_is_touched() {
     refuses("cdone", "dynamic a app", "dynamic a PROJECT-app-1", "which is one instance");
 }
 
-/// No client of the second deploy loses its connection, although it never closes it.
+/// No client of the later deploys loses its connection, although it never closes it; a set that grows and shrinks by one
+/// instance at a time is one more turn of the switch each.
 #[test]
-fn the_switch_stays_and_the_next_deploy_needs_no_reload() {
+fn the_switch_stays_and_later_deploys_need_no_reload() {
     let stage = caddy("cdstays");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
     stage.deploy("app").exits(0).says("by a reload");
     let config = configuration(&stage);
-    stage.set("VERSION=3");
-    let (ran, answers) = stage.deploy_under_load("--keep-alive --method POST --body 500", "app");
-    ran.exits(0).never_says("by a reload");
-    answers.all_from(&["2", "3"]);
-    stage.expect_release("app", 2, "3");
-    assert_eq!((configuration(&stage), switches(&stage)), (config, String::new()));
+    let load = "--keep-alive --method POST --body 500";
+    for (before, version, words) in [("2", "3", "app"), ("3", "4", "app --update-parallelism 1")] {
+        stage.set(&format!("VERSION={version} WARMUP=1"));
+        let (ran, answers) = stage.deploy_under_load(load, words);
+        ran.exits(0).never_says("by a reload");
+        answers.all_from(&[before, version]);
+        stage.expect_release("app", 2, version);
+        assert_eq!((configuration(&stage), switches(&stage)), (config.clone(), String::new()));
+    }
 }
 
 #[test]
 fn where_nothing_may_stay_the_configuration_is_afterwards_what_it_was() {
     let stage = caddy("cdgoes");
     stage.add("services: { app: { x-zd: { proxy: { tune: false } } } }");
-    stage.up("--scale app=2");
+    stage.up("");
     let before = configuration(&stage);
     stage.set("VERSION=2");
     stage.deploy("app").exits(0).says("`x-zd.proxy.tune: false`");
-    stage.expect_release("app", 2, "2");
+    stage.expect_release("app", 1, "2");
     assert_eq!((configuration(&stage), switches(&stage)), (before, String::new()));
 }
 
@@ -69,29 +73,15 @@ fn where_nothing_may_stay_the_configuration_is_afterwards_what_it_was() {
 #[test]
 fn a_reload_by_somebody_else_is_overruled_and_then_left_alone() {
     let stage = caddy("cdreload");
-    stage.up("--scale app=2");
+    stage.up("");
     let before = configuration(&stage);
     stage.set("VERSION=2 WARMUP=2");
     let mut deploy = stage.start_deploy("app");
     deploy.wait_for("started app-");
     stage.in_proxy(&["caddy", "reload", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]);
     deploy.end().exits(0);
-    stage.expect_release("app", 2, "2");
+    stage.expect_release("app", 1, "2");
     assert_eq!((configuration(&stage), switches(&stage)), (before, String::new()));
-}
-
-/// A set that grows and shrinks by one instance at a time is one more turn of the switch each.
-#[test]
-fn batches_need_no_reload_either() {
-    let stage = caddy("cdbatch");
-    stage.add("services: { app: { deploy: { update_config: { parallelism: 1 } } } }");
-    stage.up("--scale app=3");
-    stage.deploy("app --force").exits(0);
-    stage.set("VERSION=2 WARMUP=1");
-    let (ran, answers) = stage.deploy_under_load("--keep-alive --method POST --body 500", "app");
-    ran.exits(0).never_says("by a reload");
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 3, "2");
 }
 
 /// Blue and green, both named in one line; between deploys Caddy has to try the other one where a side is down.

@@ -10,11 +10,19 @@ use serde_json::Value;
 
 use crate::stage::{LONG, Stage, wait_until};
 
-/// How many clients zd-load has unless it is told otherwise.
-const CLIENTS: usize = 8;
+/// Unless the test says otherwise. So many requests a second see a tenth of a second without an answer, and leave the
+/// machine to other tests.
+const DEFAULTS: [(&str, &str); 3] = [("--clients", "8"), ("--rate", "60"), ("--seconds", "120")];
 
-/// Requests a second: a tenth of a second without an answer is seen, and several tests can run side by side.
-const DEFAULTS: [(&str, &str); 2] = [("--rate", "150"), ("--seconds", "60")];
+/// Clients of every kind that a deploy must not lose, each with its path: short requests by a connection each and by kept
+/// ones, answers that take their time, uploads that do, and streams.
+const MIX: [(&str, &str); 5] = [
+    ("/", "--clients 2 --rate 30"),
+    ("/", "--clients 3 --rate 30 --keep-alive --method POST --body 500"),
+    ("/slow?seconds=1.5", "--clients 2 --method POST --body 500"),
+    ("/", "--clients 2 --method POST --body 20000 --slow-body 1.5"),
+    ("/", "--clients 2 --stream 3"),
+];
 
 /// docker-gen acts on the last event of a deploy at most half a second after it.
 const AFTERWARDS: Duration = Duration::from_secs(1);
@@ -27,6 +35,9 @@ pub struct Load<'s> {
     result: PathBuf,
     stop: PathBuf,
 }
+
+/// Several load generators at the same time, each of a kind of its own.
+pub struct MixedLoad<'s>(Vec<Load<'s>>);
 
 /// What became of its requests.
 #[derive(Debug)]
@@ -53,21 +64,31 @@ impl<'s> Load<'s> {
         load
     }
 
+    /// How many clients it has.
+    fn clients(&self) -> usize {
+        let after = |words: &str| words.split_once("--clients ")?.1.split(' ').next()?.parse().ok();
+        after(&self.words).unwrap_or(8)
+    }
+
     /// All its threads are there; then a request of our own, which is answered after the first of theirs was sent.
     fn wait_for_clients(&self) {
         let child = self.child.as_ref().expect("it was just started");
         let threads = format!("/proc/{}/task", child.id());
         wait_until("zd-load has started its clients", LONG, || {
-            fs::read_dir(&threads).is_ok_and(|t| t.count() > CLIENTS)
+            fs::read_dir(&threads).is_ok_and(|t| t.count() > self.clients())
         });
         let reply = self.stage.ask("/").expect("an answer before the deploy");
         assert_eq!(reply.status, 200, "before the deploy");
     }
 
     /// Lets it go on for a moment, and ends it.
-    pub fn end(mut self) -> Answers {
+    pub fn end(self) -> Answers {
         let now = Instant::now();
         wait_until("a moment after the deploy", LONG, || now.elapsed() > AFTERWARDS);
+        self.end_at_once()
+    }
+
+    fn end_at_once(mut self) -> Answers {
         let child = self.child.as_mut().expect("it is ended once");
         let ended = child.try_wait().expect("a child");
         assert!(ended.is_none(), "zd-load ended before the deploy did");
@@ -81,6 +102,24 @@ impl<'s> Load<'s> {
         let text = fs::read_to_string(&self.result).unwrap_or_default();
         self.stage.tell(&format!("zd-load {}: {text}", self.words));
         serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+impl<'s> MixedLoad<'s> {
+    pub fn start(stage: &'s Stage) -> Self {
+        let url = stage.url();
+        let load = |(path, words)| {
+            Load::start(stage, &(url.trim_end_matches('/').to_owned() + path), &stage.host(), words)
+        };
+        MixedLoad(MIX.map(load).into())
+    }
+
+    /// Every request of every kind was answered, and by exactly these versions.
+    pub fn end_all_from(mut self, versions: &[&str]) {
+        let last = self.0.pop().expect("there are kinds");
+        let mut all = vec![last.end()];
+        all.extend(self.0.into_iter().map(Load::end_at_once));
+        all.iter().for_each(|answers| answers.all_from(versions));
     }
 }
 

@@ -12,66 +12,100 @@ fn ids(stage: &Stage) -> [BTreeSet<String>; 2] {
     ["service_a", "service_b"].map(|s| stage.ids(s))
 }
 
+/// A release that never gets ready leaves all as it is.
+fn a_broken_one_leaves(stage: &Stage, version: &str) {
+    let before = stage.containers();
+    stage.set("STATUS=503");
+    let (ran, answers) = stage.deploy_under_load("", "service --health-deadline 2s");
+    ran.exits(3);
+    answers.all_from(&[version]);
+    assert_eq!(stage.containers(), before);
+    assert_eq!(stage.marks(), "");
+    stage.set("STATUS=200");
+}
+
 #[test]
-fn both_sides_that_serve_are_replaced_and_serve() {
+fn both_sides_that_serve_are_replaced_and_serve_and_go_back() {
     let stage = Stage::pair("both");
     stage.up("");
+    stage.deploy("service").exits(0);
+
+    stage.tell("--- a side that fails leaves the other serving");
     stage.set("VERSION=2");
+    a_broken_one_leaves(&stage, "1");
+
+    stage.tell("--- both are replaced");
     let (ran, answers) = stage.deploy_under_load("", "service");
     ran.exits(0);
     answers.all_from(&["1", "2"]);
     stage.expect_release("service_a", 1, "2");
     stage.expect_release("service_b", 1, "2");
-}
 
-#[test]
-fn compose_has_nothing_to_do_after_a_pair_is_deployed() {
-    let stage = Stage::pair("pairafter");
-    stage.up("");
-    stage.set("VERSION=2");
-    stage.deploy("service").exits(0);
+    stage.tell("--- Compose has nothing to do then");
     let before = stage.containers();
     stage.compose("up -d");
     assert_eq!(stage.containers(), before);
+
+    stage.tell("--- both go back");
+    let (ran, answers) = stage.rollback_under_load("", "service_a");
+    ran.exits(0).says("is back on release");
+    answers.all_from(&["1", "2"]);
+    stage.expect_release("service_a", 1, "1");
+    stage.expect_release("service_b", 1, "1");
 }
 
 #[test]
-fn the_idle_side_takes_over_and_the_other_is_kept() {
+fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
     let stage = Stage::one_side("idle");
     let [active, _] = ids(&stage);
-    stage.set("VERSION=2");
+
+    stage.tell("--- an idle side that fails leaves the active one serving");
+    stage.deploy("service").exits(0);
+    stage.set("VERSION=2 STATUS=503");
+    let (ran, answers) = stage.deploy_under_load("", "service --health-deadline 2s");
+    ran.exits(3);
+    answers.all_from(&["1"]);
+    assert_eq!(
+        (stage.ids("service_a"), stage.states("service_a")),
+        (active.clone(), vec!["running 1".into()])
+    );
+    assert_eq!(stage.marks(), "");
+
+    stage.tell("--- the idle side takes over");
+    stage.set("STATUS=200");
     let (ran, answers) = stage.deploy_under_load("", "service");
     ran.exits(0);
     answers.all_from(&["1", "2"]);
     assert_eq!(states(&stage), [["exited 1"], ["running 2"]]);
     assert_eq!(stage.ids("service_a"), active);
     assert_eq!(stage.marks(), "");
-}
 
-#[test]
-fn the_kept_side_is_started_again_where_its_version_is_wanted() {
-    let stage = Stage::one_side("kept");
-    stage.set("VERSION=2");
-    stage.deploy("service").exits(0);
+    stage.tell("--- a rollback starts the kept side, and another one the other");
     let before = ids(&stage);
+    for (from, to, expected) in [("2", "1", ["running 1", "exited 2"]), ("1", "2", ["exited 1", "running 2"])]
+    {
+        let (ran, answers) = stage.rollback_under_load("", "");
+        ran.exits(0).never_says("created");
+        answers.all_from(&[from, to]);
+        assert_eq!(states(&stage), expected.map(|s| [s]));
+        assert_eq!((ids(&stage), stage.marks()), (before.clone(), String::new()));
+    }
+
+    stage.tell("--- so does a deploy that wants its version");
     stage.set("VERSION=1");
     let (ran, answers) = stage.deploy_under_load("", "service");
     ran.exits(0).never_says("created");
     answers.all_from(&["1", "2"]);
     assert_eq!(states(&stage), [["running 1"], ["exited 2"]]);
-    assert_eq!(ids(&stage), before);
-    assert_eq!(stage.marks(), "");
-}
+    assert_eq!((ids(&stage), stage.marks()), (before, String::new()));
 
-#[test]
-fn the_sides_take_turns() {
-    let stage = Stage::one_side("turns");
-    for version in ["2", "3", "4"] {
+    stage.tell("--- the sides take turns");
+    for version in ["3", "4"] {
         stage.set(&format!("VERSION={version}"));
         stage.deploy("service").exits(0);
         stage.expect_version(version);
     }
-    assert_eq!(states(&stage), [["exited 3"], ["running 4"]]);
+    assert_eq!(states(&stage), [["running 4"], ["exited 3"]]);
     stage.wait_until_all_answer();
 }
 

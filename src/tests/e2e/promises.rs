@@ -24,14 +24,9 @@ struct Front {
 }
 
 impl Front {
-    fn up(&self, name: &str, settings: &str) -> Stage {
-        self.up_with(name, settings, self.count)
-    }
-
-    fn up_with(&self, name: &str, settings: &str, count: usize) -> Stage {
+    fn up(&self, name: &str) -> Stage {
         let stage = (self.stage)(name);
-        stage.set(settings);
-        stage.up(&format!("--scale app={count}"));
+        stage.up(&format!("--scale app={}", self.count));
         if self.first == First::Requests {
             self.set_up(&stage);
         }
@@ -44,74 +39,71 @@ impl Front {
     }
 
     /// Version `version` serves, and nobody else, and nothing of ours is left.
-    fn expect(&self, stage: &Stage, version: &str, count: usize) {
-        stage.expect_release("app", count, version);
+    fn expect(&self, stage: &Stage, version: &str) {
+        stage.expect_release("app", self.count, version);
         assert_eq!((self.left)(stage), "", "left in the proxy");
     }
 
-    fn replaces(&self, name: &str, settings: &str, load: &str, count: usize) {
-        let stage = self.up_with(name, settings, count);
-        if self.first == First::KeptConnections && load.contains("--keep-alive") {
-            self.set_up(&stage);
-        }
+    /// One release after the other on the same proxy, so that each deploy finds what the one before it left: flags that
+    /// outlive an instance would make it serve nobody.
+    fn deploys(&self, name: &str) {
+        let stage = self.up(name);
         let proxy = stage.proxy();
-        stage.set("VERSION=2");
+
+        stage.tell("--- the first deploy");
+        stage.set("VERSION=2 STOP=abrupt");
+        let load = if self.first == First::Nothing { "--keep-alive --method POST --body 500" } else { "" };
         let (ran, answers) = stage.deploy_under_load(load, "app");
-        ran.exits(0);
+        let (sent, lost) = ran.exits(0).witnessed();
+        assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
         answers.all_from(&["1", "2"]);
-        self.expect(&stage, "2", count);
+        self.expect(&stage, "2");
+        // `scripts/test --quick`
+        if std::env::var_os("ZD_QUICK").is_some() {
+            return;
+        }
+
+        stage.tell("--- clients of every kind; the new instances listen late, and then warm up");
+        stage.set("VERSION=3 LISTEN_AFTER=1 WARMUP=2");
+        let load = stage.start_mixed_load();
+        stage.deploy("app").exits(0);
+        load.end_all_from(&["2", "3"]);
+        self.expect(&stage, "3");
+
+        stage.tell("--- an answer that never ends is cut at the limit, which is said; the others are not");
+        let stream = stage.hold("/stream?seconds=100");
+        stage.set("VERSION=4 LISTEN_AFTER=0 WARMUP=0");
+        let (ran, answers) = stage.deploy_under_load("", "app --drain-timeout 2s");
+        ran.exits(0).says(" still had 1 request in flight after 2s");
+        answers.all_from(&["3", "4"]);
+        drop(stream);
+        self.expect(&stage, "4");
+
+        stage.tell("--- a release that never gets ready");
+        let before = stage.containers();
+        stage.set("VERSION=5 STATUS=500");
+        let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
+        ran.exits(3).says("→ 500").says("served before and still serve");
+        answers.all_from(&["4"]);
+        assert_eq!(stage.containers(), before);
+        assert_eq!((self.left)(&stage), "", "left in the proxy");
         assert_eq!(stage.proxy(), proxy);
     }
 
-    /// The second finds what the first left: flags that outlive an instance would make it serve nobody.
-    fn two_deploys(&self, name: &str) {
-        let stage = self.up(name, "");
+    /// Killed before its switch, and then one after it.
+    fn kills(&self, name: &str) {
+        let stage = self.up(name);
         let load = stage.start_load("");
-        for version in ["2", "3"] {
+        for (version, line) in [("2", "started app-"), ("3", "in rotation: app-")] {
             stage.set(&format!("VERSION={version}"));
-            let ran = stage.deploy("app");
-            let (sent, lost) = ran.exits(0).witnessed();
-            assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
-            self.expect(&stage, version, self.count);
+            let mut deploy = stage.start_deploy("app");
+            deploy.wait_for(line);
+            deploy.kill();
+            stage.deploy("app").exits(0);
+            wait_until("nothing is left in the proxy", LONG, || (self.left)(&stage).is_empty());
+            self.expect(&stage, version);
         }
-        load.end().all_from(&["1", "2", "3"]);
-    }
-
-    fn broken(&self, name: &str) {
-        let stage = self.up(name, "");
-        let before = stage.containers();
-        stage.set("VERSION=2 STATUS=500");
-        let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
-        ran.exits(3).says("→ 500").says("served before and still serve");
-        answers.all_from(&["1"]);
-        assert_eq!(stage.containers(), before);
-        assert_eq!((self.left)(&stage), "", "left in the proxy");
-    }
-
-    fn killed(&self, name: &str, line: &str) {
-        let stage = self.up(name, "");
-        let load = stage.start_load("");
-        stage.set("VERSION=2");
-        let mut deploy = stage.start_deploy("app");
-        deploy.wait_for(line);
-        deploy.kill();
-        stage.deploy("app").exits(0);
-        load.end().all_until("2");
-        wait_until("nothing is left in the proxy", LONG, || (self.left)(&stage).is_empty());
-        self.expect(&stage, "2", self.count);
-    }
-
-    /// An answer that never ends is cut at the limit, which is said; the others are not.
-    fn endless(&self, name: &str) {
-        let stage = self.up(name, "STOP=abrupt");
-        let stream = stage.hold("/stream?seconds=100");
-        let load = stage.start_load("");
-        stage.set("VERSION=2");
-        let ran = stage.deploy("app --drain-timeout 2s");
-        ran.exits(0).says("1 request in flight after 2s");
-        load.end().all_from(&["1", "2"]);
-        drop(stream);
-        self.expect(&stage, "2", self.count);
+        load.end().all_until("3");
     }
 }
 
@@ -125,50 +117,13 @@ macro_rules! behind {
             }
 
             #[test]
-            fn two_deploys_in_a_row_lose_no_request() {
-                $front.two_deploys(&name("twice"));
+            fn no_deploy_loses_a_request_and_a_release_that_is_never_ready_leaves_all_as_it_was() {
+                $front.deploys(&name("loses"));
             }
 
             #[test]
-            fn instances_that_warm_up_get_no_request_of_clients_that_keep_their_connection() {
-                let load = "--keep-alive --method POST --body 500";
-                $front.replaces(&name("warm"), "WARMUP=2", load, $front.count * 2 - 1);
-            }
-
-            #[test]
-            fn an_instance_that_listens_late_gets_no_request() {
-                $front.replaces(&name("late"), "LISTEN_AFTER=2", "", $front.count);
-            }
-
-            #[test]
-            fn a_slow_post_is_answered_by_an_instance_that_dies_at_once_when_told_to() {
-                let load = "--method POST --body 500";
-                $front.replaces(&name("slow"), "SLOW=1.5 STOP=abrupt", load, $front.count);
-            }
-
-            #[test]
-            fn a_stream_is_not_cut() {
-                $front.replaces(&name("stream"), "STOP=abrupt", "--stream 4", $front.count);
-            }
-
-            #[test]
-            fn an_endless_stream_is_cut_at_the_limit_and_said() {
-                $front.endless(&name("endless"));
-            }
-
-            #[test]
-            fn a_release_that_never_gets_ready_leaves_all_as_it_was() {
-                $front.broken(&name("broken"));
-            }
-
-            #[test]
-            fn a_deploy_that_is_killed_before_the_switch_is_finished_by_the_next() {
-                $front.killed(&name("before"), "started app-");
-            }
-
-            #[test]
-            fn a_deploy_that_is_killed_after_the_switch_is_finished_by_the_next() {
-                $front.killed(&name("after"), "in rotation: app-");
+            fn a_deploy_that_is_killed_before_or_after_its_switch_is_finished_by_the_next() {
+                $front.kills(&name("killed"));
             }
         }
     };

@@ -11,10 +11,11 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::load::{Answers, Load};
+use crate::docker_api::{DockerApi, Kind};
+use crate::load::{Answers, Load, MixedLoad};
 use crate::tool::{Ran, Running};
 
 /// How long anything may take that is only waited for; no test is about durations.
@@ -22,9 +23,6 @@ pub const LONG: Duration = Duration::from_secs(40);
 
 /// Label of the images that tests build.
 const BUILT: &str = "compose-zd.e2e=built";
-
-/// Lists images by name.
-const NAMES: &str = "--format {{.Repository}}:{{.Tag}}";
 
 /// How many lines of the proxy's log a failed test shows.
 const LOG_LINES: usize = 60;
@@ -358,6 +356,11 @@ impl Stage {
         Load::start(self, &self.url(), &self.host(), words)
     }
 
+    /// Clients of every kind.
+    pub fn start_mixed_load(&self) -> MixedLoad<'_> {
+        MixedLoad::start(self)
+    }
+
     /// Clients of another proxy of the project.
     pub fn start_load_at(&self, port: u16, words: &str) -> Load<'_> {
         Load::start(self, &format!("http://{}:{port}/", self.address.get()), &self.host(), words)
@@ -398,18 +401,18 @@ impl Stage {
     }
 
     fn containers_of(&self, project: &str) -> Vec<Container> {
-        let filter = format!("label=com.docker.compose.project={project}");
-        let ids = self.docker(&format!("ps -aq --no-trunc --filter {filter}"));
-        if ids.is_empty() {
-            return Vec::new();
-        }
-        let ids = ids.replace('\n', " ");
-        // One that goes in between is left out, and told only by the exit code.
-        let output = self.try_docker(&format!("container inspect {ids}"));
-        let list: Vec<Value> = serde_json::from_slice(&output.stdout).expect("what inspect tells");
+        let its = json!({"label": [format!("com.docker.compose.project={project}")]});
+        let list = self.api().containers(&its);
         let mut found: Vec<Container> = list.iter().map(|c| Container::read(project, c)).collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found
+    }
+
+    /// The engine that docker talks to here.
+    fn api(&self) -> DockerApi {
+        let host = self.variable("DOCKER_HOST");
+        let inherited = || std::env::var("DOCKER_HOST").unwrap_or_default();
+        DockerApi::at(&if host.is_empty() { inherited() } else { host })
     }
 
     pub fn service(&self, service: &str) -> Vec<Container> {
@@ -440,14 +443,15 @@ impl Stage {
 
     /// The containers that hold the images of releases, by name.
     pub fn keepers(&self) -> Vec<String> {
-        let filter = format!("label=compose-zd.keeps={}", self.project);
-        sorted(&self.docker(&format!("ps -a --filter {filter} --format {{{{.Names}}}}")))
+        let held = self.api().containers(&json!({"label": [format!("compose-zd.keeps={}", self.project)]}));
+        let name = |c: &Value| c["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_string();
+        sorted(held.iter().map(name))
     }
 
     /// The tags of the images of releases.
     pub fn release_tags(&self) -> Vec<String> {
-        let filter = format!("reference=compose-zd/{}--*", self.project);
-        sorted(&self.docker(&format!("image ls --filter {filter} {NAMES}")))
+        let name = format!("compose-zd/{}--*", self.project);
+        sorted(self.api().list(Kind::Image, &json!({"reference": [name]})))
     }
 
     /// The label of the images that this project builds, and of no others.
@@ -560,31 +564,23 @@ impl Stage {
         if self.elsewhere {
             return;
         }
-        let down = "down -v -t 1 --remove-orphans";
-        self.try_docker(&format!("compose -p {} {down}", self.project));
-        if let Some((network, _)) = &self.shared {
-            self.try_docker(&format!("compose -f proxy.yaml {down}"));
-            self.try_docker(&format!("network rm {network}"));
+        let api = self.api();
+        api.remove_project(&self.project);
+        if let Some((network, proxy)) = &self.shared {
+            api.remove_project(proxy);
+            api.remove(Kind::Network, &json!({"name": [network]}));
         }
-        self.forget_releases();
+        // What releases hold outlives the project, and a name that is used again would find it.
+        // In this order: a container that holds an image uses it.
+        let name = format!("compose-zd-keep-{}-", self.project);
+        api.remove(Kind::Container, &json!({"name": [name]}));
+        let tag = format!("compose-zd/{}-*", self.project);
+        api.remove(Kind::Image, &json!({"reference": [tag]}));
         if self.path("source").exists() {
             // The classic builder leaves the container of a step that failed.
             let own = self.built_here();
             self.try_docker(&format!("container prune -f --filter label={own}"));
             self.try_docker(&format!("image prune -af --filter label={own}"));
-        }
-    }
-
-    /// What releases hold outlives the project, and a name that is used again would find it.
-    fn forget_releases(&self) {
-        // In this order: a keeper uses its image.
-        let keepers = format!("ps -aq --filter name=compose-zd-keep-{}-", self.project);
-        let tags = format!("image ls --filter reference=compose-zd/{}-* {NAMES}", self.project);
-        for (list, remove) in [(keepers, "rm -v"), (tags, "image rm")] {
-            let found = self.docker(&list).replace('\n', " ");
-            if !found.is_empty() {
-                self.try_docker(&format!("{remove} {found}"));
-            }
         }
     }
 
@@ -637,10 +633,10 @@ impl Container {
     }
 }
 
-fn sorted(lines: &str) -> Vec<String> {
-    let mut lines: Vec<String> = lines.lines().map(String::from).collect();
-    lines.sort();
-    lines
+fn sorted(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<String> = names.into_iter().collect();
+    names.sort();
+    names
 }
 
 /// A variable of a container's environment.

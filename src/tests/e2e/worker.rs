@@ -115,7 +115,7 @@ fn with_shots(name: &str) -> Stage {
     stage.write("told/migrate", "");
     stage.write("told/notify", "");
     stage.add(SHOTS);
-    stage.up("--scale app=2 app proxy");
+    stage.up("app proxy");
     stage
 }
 
@@ -153,13 +153,13 @@ fn one_shots_run_once_before_the_first_new_instance_and_once_the_release_serves(
     says_in_order(&ran, &order);
     says_in_order(&ran, &["in rotation: app-", "running `notify`", "`notify` is done", "removed app-"]);
     assert_eq!(told(&stage), ["2 ", "2 "]);
-    stage.expect_release("app", 2, "2");
+    stage.expect_release("app", 1, "2");
     let only = |stage: &Stage| stage.containers().into_iter().map(|c| c.service).collect::<Vec<_>>();
-    assert_eq!(only(&stage), ["app", "app", "db", "proxy"], "no container of a one-shot is left");
+    assert_eq!(only(&stage), ["app", "db", "proxy"], "no container of a one-shot is left");
     stage.deploy("").exits(0).says("nothing has to change");
     stage.rollback("app").exits(0);
     assert_eq!(told(&stage), ["2 ", "2 "], "neither nothing to do nor a rollback runs them");
-    stage.expect_release("app", 2, "1");
+    stage.expect_release("app", 1, "1");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_one_shot_that_fails_leaves_the_old_release() {
     answers.all_from(&["1", "2"]);
     let ids = |all: &[crate::stage::Container]| all.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&stage.containers()), ids(&before));
-    stage.expect_release("app", 2, "1");
+    stage.expect_release("app", 1, "1");
     stage.add("services: {app: {x-zd: {before: {service: nothing}}}}");
     stage.deploy("").exits(2).says("x-zd.before").says("`nothing`");
     assert_eq!(ids(&stage.containers()), ids(&before));
@@ -194,11 +194,11 @@ services:
   migrate: {image: '${ZD_APP_IMAGE}', scale: 0, environment: {EXIT_AFTER: 0.3, EXIT_CODE: 0}}
 ",
     );
-    stage.up("--scale app=2 app proxy");
+    stage.up("app proxy");
     let recipe = "ARG BASE\nFROM ${BASE}\nLABEL compose-zd.e2e=built\nENV VERSION=9\n";
     build(&stage, recipe, "zde2e-shotimage:9");
     let (ran, answers) = stage.deploy_under_load("", "--image app=zde2e-shotimage:9");
     ran.exits(0).says("sample-app version 9 listens");
     answers.all_from(&["1"]);
-    stage.expect_release("app", 2, "1");
+    stage.expect_release("app", 1, "1");
 }

@@ -1,0 +1,139 @@
+//! What the tests themselves ask an engine, over its socket: a docker client takes twenty times as much processor time,
+//! and the tests ask often.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread;
+
+use serde_json::{Value, json};
+
+/// An engine, by its address as `DOCKER_HOST` has it.
+pub struct DockerApi {
+    host: String,
+}
+
+/// What is removed in one go, and how.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    Container,
+    Network,
+    Volume,
+    Image,
+}
+
+impl DockerApi {
+    /// The machine's own engine where nothing is given.
+    pub fn at(host: &str) -> DockerApi {
+        let host = if host.is_empty() { own_engine() } else { host };
+        DockerApi { host: host.into() }
+    }
+
+    /// One object; null where there is none.
+    pub fn get(&self, path: &str) -> Value {
+        let (status, body) = self.request("GET", path);
+        if status == 200 { serde_json::from_slice(&body).expect("JSON of the engine") } else { Value::Null }
+    }
+
+    /// All containers with these filters, as `{"label": ["a=b"]}`.
+    pub fn containers(&self, filters: &Value) -> Vec<Value> {
+        let found = self.list(Kind::Container, filters);
+        // One that goes in between is left out.
+        let inspected = found.iter().map(|id| self.get(&format!("/containers/{id}/json")));
+        inspected.filter(|container| !container.is_null()).collect()
+    }
+
+    /// The ids, or for volumes and images the names, of what these filters find.
+    pub fn list(&self, kind: Kind, filters: &Value) -> Vec<String> {
+        let filters = encoded(&filters.to_string());
+        let (path, list) = match kind {
+            Kind::Container => ("/containers/json?all=1&", ""),
+            Kind::Network => ("/networks?", ""),
+            Kind::Volume => ("/volumes?", "Volumes"),
+            Kind::Image => ("/images/json?", ""),
+        };
+        let told = self.get(&format!("{path}filters={filters}"));
+        let told = if list.is_empty() { &told } else { &told[list] };
+        let all = told.as_array().into_iter().flatten();
+        match kind {
+            Kind::Container | Kind::Network => all.filter_map(|o| text(&o["Id"])).collect(),
+            Kind::Volume => all.filter_map(|o| text(&o["Name"])).collect(),
+            Kind::Image => all.filter_map(|o| o["RepoTags"].as_array()).flatten().filter_map(text).collect(),
+        }
+    }
+
+    /// Removes all that these filters find, at the same time and without giving anything a chance to object.
+    pub fn remove(&self, kind: Kind, filters: &Value) {
+        let found = self.list(kind, filters);
+        thread::scope(|scope| {
+            for name in &found {
+                scope.spawn(move || {
+                    self.request(
+                        "DELETE",
+                        &match kind {
+                            Kind::Container => format!("/containers/{name}?force=1&v=1"),
+                            Kind::Network => format!("/networks/{name}"),
+                            Kind::Volume => format!("/volumes/{name}?force=1"),
+                            Kind::Image => format!("/images/{name}"),
+                        },
+                    )
+                });
+            }
+        });
+    }
+
+    /// All that Compose made of a project.
+    pub fn remove_project(&self, project: &str) {
+        let its = json!({"label": [format!("com.docker.compose.project={project}")]});
+        for kind in [Kind::Container, Kind::Network, Kind::Volume] {
+            self.remove(kind, &its);
+        }
+    }
+
+    /// In HTTP/1.0, whose answers end with the connection.
+    fn request(&self, method: &str, path: &str) -> (u16, Vec<u8>) {
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
+        let answer = match self.host.split_once("://") {
+            Some(("unix", socket)) => exchange(UnixStream::connect(socket), &request),
+            Some(("tcp", address)) => exchange(TcpStream::connect(address), &request),
+            _ => panic!("the tests need an engine at a socket or by TCP, not at `{}`", self.host),
+        };
+        let answer = answer.unwrap_or_else(|e| panic!("{}: {e}", self.host));
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("a head");
+        let head = String::from_utf8_lossy(&answer[..end]);
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status"), answer[end + 4..].to_vec())
+    }
+}
+
+fn exchange<S: Read + Write>(stream: std::io::Result<S>, request: &str) -> std::io::Result<Vec<u8>> {
+    let mut stream = stream?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// The address of the engine that docker talks to where nothing else is said.
+fn own_engine() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let mut docker = Command::new("docker");
+        let output = docker.args(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).output();
+        let output = output.expect("docker can be started");
+        String::from_utf8_lossy(&output.stdout).trim().into()
+    })
+}
+
+/// For a query.
+fn encoded(text: &str) -> String {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
+    let byte = |b: u8| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(byte).collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(String::from)
+}
