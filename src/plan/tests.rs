@@ -403,6 +403,71 @@ fn start_first_never_has_fewer_than_before() {
     }
 }
 
+/// As a file says: batches of one, a moment between them, and a look at them at the end.
+fn watched(order: Order) -> Strategy {
+    let second = Duration::from_secs(1);
+    let pace = Pace { order, parallelism: 1, delay: second, monitor: second * 5 };
+    Strategy::Scale(Goal { pace, ..goal("app", 2) })
+}
+
+#[test]
+fn killed_between_two_batches_or_within_the_monitor_every_world_reaches_the_goal() {
+    for order in [Order::StartFirst, Order::StopFirst] {
+        assert!(holds_everywhere(&watched(order), &["app-1", "app-2"]) > 1000);
+        let plan = plan(&watched(order), &world(vec![old("app-1"), old("app-2")])).unwrap();
+        let is_wait = |step: &Step| matches!(step, Step::Delay(_) | Step::Monitor(_));
+        assert_eq!(plan.steps.iter().filter(|(step, _)| is_wait(step)).count(), 2, "{plan}");
+    }
+}
+
+fn six() -> Observed {
+    world((1..=6).map(|n| old(&format!("app-{n}"))).collect())
+}
+
+/// The fewest that serve at any step, forward and on the way back from every step.
+fn fewest(strategy: &Strategy, start: &Observed, pace: &Pace) -> usize {
+    let prefixes = reaches(strategy, start).unwrap();
+    let mut fewest = prefixes.iter().map(Simulated::serving).min().unwrap();
+    let is_whole = |p: &&Simulated| start.instances.iter().all(|i| p.now.get(&i.key).is_some());
+    for prefix in prefixes.iter().filter(is_whole) {
+        let mut world = prefix.clone();
+        for (step, _) in undo(start, &prefix.now, pace).steps {
+            world.apply(&step).unwrap();
+            fewest = fewest.min(world.serving());
+        }
+    }
+    fewest
+}
+
+/// The way back is start-first unless `rollback_config` says otherwise.
+#[test]
+fn stop_first_never_takes_more_than_a_batch_out_on_the_way_there_or_back() {
+    for (parallelism, least) in [(0, 5), (1, 5), (2, 4), (3, 3)] {
+        let back = Pace { parallelism, ..Pace::default() };
+        let scale = |pace: Pace| Strategy::Scale(Goal { pace, ..goal("app", 6) });
+        let stop_first = scale(Pace { order: Order::StopFirst, ..back.clone() });
+        assert_eq!(fewest(&stop_first, &six(), &back), least, "batches of {parallelism}");
+        assert_eq!(fewest(&scale(back.clone()), &six(), &back), 6, "start-first, batches of {parallelism}");
+    }
+}
+
+/// As with Swarm; those that got ready with it wait for the one that takes the place of the one that failed.
+#[test]
+fn a_batch_is_filled_up_when_one_of_it_has_failed() {
+    let mut goal = goal("app", 6);
+    (goal.pace.parallelism, goal.spared) = (3, 1);
+    let mut now = six();
+    let failed = instance("app-7", New, Broken, false, false);
+    let gated = |key| instance(key, New, Running, false, true);
+    now.instances.extend([failed, gated("app-8"), gated("app-9")]);
+    let plan = plan(&Strategy::Scale(goal), &now).unwrap();
+    let starts = plan.steps.iter().filter_map(|(step, _)| match step {
+        Step::Start(keys) => Some(keys.len()),
+        _ => None,
+    });
+    assert_eq!((starts.collect::<Vec<_>>(), plan.slots), (vec![1, 2], 5), "{plan}");
+}
+
 /// Undoing from any prefix ends with what served at the start, and with nothing that the rollout added.
 fn undoes(strategy: &Strategy, start: &Observed, pace: &Pace) {
     let prefixes = reaches(strategy, start).unwrap();
@@ -446,6 +511,11 @@ fn undo_ends_with_the_old_release_from_every_prefix() {
     }
     let mut stop_first = goal("app", 2);
     stop_first.pace.order = Order::StopFirst;
+    for order in [Order::StartFirst, Order::StopFirst] {
+        for pace in every_pace() {
+            undoes(&watched(order), &world(vec![old("app-1"), old("app-2")]), &pace);
+        }
+    }
     for pace in every_pace() {
         undoes(&Strategy::Scale(stop_first.clone()), &world(vec![old("app-1"), old("app-2")]), &pace);
     }
