@@ -2,7 +2,7 @@
 //! engine never becomes part of a Swarm here.
 
 #[path = "swarm/nodes.rs"]
-mod nodes;
+pub mod nodes;
 #[path = "swarm/one.rs"]
 mod one;
 #[path = "swarm/several.rs"]

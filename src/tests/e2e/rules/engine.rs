@@ -18,9 +18,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Looking is a process; many rows look at a time, and the engine has to get its turn.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
-/// A recipe whose health check runs in an image that has no shell. Its interval is how soon Swarm knows.
-const RECIPE: &str =
-    "HEALTHCHECK --interval=500ms --timeout=10s --retries=20 CMD [\"/sample-app\", \"probe\"]\n";
+/// The health check of a recipe, which runs in an image that has no shell.
+const CHECK: &str = "--timeout=10s --retries=20 CMD [\"/sample-app\", \"probe\"]";
 
 /// What threads need of a stage.
 pub struct Engine {
@@ -31,10 +30,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn of(stage: &Stage) -> Engine {
+    /// The interval of the health check is how soon Swarm knows.
+    pub fn of(stage: &Stage, interval: &str) -> Engine {
         // The classic builder is in every engine; the other one is a plugin.
         stage.set("DOCKER_BUILDKIT=0");
-        stage.write_recipe(RECIPE);
+        stage.write_recipe(&format!("HEALTHCHECK --interval={interval} {CHECK}\n"));
         let base = stage.variable("ZD_APP_IMAGE");
         let image = stage.docker(&format!("build --quiet --build-arg BASE={base} source"));
         let command = stage.command("docker");

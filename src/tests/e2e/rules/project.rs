@@ -7,7 +7,7 @@ use std::process::Output;
 use super::engine::{Engine, text};
 use super::{End, Row, State};
 
-/// Removed at the end.
+/// Its containers are removed at the end; all else goes with the engine.
 struct Project<'e> {
     engine: &'e Engine,
     row: &'e Row,
@@ -20,7 +20,6 @@ pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
     let (name, folder) = (format!("{}-{n}", engine.name), engine.folder(&format!("project-{n}")));
     let project = Project { engine, row, name, folder };
     project.write();
-    project.tear_down();
     let first = project.deploy("1");
     assert!(first.status.success(), "{row}: {first:?}");
     let ran = project.deploy("2");
@@ -93,29 +92,12 @@ services:
         };
         ids.lines().filter_map(version).collect()
     }
-
-    fn tear_down(&self) {
-        let mut command = self.engine.command("docker", &self.folder);
-        command.args(["compose", "-p", &self.name, "down", "-v", "-t", "1", "--remove-orphans"]);
-        command.output().expect("docker can be started");
-        self.forget_releases();
-    }
-
-    /// What keeps the images of its releases.
-    fn forget_releases(&self) {
-        let holders = format!("ps --all --quiet --filter label=compose-zd.keeps={}", self.name);
-        for id in self.engine.docker(&holders).lines() {
-            self.engine.try_docker(&format!("rm --force {id}"));
-        }
-        let tags = format!("image ls --filter reference=compose-zd/{}-* --format ", self.name);
-        for tag in self.engine.docker(&(tags + "{{.Repository}}:{{.Tag}}")).lines() {
-            self.engine.try_docker(&format!("image rm {tag}"));
-        }
-    }
 }
 
 impl Drop for Project<'_> {
     fn drop(&mut self) {
-        self.tear_down();
+        let filter = format!("label=com.docker.compose.project={}", self.name);
+        let ids = self.engine.docker(&format!("ps --all --quiet --filter {filter}"));
+        self.engine.try_docker(&format!("rm --force {}", ids.replace('\n', " ")));
     }
 }

@@ -5,79 +5,21 @@ use serde_json::Value;
 use super::engine::{Engine, text, wait_for};
 use super::{End, Row, State};
 
-/// Marks a Swarm that a test made and could not leave, as when it was killed.
-const MADE: &str = "compose-zd.e2e=made";
-
-/// What a Swarm leaves behind; its other network, `ingress`, goes with it.
-const NETWORK: &str = "docker_gwbridge";
-
-/// Left at the end, also after a panic, unless somebody else had made it.
-pub struct Swarm<'e> {
-    engine: &'e Engine,
-    made: bool,
-    /// Its network was not there before.
-    added: bool,
+/// Version 1 of a service, updated to version 2 as the row says.
+pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
+    let service = Service { engine, name: format!("{}-{n}", engine.name) };
+    let folder = engine.folder(&format!("swarm-{n}"));
+    service.create(row, &folder.join("tickets").display().to_string());
+    wait_for(&format!("{row}: version 1"), || service.has_started(row).then_some(()));
+    service.change(row);
+    let state = wait_for(&format!("{row}: the end of its update"), || service.state());
+    engine.wait_for_failures(&folder, row);
+    let tasks = wait_for(&format!("{row}: its tasks rest"), || service.resting());
+    let of = |version: &str| tasks.iter().filter(|t| runs(t) && is_of(t, version)).count();
+    End { state, new: of("2"), old: of("1") }
 }
 
-impl<'e> Swarm<'e> {
-    pub fn enter(engine: &'e Engine) -> Self {
-        let networks = engine.docker("network ls --format {{.Name}}");
-        let mut swarm = Swarm { engine, made: false, added: networks.lines().all(|name| name != NETWORK) };
-        match engine.docker("info --format {{.Swarm.LocalNodeState}}").as_str() {
-            "inactive" => swarm.make(),
-            "active" => swarm.made = swarm.is_left_over(),
-            other => panic!("this engine's Swarm is {other}"),
-        }
-        swarm
-    }
-
-    fn make(&mut self) {
-        let init = self.engine.try_docker("swarm init --advertise-addr 127.0.0.1");
-        let told = String::from_utf8_lossy(&init.stderr);
-        // As where it has `live-restore`.
-        assert!(init.status.success(), "this engine cannot be a Swarm: {told}");
-        self.made = true;
-        let node = self.engine.docker("info --format {{.Swarm.NodeID}}");
-        self.engine.docker(&format!("node update --label-add {MADE} {node}"));
-    }
-
-    fn is_left_over(&self) -> bool {
-        let (key, value) = MADE.split_once('=').expect("a label");
-        self.engine.inspect("node inspect self")[0]["Spec"]["Labels"][key] == value
-    }
-
-    /// Version 1 of a service, updated to version 2 as the row says.
-    pub fn update(&self, row: &Row, n: usize) -> End {
-        let service = Service { engine: self.engine, name: format!("{}-{n}", self.engine.name) };
-        let folder = self.engine.folder(&format!("swarm-{n}"));
-        service.remove();
-        service.create(row, &folder.join("tickets").display().to_string());
-        wait_for(&format!("{row}: version 1"), || service.has_started(row).then_some(()));
-        service.change(row);
-        let state = wait_for(&format!("{row}: the end of its update"), || service.state());
-        self.engine.wait_for_failures(&folder, row);
-        let tasks = wait_for(&format!("{row}: its tasks rest"), || service.resting());
-        let of = |version: &str| tasks.iter().filter(|t| runs(t) && is_of(t, version)).count();
-        End { state, new: of("2"), old: of("1") }
-    }
-}
-
-impl Drop for Swarm<'_> {
-    fn drop(&mut self) {
-        if !self.made {
-            return;
-        }
-        self.engine.try_docker("swarm leave --force");
-        if self.added {
-            let rm = format!("network rm {NETWORK}");
-            // `ingress` holds on to it for a moment.
-            let gone = || self.engine.try_docker(&rm).status.success().then_some(());
-            wait_for("the Swarm's network is gone", gone);
-        }
-    }
-}
-
-/// Removed at the end, with its containers.
+/// Removed at the end; all else goes with the engine.
 struct Service<'e> {
     engine: &'e Engine,
     name: String,
@@ -141,24 +83,11 @@ impl Service<'_> {
         let told = self.engine.inspect(&format!("inspect --type task {}", ids.replace('\n', " ")));
         told.as_array().cloned().unwrap_or_default()
     }
-
-    fn remove(&self) {
-        self.engine.try_docker(&format!("service rm {}", self.name));
-        let label = format!("label=com.docker.swarm.service.name={}", self.name);
-        wait_for("its containers are gone", || {
-            self.engine.docker(&format!("ps --all --quiet --filter {label}")).is_empty().then_some(())
-        });
-    }
 }
 
 impl Drop for Service<'_> {
     fn drop(&mut self) {
-        // A second panic would end the process before the Swarm is left.
-        if std::thread::panicking() {
-            self.engine.try_docker(&format!("service rm {}", self.name));
-        } else {
-            self.remove();
-        }
+        self.engine.try_docker(&format!("service rm {}", self.name));
     }
 }
 
