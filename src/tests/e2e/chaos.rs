@@ -310,7 +310,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_what_a_run_cannot_write_or_say
 
     target.promises("of six deploys at once one works at a time, and one release is left");
     target.next_version();
-    let load = stage.start_load("--rate 100 --seconds 120");
+    let load = stage.start_load("--rate 100 --seconds 300");
     let runs: Vec<Running> =
         (0..6).map(|n| stage.start_deploy(if n < 3 { "app" } else { "app --wait" })).collect();
     let codes: Vec<Option<i32>> = runs.into_iter().map(|run| run.end_whatever().code).collect();
@@ -332,7 +332,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_what_a_run_cannot_write_or_say
     }
 
     target.promises("a deploy whose output nobody reads goes on");
-    let load = stage.start_load("");
+    let load = stage.start_load("--seconds 300");
     let mut command = stage.tool();
     command.args(["-p", &stage.project, "deploy", "app", "-v"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
@@ -346,7 +346,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_what_a_run_cannot_write_or_say
     target.next_version();
     // The way back takes longer than the second signal: what it stops takes all the time it may.
     stage.set("WARMUP=60 STOP=ignore");
-    let load = stage.start_load("");
+    let load = stage.start_load("--seconds 300");
     let mut deploy = stage.start_deploy("app");
     deploy.wait_for("started app-");
     deploy.signal("INT");

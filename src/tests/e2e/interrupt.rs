@@ -64,7 +64,7 @@ fn a_deploy_goes_back_at_an_interrupt_outlives_its_terminal_and_is_finished_once
 
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         update_to(&stage, &format!("SIG{signal}: it goes back"), "VERSION=2 WARMUP=60");
-        let load = stage.start_load("");
+        let load = stage.start_load("--seconds 300");
         signalled(&stage, "started app-", signal).exits(code).says("going back");
         load.end().all_from(&["1"]);
         assert_eq!(stage.containers(), before);
@@ -73,13 +73,13 @@ fn a_deploy_goes_back_at_an_interrupt_outlives_its_terminal_and_is_finished_once
 
     // This one is slow, so that the next one has something to wait for.
     update_to(&stage, "SIGHUP: it outlives the terminal that started it", "VERSION=3 WARMUP=2 SLOW=3");
-    let load = stage.start_load("");
+    let load = stage.start_load("--seconds 300");
     signalled(&stage, "started app-", "HUP").exits(0);
     load.end().all_from(&["1", "3"]);
     stage.expect_release("app", 1, "3");
 
     update_to(&stage, "interrupted after its switch it is finished", "VERSION=4 WARMUP=0 SLOW=0");
-    let load = stage.start_load("");
+    let load = stage.start_load("--seconds 300");
     signalled(&stage, "draining app-", "INT").exits(0);
     load.end().all_from(&["3", "4"]);
     stage.expect_release("app", 1, "4");

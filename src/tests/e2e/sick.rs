@@ -1,10 +1,12 @@
 //! A current release that is broken can always be deployed over, and what of it still serves goes on serving until then.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::stage::{Container, LONG, Stage, wait_until};
 
-const HEALTHCHECK: &str = "healthcheck: {test: [CMD, /sample-app, probe], interval: 500ms, timeout: 2s, retries: 1, start_period: 0s}";
+const HEALTHCHECK: &str =
+    "healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 2s, retries: 1, start_period: 0s}";
 
 /// Adds one more instance that behaves as `settings` say; those that are there stay as they are.
 fn one_more(stage: &Stage, count: usize, settings: &str, gets: &str) {
@@ -14,16 +16,16 @@ fn one_more(stage: &Stage, count: usize, settings: &str, gets: &str) {
     wait_until(gets, LONG, || stage.ids("app").iter().any(|id| status(id).contains(gets)));
 }
 
-/// One crash-loops, one is unhealthy, one was stopped by somebody, and one serves.
+/// One crash-loops, one is unhealthy, one was stopped by somebody, and one serves; two are to run.
 fn sick(stage: &Stage) {
-    stage.add(&format!("services: {{app: {{deploy: {{replicas: 3}}, {HEALTHCHECK}}}}}"));
+    stage.add(&format!("services: {{app: {{deploy: {{replicas: 2}}, {HEALTHCHECK}}}}}"));
     stage.up("--scale app=1");
     let first = stage.ids("app");
     one_more(stage, 2, "EXIT_AFTER=0.3", "Restarting");
     one_more(stage, 3, "EXIT_AFTER=0 HEALTH_STATUS=500", "unhealthy");
     one_more(stage, 4, "HEALTH_STATUS=200", "(healthy)");
     let id = first.first().expect("the first");
-    stage.docker(&format!("stop {id}"));
+    stage.docker(&format!("stop -t 1 {id}"));
 }
 
 /// Those that neither crash nor start while one looks.
@@ -35,78 +37,72 @@ fn steady(stage: &Stage) -> Vec<Container> {
 }
 
 /// A broken deploy leaves all that is steady as it is; a good one leaves exactly the new release.
-fn is_deployed_over(stage: &Stage, words: &str) {
+fn is_deployed_over(stage: &Stage, promise: &str, words: &str, [broken, good]: [&str; 2]) {
+    stage.tell(&format!("==== deployed over: {promise}"));
     let (before, steady) = (stage.ids("app"), steady(stage));
-    stage.set("VERSION=2 STATUS=500 HEALTH_STATUS=500");
+    stage.set(&format!("VERSION={broken} STATUS=500 HEALTH_STATUS=500"));
     stage.deploy(&format!("app --health-path / --health-deadline 3s {words}")).exits(3);
     assert_eq!(stage.ids("app"), before);
     let now = stage.service("app");
     assert!(steady.iter().all(|c| now.contains(c)), "{steady:?} {now:?}");
-    stage.set("VERSION=3 STATUS=200 HEALTH_STATUS=200");
+    stage.set(&format!("VERSION={good} STATUS=200 HEALTH_STATUS=200"));
     stage.deploy(&format!("app {words}")).exits(0);
-    stage.expect_release("app", 3, "3");
+    stage.expect_release("app", 2, good);
+}
+
+/// As on a project that was never deployed: else a deploy that fails puts the last good release back.
+fn forget_releases(stage: &Stage) {
+    stage.keepers().iter().for_each(|keeper| _ = stage.docker(&format!("rm {keeper}")));
+    stage.release_tags().iter().for_each(|tag| _ = stage.docker(&format!("image rm {tag}")));
+    fs::remove_dir_all(stage.path(".compose-zd")).expect("its releases");
 }
 
 #[test]
-fn a_sick_release_behind_nginx_proxy_is_deployed_over() {
+fn behind_nginx_proxy_a_sick_release_is_deployed_over_one_by_one_and_a_paused_instance_and_what_another_tool_mixed()
+ {
     let stage = Stage::scale("sicknginx");
     sick(&stage);
-    is_deployed_over(&stage, "");
-}
+    is_deployed_over(&stage, "a sick release, one by one", "--update-parallelism 1", ["2", "3"]);
 
-#[test]
-fn a_sick_release_is_deployed_over_one_by_one() {
-    let stage = Stage::scale("sickone");
-    sick(&stage);
-    is_deployed_over(&stage, "--update-parallelism 1");
+    forget_releases(&stage);
+    stage.add("{}");
+    let first = stage.ids("app").pop_first().expect("two instances");
+    stage.docker(&format!("pause {first}"));
+    is_deployed_over(&stage, "a paused instance", "--scale app=2", ["4", "5"]);
+
+    stage.tell("==== deployed over: versions that another tool left mixed");
+    forget_releases(&stage);
+    stage.up("--scale app=1");
+    stage.set("VERSION=6");
+    stage.up("--no-recreate --scale app=2");
+    let before = stage.containers();
+    let load = stage.start_load("--rate 200 --seconds 300");
+    stage.set("VERSION=7 STATUS=500");
+    stage.deploy("app --health-deadline 3s").exits(3);
+    assert_eq!(stage.containers(), before);
+    stage.set("VERSION=8 STATUS=200");
+    stage.deploy("app --update-parallelism 1").exits(0);
+    load.end().all_from(&["5", "6", "8"]);
+    stage.expect_release("app", 2, "8");
+
+    forget_releases(&stage);
+    stage.set("EXIT_AFTER=0.3");
+    stage.compose("up -d --scale app=2");
+    wait_until("a crash", LONG, || stage.service("app").iter().any(|c| c.state == "restarting"));
+    stage.set("EXIT_AFTER=0");
+    is_deployed_over(&stage, "a release of which nothing runs for long", "--scale app=2", ["9", "10"]);
 }
 
 #[test]
 fn a_sick_release_behind_haproxy_is_deployed_over() {
     let stage = Stage::haproxy("sickhaproxy");
     sick(&stage);
-    is_deployed_over(&stage, "");
+    is_deployed_over(&stage, "a sick release", "", ["2", "3"]);
 }
 
 #[test]
 fn a_sick_release_behind_traefik_is_deployed_over() {
     let stage = Stage::traefik("sicktraefik");
     sick(&stage);
-    is_deployed_over(&stage, "");
-}
-
-#[test]
-fn versions_that_another_tool_left_mixed_are_deployed_over() {
-    let stage = Stage::scale("sickmixed");
-    stage.up("--scale app=2");
-    stage.set("VERSION=2");
-    stage.up("--no-recreate --scale app=3");
-    let before = stage.containers();
-    let load = stage.start_load("--rate 200");
-    stage.set("VERSION=3 STATUS=500");
-    stage.deploy("app --health-deadline 3s").exits(3);
-    assert_eq!(stage.containers(), before);
-    stage.set("VERSION=4 STATUS=200");
-    stage.deploy("app --update-parallelism 1").exits(0);
-    load.end().all_from(&["1", "2", "4"]);
-    stage.expect_release("app", 3, "4");
-}
-
-#[test]
-fn a_paused_instance_is_deployed_over() {
-    let stage = Stage::scale("sickpaused");
-    stage.up("--scale app=3");
-    let first = stage.ids("app").pop_first().expect("three instances");
-    stage.docker(&format!("pause {first}"));
-    is_deployed_over(&stage, "--scale app=3");
-}
-
-#[test]
-fn a_release_of_which_nothing_runs_for_long_is_deployed_over() {
-    let stage = Stage::scale("sickall");
-    stage.set("EXIT_AFTER=0.3");
-    stage.compose("up -d --scale app=3");
-    wait_until("a crash", LONG, || stage.service("app").iter().any(|c| c.state == "restarting"));
-    stage.set("EXIT_AFTER=0");
-    is_deployed_over(&stage, "--scale app=3");
+    is_deployed_over(&stage, "a sick release", "", ["2", "3"]);
 }

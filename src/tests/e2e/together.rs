@@ -1,5 +1,7 @@
 //! Several services in one run: all or none, and what each proxy does while two of its services are replaced at once.
 
+use std::collections::BTreeSet;
+
 use crate::load::{Answers, Load};
 use crate::promises::{caddy, dockercloud, flags, frozen, routes, switched_on};
 use crate::stage::{LONG, Stage, wait_until};
@@ -62,7 +64,7 @@ fn two_behind_caddy(name: &str) -> Stage {
     stage.write("Caddyfile", &format!("{first}\nhttp://second.{name}.test {api}"));
     let stage = with_second(stage, name, "", "");
     // Its first deploy ever puts the switches there, by a reload that may cost a request.
-    stage.up("--scale app=2 --scale api=2");
+    up(&stage);
     stage.deploy("app api --force").exits(0);
     stage
 }
@@ -82,7 +84,7 @@ struct Loads<'s>(Load<'s>, Load<'s>);
 
 impl<'s> Loads<'s> {
     fn start(stage: &'s Stage) -> Self {
-        let words = "--rate 150 --seconds 120";
+        let words = "--rate 150 --seconds 300";
         let of = |host: String| Load::start(stage, &stage.url(), &host, words);
         Loads(of(stage.host()), of(stage.second_host()))
     }
@@ -103,49 +105,49 @@ type Left = fn(&Stage) -> String;
 
 fn expect(stage: &Stage, version: &str, left: Left) {
     for service in ["app", "api"] {
-        stage.expect_release(service, 2, version);
+        stage.expect_release(service, 1, version);
     }
     wait_until("nothing is left in the proxy", LONG, || left(stage).is_empty());
 }
 
 fn up(stage: &Stage) {
-    stage.up("--scale app=2 --scale api=2");
+    stage.up("--scale app=1 --scale api=1");
 }
 
-/// A broken one of two leaves both on the old release, also where the first is switched by then; and then both are
-/// replaced.
-fn all_or_none(stage: &Stage, left: Left) {
-    up(stage);
+fn ids(stage: &Stage) -> [BTreeSet<String>; 2] {
+    ["app", "api"].map(|service| stage.ids(service))
+}
+
+/// A broken one of two, whichever it is, leaves both on the old release, and no request goes to the sound one.
+fn neither(stage: &Stage, broken: &str, left: Left) {
+    stage.tell(&format!("==== neither is replaced: {broken}"));
     let before = stage.containers();
-    for (broken, words) in [
-        ("API_STATUS=500 STATUS=200", "app api --health-deadline 3s"),
-        ("API_STATUS=200 STATUS=500", "app api --health-deadline 3s"),
-    ] {
-        stage.set(&format!("VERSION=2 {broken}"));
-        let (ran, answers) = deploy(stage, words);
-        ran.exits(3).says("→ 500").says("served before and still serve");
-        answers.iter().for_each(|a| a.all_from(&["1"]));
-        assert_eq!(stage.containers(), before);
-        assert_eq!(left(stage), "", "left in the proxy");
-    }
-    stage.set("VERSION=2 STATUS=200");
-    let (ran, answers) = deploy(stage, "");
-    ran.exits(0).says("`app` is deployed").says("`api` is deployed");
-    answers.iter().for_each(|a| a.all_from(&["1", "2"]));
-    expect(stage, "2", left);
+    stage.set(&format!("VERSION=2 {broken}"));
+    let (ran, answers) = deploy(stage, "app api --health-deadline 3s");
+    ran.exits(3).says("→ 500").says("served before and still serve");
+    answers.iter().for_each(|a| a.all_from(&["1"]));
+    assert_eq!(stage.containers(), before);
+    assert_eq!(left(stage), "", "left in the proxy");
 }
 
-/// The first is in service when the second fails, and is brought back; interrupted at that moment, too.
+/// The first is in service when the second fails, and is brought back.
 fn brought_back(stage: &Stage, left: Left) {
-    up(stage);
-    let before = [stage.ids("app"), stage.ids("api")];
-    stage.set("VERSION=2 API_STATUS=500");
+    stage.tell("==== one that was switched already is brought back when the next fails");
+    let before = ids(stage);
+    stage.set("VERSION=2 STATUS=200 API_STATUS=500");
     let (ran, answers) = deploy(stage, "app api --one-by-one --health-deadline 3s");
     ran.exits(3).says("in rotation: app-").says("→ 500").says("served before and still serve");
     answers[0].all_from(&["1", "2"]);
     answers[1].all_from(&["1"]);
     expect(stage, "1", left);
-    assert_eq!([stage.ids("app"), stage.ids("api")], before);
+    assert_eq!(ids(stage), before);
+}
+
+/// The same where it is interrupted at that moment.
+fn brought_back_when_interrupted(stage: &Stage, left: Left) {
+    stage.tell("==== one that was switched already is brought back at an interrupt");
+    let before = ids(stage);
+    stage.set("VERSION=2 STATUS=200 API_STATUS=500");
     let loads = Loads::start(stage);
     let mut deploy = stage.start_deploy("app api --one-by-one");
     deploy.wait_for("started api-");
@@ -155,29 +157,62 @@ fn brought_back(stage: &Stage, left: Left) {
     answers[0].all_from(&["1", "2"]);
     answers[1].all_from(&["1"]);
     expect(stage, "1", left);
-    assert_eq!([stage.ids("app"), stage.ids("api")], before);
+    assert_eq!(ids(stage), before);
 }
 
+fn both(stage: &Stage, left: Left) {
+    stage.tell("==== both are replaced together");
+    stage.set("VERSION=2 STATUS=200 API_STATUS=200");
+    let (ran, answers) = deploy(stage, "");
+    ran.exits(0).says("`app` is deployed").says("`api` is deployed");
+    answers.iter().for_each(|a| a.all_from(&["1", "2"]));
+    expect(stage, "2", left);
+}
+
+#[test]
+fn two_services_behind_nginx_proxy_are_replaced_together_or_brought_back_also_when_interrupted() {
+    let stage = two_behind_nginx("bothnginx");
+    up(&stage);
+    neither(&stage, "API_STATUS=200 STATUS=500", Stage::marks);
+    brought_back(&stage, Stage::marks);
+    brought_back_when_interrupted(&stage, Stage::marks);
+    both(&stage, Stage::marks);
+}
+
+#[test]
+fn two_services_behind_haproxy_are_replaced_together_or_brought_back() {
+    let stage = two_behind_haproxy("bothhaproxy");
+    up(&stage);
+    neither(&stage, "API_STATUS=500 STATUS=200", flags);
+    brought_back(&stage, flags);
+    both(&stage, flags);
+}
+
+/// Back first, and then both together.
 macro_rules! behind {
-    ($proxy:ident, $stage:expr, $left:expr) => {
-        mod $proxy {
-            use super::*;
-
-            #[test]
-            fn two_services_are_replaced_together_or_not_at_all() {
-                all_or_none(&$stage(concat!("both", stringify!($proxy))), $left);
-            }
-
-            #[test]
-            fn a_service_that_was_switched_already_is_brought_back_when_the_next_fails() {
-                brought_back(&$stage(concat!("back", stringify!($proxy))), $left);
-            }
+    ($name:ident, $stage:expr, $left:expr) => {
+        #[test]
+        fn $name() {
+            let stage = $stage;
+            up(&stage);
+            brought_back(&stage, $left);
+            both(&stage, $left);
         }
     };
 }
 
-behind!(nginx, two_behind_nginx, Stage::marks);
-behind!(haproxy, two_behind_haproxy, flags);
-behind!(dockercloud, two_behind_dockercloud, frozen);
-behind!(caddy, two_behind_caddy, switched_on);
-behind!(traefik, two_behind_traefik, routes);
+behind!(
+    two_services_behind_dockercloud_are_replaced_together_or_brought_back,
+    two_behind_dockercloud("bothdockercloud"),
+    frozen
+);
+behind!(
+    two_services_behind_caddy_are_replaced_together_or_brought_back,
+    two_behind_caddy("bothcaddy"),
+    switched_on
+);
+behind!(
+    two_services_behind_traefik_are_replaced_together_or_brought_back,
+    two_behind_traefik("bothtraefik"),
+    routes
+);

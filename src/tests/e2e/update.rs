@@ -1,7 +1,11 @@
 //! `deploy.update_config` and `deploy.rollback_config`: in batches, watched for a while, and what is done once more new
-//! instances have failed than may.
+//! instances have failed than may. Each test is a row of updates of one project: every step starts from what the one
+//! before left.
+//!
+//! The rules themselves are proven by units (`model/update.rs`, `plan/tests.rs`) and against a real Swarm (`rules.rs`).
 
 use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 
 use crate::load::Load;
 use crate::stage::{LONG, Stage, wait_until};
@@ -10,11 +14,20 @@ use crate::tool::{Ran, Running};
 /// Long enough to end an instance before it is ready.
 const WARM: &str = "WARMUP=2";
 
-/// Six instances of version 1, and a file that asks for version 2, replaced as `deploy` says.
-fn six(stage: &Stage, deploy: &str) {
+/// A load lasts as long as it takes.
+const LOAD: &str = "--seconds 300";
+
+/// So many instances of version 1.
+fn up(stage: &Stage, count: usize) {
+    stage.add(&format!("services: {{app: {{deploy: {{{BACK}}}}}}}"));
+    stage.up(&format!("--scale app={count}"));
+}
+
+/// The next promise of a test, for one that fails; the file then asks for this version, replaced as `deploy` says.
+fn update_to(stage: &Stage, version: &str, promise: &str, deploy: &str) {
+    stage.tell(&format!("==== {promise}"));
     stage.add(&format!("services: {{app: {{deploy: {{{deploy}}}}}}}"));
-    stage.up("--scale app=6");
-    stage.set("VERSION=2");
+    stage.set(&format!("VERSION={version}"));
 }
 
 /// Ends some of the instances of a batch, before they are ready or after.
@@ -57,190 +70,262 @@ fn lines<'r>(ran: &'r Ran, verb: &str) -> Vec<&'r str> {
     ran.stderr.lines().filter_map(|l| l.split_once(&format!("s  {verb} "))).map(|(_, names)| names).collect()
 }
 
-const BACK: &str = "update_config: {parallelism: 2, monitor: 1ms, failure_action: rollback}";
+const BACK: &str = "update_config: {parallelism: 1, monitor: 1ms, failure_action: rollback}";
 
-/// The first batch fails before it is ready: nobody notices, and what served is not touched.
-fn leaves_what_served(stage: &Stage, settings: &str, words: &str) {
-    six(stage, BACK);
+/// The first batch fails before it is ready: nobody notices, and what served, version 1, is not touched.
+fn leaves_what_served(stage: &Stage, count: usize, settings: &str, words: &str) {
+    let promise = "a first batch that fails leaves all that served";
+    update_to(stage, "2", promise, BACK);
     let before = stage.containers();
     stage.set(settings);
-    let (ran, answers) = stage.deploy_under_load("", words);
+    let (ran, answers) = stage.deploy_under_load(LOAD, words);
     ran.exits(3).says("served before and still serve");
     answers.all_from(&["1"]);
     assert_eq!(stage.containers(), before);
     assert_eq!(lines(&ran, "created").len(), 1, "only one batch is tried");
-    expect_versions(stage, &[("1", 6)]);
+    expect_versions(stage, &[("1", count)]);
 }
 
-#[test]
-fn a_first_batch_that_is_never_ready_leaves_all_that_served() {
-    leaves_what_served(&Stage::scale("upunready"), "STATUS=503", "app --health-deadline 2s");
-}
+const PAUSE: &str = "update_config: {parallelism: 1, monitor: 1ms}, \
+                     rollback_config: {parallelism: 1, monitor: 1ms, failure_action: rollback}";
 
-#[test]
-fn a_first_batch_that_exits_leaves_all_that_served_behind_haproxy_too() {
-    leaves_what_served(&Stage::haproxy("upexits"), "LISTEN_AFTER=60 EXIT_AFTER=0.3", "app");
-}
-
-/// The second batch fails: those that the first one had replaced start again, one by one as `rollback_config` says.
-fn brings_the_first_batch_back(stage: &Stage) {
-    six(stage, &format!("{BACK}, rollback_config: {{parallelism: 1}}"));
-    let before = stage.ids("app");
+/// The second batch fails, and one new instance serves beside the old ones.
+fn pauses<'s>(stage: &'s Stage, count: usize, from: &str, to: &str, promise: &str) -> Load<'s> {
+    update_to(stage, to, promise, PAUSE);
     stage.set(WARM);
-    let load = stage.start_load("");
+    let load = stage.start_load(LOAD);
     let mut deploy = stage.start_deploy("app");
     kill_some(stage, &mut deploy, 2, 1);
-    let ran = deploy.end();
-    ran.exits(3).says("exited with code 137").says("served before and still serve");
-    load.end().all_from(&["1", "2"]);
-    assert_eq!(stage.ids("app"), before);
-    let started = lines(&ran, "started");
-    assert_eq!(started[2..].iter().map(|l| l.split(", ").count()).collect::<Vec<_>>(), [1, 1], "{started:?}");
-    expect_versions(stage, &[("1", 6)]);
-}
-
-#[test]
-fn a_second_batch_that_fails_brings_the_first_back_as_rollback_config_says() {
-    brings_the_first_batch_back(&Stage::scale("upsecond"));
-}
-
-#[test]
-fn a_second_batch_that_fails_brings_the_first_back_behind_haproxy_too() {
-    brings_the_first_batch_back(&Stage::haproxy("upsecondha"));
-}
-
-const PAUSE: &str = "update_config: {parallelism: 2, monitor: 1ms}";
-
-/// The second batch fails, and two new instances serve beside four old ones.
-fn pauses<'s>(stage: &'s Stage) -> Load<'s> {
-    six(stage, PAUSE);
-    stage.set(WARM);
-    let load = stage.start_load("");
-    let mut deploy = stage.start_deploy("app");
-    kill_some(stage, &mut deploy, 2, 1);
-    deploy.end().exits(3).says("paused: 2 of 6 instances are of release").says("--resume");
-    expect_versions(stage, &[("1", 4), ("2", 2)]);
+    let paused = format!("paused: 1 of {count} instances are of release");
+    deploy.end().exits(3).says(&paused).says("--resume");
+    expect_versions(stage, &[(from, count - 1), (to, 1)]);
     load
 }
 
 #[test]
-fn a_rollout_that_pauses_is_finished_by_resume_and_nothing_is_left_to_resume() {
-    let stage = Stage::scale("upresume");
-    let load = pauses(&stage);
+fn a_rollout_that_pauses_is_finished_by_resume_undone_by_rollback_and_replaced_by_a_third_version() {
+    let stage = Stage::scale("uppause");
+    up(&stage, 2);
+    leaves_what_served(&stage, 2, "STATUS=503", "app --health-deadline 2s");
+    stage.set("STATUS=200");
+
+    let load = pauses(&stage, 2, "1", "3", "resume finishes a rollout, and nothing is left to resume");
     stage.deploy("--resume").exits(0);
-    load.end().all_from(&["1", "2"]);
-    stage.expect_release("app", 6, "2");
+    load.end().all_from(&["1", "3"]);
+    stage.expect_release("app", 2, "3");
     stage.deploy("--resume").exits(2).says("no rollout of this project is paused").says("compose-zd deploy");
-}
 
-#[test]
-fn a_rollout_that_pauses_is_undone_by_rollback() {
-    let stage = Stage::scale("upback");
-    let load = pauses(&stage);
+    let load = pauses(&stage, 2, "3", "4", "rollback undoes a rollout, and nothing is left to resume");
     stage.rollback("").exits(0);
-    load.end().all_from(&["1", "2"]);
-    stage.expect_release("app", 6, "1");
+    load.end().all_from(&["3", "4"]);
+    stage.expect_release("app", 2, "3");
     stage.deploy("--resume").exits(2);
-}
 
-#[test]
-fn a_third_version_replaces_both_of_a_rollout_that_pauses() {
-    let stage = Stage::scale("upthird");
-    let load = pauses(&stage);
-    stage.set("VERSION=3 WARMUP=0");
+    let load = pauses(&stage, 2, "3", "5", "a third version replaces both");
+    stage.set("VERSION=6 WARMUP=0");
     stage.deploy("app").exits(0);
-    load.end().all_from(&["1", "2", "3"]);
-    stage.expect_release("app", 6, "3");
+    load.end().all_from(&["3", "5", "6"]);
+    stage.expect_release("app", 2, "6");
+
+    stage.tell("==== a rollback that fails pauses and is never rolled back, and resume finishes it");
+    let load = stage.start_load(LOAD);
+    let mut back = stage.start_rollback("");
+    kill_some(&stage, &mut back, 2, 1);
+    back.end().exits(3).says("the rollback is paused: 1 of 2").never_says("going back");
+    expect_versions(&stage, &[("3", 1), ("6", 1)]);
+    stage.deploy("--resume").exits(0);
+    load.end().all_from(&["3", "6"]);
+    stage.expect_release("app", 2, "3");
 }
 
 #[test]
-fn the_same_deploy_again_finishes_what_paused() {
-    let stage = Stage::haproxy("upsame");
-    let load = pauses(&stage);
-    stage.deploy("app").exits(0);
-    load.end().all_from(&["1", "2"]);
-    stage.expect_release("app", 6, "2");
-}
+fn behind_haproxy_a_batch_that_fails_goes_back_or_pauses_and_the_same_deploy_again_finishes() {
+    let stage = Stage::haproxy("uphaproxy");
+    up(&stage, 3);
+    leaves_what_served(&stage, 3, "LISTEN_AFTER=60 EXIT_AFTER=0.3", "app");
+    stage.set("LISTEN_AFTER=0 EXIT_AFTER=0");
 
-#[test]
-fn a_rollout_that_continues_leaves_an_old_one_for_each_that_fails_and_the_next_deploy_replaces_it() {
-    let stage = Stage::scale("upgoon");
-    six(&stage, "update_config: {parallelism: 3, monitor: 1ms, failure_action: continue}");
+    let promise = "a second batch that fails brings the first back, one by one as `rollback_config` says";
+    let settings = "update_config: {parallelism: 2, monitor: 1ms, failure_action: rollback}, \
+                    rollback_config: {parallelism: 1}";
+    update_to(&stage, "3", promise, settings);
+    let before = stage.ids("app");
     stage.set(WARM);
-    let load = stage.start_load("");
+    let load = stage.start_load(LOAD);
+    let mut deploy = stage.start_deploy("app");
+    kill_some(&stage, &mut deploy, 2, 1);
+    let ran = deploy.end();
+    ran.exits(3).says("exited with code 137").says("served before and still serve");
+    load.end().all_from(&["1", "3"]);
+    assert_eq!(stage.ids("app"), before);
+    let started = lines(&ran, "started");
+    assert_eq!(started[2..].iter().map(|l| l.split(", ").count()).collect::<Vec<_>>(), [1, 1], "{started:?}");
+    expect_versions(&stage, &[("1", 3)]);
+
+    let load = pauses(&stage, 3, "1", "4", "the same deploy again finishes what paused");
+    stage.deploy("app").exits(0);
+    load.end().all_from(&["1", "4"]);
+    stage.expect_release("app", 3, "4");
+}
+
+/// As with Swarm a batch is filled up when one of it has failed.
+#[test]
+fn instances_that_fail_are_left_out_up_to_max_failure_ratio_or_however_many_where_it_continues() {
+    let stage = Stage::scale("upratio");
+    up(&stage, 3);
+
+    let promise =
+        "a rollout that continues leaves an old one for each that fails, which the next deploy replaces";
+    update_to(
+        &stage,
+        "2",
+        promise,
+        "update_config: {parallelism: 2, monitor: 1ms, failure_action: continue}",
+    );
+    stage.set(WARM);
+    let load = stage.start_load(LOAD);
     let mut deploy = stage.start_deploy("app");
     kill_some(&stage, &mut deploy, 1, 1);
     kill_some(&stage, &mut deploy, 2, 1);
-    deploy.end().exits(0).says("warning: 1 of 6 new instances").says("warning: 2 of 6 new instances");
-    expect_versions(&stage, &[("1", 2), ("2", 4)]);
+    deploy.end().exits(0).says("warning: 1 of 3 new instances").says("warning: 2 of 3 new instances");
+    expect_versions(&stage, &[("1", 2), ("2", 1)]);
     stage.deploy("app").exits(0);
     load.end().all_from(&["1", "2"]);
-    stage.expect_release("app", 6, "2");
-}
+    stage.expect_release("app", 3, "2");
 
-#[test]
-fn a_rollout_that_continues_and_of_which_all_fail_is_no_success() {
-    let stage = Stage::scale("upall");
-    six(&stage, "update_config: {parallelism: 3, monitor: 1ms}");
-    let before = stage.containers();
-    stage.set("STATUS=503 COMPOSE_ZD_UPDATE_FAILURE_ACTION=continue");
-    let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 2s");
-    ran.exits(3).says("warning: 3 of 6 new instances");
-    answers.all_from(&["1"]);
-    assert_eq!(stage.containers(), before);
-    expect_versions(&stage, &[("1", 6)]);
-}
-
-/// A third of six may fail: one fails of each of this many batches. As with Swarm a batch is filled up when one of it
-/// has failed, so that those after the first start one instance each.
-fn tolerates(name: &str, killed: usize) -> (Stage, Ran) {
-    let stage = Stage::scale(name);
-    six(
-        &stage,
-        "update_config: {parallelism: 3, monitor: 1ms, failure_action: rollback, max_failure_ratio: 0.34}",
-    );
-    stage.set(WARM);
-    let load = stage.start_load("");
+    let promise = "one more than max_failure_ratio says is too many: the batch that was replaced comes back";
+    let settings = "{parallelism: 1, monitor: 1ms, failure_action: rollback, max_failure_ratio: 0.34}";
+    update_to(&stage, "3", promise, &format!("update_config: {settings}"));
+    let before = stage.ids("app");
+    let load = stage.start_load(LOAD);
     let mut deploy = stage.start_deploy("app");
-    (1..=killed).for_each(|batch| kill_some(&stage, &mut deploy, batch, 1));
+    [1, 3].iter().for_each(|batch| kill_some(&stage, &mut deploy, *batch, 1));
     let ran = deploy.end();
-    load.end().all_until("1");
-    (stage, ran)
+    load.end().all_from(&["2", "3"]);
+    ran.exits(3).says("1 of 3 new instances of `app` failed, which may be");
+    ran.says("exited with code 137").says("served before and still serve");
+    assert_eq!(stage.ids("app"), before);
+    expect_versions(&stage, &[("2", 3)]);
+
+    let promise = "a rollout that continues and of which all fail is no success";
+    update_to(&stage, "4", promise, "update_config: {parallelism: 2, monitor: 1ms}");
+    let before = stage.containers();
+    stage.set("WARMUP=0 STATUS=503 COMPOSE_ZD_UPDATE_FAILURE_ACTION=continue");
+    let (ran, answers) = stage.deploy_under_load(LOAD, "app --health-deadline 2s");
+    ran.exits(3).says("warning: 2 of 3 new instances");
+    answers.all_from(&["2"]);
+    assert_eq!(stage.containers(), before);
+    expect_versions(&stage, &[("2", 3)]);
+}
+
+/// Tells how few instances nginx sent requests to; the last good configuration is what it runs.
+const COUNT: &str = "fewest=99; until [ -e /tmp/enough ]; do \
+    now=$(grep -E '^ *server .*:3000' /etc/nginx/conf.d/default.conf | grep -cv down); \
+    [ $now -ge $fewest ] || fewest=$now; sleep 0.1; done; rm /tmp/enough; echo $fewest";
+
+/// Counts from inside the proxy until it is asked.
+struct Rotation<'s> {
+    stage: &'s Stage,
+    child: Child,
+}
+
+impl<'s> Rotation<'s> {
+    fn watch(stage: &'s Stage) -> Self {
+        let mut command = stage.command("docker");
+        command.args(["exec", &stage.proxy().id, "sh", "-c", COUNT]).stdout(Stdio::piped());
+        Rotation { stage, child: command.spawn().expect("docker can be started") }
+    }
+
+    fn fewest(self) -> usize {
+        self.stage.in_proxy(&["touch", "/tmp/enough"]);
+        let output = self.child.wait_with_output().expect("what it counted");
+        String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+    }
+}
+
+const STOP_FIRST: &str =
+    "update_config: {parallelism: 1, monitor: 1ms, order: stop-first, failure_action: rollback}";
+
+/// Replaced stop-first one by one, with an eye on how many there are; or the second one is ended.
+fn stops_first(stage: &Stage, kills: bool) -> Ran {
+    stage.set(WARM);
+    let rotation = Rotation::watch(stage);
+    let mut deploy = stage.start_deploy("app");
+    if kills {
+        kill_some(stage, &mut deploy, 2, 1);
+    }
+    let ran = deploy.end();
+    let fewest = rotation.fewest();
+    assert_eq!(fewest, 1, "instances in rotation");
+    stage.set("WARMUP=0");
+    ran
+}
+
+/// Interrupted when it has said this, with a batch done, it goes back.
+fn goes_back_when_interrupted(stage: &Stage, line: &str, [from, to]: [&str; 2]) -> Ran {
+    let before = stage.ids("app");
+    let load = stage.start_load(LOAD);
+    let mut deploy = stage.start_deploy("app");
+    deploy.wait_for(line);
+    deploy.signal("INT");
+    let ran = deploy.end();
+    ran.exits(130).says("going back").says("served before and still serve");
+    load.end().all_from(&[from, to]);
+    assert_eq!(stage.ids("app"), before);
+    expect_versions(stage, &[(from, 2)]);
+    ran
 }
 
 #[test]
-fn as_many_as_max_failure_ratio_says_may_fail() {
-    let (stage, ran) = tolerates("upratio", 2);
-    ran.exits(0).says("2 of 6 new instances of `app` failed, which may be");
-    expect_versions(&stage, &[("1", 2), ("2", 4)]);
+fn between_two_batches_a_kill_is_survived_and_an_interrupt_goes_back_and_stop_first_takes_out_one_at_a_time()
+{
+    let stage = Stage::scale("updelay");
+    up(&stage, 2);
+    let delay = "update_config: {parallelism: 1, delay: 30s, monitor: 1ms}";
+    let line = "waiting 30.0s before the next batch";
+
+    update_to(&stage, "2", "an interrupt between two batches brings all that served back", delay);
+    goes_back_when_interrupted(&stage, line, ["1", "2"]);
+
+    update_to(&stage, "3", "a kill between two batches is survived", delay);
+    let load = stage.start_load(LOAD);
+    let mut deploy = stage.start_deploy("app");
+    deploy.wait_for(line);
+    deploy.kill();
+    stage.ask("/").expect("the service goes on");
+    update_to(&stage, "4", "stop-first never takes more than a batch out", STOP_FIRST);
+    let ran = stops_first(&stage, false);
+    ran.exits(0);
+    load.end().all_from(&["1", "3", "4"]);
+    assert_eq!(order(&ran, &["created", "stopped"]), ["stopped", "created"].repeat(2));
+    stage.expect_release("app", 2, "4");
+
+    update_to(&stage, "5", "stop-first goes back without taking more than a batch out", STOP_FIRST);
+    let load = stage.start_load(LOAD);
+    stops_first(&stage, true).exits(3).says("served before and still serve");
+    load.end().all_from(&["4", "5"]);
+    expect_versions(&stage, &[("4", 2)]);
 }
 
 #[test]
-fn one_more_than_max_failure_ratio_says_is_too_many() {
-    let (stage, ran) = tolerates("upmore", 3);
-    ran.exits(3).says("served before and still serve");
-    expect_versions(&stage, &[("1", 6)]);
-}
+fn an_instance_that_fails_within_its_monitor_brings_all_that_served_back_and_one_that_dies_later_does_not() {
+    let stage = Stage::scale("upmonitor");
+    up(&stage, 2);
 
-#[test]
-fn an_instance_that_crashes_within_the_monitor_brings_all_that_served_back() {
-    let stage = Stage::scale("upcrash");
-    six(&stage, "update_config: {parallelism: 6, monitor: 4s, failure_action: rollback}");
+    let promise = "an instance that crashes within the monitor brings all that served back";
+    update_to(&stage, "2", promise, "update_config: {parallelism: 2, monitor: 4s, failure_action: rollback}");
     let before = stage.ids("app");
     stage.set("EXIT_AFTER=1.5");
-    let (ran, answers) = stage.deploy_under_load("", "app");
+    let (ran, answers) = stage.deploy_under_load(LOAD, "app");
     ran.exits(3).says("failed after it was ready: it exited with code 1");
     eprintln!("{} requests lost to instances that died while they served", answers.lost());
     assert_eq!(stage.ids("app"), before);
-    expect_versions(&stage, &[("1", 6)]);
-}
+    expect_versions(&stage, &[("1", 2)]);
+    stage.set("EXIT_AFTER=0");
 
-#[test]
-fn an_instance_that_stops_answering_within_the_monitor_brings_all_that_served_back() {
-    let stage = Stage::scale("upsilent");
-    six(&stage, "update_config: {parallelism: 3, monitor: 20s}");
-    let before = stage.ids("app");
-    let load = stage.start_load("");
+    let promise = "an instance that stops answering within the monitor brings all that served back";
+    update_to(&stage, "3", promise, "update_config: {parallelism: 1, monitor: 20s}");
+    let load = stage.start_load(LOAD);
     let words = "--health-path /health --health-timeout 500ms --drain-timeout 20s";
     let mut deploy = stage.start_deploy(&format!("app --update-failure-action rollback {words}"));
     deploy.wait_for("watching ");
@@ -249,145 +334,31 @@ fn an_instance_that_stops_answering_within_the_monitor_brings_all_that_served_ba
     deploy.wait_for("going back");
     signal(&stage, "CONT", silent);
     deploy.end().exits(3).says("it stopped answering as ready").says("no answer in time");
-    load.end().all_from(&["1", "2"]);
+    load.end().all_from(&["1", "3"]);
     assert_eq!(stage.ids("app"), before);
-    expect_versions(&stage, &[("1", 6)]);
-}
+    expect_versions(&stage, &[("1", 2)]);
 
-#[test]
-fn an_instance_that_dies_after_its_monitor_does_not_end_the_rollout() {
-    let stage = Stage::scale("upafter");
-    six(&stage, "update_config: {parallelism: 3, delay: 3s, monitor: 100ms, failure_action: rollback}");
-    let load = stage.start_load("");
+    let promise = "an interrupt within the monitor brings all that served back";
+    update_to(&stage, "4", promise, "update_config: {parallelism: 1, delay: 1s, monitor: 30s}");
+    let ran = goes_back_when_interrupted(&stage, "watching ", ["1", "4"]);
+    let said = order(&ran, &["created", "stopped", "waiting", "watching", "going"]);
+    assert_eq!(said[..6], ["created", "stopped", "waiting", "created", "watching", "going"]);
+
+    let promise = "an instance that dies after its monitor does not end the rollout";
+    let settings = "{parallelism: 1, delay: 3s, monitor: 100ms, failure_action: rollback}";
+    update_to(&stage, "5", promise, &format!("update_config: {settings}"));
+    let load = stage.start_load(LOAD);
     let mut deploy = stage.start_deploy("app");
     deploy.wait_for("waiting 3.0s before the next batch");
     wait_until("the monitor is over", LONG, {
         let now = std::time::Instant::now();
-        move || now.elapsed().as_millis() > 1000
+        move || now.elapsed().as_millis() > 500
     });
     kill_some(&stage, &mut deploy, 1, 1);
     deploy.end().exits(0).says("no longer runs");
     eprintln!("{} requests lost to an instance that was killed while it served", load.end().lost());
-    assert_eq!(stage.states("app").iter().filter(|s| *s == "running 2").count(), 5);
-    assert_eq!(stage.states("app").len(), 6);
-}
-
-/// Interrupted when it has said this, with some batches done.
-fn goes_back_when_interrupted(name: &str, update: &str, line: &str) -> Ran {
-    let stage = Stage::scale(name);
-    six(&stage, update);
-    let before = stage.ids("app");
-    let load = stage.start_load("");
-    let mut deploy = stage.start_deploy("app");
-    deploy.wait_for(line);
-    deploy.signal("INT");
-    let ran = deploy.end();
-    ran.exits(130).says("going back").says("served before and still serve");
-    load.end().all_from(&["1", "2"]);
-    assert_eq!(stage.ids("app"), before);
-    expect_versions(&stage, &[("1", 6)]);
-    ran
-}
-
-#[test]
-fn an_interrupt_between_two_batches_brings_all_that_served_back() {
-    let update = "update_config: {parallelism: 2, delay: 30s, monitor: 1ms}";
-    goes_back_when_interrupted("upintdelay", update, "waiting 30.0s before the next batch");
-}
-
-#[test]
-fn an_interrupt_within_the_monitor_brings_all_that_served_back() {
-    let update = "update_config: {parallelism: 3, delay: 1s, monitor: 30s}";
-    let ran = goes_back_when_interrupted("upintwatch", update, "watching ");
-    let said = order(&ran, &["created", "stopped", "waiting", "watching", "going"]);
-    assert_eq!(said[..6], ["created", "stopped", "waiting", "created", "watching", "going"]);
-}
-
-/// Instances that nginx sends requests to; the last good configuration is what it runs.
-fn listed(stage: &Stage) -> usize {
-    let file = stage.in_proxy(&["cat", "/etc/nginx/conf.d/default.conf"]);
-    file.lines()
-        .filter(|l| l.trim().starts_with("server ") && l.contains(":3000") && !l.contains("down"))
-        .count()
-}
-
-/// Replaced stop-first in batches of two, with an eye on how many there are; this many of the second batch are ended.
-fn stops_first(name: &str, killed: usize) -> (Stage, Ran) {
-    let stage = Stage::scale(name);
-    six(&stage, "update_config: {parallelism: 2, monitor: 1ms, order: stop-first, failure_action: rollback}");
-    stage.set(WARM);
-    let load = stage.start_load("");
-    let mut deploy = stage.start_deploy("app");
-    let mut fewest = listed(&stage);
-    let mut to_kill = killed;
-    while deploy.runs() {
-        if to_kill > 0 && deploy.said("started").len() == 2 {
-            kill_some(&stage, &mut deploy, 2, std::mem::take(&mut to_kill));
-        }
-        fewest = fewest.min(listed(&stage));
-    }
-    assert!(fewest >= 4, "{fewest} instances were in rotation");
-    load.end().all_from(&["1", "2"]);
-    let ran = deploy.end();
-    (stage, ran)
-}
-
-#[test]
-fn stop_first_never_takes_more_than_a_batch_out() {
-    let (stage, ran) = stops_first("upstop", 0);
-    ran.exits(0);
-    assert_eq!(order(&ran, &["created", "stopped"]), ["stopped", "created"].repeat(3));
-    stage.expect_release("app", 6, "2");
-}
-
-#[test]
-fn stop_first_goes_back_without_taking_more_than_a_batch_out() {
-    let (stage, ran) = stops_first("upstopback", 1);
-    ran.exits(3).says("served before and still serve");
-    expect_versions(&stage, &[("1", 6)]);
-}
-
-#[test]
-fn a_rollback_that_fails_pauses_and_is_never_rolled_back() {
-    let stage = Stage::scale("upnever");
-    stage.set(WARM);
-    six(&stage, "rollback_config: {parallelism: 3, monitor: 1ms, failure_action: rollback}");
-    stage.set("WARMUP=0");
-    stage.deploy("app").exits(0);
-    let load = stage.start_load("");
-    let mut back = stage.start_rollback("");
-    kill_some(&stage, &mut back, 2, 1);
-    back.end().exits(3).says("the rollback is paused: 3 of 6").never_says("going back");
-    expect_versions(&stage, &[("1", 3), ("2", 3)]);
-    stage.deploy("--resume").exits(0);
-    load.end().all_from(&["1", "2"]);
-    stage.expect_release("app", 6, "1");
-}
-
-/// Killed when it has said this, it is over with the next deploy.
-fn survives_a_kill_after(name: &str, update: &str, line: &str) {
-    let stage = Stage::scale(name);
-    six(&stage, update);
-    let load = stage.start_load("");
-    let mut deploy = stage.start_deploy("app");
-    deploy.wait_for(line);
-    deploy.kill();
-    stage.ask("/").expect("the service goes on");
-    stage.set("VERSION=3");
-    stage.deploy("app --update-delay 0s --update-monitor 0s").exits(0);
-    load.end().all_from(&["1", "2", "3"]);
-    stage.expect_release("app", 6, "3");
-}
-
-#[test]
-fn a_kill_between_two_batches_is_survived() {
-    let update = "update_config: {parallelism: 2, delay: 30s, monitor: 1ms}";
-    survives_a_kill_after("upkdelay", update, "waiting 30.0s before the next batch");
-}
-
-#[test]
-fn a_kill_within_the_monitor_is_survived() {
-    survives_a_kill_after("upkwatch", "update_config: {parallelism: 3, monitor: 30s}", "watching ");
+    assert_eq!(stage.states("app").iter().filter(|s| *s == "running 5").count(), 1);
+    assert_eq!(stage.states("app").len(), 2);
 }
 
 /// Both sides of a pair are watched.
@@ -395,29 +366,14 @@ const PAIR: &str = "services: {service_a: &s {deploy: {update_config: \
                     {monitor: 30s, failure_action: rollback}}}, service_b: *s}";
 
 #[test]
-fn a_side_that_dies_within_the_monitor_brings_both_back() {
-    let stage = Stage::pair("uppair");
+fn a_side_that_dies_within_the_monitor_leaves_those_serving_that_served() {
+    let stage = Stage::one_side("uppair");
     stage.add(PAIR);
-    stage.up("");
-    stage.set("VERSION=2");
-    stage.deploy("service --update-monitor 1s").exits(0);
-    let before = (stage.ids("service_a"), stage.ids("service_b"));
-    stage.set("VERSION=3 EXIT_AFTER=2");
-    let (ran, answers) = stage.deploy_under_load("", "service");
-    ran.exits(3).says("failed after it was ready");
-    eprintln!("{} requests lost to a side that died while it served", answers.lost());
-    assert_eq!((stage.ids("service_a"), stage.ids("service_b")), before);
-    stage.expect_release("service_a", 1, "2");
-    stage.expect_release("service_b", 1, "2");
-}
 
-#[test]
-fn an_idle_side_that_dies_within_the_monitor_leaves_the_active_one_serving() {
-    let stage = Stage::one_side("upidle");
-    stage.add(PAIR);
+    stage.tell("==== an idle side that dies leaves the active one serving");
     let active = stage.ids("service_a");
     stage.set("VERSION=2");
-    let load = stage.start_load("");
+    let load = stage.start_load(LOAD);
     let mut deploy = stage.start_deploy("service");
     deploy.wait_for("watching ");
     let new = deploy.names("started", 1);
@@ -428,4 +384,15 @@ fn an_idle_side_that_dies_within_the_monitor_leaves_the_active_one_serving() {
     assert_eq!(stage.states("service_a"), ["running 1"]);
     stage.expect_version("1");
     assert_eq!(stage.marks(), "");
+
+    stage.tell("==== one of two that serve brings both back");
+    stage.up("");
+    let before = (stage.ids("service_a"), stage.ids("service_b"));
+    stage.set("VERSION=3 EXIT_AFTER=2");
+    let (ran, answers) = stage.deploy_under_load(LOAD, "service");
+    ran.exits(3).says("failed after it was ready");
+    eprintln!("{} requests lost to a side that died while it served", answers.lost());
+    assert_eq!((stage.ids("service_a"), stage.ids("service_b")), before);
+    stage.expect_release("service_a", 1, "2");
+    stage.expect_release("service_b", 1, "2");
 }
