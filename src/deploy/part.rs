@@ -197,10 +197,10 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Somebody has to get through, or there is no new release.
     fn may_fail(&self, stopped: &Stopped) -> bool {
         let failed = self.failed.len() + stopped.failed.len();
-        !stopped.failed.is_empty() && failed <= self.tolerated() && failed < self.slots
+        let is_pair = matches!(self.strategy, Strategy::Pair(_));
+        !stopped.failed.is_empty() && !is_pair && self.terms.update.goes_on(failed, self.slots)
     }
 
     /// Goes on without the instances that failed.

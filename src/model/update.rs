@@ -106,6 +106,12 @@ impl Update {
             _ => self.within_ratio(slots),
         }
     }
+
+    /// Whether an update of `slots` instances goes on once so many have failed. One has to get through, or there is no
+    /// new release.
+    pub fn goes_on(&self, failed: usize, slots: usize) -> bool {
+        failed <= self.tolerated(slots) && failed < slots
+    }
 }
 
 impl UpdateWish {
@@ -282,6 +288,11 @@ mod tests {
         }
         let go_on = Update { action: FailureAction::Continue, ..Update::SWARM };
         assert_eq!(go_on.tolerated(1), usize::MAX);
+        assert_eq!([5, 6].map(|failed| go_on.goes_on(failed, 6)), [true, false]);
+        let third = Update { max_failure_ratio: 0.34, ..Update::SWARM };
+        assert_eq!([2, 3].map(|failed| third.goes_on(failed, 6)), [true, false]);
+        let all = Update { max_failure_ratio: 1.0, ..Update::SWARM };
+        assert_eq!([3, 4].map(|failed| all.goes_on(failed, 4)), [true, false]);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The planner against every small world: each observed state, and each prefix of each plan.
 
+#[path = "rules.rs"]
+mod rules;
+
 use super::*;
 use crate::observed::Generation::{New, Old};
 use crate::observed::State::{Broken, Created, Exited, Running};

@@ -322,10 +322,13 @@ fn end_as_dockers_own_do(interval: &str, rows: &[Row]) {
     let stage = Stage::on(nodes.address(0), "rules");
     stage.set(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
     let engine = Engine::of(&stage, interval);
-    let results = each(rows, |row, n| (swarm::update(&engine, row, n), project::update(&engine, row, n)));
+    let results = each(rows, |row, n| {
+        let ends = (swarm::update(&engine, row, n), project::update(&engine, row, n));
+        println!("{}", line(row, &ends));
+        ends
+    });
     let table = results.iter().zip(rows).map(|(ends, row)| line(row, ends));
     let table = table.collect::<String>();
-    println!("{table}");
     let same = results.iter().zip(rows).all(|((theirs, ours), row)| *ours == row.expected(theirs));
     assert!(same, "not as the engine's own:\n{table}");
 }

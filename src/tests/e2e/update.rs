@@ -12,7 +12,7 @@ use crate::stage::{LONG, Stage, wait_until};
 use crate::tool::{Ran, Running};
 
 /// Long enough to end an instance before it is ready.
-const WARM: &str = "WARMUP=2";
+const WARM: &str = "WARMUP=3";
 
 /// A load lasts as long as it takes.
 const LOAD: &str = "--seconds 300";
@@ -313,9 +313,9 @@ fn an_instance_that_fails_within_its_monitor_brings_all_that_served_back_and_one
     up(&stage, 2);
 
     let promise = "an instance that crashes within the monitor brings all that served back";
-    update_to(&stage, "2", promise, "update_config: {parallelism: 2, monitor: 4s, failure_action: rollback}");
+    update_to(&stage, "2", promise, "update_config: {parallelism: 2, monitor: 8s, failure_action: rollback}");
     let before = stage.ids("app");
-    stage.set("EXIT_AFTER=1.5");
+    stage.set("EXIT_AFTER=3");
     let (ran, answers) = stage.deploy_under_load(LOAD, "app");
     ran.exits(3).says("failed after it was ready: it exited with code 1");
     eprintln!("{} requests lost to instances that died while they served", answers.lost());
@@ -388,7 +388,7 @@ fn a_side_that_dies_within_the_monitor_leaves_those_serving_that_served() {
     stage.tell("==== one of two that serve brings both back");
     stage.up("");
     let before = (stage.ids("service_a"), stage.ids("service_b"));
-    stage.set("VERSION=3 EXIT_AFTER=2");
+    stage.set("VERSION=3 EXIT_AFTER=3");
     let (ran, answers) = stage.deploy_under_load(LOAD, "service");
     ran.exits(3).says("failed after it was ready");
     eprintln!("{} requests lost to a side that died while it served", answers.lost());

@@ -1,0 +1,198 @@
+//! The rows that `scripts/rules` compares with a real Swarm, by the planner and the rules alone: how Swarm ended was
+//! recorded, and each has to end the same way here.
+
+use super::*;
+use crate::model::{FailureAction, Update, UpdateWish};
+
+/// One update: its settings, and which of its new instances fail, by the order in which they start.
+struct Row {
+    name: &'static str,
+    update: (u32, &'static str, f64, Order),
+    instances: usize,
+    fails: Fails,
+    /// How Swarm ended: new and old instances that run.
+    swarm: (End, usize, usize),
+    differs: Differs,
+}
+
+enum Fails {
+    Never,
+    BeforeReady(&'static [usize]),
+    /// While it is watched.
+    Watched(usize),
+    /// One, after its monitor.
+    Late,
+}
+
+/// What is deliberately not as in Swarm; the reasons are in `src/tests/e2e/rules.rs`.
+enum Differs {
+    Nowhere,
+    OldInHoles,
+    NotWithoutNew,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Completed,
+    Paused,
+    RolledBack,
+}
+
+use Differs::{NotWithoutNew, Nowhere, OldInHoles};
+use End::{Completed, Paused, RolledBack};
+use Fails::{BeforeReady, Late, Never, Watched};
+use Order::{StartFirst, StopFirst};
+
+/// In the order of `src/tests/e2e/rules.rs`.
+#[rustfmt::skip]
+const ROWS: [Row; 19] = [
+    Row { name: "one after the other", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Never, swarm: (Completed, 4, 0), differs: Nowhere },
+    Row { name: "all at once", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Never, swarm: (Completed, 4, 0), differs: Nowhere },
+    Row { name: "two at a time of five", update: (2, "pause", 0.0, StartFirst), instances: 5, fails: Never, swarm: (Completed, 5, 0), differs: Nowhere },
+    Row { name: "the first fails: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1]), swarm: (Paused, 0, 3), differs: OldInHoles },
+    Row { name: "one in the middle fails: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: BeforeReady(&[2]), swarm: (Paused, 1, 3), differs: Nowhere },
+    Row { name: "one of the second two fails: pause", update: (2, "pause", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), swarm: (Paused, 3, 2), differs: OldInHoles },
+    Row { name: "fails within its monitor: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(2), swarm: (Paused, 1, 2), differs: OldInHoles },
+    Row { name: "fails within its monitor, start-first: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: Watched(2), swarm: (Paused, 1, 2), differs: OldInHoles },
+    Row { name: "the last fails within its monitor: rollback", update: (1, "rollback", 0.0, StartFirst), instances: 4, fails: Watched(4), swarm: (RolledBack, 0, 4), differs: Nowhere },
+    Row { name: "fails after its monitor, during the update", update: (1, "rollback", 0.0, StopFirst), instances: 4, fails: Late, swarm: (Completed, 3, 0), differs: Nowhere },
+    Row { name: "fails after its monitor, after the update", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Late, swarm: (Completed, 3, 0), differs: Nowhere },
+    Row { name: "a delay longer than the monitor", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(1), swarm: (Paused, 0, 3), differs: OldInHoles },
+    Row { name: "one of the second two fails: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), swarm: (RolledBack, 0, 6), differs: Nowhere },
+    Row { name: "all fail: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), swarm: (RolledBack, 0, 4), differs: Nowhere },
+    Row { name: "two fail: continue", update: (1, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), swarm: (Completed, 2, 0), differs: OldInHoles },
+    Row { name: "all fail: continue", update: (2, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), swarm: (Completed, 0, 0), differs: NotWithoutNew },
+    Row { name: "as many fail as may", update: (2, "rollback", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[2]), swarm: (Completed, 3, 0), differs: OldInHoles },
+    Row { name: "more fail than may: pause", update: (1, "pause", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), swarm: (Paused, 1, 1), differs: OldInHoles },
+    Row { name: "more fail than may: rollback", update: (0, "rollback", 0.25, StartFirst), instances: 5, fails: BeforeReady(&[1, 4]), swarm: (RolledBack, 0, 5), differs: Nowhere },
+];
+
+const ALL: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8];
+
+impl Row {
+    fn update(&self) -> Update {
+        let (parallelism, action, ratio, order) = self.update;
+        let wish = UpdateWish {
+            parallelism: Some(parallelism),
+            delay: Some(Duration::from_secs(1)),
+            monitor: Some(Duration::from_secs(1)),
+            action: FailureAction::parse(action),
+            max_failure_ratio: Some(ratio),
+            order: Some(order),
+        };
+        Update::resolve(None, &wish)
+    }
+
+    fn expected(&self) -> (End, usize, usize) {
+        let (end, new, old) = self.swarm;
+        match self.differs {
+            Nowhere => (end, new, old),
+            OldInHoles => (end, new, self.instances - new),
+            NotWithoutNew => (RolledBack, 0, self.instances),
+        }
+    }
+
+    /// The numbers that fail at this step.
+    fn failing(&self, step: &Step) -> Vec<usize> {
+        match (&self.fails, step) {
+            (BeforeReady(numbers), Step::Ready(_)) => numbers.to_vec(),
+            (Watched(number), Step::Delay(_) | Step::Monitor(_)) => vec![*number],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// An update under way.
+struct Rollout<'r> {
+    row: &'r Row,
+    goal: Goal,
+    world: Simulated,
+    /// New instances, in the order in which they started.
+    started: Vec<Key>,
+    failed: Vec<Key>,
+}
+
+impl Rollout<'_> {
+    /// Plans, and does the steps up to the first failure; tells whether there was none.
+    fn goes_through(&mut self) -> bool {
+        let plan = plan(&Strategy::Scale(self.goal.clone()), &self.world.now).unwrap();
+        for (step, _) in &plan.steps {
+            self.world
+                .apply(step)
+                .unwrap_or_else(|law| panic!("{}: {law} at `{step}`\n{plan}", self.row.name));
+            if let Step::Start(keys) = step {
+                self.started.extend(keys.iter().filter(|k| k.contains('+')).cloned());
+            }
+            let numbers = self.row.failing(step).into_iter();
+            let keys: Vec<Key> = numbers.filter_map(|n| self.started.get(n - 1).cloned()).collect();
+            let new: Vec<Key> = keys.into_iter().filter(|k| !self.failed.contains(k)).collect();
+            if !new.is_empty() {
+                self.world.each(&new, |i| (i.state, i.routed, i.ready) = (Broken, false, false));
+                self.failed.extend(new);
+                self.name_the_new();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Placeholders of the next plan are others.
+    fn name_the_new(&mut self) {
+        let count = self.started.len();
+        let named = |key: &Key| key.replace('+', &format!("-{count}"));
+        self.world.now.instances.iter_mut().for_each(|i| i.key = named(&i.key));
+        let lists = [&mut self.started, &mut self.failed, &mut self.world.hidden];
+        lists.into_iter().flatten().for_each(|key| *key = named(key));
+    }
+
+    fn new_ones(&self) -> usize {
+        self.world.now.serving().filter(|i| i.generation == New && i.ready).count()
+    }
+
+    /// How it ends: as `Part::run` and `Run::failed` have it.
+    fn end(&mut self, slots: usize) -> End {
+        let update = self.row.update();
+        while !self.goes_through() {
+            if update.goes_on(self.failed.len(), slots) {
+                self.goal.spared = self.failed.len();
+                continue;
+            }
+            if update.action == FailureAction::Pause {
+                self.goal.spared = self.goal.wanted - self.new_ones();
+                assert!(self.goes_through(), "{}: a pause starts nothing new", self.row.name);
+                return Paused;
+            }
+            let start = olds(self.row.instances);
+            let back = Pace { parallelism: 0, ..Pace::default() };
+            for (step, _) in undo(&start, &self.world.now.clone(), &back).steps {
+                self.world.apply(&step).unwrap();
+            }
+            return RolledBack;
+        }
+        Completed
+    }
+}
+
+/// Nothing sends them requests.
+fn olds(count: usize) -> Observed {
+    let instances = (1..=count).map(|n| old(&format!("app-{n}"))).collect();
+    Observed { instances, proxied: false }
+}
+
+#[test]
+fn updates_end_as_a_swarm_ended() {
+    for row in &ROWS {
+        let (parallelism, .., order) = row.update;
+        let (delay, monitor) = (Duration::from_secs(1), Duration::from_secs(1));
+        let pace = Pace { order, parallelism: parallelism as usize, delay, monitor };
+        let start = olds(row.instances);
+        let goal = Goal { pace, ..goal("app", row.instances) };
+        let slots = plan(&Strategy::Scale(goal.clone()), &start).unwrap().slots;
+        let world = Simulated::new(&start);
+        let mut rollout = Rollout { row, goal, world, started: Vec::new(), failed: Vec::new() };
+        let end = rollout.end(slots);
+        let late = usize::from(matches!(row.fails, Late));
+        let old = rollout.world.now.serving().filter(|i| i.generation == Old).count();
+        assert_eq!((end, rollout.new_ones() - late, old), row.expected(), "{}", row.name);
+    }
+}
