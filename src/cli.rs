@@ -148,6 +148,10 @@ pub struct ComposeArgs {
     /// Docker engine to connect to
     #[arg(short = 'H', long, global = true, value_name = "URL")]
     pub host: Option<String>,
+    /// Time for which the engine may be silent before it counts as lost [default: 2m]
+    #[arg(long, global = true, env = "COMPOSE_ZD_ENGINE_TIMEOUT", value_name = "DURATION",
+          value_parser = engine_timeout, help_heading = "Engine")]
+    pub engine_timeout: Option<Duration>,
     /// Flags of docker's own that were in front of a plugin's name
     #[arg(skip)]
     pub docker: Vec<String>,
@@ -591,6 +595,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Other limits are shares of it, so it has bounds.
+fn engine_timeout(text: &str) -> Result<Duration, String> {
+    let day = Duration::from_secs(24 * 3600);
+    let limit = duration(text)?;
+    match limit >= Duration::from_secs(1) && limit <= day {
+        true => Ok(limit),
+        false => Err("it has to be from 1s to 1day, such as 2m".into()),
+    }
+}
+
 fn service_and_port(text: &str) -> Result<(String, Option<u16>), String> {
     let wrong = || "expected SERVICE or SERVICE:PORT, such as web:3000".to_string();
     match text.split_once(':') {
@@ -677,6 +691,18 @@ mod tests {
         assert_eq!(wait("--latest --wait 5m"), (300, 0));
         let error = parse("compose-zd deploy --wait app").unwrap_err();
         assert!(error.to_string().contains("--wait=10m"), "{error}");
+    }
+
+    #[test]
+    fn an_engine_is_waited_for_from_a_second_to_a_day() {
+        assert_eq!(engine_timeout("20s"), Ok(Duration::from_secs(20)));
+        for (bad, told) in
+            [("999ms", "from 1s to 1day"), ("25h", "from 1s to 1day"), ("soon", "such as"), ("0s", "longer")]
+        {
+            assert!(engine_timeout(bad).unwrap_err().contains(told), "{bad}");
+        }
+        let error = parse("compose-zd status --engine-timeout soon").unwrap_err();
+        assert!(error.to_string().contains("--engine-timeout <DURATION>"), "{error}");
     }
 
     #[test]

@@ -91,7 +91,10 @@ pub struct Docker {
     plugin: Option<PathBuf>,
     place: Where,
     observer: Observer,
+    engine_timeout: Duration,
     patience: Patience,
+    /// For an engine that was silent before.
+    again: Patience,
     /// The engine did not answer when it was asked last.
     is_silent: Arc<AtomicBool>,
     shells: Arc<Shells>,
@@ -125,7 +128,9 @@ impl Docker {
             plugin: None,
             place,
             observer,
+            engine_timeout: engine::TIMEOUT,
             patience: engine::PATIENCE,
+            again: engine::AGAIN,
             is_silent: Arc::default(),
             shells: Arc::default(),
             line: Arc::default(),
@@ -353,7 +358,7 @@ impl Docker {
     fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<Done>> {
         loop {
             let Patience { before, answer } = match self.is_silent.load(Ordering::Relaxed) {
-                true => engine::AGAIN,
+                true => self.again,
                 false => self.patience,
             };
             if let Some(output) = child.wait_timeout(before)? {

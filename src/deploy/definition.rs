@@ -40,7 +40,11 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    Ok(Docker::find(asked::place(compose), observer)?.heard_by(Said { wanted, line }))
+    let docker = Docker::find(asked::place(compose), observer)?.heard_by(Said { wanted, line });
+    Ok(match compose.engine_timeout {
+        Some(limit) => docker.with_engine_timeout(limit),
+        None => docker,
+    })
 }
 
 /// The project as Compose resolves it.

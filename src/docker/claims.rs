@@ -101,10 +101,12 @@ impl Docker {
     }
 
     fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<Done> {
-        let limit = format!("`docker {} {}` has no answer within {}s", words[0], words[1], ANSWER.as_secs());
-        let done = self.run_within(&self.docker_words(words), stdin, ANSWER)?;
+        let limit = self.scaled(ANSWER);
+        let done = self.run_within(&self.docker_words(words), stdin, limit)?;
         Ok(done.ok_or_else(|| {
-            Fault::unchanged(limit).hint("see whether the Docker engine is overloaded, or lost")
+            let seconds = limit.as_secs();
+            Fault::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
+                .hint("see whether the Docker engine is overloaded, or lost")
         })?)
     }
 }

@@ -159,7 +159,7 @@ impl Docker {
     /// No engine.
     pub fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
-        let done = self.log(&self.docker_words(&["logs", "--tail", &tail, id]), LOGS)?;
+        let done = self.log(&self.docker_words(&["logs", "--tail", &tail, id]), self.scaled(LOGS))?;
         let both = done.stdout.lines().chain(done.stderr.lines());
         Ok(both.map(String::from).collect())
     }

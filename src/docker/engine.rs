@@ -14,7 +14,11 @@ pub struct Patience {
     pub answer: Duration,
 }
 
-/// An engine under load, or behind a slow line, has been seen to take 20 s.
+/// How long an engine may be silent, unless `--engine-timeout` says otherwise. Every other limit for an answer was chosen for
+/// this one, and is scaled with it. An engine under load, or behind a slow line, has been seen to take 20 s.
+pub const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The two parts of [`TIMEOUT`].
 pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
 
 /// For one that was silent before: it is back, or it is not.
@@ -96,7 +100,24 @@ fn has_own_context() -> bool {
     file.is_some_and(|text| text.contains("\"currentContext\""))
 }
 
+impl Patience {
+    fn scaled(self, docker: &Docker) -> Patience {
+        Patience { before: docker.scaled(self.before), answer: docker.scaled(self.answer) }
+    }
+}
+
 impl Docker {
+    /// The same client, whose engine may be silent for this long.
+    pub fn with_engine_timeout(self, limit: Duration) -> Docker {
+        let docker = Docker { engine_timeout: limit, ..self };
+        Docker { patience: PATIENCE.scaled(&docker), again: AGAIN.scaled(&docker), ..docker }
+    }
+
+    /// A limit for an answer, of which the default belongs to the default of `--engine-timeout`.
+    pub fn scaled(&self, default: Duration) -> Duration {
+        default.mul_f64(self.engine_timeout.as_secs_f64() / TIMEOUT.as_secs_f64())
+    }
+
     /// Which engine is talked to; nothing where docker does not tell.
     pub fn whereabouts(&self) -> Whereabouts {
         let format = "{{.Name}} {{.Endpoints.docker.Host}}";
@@ -135,10 +156,24 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Where;
     use super::*;
 
     fn place(told: &str) -> Whereabouts {
         Whereabouts::read(told)
+    }
+
+    #[test]
+    fn every_limit_is_scaled_with_the_timeout_of_the_engine() {
+        let docker = Docker::at("/nonexistent".into(), Where::default());
+        let seconds = |patience: Patience| [patience.before, patience.answer].map(|limit| limit.as_secs());
+        assert_eq!((seconds(docker.patience), seconds(docker.again)), ([30, 90], [5, 5]));
+        assert_eq!(PATIENCE.before + PATIENCE.answer, TIMEOUT);
+        let docker = docker.with_engine_timeout(TIMEOUT * 2);
+        assert_eq!((seconds(docker.patience), seconds(docker.again)), ([60, 180], [10, 10]));
+        let docker = docker.with_engine_timeout(Duration::from_secs(20));
+        assert_eq!(docker.patience.before + docker.patience.answer, Duration::from_secs(20));
+        assert_eq!(docker.scaled(Duration::from_secs(60)), Duration::from_secs(10));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Docker {
         if line.misses >= MISSES {
             return None;
         }
-        let late = Instant::now() + LATE;
+        let late = Instant::now() + LATE.min(self.scaled(LATE));
         let open = line.open.take().map_or_else(|| self.open_line(late), Ok);
         let told = open.and_then(|mut connection| {
             let answers =

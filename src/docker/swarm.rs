@@ -101,8 +101,9 @@ impl Docker {
 
     /// A manager on another machine may fall silent in the middle of a question.
     fn ask(&self, words: &[&str]) -> Result<Done> {
-        let done = self.run_within(&self.docker_words(words), None, ANSWER)?;
-        Ok(done.ok_or_else(|| silent(words, ANSWER))?)
+        let limit = self.scaled(ANSWER);
+        let done = self.run_within(&self.docker_words(words), None, limit)?;
+        Ok(done.ok_or_else(|| silent(words, limit))?)
     }
 
     fn ask_checked(&self, words: &[&str]) -> Result<String> {

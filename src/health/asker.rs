@@ -193,7 +193,8 @@ impl<'a> Asker<'a> {
             timeout: self.timeout,
             bytes: BODY_LIMIT,
         };
-        match self.docker.exec_within(&inside::question(&asker.id, &request), self.timeout + EXEC_SLACK) {
+        let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
+        match self.docker.exec_within(&inside::question(&asker.id, &request), limit) {
             Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
             Ok(Some(done)) if inside::cannot(&done) => {
                 Err(format!("there is neither curl, wget nor bash {place}"))

@@ -109,7 +109,9 @@ impl Watch<'_> {
                 self.tell(&stack, seen);
                 self.judge(stack, seen)
             }
-            Err(error) if seen.answered.elapsed() > LOST => Some(End::Lost(Fault::from_error(error))),
+            Err(error) if seen.answered.elapsed() > self.docker.scaled(LOST) => {
+                Some(End::Lost(Fault::from_error(error)))
+            }
             Err(_) => None,
         }
     }

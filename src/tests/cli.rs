@@ -268,6 +268,35 @@ fn without_an_engine_the_message_says_how_to_start_it() {
 }
 
 #[test]
+fn an_engine_that_is_silent_for_longer_than_its_timeout_is_named_and_nothing_is_changed() {
+    let fake = Fake::new();
+    fake.write("silent", "");
+    let run = fake.run("deploy app --engine-timeout 1s").code(1);
+    says(
+        &run,
+        &["the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer", "hint: see that it"],
+    );
+    assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
+}
+
+#[test]
+fn an_impossible_engine_timeout_is_refused_by_its_flag_and_its_variable() {
+    let fake = Fake::new();
+    for command in ["deploy", "rollback", "recover", "status", "history", "check"] {
+        let run = fake.run(&format!("{command} --engine-timeout 10ms")).code(2);
+        says(&run, &["--engine-timeout <DURATION>", "from 1s to 1day, such as 2m"]);
+    }
+    let run = Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
+        .args(["deploy", "app"])
+        .env("PATH", fake.path("bin"))
+        .env("COMPOSE_ZD_ENGINE_TIMEOUT", "soon")
+        .assert()
+        .code(2);
+    says(&run, &["--engine-timeout <DURATION>", "such as 500ms or 1m30s"]);
+    assert_eq!(fake.calls(), [""; 0]);
+}
+
+#[test]
 fn without_compose_a_standalone_one_is_used_and_its_first_version_refused() {
     let fake = Fake::new();
     fake.fail("^compose", "docker: 'compose' is not a docker command.");
