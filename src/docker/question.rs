@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Done;
 use super::claims::LABEL;
 use super::containers::{IDS, INSPECT};
-use super::swarm::IS_MANAGER;
+use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 
 /// A command that is understood.
 #[derive(Debug, PartialEq)]
@@ -41,6 +41,8 @@ enum Form {
     Names,
     /// The tags of images.
     Tags,
+    /// The machines of a Swarm, a line each.
+    Nodes,
     Nothing,
 }
 
@@ -60,6 +62,9 @@ pub fn of(words: &[&str]) -> Option<Question> {
     if words == IS_MANAGER {
         return one(get("/nodes".into()), Form::Lines("ID"));
     }
+    if words == NODES {
+        return one(get("/nodes".into()), Form::Nodes);
+    }
     match words {
         ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
             one(list("containers", "label", &filtered("label", filters)?), Form::Names)
@@ -67,6 +72,15 @@ pub fn of(words: &[&str]) -> Option<Question> {
         ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => {
             one(list("images", "reference", &filtered("reference", filters)?), Form::Tags)
         }
+        ["service", "ls", "--quiet", filters @ ..] => {
+            one(query("/services", &[], "label", &filtered("label", filters)?), Form::Lines("ID"))
+        }
+        ["service", "inspect", ids @ ..] => all(ids, |id| get(format!("/services/{id}")), Form::Objects),
+        ["stack", "ps", "--quiet", "--no-trunc", stack] => {
+            let label = format!("{NAMESPACE}={stack}");
+            one(query("/tasks", &[], "label", &[&label]), Form::Lines("ID"))
+        }
+        ["inspect", "--type", "task", ids @ ..] => all(ids, |id| get(format!("/tasks/{id}")), Form::Objects),
         ["volume", "create", "--label", label, name] => one(create_volume(label, name)?, Form::Nothing),
         ["volume", "rm", names @ ..] => all(names, |name| remove(format!("/volumes/{name}")), Form::Nothing),
         ["volume", "inspect", names @ ..] => {
@@ -111,10 +125,13 @@ fn filtered<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
 
 /// Stopped containers are listed, too; of images, all that have a name.
 fn list(noun: &str, key: &str, values: &[&str]) -> Request {
-    let mut url = Url::parse(&format!("http://engine/{noun}/json")).expect("an address");
-    if noun == "containers" {
-        url.query_pairs_mut().append_pair("all", "1");
-    }
+    let all: &[_] = if noun == "containers" { &[("all", "1")] } else { &[] };
+    query(&format!("/{noun}/json"), all, key, values)
+}
+
+fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> Request {
+    let mut url = Url::parse(&format!("http://engine{path}")).expect("an address");
+    pairs.iter().for_each(|(name, value)| _ = url.query_pairs_mut().append_pair(name, value));
     if !values.is_empty() {
         url.query_pairs_mut().append_pair("filters", &json!({ key: values }).to_string());
     }
@@ -161,6 +178,7 @@ impl Form {
             Form::Lines(key) => lines(value, key),
             Form::Names => lines(name, "Names"),
             Form::Tags => lines(tags, "RepoTags"),
+            Form::Nodes => lines(node, "Description"),
             Form::Objects => Some(Value::Array(objects).to_string()),
         }
     }
@@ -184,6 +202,12 @@ fn name(object: &Value, key: &str) -> Option<String> {
 fn tags(object: &Value, key: &str) -> Option<String> {
     let tags = object.get(key)?.as_array()?;
     tags.iter().map(|tag| Some(format!("{}\n", tag.as_str()?))).collect()
+}
+
+/// As [`NODES`] has it.
+fn node(object: &Value, key: &str) -> Option<String> {
+    let (id, name) = (object.get("ID")?.as_str()?, object.get(key)?.get("Hostname")?.as_str()?);
+    Some(format!("{id}={name}\n"))
 }
 
 #[cfg(test)]
@@ -230,6 +254,20 @@ mod tests {
             ("volume create --label compose-zd.lock=me p.lock", vec!["POST /volumes/create".into()]),
             ("volume rm a b", vec!["DELETE /volumes/a".into(), "DELETE /volumes/b".into()]),
             ("node ls --quiet", vec!["GET /nodes".into()]),
+            ("node ls --format {{.ID}}={{.Hostname}}", vec!["GET /nodes".into()]),
+            (
+                "service ls --quiet --filter label=a=b --filter label=c",
+                vec![format!("GET /services?{label}")],
+            ),
+            ("service inspect a b", vec!["GET /services/a".into(), "GET /services/b".into()]),
+            (
+                "stack ps --quiet --no-trunc demo",
+                vec![
+                    "GET /tasks?filters=%7B%22label%22%3A%5B%22com.docker.stack.namespace%3Ddemo%22%5D%7D"
+                        .into(),
+                ],
+            ),
+            ("inspect --type task a", vec!["GET /tasks/a".into()]),
         ] {
             assert_eq!(asked(words).unwrap(), expected, "{words}");
         }
@@ -261,6 +299,10 @@ mod tests {
             "ps --all --quiet --no-trunc --filter",
             "ps --all --quiet --no-trunc --last 1",
             "image inspect a?b=c",
+            "service inspect --pretty a",
+            "service ls --quiet --filter name=a",
+            "stack ps --quiet --no-trunc demo --filter name=a",
+            "inspect --type container a",
             "image inspect a/../../containers/json",
             "container inspect a  b",
         ] {
@@ -278,6 +320,8 @@ mod tests {
         assert_eq!(printed("ps --all --format {{.Names}}", &[list]), all("one\ntwo\n"));
         let list = answer(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
         assert_eq!(printed("image ls --format {{.Repository}}:{{.Tag}}", &[list]), all("a:1\na:2\n"));
+        let list = answer(200, r#"[{"ID": "a", "Description": {"Hostname": "one"}, "Spec": {}}]"#);
+        assert_eq!(printed("node ls --format {{.ID}}={{.Hostname}}", &[list]), all("a=one\n"));
         assert_eq!(printed("volume rm a", &[answer(204, "")]), all(""));
         assert_eq!(printed("volume create --label compose-zd.lock=me a", &[answer(201, "{}")]), all(""));
     }

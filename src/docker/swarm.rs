@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Docker, Done};
@@ -13,8 +12,11 @@ use crate::swarm::state::{RawService, RawTask};
 /// Asks whether the engine is a manager of a Swarm.
 pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
 
+/// Lists the machines of a Swarm.
+pub const NODES: [&str; 4] = ["node", "ls", "--format", "{{.ID}}={{.Hostname}}"];
+
 /// The label that ties a service to its stack.
-const NAMESPACE: &str = "com.docker.stack.namespace";
+pub const NAMESPACE: &str = "com.docker.stack.namespace";
 
 /// How long a manager may take for an answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -34,10 +36,8 @@ pub enum ResolveImage {
 }
 
 /// A machine of the Swarm.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    #[serde(rename = "ID")]
     pub id: String,
     pub hostname: String,
 }
@@ -157,8 +157,9 @@ impl Docker {
     /// # Errors
     /// No engine, or one that is no manager.
     pub fn nodes(&self) -> Result<Vec<Node>> {
-        let lines = self.ask_checked(&["node", "ls", "--format", "{{json .}}"])?;
-        Ok(lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+        let told = self.ask_checked(&NODES)?;
+        let pairs = told.lines().filter_map(|line| line.split_once('='));
+        Ok(pairs.map(|(id, hostname)| Node { id: id.into(), hostname: hostname.into() }).collect())
     }
 
     /// Gives Swarm a stack's file; services that are not in it stay.
