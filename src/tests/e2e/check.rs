@@ -130,38 +130,29 @@ fn the_fixtures_that_lose_nothing_have_nothing_that_is_lost() {
     assert_eq!(differing(&stage, &cases.map(case)), [""; 0]);
 }
 
-/// Brings a project of `fixtures/check` up, and tells which rules it breaks as it runs, with `then` set.
-fn running(name: &str, fixture: &str, then: &str) -> BTreeSet<String> {
-    // What takes it down is the file of the stage, for the whole project.
-    let stage = Stage::scale(name);
-    stage.copy_all("check");
+/// Brings a project of `fixtures/check` up in the place of the one before, and tells which rules it breaks as it runs, with
+/// `then` set.
+fn running(stage: &Stage, fixture: &str, then: &str) -> BTreeSet<String> {
+    stage.tell(&format!("---- {fixture}"));
     let file = format!("-f {fixture}/compose.yaml");
-    stage.compose(&format!("{file} up -d"));
+    stage.compose(&format!("{file} up -d --timeout 1 --remove-orphans"));
     let before = stage.containers();
     stage.set(then);
-    let found = rules(fixture, &end(start(&stage, &file)));
+    let found = rules(fixture, &end(start(stage, &file)));
     assert_eq!(stage.containers(), before);
     assert!(!stage.path(".compose-zd").exists());
     found
 }
 
+/// A process without a handler, an old nginx, labels that disagree with those that run; and nothing, where nothing is wrong.
 #[test]
-fn a_process_without_a_handler_is_seen_once_it_runs() {
-    assert_eq!(running("signal", "ignores-stop-signal.runs", ""), set("ignores-stop-signal"));
-}
-
-#[test]
-fn an_old_nginx_is_seen_once_it_runs() {
-    assert_eq!(running("oldnginx", "nginx-keepalive.runs", ""), set("nginx-keepalive"));
-}
-
-#[test]
-fn labels_that_disagree_with_those_that_run_are_seen() {
-    let found = running("labels", "traefik-labels", "VIRTUAL_HOST=other.localhost");
+fn what_only_shows_once_it_runs_is_seen_and_nothing_else() {
+    // What takes it down is the file of the stage, for the whole project.
+    let stage = Stage::scale("runs");
+    stage.copy_all("check");
+    assert_eq!(running(&stage, "ignores-stop-signal.runs", ""), set("ignores-stop-signal"));
+    assert_eq!(running(&stage, "none.haproxy", ""), set(""));
+    assert_eq!(running(&stage, "nginx-keepalive.runs", ""), set("nginx-keepalive"));
+    let found = running(&stage, "traefik-labels", "VIRTUAL_HOST=other.localhost");
     assert_eq!(found, set("traefik-labels"));
-}
-
-#[test]
-fn a_project_that_runs_and_has_nothing_wrong_has_no_finding() {
-    assert_eq!(running("nothing", "none.haproxy", ""), set(""));
 }

@@ -15,9 +15,8 @@ fn refuses(stage: &Stage, code: i32) -> Ran {
     ran
 }
 
-/// A project that is refused for what its file says, before anything is created.
-fn refuses_file(name: &str, yaml: &str) -> Ran {
-    let stage = Stage::scale(name);
+/// Refused for what the file says, before anything is created.
+fn refuses_file(stage: &Stage, yaml: &str) -> Ran {
     stage.add(yaml);
     let ran = stage.deploy("app");
     ran.exits(2).says("hint: ");
@@ -26,52 +25,39 @@ fn refuses_file(name: &str, yaml: &str) -> Ran {
 }
 
 #[test]
-fn a_fixed_host_port_is_refused() {
-    let ran = refuses_file("port", "services: {app: {ports: ['127.0.0.1:18080:3000']}}");
+fn what_the_file_asks_for_that_cannot_be_done_is_refused_before_anything_is_created() {
+    let stage = Stage::scale("refused");
+    stage.tell("---- a fixed host port");
+    let ran = refuses_file(&stage, "services: {app: {ports: ['127.0.0.1:18080:3000']}}");
     ran.says("publishes host port 18080").says("remove `18080:…` from `services.app.ports`");
-}
-
-#[test]
-fn a_container_name_is_refused() {
-    let ran = refuses_file("name", "services: {app: {container_name: zde2e-only}}");
+    stage.tell("---- a container name");
+    let ran = refuses_file(&stage, "services: {app: {container_name: zde2e-only}}");
     ran.says("`container_name: zde2e-only`").says("remove `services.app.container_name`");
-}
-
-#[test]
-fn the_network_of_the_host_is_refused() {
-    let ran = refuses_file("hostnet", "services: {app: {network_mode: host}}");
+    stage.tell("---- the network of the host");
+    let ran = refuses_file(&stage, "services: {app: {network_mode: host}}");
     ran.says("`network_mode: host`").says("remove `services.app.network_mode`");
-}
-
-#[test]
-fn a_mistyped_setting_is_refused() {
-    let ran = refuses_file("typo", "services: {app: {x-zd: {healht: {path: /}}}}");
+    stage.tell("---- a mistyped setting");
+    let ran = refuses_file(&stage, "services: {app: {x-zd: {healht: {path: /}}}}");
     ran.says("healht").says("services.app.x-zd");
-}
-
-#[test]
-fn a_service_that_is_not_there_is_refused_with_those_that_are() {
-    let stage = Stage::scale("unknown");
+    stage.tell("---- a service that is not there, with those that are");
+    stage.add("services: {}");
     let ran = stage.deploy("web");
     ran.exits(2).says("`web`").says("there are `app`, `proxy`");
     assert_eq!(stage.containers(), []);
 }
 
-#[test]
-fn a_stopped_proxy_is_refused() {
-    let stage = Stage::scale("stopped");
-    stage.up("--scale app=2");
-    stage.compose("stop proxy");
-    let before = stage.containers();
-    stage.set("VERSION=2");
-    let ran = stage.deploy("app");
-    ran.exits(1).says("docker start zde2e-stopped-proxy-1");
-    assert_eq!(stage.containers(), before);
+/// Keys of the whole project, of a service, and of its proxy.
+fn add(stage: &Stage, network: u32, app: &str, proxy: &str) {
+    let networks = format!("networks: {{default: {{labels: {{zde2e: '{network}'}}}}}}");
+    stage.add(&format!("{networks}\nservices: {{app: {{{app}}}, proxy: {{{proxy}}}}}\n"));
 }
 
 #[test]
-fn a_proxy_that_was_never_started_is_refused() {
-    let stage = Stage::scale("noproxy");
+fn a_proxy_or_a_network_that_cannot_be_worked_with_is_refused_and_nothing_is_touched() {
+    let stage = Stage::scale("cannot");
+    add(&stage, 1, "", "");
+    stage.tell("---- a proxy that was never started");
+    let image = stage.variable("NGINX_PROXY_IMAGE");
     // What is not there can only be told by the name of its image.
     stage.set("NGINX_PROXY_IMAGE=nginxproxy/nginx-proxy:1.11");
     stage.compose("up -d app");
@@ -80,39 +66,37 @@ fn a_proxy_that_was_never_started_is_refused() {
     let ran = stage.deploy("app");
     ran.exits(1).says("docker compose up --detach --no-deps proxy");
     assert_eq!(stage.containers(), before);
-}
 
-/// The proxy's own template, mounted read-only.
-fn mount_template(stage: &Stage) {
-    let image = stage.variable("NGINX_PROXY_IMAGE");
-    let template = stage.docker(&format!("run --rm --entrypoint cat {image} /app/nginx.tmpl"));
-    stage.write("nginx.tmpl", &format!("{template}\n"));
-    stage.add("services: {proxy: {volumes: ['./nginx.tmpl:/app/nginx.tmpl:ro']}}");
-}
-
-#[test]
-fn a_template_that_is_read_only_is_refused() {
-    let stage = Stage::scale("readonly");
-    mount_template(&stage);
+    stage.tell("---- a changed network");
+    stage.set(&format!("VERSION=1 NGINX_PROXY_IMAGE={image}"));
     stage.up("--scale app=2");
-    refuses(&stage, 1).says("is mounted read-only").says("make it writable");
-}
+    add(&stage, 2, "", "");
+    refuses(&stage, 1).says("the definition of a network changed");
 
-#[test]
-fn a_proxy_that_may_not_be_changed_is_not_changed() {
-    let stage = Stage::scale("untuned");
-    stage.add("services: {app: {x-zd: {proxy: {tune: false}}}}");
-    stage.up("--scale app=2");
+    stage.tell("---- a proxy that may not be changed");
+    add(&stage, 1, "x-zd: {proxy: {tune: false}}", "");
     let before = stage.reloads();
     refuses(&stage, 1).says("`x-zd.proxy.tune: false`").says("make it writable");
     assert_eq!(stage.reloads(), before);
+
+    stage.tell("---- a template that is read-only");
+    write_template(&stage);
+    add(&stage, 1, "", "volumes: ['./nginx.tmpl:/app/nginx.tmpl:ro']");
+    stage.up("--no-deps proxy");
+    refuses(&stage, 1).says("is mounted read-only").says("make it writable");
+
+    stage.tell("---- a stopped proxy");
+    add(&stage, 1, "", "");
+    stage.compose("stop proxy");
+    let before = stage.containers();
+    let ran = stage.deploy("app");
+    ran.exits(1).says(&format!("docker start {}-proxy-1", stage.project));
+    assert_eq!(stage.containers(), before);
 }
 
-#[test]
-fn a_changed_network_is_refused() {
-    let stage = Stage::scale("network");
-    stage.add("networks: {default: {labels: {zde2e: '1'}}}");
-    stage.up("--scale app=2");
-    stage.add("networks: {default: {labels: {zde2e: '2'}}}");
-    refuses(&stage, 1).says("the definition of a network changed");
+/// The proxy's own template, as a file of the project.
+fn write_template(stage: &Stage) {
+    let image = stage.variable("NGINX_PROXY_IMAGE");
+    let template = stage.docker(&format!("run --rm --entrypoint cat {image} /app/nginx.tmpl"));
+    stage.write("nginx.tmpl", &format!("{template}\n"));
 }
