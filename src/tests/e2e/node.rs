@@ -2,18 +2,32 @@
 //! Whatever ends the test ends it too.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
 
 use crate::net::Net;
 use crate::stage::{LONG, wait_until};
 
 /// How many lines of each engine's log a failed test shows.
 const LOG_LINES: usize = 15;
+
+/// Begins the name of the files in which images are brought.
+const IMAGES: &str = "compose-zd-e2e-images-";
+
+/// Such a file that was used by no test for this long is removed.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest that an engine may take for one answer.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Where it listens for others, beside its socket.
 const PORT: u16 = 2375;
@@ -83,8 +97,26 @@ impl Node {
     pub fn wait_until_up(&self) {
         wait_until(&format!("the engine of {} answers", self.name), LONG, || {
             assert!(self.lives(), "it ended at once:\n{}", self.log());
-            self.try_docker("version").status.success()
+            !self.get("/version").is_null()
         });
+    }
+
+    /// What its API answers, as `docker inspect` prints it; null where it does not, or refuses. A docker client for each
+    /// question of a test that waits costs more than what it waits for.
+    pub fn get(&self, path: &str) -> Value {
+        self.try_get(path).ok().flatten().unwrap_or_default()
+    }
+
+    fn try_get(&self, path: &str) -> io::Result<Option<Value>> {
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        // It ends the answer with the connection.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let ok = answer.split(' ').nth(1) == Some("200");
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).filter(|_| ok);
+        Ok(body.and_then(|text| serde_json::from_str(text).ok()))
     }
 
     /// Its socket, for `--host` and `DOCKER_HOST`.
@@ -178,13 +210,42 @@ impl Node {
     }
 }
 
-/// Copies an image of the machine's own engine to these.
-pub fn bring<'n>(net: &Net, nodes: impl Iterator<Item = &'n Node>, image: &str) {
-    let file = net.folder().join("image.tar");
-    run(machine("save --output").arg(&file).arg(image));
+/// Copies images of the machine's own engine to these.
+pub fn bring<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String]) {
+    let file = saved(images);
     at_once(nodes, |node| {
         node.docker(&format!("load --quiet --input {}", file.display()));
     });
+}
+
+/// The images as one file, which the tests of this machine share: it is made by the first one that needs it.
+fn saved(images: &[String]) -> PathBuf {
+    let ids = run(machine("image inspect --format {{.Id}}").args(images));
+    let mut hasher = DefaultHasher::new();
+    (images, ids).hash(&mut hasher);
+    let folder = std::env::temp_dir();
+    let file = folder.join(format!("{IMAGES}{:016x}.tar", hasher.finish()));
+    let lock = File::create(folder.join(format!("{IMAGES}lock"))).expect("a lock file");
+    lock.lock().expect("a lock");
+    if !file.exists() {
+        remove_unused();
+        let part = file.with_extension("part");
+        run(machine("save --output").arg(&part).args(images));
+        fs::rename(part, &file).expect("a file");
+    }
+    let now = SystemTime::now();
+    File::open(&file).and_then(|file| file.set_modified(now)).expect("its time");
+    file
+}
+
+fn remove_unused() {
+    let all = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let images = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(IMAGES));
+    let is_unused = |entry: &fs::DirEntry| {
+        let modified = entry.metadata().and_then(|m| m.modified()).ok();
+        modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > UNUSED)
+    };
+    images.filter(is_unused).for_each(|entry| _ = fs::remove_file(entry.path()));
 }
 
 /// Does it on all that are not lost, at the same time.

@@ -11,33 +11,43 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use crate::stage::{LONG, wait_until};
-use engine::Far;
+use door::MOST;
+use engine::{Engine, Far};
+
+/// Limits for an engine that does not answer, so that no test sits out the two minutes that it is by itself: one that an engine
+/// outlasts which is silent for a while, and a short one for an engine that falls silent for good.
+const LONG_TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=24s";
+const SHORT_TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=12s";
+const NO_TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=2m";
+
+/// How long it is silent: a quarter of the limit is waited before it is asked whether it answers.
+const A_WHILE: Duration = Duration::from_secs(9);
 
 /// The longest that compose-zd may go on asking an engine that does not answer, with the way back.
-const UNANSWERED: Duration = Duration::from_secs(400);
+const UNANSWERED: Duration = Duration::from_secs(60);
 
 /// Clients that outlast it.
 const LOAD: &str = "--rate 50 --seconds 600";
 
-/// A good update, a broken one, and back; nobody notices any of it.
-fn goes_forward_and_back(far: &Far, asked: &str) {
+/// A good update to the second of these versions, one to the third that fails, and back to the first; nobody notices any
+/// of it. `release` is the one that runs.
+fn goes_forward_and_back(far: &Far, [old, good, bad]: [&str; 3], release: u32, asked: &str) {
     let stage = &far.stage;
-    far.up(2);
-    stage.set("VERSION=2");
+    stage.set(&format!("VERSION={good}"));
     let (ran, answers) = far.under_load("deploy", "app");
     ran.exits(0).says(asked);
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 2, "2");
-    stage.set("VERSION=3 STATUS=503");
+    answers.all_from(&[old, good]);
+    stage.expect_release("app", 2, good);
+    stage.set(&format!("VERSION={bad} STATUS=503"));
     let (ran, answers) = far.under_load("deploy", "app --health-deadline 5s");
     ran.exits(3).says(" served before and still serve").says("→ 503");
-    answers.all_from(&["2"]);
-    stage.expect_release("app", 2, "2");
+    answers.all_from(&[good]);
+    stage.expect_release("app", 2, good);
     stage.set("STATUS=200");
     let (ran, answers) = far.under_load("rollback", "app");
-    ran.exits(0).says("back on release 1");
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 2, "1");
+    ran.exits(0).says(&format!("back on release {release}"));
+    answers.all_from(&[old, good]);
+    stage.expect_release("app", 2, old);
 }
 
 /// What the app's image lacks, its proxy has.
@@ -46,57 +56,22 @@ fn by_the_proxy(far: &Far) -> String {
 }
 
 #[test]
-fn a_deploy_by_tcp_behind_nginx_proxy_loses_nothing() {
-    let far = Far::nginx_proxy("fartcp");
-    goes_forward_and_back(&far, &by_the_proxy(&far));
-}
-
-#[test]
-fn a_deploy_by_tcp_behind_haproxy_loses_nothing() {
-    let far = Far::haproxy("farha");
-    goes_forward_and_back(&far, &by_the_proxy(&far));
-}
-
-#[test]
-fn a_deploy_by_context_loses_nothing() {
-    let far = Far::nginx_proxy("farcontext").by_context("far");
-    goes_forward_and_back(&far, &by_the_proxy(&far));
-}
-
-#[test]
-fn a_deploy_by_ssh_loses_nothing() {
-    let far = Far::nginx_proxy("farssh").by_ssh("");
-    goes_forward_and_back(&far, &by_the_proxy(&far));
-}
-
-/// As Docker's own documents advise.
-#[test]
-fn a_deploy_by_one_connection_of_ssh_loses_nothing() {
-    let far = Far::haproxy("farsshone").by_ssh("ControlMaster auto\nControlPersist 5\n");
-    goes_forward_and_back(&far, &by_the_proxy(&far));
-}
-
-/// More at a time than its ssh server lets in.
-#[test]
-fn a_deploy_of_many_by_ssh_loses_nothing() {
-    let far = Far::nginx_proxy("farmany").by_ssh("");
-    far.up(8);
-    far.stage.set("VERSION=2");
-    let (ran, answers) = far.under_load("deploy", "app");
-    ran.exits(0);
-    answers.all_from(&["1", "2"]);
-    far.stage.expect_release("app", 8, "2");
-}
-
-/// Two engines give their containers the same addresses.
-#[test]
-fn whoever_has_the_address_of_an_instance_on_this_machine_is_not_taken_for_it() {
-    let far = Far::nginx_proxy("faralias");
-    let stage = &far.stage;
+fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody_else_for_an_instance() {
+    let engine = Engine::new();
+    let mut far = Far::nginx_proxy(&engine, "far");
     let subnet = "10.214.77";
-    let yaml = stage.read("compose.override.yaml");
-    let network = format!("networks: {{default: {{ipam: {{config: [{{subnet: {subnet}.0/28}}]}}}}}}");
-    stage.add(&format!("{yaml}{network}\n"));
+    let yaml = far.stage.read("compose.override.yaml");
+    let network = format!("networks: {{default: {{ipam: {{config: [{{subnet: {subnet}.0/28}}]}}}}}}\n");
+    far.stage.add(&format!("{yaml}{network}"));
+    far.up(2);
+
+    far.stage.tell("---- by context");
+    far.by_context("far");
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
+
+    far.stage.tell("---- by TCP; whoever has the address of an instance on this machine is not taken for it");
+    far.by_tcp();
+    // Two engines give their containers the same addresses.
     for host in 2..=14 {
         far.claim(&format!("{subnet}.{host}"));
     }
@@ -107,42 +82,140 @@ fn whoever_has_the_address_of_an_instance_on_this_machine_is_not_taken_for_it() 
             let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });
-    far.up(2);
-    stage.set("VERSION=2 STATUS=503");
-    let (ran, answers) = far.under_load("deploy", "app --health-deadline 5s");
-    ran.exits(3).says("→ 503");
-    answers.all_from(&["1"]);
-    stage.expect_release("app", 2, "1");
-}
+    goes_forward_and_back(&far, ["1", "4", "5"], 4, &by_the_proxy(&far));
 
-#[test]
-fn an_instance_that_nobody_can_ask_is_said_at_once_and_a_healthcheck_is_the_way_out() {
-    let far = Far::nginx_proxy("farmute");
+    far.stage.tell("---- an instance that nobody can ask is said at once, and a healthcheck is the way out");
     let stage = &far.stage;
-    far.up(2);
     let before = stage.containers();
-    stage.set("VERSION=2");
+    stage.set("VERSION=6");
     // As behind a proxy whose image has none of it either.
     let kind = "x-zd: {proxy: {kind: none}, health: {port: 3000}}";
-    let yaml = stage.read("compose.override.yaml");
-    stage.add(&format!("{yaml}  app: {{{kind}}}\n"));
+    stage.add(&format!("{yaml}  app: {{{kind}}}\n{network}"));
     let ran = far.start("deploy", "app --health-deadline 10m").end();
     ran.exits(3).says("nobody can ask").says("neither curl, wget nor bash").says("`healthcheck`");
     assert_eq!(stage.containers(), before);
     let check = "healthcheck: {test: [CMD, /sample-app, probe, /health], interval: 30s}";
-    stage.add(&format!("{yaml}  app: {{{check}}}\n"));
+    stage.add(&format!("{yaml}  app: {{{check}}}\n{network}"));
     let (ran, answers) = far.under_load("deploy", "app");
     ran.exits(0).says("healthcheck → 0");
-    answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 2, "2");
+    answers.all_from(&["1", "6"]);
+    stage.expect_release("app", 2, "6");
 }
 
 #[test]
-fn an_engine_that_is_not_there_is_named_with_a_fix() {
-    let far = Far::nginx_proxy("farnone").by_context("far");
+fn deploys_behind_haproxy_by_tcp_and_by_one_connection_of_ssh_lose_nothing() {
+    let engine = Engine::new();
+    let mut far = Far::haproxy(&engine, "farha");
+    far.up(2);
+    far.stage.tell("---- by TCP");
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
+    // As Docker's own documents advise.
+    far.stage.tell("---- by one connection of ssh");
+    far.by_ssh("ControlMaster auto\nControlPersist 5\n");
+    goes_forward_and_back(&far, ["1", "4", "5"], 1, &by_the_proxy(&far));
+}
+
+#[test]
+fn deploys_by_ssh_lose_nothing_also_where_more_come_than_its_server_lets_in() {
+    let engine = Engine::new();
+    let mut far = Far::nginx_proxy(&engine, "farssh");
+    far.by_ssh("");
+    far.up(2);
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
+
+    far.stage.tell("---- more at a time than its ssh server lets in");
+    let many = 2 * MOST;
+    far.up(many);
+    far.stage.set("VERSION=4");
+    let (ran, answers) = far.under_load("deploy", "app");
+    ran.exits(0);
+    answers.all_from(&["1", "4"]);
+    far.stage.expect_release("app", many, "4");
+}
+
+#[test]
+fn an_engine_that_falls_silent_breaks_off_or_is_killed_in_a_deploy_is_named_and_the_next_one_tidies_up() {
+    let engine = Engine::new();
+    let mut far = Far::nginx_proxy(&engine, "farlost");
+    far.up(2);
+    a_deploy_goes_on_after_an_engine_has_been_silent_for_a_while(&far);
+    a_deploy_whose_engine_falls_silent_says_so_and_the_next_one_tidies_up(&far);
+    a_deploy_whose_line_breaks_says_so_and_the_next_one_tidies_up(&far);
+    a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tidies_up(&far);
+    far.by_context("far");
+    an_engine_that_is_not_there_is_named_with_a_fix(&far);
+}
+
+fn a_deploy_goes_on_after_an_engine_has_been_silent_for_a_while(far: &Far) {
+    let load = far.stage.start_load(LOAD);
+    far.stage.set(&format!("VERSION=2 {LONG_TIMEOUT}"));
+    let mut deploy = far.start("deploy", "app");
+    deploy.wait_for("started app-");
+    far.engine.node.freeze(&far.engine.net);
+    let now = Instant::now();
+    wait_until("a while has passed", LONG, || now.elapsed() > A_WHILE);
+    far.engine.node.thaw(&far.engine.net);
+    deploy.end().exits(0);
+    load.end().all_from(&["1", "2"]);
+    far.stage.expect_release("app", 2, "2");
+}
+
+/// The containers go on without it, and so do their clients.
+fn a_deploy_whose_engine_falls_silent_says_so_and_the_next_one_tidies_up(far: &Far) {
+    let there = far.stage.variable("DOCKER_HOST");
+    let load = far.stage.start_load(LOAD);
+    far.stage.set(&format!("VERSION=3 {SHORT_TIMEOUT}"));
+    let mut deploy = far.start("deploy", "app");
+    deploy.wait_for("started app-");
+    far.engine.node.freeze(&far.engine.net);
+    wait_until("it ends", UNANSWERED, || !deploy.runs());
+    let said = format!("the Docker engine at `{there}` does not answer");
+    deploy.end().exits(4).says(&said).says("act now");
+    far.engine.node.thaw(&far.engine.net);
+    far.stage.set(NO_TIMEOUT);
+    far.start("deploy", "app").end().exits(0);
+    load.end().all_from(&["2", "3"]);
+    far.stage.expect_release("app", 2, "3");
+}
+
+fn a_deploy_whose_line_breaks_says_so_and_the_next_one_tidies_up(far: &Far) {
+    far.stage.set(&format!("VERSION=4 {SHORT_TIMEOUT}"));
+    let mut deploy = far.start("deploy", "app");
+    deploy.wait_for("started app-");
+    far.engine.net.unplug(far.engine.node.number);
+    wait_until("it ends", UNANSWERED, || !deploy.runs());
+    deploy.end().exits(4).says("act now");
+    far.engine.net.plug_in(far.engine.node.number);
+    far.stage.set(NO_TIMEOUT);
+    let load = far.stage.start_load("");
+    far.start("deploy", "app").end().exits(0);
+    load.end().all_until("4");
+    far.stage.expect_release("app", 2, "4");
+}
+
+/// As an update of the engine does it, in the middle of a deploy. The containers go on; what is published is refused
+/// for a moment by the engine itself, whoever deploys.
+fn a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tidies_up(far: &Far) {
+    far.stage.set("VERSION=5 WARMUP=2");
+    let mut deploy = far.start("deploy", "app");
+    deploy.wait_for("started app-");
+    far.engine.node.kill_engine(&far.engine.net);
+    far.engine.node.start_engine();
+    deploy.end().exits(3).says("no Docker engine answers").says(" served before and still serve");
+    far.stage.expect_release("app", 2, "4");
+    // It is given the engine's socket as a file, which is that of the engine before.
+    far.stage.compose("restart proxy");
+    far.stage.wait_until_all_answer();
+    far.stage.set("WARMUP=0");
+    let (ran, answers) = far.under_load("deploy", "app");
+    ran.exits(0);
+    answers.all_from(&["4", "5"]);
+    far.stage.expect_release("app", 2, "5");
+}
+
+fn an_engine_that_is_not_there_is_named_with_a_fix(far: &Far) {
     let stage = &far.stage;
-    far.up(1);
-    let before = stage.containers();
+    let before = stage.ids("app");
     let there = stage.variable("DOCKER_HOST");
     far.engine.node.kill_engine(&far.engine.net);
     let context = format!("no Docker engine answers at `{there}` (context `far`)");
@@ -155,85 +228,5 @@ fn an_engine_that_is_not_there_is_named_with_a_fix() {
     stage.set(&format!("DOCKER_HOST={there}"));
     far.engine.node.start_engine();
     far.engine.node.wait_until_up();
-    assert_eq!(
-        stage.ids("app"),
-        before.iter().filter(|c| c.service == "app").map(|c| c.id.clone()).collect()
-    );
-}
-
-#[test]
-fn a_deploy_goes_on_after_an_engine_has_been_silent_for_a_while() {
-    let far = Far::nginx_proxy("farpause");
-    far.up(2);
-    let load = far.stage.start_load(LOAD);
-    far.stage.set("VERSION=2");
-    let mut deploy = far.start("deploy", "app");
-    deploy.wait_for("started app-");
-    far.engine.node.freeze(&far.engine.net);
-    let now = Instant::now();
-    wait_until("longer than anybody's patience", LONG * 2, || now.elapsed() > Duration::from_secs(45));
-    far.engine.node.thaw(&far.engine.net);
-    deploy.end().exits(0);
-    load.end().all_from(&["1", "2"]);
-    far.stage.expect_release("app", 2, "2");
-}
-
-/// The containers go on without it, and so do their clients.
-#[test]
-fn a_deploy_whose_engine_falls_silent_says_so_and_the_next_one_tidies_up() {
-    let far = Far::nginx_proxy("farsilent");
-    let there = far.stage.variable("DOCKER_HOST");
-    far.up(2);
-    let load = far.stage.start_load(LOAD);
-    far.stage.set("VERSION=2");
-    let mut deploy = far.start("deploy", "app");
-    deploy.wait_for("started app-");
-    far.engine.node.freeze(&far.engine.net);
-    wait_until("it ends", UNANSWERED, || !deploy.runs());
-    let said = format!("the Docker engine at `{there}` does not answer");
-    deploy.end().exits(4).says(&said).says("act now");
-    far.engine.node.thaw(&far.engine.net);
-    far.start("deploy", "app").end().exits(0);
-    load.end().all_from(&["1", "2"]);
-    far.stage.expect_release("app", 2, "2");
-}
-
-#[test]
-fn a_deploy_whose_line_breaks_says_so_and_the_next_one_tidies_up() {
-    let far = Far::nginx_proxy("farline");
-    far.up(2);
-    far.stage.set("VERSION=2");
-    let mut deploy = far.start("deploy", "app");
-    deploy.wait_for("started app-");
-    far.engine.net.unplug(far.engine.node.number);
-    wait_until("it ends", UNANSWERED, || !deploy.runs());
-    deploy.end().exits(4).says("act now");
-    far.engine.net.plug_in(far.engine.node.number);
-    let load = far.stage.start_load("");
-    far.start("deploy", "app").end().exits(0);
-    load.end().all_until("2");
-    far.stage.expect_release("app", 2, "2");
-}
-
-/// As an update of the engine does it, in the middle of a deploy. The containers go on; what is published is refused
-/// for a moment by the engine itself, whoever deploys.
-#[test]
-fn a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tidies_up() {
-    let far = Far::nginx_proxy("farkill");
-    far.up(2);
-    far.stage.set("VERSION=2 WARMUP=2");
-    let mut deploy = far.start("deploy", "app");
-    deploy.wait_for("started app-");
-    far.engine.node.kill_engine(&far.engine.net);
-    far.engine.node.start_engine();
-    deploy.end().exits(3).says("no Docker engine answers").says(" served before and still serve");
-    far.stage.expect_release("app", 2, "1");
-    // It is given the engine's socket as a file, which is that of the engine before.
-    far.stage.compose("restart proxy");
-    far.stage.wait_until_all_answer();
-    far.stage.set("WARMUP=0");
-    let (ran, answers) = far.under_load("deploy", "app");
-    ran.exits(0);
-    answers.all_from(&["1", "2"]);
-    far.stage.expect_release("app", 2, "2");
+    assert_eq!(stage.ids("app"), before);
 }

@@ -16,6 +16,9 @@ mkdir -p /run/sshd
 read -r _
 "#;
 
+/// How many may be about to log in at a time; of more it turns some away.
+pub const MOST: usize = 3;
+
 pub struct Door {
     child: Child,
     client: PathBuf,
@@ -39,7 +42,7 @@ impl Door {
         let client = client(folder, settings);
         let settings = format!(
             "ListenAddress {address}:22\nHostKey {place}/host\nAuthorizedKeysFile {place}/authorized\n\
-             PidFile none\nMaxStartups 6:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             PidFile none\nMaxStartups {MOST}:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\nStrictModes no\nSetEnv DOCKER_HOST={}\n",
             engine.node.host()
         );

@@ -6,11 +6,14 @@ use super::door::Door;
 use crate::load::Answers;
 use crate::net::Net;
 use crate::node::{self, Node, run};
-use crate::stage::Stage;
+use crate::stage::{Stage, parts};
 use crate::tool::{Ran, Running};
 
 /// Containers outlive their engine, as on servers where it is updated in service.
 const SETTINGS: &str = r#"{"live-restore": true}"#;
+
+/// The images of the projects there.
+const IMAGES: [&str; 3] = ["ZD_APP_IMAGE", "NGINX_PROXY_IMAGE", "HAPROXY_IMAGE"];
 
 /// One machine with an engine that is in no Swarm.
 pub struct Engine {
@@ -19,11 +22,16 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn new() -> Engine {
+    /// It has all images.
+    pub fn new() -> Engine {
         let net = Net::new();
         let node = Node::start(&net, 1, SETTINGS);
         node.wait_until_up();
-        Engine { node, net }
+        let engine = Engine { node, net };
+        let parts = parts();
+        let images = IMAGES.map(|name| parts[name].clone());
+        node::bring([&engine.node].into_iter(), &images);
+        engine
     }
 }
 
@@ -36,29 +44,30 @@ impl Drop for Engine {
     }
 }
 
-/// A project there, whose proxy answers at that machine's address. What a test itself asks docker goes there by TCP.
-pub struct Far {
+/// A project there, whose proxy answers at that machine's address. What a test itself asks docker goes there by TCP, and so
+/// does what compose-zd asks unless it is told otherwise.
+pub struct Far<'e> {
     pub stage: Stage,
     /// Closed before the engine's network goes.
     door: Option<Door>,
-    pub engine: Engine,
+    pub engine: &'e Engine,
     /// The variables that compose-zd gets, where they are not those of the test's own questions.
     variables: String,
     flags: String,
 }
 
-impl Far {
+impl<'e> Far<'e> {
     /// `app` behind nginx-proxy, which is given its engine's own socket.
-    pub fn nginx_proxy(name: &str) -> Far {
-        let far = Far::new(name, "nginx-proxy-scale", "NGINX_PROXY_IMAGE");
+    pub fn nginx_proxy(engine: &'e Engine, name: &str) -> Far<'e> {
+        let far = Far::new(engine, name, "nginx-proxy-scale");
         let socket = far.engine.node.socket();
         far.add(&format!("volumes: ['{}:/tmp/docker.sock:ro']", socket.display()));
         far
     }
 
     /// `app` behind HAProxy. Its file is copied there: a path of this machine is none of that one.
-    pub fn haproxy(name: &str) -> Far {
-        let far = Far::new(name, "haproxy-template", "HAPROXY_IMAGE");
+    pub fn haproxy(engine: &'e Engine, name: &str) -> Far<'e> {
+        let far = Far::new(engine, name, "haproxy-template");
         let text = serde_json::Value::from(far.stage.read("haproxy.cfg"));
         far.add(&format!(
             "volumes: !override []\n    configs: [{{source: file, target: /usr/local/etc/haproxy/haproxy.cfg}}]\n\
@@ -67,14 +76,10 @@ impl Far {
         far
     }
 
-    fn new(name: &str, fixture: &str, proxy: &str) -> Far {
-        let engine = Engine::new();
+    fn new(engine: &'e Engine, name: &str, fixture: &str) -> Far<'e> {
         let stage = Stage::on(engine.node.address, name);
         stage.copy_all(fixture);
         stage.set(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", engine.node.tcp()));
-        for image in ["ZD_APP_IMAGE", proxy] {
-            node::bring(&engine.net, [&engine.node].into_iter(), &stage.variable(image));
-        }
         Far { stage, door: None, engine, variables: String::new(), flags: String::new() }
     }
 
@@ -85,22 +90,26 @@ impl Far {
     }
 
     /// compose-zd is told of the engine by a context of this name; its environment names one that is not there.
-    pub fn by_context(mut self, name: &str) -> Far {
+    pub fn by_context(&mut self, name: &str) {
         let folder = self.stage.path("docker-settings");
         let variables = format!("DOCKER_CONFIG={}", folder.display());
         self.stage.set(&variables);
         self.stage.docker(&format!("context create {name} --docker host={}", self.engine.node.tcp()));
         self.variables = "DOCKER_HOST=tcp://127.0.0.1:1".into();
         self.flags = format!("--context {name}");
-        self
+    }
+
+    /// compose-zd is told of it by its address, as what a test asks is.
+    pub fn by_tcp(&mut self) {
+        self.variables = String::new();
+        self.flags = String::new();
     }
 
     /// compose-zd is told of it by an address of ssh, whose client has these settings.
-    pub fn by_ssh(mut self, settings: &str) -> Far {
-        let door = Door::open(&self.engine, &self.stage.path("ssh"), settings);
+    pub fn by_ssh(&mut self, settings: &str) {
+        let door = Door::open(self.engine, &self.stage.path("ssh"), settings);
         self.variables = door.variables();
         self.door = Some(door);
-        self
     }
 
     pub fn up(&self, count: usize) {

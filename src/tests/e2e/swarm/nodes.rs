@@ -5,6 +5,8 @@ use std::process::Output;
 use std::sync::OnceLock;
 use std::thread;
 
+use serde_json::Value;
+
 use crate::net::Net;
 use crate::node::{self, Node};
 use crate::stage::{LONG, parts, wait_until};
@@ -34,7 +36,7 @@ impl Nodes {
         }
         node::at_once(nodes.all(), Node::wait_until_up);
         nodes.join_all();
-        nodes.bring(&parts()["ZD_APP_IMAGE"]);
+        nodes.bring(&["ZD_APP_IMAGE"]);
         nodes
     }
 
@@ -55,14 +57,17 @@ impl Nodes {
         });
         (0..self.members.len()).for_each(|node| _ = self.id(node));
         wait_until("all nodes are ready", LONG, || {
-            let states = first.docker("node ls --format {{.Status}}");
-            states.lines().filter(|s| *s == "Ready").count() == self.members.len()
+            let nodes = first.get("/nodes");
+            let all = nodes.as_array().into_iter().flatten();
+            all.filter(|n| n["Status"]["State"] == "ready").count() == self.members.len()
         });
     }
 
-    /// Copies an image of the machine's own engine to every node.
-    pub fn bring(&self, image: &str) {
-        node::bring(&self.net, self.all(), image);
+    /// Copies the images that these variables name to every node.
+    pub fn bring(&self, variables: &[&str]) {
+        let parts = parts();
+        let images: Vec<String> = variables.iter().map(|name| parts[*name].clone()).collect();
+        node::bring(self.all(), &images);
     }
 
     /// As clients reach what it publishes in host mode.
@@ -81,6 +86,11 @@ impl Nodes {
         id.get_or_init(|| node.docker("info --format {{.Swarm.NodeID}}"))
     }
 
+    /// What the API of its engine answers; null where it does not, or refuses.
+    pub fn get(&self, node: usize, path: &str) -> Value {
+        self.members[node].node.get(path)
+    }
+
     pub fn try_docker(&self, node: usize, line: &str) -> Output {
         self.members[node].node.try_docker(line)
     }
@@ -89,6 +99,19 @@ impl Nodes {
     pub fn manager(&self) -> usize {
         let found = self.members.iter().position(|m| m.is_manager && m.node.lives());
         found.expect("a manager that is not lost")
+    }
+
+    /// The manager that leads the others, waited for.
+    pub fn leader(&self) -> usize {
+        let mut leader = None;
+        wait_until("one of the managers leads", LONG, || {
+            let nodes = self.get(self.manager(), "/nodes");
+            let leads = |n: &&Value| n["ManagerStatus"]["Leader"] == true && n["Status"]["State"] == "ready";
+            let found = nodes.as_array().into_iter().flatten().find(leads).map(|n| n["ID"].clone());
+            leader = found.and_then(|id| (0..self.members.len()).find(|node| id == *self.id(*node)));
+            leader.is_some()
+        });
+        leader.expect("it was waited for")
     }
 
     pub fn lost(&self) -> impl Iterator<Item = usize> {
@@ -107,6 +130,17 @@ impl Nodes {
         let node = &self.members[node].node;
         self.net.unplug(node.number);
         node.freeze(&self.net);
+    }
+
+    /// One that was silent is back in the Swarm.
+    pub fn hear_again(&self, node: usize) {
+        let Member { node: engine, .. } = &self.members[node];
+        engine.thaw(&self.net);
+        self.net.plug_in(engine.number);
+        wait_until("it is ready again", LONG, || {
+            let told = self.get(node, &format!("/nodes/{}", self.id(node)));
+            told["Status"]["State"] == "ready"
+        });
     }
 }
 

@@ -38,24 +38,52 @@ fn goes_forward_and_back(stack: &Stack, service: &str, count: usize) {
     runs("2");
 }
 
+/// Swarm's own documents, side by side on one node.
 #[test]
-fn five_that_nobody_says_what_to_do_with_at_a_failure_go_back() {
+fn the_stacks_of_swarms_documents_go_forward_and_back_and_a_failure_is_no_success() {
     let nodes = Nodes::new(1, 0);
-    let stack = fixture(&nodes, "vote", "swarm-vote");
+    std::thread::scope(|scope| {
+        scope.spawn(|| five_that_nobody_says_what_to_do_with_at_a_failure_go_back(&nodes));
+        scope.spawn(|| three_that_swarm_itself_rolls_back_are_no_success(&nodes));
+        scope.spawn(|| one_on_a_port_of_its_host_goes_forward_and_back(&nodes));
+    });
+}
+
+fn five_that_nobody_says_what_to_do_with_at_a_failure_go_back(nodes: &Nodes) {
+    let stack = fixture(nodes, "vote", "swarm-vote");
     goes_forward_and_back(&stack, "vote", 5);
+
+    stack.tell("---- an update pauses where that is asked for, and is gone on with or back from");
+    stack.set(&format!("VERSION=4 {BROKEN}"));
+    let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
+    ran.exits(3).says("deploy --resume");
+    assert_eq!(stack.update_state("vote"), "paused");
+    stack.deploy("--resume").exits(3);
+    assert_eq!(stack.update_state("vote"), "paused");
+    stack.rollback("").exits(0);
+    stack.wait_for_versions("vote", &["2"; 5]);
 }
 
-#[test]
-fn three_that_swarm_itself_rolls_back_are_no_success() {
-    let nodes = Nodes::new(1, 0);
-    let stack = fixture(&nodes, "whoami", "swarm-whoami");
+fn three_that_swarm_itself_rolls_back_are_no_success(nodes: &Nodes) {
+    let stack = fixture(nodes, "whoami", "swarm-whoami");
     goes_forward_and_back(&stack, "whoami", 3);
+
+    // `docker service rollback` can do nothing then: Swarm forgets what was before.
+    stack.tell("---- any release is put back, even after Swarm has rolled back by itself");
+    stack.set(&format!("VERSION=4 {SOUND}"));
+    stack.deploy("").exits(0).says("is deployed as release 6");
+    stack.set(&format!("VERSION=5 {BROKEN}"));
+    stack.deploy("").exits(3).says("release 6 serves");
+    stack.rollback("--to 1").exits(0).says("back on release 1");
+    stack.wait_for_versions("whoami", &["1"; 3]);
+    let listed = tool(&stack, "history").exits(0).stdout.clone();
+    for line in ["back to 1", "failed", "(serves)"] {
+        assert!(listed.contains(line), "{listed}");
+    }
 }
 
-#[test]
-fn one_on_a_port_of_its_host_goes_forward_and_back() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::of(&nodes, "hostport", "swarm-host-port");
+fn one_on_a_port_of_its_host_goes_forward_and_back(nodes: &Nodes) {
+    let stack = Stack::of(nodes, "hostport", "swarm-host-port");
     let port = stack.variable("PROXY_PORT");
     stack.set(&format!("COMPOSE_ZD_ENGINE=swarm APP_PORT={port}"));
     stack.deploy("").exits(0).says("nothing answers there while it is replaced");
@@ -69,7 +97,7 @@ fn one_on_a_port_of_its_host_goes_forward_and_back() {
 fn six_behind_caddy_lose_no_request_in_an_update_or_a_broken_one() {
     let nodes = Nodes::new(1, 0);
     let stack = Stack::of(&nodes, "flask", "caddy-flask-stack");
-    ["FLASK_IMAGE", "CADDY_IMAGE"].iter().for_each(|image| nodes.bring(&stack.variable(image)));
+    nodes.bring(&["FLASK_IMAGE", "CADDY_IMAGE"]);
     stack.set("COMPOSE_ZD_ENGINE=swarm");
     stack.deploy("").exits(0);
     stack.wait_for_versions("flask", &["1"; 6]);
@@ -90,152 +118,37 @@ fn six_behind_caddy_lose_no_request_in_an_update_or_a_broken_one() {
     stack.wait_for_versions("flask", &["1"; 6]);
 }
 
-/// `docker service rollback` can do nothing then: Swarm forgets what was before.
-#[test]
-fn any_release_is_put_back_even_after_swarm_has_rolled_back_by_itself() {
-    let nodes = Nodes::new(1, 0);
-    let stack = fixture(&nodes, "backto", "swarm-whoami");
-    for version in ["2", "3"] {
-        stack.set(&format!("VERSION={version}"));
-        stack.deploy("").exits(0);
-    }
-    stack.set(&format!("VERSION=4 {BROKEN}"));
-    stack.deploy("").exits(3).says("release 3 serves");
-    stack.rollback("--to 1").exits(0).says("back on release 1");
-    stack.wait_for_versions("whoami", &["1"; 3]);
-    let listed = tool(&stack, "history").exits(0).stdout.clone();
-    for line in ["back to 1", "failed", "(serves)"] {
-        assert!(listed.contains(line), "{listed}");
-    }
-}
-
-#[test]
-fn an_update_pauses_where_that_is_asked_for_and_is_gone_on_with_or_back_from() {
-    let nodes = Nodes::new(1, 0);
-    let stack = fixture(&nodes, "pause", "swarm-vote");
-    stack.set(&format!("VERSION=2 {BROKEN}"));
-    let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
-    ran.exits(3).says("deploy --resume");
-    assert_eq!(stack.update_state("vote"), "paused");
-    stack.deploy("--resume").exits(3);
-    assert_eq!(stack.update_state("vote"), "paused");
-    stack.rollback("").exits(0);
-    stack.wait_for_versions("vote", &["1"; 5]);
-}
-
 const TWO: &str = "
 x-zd: {engine: swarm}
 services:
   app:
     image: ${ZD_APP_IMAGE}
     environment: {VERSION: '${VERSION}', EXIT_AFTER: '${EXIT_AFTER:-0}'}
-    healthcheck: {test: [CMD, /sample-app, probe], interval: 300ms, timeout: 2s, retries: 5}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 3}
     deploy: {endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 3s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
   api:
     image: ${ZD_APP_IMAGE}
     environment: {VERSION: '${VERSION}'}
-    healthcheck: {test: [CMD, /sample-app, probe], interval: 300ms, timeout: 2s, retries: 5}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 3}
     deploy: {endpoint_mode: dnsrr, replicas: 2, update_config: {parallelism: 0, monitor: 1s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
 ";
 
-/// The stack of two services, at version 1.
-fn two<'n>(nodes: &'n Nodes, name: &str) -> Stack<'n> {
-    let stack = Stack::new(nodes, name, TWO);
-    stack.deploy("").exits(0);
-    stack.wait_for_versions("api", &["1", "1"]);
-    stack
+/// The stack of two services, from nothing to its last service.
+#[test]
+fn a_stack_of_two_services_is_refused_put_back_deployed_in_part_scaled_and_pruned() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::new(&nodes, "two", TWO);
+    what_swarm_cannot_do_is_said_before_anything_happens(&stack);
+    what_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it(&stack);
+    what_was_named_alone_is_touched_and_what_runs_beside_stays(&stack);
+    an_image_that_nobody_has_ends_with_the_old_release(&stack);
+    an_interrupt_goes_back(&stack);
+    when_one_service_fails_the_others_go_back_too_and_new_ones_go(&stack);
+    as_many_run_after_a_deploy_as_before_where_the_file_does_not_say(&stack);
+    what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves(&stack);
 }
 
-#[test]
-fn when_one_service_fails_the_others_go_back_too_and_new_ones_go() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "both");
-    stack.add("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
-    stack.set("VERSION=2 EXIT_AFTER=1");
-    let ran = stack.deploy("--health-deadline 20s");
-    ran.exits(3).says("non-zero exit (1)").says("cannot reach the database").says("release 1 serves");
-    stack.wait_for_versions("api", &["1", "1"]);
-    stack.wait_for_versions("app", &["1"]);
-    wait_until("the new one is gone", LONG, || stack.service("more").is_null());
-}
-
-#[test]
-fn what_was_named_alone_is_touched_and_what_runs_beside_stays() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "named");
-    let before = stack.service("api")["Version"]["Index"].clone();
-    stack.set("VERSION=2");
-    let plan = stack.deploy("app --dry-run").exits(0).stdout.clone();
-    assert!(plan.contains("environment VERSION") && plan.contains("leave it alone"), "{plan}");
-    stack.wait_for_versions("app", &["1"]);
-    stack.deploy("app").exits(0);
-    stack.wait_for_versions("app", &["2"]);
-    assert_eq!(stack.service("api")["Version"]["Index"], before);
-    let shown = tool(&stack, "status").exits(0).stdout.clone();
-    assert!(shown.contains("2 of 2") && shown.contains("app.1"), "{shown}");
-}
-
-/// Until the new release serves, nothing goes that a failure would have to bring back.
-#[test]
-fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "prune");
-    let (_, alone) =
-        TWO.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
-    stack.write("compose.yaml", &format!("x-zd: {{engine: swarm}}\n{alone}"));
-    stack.set("VERSION=2");
-    stack.deploy("").exits(0);
-    stack.wait_for_versions("app", &["1"]);
-    stack.deploy("--prune --image api=nobody/has:1 --resolve-image never --health-deadline 5s").exits(3);
-    stack.wait_for_versions("app", &["1"]);
-    stack.deploy("--prune").exits(0).says("removed app");
-    wait_until("it is gone", LONG, || stack.service("app").is_null());
-    stack.wait_for_versions("api", &["2", "2"]);
-    stack.write("compose.yaml", TWO);
-    stack.deploy("app --prune").exits(2).says("is about the whole stack");
-    stack.wait_for_versions("api", &["2", "2"]);
-}
-
-#[test]
-fn as_many_run_after_a_deploy_as_before_where_the_file_does_not_say() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "number");
-    stack.deploy("app --scale app=3").exits(0);
-    stack.set("VERSION=2");
-    stack.deploy("").exits(0);
-    stack.wait_for_versions("app", &["2"; 3]);
-    let tasks = stack.running("app");
-    stack.deploy("app --force").exits(0);
-    stack.wait_for_versions("app", &["2"; 3]);
-    assert!(stack.running("app").iter().all(|t| !tasks.contains(t)));
-}
-
-#[test]
-fn an_image_that_nobody_has_ends_with_the_old_release() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "noimage");
-    let ran = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
-    ran.exits(3).says("No such image").says("release 1 serves");
-    stack.wait_for_versions("app", &["1"]);
-}
-
-#[test]
-fn an_interrupt_goes_back() {
-    let nodes = Nodes::new(1, 0);
-    let stack = two(&nodes, "signal");
-    stack.set("VERSION=2");
-    let mut deploy = stack.start_deploy("");
-    deploy.wait_for("Swarm is given");
-    deploy.signal("TERM");
-    deploy.end().exits(143);
-    stack.wait_for_versions("app", &["1"]);
-    stack.wait_for_versions("api", &["1", "1"]);
-}
-
-#[test]
-fn what_swarm_cannot_do_is_said_before_anything_happens() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::new(&nodes, "refused", TWO);
+fn what_swarm_cannot_do_is_said_before_anything_happens(stack: &Stack) {
     stack.add("services: {app: {ports: ['127.0.0.1:8000:3000'], privileged: true}}");
     stack.deploy("").exits(2).says("127.0.0.1 is one machine's").says("services.app.ports");
     assert!(stack.service("app").is_null());
@@ -245,14 +158,13 @@ fn what_swarm_cannot_do_is_said_before_anything_happens() {
     assert!(stack.service("app").is_null());
     stack.add("services: {app: {x-zd: {before: {service: api}}}}");
     stack.deploy("").exits(2).says("one-shots");
+    assert!(stack.service("app").is_null());
+    stack.add("services: {}");
 }
 
-#[test]
-fn a_stack_that_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::new(&nodes, "foreign", TWO);
+fn what_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it(stack: &Stack) {
     for version in ["1", "2"] {
-        stack.set(&format!("VERSION={version} EXIT_AFTER=0"));
+        stack.set(&format!("VERSION={version}"));
         stack.stack_deploy();
         stack.wait_for_versions("api", &[version; 2]);
         stack.wait_for_versions("app", &[version]);
@@ -260,4 +172,82 @@ fn a_stack_that_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it() {
     stack.rollback("").exits(0).says("is what it was before");
     stack.wait_for_versions("api", &["1", "1"]);
     stack.wait_for_versions("app", &["1"]);
+}
+
+fn what_was_named_alone_is_touched_and_what_runs_beside_stays(stack: &Stack) {
+    let before = stack.service("api")["Version"]["Index"].clone();
+    stack.set("VERSION=2");
+    let plan = stack.deploy("app --dry-run").exits(0).stdout.clone();
+    assert!(plan.contains("environment VERSION") && plan.contains("leave it alone"), "{plan}");
+    stack.wait_for_versions("app", &["1"]);
+    stack.deploy("app").exits(0);
+    stack.wait_for_versions("app", &["2"]);
+    assert_eq!(stack.service("api")["Version"]["Index"], before);
+    let shown = tool(stack, "status").exits(0).stdout.clone();
+    assert!(shown.contains("2 of 2") && shown.contains("app.1"), "{shown}");
+}
+
+fn an_image_that_nobody_has_ends_with_the_old_release(stack: &Stack) {
+    let ran = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
+    ran.exits(3).says("No such image").says(&format!("release {} serves", serving(stack)));
+    stack.wait_for_versions("app", &["2"]);
+}
+
+fn an_interrupt_goes_back(stack: &Stack) {
+    stack.set("VERSION=3");
+    let mut deploy = stack.start_deploy("");
+    deploy.wait_for("Swarm is given");
+    deploy.signal("TERM");
+    deploy.end().exits(143);
+    stack.wait_for_versions("app", &["2"]);
+    stack.wait_for_versions("api", &["1", "1"]);
+}
+
+fn when_one_service_fails_the_others_go_back_too_and_new_ones_go(stack: &Stack) {
+    stack.add("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
+    stack.set("VERSION=3 EXIT_AFTER=1");
+    let ran = stack.deploy("--health-deadline 20s");
+    ran.exits(3).says("non-zero exit (1)").says("cannot reach the database");
+    ran.says(&format!("release {} serves", serving(stack)));
+    stack.wait_for_versions("api", &["1", "1"]);
+    stack.wait_for_versions("app", &["2"]);
+    wait_until("the new one is gone", LONG, || stack.service("more").is_null());
+    stack.add("services: {}");
+}
+
+fn as_many_run_after_a_deploy_as_before_where_the_file_does_not_say(stack: &Stack) {
+    stack.set("VERSION=2 EXIT_AFTER=0");
+    stack.deploy("app --scale app=3").exits(0);
+    stack.set("VERSION=3");
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("app", &["3"; 3]);
+    let tasks = stack.running("app");
+    stack.deploy("app --force").exits(0);
+    stack.wait_for_versions("app", &["3"; 3]);
+    assert!(stack.running("app").iter().all(|t| !tasks.contains(t)));
+}
+
+/// Until the new release serves, nothing goes that a failure would have to bring back.
+fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves(stack: &Stack) {
+    let (_, alone) =
+        TWO.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
+    stack.write("compose.yaml", &format!("x-zd: {{engine: swarm}}\n{alone}"));
+    stack.set("VERSION=4");
+    stack.deploy("").exits(0);
+    stack.wait_for_versions("app", &["3"; 3]);
+    stack.deploy("--prune --image api=nobody/has:1 --resolve-image never --health-deadline 5s").exits(3);
+    stack.wait_for_versions("app", &["3"; 3]);
+    stack.deploy("--prune").exits(0).says("removed app");
+    wait_until("it is gone", LONG, || stack.service("app").is_null());
+    stack.wait_for_versions("api", &["4", "4"]);
+    stack.write("compose.yaml", TWO);
+    stack.deploy("app --prune").exits(2).says("is about the whole stack");
+    stack.wait_for_versions("api", &["4", "4"]);
+}
+
+/// The number of the release that `history` says serves.
+fn serving(stack: &Stack) -> String {
+    let listed = tool(stack, "history").exits(0).stdout.clone();
+    let line = listed.lines().find(|l| l.contains("(serves)")).expect("one that serves");
+    line.split(' ').next().expect("a number").into()
 }

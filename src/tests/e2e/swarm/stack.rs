@@ -57,10 +57,9 @@ impl Stack<'_> {
         format!("{}_{service}", self.project)
     }
 
-    /// `docker service inspect`; null where there is none, or no manager leads at the moment.
+    /// As `docker service inspect` has it; null where there is none, or no manager leads at the moment.
     pub fn service(&self, service: &str) -> Value {
-        let told = self.ask_manager(&format!("service inspect {}", self.full(service)));
-        told[0].clone()
+        self.ask_manager(&format!("/services/{}", self.full(service)))
     }
 
     /// `completed`, `rollback_completed`…; empty before its first update.
@@ -70,28 +69,21 @@ impl Stack<'_> {
 
     /// All that the Swarm remembers of a service.
     pub fn tasks(&self, service: &str) -> Vec<Value> {
-        let filter = format!("service ps --quiet --no-trunc {}", self.full(service));
-        let output = self.nodes.try_docker(self.nodes.manager(), &filter);
-        let ids = String::from_utf8_lossy(&output.stdout).replace('\n', " ");
-        if ids.is_empty() {
-            return Vec::new();
-        }
-        let told = self.ask_manager(&format!("inspect --type task {ids}"));
+        let filter = format!("%7B%22service%22%3A%5B%22{}%22%5D%7D", self.full(service));
+        let told = self.ask_manager(&format!("/tasks?filters={filter}"));
         told.as_array().cloned().unwrap_or_default()
     }
 
     /// Those that run, and are to.
     pub fn running(&self, service: &str) -> Vec<Value> {
         let mut tasks = self.tasks(service);
-        tasks.retain(|t| t["DesiredState"] == "running" && t["Status"]["State"] == "running");
+        tasks.retain(runs);
         tasks
     }
 
     /// The version of each task that runs, in order.
     pub fn versions(&self, service: &str) -> Vec<String> {
-        let mut versions: Vec<String> = self.running(service).iter().map(Stack::version).collect();
-        versions.sort();
-        versions
+        versions(&self.tasks(service))
     }
 
     /// The ids of the nodes that its running tasks are on.
@@ -124,14 +116,13 @@ impl Stack<'_> {
             let on_their_way =
                 |t: &Value| t["DesiredState"] == "running" && t["Status"]["State"] != "running";
             let tasks = self.tasks(service);
-            let lost = self.running(service).iter().any(|t| self.is_on_lost(t));
-            !lost && !tasks.iter().any(on_their_way) && self.versions(service) == expected
+            let lost = tasks.iter().any(|t| runs(t) && self.is_on_lost(t));
+            !lost && !tasks.iter().any(on_their_way) && versions(&tasks) == expected
         });
     }
 
-    fn ask_manager(&self, line: &str) -> Value {
-        let output = self.nodes.try_docker(self.nodes.manager(), line);
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    fn ask_manager(&self, path: &str) -> Value {
+        self.nodes.get(self.nodes.manager(), path)
     }
 }
 
@@ -147,6 +138,18 @@ impl Drop for Stack<'_> {
         // For the next one on the same nodes; with the nodes themselves everything goes.
         self.nodes.try_docker(manager, &format!("stack rm {}", self.project));
     }
+}
+
+/// It runs, and is to.
+fn runs(task: &Value) -> bool {
+    task["DesiredState"] == "running" && task["Status"]["State"] == "running"
+}
+
+/// Of those that run, in order.
+fn versions(tasks: &[Value]) -> Vec<String> {
+    let mut versions: Vec<String> = tasks.iter().filter(|t| runs(t)).map(Stack::version).collect();
+    versions.sort();
+    versions
 }
 
 fn text(value: &Value) -> String {
