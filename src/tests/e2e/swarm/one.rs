@@ -124,12 +124,12 @@ services:
   app:
     image: ${ZD_APP_IMAGE}
     environment: {VERSION: '${VERSION}', EXIT_AFTER: '${EXIT_AFTER:-0}'}
-    healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 3}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 2s, timeout: 5s, retries: 2}
     deploy: {endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 3s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
   api:
     image: ${ZD_APP_IMAGE}
     environment: {VERSION: '${VERSION}'}
-    healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 3}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 2s, timeout: 5s, retries: 2}
     deploy: {endpoint_mode: dnsrr, replicas: 2, update_config: {parallelism: 0, monitor: 1s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
 ";
 
