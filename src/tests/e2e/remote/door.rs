@@ -91,6 +91,7 @@ fn client(folder: &Path, more: &str) -> PathBuf {
     let settings = format!(
         "Host *\nIdentityFile {place}/own\nIdentitiesOnly yes\nUserKnownHostsFile {place}/known\n\
          StrictHostKeyChecking yes\nBatchMode yes\nLogLevel ERROR\n\
+         KexAlgorithms curve25519-sha256\n\
          ControlPath {place}/one\n{more}"
     );
     fs::write(folder.join("config"), settings).expect("a file");
