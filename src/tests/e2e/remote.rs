@@ -127,6 +127,7 @@ fn deploys_by_ssh_lose_nothing_also_where_more_come_than_its_server_lets_in() {
 
     far.stage.tell("---- more at a time than its ssh server lets in");
     let many = MOST + 1;
+    far.stage.set("VERSION=1");
     far.up(many);
     far.stage.set("VERSION=4");
     let (ran, answers) = far.under_load("deploy", "app");
