@@ -23,6 +23,8 @@ mod report;
 mod rollout;
 mod shell;
 mod swarm;
+#[cfg(feature = "tls")]
+mod tls;
 mod wait;
 mod witness;
 

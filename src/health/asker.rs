@@ -67,6 +67,8 @@ impl<'a> Asker<'a> {
             .timeout(timeout)
             .connect_timeout(timeout.min(CONNECT))
             .pool_max_idle_per_host(0);
+        #[cfg(feature = "tls")]
+        crate::tls::choose_provider();
         // It is asked by its address, which no certificate names.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);

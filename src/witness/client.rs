@@ -48,6 +48,8 @@ impl Asker {
         if let (Some(ip), Some(host)) = (place.connect, place.url.host_str()) {
             builder = builder.resolve(host, SocketAddr::new(ip, 0));
         }
+        #[cfg(feature = "tls")]
+        crate::tls::choose_provider();
         // The proxy of this engine is asked; whether others believe its certificate is not the question.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
