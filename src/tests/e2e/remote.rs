@@ -190,7 +190,7 @@ fn a_deploy_whose_line_breaks_says_so_and_the_next_one_tidies_up(far: &Far) {
     deploy.end().exits(4).says("act now");
     far.engine.net.plug_in(far.engine.node.number);
     far.stage.set(NO_TIMEOUT);
-    far.stage.wait_until_all_answer();
+    wait_until("the line is there again", LONG, || far.stage.ask("/").is_some());
     let load = far.stage.start_load("");
     far.start("deploy", "app").end().exits(0);
     load.end().all_until("4");
