@@ -1,5 +1,8 @@
 //! What is special about HAProxy: what its configuration needs, and its fixed `server` lines.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
 use crate::promises::flags;
 use crate::stage::{LONG, Stage, free_port, wait_until};
 
@@ -34,6 +37,15 @@ fn what_haproxy_lacks_is_said_before_anything_is_touched() {
     refuses("is exited, so nobody reaches `app`", &start);
 }
 
+/// The head of an answer at a port of this machine.
+fn answers(port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut head = [0; 32];
+    stream.read_exact(&mut head).ok()?;
+    Some(String::from_utf8_lossy(&head).into())
+}
+
 /// As while somebody moves from one to the other.
 #[test]
 fn two_proxies_in_front_of_a_service_are_both_told() {
@@ -45,6 +57,9 @@ fn two_proxies_in_front_of_a_service_are_both_told() {
          volumes: ['./haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro'] }} }}"
     ));
     stage.up("");
+    wait_until("the second proxy answers too", LONG, || {
+        answers(port).is_some_and(|head| head.contains(" 200 "))
+    });
     let first = stage.start_load("");
     let second = stage.start_load_at(port, "");
     stage.set("VERSION=2");
