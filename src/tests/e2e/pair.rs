@@ -60,7 +60,6 @@ fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
     let [active, _] = ids(&stage);
 
     stage.tell("--- an idle side that fails leaves the active one serving");
-    stage.deploy("service").exits(0);
     stage.set("VERSION=2 STATUS=503");
     let (ran, answers) = stage.deploy_under_load("", "service --health-deadline 2s");
     ran.exits(3);
@@ -72,7 +71,9 @@ fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
     assert_eq!(stage.marks(), "");
 
     stage.tell("--- the idle side takes over");
-    stage.set("STATUS=200");
+    stage.set("VERSION=1 STATUS=200");
+    stage.deploy("service").exits(0);
+    stage.set("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "service");
     ran.exits(0);
     answers.all_from(&["1", "2"]);

@@ -88,9 +88,10 @@ fn a_rollback_goes_to_the_release_before_to_any_that_is_kept_and_back_again() {
     stage.tell("--- any that is kept");
     stage.set("VERSION=3");
     stage.deploy("app").exits(0);
+    // Version 1 again is release 3, version 3 is release 5.
     goes_back(&stage, "--to 2", "3", "2");
-    goes_back(&stage, "--to 3", "2", "3");
-    goes_back(&stage, "--to 1", "3", "1");
+    goes_back(&stage, "--to 5", "2", "3");
+    goes_back(&stage, "--to 3", "3", "1");
 
     stage.tell("--- Compose and a deploy have nothing to do after a rollback to what the file says");
     stage.set("VERSION=1");
