@@ -216,7 +216,7 @@ fn prune(stage: &Stage) {
 
 fn forget_kept(stage: &Stage) {
     stage.keepers().iter().for_each(|name| drop(stage.docker(&format!("rm {name}"))));
-    stage.release_tags().iter().for_each(|tag| drop(stage.docker(&format!("image rm {tag}"))));
+    stage.release_tags().iter().for_each(|tag| drop(stage.docker(&format!("image rm -f {tag}"))));
 }
 
 /// Two images with their versions in them, and the first release of the first.
