@@ -68,7 +68,8 @@ impl<'a> Rollout<'a> {
     pub(super) fn start(&mut self, keys: &[Key]) -> Result<()> {
         let docker = self.tools.docker;
         let service = self.service(&keys[0]);
-        match service.starts_by_compose && !self.lenient {
+        let by_compose = service.starts_by_compose && !self.lenient;
+        match by_compose {
             true => {
                 let all = docker.containers_of(&self.tools.project.name, &service.name)?;
                 docker.start_by_compose(&service.name, all.len())?;
@@ -81,7 +82,8 @@ impl<'a> Rollout<'a> {
         if self.bound.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;
         }
-        for key in keys {
+        // Compose runs the hooks of what it starts.
+        for key in keys.iter().filter(|_| !by_compose) {
             for hook in &service.post_start {
                 let done = self.hook(key, hook, "the post_start hook");
                 done.inspect_err(|_| self.failed = vec![self.bound[key].id.clone()])?;
