@@ -70,41 +70,43 @@ impl Front {
         load.end_all_from(&["2", "3"]);
         self.expect(&stage, "3");
 
-        stage.tell("--- an answer that never ends is cut at the limit, which is said; the others are not");
+        stage.tell("--- killed before the switch, the next finishes; an answer that never ends is cut at the limit, which is said");
+        let load = stage.start_load("");
         let stream = stage.hold("/stream?seconds=100");
         stage.set("VERSION=4 LISTEN_AFTER=0 WARMUP=0");
-        let (ran, answers) = stage.deploy_under_load("", "app --drain-timeout 2s");
+        kill_after(&stage, "started app-");
+        let ran = stage.deploy("app --drain-timeout 2s");
         ran.exits(0).says("1 request in flight after 2s");
-        answers.all_from(&["3", "4"]);
+        load.end().all_from(&["3", "4"]);
         drop(stream);
         self.expect(&stage, "4");
 
+        stage.tell("--- killed after the switch, the next finishes");
+        let load = stage.start_load("");
+        stage.set("VERSION=5");
+        kill_after(&stage, "in rotation: app-");
+        stage.deploy("app").exits(0);
+        load.end().all_from(&["4", "5"]);
+        wait_until("nothing is left in the proxy", LONG, || (self.left)(&stage).is_empty());
+        self.expect(&stage, "5");
+
         stage.tell("--- a release that never gets ready");
         let before = stage.containers();
-        stage.set("VERSION=5 STATUS=500");
+        stage.set("VERSION=6 STATUS=500");
         let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
         ran.exits(3).says("→ 500").says("served before and still serve");
-        answers.all_from(&["4"]);
+        answers.all_from(&["5"]);
         assert_eq!(stage.containers(), before);
         assert_eq!((self.left)(&stage), "", "left in the proxy");
         assert_eq!(stage.proxy(), proxy);
     }
+}
 
-    /// Killed before its switch, and then one after it.
-    fn kills(&self, name: &str) {
-        let stage = self.up(name);
-        let load = stage.start_load("");
-        for (version, line) in [("2", "started app-"), ("3", "in rotation: app-")] {
-            stage.set(&format!("VERSION={version}"));
-            let mut deploy = stage.start_deploy("app");
-            deploy.wait_for(line);
-            deploy.kill();
-            stage.deploy("app").exits(0);
-            wait_until("nothing is left in the proxy", LONG, || (self.left)(&stage).is_empty());
-            self.expect(&stage, version);
-        }
-        load.end().all_until("3");
-    }
+/// Starts a deploy and kills it once it has printed this.
+fn kill_after(stage: &Stage, line: &str) {
+    let mut deploy = stage.start_deploy("app");
+    deploy.wait_for(line);
+    deploy.kill();
 }
 
 macro_rules! behind {
@@ -112,18 +114,9 @@ macro_rules! behind {
         mod $proxy {
             use super::*;
 
-            fn name(promise: &str) -> String {
-                format!("{}-{promise}", stringify!($proxy)).replace('_', "")
-            }
-
             #[test]
-            fn no_deploy_loses_a_request_and_a_release_that_is_never_ready_leaves_all_as_it_was() {
-                $front.deploys(&name("loses"));
-            }
-
-            #[test]
-            fn a_deploy_that_is_killed_before_or_after_its_switch_is_finished_by_the_next() {
-                $front.kills(&name("killed"));
+            fn no_deploy_loses_a_request_also_when_killed_and_a_release_that_is_never_ready_leaves_all_as_it_was() {
+                $front.deploys(&stringify!($proxy).replace('_', ""));
             }
         }
     };
@@ -209,5 +202,5 @@ pub fn frozen(stage: &Stage) -> String {
 
 /// Files in Traefik's directory of routes.
 pub fn routes(stage: &Stage) -> String {
-    stage.in_proxy(&["ls", "-A", "/etc/traefik/dynamic"])
+    stage.ls_in_proxy("/etc/traefik/dynamic")
 }
