@@ -12,7 +12,7 @@ use crate::tool::Running;
 
 /// In two halves, with a pause in which the managers find out that a node is lost: the second half is for the others.
 /// Needs no virtual IPs and no ingress, which not every kernel can do.
-/// Each look at the health of six instances costs as much as a container does in a second, so there are few.
+/// Each health check starts a process in a container, which keeps a processor busy for a tenth of a second, so there are few.
 const FILE: &str = "
 x-zd: {engine: swarm}
 services:
@@ -22,7 +22,7 @@ services:
       VERSION: '${VERSION}'
       WARMUP: '${WARMUP:-0}'
       HEALTH_STATUS: '${HEALTH_STATUS:-200}'
-    healthcheck: {test: [CMD, /sample-app, probe], interval: 2s, timeout: 5s, retries: 2}
+    healthcheck: {test: [CMD, /sample-app, probe], interval: 4s, timeout: 5s, retries: 1}
     deploy:
       endpoint_mode: dnsrr
       replicas: 6
@@ -56,12 +56,12 @@ fn six<'n>(nodes: &'n Nodes, name: &str) -> Stack<'n> {
     stack
 }
 
-/// Three instances of the new version run, one of them on a node of which this is true.
-fn half_runs(stack: &Stack, there: impl Fn(&Value) -> bool) -> bool {
+/// Three instances of the new version run, on whichever nodes Swarm has chosen.
+fn half_runs(stack: &Stack) -> bool {
     let version = stack.variable("VERSION");
     let mut new = stack.running("app");
     new.retain(|t| Stack::version(t) == version);
-    new.len() == 3 && new.iter().any(there)
+    new.len() == 3
 }
 
 /// Every slot is served by this version, nothing else runs, and nothing is counted that a lost node had. Where an old
@@ -110,7 +110,8 @@ fn a_worker_lost_in_a_deploy_does_not_hold_it_up_for_ever_and_its_instances_go_t
     stack.set("VERSION=3 WARMUP=0");
     let mut deploy = stack.start_deploy("");
     let last = 2;
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack, |t| stack.is_on(t, last)));
+    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
+    assert!(stack.running("app").iter().any(|t| stack.is_on(t, last)), "some run on the one that is lost");
     nodes.lose(last);
     deploy.end().exits(0);
     wait_for_slots(&stack, "3");
@@ -136,7 +137,7 @@ fn a_manager_that_does_not_lead_deploys_the_same_and_goes_on_when_the_one_that_l
     stack.tell("---- the one that leads is lost");
     stack.set("VERSION=4 HEALTH_STATUS=200");
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack, |t| stack.is_on(t, LEADER)));
+    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
     nodes.lose(LEADER);
     deploy.end().exits(0);
     wait_for_slots(&stack, "4");
@@ -158,7 +159,7 @@ fn a_deploy_whose_manager_is_silent_or_lost_says_so_and_the_next_one_through_ano
     stack.tell("---- it falls silent, as where it is reached over a network");
     stack.set(TIMEOUT);
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack, |t| stack.is_on(t, LEADER)));
+    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
     nodes.silence(LEADER);
     // It cannot know how that ends: the update goes on without it.
     wait_until("it ends", UNANSWERED, || !deploy.runs());
@@ -171,7 +172,7 @@ fn a_deploy_whose_manager_is_silent_or_lost_says_so_and_the_next_one_through_ano
     stack.talk_to(leader);
     stack.set(&format!("VERSION=3 {TIMEOUT}"));
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack, |_| true));
+    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
     nodes.lose(leader);
     wait_until("it ends", UNANSWERED, || !deploy.runs());
     deploy.end().exits(4).says("it is not known what became of the update");
