@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::promises::flags;
 use crate::stage::Stage;
 
 /// A stage with so many instances of version 1, which is release 1.
@@ -123,16 +122,6 @@ fn a_rollback_goes_to_the_release_before_to_any_that_is_kept_and_back_again() {
     stage.write("compose.yaml", "services: {app: [");
     goes_back(&stage, "", "4", "1");
     stage.expect_release("app", 1, "1");
-}
-
-#[test]
-fn behind_haproxy_too() {
-    let stage = two_releases(Stage::haproxy("hback"), 2);
-    for (from, to) in [("2", "1"), ("1", "2")] {
-        goes_back(&stage, "app", from, to);
-        stage.expect_release("app", 2, to);
-        assert_eq!(flags(&stage), "", "servers with a flag of ours");
-    }
 }
 
 // The image.
