@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::stage::{LONG, wait_until};
+use crate::stage::{LONG, Stage, wait_until};
 use door::MOST;
 use engine::{Engine, Far};
 
@@ -209,12 +209,23 @@ fn a_deploy_whose_engine_is_killed_and_comes_back_goes_back_and_the_next_one_tid
     far.stage.expect_release("app", 2, "4");
     // It is given the engine's socket as a file, which is that of the engine before.
     far.stage.compose("restart proxy");
-    far.stage.wait_until_all_answer();
+    wait_until_steady(&far.stage);
     far.stage.set("WARMUP=0");
     let (ran, answers) = far.under_load("deploy", "app");
     ran.exits(0);
     answers.all_from(&["4", "5"]);
     far.stage.expect_release("app", 2, "5");
+}
+
+/// A proxy that has just started still reloads what docker-gen has found out.
+fn wait_until_steady(stage: &Stage) {
+    stage.wait_until_all_answer();
+    let mut in_a_row = 0;
+    wait_until("answers without a break", LONG, || {
+        let answers = stage.ask("/").is_some_and(|reply| reply.status == 200);
+        in_a_row = if answers { in_a_row + 1 } else { 0 };
+        in_a_row >= 20
+    });
 }
 
 fn an_engine_that_is_not_there_is_named_with_a_fix(far: &Far) {

@@ -77,6 +77,7 @@ fn its_files_of_routes_hold_the_route_whatever_its_discovery_makes_of_the_new_in
     let router = "http: {routers: {mine: {rule: Path(`/mine`), service: app@docker}}}";
     stage.in_proxy(&["sh", "-c", &format!("echo '{router}' >/etc/traefik/dynamic/mine.yml")]);
     refuses(&stage, "/etc/traefik/dynamic/mine.yml:service: app@docker");
+    stage.in_proxy(&["rm", "/etc/traefik/dynamic/mine.yml"]);
 
     stage.tell("--- a directory that takes no file is refused");
     let read_only = "services: { proxy: { volumes: !override \
