@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
@@ -74,7 +74,6 @@ impl Node {
     /// Not `ip netns exec`: that hides the cgroups.
     fn command(&self, net: &Net) -> Command {
         let Node { name, folder, .. } = self;
-        let driver = run(&mut machine("info --format {{.Driver}}"));
         let log = File::create(folder.join("log")).expect("its log");
         let again = log.try_clone().expect("its log");
         let place = |option: &str, name: &str| format!("--{option}={}", folder.join(name).display());
@@ -83,7 +82,7 @@ impl Node {
             .arg(format!("--net=/var/run/netns/{name}"))
             .args(["unshare", "--pid", "--fork", "--mount-proc", "--uts"])
             .args(["bash", "-c", INIT, "init", name, "--host", &self.host(), "--host", &self.tcp()])
-            .args(["--tls=false", "--storage-driver", &driver])
+            .args(["--tls=false", "--storage-driver", storage_driver()])
             .args([place("config-file", "daemon.json"), place("pidfile", "pid")])
             .args([place("data-root", "data"), place("exec-root", "exec")])
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
@@ -208,6 +207,25 @@ impl Node {
         let lines: Vec<&str> = text.lines().filter(|l| !l.contains("level=info")).collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
+}
+
+/// The kernel's own overlay where it can be mounted here, as every start of a container costs more with another; else what
+/// the machine's own engine found to work.
+fn storage_driver() -> &'static str {
+    static DRIVER: LazyLock<String> = LazyLock::new(|| match overlay_mounts() {
+        true => "overlay2".into(),
+        false => run(&mut machine("info --format {{.Driver}}")),
+    });
+    &DRIVER
+}
+
+/// Tried in a namespace of its own, so that nothing is left mounted.
+fn overlay_mounts() -> bool {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = "cd \"$1\" && mkdir l u w m && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", mount, "sh"]).arg(folder.path());
+    command.output().is_ok_and(|output| output.status.success())
 }
 
 /// Copies images of the machine's own engine to these.
