@@ -84,6 +84,12 @@ impl DockerApi {
         });
     }
 
+    /// Sends a signal to a container. A docker client needs a moment to start, in which an instance gets ready.
+    pub fn signal(&self, container: &str, name: &str) {
+        let (status, body) = self.request("POST", &format!("/containers/{container}/kill?signal={name}"));
+        assert_eq!(status, 204, "{}", String::from_utf8_lossy(&body));
+    }
+
     /// All that Compose made of a project.
     pub fn remove_project(&self, project: &str) {
         let its = json!({"label": [format!("com.docker.compose.project={project}")]});

@@ -12,7 +12,7 @@ use crate::stage::{LONG, Stage, wait_until};
 
 /// Unless the test says otherwise. So many requests a second see a tenth of a second without an answer, and leave the
 /// machine to other tests.
-const DEFAULTS: [(&str, &str); 3] = [("--clients", "8"), ("--rate", "60"), ("--seconds", "120")];
+const DEFAULTS: [(&str, &str); 3] = [("--clients", "8"), ("--rate", "40"), ("--seconds", "120")];
 
 /// Clients of every kind that a deploy must not lose, each with its path: short requests by a connection each and by kept
 /// ones, answers that take their time, uploads that do, and streams.

@@ -34,12 +34,29 @@ const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_C
 const NO_MONITOR: [(&str, &str); 2] =
     [("COMPOSE_ZD_UPDATE_MONITOR", "0s"), ("COMPOSE_ZD_ROLLBACK_MONITOR", "0s")];
 
-/// The only wait of the tests.
-pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+/// Limit for one answer where others are asked for after it: a request to a container that Compose has just removed is never
+/// answered.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// The only wait of the tests. The longer it takes the rarer it looks: fifty queries a second for half a minute keep an
+/// engine busier than what it is waited for.
+pub fn wait_until(what: &str, limit: Duration, done: impl FnMut() -> bool) {
+    wait(what, limit, Duration::from_millis(250), done);
+}
+
+/// The same for an instant that must not be missed, of which a file tells.
+pub fn wait_closely(what: &str, limit: Duration, done: impl FnMut() -> bool) {
+    wait(what, limit, SHORTEST_PAUSE, done);
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+fn wait(what: &str, limit: Duration, longest_pause: Duration, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        thread::sleep(Duration::from_millis(20));
+        let elapsed = start.elapsed();
+        assert!(elapsed < limit, "{what}: not within {limit:?}");
+        thread::sleep((elapsed / 10).clamp(SHORTEST_PAUSE, longest_pause));
     }
 }
 
@@ -409,7 +426,7 @@ impl Stage {
     }
 
     /// The engine that docker talks to here.
-    fn api(&self) -> DockerApi {
+    pub fn api(&self) -> DockerApi {
         let host = self.variable("DOCKER_HOST");
         let inherited = || std::env::var("DOCKER_HOST").unwrap_or_default();
         DockerApi::at(&if host.is_empty() { inherited() } else { host })
@@ -482,7 +499,20 @@ impl Stage {
 
     /// The marks that a rollout left in nginx-proxy.
     pub fn marks(&self) -> String {
-        self.in_proxy(&["ls", "/tmp/compose-zd-down"])
+        self.ls_in_proxy("/tmp/compose-zd-down")
+    }
+
+    /// The files of a folder in the proxy, a line each; nothing where there is no such folder. Root sees them from
+    /// outside, for which no process has to be started in the container.
+    pub fn ls_in_proxy(&self, folder: &str) -> String {
+        let pid =
+            self.api().get(&format!("/containers/{}/json", self.proxy().id))["State"]["Pid"].to_string();
+        let root = Path::new("/proc").join(pid).join("root");
+        if self.elsewhere || fs::read_dir(&root).is_err() {
+            return self.in_proxy(&["ls", "-A", folder]);
+        }
+        let files = fs::read_dir(root.join(folder.trim_start_matches('/'))).into_iter().flatten().flatten();
+        sorted(files.map(|file| file.file_name().to_string_lossy().into_owned() + "\n")).concat()
     }
 
     /// What a command in the proxy prints.
@@ -499,21 +529,25 @@ impl Stage {
 
     /// The same by another host name.
     pub fn ask_at(&self, host: &str, path: &str) -> Option<Reply> {
+        self.ask_within(LONG, host, path)
+    }
+
+    fn ask_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
         let mut text = String::new();
-        self.send(host, path).ok()?.read_to_string(&mut text).ok()?;
+        self.send(limit, host, path).ok()?.read_to_string(&mut text).ok()?;
         Reply::read(&text)
     }
 
     /// A request whose answer has begun, and goes on for as long as this is kept.
     pub fn hold(&self, path: &str) -> TcpStream {
-        let mut stream = self.send(&self.host(), path).expect("a connection to the proxy");
+        let mut stream = self.send(LONG, &self.host(), path).expect("a connection to the proxy");
         stream.read_exact(&mut [0; 16]).expect("the answer begins");
         stream
     }
 
-    fn send(&self, host: &str, path: &str) -> io::Result<TcpStream> {
+    fn send(&self, limit: Duration, host: &str, path: &str) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect((self.address.get(), self.port))?;
-        stream.set_read_timeout(Some(LONG))?;
+        stream.set_read_timeout(Some(limit))?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         Ok(stream)
@@ -530,7 +564,7 @@ impl Stage {
         let hosts = [self.host(), self.second_host()];
         wait_until("every instance answers through the proxy", LONG, || {
             for host in hosts.iter().filter(|h| !h.is_empty()) {
-                let reply = self.ask_at(host, "/health").filter(|r| r.status == 200);
+                let reply = self.ask_within(ANSWER, host, "/health").filter(|r| r.status == 200);
                 if let Some(reply) = reply {
                     silent.remove(&reply.instance);
                 }

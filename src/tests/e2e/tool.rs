@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 
-use crate::stage::{LONG, Stage, wait_until};
+use crate::stage::{LONG, Stage, wait_closely};
 
 /// A command under way.
 pub struct Running<'s> {
@@ -57,7 +57,7 @@ impl<'s> Running<'s> {
 
     /// Waits until it has said this.
     pub fn wait_for(&mut self, text: &str) {
-        wait_until(&format!("`{text}`"), LONG, || {
+        wait_closely(&format!("`{text}`"), LONG, || {
             let ended = self.child.try_wait().expect("a child");
             let said = text_of(&self.stderr);
             let known = said.contains(text);
@@ -77,7 +77,7 @@ impl<'s> Running<'s> {
 
     /// The instances of its `n`th line of these, waited for.
     pub fn names(&mut self, verb: &str, n: usize) -> Vec<String> {
-        wait_until(&format!("line {n} of `{verb}`"), LONG, || {
+        wait_closely(&format!("line {n} of `{verb}`"), LONG, || {
             let ended = !self.runs();
             let known = self.said(verb).len() >= n;
             assert!(known || !ended, "it ended before line {n} of `{verb}`: {}", text_of(&self.stderr));
@@ -116,7 +116,7 @@ impl<'s> Running<'s> {
     /// Kills the docker client that it waits for, as soon as there is one.
     pub fn kill_children(&mut self) {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        wait_until("it waits for docker", LONG, || {
+        wait_closely("it waits for docker", LONG, || {
             let found = fs::read_to_string(&children).unwrap_or_default();
             for id in found.split_whitespace() {
                 let _ = self

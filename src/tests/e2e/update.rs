@@ -38,8 +38,7 @@ fn kill_some(stage: &Stage, deploy: &mut Running, batch: usize, count: usize) {
 }
 
 fn signal(stage: &Stage, name: &str, instances: &[String]) {
-    let names: Vec<String> = instances.iter().map(|i| format!("{}-{i}", stage.project)).collect();
-    stage.docker(&format!("kill -s {name} {}", names.join(" ")));
+    instances.iter().for_each(|i| stage.api().signal(&format!("{}-{i}", stage.project), name));
 }
 
 /// How many of each version run.
