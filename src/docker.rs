@@ -240,7 +240,7 @@ impl Docker {
             return Ok(Some(done));
         }
         let start = Instant::now();
-        let command = expression(argv).stdout_capture().stderr_capture().unchecked();
+        let command = readable(expression(argv)).stdout_capture().stderr_capture().unchecked();
         let child = match stdin {
             Some(text) => command.stdin_bytes(text).start(),
             None => command.stdin_null().start(),
@@ -330,7 +330,7 @@ impl Docker {
 
     /// Tried again where an ssh server turned it away because too many came at a time: it has done nothing then.
     fn run_command(&self, shown: &str, command: duct::Expression, stdin: Option<&str>) -> Result<Done> {
-        let command = command.stdout_capture().stderr_capture().unchecked();
+        let command = readable(command).stdout_capture().stderr_capture().unchecked();
         let command = match stdin {
             Some(text) => command.stdin_bytes(text),
             None => command.stdin_null(),
@@ -430,6 +430,22 @@ fn spawned(command: duct::Expression) -> duct::Expression {
         command.process_group(0);
         Ok(())
     })
+}
+
+/// Compose's settings for the form of its output, and the two by which it does more than it was told. Users and CI set
+/// them, and so may a project's `.env`.
+/// Source: <https://docs.docker.com/compose/how-tos/environment-variables/envvars/>
+const FORM: [(&str, &str); 5] = [
+    ("COMPOSE_PROGRESS", "plain"),
+    ("COMPOSE_ANSI", "never"),
+    ("COMPOSE_STATUS_STDOUT", "0"),
+    ("COMPOSE_MENU", "0"),
+    ("COMPOSE_REMOVE_ORPHANS", "0"),
+];
+
+/// A command whose output is read: its form does not depend on the user's environment.
+fn readable(command: duct::Expression) -> duct::Expression {
+    FORM.iter().fold(command, |command, (name, value)| command.env(name, value))
 }
 
 fn with_variables(command: duct::Expression, exec: &Exec) -> duct::Expression {

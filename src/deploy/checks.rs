@@ -174,10 +174,15 @@ pub fn start_command(container: &Container) -> String {
 /// # Errors
 /// What Compose would stop or remove, by its own dry run.
 pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
+    let mut removed = 0;
     for (step, _) in &plan.steps {
+        // Its containers that an earlier step removes are still there for a dry run, and would count.
+        if let Step::Remove(keys) = step {
+            removed += keys.len();
+        }
         if let Step::Create { service, total, .. } = step {
             nothing_lost(
-                &docker.collateral(service, *total)?,
+                &docker.collateral(service, total + removed)?,
                 &format!("create a new instance of `{service}`"),
             )?;
         }

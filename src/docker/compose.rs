@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Docker, expression, standalone};
+use super::{Docker, Done, expression, standalone};
 use crate::fault::Fault;
 
 /// Asks for the configuration hash of every service.
@@ -109,9 +109,20 @@ impl Docker {
     /// changed, and stops everything on it, whatever `--no-recreate` says.
     ///
     /// # Errors
-    /// Compose's own.
+    /// Compose's own; a dry run that does not print what it would create, of which nothing can be known.
     pub fn collateral(&self, service: &str, total: usize) -> Result<Vec<String>> {
-        self.dry_run(&create_words(service, total))
+        let command = create_words(service, total);
+        let done = self.dry_run(&command)?;
+        if !creates_something(&done) {
+            return Err(Fault::unchanged(format!(
+                "`docker compose --dry-run {}` does not print what it would do",
+                command.join(" ")
+            ))
+            .seen(done.said())
+            .hint("update Compose (2.20 or later prints it), or unset the COMPOSE_* variables that change its output")
+            .into());
+        }
+        Ok(would_go(&done))
     }
 
     /// The same for starting services that are down.
@@ -120,13 +131,14 @@ impl Docker {
     /// Compose's own.
     pub fn collateral_of_start(&self, services: &[&str]) -> Result<Vec<String>> {
         let words = ["up", "--no-start", "--no-recreate"].iter().chain(services);
-        self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())
+        // Nothing to print is no error: what is down may be there already.
+        Ok(would_go(&self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())?))
     }
 
-    fn dry_run(&self, command: &[String]) -> Result<Vec<String>> {
+    fn dry_run(&self, command: &[String]) -> Result<Done> {
         let done = self.told(&self.compose_words(&dry_words(command)))?;
         match done.ok() {
-            true => Ok(collateral(&done.stderr).chain(collateral(&done.stdout)).collect()),
+            true => Ok(done),
             false => Err(Fault::unchanged(format!("Compose refuses `{}`", command.join(" ")))
                 .seen(done.said())
                 .into()),
@@ -192,6 +204,16 @@ pub(super) fn warnings(stderr: &str) -> Vec<String> {
         Some(rest.trim_end_matches('"').replace("\\\"", "`"))
     };
     stderr.lines().filter_map(message).collect()
+}
+
+fn would_go(done: &Done) -> Vec<String> {
+    collateral(&done.stderr).chain(collateral(&done.stdout)).collect()
+}
+
+/// It was asked to create instances, so it has to name one.
+fn creates_something(done: &Done) -> bool {
+    let creates = |line: &str| ["Creating", "Created"].iter().any(|word| line.trim_end().ends_with(word));
+    done.stderr.lines().chain(done.stdout.lines()).any(creates)
 }
 
 /// The lines of a dry run that say something running would go.

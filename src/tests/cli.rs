@@ -4,6 +4,8 @@
 mod adopt;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/environment.rs"]
+mod environment;
 #[path = "cli/hostile.rs"]
 mod hostile;
 #[path = "cli/state.rs"]
