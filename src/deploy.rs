@@ -131,6 +131,7 @@ fn carry_out(
         }
     };
     let mut wanted = Wanted::read(&definition.docker, &definition.project, &targets, seen)?;
+    checks::image_volumes(&definition.project, &targets, &wanted.images)?;
     wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
     let run = Run {
         definition: &definition,

@@ -16,7 +16,9 @@ use serde_yaml::Value;
 use compose::{RawProject, RawService};
 pub use pairs::Pair;
 pub use process::Process;
-pub use settings::{Codes, HttpHealth, Pace, Settings, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy};
+pub use settings::{
+    AnonymousVolumes, Codes, HttpHealth, Pace, Settings, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy,
+};
 use settings::{ZdOneShot, read_zd, undouble, wrong_setting};
 pub use snapshot::Snapshot;
 use update::RawUpdate;
@@ -32,6 +34,7 @@ struct ProjectZd {
     proxy: Option<ZdProxy>,
     before: Option<ZdOneShot>,
     after: Option<ZdOneShot>,
+    anonymous_volumes: Option<AnonymousVolumes>,
     keep: Option<usize>,
     engine: Option<Engine>,
     witness: Option<Value>,
@@ -110,6 +113,14 @@ pub struct Service {
     pub replicas: Option<u32>,
     pub container_name: Option<String>,
     pub network_mode: Option<String>,
+    /// Addresses that only one container can have, each with its key.
+    pub own_addresses: Vec<(String, String)>,
+    /// Services whose container this one lives in, each with the key that says so.
+    pub hosts: Vec<(&'static str, String)>,
+    /// The paths of its anonymous volumes.
+    pub anonymous_volumes: Vec<String>,
+    /// The paths in its containers that the file mounts something at.
+    pub mounted_paths: Vec<String>,
     /// Names of its networks, as the engine knows them.
     pub networks: Vec<String>,
     /// Every name that Docker's DNS has for it.
@@ -158,6 +169,8 @@ pub enum Obstacle {
     ContainerName(String),
     FixedPort(String),
     NetworkMode(String),
+    /// A key and its value.
+    Address(String, String),
 }
 
 impl Hook {
@@ -200,8 +213,14 @@ impl Project {
             });
         }
         let witness = Witnessing::read(zd.witness.as_ref(), &flags.witness, source)?;
-        let defaults =
-            Zd { health: zd.health, drain: zd.drain, proxy: zd.proxy, before: zd.before, after: zd.after };
+        let defaults = Zd {
+            health: zd.health,
+            drain: zd.drain,
+            proxy: zd.proxy,
+            before: zd.before,
+            after: zd.after,
+            anonymous_volumes: zd.anonymous_volumes,
+        };
         let context = Context { project: &raw, source, defaults: &defaults, flags };
         let mut services = BTreeMap::new();
         for (name, service) in &raw.services {
@@ -254,6 +273,10 @@ impl Service {
             replicas: raw.scale.or(raw.deploy.replicas),
             container_name: raw.container_name.clone(),
             network_mode: raw.network_mode.clone(),
+            own_addresses: raw.own_addresses(),
+            hosts: raw.hosts(),
+            anonymous_volumes: raw.anonymous_volumes(),
+            mounted_paths: raw.mounted_paths(),
             networks: project.networks_of(raw),
             names: raw.names(name),
             labels: raw.labels(),
@@ -282,7 +305,9 @@ impl Service {
         let ports = self.fixed_ports.iter().cloned().map(Obstacle::FixedPort);
         let mode = self.network_mode.iter().cloned().map(Obstacle::NetworkMode);
         let own_network = |o: &Obstacle| !matches!(o, Obstacle::NetworkMode(m) if m == "bridge");
-        name.chain(ports).chain(mode.filter(own_network)).collect()
+        let addresses = self.own_addresses.iter().cloned();
+        let addresses = addresses.map(|(key, address)| Obstacle::Address(key, address));
+        name.chain(ports).chain(mode.filter(own_network)).chain(addresses).collect()
     }
 
     /// The services it needs, and theirs, each with whether having completed is enough.
@@ -336,6 +361,12 @@ impl Obstacle {
                 ),
                 format!(
                     "remove `services.{service}.network_mode` and put the service on a network that it shares with the proxy"
+                ),
+            ),
+            Obstacle::Address(key, address) => (
+                format!("`{service}` has `{key}: {address}`, an address that only one instance can have"),
+                format!(
+                    "remove `services.{service}.{key}`; other containers reach it by its service name `{service}`"
                 ),
             ),
         }

@@ -177,6 +177,7 @@ fn zd(args: &RolloutArgs) -> Zd {
         }),
         before: None,
         after: None,
+        anonymous_volumes: None,
     }
 }
 

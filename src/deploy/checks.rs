@@ -1,5 +1,6 @@
 //! What would go wrong is found here, before anything is touched, each with its fix.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use anyhow::Result;
 
 use super::asked::{Target, backend};
 use crate::docker::Docker;
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{Container, Image};
 use crate::fault::Fault;
 use crate::model::{Obstacle, Project, Service};
 use crate::plan::{Plan, Step, Unplannable};
@@ -29,15 +30,78 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
 pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
     let is_pair = matches!(target, Target::Pair(_));
     // The sides of a pair have names and ports of their own.
-    let own_to_a_side = |o: &Obstacle| matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_));
+    let own_to_a_side = |o: &Obstacle| {
+        matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_) | Obstacle::Address(..))
+    };
     let of_one = |name: &str| {
         let service = &project.services[name];
         let obstacles = service.obstacles().into_iter().filter(|o| !is_pair || !own_to_a_side(o));
         let none = (service.replicas == Some(0)).then(|| none_wanted(name));
         let found = obstacles.map(|o| obstructed(&o, name)).chain(none).chain(unknown_kind(service));
-        found.collect::<Vec<_>>()
+        let lost = service.anonymous_volumes.iter().map(|path| volume_lost(service, path));
+        let lost = lost.filter(|_| service.settings.anonymous_volumes.is_none());
+        found.chain(lost).collect::<Vec<_>>()
     };
-    target.services().into_iter().flat_map(of_one).collect()
+    target.services().into_iter().flat_map(of_one).chain(left_behind(project, target)).collect()
+}
+
+/// Services that live in the container of one of these: in its network, its processes or its volumes.
+fn left_behind(project: &Project, target: &Target) -> Vec<Fault> {
+    let replaced = target.services();
+    let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
+    let hosts = others.flat_map(|other| other.hosts.iter().map(move |(key, host)| (other, key, host)));
+    let left = hosts.filter(|(_, _, host)| replaced.contains(&host.as_str()));
+    let fault = |(other, key, host): (&Service, &&str, &String)| {
+        let other = &other.name;
+        let set = if *key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
+        Fault::usage(format!(
+            "`{host}` is the host of `{other}` (`services.{other}.{key}: {set}`), which would stay behind in the old instance"
+        ))
+        .hint(format!(
+            "give `{other}` a network and volumes of its own; or recreate both, with the downtime that takes, by `docker \
+             compose up --detach {host} {other}`"
+        ))
+        .rule(&"shared-namespace")
+    };
+    left.map(fault).collect()
+}
+
+fn volume_lost(service: &Service, path: &str) -> Fault {
+    let name = &service.name;
+    Fault::usage(format!(
+        "`{name}` has an anonymous volume at {path}, whose data would stay behind with the old instance"
+    ))
+    .hint(format!(
+        "give it a name (`services.{name}.volumes: [\"data:{path}\"]`), copy the data there, or set \
+         `services.{name}.x-zd.anonymous_volumes: fresh` where it is only a cache"
+    ))
+    .rule(&"anonymous-volume")
+}
+
+/// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
+pub fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
+    if service.settings.anonymous_volumes.is_some() {
+        return Vec::new();
+    }
+    let mounted = |path: &&String| {
+        service.mounted_paths.iter().any(|m| m.trim_end_matches('/') == path.trim_end_matches('/'))
+    };
+    let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
+    paths.filter(|path| !mounted(path)).map(|path| volume_lost(service, path)).collect()
+}
+
+/// The same for every target.
+///
+/// # Errors
+/// The first such volume.
+pub fn image_volumes(
+    project: &Project,
+    targets: &[Target],
+    images: &BTreeMap<String, Image>,
+) -> Result<(), Fault> {
+    let services = targets.iter().flat_map(Target::services).map(|name| &project.services[name]);
+    let found = services.flat_map(|service| volumes_of_image(service, images.get(&service.name)));
+    found.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
@@ -45,6 +109,7 @@ fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
         Obstacle::ContainerName(_) => &"container-name",
         Obstacle::FixedPort(_) => &"fixed-host-port",
         Obstacle::NetworkMode(_) => &"network-mode",
+        Obstacle::Address(..) => &"fixed-address",
     };
     let (message, hint) = obstacle.explain(service);
     Fault::usage(message).hint(hint).rule(rule)

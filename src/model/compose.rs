@@ -40,6 +40,10 @@ pub struct RawService {
     pub scale: Option<u32>,
     pub container_name: Option<String>,
     pub network_mode: Option<String>,
+    pid: Option<String>,
+    ipc: Option<String>,
+    volumes_from: Vec<String>,
+    mac_address: Option<String>,
     networks: BTreeMap<String, Value>,
     ports: Vec<RawPort>,
     expose: Vec<Value>,
@@ -52,6 +56,7 @@ pub struct RawService {
     secrets: Vec<RawGrant>,
     configs: Vec<RawGrant>,
     volumes: Vec<RawMount>,
+    tmpfs: Vec<String>,
     links: Vec<String>,
     entrypoint: Option<Vec<String>>,
     command: Option<Vec<String>>,
@@ -262,6 +267,44 @@ impl RawService {
     pub fn fixed_ports(&self) -> Vec<String> {
         let published = self.ports.iter().filter_map(|p| p.published.as_ref().map(text));
         published.filter(|p| p.parse::<u16>().is_ok_and(|port| port > 0)).collect()
+    }
+
+    /// Addresses that only one container can have, each with its key.
+    pub fn own_addresses(&self) -> Vec<(String, String)> {
+        let of_network = |(network, settings): (&String, &Value)| {
+            let keys = ["ipv4_address", "ipv6_address", "mac_address"];
+            let set = keys.iter().filter_map(|key| Some((key, settings.get(key)?.as_str()?)));
+            set.map(|(key, address)| (format!("networks.{network}.{key}"), address.to_string()))
+                .collect::<Vec<_>>()
+        };
+        let own = self.mac_address.iter().map(|address| ("mac_address".to_string(), address.clone()));
+        own.chain(self.networks.iter().flat_map(of_network)).collect()
+    }
+
+    /// Services whose container this one lives in, each with the key that says so.
+    pub fn hosts(&self) -> Vec<(&'static str, String)> {
+        let modes = [("network_mode", &self.network_mode), ("pid", &self.pid), ("ipc", &self.ipc)];
+        let service = |mode: &Option<String>| Some(mode.as_ref()?.strip_prefix("service:")?.to_string());
+        let modes = modes.into_iter().filter_map(|(key, mode)| Some((key, service(mode)?)));
+        let volumes = self.volumes_from.iter().filter(|from| !from.starts_with("container:"));
+        let volumes =
+            volumes.map(|from| ("volumes_from", from.split(':').next().unwrap_or_default().to_string()));
+        modes.chain(volumes).collect()
+    }
+
+    /// The paths in its containers that the file mounts something at.
+    pub fn mounted_paths(&self) -> Vec<String> {
+        self.volumes.iter().map(|m| m.target.clone()).chain(self.tmpfs_paths()).collect()
+    }
+
+    fn tmpfs_paths(&self) -> impl Iterator<Item = String> + '_ {
+        self.tmpfs.iter().map(|path| path.split(':').next().unwrap_or_default().to_string())
+    }
+
+    /// The paths of its anonymous volumes.
+    pub fn anonymous_volumes(&self) -> Vec<String> {
+        let anonymous = self.volumes.iter().filter(|m| m.kind == "volume" && m.source.is_none());
+        anonymous.map(|m| m.target.clone()).collect()
     }
 
     /// Whether two of its instances would write to the same place: a volume or a folder of the host. A socket is none.

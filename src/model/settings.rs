@@ -17,6 +17,16 @@ pub struct Zd {
     pub proxy: Option<ZdProxy>,
     pub before: Option<ZdOneShot>,
     pub after: Option<ZdOneShot>,
+    pub anonymous_volumes: Option<AnonymousVolumes>,
+}
+
+/// What a deploy does about anonymous volumes, which Compose hands on when it recreates a container, and which an instance
+/// beside it cannot get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnonymousVolumes {
+    /// Each new instance gets empty ones: they hold a cache.
+    Fresh,
 }
 
 /// A service that is run to its end once a deploy.
@@ -102,6 +112,8 @@ pub struct Settings {
     pub before: Option<String>,
     /// The service that is run to its end once the new release serves.
     pub after: Option<String>,
+    /// Its anonymous volumes may be lost; `None` refuses to lose them.
+    pub anonymous_volumes: Option<AnonymousVolumes>,
 }
 
 /// How often, how long and how many times in a row an instance is asked.
@@ -191,6 +203,7 @@ impl Zd {
             proxy: merge(&self.proxy, &below.proxy, ZdProxy::over),
             before: self.before.clone().or(below.before.clone()),
             after: self.after.clone().or(below.after.clone()),
+            anonymous_volumes: self.anonymous_volumes.or(below.anonymous_volumes),
         }
     }
 }
@@ -290,6 +303,7 @@ impl Settings {
             proxy,
             before: zd.before.map(|shot| shot.service),
             after: zd.after.map(|shot| shot.service),
+            anonymous_volumes: zd.anonymous_volumes,
         })
     }
 }

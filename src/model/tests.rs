@@ -104,7 +104,41 @@ fn obstacles_to_a_second_instance_are_found() {
             Obstacle::NetworkMode("host".into())
         ]
     );
+    let found = service(
+        "mac_address: '02:42:ac:11:65:43', networks: {default: {ipv4_address: 10.0.0.9, ipv6_address: 'fd00::9'}}",
+    );
+    let address = |key: &str, value: &str| Obstacle::Address(key.into(), value.into());
+    assert_eq!(
+        found.unwrap().obstacles(),
+        [
+            address("mac_address", "02:42:ac:11:65:43"),
+            address("networks.default.ipv4_address", "10.0.0.9"),
+            address("networks.default.ipv6_address", "fd00::9")
+        ]
+    );
     assert_eq!(service("image: x").unwrap().obstacles(), []);
+}
+
+#[test]
+fn the_services_whose_container_one_lives_in_are_found() {
+    let found = service(
+        "network_mode: 'service:a', pid: 'service:b', ipc: shareable, volumes_from: [c, 'd:ro', 'container:e']",
+    );
+    let hosts = found.unwrap().hosts;
+    let hosts: Vec<_> = hosts.iter().map(|(key, host)| format!("{key} {host}")).collect();
+    assert_eq!(hosts, ["network_mode a", "pid b", "volumes_from c", "volumes_from d"]);
+}
+
+#[test]
+fn anonymous_volumes_are_those_without_a_source_and_may_be_a_cache() {
+    let volumes = "volumes: [{type: volume, target: /cache}, {type: volume, source: data, target: /data}, {type: bind, source: /x, target: /y}], tmpfs: ['/run:size=1m']";
+    let found = service(volumes).unwrap();
+    assert_eq!(found.anonymous_volumes, ["/cache"]);
+    assert_eq!(found.mounted_paths, ["/cache", "/data", "/y", "/run"]);
+    assert_eq!(found.settings.anonymous_volumes, None);
+    let fresh = service("x-zd: {anonymous_volumes: fresh}").unwrap();
+    assert_eq!(fresh.settings.anonymous_volumes, Some(AnonymousVolumes::Fresh));
+    assert!(service("x-zd: {anonymous_volumes: keep}").is_err());
 }
 
 #[test]

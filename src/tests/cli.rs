@@ -8,6 +8,8 @@ mod check;
 mod environment;
 #[path = "cli/hostile.rs"]
 mod hostile;
+#[path = "cli/obstacles.rs"]
+mod obstacles;
 #[path = "cli/state.rs"]
 mod state;
 #[path = "cli/told.rs"]

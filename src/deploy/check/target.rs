@@ -60,6 +60,10 @@ impl Checker<'_> {
         found.extend(
             checks::file(self.project(), target).into_iter().map(|fault| self.about_file(target, fault)),
         );
+        for service in target.services().into_iter().map(|s| &self.project().services[s]) {
+            let lost = checks::volumes_of_image(service, self.wanted.images.get(&service.name));
+            found.extend(lost.into_iter().map(|fault| self.about_file(target, fault)));
+        }
         if let Err(fault) = self.runs_without_its_proxy(target) {
             found.push(refused(fault));
         }

@@ -1,0 +1,120 @@
+//! What keeps a service from being replaced: `check`, `deploy --dry-run` and `deploy` agree on it, and nothing is touched.
+
+use super::*;
+
+/// Keys of `app`, other services, the rule, and words of the message.
+const OBSTACLES: [(&str, &str, &str, &str); 13] = [
+    ("container_name: one", "", "container-name", "`container_name: one`"),
+    ("ports: [{target: 3000, published: '8080'}]", "", "fixed-host-port", "host port 8080"),
+    ("network_mode: host", "", "network-mode", "`network_mode: host`"),
+    (
+        "networks: {default: {ipv4_address: 10.9.0.9}}",
+        "",
+        "fixed-address",
+        "`networks.default.ipv4_address: 10.9.0.9`",
+    ),
+    (
+        "networks: {default: {ipv6_address: 'fd00::9'}}",
+        "",
+        "fixed-address",
+        "`networks.default.ipv6_address: fd00::9`",
+    ),
+    (
+        "networks: {default: {mac_address: '02:42:ac:11:65:43'}}",
+        "",
+        "fixed-address",
+        "`networks.default.mac_address",
+    ),
+    ("mac_address: '02:42:ac:11:65:43'", "", "fixed-address", "`mac_address: 02:42:ac:11:65:43`"),
+    ("deploy: {replicas: 0}", "", "no-instances", "0 instances"),
+    (
+        "image: app:1",
+        ", other: {image: o:1, network_mode: 'service:app'}",
+        "shared-namespace",
+        "network_mode: service:app",
+    ),
+    ("image: app:1", ", other: {image: o:1, pid: 'service:app'}", "shared-namespace", "pid: service:app"),
+    ("image: app:1", ", other: {image: o:1, ipc: 'service:app'}", "shared-namespace", "ipc: service:app"),
+    (
+        "image: app:1",
+        ", other: {image: o:1, volumes_from: ['app:ro']}",
+        "shared-namespace",
+        "volumes_from: - app",
+    ),
+    ("volumes: [{type: volume, target: /uploads}]", "", "anonymous-volume", "anonymous volume at /uploads"),
+];
+
+fn project(fake: &Fake, keys: &str, others: &str) {
+    let image = if keys.contains("image:") { "" } else { "image: app:1, " };
+    let own = format!("{image}{keys}, x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    fake.write("config.yaml", &format!("name: p\nservices: {{app: {{{own}}}{others}}}\n"));
+}
+
+/// `check` looks into containers, and a message names the engine.
+fn touches_nothing(fake: &Fake) {
+    let looks = ["context inspect", "exec old cat ", "stats ", "compose version"];
+    let changes = fake.changes();
+    let others: Vec<&str> = changes.lines().filter(|c| !looks.iter().any(|l| c.starts_with(l))).collect();
+    assert_eq!(others, [""; 0]);
+}
+
+#[test]
+fn check_a_dry_run_and_a_deploy_refuse_the_same() {
+    for (keys, others, rule, words) in OBSTACLES {
+        let fake = Fake::new();
+        project(&fake, keys, others);
+        let check = fake.run("check app").code(1);
+        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{keys}: {told}");
+        for command in ["deploy app --dry-run", "deploy app"] {
+            says(&fake.run(command).code(2), &[words, "hint: "]);
+        }
+        touches_nothing(&fake);
+    }
+}
+
+#[test]
+fn what_only_looks_like_an_obstacle_is_deployed() {
+    let cases = [
+        ("ports: [{target: 3000}]", ""),
+        ("networks: {default: {aliases: [shop]}}", ""),
+        ("image: app:1", ", other: {image: o:1, network_mode: 'service:third'}"),
+        ("image: app:1", ", other: {image: o:1, volumes_from: ['container:app']}"),
+        ("volumes: [{type: volume, source: data, target: /data, read_only: true}], tmpfs: [/run]", ""),
+    ];
+    for (keys, others) in cases {
+        let fake = Fake::new();
+        project(&fake, keys, others);
+        fake.run("deploy app").success();
+    }
+}
+
+/// The image asks for a volume where the file mounts nothing.
+#[test]
+fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache() {
+    let image = r#"{"Id": "sha256:wanted", "Config": {"Volumes": {"/uploads": {}}}}"#;
+    let fake = Fake::new();
+    fake.write("image", image);
+    let check = fake.run("check app").code(1);
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(told.contains("anonymous volume at /uploads") && told.contains("[anonymous-volume]"), "{told}");
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(&fake.run(command).code(2), &["anonymous volume at /uploads", "x-zd.anonymous_volumes: fresh"]);
+    }
+    touches_nothing(&fake);
+
+    for keys in ["volumes: [{type: volume, source: data, target: /uploads/}]", "tmpfs: ['/uploads:size=1m']"]
+    {
+        let fake = Fake::new();
+        fake.write("image", image);
+        project(&fake, keys, "");
+        fake.run("deploy app").success();
+    }
+    let fake = Fake::new();
+    fake.write("image", image);
+    let port = fake.port;
+    fake.service(&format!(
+        "image: app:1, x-zd: {{anonymous_volumes: fresh, health: {{path: /up, port: {port}}}}}"
+    ));
+    fake.run("deploy app").success();
+}
