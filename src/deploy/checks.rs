@@ -78,6 +78,37 @@ fn volume_lost(service: &Service, path: &str) -> Fault {
     .rule(&"anonymous-volume")
 }
 
+/// Services whose new instances would share no network with a proxy that runs: it could not send them a request, though it
+/// serves the old ones.
+pub fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Fault> {
+    let services = target.services().into_iter().map(|name| &project.services[name]);
+    let pairs = services.flat_map(|service| proxies.iter().map(move |proxy| (service, proxy)));
+    let apart = pairs.filter(|(service, proxy)| {
+        let theirs: Vec<&str> = proxy.container().networks().collect();
+        // One on the host's own network reaches all.
+        let anywhere = theirs.contains(&"host") || theirs.is_empty() || service.networks.is_empty();
+        proxy.container().is_running()
+            && !anywhere
+            && !service.networks.iter().any(|network| theirs.contains(&network.as_str()))
+    });
+    apart.map(|(service, proxy)| not_reached(service, proxy.as_ref())).collect()
+}
+
+fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {
+    let (name, networks) = (&service.name, service.networks.join("`, `"));
+    let container = proxy.container().name();
+    Fault::unchanged(format!(
+        "a new instance of `{name}` would be on `{networks}`, where {} is not: it could send it no request",
+        proxy.name()
+    ))
+    .hint(format!(
+        "put `services.{name}` on a network of the proxy, or the proxy on this one first: `docker network connect {} \
+         {container}`",
+        service.networks[0]
+    ))
+    .rule(&"network-apart")
+}
+
 /// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
 pub fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
     if service.settings.anonymous_volumes.is_some() {

@@ -64,6 +64,8 @@ impl<'a> Run<'a> {
     pub fn go(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
         self.expect_others(&containers, targets);
         let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
+        let apart = viewers.iter().flat_map(|v| checks::out_of_reach(self.project(), v.target, &v.proxies));
+        apart.into_iter().next().map_or(Ok(()), Err)?;
         let mut parts = Vec::new();
         for viewer in &viewers {
             parts.push(self.part(viewer, &containers)?);

@@ -58,11 +58,11 @@ impl Checker<'_> {
         let found = &mut sheet.findings;
         let refused = |fault: Fault| Finding::refused(About::service(target.services()[0]), fault);
         found.extend(
-            checks::file(self.project(), target).into_iter().map(|fault| self.about_file(target, fault)),
+            checks::file(self.project(), target).into_iter().map(|fault| self.about_service(target, fault)),
         );
         for service in target.services().into_iter().map(|s| &self.project().services[s]) {
             let lost = checks::volumes_of_image(service, self.wanted.images.get(&service.name));
-            found.extend(lost.into_iter().map(|fault| self.about_file(target, fault)));
+            found.extend(lost.into_iter().map(|fault| self.about_service(target, fault)));
         }
         if let Err(fault) = self.runs_without_its_proxy(target) {
             found.push(refused(fault));
@@ -74,6 +74,8 @@ impl Checker<'_> {
                 Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
+        let apart = checks::out_of_reach(self.project(), target, &fronting.running);
+        found.extend(apart.into_iter().map(|fault| self.about_service(target, fault)));
         let viewer = Viewer {
             docker: self.docker(),
             project: self.project(),
@@ -96,8 +98,8 @@ impl Checker<'_> {
     }
 
     /// A fault of the file names the side that it is about.
-    fn about_file(&self, target: &Target, fault: Fault) -> Finding {
-        let named = target.services().into_iter().find(|s| fault.message.starts_with(&format!("`{s}`")));
+    fn about_service(&self, target: &Target, fault: Fault) -> Finding {
+        let named = target.services().into_iter().find(|s| fault.message.contains(&format!("`{s}`")));
         Finding::refused(About::service(named.unwrap_or(target.services()[0])), fault)
     }
 
@@ -151,7 +153,7 @@ impl Checker<'_> {
                 probes.into_iter().map(|(name, probe)| (name.to_string(), probe)).collect()
             }
             Err(fault) => {
-                sheet.findings.push(self.about_file(viewer.target, fault));
+                sheet.findings.push(self.about_service(viewer.target, fault));
                 Vec::new()
             }
         }
@@ -165,7 +167,7 @@ impl Checker<'_> {
         probes: &[(String, Probe)],
     ) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
-        let about = |fault: Fault| self.about_file(target, fault);
+        let about = |fault: Fault| self.about_service(target, fault);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             let only_runs = probes.iter().any(|(s, probe)| s == name && *probe == Probe::Running);

@@ -71,7 +71,15 @@ fn a_proxy_or_a_network_that_cannot_be_worked_with_is_refused_and_nothing_is_tou
     stage.set(&format!("VERSION=1 NGINX_PROXY_IMAGE={image}"));
     stage.up("--scale app=2");
     add(&stage, 2, "", "");
+    // Its dry run is read whatever the environment makes of Compose's output.
+    stage.set("COMPOSE_PROGRESS=quiet");
     refuses(&stage, 1).says("the definition of a network changed");
+    stage.set("COMPOSE_PROGRESS=auto");
+
+    stage.tell("---- a network that the proxy is not on");
+    let apart = "networks: {default: {labels: {zde2e: '1'}}, front: {}}\nservices: {app: {networks: !override [front]}}";
+    stage.add(apart);
+    refuses(&stage, 1).says("where nginx-proxy").says("it could send it no request");
 
     stage.tell("---- a proxy that may not be changed");
     add(&stage, 1, "x-zd: {proxy: {tune: false}}", "");
