@@ -51,12 +51,30 @@ pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault>
     }
 }
 
-/// Whether there are as many lines as instances that start.
+/// Whether a host of a configuration is the name that Compose gives one container of a service: `p-app-1`.
+fn is_one_container(host: &str, project: &str, service: &str) -> bool {
+    let number = || {
+        let rest = host.strip_prefix(project)?.strip_prefix(['-', '_'])?;
+        rest.strip_prefix(service)?.strip_prefix(['-', '_'])?.parse::<u32>().ok()
+    };
+    number().is_some()
+}
+
+/// Whether there are as many lines as instances that start, and each names the service.
 ///
 /// # Errors
-/// Fewer, with the fix.
+/// Fewer, or the name of one container, with the fix.
 pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
     for (service, names) in &wish.services {
+        let hosts = haproxy.fixed_of(names).map(|f| (&f.backend, &f.host));
+        let mut hosts = hosts.chain(haproxy.templates_of(names).map(|t| (&t.backend, &t.host)));
+        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &wish.project, service)) {
+            let why = format!(
+                "backend `{backend}` names `{host}`, which is one container and not what comes after it: HAProxy would not \
+                 find it when it starts the next time"
+            );
+            return Err(haproxy.refused(&"haproxy-one-instance", why, TEMPLATE_FIX));
+        }
         let lines: Vec<&Fixed> = haproxy.fixed_of(names).collect();
         let Some(first) = lines.first() else {
             continue;

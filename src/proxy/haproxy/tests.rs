@@ -395,6 +395,23 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
 }
 
 #[test]
+fn a_line_that_names_one_container_is_refused() {
+    let check = |host: &str| {
+        let names = ["app", "p-app-1", "p-app-2", "web-1"].map(String::from).to_vec();
+        let wish =
+            Wish { starting: 1, project: "p".into(), services: vec![("app".into(), names)], ..Wish::default() };
+        let line = format!("backend b\n server one {host}:3000 check\n");
+        fixed::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
+    };
+    for host in ["p-app-1", "p-app-12"] {
+        assert!(check(host).unwrap_err().contains(&format!("backend `b` names `{host}`")), "{host}");
+    }
+    for host in ["app", "web-1"] {
+        assert_eq!(check(host), Ok(()), "{host}");
+    }
+}
+
+#[test]
 fn it_fronts_the_names_of_its_servers_on_a_network_of_its_own() {
     let fronts = |service: &str, network: &str| haproxy(CONFIGURATION).fronts(&backend(service, network));
     assert!(fronts("app", "front") && fronts("legacy", "front"));
