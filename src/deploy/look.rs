@@ -163,7 +163,9 @@ impl<'a> Run<'a> {
         let shots = self.shots.all().into_iter();
         let needs =
             ours.iter().copied().chain(shots).flat_map(|s| self.project().services[s].needs(self.project()));
-        let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_up(s, *completes));
+        // Those that this run runs to their end need no start before.
+        let is_run = |s: &str| self.kind == Kind::Deploy && self.shots.before.iter().any(|shot| shot == s);
+        let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_run(s) && !is_up(s, *completes));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
         down.into_iter().collect()
     }

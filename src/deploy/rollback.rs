@@ -472,7 +472,7 @@ impl Back<'_> {
         let proxies = scene::detect(&definition.docker, &containers)?;
         checks::targets(&definition.project, &targets, &proxies)?;
         let wanted = recorded(&definition.docker, &placed, &references)?;
-        let after = OneShots { before: BTreeSet::new(), ..OneShots::of(&definition.project, &targets) };
+        let after = OneShots { before: Vec::new(), ..OneShots::of(&definition.project, &targets) };
         let run = Run {
             definition: &definition,
             wanted: &wanted,

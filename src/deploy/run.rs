@@ -180,8 +180,11 @@ impl<'a> Run<'a> {
         let entry = self.entry(parts)?;
         self.ledger.begin(&entry, self.report)?;
         let started = self.report.elapsed();
+        // Not those of what has not changed.
+        let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
+        let shots = OneShots::of(self.project(), &changed);
         if let Err(error) =
-            self.start_needed(down).and_then(|()| self.run_shots("before", &self.shots.before))
+            self.start_needed(down).and_then(|()| self.run_shots("before", shots.before.iter()))
         {
             self.ledger.forget(&entry);
             return Err(error);
@@ -252,7 +255,7 @@ impl<'a> Run<'a> {
             self.ledger.expect_end(self.docker(), entry);
             each(parts, &[Stage::Switch])
         })?;
-        self.run_shots("after", &self.shots.after).map_err(|error| {
+        self.run_shots("after", self.shots.after.iter()).map_err(|error| {
             let fault = Fault::from_error(error);
             (0, Box::new(Stopped { serves: false, failed: Vec::new(), fault }))
         })?;
@@ -263,8 +266,8 @@ impl<'a> Run<'a> {
     }
 
     /// One-shots, one after the other. A release that is put back runs none: they are made for going forward.
-    fn run_shots(&self, when: &'static str, shots: &BTreeSet<String>) -> Result<()> {
-        for service in shots.iter().filter(|_| self.kind == Kind::Deploy) {
+    fn run_shots<'s>(&self, when: &'static str, shots: impl Iterator<Item = &'s String>) -> Result<()> {
+        for service in shots.filter(|_| self.kind == Kind::Deploy) {
             self.report.event(Event::Running { service: service.clone() });
             let worked = self.docker().run_service(service)?;
             if let Some(signal) = self.stop.signal() {
@@ -272,7 +275,13 @@ impl<'a> Run<'a> {
             }
             if !worked {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
-                return Err(Fault::unchanged(format!("`{service}` (`x-zd.{when}`) failed{end}"))
+                let named =
+                    self.project().services.values().any(|s| s.settings.before.as_ref() == Some(service));
+                let key = match when {
+                    "before" if !named => "service_completed_successfully".to_string(),
+                    _ => format!("x-zd.{when}"),
+                };
+                return Err(Fault::unchanged(format!("`{service}` (`{key}`) failed{end}"))
                     .hint("what it said stands above")
                     .into());
             }

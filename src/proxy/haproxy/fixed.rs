@@ -68,7 +68,8 @@ pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
     for (service, names) in &wish.services {
         let hosts = haproxy.fixed_of(names).map(|f| (&f.backend, &f.host));
         let mut hosts = hosts.chain(haproxy.templates_of(names).map(|t| (&t.backend, &t.host)));
-        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &wish.project, service)) {
+        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &wish.project, service))
+        {
             let why = format!(
                 "backend `{backend}` names `{host}`, which is one container and not what comes after it: HAProxy would not \
                  find it when it starts the next time"

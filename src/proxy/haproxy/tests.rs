@@ -398,8 +398,12 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
 fn a_line_that_names_one_container_is_refused() {
     let check = |host: &str| {
         let names = ["app", "p-app-1", "p-app-2", "web-1"].map(String::from).to_vec();
-        let wish =
-            Wish { starting: 1, project: "p".into(), services: vec![("app".into(), names)], ..Wish::default() };
+        let wish = Wish {
+            starting: 1,
+            project: "p".into(),
+            services: vec![("app".into(), names)],
+            ..Wish::default()
+        };
         let line = format!("backend b\n server one {host}:3000 check\n");
         fixed::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
     };
