@@ -248,6 +248,11 @@ pub trait Proxy: Send + Sync {
     /// The port it sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
 
+    /// It sends HTTP to it, and not FastCGI or uwsgi.
+    fn speaks_http(&self, _container: &Container) -> bool {
+        true
+    }
+
     /// The host that a request for it may name.
     fn host(&self, container: &Container) -> Option<String>;
 

@@ -421,6 +421,7 @@ pub fn probe(
         port: proxy.and_then(|p| p.port(container)),
         host: host.as_deref(),
         container: proxy.map(|p| p.container()),
+        not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
     };
     health::choose(&service.name, service.settings.http.as_ref(), container, front)
 }

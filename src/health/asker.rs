@@ -1,7 +1,7 @@
 //! Asks instances: from here, from inside, or from the proxy in front of them.
 
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
@@ -82,6 +82,7 @@ impl<'a> Asker<'a> {
         match probe {
             Probe::Check(argv) => Ok(self.check(argv, container)),
             Probe::Http(http) => self.http(http, container),
+            Probe::Connect(port) => self.connect(*port, container),
             Probe::Running => Ok(Answer {
                 ready: container.is_running(),
                 text: format!("it is {}", container.state.status),
@@ -104,6 +105,22 @@ impl<'a> Asker<'a> {
             Ok(None) => answer(false, format!("→ no answer within {}", humantime::format_duration(limit))),
             Err(error) => answer(false, format!("→ {error}")),
         }
+    }
+
+    /// From this machine only: what an image has that can open a connection is anybody's guess.
+    fn connect(&self, port: u16, container: &Container) -> Result<Answer, Unasked> {
+        let Some((bridge, address)) = container.bridged().next() else {
+            return Ok(refused("it has no address yet".into()));
+        };
+        if !is_here(bridge.as_deref()) || self.is_elsewhere() {
+            return Err(Unasked(vec!["its address is one of another machine's networks".into()]));
+        }
+        let at = SocketAddr::new(address, port);
+        let text = |said: &str| format!("connect to {at} → {said}");
+        Ok(match TcpStream::connect_timeout(&at, self.timeout.min(CONNECT)) {
+            Ok(_) => Answer { ready: true, text: text("connected") },
+            Err(error) => refused(text(&error.to_string())),
+        })
     }
 
     /// Asks at the instance's own address: from this machine where its network is on it, else from inside, as its

@@ -16,6 +16,8 @@ pub enum Probe {
     Http(Http),
     /// The healthcheck's own command, run in the instance.
     Check(Vec<String>),
+    /// A TCP connection to this port: its proxy speaks FastCGI or uwsgi to it, and not HTTP.
+    Connect(u16),
     /// There is nothing to ask, and nobody sends it requests: that it runs is enough.
     Running,
 }
@@ -35,10 +37,12 @@ pub struct Front<'a> {
     pub port: Option<u16>,
     pub host: Option<&'a str>,
     pub container: Option<&'a Container>,
+    /// It speaks FastCGI or uwsgi to it.
+    pub not_http: bool,
 }
 
 /// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
-/// the proxy uses; a worker without any of it only has to run.
+/// the proxy uses, or by a connection where the proxy does not speak HTTP to it; a worker without any of it only has to run.
 ///
 /// # Errors
 /// When there is nothing to ask, with what to set.
@@ -59,6 +63,7 @@ pub fn choose(
     match (asked_for, check, port) {
         (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
         (None, Some(check), _) => Ok(check),
+        (None, None, Some(port)) if front.not_http => Ok(Probe::Connect(port)),
         (None, None, Some(port)) => Ok(http(answers(), port, front)),
         (None, None, None) if !front.routed => Ok(Probe::Running),
         (_, _, None) => Err(Fault::usage(format!(
@@ -117,6 +122,7 @@ impl fmt::Display for Probe {
         match self {
             Probe::Http(http) => write!(f, "GET {} at port {}", http.health.path, http.port),
             Probe::Check(_) => write!(f, "its healthcheck"),
+            Probe::Connect(port) => write!(f, "a connection to port {port}"),
             Probe::Running => write!(f, "whether it runs"),
         }
     }

@@ -20,8 +20,17 @@ fn health(body: Option<&str>) -> HttpHealth {
 
 const CHECKED: &str =
     r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
-const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None };
+const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None, not_http: false };
 const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
+
+#[test]
+fn what_its_proxy_does_not_speak_http_to_is_ready_once_it_takes_a_connection() {
+    let front = Front { routed: true, port: Some(9000), not_http: true, ..Front::default() };
+    let probe = |json: &str| choose("fpm", None, &container(json), front);
+    assert_eq!(probe("{}"), Ok(Probe::Connect(9000)));
+    let checked = r#"{"Config": {"Healthcheck": {"Test": ["CMD", "check"]}}}"#;
+    assert!(matches!(probe(checked), Ok(Probe::Check(_))));
+}
 
 #[test]
 fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_port() {

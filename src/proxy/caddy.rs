@@ -313,6 +313,11 @@ impl Proxy for Caddy {
         told.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
     }
 
+    /// `php_fastcgi`, or `transport fastcgi`.
+    fn speaks_http(&self, container: &Container) -> bool {
+        !self.handlers_of(&container.names()).iter().any(|handler| handler.fastcgi)
+    }
+
     fn host(&self, container: &Container) -> Option<String> {
         self.handlers_of(&container.names()).into_iter().find_map(|h| h.public)
     }

@@ -213,6 +213,13 @@ impl Proxy for NginxProxy {
         set.or(only).or(Some(80))
     }
 
+    /// `VIRTUAL_PROTO` is `fastcgi` or `uwsgi`.
+    /// Source: nginx-proxy's docs, "Upstream (backend) features".
+    fn speaks_http(&self, container: &Container) -> bool {
+        let protocol = container.env("VIRTUAL_PROTO").unwrap_or_default();
+        !["fastcgi", "uwsgi"].contains(&protocol.trim())
+    }
+
     /// The first plain name of `VIRTUAL_HOST`: neither a wildcard nor a regular expression.
     fn host(&self, container: &Container) -> Option<String> {
         let hosts = container.env("VIRTUAL_HOST")?;

@@ -307,6 +307,13 @@ fn weak(service: &str, probe: &Probe) -> Option<Finding> {
             );
             Some(Finding::note("weak-readiness", about, says, fix))
         }
+        Probe::Connect(port) => {
+            let says = format!(
+                "`{service}` has no healthcheck, and its proxy does not speak HTTP to it: a connection to port {port} counts as \
+                 ready"
+            );
+            Some(Finding::note("weak-readiness", about, says, fix))
+        }
         Probe::Running => {
             let says =
                 format!("nothing tells whether a new instance of `{service}` is ready: it only has to run");

@@ -84,6 +84,8 @@ pub struct Handler {
     pub upstreams: Vec<Upstream>,
     /// It tries another upstream where one cannot be reached.
     pub retries: bool,
+    /// It speaks FastCGI to them.
+    pub fastcgi: bool,
 }
 
 impl Handler {
@@ -111,7 +113,7 @@ fn collect(value: &Value, public: Option<&str>, found: &mut Vec<Handler>) {
     let public = public_host(value).or(public);
     if is_proxy(value) {
         let (public, upstreams) = (public.map(String::from), upstreams(value));
-        found.push(Handler { public, upstreams, retries: retries(value) });
+        found.push(Handler { public, upstreams, retries: retries(value), fastcgi: is_fastcgi(value) });
     }
     children(value).for_each(|child| collect(child, public, found));
 }
@@ -135,6 +137,10 @@ pub fn public_host(route: &Value) -> Option<&str> {
 fn retries(handler: &Value) -> bool {
     let balancing = &handler["load_balancing"];
     ["try_duration", "retries"].iter().any(|key| balancing.get(key).is_some())
+}
+
+fn is_fastcgi(handler: &Value) -> bool {
+    handler["transport"]["protocol"] == "fastcgi"
 }
 
 pub fn is_proxy(value: &Value) -> bool {
@@ -238,7 +244,8 @@ fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
 
 /// A switch in front of a handler; none where it does not route to any of these names.
 fn switch(handler: &Value, names: &BTreeSet<String>, means: &Means) -> Option<Value> {
-    let parsed = Handler { public: None, upstreams: upstreams(handler), retries: retries(handler) };
+    let (upstreams, retries) = (upstreams(handler), retries(handler));
+    let parsed = Handler { public: None, upstreams, retries, fastcgi: is_fastcgi(handler) };
     let key = parsed.key(names).filter(|_| is_proxy(handler))?;
     let place = means.place(&key);
     // A variable keeps what was decided, should the file change while the request goes on along the routes.

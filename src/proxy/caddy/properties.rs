@@ -153,6 +153,7 @@ fn handlers_are_read_with_and_without_a_switch_in_front() {
                     public: Some(*host).filter(|h| *h == "a.test").map(String::from),
                     upstreams,
                     retries: false,
+                    fastcgi: false,
                 }
             })
             .collect();
