@@ -9,7 +9,11 @@ const SCRATCH: &str = "/tmp/compose-zd.scratch";
 
 /// Installs the template on stdin if it renders the same text as the one that is there: a template that does not parse
 /// would end docker-gen, over and over. A container that starts or stops between the two (one that crashes, over and over)
-/// makes a difference too, so it is tried some times. Written in place, because it may be a bind mount.
+/// makes a difference too, so it is tried some times.
+///
+/// docker-gen may render at this moment, for an event of any container: out of half a template it would make a configuration
+/// in which nobody listens. So the file is replaced at once; a bind mount, which takes no other file, is written while
+/// docker-gen stands still.
 pub fn install_script(template: &str) -> String {
     format!(
         "# install the marker test
@@ -26,9 +30,30 @@ for n in 1 2 3 4 5 6 7 8 9; do
   sleep 0.3
 done
 cmp $new.before $new.after >&2
-cat $new > \"$template\"
+to_docker_gen() {{
+{each}
+}}
+beside=$template.compose-zd
+if ! {{ cp -p \"$template\" \"$beside\" && cat $new > \"$beside\" && mv -f \"$beside\" \"$template\"; }} 2>/dev/null; then
+  rm -f \"$beside\"
+  to_docker_gen STOP
+  cat $new > \"$template\" || {{ to_docker_gen CONT; exit 1; }}
+  to_docker_gen CONT
+fi
 rm -f $new $new.before $new.after $new.log",
-        template = shell::file(template)
+        template = shell::file(template),
+        each = signal_docker_gen("$1")
+    )
+}
+
+/// A loop that sends a signal to every docker-gen of the container.
+fn signal_docker_gen(signal: &str) -> String {
+    format!(
+        "for f in /proc/[0-9]*/comm; do
+  read -r c < $f || continue
+  [ \"$c\" = docker-gen ] || continue
+  p=${{f#/proc/}}; kill -{signal} ${{p%/comm}}
+done 2>/dev/null"
     )
 }
 
@@ -74,12 +99,9 @@ template={template}
 grep -q {MARKERS} \"$template\" || {{ echo \"the marker test is gone from $template\" >&2; exit 1; }}
 mkdir -p {MARKERS}
 shown=
-{show}{hide}for f in /proc/[0-9]*/comm; do
-  read -r c < $f || continue
-  [ \"$c\" = docker-gen ] || continue
-  p=${{f#/proc/}}; kill -HUP ${{p%/comm}}
-done 2>/dev/null",
-        template = shell::file(template)
+{show}{hide}{render}",
+        template = shell::file(template),
+        render = signal_docker_gen("HUP")
     )
 }
 
