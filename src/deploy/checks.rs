@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::asked::{Target, backend};
+use super::scene::Viewer;
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::fault::Fault;
 use crate::model::{Obstacle, Project, Service};
 use crate::plan::{Plan, Step, Unplannable};
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
 
 /// Everything that can be told from the file and the proxies, for every target.
@@ -92,6 +93,34 @@ pub fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy
             && !service.networks.iter().any(|network| theirs.contains(&network.as_str()))
     });
     apart.map(|(service, proxy)| not_reached(service, proxy.as_ref())).collect()
+}
+
+/// Containers of services that the file has no more, which the proxies send requests of a target's route to: what they are and
+/// how they go.
+pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(String, String)> {
+    let project = viewer.project;
+    let gone = |c: &&Container| {
+        let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
+        c.is_running() && service.is_some_and(|service| !project.services.contains_key(service))
+    };
+    let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
+    let mut found = Vec::new();
+    for container in containers.iter().filter(gone) {
+        let shared = viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container))).find_map(|proxy| {
+            let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
+            proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
+        });
+        let Some(entrance) = shared else { continue };
+        let route = format!("{}{}", entrance.host.unwrap_or_else(|| "any host".into()), entrance.path);
+        let says = format!(
+            "`{}` is of a service that the file has no more, and gets requests for {route} as `{}` does",
+            container.name(),
+            viewer.target.name()
+        );
+        let fix = "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
+        found.push((says, fix.to_string()));
+    }
+    found
 }
 
 fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::asked::Target;
+use super::checks;
 use super::goals;
 use super::part::Part;
 use super::run::Run;
@@ -68,6 +69,8 @@ impl<'a> Run<'a> {
         for proxy in &viewer.proxies {
             warnings.extend(proxy.check(&backends)?.iter().map(|loss| Warning::Loss(loss.to_string())));
         }
+        let orphans = checks::orphans(viewer, containers).into_iter();
+        warnings.extend(orphans.map(|(says, fix)| Warning::Loss(format!("{says}; {fix}"))));
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
         Ok(warnings)

@@ -83,6 +83,9 @@ impl Checker<'_> {
             target,
             proxies: fronting.all(),
         };
+        let orphans = checks::orphans(&viewer, self.containers()).into_iter();
+        let about = || About::service(target.services()[0]);
+        sheet.findings.extend(orphans.map(|(says, fix)| Finding::note("orphan-route", about(), says, fix)));
         let probes = self.readiness(&viewer, sheet);
         let plan = self.plan(target, &fronting, &probes);
         let starting = match &plan {
