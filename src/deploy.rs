@@ -21,6 +21,7 @@ mod scene;
 mod stack;
 mod status;
 mod turn;
+mod unknown_proxy;
 mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -106,10 +106,11 @@ pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(String, String
     let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
     let mut found = Vec::new();
     for container in containers.iter().filter(gone) {
-        let shared = viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container))).find_map(|proxy| {
-            let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
-            proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
-        });
+        let shared =
+            viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container))).find_map(|proxy| {
+                let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
+                proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
+            });
         let Some(entrance) = shared else { continue };
         let route = format!("{}{}", entrance.host.unwrap_or_else(|| "any host".into()), entrance.path);
         let says = format!(

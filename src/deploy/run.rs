@@ -15,6 +15,7 @@ use super::ledger::{Course, Entry, Ledger};
 use super::oneshot::OneShots;
 use super::part::{Part, Terms};
 use super::scene::{self, Viewer, Wanted};
+use super::unknown_proxy;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -76,6 +77,11 @@ impl<'a> Run<'a> {
         if parts.is_empty() {
             idle.iter().for_each(|part| self.unchanged(part));
             return self.nothing(&idle);
+        }
+        for part in &parts {
+            let (target, known) = (part.viewer.target, self.proxies);
+            let found = unknown_proxy::faults(self.docker(), self.project(), target, known, &containers)?;
+            found.into_iter().next().map_or(Ok(()), Err)?;
         }
         let down = self.down(targets, &containers);
         parts.iter().for_each(|part| self.announce(part));

@@ -10,7 +10,7 @@ use crate::check::signals::Signals;
 use crate::check::{About, Finding, Row, Sheet, Verdict};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::scene::Viewer;
-use crate::deploy::{checks, goals};
+use crate::deploy::{checks, goals, unknown_proxy};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::health::Probe;
@@ -74,6 +74,8 @@ impl Checker<'_> {
                 Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
+        let unknown = self.unknown_proxies(target)?;
+        found.extend(unknown.into_iter().map(|fault| self.about_service(target, fault)));
         let apart = checks::out_of_reach(self.project(), target, &fronting.running);
         found.extend(apart.into_iter().map(|fault| self.about_service(target, fault)));
         let viewer = Viewer {
@@ -113,6 +115,10 @@ impl Checker<'_> {
             true => checks::proxy_runs(self.project(), target, &self.proxies),
             false => Ok(()),
         }
+    }
+
+    fn unknown_proxies(&self, target: &Target) -> Result<Vec<Fault>> {
+        unknown_proxy::faults(self.docker(), self.project(), target, &self.proxies, self.containers())
     }
 
     fn running(&self, service: &str) -> usize {
