@@ -77,7 +77,7 @@ pub struct Stage {
     /// A network that other projects share with this one, and their proxy's project.
     shared: Option<(String, String)>,
     /// Held for the life of a stage.
-    _turn: File,
+    _turn: Option<File>,
 }
 
 /// One container of the project.
@@ -173,7 +173,7 @@ impl Stage {
 
     /// An empty folder for what is deployed to other engines than the machine's own, and answers at this address.
     pub fn on(address: Ipv4Addr, name: &str) -> Stage {
-        let mut stage = Stage::empty(name, Company::Welcome);
+        let mut stage = Stage::empty(name, Company::Elsewhere);
         stage.elsewhere = true;
         stage.answers_at(address);
         stage
@@ -730,25 +730,30 @@ fn root() -> &'static Path {
 enum Company {
     /// As many as the test runner has threads, in this process and any other.
     Welcome,
+    /// Anybody: it is on an engine of its own.
+    Elsewhere,
     /// Nobody: the engine, or a proxy that reads all of its containers, is part of the test.
     Unwanted,
 }
 
 /// Waits for those that this one cannot be with.
-fn take_turn(company: Company) -> File {
+fn take_turn(company: Company) -> Option<File> {
     let lock = |name: &str| {
         let path = std::env::temp_dir().join(name);
         File::create(path).expect("a lock file")
     };
+    if company == Company::Elsewhere {
+        return None;
+    }
     // Held while waiting, so that others do not come in before one who waits to be alone.
     let door = lock("compose-zd-e2e-door.lock");
     door.lock().expect("a lock");
     let room = lock("compose-zd-e2e.lock");
     match company {
-        Company::Welcome => room.lock_shared().expect("a lock"),
         Company::Unwanted => room.lock().expect("a lock"),
+        _ => room.lock_shared().expect("a lock"),
     }
-    room
+    Some(room)
 }
 
 pub fn free_port() -> u16 {
