@@ -2,12 +2,38 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Set by the first SIGINT or SIGTERM; every wait and every step looks at it. The second ends the process.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<AtomicUsize>);
+pub struct Stop {
+    signal: Arc<AtomicUsize>,
+    bell: Arc<Bell>,
+}
+
+/// Ends the pause between two polls: something has happened that a poll may find.
+#[derive(Default)]
+pub struct Bell {
+    rings: Mutex<u64>,
+    rung: Condvar,
+}
+
+impl Bell {
+    pub fn ring(&self) {
+        *self.rings.lock().expect("nobody panicked") += 1;
+        self.rung.notify_all();
+    }
+
+    fn rings(&self) -> u64 {
+        *self.rings.lock().expect("nobody panicked")
+    }
+
+    /// Pauses for this long, or until there were more rings than these.
+    fn pause(&self, heard: u64, time: Duration) {
+        let rings = self.rings.lock().expect("nobody panicked");
+        drop(self.rung.wait_timeout_while(rings, time, |rings| *rings == heard));
+    }
+}
 
 impl Stop {
     /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh, the end of a hook). The
@@ -27,7 +53,8 @@ impl Stop {
                     leaving();
                     std::process::exit(128 + signal);
                 }
-                asked.0.store(signal as usize, Ordering::Relaxed);
+                asked.signal.store(signal as usize, Ordering::Relaxed);
+                asked.bell.ring();
             }
         });
         Ok(stop)
@@ -35,10 +62,20 @@ impl Stop {
 
     /// The signal that asked to stop.
     pub fn signal(&self) -> Option<i32> {
-        match self.0.load(Ordering::Relaxed) {
+        match self.signal.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(signal as i32),
         }
+    }
+
+    /// Cuts the pauses of every wait short that this can stop.
+    pub fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
+    }
+
+    /// A stop that no signal sets, with the same bell: for what has to be finished.
+    pub fn unheeded(&self) -> Stop {
+        Stop { signal: Arc::default(), bell: self.bell() }
     }
 }
 
@@ -60,7 +97,7 @@ fn pause(every: Duration, waited: Duration) -> Duration {
 }
 
 /// Polls at once, then soon, and less and less often down to every `every`, until it gives a value, the limit passes, or a
-/// signal comes.
+/// signal comes. A ring of the stop's bell has it poll at once.
 ///
 /// The poll always gets its turn after the limit has passed, so that a limit of zero asks once.
 ///
@@ -74,6 +111,7 @@ pub fn until<T, E>(
 ) -> Result<Waited<T>, E> {
     let start = Instant::now();
     loop {
+        let heard = stop.bell.rings();
         let late = start.elapsed() >= limit;
         if let Some(value) = poll()? {
             return Ok(Waited::Done(value));
@@ -84,7 +122,8 @@ pub fn until<T, E>(
         if late {
             return Ok(Waited::TimedOut);
         }
-        sleep(pause(every, start.elapsed()).min(limit.saturating_sub(start.elapsed())));
+        let left = limit.saturating_sub(start.elapsed());
+        stop.bell.pause(heard, pause(every, start.elapsed()).min(left));
     }
 }
 
@@ -152,9 +191,37 @@ mod tests {
 
     #[test]
     fn a_signal_ends_a_wait() {
-        let stop = Stop(Arc::new(AtomicUsize::new(15)));
+        let stop = Stop { signal: Arc::new(AtomicUsize::new(15)), ..Stop::default() };
         let waited: Result<Waited<()>, ()> = until(MS, MS * 1000, &stop, || Ok(None));
         assert_eq!(waited, Ok(Waited::Interrupted(15)));
+    }
+
+    #[test]
+    fn a_ring_ends_a_pause_also_one_that_comes_while_it_polls() {
+        let stop = Stop::default();
+        let bell = stop.bell();
+        let mut polls = 0;
+        let waited: Result<Waited<()>, ()> = until(MS * 3_600_000, MS * 3_600_000, &stop, || {
+            polls += 1;
+            bell.ring();
+            Ok((polls == 3).then_some(()))
+        });
+        assert_eq!((waited, polls), (Ok(Waited::Done(())), 3));
+        let stop = Stop::default();
+        let bell = stop.bell();
+        let (started, starts) = std::sync::mpsc::channel();
+        let ringer = std::thread::spawn(move || {
+            starts.recv().unwrap();
+            bell.ring();
+        });
+        let mut polls = 0;
+        let waited: Result<_, ()> = until(MS * 3_600_000, MS * 3_600_000, &stop, || {
+            polls += 1;
+            started.send(()).ok();
+            Ok((polls == 2).then_some(polls))
+        });
+        ringer.join().unwrap();
+        assert_eq!(waited, Ok(Waited::Done(2)));
     }
 
     #[test]
