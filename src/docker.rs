@@ -7,6 +7,7 @@ mod compose;
 mod compose_plugin;
 mod containers;
 pub mod engine;
+pub mod events;
 mod exec;
 pub mod facts;
 mod images;

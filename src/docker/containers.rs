@@ -14,6 +14,9 @@ pub(super) const IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
 /// Asks for containers by id.
 pub(super) const INSPECT: [&str; 2] = ["container", "inspect"];
 
+/// The label with the project that Compose made a container for.
+pub(super) const PROJECT: &str = "com.docker.compose.project";
+
 /// So many docker clients start containers side by side; the engine does no more at a time on most machines.
 const CLIENTS: usize = 10;
 

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::runtime::{self, Runtime};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use super::question::{self, Answer, Request};
 use super::session::NoAnswer;
@@ -26,7 +26,7 @@ use super::{Docker, Done, shown_words};
 
 /// What takes longer than this, with all its requests, is asked by a client of its own, which has its own patience; and so
 /// is everything after it: who else asks meanwhile has to wait, and a lock needs its signs of life (every 15 s).
-const LATE: Duration = Duration::from_secs(5);
+pub(super) const LATE: Duration = Duration::from_secs(5);
 
 /// The longest answer that is read, in bytes: a list of ten thousand containers.
 const LONGEST: usize = 64 << 20;
@@ -45,12 +45,15 @@ struct State {
 }
 
 /// HTTP over two pipes.
-struct Connection {
+pub(super) struct Connection {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
     /// Of the engine's latest API: `/v1.41`. To do without is deprecated.
     version: String,
 }
+
+/// How long a connection that is followed may be silent before it is seen whether anybody still listens.
+const LISTENS: Duration = Duration::from_millis(200);
 
 /// Where an engine tells which that is (`GET /_ping`).
 const VERSION: &str = "api-version";
@@ -92,17 +95,43 @@ impl Connection {
         late: Instant,
     ) -> Result<(Parts, Bytes), NoAnswer> {
         let Connection { runtime, sender, .. } = self;
-        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let message = Message::builder().method(method).uri(path).header(HOST, "docker");
-        let message = message.header(CONTENT_TYPE, "application/json").body(Full::new(body));
+        let message = message(path, method, body).ok_or(NoAnswer::Gone)?;
         let answer = async {
             sender.ready().await.ok()?;
-            let (head, body) = sender.send_request(message.ok()?).await.ok()?.into_parts();
+            let (head, body) = sender.send_request(message).await.ok()?.into_parts();
             Some((head, Limited::new(body, LONGEST).collect().await.ok()?.to_bytes()))
         };
         let ended = runtime.block_on(async { timeout_at(late.into(), answer).await });
         ended.map_err(|_| NoAnswer::Late)?.ok_or(NoAnswer::Gone)
     }
+
+    /// Reads an answer that does not end, for as long as `told` wants more of it; it is called with each piece, and with
+    /// nothing while nothing comes. An answer that is none is not told of at all.
+    pub(super) fn follow(mut self, path: &str, late: Instant, mut told: impl FnMut(&[u8]) -> bool) {
+        let Connection { runtime, sender, version } = &mut self;
+        let Some(message) = message(&format!("{version}{path}"), &Method::GET, None) else { return };
+        let answer = async {
+            sender.ready().await.ok()?;
+            sender.send_request(message).await.ok().filter(|answer| answer.status().is_success())
+        };
+        let answer = runtime.block_on(async { timeout_at(late.into(), answer).await });
+        let Ok(Some(answer)) = answer else { return };
+        let mut body = answer.into_body();
+        let mut goes_on = told(&[]);
+        while goes_on {
+            goes_on = match runtime.block_on(async { timeout(LISTENS, body.frame()).await }) {
+                Err(_) => told(&[]),
+                Ok(Some(Ok(frame))) => frame.data_ref().is_none_or(|piece| told(piece)),
+                Ok(_) => false,
+            };
+        }
+    }
+}
+
+fn message(path: &str, method: &Method, body: Option<&Value>) -> Option<Message<Full<Bytes>>> {
+    let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    let message = Message::builder().method(method).uri(path).header(HOST, "docker");
+    message.header(CONTENT_TYPE, "application/json").body(Full::new(body)).ok()
 }
 
 impl Docker {
@@ -141,7 +170,7 @@ impl Docker {
         }
     }
 
-    fn open_line(&self, late: Instant) -> Result<Connection, NoAnswer> {
+    pub(super) fn open_line(&self, late: Instant) -> Result<Connection, NoAnswer> {
         let connect = || {
             let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
             self.start_line(inner, out)?;
@@ -212,6 +241,26 @@ mod tests {
         let mut connection = Connection::new(input, output).unwrap();
         let late = Instant::now() + Duration::from_millis(20);
         assert_eq!(connection.ask(&request("a"), late).err(), Some(NoAnswer::Late));
+    }
+
+    #[test]
+    fn an_answer_that_does_not_end_is_told_piece_by_piece_until_nobody_listens_or_it_breaks() {
+        const EVENTS: &str = "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n4\r\ntwo\n\r\n";
+        let followed = |answers, wanted: usize| {
+            let (connection, _) = engine(answers);
+            let mut all = Vec::new();
+            let mut told = false;
+            connection.follow("/events", Instant::now() + LATE, |piece| {
+                told = true;
+                all.extend_from_slice(piece);
+                all.len() < wanted
+            });
+            told.then(|| String::from_utf8(all).unwrap())
+        };
+        assert_eq!(followed(&[EVENTS], 4), Some("one\n".into()));
+        assert_eq!(followed(&[EVENTS], 100), Some("one\ntwo\n".into()));
+        assert_eq!(followed(&["403 Forbidden\r\nContent-Length: 0\r\n\r\n"], 100), None);
+        assert_eq!(followed(&[], 100), None);
     }
 
     #[test]

@@ -138,6 +138,12 @@ fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> Requ
     get(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
 }
 
+/// The path of what happens from now on to the containers that have a label.
+pub fn events(actions: &[&str], label: &str) -> String {
+    let filters = json!({ "event": actions, "label": [label], "type": ["container"] }).to_string();
+    query("/events", &[("filters", &filters)], "", &[]).path
+}
+
 /// A name that means the same in a path; the client has others written as a path wants them.
 fn is_plain(name: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-:@/".contains(c);

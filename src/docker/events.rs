@@ -1,0 +1,188 @@
+//! What happens to the containers of a project, told by the engine as it happens (`GET /events`): a connection like the one
+//! that questions go by, which is followed on a thread of its own. An engine that does not tell (a socket that lets no
+//! `/events` through, a client that is a script) is polled by whoever wants to know.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use super::Docker;
+use super::containers::PROJECT;
+use super::line::LATE;
+use super::question::events;
+
+/// An event of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happening {
+    /// The full container id.
+    pub id: String,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Its first process ended, whatever comes after it.
+    Died { code: Option<i32> },
+    /// The kernel killed a process of it, which need not be its first.
+    OutOfMemory,
+    /// Its healthcheck failed for good.
+    Unhealthy,
+}
+
+/// The events of a project; dropped, they are followed no longer.
+#[derive(Default)]
+pub struct Events {
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Events {
+    /// Tells at any time whether the engine tells what happens; until it does, and after its connection broke, it has to
+    /// be asked.
+    pub fn are_told(&self) -> impl Fn() -> bool + Send + use<> {
+        let state = Arc::clone(&self.state);
+        move || state.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.state.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Docker {
+    /// Follows the containers of a project, and calls `told` for each event; it is not waited for.
+    pub fn follow(&self, project: &str, told: impl Fn(Happening) + Send + 'static) -> Events {
+        let events = Events::default();
+        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), self::path(project));
+        if self.is_own {
+            std::thread::spawn(move || docker.follow_here(&path, &state, told));
+        }
+        events
+    }
+
+    fn follow_here(&self, path: &str, state: &State, told: impl Fn(Happening)) {
+        let late = Instant::now() + self.scaled(LATE);
+        let Ok(connection) = self.open_line(late) else { return };
+        let mut lines = Lines::default();
+        connection.follow(path, late, |piece| {
+            state.open.store(true, Ordering::Relaxed);
+            lines.take(piece).iter().filter_map(|line| read(line)).for_each(&told);
+            !state.ended.load(Ordering::Relaxed)
+        });
+        state.open.store(false, Ordering::Relaxed);
+    }
+}
+
+fn path(project: &str) -> String {
+    events(&["die", "oom", "health_status"], &format!("{PROJECT}={project}"))
+}
+
+/// Lines out of pieces that end anywhere.
+#[derive(Default)]
+struct Lines(Vec<u8>);
+
+impl Lines {
+    /// The lines that end in this piece.
+    fn take(&mut self, piece: &[u8]) -> Vec<String> {
+        self.0.extend(piece);
+        let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let rest = self.0.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.0, rest);
+        String::from_utf8_lossy(&whole).lines().map(String::from).collect()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Raw {
+    action: String,
+    actor: Actor,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Actor {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    attributes: serde_json::Map<String, serde_json::Value>,
+}
+
+/// An event, where it is one of those that count.
+fn read(line: &str) -> Option<Happening> {
+    let Raw { action, actor } = serde_json::from_str(line).ok()?;
+    let what = match action.as_str() {
+        "die" => What::Died { code: actor.attributes.get("exitCode").and_then(|c| c.as_str()?.parse().ok()) },
+        "oom" => What::OutOfMemory,
+        "health_status: unhealthy" => What::Unhealthy,
+        // Podman's engine says the status apart.
+        "health_status" => {
+            let status = actor.attributes.get("health_status")?.as_str()?;
+            (status == "unhealthy").then_some(What::Unhealthy)?
+        }
+        _ => return None,
+    };
+    Some(Happening { id: actor.id, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(action: &str, attributes: &str) -> String {
+        format!(
+            r#"{{"Type":"container","Action":"{action}","Actor":{{"ID":"abc","Attributes":{attributes}}},"timeNano":1}}"#
+        )
+    }
+
+    fn what(action: &str, attributes: &str) -> Option<What> {
+        let happening = read(&event(action, attributes))?;
+        assert_eq!(happening.id, "abc");
+        Some(happening.what)
+    }
+
+    #[test]
+    fn a_death_is_told_with_its_code_and_only_what_counts_is_told() {
+        assert_eq!(what("die", r#"{"exitCode":"137","name":"a"}"#), Some(What::Died { code: Some(137) }));
+        assert_eq!(what("die", "{}"), Some(What::Died { code: None }));
+        assert_eq!(what("oom", "{}"), Some(What::OutOfMemory));
+        assert_eq!(what("health_status: unhealthy", "{}"), Some(What::Unhealthy));
+        assert_eq!(what("health_status", r#"{"health_status":"unhealthy"}"#), Some(What::Unhealthy));
+        for (action, attributes) in [
+            ("health_status: healthy", "{}"),
+            ("health_status", r#"{"health_status":"healthy"}"#),
+            ("health_status", "{}"),
+            ("start", "{}"),
+        ] {
+            assert_eq!(what(action, attributes), None, "{action}");
+        }
+        assert_eq!(read("{}"), None);
+        assert_eq!(read("not json"), None);
+    }
+
+    #[test]
+    fn lines_come_in_pieces() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.take(b"on"), [""; 0]);
+        assert_eq!(lines.take(b"e\ntwo\nthr"), ["one", "two"]);
+        assert_eq!(lines.take(b"ee\n"), ["three"]);
+    }
+
+    #[test]
+    fn the_engine_is_asked_for_the_containers_of_the_project() {
+        assert_eq!(
+            path("p"),
+            "/events?filters=%7B%22event%22%3A%5B%22die%22%2C%22oom%22%2C%22health_status%22%5D%2C%22label%22%3A%5B%22\
+             com.docker.compose.project%3Dp%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D"
+        );
+    }
+}
