@@ -24,7 +24,7 @@ pub use sample::Sample;
 use sample::{Terms, in_millis};
 pub use summary::{Summary, Switch};
 use summary::{how_lost, versions};
-use verdict::{Acts, Tally, losses};
+use verdict::{Acts, LOST, Silence, Tally, losses};
 
 /// How many probes of a URL may be without an answer at a time.
 const OPEN: usize = 64;
@@ -180,10 +180,32 @@ impl Witness {
         if !self.judges.load(Ordering::Relaxed) {
             return None;
         }
-        let acts = self.acts();
-        let fault = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts))?;
+        let (now, acts) = (self.now(), self.acts());
+        let fault = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts, now))?;
         self.judges.store(false, Ordering::Relaxed);
         Some(fault)
+    }
+
+    /// A URL that answered before the switch and does not any more. One that loses, or has been silent for a second, is
+    /// waited for.
+    pub fn lost_at_the_end(&self) -> Option<Fault> {
+        let known = || {
+            let (now, acts) = (self.now(), self.acts());
+            let mut verdict = Some(None);
+            for probe in self.probes().iter().filter(|p| !p.is_over()) {
+                let Some(silence) = probe.silence(&acts, now) else { continue };
+                match silence.is_lost() {
+                    Some(true) => return Some(Some(probe.lost_for(silence.lasts))),
+                    None => verdict = None,
+                    Some(false) => {}
+                }
+            }
+            verdict
+        };
+        match wait::until(POLL, LOST * 2, &Stop::default(), || Ok::<_, ()>(known())) {
+            Ok(Waited::Done(fault)) => fault,
+            _ => None,
+        }
     }
 
     /// What was lost until now has a reason that does not count.
@@ -389,7 +411,21 @@ impl Probe {
         }
     }
 
-    fn objection(&self, acts: &Acts) -> Option<Fault> {
+    fn silence(&self, acts: &Acts, now: Duration) -> Option<Silence> {
+        Silence::of(&self.heard().samples, self.open.load(Ordering::Relaxed), acts, now)
+    }
+
+    fn lost_for(&self, silent: Duration) -> Fault {
+        let seconds = silent.as_secs_f64();
+        Fault::unchanged(format!("`{}` has given no good answer for {seconds:.1}s", self.url()))
+            .seen(&self.last_said())
+    }
+
+    fn objection(&self, acts: &Acts, now: Duration) -> Option<Fault> {
+        // One that takes requests and never answers has lost none yet.
+        if let Some(Silence { lasts, .. }) = self.silence(acts, now).filter(|s| s.is_lost() == Some(true)) {
+            return Some(self.lost_for(lasts));
+        }
         let url = self.url();
         let heard = self.heard();
         let found = losses(&heard.samples, acts)?;

@@ -12,6 +12,12 @@ const WINDOW: usize = 50;
 /// One lost probe may be anybody's.
 const ENOUGH: usize = 2;
 
+/// Without a good answer for this long a URL may be lost.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// Without one for two seconds more it is: no reload and no restart of a proxy takes that long.
+pub const LOST: Duration = Duration::from_secs(3);
+
 /// How many of how many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -74,6 +80,35 @@ pub fn losses<'s>(samples: &'s [Sample], acts: &Acts) -> Option<Losses<'s>> {
     let was_answered = before.lost < before.sent;
     let is_worse = now.lost * before.sent > 2 * before.lost * now.sent;
     (was_answered && now.lost >= ENOUGH && is_worse).then_some(Losses { since, before })
+}
+
+/// A URL that gave good answers before the first change of the rotation, or the first stop, and gives none now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Since its last good answer.
+    pub lasts: Duration,
+    /// Probes were lost since, and are not only open.
+    pub loses: bool,
+}
+
+impl Silence {
+    pub fn of(samples: &[Sample], open: usize, acts: &Acts, now: Duration) -> Option<Silence> {
+        let first = acts.switch()?.start;
+        let good = || samples.iter().filter(|s| !s.lost);
+        good().find(|s| s.at < first)?;
+        let last = good().map(Sample::end).max()?;
+        let loses = samples.iter().any(|s| s.lost && s.end() > last);
+        (loses || open > 0).then(|| Silence { lasts: now.saturating_sub(last), loses })
+    }
+
+    /// Whether the URL is lost; none where that is not known yet: a slow answer is none that was lost.
+    pub fn is_lost(&self) -> Option<bool> {
+        match self.lasts {
+            lasts if lasts >= LOST => Some(true),
+            lasts if lasts >= SILENT || self.loses => None,
+            _ => Some(false),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +193,34 @@ mod tests {
         let early = format!("0+5 1; 1100+5 x500; 1110+5 x500; {}", good(1120, 48));
         assert_eq!(back(&early, &Acts { stops: Vec::new(), ..once() }), Some((2, 50)));
         assert_eq!(back(&format!("{early}1900+5 2"), &Acts { stops: Vec::new(), ..once() }), None);
+    }
+
+    #[test]
+    fn a_url_is_silent_from_its_last_good_answer_on_whatever_was_done_since() {
+        let silent = |text: &str, open, now| {
+            let silence = Silence::of(&samples(text), open, &once(), Duration::from_millis(now))?;
+            Some(silence.lasts.as_millis())
+        };
+        let good = "0+5 1; 900+5 1;";
+        assert_eq!(silent(good, 0, 4000), None, "nothing was sent since");
+        assert_eq!(silent(good, 1, 4000), Some(3095), "what was sent is still open");
+        assert_eq!(
+            silent(&format!("{good} 2100+5 xcut; 2300+5 x503"), 0, 4000),
+            Some(3095),
+            "in the stop, too"
+        );
+        assert_eq!(silent(&format!("{good} 2100+5 xcut; 3900+5 2"), 0, 4000), None);
+        assert_eq!(silent(&format!("{good} 2100+1800 2; 2300+5 x503"), 1, 4000), Some(100), "a slow answer");
+        assert_eq!(silent("0+5 x503; 1200+5 1; 1300+5 x503", 0, 4000), None, "it never answered before");
+        assert_eq!(Silence::of(&samples(good), 1, &Acts::default(), LOST), None, "nothing was changed");
+    }
+
+    #[test]
+    fn a_url_is_lost_after_three_seconds_and_may_be_where_it_loses_or_is_silent_for_one() {
+        let is_lost = |lasts, loses| Silence { lasts: Duration::from_millis(lasts), loses }.is_lost();
+        assert_eq!([is_lost(10, false), is_lost(999, false)], [Some(false); 2]);
+        assert_eq!([is_lost(10, true), is_lost(1000, false), is_lost(2999, true)], [None; 3]);
+        assert_eq!([is_lost(3000, true), is_lost(3000, false)], [Some(true); 2]);
     }
 
     #[test]
