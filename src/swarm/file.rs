@@ -416,7 +416,9 @@ fn over(wish: &UpdateWish, file: Option<&Value>) -> Value {
     let time = |time: Duration| Value::from(format!("{}ms", time.as_millis()));
     set("parallelism", wish.parallelism.map(Value::from));
     set("delay", wish.delay.map(time));
-    set("monitor", wish.monitor.map(time));
+    // Swarm reads 0 as its default.
+    let watched = |monitor: Duration| if monitor.is_zero() { "1ns".into() } else { time(monitor) };
+    set("monitor", wish.monitor.map(watched));
     set("failure_action", wish.action.map(|a| FailureAction::word(a).into()));
     set("max_failure_ratio", wish.max_failure_ratio.map(Value::from));
     set("order", wish.order.map(|o| Order::word(o).into()));

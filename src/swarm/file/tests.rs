@@ -127,6 +127,9 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
         json!({ "delay": "1s", "order": "start-first", "monitor": "1500ms", "failure_action": "pause" });
     assert_eq!(deploy["update_config"], expected);
     assert!(deploy.get("rollback_config").is_none());
+    let update = UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() };
+    let (stack, _) = made(yaml, &Asks { update, ..Asks::default() }).unwrap();
+    assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns", "0 is 5s to Swarm");
 }
 
 #[test]
