@@ -61,6 +61,13 @@ impl Dockercloud {
         Exec::new(&self.container.id, words.map(String::from).to_vec())
     }
 
+    /// Freezes the manager once it knows of nobody but these.
+    fn freeze_with(&self, running: &[Endpoint]) -> Exec {
+        let mut exec = self.run("freeze", &[]);
+        exec.argv.extend(running.iter().map(|e| e.name.clone()));
+        exec
+    }
+
     /// Services that it is told of by name.
     fn is_additional(&self, backend: &Backend) -> bool {
         let wanted = (backend.project.as_str(), backend.service.as_str());
@@ -201,8 +208,8 @@ impl Proxy for Dockercloud {
 
     /// Also where it stands still already: that is for ten minutes from the last time on, and a run of several services
     /// may take longer.
-    fn gate(&self, now: &Done, _rotation: &Rotation) -> Option<Exec> {
-        Answer::parse(&now.stdout).map(|_| self.run("freeze", &[]))
+    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+        Answer::parse(&now.stdout).map(|_| self.freeze_with(&rotation.inside))
     }
 
     fn holds(&self, now: &Done, _rotation: &Rotation) -> bool {

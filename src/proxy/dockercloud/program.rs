@@ -4,6 +4,10 @@
 /// state of the manager (`T` is stopped), and while an HAProxy lives that a reload retired, how long ago that was and
 /// every connection from here. Whose they are cannot be read: the processes run as another user.
 ///
+/// `freeze` takes the names of the instances that run. One that has ended may still be in the configuration: its address
+/// goes to the next instance, which would get requests before it is ready. So the manager gets up to three seconds to
+/// drop it before it is frozen, and is asked to after one.
+///
 /// A frozen manager is let go, ten minutes after it was last told to freeze, by a process that stays behind: were we
 /// killed, nobody else would.
 pub const PROGRAM: &str = r#"import os,select,signal,socket,sys,time
@@ -40,8 +44,22 @@ def let_go_later(mark):
     left=os.path.getmtime(MARK)+600-time.time() if os.path.exists(MARK) else 0
   if cat(MARK)==mark: signal_managers(signal.SIGCONT)
   os._exit(0)
+def servers():
+  found,backend={},""
+  for words in map(str.split,cat("/haproxy.cfg").splitlines()):
+    if words[1:] and words[0] in ("backend","listen"): backend=words[1]
+    if words[1:] and words[0]=="server": found.setdefault(backend,set()).add(words[1])
+  for words in map(str.split,haproxy("show servers state").splitlines()):
+    if words[3:] and words[0].isdigit(): found.setdefault(words[1],set()).add(words[3])
+  return found.values()
+def wait_for_manager(running):
+  for n in range(30):
+    if not any(names & running and names-running for names in servers()): return
+    if n==10: signal_managers(signal.SIGUSR1)
+    select.select([],[],[],0.1)
 action,commands=sys.argv[1:3]
 if action=="freeze":
+  if sys.argv[3:] and not any(state=="T" for pid,state in managers): wait_for_manager(set(sys.argv[3:]))
   signal_managers(signal.SIGSTOP)
   if not any(state=="T" for pid,state in managers):
     mark=str(os.getpid())

@@ -79,9 +79,10 @@ fn backend(service: &str) -> Backend {
 fn a_gate_is_a_manager_that_stands_still() {
     let runs = done(&RECORDED.replace("@manager T", "@manager S"));
     let proxy = dockercloud();
-    assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze");
+    assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze  p-app-2", "once it knows of no other");
     assert!(!proxy.holds(&runs, &rotation()));
-    assert_eq!(words(proxy.gate(&done(RECORDED), &rotation())), "freeze", "for ten minutes from now on");
+    let again = words(proxy.gate(&done(RECORDED), &rotation()));
+    assert_eq!(again, "freeze  p-app-2", "for ten minutes from now on");
     assert!(proxy.holds(&done(RECORDED), &rotation()));
 }
 
