@@ -209,7 +209,7 @@ impl Routing<'_> {
     fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {
         let failed = last.map(|e| format!("{e:#}")).unwrap_or_default();
         let said = self.docker.exec(&self.proxy.diagnose());
-        let said = said.map(|d| d.said().to_string()).unwrap_or_default();
+        let said = said.map(|d| self.proxy.diagnosis(&d)).unwrap_or_default();
         Fault::unchanged(format!(
             "{} does not confirm the new rotation within {}s",
             self.proxy.name(),

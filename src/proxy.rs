@@ -47,6 +47,8 @@ pub struct Rotation {
     pub outside: Vec<Endpoint>,
     /// Ids of those inside that were there before: nobody waits for one of them that is sick.
     pub found: BTreeSet<String>,
+    /// What gets requests fails: those inside are to have them at once, whatever becomes of those outside.
+    pub hurried: bool,
 }
 
 impl Rotation {
@@ -340,8 +342,13 @@ pub trait Proxy: Send + Sync {
     /// An answer that makes no sense.
     fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault>;
 
-    /// Asks why a rotation is not confirmed; its output goes into the error.
+    /// Asks why a rotation is not confirmed.
     fn diagnose(&self) -> Exec;
+
+    /// What the error says of the answer to `diagnose`.
+    fn diagnosis(&self, said: &Done) -> String {
+        said.said().into()
+    }
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
     fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release;

@@ -343,6 +343,7 @@ impl<'a> Rollout<'a> {
                 inside: self.endpoints(proxy, &self.inside),
                 outside: self.endpoints(proxy, outside),
                 found: self.found.clone(),
+                hurried: false,
             },
         };
         self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()

@@ -101,6 +101,19 @@ impl Haproxy {
         })
     }
 
+    fn backends(&self) -> impl Iterator<Item = &str> {
+        let templates = self.config.templates.iter().map(|t| t.backend.as_str());
+        templates.chain(self.config.fixed.iter().map(|f| f.backend.as_str()))
+    }
+
+    /// Those inside that HAProxy reaches get requests and those outside get none any more, in one go.
+    fn exchange(&self, inside: &[Slot], outside: &[Slot]) -> Vec<String> {
+        let ready = inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready"));
+        let is_served = |s: &&Slot| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
+        let out = outside.iter().filter(is_served).filter(|s| !s.is_out()).map(|s| self.drain(s));
+        ready.chain(out).collect()
+    }
+
     fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Template> {
         self.config.templates.iter().filter(|t| stands_for(&t.host, names))
     }
@@ -324,6 +337,9 @@ impl Proxy for Haproxy {
         let slots = self.slots_for(now, &rotation.all())?;
         let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
         let inside = of(&rotation.inside);
+        if rotation.hurried {
+            return self.command(&self.exchange(&inside, &of(&rotation.outside)));
+        }
         let reached = |s: &&Slot| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
         let mut admit: Vec<String> =
             inside.iter().filter(reached).flat_map(|s| self.admit(s, &slots)).collect();
@@ -370,7 +386,16 @@ impl Proxy for Haproxy {
     }
 
     fn diagnose(&self) -> Exec {
-        self.ask("show servers state")
+        self.ask("show stat -1 4 -1")
+    }
+
+    /// What its own check says of those that it does not send requests to.
+    fn diagnosis(&self, said: &Done) -> String {
+        let failing = slot::failing_checks(&said.stdout);
+        let ours = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
+        let lines: Vec<String> =
+            failing.iter().filter(ours).map(|l| format!("its own check of {l}")).collect();
+        if lines.is_empty() { said.said().into() } else { lines.join("\n") }
     }
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS

@@ -17,7 +17,9 @@ use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::{Fault, Loss};
 use crate::shell;
-use scripts::{install_script, keep_alive_script, question_script, release_script, route_script};
+use scripts::{
+    hurried_script, install_script, keep_alive_script, question_script, release_script, route_script,
+};
 use template::{MARKERS, Patched};
 
 /// Our own file among nginx's; it is read first, and only by an nginx that knows the directive.
@@ -287,6 +289,10 @@ impl Proxy for NginxProxy {
 
     fn route(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
+        if rotation.hurried {
+            let script = hurried_script(&markers(&rotation.inside));
+            return Some(Exec::sh(&self.generator, script));
+        }
         let script = route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside));
         Some(Exec::sh(&self.generator, script))
     }

@@ -244,9 +244,11 @@ pub fn addable(options: &[String]) -> Vec<&str> {
 
 /// Takes a server of ours out, and away once it answers nothing any more.
 fn retire(added: &Slot) -> Vec<String> {
+    let delete = || format!("del server {}/{}", added.backend, added.name);
     match (added.is_out(), added.in_flight) {
         (false, _) => vec![added.set("maint")],
-        (true, 0) => vec![format!("del server {}/{}", added.backend, added.name)],
+        (true, 0) if added.is_maintained() => vec![delete()],
+        (true, 0) => vec![added.set("maint"), delete()],
         (true, _) => Vec::new(),
     }
 }

@@ -71,6 +71,11 @@ impl Slot {
         self.admin & (FORCED_DRAIN | FORCED_MAINT) != 0
     }
 
+    /// It is in maintenance, in which alone a server can be deleted.
+    pub fn is_maintained(&self) -> bool {
+        self.admin & FORCED_MAINT != 0
+    }
+
     /// HAProxy itself reaches it.
     pub fn has_passed(&self) -> bool {
         self.operation == RUNNING && (!self.is_checked() || self.check_result == PASSED)
@@ -111,6 +116,28 @@ impl Slot {
     pub fn set(&self, state: &str) -> String {
         format!("set server {}/{} state {state}", self.backend, self.name)
     }
+}
+
+/// Servers with an address whose own check fails, and what it found: `` `web/app3`: L7STS 404 ``.
+pub fn failing_checks(text: &str) -> Vec<String> {
+    let Some((_, table)) = text.split_once("# pxname,") else {
+        return Vec::new();
+    };
+    let mut lines = table.lines();
+    let names: Vec<&str> = std::iter::once("pxname").chain(lines.next().unwrap_or("").split(',')).collect();
+    let read = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let cell = |name: &str| {
+            let at = names.iter().position(|n| *n == name)?;
+            cells.get(at).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty())
+        };
+        let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
+        let fails = !check.ends_with("OK") && !["INI", "UNK"].contains(&check);
+        let found = [Some(check), cell("check_code"), cell("last_chk")];
+        let found = found.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        fails.then(|| Some(format!("`{}/{}`: {found}", cell("pxname")?, cell("svname")?)))?
+    };
+    lines.filter_map(read).collect()
 }
 
 /// Backend, server, and requests it answers or that wait for it, of each line of `show stat`.

@@ -104,6 +104,29 @@ fn routing_admits_first_and_drains_only_when_all_inside_take_requests() {
 }
 
 #[test]
+fn in_a_hurry_those_that_fail_go_in_the_command_that_lets_the_others_in() {
+    let haproxy = haproxy(CONFIGURATION);
+    let hurried = || Rotation { hurried: true, ..rotation() };
+    let both = haproxy.route(&done(RECORDED), &hurried());
+    assert_eq!(commands(both), "set server web/app3 state ready; set server web/app1 state drain");
+    let down = RECORDED.replace("app3 172.21.0.5 2 8 1 1 2 15 3", "app3 172.21.0.5 0 8 1 1 2 8 2");
+    assert_eq!(haproxy.route(&done(&down), &hurried()), None, "nobody would serve");
+}
+
+/// Of HAProxy 3.2, with the columns that are read.
+#[test]
+fn what_its_own_check_finds_is_told() {
+    let stat = "# pxname,svname,status,check_status,check_code,last_chk,\n\
+                web,app1,UP,L7OK,200,,\nweb,app2,MAINT (resolution),,,,\nweb,app3,DOWN,L7STS,404,\"\",\n\
+                web,compose-zd-new,DOWN,* L4CON,,Connection refused,\nnobodys,one,DOWN,L4CON,,,\n";
+    assert_eq!(
+        haproxy(CONFIGURATION).diagnosis(&done(stat)),
+        "its own check of `web/app3`: L7STS 404\nits own check of `web/compose-zd-new`: L4CON Connection refused"
+    );
+    assert_eq!(haproxy(CONFIGURATION).diagnosis(&done("nothing")), "nothing");
+}
+
+#[test]
 fn an_instance_that_haproxy_does_not_reach_is_not_admitted_and_nobody_is_drained() {
     let down = RECORDED.replace("app3 172.21.0.5 2 8 1 1 2 15 3", "app3 172.21.0.5 0 8 1 1 2 8 2");
     assert_eq!(haproxy(CONFIGURATION).route(&done(&down), &rotation()), None);
@@ -242,7 +265,8 @@ fn a_server_that_a_slot_was_looked_at_by_does_not_stay() {
     let step = |state: &str| {
         step(&haproxy(CONFIGURATION), state, &[endpoint("old", "172.21.0.2"), endpoint("new", "172.21.0.5")])
     };
-    assert_eq!(step(&state).as_deref(), Some("del server web/compose-zd-new"));
+    let deletes = "set server web/compose-zd-new state maint; del server web/compose-zd-new";
+    assert_eq!(step(&state).as_deref(), Some(deletes), "only one in maintenance can be deleted");
 }
 
 const LINES: &str = "

@@ -105,6 +105,11 @@ shown=
     )
 }
 
+/// Lets these in, and has docker-gen render at once: those that it sends requests to fail.
+pub fn hurried_script(unmarked: &[String]) -> String {
+    format!("# let them in\nrm -f {}\n{}", shell::words(unmarked), signal_docker_gen("HUP"))
+}
+
 /// Prints what the configuration routes to, two clocks of the same moment, when it was written, nginx's workers, and the
 /// connections to our instances that may carry a request (established, opening, or closed by the instance only). It is
 /// asked over and over, so it starts as few programs as it can: `read` passes over the NUL that ends a title.
