@@ -13,7 +13,7 @@ Exit codes:
   1        failed before anything was changed
   2        wrong usage or configuration
   3        failed; the old release serves, unchanged, or the rollout is paused
-  4        failed, and the old release could not be restored: act now
+  4        failed, and the public URL or what served before is lost: act now
   5        another run holds the project
   6        deployed, but the witness lost requests (only with `--strict`)
   130/143  interrupted; the old release serves";
@@ -344,7 +344,7 @@ pub struct RolloutArgs {
     /// Several services: all or none, all ready before the first is switched (the default)
     #[arg(long, overrides_with = "one_by_one")]
     pub together: bool,
-    /// Several services: each is switched before the next one starts; all or none all the same
+    /// Several services: each is switched and watched before the next one starts; all or none all the same
     #[arg(long, overrides_with = "together")]
     pub one_by_one: bool,
     /// Releases to keep for a rollback [default: 5]
@@ -432,8 +432,7 @@ pub struct UpdateArgs {
     /// Time between two batches [default: 0s]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_DELAY", value_name = "DURATION", value_parser = any_duration)]
     pub update_delay: Option<Duration>,
-    /// How long a new instance that fails after it was ready still counts [default: 0s, or 5s where the file has an
-    /// update_config]
+    /// How long new instances are watched before the old ones are stopped; 0s does not watch [default: 5s]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION", value_parser = any_duration)]
     pub update_monitor: Option<Duration>,
     /// What to do once more have failed than may [default: rollback, or pause where the file has an update_config]
@@ -458,8 +457,7 @@ pub struct GoingBackArgs {
     /// Time between two batches [default: 0s]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_DELAY", value_name = "DURATION", value_parser = any_duration)]
     pub rollback_delay: Option<Duration>,
-    /// How long an instance that fails after it was ready still counts [default: 0s, or 5s where the file has a
-    /// rollback_config]
+    /// How long instances are watched before the others are stopped; 0s does not watch [default: 5s]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION", value_parser = any_duration)]
     pub rollback_monitor: Option<Duration>,
     /// What to do once more have failed than may; a rollback is never rolled back [default: pause]

@@ -26,12 +26,14 @@ mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use anyhow::Result;
 
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
+use crate::health::watch::Watch;
 use crate::model::{Project, Wrong};
 use crate::release::Kind;
 use crate::report::Report;
@@ -149,6 +151,8 @@ fn carry_out(
         report,
         stop,
         witness: Witness::default(),
+        watch: Watch::default(),
+        running: Mutex::default(),
     };
     run.go(&targets, containers)
 }

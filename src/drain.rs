@@ -50,22 +50,38 @@ impl Routing<'_> {
     /// not answer for a while (somebody restarts it) is asked again.
     ///
     /// # Errors
-    /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt.
-    pub fn set(&self, stop: &Stop) -> Result<()> {
-        self.settle(&mut self.rotation.clone(), stop)
+    /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt; what `check` finds.
+    pub fn set(&self, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.settle(&mut self.rotation.clone(), stop, check)
+    }
+
+    /// Takes the first steps towards the rotation, and does not wait for their confirmation.
+    ///
+    /// # Errors
+    /// A proxy that does not answer, or refuses.
+    pub fn begin(&self) -> Result<()> {
+        let rotation = Rotation { hurried: true, ..self.rotation.clone() };
+        for _ in 0..STEPS {
+            let now = now(self.docker, self.proxy, &rotation.all())?;
+            if !self.issue(&now, &rotation)? || !self.proxy.needs_reading() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// As [`Routing::set`]; the rotation is as it was confirmed then.
-    fn settle(&self, rotation: &mut Rotation, stop: &Stop) -> Result<()> {
+    fn settle(&self, rotation: &mut Rotation, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let mut issued: Option<Instant> = None;
         let mut renewed = Instant::now();
         let mut last = None;
         let waited = wait::until(POLL, CONFIRM, stop, || {
+            check()?;
             if renewed.elapsed() > AGAIN {
                 renewed = Instant::now();
                 self.renew(rotation)?;
             }
-            Ok::<_, Fault>(match self.confirmed(rotation, &mut issued) {
+            Ok::<_, anyhow::Error>(match self.confirmed(rotation, &mut issued) {
                 Ok(done) => done.then_some(()),
                 Err(error) => {
                     last = Some(error);
@@ -138,9 +154,10 @@ impl Routing<'_> {
     /// Keeps those outside, which are not started yet, out of rotation.
     ///
     /// # Errors
-    /// A proxy that does not answer, refuses, or does not confirm in 30 s; an interrupt.
-    pub fn gate(&self, stop: &Stop) -> Result<()> {
+    /// A proxy that does not answer, refuses, or does not confirm in 30 s; an interrupt; what `check` finds.
+    pub fn gate(&self, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
+            check()?;
             let now = now(self.docker, self.proxy, &self.rotation.all())?;
             if self.proxy.needs_reading() {
                 self.reading(&now, &self.rotation)?; // an answer that makes no sense must not pass for one with nothing to gate
@@ -154,31 +171,35 @@ impl Routing<'_> {
         self.ended(waited, None)
     }
 
-    /// Waits until those outside have no request in flight, for at most `limit`; keeps the rotation meanwhile, for as long
-    /// as `check` has nothing against it.
+    /// Waits until those outside have no request in flight, for at most `limit` from when they left the rotation; keeps the
+    /// rotation meanwhile, for as long as `check` has nothing against it.
     ///
     /// # Errors
     /// A proxy that does not keep the rotation; what `check` finds; an interrupt.
     pub fn wait_until_idle(
         &self,
         limit: Duration,
+        since: Instant,
         stop: &Stop,
         check: &dyn Fn() -> Result<()>,
     ) -> Result<Drained> {
-        let start = Instant::now();
         let mut quiet = 0;
         let mut open = Open::default();
         let mut rotation = self.rotation.clone();
-        let waited = wait::until(SLOW_POLL, limit, stop, || -> Result<Option<()>> {
+        let left = limit.saturating_sub(since.elapsed());
+        let waited = wait::until(SLOW_POLL, left, stop, || -> Result<Option<()>> {
             check()?;
-            let Some(reading) = self.read(&rotation).ok().filter(|r| r.confirms(&rotation)) else {
-                self.settle(&mut rotation, stop)?;
+            let mut read = self.read(&rotation).ok().filter(|r| r.confirms(&rotation));
+            if read.is_none() {
+                self.settle(&mut rotation, stop, check)?;
                 quiet = 0;
-                return Ok(None);
-            };
+                // The limit may have passed, and what is in flight is to be known all the same.
+                read = self.read(&rotation).ok().filter(|r| r.confirms(&rotation));
+            }
+            let Some(reading) = read else { return Ok(None) };
             open = reading.open(&rotation);
             quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
-            let late_requests = reading.lingering && start.elapsed() < self.proxy.linger();
+            let late_requests = reading.lingering && since.elapsed() < self.proxy.linger();
             let enough = if reading.lingering { QUIET } else { 1 };
             Ok((quiet >= enough && !late_requests).then_some(()))
         })?;

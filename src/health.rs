@@ -3,8 +3,7 @@
 mod asker;
 mod inside;
 mod probe;
-
-use std::time::{Duration, Instant};
+pub mod watch;
 
 use anyhow::Result;
 
@@ -78,19 +77,20 @@ impl Unready {
 /// failed is told with the last answers and the last log lines. `seen` are their containers where they were read just now.
 ///
 /// # Errors
-/// No engine; an interrupt.
+/// No engine; an interrupt; what `check` finds meanwhile.
 pub fn wait_until_ready(
     docker: &Docker,
     (candidates, mut seen): (&[Candidate], Option<Vec<Container>>),
     pace: &Pace,
     tolerated: usize,
-    stop: &Stop,
+    (stop, check): (&Stop, &dyn Fn() -> Result<()>),
     told: impl Fn(&Candidate, &Answer),
 ) -> Result<Option<Unready>> {
     let asker = Asker::new(docker, pace.timeout)?;
     let mut progress: Vec<Progress> = candidates.iter().map(|_| Progress::default()).collect();
     let mut dead: Option<Unready> = None;
     let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
+        check()?;
         let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_open(pace)).collect();
         for (n, turn) in open.iter().zip(ask_all(&asker, candidates, &open, seen.take())?) {
             let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
@@ -166,99 +166,6 @@ fn ask_all(
     }))
 }
 
-/// An instance that was ready, and that still counts if it fails.
-pub struct Watched {
-    candidate: Candidate,
-    ready: Instant,
-    /// When it was looked at last.
-    seen: Instant,
-    misses: u32,
-}
-
-impl Watched {
-    pub fn new(candidate: Candidate) -> Self {
-        let now = Instant::now();
-        Watched { candidate, ready: now, seen: now, misses: 0 }
-    }
-
-    pub fn id(&self) -> &String {
-        &self.candidate.id
-    }
-
-    pub fn name(&self) -> &str {
-        &self.candidate.name
-    }
-
-    /// Until it was seen at the end of its time: a drain in between may take longer than that.
-    fn is_due(&self, monitor: Duration) -> bool {
-        self.seen.duration_since(self.ready) <= monitor
-    }
-
-    /// For how much longer it is watched.
-    pub fn left(&self, monitor: Duration) -> Duration {
-        monitor.saturating_sub(self.ready.elapsed())
-    }
-}
-
-/// Bad answers in a row that make an instance count as failed after it was ready: Docker's own default (`retries`).
-const MISSES: u32 = 3;
-
-/// Looks once more at those that were not yet seen to have lived through `monitor`. A healthcheck is left to Docker's own turns here.
-///
-/// # Errors
-/// No engine.
-pub fn look_again(
-    docker: &Docker,
-    watched: &mut [Watched],
-    monitor: Duration,
-    pace: &Pace,
-) -> Result<Option<Unready>> {
-    let asker = Asker::new(docker, pace.timeout)?;
-    let mut failed: Option<Unready> = None;
-    let recent: Vec<&mut Watched> = watched.iter_mut().filter(|w| w.is_due(monitor)).collect();
-    let candidates: Vec<Candidate> = recent.iter().map(|w| w.candidate.without_check()).collect();
-    let all: Vec<usize> = (0..candidates.len()).collect();
-    for (one, turn) in recent.into_iter().zip(ask_all(&asker, &candidates, &all, None)?) {
-        if let Some(fault) = one.judge(docker, turn) {
-            Unready::add(&mut failed, Unready::of(&one.candidate.id, fault));
-        }
-    }
-    Ok(failed)
-}
-
-impl Candidate {
-    /// Running a healthcheck's command costs a process in the instance, and Docker runs it anyway.
-    fn without_check(&self) -> Candidate {
-        match self.probe {
-            Probe::Check(_) => Candidate { probe: Probe::Check(Vec::new()), ..self.clone() },
-            _ => self.clone(),
-        }
-    }
-}
-
-impl Watched {
-    fn judge(&mut self, docker: &Docker, turn: Turn) -> Option<Fault> {
-        self.seen = Instant::now();
-        match turn {
-            Turn::Ended(end) => Some(failed_later(docker, &self.candidate, &end)),
-            Turn::Answered(answer) if answer.ready => {
-                self.misses = 0;
-                None
-            }
-            Turn::Answered(answer) => {
-                self.misses += 1;
-                (self.misses >= MISSES).then(|| {
-                    failed_later(
-                        docker,
-                        &self.candidate,
-                        &End::Other(format!("it stopped answering as ready: {}", answer.text)),
-                    )
-                })
-            }
-        }
-    }
-}
-
 /// How an instance ended before it was ready, if it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum End {
@@ -313,13 +220,6 @@ fn unasked(candidate: &Candidate, lacks: &[String]) -> Fault {
         "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
          `x-zd.health` out; or put curl or wget into its image or into the proxy's",
     )
-}
-
-fn failed_later(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
-    let code = docker.last_exit_code(&candidate.id).ok().flatten();
-    let fault =
-        Fault::unchanged(format!("{} failed after it was ready: {}", candidate.name, end.explain(code)));
-    with_logs(fault, docker, candidate)
 }
 
 /// All that are not ready at the deadline, beside those that died before.

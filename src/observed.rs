@@ -1,5 +1,7 @@
 //! What is there: the instances of a service, which of them are wanted, and which get requests. Pure.
 
+use std::time::Duration;
+
 /// Names an instance: its container's name without the project, or a placeholder for one to come.
 pub type Key = String;
 
@@ -42,6 +44,8 @@ pub struct Instance {
     pub routed: bool,
     /// It answered its readiness probe just now.
     pub ready: bool,
+    /// Time since its container started; `None` for one that does not run.
+    pub age: Option<Duration>,
 }
 
 impl Instance {
@@ -52,6 +56,12 @@ impl Instance {
 
     pub fn serves(&self) -> bool {
         self.routed && self.state == State::Running
+    }
+
+    /// A new instance in rotation that has not run for a whole monitor yet.
+    pub fn is_young(&self, monitor: Duration) -> bool {
+        let new = self.generation == Generation::New && self.serves() && self.ready;
+        new && self.age.is_some_and(|age| age < monitor)
     }
 }
 
@@ -85,6 +95,31 @@ impl Observed {
     pub fn get(&self, key: &str) -> Option<&Instance> {
         self.instances.iter().find(|i| i.key == key)
     }
+
+    /// What a rollout found that was killed while it watched its new instances: the old ones served, and none of the
+    /// young ones existed. Old ones that still run are those; else, after a stop-first replacement, the stopped ones.
+    pub fn before_the_switch(&self, monitor: Duration) -> Observed {
+        let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != State::Created;
+        let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == State::Running);
+        let young = self.instances.iter().filter(|i| i.is_young(monitor)).count();
+        let mut stopped = if any_runs { 0 } else { young };
+        let mut instances: Vec<Instance> =
+            self.instances.iter().filter(|i| !i.is_young(monitor)).cloned().collect();
+        for instance in instances.iter_mut().filter(|i| is_old(&&**i)) {
+            let served = match instance.state {
+                State::Running => true,
+                State::Exited if stopped > 0 => {
+                    stopped -= 1;
+                    true
+                }
+                _ => false,
+            };
+            if served {
+                (instance.state, instance.routed, instance.ready) = (State::Running, true, true);
+            }
+        }
+        Observed { instances, ..*self }
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +136,7 @@ mod tests {
             state: if "xf".contains(kind) { State::Exited } else { State::Running },
             routed: "on".contains(kind),
             ready: true,
+            age: None,
         };
         Observed { instances: instances.chars().map(one).collect(), proxied: true }
             .size("app", instances.matches('f').count())
@@ -119,6 +155,35 @@ mod tests {
     #[test]
     fn what_runs_was_meant_to_get_requests() {
         assert_eq!([size("ou"), size("uu"), size("n-"), size("xu")], [2, 2, 2, 1]);
+    }
+
+    /// Who served before the switch of a rollout that was killed in its monitor; `y` is a young new instance.
+    fn before(instances: &str) -> String {
+        let second = Duration::from_secs(1);
+        let one = |kind: char| Instance {
+            key: kind.into(),
+            service: "app".into(),
+            generation: if "xu".contains(kind) { Generation::Old } else { Generation::New },
+            state: if kind == 'x' { State::Exited } else { State::Running },
+            routed: "ny".contains(kind),
+            ready: true,
+            age: Some(if kind == 'y' { second } else { second * 60 }),
+        };
+        let all = Observed { instances: instances.chars().map(one).collect(), proxied: true };
+        let before = all.before_the_switch(second * 5);
+        before
+            .instances
+            .iter()
+            .map(|i| if i.serves() { i.key.to_uppercase() } else { i.key.clone() })
+            .collect()
+    }
+
+    #[test]
+    fn before_the_switch_the_old_ones_served_and_the_young_ones_did_not_exist() {
+        assert_eq!([before("uuyy"), before("uy"), before("xxyy")], ["UU", "U", "XX"]);
+        assert_eq!(before("xuy"), "xU", "a stopped one is kept for a rollback while others run");
+        assert_eq!(before("xxy"), "Xx", "no more than came");
+        assert_eq!(before("nuy"), "NU", "one that has run for longer is none of the switch");
     }
 
     #[test]

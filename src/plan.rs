@@ -104,6 +104,11 @@ impl Step {
         }
     }
 
+    /// After the last of these the new release has taken over, so that finishing is the shorter way.
+    pub fn turns(&self) -> bool {
+        matches!(self, Step::Route { .. } | Step::Ready(_) | Step::Delay(_) | Step::Monitor(_))
+    }
+
     /// Whom it is about; those that are to get requests, where it turns the route.
     pub fn keys(&self) -> &[Key] {
         match self {
@@ -156,13 +161,17 @@ pub struct Plan {
     pub slots: usize,
 }
 
-/// The three parts of a plan, so that several plans can be done side by side: all bring up, then all switch.
+/// The parts of a plan, so that several plans can be done side by side: all bring up, then all switch, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// The first new instances get ready; nobody notices.
     BringUp,
-    /// Requests move over, batch by batch.
+    /// Requests move over, batch by batch; the old instances of the last batch go on running.
     Switch,
+    /// The new instances are watched.
+    Monitor,
+    /// The last old instances are drained and stopped.
+    Retire,
     /// What served before goes for good.
     Clean,
 }
@@ -179,11 +188,30 @@ impl Plan {
         let steps = || self.steps.iter().map(|(step, _)| step);
         let clean = steps().rposition(|s| !cleans(s)).map_or(0, |last| last + 1);
         let switch = self.steps.iter().position(|s| !brings(s)).unwrap_or(clean).min(clean);
+        let watch = steps().position(|s| matches!(s, Step::Monitor(_)));
+        let turned = steps().rposition(Step::turns).map_or(0, |last| last + 1);
+        let retire = turned.clamp(switch, clean);
+        let watch = watch.unwrap_or(retire).clamp(switch, retire);
         match stage {
             Stage::BringUp => 0..switch,
-            Stage::Switch => switch..clean,
+            Stage::Switch => switch..watch,
+            Stage::Monitor => watch..retire,
+            Stage::Retire => retire..clean,
             Stage::Clean => clean..self.steps.len(),
         }
+    }
+
+    /// A rollout was killed while it watched its new instances, and this plan only goes on from there.
+    pub fn goes_on_watching(&self) -> bool {
+        self.slots == 0 && self.window().is_some()
+    }
+
+    /// How long the new instances are watched.
+    pub fn window(&self) -> Option<Duration> {
+        self.steps.iter().find_map(|(step, _)| match step {
+            Step::Monitor(time) => Some(*time),
+            _ => None,
+        })
     }
 
     /// Which of how many batches a step belongs to, counted from 1: every batch has new instances that have to get ready.
@@ -285,18 +313,21 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
     let mut draft = Draft::new(now);
     let served: Vec<&Instance> = start.serving().collect();
-    let still = |i: &&Instance| served.iter().any(|s| s.key == i.key);
+    let still = |i: &&Instance| served.iter().any(|s| s.key == i.key && !is_another(s, i));
     let back: Vec<Key> = keys(now.instances.iter().filter(still));
-    let added = now.instances.iter().filter(|i| start.get(&i.key).is_none());
-    let woken = now.instances.iter().filter(|i| {
-        let before = start.get(&i.key);
-        before.is_some_and(|b| !b.is_live()) && i.is_live()
-    });
-    let added: Vec<Key> = keys(added);
+    let (added, known): (Vec<&Instance>, Vec<&Instance>) =
+        now.instances.iter().partition(|i| start.get(&i.key).is_none_or(|before| is_another(before, i)));
+    let woken = known.into_iter().filter(|i| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live());
+    let added: Vec<Key> = keys(added.into_iter());
     let woken: Vec<Key> = keys(woken);
     draft.exchange_back(&back, [added.clone(), woken].concat(), pace);
     draft.remove(&added, Cause::Failed);
     draft.finish()
+}
+
+/// One that was removed gives its name to the one that takes its place, which was not there at the start.
+fn is_another(before: &Instance, now: &Instance) -> bool {
+    before.generation == Generation::Old && now.generation == Generation::New
 }
 
 /// A plan being written, and what the world looks like after its last step.
@@ -313,7 +344,19 @@ struct Draft<'a> {
     steps: Vec<(Step, Cause)>,
     /// Stopped, and kept for the way back until all is done.
     kept: Vec<Key>,
+    /// Taken down once the new instances were watched.
+    leaving: Vec<Leaving>,
+    /// How long the new instances are watched before that.
+    window: Duration,
     slots: usize,
+}
+
+/// Instances of the last batch, whose place is taken.
+struct Leaving {
+    keys: Vec<Key>,
+    cause: Cause,
+    /// They are removed at once, and not when all is done.
+    removes: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -328,6 +371,8 @@ impl<'a> Draft<'a> {
             added: Vec::new(),
             steps: Vec::new(),
             kept: Vec::new(),
+            leaving: Vec::new(),
+            window: Duration::ZERO,
             slots: 0,
         }
     }
@@ -344,8 +389,12 @@ impl<'a> Draft<'a> {
         if goal.clears_stopped {
             self.remove(&stopped, Cause::Leftover);
         }
+        let goes_on_watching = self.goes_on_watching(goal, &members, &arriving);
+        if goes_on_watching {
+            self.window = self.window.max(goal.pace.monitor);
+        }
         // An old one that nobody is sent to may be sick, or put aside by somebody: it goes with the others.
-        let ours = |k: &&Key| goal.after_another || self.is_new(k);
+        let ours = |k: &&Key| (goal.after_another && !goes_on_watching) || self.is_new(k);
         let rests: Vec<Key> = live.iter().filter(ours).cloned().collect();
         let gone = self.make_room(&rests, Cause::Leftover);
         if goal.clears_stopped {
@@ -367,11 +416,33 @@ impl<'a> Draft<'a> {
         idle
     }
 
+    /// A rollout before this one got as far as its monitor: all new instances are in rotation, and some have not run for
+    /// as long as they are watched.
+    fn goes_on_watching(&self, goal: &Goal, members: &[&Instance], arriving: &[Key]) -> bool {
+        let young = |i: &&Instance| i.is_young(goal.pace.monitor);
+        goal.after_another && arriving.is_empty() && members.iter().any(young)
+    }
+
     /// Takes instances down whose place is taken; they stay, stopped, for the way back, until all is done.
     fn retire(&mut self, goal: &Goal, going: &[Key]) {
         self.take_down(going, Cause::Replaced);
         if goal.clears_stopped {
             self.remove(going, Cause::Replaced);
+        }
+    }
+
+    /// The same once the new instances were watched: nothing that cannot be undone happens to the last ones before.
+    fn retire_later(&mut self, keys: Vec<Key>, cause: Cause, removes: bool) {
+        self.leaving.push(Leaving { keys, cause, removes });
+    }
+
+    /// Others take the place of the last batch: those that it left behind go now.
+    fn retire_all(&mut self) {
+        for Leaving { keys, cause, removes } in std::mem::take(&mut self.leaving) {
+            self.take_down(&keys, cause);
+            if removes {
+                self.remove(&keys, cause);
+            }
         }
     }
 
@@ -399,6 +470,10 @@ impl<'a> Draft<'a> {
     fn exchange(&mut self, goal: &Goal, arriving: Vec<Key>, leaving: Vec<Key>) -> Result<(), Unplannable> {
         let mut live: Vec<Key> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
         live.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
+        if !arriving.is_empty() {
+            self.retire_all();
+            self.window = self.window.max(goal.pace.monitor);
+        }
         match goal.pace.order {
             Order::StartFirst => self.start_first(goal, arriving, live),
             Order::StopFirst => return self.stop_first(goal, arriving, live),
@@ -407,20 +482,17 @@ impl<'a> Draft<'a> {
     }
 
     fn start_first(&mut self, goal: &Goal, mut arriving: Vec<Key>, mut live: Vec<Key>) {
-        let brings = !arriving.is_empty();
         while !arriving.is_empty() || !live.is_empty() {
             let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
-            let last = arriving.is_empty() && live.is_empty();
             self.create(goal, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &going, Cause::Admit);
-            if last && brings {
-                self.monitor(&goal.pace); // the last old ones still run, should one of the new ones fail now
+            if arriving.is_empty() && live.is_empty() {
+                self.retire_later(going, Cause::Replaced, goal.clears_stopped);
+                return;
             }
             self.retire(goal, &going);
-            if !last {
-                self.delay(&goal.pace);
-            }
+            self.delay(&goal.pace);
         }
     }
 
@@ -430,7 +502,6 @@ impl<'a> Draft<'a> {
         mut arriving: Vec<Key>,
         mut live: Vec<Key>,
     ) -> Result<(), Unplannable> {
-        let brings = !arriving.is_empty();
         while !arriving.is_empty() || !live.is_empty() {
             let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
             if !self.leaves_someone(goal, &going)? {
@@ -448,21 +519,12 @@ impl<'a> Draft<'a> {
                 self.delay(&goal.pace);
             }
         }
-        if brings {
-            self.monitor(&goal.pace);
-        }
         Ok(())
     }
 
     fn delay(&mut self, pace: &Pace) {
         if !pace.delay.is_zero() {
             self.push(Step::Delay(pace.delay), Cause::Asked);
-        }
-    }
-
-    fn monitor(&mut self, pace: &Pace) {
-        if !pace.monitor.is_zero() {
-            self.push(Step::Monitor(pace.monitor), Cause::Asked);
         }
     }
 
@@ -550,7 +612,7 @@ impl<'a> Draft<'a> {
     /// Stops what runs of a side that is not to serve.
     fn clear_live(&mut self, side: &Goal) {
         let others = keys(self.observed.of(&side.service).filter(|i| i.is_live()));
-        self.take_down(&others, Cause::Leftover);
+        self.retire_later(others, Cause::Leftover, false);
     }
 
     /// The active side stays where it is what is wanted; else the idle side takes over, and the active one is kept, stopped.
@@ -685,6 +747,10 @@ impl<'a> Draft<'a> {
     }
 
     fn finish(mut self) -> Plan {
+        if !self.window.is_zero() {
+            self.push(Step::Monitor(self.window), Cause::Asked);
+        }
+        self.retire_all();
         let kept = std::mem::take(&mut self.kept);
         self.remove(&kept, Cause::Replaced);
         if !self.steps.is_empty() && self.observed.proxied {

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -15,8 +16,9 @@ use anyhow::Result;
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::drain::Routing;
-use crate::fault::Fault;
-use crate::health::{self, Candidate, Front, Watched};
+use crate::fault::{Exit, Fault};
+use crate::health::watch::{Alarm, Watch};
+use crate::health::{self, Front};
 use crate::model::{Hook, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
@@ -35,9 +37,10 @@ pub struct Tools<'a> {
     /// What it is about, for people.
     pub target: &'a str,
     pub witness: &'a Witness,
+    pub watch: &'a Watch,
 }
 
-/// How many new instances may fail, and how long after they were ready.
+/// How many new instances may fail, and how long after they came into rotation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tolerance {
     pub monitor: Duration,
@@ -56,9 +59,6 @@ pub struct Rollout<'a> {
     /// On the way back an old instance that does not answer as ready is better than none.
     lenient: bool,
     tolerance: Tolerance,
-    watched: Vec<Watched>,
-    /// Ready, and not in rotation yet.
-    newcomers: Vec<Candidate>,
     /// Ids of those that the last change of the rotation let in.
     admitted: Vec<String>,
     /// The witness has lost requests since then.
@@ -67,7 +67,8 @@ pub struct Rollout<'a> {
     failed: Vec<String>,
     /// Steps of the plan that are done.
     done: usize,
-    given_up: Vec<String>,
+    /// When those outside left the rotation, by id.
+    left: BTreeMap<String, Instant>,
     /// The step that gives the route back is done already.
     released: bool,
     /// When all were read last.
@@ -82,7 +83,41 @@ pub struct Stopped {
     pub serves: bool,
     /// Ids of the new instances whose failure it was; none where it was something else.
     pub failed: Vec<String>,
-    pub fault: Fault,
+    pub why: Why,
+}
+
+/// Why a plan stopped.
+pub enum Why {
+    Known(Fault),
+    /// An instance that was followed failed. Its last lines are still being read, for which nobody waits who goes back.
+    Failed(JoinHandle<Fault>),
+}
+
+impl Why {
+    pub fn is_interrupt(&self) -> bool {
+        matches!(self, Why::Known(Fault { exit: Exit::Interrupted(_), .. }))
+    }
+
+    /// All that is known of it, which may have to be waited for.
+    pub fn told(self) -> Fault {
+        match self {
+            Why::Known(fault) => fault,
+            Why::Failed(fault) => fault.join().expect("no panic in a read"),
+        }
+    }
+}
+
+impl Stopped {
+    /// By something that is no instance's failure.
+    pub fn by(fault: Fault) -> Stopped {
+        Stopped { serves: false, failed: Vec::new(), why: Why::Known(fault) }
+    }
+}
+
+impl From<Alarm> for Stopped {
+    fn from(Alarm { ids, fault, .. }: Alarm) -> Stopped {
+        Stopped { serves: false, failed: ids, why: Why::Failed(fault) }
+    }
 }
 
 impl<'a> Rollout<'a> {
@@ -101,32 +136,39 @@ impl<'a> Rollout<'a> {
             inside,
             lenient: false,
             tolerance: Tolerance::default(),
-            watched: Vec::new(),
-            newcomers: Vec::new(),
             admitted: Vec::new(),
             objected: Cell::default(),
             failed: Vec::new(),
             done: 0,
-            given_up: Vec::new(),
+            left: BTreeMap::new(),
             released: false,
             read: None,
             cut: 0,
         }
     }
 
-    /// Goes on where another left off: those that it watched are watched, and what it counted is counted.
+    /// Goes on where another left off: what it counted is counted.
     pub fn go_on_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
         self.tolerance = tolerance;
-        (self.watched, self.cut) = (other.watched, other.cut);
-        let failed = other.given_up;
-        self.watched.retain(|w| !failed.contains(w.id()));
+        (self.left, self.cut) = (other.left, other.cut);
     }
 
-    /// From here on nothing that does not get ready ends the plan.
+    /// From here on nothing that fails or does not get ready ends the plan.
     pub fn leniently(&mut self) -> &mut Self {
         self.lenient = true;
-        self.watched.clear();
         self
+    }
+
+    /// Watches those for the rest of their window that an earlier run let in.
+    ///
+    /// # Errors
+    /// One that nobody can ask.
+    pub fn watch_on(&self, young: &[(Key, Duration)]) -> Result<()> {
+        for (key, age) in young {
+            let pace = self.service(key).settings.pace;
+            self.tools.watch.follow_on(self.candidate(key)?, pace, *age, self.tolerance.monitor);
+        }
+        Ok(())
     }
 
     /// The container behind each key.
@@ -152,9 +194,33 @@ impl<'a> Rollout<'a> {
         self.cut
     }
 
-    /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on.
-    pub fn back(tools: Tools<'a>, observed: &Observed, containers: BTreeMap<Key, Container>) -> Self {
-        Rollout { lenient: true, ..Rollout::new(tools, Stop::default(), observed, containers) }
+    /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on. Nobody waits for one of
+    /// those that `served` which is sick.
+    pub fn back(
+        tools: Tools<'a>,
+        observed: &Observed,
+        containers: BTreeMap<Key, Container>,
+        served: BTreeSet<String>,
+    ) -> Self {
+        let mut rollout = Rollout::new(tools, Stop::default(), observed, containers);
+        rollout.found.extend(served);
+        Rollout { lenient: true, ..rollout }
+    }
+
+    /// Has those that served take the place of those that failed, by id, before anything else is done; what comes after
+    /// sees to it that it is so. A proxy that cannot be told so fast is told then.
+    pub fn replace_failed(&self, failed: &[String], served: &[Key]) {
+        let has_failed = |k: &&Key| self.bound.get(*k).is_some_and(|c| failed.contains(&c.id));
+        let runs = |k: &&Key| self.bound.get(*k).is_some_and(Container::is_running);
+        let (out, stay): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| has_failed(&k));
+        let back = served.iter().filter(runs).filter(|k| !stay.contains(k) && !has_failed(k));
+        let inside: Vec<Key> = stay.iter().chain(back).cloned().collect();
+        if out.is_empty() || inside.is_empty() {
+            return;
+        }
+        for routing in self.routings_of(&inside, &out).into_iter().filter(|r| r.proxy.steers()) {
+            let _ = routing.begin();
+        }
     }
 
     /// Does some of the steps in order.
@@ -162,24 +228,23 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// The first step that fails; the steps after it are not done.
     pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), Stopped> {
-        let last_route = plan.steps.iter().rposition(|(s, _)| is_turning(s));
+        let last_route = plan.steps.iter().rposition(|(s, _)| s.turns());
         for n in steps {
             let step = &plan.steps[n].0;
             if last_route.is_none_or(|last| n > last) {
-                self.stop = Stop::default(); // from here on, finishing is the shorter way
+                self.stop = self.stop.unheeded(); // from here on, finishing is the shorter way
             }
             self.announce(plan, n);
             let next = plan.steps.get(n + 1).map(|(next, _)| next);
-            let done = self.interruption().and_then(|()| match (step, next) {
+            let done = self.interruption().and_then(|()| self.check()).and_then(|()| match (step, next) {
                 // Neither needs the other.
                 (Step::Remove(keys), Some(Step::Release)) => self.remove_and_release(keys),
                 (Step::Release, _) if std::mem::take(&mut self.released) => Ok(()),
                 _ => self.step(step),
             });
-            done.map_err(|error| Stopped {
-                serves: plan.steps[n..].iter().all(|(s, _)| is_cleaning(s)),
-                failed: self.take_failed(),
-                fault: Fault::from_error(error),
+            done.map_err(|error| {
+                let serves = plan.steps[n..].iter().all(|(s, _)| is_cleaning(s));
+                Stopped { serves, ..self.stopped(error) }
             })?;
             self.done = n + 1;
         }
@@ -214,10 +279,34 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    fn step(&mut self, step: &Step) -> Result<()> {
-        if matches!(step, Step::Create { .. } | Step::Route { .. }) {
-            self.look_again()?;
+    /// Whether an instance that is followed has failed, be it another rollout's. On the way back nothing is better than
+    /// what there is.
+    fn check(&self) -> Result<()> {
+        if self.lenient {
+            return Ok(());
         }
+        let warned = self.tools.watch.out_of_memory();
+        warned.into_iter().for_each(|name| self.tools.report.warn(&Warning::OutOfMemory(name)));
+        let Some(alarm) = self.tools.watch.alarm() else { return Ok(()) };
+        self.tools.report.event(Event::Failed { names: alarm.names.clone() });
+        Err(alarm.into())
+    }
+
+    /// What ended a plan, and whose failure it was.
+    fn stopped(&mut self, error: anyhow::Error) -> Stopped {
+        match error.downcast::<Alarm>() {
+            Ok(alarm) => {
+                self.objected.set(false);
+                alarm.into()
+            }
+            Err(error) => {
+                let failed = self.take_failed();
+                Stopped { failed, ..Stopped::by(Fault::from_error(error)) }
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
         if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
             self.hear_witness()?;
         }
@@ -234,7 +323,7 @@ impl<'a> Rollout<'a> {
             }
             Step::Idle(keys) => self.idle(keys),
             Step::Delay(time) => self.delay(*time),
-            Step::Monitor(time) => self.monitor(*time),
+            Step::Monitor(_) => self.monitor(),
             Step::Stop(keys) => {
                 let _act = self.tools.witness.stop();
                 self.stop(keys)
@@ -253,7 +342,7 @@ impl<'a> Rollout<'a> {
             self.tools.report.warn(&Warning::Silent { url, said });
         }
         let Err(objection) = self.objection() else { return Ok(()) };
-        self.look_again()?; // one that has died is the reason for what was lost
+        // One that has died is the reason for what was lost.
         if self.leave_the_dead()? {
             return Ok(());
         }
@@ -275,7 +364,6 @@ impl<'a> Rollout<'a> {
     /// Ids of those whose failure ended the plan. What the witness lost is a failure of those that were let in last.
     fn take_failed(&mut self) -> Vec<String> {
         if self.objected.take() {
-            self.given_up.extend(self.admitted.iter().cloned());
             return std::mem::take(&mut self.admitted);
         }
         std::mem::take(&mut self.failed)
@@ -283,11 +371,7 @@ impl<'a> Rollout<'a> {
 
     /// Where a plan stopped that is done but for cleaning up, if the witness has lost requests.
     pub fn objected(&mut self) -> Result<(), Stopped> {
-        self.hear_witness().map_err(|error| Stopped {
-            serves: false,
-            failed: self.take_failed(),
-            fault: Fault::from_error(error),
-        })
+        self.hear_witness().map_err(|error| self.stopped(error))
     }
 
     /// These containers as they are now; those that are gone, as they were.
@@ -309,6 +393,7 @@ impl<'a> Rollout<'a> {
                 None => container.has_stopped(),
             }
         }
+        self.tools.watch.see(self.bound.values());
         self.read = Some(Instant::now());
         Ok(())
     }
@@ -336,11 +421,15 @@ impl<'a> Rollout<'a> {
 
     /// The rotation of every proxy that fronts any of these: what is inside now, and these outside.
     fn routings(&self, outside: &[Key]) -> Vec<Routing<'a>> {
+        self.routings_of(&self.inside, outside)
+    }
+
+    fn routings_of(&self, inside: &[Key], outside: &[Key]) -> Vec<Routing<'a>> {
         let routing = |proxy: &'a dyn Proxy| Routing {
             docker: self.tools.docker,
             proxy,
             rotation: Rotation {
-                inside: self.endpoints(proxy, &self.inside),
+                inside: self.endpoints(proxy, inside),
                 outside: self.endpoints(proxy, outside),
                 found: self.found.clone(),
                 hurried: false,
@@ -374,11 +463,6 @@ impl<'a> Rollout<'a> {
     fn tell(&self, event: fn(Vec<String>) -> Event, keys: &[Key]) {
         self.tools.report.event(event(self.names(keys)));
     }
-}
-
-/// Steps after the last of which the new release has taken over, so that finishing is the shorter way.
-fn is_turning(step: &Step) -> bool {
-    matches!(step, Step::Route { .. } | Step::Ready(_) | Step::Delay(_) | Step::Monitor(_))
 }
 
 /// Steps that a new release that serves does not need.

@@ -16,7 +16,9 @@ impl Run<'_> {
     /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
     /// paused.
     pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
-        let interrupted = matches!(stopped.fault.exit, Exit::Interrupted(_));
+        let interrupted = stopped.why.is_interrupt();
+        self.watch.end();
+        parts.iter().for_each(|part| part.replace_failed(&stopped.failed));
         if interrupted {
             self.report.event(Event::Interrupted);
         }
@@ -29,7 +31,7 @@ impl Run<'_> {
                 Ok(counts)
             });
             match settled {
-                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.fault), true),
+                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.why.told()), true),
                 Err(fault) => {
                     self.report.warn(&Warning::Release(format!("it cannot stay where it is: {fault}")))
                 }
@@ -49,11 +51,33 @@ impl Run<'_> {
                 self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
             }
         }
+        let first = stopped.why.told();
+        let worst = worst.or_else(|| self.witness.lost_at_the_end());
         let fault = match worst {
-            None => kept(parts[at].viewer.target, parts, stopped.fault),
-            Some(second) => broken(parts[at].viewer.target, &self.project().name, stopped.fault, &second),
+            None => kept(parts[at].viewer.target, parts, first),
+            Some(second) => broken(parts[at].viewer.target, &self.project().name, first, &second),
         };
         (fault, false)
+    }
+
+    /// Once the old release is gone nothing can be put back without a deploy.
+    ///
+    /// # Errors
+    /// A public URL that answered before and does not any more.
+    pub fn answers_at_the_end(&self, parts: &[Part]) -> Result<(), Fault> {
+        let Some(lost) = self.witness.lost_at_the_end() else { return Ok(()) };
+        let names: Vec<String> = parts.iter().map(|p| format!("`{}`", p.name())).collect();
+        let (number, project) = (self.number, &self.project().name);
+        let message = format!(
+            "{}: {}, since release {number} took the place of what served before, which is gone",
+            names.join(", "),
+            lost.message
+        );
+        let fault = Fault { details: lost.details, ..Fault::new(Exit::Broken, message) };
+        Err(fault.hint(format!(
+            "act now: `compose-zd rollback` puts the release before back; `docker compose --project-name {project} ps --all` \
+             shows what runs"
+        )))
     }
 
     pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Fault) -> Fault {

@@ -8,14 +8,13 @@ use super::run::Run;
 use super::scene::{Scene, Viewer};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
-use crate::health::Probe;
 use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
 use crate::plan::{Goal, Pace, Strategy};
 use crate::release::{Kind, Record, Wanted};
 
-/// The monitor of a worker that can only be seen to run, where nobody sets one: Swarm's default.
-const WORKER_MONITOR: Duration = Duration::from_secs(5);
+/// A shorter monitor is none. Compose leaves `monitor: 0s` out of what it prints, so that files write `1ns`.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Two instances of a worker may spoil a volume that both write to; behind a proxy they always run side by side.
 pub fn rests_for_its_volume(service: &Service, update: &Update, proxied: bool) -> bool {
@@ -23,17 +22,16 @@ pub fn rests_for_its_volume(service: &Service, update: &Update, proxied: bool) -
 }
 
 /// How a service is replaced: as asked for, and for a worker as its volumes and its probe allow.
-pub fn pace(service: &Service, update: &Update, proxied: bool, only_runs: bool) -> Pace {
+pub fn pace(service: &Service, update: &Update, proxied: bool) -> Pace {
     let order = match rests_for_its_volume(service, update, proxied) {
         true => Order::StopFirst,
         false => update.order.unwrap_or_default(),
     };
-    let unset = if only_runs { WORKER_MONITOR } else { Default::default() };
     Pace {
         order,
         parallelism: update.parallelism as usize,
         delay: update.delay,
-        monitor: update.monitor.unwrap_or(unset),
+        monitor: if update.monitor < SHORTEST { Duration::ZERO } else { update.monitor },
     }
 }
 
@@ -53,12 +51,7 @@ impl Run<'_> {
         }
     }
 
-    pub fn strategy(
-        &self,
-        viewer: &Viewer,
-        probes: &[(&str, Probe)],
-        scene: &Scene,
-    ) -> Result<Strategy, Fault> {
+    pub fn strategy(&self, viewer: &Viewer, scene: &Scene) -> Result<Strategy, Fault> {
         let (target, observed) = (viewer.target, &scene.observed);
         let fallen = |name: &str| {
             let its =
@@ -67,9 +60,8 @@ impl Run<'_> {
         };
         let sides = target.services();
         let goal = |name: &str| {
-            let only_runs = probes.iter().any(|(s, probe)| *s == name && *probe == Probe::Running);
             let size = |name: &str| observed.size(name, fallen(name));
-            self.goal(name, &sides, viewer, (observed, &size), only_runs)
+            self.goal(name, &sides, viewer, (observed, &size))
         };
         let Target::Pair(pair) = target else {
             return Ok(Strategy::Scale(goal(target.name())));
@@ -90,7 +82,6 @@ impl Run<'_> {
         sides: &[&str],
         viewer: &Viewer,
         (observed, size): (&Observed, &dyn Fn(&str) -> usize),
-        only_runs: bool,
     ) -> Goal {
         let service = &self.project().services[name];
         let own = self.settled(name, observed).or(Some(size(name))).filter(|n| *n > 0);
@@ -101,7 +92,7 @@ impl Run<'_> {
         Goal {
             service: name.into(),
             wanted: wanted.max(1),
-            pace: pace(service, self.policy(service), proxied, only_runs),
+            pace: pace(service, self.policy(service), proxied),
             spared: 0,
             clears_stopped: service.starts_by_compose,
             after_another: self.ledger.is_after_another(),

@@ -1,6 +1,7 @@
 //! One target of a run: what it was, what is planned for it, and how far it has come.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -28,6 +29,10 @@ pub struct Part<'a> {
     report: Report,
     /// Ids of the new instances that failed so far.
     failed: BTreeSet<String>,
+    /// Those that a killed run let in, and for how long they have run.
+    young: Vec<(Key, Duration)>,
+    /// When all its requests went to the new release, since the watch began.
+    in_service: Option<Duration>,
     slots: usize,
 }
 
@@ -54,9 +59,13 @@ impl<'a> Part<'a> {
         let plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
         let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
         let slots = plan.slots;
+        let window = plan.window().filter(|_| plan.goes_on_watching());
+        let young = window.map(|w| scene.observed.instances.iter().filter(move |i| i.is_young(w)));
+        let young = young.into_iter().flatten().filter_map(|i| Some((i.key.clone(), i.age?))).collect();
+        let start = window.map_or_else(|| scene.observed.clone(), |w| scene.observed.before_the_switch(w));
         let mut part = Part {
             viewer,
-            start: scene.observed,
+            start,
             plan,
             tools,
             stop: stop.clone(),
@@ -65,6 +74,8 @@ impl<'a> Part<'a> {
             rollout,
             report: tools.report,
             failed: BTreeSet::new(),
+            young,
+            in_service: None,
             slots,
         };
         let tolerance = part.tolerance();
@@ -99,6 +110,16 @@ impl<'a> Part<'a> {
 
     pub fn cut(&self) -> usize {
         self.rollout.cut()
+    }
+
+    /// When all its requests went to the new release.
+    pub fn in_service(&self) -> Option<Duration> {
+        self.in_service
+    }
+
+    /// Whether one of these, by id, is an instance of its.
+    pub fn has_any(&self, ids: &[String]) -> bool {
+        self.rollout.containers().values().any(|c| ids.contains(&c.id))
     }
 
     /// What the plan would run, step by step; of those to come with the names that Compose is going to give them.
@@ -146,16 +167,24 @@ impl<'a> Part<'a> {
     /// old one stays in its place.
     ///
     /// # Errors
-    /// What ended it; in the last stage nothing does, as the new release serves.
+    /// What ended it, be it an instance of another part; in the last stage nothing does, as the new release serves.
     pub fn run(&mut self, stage: Stage) -> Result<(), Stopped> {
+        self.rollout
+            .watch_on(&std::mem::take(&mut self.young))
+            .map_err(|e| Stopped::by(Fault::from_error(e)))?;
         loop {
             match self.try_run(stage) {
                 Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
                 Err(stopped) if stopped.serves => {
-                    self.report.warn(&Warning::LeftBehind(stopped.fault.to_string()));
+                    self.report.warn(&Warning::LeftBehind(stopped.why.told().to_string()));
                     return Ok(());
                 }
-                done => return done,
+                done => {
+                    if done.is_ok() && stage == Stage::Switch {
+                        self.in_service = Some(self.tools.watch.elapsed());
+                    }
+                    return done;
+                }
             }
         }
     }
@@ -190,30 +219,34 @@ impl<'a> Part<'a> {
         Tolerance { monitor: self.monitor(), failures: self.tolerated().saturating_sub(self.failed.len()) }
     }
 
-    fn monitor(&self) -> std::time::Duration {
+    fn monitor(&self) -> Duration {
         match &self.strategy {
             Strategy::Scale(goal) => goal.pace.monitor,
             Strategy::Pair(goals) => goals[0].pace.monitor,
         }
     }
 
-    fn may_fail(&self, stopped: &Stopped) -> bool {
+    pub fn may_fail(&self, stopped: &Stopped) -> bool {
         let failed = self.failed.len() + stopped.failed.len();
         let is_pair = matches!(self.strategy, Strategy::Pair(_));
-        !stopped.failed.is_empty() && !is_pair && self.terms.update.goes_on(failed, self.slots)
+        self.has_any(&stopped.failed) && !is_pair && self.terms.update.goes_on(failed, self.slots)
     }
 
     /// Goes on without the instances that failed.
-    fn without(&mut self, stopped: Stopped) -> Result<(), Stopped> {
+    ///
+    /// # Errors
+    /// What is there cannot be seen, or no plan leads on from it.
+    pub fn without(&mut self, stopped: Stopped) -> Result<(), Stopped> {
+        self.replace_failed(&stopped.failed);
         self.failed.extend(stopped.failed);
         self.report.warn(&Warning::Tolerated {
             target: self.name().into(),
             failed: self.failed.len(),
             slots: self.slots,
-            why: stopped.fault.message,
+            why: stopped.why.told().message,
         });
         let spared = self.failed.len();
-        self.plan_anew(|_, _| spared).map_err(|fault| Stopped { serves: false, failed: Vec::new(), fault })
+        self.plan_anew(|_, _| spared).map_err(Stopped::by)
     }
 
     /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
@@ -259,10 +292,16 @@ impl<'a> Part<'a> {
         self.stop = Stop::default();
         self.plan_anew(|goal, now| goal.wanted.saturating_sub(new_ones(goal, now)))?;
         let plan = self.plan.clone();
-        self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.fault)?;
+        self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
         let now = self.look()?;
         let goal = Goal { service: self.viewer.target.name().into(), ..Goal::default() };
         Ok((new_ones(&goal, &now.observed), wanted))
+    }
+
+    /// Has what served before take the place of those that failed, by id, before anything else is done.
+    pub fn replace_failed(&self, failed: &[String]) {
+        let served: Vec<Key> = self.start.serving().map(|i| i.key.clone()).collect();
+        self.rollout.replace_failed(failed, &served);
     }
 
     /// Brings back what served before; what this returns has its route still to be released.
@@ -270,10 +309,11 @@ impl<'a> Part<'a> {
     /// # Errors
     /// What keeps it from coming back.
     pub fn go_back(&self) -> Result<Rollout<'a>, Fault> {
-        let now = self.viewer.look_patiently()?;
+        let now = self.viewer.look_back()?;
         let plan = plan::undo(&self.start, &now.observed, &self.terms.back);
-        let mut rollout = Rollout::back(self.tools, &now.observed, now.containers);
-        rollout.run(&plan, plan.before_release()).map_err(|s| s.fault)?;
+        let served = self.served().into_iter().map(|c| c.id.clone()).collect();
+        let mut rollout = Rollout::back(self.tools, &now.observed, now.containers, served);
+        rollout.run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
         Ok(rollout)
     }
 

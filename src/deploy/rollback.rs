@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,7 +19,8 @@ use super::turn::{Caller, Held, Turn};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::fault::Fault;
-use crate::model::{Flags, Project, Snapshot};
+use crate::health::watch::Watch;
+use crate::model::{Flags, Project, Snapshot, UpdateWish};
 use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
@@ -138,7 +141,12 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
         docker: &run.definition.docker,
         ledger: &ledger,
         folder: run.definition.folder.clone(),
-        flags: Flags { witness: run.definition.flags.witness.clone(), ..Flags::default() },
+        // What served before has proven itself: the way back has no monitor.
+        flags: Flags {
+            witness: run.definition.flags.witness.clone(),
+            rollback: UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() },
+            ..Flags::default()
+        },
         rollout: &rollout,
         report: run.report,
         stop: &Stop::default(),
@@ -488,6 +496,8 @@ impl Back<'_> {
             report: self.report,
             stop: self.stop,
             witness: Witness::default(),
+            watch: Watch::default(),
+            running: Mutex::default(),
         };
         run.go(&targets, containers)
     }

@@ -1,8 +1,9 @@
 //! One run of a command: looks at every target, plans, does it, and writes down what became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
+use crate::health::watch::Watch;
 use crate::model::Project;
 use crate::plan::Stage;
 use crate::proxy::Proxy;
@@ -27,8 +29,11 @@ use crate::release::{Kind, Placed, Witnessed};
 use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::{Stopped, Tools};
-use crate::wait::Stop;
+use crate::wait::{self, Stop, Waited};
 use crate::witness::Witness;
+
+/// How often it is looked whether a one-shot has ended or a new instance has failed, which both ring.
+const SHOT: Duration = Duration::from_millis(200);
 
 /// One run of a command, once it is known what it puts in place.
 pub struct Run<'a> {
@@ -50,6 +55,9 @@ pub struct Run<'a> {
     pub report: Report,
     pub stop: &'a Stop,
     pub witness: Witness,
+    pub watch: Watch,
+    /// One-shots that go on while it goes back.
+    pub running: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<'a> Run<'a> {
@@ -84,6 +92,11 @@ impl<'a> Run<'a> {
             found.into_iter().next().map_or(Ok(()), Err)?;
         }
         let down = self.down(targets, &containers);
+        if self.rollout.one_by_one && parts.len() > 1 {
+            let targets = parts.iter().map(|p| p.name().to_string()).collect();
+            let seconds = parts.iter().filter_map(|p| p.plan.window()).sum();
+            self.report.event(Event::OneByOne { targets, seconds });
+        }
         parts.iter().for_each(|part| self.announce(part));
         self.left_alone(&containers, targets)?;
         for part in &parts {
@@ -130,9 +143,9 @@ impl<'a> Run<'a> {
         // Before a proxy is asked anything: what keeps it from answering is said here, with its fix.
         let warnings = self.warnings(viewer, &probes, containers)?;
         let scene = viewer.look_at(containers.to_vec())?;
-        let strategy = self.strategy(viewer, &probes, &scene)?;
+        let strategy = self.strategy(viewer, &scene)?;
         let service = &self.project().services[viewer.target.services()[0]];
-        let back = goals::pace(service, &service.rollback, !viewer.proxies.is_empty(), false);
+        let back = goals::pace(service, &service.rollback, !viewer.proxies.is_empty());
         let terms = Terms { update: *self.policy(service), back, warnings };
         Ok(Part::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
     }
@@ -178,6 +191,7 @@ impl<'a> Run<'a> {
             report: self.report,
             target: viewer.target.name(),
             witness: &self.witness,
+            watch: &self.watch,
         }
     }
 
@@ -185,19 +199,24 @@ impl<'a> Run<'a> {
     fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<Witnessed>> {
         let entry = self.entry(parts)?;
         self.ledger.begin(&entry, self.report)?;
-        let started = self.report.elapsed();
         // Not those of what has not changed.
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
         let shots = OneShots::of(self.project(), &changed);
-        if let Err(error) =
-            self.start_needed(down).and_then(|()| self.run_shots("before", shots.before.iter()))
-        {
+        self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
+        if let Err(error) = self.start_needed(down).and_then(|()| {
+            let run = self.run_shots("before", shots.before.iter());
+            run.map_err(|stopped| stopped.why.told().into())
+        }) {
             self.ledger.forget(&entry);
             return Err(error);
         }
         let ended = self.stages(parts, &entry);
-        let done = ended.map_err(|(at, stopped)| self.failed(parts, at, *stopped));
-        let took = self.report.elapsed().saturating_sub(started);
+        let done = match ended {
+            Ok(()) => self.answers_at_the_end(parts).map_err(|fault| (fault, false)),
+            Err((at, stopped)) => Err(self.failed(parts, at, *stopped)),
+        };
+        self.wait_for_shots();
+        let took = self.watch.elapsed();
         let witness = self.dismiss_witness();
         let cut = parts.iter().map(Part::cut).sum();
         let fault = done.as_ref().err().map(|(fault, _)| fault);
@@ -226,6 +245,7 @@ impl<'a> Run<'a> {
             serving: part.in_rotation(),
             release: self.number,
             back_to: self.back_to(),
+            in_service: part.in_service().unwrap_or(took),
             seconds: took,
         });
     }
@@ -238,15 +258,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// All bring up before the first switches, or one after the other; what served before goes only once all have
-    /// switched. Tells which one ended it.
+    /// All bring up before the first switches, and all are watched before what served before is stopped; or one after the
+    /// other. It goes only once all have switched. Tells which one ended it.
     fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<Stopped>)> {
-        let each = |parts: &mut [Part], stages: &[Stage]| {
-            for (n, part) in parts.iter_mut().enumerate() {
-                stages.iter().try_for_each(|s| part.run(*s)).map_err(|stopped| (n, Box::new(stopped)))?;
-            }
-            Ok(())
-        };
         let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
         let hold = move || ledger.hold(docker, entry, report);
         thread::scope(|scope| {
@@ -254,30 +268,43 @@ impl<'a> Run<'a> {
             let holding = scope.spawn(hold);
             if self.rollout.one_by_one {
                 holding.join().expect("no panic in bookkeeping");
-                return each(parts, &[Stage::BringUp, Stage::Switch]);
+                let stages = [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire];
+                return (0..parts.len()).try_for_each(|n| stages.iter().try_for_each(|s| run(parts, n, *s)));
             }
-            each(parts, &[Stage::BringUp])?;
+            all(parts, Stage::BringUp)?;
             holding.join().expect("no panic in bookkeeping");
             self.ledger.expect_end(self.docker(), entry);
-            each(parts, &[Stage::Switch])
+            all(parts, Stage::Switch)
         })?;
-        self.run_shots("after", self.shots.after.iter()).map_err(|error| {
-            let fault = Fault::from_error(error);
-            (0, Box::new(Stopped { serves: false, failed: Vec::new(), fault }))
+        self.run_shots("after", self.shots.after.iter()).map_err(|stopped| {
+            let at = parts.iter().position(|p| p.has_any(&stopped.failed));
+            (at.unwrap_or(0), stopped)
         })?;
+        if !self.rollout.one_by_one {
+            all(parts, Stage::Monitor)?;
+            all(parts, Stage::Retire)?;
+        }
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
-        each(parts, &[Stage::Clean])
+        if let Some(fault) = self.witness.lost_at_the_end() {
+            return Err((0, Box::new(Stopped::by(fault))));
+        }
+        all(parts, Stage::Clean)
     }
 
-    /// One-shots, one after the other. A release that is put back runs none: they are made for going forward.
-    fn run_shots<'s>(&self, when: &'static str, shots: impl Iterator<Item = &'s String>) -> Result<()> {
+    /// One-shots, one after the other, for as long as no new instance fails. A release that is put back runs none: they are
+    /// made for going forward.
+    fn run_shots<'s>(
+        &self,
+        when: &'static str,
+        shots: impl Iterator<Item = &'s String>,
+    ) -> Result<(), Box<Stopped>> {
         for service in shots.filter(|_| self.kind == Kind::Deploy) {
             self.report.event(Event::Running { service: service.clone() });
-            let worked = self.docker().run_service(service)?;
+            let worked = self.run_shot(service)?;
             if let Some(signal) = self.stop.signal() {
-                return Err(Fault::interrupted(signal).into());
+                return Err(Box::new(Stopped::by(Fault::interrupted(signal))));
             }
             if !worked {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
@@ -287,13 +314,52 @@ impl<'a> Run<'a> {
                     "before" if !named => "service_completed_successfully".to_string(),
                     _ => format!("x-zd.{when}"),
                 };
-                return Err(Fault::unchanged(format!("`{service}` (`{key}`) failed{end}"))
-                    .hint("what it said stands above")
-                    .into());
+                let fault = Fault::unchanged(format!("`{service}` (`{key}`) failed{end}"))
+                    .hint("what it said stands above");
+                return Err(Box::new(Stopped::by(fault)));
             }
             self.report.event(Event::Ran { service: service.clone() });
         }
         Ok(())
+    }
+
+    /// Whether it worked. What it does to a database is not cut short: where it goes on while the rollout goes back, it is
+    /// waited for at the end.
+    fn run_shot(&self, service: &str) -> Result<bool, Box<Stopped>> {
+        let (docker, name, bell) = (self.docker().clone(), service.to_string(), self.stop.bell());
+        let (send, ended) = channel();
+        let thread = thread::spawn(move || {
+            // Nobody may wait for it any more.
+            let _ = send.send(docker.run_service(&name));
+            bell.ring();
+        });
+        let waited = wait::until(SHOT, Duration::MAX, &self.stop.unheeded(), || match ended.try_recv() {
+            Ok(done) => Ok(Some(done)),
+            Err(_) => match self.watch.alarm() {
+                Some(alarm) => {
+                    self.report.event(Event::Failed { names: alarm.names.clone() });
+                    Err(Box::new(Stopped::from(alarm)))
+                }
+                None => Ok(None),
+            },
+        });
+        match waited {
+            Ok(Waited::Done(worked)) => {
+                thread.join().expect("no panic in a one-shot");
+                worked.map_err(|error| Box::new(Stopped::by(Fault::from_error(error))))
+            }
+            Ok(_) => unreachable!("nothing else ends it"),
+            Err(stopped) => {
+                self.running.lock().expect("nobody panicked").push(thread);
+                Err(stopped)
+            }
+        }
+    }
+
+    /// Waits for the one-shots that went on meanwhile.
+    fn wait_for_shots(&self) {
+        let running = std::mem::take(&mut *self.running.lock().expect("nobody panicked"));
+        running.into_iter().for_each(|thread| thread.join().expect("no panic in a one-shot"));
     }
 
     /// Starts what it depends on and is down; what runs is left alone, whatever has changed in it.
@@ -340,5 +406,28 @@ impl<'a> Run<'a> {
         let before = self.ledger.history.current().and_then(|r| r.services.get(service));
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
         Placed { since, ..new }
+    }
+}
+
+/// Does a stage of every part.
+fn all(parts: &mut [Part], stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
+    (0..parts.len()).try_for_each(|n| run(parts, n, stage))
+}
+
+/// Does a stage of one part. What fails meanwhile may be an instance of another one, which goes on without it if it may.
+fn run(parts: &mut [Part], n: usize, stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
+    loop {
+        let Err(stopped) = parts[n].run(stage) else { return Ok(()) };
+        let Some(at) = parts.iter().position(|p| p.has_any(&stopped.failed)).filter(|at| *at != n) else {
+            return Err((n, Box::new(stopped)));
+        };
+        if !parts[at].may_fail(&stopped) {
+            return Err((at, Box::new(stopped)));
+        }
+        parts[at].without(stopped).map_err(|stopped| (at, Box::new(stopped)))?;
+        // One that has its turn later goes on then.
+        if at < n {
+            run(parts, at, stage)?;
+        }
     }
 }

@@ -114,6 +114,25 @@ pub struct Scene {
     pub in_flight: BTreeMap<String, InFlight>,
 }
 
+/// Whether a new instance of a service is ready.
+type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
+
+/// Looks until it gets to see something.
+fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Fault> {
+    let mut last = Fault::unchanged("nothing was looked at");
+    let seen = wait::until(PATIENCE_POLL, PATIENCE, &Stop::default(), || match look() {
+        Ok(scene) => Ok::<_, Fault>(Some(scene)),
+        Err(error) => {
+            last = Fault::from_error(error);
+            Ok(None)
+        }
+    })?;
+    match seen {
+        Waited::Done(scene) => Ok(scene),
+        Waited::TimedOut | Waited::Interrupted(_) => Err(last),
+    }
+}
+
 /// Looks at one target.
 pub struct Viewer<'a> {
     pub docker: &'a Docker,
@@ -177,11 +196,15 @@ impl Viewer<'_> {
     /// # Errors
     /// No engine, or a proxy that does not answer.
     pub fn look(&self) -> Result<Scene> {
+        self.look_at(self.members()?)
+    }
+
+    fn members(&self) -> Result<Vec<Container>> {
         let mut members = Vec::new();
         for service in self.target.services() {
             members.extend(self.docker.containers_of(&self.project.name, service)?);
         }
-        self.look_at(members)
+        Ok(members)
     }
 
     /// Looks until it gets to see something: on the way back a proxy that restarts is worth waiting for.
@@ -189,18 +212,19 @@ impl Viewer<'_> {
     /// # Errors
     /// The last reason why there is nothing to see.
     pub fn look_patiently(&self) -> Result<Scene, Fault> {
-        let mut last = Fault::unchanged("nothing was looked at");
-        let seen = wait::until(PATIENCE_POLL, PATIENCE, &Stop::default(), || match self.look() {
-            Ok(scene) => Ok::<_, Fault>(Some(scene)),
-            Err(error) => {
-                last = Fault::from_error(error);
-                Ok(None)
-            }
-        })?;
-        match seen {
-            Waited::Done(scene) => Ok(scene),
-            Waited::TimedOut | Waited::Interrupted(_) => Err(last),
-        }
+        patiently(|| self.look())
+    }
+
+    /// The same on the way back, where no new instance is asked whether it is ready: nobody waits for the answer of one
+    /// that may hang.
+    ///
+    /// # Errors
+    /// As [`Viewer::look_patiently`].
+    pub fn look_back(&self) -> Result<Scene, Fault> {
+        patiently(|| {
+            let members = self.members()?;
+            self.scene(members, &|_, container| Ok(!container.is_failing()))
+        })
     }
 
     /// Looks at containers that were read just now.
@@ -208,12 +232,16 @@ impl Viewer<'_> {
     /// # Errors
     /// A proxy that does not answer.
     pub fn look_at(&self, containers: Vec<Container>) -> Result<Scene> {
+        self.scene(containers, &|service, container| self.is_ready(service, container))
+    }
+
+    fn scene(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<Scene> {
         let services = self.target.services();
         let ours = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
         members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
         let (routed, in_flight) = self.routed(&members)?.unzip();
-        let instances = members.iter().map(|c| self.instance(c, routed.as_ref()));
+        let instances = members.iter().map(|c| self.instance(c, routed.as_ref(), is_ready));
         Ok(Scene {
             observed: Observed {
                 instances: instances.collect::<Result<_>>()?,
@@ -241,7 +269,12 @@ impl Viewer<'_> {
         Ok((!self.proxies.is_empty()).then_some((routed, in_flight)))
     }
 
-    fn instance(&self, container: &Container, routed: Option<&BTreeSet<String>>) -> Result<Instance> {
+    fn instance(
+        &self,
+        container: &Container,
+        routed: Option<&BTreeSet<String>>,
+        is_ready: IsReady,
+    ) -> Result<Instance> {
         let (_, service) = container.compose().expect("only members are looked at");
         let state = State::read(&container.state.status);
         let generation = self.wanted.generation(service, container);
@@ -250,7 +283,7 @@ impl Viewer<'_> {
             (false, _) => false,
             // An old instance may not know the path that a new one is asked for.
             (true, Generation::Old) => !container.is_failing(),
-            (true, Generation::New) => self.is_ready(service, container)?,
+            (true, Generation::New) => is_ready(service, container)?,
         };
         Ok(Instance {
             key: self.key(container),
@@ -259,6 +292,7 @@ impl Viewer<'_> {
             state,
             routed: routed.map_or(runs, |ids| ids.contains(&container.id)),
             ready,
+            age: container.age().filter(|_| runs),
         })
     }
 

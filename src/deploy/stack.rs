@@ -477,6 +477,7 @@ impl Swarm<'_> {
                     Kind::Rollback { to } => Some(to),
                     _ => None,
                 },
+                in_service: took,
                 seconds: took,
             });
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -240,6 +240,12 @@ impl Container {
 
     pub fn is_running(&self) -> bool {
         self.state.status == "running"
+    }
+
+    /// Time since it started, by this machine's clock; nothing for one that never did.
+    pub fn age(&self) -> Option<Duration> {
+        let started = humantime::parse_rfc3339(&self.state.started_at).ok()?;
+        Some(SystemTime::now().duration_since(started).unwrap_or_default())
     }
 
     /// It ran to its end without an error.

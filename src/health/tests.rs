@@ -78,20 +78,6 @@ fn an_instance_that_ended_is_not_waited_for() {
 }
 
 #[test]
-fn an_instance_is_looked_at_until_it_was_seen_at_the_end_of_its_time() {
-    let probe = Probe::Running;
-    let mut watched = Watched::new(Candidate { name: "app-1".into(), id: "1".into(), probe });
-    let monitor = Duration::from_secs(5);
-    let at = |seconds| watched.ready + Duration::from_secs(seconds);
-    let (within, long_after) = (at(5), at(60));
-    assert!(watched.is_due(monitor), "whatever the time is by now");
-    watched.seen = within;
-    assert!(watched.is_due(monitor));
-    watched.seen = long_after;
-    assert!(!watched.is_due(monitor));
-}
-
-#[test]
 fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
     assert!(is_here(Some("lo")) && is_here(None));
     assert!(!is_here(Some("br-000000000000")));

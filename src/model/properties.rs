@@ -247,7 +247,7 @@ fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
     same(&app.networks, &vec!["p_default".to_string()])?;
     if let Some((parallelism, delay, monitor, action, order)) = truth.update {
         let read = app.update;
-        same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, Some(monitor)))?;
+        same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, monitor))?;
         same(&(read.action.word(), read.order.map(Order::word)), &(action, Some(order)))?;
         same(&read.max_failure_ratio, &0.25)?;
     }

@@ -27,8 +27,9 @@ pub struct Update {
     pub parallelism: u32,
     /// Time between two batches.
     pub delay: Duration,
-    /// How long a new instance that fails after it was ready still counts; 0 does not watch.
-    pub monitor: Option<Duration>,
+    /// How long a new instance that fails after it came into rotation still counts, and for how long the old ones run on;
+    /// 0 does not watch.
+    pub monitor: Duration,
     pub action: FailureAction,
     /// The share of the instances replaced that may fail, from 0 to 1.
     pub max_failure_ratio: f64,
@@ -55,19 +56,14 @@ impl Update {
     const PLAIN: Update = Update {
         parallelism: 0,
         delay: Duration::ZERO,
-        monitor: None,
+        monitor: Duration::from_secs(5),
         action: FailureAction::Rollback,
         max_failure_ratio: 0.0,
         order: None,
     };
 
     /// SwarmKit's defaults, where a file has the block (`api/defaults/service.go`); the order is ours.
-    const SWARM: Update = Update {
-        parallelism: 1,
-        monitor: Some(Duration::from_secs(5)),
-        action: FailureAction::Pause,
-        ..Update::PLAIN
-    };
+    const SWARM: Update = Update { parallelism: 1, action: FailureAction::Pause, ..Update::PLAIN };
 
     /// The block of the file over the defaults that go with it, and the flags over both.
     pub fn resolve(file: Option<&UpdateWish>, flags: &UpdateWish) -> Update {
@@ -119,7 +115,7 @@ impl UpdateWish {
         Update {
             parallelism: self.parallelism.unwrap_or(base.parallelism),
             delay: self.delay.unwrap_or(base.delay),
-            monitor: self.monitor.or(base.monitor),
+            monitor: self.monitor.unwrap_or(base.monitor),
             action: self.action.unwrap_or(base.action),
             max_failure_ratio: self.max_failure_ratio.unwrap_or(base.max_failure_ratio),
             order: self.order.or(base.order),
@@ -224,11 +220,11 @@ mod tests {
     fn a_block_has_swarms_defaults_and_no_block_has_ours() {
         let none = Update::resolve(None, &UpdateWish::default());
         assert_eq!((none.parallelism, none.action), (0, FailureAction::Rollback));
-        assert_eq!(none.monitor, None);
+        assert_eq!(none.monitor, Duration::from_secs(5));
         let empty = read("{}").unwrap();
         let block = Update::resolve(Some(&empty), &UpdateWish::default());
         assert_eq!((block.parallelism, block.action), (1, FailureAction::Pause));
-        assert_eq!((block.delay, block.monitor), (Duration::ZERO, Some(Duration::from_secs(5))));
+        assert_eq!((block.delay, block.monitor), (Duration::ZERO, Duration::from_secs(5)));
         assert_eq!((block.max_failure_ratio, block.order), (0.0, None));
     }
 
@@ -242,7 +238,7 @@ mod tests {
         let expected = Update {
             parallelism: 2,
             delay: Duration::from_secs(90),
-            monitor: Some(Duration::from_secs(2)),
+            monitor: Duration::from_secs(2),
             action: FailureAction::Continue,
             max_failure_ratio: 0.5,
             order: Some(Order::StopFirst),

@@ -9,7 +9,7 @@ use crate::observed::State::{Broken, Created, Exited, Running};
 
 fn instance(key: &str, generation: Generation, state: State, routed: bool, ready: bool) -> Instance {
     let (service, _) = key.rsplit_once(['-', '+']).unwrap();
-    Instance { key: key.into(), service: service.into(), generation, state, routed, ready }
+    Instance { key: key.into(), service: service.into(), generation, state, routed, ready, age: None }
 }
 
 fn old(key: &str) -> Instance {
@@ -195,12 +195,31 @@ struct Simulated {
     hidden: Vec<Key>,
     /// Nothing served at the start, so nothing can be routed to instead.
     alone: bool,
+    /// How long new instances have to be watched, in which order they come.
+    monitor: (Duration, Order),
 }
 
 impl Simulated {
     fn new(observed: &Observed) -> Self {
         let live = observed.instances.iter().filter(|i| i.is_live() && !i.routed);
-        Simulated { now: observed.clone(), hidden: keys(live), alone: observed.serving().count() == 0 }
+        let alone = observed.serving().count() == 0;
+        Simulated { now: observed.clone(), hidden: keys(live), alone, monitor: Default::default() }
+    }
+
+    /// What would go for good although a new instance in rotation has not been watched.
+    fn goes_too_early(&self, step: &Step) -> bool {
+        let young = self.now.instances.iter().any(|i| i.is_young(self.monitor.0));
+        let is_old = |i: &&Instance| i.generation == Old;
+        match step {
+            Step::Remove(keys) => {
+                young && self.now.instances.iter().filter(is_old).any(|i| keys.contains(&i.key))
+            }
+            Step::Stop(keys) if self.monitor.1 == Order::StartFirst => {
+                let live = || self.now.instances.iter().filter(is_old).filter(|i| i.is_live());
+                young && live().count() > 0 && live().all(|i| keys.contains(&i.key))
+            }
+            _ => false,
+        }
     }
 
     fn each(&mut self, keys: &[Key], change: impl Fn(&mut Instance)) {
@@ -211,6 +230,7 @@ impl Simulated {
     /// Does a step, and says which law it breaks.
     fn apply(&mut self, step: &Step) -> Result<(), String> {
         let proxied = self.now.proxied;
+        check(!self.goes_too_early(step), "law 4: gone before the monitor is over")?;
         match step {
             Step::Create { fresh, total, service } => {
                 let made = fresh.iter().map(|k| instance(k, New, Created, false, false));
@@ -222,7 +242,7 @@ impl Simulated {
             Step::Start(keys) => {
                 let hidden = self.hidden.clone();
                 self.each(keys, |i| {
-                    i.state = Running;
+                    (i.state, i.age) = (Running, Some(Duration::ZERO));
                     i.routed = !proxied || !hidden.contains(&i.key);
                 });
                 let open = |i: &Instance| keys.contains(&i.key) && i.routed;
@@ -252,7 +272,10 @@ impl Simulated {
                 self.now.instances.retain(|i| !keys.contains(&i.key));
                 return check(!early, "removed alive");
             }
-            Step::Delay(_) | Step::Monitor(_) | Step::Release => {}
+            Step::Monitor(time) => {
+                self.now.instances.iter_mut().for_each(|i| i.age = i.age.map(|age| age + *time))
+            }
+            Step::Delay(_) | Step::Release => {}
         }
         Ok(())
     }
@@ -421,6 +444,89 @@ fn killed_between_two_batches_or_within_the_monitor_every_world_reaches_the_goal
         let is_wait = |step: &Step| matches!(step, Step::Delay(_) | Step::Monitor(_));
         assert_eq!(plan.steps.iter().filter(|(step, _)| is_wait(step)).count(), 2, "{plan}");
     }
+}
+
+/// All that a rollout of this may have come to when it was killed, and what the next run does about it.
+fn is_watched_from_every_prefix(first: &Goal, start: &Observed) -> usize {
+    let next = Goal { after_another: true, ..first.clone() };
+    let mut waits = 0;
+    for prefix in reaches(&Strategy::Scale(first.clone()), start).unwrap() {
+        let start = real_names(&prefix.now);
+        let Ok(again) = plan(&Strategy::Scale(next.clone()), &start) else { continue };
+        let mut world =
+            Simulated { monitor: (first.pace.monitor, first.pace.order), ..Simulated::new(&start) };
+        for (step, _) in &again.steps {
+            world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{again}{start:#?}"));
+        }
+        waits += usize::from(again.goes_on_watching());
+        assert_eq!(world.serving(), 2, "{again}{start:#?}");
+    }
+    waits
+}
+
+#[test]
+fn killed_within_the_monitor_the_next_run_watches_before_the_last_old_ones_go() {
+    for order in [Order::StartFirst, Order::StopFirst] {
+        for parallelism in [0, 1] {
+            let monitor = Duration::from_secs(5);
+            let pace = Pace { order, parallelism, monitor, ..Pace::default() };
+            let goal = Goal { pace, ..goal("app", 2) };
+            let old = world(vec![old("app-1"), old("app-2")]);
+            let waits = is_watched_from_every_prefix(&goal, &old);
+            assert!(waits > 0, "{order:?} {parallelism}: no kill fell into the monitor");
+            let unproxied = Observed { proxied: false, ..old };
+            assert!(order == Order::StopFirst || is_watched_from_every_prefix(&goal, &unproxied) > 0);
+        }
+    }
+}
+
+#[test]
+fn the_rest_of_a_monitor_is_all_that_is_left_to_do_before_the_old_ones_go() {
+    let second = Duration::from_secs(1);
+    let aside = instance("app-1", Old, Running, false, true);
+    let of_age = |seconds| Instance { age: Some(second * seconds), ..new("app-2") };
+    let mut goal = goal("app", 1);
+    (goal.pace.monitor, goal.after_another) = (second * 5, true);
+    let text = |age| steps(&Strategy::Scale(goal.clone()), &world(vec![aside.clone(), of_age(age)]));
+    let retires = "wait until idle: app-1\nstop app-1\nremove app-1\nrelease the route";
+    assert_eq!(text(3), format!("watch the new instances for 5s\n{retires}"));
+    assert_eq!(text(6), retires);
+    goal.after_another = false;
+    let observed = world(vec![aside, of_age(3)]);
+    assert_eq!(steps(&Strategy::Scale(goal), &observed), retires, "nobody was killed");
+}
+
+/// The new one may get the name of the one whose place it takes.
+#[test]
+fn a_new_idle_side_that_fails_is_removed_although_one_of_its_name_was_there() {
+    let stale = instance("b-1", Old, Exited, false, false);
+    let start = world(vec![old("a-1"), stale]);
+    let aside = instance("a-1", Old, Running, false, true);
+    let now = world(vec![aside, instance("b-1", New, Broken, true, false)]);
+    let plan = undo(&start, &now, &Pace::default());
+    let text: Vec<_> = plan.steps.iter().map(|(s, _)| s.to_string()).collect();
+    assert_eq!(
+        text.join("\n"),
+        "route to a-1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nrelease the route"
+    );
+}
+
+#[test]
+fn both_sides_of_a_pair_are_watched_at_the_end() {
+    let watched = |name| {
+        let mut goal = goal(name, 1);
+        goal.pace.monitor = Duration::from_secs(5);
+        goal
+    };
+    let strategy = Strategy::Pair([watched("a"), watched("b")]);
+    assert_eq!(
+        steps(&strategy, &world(vec![old("a-1"), old("b-1")])),
+        "create a+1\ngate a+1\nstart a+1\nwait until ready: a+1\n\
+         route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\n\
+         create b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
+         route to a+1, b+1, not to b-1\nwatch the new instances for 5s\n\
+         wait until idle: b-1\nstop b-1\nremove a-1, b-1\nrelease the route"
+    );
 }
 
 fn six() -> Observed {
@@ -626,11 +732,15 @@ fn those_that_nobody_is_sent_to_make_room_before_others_start() {
 }
 
 #[test]
-fn a_plan_has_three_parts() {
+fn a_plan_has_five_parts() {
     let observed = world(vec![old("app-1")]);
     let plan = plan(&scale(1), &observed).unwrap();
     let part = |stage| plan.stage(stage);
-    assert_eq!((part(Stage::BringUp), part(Stage::Switch), part(Stage::Clean)), (0..4, 4..7, 7..9));
+    assert_eq!((part(Stage::BringUp), part(Stage::Switch), part(Stage::Monitor)), (0..4, 4..5, 5..5));
+    assert_eq!((part(Stage::Retire), part(Stage::Clean)), (5..7, 7..9));
+    let watched = super::plan(&watched(Order::StartFirst), &observed).unwrap();
+    let part = |stage| watched.stage(stage);
+    assert_eq!((part(Stage::Switch), part(Stage::Monitor), part(Stage::Retire)), (4..13, 13..14, 14..14));
     let nothing = Plan::default();
     assert_eq!(nothing.stage(Stage::Clean), 0..0);
     let mut stop_first = goal("app", 2);

@@ -163,6 +163,7 @@ pub fn shows(event: &Event) -> bool {
             | Event::Removed { .. }
             | Event::Delayed { .. }
             | Event::Monitoring { .. }
+            | Event::Failed { .. }
             | Event::TaskRuns { .. }
     )
 }
@@ -190,6 +191,7 @@ fn tone(track: &Track) -> Tone {
     match (track.new, track.phase()) {
         (true, Phase::InRotation) => Tone::Good,
         (false, Phase::InRotation) => Tone::Plain,
+        (_, Phase::Failed) => Tone::Bad,
         (_, Phase::Stopped | Phase::Removed) => Tone::Gone,
         _ => Tone::Moving,
     }
@@ -217,7 +219,7 @@ fn next(track: &Track) -> Option<Phase> {
         Phase::Created => Some(Phase::Starting),
         Phase::Starting => Some(Phase::Ready),
         Phase::Ready => Some(Phase::InRotation),
-        Phase::Draining => Some(Phase::Stopped),
+        Phase::Draining | Phase::Failed => Some(Phase::Stopped),
         Phase::Stopped if !track.new => Some(Phase::Removed),
         _ => None,
     }

@@ -63,8 +63,14 @@ pub fn summary(entries: &[Entry], exit: u8, took: Duration) -> Value {
 }
 
 fn deployed(event: &Event) -> Option<Value> {
-    let Event::Deployed { target, serving, release, back_to, .. } = event else { return None };
-    Some(json!({"target": target, "serving": serving, "release": release, "back_to": back_to}))
+    let Event::Deployed { target, serving, release, back_to, in_service, .. } = event else { return None };
+    Some(json!({
+        "target": target,
+        "serving": serving,
+        "release": release,
+        "back_to": back_to,
+        "in_service": (in_service.as_secs_f64() * 1000.0).round() / 1000.0,
+    }))
 }
 
 fn witness(event: &Event) -> Option<Value> {

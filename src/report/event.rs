@@ -101,6 +101,23 @@ pub enum Event {
     },
     Monitoring {
         names: Vec<String>,
+        /// When the last of them came into rotation, since the rollout began.
+        #[serde(with = "seconds", default)]
+        after: Duration,
+        /// Old instances that work as well meanwhile, where no proxy keeps work from them.
+        #[serde(default)]
+        beside: Vec<String>,
+        #[serde(with = "seconds")]
+        seconds: Duration,
+    },
+    /// New instances that were ready, and still count.
+    Failed {
+        names: Vec<String>,
+    },
+    /// Several targets are replaced one after the other (`--one-by-one`).
+    OneByOne {
+        targets: Vec<String>,
+        /// How long new instances are watched in all.
         #[serde(with = "seconds")]
         seconds: Duration,
     },
@@ -180,6 +197,10 @@ pub enum Event {
         release: u32,
         /// The release that was put back.
         back_to: Option<u32>,
+        /// When all requests went to it, since the rollout began.
+        #[serde(with = "seconds", default)]
+        in_service: Duration,
+        /// When all was done.
         #[serde(with = "seconds")]
         seconds: Duration,
     },
@@ -247,6 +268,8 @@ pub enum Warning {
     NotReadyAgain(String),
     /// Instances in rotation that ended, and whose failure no longer counts.
     Died(Vec<String>),
+    /// A process of a new instance was killed, and the instance runs on.
+    OutOfMemory(String),
     WeakProbe(String),
     /// Compose's own, about the file.
     Compose(String),
@@ -283,6 +306,7 @@ impl Warning {
             Warning::MarksLeft(_) => "marks_left",
             Warning::NotReadyAgain(_) => "not_ready_again",
             Warning::Died(_) => "died",
+            Warning::OutOfMemory(_) => "out_of_memory",
             Warning::WeakProbe(_) => "weak_probe",
             Warning::Compose(_) => "compose",
             Warning::Ignored(_) => "ignored",

@@ -16,6 +16,8 @@ pub enum Phase {
     InRotation,
     /// Out of rotation, and finishing.
     Draining,
+    /// It died, or does not answer any more.
+    Failed,
     Stopped,
     Removed,
 }
@@ -29,6 +31,7 @@ impl Phase {
             Phase::Ready => "ready",
             Phase::InRotation => "in rotation",
             Phase::Draining => "draining",
+            Phase::Failed => "failed",
             Phase::Stopped => "stopped",
             Phase::Removed => "removed",
         }
@@ -93,7 +96,8 @@ impl Tracks {
             Event::Started { names } => self.turn(at, names, Phase::Starting),
             Event::Ready { name, .. } => self.ready(at, name),
             Event::Routed { inside, outside } => self.routed(at, inside, outside),
-            Event::Draining { names } => self.turn(at, names, Phase::Draining),
+            Event::Draining { names } => self.turn_unless(at, names, Phase::Draining, Phase::Failed),
+            Event::Failed { names } => self.turn(at, names, Phase::Failed),
             Event::Stopped { names } => self.turn(at, names, Phase::Stopped),
             Event::Removed { names } => self.turn(at, names, Phase::Removed),
             Event::TaskRuns { name, current, wanted, .. } => self.runs(name, *current, *wanted),
@@ -150,6 +154,15 @@ impl Tracks {
     fn turn(&mut self, at: Duration, names: &[String], phase: Phase) {
         for name in names {
             if let Some(track) = self.get(name) {
+                track.turn(at, phase);
+            }
+        }
+    }
+
+    /// The same, but for those that are at this.
+    fn turn_unless(&mut self, at: Duration, names: &[String], phase: Phase, unless: Phase) {
+        for name in names {
+            if let Some(track) = self.get(name).filter(|t| t.phase() != unless) {
                 track.turn(at, phase);
             }
         }
@@ -250,6 +263,20 @@ mod tests {
         let story = story(&events);
         assert_eq!(story[0], "app-1 old: in rotation@0, draining@4, ready@6, in rotation@7");
         assert_eq!(story[3], "app-3 new: created@1, starting@2, ready@3, in rotation@4, draining@7");
+    }
+
+    #[test]
+    fn one_that_failed_is_not_in_rotation_any_more() {
+        let events = [
+            deploying("lb"),
+            Event::Created { names: names("app-3") },
+            Event::Routed { inside: names("app-3"), outside: names("app-1") },
+            Event::Failed { names: names("app-3") },
+            Event::Routed { inside: names("app-1"), outside: names("app-3") },
+            Event::Draining { names: names("app-3") },
+            Event::Stopped { names: names("app-3") },
+        ];
+        assert_eq!(story(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
     }
 
     #[test]

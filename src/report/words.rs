@@ -39,8 +39,22 @@ impl fmt::Display for Event {
             Event::Delayed { seconds: time } => {
                 write!(f, "waiting {} before the next batch", seconds(*time))
             }
-            Event::Monitoring { names, seconds: time } => {
-                write!(f, "watching {} for {}", list(names), seconds(*time))
+            Event::Monitoring { names, after, beside, seconds: time } => {
+                let (new, after) = (list(names), seconds(*after));
+                match beside.len() {
+                    0 => write!(f, "{new} in rotation after {after}")?,
+                    _ => write!(f, "{new} in service after {after}, and {} as well", list(beside))?,
+                }
+                let them = plural(names.len(), "it", "them");
+                write!(f, "; watching {them} for {} (Ctrl-C goes back)", rounded(*time))
+            }
+            Event::Failed { names } => write!(f, "{} failed", list(names)),
+            Event::OneByOne { targets, seconds: time } => {
+                write!(f, "one after the other: {}", quoted(targets))?;
+                match time.is_zero() {
+                    true => Ok(()),
+                    false => write!(f, "; new instances are watched for {} in all", rounded(*time)),
+                }
             }
             Event::StopFirst { service } => write!(
                 f,
@@ -93,18 +107,14 @@ impl fmt::Display for Event {
             }
             Event::NoWitness { why } => write!(f, "no witness: {why}"),
             Event::Witness(seen) => write!(f, "witness {}: {}", seen.url, seen.summary),
-            Event::Deployed { target, serving, release, back_to, seconds: took } => {
-                let (serving, took) = (list(serving), seconds(*took));
+            Event::Deployed { target, serving, release, back_to, in_service, seconds: took } => {
                 match back_to {
-                    Some(to) => write!(
-                        f,
-                        "`{target}` is back on release {to} (as release {release}): {serving} in service after {took}"
-                    ),
-                    None => write!(
-                        f,
-                        "`{target}` is deployed as release {release}: {serving} in service after {took}"
-                    ),
+                    Some(to) => write!(f, "`{target}` is back on release {to} (as release {release})")?,
+                    None => write!(f, "`{target}` is deployed as release {release}")?,
                 }
+                let (serving, after, took) = (list(serving), seconds(*in_service), seconds(*took));
+                write!(f, ": {serving} in service after {after}")?;
+                if after == took { Ok(()) } else { write!(f, ", done after {took}") }
             }
             Event::Warning { text, .. } => write!(f, "warning: {text}"),
             Event::Command { words, seconds: took } => {
@@ -207,6 +217,10 @@ impl fmt::Display for Warning {
             Warning::NotReadyAgain(text) => {
                 write!(f, "went back to it although it does not answer as ready: {text}")
             }
+            Warning::OutOfMemory(name) => write!(
+                f,
+                "the kernel killed a process of {name} for want of memory; {name} runs on: raise its `mem_limit`"
+            ),
             Warning::Died(names) => write!(f, "{} no longer runs, and gets no requests", list(names)),
             Warning::WeakProbe(service) => write!(
                 f,
@@ -219,6 +233,12 @@ impl fmt::Display for Warning {
 /// Rounded up: nobody wants to read nanoseconds.
 pub fn seconds(time: Duration) -> String {
     format!("{:.1}s", time.as_secs_f64())
+}
+
+/// Whole seconds without a fraction.
+fn rounded(time: Duration) -> String {
+    let text = seconds(time);
+    text.strip_suffix(".0s").map_or_else(|| text.clone(), |whole| format!("{whole}s"))
 }
 
 fn plural<'a>(count: usize, one: &'a str, many: &'a str) -> &'a str {

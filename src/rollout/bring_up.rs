@@ -8,14 +8,13 @@ use super::{Rollout, number, probe};
 use crate::docker::inspect::Container;
 use crate::drain::Routing;
 use crate::fault::Fault;
-use crate::health::{self, Candidate, Unready, Watched};
-use crate::model::Pace;
+use crate::health::{self, Candidate, Unready};
 use crate::observed::Key;
 use crate::report::{Event, Warning};
 use crate::wait::{self, Waited};
 
-/// How often new instances are looked at once they were ready.
-const WATCH: Duration = Duration::from_secs(1);
+/// How often it is looked whether an instance or the witness objects; an event of the engine has it looked at once.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What was read so long ago is as good as read now: a look at the containers takes a part of it.
 pub(super) const FRESH: Duration = Duration::from_millis(100);
@@ -62,7 +61,8 @@ impl<'a> Rollout<'a> {
 
     pub(super) fn gate(&mut self, keys: &[Key]) -> Result<()> {
         let fronting = |r: &Routing| !r.rotation.outside.is_empty();
-        self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop))
+        let check = || self.check();
+        self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
     }
 
     pub(super) fn start(&mut self, keys: &[Key]) -> Result<()> {
@@ -96,6 +96,9 @@ impl<'a> Rollout<'a> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let told = |candidate: &Candidate, answer: &health::Answer| {
+            if !self.lenient {
+                self.tools.watch.follow(candidate.clone(), settings.pace, &answer.text);
+            }
             let (name, answer) = (candidate.name.clone(), answer.text.clone());
             self.tools.report.event(Event::Ready { name, answer });
         };
@@ -108,7 +111,7 @@ impl<'a> Rollout<'a> {
             (&candidates, seen),
             &settings.pace,
             tolerated,
-            &self.stop,
+            (&self.stop, &|| self.check()),
             told,
         );
         match waited {
@@ -124,42 +127,27 @@ impl<'a> Rollout<'a> {
         if self.tools.proxies.is_empty() {
             let new: Vec<Key> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
             self.inside.extend(new);
-        }
-        if !self.lenient {
-            self.newcomers.extend(candidates.iter().cloned());
-        }
-        if !self.tolerance.monitor.is_zero() {
-            let known: Vec<String> = self.watched.iter().map(|w| w.id().clone()).collect();
-            let added = candidates.into_iter().filter(|c| !known.contains(&c.id));
-            self.watched.extend(added.map(Watched::new));
+            self.admit();
         }
         Ok(())
     }
 
-    pub(super) fn give_up(&mut self, unready: Unready) -> anyhow::Error {
-        self.objected.set(false);
-        self.given_up.extend(unready.ids.iter().cloned());
-        self.failed = unready.ids;
-        unready.fault.into()
+    /// The windows of those begin that are in rotation now.
+    pub(super) fn admit(&mut self) {
+        self.admitted = self.tools.watch.admit(&self.ids(&self.inside), self.tolerance.monitor);
     }
 
-    /// Whether those that were ready not long ago still are.
-    pub(super) fn look_again(&mut self) -> Result<()> {
-        if self.watched.is_empty() {
-            return Ok(());
-        }
-        let pace = self.pace();
-        match health::look_again(self.tools.docker, &mut self.watched, self.tolerance.monitor, &pace)? {
-            Some(unready) => Err(self.give_up(unready)),
-            None => Ok(()),
-        }
+    pub(super) fn give_up(&mut self, unready: Unready) -> anyhow::Error {
+        self.objected.set(false);
+        self.failed = unready.ids;
+        unready.fault.into()
     }
 
     /// Lets time pass, with an eye on those that were ready not long ago.
     pub(super) fn watch(&mut self, time: Duration) -> Result<()> {
         let stop = self.stop.clone();
-        let waited = wait::until(WATCH, time, &stop, || {
-            self.look_again()?;
+        let waited = wait::until(TICK, time, &stop, || {
+            self.check()?;
             self.hear_witness().map(|()| None::<()>)
         })?;
         match waited {
@@ -173,18 +161,20 @@ impl<'a> Rollout<'a> {
         self.watch(time)
     }
 
-    pub(super) fn monitor(&mut self, time: Duration) -> Result<()> {
-        let left = self.watched.iter().map(|w| w.left(time)).max().unwrap_or_default();
+    /// Waits until every window of the run is over, be it another rollout's: they are over at the same time.
+    pub(super) fn monitor(&mut self) -> Result<()> {
+        let watch = self.tools.watch;
+        let left = watch.left();
         if !left.is_zero() {
-            let names = self.watched.iter().map(|w| w.name().to_string()).collect();
-            self.tools.report.event(Event::Monitoring { names, seconds: left });
+            let (names, after) = (watch.names(), watch.elapsed());
+            let is_beside = |name: &String| self.tools.proxies.is_empty() && !names.contains(name);
+            let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
+            self.tools.report.event(Event::Monitoring { names, after, beside, seconds: left });
         }
-        self.watch(left)
-    }
-
-    pub(super) fn pace(&self) -> Pace {
-        let any = self.bound.keys().next();
-        any.map_or(Pace::default(), |key| self.service(key).settings.pace)
+        self.watch(left)?;
+        // What has happened in the last moment.
+        watch.look();
+        self.check()
     }
 
     pub(super) fn candidate(&self, key: &Key) -> Result<Candidate> {

@@ -1,7 +1,7 @@
 //! Steps from the switch on: the rotation changes, and what served before is drained, stopped and removed.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -10,9 +10,9 @@ use super::{Rollout, hook_exec};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::drain::{self, Drained, Routing};
-use crate::health::{self, Candidate, Watched};
+use crate::health::watch::Alarm;
 use crate::observed::Key;
-use crate::proxy::{Endpoint, endpoints};
+use crate::proxy::{Endpoint, Proxy, endpoints};
 use crate::report::{Event, Warning};
 
 impl<'a> Rollout<'a> {
@@ -20,18 +20,32 @@ impl<'a> Rollout<'a> {
         self.inside = inside.to_vec();
         self.for_the_living(|rollout| {
             let mut routings = rollout.routings(outside).into_iter();
-            routings.try_for_each(|routing| match routing.proxy.steers() {
-                true => routing.set(&rollout.stop),
-                false => rollout.follow(routing, outside),
+            routings.try_for_each(|mut routing| {
+                if !routing.proxy.steers() {
+                    // They let go of nobody before they are told to, which cannot be undone: both serve until then.
+                    routing.rotation.outside.clear();
+                }
+                routing.set(&rollout.stop, &|| rollout.check())
             })
         })?;
-        let admitted: Vec<String> = self.ids(&self.inside);
-        let is_admitted = |c: &Candidate| admitted.contains(&c.id);
-        self.admitted = self.newcomers.iter().filter(|c| is_admitted(c)).map(|c| c.id.clone()).collect();
-        self.newcomers.retain(|c| !is_admitted(c));
-        let (inside, outside) = (self.names(&self.inside), self.names(outside));
+        self.admit();
+        let now = Instant::now();
+        self.left.retain(|id, _| !self.inside.iter().any(|k| self.bound[k].id == *id));
+        for id in self.ids(outside) {
+            self.left.entry(id).or_insert(now);
+        }
+        let stays = |key: &&Key| self.tools.proxies.iter().any(|p| self.serves_on(p.as_ref(), key));
+        let (beside, outside): (Vec<&Key>, Vec<&Key>) = outside.iter().partition(stays);
+        let inside = self.inside.iter().chain(beside).map(|k| self.name(k)).collect();
+        let outside = outside.into_iter().map(|k| self.name(k)).collect();
         self.tools.report.event(Event::Routed { inside, outside });
         Ok(())
+    }
+
+    /// A proxy that is only watched sends requests to it, until it is told to leave or stops.
+    fn serves_on(&self, proxy: &dyn Proxy, key: &Key) -> bool {
+        let container = &self.bound[key];
+        !proxy.steers() && container.is_running() && !endpoints(proxy, [container].into_iter()).is_empty()
     }
 
     /// Does something that every instance in rotation has to be there for: one that has died meanwhile, and that no
@@ -45,8 +59,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn as_long_as_they_live<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
         loop {
             match act(self) {
-                Err(error) if self.stop.signal().is_none() => {
-                    self.look_again()?;
+                Err(error) if self.stop.signal().is_none() && !error.is::<Alarm>() => {
                     if !self.leave_the_dead()? {
                         return Err(error);
                     }
@@ -61,49 +74,18 @@ impl<'a> Rollout<'a> {
         if self.read.take().is_none_or(|at| at.elapsed() > FRESH) {
             self.refresh()?;
         }
+        self.check()?; // one that still counts has failed
         let runs = |key: &&Key| self.bound[*key].is_running();
         let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
         if living.is_empty() || dead.is_empty() {
             return Ok(false);
         }
-        self.look_again()?; // one that is still watched has failed
-        self.look_at_newcomers(&dead)?;
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
         if self.objected.take() {
             self.tools.witness.forgive();
         }
         self.inside = living;
         Ok(true)
-    }
-
-    /// One that was ready, and has died before anybody sent it a request, has failed whatever the monitor is: those that it
-    /// was to replace still serve.
-    pub(super) fn look_at_newcomers(&mut self, dead: &[Key]) -> Result<()> {
-        let dead = self.ids(dead);
-        let lost = self.newcomers.iter().filter(|c| dead.contains(&c.id));
-        let mut lost: Vec<Watched> = lost.cloned().map(Watched::new).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        match health::look_again(self.tools.docker, &mut lost, Duration::MAX, &self.pace())? {
-            Some(unready) => Err(self.give_up(unready)),
-            None => Ok(()),
-        }
-    }
-
-    /// A proxy that cannot be told a rotation: sees it admit those inside, and then, told by their drain command, let go
-    /// of those outside. One that has no such command is let go of when it stops.
-    pub(super) fn follow(&self, mut routing: Routing, outside: &[Key]) -> Result<()> {
-        let leaving = std::mem::take(&mut routing.rotation.outside);
-        routing.set(&self.stop)?;
-        let told: Vec<&Key> = outside.iter().filter(|k| self.has_drain_command(k)).collect();
-        told.iter().try_for_each(|key| self.drain_command(key))?;
-        routing.rotation.outside = leaving;
-        let routing = self.told(routing, outside);
-        match routing.rotation.outside.is_empty() {
-            true => Ok(()),
-            false => routing.set(&self.stop),
-        }
     }
 
     /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
@@ -129,17 +111,42 @@ impl<'a> Rollout<'a> {
         }
     }
 
+    /// Where proxies are only watched: has those leave that know how, and sees them let go.
+    fn leave(&mut self, keys: &[Key]) -> Result<()> {
+        keys.iter().try_for_each(|key| self.drain_command(key))?;
+        self.as_long_as_they_live(|rollout| {
+            let watched = rollout.routings(keys).into_iter().filter(|r| !r.proxy.steers());
+            let mut leaving =
+                watched.map(|r| rollout.told(r, keys)).filter(|r| !r.rotation.outside.is_empty());
+            leaving.try_for_each(|routing| routing.set(&rollout.stop, &|| rollout.check()))
+        })
+    }
+
+    /// Whether every proxy tells what they have in flight: one that is only watched does once they have left.
+    fn is_drained(&self, keys: &[Key]) -> bool {
+        let steers = self.tools.proxies.iter().all(|p| p.steers());
+        steers || keys.iter().all(|k| self.has_drain_command(k))
+    }
+
     pub(super) fn idle(&mut self, keys: &[Key]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
-        self.tell(|names| Event::Draining { names }, keys);
-        if self.tools.proxies.iter().any(|p| p.steers()) {
-            keys.iter().try_for_each(|key| self.drain_command(key))?;
+        let is_drained = self.is_drained(keys);
+        if is_drained {
+            self.tell(|names| Event::Draining { names }, keys);
         }
+        match self.tools.proxies.iter().any(|p| !p.steers()) {
+            true => self.leave(keys)?,
+            false => keys.iter().try_for_each(|key| self.drain_command(key))?,
+        }
+        let since = keys.iter().filter_map(|k| self.left.get(&self.bound[k].id)).min().copied();
+        let since = since.filter(|_| self.tools.proxies.iter().all(|p| p.steers()));
         let (requests, unsure) = self.as_long_as_they_live(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
+            let check = || rollout.check().and_then(|()| rollout.objection());
             for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
                 let limit = settings.drain_timeout;
-                match routing.wait_until_idle(limit, &rollout.stop, &|| rollout.objection())? {
+                let since = since.unwrap_or_else(Instant::now);
+                match routing.wait_until_idle(limit, since, &rollout.stop, &check)? {
                     Drained::Idle => {}
                     Drained::Limit(open) => {
                         (requests, unsure) = (requests + open.requests, unsure + open.unsure)
@@ -150,7 +157,8 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut += requests;
         match requests + unsure {
-            0 => self.tell(|names| Event::Idle { names }, keys),
+            0 if is_drained => self.tell(|names| Event::Idle { names }, keys),
+            0 => {}
             _ => self.tools.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
                 limit: settings.drain_timeout,

@@ -10,6 +10,8 @@ mod environment;
 mod hostile;
 #[path = "cli/obstacles.rs"]
 mod obstacles;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/state.rs"]
 mod state;
 #[path = "cli/told.rs"]
@@ -32,12 +34,16 @@ struct Fake {
     dir: TempDir,
     /// The port at which every instance answers, on this machine.
     port: u16,
+    /// How long new instances are watched; as by default where none is set. Few tests are about it.
+    monitor: Option<&'static str>,
 }
+
+const MONITORS: [&str; 2] = ["COMPOSE_ZD_UPDATE_MONITOR", "COMPOSE_ZD_ROLLBACK_MONITOR"];
 
 impl Fake {
     /// A project `p` with one service `app`, of which `old` runs, made of another configuration than is wanted now.
     fn new() -> Fake {
-        let fake = Fake { dir: tempfile::tempdir().unwrap(), port: answering("200 OK") };
+        let fake = Fake { dir: tempfile::tempdir().unwrap(), port: answering("200 OK"), monitor: Some("0s") };
         fs::create_dir(fake.path("containers")).unwrap();
         fs::create_dir(fake.path("bin")).unwrap();
         std::os::unix::fs::symlink(fake_docker(), fake.path("bin/docker")).unwrap();
@@ -95,7 +101,12 @@ impl Fake {
             .current_dir(self.dir.path())
             .env("PATH", path)
             .env("FAKE", self.dir.path())
+            .envs(self.monitors())
             .assert()
+    }
+
+    fn monitors(&self) -> Vec<(&'static str, &'static str)> {
+        self.monitor.iter().flat_map(|time| MONITORS.map(|name| (name, *time))).collect()
     }
 
     /// The calls that change something of the user's.

@@ -88,8 +88,8 @@ impl Checker<'_> {
         let orphans = checks::orphans(&viewer, self.containers()).into_iter();
         let about = || About::service(target.services()[0]);
         sheet.findings.extend(orphans.map(|(says, fix)| Finding::note("orphan-route", about(), says, fix)));
-        let probes = self.readiness(&viewer, sheet);
-        let plan = self.plan(target, &fronting, &probes);
+        self.readiness(&viewer, sheet);
+        let plan = self.plan(target, &fronting);
         let starting = match &plan {
             Ok(plan) => plan.starting(),
             Err(_) => self.instances(target),
@@ -137,7 +137,7 @@ impl Checker<'_> {
     }
 
     /// How a new instance will be asked; what its image brings along is not known where that is not here.
-    fn readiness(&self, viewer: &Viewer, sheet: &mut Sheet) -> Vec<(String, Probe)> {
+    fn readiness(&self, viewer: &Viewer, sheet: &mut Sheet) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let told = service.healthcheck.is_some() || service.settings.http.is_some();
@@ -154,36 +154,24 @@ impl Checker<'_> {
             sheet
                 .unjudged
                 .push(format!("whether anything tells that a new instance of `{name}` is ready: {why}"));
-            return Vec::new();
+            return;
         }
         match viewer.probes() {
-            Ok(probes) => {
-                sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe)));
-                probes.into_iter().map(|(name, probe)| (name.to_string(), probe)).collect()
-            }
-            Err(fault) => {
-                sheet.findings.push(self.about_service(viewer.target, fault));
-                Vec::new()
-            }
+            Ok(probes) => sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe))),
+            Err(fault) => sheet.findings.push(self.about_service(viewer.target, fault)),
         }
     }
 
     /// The plan of a deploy of everything, by the sides that run.
-    fn plan(
-        &self,
-        target: &Target,
-        fronting: &Fronting,
-        probes: &[(String, Probe)],
-    ) -> Result<Plan, Finding> {
+    fn plan(&self, target: &Target, fronting: &Fronting) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
         let about = |fault: Fault| self.about_service(target, fault);
         let goal = |name: &str| {
             let service = &self.project().services[name];
-            let only_runs = probes.iter().any(|(s, probe)| s == name && *probe == Probe::Running);
             Goal {
                 service: name.into(),
                 wanted: self.wanted_of(service),
-                pace: goals::pace(service, &service.update, proxied, only_runs),
+                pace: goals::pace(service, &service.update, proxied),
                 spared: 0,
                 clears_stopped: service.starts_by_compose,
                 after_another: false,
@@ -341,5 +329,6 @@ fn instance(service: &str, number: usize) -> Instance {
         state: State::Running,
         routed: true,
         ready: true,
+        age: None,
     }
 }

@@ -11,12 +11,13 @@ use crate::report::track::{Phase, Track};
 
 const STYLE: &str = include_str!("page.css");
 
-const PHASES: [Phase; 7] = [
+const PHASES: [Phase; 8] = [
     Phase::Created,
     Phase::Starting,
     Phase::Ready,
     Phase::InRotation,
     Phase::Draining,
+    Phase::Failed,
     Phase::Aside,
     Phase::Stopped,
 ];

@@ -187,6 +187,7 @@ pub fn class_of(phase: Phase) -> &'static str {
         Phase::Ready => "ready",
         Phase::InRotation => "inside",
         Phase::Draining => "draining",
+        Phase::Failed => "failed",
         Phase::Stopped | Phase::Removed => "stopped",
     }
 }

@@ -26,6 +26,7 @@ fn deploy() -> Vec<Event> {
             serving: names("app-2"),
             release: 2,
             back_to: None,
+            in_service: Duration::from_secs(4),
             seconds: Duration::from_secs(7),
         },
     ]

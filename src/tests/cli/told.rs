@@ -157,6 +157,7 @@ fn on_a_terminal(fake: &Fake, columns: u16, environment: &[(&str, &str)]) -> Str
         .current_dir(fake.dir.path())
         .env("PATH", format!("{}:/usr/bin:/bin", fake.path("bin").display()))
         .env("FAKE", fake.dir.path())
+        .envs(fake.monitors())
         .env("TERM", "xterm")
         .envs(environment.iter().copied())
         .stdin(Stdio::null())

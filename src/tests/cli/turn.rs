@@ -14,6 +14,7 @@ fn start(fake: &Fake, words: &str) -> Child {
         .current_dir(fake.dir.path())
         .env("PATH", path)
         .env("FAKE", fake.dir.path())
+        .envs(fake.monitors())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -6,13 +6,24 @@ use super::*;
 
 /// The URL of a server that gives this many good answers, and then bad ones.
 fn failing_after(good: usize) -> String {
+    answering_badly(good..usize::MAX)
+}
+
+/// The URL of a server that gives a good answer, for a moment bad ones, and good ones again.
+fn failing_for_a_moment() -> String {
+    answering_badly(1..15)
+}
+
+/// The URL of a server whose answers with these numbers are bad.
+fn answering_badly(bad: std::ops::Range<usize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let count = AtomicUsize::new(0);
         for mut stream in listener.incoming().flatten() {
             let _ = stream.read(&mut [0; 4096]);
-            let status = if count.fetch_add(1, Ordering::Relaxed) < good { "200 OK" } else { "502 No" };
+            let is_bad = bad.contains(&count.fetch_add(1, Ordering::Relaxed));
+            let status = if is_bad { "502 No" } else { "200 OK" };
             let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });
@@ -27,11 +38,11 @@ fn nowhere() -> String {
 
 #[test]
 fn what_is_lost_is_told_and_only_strict_makes_it_an_error() {
-    let url = failing_after(1);
+    let url = failing_for_a_moment();
     let fake = Fake::new();
     let run = fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).success();
     says(&run, &[&format!("witness {url}: "), "warning: the witness lost ", "(502 ×"]);
-    let url = failing_after(1);
+    let url = failing_for_a_moment();
     let fake = Fake::new();
     let run = fake.run(&format!("deploy app --strict --witness-rate 100 --witness-url {url}")).code(6);
     says(&run, &["error: release 1 serves, but the witness lost ", "hint: "]);
@@ -39,9 +50,18 @@ fn what_is_lost_is_told_and_only_strict_makes_it_an_error() {
 }
 
 #[test]
-fn quiet_tells_losses_and_nothing_else_of_the_witness() {
+fn a_url_that_is_lost_at_the_end_is_no_success() {
     let fake = Fake::new();
     let url = failing_after(1);
+    let run = fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
+    says(&run, &["has given no good answer for 3.", "→ 502", "hint: act now"]);
+    assert!(fake.changes().ends_with("stop old\nstart old\nstop new\nrm new\n"), "{}", fake.changes());
+}
+
+#[test]
+fn quiet_tells_losses_and_nothing_else_of_the_witness() {
+    let fake = Fake::new();
+    let url = failing_for_a_moment();
     let run = fake.run(&format!("deploy app --quiet --witness-rate 100 --witness-url {url}")).success();
     says(&run, &["warning: the witness lost "]);
     assert!(!stderr(&run).contains("longest gap"), "{}", stderr(&run));

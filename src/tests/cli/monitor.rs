@@ -1,0 +1,189 @@
+//! The monitor: new instances are watched for a while, and what fails meanwhile brings back what served before.
+
+use std::process::{Child, Command as Process, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::*;
+
+/// Long enough for whatever is waited for.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A project whose new instances are watched by default.
+fn watched() -> Fake {
+    Fake { monitor: None, ..Fake::new() }
+}
+
+/// A run under way.
+struct Deploy<'f> {
+    fake: &'f Fake,
+    child: Child,
+}
+
+impl<'f> Deploy<'f> {
+    fn start(fake: &'f Fake, words: &str) -> Deploy<'f> {
+        let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
+        let said = fs::File::create(fake.path("said")).unwrap();
+        let child = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
+            .args(words.split(' '))
+            .current_dir(fake.dir.path())
+            .env("PATH", path)
+            .env("FAKE", fake.dir.path())
+            .envs(fake.monitors())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        Deploy { fake, child }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.fake.path("said")).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        let start = Instant::now();
+        while !self.said().contains(text) {
+            assert!(start.elapsed() < LONG, "no `{text}` in:\n{}", self.said());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Process::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
+    /// Its exit code, and what it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let code = self.child.wait().unwrap().code();
+        (code, self.said())
+    }
+
+    fn output(self) -> (Output, String) {
+        let said = self.fake.path("said");
+        (self.child.wait_with_output().unwrap(), fs::read_to_string(said).unwrap())
+    }
+}
+
+/// How the new instance is from now on.
+fn becomes(fake: &Fake, state: &str) {
+    let file = fake.path("containers/new");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, rest) = text.split_once("\"State\": {").unwrap();
+    let (_, after) = rest.split_once('}').unwrap();
+    // In one step: it may be read at any moment.
+    fake.write("changed", &format!("{before}{state}{after}"));
+    fs::rename(fake.path("changed"), file).unwrap();
+}
+
+/// A deploy whose new instance becomes this while it is watched.
+fn deploy_in_which_it_becomes(state: &str) -> (Option<i32>, String, String) {
+    let fake = watched();
+    let deploy = Deploy::start(&fake, "deploy app");
+    deploy.wait_for("watching it for 5s (Ctrl-C goes back)");
+    let fails = Instant::now();
+    becomes(&fake, state);
+    let (code, said) = deploy.end();
+    assert!(fails.elapsed() < Duration::from_secs(4), "it waited for the end of the monitor:\n{said}");
+    (code, said, fake.changes())
+}
+
+#[track_caller]
+fn goes_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
+    assert_eq!(code, Some(3), "{said}");
+    for text in [why, "app-1 served before and still serves", "fatal: no database", "app-2 answered last: "] {
+        assert!(said.contains(text), "no `{text}` in:\n{said}");
+    }
+    assert!(!changes.contains("stop old"), "nothing happens to the old one: {changes}");
+    assert!(changes.ends_with("rm new\n"), "{changes}");
+}
+
+#[test]
+fn an_instance_that_dies_or_restarts_within_the_monitor_is_turned_away() {
+    let (code, said, changes) = deploy_in_which_it_becomes(r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    goes_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
+    let (code, said, changes) =
+        deploy_in_which_it_becomes(r#""RestartCount": 1, "State": {"Status": "running"}"#);
+    goes_back(code, &said, &changes, "app-2 failed after it was ready: it exited and was restarted");
+    assert!(changes.contains("stop new\nrm new"), "{changes}");
+}
+
+#[test]
+fn a_deploy_is_done_when_its_monitor_is_over_and_says_both_times() {
+    let fake = watched();
+    let start = Instant::now();
+    let deploy = Deploy::start(&fake, "deploy app --update-monitor 1s");
+    deploy.wait_for("app-2 in service after ");
+    assert!(!fake.changes().contains("stop old"), "it runs on: {}", fake.changes());
+    let (output, said) = deploy.output();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(start.elapsed() >= Duration::from_secs(1), "{said}");
+    let result = String::from_utf8_lossy(&output.stdout).into_owned();
+    let seconds = |text: &str| text.split(['s', '\n']).next().unwrap().parse::<f64>().unwrap();
+    let (_, times) = result.split_once(": app-2 in service after ").expect(&result);
+    let (_, done) = times.split_once(", done after ").expect(&result);
+    assert!(seconds(done) >= seconds(times) + 0.9, "{result}");
+    assert!(fake.changes().ends_with("start new\nstop old\nrm old\n"), "{}", fake.changes());
+}
+
+#[test]
+fn a_monitor_of_nothing_is_none() {
+    for monitor in ["0s", "1ns"] {
+        let fake = watched();
+        let run = fake.run(&format!("deploy app --update-monitor {monitor}")).success();
+        assert!(!stderr(&run).contains("watching"), "{}", stderr(&run));
+    }
+    let fake = watched();
+    let keys = "image: app:1, deploy: {update_config: {monitor: 1ns}}";
+    fake.service(&format!("{keys}, x-zd: {{health: {{port: {}}}}}", fake.port));
+    let run = fake.run("deploy app --dry-run").success();
+    let plan = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(!plan.contains("watch the new"), "{plan}");
+    let run = watched().run("deploy app --dry-run").success();
+    let plan = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    assert!(plan.contains("4. watch the new instances for 5s"), "{plan}");
+}
+
+#[test]
+fn a_signal_within_the_monitor_goes_back_and_the_end_of_a_terminal_does_not() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let fake = watched();
+        let deploy = Deploy::start(&fake, "deploy app");
+        deploy.wait_for("watching it for 5s");
+        deploy.signal(signal);
+        let (ended, said) = deploy.end();
+        assert_eq!(ended, Some(code), "{said}");
+        assert!(fake.changes().ends_with("start new\nstop new\nrm new\n"), "{}", fake.changes());
+    }
+    let fake = watched();
+    let deploy = Deploy::start(&fake, "deploy app --update-monitor 1s");
+    deploy.wait_for("watching it for ");
+    deploy.signal("HUP");
+    assert_eq!(deploy.end().0, Some(0));
+}
+
+#[test]
+fn after_a_kill_within_the_monitor_the_next_run_watches_for_the_rest() {
+    let fake = watched();
+    let deploy = Deploy::start(&fake, "deploy app --update-monitor 30s");
+    deploy.wait_for("watching it for 30s");
+    deploy.signal("KILL");
+    deploy.end();
+    let started = |age: u64| {
+        let at = SystemTime::now() - Duration::from_secs(age);
+        let at = format!("{:?}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
+        let date = Process::new("date").args(["-u", "-d", &format!("@{at}"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
+        let at = String::from_utf8(date.unwrap().stdout).unwrap();
+        becomes(&fake, &format!(r#""State": {{"Status": "running", "StartedAt": "{}"}}"#, at.trim()));
+    };
+    started(5);
+    let deploy = Deploy::start(&fake, "deploy app --update-monitor 30s");
+    deploy.wait_for("watching it for 2");
+    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    let (code, said) = deploy.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("app-1 served before and still serves"), "{said}");
+    assert!(fake.changes().ends_with("start new\nrm new\n"), "{}", fake.changes());
+}
