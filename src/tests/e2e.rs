@@ -25,6 +25,8 @@ mod haproxy;
 mod interrupt;
 #[path = "e2e/load.rs"]
 mod load;
+#[path = "e2e/monitor.rs"]
+mod monitor;
 #[path = "e2e/net.rs"]
 mod net;
 #[path = "e2e/node.rs"]

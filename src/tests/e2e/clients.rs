@@ -45,7 +45,8 @@ fn a_deploy_asks_the_engine_by_one_client_and_compose_by_its_plugin() {
     // What the test itself looks at comes before and after.
     let lines = &lines[at("docker system dial-stdio")..=at("docker rm ")];
     let of = |words: &str| lines.iter().filter(|line| line.starts_with(words)).count();
-    assert_eq!(of("docker system dial-stdio"), 1, "{lines:#?}");
+    // One for questions, one for what happens to the instances.
+    assert_eq!(of("docker system dial-stdio"), 2, "{lines:#?}");
     // What has to be finished has a client of its own, and one that reads or asks Compose has none.
     assert_eq!(of("docker start ") + of("docker stop ") + of("docker rm "), 5, "{lines:#?}");
     for words in ["docker ps", "docker container", "docker image inspect", "docker volume", "docker compose"]

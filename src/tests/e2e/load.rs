@@ -153,6 +153,12 @@ impl Answers {
         self.0["lost"].as_u64().expect("zd-load tells what was lost")
     }
 
+    /// From when the first request was sent that was lost to when the last was.
+    pub fn failing(&self) -> Duration {
+        let at = |name: &str| self.0[name].as_f64().unwrap_or_default();
+        Duration::from_secs_f64(at("lost_to_s") - at("lost_from_s"))
+    }
+
     fn versions(&self) -> BTreeSet<&str> {
         let counts = self.0["versions"].as_object();
         counts.map(|v| v.keys().map(String::as_str).collect()).unwrap_or_default()

@@ -38,7 +38,7 @@ fn two_behind_nginx(name: &str) -> Stage {
     with_second(Stage::scale(name), name, VIRTUAL, "")
 }
 
-fn two_behind_haproxy(name: &str) -> Stage {
+pub fn two_behind_haproxy(name: &str) -> Stage {
     let stage = Stage::haproxy(name);
     let configuration = stage.read("haproxy.cfg");
     let (_, app) = configuration.split_once("\nbackend app\n").expect("its backend");

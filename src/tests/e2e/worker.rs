@@ -63,7 +63,7 @@ fn a_worker_that_runs_is_replaced_by_one_that_goes_on_running() {
     let stage = worker("workstart", "");
     stage.set("VERSION=2");
     let (ran, events) = deploy(&stage, "");
-    ran.exits(0).says("watching worker-").says("`worker` is deployed");
+    ran.exits(0).says("as well; watching it for 5s").says("`worker` is deployed");
     assert_eq!((events.as_str(), stage.states("worker")), ("start die", vec!["running 2".to_string()]));
     let before = stage.containers();
     stage.set("VERSION=3 EXIT_AFTER=1");
