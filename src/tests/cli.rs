@@ -8,10 +8,10 @@ mod check;
 mod environment;
 #[path = "cli/hostile.rs"]
 mod hostile;
-#[path = "cli/obstacles.rs"]
-mod obstacles;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/obstacles.rs"]
+mod obstacles;
 #[path = "cli/state.rs"]
 mod state;
 #[path = "cli/told.rs"]
