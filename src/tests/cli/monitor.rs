@@ -187,3 +187,21 @@ fn after_a_kill_within_the_monitor_the_next_run_watches_for_the_rest() {
     assert!(said.contains("app-1 served before and still serves"), "{said}");
     assert!(fake.changes().ends_with("start new\nrm new\n"), "{}", fake.changes());
 }
+
+#[test]
+fn an_instance_that_dies_while_a_one_shot_runs_is_turned_away_at_once_and_the_one_shot_is_not_cut_short() {
+    let fake = watched();
+    let health = format!("health: {{path: /up, port: {}}}", fake.port);
+    let app = format!("app: {{image: 'app:1', x-zd: {{{health}, after: {{service: warm}}}}}}");
+    fake.write("config.yaml", &format!("name: p\nservices:\n  {app}\n  warm: {{image: 'app:1'}}\n"));
+    fake.write("job", "3");
+    let deploy = Deploy::start(&fake, "deploy app");
+    deploy.wait_for("running `warm`");
+    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    deploy.wait_for("going back to what served before");
+    assert!(!fake.path("job-done").exists(), "it goes back while the one-shot runs");
+    let (code, said) = deploy.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(fake.path("job-done").exists(), "it is waited for");
+    assert!(!fake.changes().contains("stop old"), "{}", fake.changes());
+}
