@@ -8,8 +8,9 @@ use crate::stage::Stage;
 use crate::together::two_behind_haproxy;
 use crate::tool::Running;
 
-/// How long requests may fail once the new instance has died, on a machine that runs other tests beside this.
-const FAILING: Duration = Duration::from_secs(3);
+/// How long requests may fail once the new instance has died, on a machine that runs other tests beside this: well below the
+/// 30 s after which a switch that nobody confirms is given up. What it takes on a quiet machine is a figure of a benchmark.
+const FAILING: Duration = Duration::from_secs(10);
 
 /// When a new instance dies, in seconds since its start: before or after the switch, and well within its monitor.
 const DEATHS: &str = "0.3 2";
