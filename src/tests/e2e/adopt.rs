@@ -6,9 +6,14 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use crate::stage::{LONG, Stage, wait_until};
+use crate::stage::{LONG, NO_MONITOR, Stage, wait_until};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_compose-zd");
+
+/// What is typed is not about the monitor, and there is much of it.
+fn do_not_watch(stage: &Stage) {
+    NO_MONITOR.iter().for_each(|(name, value)| stage.set(&format!("{name}={value}")));
+}
 
 /// Runs a command of the user's; what it said, on both streams.
 fn typed(stage: &Stage, line: &str) -> String {
@@ -63,6 +68,7 @@ fn is_as_the_fixture_has_it(stage: &Stage) {
 #[test]
 fn a_bare_project_is_deployed_and_put_back_in_five_commands() {
     let stage = Stage::with("init", "init", &[]);
+    do_not_watch(&stage);
     stage.set(&format!("COMPOSE_PROJECT_NAME={} COMPOSE_ZD={TOOL}", stage.project));
     // It runs already, with the port of the host.
     typed(&stage, "docker compose up --detach");
@@ -112,6 +118,7 @@ struct Pusher {
 impl Pusher {
     fn new(name: &str) -> Pusher {
         let stage = Stage::with(name, "init", &[]);
+        do_not_watch(&stage);
         stage.set("GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@localhost GIT_COMMITTER_NAME=t GIT_COMMITTER_EMAIL=t@localhost");
         stage.set("GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1");
         let pusher = Pusher { stage };

@@ -31,7 +31,7 @@ const LOG_LINES: usize = 60;
 const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"];
 
 /// What a command-line flag still overrules.
-const NO_MONITOR: [(&str, &str); 2] =
+pub const NO_MONITOR: [(&str, &str); 2] =
     [("COMPOSE_ZD_UPDATE_MONITOR", "0s"), ("COMPOSE_ZD_ROLLBACK_MONITOR", "0s")];
 
 /// Limit for one answer where others are asked for after it: a request to a container that Compose has just removed is never

@@ -141,8 +141,6 @@ fn a_rollout_that_pauses_is_finished_by_resume_undone_by_rollback_and_replaced_b
 fn behind_haproxy_a_batch_that_fails_goes_back_or_pauses_and_the_same_deploy_again_finishes() {
     let stage = Stage::haproxy("uphaproxy");
     up(&stage, 3);
-    leaves_what_served(&stage, 3, "LISTEN_AFTER=60 EXIT_AFTER=0.3", "app");
-    stage.set("LISTEN_AFTER=0 EXIT_AFTER=0");
 
     let promise = "a second batch that fails brings the first back, one by one as `rollback_config` says";
     let settings = "update_config: {parallelism: 2, monitor: 1ms, failure_action: rollback}, \
