@@ -118,3 +118,42 @@ fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache()
     ));
     fake.run("deploy app").success();
 }
+
+/// A plain nginx beside `app`, which routes to it by its environment.
+#[test]
+fn a_proxy_without_an_adapter_that_names_the_service_is_refused_unless_the_user_knows() {
+    let nginx = |upstream: &str| {
+        let fake = Fake::new();
+        fake.write(
+            "config.yaml",
+            &format!(
+                "name: p\nnetworks: {{default: {{name: p_default}}}}\nservices: {{app: {{image: app:1, networks: {{default: }}, \
+                 x-zd: {{health: {{path: /up, port: {}}}}}}}}}\n",
+                fake.port
+            ),
+        );
+        fake.write(
+            "containers/web",
+            &format!(
+                r#"{{"Id": "web", "Name": "/web", "Path": "nginx", "Image": "sha256:web", "State": {{"Status": "running"}},
+"Config": {{"Image": "nginx:1.29", "Env": ["UPSTREAM={upstream}"]}},
+"NetworkSettings": {{"Networks": {{"p_default": {{"IPAddress": "127.0.0.2"}}}}}}}}
+"#
+            ),
+        );
+        fake
+    };
+    let fake = nginx("http://app:3000");
+    let check = fake.run("check app").code(1);
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(told.contains("`web` routes to `app`") && told.contains("[unknown-proxy]"), "{told}");
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(
+            &fake.run(command).code(1),
+            &["`web` routes to `app`", "UPSTREAM=http://app:3000", "--proxy-kind none"],
+        );
+        assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
+    }
+    fake.run("deploy app --proxy-kind none").success();
+    nginx("http://other:3000").run("deploy app").success();
+}
