@@ -1,5 +1,6 @@
 //! The servers of a backend, as the runtime API tells of them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::super::Endpoint;
@@ -120,38 +121,37 @@ impl Slot {
 
 /// Servers with an address whose own check fails, and what it found: `` `web/app3`: L7STS 404 ``.
 pub fn failing_checks(text: &str) -> Vec<String> {
-    let Some((_, table)) = text.split_once("# pxname,") else {
-        return Vec::new();
-    };
-    let mut lines = table.lines();
-    let names: Vec<&str> = std::iter::once("pxname").chain(lines.next().unwrap_or("").split(',')).collect();
-    let read = |line: &str| {
-        let cells: Vec<&str> = line.split(',').collect();
-        let cell = |name: &str| {
-            let at = names.iter().position(|n| *n == name)?;
-            cells.get(at).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty())
-        };
+    let read = |row: Row| {
+        let cell =
+            |name: &str| row.get(name).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty());
         let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
         let fails = !check.ends_with("OK") && !["INI", "UNK"].contains(&check);
         let found = [Some(check), cell("check_code"), cell("last_chk")];
         let found = found.into_iter().flatten().collect::<Vec<_>>().join(" ");
         fails.then(|| Some(format!("`{}/{}`: {found}", cell("pxname")?, cell("svname")?)))?
     };
-    lines.filter_map(read).collect()
+    statistics(text).into_iter().filter_map(read).collect()
 }
 
 /// Backend, server, and requests it answers or that wait for it, of each line of `show stat`.
 fn counters(text: &str) -> Vec<(String, String, usize)> {
+    let read = |row: Row| {
+        let cell = |name: &str| row.get(name).copied();
+        let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
+        Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
+    };
+    statistics(text).into_iter().filter_map(read).collect()
+}
+
+/// One line of `show stat`, by the names of its columns.
+type Row<'t> = BTreeMap<&'t str, &'t str>;
+
+/// The lines of `show stat`.
+fn statistics(text: &str) -> Vec<Row<'_>> {
     let Some((_, table)) = text.split_once("# pxname,") else {
         return Vec::new();
     };
     let mut lines = table.lines();
     let names: Vec<&str> = std::iter::once("pxname").chain(lines.next().unwrap_or("").split(',')).collect();
-    let read = |line: &str| {
-        let cells: Vec<&str> = line.split(',').collect();
-        let cell = |name: &str| names.iter().position(|n| *n == name).and_then(|at| cells.get(at).copied());
-        let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
-        Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
-    };
-    lines.filter_map(read).collect()
+    lines.map(|line| names.iter().copied().zip(line.split(',')).collect()).collect()
 }
