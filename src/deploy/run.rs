@@ -329,7 +329,7 @@ impl<'a> Run<'a> {
         let (docker, name, bell) = (self.docker().clone(), service.to_string(), self.stop.bell());
         let (send, ended) = channel();
         let thread = thread::spawn(move || {
-            // Nobody may wait for it any more.
+            // The receiver may be gone: the run goes back without waiting for the one-shot.
             let _ = send.send(docker.run_service(&name));
             bell.ring();
         });

@@ -80,6 +80,20 @@ fn routed(caddy: &Caddy, now: &Done) -> (Vec<String>, bool) {
     (reading.routed.into_iter().collect(), reading.settled)
 }
 
+/// As `php_fastcgi app:3000` is adapted.
+#[test]
+fn an_upstream_by_the_fastcgi_transport_does_not_get_http() {
+    let upstream = container(
+        r#"{"Name": "/p-app-1", "Config": {"Labels": {"com.docker.compose.project": "p", "com.docker.compose.service": "app"}}}"#,
+    );
+    let mut handler = by_name();
+    assert!(caddy_with(NEW, handler.clone()).speaks_http(&upstream));
+    handler["transport"] = json!({"protocol": "fastcgi", "split_path": [".php"]});
+    let caddy = caddy_with(NEW, handler);
+    assert!(!caddy.speaks_http(&upstream));
+    assert!(caddy.speaks_http(&container(r#"{"Name": "/p-other-1"}"#)));
+}
+
 #[test]
 fn without_a_switch_that_is_on_whatever_runs_gets_requests() {
     let (caddy, both) = (caddy(), vec!["id-p-app-1".to_string(), "id-p-app-2".to_string()]);

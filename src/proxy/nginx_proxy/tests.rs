@@ -39,6 +39,16 @@ const RECORDED: &str = "\
 ";
 
 #[test]
+fn fastcgi_and_uwsgi_upstreams_do_not_get_http() {
+    let speaks = |protocol: &str| {
+        let upstream = container(&format!(r#"{{"Config": {{"Env": ["VIRTUAL_PROTO={protocol}"]}}}}"#));
+        proxy().speaks_http(&upstream)
+    };
+    assert!(!speaks("fastcgi") && !speaks("uwsgi"));
+    assert!(speaks("http") && speaks("https") && proxy().speaks_http(&container("{}")));
+}
+
+#[test]
 fn the_running_workers_confirm_and_connections_tell_what_is_in_flight() {
     let ends = [endpoint("old", "172.19.0.5"), endpoint("new", "172.19.0.6")];
     let reading = proxy().read(&done(RECORDED), &ends).unwrap();
