@@ -81,6 +81,18 @@ fn a_proxy_or_a_network_that_cannot_be_worked_with_is_refused_and_nothing_is_tou
     stage.add(apart);
     refuses(&stage, 1).says("where nginx-proxy").says("it could send it no request");
 
+    stage.tell("---- a renamed service: its old name still gets requests of the route, which is named");
+    stage.add(
+        "networks: {default: {labels: {zde2e: '1'}}}
+services:
+  app: !reset null
+  web: {image: '${ZD_APP_IMAGE}', environment: {VIRTUAL_HOST: '${VIRTUAL_HOST}', VIRTUAL_PORT: '3000'}}
+",
+    );
+    let renamed = format!("`{}-app-1` is of a service that the file has no more", stage.project);
+    stage.deploy("web --dry-run").exits(0).says(&renamed);
+    stage.start("check web").end().says(&renamed).says("[orphan-route]");
+
     stage.tell("---- a proxy that may not be changed");
     add(&stage, 1, "x-zd: {proxy: {tune: false}}", "");
     let before = stage.reloads();
