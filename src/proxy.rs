@@ -49,11 +49,18 @@ pub struct Rotation {
     pub found: BTreeSet<String>,
     /// What gets requests fails: those inside are to have them at once, whatever becomes of those outside.
     pub hurried: bool,
+    /// Ids of those outside whose process has ended: they answer nothing any more.
+    pub died: BTreeSet<String>,
 }
 
 impl Rotation {
     pub fn all(&self) -> Vec<Endpoint> {
         [&self.inside[..], &self.outside[..]].concat()
+    }
+
+    /// Those outside that answer nothing any more.
+    pub fn dead(&self) -> Vec<Endpoint> {
+        self.outside.iter().filter(|e| self.died.contains(&e.id)).cloned().collect()
     }
 }
 

@@ -433,6 +433,12 @@ impl<'a> Rollout<'a> {
                 outside: self.endpoints(proxy, outside),
                 found: self.found.clone(),
                 hurried: false,
+                died: outside
+                    .iter()
+                    .map(|k| &self.bound[k].id)
+                    .filter(|id| self.tools.watch.has_died(id))
+                    .cloned()
+                    .collect(),
             },
         };
         self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()

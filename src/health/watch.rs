@@ -166,6 +166,11 @@ impl Watch {
         })
     }
 
+    /// Whether the engine has told that the process of a container ended, be it started again since.
+    pub fn has_died(&self, id: &str) -> bool {
+        self.shared().is_some_and(|s| s.all().has_died(id))
+    }
+
     /// Names of those that ran out of memory and run on: once.
     pub fn out_of_memory(&self) -> Vec<String> {
         self.shared().map(|s| s.all().take_out_of_memory()).unwrap_or_default()
@@ -270,6 +275,11 @@ impl Followed {
         let now = Instant::now();
         self.instances.iter_mut().filter(|i| *i.id() == id).for_each(|i| i.hear(what, now));
         self.happened.entry(id).or_default().push((now, what));
+    }
+
+    fn has_died(&self, id: &str) -> bool {
+        let happened = self.happened.get(id).into_iter().flatten();
+        happened.into_iter().any(|(_, what)| matches!(what, What::Died { .. }))
     }
 
     fn see(&mut self, container: &Container) {

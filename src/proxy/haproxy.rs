@@ -106,12 +106,16 @@ impl Haproxy {
         templates.chain(self.config.fixed.iter().map(|f| f.backend.as_str()))
     }
 
-    /// Those inside that HAProxy reaches get requests and those outside get none any more, in one go.
-    fn exchange(&self, inside: &[Slot], outside: &[Slot]) -> Vec<String> {
+    /// Those inside that HAProxy reaches get requests and those outside get none any more, in one go. A request that is on
+    /// its way to one that is dead would be sent there again and again, for as long as `retries` and `timeout connect` take.
+    fn exchange(&self, inside: &[Slot], outside: &[Slot], dead: &[Endpoint]) -> Vec<String> {
         let ready = inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready"));
-        let is_served = |s: &&Slot| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
-        let out = outside.iter().filter(is_served).filter(|s| !s.is_out()).map(|s| self.drain(s));
-        ready.chain(out).collect()
+        let is_served = |s: &&&Slot| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
+        let leave: Vec<&Slot> = outside.iter().filter(|s| !s.is_out() && is_served(&s)).collect();
+        let goes_elsewhere = |s: &Slot| self.config.redispatching.contains(&s.backend);
+        let doomed = leave.iter().filter(|s| s.is_of(dead) && !goes_elsewhere(s));
+        let out = leave.iter().map(|s| self.drain(s));
+        ready.chain(out).chain(doomed.map(|s| s.shut_down())).collect()
     }
 
     fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Template> {
@@ -338,7 +342,8 @@ impl Proxy for Haproxy {
         let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
         let inside = of(&rotation.inside);
         if rotation.hurried {
-            return self.command(&self.exchange(&inside, &of(&rotation.outside)));
+            let dead = rotation.dead();
+            return self.command(&self.exchange(&inside, &of(&rotation.outside), &dead));
         }
         let reached = |s: &&Slot| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
         let mut admit: Vec<String> =

@@ -150,7 +150,7 @@ impl<'a> Preview<'a> {
                 inside: self.endpoints(proxy.as_ref(), &self.inside),
                 outside: self.endpoints(proxy.as_ref(), outside),
                 found: self.found.clone(),
-                hurried: false,
+                ..Rotation::default()
             };
             told.extend(exec(proxy.as_ref(), &Done::default(), &rotation).map(|exec| self.exec(&exec)));
         }

@@ -14,6 +14,8 @@ pub struct Settings {
     pub fixed: Vec<Fixed>,
     /// Backends that keep clients with their server, which a drained server still takes.
     pub sticky: Vec<String>,
+    /// Backends that try a request that reaches no server at another one.
+    pub redispatching: Vec<String>,
     /// Where clients come in.
     pub fronts: Vec<Frontend>,
     /// Of the program that reads it.
@@ -103,6 +105,7 @@ struct Inherited {
     /// Of `default-server`.
     options: Vec<String>,
     sticky: bool,
+    redispatches: bool,
 }
 
 /// The section that a line is in.
@@ -151,7 +154,7 @@ impl Reader {
                 let named = from(rest).and_then(|name| self.named.get(&name).cloned());
                 self.own = named.unwrap_or_else(|| self.last.clone());
                 self.section = Section::Backend(bare(name));
-                self.note_sticky();
+                self.note();
             }
             [word, ..] if OTHER_SECTIONS.contains(&word) => self.section = Section::Other,
             ["stats", "socket", address, ..] => {
@@ -165,7 +168,12 @@ impl Reader {
             ["cookie" | "stick" | "persist", ..] | ["balance", "source", ..] => {
                 self.own.sticky = true;
                 self.keep();
-                self.note_sticky();
+                self.note();
+            }
+            ["option", "redispatch", ..] | ["no", "option", "redispatch", ..] => {
+                self.own.redispatches = words[0] == "option";
+                self.keep();
+                self.note();
             }
             _ => self.take_server(words),
         }
@@ -179,12 +187,16 @@ impl Reader {
         }
     }
 
-    fn note_sticky(&mut self) {
-        if let Section::Backend(name) = &self.section
-            && self.own.sticky
-            && !self.settings.sticky.contains(name)
-        {
-            self.settings.sticky.push(name.clone());
+    /// What is true of a backend so far.
+    fn note(&mut self) {
+        let Section::Backend(name) = &self.section else { return };
+        let lists = [
+            (self.own.sticky, &mut self.settings.sticky),
+            (self.own.redispatches, &mut self.settings.redispatching),
+        ];
+        for (is_one, list) in lists {
+            list.retain(|n| n != name);
+            list.extend(is_one.then(|| name.clone()));
         }
     }
 

@@ -114,6 +114,11 @@ impl Slot {
         format!("set server {}/{} health {health}", self.backend, self.name)
     }
 
+    /// Ends its requests, also those that still try to reach it.
+    pub fn shut_down(&self) -> String {
+        format!("shutdown sessions server {}/{}", self.backend, self.name)
+    }
+
     pub fn set(&self, state: &str) -> String {
         format!("set server {}/{} state {state}", self.backend, self.name)
     }

@@ -113,6 +113,16 @@ fn in_a_hurry_those_that_fail_go_in_the_command_that_lets_the_others_in() {
     assert_eq!(haproxy.route(&done(&down), &hurried()), None, "nobody would serve");
 }
 
+#[test]
+fn requests_on_their_way_to_one_that_has_died_end_at_once_unless_they_are_tried_elsewhere() {
+    let died = || Rotation { hurried: true, died: ["old".to_string()].into(), ..rotation() };
+    let told = |configuration: &str| commands(haproxy(configuration).route(&done(RECORDED), &died()));
+    let switch = "set server web/app3 state ready; set server web/app1 state drain";
+    assert_eq!(told(CONFIGURATION), format!("{switch}; shutdown sessions server web/app1"));
+    let backend = "backend web\n    option redispatch 1\n";
+    assert_eq!(told(&CONFIGURATION.replace("backend web\n", backend)), switch);
+}
+
 /// Of HAProxy 3.2, with the columns that are read.
 #[test]
 fn what_its_own_check_finds_is_told() {
@@ -510,6 +520,11 @@ fn a_backend_has_what_its_defaults_say_and_not_what_older_ones_do() {
     assert_eq!(settings.fixed[0].options, ["inter", "1s"]);
     assert_eq!(settings.fixed[1].options, ["check"]);
     assert_eq!(settings.sticky, ["tied"]);
+    let settings = config::Settings::parse(
+        "defaults\n option redispatch\nbackend again\n server one app:80\n\
+         backend once\n no option redispatch\n server two app:80\n",
+    );
+    assert_eq!(settings.redispatching, ["again"]);
 }
 
 #[test]
