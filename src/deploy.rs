@@ -3,10 +3,10 @@
 
 mod adopt;
 mod ahead;
-mod asked;
+pub mod asked;
 mod check;
-mod checks;
 mod definition;
+mod dependents;
 mod failure;
 mod goals;
 mod history;
@@ -17,11 +17,10 @@ mod oneshot;
 mod part;
 mod rollback;
 mod run;
-mod scene;
+pub mod scene;
 mod stack;
 mod status;
 mod turn;
-mod unknown_proxy;
 mod witnessed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +34,7 @@ use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::health::watch::Watch;
 use crate::model::{Project, Wrong};
+use crate::preflight;
 use crate::release::Kind;
 use crate::report::Report;
 use crate::wait::Stop;
@@ -42,6 +42,7 @@ use crate::witness::Witness;
 use asked::Target;
 pub use check::check;
 use definition::Definition;
+use dependents::Dependents;
 pub use history::history;
 pub use init::init;
 use ledger::Ledger;
@@ -109,8 +110,8 @@ fn carry_out(
     stack::refuse_flags(&args.rollout.swarm)?;
     let containers = definition.docker.containers()?;
     let proxies = scene::detect(&definition.docker, &containers)?;
-    let targets = asked::targets(&definition.project, &args.services, &flagged(args), &proxies)?;
-    checks::targets(&definition.project, &targets, &proxies)?;
+    let mut targets = asked::targets(&definition.project, &args.services, &flagged(args), &proxies)?;
+    preflight::targets(&definition.project, &targets, &proxies)?;
     let shots = OneShots::of(&definition.project, &targets);
     definition.add_one_shots(&shots)?;
     if args.image.is_empty() {
@@ -120,7 +121,7 @@ fn carry_out(
         definition.adopt(&targets, &containers, &mut ledger, report)?;
     }
     definition.set_images(&args.image, &shots, &ledger, dry_run)?;
-    checks::build_contexts(&definition.project, &targets, &place.state_dir, report);
+    preflight::build_contexts(&definition.project, &targets, &place.state_dir, report);
     let provided = definition.provide_images(&targets, &shots, args, report);
     if let Some(signal) = stop.signal() {
         return Err(Fault::interrupted(signal).into());
@@ -133,9 +134,19 @@ fn carry_out(
             (BTreeMap::new(), definition.docker.containers()?)
         }
     };
-    let mut wanted = Wanted::read(&definition.docker, &definition.project, &targets, seen)?;
-    checks::image_volumes(&definition.project, &targets, &wanted.images)?;
+    let mut dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
+    let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
+    let mut wanted = Wanted::read(&definition.docker, &definition.project, &all, seen)?;
     wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
+    match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
+        true => {
+            let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
+            let theirs = containers.iter().filter(|c| scene::is_member(&definition.project, c, &services));
+            wanted.replaced.extend(theirs.map(|c| c.id.clone()));
+            targets = all;
+        }
+        false => dependents = Dependents::default(),
+    }
     let run = Run {
         definition: &definition,
         wanted: &wanted,
@@ -147,6 +158,7 @@ fn carry_out(
         images: args.image.iter().map(|(service, _)| service.clone()).collect(),
         placed: BTreeMap::new(),
         shots,
+        dependents,
         rollout: &args.rollout,
         report,
         stop,

@@ -17,6 +17,7 @@ mod model;
 mod observed;
 mod plan;
 mod plugin;
+mod preflight;
 mod proxy;
 mod release;
 mod report;

@@ -128,13 +128,19 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// Host ports that only one container can have.
     pub fixed_ports: Vec<String>,
+    /// Ranges of host ports, each with how many instances can have one of them.
+    pub port_ranges: Vec<(String, usize)>,
     /// Ports of its containers that the file names, as `3000/tcp`.
     pub exposed: Vec<String>,
     /// The test of its healthcheck; `NONE` switches the image's off, and nothing leaves it.
     pub healthcheck: Option<Vec<String>>,
+    /// Its healthcheck has a `start_interval`.
+    pub has_start_interval: bool,
     pub environment: BTreeMap<String, String>,
     /// Services it depends on, and whether they only have to run to their end.
     pub depends_on: BTreeMap<String, Completes>,
+    /// Services whose replacement restarts this one (`restart: true`).
+    pub restarts_with: Vec<String>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
     /// Compose has to start it itself: it copies secrets or configs in at that moment.
@@ -281,10 +287,13 @@ impl Service {
             names: raw.names(name),
             labels: raw.labels(),
             fixed_ports: raw.fixed_ports(),
+            port_ranges: raw.port_ranges(),
             exposed: raw.exposed(),
             healthcheck: raw.healthcheck_test(),
+            has_start_interval: raw.has_start_interval(),
             environment: raw.variables(),
             depends_on: raw.dependencies(),
+            restarts_with: raw.restarts_with(),
             post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),
             starts_by_compose: project.makes_at_start(raw),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::asked::Target;
-use super::checks;
 use super::run::Run;
 use super::scene::{Scene, Viewer};
 use crate::docker::inspect::Container;
@@ -11,6 +10,7 @@ use crate::fault::Fault;
 use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
 use crate::plan::{Goal, Pace, Strategy};
+use crate::preflight;
 use crate::release::{Kind, Record, Wanted};
 
 /// A shorter monitor is none. Compose leaves `monitor: 0s` out of what it prints, so that files write `1ns`.
@@ -69,7 +69,7 @@ impl Run<'_> {
         let mut goals = [goal(&pair.sides[0]), goal(&pair.sides[1])];
         let serves = |s: &&str| observed.of(s).any(Instance::serves);
         if sides.iter().all(serves) {
-            checks::active_sides(self.project(), target)?;
+            preflight::active_sides(self.project(), target)?;
             goals.iter_mut().for_each(|g| stop_first_where_needed(&self.project().services[&g.service], g));
         }
         Ok(Strategy::Pair(goals))

@@ -5,21 +5,41 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::asked::Target;
-use super::checks;
 use super::goals;
 use super::part::Part;
 use super::run::Run;
 use super::scene::{self, Viewer};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
+use crate::fault::Loss;
 use crate::health::Probe;
 use crate::observed::{Generation, Instance, State};
+use crate::preflight::{self, Surroundings};
 use crate::proxy::Wish;
 use crate::release::Kind;
 use crate::report::{Event, Found, Warning};
 
 impl<'a> Run<'a> {
-    pub fn announce(&self, part: &Part) {
+    /// What a part is refused for; else what has to be said before.
+    ///
+    /// # Errors
+    /// The first reason, with its fix.
+    pub fn judge(&self, part: &Part, containers: &[Container]) -> Result<Vec<Loss>> {
+        let found = preflight::engine(&Surroundings {
+            viewer: part.viewer,
+            fronting: &part.viewer.proxies,
+            known: self.proxies,
+            containers,
+            starting: part.plan.starting(),
+        })?;
+        let note = |finding| match finding {
+            preflight::Finding::Refused(fault) => Err(fault.into()),
+            preflight::Finding::Note(loss) => Ok(loss),
+        };
+        found.into_iter().map(note).collect()
+    }
+
+    pub fn announce(&self, part: &Part, notes: &[Loss]) {
         let viewer = part.viewer;
         self.report.event(Event::Deploying {
             target: part.name().into(),
@@ -35,6 +55,7 @@ impl<'a> Run<'a> {
             }
         }
         part.warnings().iter().for_each(|warning| self.report.warn(warning));
+        notes.iter().for_each(|loss| self.report.warn(&Warning::Loss(loss.to_string())));
         self.back_to_file(viewer.target);
     }
 
@@ -69,8 +90,6 @@ impl<'a> Run<'a> {
         for proxy in &viewer.proxies {
             warnings.extend(proxy.check(&backends)?.iter().map(|loss| Warning::Loss(loss.to_string())));
         }
-        let orphans = checks::orphans(viewer, containers).into_iter();
-        warnings.extend(orphans.map(|(says, fix)| Warning::Loss(format!("{says}; {fix}"))));
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
         Ok(warnings)

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::asked::{self, Target};
-use super::checks;
 use super::definition::{Definition, connect, resolved};
+use super::dependents::Dependents;
 use super::ledger::Ledger;
 use super::oneshot::OneShots;
 use super::run::Run;
@@ -21,6 +21,7 @@ use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::health::watch::Watch;
 use crate::model::{Flags, Project, Snapshot, UpdateWish};
+use crate::preflight;
 use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
@@ -478,8 +479,10 @@ impl Back<'_> {
         asked::dependencies_first(&definition.project, &mut targets);
         let containers = definition.docker.containers()?;
         let proxies = scene::detect(&definition.docker, &containers)?;
-        checks::targets(&definition.project, &targets, &proxies)?;
+        preflight::targets(&definition.project, &targets, &proxies)?;
         let wanted = recorded(&definition.docker, &placed, &references)?;
+        // What is behind a proxy would have to be rolled by a record of its own.
+        let dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
         let after = OneShots { before: Vec::new(), ..OneShots::of(&definition.project, &targets) };
         let run = Run {
             definition: &definition,
@@ -492,6 +495,7 @@ impl Back<'_> {
             images: BTreeSet::new(),
             placed,
             shots: after,
+            dependents,
             rollout: self.rollout,
             report: self.report,
             stop: self.stop,

@@ -9,14 +9,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::asked::Target;
-use super::checks;
 use super::definition::Definition;
+use super::dependents::Dependents;
 use super::goals;
 use super::ledger::{Course, Entry, Ledger};
 use super::oneshot::OneShots;
 use super::part::{Part, Terms};
 use super::scene::{self, Viewer, Wanted};
-use super::unknown_proxy;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -24,6 +23,7 @@ use crate::fault::Fault;
 use crate::health::watch::Watch;
 use crate::model::Project;
 use crate::plan::Stage;
+use crate::preflight;
 use crate::proxy::Proxy;
 use crate::release::{Kind, Placed, Witnessed};
 use crate::report::plan::Doing;
@@ -51,6 +51,8 @@ pub struct Run<'a> {
     /// As a release has them that is put back; a new one is written anew.
     pub placed: BTreeMap<String, Placed>,
     pub shots: OneShots,
+    /// Services that restart with what is replaced.
+    pub dependents: Dependents,
     pub rollout: &'a RolloutArgs,
     pub report: Report,
     pub stop: &'a Stop,
@@ -73,8 +75,6 @@ impl<'a> Run<'a> {
     pub fn go(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
         self.expect_others(&containers, targets);
         let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
-        let apart = viewers.iter().flat_map(|v| checks::out_of_reach(self.project(), v.target, &v.proxies));
-        apart.into_iter().next().map_or(Ok(()), Err)?;
         let mut parts = Vec::new();
         for viewer in &viewers {
             parts.push(self.part(viewer, &containers)?);
@@ -86,21 +86,18 @@ impl<'a> Run<'a> {
             idle.iter().for_each(|part| self.unchanged(part));
             return self.nothing(&idle);
         }
-        for part in &parts {
-            let (target, known) = (part.viewer.target, self.proxies);
-            let found = unknown_proxy::faults(self.docker(), self.project(), target, known, &containers)?;
-            found.into_iter().next().map_or(Ok(()), Err)?;
-        }
+        let notes = parts.iter().map(|part| self.judge(part, &containers)).collect::<Result<Vec<_>>>()?;
         let down = self.down(targets, &containers);
         if self.rollout.one_by_one && parts.len() > 1 {
             let targets = parts.iter().map(|p| p.name().to_string()).collect();
             let seconds = parts.iter().filter_map(|p| p.plan.window()).sum();
             self.report.event(Event::OneByOne { targets, seconds });
         }
-        parts.iter().for_each(|part| self.announce(part));
+        parts.iter().zip(&notes).for_each(|(part, notes)| self.announce(part, notes));
+        self.tell_dependents();
         self.left_alone(&containers, targets)?;
         for part in &parts {
-            checks::collateral(self.docker(), &part.plan, &down)?;
+            preflight::collateral(self.docker(), &part.plan, &down)?;
         }
         self.call_witness(&parts, &containers)?;
         for part in &parts {
@@ -263,34 +260,63 @@ impl<'a> Run<'a> {
     fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<Stopped>)> {
         let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
         let hold = move || ledger.hold(docker, entry, report);
+        let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
+        let first: Vec<usize> = (0..parts.len()).filter(is_first).collect();
         thread::scope(|scope| {
             // What runs holds its image itself: there is time until the first of it is stopped.
             let holding = scope.spawn(hold);
             if self.rollout.one_by_one {
                 holding.join().expect("no panic in bookkeeping");
-                let stages = [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire];
-                return (0..parts.len()).try_for_each(|n| stages.iter().try_for_each(|s| run(parts, n, *s)));
+                return (0..parts.len()).try_for_each(|n| whole(parts, n));
             }
-            all(parts, Stage::BringUp)?;
+            all(parts, &first, Stage::BringUp)?;
             holding.join().expect("no panic in bookkeeping");
             self.ledger.expect_end(self.docker(), entry);
-            all(parts, Stage::Switch)
+            all(parts, &first, Stage::Switch)
         })?;
         self.run_shots("after", self.shots.after.iter()).map_err(|stopped| {
             let at = parts.iter().position(|p| p.has_any(&stopped.failed));
             (at.unwrap_or(0), stopped)
         })?;
         if !self.rollout.one_by_one {
-            all(parts, Stage::Monitor)?;
-            all(parts, Stage::Retire)?;
+            all(parts, &first, Stage::Monitor)?;
+            all(parts, &first, Stage::Retire)?;
+            // They are to find nothing of what was replaced.
+            let later = (0..parts.len()).filter(|n| !first.contains(n)).collect::<Vec<_>>();
+            for n in later {
+                whole(parts, n)?;
+            }
         }
+        self.restart_dependents();
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
         if let Some(fault) = self.witness.lost_at_the_end() {
             return Err((0, Box::new(Stopped::by(fault))));
         }
-        all(parts, Stage::Clean)
+        let every: Vec<usize> = (0..parts.len()).collect();
+        all(parts, &every, Stage::Clean)
+    }
+
+    /// Says which services restart with what is replaced.
+    fn tell_dependents(&self) {
+        let (rolled, restarted) = (self.dependents.names(), self.dependents.restarted.clone());
+        if !rolled.is_empty() || !restarted.is_empty() {
+            self.report.event(Event::Dependents { rolled, restarted });
+        }
+    }
+
+    /// What was replaced serves all the same where one of them does not come back.
+    fn restart_dependents(&self) {
+        let services = &self.dependents.restarted;
+        if services.is_empty() {
+            return;
+        }
+        self.report.event(Event::Restarting { services: services.clone() });
+        if let Err(error) = self.docker().restart_services(services) {
+            self.report
+                .warn(&Warning::NotRestarted { services: services.clone(), why: format!("{error:#}") });
+        }
     }
 
     /// One-shots, one after the other, for as long as no new instance fails. A release that is put back runs none: they are
@@ -409,9 +435,14 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Does a stage of every part.
-fn all(parts: &mut [Part], stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
-    (0..parts.len()).try_for_each(|n| run(parts, n, stage))
+/// Does a stage of these parts.
+fn all(parts: &mut [Part], which: &[usize], stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
+    which.iter().try_for_each(|n| run(parts, *n, stage))
+}
+
+/// Does all stages of a part but the last.
+fn whole(parts: &mut [Part], n: usize) -> Result<(), (usize, Box<Stopped>)> {
+    [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire].iter().try_for_each(|s| run(parts, n, *s))
 }
 
 /// Does a stage of one part. What fails meanwhile may be an instance of another one, which goes on without it if it may.

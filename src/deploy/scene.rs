@@ -372,7 +372,7 @@ fn named(
     })?;
     if !container.is_running() {
         return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
-            .hint(format!("start it with `{}`", super::checks::start_command(container)))
+            .hint(format!("start it with `{}`", crate::preflight::start_command(container)))
             .rule(&"proxy-down")
             .into());
     }

@@ -166,6 +166,15 @@ impl Docker {
         self.compose_checked(&words).map(drop)
     }
 
+    /// Restarts the containers of services, and of nothing that depends on them.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn restart_services(&self, services: &[String]) -> Result<()> {
+        let words = ["restart", "--no-deps"].into_iter().chain(services.iter().map(String::as_str));
+        self.compose_checked(&words.collect::<Vec<_>>()).map(drop)
+    }
+
     /// Starts services that are down, and what they need; what runs is left alone.
     ///
     /// # Errors

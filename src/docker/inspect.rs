@@ -31,6 +31,23 @@ pub struct Container {
     pub config: Config,
     #[serde(deserialize_with = "or_default")]
     pub network_settings: NetworkSettings,
+    #[serde(deserialize_with = "or_default")]
+    host_config: HostConfig,
+}
+
+/// What it shares with others: `container:` and a name or an id.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    #[serde(deserialize_with = "or_default")]
+    network_mode: String,
+    #[serde(deserialize_with = "or_default")]
+    pid_mode: String,
+    #[serde(deserialize_with = "or_default")]
+    ipc_mode: String,
+    /// A name or an id, and maybe `:ro`.
+    #[serde(deserialize_with = "or_default")]
+    volumes_from: Vec<String>,
 }
 
 /// One local image.
@@ -273,6 +290,22 @@ impl Container {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Containers whose namespaces or volumes it has, by name or id, each with the key of a Compose file that says so.
+    pub fn host_containers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let host = &self.host_config;
+        let modes = [("network_mode", &host.network_mode), ("pid", &host.pid_mode), ("ipc", &host.ipc_mode)];
+        let modes = modes.into_iter().filter_map(|(key, mode)| Some((key, mode.strip_prefix("container:")?)));
+        let from =
+            host.volumes_from.iter().map(|from| ("volumes_from", from.split(':').next().unwrap_or(from)));
+        modes.chain(from)
+    }
+
+    /// Containers that it is linked to, each with the name that it has for it.
+    pub fn link_aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let networks = self.network_settings.networks.values();
+        networks.flat_map(|n| &n.links).filter_map(|l| l.split_once(':'))
     }
 
     /// Names of the containers that it is linked to.

@@ -78,6 +78,7 @@ pub struct RawHealthcheck {
     test: Vec<String>,
     #[serde(default)]
     disable: bool,
+    start_interval: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +93,8 @@ pub struct RawPort {
 #[serde(expecting = "a map of keys")]
 pub struct RawDependency {
     condition: String,
+    #[serde(default)]
+    restart: bool,
 }
 
 #[derive(Deserialize)]
@@ -269,6 +272,17 @@ impl RawService {
         published.filter(|p| p.parse::<u16>().is_ok_and(|port| port > 0)).collect()
     }
 
+    /// Ranges of host ports that Docker chooses from, each with how many there are.
+    pub fn port_ranges(&self) -> Vec<(String, usize)> {
+        let published = self.ports.iter().filter_map(|p| p.published.as_ref().map(text));
+        let size = |range: &String| {
+            let (first, last) = range.split_once('-')?;
+            let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?);
+            Some((last + 1).saturating_sub(first))
+        };
+        published.filter_map(|range| size(&range).map(|size| (range, size))).collect()
+    }
+
     /// Addresses that only one container can have, each with its key.
     pub fn own_addresses(&self) -> Vec<(String, String)> {
         let of_network = |(network, settings): (&String, &Value)| {
@@ -374,6 +388,11 @@ impl RawService {
         }
     }
 
+    /// Its healthcheck is run more often at first.
+    pub fn has_start_interval(&self) -> bool {
+        self.healthcheck.as_ref().is_some_and(|h| h.start_interval.is_some())
+    }
+
     /// Its own name, its container's where the file sets it, and its aliases.
     pub fn names(&self, service: &str) -> Vec<String> {
         let aliases = |network: &Value| -> Vec<String> {
@@ -392,6 +411,12 @@ impl RawService {
     pub fn variables(&self) -> BTreeMap<String, String> {
         let set = self.environment.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
         set.map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
+    }
+
+    /// Services whose replacement restarts this one.
+    pub fn restarts_with(&self) -> Vec<String> {
+        let all = self.depends_on.iter().filter(|(_, d)| d.restart);
+        all.map(|(name, _)| name.clone()).collect()
     }
 
     pub fn dependencies(&self) -> BTreeMap<String, Completes> {

@@ -121,6 +121,14 @@ pub enum Event {
         #[serde(with = "seconds")]
         seconds: Duration,
     },
+    /// Services that ask to be restarted with what is replaced (`depends_on.X.restart: true`).
+    Dependents {
+        rolled: Vec<String>,
+        restarted: Vec<String>,
+    },
+    Restarting {
+        services: Vec<String>,
+    },
     /// A worker that holds a volume.
     StopFirst {
         service: String,
@@ -248,6 +256,10 @@ pub enum Warning {
         said: String,
     },
     NotPrepared(String),
+    NotRestarted {
+        services: Vec<String>,
+        why: String,
+    },
     /// New instances failed, but no more than may.
     Tolerated {
         target: String,
@@ -299,6 +311,7 @@ impl Warning {
             Warning::DrainLimit { .. } => "drain_limit",
             Warning::Hook { .. } => "hook",
             Warning::NotPrepared(_) => "not_prepared",
+            Warning::NotRestarted { .. } => "not_restarted",
             Warning::Tolerated { .. } => "tolerated",
             Warning::Release(_) => "release",
             Warning::InBuildContext { .. } => "in_build_context",

@@ -56,6 +56,15 @@ impl fmt::Display for Event {
                     false => write!(f, "; new instances are watched for {} in all", rounded(*time)),
                 }
             }
+            Event::Dependents { rolled, restarted } => {
+                let part = |names: &[String], what: &str| {
+                    (!names.is_empty()).then(|| format!("{} {what} after it", quoted(names)))
+                };
+                let parts = [part(rolled, "is rolled"), part(restarted, "restarts")];
+                let parts: Vec<String> = parts.into_iter().flatten().collect();
+                write!(f, "`depends_on.….restart: true`: {}", parts.join(", "))
+            }
+            Event::Restarting { services } => write!(f, "restarting {}", quoted(services)),
             Event::StopFirst { service } => write!(
                 f,
                 "`{service}` holds a writable volume, so the old instance stops first (`order: start-first` keeps it)"
@@ -190,6 +199,9 @@ impl fmt::Display for Warning {
                 f,
                 "`{url}` did not answer before the switch, so there is no witness (`x-zd.witness.url`): {said}"
             ),
+            Warning::NotRestarted { services, why } => {
+                write!(f, "the new release serves, and {} could not be restarted: {why}", quoted(services))
+            }
             Warning::Tolerated { target, failed, slots, why } => write!(
                 f,
                 "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"

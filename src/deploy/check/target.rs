@@ -9,14 +9,15 @@ use crate::check::service::{self, Front, Subject};
 use crate::check::signals::Signals;
 use crate::check::{About, Finding, Row, Sheet, Verdict};
 use crate::deploy::asked::{Target, backend};
+use crate::deploy::goals;
 use crate::deploy::scene::Viewer;
-use crate::deploy::{checks, goals, unknown_proxy};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::health::Probe;
 use crate::model::{Order, Service};
 use crate::observed::{Generation, Instance, Observed, State};
 use crate::plan::{self, Goal, Plan, Strategy};
+use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
 
 /// What is told of a target.
@@ -58,12 +59,10 @@ impl Checker<'_> {
         let found = &mut sheet.findings;
         let refused = |fault: Fault| Finding::refused(About::service(target.services()[0]), fault);
         found.extend(
-            checks::file(self.project(), target).into_iter().map(|fault| self.about_service(target, fault)),
+            preflight::file(self.project(), target)
+                .into_iter()
+                .map(|fault| self.about_service(target, fault)),
         );
-        for service in target.services().into_iter().map(|s| &self.project().services[s]) {
-            let lost = checks::volumes_of_image(service, self.wanted.images.get(&service.name));
-            found.extend(lost.into_iter().map(|fault| self.about_service(target, fault)));
-        }
         if let Err(fault) = self.runs_without_its_proxy(target) {
             found.push(refused(fault));
         }
@@ -74,10 +73,6 @@ impl Checker<'_> {
                 Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
-        let unknown = self.unknown_proxies(target)?;
-        found.extend(unknown.into_iter().map(|fault| self.about_service(target, fault)));
-        let apart = checks::out_of_reach(self.project(), target, &fronting.running);
-        found.extend(apart.into_iter().map(|fault| self.about_service(target, fault)));
         let viewer = Viewer {
             docker: self.docker(),
             project: self.project(),
@@ -85,21 +80,51 @@ impl Checker<'_> {
             target,
             proxies: fronting.all(),
         };
-        let orphans = checks::orphans(&viewer, self.containers()).into_iter();
-        let about = || About::service(target.services()[0]);
-        sheet.findings.extend(orphans.map(|(says, fix)| Finding::note("orphan-route", about(), says, fix)));
         self.readiness(&viewer, sheet);
         let plan = self.plan(target, &fronting);
         let starting = match &plan {
             Ok(plan) => plan.starting(),
             Err(_) => self.instances(target),
         };
-        sheet.findings.extend(plan.err());
+        sheet.findings.extend(self.around(&viewer, &fronting, starting)?);
+        sheet.findings.extend(match plan {
+            Ok(plan) => self.collateral(target, &plan),
+            Err(finding) => Some(finding),
+        });
         self.judge_proxies(&viewer, &fronting, starting, sheet)?;
         for name in target.services() {
             self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
         }
         Ok(Judged { row: self.row(target, &fronting), crowds: self.crowds(target, starting) })
+    }
+
+    /// What a deploy would be refused for, and say before, by what runs.
+    fn around(&self, viewer: &Viewer, fronting: &Fronting, starting: usize) -> Result<Vec<Finding>> {
+        if self.containers.is_none() {
+            return Ok(Vec::new());
+        }
+        let found = preflight::engine(&Surroundings {
+            viewer,
+            fronting: &fronting.running,
+            known: &self.proxies,
+            containers: self.containers(),
+            starting,
+        })?;
+        let about = || About::service(viewer.target.services()[0]);
+        let finding = |found| match found {
+            preflight::Finding::Refused(fault) => self.about_service(viewer.target, fault),
+            preflight::Finding::Note(loss) => Finding::lost(about(), loss),
+        };
+        Ok(found.into_iter().map(finding).collect())
+    }
+
+    /// What Compose would stop to create the new instances, where all that they are made of is here.
+    fn collateral(&self, target: &Target, plan: &Plan) -> Option<Finding> {
+        let services = target.services();
+        let is_here = |s: &&str| self.running(s) > 0 && self.wanted.images.contains_key(*s);
+        let asked = services.iter().all(is_here);
+        let lost = asked.then(|| preflight::collateral(self.docker(), plan, &[]));
+        lost?.err().map(|error| self.about_service(target, Fault::from_error(error)))
     }
 
     /// A fault of the file names the side that it is about.
@@ -112,13 +137,9 @@ impl Checker<'_> {
     fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Fault> {
         let runs = target.services().iter().any(|s| self.running(s) > 0);
         match runs {
-            true => checks::proxy_runs(self.project(), target, &self.proxies),
+            true => preflight::proxy_runs(self.project(), target, &self.proxies),
             false => Ok(()),
         }
-    }
-
-    fn unknown_proxies(&self, target: &Target) -> Result<Vec<Fault>> {
-        unknown_proxy::faults(self.docker(), self.project(), target, &self.proxies, self.containers())
     }
 
     fn running(&self, service: &str) -> usize {
@@ -189,7 +210,7 @@ impl Checker<'_> {
             Target::Pair(pair) => {
                 let mut both = [goal(&pair.sides[0]), goal(&pair.sides[1])];
                 if active.len() == 2 {
-                    checks::active_sides(self.project(), target).map_err(about)?;
+                    preflight::active_sides(self.project(), target).map_err(about)?;
                     both.iter_mut().for_each(|g| {
                         goals::stop_first_where_needed(&self.project().services[&g.service], g)
                     });
@@ -232,7 +253,7 @@ impl Checker<'_> {
             is_sure: self.containers.is_some(),
             instances: self.instances(target),
             signals,
-            state_in_image: checks::is_in_build_context(service, &self.state_dir)
+            state_in_image: preflight::is_in_build_context(service, &self.state_dir)
                 .then(|| self.state_dir.display().to_string()),
         };
         sheet.findings.extend(service::findings(&subject));

@@ -73,6 +73,8 @@ fn every() -> Vec<Event> {
         Event::Failed { names: names() },
         Event::OneByOne { targets: names(), seconds: second },
         Event::StopFirst { service: text() },
+        Event::Dependents { rolled: names(), restarted: names() },
+        Event::Restarting { services: names() },
         Event::Running { service: text() },
         Event::Ran { service: text() },
         Event::LeftAlone { services: names() },

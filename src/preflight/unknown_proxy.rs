@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::asked::Target;
-use super::scene;
+use super::{Finding, Surroundings, connections};
+use crate::deploy::scene::is_member;
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use crate::model::{Project, Service};
 use crate::proxy::Proxy;
 use crate::shell;
@@ -42,35 +42,43 @@ const FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty
 /// Limit for reading a configuration; one that takes longer is no evidence.
 const READ: Duration = Duration::from_secs(5);
 
-/// Proxies without an adapter that name a service of the target, each with what it would do.
+/// What such a proxy is known to do with a service.
+enum Evidence {
+    /// A line of its configuration.
+    Line(String),
+    /// The name of an instance that it has a connection open to.
+    Connection(String),
+    /// What it routes to is kept where it cannot be read.
+    Unreadable,
+}
+
+/// Proxies without an adapter that route to a service of the target, each with what it would do; and those of which that
+/// cannot be told.
 ///
 /// # Errors
 /// Docker cannot be started.
-pub fn faults(
-    docker: &Docker,
-    project: &Project,
-    target: &Target,
-    known: &[Arc<dyn Proxy>],
-    containers: &[Container],
-) -> Result<Vec<Fault>> {
-    let services = target.services().into_iter().map(|name| &project.services[name]);
-    let services: Vec<&Service> =
-        services.filter(|s| s.settings.proxy.kind.as_deref() != Some("none")).collect();
-    let mut faults = Vec::new();
-    for proxy in containers.iter().filter(|c| is_candidate(c, known)) {
-        let near = |s: &&&Service| scene::is_member(project, proxy, &[&s.name]) || !shares_network(proxy, s);
-        let services = services.iter().filter(|s| !near(s)).copied().collect::<Vec<_>>();
+pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
+    let (docker, project) = (around.viewer.docker, around.viewer.project);
+    let mut services = around.services();
+    services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
+    let mut found = Vec::new();
+    for proxy in around.containers.iter().filter(|c| is_candidate(c, around.known)) {
+        let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && shares_network(proxy, s);
+        let services: Vec<&Service> = services.iter().copied().filter(near).collect();
         if services.is_empty() {
             continue;
         }
-        let names: Vec<(&Service, Vec<String>)> =
-            services.into_iter().map(|s| (s, names_of(project, s, containers))).collect();
-        let all: Vec<String> = names.iter().flat_map(|(_, names)| names.clone()).collect();
-        let texts = texts(docker, proxy, &all)?;
-        let routed = names.iter().find_map(|(s, names)| Some((s, evidence(&texts, names)?)));
-        faults.extend(routed.map(|(service, line)| fault(service, proxy, &line)));
+        let names = |s: &Service| names_of(project, s, around.containers);
+        let all: Vec<String> = services.iter().flat_map(|s| names(s)).collect();
+        let known = texts(docker, proxy, &all)?;
+        found.extend(services.into_iter().find_map(|service| {
+            let line = evidence(&known.texts, &names(service)).map(Evidence::Line);
+            let open = || connections::instance_of(around, service, proxy).map(Evidence::Connection);
+            let unreadable = || (!known.is_whole).then_some(Evidence::Unreadable);
+            Some(finding(service, proxy, line.or_else(open).or_else(unreadable)?))
+        }));
     }
-    Ok(faults)
+    Ok(found)
 }
 
 fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
@@ -93,28 +101,40 @@ fn shares_network(container: &Container, service: &Service) -> bool {
 
 /// Names by which others reach a service, and its containers that run.
 fn names_of(project: &Project, service: &Service, containers: &[Container]) -> Vec<String> {
-    let its = containers.iter().filter(|c| scene::is_member(project, c, &[&service.name]));
+    let its = containers.iter().filter(|c| is_member(project, c, &[&service.name]));
     let its = its.map(|c| c.name().to_string());
     service.names.iter().cloned().chain(its).collect()
 }
 
+/// What is known of what a proxy routes to.
+struct Known {
+    texts: Vec<String>,
+    /// Its configuration is among them.
+    is_whole: bool,
+}
+
 /// Its environment, its arguments, its labels, and the lines of its configuration that have one of these words.
-fn texts(docker: &Docker, proxy: &Container, names: &[String]) -> Result<Vec<String>> {
+fn texts(docker: &Docker, proxy: &Container, names: &[String]) -> Result<Known> {
     let words = names.iter().map(|name| format!("-e {}", shell::word(name))).collect::<Vec<_>>().join(" ");
     let script = format!(
         "# what does it route to
 grep -rhwF {words} {FOLDERS} 2>/dev/null
 grep -rhE '^ *resolver ' {FOLDERS} 2>/dev/null
+for folder in {FOLDERS}; do [ -d \"$folder\" ] && echo {READABLE}; done
 exit 0"
     );
     let read = docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
     let read = read.map(|done| done.stdout).unwrap_or_default();
-    let mut texts: Vec<String> = read.lines().map(|line| line.trim().to_string()).collect();
+    let (marks, lines): (Vec<&str>, Vec<&str>) = read.lines().map(str::trim).partition(|l| *l == READABLE);
+    let mut texts: Vec<String> = lines.into_iter().map(String::from).collect();
     texts.extend(proxy.config.env.iter().cloned());
     texts.extend(proxy.args.iter().cloned());
     texts.extend(proxy.config.labels.values().cloned());
-    Ok(texts)
+    Ok(Known { texts, is_whole: !marks.is_empty() })
 }
+
+/// Printed where there is a folder of configuration.
+const READABLE: &str = "@readable";
 
 /// The line by which it routes to one of these names, looked up once.
 fn evidence(texts: &[String], names: &[String]) -> Option<String> {
@@ -138,18 +158,31 @@ fn routes_to(text: &str, name: &str) -> bool {
     })
 }
 
-fn fault(service: &Service, proxy: &Container, line: &str) -> Fault {
+fn finding(service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
     let (name, proxy) = (&service.name, proxy.name());
-    Fault::unchanged(format!(
+    let seen = match evidence {
+        Evidence::Line(line) => line,
+        Evidence::Connection(instance) => format!("it has a connection open to {instance}"),
+        Evidence::Unreadable => {
+            return Finding::Note(Loss::note(
+                "unknown-proxy-near",
+                format!(
+                    "`{proxy}` shares a network with `{name}`, and what it routes to is kept where it cannot be read: if that is \
+                     `{name}`, it may go on sending requests to the old instance"
+                ),
+                format!("see that `{proxy}` does not route to `{name}` past a proxy that is drained"),
+            ));
+        }
+    };
+    let fault = Fault::unchanged(format!(
         "`{proxy}` routes to `{name}`, and no adapter knows it: it would go on sending requests to the old instance, and answer \
          502 once that is gone"
-    ))
-    .seen(line)
-    .hint(format!(
+    ));
+    let hint = format!(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
          and restart `{proxy}` yourself"
-    ))
-    .rule(&"unknown-proxy")
+    );
+    Finding::Refused(fault.seen(&seen).hint(hint).rule(&"unknown-proxy"))
 }
 
 #[cfg(test)]

@@ -1,20 +1,46 @@
-//! What would go wrong is found here, before anything is touched, each with its fix.
+//! The one list of what a deploy is refused for: `check`, a dry run and a deploy read it. What a deploy can be refused for is
+//! found here, before anything is touched, each with its fix.
 
-use std::collections::BTreeMap;
+mod attached;
+mod connections;
+mod unknown_proxy;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::asked::{Target, backend};
-use super::scene::Viewer;
+use crate::deploy::asked::{Target, backend};
+use crate::deploy::scene::{Viewer, is_member};
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
-use crate::fault::Fault;
+use crate::fault::{Fault, Loss};
 use crate::model::{Obstacle, Project, Service};
 use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
+
+/// Something of a target that a deploy is refused for, or that is said before it.
+pub enum Finding {
+    Refused(Fault),
+    Note(Loss),
+}
+
+/// The first engine whose healthchecks have a `start_interval`. Source: Compose refuses it on an older one.
+const START_INTERVAL: u32 = 25;
+
+/// A target, and what runs around it.
+pub struct Surroundings<'a> {
+    pub viewer: &'a Viewer<'a>,
+    /// Proxies in front of it that run.
+    pub fronting: &'a [Arc<dyn Proxy>],
+    /// All of the engine's that have an adapter.
+    pub known: &'a [Arc<dyn Proxy>],
+    /// All of the engine's.
+    pub containers: &'a [Container],
+    /// Instances that run beside the present ones at a time, at most.
+    pub starting: usize,
+}
 
 /// Everything that can be told from the file and the proxies, for every target.
 ///
@@ -25,6 +51,92 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
         file(project, target).into_iter().next().map_or(Ok(()), Err)?;
         proxy_runs(project, target, proxies)
     })
+}
+
+/// Everything that can be told from what runs and from the images.
+///
+/// # Errors
+/// Docker cannot be started.
+pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
+    let services = around.services();
+    let image = |service: &Service| around.viewer.wanted.images.get(&service.name);
+    let mut refused: Vec<Fault> = Vec::new();
+    for service in &services {
+        refused.extend(volumes_of_image(service, image(service)));
+        refused.extend(too_few_ports(service, around.running(service), around.starting));
+    }
+    refused.extend(needs_newer_engine(around.viewer.docker, &services)?);
+    refused.extend(out_of_reach(around.viewer.project, around.viewer.target, around.fronting));
+    refused.extend(attached::faults(around));
+    let mut found: Vec<Finding> = refused.into_iter().map(Finding::Refused).collect();
+    found.extend(unknown_proxy::findings(around)?);
+    found.extend(orphans(around.viewer, around.containers).into_iter().map(Finding::Note));
+    found.extend(crash_loops(around).into_iter().map(Finding::Note));
+    found.extend(connections::notes(around).into_iter().map(Finding::Note));
+    Ok(found)
+}
+
+impl Surroundings<'_> {
+    fn services(&self) -> Vec<&Service> {
+        self.viewer.target.services().into_iter().map(|name| &self.viewer.project.services[name]).collect()
+    }
+
+    /// Containers of the target, running or not.
+    fn members(&self) -> impl Iterator<Item = &Container> {
+        let services = self.viewer.target.services();
+        self.containers.iter().filter(move |c| is_member(self.viewer.project, c, &services))
+    }
+
+    /// Containers that run, and are none of the target's.
+    fn others(&self) -> impl Iterator<Item = &Container> {
+        let services = self.viewer.target.services();
+        let is_ours = move |c: &Container| is_member(self.viewer.project, c, &services);
+        self.containers.iter().filter(move |c| c.is_running() && !is_ours(c))
+    }
+
+    fn running(&self, service: &Service) -> usize {
+        let its = |c: &&Container| c.is_running() && is_member(self.viewer.project, c, &[&service.name]);
+        self.containers.iter().filter(its).count()
+    }
+}
+
+/// Old and new instances together need a host port each.
+fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<Fault> {
+    let needed = running + starting;
+    let (range, size) = service.port_ranges.iter().find(|(_, size)| *size < needed)?;
+    let name = &service.name;
+    let fault = Fault::usage(format!(
+        "`{name}` publishes host ports {range}, which is {size} for {running} running and {starting} new instances"
+    ));
+    let hint = format!(
+        "widen the range in `services.{name}.ports` to {needed} ports, or let the proxy reach the container's own port (`expose`)"
+    );
+    Some(fault.hint(hint).rule(&"port-range"))
+}
+
+fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Fault>> {
+    let Some(service) = services.iter().find(|s| s.has_start_interval) else { return Ok(None) };
+    let version = docker.machine()?.version;
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    let name = &service.name;
+    let fault = || {
+        Fault::usage(format!(
+            "`{name}` has a `healthcheck.start_interval`, which Docker Engine {version} does not know, so Compose would create \
+             no instance"
+        ))
+        .hint(format!("remove `services.{name}.healthcheck.start_interval`, or update Docker Engine to 25 or later"))
+        .rule(&"start-interval")
+    };
+    Ok(major.is_some_and(|major| major < START_INTERVAL).then(fault))
+}
+
+/// Instances that crash over and over serve nobody, which a deploy does not make worse.
+fn crash_loops(around: &Surroundings) -> Option<Loss> {
+    let names: Vec<&str> =
+        around.members().filter(|c| c.state.status == "restarting").map(Container::name).collect();
+    let says = format!("{} crashes over and over, and serves nobody", names.join(", "));
+    let fix = format!("see why with `docker logs {}`; a deploy replaces it", names.first()?);
+    Some(Loss::note("crash-loop", says, fix))
 }
 
 /// Everything in the file that keeps a new instance from running beside the old one, or at all.
@@ -81,7 +193,7 @@ fn volume_lost(service: &Service, path: &str) -> Fault {
 
 /// Services whose new instances would share no network with a proxy that runs: it could not send them a request, though it
 /// serves the old ones.
-pub fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Fault> {
+fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Fault> {
     let services = target.services().into_iter().map(|name| &project.services[name]);
     let pairs = services.flat_map(|service| proxies.iter().map(move |proxy| (service, proxy)));
     let apart = pairs.filter(|(service, proxy)| {
@@ -97,7 +209,7 @@ pub fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy
 
 /// Containers of services that the file has no more, which the proxies send requests of a target's route to: what they are and
 /// how they go.
-pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(String, String)> {
+fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<Loss> {
     let project = viewer.project;
     let gone = |c: &&Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
@@ -119,7 +231,7 @@ pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(String, String
             viewer.target.name()
         );
         let fix = "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
-        found.push((says, fix.to_string()));
+        found.push(Loss::note("orphan-route", says, fix));
     }
     found
 }
@@ -140,7 +252,7 @@ fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {
 }
 
 /// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
-pub fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
+fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
     if service.settings.anonymous_volumes.is_some() {
         return Vec::new();
     }
@@ -149,20 +261,6 @@ pub fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> 
     };
     let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
     paths.filter(|path| !mounted(path)).map(|path| volume_lost(service, path)).collect()
-}
-
-/// The same for every target.
-///
-/// # Errors
-/// The first such volume.
-pub fn image_volumes(
-    project: &Project,
-    targets: &[Target],
-    images: &BTreeMap<String, Image>,
-) -> Result<(), Fault> {
-    let services = targets.iter().flat_map(Target::services).map(|name| &project.services[name]);
-    let found = services.flat_map(|service| volumes_of_image(service, images.get(&service.name)));
-    found.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {

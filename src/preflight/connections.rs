@@ -1,0 +1,86 @@
+//! Connections that are open to the instances of a target, by the kernel's own table, and who has them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Surroundings;
+use crate::docker::inspect::Container;
+use crate::fault::Loss;
+use crate::model::Service;
+use crate::proxy;
+
+/// `st` of an established connection, and of a socket that listens. Source: the kernel's `include/net/tcp_states.h`.
+const ESTABLISHED: &str = "01";
+const LISTENS: &str = "0A";
+
+/// Containers past the proxies that have connections open to instances of the target: what is on those is lost when the
+/// instance stops.
+pub fn notes(around: &Surroundings) -> Vec<Loss> {
+    let is_proxy = |c: &Container| around.known.iter().any(|p| p.container().id == c.id);
+    let clients = around.others().filter(|c| !is_proxy(c));
+    let open = |client: &Container| around.members().find(|c| is_open(around, c, client));
+    let note = |client: &Container| {
+        let (name, instance) = (client.name(), open(client)?.name());
+        let says = format!("`{name}` has connections open to {instance} past any proxy, which end with it");
+        Some(Loss::note(
+            "direct-connection",
+            says,
+            format!("see that `{name}` tries again, or give it the proxy's address"),
+        ))
+    };
+    clients.filter_map(note).collect()
+}
+
+/// The name of an instance of a service that another container has a connection open to.
+pub fn instance_of(around: &Surroundings, service: &Service, client: &Container) -> Option<String> {
+    let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
+    around.members().filter(its).find(|c| is_open(around, c, client)).map(|c| c.name().to_string())
+}
+
+fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> bool {
+    let addresses: Vec<IpAddr> = client.bridged().map(|(_, address)| address).collect();
+    if addresses.is_empty() || around.viewer.docker.is_elsewhere() {
+        return false;
+    }
+    let clients = clients_of(&sockets(instance));
+    clients.iter().any(|hexed| addresses.iter().any(|a| proxy::is_written(hexed, a)))
+}
+
+/// The kernel's table of a container that runs on this machine.
+fn sockets(instance: &Container) -> String {
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/{}/net/{name}", instance.state.pid));
+    let runs_here = instance.state.pid > 1;
+    ["tcp", "tcp6"].iter().filter(|_| runs_here).filter_map(|name| table(name).ok()).collect()
+}
+
+/// Addresses of those that have a connection open to what listens there, as the kernel writes them.
+fn clients_of(table: &str) -> BTreeSet<String> {
+    let rows = || {
+        table.lines().filter_map(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            Some((words.next()?.rsplit_once(':')?.1, words.next()?.rsplit_once(':')?.0, words.next()?))
+        })
+    };
+    let listens: BTreeSet<&str> =
+        rows().filter(|(.., state)| *state == LISTENS).map(|(port, ..)| port).collect();
+    let open = rows().filter(|(port, _, state)| *state == ESTABLISHED && listens.contains(port));
+    open.map(|(_, client, _)| client.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_who_has_a_connection_to_a_port_that_is_listened_on() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue
+   0: 00000000:0BB8 00000000:0000 0A 00000000:00000000
+   1: 020013AC:0BB8 040013AC:D2F0 01 00000000:00000000
+   2: 020013AC:0BB8 050013AC:D2F0 06 00000000:00000000
+   3: 020013AC:C350 060013AC:1538 01 00000000:00000000
+";
+        assert_eq!(clients_of(table).into_iter().collect::<Vec<_>>(), ["040013AC"]);
+        assert_eq!(clients_of("").len(), 0);
+    }
+}
