@@ -46,6 +46,7 @@ struct ProjectZd {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a map of keys")]
 pub struct Hook {
+    #[serde(default)]
     pub command: Words,
     pub user: Option<String>,
     #[serde(default)]
@@ -53,6 +54,18 @@ pub struct Hook {
     pub working_dir: Option<String>,
     #[serde(default)]
     pub environment: BTreeMap<String, Option<String>>,
+}
+
+/// A step of Compose's `pre_start`, which runs in a container of its own before the service's first one starts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(expecting = "a map of keys")]
+pub struct InitStep {
+    #[serde(flatten)]
+    pub hook: Hook,
+    /// The service's own where there is none.
+    pub image: Option<String>,
+    #[serde(default)]
+    pub per_replica: bool,
 }
 
 /// A project as `docker compose config` resolved it.
@@ -141,6 +154,7 @@ pub struct Service {
     pub depends_on: BTreeMap<String, Completes>,
     /// Services whose replacement restarts this one (`restart: true`).
     pub restarts_with: Vec<String>,
+    pub pre_start: Vec<InitStep>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
     /// Compose has to start it itself: it copies secrets or configs in at that moment.
@@ -294,6 +308,7 @@ impl Service {
             environment: raw.variables(),
             depends_on: raw.dependencies(),
             restarts_with: raw.restarts_with(),
+            pre_start: raw.pre_start.clone(),
             post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),
             starts_by_compose: project.makes_at_start(raw),
@@ -338,8 +353,11 @@ impl Service {
 /// The key of a hook that would run nothing.
 fn no_empty_hook(raw: &RawService) -> Result<(), String> {
     let lists = [("post_start", &raw.post_start), ("pre_stop", &raw.pre_stop)];
-    let mut all =
-        lists.iter().flat_map(|(key, hooks)| hooks.iter().enumerate().map(move |(n, h)| (key, n, h)));
+    let hooks =
+        lists.into_iter().flat_map(|(key, all)| all.iter().enumerate().map(move |(n, h)| (key, n, h)));
+    // An init container without a command runs its image's own, if the image is another one.
+    let steps = raw.pre_start.iter().enumerate().filter(|(_, step)| step.image.is_none());
+    let mut all = hooks.chain(steps.map(|(n, step)| ("pre_start", n, &step.hook)));
     match all.find(|(.., hook)| hook.command.is_empty()) {
         Some((key, n, _)) => Err(format!("{key}[{n}]")),
         None => Ok(()),

@@ -78,6 +78,12 @@ impl Observed {
         self.instances.iter().filter(move |i| i.service == service)
     }
 
+    /// New instances that run.
+    pub fn running_new(&self) -> impl Iterator<Item = &Instance> {
+        let runs = |i: &&Instance| i.generation == Generation::New && i.state == State::Running;
+        self.instances.iter().filter(runs)
+    }
+
     /// The instances that get requests now.
     pub fn serving(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().filter(|i| i.serves())

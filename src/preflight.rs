@@ -151,6 +151,8 @@ pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
         let obstacles = service.obstacles().into_iter().filter(|o| !is_pair || !own_to_a_side(o));
         let none = (service.replicas == Some(0)).then(|| none_wanted(name));
         let found = obstacles.map(|o| obstructed(&o, name)).chain(none).chain(unknown_kind(service));
+        let init = service.pre_start.iter().position(|step| step.per_replica).map(|n| per_replica(name, n));
+        let found = found.chain(init);
         let lost = service.anonymous_volumes.iter().map(|path| volume_lost(service, path));
         let lost = lost.filter(|_| service.settings.anonymous_volumes.is_none());
         found.chain(lost).collect::<Vec<_>>()
@@ -278,6 +280,13 @@ fn none_wanted(name: &str) -> Fault {
     Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
         .hint("set it to 1 or more; `docker compose stop` stops a service")
         .rule(&"no-instances")
+}
+
+/// Compose itself refuses it, when it starts a service.
+fn per_replica(name: &str, n: usize) -> Fault {
+    Fault::usage(format!("`{name}` has `pre_start[{n}].per_replica: true`, which Compose does not run yet"))
+        .hint(format!("remove `services.{name}.pre_start[{n}].per_replica`"))
+        .rule(&"pre-start-per-replica")
 }
 
 fn unknown_kind(service: &Service) -> Option<Fault> {

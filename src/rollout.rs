@@ -38,6 +38,8 @@ pub struct Tools<'a> {
     pub target: &'a str,
     pub witness: &'a Witness,
     pub watch: &'a Watch,
+    /// It goes forward, so init containers run (`pre_start`); a release that is put back runs none.
+    pub goes_forward: bool,
 }
 
 /// How many new instances may fail, and how long after they came into rotation.
@@ -75,6 +77,8 @@ pub struct Rollout<'a> {
     read: Option<Instant>,
     /// Requests that were still in flight when their instance was stopped, as far as is known.
     cut: usize,
+    /// Services whose init containers have run.
+    initialised: BTreeSet<String>,
 }
 
 /// Where a plan stopped, and why.
@@ -144,6 +148,8 @@ impl<'a> Rollout<'a> {
             released: false,
             read: None,
             cut: 0,
+            // Where a new instance runs, they ran before it.
+            initialised: observed.running_new().map(|i| i.service.clone()).collect(),
         }
     }
 
@@ -151,6 +157,7 @@ impl<'a> Rollout<'a> {
     pub fn go_on_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
         self.tolerance = tolerance;
         (self.left, self.cut) = (other.left, other.cut);
+        self.initialised.extend(other.initialised);
     }
 
     /// From here on nothing that fails or does not get ready ends the plan.

@@ -189,6 +189,7 @@ impl<'a> Run<'a> {
             target: viewer.target.name(),
             witness: &self.witness,
             watch: &self.watch,
+            goes_forward: self.kind == Kind::Deploy,
         }
     }
 

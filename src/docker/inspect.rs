@@ -222,9 +222,11 @@ impl Container {
         self.config.labels.get(key).map(String::as_str)
     }
 
-    /// The Compose project and service it belongs to; none for one-off containers (`docker compose run`).
+    /// The Compose project and service it belongs to; none for one-off containers (`docker compose run`) and init containers
+    /// (`pre_start`).
     pub fn compose(&self) -> Option<(&str, &str)> {
-        let one_off = self.label("com.docker.compose.oneoff") == Some("True");
+        let is_init = self.label(super::init_container::HOOK).is_some();
+        let one_off = is_init || self.label("com.docker.compose.oneoff") == Some("True");
         let project = self.label("com.docker.compose.project")?;
         let service = self.label("com.docker.compose.service")?;
         (!one_off).then_some((project, service))

@@ -8,7 +8,7 @@ use serde_yaml::Value;
 
 use super::settings::{Wrong, undouble};
 use super::update::RawUpdate;
-use super::{Completes, Hook, Process};
+use super::{Completes, Hook, InitStep, Process};
 
 #[derive(Deserialize)]
 #[serde(expecting = "a map of keys")]
@@ -51,6 +51,7 @@ pub struct RawService {
     pub environment: BTreeMap<String, Option<Value>>,
     labels: BTreeMap<String, Value>,
     depends_on: BTreeMap<String, RawDependency>,
+    pub pre_start: Vec<InitStep>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
     secrets: Vec<RawGrant>,

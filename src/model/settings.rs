@@ -79,6 +79,12 @@ pub enum Words {
     List(Vec<String>),
 }
 
+impl Default for Words {
+    fn default() -> Self {
+        Words::List(Vec::new())
+    }
+}
+
 impl Words {
     /// There is nothing to run in it.
     pub fn is_empty(&self) -> bool {

@@ -4,7 +4,6 @@
 use super::Surroundings;
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
-use crate::model::Service;
 
 /// Other containers that would stay behind with the old instances.
 pub fn faults(around: &Surroundings) -> Vec<Fault> {
@@ -28,23 +27,19 @@ fn lives_in(around: &Surroundings, other: &Container) -> Option<Fault> {
     Some(fault.hint(hint).rule(&"shared-namespace"))
 }
 
-/// `links: ["app:web"]`: the engine gives `web` the address of one container, by its name.
+/// `links: [app]`: the engine answers the name with the address of one container, by that container's name.
 fn linked(around: &Surroundings, other: &Container) -> Option<Fault> {
     let is_proxy = around.known.iter().any(|p| p.container().id == other.id);
-    let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(|(target, alias)| {
-        let instance = around.members().find(|c| c.name() == target)?;
-        let lasts = |s: &&Service| s.names.iter().any(|name| name == alias);
-        let own =
-            alias == target || target.ends_with(&format!("-{alias}")) || around.services().iter().any(lasts);
-        (!own).then_some((instance, alias))
-    })?;
+    let own = |(target, alias)| Some((around.members().find(|c: &&Container| c.name() == target)?, alias));
+    let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(own)?;
     let (_, service) = instance.compose()?;
     let (name, instance) = (other.name(), instance.name());
     let fault = Fault::usage(format!(
-        "`{name}` reaches {instance} as `{alias}` (`links: {service}:{alias}`), a name that the new instance would not have"
+        "`{name}` is linked to {instance} (`links`), and would find nothing as `{alias}` once that is replaced"
     ));
     let hint = format!(
-        "give the name to the service: `services.{service}.networks.default.aliases: [{alias}]`, and remove the link"
+        "remove `links: {service}` and recreate `{name}`: on a network that they share it finds `{service}` by its name (another \
+         name is given by `services.{service}.networks.default.aliases`)"
     );
-    Some(fault.hint(hint).rule(&"link-alias"))
+    Some(fault.hint(hint).rule(&"linked"))
 }

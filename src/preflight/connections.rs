@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::Surroundings;
+use super::{Surroundings, unknown_proxy};
 use crate::docker::inspect::Container;
 use crate::fault::Loss;
 use crate::model::Service;
@@ -16,7 +16,8 @@ const LISTENS: &str = "0A";
 /// Containers past the proxies that have connections open to instances of the target: what is on those is lost when the
 /// instance stops.
 pub fn notes(around: &Surroundings) -> Vec<Loss> {
-    let is_proxy = |c: &Container| around.known.iter().any(|p| p.container().id == c.id);
+    let has_adapter = |c: &Container| around.known.iter().any(|p| p.container().id == c.id);
+    let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.known);
     let clients = around.others().filter(|c| !is_proxy(c));
     let open = |client: &Container| around.members().find(|c| is_open(around, c, client));
     let note = |client: &Container| {

@@ -34,6 +34,9 @@ const PROXIES: [&str; 15] = [
     "squid",
 ];
 
+/// Those of them that are told by a service far away what they route to.
+const REMOTE: [&str; 2] = ["cloudflared", "newt"];
+
 /// Folders in which they keep what they route to.
 const FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty/nginx/conf /usr/local/apache2/conf /etc/apache2 \
                        /etc/httpd /etc/envoy /etc/kong /kong /opt/bitnami/nginx/conf /opt/bitnami/apache/conf /etc/varnish \
@@ -81,18 +84,22 @@ pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
+pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
     let is_known = known.iter().any(|p| p.container().id == container.id);
     container.is_running() && !is_known && is_proxy(&container.config.image, &container.path, &container.args)
 }
 
 /// By the name of its image, or by the programs that it was started with.
 fn is_proxy(image: &str, path: &str, args: &[String]) -> bool {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    let name = name.split([':', '@']).next().unwrap_or_default();
+    let name = image_name(image);
     let program = |word: &str| word.rsplit('/').next().unwrap_or_default().to_string();
     let started = std::iter::once(path).chain(args.iter().map(String::as_str)).map(program);
     std::iter::once(name.to_string()).chain(started).any(|word| PROXIES.contains(&word.as_str()))
+}
+
+fn image_name(image: &str) -> &str {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    name.split([':', '@']).next().unwrap_or_default()
 }
 
 fn shares_network(container: &Container, service: &Service) -> bool {
@@ -130,7 +137,8 @@ exit 0"
     texts.extend(proxy.config.env.iter().cloned());
     texts.extend(proxy.args.iter().cloned());
     texts.extend(proxy.config.labels.values().cloned());
-    Ok(Known { texts, is_whole: !marks.is_empty() })
+    let is_elsewhere = REMOTE.contains(&image_name(&proxy.config.image));
+    Ok(Known { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 
 /// Printed where there is a folder of configuration.

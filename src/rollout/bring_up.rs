@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Rollout, number, probe};
+use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
 use crate::drain::Routing;
 use crate::fault::Fault;
@@ -69,6 +70,7 @@ impl<'a> Rollout<'a> {
         let docker = self.tools.docker;
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.lenient;
+        self.initialise(&keys[0], by_compose)?;
         match by_compose {
             true => {
                 let all = docker.containers_of(&self.tools.project.name, &service.name)?;
@@ -88,6 +90,40 @@ impl<'a> Rollout<'a> {
                 let done = self.hook(key, hook, "the post_start hook");
                 done.inspect_err(|_| self.failed = vec![self.bound[key].id.clone()])?;
             }
+        }
+        Ok(())
+    }
+
+    /// Runs the init containers of a service before its first new instance starts, once.
+    fn initialise(&mut self, key: &Key, by_compose: bool) -> Result<()> {
+        let service = self.service(key);
+        let is_due = self.tools.goes_forward && !self.lenient && !self.initialised.contains(&service.name);
+        self.initialised.insert(service.name.clone());
+        let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
+        // Compose runs them itself where nothing of the service runs.
+        let by_compose = by_compose && !self.bound.values().filter(its).any(Container::is_running);
+        if !is_due || by_compose {
+            return Ok(());
+        }
+        for (n, step) in service.pre_start.iter().enumerate() {
+            let what = format!("{}.pre_start[{n}]", service.name);
+            self.tools.report.event(Event::Running { service: what.clone() });
+            let init = InitContainer {
+                project: &self.tools.project.name,
+                service: &service.name,
+                image: step.image.as_ref().unwrap_or(&service.image),
+                command: &step.hook.command.argv(),
+                options: step.hook.options(),
+                variables: service.environment.clone().into_iter().chain(step.hook.variables()).collect(),
+                beside: &self.bound[key].id,
+                networks: &service.networks,
+            };
+            if !self.tools.docker.run_init_container(&init)? {
+                let fault = Fault::unchanged(format!("`{what}` failed, so no new instance was started"));
+                return Err(fault.hint("what it said stands above").into());
+            }
+            self.interruption()?;
+            self.tools.report.event(Event::Ran { service: what });
         }
         Ok(())
     }

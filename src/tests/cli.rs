@@ -4,6 +4,8 @@
 mod adopt;
 #[path = "cli/check.rs"]
 mod check;
+#[path = "cli/dependents.rs"]
+mod dependents;
 #[path = "cli/environment.rs"]
 mod environment;
 #[path = "cli/hostile.rs"]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Keys of `app`, other services, the rule, and words of the message.
-const OBSTACLES: [(&str, &str, &str, &str); 13] = [
+const OBSTACLES: [(&str, &str, &str, &str); 16] = [
     ("container_name: one", "", "container-name", "`container_name: one`"),
     ("ports: [{target: 3000, published: '8080'}]", "", "fixed-host-port", "host port 8080"),
     ("network_mode: host", "", "network-mode", "`network_mode: host`"),
@@ -42,6 +42,24 @@ const OBSTACLES: [(&str, &str, &str, &str); 13] = [
         "volumes_from: - app",
     ),
     ("volumes: [{type: volume, target: /uploads}]", "", "anonymous-volume", "anonymous volume at /uploads"),
+    (
+        "ports: [{target: 3000, published: '8080-8081'}], deploy: {replicas: 2}",
+        "",
+        "port-range",
+        "host ports 8080-8081, which is 2 for 1 running and 2 new instances",
+    ),
+    (
+        "healthcheck: {test: [CMD, 'true'], start_interval: 1s}",
+        "",
+        "start-interval",
+        "`healthcheck.start_interval`, which Docker Engine 24.0.7 does not know",
+    ),
+    (
+        "pre_start: [{command: [/migrate], per_replica: true}]",
+        "",
+        "pre-start-per-replica",
+        "`pre_start[0].per_replica: true`",
+    ),
 ];
 
 fn project(fake: &Fake, keys: &str, others: &str) {
@@ -62,6 +80,7 @@ fn touches_nothing(fake: &Fake) {
 fn check_a_dry_run_and_a_deploy_refuse_the_same() {
     for (keys, others, rule, words) in OBSTACLES {
         let fake = Fake::new();
+        fake.write("engine", "24.0.7 1000000\n");
         project(&fake, keys, others);
         let check = fake.run("check app").code(1);
         let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
@@ -156,4 +175,77 @@ fn a_proxy_without_an_adapter_that_names_the_service_is_refused_unless_the_user_
     }
     fake.run("deploy app --proxy-kind none").success();
     nginx("http://other:3000").run("deploy app").success();
+}
+
+/// A container that runs beside `app`, by hand.
+fn beside(settings: &str) -> Fake {
+    let fake = Fake::new();
+    let text = format!(
+        r#"{{"Id": "other", "Name": "/other", "Image": "sha256:o", "State": {{"Status": "running"}},
+"Config": {{"Image": "o:1"}}, {settings}}}
+"#
+    );
+    fake.write("containers/other", &text);
+    fake
+}
+
+#[test]
+fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
+    let links = r#""NetworkSettings": {"Networks": {"p_default": {"Links": ["p-app-1:backend"]}}}"#;
+    let cases = [
+        (
+            r#""HostConfig": {"NetworkMode": "container:p-app-1"}"#,
+            "shared-namespace",
+            "`network_mode: container:p-app-1`",
+        ),
+        (r#""HostConfig": {"PidMode": "container:p-app-1"}"#, "shared-namespace", "`pid: container:p-app-1`"),
+        (
+            r#""HostConfig": {"VolumesFrom": ["p-app-1:ro"]}"#,
+            "shared-namespace",
+            "`volumes_from: container:p-app-1`",
+        ),
+        (links, "linked", "would find nothing as `backend`"),
+    ];
+    for (settings, rule, words) in cases {
+        let fake = beside(settings);
+        let check = fake.run("check app").code(1);
+        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{settings}: {told}");
+        for command in ["deploy app --dry-run", "deploy app"] {
+            says(&fake.run(command).code(2), &[words, "hint: "]);
+        }
+        touches_nothing(&fake);
+    }
+    for settings in [
+        r#""HostConfig": {"NetworkMode": "container:p-db-1"}"#,
+        r#""NetworkSettings": {"Networks": {"p_default": {"Links": ["p-db-1:app"]}}}"#,
+    ] {
+        beside(settings).run("deploy app").success();
+    }
+}
+
+#[test]
+fn what_compose_would_stop_is_told_by_a_check_too() {
+    let fake = Fake::new();
+    fake.write("stops", "up --no-start");
+    let check = fake.run("check app").code(1);
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(told.contains("Compose would stop what runs") && told.contains("p-db-1 Stopping"), "{told}");
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(&fake.run(command).code(1), &["Compose would stop what runs", "p-db-1 Stopping"]);
+    }
+    touches_nothing(&fake);
+}
+
+/// It serves nobody, and a deploy is how it is mended.
+#[test]
+fn an_instance_that_crashes_over_and_over_is_named_and_replaced() {
+    let fake = Fake::new();
+    fake.container("containers/old", "app-1", "restarting", "other");
+    let check = fake.run("check app").success();
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(told.contains("p-app-1 crashes over and over") && told.contains("[crash-loop]"), "{told}");
+    says(&fake.run("deploy app --dry-run").success(), &["p-app-1 crashes over and over"]);
+    says(&fake.run("deploy app").success(), &["p-app-1 crashes over and over"]);
+    assert!(fake.changes().ends_with("rm old\n"), "{}", fake.changes());
 }

@@ -1,0 +1,73 @@
+//! What a recreated container's dependents and init containers get, a rolled one's get too.
+
+use super::*;
+
+/// `worker` asks to be restarted with `app`.
+fn with_worker() -> Fake {
+    let fake = Fake::new();
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    let depends = "depends_on: {app: {condition: service_started, restart: true}}";
+    let services = format!("app: {{image: app:1, {health}}}, worker: {{image: w:1, {depends}}}");
+    fake.write("config.yaml", &format!("name: p\nservices: {{{services}}}\n"));
+    let worker = fs::read_to_string(fake.path("containers/old")).unwrap();
+    let worker = worker.replace("\"old\"", "\"worker\"").replace("p-app-1", "p-worker-1");
+    fake.write("containers/worker", &worker.replace("service\": \"app\"", "service\": \"worker\""));
+    fake
+}
+
+#[test]
+fn a_dependent_that_asks_for_it_is_restarted_once_the_old_instance_is_gone() {
+    let fake = with_worker();
+    let said = "`depends_on.….restart: true`: `worker` restarts after it";
+    says(&fake.run("deploy app --dry-run").success(), &[said]);
+    assert!(!fake.changes().contains("restart"), "{}", fake.changes());
+    says(&fake.run("deploy app").success(), &[said, "restarting `worker`"]);
+    let changes = fake.changes();
+    assert!(changes.contains("stop old\ncompose restart --no-deps worker\n"), "{changes}");
+
+    // Nothing changed, so nothing restarts.
+    let before = fake.changes();
+    fake.run("deploy app").success();
+    assert_eq!(fake.changes(), before);
+}
+
+#[test]
+fn a_dependent_that_does_not_come_back_is_told_and_the_release_serves() {
+    let fake = with_worker();
+    fake.write("restart-fails", "");
+    let run = fake.run("deploy app").success();
+    says(&run, &["the new release serves, and `worker` could not be restarted", "no such device"]);
+}
+
+fn with_init() -> Fake {
+    let fake = Fake::new();
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    let steps = "pre_start: [{command: [/migrate, secret], user: root}, {image: busybox, command: ['true']}]";
+    fake.service(&format!("image: app:1, environment: {{KEY: hidden}}, {steps}, {health}"));
+    fake
+}
+
+#[test]
+fn init_containers_run_before_the_first_new_instance_starts() {
+    let fake = with_init();
+    let run = fake.run("deploy app -v").success();
+    let changes = fake.changes();
+    let label = "--label com.docker.compose.project=p --label com.docker.compose.service=app --label com.docker.compose.hook=pre_start";
+    let first = format!("create {label} --volumes-from new --user root --env KEY app:1 /migrate secret");
+    let second = format!("create {label} --volumes-from new --env KEY busybox true");
+    let end = "start --attach init\nrm --force --volumes init";
+    assert!(changes.contains(&format!("\n{first}\n{end}\n{second}\n{end}\nstart new\n")), "{changes}");
+    says(&run, &["running `app.pre_start[0]`", "migrated", "`app.pre_start[1]` is done"]);
+    assert!(!stderr(&run).contains("secret") && !stderr(&run).contains("hidden"), "{}", stderr(&run));
+}
+
+#[test]
+fn an_init_container_that_fails_ends_the_deploy_before_anything_starts() {
+    let fake = with_init();
+    fake.write("init-fails", "");
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["`app.pre_start[0]` failed", "app-1 served before and still serves"]);
+    let changes = fake.changes();
+    assert!(!changes.contains("start new") && changes.ends_with("rm new\n"), "{changes}");
+    assert!(fake.path("containers/old").exists());
+}
