@@ -347,6 +347,9 @@ pub struct RolloutArgs {
     /// Several services: each is switched and watched before the next one starts; all or none all the same
     #[arg(long, overrides_with = "together")]
     pub one_by_one: bool,
+    /// Anonymous volumes that hold a cache: each new instance gets empty ones (`fresh`)
+    #[arg(long, env = "COMPOSE_ZD_ANONYMOUS_VOLUMES", value_name = "HOW", value_parser = ["fresh"])]
+    pub anonymous_volumes: Option<String>,
     /// Releases to keep for a rollback [default: 5]
     #[arg(long, env = "COMPOSE_ZD_KEEP", value_name = "N")]
     pub keep: Option<usize>,

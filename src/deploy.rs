@@ -85,7 +85,8 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if turn.waited {
         definition = read()?;
     }
-    carry_out(definition, ledger, args, Place { state_dir, is_stack: cluster.is_some() }, (report, stop))
+    let place = Place { state_dir, is_stack: cluster.is_some(), unfinished: None };
+    carry_out(definition, ledger, args, place, (report, stop))
 }
 
 /// Where a project runs, and where its releases are.
@@ -93,6 +94,8 @@ struct Place {
     state_dir: PathBuf,
     /// On a Swarm.
     is_stack: bool,
+    /// The release that a killed run left half done, where this run goes on with it.
+    unfinished: Option<u32>,
 }
 
 /// Puts a definition in place, once it is this run's turn.
@@ -158,6 +161,7 @@ fn carry_out(
         images: args.image.iter().map(|(service, _)| service.clone()).collect(),
         placed: BTreeMap::new(),
         shots,
+        completed: place.unfinished.map(|number| ledger.completed(number)).unwrap_or_default(),
         dependents,
         rollout: &args.rollout,
         report,

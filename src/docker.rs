@@ -543,6 +543,9 @@ fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
     Fault::unchanged(format!("cannot start `{program}`: {error}"))
 }
 
+/// The rule that a user without rights to the engine breaks.
+pub const DENIED: &str = "engine-denied";
+
 /// What docker said, as an error that names the usual causes.
 fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) -> Fault {
     let said = done.said();
@@ -551,7 +554,8 @@ fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) ->
     if lower.contains("permission denied") && lower.contains("docker") && lower.contains("sock") {
         return Fault::unchanged("this user may not talk to the Docker engine")
             .seen(said)
-            .hint("run as root, or add the user to the group `docker`");
+            .hint("run as root, or add the user to the group `docker`")
+            .rule(&DENIED);
     }
     let unreachable = [
         "cannot connect to the docker daemon",

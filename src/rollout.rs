@@ -40,6 +40,8 @@ pub struct Tools<'a> {
     pub watch: &'a Watch,
     /// It goes forward, so init containers run (`pre_start`); a release that is put back runs none.
     pub goes_forward: bool,
+    /// One-shots and init containers that need not run once more.
+    pub completed: &'a BTreeSet<String>,
 }
 
 /// How many new instances may fail, and how long after they came into rotation.

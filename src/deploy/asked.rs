@@ -8,8 +8,8 @@ use crate::cli::{ComposeArgs, GoingBackArgs, RolloutArgs, UpdateArgs, WitnessArg
 use crate::docker::Where;
 use crate::fault::Fault;
 use crate::model::{
-    Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish, Words, Zd, ZdDrain,
-    ZdHealth, ZdProxy,
+    AnonymousVolumes, Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish,
+    Words, Zd, ZdDrain, ZdHealth, ZdProxy,
 };
 use crate::proxy::{self, Backend, Proxy};
 
@@ -177,7 +177,7 @@ fn zd(args: &RolloutArgs) -> Zd {
         }),
         before: None,
         after: None,
-        anonymous_volumes: None,
+        anonymous_volumes: args.anonymous_volumes.is_some().then_some(AnonymousVolumes::Fresh),
     }
 }
 

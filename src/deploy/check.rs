@@ -19,8 +19,8 @@ use super::definition::Definition;
 use super::scene::{self, Wanted};
 use crate::check::{About, Finding, Row, Sheet, Verdict};
 use crate::cli::{CheckArgs, ComposeArgs};
-use crate::docker::Docker;
 use crate::docker::inspect::Container;
+use crate::docker::{DENIED, Docker};
 use crate::fault::Fault;
 use crate::model::{Engine, Flags, Project};
 use crate::proxy::Proxy;
@@ -88,6 +88,10 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Re
             "what runs, the images, and how much memory there is: {}",
             fault.message.replace('\n', " ")
         ));
+        // Without an engine a project is judged by its file; one that this user may not talk to refuses every deploy.
+        if fault.rule.is_some_and(|rule| *rule == DENIED) {
+            sheet.findings.push(Finding::refused(About::default(), fault.clone()));
+        }
     }
     let containers = containers.ok();
     let asked = asked::engine(args.engine.as_deref(), project.engine);
@@ -169,7 +173,8 @@ impl<'a> Checker<'a> {
         let choice = choice::choose(self, named)?;
         let mut crowds = Vec::new();
         for target in &choice.judged {
-            let judged = self.target(target, sheet)?;
+            let others = choice.judged.iter().filter(|other| *other != target);
+            let judged = self.target(target, &others.collect::<Vec<_>>(), sheet)?;
             sheet.services.push(judged.row);
             crowds.extend(judged.crowds);
         }

@@ -12,7 +12,7 @@ use crate::release::images;
 use crate::release::queue::Place;
 use crate::release::store::Store;
 use crate::release::{self, Damage, FORMAT, History, Kind, Outcome, Placed, Record, Witnessed};
-use crate::report::{Report, Warning};
+use crate::report::{Event, Report, Warning, entry};
 
 /// The releases of a project, as they were when the run began.
 pub struct Ledger {
@@ -285,6 +285,16 @@ impl Ledger {
     /// A file that is there and cannot be read.
     pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Fault> {
         self.store.events(number).map_err(|damage| (&damage).into())
+    }
+
+    /// One-shots that ran to their end in a rollout, as far as that is kept.
+    pub fn completed(&self, number: u32) -> BTreeSet<String> {
+        let events = self.store.events(number).ok().flatten().unwrap_or_default();
+        let ran = entry::read(&events).into_iter().filter_map(|entry| match entry.event {
+            Event::Ran { service } => Some(service),
+            _ => None,
+        });
+        ran.collect()
     }
 
     pub fn has_events(&self, number: u32) -> bool {

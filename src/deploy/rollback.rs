@@ -123,7 +123,8 @@ pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, sto
         rollout: rollout.clone(),
         ..DeployArgs::default()
     };
-    super::carry_out(definition, ledger, &args, super::Place { state_dir, is_stack }, (report, stop))
+    let place = super::Place { state_dir, is_stack, unfinished: Some(heading.number) };
+    super::carry_out(definition, ledger, &args, place, (report, stop))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.
@@ -495,6 +496,7 @@ impl Back<'_> {
             images: BTreeSet::new(),
             placed,
             shots: after,
+            completed: BTreeSet::new(),
             dependents,
             rollout: self.rollout,
             report: self.report,

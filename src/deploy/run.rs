@@ -35,6 +35,9 @@ use crate::witness::Witness;
 /// How often it is looked whether a one-shot has ended or a new instance has failed, which both ring.
 const SHOT: Duration = Duration::from_millis(200);
 
+/// How often it is looked whether a one-shot that a killed run has started goes on.
+const LAST_RUN: Duration = Duration::from_millis(500);
+
 /// One run of a command, once it is known what it puts in place.
 pub struct Run<'a> {
     pub definition: &'a Definition,
@@ -51,6 +54,8 @@ pub struct Run<'a> {
     /// As a release has them that is put back; a new one is written anew.
     pub placed: BTreeMap<String, Placed>,
     pub shots: OneShots,
+    /// One-shots and init containers that a killed run, with whose release this one goes on, has run to their end.
+    pub completed: BTreeSet<String>,
     /// Services that restart with what is replaced.
     pub dependents: Dependents,
     pub rollout: &'a RolloutArgs,
@@ -190,6 +195,7 @@ impl<'a> Run<'a> {
             witness: &self.witness,
             watch: &self.watch,
             goes_forward: self.kind == Kind::Deploy,
+            completed: &self.completed,
         }
     }
 
@@ -328,6 +334,12 @@ impl<'a> Run<'a> {
         shots: impl Iterator<Item = &'s String>,
     ) -> Result<(), Box<Stopped>> {
         for service in shots.filter(|_| self.kind == Kind::Deploy) {
+            if when == "before" && self.completed.contains(service) {
+                self.report.event(Event::Ran { service: service.clone() });
+                continue;
+            }
+            self.wait_for_its_last_run(service)
+                .map_err(|error| Box::new(Stopped::by(Fault::from_error(error))))?;
             self.report.event(Event::Running { service: service.clone() });
             let worked = self.run_shot(service)?;
             if let Some(signal) = self.stop.signal() {
@@ -348,6 +360,30 @@ impl<'a> Run<'a> {
             self.report.event(Event::Ran { service: service.clone() });
         }
         Ok(())
+    }
+
+    /// A killed run leaves its one-shot running, and two migrations at a time are one too many.
+    fn wait_for_its_last_run(&self, service: &str) -> Result<()> {
+        if self.ledger.heading.is_none() {
+            return Ok(());
+        }
+        let its = |c: &Container| {
+            let has = |key: &str, value: &str| c.label(&format!("com.docker.compose.{key}")) == Some(value);
+            c.is_running()
+                && has("oneoff", "True")
+                && has("service", service)
+                && has("project", &self.project().name)
+        };
+        let mut told = false;
+        wait::until(LAST_RUN, Duration::MAX, self.stop, || -> Result<Option<()>> {
+            let runs = self.docker().containers()?.iter().any(its);
+            if runs && !std::mem::replace(&mut told, true) {
+                let holder = format!("`{service}`, which a killed run has started");
+                self.report.event(Event::Waiting { holder });
+            }
+            Ok((!runs).then_some(()))
+        })
+        .map(drop)
     }
 
     /// Whether it worked. What it does to a database is not cut short: where it goes on while the rollout goes back, it is

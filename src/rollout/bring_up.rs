@@ -107,6 +107,10 @@ impl<'a> Rollout<'a> {
         }
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
+            if self.tools.completed.contains(&what) {
+                self.tools.report.event(Event::Ran { service: what });
+                continue;
+            }
             self.tools.report.event(Event::Running { service: what.clone() });
             let init = InitContainer {
                 project: &self.tools.project.name,

@@ -41,12 +41,12 @@ impl Checker<'_> {
         &self,
         viewer: &Viewer,
         fronting: &Fronting,
-        starting: usize,
+        (starting, beside): (usize, Vec<String>),
         sheet: &mut Sheet,
     ) -> Result<()> {
         let target = viewer.target;
         let backends = viewer.backends(self.containers());
-        let wish = self.wish(viewer, &backends, starting);
+        let wish = Wish { beside, ..self.wish(viewer, &backends, starting) };
         for proxy in fronting.all() {
             let proxy = proxy.as_ref();
             let mut losses = proxy.advice(&backends);

@@ -55,7 +55,8 @@ impl Fronting {
 }
 
 impl Checker<'_> {
-    pub fn target(&self, target: &Target, sheet: &mut Sheet) -> Result<Judged> {
+    /// `others` are judged with it: a deploy that names none replaces them together.
+    pub fn target(&self, target: &Target, others: &[&Target], sheet: &mut Sheet) -> Result<Judged> {
         let found = &mut sheet.findings;
         let refused = |fault: Fault| Finding::refused(About::service(target.services()[0]), fault);
         found.extend(
@@ -91,7 +92,8 @@ impl Checker<'_> {
             Ok(plan) => self.collateral(target, &plan),
             Err(finding) => Some(finding),
         });
-        self.judge_proxies(&viewer, &fronting, starting, sheet)?;
+        let beside = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
+        self.judge_proxies(&viewer, &fronting, (starting, beside), sheet)?;
         for name in target.services() {
             self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
         }
@@ -140,6 +142,12 @@ impl Checker<'_> {
             true => preflight::proxy_runs(self.project(), target, &self.proxies),
             false => Ok(()),
         }
+    }
+
+    /// Every name that Docker's DNS has for a service and for what runs of it.
+    fn names(&self, service: &str) -> Vec<String> {
+        let its = self.members(service).into_iter().flat_map(Container::names);
+        self.project().services[service].names.iter().cloned().chain(its).collect()
     }
 
     fn running(&self, service: &str) -> usize {

@@ -136,6 +136,9 @@ fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache()
         "image: app:1, x-zd: {{anonymous_volumes: fresh, health: {{path: /up, port: {port}}}}}"
     ));
     fake.run("deploy app").success();
+    let fake = Fake::new();
+    fake.write("image", image);
+    fake.run("deploy app --anonymous-volumes fresh").success();
 }
 
 /// A plain nginx beside `app`, which routes to it by its environment.
@@ -248,4 +251,20 @@ fn an_instance_that_crashes_over_and_over_is_named_and_replaced() {
     says(&fake.run("deploy app --dry-run").success(), &["p-app-1 crashes over and over"]);
     says(&fake.run("deploy app").success(), &["p-app-1 crashes over and over"]);
     assert!(fake.changes().ends_with("rm old\n"), "{}", fake.changes());
+}
+
+#[test]
+fn a_user_who_may_not_talk_to_the_engine_is_told_so_by_all_three() {
+    let fake = Fake::new();
+    let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
+    fake.fail("ps --all", denied);
+    let check = fake.run("check app").code(1);
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(
+        told.contains("this user may not talk to the Docker engine") && told.contains("[engine-denied]"),
+        "{told}"
+    );
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(&fake.run(command).code(1), &["this user may not talk to the Docker engine", "group `docker`"]);
+    }
 }

@@ -238,3 +238,42 @@ fn what_a_killed_run_left_half_done_is_told_and_recovered() {
     let left = fake.run("status app").success();
     assert!(!String::from_utf8_lossy(&left.get_output().stdout).contains("half done"));
 }
+
+/// What a migration has done is not done once more; one that was killed is.
+#[test]
+fn a_recovery_repeats_a_one_shot_only_if_it_did_not_end() {
+    let shot = |fake: &Fake| fake.calls().iter().filter(|c| c.contains("run --rm ")).count();
+    let project = |fake: &Fake, port: u16| {
+        let before = "depends_on: {migrate: {condition: service_completed_successfully}}";
+        let app = format!(
+            "{{image: app:1, {before}, x-zd: {{health: {{path: /up, port: {port}, deadline: 60s}}}}}}"
+        );
+        fake.write(
+            "config.yaml",
+            &format!("name: p\nservices: {{app: {app}, migrate: {{image: 'app:1'}}}}\n"),
+        );
+    };
+    let fake = Fake::new();
+    project(&fake, 1);
+    let mut first = start(&fake, "deploy app");
+    wait_until("the instance of the first run is started", is_started(&fake));
+    first.kill().unwrap();
+    end(first);
+    assert_eq!(shot(&fake), 1);
+    let recorded = fake.path(".compose-zd/p/releases/0001.yml");
+    let text = fs::read_to_string(&recorded).unwrap();
+    fs::write(&recorded, text.replace("\"port\": 1", &format!("\"port\": {}", fake.port))).unwrap();
+    says(&fake.run("recover").success(), &["`migrate` is done"]);
+    assert_eq!(shot(&fake), 1, "it ended before the first run was killed");
+
+    let fake = Fake::new();
+    project(&fake, fake.port);
+    fake.write("job", "2");
+    let mut first = start(&fake, "deploy app");
+    wait_until("the one-shot runs", || shot(&fake) == 1);
+    first.kill().unwrap();
+    end(first);
+    fake.write("job", "0");
+    let run = fake.run("recover").success();
+    assert_eq!(shot(&fake), 2, "it was killed: {}", stderr(&run));
+}
