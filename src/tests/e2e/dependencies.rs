@@ -73,3 +73,74 @@ fn a_healthchecks_own_command_is_asked_and_shown_with_what_it_said() {
     answers.all_from(&["2"]);
     stage.expect_release("app", 1, "2");
 }
+
+/// Beside `app`: one that is routed to, one that is not, and one that only needs it.
+const DEPENDENTS: &str = "
+services:
+  worker:
+    image: ${ZD_APP_IMAGE}
+    depends_on: {app: {condition: service_started, restart: true}}
+  web:
+    image: ${ZD_APP_IMAGE}
+    environment: {VIRTUAL_HOST: '${SECOND_HOST}'}
+    depends_on: {app: {condition: service_started, restart: true}}
+  other:
+    image: ${ZD_APP_IMAGE}
+    depends_on: [app]
+";
+
+#[test]
+fn a_dependent_that_asks_for_it_is_restarted_or_rolled_with_what_it_depends_on() {
+    let stage = Stage::scale("dependents");
+    stage.add(DEPENDENTS);
+    stage.set(&format!("SECOND_HOST=web.{}", stage.host()));
+    stage.up("");
+    let started = |service: &str| {
+        let ids = stage.ids(service).into_iter().collect::<Vec<_>>().join(" ");
+        stage.docker(&format!("inspect --format {{{{.Id}}}}/{{{{.State.StartedAt}}}} {ids}"))
+    };
+    let all = || ["worker", "web", "other"].map(started);
+    let [worker, web, other] = all();
+
+    stage.set("VERSION=2");
+    let said = "`web` is rolled after it, `worker` restarts after it";
+    stage.deploy("app --dry-run").exits(0).says(said);
+    assert_eq!(all(), [worker.clone(), web.clone(), other.clone()]);
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0).says(said).says("restarting `worker`");
+    answers.all_from(&["1", "2"]);
+    let now = all();
+    let id = |started: &str| started.split('/').next().map(String::from);
+    assert_eq!((id(&now[0]), &now[2]), (id(&worker), &other), "the same containers");
+    assert!(now[0] != worker && id(&now[1]) != id(&web), "{now:?}");
+
+    stage.tell("--- nothing changed, so nothing restarts");
+    stage.deploy("app").exits(0).says("nothing has to change");
+    assert_eq!(all(), now);
+}
+
+#[test]
+fn what_holds_on_to_the_old_instance_is_named_before_anything_starts() {
+    let stage = Stage::scale("attached");
+    stage.up("");
+    let before = stage.ids("app");
+    let app = format!("{}-app-1", stage.project);
+    let image = stage.variable("ZD_APP_IMAGE");
+    let label = format!("--label com.docker.compose.project={}", stage.project);
+    let network = format!("--network {}_default", stage.project);
+    for (flags, said) in [
+        (format!("--network container:{app} --env PORT=3999"), "lives in".to_string()),
+        (format!("{network} --link {app}:backend"), "would find nothing as `backend`".to_string()),
+    ] {
+        let id = stage.docker(&format!("run --detach {label} {flags} {image}"));
+        stage.set("VERSION=2");
+        for words in ["app --dry-run", "app"] {
+            stage.deploy(words).exits(2).says(&said).says("hint: ");
+        }
+        assert_eq!(stage.ids("app"), before);
+        stage.docker(&format!("rm --force {}", id.trim()));
+    }
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0);
+    answers.all_from(&["1", "2"]);
+}
