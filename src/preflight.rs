@@ -435,7 +435,8 @@ fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Fault> {
         .hint(
             "the definition of a network changed: give the new network another name in the file, so that both can \
              exist, or take the downtime with `docker compose up --detach`",
-        ))
+        )
+        .rule(&"network-changed"))
 }
 
 impl From<Unplannable> for Fault {
