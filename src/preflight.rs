@@ -70,7 +70,8 @@ pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     refused.extend(attached::faults(around));
     let mut found: Vec<Finding> = refused.into_iter().map(Finding::Refused).collect();
     found.extend(unknown_proxy::findings(around)?);
-    found.extend(orphans(around.viewer, around.containers).into_iter().map(Finding::Note));
+    let orphans = orphans(around.viewer, around.containers).into_iter();
+    found.extend(orphans.map(|orphan| Finding::Note(orphaned(around.viewer.target, orphan))));
     found.extend(crash_loops(around).into_iter().map(Finding::Note));
     found.extend(connections::notes(around).into_iter().map(Finding::Note));
     Ok(found)
@@ -209,33 +210,34 @@ fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
     apart.map(|(service, proxy)| not_reached(service, proxy.as_ref())).collect()
 }
 
-/// Containers of services that the file has no more, which the proxies send requests of a target's route to: what they are and
-/// how they go.
-fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<Loss> {
+/// Containers of services that the file has no more, which the proxies send requests of a target's route to, with the route.
+pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, String)> {
     let project = viewer.project;
     let gone = |c: &&Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
         c.is_running() && service.is_some_and(|service| !project.services.contains_key(service))
     };
     let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
-    let mut found = Vec::new();
-    for container in containers.iter().filter(gone) {
-        let shared =
-            viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container))).find_map(|proxy| {
-                let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
-                proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
-            });
-        let Some(entrance) = shared else { continue };
-        let route = format!("{}{}", entrance.host.unwrap_or_else(|| "any host".into()), entrance.path);
-        let says = format!(
-            "`{}` is of a service that the file has no more, and gets requests for {route} as `{}` does",
-            container.name(),
-            viewer.target.name()
-        );
-        let fix = "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
-        found.push(Loss::note("orphan-route", says, fix));
-    }
-    found
+    let route = |container: &Container| {
+        let fronting = viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container)));
+        let shared = fronting.into_iter().find_map(|proxy| {
+            let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
+            proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
+        })?;
+        Some(format!("{}{}", shared.host.unwrap_or_else(|| "any host".into()), shared.path))
+    };
+    containers.iter().filter(gone).filter_map(|c| Some((c.clone(), route(c)?))).collect()
+}
+
+fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Loss {
+    let says = format!(
+        "`{}` is of a service that the file has no more, and gets requests for {route} as `{}` does",
+        orphan.name(),
+        target.name()
+    );
+    let fix =
+        "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
+    Loss::note("orphan-route", says, fix)
 }
 
 fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {

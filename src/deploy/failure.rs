@@ -6,6 +6,7 @@ use super::asked::Target;
 use super::part::Part;
 use super::run::Run;
 use super::{adopt, rollback};
+use crate::docker::inspect::Container;
 use crate::fault::{Exit, Fault};
 use crate::model::FailureAction;
 use crate::release::Kind;
@@ -120,7 +121,9 @@ impl Run<'_> {
 
 /// The old release serves, unchanged.
 fn kept(target: &Target, parts: &[Part], fault: Fault) -> Fault {
-    let serving: Vec<&str> = parts.iter().flat_map(|p| p.start.serving()).map(|i| i.key.as_str()).collect();
+    let instances = parts.iter().flat_map(|p| p.start.serving()).map(|i| i.key.as_str());
+    let orphans = parts.iter().flat_map(Part::orphans).map(Container::name);
+    let serving: Vec<&str> = instances.chain(orphans).collect();
     let serves = match serving[..] {
         [] => "nothing served before, and nothing was left behind".to_string(),
         [one] => format!("{one} served before and still serves"),

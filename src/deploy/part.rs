@@ -43,6 +43,8 @@ pub struct Terms {
     pub back: Pace,
     /// What has to be said before.
     pub warnings: Vec<Warning>,
+    /// Containers of services that the file has no more, which serve its route too.
+    pub orphans: Vec<Container>,
 }
 
 impl<'a> Part<'a> {
@@ -197,9 +199,14 @@ impl<'a> Part<'a> {
         self.rollout.objected()
     }
 
-    /// It serves already.
+    /// It serves already, be it by an instance that had another name.
     pub fn serves(&self) -> bool {
-        self.start.serving().next().is_some()
+        self.start.serving().next().is_some() || !self.terms.orphans.is_empty()
+    }
+
+    /// Containers of services that the file has no more, which serve its route too.
+    pub fn orphans(&self) -> &[Container] {
+        &self.terms.orphans
     }
 
     /// Goes on to the end of the stage: a plan that was made anew has its earlier ones to do as well.

@@ -148,7 +148,8 @@ impl<'a> Run<'a> {
         let strategy = self.strategy(viewer, &scene)?;
         let service = &self.project().services[viewer.target.services()[0]];
         let back = goals::pace(service, &service.rollback, !viewer.proxies.is_empty());
-        let terms = Terms { update: *self.policy(service), back, warnings };
+        let orphans = preflight::orphans(viewer, containers).into_iter().map(|(orphan, _)| orphan).collect();
+        let terms = Terms { update: *self.policy(service), back, warnings, orphans };
         Ok(Part::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
     }
 

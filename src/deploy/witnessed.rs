@@ -79,7 +79,8 @@ impl Run<'_> {
         let runs =
             |service: &str, c: &&Container| c.is_running() && scene::is_member(self.project(), c, &[service]);
         let ways = services.iter().find_map(|service| {
-            let before = proxy.entrances(containers.iter().find(|c| runs(service, c))?);
+            let before = containers.iter().find(|c| runs(service, c)).or(part.orphans().first())?;
+            let before = proxy.entrances(before);
             Some(common(before, proxy.entrances(&part.viewer.preview(service))))
         });
         let speaks = |e: &&Entrance| cfg!(feature = "tls") || !e.tls;
