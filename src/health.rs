@@ -5,6 +5,8 @@ mod inside;
 mod probe;
 pub mod watch;
 
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 
 pub use asker::{Answer, Asker, Unasked};
@@ -18,6 +20,9 @@ use crate::wait::{self, Stop, Waited};
 
 /// The longest line of others that a message shows, in characters.
 const LINE: usize = 500;
+
+/// Age at which an unchanged bad answer is reported; most new instances get ready before.
+const STANDS: Duration = Duration::from_secs(2);
 
 /// How many last lines of an instance that failed are shown.
 const LOG_LINES: u32 = 10;
@@ -43,6 +48,10 @@ struct Progress {
     good: u32,
     asked: u32,
     last: String,
+    /// Time since which the last answer has been the same.
+    since: Option<Instant>,
+    /// The gist of the bad answer that was reported last.
+    reported: Option<String>,
     ended: bool,
 }
 
@@ -70,8 +79,8 @@ impl Unready {
     }
 }
 
-/// Waits until all are ready; `told` hears of each as it gets there. Up to `tolerated` may fail without ending the wait
-/// for the others.
+/// Waits until all are ready; `told` hears of each as it gets there, and of a bad answer that stands. Up to `tolerated`
+/// may fail without ending the wait for the others.
 ///
 /// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. What
 /// failed is told with the last answers and the last log lines. `seen` are their containers where they were read just now.
@@ -95,10 +104,12 @@ pub fn wait_until_ready(
         for (n, turn) in open.iter().zip(ask_all(&asker, candidates, &open, seen.take())?) {
             let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
             match turn {
-                Turn::Answered(answer) if progress.hear(&answer) == pace.successes => {
-                    told(candidate, &answer)
+                Turn::Answered(answer) => {
+                    let now = Instant::now();
+                    if progress.hear(&answer, now) == pace.successes || progress.stands(&answer, now) {
+                        told(candidate, &answer);
+                    }
                 }
-                Turn::Answered(_) => {}
                 Turn::Ended(end) => {
                     progress.ended = true;
                     Unready::add(&mut dead, Unready::of(&candidate.id, died(docker, candidate, &end)));
@@ -121,8 +132,11 @@ impl Progress {
     }
 
     /// Takes an answer in, and tells how many in a row were good.
-    fn hear(&mut self, answer: &Answer) -> u32 {
+    fn hear(&mut self, answer: &Answer, now: Instant) -> u32 {
         self.asked += 1;
+        if self.since.is_none() || gist(&self.last) != gist(&answer.text) {
+            self.since = Some(now);
+        }
         self.good = match answer.ready {
             true => self.good + 1,
             false => 0,
@@ -130,6 +144,25 @@ impl Progress {
         self.last = answer.text.clone();
         self.good
     }
+
+    /// Whether a bad answer has stood long enough to be reported, once until another one stands.
+    fn stands(&mut self, answer: &Answer, now: Instant) -> bool {
+        let is_old = self.since.is_some_and(|since| now.duration_since(since) >= STANDS);
+        let gist = Some(gist(&answer.text));
+        if answer.ready || !is_old || self.reported == gist {
+            return false;
+        }
+        self.reported = gist;
+        true
+    }
+}
+
+/// An answer up to its code, and what follows without its numbers: many tools print how long they took.
+fn gist(text: &str) -> String {
+    let (asked, answered) = text.split_once('→').unwrap_or(("", text));
+    let (code, rest) = answered.trim_start().split_once(' ').unwrap_or((answered, ""));
+    let rest: String = rest.chars().filter(|c| !c.is_ascii_digit()).collect();
+    format!("{asked}→ {} {rest}", code.trim())
 }
 
 /// What one look at an instance gave.

@@ -103,6 +103,45 @@ fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
     assert!(fault.hint.unwrap().contains("`healthcheck`"));
 }
 
+/// The answers that are reported, of these at these times in milliseconds.
+fn reported<'t>(answers: &[(u64, &'t str)]) -> Vec<&'t str> {
+    let (mut progress, start) = (Progress::default(), Instant::now());
+    let mut is_reported = |ms: u64, text: &str| {
+        let now = start + Duration::from_millis(ms);
+        let answer = Answer { ready: text.ends_with("→ 200"), text: text.into() };
+        progress.hear(&answer, now);
+        progress.stands(&answer, now)
+    };
+    answers.iter().filter(|(ms, text)| is_reported(*ms, text)).map(|(_, text)| *text).collect()
+}
+
+#[test]
+fn a_bad_answer_is_reported_once_it_stands_and_again_only_when_another_one_does() {
+    let (refused, bad, good) = ("GET u → connection refused", "GET u → 503", "GET u → 200");
+    assert_eq!(reported(&[(0, refused), (1900, refused), (2000, good)]), [""; 0]);
+    let all = [
+        (0, refused),
+        (1000, bad),
+        (2900, bad),
+        (3000, bad),
+        (9000, bad),
+        (9100, refused),
+        (11_200, refused),
+    ];
+    assert_eq!(reported(&all), [bad, refused]);
+    let flapping = [(0, refused), (1000, bad), (2000, refused), (3000, bad), (4000, refused)];
+    assert_eq!(reported(&flapping), [""; 0]);
+}
+
+#[test]
+fn an_answer_that_tells_its_own_time_is_the_same_answer() {
+    let failed = |ms| format!("healthcheck → 7 curl: (7) Failed to connect after {ms} ms");
+    assert_eq!(gist(&failed(3)), gist(&failed(12)));
+    assert_ne!(gist("healthcheck → 7 no"), gist("healthcheck → 1 no"));
+    assert_ne!(gist("GET u → 503, expected 200-399"), gist("GET u → 404, expected 200-399"));
+    assert_ne!(gist("GET u → 503"), gist("GET u → 404"));
+}
+
 mod properties {
     use super::*;
 

@@ -68,6 +68,11 @@ pub enum Event {
         name: String,
         answer: String,
     },
+    /// The answer of an instance that is waited for, once it has stood for a while and is another one than before.
+    NotReady {
+        name: String,
+        answer: String,
+    },
     Routed {
         inside: Vec<String>,
         outside: Vec<String>,

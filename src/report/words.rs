@@ -21,6 +21,7 @@ impl fmt::Display for Event {
             Event::Created { names } => write!(f, "created {}", list(names)),
             Event::Started { names } => write!(f, "started {}", list(names)),
             Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
+            Event::NotReady { name, answer } => write!(f, "{name} is not ready yet: {answer}"),
             Event::Routed { inside, outside } if outside.is_empty() => {
                 write!(f, "in rotation: {}", list(inside))
             }

@@ -136,11 +136,14 @@ impl<'a> Rollout<'a> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let told = |candidate: &Candidate, answer: &health::Answer| {
+            let (name, text) = (candidate.name.clone(), answer.text.clone());
+            if !answer.ready {
+                return self.tools.report.event(Event::NotReady { name, answer: text });
+            }
             if !self.lenient {
                 self.tools.watch.follow(candidate.clone(), settings.pace, &answer.text);
             }
-            let (name, answer) = (candidate.name.clone(), answer.text.clone());
-            self.tools.report.event(Event::Ready { name, answer });
+            self.tools.report.event(Event::Ready { name, answer: text });
         };
         let tolerated = self.tolerance.failures;
         let docker = self.tools.docker;

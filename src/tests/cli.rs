@@ -256,6 +256,15 @@ fn an_instance_that_is_never_ready_is_removed_with_its_last_answer_and_lines() {
 }
 
 #[test]
+fn a_bad_answer_that_stands_is_reported_once_while_an_instance_is_waited_for() {
+    let fake = Fake::new();
+    let port = answering("503 Service Unavailable");
+    let words = format!("deploy app --health-port {port} --health-deadline 3s");
+    let said = stderr(&fake.run(&words).code(3));
+    assert_eq!(said.matches("app-2 is not ready yet: GET http://127.0.0.1:").count(), 1, "{said}");
+}
+
+#[test]
 fn a_clean_up_that_fails_does_not_take_the_new_release_back() {
     let fake = Fake::new();
     fake.fail("rm old", "Error response from daemon: device is busy");

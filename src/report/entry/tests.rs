@@ -58,6 +58,7 @@ fn every() -> Vec<Event> {
         Event::Created { names: names() },
         Event::Started { names: names() },
         Event::Ready { name: text(), answer: text() },
+        Event::NotReady { name: text(), answer: text() },
         Event::Routed { inside: names(), outside: Vec::new() },
         Event::Draining { names: names() },
         Event::Idle { names: names() },
