@@ -18,6 +18,7 @@ mod part;
 mod rollback;
 mod run;
 pub mod scene;
+mod serving;
 mod stack;
 mod status;
 mod turn;

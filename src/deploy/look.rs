@@ -9,6 +9,7 @@ use super::goals;
 use super::part::Part;
 use super::run::Run;
 use super::scene::{self, Viewer};
+use super::serving::{self, Serving};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::fault::Loss;
@@ -93,6 +94,25 @@ impl<'a> Run<'a> {
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
         Ok(warnings)
+    }
+
+    /// Warns where what serves does not pass the probe of new instances. A release that is put back is not judged by
+    /// the one that it replaces.
+    ///
+    /// # Errors
+    /// No HTTP client can be made.
+    pub fn query_serving(&self, parts: &[Part]) -> Result<()> {
+        if self.kind != Kind::Deploy {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        for part in parts {
+            all.extend(Serving::of(part.viewer, &part.viewer.proxies, part.old_serving())?);
+        }
+        for found in serving::not_ready(self.docker(), &all)? {
+            self.report.warn(&Warning::ServingNotReady(format!("{found}; {}", found.fix)));
+        }
+        Ok(())
     }
 
     /// The services that nobody asked for, as far as there are any containers of theirs.

@@ -332,6 +332,12 @@ impl<'a> Part<'a> {
         self.rollout.release()
     }
 
+    /// The old instances that serve.
+    pub fn old_serving(&self) -> impl Iterator<Item = &Container> {
+        let old = self.start.serving().filter(|i| i.generation == Generation::Old);
+        old.filter_map(|i| self.rollout.container(&i.key))
+    }
+
     /// The containers that served at the start.
     pub fn served(&self) -> Vec<&Container> {
         self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()

@@ -99,6 +99,7 @@ impl<'a> Run<'a> {
             self.report.event(Event::OneByOne { targets, seconds });
         }
         parts.iter().zip(&notes).for_each(|(part, notes)| self.announce(part, notes));
+        self.query_serving(&parts)?;
         self.tell_dependents();
         self.left_alone(&containers, targets)?;
         for part in &parts {

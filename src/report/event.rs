@@ -288,6 +288,8 @@ pub enum Warning {
     /// A process of a new instance was killed, and the instance runs on.
     OutOfMemory(String),
     WeakProbe(String),
+    /// Instances that serve and do not pass the probe of new ones.
+    ServingNotReady(String),
     /// Compose's own, about the file.
     Compose(String),
     /// A key of the file that Swarm does not obey.
@@ -326,6 +328,7 @@ impl Warning {
             Warning::Died(_) => "died",
             Warning::OutOfMemory(_) => "out_of_memory",
             Warning::WeakProbe(_) => "weak_probe",
+            Warning::ServingNotReady(_) => "serving_not_ready",
             Warning::Compose(_) => "compose",
             Warning::Ignored(_) => "ignored",
             Warning::Task(_) => "task",

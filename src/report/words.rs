@@ -195,6 +195,7 @@ impl fmt::Display for Warning {
             | Warning::Loss(text)
             | Warning::Ignored(text)
             | Warning::Lost(text)
+            | Warning::ServingNotReady(text)
             | Warning::Task(text) => f.write_str(text),
             Warning::Silent { url, said } => write!(
                 f,

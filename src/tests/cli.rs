@@ -265,6 +265,27 @@ fn a_bad_answer_that_stands_is_reported_once_while_an_instance_is_waited_for() {
 }
 
 #[test]
+fn what_serves_and_fails_the_probe_of_new_instances_is_reported_before_anything_starts() {
+    let fake = Fake::new();
+    let port = answering("404 Not Found");
+    let said = stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
+    let warned =
+        said.find("warning: app-1 serves now and does not pass the probe of new instances either: GET");
+    assert!(warned.expect(&said) < said.find("created app-2").expect(&said), "{said}");
+    says(&fake.run("deploy app --health-path /up"), &["app-2 is ready"]);
+}
+
+#[test]
+fn what_serves_and_passes_the_probe_is_not_mentioned_and_a_healthcheck_is_not_run_for_it() {
+    let fake = Fake::new();
+    let run = fake.run("deploy app --dry-run").success();
+    assert!(!stderr(&run).contains("serves now"), "{}", stderr(&run));
+    fake.service("image: app:1, healthcheck: {test: [CMD, up]}");
+    fake.run("deploy app --dry-run").success();
+    assert_eq!(fake.calls(), [""; 0]);
+}
+
+#[test]
 fn a_clean_up_that_fails_does_not_take_the_new_release_back() {
     let fake = Fake::new();
     fake.fail("rm old", "Error response from daemon: device is busy");

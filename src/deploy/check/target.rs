@@ -11,6 +11,7 @@ use crate::check::{About, Finding, Row, Sheet, Verdict};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::goals;
 use crate::deploy::scene::Viewer;
+use crate::deploy::serving::{self, NotReady, Serving};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::health::Probe;
@@ -82,6 +83,7 @@ impl Checker<'_> {
             proxies: fronting.all(),
         };
         self.readiness(&viewer, sheet);
+        self.serving(&viewer, &fronting.running, sheet)?;
         let plan = self.plan(target, &fronting);
         let starting = match &plan {
             Ok(plan) => plan.starting(),
@@ -189,6 +191,20 @@ impl Checker<'_> {
             Ok(probes) => sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe))),
             Err(fault) => sheet.findings.push(self.about_service(viewer.target, fault)),
         }
+    }
+
+    /// Whether what runs passes the probe of new instances.
+    fn serving(&self, viewer: &Viewer, proxies: &[Arc<dyn Proxy>], sheet: &mut Sheet) -> Result<()> {
+        let services = viewer.target.services().into_iter();
+        let running = services.flat_map(|name| self.members(name));
+        // A service with nothing to ask has its finding already.
+        let all = Serving::of(viewer, proxies, running).unwrap_or_default();
+        let note = |found: NotReady| {
+            let about = About::service(&found.service);
+            Finding::note("serving-not-ready", about, found.to_string(), found.fix)
+        };
+        sheet.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
+        Ok(())
     }
 
     /// The plan of a deploy of everything, by the sides that run.

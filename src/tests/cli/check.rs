@@ -49,6 +49,21 @@ hint: each `no` has its fix; `compose-zd check` again shows whether it is gone
 }
 
 #[test]
+fn what_runs_and_fails_the_probe_of_new_instances_is_a_note() {
+    let fake = Fake::new();
+    let port = super::answering("404 Not Found");
+    let health = format!("x-zd: {{health: {{path: /up, port: {port}}}}}");
+    fake.service(&format!("image: 'app:1', restart: always, {health}"));
+    let told = String::from_utf8(fake.run("check").code(0).get_output().stdout.clone()).unwrap();
+    assert!(
+        told.contains("app-1 serves now and does not pass the probe of new instances either: GET "),
+        "{told}"
+    );
+    assert!(told.contains("[serving-not-ready]") && told.contains("`x-zd.health.path`"), "{told}");
+    only_reads(&fake);
+}
+
+#[test]
 fn json_is_one_document() {
     let fake = Fake::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");

@@ -1,0 +1,160 @@
+//! Readiness of what serves now, by the probe that new instances will have to pass: a probe that is wrong is reported at
+//! once, and not only at the deadline.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::scene::Viewer;
+use crate::docker::Docker;
+use crate::docker::inspect::Container;
+use crate::fault::Fault;
+use crate::health::{Answer, Asker, Probe};
+use crate::model::{Project, Service};
+use crate::proxy::Proxy;
+use crate::rollout;
+
+/// Timeout for one answer: no deploy waits longer for it.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Age below which an instance may still be starting.
+const STARTING: Duration = Duration::from_secs(5);
+
+/// An instance that serves, and its probe.
+pub struct Serving<'a> {
+    service: &'a Service,
+    container: &'a Container,
+    /// Its name without the project's.
+    name: String,
+    probe: Probe,
+}
+
+impl<'a> Serving<'a> {
+    /// Those of a target with a probe that is queried from outside, for the old and for the new version: the command of a
+    /// healthcheck is not run for this.
+    ///
+    /// # Errors
+    /// A service with nothing to ask.
+    pub fn of(
+        viewer: &Viewer<'a>,
+        proxies: &[Arc<dyn Proxy>],
+        containers: impl Iterator<Item = &'a Container>,
+    ) -> Result<Vec<Serving<'a>>, Fault> {
+        let probes = viewer.probes()?;
+        let by_command = |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, Probe::Check(_)));
+        let all = containers.filter_map(|container| Serving::new(viewer.project, container, proxies));
+        Ok(all.filter(|one| !by_command(&one.service.name)).collect())
+    }
+
+    fn new(
+        project: &'a Project,
+        container: &'a Container,
+        proxies: &[Arc<dyn Proxy>],
+    ) -> Option<Serving<'a>> {
+        let service = project.services.get(container.compose()?.1)?;
+        let probe = rollout::probe(service, container, proxies).ok()?;
+        let is_started = container.age().is_none_or(|age| age >= STARTING);
+        let name = rollout::short_name(&project.name, container);
+        let is_outside = matches!(probe, Probe::Http(_) | Probe::Connect(_));
+        let is_judged = is_outside && is_started && container.is_running();
+        is_judged.then_some(Serving { service, container, name, probe })
+    }
+
+    /// None where the time was too short to judge it.
+    fn ask(&self, docker: &Docker) -> Result<Option<Answer>> {
+        let timeout = self.service.settings.pace.timeout;
+        let start = Instant::now();
+        let answer = Asker::new(docker, timeout.min(TIMEOUT))?.ask(&self.probe, self.container).ok();
+        let is_judged = timeout <= TIMEOUT || start.elapsed() < TIMEOUT;
+        Ok(answer.filter(|answer| answer.ready || is_judged))
+    }
+}
+
+/// Instances of a service that serve and do not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotReady {
+    pub service: String,
+    names: Vec<String>,
+    /// Number of instances that were queried.
+    of: usize,
+    /// The first one's answer.
+    answer: String,
+    pub fix: &'static str,
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.names.join(", ");
+        match (self.of, self.names.len()) {
+            (1, _) => write!(f, "{names} serves now and does not pass the probe of new instances either")?,
+            (of, failed) if of == failed => {
+                write!(f, "{names} serve now and do not pass the probe of new instances either")?;
+            }
+            (of, _) => {
+                write!(f, "of {of} instances that serve now, {names} would not pass the probe of new ones")?;
+            }
+        }
+        write!(f, ": {}", self.answer)
+    }
+}
+
+/// Queries all at the same time.
+///
+/// # Errors
+/// No HTTP client can be made.
+pub fn not_ready(docker: &Docker, serving: &[Serving]) -> Result<Vec<NotReady>> {
+    let answers = thread::scope(|scope| {
+        let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| one.ask(docker))).collect();
+        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect::<Result<Vec<_>>>()
+    })?;
+    let mut by_service: BTreeMap<&str, Vec<(&Serving, Answer)>> = BTreeMap::new();
+    for (one, answer) in serving.iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))) {
+        by_service.entry(&one.service.name).or_default().push((one, answer));
+    }
+    let failed = |(service, all): (&str, Vec<(&Serving, Answer)>)| {
+        let bad: Vec<&(&Serving, Answer)> = all.iter().filter(|(_, answer)| !answer.ready).collect();
+        let (first, answer) = bad.first()?;
+        Some(NotReady {
+            service: service.into(),
+            names: bad.iter().map(|(one, _)| one.name.clone()).collect(),
+            of: all.len(),
+            answer: answer.text.clone(),
+            fix: fix(&first.probe),
+        })
+    };
+    Ok(by_service.into_iter().filter_map(failed).collect())
+}
+
+fn fix(probe: &Probe) -> &'static str {
+    match probe {
+        Probe::Connect(_) => {
+            "unless the new version listens there, correct the port or give it a `healthcheck`"
+        }
+        _ => "unless the new version does, set `x-zd.health.path` or `x-zd.health.port`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(names: &[&str], of: usize) -> String {
+        let names = names.iter().map(|n| n.to_string()).collect();
+        let answer = "GET u → 404".into();
+        NotReady { service: "app".into(), names, of, answer, fix: "" }.to_string()
+    }
+
+    #[test]
+    fn the_failing_instances_are_named_with_an_answer() {
+        let one = "app-1 serves now and does not pass the probe of new instances either: GET u → 404";
+        assert_eq!(said(&["app-1"], 1), one);
+        let all = "app-1, app-2 serve now and do not pass the probe of new instances either: GET u → 404";
+        assert_eq!(said(&["app-1", "app-2"], 2), all);
+        let some = "of 3 instances that serve now, app-2 would not pass the probe of new ones: GET u → 404";
+        assert_eq!(said(&["app-2"], 3), some);
+    }
+}
