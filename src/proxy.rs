@@ -172,6 +172,8 @@ pub struct Wish {
     pub project: String,
     /// The services it is about, with every name that Docker's DNS has for each.
     pub services: Vec<(String, Vec<String>)>,
+    /// The same as its discovery sees it.
+    pub backends: Vec<Backend>,
     /// The names of what is replaced in the same run, with a rotation of its own.
     pub beside: Vec<String>,
 }

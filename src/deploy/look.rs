@@ -170,6 +170,7 @@ impl<'a> Run<'a> {
             project: self.project().name.clone(),
             starting: part.plan.starting(),
             services: names(part),
+            backends: viewer.backends(containers),
             beside: others.flat_map(names).flat_map(|(_, names)| names).collect(),
         };
         for proxy in &viewer.proxies {

@@ -1,6 +1,7 @@
 //! nginx-proxy with docker-gen, in one container or two: marker files gate and drain, the age of nginx's workers
 //! confirms, and the connections in its network namespace tell what is in flight.
 
+mod multiports;
 mod scripts;
 mod template;
 
@@ -17,6 +18,7 @@ use crate::docker::inspect::Container;
 use crate::docker::{Done, Exec};
 use crate::fault::{Fault, Loss};
 use crate::shell;
+use multiports::Route;
 use scripts::{
     hurried_script, install_script, keep_alive_script, question_script, release_script, route_script,
 };
@@ -46,9 +48,7 @@ pub struct NginxProxy {
 
 /// Whether an environment asks nginx-proxy for a route.
 pub fn claims(environment: &BTreeMap<String, String>) -> bool {
-    ["VIRTUAL_HOST", "VIRTUAL_HOST_MULTIPORTS"]
-        .iter()
-        .any(|key| environment.get(*key).is_some_and(|v| !v.is_empty()))
+    ["VIRTUAL_HOST", multiports::KEY].iter().any(|key| environment.get(*key).is_some_and(|v| !v.is_empty()))
 }
 
 /// Recognises nginx-proxy by its image or its environment, and a docker-gen of its own by its command.
@@ -108,6 +108,64 @@ impl NginxProxy {
         let nginx = all.iter().find(|c| c.name() == target || c.id.starts_with(target.as_str()))?;
         let [template, config] = arguments.last_chunk::<2>()?.clone();
         Some(NginxProxy { nginx: nginx.clone(), generator: generator.id.clone(), template, config })
+    }
+
+    /// Its version, where its own image tells.
+    fn version(&self) -> Option<(u32, u32, u32)> {
+        self.nginx.env("NGINX_PROXY_VERSION").and_then(parse_numbers)
+    }
+
+    fn reads_multiports(&self) -> bool {
+        self.version().is_none_or(|version| version >= multiports::SINCE)
+    }
+
+    /// The routes of `VIRTUAL_HOST_MULTIPORTS`, which take the place of `VIRTUAL_HOST`; none where it is not set.
+    fn multiports(&self, container: &Container) -> Option<Vec<Route>> {
+        let text = container.env(multiports::KEY).filter(|text| !text.trim().is_empty())?;
+        self.reads_multiports().then(|| multiports::read(text).unwrap_or_default())
+    }
+
+    /// A service whose `VIRTUAL_HOST_MULTIPORTS` cannot be read, and gets no route.
+    fn unread(&self, backend: &Backend) -> Option<Fault> {
+        let text = multiports::value(&backend.environment).filter(|_| self.reads_multiports())?;
+        let says = format!(
+            "{}: `VIRTUAL_HOST_MULTIPORTS` of `{}` is no YAML map of hosts to paths, so that no request gets to it",
+            self.name(),
+            backend.service
+        );
+        let hint = "write `HOST: {\"/\": {port: PORT}}`, or set `VIRTUAL_HOST` and `VIRTUAL_PORT` instead";
+        let is_read = multiports::read(text).is_some();
+        (!is_read).then(|| Fault::unchanged(says).hint(hint).rule(&"nginx-multiports"))
+    }
+
+    /// Services whose `VIRTUAL_HOST_MULTIPORTS` a template passes over, and whether `VIRTUAL_HOST` routes to them.
+    fn passed_over(&self, template: &str, wish: &Wish) -> Option<Loss> {
+        let is_old = !template.is_empty() && !template.contains(multiports::KEY);
+        let is_set = |backend: &&Backend| multiports::value(&backend.environment).is_some();
+        let is_routed =
+            |b: &Backend| b.environment.get("VIRTUAL_HOST").is_some_and(|hosts| !hosts.is_empty());
+        let set = wish.backends.iter().filter(is_set).filter(|_| is_old);
+        let backend = set.min_by_key(|backend| is_routed(backend))?;
+        let is_routed = is_routed(backend);
+        let says = format!(
+            "{}: its template {} does not read `VIRTUAL_HOST_MULTIPORTS` of `{}`, {}",
+            self.name(),
+            self.template,
+            backend.service,
+            if is_routed { "and goes by `VIRTUAL_HOST`" } else { "so that no request gets to it" }
+        );
+        let fix =
+            "use nginx-proxy 1.6 or later with its own template, or set `VIRTUAL_HOST` and `VIRTUAL_PORT`";
+        Some(Loss { grave: !is_routed, ..Loss::note("nginx-multiports", says, fix) })
+    }
+
+    /// # Errors
+    /// A service that the template gives no route.
+    fn reads(&self, template: &str, wish: &Wish) -> Result<(), Fault> {
+        match self.passed_over(template, wish).filter(|loss| loss.grave) {
+            Some(loss) => Err(Fault::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
+            None => Ok(()),
+        }
     }
 
     fn marker(endpoint: &Endpoint) -> String {
@@ -207,38 +265,66 @@ impl Proxy for NginxProxy {
         claims(&backend.environment) && backend.networks.iter().any(reaches)
     }
 
-    /// `VIRTUAL_PORT`, else the only exposed port, else 80.
+    /// That of its main route, else the only exposed port, else 80.
     fn port(&self, container: &Container) -> Option<u16> {
-        let set = container.env("VIRTUAL_PORT").and_then(|p| p.parse().ok());
+        let set = match self.multiports(container) {
+            Some(routes) => multiports::main_route(&routes).and_then(|route| route.port),
+            None => container.env("VIRTUAL_PORT").and_then(|p| p.parse().ok()),
+        };
         let exposed = container.exposed_tcp();
         let only = (exposed.len() == 1).then(|| exposed[0]);
         set.or(only).or(Some(80))
     }
 
-    /// `VIRTUAL_PROTO` is `fastcgi` or `uwsgi`.
-    /// Source: nginx-proxy's docs, "Upstream (backend) features".
+    /// The protocol of its main route is not `fastcgi` or `uwsgi`.
+    /// Source: nginx-proxy's docs, "Upstream (backend) features" and "Multiple ports".
     fn speaks_http(&self, container: &Container) -> bool {
-        let protocol = container.env("VIRTUAL_PROTO").unwrap_or_default();
+        let routes = self.multiports(container);
+        let protocol = match &routes {
+            Some(routes) => multiports::main_route(routes).map_or("", |route| &route.protocol),
+            None => container.env("VIRTUAL_PROTO").unwrap_or_default(),
+        };
         !["fastcgi", "uwsgi"].contains(&protocol.trim())
     }
 
-    /// The first plain name of `VIRTUAL_HOST`: neither a wildcard nor a regular expression.
+    /// The first plain name: neither a wildcard nor a regular expression.
     fn host(&self, container: &Container) -> Option<String> {
-        let hosts = container.env("VIRTUAL_HOST")?;
         let plain = |h: &&str| !h.is_empty() && !h.contains(['*', '~', ' ']);
-        hosts.split(',').map(str::trim).find(plain).map(String::from)
+        match self.multiports(container) {
+            Some(routes) => {
+                let main = multiports::main_route(&routes)?;
+                plain(&main.host.as_str()).then(|| main.host.clone())
+            }
+            None => {
+                let hosts = container.env("VIRTUAL_HOST")?;
+                hosts.split(',').map(str::trim).find(plain).map(String::from)
+            }
+        }
     }
 
     /// At each plain name; whether port 80 only sends clients on to the other one, its answers tell.
     fn entrances(&self, container: &Container) -> Vec<Entrance> {
         let port = |key: &str, usual| self.nginx.env(key).and_then(|p| p.parse().ok()).unwrap_or(usual);
-        let ports = [(port("HTTP_PORT", 80), false), (port("HTTPS_PORT", 443), true)];
+        let ports = [port("HTTP_PORT", 80), port("HTTPS_PORT", 443)];
+        let at = |host: &str, path: &str, own: [Option<u16>; 2]| {
+            [0, 1].map(|n| Entrance {
+                port: own[n].unwrap_or(ports[n]),
+                tls: n == 1,
+                host: Some(host.into()),
+                path: path.into(),
+            })
+        };
+        if let Some(routes) = self.multiports(container) {
+            let plain = routes.iter().filter(|route| is_plain(&route.host));
+            return plain.flat_map(|r| at(&r.host, &r.path, r.external)).collect();
+        }
         let hosts = container.env("VIRTUAL_HOST").unwrap_or_default().split(',').map(str::trim);
         let path = container.env("VIRTUAL_PATH").filter(|p| p.starts_with('/')).unwrap_or("/");
-        let at = |host: &str| {
-            ports.map(|(port, tls)| Entrance { port, tls, host: Some(host.into()), path: path.into() })
-        };
-        hosts.filter(|h| is_plain(h)).flat_map(at).collect()
+        hosts.filter(|h| is_plain(h)).flat_map(|host| at(host, path, [None, None])).collect()
+    }
+
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+        backends.iter().find_map(|backend| self.unread(backend)).map_or(Ok(Vec::new()), Err)
     }
 
     fn inspect(&self) -> Vec<Exec> {
@@ -256,13 +342,16 @@ impl Proxy for NginxProxy {
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
+        self.reads(&state.template, wish)?;
         let patch = self.patch(&state, wish.tune)?;
         let keep_alive = wish.tune.then(|| self.keep_alive(&state)).flatten();
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
     fn losses(&self, answers: &[Done], wish: &Wish) -> Vec<Loss> {
-        Inspected::read(answers).and_then(|state| self.cuts_clients(&state, wish.tune)).into_iter().collect()
+        let Some(state) = Inspected::read(answers) else { return Vec::new() };
+        let passed_over = self.passed_over(&state.template, wish);
+        self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
     }
 
     /// The template of its image is taken to be one that can be changed.
@@ -275,10 +364,12 @@ impl Proxy for NginxProxy {
             nginx_version: version,
             keeps_alive: files(KEEPALIVE_FILE).is_some_and(|g| g.text.contains("keepalive_min_timeout")),
         };
+        self.reads(&state.template, wish)?;
         if own.is_some() {
             self.patch(&state, wish.tune)?;
         }
-        Ok(self.cuts_clients(&state, wish.tune).into_iter().collect())
+        let passed_over = self.passed_over(&state.template, wish);
+        Ok(self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect())
     }
 
     fn gate(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
@@ -361,7 +452,11 @@ impl Inspected {
 
 /// Reads `nginx version: nginx/1.29.5`.
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
-    let (_, version) = text.split_once("nginx/")?;
+    parse_numbers(text.split_once("nginx/")?.1)
+}
+
+/// Reads `1.29.5`, and what may follow.
+fn parse_numbers(version: &str) -> Option<(u32, u32, u32)> {
     let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().ok());
     Some((parts.next()??, parts.next()??, parts.next()??))
 }

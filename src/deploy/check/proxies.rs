@@ -89,6 +89,7 @@ impl Checker<'_> {
             project: self.project().name.clone(),
             starting,
             services: viewer.names(backends),
+            backends: backends.to_vec(),
             beside: Vec::new(),
         }
     }

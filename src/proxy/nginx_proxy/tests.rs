@@ -48,6 +48,79 @@ fn fastcgi_and_uwsgi_upstreams_do_not_get_http() {
     assert!(speaks("http") && speaks("https") && proxy().speaks_http(&container("{}")));
 }
 
+/// A container with these variables.
+fn with(variables: &[&str]) -> Container {
+    let env = serde_json::to_string(variables).unwrap();
+    container(&format!(
+        r#"{{"Config": {{"Env": {env}, "Labels": {{"com.docker.compose.project": "p",
+            "com.docker.compose.service": "app"}}}}, "NetworkSettings": {{"Networks": {{"front": {{}}}}}}}}"#
+    ))
+}
+
+const MULTIPORTS: &str = "VIRTUAL_HOST_MULTIPORTS=a.test: {/: {port: 3000}, /fpm: {port: 9000}}\nb.test:";
+
+#[test]
+fn port_host_and_ways_in_come_from_multiports_where_it_is_set() {
+    let app = with(&[MULTIPORTS, "VIRTUAL_HOST=c.test", "VIRTUAL_PORT=1", "VIRTUAL_PROTO=fastcgi"]);
+    assert_eq!((proxy().port(&app), proxy().host(&app)), (Some(3000), Some("a.test".into())));
+    assert!(proxy().speaks_http(&app) && proxy().fronts(&Backend::from(&app)));
+    let ways = proxy().entrances(&app).into_iter().filter(|e| !e.tls);
+    let ways: Vec<_> = ways.map(|e| format!("{}:{}{}", e.host.unwrap(), e.port, e.path)).collect();
+    assert_eq!(ways, ["a.test:80/", "a.test:80/fpm", "b.test:80/"]);
+    assert_eq!(proxy().check(&[Backend::from(&app)]), Ok(Vec::new()));
+    let fpm = with(&["VIRTUAL_HOST_MULTIPORTS=a.test: {/: {port: 9000, proto: fastcgi}}"]);
+    assert!(!proxy().speaks_http(&fpm));
+    assert_eq!(proxy().port(&with(&["VIRTUAL_HOST_MULTIPORTS=b.test:", "VIRTUAL_PORT=1"])), Some(80));
+    assert_eq!(proxy().port(&with(&["VIRTUAL_HOST_MULTIPORTS=", "VIRTUAL_PORT=1"])), Some(1));
+}
+
+#[test]
+fn multiports_that_get_no_route_are_refused() {
+    let refused = |proxy: &NginxProxy, app: &Container| proxy.check(&[Backend::from(app)]).unwrap_err();
+    let fault = refused(&proxy(), &with(&["VIRTUAL_HOST_MULTIPORTS=a.test", "VIRTUAL_HOST=a.test"]));
+    assert!(fault.message.contains("of `app` is no YAML map") && fault.hint.is_some(), "{fault}");
+}
+
+/// The answers to `inspect` of a proxy with this template.
+fn inspected(template: &str) -> [Done; 2] {
+    [done(&format!("@writable yes\n@template\n{template}")), done("@version nginx version: nginx/1.29.5\n")]
+}
+
+#[test]
+fn a_template_that_passes_over_multiports_is_refused_unless_another_variable_routes() {
+    let line = "server {{ $ip }}:{{ $port }};";
+    let wish =
+        |variables: &[&str]| Wish { backends: vec![Backend::from(&with(variables))], ..Wish::default() };
+    let (only, both) = (wish(&[MULTIPORTS]), wish(&[MULTIPORTS, "VIRTUAL_HOST=c.test"]));
+    let wish = |wish: &Wish| Wish { tune: true, ..wish.clone() };
+    let fault = proxy().prepare(&inspected(line), &wish(&only)).unwrap_err();
+    assert!(
+        fault.message.contains("/app/nginx.tmpl does not read `VIRTUAL_HOST_MULTIPORTS` of `app`"),
+        "{fault}"
+    );
+    assert!(proxy().prepare(&inspected(line), &wish(&both)).is_ok());
+    let rules = |template, wish: &Wish| {
+        let losses = proxy().losses(&inspected(template), wish);
+        losses.into_iter().map(|loss| (loss.rule, loss.grave)).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(line, &wish(&both)), [("nginx-multiports", false)]);
+    let mixed = Wish { backends: [both.backends.clone(), only.backends.clone()].concat(), ..Wish::default() };
+    assert!(proxy().prepare(&inspected(line), &wish(&mixed)).is_err(), "the next version gets no route");
+    let new = format!("{{{{ groupBy $ \"Env.VIRTUAL_HOST_MULTIPORTS\" }}}}\n{line}");
+    assert!(proxy().prepare(&inspected(&new), &wish(&only)).is_ok());
+    assert_eq!(rules(&new, &wish(&only)), []);
+}
+
+#[test]
+fn before_1_6_the_probe_goes_by_the_single_variables() {
+    let both = with(&[MULTIPORTS, "VIRTUAL_HOST=c.test", "VIRTUAL_PORT=1"]);
+    let old = NginxProxy::whole(&with(&["NGINX_PROXY_VERSION=1.5.2"]));
+    assert_eq!(old.check(&[Backend::from(&with(&["VIRTUAL_HOST_MULTIPORTS=a"]))]), Ok(Vec::new()));
+    assert_eq!((old.port(&both), old.host(&both)), (Some(1), Some("c.test".into())));
+    let new = NginxProxy::whole(&with(&["NGINX_PROXY_VERSION=1.10.0-3-gabc"]));
+    assert_eq!(new.port(&both), Some(3000));
+}
+
 #[test]
 fn the_running_workers_confirm_and_connections_tell_what_is_in_flight() {
     let ends = [endpoint("old", "172.19.0.5"), endpoint("new", "172.19.0.6")];
