@@ -149,8 +149,8 @@ impl Report {
         match &entry.event {
             _ if self.is_json() => write_err(&entry.line()),
             Event::Error { .. } => self.above(&entry.event.to_string()),
-            // Its own words are the result.
-            Event::Deployed { .. } => {}
+            // Its own words are the result, or a warning's.
+            Event::Deployed { .. } | Event::Died { .. } => {}
             event if self.is_drawn(event) => {}
             event => {
                 let text = event.to_string().replace('\n', " ");

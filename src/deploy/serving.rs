@@ -90,9 +90,9 @@ impl fmt::Display for NotReady {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.join(", ");
         match (self.of, self.names.len()) {
-            (1, _) => write!(f, "{names} serves now and does not pass the probe of new instances either")?,
+            (1, _) => write!(f, "{names} serves now and does not pass the probe of new instances")?,
             (of, failed) if of == failed => {
-                write!(f, "{names} serve now and do not pass the probe of new instances either")?;
+                write!(f, "{names} serve now and do not pass the probe of new instances")?;
             }
             (of, _) => {
                 write!(f, "of {of} instances that serve now, {names} would not pass the probe of new ones")?;
@@ -134,7 +134,7 @@ fn fix(probe: &Probe) -> &'static str {
         Probe::Connect(_) => {
             "unless the new version listens there, correct the port or give it a `healthcheck`"
         }
-        _ => "unless the new version does, set `x-zd.health.path` or `x-zd.health.port`",
+        _ => "unless the new version passes, set `x-zd.health.path` or `x-zd.health.port`",
     }
 }
 
@@ -150,9 +150,9 @@ mod tests {
 
     #[test]
     fn the_failing_instances_are_named_with_an_answer() {
-        let one = "app-1 serves now and does not pass the probe of new instances either: GET u → 404";
+        let one = "app-1 serves now and does not pass the probe of new instances: GET u → 404";
         assert_eq!(said(&["app-1"], 1), one);
-        let all = "app-1, app-2 serve now and do not pass the probe of new instances either: GET u → 404";
+        let all = "app-1, app-2 serve now and do not pass the probe of new instances: GET u → 404";
         assert_eq!(said(&["app-1", "app-2"], 2), all);
         let some = "of 3 instances that serve now, app-2 would not pass the probe of new ones: GET u → 404";
         assert_eq!(said(&["app-2"], 3), some);

@@ -119,6 +119,10 @@ pub enum Event {
     Failed {
         names: Vec<String>,
     },
+    /// Instances in rotation that ended, and whose failure does not count. A warning says the same in words.
+    Died {
+        names: Vec<String>,
+    },
     /// Several targets are replaced one after the other (`--one-by-one`).
     OneByOne {
         targets: Vec<String>,

@@ -45,6 +45,8 @@ struct Story {
     results: Vec<String>,
     /// It did not end as was hoped.
     failed: bool,
+    /// The witness lost requests, or requests were cut off.
+    lossy: bool,
     started: String,
     end: Duration,
     tracks: Vec<Track>,
@@ -88,11 +90,15 @@ impl Story {
             Event::Paused => self.marks.push(Mark { at, what: "pause" }),
             Event::TaskRuns { name, .. } => self.task(at, name),
             Event::Witness(seen) => {
+                self.lossy |= seen.summary.lost > 0;
                 self.witness.push(event.to_string());
                 self.dots.extend(seen.samples.iter().map(Dot::from));
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
-            Event::Warning { text, .. } => self.warnings.push(text.clone()),
+            Event::Warning { kind, text } => {
+                self.lossy |= kind == "drain_limit";
+                self.warnings.push(text.clone());
+            }
             Event::Error { message, .. } => {
                 self.failed = true;
                 self.results.push(message.clone());

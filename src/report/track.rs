@@ -1,6 +1,6 @@
 //! What each instance went through, folded out of the events: what the terminal shows of it, and the picture draws. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::{Event, Found};
@@ -69,8 +69,10 @@ impl Track {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tracks {
     all: Vec<Track>,
-    /// Whether anything stands in front of them; where not, what is ready serves.
-    proxied: bool,
+    /// Targets with a proxy in front; of the others what is ready serves.
+    proxied: BTreeSet<String>,
+    /// The target that the last step was about.
+    target: Option<String>,
     /// Tasks of a Swarm: how many of how many run, by service.
     tasks: BTreeMap<String, (usize, usize)>,
 }
@@ -87,17 +89,23 @@ impl Tracks {
     /// Takes in an event that happened at this time since the start.
     pub fn take(&mut self, at: Duration, event: &Event) {
         match event {
-            Event::Deploying { proxies, instances, .. } => {
-                self.proxied = !proxies.is_empty();
+            Event::Deploying { target, proxies, instances } => {
+                self.proxied.extend((!proxies.is_empty()).then(|| target.clone()));
+                self.target = Some(target.clone());
                 instances.iter().for_each(|found| self.found(found));
             }
             Event::Created { names } => names.iter().for_each(|name| self.created(at, name)),
-            Event::Step(note) if note.verb == "start" => self.turn(at, &note.names, Phase::Starting),
+            Event::Step(note) => {
+                self.target = Some(note.target.clone());
+                if note.verb == "start" {
+                    self.turn(at, &note.names, Phase::Starting);
+                }
+            }
             Event::Started { names } => self.turn(at, names, Phase::Starting),
             Event::Ready { name, .. } => self.ready(at, name),
             Event::Routed { inside, outside } => self.routed(at, inside, outside),
             Event::Draining { names } => self.turn_unless(at, names, Phase::Draining, Phase::Failed),
-            Event::Failed { names } => self.turn(at, names, Phase::Failed),
+            Event::Failed { names } | Event::Died { names } => self.turn(at, names, Phase::Failed),
             Event::Stopped { names } => self.turn(at, names, Phase::Stopped),
             Event::Removed { names } => self.turn(at, names, Phase::Removed),
             Event::TaskRuns { name, current, wanted, .. } => self.runs(name, *current, *wanted),
@@ -131,7 +139,8 @@ impl Tracks {
     }
 
     fn ready(&mut self, at: Duration, name: &str) {
-        let phase = if self.proxied { Phase::Ready } else { Phase::InRotation };
+        let is_proxied = self.target.as_ref().is_some_and(|target| self.proxied.contains(target));
+        let phase = if is_proxied { Phase::Ready } else { Phase::InRotation };
         if let Some(track) = self.get(name).filter(|t| t.phase() != Phase::InRotation) {
             track.turn(at, phase);
         }
@@ -176,6 +185,7 @@ impl Tracks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::event::StepNote;
 
     fn names(names: &str) -> Vec<String> {
         names.split_whitespace().map(String::from).collect()
@@ -277,6 +287,48 @@ mod tests {
             Event::Stopped { names: names("app-3") },
         ];
         assert_eq!(story(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
+    }
+
+    #[test]
+    fn an_old_one_that_died_is_not_in_rotation_to_the_end() {
+        let events = [
+            deploying("lb"),
+            Event::Created { names: names("app-3") },
+            Event::Died { names: names("app-1") },
+            Event::Routed { inside: names("app-3"), outside: names("app-1 app-2") },
+        ];
+        assert_eq!(story(&events)[0], "app-1 old: in rotation@0, failed@2");
+    }
+
+    #[test]
+    fn what_is_ready_behind_a_proxy_waits_for_it_though_another_target_has_none() {
+        let worker = Event::Deploying { target: "worker".into(), proxies: Vec::new(), instances: Vec::new() };
+        let step = |target: &str| {
+            Event::Step(StepNote {
+                target: target.into(),
+                number: 1,
+                of: 2,
+                batch: 1,
+                batches: 1,
+                verb: "ready".into(),
+                names: Vec::new(),
+                back: false,
+            })
+        };
+        let created = Event::Created { names: names("app-3 worker-2") };
+        let events = [
+            deploying("lb"),
+            worker,
+            created,
+            step("app"),
+            ready("app-3"),
+            step("worker"),
+            ready("worker-2"),
+            Event::Routed { inside: names("app-3"), outside: names("app-1") },
+        ];
+        let story = story(&events);
+        assert_eq!(story[3], "app-3 new: created@2, ready@4, in rotation@7");
+        assert_eq!(story[4], "worker-2 new: created@2, in rotation@6");
     }
 
     #[test]

@@ -50,6 +50,7 @@ impl fmt::Display for Event {
                 write!(f, "; watching {them} for {} (Ctrl-C goes back)", rounded(*time))
             }
             Event::Failed { names } => write!(f, "{} failed", list(names)),
+            Event::Died { names } => write!(f, "{} died", list(names)),
             Event::OneByOne { targets, seconds: time } => {
                 write!(f, "one after the other: {}", quoted(targets))?;
                 match time.is_zero() {

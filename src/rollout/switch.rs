@@ -80,6 +80,7 @@ impl<'a> Rollout<'a> {
         if living.is_empty() || dead.is_empty() {
             return Ok(false);
         }
+        self.tell(|names| Event::Died { names }, &dead);
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
         if self.objected.take() {
             self.tools.witness.forgive();

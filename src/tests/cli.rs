@@ -269,8 +269,7 @@ fn what_serves_and_fails_the_probe_of_new_instances_is_reported_before_anything_
     let fake = Fake::new();
     let port = answering("404 Not Found");
     let said = stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
-    let warned =
-        said.find("warning: app-1 serves now and does not pass the probe of new instances either: GET");
+    let warned = said.find("warning: app-1 serves now and does not pass the probe of new instances: GET");
     assert!(warned.expect(&said) < said.find("created app-2").expect(&said), "{said}");
     says(&fake.run("deploy app --health-path /up"), &["app-2 is ready"]);
 }

@@ -59,6 +59,7 @@ fn every() -> Vec<Event> {
         Event::Started { names: names() },
         Event::Ready { name: text(), answer: text() },
         Event::NotReady { name: text(), answer: text() },
+        Event::Died { names: names() },
         Event::Routed { inside: names(), outside: Vec::new() },
         Event::Draining { names: names() },
         Event::Idle { names: names() },

@@ -32,7 +32,11 @@ pub fn page(entries: &[Entry]) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>{title} · compose-zd</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
     );
-    let class = if story.failed { "failed" } else { "good" };
+    let class = match (story.failed, story.lossy) {
+        (true, _) => "failed",
+        (false, true) => "lossy",
+        (false, false) => "good",
+    };
     for result in &story.results {
         let _ = writeln!(html, "<p class=\"{class}\">{}</p>", escape(result));
     }

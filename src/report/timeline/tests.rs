@@ -1,5 +1,6 @@
 use super::super::event::Found;
 use super::*;
+use crate::witness::{Seen, Summary};
 
 fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
@@ -90,6 +91,24 @@ fn a_failure_is_the_result() {
     assert!(story.failed);
     assert_eq!(story.results, ["`app`: no"]);
     assert_eq!(story.marks.last().map(|m| m.what), Some("going back"));
+}
+
+#[test]
+fn a_release_that_lost_requests_is_not_shown_as_good() {
+    let result = |events: Vec<Event>| {
+        let page = page(&entries(events));
+        let line = page.lines().find(|line| line.contains("is deployed as release 2")).unwrap();
+        line.split('"').nth(1).unwrap().to_string()
+    };
+    let witness = |lost| {
+        let summary = Summary { sent: 58, lost, ..Summary::default() };
+        Event::Witness(Box::new(Seen { url: "http://a/".into(), summary, switch: None, samples: Vec::new() }))
+    };
+    let with = |event| deploy().into_iter().chain([event]).collect::<Vec<_>>();
+    assert_eq!(result(with(witness(0))), "good");
+    assert_eq!(result(with(witness(3))), "lossy");
+    let cut = Event::Warning { kind: "drain_limit".into(), text: "cut".into() };
+    assert_eq!(result(with(cut)), "lossy");
 }
 
 #[test]
