@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::ledger::Ledger;
-use super::rollback;
+use super::{rollback, turn};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::fault::Fault;
 use crate::release::{Kind, Outcome, Record};
@@ -33,6 +33,9 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         return Ok(());
     }
     report.table(&HEAD, &chronicle.rows());
+    if let Some(number) = ledger.broken() {
+        report.say(&turn::not_restored(number));
+    }
     if let Some(number) = chronicle.rollback_to {
         report.say(&format!("`compose-zd rollback` goes back to release {number}"));
     }
@@ -70,8 +73,10 @@ fn row(record: &Record, ledger: &Ledger) -> ReleaseRow {
     ReleaseRow {
         release: record.number,
         result,
+        good: record.is_good(),
         reason: record.reason.clone(),
-        serves: ledger.history.current().is_some_and(|c| c.number == record.number),
+        serves: ledger.broken().is_none()
+            && ledger.history.current().is_some_and(|c| c.number == record.number),
         kept: record.is_good() && ledger.config_path(record.number).exists(),
         started: Some(record.started.clone()),
         seconds: Some((record.seconds * 1000.0).round() / 1000.0),

@@ -132,6 +132,13 @@ impl Ledger {
         self.heading.is_some() || self.lost.is_some()
     }
 
+    /// A release that failed, and whose rollout did not get back to what served before.
+    pub fn broken(&self) -> Option<u32> {
+        let heading = self.heading.as_ref().filter(|heading| !heading.paused)?;
+        let record = self.history.get(heading.number)?;
+        (record.outcome == Outcome::Failed).then_some(record.number)
+    }
+
     /// As it is by now.
     ///
     /// # Errors

@@ -103,8 +103,13 @@ impl Wanted {
 const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_POLL: Duration = Duration::from_millis(500);
 
-/// The ids in rotation, and the requests of each id.
-type Traffic = (BTreeSet<String>, BTreeMap<String, InFlight>);
+/// What proxies tell of instances, by id.
+#[derive(Default)]
+struct Traffic {
+    routed: BTreeSet<String>,
+    failing: BTreeSet<String>,
+    in_flight: BTreeMap<String, InFlight>,
+}
 
 /// What the planner sees, and the containers behind it.
 pub struct Scene {
@@ -112,6 +117,8 @@ pub struct Scene {
     pub containers: BTreeMap<Key, Container>,
     /// Requests that each container is answering, by id, where a proxy tells; it does not name those that have none.
     pub in_flight: BTreeMap<String, InFlight>,
+    /// Ids of containers that a proxy's own check finds down.
+    pub failing: BTreeSet<String>,
 }
 
 /// Whether a new instance of a service is ready.
@@ -240,15 +247,16 @@ impl Viewer<'_> {
         let ours = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
         members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
-        let (routed, in_flight) = self.routed(&members)?.unzip();
-        let instances = members.iter().map(|c| self.instance(c, routed.as_ref(), is_ready));
+        let traffic = self.traffic(&members)?;
+        let routed = traffic.as_ref().map(|traffic| &traffic.routed);
+        let instances = members.iter().map(|c| self.instance(c, routed, is_ready));
+        let instances = instances.collect::<Result<_>>()?;
+        let Traffic { in_flight, failing, .. } = traffic.unwrap_or_default();
         Ok(Scene {
-            observed: Observed {
-                instances: instances.collect::<Result<_>>()?,
-                proxied: !self.proxies.is_empty(),
-            },
+            observed: Observed { instances, proxied: !self.proxies.is_empty() },
             containers: members.iter().map(|c| (self.key(c), c.clone())).collect(),
-            in_flight: in_flight.unwrap_or_default(),
+            in_flight,
+            failing,
         })
     }
 
@@ -256,17 +264,18 @@ impl Viewer<'_> {
         rollout::short_name(&self.project.name, container)
     }
 
-    /// The ids that any proxy sends requests to, and how many each has; none where there is no proxy to tell.
-    fn routed(&self, members: &[Container]) -> Result<Option<Traffic>> {
-        let (mut routed, mut in_flight) = Traffic::default();
+    /// None where there is no proxy to tell.
+    fn traffic(&self, members: &[Container]) -> Result<Option<Traffic>> {
+        let mut traffic = Traffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
             let answer: Done = drain::checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
             let reading = proxy.read(&answer, &endpoints)?;
-            routed.extend(reading.routed);
-            in_flight.extend(reading.in_flight);
+            traffic.routed.extend(reading.routed);
+            traffic.failing.extend(reading.failing);
+            traffic.in_flight.extend(reading.in_flight);
         }
-        Ok((!self.proxies.is_empty()).then_some((routed, in_flight)))
+        Ok((!self.proxies.is_empty()).then_some(traffic))
     }
 
     fn instance(

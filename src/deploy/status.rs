@@ -17,6 +17,7 @@ use crate::model::{Flags, Project};
 use crate::observed::Instance;
 use crate::proxy::{InFlight, Proxy};
 use crate::release::{History, Record};
+use crate::report::history::Losses;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, TaskCount};
 use crate::report::{Report, Warning};
 use crate::swarm::state::{Service, Stack, Task};
@@ -87,7 +88,7 @@ fn compose_status(docker: &Docker, project: &Project, named: &[String], ledger: 
         let proxies = scene::fronting(docker, project, target, &containers, &all)?;
         let viewer = Viewer { docker, project, wanted: &wanted, target, proxies };
         let scene = viewer.look_at(containers.clone())?;
-        status.services.extend(services(target, &scene, &ledger.history));
+        status.services.extend(services(target, &scene, ledger));
         status.pairs.extend(pair(target, &scene));
     }
     Ok(status)
@@ -113,22 +114,32 @@ fn targets(
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.
-fn services(target: &Target, scene: &Scene, history: &History) -> Vec<ServiceStatus> {
+fn services(target: &Target, scene: &Scene, ledger: &Ledger) -> Vec<ServiceStatus> {
     let of = |service: &str| {
         let its = scene.observed.instances.iter().filter(|i| i.service == service);
-        service_status(service, its.map(|i| instance(i, scene)).collect(), history)
+        service_status(service, its.map(|i| instance(i, scene)).collect(), ledger)
     };
     if scene.observed.instances.is_empty() {
-        return vec![service_status(target.name(), Vec::new(), history)];
+        return vec![service_status(target.name(), Vec::new(), ledger)];
     }
     let all = target.services().into_iter().map(of);
     all.filter(|s| !s.instances.is_empty()).collect()
 }
 
-fn service_status(service: &str, instances: Vec<InstanceStatus>, history: &History) -> ServiceStatus {
-    let release = release_of(history, service);
-    let release_unknown = history.unreadable_since(release.unwrap_or(0)).is_some();
-    ServiceStatus { service: service.into(), release, release_unknown, tasks: None, instances }
+fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Ledger) -> ServiceStatus {
+    let history = &ledger.history;
+    let record = record_of(history, service);
+    let is_of = |number| history.get(number).is_some_and(|r| r.deployed.iter().any(|s| s == service));
+    let unreadable = history.unreadable_since(record.map_or(0, |r| r.number)).is_some();
+    ServiceStatus {
+        service: service.into(),
+        release: record.map(|r| r.number),
+        release_unknown: unreadable || ledger.broken().is_some_and(is_of),
+        witness: record.and_then(|r| r.witness.as_ref()).map(|w| Losses { sent: w.sent, lost: w.lost }),
+        cut: record.map_or(0, |r| r.cut),
+        tasks: None,
+        instances,
+    }
 }
 
 fn pair(target: &Target, scene: &Scene) -> Option<PairStatus> {
@@ -142,9 +153,9 @@ fn pair(target: &Target, scene: &Scene) -> Option<PairStatus> {
 }
 
 /// The release that put a service in place.
-fn release_of(history: &History, service: &str) -> Option<u32> {
+fn record_of<'h>(history: &'h History, service: &str) -> Option<&'h Record> {
     let is_of = |r: &&Record| r.is_good() && r.deployed.iter().any(|s| s == service);
-    history.newest_first().find(is_of).map(|r| r.number)
+    history.newest_first().find(is_of)
 }
 
 fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
@@ -157,12 +168,15 @@ fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
         InFlight::AtMost { exact, open, .. } => (exact + open, open > 0),
     };
     let proxied = scene.observed.proxied;
+    let is_down = scene.failing.contains(&container.id);
     InstanceStatus {
         name: instance.key.clone(),
         image: container.config.image.clone(),
         state: container.state.status.clone(),
         health: health.filter(|h| !h.is_empty() && h != "none"),
-        in_rotation: proxied.then_some(instance.routed),
+        // A paused one keeps its place in the proxy's list, and serves nobody.
+        in_rotation: proxied.then_some(instance.serves() && !is_down),
+        failing: proxied && instance.serves() && (is_down || container.is_failing()),
         in_flight: proxied.then_some(in_flight),
         in_flight_at_most,
         started: Some(container.state.started_at.clone()).filter(|_| container.is_running()),
@@ -181,11 +195,11 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) 
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
     let mut status = Status::new(name, "swarm");
-    status.services = shown.map(|service| stack_service(&stack, service, &ledger.history)).collect();
+    status.services = shown.map(|service| stack_service(&stack, service, ledger)).collect();
     Ok(status)
 }
 
-fn stack_service(stack: &Stack, service: &Service, history: &History) -> ServiceStatus {
+fn stack_service(stack: &Stack, service: &Service, ledger: &Ledger) -> ServiceStatus {
     let update = match service.update_state() {
         "" => "-".to_string(),
         state => state.replace('_', " "),
@@ -195,7 +209,7 @@ fn stack_service(stack: &Stack, service: &Service, history: &History) -> Service
     let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
     let instances = tasks.map(|task| task_status(service, task)).collect();
     let count = TaskCount { running, wanted: stack.wanted(service), image, update };
-    ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, history) }
+    ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, ledger) }
 }
 
 fn task_status(service: &Service, task: &Task) -> InstanceStatus {
@@ -206,5 +220,51 @@ fn task_status(service: &Service, task: &Task) -> InstanceStatus {
         state: format!("{}{version}{said}", task.state),
         node: Some(task.node.clone()),
         ..InstanceStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::inspect::Container;
+    use crate::observed::{Generation, Observed, State};
+
+    /// What is told of an instance in this state that the proxy has a route to, and whether its own check fails.
+    fn rotation(status: &str, health: &str, is_down: bool) -> (Option<bool>, bool) {
+        let json = format!(
+            r#"{{"Id": "1", "State": {{"Status": "{status}", "Health": {{"Status": "{health}"}}}}}}"#
+        );
+        let container: Container = serde_json::from_str(&json).unwrap();
+        let one = Instance {
+            key: "app-1".into(),
+            service: "app".into(),
+            generation: Generation::New,
+            state: State::read(status),
+            routed: true,
+            ready: true,
+            age: None,
+        };
+        let scene = Scene {
+            observed: Observed { instances: vec![one.clone()], proxied: true },
+            containers: [("app-1".to_string(), container)].into(),
+            in_flight: Default::default(),
+            failing: is_down.then(|| "1".to_string()).into_iter().collect(),
+        };
+        let told = super::instance(&one, &scene);
+        (told.in_rotation, told.failing)
+    }
+
+    #[test]
+    fn what_does_not_run_or_fails_its_proxys_check_is_not_in_rotation() {
+        assert_eq!(rotation("running", "healthy", false), (Some(true), false));
+        for status in ["exited", "paused", "restarting", "dead", "created"] {
+            assert_eq!(rotation(status, "healthy", false), (Some(false), false), "{status}");
+        }
+        assert_eq!(rotation("running", "healthy", true), (Some(false), true));
+        assert_eq!(
+            rotation("running", "unhealthy", false),
+            (Some(true), true),
+            "it gets requests all the same"
+        );
     }
 }

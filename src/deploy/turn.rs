@@ -103,6 +103,7 @@ pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Ledger) -> Result<Opt
             "release {} is paused: `compose-zd deploy --resume` goes on, `compose-zd rollback` goes back",
             heading.number
         )),
+        (None, Some(_)) if let Some(number) = ledger.broken() => Some(not_restored(number)),
         (None, Some(heading)) => Some(format!(
             "release {} was left half done by a run that was killed: `compose-zd recover`, `deploy` or `rollback` \
              brings it in order",
@@ -110,6 +111,13 @@ pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Ledger) -> Result<Opt
         )),
         (None, None) => None,
     })
+}
+
+/// What a release that failed for good has left.
+pub fn not_restored(number: u32) -> String {
+    format!(
+        "release {number} failed, and what served before does not serve: `compose-zd rollback` or `deploy` brings it in order"
+    )
 }
 
 /// What is told, and looked at, while others have their turn.

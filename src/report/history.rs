@@ -21,6 +21,9 @@ pub struct ReleaseRow {
     pub release: u32,
     /// `deployed`, `back to 5`, `failed`, `paused`, `interrupted`, `found running`, `cannot be read`.
     pub result: String,
+    /// Its rollout was finished.
+    #[serde(skip)]
+    pub good: bool,
     /// Why it did not deploy.
     pub reason: Option<String>,
     pub serves: bool,
@@ -47,7 +50,7 @@ pub struct Deployed {
     pub image: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Losses {
     pub sent: u64,
     pub lost: u64,
@@ -83,12 +86,19 @@ fn row(release: &ReleaseRow) -> Vec<String> {
         number,
         release.started.clone().unwrap_or_else(dash),
         release.seconds.map_or_else(dash, |s| format!("{s:.1}s")),
-        release.result.clone(),
+        result(release),
         lost(release),
         services.collect::<Vec<_>>().join(", "),
         release.revision.as_ref().map_or_else(dash, |r| short(r) + dirty),
         release.by.clone().unwrap_or_else(dash),
     ]
+}
+
+/// A rollout that was finished and lost requests was no good one.
+fn result(release: &ReleaseRow) -> String {
+    let lost = release.cut > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
+    let losses = if release.good && lost { " with losses" } else { "" };
+    format!("{}{losses}", release.result)
 }
 
 /// `0 of 58`; and what was cut off at the drain timeout, which a witness need not have been among.
@@ -110,6 +120,7 @@ mod tests {
         ReleaseRow {
             release: 7,
             result: "deployed".into(),
+            good: true,
             kept: true,
             started: Some("2026-01-01T00:00:00Z".into()),
             seconds: Some(6.04),
@@ -132,6 +143,17 @@ mod tests {
         assert_eq!((row(&serves)[0].as_str(), row(&serves)[4].as_str()), ("7 (serves)", "0 of 58, 2 cut"));
         let gone = ReleaseRow { kept: false, witness: None, ..release() };
         assert_eq!((row(&gone)[0].as_str(), row(&gone)[4].as_str()), ("7 (history only)", "-"));
+    }
+
+    #[test]
+    fn a_release_with_losses_is_not_just_deployed() {
+        let result = |release: ReleaseRow| row(&release)[3].clone();
+        let losses = Some(Losses { sent: 58, lost: 3 });
+        assert_eq!(result(release()), "deployed");
+        assert_eq!(result(ReleaseRow { witness: losses, ..release() }), "deployed with losses");
+        assert_eq!(result(ReleaseRow { cut: 1, ..release() }), "deployed with losses");
+        let failed = ReleaseRow { result: "failed".into(), good: false, witness: losses, ..release() };
+        assert_eq!(result(failed), "failed");
     }
 
     #[test]

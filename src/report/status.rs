@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::entry::SCHEMA;
+use super::history::Losses;
 
 /// All that `status` tells; its fields are those of `--output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,8 +26,12 @@ pub struct ServiceStatus {
     pub service: String,
     /// The release that put it in place; none where that is not known.
     pub release: Option<u32>,
-    /// A record that cannot be read may be of a newer one.
+    /// A record that cannot be read may be of a newer one; or a newer one failed, and this one was not restored.
     pub release_unknown: bool,
+    /// What the witness sent and lost in the rollout of that release; none where there was no witness.
+    pub witness: Option<Losses>,
+    /// Requests that its rollout cut off at the drain timeout.
+    pub cut: u64,
     /// Of a Swarm: how many of how many tasks run, its image, and what its update is at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<TaskCount>,
@@ -48,8 +53,11 @@ pub struct InstanceStatus {
     pub state: String,
     /// Docker's own check of it; none where it has none.
     pub health: Option<String>,
-    /// Whether the running proxy sends it requests; none where no proxy stands in front.
+    /// Whether it runs and the running proxy sends it requests; none where no proxy stands in front.
     pub in_rotation: Option<bool>,
+    /// It has its place in the rotation, and its healthcheck or its proxy's own check of it fails. Proxies that check
+    /// give it no requests, others do.
+    pub failing: bool,
     /// Requests that it is answering; none where nobody counts them.
     pub in_flight: Option<usize>,
     /// Some of those may be idle connections.
@@ -102,8 +110,20 @@ impl Status {
             1 => format!("`{}`: {} is the active side", pair.pair, pair.active[0]),
             _ => format!("`{}`: both sides are active", pair.pair),
         };
-        self.pairs.iter().map(pair).chain(self.under_way.clone()).collect()
+        let mut losses: Vec<String> = self.services.iter().filter_map(loss).collect();
+        losses.dedup();
+        self.pairs.iter().map(pair).chain(losses).chain(self.under_way.clone()).collect()
     }
+}
+
+/// What the rollout of a service's release lost.
+fn loss(service: &ServiceStatus) -> Option<String> {
+    let number = service.release.filter(|_| !service.release_unknown)?;
+    let witness = service.witness.filter(|w| w.lost > 0);
+    let witness = witness.map(|w| format!("the witness lost {} of {} requests", w.lost, w.sent));
+    let cut = (service.cut > 0).then(|| format!("{} in flight were cut off", service.cut));
+    let parts: Vec<String> = witness.into_iter().chain(cut).collect();
+    (!parts.is_empty()).then(|| format!("release {number}: while it was deployed, {}", parts.join(", ")))
 }
 
 fn release(service: &ServiceStatus) -> String {
@@ -123,10 +143,12 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
             Some(health) => format!("{} ({health})", instance.state),
             None => instance.state.clone(),
         };
-        let rotation = match instance.in_rotation {
-            None => "no proxy",
-            Some(true) => "in",
-            Some(false) => "out",
+        let rotation = match (instance.in_rotation, instance.failing) {
+            (None, _) => "no proxy",
+            (Some(true), true) => "in, failing",
+            (Some(true), false) => "in",
+            (Some(false), true) => "out, failing",
+            (Some(false), false) => "out",
         };
         let flight = match instance.in_flight {
             None => "-".to_string(),
@@ -195,6 +217,8 @@ mod tests {
             service: "app".into(),
             release: Some(3),
             release_unknown: false,
+            witness: None,
+            cut: 0,
             tasks: None,
             instances: vec![instance],
         };
@@ -205,8 +229,13 @@ mod tests {
     #[test]
     fn an_instance_is_a_row() {
         assert_eq!(row(instance()), "app | 3 | app-1 | app:1 | running | in | 2 | 90s");
-        let sick = InstanceStatus { health: Some("unhealthy".into()), in_flight_at_most: true, ..instance() };
-        assert_eq!(row(sick), "app | 3 | app-1 | app:1 | running (unhealthy) | in | ≤ 2 | 90s");
+        let sick = InstanceStatus {
+            health: Some("unhealthy".into()),
+            failing: true,
+            in_flight_at_most: true,
+            ..instance()
+        };
+        assert_eq!(row(sick), "app | 3 | app-1 | app:1 | running (unhealthy) | in, failing | ≤ 2 | 90s");
         let bare = InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
         assert_eq!(row(bare), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
     }
@@ -217,6 +246,28 @@ mod tests {
         assert_eq!([of(0), of(119), of(120), of(7_300), of(172_800)], ["0s", "119s", "2m", "2h", "2d"]);
         // What Docker says of one that never started.
         assert_eq!(age(Some("0001-01-01T00:00:00Z"), SystemTime::now()), "-");
+    }
+
+    #[test]
+    fn losses_of_the_rollout_are_a_note_once_a_release() {
+        let mut status = Status::new("p", "compose");
+        let service = |name: &str, release_unknown| ServiceStatus {
+            service: name.into(),
+            release: Some(7),
+            release_unknown,
+            witness: Some(Losses { sent: 58, lost: 3 }),
+            cut: 2,
+            tasks: None,
+            instances: Vec::new(),
+        };
+        status.services = vec![service("a", false), service("b", false)];
+        let note =
+            "release 7: while it was deployed, the witness lost 3 of 58 requests, 2 in flight were cut off";
+        assert_eq!(status.notes(), [note]);
+        status.services = vec![service("a", true)];
+        assert_eq!(status.notes(), [""; 0]);
+        status.services = vec![ServiceStatus { witness: None, cut: 0, ..service("a", false) }];
+        assert_eq!(status.notes(), [""; 0]);
     }
 
     #[test]

@@ -58,6 +58,39 @@ fn a_url_that_is_lost_at_the_end_is_no_success() {
     assert!(fake.changes().ends_with("stop old\nstart old\nstop new\nrm new\n"), "{}", fake.changes());
 }
 
+fn tells(fake: &Fake, words: &str) -> String {
+    String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into()
+}
+
+#[test]
+fn status_and_history_show_what_a_deploy_lost() {
+    let fake = Fake::new();
+    let url = failing_for_a_moment();
+    fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).success();
+    let (history, status) = (tells(&fake, "history"), tells(&fake, "status"));
+    assert!(history.contains("1 (serves)") && history.contains("deployed with losses"), "{history}");
+    assert!(status.contains("release 1: while it was deployed, the witness lost "), "{status}");
+    let json = tells(&fake, "history --output json");
+    assert!(json.contains(r#""result":"deployed""#) && !json.contains(r#""lost":0"#), "{json}");
+}
+
+#[test]
+fn a_release_that_was_not_put_back_does_not_serve_and_nothing_was_killed() {
+    let fake = Fake::new();
+    fake.run("deploy app --no-witness").success();
+    fake.write("hashes", "app next\n");
+    fake.container("new", "app-3", "created", "next");
+    let url = failing_after(1);
+    fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
+    let (history, status) = (tells(&fake, "history"), tells(&fake, "status"));
+    for told in [&history, &status] {
+        assert!(told.contains("release 2 failed, and what served before does not serve"), "{told}");
+        assert!(!told.contains("(serves)") && !told.contains("killed"), "{told}");
+    }
+    let row = status.lines().find(|line| line.starts_with("app ")).expect(&status);
+    assert_eq!(row.split_whitespace().nth(1), Some("unknown"), "{status}");
+}
+
 #[test]
 fn quiet_tells_losses_and_nothing_else_of_the_witness() {
     let fake = Fake::new();
