@@ -79,10 +79,13 @@ fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pai
     (same && !services.contains_key(&name)).then_some(Pair { name, sides })
 }
 
-/// The same `VIRTUAL_HOST`, image or build: what `extends` of one base leaves in the resolved file.
+/// The same route of nginx-proxy, image or build: what `extends` of one base leaves in the resolved file.
 fn same_app(a: &RawService, b: &RawService) -> bool {
-    let host = |s: &RawService| s.environment.get("VIRTUAL_HOST").cloned().flatten();
-    let same_host = host(a).is_some() && host(a) == host(b);
+    let value = |s: &RawService, key: &str| {
+        s.environment.get(key).cloned().flatten().filter(|value| value.as_str() != Some(""))
+    };
+    let is_same = |key: &str| value(a, key).is_some() && value(a, key) == value(b, key);
+    let same_host = ["VIRTUAL_HOST", "VIRTUAL_HOST_MULTIPORTS"].into_iter().any(is_same);
     let same_image = a.image.is_some() && a.image == b.image;
     let same_build = a.build.is_some() && a.build == b.build;
     same_host || same_image || same_build

@@ -173,6 +173,10 @@ fn pairs_are_recognised_by_name_and_app() {
     assert_eq!(names("web-blue: {image: x}, web-green: {image: x}"), ["web"]);
     let hosts = "environment: {VIRTUAL_HOST: h}";
     assert_eq!(names(&format!("s_a: {{{hosts}}}, s_b: {{image: y, {hosts}}}")), ["s"]);
+    let ports = "environment: {VIRTUAL_HOST_MULTIPORTS: 'h: {/: {port: 1}}'}";
+    assert_eq!(names(&format!("s_a: {{{ports}}}, s_b: {{image: y, {ports}}}")), ["s"]);
+    let none = "environment: {VIRTUAL_HOST: ''}";
+    assert_eq!(names(&format!("s_a: {{{none}}}, s_b: {{image: y, {none}}}")), [""; 0]);
     assert_eq!(names("web_a: {image: x}, web_b: {image: y}"), [""; 0]);
     assert_eq!(names("web_a: {image: x}, web_c: {image: x}"), [""; 0]);
     assert_eq!(names("web: {image: z}, web_a: {image: x}, web_b: {image: x}"), [""; 0]);

@@ -88,7 +88,8 @@ impl Story {
             Event::GoingBack => self.marks.push(Mark { at, what: "going back" }),
             Event::Interrupted => self.marks.push(Mark { at, what: "interrupted" }),
             Event::Paused => self.marks.push(Mark { at, what: "pause" }),
-            Event::TaskRuns { name, .. } => self.task(at, name),
+            Event::TaskRuns { name, .. } => self.task(at, name, Phase::InRotation),
+            Event::Died { names } => names.iter().for_each(|name| self.died(at, name)),
             Event::Witness(seen) => {
                 self.lossy |= seen.summary.lost > 0;
                 self.witness.push(event.to_string());
@@ -107,9 +108,20 @@ impl Story {
         }
     }
 
-    /// A task of a Swarm, of which it is only known when it came to run.
-    fn task(&mut self, at: Duration, name: &str) {
-        self.tracks.push(Track { name: name.into(), new: true, spans: vec![(at, Phase::InRotation)] });
+    /// Instances are not among these tracks yet, tasks of a Swarm are.
+    fn died(&mut self, at: Duration, name: &str) {
+        if self.tracks.iter().any(|t| t.name == name) {
+            self.task(at, name, Phase::Failed);
+        }
+    }
+
+    /// A task of a Swarm, of which it is only known when it came to run and when it died. The next one has its name.
+    fn task(&mut self, at: Duration, name: &str, phase: Phase) {
+        match self.tracks.iter_mut().find(|t| t.name == name) {
+            Some(track) if track.phase() == phase => {}
+            Some(track) => track.spans.push((at, phase)),
+            None => self.tracks.push(Track { name: name.into(), new: true, spans: vec![(at, phase)] }),
+        }
     }
 }
 

@@ -157,6 +157,12 @@ impl Watch<'_> {
         let old = self.known();
         for service in self.watched(stack) {
             let wanted = stack.wanted(service);
+            let failed = stack.tasks_of(&service.name).filter(|t| t.has_failed() && !old.contains(&t.id));
+            let died: Vec<String> =
+                failed.filter(|t| seen.running.remove(&t.id)).map(|task| task.name()).collect();
+            if !died.is_empty() {
+                self.report.event(Event::Died { names: died });
+            }
             let runs = |task: &&Task| task.runs() && task.is_of(&service.spec);
             let (told, new): (Vec<&Task>, Vec<&Task>) =
                 stack.tasks_of(&service.name).filter(runs).partition(|t| seen.running.contains(&t.id));

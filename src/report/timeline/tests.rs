@@ -112,6 +112,16 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
 }
 
 #[test]
+fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
+    let runs = |current| Event::TaskRuns { name: "vote.1".into(), node: "n".into(), current, wanted: 2 };
+    let story =
+        Story::of(&entries(vec![runs(1), Event::Died { names: names("vote.1 vote.9") }, runs(1), runs(1)]));
+    assert_eq!(story.tracks.len(), 1);
+    let phases: Vec<_> = story.tracks[0].spans.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
+    assert_eq!(phases, [(0, Phase::InRotation), (1, Phase::Failed), (2, Phase::InRotation)]);
+}
+
+#[test]
 fn a_run_that_deployed_nothing_has_a_page_all_the_same() {
     assert!(page(&[]).contains("nothing was deployed"));
 }
