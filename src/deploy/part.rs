@@ -12,7 +12,7 @@ use crate::model::{FailureAction, Update};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Step, Strategy};
 use crate::report::plan::{Doing, PlannedStep};
-use crate::report::{Report, Warning};
+use crate::report::{Event, Report, Warning};
 use crate::rollout::preview::{Preview, Told};
 use crate::rollout::{self, Rollout, Stopped, Tolerance, Tools};
 use crate::wait::Stop;
@@ -317,11 +317,21 @@ impl<'a> Part<'a> {
     /// What keeps it from coming back.
     pub fn go_back(&self) -> Result<Rollout<'a>, Fault> {
         let now = self.viewer.look_back()?;
+        self.report_dead(&now.observed);
         let plan = plan::undo(&self.start, &now.observed, &self.terms.back);
         let served = self.served().into_iter().map(|c| c.id.clone()).collect();
         let mut rollout = Rollout::back(self.tools, &now.observed, now.containers, served);
         rollout.run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
         Ok(rollout)
+    }
+
+    /// Reports the instances in rotation that do not run: the alarm names only the first that failed.
+    fn report_dead(&self, now: &Observed) {
+        let runs = |name: &str| now.get(name).is_some_and(|i| i.state == State::Running);
+        let dead: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
+        if !dead.is_empty() {
+            self.report.event(Event::Died { names: dead });
+        }
     }
 
     /// Gives the route back to the proxies' own discovery.

@@ -119,7 +119,7 @@ pub enum Event {
     Failed {
         names: Vec<String>,
     },
-    /// Instances in rotation that ended, and whose failure does not count. A warning says the same in words.
+    /// Instances in rotation that ended. What comes of it is said by `failed` or a warning.
     Died {
         names: Vec<String>,
     },

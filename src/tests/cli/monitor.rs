@@ -111,6 +111,21 @@ fn an_instance_that_dies_or_restarts_within_the_monitor_is_turned_away() {
 }
 
 #[test]
+fn the_picture_of_an_instance_that_dies_in_rotation_ends_there() {
+    let fake = watched();
+    let deploy = Deploy::start(&fake, "deploy app --output json --timeline page.html");
+    deploy.wait_for("\"event\":\"monitoring\"");
+    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    let (code, said) = deploy.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains(r#""event":"died","names":["app-2"]"#), "{said}");
+    let page = fs::read_to_string(fake.path("page.html")).unwrap();
+    let row = page.lines().find(|line| line.contains("app-2 <small>new")).expect(&page);
+    let after = row.split_once("in rotation ").expect(row).1;
+    assert!(after.contains(" s, failed ") && !after.contains("in rotation"), "{row}");
+}
+
+#[test]
 fn a_deploy_is_done_when_its_monitor_is_over_and_says_both_times() {
     let fake = watched();
     let start = Instant::now();
