@@ -259,7 +259,7 @@ pub trait Proxy: Send + Sync {
     /// The port it sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
 
-    /// It sends HTTP to it, and not FastCGI or uwsgi.
+    /// It sends HTTP to it, and not FastCGI, uwsgi or gRPC.
     fn speaks_http(&self, _container: &Container) -> bool {
         true
     }

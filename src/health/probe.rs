@@ -16,7 +16,7 @@ pub enum Probe {
     Http(Http),
     /// The healthcheck's own command, run in the instance.
     Check(Vec<String>),
-    /// A TCP connection to this port: its proxy speaks FastCGI or uwsgi to it, and not HTTP.
+    /// A TCP connection to this port: its proxy speaks FastCGI, uwsgi or gRPC to it, and not HTTP.
     Connect(u16),
     /// There is nothing to ask, and nobody sends it requests: that it runs is enough.
     Running,
@@ -37,7 +37,7 @@ pub struct Front<'a> {
     pub port: Option<u16>,
     pub host: Option<&'a str>,
     pub container: Option<&'a Container>,
-    /// It speaks FastCGI or uwsgi to it.
+    /// It speaks FastCGI, uwsgi or gRPC to it.
     pub not_http: bool,
 }
 

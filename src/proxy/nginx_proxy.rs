@@ -276,7 +276,7 @@ impl Proxy for NginxProxy {
         set.or(only).or(Some(80))
     }
 
-    /// The protocol of its main route is not `fastcgi` or `uwsgi`.
+    /// The protocol of its main route is `http` or `https`; a gRPC server does not answer HTTP/1.
     /// Source: nginx-proxy's docs, "Upstream (backend) features" and "Multiple ports".
     fn speaks_http(&self, container: &Container) -> bool {
         let routes = self.multiports(container);
@@ -284,7 +284,7 @@ impl Proxy for NginxProxy {
             Some(routes) => multiports::main_route(routes).map_or("", |route| &route.protocol),
             None => container.env("VIRTUAL_PROTO").unwrap_or_default(),
         };
-        !["fastcgi", "uwsgi"].contains(&protocol.trim())
+        !["fastcgi", "uwsgi", "grpc", "grpcs"].contains(&protocol.trim())
     }
 
     /// The first plain name: neither a wildcard nor a regular expression.

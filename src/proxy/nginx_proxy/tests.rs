@@ -39,12 +39,12 @@ const RECORDED: &str = "\
 ";
 
 #[test]
-fn fastcgi_and_uwsgi_upstreams_do_not_get_http() {
+fn fastcgi_uwsgi_and_grpc_upstreams_do_not_get_http() {
     let speaks = |protocol: &str| {
         let upstream = container(&format!(r#"{{"Config": {{"Env": ["VIRTUAL_PROTO={protocol}"]}}}}"#));
         proxy().speaks_http(&upstream)
     };
-    assert!(!speaks("fastcgi") && !speaks("uwsgi"));
+    assert!(!speaks("fastcgi") && !speaks("uwsgi") && !speaks("grpc") && !speaks("grpcs"));
     assert!(speaks("http") && speaks("https") && proxy().speaks_http(&container("{}")));
 }
 
