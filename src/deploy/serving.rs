@@ -2,6 +2,7 @@
 //! once, and not only at the deadline.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
@@ -64,13 +65,16 @@ impl<'a> Serving<'a> {
         is_judged.then_some(Serving { service, container, name, probe })
     }
 
+    fn timeout(&self) -> Duration {
+        self.service.settings.pace.timeout
+    }
+
     /// None where the time was too short to judge it.
-    fn ask(&self, docker: &Docker) -> Result<Option<Answer>> {
-        let timeout = self.service.settings.pace.timeout;
+    fn ask(&self, asker: &Asker) -> Option<Answer> {
         let start = Instant::now();
-        let answer = Asker::new(docker, timeout.min(TIMEOUT))?.ask(&self.probe, self.container).ok();
-        let is_judged = timeout <= TIMEOUT || start.elapsed() < TIMEOUT;
-        Ok(answer.filter(|answer| answer.ready || is_judged))
+        let answer = asker.ask(&self.probe, self.container).ok()?;
+        let is_judged = self.timeout() <= TIMEOUT || start.elapsed() < TIMEOUT;
+        (answer.ready || is_judged).then_some(answer)
     }
 }
 
@@ -107,10 +111,17 @@ impl fmt::Display for NotReady {
 /// # Errors
 /// No HTTP client can be made.
 pub fn not_ready(docker: &Docker, serving: &[Serving]) -> Result<Vec<NotReady>> {
-    let answers = thread::scope(|scope| {
-        let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| one.ask(docker))).collect();
-        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect::<Result<Vec<_>>>()
-    })?;
+    let mut askers: BTreeMap<Duration, Asker> = BTreeMap::new();
+    for timeout in serving.iter().map(|one| one.timeout().min(TIMEOUT)) {
+        if let Entry::Vacant(free) = askers.entry(timeout) {
+            free.insert(Asker::new(docker, timeout)?);
+        }
+    }
+    let ask = |one: &Serving| one.ask(&askers[&one.timeout().min(TIMEOUT)]);
+    let answers: Vec<Option<Answer>> = thread::scope(|scope| {
+        let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| ask(one))).collect();
+        threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
+    });
     let mut by_service: BTreeMap<&str, Vec<(&Serving, Answer)>> = BTreeMap::new();
     for (one, answer) in serving.iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))) {
         by_service.entry(&one.service.name).or_default().push((one, answer));

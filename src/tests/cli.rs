@@ -275,6 +275,24 @@ fn what_serves_and_fails_the_probe_of_new_instances_is_reported_before_anything_
 }
 
 #[test]
+fn what_serves_and_hangs_costs_a_second_and_is_judged_by_its_own_timeout_only() {
+    let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = |keys: &str| {
+        let port = hangs.local_addr().unwrap().port();
+        format!("image: app:1, x-zd: {{health: {{path: /up, port: {port}{keys}}}}}")
+    };
+    let fake = Fake::new();
+    fake.service(&health(""));
+    let start = std::time::Instant::now();
+    let run = fake.run("deploy app --dry-run").success();
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(!stderr(&run).contains("serves now"), "an answer may take 2s: {}", stderr(&run));
+    fake.service(&health(", timeout: 300ms"));
+    let run = fake.run("deploy app --dry-run").success();
+    says(&run, &["app-1 serves now and does not pass the probe of new instances", "no answer in time"]);
+}
+
+#[test]
 fn what_serves_and_passes_the_probe_is_not_mentioned_and_a_healthcheck_is_not_run_for_it() {
     let fake = Fake::new();
     let run = fake.run("deploy app --dry-run").success();
