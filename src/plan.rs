@@ -233,6 +233,18 @@ impl Plan {
         0..self.steps.iter().position(|(s, _)| *s == Step::Release).unwrap_or(self.steps.len())
     }
 
+    /// How many instances of each service there are going to be for a moment.
+    pub fn totals(&self) -> Vec<(String, usize)> {
+        let mut totals: Vec<(String, usize)> = Vec::new();
+        for (step, _) in &self.steps {
+            if let Step::Create { service, total, .. } = step {
+                totals.retain(|(name, _)| name != service);
+                totals.push((service.clone(), *total));
+            }
+        }
+        totals
+    }
+
     /// How many more instances run at a time than now, at most.
     pub fn starting(&self) -> usize {
         let (mut more, mut most) = (0isize, 0);

@@ -171,13 +171,15 @@ impl<'a> Checker<'a> {
 
     fn judge(&self, named: &[String], sheet: &mut Sheet) -> Result<()> {
         let choice = choice::choose(self, named)?;
-        let mut crowds = Vec::new();
+        let (mut crowds, mut plans) = (Vec::new(), Vec::new());
         for target in &choice.judged {
             let others = choice.judged.iter().filter(|other| *other != target);
             let judged = self.target(target, &others.collect::<Vec<_>>(), sheet)?;
             sheet.services.push(judged.row);
             crowds.extend(judged.crowds);
+            plans.extend(judged.plan.map(|plan| (target, plan)));
         }
+        sheet.findings.extend(self.collateral(&plans));
         sheet.services.extend(choice.left.into_iter().map(|(name, why)| Row {
             services: vec![name.clone()],
             name,

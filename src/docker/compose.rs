@@ -125,6 +125,17 @@ impl Docker {
         Ok(would_go(&done))
     }
 
+    /// The same for instances of several services at a time.
+    ///
+    /// # Errors
+    /// As [`Docker::collateral`].
+    pub fn collateral_of_all(&self, totals: &[(String, usize)]) -> Result<Vec<String>> {
+        let scale = totals.iter().flat_map(|(s, total)| ["--scale".to_string(), format!("{s}={total}")]);
+        let services = totals.iter().map(|(service, _)| service.clone());
+        let words = ["up", "--no-start"].into_iter().chain(NEW).map(String::from);
+        Ok(would_go(&self.dry_run(&words.chain(scale).chain(services).collect::<Vec<_>>())?))
+    }
+
     /// The same for starting services that are down.
     ///
     /// # Errors
@@ -200,10 +211,12 @@ pub(super) fn start_words(service: &str, total: usize) -> Vec<String> {
     up_words("--detach", service, total)
 }
 
+/// Flags of `up` with which it makes new instances, and nothing else.
+const NEW: [&str; 5] = ["--no-deps", "--no-recreate", "--no-build", "--pull", "never"];
+
 fn up_words(how: &str, service: &str, total: usize) -> Vec<String> {
     let scale = format!("{service}={total}");
-    let flags = ["--no-deps", "--no-recreate", "--no-build", "--pull", "never", "--scale", &scale, service];
-    ["up", how].into_iter().chain(flags).map(String::from).collect()
+    ["up", how].into_iter().chain(NEW).chain(["--scale", &scale, service]).map(String::from).collect()
 }
 
 /// What Compose warns of, out of its log lines: `time="…" level=warning msg="…"`.

@@ -26,6 +26,8 @@ pub struct Judged {
     pub row: Row,
     /// Its services with how many run, and how many start beside them.
     pub crowds: Vec<(String, u64, u64)>,
+    /// Of a deploy of everything, where there is one.
+    pub plan: Option<Plan>,
 }
 
 /// The proxies in front of a target.
@@ -90,16 +92,13 @@ impl Checker<'_> {
             Err(_) => self.instances(target),
         };
         sheet.findings.extend(self.around(&viewer, &fronting, starting)?);
-        sheet.findings.extend(match plan {
-            Ok(plan) => self.collateral(target, &plan),
-            Err(finding) => Some(finding),
-        });
+        let plan = plan.map_err(|finding| sheet.findings.push(finding)).ok();
         let beside = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
         self.judge_proxies(&viewer, &fronting, (starting, beside), sheet)?;
         for name in target.services() {
             self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
         }
-        Ok(Judged { row: self.row(target, &fronting), crowds: self.crowds(target, starting) })
+        Ok(Judged { row: self.row(target, &fronting), crowds: self.crowds(target, starting), plan })
     }
 
     /// What a deploy would be refused for, and say before, by what runs.
@@ -122,13 +121,20 @@ impl Checker<'_> {
         Ok(found.into_iter().map(finding).collect())
     }
 
-    /// What Compose would stop to create the new instances, where all that they are made of is here.
-    fn collateral(&self, target: &Target, plan: &Plan) -> Option<Finding> {
-        let services = target.services();
+    /// What Compose would stop to create the new instances. All that are made of what is here are tried at once; only where
+    /// something would be stopped, or Compose refuses, each is asked about.
+    pub fn collateral(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
         let is_here = |s: &&str| self.running(s) > 0 && self.wanted.images.contains_key(*s);
-        let asked = services.iter().all(is_here);
-        let lost = asked.then(|| preflight::collateral(self.docker(), plan, &[]));
-        lost?.err().map(|error| self.about_service(target, Fault::from_error(error)))
+        let asked: Vec<_> = plans.iter().filter(|(t, _)| t.services().iter().all(is_here)).collect();
+        let totals: Vec<_> = asked.iter().flat_map(|(_, plan)| plan.totals()).collect();
+        if totals.is_empty() || self.docker().collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
+            return Vec::new();
+        }
+        let of = |(target, plan): &&(&Target, Plan)| {
+            let error = preflight::collateral(self.docker(), plan, &[]).err()?;
+            Some(self.about_service(target, Fault::from_error(error)))
+        };
+        asked.iter().copied().filter_map(|one| of(&one)).collect()
     }
 
     /// A fault of the file names the side that it is about.
