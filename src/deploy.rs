@@ -10,6 +10,7 @@ mod dependents;
 mod failure;
 mod goals;
 mod history;
+mod home;
 mod init;
 mod ledger;
 mod look;
@@ -45,6 +46,7 @@ pub use check::check;
 use definition::Definition;
 use dependents::Dependents;
 pub use history::history;
+use home::Home;
 pub use init::init;
 use ledger::Ledger;
 use oneshot::OneShots;
@@ -67,8 +69,9 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let mut definition = read()?;
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
     let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;
-    let state_dir = asked::state_dir(compose, args.rollout.state_dir.as_deref(), cluster.as_deref());
-    let mut ledger = Ledger::open(&state_dir, &definition.project.name)?;
+    let given = args.rollout.state_dir.as_deref();
+    let home = Home::of(&definition.docker, compose, given, cluster.as_deref(), &definition.project.name);
+    let mut ledger = Ledger::open(&home, &definition.project.name)?;
     let caller = Caller {
         docker: &definition.docker,
         is_stack: cluster.is_some(),
@@ -86,7 +89,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if turn.waited {
         definition = read()?;
     }
-    let place = Place { state_dir, is_stack: cluster.is_some(), unfinished: None };
+    let place = Place { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
     carry_out(definition, ledger, args, place, (report, stop))
 }
 

@@ -1,5 +1,6 @@
 //! Numbered releases: what each put in place, the images kept for it, and which one to go back to.
 
+pub mod engine_folder;
 pub mod images;
 pub mod queue;
 pub mod store;

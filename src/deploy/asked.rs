@@ -86,11 +86,16 @@ pub fn project_folder(compose: &ComposeArgs) -> PathBuf {
         .unwrap_or(here)
 }
 
+/// The folder where the releases of all engines are kept.
+pub fn state_root(compose: &ComposeArgs, given: Option<&Path>) -> PathBuf {
+    let dir = given.map(Path::to_path_buf).unwrap_or_else(|| project_folder(compose).join(".compose-zd"));
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
 /// The folder where releases are kept; those of another engine than this machine's are kept apart, because its images
 /// are others, and those of a Swarm too, whichever of its managers is talked to.
 pub fn state_dir(compose: &ComposeArgs, given: Option<&Path>, cluster: Option<&str>) -> PathBuf {
-    let dir = given.map(Path::to_path_buf).unwrap_or_else(|| project_folder(compose).join(".compose-zd"));
-    let dir = std::path::absolute(&dir).unwrap_or(dir);
+    let dir = state_root(compose, given);
     if let Some(cluster) = cluster {
         return dir.join(format!("@swarm-{cluster}"));
     }

@@ -1,9 +1,10 @@
 //! The written side of a run: which release it makes, what it heads for, and what became of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::home::Home;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
 use crate::git::{self, Git};
@@ -17,7 +18,7 @@ use crate::report::{Event, Report, Warning, entry};
 /// The releases of a project, as they were when the run began.
 pub struct Ledger {
     store: Store,
-    state_dir: PathBuf,
+    home: Home,
     pub project: String,
     pub history: History,
     /// What an earlier run headed for, and did not get to.
@@ -70,8 +71,9 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn open(state_dir: &Path, project: &str) -> Result<Ledger, Fault> {
-        let store = Store::new(state_dir, project)?;
+    pub fn open(home: &Home, project: &str) -> Result<Ledger, Fault> {
+        let Home { state_dir, engine } = home;
+        let store = Store::new(state_dir, project)?.of_engine(engine.clone());
         let history = store.history()?;
         let (heading, lost) = match store.wanted() {
             Ok(heading) => (heading, None),
@@ -80,7 +82,7 @@ impl Ledger {
         Ok(Ledger {
             lost,
             store,
-            state_dir: state_dir.into(),
+            home: home.clone(),
             project: project.into(),
             history,
             heading,
@@ -144,7 +146,7 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`].
     pub fn reopened(&self) -> Result<Ledger, Fault> {
-        Ledger::open(&self.state_dir, &self.project)
+        Ledger::open(&self.home, &self.project)
     }
 
     /// The newest place among the runs that wait for their turn.

@@ -10,6 +10,7 @@ use anyhow::Result;
 use super::asked::{self, Target};
 use super::definition::{Definition, connect, resolved};
 use super::dependents::Dependents;
+use super::home::Home;
 use super::ledger::Ledger;
 use super::oneshot::OneShots;
 use super::run::Run;
@@ -216,9 +217,9 @@ fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Rep
         }
     };
     let cluster = stack::cluster(&docker, engine, &name)?;
-    let state_dir = asked::state_dir(compose, dir, cluster.as_deref());
-    let ledger = Ledger::open(&state_dir, &name)?;
-    Ok(Opened { docker, ledger, is_stack: cluster.is_some(), state_dir })
+    let home = Home::of(&docker, compose, dir, cluster.as_deref(), &name);
+    let ledger = Ledger::open(&home, &name)?;
+    Ok(Opened { docker, ledger, is_stack: cluster.is_some(), state_dir: home.state_dir })
 }
 
 /// The releases of a project, to look at.
@@ -545,7 +546,7 @@ mod tests {
             store.write(&record(number, services.clone(), deployed)).unwrap();
             before = services;
         }
-        let ledger = Ledger::open(dir.path(), "p").unwrap();
+        let ledger = Ledger::open(&Home { state_dir: dir.path().into(), engine: None }, "p").unwrap();
         (dir, ledger)
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::asked::{self, Target};
 use super::definition::Definition;
+use super::home::Home;
 use super::ledger::Ledger;
 use super::scene::{self, Scene, Viewer, Wanted};
 use super::{stack, turn};
@@ -69,8 +70,8 @@ fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Stat
     let (docker, project) = (&definition.docker, &definition.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
     let cluster = stack::cluster(docker, engine, &project.name)?;
-    let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), cluster.as_deref());
-    let ledger = Ledger::open(&state_dir, &project.name)?.for_looking(report);
+    let home = Home::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
+    let ledger = Ledger::open(&home, &project.name)?.for_looking(report);
     let mut status = match cluster.is_some() {
         true => stack_status(docker, &project.name, &args.services, &ledger)?,
         false => compose_status(docker, project, &args.services, &ledger)?,

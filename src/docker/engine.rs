@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Result;
+
 use super::{Docker, Done};
 use crate::fault::Fault;
 
@@ -106,6 +108,12 @@ impl Patience {
     }
 }
 
+/// Asks an engine who it is.
+pub(super) const IDENTITY: [&str; 3] = ["info", "--format", "{{.ID}}/{{.Name}}"];
+
+/// A volume of ours, and its label.
+const ENGINE: &str = "compose-zd.engine";
+
 impl Docker {
     /// The same client, whose engine may be silent for this long.
     pub fn with_engine_timeout(self, limit: Duration) -> Docker {
@@ -131,6 +139,28 @@ impl Docker {
         let variable = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
         let given = !self.place.engine.is_empty() || variable("DOCKER_HOST") || variable("DOCKER_CONTEXT");
         (given || has_own_context()) && self.whereabouts().is_elsewhere()
+    }
+
+    /// What the engine says that it is: its id, and its host's name. Podman's says another id each time.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn identity(&self) -> Result<(String, String)> {
+        let told = self.checked(&IDENTITY)?;
+        let (id, name) = told.trim().split_once('/').unwrap_or((told.trim(), ""));
+        Ok((id.into(), name.into()))
+    }
+
+    /// An id that we give an engine that has none which lasts: on a volume, which is made where there is none.
+    ///
+    /// # Errors
+    /// No engine, or one that makes no volume.
+    pub fn own_identity(&self) -> Result<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let label = format!("{ENGINE}={}", id.trim());
+        self.checked(&["volume", "create", "--label", &label, ENGINE])?;
+        let format = format!("{{{{index .Labels \"{ENGINE}\"}}}}");
+        Ok(self.checked(&["volume", "inspect", "--format", &format, ENGINE])?.trim().into())
     }
 
     /// Whether an ssh server kept a command from doing anything, or from doing all of it; to do it again does no harm.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Done;
 use super::claims::LABEL;
 use super::containers::{IDS, INSPECT};
+use super::engine::IDENTITY;
 use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 
 /// A command that is understood.
@@ -43,6 +44,8 @@ enum Form {
     Tags,
     /// The machines of a Swarm, a line each.
     Nodes,
+    /// As [`IDENTITY`] has it.
+    Identity,
     Nothing,
 }
 
@@ -61,6 +64,9 @@ pub fn of(words: &[&str]) -> Option<Question> {
     }
     if words == IS_MANAGER {
         return one(get("/nodes".into()), Form::Lines("ID"));
+    }
+    if words == IDENTITY {
+        return one(get("/info".into()), Form::Identity);
     }
     if words == NODES {
         return one(get("/nodes".into()), Form::Nodes);
@@ -185,6 +191,10 @@ impl Form {
             Form::Names => lines(name, "Names"),
             Form::Tags => lines(tags, "RepoTags"),
             Form::Nodes => lines(node, "Description"),
+            Form::Identity => {
+                let text = |key: &str| objects.first()?.get(key)?.as_str();
+                Some(format!("{}/{}\n", text("ID")?, text("Name")?))
+            }
             Form::Objects => Some(Value::Array(objects).to_string()),
         }
     }
@@ -254,6 +264,7 @@ mod tests {
                 "image ls --format {{.Repository}}:{{.Tag}} --filter reference=a/b",
                 vec![format!("GET /images/json?{reference}")],
             ),
+            ("info --format {{.ID}}/{{.Name}}", vec!["GET /info".into()]),
             ("container inspect a b", vec!["GET /containers/a/json".into(), "GET /containers/b/json".into()]),
             ("image inspect reg:5000/app:1", vec!["GET /images/reg:5000/app:1/json".into()]),
             ("volume inspect compose-zd.p.lock", vec!["GET /volumes/compose-zd.p.lock".into()]),

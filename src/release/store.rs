@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::engine_folder::{EngineId, MARK};
 use super::{Damage, FORMAT, History, Kept, Record, Wanted};
 use crate::fault::Fault;
 use crate::shell;
@@ -27,6 +28,8 @@ const LAST_NUMBER: u32 = 999_999_999;
 pub struct Store {
     state_dir: PathBuf,
     project: String,
+    /// Whose releases they are, where that is known.
+    engine: Option<EngineId>,
 }
 
 impl Store {
@@ -36,10 +39,15 @@ impl Store {
     /// A name that is no folder of its own below the state folder.
     pub fn new(state_dir: &Path, project: &str) -> Result<Store, Fault> {
         match is_folder_name(project) {
-            true => Ok(Store { state_dir: state_dir.into(), project: project.into() }),
+            true => Ok(Store { state_dir: state_dir.into(), project: project.into(), engine: None }),
             false => Err(Fault::usage(format!("`{project}` cannot be the name of a project"))
                 .hint("name it with `--project-name`: lower case letters, digits, `_` and `-`")),
         }
+    }
+
+    /// The same, of an engine that the folder is going to name.
+    pub fn of_engine(self, engine: Option<EngineId>) -> Store {
+        Store { engine, ..self }
     }
 
     /// Where everything of this project is.
@@ -59,7 +67,15 @@ impl Store {
         }
         place::make(&self.folder(), true)?;
         place::make(&self.releases(), true)?;
-        place::make(&self.rollouts(), true)
+        place::make(&self.rollouts(), true)?;
+        let mark = self.folder().join(MARK);
+        match self.engine.as_ref().filter(|_| !mark.exists()) {
+            Some(engine) => {
+                let text = serde_json::to_vec_pretty(engine).map_err(|e| cannot_write(&mark, &e.into()))?;
+                replace(&mark, &text).map_err(|e| cannot_write(&mark, &e))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Refuses a folder or file in which somebody else than root and the owner of the project has a hand, where root is

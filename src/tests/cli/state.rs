@@ -238,3 +238,81 @@ fn root_keeps_no_releases_behind_a_link_or_in_a_strangers_folder() {
     }
     assert_eq!(fake.changes(), "");
 }
+
+/// What `history` prints.
+fn history(fake: &Fake, flags: &str) -> String {
+    let run = fake.run(format!("{flags}history").trim()).success();
+    String::from_utf8_lossy(&run.get_output().stdout).into_owned()
+}
+
+/// What was deployed is old again, so that the next deploy has something to do.
+fn starts_over(fake: &Fake) {
+    fs::remove_dir_all(fake.path("containers")).unwrap();
+    fs::create_dir(fake.path("containers")).unwrap();
+    fake.container("containers/old", "app-1", "running", "other");
+}
+
+#[test]
+fn an_engine_has_one_history_whatever_name_it_is_reached_by() {
+    let fake = Fake::new();
+    fake.write("engine-id", "AB:CD/here\n");
+    fake.run("deploy app").success();
+    let own = history(&fake, "");
+    assert!(own.contains("deployed"), "{own}");
+    assert_eq!(history(&fake, "--context staging "), own);
+    assert_eq!(history(&fake, "--host tcp://127.0.0.1:2375 "), own);
+    starts_over(&fake);
+    fake.run("--context staging deploy app").success();
+    assert!(fake.path(".compose-zd/p/releases/0002.json").exists());
+    assert!(!fake.path(".compose-zd/@staging").exists());
+}
+
+/// `docker context use` has the same words mean another engine.
+#[test]
+fn a_name_that_means_another_engine_now_gets_none_of_the_first_ones_releases() {
+    let fake = Fake::new();
+    fake.write("image", r#"{"Id": "sha256:wanted", "Config": {}}"#);
+    fake.write("engine-id", "AB:CD/staging\n");
+    fake.run("deploy app").success();
+    starts_over(&fake);
+    fake.run("deploy app").success();
+    let staging = history(&fake, "");
+
+    fake.write("engine-id", "EF:01/production\n");
+    starts_over(&fake);
+    let before = fs::read_to_string(fake.path("calls")).unwrap();
+    says(&fake.run("rollback").code(2), &["no release of `p` is recorded", "@production-EF01"]);
+    let after = fs::read_to_string(fake.path("calls")).unwrap();
+    assert!(!after[before.len()..].contains("compose up "), "{after}");
+    fake.run("deploy app").success();
+    assert!(fake.path(".compose-zd/@production-EF01/p/releases/0001.json").exists());
+
+    fake.write("engine-id", "AB:CD/staging\n");
+    assert_eq!(history(&fake, ""), staging);
+}
+
+#[test]
+fn an_engine_without_an_id_that_lasts_gets_one_of_ours() {
+    let fake = Fake::new();
+    fake.write("restless", "");
+    fake.run("deploy app").success();
+    starts_over(&fake);
+    fake.run("--context other deploy app").success();
+    assert!(fake.path(".compose-zd/p/releases/0002.json").exists());
+    assert!(fake.path("volumes/compose-zd.engine").exists());
+}
+
+/// A folder that an earlier version has left, without the name of an engine.
+#[test]
+fn a_folder_of_an_earlier_version_is_taken_over_by_the_engine_that_has_its_images() {
+    let fake = Fake::new();
+    fake.run("deploy app").success();
+    assert!(!fake.path(".compose-zd/p/engine.json").exists());
+    let before = history(&fake, "");
+    fake.write("engine-id", "AB:CD/here\n");
+    assert_eq!(history(&fake, ""), before);
+    starts_over(&fake);
+    fake.run("deploy app").success();
+    let mark = fs::read_to_string(fake.path(".compose-zd/p/engine.json")).unwrap();
+    assert!(mark.contains("AB:CD") && fake.path(".compose-zd/p/releases/0002.json").exists(), "{mark}");
+}

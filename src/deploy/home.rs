@@ -1,0 +1,62 @@
+//! Where the releases of a project are: on the engine that is talked to, by whatever name it was reached.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::asked;
+use crate::cli::ComposeArgs;
+use crate::docker::Docker;
+use crate::release::engine_folder::{self, EngineId};
+use crate::release::store::Store;
+
+/// A state folder, and the engine whose releases it has.
+#[derive(Debug, Clone)]
+pub struct Home {
+    pub state_dir: PathBuf,
+    /// Not known of a Swarm, whose folder has its name, and where no engine answers.
+    pub engine: Option<EngineId>,
+}
+
+impl Home {
+    /// `given` is the state folder, where it is named; `cluster` the Swarm.
+    pub fn of(
+        docker: &Docker,
+        compose: &ComposeArgs,
+        given: Option<&Path>,
+        cluster: Option<&str>,
+        project: &str,
+    ) -> Home {
+        let by_name = asked::state_dir(compose, given, cluster);
+        if cluster.is_some() {
+            return Home { state_dir: by_name, engine: None };
+        }
+        // Releases can be looked at without an engine.
+        let Ok((id, name)) = docker.identity() else { return Home { state_dir: by_name, engine: None } };
+        if id.is_empty() {
+            return Home { state_dir: by_name, engine: None };
+        }
+        let root = asked::state_root(compose, given);
+        let is_here = |folder: &Path| is_here(docker, folder, project);
+        let find = |engine: EngineId| Home {
+            state_dir: engine_folder::find(&root, &by_name, project, &engine, &is_here),
+            engine: Some(engine),
+        };
+        let engine = EngineId::new(&id, &name);
+        if engine_folder::is_known(&root, &by_name, project, &engine) {
+            return find(engine);
+        }
+        let is_lasting = docker.identity().is_ok_and(|(again, _)| again == id);
+        let own = || docker.own_identity().ok().filter(|id| !id.is_empty());
+        find(if is_lasting { engine } else { EngineId::new(&own().unwrap_or(id), &name) })
+    }
+}
+
+/// Whether an engine has an image of any release that is kept in a folder; one without a release has nothing to mix up.
+fn is_here(docker: &Docker, folder: &Path, project: &str) -> bool {
+    let Ok(history) = Store::new(folder, project).and_then(|store| store.history()) else { return true };
+    let images =
+        history.newest_first().flat_map(|r| r.services.values()).map(|placed| placed.image_id.clone());
+    let ids: BTreeSet<String> = images.filter(|id| !id.is_empty()).collect();
+    let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
+    ids.is_empty() || docker.images(&ids).is_ok_and(|found| !found.is_empty())
+}
