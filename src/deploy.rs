@@ -144,6 +144,7 @@ fn carry_out(
     let mut dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
     let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
     let mut wanted = Wanted::read(&definition.docker, &definition.project, &all, seen)?;
+    wanted.add_hashes(definition.resolved_hashes()?);
     wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
     match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
         true => {

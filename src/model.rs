@@ -154,6 +154,10 @@ pub struct Service {
     pub depends_on: BTreeMap<String, Completes>,
     /// Services whose replacement restarts this one (`restart: true`).
     pub restarts_with: Vec<String>,
+    /// Services that have to be healthy before it starts.
+    pub needs_healthy: Vec<String>,
+    /// Its named volumes, as the engine knows them, each with its path.
+    pub named_volumes: Vec<(String, String)>,
     pub pre_start: Vec<InitStep>,
     pub post_start: Vec<Hook>,
     pub pre_stop: Vec<Hook>,
@@ -272,8 +276,13 @@ impl Service {
             message: format!("{}: `services.{name}.{hook}.command` is empty", context.source),
             hint: "give it a command, or remove the hook".into(),
         })?;
-        let settings = Settings::resolve(context.flags.zd.over(&own).over(context.defaults))
+        let zd = context.flags.zd.over(&own).over(context.defaults);
+        let has_deadline = zd.health.as_ref().is_some_and(|health| health.deadline.is_some());
+        let mut settings = Settings::resolve(zd)
             .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
+        if !has_deadline {
+            settings.pace.wait_through(raw.start_period());
+        }
         let project = context.project;
         let update = |key: &str, block: &Option<RawUpdate>| {
             let wish = block.as_ref().map(UpdateWish::read).transpose();
@@ -308,6 +317,8 @@ impl Service {
             environment: raw.variables(),
             depends_on: raw.dependencies(),
             restarts_with: raw.restarts_with(),
+            needs_healthy: raw.needs_healthy(),
+            named_volumes: project.volumes_of(raw),
             pre_start: raw.pre_start.clone(),
             post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),

@@ -62,16 +62,26 @@ pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     let image = |service: &Service| around.viewer.wanted.images.get(&service.name);
     let mut refused: Vec<Fault> = Vec::new();
     for service in &services {
-        refused.extend(volumes_of_image(service, image(service)));
+        let running = |path: &str| {
+            let mut its = around.members().filter(|c| c.is_running()).peekable();
+            its.peek().is_none() || its.any(|c| c.has_mount(path))
+        };
+        refused.extend(volumes_of_image(service, image(service), &running));
+        refused.extend(unhealthy_dependency(around, service));
         refused.extend(too_few_ports(service, around.running(service), around.starting));
     }
     refused.extend(needs_newer_engine(around.viewer.docker, &services)?);
     refused.extend(out_of_reach(around.viewer.project, around.viewer.target, around.fronting));
     refused.extend(attached::faults(around));
     let mut found: Vec<Finding> = refused.into_iter().map(Finding::Refused).collect();
+    for service in &services {
+        found.extend(left_in_anonymous_volume(around, service)?);
+    }
     found.extend(unknown_proxy::findings(around)?);
     let orphans = orphans(around.viewer, around.containers).into_iter();
     found.extend(orphans.map(|orphan| Finding::Note(orphaned(around.viewer.target, orphan))));
+    let strangers = strangers(around.viewer, around.containers).into_iter();
+    found.extend(strangers.map(|found| Finding::Note(stranger(around.viewer.target, found))));
     found.extend(crash_loops(around).into_iter().map(Finding::Note));
     found.extend(connections::notes(around).into_iter().map(Finding::Note));
     Ok(found)
@@ -99,6 +109,51 @@ impl Surroundings<'_> {
         let its = |c: &&Container| c.is_running() && is_member(self.viewer.project, c, &[&service.name]);
         self.containers.iter().filter(its).count()
     }
+}
+
+/// Compose starts nothing whose dependency is unhealthy.
+fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Fault> {
+    let project = around.viewer.project;
+    let failing = service.needs_healthy.iter().find_map(|needed| {
+        let its = || around.containers.iter().filter(|c| c.is_running() && is_member(project, c, &[needed]));
+        let failing = its().find(|c| c.is_failing())?;
+        its().all(Container::is_failing).then_some((needed, failing))
+    });
+    let (needed, container) = failing?;
+    let (name, container) = (&service.name, container.name());
+    let fault = Fault::unchanged(format!(
+        "`{needed}` is unhealthy, and `{name}` depends on its health (`services.{name}.depends_on.{needed}.condition`)"
+    ));
+    let hint = format!("see why with `docker inspect --format '{{{{json .State.Health}}}}' {container}`");
+    Some(fault.hint(hint).rule(&"dependency-unhealthy"))
+}
+
+/// Data of a running instance in an anonymous volume, where the new one gets a named volume at the same path.
+fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<Finding>> {
+    let its = |c: &&Container| is_member(around.viewer.project, c, &[&service.name]) && c.is_running();
+    let left = around.members().filter(its).find_map(|c| {
+        let named = |path: &str| service.named_volumes.iter().find(|(_, target)| target == path);
+        c.anonymous_volumes().find_map(|(old, path)| Some((c, old, named(path)?)))
+    });
+    let Some((container, old, (volume, path))) = left else { return Ok(None) };
+    if service.settings.anonymous_volumes.is_some() {
+        return Ok(None);
+    }
+    let (instance, old) = (container.name(), &old[..12]);
+    let says = format!(
+        "{instance} has the data of {path} in the anonymous volume {old}…, and new instances get `{volume}` there"
+    );
+    let image = &container.config.image;
+    let fix = format!(
+        "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
+    );
+    Ok(Some(match around.viewer.docker.has_volume(volume)? {
+        true => Finding::Note(Loss::note("anonymous-volume", says, format!("unless that is done, {fix}"))),
+        false => {
+            let fault = Fault::usage(format!("{says}, which is not there yet, so it would be empty"));
+            Finding::Refused(fault.hint(fix).rule(&"anonymous-volume"))
+        }
+    }))
 }
 
 /// Old and new instances together need a host port each.
@@ -188,8 +243,9 @@ fn volume_lost(service: &Service, path: &str) -> Fault {
         "`{name}` has an anonymous volume at {path}, whose data would stay behind with the old instance"
     ))
     .hint(format!(
-        "give it a name (`services.{name}.volumes: [\"data:{path}\"]`), copy the data there, or set \
-         `services.{name}.x-zd.anonymous_volumes: fresh` where it is only a cache"
+        "give it a name (`services.{name}.volumes: [\"{}:{path}\"]`) and copy the data there, or set \
+         `services.{name}.x-zd.anonymous_volumes: fresh` where it is only a cache",
+        path.trim_end_matches('/').rsplit('/').next().unwrap_or("data")
     ))
     .rule(&"anonymous-volume")
 }
@@ -213,10 +269,25 @@ fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
 /// Containers of services that the file has no more, which the proxies send requests of a target's route to, with the route.
 pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, String)> {
     let project = viewer.project;
-    let gone = |c: &&Container| {
+    let is_gone = |c: &Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
-        c.is_running() && service.is_some_and(|service| !project.services.contains_key(service))
+        service.is_some_and(|service| !project.services.contains_key(service))
     };
+    on_its_route(viewer, containers, is_gone)
+}
+
+/// Containers of other projects, or that were run by hand, with the same route.
+fn strangers(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, String)> {
+    let is_strange = |c: &Container| c.compose().is_none_or(|(name, _)| name != viewer.project.name);
+    on_its_route(viewer, containers, is_strange)
+}
+
+/// Those that run of these, and that get requests of a target's route.
+fn on_its_route(
+    viewer: &Viewer,
+    containers: &[Container],
+    is_meant: impl Fn(&Container) -> bool,
+) -> Vec<(Container, String)> {
     let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
     let route = |container: &Container| {
         let fronting = viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container)));
@@ -226,7 +297,22 @@ pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, Str
         })?;
         Some(format!("{}{}", shared.host.unwrap_or_else(|| "any host".into()), shared.path))
     };
-    containers.iter().filter(gone).filter_map(|c| Some((c.clone(), route(c)?))).collect()
+    let meant = containers.iter().filter(|c| c.is_running() && is_meant(c));
+    meant.filter_map(|c| Some((c.clone(), route(c)?))).collect()
+}
+
+fn stranger(target: &Target, (container, route): (Container, String)) -> Loss {
+    let whose = match container.compose() {
+        Some((project, _)) => format!("is of project `{project}`"),
+        None => "was run by hand".into(),
+    };
+    let says =
+        format!("`{}` {whose}, and gets requests for {route} as `{}` does", container.name(), target.name());
+    Loss::note(
+        "shared-route",
+        says,
+        format!("stop `{}`, or give one of them another route", container.name()),
+    )
 }
 
 fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Loss {
@@ -256,7 +342,8 @@ fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {
 }
 
 /// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
-fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
+/// What no instance that runs has holds no data yet.
+fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) -> bool) -> Vec<Fault> {
     if service.settings.anonymous_volumes.is_some() {
         return Vec::new();
     }
@@ -264,7 +351,7 @@ fn volumes_of_image(service: &Service, image: Option<&Image>) -> Vec<Fault> {
         service.mounted_paths.iter().any(|m| m.trim_end_matches('/') == path.trim_end_matches('/'))
     };
     let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
-    paths.filter(|path| !mounted(path)).map(|path| volume_lost(service, path)).collect()
+    paths.filter(|path| !mounted(path) && holds(path)).map(|path| volume_lost(service, path)).collect()
 }
 
 fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {

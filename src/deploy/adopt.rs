@@ -142,13 +142,18 @@ fn with_its_image(snapshot: &mut Snapshot, found: &Found, _: &Docker) {
     snapshot.set_image(&found.service, &found.container.config.image);
 }
 
-/// What its image does not give it comes from the file that it was made of.
+/// A variable that an engine gives a container: podman's.
+const OF_ENGINE: &str = "container=podman";
+
+/// What neither its image nor its engine gives it comes from the file that it was made of; and what the file names still.
 fn with_its_image_and_environment(snapshot: &mut Snapshot, found: &Found, docker: &Docker) {
     with_its_image(snapshot, found, docker);
     let image = docker.image(&found.container.image_id).ok().flatten().unwrap_or_default();
-    let own = found.container.config.env.iter().filter(|pair| !image.config.env.contains(pair));
-    let own = own.filter_map(|pair| pair.split_once('='));
-    snapshot.set_environment(&found.service, own);
+    let is_given = |pair: &String| image.config.env.contains(pair) || pair == OF_ENGINE;
+    let all = found.container.config.env.iter().filter_map(|pair| Some((pair, pair.split_once('=')?)));
+    let own = all.filter(|(pair, (name, _))| !is_given(pair) || snapshot.has_variable(&found.service, name));
+    let own: Vec<(&str, &str)> = own.map(|(_, variable)| variable).collect();
+    snapshot.set_environment(&found.service, own.into_iter());
 }
 
 /// What runs of a service, all of it alike; of the idle side of a pair, what runs of the other.

@@ -70,6 +70,34 @@ pub fn source(compose: &ComposeArgs) -> String {
 /// The names of a Compose file, in the order in which Compose looks for them.
 pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
+/// Files that Compose reads beside the first one, if they are there.
+const OVERRIDES: [&str; 4] = [
+    "compose.override.yaml",
+    "compose.override.yml",
+    "docker-compose.override.yml",
+    "docker-compose.override.yaml",
+];
+
+/// Keys that read variables or labels from files, or other files of services that may.
+const ENV_FILE_KEYS: [&str; 4] = ["env_file", "label_file", "include", "extends"];
+
+/// Whether services may have files of variables or labels: as far as the files tell, else they may.
+pub fn may_have_env_files(compose: &ComposeArgs) -> bool {
+    let folder = project_folder(compose);
+    let variable = std::env::var("COMPOSE_FILE").unwrap_or_default();
+    let given: Vec<PathBuf> = compose.file.iter().map(PathBuf::from).collect();
+    let files = match given.is_empty() && variable.is_empty() {
+        true => FILES.iter().chain(&OVERRIDES).map(|name| folder.join(name)).filter(|f| f.exists()).collect(),
+        false => given,
+    };
+    let has_key = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file);
+        text.is_ok_and(|text| ENV_FILE_KEYS.iter().any(|key| text.contains(key)))
+    };
+    let is_known = !files.is_empty() && files.iter().all(|file| file.is_file());
+    !is_known || files.iter().any(has_key)
+}
+
 /// The folder of the project as Compose finds it: given, else that of the first file, else the nearest folder above
 /// that has one.
 pub fn project_folder(compose: &ComposeArgs) -> PathBuf {

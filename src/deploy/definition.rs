@@ -20,6 +20,8 @@ use crate::model::{Flags, Project, Service, Snapshot};
 use crate::report::{Event, Report, Warning};
 
 pub struct Definition {
+    /// Services may have files of variables or labels, which a hash of the file as it is leaves out.
+    may_have_env_files: bool,
     pub docker: Docker,
     pub project: Project,
     pub snapshot: Snapshot,
@@ -89,6 +91,7 @@ impl Definition {
     fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: Flags) -> Result<Definition> {
         let source = asked::source(compose);
         Ok(Definition {
+            may_have_env_files: asked::may_have_env_files(compose),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Fault::from)?,
             snapshot: Snapshot::read(yaml).map_err(Fault::from)?,
@@ -112,6 +115,7 @@ impl Definition {
         flags: Flags,
     ) -> Result<Definition> {
         Ok(Definition {
+            may_have_env_files: false,
             docker: docker.clone(),
             project: Project::read(text, &source, &flags).map_err(Fault::from)?,
             snapshot: Snapshot::read(text).map_err(Fault::from)?,
@@ -121,6 +125,20 @@ impl Definition {
             held: None,
             draft: None,
         })
+    }
+
+    /// The configuration hashes that Compose labels containers with, where they may be others than the ones that it tells:
+    /// `docker compose config --hash` leaves `env_file` and `label_file` unread, and `up` reads them.
+    ///
+    /// # Errors
+    /// Compose's own.
+    pub fn resolved_hashes(&self) -> Result<BTreeMap<String, String>> {
+        if !self.may_have_env_files || self.held.is_some() || self.draft.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let file = tempfile::NamedTempFile::with_suffix(".yml")?;
+        std::fs::write(file.path(), self.snapshot.text())?;
+        self.docker.with_file(file.path(), &self.project.name, &self.folder).hashes()
     }
 
     /// Adds the one-shots to the project that it does not show, because no profile of theirs is on.
@@ -215,10 +233,15 @@ impl Definition {
         let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &self.project.services[s]);
         let (built, others): (Vec<&Service>, Vec<&Service>) =
             services.partition(|s| s.builds && !args.no_build);
+        let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         if args.rollout.dry_run {
+            if !built.is_empty() {
+                let what =
+                    format!("build {}; what that changes is known only then", names(&built).join(", "));
+                report.event(Event::WouldPrepare { what });
+            }
             return Ok(Some(BTreeMap::new()));
         }
-        let names = |services: &[&Service]| services.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
         if !built.is_empty() {
             report.event(Event::Building { services: names(&built) });
             self.docker.build(&names(&built))?;

@@ -143,10 +143,11 @@ impl<'a> Run<'a> {
         }
         let images = self.docker().images(&self.images_of(&others))?;
         let has_changed = |container: &Container, service: &str| {
-            let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).map(String::as_str);
+            let hashes = self.wanted.hashes.get(service);
+            let hash = container.label(CONFIG_HASH);
             let image = images.iter().find(|i| i.is_named(&self.project().services[service].image));
             let other_image = image.is_some_and(|i| i.id != container.image_id);
-            other_image || (hash.is_some() && container.label(CONFIG_HASH) != hash)
+            other_image || hashes.is_some_and(|all| !all.iter().any(|wanted| Some(wanted.as_str()) == hash))
         };
         let changed: BTreeSet<String> = theirs()
             .filter_map(|c| Some((c, c.compose()?.1)))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::scene::{Scene, Viewer};
-use crate::docker::inspect::Container;
+use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::fault::Fault;
 use crate::model::{FailureAction, Update};
 use crate::observed::{Generation, Instance, Key, Observed, State};
@@ -117,6 +117,14 @@ impl<'a> Part<'a> {
     /// When all its requests went to the new release.
     pub fn in_service(&self) -> Option<Duration> {
         self.in_service
+    }
+
+    /// The configuration hash that the new instances of a service have.
+    pub fn hash_of(&self, service: &str) -> Option<String> {
+        let is_new = |c: &&Container| {
+            c.compose().is_some_and(|(_, name)| name == service) && self.viewer.wanted.fits(service, c)
+        };
+        self.rollout.containers().values().find(is_new)?.label(CONFIG_HASH).map(String::from)
     }
 
     /// Whether one of these, by id, is an instance of its.

@@ -110,11 +110,33 @@ impl<'a> Run<'a> {
             self.prepare(part, &parts, &containers)?;
         }
         if self.rollout.dry_run {
+            self.tell_jobs(&parts, &down);
             return parts.iter().try_for_each(|part| self.tell_plan(part));
         }
         let seen = self.carry_out(&mut parts, &down)?;
         idle.iter().for_each(|part| self.unchanged(part));
         Ok(self.lost_nothing(seen.as_ref())?)
+    }
+
+    /// What would run, and start, beside the plan.
+    fn tell_jobs(&self, parts: &[Part], down: &[&str]) {
+        let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let tell = |what: String| self.report.event(Event::WouldPrepare { what });
+        if !down.is_empty() {
+            let down: Vec<String> = down.iter().map(ToString::to_string).collect();
+            tell(format!("start what it depends on: {}", quoted(&down)));
+        }
+        let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
+        let shots = OneShots::of(self.project(), &changed);
+        let before: Vec<String> =
+            shots.before.iter().filter(|_| self.kind == Kind::Deploy).cloned().collect();
+        let after: Vec<String> = shots.after.iter().filter(|_| self.kind == Kind::Deploy).cloned().collect();
+        if !before.is_empty() {
+            tell(format!("run {} to its end, before the first new instance is made", quoted(&before)));
+        }
+        if !after.is_empty() {
+            tell(format!("run {} to its end, once the new release serves", quoted(&after)));
+        }
     }
 
     /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
@@ -169,7 +191,7 @@ impl<'a> Run<'a> {
         if self.rollout.dry_run {
             return Ok(());
         }
-        let entry = self.entry(idle)?;
+        let entry = as_created(self.entry(idle)?, idle);
         let known = |(service, placed): (&String, &Placed)| {
             let current = self.ledger.history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(placed))
@@ -229,7 +251,7 @@ impl<'a> Run<'a> {
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
         self.ledger.end(
             self.docker(),
-            &entry,
+            &as_created(entry, parts),
             Course { witness: witness.clone(), ..Course::of(fault, paused, took, cut) },
             self.project().keep,
             self.report,
@@ -472,6 +494,15 @@ impl<'a> Run<'a> {
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
         Placed { since, ..new }
     }
+}
+
+/// With the hashes that the instances have: what Compose tells of its file need not be what it labels containers with.
+fn as_created(mut entry: Entry, parts: &[Part]) -> Entry {
+    for (service, placed) in &mut entry.placed {
+        let hash = parts.iter().find_map(|part| part.hash_of(service));
+        hash.into_iter().for_each(|hash| placed.config_hash = hash);
+    }
+    entry
 }
 
 /// Does a stage of these parts.

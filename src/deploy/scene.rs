@@ -61,6 +61,16 @@ impl Wanted {
         })
     }
 
+    /// Takes in hashes that count as well.
+    pub fn add_hashes(&mut self, more: BTreeMap<String, String>) {
+        for (service, hash) in more {
+            let known = self.hashes.entry(service).or_default();
+            if !known.contains(&hash) {
+                known.push(hash);
+            }
+        }
+    }
+
     fn generation(&self, service: &str, container: &Container) -> Generation {
         match self.fits(service, container) && !self.replaced.contains(&container.id) {
             true => Generation::New,

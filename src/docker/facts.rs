@@ -36,6 +36,14 @@ impl Docker {
         Ok(Machine { version: version.into(), memory: memory.parse().ok() })
     }
 
+    /// Whether there is a volume of this name.
+    ///
+    /// # Errors
+    /// Only when docker cannot be started.
+    pub fn has_volume(&self, name: &str) -> Result<bool> {
+        Ok(self.run(&self.docker_words(&["volume", "inspect", name]))?.ok())
+    }
+
     /// The memory that each of these containers uses now, as docker writes it, by id.
     ///
     /// # Errors

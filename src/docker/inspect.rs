@@ -33,6 +33,21 @@ pub struct Container {
     pub network_settings: NetworkSettings,
     #[serde(deserialize_with = "or_default")]
     host_config: HostConfig,
+    #[serde(deserialize_with = "or_default")]
+    mounts: Vec<Mount>,
+}
+
+/// A volume or a folder that it has.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Mount {
+    #[serde(rename = "Type", deserialize_with = "or_default")]
+    kind: String,
+    /// Of a volume.
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "or_default")]
+    destination: String,
 }
 
 /// What it shares with others: `container:` and a name or an id.
@@ -302,6 +317,19 @@ impl Container {
         let from =
             host.volumes_from.iter().map(|from| ("volumes_from", from.split(':').next().unwrap_or(from)));
         modes.chain(from)
+    }
+
+    /// Whether it has a volume or a folder at a path.
+    pub fn has_mount(&self, path: &str) -> bool {
+        self.mounts.iter().any(|m| m.destination.trim_end_matches('/') == path.trim_end_matches('/'))
+    }
+
+    /// Its anonymous volumes with their paths: Docker gives such a one 64 hexadecimal digits for a name.
+    pub fn anonymous_volumes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_anonymous = |m: &&Mount| {
+            m.kind == "volume" && m.name.len() == 64 && m.name.chars().all(|c| c.is_ascii_hexdigit())
+        };
+        self.mounts.iter().filter(is_anonymous).map(|m| (m.name.as_str(), m.destination.as_str()))
     }
 
     /// Containers that it is linked to, each with the name that it has for it.

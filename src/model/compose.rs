@@ -2,6 +2,7 @@
 //! Compose specification reject keys that Compose accepts.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_yaml::Value;
@@ -24,6 +25,8 @@ pub struct RawProject {
     configs: BTreeMap<String, Value>,
     #[serde(default)]
     networks: BTreeMap<String, RawNetwork>,
+    #[serde(default)]
+    volumes: BTreeMap<String, Option<RawNetwork>>,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +83,7 @@ pub struct RawHealthcheck {
     #[serde(default)]
     disable: bool,
     start_interval: Option<Value>,
+    start_period: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,6 +100,7 @@ pub struct RawDependency {
     condition: String,
     #[serde(default)]
     restart: bool,
+    required: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -256,6 +261,16 @@ impl RawProject {
             || service.configs.iter().any(|g| made(g, &self.configs))
     }
 
+    /// The named volumes of a service, by the engine's names, with the path of each.
+    pub fn volumes_of(&self, service: &RawService) -> Vec<(String, String)> {
+        let full = |key: &String| {
+            let named = self.volumes.get(key).and_then(|v| v.as_ref()?.name.clone());
+            named.unwrap_or_else(|| format!("{}_{key}", self.name))
+        };
+        let volumes = service.volumes.iter().filter(|m| m.kind == "volume");
+        volumes.filter_map(|m| Some((full(m.source.as_ref()?), m.target.clone()))).collect()
+    }
+
     /// The engine's names of a service's networks.
     pub fn networks_of(&self, service: &RawService) -> Vec<String> {
         let full = |key: &String| {
@@ -389,6 +404,12 @@ impl RawService {
         }
     }
 
+    /// How long it may take to start before a failing healthcheck counts.
+    pub fn start_period(&self) -> Duration {
+        let told = self.healthcheck.as_ref().and_then(|h| h.start_period.as_deref());
+        told.and_then(|time| humantime::parse_duration(time).ok()).unwrap_or_default()
+    }
+
     /// Its healthcheck is run more often at first.
     pub fn has_start_interval(&self) -> bool {
         self.healthcheck.as_ref().is_some_and(|h| h.start_interval.is_some())
@@ -418,6 +439,12 @@ impl RawService {
     pub fn restarts_with(&self) -> Vec<String> {
         let all = self.depends_on.iter().filter(|(_, d)| d.restart);
         all.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Services that have to be healthy before this one starts.
+    pub fn needs_healthy(&self) -> Vec<String> {
+        let is_needed = |d: &RawDependency| d.condition == "service_healthy" && d.required != Some(false);
+        self.depends_on.iter().filter(|(_, d)| is_needed(d)).map(|(name, _)| name.clone()).collect()
     }
 
     pub fn dependencies(&self) -> BTreeMap<String, Completes> {

@@ -122,6 +122,9 @@ pub struct Settings {
     pub anonymous_volumes: Option<AnonymousVolumes>,
 }
 
+/// Time that an instance has to get ready once its healthcheck's `start_period` is over.
+const AFTER_START: Duration = Duration::from_secs(30);
+
 /// How often, how long and how many times in a row an instance is asked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
@@ -129,6 +132,13 @@ pub struct Pace {
     pub timeout: Duration,
     pub deadline: Duration,
     pub successes: u32,
+}
+
+impl Pace {
+    /// Waits longer for what may take this long to start.
+    pub fn wait_through(&mut self, start_period: Duration) {
+        self.deadline = self.deadline.max(start_period + AFTER_START);
+    }
 }
 
 impl Default for Pace {

@@ -51,14 +51,23 @@ impl Snapshot {
         service.remove("build");
     }
 
-    /// Gives a service exactly this environment.
+    /// Gives a service exactly this environment; a variable that is passed on and has no value (`KEY:`) stays.
     pub fn set_environment<'p>(&mut self, service: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) {
         let Some(Value::Mapping(service)) = self.part("services").and_then(|s| s.get_mut(service)) else {
             return;
         };
+        let before = service.get("environment").and_then(Value::as_mapping);
+        let unset = before.into_iter().flatten().filter(|(_, value)| value.is_null());
+        let mut environment: Mapping = unset.map(|(name, value)| (name.clone(), value.clone())).collect();
         let doubled = |text: &str| Value::from(text.replace('$', "$$"));
-        let environment: Mapping = pairs.map(|(name, value)| (name.into(), doubled(value))).collect();
+        environment.extend(pairs.map(|(name, value)| (name.into(), doubled(value))));
         service.insert("environment".into(), environment.into());
+    }
+
+    /// Whether a service is given a variable, whatever it is.
+    pub fn has_variable(&self, service: &str, name: &str) -> bool {
+        let environment = self.0.get("services").and_then(|s| s.get(service)?.get("environment"));
+        environment.is_some_and(|all| all.get(name).is_some())
     }
 
     /// Takes these services, and what they refer to, as another snapshot has them.
@@ -112,6 +121,16 @@ mod tests {
         for word in words {
             assert!(text.contains(&format!("\"K\": \"{word}\"")), "{word}: {text}");
         }
+    }
+
+    #[test]
+    fn an_environment_keeps_what_is_passed_on_without_a_value() {
+        let mut snapshot = read("services: {app: {image: a, environment: {OPTIONS: , OLD: 1}}}");
+        snapshot.set_environment("app", [("NEW", "a$b")].into_iter());
+        let text = snapshot.text();
+        assert!(text.contains("\"OPTIONS\": null") && text.contains("\"NEW\": \"a$$b\""), "{text}");
+        assert!(!text.contains("OLD") && snapshot.has_variable("app", "OPTIONS"));
+        assert!(!snapshot.has_variable("app", "OLD"));
     }
 
     #[test]

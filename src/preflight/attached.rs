@@ -7,7 +7,9 @@ use crate::fault::Fault;
 
 /// Other containers that would stay behind with the old instances.
 pub fn faults(around: &Surroundings) -> Vec<Fault> {
-    around.others().filter_map(|other| lives_in(around, other).or_else(|| linked(around, other))).collect()
+    let of =
+        |other| lives_in(around, other).or_else(|| linked(around, other)).or_else(|| names(around, other));
+    around.others().filter_map(of).collect()
 }
 
 /// `network_mode: container:NAME` and its like, by whoever started it.
@@ -42,4 +44,49 @@ fn linked(around: &Surroundings, other: &Container) -> Option<Fault> {
          name is given by `services.{service}.networks.default.aliases`)"
     );
     Some(fault.hint(hint).rule(&"linked"))
+}
+
+/// `API_URL=http://p-app-1:3000`: the name of one container, and not of what comes after it.
+fn names(around: &Surroundings, other: &Container) -> Option<Fault> {
+    if around.known.iter().any(|p| p.container().id == other.id) {
+        return None;
+    }
+    let texts = || other.config.env.iter().chain(&other.args);
+    let (instance, text) = around.members().find_map(|instance| {
+        let text = texts().find(|text| has_word(text, instance.name()))?;
+        Some((instance, text))
+    })?;
+    let (_, service) = instance.compose()?;
+    let (name, instance) = (other.name(), instance.name());
+    // The value of a variable may be a secret.
+    let place =
+        text.split_once('=').map_or("its arguments".to_string(), |(variable, _)| format!("`{variable}`"));
+    let fault = Fault::usage(format!(
+        "`{name}` names {instance} in {place}, which is one container and not what comes after it: it would not find it any more"
+    ));
+    Some(fault.hint(format!("let it name the service: `{service}`")).rule(&"names-instance"))
+}
+
+/// Whether a text has a name that goes on neither before nor behind.
+fn has_word(text: &str, name: &str) -> bool {
+    let inside = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + name.len()..]);
+        !before.ends_with(inside) && !after.starts_with(inside)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_named_by_its_whole_name() {
+        for text in ["http://p-app-1:3000", "p-app-1", "a,p-app-1,b"] {
+            assert!(has_word(text, "p-app-1"), "{text}");
+        }
+        for text in ["http://p-app-12:3000", "my-p-app-1", "p-app-1.example", ""] {
+            assert!(!has_word(text, "p-app-1"), "{text}");
+        }
+    }
 }

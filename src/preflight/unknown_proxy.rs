@@ -42,6 +42,9 @@ const FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty
                        /etc/httpd /etc/envoy /etc/kong /kong /opt/bitnami/nginx/conf /opt/bitnami/apache/conf /etc/varnish \
                        /etc/squid";
 
+/// The longest that a looked up name may be kept.
+const SOON: Duration = Duration::from_secs(5);
+
 /// Limit for reading a configuration; one that takes longer is no evidence.
 const READ: Duration = Duration::from_secs(5);
 
@@ -93,7 +96,10 @@ pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
 fn is_proxy(image: &str, path: &str, args: &[String]) -> bool {
     let name = image_name(image);
     let program = |word: &str| word.rsplit('/').next().unwrap_or_default().to_string();
-    let started = std::iter::once(path).chain(args.iter().map(String::as_str)).map(program);
+    // A script of the shell may start it, too.
+    let words = std::iter::once(path).chain(args.iter().map(String::as_str));
+    let between = |c: char| c.is_whitespace() || ";&|(){}'\"".contains(c);
+    let started = words.flat_map(|word| word.split(between)).map(program);
     std::iter::once(name.to_string()).chain(started).any(|word| PROXIES.contains(&word.as_str()))
 }
 
@@ -123,11 +129,16 @@ struct Known {
 /// Its environment, its arguments, its labels, and the lines of its configuration that have one of these words.
 fn texts(docker: &Docker, proxy: &Container, names: &[String]) -> Result<Known> {
     let words = names.iter().map(|name| format!("-e {}", shell::word(name))).collect::<Vec<_>>().join(" ");
+    let named = named_files(&proxy.args);
+    let files = named.iter().map(|file| shell::file(file)).collect::<Vec<_>>().join(" ");
+    let places = format!("{FOLDERS} {files}");
+    // What is read is told of: one that names its files has them there and nowhere else.
+    let read = if named.is_empty() { FOLDERS } else { &files };
     let script = format!(
         "# what does it route to
-grep -rhwF {words} {FOLDERS} 2>/dev/null
-grep -rhE '^ *resolver ' {FOLDERS} 2>/dev/null
-for folder in {FOLDERS}; do [ -d \"$folder\" ] && echo {READABLE}; done
+grep -rhwF {words} {places} 2>/dev/null
+grep -rhE '(^|[;{{] *) *resolver ' {places} 2>/dev/null
+for place in {read}; do [ -r \"$place\" ] && echo {READABLE}; done
 exit 0"
     );
     let read = docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
@@ -141,15 +152,39 @@ exit 0"
     Ok(Known { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 
+/// Files of configuration that its arguments name, and the folders that those are in: they may include others.
+fn named_files(args: &[String]) -> Vec<String> {
+    let words: Vec<&str> = args.iter().flat_map(|arg| arg.split_whitespace()).collect();
+    let is_flag = |word: &&str| ["-c", "-f", "--config", "--config-path", "-conf"].contains(word);
+    let after = words.windows(2).filter(|w| is_flag(&w[0])).map(|w| w[1]);
+    let joined = words.iter().filter_map(|w| w.strip_prefix("--config="));
+    let absolute = after.chain(joined).filter(|path| path.starts_with('/'));
+    let with_folder = |path: &str| {
+        let folder = path.rsplit_once('/').map(|(folder, _)| folder).unwrap_or_default();
+        let is_own = !["", "/tmp", "/etc", "/run"].contains(&folder);
+        [Some(path.to_string()), is_own.then(|| folder.to_string())]
+    };
+    absolute.flat_map(with_folder).flatten().collect()
+}
+
 /// Printed where there is a folder of configuration.
 const READABLE: &str = "@readable";
 
 /// The line by which it routes to one of these names, looked up once.
 fn evidence(texts: &[String], names: &[String]) -> Option<String> {
-    let resolves = texts.iter().any(|line| line.starts_with("resolver "));
+    let resolves = texts.iter().any(|line| resolves_soon(line));
     let again = |line: &str| resolves && (line.starts_with("set $") || line.contains(" resolve"));
     let mut lines = texts.iter().filter(|line| !line.starts_with('#') && !again(line));
     lines.find(|line| names.iter().any(|name| routes_to(line, name))).cloned()
+}
+
+/// Docker's DNS has names live for 600 s; a `resolver` goes by that unless it is told to look again while the old instances run
+/// on, which is 5 s where no proxy is drained.
+fn resolves_soon(line: &str) -> bool {
+    let Some((_, rest)) = line.split_once("resolver ") else { return false };
+    let rest = rest.split(';').next().unwrap_or_default();
+    let valid = rest.split_whitespace().find_map(|word| word.strip_prefix("valid="));
+    valid.and_then(|time| humantime::parse_duration(time).ok()).is_some_and(|time| time <= SOON)
 }
 
 /// Whether a text has a name as a host: `//app`, `app:3000` or `server app`.
@@ -206,7 +241,9 @@ mod tests {
         assert!(proxy("registry/team/nginx@sha256:1", "", &[]));
         assert!(proxy("jc21/nginx-proxy-manager:2", "/init", &[]));
         assert!(proxy("ours", "/usr/sbin/httpd", &["-DFOREGROUND"]));
+        assert!(proxy("ours", "sh", &["-c", "sed -i s/a/b/ /x; exec /usr/sbin/nginx -c /tmp/x.conf"]));
         assert!(!proxy("my-nginx-app:1", "node", &["server.js"]));
+        assert!(!proxy("ours", "sh", &["-c", "cat /etc/nginx.conf"]));
         assert!(!proxy("postgres:17", "docker-entrypoint.sh", &["postgres"]));
     }
 
@@ -233,12 +270,24 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_is_where_the_arguments_say() {
+        let files = |args: &[&str]| named_files(&args.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(files(&["nginx", "-g", "daemon off;"]), [""; 0]);
+        assert_eq!(files(&["nginx", "-c", "/conf/nginx.conf"]), ["/conf/nginx.conf", "/conf"]);
+        assert_eq!(files(&["-c", "sed x && exec nginx -c /tmp/n.conf"]), ["/tmp/n.conf"]);
+    }
+
+    #[test]
     fn what_looks_the_name_up_again_is_no_evidence() {
         let names = ["app".to_string()];
         let lines = |all: &[&str]| evidence(&all.iter().map(ToString::to_string).collect::<Vec<_>>(), &names);
         assert_eq!(lines(&["proxy_pass http://app:3000;"]).as_deref(), Some("proxy_pass http://app:3000;"));
-        assert_eq!(lines(&["resolver 127.0.0.11;", "set $up app:3000;"]), None);
-        assert_eq!(lines(&["resolver 127.0.0.11;", "server app:3000 resolve;"]), None);
+        let soon = "resolver 127.0.0.11 valid=5s ipv6=off;";
+        assert_eq!(lines(&[soon, "set $up app:3000;"]), None);
+        assert_eq!(lines(&[soon, "server app:3000 resolve;"]), None);
+        for late in ["resolver 127.0.0.11;", "resolver 127.0.0.11 valid=30s;"] {
+            assert!(lines(&[late, "set $up app:3000;"]).is_some(), "{late}");
+        }
         assert!(lines(&["set $up app:3000;"]).is_some());
         assert_eq!(lines(&["# proxy_pass http://app:3000;"]), None);
     }

@@ -112,6 +112,9 @@ pub enum Event {
         /// Old instances that work as well meanwhile, where no proxy keeps work from them.
         #[serde(default)]
         beside: Vec<String>,
+        /// They are in the rotation of a proxy.
+        #[serde(default)]
+        proxied: bool,
         #[serde(with = "seconds")]
         seconds: Duration,
     },

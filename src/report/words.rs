@@ -40,10 +40,11 @@ impl fmt::Display for Event {
             Event::Delayed { seconds: time } => {
                 write!(f, "waiting {} before the next batch", seconds(*time))
             }
-            Event::Monitoring { names, after, beside, seconds: time } => {
+            Event::Monitoring { names, after, beside, proxied, seconds: time } => {
                 let (new, after) = (list(names), seconds(*after));
                 match beside.len() {
-                    0 => write!(f, "{new} in rotation after {after}")?,
+                    0 if *proxied => write!(f, "{new} in rotation after {after}")?,
+                    0 => write!(f, "{new} in service after {after}")?,
                     _ => write!(f, "{new} in service after {after}, and {} as well", list(beside))?,
                 }
                 let them = plural(names.len(), "it", "them");

@@ -212,7 +212,8 @@ impl<'a> Rollout<'a> {
             let (names, after) = (watch.names(), watch.elapsed());
             let is_beside = |name: &String| self.tools.proxies.is_empty() && !names.contains(name);
             let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
-            self.tools.report.event(Event::Monitoring { names, after, beside, seconds: left });
+            let proxied = !self.tools.proxies.is_empty();
+            self.tools.report.event(Event::Monitoring { names, after, beside, proxied, seconds: left });
         }
         self.watch(left)?;
         // What has happened in the last moment.

@@ -71,7 +71,7 @@ fn every() -> Vec<Event> {
         Event::GoingBack,
         Event::Interrupted,
         Event::Delayed { seconds: second },
-        Event::Monitoring { names: names(), after: second, beside: names(), seconds: second },
+        Event::Monitoring { names: names(), after: second, beside: names(), proxied: true, seconds: second },
         Event::Failed { names: names() },
         Event::OneByOne { targets: names(), seconds: second },
         Event::StopFirst { service: text() },

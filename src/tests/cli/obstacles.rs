@@ -114,6 +114,11 @@ fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache()
     let image = r#"{"Id": "sha256:wanted", "Config": {"Volumes": {"/uploads": {}}}}"#;
     let fake = Fake::new();
     fake.write("image", image);
+    // One that only the new image asks for holds no data yet.
+    says(&fake.run("deploy app --dry-run").success(), &["deploying `app`"]);
+    let text = fs::read_to_string(fake.path("containers/old")).unwrap();
+    let mounts = r#""Mounts": [{"Type": "volume", "Name": "x", "Destination": "/uploads"}], "Config""#;
+    fake.write("containers/old", &text.replacen("\"Config\"", mounts, 1));
     let check = fake.run("check app").code(1);
     let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
     assert!(told.contains("anonymous volume at /uploads") && told.contains("[anonymous-volume]"), "{told}");
@@ -208,6 +213,11 @@ fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
             "`volumes_from: container:p-app-1`",
         ),
         (links, "linked", "would find nothing as `backend`"),
+        (
+            r#""Args": ["--upstream", "http://p-app-1:3000"]"#,
+            "names-instance",
+            "`other` names p-app-1 in its arguments",
+        ),
     ];
     for (settings, rule, words) in cases {
         let fake = beside(settings);
@@ -222,6 +232,7 @@ fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
     for settings in [
         r#""HostConfig": {"NetworkMode": "container:p-db-1"}"#,
         r#""NetworkSettings": {"Networks": {"p_default": {"Links": ["p-db-1:app"]}}}"#,
+        r#""Args": ["--upstream", "http://p-app-12:3000"]"#,
     ] {
         beside(settings).run("deploy app").success();
     }
@@ -267,4 +278,70 @@ fn a_user_who_may_not_talk_to_the_engine_is_told_so_by_all_three() {
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["this user may not talk to the Docker engine", "group `docker`"]);
     }
+}
+
+/// As Compose, which would not start `app`.
+#[test]
+fn a_dependency_that_has_to_be_healthy_and_is_not_is_named_by_all_three() {
+    let fake = Fake::new();
+    let needs = "depends_on: {db: {condition: service_healthy}}";
+    project(&fake, needs, ", db: {image: d:1}");
+    let db = |health: &str| {
+        let text = fs::read_to_string(fake.path("containers/old")).unwrap();
+        let text = text.replace("\"old\"", "\"db\"").replace("p-app-1", "p-db-1");
+        let text = text.replace("service\": \"app\"", "service\": \"db\"");
+        let state = format!(r#"{{"Status": "running", "Health": {{"Status": "{health}"}}}}"#);
+        fake.write("containers/db", &text.replace(r#"{"Status": "running"}"#, &state));
+    };
+    db("unhealthy");
+    let check = fake.run("check app").code(1);
+    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(told.contains("`db` is unhealthy") && told.contains("[dependency-unhealthy]"), "{told}");
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(&fake.run(command).code(1), &["`db` is unhealthy", "docker inspect"]);
+    }
+    touches_nothing(&fake);
+    db("healthy");
+    fake.run("deploy app").success();
+}
+
+/// The user has given the anonymous volume a name, as the hint says, and copied nothing.
+#[test]
+fn data_in_the_anonymous_volume_of_a_running_instance_is_not_left_behind() {
+    let fake = Fake::new();
+    let named = "volumes: [{type: volume, source: data, target: /uploads}], deploy: {update_config: {order: start-first}}";
+    project(&fake, named, "");
+    let text = fs::read_to_string(fake.path("containers/old")).unwrap();
+    let mounts = format!(
+        r#""Mounts": [{{"Type": "volume", "Name": "{}", "Destination": "/uploads"}}], "Config""#,
+        "0f".repeat(32)
+    );
+    fake.write("containers/old", &text.replacen("\"Config\"", &mounts, 1));
+    for command in ["deploy app --dry-run", "deploy app"] {
+        says(
+            &fake.run(command).code(2),
+            &["p-app-1 has the data of /uploads", "0f0f0f0f0f0f…", "would be empty", "cp --volumes-from"],
+        );
+    }
+    touches_nothing(&fake);
+    fs::create_dir_all(fake.path("volumes")).unwrap();
+    fake.write("volumes/p_data", "");
+    says(
+        &fake.run("deploy app").success(),
+        &["warning: p-app-1 has the data of /uploads", "unless that is done"],
+    );
+}
+
+#[test]
+fn a_dry_run_names_what_runs_and_starts_beside_the_plan() {
+    let fake = Fake::new();
+    let needs = "depends_on: {migrate: {condition: service_completed_successfully}, cache: {condition: service_started}}";
+    project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");
+    let run = fake.run("deploy app --dry-run").success();
+    says(&run, &["would do: run `migrate` to its end", "would do: start what it depends on: `cache`"]);
+    project(&fake, "build: {context: .}", "");
+    says(
+        &fake.run("deploy app --dry-run").success(),
+        &["would do: build app; what that changes is known only then"],
+    );
 }

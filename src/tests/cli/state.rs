@@ -316,3 +316,22 @@ fn a_folder_of_an_earlier_version_is_taken_over_by_the_engine_that_has_its_image
     let mark = fs::read_to_string(fake.path(".compose-zd/p/engine.json")).unwrap();
     assert!(mark.contains("AB:CD") && fake.path(".compose-zd/p/releases/0002.json").exists(), "{mark}");
 }
+
+/// Compose's own hash of a service with an `env_file` is not the one that it labels containers with.
+#[test]
+fn a_service_whose_variables_come_from_a_file_is_not_deployed_again_and_can_be_gone_back_to() {
+    let fake = Fake::new();
+    fake.write("compose.yaml", "services: {app: {image: app:1, env_file: app.env}}");
+    fake.write("hashes", "app unread\n");
+    fake.write("hashes-resolved", "app wanted\n");
+    fake.run("deploy app").success();
+    let record = fs::read_to_string(fake.state("releases/0001.json")).unwrap();
+    assert!(record.contains("\"config_hash\": \"wanted\""), "{record}");
+    let run = fake.run("deploy app").success();
+    assert!(
+        String::from_utf8_lossy(&run.get_output().stdout).contains("nothing has to change"),
+        "{}",
+        stderr(&run)
+    );
+    assert_eq!(fake.numbers(), ["0001.json"]);
+}

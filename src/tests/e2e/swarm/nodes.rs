@@ -4,12 +4,16 @@ use std::net::Ipv4Addr;
 use std::process::Output;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::net::Net;
 use crate::node::{self, Node};
 use crate::stage::{LONG, parts, wait_until};
+
+/// A manager that is heard again may have the others elect once more; one that has led for this long goes on.
+const STEADY: Duration = Duration::from_secs(3);
 
 pub struct Nodes {
     /// Managers come first.
@@ -103,13 +107,16 @@ impl Nodes {
 
     /// The manager that leads the others, waited for.
     pub fn leader(&self) -> usize {
-        let mut leader = None;
-        wait_until("one of the managers leads", LONG, || {
+        let (mut leader, mut since) = (None, Instant::now());
+        wait_until("one of the managers leads, and goes on leading", LONG, || {
             let nodes = self.get(self.manager(), "/nodes");
             let leads = |n: &&Value| n["ManagerStatus"]["Leader"] == true && n["Status"]["State"] == "ready";
             let found = nodes.as_array().into_iter().flatten().find(leads).map(|n| n["ID"].clone());
-            leader = found.and_then(|id| (0..self.members.len()).find(|node| id == *self.id(*node)));
-            leader.is_some()
+            let now = found.and_then(|id| (0..self.members.len()).find(|node| id == *self.id(*node)));
+            if now != leader {
+                (leader, since) = (now, Instant::now());
+            }
+            leader.is_some() && since.elapsed() > STEADY
         });
         leader.expect("it was waited for")
     }
