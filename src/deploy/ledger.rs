@@ -296,6 +296,14 @@ impl Ledger {
         self.store.events(number).map_err(|damage| (&damage).into())
     }
 
+    /// The hashes that the instances of the current release have, of services that are defined as they were then.
+    pub fn hashes_of_same(&self, now: &Snapshot) -> BTreeMap<String, String> {
+        let Some(current) = self.history.current() else { return BTreeMap::new() };
+        let Ok(then) = self.snapshot(current.number) else { return BTreeMap::new() };
+        let same = current.services.iter().filter(|(service, _)| now.has_same(service, &then));
+        same.map(|(service, placed)| (service.clone(), placed.config_hash.clone())).collect()
+    }
+
     /// One-shots that ran to their end in a rollout, as far as that is kept.
     pub fn completed(&self, number: u32) -> BTreeSet<String> {
         let events = self.store.events(number).ok().flatten().unwrap_or_default();

@@ -121,10 +121,13 @@ impl<'a> Part<'a> {
 
     /// The configuration hash that the new instances of a service have.
     pub fn hash_of(&self, service: &str) -> Option<String> {
-        let is_new = |c: &&Container| {
-            c.compose().is_some_and(|(_, name)| name == service) && self.viewer.wanted.fits(service, c)
+        let is_made = |key: &Key| !self.start.instances.iter().any(|i| i.key == *key);
+        let is_new = |(key, c): &(&Key, &Container)| {
+            let is_its = c.compose().is_some_and(|(_, name)| name == service);
+            is_its && (is_made(key) || self.viewer.wanted.fits(service, c))
         };
-        self.rollout.containers().values().find(is_new)?.label(CONFIG_HASH).map(String::from)
+        let (_, container) = self.rollout.containers().iter().find(is_new)?;
+        container.label(CONFIG_HASH).map(String::from)
     }
 
     /// Whether one of these, by id, is an instance of its.

@@ -64,6 +64,12 @@ impl Snapshot {
         service.insert("environment".into(), environment.into());
     }
 
+    /// Whether a service is defined as another snapshot has it.
+    pub fn has_same(&self, service: &str, other: &Snapshot) -> bool {
+        let of = |snapshot: &Snapshot| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
+        of(self).is_some() && of(self) == of(other)
+    }
+
     /// Whether a service is given a variable, whatever it is.
     pub fn has_variable(&self, service: &str, name: &str) -> bool {
         let environment = self.0.get("services").and_then(|s| s.get(service)?.get("environment"));
