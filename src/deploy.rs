@@ -145,7 +145,9 @@ fn carry_out(
     let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
     let mut wanted = Wanted::read(&definition.docker, &definition.project, &all, seen)?;
     wanted.add_hashes(definition.resolved_hashes()?);
-    wanted.add_hashes(ledger.hashes_of_same(&definition.snapshot));
+    if definition.may_have_label_files {
+        wanted.add_hashes(ledger.hashes_of_same(&definition.snapshot));
+    }
     wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
     match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
         true => {

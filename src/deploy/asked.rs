@@ -79,23 +79,35 @@ const OVERRIDES: [&str; 4] = [
 ];
 
 /// Keys that read variables or labels from files, or other files of services that may.
-const ENV_FILE_KEYS: [&str; 4] = ["env_file", "label_file", "include", "extends"];
+const ENV_FILES: [&str; 4] = ["env_file", "label_file", "include", "extends"];
+const LABEL_FILES: [&str; 3] = ["label_file", "include", "extends"];
 
 /// Whether services may have files of variables or labels: as far as the files tell, else they may.
 pub fn may_have_env_files(compose: &ComposeArgs) -> bool {
+    texts(compose).is_none_or(|texts| has_any(&texts, &ENV_FILES))
+}
+
+/// Whether services may have files of labels.
+pub fn may_have_label_files(compose: &ComposeArgs) -> bool {
+    texts(compose).is_some_and(|texts| has_any(&texts, &LABEL_FILES))
+}
+
+fn has_any(texts: &[String], words: &[&str]) -> bool {
+    texts.iter().any(|text| words.iter().any(|word| text.contains(word)))
+}
+
+/// The Compose files, where it is known which there are.
+fn texts(compose: &ComposeArgs) -> Option<Vec<String>> {
     let folder = project_folder(compose);
-    let variable = std::env::var("COMPOSE_FILE").unwrap_or_default();
-    let given: Vec<PathBuf> = compose.file.iter().map(PathBuf::from).collect();
-    let files = match given.is_empty() && variable.is_empty() {
-        true => FILES.iter().chain(&OVERRIDES).map(|name| folder.join(name)).filter(|f| f.exists()).collect(),
-        false => given,
+    let is_named = std::env::var_os("COMPOSE_FILE").is_some_and(|files| !files.is_empty());
+    let usual = || FILES.iter().chain(&OVERRIDES).map(|name| folder.join(name)).filter(|f| f.exists());
+    let files: Vec<PathBuf> = match (compose.file.is_empty(), is_named) {
+        (false, _) => compose.file.iter().map(PathBuf::from).collect(),
+        (true, true) => return None,
+        (true, false) => usual().collect(),
     };
-    let has_key = |file: &PathBuf| {
-        let text = std::fs::read_to_string(file);
-        text.is_ok_and(|text| ENV_FILE_KEYS.iter().any(|key| text.contains(key)))
-    };
-    let is_known = !files.is_empty() && files.iter().all(|file| file.is_file());
-    !is_known || files.iter().any(has_key)
+    let texts: Option<Vec<String>> = files.iter().map(|file| std::fs::read_to_string(file).ok()).collect();
+    texts.filter(|texts| !texts.is_empty())
 }
 
 /// The folder of the project as Compose finds it: given, else that of the first file, else the nearest folder above

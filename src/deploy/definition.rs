@@ -22,6 +22,8 @@ use crate::report::{Event, Report, Warning};
 pub struct Definition {
     /// Services may have files of variables or labels, which a hash of the file as it is leaves out.
     may_have_env_files: bool,
+    /// Services may have files of labels, which every hash that Compose tells leaves out.
+    pub may_have_label_files: bool,
     pub docker: Docker,
     pub project: Project,
     pub snapshot: Snapshot,
@@ -92,6 +94,7 @@ impl Definition {
         let source = asked::source(compose);
         Ok(Definition {
             may_have_env_files: asked::may_have_env_files(compose),
+            may_have_label_files: asked::may_have_label_files(compose),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Fault::from)?,
             snapshot: Snapshot::read(yaml).map_err(Fault::from)?,
@@ -116,6 +119,7 @@ impl Definition {
     ) -> Result<Definition> {
         Ok(Definition {
             may_have_env_files: false,
+            may_have_label_files: false,
             docker: docker.clone(),
             project: Project::read(text, &source, &flags).map_err(Fault::from)?,
             snapshot: Snapshot::read(text).map_err(Fault::from)?,
