@@ -6,7 +6,7 @@ mod scripts;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -381,7 +381,8 @@ impl Proxy for NginxProxy {
     fn route(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
         if rotation.hurried {
-            let script = hurried_script(&markers(&rotation.inside));
+            let config = (self.generator == self.nginx.id).then_some(self.config.as_str());
+            let script = hurried_script(&markers(&rotation.inside), config, &exchanged(rotation));
             return Some(Exec::sh(&self.generator, script));
         }
         let script = route_script(&self.template, &markers(&rotation.outside), &markers(&rotation.inside));
@@ -558,6 +559,13 @@ fn parse_remote(line: &str) -> Option<String> {
     let (address, port) = remote.split_once(':')?;
     let is_hex = |t: &str| t.chars().all(|c| c.is_ascii_hexdigit());
     (is_hex(address) && is_hex(port) && address.len() >= 8).then(|| address.to_uppercase())
+}
+
+/// The server of each instance outside, and that of one inside which takes its place.
+fn exchanged(rotation: &Rotation) -> Vec<(SocketAddr, SocketAddr)> {
+    let server = |e: &Endpoint| Some(SocketAddr::new(*e.addresses.first()?, e.port?));
+    let inside: Vec<SocketAddr> = rotation.inside.iter().filter_map(server).collect();
+    rotation.outside.iter().filter_map(server).zip(inside.iter().copied().cycle()).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The scripts that run in the proxy's containers: POSIX sh, with what both Debian's and Alpine's images have.
 
+use std::net::SocketAddr;
+
 use super::template::MARKERS;
 use super::{KEEPALIVE, KEEPALIVE_FILE};
 use crate::shell;
@@ -105,9 +107,40 @@ shown=
     )
 }
 
-/// Lets these in, and has docker-gen render at once: those that it sends requests to fail.
-pub fn hurried_script(unmarked: &[String]) -> String {
-    format!("# let them in\nrm -f {}\n{}", shell::words(unmarked), signal_docker_gen("HUP"))
+/// Lets these in, and has docker-gen render at once: those that it sends requests to fail. Where nginx is beside it, its
+/// configuration is changed at once: on a busy engine docker-gen takes long to list the containers. What it renders then
+/// takes the place of it.
+pub fn hurried_script(
+    unmarked: &[String],
+    config: Option<&str>,
+    exchanged: &[(SocketAddr, SocketAddr)],
+) -> String {
+    let now = config
+        .filter(|_| !exchanged.is_empty())
+        .map(|config| exchange(config, exchanged))
+        .unwrap_or_default();
+    format!("# let them in\nrm -f {}\n{now}{}", shell::words(unmarked), signal_docker_gen("HUP"))
+}
+
+/// Has nginx send requests to other servers than its configuration says.
+pub fn exchange(config: &str, exchanged: &[(SocketAddr, SocketAddr)]) -> String {
+    let escaped = |address: &SocketAddr| {
+        let special = |c: char| if ".[]".contains(c) { format!("\\{c}") } else { c.to_string() };
+        address.to_string().chars().map(special).collect::<String>()
+    };
+    let found = exchanged.iter().map(|(from, _)| format!(" -e 'server {}[; ]'", escaped(from)));
+    let edits = exchanged
+        .iter()
+        .map(|(from, to)| format!(" -e 's/server {}\\([; ]\\)/server {to}\\1/'", escaped(from)));
+    format!(
+        "config={config}
+if grep -q{} \"$config\" && sed{} \"$config\" > \"$config.zd\" && mv -f \"$config.zd\" \"$config\"; then nginx -s reload; fi 2>/dev/null
+rm -f \"$config.zd\"
+",
+        found.collect::<String>(),
+        edits.collect::<String>(),
+        config = shell::file(config)
+    )
 }
 
 /// Prints what the configuration routes to, two clocks of the same moment, when it was written, nginx's workers, and the

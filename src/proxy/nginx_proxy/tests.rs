@@ -355,3 +355,35 @@ fn clients_come_in_by_each_plain_name_without_tls_and_with_it() {
     assert_eq!(said(&NginxProxy::whole(&own), r#""VIRTUAL_HOST=a""#), ["8080 false a/", "8443 true a/"]);
     assert!(said(&proxy(), r#""VIRTUAL_HOST=~^a""#).is_empty() && said(&proxy(), "").is_empty());
 }
+
+/// Run by a shell, on a file that docker-gen has written.
+#[test]
+fn in_a_hurry_nginx_is_given_other_servers_before_docker_gen_renders() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, bin) = (dir.path().join("default.conf"), dir.path().join("bin"));
+    let text = "upstream a {\n    server 172.19.0.5:3000;\n    server 172.19.0.50:3000;\n    server 172.19.0.7:3000 backup;\n}\n";
+    std::fs::write(&config, text).unwrap();
+    std::fs::create_dir(&bin).unwrap();
+    let nginx = bin.join("nginx");
+    std::fs::write(&nginx, format!("#!/bin/sh\necho \"$*\" >> {}/told\n", dir.path().display())).unwrap();
+    std::fs::set_permissions(&nginx, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let server = |text: &str| text.parse::<SocketAddr>().unwrap();
+    let run = |exchanged: &[(SocketAddr, SocketAddr)]| {
+        let script = scripts::exchange(config.to_str().unwrap(), exchanged);
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let status =
+            std::process::Command::new("sh").args(["-c", &script]).env("PATH", path).status().unwrap();
+        assert!(status.success(), "{script}");
+        std::fs::read_to_string(dir.path().join("told")).unwrap_or_default()
+    };
+    assert_eq!(run(&[(server("172.19.0.9:3000"), server("172.19.0.6:3000"))]), "", "it is not there");
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), text);
+    let told = run(&[
+        (server("172.19.0.5:3000"), server("172.19.0.6:3000")),
+        (server("172.19.0.7:3000"), server("172.19.0.6:3000")),
+    ]);
+    assert_eq!(told, "-s reload\n");
+    let expected = text.replace("0.5:", "0.6:").replace("0.7:", "0.6:");
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), expected);
+    assert!(!dir.path().join("default.conf.zd").exists());
+}
