@@ -52,7 +52,9 @@ fn names(around: &Surroundings, other: &Container) -> Option<Fault> {
         return None;
     }
     let texts = || other.config.env.iter().chain(&other.args);
-    let (instance, text) = around.members().find_map(|instance| {
+    // It is found by its name on a network that both are on.
+    let reaches = |instance: &&Container| other.networks().any(|own| instance.networks().any(|n| n == own));
+    let (instance, text) = around.members().filter(reaches).find_map(|instance| {
         let text = texts().find(|text| has_word(text, instance.name()))?;
         Some((instance, text))
     })?;

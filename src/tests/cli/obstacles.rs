@@ -199,6 +199,11 @@ fn beside(settings: &str) -> Fake {
 
 #[test]
 fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
+    let names = |instance: &str, network: &str| {
+        format!(
+            r#""Args": ["--upstream", "http://{instance}:3000"], "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}"#
+        )
+    };
     let links = r#""NetworkSettings": {"Networks": {"p_default": {"Links": ["p-app-1:backend"]}}}"#;
     let cases = [
         (
@@ -213,11 +218,7 @@ fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
             "`volumes_from: container:p-app-1`",
         ),
         (links, "linked", "would find nothing as `backend`"),
-        (
-            r#""Args": ["--upstream", "http://p-app-1:3000"]"#,
-            "names-instance",
-            "`other` names p-app-1 in its arguments",
-        ),
+        (&names("p-app-1", "p_default"), "names-instance", "`other` names p-app-1 in its arguments"),
     ];
     for (settings, rule, words) in cases {
         let fake = beside(settings);
@@ -232,7 +233,8 @@ fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
     for settings in [
         r#""HostConfig": {"NetworkMode": "container:p-db-1"}"#,
         r#""NetworkSettings": {"Networks": {"p_default": {"Links": ["p-db-1:app"]}}}"#,
-        r#""Args": ["--upstream", "http://p-app-12:3000"]"#,
+        &names("p-app-12", "p_default"),
+        &names("p-app-1", "elsewhere"),
     ] {
         beside(settings).run("deploy app").success();
     }

@@ -30,8 +30,8 @@ const UNANSWERED: Duration = Duration::from_secs(60);
 const LOAD: &str = "--rate 50 --seconds 600";
 
 /// A good update to the second of these versions, one to the third that fails, and back to the first; nobody notices any
-/// of it. Releases of an engine that is named another way are kept apart, so each way begins with its first.
-fn goes_forward_and_back(far: &Far, [old, good, bad]: [&str; 3], asked: &str) {
+/// of it. An engine has one history whatever way it is reached, so it goes `back` to the release that the way before left.
+fn goes_forward_and_back(far: &Far, [old, good, bad]: [&str; 3], back: u32, asked: &str) {
     let stage = &far.stage;
     stage.set(&format!("VERSION={good}"));
     let (ran, answers) = far.under_load("deploy", "app");
@@ -45,7 +45,7 @@ fn goes_forward_and_back(far: &Far, [old, good, bad]: [&str; 3], asked: &str) {
     stage.expect_release("app", 2, good);
     stage.set("STATUS=200");
     let (ran, answers) = far.under_load("rollback", "app");
-    ran.exits(0).says("back on release 1");
+    ran.exits(0).says(&format!("back on release {back} "));
     answers.all_from(&[old, good]);
     stage.expect_release("app", 2, old);
 }
@@ -67,7 +67,7 @@ fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody
 
     far.stage.tell("---- by context");
     far.by_context("far");
-    goes_forward_and_back(&far, ["1", "2", "3"], &by_the_proxy(&far));
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
 
     far.stage.tell("---- by TCP; whoever has the address of an instance on this machine is not taken for it");
     far.by_tcp();
@@ -82,7 +82,7 @@ fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody
             let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         }
     });
-    goes_forward_and_back(&far, ["1", "4", "5"], &by_the_proxy(&far));
+    goes_forward_and_back(&far, ["1", "4", "5"], 4, &by_the_proxy(&far));
 
     far.stage.tell("---- an instance that nobody can ask is said at once, and a healthcheck is the way out");
     let stage = &far.stage;
@@ -108,11 +108,11 @@ fn deploys_behind_haproxy_by_tcp_and_by_one_connection_of_ssh_lose_nothing() {
     let mut far = Far::haproxy(&engine, "farha");
     far.up(2);
     far.stage.tell("---- by TCP");
-    goes_forward_and_back(&far, ["1", "2", "3"], &by_the_proxy(&far));
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
     // As Docker's own documents advise.
     far.stage.tell("---- by one connection of ssh");
     far.by_ssh("ControlMaster auto\nControlPersist 5\n");
-    goes_forward_and_back(&far, ["1", "4", "5"], &by_the_proxy(&far));
+    goes_forward_and_back(&far, ["1", "4", "5"], 4, &by_the_proxy(&far));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn deploys_by_ssh_lose_nothing_also_where_more_come_than_its_server_lets_in() {
     // Each question is three logins, which cost more than all the rest; those that are turned away come again.
     far.stage.set("COMPOSE_ZD_HEALTH_INTERVAL=1s");
     far.up(2);
-    goes_forward_and_back(&far, ["1", "2", "3"], &by_the_proxy(&far));
+    goes_forward_and_back(&far, ["1", "2", "3"], 1, &by_the_proxy(&far));
 
     far.stage.tell("---- more at a time than its ssh server lets in");
     let many = MOST + 1;

@@ -609,7 +609,9 @@ impl Stage {
         let name = format!("compose-zd-keep-{}-", self.project);
         api.remove(Kind::Container, &json!({"name": [name]}));
         let tag = format!("compose-zd/{}-*", self.project);
-        api.remove(Kind::Image, &json!({"reference": [tag]}));
+        // And what the test has built.
+        let own = [format!("{}:*", self.project), format!("{}-*", self.project)];
+        api.remove(Kind::Image, &json!({"reference": [tag, own[0], own[1]]}));
         if self.path("source").exists() {
             // The classic builder leaves the container of a step that failed.
             let own = self.built_here();
