@@ -200,7 +200,7 @@ impl Docker {
                 return Ok(done);
             }
         }
-        let command = with_variables(expression(&argv), exec);
+        let command = with_variables(expression(&argv), &exec.variables);
         self.run_command(&exec.shown(&argv), command, exec.stdin.as_deref())
     }
 
@@ -212,7 +212,7 @@ impl Docker {
     pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
         let start = Instant::now();
-        let done = bounded(with_variables(expression(&argv), exec), limit);
+        let done = bounded(with_variables(expression(&argv), &exec.variables), limit);
         (self.observer)(&exec.shown(&argv), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
     }
@@ -451,8 +451,8 @@ fn readable(command: duct::Expression) -> duct::Expression {
     FORM.iter().fold(command, |command, (name, value)| command.env(name, value))
 }
 
-fn with_variables(command: duct::Expression, exec: &Exec) -> duct::Expression {
-    let own = exec.variables.iter().filter(|(name, _)| !is_dockers_own(name));
+fn with_variables(command: duct::Expression, variables: &[(String, String)]) -> duct::Expression {
+    let own = variables.iter().filter(|(name, _)| !is_dockers_own(name));
     own.fold(command, |command, (name, value)| command.env(name, value))
 }
 

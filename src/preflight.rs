@@ -186,11 +186,11 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<F
     Ok(major.is_some_and(|major| major < START_INTERVAL).then(fault))
 }
 
-/// Instances that crash over and over serve nobody, which a deploy does not make worse.
+/// Instances that crash over and over answer no request, which a deploy does not make worse.
 fn crash_loops(around: &Surroundings) -> Option<Loss> {
     let names: Vec<&str> =
         around.members().filter(|c| c.state.status == "restarting").map(Container::name).collect();
-    let says = format!("{} crashes over and over, and serves nobody", names.join(", "));
+    let says = format!("{} crashes over and over, and answers no request", names.join(", "));
     let fix = format!("see why with `docker logs {}`; a deploy replaces it", names.first()?);
     Some(Loss::note("crash-loop", says, fix))
 }

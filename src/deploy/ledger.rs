@@ -111,6 +111,13 @@ impl Ledger {
     /// # Errors
     /// A file of a newer version: what that one keeps, and what it headed for, is not ours to go on from.
     pub fn for_change(self, report: Report) -> Result<Ledger, Fault> {
+        if self.home.engine.is_none() && self.store.is_marked() {
+            let folder = self.folder().display().to_string();
+            return Err(Fault::unchanged(format!(
+                "the engine does not say which one it is, and the releases in {folder} belong to one; nothing was changed"
+            ))
+            .hint("`docker info` has to answer with an ID; then try again"));
+        }
         if let Some(damage) = self.unread().find(|damage| damage.newer) {
             return Err(damage.into());
         }

@@ -483,8 +483,15 @@ impl Back<'_> {
         let proxies = scene::detect(&definition.docker, &containers)?;
         preflight::targets(&definition.project, &targets, &proxies)?;
         let wanted = recorded(&definition.docker, &placed, &references)?;
-        // What is behind a proxy would have to be rolled by a record of its own.
-        let dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
+        // One behind a proxy is not restarted, because that would lose its requests, nor rolled: no record has it.
+        let found = Dependents::of(&definition.project, &targets, &containers, &proxies);
+        for name in found.names() {
+            self.report.warn(&Warning::Loss(format!(
+                "`{name}` asks to be restarted (`depends_on.….restart: true`), which a rollback does not do behind a proxy; \
+                 `compose-zd deploy {name} --force` rolls it"
+            )));
+        }
+        let dependents = Dependents { rolled: Vec::new(), ..found };
         let after = OneShots { before: Vec::new(), ..OneShots::of(&definition.project, &targets) };
         let run = Run {
             definition: &definition,

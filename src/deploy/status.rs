@@ -175,7 +175,7 @@ fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
         image: container.config.image.clone(),
         state: container.state.status.clone(),
         health: health.filter(|h| !h.is_empty() && h != "none"),
-        // A paused one keeps its place in the proxy's list, and serves nobody.
+        // A paused one keeps its place in the proxy's list, and answers no request.
         in_rotation: proxied.then_some(instance.serves() && !is_down),
         failing: proxied && instance.serves() && (is_down || container.is_failing()),
         in_flight: proxied.then_some(in_flight),

@@ -71,14 +71,20 @@ impl Exec {
         let mut words = vec!["exec".to_string()];
         words.extend(self.stdin.is_some().then(|| "-i".to_string()));
         words.extend(self.options.iter().cloned());
-        for (name, value) in &self.variables {
-            let told = if is_dockers_own(name) { format!("{name}={value}") } else { name.clone() };
-            words.extend(["--env".to_string(), told]);
-        }
+        words.extend(env_words(&self.variables));
         words.push(self.container.clone());
         words.extend(self.argv.iter().cloned());
         words
     }
+}
+
+/// Flags that pass variables on; docker finds their values in its own environment.
+pub(super) fn env_words(variables: &[(String, String)]) -> impl Iterator<Item = String> {
+    let told = |(name, value): &(String, String)| match is_dockers_own(name) {
+        true => format!("{name}={value}"),
+        false => name.clone(),
+    };
+    variables.iter().flat_map(move |variable| ["--env".to_string(), told(variable)])
 }
 
 /// Variables that the docker client goes by itself: such a one is told in full.

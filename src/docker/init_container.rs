@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use super::exec::is_dockers_own;
-use super::{Docker, expression, shown_words};
+use super::exec::env_words;
+use super::{Docker, expression, shown_words, with_variables};
 use crate::fault::Fault;
 
 /// The label by which Compose knows what it may remove.
@@ -35,10 +35,7 @@ impl InitContainer<'_> {
         words.extend(["--volumes-from".to_string(), self.beside.to_string()]);
         words.extend(self.networks.first().into_iter().flat_map(|n| ["--network".to_string(), n.clone()]));
         words.extend(self.options.iter().cloned());
-        for (name, value) in &self.variables {
-            let told = if is_dockers_own(name) { format!("{name}={value}") } else { name.clone() };
-            words.extend(["--env".to_string(), told]);
-        }
+        words.extend(env_words(&self.variables));
         words.push(self.image.to_string());
         words.extend(self.command.iter().cloned());
         words
@@ -53,8 +50,7 @@ impl Docker {
     pub fn run_init_container(&self, init: &InitContainer) -> Result<bool> {
         let words = init.words();
         let argv = self.docker_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
-        let own = init.variables.iter().filter(|(name, _)| !is_dockers_own(name));
-        let command = own.fold(expression(&argv), |command, (name, value)| command.env(name, value));
+        let command = with_variables(expression(&argv), &init.variables);
         // Its words are the user's and may hold secrets.
         let shown = shown_words(&argv[1..=argv.len() - 1 - init.command.len()]);
         let made = self.run_command(&format!("{shown} …"), command, None)?;

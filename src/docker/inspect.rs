@@ -247,6 +247,14 @@ impl Container {
         (!one_off).then_some((project, service))
     }
 
+    /// It is an init container (`pre_start`) of a service.
+    pub fn is_init_of(&self, project: &str, service: &str) -> bool {
+        let has = |key: &str, value: &str| self.label(key) == Some(value);
+        self.label(super::init_container::HOOK) == Some("pre_start")
+            && has("com.docker.compose.project", project)
+            && has("com.docker.compose.service", service)
+    }
+
     /// An environment variable of its process; an empty one counts as not set.
     pub fn env(&self, key: &str) -> Option<&str> {
         let pairs = self.config.env.iter().filter_map(|e| e.split_once('='));

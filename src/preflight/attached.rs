@@ -12,7 +12,7 @@ pub fn faults(around: &Surroundings) -> Vec<Fault> {
     around.others().filter_map(of).collect()
 }
 
-/// `network_mode: container:NAME` and its like, by whoever started it.
+/// `network_mode: container:NAME` and its like, in Compose or by hand.
 fn lives_in(around: &Surroundings, other: &Container) -> Option<Fault> {
     let (key, instance) = other.host_containers().find_map(|(key, host)| {
         let is_it = |c: &&Container| c.name() == host || (host.len() >= 12 && c.id.starts_with(host));

@@ -50,6 +50,11 @@ impl Store {
         Store { engine, ..self }
     }
 
+    /// The folder names an engine.
+    pub fn is_marked(&self) -> bool {
+        self.folder().join(MARK).exists()
+    }
+
     /// Where everything of this project is.
     pub fn folder(&self) -> PathBuf {
         self.state_dir.join(&self.project)

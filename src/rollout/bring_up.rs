@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// What was read so long ago is as good as read now: a look at the containers takes a part of it.
 pub(super) const FRESH: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether an init container of a killed run goes on.
+const LEFT: Duration = Duration::from_millis(500);
+
 /// How often Compose is asked again to create instances beside a paused one.
 const AGAIN: usize = 3;
 
@@ -105,6 +108,9 @@ impl<'a> Rollout<'a> {
         if !is_due || by_compose {
             return Ok(());
         }
+        if !service.pre_start.is_empty() {
+            self.clear_init_containers(&service.name)?;
+        }
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
             if self.tools.completed.contains(&what) {
@@ -130,6 +136,23 @@ impl<'a> Rollout<'a> {
             self.tools.report.event(Event::Ran { service: what });
         }
         Ok(())
+    }
+
+    /// Removes the init containers of a killed run; one that still runs is waited for, because two migrations at a time are one
+    /// too many.
+    fn clear_init_containers(&self, service: &str) -> Result<()> {
+        let project = &self.tools.project.name;
+        let left = wait::until(LEFT, Duration::MAX, &self.stop, || -> Result<_> {
+            let mut all = self.tools.docker.containers()?;
+            all.retain(|c| c.is_init_of(project, service));
+            Ok((!all.iter().any(Container::is_running)).then_some(all))
+        })?;
+        let ids: Vec<String> = match left {
+            Waited::Done(all) => all.into_iter().map(|c| c.id).collect(),
+            Waited::Interrupted(signal) => return Err(Fault::interrupted(signal).into()),
+            Waited::TimedOut => Vec::new(),
+        };
+        if ids.is_empty() { Ok(()) } else { self.tools.docker.remove(&ids) }
     }
 
     pub(super) fn ready(&mut self, keys: &[Key]) -> Result<()> {

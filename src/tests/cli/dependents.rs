@@ -61,6 +61,19 @@ fn init_containers_run_before_the_first_new_instance_starts() {
     assert!(!stderr(&run).contains("secret") && !stderr(&run).contains("hidden"), "{}", stderr(&run));
 }
 
+/// A run that was killed has left one.
+#[test]
+fn an_init_container_of_a_killed_run_is_removed_before_the_next_one_is_made() {
+    let fake = with_init();
+    let text = fs::read_to_string(fake.path("containers/old")).unwrap();
+    let label = r#""Labels": {"com.docker.compose.hook": "pre_start", "#;
+    let left = text.replace("\"old\"", "\"left\"").replace("p-app-1", "eager").replace("running", "exited");
+    fake.write("containers/left", &left.replacen("\"Labels\": {", label, 1));
+    fake.run("deploy app").success();
+    let changes = fake.changes();
+    assert!(changes.contains("\nrm left\ncreate --label "), "{changes}");
+}
+
 #[test]
 fn an_init_container_that_fails_ends_the_deploy_before_anything_starts() {
     let fake = with_init();

@@ -335,3 +335,16 @@ fn a_service_whose_variables_come_from_a_file_is_not_deployed_again_and_can_be_g
     );
     assert_eq!(fake.numbers(), ["0001.json"]);
 }
+
+#[test]
+fn nothing_is_changed_where_the_engine_does_not_say_which_one_it_is() {
+    let fake = Fake::new();
+    fake.write("engine-id", "AB:CD/here\n");
+    fake.run("deploy app").success();
+    fake.fail("info --format {{.ID}}", "no answer");
+    fake.write("calls", "");
+    for command in ["deploy app --force", "rollback"] {
+        says(&fake.run(command).code(1), &["the engine does not say which one it is", "docker info"]);
+    }
+    assert!(!fake.changes().contains("up --no-start"), "{}", fake.changes());
+}
