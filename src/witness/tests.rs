@@ -80,6 +80,16 @@ fn until(what: &str, done: impl Fn() -> bool) {
     assert_eq!(waited, Ok(Waited::Done(())), "{what}");
 }
 
+/// Waited for, because what was lost before the change was done counts among the lost and is none.
+fn objection(witness: &Witness) -> Fault {
+    let told = Mutex::default();
+    until("an objection", || {
+        *told.lock().unwrap() = witness.objection();
+        told.lock().unwrap().is_some()
+    });
+    told.into_inner().unwrap().unwrap()
+}
+
 fn seen(witness: &Witness) -> Seen {
     let mut all = witness.end();
     assert_eq!(all.len(), 1);
@@ -118,8 +128,7 @@ fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
     server.says(502);
     assert_eq!(witness.objection(), None);
     act.done();
-    until("the burst", || witness.count().lost >= BURST);
-    let fault = witness.objection().expect("an objection");
+    let fault = objection(&witness);
     assert!(fault.message.contains("(502 ×") && fault.message.contains("none of "), "{fault}");
     assert_eq!(witness.objection(), None, "it was told");
     server.says(200);
@@ -177,8 +186,7 @@ fn what_is_forgiven_is_no_objection_any_more() {
     let act = witness.route();
     server.says(502);
     act.done();
-    until("the burst", || witness.count().lost >= BURST);
-    assert!(witness.objection().is_some());
+    objection(&witness);
     server.says(200);
     let all = witness.count().sent;
     until("what was under way has ended", || witness.count().sent > all + BURST);

@@ -532,7 +532,7 @@ impl Stage {
         self.ask_within(LONG, host, path)
     }
 
-    fn ask_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
+    pub fn ask_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
         let mut text = String::new();
         self.send(limit, host, path).ok()?.read_to_string(&mut text).ok()?;
         Reply::read(&text)

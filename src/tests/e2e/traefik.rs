@@ -1,7 +1,12 @@
 //! What is special about Traefik: its files of routes, its labels, and its own discovery where there are no files.
 
+use std::time::Duration;
+
 use crate::promises::routes;
-use crate::stage::Stage;
+use crate::stage::{LONG, Stage, wait_until};
+
+/// For one answer.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// With its API, which tells what its discovery has seen.
 const API: &str = "traefik/compose.api.yaml";
@@ -128,6 +133,9 @@ fn without_files_an_instance_leaves_by_its_own_health_check_and_what_will_be_los
     let drain = "x-zd: { drain: { command: [/sample-app, touch, /drain] } }\n    healthcheck:";
     stage.add(&stage.read("compose.override.yaml").replace("healthcheck:", drain));
     stage.set("VERSION=3");
+    // Traefik reads the engine's list at most every two seconds, and takes turns: until then some wait for who is gone.
+    let answers = || stage.ask_within(SECOND, &host, "/").is_some_and(|reply| reply.status == 200);
+    wait_until("Traefik knows who was removed", LONG, || (0..8).all(|_| answers()));
     let (ran, answers) = stage.deploy_under_load("--keep-alive", "app");
     ran.exits(0);
     answers.all_from(&["2", "3"]);
