@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+/// A function of a script: whether a program ran, by its exit code. Where it did not, a signal ended it (as busybox's wget
+/// ends itself in some builds), or it or its libraries are missing; the next one is tried then.
+pub const RUNS: &str = "runs() { case $1 in 126|127|132|134|135|136|139) return 1 ;; esac; }\n";
+
 /// A word that `sh` reads as exactly this text. No argument of a process has a NUL, so one ends the text here too.
 pub fn word(text: &str) -> String {
     let text = text.split('\0').next().unwrap_or_default();

@@ -215,9 +215,7 @@ impl<'a> Asker<'a> {
         let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
         match self.docker.exec_within(&inside::question(&asker.id, &request), limit) {
             Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
-            Ok(Some(done)) if inside::cannot(&done) => {
-                Err(format!("there is neither curl, wget nor bash {place}"))
-            }
+            Ok(Some(done)) if inside::cannot(&done) => Err(format!("{} {place}", inside::lack(&done))),
             Ok(Some(done)) => Ok(match inside::read(&done.stdout) {
                 Some((code, body)) => http.judge(&shown, code, body),
                 None => refused(format!("GET {shown} → {}", last_line(done.said()))),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::docker::{Done, Exec};
+use crate::shell::RUNS;
 
 /// Exit code of the script where there is nothing to ask with.
 const NO_TOOL: i32 = 97;
@@ -25,24 +26,30 @@ pub struct Request<'a> {
 
 /// Its arguments: URL, Host, address, port, path, seconds, bytes, seconds for what has no limit of its own. It prints the
 /// answer with its head: as much of it, for as long and by the same rules as from outside. Only busybox's wget cannot be
-/// kept from following a redirect; its first answer counts all the same.
+/// kept from following a redirect; its first answer counts all the same. A tool that does not run is followed by the next.
 const SCRIPT: &str = r#"# ask from inside
 unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
 within() { if timeout 1 true 2>/dev/null; then timeout "$limit" "$@"; else "$@"; fi; }
 limit=$8
-if command -v curl >/dev/null; then
-  within curl -qgkisSN -m "$6" -H "Host: $2" -A compose-zd "$1" | head -c "$7"
-elif command -v wget >/dev/null; then
+by_curl() { within curl -qgkisSN -m "$6" -H "Host: $2" -A compose-zd "$1"; }
+by_wget() {
   once=; wget --help 2>&1 | grep -q max-redirect && once=--max-redirect=0
-  within wget -q -S $once -T "$6" --no-check-certificate --header "Host: $2" -U compose-zd -O - "$1" 2>&1 | head -c "$7"
-elif command -v bash >/dev/null && command -v timeout >/dev/null; then
-  case $1 in https:*) echo 'bash alone cannot ask over https' >&2; exit 97 ;; esac
+  within wget -q -S $once -T "$6" --no-check-certificate --header "Host: $2" -U compose-zd -O - "$1" 2>&1
+}
+by_bash() {
+  command -v timeout >/dev/null || return 127
+  case $1 in https:*) echo 'bash alone cannot ask over https' >&2; return 127 ;; esac
   timeout "$6" bash -c 'exec 3<>"/dev/tcp/$3/$4" || exit
     printf "GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: compose-zd\r\nConnection: close\r\n\r\n" "$5" "$2" >&3
-    exec cat <&3' "$0" "$@" | head -c "$7"
-else
-  exit 97
-fi
+    exec cat <&3' "$0" "$@"
+}
+for tool in curl wget bash; do
+  command -v $tool >/dev/null || continue
+  code=$({ { by_$tool "$@" 3>&-; echo $? >&3; } | head -c "$7" >&4; } 3>&1) 4>&1
+  runs "$code" && exit "$code"
+  echo "$tool does not run (exit code $code)" >&2
+done
+exit 97
 "#;
 
 /// The question, in a container.
@@ -53,7 +60,7 @@ pub fn question(container: &str, request: &Request) -> Exec {
     let arguments =
         ["sh", request.url, request.host, request.address, &port, request.path, &limit, &bytes, &longer];
     let arguments = arguments.map(String::from);
-    let mut exec = Exec::sh(container, SCRIPT);
+    let mut exec = Exec::sh(container, &format!("{RUNS}{SCRIPT}"));
     exec.argv.extend(arguments);
     exec
 }
@@ -61,6 +68,14 @@ pub fn question(container: &str, request: &Request) -> Exec {
 /// Whether the container has nothing to ask with, so that it never will.
 pub fn cannot(done: &Done) -> bool {
     done.code.is_some_and(|code| code == NO_TOOL || NO_SHELL.contains(&code))
+}
+
+/// What it lacks.
+pub fn lack(done: &Done) -> String {
+    match done.stderr.lines().last().filter(|_| done.code == Some(NO_TOOL)) {
+        Some(line) => line.trim().into(),
+        None => "there is neither curl, wget nor bash".into(),
+    }
 }
 
 /// The code and the body of the first answer that is not just on its way; wget indents the head, or, busybox's, tells an
@@ -104,9 +119,10 @@ fn without_head(text: &str, indented: bool) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
     use super::*;
@@ -170,10 +186,15 @@ mod tests {
     }
 
     /// What the script asks a server of this machine, where these are all programs there are; and what is read of it.
-    fn asked_with(tools: &[&str]) -> Option<(String, Option<u16>)> {
+    fn asked_with(tools: &[&str], crashes: &[&str]) -> Option<(String, Option<u16>)> {
         let bin = tempfile::tempdir().unwrap();
         for tool in tools {
             symlink(which::which(tool).ok()?, bin.path().join(tool)).unwrap();
+        }
+        for tool in crashes {
+            let path = bin.path().join(tool);
+            fs::write(&path, "#!/bin/sh\nkill -SEGV $$\n").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -211,13 +232,34 @@ mod tests {
     fn each_tool_asks_the_same() {
         for tools in [&["curl", "head"][..], &["wget", "head"], &["bash", "timeout", "cat", "head"]] {
             // Not every machine has all of them.
-            let Some((head, code)) = asked_with(tools) else { continue };
+            let Some((head, code)) = asked_with(tools, &[]) else { continue };
             let lower = head.to_lowercase();
             assert!(head.starts_with("GET /up?a='b' HTTP/1."), "{tools:?}: {head}");
             assert!(lower.contains("\r\nhost: app.example\r\n"), "{tools:?}: {head}");
             assert!(lower.contains("\r\nuser-agent: compose-zd\r\n"), "{tools:?}: {head}");
             assert_eq!(code, Some(404), "{tools:?}");
         }
+    }
+
+    #[test]
+    fn a_tool_that_crashes_is_followed_by_the_next() {
+        let Some((_, code)) = asked_with(&["bash", "timeout", "cat", "head"], &["curl", "wget"]) else {
+            return;
+        };
+        assert_eq!(code, Some(404));
+    }
+
+    #[test]
+    fn where_every_tool_crashes_the_last_is_named() {
+        let crashed = Done {
+            code: Some(97),
+            stderr: "x\nwget does not run (exit code 139)\n".into(),
+            ..Done::default()
+        };
+        assert!(cannot(&crashed));
+        assert_eq!(lack(&crashed), "wget does not run (exit code 139)");
+        let no_shell = Done { code: Some(127), stderr: "OCI runtime exec failed".into(), ..Done::default() };
+        assert_eq!(lack(&no_shell), "there is neither curl, wget nor bash");
     }
 
     #[test]

@@ -1,33 +1,41 @@
 //! The scripts that run in Caddy's container: POSIX sh, with what is in its official images of any age.
 
 use super::config::{Means, OURS};
-use crate::shell;
+use crate::shell::{self, RUNS};
 
 /// `ask PATH` reads from the admin API, `ask PATH FILE` posts to it. Official images have curl since 2.11, and only
 /// busybox's wget before; bash is for images of one's own. A socket's path needs curl.
 const ASK: &str = r#"unset http_proxy HTTP_PROXY all_proxy ALL_PROXY
-by_bash='exec 3<>/dev/tcp/${0%:*}/${0##*:} || exit 1
+over_bash='exec 3<>/dev/tcp/${0%:*}/${0##*:} || exit 1
 verb=GET; length=0; [ -z "$2" ] || { verb=POST; length=$(wc -c < "$2"); }
 printf "$verb $1 HTTP/1.0\r\nHost: $0\r\nContent-Type: application/json\r\nContent-Length: $length\r\n\r\n" >&3
 [ -z "$2" ] || cat "$2" >&3
 sed "1,/^\r*\$/d" <&3'
+type=Content-Type:application/json
+by_curl() { curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"; }
+by_wget() { wget -q -O - ${2:+--header $type --post-file $2} "$at$1"; }
+by_bash() { bash -c "$over_bash" "$api" "$@"; }
 ask() {
-  type=Content-Type:application/json
+  tools='curl wget bash'
   case $api in
-    unix/*) at=http://caddy; by="--unix-socket ${api#unix/} -H Host;" ;;
+    unix/*) at=http://caddy; by="--unix-socket ${api#unix/} -H Host;"; tools=curl ;;
     *) at=http://$api; by= ;;
   esac
-  if command -v curl >/dev/null; then curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"
-  elif [ "$by" ]; then echo "a socket is reached by curl, which is not in it" >&2; return 1
-  elif command -v wget >/dev/null; then wget -q -O - ${2:+--header $type --post-file $2} "$at$1"
-  elif command -v bash >/dev/null; then bash -c "$by_bash" "$api" "$@"
-  else echo 'there is neither curl, wget nor bash in it' >&2; return 1
-  fi
+  for tool in $tools; do
+    command -v $tool >/dev/null || continue
+    by_$tool "$@"; code=$?
+    runs $code && return $code
+  done
+  case $tools in
+    curl) echo 'a socket is reached by curl, which is not in it' >&2 ;;
+    *) echo 'there is neither curl, wget nor bash in it' >&2 ;;
+  esac
+  return 1
 }
 "#;
 
 fn asking(api: &str) -> String {
-    format!("api={}\n{ASK}", shell::word(api))
+    format!("api={}\n{RUNS}{ASK}", shell::word(api))
 }
 
 /// Finds the admin API where the configuration file, the environment or Caddy's default says it is, and reads the
@@ -119,4 +127,35 @@ pub fn diagnosis(means: &Means) -> String {
         "cd {}/{OURS} 2>/dev/null && ls */on */switched 2>/dev/null; grep . */*.set",
         shell::word(&means.folder)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+    use crate::docker::run_program;
+
+    #[test]
+    fn a_tool_that_crashes_is_followed_by_the_next() {
+        let bin = tempfile::tempdir().unwrap();
+        symlink("/bin/sh", bin.path().join("sh")).unwrap();
+        for (tool, does) in [("curl", "kill -SEGV $$"), ("wget", "echo by wget; exit 8"), ("bash", "echo no")]
+        {
+            let path = bin.path().join(tool);
+            fs::write(&path, format!("#!/bin/sh\n{does}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let ask = |api: &str| {
+            let script = format!("{}ask /config/", asking(api));
+            let path = Some(bin.path().as_os_str().to_owned());
+            run_program(&["/bin/sh", "-c", &script], Path::new("/"), &[("PATH", path)]).unwrap()
+        };
+        let done = ask("127.0.0.1:2019");
+        assert_eq!((done.code, done.stdout.as_str()), (Some(8), "by wget\n"));
+        let by_socket = ask("unix//run/caddy.sock");
+        assert!(by_socket.stderr.contains("a socket is reached by curl"), "{}", by_socket.stderr);
+    }
 }

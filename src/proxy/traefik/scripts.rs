@@ -2,7 +2,7 @@
 
 use super::door::{Api, Door};
 use super::pin::host;
-use crate::shell;
+use crate::shell::{self, RUNS};
 
 /// A file of ours, and the directory that Traefik reads it from.
 pub struct File<'a> {
@@ -44,16 +44,20 @@ case ,$r, in *,ro,*) echo @readonly ;; *) [ -w \"$d\" ] || echo @readonly ;; esa
 const FETCH: &str = r#"unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 fetch() { # URL HOST
   a=${1#*://}; p=/${a#*/}; a=${a%%/*}
-  if command -v wget >/dev/null; then
-    case $1 in https:*) k=--no-check-certificate ;; *) k= ;; esac
-    wget $k -S -q -O - --header "Host: $2" "$1"
-  elif command -v curl >/dev/null; then curl -k -s -i -H "Host: $2" "$1"
-  else
-    r="GET $p HTTP/1.0\r\nHost: $2\r\n\r\n"
-    if command -v nc >/dev/null; then printf "$r" | nc "${a%:*}" "${a##*:}"
-    else bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; fi
-  fi 2>&1
+  r="GET $p HTTP/1.0\r\nHost: $2\r\n\r\n"
+  for t in wget curl nc bash; do
+    command -v $t >/dev/null || continue
+    by_$t "$@"; code=$?
+    runs $code && return $code
+  done 2>&1
 }
+by_wget() {
+  case $1 in https:*) k=--no-check-certificate ;; *) k= ;; esac
+  wget $k -S -q -O - --header "Host: $2" "$1"
+}
+by_curl() { curl -k -s -i -H "Host: $2" "$1"; }
+by_nc() { printf "$r" | nc "${a%:*}" "${a##*:}"; }
+by_bash() { bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; }
 "#;
 
 /// Asks for a URL, by a host.
@@ -132,7 +136,7 @@ pub fn services(api: Option<(&Api, &str)>, services: &[String]) -> String {
 pub fn question(file: &File, door: &Door, api: Option<&Api>, remotes: &[String], services: &str) -> String {
     format!(
         "# what does it route to
-{FETCH}{REFERS}{}{}{}served=$(served)
+{RUNS}{FETCH}{REFERS}{}{}{}served=$(served)
 if [ -z \"$served\" ] && [ -e \"$f\" ]; then
   before=$(connections)
   served=$(served)
@@ -160,7 +164,7 @@ connections
 /// The same where there is only the API.
 pub fn watching(remotes: &[String], services: &str) -> String {
     format!(
-        "# what does it route to\n{FETCH}{}echo @connections\nconnections\n{services}echo @end",
+        "# what does it route to\n{RUNS}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
         connections(remotes)
     )
 }
@@ -216,5 +220,5 @@ pub fn diagnosis(directory: Option<&str>, door: Option<&Door>, api: Option<&Api>
         let list = fetch(&format!("{}{path}/api/http/routers", place.url()), "localhost");
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
-    format!("# what is wrong\n{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
+    format!("# what is wrong\n{RUNS}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
 }
