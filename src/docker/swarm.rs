@@ -234,8 +234,13 @@ fn silent(words: &[&str], limit: Duration) -> Fault {
     Fault::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
 }
 
+/// The answer to a list of nodes or services where there is no Swarm: the engine's own words; 404 of Podman, which has no
+/// such list; 403 of a filter in front of the socket. None of it says anything about other questions.
 fn is_no_manager(done: &Done) -> bool {
-    done.stderr.contains("not a swarm manager") || done.stderr.contains("not part of a swarm")
+    let stderr = done.stderr.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
+    let is_refused = says(&["response from daemon"]) && says(&["not found", "forbidden"]);
+    !done.ok() && (is_refused || says(&["not a swarm manager", "not part of a swarm"]))
 }
 
 /// What a refused stack is told with: the usual causes have a fix.
@@ -250,4 +255,21 @@ fn stack_fault(fault: Fault, said: &str) -> Fault {
         return fault.hint("a stack's networks are overlay networks: remove `driver` from `networks`");
     }
     fault
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_without_swarm_and_a_filter_that_forbids_its_questions_have_none() {
+        let no_swarm =
+            |stderr: &str| is_no_manager(&Done { code: Some(1), stderr: stderr.into(), ..Done::default() });
+        assert!(no_swarm("Error response from daemon: This node is not a swarm manager. Use …"));
+        assert!(no_swarm("Error response from daemon: Not Found"), "Podman");
+        let filter = "Error response from daemon: <html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.";
+        assert!(no_swarm(filter), "HAProxy in front of the socket");
+        assert!(!no_swarm("Failed to initialize: context \"x\": context not found"));
+        assert!(!no_swarm("Cannot connect to the Docker daemon at unix:///var/run/docker.sock."));
+    }
 }
