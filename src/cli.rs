@@ -89,6 +89,14 @@ Examples:
   compose-zd man | man -l -
   compose-zd man --dir /usr/local/share/man/man1";
 
+const PRUNE: &str = "\
+Examples:
+  docker compose down && compose-zd prune   this project
+  compose-zd prune --all --dry-run          what is left of projects whose folder is gone, too
+
+A project that has a container, running or not, keeps its images: every deploy removes those of releases that are not
+kept any more. Records of releases stay in .compose-zd; a rollback to one without its image is refused.";
+
 const CHECK: &str = "\
 Examples:
   compose-zd check                       the project and its proxy, by the file and by what runs
@@ -172,6 +180,9 @@ pub enum Command {
     Status(StatusArgs),
     /// List the releases, and which one a rollback goes to
     History(HistoryArgs),
+    /// Remove the images that compose-zd keeps for rollbacks of a project that was taken down
+    #[command(after_help = PRUNE)]
+    Prune(PruneArgs),
     /// Tell what a deploy would lose, service by service, with the fix; before the first deploy too
     #[command(after_help = CHECK)]
     Check(CheckArgs),
@@ -333,6 +344,16 @@ pub struct RollbackArgs {
 pub struct RecoverArgs {
     #[command(flatten)]
     pub rollout: RolloutArgs,
+}
+
+#[derive(Args, Debug, Clone, Default)]
+pub struct PruneArgs {
+    /// Every project that was taken down on this engine; needs no compose file
+    #[arg(long)]
+    pub all: bool,
+    /// Print what would be removed and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What every rollout can be told.

@@ -77,6 +77,7 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Recover(args) => deploy::recover(&cli.compose, &args.rollout, report, &stop()?),
         Command::Status(args) => deploy::status(&cli.compose, args, report, &stop()?),
         Command::History(args) => deploy::history(&cli.compose, args, report),
+        Command::Prune(args) => deploy::prune(&cli.compose, args, report),
         Command::Check(args) => deploy::check(&cli.compose, args, report),
         Command::Init(args) => deploy::init(&cli.compose, args, report),
         Command::Man { dir: Some(dir) } => manual::write_pages(dir),

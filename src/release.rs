@@ -284,20 +284,18 @@ impl History {
         self.records.iter().flat_map(|r| r.services.keys().cloned()).collect()
     }
 
-    /// What stays when `keep` contents can be gone back to (at least one): every good release of one of these, under
-    /// whichever number somebody remembers it, with configuration and images; and as history every record that is not
-    /// older than the newest release of the last content.
+    /// What stays when `keep` releases can be gone back to (at least one): the newest good ones with configuration and
+    /// images, one of which is where a rollback goes, wherever two or more stay; and as history every record that is not
+    /// older than the oldest of them.
     pub fn kept(&self, keep: usize) -> Kept {
-        let mut contents: Vec<&Record> = Vec::new();
-        for record in self.good() {
-            if contents.len() < keep.max(1) && !contents.iter().any(|c| c.same_content(record)) {
-                contents.push(record);
-            }
+        let mut kept: Vec<&Record> = self.good().take(keep.max(1)).collect();
+        let previous = self.previous(&[]).filter(|p| kept.iter().all(|k| k.number != p.number));
+        if let (2.., Some(previous)) = (keep, previous) {
+            kept.truncate(keep - 1);
+            kept.push(previous);
         }
-        let oldest = contents.last().map_or(0, |r| r.number);
+        let oldest = kept.last().map_or(0, |r| r.number);
         let recent = || self.records.iter().rev().take(HISTORY);
-        let again = recent().filter(|r| r.is_good() && contents.iter().any(|c| c.same_content(r)));
-        let kept: Vec<&Record> = contents.iter().copied().chain(again).collect();
         let configs: BTreeSet<u32> = kept.iter().map(|r| r.number).collect();
         let history = recent().map(|r| r.number).filter(|n| *n >= oldest);
         Kept {

@@ -49,10 +49,9 @@ fn chronicle(ledger: &Ledger) -> Chronicle {
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
     });
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
-    let sure = |r: &&Record| ledger.lost.is_none() && ledger.history.unreadable_since(r.number).is_none();
     Chronicle {
         releases: by_number.into_values().rev().collect(),
-        rollback_to: ledger.history.previous(&[]).filter(sure).map(|r| r.number),
+        rollback_to: rollback::goes_to(ledger),
         ..Chronicle::new(&ledger.project)
     }
 }

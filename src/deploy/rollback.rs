@@ -293,6 +293,11 @@ fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Resul
     having(ledger, chosen, named)
 }
 
+/// The release that a rollback without a word goes to; none where it would be refused.
+pub fn goes_to(ledger: &Ledger) -> Option<u32> {
+    choose(ledger, &[], None).ok().map(|asked| asked.record.number)
+}
+
 /// Without a current release: the one that is named, or none.
 ///
 /// # Errors
@@ -539,6 +544,15 @@ mod tests {
     use super::*;
     use crate::release::FORMAT;
     use crate::release::store::Store;
+
+    #[test]
+    fn a_release_that_only_added_a_service_has_none_before_it() {
+        let goes = |releases: &[&str]| goes_to(&ledger(releases).1);
+        assert_eq!(goes(&["app1", "app1 web1"]), None, "`web` is new, and nothing else was deployed");
+        assert_eq!(goes(&["app1", "app2 web1"]), Some(1));
+        assert_eq!(goes(&["app1", "app1 web1", "app1 web2"]), Some(2));
+        assert_eq!(goes(&["app1"]), None);
+    }
 
     /// Releases such as `app1 db1`, oldest first: what each service is of after them.
     fn ledger(releases: &[&str]) -> (tempfile::TempDir, Ledger) {

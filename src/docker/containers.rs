@@ -60,6 +60,14 @@ impl Docker {
         self.listed(&["--filter", &project, "--filter", &service])
     }
 
+    /// The containers of a project, running or not.
+    ///
+    /// # Errors
+    /// As [`Docker::containers`].
+    pub fn project_containers(&self, project: &str) -> Result<Vec<Container>> {
+        self.listed(&["--filter", &format!("label=com.docker.compose.project={project}")])
+    }
+
     /// The ids of all containers of the engine.
     ///
     /// # Errors
@@ -69,7 +77,7 @@ impl Docker {
         Ok(ids.lines().map(String::from).collect())
     }
 
-    fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
+    pub(super) fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
         let words = [&IDS[..], filters].concat();
         let ids = self.checked(&words)?;
         self.inspect(&ids.lines().map(String::from).collect::<Vec<_>>())

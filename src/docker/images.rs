@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::inspect::Image;
+use super::inspect::{Container, Image};
 use super::{Docker, Done};
 
 /// The label of a container that holds an image, with the project that it is kept for.
@@ -94,6 +94,14 @@ impl Docker {
         self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
+    /// The keepers of all projects.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn all_keepers(&self) -> Result<Vec<Container>> {
+        self.listed(&["--filter", &format!("label={KEEPS}")])
+    }
+
     /// The names of a project's keepers.
     ///
     /// # Errors
@@ -104,6 +112,12 @@ impl Docker {
         let names = self.said(&words, self.told(&self.docker_words(&words))?)?;
         Ok(names.lines().map(String::from).collect())
     }
+}
+
+/// An image's name as docker's client prints it. Podman's engine names the registry, also where none was given.
+pub(super) fn familiar(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
 }
 
 /// Nothing that docker would take for a flag has a place in its words, whoever wrote the record that it is from.

@@ -1,5 +1,6 @@
 //! What `docker inspect` tells of a container, as far as a deploy needs it.
 
+use super::images::familiar;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -412,7 +413,11 @@ impl Container {
 impl Image {
     /// Whether a reference without a digest means it now.
     pub fn is_named(&self, reference: &str) -> bool {
-        self.repo_tags.iter().any(|tag| tag == reference || tag.strip_suffix(":latest") == Some(reference))
+        let is_it = |tag: &str| tag == reference || tag.strip_suffix(":latest") == Some(reference);
+        // What Podman built has no registry, which it calls `localhost`.
+        self.repo_tags.iter().any(|tag| {
+            is_it(tag) || is_it(familiar(tag)) || tag.strip_prefix("localhost/").is_some_and(is_it)
+        })
     }
 }
 

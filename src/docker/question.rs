@@ -10,6 +10,7 @@ use super::Done;
 use super::claims::LABEL;
 use super::containers::{IDS, INSPECT};
 use super::engine::IDENTITY;
+use super::images::familiar;
 use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 
 /// A command that is understood.
@@ -217,7 +218,7 @@ fn name(object: &Value, key: &str) -> Option<String> {
 /// An image has none, or one or more.
 fn tags(object: &Value, key: &str) -> Option<String> {
     let tags = object.get(key)?.as_array()?;
-    tags.iter().map(|tag| Some(format!("{}\n", tag.as_str()?))).collect()
+    tags.iter().map(|tag| Some(format!("{}\n", familiar(tag.as_str()?)))).collect()
 }
 
 /// As [`NODES`] has it.
@@ -337,6 +338,10 @@ mod tests {
         assert_eq!(printed("ps --all --format {{.Names}}", &[list]), all("one\ntwo\n"));
         let list = answer(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
         assert_eq!(printed("image ls --format {{.Repository}}:{{.Tag}}", &[list]), all("a:1\na:2\n"));
+        let podman =
+            answer(200, r#"[{"RepoTags": ["docker.io/a/b:1", "docker.io/library/c:1", "localhost/d:1"]}]"#);
+        let told = printed("image ls --format {{.Repository}}:{{.Tag}}", &[podman]);
+        assert_eq!(told, all("a/b:1\nc:1\nlocalhost/d:1\n"));
         let list = answer(200, r#"[{"ID": "a", "Description": {"Hostname": "one"}, "Spec": {}}]"#);
         assert_eq!(printed("node ls --format {{.ID}}={{.Hostname}}", &[list]), all("a=one\n"));
         assert_eq!(printed("volume rm a", &[answer(204, "")]), all(""));

@@ -168,7 +168,7 @@ fn kept(words: &str, keep: usize) -> (Vec<u32>, Vec<u32>, String) {
 }
 
 #[test]
-fn the_newest_releases_of_the_newest_contents_stay() {
+fn the_newest_releases_stay_and_the_one_that_a_rollback_goes_to() {
     let all =
         |records: &[u32], configs: &[u32], images: &str| (records.to_vec(), configs.to_vec(), images.into());
     assert_eq!(kept("", 5), all(&[], &[], ""));
@@ -177,7 +177,8 @@ fn the_newest_releases_of_the_newest_contents_stay() {
     assert_eq!(kept("ax bx cx", 2), all(&[2, 3], &[2, 3], "app2 app3 db1"));
     assert_eq!(kept("ax bx", 1), all(&[2], &[2], "app2 db1"));
     assert_eq!(kept("ax bx", 0), all(&[2], &[2], "app2 db1"));
-    assert_eq!(kept("ax bx ax bx", 2), all(&[1, 2, 3, 4], &[1, 2, 3, 4], "app1 app2 app3 app4 db1"));
+    assert_eq!(kept("ax bx ax bx", 2), all(&[3, 4], &[3, 4], "app3 app4 db1"));
+    assert_eq!(kept("ax bx bx bx", 2), all(&[1, 2, 3, 4], &[1, 4], "app1 app2 db1"), "a rollback goes to 1");
     assert_eq!(kept("ax ax ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 db1"));
     assert_eq!(kept("ax bx! cx", 5), all(&[1, 2, 3], &[1, 3], "app1 app3 db1"));
     assert_eq!(kept("ax bx cx!", 1), all(&[2, 3], &[2], "app2 db1"));

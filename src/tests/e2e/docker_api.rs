@@ -47,20 +47,31 @@ impl DockerApi {
 
     /// The ids, or for volumes and images the names, of what these filters find.
     pub fn list(&self, kind: Kind, filters: &Value) -> Vec<String> {
-        let filters = encoded(&filters.to_string());
+        let query = encoded(&filters.to_string());
         let (path, list) = match kind {
             Kind::Container => ("/containers/json?all=1&", ""),
             Kind::Network => ("/networks?", ""),
             Kind::Volume => ("/volumes?", "Volumes"),
             Kind::Image => ("/images/json?", ""),
         };
-        let told = self.get(&format!("{path}filters={filters}"));
+        let told = self.get(&format!("{path}filters={query}"));
         let told = if list.is_empty() { &told } else { &told[list] };
         let all = told.as_array().into_iter().flatten();
         match kind {
             Kind::Container | Kind::Network => all.filter_map(|o| text(&o["Id"])).collect(),
             Kind::Volume => all.filter_map(|o| text(&o["Name"])).collect(),
-            Kind::Image => all.filter_map(|o| o["RepoTags"].as_array()).flatten().filter_map(text).collect(),
+            // Podman's engine tells all names of what has one of these.
+            Kind::Image => {
+                let patterns =
+                    filters["reference"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let starts: Vec<&str> = patterns.filter_map(|p| p.split('*').next()).collect();
+                let is_meant = |name: &String| {
+                    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+                    starts.iter().any(|start| name.starts_with(start))
+                };
+                let names = all.filter_map(|o| o["RepoTags"].as_array()).flatten().filter_map(text);
+                names.filter(is_meant).collect()
+            }
         }
     }
 

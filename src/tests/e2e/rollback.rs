@@ -124,6 +124,26 @@ fn a_rollback_goes_to_the_release_before_to_any_that_is_kept_and_back_again() {
     stage.expect_release("app", 1, "1");
 }
 
+#[test]
+fn prune_removes_what_is_kept_of_a_project_that_was_taken_down_and_of_no_other() {
+    let stage = Stage::scale("prune");
+    stage.up("");
+    stage.deploy("app").exits(0);
+    let prune = |words: &str, says: &str| {
+        stage.start(&format!("prune {words}")).end().exits(0).says(says);
+    };
+    let kept = || (stage.keepers().len(), stage.release_tags().len());
+    prune("", "`zde2e-prune` keeps its images: it has 2 containers");
+    assert_eq!(kept(), (1, 1));
+
+    stage.compose("down --timeout 1");
+    prune("--dry-run", "would remove `compose-zd/zde2e-prune--app:r1`");
+    assert_eq!(kept(), (1, 1));
+    prune("", "removed `compose-zd/zde2e-prune--app:r1`");
+    assert_eq!(kept(), (0, 0));
+    prune("", "no image of `zde2e-prune` is kept on this engine");
+}
+
 // The image.
 
 /// The version is the image's own, and the image is built here, always with the same name.

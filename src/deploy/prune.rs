@@ -1,0 +1,87 @@
+//! Removes what is kept for rollbacks of projects that were taken down.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::definition::{connect, resolved};
+use crate::cli::{ComposeArgs, PruneArgs};
+use crate::docker::claims::Board;
+use crate::docker::inspect::Container;
+use crate::docker::{Docker, KEEPS};
+use crate::fault::Fault;
+use crate::lock;
+use crate::model::Snapshot;
+use crate::report::{Report, Warning};
+
+/// Removes the keepers and the tags of this project, or of all, where it has no container.
+///
+/// # Errors
+/// No engine; a compose file that cannot be read, where it names the project; what the engine does not remove.
+pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<()> {
+    let mut docker = connect(compose, report)?;
+    let project = if args.all { None } else { Some(named(&mut docker, compose, report)?) };
+    let mut keepers: BTreeMap<String, Vec<Container>> = BTreeMap::new();
+    for keeper in docker.all_keepers()? {
+        let owner = keeper.label(KEEPS).unwrap_or_default().to_string();
+        if project.as_ref().is_none_or(|name| *name == owner) {
+            keepers.entry(owner).or_default().push(keeper);
+        }
+    }
+    if keepers.is_empty() {
+        let whose = project.map_or("any project".into(), |name| format!("`{name}`"));
+        report.say(&format!("no image of {whose} is kept on this engine"));
+    }
+    keepers.iter().try_for_each(|(name, its)| prune_project(&docker, name, its, args, report))
+}
+
+/// The project of the compose file; its name alone where it is given.
+fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<String> {
+    if let Some(name) = &compose.project_name {
+        return Ok(name.clone());
+    }
+    let yaml = resolved(docker, report)
+        .map_err(|error| Fault::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
+    let snapshot = Snapshot::read(&yaml).map_err(Fault::from)?;
+    Ok(snapshot.project().unwrap_or_default().to_string())
+}
+
+fn prune_project(
+    docker: &Docker,
+    name: &str,
+    keepers: &[Container],
+    args: &PruneArgs,
+    report: Report,
+) -> Result<()> {
+    if let Some(holder) = lock::holder(docker, Board::Volumes, name)? {
+        report.say(&format!("`{name}` keeps its images: under way: {holder}"));
+        return Ok(());
+    }
+    let containers = docker.project_containers(name)?.len();
+    if containers > 0 {
+        let noun = if containers == 1 { "container" } else { "containers" };
+        report.say(&format!(
+            "`{name}` keeps its images: it has {containers} {noun}; `docker compose down` removes them"
+        ));
+        return Ok(());
+    }
+    for keeper in keepers {
+        let tag = &keeper.config.image;
+        if !args.dry_run {
+            docker.remove_with_volumes(&keeper.id)?;
+            remove_tag(docker, tag, report)?;
+        }
+        report.say(&format!("{} `{tag}`", if args.dry_run { "would remove" } else { "removed" }));
+    }
+    Ok(())
+}
+
+/// What somebody else's container uses stays.
+fn remove_tag(docker: &Docker, tag: &str, report: Report) -> Result<()> {
+    let done = docker.remove_tag(tag)?;
+    let is_gone = done.stderr.to_lowercase().contains("no such image");
+    if !done.ok() && !is_gone {
+        report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.said())));
+    }
+    Ok(())
+}
