@@ -17,6 +17,8 @@ mod clients;
 mod dependencies;
 #[path = "e2e/docker_api.rs"]
 mod docker_api;
+#[path = "e2e/engines.rs"]
+mod engines;
 #[path = "e2e/failure.rs"]
 mod failure;
 #[path = "e2e/haproxy.rs"]

@@ -37,6 +37,12 @@ impl DockerApi {
         if status == 200 { serde_json::from_slice(&body).expect("JSON of the engine") } else { Value::Null }
     }
 
+    /// The same of an engine that may not listen yet.
+    pub fn try_get(&self, path: &str) -> Option<Value> {
+        let socket = self.host.strip_prefix("unix://")?;
+        UnixStream::connect(socket).ok().map(|_| self.get(path)).filter(|answer| !answer.is_null())
+    }
+
     /// All containers with these filters, as `{"label": ["a=b"]}`.
     pub fn containers(&self, filters: &Value) -> Vec<Value> {
         let found = self.list(Kind::Container, filters);

@@ -237,7 +237,7 @@ pub fn bring<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String]) {
 }
 
 /// The images as one file, which the tests of this machine share: it is made by the first one that needs it.
-fn saved(images: &[String]) -> PathBuf {
+pub fn saved(images: &[String]) -> PathBuf {
     let ids = run(machine("image inspect --format {{.Id}}").args(images));
     let mut hasher = DefaultHasher::new();
     (images, ids).hash(&mut hasher);

@@ -1,7 +1,7 @@
 //! The same promises by every proxy that there is an adapter for: what is lost is counted from outside, and nothing of
 //! ours is left in the proxy.
 
-use crate::stage::{LONG, Stage, free_port, wait_until};
+use crate::stage::{LONG, Stage, engine, free_port, wait_until};
 
 /// What the first deploy behind a proxy that has just started costs: some are set up by a reload of their own kind.
 #[derive(PartialEq)]
@@ -62,6 +62,9 @@ impl Front {
         if std::env::var_os("ZD_QUICK").is_some() {
             return;
         }
+        if !engine().is_empty() {
+            return self.on_another_engine(&stage);
+        }
 
         stage.tell("--- clients of every kind; the new instances listen late, and then warm up");
         stage.set("VERSION=3 LISTEN_AFTER=1 WARMUP=2");
@@ -99,6 +102,34 @@ impl Front {
         assert_eq!(stage.containers(), before);
         assert_eq!((self.left)(&stage), "", "left in the proxy");
         assert_eq!(stage.proxy(), proxy);
+    }
+}
+
+impl Front {
+    /// After the first deploy, to version 2.
+    fn on_another_engine(&self, stage: &Stage) {
+        stage.tell("--- killed before the switch, `recover` finishes");
+        let load = stage.start_load("");
+        stage.set("VERSION=3");
+        kill_after(stage, "started app-");
+        stage.start("recover").end().exits(0);
+        load.end().all_from(&["2", "3"]);
+        self.expect(stage, "3");
+
+        stage.tell("--- back");
+        let (ran, answers) = stage.rollback_under_load("", "");
+        ran.exits(0);
+        answers.all_from(&["3", "2"]);
+        self.expect(stage, "2");
+
+        stage.tell("--- a release that never gets ready");
+        let before = stage.containers();
+        stage.set("VERSION=4 STATUS=500");
+        let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
+        ran.exits(3).says("→ 500").says("served before and still serve");
+        answers.all_from(&["2"]);
+        assert_eq!(stage.containers(), before);
+        assert_eq!((self.left)(stage), "", "left in the proxy");
     }
 }
 

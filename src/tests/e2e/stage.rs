@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -20,6 +21,14 @@ use crate::tool::{Ran, Running};
 
 /// How long anything may take that is only waited for; no test is about durations.
 pub const LONG: Duration = Duration::from_secs(40);
+
+/// Kind of the engine that the tests run on, where it is not the machine's own (engines.rs).
+pub const ENGINE: &str = "ZD_E2E_ENGINE";
+
+/// That kind; nothing for the machine's own.
+pub fn engine() -> String {
+    std::env::var(ENGINE).unwrap_or_default()
+}
 
 /// Label of the images that tests build.
 const BUILT: &str = "compose-zd.e2e=built";
@@ -111,7 +120,15 @@ impl Stage {
 
     /// One service `app` behind HAProxy with `server-template`.
     pub fn haproxy(name: &str) -> Stage {
-        Stage::with(name, "haproxy-template", &["haproxy.cfg"])
+        let stage = Stage::with(name, "haproxy-template", &["haproxy.cfg"]);
+        if engine() == "podman" {
+            // Its DNS is at the gateway of each network.
+            let configuration = stage.read("haproxy.cfg");
+            let fixed = "nameserver docker 127.0.0.11:53";
+            assert!(configuration.contains(fixed));
+            stage.write("haproxy.cfg", &configuration.replace(fixed, "parse-resolv-conf"));
+        }
+        stage
     }
 
     /// One service `app` behind Traefik, which watches a directory of routes.
@@ -200,6 +217,9 @@ impl Stage {
             shared: None,
             _turn: take_turn(company),
         };
+        // An engine without root reads what is mounted as a user of its own.
+        let open = fs::set_permissions(stage.folder.path(), fs::Permissions::from_mode(0o755));
+        open.expect("its mode");
         stage.variables.replace(parts());
         let port = stage.port;
         stage.set(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
@@ -710,6 +730,7 @@ pub fn parts() -> BTreeMap<String, String> {
         "FLASK_IMAGE",
         "ZD_APP_IMAGE",
         "ZD_COUNTER",
+        "ZD_ENGINES",
         "ZD_LOAD",
     ];
     let file = fs::read_to_string(root().join("target/fixtures.env")).unwrap_or_default();
@@ -741,16 +762,16 @@ enum Company {
 /// Waits for those that this one cannot be with.
 fn take_turn(company: Company) -> Option<File> {
     let lock = |name: &str| {
-        let path = std::env::temp_dir().join(name);
+        let path = std::env::temp_dir().join(format!("compose-zd-e2e{}{name}.lock", engine()));
         File::create(path).expect("a lock file")
     };
     if company == Company::Elsewhere {
         return None;
     }
     // Held while waiting, so that others do not come in before one who waits to be alone.
-    let door = lock("compose-zd-e2e-door.lock");
+    let door = lock("-door");
     door.lock().expect("a lock");
-    let room = lock("compose-zd-e2e.lock");
+    let room = lock("");
     match company {
         Company::Unwanted => room.lock().expect("a lock"),
         _ => room.lock_shared().expect("a lock"),

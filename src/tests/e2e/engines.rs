@@ -1,0 +1,152 @@
+//! The same promises on other engines than the machine's own: Debian's newest Docker with either image store and rootless,
+//! and Podman. Each runs in namespaces of its own, in whose network the tests run once more.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::docker_api::DockerApi;
+use crate::net::Net;
+use crate::node::{run, saved};
+use crate::stage::{ENGINE, LONG, parts, wait_until};
+
+const INIT: &str = include_str!("engines/init.sh");
+
+/// One of each kind of proxy, and what is kept of a project.
+const TESTS: [&str; 6] = [
+    "promises::nginx_proxy::",
+    "promises::haproxy::",
+    "promises::dockercloud::",
+    "promises::caddy::",
+    "promises::traefik::",
+    "rollback::prune_removes",
+];
+
+const IMAGES: [&str; 6] = [
+    "ZD_APP_IMAGE",
+    "NGINX_PROXY_IMAGE",
+    "HAPROXY_IMAGE",
+    "DOCKERCLOUD_IMAGE",
+    "CADDY_IMAGE",
+    "TRAEFIK_IMAGE",
+];
+
+struct Engine {
+    net: Net,
+    folder: PathBuf,
+    first: Child,
+}
+
+impl Engine {
+    fn start(engines: &str, kind: &str) -> Engine {
+        let net = Net::new();
+        net.plug(1);
+        let name = net.namespace(1);
+        let folder = net.folder().join("engine");
+        fs::create_dir_all(&folder).expect("a folder");
+        let log = File::create(folder.join("log")).expect("its log");
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net=/var/run/netns/{name}"))
+            .args(["unshare", "--pid", "--fork", "--mount", "--uts"])
+            .args(["bash", "-c", INIT, "init", engines])
+            .arg(&folder)
+            .args([kind, &name])
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("its log"))
+            .stderr(log);
+        let first = command.spawn().expect("`nsenter` can be started");
+        let mut engine = Engine { net, folder, first };
+        wait_until("the engine answers", LONG, || {
+            let ended = engine.first.try_wait().expect("a child");
+            assert!(ended.is_none(), "it ended at once:\n{}", engine.log());
+            engine.folder.join("docker.sock").exists() && !engine.version().is_null()
+        });
+        engine
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.folder.join("docker.sock").display())
+    }
+
+    fn version(&self) -> Value {
+        DockerApi::at(&self.host()).try_get("/version").unwrap_or_default()
+    }
+
+    fn load(&self) {
+        let parts = parts();
+        let file = saved(&IMAGES.map(|name| parts[name].clone()));
+        let mut docker = Command::new("docker");
+        run(docker.args(["--host", &self.host(), "load", "--quiet", "--input"]).arg(file));
+    }
+
+    /// Runs tests of this program in its network, with its own view of the machine's interfaces.
+    fn passes(&self, kind: &str, tests: &[&str]) {
+        let program = std::env::current_exe().expect("this program");
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.net.namespace(1)]).arg(program);
+        command.args(tests).args(["--test-threads", "2"]);
+        command.env("DOCKER_HOST", self.host()).env(ENGINE, kind).env_remove("DOCKER_CONTEXT");
+        let status = command.status().expect("`ip` can be started");
+        assert!(status.success(), "{kind}: {status}\n{}", self.log());
+    }
+
+    fn log(&self) -> String {
+        let text = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|l| !l.contains("level=info")).collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        drop(self.first.stdin.take());
+        let _ = self.first.wait();
+    }
+}
+
+/// Why there is no such engine here.
+fn obstacle(engines: &str, kind: &str) -> Option<&'static str> {
+    if engines.is_empty() {
+        return Some("`scripts/setup` makes these engines only as root, and not with ZD_IMAGES=official");
+    }
+    let max = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if kind == "rootless" && (max.trim() == "0" || !Path::new("/dev/net/tun").exists()) {
+        return Some("there are no user namespaces, or no /dev/net/tun");
+    }
+    None
+}
+
+fn keeps_the_promises(kind: &str) {
+    let engines = parts().get("ZD_ENGINES").cloned().unwrap_or_default();
+    if let Some(why) = obstacle(&engines, kind) {
+        eprintln!("skipped: {kind}: {why}");
+        return;
+    }
+    let engine = Engine::start(&engines, kind);
+    eprintln!("{kind}: {} {}", engine.version()["Components"][0]["Name"], engine.version()["Version"]);
+    engine.load();
+    engine.passes(kind, &TESTS);
+}
+
+#[test]
+fn docker_of_debian_sid() {
+    keeps_the_promises("docker");
+}
+
+#[test]
+fn docker_with_the_containerd_store() {
+    keeps_the_promises("containerd");
+}
+
+#[test]
+fn docker_without_root() {
+    keeps_the_promises("rootless");
+}
+
+#[test]
+fn podman_through_its_socket() {
+    keeps_the_promises("podman");
+}
