@@ -93,6 +93,8 @@ pub struct Docker {
     /// The client's `compose` plugin, where it may be started without the client.
     plugin: Option<PathBuf>,
     place: Where,
+    /// The project, where Compose reads it from its input.
+    project_text: Option<Arc<str>>,
     observer: Observer,
     engine_timeout: Duration,
     patience: Patience,
@@ -130,6 +132,7 @@ impl Docker {
             is_own: false,
             plugin: None,
             place,
+            project_text: None,
             observer,
             engine_timeout: engine::TIMEOUT,
             patience: engine::PATIENCE,
@@ -149,8 +152,14 @@ impl Docker {
         Docker::new(program, place, Arc::new(|_, _| {}))
     }
 
-    /// The same engine, and a project that was resolved before: its file, its name and the folder it came from. Every
-    /// service in the file is meant, whatever its profile.
+    /// The same engine, and a project that was resolved before: its text, its name and the folder it came from. Compose reads
+    /// it from its input: it holds secrets, and some clients cannot read a temporary file of this process (snap).
+    pub fn with_text(&self, text: &str, project: &str, folder: &Path) -> Docker {
+        let docker = self.with_file(Path::new("-"), project, folder);
+        Docker { project_text: Some(text.into()), ahead: Arc::default(), ..docker }
+    }
+
+    /// The same with the project's text in a file. Every service in it is meant, whatever its profile.
     pub fn with_file(&self, file: &Path, project: &str, folder: &Path) -> Docker {
         let words = [
             "--project-name".into(),
@@ -163,7 +172,12 @@ impl Docker {
             "*".into(),
         ];
         let place = Where { engine: self.place.engine.clone(), project: words.to_vec() };
-        Docker { place, ..self.clone() }
+        Docker { place, project_text: None, ..self.clone() }
+    }
+
+    /// What Compose gets as its input.
+    fn text_for(&self, argv: &[String]) -> Option<&str> {
+        self.project_text.as_deref().filter(|_| argv.windows(2).any(|words| words == ["--file", "-"]))
     }
 
     /// Shows what a command says; whether it succeeded.
@@ -173,7 +187,11 @@ impl Docker {
     }
 
     fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
-        let (shown, command) = (shown_words(&argv[1..]), command.stdin_null().unchecked());
+        let command = match self.text_for(argv) {
+            Some(text) => command.stdin_bytes(text),
+            None => command.stdin_null(),
+        };
+        let (shown, command) = (shown_words(&argv[1..]), command.unchecked());
         let Some(said) = self.said.as_ref().filter(|s| (s.wanted)()) else {
             return self.run_to_end(&shown, &command.stdout_to_stderr()).map(|done| done.ok());
         };
@@ -315,7 +333,7 @@ impl Docker {
         if let Some(done) = self.ask_by_line(argv) {
             return Ok(done);
         }
-        self.run_command(&shown_words(&argv[1..]), self.expression(argv), stdin)
+        self.run_command(&shown_words(&argv[1..]), self.expression(argv), stdin.or(self.text_for(argv)))
     }
 
     /// As the client would have it done; Compose by its plugin, where that can be started without the client.

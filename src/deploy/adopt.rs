@@ -120,9 +120,7 @@ impl Adopter<'_> {
     }
 
     fn hashes(&self, snapshot: &Snapshot) -> Result<BTreeMap<String, String>> {
-        let held = tempfile::NamedTempFile::with_suffix(".yml")?;
-        std::fs::write(held.path(), snapshot.text())?;
-        self.docker.with_file(held.path(), &self.project.name, self.folder).hashes()
+        self.docker.with_text(&snapshot.text(), &self.project.name, self.folder).hashes()
     }
 }
 

@@ -31,8 +31,8 @@ pub struct Definition {
     /// How messages name it.
     pub source: String,
     pub flags: Flags,
-    /// A dry run writes nothing that stays.
-    pub held: Option<tempfile::NamedTempFile>,
+    /// Compose is given the snapshot as its input: a dry run writes nothing.
+    has_text: bool,
     pub draft: Option<Draft>,
 }
 
@@ -101,7 +101,7 @@ impl Definition {
             folder: asked::project_folder(compose),
             source,
             flags,
-            held: None,
+            has_text: false,
             draft: None,
         })
     }
@@ -126,7 +126,7 @@ impl Definition {
             folder,
             source,
             flags,
-            held: None,
+            has_text: false,
             draft: None,
         })
     }
@@ -137,12 +137,10 @@ impl Definition {
     /// # Errors
     /// Compose's own.
     pub fn resolved_hashes(&self) -> Result<BTreeMap<String, String>> {
-        if !self.may_have_env_files || self.held.is_some() || self.draft.is_some() {
+        if !self.may_have_env_files || self.has_text || self.draft.is_some() {
             return Ok(BTreeMap::new());
         }
-        let file = tempfile::NamedTempFile::with_suffix(".yml")?;
-        std::fs::write(file.path(), self.snapshot.text())?;
-        self.docker.with_file(file.path(), &self.project.name, &self.folder).hashes()
+        self.docker.with_text(&self.snapshot.text(), &self.project.name, &self.folder).hashes()
     }
 
     /// Adds the one-shots to the project that it does not show, because no profile of theirs is on.
@@ -208,19 +206,15 @@ impl Definition {
     /// A folder that cannot be written.
     pub fn write(&mut self, ledger: &Ledger, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
-        let path = match dry_run {
-            true => {
-                let held = tempfile::NamedTempFile::with_suffix(".yml")?;
-                std::fs::write(held.path(), text)?;
-                self.held.insert(held).path().to_path_buf()
-            }
-            false => {
-                ledger.write_config(number, &text)?;
-                self.draft = Some(ledger.draft(number));
-                ledger.config_path(number)
-            }
-        };
-        self.docker = self.docker.with_file(&path, &self.project.name, &self.folder);
+        let Definition { docker, project, folder, .. } = &*self;
+        if dry_run {
+            self.docker = docker.with_text(&text, &project.name, folder);
+            self.has_text = true;
+            return Ok(());
+        }
+        ledger.write_config(number, &text)?;
+        self.docker = docker.with_file(&ledger.config_path(number), &project.name, folder);
+        self.draft = Some(ledger.draft(number));
         Ok(())
     }
 

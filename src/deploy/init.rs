@@ -202,7 +202,8 @@ impl Scene {
     /// # Errors
     /// A Compose that does not know how to take ports away.
     fn try_with_compose(&self, fronts: &[Front], added: &NewFile) -> Result<()> {
-        let draft = tempfile::Builder::new().suffix(".yaml").tempfile()?;
+        // Beside the project, where every client of docker's can read it (snap's has a /tmp of its own).
+        let draft = tempfile::Builder::new().suffix(".yaml").tempfile_in(&self.folder)?;
         std::fs::write(draft.path(), &added.text)?;
         let yaml = self.docker.config_with(draft.path());
         let is_free = |facts: &Facts| {

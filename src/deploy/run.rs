@@ -142,13 +142,16 @@ impl<'a> Run<'a> {
     /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
     fn tell_plan(&self, part: &Part) -> Result<()> {
         let mut steps = part.preview()?;
-        let held = self.definition.held.as_ref().map(|file| file.path().display().to_string());
         let kept = self.ledger.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
             Doing::Command(words) => Some(words),
             Doing::Note(_) => None,
         });
-        words.flatten().filter(|word| Some(&**word) == held.as_ref()).for_each(|word| word.clone_from(&kept));
+        for words in words {
+            if let Some(at) = words.windows(2).position(|pair| pair == ["--file", "-"]) {
+                words[at + 1].clone_from(&kept);
+            }
+        }
         self.report.plan(part.name(), steps);
         Ok(())
     }
