@@ -35,13 +35,14 @@ use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
 use crate::lock::{Process, RUN};
+use crate::shell;
 use crate::wait::{self, Stop};
 use ahead::Ahead;
 pub use call::Call;
 use engine::{Patience, Whereabouts};
 pub use exec::Exec;
 use exec::is_dockers_own;
-pub use images::KEEPS;
+pub use images::{KEEPS, familiar};
 pub use init_container::InitContainer;
 use line::Line;
 pub use said::Said;
@@ -544,10 +545,17 @@ fn shown_words(words: &[String]) -> String {
     words.iter().map(first_line).collect::<Vec<_>>().join(" ")
 }
 
-fn standalone() -> Result<PathBuf> {
-    let missing = || {
-        Fault::unchanged("neither `docker compose` nor a standalone `docker-compose` v2 is installed")
-            .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
+fn standalone(flags: &[String]) -> Result<PathBuf> {
+    let missing = || match compose_plugin::without_its_x_bit(flags) {
+        Some(plugin) => Fault::unchanged(format!(
+            "docker's client cannot start `{}`: it is not executable",
+            plugin.display()
+        ))
+        .hint(format!("`chmod +x {}`", shell::path(&plugin))),
+        None => {
+            Fault::unchanged("neither `docker compose` nor a standalone `docker-compose` v2 is installed")
+                .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
+        }
     };
     let path = which::which("docker-compose").map_err(|_| missing())?;
     let version = duct::cmd!(&path, "version", "--short").stdin_null().stderr_null().unchecked().read();
@@ -584,11 +592,22 @@ fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) ->
         let place = place();
         return Fault::unchanged(format!("no Docker engine answers{place}")).seen(said).hint(place.hint());
     }
+    if let Some(name) = missing_context(said) {
+        return Fault::usage(format!("there is no Docker context `{name}`")).seen(said).hint(
+            "`docker context ls` shows those there are; it is named by `--context`, DOCKER_CONTEXT or `docker context use`",
+        );
+    }
     let ended = match done.code {
         Some(code) => format!("exited with {code}"),
         None => "was killed".into(),
     };
     Fault::unchanged(format!("`docker {command}` {ended}")).seen(said)
+}
+
+/// The name in `context "NAME": context not found: …`.
+fn missing_context(said: &str) -> Option<&str> {
+    let (before, _) = said.split_once("\": context not found")?;
+    before.rsplit_once("context \"").map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -441,36 +441,49 @@ fn ignores(text: &str, path: &str) -> bool {
 /// # Errors
 /// The proxy that is down, with the command that starts it.
 pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+    match proxy_down(project, target, proxies) {
+        None => Ok(()),
+        Some(Down { what, remedy }) => Err(Fault::unchanged(format!("{what}; nothing was changed"))
+            .hint(format!("{remedy}, or deploy without a proxy with `--proxy-kind none`"))
+            .rule(&"proxy-down")),
+    }
+}
+
+/// A proxy that does not run, and what to do about it.
+pub struct Down {
+    pub what: String,
+    pub remedy: String,
+}
+
+/// The proxy in front of a target, where none runs.
+pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Option<Down> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     if services.iter().any(overridden) {
-        return Ok(());
+        return None;
     }
     let claims = |s: &&Service| proxy::claims(&backend(project, s));
     let claimed = services.iter().any(claims);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
     fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(project, s))));
     if fronting.iter().any(|p| p.container().is_running()) {
-        return Ok(());
+        return None;
     }
-    let down = |what: String, start: String| {
-        Err(Fault::unchanged(format!("{what}, so nobody reaches `{}`; nothing was changed", target.name()))
-            .hint(format!("start it with `{start}`, or deploy without a proxy with `--proxy-kind none`"))
-            .rule(&"proxy-down"))
+    let down = |what: String, remedy: String| {
+        Some(Down { what: format!("{what}, so nobody reaches `{}`", target.name()), remedy })
     };
     // What a proxy that is down routes to is in its configuration, which cannot be read now.
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
     let own = project.services.values().find(|s| claimed && proxy::is_proxy_image(&s.image));
     match (fronting.first().copied().or(stopped), own) {
-        (Some(proxy), _) => down(
-            format!("{} is {}", proxy.name(), proxy.container().state.status),
-            start_command(proxy.container()),
-        ),
+        (Some(proxy), _) => {
+            down(format!("{} is {}", proxy.name(), proxy.container().state.status), remedy(proxy.container()))
+        }
         (None, Some(own)) => down(
             format!("the proxy `{}` of this project does not run", own.name),
-            format!("docker compose up --detach --no-deps {}", own.name),
+            format!("start it with `docker compose up --detach --no-deps {}`", own.name),
         ),
-        (None, None) => Ok(()),
+        (None, None) => None,
     }
 }
 
@@ -482,11 +495,13 @@ fn may_front(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> boo
     own && !container.is_running() && services.iter().any(reaches)
 }
 
-/// The command that brings a container back.
-pub fn start_command(container: &Container) -> String {
+/// What to do about a container that does not run.
+pub fn remedy(container: &Container) -> String {
+    let name = container.name();
     match container.state.status.as_str() {
-        "paused" => format!("docker unpause {}", container.name()),
-        _ => format!("docker start {}", container.name()),
+        "restarting" => format!("see why it ends with `docker logs --tail 20 {name}`"),
+        "paused" => format!("start it with `docker unpause {name}`"),
+        _ => format!("start it with `docker start {name}`"),
     }
 }
 

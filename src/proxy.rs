@@ -160,6 +160,8 @@ pub struct Preparation {
     pub note: String,
     /// Without it there is no gate and no drain, so its failure ends the deploy.
     pub required: bool,
+    /// What is reported where it fails and is not required; empty for docker's own words.
+    pub without: String,
 }
 
 /// What a rollout is going to need of a proxy.

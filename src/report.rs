@@ -117,8 +117,13 @@ impl Report {
         self.keep(entry);
     }
 
+    /// Once each: several services of a rollout may be behind one proxy.
     pub fn warn(&self, warning: &Warning) {
-        self.event(Event::Warning { kind: warning.kind().into(), text: warning.to_string() });
+        let event = Event::Warning { kind: warning.kind().into(), text: warning.to_string() };
+        let is_told = self.0.settings.rollout && self.log().entries.iter().any(|e| e.event == event);
+        if !is_told {
+            self.event(event);
+        }
     }
 
     /// What the witness has counted so far.

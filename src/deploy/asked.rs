@@ -249,6 +249,13 @@ pub fn targets(
             all.into_iter().collect()
         }
     };
+    if let Some(proxy) = proxy_that_is_down(project, proxies).filter(|_| names.is_empty()) {
+        let (name, container) = (proxy.name(), proxy.container());
+        let status = &container.state.status;
+        return Err(Fault::unchanged(format!("{name} is {status}, so that nobody knows what it routes to"))
+            .hint(crate::preflight::remedy(container))
+            .rule(&"proxy-down"));
+    }
     if names.is_empty() {
         return Err(Fault::usage("no service of this project is routed to by a proxy")
             .hint(format!("name the services to deploy: {}", listed(project))));
@@ -298,6 +305,16 @@ pub fn dependencies_first(project: &Project, targets: &mut Vec<Target>) {
         sorted.push(targets.remove(next));
     }
     *targets = sorted;
+}
+
+/// One of the project's own.
+pub fn proxy_that_is_down<'p>(
+    project: &Project,
+    proxies: &'p [Arc<dyn Proxy>],
+) -> Option<&'p Arc<dyn Proxy>> {
+    let is_own =
+        |p: &&Arc<dyn Proxy>| p.container().label("com.docker.compose.project") == Some(&project.name);
+    proxies.iter().find(|p| is_own(p) && !p.container().is_running())
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {

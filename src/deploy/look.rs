@@ -189,7 +189,10 @@ impl<'a> Run<'a> {
                     Ok(_) if !told => {}
                     Ok(_) => self.report.event(Event::Prepared { what: preparation.note }),
                     Err(error) if preparation.required => return Err(error),
-                    Err(error) => self.report.warn(&Warning::NotPrepared(format!("{error:#}"))),
+                    Err(error) if preparation.without.is_empty() => {
+                        self.report.warn(&Warning::NotPrepared(format!("{error:#}")));
+                    }
+                    Err(_) => self.report.warn(&Warning::NotPrepared(preparation.without)),
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::definition::{connect, resolved};
 use crate::cli::{ComposeArgs, PruneArgs};
 use crate::docker::claims::Board;
 use crate::docker::inspect::Container;
-use crate::docker::{Docker, KEEPS};
+use crate::docker::{Docker, KEEPS, familiar};
 use crate::fault::Fault;
 use crate::lock;
 use crate::model::Snapshot;
@@ -66,7 +66,7 @@ fn prune_project(
         return Ok(());
     }
     for keeper in keepers {
-        let tag = &keeper.config.image;
+        let tag = familiar(&keeper.config.image);
         if !args.dry_run {
             docker.remove_with_volumes(&keeper.id)?;
             remove_tag(docker, tag, report)?;

@@ -391,7 +391,7 @@ fn named(
     })?;
     if !container.is_running() {
         return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
-            .hint(format!("start it with `{}`", crate::preflight::start_command(container)))
+            .hint(crate::preflight::remedy(container))
             .rule(&"proxy-down")
             .into());
     }

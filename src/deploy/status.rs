@@ -16,7 +16,8 @@ use crate::docker::Docker;
 use crate::fault::Fault;
 use crate::model::{Flags, Project};
 use crate::observed::Instance;
-use crate::proxy::{InFlight, Proxy};
+use crate::preflight::{self, Down};
+use crate::proxy::{self, InFlight, Proxy};
 use crate::release::{History, Record};
 use crate::report::history::Losses;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, TaskCount};
@@ -74,19 +75,28 @@ fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Stat
     let ledger = Ledger::open(&home, &project.name)?.for_looking(report);
     let mut status = match cluster.is_some() {
         true => stack_status(docker, &project.name, &args.services, &ledger)?,
-        false => compose_status(docker, project, &args.services, &ledger)?,
+        false => compose_status(docker, project, &args.services, &ledger, report)?,
     };
     status.under_way = turn::under_way(docker, cluster.is_some(), &ledger)?;
     Ok(status)
 }
 
-fn compose_status(docker: &Docker, project: &Project, named: &[String], ledger: &Ledger) -> Result<Status> {
+fn compose_status(
+    docker: &Docker,
+    project: &Project,
+    named: &[String],
+    ledger: &Ledger,
+    report: Report,
+) -> Result<Status> {
     let containers = docker.containers()?;
     let all = scene::detect(docker, &containers)?;
     let wanted = Wanted::default();
     let mut status = Status::new(&project.name, "compose");
     for target in &targets(project, named, &all, ledger)? {
         let proxies = scene::fronting(docker, project, target, &containers, &all)?;
+        if let Some(Down { what, remedy }) = preflight::proxy_down(project, target, &all) {
+            report.warn(&Warning::Release(format!("{what}; {remedy}")));
+        }
         let viewer = Viewer { docker, project, wanted: &wanted, target, proxies };
         let scene = viewer.look_at(containers.clone())?;
         status.services.extend(services(target, &scene, ledger));
@@ -108,10 +118,14 @@ fn targets(
     let newest = ledger.history.newest_first().find(|r| r.is_good());
     let recorded = newest.map(|r| r.services.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let known: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
-    match known.is_empty() {
-        true => asked::targets(project, &[], &[], proxies),
-        false => asked::as_targets(project, &known),
+    if !known.is_empty() {
+        return asked::as_targets(project, &known);
     }
+    if asked::proxy_that_is_down(project, proxies).is_some() {
+        let others = project.services.values().filter(|s| !proxy::is_proxy_image(&s.image));
+        return asked::as_targets(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
+    }
+    asked::targets(project, &[], &[], proxies)
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.

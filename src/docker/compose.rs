@@ -29,7 +29,7 @@ impl Docker {
             return self.config();
         }
         if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
-            self.standalone = Some(standalone()?);
+            self.standalone = Some(standalone(&self.place.engine)?);
             return self.config();
         }
         Err(Fault::usage("`docker compose config` refuses the project")

@@ -31,6 +31,16 @@ struct Config {
 
 /// The plugin that docker's client starts with these flags; none where it may start another.
 pub fn find(flags: &[String]) -> Option<PathBuf> {
+    there(flags).filter(|plugin| is_executable(plugin) && !is_script(plugin))
+}
+
+/// The plugin that the client would start if it were allowed to.
+pub fn without_its_x_bit(flags: &[String]) -> Option<PathBuf> {
+    there(flags).filter(|plugin| !is_executable(plugin))
+}
+
+/// The first there is: the client takes no other where that one is of no use.
+fn there(flags: &[String]) -> Option<PathBuf> {
     if flags.iter().any(|flag| flag.starts_with("--config")) {
         return None;
     }
@@ -38,6 +48,10 @@ pub fn find(flags: &[String]) -> Option<PathBuf> {
     let own = own.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))?;
     let text = fs::read_to_string(own.join("config.json")).ok();
     first(&folders(&own, text.as_deref())?)
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|about| about.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether it is docker's own client. A script in its place (podman's, one that calls `sudo` or `ssh`), or a program by
@@ -68,10 +82,8 @@ fn folders(own: &Path, config: Option<&str>) -> Option<Vec<PathBuf>> {
     Some(config.cli_plugins_extra_dirs.into_iter().chain([own]).chain(SYSTEM.map(PathBuf::from)).collect())
 }
 
-/// The client takes the first there is, and no other where that one is of no use.
 fn first(folders: &[PathBuf]) -> Option<PathBuf> {
-    let plugin = folders.iter().map(|f| f.join("docker-compose")).find(|path| path.exists())?;
-    (!is_script(&plugin)).then_some(plugin)
+    folders.iter().map(|f| f.join("docker-compose")).find(|path| path.exists())
 }
 
 #[cfg(test)]
@@ -114,13 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_plugin_counts_also_where_it_is_a_script() {
+    fn the_first_plugin_counts_also_where_it_is_of_no_use() {
         let dir = tempfile::tempdir().unwrap();
         let folders = ["empty", "one", "two"].map(|name| dir.path().join(name));
         assert_eq!(first(&folders), None);
         program(&folders[2].join("docker-compose"), "\x7fELF", 0o755);
         assert_eq!(first(&folders), Some(folders[2].join("docker-compose")));
-        program(&folders[1].join("docker-compose"), "#!/bin/sh\n", 0o755);
-        assert_eq!(first(&folders), None);
+        let plugin = folders[1].join("docker-compose");
+        program(&plugin, "#!/bin/sh\n", 0o644);
+        assert_eq!(first(&folders), Some(plugin.clone()));
+        assert!(is_script(&plugin) && !is_executable(&plugin));
     }
 }

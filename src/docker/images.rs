@@ -115,7 +115,7 @@ impl Docker {
 }
 
 /// An image's name as docker's client prints it. Podman's engine names the registry, also where none was given.
-pub(super) fn familiar(name: &str) -> &str {
+pub fn familiar(name: &str) -> &str {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     name.strip_prefix("library/").unwrap_or(name)
 }

@@ -75,6 +75,8 @@ fn the_usual_causes_have_a_message_of_their_own() {
     assert_eq!(said(down), "no Docker engine answers");
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
     assert_eq!(said(denied), "this user may not talk to the Docker engine");
+    let context = "Failed to initialize: unable to resolve docker endpoint: context \"prod\": context not found: open …";
+    assert_eq!(said(context), "there is no Docker context `prod`");
     assert_eq!(said("Error: no"), "`docker ps --all` exited with 1");
 }
 

@@ -195,8 +195,12 @@ impl Proxy for Dockercloud {
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
     /// setting, makes it render a configuration without servers.
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
-        let quietly =
-            |action| Preparation { exec: self.run(action, &[]), note: String::new(), required: true };
+        let quietly = |action| Preparation {
+            exec: self.run(action, &[]),
+            note: String::new(),
+            required: true,
+            without: String::new(),
+        };
         let answer = answers.first().filter(|_| wish.tune);
         let kept = answer.and_then(|a| handover::preparation(&self.container, &self.name(), a));
         Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("resume")]).unwrap_or_default())

@@ -23,6 +23,10 @@ pub fn preparation(container: &Container, name: &str, answer: &Done) -> Option<P
         exec: Exec::beside(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload cuts fewer new connections"),
         required: false,
+        without: format!(
+            "{name}: `net.ipv4.tcp_migrate_req` cannot be set in its network on this engine, so that a reload may cut \
+             connections that it has not accepted yet"
+        ),
     })
 }
 

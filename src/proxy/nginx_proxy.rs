@@ -193,6 +193,7 @@ impl NginxProxy {
             exec,
             note: format!("{}: added a marker test to {}", self.name(), self.template),
             required: true,
+            without: String::new(),
         }))
     }
 
@@ -247,6 +248,7 @@ impl NginxProxy {
                 KEEPALIVE.as_secs()
             ),
             required: false,
+            without: String::new(),
         })
     }
 }

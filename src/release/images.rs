@@ -151,9 +151,10 @@ fn gone(service: &str, placed: &Placed) -> Fault {
         true => {
             ("it was built here, so that no registry has it", "deploy the revision of that release again")
         }
-        false => {
-            ("it could not be pulled again; why stands above", "push it again, or log in to its registry")
-        }
+        false => (
+            "no registry gave it; why stands above",
+            "deploy the revision of that release again where the image was built here, or log in to its registry",
+        ),
     };
     Fault::unchanged(message)
         .seen(&format!("its id is {}", placed.image_id))

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::store::Store;
+use super::store::{Store, place};
 use crate::fault::Fault;
 
 /// The highest number of a run that had its turn.
@@ -44,7 +44,7 @@ impl Place {
             let new = OpenOptions::new()
                 .write(true)
                 .create_new(true)
-                .mode(0o600)
+                .mode(place::file_mode(folder))
                 .open(folder.join(number.to_string()));
             match new {
                 Ok(held) => {

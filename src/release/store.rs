@@ -1,6 +1,6 @@
 //! The state folder: every file of it is read and written here, and none is ever half written.
 
-mod place;
+pub mod place;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -346,7 +346,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>, Fault> {
     Ok(entries.iter().filter_map(|e| e.file_name().into_string().ok()).collect())
 }
 
-/// Whoever reads the file sees the old or the new content, and after a power cut too. It is for its owner alone.
+/// Whoever reads the file sees the old or the new content, and after a power cut too.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(temporary(&name));
@@ -365,15 +365,16 @@ fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A new file for its owner alone; one that was left behind may have other permissions.
+/// A new file for whom its folder is for; one that was left behind may have other permissions.
 fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
+    let mode = place::file_mode(path.parent().unwrap_or(Path::new(".")));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     // Whatever the umask takes away.
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
     Ok(file)
 }
 
@@ -437,8 +438,16 @@ fn newer(path: &Path, format: u64) -> Damage {
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Fault {
-    Fault::unchanged(format!("cannot read `{}`: {error}", path.display()))
-        .hint("run as the user who deployed before, or name another folder with `--state-dir`")
+    Fault::unchanged(format!("cannot read `{}`: {error}", path.display())).hint(of_another_user(path))
+}
+
+fn of_another_user(path: &Path) -> String {
+    let root = path.ancestors().find(|p| p.ends_with(".compose-zd")).unwrap_or(path);
+    let root = shell::path(root);
+    format!(
+        "run as the user who deployed before, let them share it with a group (`chgrp -R docker {root}; chmod -R g=u {root}; \
+         find {root} -type d -exec chmod g+s,o= {{}} +`), or name another folder with `--state-dir`"
+    )
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Fault {
@@ -450,6 +459,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Fault {
                 "a folder is in the place of this file; move it away: `mv {path} {path}.broken`"
             ))
         }
+        ErrorKind::PermissionDenied => fault.hint(of_another_user(path)),
         _ => fault.hint("make its folder writable for this user, or name another with `--state-dir`"),
     }
 }

@@ -1,4 +1,5 @@
-//! Who may have a hand in the state folder: it is made for its owner alone, and root trusts no stranger's.
+//! Who may have a hand in the state folder: it is made for its owner alone, or for the group that its owner shares it with,
+//! and root trusts no stranger's.
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
@@ -16,16 +17,29 @@ pub fn is_ours(state_dir: &Path) -> bool {
     name.starts_with(".compose-zd") || name.starts_with('@')
 }
 
-/// Makes a folder for its owner alone, whatever the umask; one of ours that is there and open to others is closed.
+/// A folder whose owner shares it with its group: `g=u`, the bit that hands the group down, and nothing for others.
+fn is_shared(folder: &Path) -> bool {
+    fs::metadata(folder).is_ok_and(|about| about.is_dir() && about.mode() & 0o2077 == 0o2070)
+}
+
+/// Mode of a new file in a folder.
+pub fn file_mode(folder: &Path) -> u32 {
+    if is_shared(folder) { 0o660 } else { 0o600 }
+}
+
+/// Makes a folder for its owner alone, or for the group that has the one it is in, whatever the umask; one of ours that is
+/// there and open to others is closed.
 ///
 /// # Errors
 /// A folder that cannot be made, or that others can enter and that only its owner can close.
 pub fn make(folder: &Path, ours: bool) -> Result<(), Fault> {
     let open = match fs::metadata(folder) {
-        Ok(there) => ours && there.is_dir() && there.mode() & 0o077 != 0,
+        Ok(there) => ours && there.is_dir() && there.mode() & 0o077 != 0 && !is_shared(folder),
         Err(_) => {
+            let mode = if folder.parent().is_some_and(is_shared) { 0o2770 } else { 0o700 };
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.and_then(|()| close(folder)).map_err(|e| cannot_write(folder, &e))?;
+            let made = made.and_then(|()| fs::set_permissions(folder, Permissions::from_mode(mode)));
+            made.map_err(|e| cannot_write(folder, &e))?;
             false
         }
     };

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::docker_api::DockerApi;
 use crate::net::Net;
 use crate::node::{run, saved};
-use crate::stage::{ENGINE, LONG, parts, wait_until};
+use crate::stage::{ENGINE, LONG, Stage, free_port, parts, wait_until};
 
 const INIT: &str = include_str!("engines/init.sh");
 
@@ -150,3 +150,51 @@ fn docker_without_root() {
 fn podman_through_its_socket() {
     keeps_the_promises("podman");
 }
+
+/// A filter in front of the machine's own socket, with the rules of those that people run: neither Swarm nor `docker info`.
+#[test]
+fn a_deploy_through_a_socket_filter_that_forbids_swarm_loses_nothing() {
+    let stage = Stage::haproxy("filter");
+    let port = free_port();
+    let filter = format!("{}-socket", stage.project);
+    stage.write("filter.cfg", FILTER);
+    let volumes = format!(
+        "-v /var/run/docker.sock:/var/run/docker.sock -v {}:/filter.cfg:ro",
+        stage.path("filter.cfg").display()
+    );
+    let image = stage.variable("HAPROXY_IMAGE");
+    stage.try_docker(&format!("rm -f {filter}"));
+    stage.docker(&format!(
+        "run -d --name {filter} --user root -p 127.0.0.1:{port}:2375 {volumes} {image} haproxy -f /filter.cfg"
+    ));
+    stage.set(&format!("DOCKER_HOST=tcp://127.0.0.1:{port}"));
+    wait_until("the filter answers", LONG, || stage.try_docker("version").status.success());
+    assert!(!stage.try_docker("service ls").status.success(), "it forbids that");
+
+    stage.up("--scale app=2");
+    stage.set("VERSION=2");
+    let (ran, answers) = stage.deploy_under_load("", "app");
+    ran.exits(0);
+    answers.all_from(&["1", "2"]);
+    let (ran, answers) = stage.rollback_under_load("", "");
+    ran.exits(0);
+    answers.all_from(&["2", "1"]);
+    stage.expect_release("app", 2, "1");
+    stage.set("DOCKER_HOST=");
+    stage.docker(&format!("rm -f {filter}"));
+}
+
+const FILTER: &str = "
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+    timeout tunnel 1h
+frontend filter
+    bind :2375
+    http-request deny if { path_reg ^(/v[0-9.]+)?/(auth|commit|configs|distribution|info|nodes|plugins|secrets|services|session|swarm|system|tasks) }
+    default_backend docker
+backend docker
+    server docker /var/run/docker.sock
+";

@@ -124,7 +124,7 @@ impl Stage {
         if engine() == "podman" {
             // Its DNS is at the gateway of each network.
             let configuration = stage.read("haproxy.cfg");
-            let fixed = "nameserver docker 127.0.0.11:53";
+            let fixed = "nameserver dns 127.0.0.11:53";
             assert!(configuration.contains(fixed));
             stage.write("haproxy.cfg", &configuration.replace(fixed, "parse-resolv-conf"));
         }

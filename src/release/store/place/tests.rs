@@ -36,6 +36,23 @@ fn a_folder_of_ours_that_is_open_is_closed_with_its_files_and_a_folder_of_the_us
 }
 
 #[test]
+fn a_folder_that_its_owner_shares_with_a_group_stays_so_and_what_is_made_in_it_is_shared_too() {
+    let (_dir, state, [project, releases]) = state();
+    fs::set_permissions(&state, Permissions::from_mode(0o2770)).unwrap();
+    fs::remove_dir_all(&project).unwrap();
+    make(&state, is_ours(&state)).unwrap();
+    make(&project, true).unwrap();
+    make(&releases, true).unwrap();
+    assert_eq!([mode(&state), mode(&project), mode(&releases)], [0o770; 3]);
+    assert_eq!(file_mode(&releases), 0o660);
+    for open in [0o2775, 0o770] {
+        fs::set_permissions(&state, Permissions::from_mode(open)).unwrap();
+        make(&state, is_ours(&state)).unwrap();
+        assert_eq!((mode(&state), file_mode(&state)), (0o700, 0o600), "{open:o} is open");
+    }
+}
+
+#[test]
 fn our_own_state_is_trusted_wherever_it_ends() {
     let (_dir, state, below) = state();
     guard(&state, &below).unwrap();
