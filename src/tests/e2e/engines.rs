@@ -16,12 +16,12 @@ const INIT: &str = include_str!("engines/init.sh");
 
 /// One of each kind of proxy, and what is kept of a project.
 const TESTS: [&str; 6] = [
-    "promises::nginx_proxy::",
+    "rollback::prune_removes",
     "promises::haproxy::",
+    "promises::nginx_proxy::",
     "promises::dockercloud::",
     "promises::caddy::",
     "promises::traefik::",
-    "rollback::prune_removes",
 ];
 
 const IMAGES: [&str; 6] = [
