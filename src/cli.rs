@@ -224,6 +224,12 @@ pub struct InitArgs {
     /// Add no proxy
     #[arg(long, conflicts_with_all = ["service", "publish", "health_path"])]
     pub no_proxy: bool,
+    /// The file as it has to be for a Swarm, with each change named; needs --print
+    #[arg(long, requires = "print", conflicts_with_all = ["service", "publish", "health_path"])]
+    pub swarm: bool,
+    /// Write the Compose file of a Swarm service that was made by `docker service create`, and adopt the service
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["service", "publish", "health_path", "swarm"])]
+    pub from_service: Option<String>,
     /// Show what would be written, and write nothing
     #[arg(long)]
     pub print: bool,
@@ -440,8 +446,11 @@ pub struct SwarmArgs {
     /// Swarm: remove services of the stack that the file has no more, once the others have converged
     #[arg(long)]
     pub prune: bool,
-    /// Swarm: look images up in their registry: always, changed or never [default: always, or never where all of them
-    /// were built on this machine]
+    /// Swarm: push the images of services with `build` first, so that every node can pull them
+    #[arg(long)]
+    pub push: bool,
+    /// Swarm: look images up in their registry: always, changed or never, which takes this engine's images and trusts that
+    /// every node has them [default: always, but for images that were built on this machine]
     #[arg(long, value_name = "WHEN", value_parser = ["always", "changed", "never"])]
     pub resolve_image: Option<String>,
 }

@@ -119,7 +119,10 @@ fn carry_out(
     stack::refuse_flags(&args.rollout.swarm)?;
     let containers = definition.docker.containers()?;
     let proxies = scene::detect(&definition.docker, &containers)?;
-    let mut targets = asked::targets(&definition.project, &args.services, &flagged(args), &proxies)?;
+    let mut targets =
+        asked::targets(&definition.project, &args.services, &flagged(args), &proxies).map_err(|fault| {
+            if args.services.is_empty() { stack::hint_at_swarm(&definition.docker, fault) } else { fault }
+        })?;
     preflight::targets(&definition.project, &targets, &proxies)?;
     let shots = OneShots::of(&definition.project, &targets);
     definition.add_one_shots(&shots)?;

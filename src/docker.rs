@@ -257,14 +257,14 @@ impl Docker {
     }
 
     /// `None` where it takes longer than that; it is then left to itself.
-    fn run_within(&self, argv: &[String], stdin: Option<&str>, limit: Duration) -> Result<Option<Done>> {
+    fn run_within(&self, argv: &[String], stdin: Option<&[u8]>, limit: Duration) -> Result<Option<Done>> {
         if let Some(done) = self.ask_by_line(argv) {
             return Ok(Some(done));
         }
         let start = Instant::now();
         let command = readable(expression(argv)).stdout_capture().stderr_capture().unchecked();
         let child = match stdin {
-            Some(text) => command.stdin_bytes(text).start(),
+            Some(bytes) => command.stdin_bytes(bytes).start(),
             None => command.stdin_null().start(),
         };
         let child = child.map_err(|e| cannot_start(&argv[0], &e))?;

@@ -1,8 +1,11 @@
 //! The other engine: what a stack is given, what Swarm made of it, and when it has converged. Pure, but for the watching.
 
 pub mod change;
+pub mod convert;
 pub mod file;
 pub mod front;
+pub mod objects;
+pub mod placement;
 pub mod public;
 pub mod risks;
 pub mod state;

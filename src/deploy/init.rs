@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::asked;
 use super::definition::{connect, resolved};
-use super::scene;
+use super::{scene, stack};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
 use crate::fault::Fault;
@@ -24,6 +24,12 @@ use crate::report::{Report, Warning};
 /// A project that cannot be read or given a proxy; a folder that cannot be written; a proxy that is left to be added
 /// by hand.
 pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()> {
+    if args.swarm {
+        return stack::print_for_swarm(compose, report);
+    }
+    if let Some(name) = &args.from_service {
+        return from_service(compose, args, name, report);
+    }
     let scene = Scene::look(compose, args, report)?;
     let fronts = scene.fronts(args)?;
     let files = init::files(&scene.facts, &fronts, &scene.layout);
@@ -39,6 +45,34 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
         fates.iter().filter(|(.., fate)| fate.is_written()).map(|(f, t, _)| (*f, *t)).collect();
     write::put(&scene.folder, &written)?;
     scene.tell(&fronts, &fates)?;
+    Ok(())
+}
+
+/// Writes the file of a service that has none, and makes the service a stack of its own name.
+fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Report) -> Result<()> {
+    let docker = connect(compose, report)?;
+    let text = stack::file_of_service(&docker, name)?;
+    let path = PathBuf::from("compose.yaml");
+    if args.print {
+        report.say(&format!("==> {} <==\n{text}", path.display()));
+        return Ok(());
+    }
+    let about = format!("the service `{name}`");
+    let file = NewFile { path, text, executable: false, about };
+    let folder = std::env::current_dir()?;
+    let there = write::look(&folder, &file)?;
+    if there == There::Other && !args.force {
+        return Err(Fault::usage("`compose.yaml` is there already, and is another one; nothing was changed")
+            .hint("write it elsewhere: `cd` to another folder; or overwrite it with `--force`")
+            .into());
+    }
+    write::put(&folder, &[(&file, there)])?;
+    stack::adopt(&docker, name)?;
+    report.say(&format!(
+        "new  compose.yaml  the service `{name}`, which is the stack `{name}` now\nnext:\n  compose-zd deploy                       # \
+         records it, and pins its image, which replaces the tasks once\n  compose-zd deploy --image {name}=IMAGE   # as `docker service update --image`\n  \
+         compose-zd rollback                     # as `docker service update --rollback`"
+    ));
     Ok(())
 }
 

@@ -25,8 +25,6 @@ pub struct Ledger {
     pub heading: Option<release::Wanted>,
     /// There is such a run, and what it headed for cannot be read.
     pub lost: Option<Damage>,
-    /// The images are this machine's to keep.
-    holds_images: bool,
 }
 
 /// One rollout, as it is written down.
@@ -79,20 +77,7 @@ impl Ledger {
             Ok(heading) => (heading, None),
             Err(damage) => (None, Some(damage)),
         };
-        Ok(Ledger {
-            lost,
-            store,
-            home: home.clone(),
-            project: project.into(),
-            history,
-            heading,
-            holds_images: true,
-        })
-    }
-
-    /// Leaves images alone: nodes of a Swarm pull them from a registry, which keeps them.
-    pub fn without_images(self) -> Ledger {
-        Ledger { holds_images: false, ..self }
+        Ok(Ledger { lost, store, home: home.clone(), project: project.into(), history, heading })
     }
 
     /// Tells of every file that cannot be read.
@@ -249,9 +234,6 @@ impl Ledger {
 
     /// Holds on to the images of what may have to come back, and of what is put in place.
     pub fn hold(&self, docker: &Docker, entry: &Entry, report: Report) {
-        if !self.holds_images {
-            return;
-        }
         let before = self.history.current().map(|r| &r.services);
         let leaving = before.into_iter().flatten().filter(|(service, _)| entry.placed.contains_key(*service));
         // An image that stays has one name in both.
@@ -266,11 +248,9 @@ impl Ledger {
 
     /// Starts to read what [`Ledger::end`] asks for.
     pub fn expect_end(&self, docker: &Docker, entry: &Entry) {
-        if self.holds_images {
-            let services: BTreeSet<String> = self.history.services();
-            let all = services.iter().chain(entry.placed.keys());
-            docker.expect_holds(&self.project, &images::repositories(&self.project, all));
-        }
+        let services: BTreeSet<String> = self.history.services();
+        let all = services.iter().chain(entry.placed.keys());
+        docker.expect_holds(&self.project, &images::repositories(&self.project, all));
     }
 
     /// Writes down what became of the run. What serves is not changed by a record that cannot be written, so that is a
@@ -394,7 +374,7 @@ impl Ledger {
     }
 
     fn keep(&self, docker: &Docker, service: &str, placed: &Placed, report: Report) {
-        if !self.holds_images {
+        if !images::is_local(placed) {
             return;
         }
         if let Err(fault) = images::keep(docker, &self.project, service, placed) {
@@ -418,16 +398,14 @@ impl Ledger {
         let kept = history.kept(keep);
         let services = history.services();
         // A `docker system prune` takes what holds them; as long as the image is there, it is held again.
-        if self.holds_images {
-            let held = match docker.keepers(&self.project) {
-                Ok(held) => held,
-                Err(error) => return warn(format!("images of older releases stay: {error:#}")),
-            };
-            let missing = images::not_held(docker, &self.project, &held, history.placed(&kept));
-            missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
-            let stay = images::release_images(docker, &self.project, &held, &services, &kept);
-            stay.into_iter().for_each(warn);
-        }
+        let held = match docker.keepers(&self.project) {
+            Ok(held) => held,
+            Err(error) => return warn(format!("images of older releases stay: {error:#}")),
+        };
+        let missing = images::not_held(docker, &self.project, &held, history.placed(&kept));
+        missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
+        let stay = images::release_images(docker, &self.project, &held, &services, &kept);
+        stay.into_iter().for_each(warn);
         if let Err(fault) = self.store.prune(&kept) {
             warn(format!("earlier releases could not be tidied up: {fault}"));
         }

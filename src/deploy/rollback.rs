@@ -465,7 +465,7 @@ impl Back<'_> {
             let definition = Definition::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
             let (ledger, told) = (ledger.reopened()?, (self.report, self.stop));
             let aim = (asked.number, asked.kind);
-            return stack::put_back(&definition, &asked.services, aim, ledger, self.rollout, told);
+            return stack::put_back(definition, &asked.services, aim, ledger, self.rollout, told);
         }
         let mut snapshot = ledger.snapshot(record.number)?;
         let mut placed = BTreeMap::new();

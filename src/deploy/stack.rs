@@ -1,11 +1,13 @@
 //! The story of a deploy on Swarm: look, make the stack's file, send it, watch until it has converged; and back where it
 //! does not. Swarm schedules; what is told here is the truth about it.
 
+mod adopted;
 mod back;
+mod prepare;
 mod witnessed;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -19,17 +21,23 @@ use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::fault::{Exit, Fault, Loss};
-use crate::model::{Engine, Project};
+use crate::model::{Engine, Project, Wrong};
 use crate::release::{Kind, Placed};
 use crate::report::{Event, Report, Warning};
+use crate::swarm::change::Change;
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::front::Front;
+use crate::swarm::placement::Nodes;
 use crate::swarm::risks::{self, Facts};
 use crate::swarm::state::{Service, Stack};
+use crate::swarm::verdict::ServiceGoal;
 use crate::swarm::watch::{self, End, Watch};
 use crate::wait::Stop;
 use crate::witness::Witness;
+pub use adopted::{adopt, file_of_service, print_for_swarm};
 use back::words;
+use prepare::Prepared;
+pub use prepare::refused;
 
 /// The Swarm that a project is meant for: by flag or file, else the one where it is a stack already; none where it is meant
 /// for Compose.
@@ -50,10 +58,23 @@ pub fn cluster(docker: &Docker, asked: Option<Engine>, stack: &str) -> Result<Op
 /// Any of them.
 pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Fault> {
     let given = args.resolve_image.as_ref().map(|_| "--resolve-image");
-    match given.or(args.prune.then_some("--prune")) {
+    match given.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
         Some(flag) => Err(Fault::usage(format!("`{flag}` is about Swarm, and this project is not a stack"))
             .hint(format!("leave `{flag}` out, or deploy with `--engine swarm`"))),
         None => Ok(()),
+    }
+}
+
+/// A project that no proxy routes to may be meant for the Swarm that its engine manages.
+pub fn hint_at_swarm(docker: &Docker, fault: Fault) -> Fault {
+    match (docker.cluster(), &fault.hint) {
+        (Ok(_), Some(hint)) => {
+            let hint = format!(
+                "{hint}; or deploy it as a stack, as this engine manages a Swarm: `compose-zd deploy --engine swarm`"
+            );
+            fault.hint(hint)
+        }
+        _ => fault,
     }
 }
 
@@ -70,7 +91,6 @@ pub fn deploy(
 ) -> Result<()> {
     let mut definition = definition;
     let before = watch::look(&definition.docker, &definition.project.name)?;
-    refuse_one_shots(&definition.project)?;
     for (service, reference) in &args.image {
         known(&definition.project, service, "--image")?;
         definition.snapshot.set_image(service, reference);
@@ -87,7 +107,7 @@ pub fn deploy(
     let number = ledger.next_number();
     let by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
     let swarm = Swarm {
-        ledger: &ledger.without_images(),
+        ledger: &ledger,
         before,
         kind: Kind::Deploy,
         number,
@@ -96,6 +116,7 @@ pub fn deploy(
         report,
         stop,
         witness: Witness::default(),
+        sent: RefCell::default(),
         definition: &definition,
     };
     swarm.build(args)?;
@@ -107,7 +128,7 @@ pub fn deploy(
 /// # Errors
 /// As [`deploy`].
 pub fn put_back(
-    definition: &Definition,
+    mut definition: Definition,
     services: &[String],
     (number, kind): (u32, Kind),
     ledger: Ledger,
@@ -115,8 +136,20 @@ pub fn put_back(
     (report, stop): (Report, &Stop),
 ) -> Result<()> {
     let before = watch::look(&definition.docker, &definition.project.name)?;
-    let asks = Asks { services: services.to_vec(), ..Asks::default() };
-    let ledger = ledger.without_images();
+    let recorded = match kind {
+        Kind::Rollback { to } => to,
+        _ => number,
+    };
+    let mut replicas = BTreeMap::new();
+    for (service, placed) in ledger.history.get(recorded).into_iter().flat_map(|record| &record.services) {
+        if is_pinned(&placed.image_id) {
+            definition.snapshot.set_image(service, &placed.image_id);
+        }
+        if placed.replicas > 0 {
+            replicas.insert(service.clone(), u64::from(placed.replicas));
+        }
+    }
+    let asks = Asks { services: services.to_vec(), replicas, ..Asks::default() };
     let swarm = Swarm {
         ledger: &ledger,
         before,
@@ -127,7 +160,8 @@ pub fn put_back(
         report,
         stop,
         witness: Witness::default(),
-        definition,
+        sent: RefCell::default(),
+        definition: &definition,
     };
     swarm.go(&asks, false)
 }
@@ -145,7 +179,8 @@ pub fn unrecorded(
 ) -> Result<()> {
     let before = watch::look(docker, name)?;
     let named = |s: &&Service| args.services.is_empty() || args.services.contains(&s.name);
-    let differs = |s: &&Service| s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
+    let differs =
+        |s: &&Service| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
     let services: Vec<&Service> = before.services.values().filter(named).filter(differs).collect();
     let names: Vec<String> = services.iter().map(|s| s.name.clone()).collect();
     if names.is_empty() {
@@ -162,23 +197,25 @@ pub fn unrecorded(
     report.event(Event::OwnWayBack { services: names.clone() });
     services.iter().try_for_each(|s| docker.service_rollback(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
-    let watch =
-        Watch { docker, stack: name, services: names, before: &before, ready, backwards: true, report, stop };
+    let now = watch::look(docker, name)?;
+    let goals = names.iter().map(|service| ServiceGoal::back(&now, service)).collect();
+    let watch = Watch { docker, stack: name, goals, before: &before, ready, backwards: true, report, stop };
     match watch.run()? {
         End::Converged(_) => {
-            report.put_back(name, &watch.services);
+            report.put_back(name, &names);
             Ok(())
         }
         End::Interrupted(signal) => Err(Fault::interrupted(signal)
             .hint("Swarm goes on putting it back; see `docker stack ps`")
             .into()),
         End::Lost(fault) => Err(Fault { exit: Exit::Broken, ..fault }.into()),
-        End::Failed { service, standing, .. } => {
-            Err(Fault::new(Exit::Kept, format!("`{service}`: {}", words(&standing))).into())
+        End::Failed(failure, standing) => {
+            let message = format!("`{}`: {}", failure.service, words(&standing));
+            Err(Fault::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
-        End::Stuck { service, after, .. } => {
-            let waited = after.as_secs();
-            Err(Fault::new(Exit::Kept, format!("`{service}`: nothing got further for {waited}s")).into())
+        End::Stuck(failure, after) => {
+            let message = format!("`{}`: nothing got further for {}s", failure.service, after.as_secs());
+            Err(Fault::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
     }
 }
@@ -192,15 +229,15 @@ pub fn losses(
     name: &str,
     project: &str,
     file: &StackFile,
+    nodes: Option<&Nodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Loss)>> {
     let fronts = fronts(project)?;
-    let stack: Value = serde_json::from_str(&file.text)?;
-    let mut all = Vec::new();
-    for (service, part) in stack["services"].as_object().into_iter().flatten() {
+    let mut all = nodes.map(|nodes| nodes.losses(file)).unwrap_or_default();
+    for (service, part) in file.value["services"].as_object().into_iter().flatten() {
         let before: Vec<&Front> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
         let others = before.iter().filter(|f| f.service != *service);
-        let lost: Vec<Loss> = others.flat_map(|front| front.risks(service)).collect();
+        let lost: Vec<Loss> = others.flat_map(|front| front.risks(service, part)).collect();
         let image = image(part["image"].as_str().unwrap_or_default())?;
         let facts = Facts {
             image_checks: image.is_some_and(|i| i.has_healthcheck()),
@@ -233,6 +270,8 @@ struct Swarm<'a> {
     report: Report,
     stop: &'a Stop,
     witness: Witness,
+    /// The specs that Swarm took.
+    sent: RefCell<Vec<ServiceGoal>>,
 }
 
 impl Swarm<'_> {
@@ -248,76 +287,103 @@ impl Swarm<'_> {
         &self.rollout.swarm
     }
 
-    /// Builds here, where that is asked for.
+    /// Builds here and pushes, where that is asked for.
     fn build(&self, args: &DeployArgs) -> Result<()> {
         let built = self.definition.project.services.values().filter(|s| s.builds);
         let wanted = |name: &String| args.services.is_empty() || args.services.contains(name);
         let names: Vec<String> = built.map(|s| s.name.clone()).filter(wanted).collect();
-        if !args.build || names.is_empty() || self.rollout.dry_run {
+        if names.is_empty() || self.rollout.dry_run {
             return Ok(());
         }
-        self.report.event(Event::Building { services: names.clone() });
-        self.docker().build(&names)
+        if args.build {
+            self.report.event(Event::Building { services: names.clone() });
+            self.docker().build(&names)?;
+        }
+        if self.args().push { self.docker().push(&names) } else { Ok(()) }
     }
 
     fn go(&self, asks: &Asks, force: bool) -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let source = &self.definition.source;
-        let text = self.definition.snapshot.text();
-        let file = StackFile::of(&text, source, asks, folder.path()).map_err(Fault::from)?;
-        self.refuse_partial_prune(&file)?;
-        self.tell_before(&file)?;
+        let prepared = self.prepare(asks)?;
+        self.refuse_partial_prune(&prepared.file)?;
+        self.tell_before(&prepared)?;
         if self.rollout.dry_run {
-            self.tell_plan(&file);
-            return Ok(());
+            return self.tell_plan(&prepared, force);
         }
         if let Some(signal) = self.stop.signal() {
             return Err(Fault::interrupted(signal).into());
         }
-        write_private(&file.files)?;
-        self.call_witness(&file)?;
-        self.carry_out(&file, force)
+        self.create_objects(&prepared)?;
+        self.call_witness(&prepared)?;
+        self.carry_out(&prepared, force)
     }
 
     /// What is ignored, and what will be lost.
-    fn tell_before(&self, file: &StackFile) -> Result<()> {
+    fn tell_before(&self, prepared: &Prepared) -> Result<()> {
+        let Prepared { file, nodes, .. } = prepared;
         for note in &file.notes {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
         let image = |reference: &str| self.docker().image(reference);
-        for (_, loss) in losses(self.name(), &self.definition.snapshot.text(), file, &image)? {
+        let text = self.definition.snapshot.text();
+        for (_, loss) in losses(self.name(), &text, file, Some(nodes), &image)? {
             self.report.warn(&Warning::Loss(loss.to_string()));
         }
         Ok(())
     }
 
-    fn tell_plan(&self, file: &StackFile) {
-        let stack: Value = serde_json::from_str(&file.text).unwrap_or_default();
-        let lines = file.services.iter().map(|name| {
-            let wanted = &stack["services"][name];
-            format!("`{name}`: {}", crate::swarm::change::of(wanted, self.before.services.get(name)))
+    /// The changes of each service, and the exact commands.
+    fn tell_plan(&self, prepared: &Prepared, force: bool) -> Result<()> {
+        let Prepared { file, resolve, missing, .. } = prepared;
+        let networks = self.docker().networks()?;
+        let changes = file.services.iter().map(|name| {
+            let now = self.before.services.get(name);
+            let image = self.definition.snapshot.image(name).unwrap_or_default();
+            let change =
+                Change { stack: self.name(), file: &file.value, service: name, image, networks: &networks };
+            format!("`{name}`: {}", change.words(now))
         });
         let left = self.before.services.keys().filter(|name| !file.services.contains(name));
         let fate = if self.args().prune { "remove it: the file has it no more" } else { "leave it alone" };
         let left = left.map(|name| format!("`{name}`: {fate}"));
-        self.report.stack_plan(self.name(), &lines.chain(left).collect::<Vec<_>>());
+        let objects =
+            missing.iter().map(|(object, name)| format!("docker {} create {name} -", object.kind.noun()));
+        let (adopted, others): (Vec<&String>, Vec<&String>) =
+            file.services.iter().partition(|n| self.before.services.get(*n).is_some_and(|s| s.is_adopted));
+        let mut send = Vec::new();
+        for name in adopted {
+            let flags = self.flags(file, &self.before.services[name])?.join(" ");
+            send.push(format!("docker service update --with-registry-auth {flags} {name}"));
+        }
+        if !others.is_empty() {
+            let (resolve, stack) = (resolve.word(), self.name());
+            send.push(format!(
+                "docker stack deploy --with-registry-auth --resolve-image {resolve} --compose-file - {stack}"
+            ));
+        }
+        let forced = file.services.iter().filter(|name| force && self.before.services.contains_key(*name));
+        let forced = forced.map(|name| {
+            format!("docker service update --force {}_{name}   # unless it has changed", self.name())
+        });
+        let gone =
+            self.gone(file).into_iter().map(|s| format!("docker service rm {}_{}", self.name(), s.name));
+        let commands = objects.chain(send).chain(forced).chain(gone).map(|line| format!("$ {line}"));
+        self.report.stack_plan(self.name(), &changes.chain(left).chain(commands).collect::<Vec<_>>());
+        Ok(())
     }
 
     /// Does it, and writes down what became of it.
-    fn carry_out(&self, file: &StackFile, force: bool) -> Result<()> {
-        let entry = self.entry(file, None)?;
+    fn carry_out(&self, prepared: &Prepared, force: bool) -> Result<()> {
+        let file = &prepared.file;
+        let entry = self.entry(prepared, None)?;
         self.ledger.begin(&entry, self.report)?;
+        self.ledger.hold(self.docker(), &entry, self.report);
         let started = self.report.elapsed();
-        let own = self.own_way_back(&file.services);
         let switch = self.witness.route();
-        let sent = match &own {
-            Some(ids) => self.ask_back(&file.services, ids),
-            None => self.send(file, force),
-        };
-        let ended =
-            sent.and_then(|()| self.watch(&file.services, &self.before, own.is_some(), self.stop.clone()));
-        let ended = match ended {
-            Ok(End::Converged(stack)) => Ok(stack),
+        let ended = match self.run(prepared, force) {
+            Ok(End::Converged(stack)) => match self.witness.lost_at_the_end() {
+                None => Ok(stack),
+                Some(lost) => Err(self.lost(file, lost)),
+            },
             Ok(end) => Err(self.failed(file, end)),
             Err(error) => Err(self.refused(file, Fault::from_error(error))),
         };
@@ -325,7 +391,7 @@ impl Swarm<'_> {
         let took = self.report.elapsed().saturating_sub(started);
         let witness = super::witnessed::tell(self.witness.end(), self.report);
         let (entry, fault, paused) = match &ended {
-            Ok(stack) => (self.entry(file, Some(stack))?, None, false),
+            Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
             Err((fault, paused)) => (entry, Some(fault), *paused),
         };
         if fault.is_some_and(|f| f.exit == Exit::Unchanged) {
@@ -333,11 +399,13 @@ impl Swarm<'_> {
         } else {
             let keep = self.definition.project.keep;
             let course = Course { witness: witness.clone(), ..Course::of(fault, paused, took, 0) };
+            self.ledger.write_config(entry.number, &entry.text)?;
             self.ledger.end(self.docker(), &entry, course, keep, self.report);
         }
         match ended {
             Ok(stack) => {
                 self.prune(file);
+                self.remove_objects();
                 self.tell_deployed(&file.services, &stack, took);
                 Ok(super::witnessed::lost_nothing(
                     witness.as_ref(),
@@ -347,6 +415,21 @@ impl Swarm<'_> {
             }
             Err((fault, _)) => Err(fault.into()),
         }
+    }
+
+    /// Tells Swarm, and watches until it has converged or has not.
+    fn run(&self, prepared: &Prepared, force: bool) -> Result<End> {
+        let services = &prepared.file.services;
+        let own = self.own_way_back(services);
+        match &own {
+            Some(ids) => self.ask_back(services, ids)?,
+            None => self.send(prepared, force)?,
+        }
+        let now = watch::look(self.docker(), self.name())?;
+        let goal = if own.is_some() { ServiceGoal::back } else { ServiceGoal::sent };
+        let goals: Vec<ServiceGoal> = services.iter().map(|name| goal(&now, name)).collect();
+        self.sent.replace(goals.clone());
+        self.watch(goals, &self.before, own.is_some(), self.stop.clone())
     }
 
     /// What was not named is not touched: a part of the file does not tell what the whole has no more.
@@ -363,9 +446,8 @@ impl Swarm<'_> {
 
     /// Removes what the file has no more. Only now: had the deploy failed, it would have to be there.
     fn prune(&self, file: &StackFile) {
-        let gone: Vec<&Service> =
-            self.before.services.values().filter(|s| !file.services.contains(&s.name)).collect();
-        if !self.args().prune || gone.is_empty() {
+        let gone = self.gone(file);
+        if gone.is_empty() {
             return;
         }
         let ids: Vec<String> = gone.iter().map(|s| s.id.clone()).collect();
@@ -376,15 +458,24 @@ impl Swarm<'_> {
         }
     }
 
+    /// The services that go because the file has them no more, where that is asked for.
+    fn gone(&self, file: &StackFile) -> Vec<&Service> {
+        let is_left = |s: &&Service| self.args().prune && !file.services.contains(&s.name);
+        self.before.services.values().filter(is_left).collect()
+    }
+
     /// Swarm's own way back.
     fn ask_back(&self, services: &[String], ids: &[String]) -> Result<()> {
         self.report.event(Event::OwnWayBack { services: services.to_vec() });
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
 
-    fn send(&self, file: &StackFile, force: bool) -> Result<()> {
+    fn send(&self, Prepared { file, resolve, .. }: &Prepared, force: bool) -> Result<()> {
         self.report.event(Event::Sending { stack: self.name().into(), services: file.services.clone() });
-        self.docker().stack_deploy(self.name(), &file.text, self.resolve(file)?)?;
+        let stack = self.send_adopted(file, &self.before)?;
+        if !stack.services.is_empty() {
+            self.docker().stack_deploy(self.name(), &stack.text(), *resolve)?;
+        }
         let halfway = |name: &String| self.before.services.get(name).is_some_and(back::is_halfway);
         if !force && !file.services.iter().any(halfway) {
             return Ok(());
@@ -392,8 +483,11 @@ impl Swarm<'_> {
         // What has changed is replaced anyway. An update that changes nothing does not make Swarm go on with one that paused
         // (seen with stop-first: the slots that were left stayed as they were).
         let now = watch::look(self.docker(), self.name())?;
-        let same =
-            |s: &&Service| self.before.services.get(&s.name).is_some_and(|b| b.spec.same_tasks(&s.spec));
+        // A job runs again whatever has changed.
+        let same = |s: &&Service| {
+            let before = self.before.services.get(&s.name);
+            !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
+        };
         let wanted = |s: &&Service| file.services.contains(&s.name) && (force || halfway(&s.name));
         let ids = now.services.values().filter(same).filter(wanted).map(|s| s.id.clone());
         ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().service_force(id))
@@ -411,49 +505,46 @@ impl Swarm<'_> {
         services.iter().map(own).collect()
     }
 
-    /// As asked for; else images that were all built on this machine are not looked for in a registry.
-    fn resolve(&self, file: &StackFile) -> Result<ResolveImage> {
-        if let Some(word) = &self.args().resolve_image {
-            return Ok(ResolveImage::parse(word));
-        }
-        let stack: Value = serde_json::from_str(&file.text)?;
-        for name in &file.services {
-            let image = self.docker().image(stack["services"][name]["image"].as_str().unwrap_or_default())?;
-            if image.is_none_or(|i| !i.repo_digests.is_empty()) {
-                return Ok(ResolveImage::Always);
-            }
-        }
-        Ok(ResolveImage::Never)
-    }
-
     /// Until all of these have converged, from what was there `before`.
-    fn watch(&self, services: &[String], before: &Stack, backwards: bool, stop: Stop) -> Result<End> {
-        let settings = services.iter().filter_map(|s| self.definition.project.services.get(s));
+    fn watch(&self, goals: Vec<ServiceGoal>, before: &Stack, backwards: bool, stop: Stop) -> Result<End> {
+        let settings = goals.iter().filter_map(|goal| self.definition.project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
         let (docker, stack, report) = (self.docker(), self.name(), self.report);
-        Watch { docker, stack, services: services.to_vec(), before, ready, backwards, report, stop }.run()
+        Watch { docker, stack, goals, before, ready, backwards, report, stop }.run()
     }
 
     /// What this run puts in place; before it is known what Swarm made of it, only by name.
-    fn entry(&self, file: &StackFile, stack: Option<&Stack>) -> Result<Entry> {
+    fn entry(&self, Prepared { file, recorded, .. }: &Prepared, stack: Option<&Stack>) -> Result<Entry> {
         let services: Vec<&str> = file.services.iter().map(String::as_str).collect();
-        let placed = services.iter().map(|name| (name.to_string(), self.placed(name, stack))).collect();
+        let mut recorded = recorded.clone();
+        let placed = services.iter().map(|name| {
+            let placed = self.placed(name, file, stack);
+            if is_pinned(&placed.image_id) {
+                recorded.set_image(name, &placed.image_id);
+            }
+            (name.to_string(), placed)
+        });
+        let placed = placed.collect();
         Ok(Entry {
             number: self.number,
             kind: self.kind,
             placed,
-            text: self.ledger.text_after(&self.definition.snapshot.text(), &services)?,
+            text: self.ledger.text_after(&recorded.text(), &services)?,
             replaced: Vec::new(),
             folder: self.definition.folder.clone(),
         })
     }
 
-    fn placed(&self, name: &str, stack: Option<&Stack>) -> Placed {
+    fn placed(&self, name: &str, file: &StackFile, stack: Option<&Stack>) -> Placed {
         let spec = stack.and_then(|s| s.services.get(name)).map(|s| &s.spec);
-        let image = self.definition.snapshot.image(name).unwrap_or_default().to_string();
+        let sent = file.image(name).to_string();
+        let image_id = match spec {
+            Some(spec) => spec.image().to_string(),
+            None => Some(sent).filter(|image| is_pinned(image)).unwrap_or_default(),
+        };
         Placed {
-            image_id: spec.map(|s| s.image().to_string()).unwrap_or_default(),
-            image,
+            image: self.image_name(name, &image_id),
+            image_id,
             digests: Vec::new(),
             config_hash: spec.map(|s| s.fingerprint()).unwrap_or_default(),
             replicas: spec.and_then(|s| s.replicas()).unwrap_or(0) as u32,
@@ -462,16 +553,31 @@ impl Swarm<'_> {
         }
     }
 
+    /// As the file, or that of the release that is put back, named the image.
+    fn image_name(&self, service: &str, id: &str) -> String {
+        let image = self.definition.snapshot.image(service).unwrap_or_default();
+        let recorded = self.ledger.history.newest_first().filter_map(|r| r.services.get(service));
+        let recorded = || recorded.map(|p| (&p.image_id, &p.image)).find(|(known, _)| **known == id);
+        match is_pinned(image) {
+            true => recorded().map_or(image, |(_, image)| image).to_string(),
+            false => image.to_string(),
+        }
+    }
+
     fn tell_deployed(&self, services: &[String], stack: &Stack, took: Duration) {
         for name in services {
             let Some(service) = stack.services.get(name) else { continue };
-            let running = stack.tasks_of(name).filter(|t| t.runs()).count();
-            if running > stack.wanted(service) {
+            let (running, wanted) = (stack.running(name), stack.wanted(service));
+            if service.spec.is_job() {
+                self.report.event(Event::JobCompleted { service: name.clone(), tasks: wanted });
+                continue;
+            }
+            if stack.tasks_of(name).filter(|t| t.runs()).count() > wanted {
                 self.report.warn(&Warning::TooMany(name.clone()));
             }
             self.report.deployed(Event::Deployed {
                 target: name.clone(),
-                serving: vec![format!("{running} of {}", stack.wanted(service))],
+                serving: vec![format!("{} of {wanted}", running.min(wanted))],
                 release: self.number,
                 back_to: match self.kind {
                     Kind::Rollback { to } => Some(to),
@@ -507,26 +613,22 @@ fn known(project: &Project, service: &str, place: &str) -> Result<(), Fault> {
 }
 
 /// A migration that is left out would be a surprise.
-fn refuse_one_shots(project: &Project) -> Result<(), Fault> {
+pub fn one_shots(project: &Project) -> Vec<Wrong> {
     let has = |s: &&crate::model::Service| s.settings.before.is_some() || s.settings.after.is_some();
-    match project.services.values().find(has) {
-        None => Ok(()),
-        Some(service) => Err(Fault::usage(format!(
+    let refusal = |service: &crate::model::Service| Wrong {
+        message: format!(
             "`services.{}.x-zd`: one-shots (`before`, `after`) are not run on Swarm",
             service.name
-        ))
-        .hint("run it before the deploy, or as a service of its own with `deploy.mode: replicated-job`")),
-    }
+        ),
+        hint: "run it before the deploy, or as a service of its own with `deploy.mode: replicated-job`"
+            .into(),
+    };
+    project.services.values().filter(has).map(refusal).collect()
 }
 
-/// Files with secrets in them, for their owner alone; they live as long as their folder.
-fn write_private(files: &[(std::path::PathBuf, String)]) -> Result<()> {
-    use std::io::Write;
-    for (path, content) in files {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(content.as_bytes())?;
-    }
-    Ok(())
+/// A reference that means one image for ever.
+fn is_pinned(reference: &str) -> bool {
+    reference.starts_with("sha256:") || reference.contains("@sha256:")
 }
 
 impl ResolveImage {

@@ -219,8 +219,12 @@ fn stack_service(stack: &Stack, service: &Service, ledger: &Ledger) -> ServiceSt
         "" => "-".to_string(),
         state => state.replace('_', " "),
     };
-    let image = service.spec.image().split('@').next().unwrap_or_default().to_string();
-    let running = stack.tasks_of(&service.name).filter(|t| t.runs()).count();
+    // An image that is referred to by its id has a name in the record alone.
+    let recorded = ledger.history.newest_first().filter_map(|r| r.services.get(&service.name));
+    let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
+    let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());
+    let running = stack.running(&service.name).min(stack.wanted(service));
+    let running = if service.spec.is_job() { stack.current(service) } else { running };
     let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
     let instances = tasks.map(|task| task_status(service, task)).collect();
     let count = TaskCount { running, wanted: stack.wanted(service), image, update };

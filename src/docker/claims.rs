@@ -102,7 +102,7 @@ impl Docker {
 
     fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<Done> {
         let limit = self.scaled(ANSWER);
-        let done = self.run_within(&self.docker_words(words), stdin, limit)?;
+        let done = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
         Ok(done.ok_or_else(|| {
             let seconds = limit.as_secs();
             Fault::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))

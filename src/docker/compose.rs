@@ -81,6 +81,14 @@ impl Docker {
         self.shown("pull", services)
     }
 
+    /// Pushes the images of services, with the further tags of their `build`.
+    ///
+    /// # Errors
+    /// A registry that takes no image; nothing was changed then.
+    pub fn push(&self, services: &[String]) -> Result<()> {
+        self.shown("push", services)
+    }
+
     fn shown(&self, verb: &str, services: &[String]) -> Result<()> {
         let mut words = vec![verb];
         words.extend(services.iter().map(String::as_str));

@@ -82,6 +82,7 @@ pub fn of(words: &[&str]) -> Option<Question> {
         ["service", "ls", "--quiet", filters @ ..] => {
             one(query("/services", &[], "label", &filtered("label", filters)?), Form::Lines("ID"))
         }
+        ["node", "inspect", ids @ ..] => all(ids, |id| get(format!("/nodes/{id}")), Form::Objects),
         ["service", "inspect", ids @ ..] => all(ids, |id| get(format!("/services/{id}")), Form::Objects),
         ["stack", "ps", "--quiet", "--no-trunc", stack] => {
             let label = format!("{NAMESPACE}={stack}");
@@ -277,6 +278,7 @@ mod tests {
                 "service ls --quiet --filter label=a=b --filter label=c",
                 vec![format!("GET /services?{label}")],
             ),
+            ("node inspect a", vec!["GET /nodes/a".into()]),
             ("service inspect a b", vec!["GET /services/a".into(), "GET /services/b".into()]),
             (
                 "stack ps --quiet --no-trunc demo",

@@ -1,12 +1,17 @@
 //! What is asked of a Swarm manager, and what it is told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{Docker, Done};
 use crate::fault::Fault;
+use crate::swarm::objects::{CONTENT, Existing, Kind, Object};
+use crate::swarm::placement::Nodes;
 use crate::swarm::state::{RawService, RawTask};
 
 /// Asks whether the engine is a manager of a Swarm.
@@ -169,12 +174,91 @@ impl Docker {
     pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
         let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
         words.extend(["--compose-file", "-", stack]);
-        let done = self.run_within(&self.docker_words(&words), Some(file), DEPLOY)?;
+        let done = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY)?;
         let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
         match done.ok() {
             true => Ok(()),
-            false => Err(stack_fault(self.engine_fault(&words, &done), done.said()).into()),
+            false => {
+                let done = Done { stderr: without_advice(&done.stderr), ..done };
+                Err(stack_fault(self.engine_fault(&words, &done), done.said()).into())
+            }
         }
+    }
+
+    /// The nodes of the Swarm, and which of them this engine is.
+    ///
+    /// # Errors
+    /// No engine, or one that is no manager.
+    pub fn placement(&self) -> Result<Nodes> {
+        let ids = self.ask_checked(&IS_MANAGER)?;
+        let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
+        let this = self.ask_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
+        Ok(Nodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this })
+    }
+
+    /// A config or secret of this name.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn existing(&self, kind: Kind, name: &str) -> Result<Option<Existing>> {
+        let found: Vec<Value> = self.inspect_all(&[kind.noun(), "inspect"], &[name.into()])?;
+        Ok(found.first().map(|object| {
+            let spec = &object["Spec"];
+            let labels = spec["Labels"].as_object().into_iter().flatten();
+            let data = spec["Data"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+            Existing {
+                labels: labels.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().into())).collect(),
+                content: data,
+            }
+        }))
+    }
+
+    /// Makes a config or secret of a stack; its content goes by standard input.
+    ///
+    /// # Errors
+    /// What docker or Swarm refuses.
+    pub fn create_object(&self, stack: &str, object: &Object, name: &str) -> Result<()> {
+        let ours = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT.to_string(), object.hash())];
+        let labels = object.labels.clone().into_iter().chain(ours);
+        let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
+        let flags: Vec<String> = object.flags.iter().cloned().chain(labels).collect();
+        let mut words = vec![object.kind.noun(), "create"];
+        words.extend(flags.iter().map(String::as_str));
+        words.extend([name, "-"]);
+        let limit = self.scaled(ANSWER);
+        let done = self.run_within(&self.docker_words(&words), Some(&object.content), limit)?;
+        let done = done.ok_or_else(|| silent(&words, limit))?;
+        match done.ok() {
+            true => Ok(()),
+            false => Err(self.engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// Names of the configs or secrets that compose-zd made for a stack.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn objects(&self, stack: &str, kind: Kind) -> Result<Vec<String>> {
+        let (own, ours) = (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT}"));
+        let words = [kind.noun(), "ls", "--filter", &own, "--filter", &ours, "--format", "{{.Name}}"];
+        Ok(self.ask_checked(&words)?.lines().map(String::from).collect())
+    }
+
+    /// Removes a config or secret; Swarm refuses one that a service uses.
+    ///
+    /// # Errors
+    /// No engine; one that is in use.
+    pub fn remove_object(&self, kind: Kind, name: &str) -> Result<()> {
+        self.ask_checked(&[kind.noun(), "rm", name]).map(drop)
+    }
+
+    /// Names of networks by their ids, as specs refer to them.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn networks(&self) -> Result<BTreeMap<String, String>> {
+        let told = self.ask_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?;
+        Ok(told.lines().filter_map(|l| l.split_once('=')).map(|(id, n)| (id.into(), n.into())).collect())
     }
 
     /// Swarm's own way back: the spec before the last change, which becomes the one before in turn.
@@ -183,6 +267,30 @@ impl Docker {
     /// A service that has none.
     pub fn service_rollback(&self, id: &str) -> Result<()> {
         self.ask_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
+    }
+
+    /// Changes a service as these flags say.
+    ///
+    /// # Errors
+    /// What Swarm refuses.
+    pub fn service_update(&self, id: &str, flags: &[String]) -> Result<()> {
+        let mut words = vec!["service", "update", "--quiet", "--detach", "--with-registry-auth"];
+        words.extend(flags.iter().map(String::as_str));
+        words.push(id);
+        let done = self.run_within(&self.docker_words(&words), None, DEPLOY)?;
+        let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
+        match done.ok() {
+            true => Ok(()),
+            false => Err(self.engine_fault(&words, &done).into()),
+        }
+    }
+
+    /// A service by its name.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn service_named(&self, name: &str) -> Result<Option<RawService>> {
+        Ok(self.inspect_all(&["service", "inspect"], &[name.into()])?.pop())
     }
 
     /// Replaces every task of a service although nothing has changed.
@@ -232,6 +340,12 @@ pub fn no_manager() -> Fault {
 fn silent(words: &[&str], limit: Duration) -> Fault {
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
     Fault::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
+}
+
+/// Without what newer clients advise about a flag that older ones do not know.
+fn without_advice(said: &str) -> String {
+    let is_advice = |l: &&str| l.contains("--detach") || l.starts_with("In a future release,");
+    said.lines().filter(|l| !is_advice(l)).map(|l| format!("{l}\n")).collect()
 }
 
 /// The answer to a list of nodes or services where there is no Swarm: the engine's own words; 404 of Podman, which has no

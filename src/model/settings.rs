@@ -199,7 +199,7 @@ impl fmt::Display for Codes {
 }
 
 /// A key of the configuration that is wrong, and how to put it right.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
     pub message: String,
     pub hint: String,

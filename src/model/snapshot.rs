@@ -51,6 +51,24 @@ impl Snapshot {
         service.remove("build");
     }
 
+    /// A config, secret, network or volume.
+    pub fn shared(&self, kind: &str, key: &str) -> Option<&Value> {
+        self.0.get(kind)?.get(key)
+    }
+
+    /// Gives a config, secret, network or volume another definition.
+    pub fn set_shared(&mut self, kind: &str, key: &str, value: Value) {
+        if let Some(part) = self.part(kind) {
+            part.insert(key.into(), value);
+        }
+    }
+
+    /// Keys of a top-level map.
+    pub fn keys(&self, kind: &str) -> Vec<String> {
+        let part = self.0.get(kind).and_then(Value::as_mapping);
+        part.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
+    }
+
     /// Gives a service exactly this environment; a variable that is passed on and has no value (`KEY:`) stays.
     pub fn set_environment<'p>(&mut self, service: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) {
         let Some(Value::Mapping(service)) = self.part("services").and_then(|s| s.get_mut(service)) else {

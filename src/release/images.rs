@@ -79,6 +79,11 @@ pub fn keep(docker: &Docker, project: &str, service: &str, placed: &Placed) -> R
     hold(docker, project, &keeper_of(project, service, placed.since), &tag).map_err(Fault::from_error)
 }
 
+/// Swarm refers to an image of a registry by its digest, and the registry keeps it.
+pub fn is_local(placed: &Placed) -> bool {
+    placed.image_id.starts_with("sha256:")
+}
+
 /// Those whose image is there and that nothing of ours holds, out of what releases need. `held` are the keepers.
 pub fn not_held<'a>(
     docker: &Docker,
@@ -88,7 +93,7 @@ pub fn not_held<'a>(
 ) -> Vec<(&'a str, &'a Placed)> {
     let is_held = |(service, p): &(&str, &Placed)| held.contains(&keeper_of(project, service, p.since));
     let is_there = |(_, p): &(&str, &Placed)| matches!(docker.image(&p.image_id), Ok(Some(_)));
-    placed.filter(|p| !is_held(p) && is_there(p)).collect()
+    placed.filter(|p| is_local(p.1) && !is_held(p) && is_there(p)).collect()
 }
 
 fn hold(docker: &Docker, project: &str, keeper: &str, tag: &str) -> anyhow::Result<()> {

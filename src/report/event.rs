@@ -204,6 +204,11 @@ pub enum Event {
         current: usize,
         wanted: usize,
     },
+    /// The tasks of a job of Swarm ran to their end.
+    JobCompleted {
+        service: String,
+        tasks: usize,
+    },
     /// Nobody asks a public URL while it deploys.
     NoWitness {
         why: String,

@@ -105,6 +105,9 @@ impl fmt::Display for Event {
             Event::TaskRuns { name, node, current, wanted } => {
                 write!(f, "{name} runs on {node} ({current} of {wanted})")
             }
+            Event::JobCompleted { service, tasks } => {
+                write!(f, "`{service}`: {tasks} of {tasks} tasks completed")
+            }
             Event::Waiting { holder } => write!(f, "waiting for {holder}"),
             Event::TookOver { holder } => {
                 write!(f, "{holder} was killed; what it left is brought in order")

@@ -5,11 +5,11 @@
 //! `DeprecatedProperties`, `ForbiddenProperties`: what is ignored).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::objects::{Kind, Object};
 use crate::model::{FailureAction, Order, UpdateWish, Wrong};
 
 /// What a deploy asks for beside the file.
@@ -26,14 +26,16 @@ pub struct Asks {
 /// What a stack is made from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackFile {
-    /// YAML, as JSON. It holds what the project holds: it is neither logged nor shown.
-    pub text: String,
+    /// It holds what the project holds: it is neither logged nor shown.
+    pub value: Value,
     /// What Swarm ignores, a line each.
     pub notes: Vec<String>,
-    /// Files that its secrets and configs are read from, with their content.
-    pub files: Vec<(PathBuf, String)>,
+    /// The configs and secrets that it needs, which are made before it is sent.
+    pub objects: Vec<Object>,
     /// Its services.
     pub services: Vec<String>,
+    /// Everything that Swarm cannot run as it is meant, each with the key and the fix.
+    pub refusals: Vec<Wrong>,
 }
 
 /// Keys of a service that mean the same in a stack.
@@ -109,20 +111,21 @@ const SHARED: [(&str, &[&str]); 4] = [
 ];
 
 impl StackFile {
-    /// `text` is a resolved project as JSON; what a secret or config is made of that is no file goes into `folder`.
+    /// `text` is a resolved project as JSON.
     ///
     /// # Errors
-    /// A service that Swarm cannot run as it is meant, with the key and the fix.
-    pub fn of(text: &str, source: &str, asks: &Asks, folder: &Path) -> Result<StackFile, Wrong> {
+    /// A text that is no project; what Swarm refuses of one stands in the file.
+    pub fn of(text: &str, source: &str, asks: &Asks) -> Result<StackFile, Wrong> {
         let project: Value = serde_json::from_str(text).map_err(|_| Wrong {
             message: format!("{source}: a resolved project cannot be read"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
-        let mut writer = Writer { source, asks, folder, notes: Vec::new(), files: Vec::new() };
+        let mut writer =
+            Writer { source, asks, notes: Vec::new(), objects: Vec::new(), refusals: Vec::new() };
         let mut services = Map::new();
         for (name, service) in object(&project["services"]) {
             if asks.services.is_empty() || asks.services.contains(name) {
-                services.insert(name.clone(), writer.service(name, service)?);
+                services.insert(name.clone(), writer.service(name, service));
             }
         }
         let names = services.keys().cloned().collect();
@@ -132,15 +135,47 @@ impl StackFile {
             let used = used(&stack["services"], key);
             let mut part = Map::new();
             for (name, value) in object(&project[key]).filter(|(name, _)| used.contains(name)) {
-                part.insert(name.clone(), writer.shared(key, name, value, allowed)?);
+                part.insert(name.clone(), writer.shared(key, name, value, allowed));
             }
             if !part.is_empty() {
                 stack[key] = Value::Object(part);
             }
         }
-        let text = serde_json::to_string_pretty(&stack).expect("JSON can be written");
-        Ok(StackFile { text, notes: writer.notes, files: writer.files, services: names })
+        let Writer { notes, objects, refusals, .. } = writer;
+        Ok(StackFile { value: stack, notes, objects, services: names, refusals })
     }
+
+    /// YAML, as JSON.
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(&self.value).expect("JSON can be written")
+    }
+
+    pub fn image(&self, service: &str) -> &str {
+        self.value["services"][service]["image"].as_str().unwrap_or_default()
+    }
+
+    pub fn set_image(&mut self, service: &str, reference: &str) {
+        self.value["services"][service]["image"] = reference.into();
+    }
+
+    /// Only these services.
+    pub fn keeping(&self, kept: impl Fn(&String) -> bool) -> StackFile {
+        let mut file = self.clone();
+        file.services.retain(|name| kept(name));
+        if let Some(all) = file.value["services"].as_object_mut() {
+            all.retain(|name, _| file.services.contains(name));
+        }
+        file
+    }
+
+    /// Leaves jobs out: going back runs none again.
+    pub fn without_jobs(self) -> StackFile {
+        self.keeping(|name| !is_job(&self.value["services"][name]))
+    }
+}
+
+fn is_job(service: &Value) -> bool {
+    service["deploy"]["mode"].as_str().is_some_and(|mode| mode.ends_with("-job"))
 }
 
 /// The oldest version that has every key: older clients know no newer one.
@@ -172,22 +207,22 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 struct Writer<'a> {
     source: &'a str,
     asks: &'a Asks,
-    folder: &'a Path,
     notes: Vec<String>,
-    files: Vec<(PathBuf, String)>,
+    objects: Vec<Object>,
+    refusals: Vec<Wrong>,
 }
 
 impl Writer<'_> {
-    fn wrong(&self, message: String, hint: impl Into<String>) -> Wrong {
-        Wrong { message: format!("{}: {message}", self.source), hint: hint.into() }
+    fn refuse(&mut self, message: String, hint: impl Into<String>) {
+        self.refusals.push(Wrong { message: format!("{}: {message}", self.source), hint: hint.into() });
     }
 
     fn note(&mut self, text: String) {
         self.notes.push(text);
     }
 
-    fn service(&mut self, name: &str, service: &Value) -> Result<Value, Wrong> {
-        self.refuse(name, service)?;
+    fn service(&mut self, name: &str, service: &Value) -> Value {
+        self.refuse_service(name, service);
         let mut kept = Map::new();
         for (key, value) in object(service) {
             match key.as_str() {
@@ -200,30 +235,31 @@ impl Writer<'_> {
         }
         self.told_by_other_keys(name, service);
         let ports = service["ports"].as_array().into_iter().flatten();
-        let ports: Vec<Value> = ports.map(|p| self.port(name, p)).collect::<Result<_, _>>()?;
+        let ports: Vec<Value> = ports.map(|p| self.port(name, p)).collect();
         if !ports.is_empty() {
             kept.insert("ports".into(), ports.into());
         }
         kept.insert("deploy".into(), self.deploy(name, service));
-        Ok(Value::Object(kept))
+        Value::Object(kept)
     }
 
-    fn refuse(&self, name: &str, service: &Value) -> Result<(), Wrong> {
+    fn refuse_service(&mut self, name: &str, service: &Value) {
         if service.get("image").is_none() {
-            return Err(self.wrong(
+            self.refuse(
                 format!("`{name}` has no `image`, and Swarm builds none"),
                 format!("set `services.{name}.image` to a reference that every node can pull"),
-            ));
+            );
         }
-        if let Some((key, fix)) = REFUSED.iter().find(|(key, _)| service.get(key).is_some()) {
-            return Err(self.wrong(format!("`services.{name}.{key}`: Swarm refuses it"), *fix));
+        for (key, fix) in REFUSED.iter().filter(|(key, _)| service.get(key).is_some()) {
+            self.refuse(format!("`services.{name}.{key}`: Swarm refuses it"), *fix);
         }
-        match service["network_mode"].as_str() {
-            Some(mode) if mode.starts_with("service:") || mode.starts_with("container:") => Err(self.wrong(
+        if let Some(mode) = service["network_mode"].as_str()
+            && (mode.starts_with("service:") || mode.starts_with("container:"))
+        {
+            self.refuse(
                 format!("`services.{name}.network_mode: {mode}`: a task of Swarm has a network of its own"),
                 format!("remove `services.{name}.network_mode`"),
-            )),
-            _ => Ok(()),
+            );
         }
     }
 
@@ -251,16 +287,16 @@ impl Writer<'_> {
         }
     }
 
-    fn port(&self, name: &str, port: &Value) -> Result<Value, Wrong> {
+    fn port(&mut self, name: &str, port: &Value) -> Value {
         let mut kept = Map::new();
         for key in ["target", "protocol", "mode"] {
             port.get(key).map(|v| kept.insert(key.into(), v.clone()));
         }
         if let Some(address) = port["host_ip"].as_str().filter(|a| !["", "0.0.0.0", "::"].contains(a)) {
-            return Err(self.wrong(
+            self.refuse(
                 format!("`services.{name}.ports`: {address} is one machine's, and Swarm publishes on every address"),
                 format!("remove `{address}:` from `services.{name}.ports`, or close the port in a firewall"),
-            ));
+            );
         }
         match port.get("published").map(|p| p.as_str().map_or(p.to_string(), String::from)) {
             None => {}
@@ -269,15 +305,13 @@ impl Writer<'_> {
                 Ok(number) => {
                     kept.insert("published".into(), number.into());
                 }
-                Err(_) => {
-                    return Err(self.wrong(
-                        format!("`services.{name}.ports`: Swarm publishes one port, not `{text}`"),
-                        "name one port, or none to let Swarm choose",
-                    ));
-                }
+                Err(_) => self.refuse(
+                    format!("`services.{name}.ports`: Swarm publishes one port, not `{text}`"),
+                    "name one port, or none to let Swarm choose",
+                ),
             },
         }
-        Ok(Value::Object(kept))
+        Value::Object(kept)
     }
 
     fn deploy(&mut self, name: &str, service: &Value) -> Value {
@@ -293,6 +327,11 @@ impl Writer<'_> {
             deploy.insert("restart_policy".into(), policy);
         }
         for (key, wish) in [("update_config", &self.asks.update), ("rollback_config", &self.asks.rollback)] {
+            // Swarm refuses a job with one.
+            if is_job(service) {
+                deploy.remove(key);
+                continue;
+            }
             let config = over(wish, deploy.get(key));
             if config.as_object().is_some_and(|c| !c.is_empty()) {
                 deploy.insert(key.into(), config);
@@ -332,16 +371,27 @@ impl Writer<'_> {
         }
     }
 
-    fn shared(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Result<Value, Wrong> {
+    fn shared(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
+        let kind = Kind::ALL.into_iter().find(|k| k.key() == kind).ok_or(kind);
+        match kind {
+            Ok(kind) if value.get("external").is_none_or(|e| *e == json!(false)) => {
+                self.object(kind, name, value, allowed)
+            }
+            Ok(kind) => self.kept(kind.key(), name, value, allowed),
+            Err(kind) => {
+                let mut kept = self.kept(kind, name, value, allowed);
+                if kind == "networks" {
+                    self.network(name, &mut kept);
+                }
+                kept
+            }
+        }
+    }
+
+    fn kept(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
         let mut kept = Map::new();
         for (key, value) in object(value) {
             match key.as_str() {
-                "environment" | "content" if ["secrets", "configs"].contains(&kind) => {
-                    let content = self.content(kind, name, key, value)?;
-                    let path = self.folder.join(format!("{kind}-{}", self.files.len()));
-                    kept.insert("file".into(), path.to_string_lossy().into());
-                    self.files.push((path, content));
-                }
                 k if allowed.contains(&k) => {
                     kept.insert(key.clone(), value.clone());
                 }
@@ -349,37 +399,31 @@ impl Writer<'_> {
                 k => self.note(format!("`{kind}.{name}.{k}`: Swarm ignores it")),
             }
         }
-        if kind == "networks" {
-            self.network(name, &mut kept)?;
-        }
-        Ok(Value::Object(kept))
+        Value::Object(kept)
     }
 
-    fn network(&mut self, name: &str, network: &mut Map<String, Value>) -> Result<(), Wrong> {
+    /// A config or secret is made before the stack is sent, and referred to by its name.
+    fn object(&mut self, kind: Kind, key: &str, value: &Value, allowed: &[&str]) -> Value {
+        let known = [allowed, &["environment", "content"]].concat();
+        let full = value["name"].as_str().unwrap_or(key).to_string();
+        match Object::new(kind, key, &full, &self.kept(kind.key(), key, value, &known)) {
+            Ok(object) => self.objects.push(object),
+            Err((message, hint)) => self.refuse(message, hint),
+        }
+        json!({ "name": full, "external": true })
+    }
+
+    fn network(&mut self, name: &str, network: &mut Value) {
         let external = network.get("external").is_some_and(|e| *e != json!(false));
-        match network.get("driver").and_then(Value::as_str).filter(|d| *d != "overlay" && !external) {
-            Some(driver) => Err(self.wrong(
+        let driver = network["driver"].as_str().filter(|d| *d != "overlay" && !external);
+        if let Some(driver) = driver.map(String::from) {
+            self.refuse(
                 format!("`networks.{name}.driver: {driver}` is a network of one machine"),
                 format!("remove `networks.{name}.driver`: a stack's networks are overlay networks"),
-            )),
-            None => {
-                network.retain(|_, v| !is_void(v));
-                Ok(())
-            }
+            );
         }
-    }
-
-    /// What a secret or config is made of, where that is a variable or a text.
-    fn content(&self, kind: &str, name: &str, key: &str, value: &Value) -> Result<String, Wrong> {
-        let text = value.as_str().unwrap_or_default();
-        match key {
-            "content" => Ok(text.replace("$$", "$")),
-            _ => std::env::var(text).map_err(|_| {
-                self.wrong(
-                    format!("`{kind}.{name}.environment`: the variable `{text}` is not set"),
-                    format!("export it for `compose-zd`, or use `{kind}.{name}.file`"),
-                )
-            }),
+        if let Some(network) = network.as_object_mut() {
+            network.retain(|_, v| !is_void(v));
         }
     }
 }
@@ -412,13 +456,15 @@ fn restart_policy(service: &Value) -> Option<Value> {
 /// The flags over what the file says.
 fn over(wish: &UpdateWish, file: Option<&Value>) -> Value {
     let mut config = file.and_then(Value::as_object).cloned().unwrap_or_default();
-    let mut set = |key: &str, value: Option<Value>| value.map(|v| config.insert(key.into(), v));
     let time = |time: Duration| Value::from(format!("{}ms", time.as_millis()));
+    let in_file =
+        config.get("monitor").and_then(Value::as_str).and_then(|m| humantime::parse_duration(m).ok());
+    let mut set = |key: &str, value: Option<Value>| value.map(|v| config.insert(key.into(), v));
     set("parallelism", wish.parallelism.map(Value::from));
     set("delay", wish.delay.map(time));
     // Swarm reads 0 as its default.
     let watched = |monitor: Duration| if monitor.is_zero() { "1ns".into() } else { time(monitor) };
-    set("monitor", wish.monitor.map(watched));
+    set("monitor", wish.monitor.or(in_file.filter(Duration::is_zero)).map(watched));
     set("failure_action", wish.action.map(|a| FailureAction::word(a).into()));
     set("max_failure_ratio", wish.max_failure_ratio.map(Value::from));
     set("order", wish.order.map(|o| Order::word(o).into()));

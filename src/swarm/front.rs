@@ -15,6 +15,8 @@ use crate::proxy::{haproxy, traefik};
 pub enum Kind {
     Caddy,
     Haproxy,
+    Nginx,
+    NginxProxy,
     Traefik,
 }
 
@@ -34,8 +36,21 @@ const FRESH: Duration = Duration::from_secs(1);
 const LEAVES: Duration = Duration::from_secs(2);
 
 /// Where each kind has its configuration.
-const FILES: [(Kind, &str); 3] =
-    [(Kind::Caddy, "Caddyfile"), (Kind::Haproxy, "haproxy.cfg"), (Kind::Traefik, "traefik.")];
+const FILES: [(Kind, &str); 4] = [
+    (Kind::Caddy, "Caddyfile"),
+    (Kind::Haproxy, "haproxy.cfg"),
+    (Kind::Nginx, "nginx.conf"),
+    (Kind::Traefik, "traefik."),
+];
+
+/// What each kind's images are called.
+const IMAGES: [(Kind, &str); 5] = [
+    (Kind::Caddy, "caddy"),
+    (Kind::Haproxy, "haproxy"),
+    (Kind::NginxProxy, "nginx-proxy"),
+    (Kind::Nginx, "nginx"),
+    (Kind::Traefik, "traefik"),
+];
 
 impl Front {
     /// Recognises a proxy by its image or by the name of the file it is given. `read` gets a file of this machine.
@@ -48,13 +63,15 @@ impl Front {
         let image = service["image"].as_str().unwrap_or_default();
         let image = image.rsplit('/').next().unwrap_or_default();
         let files = given_files(service, stack);
-        let by_image = [(Kind::Caddy, "caddy"), (Kind::Haproxy, "haproxy"), (Kind::Traefik, "traefik")];
-        let by_image = by_image.iter().find(|(_, word)| image.contains(word)).map(|(kind, _)| *kind);
+        let by_image = IMAGES.iter().find(|(_, word)| image.contains(word)).map(|(kind, _)| *kind);
         let by_file =
             FILES.iter().find(|(_, file)| files.iter().any(|(target, _)| base(target).starts_with(file)));
         let kind = by_image.or(by_file.map(|(kind, _)| *kind))?;
         let mut text: Vec<String> = files.iter().filter_map(|(_, source)| read(source)).collect();
         text.extend(["command", "entrypoint"].iter().flat_map(|key| words(&service[*key])));
+        // Traefik's settings by variables: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
+        let variables = as_labels(&service["environment"]).into_iter();
+        text.extend(variables.map(|(name, value)| format!("{}={value}", name.replace('_', "."))));
         Some(Front { service: name.into(), kind, text: text.join("\n") })
     }
 
@@ -65,6 +82,7 @@ impl Front {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
                 labels.iter().any(|l| l.to_string().contains("traefik."))
             }
+            Kind::NginxProxy => part["environment"].get("VIRTUAL_HOST").is_some(),
             _ => self.names(stack, service).next().is_some(),
         }
     }
@@ -75,6 +93,12 @@ impl Front {
         match self.kind {
             Kind::Haproxy => haproxy::entrances_of(&self.text, &names),
             Kind::Caddy => self.text.lines().filter_map(site).collect(),
+            Kind::Nginx => self.lines().filter_map(listen).collect(),
+            Kind::NginxProxy => {
+                let host = part["environment"]["VIRTUAL_HOST"].as_str().and_then(|all| all.split(',').next());
+                let host = host.filter(|h| is_plain(h)).map(String::from);
+                vec![Entrance { host, ..Entrance::at(80, false) }]
+            }
             Kind::Traefik => {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
                 let found = labels.iter().find_map(|l| traefik::request_of(&as_labels(l)));
@@ -95,12 +119,18 @@ impl Front {
         lines.flat_map(move |l| l.split(move |c: char| !is_part(c) && c != '_')).filter(own)
     }
 
-    /// What it loses when a service behind it is updated.
-    pub fn risks(&self, service: &str) -> Vec<Loss> {
+    /// What it loses when a service behind it is updated; `part` is the service's part of the file.
+    pub fn risks(&self, service: &str, part: &Value) -> Vec<Loss> {
         let found = match self.kind {
             Kind::Caddy => self.caddy(service),
             Kind::Haproxy => self.haproxy(service),
-            Kind::Traefik => self.traefik(),
+            Kind::Nginx => self.nginx(service, part),
+            Kind::NginxProxy => vec![(
+                "swarm-nginx-proxy",
+                "nginx-proxy sees the containers of its own node alone, and sends requests to a task until it is dead".into(),
+                "use Caddy, HAProxy or Traefik's swarm provider in a Swarm".into(),
+            )],
+            Kind::Traefik => self.traefik(service, part),
         };
         let told = |(rule, says, fix): Risk| {
             Loss::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)
@@ -168,8 +198,71 @@ impl Front {
         risks
     }
 
-    fn traefik(&self) -> Vec<Risk> {
+    /// A name in its configuration is looked up once, when nginx starts; one in a variable again and again. A virtual IP
+    /// stays what it is.
+    fn nginx(&self, service: &str, part: &Value) -> Vec<Risk> {
+        let is_dnsrr = part["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
+        let tasks = format!("tasks.{service}");
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
+        let names =
+            |line: &str| line.split(|c| !is_part(c)).any(|w| w == tasks || (is_dnsrr && w == service));
+        let is_upstream = |line: &&str| {
+            let first = line.split_whitespace().next().unwrap_or_default();
+            first.ends_with("_pass") || (first == "server" && !line.ends_with('{'))
+        };
+        if self.lines().filter(is_upstream).any(|l| names(l) && !has_word(l.trim_end_matches(';'), "resolve"))
+        {
+            return vec![(
+                "swarm-nginx-lookup",
+                format!(
+                    "nginx looks `{service}` up once, when it starts, and after an update it asks addresses that nobody has \
+                     any more, for ever"
+                ),
+                format!(
+                    "take `endpoint_mode: dnsrr` and `tasks.` away, so that the name stands for a virtual IP; or \
+                     `resolver 127.0.0.11 valid=1s; set $up {tasks}; proxy_pass http://$up:PORT;`"
+                ),
+            )];
+        }
+        let valid = self.value("resolver").and_then(|v| v.split("valid=").nth(1));
+        let valid = valid.map(|v| v.split([' ', ';']).next().unwrap_or_default());
+        let is_fresh = valid.and_then(|v| humantime::parse_duration(v).ok()).is_some_and(|v| v <= FRESH);
+        let is_looked_up = self.lines().any(|l| names(l) && !is_upstream(&l));
+        if !is_looked_up || is_fresh {
+            return Vec::new();
+        }
+        vec![(
+            "swarm-nginx-resolver",
+            "nginx uses addresses for as long as Docker's DNS says, 10 minutes, and a task lives 2 s once it has left".into(),
+            "set `resolver 127.0.0.11 valid=1s`".into(),
+        )]
+    }
+
+    fn traefik(&self, service: &str, part: &Value) -> Vec<Risk> {
         let word = self.text.to_lowercase();
+        let has = |texts: &[&str]| texts.iter().any(|text| word.contains(text));
+        let is_swarm = has(&["providers.swarm", "swarmmode=true", "swarmmode: true", "swarm:"]);
+        if !is_swarm && has(&["providers.docker", "docker:"]) {
+            return vec![(
+                "swarm-traefik-provider",
+                "Traefik's docker provider sees the containers of its own node, and no services of a Swarm"
+                    .into(),
+                format!(
+                    "use `--providers.swarm=true --providers.swarm.refreshSeconds=1` (Traefik 2: \
+                     `--providers.docker.swarmMode=true`), and move the labels to `services.{service}.deploy.labels`"
+                ),
+            )];
+        }
+        let has_labels = |labels: &Value| labels.to_string().contains("traefik.");
+        if has_labels(&part["labels"]) && !has_labels(&part["deploy"]["labels"]) {
+            return vec![(
+                "swarm-traefik-labels",
+                format!(
+                    "Traefik's swarm provider reads `deploy.labels`, and those of `{service}` are in `labels`"
+                ),
+                format!("move them to `services.{service}.deploy.labels`"),
+            )];
+        }
         let value = word.split("refreshseconds").nth(1).map(|rest| {
             let number = rest.trim_start_matches(|c: char| "=: \"'".contains(c));
             number.chars().take_while(char::is_ascii_digit).collect::<String>()
@@ -213,6 +306,13 @@ fn site(line: &str) -> Option<Entrance> {
     let (host, port) = name.strip_prefix("http://").map(|n| n.split_once(':').unwrap_or((n, "80")))?;
     let host = Some(host).filter(|h| is_plain(h))?;
     Some(Entrance { host: Some(host.into()), ..Entrance::at(port.parse().ok()?, false) })
+}
+
+/// `listen 80;` and `listen [::]:80 default_server;` of nginx, without TLS.
+fn listen(line: &str) -> Option<Entrance> {
+    let words: Vec<&str> = line.strip_prefix("listen")?.trim_end_matches(';').split_whitespace().collect();
+    let port = words.first()?.rsplit(':').next()?.parse().ok()?;
+    (!words.contains(&"ssl")).then(|| Entrance::at(port, false))
 }
 
 /// As the long form of a resolved file has them.

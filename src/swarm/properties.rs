@@ -1,17 +1,17 @@
 //! Nothing that a Swarm manager may tell, or a project may say, ends us; and a stack is read as it is.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
+use super::change::Change;
 use super::file::{Asks, StackFile};
 use super::front::Front;
 use super::state::{RawService, RawTask, Stack};
-use super::verdict;
+use super::verdict::{self, ServiceGoal};
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 
 #[test]
@@ -24,12 +24,14 @@ fn nothing_that_a_manager_may_tell_ends_us() {
         let tasks: Vec<RawTask> = tasks.into_iter().filter_map(|t| serde_json::from_value(t).ok()).collect();
         let stack = Stack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
         for service in stack.services.values() {
-            verdict::standing(&stack, service, Some(service));
-            verdict::patience(service, Duration::from_secs(60), true);
+            verdict::standing(&stack, &ServiceGoal::sent(&stack, &service.name), Some(service));
+            verdict::patience(&stack, service, Duration::from_secs(60), Some(service));
             verdict::complaints(&stack, &service.name, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));
-            super::change::of(&json!({"image": "a"}), Some(service));
+            let (file, networks) = (json!({"services": {"a": {"image": "a"}}}), BTreeMap::new());
+            let change = Change { stack: "demo", file: &file, service: "a", image: "a", networks: &networks };
+            change.words(Some(service));
         }
         verdict::progress(&stack, stack.services.values());
         Ok(())
@@ -72,10 +74,15 @@ fn a_stack_is_read_as_it_is() {
             &BTreeMap::new(),
         );
         let service = &stack.services[&name];
+        // Of a global service each node is a slot.
         let runs = |new: bool| {
-            tasks.iter().filter(|(s, d, n, _)| *s == "running" && *d == "running" && (!new || *n)).count()
+            let tasks = tasks.iter().enumerate();
+            let runs = tasks.filter(|(_, (s, d, n, _))| *s == "running" && *d == "running" && (!new || *n));
+            runs.map(|(n, task)| if replicas.is_some() { task.3 } else { n as u64 })
+                .collect::<BTreeSet<_>>()
+                .len()
         };
-        same(&stack.tasks_of(&name).filter(|t| t.runs()).count(), &runs(false))?;
+        same(&stack.running(&name), &runs(false))?;
         same(&stack.current(service), &runs(true))?;
         let wanted = tasks.iter().filter(|(_, d, ..)| ["running", "ready"].contains(d)).count();
         same(&stack.wanted(service), &replicas.map_or(wanted, |r| r as usize))
@@ -87,13 +94,13 @@ fn no_project_ends_us_on_its_way_to_a_stack() {
     let read =
         damaged([corpus("haproxy-config"), corpus("caddy-introduction"), corpus("traefik-config")].concat());
     holds((damaged_json(corpus("stack")), read), |(project, file)| {
-        let stack = StackFile::of(&project.to_string(), "compose.yaml", &Asks::default(), Path::new("/srv"));
+        let stack = StackFile::of(&project.to_string(), "compose.yaml", &Asks::default());
         if let Ok(stack) = &stack {
-            prop_assert!(serde_json::from_str::<Value>(&stack.text).is_ok(), "{}", stack.text);
+            prop_assert!(serde_json::from_str::<Value>(&stack.text()).is_ok(), "{}", stack.text());
         }
         for (name, service) in project["services"].as_object().into_iter().flatten() {
             let front = Front::of(name, service, &project, &|_| Some(file.clone()));
-            front.iter().for_each(|f| drop((f.reaches("demo", "vote", service), f.risks("vote"))));
+            front.iter().for_each(|f| drop((f.reaches("demo", "vote", service), f.risks("vote", service))));
         }
         Ok(())
     });

@@ -1,51 +1,76 @@
-//! Where the services of a stack are reached from this machine, by the ports that it publishes. Pure.
+//! Where the services of a stack are reached, by the ports that it publishes. Pure.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
 use super::front::Front;
-use crate::proxy::entrance::{Entrance, Place};
+use crate::proxy::entrance::Entrance;
+use crate::witness::Places;
 
-/// A place for each of these services, through the proxy in front of it or at its own port; each once. `host` and `path`
-/// go before what a proxy tells.
+/// Where a service that publishes a port is reached: the addresses of the nodes, each with the ways to it, best first.
+pub type Addresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
+
+/// The places of each of these services, each once: at every proxy in front of it, on every node where that proxy has a port,
+/// or at its own port. `addresses` gets a service and whether its port is that of its node; `host` and `path` go before what
+/// a proxy tells.
 pub fn places(
     project: &Value,
     stack: &str,
     services: &[String],
     fronts: &[Front],
-    (host, path): (Option<&str>, Option<&str>),
-) -> Vec<Place> {
-    let mut found: Vec<Place> = Vec::new();
+    addresses: &Addresses,
+    asked: (Option<&str>, Option<&str>),
+) -> Vec<Places> {
+    let mut found: Vec<Places> = Vec::new();
     for name in services {
         let part = &project["services"][name];
-        let before = fronts.iter().filter(|f| f.service != *name && f.reaches(stack, name, part));
-        let through = before.clone().find_map(|front| {
+        let before: Vec<&Front> =
+            fronts.iter().filter(|f| f.service != *name && f.reaches(stack, name, part)).collect();
+        let mut all = Vec::new();
+        for front in &before {
             let ports = published(&project["services"][&front.service]);
-            front.entrances(stack, name, part).iter().find_map(|e| place(e, &ports, host, path))
-        });
-        let own = || {
-            let ports = published(part);
-            ports.first().and_then(|(target, _)| place(&Entrance::at(*target, false), &ports, host, path))
-        };
-        let place = if before.count() > 0 { through } else { own() };
-        found.extend(place.filter(|p| !found.contains(p)));
+            let entrances = front.entrances(stack, name, part);
+            let open = entrances.iter().find_map(|e| Some((e, *ports.iter().find(|p| p.target == e.port)?)));
+            all.extend(open.map(|(entrance, port)| (entrance.clone(), port, front.service.as_str())));
+        }
+        if before.is_empty() {
+            let port = published(part).first().copied();
+            all.extend(port.map(|port| (Entrance::at(port.target, false), port, name.as_str())));
+        }
+        for (entrance, port, owner) in all {
+            for ways in addresses(owner, port.is_of_node) {
+                let at =
+                    |ip: &IpAddr| entrance.place_at(SocketAddr::new(*ip, port.published), asked.0, asked.1);
+                let places: Places = ways.iter().filter_map(at).collect();
+                if !places.is_empty() && !found.contains(&places) {
+                    found.push(places);
+                }
+            }
+        }
     }
     found
 }
 
-fn place(entrance: &Entrance, ports: &[(u16, u16)], host: Option<&str>, path: Option<&str>) -> Option<Place> {
-    let (_, port) = ports.iter().find(|(target, _)| *target == entrance.port)?;
-    entrance.place_at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), *port), host, path)
+/// A TCP port of a service, and that of the nodes that leads to it.
+#[derive(Debug, Clone, Copy)]
+struct Port {
+    target: u16,
+    published: u16,
+    /// Of the node that a task runs on alone.
+    is_of_node: bool,
 }
 
-/// The TCP ports of a service and those of the nodes that lead to them.
-fn published(service: &Value) -> Vec<(u16, u16)> {
+fn published(service: &Value) -> Vec<Port> {
     let ports = service["ports"].as_array().into_iter().flatten();
     let tcp = ports.filter(|p| p["protocol"].as_str().is_none_or(|name| name == "tcp"));
     let number =
         |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).and_then(|n| u16::try_from(n).ok());
-    tcp.filter_map(|p| Some((number(&p["target"])?, number(&p["published"])?))).collect()
+    let port = |p: &Value| {
+        let is_of_node = p["mode"].as_str() == Some("host");
+        Some(Port { target: number(&p["target"])?, published: number(&p["published"])?, is_of_node })
+    };
+    tcp.filter_map(port).collect()
 }
 
 #[cfg(test)]
@@ -59,8 +84,25 @@ mod tests {
         let all = project["services"].as_object().unwrap().iter();
         let fronts: Vec<Front> = all.filter_map(|(n, s)| Front::of(n, s, project, &read)).collect();
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
-        let places = places(project, "p", &services, &fronts, (None, None));
-        places.iter().map(|p| p.url.to_string()).collect()
+        let places = places(project, "p", &services, &fronts, &here, (None, None));
+        places.iter().flatten().map(|p| p.url.to_string()).collect()
+    }
+
+    /// A port of a node is reached on two nodes, another one here.
+    fn here(_: &str, is_of_node: bool) -> Vec<Vec<IpAddr>> {
+        let nodes = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| vec![IpAddr::from(ip)]);
+        if is_of_node { nodes.to_vec() } else { vec![vec![IpAddr::from([127, 0, 0, 1])]] }
+    }
+
+    #[test]
+    fn every_proxy_is_asked_on_every_node_that_has_its_port() {
+        let mut project = stack("caddy", json!({"image": "app:1"}));
+        project["services"]["lb"]["ports"][1]["mode"] = "host".into();
+        project["services"]["edge"] = project["services"]["lb"].clone();
+        project["services"]["edge"]["ports"] = json!([{"target": 80, "published": "9000"}]);
+        let text = ":80 {\n reverse_proxy tasks.app:3000\n}";
+        let expected = ["http://127.0.0.1:9000/", "http://10.0.0.1:8000/", "http://10.0.0.2:8000/"];
+        assert_eq!(found(&project, &["app"], text), expected);
     }
 
     fn stack(image: &str, app: Value) -> Value {

@@ -1,10 +1,13 @@
 //! What a Swarm manager tells of a stack: its services with what was asked for last and before, and their tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+
+use super::verdict::MONITOR;
 
 /// A service as `docker service inspect` prints it.
 #[derive(Debug, Clone, Deserialize)]
@@ -12,9 +15,25 @@ use sha2::{Digest, Sha256};
 pub struct RawService {
     #[serde(rename = "ID")]
     id: String,
+    #[serde(default)]
+    version: Iteration,
     spec: Value,
     previous_spec: Option<Value>,
     update_status: Option<UpdateStatus>,
+    job_status: Option<JobStatus>,
+}
+
+/// Each update of a job runs it once more; the iteration counts them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct JobStatus {
+    job_iteration: Iteration,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Iteration {
+    index: u64,
 }
 
 /// How an update of a service goes; the states are those of the engine's API.
@@ -45,6 +64,8 @@ pub struct RawTask {
     desired_state: String,
     #[serde(default)]
     created_at: String,
+    #[serde(default)]
+    job_iteration: Option<Iteration>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -78,6 +99,12 @@ pub struct Service {
     pub spec: Spec,
     pub previous: Option<Spec>,
     pub update: Option<UpdateStatus>,
+    /// It is not named as `docker stack deploy` names the services of a stack: it was there before the stack.
+    pub is_adopted: bool,
+    /// Grows with every change, Swarm's own included.
+    pub version: u64,
+    /// Of a job: the iteration that runs, or ran last.
+    iteration: Option<u64>,
 }
 
 /// One attempt to fill a slot of a service.
@@ -93,6 +120,7 @@ pub struct Task {
     pub error: String,
     pub container: String,
     pub created: String,
+    iteration: Option<u64>,
     content: Value,
 }
 
@@ -105,7 +133,7 @@ pub struct Stack {
 
 /// Parts of a task's spec that decide what runs. A task whose node satisfies another `Placement` stays
 /// (SwarmKit `orchestrator/task.go`).
-const CONTENT: [&str; 3] = ["ContainerSpec", "Resources", "ForceUpdate"];
+const CONTENT: [&str; 5] = ["ContainerSpec", "Resources", "ForceUpdate", "Networks", "LogDriver"];
 
 impl Spec {
     pub fn new(raw: &Value) -> Spec {
@@ -124,6 +152,40 @@ impl Spec {
         Some(replicated["Replicas"].as_u64().unwrap_or(0))
     }
 
+    /// A task on every node that meets its constraints.
+    pub fn is_global(&self) -> bool {
+        ["Global", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
+    }
+
+    /// Number of tasks of a replicated job that have to complete.
+    pub fn completions(&self) -> Option<u64> {
+        let job = self.value["Mode"].get("ReplicatedJob")?;
+        Some(job["TotalCompletions"].as_u64().unwrap_or(1))
+    }
+
+    /// Number of times that Swarm starts a failed task again; none where it does not stop trying.
+    pub fn attempts(&self) -> Option<u64> {
+        let policy = &self.value["TaskTemplate"]["RestartPolicy"];
+        match policy["Condition"].as_str() {
+            Some("none") => Some(0),
+            _ => policy["MaxAttempts"].as_u64().filter(|n| *n > 0),
+        }
+    }
+
+    /// The whole of it, for comparing.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Names of its configs and secrets.
+    pub fn objects(&self) -> Vec<&str> {
+        let of = |key: &str, name: &'static str| {
+            let all = self.value["TaskTemplate"]["ContainerSpec"][key].as_array().into_iter().flatten();
+            all.filter_map(|o| o[name].as_str()).collect::<Vec<_>>()
+        };
+        [of("Configs", "ConfigName"), of("Secrets", "SecretName")].concat()
+    }
+
     /// It runs to its end, and is not replaced while it serves.
     pub fn is_job(&self) -> bool {
         ["ReplicatedJob", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
@@ -138,14 +200,14 @@ impl Spec {
             .collect()
     }
 
-    /// A part of what its containers are made of.
-    pub fn container(&self, key: &str) -> &Value {
-        &self.value["TaskTemplate"]["ContainerSpec"][key]
-    }
-
     /// A setting of its `UpdateConfig`, in nanoseconds; none where Swarm has its default.
     pub fn update_time(&self, key: &str) -> Option<u64> {
         self.value["UpdateConfig"][key].as_u64()
+    }
+
+    /// Time for which Swarm watches a new task of an update.
+    pub fn monitor(&self) -> Duration {
+        self.update_time("Monitor").map_or(MONITOR, Duration::from_nanos)
     }
 
     /// Forward and back, a new task starts before the old one is stopped; Swarm's default is the other way round.
@@ -167,6 +229,11 @@ impl Spec {
     /// Both ask for the same, but for how they are updated, and how often a restart was forced.
     pub fn same_content(&self, other: &Spec) -> bool {
         self.content() == other.content()
+    }
+
+    /// Both are the outcome of one request, forced restarts included.
+    pub fn asks_for_same(&self, other: &Spec) -> bool {
+        self.same_tasks(other) && self.same_content(other)
     }
 
     /// What tells two contents apart. A hash, because a spec holds secrets.
@@ -200,9 +267,24 @@ impl Task {
         ["failed", "rejected", "orphaned"].contains(&self.state.as_str())
     }
 
+    /// Of a job: it belongs to the iteration that the last update began. Any task of another service does.
+    pub fn is_in(&self, service: &Service) -> bool {
+        service.iteration.is_none() || self.iteration == service.iteration
+    }
+
+    /// It ran to its end, as a job of this iteration does.
+    pub fn completed(&self, service: &Service) -> bool {
+        self.state == "complete" && self.is_in(service)
+    }
+
     /// Its image is still on its way, which takes as long as it takes.
     pub fn is_preparing(&self) -> bool {
         ["assigned", "accepted", "preparing"].contains(&self.state.as_str())
+    }
+
+    /// The reference that it runs.
+    pub fn image(&self) -> &str {
+        self.content["ContainerSpec"]["Image"].as_str().unwrap_or_default()
     }
 
     /// It runs what the service asks for now.
@@ -246,21 +328,30 @@ impl Stack {
         self.tasks.iter().filter(move |task| task.service == service)
     }
 
-    /// How many tasks of a service run what is asked for now.
+    /// Number of slots of a service that run the current spec; of a job, that completed in this iteration.
     pub fn current(&self, service: &Service) -> usize {
-        self.tasks_of(&service.name).filter(|t| t.runs() && t.is_of(&service.spec)).count()
+        slots(self.tasks_of(&service.name).filter(|t| match service.spec.is_job() {
+            true => t.completed(service),
+            false => t.runs() && t.is_of(&service.spec),
+        }))
     }
 
-    /// How many tasks of a service there are to be: its replicas, or for a global one those that Swarm wants.
+    /// Number of slots of a service that run any spec. Swarm may keep two tasks in a slot whose node was lost.
+    pub fn running(&self, service: &str) -> usize {
+        slots(self.tasks_of(service).filter(|t| t.runs()))
+    }
+
+    /// Number of tasks that a service is to have: its replicas or completions; for a global one those that Swarm wants.
     pub fn wanted(&self, service: &Service) -> usize {
-        match service.spec.replicas() {
-            Some(replicas) => replicas as usize,
-            None => {
-                let slots = self.tasks_of(&service.name).filter(|t| t.is_wanted()).map(|t| &t.slot);
-                slots.collect::<std::collections::BTreeSet<_>>().len()
-            }
+        match service.spec.replicas().or(service.spec.completions()) {
+            Some(number) => number as usize,
+            None => slots(self.tasks_of(&service.name).filter(|t| t.is_wanted() && t.is_in(service))),
         }
     }
+}
+
+fn slots<'t>(tasks: impl Iterator<Item = &'t Task>) -> usize {
+    tasks.map(|task| &task.slot).collect::<BTreeSet<_>>().len()
 }
 
 impl Service {
@@ -269,10 +360,13 @@ impl Service {
         let name = full.strip_prefix(stack).and_then(|n| n.strip_prefix('_')).unwrap_or(&full).to_string();
         Service {
             id: raw.id,
+            is_adopted: name == full,
             name,
             spec: Spec::new(&raw.spec),
             previous: raw.previous_spec.as_ref().map(Spec::new),
             update: raw.update_status.filter(|status| !status.state.is_empty()),
+            version: raw.version.index,
+            iteration: raw.job_status.map(|job| job.job_iteration.index),
         }
     }
 
@@ -295,6 +389,7 @@ impl Task {
             error: raw.status.err,
             container: raw.status.container_status.container_id,
             created: raw.created_at,
+            iteration: raw.job_iteration.map(|iteration| iteration.index),
             content: content(&plain(&raw.spec)),
         }
     }
@@ -307,7 +402,7 @@ fn content(task: &Value) -> Value {
 
 /// Without what is empty and what only spells a default out: the same spec is read with either from one place and
 /// without from another.
-fn plain(value: &Value) -> Value {
+pub fn plain(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.iter().map(|(key, value)| (key.clone(), plain(value)));

@@ -1,12 +1,12 @@
 //! Watches a stack until every service stands still, and tells what happens meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::state::{Service, Stack, Task};
-use super::verdict::{self, Standing};
+use super::verdict::{self, ServiceGoal, Standing};
 use crate::docker::Docker;
 use crate::docker::swarm::no_manager;
 use crate::fault::Fault;
@@ -22,12 +22,12 @@ const LOST: Duration = Duration::from_secs(60);
 /// A year: what has a limit here has a better reason than time alone.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Who is watched, and from where on.
+/// The services that are watched, and from where on.
 pub struct Watch<'a> {
     pub docker: &'a Docker,
     pub stack: &'a str,
-    /// By name; others of the stack are none of ours.
-    pub services: Vec<String>,
+    /// Others of the stack are none of ours.
+    pub goals: Vec<ServiceGoal>,
     /// As it was before Swarm was told anything.
     pub before: &'a Stack,
     /// Time that a new task has to get ready in.
@@ -42,27 +42,32 @@ pub struct Watch<'a> {
 #[derive(Debug)]
 pub enum End {
     Converged(Stack),
-    /// This service stands still where it should not.
-    Failed {
-        stack: Stack,
-        service: String,
-        standing: Standing,
-    },
+    /// The service stands still where it should not.
+    Failed(Box<Failure>, Standing),
     /// Nothing gets further any more.
-    Stuck {
-        stack: Stack,
-        service: String,
-        after: Duration,
-    },
+    Stuck(Box<Failure>, Duration),
     Interrupted(i32),
     /// No manager answers.
     Lost(Fault),
 }
 
+/// The service that failed, and what its tasks said while they were watched: Swarm forgets tasks.
+#[derive(Debug)]
+pub struct Failure {
+    pub stack: Stack,
+    pub service: String,
+    pub complaints: Vec<String>,
+    /// The newest task that failed.
+    pub task: Option<Task>,
+}
+
 /// What has been told already, and since when nothing got further.
 struct Seen {
-    running: BTreeSet<String>,
-    said: BTreeSet<String>,
+    /// Since when tasks run; those that ran before without a time.
+    running: BTreeMap<String, Option<Instant>>,
+    /// Complaints of each service, by their reason.
+    complaints: BTreeMap<String, BTreeMap<String, String>>,
+    failed: BTreeMap<String, Task>,
     best: usize,
     since: Instant,
     answered: Instant,
@@ -87,8 +92,14 @@ impl Watch<'_> {
     /// Never for a manager that is gone for a while.
     pub fn run(&self) -> Result<End> {
         let now = Instant::now();
-        let mut seen =
-            Seen { running: self.known(), said: BTreeSet::new(), best: 0, since: now, answered: now };
+        let mut seen = Seen {
+            running: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
+            complaints: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            best: 0,
+            since: now,
+            answered: now,
+        };
         let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Fault>(self.turn(&mut seen)))?;
         Ok(match waited {
             Waited::Done(end) => end,
@@ -97,9 +108,9 @@ impl Watch<'_> {
         })
     }
 
-    /// Ids of the tasks that were there before.
-    fn known(&self) -> BTreeSet<String> {
-        self.before.tasks.iter().map(|t| t.id.clone()).collect()
+    /// The task was there before.
+    fn is_known(&self, task: &Task) -> bool {
+        self.before.tasks.iter().any(|t| t.id == task.id)
     }
 
     fn turn(&self, seen: &mut Seen) -> Option<End> {
@@ -117,24 +128,23 @@ impl Watch<'_> {
     }
 
     fn watched<'s>(&self, stack: &'s Stack) -> Vec<&'s Service> {
-        self.services.iter().filter_map(|name| stack.services.get(name)).collect()
+        self.goals.iter().filter_map(|goal| stack.services.get(&goal.service)).collect()
     }
 
     fn judge(&self, stack: Stack, seen: &mut Seen) -> Option<End> {
-        let services = self.watched(&stack);
         let mut underway = Vec::new();
-        for service in &services {
-            match verdict::standing(&stack, service, self.before.services.get(&service.name)) {
-                Standing::Converged => {}
+        for goal in &self.goals {
+            match verdict::standing(&stack, goal, self.before.services.get(&goal.service)) {
+                Standing::Converged if self.stays_up(&stack, goal, seen) => {}
                 Standing::RolledBack(_) if self.backwards => {}
-                Standing::Underway => underway.push((*service).clone()),
+                Standing::Underway | Standing::Converged => underway.push(&stack.services[&goal.service]),
                 standing => {
-                    let service = service.name.clone();
-                    return Some(End::Failed { stack, service, standing });
+                    let failure = failure(stack, &goal.service, seen);
+                    return Some(End::Failed(failure, standing));
                 }
             }
         }
-        let far = verdict::progress(&stack, services.into_iter());
+        let far = verdict::progress(&stack, self.watched(&stack).into_iter());
         if far > seen.best {
             (seen.best, seen.since) = (far, Instant::now());
         }
@@ -142,45 +152,69 @@ impl Watch<'_> {
             return Some(End::Converged(stack));
         }
         let waited = seen.since.elapsed();
-        let late = |service: &&Service| waited > self.patience(&stack, service);
-        let service = underway.iter().all(|s| late(&s)).then(|| underway[0].name.clone())?;
-        Some(End::Stuck { stack, service, after: waited })
+        let patience =
+            |s: &Service| verdict::patience(&stack, s, self.ready, self.before.services.get(&s.name));
+        let late = |service: &&Service| waited > patience(service);
+        let service = underway.iter().all(late).then(|| underway[0].name.clone())?;
+        Some(End::Stuck(failure(stack, &service, seen), waited))
     }
 
-    fn patience(&self, stack: &Stack, service: &Service) -> Duration {
-        let preparing = stack.tasks_of(&service.name).any(|t| t.is_wanted() && t.is_preparing());
-        verdict::patience(service, self.ready, preparing)
+    /// Every task that was not there before has run for as long as it is watched.
+    fn stays_up(&self, stack: &Stack, goal: &ServiceGoal, seen: &Seen) -> bool {
+        let ran = |task: &Task| match seen.running.get(&task.id) {
+            Some(Some(since)) => since.elapsed() >= goal.monitor,
+            known => known.is_some(),
+        };
+        stack.tasks_of(&goal.service).filter(|t| t.runs()).all(ran)
     }
 
     /// Tells of every task that has come to run, and of every new complaint.
     fn tell(&self, stack: &Stack, seen: &mut Seen) {
-        let old = self.known();
         for service in self.watched(stack) {
-            let wanted = stack.wanted(service);
-            let failed = stack.tasks_of(&service.name).filter(|t| t.has_failed() && !old.contains(&t.id));
-            let died: Vec<String> =
-                failed.filter(|t| seen.running.remove(&t.id)).map(|task| task.name()).collect();
+            let tasks = || stack.tasks_of(&service.name);
+            let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.is_known(t)).collect();
+            let ran = failed.iter().filter(|t| seen.running.remove(&t.id).is_some());
+            let died: Vec<String> = ran.map(|task| task.name()).collect();
             if !died.is_empty() {
                 self.report.event(Event::Died { names: died });
             }
-            let runs = |task: &&Task| task.runs() && task.is_of(&service.spec);
-            let (told, new): (Vec<&Task>, Vec<&Task>) =
-                stack.tasks_of(&service.name).filter(runs).partition(|t| seen.running.contains(&t.id));
-            for (task, current) in new.into_iter().zip(told.len() + 1..) {
-                if seen.running.insert(task.id.clone()) {
-                    self.report.event(Event::TaskRuns {
-                        name: task.name(),
-                        node: task.node.clone(),
-                        current,
-                        wanted,
-                    });
-                }
+            if let Some(task) = failed.into_iter().max_by_key(|t| &t.created) {
+                seen.failed.insert(service.name.clone(), task.clone());
             }
-            for text in verdict::complaints(stack, &service.name, |task| old.contains(&task.id)) {
-                if seen.said.insert(text.clone()) {
-                    self.report.warn(&Warning::Task(text));
+            self.tell_running(stack, service, seen);
+            let said = seen.complaints.entry(service.name.clone()).or_default();
+            for (text, reason) in verdict::complaints(stack, &service.name, |task| self.is_known(task)) {
+                if !said.contains_key(&reason) {
+                    self.report.warn(&Warning::Task(text.clone()));
+                    said.insert(reason, text);
                 }
             }
         }
     }
+
+    fn tell_running(&self, stack: &Stack, service: &Service, seen: &mut Seen) {
+        if service.spec.is_job() {
+            return;
+        }
+        let (current, wanted) = (stack.current(service), stack.wanted(service));
+        let runs = |task: &&Task| task.runs() && task.is_of(&service.spec);
+        let new = |t: &&Task| !seen.running.contains_key(&t.id);
+        let new: Vec<&Task> = stack.tasks_of(&service.name).filter(runs).filter(new).collect();
+        let told = current.saturating_sub(new.len());
+        for (task, current) in new.into_iter().zip(told + 1..) {
+            seen.running.insert(task.id.clone(), Some(Instant::now()));
+            let (name, node) = (task.name(), task.node.clone());
+            self.report.event(Event::TaskRuns { name, node, current: current.min(wanted), wanted });
+        }
+    }
+}
+
+fn failure(stack: Stack, service: &str, seen: &Seen) -> Box<Failure> {
+    let said = seen.complaints.get(service).into_iter().flatten();
+    Box::new(Failure {
+        complaints: said.map(|(_, text)| text.clone()).collect(),
+        task: seen.failed.get(service).cloned(),
+        service: service.into(),
+        stack,
+    })
 }

@@ -1,5 +1,8 @@
 //! A project for Swarm: what Swarm itself loses, and what it does not obey.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::check::service::{self, Front, Subject};
@@ -9,24 +12,41 @@ use crate::deploy::definition::Definition;
 use crate::deploy::stack;
 use crate::docker::inspect::Image;
 use crate::fault::Fault;
-use crate::model::Service;
+use crate::model::{Project, Service, Wrong};
+use crate::swarm::convert::folder_mounts;
 use crate::swarm::file::{Asks, StackFile};
+use crate::swarm::placement::Local;
 
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
 const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
 pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mut Sheet) -> Result<()> {
     let (docker, project) = (&definition.docker, &definition.project);
-    let folder = tempfile::tempdir()?;
     let asks = Asks { services: args.services.clone(), ..Asks::default() };
     let text = definition.snapshot.text();
-    let file = StackFile::of(&text, &definition.source, &asks, folder.path()).map_err(Fault::from)?;
+    let mut file = StackFile::of(&text, &definition.source, &asks).map_err(Fault::from)?;
+    let nodes = if engine { docker.placement().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    for (name, loss) in stack::losses(&project.name, &text, &file, &image)? {
+    for (name, loss) in stack::losses(&project.name, &text, &file, nodes.as_ref(), &image)? {
         sheet.findings.push(Finding::lost(About::service(&name), loss));
     }
+    let mut refusals = std::mem::take(&mut file.refusals);
+    refusals.extend(stack::one_shots(project));
+    if let Some(nodes) = &nodes {
+        let folder = definition.folder.canonicalize().unwrap_or_default();
+        refusals.extend(nodes.refusals(&file, &local(&file, &image)?, &folder));
+    }
+    if nodes.is_none() {
+        let folder = definition.folder.canonicalize().unwrap_or_default();
+        sheet.findings.extend(of_one_machine(project, &file, &folder));
+    }
+    let refused = |wrong: Wrong| {
+        let about = about(&file.services, &wrong.message);
+        Finding::refused(about, Fault::from(wrong))
+    };
+    sheet.findings.extend(refusals.into_iter().map(refused));
     sheet.findings.extend(file.notes.iter().map(|note| ignored(&file.services, note)));
     for name in &file.services {
         let service = &project.services[name];
@@ -62,11 +82,44 @@ fn subject<'a>(service: &'a Service, image: Option<&'a Image>) -> Subject<'a> {
 }
 
 fn ignored(services: &[String], note: &str) -> Finding {
-    let named = services
-        .iter()
-        .find(|s| note.contains(&format!("services.{s}.")) || note.contains(&format!("`{s}`")));
-    let about = named.map_or_else(About::default, |s| About::service(s));
-    Finding::note("swarm-ignores", about, note, "")
+    Finding::note("swarm-ignores", about(services, note), note, "")
+}
+
+fn about(services: &[String], text: &str) -> About {
+    let named = |s: &&String| text.contains(&format!("services.{s}.")) || text.contains(&format!("`{s}`"));
+    services.iter().find(named).map_or_else(About::default, |s| About::service(s))
+}
+
+/// What other nodes will not have, as long as it is not known whether there are any.
+fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Finding> {
+    let binds = folder_mounts(file, folder).into_iter().map(|(service, source)| {
+        let says =
+            format!("`services.{service}.volumes`: `{source}` has to be on every node that may run it");
+        let fix = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
+        Finding::note("swarm-bind", About::service(&service), says, fix)
+    });
+    let is_built = |name: &&String| project.services[*name].builds && !file.image(name).is_empty();
+    let built = file.services.iter().filter(is_built).map(|name| {
+        let says = format!(
+            "`services.{name}.image`: with more than one node `{}` has to be in a registry",
+            file.image(name)
+        );
+        let fix = "name one in `image`; `compose-zd deploy --build --push` puts it there";
+        Finding::note("swarm-registry", About::service(name), says, fix)
+    });
+    binds.chain(built).collect()
+}
+
+/// The services whose image was built here, as far as is known.
+fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<Local>> {
+    let mut all = Vec::new();
+    for name in &file.services {
+        if image(file.image(name))?.is_some_and(|i| i.repo_digests.is_empty()) {
+            let (service, image) = (name.clone(), file.image(name).into());
+            all.push(Local { service, image, ran: BTreeSet::new() });
+        }
+    }
+    Ok(all)
 }
 
 fn row(service: &Service) -> Row {

@@ -1,19 +1,18 @@
 //! What is done about a deploy that Swarm did not bring to its end: all of it goes back, or it stays where it is, paused.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Swarm, write_private};
+use super::{Swarm, is_pinned, refused};
 use crate::fault::{Exit, Fault};
 use crate::model::FailureAction;
 use crate::release::Kind;
 use crate::report::Event;
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::state::{Service, Spec, Stack};
-use crate::swarm::verdict::{self, Standing};
-use crate::swarm::watch::{self, End};
+use crate::swarm::verdict::{ServiceGoal, Standing, is_port_taken};
+use crate::swarm::watch::{self, End, Failure};
 use crate::wait::Stop;
 
 impl Swarm<'_> {
@@ -37,38 +36,98 @@ impl Swarm<'_> {
                 self.report.event(Event::Interrupted);
                 self.go_back(file, Fault::interrupted(signal))
             }
-            End::Failed { stack, service, standing } => self.stands(file, &stack, &service, standing),
-            End::Stuck { stack, service, after } => {
-                let fault = self.stuck(&stack, &service, after);
-                match self.goes_back_by_itself(&service) {
+            End::Failed(failure, standing) => self.stands(file, &failure, standing),
+            End::Stuck(failure, after) => {
+                let fault = self.stuck(&failure, after);
+                match self.goes_back_by_itself(&failure.service) {
                     true => self.go_back(file, fault),
-                    false => (self.paused(fault, &service), true),
+                    false => (self.paused(fault, &failure), true),
                 }
             }
         }
     }
 
-    fn stands(&self, file: &StackFile, stack: &Stack, service: &str, standing: Standing) -> (Fault, bool) {
-        let fault = |said: &str, why: &str| {
-            let message = format!("`{service}`: {said}: {why}");
-            self.with_complaints(Fault::new(Exit::Kept, message), stack, service)
+    /// Every task runs, and the public URL gives no good answer.
+    pub fn lost(&self, file: &StackFile, lost: Fault) -> (Fault, bool) {
+        let message = format!("every task runs, and {}", lost.message);
+        let fault = Fault { message, ..lost };
+        match self.kind {
+            Kind::Rollback { .. } => {
+                let broken = Fault { exit: Exit::Broken, ..fault };
+                (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
+            }
+            _ => self.go_back(file, fault),
+        }
+    }
+
+    fn stands(&self, file: &StackFile, failure: &Failure, standing: Standing) -> (Fault, bool) {
+        let service = &failure.service;
+        let fault = |said: String| {
+            self.with_complaints(Fault::new(Exit::Kept, format!("`{service}`: {said}")), failure)
         };
         match standing {
             Standing::Paused(why) if !self.goes_back_by_itself(service) => {
-                (self.paused(fault("Swarm has paused the update", &why), service), true)
+                (self.paused(fault(format!("Swarm has paused the update: {why}")), failure), true)
             }
-            Standing::Paused(why) => self.go_back(file, fault("Swarm has paused the update", &why)),
-            Standing::RolledBack(why) => self.go_back(file, fault("Swarm has rolled the update back", &why)),
+            Standing::Paused(why) => self.go_back(file, fault(format!("Swarm has paused the update: {why}"))),
+            Standing::RolledBack(why) => {
+                self.go_back(file, fault(format!("Swarm has rolled the update back: {why}")))
+            }
             Standing::RollbackPaused(why) => {
-                let fault = fault("Swarm has paused the way back", &why);
+                let fault = fault(format!("Swarm has paused the way back: {why}"));
                 match self.kind {
                     // Never roll back a rollback.
-                    Kind::Rollback { .. } => (self.paused(fault, service), true),
+                    Kind::Rollback { .. } => (self.paused(fault, failure), true),
                     _ => (self.broken(fault, "the rollback is paused"), false),
                 }
             }
-            Standing::Underway | Standing::Converged => (fault("it does not get further", ""), false),
+            Standing::Gone => self.gone_meanwhile(
+                file,
+                fault("the service was removed while it was deployed".into()),
+                service,
+            ),
+            Standing::Overwritten => (self.overwritten(failure), false),
+            Standing::JobFailed => self.go_back(file, fault("the job failed".into())),
+            Standing::Underway | Standing::Converged => (fault("it does not get further".into()), false),
         }
+    }
+
+    /// Somebody removed it, so it is not made again; the others go back.
+    fn gone_meanwhile(&self, file: &StackFile, fault: Fault, service: &str) -> (Fault, bool) {
+        let removed = fault.message.clone();
+        let (fault, _) = self.go_back(file, fault);
+        if self.before.running(service) == 0 || fault.exit != Exit::Kept {
+            return (fault, false);
+        }
+        let message =
+            format!("{removed}; it served before and does not now; the other services are what they were");
+        let hint = format!("act now: `compose-zd deploy {service}` creates it again");
+        (Fault { exit: Exit::Broken, message, ..fault }.hint(hint), false)
+    }
+
+    /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
+    fn overwritten(&self, failure: &Failure) -> Fault {
+        let (name, service) = (self.name(), &failure.service);
+        let sent = self.sent.borrow();
+        let goal = sent.iter().find(|goal| goal.service == *service);
+        let ours =
+            goal.and_then(|goal| goal.sent.as_ref()).map(|spec| short(spec.image())).unwrap_or_default();
+        let (version, image) = match failure.stack.services.get(service) {
+            Some(now) => (now.version, short(now.spec.image())),
+            None => (0, String::new()),
+        };
+        Fault::new(
+            Exit::Kept,
+            format!(
+                "`{service}`: another update took the place of this one: Swarm was given release {} ({ours}, version {}), and \
+                 then by another `docker stack deploy` or `docker service update` version {version} ({image}), which goes on",
+                self.number,
+                goal.map_or(0, |goal| goal.version)
+            ),
+        )
+        .hint(format!(
+            "`docker service inspect {name}_{service}` shows what it is now; deploy again once the other update is over"
+        ))
     }
 
     /// Whether a failure is undone by us: Swarm's own default is to pause, and nobody asked for that.
@@ -80,27 +139,41 @@ impl Swarm<'_> {
         !matches!(self.kind, Kind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
     }
 
-    fn stuck(&self, stack: &Stack, service: &str, after: Duration) -> Fault {
-        let (running, wanted) = match stack.services.get(service) {
-            Some(service) => (stack.current(service), stack.wanted(service)),
-            None => (0, 0),
+    fn stuck(&self, failure: &Failure, after: Duration) -> Fault {
+        let Failure { stack, service, .. } = failure;
+        let (running, wanted, is_job) = match stack.services.get(service) {
+            Some(service) => (stack.current(service), stack.wanted(service), service.spec.is_job()),
+            None => (0, 0, false),
         };
-        let message = format!(
-            "`{service}`: {running} of {wanted} tasks run what was asked for, and nothing got further for {:.0}s",
-            after.as_secs_f64()
-        );
-        self.with_complaints(Fault::new(Exit::Kept, message), stack, service)
-            .hint("`--health-deadline` gives a task more time to get ready")
+        let after = after.as_secs_f64();
+        let what = match (is_job, running >= wanted) {
+            (true, _) => {
+                format!("{running} of {wanted} tasks completed, and nothing got further for {after:.0}s")
+            }
+            (false, true) if wanted > 0 => format!("its tasks start and do not stay up, for {after:.0}s"),
+            (false, _) if wanted == 0 => format!("no node takes a task of it, for {after:.0}s"),
+            (false, _) => format!(
+                "{running} of {wanted} tasks run what was asked for, and nothing got further for {after:.0}s"
+            ),
+        };
+        let hint = match failure.complaints.iter().any(|said| is_port_taken(said)) {
+            true => "free the port on that node (`ss -ltnp` shows its owner), or publish another one",
+            false => "`--health-deadline` gives a task more time to get ready",
+        };
+        self.with_complaints(Fault::new(Exit::Kept, format!("`{service}`: {what}")), failure).hint(hint)
     }
 
-    /// With what Swarm says of the tasks, and what they said last.
-    fn with_complaints(&self, fault: Fault, stack: &Stack, service: &str) -> Fault {
-        let old: BTreeSet<&str> = self.before.tasks.iter().map(|t| t.id.as_str()).collect();
-        let said = verdict::complaints(stack, service, |t| old.contains(t.id.as_str()));
-        let fault = fault.seen(&said.join("\n"));
-        let failed =
-            stack.tasks_of(service).filter(|t| t.has_failed() && !old.contains(t.id.as_str())).last();
-        match failed.map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
+    /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
+    /// reason that is recorded.
+    fn with_complaints(&self, fault: Fault, failure: &Failure) -> Fault {
+        let message = match failure.complaints.last() {
+            Some(said) if !fault.message.contains(said.as_str()) => format!("{} ({said})", fault.message),
+            _ => fault.message.clone(),
+        };
+        let fault = Fault { message, ..fault };
+        let others = failure.complaints.iter().rev().skip(1).cloned().collect::<Vec<_>>();
+        let fault = fault.seen(&others.join("\n"));
+        match failure.task.as_ref().map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
             Some((name, Ok(lines))) if !lines.is_empty() => {
                 fault.seen(&format!("last lines of {name}:")).seen(&lines.join("\n"))
             }
@@ -108,10 +181,17 @@ impl Swarm<'_> {
         }
     }
 
-    /// The services of the file that are not what they were; those that are new.
+    /// The services of the file that are not what they were, and those that are new. What another update made of one since
+    /// is not ours to undo; and a job is not run again.
     fn changed<'s>(&self, file: &StackFile, now: &'s Stack) -> Vec<&'s Service> {
-        let is_ours = |s: &&Service| file.services.contains(&s.name);
+        let sent = self.sent.borrow();
+        let is_others = |s: &Service| {
+            let sent = sent.iter().find(|goal| goal.service == s.name).and_then(|goal| goal.sent.as_ref());
+            sent.is_some_and(|sent| !sent.asks_for_same(&s.spec)) && !s.update_state().starts_with("rollback")
+        };
+        let is_ours = |s: &&Service| file.services.contains(&s.name) && !is_others(s);
         let differs = |s: &&Service| match self.before.services.get(&s.name) {
+            Some(_) if s.spec.is_job() => false,
             Some(before) => {
                 !self.is_goal(&s.name, &s.spec) || !before.spec.same_tasks(&s.spec) || is_halfway(s)
             }
@@ -131,21 +211,32 @@ impl Swarm<'_> {
         }
     }
 
-    /// Brings back what was there before: all of it, whichever service failed.
+    /// Brings back what was there before: all of it, whichever service failed. Swarm may have done it already.
     fn go_back(&self, file: &StackFile, fault: Fault) -> (Fault, bool) {
-        self.report.event(Event::GoingBack);
-        match self.try_back(file) {
-            Ok(()) => (self.kept(fault), false),
-            Err(second) => (self.broken(fault, &second.to_string()), false),
+        let back = watch::look(self.docker(), self.name()).and_then(|now| {
+            let changed = self.changed(file, &now);
+            if changed.is_empty() {
+                return Ok(());
+            }
+            self.try_back(&now, changed)
+        });
+        let lost = || self.witness.lost_at_the_end().map(|lost| lost.message);
+        match back.err().map(|error| error.to_string()).or_else(lost) {
+            None => (self.kept(fault), false),
+            Some(second) => (self.broken(fault, &second), false),
         }
     }
 
-    fn try_back(&self, file: &StackFile) -> Result<()> {
-        let now = watch::look(self.docker(), self.name())?;
-        let changed = self.changed(file, &now);
+    fn try_back(&self, now: &Stack, changed: Vec<&Service>) -> Result<()> {
         let (old, new): (Vec<&Service>, Vec<&Service>) =
             changed.into_iter().partition(|s| self.before.services.contains_key(&s.name));
-        self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;
+        if !old.is_empty() {
+            self.report.event(Event::GoingBack);
+        }
+        if !new.is_empty() {
+            self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;
+            self.report.event(Event::Removed { names: new.iter().map(|s| s.name.clone()).collect() });
+        }
         for service in &old {
             let leads_back = service.previous.as_ref().is_some_and(|p| self.is_goal(&service.name, p));
             match (self.is_goal(&service.name, &service.spec), leads_back) {
@@ -154,15 +245,16 @@ impl Swarm<'_> {
                 (false, false) => self.send_last_good(&service.name)?,
             }
         }
-        let names: Vec<String> = old.iter().map(|s| s.name.clone()).collect();
+        let told = watch::look(self.docker(), self.name())?;
+        let goals = old.iter().map(|s| ServiceGoal::back(&told, &s.name)).collect();
         // Nothing interrupts it.
-        match self.watch(&names, &now, true, Stop::default())? {
+        match self.watch(goals, now, true, Stop::default())? {
             End::Converged(_) => Ok(()),
-            End::Failed { stack, service, standing } => {
-                let fault = Fault::unchanged(format!("`{service}`: {}", words(&standing)));
-                Err(self.with_complaints(fault, &stack, &service).into())
+            End::Failed(failure, standing) => {
+                let fault = Fault::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
+                Err(self.with_complaints(fault, &failure).into())
             }
-            End::Stuck { stack, service, after } => Err(self.stuck(&stack, &service, after).into()),
+            End::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
             End::Lost(fault) => Err(fault.into()),
             End::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
         }
@@ -176,13 +268,22 @@ impl Swarm<'_> {
             ))
             .into());
         };
-        let folder = tempfile::tempdir()?;
-        let asks = Asks { services: vec![service.into()], ..Asks::default() };
-        let text = self.ledger.config(record.number)?;
+        let mut asks = Asks { services: vec![service.into()], ..Asks::default() };
+        let mut snapshot = self.ledger.snapshot(record.number)?;
+        if let Some(placed) = record.services.get(service) {
+            if is_pinned(&placed.image_id) {
+                snapshot.set_image(service, &placed.image_id);
+            }
+            asks.replicas.extend((placed.replicas > 0).then(|| (service.into(), placed.replicas.into())));
+        }
         let source = format!("release {}", record.number);
-        let file = StackFile::of(&text, &source, &asks, folder.path()).map_err(Fault::from)?;
-        write_private(&file.files)?;
-        self.docker().stack_deploy(self.name(), &file.text, self.resolve(&file)?)
+        let mut file = StackFile::of(&snapshot.text(), &source, &asks).map_err(Fault::from)?;
+        refused(&source, std::mem::take(&mut file.refusals))?;
+        let stack = self.send_adopted(&file, &watch::look(self.docker(), self.name())?)?;
+        match stack.services.is_empty() {
+            true => Ok(()),
+            false => self.docker().stack_deploy(self.name(), &stack.text(), self.resolve(&stack)),
+        }
     }
 
     fn kept(&self, fault: Fault) -> Fault {
@@ -190,28 +291,49 @@ impl Swarm<'_> {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::Kept,
         };
-        let serves = match (self.before.services.is_empty(), self.ledger.history.current()) {
-            (true, _) => "nothing served before, and no service was left behind".to_string(),
-            (false, Some(record)) => format!("release {} serves", record.number),
-            (false, None) => "what served before serves".to_string(),
+        let serves = match (self.served(), self.ledger.history.current()) {
+            (false, _) if self.before.services.is_empty() => {
+                "nothing served before, and no service was left behind".to_string()
+            }
+            (false, _) => "nothing served before".to_string(),
+            (true, Some(record)) => format!("release {} serves", record.number),
+            (true, None) => "what served before serves".to_string(),
         };
         Fault { exit, message: format!("{}; {serves}", fault.message), ..fault }
     }
 
-    fn paused(&self, fault: Fault, service: &str) -> Fault {
-        let name = self.name();
-        let message = format!("{}; it stays as it is, old and new tasks beside each other", fault.message);
-        Fault { exit: Exit::Kept, message, ..fault }.hint(format!(
-            "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over; \
-             see `docker service ps {name}_{service}`"
+    /// A task of the stack ran before.
+    fn served(&self) -> bool {
+        self.before.tasks.iter().any(|t| t.runs())
+    }
+
+    fn paused(&self, fault: Fault, failure: &Failure) -> Fault {
+        let (name, service) = (self.name(), &failure.service);
+        let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
+        let (exit, how) = match serves {
+            true => (Exit::Kept, "it stays as it is, old and new tasks beside each other"),
+            false => (Exit::Broken, "it stays as it is, and no task of it runs"),
+        };
+        let act = if serves { "" } else { "act now: " };
+        Fault { exit, message: format!("{}; {how}", fault.message), ..fault }.hint(format!(
+            "{act}`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts \
+             over; see `docker service ps {name}_{service}`"
         ))
     }
 
     fn broken(&self, fault: Fault, second: &str) -> Fault {
+        let name = self.name();
+        if !self.served() {
+            let message = format!(
+                "{}; nothing served before; and what is left could not be removed: {second}",
+                fault.message
+            );
+            return Fault { exit: Exit::Kept, message, ..fault }
+                .hint(format!("`docker stack ps {name}` shows what runs"));
+        }
         let message = format!("{}; and what was there before could not be restored: {second}", fault.message);
         Fault { exit: Exit::Broken, message, ..fault }.hint(format!(
-            "act now: `docker stack ps {}` shows what runs; deploy again once the cause is gone",
-            self.name()
+            "act now: `docker stack ps {name}` shows what runs; deploy again once the cause is gone"
         ))
     }
 
@@ -224,6 +346,14 @@ impl Swarm<'_> {
         );
         Fault { exit: Exit::Broken, message, ..fault }
             .hint("name another manager with `--context` or `--host`, and deploy again: it goes on from what it finds")
+    }
+}
+
+/// An image by the beginning of its id.
+fn short(image: &str) -> String {
+    match image.strip_prefix("sha256:") {
+        Some(id) => format!("image {}", id.chars().take(12).collect::<String>()),
+        None => format!("`{}`", image.split('@').next().unwrap_or_default()),
     }
 }
 
@@ -240,5 +370,8 @@ pub fn words(standing: &Standing) -> String {
         Standing::RolledBack(why) => format!("rolled back: {why}"),
         Standing::Paused(why) => format!("the update is paused: {why}"),
         Standing::RollbackPaused(why) => format!("the rollback is paused: {why}"),
+        Standing::Gone => "the service was removed meanwhile".into(),
+        Standing::Overwritten => "another update took the place of this one".into(),
+        Standing::JobFailed => "the job failed".into(),
     }
 }

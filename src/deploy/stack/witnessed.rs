@@ -1,14 +1,16 @@
 //! The witness of a rollout on Swarm. It only tells: what goes back, and when, is Swarm's and the watch's.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
 
+use super::prepare::Prepared;
 use super::{Swarm, fronts};
 use crate::deploy::witnessed::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
-use crate::swarm::file::StackFile;
+use crate::swarm::placement::Node;
 use crate::swarm::public;
 use crate::witness::Places;
 
@@ -24,7 +26,8 @@ impl Swarm<'_> {
     ///
     /// # Errors
     /// With `--strict`: no URL to ask, or no answer.
-    pub fn call_witness(&self, file: &StackFile) -> Result<()> {
+    pub fn call_witness(&self, prepared: &Prepared) -> Result<()> {
+        let file = &prepared.file;
         let (settings, strict) = (&self.definition.project.witness, self.rollout.witness.strict);
         if !is_wanted(settings, strict)? {
             return Ok(());
@@ -35,7 +38,7 @@ impl Swarm<'_> {
         }
         let urls: Vec<Places> = match own_place(settings) {
             Some(place) => vec![vec![place]],
-            None => self.derived(file)?,
+            None => self.derived(prepared)?,
         };
         match (urls.is_empty(), strict) {
             (true, true) => return Err(unknown_url().into()),
@@ -63,13 +66,27 @@ impl Swarm<'_> {
         Ok(())
     }
 
-    fn derived(&self, file: &StackFile) -> Result<Vec<Places>> {
+    fn derived(&self, Prepared { file, nodes, .. }: &Prepared) -> Result<Vec<Places>> {
         let settings = &self.definition.project.witness;
         let text = self.definition.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;
         let asked = (settings.host.as_deref(), settings.path.as_deref());
-        let places = public::places(&project, self.name(), &file.services, &fronts(&text)?, asked);
-        let is_elsewhere = !places.is_empty() && self.docker().is_elsewhere();
-        Ok(places.into_iter().filter(|_| !is_elsewhere).map(|place| vec![place]).collect())
+        let is_here = !self.docker().is_elsewhere();
+        let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
+        let ways = |node: &Node| -> Vec<IpAddr> {
+            let address = node.address().and_then(|a| a.parse().ok());
+            address.into_iter().chain(local.filter(|_| node.id == nodes.this)).collect()
+        };
+        let addresses = |service: &str, is_of_node: bool| {
+            let runs_on = |node: &&Node| {
+                let mut tasks = self.before.tasks_of(service).filter(|t| t.runs());
+                tasks.any(|t| t.node == node.hostname())
+            };
+            // Every node leads to a port of the mesh.
+            let is_asked = |node: &&Node| if is_of_node { runs_on(node) } else { node.id == nodes.this };
+            let asked = nodes.all.iter().filter(is_asked).map(ways);
+            asked.filter(|ways| !ways.is_empty()).collect()
+        };
+        Ok(public::places(&project, self.name(), &file.services, &fronts(&text)?, &addresses, asked))
     }
 }

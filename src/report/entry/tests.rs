@@ -90,6 +90,7 @@ fn every() -> Vec<Event> {
         Event::Recovering { release: 1 },
         Event::Sending { stack: text(), services: names() },
         Event::OwnWayBack { services: names() },
+        Event::JobCompleted { service: text(), tasks: 2 },
         Event::TaskRuns { name: text(), node: text(), current: 1, wanted: 2 },
         Event::NoWitness { why: text() },
         Event::Witness(Box::new(seen())),

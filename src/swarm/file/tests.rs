@@ -2,14 +2,16 @@ use super::*;
 use crate::model::Snapshot;
 
 /// A project as `docker compose config` prints it, turned into a stack.
-fn made(yaml: &str, asks: &Asks) -> Result<(Value, StackFile), Wrong> {
+fn made(yaml: &str, asks: &Asks) -> (Value, StackFile) {
     let text = Snapshot::read(yaml).unwrap().text();
-    let file = StackFile::of(&text, "compose.yaml", asks, Path::new("/run/x"))?;
-    Ok((serde_json::from_str(&file.text).unwrap(), file))
+    let file = StackFile::of(&text, "compose.yaml", asks).unwrap();
+    (serde_json::from_str(&file.text()).unwrap(), file)
 }
 
 fn stack(yaml: &str) -> (Value, StackFile) {
-    made(yaml, &Asks::default()).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+    let (value, file) = made(yaml, &Asks::default());
+    assert!(file.refusals.is_empty(), "{:?}", file.refusals);
+    (value, file)
 }
 
 fn notes(service: &str) -> String {
@@ -17,7 +19,9 @@ fn notes(service: &str) -> String {
 }
 
 fn refused(yaml: &str) -> Wrong {
-    made(yaml, &Asks::default()).err().unwrap_or_else(|| panic!("{yaml} is taken"))
+    let (_, mut file) = made(yaml, &Asks::default());
+    assert_eq!(file.refusals.len(), 1, "{yaml}: {:?}", file.refusals);
+    file.refusals.remove(0)
 }
 
 #[test]
@@ -120,7 +124,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
         },
         ..Asks::default()
     };
-    let (stack, _) = made(yaml, &asks).unwrap();
+    let (stack, _) = made(yaml, &asks);
     let deploy = &stack["services"]["app"]["deploy"];
     assert_eq!(deploy["replicas"], 5);
     let expected =
@@ -128,29 +132,30 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
     assert_eq!(deploy["update_config"], expected);
     assert!(deploy.get("rollback_config").is_none());
     let update = UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() };
-    let (stack, _) = made(yaml, &Asks { update, ..Asks::default() }).unwrap();
+    let (stack, _) = made(yaml, &Asks { update, ..Asks::default() });
     assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns", "0 is 5s to Swarm");
 }
 
 #[test]
 fn only_what_was_named_is_there_with_what_it_refers_to() {
     let yaml = "services: {app: {image: a, networks: {n: null}, secrets: [{source: s}]}, db: {image: d, networks: {m: null}, \
-                configs: [{source: c}]}}\nnetworks: {n: {name: x}, m: {}}\nsecrets: {s: {file: /s}}\nconfigs: {c: {file: /c}}";
+                configs: [{source: c}]}}\nnetworks: {n: {name: x}, m: {}}\nsecrets: {s: {content: x}}\nconfigs: {c: {content: x}}";
     let asks = Asks { services: vec!["app".into()], ..Asks::default() };
-    let (stack, file) = made(yaml, &asks).unwrap();
+    let (stack, file) = made(yaml, &asks);
     assert_eq!(file.services, ["app"]);
     assert_eq!(stack["networks"], json!({ "n": { "name": "x" } }));
-    assert_eq!(stack["secrets"], json!({ "s": { "file": "/s" } }));
+    assert_eq!(stack["secrets"], json!({ "s": { "name": "s", "external": true } }));
     assert!(stack.get("configs").is_none());
 }
 
 #[test]
-fn a_config_that_is_a_text_becomes_a_file() {
-    let yaml =
-        "services: {app: {image: a, configs: [{source: c}]}}\nconfigs: {c: {name: p_c, content: 'a$$b'}}";
+fn configs_and_secrets_are_made_apart_and_referred_to_by_name() {
+    let yaml = "services: {app: {image: a, configs: [{source: c}]}}\nconfigs: {c: {name: p_c, content: 'a$$b', labels: {l: v}}}";
     let (stack, file) = stack(yaml);
-    assert_eq!(file.files, [("/run/x/configs-0".into(), "a$b".to_string())]);
-    assert_eq!(stack["configs"]["c"], json!({ "name": "p_c", "file": "/run/x/configs-0" }));
+    assert_eq!(stack["configs"]["c"], json!({ "name": "p_c", "external": true }));
+    let [object] = &file.objects[..] else { panic!("{:?}", file.objects) };
+    assert_eq!((object.kind, object.name.as_str(), &object.content[..]), (Kind::Config, "p_c", &b"a$b"[..]));
+    assert!(!file.text().contains("a$b"));
     let wrong = refused(
         "services: {app: {image: a, secrets: [{source: s}]}}\nsecrets: {s: {environment: COMPOSE_ZD_NOT_SET}}",
     );
@@ -158,8 +163,30 @@ fn a_config_that_is_a_text_becomes_a_file() {
 }
 
 #[test]
+fn everything_that_swarm_refuses_is_said_at_once() {
+    let yaml = "services: {app: {build: ., volumes_from: [b], network_mode: 'service:b', ports: [{target: 1, published: '2-3'}], \
+                networks: {n: null}}}\nnetworks: {n: {driver: macvlan}}";
+    assert_eq!(made(yaml, &Asks::default()).1.refusals.len(), 5);
+}
+
+#[test]
+fn a_job_has_no_update_config_and_is_left_out_of_a_way_back() {
+    let yaml = "services: {job: {image: a, deploy: {mode: replicated-job, update_config: {monitor: 1s}}}, app: {image: a}}";
+    let update = UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() };
+    let (stack, file) = made(yaml, &Asks { update, ..Asks::default() });
+    assert!(stack["services"]["job"]["deploy"].get("update_config").is_none());
+    assert_eq!(file.without_jobs().services, ["app"]);
+}
+
+#[test]
+fn a_monitor_of_zero_is_written_as_what_swarm_takes_for_none() {
+    let (stack, _) = stack("services: {app: {image: a, deploy: {update_config: {monitor: 0s}}}}");
+    assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns");
+}
+
+#[test]
 fn a_global_service_has_no_number() {
     let asks = Asks { replicas: [("app".to_string(), 5)].into(), ..Asks::default() };
-    let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks).unwrap();
+    let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks);
     assert!(stack["services"]["app"]["deploy"].get("replicas").is_none());
 }

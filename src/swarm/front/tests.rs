@@ -44,7 +44,9 @@ fn front_of_traefik(argument: &str) -> Front {
 
 #[test]
 fn caddy_has_to_look_up_often_and_to_try_again() {
-    let risks = |text: &str| caddy(text).risks("flask").iter().map(|r| format!("{r}\n")).collect::<String>();
+    let risks = |text: &str| {
+        caddy(text).risks("flask", &json!({})).iter().map(|r| format!("{r}\n")).collect::<String>()
+    };
     let good = "reverse_proxy {\n dynamic a {\n  name tasks.flask\n  refresh 500ms # short\n }\n lb_try_duration 5s\n}";
     assert_eq!(risks(good), "");
     assert!(risks(&good.replace("refresh", "# refresh")).contains("set `refresh 500ms`"));
@@ -58,7 +60,9 @@ fn caddy_has_to_look_up_often_and_to_try_again() {
 
 #[test]
 fn haproxy_has_to_look_up_and_to_let_go() {
-    let risks = |text: &str| haproxy(text).risks("app").iter().map(|r| format!("{r}\n")).collect::<String>();
+    let risks = |text: &str| {
+        haproxy(text).risks("app", &json!({})).iter().map(|r| format!("{r}\n")).collect::<String>()
+    };
     let good = "resolvers docker\n timeout resolve 500ms\nbackend b\n \
                 server-template app 8 tasks.app:3000 resolvers docker init-addr none";
     assert_eq!(risks(good), "");
@@ -72,9 +76,65 @@ fn haproxy_has_to_look_up_and_to_let_go() {
 #[test]
 fn traefik_has_to_ask_often() {
     let risks = |argument| {
-        front_of_traefik(argument).risks("app").iter().map(|r| format!("{r}\n")).collect::<String>()
+        front_of_traefik(argument)
+            .risks("app", &json!({}))
+            .iter()
+            .map(|r| format!("{r}\n"))
+            .collect::<String>()
     };
     assert!(risks("").contains("refreshSeconds=1"));
     assert!(risks("--providers.swarm.refreshSeconds=15").contains("refreshSeconds=1"));
     assert_eq!(risks("--providers.swarm.refreshSeconds=1"), "");
+}
+
+fn nginx(text: &str, mode: &str) -> String {
+    let front = front("nginx:1.29", "/etc/nginx/conf.d/default.conf", text);
+    let part = json!({ "deploy": { "endpoint_mode": mode } });
+    assert!(front.reaches("p", "app", &part));
+    front.risks("app", &part).iter().map(|r| r.rule.to_string()).collect()
+}
+
+#[test]
+fn nginx_that_looks_up_once_needs_a_name_that_stays() {
+    let fixed =
+        "upstream up { \n server app:3000; \n}\nserver {\n location / { \n proxy_pass http://up; \n}\n}";
+    assert_eq!(nginx(fixed, "dnsrr"), "swarm-nginx-lookup");
+    assert_eq!(nginx(fixed, "vip"), "");
+    assert_eq!(nginx("proxy_pass http://tasks.app:3000;", "vip"), "swarm-nginx-lookup");
+    let variable = "resolver 127.0.0.11 valid=1s;\n set $up tasks.app;\n proxy_pass http://$up:3000;";
+    assert_eq!(nginx(variable, "dnsrr"), "");
+    assert_eq!(nginx(&variable.replace(" valid=1s", ""), "dnsrr"), "swarm-nginx-resolver");
+    assert_eq!(nginx(&variable.replace("1s", "30s"), "vip"), "swarm-nginx-resolver");
+    let front =
+        front("nginx", "/etc/nginx/nginx.conf", "listen 8080;\nlisten [::]:443 ssl;\nproxy_pass http://app;");
+    let ports: Vec<u16> = front.entrances("p", "app", &json!({})).iter().map(|e| e.port).collect();
+    assert_eq!(ports, [8080]);
+}
+
+#[test]
+fn proxies_of_one_machine_are_named_in_a_swarm() {
+    let rules = |front: &Front, part: Value| {
+        front.risks("app", &part).iter().map(|r| r.rule.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let traefik = |words: &[&str]| {
+        let service = json!({ "image": "traefik:v3", "command": words });
+        Front::of("lb", &service, &json!({}), &|_| None).unwrap()
+    };
+    let own = || json!({ "labels": { "traefik.enable": "true" } });
+    assert_eq!(rules(&traefik(&["--providers.docker=true"]), own()), "swarm-traefik-provider");
+    let swarm = traefik(&["--providers.swarm.refreshSeconds=1"]);
+    assert_eq!(rules(&swarm, own()), "swarm-traefik-labels");
+    assert_eq!(rules(&swarm, json!({ "deploy": own() })), "");
+    assert_eq!(
+        rules(
+            &traefik(&["--providers.docker.swarmMode=true", "--providers.docker.swarmModeRefreshSeconds=1"]),
+            json!({})
+        ),
+        ""
+    );
+    let service = json!({ "image": "nginxproxy/nginx-proxy:1.11" });
+    let proxy = Front::of("lb", &service, &json!({}), &|_| None).unwrap();
+    let part = json!({ "environment": { "VIRTUAL_HOST": "a.b" } });
+    assert!(proxy.reaches("p", "app", &part) && !proxy.reaches("p", "app", &json!({})));
+    assert_eq!(rules(&proxy, part), "swarm-nginx-proxy");
 }

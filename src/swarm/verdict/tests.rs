@@ -32,7 +32,7 @@ fn three(version: u64) -> Vec<(&'static str, &'static str, u64, &'static str)> {
 }
 
 fn of(now: &Stack, before: Option<&Stack>) -> Standing {
-    standing(now, &now.services["app"], before.map(|b| &b.services["app"]))
+    standing(now, &ServiceGoal::sent(now, "app"), before.map(|b| &b.services["app"]))
 }
 
 #[test]
@@ -79,33 +79,123 @@ fn a_task_that_starts_over_and_over_is_no_progress() {
 
 #[test]
 fn patience_covers_what_swarm_waits_for_by_itself() {
-    let stack = stack("updating", 1, &three(1));
-    let service = &stack.services["app"];
-    let ready = Duration::from_secs(60);
-    assert_eq!(patience(service, ready, false), Duration::from_secs(60 + 5 + 2 + 10 + 60));
-    assert!(patience(service, ready, true) >= PULL);
+    let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
+    let of = |stack: &Stack, is_new: bool| {
+        let service = &stack.services["app"];
+        patience(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
+    };
+    assert_eq!(of(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
+    assert_eq!(of(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");
+    assert!(of(&stack("preparing", ""), false) >= PULL.as_secs());
+    let taken = "no suitable node (host-mode port already in use on 1 node)";
+    assert_eq!(of(&stack("pending", taken), false), 60, "waiting does not help");
 }
 
 #[test]
-fn complaints_are_the_new_ones_each_once() {
+fn complaints_are_the_new_ones_each_reason_once() {
+    let port = |n: u8| {
+        let (task, id) = (format!("{n}").repeat(25), format!("{n}").repeat(64));
+        format!(
+            "container {id}: driver failed on endpoint p_app.1.{task} ({id}): Bind: port is already allocated"
+        )
+    };
+    let ports = [port(1), port(2)];
     let stack = stack(
         "updating",
         2,
         &[
             ("failed", "shutdown", 1, "old"),
+            ("failed", "shutdown", 2, &ports[0]),
+            ("failed", "shutdown", 2, "task: non-zero exit (1)"),
             ("failed", "shutdown", 2, "task: non-zero exit (1)"),
             ("rejected", "shutdown", 2, "No such image"),
+            ("failed", "shutdown", 2, &ports[1]),
             ("complete", "shutdown", 2, ""),
             (RUNS, RUNS, 2, ""),
         ],
     );
-    let said = complaints(&stack, "app", |t| t.id == "t0");
+    let said: Vec<String> = complaints(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
     assert_eq!(
         said,
         [
-            "app.4 on node: complete: it ended by itself, or its health check failed",
-            "app.3 on node: rejected: No such image",
-            "app.2 on node: failed: task: non-zero exit (1)",
+            "app.7 on node: complete: it ended by itself, or its health check failed".to_string(),
+            "app.6 on node: failed: Bind: port is already allocated".into(),
+            "app.5 on node: rejected: No such image".into(),
+            "app.4 on node: failed: task: non-zero exit (1)".into(),
         ]
     );
+}
+
+#[test]
+fn a_service_that_vanishes_is_no_success() {
+    let before = stack("completed", 1, &three(1));
+    let goal = ServiceGoal::sent(&before, "app");
+    let now = Stack::default();
+    assert_eq!(standing(&now, &goal, None), Standing::Gone);
+}
+
+#[test]
+fn another_update_in_between_is_told_from_swarms_own_way_back() {
+    let sent = stack("updating", 2, &three(1));
+    let goal = ServiceGoal::sent(&sent, "app");
+    let of = |update: &str| standing(&stack(update, 3, &three(3)), &goal, None);
+    for update in ["", "updating", "completed", "paused"] {
+        assert_eq!(of(update), Standing::Overwritten, "{update}");
+    }
+    assert_eq!(of("rollback_started"), Standing::Underway);
+    assert_eq!(of("rollback_completed"), Standing::RolledBack("why".into()));
+}
+
+/// A service in this mode with a restart policy, and its tasks: state, iteration, slot.
+fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> Stack {
+    let template = json!({ "ContainerSpec": { "Image": "a" }, "RestartPolicy": policy });
+    let service = json!({
+        "ID": "s", "Spec": { "Name": "p_app", "TaskTemplate": template, "Mode": mode },
+        "JobStatus": mode.as_object().unwrap().keys().any(|k| k.ends_with("Job")).then(|| json!({ "JobIteration": { "Index": 2 } })),
+    });
+    let task = |(n, (state, iteration, slot)): (usize, &(&str, u64, u64))| {
+        let desired = if *state == "failed" { "shutdown" } else { "complete" };
+        serde_json::from_value(json!({
+            "ID": format!("t{n}"), "ServiceID": "s", "NodeID": "n", "Slot": slot, "Spec": template, "CreatedAt": format!("{n}"),
+            "JobIteration": { "Index": iteration }, "Status": { "State": state, "Err": "" }, "DesiredState": desired,
+        }))
+        .unwrap()
+    };
+    let tasks = tasks.iter().enumerate().map(task).collect();
+    Stack::new("p", vec![serde_json::from_value(service).unwrap()], tasks, &BTreeMap::new())
+}
+
+#[test]
+fn a_job_is_done_when_its_tasks_completed_in_this_iteration() {
+    let job = |policy: Value, tasks: &[(&str, u64, u64)]| {
+        let mode = json!({ "ReplicatedJob": { "TotalCompletions": 2 } });
+        of(&special(mode, policy, tasks), None)
+    };
+    let any = || json!({ "Condition": "any" });
+    assert_eq!(job(any(), &[("complete", 2, 1), ("complete", 2, 2)]), Standing::Converged);
+    assert_eq!(job(any(), &[("complete", 1, 1), ("complete", 1, 2)]), Standing::Underway, "those before");
+    assert_eq!(job(any(), &[("complete", 2, 1), ("running", 2, 2)]), Standing::Underway);
+    assert_eq!(job(any(), &[("failed", 2, 1), ("running", 2, 1)]), Standing::Underway, "it is tried again");
+    let none = || json!({ "Condition": "none" });
+    assert_eq!(job(none(), &[("failed", 2, 1), ("complete", 2, 2)]), Standing::JobFailed);
+    assert_eq!(job(none(), &[("failed", 1, 1)]), Standing::Underway, "that was before");
+    let twice = || json!({ "Condition": "on-failure", "MaxAttempts": 1 });
+    assert_eq!(job(twice(), &[("failed", 2, 1)]), Standing::Underway);
+    assert_eq!(job(twice(), &[("failed", 2, 1), ("failed", 2, 1)]), Standing::JobFailed);
+    let stack = special(json!({ "ReplicatedJob": { "TotalCompletions": 2 } }), any(), &[("complete", 2, 1)]);
+    assert_eq!((stack.current(&stack.services["app"]), stack.wanted(&stack.services["app"])), (1, 2));
+}
+
+#[test]
+fn a_global_service_that_no_node_takes_is_not_done() {
+    assert_eq!(of(&special(json!({ "Global": {} }), json!({}), &[]), None), Standing::Underway);
+}
+
+#[test]
+fn two_tasks_in_a_slot_count_once() {
+    let mut stack = stack("completed", 1, &three(1));
+    let mut twice = stack.tasks[0].clone();
+    twice.id = "t9".into();
+    stack.tasks.push(twice);
+    assert_eq!((stack.running("app"), stack.current(&stack.services["app"])), (3, 3));
 }

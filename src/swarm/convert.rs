@@ -1,0 +1,397 @@
+//! Files for a Swarm: a Compose project as it has to be changed, and the one that a service without a file is made of. Pure.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::change::own_labels;
+use super::file::{Asks, StackFile};
+use super::state::Spec;
+
+/// A changed project, and its changes, a line each.
+pub struct Converted {
+    pub value: Value,
+    pub changes: Vec<String>,
+}
+
+impl Converted {
+    /// `project` is a resolved one, in `folder`.
+    pub fn of(project: &Value, folder: &Path) -> Converted {
+        let mut made = Converted { value: project.clone(), changes: Vec::new() };
+        made.value["x-zd"]["engine"] = "swarm".into();
+        let names: Vec<String> =
+            project["services"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+        for name in names {
+            made.image(&name);
+            made.files(&name, folder);
+            made.ports(&name);
+            made.traefik(&name);
+            made.update(&name);
+            made.ignored_keys(&name);
+        }
+        made.networks();
+        made.notes(folder);
+        made
+    }
+
+    /// With the changes as comments.
+    pub fn text(&self) -> String {
+        let comments: String = self.changes.iter().map(|line| format!("# {line}\n")).collect();
+        comments + &serde_yaml::to_string(&self.value).unwrap_or_default()
+    }
+
+    fn service(&mut self, name: &str) -> &mut Value {
+        &mut self.value["services"][name]
+    }
+
+    fn say(&mut self, place: String, what: &str) {
+        self.changes.push(format!("{place}: {what}"));
+    }
+
+    /// Nodes pull what is built from a registry.
+    fn image(&mut self, name: &str) {
+        let project = self.value["name"].as_str().unwrap_or("project").to_string();
+        let service = self.service(name);
+        if service.get("build").is_none() {
+            return;
+        }
+        let image = service["image"].as_str().map_or(format!("{project}-{name}"), String::from);
+        let registry = image.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
+        if !registry {
+            service["image"] = format!("${{REGISTRY:?a registry that every node reaches}}/{image}").into();
+            self.say(
+                format!("services.{name}.image"),
+                "from a registry; `compose-zd deploy --build --push` puts it there (on one node it needs none)",
+            );
+        }
+    }
+
+    /// A file of the project's folder becomes a config.
+    fn files(&mut self, name: &str, folder: &Path) {
+        let mounts = self.service(name)["volumes"].as_array().cloned().unwrap_or_default();
+        let is_file = |m: &Value| {
+            let source = Path::new(m["source"].as_str().unwrap_or_default());
+            m["type"].as_str() == Some("bind") && source.starts_with(folder) && source.is_file()
+        };
+        let (files, kept): (Vec<Value>, Vec<Value>) = mounts.into_iter().partition(is_file);
+        for (n, mount) in files.iter().enumerate() {
+            let (source, key) = (mount["source"].as_str().unwrap_or_default(), format!("{name}-{n}"));
+            let shown = Path::new(source)
+                .strip_prefix(folder)
+                .map_or(source.into(), |p| format!("./{}", p.display()));
+            self.value["configs"][&key] = json!({ "file": shown });
+            let grant = json!({ "source": key, "target": mount["target"] });
+            match self.service(name)["configs"].as_array_mut() {
+                Some(all) => all.push(grant),
+                None => self.service(name)["configs"] = json!([grant]),
+            }
+            self.say(
+                format!("services.{name}.volumes"),
+                &format!("`{shown}` is one machine's; now the config `{key}`"),
+            );
+        }
+        if !files.is_empty() {
+            self.service(name)["volumes"] = kept.into();
+        }
+    }
+
+    fn ports(&mut self, name: &str) {
+        let mut removed = Vec::new();
+        for port in
+            self.service(name)["ports"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut)
+        {
+            removed.extend(port.remove("host_ip").and_then(|a| a.as_str().map(String::from)));
+        }
+        for address in removed.into_iter().filter(|a| !["0.0.0.0", "::", ""].contains(&a.as_str())) {
+            self.say(
+                format!("services.{name}.ports"),
+                &format!("`{address}` taken away: Swarm publishes on every address; close it in a firewall"),
+            );
+        }
+    }
+
+    /// Traefik's swarm provider reads the labels of services.
+    fn traefik(&mut self, name: &str) {
+        let service = self.service(name);
+        let labels = service["labels"].as_object().cloned().unwrap_or_default();
+        let (moved, kept): (Map<String, Value>, Map<String, Value>) =
+            labels.into_iter().partition(|(key, _)| key.starts_with("traefik."));
+        if !moved.is_empty() {
+            service["labels"] = kept.into();
+            for (key, value) in moved {
+                service["deploy"]["labels"][key] = value;
+            }
+            self.say(format!("services.{name}.labels"), "Traefik's moved to `deploy.labels`");
+        }
+        let words = self.service(name)["command"].as_array_mut().into_iter().flatten();
+        let mut docker = false;
+        for word in words.filter(|w| w.as_str().is_some_and(|w| w.starts_with("--providers.docker"))) {
+            docker = true;
+            let text = word.as_str().unwrap_or_default().replace("providers.docker", "providers.swarm");
+            *word = text.into();
+        }
+        if docker {
+            if let Some(all) = self.service(name)["command"].as_array_mut() {
+                all.push("--providers.swarm.refreshSeconds=1".into());
+            }
+            self.service(name)["deploy"]["placement"]["constraints"] = json!(["node.role == manager"]);
+            self.say(
+                format!("services.{name}.command"),
+                "Traefik's swarm provider, which asks a manager, each second",
+            );
+        }
+    }
+
+    /// The old task serves until the new one does, unless it has the port.
+    fn update(&mut self, name: &str) {
+        let service = self.service(name);
+        let has_port = service["ports"].as_array().is_some_and(|all| all.iter().any(|p| p["mode"] == "host"));
+        if has_port || service["deploy"]["update_config"].is_object() || service["deploy"]["mode"].is_string()
+        {
+            return;
+        }
+        service["deploy"]["update_config"] = json!({ "order": "start-first", "failure_action": "rollback" });
+        self.say(
+            format!("services.{name}.deploy.update_config"),
+            "a new task before the old one leaves, and Swarm's own way back",
+        );
+    }
+
+    fn ignored_keys(&mut self, name: &str) {
+        const IGNORED: [&str; 6] =
+            ["container_name", "depends_on", "links", "network_mode", "restart", "scale"];
+        for key in IGNORED {
+            let Some(value) = self.service(name).as_object_mut().and_then(|s| s.remove(key)) else {
+                continue;
+            };
+            let what = match (key, value.as_str()) {
+                ("restart", Some("no")) => {
+                    self.service(name)["deploy"]["restart_policy"] = json!({ "condition": "none" });
+                    "now `deploy.restart_policy`"
+                }
+                ("restart", _) => continue, // Swarm restarts by itself
+                ("scale", _) => {
+                    self.service(name)["deploy"]["replicas"] = value;
+                    "now `deploy.replicas`"
+                }
+                ("depends_on", _) => "taken away: all start at once, and Swarm restarts what has to wait",
+                _ => "taken away: Swarm ignores it",
+            };
+            self.say(format!("services.{name}.{key}"), what);
+        }
+    }
+
+    fn networks(&mut self) {
+        let mut removed = Vec::new();
+        for (name, network) in self.value["networks"].as_object_mut().into_iter().flatten() {
+            let is_local = network["driver"].as_str().is_some_and(|d| d != "overlay");
+            if let Some(network) = network.as_object_mut().filter(|_| is_local) {
+                network.remove("driver");
+                removed.push(name.clone());
+            }
+        }
+        removed.iter().for_each(|name| self.say(format!("networks.{name}.driver"), "an overlay network"));
+    }
+
+    /// What is left for the user.
+    fn notes(&mut self, folder: &Path) {
+        let Ok(file) = StackFile::of(&self.value.to_string(), "file", &Asks::default()) else { return };
+        let left =
+            file.notes.iter().filter(|note| !note.contains(".build`")).map(|note| format!("note: {note}"));
+        let refused = file
+            .refusals
+            .iter()
+            .map(|w| format!("TODO {}: {}", w.message.trim_start_matches("file: "), w.hint));
+        let mounts = folder_mounts(&file, folder).into_iter().map(|(service, source)| {
+            format!("TODO services.{service}.volumes: `{source}` is one machine's: put it into the image, or pin the service to its node")
+        });
+        let all: Vec<String> = left.chain(refused).chain(mounts).collect();
+        self.changes.extend(all);
+    }
+}
+
+/// Bind mounts from the project's folder, by service.
+pub fn folder_mounts(file: &StackFile, folder: &Path) -> Vec<(String, String)> {
+    let of = |name: &String| {
+        let mounts = file.value["services"][name]["volumes"].as_array().into_iter().flatten();
+        let binds =
+            mounts.filter(|m| m["type"].as_str() == Some("bind")).filter_map(|m| m["source"].as_str());
+        let own = binds.filter(|source| Path::new(source).starts_with(folder));
+        own.map(|source| (name.clone(), source.to_string())).collect::<Vec<_>>()
+    };
+    file.services.iter().flat_map(of).collect()
+}
+
+/// The project of a service that was made by `docker service create`.
+pub fn project_of(name: &str, spec: &Spec, networks: &BTreeMap<String, String>) -> Value {
+    let (spec, mut service) = (spec.value(), Map::new());
+    let (task, container) = (&spec["TaskTemplate"], &spec["TaskTemplate"]["ContainerSpec"]);
+    let doubled =
+        |value: &Value| serde_json::from_str(&value.to_string().replace('$', "$$")).unwrap_or_default();
+    let mut set = |key: &str, value: Value| {
+        if !is_void(&value) {
+            service.insert(key.into(), value);
+        }
+    };
+    set("image", container["Image"].as_str().unwrap_or_default().split('@').next().into());
+    for (key, from) in [
+        ("command", "Args"),
+        ("entrypoint", "Command"),
+        ("user", "User"),
+        ("working_dir", "Dir"),
+        ("hostname", "Hostname"),
+        ("labels", "Labels"),
+        ("read_only", "ReadOnly"),
+        ("init", "Init"),
+        ("tty", "TTY"),
+        ("stop_signal", "StopSignal"),
+        ("environment", "Env"),
+        ("cap_add", "CapabilityAdd"),
+        ("cap_drop", "CapabilityDrop"),
+        ("sysctls", "Sysctls"),
+    ] {
+        set(key, doubled(&container[from]));
+    }
+    set("stop_grace_period", time(&container["StopGracePeriod"]));
+    let check = &container["Healthcheck"];
+    let check = [
+        ("test", doubled(&check["Test"])),
+        ("interval", time(&check["Interval"])),
+        ("timeout", time(&check["Timeout"])),
+        ("start_period", time(&check["StartPeriod"])),
+        ("retries", check["Retries"].clone()),
+    ];
+    set("healthcheck", table(check));
+    let mounts = container["Mounts"].as_array().into_iter().flatten().map(|m| {
+        let kind = [("type", "Type"), ("source", "Source"), ("target", "Target"), ("read_only", "ReadOnly")];
+        table(kind.map(|(key, from)| (key, m[from].clone())))
+    });
+    set("volumes", mounts.collect());
+    for (key, from, named) in [("configs", "Configs", "ConfigName"), ("secrets", "Secrets", "SecretName")] {
+        let all = container[from].as_array().into_iter().flatten();
+        set(key, all.map(|o| json!({ "source": o[named], "target": o["File"]["Name"] })).collect());
+    }
+    let ids = task["Networks"].as_array().into_iter().flatten().filter_map(|n| n["Target"].as_str());
+    let attached: Vec<String> =
+        ids.map(|id| networks.get(id).cloned().unwrap_or_else(|| id.into())).collect();
+    set("networks", attached.iter().map(|n| Value::from(n.as_str())).collect());
+    let ports = spec["EndpointSpec"]["Ports"].as_array().into_iter().flatten().map(|p| {
+        let keys = [
+            ("target", "TargetPort"),
+            ("published", "PublishedPort"),
+            ("protocol", "Protocol"),
+            ("mode", "PublishMode"),
+        ];
+        table(keys.map(|(key, from)| (key, p[from].clone())))
+    });
+    set("ports", ports.collect());
+    set(
+        "logging",
+        table([
+            ("driver", task["LogDriver"]["Name"].clone()),
+            ("options", task["LogDriver"]["Options"].clone()),
+        ]),
+    );
+    set("deploy", deploy(spec));
+    let mut project = json!({ "name": name, "x-zd": { "engine": "swarm" }, "services": { name: service } });
+    let external = |names: Vec<&str>| -> Value {
+        names.into_iter().map(|n| (n.to_string(), json!({ "name": n, "external": true }))).collect()
+    };
+    let names = |key: &str, named: &str| {
+        let all = container[key].as_array().into_iter().flatten();
+        external(all.filter_map(|o| o[named].as_str()).collect())
+    };
+    let volumes = container["Mounts"].as_array().into_iter().flatten().filter(|m| m["Type"] == "volume");
+    for (key, value) in [
+        ("networks", external(attached.iter().map(String::as_str).collect())),
+        ("volumes", external(volumes.filter_map(|m| m["Source"].as_str()).collect())),
+        ("configs", names("Configs", "ConfigName")),
+        ("secrets", names("Secrets", "SecretName")),
+    ] {
+        if !is_void(&value) {
+            project[key] = value;
+        }
+    }
+    project
+}
+
+fn deploy(spec: &Value) -> Value {
+    let task = &spec["TaskTemplate"];
+    let mode = match spec["Mode"].as_object().and_then(|m| m.keys().next()).map(String::as_str) {
+        Some("Global") => Value::from("global"),
+        Some("ReplicatedJob") => "replicated-job".into(),
+        Some("GlobalJob") => "global-job".into(),
+        _ => Value::Null,
+    };
+    let replicas =
+        [&spec["Mode"]["Replicated"]["Replicas"], &spec["Mode"]["ReplicatedJob"]["TotalCompletions"]];
+    let update = |part: &Value| {
+        table([
+            (
+                "parallelism",
+                if part.is_object() { part["Parallelism"].as_u64().unwrap_or(0).into() } else { Value::Null },
+            ),
+            ("delay", time(&part["Delay"])),
+            ("failure_action", part["FailureAction"].clone()),
+            ("monitor", time(&part["Monitor"])),
+            ("max_failure_ratio", part["MaxFailureRatio"].clone()),
+            ("order", part["Order"].clone()),
+        ])
+    };
+    let resources = |part: &Value| {
+        let cpus = part["NanoCPUs"].as_f64().map(|n| (n / 1e9).to_string());
+        let memory = part["MemoryBytes"].as_u64().map(|n| n.to_string());
+        table([("cpus", json!(cpus)), ("memory", json!(memory)), ("pids", part["Pids"].clone())])
+    };
+    let restart = &task["RestartPolicy"];
+    let restart = [
+        ("condition", restart["Condition"].clone()),
+        ("delay", time(&restart["Delay"])),
+        ("max_attempts", restart["MaxAttempts"].clone()),
+        ("window", time(&restart["Window"])),
+    ];
+    let mode_of_endpoint = spec["EndpointSpec"]["Mode"].as_str().filter(|mode| *mode != "vip");
+    table([
+        ("mode", mode),
+        ("replicas", replicas.into_iter().find(|r| r.is_number()).cloned().unwrap_or_default()),
+        ("labels", own_labels(&spec["Labels"])),
+        ("update_config", update(&spec["UpdateConfig"])),
+        ("rollback_config", update(&spec["RollbackConfig"])),
+        ("restart_policy", table(restart)),
+        ("placement", table([("constraints", task["Placement"]["Constraints"].clone())])),
+        (
+            "resources",
+            table([
+                ("limits", resources(&task["Resources"]["Limits"])),
+                ("reservations", resources(&task["Resources"]["Reservations"])),
+            ]),
+        ),
+        ("endpoint_mode", json!(mode_of_endpoint)),
+    ])
+}
+
+/// Without what is empty.
+fn table<const N: usize>(pairs: [(&str, Value); N]) -> Value {
+    let kept = pairs.into_iter().filter(|(_, value)| !is_void(value));
+    kept.map(|(key, value)| (key.to_string(), value)).collect()
+}
+
+fn is_void(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+/// Nanoseconds, as a file has them.
+fn time(value: &Value) -> Value {
+    value.as_u64().map_or(Value::Null, |nanoseconds| format!("{nanoseconds}ns").into())
+}
+
+#[cfg(test)]
+#[path = "convert/tests.rs"]
+mod tests;

@@ -1,0 +1,67 @@
+use std::fs;
+
+use super::*;
+use crate::model::Snapshot;
+use crate::swarm::change::Change;
+use crate::swarm::state::Stack;
+
+#[test]
+fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("site.conf"), "x").unwrap();
+    let place = folder.path().display();
+    let project: Value = serde_yaml::from_str(&format!(
+        "{{name: shop, services: {{app: {{image: app, build: {{context: .}}, depends_on: {{db: {{}}}}, scale: 2, \
+         labels: {{traefik.enable: 'true', own: x}}, ports: [{{target: 80, published: '80', host_ip: 127.0.0.1}}], \
+         volumes: [{{type: bind, source: '{place}/site.conf', target: /c}}, {{type: bind, source: '{place}/data', target: /d}}]}}, \
+         db: {{image: d, restart: always, networks: {{n: null}}}}, \
+         lb: {{image: traefik, command: ['--providers.docker=true']}}}}, networks: {{n: {{driver: bridge}}}}}}"
+    ))
+    .unwrap();
+    let made = Converted::of(&project, folder.path());
+    let app = &made.value["services"]["app"];
+    assert!(app["image"].as_str().unwrap().starts_with("${REGISTRY:?"), "{app}");
+    assert_eq!(app["configs"][0]["target"], "/c");
+    assert_eq!(made.value["configs"]["app-0"]["file"], "./site.conf");
+    assert_eq!(app["deploy"]["labels"], json!({ "traefik.enable": "true" }));
+    assert_eq!((&app["labels"], &app["deploy"]["replicas"]), (&json!({ "own": "x" }), &json!(2)));
+    assert!(app["ports"][0].get("host_ip").is_none() && app.get("depends_on").is_none());
+    assert_eq!(made.value["services"]["lb"]["command"][0], "--providers.swarm=true");
+    assert_eq!(made.value["x-zd"]["engine"], "swarm");
+    let said = made.changes.join("\n");
+    for place in
+        ["app.image", "app.volumes", "app.ports", "app.labels", "app.depends_on", "lb.command", "n.driver"]
+    {
+        assert!(said.contains(&format!("{place}: ")), "no {place} in\n{said}");
+    }
+    assert!(said.contains("TODO services.app.volumes") && said.contains("/data"), "{said}");
+    assert!(Snapshot::read(&made.text()).is_ok(), "{}", made.text());
+}
+
+#[test]
+fn a_service_without_a_file_gets_one_that_changes_nothing() {
+    let json = r#"{"ID":"s","Spec":{"Name":"redis","Labels":{},"TaskTemplate":{
+      "ContainerSpec":{"Image":"redis:6@sha256:ab","Env":["A=$1"],"Args":["--port","1"],"StopGracePeriod":3000000000,
+        "Healthcheck":{"Test":["CMD","x"],"Interval":2000000000},
+        "Mounts":[{"Type":"volume","Source":"data","Target":"/data"}]},
+      "Resources":{"Limits":{"NanoCPUs":500000000,"MemoryBytes":52428800}},"Networks":[{"Target":"n1"}],
+      "Placement":{"Constraints":["node.role==manager"]},"ForceUpdate":0,"Runtime":"container"},
+      "Mode":{"Replicated":{"Replicas":3}},"UpdateConfig":{"Parallelism":1,"Delay":10000000000,"FailureAction":"pause"},
+      "EndpointSpec":{"Mode":"vip","Ports":[{"Protocol":"tcp","TargetPort":6379,"PublishedPort":6379,"PublishMode":"ingress"}]}}}"#;
+    let stack = Stack::new("redis", vec![serde_json::from_str(json).unwrap()], Vec::new(), &BTreeMap::new());
+    let service = &stack.services["redis"];
+    let networks: BTreeMap<String, String> = [("n1".to_string(), "front".to_string())].into();
+    let project = project_of("redis", &service.spec, &networks);
+    let written = &project["services"]["redis"];
+    assert_eq!(written["environment"], json!(["A=$$1"]));
+    assert_eq!(project["networks"]["front"], json!({ "name": "front", "external": true }));
+    // As Compose resolves it.
+    let mut resolved = project.clone();
+    resolved["services"]["redis"]["environment"] = json!({ "A": "$$1" });
+    resolved["services"]["redis"]["networks"] = json!({ "front": null });
+    let file = StackFile::of(&resolved.to_string(), "f", &Asks::default()).unwrap();
+    assert!(file.refusals.is_empty(), "{:?}", file.refusals);
+    let change =
+        Change { stack: "redis", file: &file.value, service: "redis", image: "redis:6", networks: &networks };
+    assert_eq!(change.words(Some(service)), "nothing changes");
+}

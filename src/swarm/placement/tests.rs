@@ -1,0 +1,117 @@
+use serde_json::json;
+
+use super::*;
+use crate::model::Snapshot;
+use crate::swarm::file::Asks;
+
+fn node(name: &str, role: &str, availability: &str) -> Node {
+    serde_json::from_value(json!({
+        "ID": format!("id-{name}"),
+        "Spec": { "Role": role, "Availability": availability, "Labels": { "disk": "SSD" } },
+        "Description": { "Hostname": name, "Platform": { "OS": "linux", "Architecture": "x86_64" },
+            "Engine": { "Labels": { "zone": "a" } } },
+        "Status": { "State": "ready", "Addr": "10.0.0.1" },
+    }))
+    .unwrap()
+}
+
+/// Two nodes, of which `one` is talked to, and a third that takes no tasks.
+fn nodes() -> Nodes {
+    let all = vec![
+        node("one", "manager", "active"),
+        node("two", "worker", "active"),
+        node("three", "worker", "drain"),
+    ];
+    Nodes { all, this: "id-one".into() }
+}
+
+fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
+    let text = Snapshot::read(yaml).unwrap().text();
+    let file = StackFile::of(&text, "compose.yaml", &Asks::default()).unwrap();
+    let set = |nodes: &[&str]| nodes.iter().map(|n| n.to_string()).collect();
+    let one = |(service, nodes): &(&str, &[&str])| Local {
+        service: service.to_string(),
+        image: file.image(service).into(),
+        ran: set(nodes),
+    };
+    let local: Vec<Local> = local.iter().map(one).collect();
+    let found = nodes().refusals(&file, &local, Path::new("/srv/shop"));
+    found.iter().map(|w| format!("{} | {}\n", w.message, w.hint)).collect()
+}
+
+#[test]
+fn a_constraint_is_met_as_swarm_compares() {
+    let one = node("one", "manager", "active");
+    for (constraint, is_met) in [
+        ("node.role==manager", true),
+        ("node.role == Manager", true),
+        ("node.role!=manager", false),
+        ("node.hostname == two", false),
+        ("node.id == id-one", true),
+        ("node.labels.disk==ssd", true),
+        ("node.labels.none != x", true),
+        ("node.labels.none == x", false),
+        ("engine.labels.zone == a", true),
+        ("node.platform.os == linux", true),
+        ("node.unknown == x", true),
+    ] {
+        assert_eq!(one.meets(constraint), is_met, "{constraint}");
+    }
+}
+
+#[test]
+fn a_constraint_that_no_node_meets_is_refused() {
+    let said = refusals(
+        "services: {app: {image: a, deploy: {mode: global, placement: {constraints: [node.labels.x == 1]}}}}",
+        &[],
+    );
+    assert!(said.starts_with("`app`: no node meets `node.labels.x == 1` |"), "{said}");
+    assert_eq!(
+        refusals(
+            "services: {app: {image: a, deploy: {placement: {constraints: [node.role == worker]}}}}",
+            &[]
+        ),
+        ""
+    );
+    let drained = "services: {app: {image: a, deploy: {placement: {constraints: [node.hostname == three]}}}}";
+    assert!(refusals(drained, &[]).contains("no node meets"));
+}
+
+#[test]
+fn an_image_of_one_node_is_refused_where_others_may_run_it() {
+    let app = |more: &str| format!("services: {{app: {{image: a:1, {more}}}}}");
+    let said = refusals(&app(""), &[("app", &[])]);
+    assert!(said.contains("`a:1` is only known to be on this one") && said.contains("`two`"), "{said}");
+    assert!(said.contains("--push") && said.contains("node.hostname == one"), "{said}");
+    assert_eq!(refusals(&app(""), &[("app", &["two"])]), "", "it ran there");
+    assert_eq!(
+        refusals(&app("deploy: {placement: {constraints: [node.role==manager]}}"), &[("app", &[])]),
+        ""
+    );
+}
+
+#[test]
+fn all_refusals_are_said_at_once() {
+    let yaml = "services: {app: {image: a, volumes: [{type: bind, source: /srv/shop/conf, target: /c}, \
+                {type: bind, source: /var/run/docker.sock, target: /s}]}, \
+                db: {image: d, deploy: {placement: {constraints: [node.labels.x==1]}}}}";
+    let said = refusals(yaml, &[("app", &[])]);
+    assert_eq!(said.lines().count(), 3, "{said}");
+    assert!(said.contains("`/srv/shop/conf` is in the project's folder") && !said.contains("docker.sock"));
+}
+
+#[test]
+fn a_volume_of_each_node_is_a_loss_where_a_service_may_move() {
+    let losses = |more: &str, volume: &str| {
+        let yaml = format!(
+            "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
+        );
+        let text = Snapshot::read(&yaml).unwrap().text();
+        nodes().losses(&StackFile::of(&text, "f", &Asks::default()).unwrap()).len()
+    };
+    assert_eq!(losses("", "{name: p_v}"), 1);
+    assert_eq!(losses("deploy: {placement: {constraints: [node.hostname == one]}}", "{}"), 0);
+    assert_eq!(losses("deploy: {mode: global}", "{}"), 0);
+    assert_eq!(losses("", "{driver_opts: {type: nfs}}"), 0);
+    assert_eq!(losses("", "{external: true}"), 0);
+}
