@@ -461,6 +461,16 @@ fn an_image_is_held_before_its_instances_go() {
 }
 
 #[test]
+fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
+    let fake = Fake::new();
+    let run = fake.run("deploy").code(2);
+    says(&run, &["no service of this project is routed to by a proxy"]);
+    assert!(!stderr(&run).contains("--engine swarm"));
+    fake.write("cluster", "c1\n");
+    says(&fake.run("deploy").code(2), &["name the services", "`compose-zd deploy --engine swarm`"]);
+}
+
+#[test]
 fn a_flag_for_swarm_is_refused_where_nothing_is_a_stack() {
     let fake = Fake::new();
     for flag in ["--prune", "--resolve-image never"] {

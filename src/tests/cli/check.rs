@@ -99,3 +99,31 @@ hint: there are `app`; a service of a profile needs `--profile`
     let output = fake.run("check").code(2).get_output().clone();
     assert!(String::from_utf8(output.stderr).unwrap().contains("did not find expected key"));
 }
+
+/// What has to change in a file before it is one for a Swarm, all of it at once; and the changed file.
+#[test]
+fn a_compose_project_is_judged_for_a_swarm_that_there_is_not_yet() {
+    let fake = Fake::new();
+    let folder = fake.dir.path().canonicalize().unwrap();
+    fake.write("site.conf", "x");
+    fake.service(&format!(
+        "image: 'app:1', build: {{context: .}}, depends_on: {{db: {{condition: service_started}}}}, ports: [{{target: 80, published: '80', host_ip: 127.0.0.1}}], \
+         volumes: [{{type: bind, source: '{}/site.conf', target: /c}}], network_mode: 'service:db'",
+        folder.display()
+    ));
+    let run = fake.run("check --engine swarm --output json").code(1);
+    let sheet: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    let found = sheet["findings"].as_array().unwrap().iter().map(|f| f["rule"].as_str().unwrap());
+    let found: Vec<&str> = found.collect();
+    for rule in ["swarm-bind", "swarm-registry", "swarm-ignores", "refused"] {
+        assert!(found.contains(&rule), "no {rule} in {found:?}");
+    }
+    assert_eq!(found.iter().filter(|rule| **rule == "refused").count(), 2, "{sheet:#}");
+    let run = fake.run("init --swarm --print").success();
+    let text = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    for part in ["# services.app.ports: `127.0.0.1`", "file: ./site.conf", "${REGISTRY:?", "engine: swarm"] {
+        assert!(text.contains(part), "no {part} in\n{text}");
+    }
+    fake.run("init --swarm").code(2);
+    assert!(!fake.path("compose.swarm.yaml").exists());
+}

@@ -5,7 +5,11 @@
 pub mod nodes;
 #[path = "swarm/one.rs"]
 mod one;
+#[path = "swarm/proxies.rs"]
+mod proxies;
 #[path = "swarm/several.rs"]
 mod several;
 #[path = "swarm/stack.rs"]
 mod stack;
+#[path = "swarm/truth.rs"]
+mod truth;

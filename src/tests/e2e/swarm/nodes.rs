@@ -74,6 +74,10 @@ impl Nodes {
         node::bring(self.all(), &images);
     }
 
+    pub fn count(&self) -> usize {
+        self.members.len()
+    }
+
     /// As clients reach what it publishes in host mode.
     pub fn address(&self, node: usize) -> Ipv4Addr {
         self.members[node].node.address

@@ -251,6 +251,44 @@ fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves
     stack.wait_for_versions("api", &["4", "4"]);
 }
 
+/// As Docker's tutorial has it: a service that was made without any file.
+#[test]
+fn a_service_without_a_file_is_adopted_updated_and_rolled_back() {
+    let nodes = Nodes::new(1, 0);
+    let stack = Stack::new(&nodes, "tutorial", "");
+    std::fs::remove_file(stack.path("compose.yaml")).expect("a file");
+    let (name, image) = (stack.project.clone(), stack.variable("ZD_APP_IMAGE"));
+    let create = format!(
+        "service create --quiet --detach --no-resolve-image --name {name} --replicas 3 --endpoint-mode dnsrr --env VERSION=1 \
+         --update-monitor 1s --rollback-monitor 1s {image}"
+    );
+    stack.docker(&create);
+    stack.write("image/Dockerfile", &format!("FROM {image}\nENV BUILD=2\n"));
+    stack.set("DOCKER_BUILDKIT=0");
+    stack.docker(&format!("build --quiet --tag zdsw/tutorial:2 {}", stack.path("image").display()));
+    let spec = || nodes.get(nodes.manager(), &format!("/services/{name}"))["Spec"].clone();
+    let image_now =
+        || spec()["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap_or_default().to_string();
+    let running = || {
+        let listed = stack
+            .docker(&format!("service ps --no-trunc --format '{{{{.ID}}}}={{{{.CurrentState}}}}' {name}"));
+        let running = listed.lines().filter(|l| l.contains("=Running"));
+        running.map(|l| l.split('=').next().unwrap_or_default().to_string()).collect::<Vec<_>>()
+    };
+    wait_until("three run", LONG, || running().len() == 3);
+    let before = running();
+    tool(&stack, &format!("init --from-service {name}")).exits(0).says("as `docker service update --image`");
+    stack.deploy("").exits(0).says("3 of 3");
+    assert_eq!(image_now(), stack.docker(&format!("image inspect --format {{{{.Id}}}} {image}")).trim());
+    assert_eq!(before.len(), running().len());
+    let first = image_now();
+    stack.deploy(&format!("--image {name}=zdsw/tutorial:2")).exits(0);
+    assert!(image_now().starts_with("sha256:") && image_now() != first);
+    stack.rollback("").exits(0);
+    assert_eq!(image_now(), first);
+    stack.deploy(&format!("--scale {name}=2")).exits(0).says("2 of 2");
+}
+
 /// The number of the release that `history` says serves.
 fn serving(stack: &Stack) -> String {
     let listed = tool(stack, "history").exits(0).stdout.clone();

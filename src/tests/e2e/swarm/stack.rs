@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::nodes::Nodes;
 use crate::stage::{LONG, Stage, wait_until};
+use crate::tool::{Ran, Running};
 
 pub struct Stack<'n> {
     stage: Stage,
@@ -36,6 +37,20 @@ impl<'n> Stack<'n> {
         let stack = Stack::new(nodes, name, "");
         stack.copy_all(fixture);
         stack
+    }
+
+    /// Where there are several nodes, the images are on all of them, and in no registry.
+    fn with_images(&self, words: &str) -> String {
+        let never = if self.nodes.count() > 1 { "--resolve-image never " } else { "" };
+        format!("{never}{words}")
+    }
+
+    pub fn deploy(&self, words: &str) -> Ran {
+        self.stage.deploy(&self.with_images(words))
+    }
+
+    pub fn start_deploy(&self, words: &str) -> Running<'_> {
+        self.stage.start_deploy(&self.with_images(words))
     }
 
     /// Says which node compose-zd and docker talk to from now on.
