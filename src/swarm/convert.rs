@@ -29,6 +29,10 @@ impl Converted {
             made.traefik(&name);
             made.update(&name);
             made.ignored_keys(&name);
+            // Looking for a key leaves it there.
+            if let Some(service) = made.service(&name).as_object_mut() {
+                service.retain(|_, value| !is_void(value));
+            }
         }
         made.networks();
         made.notes(folder);
@@ -128,7 +132,11 @@ impl Converted {
         let mut docker = false;
         for word in words.filter(|w| w.as_str().is_some_and(|w| w.starts_with("--providers.docker"))) {
             docker = true;
-            let text = word.as_str().unwrap_or_default().replace("providers.docker", "providers.swarm");
+            let text = word
+                .as_str()
+                .unwrap_or_default()
+                .replace("providers.docker", "providers.swarm")
+                .replace("com.docker.compose.project", "com.docker.stack.namespace");
             *word = text.into();
         }
         if docker {

@@ -215,7 +215,7 @@ impl Front {
             return vec![(
                 "swarm-nginx-lookup",
                 format!(
-                    "nginx looks `{service}` up once, when it starts, and after an update it asks addresses that nobody has \
+                    "nginx looks `{service}` up once, when it starts, and after an update it asks addresses that no task has \
                      any more, for ever"
                 ),
                 format!(

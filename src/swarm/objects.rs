@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 /// The label that tells what an object of ours is made of.
 pub const CONTENT: &str = "compose-zd.content";
 
-/// Digits of the hash in a name: nobody's second content has the same.
+/// Digits of the hash in a name: 48 bits tell the contents of one object apart.
 const DIGITS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,7 @@
 //! Watches a stack until every service stands still, and tells what happens meanwhile.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -184,9 +185,9 @@ impl Watch<'_> {
             self.tell_running(stack, service, seen);
             let said = seen.complaints.entry(service.name.clone()).or_default();
             for (text, reason) in verdict::complaints(stack, &service.name, |task| self.is_known(task)) {
-                if !said.contains_key(&reason) {
+                if let Entry::Vacant(place) = said.entry(reason) {
                     self.report.warn(&Warning::Task(text.clone()));
-                    said.insert(reason, text);
+                    place.insert(text);
                 }
             }
         }

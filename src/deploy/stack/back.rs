@@ -92,7 +92,7 @@ impl Swarm<'_> {
         }
     }
 
-    /// Somebody removed it, so it is not made again; the others go back.
+    /// The removal stays: the service is not made again. The others go back.
     fn gone_meanwhile(&self, file: &StackFile, fault: Fault, service: &str) -> (Fault, bool) {
         let removed = fault.message.clone();
         let (fault, _) = self.go_back(file, fault);

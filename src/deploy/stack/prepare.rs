@@ -20,8 +20,8 @@ use crate::swarm::placement::{Local, Nodes};
 /// A stack that can be sent, and what is recorded of it.
 pub struct Prepared {
     pub file: StackFile,
-    /// The project with the images and the names of configs and secrets that are sent: whoever reads it again, however the
-    /// user's files and tags have changed, gets the same.
+    /// The project with the images and the names of configs and secrets that are sent. It means the same later, however the
+    /// user's files and tags have changed.
     pub recorded: Snapshot,
     pub resolve: ResolveImage,
     /// Configs and secrets that are still to be made, with their names.

@@ -14,7 +14,7 @@ fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
         "{{name: shop, services: {{app: {{image: app, build: {{context: .}}, depends_on: {{db: {{}}}}, scale: 2, \
          labels: {{traefik.enable: 'true', own: x}}, ports: [{{target: 80, published: '80', host_ip: 127.0.0.1}}], \
          volumes: [{{type: bind, source: '{place}/site.conf', target: /c}}, {{type: bind, source: '{place}/data', target: /d}}]}}, \
-         db: {{image: d, restart: always, networks: {{n: null}}}}, \
+         db: {{image: d, restart: always, networks: [n]}}, \
          lb: {{image: traefik, command: ['--providers.docker=true']}}}}, networks: {{n: {{driver: bridge}}}}}}"
     ))
     .unwrap();
@@ -28,6 +28,7 @@ fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
     assert!(app["ports"][0].get("host_ip").is_none() && app.get("depends_on").is_none());
     assert_eq!(made.value["services"]["lb"]["command"][0], "--providers.swarm=true");
     assert_eq!(made.value["x-zd"]["engine"], "swarm");
+    assert!(!made.text().contains("null"), "{}", made.text());
     let said = made.changes.join("\n");
     for place in
         ["app.image", "app.volumes", "app.ports", "app.labels", "app.depends_on", "lb.command", "n.driver"]

@@ -61,7 +61,9 @@ fn three_that_nobody_says_what_to_do_with_at_a_failure_go_back(nodes: &Nodes) {
     let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
     ran.exits(3).says("deploy --resume");
     assert_eq!(stack.update_state("vote"), "paused");
-    stack.deploy("--resume").exits(3);
+    // Stop-first, it may take the last old task along: then nothing serves any more.
+    let resumed = stack.deploy("--resume");
+    resumed.exits(if stack.running("vote").is_empty() { 4 } else { 3 });
     assert_eq!(stack.update_state("vote"), "paused");
     stack.rollback("").exits(0);
     stack.wait_for_versions("vote", &["2"; 3]);
