@@ -48,6 +48,7 @@ impl Swarm<'_> {
         refusals.extend(super::one_shots(&self.definition.project));
         refusals.extend(nodes.refusals(&file, &local, &folder));
         refused(source, refusals)?;
+        self.tell_moved_tags(&file)?;
         let missing = name_objects(self.docker(), &mut file)?;
         Ok(Prepared { recorded: self.recorded(&file), resolve: self.resolve(&file), file, missing, nodes })
     }
@@ -83,6 +84,26 @@ impl Swarm<'_> {
             file.set_image(&name, &image.id);
         }
         Ok(local)
+    }
+
+    /// A service that was deployed by its tag, which was built again since: until now nothing has told Swarm which image
+    /// it runs.
+    fn tell_moved_tags(&self, file: &StackFile) -> Result<()> {
+        for service in file.services.iter().filter_map(|name| self.before.services.get(name)) {
+            let (name, tag) = (&service.name, service.spec.image());
+            let ids = self.before.tasks_of(name).filter(|t| t.runs()).map(|t| t.container.clone());
+            let image = if is_pinned(tag) { None } else { self.docker().image(tag)? };
+            let Some(image) = image else { continue };
+            let here = self.docker().inspect(&ids.collect::<Vec<_>>())?;
+            if here.iter().any(|container| container.image_id != image.id) {
+                self.report.warn(&Warning::Loss(format!(
+                    "`{name}` runs an image that `{tag}` does not mean any more, and Swarm knows it by that tag alone: the way \
+                     back from this deploy would start what the tag means now; tag the old image and deploy it once, and every \
+                     later way back is exact"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn image_is_gone(&self, service: &str, id: &str) -> Fault {
