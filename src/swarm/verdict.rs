@@ -120,7 +120,10 @@ fn job(stack: &Stack, service: &Service) -> Standing {
 /// waits for by itself in between. Swarm has no such limit: a task that never gets ready is waited for without end.
 pub fn patience(stack: &Stack, service: &Service, ready: Duration, before: Option<&Service>) -> Duration {
     let newest = stack.tasks_of(&service.name).filter(|t| !t.error.is_empty()).max_by_key(|t| &t.created);
-    if newest.is_some_and(|t| is_port_taken(&t.error)) {
+    // With the ports that it had, the service waits for its own task to leave.
+    let ports = |service: &Service| service.spec.value()["EndpointSpec"]["Ports"].clone();
+    let is_new = before.is_none_or(|b| ports(b) != ports(service));
+    if is_new && newest.is_some_and(|t| is_port_taken(&t.error)) {
         return ready;
     }
     let monitor = service.spec.monitor();
@@ -160,7 +163,11 @@ pub fn complaints(stack: &Stack, service: &str, known: impl Fn(&Task) -> bool) -
     let is_job = stack.services.get(service).is_some_and(|s| s.spec.is_job());
     // A task whose health check fails is stopped, and counts as complete when it then ends without an error.
     let ended = |t: &&Task| t.state == "complete" && !is_job;
-    let troubled = stack.tasks_of(service).filter(|t| (!t.error.is_empty() || ended(t)) && !known(t));
+    // A task that is not placed yet may wait for the port of the one whose place it takes.
+    let holds_port = stack.running(service) > 0;
+    let waits = |t: &&Task| t.state == "pending" && is_port_taken(&t.error) && (holds_port || !t.is_wanted());
+    let troubled = stack.tasks_of(service).filter(|t| !waits(t));
+    let troubled = troubled.filter(|t| (!t.error.is_empty() || ended(t)) && !known(t));
     for task in troubled.collect::<Vec<_>>().into_iter().rev() {
         let place = if task.node.is_empty() { String::new() } else { format!(" on {}", task.node) };
         let why = match task.error.as_str() {

@@ -79,6 +79,7 @@ fn a_task_that_starts_over_and_over_is_no_progress() {
 
 #[test]
 fn patience_covers_what_swarm_waits_for_by_itself() {
+    let stack_of = |state, error| stack("updating", 1, &[(RUNS, RUNS, 1, ""), (state, RUNS, 1, error)]);
     let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
     let of = |stack: &Stack, is_new: bool| {
         let service = &stack.services["app"];
@@ -87,8 +88,12 @@ fn patience_covers_what_swarm_waits_for_by_itself() {
     assert_eq!(of(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
     assert_eq!(of(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");
     assert!(of(&stack("preparing", ""), false) >= PULL.as_secs());
-    let taken = "no suitable node (host-mode port already in use on 1 node)";
-    assert_eq!(of(&stack("pending", taken), false), 60, "waiting does not help");
+    let taken = stack("pending", "no suitable node (host-mode port already in use on 1 node)");
+    assert_eq!(of(&taken, true), 60, "waiting does not help");
+    assert_eq!(of(&taken, false), 60 + 5 + 2 + 10 + 60, "its own task may have it");
+    assert_eq!(complaints(&taken, "app", |_| false).len(), 1);
+    let own = stack_of("pending", taken.tasks[0].error.as_str());
+    assert!(complaints(&own, "app", |_| false).is_empty());
 }
 
 #[test]
