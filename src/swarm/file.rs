@@ -239,6 +239,10 @@ impl Writer<'_> {
         if !ports.is_empty() {
             kept.insert("ports".into(), ports.into());
         }
+        // Compose takes a test that is switched off, `docker stack deploy` does not.
+        if service["healthcheck"]["disable"].as_bool() == Some(true) {
+            kept.insert("healthcheck".into(), json!({ "disable": true }));
+        }
         kept.insert("deploy".into(), self.deploy(name, service));
         Value::Object(kept)
     }

@@ -190,3 +190,9 @@ fn a_global_service_has_no_number() {
     let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks);
     assert!(stack["services"]["app"]["deploy"].get("replicas").is_none());
 }
+
+#[test]
+fn a_health_check_that_is_switched_off_has_no_test() {
+    let (stack, _) = stack("services: {app: {image: a, healthcheck: {test: [CMD, x], disable: true}}}");
+    assert_eq!(stack["services"]["app"]["healthcheck"], json!({ "disable": true }));
+}

@@ -98,7 +98,7 @@ fn clients_of_three_proxies_on_two_nodes_lose_nothing_in_an_update_or_a_broken_o
     stack.deploy("").exits(0);
     assert_eq!(stack.places("app").len(), 2, "nodes that it runs on");
     for port in ports {
-        let load = || stack.start_load_at(port, "--seconds 1 --rate 5 --clients 1").end();
+        let load = || stack.start_load_at(port, "--rate 5 --clients 1").end();
         wait_until(&format!("the proxy at {port} routes to it"), LONG, || load().lost() == 0);
     }
     let under_load = |words: &str, code: i32, versions: &[&str]| {
