@@ -104,6 +104,7 @@ impl Observed {
 
     /// What a rollout found that was killed while it watched its new instances: the old ones served, and none of the
     /// young ones existed. Old ones that still run are those; else, after a stop-first replacement, the stopped ones.
+    /// Young ones count as serving in the place of those that are removed by now: nothing else can come back.
     pub fn before_the_switch(&self, monitor: Duration) -> Observed {
         let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != State::Created;
         let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == State::Running);
@@ -124,6 +125,9 @@ impl Observed {
                 (instance.state, instance.routed, instance.ready) = (State::Running, true, true);
             }
         }
+        let back = instances.iter().filter(|i| i.generation == Generation::Old && i.serves()).count();
+        let instead = self.instances.iter().filter(|i| i.is_young(monitor)).skip(back);
+        instances.extend(instead.cloned());
         Observed { instances, ..*self }
     }
 }
@@ -190,6 +194,11 @@ mod tests {
         assert_eq!(before("xuy"), "xU", "a stopped one is kept for a rollback while others run");
         assert_eq!(before("xxy"), "Xx", "no more than came");
         assert_eq!(before("nuy"), "NU", "one that has run for longer is none of the switch");
+        assert_eq!(
+            [before("y"), before("uyy"), before("xyy")],
+            ["Y", "UY", "XY"],
+            "nothing else can come back"
+        );
     }
 
     #[test]

@@ -321,20 +321,68 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 /// Plans the way back: those that served at the start serve again, and what the rollout added goes.
 ///
 /// `start` is what was observed before the first step, `now` what is there after the failure. Those that still run come
-/// back at once, those that have to start again in the batches of `pace`.
+/// back at once, those that have to start again in the batches of `pace`. New instances that serve stay in the place of
+/// those that cannot come back: the rotation of the start is not made smaller.
 pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
     let mut draft = Draft::new(now);
-    let served: Vec<&Instance> = start.serving().collect();
-    let still = |i: &&Instance| served.iter().any(|s| s.key == i.key && !is_another(s, i));
-    let back: Vec<Key> = keys(now.instances.iter().filter(still));
-    let (added, known): (Vec<&Instance>, Vec<&Instance>) =
-        now.instances.iter().partition(|i| start.get(&i.key).is_none_or(|before| is_another(before, i)));
-    let woken = known.into_iter().filter(|i| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live());
-    let added: Vec<Key> = keys(added.into_iter());
-    let woken: Vec<Key> = keys(woken);
-    draft.exchange_back(&back, [added.clone(), woken].concat(), pace);
+    let mut back: Vec<Key> = keys(now.instances.iter().filter(|i| i.can_return(start)));
+    let missing = start.serving().count().saturating_sub(back.len());
+    let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_another(before, i));
+    let is_woken = |i: &&Instance| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live();
+    let (added, known): (Vec<&Instance>, Vec<&Instance>) = now.instances.iter().partition(is_added);
+    let mut going: Vec<&Instance> = added.iter().copied().chain(known.into_iter().filter(is_woken)).collect();
+    going.sort_by_key(|i| !(i.ready && i.routed));
+    let staying: Vec<Key> = keys(going.iter().copied().filter(|i| i.can_stay()).take(missing));
+    let leaves = |i: &&Instance| !staying.contains(&i.key);
+    let leaving: Vec<Key> = keys(going.iter().copied().filter(leaves));
+    let added: Vec<Key> = keys(added.into_iter().filter(leaves));
+    back.extend(staying);
+    draft.exchange_back(&back, leaving, pace);
     draft.remove(&added, Cause::Failed);
     draft.finish()
+}
+
+/// What became of a rotation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// They served at the start, and serve.
+    pub still: Vec<Key>,
+    /// They served at the start, and do not serve.
+    pub gone: Vec<Key>,
+    /// Ready instances that serve in the place of those.
+    pub instead: Vec<Key>,
+}
+
+impl Standing {
+    /// `start` is what was observed before the first step, `now` what is there at the end.
+    pub fn new(start: &Observed, now: &Observed) -> Standing {
+        let serves = |i: &&Instance| now.get(&i.key).is_some_and(|n| n.serves() && !is_another(i, n));
+        let (still, gone): (Vec<&Instance>, Vec<&Instance>) = start.serving().partition(serves);
+        let others = now.serving().filter(|i| i.ready && !still.iter().any(|s| s.key == i.key));
+        Standing {
+            instead: keys(others.take(gone.len())),
+            still: keys(still.into_iter()),
+            gone: keys(gone.into_iter()),
+        }
+    }
+
+    /// Fewer serve than before.
+    pub fn is_worse(&self) -> bool {
+        self.instead.len() < self.gone.len()
+    }
+}
+
+impl Instance {
+    /// It served at the start, and can serve again.
+    fn can_return(&self, start: &Observed) -> bool {
+        let served = start.get(&self.key).is_some_and(|s| s.serves() && !is_another(s, self));
+        served && self.state != State::Broken
+    }
+
+    /// It serves, or can serve, in the place of one that is gone.
+    fn can_stay(&self) -> bool {
+        self.serves() || (self.state == State::Running && self.ready)
+    }
 }
 
 /// One that was removed gives its name to the one that takes its place, which was not there at the start.

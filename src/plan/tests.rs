@@ -577,27 +577,61 @@ fn a_batch_is_filled_up_when_one_of_it_has_failed() {
     assert_eq!((starts.collect::<Vec<_>>(), plan.slots), (vec![1, 2], 5), "{plan}");
 }
 
-/// Undoing from any prefix ends with what served at the start, and with nothing that the rollout added.
-fn undoes(strategy: &Strategy, start: &Observed, pace: &Pace) {
-    let prefixes = reaches(strategy, start).unwrap();
-    let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
-    for prefix in prefixes {
-        let gone = start.serving().any(|i| prefix.now.get(&i.key).is_none());
-        if gone {
-            continue; // the old release is gone: the way back is a rollback
+/// Undoing from any prefix, whatever was removed by then, ends with what served at the start; where that is gone, new
+/// instances that serve take its place, and nothing else that the rollout added is left.
+fn undoes(strategy: &Strategy, start: &Observed, pace: &Pace) -> usize {
+    let mut ways = 0;
+    for prefix in reaches(strategy, start).unwrap() {
+        for world in with_removed(start, &prefix) {
+            ways += 1;
+            undoes_from(world, start, pace);
         }
-        let mut world = prefix.clone();
-        for (step, _) in undo(start, &world.now.clone(), pace).steps {
-            world.apply(&step).unwrap_or_else(|law| panic!("{law} at `{step}` of undo from {start:#?}"));
-            let least = Simulated::new(start).serving().min(1);
-            assert!(world.serving() >= least, "nobody serves after `{step}` of undo");
-        }
-        for key in served(start) {
-            assert!(served(&world.now).contains(&key), "{key} is not back: {start:#?}");
-        }
-        let added = |i: &&Instance| start.get(&i.key).is_none();
-        assert_eq!(world.now.instances.iter().filter(added).count(), 0, "law 4: leftovers");
     }
+    ways
+}
+
+/// The same world, and each in which somebody has removed some of those that served at the start.
+fn with_removed(start: &Observed, world: &Simulated) -> Vec<Simulated> {
+    let served = keys(start.serving());
+    let subsets = (0..1usize << served.len()).map(|bits| {
+        let mut rest = world.clone();
+        let is_removed = |key: &Key| served.iter().position(|s| s == key).is_some_and(|n| bits >> n & 1 == 1);
+        rest.now.instances.retain(|i| !is_removed(&i.key));
+        rest
+    });
+    subsets.collect()
+}
+
+fn undoes_from(mut world: Simulated, start: &Observed, pace: &Pace) {
+    let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
+    let before = served(start).len();
+    let there = world.now.clone();
+    let least = before.min(world.serving()).min(1);
+    let plan = undo(start, &there, pace);
+    for (step, _) in &plan.steps {
+        world
+            .apply(step)
+            .unwrap_or_else(|law| panic!("{law} at `{step}` of undo\n{plan}{start:#?}{there:#?}"));
+        assert!(world.serving() >= least, "nobody serves after `{step}` of undo\n{plan}{start:#?}{there:#?}");
+    }
+    let now = served(&world.now);
+    let back: Vec<Key> = served(start).into_iter().filter(|k| there.get(k).is_some()).collect();
+    for key in &back {
+        assert!(now.contains(key), "{key} is not back: {start:#?}{there:#?}");
+    }
+    let could = there.running_new().filter(|i| i.ready && start.get(&i.key).is_none()).count();
+    let least = before.min(back.len() + could);
+    assert!(now.len() >= least, "{} serve instead of {least}\n{plan}{start:#?}{there:#?}", now.len());
+    let missing = start.serving().count().saturating_sub(back.len());
+    let added = world.now.instances.iter().filter(|i| start.get(&i.key).is_none());
+    assert!(
+        added.clone().all(Instance::serves) && added.count() <= missing,
+        "law 4: leftovers {plan}{start:#?}"
+    );
+    let standing = Standing::new(start, &world.now);
+    assert_eq!(standing.is_worse(), world.now.serving().count() < start.serving().count(), "{standing:?}");
+    let again = undo(start, &world.now, pace);
+    assert_eq!(again.steps, [], "a second time: {start:#?}{there:#?}");
 }
 
 /// All at once, and one by one in either order.
@@ -628,6 +662,42 @@ fn undo_ends_with_the_old_release_from_every_prefix() {
     for pace in every_pace() {
         undoes(&Strategy::Scale(stop_first.clone()), &world(vec![old("app-1"), old("app-2")]), &pace);
     }
+}
+
+/// Compose starts it: each batch of old instances is removed before the next one begins.
+#[test]
+fn undo_keeps_new_instances_in_the_place_of_those_that_are_removed() {
+    let mut clears = goal("app", 2);
+    (clears.clears_stopped, clears.pace.parallelism) = (true, 1);
+    let start = world(vec![old("app-1"), old("app-2")]);
+    for order in [Order::StartFirst, Order::StopFirst] {
+        clears.pace.order = order;
+        for pace in every_pace() {
+            assert!(undoes(&Strategy::Scale(clears.clone()), &start, &pace) > 40);
+        }
+    }
+    let gone = world(vec![old("app-2"), new("app-3"), instance("app-4", New, Running, false, false)]);
+    let text: Vec<_> =
+        undo(&start, &gone, &Pace::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
+    assert_eq!(text, ["wait until idle: app-4", "stop app-4", "remove app-4", "release the route"]);
+    let standing = Standing::new(&start, &world(vec![old("app-2"), new("app-3")]));
+    let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(standing.still, names(&["app-2"]));
+    assert_eq!((&standing.gone, &standing.instead), (&names(&["app-1"]), &names(&["app-3"])));
+    assert!(!standing.is_worse());
+}
+
+/// One that restarts over and over, or that did not start again, is left alone.
+#[test]
+fn undo_does_not_count_on_an_old_instance_that_is_broken() {
+    let start = world(vec![old("app-1")]);
+    let broken = instance("app-1", Old, Broken, false, false);
+    let now = world(vec![broken, new("app-2")]);
+    assert_eq!(undo(&start, &now, &Pace::default()).steps, []);
+    let standing = Standing::new(&start, &now);
+    assert_eq!((standing.gone.len(), standing.is_worse()), (1, false));
+    let nothing = Standing::new(&start, &world(vec![instance("app-2", New, Running, true, false)]));
+    assert!(nothing.is_worse(), "one that is not ready takes the place of nothing");
 }
 
 #[test]
