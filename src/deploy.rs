@@ -40,6 +40,7 @@ use crate::model::{Project, Wrong};
 use crate::preflight;
 use crate::release::Kind;
 use crate::report::Report;
+use crate::rollout::restart;
 use crate::wait::Stop;
 use crate::witness::Witness;
 use asked::Target;
@@ -182,6 +183,11 @@ fn carry_out(
         witness: Witness::default(),
         watch: Watch::default(),
         running: Mutex::default(),
+        policies: restart::policies(
+            &definition.project.name,
+            &containers,
+            ledger.heading.as_ref().map(|h| &h.restart),
+        ),
     };
     run.go(&targets, containers)
 }

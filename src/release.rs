@@ -156,6 +156,9 @@ pub struct Wanted {
     /// The ids of the containers that a `--force` replaces: hashes cannot tell those.
     #[serde(default)]
     pub replaced: Vec<String>,
+    /// Restart policies by container id, as they were before anything was retired.
+    #[serde(default)]
+    pub restart: BTreeMap<String, String>,
     #[serde(default)]
     pub last_good: Option<u32>,
     #[serde(default)]

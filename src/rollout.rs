@@ -2,6 +2,7 @@
 
 mod bring_up;
 pub mod preview;
+pub mod restart;
 mod switch;
 
 use std::cell::Cell;
@@ -42,6 +43,8 @@ pub struct Tools<'a> {
     pub goes_forward: bool,
     /// One-shots and init containers that need not run once more.
     pub completed: &'a BTreeSet<String>,
+    /// What retired instances get back when they start again.
+    pub policies: &'a restart::Policies,
 }
 
 /// How many new instances may fail, and how long after they came into rotation.
@@ -62,6 +65,8 @@ pub struct Rollout<'a> {
     found: BTreeSet<String>,
     /// On the way back an old instance that does not answer as ready is better than none.
     lenient: bool,
+    /// An instance that dies, or that does not start, ends the plan: its caller plans anew without it.
+    plans_anew: bool,
     tolerance: Tolerance,
     /// Ids of those that the last change of the rotation let in.
     admitted: Vec<String>,
@@ -141,6 +146,7 @@ impl<'a> Rollout<'a> {
             bound: containers,
             inside,
             lenient: false,
+            plans_anew: false,
             tolerance: Tolerance::default(),
             admitted: Vec::new(),
             objected: Cell::default(),
@@ -204,7 +210,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on. Nobody waits for one of
-    /// those that `served` which is sick.
+    /// those that `served` which is sick. An instance that dies ends the plan, for nothing may be stopped then.
     pub fn back(
         tools: Tools<'a>,
         observed: &Observed,
@@ -213,7 +219,7 @@ impl<'a> Rollout<'a> {
     ) -> Self {
         let mut rollout = Rollout::new(tools, Stop::default(), observed, containers);
         rollout.found.extend(served);
-        Rollout { lenient: true, ..rollout }
+        Rollout { lenient: true, plans_anew: true, ..rollout }
     }
 
     /// Has those that served take the place of those that failed, by id, before anything else is done; what comes after
@@ -319,6 +325,9 @@ impl<'a> Rollout<'a> {
         if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
             self.hear_witness()?;
         }
+        if self.plans_anew && matches!(step, Step::Stop(_)) {
+            self.leave_the_dead()?;
+        }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
             Step::Gate(keys) => self.gate(keys),
@@ -407,11 +416,29 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    /// Runs a hook; its failure ends the rollout.
-    fn hook(&self, key: &Key, hook: &Hook, what: &str) -> Result<()> {
+    /// Has these that do not run end the plan.
+    ///
+    /// # Errors
+    /// Any of them.
+    fn count_out(&mut self, keys: &[Key]) -> Result<()> {
+        let dead: Vec<Key> = keys.iter().filter(|k| !self.bound[*k].is_running()).cloned().collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        self.failed = self.ids(&dead);
+        Err(Fault::unchanged(format!("{} does not run", self.names(&dead).join(", "))).into())
+    }
+
+    /// Runs a hook; its failure ends the rollout, but for the way back.
+    fn hook(&self, key: &Key, hook: &Hook, what: &'static str) -> Result<()> {
         let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook))?;
         match done.ok() {
             true => Ok(()),
+            false if self.lenient => {
+                let (name, said) = (self.name(key), done.said().to_string());
+                self.tools.report.warn(&Warning::Hook { name, what, said });
+                Ok(())
+            }
             false => {
                 Err(Fault::unchanged(format!("{what} of {} failed", self.name(key))).seen(done.said()).into())
             }

@@ -9,6 +9,8 @@ use super::{adopt, rollback};
 use crate::docker::inspect::Container;
 use crate::fault::{Exit, Fault};
 use crate::model::FailureAction;
+use crate::observed::Key;
+use crate::plan::Standing;
 use crate::release::Kind;
 use crate::report::{Event, Warning};
 use crate::rollout::Stopped;
@@ -40,10 +42,15 @@ impl Run<'_> {
         }
         self.report.event(Event::GoingBack);
         let mut worst = None;
+        let mut unclean = None;
         let mut back = Vec::new();
-        for part in parts.iter().rev() {
-            match part.go_back() {
-                Ok(rollout) => back.push(rollout),
+        for part in parts.iter_mut().rev() {
+            match part.go_back(&stopped.failed) {
+                Ok((rollout, fault)) => {
+                    back.push(rollout);
+                    unclean = fault.or(unclean);
+                    worst = not_serving(part.standing(), unclean.as_ref()).or(worst);
+                }
                 Err(fault) => worst = Some(fault),
             }
         }
@@ -55,10 +62,22 @@ impl Run<'_> {
         let first = stopped.why.told();
         let worst = worst.or_else(|| self.witness.lost_at_the_end());
         let fault = match worst {
-            None => kept(parts[at].viewer.target, parts, first),
+            None => {
+                let fault = kept(parts[at].viewer.target, parts, &self.orphans(parts), first);
+                unclean
+                    .into_iter()
+                    .fold(fault, |fault, left| fault.seen(&format!("cleaning up failed: {left}")))
+            }
             Some(second) => broken(parts[at].viewer.target, &self.project().name, first, &second),
         };
         (fault, false)
+    }
+
+    /// Names of the containers that served its route at the start by another name, and run.
+    fn orphans(&self, parts: &[Part]) -> Vec<String> {
+        let ids: Vec<String> = parts.iter().flat_map(Part::orphans).map(|c| c.id.clone()).collect();
+        let now = self.docker().inspect(&ids).unwrap_or_default();
+        now.into_iter().filter(Container::is_running).map(|c| c.name().to_string()).collect()
     }
 
     /// Once the old release is gone nothing can be put back without a deploy.
@@ -81,6 +100,20 @@ impl Run<'_> {
         )))
     }
 
+    /// # Errors
+    /// An old instance that runs beside the new release, and may get its requests.
+    pub fn leaves_nothing_running(&self, parts: &[Part]) -> Result<(), Fault> {
+        let left = parts.iter().flat_map(Part::left).map(String::as_str).collect::<Vec<_>>().join(", ");
+        if left.is_empty() {
+            return Ok(());
+        }
+        let (number, project) = (self.number, &self.project().name);
+        let message = format!("{left} could not be removed and runs beside release {number}, which serves");
+        Err(Fault::new(Exit::Kept, message).hint(format!(
+            "`compose-zd recover` removes it; `docker compose --project-name {project} ps --all` shows what runs"
+        )))
+    }
+
     pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Fault) -> Fault {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
@@ -98,20 +131,27 @@ impl Run<'_> {
         )
     }
 
-    /// What served before need not have been one release: then the last good one is put back.
+    /// What served before need not have been one release, and may be gone: then the last good one is put back.
     pub fn last_good(&self, parts: &[Part], fault: Fault) -> Fault {
         let Some(record) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
             return fault;
         };
-        let stray = |part: &&Part| part.served().iter().any(|c| adopt::is_stray(record, self.ledger, c));
+        let is_gone = |part: &&Part| !part.standing().gone.is_empty();
+        let stray = |part: &&Part| {
+            is_gone(part) || part.served().iter().any(|c| adopt::is_stray(record, self.ledger, c))
+        };
+        let is_seen = fault.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
         let services: Vec<String> =
             parts.iter().filter(stray).flat_map(|p| p.viewer.target.services()).map(String::from).collect();
-        if services.is_empty() || fault.exit == Exit::Broken {
+        let serves = parts.iter().any(|part| !part.left().is_empty());
+        if services.is_empty() || serves || !is_seen {
             return fault;
         }
         match rollback::to_last_good(self, record.number, &services) {
             Ok(()) => Fault {
+                exit: if fault.exit == Exit::Broken { Exit::Kept } else { fault.exit },
                 message: format!("{}; release {} is put back", fault.message, record.number),
+                hint: fault.hint.filter(|_| fault.exit != Exit::Broken),
                 ..fault
             },
             Err(error) => fault.seen(&format!("release {} could not be put back: {error:#}", record.number)),
@@ -119,16 +159,29 @@ impl Run<'_> {
     }
 }
 
-/// The old release serves, unchanged.
-fn kept(target: &Target, parts: &[Part], fault: Fault) -> Fault {
-    let instances = parts.iter().flat_map(|p| p.start.serving()).map(|i| i.key.as_str());
-    let orphans = parts.iter().flat_map(Part::orphans).map(Container::name);
-    let serving: Vec<&str> = instances.chain(orphans).collect();
-    let serves = match serving[..] {
-        [] => "nothing served before, and nothing was left behind".to_string(),
+/// Fewer instances serve than before; `why` is what kept them from coming back.
+fn not_serving(standing: &Standing, why: Option<&Fault>) -> Option<Fault> {
+    let gone = standing.gone.join(", ");
+    let why = why.map(|fault| format!(": {}", fault.message)).unwrap_or_default();
+    standing.is_worse().then(|| Fault::unchanged(format!("{gone} served before and does not serve now{why}")))
+}
+
+/// As many serve as before: the old release, and new instances in the place of those of it that are gone.
+fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Fault) -> Fault {
+    let names = |of: fn(&Standing) -> &Vec<Key>| parts.iter().flat_map(move |p| of(p.standing()));
+    let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();
+    let gone: Vec<&str> = names(|s| &s.gone).map(String::as_str).collect();
+    let instead: Vec<&str> = names(|s| &s.instead).map(String::as_str).collect();
+    let mut serves = match serving[..] {
+        [] if gone.is_empty() => "nothing served before, and nothing was left behind".to_string(),
+        [] => "what served before is gone".to_string(),
         [one] => format!("{one} served before and still serves"),
         _ => format!("{} served before and still serve", serving.join(", ")),
     };
+    if !gone.is_empty() {
+        serves +=
+            &format!("; in the place of {}, which cannot come back: {}", gone.join(", "), instead.join(", "));
+    }
     let exit = match fault.exit {
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
         _ => Exit::Kept,

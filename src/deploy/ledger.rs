@@ -215,6 +215,19 @@ impl Ledger {
     /// # Errors
     /// A folder that cannot be written.
     pub fn begin(&self, entry: &Entry, report: Report) -> Result<(), Fault> {
+        self.begin_with(entry, &BTreeMap::new(), report)
+    }
+
+    /// The same, with the restart policies that are to come back.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn begin_with(
+        &self,
+        entry: &Entry,
+        restart: &BTreeMap<String, String>,
+        report: Report,
+    ) -> Result<(), Fault> {
         self.store.write_config(entry.number, &entry.text)?;
         if self.store.wanted().is_err() {
             self.store.set_wanted_aside()?;
@@ -225,6 +238,7 @@ impl Ledger {
             kind: entry.kind,
             services: entry.placed.keys().cloned().collect(),
             replaced: entry.replaced.clone(),
+            restart: restart.clone(),
             last_good: self.history.current().map(|r| r.number),
             paused: false,
         })?;
@@ -345,6 +359,7 @@ impl Ledger {
             kind: entry.kind,
             services: entry.placed.keys().cloned().collect(),
             replaced: Vec::new(),
+            restart: self.heading.as_ref().map(|h| h.restart.clone()).unwrap_or_default(),
             last_good: self.history.current().map(|r| r.number),
             paused: true,
         })

@@ -10,7 +10,7 @@ use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::fault::Fault;
 use crate::model::{FailureAction, Update};
 use crate::observed::{Generation, Instance, Key, Observed, State};
-use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Step, Strategy};
+use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Standing, Step, Strategy};
 use crate::report::plan::{Doing, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::preview::{Preview, Told};
@@ -34,7 +34,14 @@ pub struct Part<'a> {
     /// When all its requests went to the new release, since the watch began.
     in_service: Option<Duration>,
     slots: usize,
+    /// What the way back came to.
+    standing: Standing,
+    /// Names of the old instances that run although they were to be gone.
+    left: Vec<String>,
 }
+
+/// How often the way back plans anew without an instance having failed meanwhile.
+const ROUNDS: usize = 3;
 
 /// What a part is done by.
 pub struct Terms {
@@ -79,6 +86,8 @@ impl<'a> Part<'a> {
             young,
             in_service: None,
             slots,
+            standing: Standing::default(),
+            left: Vec::new(),
         };
         let tolerance = part.tolerance();
         part.rollout.tolerate(tolerance);
@@ -190,6 +199,7 @@ impl<'a> Part<'a> {
                 Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
                 Err(stopped) if stopped.serves => {
                     self.report.warn(&Warning::LeftBehind(stopped.why.told().to_string()));
+                    self.clean_again();
                     return Ok(());
                 }
                 done => {
@@ -199,6 +209,50 @@ impl<'a> Part<'a> {
                     return done;
                 }
             }
+        }
+    }
+
+    /// Takes down the old instances that run again although they were stopped, as any others; they may serve by now.
+    fn clean_again(&mut self) {
+        if self.still_running().is_empty() {
+            return;
+        }
+        let spared = self.failed.len();
+        let planned = self.plan_anew(|_, _| spared);
+        let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.why.told()));
+        if let Err(fault) = cleaned {
+            self.report.warn(&Warning::LeftBehind(fault.to_string()));
+            self.left = self.still_running();
+        }
+    }
+
+    /// Names of the instances that the plan stops or removes, and that run.
+    fn still_running(&self) -> Vec<String> {
+        let leave = |(step, _): &(Step, Cause)| match step {
+            Step::Stop(keys) | Step::Remove(keys) => keys.clone(),
+            _ => Vec::new(),
+        };
+        let ids: BTreeSet<&String> = self
+            .plan
+            .steps
+            .iter()
+            .flat_map(leave)
+            .filter_map(|key| Some(&self.rollout.container(&key)?.id))
+            .collect();
+        let now =
+            self.tools.docker.inspect(&ids.into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        now.iter().filter(|c| c.is_running()).map(|c| self.short_name(c)).collect()
+    }
+
+    /// Names of the old instances that run although they were to be gone.
+    pub fn left(&self) -> &[String] {
+        &self.left
+    }
+
+    /// The stopped side of a pair stays down when the engine starts again; a run that was killed may not have seen to it.
+    pub fn keep_down(&self) {
+        if matches!(self.strategy, Strategy::Pair(_)) {
+            self.rollout.keep_all_down();
         }
     }
 
@@ -301,8 +355,9 @@ impl<'a> Part<'a> {
     pub fn settle(&mut self, stopped: &[String]) -> Result<(usize, usize), Fault> {
         self.failed.extend(stopped.iter().cloned());
         let Strategy::Scale(goal) = &mut self.strategy else {
-            self.rollout = self.go_back()?;
-            return Ok((0, self.slots));
+            let (rollout, fault) = self.go_back(stopped)?;
+            self.rollout = rollout;
+            return fault.map_or(Ok((0, self.slots)), Err);
         };
         let wanted = goal.wanted;
         // Those that come back served before: there is nothing to wait for, and nothing to watch.
@@ -322,18 +377,60 @@ impl<'a> Part<'a> {
         self.rollout.replace_failed(failed, &served);
     }
 
-    /// Brings back what served before; what this returns has its route still to be released.
+    /// Brings back what served before, and goes on with the others where an instance does not come back. What this
+    /// returns has its route still to be released; with it what kept the way back from its end. `failed` are the new
+    /// instances that failed, by id.
     ///
     /// # Errors
-    /// What keeps it from coming back.
-    pub fn go_back(&self) -> Result<Rollout<'a>, Fault> {
-        let now = self.viewer.look_back()?;
-        self.report_dead(&now.observed);
-        let plan = plan::undo(&self.start, &now.observed, &self.terms.back);
-        let served = self.served().into_iter().map(|c| c.id.clone()).collect();
-        let mut rollout = Rollout::back(self.tools, &now.observed, now.containers, served);
-        rollout.run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
-        Ok(rollout)
+    /// Nothing can be seen of what is there.
+    pub fn go_back(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Fault>), Fault> {
+        let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
+        let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
+        self.report_dead(&self.viewer.look_back()?.observed);
+        loop {
+            let Scene { observed: now, containers, .. } = self.look_on_the_way_back(failed, &dead)?;
+            let plan = plan::undo(&self.start, &now, &self.terms.back);
+            let mut rollout = Rollout::back(self.tools, &now, containers, served.clone());
+            let steps = plan.before_release();
+            if steps.is_empty() || rounds == 0 {
+                self.standing = Standing::new(&self.start, &now);
+                return Ok((rollout, fault));
+            }
+            let tried = plan.steps.iter().filter(|(step, _)| matches!(step, Step::Start(_)));
+            let tried: Vec<Key> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
+            match rollout.run(&plan, steps) {
+                Ok(()) => {
+                    dead.extend(tried.iter().filter_map(|k| Some(rollout.container(k)?.id.clone())));
+                    rounds -= 1;
+                }
+                Err(stopped) if stopped.failed.iter().any(|id| !dead.contains(id)) => {
+                    dead.extend(stopped.failed)
+                }
+                Err(stopped) => (fault, rounds) = (Some(stopped.why.told()), 0),
+            }
+        }
+    }
+
+    /// What is there on the way back. Those that failed are not ready, and those that are `dead` and do not run do not
+    /// come back. Where one of the old is gone, the new ones count, and are probed.
+    fn look_on_the_way_back(&self, failed: &[String], dead: &BTreeSet<String>) -> Result<Scene, Fault> {
+        let mut scene = self.viewer.look_back()?;
+        if !Standing::new(&self.start, &scene.observed).gone.is_empty() {
+            scene = self.viewer.look_patiently()?;
+        }
+        for instance in &mut scene.observed.instances {
+            let id = &scene.containers[&instance.key].id;
+            instance.ready &= !failed.contains(id) && !self.failed.contains(id);
+            if dead.contains(id) && instance.state != State::Running {
+                instance.state = State::Broken;
+            }
+        }
+        Ok(scene)
+    }
+
+    /// What the way back came to.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Reports the instances in rotation that do not run: the alarm names only the first that failed.

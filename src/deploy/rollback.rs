@@ -26,6 +26,7 @@ use crate::preflight;
 use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
+use crate::rollout::restart;
 use crate::wait::Stop;
 use crate::witness::Witness;
 
@@ -517,6 +518,11 @@ impl Back<'_> {
             witness: Witness::default(),
             watch: Watch::default(),
             running: Mutex::default(),
+            policies: restart::policies(
+                &definition.project.name,
+                &containers,
+                ledger.heading.as_ref().map(|h| &h.restart),
+            ),
         };
         run.go(&targets, containers)
     }
@@ -655,6 +661,7 @@ mod tests {
             kind: Kind::Deploy,
             services: vec!["db".into()],
             replaced: Vec::new(),
+            restart: BTreeMap::new(),
             last_good: Some(2),
             paused: true,
         };

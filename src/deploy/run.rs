@@ -28,6 +28,7 @@ use crate::proxy::Proxy;
 use crate::release::{Kind, Placed, Witnessed};
 use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
+use crate::rollout::restart::Policies;
 use crate::rollout::{Stopped, Tools};
 use crate::wait::{self, Stop, Waited};
 use crate::witness::Witness;
@@ -65,6 +66,7 @@ pub struct Run<'a> {
     pub watch: Watch,
     /// One-shots that go on while it goes back.
     pub running: Mutex<Vec<JoinHandle<()>>>,
+    pub policies: Policies,
 }
 
 impl<'a> Run<'a> {
@@ -182,9 +184,11 @@ impl<'a> Run<'a> {
     /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy. They go
     /// last: a proxy whose own discovery takes over again also sees instances of the others that are not ready yet.
     fn unchanged(&self, part: &Part) {
-        if !self.rollout.dry_run
-            && let Err(error) = part.release()
-        {
+        if self.rollout.dry_run {
+            return;
+        }
+        part.keep_down();
+        if let Err(error) = part.release() {
             self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
         }
     }
@@ -223,13 +227,14 @@ impl<'a> Run<'a> {
             watch: &self.watch,
             goes_forward: self.kind == Kind::Deploy,
             completed: &self.completed,
+            policies: &self.policies,
         }
     }
 
     /// Does it, and writes down what became of it. Gives what the witness saw.
     fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<Witnessed>> {
         let entry = self.entry(parts)?;
-        self.ledger.begin(&entry, self.report)?;
+        self.ledger.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
         let shots = OneShots::of(self.project(), &changed);
@@ -243,7 +248,10 @@ impl<'a> Run<'a> {
         }
         let ended = self.stages(parts, &entry);
         let done = match ended {
-            Ok(()) => self.answers_at_the_end(parts).map_err(|fault| (fault, false)),
+            Ok(()) => self
+                .answers_at_the_end(parts)
+                .and_then(|()| self.leaves_nothing_running(parts))
+                .map_err(|fault| (fault, false)),
             Err((at, stopped)) => Err(self.failed(parts, at, *stopped)),
         };
         self.wait_for_shots();
@@ -252,10 +260,13 @@ impl<'a> Run<'a> {
         let cut = parts.iter().map(Part::cut).sum();
         let fault = done.as_ref().err().map(|(fault, _)| fault);
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
+        let course = Course::of(fault, paused, took, cut);
+        // What is left of the old release is the next run's to clean up.
+        let unfinished = course.unfinished || parts.iter().any(|p| !p.left().is_empty());
         self.ledger.end(
             self.docker(),
             &as_created(entry, parts),
-            Course { witness: witness.clone(), ..Course::of(fault, paused, took, cut) },
+            Course { witness: witness.clone(), unfinished, ..course },
             self.project().keep,
             self.report,
         );

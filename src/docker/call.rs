@@ -18,6 +18,11 @@ pub enum Call<'a> {
     },
     Start(&'a str),
     Stop(&'a [String]),
+    /// Sets what the engine does when it starts, or when it ends.
+    SetRestart {
+        policy: &'a str,
+        names: &'a [String],
+    },
     Remove(&'a [String]),
     Exec(&'a Exec),
 }
@@ -32,6 +37,9 @@ impl Call<'_> {
             Call::StartByCompose { service, total } => start_words(service, *total),
             Call::Start(name) => vec!["start".into(), name.to_string()],
             Call::Stop(names) => all("stop", names),
+            Call::SetRestart { policy, names } => {
+                ["update", "--restart", policy].map(String::from).into_iter().chain(names.to_vec()).collect()
+            }
             Call::Remove(names) => all("rm", names),
             Call::Exec(exec) => exec.words(),
         }

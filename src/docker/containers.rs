@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::inspect::Container;
-use super::{Docker, Done};
+use super::{Call, Docker, Done};
 
 /// Asks for the ids of containers.
 pub(super) const IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
@@ -127,6 +127,15 @@ impl Docker {
     /// A container that cannot be stopped.
     pub fn stop(&self, ids: &[String]) -> Result<()> {
         self.on_all("stop", ids)
+    }
+
+    /// Sets the restart policy of containers.
+    ///
+    /// # Errors
+    /// A container that cannot be changed.
+    pub fn set_restart(&self, policy: &str, ids: &[String]) -> Result<()> {
+        let words = Call::SetRestart { policy, names: ids }.words();
+        self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
     /// Removes stopped containers; their volumes stay.

@@ -64,6 +64,17 @@ struct HostConfig {
     /// A name or an id, and maybe `:ro`.
     #[serde(deserialize_with = "or_default")]
     volumes_from: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    restart_policy: RestartPolicy,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct RestartPolicy {
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+    #[serde(deserialize_with = "in_range")]
+    maximum_retry_count: u32,
 }
 
 /// One local image.
@@ -279,6 +290,21 @@ impl Container {
     /// Docker has found it unhealthy for good.
     pub fn is_failing(&self) -> bool {
         self.state.health.as_ref().is_some_and(|h| h.status == "unhealthy")
+    }
+
+    /// Its restart policy, as `docker update --restart` takes it.
+    pub fn restart_policy(&self) -> String {
+        let RestartPolicy { name, maximum_retry_count: most } = &self.host_config.restart_policy;
+        match (name.as_str(), most) {
+            ("", _) => "no".into(),
+            (name, 0) => name.into(),
+            (name, most) => format!("{name}:{most}"),
+        }
+    }
+
+    /// The engine may start it when it starts itself, although it was stopped: by exit code, `on-failure` does too.
+    pub fn starts_again(&self) -> bool {
+        ["always", "on-failure"].contains(&self.host_config.restart_policy.name.as_str())
     }
 
     pub fn is_running(&self) -> bool {

@@ -150,6 +150,7 @@ fn no_number_is_used_twice() {
         kind: Kind::Deploy,
         services: Vec::new(),
         replaced: Vec::new(),
+        restart: BTreeMap::new(),
         last_good: None,
         paused: false,
     };

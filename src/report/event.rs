@@ -295,6 +295,8 @@ pub enum Warning {
     /// As above, where the old release serves.
     MarksLeft(String),
     NotReadyAgain(String),
+    /// An old instance that does not start again.
+    NotRestored(String),
     /// Instances in rotation that ended, and whose failure no longer counts.
     Died(Vec<String>),
     /// A process of a new instance was killed, and the instance runs on.
@@ -337,6 +339,7 @@ impl Warning {
             Warning::LeftBehind(_) => "left_behind",
             Warning::MarksLeft(_) => "marks_left",
             Warning::NotReadyAgain(_) => "not_ready_again",
+            Warning::NotRestored(_) => "not_restored",
             Warning::Died(_) => "died",
             Warning::OutOfMemory(_) => "out_of_memory",
             Warning::WeakProbe(_) => "weak_probe",

@@ -236,6 +236,9 @@ impl fmt::Display for Warning {
             Warning::NotReadyAgain(text) => {
                 write!(f, "went back to it although it does not answer as ready: {text}")
             }
+            Warning::NotRestored(text) => {
+                write!(f, "an instance that served before does not start again: {text}")
+            }
             Warning::OutOfMemory(name) => write!(
                 f,
                 "the kernel killed a process of {name} for want of memory; {name} runs on: raise its `mem_limit`"

@@ -79,7 +79,18 @@ impl<'a> Rollout<'a> {
                 let all = docker.containers_of(&self.tools.project.name, &service.name)?;
                 docker.start_by_compose(&service.name, all.len())?;
             }
-            false => docker.start(&self.ids(keys))?,
+            false => {
+                self.restore_policies(keys);
+                let started = docker.start(&self.ids(keys));
+                match &started {
+                    Err(error) if self.plans_anew => {
+                        self.tools.report.warn(&Warning::NotRestored(format!("{error:#}")));
+                        self.refresh()?;
+                        self.count_out(keys)?;
+                    }
+                    _ => started?,
+                }
+            }
         }
         self.refresh()?;
         self.tell(|names| Event::Started { names }, keys);
@@ -183,7 +194,13 @@ impl<'a> Rollout<'a> {
         match waited {
             Ok(None) => {}
             Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
-            Ok(Some(Unready { fault, .. })) => self.tools.report.warn(&Warning::NotReadyAgain(fault.message)),
+            Ok(Some(Unready { fault, .. })) => {
+                self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
+                if self.plans_anew {
+                    self.refresh()?;
+                    self.count_out(keys)?;
+                }
+            }
             Err(error) if self.lenient => {
                 let fault = Fault::from_error(error);
                 self.tools.report.warn(&Warning::NotReadyAgain(fault.message));

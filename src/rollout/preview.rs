@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
+use super::restart::{NEVER, policy_of};
 use super::{Tools, hook_exec, probe};
 use crate::docker::inspect::Container;
 use crate::docker::{Call, Done, Exec};
@@ -71,12 +72,20 @@ impl<'a> Preview<'a> {
                 let total = self.bound.values().filter(|c| self.is_of(c, &service.name)).count();
                 vec![self.call(&Call::StartByCompose { service: &service.name, total })]
             }
-            false => self.names(keys).iter().map(|name| self.call(&Call::Start(name))).collect(),
+            false => keys.iter().flat_map(|key| self.start_one(key)).collect(),
         };
         for key in keys {
             told.extend(service.post_start.iter().map(|h| self.exec(&hook_exec(&self.bound[key], h))));
         }
         told
+    }
+
+    fn start_one(&self, key: &Key) -> Vec<Told> {
+        let container = &self.bound[key];
+        let policy = policy_of(container, self.tools.policies, self.service(key).process.restart.as_deref());
+        let names = [container.name().to_string()];
+        let update = policy.map(|policy| self.call(&Call::SetRestart { policy: &policy, names: &names }));
+        update.into_iter().chain([self.call(&Call::Start(container.name()))]).collect()
     }
 
     fn ready(&mut self, keys: &[Key]) -> Result<Vec<Told>> {
@@ -122,6 +131,10 @@ impl<'a> Preview<'a> {
         };
         let mut told: Vec<Told> = keys.iter().flat_map(hooks).collect();
         told.push(self.call(&Call::Stop(&self.names(keys))));
+        let again: Vec<Key> = keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
+        if !again.is_empty() {
+            told.push(self.call(&Call::SetRestart { policy: NEVER, names: &self.names(&again) }));
+        }
         told
     }
 

@@ -77,6 +77,9 @@ impl<'a> Rollout<'a> {
         self.check()?; // one that still counts has failed
         let runs = |key: &&Key| self.bound[*key].is_running();
         let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
+        if self.plans_anew {
+            self.count_out(&dead)?;
+        }
         if living.is_empty() || dead.is_empty() {
             return Ok(false);
         }
@@ -178,6 +181,7 @@ impl<'a> Rollout<'a> {
             }
         }
         self.tools.docker.stop(&self.ids(keys))?;
+        self.keep_down(keys);
         let stopped = |(k, _): &(&Key, &mut Container)| keys.contains(k);
         self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
         self.inside.retain(|k| !keys.contains(k));

@@ -88,9 +88,11 @@ fn a_record_is_read_as_it_was_written() {
 #[test]
 fn what_is_wanted_is_read_as_it_was_written() {
     let lists = || prop::collection::vec(TEXT, 0..3);
-    let inputs = (any::<u32>(), kind(), lists(), lists(), prop::option::of(any::<u32>()), any::<bool>());
-    holds(inputs, |(number, kind, services, replaced, last_good, paused)| {
-        let wanted = Wanted { format: FORMAT, number, kind, services, replaced, last_good, paused };
+    let restart = prop::collection::btree_map(TEXT, TEXT, 0..3);
+    let inputs =
+        (any::<u32>(), kind(), lists(), lists(), restart, prop::option::of(any::<u32>()), any::<bool>());
+    holds(inputs, |(number, kind, services, replaced, restart, last_good, paused)| {
+        let wanted = Wanted { format: FORMAT, number, kind, services, replaced, restart, last_good, paused };
         let text = serde_json::to_string_pretty(&wanted).expect("JSON");
         same(&read::<Wanted>(&text), &Ok(wanted))
     });

@@ -23,6 +23,7 @@ fn wanted(number: u32) -> Wanted {
         kind: Kind::Rollback { to: 1 },
         services: vec!["app".into()],
         replaced: vec!["id".into()],
+        restart: [("id".into(), "always".into())].into(),
         last_good: Some(2),
         paused: true,
     }

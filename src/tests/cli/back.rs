@@ -1,0 +1,159 @@
+//! The way back where something does not come back: what serves goes on serving, and the exit code says whether all does.
+
+use super::*;
+
+/// Two old instances, which are replaced one after the other; the second new one does not start.
+fn two() -> Fake {
+    let fake = Fake::new();
+    fake.container("containers/old2", "app-3", "running", "other");
+    two_of(&fake, "");
+    fake.fail("start new2", "Error response from daemon: no such file: /app/run");
+    fake
+}
+
+fn two_of(fake: &Fake, keys: &str) {
+    let update = "deploy: {replicas: 2, update_config: {parallelism: 1, failure_action: rollback}}";
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    fake.service(&format!("image: app:1, {update}, {health}{keys}"));
+}
+
+/// What is done in the folder of the containers beside a call.
+fn on(fake: &Fake, call: &str, commands: &str) {
+    fake.write("on", &format!("{call}\n{commands}\n"));
+}
+
+fn runs(fake: &Fake, id: &str) -> bool {
+    fs::read_to_string(fake.path(&format!("containers/{id}"))).is_ok_and(|c| c.contains("running"))
+}
+
+fn policy(fake: &Fake, id: &str) -> String {
+    let text = fs::read_to_string(fake.path(&format!("containers/{id}"))).unwrap();
+    let (_, rest) = text.split_once(r#""RestartPolicy": {"Name": ""#).unwrap();
+    rest.split_once('"').unwrap().0.into()
+}
+
+/// Its policy is what the fake's containers have.
+fn restarts(fake: &Fake, file: &str) {
+    let text = fs::read_to_string(fake.path(file)).unwrap();
+    fake.write(file, &text.replace(r#"{"Name": "no"}"#, r#"{"Name": "always"}"#));
+}
+
+#[test]
+fn those_that_were_stopped_start_again() {
+    let fake = two();
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["no such file: /app/run", "app-1, app-3 served before and still serve"]);
+    assert!(runs(&fake, "old") && runs(&fake, "old2") && !fake.path("containers/new").exists());
+}
+
+#[test]
+fn a_new_instance_stays_in_the_place_of_one_that_somebody_removed() {
+    let fake = two();
+    on(&fake, "start new2", "rm -f old");
+    let run = fake.run("deploy app").code(3);
+    says(
+        &run,
+        &["app-3 served before and still serves; in the place of app-1, which cannot come back: app-2"],
+    );
+    assert!(runs(&fake, "new") && runs(&fake, "old2") && !fake.path("containers/new2").exists());
+}
+
+#[test]
+fn one_that_does_not_start_again_keeps_its_new_one_and_no_other_from_coming_back() {
+    let fake = two();
+    fake.write("fail", "start \\(new2\\|old\\)$\nError response from daemon: no such network\n");
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["does not start again", "in the place of app-1, which cannot come back: app-2"]);
+    assert!(runs(&fake, "new") && runs(&fake, "old2"));
+    assert!(!fake.changes().contains("stop new\n"), "{}", fake.changes());
+}
+
+#[test]
+fn one_that_dies_again_does_not_count_as_restored() {
+    let fake = two();
+    fake.write("dies-old", "");
+    let run = fake.run("deploy app").code(3);
+    says(
+        &run,
+        &["app-3 served before and still serves; in the place of app-1, which cannot come back: app-2"],
+    );
+    assert!(runs(&fake, "new") && runs(&fake, "old2"));
+    assert!(!fake.changes().contains("stop new\n"), "{}", fake.changes());
+}
+
+#[test]
+fn a_hook_that_fails_on_the_way_back_ends_nothing() {
+    let fake = two();
+    two_of(&fake, ", post_start: [{command: [warm]}]");
+    fake.write("fail", "start new2\\|exec .*old\nError: no such cache\n");
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["the post_start hook of app-1 failed", "app-1, app-3 served before and still serve"]);
+    assert!(runs(&fake, "old") && !fake.path("containers/new").exists());
+}
+
+#[test]
+fn where_fewer_serve_than_before_it_says_to_act_now() {
+    let fake = Fake::new();
+    on(&fake, "start new", "rm -f old");
+    fake.fail("start new", "Error response from daemon: broken");
+    let run = fake.run("deploy app").code(4);
+    says(
+        &run,
+        &[
+            "could not be restored: app-1 served before and does not serve now",
+            "hint: act now: `docker compose --project-name p ps --all`",
+        ],
+    );
+}
+
+#[test]
+fn what_could_not_be_cleaned_up_is_said_where_the_old_release_serves() {
+    let fake = Fake::new();
+    fake.fail("^\\(start\\|rm\\) new$", "Error response from daemon: broken");
+    let run = fake.run("deploy app").code(3);
+    says(&run, &["app-1 served before and still serves", "cleaning up failed: "]);
+}
+
+#[test]
+fn what_is_stopped_and_kept_does_not_come_back_with_the_engine_until_it_is_started_again() {
+    let fake = two();
+    restarts(&fake, "containers/old");
+    on(&fake, "start new2", "cat old ../.compose-zd/*/wanted.json >../seen");
+    fake.run("deploy app").code(3);
+    let changes = fake.changes();
+    assert!(changes.contains("stop old\nupdate --restart no old\n"), "{changes}");
+    assert!(changes.contains("update --restart always old\nstart old\n"), "{changes}");
+    let seen = fs::read_to_string(fake.path("seen")).unwrap();
+    assert!(seen.contains(r#"{"Name": "no"}"#) && seen.contains(r#""old": "always""#), "{seen}");
+    assert_eq!((policy(&fake, "old"), policy(&fake, "old2")), ("always".into(), "no".into()));
+    fake.run("deploy app --dry-run")
+        .success()
+        .stdout_eq("...\n       $ docker stop p-app-1\n       $ docker update --restart no p-app-1\n...\n");
+}
+
+#[test]
+fn an_old_instance_that_runs_again_is_stopped_and_removed() {
+    let fake = Fake::new();
+    fake.write("on", "rm old\n[ -e ../again ] || { touch ../again; sed -i 's/exited/running/' old; echo running >&2; exit 1; }\n");
+    fake.run("deploy app").success();
+    assert!(fake.changes().ends_with("rm old\nstop old\nrm old\n"), "{}", fake.changes());
+    assert!(!fake.path("containers/old").exists());
+}
+
+#[test]
+fn an_old_instance_that_cannot_be_stopped_is_no_success() {
+    let fake = Fake::new();
+    fake.write(
+        "on",
+        "rm old\nsed -i 's/exited/running/' old; echo 'cannot remove a running container' >&2; exit 1\n",
+    );
+    let run = fake.run("deploy app").code(3);
+    says(
+        &run,
+        &["app-1 could not be removed and runs beside release 1, which serves", "`compose-zd recover`"],
+    );
+    assert!(runs(&fake, "new"));
+    fs::remove_file(fake.path("on")).unwrap();
+    fake.run("recover").success();
+    assert!(!fake.path("containers/old").exists() && runs(&fake, "new"));
+}
