@@ -12,6 +12,14 @@ fn ids(stage: &Stage) -> [BTreeSet<String>; 2] {
     ["service_a", "service_b"].map(|s| stage.ids(s))
 }
 
+/// The restart policy of each side's one container.
+fn policies(stage: &Stage) -> [String; 2] {
+    ids(stage).map(|ids| {
+        let id = ids.first().expect("a container");
+        stage.docker(&format!("inspect --format {{{{.HostConfig.RestartPolicy.Name}}}} {id}"))
+    })
+}
+
 /// A release that never gets ready leaves all as it is.
 fn a_broken_one_leaves(stage: &Stage, version: &str) {
     let before = stage.containers();
@@ -57,6 +65,8 @@ fn both_sides_that_serve_are_replaced_and_serve_and_go_back() {
 #[test]
 fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
     let stage = Stage::one_side("idle");
+    stage.add("services: {service_a: {restart: always}, service_b: {restart: always}}");
+    stage.up("service_a");
     let [active, _] = ids(&stage);
 
     stage.tell("--- an idle side that fails leaves the active one serving");
@@ -78,6 +88,7 @@ fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
     ran.exits(0);
     answers.all_from(&["1", "2"]);
     assert_eq!(states(&stage), [["exited 1"], ["running 2"]]);
+    assert_eq!(policies(&stage), ["no", "always"], "the engine does not start the kept side again");
     assert_eq!(stage.ids("service_a"), active);
     assert_eq!(stage.marks(), "");
 
@@ -89,6 +100,8 @@ fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
         ran.exits(0).never_says("created");
         answers.all_from(&[from, to]);
         assert_eq!(states(&stage), expected.map(|s| [s]));
+        let policy = |state: &str| if state.starts_with("exited") { "no" } else { "always" };
+        assert_eq!(policies(&stage), expected.map(policy));
         assert_eq!((ids(&stage), stage.marks()), (before.clone(), String::new()));
     }
 
