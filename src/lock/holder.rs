@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 /// The variable by which the commands of a run are known when it has died.
@@ -39,7 +41,7 @@ pub struct Holder {
 pub enum Life {
     Lives,
     Dead,
-    /// It runs elsewhere: only the signs that it leaves on the engine tell.
+    /// It runs elsewhere, or is hidden: only the signs that it leaves on the engine tell.
     Elsewhere,
 }
 
@@ -71,16 +73,32 @@ impl Process {
         entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_marked)
     }
 
-    /// Whether it lives, as far as this one can see; `stat` is the kernel's line about a process.
-    fn life(&self, here: &Process, stat: impl Fn(u32) -> Option<String>) -> Life {
+    /// Whether it lives, as far as this one can see; `stat` is the kernel's line about a process, which it may hide
+    /// (`hidepid`), and `exists` whether a signal would reach one.
+    fn life(
+        &self,
+        here: &Process,
+        stat: impl Fn(u32) -> Option<String>,
+        exists: impl Fn(u32) -> bool,
+    ) -> Life {
         let known = !self.boot.is_empty() && !self.started.is_empty();
         let same = (&self.boot, &self.namespace) == (&here.boot, &here.namespace);
-        match (known && same, stat(self.pid).as_deref().and_then(start_of)) {
-            (false, _) => Life::Elsewhere,
-            (true, Some(started)) if started == self.started => Life::Lives,
-            (true, _) => Life::Dead,
+        if !known || !same {
+            return Life::Elsewhere;
+        }
+        match stat(self.pid).map(|stat| start_of(&stat)) {
+            Some(Some(started)) if started == self.started => Life::Lives,
+            // A hidden process may be another one by now.
+            None if exists(self.pid) => Life::Elsewhere,
+            _ => Life::Dead,
         }
     }
+}
+
+/// Whether a process of this number exists; a process of another user may be hidden, and refuses the signal.
+fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }
 
 /// When a process started. Its name may hold spaces and brackets, and a zombie does nothing any more.
@@ -123,7 +141,7 @@ impl Holder {
 
     pub fn life(&self) -> Life {
         let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        self.process.life(&Process::this(), stat)
+        self.process.life(&Process::this(), stat, exists)
     }
 }
 

@@ -12,25 +12,41 @@ fn stat(pid: u32) -> Option<String> {
 
 #[test]
 fn a_process_lives_as_long_as_its_number_is_its_own() {
-    assert_eq!(process(42).life(&process(1), stat), Life::Lives);
-    assert_eq!(process(43).life(&process(1), stat), Life::Dead);
+    assert_eq!(process(42).life(&process(1), stat, nothing), Life::Lives);
+    assert_eq!(process(43).life(&process(1), stat, nothing), Life::Dead);
     let earlier = Process { started: "776".into(), ..process(42) };
-    assert_eq!(earlier.life(&process(1), stat), Life::Dead);
+    assert_eq!(earlier.life(&process(1), stat, nothing), Life::Dead);
+}
+
+fn nothing(_: u32) -> bool {
+    false
+}
+
+#[test]
+fn a_process_that_is_hidden_is_not_taken_for_dead() {
+    let hidden = |_| None;
+    assert_eq!(process(42).life(&process(1), hidden, |_| true), Life::Elsewhere);
+    assert_eq!(process(42).life(&process(1), hidden, nothing), Life::Dead);
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    assert!(exists(child.id()) && exists(std::process::id()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!exists(child.id()) && !exists(0));
 }
 
 #[test]
 fn a_zombie_is_dead() {
     let zombie = |_| Some(STAT.replace(") S", ") Z"));
-    assert_eq!(process(42).life(&process(1), zombie), Life::Dead);
+    assert_eq!(process(42).life(&process(1), zombie, |_| true), Life::Dead);
 }
 
 #[test]
 fn a_process_of_another_namespace_or_machine_cannot_be_seen() {
     let elsewhere = Process { namespace: "m".into(), ..process(42) };
-    assert_eq!(elsewhere.life(&process(1), stat), Life::Elsewhere);
+    assert_eq!(elsewhere.life(&process(1), stat, nothing), Life::Elsewhere);
     let other = Process { boot: "c".into(), ..process(43) };
-    assert_eq!(other.life(&process(1), stat), Life::Elsewhere);
-    assert_eq!(Process::default().life(&Process::default(), stat), Life::Elsewhere);
+    assert_eq!(other.life(&process(1), stat, nothing), Life::Elsewhere);
+    assert_eq!(Process::default().life(&Process::default(), stat, nothing), Life::Elsewhere);
 }
 
 #[test]
