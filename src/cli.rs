@@ -16,6 +16,7 @@ Exit codes:
   4        failed, and the public URL or what served before is lost: act now
   5        another run holds the project
   6        deployed, but the witness lost requests (only with `--strict`)
+  7        another run took the lock of this one, and finishes what it left
   130/143  interrupted; the old release serves";
 
 const EXAMPLES: &str = "\

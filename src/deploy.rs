@@ -92,8 +92,9 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if turn.waited {
         definition = read()?;
     }
+    turn.guard(&definition.docker);
     let place = Place { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    carry_out(definition, ledger, args, place, (report, stop))
+    turn.ended(carry_out(definition, ledger, args, place, (report, stop)))
 }
 
 /// Where a project runs, and where its releases are.

@@ -27,14 +27,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::process::{Pid, Signal};
 
 use crate::fault::Fault;
-use crate::lock::{Process, RUN};
+use crate::lock::{Lease, Process, RUN};
 use crate::shell;
 use crate::wait::{self, Stop};
 use ahead::Ahead;
@@ -108,6 +108,8 @@ pub struct Docker {
     ahead: Arc<Ahead>,
     known: Arc<Mutex<Vec<String>>>,
     said: Option<Said>,
+    /// What a change waits for: that the run still has its lock.
+    lease: Arc<Mutex<Option<Lease>>>,
 }
 
 impl Docker {
@@ -144,7 +146,30 @@ impl Docker {
             ahead: Arc::default(),
             known: Arc::default(),
             said: None,
+            lease: Arc::default(),
         }
+    }
+
+    /// From here on nothing is changed without this lease.
+    pub fn guard(&self, lease: Lease) {
+        *self.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+    }
+
+    /// Before a change: that the run still has its lock.
+    ///
+    /// # Errors
+    /// Another run has taken it.
+    pub fn check_lease(&self) -> Result<()> {
+        self.lease().map_or(Ok(()), |lease| lease.check())
+    }
+
+    /// Error of a run that is known to have lost its lock.
+    pub fn lost_lease(&self) -> Option<Fault> {
+        self.lease().and_then(|lease| lease.fault())
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A client at this place, for tests of what needs none.

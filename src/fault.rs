@@ -17,6 +17,8 @@ pub enum Exit {
     Locked,
     /// The new release serves, but the witness lost requests (`--strict`).
     Lost,
+    /// Another run took the lock in the middle of this one, which changes nothing more.
+    LostLock,
     /// Stopped by this signal number; what served before serves.
     Interrupted(i32),
 }
@@ -31,6 +33,7 @@ impl Exit {
             Exit::Broken => 4,
             Exit::Locked => 5,
             Exit::Lost => 6,
+            Exit::LostLock => 7,
             Exit::Interrupted(signal) => 128u8.saturating_add(signal as u8),
         }
     }

@@ -2,29 +2,35 @@
 //! can take. It says who holds it, and one whose holder is dead is no lock.
 
 mod holder;
+mod lease;
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use crate::docker::Docker;
-use crate::docker::claims::Board;
+use crate::docker::claims::{Board, Claim};
 use crate::fault::Fault;
 use crate::wait::{self, Stop, Waited};
 pub use holder::{Holder, Process, RUN};
 use holder::{Life, age};
+pub use lease::Lease;
+use lease::LeaseStart;
 
 /// How often a run that waits asks again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How often a holder leaves a sign of life for those that cannot see its process.
-const BEAT: Duration = Duration::from_secs(15);
+const BEAT: Duration = Duration::from_secs(10);
 
-/// A holder elsewhere without a sign of life for this long, by the engine's clock, is dead.
+/// A holder elsewhere without a sign of life for this long is dead.
 const SILENCE: Duration = Duration::from_secs(60);
+
+/// The engine's clock may have jumped: even a holder that it finds silent for so long is listened to for more than a beat.
+const LISTEN: Duration = Duration::from_secs(15);
 
 /// How long two that find the same dead lock may get in each other's way.
 const BREAKING: Duration = Duration::from_secs(10);
@@ -113,6 +119,7 @@ impl Waiting for Nothing {
 /// A lock that is held; it goes when this is dropped.
 pub struct Lock {
     keys: Keys,
+    lease: Lease,
     end: Option<Sender<()>>,
     beats: Option<JoinHandle<()>>,
 }
@@ -135,41 +142,88 @@ pub struct Wish<'a> {
     pub limit: Duration,
 }
 
-/// Takes the lock of a project; while somebody else has it, it is asked for again until the limit. `lost` is told when
-/// somebody has taken it from us, because we left no sign of life for too long.
+/// Signs of life of a holder elsewhere, as long as they do not change.
+#[derive(Default)]
+struct Silence {
+    signs: Vec<Claim>,
+    /// By this machine's clock: no jump of the engine's makes it longer.
+    since: Option<Instant>,
+}
+
+/// How a holder elsewhere is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Lives,
+    Dead,
+    /// Silent for too long by the engine's clock, and not yet by ours.
+    Unsure,
+}
+
+impl Silence {
+    /// `age` is that of the latest sign, by the engine's clock.
+    fn judge(&mut self, signs: Vec<Claim>, age: Option<Duration>, now: Instant) -> Verdict {
+        let has_changed = !self.signs.is_empty() && self.signs != signs;
+        if has_changed || self.since.is_none() {
+            (self.signs, self.since) = (signs, Some(now));
+        }
+        let heard = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let is_old = age.is_some_and(|age| age > SILENCE);
+        match () {
+            () if has_changed => Verdict::Lives,
+            () if heard >= SILENCE || (is_old && heard >= LISTEN) => Verdict::Dead,
+            () if is_old => Verdict::Unsure,
+            () => Verdict::Lives,
+        }
+    }
+}
+
+/// Takes the lock of a project; while somebody else has it, it is asked for again until the limit.
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
-pub fn take(
-    wish: Wish,
-    stop: &Stop,
-    waiting: &mut dyn Waiting,
-    lost: impl Fn(&Holder) + Send + 'static,
-) -> Result<Taken> {
+pub fn take(wish: Wish, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Taken> {
     let Wish { docker, board, project, holder, limit } = wish;
     let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder };
     let mut other = Holder::default();
     let mut told = false;
-    let waited = wait::until(AGAIN, limit, stop, || -> Result<Option<bool>> {
+    let (start, mut silence, mut since) = (Instant::now(), Silence::default(), LeaseStart::now());
+    let longest = limit.max(LISTEN * 2);
+    let waited = wait::until(AGAIN, longest, stop, || -> Result<Option<Ended>> {
         if waiting.gives_up()? {
-            return Ok(Some(false));
+            return Ok(Some(Ended::GivenUp));
         }
-        let Some(holder) = keys.attempt(stop, waiting)? else {
-            return Ok(Some(true));
+        since = LeaseStart::now();
+        let (holder, verdict) = match keys.attempt(&mut silence, stop, waiting)? {
+            Attempt::Ours => return Ok(Some(Ended::Ours)),
+            Attempt::Theirs(holder, verdict) => (holder, verdict),
         };
         if !told && !limit.is_zero() {
             waiting.waits_for(&holder);
             told = true;
         }
         other = holder;
-        Ok(None)
+        Ok((verdict != Verdict::Unsure && start.elapsed() >= limit).then_some(Ended::Busy))
     })?;
     Ok(match waited {
-        Waited::Done(true) => Taken::Held(Box::new(Lock::held(keys, lost))),
-        Waited::Done(false) => Taken::GivenUp,
-        Waited::TimedOut => Taken::Busy(Box::new(other)),
+        Waited::Done(Ended::Ours) => Taken::Held(Box::new(Lock::held(keys, since))),
+        Waited::Done(Ended::GivenUp) => Taken::GivenUp,
+        Waited::Done(Ended::Busy) | Waited::TimedOut => Taken::Busy(Box::new(other)),
         Waited::Interrupted(signal) => Taken::Interrupted(signal),
     })
+}
+
+/// How the wait for a lock ended.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Ours,
+    GivenUp,
+    Busy,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Ours,
+    Theirs(Holder, Verdict),
 }
 
 /// Who holds the lock of a project, if anybody who lives.
@@ -180,19 +234,29 @@ pub fn holder(docker: &Docker, board: Board, project: &str) -> Result<Option<Hol
     let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder: Holder::default() };
     let holder = keys.claimed(&keys.names.lock())?;
     Ok(match holder {
-        Some(holder) if !keys.is_dead(&holder)? => Some(holder),
+        Some(holder) if !keys.seems_dead(&holder)? => Some(holder),
         _ => None,
     })
 }
 
 impl Keys {
     /// Takes it, or tells who has it.
-    fn attempt(&self, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
-        let holder = self.try_claim(&self.names.lock(), waiting)?;
-        match holder {
-            Some(holder) if self.is_dead(&holder)? => self.take_over(holder, stop, waiting),
-            alive => Ok(alive),
+    fn attempt(&self, silence: &mut Silence, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Attempt> {
+        let Some(holder) = self.try_claim(&self.names.lock(), waiting)? else { return Ok(Attempt::Ours) };
+        let verdict = match holder.life() {
+            Life::Lives => Verdict::Lives,
+            Life::Dead => Verdict::Dead,
+            Life::Elsewhere => {
+                let signs = self.signs()?;
+                let age = self.age(&signs)?;
+                silence.judge(signs, age, Instant::now())
+            }
+        };
+        if verdict != Verdict::Dead {
+            return Ok(Attempt::Theirs(holder, verdict));
         }
+        let other = self.take_over(holder, silence, stop, waiting)?;
+        Ok(other.map_or(Attempt::Ours, |holder| Attempt::Theirs(holder, Verdict::Lives)))
     }
 
     /// Takes a name, or tells who has it.
@@ -219,32 +283,43 @@ impl Keys {
         self.docker.unclaim(self.names.board, names)
     }
 
-    /// One that runs elsewhere is judged by its latest sign of life.
-    fn is_dead(&self, holder: &Holder) -> Result<bool> {
+    /// One that runs elsewhere is judged by its latest sign of life, at one look.
+    fn seems_dead(&self, holder: &Holder) -> Result<bool> {
         match holder.life() {
             Life::Lives => Ok(false),
             Life::Dead => Ok(true),
-            Life::Elsewhere => {
-                let now = self.docker.clock()?;
-                let mut ages = Vec::new();
-                for name in self.names.all() {
-                    let claim = self.docker.claimed(self.names.board, &name)?;
-                    ages.extend(claim.and_then(|claim| age(&claim.made, &now)));
-                }
-                Ok(ages.into_iter().min().is_some_and(|age| age > SILENCE))
-            }
+            Life::Elsewhere => Ok(self.age(&self.signs()?)?.is_some_and(|age| age > SILENCE)),
         }
+    }
+
+    /// Signs of life of the holder, its lock among them.
+    fn signs(&self) -> Result<Vec<Claim>> {
+        let names = self.names.all();
+        let claims = names.iter().map(|name| self.docker.claimed(self.names.board, name));
+        claims.filter_map(Result::transpose).collect()
+    }
+
+    /// Age of the latest sign, by the engine's clock.
+    fn age(&self, signs: &[Claim]) -> Result<Option<Duration>> {
+        let now = self.docker.clock()?;
+        Ok(signs.iter().filter_map(|claim| age(&claim.made, &now)).min())
     }
 
     /// Two may find the same dead lock, and the second must not take away what the first has put in its place: a second
     /// name is held meanwhile, and the lock looked at once more.
-    fn take_over(&self, dead: Holder, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
+    fn take_over(
+        &self,
+        dead: Holder,
+        silence: &Silence,
+        stop: &Stop,
+        waiting: &mut dyn Waiting,
+    ) -> Result<Option<Holder>> {
         let breaking = self.names.breaking();
         let waited = wait::until(AGAIN / 5, BREAKING, stop, || -> Result<Option<()>> {
             let Some(other) = self.try_claim(&breaking, &mut Nothing)? else {
                 return Ok(Some(()));
             };
-            if self.is_dead(&other)? {
+            if self.seems_dead(&other)? {
                 self.unclaim(std::slice::from_ref(&breaking))?;
             }
             Ok(None)
@@ -253,7 +328,8 @@ impl Keys {
             return Ok(Some(dead));
         }
         let now = self.claimed(&self.names.lock())?;
-        let is_still_there = now.as_ref() == Some(&dead);
+        let is_silent = silence.since.is_none() || self.signs()? == silence.signs;
+        let is_still_there = now.as_ref() == Some(&dead) && is_silent;
         if is_still_there {
             waiting.took_over(&dead);
             // What it had just asked of docker would be done behind our back.
@@ -265,32 +341,44 @@ impl Keys {
         other
     }
 
-    /// A sign of life; tells who has taken the lock from us. What cannot be asked now is asked the next time.
-    fn beat(&self, n: u64) -> Option<Holder> {
-        let other = self.try_claim(&self.names.lock(), &mut Nothing).ok()?;
-        if other.is_none() {
-            let name = self.names.beat(n);
-            let again = self.unclaim(std::slice::from_ref(&name));
-            let _ = again.and_then(|()| self.docker.claim(self.names.board, &name, &self.holder.text()));
+    /// A sign of life, and then a look whose the lock is; tells who has taken it from us. A lock that is gone was removed by
+    /// somebody (`docker volume prune`), and is taken again, as long as nobody can have had it meanwhile.
+    fn beat(&self, n: u64, is_young: bool) -> Result<Option<Holder>> {
+        let name = self.names.beat(n);
+        self.unclaim(std::slice::from_ref(&name))?;
+        self.docker.claim(self.names.board, &name, &self.holder.text())?;
+        let other = match is_young {
+            true => self.try_claim(&self.names.lock(), &mut Nothing)?,
+            false => {
+                let holder = self.claimed(&self.names.lock())?;
+                Some(holder.unwrap_or_default()).filter(|holder| *holder != self.holder)
+            }
+        };
+        if other.is_some() && self.claimed(&name)?.is_some_and(|holder| holder == self.holder) {
+            self.unclaim(&[name])?;
         }
-        other
+        Ok(other)
     }
 }
 
 impl Lock {
-    fn held(keys: Keys, lost: impl Fn(&Holder) + Send + 'static) -> Lock {
+    /// `since` is the moment before it was asked for.
+    fn held(keys: Keys, since: LeaseStart) -> Lock {
         let (end, ended) = mpsc::channel();
-        let beating = keys.clone();
+        let lease = Lease::new(keys.clone(), since);
+        let beating = lease.clone();
         let beats = thread::spawn(move || {
-            let mut n = 0;
-            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) {
-                if let Some(other) = beating.beat(n) {
-                    return lost(&other);
-                }
-                n += 1;
+            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) && beating.fault().is_none() {
+                // What the engine does not answer now is asked the next time.
+                let _ = beating.renew();
             }
         });
-        Lock { keys, end: Some(end), beats: Some(beats) }
+        Lock { keys, lease, end: Some(end), beats: Some(beats) }
+    }
+
+    /// What tells whether it is still held.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
     }
 }
 
@@ -311,6 +399,39 @@ impl Drop for Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sign(made: &str) -> Vec<Claim> {
+        vec![Claim { text: "x".into(), made: made.into() }]
+    }
+
+    /// What is said of the same sign, or another one, after so many seconds; its age by the engine's clock.
+    fn judged(looks: &[(&str, u64, u64)]) -> Vec<Verdict> {
+        let (start, mut silence) = (Instant::now(), Silence::default());
+        let judge = |(made, after, age): &(&str, u64, u64)| {
+            silence.judge(sign(made), Some(Duration::from_secs(*age)), start + Duration::from_secs(*after))
+        };
+        looks.iter().map(judge).collect()
+    }
+
+    #[test]
+    fn a_holder_elsewhere_is_dead_once_its_sign_has_not_changed_by_our_own_clock() {
+        use Verdict::{Dead, Lives, Unsure};
+        assert_eq!(
+            judged(&[("a", 0, 5), ("a", 30, 35), ("a", 59, 64), ("b", 61, 1)]),
+            [Lives, Lives, Dead, Lives]
+        );
+        assert_eq!(
+            judged(&[("a", 0, 0), ("a", 59, 0), ("a", 60, 0)]),
+            [Lives, Lives, Dead],
+            "its clock stands"
+        );
+        assert_eq!(judged(&[("a", 0, 9000), ("a", 14, 9014), ("a", 15, 9015)]), [Unsure, Unsure, Dead]);
+        assert_eq!(
+            judged(&[("a", 0, 9000), ("b", 10, 9000), ("b", 24, 9014)]),
+            [Unsure, Lives, Unsure],
+            "it jumped"
+        );
+    }
 
     #[test]
     fn no_two_projects_have_a_name_in_common_and_none_is_too_long() {

@@ -297,6 +297,9 @@ impl<'a> Rollout<'a> {
     /// Whether an instance that is followed has failed, be it another rollout's. On the way back nothing is better than
     /// what there is.
     fn check(&self) -> Result<()> {
+        if let Some(fault) = self.tools.docker.lost_lease() {
+            return Err(fault.into());
+        }
         if self.lenient {
             return Ok(());
         }
@@ -324,6 +327,9 @@ impl<'a> Rollout<'a> {
     fn step(&mut self, step: &Step) -> Result<()> {
         if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
             self.hear_witness()?;
+        }
+        if matches!(step, Step::Gate(_) | Step::Route { .. } | Step::Release) {
+            self.tools.docker.check_lease()?;
         }
         if self.plans_anew && matches!(step, Step::Stop(_)) {
             self.leave_the_dead()?;

@@ -21,6 +21,11 @@ impl Run<'_> {
     pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
         let interrupted = stopped.why.is_interrupt();
         self.watch.end();
+        // The way back of a run that has lost its lock is another run's. Without an answer of the engine it is ours.
+        let _ = self.docker().check_lease();
+        if let Some(fault) = self.docker().lost_lease() {
+            return (fault, false);
+        }
         parts.iter().for_each(|part| part.replace_failed(&stopped.failed));
         if interrupted {
             self.report.event(Event::Interrupted);

@@ -37,7 +37,7 @@ use crate::witness::Witness;
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &Stop) -> Result<()> {
     let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
-    let Some((_turn, ledger)) =
+    let Some((turn, ledger)) =
         opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
     else {
         return Ok(());
@@ -53,11 +53,11 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
     let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
     let services = back.services_named(&args.services, args.to)?;
     let choice = choose(&ledger, &services, args.to)?;
-    back.put_back(&Asked {
+    turn.ended(back.put_back(&Asked {
         number: ledger.next_number(),
         kind: Kind::Rollback { to: choice.record.number },
         ..choice
-    })
+    }))
 }
 
 /// Goes on with a rollout that paused.
@@ -67,7 +67,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
     let flags = asked::flags(&args.update, &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
-    let Some((_turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
+    let Some((turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
         return Ok(());
     };
     let Opened { docker, is_stack, .. } = opened;
@@ -84,7 +84,8 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let folder = asked::project_folder(compose);
     let rollout = &args.rollout;
     let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
-    back.put_back(&Asked { record, services: paused.services, number: paused.number, kind: paused.kind })
+    let asked = Asked { record, services: paused.services, number: paused.number, kind: paused.kind };
+    turn.ended(back.put_back(&asked))
 }
 
 /// Goes on with what a killed run was to put in place, so that there is one release and nothing is left over.
@@ -93,7 +94,7 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
 /// As a deploy.
 pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, stop: &Stop) -> Result<()> {
     let opened = open(compose, place(rollout), report)?;
-    let Some((_turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
+    let Some((turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
         return Ok(());
     };
     let Opened { docker, is_stack, state_dir, .. } = opened;
@@ -114,7 +115,7 @@ pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, sto
         let record = release(&ledger, to)?;
         let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
         let (number, kind) = (ledger.next_number(), heading.kind);
-        return back.put_back(&Asked { record, services: heading.services, number, kind });
+        return turn.ended(back.put_back(&Asked { record, services: heading.services, number, kind }));
     }
     let (text, source) = (ledger.config(heading.number)?, format!("release {}", heading.number));
     let mut definition = Definition::of_text(&text, source, &docker, folder, flags)?;
@@ -126,7 +127,7 @@ pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, sto
         ..DeployArgs::default()
     };
     let place = super::Place { state_dir, is_stack, unfinished: Some(heading.number) };
-    super::carry_out(definition, ledger, &args, place, (report, stop))
+    turn.ended(super::carry_out(definition, ledger, &args, place, (report, stop)))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.

@@ -19,7 +19,7 @@ use super::scene::{self, Viewer, Wanted};
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 use crate::health::watch::Watch;
 use crate::model::Project;
 use crate::plan::Stage;
@@ -259,6 +259,10 @@ impl<'a> Run<'a> {
         let witness = self.dismiss_witness();
         let cut = parts.iter().map(Part::cut).sum();
         let fault = done.as_ref().err().map(|(fault, _)| fault);
+        if fault.is_some_and(|fault| fault.exit == Exit::LostLock) {
+            // What became of it is the other run's to write down.
+            return done.map(|()| witness).map_err(|(fault, _)| fault.into());
+        }
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
         let course = Course::of(fault, paused, took, cut);
         // What is left of the old release is the next run's to clean up.

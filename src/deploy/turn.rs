@@ -10,7 +10,7 @@ use crate::docker::Docker;
 use crate::docker::claims::Board;
 use crate::fault::{Exit, Fault};
 use crate::git;
-use crate::lock::{self, Holder, Lock, Taken, Waiting};
+use crate::lock::{self, Holder, Lease, Lock, Taken, Waiting};
 use crate::release::queue::Place;
 use crate::report::{Event, Report};
 use crate::wait::Stop;
@@ -26,9 +26,29 @@ pub enum Turn {
 pub struct Held {
     /// It had to be waited for: what was read before may have changed.
     pub waited: bool,
-    _lock: Option<Box<Lock>>,
+    lock: Option<Box<Lock>>,
     // Last, so that no older run believes that this one has died.
     _place: Option<Place>,
+}
+
+impl Held {
+    /// Has every change of an engine wait for a check that the turn is still ours.
+    pub fn guard(&self, docker: &Docker) {
+        self.lease().into_iter().for_each(|lease| docker.guard(lease.clone()));
+    }
+
+    /// How a run ended; one that lost its turn in the middle ended by that.
+    ///
+    /// # Errors
+    /// Those of the run.
+    pub fn ended<T>(&self, result: Result<T>) -> Result<T> {
+        let lost = self.lease().and_then(Lease::fault);
+        result.map_err(|error| lost.map_or(error, Into::into))
+    }
+
+    fn lease(&self) -> Option<&Lease> {
+        self.lock.as_ref().map(|lock| lock.lease())
+    }
 }
 
 /// What a run that wants its turn is.
@@ -51,20 +71,15 @@ impl Caller<'_> {
     /// Somebody else's turn, for longer than is waited; an engine that refuses; an interrupt.
     pub fn turn(&self) -> Result<Turn> {
         if self.rollout.dry_run {
-            return Ok(Turn::Ours(Held { waited: false, _lock: None, _place: None }));
+            return Ok(Turn::Ours(Held { waited: false, lock: None, _place: None }));
         }
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = Queue { place, report: self.report, waited: false, docker };
         let holder = Holder::this(&self.command, git::who());
-        let report = self.report;
-        let lost = move |other: &Holder| {
-            report.fault(&lost(other));
-            std::process::exit(i32::from(Exit::Locked.code()))
-        };
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
         let wish = lock::Wish { docker: self.docker, board: board(self.is_stack), project, holder, limit };
-        match lock::take(wish, self.stop, &mut queue, lost)? {
+        match lock::take(wish, self.stop, &mut queue)? {
             Taken::Held(lock) => self.begin(lock, queue),
             Taken::GivenUp => Ok(Turn::Superseded),
             Taken::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
@@ -80,7 +95,8 @@ impl Caller<'_> {
             }
             place.begin()?;
         }
-        Ok(Turn::Ours(Held { waited: queue.waited, _lock: Some(lock), _place: queue.place }))
+        self.docker.guard(lock.lease().clone());
+        Ok(Turn::Ours(Held { waited: queue.waited, lock: Some(lock), _place: queue.place }))
     }
 }
 
@@ -155,12 +171,4 @@ fn busy(other: &Holder, limit: Duration) -> Fault {
     };
     Fault::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
         .hint("`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys")
-}
-
-fn lost(other: &Holder) -> Fault {
-    Fault::new(
-        Exit::Locked,
-        format!("this run gave no sign of life for a minute, and was taken for dead by {other}"),
-    )
-    .hint("that one brings the project in order; see `compose-zd status`")
 }

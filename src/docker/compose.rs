@@ -108,6 +108,7 @@ impl Docker {
     /// # Errors
     /// Only when docker cannot be started; `false` when the service fails.
     pub fn run_service(&self, service: &str) -> Result<bool> {
+        self.check_lease()?;
         let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
         // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
         self.run_loud(&argv, expression(&argv))
@@ -169,6 +170,7 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn create(&self, service: &str, total: usize) -> Result<()> {
+        self.check_lease()?;
         self.compose_does(&create_words(service, total))
     }
 
@@ -177,6 +179,7 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn start_by_compose(&self, service: &str, total: usize) -> Result<()> {
+        self.check_lease()?;
         self.compose_does(&start_words(service, total))
     }
 
@@ -190,6 +193,7 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn restart_services(&self, services: &[String]) -> Result<()> {
+        self.check_lease()?;
         let words = ["restart", "--no-deps"].into_iter().chain(services.iter().map(String::as_str));
         self.compose_checked(&words.collect::<Vec<_>>()).map(drop)
     }
@@ -199,6 +203,7 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn start_services(&self, services: &[&str]) -> Result<()> {
+        self.check_lease()?;
         let mut words = vec!["up", "--detach", "--no-recreate"];
         words.extend(services);
         self.compose_checked(&words).map(drop)

@@ -109,6 +109,7 @@ impl Docker {
     /// # Errors
     /// The first container that does not start.
     pub fn start(&self, ids: &[String]) -> Result<()> {
+        self.check_lease()?;
         // The client starts one after the other.
         let some = |ids: &[String]| {
             let words: Vec<&str> = ["start"].into_iter().chain(ids.iter().map(String::as_str)).collect();
@@ -134,6 +135,7 @@ impl Docker {
     /// # Errors
     /// A container that cannot be changed.
     pub fn set_restart(&self, policy: &str, ids: &[String]) -> Result<()> {
+        self.check_lease()?;
         let words = Call::SetRestart { policy, names: ids }.words();
         self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
@@ -147,6 +149,7 @@ impl Docker {
     }
 
     fn on_all(&self, verb: &str, ids: &[String]) -> Result<()> {
+        self.check_lease()?;
         if ids.is_empty() {
             return Ok(());
         }

@@ -48,6 +48,7 @@ impl Docker {
     /// # Errors
     /// One that cannot be made or started.
     pub fn run_init_container(&self, init: &InitContainer) -> Result<bool> {
+        self.check_lease()?;
         let words = init.words();
         let argv = self.docker_words(&words.iter().map(String::as_str).collect::<Vec<_>>());
         let command = with_variables(expression(&argv), &init.variables);

@@ -172,6 +172,7 @@ impl Docker {
     /// # Errors
     /// What docker or Swarm refuses; some services may have been updated by then.
     pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
+        self.check_lease()?;
         let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
         words.extend(["--compose-file", "-", stack]);
         let done = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY)?;
@@ -266,6 +267,7 @@ impl Docker {
     /// # Errors
     /// A service that has none.
     pub fn service_rollback(&self, id: &str) -> Result<()> {
+        self.check_lease()?;
         self.ask_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
     }
 
@@ -298,6 +300,7 @@ impl Docker {
     /// # Errors
     /// No engine.
     pub fn service_force(&self, id: &str) -> Result<()> {
+        self.check_lease()?;
         self.ask_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
     }
 

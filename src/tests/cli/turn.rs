@@ -194,6 +194,49 @@ fn a_holder_elsewhere_is_believed_for_a_minute_after_its_last_sign_of_life() {
 }
 
 #[test]
+fn a_run_that_has_lost_its_lock_changes_nothing_more_and_says_so() {
+    let fake = stuck();
+    let first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    lock_from_elsewhere(&fake, "now");
+    let (code, said) = end(first);
+    assert_eq!(code, Some(7), "{said}");
+    for text in ["`deploy web` by ci@runner, process 7", "has taken its lock", "hint: `compose-zd status`"] {
+        assert!(said.contains(text), "{said}");
+    }
+    assert!(fake.changes().ends_with("start new\n"), "no way back either: {}", fake.changes());
+    assert!(!said.contains("going back") && fake.path("containers/new").exists(), "{said}");
+    assert_eq!(locks(fake.dir.path()), 1, "only the other's");
+    assert!(fs::read_to_string(lock_of(&fake)).unwrap().contains("ci@runner"));
+    assert!(fake.path(".compose-zd/p/wanted.json").exists(), "the other run's to finish");
+}
+
+#[test]
+fn a_lock_that_somebody_removed_is_taken_again() {
+    let fake = stuck();
+    let first = start(&fake, "deploy app");
+    wait_until("the first run has started its instance", is_started(&fake));
+    fs::remove_dir_all(fake.path("volumes")).unwrap();
+    wait_until("it has its lock again", || lock_of(&fake).exists());
+    ready(&fake);
+    interrupt(&first);
+    assert_eq!(end(first).0, Some(130));
+    assert_eq!(locks(fake.dir.path()), 0);
+}
+
+#[test]
+fn a_holder_elsewhere_that_is_heard_of_is_believed_although_the_engines_clock_has_jumped() {
+    let fake = Fake::new();
+    lock_from_elsewhere(&fake, "2 hours ago");
+    let second = start(&fake, "deploy app");
+    wait_until("the second run asks for the lock", || asked_for_it(&fake) > 1);
+    lock_from_elsewhere(&fake, "1 hour ago");
+    let (code, said) = end(second);
+    assert_eq!(code, Some(5), "{said}");
+    assert_eq!(fake.changes(), "");
+}
+
+#[test]
 fn a_run_that_ends_badly_gives_its_turn_back() {
     let fake = Fake::new();
     fake.fail("^start new", "Error response from daemon: no space left on device");
