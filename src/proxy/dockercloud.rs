@@ -21,6 +21,12 @@ use program::PROGRAM;
 
 const CONFIG: &str = "/haproxy.cfg";
 
+/// The label with the project that Compose made a container for.
+const PROJECT: &str = "com.docker.compose.project";
+
+/// Mark of the rollout that has the manager frozen, as the program has it.
+const MARK: &str = "/tmp/compose-zd-frozen";
+
 /// What the manager watches besides its links: `PROJECT:SERVICE,…`.
 const ADDITIONAL: &str = "ADDITIONAL_SERVICES";
 
@@ -56,14 +62,15 @@ impl Dockercloud {
         Dockercloud { container: container.clone(), config: Settings::default() }
     }
 
-    fn run(&self, action: &str, commands: &[String]) -> Exec {
-        let words = ["python", "-c", PROGRAM, action, &commands.join("; ")];
+    /// `project` is the one whose rollout it is.
+    fn run(&self, action: &str, project: &str, commands: &[String]) -> Exec {
+        let words = ["python", "-c", PROGRAM, action, project, &commands.join("; ")];
         Exec::new(&self.container.id, words.map(String::from).to_vec())
     }
 
     /// Freezes the manager once it knows of nobody but these.
-    fn freeze_with(&self, running: &[Endpoint]) -> Exec {
-        let mut exec = self.run("freeze", &[]);
+    fn freeze_with(&self, project: &str, running: &[Endpoint]) -> Exec {
+        let mut exec = self.run("freeze", project, &[]);
         exec.argv.extend(running.iter().map(|e| e.name.clone()));
         exec
     }
@@ -196,14 +203,14 @@ impl Proxy for Dockercloud {
     /// setting, makes it render a configuration without servers.
     fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let quietly = |action| Preparation {
-            exec: self.run(action, &[]),
+            exec: self.run(action, &wish.project, &[]),
             note: String::new(),
             required: true,
             without: String::new(),
         };
         let answer = answers.first().filter(|_| wish.tune);
         let kept = answer.and_then(|a| handover::preparation(&self.container, &self.name(), a));
-        Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("resume")]).unwrap_or_default())
+        Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("release")]).unwrap_or_default())
     }
 
     fn needs_reading(&self) -> bool {
@@ -213,39 +220,42 @@ impl Proxy for Dockercloud {
     /// Also where it stands still already: that is for ten minutes from the last time on, and a run of several services
     /// may take longer.
     fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
-        Answer::parse(&now.stdout).map(|_| self.freeze_with(&rotation.inside))
+        Answer::parse(&now.stdout).map(|_| self.freeze_with(project_of(&rotation.all()), &rotation.inside))
     }
 
-    fn holds(&self, now: &Done, _rotation: &Rotation) -> bool {
-        Answer::parse(&now.stdout).is_some_and(|a| a.frozen)
+    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+        Answer::parse(&now.stdout).is_some_and(|a| a.is_frozen_for(project_of(&rotation.all())))
     }
 
     /// Lets the manager take in those inside that HAProxy does not know yet; freezes it again, so that no reload forgets
     /// who is drained; and drains those outside once all inside take requests.
     fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
         let answer = Answer::parse(&now.stdout)?;
+        let all = rotation.all();
+        let project = project_of(&all);
+        let frozen = answer.is_frozen_for(project);
         if rotation.inside.iter().any(|e| answer.of(e).next().is_none()) {
-            return match (answer.frozen, answer.knows_any(&rotation.all())) {
-                (true, _) => Some(self.run("resume", &[])),
+            return match (frozen, answer.knows_any(&all)) {
+                (true, _) => Some(self.run("resume", project, &[])),
                 (false, true) => None,
-                (false, false) => Some(self.run("render", &[])),
+                (false, false) => Some(self.run("render", project, &[])),
             };
         }
         let inside = || rotation.inside.iter().flat_map(|e| answer.of(e));
         let admit: Vec<String> = inside().filter(|s| s.is_out()).map(|s| s.set("ready")).collect();
-        if !admit.is_empty() || !answer.frozen {
-            return Some(self.run("freeze", &admit));
+        if !admit.is_empty() || !frozen {
+            return Some(self.run("freeze", project, &admit));
         }
         if !inside().all(Slot::is_routed) {
             return None;
         }
         let outside = rotation.outside.iter().flat_map(|e| answer.of(e)).filter(|s| !s.is_out());
         let drain: Vec<String> = outside.map(|s| self.drain(s)).collect();
-        (!drain.is_empty()).then(|| self.run("tell", &drain))
+        (!drain.is_empty()).then(|| self.run("tell", project, &drain))
     }
 
     fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.run("ask", &[])
+        self.run("ask", "", &[])
     }
 
     fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
@@ -259,14 +269,17 @@ impl Proxy for Dockercloud {
         Ok(Reading {
             routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
             failing: ids(&|e| !answer.of(e).any(Slot::is_routed)),
-            settled: answer.frozen,
+            settled: answer.is_frozen_for(project_of(endpoints)),
             in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
             lingering: answer.retired.is_some(),
         })
     }
 
     fn diagnose(&self) -> Exec {
-        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4"))
+        let others = format!(
+            "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
+        );
+        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {others}"))
     }
 
     /// The manager's next render has only what runs; with the reload every flag goes.
@@ -275,10 +288,13 @@ impl Proxy for Dockercloud {
             return Release::Wait;
         };
         let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
-        let runs = ours.iter().any(|e| !e.addresses.is_empty());
-        match (answer.frozen, flagged) {
-            (true, _) => Release::Run(self.run("resume", &[])),
-            _ if runs && !answer.knows_any(ours) => Release::Run(self.run("render", &[])),
+        let is_unknown = ours.iter().any(|e| !e.addresses.is_empty()) && !answer.knows_any(ours);
+        let project = project_of(ours);
+        match (answer.is_frozen_for(project), flagged) {
+            (true, _) => Release::Run(self.run("release", project, &[])),
+            // It waits for the other project's rollout.
+            _ if answer.frozen && (flagged || is_unknown) => Release::Wait,
+            _ if is_unknown => Release::Run(self.run("render", project, &[])),
             (false, true) => Release::Wait,
             (false, false) => Release::Done,
         }
@@ -287,6 +303,11 @@ impl Proxy for Dockercloud {
     fn linger(&self) -> Duration {
         LINGER
     }
+}
+
+/// The project of a rollout; none where no instance tells.
+fn project_of(endpoints: &[Endpoint]) -> &str {
+    endpoints.iter().find_map(|e| e.labels.get(PROJECT)).map_or("", String::as_str)
 }
 
 /// Reads `app.example`, `https://app.example/shop` or `*:8080/`.
@@ -314,6 +335,8 @@ struct Answer {
     /// Every server, of every backend.
     slots: Vec<Slot>,
     frozen: bool,
+    /// Project whose rollout has frozen it.
+    holder: String,
     /// How long ago an HAProxy was retired that still finishes what it has.
     retired: Option<Duration>,
     /// Remote addresses of all connections from its container, while there is such a one.
@@ -328,9 +351,15 @@ impl Answer {
         Some(Answer {
             slots: Slot::parse(text)?,
             frozen: manager == "T",
+            holder: of("@frozen ").next().unwrap_or_default().trim().into(),
             retired: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
             connections: of("@connection ").map(String::from).collect(),
         })
+    }
+
+    /// Frozen, and by no rollout of another project.
+    fn is_frozen_for(&self, project: &str) -> bool {
+        self.frozen && (self.holder.is_empty() || self.holder == project)
     }
 
     /// The manager renders a configuration without servers when a container, anybody's, goes between its two looks; and

@@ -1,6 +1,6 @@
 //! What runs in the container: there is a Python (2.7 in the original) and little else.
 
-/// `ask`, `tell`, `freeze`, `resume` or `render`, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
+/// `ask`, `tell`, `freeze`, `resume`, `release` or `render`, the project, and the commands for HAProxy that follow. `ask` prints HAProxy's answer, the
 /// state of the manager (`T` is stopped), and while an HAProxy lives that a reload retired, how long ago that was and
 /// every connection from here. Whose they are cannot be read: the processes run as another user.
 ///
@@ -10,6 +10,9 @@
 ///
 /// A frozen manager is let go, ten minutes after it was last told to freeze, by a process that stays behind: were we
 /// killed, nobody else would.
+///
+/// The mark names the project whose rollout has the manager frozen. `freeze` of another project does nothing meanwhile, and
+/// no other project lets it go. `resume` keeps the mark, for a manager that is to be frozen again; `release` removes it.
 pub const PROGRAM: &str = r#"import os,select,signal,socket,sys,time
 MARK="/tmp/compose-zd-frozen"
 def cat(path):
@@ -42,8 +45,24 @@ def let_go_later(mark):
   while left>0:
     select.select([],[],[],left)
     left=os.path.getmtime(MARK)+600-time.time() if os.path.exists(MARK) else 0
-  if cat(MARK)==mark: signal_managers(signal.SIGCONT)
+  if cat(MARK)==mark:
+    os.remove(MARK)
+    signal_managers(signal.SIGCONT)
   os._exit(0)
+def holder():
+  try: young=os.path.getmtime(MARK)+600>time.time()
+  except OSError: young=False
+  return (cat(MARK).split()+[""])[0] if young else ""
+def write(path,mark):
+  with open(path,"w") as f: f.write(mark)
+def take(mark):
+  mine=MARK+str(os.getpid())
+  if os.path.exists(MARK) and not holder(): os.remove(MARK)
+  write(mine,mark)
+  try: os.link(mine,MARK)
+  except OSError: pass
+  os.remove(mine)
+  return holder()==project
 def servers():
   found,backend={},""
   for words in map(str.split,cat("/haproxy.cfg").splitlines()):
@@ -57,22 +76,26 @@ def wait_for_manager(running):
     if not any(names & running and names-running for names in servers()): return
     if n==10: signal_managers(signal.SIGUSR1)
     select.select([],[],[],0.1)
-action,commands=sys.argv[1:3]
+action,project,commands=sys.argv[1:4]
 if action=="freeze":
-  if sys.argv[3:] and not any(state=="T" for pid,state in managers): wait_for_manager(set(sys.argv[3:]))
+  stopped=any(state=="T" for pid,state in managers)
+  mark="%s %d"%(project,os.getpid())
+  known=holder()==project
+  if not take(mark): sys.exit(0)
+  if sys.argv[4:] and not stopped: wait_for_manager(set(sys.argv[4:]))
   signal_managers(signal.SIGSTOP)
-  if not any(state=="T" for pid,state in managers):
-    mark=str(os.getpid())
-    with open(MARK,"w") as f: f.write(mark)
+  if stopped and known: os.utime(MARK,None)
+  else:
+    write(MARK,mark)
     let_go_later(mark)
-  elif os.path.exists(MARK): os.utime(MARK,None)
-if action=="resume":
-  if os.path.exists(MARK): os.remove(MARK)
+if action in ("resume","release") and holder() in ("",project):
+  if action=="release" and os.path.exists(MARK): os.remove(MARK)
   signal_managers(signal.SIGCONT)
 if action=="render": signal_managers(signal.SIGUSR1)
 if action=="ask":
   sys.stdout.write(haproxy("show servers state; show stat -1 4 -1"))
   for pid,state in managers: print("@manager "+state)
+  print("@frozen "+holder())
   haproxies.sort()
   uptime=float(cat("/proc/uptime").split()[0])
   if haproxies[1:]: print("@retired %f"%(uptime-haproxies[-1][0]/100.0))

@@ -21,6 +21,7 @@ SERVICE_p_app,p-app-1,1,1,2,8
 SERVICE_p_app,p-app-2,0,0,0,1
 
 @manager T
+@frozen p
 ";
 
 fn container(environment: &str, links: &str) -> Container {
@@ -47,7 +48,14 @@ fn done(stdout: &str) -> Done {
 
 fn endpoint(number: u32, address: &str) -> Endpoint {
     let addresses = address.parse().into_iter().collect();
-    Endpoint { id: number.to_string(), name: format!("p-app-{number}"), addresses, ..Endpoint::default() }
+    let labels = [(PROJECT.to_string(), "p".to_string())].into();
+    Endpoint {
+        id: number.to_string(),
+        name: format!("p-app-{number}"),
+        addresses,
+        labels,
+        ..Endpoint::default()
+    }
 }
 
 fn rotation() -> Rotation {
@@ -79,47 +87,62 @@ fn backend(service: &str) -> Backend {
 fn a_gate_is_a_manager_that_stands_still() {
     let runs = done(&RECORDED.replace("@manager T", "@manager S"));
     let proxy = dockercloud();
-    assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze  p-app-2", "once it knows of no other");
+    assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze p  p-app-2", "once it knows of no other");
     assert!(!proxy.holds(&runs, &rotation()));
     let again = words(proxy.gate(&done(RECORDED), &rotation()));
-    assert_eq!(again, "freeze  p-app-2", "for ten minutes from now on");
+    assert_eq!(again, "freeze p  p-app-2", "for ten minutes from now on");
     assert!(proxy.holds(&done(RECORDED), &rotation()));
+}
+
+#[test]
+fn a_manager_that_another_projects_rollout_has_frozen_is_neither_ours_nor_let_go() {
+    let theirs = done(&RECORDED.replace("@frozen p", "@frozen q"));
+    let (proxy, rotation) = (dockercloud(), rotation());
+    assert!(!proxy.holds(&theirs, &rotation), "it waits for its turn");
+    assert!(!proxy.read(&theirs, &rotation.all()).unwrap().settled);
+    assert_eq!(proxy.release(&theirs, &rotation.all(), &[]), Release::Done, "nothing of ours is left");
+    let flagged = done(&theirs.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
+    assert_eq!(proxy.release(&flagged, &rotation.all(), &[]), Release::Wait);
+    let without = done(&theirs.stdout.replace("p-app-2", "p-app-9"));
+    assert_eq!(words(proxy.route(&without, &rotation)), "", "no reload for one that is not known");
+    let nobodys = done(&RECORDED.replace("@frozen p", "@frozen "));
+    assert!(proxy.holds(&nobodys, &rotation));
 }
 
 #[test]
 fn the_manager_is_let_go_until_haproxy_knows_all_inside() {
     let without = RECORDED.replace("p-app-2", "p-app-9");
     let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
-    assert_eq!(route(&without), "resume");
+    assert_eq!(route(&without), "resume p");
     assert_eq!(route(&without.replace("@manager T", "@manager S")), "");
-    assert_eq!(route(&RECORDED.replace("@manager T", "@manager S")), "freeze");
+    assert_eq!(route(&RECORDED.replace("@manager T", "@manager S")), "freeze p");
 }
 
 #[test]
 fn a_configuration_without_servers_is_rendered_again() {
     let head = RECORDED.split_inclusive('\n').take(2).collect::<String>();
     let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
-    assert_eq!(route(&format!("{head}@manager S\n")), "render");
-    assert_eq!(route(&format!("{head}@manager T\n")), "resume");
+    assert_eq!(route(&format!("{head}@manager S\n")), "render p");
+    assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
     let release = dockercloud().release(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
-    assert!(matches!(release, Release::Run(exec) if words(Some(exec.clone())) == "render"));
+    assert!(matches!(release, Release::Run(exec) if words(Some(exec.clone())) == "render p"));
 }
 
 #[test]
 fn those_outside_are_drained_while_the_manager_stands_still() {
     let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
-    assert_eq!(route(RECORDED), "tell set server SERVICE_p_app/p-app-1 state drain");
+    assert_eq!(route(RECORDED), "tell p set server SERVICE_p_app/p-app-1 state drain");
     let down = RECORDED.replace("p-app-2 172.21.0.5 2", "p-app-2 172.21.0.5 0");
     assert_eq!(route(&down), "");
     let back = RECORDED.replace("p-app-2 172.21.0.5 2 0", "p-app-2 172.21.0.5 2 8");
-    assert_eq!(route(&back), "freeze set server SERVICE_p_app/p-app-2 state ready");
+    assert_eq!(route(&back), "freeze p set server SERVICE_p_app/p-app-2 state ready");
 }
 
 #[test]
 fn clients_that_are_tied_to_their_server_are_taken_off_it() {
     let sticky = CONFIGURATION.replace("  server", "  cookie SRV insert\n  server");
     let route = with("", "", &sticky).route(&done(RECORDED), &rotation());
-    assert_eq!(words(route), "tell set server SERVICE_p_app/p-app-1 state maint");
+    assert_eq!(words(route), "tell p set server SERVICE_p_app/p-app-1 state maint");
 }
 
 #[test]
@@ -144,7 +167,7 @@ fn what_a_retired_haproxy_still_answers_counts() {
 #[test]
 fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
     let release = |state: &str| dockercloud().release(&done(state), &rotation().all(), &[]);
-    assert!(matches!(release(RECORDED), Release::Run(exec) if words(Some(exec.clone())) == "resume"));
+    assert!(matches!(release(RECORDED), Release::Run(exec) if words(Some(exec.clone())) == "release p"));
     let runs = RECORDED.replace("@manager T", "@manager S");
     assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), Release::Wait);
     assert_eq!(release(&runs), Release::Done);
@@ -193,11 +216,14 @@ fn it_is_recognised_by_the_names_of_its_image_or_by_its_process() {
 #[test]
 fn its_network_is_set_while_the_manager_stands_still() {
     let prepare = |said: &str, tune| {
-        let wish = Wish { tune, starting: 1, services: vec![], ..Wish::default() };
+        let wish = Wish { project: "p".into(), tune, starting: 1, services: vec![], ..Wish::default() };
         dockercloud().prepare(&[done(said)], &wish).unwrap()
     };
     let [freeze, kept, resume] = &prepare("0", true)[..] else { panic!("three steps") };
-    assert_eq!([words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))], ["freeze", "resume"]);
+    assert_eq!(
+        [words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))],
+        ["freeze p", "release p"]
+    );
     assert!(kept.exec.beside.is_some() && !kept.required);
     assert!(prepare("1", true).is_empty() && prepare("0", false).is_empty());
 }
