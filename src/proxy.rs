@@ -333,6 +333,14 @@ pub trait Proxy: Send + Sync {
         false
     }
 
+    /// Whether it gets addresses from us, which must not be taken from what other rollouts or nobody is about.
+    fn gives_addresses(&self) -> bool {
+        false
+    }
+
+    /// Addresses of all containers but those of the rollout, for the commands from here on.
+    fn note_others(&self, _addresses: BTreeSet<IpAddr>) {}
+
     /// Keeps those outside, which are not started yet, out of rotation.
     fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
 

@@ -392,6 +392,11 @@ impl Container {
         networks.flat_map(move |n| n.addresses().map(move |a| (bridge(n), a)))
     }
 
+    /// Its addresses on all its networks; none while it does not run.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.network_settings.networks.values().flat_map(Network::addresses)
+    }
+
     /// Its addresses that `other` reaches: on networks that both are on, or any from the host's own network.
     pub fn addresses_reached_from(&self, other: &Container) -> Vec<IpAddr> {
         let theirs = &other.network_settings.networks;

@@ -10,7 +10,9 @@ pub mod slot;
 mod verdict;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::entrance::Entrance;
@@ -44,6 +46,28 @@ const ROOM_FIX: &str = "raise the number of its `server-template` to at least tw
 pub struct Haproxy {
     container: Container,
     config: Settings,
+    others: Others,
+}
+
+/// Addresses of the containers that no rollout of ours is about.
+#[derive(Debug, Clone, Default)]
+struct Others(Arc<Mutex<BTreeSet<IpAddr>>>);
+
+impl Others {
+    fn has(&self, address: &IpAddr) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(address)
+    }
+
+    fn set(&self, addresses: BTreeSet<IpAddr>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+}
+
+/// They are no part of what a proxy is.
+impl PartialEq for Others {
+    fn eq(&self, _: &Others) -> bool {
+        true
+    }
 }
 
 /// The official image, or one whose process is haproxy; not dockercloud's, which writes its own configuration.
@@ -69,7 +93,7 @@ pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<Entrance> {
 
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
-        Haproxy { container: container.clone(), config: Settings::default() }
+        Haproxy { container: container.clone(), config: Settings::default(), others: Others::default() }
     }
 
     /// The files that `-f` names.
@@ -322,6 +346,14 @@ impl Proxy for Haproxy {
 
     fn needs_reading(&self) -> bool {
         true
+    }
+
+    fn gives_addresses(&self) -> bool {
+        !self.config.fixed.is_empty()
+    }
+
+    fn note_others(&self, addresses: BTreeSet<IpAddr>) {
+        self.others.set(addresses);
     }
 
     /// Drains every free slot of the service, so that whatever gets one is not in rotation.

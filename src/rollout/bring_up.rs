@@ -64,6 +64,7 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn gate(&mut self, keys: &[Key]) -> Result<()> {
+        self.note_others()?;
         let fronting = |r: &Routing| !r.rotation.outside.is_empty();
         let check = || self.check();
         self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
@@ -76,7 +77,8 @@ impl<'a> Rollout<'a> {
         self.initialise(&keys[0], by_compose)?;
         match by_compose {
             true => {
-                let all = docker.containers_of(&self.tools.project.name, &service.name)?;
+                let mut all = docker.containers_of(&self.tools.project.name, &service.name)?;
+                all.retain(|c| c.compose().is_some()); // none of `docker compose run`
                 docker.start_by_compose(&service.name, all.len())?;
             }
             false => {

@@ -1,6 +1,7 @@
 //! Steps from the switch on: the rotation changes, and what served before is drained, stopped and removed.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,7 +17,21 @@ use crate::proxy::{Endpoint, Proxy, endpoints};
 use crate::report::{Event, Warning};
 
 impl<'a> Rollout<'a> {
+    /// Where a proxy is given addresses, it learns which are those of containers that this rollout is not about.
+    pub(super) fn note_others(&self) -> Result<()> {
+        let giving: Vec<_> = self.tools.proxies.iter().filter(|p| p.gives_addresses()).collect();
+        if giving.is_empty() {
+            return Ok(());
+        }
+        let is_ours = |c: &Container| self.bound.values().any(|own| own.id == c.id);
+        let all = self.tools.docker.containers()?;
+        let others: BTreeSet<_> = all.iter().filter(|c| !is_ours(c)).flat_map(Container::addresses).collect();
+        giving.iter().for_each(|proxy| proxy.note_others(others.clone()));
+        Ok(())
+    }
+
     pub(super) fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<()> {
+        self.note_others()?;
         self.inside = inside.to_vec();
         self.for_the_living(|rollout| {
             let mut routings = rollout.routings(outside).into_iter();
@@ -214,6 +229,7 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// A proxy that does not answer.
     pub fn release(&self) -> Result<()> {
+        self.note_others()?;
         let all: Vec<Key> = self.bound.keys().cloned().collect();
         let (existing, first) = std::thread::scope(|scope| {
             let existing = scope.spawn(|| self.tools.docker.ids());

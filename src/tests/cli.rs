@@ -184,6 +184,28 @@ fn the_new_instance_is_ready_before_the_old_one_is_stopped() {
     );
 }
 
+/// Compose starts a service itself that has configs with content.
+#[test]
+fn a_container_of_compose_run_is_no_instance_where_compose_starts_the_service() {
+    let fake = Fake::new();
+    let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
+    let app = format!("{{image: app:1, configs: [{{source: note}}], {health}}}");
+    fake.write(
+        "config.yaml",
+        &format!("name: p\nservices: {{app: {app}}}\nconfigs: {{note: {{content: hello}}}}\n"),
+    );
+    fake.container("containers/shell", "app-run-1a2b", "running", "other");
+    let shell = fs::read_to_string(fake.path("containers/shell")).unwrap();
+    fake.write(
+        "containers/shell",
+        &shell.replace(r#""com.docker.compose.oneoff": "False""#, r#""com.docker.compose.oneoff": "True""#),
+    );
+    fake.run("deploy app").success();
+    let calls = fake.calls();
+    let started = calls.iter().find(|call| call.contains("up --detach")).unwrap();
+    assert!(started.contains("--scale app=2"), "{started}");
+}
+
 #[test]
 fn nothing_is_touched_when_nothing_has_changed() {
     let fake = Fake::new();

@@ -67,14 +67,19 @@ impl Fixed {
     }
 }
 
-/// Whether a host of a configuration stands for an instance with these names: it is one of them, or that of another
-/// instance of the same service (`p-app-1` for `p-app-2`).
+/// Whether a host of a configuration stands for an instance with these names: it is one of them, or the name that Compose
+/// gives another instance of the same service (`p-app-1` for `p-app-2`). Services `app-1` and `app-2` are no such names.
 pub fn stands_for(host: &str, names: &[String]) -> bool {
     let stem = |name: &str| {
         let (stem, number) = name.rsplit_once(['-', '_'])?;
         number.parse::<u32>().ok().map(|_| stem.to_string())
     };
-    let same_stem = |n: &String| stem(host).is_some_and(|s| Some(s) == stem(n));
+    let is_composes = |stem: &str| {
+        let ends =
+            |service: &String| stem.strip_suffix(service.as_str()).is_some_and(|p| p.ends_with(['-', '_']));
+        names.iter().any(ends)
+    };
+    let same_stem = |n: &String| stem(host).is_some_and(|s| is_composes(&s) && Some(s) == stem(n));
     names.iter().any(|n| n == host || same_stem(n))
 }
 

@@ -98,8 +98,11 @@ fn version(info: &str) -> Option<(u32, u32)> {
 }
 
 impl Haproxy {
-    /// A slot of a fixed line whose address is nobody's.
+    /// A slot of a fixed line whose address is that of no container, of this rollout (`live`) or of another service.
     pub fn is_vacant(&self, slot: &Slot, live: &[Endpoint]) -> bool {
+        if slot.address.is_some_and(|address| self.others.has(&address)) {
+            return false;
+        }
         let mut lines = self.config.fixed.iter();
         let line = lines.find(|f| f.backend == slot.backend && f.name == slot.name);
         line.is_some_and(|f| !f.follows_dns()) && !slot.is_free() && !slot.is_of(live)

@@ -345,6 +345,40 @@ fn a_fixed_line_that_lost_its_instance_is_given_the_next() {
     );
 }
 
+/// Two services that share the name of the line.
+#[test]
+fn a_fixed_line_that_another_live_container_holds_is_not_vacant() {
+    let haproxy = haproxy(LINES);
+    let alone =
+        Rotation { inside: vec![endpoint("new", "172.21.0.5")], outside: vec![], ..Rotation::default() };
+    let to_come = Endpoint { addresses: vec![], ..endpoint("new", "::1") };
+    let before = Rotation { inside: vec![], outside: vec![to_come], ..Rotation::default() };
+    let held = done(&with_added("172.21.0.9 2 0 3", ""));
+    haproxy.note_others(["172.21.0.9".parse().unwrap()].into());
+    assert_eq!(commands(haproxy.gate(&held, &before)), "");
+    let route = commands(haproxy.route(&held, &alone));
+    assert!(route.starts_with("add server web/compose-zd-new 172.21.0.5:3000 "), "{route}");
+    let ours = [endpoint("new", "172.21.0.5")];
+    let added = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
+    let release = commands(match haproxy.release(&done(&added), &ours, &[]) {
+        Release::Run(exec) => Some(exec),
+        _ => None,
+    });
+    assert!(!release.contains("addr"), "{release}");
+}
+
+#[test]
+fn a_host_stands_for_the_instances_of_its_own_service_only() {
+    let names = |service: &str, number: u32| vec![service.to_string(), format!("p-{service}-{number}")];
+    assert!(
+        stands_for("p-app-1", &names("app", 2)) && stands_for("p_app_1", &["app".into(), "p_app_2".into()])
+    );
+    assert!(stands_for("api-2", &names("api-2", 1)));
+    assert!(!stands_for("api-1", &names("api-2", 1)), "two services");
+    assert!(!stands_for("p-api-1-1", &names("api-2", 1)) && !stands_for("p-api-1", &names("api-2", 1)));
+    assert!(!stands_for("web-1", &["app".into(), "web-2".into()]), "names that the file gives");
+}
+
 #[test]
 fn a_fixed_line_takes_over_from_the_added_server_which_goes() {
     let haproxy = haproxy(LINES);
