@@ -326,7 +326,7 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
     let mut draft = Draft::new(now);
     let mut back: Vec<Key> = keys(now.instances.iter().filter(|i| i.can_return(start)));
-    let missing = start.serving().count().saturating_sub(back.len());
+    let missing = missing(start, now);
     let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_another(before, i));
     let is_woken = |i: &&Instance| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live();
     let (added, known): (Vec<&Instance>, Vec<&Instance>) = now.instances.iter().partition(is_added);
@@ -340,6 +340,17 @@ pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
     draft.exchange_back(&back, leaving, pace);
     draft.remove(&added, Cause::Failed);
     draft.finish()
+}
+
+/// Whether all that served at the start run, or can be started again.
+pub fn all_can_return(start: &Observed, now: &Observed) -> bool {
+    missing(start, now) == 0
+}
+
+/// How many of those that served at the start cannot serve again.
+fn missing(start: &Observed, now: &Observed) -> usize {
+    let back = now.instances.iter().filter(|i| i.can_return(start)).count();
+    start.serving().count().saturating_sub(back)
 }
 
 /// What became of a rotation.

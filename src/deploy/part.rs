@@ -386,14 +386,21 @@ impl<'a> Part<'a> {
     pub fn go_back(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Fault>), Fault> {
         let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
         let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
-        self.report_dead(&self.viewer.look_back()?.observed);
+        let mut is_first = true;
         loop {
             let Scene { observed: now, containers, .. } = self.look_on_the_way_back(failed, &dead)?;
+            if std::mem::take(&mut is_first) {
+                self.report_dead(&now);
+            }
             let plan = plan::undo(&self.start, &now, &self.terms.back);
             let mut rollout = Rollout::back(self.tools, &now, containers, served.clone());
             let steps = plan.before_release();
             if steps.is_empty() || rounds == 0 {
                 self.standing = Standing::new(&self.start, &now);
+                if self.standing.is_worse() && rounds > 0 && self.viewer.sees_restart(rollout.containers())? {
+                    rounds -= 1;
+                    continue;
+                }
                 return Ok((rollout, fault));
             }
             let tried = plan.steps.iter().filter(|(step, _)| matches!(step, Step::Start(_)));
@@ -412,20 +419,24 @@ impl<'a> Part<'a> {
     }
 
     /// What is there on the way back. Those that failed are not ready, and those that are `dead` and do not run do not
-    /// come back. Where one of the old is gone, the new ones count, and are probed.
+    /// come back. New instances are probed only where they have to take the place of old ones that are gone: one that
+    /// hangs would keep the way back waiting.
     fn look_on_the_way_back(&self, failed: &[String], dead: &BTreeSet<String>) -> Result<Scene, Fault> {
-        let mut scene = self.viewer.look_back()?;
-        if !Standing::new(&self.start, &scene.observed).gone.is_empty() {
-            scene = self.viewer.look_patiently()?;
-        }
-        for instance in &mut scene.observed.instances {
-            let id = &scene.containers[&instance.key].id;
-            instance.ready &= !failed.contains(id) && !self.failed.contains(id);
-            if dead.contains(id) && instance.state != State::Running {
-                instance.state = State::Broken;
+        let marked = |mut scene: Scene| {
+            for instance in &mut scene.observed.instances {
+                let id = &scene.containers[&instance.key].id;
+                instance.ready &= !failed.contains(id) && !self.failed.contains(id);
+                if dead.contains(id) && instance.state != State::Running {
+                    instance.state = State::Broken;
+                }
             }
+            scene
+        };
+        let scene = marked(self.viewer.look_back()?);
+        match plan::all_can_return(&self.start, &scene.observed) {
+            true => Ok(scene),
+            false => Ok(marked(self.viewer.look_patiently()?)),
         }
-        Ok(scene)
     }
 
     /// What the way back came to.

@@ -113,6 +113,9 @@ impl Wanted {
 const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_POLL: Duration = Duration::from_millis(500);
 
+/// How long one may take to restart that has died: the engine waits longer after each failure.
+const RESTART: Duration = Duration::from_secs(5);
+
 /// What proxies tell of instances, by id.
 #[derive(Default)]
 struct Traffic {
@@ -242,6 +245,20 @@ impl Viewer<'_> {
             let members = self.members()?;
             self.scene(members, &|_, container| Ok(!container.is_failing()))
         })
+    }
+
+    /// Waits a moment for those that restart by themselves. Tells whether there were any.
+    ///
+    /// # Errors
+    /// No engine.
+    pub fn sees_restart(&self, containers: &BTreeMap<Key, Container>) -> Result<bool, Fault> {
+        let restarts = |c: &&Container| c.state.status == "restarting";
+        let ids: Vec<String> = containers.values().filter(restarts).map(|c| c.id.clone()).collect();
+        wait::until(PATIENCE_POLL, RESTART, &Stop::default(), || {
+            let now = self.docker.inspect(&ids).map_err(Fault::from_error)?;
+            Ok::<_, Fault>((!now.iter().any(|c| restarts(&c))).then_some(()))
+        })?;
+        Ok(!ids.is_empty())
     }
 
     /// Looks at containers that were read just now.

@@ -107,6 +107,18 @@ fn where_fewer_serve_than_before_it_says_to_act_now() {
 }
 
 #[test]
+fn one_that_is_being_restarted_is_waited_for_before_it_counts_as_lost() {
+    let fake = Fake::new();
+    let restarts = "case $(tail -n 1 ../calls) in\n\
+        start*) sed -i 's/running/restarting/' old ;;\n\
+        *) grep -q restarting old && echo >>../looks; [ ! -e ../looks ] || [ $(wc -l <../looks) -lt 3 ] || sed -i 's/restarting/running/' old ;;\n\
+        esac; true";
+    on(&fake, "start new\\|container inspect", restarts);
+    fake.fail("start new", "Error response from daemon: broken");
+    says(&fake.run("deploy app").code(3), &["app-1 served before and still serves"]);
+}
+
+#[test]
 fn what_could_not_be_cleaned_up_is_said_where_the_old_release_serves() {
     let fake = Fake::new();
     fake.fail("^\\(start\\|rm\\) new$", "Error response from daemon: broken");
