@@ -25,6 +25,8 @@ pub struct Ledger {
     pub heading: Option<release::Wanted>,
     /// There is such a run, and what it headed for cannot be read.
     pub lost: Option<Damage>,
+    /// Id of the history, which tells its images from those of another checkout.
+    history_id: String,
 }
 
 /// One rollout, as it is written down.
@@ -73,11 +75,12 @@ impl Ledger {
         let Home { state_dir, engine } = home;
         let store = Store::new(state_dir, project)?.of_engine(engine.clone());
         let history = store.history()?;
+        let history_id = store.id();
         let (heading, lost) = match store.wanted() {
             Ok(heading) => (heading, None),
             Err(damage) => (None, Some(damage)),
         };
-        Ok(Ledger { lost, store, home: home.clone(), project: project.into(), history, heading })
+        Ok(Ledger { lost, store, home: home.clone(), project: project.into(), history, heading, history_id })
     }
 
     /// Tells of every file that cannot be read.
@@ -147,6 +150,11 @@ impl Ledger {
     /// A folder that cannot be written.
     pub fn place(&self) -> Result<Place, Fault> {
         Place::take(&self.store)
+    }
+
+    /// Whose images are kept.
+    pub fn owner(&self) -> images::Owner<'_> {
+        images::Owner { project: &self.project, history: &self.history_id }
     }
 
     /// Where the releases of the project are.
@@ -256,7 +264,7 @@ impl Ledger {
         });
         let all = leaving.chain(coming).map(|(service, placed)| (service.as_str(), placed));
         let held = docker.keepers(&self.project).unwrap_or_default();
-        let missing = images::not_held(docker, &self.project, &held, all);
+        let missing = images::not_held(docker, self.owner(), &held, all);
         missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
     }
 
@@ -392,7 +400,7 @@ impl Ledger {
         if !images::is_local(placed) {
             return;
         }
-        if let Err(fault) = images::keep(docker, &self.project, service, placed) {
+        if let Err(fault) = images::keep(docker, self.owner(), service, placed) {
             report.warn(&Warning::Release(format!("the image of `{service}` could not be kept: {fault}")));
         }
     }
@@ -417,10 +425,13 @@ impl Ledger {
             Ok(held) => held,
             Err(error) => return warn(format!("images of older releases stay: {error:#}")),
         };
-        let missing = images::not_held(docker, &self.project, &held, history.placed(&kept));
+        let missing = images::not_held(docker, self.owner(), &held, history.placed(&kept));
         missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
-        let stay = images::release_images(docker, &self.project, &held, &services, &kept);
-        stay.into_iter().for_each(warn);
+        let all = history.newest_first().flat_map(|r| &r.services).map(|(s, placed)| (s.as_str(), placed));
+        let old = images::release_old_names(docker, &self.project, &held, all);
+        let stay = images::release_images(docker, self.owner(), &held, &services, &kept);
+        let old = old.err().map(|error| format!("images of older releases stay: {error:#}"));
+        stay.into_iter().chain(old).for_each(warn);
         if let Err(fault) = self.store.prune(&kept) {
             warn(format!("earlier releases could not be tidied up: {fault}"));
         }

@@ -474,7 +474,7 @@ impl Back<'_> {
         let mut references = BTreeMap::new();
         for service in &asked.services {
             let its = &record.services[service];
-            let reference = images::provide(self.docker, &ledger.project, service, its)?;
+            let reference = images::provide(self.docker, ledger.owner(), service, its)?;
             snapshot.set_image(service, &reference);
             references.insert(service.clone(), reference);
             placed.insert(service.clone(), its.clone());

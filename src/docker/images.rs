@@ -10,6 +10,9 @@ use super::{Docker, Done};
 /// The label of a container that holds an image, with the project that it is kept for.
 pub const KEEPS: &str = "compose-zd.keeps";
 
+/// The label of such a container with the id of the history that keeps the image.
+const HISTORY: &str = "compose-zd.history";
+
 impl Docker {
     /// A local image; `None` when there is none of that name.
     ///
@@ -89,8 +92,8 @@ impl Docker {
     ///
     /// # Errors
     /// A name that is taken, or no engine.
-    pub fn create_keeper(&self, project: &str, name: &str, tag: &str, image: &Image) -> Result<()> {
-        let words = keeper_words(project, name, tag, image);
+    pub fn create_keeper(&self, owner: (&str, &str), name: &str, tag: &str, image: &Image) -> Result<()> {
+        let words = keeper_words(owner, name, tag, image);
         self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
@@ -145,12 +148,19 @@ pub(super) fn keepers_words(label: &str) -> [&str; 6] {
 /// An entrypoint that no image has: started by mistake it fails, and does nothing. A volume of the image would get an
 /// anonymous one. A label of the image speaks to others, and Compose writes its own into what it builds: with those the
 /// keeper would be an instance, or an orphan that `up --remove-orphans` takes.
-pub(super) fn keeper_words(project: &str, name: &str, tag: &str, image: &Image) -> Vec<String> {
+/// `owner` is a project, and the id of its history.
+pub(super) fn keeper_words(
+    (project, history): (&str, &str),
+    name: &str,
+    tag: &str,
+    image: &Image,
+) -> Vec<String> {
     let mut words =
         ["create", "--name", name, "--network", "none", "--pull", "never"].map(String::from).to_vec();
     words.extend(["--entrypoint", "/compose-zd-keep"].map(String::from));
     words.extend(image.config.volumes.keys().flat_map(|path| ["--tmpfs".into(), path.clone()]));
     words.extend(image.config.labels.keys().flat_map(|key| ["--label".into(), format!("{key}=")]));
+    words.extend(["--label".into(), format!("{HISTORY}={history}")]);
     words.extend(["--label".into(), format!("{KEEPS}={project}"), tag.into()]);
     words
 }

@@ -99,11 +99,11 @@ fn a_command_beside_a_container_shares_its_network_and_may_set_it() {
 fn a_keeper_says_nothing_that_its_image_says_and_makes_no_volume() {
     let json = r#"{"Config": {"Volumes": {"/data": {}}, "Labels": {"com.docker.compose.project": "shop"}}}"#;
     let image: Image = serde_json::from_str(json).unwrap();
-    let words = keeper_words("shop", "k", "compose-zd/shop-app:r1", &image);
+    let words = keeper_words(("shop", "1a2b3c4d"), "k", "compose-zd/shop-app:r1", &image);
     assert_eq!(
         words.join(" "),
         "create --name k --network none --pull never --entrypoint /compose-zd-keep --tmpfs /data \
-         --label com.docker.compose.project= --label compose-zd.keeps=shop compose-zd/shop-app:r1"
+         --label com.docker.compose.project= --label compose-zd.history=1a2b3c4d --label compose-zd.keeps=shop compose-zd/shop-app:r1"
     );
 }
 

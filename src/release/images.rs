@@ -12,17 +12,42 @@ use super::{Kept, Placed};
 use crate::docker::{Docker, Done, KEEPS};
 use crate::fault::Fault;
 
-/// The tag that a release gives the image of a service.
-pub fn tag_of(project: &str, service: &str, since: u32) -> String {
+/// Whose images are kept: two checkouts of one project have histories of their own, and each keeps and removes its own images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner<'a> {
+    pub project: &'a str,
+    /// Id of the history.
+    pub history: &'a str,
+}
+
+impl Owner<'_> {
+    /// The tag that a release gives the image of a service.
+    pub fn tag_of(&self, service: &str, since: u32) -> String {
+        format!("{}-{}", old_tag_of(self.project, service, since), self.history)
+    }
+
+    fn keeper_of(&self, service: &str, since: u32) -> String {
+        format!("{}-{}", old_keeper_of(self.project, service, since), self.history)
+    }
+
+    /// A name of ours without what tells it from those of other histories.
+    fn without_history<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_suffix(self.history)?.strip_suffix('-')
+    }
+}
+
+/// Tag of versions before histories had an id.
+fn old_tag_of(project: &str, service: &str, since: u32) -> String {
     format!("{}:r{since}", repository(project, service))
+}
+
+/// Keeper of versions before histories had an id.
+fn old_keeper_of(project: &str, service: &str, since: u32) -> String {
+    format!("compose-zd-keep-{}-r{since}", component(project, service))
 }
 
 fn repository(project: &str, service: &str) -> String {
     format!("compose-zd/{}", component(project, service))
-}
-
-fn keeper_of(project: &str, service: &str, since: u32) -> String {
-    format!("compose-zd-keep-{}-r{since}", component(project, service))
 }
 
 /// Where the tags of these services are.
@@ -73,10 +98,10 @@ fn hash(text: &str) -> u32 {
 ///
 /// # Errors
 /// An image that is gone, a container of another's that has the name of our keeper, no engine.
-pub fn keep(docker: &Docker, project: &str, service: &str, placed: &Placed) -> Result<(), Fault> {
-    let tag = tag_of(project, service, placed.since);
+pub fn keep(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<(), Fault> {
+    let tag = owner.tag_of(service, placed.since);
     docker.tag(&placed.image_id, &tag).map_err(Fault::from_error)?;
-    hold(docker, project, &keeper_of(project, service, placed.since), &tag).map_err(Fault::from_error)
+    hold(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Fault::from_error)
 }
 
 /// Swarm refers to an image of a registry by its digest, and the registry keeps it.
@@ -87,21 +112,21 @@ pub fn is_local(placed: &Placed) -> bool {
 /// Those whose image is there and that nothing of ours holds, out of what releases need. `held` are the keepers.
 pub fn not_held<'a>(
     docker: &Docker,
-    project: &str,
+    owner: Owner,
     held: &[String],
     placed: impl Iterator<Item = (&'a str, &'a Placed)>,
 ) -> Vec<(&'a str, &'a Placed)> {
-    let is_held = |(service, p): &(&str, &Placed)| held.contains(&keeper_of(project, service, p.since));
+    let is_held = |(service, p): &(&str, &Placed)| held.contains(&owner.keeper_of(service, p.since));
     let is_there = |(_, p): &(&str, &Placed)| matches!(docker.image(&p.image_id), Ok(Some(_)));
     placed.filter(|p| is_local(p.1) && !is_held(p) && is_there(p)).collect()
 }
 
-fn hold(docker: &Docker, project: &str, keeper: &str, tag: &str) -> anyhow::Result<()> {
+fn hold(docker: &Docker, owner: Owner, keeper: &str, tag: &str) -> anyhow::Result<()> {
     let Some(image) = docker.image(tag)? else {
         return Ok(());
     };
     match docker.inspect(&[keeper.into()])?.first() {
-        Some(there) if there.label(KEEPS) != Some(project) => {
+        Some(there) if there.label(KEEPS) != Some(owner.project) => {
             return Err(taken(keeper).into());
         }
         Some(there) if there.image_id == image.id => return Ok(()),
@@ -109,7 +134,7 @@ fn hold(docker: &Docker, project: &str, keeper: &str, tag: &str) -> anyhow::Resu
         Some(_) => docker.remove_with_volumes(keeper)?,
         None => {}
     }
-    docker.create_keeper(project, keeper, tag, &image)
+    docker.create_keeper((owner.project, owner.history), keeper, tag, &image)
 }
 
 fn taken(keeper: &str) -> Fault {
@@ -124,16 +149,16 @@ fn taken(keeper: &str) -> Fault {
 ///
 /// # Errors
 /// An image that is gone, and that no registry gives; no engine.
-pub fn provide(docker: &Docker, project: &str, service: &str, placed: &Placed) -> Result<String, Fault> {
-    let found = find(docker, project, service, placed).map_err(Fault::from_error)?;
+pub fn provide(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<String, Fault> {
+    let found = find(docker, owner, service, placed).map_err(Fault::from_error)?;
     found.ok_or_else(|| gone(service, placed))
 }
 
-fn find(docker: &Docker, project: &str, service: &str, placed: &Placed) -> anyhow::Result<Option<String>> {
+fn find(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> anyhow::Result<Option<String>> {
     let is_it = |reference: &str| -> anyhow::Result<bool> {
         Ok(docker.image(reference)?.is_some_and(|image| image.id == placed.image_id))
     };
-    let tag = tag_of(project, service, placed.since);
+    let tag = owner.tag_of(service, placed.since);
     for reference in [&placed.image, &tag] {
         if is_it(reference)? {
             return Ok(Some(reference.clone()));
@@ -167,39 +192,67 @@ fn gone(service: &str, placed: &Placed) -> Fault {
         .hint(format!("{hint}, or name another release with `--to`"))
 }
 
-/// Removes the tags and keepers of a project that are not kept, and says what could not be removed. An image that is in
+/// Removes the tags and keepers of a history that are not kept, and says what could not be removed. An image that is in
 /// use still has its tag afterwards, and the next release takes it.
 pub fn release_images(
     docker: &Docker,
-    project: &str,
+    owner: Owner,
     held: &[String],
     services: &BTreeSet<String>,
     kept: &Kept,
 ) -> Vec<String> {
     // In this order: a keeper uses its image.
-    let keepers = release_keepers(docker, project, held, kept);
-    let tags = release_tags(docker, project, services, kept);
+    let keepers = release_keepers(docker, owner, held, kept);
+    let tags = release_tags(docker, owner, services, kept);
     let failed = [keepers, tags].into_iter().filter_map(Result::err);
     failed.map(|e| format!("images of older releases stay: {e:#}")).collect()
 }
 
-fn release_keepers(docker: &Docker, project: &str, held: &[String], kept: &Kept) -> anyhow::Result<()> {
-    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| keeper_of(project, s, *since)).collect();
-    held.iter().filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
+fn release_keepers(docker: &Docker, owner: Owner, held: &[String], kept: &Kept) -> anyhow::Result<()> {
+    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| owner.keeper_of(s, *since)).collect();
+    let ours = held.iter().filter(|name| owner.without_history(name).is_some());
+    ours.filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
 }
 
 fn release_tags(
     docker: &Docker,
-    project: &str,
+    owner: Owner,
     services: &BTreeSet<String>,
     kept: &Kept,
 ) -> anyhow::Result<()> {
     let known = services.iter().chain(kept.images.iter().map(|(service, _)| service));
-    let ours = repositories(project, known);
-    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| tag_of(project, s, *since)).collect();
+    let ours = repositories(owner.project, known);
+    let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| owner.tag_of(s, *since)).collect();
     let tags = docker.tags_in(&ours)?;
-    let goes = |tag: &&String| is_ours(tag, &ours) && !stay.contains(*tag);
+    let is_its = |tag: &&String| owner.without_history(tag).is_some_and(|tag| is_ours(tag, &ours));
+    let goes = |tag: &&String| is_its(tag) && !stay.contains(*tag);
     tags.iter().filter(goes).try_for_each(|tag| released(tag, &docker.remove_tag(tag)?))
+}
+
+/// Removes the names that an earlier version gave to images of these releases: names without a history may be those of
+/// another checkout, which has another image of the same number.
+///
+/// # Errors
+/// No engine.
+pub fn release_old_names<'a>(
+    docker: &Docker,
+    project: &str,
+    held: &[String],
+    placed: impl Iterator<Item = (&'a str, &'a Placed)>,
+) -> anyhow::Result<()> {
+    for (service, placed) in placed {
+        let keeper = old_keeper_of(project, service, placed.since);
+        if !held.contains(&keeper) {
+            continue;
+        }
+        let tag = old_tag_of(project, service, placed.since);
+        let found = docker.inspect(std::slice::from_ref(&keeper))?;
+        if found.iter().any(|c| c.image_id == placed.image_id) {
+            docker.remove_with_volumes(&keeper)?;
+            released(&tag, &docker.remove_tag(&tag)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Exactly one of our repositories, and a tag that a release gave.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use super::engine_folder::{EngineId, MARK};
 use super::{Damage, FORMAT, History, Kept, Record, Wanted};
@@ -22,6 +23,12 @@ const LARGEST: u64 = 16 << 20;
 
 /// No rollout gets as far; a file with a higher number is not ours, and would leave no number for the next one.
 const LAST_NUMBER: u32 = 999_999_999;
+
+/// The file in a project's folder with the id of its history.
+const ID: &str = "history-id";
+
+/// Hexadecimal digits of that id.
+const ID_LENGTH: usize = 8;
 
 /// The state of one project: `STATE_DIR/PROJECT/`, for two projects may come from one file.
 #[derive(Debug, Clone)]
@@ -60,6 +67,23 @@ impl Store {
         self.state_dir.join(&self.project)
     }
 
+    /// Id of the history that the folder has; the same for a folder that was moved, and another one for each checkout.
+    pub fn id(&self) -> String {
+        let kept = fs::read_to_string(self.folder().join(ID)).unwrap_or_default();
+        match kept.trim() {
+            id if id.len() == ID_LENGTH && id.bytes().all(|b| b.is_ascii_hexdigit()) => id.to_lowercase(),
+            _ => self.new_id(),
+        }
+    }
+
+    /// Of the place of the folder: checkouts that keep no state and come back at the same place are one.
+    fn new_id(&self) -> String {
+        let folder = std::path::absolute(self.folder()).unwrap_or_else(|_| self.folder());
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let digest = Sha256::digest(format!("{}:{}", host.trim(), folder.display()));
+        digest.iter().take(ID_LENGTH / 2).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Makes the folders, for their owner alone. One that we make is not for git: it holds secrets.
     ///
     /// # Errors
@@ -73,6 +97,10 @@ impl Store {
         place::make(&self.folder(), true)?;
         place::make(&self.releases(), true)?;
         place::make(&self.rollouts(), true)?;
+        let id = self.folder().join(ID);
+        if !id.exists() {
+            replace(&id, self.id().as_bytes()).map_err(|e| cannot_write(&id, &e))?;
+        }
         let mark = self.folder().join(MARK);
         match self.engine.as_ref().filter(|_| !mark.exists()) {
             Some(engine) => {

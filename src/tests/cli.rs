@@ -472,7 +472,7 @@ fn an_image_is_held_before_its_instances_go() {
     let at = |call: &str| {
         calls.iter().position(|c| c.starts_with(call)).unwrap_or_else(|| panic!("{call}: {calls:?}"))
     };
-    assert!(at("tag sha256:wanted compose-zd/p-app:r1") < at("stop "), "{calls:?}");
+    assert!(at("tag sha256:wanted compose-zd/p-app:r1-") < at("stop "), "{calls:?}");
     assert!(at("create --name compose-zd-keep-p-app-r1") < at("stop "), "{calls:?}");
 }
 

@@ -15,14 +15,16 @@ fn a_tag_names_project_service_and_release() {
         ("my_shop", "app__a", "compose-zd/my_shop-app__a:r7"),
     ];
     for (project, service, tag) in table {
-        assert_eq!(tag_of(project, service, 7), tag);
+        let owner = Owner { project, history: "1a2b3c4d" };
+        assert_eq!(owner.tag_of(service, 7), format!("{tag}-1a2b3c4d"));
     }
-    assert_eq!(keeper_of("shop", "app", 7), "compose-zd-keep-shop-app-r7");
+    let owner = Owner { project: "shop", history: "1a2b3c4d" };
+    assert_eq!(owner.keeper_of("app", 7), "compose-zd-keep-shop-app-r7-1a2b3c4d");
 }
 
 #[test]
 fn what_is_not_legal_is_made_so_and_told_apart() {
-    assert_eq!(tag_of("shop", "App", 1), "compose-zd/shop-app-89213611:r1");
+    assert_eq!(old_tag_of("shop", "App", 1), "compose-zd/shop-app-89213611:r1");
     let others =
         ["APP", "app..a", "app___a", "app_", "_app", "app-", "-app", "..", "a._b", "a--b", &"a".repeat(300)];
     for service in others {
@@ -65,6 +67,16 @@ fn only_exactly_our_own_tags_are_released() {
         ["compose-zd/shop-app-eu:r7", "far/compose-zd/shop-app:r7", "compose-zd/shop-app", "<none>:<none>"]
     {
         assert!(!is_ours(tag, &ours), "{tag}");
+    }
+}
+
+#[test]
+fn a_name_of_another_history_of_the_same_project_is_not_ours() {
+    let owner = Owner { project: "shop", history: "1a2b3c4d" };
+    assert_eq!(owner.without_history(&owner.tag_of("app", 7)), Some("compose-zd/shop-app:r7"));
+    let other = Owner { history: "5e6f7a8b", ..owner };
+    for name in [other.tag_of("app", 7), other.keeper_of("app", 7), old_tag_of("shop", "app", 7)] {
+        assert_eq!(owner.without_history(&name), None, "{name}");
     }
 }
 

@@ -29,6 +29,21 @@ fn wanted(number: u32) -> Wanted {
     }
 }
 
+#[test]
+fn a_history_has_an_id_of_its_own_that_stays_where_its_folder_is_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two] = ["one", "two"].map(|folder| Store::new(&dir.path().join(folder), "p").unwrap());
+    assert_ne!(one.id(), two.id(), "two checkouts");
+    let before = one.id();
+    one.prepare().unwrap();
+    assert_eq!(one.id(), before);
+    fs::rename(dir.path().join("one"), dir.path().join("three")).unwrap();
+    let moved = Store::new(&dir.path().join("three"), "p").unwrap();
+    assert_eq!(moved.id(), before);
+    fs::write(moved.folder().join("history-id"), "../../x").unwrap();
+    assert_eq!(moved.id().len(), 8, "what is no id is not used");
+}
+
 fn numbers(store: &Store) -> Vec<u32> {
     store.history().unwrap().records.iter().map(|r| r.number).collect()
 }

@@ -137,9 +137,9 @@ fn prune_removes_what_is_kept_of_a_project_that_was_taken_down_and_of_no_other()
     assert_eq!(kept(), (1, 1));
 
     stage.compose("down --timeout 1");
-    prune("--dry-run", "would remove `compose-zd/zde2e-prune--app:r1`");
+    prune("--dry-run", "would remove `compose-zd/zde2e-prune--app:r1-");
     assert_eq!(kept(), (1, 1));
-    prune("", "removed `compose-zd/zde2e-prune--app:r1`");
+    prune("", "removed `compose-zd/zde2e-prune--app:r1-");
     assert_eq!(kept(), (0, 0));
     prune("", "no image of `zde2e-prune` is kept on this engine");
 }
@@ -366,14 +366,21 @@ fn as_many_releases_are_kept_as_asked_for_and_nothing_of_a_project_with_a_simila
     let tags = [format!("compose-zd/{more}--app:r1"), format!("compose-zd/{}--app:mine", stage.project)];
     tags.iter().for_each(|tag| drop(stage.docker(&format!("tag {base} {tag}"))));
     stage.docker(&format!("create --name {neighbour} --label compose-zd.keeps={more} {}", tags[0]));
+    // Of another checkout of the project.
+    let theirs = format!("compose-zd/{}--app:r1-0000feed", stage.project);
+    let checkouts = format!("compose-zd-keep-{}--app-r1-0000feed", stage.project);
+    stage.docker(&format!("tag {base} {theirs}"));
+    stage.docker(&format!("create --name {checkouts} --label compose-zd.keeps={} {theirs}", stage.project));
     for version in ["1", "2", "3"] {
         stage.set(&format!("ZD_APP_IMAGE={}", image(&stage, version)));
         stage.deploy("app --keep 2").exits(0);
     }
     let (project, mine) = (&stage.project, tags[1].clone());
-    assert_eq!(stage.keepers(), ["2", "3"].map(|n| format!("compose-zd-keep-{project}--app-r{n}")));
-    let kept = ["2", "3"].map(|n| format!("compose-zd/{project}--app:r{n}"));
-    assert_eq!(stage.release_tags(), [vec![mine], kept.to_vec()].concat());
+    let id = stage.read(&format!(".compose-zd/{project}/history-id"));
+    let held = ["2", "3"].map(|n| format!("compose-zd-keep-{project}--app-r{n}-{id}"));
+    assert_eq!(stage.keepers(), [vec![checkouts], held.to_vec()].concat());
+    let kept = ["2", "3"].map(|n| format!("compose-zd/{project}--app:r{n}-{id}"));
+    assert_eq!(stage.release_tags(), [vec![mine, theirs], kept.to_vec()].concat());
     stage.docker(&format!("inspect {neighbour} {}", tags[0]));
     stage.rollback("--to 1 --keep 2").exits(2).says("release 1 is").says("kept are 3, 2");
     goes_back(&stage, "--keep 2", "3", "2");
