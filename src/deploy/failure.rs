@@ -46,11 +46,29 @@ impl Run<'_> {
             }
         }
         self.report.event(Event::GoingBack);
+        let (worst, unclean) = self.all_go_back(parts, &stopped.failed);
+        let first = stopped.why.told();
+        let worst = worst.or_else(|| self.witness.lost_at_the_end());
+        let fault = match worst {
+            None => {
+                let fault = kept(parts[at].viewer.target, parts, &self.orphans(parts), first);
+                unclean
+                    .into_iter()
+                    .fold(fault, |fault, left| fault.seen(&format!("cleaning up failed: {left}")))
+            }
+            Some(second) => broken(parts[at].viewer.target, &self.project().name, first, &second),
+        };
+        (fault, false)
+    }
+
+    /// Brings back what served before, of every part. Gives what keeps it from serving, and what was left to clean up;
+    /// `failed` are the new instances that failed, by id.
+    fn all_go_back(&self, parts: &mut [Part], failed: &[String]) -> (Option<Fault>, Option<Fault>) {
         let mut worst = None;
         let mut unclean = None;
         let mut back = Vec::new();
         for part in parts.iter_mut().rev() {
-            match part.go_back(&stopped.failed) {
+            match part.go_back(failed) {
                 Ok((rollout, fault)) => {
                     back.push(rollout);
                     unclean = fault.or(unclean);
@@ -64,18 +82,7 @@ impl Run<'_> {
                 self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
             }
         }
-        let first = stopped.why.told();
-        let worst = worst.or_else(|| self.witness.lost_at_the_end());
-        let fault = match worst {
-            None => {
-                let fault = kept(parts[at].viewer.target, parts, &self.orphans(parts), first);
-                unclean
-                    .into_iter()
-                    .fold(fault, |fault, left| fault.seen(&format!("cleaning up failed: {left}")))
-            }
-            Some(second) => broken(parts[at].viewer.target, &self.project().name, first, &second),
-        };
-        (fault, false)
+        (worst, unclean)
     }
 
     /// Names of the containers that served its route at the start by another name, and run.
