@@ -294,6 +294,7 @@ impl Service {
         let updating = update("update_config", &raw.deploy.update_config)?;
         let going_back = update("rollback_config", &raw.deploy.rollback_config)?;
         let forward = Update::resolve(updating.as_ref(), &context.flags.update);
+        let networks = project.networks_of(raw);
         Ok(Service {
             name: name.into(),
             image: raw.image.clone().unwrap_or_else(|| format!("{}-{name}", project.name)),
@@ -306,8 +307,8 @@ impl Service {
             hosts: raw.hosts(),
             anonymous_volumes: raw.anonymous_volumes(),
             mounted_paths: raw.mounted_paths(),
-            networks: project.networks_of(raw),
-            names: raw.names(name),
+            networks: networks.clone(),
+            names: on_networks(raw.names(name), &networks),
             labels: raw.labels(),
             fixed_ports: raw.fixed_ports(),
             port_ranges: raw.port_ranges(),
@@ -362,6 +363,13 @@ impl Service {
 
 /// # Errors
 /// The key of a hook that would run nothing.
+/// Names, each also as `NAME.NETWORK`: Docker's DNS has both.
+fn on_networks(mut names: Vec<String>, networks: &[String]) -> Vec<String> {
+    let full = networks.iter().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
+    names.extend(full.collect::<Vec<_>>());
+    names
+}
+
 fn no_empty_hook(raw: &RawService) -> Result<(), String> {
     let lists = [("post_start", &raw.post_start), ("pre_stop", &raw.pre_stop)];
     let hooks =

@@ -73,6 +73,7 @@ pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     refused.extend(needs_newer_engine(around.viewer.docker, &services)?);
     refused.extend(out_of_reach(around.viewer.project, around.viewer.target, around.fronting));
     refused.extend(attached::faults(around));
+    refused.extend(route_not_found(around));
     let mut found: Vec<Finding> = refused.into_iter().map(Finding::Refused).collect();
     for service in &services {
         found.extend(left_in_anonymous_volume(around, service)?);
@@ -109,6 +110,27 @@ impl Surroundings<'_> {
         let its = |c: &&Container| c.is_running() && is_member(self.viewer.project, c, &[&service.name]);
         self.containers.iter().filter(its).count()
     }
+}
+
+/// A route that a service asks for while it runs, and that no proxy of the engine gives it.
+fn route_not_found(around: &Surroundings) -> Option<Fault> {
+    let runs = around.members().any(Container::is_running);
+    let is_said = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
+    let services = around.services();
+    if !runs || !around.fronting.is_empty() || services.iter().any(is_said) {
+        return None;
+    }
+    let claim = |s: &&Service| Some((s.name.clone(), proxy::claim(&backend(around.viewer.project, s))?));
+    let (name, claim) = services.iter().find_map(claim)?;
+    let fault = Fault::unchanged(format!(
+        "`{name}` asks for a route by {claim}, and no proxy that is known to go by that shares a network with it: whatever \
+         routes to it could not be drained"
+    ));
+    let hint = format!(
+        "name the proxy with `--proxy-container NAME --proxy-kind KIND` (`x-zd.proxy`), or put both on one network; where \
+         there is none, deploy with `--proxy-kind none` (`services.{name}.x-zd.proxy.kind: none`)"
+    );
+    Some(fault.hint(hint).rule(&"route-not-found"))
 }
 
 /// Compose starts nothing whose dependency is unhealthy.
@@ -462,7 +484,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     if services.iter().any(overridden) {
         return None;
     }
-    let claims = |s: &&Service| proxy::claims(&backend(project, s));
+    let claims = |s: &&Service| proxy::claim(&backend(project, s)).is_some();
     let claimed = services.iter().any(claims);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
     fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(project, s))));

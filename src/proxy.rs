@@ -289,6 +289,16 @@ pub trait Proxy: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Reason why it may route to these although its configuration does not name them.
+    fn doubt(&self, _backends: &[Backend]) -> Option<String> {
+        None
+    }
+
+    /// Files and folders that may name what it routes to, beyond what [`Proxy::fronts`] goes by.
+    fn route_files(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What is worth a word before anybody deploys, although a deploy does not need it.
     fn advice(&self, _backends: &[Backend]) -> Vec<Loss> {
         Vec::new()
@@ -429,9 +439,12 @@ pub fn is_proxy_image(image: &str) -> bool {
     known.iter().any(|is_one| is_one(image))
 }
 
-/// Whether a service's environment or labels ask for a route of some proxy, whether or not one runs.
-pub fn claims(backend: &Backend) -> bool {
-    nginx_proxy::claims(&backend.environment) || traefik::claims(&backend.labels)
+/// What of a service's environment or labels asks for a route of some proxy, whether or not one runs.
+pub fn claim(backend: &Backend) -> Option<&'static str> {
+    let by_caddy = || caddy::labelled(backend).is_some();
+    None.or(nginx_proxy::claims(&backend.environment).then_some("`VIRTUAL_HOST`"))
+        .or_else(|| traefik::claims(&backend.labels).then_some("the labels `traefik.…`"))
+        .or_else(|| by_caddy().then_some("the labels `caddy…`"))
 }
 
 /// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.

@@ -322,7 +322,7 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
     let routed = |s: &&Service| {
         let backend = backend(project, s);
         // A proxy may ask itself for a route, to its dashboard.
-        (proxy::claims(&backend) && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
+        (proxy::claim(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
     };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }

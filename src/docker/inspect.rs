@@ -332,16 +332,24 @@ impl Container {
         }
     }
 
-    /// Every name that Docker's DNS has for it: its own, and its aliases on its networks.
+    /// Every name that Docker's DNS has for it: its own, and its aliases on its networks, each also as `NAME.NETWORK`.
     pub fn names(&self) -> Vec<String> {
         let networks = self.network_settings.networks.values();
         let mut names: Vec<String> =
             networks.flat_map(|n| n.aliases.iter().chain(&n.dns_names).cloned()).collect();
         names.push(self.name().into());
         names.extend(self.compose().map(|(_, service)| service.into()));
+        let by_network = self.networks().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
+        names.extend(by_network.collect::<Vec<_>>());
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Names of the programs that its first process is, or starts by a script in its arguments.
+    pub fn programs(&self) -> impl Iterator<Item = &str> {
+        let words = std::iter::once(&self.path).chain(&self.args);
+        words.flat_map(|word| commands_of(word)).filter_map(|word| word.rsplit('/').next())
     }
 
     /// Containers whose namespaces or volumes it has, by name or id, each with the key of a Compose file that says so.
@@ -502,6 +510,15 @@ where
 /// One of Windows does not fit, as 3221225786 (0xC000013A): the same bits are a negative number.
 fn exit_code<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
     Ok(or_default::<D, i64>(from)? as i32)
+}
+
+/// First words of the commands in a script; a word without a space is itself.
+fn commands_of(script: &str) -> impl Iterator<Item = &str> {
+    let commands = script.split([';', '&', '|', '(', ')', '{', '}', '\n', '\'', '"']);
+    let passed = |word: &&str| word.contains('=') || ["exec", "then", "do", "else"].contains(word);
+    let is_script = script.contains(char::is_whitespace);
+    let first = move |command| str::split_whitespace(command).find(|word| !is_script || !passed(word));
+    commands.filter_map(first)
 }
 
 #[cfg(test)]

@@ -38,6 +38,24 @@ pub fn instance_of(around: &Surroundings, service: &Service, client: &Container)
     around.members().filter(its).find(|c| is_open(around, c, client)).map(|c| c.name().to_string())
 }
 
+/// Whether an instance of a service may take requests: it listens at an address that others reach, as far as that is known.
+pub fn may_listen(around: &Surroundings, service: &Service) -> bool {
+    let its = |c: &&Container| c.is_running() && c.compose().is_some_and(|(_, name)| name == service.name);
+    let is_elsewhere = around.viewer.docker.is_elsewhere();
+    around.members().filter(its).any(|c| is_elsewhere || may_be_reached(&sockets(c)))
+}
+
+fn may_be_reached(table: &str) -> bool {
+    let is_loopback =
+        |address: &str| address.ends_with("7F") || address == "00000000000000000000000001000000";
+    let listens = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let address = words.next().and_then(|word| word.rsplit_once(':')).map_or("", |(address, _)| address);
+        words.nth(1) == Some(LISTENS) && !is_loopback(address)
+    };
+    table.is_empty() || table.lines().any(listens)
+}
+
 fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> bool {
     let addresses: Vec<IpAddr> = client.bridged().map(|(_, address)| address).collect();
     if addresses.is_empty() || around.viewer.docker.is_elsewhere() {
@@ -83,5 +101,16 @@ mod tests {
 ";
         assert_eq!(clients_of(table).into_iter().collect::<Vec<_>>(), ["040013AC"]);
         assert_eq!(clients_of("").len(), 0);
+    }
+
+    #[test]
+    fn an_instance_that_listens_on_its_loopback_only_takes_no_requests() {
+        let listens =
+            |address: &str| may_be_reached(&format!("sl local\n 0: {address}:0BB8 00000000:0000 0A 0\n"));
+        assert!(listens("00000000") && listens("020013AC") && listens("00000000000000000000000000000000"));
+        assert!(!listens("0100007F") && !listens("0B00007F") && !listens("00000000000000000000000001000000"));
+        assert!(!may_be_reached("sl local\n 0: 020013AC:C350 060013AC:1538 01 0\n"));
+        // A table that cannot be read excludes nothing.
+        assert!(may_be_reached(""));
     }
 }

@@ -1,6 +1,8 @@
-//! Proxies that no adapter knows (a plain nginx, Apache, Envoy, Kong, …) and that route to a service by its name: most look
-//! the name up once, when they start, and go on sending requests to an instance that is gone.
+//! Proxies near a service that no adapter drains: those without one (a plain nginx, Apache, Envoy, Kong, …), which look a
+//! name up once and go on sending requests to an instance that is gone; and those whose adapter sees no route to the service.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +10,10 @@ use anyhow::Result;
 
 use super::{Finding, Surroundings, connections};
 use crate::deploy::scene::is_member;
+use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::docker::{Docker, Exec};
 use crate::fault::{Fault, Loss};
-use crate::model::{Project, Service};
+use crate::model::Service;
 use crate::proxy::Proxy;
 use crate::shell;
 
@@ -40,7 +42,10 @@ const REMOTE: [&str; 2] = ["cloudflared", "newt"];
 /// Folders in which they keep what they route to.
 const FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty/nginx/conf /usr/local/apache2/conf /etc/apache2 \
                        /etc/httpd /etc/envoy /etc/kong /kong /opt/bitnami/nginx/conf /opt/bitnami/apache/conf /etc/varnish \
-                       /etc/squid";
+                       /etc/squid /usr/local/etc/haproxy /etc/haproxy /etc/caddy";
+
+/// Variables of images that others are built on.
+const VERSIONS: [&str; 2] = ["NGINX_VERSION", "HTTPD_VERSION"];
 
 /// The longest that a looked up name may be kept.
 const SOON: Duration = Duration::from_secs(5);
@@ -52,55 +57,86 @@ const READ: Duration = Duration::from_secs(5);
 enum Evidence {
     /// A line of its configuration.
     Line(String),
-    /// The name of an instance that it has a connection open to.
-    Connection(String),
-    /// What it routes to is kept where it cannot be read.
-    Unreadable,
+    /// The name of an instance that it has a connection open to, and why its adapter sees no route.
+    Connection(String, Option<String>),
+    /// Reason why a route is not excluded.
+    Doubt(String),
 }
 
-/// Proxies without an adapter that route to a service of the target, each with what it would do; and those of which that
-/// cannot be told.
+/// Proxies that route to a service of the target past every adapter, each with what it would do; and those of which that
+/// cannot be excluded.
 ///
 /// # Errors
 /// Docker cannot be started.
 pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
-    let (docker, project) = (around.viewer.docker, around.viewer.project);
+    let project = around.viewer.project;
     let mut services = around.services();
     services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
     let mut found = Vec::new();
-    for proxy in around.containers.iter().filter(|c| is_candidate(c, around.known)) {
+    for proxy in around.containers.iter().filter(|c| c.is_running()) {
         let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && shares_network(proxy, s);
         let services: Vec<&Service> = services.iter().copied().filter(near).collect();
-        if services.is_empty() {
+        let adapter = around.known.iter().find(|p| p.container().id == proxy.id);
+        if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.known)) {
             continue;
         }
-        let names = |s: &Service| names_of(project, s, around.containers);
-        let all: Vec<String> = services.iter().flat_map(|s| names(s)).collect();
-        let known = texts(docker, proxy, &all)?;
-        found.extend(services.into_iter().find_map(|service| {
-            let line = evidence(&known.texts, &names(service)).map(Evidence::Line);
-            let open = || connections::instance_of(around, service, proxy).map(Evidence::Connection);
-            let unreadable = || (!known.is_whole).then_some(Evidence::Unreadable);
-            Some(finding(service, proxy, line.or_else(open).or_else(unreadable)?))
-        }));
+        found.extend(match adapter {
+            Some(adapter) => past_adapter(around, adapter.as_ref(), &services)?,
+            None => without_adapter(around, proxy, &services)?,
+        });
     }
     Ok(found)
 }
 
-pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
-    let is_known = known.iter().any(|p| p.container().id == container.id);
-    container.is_running() && !is_known && is_proxy(&container.config.image, &container.path, &container.args)
+fn without_adapter(
+    around: &Surroundings,
+    proxy: &Container,
+    services: &[&Service],
+) -> Result<Option<Finding>> {
+    let known = texts(around, proxy, services, &places(proxy))?;
+    let evidence = |service: &Service| {
+        let line = evidence(&known.texts, &names_of(around, service)).map(Evidence::Line);
+        let open =
+            || connections::instance_of(around, service, proxy).map(|name| Evidence::Connection(name, None));
+        let why = || Evidence::Doubt("what it routes to is kept where it cannot be read".into());
+        line.or_else(open).or_else(|| (!known.is_whole).then(why))
+    };
+    Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
 }
 
-/// By the name of its image, or by the programs that it was started with.
-fn is_proxy(image: &str, path: &str, args: &[String]) -> bool {
-    let name = image_name(image);
-    let program = |word: &str| word.rsplit('/').next().unwrap_or_default().to_string();
-    // A script of the shell may start it, too.
-    let words = std::iter::once(path).chain(args.iter().map(String::as_str));
-    let between = |c: char| c.is_whitespace() || ";&|(){}'\"".contains(c);
-    let started = words.flat_map(|word| word.split(between)).map(program);
-    std::iter::once(name.to_string()).chain(started).any(|word| PROXIES.contains(&word.as_str()))
+/// A service that the adapter of a proxy does not know about, or not all about.
+fn past_adapter(
+    around: &Surroundings,
+    adapter: &dyn Proxy,
+    services: &[&Service],
+) -> Result<Option<Finding>> {
+    let proxy = adapter.container();
+    let backends = around.viewer.backends(around.containers);
+    let is_fronting = around.fronting.iter().any(|p| p.container().id == proxy.id);
+    let files = adapter.route_files();
+    let places = if is_fronting { files } else { [places(proxy), files].concat() };
+    let known = texts(around, proxy, services, &places)?;
+    let doubt = adapter.doubt(&backends);
+    let evidence = |service: &Service| {
+        let mut names = names_of(around, service);
+        names.retain(|name| !is_fronting || name.parse::<IpAddr>().is_err());
+        let line = evidence(&known.texts, &names).map(Evidence::Line);
+        let open = || connections::instance_of(around, service, proxy).filter(|_| !is_fronting);
+        let open = || Some(Evidence::Connection(open()?, doubt.clone()));
+        line.or_else(open).or_else(|| doubt.clone().map(Evidence::Doubt))
+    };
+    Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
+}
+
+pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
+    let is_known = known.iter().any(|p| p.container().id == container.id);
+    container.is_running() && !is_known && is_proxy(container)
+}
+
+/// By the name of its image, by the programs that it was started with, or by what its image is built on.
+fn is_proxy(container: &Container) -> bool {
+    let mut names = std::iter::once(image_name(&container.config.image)).chain(container.programs());
+    names.any(|name| PROXIES.contains(&name)) || VERSIONS.iter().any(|name| container.env(name).is_some())
 }
 
 fn image_name(image: &str) -> &str {
@@ -112,11 +148,15 @@ fn shares_network(container: &Container, service: &Service) -> bool {
     container.networks().any(|network| network == "host" || service.networks.iter().any(|own| own == network))
 }
 
-/// Names by which others reach a service, and its containers that run.
-fn names_of(project: &Project, service: &Service, containers: &[Container]) -> Vec<String> {
-    let its = containers.iter().filter(|c| is_member(project, c, &[&service.name]));
-    let its = its.map(|c| c.name().to_string());
-    service.names.iter().cloned().chain(its).collect()
+/// Names by which others reach a service, and the names and addresses of its containers that run.
+fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
+    let mut names = service.names.clone();
+    let its = around.members().filter(|c| is_member(around.viewer.project, c, &[&service.name]));
+    for container in its.filter(|c| c.is_running()) {
+        names.extend(container.names());
+        names.extend(container.bridged().map(|(_, address)| address.to_string()));
+    }
+    names
 }
 
 /// What is known of what a proxy routes to.
@@ -126,22 +166,35 @@ struct Known {
     is_whole: bool,
 }
 
-/// Its environment, its arguments, its labels, and the lines of its configuration that have one of these words.
-fn texts(docker: &Docker, proxy: &Container, names: &[String]) -> Result<Known> {
+/// Folders in which a proxy keeps what it routes to, and files that its arguments name.
+fn places(proxy: &Container) -> Vec<String> {
+    FOLDERS.split_whitespace().map(String::from).chain(named_files(&proxy.args)).collect()
+}
+
+/// Its environment, its arguments, its labels, and the lines in these places that name one of these services.
+fn texts(
+    around: &Surroundings,
+    proxy: &Container,
+    services: &[&Service],
+    places: &[String],
+) -> Result<Known> {
+    if places.is_empty() {
+        return Ok(Known { texts: Vec::new(), is_whole: true });
+    }
+    let names: BTreeSet<String> = services.iter().flat_map(|s| names_of(around, s)).collect();
     let words = names.iter().map(|name| format!("-e {}", shell::word(name))).collect::<Vec<_>>().join(" ");
     let named = named_files(&proxy.args);
-    let files = named.iter().map(|file| shell::file(file)).collect::<Vec<_>>().join(" ");
-    let places = format!("{FOLDERS} {files}");
-    // What is read is told of: one that names its files has them there and nowhere else.
-    let read = if named.is_empty() { FOLDERS } else { &files };
+    let all = places.iter().map(|place| shell::file(place)).collect::<Vec<_>>().join(" ");
+    // A proxy that names its files has them there and nowhere else.
+    let read = if named.is_empty() { all.clone() } else { shell::words(&named) };
     let script = format!(
         "# what does it route to
-grep -rhwF {words} {places} 2>/dev/null
-grep -rhE '(^|[;{{] *) *resolver ' {places} 2>/dev/null
+grep -rhiwF {words} {all} 2>/dev/null
+grep -rhE '(^|[;{{] *) *resolver ' {all} 2>/dev/null
 for place in {read}; do [ -r \"$place\" ] && echo {READABLE}; done
 exit 0"
     );
-    let read = docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
+    let read = around.viewer.docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
     let read = read.map(|done| done.stdout).unwrap_or_default();
     let (marks, lines): (Vec<&str>, Vec<&str>) = read.lines().map(str::trim).partition(|l| *l == READABLE);
     let mut texts: Vec<String> = lines.into_iter().map(String::from).collect();
@@ -175,6 +228,10 @@ fn evidence(texts: &[String], names: &[String]) -> Option<String> {
     let resolves = texts.iter().any(|line| resolves_soon(line));
     let again = |line: &str| resolves && (line.starts_with("set $") || line.contains(" resolve"));
     let mut lines = texts.iter().filter(|line| !line.starts_with('#') && !again(line));
+    // A group of servers of its own takes the place of a name.
+    let is_group =
+        |name: &str| texts.iter().any(|line| line.split_whitespace().take(2).eq(["upstream", name]));
+    let names: Vec<&String> = names.iter().filter(|name| !is_group(name)).collect();
     lines.find(|line| names.iter().any(|name| routes_to(line, name))).cloned()
 }
 
@@ -201,31 +258,47 @@ fn routes_to(text: &str, name: &str) -> bool {
     })
 }
 
-fn finding(service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
-    let (name, proxy) = (&service.name, proxy.name());
+fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
+    let (name, called) = (&service.name, proxy.name());
     let seen = match evidence {
         Evidence::Line(line) => line,
-        Evidence::Connection(instance) => format!("it has a connection open to {instance}"),
-        Evidence::Unreadable => {
-            return Finding::Note(Loss::note(
-                "unknown-proxy-near",
-                format!(
-                    "`{proxy}` shares a network with `{name}`, and what it routes to is kept where it cannot be read: if that is \
-                     `{name}`, it may go on sending requests to the old instance"
-                ),
-                format!("see that `{proxy}` does not route to `{name}` past a proxy that is drained"),
-            ));
+        Evidence::Connection(instance, why) => {
+            let why = why.map(|why| format!("; {why}")).unwrap_or_default();
+            format!("it has a connection open to {instance}{why}")
         }
+        Evidence::Doubt(why) => return doubtful(around, service, proxy, &why),
     };
     let fault = Fault::unchanged(format!(
-        "`{proxy}` routes to `{name}`, and no adapter knows it: it would go on sending requests to the old instance, and answer \
-         502 once that is gone"
+        "`{called}` routes to `{name}`, and no adapter drains that route: it would go on sending requests to the old instance, \
+         and answer 502 once that is gone"
     ));
     let hint = format!(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
-         and restart `{proxy}` yourself"
+         and restart `{called}` yourself"
     );
     Finding::Refused(fault.seen(&seen).hint(hint).rule(&"unknown-proxy"))
+}
+
+/// Refused, unless requests come by another proxy, or nothing listens for any.
+fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
+    let (name, called) = (&service.name, proxy.name());
+    let by_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
+    if by_another || !connections::may_listen(around, service) {
+        let says = format!(
+            "`{called}` shares a network with `{name}`, and {why}: if it routes to `{name}`, it may go on sending requests to the \
+             old instance"
+        );
+        let fix = format!("see that `{called}` does not route to `{name}` past a proxy that is drained");
+        return Finding::Note(Loss::note("unknown-proxy-near", says, fix));
+    }
+    let fault = Fault::unchanged(format!(
+        "`{called}` may route to `{name}`: {why}, so it cannot be told which instance gets requests"
+    ));
+    let hint = format!(
+        "name the service in its configuration, or take `{called}` off the networks of `{name}`; where it does not route to \
+         `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
+    );
+    Finding::Refused(fault.hint(hint).rule(&"unknown-proxy-near"))
 }
 
 #[cfg(test)]
@@ -235,7 +308,8 @@ mod tests {
     #[test]
     fn a_proxy_is_known_by_its_image_or_its_program() {
         let proxy = |image: &str, path: &str, args: &[&str]| {
-            is_proxy(image, path, &args.iter().map(ToString::to_string).collect::<Vec<_>>())
+            let json = serde_json::json!({"Path": path, "Args": args, "Config": {"Image": image}});
+            is_proxy(&serde_json::from_value(json).unwrap())
         };
         assert!(proxy("nginx:1.29-alpine", "/docker-entrypoint.sh", &["nginx", "-g", "daemon off;"]));
         assert!(proxy("registry/team/nginx@sha256:1", "", &[]));
@@ -244,6 +318,7 @@ mod tests {
         assert!(proxy("ours", "sh", &["-c", "sed -i s/a/b/ /x; exec /usr/sbin/nginx -c /tmp/x.conf"]));
         assert!(!proxy("my-nginx-app:1", "node", &["server.js"]));
         assert!(!proxy("ours", "sh", &["-c", "cat /etc/nginx.conf"]));
+        assert!(!proxy("ours", "sh", &["-c", "while true; do wget -q http://nginx; done"]));
         assert!(!proxy("postgres:17", "docker-entrypoint.sh", &["postgres"]));
     }
 

@@ -9,7 +9,6 @@ mod switch;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -54,9 +53,9 @@ struct Known {
 
 /// An official image, or one whose process is caddy.
 pub fn detect(container: &Container) -> Option<Caddy> {
-    let mut process = std::iter::once(&container.path).chain(container.args.first());
-    let runs = process.any(|w| Path::new(w).file_name().is_some_and(|f| f == "caddy"));
-    (is_image(&container.config.image) || runs).then(|| Caddy::new(container))
+    let runs = container.programs().any(|program| program == "caddy");
+    let ours = is_image(&container.config.image) || runs || container.env("CADDY_VERSION").is_some();
+    ours.then(|| Caddy::new(container))
 }
 
 /// `caddy`, or lucaslorentz's `caddy-docker-proxy`, from any registry.
@@ -268,7 +267,7 @@ impl Caddy {
 }
 
 /// The label by which caddy-docker-proxy is told to route to something.
-fn labelled(backend: &Backend) -> Option<&String> {
+pub fn labelled(backend: &Backend) -> Option<&String> {
     let is_caddys = |key: &str| key == "caddy" || key.starts_with("caddy.") || key.starts_with("caddy_");
     backend.labels.iter().find(|(key, _)| is_caddys(key)).map(|(_, value)| value)
 }
@@ -352,6 +351,16 @@ impl Proxy for Caddy {
         let without = !self.by_labels && !self.retries(backends);
         let note = Loss::note("caddy-no-retries", says, "add `lb_try_duration 5s` to its `reverse_proxy`");
         without.then_some(note).into_iter().collect()
+    }
+
+    fn doubt(&self, backends: &[Backend]) -> Option<String> {
+        let variable = |name: &str| self.container.env(name).map(String::from);
+        let names: BTreeSet<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
+        if let Some(route) = config::unknown_route(&self.known.config, &names, &variable) {
+            return Some(route);
+        }
+        let open = lines(&self.known.file).find(|line| line.contains("{$") || line.contains("{env."))?;
+        Some(format!("it does not answer, and its file goes by variables: `{}`", open.trim()))
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {

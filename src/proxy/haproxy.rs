@@ -7,9 +7,10 @@ mod fixed;
 mod frontend;
 mod runtime;
 pub mod slot;
+mod variables;
 mod verdict;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,9 +73,8 @@ impl PartialEq for Others {
 
 /// The official image, or one whose process is haproxy; not dockercloud's, which writes its own configuration.
 pub fn detect(container: &Container) -> Option<Haproxy> {
-    let mut words = std::iter::once(&container.path).chain(&container.args);
-    let runs = words.any(|w| Path::new(w).file_name().is_some_and(|f| f == "haproxy"));
-    let ours = is_image(&container.config.image) || runs;
+    let runs = container.programs().any(|program| program == "haproxy");
+    let ours = is_image(&container.config.image) || runs || container.env("HAPROXY_VERSION").is_some();
     (ours && !container.config.image.contains("dockercloud")).then(|| Haproxy::new(container))
 }
 
@@ -98,8 +98,9 @@ impl Haproxy {
 
     /// The files that `-f` names.
     fn files(&self) -> Vec<String> {
-        let args = &self.container.args;
-        let after = args.windows(2).filter(|w| w[0] == "-f").map(|w| w[1].clone());
+        // A script of the shell may start it, too.
+        let words: Vec<&str> = self.container.args.iter().flat_map(|arg| arg.split_whitespace()).collect();
+        let after = words.windows(2).filter(|w| w[0] == "-f").map(|w| w[1].to_string());
         let files: Vec<String> = after.collect();
         match files.is_empty() {
             true => vec![CONFIG.into()],
@@ -123,6 +124,18 @@ impl Haproxy {
             let script = runtime::script(self.socket().unwrap_or(""), &all);
             Exec::sh(&self.container.id, script.replace("\nask\n", &format!("\n{STRICT}\n")))
         })
+    }
+
+    /// Variables of its container, and those that its process has in their place.
+    fn environment<'a>(&'a self, of_process: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+        let of_container = self.container.config.env.iter().map(String::as_str);
+        let pairs = of_container.chain(of_process).filter_map(|pair| pair.split_once('='));
+        pairs.map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &String> {
+        let templates = self.config.templates.iter().map(|t| &t.host);
+        templates.chain(self.config.fixed.iter().map(|f| &f.host))
     }
 
     fn backends(&self) -> impl Iterator<Item = &str> {
@@ -266,12 +279,29 @@ impl Proxy for Haproxy {
         let files: Vec<String> = self.files().iter().map(|f| shell::file(f)).collect();
         let each = "do [ -d \"$f\" ] && cat \"$f\"/*.cfg || cat \"$f\"; done";
         let version = "haproxy -v 2>/dev/null | sed -n 's/^/@version /; 1p'";
-        let script = format!("for f in {}; {each}\n{version}", files.join(" "));
+        // What it was started with, which an entrypoint may have added to.
+        let variables = "tr '\\0\\n' '\\n ' </proc/1/environ 2>/dev/null | sed 's/^/@variable /'";
+        let script = format!("{variables}\nfor f in {}; {each}\n{version}", files.join(" "));
         Some(Exec::sh(&self.container.id, script))
     }
 
     fn learn(&mut self, answer: &Done) {
-        self.config = Settings::parse(&answer.stdout);
+        let (variables, text): (Vec<&str>, Vec<&str>) =
+            answer.stdout.lines().partition(|line| line.starts_with("@variable "));
+        let told = variables.iter().filter_map(|line| line.strip_prefix("@variable "));
+        self.config = Settings::read(&text.join("\n"), &self.environment(told));
+    }
+
+    fn doubt(&self, backends: &[Backend]) -> Option<String> {
+        if self.config.is_unread {
+            return Some(format!("its configuration, {}, cannot be read", self.files().join(", ")));
+        }
+        if let Some(host) = self.hosts().find(|host| host.contains('$')) {
+            return Some(format!("it has a server `{host}`, whose variable has no value that is known"));
+        }
+        let is_ours = |host: &&String| backends.iter().any(|b| stands_for(host, &b.names));
+        let host = self.config.conditional.iter().find(is_ours)?;
+        Some(format!("it has a server `{host}` under a condition (`.if`), which is not evaluated"))
     }
 
     fn inspect(&self) -> Vec<Exec> {
@@ -304,7 +334,8 @@ impl Proxy for Haproxy {
 
     fn learn_files(&mut self, files: Files) -> bool {
         let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
-        self.config = Settings::parse(&texts.clone().unwrap_or_default().join("\n"));
+        let environment = self.environment(std::iter::empty());
+        self.config = Settings::read(&texts.clone().unwrap_or_default().join("\n"), &environment);
         texts.is_some()
     }
 

@@ -59,10 +59,10 @@ pub fn detect(container: &Container, all: &[Container]) -> Option<NginxProxy> {
     is_whole(container).then(|| NginxProxy::whole(container))
 }
 
+/// Images that are built on it keep its environment, whatever starts it. An image of docker-gen alone has no nginx.
 fn is_whole(container: &Container) -> bool {
-    let built_on_it = container.env("DOCKER_GEN_VERSION").is_some()
-        && container.env("DOCKER_HOST").is_some_and(|h| h.starts_with("unix://"))
-        && container.env("NGINX_PROXY_VERSION").is_some();
+    let has = |names: &[&str]| names.iter().any(|name| container.env(name).is_some());
+    let built_on_it = has(&["DOCKER_GEN_VERSION"]) && has(&["NGINX_PROXY_VERSION", "NGINX_VERSION"]);
     is_image(&container.config.image) || built_on_it
 }
 
@@ -78,13 +78,77 @@ pub fn is_image(image: &str) -> bool {
 }
 
 /// The arguments of docker-gen, where it is the container's main process.
-fn generator_arguments(container: &Container) -> Option<Vec<String>> {
+fn generator_arguments(container: &Container) -> Option<Arguments> {
     let mut words = vec![container.path.clone()];
     words.extend(container.args.iter().cloned());
     let is_generator = |w: &String| Path::new(w).file_name().is_some_and(|f| f == "docker-gen");
     let at = words.iter().position(is_generator)?;
-    let arguments = words.split_off(at + 1);
-    arguments.iter().any(|a| a.trim_start_matches('-') == "watch").then_some(arguments)
+    Some(Arguments::read(&words[at + 1..])).filter(Arguments::watches)
+}
+
+/// Flags of docker-gen that take no value, unless by `=`. Source: docker-gen, cmd/docker-gen/main.go.
+const SWITCHES: [&str; 8] = [
+    "watch",
+    "only-exposed",
+    "only-published",
+    "include-stopped",
+    "notify-output",
+    "keep-blank-lines",
+    "tlsverify",
+    "version",
+];
+
+/// The command line of docker-gen, as Go reads it: `-flag value`, `--flag=value`, and what stands behind the flags.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Arguments {
+    flags: Vec<(String, String)>,
+    files: Vec<String>,
+}
+
+impl Arguments {
+    fn read(words: &[String]) -> Arguments {
+        let mut read = Arguments::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
+                read.files.push(word.clone());
+                break;
+            };
+            let flag = flag.trim_start_matches('-');
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, value.to_string()),
+                None if flag.is_empty() => break,
+                None if SWITCHES.contains(&flag) => (flag, "true".into()),
+                None => (flag, words.next().cloned().unwrap_or_default()),
+            };
+            read.flags.push((name.into(), value));
+        }
+        read.files.extend(words.cloned());
+        read
+    }
+
+    fn get(&self, flag: &str) -> Option<&str> {
+        let found = self.flags.iter().rev().find(|(name, value)| name == flag && !value.is_empty());
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// It goes on; what it does is in a file where it is given one.
+    fn watches(&self) -> bool {
+        self.get("watch").is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    }
+
+    /// Whether it notifies this container: by its name, its id, a label, or in a command.
+    fn notifies(&self, container: &Container) -> bool {
+        let is =
+            |name: &str| container.name() == name || (name.len() >= 12 && container.id.starts_with(name));
+        let named = ["notify-sighup", "notify-container"].iter().filter_map(|flag| self.get(flag));
+        let command = self.get("notify").into_iter().flat_map(str::split_whitespace);
+        let label = self.get("notify-filter").and_then(|filter| filter.strip_prefix("label="));
+        let (key, value) =
+            label.map_or(("", None), |l| l.split_once('=').map_or((l, None), |(k, v)| (k, Some(v))));
+        let labelled = container.label(key).is_some_and(|own| value.is_none_or(|value| value == own));
+        named.chain(command).any(is) || labelled
+    }
 }
 
 impl NginxProxy {
@@ -99,14 +163,10 @@ impl NginxProxy {
     }
 
     /// docker-gen in a container of its own, which notifies nginx in another.
-    fn apart(generator: &Container, arguments: &[String], all: &[Container]) -> Option<Self> {
-        let value = |flag: &str| {
-            let at = arguments.iter().position(|a| a.trim_start_matches('-') == flag)?;
-            arguments.get(at + 1)
-        };
-        let target = value("notify-sighup").or(value("notify-container"))?;
-        let nginx = all.iter().find(|c| c.name() == target || c.id.starts_with(target.as_str()))?;
-        let [template, config] = arguments.last_chunk::<2>()?.clone();
+    fn apart(generator: &Container, arguments: &Arguments, all: &[Container]) -> Option<Self> {
+        let nginx = all.iter().find(|c| c.id != generator.id && arguments.notifies(c))?;
+        let [template, config] = &arguments.files[..] else { return None };
+        let (template, config) = (template.clone(), config.clone());
         Some(NginxProxy { nginx: nginx.clone(), generator: generator.id.clone(), template, config })
     }
 

@@ -13,7 +13,6 @@ mod settings;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use super::entrance::Entrance;
@@ -51,16 +50,14 @@ pub struct Traefik {
 
 /// The official image, one made from it, or one whose process is traefik.
 pub fn detect(container: &Container) -> Option<Traefik> {
-    let mut words = std::iter::once(&container.path).chain(&container.args);
-    let runs = |w: &String| {
-        let flag = w.to_lowercase();
-        let told = flag.starts_with("--providers.docker") || flag.starts_with("--entrypoints.");
-        told || Path::new(w).file_name().is_some_and(|f| f == "traefik")
+    let told = |word: &String| {
+        let flag = word.to_lowercase();
+        ["--providers.", "--entrypoints."].iter().any(|start| flag.starts_with(start))
     };
+    let runs = container.args.iter().any(told) || container.programs().any(|program| program == "traefik");
     let made_from_it =
         container.label("org.opencontainers.image.source") == Some("https://github.com/traefik/traefik");
-    let ours = is_image(&container.config.image) || made_from_it || words.any(runs);
-    ours.then(|| Traefik::new(container))
+    (is_image(&container.config.image) || made_from_it || runs).then(|| Traefik::new(container))
 }
 
 /// `traefik`, from any registry; not `traefik/whoami`.
@@ -274,6 +271,18 @@ impl Proxy for Traefik {
             found.as_ref().map(|(name, text)| (*name, text.as_str())),
         ));
         self.settings.has("providers.docker")
+    }
+
+    fn doubt(&self, _backends: &[Backend]) -> Option<String> {
+        if !self.settings.has("providers") {
+            return Some("its static configuration cannot be read, or has no provider".into());
+        }
+        let provider = self.settings.remote_provider()?;
+        Some(format!("its provider `{provider}` has routes that are not read"))
+    }
+
+    fn route_files(&self) -> Vec<String> {
+        self.settings.route_files().map(String::from).collect()
     }
 
     fn foresee(&self, files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {

@@ -15,6 +15,8 @@ mod check;
 mod clients;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/detection.rs"]
+mod detection;
 #[path = "e2e/docker_api.rs"]
 mod docker_api;
 #[path = "e2e/engines.rs"]

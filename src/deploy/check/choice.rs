@@ -79,5 +79,5 @@ fn is_proxy(checker: &Checker, service: &str) -> bool {
 fn is_routed(checker: &Checker, service: &Service) -> bool {
     let backend = backend(checker.project(), service);
     let all = checker.proxies.iter().chain(checker.planned.known());
-    proxy::claims(&backend) || all.into_iter().any(|p| p.fronts(&backend))
+    proxy::claim(&backend).is_some() || all.into_iter().any(|p| p.fronts(&backend))
 }

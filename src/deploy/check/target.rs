@@ -277,7 +277,7 @@ impl Checker<'_> {
             service,
             image: self.wanted.images.get(&service.name),
             front: fronting.kind(),
-            asks_for_route: proxy::claims(&backend(self.project(), service)),
+            asks_for_route: proxy::claim(&backend(self.project(), service)).is_some(),
             is_asked,
             listens: !service.exposed.is_empty(),
             is_sure: self.containers.is_some(),

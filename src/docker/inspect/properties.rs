@@ -24,7 +24,14 @@ fn a_container_reads_the_same_from_every_engine() {
     for one in all {
         let id = "4f1d0c3a5b7e9f2d4c6a8b0e1f3d5c7a9b2e4f6d8c0a1b3e5d7f9c2a4b6e8d01";
         assert_eq!((one.id.as_str(), one.name()), (id, "p-app-1"));
-        assert_eq!(one.names(), ["4f1d0c3a5b7e", "app", "p-app-1", "web.internal"]);
+        let names = ["4f1d0c3a5b7e", "app", "p-app-1", "web.internal"];
+        let by_network = names.map(|name| format!("{name}.p_default"));
+        let all = names
+            .iter()
+            .map(ToString::to_string)
+            .chain(by_network)
+            .collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(one.names(), all.into_iter().collect::<Vec<_>>());
         assert_eq!(one.image_id, "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de");
         let addresses = ["172.19.0.5", "fd00::5"].map(|a| a.parse::<IpAddr>().unwrap());
         assert_eq!(all_addresses(&one), addresses);
@@ -171,6 +178,9 @@ fn whatever_an_engine_tells_of_a_container_is_read_as_it_is() {
         let aliases = truth.networks.values().flat_map(|(.., a)| a.iter().map(ToString::to_string));
         let mut names: Vec<String> = aliases.chain(["p-app-1".into()]).collect();
         names.extend((!truth.networks.is_empty()).then(|| ID[..12].to_string()));
+        let by_network =
+            truth.networks.keys().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
+        names.extend(by_network.collect::<Vec<_>>());
         names.sort_unstable();
         names.dedup();
         same(&read.names(), &names)?;

@@ -168,6 +168,68 @@ fn dynamic(source: &Value) -> Option<Upstream> {
     Some(Upstream { host: source["name"].as_str()?.into(), port, given: None, refresh })
 }
 
+/// Words of a route that may lead to one of these names, and that no switch can be put in front of: an address with a
+/// placeholder, a dynamic source of a plugin, or an app other than `http`.
+pub fn unknown_route(
+    config: &Value,
+    names: &BTreeSet<String>,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let leads = |address: &str| {
+        let address = resolved(address, variable);
+        let host = host_and_port(&address).map_or(address.clone(), |(host, _)| host);
+        host.contains('{') || names.contains(&host)
+    };
+    let mut proxies = Vec::new();
+    collect_proxies(&config["apps"]["http"], &mut proxies);
+    for proxy in proxies {
+        let dials = proxy["upstreams"].as_array().into_iter().flatten().filter_map(|u| u["dial"].as_str());
+        let sources = sources(&proxy["dynamic_upstreams"]);
+        let hosts = sources.iter().filter_map(|source| source["name"].as_str());
+        let mut open = dials.chain(hosts).filter(|address| address.contains('{'));
+        if let Some(address) = open.find(|address| leads(address)) {
+            return Some(format!("its `reverse_proxy {address}` is resolved only when a request comes"));
+        }
+        let plugins = sources.iter().filter_map(|source| source["source"].as_str());
+        if let Some(plugin) = plugins.into_iter().find(|source| !["a", "srv"].contains(source)) {
+            return Some(format!("its `dynamic {plugin}` finds upstreams in a way that is not known"));
+        }
+    }
+    let apps = config["apps"].as_object().into_iter().flatten().filter(|(app, _)| *app != "http");
+    let mut addresses = apps.flat_map(|(app, own)| texts(own).into_iter().map(move |text| (app, text)));
+    let (app, address) =
+        addresses.find(|(_, text)| host_and_port(text).is_some_and(|(h, _)| names.contains(&h)))?;
+    Some(format!("its app `{app}` names `{address}`"))
+}
+
+/// An address with the values of the variables in it (`{env.NAME}`), as far as they are known.
+fn resolved(address: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut text = address.to_string();
+    for (at, _) in address.match_indices("{env.") {
+        let name = address[at + 5..].split('}').next().unwrap_or_default();
+        if let Some(value) = variable(name) {
+            text = text.replace(&format!("{{env.{name}}}"), &value);
+        }
+    }
+    text
+}
+
+/// Every `reverse_proxy`, those behind a switch included.
+fn collect_proxies<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+    let value = original(value).unwrap_or(value);
+    if is_proxy(value) {
+        found.push(value);
+    }
+    children(value).for_each(|child| collect_proxies(child, found));
+}
+
+fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        _ => children(value).flat_map(texts).collect(),
+    }
+}
+
 /// The sources of dynamic upstreams, those of a `multi` one by one.
 fn sources(value: &Value) -> Vec<&Value> {
     match value["sources"].as_array() {

@@ -444,3 +444,43 @@ fn a_lookup_that_is_kept_for_ever_is_borne() {
     assert!(caddy.patience() > crate::proxy::PATIENCE);
     assert_eq!(caddy.release(&now(&caddy, ON), &[old()], &[]), Release::Wait);
 }
+
+#[test]
+fn an_address_that_is_resolved_only_when_a_request_comes_is_a_doubt() {
+    let app = Backend { names: vec!["app".into()], ..Backend::default() };
+    let doubt_in = |config: Value| {
+        let mut caddy = caddy();
+        caddy.container.config.env = vec!["HOST=app".into(), "OTHER=other".into()];
+        caddy.known.config = config;
+        caddy.doubt(std::slice::from_ref(&app)).unwrap_or_default()
+    };
+    let doubt =
+        |dial: &str| doubt_in(proxying(json!({"handler": "reverse_proxy", "upstreams": [{"dial": dial}]})));
+    for dial in ["{env.HOST}:3000", "{env.NONE}:3000", "{http.request.header.X-To}", "{file./etc/to}:80"] {
+        assert!(doubt(dial).contains(dial), "{dial}");
+    }
+    for dial in ["app:3000", "other:3000", "{env.OTHER}:3000", "other:{env.PORT}"] {
+        assert_eq!(doubt(dial), "", "{dial}");
+    }
+    let dynamic = json!({"handler": "reverse_proxy", "dynamic_upstreams": {"source": "docker"}});
+    assert!(doubt_in(proxying(dynamic)).contains("`dynamic docker`"));
+    let stream = json!({"apps": {"layer4": {"servers": {"a": {"routes": [{"upstreams": [{"dial": ["app:5432"]}]}]}}}}});
+    assert!(doubt_in(stream).contains("its app `layer4` names `app:5432`"));
+    let means = Means { folder: "/tmp".into(), reads_files: true, ..Means::default() };
+    let switched = switched(&proxying(by_name()), &BTreeSet::from(["app".to_string()]), &means);
+    assert_eq!(doubt_in(switched), "", "our own switch is none");
+}
+
+#[test]
+fn a_file_with_variables_is_a_doubt_where_nothing_answers() {
+    let mut caddy = Caddy::new(&Container::default());
+    caddy.learn(&done("@folder /tmp\n@said refused\n@file\n# {$A}\n:80 {\n reverse_proxy {$APP}:80\n}\n"));
+    assert!(caddy.doubt(&[]).unwrap().contains("`reverse_proxy {$APP}:80`"));
+}
+
+#[test]
+fn an_image_that_is_built_on_the_official_one_is_recognised() {
+    let built = r#"{"Path": "/start.sh", "Config": {"Image": "ours", "Env": ["CADDY_VERSION=v2.11.4"]}}"#;
+    assert!(detect(&container(built)).is_some());
+    assert!(detect(&container(r#"{"Path": "sh", "Args": ["-c", "x && exec caddy run"]}"#)).is_some());
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::frontend::Frontend;
+use super::variables;
 
 /// The parts of a configuration that a deploy looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub struct Settings {
     pub fronts: Vec<Frontend>,
     /// Of the program that reads it.
     pub version: Option<(u32, u32)>,
+    /// Nothing of it could be read.
+    pub is_unread: bool,
+    /// Hosts of servers that count only under a condition (`.if`).
+    pub conditional: Vec<String>,
 }
 
 /// `server-template PREFIX COUNT NAME:PORT`.
@@ -68,8 +73,10 @@ impl Fixed {
 }
 
 /// Whether a host of a configuration stands for an instance with these names: it is one of them, or the name that Compose
-/// gives another instance of the same service (`p-app-1` for `p-app-2`). Services `app-1` and `app-2` are no such names.
+/// gives another instance of the same service (`p-app-1` for `p-app-2`). Services `app-1` and `app-2` are no such names. DNS
+/// does not go by case, nor by a dot at the end.
 pub fn stands_for(host: &str, names: &[String]) -> bool {
+    let host = host.trim_end_matches('.');
     let stem = |name: &str| {
         let (stem, number) = name.rsplit_once(['-', '_'])?;
         number.parse::<u32>().ok().map(|_| stem.to_string())
@@ -80,7 +87,7 @@ pub fn stands_for(host: &str, names: &[String]) -> bool {
         names.iter().any(ends)
     };
     let same_stem = |n: &String| stem(host).is_some_and(|s| is_composes(&s) && Some(s) == stem(n));
-    names.iter().any(|n| n == host || same_stem(n))
+    names.iter().any(|n| n.eq_ignore_ascii_case(host) || same_stem(n))
 }
 
 /// Words that begin a section without a server of ours: those of a `ring` or of `peers` take no requests.
@@ -129,9 +136,16 @@ struct Reader {
     /// Of each `defaults` by its name, and of the last one.
     named: BTreeMap<String, Inherited>,
     last: Inherited,
+    /// How many `.if` a line is in.
+    conditions: usize,
 }
 
 impl Settings {
+    /// Reads a configuration, with the values that its variables have.
+    pub fn read(text: &str, environment: &BTreeMap<String, String>) -> Settings {
+        Settings::parse(&variables::expanded(text, environment))
+    }
+
     pub fn parse(text: &str) -> Settings {
         let mut reader = Reader {
             settings: Settings::default(),
@@ -139,7 +153,10 @@ impl Settings {
             own: Inherited::default(),
             named: BTreeMap::new(),
             last: Inherited::default(),
+            conditions: 0,
         };
+        reader.settings.is_unread =
+            !text.lines().any(|line| !line.starts_with('@') && !words(line).is_empty());
         text.lines().for_each(|line| reader.take(&words(line)));
         Settings { fronts: Frontend::all(text), ..reader.settings }
     }
@@ -149,6 +166,8 @@ impl Reader {
     fn take(&mut self, words: &[&str]) {
         match *words {
             ["@version", ref rest @ ..] => self.settings.version = rest.iter().find_map(|w| version(w)),
+            [".if", ..] => self.conditions += 1,
+            [".endif", ..] => self.conditions = self.conditions.saturating_sub(1),
             ["defaults", ref rest @ ..] => {
                 self.own = from(rest).and_then(|name| self.named.get(&name).cloned()).unwrap_or_default();
                 let name = rest.first().filter(|w| **w != "from").map(|w| bare(w)).unwrap_or_default();
@@ -209,18 +228,19 @@ impl Reader {
         let Section::Backend(backend) = &self.section else {
             return;
         };
+        let backend = backend.clone();
         match *words {
             ["server-template", prefix, numbers, address, ref options @ ..] => {
-                let (host, port) = host_and_port(&bare(address));
+                let (host, port) = self.address(address);
                 let options = self.with_defaults(options);
-                let (backend, prefix) = (backend.clone(), bare(prefix));
+                let prefix = bare(prefix);
                 let numbers = numbers_of(numbers);
                 self.settings.templates.push(Template { backend, prefix, numbers, host, port, options });
             }
             ["server", name, address, ref options @ ..] => {
-                let (host, port) = host_and_port(&bare(address));
+                let (host, port) = self.address(address);
                 let options = self.with_defaults(options);
-                let (backend, name) = (backend.clone(), bare(name));
+                let name = bare(name);
                 self.settings.fixed.push(Fixed { backend, name, host, port, options });
             }
             _ => {}
@@ -229,6 +249,12 @@ impl Reader {
 }
 
 impl Reader {
+    fn address(&mut self, address: &str) -> (String, Option<u16>) {
+        let (host, port) = host_and_port(&bare(address));
+        self.settings.conditional.extend((self.conditions > 0).then(|| host.clone()));
+        (host, port)
+    }
+
     fn with_defaults(&self, options: &[&str]) -> Vec<String> {
         let own = options.iter().map(ToString::to_string);
         self.own.options.iter().cloned().chain(own).collect()

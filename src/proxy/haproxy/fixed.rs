@@ -55,7 +55,9 @@ pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault>
 fn is_one_container(host: &str, project: &str, service: &str) -> bool {
     let number = || {
         let rest = host.strip_prefix(project)?.strip_prefix(['-', '_'])?;
-        rest.strip_prefix(service)?.strip_prefix(['-', '_'])?.parse::<u32>().ok()
+        let number = rest.strip_prefix(service)?.strip_prefix(['-', '_'])?;
+        // The name of a network may follow.
+        number.split('.').next()?.parse::<u32>().ok()
     };
     number().is_some()
 }

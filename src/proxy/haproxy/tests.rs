@@ -580,3 +580,55 @@ fn an_address_is_a_host_and_maybe_a_port() {
     assert_eq!(read("[fd00::5]"), ("[fd00::5]".into(), None));
     assert_eq!(read("app:+10"), ("app".into(), None));
 }
+
+#[test]
+fn a_server_is_found_by_its_variables_by_its_network_and_whatever_its_case() {
+    let fronts = |configuration: &str| {
+        let mut haproxy = haproxy("");
+        haproxy.container.config.env = vec!["HOST=app".into()];
+        haproxy.learn(&done(configuration));
+        haproxy.fronts(&Backend::from(&instance()))
+    };
+    let server = |host: &str| format!("backend web\n server one {host}:3000\n");
+    for host in ["app", "APP", "app.", "app.front", "p-app-1.front", "\"${HOST}\"", "\"${NONE-app}\""] {
+        assert!(fronts(&server(host)), "{host}");
+    }
+    assert!(fronts(&format!("global\n setenv NAME app\n{}", server("\"$NAME\""))));
+    assert!(fronts(&format!("@variable NAME=app\n@variable X=y z\n{}", server("\"$NAME\""))));
+    for host in ["app.other", "other", "${HOST}", "\"${OTHER}\""] {
+        assert!(!fronts(&server(host)), "{host}");
+    }
+}
+
+fn instance() -> Container {
+    container(
+        r#"{"Name": "/p-app-1", "Config": {"Labels": {"com.docker.compose.project": "p", "com.docker.compose.service": "app"}},
+            "NetworkSettings": {"Networks": {"front": {"DNSNames": ["p-app-1", "app"]}}}}"#,
+    )
+}
+
+#[test]
+fn a_server_that_may_be_an_instance_is_a_doubt() {
+    let doubt =
+        |configuration: &str| haproxy(configuration).doubt(&[Backend::from(&instance())]).unwrap_or_default();
+    let under =
+        |condition: &str, host: &str| format!("backend web\n{condition}\n server one {host}:80\n.endif\n");
+    assert!(doubt("").contains("cannot be read") && doubt("@version HAProxy 3\n").contains("cannot be read"));
+    assert!(doubt("backend web\n server one \"${APP}:80\"\n").contains("server `${APP}`"));
+    assert!(doubt(&under(".if defined(X)", "app")).contains("server `app` under a condition"));
+    assert_eq!(doubt(&under(".if defined(X)", "other")), "");
+    assert_eq!(doubt(&format!("{} server two app:80\n", under(".if 1", "other"))), "");
+    assert_eq!(doubt(CONFIGURATION), "");
+}
+
+#[test]
+fn one_started_by_a_script_or_built_on_the_official_image_is_recognised() {
+    let detects = |json: &str| detect(&container(json));
+    let script = r#"{"Path": "sh", "Args": ["-c", "envsubst <a >/b.cfg; exec haproxy -W -f /b.cfg"]}"#;
+    assert_eq!(detects(script).unwrap().files(), ["/b.cfg"]);
+    assert!(
+        detects(r#"{"Path": "/start", "Config": {"Image": "ours", "Env": ["HAPROXY_VERSION=3.2.1"]}}"#)
+            .is_some()
+    );
+    assert!(detects(r#"{"Path": "sh", "Args": ["-c", "while true; do curl haproxy; done"]}"#).is_none());
+}

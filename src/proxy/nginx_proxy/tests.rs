@@ -387,3 +387,47 @@ fn in_a_hurry_nginx_is_given_other_servers_before_docker_gen_renders() {
     assert_eq!(std::fs::read_to_string(&config).unwrap(), expected);
     assert!(!dir.path().join("default.conf.zd").exists());
 }
+
+#[test]
+fn an_image_that_is_built_on_it_is_recognised_wherever_its_engine_is() {
+    let built =
+        |env: &str| detects(&format!(r#"{{"Path": "/s6", "Config": {{"Image": "ours", "Env": [{env}]}}}}"#));
+    assert!(built(
+        r#""DOCKER_GEN_VERSION=0.17.2", "NGINX_VERSION=1.31.0", "DOCKER_HOST=tcp://socket-proxy:2375""#
+    ));
+    assert!(built(r#""DOCKER_GEN_VERSION=0.17.2", "NGINX_PROXY_VERSION=1.11.6""#));
+    assert!(!built(r#""DOCKER_GEN_VERSION=0.17.2""#) && !built(r#""NGINX_VERSION=1.31.0""#));
+}
+
+#[test]
+fn a_docker_gen_apart_is_recognised_however_its_flags_are_written() {
+    let nginx = container(
+        r#"{"Id": "0123456789abcdef", "Name": "/web", "Config": {"Labels": {"gen.nginx": "yes"}}}"#,
+    );
+    let found = |flags: &str| {
+        let mut generator = container(r#"{"Id": "gen", "Path": "/usr/local/bin/docker-gen"}"#);
+        generator.args = flags.split(' ').map(String::from).collect();
+        detect(&generator, &[generator.clone(), nginx.clone()]).map(|found| (found.template, found.config))
+    };
+    let files = Some(("/t.tmpl".to_string(), "/d.conf".to_string()));
+    for flags in [
+        "-notify-sighup=web -watch=true /t.tmpl /d.conf",
+        "--notify-sighup web --watch -wait 5s:30s /t.tmpl /d.conf",
+        "-watch=1 -only-exposed -notify-container=web -notify-signal 1 -- /t.tmpl /d.conf",
+        "-watch -notify-filter label=gen.nginx /t.tmpl /d.conf",
+        "-watch -notify-filter=label=gen.nginx=yes /t.tmpl /d.conf",
+        "-watch -notify-sighup 0123456789ab /t.tmpl /d.conf",
+    ] {
+        assert_eq!(found(flags), files, "{flags}");
+    }
+    for flags in [
+        "-notify-sighup=web -watch=false /t.tmpl /d.conf",
+        "-notify-sighup=web /t.tmpl /d.conf",
+        "-notify-sighup=other -watch /t.tmpl /d.conf",
+        "-watch -notify-filter label=gen.other /t.tmpl /d.conf",
+        "-watch -notify-sighup=web /t.tmpl",
+        "-config /etc/docker-gen.toml",
+    ] {
+        assert_eq!(found(flags), None, "{flags}");
+    }
+}

@@ -92,6 +92,19 @@ impl Settings {
         self.is_on_by_default("providers.file.watch").then(|| directory.trim_end_matches('/'))
     }
 
+    /// File and directory of the routes that stand in files.
+    pub fn route_files(&self) -> impl Iterator<Item = &str> {
+        let keys = ["providers.file.directory", "providers.file.filename"];
+        keys.into_iter().filter_map(|key| self.get(key)).filter(|path| !path.is_empty())
+    }
+
+    /// A provider whose routes stand neither in labels nor in files.
+    pub fn remote_provider(&self) -> Option<&str> {
+        let readable = ["docker", "file", "swarm", "providersThrottleDuration"];
+        let names = self.below("providers").filter_map(|(key, _)| key.split('.').next());
+        names.into_iter().find(|name| !readable.iter().any(|known| known.eq_ignore_ascii_case(name)))
+    }
+
     pub fn watches_docker(&self) -> bool {
         self.has("providers.docker") && self.is_on_by_default("providers.docker.watch")
     }

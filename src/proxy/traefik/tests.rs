@@ -519,3 +519,17 @@ fn an_idle_time_without_an_end_is_borne() {
     let reading = traefik(&flags).read(&done(&recorded(&rotation)), &[old()]).unwrap();
     assert!(matches!(reading.in_flight["old"], InFlight::AtMost { open: 2, .. }), "{reading:?}");
 }
+
+#[test]
+fn routes_that_stand_neither_in_labels_nor_in_files_are_a_doubt() {
+    let doubt = |flags: &str| traefik(flags).doubt(&[]).unwrap_or_default();
+    assert_eq!(doubt(FLAGS), "");
+    assert_eq!(doubt("--providers.file.filename=/r.yml --providers.providersthrottleduration=1s"), "");
+    assert!(doubt("--providers.docker --providers.consulcatalog.prefix=x").contains("`consulcatalog`"));
+    assert!(doubt("--entrypoints.web.address=:80").contains("cannot be read"));
+    assert_eq!(
+        traefik("--providers.file.filename=/r.yml --providers.file.watch=false").route_files(),
+        ["/r.yml"]
+    );
+    assert_eq!(traefik(FLAGS).route_files(), ["/etc/traefik/dynamic"]);
+}

@@ -182,7 +182,71 @@ fn a_proxy_without_an_adapter_that_names_the_service_is_refused_unless_the_user_
         assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
     }
     fake.run("deploy app --proxy-kind none").success();
-    nginx("http://other:3000").run("deploy app").success();
+    let fake = nginx("http://other:3000");
+    fake.write("exec", "@readable\n");
+    fake.run("deploy app").success();
+}
+
+/// A service that asks for a route, and something beside it on its network.
+fn claiming(keys: &str, beside: &str) -> Fake {
+    let fake = Fake::new();
+    let port = fake.port;
+    let service = format!(
+        "image: app:1, networks: {{default: }}, x-zd: {{health: {{path: /up, port: {port}}}}}, {keys}"
+    );
+    fake.write(
+        "config.yaml",
+        &format!("name: p\nnetworks: {{default: {{name: p_default}}}}\nservices: {{app: {{{service}}}}}\n"),
+    );
+    if !beside.is_empty() {
+        let text = format!(
+            r#"{{"Id": "lb", "Name": "/lb", "Image": "sha256:lb", "State": {{"Status": "running"}}, {beside},
+"NetworkSettings": {{"Networks": {{"p_default": {{"IPAddress": "127.0.0.2"}}}}}}}}
+"#
+        );
+        fake.write("containers/lb", &text);
+    }
+    fake
+}
+
+#[test]
+fn a_route_that_is_asked_for_and_that_no_proxy_gives_is_refused() {
+    let claims = [
+        ("environment: {VIRTUAL_HOST: a.test}", "`VIRTUAL_HOST`"),
+        ("labels: {traefik.http.routers.a.rule: Host(`a.test`)}", "the labels `traefik.…`"),
+        ("labels: {caddy: a.test}", "the labels `caddy…`"),
+    ];
+    for (claim, named) in claims {
+        let fake = claiming(claim, "");
+        let check = fake.run("check app").code(1);
+        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(told.contains("[route-not-found]"), "{told}");
+        says(&fake.run("deploy app").code(1), &[named, "--proxy-kind none"]);
+        assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
+        fake.run("deploy app --proxy-kind none").success();
+    }
+    claiming("labels: {traefik.enable: 'false'}", "").run("deploy app").success();
+}
+
+#[test]
+fn a_proxy_near_that_cannot_be_excluded_is_refused() {
+    let cases = [
+        (r#""Path": "haproxy", "Config": {"Image": "haproxy:3.2"}"#, "its configuration, "),
+        (
+            r#""Path": "traefik", "Args": ["--providers.docker", "--providers.etcd"], "Config": {"Image": "traefik:3"}"#,
+            "its provider `etcd`",
+        ),
+        (r#""Path": "cloudflared", "Config": {"Image": "cloudflare/cloudflared"}"#, "cannot be read"),
+    ];
+    for (proxy, why) in cases {
+        let fake = claiming("", proxy);
+        says(&fake.run("deploy app").code(1), &["`lb` may route to `app`", why, "`--proxy-kind none`"]);
+        assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
+        fake.run("deploy app --proxy-kind none").success();
+    }
+    // It is read, and routes elsewhere.
+    let flags = r#""Path": "traefik", "Args": ["--providers.docker"], "Config": {"Image": "traefik:3"}"#;
+    claiming("", flags).run("deploy app").success();
 }
 
 /// A container that runs beside `app`, by hand.
