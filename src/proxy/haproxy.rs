@@ -34,7 +34,7 @@ const STATE: &str = "show servers state; show stat -1 4 -1";
 /// Ends a script of commands, of which some confirm what they did and the others say nothing. A server that is to be
 /// deleted may have to wait for its last connection; that is asked for again.
 const STRICT: &str = "said=$(ask) || exit 1
-said=$(echo \"$said\" | grep -vE '^ *$|IP changed|no need to change|New server registered|Server deleted|still has')
+said=$(printf '%s\\n' \"$said\" | grep -vE '^ *$|IP changed|no need to change|New server registered|Server deleted|still has')
 [ -z \"$said\" ] || { echo \"$said\" >&2; exit 1; }";
 
 const SOCKET_FIX: &str = "add `stats socket /tmp/haproxy.sock mode 660 level admin` to the `global` section of its configuration, and restart it";

@@ -12,9 +12,10 @@ printf "$verb $1 HTTP/1.0\r\nHost: $0\r\nContent-Type: application/json\r\nConte
 [ -z "$2" ] || cat "$2" >&3
 sed "1,/^\r*\$/d" <&3'
 type=Content-Type:application/json
+within=; timeout 1 true 2>/dev/null && within='timeout 20'
 by_curl() { curl -sS -m 20 $by ${2:+-H $type --data-binary @$2} "$at$1"; }
-by_wget() { wget -q -O - ${2:+--header $type --post-file $2} "$at$1"; }
-by_bash() { bash -c "$over_bash" "$api" "$@"; }
+by_wget() { $within wget -q -O - ${2:+--header $type --post-file $2} "$at$1"; }
+by_bash() { $within bash -c "$over_bash" "$api" "$@"; }
 ask() {
   tools='curl wget bash'
   case $api in

@@ -29,6 +29,7 @@ for pid in filter(str.isdigit,os.listdir("/proc")):
   if names[0]=="haproxy" and "-c" not in words: haproxies.append((int(fields[19]),pid))
 def haproxy(commands):
   s=socket.socket(socket.AF_UNIX)
+  s.settimeout(20)
   s.connect("/var/run/haproxy.stats")
   s.sendall((commands+"\n").encode("ascii"))
   said=b""

@@ -82,6 +82,16 @@ pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Fault> {
         let Some(first) = lines.first() else {
             continue;
         };
+        if let Some((line, option)) = lines.iter().find_map(|l| Some((l, unsendable(&l.options)?))) {
+            let why = format!(
+                "`server {}` of backend `{}` has the option `{option}`, which cannot be given to a server that is added by the \
+                 runtime API",
+                line.name, line.backend
+            );
+            let fix = "write it without `;` and variables, or use `server-template`; `--proxy-kind none` deploys without gate \
+                       and drain";
+            return Err(haproxy.refused(&"haproxy-option", why, fix));
+        }
         let own = lines.iter().filter(|l| l.backend == first.backend).count();
         if own < wish.starting {
             let (backend, starting) = (&first.backend, wish.starting);
@@ -245,6 +255,13 @@ pub fn addable(options: &[String]) -> Vec<&str> {
         }
     }
     kept
+}
+
+/// An option that the runtime API would read as something else: it ends a command at `;`, and knows no variables.
+fn unsendable(options: &[String]) -> Option<&str> {
+    let is_cut =
+        |option: &&str| option.contains([';', '\n']) || (option.contains('"') && option.contains('$'));
+    addable(options).into_iter().find(is_cut)
 }
 
 /// Takes a server of ours out, and away once it answers nothing any more.

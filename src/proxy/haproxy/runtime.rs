@@ -2,7 +2,8 @@
 
 use crate::shell;
 
-/// Sends commands to the runtime API by whatever is in the image: socat since late 2025, perl in Debian's, python.
+/// Sends commands to the runtime API by whatever is in the image: socat since late 2025, perl in Debian's, python. None of
+/// them waits for an HAProxy that hangs.
 ///
 /// Neither the commands, with the options of a user's `server` line, nor the socket stand in a script but as one word.
 pub fn script(socket: &str, commands: &str) -> String {
@@ -11,17 +12,17 @@ pub fn script(socket: &str, commands: &str) -> String {
         true => (
             "UNIX-CONNECT:$p",
             "IO::Socket::UNIX->new(Peer=>$ARGV[1])",
-            "s=socket.socket(socket.AF_UNIX);s.connect(sys.argv[2])",
+            "s=socket.socket(socket.AF_UNIX);s.settimeout(20);s.connect(sys.argv[2])",
         ),
         false => (
             "TCP:127.0.0.1:$p",
             "IO::Socket::INET->new(\"127.0.0.1:$ARGV[1]\")",
-            "s=socket.create_connection((\"127.0.0.1\",int(sys.argv[2])))",
+            "s=socket.create_connection((\"127.0.0.1\",int(sys.argv[2])),20)",
         ),
     };
     let netcat = match unix {
         true => "",
-        false => "elif command -v nc >/dev/null; then echo \"$c\" | nc 127.0.0.1 \"$p\"\n  ",
+        false => "elif command -v nc >/dev/null; then printf '%s\\n' \"$c\" | nc -w 20 127.0.0.1 \"$p\"\n  ",
     };
     let first = commands.lines().next().unwrap_or_default();
     format!(
@@ -29,9 +30,9 @@ pub fn script(socket: &str, commands: &str) -> String {
 c={commands}
 p={place}
 ask() {{
-  if command -v socat >/dev/null; then echo \"$c\" | socat -t 5 stdio \"{socat}\"
+  if command -v socat >/dev/null; then printf '%s\\n' \"$c\" | socat -t 5 -T 20 stdio \"{socat}\"
   elif command -v perl >/dev/null; then
-    perl -MIO::Socket -e '$s={perl} or die \"$ARGV[1]: $!\\n\"; print $s \"$ARGV[0]\\n\"; print while <$s>' \"$c\" \"$p\"
+    perl -MIO::Socket -e 'alarm 20; $s={perl} or die \"$ARGV[1]: $!\\n\"; print $s \"$ARGV[0]\\n\"; print while <$s>' \"$c\" \"$p\"
   elif command -v python3 >/dev/null; then
     python3 -c 'import socket,sys
 {python};s.sendall((sys.argv[1]+\"\\n\").encode())

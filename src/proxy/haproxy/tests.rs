@@ -531,10 +531,13 @@ fn no_socket_and_no_option_of_a_server_line_is_a_script() {
             ));
         }
         let commands = format!("add server b/s 10.0.0.1:80 sni {text}");
-        let fake = "socat() { cat; printf '<%s>' \"$4\"; }\n";
+        let fake = "socat() { cat; printf '<%s>' \"$6\"; }\n";
         let told = run(&format!("{fake}{}", runtime::script("/run/h.sock", &commands)));
         assert_eq!(told, format!("{commands}\n<UNIX-CONNECT:/run/h.sock>"));
     }
+    let fake = "socat() { cat; }\n";
+    let told = run(&format!("{fake}{}", runtime::script("/run/h.sock", "a \\n b\\tc -n")));
+    assert_eq!(told, "a \\n b\\tc -n\n", "no shell reads its escapes");
 }
 
 #[test]
@@ -631,4 +634,21 @@ fn one_started_by_a_script_or_built_on_the_official_image_is_recognised() {
             .is_some()
     );
     assert!(detects(r#"{"Path": "sh", "Args": ["-c", "while true; do curl haproxy; done"]}"#).is_none());
+}
+
+#[test]
+fn an_option_that_the_runtime_api_would_read_as_something_else_is_refused() {
+    let refused = |option: &str| {
+        let haproxy = haproxy(&format!(
+            "global\n stats socket /s level admin\nbackend web\n server one app:80 {option}\n"
+        ));
+        let names = vec!["app".to_string()];
+        let wish = Wish { starting: 1, services: vec![("app".into(), names)], ..Wish::default() };
+        haproxy.foresee(&|_| None, &wish, 1).err().and_then(|fault| fault.rule.copied())
+    };
+    assert_eq!(refused("check inter 1s"), None);
+    assert_eq!(refused("check cookie \"a;b\""), None, "no added server has it");
+    for option in ["sni 'str(a;disable server web/one)'", "check-sni a;b", "check-sni \"${UNKNOWN}\""] {
+        assert_eq!(refused(option), Some("haproxy-option"), "{option}");
+    }
 }

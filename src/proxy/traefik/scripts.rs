@@ -42,6 +42,7 @@ case ,$r, in *,ro,*) echo @readonly ;; *) [ -w \"$d\" ] || echo @readonly ;; esa
 
 /// Prints a whole answer to a request: wget and curl speak TLS, nc and bash do not.
 const FETCH: &str = r#"unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
+within=; timeout 1 true 2>/dev/null && within='timeout 20'
 fetch() { # URL HOST
   a=${1#*://}; p=/${a#*/}; a=${a%%/*}
   r="GET $p HTTP/1.0\r\nHost: $2\r\n\r\n"
@@ -53,11 +54,11 @@ fetch() { # URL HOST
 }
 by_wget() {
   case $1 in https:*) k=--no-check-certificate ;; *) k= ;; esac
-  wget $k -S -q -O - --header "Host: $2" "$1"
+  $within wget $k -S -q -O - --header "Host: $2" "$1"
 }
-by_curl() { curl -k -s -i -H "Host: $2" "$1"; }
-by_nc() { printf "$r" | nc "${a%:*}" "${a##*:}"; }
-by_bash() { bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; }
+by_curl() { curl -m 20 -k -s -i -H "Host: $2" "$1"; }
+by_nc() { printf "$r" | $within nc "${a%:*}" "${a##*:}"; }
+by_bash() { $within bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; }
 "#;
 
 /// Asks for a URL, by a host.
