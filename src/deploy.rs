@@ -119,8 +119,9 @@ fn carry_out(
         return stack::deploy(definition, args, ledger, report, stop);
     }
     stack::refuse_flags(&args.rollout.swarm)?;
+    definition.docker = definition.docker.heeding(stop);
     let containers = definition.docker.containers()?;
-    let proxies = scene::detect(&definition.docker, &containers)?;
+    let proxies = scene::detect(&definition.docker, &definition.project, &containers)?;
     let mut targets =
         asked::targets(&definition.project, &args.services, &flagged(args), &proxies).map_err(|fault| {
             if args.services.is_empty() { stack::hint_at_swarm(&definition.docker, fault) } else { fault }

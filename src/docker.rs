@@ -110,6 +110,8 @@ pub struct Docker {
     said: Option<Said>,
     /// What a change waits for: that the run still has its lock.
     lease: Arc<Mutex<Option<Lease>>>,
+    /// What ends questions and users' commands in containers.
+    stop: Stop,
 }
 
 impl Docker {
@@ -147,6 +149,7 @@ impl Docker {
             known: Arc::default(),
             said: None,
             lease: Arc::default(),
+            stop: Stop::default(),
         }
     }
 
@@ -231,21 +234,99 @@ impl Docker {
         done.map(|done| done.ok())
     }
 
-    /// Runs a command in a container; a plain script in a shell that is kept open there, which costs a tenth of it.
+    /// The same client, whose questions and users' commands in containers end with a signal.
+    pub fn heeding(self, stop: &Stop) -> Docker {
+        Docker { stop: stop.clone(), ..self }
+    }
+
+    /// Runs a command in a container, for as long as its limit; a plain script in a shell that is kept open there, which costs
+    /// a tenth of it. A signal ends a user's command, but none of ours: it changes something, and has ends of its own.
     ///
     /// # Errors
-    /// Only when docker cannot be started; the command's own failure is in the answer.
+    /// Docker cannot be started, or the engine does not answer; a signal. The command's own failure is in the answer.
     pub fn exec(&self, exec: &Exec) -> Result<Done> {
+        self.exec_until(exec, &|| self.signal().filter(|_| exec.private))
+    }
+
+    /// As [`Docker::exec`], for a command that changes nothing: a signal ends it.
+    ///
+    /// # Errors
+    /// As [`Docker::exec`].
+    pub fn query(&self, exec: &Exec) -> Result<Done> {
+        self.exec_until(exec, &|| self.signal())
+    }
+
+    fn signal(&self) -> Option<Cut> {
+        self.stop.signal().map(Cut::Signal)
+    }
+
+    fn exec_until(&self, exec: &Exec, is_cut: IsCut) -> Result<Done> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
-        if session::takes(exec) {
-            let start = Instant::now();
-            if let Some(done) = self.exec_in_shell(exec)? {
-                (self.observer)(&exec.shown(&argv), start.elapsed());
-                return Ok(done);
+        let (start, limit) = (Instant::now(), exec.limit.unwrap_or_else(|| self.scaled(ANSWER)));
+        let hurried = || Cut::Late(start.elapsed());
+        let late = || (start.elapsed() >= limit).then_some(Cut::Late(limit));
+        let is_cut =
+            || is_cut().or_else(late).or_else(|| (exec.private && self.stop.is_hurried()).then(hurried));
+        let shown = exec.shown(&argv);
+        let in_shell = if session::takes(exec) { self.exec_in_shell(exec, &is_cut)? } else { None };
+        let mut last = in_shell;
+        if last.is_none() {
+            // An ssh server may turn it away; it has done nothing then.
+            wait::until(engine::DOOR_POLL, engine::DOOR, &Stop::default(), || -> Result<_> {
+                let done = self.run_in_container(&argv, exec, &is_cut)?;
+                let is_over = !matches!(&done, Ok(done) if self.is_to_try_again(done));
+                last = Some(done);
+                Ok(is_over.then_some(()))
+            })?;
+        }
+        (self.observer)(&shown, start.elapsed());
+        match last.expect("it ran once") {
+            Ok(done) => Ok(done),
+            Err(Cut::Signal(signal)) => Err(Fault::interrupted(signal).into()),
+            Err(Cut::Silent) => Err(self.silent(&shown, start.elapsed()).into()),
+            Err(Cut::Late(limit)) => {
+                let stderr = format!("no answer within {}", humantime::format_duration(rounded(limit)));
+                Ok(Done { stderr, ..Done::default() })
             }
         }
-        let command = with_variables(expression(&argv), &exec.variables);
-        self.run_command(&exec.shown(&argv), command, exec.stdin.as_deref())
+    }
+
+    /// No more than the first part of what it prints is read.
+    fn run_in_container(&self, argv: &[String], exec: &Exec, is_cut: IsCut) -> Result<Result<Done, Cut>> {
+        let mut cut = None;
+        let command = readable(with_variables(expression(argv), &exec.variables));
+        let command = match &exec.stdin {
+            Some(text) => command.stdin_bytes(text.clone()),
+            None => command.stdin_null(),
+        };
+        let done = bounded(command, MOST, |child| {
+            let ended = self.wait_unless(child, is_cut)?;
+            Ok(ended.map_err(|why| cut = Some(why)).ok())
+        });
+        let done = done.map_err(|e| cannot_start(&argv[0], &e))?;
+        Ok(done.ok_or_else(|| cut.expect("what did not end was cut")))
+    }
+
+    /// The exit code, unless it is cut, or the engine falls silent.
+    fn wait_unless(&self, child: &duct::Handle, is_cut: IsCut) -> io::Result<Result<Option<i32>, Cut>> {
+        let mut asked = Instant::now();
+        loop {
+            if let Some(output) = child.wait_timeout(HEARD)? {
+                self.is_silent.store(false, Ordering::Relaxed);
+                return Ok(Ok(output.status.code()));
+            }
+            let Patience { before, answer } = self.patience_now();
+            let is_due = asked.elapsed() >= before;
+            let is_silent = is_due && !self.answers_within(answer);
+            if is_due {
+                self.is_silent.store(is_silent, Ordering::Relaxed);
+                asked = Instant::now();
+            }
+            if let Some(cut) = is_silent.then_some(Cut::Silent).or_else(is_cut) {
+                end_group(child);
+                return Ok(Err(cut));
+            }
+        }
     }
 
     /// As [`Docker::exec`], for at most `limit`, and without input; what takes longer is left to itself and gives no
@@ -256,7 +337,8 @@ impl Docker {
     pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
         let start = Instant::now();
-        let done = bounded(with_variables(expression(&argv), &exec.variables), limit);
+        let command = with_variables(expression(&argv), &exec.variables).stdin_null();
+        let done = bounded(command, OUTPUT, |child| within(child, limit));
         (self.observer)(&exec.shown(&argv), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?)
     }
@@ -304,7 +386,7 @@ impl Docker {
     /// The beginning of what others wrote: a line of a log may be as long as it likes.
     fn log(&self, argv: &[String], limit: Duration) -> Result<Done> {
         let start = Instant::now();
-        let done = bounded(expression(argv), limit);
+        let done = bounded(expression(argv).stdin_null(), OUTPUT, |child| within(child, limit));
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Ok(done.map_err(|e| cannot_start(&argv[0], &e))?.unwrap_or_default())
     }
@@ -404,10 +486,7 @@ impl Docker {
     /// `None` where the engine has fallen silent; the command is ended then.
     fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<Done>> {
         loop {
-            let Patience { before, answer } = match self.is_silent.load(Ordering::Relaxed) {
-                true => self.again,
-                false => self.patience,
-            };
+            let Patience { before, answer } = self.patience_now();
             if let Some(output) = child.wait_timeout(before)? {
                 self.is_silent.store(false, Ordering::Relaxed);
                 return Ok(Some(done(output)));
@@ -419,6 +498,10 @@ impl Docker {
                 return Ok(None);
             }
         }
+    }
+
+    fn patience_now(&self) -> Patience {
+        if self.is_silent.load(Ordering::Relaxed) { self.again } else { self.patience }
     }
 
     fn engine_fault(&self, words: &[&str], done: &Done) -> Fault {
@@ -503,13 +586,49 @@ fn with_variables(command: duct::Expression, variables: &[(String, String)]) -> 
 /// As much of the output of a command as is read where anybody may have written it, in bytes.
 const OUTPUT: u64 = 64 << 10;
 
-/// Runs a command of which neither the time nor the output is trusted; none where it takes longer than `limit`.
-fn bounded(command: duct::Expression, limit: Duration) -> io::Result<Option<Done>> {
+/// The same where it is a proxy's configuration, or the answer of one.
+const MOST: u64 = 16 << 20;
+
+/// Limit of a command in a container, unless it has one of its own.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The longest that a signal is not heard.
+const HEARD: Duration = Duration::from_millis(200);
+
+/// Why a command in a container was not waited for.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Late(Duration),
+    Signal(i32),
+    /// The engine does not answer.
+    Silent,
+}
+
+/// Tells why a command is not to be waited for any more.
+type IsCut<'a> = &'a dyn Fn() -> Option<Cut>;
+
+/// To whole seconds, where it has any.
+fn rounded(time: Duration) -> Duration {
+    if time < Duration::from_secs(1) { time } else { Duration::from_secs(time.as_secs()) }
+}
+
+/// The exit code of what ends within a limit.
+fn within(child: &duct::Handle, limit: Duration) -> io::Result<Option<Option<i32>>> {
+    Ok(child.wait_timeout(limit)?.map(|output| output.status.code()))
+}
+
+/// Runs a command of which neither the time nor the output is trusted; none where `wait` gives it up. No more than the
+/// first `most` bytes of what it prints are read.
+fn bounded(
+    command: duct::Expression,
+    most: u64,
+    wait: impl FnOnce(&duct::Handle) -> io::Result<Option<Option<i32>>>,
+) -> io::Result<Option<Done>> {
     let ((out, stdout), (err, stderr)) = (io::pipe()?, io::pipe()?);
-    let (out, err) = (first_of(out), first_of(err));
+    let (out, err) = (first_of(out, most), first_of(err, most));
     // The command holds its ends of the pipes, which have to close with the child.
-    let child = command.stdin_null().stdout_file(stdout).stderr_file(stderr).unchecked().start()?;
-    let ended = child.wait_timeout(limit).map(|output| output.map(|o| o.status.code()));
+    let child = command.stdout_file(stdout).stderr_file(stderr).unchecked().start()?;
+    let ended = wait(&child);
     if !matches!(ended, Ok(Some(_))) {
         // It may have ended by itself in this moment.
         let _ = child.kill();
@@ -528,10 +647,10 @@ fn bounded(command: duct::Expression, limit: Duration) -> io::Result<Option<Done
 const PIPE: Duration = Duration::from_secs(1);
 
 /// Reads on a thread of its own; then the pipe is closed, which ends who writes on.
-fn first_of(pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+fn first_of(pipe: impl Read + Send + 'static, most: u64) -> Receiver<Vec<u8>> {
     let (send, receive) = channel();
     std::thread::spawn(move || {
-        let mut pipe = pipe.take(OUTPUT);
+        let mut pipe = pipe.take(most);
         let mut buffer = vec![0; 8 << 10];
         // What came before an error counts; and nobody may wait for it any more.
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {

@@ -201,7 +201,7 @@ impl Routing<'_> {
             quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
             let late_requests = reading.lingering && since.elapsed() < self.proxy.linger();
             let enough = if reading.lingering { QUIET } else { 1 };
-            Ok((quiet >= enough && !late_requests).then_some(()))
+            Ok(((quiet >= enough && !late_requests) || stop.is_hurried()).then_some(()))
         })?;
         match waited {
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
@@ -223,13 +223,13 @@ impl Routing<'_> {
     }
 
     fn read(&self, rotation: &Rotation) -> Result<Reading> {
-        let answer = self.docker.exec(&self.proxy.question(&rotation.all()))?;
+        let answer = self.docker.query(&self.proxy.question(&rotation.all()))?;
         self.reading(&answer, rotation)
     }
 
     fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {
         let failed = last.map(|e| format!("{e:#}")).unwrap_or_default();
-        let said = self.docker.exec(&self.proxy.diagnose());
+        let said = self.docker.query(&self.proxy.diagnose());
         let said = said.map(|d| self.proxy.diagnosis(&d)).unwrap_or_default();
         Fault::unchanged(format!(
             "{} does not confirm the new rotation within {}s",
@@ -250,7 +250,7 @@ impl Routing<'_> {
 /// A proxy that does not answer.
 fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Done> {
     match proxy.needs_reading() {
-        true => checked(docker, &proxy.question(endpoints), &proxy.name()),
+        true => answered(docker, &proxy.question(endpoints), &proxy.name()),
         false => Ok(Done::default()),
     }
 }
@@ -305,7 +305,18 @@ fn not_released(proxy: &dyn Proxy) -> Fault {
 /// # Errors
 /// A command that fails, with what it said.
 pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
-    let done = docker.exec(exec)?;
+    worked(docker.exec(exec)?, name)
+}
+
+/// As [`checked`], for a command that changes nothing.
+///
+/// # Errors
+/// As [`checked`], and a signal.
+pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
+    worked(docker.query(exec)?, name)
+}
+
+fn worked(done: Done, name: &str) -> Result<Done> {
     match done.ok() {
         true => Ok(done),
         false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),

@@ -23,6 +23,7 @@ use console::Term;
 use serde::Serialize;
 
 use crate::fault::Fault;
+use crate::wait::Asked;
 use crate::witness::Count;
 use entry::Entry;
 pub use event::{Event, Found, StepNote, Warning};
@@ -274,13 +275,19 @@ impl Report {
         self.result(&text);
     }
 
-    /// A second signal: what is half done stays so.
-    pub fn leaves_at_once(&self) {
-        self.close();
-        write_err(
-            "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
-             `recover` brings it to one release",
-        );
+    /// What becomes of a signal; where it leaves, what is half done stays so.
+    pub fn asked_to_stop(&self, asked: Asked) {
+        match asked {
+            Asked::Finishes => self.warn(&Warning::Finishes),
+            Asked::Hurries => self.warn(&Warning::Hurries),
+            Asked::Leaves => {
+                self.close();
+                write_err(
+                    "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
+                     `recover` brings it to one release",
+                );
+            }
+        }
     }
 
     /// A newer run deploys in this one's place.

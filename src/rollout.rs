@@ -25,7 +25,7 @@ use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepNote, Warning};
-use crate::wait::Stop;
+use crate::wait::{Phase, Stop};
 use crate::witness::Witness;
 
 /// What every rollout of a run works with.
@@ -246,9 +246,9 @@ impl<'a> Rollout<'a> {
         let last_route = plan.steps.iter().rposition(|(s, _)| s.turns());
         for n in steps {
             let step = &plan.steps[n].0;
-            if last_route.is_none_or(|last| n > last) {
-                self.stop = self.stop.unheeded(); // from here on, finishing is the shorter way
-            }
+            // From the last switch on, finishing is the shorter way.
+            let finishes = last_route.is_none_or(|last| n > last);
+            self.stop.enter(if finishes { Phase::Finishes } else { Phase::Heeds });
             self.announce(plan, n);
             let next = plan.steps.get(n + 1).map(|(next, _)| next);
             let done = self.interruption().and_then(|()| self.check()).and_then(|()| match (step, next) {
@@ -437,7 +437,9 @@ impl<'a> Rollout<'a> {
 
     /// Runs a hook; its failure ends the rollout, but for the way back.
     fn hook(&self, key: &Key, hook: &Hook, what: &'static str) -> Result<()> {
-        let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook))?;
+        // Until then it has to be ready.
+        let limit = self.service(key).settings.pace.deadline;
+        let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
         match done.ok() {
             true => Ok(()),
             false if self.lenient => {

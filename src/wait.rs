@@ -1,14 +1,37 @@
 //! The only loop that sleeps, and what can cut it short.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it. The second ends the process.
+/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it. What a signal does depends on the phase.
 #[derive(Clone, Default)]
 pub struct Stop {
     signal: Arc<AtomicUsize>,
+    phase: Arc<AtomicUsize>,
+    /// A signal in the last phase has been told, and a second one has come.
+    last: Arc<(AtomicBool, AtomicBool)>,
     bell: Arc<Bell>,
+    told: Option<Arc<dyn Fn(Asked) + Send + Sync>>,
+}
+
+/// A phase of a run, by what a signal does in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It goes back; a second one ends the process.
+    Heeds,
+    /// All requests go to the new release, so the run is finished; a second signal ends what is waited for.
+    Finishes,
+    /// What served before comes back; a second signal ends the process.
+    GoesBack,
+}
+
+/// What becomes of a signal, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Finishes,
+    Hurries,
+    Leaves,
 }
 
 /// Ends the pause between two polls: something has happened that a poll may find.
@@ -37,35 +60,76 @@ impl Bell {
 
 impl Stop {
     /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh, the end of a hook). The
-    /// second signal ends the process, after `leaving` has told so.
+    /// signal that ends the process does so after `told` has said so.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
-    pub fn listen(leaving: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub fn listen(told: impl Fn(Asked) + Send + Sync + 'static) -> std::io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let stop = Stop::default();
+        let stop = Stop { told: Some(Arc::new(told)), ..Stop::default() };
         signal_hook::flag::register(SIGHUP, Arc::default())?;
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
         let asked = stop.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                if asked.signal().is_some() {
-                    leaving();
+                if asked.take(signal) == Some(Asked::Leaves) {
                     std::process::exit(128 + signal);
                 }
-                asked.signal.store(signal as usize, Ordering::Relaxed);
                 asked.bell.ring();
             }
         });
         Ok(stop)
     }
 
-    /// The signal that asked to stop.
-    pub fn signal(&self) -> Option<i32> {
-        match self.signal.load(Ordering::Relaxed) {
-            0 => None,
-            signal => Some(signal as i32),
+    /// One that has got a signal, for tests of what heeds it.
+    #[cfg(test)]
+    pub fn after(signal: i32) -> Stop {
+        Stop { signal: Arc::new(AtomicUsize::new(signal as usize)), ..Stop::default() }
+    }
+
+    /// Takes a signal in, and says what becomes of it.
+    fn take(&self, signal: i32) -> Option<Asked> {
+        let is_first = self.signal.swap(signal as usize, Ordering::SeqCst) == 0;
+        let finishes = self.phase.load(Ordering::SeqCst) == Phase::Finishes as usize;
+        let (told, hurried) = &*self.last;
+        let asked = match (finishes, is_first) {
+            (true, _) if !told.swap(true, Ordering::SeqCst) => Asked::Finishes,
+            (true, _) if !hurried.swap(true, Ordering::SeqCst) => Asked::Hurries,
+            (false, true) => return None,
+            _ => Asked::Leaves,
+        };
+        self.tell(asked);
+        Some(asked)
+    }
+
+    fn tell(&self, asked: Asked) {
+        if let Some(told) = &self.told {
+            told(asked);
         }
+    }
+
+    /// Enters a phase; a signal that came too late for the one before is told.
+    pub fn enter(&self, phase: Phase) {
+        let before = self.phase.swap(phase as usize, Ordering::SeqCst);
+        let has_come = self.signal.load(Ordering::SeqCst) != 0;
+        let is_new = before == Phase::Heeds as usize && phase == Phase::Finishes;
+        if is_new && has_come && !self.last.0.swap(true, Ordering::SeqCst) {
+            self.tell(Asked::Finishes);
+        }
+    }
+
+    /// The signal that asked to stop, in a phase that heeds it.
+    pub fn signal(&self) -> Option<i32> {
+        let heeds = self.phase.load(Ordering::SeqCst) == Phase::Heeds as usize;
+        match self.signal.load(Ordering::SeqCst) {
+            0 => None,
+            signal => heeds.then_some(signal as i32),
+        }
+    }
+
+    /// A second signal has come while it finishes: nothing is waited for that can be left.
+    pub fn is_hurried(&self) -> bool {
+        self.last.1.load(Ordering::SeqCst)
     }
 
     /// Cuts the pauses of every wait short that this can stop.
@@ -75,7 +139,7 @@ impl Stop {
 
     /// A stop that no signal sets, with the same bell: for what has to be finished.
     pub fn unheeded(&self) -> Stop {
-        Stop { signal: Arc::default(), bell: self.bell() }
+        Stop { bell: self.bell(), ..Stop::default() }
     }
 }
 
@@ -191,9 +255,40 @@ mod tests {
 
     #[test]
     fn a_signal_ends_a_wait() {
-        let stop = Stop { signal: Arc::new(AtomicUsize::new(15)), ..Stop::default() };
+        let stop = Stop::after(15);
         let waited: Result<Waited<()>, ()> = until(MS, MS * 1000, &stop, || Ok(None));
         assert_eq!(waited, Ok(Waited::Interrupted(15)));
+    }
+
+    #[test]
+    fn a_signal_is_told_once_it_is_too_late_to_go_back_and_a_second_one_ends_the_waits() {
+        let heard: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let listening = || {
+            let told = Arc::clone(&heard);
+            Stop { told: Some(Arc::new(move |asked| told.lock().unwrap().push(asked))), ..Stop::default() }
+        };
+        let stop = listening();
+        stop.enter(Phase::Finishes);
+        assert_eq!((stop.take(15), stop.signal(), stop.is_hurried()), (Some(Asked::Finishes), None, false));
+        assert_eq!((stop.take(15), stop.is_hurried()), (Some(Asked::Hurries), true));
+        assert_eq!(stop.take(15), Some(Asked::Leaves));
+        assert_eq!(
+            std::mem::take(&mut *heard.lock().unwrap()),
+            [Asked::Finishes, Asked::Hurries, Asked::Leaves]
+        );
+
+        let late = listening();
+        assert_eq!((late.take(2), late.signal()), (None, Some(2)));
+        late.enter(Phase::Finishes);
+        assert_eq!(*heard.lock().unwrap(), [Asked::Finishes], "it came just before the last switch");
+        assert_eq!(late.take(2), Some(Asked::Hurries));
+        late.enter(Phase::Heeds);
+        assert_eq!(late.signal(), Some(2), "the next service is not begun");
+
+        let back = listening();
+        assert_eq!(back.take(15), None);
+        back.enter(Phase::GoesBack);
+        assert_eq!((back.signal(), back.take(15)), (None, Some(Asked::Leaves)));
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl<'a> Checker<'a> {
         };
         let wanted = Wanted { images, ..Wanted::default() };
         let proxies = match &containers {
-            Some(all) => scene::detect(docker, all)?,
+            Some(all) => scene::detect(docker, project, all)?,
             None => Vec::new(),
         };
         let runs = |service: &str| {

@@ -155,7 +155,7 @@ impl Scene {
     /// Proxies of the file, and those that run where services of the file can be reached.
     fn proxies(&self) -> Result<Vec<String>> {
         let containers = self.docker.containers()?;
-        let all = scene::detect(&self.docker, &containers)?;
+        let all = scene::detect(&self.docker, &self.project, &containers)?;
         let networks: BTreeSet<&str> =
             self.project.services.values().flat_map(|s| s.networks.iter().map(String::as_str)).collect();
         let near = |p: &&Arc<dyn Proxy>| {

@@ -176,7 +176,7 @@ impl<'a> Run<'a> {
         };
         for proxy in &viewer.proxies {
             let answers =
-                proxy.inspect().iter().map(|q| self.docker().exec(q)).collect::<Result<Vec<_>>>()?;
+                proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
             let losses = proxy.losses(&answers, &wish);
             losses.iter().for_each(|loss| self.report.warn(&Warning::Loss(loss.to_string())));
             for preparation in proxy.prepare(&answers, &wish)? {

@@ -486,8 +486,9 @@ impl Back<'_> {
         definition.write(ledger, asked.number, self.rollout.dry_run)?;
         let mut targets = asked::as_targets(&definition.project, &asked.services)?;
         asked::dependencies_first(&definition.project, &mut targets);
+        definition.docker = definition.docker.heeding(self.stop);
         let containers = definition.docker.containers()?;
-        let proxies = scene::detect(&definition.docker, &containers)?;
+        let proxies = scene::detect(&definition.docker, &definition.project, &containers)?;
         preflight::targets(&definition.project, &targets, &proxies)?;
         let wanted = recorded(&definition.docker, &placed, &references)?;
         // One behind a proxy is not restarted, because that would lose its requests, nor rolled: no record has it.

@@ -109,6 +109,9 @@ impl Wanted {
     }
 }
 
+/// Limit for reading a proxy's own configuration.
+const INTRODUCTION: Duration = Duration::from_secs(30);
+
 /// How long, and how often, the way back tries to see what there is.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PATIENCE_POLL: Duration = Duration::from_millis(500);
@@ -296,7 +299,7 @@ impl Viewer<'_> {
         let mut traffic = Traffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
-            let answer: Done = drain::checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
+            let answer: Done = drain::answered(self.docker, &proxy.question(&endpoints), &proxy.name())?;
             let reading = proxy.read(&answer, &endpoints)?;
             traffic.routed.extend(reading.routed);
             traffic.failing.extend(reading.failing);
@@ -346,17 +349,34 @@ pub fn is_member(project: &Project, container: &Container, services: &[&str]) ->
     container.compose().is_some_and(ours)
 }
 
-/// Every proxy of the engine, running or not; those that run are asked for what their containers do not tell.
+/// Every proxy of the engine, running or not; those that run where services of the project are reached are asked for what
+/// their containers do not tell, and no others: they may be other people's.
 ///
 /// # Errors
 /// No engine.
-pub fn detect(docker: &Docker, containers: &[Container]) -> Result<Vec<Arc<dyn Proxy>>> {
-    proxy::detect(containers).into_iter().map(|p| introduced(docker, p)).collect()
+pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> Result<Vec<Arc<dyn Proxy>>> {
+    let is_ours = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project.name);
+    let of_file = project.services.values().flat_map(|s| s.networks.iter().map(String::as_str));
+    let of_running = containers.iter().filter(is_ours).flat_map(Container::networks);
+    let networks: BTreeSet<&str> = of_file.chain(of_running).chain(["host"]).collect();
+    let named: BTreeSet<&str> =
+        project.services.values().filter_map(|s| s.settings.proxy.container.as_deref()).collect();
+    let is_near =
+        |c: &Container| c.networks().any(|n| networks.contains(n)) || named.iter().any(|n| is_named(c, n));
+    let one = |proxy: Box<dyn Proxy>| match is_near(proxy.container()) {
+        true => introduced(docker, proxy),
+        false => Ok(proxy.into()),
+    };
+    proxy::detect(containers).into_iter().map(one).collect()
+}
+
+fn is_named(container: &Container, name: &str) -> bool {
+    container.name() == name || container.id.starts_with(name)
 }
 
 fn introduced(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
     if let Some(exec) = proxy.introduction().filter(|_| proxy.container().is_running()) {
-        proxy.learn(&docker.exec(&exec)?);
+        proxy.learn(&docker.query(&exec.within(INTRODUCTION))?);
     }
     Ok(proxy.into())
 }
@@ -398,7 +418,7 @@ fn named(
     containers: &[Container],
     all: &[Arc<dyn Proxy>],
 ) -> Result<Arc<dyn Proxy>> {
-    let found = containers.iter().find(|c| c.name() == name || c.id.starts_with(name));
+    let found = containers.iter().find(|c| is_named(c, name));
     let container = found.ok_or_else(|| {
         Fault::usage(format!(
             "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"

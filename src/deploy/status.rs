@@ -89,7 +89,7 @@ fn compose_status(
     report: Report,
 ) -> Result<Status> {
     let containers = docker.containers()?;
-    let all = scene::detect(docker, &containers)?;
+    let all = scene::detect(docker, project, &containers)?;
     let wanted = Wanted::default();
     let mut status = Status::new(&project.name, "compose");
     for target in &targets(project, named, &all, ledger)? {

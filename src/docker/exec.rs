@@ -1,5 +1,7 @@
 //! A command to run in a container, and its words.
 
+use std::time::Duration;
+
 use super::shown_words;
 
 /// A command to run in a container.
@@ -15,6 +17,8 @@ pub struct Exec {
     pub variables: Vec<(String, String)>,
     /// Its words are the user's and may hold secrets: none but the first is shown.
     pub private: bool,
+    /// Limit of its time, where it is not that of a question.
+    pub limit: Option<Duration>,
     /// The image of a container of its own, which lives as long as the command and shares the network of `container`,
     /// whose settings it may write; those are read-only in `container` itself.
     pub beside: Option<String>,
@@ -33,6 +37,11 @@ impl Exec {
     /// A command of the user's.
     pub fn of_user(container: &str, argv: Vec<String>) -> Self {
         Exec { private: true, ..Exec::new(container, argv) }
+    }
+
+    /// The same for at most this long.
+    pub fn within(self, limit: Duration) -> Self {
+        Exec { limit: Some(limit), ..self }
     }
 
     /// A script for the `sh` of an image, which may change the network settings of a container.

@@ -5,7 +5,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::{Done, Exec};
+use super::{Done, Exec, MOST};
 use crate::shell;
 
 /// Where a shell is talked to; dropped, its input ends, and with it the shell.
@@ -65,6 +65,9 @@ impl Session {
         loop {
             if let Some(done) = asked.done() {
                 return Ok(done);
+            }
+            if asked.out.len().max(asked.err.len()) as u64 > MOST {
+                return Err(NoAnswer::Gone);
             }
             match self.news.recv_timeout(late.saturating_duration_since(Instant::now())) {
                 Ok((Stream::Out, Some(piece))) => asked.out.extend(piece),

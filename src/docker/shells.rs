@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use super::session::{Asked, NoAnswer, Session};
-use super::{Docker, Done, Exec};
+use super::{Cut, Docker, Done, Exec, HEARD, IsCut};
 
 /// After this long without an answer it is looked whether the container still runs: a paused one does not answer, and
 /// does not end either.
@@ -48,7 +48,7 @@ impl Docker {
 
     /// Gives a command to the shell that is kept in its container, opened where there is none; `None` where it has not
     /// answered, or cannot: whether it has done anything is not known then, and every command to a proxy can be repeated.
-    pub(super) fn exec_in_shell(&self, exec: &Exec) -> Result<Option<Done>> {
+    pub(super) fn exec_in_shell(&self, exec: &Exec, is_cut: IsCut) -> Result<Option<Result<Done, Cut>>> {
         let shell = self.shells.of(&exec.container);
         let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);
         if shell.misses >= MISSES {
@@ -62,25 +62,39 @@ impl Docker {
             shell.misses += 1;
             return Ok(None);
         };
-        let done = self.answer_in_shell(&session, asked, &exec.container)?;
-        match done.is_some() {
-            true => *shell = Shell { session: Some(session), misses: 0 },
-            false => shell.misses += 1,
+        let done = self.answer_in_shell(&session, asked, &exec.container, is_cut)?;
+        match &done {
+            Some(Ok(_)) => *shell = Shell { session: Some(session), misses: 0 },
+            // What it was given may still run there.
+            Some(Err(_)) => {}
+            None => shell.misses += 1,
         }
         Ok(done)
     }
 
-    /// However long it takes, as long as the container runs and the engine answers.
-    fn answer_in_shell(&self, session: &Session, mut asked: Asked, container: &str) -> Result<Option<Done>> {
+    /// As long as the container runs and the engine answers, unless it is cut.
+    fn answer_in_shell(
+        &self,
+        session: &Session,
+        mut asked: Asked,
+        container: &str,
+        is_cut: IsCut,
+    ) -> Result<Option<Result<Done, Cut>>> {
+        let mut looked = Instant::now();
         loop {
-            match session.answer(&mut asked, LOOK) {
-                Ok(done) => return Ok(Some(done)),
+            match session.answer(&mut asked, HEARD) {
+                Ok(done) => return Ok(Some(Ok(done))),
                 Err(NoAnswer::Gone) => return Ok(None),
-                Err(NoAnswer::Late) => {
-                    let now = self.inspect(&[container.into()])?;
-                    if now.first().is_none_or(|c| c.state.status != "running") {
-                        return Ok(None);
-                    }
+                Err(NoAnswer::Late) => {}
+            }
+            if let Some(cut) = is_cut() {
+                return Ok(Some(Err(cut)));
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                let now = self.inspect(&[container.into()])?;
+                if now.first().is_none_or(|c| c.state.status != "running") {
+                    return Ok(None);
                 }
             }
         }

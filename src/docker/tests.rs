@@ -138,7 +138,8 @@ fn what_nobody_told_to_stop_has_fallen() {
 fn a_command_that_nobody_trusts_has_an_end_and_little_output() {
     let run = |script: &str, limit| {
         let argv = ["sh", "-c", script].map(String::from);
-        bounded(expression(&argv), Duration::from_millis(limit)).unwrap()
+        bounded(expression(&argv).stdin_null(), OUTPUT, |child| within(child, Duration::from_millis(limit)))
+            .unwrap()
     };
     let endless = run("yes; echo end", 60_000).unwrap();
     assert_eq!(endless.stdout.len(), 64 << 10);
@@ -207,4 +208,44 @@ fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
         assert!(Instant::now() < end, "{pids} still run");
         std::thread::yield_now();
     }
+}
+
+/// A client in whose containers a shell of this machine runs, and any other command never ends.
+fn client(folder: &Path) -> Docker {
+    use std::os::unix::fs::PermissionsExt;
+    let program = folder.join("docker");
+    std::fs::write(&program, "#!/bin/sh\ncase \"$*\" in 'exec -i c sh') exec sh ;; esac\nexec sleep 600\n")
+        .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    Docker::at(program, Where::default())
+}
+
+#[test]
+fn a_command_in_a_container_ends_at_its_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = client(folder.path());
+    let limit = Duration::from_millis(300);
+    let hangs = docker.exec(&Exec::of_user("c", vec!["hook".into()]).within(limit)).unwrap();
+    assert_eq!((hangs.code, hangs.said()), (None, "no answer within 300ms"));
+    // In the shell that is kept as well, after which there is another one.
+    let hangs = docker.query(&Exec::sh("c", "echo a; sleep 5").within(limit)).unwrap();
+    assert_eq!((hangs.code, hangs.said()), (None, "no answer within 300ms"));
+    assert_eq!(docker.query(&Exec::sh("c", "echo b")).unwrap().stdout.trim(), "b");
+}
+
+#[test]
+fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
+    let folder = tempfile::tempdir().unwrap();
+    let docker = client(folder.path()).heeding(&Stop::after(15));
+    let interrupted = |done: Result<Done>| Fault::from_error(done.unwrap_err()).exit.code();
+    assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
+    assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);
+    assert_eq!(docker.exec(&Exec::sh("c", "sleep 0.5; echo changed")).unwrap().stdout.trim(), "changed");
+}
+
+#[test]
+fn an_answer_without_end_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = client(folder.path()).query(&Exec::sh("c", "yes").within(Duration::from_secs(20))).unwrap();
+    assert_eq!(done.code, None);
 }

@@ -262,11 +262,16 @@ pub enum Warning {
     Loss(String),
     DrainLimit {
         names: Vec<String>,
-        limit: Duration,
+        /// None where a second signal ended it before.
+        limit: Option<Duration>,
         requests: usize,
         /// Connections of which the proxy does not tell whether they are idle.
         unsure: usize,
     },
+    /// A signal came after the last switch.
+    Finishes,
+    /// A second one did.
+    Hurries,
     Hook {
         name: String,
         what: &'static str,
@@ -330,6 +335,8 @@ impl Warning {
             Warning::NoProxy(_) => "no_proxy",
             Warning::Loss(_) => "loss",
             Warning::DrainLimit { .. } => "drain_limit",
+            Warning::Finishes => "finishes",
+            Warning::Hurries => "hurries",
             Warning::Hook { .. } => "hook",
             Warning::NotPrepared(_) => "not_prepared",
             Warning::NotRestarted { .. } => "not_restarted",

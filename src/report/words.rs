@@ -184,14 +184,21 @@ impl fmt::Display for Warning {
                     "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
                 )
             }
-            Warning::DrainLimit { names, limit, requests, unsure } => write!(
-                f,
-                "{} still had {}{} {} after {} (`x-zd.drain.timeout`); stopped all the same",
-                list(names),
-                if *unsure > 0 { "up to " } else { "" },
-                requests + unsure,
-                plural(requests + unsure, "request in flight", "requests in flight"),
-                humantime::format_duration(*limit)
+            Warning::DrainLimit { names, limit, requests, unsure } => {
+                let upto = if *unsure > 0 { "up to " } else { "" };
+                let open = plural(requests + unsure, "request in flight", "requests in flight");
+                let when = match limit {
+                    Some(limit) => format!("after {} (`x-zd.drain.timeout`)", humantime::format_duration(*limit)),
+                    None => "at the second signal".into(),
+                };
+                write!(f, "{} still had {upto}{} {open} {when}; stopped all the same", list(names), requests + unsure)
+            }
+            Warning::Finishes => f.write_str(
+                "the new release serves, so this run is finished, and not taken back: it still drains and stops what served \
+                 before; a second signal ends the drain",
+            ),
+            Warning::Hurries => f.write_str(
+                "what served before is stopped now, whatever it still answers; another signal leaves at once",
             ),
             Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
             Warning::NotPrepared(text)
@@ -286,7 +293,7 @@ mod tests {
     fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
         let warning = Warning::DrainLimit {
             names: vec!["app-1".into()],
-            limit: Duration::from_secs(30),
+            limit: Some(Duration::from_secs(30)),
             requests: 1,
             unsure: 0,
         };

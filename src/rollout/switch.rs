@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -123,9 +123,19 @@ impl<'a> Rollout<'a> {
         self.service(key).settings.drain_command.is_some()
     }
 
+    /// Limit of a command by which an instance gets ready to stop: a drain and the stop itself may take as long.
+    fn drain_limit(&self, key: &Key) -> Duration {
+        let service = self.service(key);
+        service.settings.drain_timeout.max(service.process.grace.unwrap_or_default())
+    }
+
     pub(super) fn drain_command(&self, key: &Key) -> Result<()> {
         match self.service(key).settings.drain_command.clone() {
-            Some(argv) => self.try_exec(key, Exec::of_user(&self.bound[key].id, argv), "the drain command"),
+            Some(argv) => self.try_exec(
+                key,
+                Exec::of_user(&self.bound[key].id, argv).within(self.drain_limit(key)),
+                "the drain command",
+            ),
             None => Ok(()),
         }
     }
@@ -180,7 +190,7 @@ impl<'a> Rollout<'a> {
             0 => {}
             _ => self.tools.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
-                limit: settings.drain_timeout,
+                limit: (!self.stop.is_hurried()).then_some(settings.drain_timeout),
                 requests,
                 unsure,
             }),
@@ -191,7 +201,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn stop(&mut self, keys: &[Key]) -> Result<()> {
         for key in keys {
             for hook in &self.service(key).pre_stop {
-                let exec = hook_exec(&self.bound[key], hook);
+                let exec = hook_exec(&self.bound[key], hook).within(self.drain_limit(key));
                 self.try_exec(key, exec, "the pre_stop hook")?;
             }
         }

@@ -78,7 +78,7 @@ impl Checker<'_> {
 
     /// What a running proxy says to being prepared; nothing is done about it.
     fn prepared(&self, proxy: &dyn Proxy, wish: &Wish) -> Result<Result<Vec<Loss>, Fault>> {
-        let answers = proxy.inspect().iter().map(|q| self.docker().exec(q)).collect::<Result<Vec<_>>>()?;
+        let answers = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
         Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
     }
 

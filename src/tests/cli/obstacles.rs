@@ -249,6 +249,17 @@ fn a_proxy_near_that_cannot_be_excluded_is_refused() {
     claiming("", flags).run("deploy app").success();
 }
 
+#[test]
+fn nothing_is_run_in_a_proxy_that_shares_no_network_with_the_project() {
+    let proxy = r#""Path": "haproxy", "Config": {"Image": "haproxy:3.2"}"#;
+    let fake = claiming("", proxy);
+    let text = std::fs::read_to_string(fake.path("containers/lb")).unwrap();
+    fake.write("containers/lb", &text.replace("p_default", "other_default"));
+    fake.run("deploy app").success();
+    let calls = fake.calls();
+    assert!(!calls.iter().any(|call| call.starts_with("exec ")), "{calls:?}");
+}
+
 /// A container that runs beside `app`, by hand.
 fn beside(settings: &str) -> Fake {
     let fake = Fake::new();

@@ -84,3 +84,36 @@ fn a_deploy_goes_back_at_an_interrupt_outlives_its_terminal_and_is_finished_once
     load.end().all_from(&["3", "4"]);
     stage.expect_release("app", 1, "4");
 }
+
+#[test]
+fn a_signal_after_the_switch_is_told_and_a_second_one_ends_the_drain() {
+    let stage = Stage::scale("hurried");
+    stage.add("services: {app: {x-zd: {drain: {timeout: 1h}}}}");
+    stage.up("");
+    let _stream = stage.hold("/stream?seconds=100");
+    stage.set("VERSION=2");
+    let mut deploy = stage.start_deploy("app");
+    deploy.wait_for("draining app-");
+    deploy.signal("TERM");
+    deploy.wait_for("the new release serves, so this run is finished");
+    deploy.signal("TERM");
+    deploy.end().exits(0).says("1 request in flight at the second signal; stopped all the same");
+    stage.expect_release("app", 1, "2");
+}
+
+#[test]
+fn a_hook_that_never_ends_is_given_up_at_its_limit_and_at_an_interrupt() {
+    let stage = Stage::scale("hanging");
+    stage.up("");
+    let before = stage.containers();
+    stage
+        .add("services: {app: {post_start: [{command: [/sample-app], environment: {LISTEN_AFTER: '600'}}]}}");
+    update_to(&stage, "an interrupt", "VERSION=2");
+    signalled(&stage, "started app-", "INT").exits(130).says("going back");
+    assert_eq!(stage.containers(), before);
+
+    update_to(&stage, "its limit", "VERSION=3");
+    let ran = stage.deploy("app --health-deadline 2s");
+    ran.exits(3).says("the post_start hook of app-").says("no answer within 2s");
+    assert_eq!(stage.containers(), before);
+}
