@@ -13,6 +13,7 @@ mod health;
 mod init;
 mod lock;
 mod manual;
+mod mask;
 mod model;
 mod observed;
 mod plan;

@@ -14,6 +14,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
+use crate::mask;
 use crate::model::Witnessing;
 use crate::proxy::entrance::Place;
 use crate::wait::{self, Beat, Stop, Waited};
@@ -331,7 +332,7 @@ impl Probe {
     }
 
     fn url(&self) -> String {
-        self.asker().or(self.askers.first()).map(|a| a.place.url.to_string()).unwrap_or_default()
+        self.asker().or(self.askers.first()).map(|a| mask::urls(a.place.url.as_str())).unwrap_or_default()
     }
 
     /// Sends one, and does not wait for its answer.

@@ -8,6 +8,7 @@ use super::home::Home;
 use crate::docker::Docker;
 use crate::fault::{Exit, Fault};
 use crate::git::{self, Git};
+use crate::mask;
 use crate::model::Snapshot;
 use crate::release::images;
 use crate::release::queue::Place;
@@ -448,7 +449,7 @@ fn git_of(entry: &Entry) -> Option<Git> {
 
 fn command_line() -> String {
     let words = std::env::args().skip(1);
-    std::iter::once("compose-zd".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+    mask::command(std::iter::once("compose-zd".to_string()).chain(words))
 }
 
 impl Course {

@@ -13,6 +13,7 @@ use super::probe::{Http, Probe};
 use super::{inside, shortened};
 use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
+use crate::mask;
 
 /// A connection on a bridge of this machine opens at once, or there is no way to it.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -180,8 +181,10 @@ impl<'a> Asker<'a> {
                 let _ = response.take(BODY_LIMIT).read_to_end(&mut body);
                 Ok(http.judge(&url, code, &String::from_utf8_lossy(&body)))
             }
-            Err(error) if has_no_way(&error) => Err(format!("GET {url} → {}", cause(&error))),
-            Err(error) => Ok(refused(format!("GET {url} → {}", cause(&error)))),
+            Err(error) => {
+                let said = format!("GET {} → {}", mask::urls(&url), cause(&error));
+                if has_no_way(&error) { Err(said) } else { Ok(refused(said)) }
+            }
         }
     }
 
@@ -202,7 +205,7 @@ impl<'a> Asker<'a> {
     fn ask_in(&self, asker: &Container, http: &Http, address: IpAddr, place: &str) -> Result<Answer, String> {
         let authority = bracketed(address);
         let url = http.url(&authority);
-        let shown = format!("{url} {place}");
+        let shown = mask::urls(&format!("{url} {place}"));
         let request = inside::Request {
             url: &url,
             host: http.health.host.as_deref().unwrap_or(&authority),

@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::asker::Answer;
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
+use crate::mask;
 use crate::model::{Codes, HttpHealth};
 
 /// How an instance is asked.
@@ -100,6 +101,7 @@ impl Http {
 
     /// What an answer means.
     pub(super) fn judge(&self, url: &str, code: u16, body: &str) -> Answer {
+        let url = mask::urls(url);
         let said = |ready: bool, why: String| Answer { ready, text: format!("GET {url} → {code}{why}") };
         let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {
@@ -120,7 +122,7 @@ impl Probe {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Probe::Http(http) => write!(f, "GET {} at port {}", http.health.path, http.port),
+            Probe::Http(http) => write!(f, "GET {} at port {}", mask::urls(&http.health.path), http.port),
             Probe::Check(_) => write!(f, "its healthcheck"),
             Probe::Connect(port) => write!(f, "a connection to port {port}"),
             Probe::Running => write!(f, "whether it runs"),

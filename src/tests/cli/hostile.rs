@@ -80,7 +80,7 @@ services:
     secrets: [{source: key, target: /run/secrets/key}]
     configs: [{source: conf, target: /conf}]
     post_start: [{command: [hook, hunter2-hook], environment: {TOKEN: hunter2-token}}]
-    x-zd: {health: {path: /up, port: PORT}, drain: {command: [drain, hunter2-drain]}}
+    x-zd: {health: {path: '/up?key=hunter2-path', port: PORT}, drain: {command: [drain, hunter2-drain]}}
 secrets: {key: {name: p_key, environment: hunter2-key}}
 configs: {conf: {name: p_conf, content: hunter2-content}}
 ";
@@ -93,11 +93,17 @@ fn secrets_are_in_no_output_and_in_no_file_that_others_can_read() {
         if !failing.is_empty() {
             fake.fail(failing, "Error response from daemon: no");
         }
-        for words in ["deploy app -v", "status", "history", "deploy app --dry-run -v"] {
+        let url = format!("http://127.0.0.1:{}/?key=hunter2-url", fake.port);
+        let deploy = format!("deploy app -v --witness-url {url} --drain-command hunter2-flag");
+        for words in [&*deploy, "status", "history --output json", "deploy app --dry-run -v"] {
             let run = fake.run(words);
             let said = format!("{}{}", stderr(&run), String::from_utf8_lossy(&run.get_output().stdout));
             assert!(!said.contains("hunter2"), "{words}: {said}");
             assert!(run.get_output().status.success() || !failing.is_empty(), "{words}: {said}");
+        }
+        for recorded in fs::read_dir(fake.path(".compose-zd/rollouts")).into_iter().flatten() {
+            let text = fs::read_to_string(recorded.unwrap().path()).unwrap();
+            assert!(!text.contains("hunter2"), "{text}");
         }
         let calls = fs::read_to_string(fake.path("calls")).unwrap();
         let arguments: Vec<&str> = calls.lines().filter(|c| c.contains("hunter2")).collect();
