@@ -289,7 +289,13 @@ impl Probe {
     ) -> Result<Arc<Probe>> {
         let terms = Terms { expect: settings.expect.clone(), usual: None };
         Ok(Arc::new(Probe {
-            askers: places.iter().map(|p| Asker::new(p, settings)).collect::<Result<_>>()?,
+            askers: places
+                .iter()
+                .map(|p| Asker::all(p, settings))
+                .collect::<Result<Vec<_>>>()?
+                .into_iter()
+                .flatten()
+                .collect(),
             chosen: OnceLock::new(),
             zero,
             beat: Beat::default(),

@@ -37,9 +37,19 @@ pub struct Said {
 }
 
 impl Asker {
+    /// All ways to ask a place. That of a proxy is asked whether or not others accept its certificate, which is not the
+    /// question. A URL that the user names is what clients ask: its certificate counts, unless it is not accepted before.
+    ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn new(place: &Place, settings: &Witnessing) -> Result<Asker> {
+    pub fn all(place: &Place, settings: &Witnessing) -> Result<Vec<Asker>> {
+        let is_named = place.connect.is_none() && place.url.scheme() == "https";
+        // Without any authority that this machine trusts there is no such client.
+        let strict = is_named.then(|| Asker::new(place, settings, true).ok()).flatten();
+        Ok(strict.into_iter().chain([Asker::new(place, settings, false)?]).collect())
+    }
+
+    fn new(place: &Place, settings: &Witnessing, verifies: bool) -> Result<Asker> {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -50,9 +60,10 @@ impl Asker {
         }
         #[cfg(feature = "tls")]
         crate::tls::choose_provider();
-        // The proxy of this engine is asked; whether others believe its certificate is not the question.
         #[cfg(feature = "tls")]
-        let builder = builder.tls_danger_accept_invalid_certs(true);
+        let builder = builder.tls_danger_accept_invalid_certs(!verifies);
+        #[cfg(not(feature = "tls"))]
+        let _ = verifies;
         Ok(Asker {
             client: builder.build()?,
             place: place.clone(),
@@ -71,6 +82,7 @@ impl Asker {
         match request.send() {
             Ok(response) => self.read(response),
             Err(error) if error.is_timeout() => Said::lost(Outcome::TimedOut),
+            Err(error) if is_untrusted(&error) => Said::lost(Outcome::Untrusted),
             Err(error) if error.is_connect() => Said::lost(Outcome::Refused),
             Err(_) => Said::lost(Outcome::Cut),
         }
@@ -91,6 +103,12 @@ impl Asker {
             Err(_) => Said::lost(Outcome::Cut),
         }
     }
+}
+
+/// By its causes, of which one is rustls's own error.
+fn is_untrusted(error: &reqwest::Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
+    causes.any(|cause| cause.to_string().starts_with("invalid peer certificate"))
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
@@ -133,7 +151,7 @@ mod tests {
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
         };
         let settings = Witnessing { timeout: Duration::from_millis(300), ..Witnessing::default() };
-        let said = Asker::new(&place, &settings).unwrap().ask();
+        let said = Asker::new(&place, &settings, false).unwrap().ask();
         (said, server.join().unwrap())
     }
 
@@ -168,6 +186,71 @@ mod tests {
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);
         let place = Place { url, host: None, connect: None };
-        assert_eq!(Asker::new(&place, &Witnessing::default()).unwrap().ask().outcome, Outcome::Refused);
+        assert_eq!(
+            Asker::new(&place, &Witnessing::default(), false).unwrap().ask().outcome,
+            Outcome::Refused
+        );
+    }
+
+    /// A certificate of nobody's for `localhost`, and its key.
+    #[cfg(feature = "tls")]
+    const IDENTITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBmDCCAT6gAwIBAgIUdhEOfyOsJKYhkwGZzgd/uyprZUIwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyOTIwMjI0OVoYDzIxMjYxMTA1
+MjAyMjQ5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAASbR1mdGgF0pSF2OJbfAFY711shqf+12uCj5FaLKAAwllKiKTxsYahe
+QoGUN5cxjhptWuz3MulJtUDl8GJUAcjLo2wwajAdBgNVHQ4EFgQUCB8mkGWGTL93
+jMHyReWIQl3+EpkwHwYDVR0jBBgwFoAUCB8mkGWGTL93jMHyReWIQl3+EpkwGgYD
+VR0RBBMwEYIJbG9jYWxob3N0hwR/AAABMAwGA1UdEwEB/wQCMAAwCgYIKoZIzj0E
+AwIDSAAwRQIgPqhkOBnH5SrOzKjOWKsPRwvSm+YtLRSINRkBnw0AZooCIQC+L+Mv
+C+OFRQe3QgbORo06OQXyQQ+ZCAO1ZNzxaZrJlw==
+-----END CERTIFICATE-----
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgxL3ywlKpUIT2OIce
+EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
+2uCj5FaLKAAwllKiKTxsYaheQoGUN5cxjhptWuz3MulJtUDl8GJUAcjL
+-----END PRIVATE KEY-----
+";
+
+    /// A server that answers by TLS with that certificate.
+    #[cfg(feature = "tls")]
+    fn by_tls() -> reqwest::Url {
+        use std::sync::Arc;
+
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        crate::tls::choose_provider();
+        let certificate = CertificateDer::from_pem_slice(IDENTITY.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(IDENTITY.as_bytes()).unwrap();
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let config = Arc::new(config.with_single_cert(vec![certificate], key).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = rustls::StreamOwned::new(connection, stream);
+                // A client that does not accept the certificate says so and goes.
+                if stream.read(&mut [0; 4096]).is_ok() {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                }
+            }
+        });
+        url.parse().unwrap()
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn the_certificate_of_a_url_that_the_user_names_counts_and_that_of_a_proxy_does_not() {
+        let place = Place { url: by_tls(), host: None, connect: None };
+        let outcomes = |place: &Place| {
+            let askers = Asker::all(place, &Witnessing::default()).unwrap();
+            askers.iter().map(|asker| asker.ask().outcome).collect::<Vec<_>>()
+        };
+        // One that is not accepted before the switch, either, is asked all the same.
+        assert_eq!(outcomes(&place), [Outcome::Untrusted, Outcome::Status(200)]);
+        let of_proxy = Place { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..place };
+        assert_eq!(outcomes(&of_proxy), [Outcome::Status(200)]);
     }
 }

@@ -18,6 +18,8 @@ pub enum Outcome {
     /// The connection ended before the answer did.
     Cut,
     TimedOut,
+    /// Its certificate is not one that clients accept.
+    Untrusted,
 }
 
 impl fmt::Display for Outcome {
@@ -27,6 +29,7 @@ impl fmt::Display for Outcome {
             Outcome::Refused => f.write_str("refused"),
             Outcome::Cut => f.write_str("cut off"),
             Outcome::TimedOut => f.write_str("timed out"),
+            Outcome::Untrusted => f.write_str("certificate not accepted"),
         }
     }
 }
@@ -108,7 +111,7 @@ mod millis {
 mod tests {
     use super::*;
 
-    const ALL: [Outcome; 8] = [
+    const ALL: [Outcome; 9] = [
         Outcome::Status(200),
         Outcome::Status(302),
         Outcome::Status(404),
@@ -117,6 +120,7 @@ mod tests {
         Outcome::Refused,
         Outcome::Cut,
         Outcome::TimedOut,
+        Outcome::Untrusted,
     ];
 
     fn lost(terms: &Terms) -> String {
@@ -127,12 +131,12 @@ mod tests {
     fn what_is_lost_goes_by_what_was_asked_for_else_by_the_first_answer() {
         let usual = |code| Terms { usual: Some(code), ..Terms::default() };
         let expect = |codes| Terms { expect: Codes::parse(codes), usual: Some(404) };
-        assert_eq!(lost(&Terms::default()), "...xxxxx");
-        assert_eq!(lost(&usual(200)), "..xxxxxx");
-        assert_eq!(lost(&usual(301)), "..xxxxxx");
-        assert_eq!(lost(&usual(401)), "...xxxxx");
-        assert_eq!(lost(&expect("200-399")), "..xxxxxx");
-        assert_eq!(lost(&expect("404,503")), "xx.x.xxx");
+        assert_eq!(lost(&Terms::default()), "...xxxxxx");
+        assert_eq!(lost(&usual(200)), "..xxxxxxx");
+        assert_eq!(lost(&usual(301)), "..xxxxxxx");
+        assert_eq!(lost(&usual(401)), "...xxxxxx");
+        assert_eq!(lost(&expect("200-399")), "..xxxxxxx");
+        assert_eq!(lost(&expect("404,503")), "xx.x.xxxx");
     }
 
     #[test]
