@@ -4,6 +4,7 @@
 mod answer;
 mod checks;
 mod constraints;
+mod cookie;
 mod door;
 mod entrance;
 mod labels;

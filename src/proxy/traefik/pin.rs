@@ -7,9 +7,10 @@ use std::net::IpAddr;
 
 use serde_yaml::{Mapping, Value};
 
+use super::cookie;
 use super::door::{Api, Door};
 use super::labels::{Http, default_rule, get_map, insert, take, text};
-use super::settings::Settings;
+use super::settings::{Settings, is_true};
 use super::{Endpoint, Rotation};
 
 /// Above what people write, and within 32 bits.
@@ -191,6 +192,7 @@ impl Draft<'_> {
         let balancer = take(&mut service, "loadbalancer");
         let mut balancer = balancer.and_then(|b| b.as_mapping().cloned()).unwrap_or_default();
         take(&mut balancer, "server");
+        name_cookie(&mut balancer, name);
         let servers: Vec<Value> = inside.iter().filter_map(|e| server(e, name)).collect();
         balancer.insert("servers".into(), servers.into());
         if text(&balancer, "serverstransport").is_none() {
@@ -264,6 +266,27 @@ impl Draft<'_> {
         insert(&mut transport, &["forwardingTimeouts", "idleConnTimeout"], IDLE);
         transport
     }
+}
+
+/// A sticky cookie without a name gets the one that Traefik gives it for the service of the labels.
+fn name_cookie(balancer: &mut Mapping, service: &str) {
+    let sticky =
+        balancer.iter_mut().find(|(k, _)| k.as_str().is_some_and(|k| k.eq_ignore_ascii_case("sticky")));
+    let Some(sticky) = sticky.and_then(|(_, sticky)| sticky.as_mapping_mut()) else { return };
+    let mut own = match take(sticky, "cookie") {
+        Some(Value::Mapping(own)) => own,
+        Some(on) if on.as_str().is_some_and(is_true) => Mapping::new(),
+        Some(other) => {
+            sticky.insert("cookie".into(), other);
+            return;
+        }
+        None => return,
+    };
+    if text(&own, "name").is_none_or(str::is_empty) {
+        take(&mut own, "name");
+        own.insert("name".into(), cookie::name_of(&format!("{service}@docker")).into());
+    }
+    sticky.insert("cookie".into(), own.into());
 }
 
 /// What a middleware of this kind refers to gets its new name.

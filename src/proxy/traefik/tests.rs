@@ -157,7 +157,7 @@ fn what_the_labels_define_is_copied_and_what_they_refer_to_is_kept() {
         "      middlewares: compose-zd.p.app.token,auth@docker,compose-zd.p.app-both,compose-zd.p.app-own,limit@file\n",
         "          X-Gen: '{{ `{{` }}a}}'\n",
         "      chain:\n        middlewares: compose-zd.p.app-own,auth@docker\n",
-        "        sticky:\n          cookie: 'true'\n",
+        "        sticky:\n          cookie:\n            name: _a9f6e\n",
         "        - url: http://192.168.0.5:3000\n          weight: '2'\n",
         "        serverstransport: mine@file\n",
     ] {
@@ -532,4 +532,28 @@ fn routes_that_stand_neither_in_labels_nor_in_files_are_a_doubt() {
         ["/r.yml"]
     );
     assert_eq!(traefik(FLAGS).route_files(), ["/etc/traefik/dynamic"]);
+}
+
+#[test]
+fn a_sticky_cookie_keeps_its_name_although_the_service_has_another_one() {
+    let cookie = |labels: &str| {
+        let labels: Vec<String> =
+            labels.split(' ').map(|l| format!("traefik.http.services.app.loadbalancer.{l}")).collect();
+        let file = file(FLAGS, &only(endpoint("old", "192.168.0.5", &labels.join("\n")), new()));
+        let (_, sticky) =
+            file.split_once("        sticky:\n").or(file.split_once("        Sticky:\n")).unwrap();
+        sticky
+            .lines()
+            .take_while(|line| line.starts_with("          "))
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(cookie("sticky.cookie.httponly=true"), "cookie: httponly: 'true' name: _a9f6e");
+    assert_eq!(
+        cookie("sticky.cookie.name=mine sticky.cookie.secure=true"),
+        "cookie: name: mine secure: 'true'"
+    );
+    assert_eq!(cookie("Sticky.Cookie=true"), "cookie: name: _a9f6e");
+    assert_eq!(cookie("sticky.cookie=false"), "cookie: 'false'");
 }
