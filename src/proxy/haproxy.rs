@@ -5,6 +5,7 @@
 pub mod config;
 mod fixed;
 mod frontend;
+mod retired;
 mod runtime;
 pub mod slot;
 mod variables;
@@ -24,6 +25,7 @@ use crate::fault::{Fault, Loss, Rule};
 use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
 use fixed::is_added;
+use retired::Retired;
 use slot::Slot;
 
 const CONFIG: &str = "/usr/local/etc/haproxy/haproxy.cfg";
@@ -223,6 +225,25 @@ impl Haproxy {
         blind.map(loss).collect()
     }
 
+    /// A backend whose sticky clients only leave a server in maintenance, which cuts what they have in flight.
+    fn cuts_sessions(&self, backends: &[Backend]) -> Option<Fault> {
+        let cuts =
+            |options: &[String]| options.windows(2).any(|w| w == ["on-marked-down", "shutdown-sessions"]);
+        let is_cut = |backend: &str, options: &[String]| {
+            cuts(options) && self.config.sticky.iter().any(|s| s == backend)
+        };
+        let names = || backends.iter().map(|b| b.names.as_slice());
+        let templates = names().flat_map(|n| self.templates_of(n)).map(|t| (&t.backend, &t.options));
+        let fixed = names().flat_map(|n| self.fixed_of(n)).map(|f| (&f.backend, &f.options));
+        let (backend, _) = templates.chain(fixed).find(|(backend, options)| is_cut(backend, options))?;
+        let why = format!(
+            "backend `{backend}` keeps clients with their server, which leave it in maintenance only, and its `on-marked-down \
+             shutdown-sessions` cuts their requests then"
+        );
+        let fix = "remove `on-marked-down shutdown-sessions` from its servers; `--proxy-kind none` deploys without gate and drain";
+        Some(self.refused(&"haproxy-marked-down", why, fix))
+    }
+
     /// Backends whose servers nobody checks.
     fn unchecked(&self, backends: &[Backend]) -> BTreeSet<&str> {
         let ours = |host: &str| backends.iter().any(|b| stands_for(host, &b.names));
@@ -318,7 +339,10 @@ impl Proxy for Haproxy {
             let why = "its `stats socket` is not `level admin`";
             return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
         }
-        Ok(self.never_asks_dns(backends))
+        match self.cuts_sessions(backends) {
+            Some(fault) => Err(fault),
+            None => Ok(self.never_asks_dns(backends)),
+        }
     }
 
     fn advice(&self, backends: &[Backend]) -> Vec<Loss> {
@@ -432,8 +456,10 @@ impl Proxy for Haproxy {
         self.command(&drain.map(|s| self.drain(&s)).collect::<Vec<_>>())
     }
 
-    fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.ask(STATE)
+    fn question(&self, endpoints: &[Endpoint]) -> Exec {
+        let script = runtime::script(self.socket().unwrap_or(""), STATE);
+        let (head, rest) = script.split_once('\n').unwrap_or_default();
+        Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::question(endpoints)))
     }
 
     fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
@@ -443,13 +469,17 @@ impl Proxy for Haproxy {
         let failing = |e: &&Endpoint| !of(e).iter().any(|s| s.is_routed());
         let ids =
             |keep: &dyn Fn(&&Endpoint) -> bool| endpoints.iter().filter(keep).map(|e| e.id.clone()).collect();
-        let busy = |e: &Endpoint| InFlight::Exact(of(e).iter().map(|s| s.in_flight).sum());
+        let retired = Retired::parse(&answer.stdout);
+        let busy = |e: &Endpoint| {
+            let own = of(e).iter().map(|s| s.in_flight).sum();
+            retired.as_ref().map_or(InFlight::Exact(own), |retired| retired.in_flight(e, own))
+        };
         Ok(Reading {
             routed: ids(&routed),
             failing: ids(&failing),
             settled: true,
             in_flight: endpoints.iter().map(|e| (e.id.clone(), busy(e))).collect(),
-            lingering: false,
+            lingering: retired.is_some(),
         })
     }
 
@@ -482,7 +512,7 @@ impl Proxy for Haproxy {
     }
 
     fn linger(&self) -> Duration {
-        Duration::ZERO
+        retired::LINGER
     }
 }
 

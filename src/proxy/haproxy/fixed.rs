@@ -12,8 +12,16 @@ use crate::proxy::{Endpoint, Rotation, Wish};
 const ADDED: &str = "compose-zd-";
 
 /// What may stand behind an address of a line, but not of an added server, with how many words.
-const NOT_ADDABLE: [(&str, usize); 5] =
-    [("resolvers", 2), ("init-addr", 2), ("resolve-prefer", 2), ("cookie", 2), ("id", 2)];
+///
+/// One that is marked down would cut the requests that it is still answering when it goes.
+const NOT_ADDABLE: [(&str, usize); 6] = [
+    ("on-marked-down", 2),
+    ("resolvers", 2),
+    ("init-addr", 2),
+    ("resolve-prefer", 2),
+    ("cookie", 2),
+    ("id", 2),
+];
 
 pub fn is_added(slot: &Slot) -> bool {
     slot.name.starts_with(ADDED)

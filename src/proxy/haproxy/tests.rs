@@ -652,3 +652,21 @@ fn an_option_that_the_runtime_api_would_read_as_something_else_is_refused() {
         assert_eq!(refused(option), Some("haproxy-option"), "{option}");
     }
 }
+
+#[test]
+fn sessions_that_maintenance_would_cut_are_refused_where_clients_only_leave_so() {
+    let cut = |backend: &str| {
+        let text = format!("global\n stats socket /s level admin\nbackend web\n{backend}\n");
+        haproxy(&text).check(&[Backend::from(&instance())]).err().and_then(|fault| fault.rule.copied())
+    };
+    let server = " server one app:80 check on-marked-down shutdown-sessions";
+    assert_eq!(cut(&format!(" cookie S insert\n{server}")), Some("haproxy-marked-down"));
+    let by_default = " cookie S insert\n default-server on-marked-down shutdown-sessions\n server one app:80";
+    assert_eq!(cut(by_default), Some("haproxy-marked-down"));
+    assert_eq!(cut(server), None, "a drained server is not marked down");
+    assert_eq!(cut(&format!(" cookie S insert\n{}", server.replace("app", "other"))), None);
+    assert_eq!(cut(" cookie S insert\n server one app:80 on-marked-down none"), None);
+    let options: Vec<String> =
+        "check on-marked-down shutdown-sessions inter 1s".split(' ').map(String::from).collect();
+    assert_eq!(fixed::addable(&options), ["check", "inter", "1s"], "an added server leaves by maintenance");
+}

@@ -101,3 +101,20 @@ fn the_sides_of_a_pair_switch_behind_fixed_lines() {
     load.end().all_from(&["1", "2", "3"]);
     assert_eq!(flags(&stage), "", "servers with a flag of ours");
 }
+
+/// As certbot or somebody's `kill -USR2` reloads it: the worker before finishes what it has, which no other one counts.
+#[test]
+fn a_request_in_a_worker_that_a_reload_retired_is_waited_for() {
+    let stage = Stage::haproxy("hareload");
+    stage.add("services: {app: {x-zd: {drain: {timeout: 3s}}}}");
+    stage.up("");
+    let _stream = stage.hold("/stream?seconds=100");
+    let proxy = format!("{}-proxy-1", stage.project);
+    stage.docker(&format!("kill -s USR2 {proxy}"));
+    let workers = || stage.docker(&format!("top {proxy} -o pid,comm")).matches("haproxy").count();
+    wait_until("the new worker is there", LONG, || workers() == 3);
+    stage.wait_until_all_answer();
+    stage.set("VERSION=2");
+    stage.deploy("app").exits(0).says("app-1 still had up to ").never_says("no request in flight: app-1");
+    stage.expect_release("app", 1, "2");
+}
