@@ -60,7 +60,7 @@ pub fn question(container: &str, request: &Request) -> Exec {
     let arguments =
         ["sh", request.url, request.host, request.address, &port, request.path, &limit, &bytes, &longer];
     let arguments = arguments.map(String::from);
-    let mut exec = Exec::sh(container, &format!("{RUNS}{SCRIPT}"));
+    let mut exec = Exec::sh(container, format!("{RUNS}{SCRIPT}"));
     exec.argv.extend(arguments);
     exec
 }
