@@ -158,7 +158,7 @@ services:
 #[test]
 fn it_is_the_very_image_although_its_tag_moved_and_all_unused_were_pruned() {
     let stage = Stage::scale("backprune");
-    stage.set("DOCKER_BUILDKIT=0");
+    stage.set("DOCKER_BUILDKIT=0 COMPOSE_ZD_KEEP=20");
     stage.add(BUILD);
     stage.write_recipe("ENV VERSION=1\n");
     stage.up("--build");
