@@ -95,8 +95,9 @@ Examples:
   docker compose down && compose-zd prune   this project
   compose-zd prune --all --dry-run          what is left of projects whose folder is gone, too
 
-A project that has a container, running or not, keeps its images: every deploy removes those of releases that are not
-kept any more. Records of releases stay in .compose-zd; a rollback to one without its image is refused.";
+A project that has a container, running or not, keeps its images. Every deploy removes
+those of releases that are not kept any more. The records stay in .compose-zd; a rollback
+to a release whose image is gone is refused.";
 
 const CHECK: &str = "\
 Examples:
