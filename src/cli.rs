@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -42,7 +43,7 @@ Start here:
   compose-zd deploy    the next version of every service that a proxy routes to
   compose-zd rollback  the release before
 
-`compose-zd COMMAND --help` has the examples, and `deploy --help` the keys of `x-zd`.";
+`compose-zd help COMMAND` has the examples, `compose-zd help` lists the chapters of the manual.";
 
 const KEYS: &str = "\
 Keys of the compose file (all optional; a flag goes before its variable, that before the file):
@@ -88,7 +89,7 @@ Examples:
 const MAN: &str = "\
 Examples:
   compose-zd man | man -l -
-  compose-zd man --dir /usr/local/share/man/man1";
+  compose-zd man --dir /usr/local/share/man";
 
 const PRUNE: &str = "\
 Examples:
@@ -104,7 +105,7 @@ Examples:
   compose-zd check                       the project and its proxy, by the file and by what runs
   compose-zd check app worker            only these; a service that a deploy leaves alone, too
   compose-zd check --quiet               only what would be lost (for CI)
-  compose-zd check --output json         one document: the schema is in the README
+  compose-zd check --output json         one document: see `compose-zd help json`
 
 Nothing is changed.
 
@@ -113,9 +114,58 @@ Exit codes:
   1  something would be lost, or a deploy would be refused
   2  wrong usage or configuration";
 
+/// Chapters of the manual, in the order of reading; the first line of a chapter is its title.
+pub const TOPICS: [(&str, &str); 24] = [
+    ("install", include_str!("manual/install.md")),
+    ("no-proxy", include_str!("manual/no-proxy.md")),
+    ("settings", include_str!("manual/settings.md")),
+    ("services", include_str!("manual/services.md")),
+    ("update", include_str!("manual/update.md")),
+    ("jobs", include_str!("manual/jobs.md")),
+    ("releases", include_str!("manual/releases.md")),
+    ("recovery", include_str!("manual/recovery.md")),
+    ("witness", include_str!("manual/witness.md")),
+    ("rules", include_str!("manual/rules.md")),
+    ("output", include_str!("manual/output.md")),
+    ("json", include_str!("manual/json.md")),
+    ("exit-codes", include_str!("manual/exit-codes.md")),
+    ("nginx-proxy", include_str!("manual/nginx-proxy.md")),
+    ("haproxy", include_str!("manual/haproxy.md")),
+    ("dockercloud", include_str!("manual/dockercloud.md")),
+    ("caddy", include_str!("manual/caddy.md")),
+    ("traefik", include_str!("manual/traefik.md")),
+    ("swarm", include_str!("manual/swarm.md")),
+    ("engines", include_str!("manual/engines.md")),
+    ("ci", include_str!("manual/ci.md")),
+    ("how-it-works", include_str!("manual/how-it-works.md")),
+    ("performance", include_str!("manual/performance.md")),
+    ("limits", include_str!("manual/limits.md")),
+];
+
+/// Topics that the long help of a command points to.
+const SEE_ALSO: [(&str, &[&str]); 12] = [
+    ("deploy", &["update", "settings", "exit-codes"]),
+    ("rollback", &["releases", "exit-codes"]),
+    ("recover", &["recovery"]),
+    ("status", &["output", "json"]),
+    ("history", &["releases", "output"]),
+    ("prune", &["releases"]),
+    ("check", &["rules", "json"]),
+    ("schema", &["json"]),
+    ("init", &["no-proxy", "ci"]),
+    ("help", &["how-it-works"]),
+    ("completions", &["install"]),
+    ("man", &["install"]),
+];
+
+/// Title of a chapter, without its mark of a heading.
+pub fn title(chapter: &str) -> &str {
+    chapter.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
+}
+
 /// Replaces running Docker Compose services by their next version without losing a request.
 #[derive(Parser, Debug)]
-#[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100)]
+#[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = format!("{START}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     #[command(flatten)]
@@ -127,10 +177,34 @@ pub struct Cli {
 impl Cli {
     /// Reads the words of a call; usage shows this name of the program.
     pub fn read(words: Vec<OsString>, name: &'static str) -> Cli {
-        let command = Cli::command().bin_name(name).display_name(name);
+        let command = Cli::described(name).bin_name(name).display_name(name);
         let matches = command.get_matches_from(words);
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
+
+    /// Command line with the words that `help` knows and the topics of each command, for a program of this name.
+    pub fn described(name: &str) -> clap::Command {
+        let command = SEE_ALSO.iter().fold(Cli::command(), |command, (word, topics)| {
+            command.mut_subcommand(word, |command| see_also(command, name, topics))
+        });
+        let commands: Vec<PossibleValue> =
+            command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| value(c.get_name())).collect();
+        let topics = TOPICS.iter().map(|(topic, text)| value(topic).help(title(text).to_string()));
+        let words = PossibleValuesParser::new(commands.into_iter().chain(topics));
+        command.mut_subcommand("help", |help| help.mut_arg("word", |word| word.value_parser(words)))
+    }
+}
+
+fn value(word: &str) -> PossibleValue {
+    PossibleValue::new(word.to_string())
+}
+
+fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Command {
+    let topics: Vec<_> = topics.iter().map(|topic| format!("{name} help {topic}")).collect();
+    let pointer = format!("see also: {}", topics.join(", "));
+    let help = command.get_after_long_help().or(command.get_after_help());
+    let help = help.map_or(pointer.clone(), |text| format!("{text}\n\n{pointer}"));
+    command.after_long_help(help)
 }
 
 /// Docker's and Compose's own flags; they stand before or after the command.
@@ -193,6 +267,12 @@ pub enum Command {
     /// Add what is missing for deploys without a loss: a proxy, a Makefile, a hook for `git push`
     #[command(after_help = INIT)]
     Init(InitArgs),
+    /// Show the help of a command, or a chapter of the manual
+    Help {
+        /// Command or topic; without one, all of them are listed
+        #[arg(value_name = "COMMAND|TOPIC")]
+        word: Option<String>,
+    },
     /// Print a shell's completions
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -202,7 +282,7 @@ pub enum Command {
     /// Print the manual page
     #[command(after_help = MAN)]
     Man {
-        /// Write the pages of all commands into this folder instead
+        /// Write the pages of all commands and topics into `man1` and `man7` of this folder instead
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },

@@ -524,6 +524,13 @@ pub fn run_program(argv: &[&str], dir: &Path, environment: &[(&str, Option<OsStr
     Ok(done(&command.run().map_err(|e| cannot_start(argv[0], &e))?))
 }
 
+/// Shows a text in a pager, as one line for the shell; false where the pager cannot run.
+pub fn page(pager: &str, text: &str) -> bool {
+    let command = duct::cmd!("sh", "-c", pager).stdin_bytes(text).unchecked();
+    let command = if std::env::var_os("LESS").is_none() { command.env("LESS", "FRX") } else { command };
+    command.run().is_ok_and(|output| ![Some(126), Some(127)].contains(&output.status.code()))
+}
+
 /// A shell for tests, as a container has one.
 #[cfg(test)]
 pub fn shell_of_this_machine(stdin: PipeReader, stdout: PipeWriter, stderr: PipeWriter) {

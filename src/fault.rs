@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// How a run ends; the numbers are the contract of `--help` and the README.
+/// How a run ends; the numbers are the contract of `--help` and the manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Failed before anything was changed.

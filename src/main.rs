@@ -58,13 +58,18 @@ fn main() -> ExitCode {
     ExitCode::from(exit)
 }
 
+/// Name that the program was called by.
+fn program() -> &'static str {
+    if plugin::is_plugin(std::env::args_os().next().as_ref()) { "docker zd" } else { "compose-zd" }
+}
+
 /// The command line, also as docker has it of a plugin.
 fn read(words: Vec<OsString>) -> Cli {
     if !plugin::is_plugin(words.first()) {
-        return Cli::read(words, "compose-zd");
+        return Cli::read(words, program());
     }
     let call = plugin::call(words);
-    let mut cli = Cli::read(call.words, "docker zd");
+    let mut cli = Cli::read(call.words, program());
     cli.compose.docker = call.docker;
     cli
 }
@@ -81,6 +86,10 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
         Command::Prune(args) => deploy::prune(&cli.compose, args, report),
         Command::Check(args) => deploy::check(&cli.compose, args, report),
         Command::Init(args) => deploy::init(&cli.compose, args, report),
+        Command::Help { word } => {
+            manual::help(word.as_deref(), program(), &report);
+            Ok(())
+        }
         Command::Man { dir: Some(dir) } => manual::write_pages(dir),
         Command::Man { dir: None } => manual::page().map(|page| report.page(&page)),
         Command::Completions { shell } => manual::completions(*shell).map(|script| report.page(&script)),

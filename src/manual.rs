@@ -1,36 +1,80 @@
-//! What is made of the command line's own description: shell completions and manual pages.
+//! Texts made of the command line's own description and of the manual's chapters: help, completions, manual pages.
 
+mod chapter;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::path::Path;
 
 use anyhow::Result;
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, TOPICS, title};
+use crate::docker;
 use crate::fault::Fault;
+use crate::report::Report;
 
 /// A shell's completions, under the name that the program is called by.
 pub fn completions(shell: Shell) -> Result<String> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "compose-zd", &mut text);
+    clap_complete::generate(shell, &mut Cli::described("compose-zd"), "compose-zd", &mut text);
     Ok(String::from_utf8(text)?)
 }
 
 /// The manual page of the program itself.
 pub fn page() -> Result<String> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+    clap_mangen::Man::new(Cli::described("compose-zd")).render(&mut text)?;
     Ok(String::from_utf8(text)?)
 }
 
-/// Writes a manual page for the program and for each of its commands; there may be pages already.
-///
-/// # Errors
-/// A folder that is not there or cannot be written.
+/// Writes a manual page for each command into `man1`, and one for each topic into `man7`; there may be pages already.
 pub fn write_pages(folder: &Path) -> Result<()> {
     let shown = folder.display();
-    std::fs::create_dir_all(folder)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
-        .map_err(|e| Fault::unchanged(format!("no manual pages in `{shown}`: {e}")))?;
+    write_all(folder).map_err(|e| Fault::unchanged(format!("no manual pages in `{shown}`: {e}")))?;
     Ok(())
+}
+
+fn write_all(folder: &Path) -> io::Result<()> {
+    let (commands, topics) = (folder.join("man1"), folder.join("man7"));
+    std::fs::create_dir_all(&commands)?;
+    std::fs::create_dir_all(&topics)?;
+    clap_mangen::generate_to(Cli::described("compose-zd"), commands)?;
+    TOPICS.iter().try_for_each(|(topic, text)| {
+        std::fs::write(topics.join(format!("compose-zd-{topic}.7")), chapter::man_page(topic, text))
+    })
+}
+
+/// Shows the help of a command, a chapter, or the list of both. A command wins: clap prints its help and ends the program.
+pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
+    let chapter = word.and_then(|word| TOPICS.iter().find(|(topic, _)| *topic == word));
+    match (word, chapter) {
+        (None, _) => report.page(&list(program)),
+        (_, Some((_, text))) => show(&chapter::plain(text, program, report.columns()), report),
+        (Some(command), None) => {
+            Cli::read(["compose-zd", command, "--help"].map(Into::into).into(), program);
+        }
+    }
+}
+
+/// Uses a pager at a terminal that can have one: `$PAGER`, else `less`.
+fn show(text: &str, report: &Report) {
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let pager = std::env::var("PAGER").unwrap_or("less".into());
+    if dumb || pager.trim().is_empty() || !report.is_read_at_terminal() || !docker::page(&pager, text) {
+        report.page(text);
+    }
+}
+
+/// A line for each command, then one for each topic.
+fn list(program: &str) -> String {
+    let line = |word: &str, about: &str| format!("  {word:<13} {about}\n");
+    let cli = Cli::described(program);
+    let shown = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let about = |command: &clap::Command| command.get_about().map(ToString::to_string).unwrap_or_default();
+    let commands: String = shown.map(|command| line(command.get_name(), &about(command))).collect();
+    let topics: String =
+        TOPICS.iter().map(|(topic, text)| line(topic, &title(text).replace('`', ""))).collect();
+    format!("Commands:\n{commands}\nTopics:\n{topics}\n`{program} help WORD` shows one.\n")
 }

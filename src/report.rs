@@ -236,6 +236,16 @@ impl Report {
         let _ = write!(std::io::stdout(), "{page}");
     }
 
+    /// Whether results go to a terminal.
+    pub fn is_read_at_terminal(&self) -> bool {
+        Term::stdout().is_term()
+    }
+
+    /// Columns of the terminal that results go to; those of a usual one elsewhere.
+    pub fn columns(&self) -> usize {
+        Term::stdout().size_checked().map_or(80, |(_, width)| usize::from(width))
+    }
+
     /// Columns as wide as what is in them, on a terminal as wide as that.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
         let width = Term::stdout().size_checked().map(|(_, width)| usize::from(width));

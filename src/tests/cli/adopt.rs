@@ -277,6 +277,9 @@ fn docker_calls_it_as_a_plugin() {
     assert!(calls.lines().any(|c| c == "--log-level error -D --context far compose config"), "{calls}");
     assert!(calls.lines().all(|call| call.starts_with("--log-level error -D --context far ")), "{calls}");
     as_plugin(&fake, "zd deploy --help").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
+    let help =
+        as_plugin(&fake, "help zd deploy").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
+    assert!(String::from_utf8_lossy(&help.get_output().stdout).contains("see also: docker zd help update"));
     as_plugin(&fake, "zd nothing").code(2);
     as_plugin(&fake, "zd deploy app").success();
 }
@@ -306,12 +309,40 @@ fn there_is_a_manual_page_for_every_command() {
         ["", "-deploy", "-rollback", "-recover", "-status", "-history", "-init", "-man", "-completions"]
             .iter()
             .map(|command| {
-                fs::read_to_string(fake.path(&format!("pages/compose-zd{command}.1"))).expect(command)
+                fs::read_to_string(fake.path(&format!("pages/man1/compose-zd{command}.1"))).expect(command)
             })
             .collect();
     assert!(pages.iter().all(|page| page.contains(".SH SYNOPSIS")));
     assert!(pages[1].contains("health\\-path") && pages[1].contains("x\\-zd"), "{}", pages[1]);
+    let topic = fs::read_to_string(fake.path("pages/man7/compose-zd-update.7")).expect("a topic");
+    assert!(topic.starts_with(".TH compose-zd-update 7\n") && topic.contains("parallelism"), "{topic}");
     says(&fake.run("man --dir config.yaml").code(1), &["no manual pages in `config.yaml`"]);
+}
+
+#[test]
+fn help_shows_commands_and_chapters() {
+    let fake = Fake::new();
+    let help =
+        |words: &str| String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into_owned();
+    let list = help("help");
+    let (commands, topics) = list.split_once("\nTopics:\n").expect("both");
+    assert!(commands.starts_with("Commands:\n  deploy ") && !commands.contains("metadata"), "{list}");
+    assert!(
+        topics.contains("\n  haproxy ") && list.lines().all(|line| line.chars().count() <= 130),
+        "{list}"
+    );
+    assert_eq!(help("help deploy"), help("deploy --help"));
+    assert!(
+        help("help deploy")
+            .trim_end()
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("see also: compose-zd help update")
+    );
+    assert!(help("help update").contains("failure_action"));
+    says(&fake.run("help updat").code(2), &["updat", "update"]);
+    assert_eq!(fake.calls(), Vec::<String>::new());
 }
 
 #[test]
