@@ -48,6 +48,9 @@ impl Front {
     /// outlive an instance would make it serve nobody.
     fn deploys(&self, name: &str) {
         let stage = self.up(name);
+        if !engine().is_empty() {
+            return self.on_another_engine(&stage);
+        }
         let proxy = stage.proxy();
 
         stage.tell("--- the first deploy");
@@ -61,9 +64,6 @@ impl Front {
         // `scripts/test --quick`
         if std::env::var_os("ZD_QUICK").is_some() {
             return;
-        }
-        if !engine().is_empty() {
-            return self.on_another_engine(&stage);
         }
 
         stage.tell("--- clients of every kind; the new instances listen late, and then warm up");
@@ -106,30 +106,25 @@ impl Front {
 }
 
 impl Front {
-    /// After the first deploy, to version 2.
+    /// What an engine can make different; the rest is the same code.
     fn on_another_engine(&self, stage: &Stage) {
         stage.tell("--- killed before the switch, `recover` finishes");
         let load = stage.start_load("");
-        stage.set("VERSION=3");
+        stage.set("VERSION=2 STOP=abrupt");
         kill_after(stage, "started app-");
         stage.start("recover").end().exits(0);
-        load.end().all_from(&["2", "3"]);
-        self.expect(stage, "3");
-
-        stage.tell("--- back");
-        let (ran, answers) = stage.rollback_under_load("", "");
-        ran.exits(0);
-        answers.all_from(&["3", "2"]);
+        load.end().all_from(&["1", "2"]);
         self.expect(stage, "2");
 
-        stage.tell("--- a release that never gets ready");
+        stage.tell("--- a release that never gets ready, and back");
         let before = stage.containers();
-        stage.set("VERSION=4 STATUS=500");
-        let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
-        ran.exits(3).says("→ 500").says("served before and still serve");
-        answers.all_from(&["2"]);
+        stage.set("VERSION=3 STATUS=500");
+        let load = stage.start_load("");
+        stage.deploy("app --health-deadline 3s").exits(3).says("→ 500").says("served before and still serve");
         assert_eq!(stage.containers(), before);
-        assert_eq!((self.left)(stage), "", "left in the proxy");
+        stage.rollback("").exits(0);
+        load.end().all_from(&["2", "1"]);
+        self.expect(stage, "1");
     }
 }
 
