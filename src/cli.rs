@@ -31,6 +31,35 @@ Examples:
   compose-zd deploy --resume             goes on with a rollout that paused
   compose-zd deploy --dry-run            the plan, and nothing touched";
 
+const FIRST_EXAMPLES: &str = "\
+Examples:
+  compose-zd deploy                      every service that a proxy routes to
+  compose-zd deploy app --health-path /up
+  compose-zd deploy --dry-run            the plan, and nothing touched
+
+`--help` has the other flags, by group, the keys of `x-zd` and the exit codes.";
+
+/// The flags of a rollout in the short help: those that a user types, and not those that a file has.
+const COMMON: [&str; 17] = [
+    "services",
+    "force",
+    "image",
+    "scale",
+    "pull",
+    "build",
+    "dry_run",
+    "output",
+    "quiet",
+    "verbose",
+    "to",
+    "update_parallelism",
+    "health_path",
+    "health_deadline",
+    "drain_timeout",
+    "strict",
+    "file",
+];
+
 const ROLLBACK: &str = "\
 Examples:
   compose-zd rollback                    the release before; once more returns to the newer one
@@ -187,6 +216,9 @@ impl Cli {
         let command = SEE_ALSO.iter().fold(Cli::command(), |command, (word, topics)| {
             command.mut_subcommand(word, |command| see_also(command, name, topics))
         });
+        let command = ["deploy", "rollback", "recover"]
+            .into_iter()
+            .fold(command, |command, word| command.mut_subcommand(word, with_short_help));
         let commands: Vec<PossibleValue> =
             command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| value(c.get_name())).collect();
         let topics = TOPICS.iter().map(|(topic, text)| value(topic).help(title(text).to_string()));
@@ -197,6 +229,13 @@ impl Cli {
 
 fn value(word: &str) -> PossibleValue {
     PossibleValue::new(word.to_string())
+}
+
+fn with_short_help(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| {
+        let is_common = COMMON.contains(&arg.get_id().as_str());
+        arg.hide_short_help(!is_common)
+    })
 }
 
 fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Command {
@@ -218,23 +257,23 @@ pub struct ComposeArgs {
     #[arg(short, long, global = true, value_name = "NAME")]
     pub project_name: Option<String>,
     /// Folder that relative paths start from
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     pub project_directory: Option<PathBuf>,
     /// Environment file; may be given several times
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
     pub env_file: Vec<PathBuf>,
     /// Profile to enable; may be given several times
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub profile: Vec<String>,
     /// Docker context to use
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
     pub context: Option<String>,
     /// Docker engine to connect to
-    #[arg(short = 'H', long, global = true, value_name = "URL")]
+    #[arg(short = 'H', long, global = true, value_name = "URL", hide_short_help = true)]
     pub host: Option<String>,
     /// Time for which the engine may be silent before it counts as lost [default: 2m]
     #[arg(long, global = true, env = "COMPOSE_ZD_ENGINE_TIMEOUT", value_name = "DURATION",
-          value_parser = engine_timeout, help_heading = "Engine")]
+          value_parser = engine_timeout, help_heading = "Engine", hide_short_help = true)]
     pub engine_timeout: Option<Duration>,
     /// Flags of docker's own that were in front of a plugin's name
     #[arg(skip)]
@@ -244,7 +283,7 @@ pub struct ComposeArgs {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Replace services by their next version, without losing a request
-    #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
+    #[command(after_help = FIRST_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
     Deploy(Box<DeployArgs>),
     /// Put an earlier release back, configuration and images, without losing a request
     #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
@@ -465,7 +504,7 @@ pub struct RolloutArgs {
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// text, or json: a line for each event on stderr and a summary on stdout (the schema is documented)
+    /// text, or json: an event a line on stderr, a summary on stdout
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: Output,
     /// Draw what happened to each instance, and when, as one HTML page
@@ -766,6 +805,23 @@ mod tests {
 
     fn parse(words: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(words.split(' '))
+    }
+
+    #[test]
+    fn the_short_help_of_a_rollout_fits_a_screen() {
+        for word in ["deploy", "rollback", "recover"] {
+            let mut command = Cli::described("compose-zd").term_width(80);
+            command.build();
+            let command = command.find_subcommand_mut(word).unwrap();
+            let lines = command.render_help().to_string().lines().count();
+            assert!(lines <= 60, "{word}: {lines} lines");
+            assert!(command.render_long_help().to_string().contains("--rollback-order"), "{word}");
+        }
+        let deploy = Cli::command();
+        let deploy = deploy.find_subcommand("deploy").unwrap();
+        let ids: Vec<&str> = deploy.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+        let own = |id: &&&str| !["to", "file"].contains(id);
+        assert!(COMMON.iter().filter(own).all(|id| ids.contains(id)), "{ids:?}");
     }
 
     #[test]
