@@ -213,12 +213,10 @@ impl Cli {
 
     /// Command line with the words that `help` knows and the topics of each command, for a program of this name.
     pub fn described(name: &str) -> clap::Command {
+        // Each moves to the end of the list, so it is changed once.
         let command = SEE_ALSO.iter().fold(Cli::command(), |command, (word, topics)| {
-            command.mut_subcommand(word, |command| see_also(command, name, topics))
+            command.mut_subcommand(word, |command| with_short_help(see_also(command, name, topics)))
         });
-        let command = ["deploy", "rollback", "recover"]
-            .into_iter()
-            .fold(command, |command, word| command.mut_subcommand(word, with_short_help));
         let commands: Vec<PossibleValue> =
             command.get_subcommands().filter(|c| !c.is_hide_set()).map(|c| value(c.get_name())).collect();
         let topics = TOPICS.iter().map(|(topic, text)| value(topic).help(title(text).to_string()));
@@ -231,7 +229,11 @@ fn value(word: &str) -> PossibleValue {
     PossibleValue::new(word.to_string())
 }
 
+/// Hides the flags of a rollout that are not common from its short help.
 fn with_short_help(command: clap::Command) -> clap::Command {
+    if !["deploy", "rollback", "recover"].contains(&command.get_name()) {
+        return command;
+    }
     command.mut_args(|arg| {
         let is_common = COMMON.contains(&arg.get_id().as_str());
         arg.hide_short_help(!is_common)
@@ -285,10 +287,10 @@ pub enum Command {
     /// Replace services by their next version, without losing a request
     #[command(after_help = FIRST_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
     Deploy(Box<DeployArgs>),
-    /// Put an earlier release back, configuration and images, without losing a request
+    /// Restore an earlier release, configuration and images, without losing a request
     #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
     Rollback(Box<RollbackArgs>),
-    /// Bring a project in order that a killed run left half done: towards what that run was to put in place
+    /// Finish a deploy that was killed
     #[command(after_long_help = EXIT_CODES)]
     Recover(Box<RecoverArgs>),
     /// Show what runs: releases, instances, and whether they get requests
@@ -298,7 +300,7 @@ pub enum Command {
     /// Remove the images that compose-zd keeps for rollbacks of a project that was taken down
     #[command(after_help = PRUNE)]
     Prune(PruneArgs),
-    /// Tell what a deploy would lose, service by service, with the fix; before the first deploy too
+    /// Report what a deploy would lose, service by service, with the fix; before the first deploy too
     #[command(after_help = CHECK)]
     Check(CheckArgs),
     /// Print the JSON Schema of what `--output json` prints
@@ -433,7 +435,7 @@ pub struct DeployArgs {
     /// Image of a service for this release, such as app=shop:42; may be given several times
     #[arg(long, value_name = "SERVICE=REF", value_parser = image)]
     pub image: Vec<(String, String)>,
-    /// Go on with the rollout that paused
+    /// Resume the rollout that paused
     #[arg(long, conflicts_with_all = ["services", "force", "scale", "image", "pull", "build", "no_build"])]
     pub resume: bool,
     /// Number of instances of a service, such as app=3; may be given several times
@@ -541,7 +543,7 @@ pub struct TurnArgs {
     #[arg(long, env = "COMPOSE_ZD_WAIT", value_name = "DURATION", value_parser = patience,
           num_args = 0..=1, default_missing_value = FOR_EVER)]
     pub wait: Option<Duration>,
-    /// Wait, and of all that wait so only the newest deploys; the others exit 0 (for hooks)
+    /// Wait, and deploy only the newest of all runs that wait so; the others exit 0 (for hooks)
     #[arg(long)]
     pub latest: bool,
 }
@@ -589,7 +591,7 @@ pub struct UpdateArgs {
     /// How long new instances are watched before the old ones are stopped; 0s does not watch [default: 5s]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION", value_parser = any_duration)]
     pub update_monitor: Option<Duration>,
-    /// What to do once more have failed than may [default: rollback, or pause where the file has an update_config]
+    /// Action once more have failed than allowed [default: rollback, or pause where the file has an update_config]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_FAILURE_ACTION", value_name = "ACTION", value_parser = ACTIONS)]
     pub update_failure_action: Option<String>,
     /// Share of the instances that may fail, from 0 to 1 [default: 0]
@@ -614,7 +616,7 @@ pub struct GoingBackArgs {
     /// How long instances are watched before the others are stopped; 0s does not watch [default: 5s]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION", value_parser = any_duration)]
     pub rollback_monitor: Option<Duration>,
-    /// What to do once more have failed than may; a rollback is never rolled back [default: pause]
+    /// Action once more have failed than allowed; a rollback is never rolled back [default: pause]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_FAILURE_ACTION", value_name = "ACTION", value_parser = ["pause", "continue"])]
     pub rollback_failure_action: Option<String>,
     /// Share of the instances that may fail, from 0 to 1 [default: 0]
@@ -629,16 +631,16 @@ pub struct GoingBackArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Readiness (x-zd.health)")]
 pub struct HealthArgs {
-    /// Path to ask for; a new instance is ready when it answers as expected
+    /// Path of the probe; a new instance is ready when it answers as expected
     #[arg(long, env = "COMPOSE_ZD_HEALTH_PATH", value_name = "PATH")]
     pub health_path: Option<String>,
-    /// Port to ask at [default: the port that the proxy uses]
+    /// Port of the probe [default: the port that the proxy uses]
     #[arg(long, env = "COMPOSE_ZD_HEALTH_PORT", value_name = "PORT")]
     pub health_port: Option<u16>,
-    /// http or https (certificates are not verified: it is asked by address)
+    /// http or https (certificates are not verified: the probe goes to an address)
     #[arg(long, env = "COMPOSE_ZD_HEALTH_SCHEME", value_name = "SCHEME")]
     pub health_scheme: Option<String>,
-    /// Host header to ask with
+    /// Host header of the probe
     #[arg(long, env = "COMPOSE_ZD_HEALTH_HOST", value_name = "HOST")]
     pub health_host: Option<String>,
     /// Status codes that mean ready, such as 200-399 or 200,204
@@ -647,10 +649,10 @@ pub struct HealthArgs {
     /// Text that the answer has to contain
     #[arg(long, env = "COMPOSE_ZD_HEALTH_BODY", value_name = "TEXT")]
     pub health_body: Option<String>,
-    /// Time between two questions [default: 200ms]
+    /// Time between two probes [default: 200ms]
     #[arg(long, env = "COMPOSE_ZD_HEALTH_INTERVAL", value_name = "DURATION", value_parser = duration)]
     pub health_interval: Option<Duration>,
-    /// Time for one answer [default: 2s]
+    /// Timeout for one answer [default: 2s]
     #[arg(long, env = "COMPOSE_ZD_HEALTH_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub health_timeout: Option<Duration>,
     /// Time until every new instance has to be ready [default: 60s]
@@ -692,13 +694,13 @@ pub struct ProxyArgs {
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Witness (x-zd.witness)")]
 pub struct WitnessArgs {
-    /// URL that is asked all the time while it deploys [default: where the proxy publishes the service]
+    /// URL that is probed during the rollout [default: where the proxy publishes the service]
     #[arg(long, env = "COMPOSE_ZD_WITNESS_URL", value_name = "URL")]
     pub witness_url: Option<String>,
     /// Probes a second, from 1 to 100 [default: 10]
     #[arg(long, env = "COMPOSE_ZD_WITNESS_RATE", value_name = "N")]
     pub witness_rate: Option<u32>,
-    /// Ask no URL
+    /// Probe no URL
     #[arg(long, env = "COMPOSE_ZD_NO_WITNESS")]
     pub no_witness: bool,
     /// A lost request makes a deploy end with 6, and a URL that does not answer before it with 1
