@@ -201,7 +201,10 @@ impl Routing<'_> {
             quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
             let late_requests = reading.lingering && since.elapsed() < self.proxy.linger();
             let enough = if reading.lingering { QUIET } else { 1 };
-            Ok(((quiet >= enough && !late_requests) || stop.is_hurried()).then_some(()))
+            // In a hurry neither late requests nor open ones are waited for, but one reading may miss those that are open.
+            let hurried = stop.is_hurried();
+            let idle = quiet >= enough && (hurried || !late_requests);
+            Ok((idle || (hurried && quiet == 0)).then_some(()))
         })?;
         match waited {
             Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
