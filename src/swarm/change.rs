@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use super::file::is_void;
 use super::state::{Service, plain};
 
 /// A service of a stack file, and what its names stand for.
@@ -227,18 +228,10 @@ impl Change<'_> {
 }
 
 fn different(rows: Vec<Row>) -> Vec<String> {
-    let differs = |(_, wanted, now): &Row| plain(wanted) != plain(now) && !(is_void(wanted) && is_void(now));
+    let differs = |(_, wanted, now): &Row| {
+        plain(wanted) != plain(now) && !(is_void(&plain(wanted)) && is_void(&plain(now)))
+    };
     rows.into_iter().filter(differs).map(|(name, ..)| name.to_string()).collect()
-}
-
-fn is_void(value: &Value) -> bool {
-    match plain(value) {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        Value::String(text) => text.is_empty(),
-        _ => false,
-    }
 }
 
 /// A dollar of the file is doubled.

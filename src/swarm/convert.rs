@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::change::own_labels;
-use super::file::{Asks, StackFile};
+use super::file::{Asks, StackFile, is_void};
 use super::state::Spec;
 
 /// A changed project, and its changes, a line each.
@@ -383,16 +383,6 @@ fn deploy(spec: &Value) -> Value {
 fn table<const N: usize>(pairs: [(&str, Value); N]) -> Value {
     let kept = pairs.into_iter().filter(|(_, value)| !is_void(value));
     kept.map(|(key, value)| (key.to_string(), value)).collect()
-}
-
-fn is_void(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    }
 }
 
 /// Nanoseconds, as a file has them.

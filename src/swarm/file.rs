@@ -432,8 +432,8 @@ impl Writer<'_> {
     }
 }
 
-/// Nothing is asked for by it.
-fn is_void(value: &Value) -> bool {
+/// A value that asks for nothing.
+pub(super) fn is_void(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
