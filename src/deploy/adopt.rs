@@ -10,8 +10,8 @@ use anyhow::Result;
 use super::asked::Target;
 use super::ledger::{Entry, Ledger};
 use super::scene;
-use crate::docker::Docker;
 use crate::docker::inspect::{CONFIG_HASH, Container};
+use crate::docker::{Docker, familiar};
 use crate::model::{Project, Snapshot};
 use crate::release::{Kind, Placed, Record};
 use crate::report::{Event, Report};
@@ -137,17 +137,35 @@ struct Beliefs {
 type Guess = fn(&mut Snapshot, &Found, &Docker);
 
 fn with_its_image(snapshot: &mut Snapshot, found: &Found, _: &Docker) {
-    snapshot.set_image(&found.service, &found.container.config.image);
+    let image = found.container.config.image.as_str();
+    let in_file = snapshot.image(&found.service).unwrap_or_default();
+    let names_registry = in_file.starts_with("localhost/") || in_file.starts_with("docker.io/");
+    // Podman puts a registry in front where the file names none.
+    let reference = match is_of_podman(found.container) && !names_registry {
+        true => image.strip_prefix("localhost/").unwrap_or(familiar(image)).to_string(),
+        false => image.to_string(),
+    };
+    snapshot.set_image(&found.service, &reference);
 }
 
-/// A variable that an engine gives a container: podman's.
-const OF_ENGINE: &str = "container=podman";
+/// A variable that Podman gives a container, by which it is known; beside `HOME` and `HOSTNAME`.
+const OF_PODMAN: &str = "container=podman";
+
+fn is_of_podman(container: &Container) -> bool {
+    container.config.env.iter().any(|pair| pair == OF_PODMAN)
+}
+
+/// Whether the engine gives a container this variable.
+fn is_of_engine(container: &Container, pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    is_of_podman(container) && (pair == OF_PODMAN || ["HOME", "HOSTNAME"].contains(&name))
+}
 
 /// What neither its image nor its engine gives it comes from the file that it was made of; and what the file names still.
 fn with_its_image_and_environment(snapshot: &mut Snapshot, found: &Found, docker: &Docker) {
     with_its_image(snapshot, found, docker);
     let image = docker.image(&found.container.image_id).ok().flatten().unwrap_or_default();
-    let is_given = |pair: &String| image.config.env.contains(pair) || pair == OF_ENGINE;
+    let is_given = |pair: &String| image.config.env.contains(pair) || is_of_engine(found.container, pair);
     let all = found.container.config.env.iter().filter_map(|pair| Some((pair, pair.split_once('=')?)));
     let own = all.filter(|(pair, (name, _))| !is_given(pair) || snapshot.has_variable(&found.service, name));
     let own: Vec<(&str, &str)> = own.map(|(_, variable)| variable).collect();
@@ -221,4 +239,36 @@ fn unknown<'a>(
 /// The configuration of an instance, where the service is one; the sides of a pair have one each.
 fn of_one_service<'c>(container: &'c Container, services: &[&str]) -> Option<&'c str> {
     container.label(CONFIG_HASH).filter(|_| services.len() == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::Where;
+
+    /// The image and the variables of the engine, of an instance that was made of this image.
+    fn guessed(in_file: &str, image: &str, env: &str) -> (String, Vec<String>) {
+        let json = format!(r#"{{"Config": {{"Image": "{image}", "Env": [{env}]}}}}"#);
+        let container: Container = serde_json::from_str(&json).unwrap();
+        let mut snapshot =
+            Snapshot::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}")).unwrap();
+        let found = Found { service: "app".into(), container: &container, count: 1 };
+        with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), Where::default()));
+        let given = container.config.env.iter().filter(|pair| is_of_engine(&container, pair)).cloned();
+        (snapshot.image("app").unwrap_or_default().into(), given.collect())
+    }
+
+    #[test]
+    fn what_podman_adds_is_not_of_the_file() {
+        let env = r#""container=podman", "HOME=/", "HOSTNAME=03c9", "VERSION=1""#;
+        let added = ["container=podman", "HOME=/", "HOSTNAME=03c9"].map(String::from).to_vec();
+        assert_eq!(guessed("app:2", "localhost/app:1", env), ("app:1".into(), added.clone()));
+        assert_eq!(guessed("app:2", "docker.io/library/app:1", env), ("app:1".into(), added.clone()));
+        assert_eq!(guessed("localhost/app:2", "localhost/app:1", env), ("localhost/app:1".into(), added));
+        assert_eq!(
+            guessed("app:2", "localhost/app:1", r#""HOME=/""#),
+            ("localhost/app:1".into(), vec![]),
+            "Docker"
+        );
+    }
 }

