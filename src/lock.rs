@@ -177,7 +177,7 @@ impl Silence {
     }
 }
 
-/// Takes the lock of a project; while somebody else has it, it is asked for again until the limit.
+/// Takes the lock of a project; while another run has it, retries until the limit.
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
@@ -341,8 +341,8 @@ impl Keys {
         other
     }
 
-    /// A sign of life, and then a look whose the lock is; tells who has taken it from us. A lock that is gone was removed by
-    /// somebody (`docker volume prune`), and is taken again, as long as nobody can have had it meanwhile.
+    /// Leaves a sign of life, and then checks the lock; gives the run that has taken it. A lock that is gone was removed
+    /// (`docker volume prune`). It is taken again as long as no other run can have had it meanwhile.
     fn beat(&self, n: u64, is_young: bool) -> Result<Option<Holder>> {
         let name = self.names.beat(n);
         self.unclaim(std::slice::from_ref(&name))?;

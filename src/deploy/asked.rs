@@ -252,7 +252,7 @@ pub fn targets(
     if let Some(proxy) = proxy_that_is_down(project, proxies).filter(|_| names.is_empty()) {
         let (name, container) = (proxy.name(), proxy.container());
         let status = &container.state.status;
-        return Err(Fault::unchanged(format!("{name} is {status}, so that nobody knows what it routes to"))
+        return Err(Fault::unchanged(format!("{name} is {status}, so its routes cannot be read"))
             .hint(crate::preflight::remedy(container))
             .rule(&"proxy-down"));
     }

@@ -57,6 +57,12 @@ fn prune_project(
         report.say(&format!("`{name}` keeps its images: under way: {holder}"));
         return Ok(());
     }
+    if docker.is_stack(name)? {
+        report.say(&format!(
+            "`{name}` keeps its images: it is a stack of the Swarm; `docker stack rm {name}` removes it"
+        ));
+        return Ok(());
+    }
     let containers = docker.project_containers(name)?.len();
     if containers > 0 {
         let noun = if containers == 1 { "container" } else { "containers" };
@@ -67,21 +73,17 @@ fn prune_project(
     }
     for keeper in keepers {
         let tag = familiar(&keeper.config.image);
-        if !args.dry_run {
-            docker.remove_with_volumes(&keeper.id)?;
-            remove_tag(docker, tag, report)?;
+        if args.dry_run {
+            report.say(&format!("would remove `{tag}`"));
+            continue;
         }
-        report.say(&format!("{} `{tag}`", if args.dry_run { "would remove" } else { "removed" }));
-    }
-    Ok(())
-}
-
-/// What somebody else's container uses stays.
-fn remove_tag(docker: &Docker, tag: &str, report: Report) -> Result<()> {
-    let done = docker.remove_tag(tag)?;
-    let is_gone = done.stderr.to_lowercase().contains("no such image");
-    if !done.ok() && !is_gone {
-        report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.said())));
+        docker.remove_with_volumes(&keeper.id)?;
+        let done = docker.remove_tag(tag)?;
+        match done.ok() || done.stderr.to_lowercase().contains("no such image") {
+            true => report.say(&format!("removed `{tag}`")),
+            // Another container may use it.
+            false => report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.said()))),
+        }
     }
     Ok(())
 }

@@ -374,7 +374,7 @@ fn names_in(folder: &Path) -> Result<Vec<String>, Fault> {
     Ok(entries.iter().filter_map(|e| e.file_name().into_string().ok()).collect())
 }
 
-/// Whoever reads the file sees the old or the new content, and after a power cut too.
+/// Replaces a file at once: a reader sees the old or the new content, also after a power cut.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(temporary(&name));
@@ -393,7 +393,7 @@ fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A new file for whom its folder is for; one that was left behind may have other permissions.
+/// A new file with the permissions of its folder; one that was left behind may have others.
 fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),

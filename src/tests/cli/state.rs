@@ -348,3 +348,32 @@ fn nothing_is_changed_where_the_engine_does_not_say_which_one_it_is() {
     }
     assert!(!fake.changes().contains("up --no-start"), "{}", fake.changes());
 }
+
+#[test]
+fn prune_leaves_what_a_stack_or_a_container_needs_and_reports_no_removal_that_failed() {
+    let fake = Fake::new();
+    fake.write("keepers", "keeper\n");
+    let keeper = r#"{"Id": "keeper", "Config": {"Image": "compose-zd/p-app:r1", "Labels": {"compose-zd.keeps": "p"}}}"#;
+    fake.write("containers/keeper", keeper);
+    let pruned = || {
+        let run = fake.run("prune").success();
+        (String::from_utf8_lossy(&run.get_output().stdout).into_owned(), stderr(&run))
+    };
+    assert!(pruned().0.contains("`p` keeps its images: it has "));
+    fake.write("down", "");
+    fake.write("services", "web\n");
+    assert!(pruned().0.contains("`p` keeps its images: it is a stack of the Swarm"));
+    assert!(fake.path("containers/keeper").exists());
+
+    fs::remove_file(fake.path("services")).unwrap();
+    fake.write("in-use", "");
+    let (said, warned) = pruned();
+    assert!(
+        !said.contains("removed") && warned.contains("`compose-zd/p-app:r1` stays: conflict"),
+        "{said}{warned}"
+    );
+    fs::remove_file(fake.path("in-use")).unwrap();
+    fake.write("containers/keeper", keeper);
+    assert_eq!(pruned().0, "removed `compose-zd/p-app:r1`\n");
+    assert!(!fake.path("containers/keeper").exists());
+}
