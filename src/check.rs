@@ -2,16 +2,16 @@
 //! fix. Pure; `deploy/check.rs` gathers the facts.
 
 pub mod finding;
-pub mod room;
+pub mod memory;
 pub mod service;
 pub mod signals;
 pub mod version;
 
-mod page;
+mod render;
 
 use serde::Serialize;
 
-pub use finding::{About, Finding, Severity};
+pub use finding::{Finding, Scope, Severity};
 
 /// Whether a deploy would lose anything of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub enum Verdict {
 
 /// A service or a pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub struct VerdictRow {
     pub name: String,
     /// Itself, or the sides of the pair.
     pub services: Vec<String>,
@@ -38,20 +38,20 @@ pub struct Row {
 
 /// What is told in the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Sheet {
+pub struct AuditReport {
     pub project: String,
     pub engine: &'static str,
     /// Nothing is lost.
     pub ok: bool,
-    pub services: Vec<Row>,
+    pub services: Vec<VerdictRow>,
     pub findings: Vec<Finding>,
     /// What could not be judged, and why.
     pub unjudged: Vec<String>,
 }
 
-impl Sheet {
+impl AuditReport {
     /// Gives every service its verdict: what it is itself, what the proxies in front of it are, and what the project is.
-    pub fn settled(mut self) -> Sheet {
+    pub fn settled(mut self) -> AuditReport {
         let mut known = Vec::new();
         self.findings.retain(|f| {
             let is_new = !known.contains(f);
@@ -59,9 +59,9 @@ impl Sheet {
             is_new
         });
         self.unjudged.dedup();
-        let nos: Vec<&About> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.about).collect();
+        let nos: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.about).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
-            let concerns = |about: &&About| match (&about.service, &about.proxy) {
+            let concerns = |about: &&Scope| match (&about.service, &about.proxy) {
                 (Some(service), _) => row.services.contains(service),
                 (_, Some(proxy)) => row.proxies.contains(proxy),
                 (None, None) => true,
@@ -81,7 +81,7 @@ impl Sheet {
     /// As lines for people, at most `width` columns wide where that is known; nothing but what is lost where it has to be
     /// quiet.
     pub fn lines(&self, width: Option<usize>, quiet: bool) -> Vec<String> {
-        page::lines(self, width, quiet)
+        render::lines(self, width, quiet)
     }
 }
 
@@ -89,9 +89,9 @@ impl Sheet {
 mod tests {
     use super::*;
 
-    fn row(name: &str, services: &[&str], proxies: &[&str]) -> Row {
+    fn row(name: &str, services: &[&str], proxies: &[&str]) -> VerdictRow {
         let list = |names: &[&str]| names.iter().map(|n| n.to_string()).collect();
-        Row {
+        VerdictRow {
             name: name.into(),
             services: list(services),
             verdict: Verdict::Yes,
@@ -101,9 +101,9 @@ mod tests {
     }
 
     fn verdicts(findings: Vec<Finding>) -> (Vec<Verdict>, bool) {
-        let left = Row { verdict: Verdict::LeftAlone, ..row("db", &["db"], &[]) };
+        let left = VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &[]) };
         let services = vec![row("web", &["web_a", "web_b"], &["lb"]), row("worker", &["worker"], &[]), left];
-        let sheet = Sheet {
+        let sheet = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: true,
@@ -120,17 +120,17 @@ mod tests {
         use Verdict::{LeftAlone, No, Yes};
         let no = |about| vec![Finding::no("x", about, "", "")];
         assert_eq!(verdicts(vec![]), (vec![Yes, Yes, LeftAlone], true));
-        assert_eq!(verdicts(no(About::service("web_b"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(no(About::proxy("lb"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(no(About::default())), (vec![No, No, LeftAlone], false));
-        let note = vec![Finding::note("x", About::service("worker"), "", "")];
+        assert_eq!(verdicts(no(Scope::service("web_b"))), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(no(Scope::proxy("lb"))), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(no(Scope::default())), (vec![No, No, LeftAlone], false));
+        let note = vec![Finding::note("x", Scope::service("worker"), "", "")];
         assert_eq!(verdicts(note), (vec![Yes, Yes, LeftAlone], true));
     }
 
     #[test]
     fn what_two_services_have_in_common_is_told_once() {
-        let finding = || Finding::no("x", About::proxy("lb"), "a", "b");
-        let sheet = Sheet {
+        let finding = || Finding::no("x", Scope::proxy("lb"), "a", "b");
+        let sheet = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: true,
@@ -144,12 +144,12 @@ mod tests {
 
     #[test]
     fn json_has_the_documented_keys() {
-        let sheet = Sheet {
+        let sheet = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: false,
-            services: vec![Row { verdict: Verdict::LeftAlone, ..row("db", &["db"], &["lb"]) }],
-            findings: vec![Finding::no("container-name", About::service("app"), "s", "f")],
+            services: vec![VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &["lb"]) }],
+            findings: vec![Finding::no("container-name", Scope::service("app"), "s", "f")],
             unjudged: vec![],
         };
         let json = serde_json::to_string(&sheet).unwrap();

@@ -16,7 +16,7 @@ pub enum Severity {
 
 /// What it is about; the project as a whole where it is neither.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct About {
+pub struct Scope {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// By its container's name, and of which kind.
@@ -24,13 +24,13 @@ pub struct About {
     pub proxy: Option<String>,
 }
 
-impl About {
-    pub fn service(name: &str) -> About {
-        About { service: Some(name.into()), proxy: None }
+impl Scope {
+    pub fn service(name: &str) -> Scope {
+        Scope { service: Some(name.into()), proxy: None }
     }
 
-    pub fn proxy(name: &str) -> About {
-        About { service: None, proxy: Some(name.into()) }
+    pub fn proxy(name: &str) -> Scope {
+        Scope { service: None, proxy: Some(name.into()) }
     }
 }
 
@@ -41,19 +41,19 @@ pub struct Finding {
     pub rule: &'static str,
     pub severity: Severity,
     #[serde(flatten)]
-    pub about: About,
+    pub about: Scope,
     pub says: String,
     pub fix: String,
 }
 
 impl Finding {
-    pub fn no(rule: &'static str, about: About, says: impl Into<String>, fix: impl Into<String>) -> Finding {
+    pub fn no(rule: &'static str, about: Scope, says: impl Into<String>, fix: impl Into<String>) -> Finding {
         Finding { rule, severity: Severity::No, about, says: says.into(), fix: fix.into() }
     }
 
     pub fn note(
         rule: &'static str,
-        about: About,
+        about: Scope,
         says: impl Into<String>,
         fix: impl Into<String>,
     ) -> Finding {
@@ -61,14 +61,14 @@ impl Finding {
     }
 
     /// What a deploy would be refused for.
-    pub fn refused(about: About, fault: Fault) -> Finding {
+    pub fn refused(about: Scope, fault: Fault) -> Finding {
         let seen = fault.details.iter().map(|d| format!("; {d}")).collect::<String>();
         let says = format!("{}{seen}", fault.message.trim_end_matches("; nothing was changed"));
         Finding::no(fault.rule.map_or("refused", |rule| rule), about, says, fault.hint.unwrap_or_default())
     }
 
     /// What a deploy would warn of.
-    pub fn lost(about: About, loss: Loss) -> Finding {
+    pub fn lost(about: Scope, loss: Loss) -> Finding {
         let severity = if loss.grave { Severity::No } else { Severity::Note };
         Finding { rule: loss.rule, severity, about, says: loss.says, fix: loss.fix }
     }

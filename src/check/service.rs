@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::finding::{About, Finding, Severity};
-use super::signals::{self, Signals};
+use super::finding::{Finding, Scope, Severity};
+use super::signals::{self, SignalMasks};
 use crate::docker::inspect::Image;
 use crate::model::{Order, Service};
 
@@ -12,7 +12,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Who sends requests to a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Front {
+pub enum ProxyPresence {
     /// No proxy; other services or clients may.
     Nobody,
     /// A proxy that takes an instance out of rotation before it is stopped.
@@ -23,11 +23,11 @@ pub enum Front {
 
 /// One service, with what is known of it.
 #[derive(Debug, Clone)]
-pub struct Subject<'a> {
+pub struct ServiceContext<'a> {
     pub service: &'a Service,
     /// Where it is on the engine.
     pub image: Option<&'a Image>,
-    pub front: Front,
+    pub front: ProxyPresence,
     /// Its environment or its labels ask some proxy for a route.
     pub asks_for_route: bool,
     /// Somebody depends on it, or it has a port of the host.
@@ -39,14 +39,14 @@ pub struct Subject<'a> {
     /// As many as there are, or will be.
     pub instances: usize,
     /// What the first process of an instance that runs wants of signals, with the instance's name.
-    pub signals: Option<(String, Signals)>,
+    pub signals: Option<(String, SignalMasks)>,
     /// The folder of the releases, where its image is built with that in it.
     pub state_in_image: Option<String>,
 }
 
 /// Everything that is found.
-pub fn findings(subject: &Subject) -> Vec<Finding> {
-    let rules: [fn(&Subject) -> Option<Finding>; 8] = [
+pub fn findings(subject: &ServiceContext) -> Vec<Finding> {
+    let rules: [fn(&ServiceContext) -> Option<Finding>; 8] = [
         no_proxy,
         ignores_stop_signal,
         short_grace,
@@ -59,13 +59,13 @@ pub fn findings(subject: &Subject) -> Vec<Finding> {
     rules.iter().filter_map(|rule| rule(subject)).collect()
 }
 
-impl Subject<'_> {
+impl ServiceContext<'_> {
     fn name(&self) -> &str {
         &self.service.name
     }
 
-    fn about(&self) -> About {
-        About::service(self.name())
+    fn about(&self) -> Scope {
+        Scope::service(self.name())
     }
 
     fn key(&self, key: &str) -> String {
@@ -90,18 +90,18 @@ impl Subject<'_> {
     /// Its work is cut where it ends too early: nobody has drained it.
     fn grave(&self, rule: &'static str, says: String, fix: String) -> Finding {
         match self.front {
-            Front::Drains => Finding::note(rule, self.about(), says, fix),
-            Front::Nobody | Front::Watched => Finding::no(rule, self.about(), says, fix),
+            ProxyPresence::Drains => Finding::note(rule, self.about(), says, fix),
+            ProxyPresence::Nobody | ProxyPresence::Watched => Finding::no(rule, self.about(), says, fix),
         }
     }
 }
 
 /// Who gets requests and is not drained loses those that it has when it is stopped.
-fn no_proxy(s: &Subject) -> Option<Finding> {
+fn no_proxy(s: &ServiceContext) -> Option<Finding> {
     let gets_requests = s.asks_for_route || s.listens || s.is_asked;
     let rests = s.service.holds_volume && s.service.update.order.is_none();
     // What keeps a proxy away is told by itself.
-    let alone = s.front == Front::Nobody && s.service.obstacles().is_empty() && !rests;
+    let alone = s.front == ProxyPresence::Nobody && s.service.obstacles().is_empty() && !rests;
     let what = if s.asks_for_route { "asks for a route" } else { "gets requests" };
     let says = format!(
         "`{}` {what}, and no proxy that can be steered is found in front of it: the requests that an instance has when it is \
@@ -118,7 +118,7 @@ fn no_proxy(s: &Subject) -> Option<Finding> {
 }
 
 /// The process of an instance that runs tells the truth; the file only tells of a shell that is known to stay in front.
-fn ignores_stop_signal(s: &Subject) -> Option<Finding> {
+fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
     let signal = s.stop_signal();
     let grace = humantime::format_duration(s.grace());
     let fix = format!(
@@ -146,7 +146,7 @@ fn ignores_stop_signal(s: &Subject) -> Option<Finding> {
 const IGNORES: &str = "ignores-stop-signal";
 
 /// Shorter than a drain that was asked for, or than the app itself says that it takes to end.
-fn short_grace(s: &Subject) -> Option<Finding> {
+fn short_grace(s: &ServiceContext) -> Option<Finding> {
     let grace = s.grace();
     let drain = s.service.settings.drain_timeout;
     let asked = s.service.settings.drain_asked.then_some((drain, "`x-zd.drain.timeout`".to_string()));
@@ -186,11 +186,11 @@ fn own_grace(words: &[String]) -> Option<(&str, Duration)> {
 }
 
 /// Old and new instances side by side write to the same place.
-fn shared_volume(s: &Subject) -> Option<Finding> {
+fn shared_volume(s: &ServiceContext) -> Option<Finding> {
     let order = s.service.update.order;
     let beside = match s.front {
-        Front::Nobody => order == Some(Order::StartFirst),
-        Front::Drains | Front::Watched => order != Some(Order::StopFirst),
+        ProxyPresence::Nobody => order == Some(Order::StartFirst),
+        ProxyPresence::Drains | ProxyPresence::Watched => order != Some(Order::StopFirst),
     };
     let paths = &s.service.shared_paths;
     let path = paths.first().filter(|_| beside)?;
@@ -213,7 +213,7 @@ fn shared_volume(s: &Subject) -> Option<Finding> {
 const SHARED: &str = "shared-volume";
 
 /// What is known to keep its files to itself, by the image, the paths or the environment.
-fn database(s: &Subject) -> Option<&'static str> {
+fn database(s: &ServiceContext) -> Option<&'static str> {
     let image = s.service.image.rsplit('/').next()?.split([':', '@']).next()?;
     let by_image = [
         ("postgres", "PostgreSQL"),
@@ -248,8 +248,9 @@ fn database(s: &Subject) -> Option<&'static str> {
 }
 
 /// A worker with a volume rests while it is replaced; one that is asked by somebody should not.
-fn stops_first(s: &Subject) -> Option<Finding> {
-    let rests = s.front == Front::Nobody && s.service.holds_volume && s.service.update.order.is_none();
+fn stops_first(s: &ServiceContext) -> Option<Finding> {
+    let rests =
+        s.front == ProxyPresence::Nobody && s.service.holds_volume && s.service.update.order.is_none();
     let says = format!(
         "`{}` holds a writable volume and has no proxy in front, so its old instance stops before the new one starts: who \
          asks it meanwhile gets no answer",
@@ -262,7 +263,7 @@ fn stops_first(s: &Subject) -> Option<Finding> {
     (rests && s.is_asked).then(|| Finding::no("stops-first", s.about(), says, fix))
 }
 
-fn no_restart_policy(s: &Subject) -> Option<Finding> {
+fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
     let policy = s.service.process.restart.as_deref();
     let says = format!(
         "`{}` has no restart policy: an instance that crashes, and all of them once the machine restarts, stay down",
@@ -273,7 +274,7 @@ fn no_restart_policy(s: &Subject) -> Option<Finding> {
         .then(|| Finding::note("no-restart-policy", s.about(), says, fix))
 }
 
-fn moving_image(s: &Subject) -> Option<Finding> {
+fn moving_image(s: &ServiceContext) -> Option<Finding> {
     let reference = &s.service.image;
     let name = reference.rsplit('/').next().unwrap_or_default();
     let tag = name.split_once(':').map_or("latest", |(_, tag)| tag);
@@ -284,7 +285,7 @@ fn moving_image(s: &Subject) -> Option<Finding> {
     moves.then(|| Finding::note("moving-image", s.about(), says, fix))
 }
 
-fn state_in_image(s: &Subject) -> Option<Finding> {
+fn state_in_image(s: &ServiceContext) -> Option<Finding> {
     let folder = s.state_in_image.as_ref()?;
     let says = format!(
         "the build of `{}` sends `{folder}` along, where resolved secrets are kept once there is a release",

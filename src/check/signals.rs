@@ -5,21 +5,22 @@ use std::path::Path;
 
 /// What a process has said that it wants of signals, by `/proc/PID/status`; bit 0 is signal 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signals {
+pub struct SignalMasks {
     ignored: u64,
     caught: u64,
     /// One that is blocked is waited for by other means (`signalfd`, `sigwait`), as inits do.
     blocked: u64,
 }
 
-impl Signals {
+impl SignalMasks {
     /// Reads `/proc/PID/status`; none where it is not of a process with the number 1 in its own container.
-    pub fn of_first_process(status: &str) -> Option<Signals> {
+    pub fn of_first_process(status: &str) -> Option<SignalMasks> {
         let line = |key: &str| status.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
         // A kernel without PID namespaces does not tell.
         let number = line("NSpid:").or(line("Pid:"))?.split_whitespace().next_back()?;
         let mask = |key: &str| u64::from_str_radix(line(key)?, 16).ok();
-        let read = Signals { ignored: mask("SigIgn:")?, caught: mask("SigCgt:")?, blocked: mask("SigBlk:")? };
+        let read =
+            SignalMasks { ignored: mask("SigIgn:")?, caught: mask("SigCgt:")?, blocked: mask("SigBlk:")? };
         (number == "1").then_some(read)
     }
 
@@ -80,20 +81,20 @@ mod tests {
         let term = 1 << 14;
         for (blocked, ignored, caught) in (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2 & 1)) {
             let text = status("1", blocked * term, ignored * term, (caught * term) | 2);
-            let takes = Signals::of_first_process(&text).unwrap().take(15);
+            let takes = SignalMasks::of_first_process(&text).unwrap().take(15);
             assert_eq!(takes, ignored == 0 && (blocked == 1 || caught == 1), "{blocked} {ignored} {caught}");
         }
-        let go = Signals::of_first_process(&status("1", 0, 0, 0xffff_ffff_ffff_feff)).unwrap();
+        let go = SignalMasks::of_first_process(&status("1", 0, 0, 0xffff_ffff_ffff_feff)).unwrap();
         assert!(go.take(15) && go.take(64) && !go.take(9));
     }
 
     #[test]
     fn another_process_than_the_first_tells_nothing() {
-        assert_eq!(Signals::of_first_process(&status("17", 0, 0, 1 << 14)), None);
-        assert_eq!(Signals::of_first_process("no such file"), None);
+        assert_eq!(SignalMasks::of_first_process(&status("17", 0, 0, 1 << 14)), None);
+        assert_eq!(SignalMasks::of_first_process("no such file"), None);
         let inside = status("1", 0, 0, 1 << 14).replace("\t4711", "\t1");
         assert!(
-            Signals::of_first_process(&inside).is_some(),
+            SignalMasks::of_first_process(&inside).is_some(),
             "as `cat /proc/1/status` in the container has it"
         );
     }

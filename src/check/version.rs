@@ -1,6 +1,6 @@
 //! Which Compose and which engine can do what a deploy asks of them.
 
-use super::finding::{About, Finding};
+use super::finding::{Finding, Scope};
 
 /// `docker compose --dry-run` (docker/compose pull request 10533) is how a deploy sees what Compose would stop.
 const COMPOSE: (u32, u32) = (2, 18);
@@ -14,11 +14,11 @@ pub fn findings(compose: Option<&str>, engine: Option<&str>) -> Vec<Finding> {
         let says =
             format!("Compose {version} has no `--dry-run`, by which a deploy sees what Compose would stop");
         let fix = "install Compose 2.18 or later (the package `docker-compose-plugin`)";
-        Finding::no("compose-too-old", About::default(), says, fix)
+        Finding::no("compose-too-old", Scope::default(), says, fix)
     });
     let engine = engine.and_then(too_old(ENGINE)).map(|version| {
         let says = format!("no deploy was ever run on a Docker Engine as old as {version}");
-        Finding::note("engine-too-old", About::default(), says, "install Docker Engine 20.10 or later")
+        Finding::note("engine-too-old", Scope::default(), says, "install Docker Engine 20.10 or later")
     });
     compose.into_iter().chain(engine).collect()
 }

@@ -17,7 +17,7 @@ use anyhow::Result;
 use super::asked::{self, Target};
 use super::definition::Definition;
 use super::scene::{self, Wanted};
-use crate::check::{About, Finding, Row, Sheet, Verdict};
+use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
 use crate::docker::{DENIED, Docker};
@@ -62,7 +62,7 @@ fn known(project: &Project, named: &[String]) -> Result<(), Fault> {
     }
 }
 
-fn lossy(sheet: &Sheet) -> Fault {
+fn lossy(sheet: &AuditReport) -> Fault {
     let names: Vec<String> = sheet.losing().iter().map(|n| format!("`{n}`")).collect();
     let what = match names.is_empty() {
         true => format!("project `{}`", sheet.project),
@@ -72,9 +72,9 @@ fn lossy(sheet: &Sheet) -> Fault {
         .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
 }
 
-fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Result<Sheet> {
+fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Result<AuditReport> {
     let (docker, project) = (&definition.docker, &definition.project);
-    let mut sheet = Sheet {
+    let mut sheet = AuditReport {
         project: project.name.clone(),
         engine: "compose",
         ok: true,
@@ -90,7 +90,7 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Re
         ));
         // Without an engine a project is judged by its file; one that this user may not talk to refuses every deploy.
         if fault.rule.is_some_and(|rule| *rule == DENIED) {
-            sheet.findings.push(Finding::refused(About::default(), fault.clone()));
+            sheet.findings.push(Finding::refused(Scope::default(), fault.clone()));
         }
     }
     let containers = containers.ok();
@@ -130,7 +130,7 @@ impl<'a> Checker<'a> {
         args: &CheckArgs,
         definition: &'a Definition,
         containers: Option<Vec<Container>>,
-        sheet: &mut Sheet,
+        sheet: &mut AuditReport,
     ) -> Result<Checker<'a>> {
         let (docker, project) = (&definition.docker, &definition.project);
         let images = match containers.is_some() {
@@ -169,7 +169,7 @@ impl<'a> Checker<'a> {
         self.containers().iter().filter(|c| scene::is_member(self.project(), c, &[service])).collect()
     }
 
-    fn judge(&self, named: &[String], sheet: &mut Sheet) -> Result<()> {
+    fn judge(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
         let choice = choice::choose(self, named)?;
         let (mut crowds, mut plans) = (Vec::new(), Vec::new());
         for target in &choice.judged {
@@ -180,7 +180,7 @@ impl<'a> Checker<'a> {
             plans.extend(judged.plan.map(|plan| (target, plan)));
         }
         sheet.findings.extend(self.collateral(&plans));
-        sheet.services.extend(choice.left.into_iter().map(|(name, why)| Row {
+        sheet.services.extend(choice.left.into_iter().map(|(name, why)| VerdictRow {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
@@ -205,9 +205,9 @@ fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::
 }
 
 /// What is found of a service or a proxy is about the one that it names.
-fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> About {
+fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
     let named = target.services().into_iter().find(|s| text.contains(&format!("`{s}`")));
-    named.map_or_else(|| About::proxy(&proxy.name()), About::service)
+    named.map_or_else(|| Scope::proxy(&proxy.name()), Scope::service)
 }
 
 /// What a deploy of the target would be refused for by a proxy.

@@ -7,8 +7,8 @@ fn service(keys: &str) -> Service {
     project.services.remove("app").unwrap()
 }
 
-fn subject(service: &Service, front: Front) -> Subject<'_> {
-    Subject {
+fn subject(service: &Service, front: ProxyPresence) -> ServiceContext<'_> {
+    ServiceContext {
         service,
         image: None,
         front,
@@ -28,11 +28,11 @@ fn told(found: &[Finding]) -> String {
     found.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-fn judge(keys: &str, front: Front) -> String {
+fn judge(keys: &str, front: ProxyPresence) -> String {
     told(&findings(&subject(&service(keys), front)))
 }
 
-const FRONTS: [Front; 3] = [Front::Nobody, Front::Drains, Front::Watched];
+const FRONTS: [ProxyPresence; 3] = [ProxyPresence::Nobody, ProxyPresence::Drains, ProxyPresence::Watched];
 
 #[test]
 fn a_service_with_nothing_wrong_has_no_finding() {
@@ -46,7 +46,7 @@ fn a_restart_policy_is_compose_s_or_the_deploys() {
     let of = |keys: &str| {
         let yaml = format!("name: p\nservices: {{app: {{image: 'a:1', {keys}}}}}");
         let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
-        told(&findings(&subject(&project.services["app"], Front::Drains)))
+        told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
     };
     assert_eq!([of(""), of("restart: 'no'")], ["no-restart-policy"; 2]);
     for policy in
@@ -62,7 +62,7 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
     let of = |image: &str, build: &str| {
         let yaml = format!("name: p\nservices: {{app: {{restart: always, image: '{image}', {build}}}}}");
         let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
-        told(&findings(&subject(&project.services["app"], Front::Drains)))
+        told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
     };
     for moving in ["shop", "shop:latest", "r.test:5000/shop", "shop:stable", "shop:main"] {
         assert_eq!(of(moving, ""), "moving-image", "{moving}");
@@ -78,15 +78,15 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
 fn a_first_process_without_a_handler_is_told() {
     let shell = "command: [sh, -c, node app.js]";
     for (front, by_process) in [
-        (Front::Nobody, "!ignores-stop-signal"),
-        (Front::Drains, "ignores-stop-signal"),
-        (Front::Watched, "!ignores-stop-signal"),
+        (ProxyPresence::Nobody, "!ignores-stop-signal"),
+        (ProxyPresence::Drains, "ignores-stop-signal"),
+        (ProxyPresence::Watched, "!ignores-stop-signal"),
     ] {
         let with = |keys: &str, caught: &str| {
             let service = service(keys);
             let status = format!("NSpid:\t7\t1\nSigBlk: 0\nSigIgn: 0\nSigCgt: {caught}\n");
-            let signals = Signals::of_first_process(&status).map(|s| ("app-1".to_string(), s));
-            told(&findings(&Subject { signals, ..subject(&service, front) }))
+            let signals = SignalMasks::of_first_process(&status).map(|s| ("app-1".to_string(), s));
+            told(&findings(&ServiceContext { signals, ..subject(&service, front) }))
         };
         assert_eq!(with("", "0"), by_process);
         assert_eq!((with("", "4000").as_str(), with(shell, "4000").as_str()), ("", ""));
@@ -105,7 +105,7 @@ fn the_words_and_the_stop_signal_of_the_image_count() {
     let of = |keys: &str, config: &str| {
         let service = service(keys);
         let image: Image = serde_json::from_str(&format!(r#"{{"Config": {config}}}"#)).unwrap();
-        findings(&Subject { image: Some(&image), ..subject(&service, Front::Drains) })
+        findings(&ServiceContext { image: Some(&image), ..subject(&service, ProxyPresence::Drains) })
     };
     let shell = r#"{"Cmd": ["/bin/sh", "-c", "node x"], "StopSignal": "SIGQUIT"}"#;
     assert!(of("", shell)[0].says.contains("passes SIGQUIT to nobody"));
@@ -129,7 +129,8 @@ fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
         assert_eq!(grace(&format!("stop_grace_period: 30s, command: {words}")), short, "{words}");
         assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 3], "{words}");
     }
-    let fix = findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), Front::Drains))[0].fix.clone();
+    let fix =
+        findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].fix.clone();
     assert_eq!(fix, "set `services.app.stop_grace_period: 65s`");
 }
 
@@ -142,7 +143,7 @@ fn two_generations_share_a_volume_where_they_run_side_by_side() {
         ["", "deploy: {update_config: {order: start-first}}", "deploy: {update_config: {order: stop-first}}"];
     for front in FRONTS {
         for (n, order) in orders.iter().enumerate() {
-            let beside = if front == Front::Nobody { n == 1 } else { n != 2 };
+            let beside = if front == ProxyPresence::Nobody { n == 1 } else { n != 2 };
             let (plain, kept) = match beside {
                 true => ("shared-volume", "!shared-volume"),
                 false => ("", ""),
@@ -165,7 +166,7 @@ fn two_generations_share_a_volume_where_they_run_side_by_side() {
 fn a_volume_that_many_instances_share_already_is_no_news() {
     let with = |keys: &str| {
         let service = service(&format!("volumes: [{{type: volume, source: d, target: /data}}], {keys}"));
-        told(&findings(&Subject { instances: 2, ..subject(&service, Front::Drains) }))
+        told(&findings(&ServiceContext { instances: 2, ..subject(&service, ProxyPresence::Drains) }))
     };
     assert_eq!(with(""), "");
     assert_eq!(with("environment: {DATABASE_URL: 'sqlite:////data/app.db'}"), "!shared-volume");
@@ -179,7 +180,7 @@ fn a_database_is_known_by_its_image_its_path_or_its_address() {
              target: {path}}}]}}}}"
         );
         let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
-        database(&subject(&project.services["app"], Front::Drains))
+        database(&subject(&project.services["app"], ProxyPresence::Drains))
     };
     assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));
     assert_eq!(kind("bitnami/redis@sha256:0", "/data", ""), Some("Redis"));
@@ -193,13 +194,13 @@ fn a_database_is_known_by_its_image_its_path_or_its_address() {
 fn a_service_that_rests_for_its_volume_is_missed_by_who_asks_it() {
     let volume = "volumes: [{type: volume, target: /data}]";
     for (front, asked, expected) in [
-        (Front::Nobody, true, "!stops-first"),
-        (Front::Nobody, false, ""),
-        (Front::Drains, true, ""),
-        (Front::Watched, true, ""),
+        (ProxyPresence::Nobody, true, "!stops-first"),
+        (ProxyPresence::Nobody, false, ""),
+        (ProxyPresence::Drains, true, ""),
+        (ProxyPresence::Watched, true, ""),
     ] {
         let service = service(volume);
-        let found = findings(&Subject { is_asked: asked, ..subject(&service, front) });
+        let found = findings(&ServiceContext { is_asked: asked, ..subject(&service, front) });
         assert_eq!(told(&found), expected, "{front:?} {asked}");
     }
 }
@@ -209,7 +210,7 @@ fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_ma
     for (route, listens, asked) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
         let with = |keys: &str, front, is_sure| {
             let service = service(keys);
-            let asks = Subject {
+            let asks = ServiceContext {
                 asks_for_route: route,
                 listens,
                 is_asked: asked,
@@ -219,20 +220,20 @@ fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_ma
             told(&findings(&asks))
         };
         let expected = if route || listens || asked { ["!no-proxy", "no-proxy"] } else { ["", ""] };
-        assert_eq!([with("", Front::Nobody, true), with("", Front::Nobody, false)], expected);
+        assert_eq!([with("", ProxyPresence::Nobody, true), with("", ProxyPresence::Nobody, false)], expected);
         for obstacle in ["ports: [{target: 80, published: '8080'}]", "network_mode: host"] {
-            assert_eq!(with(obstacle, Front::Nobody, true), "");
+            assert_eq!(with(obstacle, ProxyPresence::Nobody, true), "");
         }
-        assert_eq!([with("", Front::Drains, true), with("", Front::Watched, true)], [""; 2]);
+        assert_eq!([with("", ProxyPresence::Drains, true), with("", ProxyPresence::Watched, true)], [""; 2]);
     }
 }
 
 #[test]
 fn a_state_folder_in_an_image_is_told() {
     let service = service("");
-    let found = findings(&Subject {
+    let found = findings(&ServiceContext {
         state_in_image: Some("/p/.compose-zd".into()),
-        ..subject(&service, Front::Drains)
+        ..subject(&service, ProxyPresence::Drains)
     });
     assert_eq!(told(&found), "state-in-build-context");
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::Checker;
-use crate::check::room::{self, Crowd, Memory, Need};
+use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
 use crate::check::{Finding, version};
 use crate::deploy::scene;
 use crate::docker::inspect::Container;
@@ -24,13 +24,13 @@ impl Checker<'_> {
         let known = crowds.into_iter().filter_map(|(service, running, starting)| {
             let process = &self.project().services[&service].process;
             let need = need(process, used.get(&service).copied())?;
-            Some(Crowd { service, running, starting, need })
+            Some(MemoryDemand { service, running, starting, need })
         });
-        let known: Vec<Crowd> = known.collect();
+        let known: Vec<MemoryDemand> = known.collect();
         let elsewhere = self.docker().whereabouts().is_elsewhere();
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !elsewhere);
-        let available = meminfo.and_then(|text| room::available(&text));
-        findings.extend(room::finding(&known, Memory { total: machine.memory, available }));
+        let available = meminfo.and_then(|text| memory::available(&text));
+        findings.extend(memory::finding(&known, HostMemory { total: machine.memory, available }));
         Ok(findings)
     }
 
@@ -46,7 +46,7 @@ impl Checker<'_> {
         let mut most: BTreeMap<String, u64> = BTreeMap::new();
         for (id, text) in &told {
             let service = by_id.get(id.as_str()).and_then(|c| c.compose()).map(|(_, s)| s.to_string());
-            if let (Some(service), Some(bytes)) = (service, room::taken(text)) {
+            if let (Some(service), Some(bytes)) = (service, memory::taken(text)) {
                 let largest = most.entry(service).or_default();
                 *largest = bytes.max(*largest);
             }
@@ -56,9 +56,9 @@ impl Checker<'_> {
 }
 
 /// What is measured or reserved goes before a limit, which is no need.
-fn need(process: &Process, used: Option<u64>) -> Option<Need> {
-    let taken = used.max(process.memory_reserved).map(Need::Taken);
-    match (process.memory_limit.map(Need::Limit), used) {
+fn need(process: &Process, used: Option<u64>) -> Option<MemoryNeed> {
+    let taken = used.max(process.memory_reserved).map(MemoryNeed::Taken);
+    match (process.memory_limit.map(MemoryNeed::Limit), used) {
         // Nothing runs yet, and it may take all that it is given.
         (Some(limit), None) => Some(limit),
         (limit, _) => taken.or(limit),
@@ -76,9 +76,9 @@ mod tests {
             need(&process, used)
         };
         assert_eq!(of(None, None, None), None);
-        assert_eq!(of(Some(9), Some(3), None), Some(Need::Limit(9)));
-        assert_eq!(of(Some(9), Some(3), Some(2)), Some(Need::Taken(3)));
-        assert_eq!(of(Some(9), None, Some(2)), Some(Need::Taken(2)));
-        assert_eq!(of(None, Some(3), None), Some(Need::Taken(3)));
+        assert_eq!(of(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
+        assert_eq!(of(Some(9), Some(3), Some(2)), Some(MemoryNeed::Taken(3)));
+        assert_eq!(of(Some(9), None, Some(2)), Some(MemoryNeed::Taken(2)));
+        assert_eq!(of(None, Some(3), None), Some(MemoryNeed::Taken(3)));
     }
 }

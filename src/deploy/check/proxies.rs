@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::target::Fronting;
 use super::{Checker, about, refused_by};
-use crate::check::{Finding, Sheet};
+use crate::check::{AuditReport, Finding};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::scene::{self, Viewer};
 use crate::fault::{Fault, Loss};
@@ -42,7 +42,7 @@ impl Checker<'_> {
         viewer: &Viewer,
         fronting: &Fronting,
         (starting, beside): (usize, Vec<String>),
-        sheet: &mut Sheet,
+        sheet: &mut AuditReport,
     ) -> Result<()> {
         let target = viewer.target;
         let backends = viewer.backends(self.containers());

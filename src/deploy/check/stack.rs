@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::check::service::{self, Front, Subject};
-use crate::check::{About, Finding, Row, Sheet, Verdict, version};
+use crate::check::service::{self, ProxyPresence, ServiceContext};
+use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow, version};
 use crate::cli::CheckArgs;
 use crate::deploy::definition::Definition;
 use crate::deploy::stack;
@@ -20,7 +20,7 @@ use crate::swarm::placement::Local;
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
 const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
-pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mut Sheet) -> Result<()> {
+pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
     let (docker, project) = (&definition.docker, &definition.project);
     let asks = Asks { services: args.services.clone(), ..Asks::default() };
     let text = definition.snapshot.text();
@@ -30,7 +30,7 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
         if engine { docker.image(reference) } else { Ok(None) }
     };
     for (name, loss) in stack::losses(&project.name, &text, &file, nodes.as_ref(), &image)? {
-        sheet.findings.push(Finding::lost(About::service(&name), loss));
+        sheet.findings.push(Finding::lost(Scope::service(&name), loss));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(stack::one_shots(project));
@@ -66,11 +66,11 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
 }
 
 /// Swarm takes a task out of its DNS, and stops it 2 s later, whatever it still answers.
-fn subject<'a>(service: &'a Service, image: Option<&'a Image>) -> Subject<'a> {
-    Subject {
+fn subject<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
+    ServiceContext {
         service,
         image,
-        front: Front::Nobody,
+        front: ProxyPresence::Nobody,
         asks_for_route: false,
         is_asked: false,
         listens: false,
@@ -85,9 +85,9 @@ fn ignored(services: &[String], note: &str) -> Finding {
     Finding::note("swarm-ignores", about(services, note), note, "")
 }
 
-fn about(services: &[String], text: &str) -> About {
+fn about(services: &[String], text: &str) -> Scope {
     let named = |s: &&String| text.contains(&format!("services.{s}.")) || text.contains(&format!("`{s}`"));
-    services.iter().find(named).map_or_else(About::default, |s| About::service(s))
+    services.iter().find(named).map_or_else(Scope::default, |s| Scope::service(s))
 }
 
 /// What other nodes will not have, as long as it is not known whether there are any.
@@ -96,7 +96,7 @@ fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Fin
         let says =
             format!("`services.{service}.volumes`: `{source}` has to be on every node that may run it");
         let fix = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
-        Finding::note("swarm-bind", About::service(&service), says, fix)
+        Finding::note("swarm-bind", Scope::service(&service), says, fix)
     });
     let is_built = |name: &&String| project.services[*name].builds && !file.image(name).is_empty();
     let built = file.services.iter().filter(is_built).map(|name| {
@@ -105,7 +105,7 @@ fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Fin
             file.image(name)
         );
         let fix = "name one in `image`; `compose-zd deploy --build --push` puts it there";
-        Finding::note("swarm-registry", About::service(name), says, fix)
+        Finding::note("swarm-registry", Scope::service(name), says, fix)
     });
     binds.chain(built).collect()
 }
@@ -122,12 +122,12 @@ fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Res
     Ok(all)
 }
 
-fn row(service: &Service) -> Row {
+fn row(service: &Service) -> VerdictRow {
     let says = match service.replicas {
         Some(1) | None => "1 task, replaced by Swarm".to_string(),
         Some(n) => format!("{n} tasks, replaced by Swarm"),
     };
-    Row {
+    VerdictRow {
         name: service.name.clone(),
         services: vec![service.name.clone()],
         verdict: Verdict::Yes,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Checker;
-use crate::check::service::{self, Front, Subject};
-use crate::check::signals::Signals;
-use crate::check::{About, Finding, Row, Sheet, Verdict};
+use crate::check::service::{self, ProxyPresence, ServiceContext};
+use crate::check::signals::SignalMasks;
+use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::goals;
 use crate::deploy::scene::Viewer;
@@ -23,7 +23,7 @@ use crate::proxy::{self, Proxy};
 
 /// What is told of a target.
 pub struct Judged {
-    pub row: Row,
+    pub row: VerdictRow,
     /// Its services with how many run, and how many start beside them.
     pub crowds: Vec<(String, u64, u64)>,
     /// Of a deploy of everything, where there is one.
@@ -48,20 +48,20 @@ impl Fronting {
         self.running.is_empty() && self.planned.is_empty() && !self.perhaps
     }
 
-    fn kind(&self) -> Front {
+    fn kind(&self) -> ProxyPresence {
         match self.all().iter().all(|p| p.steers()) {
-            _ if self.is_none() => Front::Nobody,
-            true => Front::Drains,
-            false => Front::Watched,
+            _ if self.is_none() => ProxyPresence::Nobody,
+            true => ProxyPresence::Drains,
+            false => ProxyPresence::Watched,
         }
     }
 }
 
 impl Checker<'_> {
     /// `others` are judged with it: a deploy that names none replaces them together.
-    pub fn target(&self, target: &Target, others: &[&Target], sheet: &mut Sheet) -> Result<Judged> {
+    pub fn target(&self, target: &Target, others: &[&Target], sheet: &mut AuditReport) -> Result<Judged> {
         let found = &mut sheet.findings;
-        let refused = |fault: Fault| Finding::refused(About::service(target.services()[0]), fault);
+        let refused = |fault: Fault| Finding::refused(Scope::service(target.services()[0]), fault);
         found.extend(
             preflight::file(self.project(), target)
                 .into_iter()
@@ -113,7 +113,7 @@ impl Checker<'_> {
             containers: self.containers(),
             starting,
         })?;
-        let about = || About::service(viewer.target.services()[0]);
+        let about = || Scope::service(viewer.target.services()[0]);
         let finding = |found| match found {
             preflight::Finding::Refused(fault) => self.about_service(viewer.target, fault),
             preflight::Finding::Note(loss) => Finding::lost(about(), loss),
@@ -140,7 +140,7 @@ impl Checker<'_> {
     /// A fault of the file names the side that it is about.
     fn about_service(&self, target: &Target, fault: Fault) -> Finding {
         let named = target.services().into_iter().find(|s| fault.message.contains(&format!("`{s}`")));
-        Finding::refused(About::service(named.unwrap_or(target.services()[0])), fault)
+        Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), fault)
     }
 
     /// Before the first start nothing of it runs, and a proxy that is down is none to wonder at.
@@ -174,7 +174,7 @@ impl Checker<'_> {
     }
 
     /// How a new instance will be asked; what its image brings along is not known where that is not here.
-    fn readiness(&self, viewer: &Viewer, sheet: &mut Sheet) {
+    fn readiness(&self, viewer: &Viewer, sheet: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let told = service.healthcheck.is_some() || service.settings.http.is_some();
@@ -200,13 +200,13 @@ impl Checker<'_> {
     }
 
     /// Whether what runs passes the probe of new instances.
-    fn serving(&self, viewer: &Viewer, proxies: &[Arc<dyn Proxy>], sheet: &mut Sheet) -> Result<()> {
+    fn serving(&self, viewer: &Viewer, proxies: &[Arc<dyn Proxy>], sheet: &mut AuditReport) -> Result<()> {
         let services = viewer.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
         // A service with nothing to ask has its finding already.
         let all = Serving::of(viewer, proxies, running).unwrap_or_default();
         let note = |found: NotReady| {
-            let about = About::service(&found.service);
+            let about = Scope::service(&found.service);
             Finding::note("serving-not-ready", about, found.to_string(), found.fix)
         };
         sheet.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
@@ -258,7 +258,7 @@ impl Checker<'_> {
         service: &Service,
         target: &Target,
         fronting: &Fronting,
-        sheet: &mut Sheet,
+        sheet: &mut AuditReport,
     ) -> Result<()> {
         let depends = |other: &Service| other.depends_on.contains_key(&service.name);
         let is_asked = !service.fixed_ports.is_empty() || self.project().services.values().any(depends);
@@ -273,7 +273,7 @@ impl Checker<'_> {
             )),
             (_, Some(_)) => {}
         }
-        let subject = Subject {
+        let subject = ServiceContext {
             service,
             image: self.wanted.images.get(&service.name),
             front: fronting.kind(),
@@ -291,25 +291,25 @@ impl Checker<'_> {
     }
 
     /// Of the first instance that runs, with its name.
-    fn signals(&self, service: &Service) -> Result<Option<(String, Signals)>> {
+    fn signals(&self, service: &Service) -> Result<Option<(String, SignalMasks)>> {
         let Some(one) = self.members(&service.name).into_iter().find(|c| c.is_running()) else {
             return Ok(None);
         };
         let read = match self.here(one) {
             Some(signals) => Some(signals),
-            None => self.docker().first_process(&one.id)?.as_deref().and_then(Signals::of_first_process),
+            None => self.docker().first_process(&one.id)?.as_deref().and_then(SignalMasks::of_first_process),
         };
         Ok(read.map(|signals| (one.name().to_string(), signals)))
     }
 
     /// Where the engine is on this machine, and not in a virtual one, its processes are here too.
-    fn here(&self, container: &Container) -> Option<Signals> {
+    fn here(&self, container: &Container) -> Option<SignalMasks> {
         let near = !self.docker().whereabouts().is_elsewhere();
         let status = std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok();
-        status.filter(|_| near && container.state.pid > 1).as_deref().and_then(Signals::of_first_process)
+        status.filter(|_| near && container.state.pid > 1).as_deref().and_then(SignalMasks::of_first_process)
     }
 
-    fn row(&self, target: &Target, fronting: &Fronting) -> Row {
+    fn row(&self, target: &Target, fronting: &Fronting) -> VerdictRow {
         let names: Vec<String> = fronting.all().iter().map(|p| p.name()).collect();
         let running: usize = target.services().iter().map(|s| self.running(s)).sum();
         let count = match running {
@@ -325,7 +325,7 @@ impl Checker<'_> {
         let service = &self.project().services[target.services()[0]];
         let rests = goals::rests_for_its_volume(service, &service.update, !fronting.is_none());
         let order = service.update.order == Some(Order::StopFirst) || rests;
-        Row {
+        VerdictRow {
             name: target.name().into(),
             services: target.services().iter().map(|s| s.to_string()).collect(),
             verdict: Verdict::Yes,
@@ -345,7 +345,7 @@ impl Checker<'_> {
 /// What is not asked much of before it gets requests.
 fn weak(service: &str, probe: &Probe) -> Option<Finding> {
     let fix = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
-    let about = About::service(service);
+    let about = Scope::service(service);
     match probe {
         Probe::Http(http) if probe.is_weak() => {
             let says = format!(

@@ -1,10 +1,10 @@
 //! Whether there is memory for two generations of what is deployed at a time.
 
-use super::finding::{About, Finding};
+use super::finding::{Finding, Scope};
 
 /// What one instance takes, in bytes, by what is known of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
+pub enum MemoryNeed {
     /// As much as the largest that runs takes now, or as the file reserves.
     Taken(u64),
     /// At most.
@@ -13,35 +13,35 @@ pub enum Need {
 
 /// The instances of a service during a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crowd {
+pub struct MemoryDemand {
     pub service: String,
     pub running: u64,
     /// How many start beside them.
     pub starting: u64,
-    pub need: Need,
+    pub need: MemoryNeed,
 }
 
 /// The memory of the engine's machine, in bytes, as far as it is known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct HostMemory {
     pub total: Option<u64>,
     /// What programs can still get.
     pub available: Option<u64>,
 }
 
 /// Judges everything that is deployed at a time.
-pub fn finding(crowds: &[Crowd], memory: Memory) -> Option<Finding> {
+pub fn finding(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
     too_little(crowds, memory).or_else(|| may_be_too_little(crowds, memory))
 }
 
-fn too_little(crowds: &[Crowd], memory: Memory) -> Option<Finding> {
-    let new = |c: &Crowd| match c.need {
-        Need::Taken(bytes) => c.starting.saturating_mul(bytes),
-        Need::Limit(_) => 0,
+fn too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+    let new = |c: &MemoryDemand| match c.need {
+        MemoryNeed::Taken(bytes) => c.starting.saturating_mul(bytes),
+        MemoryNeed::Limit(_) => 0,
     };
-    let all = |c: &Crowd| match c.need {
-        Need::Taken(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
-        Need::Limit(_) => 0,
+    let all = |c: &MemoryDemand| match c.need {
+        MemoryNeed::Taken(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
+        MemoryNeed::Limit(_) => 0,
     };
     // Of another machine only the whole is known.
     let (needed, there, of) = match (memory.available, memory.total) {
@@ -50,12 +50,12 @@ fn too_little(crowds: &[Crowd], memory: Memory) -> Option<Finding> {
         (None, None) => return None,
     };
     let says = format!("new instances beside the old ones take {}, and {} {of}", size(needed), size(there));
-    (needed > there).then(|| Finding::no(RULE, About::default(), says, fix(crowds)))
+    (needed > there).then(|| Finding::no(RULE, Scope::default(), says, fix(crowds)))
 }
 
-fn may_be_too_little(crowds: &[Crowd], memory: Memory) -> Option<Finding> {
-    let most = |c: &Crowd| match c.need {
-        Need::Taken(bytes) | Need::Limit(bytes) => {
+fn may_be_too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+    let most = |c: &MemoryDemand| match c.need {
+        MemoryNeed::Taken(bytes) | MemoryNeed::Limit(bytes) => {
             c.running.max(c.starting).saturating_add(c.starting).saturating_mul(bytes)
         }
     };
@@ -65,17 +65,17 @@ fn may_be_too_little(crowds: &[Crowd], memory: Memory) -> Option<Finding> {
         size(needed),
         size(total)
     );
-    (needed > total).then(|| Finding::note(RULE, About::default(), says, fix(crowds)))
+    (needed > total).then(|| Finding::note(RULE, Scope::default(), says, fix(crowds)))
 }
 
 const RULE: &str = "too-little-memory";
 
-fn sum(crowds: &[Crowd], bytes: impl Fn(&Crowd) -> u64) -> u64 {
+fn sum(crowds: &[MemoryDemand], bytes: impl Fn(&MemoryDemand) -> u64) -> u64 {
     crowds.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
 /// Smaller batches help the service of which most start at a time.
-fn fix(crowds: &[Crowd]) -> String {
+fn fix(crowds: &[MemoryDemand]) -> String {
     let largest = crowds.iter().max_by_key(|c| c.starting).filter(|c| c.starting > 1);
     match largest {
         Some(crowd) => format!(
@@ -127,47 +127,50 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn crowd(running: u64, starting: u64, need: Need) -> Crowd {
-        Crowd { service: "app".into(), running, starting, need }
+    fn crowd(running: u64, starting: u64, need: MemoryNeed) -> MemoryDemand {
+        MemoryDemand { service: "app".into(), running, starting, need }
     }
 
-    fn judge(crowds: &[Crowd], total: u64, available: Option<u64>) -> Option<Severity> {
-        let memory = Memory { total: Some(total * GIB), available: available.map(|a| a * GIB) };
+    fn judge(crowds: &[MemoryDemand], total: u64, available: Option<u64>) -> Option<Severity> {
+        let memory = HostMemory { total: Some(total * GIB), available: available.map(|a| a * GIB) };
         finding(crowds, memory).map(|f| f.severity)
     }
 
     #[test]
     fn what_starts_has_to_fit_into_what_is_free() {
-        let taken = |running, starting| [crowd(running, starting, Need::Taken(GIB))];
+        let taken = |running, starting| [crowd(running, starting, MemoryNeed::Taken(GIB))];
         assert_eq!(judge(&taken(3, 3), 8, Some(3)), None);
         assert_eq!(judge(&taken(3, 3), 8, Some(2)), Some(Severity::No));
         assert_eq!(judge(&taken(3, 1), 8, Some(2)), None, "in batches");
         assert_eq!(judge(&taken(0, 3), 8, Some(3)), None);
-        let two = [crowd(1, 1, Need::Taken(GIB)), crowd(1, 1, Need::Taken(GIB))];
+        let two = [crowd(1, 1, MemoryNeed::Taken(GIB)), crowd(1, 1, MemoryNeed::Taken(GIB))];
         assert_eq!(judge(&two, 8, Some(1)), Some(Severity::No), "both at a time");
     }
 
     #[test]
     fn of_another_machine_only_the_whole_is_known() {
-        let taken = [crowd(3, 3, Need::Taken(GIB))];
+        let taken = [crowd(3, 3, MemoryNeed::Taken(GIB))];
         assert_eq!((judge(&taken, 6, None), judge(&taken, 5, None)), (None, Some(Severity::No)));
-        assert_eq!(finding(&taken, Memory::default()), None);
+        assert_eq!(finding(&taken, HostMemory::default()), None);
     }
 
     #[test]
     fn a_limit_is_no_need() {
-        let limited = |running| [crowd(running, 2, Need::Limit(GIB))];
+        let limited = |running| [crowd(running, 2, MemoryNeed::Limit(GIB))];
         assert_eq!(judge(&limited(2), 4, Some(0)), None);
         assert_eq!(judge(&limited(2), 3, Some(3)), Some(Severity::Note));
         assert_eq!(judge(&limited(0), 3, Some(3)), Some(Severity::Note), "of which none runs yet");
-        assert_eq!(judge(&[crowd(1, u64::MAX, Need::Limit(u64::MAX))], 3, Some(3)), Some(Severity::Note));
+        assert_eq!(
+            judge(&[crowd(1, u64::MAX, MemoryNeed::Limit(u64::MAX))], 3, Some(3)),
+            Some(Severity::Note)
+        );
     }
 
     #[test]
     fn the_fix_is_about_what_starts_at_a_time() {
-        let many = [crowd(3, 3, Need::Taken(GIB))];
+        let many = [crowd(3, 3, MemoryNeed::Taken(GIB))];
         assert!(fix(&many).contains("`services.app.deploy.update_config.parallelism: 1`"));
-        let one = crowd(1, 1, Need::Taken(GIB));
+        let one = crowd(1, 1, MemoryNeed::Taken(GIB));
         assert!(fix(&[one.clone(), one.clone()]).contains("one after the other"));
         assert!(fix(&[one]).contains("more memory"));
     }

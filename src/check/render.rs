@@ -1,6 +1,6 @@
 //! How a sheet reads: the services with what was found of each, then the proxies, then the project.
 
-use super::{Finding, Row, Severity, Sheet, Verdict};
+use super::{AuditReport, Finding, Severity, Verdict, VerdictRow};
 
 /// Where the text of a finding begins.
 const INDENT: usize = 8;
@@ -8,7 +8,7 @@ const INDENT: usize = 8;
 /// No line is broken earlier, however narrow the terminal is; the words would stand one below the other.
 const NARROW: usize = 40;
 
-pub fn lines(sheet: &Sheet, width: Option<usize>, quiet: bool) -> Vec<String> {
+pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<String> {
     let page = Page { width: width.map(|w| w.max(NARROW)), quiet };
     let mut lines = page.services(sheet);
     let proxies: Vec<&str> = {
@@ -35,7 +35,7 @@ pub fn lines(sheet: &Sheet, width: Option<usize>, quiet: bool) -> Vec<String> {
 }
 
 /// Under the service that it is about.
-fn is_shown(finding: &Finding, rows: &[Row]) -> bool {
+fn is_shown(finding: &Finding, rows: &[VerdictRow]) -> bool {
     let service = finding.about.service.as_ref();
     service.is_some_and(|s| rows.iter().any(|r| r.services.contains(s)))
 }
@@ -46,9 +46,9 @@ struct Page {
 }
 
 impl Page {
-    fn services(&self, sheet: &Sheet) -> Vec<String> {
+    fn services(&self, sheet: &AuditReport) -> Vec<String> {
         let widest = sheet.services.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
-        let of = |row: &Row| {
+        let of = |row: &VerdictRow| {
             let verdict = match row.verdict {
                 Verdict::Yes => "yes",
                 Verdict::No => "no",
@@ -118,17 +118,17 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::About;
+    use crate::check::Scope;
 
-    fn sheet() -> Sheet {
-        let row = |name: &str, verdict, says: &str| Row {
+    fn sheet() -> AuditReport {
+        let row = |name: &str, verdict, says: &str| VerdictRow {
             name: name.into(),
             services: vec![name.into()],
             verdict,
             says: says.into(),
             proxies: vec!["lb".into()],
         };
-        Sheet {
+        AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: false,
@@ -138,10 +138,10 @@ mod tests {
                 row("db", Verdict::LeftAlone, "left alone"),
             ],
             findings: vec![
-                Finding::note("moving-image", About::service("app"), "it moves", "name a version"),
-                Finding::no("container-name", About::service("worker"), "it has one name", "remove it"),
-                Finding::no("nginx-keepalive", About::proxy("lb"), "it is old", "use a new one"),
-                Finding::note("engine-too-old", About::default(), "it is older", ""),
+                Finding::note("moving-image", Scope::service("app"), "it moves", "name a version"),
+                Finding::no("container-name", Scope::service("worker"), "it has one name", "remove it"),
+                Finding::no("nginx-keepalive", Scope::proxy("lb"), "it is old", "use a new one"),
+                Finding::note("engine-too-old", Scope::default(), "it is older", ""),
             ],
             unjudged: vec!["whether it ends".into()],
         }
