@@ -363,7 +363,7 @@ pub struct InitArgs {
 
 /// The form in which results are printed.
 #[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Output {
+pub enum OutputFormat {
     #[default]
     Text,
     Json,
@@ -380,7 +380,7 @@ pub struct StatusArgs {
     pub watch: Option<Duration>,
     /// text, or json: one document, with --watch one a line
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
-    pub output: Output,
+    pub output: OutputFormat,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -396,7 +396,7 @@ pub struct HistoryArgs {
     pub timeline: Option<u32>,
     /// text, or json: one document
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
-    pub output: Output,
+    pub output: OutputFormat,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -415,7 +415,7 @@ pub struct CheckArgs {
     pub quiet: bool,
     /// text, or json: one document
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
-    pub output: Output,
+    pub output: OutputFormat,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -508,7 +508,7 @@ pub struct RolloutArgs {
     pub state_dir: Option<PathBuf>,
     /// text, or json: an event a line on stderr, a summary on stdout
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
-    pub output: Output,
+    pub output: OutputFormat,
     /// Draw what happened to each instance, and when, as one HTML page
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub timeline: Option<PathBuf>,
@@ -519,11 +519,11 @@ pub struct RolloutArgs {
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
     #[command(flatten)]
-    pub turn: TurnArgs,
+    pub turn: LockArgs,
     #[command(flatten)]
     pub swarm: SwarmArgs,
     #[command(flatten)]
-    pub going_back: GoingBackArgs,
+    pub going_back: RollbackConfigArgs,
     #[command(flatten)]
     pub health: HealthArgs,
     #[command(flatten)]
@@ -537,7 +537,7 @@ pub struct RolloutArgs {
 /// One rollout of a project at a time.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "While another run holds the project")]
-pub struct TurnArgs {
+pub struct LockArgs {
     /// Wait until it is done, for at most this long [default without a duration: as long as it takes; without the flag:
     /// exit 5 at once]
     #[arg(long, env = "COMPOSE_ZD_WAIT", value_name = "DURATION", value_parser = patience,
@@ -551,7 +551,7 @@ pub struct TurnArgs {
 /// Longer than any machine runs.
 const FOR_EVER: &str = "1000000days";
 
-impl TurnArgs {
+impl LockArgs {
     /// How long another run is waited for.
     pub fn limit(&self) -> Duration {
         let long = Duration::from_secs(1_000_000 * 24 * 3600);
@@ -605,7 +605,7 @@ pub struct UpdateArgs {
 /// How instances are put back; the words of `docker service update`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Rollback (deploy.rollback_config)")]
-pub struct GoingBackArgs {
+pub struct RollbackConfigArgs {
     /// Instances put back at a time; 0 is all at once [default: as many as are replaced at a time, or 1 where the file
     /// has a rollback_config]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_PARALLELISM", value_name = "N")]

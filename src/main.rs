@@ -37,7 +37,7 @@ mod fuzz;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use cli::{CheckArgs, Cli, Command, HistoryArgs, Output, RolloutArgs, StatusArgs};
+use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use fault::Fault;
 use report::entry::SCHEMA_TEXT;
 use report::{Detail, Report, Settings};
@@ -111,17 +111,17 @@ fn settings(command: &Command) -> Settings {
         Command::Rollback(args) => &args.rollout,
         Command::Recover(args) => &args.rollout,
         Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
-            return Settings { json: *output == Output::Json, ..Settings::default() };
+            return Settings { json: *output == OutputFormat::Json, ..Settings::default() };
         }
         Command::Check(CheckArgs { output, quiet, .. }) => {
             let detail = if *quiet { Detail::Quiet } else { Detail::Normal };
-            return Settings { detail, json: *output == Output::Json, ..Settings::default() };
+            return Settings { detail, json: *output == OutputFormat::Json, ..Settings::default() };
         }
         _ => return Settings::default(),
     };
     Settings {
         detail: detail(rollout),
-        json: rollout.output == Output::Json,
+        json: rollout.output == OutputFormat::Json,
         rollout: true,
         timeline: rollout.timeline.clone(),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::cli::{ComposeArgs, GoingBackArgs, RolloutArgs, UpdateArgs, WitnessArgs};
+use crate::cli::{ComposeArgs, RollbackConfigArgs, RolloutArgs, UpdateArgs, WitnessArgs};
 use crate::docker::Where;
 use crate::fault::Fault;
 use crate::model::{
@@ -184,7 +184,7 @@ fn updating(args: &UpdateArgs) -> UpdateWish {
     }
 }
 
-fn going_back(args: &GoingBackArgs) -> UpdateWish {
+fn going_back(args: &RollbackConfigArgs) -> UpdateWish {
     UpdateWish {
         parallelism: args.rollback_parallelism,
         delay: args.rollback_delay,
