@@ -1,24 +1,24 @@
 //! Every process is started here. What docker is asked and told, argv by argv, is in the files of this folder.
 
-mod ahead;
-mod call;
-pub mod claims;
+mod api;
+mod command;
 mod compose;
 mod compose_plugin;
+mod connection;
 mod containers;
-pub mod engine;
+pub mod endpoint;
 pub mod events;
 mod exec;
-pub mod facts;
+pub mod host_info;
 mod images;
 mod init_container;
 pub mod inspect;
-mod line;
-mod question;
+pub mod lock_resource;
+mod prefetch;
 
-mod said;
+mod container_shell;
+mod output;
 mod session;
-mod shells;
 pub mod swarm;
 
 use std::ffi::OsString;
@@ -37,27 +37,27 @@ use crate::fault::Fault;
 use crate::lock::{Lease, Process, RUN};
 use crate::shell;
 use crate::wait::{self, Stop};
-use ahead::Ahead;
-pub use call::Call;
-use engine::{Patience, Whereabouts};
+pub use command::DockerCommand;
+use connection::EngineConnection;
+use container_shell::ShellPool;
+use endpoint::{EngineAddress, Timeouts};
 pub use exec::Exec;
 use exec::is_dockers_own;
 pub use images::{KEEPS, familiar};
 pub use init_container::InitContainer;
-use line::Line;
-pub use said::Said;
-use shells::Shells;
+pub use output::OutputSink;
+use prefetch::Prefetcher;
 
 /// How a finished command ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct CommandResult {
     /// The exit code; `None` when a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Done {
+impl CommandResult {
     pub fn ok(&self) -> bool {
         self.code == Some(0)
     }
@@ -73,7 +73,7 @@ impl Done {
 
 /// Which project: Compose's and docker's own flags, passed through as they were given.
 #[derive(Debug, Clone, Default)]
-pub struct Where {
+pub struct ComposeFlags {
     /// `--context` and `--host`.
     pub engine: Vec<String>,
     /// `--file`, `--project-name`, `--project-directory`, `--env-file`, `--profile`.
@@ -93,21 +93,21 @@ pub struct Docker {
     is_own: bool,
     /// The client's `compose` plugin, where it may be started without the client.
     plugin: Option<PathBuf>,
-    place: Where,
+    place: ComposeFlags,
     /// The project, where Compose reads it from its input.
     project_text: Option<Arc<str>>,
     observer: Observer,
     engine_timeout: Duration,
-    patience: Patience,
+    patience: Timeouts,
     /// For an engine that was silent before.
-    again: Patience,
+    again: Timeouts,
     /// The engine did not answer when it was asked last.
     is_silent: Arc<AtomicBool>,
-    shells: Arc<Shells>,
-    line: Arc<Line>,
-    ahead: Arc<Ahead>,
+    shells: Arc<ShellPool>,
+    line: Arc<EngineConnection>,
+    ahead: Arc<Prefetcher>,
     known: Arc<Mutex<Vec<String>>>,
-    said: Option<Said>,
+    said: Option<OutputSink>,
     /// What a change waits for: that the run still has its lock.
     lease: Arc<Mutex<Option<Lease>>>,
     /// What ends questions and users' commands in containers.
@@ -119,7 +119,7 @@ impl Docker {
     ///
     /// # Errors
     /// No `docker`, no Compose, or a Compose of version 1.
-    pub fn find(place: Where, observer: Observer) -> Result<Docker> {
+    pub fn find(place: ComposeFlags, observer: Observer) -> Result<Docker> {
         let program = which::which("docker").map_err(|_| {
             Fault::unchanged("`docker` is not on the PATH").hint(
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
@@ -130,7 +130,7 @@ impl Docker {
         Ok(Docker { is_own, plugin, ..Docker::new(program, place, observer) })
     }
 
-    fn new(program: PathBuf, place: Where, observer: Observer) -> Docker {
+    fn new(program: PathBuf, place: ComposeFlags, observer: Observer) -> Docker {
         Docker {
             program,
             standalone: None,
@@ -139,9 +139,9 @@ impl Docker {
             place,
             project_text: None,
             observer,
-            engine_timeout: engine::TIMEOUT,
-            patience: engine::PATIENCE,
-            again: engine::AGAIN,
+            engine_timeout: endpoint::TIMEOUT,
+            patience: endpoint::PATIENCE,
+            again: endpoint::AGAIN,
             is_silent: Arc::default(),
             shells: Arc::default(),
             line: Arc::default(),
@@ -177,7 +177,7 @@ impl Docker {
 
     /// A client at this place, for tests of what needs none.
     #[cfg(test)]
-    pub fn at(program: PathBuf, place: Where) -> Docker {
+    pub fn at(program: PathBuf, place: ComposeFlags) -> Docker {
         Docker::new(program, place, Arc::new(|_, _| {}))
     }
 
@@ -200,7 +200,7 @@ impl Docker {
             "--profile".into(),
             "*".into(),
         ];
-        let place = Where { engine: self.place.engine.clone(), project: words.to_vec() };
+        let place = ComposeFlags { engine: self.place.engine.clone(), project: words.to_vec() };
         Docker { place, project_text: None, ..self.clone() }
     }
 
@@ -226,7 +226,7 @@ impl Docker {
         };
         let (reader, writer) = io::pipe()?;
         let command = command.stdout_file(writer.try_clone()?).stderr_file(writer);
-        let told = said::tell(reader, Arc::clone(&said.line));
+        let told = output::tell(reader, Arc::clone(&said.line));
         let done = self.run_to_end(&shown, &command);
         // It holds our ends of the pipe. What the command started itself may hold it for longer.
         drop(command);
@@ -244,7 +244,7 @@ impl Docker {
     ///
     /// # Errors
     /// Docker cannot be started, or the engine does not answer; a signal. The command's own failure is in the answer.
-    pub fn exec(&self, exec: &Exec) -> Result<Done> {
+    pub fn exec(&self, exec: &Exec) -> Result<CommandResult> {
         self.exec_until(exec, &|| self.signal().filter(|_| exec.private))
     }
 
@@ -252,19 +252,19 @@ impl Docker {
     ///
     /// # Errors
     /// As [`Docker::exec`].
-    pub fn query(&self, exec: &Exec) -> Result<Done> {
+    pub fn query(&self, exec: &Exec) -> Result<CommandResult> {
         self.exec_until(exec, &|| self.signal())
     }
 
-    fn signal(&self) -> Option<Cut> {
-        self.stop.signal().map(Cut::Signal)
+    fn signal(&self) -> Option<ExecAbort> {
+        self.stop.signal().map(ExecAbort::Signal)
     }
 
-    fn exec_until(&self, exec: &Exec, is_cut: IsCut) -> Result<Done> {
+    fn exec_until(&self, exec: &Exec, is_cut: AbortCheck) -> Result<CommandResult> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
         let (start, limit) = (Instant::now(), exec.limit.unwrap_or_else(|| self.scaled(ANSWER)));
-        let hurried = || Cut::Late(start.elapsed());
-        let late = || (start.elapsed() >= limit).then_some(Cut::Late(limit));
+        let hurried = || ExecAbort::Late(start.elapsed());
+        let late = || (start.elapsed() >= limit).then_some(ExecAbort::Late(limit));
         let is_cut =
             || is_cut().or_else(late).or_else(|| (exec.private && self.stop.is_hurried()).then(hurried));
         let shown = exec.shown(&argv);
@@ -272,7 +272,7 @@ impl Docker {
         let mut last = in_shell;
         if last.is_none() {
             // An ssh server may turn it away; it has done nothing then.
-            wait::until(engine::DOOR_POLL, engine::DOOR, &Stop::default(), || -> Result<_> {
+            wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &Stop::default(), || -> Result<_> {
                 let done = self.run_in_container(&argv, exec, &is_cut)?;
                 let is_over = !matches!(&done, Ok(done) if self.is_to_try_again(done));
                 last = Some(done);
@@ -282,17 +282,22 @@ impl Docker {
         (self.observer)(&shown, start.elapsed());
         match last.expect("it ran once") {
             Ok(done) => Ok(done),
-            Err(Cut::Signal(signal)) => Err(Fault::interrupted(signal).into()),
-            Err(Cut::Silent) => Err(self.silent(&shown, start.elapsed()).into()),
-            Err(Cut::Late(limit)) => {
+            Err(ExecAbort::Signal(signal)) => Err(Fault::interrupted(signal).into()),
+            Err(ExecAbort::Silent) => Err(self.silent(&shown, start.elapsed()).into()),
+            Err(ExecAbort::Late(limit)) => {
                 let stderr = format!("no answer within {}", humantime::format_duration(rounded(limit)));
-                Ok(Done { stderr, ..Done::default() })
+                Ok(CommandResult { stderr, ..CommandResult::default() })
             }
         }
     }
 
     /// No more than the first part of what it prints is read.
-    fn run_in_container(&self, argv: &[String], exec: &Exec, is_cut: IsCut) -> Result<Result<Done, Cut>> {
+    fn run_in_container(
+        &self,
+        argv: &[String],
+        exec: &Exec,
+        is_cut: AbortCheck,
+    ) -> Result<Result<CommandResult, ExecAbort>> {
         let mut cut = None;
         let command = readable(with_variables(expression(argv), &exec.variables));
         let command = match &exec.stdin {
@@ -308,21 +313,25 @@ impl Docker {
     }
 
     /// The exit code, unless it is cut, or the engine falls silent.
-    fn wait_unless(&self, child: &duct::Handle, is_cut: IsCut) -> io::Result<Result<Option<i32>, Cut>> {
+    fn wait_unless(
+        &self,
+        child: &duct::Handle,
+        is_cut: AbortCheck,
+    ) -> io::Result<Result<Option<i32>, ExecAbort>> {
         let mut asked = Instant::now();
         loop {
             if let Some(output) = child.wait_timeout(HEARD)? {
                 self.is_silent.store(false, Ordering::Relaxed);
                 return Ok(Ok(output.status.code()));
             }
-            let Patience { before, answer } = self.patience_now();
+            let Timeouts { before, answer } = self.patience_now();
             let is_due = asked.elapsed() >= before;
             let is_silent = is_due && !self.answers_within(answer);
             if is_due {
                 self.is_silent.store(is_silent, Ordering::Relaxed);
                 asked = Instant::now();
             }
-            if let Some(cut) = is_silent.then_some(Cut::Silent).or_else(is_cut) {
+            if let Some(cut) = is_silent.then_some(ExecAbort::Silent).or_else(is_cut) {
                 end_group(child);
                 return Ok(Err(cut));
             }
@@ -334,7 +343,7 @@ impl Docker {
     ///
     /// # Errors
     /// Only when docker cannot be started.
-    pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<Done>> {
+    pub fn exec_within(&self, exec: &Exec, limit: Duration) -> Result<Option<CommandResult>> {
         let argv = self.docker_words(&exec.words().iter().map(String::as_str).collect::<Vec<_>>());
         let start = Instant::now();
         let command = with_variables(expression(&argv), &exec.variables).stdin_null();
@@ -364,7 +373,12 @@ impl Docker {
     }
 
     /// `None` where it takes longer than that; it is then left to itself.
-    fn run_within(&self, argv: &[String], stdin: Option<&[u8]>, limit: Duration) -> Result<Option<Done>> {
+    fn run_within(
+        &self,
+        argv: &[String],
+        stdin: Option<&[u8]>,
+        limit: Duration,
+    ) -> Result<Option<CommandResult>> {
         if let Some(done) = self.ask_by_line(argv) {
             return Ok(Some(done));
         }
@@ -384,7 +398,7 @@ impl Docker {
     }
 
     /// The beginning of what others wrote: a line of a log may be as long as it likes.
-    fn log(&self, argv: &[String], limit: Duration) -> Result<Done> {
+    fn log(&self, argv: &[String], limit: Duration) -> Result<CommandResult> {
         let start = Instant::now();
         let done = bounded(expression(argv).stdin_null(), OUTPUT, |child| within(child, limit));
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
@@ -395,14 +409,14 @@ impl Docker {
         self.said(words, self.run(&self.docker_words(words))?)
     }
 
-    fn said(&self, words: &[&str], done: Done) -> Result<String> {
+    fn said(&self, words: &[&str], done: CommandResult) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => Err(self.engine_fault(words, &done).into()),
         }
     }
 
-    fn compose(&self, words: &[&str]) -> Result<Done> {
+    fn compose(&self, words: &[&str]) -> Result<CommandResult> {
         self.run(&self.compose_words(words))
     }
 
@@ -410,7 +424,7 @@ impl Docker {
         self.compose_said(words, self.compose(words)?)
     }
 
-    fn compose_said(&self, words: &[&str], done: Done) -> Result<String> {
+    fn compose_said(&self, words: &[&str], done: CommandResult) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => {
@@ -428,16 +442,16 @@ impl Docker {
         compose_words(&self.program, self.standalone.as_deref(), &self.place, words)
     }
 
-    fn run(&self, argv: &[String]) -> Result<Done> {
+    fn run(&self, argv: &[String]) -> Result<CommandResult> {
         self.run_with(argv, None)
     }
 
     /// For what may have been asked ahead.
-    fn told(&self, argv: &[String]) -> Result<Done> {
+    fn told(&self, argv: &[String]) -> Result<CommandResult> {
         self.ahead.take(argv).unwrap_or_else(|| self.run(argv))
     }
 
-    fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<Done> {
+    fn run_with(&self, argv: &[String], stdin: Option<&str>) -> Result<CommandResult> {
         if let Some(done) = self.ask_by_line(argv) {
             return Ok(done);
         }
@@ -458,14 +472,19 @@ impl Docker {
     }
 
     /// Tried again where an ssh server turned it away because too many came at a time: it has done nothing then.
-    fn run_command(&self, shown: &str, command: duct::Expression, stdin: Option<&str>) -> Result<Done> {
+    fn run_command(
+        &self,
+        shown: &str,
+        command: duct::Expression,
+        stdin: Option<&str>,
+    ) -> Result<CommandResult> {
         let command = readable(command).stdout_capture().stderr_capture().unchecked();
         let command = match stdin {
             Some(text) => command.stdin_bytes(text),
             None => command.stdin_null(),
         };
-        let mut last = Done::default();
-        wait::until(engine::DOOR_POLL, engine::DOOR, &Stop::default(), || -> Result<_> {
+        let mut last = CommandResult::default();
+        wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &Stop::default(), || -> Result<_> {
             last = self.run_to_end(shown, &command)?;
             Ok((!self.is_to_try_again(&last)).then_some(()))
         })?;
@@ -474,7 +493,7 @@ impl Docker {
 
     /// However long it takes, as long as the engine answers meanwhile: a line that breaks, or an engine that hangs, is
     /// told by nothing but silence.
-    fn run_to_end(&self, shown: &str, command: &duct::Expression) -> Result<Done> {
+    fn run_to_end(&self, shown: &str, command: &duct::Expression) -> Result<CommandResult> {
         let start = Instant::now();
         let program = self.program.to_string_lossy();
         let child = command.start().map_err(|e| cannot_start(&program, &e))?;
@@ -484,9 +503,9 @@ impl Docker {
     }
 
     /// `None` where the engine has fallen silent; the command is ended then.
-    fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<Done>> {
+    fn wait_for(&self, child: &duct::Handle) -> std::io::Result<Option<CommandResult>> {
         loop {
-            let Patience { before, answer } = self.patience_now();
+            let Timeouts { before, answer } = self.patience_now();
             if let Some(output) = child.wait_timeout(before)? {
                 self.is_silent.store(false, Ordering::Relaxed);
                 return Ok(Some(done(output)));
@@ -500,11 +519,11 @@ impl Docker {
         }
     }
 
-    fn patience_now(&self) -> Patience {
+    fn patience_now(&self) -> Timeouts {
         if self.is_silent.load(Ordering::Relaxed) { self.again } else { self.patience }
     }
 
-    fn engine_fault(&self, words: &[&str], done: &Done) -> Fault {
+    fn engine_fault(&self, words: &[&str], done: &CommandResult) -> Fault {
         engine_fault(words, done, || self.whereabouts())
     }
 }
@@ -514,7 +533,11 @@ impl Docker {
 ///
 /// # Errors
 /// Only when it cannot be started: there is no such program, or no such folder.
-pub fn run_program(argv: &[&str], dir: &Path, environment: &[(&str, Option<OsString>)]) -> Result<Done> {
+pub fn run_program(
+    argv: &[&str],
+    dir: &Path,
+    environment: &[(&str, Option<OsString>)],
+) -> Result<CommandResult> {
     let plain = expression(&argv.iter().map(|w| w.to_string()).collect::<Vec<_>>());
     let command = environment.iter().fold(plain, |command, (name, value)| match value {
         Some(value) => command.env(name, value),
@@ -538,8 +561,8 @@ pub fn shell_of_this_machine(stdin: PipeReader, stdout: PipeWriter, stderr: Pipe
     command.unchecked().start().expect("a shell");
 }
 
-fn done(output: &std::process::Output) -> Done {
-    Done {
+fn done(output: &std::process::Output) -> CommandResult {
+    CommandResult {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into(),
         stderr: String::from_utf8_lossy(&output.stderr).into(),
@@ -604,7 +627,7 @@ const HEARD: Duration = Duration::from_millis(200);
 
 /// Why a command in a container was not waited for.
 #[derive(Debug, Clone, Copy)]
-enum Cut {
+enum ExecAbort {
     Late(Duration),
     Signal(i32),
     /// The engine does not answer.
@@ -612,7 +635,7 @@ enum Cut {
 }
 
 /// Tells why a command is not to be waited for any more.
-type IsCut<'a> = &'a dyn Fn() -> Option<Cut>;
+type AbortCheck<'a> = &'a dyn Fn() -> Option<ExecAbort>;
 
 /// To whole seconds, where it has any.
 fn rounded(time: Duration) -> Duration {
@@ -630,7 +653,7 @@ fn bounded(
     command: duct::Expression,
     most: u64,
     wait: impl FnOnce(&duct::Handle) -> io::Result<Option<Option<i32>>>,
-) -> io::Result<Option<Done>> {
+) -> io::Result<Option<CommandResult>> {
     let ((out, stdout), (err, stderr)) = (io::pipe()?, io::pipe()?);
     let (out, err) = (first_of(out, most), first_of(err, most));
     // The command holds its ends of the pipes, which have to close with the child.
@@ -647,7 +670,7 @@ fn bounded(
         let bytes: Vec<u8> = std::iter::from_fn(next).flatten().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    Ok(ended?.map(|code| Done { code, stdout: text(out), stderr: text(err) }))
+    Ok(ended?.map(|code| CommandResult { code, stdout: text(out), stderr: text(err) }))
 }
 
 /// How long a pipe may take to close once its process has ended.
@@ -669,14 +692,19 @@ fn first_of(pipe: impl Read + Send + 'static, most: u64) -> Receiver<Vec<u8>> {
     receive
 }
 
-fn docker_words(program: &Path, place: &Where, words: &[&str]) -> Vec<String> {
+fn docker_words(program: &Path, place: &ComposeFlags, words: &[&str]) -> Vec<String> {
     let mut argv = vec![program.to_string_lossy().into_owned()];
     argv.extend(place.engine.iter().cloned());
     argv.extend(words.iter().map(|w| w.to_string()));
     argv
 }
 
-fn compose_words(program: &Path, standalone: Option<&Path>, place: &Where, words: &[&str]) -> Vec<String> {
+fn compose_words(
+    program: &Path,
+    standalone: Option<&Path>,
+    place: &ComposeFlags,
+    words: &[&str],
+) -> Vec<String> {
     let mut argv = match standalone {
         Some(compose) => docker_words(compose, place, &[]),
         None => docker_words(program, place, &["compose"]),
@@ -724,7 +752,7 @@ fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
 pub const DENIED: &str = "engine-denied";
 
 /// What docker said, as an error that names the usual causes.
-fn engine_fault(words: &[&str], done: &Done, place: impl Fn() -> Whereabouts) -> Fault {
+fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> EngineAddress) -> Fault {
     let said = done.said();
     let lower = said.to_lowercase();
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");

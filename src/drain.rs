@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::docker::{Docker, Done, Exec};
+use crate::docker::{CommandResult, Docker, Exec};
 use crate::fault::Fault;
 use crate::proxy::{self, Endpoint, Open, Proxy, Reading, Release, Rotation};
 use crate::wait::{self, Stop, Waited};
@@ -107,7 +107,7 @@ impl Routing<'_> {
     }
 
     /// Takes the next steps towards a rotation, each once the one before is seen to be done; whether it has got there.
-    fn step(&self, first: &Done, rotation: &Rotation) -> Result<bool> {
+    fn step(&self, first: &CommandResult, rotation: &Rotation) -> Result<bool> {
         let mut seen = first.clone();
         for _ in 0..STEPS {
             if !self.issue(&seen, rotation)? {
@@ -214,14 +214,14 @@ impl Routing<'_> {
     }
 
     /// Whether there was anything to do.
-    fn issue(&self, now: &Done, rotation: &Rotation) -> Result<bool> {
+    fn issue(&self, now: &CommandResult, rotation: &Rotation) -> Result<bool> {
         match self.proxy.route(now, rotation) {
             Some(exec) => checked(self.docker, &exec, &self.proxy.name()).map(|_| true),
             None => Ok(false),
         }
     }
 
-    fn reading(&self, answer: &Done, rotation: &Rotation) -> Result<Reading> {
+    fn reading(&self, answer: &CommandResult, rotation: &Rotation) -> Result<Reading> {
         Ok(self.proxy.read(answer, &rotation.all())?)
     }
 
@@ -251,10 +251,10 @@ impl Routing<'_> {
 ///
 /// # Errors
 /// A proxy that does not answer.
-fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Done> {
+fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<CommandResult> {
     match proxy.needs_reading() {
         true => answered(docker, &proxy.question(endpoints), &proxy.name()),
-        false => Ok(Done::default()),
+        false => Ok(CommandResult::default()),
     }
 }
 
@@ -307,7 +307,7 @@ fn not_released(proxy: &dyn Proxy) -> Fault {
 ///
 /// # Errors
 /// A command that fails, with what it said.
-pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
+pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<CommandResult> {
     worked(docker.exec(exec)?, name)
 }
 
@@ -315,11 +315,11 @@ pub fn checked(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
 ///
 /// # Errors
 /// As [`checked`], and a signal.
-pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<Done> {
+pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<CommandResult> {
     worked(docker.query(exec)?, name)
 }
 
-fn worked(done: Done, name: &str) -> Result<Done> {
+fn worked(done: CommandResult, name: &str) -> Result<CommandResult> {
     match done.ok() {
         true => Ok(done),
         false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::docker::{Done, run_program};
+use crate::docker::{CommandResult, run_program};
 
 /// What a working copy stood at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ fn look_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<Git> {
     done.ok().then(|| read(dir, &hook, &done))?
 }
 
-fn read(dir: &Path, environment: &Environment, head: &Done) -> Option<Git> {
+fn read(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<Git> {
     let branch = git(dir, environment, &["symbolic-ref", "--quiet", "--short", "HEAD"])?;
     // Without a work tree (a bare repository) it fails, and nothing is known to differ.
     let words = ["status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"];
@@ -85,7 +85,7 @@ fn environment(hook: &[(&'static str, OsString)]) -> Environment {
     places.chain(quiet.map(|(name, value)| (name, Some(value.into())))).collect()
 }
 
-fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<Done> {
+fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<CommandResult> {
     let mut argv = vec!["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"];
     argv.extend(words);
     run_program(&argv, dir, environment).ok()
@@ -95,7 +95,7 @@ fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<Done> {
 pub fn who() -> String {
     static WHO: LazyLock<String> = LazyLock::new(|| {
         let said = |argv: &[&str]| {
-            let done = run_program(argv, Path::new("/"), &[]).ok().filter(Done::ok);
+            let done = run_program(argv, Path::new("/"), &[]).ok().filter(CommandResult::ok);
             done.map(|d| d.stdout).unwrap_or_default()
         };
         named(&said(&["id", "-un"]), std::env::var("SUDO_USER").ok().as_deref(), &said(&["uname", "-n"]))

@@ -12,7 +12,7 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use crate::docker::Docker;
-use crate::docker::claims::{Board, Claim};
+use crate::docker::lock_resource::{LockBackend, LockRecord};
 use crate::fault::Fault;
 use crate::wait::{self, Stop, Waited};
 pub use holder::{Holder, Process, RUN};
@@ -47,12 +47,12 @@ const LONGEST: usize = 40;
 /// The names that a lock consists of.
 #[derive(Debug, Clone)]
 struct Names {
-    board: Board,
+    board: LockBackend,
     base: String,
 }
 
 impl Names {
-    fn of(board: Board, project: &str) -> Names {
+    fn of(board: LockBackend, project: &str) -> Names {
         let hash = || {
             let digest = Sha256::digest(project.as_bytes());
             digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()
@@ -135,7 +135,7 @@ struct Keys {
 /// What is to be locked, and for whom.
 pub struct Wish<'a> {
     pub docker: &'a Docker,
-    pub board: Board,
+    pub board: LockBackend,
     pub project: &'a str,
     pub holder: Holder,
     /// How long somebody else's is waited for.
@@ -145,7 +145,7 @@ pub struct Wish<'a> {
 /// Signs of life of a holder elsewhere, as long as they do not change.
 #[derive(Default)]
 struct Silence {
-    signs: Vec<Claim>,
+    signs: Vec<LockRecord>,
     /// By this machine's clock: no jump of the engine's makes it longer.
     since: Option<Instant>,
 }
@@ -161,7 +161,7 @@ enum Verdict {
 
 impl Silence {
     /// `age` is that of the latest sign, by the engine's clock.
-    fn judge(&mut self, signs: Vec<Claim>, age: Option<Duration>, now: Instant) -> Verdict {
+    fn judge(&mut self, signs: Vec<LockRecord>, age: Option<Duration>, now: Instant) -> Verdict {
         let has_changed = !self.signs.is_empty() && self.signs != signs;
         if has_changed || self.since.is_none() {
             (self.signs, self.since) = (signs, Some(now));
@@ -230,7 +230,7 @@ enum Attempt {
 ///
 /// # Errors
 /// An engine that does not answer.
-pub fn holder(docker: &Docker, board: Board, project: &str) -> Result<Option<Holder>> {
+pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Option<Holder>> {
     let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder: Holder::default() };
     let holder = keys.claimed(&keys.names.lock())?;
     Ok(match holder {
@@ -293,14 +293,14 @@ impl Keys {
     }
 
     /// Signs of life of the holder, its lock among them.
-    fn signs(&self) -> Result<Vec<Claim>> {
+    fn signs(&self) -> Result<Vec<LockRecord>> {
         let names = self.names.all();
         let claims = names.iter().map(|name| self.docker.claimed(self.names.board, name));
         claims.filter_map(Result::transpose).collect()
     }
 
     /// Age of the latest sign, by the engine's clock.
-    fn age(&self, signs: &[Claim]) -> Result<Option<Duration>> {
+    fn age(&self, signs: &[LockRecord]) -> Result<Option<Duration>> {
         let now = self.docker.clock()?;
         Ok(signs.iter().filter_map(|claim| age(&claim.made, &now)).min())
     }
@@ -400,8 +400,8 @@ impl Drop for Lock {
 mod tests {
     use super::*;
 
-    fn sign(made: &str) -> Vec<Claim> {
-        vec![Claim { text: "x".into(), made: made.into() }]
+    fn sign(made: &str) -> Vec<LockRecord> {
+        vec![LockRecord { text: "x".into(), made: made.into() }]
     }
 
     /// What is said of the same sign, or another one, after so many seconds; its age by the engine's clock.
@@ -439,7 +439,7 @@ mod tests {
         let names: Vec<String> = ["a", "a-lock", "a_lock", long.as_str()]
             .iter()
             .flat_map(|p| {
-                let names = Names::of(Board::Configs, p);
+                let names = Names::of(LockBackend::Configs, p);
                 [names.lock(), names.breaking(), names.beat(0), names.beat(1)]
             })
             .collect();

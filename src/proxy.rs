@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss};
 use entrance::Entrance;
 
@@ -278,7 +278,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// Takes in the answer to `introduction`.
-    fn learn(&mut self, _answer: &Done) {}
+    fn learn(&mut self, _answer: &CommandResult) {}
 
     /// Whether it can be asked and told anything at all about these, by its own configuration: what runs of a service,
     /// and what its file says of those to come. Tells what will be lost all the same, with the fix.
@@ -330,10 +330,10 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault>;
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault>;
 
     /// What will be lost all the same once it is prepared; from the answers to `inspect`.
-    fn losses(&self, _answers: &[Done], _wish: &Wish) -> Vec<Loss> {
+    fn losses(&self, _answers: &[CommandResult], _wish: &Wish) -> Vec<Loss> {
         Vec::new()
     }
 
@@ -352,15 +352,15 @@ pub trait Proxy: Send + Sync {
     fn note_others(&self, _addresses: BTreeSet<IpAddr>) {}
 
     /// Keeps those outside, which are not started yet, out of rotation.
-    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
+    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
     /// Whether `gate` is in force, by what it does now.
-    fn holds(&self, _now: &Done, _rotation: &Rotation) -> bool {
+    fn holds(&self, _now: &CommandResult, _rotation: &Rotation) -> bool {
         true
     }
 
     /// A step towards new requests going to exactly this set; none where there is nothing to do, or nothing yet.
-    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec>;
+    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
     /// Asks what the running proxy does.
     fn question(&self, endpoints: &[Endpoint]) -> Exec;
@@ -369,18 +369,18 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// An answer that makes no sense.
-    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault>;
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault>;
 
     /// Asks why a rotation is not confirmed.
     fn diagnose(&self) -> Exec;
 
     /// What the error says of the answer to `diagnose`.
-    fn diagnosis(&self, said: &Done) -> String {
+    fn diagnosis(&self, said: &CommandResult) -> String {
         said.said().into()
     }
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
-    fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release;
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release;
 
     /// How long `release` may take until its discovery has caught up.
     fn patience(&self) -> Duration {

@@ -244,7 +244,7 @@ fn of_one_service<'c>(container: &'c Container, services: &[&str]) -> Option<&'c
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::Where;
+    use crate::docker::ComposeFlags;
 
     /// The image and the variables of the engine, of an instance that was made of this image.
     fn guessed(in_file: &str, image: &str, env: &str) -> (String, Vec<String>) {
@@ -253,7 +253,7 @@ mod tests {
         let mut snapshot =
             Snapshot::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}")).unwrap();
         let found = Found { service: "app".into(), container: &container, count: 1 };
-        with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), Where::default()));
+        with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), ComposeFlags::default()));
         let given = container.config.env.iter().filter(|pair| is_of_engine(&container, pair)).cloned();
         (snapshot.image("app").unwrap_or_default().into(), given.collect())
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cli::{ComposeArgs, RollbackConfigArgs, RolloutArgs, UpdateArgs, WitnessArgs};
-use crate::docker::Where;
+use crate::docker::ComposeFlags;
 use crate::fault::Fault;
 use crate::model::{
     AnonymousVolumes, Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish,
@@ -36,7 +36,7 @@ impl Target {
     }
 }
 
-pub fn place(compose: &ComposeArgs) -> Where {
+pub fn place(compose: &ComposeArgs) -> ComposeFlags {
     let mut engine = compose.docker.clone();
     let mut project = Vec::new();
     fn add(words: &mut Vec<String>, flag: &str, value: impl Into<String>) {
@@ -52,7 +52,7 @@ pub fn place(compose: &ComposeArgs) -> Where {
         .for_each(|d| add(&mut project, "--project-directory", d.to_string_lossy()));
     compose.env_file.iter().for_each(|f| add(&mut project, "--env-file", f.to_string_lossy()));
     compose.profile.iter().for_each(|p| add(&mut project, "--profile", p));
-    Where { engine, project }
+    ComposeFlags { engine, project }
 }
 
 /// How messages name the compose file: as it was given, else as Compose finds it.

@@ -14,7 +14,7 @@ use super::ledger::{Draft, Ledger};
 use super::oneshot::{self, OneShots};
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
-use crate::docker::{Docker, Said};
+use crate::docker::{Docker, OutputSink};
 use crate::fault::Fault;
 use crate::model::{Flags, Project, Service, Snapshot};
 use crate::report::{Event, Report, Warning};
@@ -44,7 +44,7 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(asked::place(compose), observer)?.heard_by(Said { wanted, line });
+    let docker = Docker::find(asked::place(compose), observer)?.heard_by(OutputSink { wanted, line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
         None => docker,

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::definition::{connect, resolved};
 use crate::cli::{ComposeArgs, PruneArgs};
-use crate::docker::claims::Board;
 use crate::docker::inspect::Container;
+use crate::docker::lock_resource::LockBackend;
 use crate::docker::{Docker, KEEPS, familiar};
 use crate::fault::Fault;
 use crate::lock;
@@ -53,7 +53,7 @@ fn prune_project(
     args: &PruneArgs,
     report: Report,
 ) -> Result<()> {
-    if let Some(holder) = lock::holder(docker, Board::Volumes, name)? {
+    if let Some(holder) = lock::holder(docker, LockBackend::Volumes, name)? {
         report.say(&format!("`{name}` keeps its images: under way: {holder}"));
         return Ok(());
     }

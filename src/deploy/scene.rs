@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::asked::{Target, backend};
-use crate::docker::inspect::{CONFIG_HASH, Config, Container, Healthcheck, Image};
-use crate::docker::{Docker, Done};
+use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
+use crate::docker::{CommandResult, Docker};
 use crate::drain;
 use crate::fault::Fault;
 use crate::health::{Asker, Probe};
@@ -98,12 +98,12 @@ impl Wanted {
         labels.extend(service.labels.clone());
         labels.insert("com.docker.compose.project".into(), project.into());
         labels.insert("com.docker.compose.service".into(), service.name.clone());
-        let config = Config {
+        let config = ContainerConfig {
             env: environment,
             labels,
             exposed_ports: exposed,
             healthcheck: own.or(image.config.healthcheck),
-            ..Config::default()
+            ..ContainerConfig::default()
         };
         Container::planned(config, &service.networks)
     }
@@ -299,7 +299,8 @@ impl Viewer<'_> {
         let mut traffic = Traffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
-            let answer: Done = drain::answered(self.docker, &proxy.question(&endpoints), &proxy.name())?;
+            let answer: CommandResult =
+                drain::answered(self.docker, &proxy.question(&endpoints), &proxy.name())?;
             let reading = proxy.read(&answer, &endpoints)?;
             traffic.routed.extend(reading.routed);
             traffic.failing.extend(reading.failing);

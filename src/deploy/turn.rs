@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::ledger::Ledger;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
-use crate::docker::claims::Board;
+use crate::docker::lock_resource::LockBackend;
 use crate::fault::{Exit, Fault};
 use crate::git;
 use crate::lock::{self, Holder, Lease, Lock, Taken, Waiting};
@@ -100,10 +100,10 @@ impl Caller<'_> {
     }
 }
 
-fn board(is_stack: bool) -> Board {
+fn board(is_stack: bool) -> LockBackend {
     match is_stack {
-        true => Board::Configs,
-        false => Board::Volumes,
+        true => LockBackend::Configs,
+        false => LockBackend::Volumes,
     }
 }
 

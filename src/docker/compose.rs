@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Docker, Done, expression, standalone};
+use super::{CommandResult, Docker, expression, standalone};
 use crate::fault::Fault;
 
 /// Asks for the configuration hash of every service.
@@ -155,7 +155,7 @@ impl Docker {
         Ok(would_go(&self.dry_run(&words.map(|w| w.to_string()).collect::<Vec<_>>())?))
     }
 
-    fn dry_run(&self, command: &[String]) -> Result<Done> {
+    fn dry_run(&self, command: &[String]) -> Result<CommandResult> {
         let done = self.told(&self.compose_words(&dry_words(command)))?;
         match done.ok() {
             true => Ok(done),
@@ -241,12 +241,12 @@ pub(super) fn warnings(stderr: &str) -> Vec<String> {
     stderr.lines().filter_map(message).collect()
 }
 
-fn would_go(done: &Done) -> Vec<String> {
+fn would_go(done: &CommandResult) -> Vec<String> {
     collateral(&done.stderr).chain(collateral(&done.stdout)).collect()
 }
 
 /// It was asked to create instances, so it has to name one.
-fn creates_something(done: &Done) -> bool {
+fn creates_something(done: &CommandResult) -> bool {
     let creates = |line: &str| ["Creating", "Created"].iter().any(|word| line.trim_end().ends_with(word));
     done.stderr.lines().chain(done.stdout.lines()).any(creates)
 }

@@ -25,7 +25,7 @@ const SYSTEM: [&str; 4] = [
 /// Part of the client's `config.json`.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Config {
+struct PluginConfig {
     cli_plugins_extra_dirs: Vec<PathBuf>,
 }
 
@@ -77,7 +77,8 @@ fn is_script(path: &Path) -> bool {
 
 /// Where docker's client looks for plugins, in its order; none where its configuration is not understood.
 fn folders(own: &Path, config: Option<&str>) -> Option<Vec<PathBuf>> {
-    let config: Config = config.map_or(Some(Config::default()), |text| serde_json::from_str(text).ok())?;
+    let config: PluginConfig =
+        config.map_or(Some(PluginConfig::default()), |text| serde_json::from_str(text).ok())?;
     let own = own.join("cli-plugins");
     Some(config.cli_plugins_extra_dirs.into_iter().chain([own]).chain(SYSTEM.map(PathBuf::from)).collect())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::inspect::Container;
-use super::{Call, Docker, Done};
+use super::{CommandResult, Docker, DockerCommand};
 
 /// Asks for the ids of containers.
 pub(super) const IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
@@ -91,7 +91,11 @@ impl Docker {
         self.inspect_by(ids, |argv| self.run(argv))
     }
 
-    fn inspect_by(&self, ids: &[String], run: impl Fn(&[String]) -> Result<Done>) -> Result<Vec<Container>> {
+    fn inspect_by(
+        &self,
+        ids: &[String],
+        run: impl Fn(&[String]) -> Result<CommandResult>,
+    ) -> Result<Vec<Container>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -136,7 +140,7 @@ impl Docker {
     /// A container that cannot be changed.
     pub fn set_restart(&self, policy: &str, ids: &[String]) -> Result<()> {
         self.check_lease()?;
-        let words = Call::SetRestart { policy, names: ids }.words();
+        let words = DockerCommand::SetRestart { policy, names: ids }.words();
         self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 

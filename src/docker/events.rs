@@ -9,20 +9,20 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::Docker;
+use super::api::events;
+use super::connection::LATE;
 use super::containers::PROJECT;
-use super::line::LATE;
-use super::question::events;
 
 /// An event of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
+pub struct ContainerEvent {
     /// The full container id.
     pub id: String,
-    pub what: What,
+    pub what: EventKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// Its first process ended, whatever comes after it.
     Died { code: Option<i32> },
     /// The kernel killed a process of it, which need not be its first.
@@ -33,17 +33,17 @@ pub enum What {
 
 /// The events of a project; dropped, they are followed no longer.
 #[derive(Default)]
-pub struct Events {
-    state: Arc<State>,
+pub struct EventStream {
+    state: Arc<StreamState>,
 }
 
 #[derive(Default)]
-struct State {
+struct StreamState {
     open: AtomicBool,
     ended: AtomicBool,
 }
 
-impl Events {
+impl EventStream {
     /// Tells at any time whether the engine tells what happens; until it does, and after its connection broke, it has to
     /// be asked.
     pub fn are_told(&self) -> impl Fn() -> bool + Send + use<> {
@@ -52,7 +52,7 @@ impl Events {
     }
 }
 
-impl Drop for Events {
+impl Drop for EventStream {
     fn drop(&mut self) {
         self.state.ended.store(true, Ordering::Relaxed);
     }
@@ -60,8 +60,8 @@ impl Drop for Events {
 
 impl Docker {
     /// Follows the containers of a project, and calls `told` for each event; it is not waited for.
-    pub fn follow(&self, project: &str, told: impl Fn(Happening) + Send + 'static) -> Events {
-        let events = Events::default();
+    pub fn follow(&self, project: &str, told: impl Fn(ContainerEvent) + Send + 'static) -> EventStream {
+        let events = EventStream::default();
         let (docker, state, path) = (self.clone(), Arc::clone(&events.state), self::path(project));
         if self.is_own {
             std::thread::spawn(move || docker.follow_here(&path, &state, told));
@@ -69,10 +69,10 @@ impl Docker {
         events
     }
 
-    fn follow_here(&self, path: &str, state: &State, told: impl Fn(Happening)) {
+    fn follow_here(&self, path: &str, state: &StreamState, told: impl Fn(ContainerEvent)) {
         let late = Instant::now() + self.scaled(LATE);
         let Ok(connection) = self.open_line(late) else { return };
-        let mut lines = Lines::default();
+        let mut lines = LineBuffer::default();
         connection.follow(path, late, |piece| {
             state.open.store(true, Ordering::Relaxed);
             lines.take(piece).iter().filter_map(|line| read(line)).for_each(&told);
@@ -88,9 +88,9 @@ fn path(project: &str) -> String {
 
 /// Lines out of pieces that end anywhere.
 #[derive(Default)]
-struct Lines(Vec<u8>);
+struct LineBuffer(Vec<u8>);
 
-impl Lines {
+impl LineBuffer {
     /// The lines that end in this piece.
     fn take(&mut self, piece: &[u8]) -> Vec<String> {
         self.0.extend(piece);
@@ -103,14 +103,14 @@ impl Lines {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Raw {
+struct RawEvent {
     action: String,
-    actor: Actor,
+    actor: RawActor,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Actor {
+struct RawActor {
     #[serde(rename = "ID")]
     id: String,
     #[serde(default)]
@@ -118,20 +118,22 @@ struct Actor {
 }
 
 /// An event, where it is one of those that count.
-fn read(line: &str) -> Option<Happening> {
-    let Raw { action, actor } = serde_json::from_str(line).ok()?;
+fn read(line: &str) -> Option<ContainerEvent> {
+    let RawEvent { action, actor } = serde_json::from_str(line).ok()?;
     let what = match action.as_str() {
-        "die" => What::Died { code: actor.attributes.get("exitCode").and_then(|c| c.as_str()?.parse().ok()) },
-        "oom" => What::OutOfMemory,
-        "health_status: unhealthy" => What::Unhealthy,
+        "die" => {
+            EventKind::Died { code: actor.attributes.get("exitCode").and_then(|c| c.as_str()?.parse().ok()) }
+        }
+        "oom" => EventKind::OutOfMemory,
+        "health_status: unhealthy" => EventKind::Unhealthy,
         // Podman's engine says the status apart.
         "health_status" => {
             let status = actor.attributes.get("health_status")?.as_str()?;
-            (status == "unhealthy").then_some(What::Unhealthy)?
+            (status == "unhealthy").then_some(EventKind::Unhealthy)?
         }
         _ => return None,
     };
-    Some(Happening { id: actor.id, what })
+    Some(ContainerEvent { id: actor.id, what })
 }
 
 #[cfg(test)]
@@ -144,7 +146,7 @@ mod tests {
         )
     }
 
-    fn what(action: &str, attributes: &str) -> Option<What> {
+    fn what(action: &str, attributes: &str) -> Option<EventKind> {
         let happening = read(&event(action, attributes))?;
         assert_eq!(happening.id, "abc");
         Some(happening.what)
@@ -152,11 +154,14 @@ mod tests {
 
     #[test]
     fn a_death_is_told_with_its_code_and_only_what_counts_is_told() {
-        assert_eq!(what("die", r#"{"exitCode":"137","name":"a"}"#), Some(What::Died { code: Some(137) }));
-        assert_eq!(what("die", "{}"), Some(What::Died { code: None }));
-        assert_eq!(what("oom", "{}"), Some(What::OutOfMemory));
-        assert_eq!(what("health_status: unhealthy", "{}"), Some(What::Unhealthy));
-        assert_eq!(what("health_status", r#"{"health_status":"unhealthy"}"#), Some(What::Unhealthy));
+        assert_eq!(
+            what("die", r#"{"exitCode":"137","name":"a"}"#),
+            Some(EventKind::Died { code: Some(137) })
+        );
+        assert_eq!(what("die", "{}"), Some(EventKind::Died { code: None }));
+        assert_eq!(what("oom", "{}"), Some(EventKind::OutOfMemory));
+        assert_eq!(what("health_status: unhealthy", "{}"), Some(EventKind::Unhealthy));
+        assert_eq!(what("health_status", r#"{"health_status":"unhealthy"}"#), Some(EventKind::Unhealthy));
         for (action, attributes) in [
             ("health_status: healthy", "{}"),
             ("health_status", r#"{"health_status":"healthy"}"#),
@@ -171,7 +176,7 @@ mod tests {
 
     #[test]
     fn lines_come_in_pieces() {
-        let mut lines = Lines::default();
+        let mut lines = LineBuffer::default();
         assert_eq!(lines.take(b"on"), [""; 0]);
         assert_eq!(lines.take(b"e\ntwo\nthr"), ["one", "two"]);
         assert_eq!(lines.take(b"ee\n"), ["three"]);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::inspect::{Container, Image};
-use super::{Docker, Done};
+use super::{CommandResult, Docker};
 
 /// The label of a container that holds an image, with the project that it is kept for.
 pub const KEEPS: &str = "compose-zd.keeps";
@@ -84,7 +84,7 @@ impl Docker {
     ///
     /// # Errors
     /// Only when docker cannot be started.
-    pub fn remove_tag(&self, tag: &str) -> Result<Done> {
+    pub fn remove_tag(&self, tag: &str) -> Result<CommandResult> {
         self.run(&self.docker_words(&["image", "rm", tag]))
     }
 

@@ -27,9 +27,9 @@ pub struct Container {
     #[serde(deserialize_with = "in_range")]
     pub restart_count: u32,
     #[serde(deserialize_with = "or_default")]
-    pub state: State,
+    pub state: ContainerState,
     #[serde(deserialize_with = "or_default")]
-    pub config: Config,
+    pub config: ContainerConfig,
     #[serde(deserialize_with = "or_default")]
     pub network_settings: NetworkSettings,
     #[serde(deserialize_with = "or_default")]
@@ -89,7 +89,7 @@ pub struct Image {
     #[serde(deserialize_with = "or_default")]
     pub repo_tags: Vec<String>,
     #[serde(deserialize_with = "or_default")]
-    pub config: Config,
+    pub config: ContainerConfig,
 }
 
 impl Image {
@@ -102,7 +102,7 @@ impl Image {
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct State {
+pub struct ContainerState {
     pub status: String,
     #[serde(deserialize_with = "exit_code")]
     pub exit_code: i32,
@@ -125,7 +125,7 @@ pub struct Health {
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Config {
+pub struct ContainerConfig {
     pub image: String,
     #[serde(deserialize_with = "or_default")]
     pub env: Vec<String>,
@@ -163,20 +163,20 @@ pub struct NetworkSettings {
     pub networks: BTreeMap<String, Network>,
     /// By `80/tcp`, while it runs.
     #[serde(deserialize_with = "none_missing")]
-    ports: BTreeMap<String, Vec<Binding>>,
+    ports: BTreeMap<String, Vec<PortBinding>>,
 }
 
 /// A port of the host that leads to one of a container.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Binding {
+struct PortBinding {
     #[serde(deserialize_with = "or_default")]
     host_ip: String,
     #[serde(deserialize_with = "or_default")]
     host_port: String,
 }
 
-impl Binding {
+impl PortBinding {
     /// Where this machine reaches it; one that is open to all is reached by loopback.
     fn address(&self) -> Option<SocketAddr> {
         let ip = match self.host_ip.as_str() {
@@ -215,7 +215,7 @@ impl Network {
 
 impl Container {
     /// One that does not exist yet, on these networks.
-    pub fn planned(config: Config, networks: &[String]) -> Container {
+    pub fn planned(config: ContainerConfig, networks: &[String]) -> Container {
         let networks = networks.iter().map(|n| (n.clone(), Network::default()));
         let network_settings = NetworkSettings { networks: networks.collect(), ..Default::default() };
         Container { config, network_settings, ..Container::default() }
@@ -420,7 +420,7 @@ impl Container {
             return Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
         }
         let bindings = self.network_settings.ports.get(&format!("{port}/tcp"));
-        bindings.into_iter().flatten().find_map(Binding::address)
+        bindings.into_iter().flatten().find_map(PortBinding::address)
     }
 
     /// The TCP ports its image or its service exposes, lowest first.

@@ -5,19 +5,19 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::{Done, Exec, MOST};
+use super::{CommandResult, Exec, MOST};
 use crate::shell;
 
 /// Where a shell is talked to; dropped, its input ends, and with it the shell.
 pub struct Session {
     stdin: PipeWriter,
-    news: Receiver<News>,
+    news: Receiver<StreamChunk>,
     /// No two commands end with the same words.
     count: u64,
 }
 
 /// What a pipe gave; nothing when it has ended.
-type News = (Stream, Option<Vec<u8>>);
+type StreamChunk = (Stream, Option<Vec<u8>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stream {
@@ -27,7 +27,7 @@ enum Stream {
 
 /// Why a command has no answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NoAnswer {
+pub enum SessionError {
     /// The shell is gone; whether it has done any of it is not known.
     Gone,
     /// Not yet.
@@ -51,48 +51,48 @@ impl Session {
     }
 
     /// Gives it a command; the answer is what [`Session::answer`] returns.
-    pub fn ask(&mut self, argv: &[String]) -> Result<Asked, NoAnswer> {
+    pub fn ask(&mut self, argv: &[String]) -> Result<PendingCommand, SessionError> {
         self.count += 1;
         let end = format!("@compose-zd-{}-{}", std::process::id(), self.count);
         let sent = self.stdin.write_all(line(argv, &end).as_bytes()).and_then(|()| self.stdin.flush());
-        sent.map_err(|_| NoAnswer::Gone)?;
-        Ok(Asked { end, out: Vec::new(), err: Vec::new() })
+        sent.map_err(|_| SessionError::Gone)?;
+        Ok(PendingCommand { end, out: Vec::new(), err: Vec::new() })
     }
 
     /// Waits for an answer, for at most `limit`; what came of it until then is kept in `asked`.
-    pub fn answer(&self, asked: &mut Asked, limit: Duration) -> Result<Done, NoAnswer> {
+    pub fn answer(&self, asked: &mut PendingCommand, limit: Duration) -> Result<CommandResult, SessionError> {
         let late = Instant::now() + limit;
         loop {
             if let Some(done) = asked.done() {
                 return Ok(done);
             }
             if asked.out.len().max(asked.err.len()) as u64 > MOST {
-                return Err(NoAnswer::Gone);
+                return Err(SessionError::Gone);
             }
             match self.news.recv_timeout(late.saturating_duration_since(Instant::now())) {
                 Ok((Stream::Out, Some(piece))) => asked.out.extend(piece),
                 Ok((Stream::Err, Some(piece))) => asked.err.extend(piece),
-                Ok((_, None)) | Err(RecvTimeoutError::Disconnected) => return Err(NoAnswer::Gone),
-                Err(RecvTimeoutError::Timeout) => return Err(NoAnswer::Late),
+                Ok((_, None)) | Err(RecvTimeoutError::Disconnected) => return Err(SessionError::Gone),
+                Err(RecvTimeoutError::Timeout) => return Err(SessionError::Late),
             }
         }
     }
 }
 
 /// A command under way.
-pub struct Asked {
+pub struct PendingCommand {
     /// What ends its output, in both streams.
     end: String,
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
-impl Asked {
+impl PendingCommand {
     /// The answer, once both streams have come to its end.
-    fn done(&self) -> Option<Done> {
+    fn done(&self) -> Option<CommandResult> {
         let (stdout, code) = before(&self.out, &self.end)?;
         let (stderr, _) = before(&self.err, &self.end)?;
-        Some(Done { code: code.trim().parse().ok(), stdout, stderr })
+        Some(CommandResult { code: code.trim().parse().ok(), stdout, stderr })
     }
 }
 
@@ -110,7 +110,7 @@ fn line(argv: &[String], end: &str) -> String {
 }
 
 /// Reads on a thread of its own, until the pipe ends or nobody listens.
-fn follow(stream: Stream, mut pipe: PipeReader, news: Sender<News>) {
+fn follow(stream: Stream, mut pipe: PipeReader, news: Sender<StreamChunk>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {

@@ -8,7 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Docker, Done};
+use super::{CommandResult, Docker};
 use crate::fault::Fault;
 use crate::swarm::objects::{CONTENT, Existing, Kind, Object};
 use crate::swarm::placement::Nodes;
@@ -42,7 +42,7 @@ pub enum ResolveImage {
 
 /// A machine of the Swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct SwarmNode {
     pub id: String,
     pub hostname: String,
 }
@@ -84,7 +84,7 @@ impl Docker {
         Ok(told.is_some_and(|services| !services.is_empty()))
     }
 
-    fn services_told(&self, words: &[&str], done: Done) -> Result<Option<Vec<String>>> {
+    fn services_told(&self, words: &[&str], done: CommandResult) -> Result<Option<Vec<String>>> {
         match done.ok() {
             true => Ok(Some(done.stdout.split_whitespace().map(String::from).collect())),
             false if is_no_manager(&done) => Ok(None),
@@ -105,7 +105,7 @@ impl Docker {
     }
 
     /// A manager on another machine may fall silent in the middle of a question.
-    fn ask(&self, words: &[&str]) -> Result<Done> {
+    fn ask(&self, words: &[&str]) -> Result<CommandResult> {
         let limit = self.scaled(ANSWER);
         let done = self.run_within(&self.docker_words(words), None, limit)?;
         Ok(done.ok_or_else(|| silent(words, limit))?)
@@ -161,10 +161,10 @@ impl Docker {
     ///
     /// # Errors
     /// No engine, or one that is no manager.
-    pub fn nodes(&self) -> Result<Vec<Node>> {
+    pub fn nodes(&self) -> Result<Vec<SwarmNode>> {
         let told = self.ask_checked(&NODES)?;
         let pairs = told.lines().filter_map(|line| line.split_once('='));
-        Ok(pairs.map(|(id, hostname)| Node { id: id.into(), hostname: hostname.into() }).collect())
+        Ok(pairs.map(|(id, hostname)| SwarmNode { id: id.into(), hostname: hostname.into() }).collect())
     }
 
     /// Gives Swarm a stack's file; services that are not in it stay.
@@ -180,7 +180,7 @@ impl Docker {
         match done.ok() {
             true => Ok(()),
             false => {
-                let done = Done { stderr: without_advice(&done.stderr), ..done };
+                let done = CommandResult { stderr: without_advice(&done.stderr), ..done };
                 Err(stack_fault(self.engine_fault(&words, &done), done.said()).into())
             }
         }
@@ -353,7 +353,7 @@ fn without_advice(said: &str) -> String {
 
 /// The answer to a list of nodes or services where there is no Swarm: the engine's own words; 404 of Podman, which has no
 /// such list; 403 of a filter in front of the socket. None of it says anything about other questions.
-fn is_no_manager(done: &Done) -> bool {
+fn is_no_manager(done: &CommandResult) -> bool {
     let stderr = done.stderr.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
     let is_refused = says(&["response from daemon"]) && says(&["not found", "forbidden"]);
@@ -380,8 +380,9 @@ mod tests {
 
     #[test]
     fn an_engine_without_swarm_and_a_filter_that_forbids_its_questions_have_none() {
-        let no_swarm =
-            |stderr: &str| is_no_manager(&Done { code: Some(1), stderr: stderr.into(), ..Done::default() });
+        let no_swarm = |stderr: &str| {
+            is_no_manager(&CommandResult { code: Some(1), stderr: stderr.into(), ..CommandResult::default() })
+        };
         assert!(no_swarm("Error response from daemon: This node is not a swarm manager. Use …"));
         assert!(no_swarm("Error response from daemon: Not Found"), "Podman");
         let filter = "Error response from daemon: <html><body><h1>403 Forbidden</h1>\nRequest forbidden by administrative rules.";

@@ -5,9 +5,9 @@ use super::images::keeper_words;
 use super::inspect::{Container, Image};
 use super::*;
 
-fn place() -> Where {
+fn place() -> ComposeFlags {
     let words = |w: &str| w.split(' ').map(String::from).collect();
-    Where { engine: words("--context far"), project: words("--file a.yaml --project-name p") }
+    ComposeFlags { engine: words("--context far"), project: words("--file a.yaml --project-name p") }
 }
 
 #[test]
@@ -67,8 +67,8 @@ fn scripts_are_shown_by_their_first_line() {
 #[test]
 fn the_usual_causes_have_a_message_of_their_own() {
     let said = |text: &str| {
-        let done = Done { code: Some(1), stdout: String::new(), stderr: text.into() };
-        engine_fault(&["ps", "--all"], &done, Whereabouts::default).message
+        let done = CommandResult { code: Some(1), stdout: String::new(), stderr: text.into() };
+        engine_fault(&["ps", "--all"], &done, EngineAddress::default).message
     };
     let down =
         "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
@@ -162,7 +162,7 @@ fn what_may_be_secret_is_no_argument_and_not_shown() {
 
 #[test]
 fn what_looks_like_a_flag_is_no_image() {
-    let docker = Docker::at("/nonexistent".into(), Where::default());
+    let docker = Docker::at("/nonexistent".into(), ComposeFlags::default());
     for flag in ["--help", "-x", "", " app:1"] {
         assert_eq!(docker.image(flag).unwrap(), None);
         assert!(!docker.pull_image(flag).unwrap());
@@ -170,10 +170,10 @@ fn what_looks_like_a_flag_is_no_image() {
 }
 
 /// A docker that is a script.
-fn scripted(folder: &Path, script: &str, patience: Patience) -> Docker {
+fn scripted(folder: &Path, script: &str, patience: Timeouts) -> Docker {
     let path = folder.join("docker");
     std::fs::write(&path, script).unwrap();
-    let place = Where { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
+    let place = ComposeFlags { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
     Docker { patience, ..Docker::new("/bin/sh".into(), place, Arc::new(|_, _| ())) }
 }
 
@@ -181,7 +181,7 @@ fn scripted(folder: &Path, script: &str, patience: Patience) -> Docker {
 fn a_command_that_takes_its_time_is_waited_for_as_long_as_its_engine_answers() {
     let folder = tempfile::tempdir().unwrap();
     let script = "case $1 in version) echo 1 ;; ps) sleep 0.5; echo id ;; esac";
-    let patience = Patience { before: Duration::from_millis(20), answer: Duration::from_secs(60) };
+    let patience = Timeouts { before: Duration::from_millis(20), answer: Duration::from_secs(60) };
     let docker = scripted(folder.path(), script, patience);
     assert_eq!(docker.ids().unwrap(), ["id"]);
 }
@@ -194,7 +194,7 @@ fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
         "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{place}/pids; wait ;; esac"
     );
     let tenth = Duration::from_millis(100);
-    let docker = scripted(folder.path(), &script, Patience { before: tenth * 5, answer: tenth });
+    let docker = scripted(folder.path(), &script, Timeouts { before: tenth * 5, answer: tenth });
     let fault = Fault::from_error(docker.ids().unwrap_err());
     let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
     assert_eq!((fault.message.as_str(), fault.exit), (engine, crate::fault::Exit::Unchanged));
@@ -217,7 +217,7 @@ fn client(folder: &Path) -> Docker {
     std::fs::write(&program, "#!/bin/sh\ncase \"$*\" in 'exec -i c sh') exec sh ;; esac\nexec sleep 600\n")
         .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-    Docker::at(program, Where::default())
+    Docker::at(program, ComposeFlags::default())
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_command_in_a_container_ends_at_its_limit() {
 fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let docker = client(folder.path()).heeding(&Stop::after(15));
-    let interrupted = |done: Result<Done>| Fault::from_error(done.unwrap_err()).exit.code();
+    let interrupted = |done: Result<CommandResult>| Fault::from_error(done.unwrap_err()).exit.code();
     assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
     assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);
     assert_eq!(docker.exec(&Exec::sh("c", "sleep 0.5; echo changed")).unwrap().stdout.trim(), "changed");

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::super::probe::answers;
 use super::*;
-use crate::docker::Where;
+use crate::docker::ComposeFlags;
 use crate::model::{Codes, HttpHealth};
 
 /// Long enough for an honest answer on a busy machine.
@@ -40,7 +40,7 @@ fn serving(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync 
 /// What a probe at this port makes of it, and that it comes to an end.
 #[track_caller]
 fn ask(port: u16, body: Option<&str>, timeout: Duration) -> Answer {
-    let docker = Docker::at("docker".into(), Where::default());
+    let docker = Docker::at("docker".into(), ComposeFlags::default());
     let asker = Asker::new(&docker, timeout).unwrap();
     let health =
         HttpHealth { body: body.map(String::from), expect: Codes::parse("200-399").unwrap(), ..answers() };

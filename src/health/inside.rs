@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::shell::RUNS;
 
 /// Exit code of the script where there is nothing to ask with.
@@ -66,12 +66,12 @@ pub fn question(container: &str, request: &Request) -> Exec {
 }
 
 /// Whether the container has nothing to ask with, so that it never will.
-pub fn cannot(done: &Done) -> bool {
+pub fn cannot(done: &CommandResult) -> bool {
     done.code.is_some_and(|code| code == NO_TOOL || NO_SHELL.contains(&code))
 }
 
 /// What it lacks.
-pub fn lack(done: &Done) -> String {
+pub fn lack(done: &CommandResult) -> String {
     match done.stderr.lines().last().filter(|_| done.code == Some(NO_TOOL)) {
         Some(line) => line.trim().into(),
         None => "there is neither curl, wget nor bash".into(),
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_container_without_a_shell_or_a_tool_cannot_ask_and_one_that_does_not_run_may_later() {
-        let ended = |code| cannot(&Done { code, ..Done::default() });
+        let ended = |code| cannot(&CommandResult { code, ..CommandResult::default() });
         assert!(ended(Some(97)) && ended(Some(126)) && ended(Some(127)));
         assert!(!ended(Some(1)) && !ended(Some(7)) && !ended(None));
     }
@@ -251,14 +251,18 @@ mod tests {
 
     #[test]
     fn where_every_tool_crashes_the_last_is_named() {
-        let crashed = Done {
+        let crashed = CommandResult {
             code: Some(97),
             stderr: "x\nwget does not run (exit code 139)\n".into(),
-            ..Done::default()
+            ..CommandResult::default()
         };
         assert!(cannot(&crashed));
         assert_eq!(lack(&crashed), "wget does not run (exit code 139)");
-        let no_shell = Done { code: Some(127), stderr: "OCI runtime exec failed".into(), ..Done::default() };
+        let no_shell = CommandResult {
+            code: Some(127),
+            stderr: "OCI runtime exec failed".into(),
+            ..CommandResult::default()
+        };
         assert_eq!(lack(&no_shell), "there is neither curl, wget nor bash");
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::{Answer, Asker, Candidate, End, Probe, Turn, ask_all, ended, with_logs};
 use crate::docker::Docker;
-use crate::docker::events::{Events, Happening, What};
+use crate::docker::events::{ContainerEvent, EventKind, EventStream};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::model::Pace;
@@ -34,7 +34,7 @@ pub struct Watch(OnceLock<Begun>);
 
 struct Begun {
     shared: Arc<Shared>,
-    _events: Events,
+    _events: EventStream,
 }
 
 struct Shared {
@@ -49,7 +49,7 @@ struct Shared {
 #[derive(Default)]
 struct Followed {
     instances: Vec<Instance>,
-    happened: BTreeMap<String, Vec<(Instant, What)>>,
+    happened: BTreeMap<String, Vec<(Instant, EventKind)>>,
 }
 
 /// One that is followed.
@@ -207,7 +207,7 @@ impl Shared {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, happening: Happening) {
+    fn hear(&self, happening: ContainerEvent) {
         self.all().hear(happening);
         self.bell.ring();
     }
@@ -271,7 +271,7 @@ impl Followed {
         coming.map(admit).collect()
     }
 
-    fn hear(&mut self, Happening { id, what }: Happening) {
+    fn hear(&mut self, ContainerEvent { id, what }: ContainerEvent) {
         let now = Instant::now();
         self.instances.iter_mut().filter(|i| *i.id() == id).for_each(|i| i.hear(what, now));
         self.happened.entry(id).or_default().push((now, what));
@@ -279,7 +279,7 @@ impl Followed {
 
     fn has_died(&self, id: &str) -> bool {
         let happened = self.happened.get(id).into_iter().flatten();
-        happened.into_iter().any(|(_, what)| matches!(what, What::Died { .. }))
+        happened.into_iter().any(|(_, what)| matches!(what, EventKind::Died { .. }))
     }
 
     fn see(&mut self, container: &Container) {
@@ -363,15 +363,15 @@ impl Instance {
         }
     }
 
-    fn hear(&mut self, what: What, at: Instant) {
+    fn hear(&mut self, what: EventKind, at: Instant) {
         match what {
-            What::Died { code: Some(code) } => {
+            EventKind::Died { code: Some(code) } => {
                 let out_of_memory = self.out_of_memory.is_some();
                 self.fail(End::Exited { code, out_of_memory });
             }
-            What::Died { code: None } => self.fail(End::Other("it exited".into())),
-            What::OutOfMemory => self.out_of_memory = Some(at),
-            What::Unhealthy => self.fail(End::Unhealthy),
+            EventKind::Died { code: None } => self.fail(End::Other("it exited".into())),
+            EventKind::OutOfMemory => self.out_of_memory = Some(at),
+            EventKind::Unhealthy => self.fail(End::Unhealthy),
         }
     }
 
@@ -434,8 +434,8 @@ mod tests {
         Instance::new(candidate, Pace::default(), "200")
     }
 
-    fn hear(all: &mut Followed, id: &str, what: What) {
-        all.hear(Happening { id: id.into(), what });
+    fn hear(all: &mut Followed, id: &str, what: EventKind) {
+        all.hear(ContainerEvent { id: id.into(), what });
     }
 
     /// Names of those that failed since, with the reason.
@@ -448,7 +448,7 @@ mod tests {
         serde_json::from_str(&format!(r#"{{"Id": "{id}", {state}}}"#)).unwrap()
     }
 
-    const DIED: What = What::Died { code: Some(7) };
+    const DIED: EventKind = EventKind::Died { code: Some(7) };
 
     #[test]
     fn a_death_is_told_once_and_only_of_those_that_are_followed() {
@@ -456,10 +456,10 @@ mod tests {
         hear(&mut all, "3", DIED);
         assert!(failed(&mut all).is_empty());
         hear(&mut all, "2", DIED);
-        hear(&mut all, "2", What::Died { code: Some(8) });
+        hear(&mut all, "2", EventKind::Died { code: Some(8) });
         assert_eq!(failed(&mut all), ["app-2: it exited with code 7"]);
         assert!(failed(&mut all).is_empty());
-        hear(&mut all, "1", What::Unhealthy);
+        hear(&mut all, "1", EventKind::Unhealthy);
         assert_eq!(failed(&mut all), ["app-1: its healthcheck failed for good"]);
     }
 
@@ -524,9 +524,9 @@ mod tests {
     #[test]
     fn one_that_outlives_a_process_that_was_killed_for_memory_is_named_and_one_that_does_not_has_failed() {
         let mut all = followed(&["1", "2"]);
-        hear(&mut all, "1", What::OutOfMemory);
-        hear(&mut all, "2", What::OutOfMemory);
-        hear(&mut all, "2", What::Died { code: Some(137) });
+        hear(&mut all, "1", EventKind::OutOfMemory);
+        hear(&mut all, "2", EventKind::OutOfMemory);
+        hear(&mut all, "2", EventKind::Died { code: Some(137) });
         assert_eq!(failed(&mut all), ["app-2: it exited with code 137, out of memory"]);
         assert!(all.take_out_of_memory().is_empty(), "it may still die of it");
         all.instances[0].out_of_memory = Some(Instant::now() - OUTLIVED - MS);

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss};
 use config::{Handler, Means, Upstream, handlers};
 use seen::NOBODY;
@@ -148,11 +148,11 @@ impl Caddy {
                  inside of its container; {WITHOUT}"
             ),
         };
-        let said = Done { stderr: self.known.said.clone(), ..Done::default() };
+        let said = CommandResult { stderr: self.known.said.clone(), ..CommandResult::default() };
         self.silent(&said).hint(hint).rule(&"caddy-no-admin")
     }
 
-    fn silent(&self, answer: &Done) -> Fault {
+    fn silent(&self, answer: &CommandResult) -> Fault {
         let why = "its admin API does not answer, so it cannot be told where to route to".into();
         self.refused(why, "look at its log").seen(answer.said())
     }
@@ -332,7 +332,7 @@ impl Proxy for Caddy {
         Some(self.sh(scripts::introduction(self.file())))
     }
 
-    fn learn(&mut self, answer: &Done) {
+    fn learn(&mut self, answer: &CommandResult) {
         self.known = Known::read(answer);
     }
 
@@ -380,7 +380,7 @@ impl Proxy for Caddy {
         vec![self.question(&[]), handover::question(&self.container)]
     }
 
-    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         self.check_shared(wish)?;
         let answer = answers.first().cloned().unwrap_or_default();
         let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
@@ -396,17 +396,17 @@ impl Proxy for Caddy {
     }
 
     /// Where nobody serves yet, nobody gets requests until somebody is ready.
-    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let view = self.view(now, &rotation.all()).filter(|v| !v.handlers.is_empty())?;
         self.turn(&view, &names_in(rotation))
     }
 
-    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
         let view = self.view(now, &rotation.all());
         view.is_some_and(|v| v.handlers.is_empty() || v.sends_to(&names_in(rotation)))
     }
 
-    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let view = self.view(now, &rotation.all()).filter(|_| !rotation.inside.is_empty())?;
         self.turn(&view, &names_in(rotation))
     }
@@ -415,7 +415,7 @@ impl Proxy for Caddy {
         self.sh(scripts::question(self.api(), self.means()))
     }
 
-    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let view = self.view(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let routed = endpoints.iter().filter(|e| view.routes_to(e));
         Ok(Reading {
@@ -430,7 +430,7 @@ impl Proxy for Caddy {
         self.sh(scripts::diagnosis(self.means()))
     }
 
-    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
         match self.view(now, ours) {
             Some(view) if view.stale_for().is_zero() => self.give_back(&view),
             Some(_) | None => Release::Wait,
@@ -459,7 +459,7 @@ fn names_in(rotation: &Rotation) -> Vec<String> {
 }
 
 impl Known {
-    fn read(answer: &Done) -> Known {
+    fn read(answer: &CommandResult) -> Known {
         let line = |mark: &str| answer.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
         let version = version(line("@version"));
         let (head, config) = answer.stdout.split_once("@config\n").unwrap_or((&answer.stdout, ""));

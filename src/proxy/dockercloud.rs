@@ -15,7 +15,7 @@ use super::{
     Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover,
 };
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss};
 use program::PROGRAM;
 
@@ -168,7 +168,7 @@ impl Proxy for Dockercloud {
         Some(Exec::new(&self.container.id, ["cat", CONFIG].map(String::from).to_vec()))
     }
 
-    fn learn(&mut self, answer: &Done) {
+    fn learn(&mut self, answer: &CommandResult) {
         self.config = Settings::parse(&answer.stdout);
     }
 
@@ -201,7 +201,7 @@ impl Proxy for Dockercloud {
 
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
     /// setting, makes it render a configuration without servers.
-    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let quietly = |action| Preparation {
             exec: self.run(action, &wish.project, &[]),
             note: String::new(),
@@ -219,17 +219,17 @@ impl Proxy for Dockercloud {
 
     /// Also where it stands still already: that is for ten minutes from the last time on, and a run of several services
     /// may take longer.
-    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         Answer::parse(&now.stdout).map(|_| self.freeze_with(project_of(&rotation.all()), &rotation.inside))
     }
 
-    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
         Answer::parse(&now.stdout).is_some_and(|a| a.is_frozen_for(project_of(&rotation.all())))
     }
 
     /// Lets the manager take in those inside that HAProxy does not know yet; freezes it again, so that no reload forgets
     /// who is drained; and drains those outside once all inside take requests.
-    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let answer = Answer::parse(&now.stdout)?;
         let all = rotation.all();
         let project = project_of(&all);
@@ -258,7 +258,7 @@ impl Proxy for Dockercloud {
         self.run("ask", "", &[])
     }
 
-    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
             self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
                 .seen(answer.said())
@@ -283,7 +283,7 @@ impl Proxy for Dockercloud {
     }
 
     /// The manager's next render has only what runs; with the reload every flag goes.
-    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
         let Some(answer) = Answer::parse(&now.stdout) else {
             return Release::Wait;
         };

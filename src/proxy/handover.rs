@@ -5,7 +5,7 @@
 
 use super::Preparation;
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
@@ -16,7 +16,7 @@ pub fn question(container: &Container) -> Exec {
 
 /// Makes the kernel keep them, from the answer to `question`; nothing where it does so already, cannot, or where the
 /// network is the host's own.
-pub fn preparation(container: &Container, name: &str, answer: &Done) -> Option<Preparation> {
+pub fn preparation(container: &Container, name: &str, answer: &CommandResult) -> Option<Preparation> {
     let off = answer.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
     (off && own_network).then(|| Preparation {
@@ -39,7 +39,7 @@ mod tests {
             r#"{{"Id": "lb", "Image": "sha256:i", "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}}}"#
         );
         let container: Container = serde_json::from_str(&json).unwrap();
-        let answer = Done { code: Some(0), stdout: said.into(), stderr: String::new() };
+        let answer = CommandResult { code: Some(0), stdout: said.into(), stderr: String::new() };
         preparation(&container, "p", &answer).is_some()
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss, Rule};
 use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
@@ -177,7 +177,7 @@ impl Haproxy {
     }
 
     /// The servers that are, or may become, these instances.
-    fn slots_for(&self, now: &Done, endpoints: &[Endpoint]) -> Option<Vec<Slot>> {
+    fn slots_for(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<Vec<Slot>> {
         let is_place = |slot: &Slot, e: &Endpoint| {
             let added = |t: &Template| t.backend == slot.backend && is_added(slot);
             let in_template = |t: &Template| t.has(&slot.backend, &slot.name) || added(t);
@@ -198,7 +198,7 @@ impl Haproxy {
         slot.set(state)
     }
 
-    fn silent(&self, answer: &Done) -> Fault {
+    fn silent(&self, answer: &CommandResult) -> Fault {
         let why = "its `stats socket` does not answer";
         self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
     }
@@ -305,7 +305,7 @@ impl Proxy for Haproxy {
         Some(Exec::sh(&self.container.id, script))
     }
 
-    fn learn(&mut self, answer: &Done) {
+    fn learn(&mut self, answer: &CommandResult) {
         let (variables, text): (Vec<&str>, Vec<&str>) =
             answer.stdout.lines().partition(|line| line.starts_with("@variable "));
         let told = variables.iter().filter_map(|line| line.strip_prefix("@variable "));
@@ -380,7 +380,7 @@ impl Proxy for Haproxy {
     }
 
     /// A slot for each instance that starts, in every backend of a template.
-    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let answer = answers.first().cloned().unwrap_or_default();
         let slots = Slot::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
         fixed::check(self, &answer, wish)?;
@@ -411,7 +411,7 @@ impl Proxy for Haproxy {
     }
 
     /// Drains every free slot of the service, so that whatever gets one is not in rotation.
-    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(now, &rotation.outside)?;
         // One that has started may have got the address, and with it the slot, of one that crashes over and over.
         let theirs = |s: &Slot| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
@@ -423,7 +423,7 @@ impl Proxy for Haproxy {
     }
 
     /// First those inside, as HAProxy itself reaches them; and only when all of them take requests, those outside.
-    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(now, &rotation.all())?;
         let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
         let inside = of(&rotation.inside);
@@ -461,7 +461,7 @@ impl Proxy for Haproxy {
         Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::question(endpoints)))
     }
 
-    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let slots = self.slots_for(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let of = |e: &Endpoint| slots.iter().filter(|s| s.is_of(std::slice::from_ref(e))).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| of(e).iter().any(|s| !s.is_out());
@@ -487,7 +487,7 @@ impl Proxy for Haproxy {
     }
 
     /// What its own check says of those that it does not send requests to.
-    fn diagnosis(&self, said: &Done) -> String {
+    fn diagnosis(&self, said: &CommandResult) -> String {
         let failing = slot::failing_checks(&said.stdout);
         let ours = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
         let lines: Vec<String> =
@@ -497,7 +497,7 @@ impl Proxy for Haproxy {
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS
     /// has taken the address of the stopped instance away. Before, it would send requests to nobody.
-    fn release(&self, now: &Done, ours: &[Endpoint], existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release {
         let Some(mut slots) = self.slots_for(now, ours) else {
             return Release::Wait;
         };

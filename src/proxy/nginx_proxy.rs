@@ -15,7 +15,7 @@ use super::{
     Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
 };
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss};
 use crate::shell;
 use multiports::Route;
@@ -397,9 +397,9 @@ impl Proxy for NginxProxy {
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
-    fn prepare(&self, answers: &[Done], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         let state = Inspected::read(answers).ok_or_else(|| {
-            let said: Vec<&str> = answers.iter().map(Done::said).collect();
+            let said: Vec<&str> = answers.iter().map(CommandResult::said).collect();
             Fault::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
@@ -410,7 +410,7 @@ impl Proxy for NginxProxy {
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn losses(&self, answers: &[Done], wish: &Wish) -> Vec<Loss> {
+    fn losses(&self, answers: &[CommandResult], wish: &Wish) -> Vec<Loss> {
         let Some(state) = Inspected::read(answers) else { return Vec::new() };
         let passed_over = self.passed_over(&state.template, wish);
         self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
@@ -434,13 +434,13 @@ impl Proxy for NginxProxy {
         Ok(self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect())
     }
 
-    fn gate(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn gate(&self, _now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let markers: Vec<String> = rotation.outside.iter().map(Self::marker).collect();
         let script = format!("mkdir -p {MARKERS} && touch {}", shell::words(&markers));
         Some(Exec::sh(&self.generator, script))
     }
 
-    fn route(&self, _now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn route(&self, _now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let markers = |set: &[Endpoint]| set.iter().map(Self::marker).collect::<Vec<_>>();
         if rotation.hurried {
             let config = (self.generator == self.nginx.id).then_some(self.config.as_str());
@@ -457,7 +457,7 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, question_script(&self.config, &remotes))
     }
 
-    fn read(&self, answer: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
             Fault::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
         })?;
@@ -476,7 +476,7 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
     }
 
-    fn release(&self, _now: &Done, ours: &[Endpoint], existing: &[String]) -> Release {
+    fn release(&self, _now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release {
         let ours: Vec<&str> = ours.iter().map(|e| e.id.as_str()).collect();
         Release::Run(Exec::sh(&self.generator, release_script(&ours, existing)))
     }
@@ -497,7 +497,7 @@ struct Inspected {
 }
 
 impl Inspected {
-    fn read(answers: &[Done]) -> Option<Self> {
+    fn read(answers: &[CommandResult]) -> Option<Self> {
         let [generator, nginx] = answers else {
             return None;
         };

@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
 use crate::docker::inspect::Container;
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::fault::{Fault, Loss};
 use answer::Answer;
 use door::{Api, Door};
@@ -131,7 +131,7 @@ impl Traefik {
         open.or_else(|| through().filter(|_| self.steers_by_file()))
     }
 
-    fn answer(&self, done: &Done) -> Result<Answer, Fault> {
+    fn answer(&self, done: &CommandResult) -> Result<Answer, Fault> {
         let answer = Answer::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
         answer.ok_or_else(|| {
             Fault::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
@@ -253,7 +253,7 @@ impl Proxy for Traefik {
         Some(self.sh(scripts::introduction(&settings::files(&self.container))))
     }
 
-    fn learn(&mut self, answer: &Done) {
+    fn learn(&mut self, answer: &CommandResult) {
         let (head, file) = match answer.stdout.split_once("@file ") {
             Some((head, rest)) => (head, rest.split_once('\n')),
             None => (answer.stdout.as_str(), None),
@@ -290,7 +290,10 @@ impl Proxy for Traefik {
         let given = self.settings.directory().and_then(|directory| Some((directory, files(directory)?)));
         if let Some((directory, given)) = given {
             let stdout = if given.read_only { "@readonly" } else { "" }.to_string();
-            self.check_directory(directory, &Done { code: Some(0), stdout, ..Done::default() })?;
+            self.check_directory(
+                directory,
+                &CommandResult { code: Some(0), stdout, ..CommandResult::default() },
+            )?;
         }
         Ok(Vec::new())
     }
@@ -314,7 +317,7 @@ impl Proxy for Traefik {
     }
 
     /// Nothing is changed; a directory that takes no file is found out here.
-    fn prepare(&self, answers: &[Done], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
         if let (Some(directory), [answer]) = (self.settings.directory(), answers) {
             self.check_directory(directory, answer)?;
         }
@@ -326,16 +329,16 @@ impl Proxy for Traefik {
     }
 
     /// The route as it is, so that it does not matter any more what its discovery sees.
-    fn gate(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         self.route(now, rotation)
     }
 
-    fn holds(&self, now: &Done, rotation: &Rotation) -> bool {
+    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
         let settled = Answer::parse(&now.stdout).filter(Answer::is_settled);
         !self.steers() || settled.is_some_and(|a| a.file.is_some() && self.pin(&a, rotation).is_none())
     }
 
-    fn route(&self, now: &Done, rotation: &Rotation) -> Option<Exec> {
+    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         self.pin(&Answer::parse(&now.stdout)?, rotation)
     }
 
@@ -353,7 +356,7 @@ impl Proxy for Traefik {
         })
     }
 
-    fn read(&self, done: &Done, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
         let answer = self.answer(done)?;
         self.check_references(&answer, endpoints)?;
         let idle = self.settings.idle_timeout();
@@ -372,7 +375,7 @@ impl Proxy for Traefik {
         self.sh(scripts::diagnosis(self.settings.directory(), self.door.as_ref(), self.api.as_ref()))
     }
 
-    fn release(&self, now: &Done, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
         let name = pin::name(ours).unwrap_or_default();
         let (Some(answer), Some((file, _))) = (Answer::parse(&now.stdout), self.files(&name)) else {
             return if self.steers() { Release::Wait } else { Release::Done };

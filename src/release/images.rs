@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::{Kept, Placed};
-use crate::docker::{Docker, Done, KEEPS};
+use crate::docker::{CommandResult, Docker, KEEPS};
 use crate::fault::Fault;
 
 /// Whose images are kept: two checkouts of one project have histories of their own, and each keeps and removes its own images.
@@ -262,7 +262,7 @@ fn is_ours(tag: &str, repositories: &BTreeSet<String>) -> bool {
     })
 }
 
-fn released(tag: &str, done: &Done) -> anyhow::Result<()> {
+fn released(tag: &str, done: &CommandResult) -> anyhow::Result<()> {
     let said = done.stderr.to_lowercase();
     match done.ok() || said.contains("conflict") || said.contains("no such image") {
         true => Ok(()),

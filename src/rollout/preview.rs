@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::restart::{NEVER, policy_of};
 use super::{Tools, hook_exec, probe};
 use crate::docker::inspect::Container;
-use crate::docker::{Call, Done, Exec};
+use crate::docker::{CommandResult, DockerCommand, Exec};
 use crate::model::Service;
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
@@ -47,7 +47,7 @@ impl<'a> Preview<'a> {
     fn step(&mut self, step: &Step) -> Result<Vec<Told>> {
         match step {
             Step::Create { service, total, .. } => {
-                Ok(vec![self.call(&Call::Create { service, total: *total })])
+                Ok(vec![self.call(&DockerCommand::Create { service, total: *total })])
             }
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => Ok(self.start(keys)),
@@ -55,7 +55,7 @@ impl<'a> Preview<'a> {
             Step::Route { inside, outside } => self.route(inside, outside),
             Step::Idle(keys) => Ok(self.idle(keys)),
             Step::Stop(keys) => Ok(self.stop(keys)),
-            Step::Remove(keys) => Ok(vec![self.call(&Call::Remove(&self.names(keys)))]),
+            Step::Remove(keys) => Ok(vec![self.call(&DockerCommand::Remove(&self.names(keys)))]),
             Step::Release => self.release(),
             Step::Delay(_) | Step::Monitor(_) => Ok(Vec::new()),
         }
@@ -70,7 +70,7 @@ impl<'a> Preview<'a> {
         let mut told = match service.starts_by_compose {
             true => {
                 let total = self.bound.values().filter(|c| self.is_of(c, &service.name)).count();
-                vec![self.call(&Call::StartByCompose { service: &service.name, total })]
+                vec![self.call(&DockerCommand::StartByCompose { service: &service.name, total })]
             }
             false => keys.iter().flat_map(|key| self.start_one(key)).collect(),
         };
@@ -84,8 +84,9 @@ impl<'a> Preview<'a> {
         let container = &self.bound[key];
         let policy = policy_of(container, self.tools.policies, self.service(key).process.restart.as_deref());
         let names = [container.name().to_string()];
-        let update = policy.map(|policy| self.call(&Call::SetRestart { policy: &policy, names: &names }));
-        update.into_iter().chain([self.call(&Call::Start(container.name()))]).collect()
+        let update =
+            policy.map(|policy| self.call(&DockerCommand::SetRestart { policy: &policy, names: &names }));
+        update.into_iter().chain([self.call(&DockerCommand::Start(container.name()))]).collect()
     }
 
     fn ready(&mut self, keys: &[Key]) -> Result<Vec<Told>> {
@@ -130,10 +131,10 @@ impl<'a> Preview<'a> {
             hooks.map(|hook| self.exec(&hook_exec(&self.bound[key], hook))).collect::<Vec<_>>()
         };
         let mut told: Vec<Told> = keys.iter().flat_map(hooks).collect();
-        told.push(self.call(&Call::Stop(&self.names(keys))));
+        told.push(self.call(&DockerCommand::Stop(&self.names(keys))));
         let again: Vec<Key> = keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
         if !again.is_empty() {
-            told.push(self.call(&Call::SetRestart { policy: NEVER, names: &self.names(&again) }));
+            told.push(self.call(&DockerCommand::SetRestart { policy: NEVER, names: &self.names(&again) }));
         }
         told
     }
@@ -151,7 +152,7 @@ impl<'a> Preview<'a> {
     fn in_proxies(
         &self,
         outside: &[Key],
-        exec: impl Fn(&dyn Proxy, &Done, &Rotation) -> Option<Exec>,
+        exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
     ) -> Result<Vec<Told>> {
         let mut told = Vec::new();
         for proxy in self.tools.proxies {
@@ -165,7 +166,9 @@ impl<'a> Preview<'a> {
                 found: self.found.clone(),
                 ..Rotation::default()
             };
-            told.extend(exec(proxy.as_ref(), &Done::default(), &rotation).map(|exec| self.exec(&exec)));
+            told.extend(
+                exec(proxy.as_ref(), &CommandResult::default(), &rotation).map(|exec| self.exec(&exec)),
+            );
         }
         Ok(told)
     }
@@ -180,10 +183,10 @@ impl<'a> Preview<'a> {
         let all = self.bound.values().chain(proxies);
         let name = all.into_iter().find(|c| c.id == exec.container).map(|c| c.name().to_string());
         let container = name.filter(|n| !n.is_empty()).unwrap_or_else(|| exec.container.clone());
-        self.call(&Call::Exec(&Exec { container, ..exec.clone() }))
+        self.call(&DockerCommand::Exec(&Exec { container, ..exec.clone() }))
     }
 
-    fn call(&self, call: &Call) -> Told {
+    fn call(&self, call: &DockerCommand) -> Told {
         Told::Command(self.tools.docker.typed(call))
     }
 

@@ -16,7 +16,7 @@ fn argv(script: &str, more: &[&str]) -> Vec<String> {
     ["sh", "-c", script].iter().chain(more).map(ToString::to_string).collect()
 }
 
-fn run(session: &mut Session, argv: &[String]) -> Result<Done, NoAnswer> {
+fn run(session: &mut Session, argv: &[String]) -> Result<CommandResult, SessionError> {
     let mut asked = session.ask(argv)?;
     session.answer(&mut asked, Duration::from_secs(20))
 }
@@ -25,7 +25,7 @@ fn run(session: &mut Session, argv: &[String]) -> Result<Done, NoAnswer> {
 fn each_command_has_its_own_answer() {
     let mut session = session();
     let done = |code, stdout: &str, stderr: &str| {
-        Ok(Done { code: Some(code), stdout: stdout.into(), stderr: stderr.into() })
+        Ok(CommandResult { code: Some(code), stdout: stdout.into(), stderr: stderr.into() })
     };
     assert_eq!(run(&mut session, &argv("echo one; echo two >&2; exit 3", &[])), done(3, "one\n", "two\n"));
     assert_eq!(run(&mut session, &argv("printf 'no end'", &[])), done(0, "no end", ""));
@@ -53,10 +53,10 @@ fn much_output_comes_whole() {
 fn a_shell_that_is_gone_gives_no_answer_and_a_late_one_may_still_come() {
     let mut session = session();
     let mut asked = session.ask(&argv("sleep 0.2; echo late", &[])).unwrap();
-    assert_eq!(session.answer(&mut asked, Duration::ZERO), Err(NoAnswer::Late));
+    assert_eq!(session.answer(&mut asked, Duration::ZERO), Err(SessionError::Late));
     assert_eq!(session.answer(&mut asked, Duration::from_secs(20)).unwrap().stdout, "late\n");
-    assert_eq!(run(&mut session, &argv("kill -9 $PPID", &[])), Err(NoAnswer::Gone));
-    assert_eq!(run(&mut session, &argv("true", &[])), Err(NoAnswer::Gone));
+    assert_eq!(run(&mut session, &argv("kill -9 $PPID", &[])), Err(SessionError::Gone));
+    assert_eq!(run(&mut session, &argv("true", &[])), Err(SessionError::Gone));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::proxy::haproxy::properties::{endpoints, interrogate};
 fn caddy(introduction: &str) -> Caddy {
     let container = r#"{"Id": "c", "Name": "/c", "NetworkSettings": {"Networks": {"front": {}}}}"#;
     let mut caddy = Caddy::new(&serde_json::from_str(container).expect("a container"));
-    caddy.learn(&Done { stdout: introduction.into(), ..Done::default() });
+    caddy.learn(&CommandResult { stdout: introduction.into(), ..CommandResult::default() });
     caddy
 }
 

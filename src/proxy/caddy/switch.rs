@@ -6,7 +6,7 @@ use super::config::{plain, switched};
 use super::seen::other;
 use super::view::{View, names};
 use super::{Caddy, scripts};
-use crate::docker::{Done, Exec};
+use crate::docker::{CommandResult, Exec};
 use crate::proxy::{Endpoint, Preparation, Proxy, Release};
 use crate::shell;
 
@@ -16,7 +16,7 @@ const GOES: &str = "a switch in front of its `reverse_proxy`, for this deploy on
     before it and one after it";
 
 impl Caddy {
-    pub fn view(&self, now: &Done, endpoints: &[Endpoint]) -> Option<View> {
+    pub fn view(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<View> {
         View::read(&now.stdout, names(endpoints), self.means())
     }
 

@@ -14,8 +14,8 @@ fn container(json: &str) -> Container {
     serde_json::from_str(json).unwrap()
 }
 
-fn done(stdout: &str) -> Done {
-    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn done(stdout: &str) -> CommandResult {
+    CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 fn caddy_with(version: &str, handler: Value) -> Caddy {
@@ -56,7 +56,7 @@ const SWITCHED: &str = "@on app 4\n@switched app 1\n@bank app/a p-app-1\n@bank a
 const ON: &str = "@on app 4\n@bank app/a p-app-1\n";
 const COUNTS: &str = r#"[{"address":"{file./dev/shm/compose-zd/app/a/13}:3000","num_requests":2,"fails":0},{"address":"{file./dev/shm/compose-zd/app/b/6}:3000","num_requests":5,"fails":0},{"address":"app:3000","num_requests":1,"fails":0},{"address":"p-app-1:3000","num_requests":2,"fails":0},{"address":"172.21.0.2:3000","num_requests":7,"fails":0}]"#;
 
-fn answer(files: &str, config: &Value) -> Done {
+fn answer(files: &str, config: &Value) -> CommandResult {
     done(&format!("{files}@upstreams\n{COUNTS}\n\n@config\n{config}\n"))
 }
 
@@ -65,16 +65,16 @@ fn with_switch(caddy: &Caddy) -> Value {
 }
 
 /// With every switch in place.
-fn now(caddy: &Caddy, files: &str) -> Done {
+fn now(caddy: &Caddy, files: &str) -> CommandResult {
     answer(files, &with_switch(caddy))
 }
 
 /// The same without a request in flight.
-fn idle(caddy: &Caddy) -> Done {
+fn idle(caddy: &Caddy) -> CommandResult {
     done(&format!("@upstreams\n[]\n\n@config\n{}\n", with_switch(caddy)))
 }
 
-fn routed(caddy: &Caddy, now: &Done) -> (Vec<String>, bool) {
+fn routed(caddy: &Caddy, now: &CommandResult) -> (Vec<String>, bool) {
     let created = Endpoint { addresses: vec![], ..endpoint("p-app-3", "") };
     let reading = caddy.read(now, &[old(), new(), created]).unwrap();
     (reading.routed.into_iter().collect(), reading.settled)
@@ -225,7 +225,7 @@ fn more_instances_than_slots_are_refused() {
     assert_eq!(refusal, "echo 'a switch has slots for 24 instances, and there are 25' >&2; exit 1");
 }
 
-fn released(caddy: &Caddy, now: &Done) -> String {
+fn released(caddy: &Caddy, now: &CommandResult) -> String {
     match caddy.release(now, &[new()], &[]) {
         Release::Done => "done".into(),
         Release::Wait => "wait".into(),
@@ -264,7 +264,7 @@ fn a_lookup_that_is_kept_is_waited_for() {
     assert_eq!(caddy_with(NEW, by_address()).patience(), Duration::from_secs(90));
 }
 
-fn prepared(now: &Done, tune: bool) -> Vec<Preparation> {
+fn prepared(now: &CommandResult, tune: bool) -> Vec<Preparation> {
     let wish =
         Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() };
     caddy().prepare(std::slice::from_ref(now), &wish).unwrap()
@@ -374,7 +374,7 @@ fn an_image_without_a_shell_is_refused() {
         r#"{"Args": ["docker-proxy"], "NetworkSettings": {"Networks": {"front": {}}}}"#,
     ));
     let said = "OCI runtime exec failed: exec: \"sh\": executable file not found in $PATH: unknown";
-    caddy.learn(&Done { code: Some(126), stdout: said.into(), stderr: String::new() });
+    caddy.learn(&CommandResult { code: Some(126), stdout: said.into(), stderr: String::new() });
     let labels = BTreeMap::from([("caddy.reverse_proxy".to_string(), "{{upstreams 3000}}".to_string())]);
     let app = Backend { labels, ..backend("app", &["app"], true) };
     assert!(caddy.fronts(&app) && !caddy.fronts(&backend("db", &["db"], true)));

@@ -12,8 +12,10 @@ use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate, print
 fn dockercloud() -> Dockercloud {
     let container = r#"{"Id": "lb", "Name": "/lb", "NetworkSettings": {"Networks": {"front": {}}}}"#;
     let mut dockercloud = Dockercloud::new(&serde_json::from_str(container).expect("a container"));
-    dockercloud
-        .learn(&Done { stdout: "backend web\n server app1 app1:80 check\n".into(), ..Done::default() });
+    dockercloud.learn(&CommandResult {
+        stdout: "backend web\n server app1 app1:80 check\n".into(),
+        ..CommandResult::default()
+    });
     dockercloud
 }
 

@@ -42,8 +42,8 @@ fn with(environment: &str, links: &str, configuration: &str) -> Dockercloud {
     dockercloud
 }
 
-fn done(stdout: &str) -> Done {
-    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn done(stdout: &str) -> CommandResult {
+    CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 fn endpoint(number: u32, address: &str) -> Endpoint {

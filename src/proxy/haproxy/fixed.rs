@@ -4,7 +4,7 @@
 use super::config::{self, Fixed};
 use super::slot::Slot;
 use super::{Haproxy, TEMPLATE_FIX};
-use crate::docker::Done;
+use crate::docker::CommandResult;
 use crate::fault::Fault;
 use crate::proxy::{Endpoint, Rotation, Wish};
 
@@ -46,7 +46,7 @@ fn short(id: &str) -> &str {
 ///
 /// # Errors
 /// Fewer lines than instances, or an HAProxy that cannot add a server; with the fix.
-pub fn check(haproxy: &Haproxy, answer: &Done, wish: &Wish) -> Result<(), Fault> {
+pub fn check(haproxy: &Haproxy, answer: &CommandResult, wish: &Wish) -> Result<(), Fault> {
     check_lines(haproxy, wish)?;
     let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
     match version(&answer.stdout) {

@@ -144,7 +144,7 @@ pub fn rotation(bits: u8) -> Rotation {
 
 /// Asks an adapter everything about an answer.
 pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
-    let done = Done { code: Some(0), stdout: answer.into(), stderr: String::new() };
+    let done = CommandResult { code: Some(0), stdout: answer.into(), stderr: String::new() };
     let rotation = rotation(bits);
     if let Ok(reading) = proxy.read(&done, &rotation.all()) {
         reading.confirms(&rotation);
@@ -171,7 +171,7 @@ fn container() -> Container {
 
 fn haproxy(configuration: &str) -> Haproxy {
     let mut haproxy = Haproxy::new(&container());
-    haproxy.learn(&Done { stdout: configuration.into(), ..Done::default() });
+    haproxy.learn(&CommandResult { stdout: configuration.into(), ..CommandResult::default() });
     haproxy
 }
 

@@ -37,8 +37,8 @@ fn backend(service: &str, network: &str) -> Backend {
     Backend { service: service.into(), names, networks, ..Backend::default() }
 }
 
-fn done(stdout: &str) -> Done {
-    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn done(stdout: &str) -> CommandResult {
+    CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 /// Printed by HAProxy 3.2 while a deploy waited for the new instance in `app3`: `app1` serves, `app3` is drained and has

@@ -91,8 +91,11 @@ fn no_answer_ends_us() {
     let samples = [corpus("nginx-answer"), corpus("nginx-template")].concat();
     holds((damaged(samples), any::<u8>()), |(answer, bits)| {
         interrogate(&proxy, &answer, bits);
-        let head = Done { stdout: format!("@writable yes\n@template\n{answer}"), ..Done::default() };
-        let version = Done { stdout: format!("@version {answer}"), ..Done::default() };
+        let head = CommandResult {
+            stdout: format!("@writable yes\n@template\n{answer}"),
+            ..CommandResult::default()
+        };
+        let version = CommandResult { stdout: format!("@version {answer}"), ..CommandResult::default() };
         let _ = proxy.prepare(&[head, version], &Wish { tune: true, ..Wish::default() });
         Ok(())
     });

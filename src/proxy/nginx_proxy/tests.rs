@@ -17,8 +17,8 @@ fn endpoint(id: &str, address: &str) -> Endpoint {
     Endpoint { id: id.into(), service: "app".into(), addresses, ..Endpoint::default() }
 }
 
-fn done(stdout: &str) -> Done {
-    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn done(stdout: &str) -> CommandResult {
+    CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 /// Printed by nginx-proxy 1.10 (docker-gen 0.16.2, nginx 1.30.6) while it reloaded; `app-1` is out, `app-2` is in.
@@ -82,7 +82,7 @@ fn multiports_that_get_no_route_are_refused() {
 }
 
 /// The answers to `inspect` of a proxy with this template.
-fn inspected(template: &str) -> [Done; 2] {
+fn inspected(template: &str) -> [CommandResult; 2] {
     [done(&format!("@writable yes\n@template\n{template}")), done("@version nginx version: nginx/1.29.5\n")]
 }
 

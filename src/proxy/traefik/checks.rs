@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::labels::{self, Http, default_rule};
-use super::{Backend, Done, Endpoint, Fault, Loss, Traefik};
+use super::{Backend, CommandResult, Endpoint, Fault, Loss, Traefik};
 use crate::fault::Rule;
 
 pub const FILES: &str = "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
@@ -131,7 +131,7 @@ impl Traefik {
     }
 
     /// A directory that takes a file.
-    pub(super) fn check_directory(&self, directory: &str, answer: &Done) -> Result<(), Fault> {
+    pub(super) fn check_directory(&self, directory: &str, answer: &CommandResult) -> Result<(), Fault> {
         if !answer.ok() {
             let why = format!("its directory of routes, {directory}, is not there");
             return Err(self

@@ -18,7 +18,7 @@ fn container(args: &[String]) -> Container {
 fn traefik() -> Traefik {
     let flags = "--providers.docker --providers.file.directory=/d --entrypoints.web.address=:80";
     let mut traefik = Traefik::new(&container(&flags.split(' ').map(String::from).collect::<Vec<_>>()));
-    traefik.learn(&Done { stdout: "@tool wget\n".into(), ..Done::default() });
+    traefik.learn(&CommandResult { stdout: "@tool wget\n".into(), ..CommandResult::default() });
     traefik
 }
 
@@ -39,7 +39,10 @@ fn no_configuration_ends_us() {
     let inputs = (damaged(corpus("traefik-config")), select(&["t.yaml", "t.toml"][..]), any::<u8>());
     holds(inputs, |(text, name, bits)| {
         let mut traefik = traefik();
-        traefik.learn(&Done { stdout: format!("@tool nc\n@file {name}\n{text}"), ..Done::default() });
+        traefik.learn(&CommandResult {
+            stdout: format!("@tool nc\n@file {name}\n{text}"),
+            ..CommandResult::default()
+        });
         let _ = traefik.check(&[]);
         interrogate(&traefik, "@now 5.1\n@served \n@end", bits);
         let flags: Vec<String> = text.split_whitespace().map(|w| format!("--{w}")).collect();
@@ -66,7 +69,7 @@ fn no_label_ends_us() {
         let mut rotation = rotation(bits);
         rotation.inside.iter_mut().for_each(|e| e.labels = labels.clone());
         let traefik = traefik();
-        let done = Done { stdout: "@end".into(), ..Done::default() };
+        let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
         if let Some(file) = traefik.route(&done, &rotation).and_then(|exec| exec.stdin) {
             prop_assert!(serde_yaml::from_str::<Value>(&file).is_ok(), "{file}");
             prop_assert!(pin::token(&file).is_some(), "{file}");
@@ -181,7 +184,7 @@ fn the_servers_of_a_file_are_those_inside() {
         for endpoint in rotation.inside.iter_mut().chain(&mut rotation.outside) {
             endpoint.labels = labels_of(&corpus("traefik-labels").concat());
         }
-        let done = Done { stdout: "@end".into(), ..Done::default() };
+        let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
         let file = traefik().route(&done, &rotation).and_then(|e| e.stdin).expect("a file");
         let inside: BTreeSet<IpAddr> = rotation.inside.iter().flat_map(|e| e.addresses.clone()).collect();
         same(&pin::servers(&file), &inside)

@@ -19,8 +19,8 @@ fn traefik(flags: &str) -> Traefik {
     traefik
 }
 
-fn done(stdout: &str) -> Done {
-    Done { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+fn done(stdout: &str) -> CommandResult {
+    CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
 fn labels(more: &str) -> Labels {
@@ -403,10 +403,10 @@ fn generations_that_disagree_need_a_directory() {
 #[test]
 fn a_directory_that_takes_no_file_is_refused() {
     let wish = Wish { tune: true, starting: 1, services: vec![], ..Wish::default() };
-    let prepare = |answer: Done| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
+    let prepare = |answer: CommandResult| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
     assert_eq!(prepare(done("")), Ok(vec![]));
     assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));
-    assert!(prepare(Done { code: Some(1), ..done("") }).unwrap_err().contains("is not there"));
+    assert!(prepare(CommandResult { code: Some(1), ..done("") }).unwrap_err().contains("is not there"));
 }
 
 #[test]

@@ -82,7 +82,8 @@ fn a_name_of_another_history_of_the_same_project_is_not_ours() {
 
 #[test]
 fn an_image_in_use_or_gone_is_no_warning() {
-    let failed = |stderr: &str| Done { code: Some(1), stderr: stderr.into(), ..Done::default() };
+    let failed =
+        |stderr: &str| CommandResult { code: Some(1), stderr: stderr.into(), ..CommandResult::default() };
     let used = "Error response from daemon: conflict: unable to remove repository reference \"a:r1\" (must force) - \
                 container 1 is using its referenced image 2";
     assert!(released("a:r1", &failed(used)).is_ok());

@@ -6,18 +6,18 @@
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
-use super::Done;
-use super::claims::LABEL;
+use super::CommandResult;
 use super::containers::{IDS, INSPECT};
-use super::engine::IDENTITY;
+use super::endpoint::IDENTITY;
 use super::images::familiar;
+use super::lock_resource::LABEL;
 use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 
 /// A command that is understood.
 #[derive(Debug, PartialEq)]
-pub struct Question {
-    pub requests: Vec<Request>,
-    form: Form,
+pub struct ApiQuery {
+    pub requests: Vec<ApiRequest>,
+    form: ReplyFormat,
 }
 
 /// What an engine says to a path that is none of its API.
@@ -25,7 +25,7 @@ const UNKNOWN: &str = "page not found";
 
 /// Of the Engine API; the path is without its version.
 #[derive(Debug, PartialEq)]
-pub struct Request {
+pub struct ApiRequest {
     pub method: Method,
     /// With its query.
     pub path: String,
@@ -34,7 +34,7 @@ pub struct Request {
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Form {
+enum ReplyFormat {
     /// The objects as they are.
     Objects,
     /// Of each object in a list this key, a line each.
@@ -52,76 +52,84 @@ enum Form {
 
 /// What the engine answers to a request.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ApiResponse {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
 /// What a command asks, by its words after `docker`.
-pub fn of(words: &[&str]) -> Option<Question> {
-    let one = |request, form| Some(Question { requests: vec![request], form });
+pub fn of(words: &[&str]) -> Option<ApiQuery> {
+    let one = |request, form| Some(ApiQuery { requests: vec![request], form });
     if let Some(filters) = words.strip_prefix(&IDS[..]) {
-        return one(list("containers", "label", &filtered("label", filters)?), Form::Lines("Id"));
+        return one(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Lines("Id"));
     }
     if words == IS_MANAGER {
-        return one(get("/nodes".into()), Form::Lines("ID"));
+        return one(get("/nodes".into()), ReplyFormat::Lines("ID"));
     }
     if words == IDENTITY {
-        return one(get("/info".into()), Form::Identity);
+        return one(get("/info".into()), ReplyFormat::Identity);
     }
     if words == NODES {
-        return one(get("/nodes".into()), Form::Nodes);
+        return one(get("/nodes".into()), ReplyFormat::Nodes);
     }
     match words {
         ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
-            one(list("containers", "label", &filtered("label", filters)?), Form::Names)
+            one(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Names)
         }
         ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => {
-            one(list("images", "reference", &filtered("reference", filters)?), Form::Tags)
+            one(list("images", "reference", &filtered("reference", filters)?), ReplyFormat::Tags)
         }
         ["service", "ls", "--quiet", filters @ ..] => {
-            one(query("/services", &[], "label", &filtered("label", filters)?), Form::Lines("ID"))
+            one(query("/services", &[], "label", &filtered("label", filters)?), ReplyFormat::Lines("ID"))
         }
-        ["node", "inspect", ids @ ..] => all(ids, |id| get(format!("/nodes/{id}")), Form::Objects),
-        ["service", "inspect", ids @ ..] => all(ids, |id| get(format!("/services/{id}")), Form::Objects),
+        ["node", "inspect", ids @ ..] => all(ids, |id| get(format!("/nodes/{id}")), ReplyFormat::Objects),
+        ["service", "inspect", ids @ ..] => {
+            all(ids, |id| get(format!("/services/{id}")), ReplyFormat::Objects)
+        }
         ["stack", "ps", "--quiet", "--no-trunc", stack] => {
             let label = format!("{NAMESPACE}={stack}");
-            one(query("/tasks", &[], "label", &[&label]), Form::Lines("ID"))
+            one(query("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
         }
-        ["inspect", "--type", "task", ids @ ..] => all(ids, |id| get(format!("/tasks/{id}")), Form::Objects),
-        ["volume", "create", "--label", label, name] => one(create_volume(label, name)?, Form::Nothing),
-        ["volume", "rm", names @ ..] => all(names, |name| remove(format!("/volumes/{name}")), Form::Nothing),
+        ["inspect", "--type", "task", ids @ ..] => {
+            all(ids, |id| get(format!("/tasks/{id}")), ReplyFormat::Objects)
+        }
+        ["volume", "create", "--label", label, name] => {
+            one(create_volume(label, name)?, ReplyFormat::Nothing)
+        }
+        ["volume", "rm", names @ ..] => {
+            all(names, |name| remove(format!("/volumes/{name}")), ReplyFormat::Nothing)
+        }
         ["volume", "inspect", names @ ..] => {
-            all(names, |name| get(format!("/volumes/{name}")), Form::Objects)
+            all(names, |name| get(format!("/volumes/{name}")), ReplyFormat::Objects)
         }
         ["image", "inspect", names @ ..] => {
-            all(names, |name| get(format!("/images/{name}/json")), Form::Objects)
+            all(names, |name| get(format!("/images/{name}/json")), ReplyFormat::Objects)
         }
         [a, b, names @ ..] if [*a, *b] == INSPECT => {
-            all(names, |name| get(format!("/containers/{name}/json")), Form::Objects)
+            all(names, |name| get(format!("/containers/{name}/json")), ReplyFormat::Objects)
         }
         _ => None,
     }
 }
 
-fn all(names: &[&str], request: impl Fn(&str) -> Request, form: Form) -> Option<Question> {
+fn all(names: &[&str], request: impl Fn(&str) -> ApiRequest, form: ReplyFormat) -> Option<ApiQuery> {
     let requests = names.iter().map(|name| is_plain(name).then(|| request(name)));
-    Some(Question { requests: requests.collect::<Option<_>>()?, form })
+    Some(ApiQuery { requests: requests.collect::<Option<_>>()?, form })
 }
 
-fn get(path: String) -> Request {
-    Request { method: Method::GET, path, body: None }
+fn get(path: String) -> ApiRequest {
+    ApiRequest { method: Method::GET, path, body: None }
 }
 
-fn remove(path: String) -> Request {
-    Request { method: Method::DELETE, path, body: None }
+fn remove(path: String) -> ApiRequest {
+    ApiRequest { method: Method::DELETE, path, body: None }
 }
 
 /// The name of a lock; the volumes of others are the client's.
-fn create_volume(label: &str, name: &str) -> Option<Request> {
+fn create_volume(label: &str, name: &str) -> Option<ApiRequest> {
     let text = label.strip_prefix(LABEL)?.strip_prefix('=')?;
     let body = json!({ "Name": name, "Labels": { LABEL: text } });
-    Some(Request { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
+    Some(ApiRequest { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
 }
 
 /// The values of `--filter KEY=…`, which is all that is filtered by.
@@ -132,12 +140,12 @@ fn filtered<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
 }
 
 /// Stopped containers are listed, too; of images, all that have a name.
-fn list(noun: &str, key: &str, values: &[&str]) -> Request {
+fn list(noun: &str, key: &str, values: &[&str]) -> ApiRequest {
     let all: &[_] = if noun == "containers" { &[("all", "1")] } else { &[] };
     query(&format!("/{noun}/json"), all, key, values)
 }
 
-fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> Request {
+fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiRequest {
     let mut url = Url::parse(&format!("http://engine{path}")).expect("an address");
     pairs.iter().for_each(|(name, value)| _ = url.query_pairs_mut().append_pair(name, value));
     if !values.is_empty() {
@@ -160,11 +168,11 @@ fn is_plain(name: &str) -> bool {
     !is_flag && name.chars().all(is_allowed) && name.split('/').all(is_named)
 }
 
-impl Question {
+impl ApiQuery {
     /// What the client prints of these answers; none where it is to say it itself.
-    pub fn told(&self, answers: &[Answer]) -> Option<Done> {
+    pub fn told(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
-        for Answer { status, body } in answers {
+        for ApiResponse { status, body } in answers {
             match status {
                 200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
                 204 => {}
@@ -177,27 +185,27 @@ impl Question {
             }
         }
         let code = Some((!stderr.is_empty()).into());
-        Some(Done { code, stdout: self.form.printed(stdout)?, stderr })
+        Some(CommandResult { code, stdout: self.form.printed(stdout)?, stderr })
     }
 }
 
-impl Form {
+impl ReplyFormat {
     fn printed(self, objects: Vec<Value>) -> Option<String> {
         let lines = |of: fn(&Value, &str) -> Option<String>, key: &str| -> Option<String> {
             let lists: Option<Vec<&Vec<Value>>> = objects.iter().map(Value::as_array).collect();
             lists?.into_iter().flatten().map(|object| of(object, key)).collect()
         };
         match self {
-            Form::Nothing => Some(String::new()),
-            Form::Lines(key) => lines(value, key),
-            Form::Names => lines(name, "Names"),
-            Form::Tags => lines(tags, "RepoTags"),
-            Form::Nodes => lines(node, "Description"),
-            Form::Identity => {
+            ReplyFormat::Nothing => Some(String::new()),
+            ReplyFormat::Lines(key) => lines(value, key),
+            ReplyFormat::Names => lines(name, "Names"),
+            ReplyFormat::Tags => lines(tags, "RepoTags"),
+            ReplyFormat::Nodes => lines(node, "Description"),
+            ReplyFormat::Identity => {
                 let text = |key: &str| objects.first()?.get(key)?.as_str();
                 Some(format!("{}/{}\n", text("ID")?, text("Name")?))
             }
-            Form::Objects => Some(Value::Array(objects).to_string()),
+            ReplyFormat::Objects => Some(Value::Array(objects).to_string()),
         }
     }
 }
@@ -237,11 +245,11 @@ mod tests {
         Some(question.requests.iter().map(|r| format!("{} {}", r.method, r.path)).collect())
     }
 
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.into() }
+    fn answer(status: u16, body: &str) -> ApiResponse {
+        ApiResponse { status, body: body.into() }
     }
 
-    fn printed(words: &str, answers: &[Answer]) -> Option<(i32, String, String)> {
+    fn printed(words: &str, answers: &[ApiResponse]) -> Option<(i32, String, String)> {
         let done = of(&words.split(' ').collect::<Vec<_>>()).expect("a question").told(answers)?;
         Some((done.code?, done.stdout, done.stderr))
     }

@@ -20,9 +20,9 @@ use tokio::net::unix::pipe;
 use tokio::runtime::{self, Runtime};
 use tokio::time::{timeout, timeout_at};
 
-use super::question::{self, Answer, Request};
-use super::session::NoAnswer;
-use super::{Docker, Done, shown_words};
+use super::api::{self, ApiRequest, ApiResponse};
+use super::session::SessionError;
+use super::{CommandResult, Docker, shown_words};
 
 /// What takes longer than this, with all its requests, is asked by a client of its own, which has its own patience; and so
 /// is everything after it: who else asks meanwhile has to wait, and a lock needs its signs of life (every 15 s).
@@ -36,16 +36,16 @@ const MISSES: u32 = 3;
 
 /// The line of a client, once there was something to read.
 #[derive(Default)]
-pub struct Line(Mutex<State>);
+pub struct EngineConnection(Mutex<ConnState>);
 
 #[derive(Default)]
-struct State {
-    open: Option<Connection>,
+struct ConnState {
+    open: Option<HttpPipe>,
     misses: u32,
 }
 
 /// HTTP over two pipes.
-pub(super) struct Connection {
+pub(super) struct HttpPipe {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
     /// Of the engine's latest API: `/v1.41`. To do without is deprecated.
@@ -58,8 +58,8 @@ const LISTENS: Duration = Duration::from_millis(200);
 /// Where an engine tells which that is (`GET /_ping`).
 const VERSION: &str = "api-version";
 
-impl Connection {
-    fn new(input: PipeWriter, output: PipeReader) -> io::Result<Connection> {
+impl HttpPipe {
+    fn new(input: PipeWriter, output: PipeReader) -> io::Result<HttpPipe> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let sender = runtime.block_on(async {
             let input = pipe::Sender::from_owned_fd(OwnedFd::from(input))?;
@@ -70,21 +70,21 @@ impl Connection {
             tokio::spawn(connection);
             Ok::<_, io::Error>(sender)
         })?;
-        Ok(Connection { runtime, sender, version: String::new() })
+        Ok(HttpPipe { runtime, sender, version: String::new() })
     }
 
     /// Once the engine has told its version.
-    fn greeted(mut self, late: Instant) -> Result<Connection, NoAnswer> {
+    fn greeted(mut self, late: Instant) -> Result<HttpPipe, SessionError> {
         let (head, _) = self.send("/_ping", &Method::GET, None, late)?;
         let told = head.headers.get(VERSION).and_then(|v| v.to_str().ok());
         self.version = told.map(|version| format!("/v{version}")).unwrap_or_default();
         Ok(self)
     }
 
-    fn ask(&mut self, request: &Request, late: Instant) -> Result<Answer, NoAnswer> {
+    fn ask(&mut self, request: &ApiRequest, late: Instant) -> Result<ApiResponse, SessionError> {
         let path = format!("{}{}", self.version, request.path);
         let (head, body) = self.send(&path, &request.method, request.body.as_ref(), late)?;
-        Ok(Answer { status: head.status.as_u16(), body: body.to_vec() })
+        Ok(ApiResponse { status: head.status.as_u16(), body: body.to_vec() })
     }
 
     fn send(
@@ -93,22 +93,22 @@ impl Connection {
         method: &Method,
         body: Option<&Value>,
         late: Instant,
-    ) -> Result<(Parts, Bytes), NoAnswer> {
-        let Connection { runtime, sender, .. } = self;
-        let message = message(path, method, body).ok_or(NoAnswer::Gone)?;
+    ) -> Result<(Parts, Bytes), SessionError> {
+        let HttpPipe { runtime, sender, .. } = self;
+        let message = message(path, method, body).ok_or(SessionError::Gone)?;
         let answer = async {
             sender.ready().await.ok()?;
             let (head, body) = sender.send_request(message).await.ok()?.into_parts();
             Some((head, Limited::new(body, LONGEST).collect().await.ok()?.to_bytes()))
         };
         let ended = runtime.block_on(async { timeout_at(late.into(), answer).await });
-        ended.map_err(|_| NoAnswer::Late)?.ok_or(NoAnswer::Gone)
+        ended.map_err(|_| SessionError::Late)?.ok_or(SessionError::Gone)
     }
 
     /// Reads an answer that does not end, for as long as `told` wants more of it; it is called with each piece, and with
     /// nothing while nothing comes. An answer that is none is not told of at all.
     pub(super) fn follow(mut self, path: &str, late: Instant, mut told: impl FnMut(&[u8]) -> bool) {
-        let Connection { runtime, sender, version } = &mut self;
+        let HttpPipe { runtime, sender, version } = &mut self;
         let Some(message) = message(&format!("{version}{path}"), &Method::GET, None) else { return };
         let answer = async {
             sender.ready().await.ok()?;
@@ -136,9 +136,9 @@ fn message(path: &str, method: &Method, body: Option<&Value>) -> Option<Message<
 
 impl Docker {
     /// What comes of a command, where the line serves for it; else its client is to be started.
-    pub(super) fn ask_by_line(&self, argv: &[String]) -> Option<Done> {
+    pub(super) fn ask_by_line(&self, argv: &[String]) -> Option<CommandResult> {
         let words: Vec<&str> = argv.get(1 + self.place.engine.len()..)?.iter().map(String::as_str).collect();
-        let question = question::of(&words).filter(|_| self.is_own)?;
+        let question = api::of(&words).filter(|_| self.is_own)?;
         let start = Instant::now();
         let done = question.told(&self.answers(&question.requests)?)?;
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
@@ -146,7 +146,7 @@ impl Docker {
     }
 
     /// One after the other: an answer takes a few milliseconds.
-    fn answers(&self, requests: &[Request]) -> Option<Vec<Answer>> {
+    fn answers(&self, requests: &[ApiRequest]) -> Option<Vec<ApiResponse>> {
         let mut line = self.line.0.lock().unwrap_or_else(PoisonError::into_inner);
         if line.misses >= MISSES {
             return None;
@@ -160,23 +160,23 @@ impl Docker {
         });
         match told {
             Ok((answers, connection)) => {
-                *line = State { open: Some(connection), misses: 0 };
+                *line = ConnState { open: Some(connection), misses: 0 };
                 Some(answers)
             }
             Err(why) => {
-                line.misses = if why == NoAnswer::Late { MISSES } else { line.misses + 1 };
+                line.misses = if why == SessionError::Late { MISSES } else { line.misses + 1 };
                 None
             }
         }
     }
 
-    pub(super) fn open_line(&self, late: Instant) -> Result<Connection, NoAnswer> {
+    pub(super) fn open_line(&self, late: Instant) -> Result<HttpPipe, SessionError> {
         let connect = || {
             let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
             self.start_line(inner, out)?;
-            Connection::new(input, output)
+            HttpPipe::new(input, output)
         };
-        connect().map_err(|_| NoAnswer::Gone)?.greeted(late)
+        connect().map_err(|_| SessionError::Gone)?.greeted(late)
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     /// A connection to an engine that gives these answers, one a request, and then hangs up; and the requests it gets.
-    fn engine(answers: &'static [&'static str]) -> (Connection, std::thread::JoinHandle<Vec<String>>) {
+    fn engine(answers: &'static [&'static str]) -> (HttpPipe, std::thread::JoinHandle<Vec<String>>) {
         let ((requests, input), (output, mut out)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let thread = std::thread::spawn(move || {
             let mut lines = BufReader::new(requests).lines().map_while(Result::ok);
@@ -198,14 +198,14 @@ mod tests {
             });
             answered.collect()
         });
-        (Connection::new(input, output).unwrap(), thread)
+        (HttpPipe::new(input, output).unwrap(), thread)
     }
 
-    fn request(path: &str) -> Request {
-        question::of(&["volume", "inspect", path]).expect("a question").requests.remove(0)
+    fn request(path: &str) -> ApiRequest {
+        api::of(&["volume", "inspect", path]).expect("a question").requests.remove(0)
     }
 
-    fn asked(connection: &mut Connection, path: &str) -> Result<(u16, String), NoAnswer> {
+    fn asked(connection: &mut HttpPipe, path: &str) -> Result<(u16, String), SessionError> {
         let answer = connection.ask(&request(path), Instant::now() + LATE)?;
         Ok((answer.status, String::from_utf8(answer.body).unwrap()))
     }
@@ -238,9 +238,9 @@ mod tests {
     #[test]
     fn an_engine_that_does_not_answer_in_time_is_late() {
         let ((_requests, input), (output, _out)) = (io::pipe().unwrap(), io::pipe().unwrap());
-        let mut connection = Connection::new(input, output).unwrap();
+        let mut connection = HttpPipe::new(input, output).unwrap();
         let late = Instant::now() + Duration::from_millis(20);
-        assert_eq!(connection.ask(&request("a"), late).err(), Some(NoAnswer::Late));
+        assert_eq!(connection.ask(&request("a"), late).err(), Some(SessionError::Late));
     }
 
     #[test]
@@ -267,7 +267,7 @@ mod tests {
     fn a_line_that_breaks_gives_no_answer() {
         for answers in [&[][..], &["200 OK\r\nContent-Length: 9\r\n\r\n{}"], &["what?\r\n\r\n"]] {
             let (mut connection, _) = engine(answers);
-            assert_eq!(asked(&mut connection, "a"), Err(NoAnswer::Gone), "{answers:?}");
+            assert_eq!(asked(&mut connection, "a"), Err(SessionError::Gone), "{answers:?}");
         }
     }
 }

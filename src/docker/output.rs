@@ -8,23 +8,23 @@ use super::{Docker, OUTPUT};
 
 /// Who takes it.
 #[derive(Clone)]
-pub struct Said {
+pub struct OutputSink {
     /// Whether it is taken now: a board may have come up since.
     pub wanted: Arc<dyn Fn() -> bool + Send + Sync>,
-    pub line: Line,
+    pub line: LineSink,
 }
 
-type Line = Arc<dyn Fn(&str) + Send + Sync>;
+type LineSink = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Docker {
     /// The same client, of which somebody hears what commands of the user say.
-    pub fn heard_by(self, said: Said) -> Docker {
+    pub fn heard_by(self, said: OutputSink) -> Docker {
         Docker { said: Some(said), ..self }
     }
 }
 
 /// Reads on a thread of its own; what this returns ends with the last line. A line without end comes in pieces.
-pub fn tell(reader: PipeReader, line: Line) -> Receiver<()> {
+pub fn tell(reader: PipeReader, line: LineSink) -> Receiver<()> {
     let (end, ended) = channel::<()>();
     std::thread::spawn(move || {
         let mut reader = BufReader::new(reader);

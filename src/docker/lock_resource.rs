@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{Docker, Done};
+use super::{CommandResult, Docker};
 use crate::fault::Fault;
 
 /// The label of everything that a lock consists of; its value says whose it is.
@@ -20,25 +20,25 @@ const ANSWER: Duration = Duration::from_secs(45);
 
 /// Where a name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Board {
+pub enum LockBackend {
     Volumes,
     Configs,
 }
 
 /// A name that is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct LockRecord {
     /// What its maker wrote.
     pub text: String,
     /// When, by the engine's clock; RFC 3339.
     pub made: String,
 }
 
-impl Board {
+impl LockBackend {
     fn noun(self) -> &'static str {
         match self {
-            Board::Volumes => "volume",
-            Board::Configs => "config",
+            LockBackend::Volumes => "volume",
+            LockBackend::Configs => "config",
         }
     }
 }
@@ -48,11 +48,11 @@ impl Docker {
     ///
     /// # Errors
     /// An engine that does not answer, or refuses.
-    pub fn claim(&self, board: Board, name: &str, text: &str) -> Result<()> {
+    pub fn claim(&self, board: LockBackend, name: &str, text: &str) -> Result<()> {
         let label = format!("{LABEL}={text}");
         let mut words = vec![board.noun(), "create", "--label", &label, name];
-        words.extend((board == Board::Configs).then_some("-"));
-        let done = self.answer(&words, (board == Board::Configs).then_some(CONTENT))?;
+        words.extend((board == LockBackend::Configs).then_some("-"));
+        let done = self.answer(&words, (board == LockBackend::Configs).then_some(CONTENT))?;
         match done.ok() || done.stderr.to_lowercase().contains("already exists") {
             true => Ok(()),
             false => Err(refused(board, self.engine_fault(&[board.noun(), "create"], &done)).into()),
@@ -63,7 +63,7 @@ impl Docker {
     ///
     /// # Errors
     /// An engine that does not answer.
-    pub fn claimed(&self, board: Board, name: &str) -> Result<Option<Claim>> {
+    pub fn claimed(&self, board: LockBackend, name: &str) -> Result<Option<LockRecord>> {
         let words = [board.noun(), "inspect", name];
         let done = self.answer(&words, None)?;
         match is_gone(&done) {
@@ -77,7 +77,7 @@ impl Docker {
     ///
     /// # Errors
     /// An engine that does not answer, or refuses.
-    pub fn unclaim(&self, board: Board, names: &[String]) -> Result<()> {
+    pub fn unclaim(&self, board: LockBackend, names: &[String]) -> Result<()> {
         let mut words = vec![board.noun(), "rm"];
         words.extend(names.iter().map(String::as_str));
         let done = self.answer(&words, None)?;
@@ -100,7 +100,7 @@ impl Docker {
         }
     }
 
-    fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<Done> {
+    fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<CommandResult> {
         let limit = self.scaled(ANSWER);
         let done = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
         Ok(done.ok_or_else(|| {
@@ -112,7 +112,7 @@ impl Docker {
 }
 
 /// An engine behind a filter may answer everything else.
-fn refused(board: Board, fault: Fault) -> Fault {
+fn refused(board: LockBackend, fault: Fault) -> Fault {
     let noun = board.noun();
     match fault.hint {
         Some(_) => fault,
@@ -124,7 +124,7 @@ fn refused(board: Board, fault: Fault) -> Fault {
 }
 
 /// Every name that it says something about is gone.
-fn is_gone(done: &Done) -> bool {
+fn is_gone(done: &CommandResult) -> bool {
     let gone =
         |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
     let said = done.stderr.to_lowercase();
@@ -133,11 +133,11 @@ fn is_gone(done: &Done) -> bool {
 }
 
 /// A volume has its labels at the top, a config in its spec.
-fn read(answer: &Value) -> Option<Claim> {
+fn read(answer: &Value) -> Option<LockRecord> {
     let one = answer.get(0)?;
     let labels = [&one["Labels"], &one["Spec"]["Labels"]].into_iter().find(|l| l.is_object());
     let text = labels.and_then(|l| l[LABEL].as_str()).unwrap_or_default();
-    Some(Claim { text: text.into(), made: one["CreatedAt"].as_str().unwrap_or_default().into() })
+    Some(LockRecord { text: text.into(), made: one["CreatedAt"].as_str().unwrap_or_default().into() })
 }
 
 #[cfg(test)]
@@ -156,6 +156,6 @@ mod tests {
     #[test]
     fn a_volume_of_somebody_else_says_nothing() {
         let claim = read(&serde_json::from_str(r#"[{"Labels": null, "Name": "n"}]"#).unwrap());
-        assert_eq!(claim, Some(Claim { text: String::new(), made: String::new() }));
+        assert_eq!(claim, Some(LockRecord { text: String::new(), made: String::new() }));
     }
 }

@@ -5,7 +5,7 @@ use super::{Docker, Exec};
 
 /// A command of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call<'a> {
+pub enum DockerCommand<'a> {
     /// Creates instances beside those that exist, without starting them: `total` counts both.
     Create {
         service: &'a str,
@@ -27,34 +27,34 @@ pub enum Call<'a> {
     Exec(&'a Exec),
 }
 
-impl Call<'_> {
+impl DockerCommand<'_> {
     /// Its words after `docker`, or after `docker compose` and the project's flags.
     pub(super) fn words(&self) -> Vec<String> {
         let all =
             |verb: &str, names: &[String]| std::iter::once(verb.to_string()).chain(names.to_vec()).collect();
         match self {
-            Call::Create { service, total } => create_words(service, *total),
-            Call::StartByCompose { service, total } => start_words(service, *total),
-            Call::Start(name) => vec!["start".into(), name.to_string()],
-            Call::Stop(names) => all("stop", names),
-            Call::SetRestart { policy, names } => {
+            DockerCommand::Create { service, total } => create_words(service, *total),
+            DockerCommand::StartByCompose { service, total } => start_words(service, *total),
+            DockerCommand::Start(name) => vec!["start".into(), name.to_string()],
+            DockerCommand::Stop(names) => all("stop", names),
+            DockerCommand::SetRestart { policy, names } => {
                 ["update", "--restart", policy].map(String::from).into_iter().chain(names.to_vec()).collect()
             }
-            Call::Remove(names) => all("rm", names),
-            Call::Exec(exec) => exec.words(),
+            DockerCommand::Remove(names) => all("rm", names),
+            DockerCommand::Exec(exec) => exec.words(),
         }
     }
 
     fn is_composes(&self) -> bool {
-        matches!(self, Call::Create { .. } | Call::StartByCompose { .. })
+        matches!(self, DockerCommand::Create { .. } | DockerCommand::StartByCompose { .. })
     }
 }
 
 impl Docker {
     /// A command as it is typed: `docker …`. What is the user's own and may hold secrets is left out.
-    pub fn typed(&self, call: &Call) -> Vec<String> {
+    pub fn typed(&self, call: &DockerCommand) -> Vec<String> {
         let mut words = match call {
-            Call::Exec(exec) if exec.private => {
+            DockerCommand::Exec(exec) if exec.private => {
                 let kept = exec.words().len().saturating_sub(exec.argv.len()) + 1;
                 exec.words().into_iter().take(kept).chain(["…".to_string()]).collect()
             }

@@ -10,19 +10,19 @@ use anyhow::Result;
 use super::compose::{HASHES, create_words, dry_words};
 use super::containers::{IDS, INSPECT};
 use super::images::{image_words, is_reference, keeper_label, keepers_words, tags_words};
-use super::{Docker, Done, swarm};
+use super::{CommandResult, Docker, swarm};
 
 /// What was asked longer ago is asked again.
 const LATELY: Duration = Duration::from_secs(5);
 
 /// By the words of the command; each answer is taken once.
 #[derive(Default)]
-pub struct Ahead(Mutex<BTreeMap<Vec<String>, Started>>);
+pub struct Prefetcher(Mutex<BTreeMap<Vec<String>, Started>>);
 
-type Started = (Instant, JoinHandle<Result<Done>>);
+type Started = (Instant, JoinHandle<Result<CommandResult>>);
 
-impl Ahead {
-    pub fn take(&self, argv: &[String]) -> Option<Result<Done>> {
+impl Prefetcher {
+    pub fn take(&self, argv: &[String]) -> Option<Result<CommandResult>> {
         let started = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(argv);
         let (_, thread) = started.filter(|(at, _)| at.elapsed() <= LATELY)?;
         Some(thread.join().expect("no panic in a read"))

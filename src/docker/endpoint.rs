@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Docker, Done};
+use super::{CommandResult, Docker};
 use crate::fault::Fault;
 
 /// How long a command may take before its engine is asked whether it still answers, and how long that may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     pub before: Duration,
     pub answer: Duration,
 }
@@ -21,10 +21,10 @@ pub struct Patience {
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The two parts of [`TIMEOUT`].
-pub const PATIENCE: Patience = Patience { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
+pub const PATIENCE: Timeouts = Timeouts { before: Duration::from_secs(30), answer: Duration::from_secs(90) };
 
 /// For one that was silent before: it is back, or it is not.
-pub const AGAIN: Patience = Patience { before: Duration::from_secs(5), answer: Duration::from_secs(5) };
+pub const AGAIN: Timeouts = Timeouts { before: Duration::from_secs(5), answer: Duration::from_secs(5) };
 
 /// For what docker's client knows by itself.
 const OWN: Duration = Duration::from_secs(15);
@@ -35,28 +35,28 @@ pub const DOOR_POLL: Duration = Duration::from_millis(300);
 
 /// Whether an ssh server closed the connection before anybody could log in: it takes ten such at a time unless its
 /// `MaxStartups` says otherwise, and every command of docker's is a connection of its own.
-fn was_turned_away(done: &Done) -> bool {
+fn was_turned_away(done: &CommandResult) -> bool {
     !done.ok() && done.stderr.contains("exchange_identification: ")
 }
 
 /// What docker's client says where the question by which it finds the version of the engine got no answer.
-fn is_version_unknown(done: &Done) -> bool {
+fn is_version_unknown(done: &CommandResult) -> bool {
     !done.ok() && done.stderr.contains("is too new. Maximum supported API version")
 }
 
 /// Which engine docker talks to, as it resolves its flags, its environment and its contexts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Whereabouts {
+pub struct EngineAddress {
     context: String,
     /// `unix:///var/run/docker.sock`, `tcp://…`, `ssh://…`; empty where docker does not tell.
     host: String,
 }
 
-impl Whereabouts {
+impl EngineAddress {
     /// The lines of `docker context inspect` with the format of [`Docker::whereabouts`].
-    fn read(text: &str) -> Whereabouts {
+    fn read(text: &str) -> EngineAddress {
         let (context, host) = text.trim().split_once(' ').unwrap_or_default();
-        Whereabouts { context: context.into(), host: host.into() }
+        EngineAddress { context: context.into(), host: host.into() }
     }
 
     /// It is on another machine. A socket and a port of this machine may lead to one too, but need not.
@@ -83,9 +83,9 @@ impl Whereabouts {
 }
 
 /// ` at …`, where that is not where everybody's engine is.
-impl fmt::Display for Whereabouts {
+impl fmt::Display for EngineAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Whereabouts { context, host } = self;
+        let EngineAddress { context, host } = self;
         match context.as_str() {
             _ if host.is_empty() || host == "unix:///var/run/docker.sock" => Ok(()),
             "default" => write!(f, " at `{host}`"),
@@ -102,9 +102,9 @@ fn has_own_context() -> bool {
     file.is_some_and(|text| text.contains("\"currentContext\""))
 }
 
-impl Patience {
-    fn scaled(self, docker: &Docker) -> Patience {
-        Patience { before: docker.scaled(self.before), answer: docker.scaled(self.answer) }
+impl Timeouts {
+    fn scaled(self, docker: &Docker) -> Timeouts {
+        Timeouts { before: docker.scaled(self.before), answer: docker.scaled(self.answer) }
     }
 }
 
@@ -127,11 +127,12 @@ impl Docker {
     }
 
     /// Which engine is talked to; nothing where docker does not tell.
-    pub fn whereabouts(&self) -> Whereabouts {
+    pub fn whereabouts(&self) -> EngineAddress {
         let format = "{{.Name}} {{.Endpoints.docker.Host}}";
         let argv = self.docker_words(&["context", "inspect", "--format", format]);
         let told = self.run_within(&argv, None, OWN).ok().flatten();
-        told.filter(Done::ok).map_or_else(Whereabouts::default, |done| Whereabouts::read(&done.stdout))
+        told.filter(CommandResult::ok)
+            .map_or_else(EngineAddress::default, |done| EngineAddress::read(&done.stdout))
     }
 
     /// Whether the engine is on another machine. Where nothing names one, nobody has to be asked.
@@ -164,7 +165,7 @@ impl Docker {
     }
 
     /// Whether an ssh server kept a command from doing anything, or from doing all of it; to do it again does no harm.
-    pub(super) fn is_to_try_again(&self, done: &Done) -> bool {
+    pub(super) fn is_to_try_again(&self, done: &CommandResult) -> bool {
         was_turned_away(done) || (is_version_unknown(done) && self.whereabouts().host.starts_with("ssh://"))
     }
 
@@ -186,17 +187,17 @@ impl Docker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Where;
+    use super::super::ComposeFlags;
     use super::*;
 
-    fn place(told: &str) -> Whereabouts {
-        Whereabouts::read(told)
+    fn place(told: &str) -> EngineAddress {
+        EngineAddress::read(told)
     }
 
     #[test]
     fn every_limit_is_scaled_with_the_timeout_of_the_engine() {
-        let docker = Docker::at("/nonexistent".into(), Where::default());
-        let seconds = |patience: Patience| [patience.before, patience.answer].map(|limit| limit.as_secs());
+        let docker = Docker::at("/nonexistent".into(), ComposeFlags::default());
+        let seconds = |patience: Timeouts| [patience.before, patience.answer].map(|limit| limit.as_secs());
         assert_eq!((seconds(docker.patience), seconds(docker.again)), ([30, 90], [5, 5]));
         assert_eq!(PATIENCE.before + PATIENCE.answer, TIMEOUT);
         let docker = docker.with_engine_timeout(TIMEOUT * 2);
@@ -227,15 +228,20 @@ mod tests {
 
     #[test]
     fn who_is_turned_away_by_an_ssh_server_has_done_nothing() {
-        let said =
-            |stderr: &str| was_turned_away(&Done { code: Some(1), stderr: stderr.into(), ..Done::default() });
+        let said = |stderr: &str| {
+            was_turned_away(&CommandResult {
+                code: Some(1),
+                stderr: stderr.into(),
+                ..CommandResult::default()
+            })
+        };
         let closed = "stderr=kex_exchange_identification: Connection closed by remote host";
         assert!(said(&format!(
             "error during connect: command [ssh …] has exited with exit status 255, {closed}"
         )));
         assert!(!said("stderr=ssh: connect to host far port 22: Connection refused"));
         let stderr = "client version 1.50 is too new. Maximum supported API version is 1.41".into();
-        assert!(is_version_unknown(&Done { code: Some(1), stderr, ..Done::default() }));
+        assert!(is_version_unknown(&CommandResult { code: Some(1), stderr, ..CommandResult::default() }));
     }
 
     #[test]

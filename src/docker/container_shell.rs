@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::session::{Asked, NoAnswer, Session};
-use super::{Cut, Docker, Done, Exec, HEARD, IsCut};
+use super::session::{PendingCommand, Session, SessionError};
+use super::{AbortCheck, CommandResult, Docker, Exec, ExecAbort, HEARD};
 
 /// After this long without an answer it is looked whether the container still runs: a paused one does not answer, and
 /// does not end either.
@@ -19,7 +19,7 @@ const MISSES: u32 = 3;
 
 /// By container.
 #[derive(Default)]
-pub struct Shells(Mutex<BTreeMap<String, Arc<Mutex<Shell>>>>);
+pub struct ShellPool(Mutex<BTreeMap<String, Arc<Mutex<Shell>>>>);
 
 #[derive(Default)]
 struct Shell {
@@ -27,7 +27,7 @@ struct Shell {
     misses: u32,
 }
 
-impl Shells {
+impl ShellPool {
     fn of(&self, container: &str) -> Arc<Mutex<Shell>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(container.into()).or_default().clone()
@@ -48,7 +48,11 @@ impl Docker {
 
     /// Gives a command to the shell that is kept in its container, opened where there is none; `None` where it has not
     /// answered, or cannot: whether it has done anything is not known then, and every command to a proxy can be repeated.
-    pub(super) fn exec_in_shell(&self, exec: &Exec, is_cut: IsCut) -> Result<Option<Result<Done, Cut>>> {
+    pub(super) fn exec_in_shell(
+        &self,
+        exec: &Exec,
+        is_cut: AbortCheck,
+    ) -> Result<Option<Result<CommandResult, ExecAbort>>> {
         let shell = self.shells.of(&exec.container);
         let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);
         if shell.misses >= MISSES {
@@ -76,16 +80,16 @@ impl Docker {
     fn answer_in_shell(
         &self,
         session: &Session,
-        mut asked: Asked,
+        mut asked: PendingCommand,
         container: &str,
-        is_cut: IsCut,
-    ) -> Result<Option<Result<Done, Cut>>> {
+        is_cut: AbortCheck,
+    ) -> Result<Option<Result<CommandResult, ExecAbort>>> {
         let mut looked = Instant::now();
         loop {
             match session.answer(&mut asked, HEARD) {
                 Ok(done) => return Ok(Some(Ok(done))),
-                Err(NoAnswer::Gone) => return Ok(None),
-                Err(NoAnswer::Late) => {}
+                Err(SessionError::Gone) => return Ok(None),
+                Err(SessionError::Late) => {}
             }
             if let Some(cut) = is_cut() {
                 return Ok(Some(Err(cut)));

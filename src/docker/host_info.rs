@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Docker, Done, Exec};
+use super::{CommandResult, Docker, Exec};
 
 /// How long a process in a container may take to print a few lines.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What an engine tells of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Machine {
+pub struct HostInfo {
     pub version: String,
     /// Its memory, in bytes.
     pub memory: Option<u64>,
@@ -30,10 +30,10 @@ impl Docker {
 
     /// # Errors
     /// No engine.
-    pub fn machine(&self) -> Result<Machine> {
+    pub fn machine(&self) -> Result<HostInfo> {
         let told = self.checked(&["info", "--format", "{{.ServerVersion}} {{.MemTotal}}"])?;
         let (version, memory) = told.trim().split_once(' ').unwrap_or((told.trim(), ""));
-        Ok(Machine { version: version.into(), memory: memory.parse().ok() })
+        Ok(HostInfo { version: version.into(), memory: memory.parse().ok() })
     }
 
     /// Whether there is a volume of this name.
@@ -67,6 +67,6 @@ impl Docker {
     pub fn first_process(&self, id: &str) -> Result<Option<String>> {
         let words = ["cat", "/proc/1/status"].map(String::from).to_vec();
         let told = self.exec_within(&Exec::new(id, words), ANSWER)?;
-        Ok(told.filter(Done::ok).map(|done| done.stdout))
+        Ok(told.filter(CommandResult::ok).map(|done| done.stdout))
     }
 }
