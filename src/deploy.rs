@@ -41,7 +41,7 @@ use crate::preflight;
 use crate::release::Kind;
 use crate::report::Report;
 use crate::rollout::restart;
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 use crate::witness::Witness;
 use asked::Target;
 pub use check::check;
@@ -63,7 +63,7 @@ use turn::{Caller, Turn};
 ///
 /// # Errors
 /// A [`Fault`] whose exit code tells what serves now.
-pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
+pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
     if args.resume {
         return rollback::resume(compose, args, report, stop);
     }
@@ -112,7 +112,7 @@ fn carry_out(
     mut ledger: Ledger,
     args: &DeployArgs,
     place: Place,
-    (report, stop): (Report, &Stop),
+    (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let dry_run = args.rollout.dry_run;
     if place.is_stack {

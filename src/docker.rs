@@ -36,7 +36,7 @@ use rustix::process::{Pid, Signal};
 use crate::fault::Fault;
 use crate::lock::{Lease, Process, RUN};
 use crate::shell;
-use crate::wait::{self, Stop};
+use crate::wait::{self, StopSignal};
 pub use command::DockerCommand;
 use connection::EngineConnection;
 use container_shell::ShellPool;
@@ -111,7 +111,7 @@ pub struct Docker {
     /// What a change waits for: that the run still has its lock.
     lease: Arc<Mutex<Option<Lease>>>,
     /// What ends questions and users' commands in containers.
-    stop: Stop,
+    stop: StopSignal,
 }
 
 impl Docker {
@@ -149,7 +149,7 @@ impl Docker {
             known: Arc::default(),
             said: None,
             lease: Arc::default(),
-            stop: Stop::default(),
+            stop: StopSignal::default(),
         }
     }
 
@@ -235,7 +235,7 @@ impl Docker {
     }
 
     /// The same client, whose questions and users' commands in containers end with a signal.
-    pub fn heeding(self, stop: &Stop) -> Docker {
+    pub fn heeding(self, stop: &StopSignal) -> Docker {
         Docker { stop: stop.clone(), ..self }
     }
 
@@ -272,7 +272,7 @@ impl Docker {
         let mut last = in_shell;
         if last.is_none() {
             // An ssh server may turn it away; it has done nothing then.
-            wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &Stop::default(), || -> Result<_> {
+            wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &StopSignal::default(), || -> Result<_> {
                 let done = self.run_in_container(&argv, exec, &is_cut)?;
                 let is_over = !matches!(&done, Ok(done) if self.is_to_try_again(done));
                 last = Some(done);
@@ -484,7 +484,7 @@ impl Docker {
             None => command.stdin_null(),
         };
         let mut last = CommandResult::default();
-        wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &Stop::default(), || -> Result<_> {
+        wait::until(endpoint::DOOR_POLL, endpoint::DOOR, &StopSignal::default(), || -> Result<_> {
             last = self.run_to_end(shown, &command)?;
             Ok((!self.is_to_try_again(&last)).then_some(()))
         })?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::docker::{CommandResult, Docker, Exec};
 use crate::fault::Fault;
 use crate::proxy::{self, Endpoint, Open, Proxy, Reading, Release, Rotation};
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 
 /// How often the proxy is asked.
 const POLL: Duration = Duration::from_millis(50);
@@ -31,7 +31,7 @@ const STEPS: usize = 4;
 const QUIET: u32 = 3;
 
 /// A proxy and the rotation that it has, or is to have.
-pub struct Routing<'a> {
+pub struct ProxyRotation<'a> {
     pub docker: &'a Docker,
     pub proxy: &'a dyn Proxy,
     pub rotation: Rotation,
@@ -39,19 +39,19 @@ pub struct Routing<'a> {
 
 /// How a drain ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Drained {
+pub enum DrainResult {
     Idle,
     /// The limit passed with this open to those that were drained.
     Limit(Open),
 }
 
-impl Routing<'_> {
+impl ProxyRotation<'_> {
     /// Makes new requests go to exactly the rotation, and waits until the running proxy confirms it. A proxy that does
     /// not answer for a while (somebody restarts it) is asked again.
     ///
     /// # Errors
     /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt; what `check` finds.
-    pub fn set(&self, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    pub fn set(&self, stop: &StopSignal, check: &dyn Fn() -> Result<()>) -> Result<()> {
         self.settle(&mut self.rotation.clone(), stop, check)
     }
 
@@ -71,7 +71,12 @@ impl Routing<'_> {
     }
 
     /// As [`Routing::set`]; the rotation is as it was confirmed then.
-    fn settle(&self, rotation: &mut Rotation, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    fn settle(
+        &self,
+        rotation: &mut Rotation,
+        stop: &StopSignal,
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
         let mut issued: Option<Instant> = None;
         let mut renewed = Instant::now();
         let mut last = None;
@@ -143,11 +148,11 @@ impl Routing<'_> {
         Ok(())
     }
 
-    fn ended(&self, waited: Waited<()>, last: Option<anyhow::Error>) -> Result<()> {
+    fn ended(&self, waited: WaitResult<()>, last: Option<anyhow::Error>) -> Result<()> {
         match waited {
-            Waited::Done(()) => Ok(()),
-            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-            Waited::TimedOut => Err(self.unconfirmed(last).into()),
+            WaitResult::Done(()) => Ok(()),
+            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            WaitResult::TimedOut => Err(self.unconfirmed(last).into()),
         }
     }
 
@@ -155,7 +160,7 @@ impl Routing<'_> {
     ///
     /// # Errors
     /// A proxy that does not answer, refuses, or does not confirm in 30 s; an interrupt; what `check` finds.
-    pub fn gate(&self, stop: &Stop, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    pub fn gate(&self, stop: &StopSignal, check: &dyn Fn() -> Result<()>) -> Result<()> {
         let waited = wait::until(POLL, CONFIRM, stop, || -> Result<Option<()>> {
             check()?;
             let now = now(self.docker, self.proxy, &self.rotation.all())?;
@@ -180,9 +185,9 @@ impl Routing<'_> {
         &self,
         limit: Duration,
         since: Instant,
-        stop: &Stop,
+        stop: &StopSignal,
         check: &dyn Fn() -> Result<()>,
-    ) -> Result<Drained> {
+    ) -> Result<DrainResult> {
         let mut quiet = 0;
         let mut open = Open::default();
         let mut rotation = self.rotation.clone();
@@ -207,9 +212,9 @@ impl Routing<'_> {
             Ok((idle || (hurried && quiet == 0)).then_some(()))
         })?;
         match waited {
-            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-            _ if open.requests + open.unsure == 0 => Ok(Drained::Idle),
-            _ => Ok(Drained::Limit(open)),
+            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            _ if open.requests + open.unsure == 0 => Ok(DrainResult::Idle),
+            _ => Ok(DrainResult::Limit(open)),
         }
     }
 
@@ -270,7 +275,7 @@ pub fn release(
     existing: &[String],
 ) -> Result<()> {
     let mut healthy = Instant::now();
-    let waited = wait::until(SLOW_POLL, HEALTHY, &Stop::default(), || -> Result<Option<()>> {
+    let waited = wait::until(SLOW_POLL, HEALTHY, &StopSignal::default(), || -> Result<Option<()>> {
         let ours = ours()?;
         if ours.iter().any(|e| e.unhealthy) {
             healthy = Instant::now();
@@ -291,7 +296,7 @@ pub fn release(
         Ok(None)
     })?;
     match waited {
-        Waited::Done(()) => Ok(()),
+        WaitResult::Done(()) => Ok(()),
         _ => Err(not_released(proxy).into()),
     }
 }

@@ -16,7 +16,7 @@ use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::model::Pace;
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 
 /// The longest line of others that a message shows, in characters.
 const LINE: usize = 500;
@@ -92,7 +92,7 @@ pub fn wait_until_ready(
     (candidates, mut seen): (&[Candidate], Option<Vec<Container>>),
     pace: &Pace,
     tolerated: usize,
-    (stop, check): (&Stop, &dyn Fn() -> Result<()>),
+    (stop, check): (&StopSignal, &dyn Fn() -> Result<()>),
     told: impl Fn(&Candidate, &Answer),
 ) -> Result<Option<Unready>> {
     let asker = Asker::new(docker, pace.timeout)?;
@@ -120,9 +120,9 @@ pub fn wait_until_ready(
         Ok((too_many || !progress.iter().any(|p| p.is_open(pace))).then_some(()))
     })?;
     match waited {
-        Waited::Done(()) => Ok(dead),
-        Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
-        Waited::TimedOut => Ok(Some(too_late(docker, candidates, &progress, pace, dead))),
+        WaitResult::Done(()) => Ok(dead),
+        WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+        WaitResult::TimedOut => Ok(Some(too_late(docker, candidates, &progress, pace, dead))),
     }
 }
 

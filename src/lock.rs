@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::docker::Docker;
 use crate::docker::lock_resource::{LockBackend, LockRecord};
 use crate::fault::Fault;
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 pub use holder::{Holder, Process, RUN};
 use holder::{Life, age};
 pub use lease::Lease;
@@ -181,7 +181,7 @@ impl Silence {
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
-pub fn take(wish: Wish, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Taken> {
+pub fn take(wish: Wish, stop: &StopSignal, waiting: &mut dyn Waiting) -> Result<Taken> {
     let Wish { docker, board, project, holder, limit } = wish;
     let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder };
     let mut other = Holder::default();
@@ -205,10 +205,10 @@ pub fn take(wish: Wish, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Taken>
         Ok((verdict != Verdict::Unsure && start.elapsed() >= limit).then_some(Ended::Busy))
     })?;
     Ok(match waited {
-        Waited::Done(Ended::Ours) => Taken::Held(Box::new(Lock::held(keys, since))),
-        Waited::Done(Ended::GivenUp) => Taken::GivenUp,
-        Waited::Done(Ended::Busy) | Waited::TimedOut => Taken::Busy(Box::new(other)),
-        Waited::Interrupted(signal) => Taken::Interrupted(signal),
+        WaitResult::Done(Ended::Ours) => Taken::Held(Box::new(Lock::held(keys, since))),
+        WaitResult::Done(Ended::GivenUp) => Taken::GivenUp,
+        WaitResult::Done(Ended::Busy) | WaitResult::TimedOut => Taken::Busy(Box::new(other)),
+        WaitResult::Interrupted(signal) => Taken::Interrupted(signal),
     })
 }
 
@@ -241,7 +241,12 @@ pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Opti
 
 impl Keys {
     /// Takes it, or tells who has it.
-    fn attempt(&self, silence: &mut Silence, stop: &Stop, waiting: &mut dyn Waiting) -> Result<Attempt> {
+    fn attempt(
+        &self,
+        silence: &mut Silence,
+        stop: &StopSignal,
+        waiting: &mut dyn Waiting,
+    ) -> Result<Attempt> {
         let Some(holder) = self.try_claim(&self.names.lock(), waiting)? else { return Ok(Attempt::Ours) };
         let verdict = match holder.life() {
             Life::Lives => Verdict::Lives,
@@ -311,7 +316,7 @@ impl Keys {
         &self,
         dead: Holder,
         silence: &Silence,
-        stop: &Stop,
+        stop: &StopSignal,
         waiting: &mut dyn Waiting,
     ) -> Result<Option<Holder>> {
         let breaking = self.names.breaking();
@@ -324,7 +329,7 @@ impl Keys {
             }
             Ok(None)
         })?;
-        if waited != Waited::Done(()) {
+        if waited != WaitResult::Done(()) {
             return Ok(Some(dead));
         }
         let now = self.claimed(&self.names.lock())?;

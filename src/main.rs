@@ -41,7 +41,7 @@ use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, Statu
 use fault::Fault;
 use report::entry::SCHEMA_TEXT;
 use report::{Detail, Report, Settings};
-use wait::Stop;
+use wait::StopSignal;
 
 fn main() -> ExitCode {
     let cli = read(std::env::args_os().collect());
@@ -76,7 +76,7 @@ fn read(words: Vec<OsString>) -> Cli {
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
     // What changes nothing that runs is just ended by Ctrl-C.
-    let stop = || Stop::listen(move |asked| report.asked_to_stop(asked));
+    let stop = || StopSignal::listen(move |asked| report.asked_to_stop(asked));
     match &cli.command {
         Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop()?),
         Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop()?),

@@ -23,7 +23,7 @@ use console::Term;
 use serde::Serialize;
 
 use crate::fault::Fault;
-use crate::wait::Asked;
+use crate::wait::SignalEffect;
 use crate::witness::Count;
 use entry::Entry;
 pub use event::{Event, Found, StepNote, Warning};
@@ -286,11 +286,11 @@ impl Report {
     }
 
     /// What becomes of a signal; where it leaves, what is half done stays so.
-    pub fn asked_to_stop(&self, asked: Asked) {
+    pub fn asked_to_stop(&self, asked: SignalEffect) {
         match asked {
-            Asked::Finishes => self.warn(&Warning::Finishes),
-            Asked::Hurries => self.warn(&Warning::Hurries),
-            Asked::Leaves => {
+            SignalEffect::Finishes => self.warn(&Warning::Finishes),
+            SignalEffect::Hurries => self.warn(&Warning::Hurries),
+            SignalEffect::Leaves => {
                 self.close();
                 write_err(
                     "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \

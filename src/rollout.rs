@@ -16,7 +16,7 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
-use crate::drain::Routing;
+use crate::drain::ProxyRotation;
 use crate::fault::{Exit, Fault};
 use crate::health::watch::{Alarm, Watch};
 use crate::health::{self, Front};
@@ -25,7 +25,7 @@ use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepNote, Warning};
-use crate::wait::{Phase, Stop};
+use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
 
 /// What every rollout of a run works with.
@@ -57,7 +57,7 @@ pub struct Tolerance {
 /// A plan under way.
 pub struct Rollout<'a> {
     tools: Tools<'a>,
-    stop: Stop,
+    stop: StopSignal,
     /// The container that each key of the plan stands for.
     bound: BTreeMap<Key, Container>,
     inside: Vec<Key>,
@@ -134,7 +134,7 @@ impl From<Alarm> for Stopped {
 impl<'a> Rollout<'a> {
     pub fn new(
         tools: Tools<'a>,
-        stop: Stop,
+        stop: StopSignal,
         observed: &Observed,
         containers: BTreeMap<Key, Container>,
     ) -> Self {
@@ -217,7 +217,7 @@ impl<'a> Rollout<'a> {
         containers: BTreeMap<Key, Container>,
         served: BTreeSet<String>,
     ) -> Self {
-        let mut rollout = Rollout::new(tools, Stop::default(), observed, containers);
+        let mut rollout = Rollout::new(tools, StopSignal::default(), observed, containers);
         rollout.found.extend(served);
         Rollout { lenient: true, plans_anew: true, ..rollout }
     }
@@ -248,7 +248,7 @@ impl<'a> Rollout<'a> {
             let step = &plan.steps[n].0;
             // From the last switch on, finishing is the shorter way.
             let finishes = last_route.is_none_or(|last| n > last);
-            self.stop.enter(if finishes { Phase::Finishes } else { Phase::Heeds });
+            self.stop.enter(if finishes { RunPhase::Finishes } else { RunPhase::Heeds });
             self.announce(plan, n);
             let next = plan.steps.get(n + 1).map(|(next, _)| next);
             let done = self.interruption().and_then(|()| self.check()).and_then(|()| match (step, next) {
@@ -464,12 +464,12 @@ impl<'a> Rollout<'a> {
     }
 
     /// The rotation of every proxy that fronts any of these: what is inside now, and these outside.
-    fn routings(&self, outside: &[Key]) -> Vec<Routing<'a>> {
+    fn routings(&self, outside: &[Key]) -> Vec<ProxyRotation<'a>> {
         self.routings_of(&self.inside, outside)
     }
 
-    fn routings_of(&self, inside: &[Key], outside: &[Key]) -> Vec<Routing<'a>> {
-        let routing = |proxy: &'a dyn Proxy| Routing {
+    fn routings_of(&self, inside: &[Key], outside: &[Key]) -> Vec<ProxyRotation<'a>> {
+        let routing = |proxy: &'a dyn Proxy| ProxyRotation {
             docker: self.tools.docker,
             proxy,
             rotation: Rotation {

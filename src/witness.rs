@@ -17,7 +17,7 @@ use crate::fault::Fault;
 use crate::mask;
 use crate::model::Witnessing;
 use crate::proxy::entrance::Place;
-use crate::wait::{self, Beat, Stop, Waited};
+use crate::wait::{self, StopSignal, Ticker, WaitResult};
 use client::{Asker, Said};
 #[cfg(test)]
 pub use sample::Outcome;
@@ -127,11 +127,11 @@ impl Witness {
     ///
     /// # Errors
     /// One that does not in this time, with what it says; an interrupt.
-    pub fn wait_for_answers(&self, limit: Duration, stop: &Stop) -> Result<(), Fault> {
+    pub fn wait_for_answers(&self, limit: Duration, stop: &StopSignal) -> Result<(), Fault> {
         let silent = || self.probes().iter().find(|p| !p.has_answered(Duration::MAX));
         let waited = wait::until(POLL, limit, stop, || Ok::<_, Fault>(silent().is_none().then_some(())))?;
         match (waited, silent()) {
-            (Waited::Interrupted(signal), _) => Err(Fault::interrupted(signal)),
+            (WaitResult::Interrupted(signal), _) => Err(Fault::interrupted(signal)),
             (_, None) => Ok(()),
             (_, Some(probe)) => Err(Fault::unchanged(format!(
                 "the witness gets no answer from `{}` before the deploy; nothing was changed",
@@ -203,8 +203,8 @@ impl Witness {
             }
             verdict
         };
-        match wait::until(POLL, LOST * 2, &Stop::default(), || Ok::<_, ()>(known())) {
-            Ok(Waited::Done(fault)) => fault,
+        match wait::until(POLL, LOST * 2, &StopSignal::default(), || Ok::<_, ()>(known())) {
+            Ok(WaitResult::Done(fault)) => fault,
             _ => None,
         }
     }
@@ -220,7 +220,7 @@ impl Witness {
     pub fn end(&self) -> Vec<Seen> {
         self.probes().iter().for_each(|p| p.beat.end());
         let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
-        let _ = wait::until(POLL, LAST, &Stop::default(), || Ok::<_, ()>((!open()).then_some(())));
+        let _ = wait::until(POLL, LAST, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
         let switch = self.acts().switch();
         let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
         let now = self.now();
@@ -266,7 +266,7 @@ struct Probe {
     /// Which of them is asked, once that is known.
     chosen: OnceLock<usize>,
     zero: Instant,
-    beat: Beat,
+    beat: Ticker,
     open: AtomicUsize,
     unsent: AtomicUsize,
     dismissed: AtomicBool,
@@ -298,7 +298,7 @@ impl Probe {
                 .collect(),
             chosen: OnceLock::new(),
             zero,
-            beat: Beat::default(),
+            beat: Ticker::default(),
             open: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             dismissed: AtomicBool::new(false),

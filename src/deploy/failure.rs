@@ -14,14 +14,14 @@ use crate::plan::Standing;
 use crate::release::Kind;
 use crate::report::{Event, Warning};
 use crate::rollout::Stopped;
-use crate::wait::Phase;
+use crate::wait::RunPhase;
 
 impl Run<'_> {
     /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
     /// paused.
     pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
         let interrupted = stopped.why.is_interrupt();
-        self.stop.enter(Phase::GoesBack);
+        self.stop.enter(RunPhase::GoesBack);
         self.watch.end();
         // The way back of a run that has lost its lock is another run's. Without an answer of the engine it is ours.
         let _ = self.docker().check_lease();

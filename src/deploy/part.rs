@@ -15,14 +15,14 @@ use crate::report::plan::{Doing, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::preview::{Preview, Told};
 use crate::rollout::{self, Rollout, Stopped, Tolerance, Tools};
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 
 pub struct Part<'a> {
     pub viewer: &'a Viewer<'a>,
     pub start: Observed,
     pub plan: Plan,
     tools: Tools<'a>,
-    stop: Stop,
+    stop: StopSignal,
     strategy: Strategy,
     terms: Terms,
     rollout: Rollout<'a>,
@@ -63,7 +63,7 @@ impl<'a> Part<'a> {
         strategy: Strategy,
         terms: Terms,
         tools: Tools<'a>,
-        stop: &Stop,
+        stop: &StopSignal,
     ) -> Result<Part<'a>, Fault> {
         let plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
         let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
@@ -362,7 +362,7 @@ impl<'a> Part<'a> {
         let wanted = goal.wanted;
         // Those that come back served before: there is nothing to wait for, and nothing to watch.
         (goal.pace.delay, goal.pace.monitor) = Default::default();
-        self.stop = Stop::default();
+        self.stop = StopSignal::default();
         self.plan_anew(|goal, now| goal.wanted.saturating_sub(new_ones(goal, now)))?;
         let plan = self.plan.clone();
         self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.why.told())?;

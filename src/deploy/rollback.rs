@@ -27,14 +27,14 @@ use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart;
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 use crate::witness::Witness;
 
 /// Puts an earlier release back.
 ///
 /// # Errors
 /// No release to go back to; and as a deploy.
-pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &Stop) -> Result<()> {
+pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
     let Some((turn, ledger)) =
@@ -64,7 +64,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 ///
 /// # Errors
 /// Nothing is paused; and as a deploy.
-pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &Stop) -> Result<()> {
+pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let flags = asked::flags(&args.update, &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
     let Some((turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
@@ -92,7 +92,12 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
 ///
 /// # Errors
 /// As a deploy.
-pub fn recover(compose: &ComposeArgs, rollout: &RolloutArgs, report: Report, stop: &Stop) -> Result<()> {
+pub fn recover(
+    compose: &ComposeArgs,
+    rollout: &RolloutArgs,
+    report: Report,
+    stop: &StopSignal,
+) -> Result<()> {
     let opened = open(compose, place(rollout), report)?;
     let Some((turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
         return Ok(());
@@ -154,7 +159,7 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
         },
         rollout: &rollout,
         report: run.report,
-        stop: &Stop::default(),
+        stop: &StopSignal::default(),
         is_stack: false,
     };
     let kind = Kind::Rollback { to: number };
@@ -183,7 +188,7 @@ impl Opened {
         &self,
         command: String,
         rollout: &RolloutArgs,
-        (report, stop): (Report, &Stop),
+        (report, stop): (Report, &StopSignal),
     ) -> Result<Option<(Held, Ledger)>> {
         let Opened { docker, ledger, is_stack, .. } = self;
         match (Caller { docker, is_stack: *is_stack, ledger, command, rollout, report, stop }).turn()? {
@@ -434,7 +439,7 @@ struct Back<'a> {
     flags: Flags,
     rollout: &'a RolloutArgs,
     report: Report,
-    stop: &'a Stop,
+    stop: &'a StopSignal,
     /// The project is a stack of a Swarm.
     is_stack: bool,
 }

@@ -30,7 +30,7 @@ use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart::Policies;
 use crate::rollout::{Stopped, Tools};
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 use crate::witness::Witness;
 
 /// How often it is looked whether a one-shot has ended or a new instance has failed, which both ring.
@@ -61,7 +61,7 @@ pub struct Run<'a> {
     pub dependents: Dependents,
     pub rollout: &'a RolloutArgs,
     pub report: Report,
-    pub stop: &'a Stop,
+    pub stop: &'a StopSignal,
     pub witness: Witness,
     pub watch: Watch,
     /// One-shots that go on while it goes back.
@@ -449,7 +449,7 @@ impl<'a> Run<'a> {
             },
         });
         match waited {
-            Ok(Waited::Done(worked)) => {
+            Ok(WaitResult::Done(worked)) => {
                 thread.join().expect("no panic in a one-shot");
                 worked.map_err(|error| Box::new(Stopped::by(Fault::from_error(error))))
             }

@@ -16,7 +16,7 @@ use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::proxy::{self, Backend, InFlight, Proxy};
 use crate::rollout;
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 
 /// What tells a new instance from an old one.
 #[derive(Default)]
@@ -143,7 +143,7 @@ type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 /// Looks until it gets to see something.
 fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Fault> {
     let mut last = Fault::unchanged("nothing was looked at");
-    let seen = wait::until(PATIENCE_POLL, PATIENCE, &Stop::default(), || match look() {
+    let seen = wait::until(PATIENCE_POLL, PATIENCE, &StopSignal::default(), || match look() {
         Ok(scene) => Ok::<_, Fault>(Some(scene)),
         Err(error) => {
             last = Fault::from_error(error);
@@ -151,8 +151,8 @@ fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Fault> {
         }
     })?;
     match seen {
-        Waited::Done(scene) => Ok(scene),
-        Waited::TimedOut | Waited::Interrupted(_) => Err(last),
+        WaitResult::Done(scene) => Ok(scene),
+        WaitResult::TimedOut | WaitResult::Interrupted(_) => Err(last),
     }
 }
 
@@ -257,7 +257,7 @@ impl Viewer<'_> {
     pub fn sees_restart(&self, containers: &BTreeMap<Key, Container>) -> Result<bool, Fault> {
         let restarts = |c: &&Container| c.state.status == "restarting";
         let ids: Vec<String> = containers.values().filter(restarts).map(|c| c.id.clone()).collect();
-        wait::until(PATIENCE_POLL, RESTART, &Stop::default(), || {
+        wait::until(PATIENCE_POLL, RESTART, &StopSignal::default(), || {
             let now = self.docker.inspect(&ids).map_err(Fault::from_error)?;
             Ok::<_, Fault>((!now.iter().any(|c| restarts(&c))).then_some(()))
         })?;

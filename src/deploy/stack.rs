@@ -32,7 +32,7 @@ use crate::swarm::risks::{self, Facts};
 use crate::swarm::state::{Service, Stack};
 use crate::swarm::verdict::ServiceGoal;
 use crate::swarm::watch::{self, End, Watch};
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use adopted::{adopt, file_of_service, print_for_swarm};
 use back::words;
@@ -87,7 +87,7 @@ pub fn deploy(
     args: &DeployArgs,
     ledger: Ledger,
     report: Report,
-    stop: &Stop,
+    stop: &StopSignal,
 ) -> Result<()> {
     let mut definition = definition;
     let before = watch::look(&definition.docker, &definition.project.name)?;
@@ -133,7 +133,7 @@ pub fn put_back(
     (number, kind): (u32, Kind),
     ledger: Ledger,
     rollout: &RolloutArgs,
-    (report, stop): (Report, &Stop),
+    (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let before = watch::look(&definition.docker, &definition.project.name)?;
     let recorded = match kind {
@@ -175,7 +175,7 @@ pub fn unrecorded(
     name: &str,
     args: &RollbackArgs,
     report: Report,
-    stop: &Stop,
+    stop: &StopSignal,
 ) -> Result<()> {
     let before = watch::look(docker, name)?;
     let named = |s: &&Service| args.services.is_empty() || args.services.contains(&s.name);
@@ -268,7 +268,7 @@ struct Swarm<'a> {
     by_flag: BTreeSet<String>,
     rollout: &'a RolloutArgs,
     report: Report,
-    stop: &'a Stop,
+    stop: &'a StopSignal,
     witness: Witness,
     /// The specs that Swarm took.
     sent: RefCell<Vec<ServiceGoal>>,
@@ -506,7 +506,13 @@ impl Swarm<'_> {
     }
 
     /// Until all of these have converged, from what was there `before`.
-    fn watch(&self, goals: Vec<ServiceGoal>, before: &Stack, backwards: bool, stop: Stop) -> Result<End> {
+    fn watch(
+        &self,
+        goals: Vec<ServiceGoal>,
+        before: &Stack,
+        backwards: bool,
+        stop: StopSignal,
+    ) -> Result<End> {
         let settings = goals.iter().filter_map(|goal| self.definition.project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
         let (docker, stack, report) = (self.docker(), self.name(), self.report);

@@ -24,14 +24,14 @@ use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, T
 use crate::report::{Report, Warning};
 use crate::swarm::state::{Service, Stack, Task};
 use crate::swarm::watch;
-use crate::wait::{self, Stop};
+use crate::wait::{self, StopSignal};
 
 /// Tells of every service that is deployed: which release, which instances, and whether they get requests; once, or again
 /// and again until somebody ends it.
 ///
 /// # Errors
 /// No engine; a proxy that does not answer; a service that is not there.
-pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &Stop) -> Result<()> {
+pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let Some(every) = args.watch else {
         tell(&look(compose, args, report)?, report);
         return Ok(());

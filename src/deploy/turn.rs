@@ -13,7 +13,7 @@ use crate::git;
 use crate::lock::{self, Holder, Lease, Lock, Taken, Waiting};
 use crate::release::queue::Place;
 use crate::report::{Event, Report};
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 
 /// How a run got, or did not get, its turn.
 pub enum Turn {
@@ -61,7 +61,7 @@ pub struct Caller<'a> {
     pub command: String,
     pub rollout: &'a RolloutArgs,
     pub report: Report,
-    pub stop: &'a Stop,
+    pub stop: &'a StopSignal,
 }
 
 impl Caller<'_> {

@@ -236,7 +236,7 @@ fn a_command_in_a_container_ends_at_its_limit() {
 #[test]
 fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
-    let docker = client(folder.path()).heeding(&Stop::after(15));
+    let docker = client(folder.path()).heeding(&StopSignal::after(15));
     let interrupted = |done: Result<CommandResult>| Fault::from_error(done.unwrap_err()).exit.code();
     assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
     assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);

@@ -14,7 +14,7 @@ use crate::docker::events::{ContainerEvent, EventKind, EventStream};
 use crate::docker::inspect::Container;
 use crate::fault::Fault;
 use crate::model::Pace;
-use crate::wait::{Beat, Bell};
+use crate::wait::{Ticker, Wakeup};
 
 /// How often the engine is asked where it does not tell.
 const POLL: Duration = Duration::from_millis(200);
@@ -40,8 +40,8 @@ struct Begun {
 struct Shared {
     docker: Docker,
     begun: Instant,
-    bell: Arc<Bell>,
-    beats: [Beat; 2],
+    bell: Arc<Wakeup>,
+    beats: [Ticker; 2],
     all: Mutex<Followed>,
 }
 
@@ -91,7 +91,7 @@ impl std::error::Error for Alarm {}
 
 impl Watch {
     /// Begins to follow the containers of a project; each event rings the bell.
-    pub fn begin(&self, docker: &Docker, project: &str, bell: Arc<Bell>) {
+    pub fn begin(&self, docker: &Docker, project: &str, bell: Arc<Wakeup>) {
         let shared = Arc::new(Shared {
             docker: docker.clone(),
             begun: Instant::now(),
@@ -191,7 +191,7 @@ impl Watch {
     pub fn end(&self) {
         if let Some(shared) = self.shared() {
             shared.all().instances.clear();
-            shared.beats.iter().for_each(Beat::end);
+            shared.beats.iter().for_each(Ticker::end);
         }
     }
 }

@@ -7,12 +7,12 @@ use anyhow::Result;
 use super::{Rollout, number, probe};
 use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
-use crate::drain::Routing;
+use crate::drain::ProxyRotation;
 use crate::fault::Fault;
 use crate::health::{self, Candidate, Unready};
 use crate::observed::Key;
 use crate::report::{Event, Warning};
-use crate::wait::{self, Waited};
+use crate::wait::{self, WaitResult};
 
 /// How often it is looked whether an instance or the witness objects; an event of the engine has it looked at once.
 const TICK: Duration = Duration::from_millis(50);
@@ -65,7 +65,7 @@ impl<'a> Rollout<'a> {
 
     pub(super) fn gate(&mut self, keys: &[Key]) -> Result<()> {
         self.note_others()?;
-        let fronting = |r: &Routing| !r.rotation.outside.is_empty();
+        let fronting = |r: &ProxyRotation| !r.rotation.outside.is_empty();
         let check = || self.check();
         self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
     }
@@ -161,9 +161,9 @@ impl<'a> Rollout<'a> {
             Ok((!all.iter().any(Container::is_running)).then_some(all))
         })?;
         let ids: Vec<String> = match left {
-            Waited::Done(all) => all.into_iter().map(|c| c.id).collect(),
-            Waited::Interrupted(signal) => return Err(Fault::interrupted(signal).into()),
-            Waited::TimedOut => Vec::new(),
+            WaitResult::Done(all) => all.into_iter().map(|c| c.id).collect(),
+            WaitResult::Interrupted(signal) => return Err(Fault::interrupted(signal).into()),
+            WaitResult::TimedOut => Vec::new(),
         };
         if ids.is_empty() { Ok(()) } else { self.tools.docker.remove(&ids) }
     }
@@ -236,7 +236,7 @@ impl<'a> Rollout<'a> {
             self.hear_witness().map(|()| None::<()>)
         })?;
         match waited {
-            Waited::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
             _ => Ok(()),
         }
     }

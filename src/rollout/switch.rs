@@ -10,7 +10,7 @@ use super::bring_up::FRESH;
 use super::{Rollout, hook_exec};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::drain::{self, Drained, Routing};
+use crate::drain::{self, DrainResult, ProxyRotation};
 use crate::health::watch::Alarm;
 use crate::observed::Key;
 use crate::proxy::{Endpoint, Proxy, endpoints};
@@ -108,7 +108,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
-    pub(super) fn told(&self, mut routing: Routing<'a>, outside: &[Key]) -> Routing<'a> {
+    pub(super) fn told(&self, mut routing: ProxyRotation<'a>, outside: &[Key]) -> ProxyRotation<'a> {
         let leaves = |e: &Endpoint| {
             let key = outside.iter().find(|k| self.bound[*k].id == e.id);
             key.is_some_and(|k| self.has_drain_command(k))
@@ -176,8 +176,8 @@ impl<'a> Rollout<'a> {
                 let limit = settings.drain_timeout;
                 let since = since.unwrap_or_else(Instant::now);
                 match routing.wait_until_idle(limit, since, &rollout.stop, &check)? {
-                    Drained::Idle => {}
-                    Drained::Limit(open) => {
+                    DrainResult::Idle => {}
+                    DrainResult::Limit(open) => {
                         (requests, unsure) = (requests + open.requests, unsure + open.unsure)
                     }
                 }

@@ -12,7 +12,7 @@ use crate::docker::Docker;
 use crate::docker::swarm::no_manager;
 use crate::fault::Fault;
 use crate::report::{Event, Report, Warning};
-use crate::wait::{self, Stop, Waited};
+use crate::wait::{self, StopSignal, WaitResult};
 
 /// How often Swarm is asked.
 const POLL: Duration = Duration::from_millis(400);
@@ -36,7 +36,7 @@ pub struct Watch<'a> {
     /// Swarm's own way back is what was asked for, and its end is the one that is hoped for.
     pub backwards: bool,
     pub report: Report,
-    pub stop: Stop,
+    pub stop: StopSignal,
 }
 
 /// How the watching ended.
@@ -103,9 +103,9 @@ impl Watch<'_> {
         };
         let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Fault>(self.turn(&mut seen)))?;
         Ok(match waited {
-            Waited::Done(end) => end,
-            Waited::Interrupted(signal) => End::Interrupted(signal),
-            Waited::TimedOut => End::Lost(Fault::unchanged("a year has passed")),
+            WaitResult::Done(end) => end,
+            WaitResult::Interrupted(signal) => End::Interrupted(signal),
+            WaitResult::TimedOut => End::Lost(Fault::unchanged("a year has passed")),
         })
     }
 

@@ -76,8 +76,8 @@ fn started(urls: &[Places]) -> Asking {
 }
 
 fn until(what: &str, done: impl Fn() -> bool) {
-    let waited = wait::until(POLL, LONG, &Stop::default(), || Ok::<_, ()>(done().then_some(())));
-    assert_eq!(waited, Ok(Waited::Done(())), "{what}");
+    let waited = wait::until(POLL, LONG, &StopSignal::default(), || Ok::<_, ()>(done().then_some(())));
+    assert_eq!(waited, Ok(WaitResult::Done(())), "{what}");
 }
 
 /// Waited for, because what was lost before the change was done counts among the lost and is none.
@@ -108,7 +108,7 @@ fn nobody_is_asked_before_it_starts() {
 fn what_a_url_answers_is_counted_until_the_end() {
     let server = Server::new(200, "x-version: 1\r\n");
     let witness = started(&[vec![server.place()]]);
-    witness.wait_for_answers(LONG, &Stop::default()).unwrap();
+    witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     server.says(500);
     until("it loses", || witness.count().lost > 0);
     let Seen { url, summary, samples, switch } = seen(&witness);
@@ -123,7 +123,7 @@ fn what_a_url_answers_is_counted_until_the_end() {
 fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
     let server = Server::new(200, "");
     let witness = started(&[vec![server.place()]]);
-    witness.wait_for_answers(LONG, &Stop::default()).unwrap();
+    witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     let act = witness.route();
     server.says(502);
     assert_eq!(witness.objection(), None);
@@ -159,7 +159,7 @@ fn who_never_answered_is_dismissed_and_named() {
 #[test]
 fn who_has_to_be_answered_and_is_not_refuses() {
     let witness = started(&[vec![Server::new(503, "").place()]]);
-    let fault = witness.wait_for_answers(Duration::ZERO, &Stop::default()).unwrap_err();
+    let fault = witness.wait_for_answers(Duration::ZERO, &StopSignal::default()).unwrap_err();
     assert_eq!(fault.exit.code(), 1);
     assert!(fault.hint.unwrap().contains("--witness-url"));
 }
@@ -182,7 +182,7 @@ fn of_several_ways_the_first_is_taken_that_answers_and_does_not_send_clients_on(
 fn what_is_forgiven_is_no_objection_any_more() {
     let server = Server::new(200, "");
     let witness = started(&[vec![server.place()]]);
-    witness.wait_for_answers(LONG, &Stop::default()).unwrap();
+    witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     let act = witness.route();
     server.says(502);
     act.done();

@@ -13,7 +13,7 @@ use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::state::{Service, Spec, Stack};
 use crate::swarm::verdict::{ServiceGoal, Standing, is_port_taken};
 use crate::swarm::watch::{self, End, Failure};
-use crate::wait::Stop;
+use crate::wait::StopSignal;
 
 impl Swarm<'_> {
     /// Swarm did not take the file; some of its services may be changed all the same.
@@ -248,7 +248,7 @@ impl Swarm<'_> {
         let told = watch::look(self.docker(), self.name())?;
         let goals = old.iter().map(|s| ServiceGoal::back(&told, &s.name)).collect();
         // Nothing interrupts it.
-        match self.watch(goals, now, true, Stop::default())? {
+        match self.watch(goals, now, true, StopSignal::default())? {
             End::Converged(_) => Ok(()),
             End::Failed(failure, standing) => {
                 let fault = Fault::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
