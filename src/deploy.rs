@@ -34,7 +34,7 @@ use anyhow::Result;
 
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::watch::Watch;
 use crate::model::{Project, Wrong};
 use crate::preflight;
@@ -139,7 +139,7 @@ fn carry_out(
     preflight::build_contexts(&definition.project, &targets, &place.state_dir, report);
     let provided = definition.provide_images(&targets, &shots, args, report);
     if let Some(signal) = stop.signal() {
-        return Err(Fault::interrupted(signal).into());
+        return Err(Error::interrupted(signal).into());
     }
     let (seen, containers) = match provided? {
         Some(seen) => (seen, containers),
@@ -215,8 +215,8 @@ fn replaced(
     forced.chain(before).collect()
 }
 
-impl From<Wrong> for Fault {
+impl From<Wrong> for Error {
     fn from(wrong: Wrong) -> Self {
-        Fault::usage(wrong.message).hint(wrong.hint)
+        Error::usage(wrong.message).hint(wrong.hint)
     }
 }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use rustix::process::{Pid, Signal};
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::lock::{Lease, Process, RUN};
 use crate::shell;
 use crate::wait::{self, StopSignal};
@@ -121,7 +121,7 @@ impl Docker {
     /// No `docker`, no Compose, or a Compose of version 1.
     pub fn find(place: ComposeFlags, observer: Observer) -> Result<Docker> {
         let program = which::which("docker").map_err(|_| {
-            Fault::unchanged("`docker` is not on the PATH").hint(
+            Error::unchanged("`docker` is not on the PATH").hint(
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
@@ -167,7 +167,7 @@ impl Docker {
     }
 
     /// Error of a run that is known to have lost its lock.
-    pub fn lost_lease(&self) -> Option<Fault> {
+    pub fn lost_lease(&self) -> Option<Error> {
         self.lease().and_then(|lease| lease.fault())
     }
 
@@ -282,7 +282,7 @@ impl Docker {
         (self.observer)(&shown, start.elapsed());
         match last.expect("it ran once") {
             Ok(done) => Ok(done),
-            Err(ExecAbort::Signal(signal)) => Err(Fault::interrupted(signal).into()),
+            Err(ExecAbort::Signal(signal)) => Err(Error::interrupted(signal).into()),
             Err(ExecAbort::Silent) => Err(self.silent(&shown, start.elapsed()).into()),
             Err(ExecAbort::Late(limit)) => {
                 let stderr = format!("no answer within {}", humantime::format_duration(rounded(limit)));
@@ -429,7 +429,7 @@ impl Docker {
             true => Ok(done.stdout),
             false => {
                 let verb = words.first().unwrap_or(&"");
-                Err(Fault::unchanged(format!("`docker compose {verb}` failed")).seen(done.said()).into())
+                Err(Error::unchanged(format!("`docker compose {verb}` failed")).seen(done.said()).into())
             }
         }
     }
@@ -523,7 +523,7 @@ impl Docker {
         if self.is_silent.load(Ordering::Relaxed) { self.again } else { self.patience }
     }
 
-    fn engine_fault(&self, words: &[&str], done: &CommandResult) -> Fault {
+    fn engine_fault(&self, words: &[&str], done: &CommandResult) -> Error {
         engine_fault(words, done, || self.whereabouts())
     }
 }
@@ -726,13 +726,13 @@ fn shown_words(words: &[String]) -> String {
 
 fn standalone(flags: &[String]) -> Result<PathBuf> {
     let missing = || match compose_plugin::without_its_x_bit(flags) {
-        Some(plugin) => Fault::unchanged(format!(
+        Some(plugin) => Error::unchanged(format!(
             "docker's client cannot start `{}`: it is not executable",
             plugin.display()
         ))
         .hint(format!("`chmod +x {}`", shell::path(&plugin))),
         None => {
-            Fault::unchanged("neither `docker compose` nor a standalone `docker-compose` v2 is installed")
+            Error::unchanged("neither `docker compose` nor a standalone `docker-compose` v2 is installed")
                 .hint("install the package `docker-compose-plugin` (or `docker-compose-v2`)")
         }
     };
@@ -744,20 +744,20 @@ fn standalone(flags: &[String]) -> Result<PathBuf> {
     }
 }
 
-fn cannot_start(program: &str, error: &std::io::Error) -> Fault {
-    Fault::unchanged(format!("cannot start `{program}`: {error}"))
+fn cannot_start(program: &str, error: &std::io::Error) -> Error {
+    Error::unchanged(format!("cannot start `{program}`: {error}"))
 }
 
 /// The rule that a user without rights to the engine breaks.
 pub const DENIED: &str = "engine-denied";
 
 /// What docker said, as an error that names the usual causes.
-fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> EngineAddress) -> Fault {
+fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> EngineAddress) -> Error {
     let said = done.said();
     let lower = said.to_lowercase();
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
     if lower.contains("permission denied") && lower.contains("docker") && lower.contains("sock") {
-        return Fault::unchanged("this user may not talk to the Docker engine")
+        return Error::unchanged("this user may not talk to the Docker engine")
             .seen(said)
             .hint("run as root, or add the user to the group `docker`")
             .rule(&DENIED);
@@ -769,10 +769,10 @@ fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> Engine
     ];
     if unreachable.iter().any(|u| lower.contains(u)) {
         let place = place();
-        return Fault::unchanged(format!("no Docker engine answers{place}")).seen(said).hint(place.hint());
+        return Error::unchanged(format!("no Docker engine answers{place}")).seen(said).hint(place.hint());
     }
     if let Some(name) = missing_context(said) {
-        return Fault::usage(format!("there is no Docker context `{name}`")).seen(said).hint(
+        return Error::usage(format!("there is no Docker context `{name}`")).seen(said).hint(
             "`docker context ls` shows those there are; it is named by `--context`, DOCKER_CONTEXT or `docker context use`",
         );
     }
@@ -780,7 +780,7 @@ fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> Engine
         Some(code) => format!("exited with {code}"),
         None => "was killed".into(),
     };
-    Fault::unchanged(format!("`docker {command}` {ended}")).seen(said)
+    Error::unchanged(format!("`docker {command}` {ended}")).seen(said)
 }
 
 /// The name in `context "NAME": context not found: …`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::docker::{CommandResult, Docker, Exec};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::proxy::{self, Endpoint, Open, Proxy, Reading, Release, Rotation};
 use crate::wait::{self, StopSignal, WaitResult};
 
@@ -131,7 +131,7 @@ impl ProxyRotation<'_> {
     ///
     /// # Errors
     /// One inside that has died while others live: nobody waits for a proxy to send it requests.
-    fn renew(&self, rotation: &mut Rotation) -> Result<(), Fault> {
+    fn renew(&self, rotation: &mut Rotation) -> Result<(), Error> {
         let ids: Vec<String> = rotation.all().into_iter().map(|e| e.id).collect();
         // An engine that does not answer is asked again by whoever asks next.
         let Ok(now) = self.docker.inspect(&ids) else { return Ok(()) };
@@ -139,7 +139,7 @@ impl ProxyRotation<'_> {
         let runs = |e: &&Endpoint| container(e).is_some_and(|c| c.is_running());
         let (living, dead): (Vec<&Endpoint>, Vec<&Endpoint>) = rotation.inside.iter().partition(runs);
         if let (Some(dead), false) = (dead.first(), living.is_empty()) {
-            return Err(Fault::unchanged(format!("{} no longer runs", dead.name)));
+            return Err(Error::unchanged(format!("{} no longer runs", dead.name)));
         }
         for endpoint in rotation.inside.iter_mut().chain(&mut rotation.outside) {
             let read = container(endpoint).and_then(|c| proxy::endpoints(self.proxy, [c].into_iter()).pop());
@@ -151,7 +151,7 @@ impl ProxyRotation<'_> {
     fn ended(&self, waited: WaitResult<()>, last: Option<anyhow::Error>) -> Result<()> {
         match waited {
             WaitResult::Done(()) => Ok(()),
-            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             WaitResult::TimedOut => Err(self.unconfirmed(last).into()),
         }
     }
@@ -212,7 +212,7 @@ impl ProxyRotation<'_> {
             Ok((idle || (hurried && quiet == 0)).then_some(()))
         })?;
         match waited {
-            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             _ if open.requests + open.unsure == 0 => Ok(DrainResult::Idle),
             _ => Ok(DrainResult::Limit(open)),
         }
@@ -235,11 +235,11 @@ impl ProxyRotation<'_> {
         self.reading(&answer, rotation)
     }
 
-    fn unconfirmed(&self, last: Option<anyhow::Error>) -> Fault {
+    fn unconfirmed(&self, last: Option<anyhow::Error>) -> Error {
         let failed = last.map(|e| format!("{e:#}")).unwrap_or_default();
         let said = self.docker.query(&self.proxy.diagnose());
         let said = said.map(|d| self.proxy.diagnosis(&d)).unwrap_or_default();
-        Fault::unchanged(format!(
+        Error::unchanged(format!(
             "{} does not confirm the new rotation within {}s",
             self.proxy.name(),
             CONFIRM.as_secs()
@@ -301,8 +301,8 @@ pub fn release(
     }
 }
 
-fn not_released(proxy: &dyn Proxy) -> Fault {
-    Fault::unchanged(format!(
+fn not_released(proxy: &dyn Proxy) -> Error {
+    Error::unchanged(format!(
         "{} still has a mark of ours: its discovery does not see the instances that run",
         proxy.name()
     ))
@@ -327,6 +327,6 @@ pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<CommandResul
 fn worked(done: CommandResult, name: &str) -> Result<CommandResult> {
     match done.ok() {
         true => Ok(done),
-        false => Err(Fault::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
+        false => Err(Error::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
     }
 }

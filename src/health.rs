@@ -14,7 +14,7 @@ pub use probe::{Front, Probe, choose};
 
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::Pace;
 use crate::wait::{self, StopSignal, WaitResult};
 
@@ -59,11 +59,11 @@ struct Progress {
 #[derive(Debug)]
 pub struct Unready {
     pub ids: Vec<String>,
-    pub fault: Fault,
+    pub fault: Error,
 }
 
 impl Unready {
-    fn of(id: &str, fault: Fault) -> Unready {
+    fn of(id: &str, fault: Error) -> Unready {
         Unready { ids: vec![id.into()], fault }
     }
 
@@ -121,7 +121,7 @@ pub fn wait_until_ready(
     })?;
     match waited {
         WaitResult::Done(()) => Ok(dead),
-        WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+        WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         WaitResult::TimedOut => Ok(Some(too_late(docker, candidates, &progress, pace, dead))),
     }
 }
@@ -238,17 +238,17 @@ impl End {
     }
 }
 
-fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Fault {
+fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Error {
     if let End::Unasked(Unasked(lacks)) = end {
         return unasked(candidate, lacks);
     }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
-    let fault = Fault::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
+    let fault = Error::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
     with_logs(fault, docker, candidate)
 }
 
-fn unasked(candidate: &Candidate, lacks: &[String]) -> Fault {
-    let fault = Fault::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
+fn unasked(candidate: &Candidate, lacks: &[String]) -> Error {
+    let fault = Error::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
     lacks.iter().fold(fault, |fault, why| fault.seen(why)).hint(
         "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
          `x-zd.health` out; or put curl or wget into its image or into the proxy's",
@@ -264,7 +264,7 @@ fn too_late(
     dead: Option<Unready>,
 ) -> Unready {
     let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();
-    let mut fault = Fault::unchanged(format!(
+    let mut fault = Error::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
         late.len(),
         candidates.len(),
@@ -284,7 +284,7 @@ fn too_late(
     all.expect("those that are late")
 }
 
-fn with_logs(fault: Fault, docker: &Docker, candidate: &Candidate) -> Fault {
+fn with_logs(fault: Error, docker: &Docker, candidate: &Candidate) -> Error {
     let lines = docker.logs(&candidate.id, LOG_LINES).unwrap_or_default();
     match lines.is_empty() {
         true => fault.seen(&format!("{} printed nothing", candidate.name)),

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::docker::Docker;
 use crate::docker::lock_resource::{LockBackend, LockRecord};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::wait::{self, StopSignal, WaitResult};
 pub use holder::{Holder, Process, RUN};
 use holder::{Life, age};
@@ -275,7 +275,7 @@ impl Keys {
                 None => {} // given back in this moment
             }
         }
-        Err(Fault::unchanged(format!("the engine does not keep `{name}`, which is the project's lock"))
+        Err(Error::unchanged(format!("the engine does not keep `{name}`, which is the project's lock"))
             .into())
     }
 
@@ -338,7 +338,7 @@ impl Keys {
         if is_still_there {
             waiting.took_over(&dead);
             // What it had just asked of docker would be done behind our back.
-            wait::until(AGAIN / 10, ORPHANS, stop, || Ok::<_, Fault>((!dead.has_orphans()).then_some(())))?;
+            wait::until(AGAIN / 10, ORPHANS, stop, || Ok::<_, Error>((!dead.has_orphans()).then_some(())))?;
             self.unclaim(&self.names.all())?;
         }
         let other = self.try_claim(&self.names.lock(), waiting);

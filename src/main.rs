@@ -7,7 +7,7 @@ mod cli;
 mod deploy;
 mod docker;
 mod drain;
-mod fault;
+mod error;
 mod git;
 mod health;
 mod init;
@@ -38,7 +38,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
-use fault::Fault;
+use error::Error;
 use report::entry::SCHEMA_TEXT;
 use report::{Detail, Report, Settings};
 use wait::StopSignal;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let exit = match run(&cli, report) {
         Ok(()) => 0,
         Err(error) => {
-            let fault = Fault::from_error(error);
+            let fault = Error::from_error(error);
             report.fault(&fault);
             fault.exit.code()
         }

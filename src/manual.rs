@@ -12,7 +12,7 @@ use clap_complete::Shell;
 
 use crate::cli::{Cli, TOPICS, title};
 use crate::docker;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::report::Report;
 
 /// A shell's completions, under the name that the program is called by.
@@ -32,7 +32,7 @@ pub fn page() -> Result<String> {
 /// Writes a manual page for each command into `man1`, and one for each topic into `man7`; there may be pages already.
 pub fn write_pages(folder: &Path) -> Result<()> {
     let shown = folder.display();
-    write_all(folder).map_err(|e| Fault::unchanged(format!("no manual pages in `{shown}`: {e}")))?;
+    write_all(folder).map_err(|e| Error::unchanged(format!("no manual pages in `{shown}`: {e}")))?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::deploy::asked::{Target, backend};
 use crate::deploy::scene::{Viewer, is_member};
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use crate::model::{Obstacle, Project, Service};
 use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
@@ -22,8 +22,8 @@ use crate::report::{Report, Warning};
 
 /// Something of a target that a deploy is refused for, or that is said before it.
 pub enum Finding {
-    Refused(Fault),
-    Note(Loss),
+    Refused(Error),
+    Note(Risk),
 }
 
 /// The first engine whose healthchecks have a `start_interval`. Source: Compose refuses it on an older one.
@@ -46,7 +46,7 @@ pub struct Surroundings<'a> {
 ///
 /// # Errors
 /// The first obstacle, with its fix.
-pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]) -> Result<(), Error> {
     targets.iter().try_for_each(|target| {
         file(project, target).into_iter().next().map_or(Ok(()), Err)?;
         proxy_runs(project, target, proxies)
@@ -60,7 +60,7 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
 pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     let services = around.services();
     let image = |service: &Service| around.viewer.wanted.images.get(&service.name);
-    let mut refused: Vec<Fault> = Vec::new();
+    let mut refused: Vec<Error> = Vec::new();
     for service in &services {
         let running = |path: &str| {
             let mut its = around.members().filter(|c| c.is_running()).peekable();
@@ -113,7 +113,7 @@ impl Surroundings<'_> {
 }
 
 /// A route that a service asks for while it runs, and that no proxy of the engine gives it.
-fn route_not_found(around: &Surroundings) -> Option<Fault> {
+fn route_not_found(around: &Surroundings) -> Option<Error> {
     let runs = around.members().any(Container::is_running);
     let is_said = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     let services = around.services();
@@ -122,7 +122,7 @@ fn route_not_found(around: &Surroundings) -> Option<Fault> {
     }
     let claim = |s: &&Service| Some((s.name.clone(), proxy::claim(&backend(around.viewer.project, s))?));
     let (name, claim) = services.iter().find_map(claim)?;
-    let fault = Fault::unchanged(format!(
+    let fault = Error::unchanged(format!(
         "`{name}` asks for a route by {claim}, and no proxy that is known to go by that shares a network with it: whatever \
          routes to it could not be drained"
     ));
@@ -134,7 +134,7 @@ fn route_not_found(around: &Surroundings) -> Option<Fault> {
 }
 
 /// Compose starts nothing whose dependency is unhealthy.
-fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Fault> {
+fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Error> {
     let project = around.viewer.project;
     let failing = service.needs_healthy.iter().find_map(|needed| {
         let its = || around.containers.iter().filter(|c| c.is_running() && is_member(project, c, &[needed]));
@@ -143,7 +143,7 @@ fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Faul
     });
     let (needed, container) = failing?;
     let (name, container) = (&service.name, container.name());
-    let fault = Fault::unchanged(format!(
+    let fault = Error::unchanged(format!(
         "`{needed}` is unhealthy, and `{name}` depends on its health (`services.{name}.depends_on.{needed}.condition`)"
     ));
     let hint = format!("see why with `docker inspect --format '{{{{json .State.Health}}}}' {container}`");
@@ -170,20 +170,20 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
         "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
     );
     Ok(Some(match around.viewer.docker.has_volume(volume)? {
-        true => Finding::Note(Loss::note("anonymous-volume", says, format!("unless that is done, {fix}"))),
+        true => Finding::Note(Risk::note("anonymous-volume", says, format!("unless that is done, {fix}"))),
         false => {
-            let fault = Fault::usage(format!("{says}, which is not there yet, so it would be empty"));
+            let fault = Error::usage(format!("{says}, which is not there yet, so it would be empty"));
             Finding::Refused(fault.hint(fix).rule(&"anonymous-volume"))
         }
     }))
 }
 
 /// Old and new instances together need a host port each.
-fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<Fault> {
+fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<Error> {
     let needed = running + starting;
     let (range, size) = service.port_ranges.iter().find(|(_, size)| *size < needed)?;
     let name = &service.name;
-    let fault = Fault::usage(format!(
+    let fault = Error::usage(format!(
         "`{name}` publishes host ports {range}, which is {size} for {running} running and {starting} new instances"
     ));
     let hint = format!(
@@ -192,13 +192,13 @@ fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<F
     Some(fault.hint(hint).rule(&"port-range"))
 }
 
-fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Fault>> {
+fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Error>> {
     let Some(service) = services.iter().find(|s| s.has_start_interval) else { return Ok(None) };
     let version = docker.machine()?.version;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let name = &service.name;
     let fault = || {
-        Fault::usage(format!(
+        Error::usage(format!(
             "`{name}` has a `healthcheck.start_interval`, which Docker Engine {version} does not know, so Compose would create \
              no instance"
         ))
@@ -209,16 +209,16 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<F
 }
 
 /// Instances that crash over and over answer no request, which a deploy does not make worse.
-fn crash_loops(around: &Surroundings) -> Option<Loss> {
+fn crash_loops(around: &Surroundings) -> Option<Risk> {
     let names: Vec<&str> =
         around.members().filter(|c| c.state.status == "restarting").map(Container::name).collect();
     let says = format!("{} crashes over and over, and answers no request", names.join(", "));
     let fix = format!("see why with `docker logs {}`; a deploy replaces it", names.first()?);
-    Some(Loss::note("crash-loop", says, fix))
+    Some(Risk::note("crash-loop", says, fix))
 }
 
 /// Everything in the file that keeps a new instance from running beside the old one, or at all.
-pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
+pub fn file(project: &Project, target: &Target) -> Vec<Error> {
     let is_pair = matches!(target, Target::Pair(_));
     // The sides of a pair have names and ports of their own.
     let own_to_a_side = |o: &Obstacle| {
@@ -239,7 +239,7 @@ pub fn file(project: &Project, target: &Target) -> Vec<Fault> {
 }
 
 /// Services that live in the container of one of these: in its network, its processes or its volumes.
-fn left_behind(project: &Project, target: &Target) -> Vec<Fault> {
+fn left_behind(project: &Project, target: &Target) -> Vec<Error> {
     let replaced = target.services();
     let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
     let hosts = others.flat_map(|other| other.hosts.iter().map(move |(key, host)| (other, key, host)));
@@ -247,7 +247,7 @@ fn left_behind(project: &Project, target: &Target) -> Vec<Fault> {
     let fault = |(other, key, host): (&Service, &&str, &String)| {
         let other = &other.name;
         let set = if *key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
-        Fault::usage(format!(
+        Error::usage(format!(
             "`{host}` is the host of `{other}` (`services.{other}.{key}: {set}`), which would stay behind in the old instance"
         ))
         .hint(format!(
@@ -259,9 +259,9 @@ fn left_behind(project: &Project, target: &Target) -> Vec<Fault> {
     left.map(fault).collect()
 }
 
-fn volume_lost(service: &Service, path: &str) -> Fault {
+fn volume_lost(service: &Service, path: &str) -> Error {
     let name = &service.name;
-    Fault::usage(format!(
+    Error::usage(format!(
         "`{name}` has an anonymous volume at {path}, whose data would stay behind with the old instance"
     ))
     .hint(format!(
@@ -274,7 +274,7 @@ fn volume_lost(service: &Service, path: &str) -> Fault {
 
 /// Services whose new instances would share no network with a proxy that runs: it could not send them a request, though it
 /// serves the old ones.
-fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Fault> {
+fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Error> {
     let services = target.services().into_iter().map(|name| &project.services[name]);
     let pairs = services.flat_map(|service| proxies.iter().map(move |proxy| (service, proxy)));
     let apart = pairs.filter(|(service, proxy)| {
@@ -323,21 +323,21 @@ fn on_its_route(
     meant.filter_map(|c| Some((c.clone(), route(c)?))).collect()
 }
 
-fn stranger(target: &Target, (container, route): (Container, String)) -> Loss {
+fn stranger(target: &Target, (container, route): (Container, String)) -> Risk {
     let whose = match container.compose() {
         Some((project, _)) => format!("is of project `{project}`"),
         None => "was run by hand".into(),
     };
     let says =
         format!("`{}` {whose}, and gets requests for {route} as `{}` does", container.name(), target.name());
-    Loss::note(
+    Risk::note(
         "shared-route",
         says,
         format!("stop `{}`, or give one of them another route", container.name()),
     )
 }
 
-fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Loss {
+fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Risk {
     let says = format!(
         "`{}` is of a service that the file has no more, and gets requests for {route} as `{}` does",
         orphan.name(),
@@ -345,13 +345,13 @@ fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Loss {
     );
     let fix =
         "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
-    Loss::note("orphan-route", says, fix)
+    Risk::note("orphan-route", says, fix)
 }
 
-fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {
+fn not_reached(service: &Service, proxy: &dyn Proxy) -> Error {
     let (name, networks) = (&service.name, service.networks.join("`, `"));
     let container = proxy.container().name();
-    Fault::unchanged(format!(
+    Error::unchanged(format!(
         "a new instance of `{name}` would be on `{networks}`, where {} is not: it could send it no request",
         proxy.name()
     ))
@@ -365,7 +365,7 @@ fn not_reached(service: &Service, proxy: &dyn Proxy) -> Fault {
 
 /// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
 /// What no instance that runs has holds no data yet.
-fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) -> bool) -> Vec<Fault> {
+fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) -> bool) -> Vec<Error> {
     if service.settings.anonymous_volumes.is_some() {
         return Vec::new();
     }
@@ -376,7 +376,7 @@ fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&st
     paths.filter(|path| !mounted(path) && holds(path)).map(|path| volume_lost(service, path)).collect()
 }
 
-fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
+fn obstructed(obstacle: &Obstacle, service: &str) -> Error {
     let rule = match obstacle {
         Obstacle::ContainerName(_) => &"container-name",
         Obstacle::FixedPort(_) => &"fixed-host-port",
@@ -384,23 +384,23 @@ fn obstructed(obstacle: &Obstacle, service: &str) -> Fault {
         Obstacle::Address(..) => &"fixed-address",
     };
     let (message, hint) = obstacle.explain(service);
-    Fault::usage(message).hint(hint).rule(rule)
+    Error::usage(message).hint(hint).rule(rule)
 }
 
-fn none_wanted(name: &str) -> Fault {
-    Fault::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
+fn none_wanted(name: &str) -> Error {
+    Error::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
         .hint("set it to 1 or more; `docker compose stop` stops a service")
         .rule(&"no-instances")
 }
 
 /// Compose itself refuses it, when it starts a service.
-fn per_replica(name: &str, n: usize) -> Fault {
-    Fault::usage(format!("`{name}` has `pre_start[{n}].per_replica: true`, which Compose does not run yet"))
+fn per_replica(name: &str, n: usize) -> Error {
+    Error::usage(format!("`{name}` has `pre_start[{n}].per_replica: true`, which Compose does not run yet"))
         .hint(format!("remove `services.{name}.pre_start[{n}].per_replica`"))
         .rule(&"pre-start-per-replica")
 }
 
-fn unknown_kind(service: &Service) -> Option<Fault> {
+fn unknown_kind(service: &Service) -> Option<Error> {
     let known = |kind: &&str| *kind == "none" || proxy::KINDS.contains(kind);
     let kind = service.settings.proxy.kind.as_deref().filter(|kind| !known(kind))?;
     Some(proxy::unknown_kind(kind).rule(&"unknown-proxy-kind"))
@@ -410,7 +410,7 @@ fn unknown_kind(service: &Service) -> Option<Fault> {
 ///
 /// # Errors
 /// A side with `container_name` while both serve.
-pub fn active_sides(project: &Project, target: &Target) -> Result<(), Fault> {
+pub fn active_sides(project: &Project, target: &Target) -> Result<(), Error> {
     for name in target.services() {
         let named = project.services[name].obstacles().into_iter();
         let mut named = named.filter(|o| matches!(o, Obstacle::ContainerName(_)));
@@ -462,10 +462,10 @@ fn ignores(text: &str, path: &str) -> bool {
 ///
 /// # Errors
 /// The proxy that is down, with the command that starts it.
-pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Fault> {
+pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Error> {
     match proxy_down(project, target, proxies) {
         None => Ok(()),
-        Some(Down { what, remedy }) => Err(Fault::unchanged(format!("{what}; nothing was changed"))
+        Some(Down { what, remedy }) => Err(Error::unchanged(format!("{what}; nothing was changed"))
             .hint(format!("{remedy}, or deploy without a proxy with `--proxy-kind none`"))
             .rule(&"proxy-down")),
     }
@@ -552,11 +552,11 @@ pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
     }
 }
 
-fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Fault> {
+fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Error> {
     if lost.is_empty() {
         return Ok(());
     }
-    Err(Fault::unchanged(format!("Compose would stop what runs in order to {purpose}; nothing was changed"))
+    Err(Error::unchanged(format!("Compose would stop what runs in order to {purpose}; nothing was changed"))
         .seen(&lost.join("\n"))
         .hint(
             "the definition of a network changed: give the new network another name in the file, so that both can \
@@ -565,9 +565,9 @@ fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Fault> {
         .rule(&"network-changed"))
 }
 
-impl From<Unplannable> for Fault {
+impl From<Unplannable> for Error {
     fn from(unplannable: Unplannable) -> Self {
-        Fault::usage(format!("`{}` {}", unplannable.service, unplannable.reason))
+        Error::usage(format!("`{}` {}", unplannable.service, unplannable.reason))
             .hint(unplannable.fix)
             .rule(&"stop-first-alone")
     }

@@ -17,7 +17,7 @@ use anyhow::Result;
 
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use entrance::Entrance;
 
 /// An instance as a proxy sees it.
@@ -285,7 +285,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// What its configuration lacks, with the fix.
-    fn check(&self, _backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, _backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         Ok(Vec::new())
     }
 
@@ -300,7 +300,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// What is worth a word before anybody deploys, although a deploy does not need it.
-    fn advice(&self, _backends: &[Backend]) -> Vec<Loss> {
+    fn advice(&self, _backends: &[Backend]) -> Vec<Risk> {
         Vec::new()
     }
 
@@ -313,7 +313,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// What will keep it from being prepared, with the fix.
-    fn foresee(&self, _files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+    fn foresee(&self, _files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
         Ok(Vec::new())
     }
 
@@ -330,10 +330,10 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault>;
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error>;
 
     /// What will be lost all the same once it is prepared; from the answers to `inspect`.
-    fn losses(&self, _answers: &[CommandResult], _wish: &Wish) -> Vec<Loss> {
+    fn losses(&self, _answers: &[CommandResult], _wish: &Wish) -> Vec<Risk> {
         Vec::new()
     }
 
@@ -369,7 +369,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// An answer that makes no sense.
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault>;
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error>;
 
     /// Asks why a rotation is not confirmed.
     fn diagnose(&self) -> Exec;
@@ -414,7 +414,7 @@ fn boxed<P: Proxy + 'static>(proxy: Option<P>) -> Option<Box<dyn Proxy>> {
 ///
 /// # Errors
 /// A kind there is no adapter for.
-pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fault> {
+pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Error> {
     match kind {
         "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
         "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
@@ -426,9 +426,9 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Fau
 }
 
 /// The error for a kind there is no adapter for.
-pub fn unknown_kind(kind: &str) -> Fault {
+pub fn unknown_kind(kind: &str) -> Error {
     let kinds: Vec<String> = KINDS.iter().chain(&["none"]).map(|k| format!("`{k}`")).collect();
-    Fault::usage(format!("`x-zd.proxy.kind`: there is no proxy kind `{kind}`"))
+    Error::usage(format!("`x-zd.proxy.kind`: there is no proxy kind `{kind}`"))
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 

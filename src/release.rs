@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::git::Git;
 use crate::shell;
 
@@ -193,12 +193,12 @@ impl fmt::Display for Damage {
     }
 }
 
-impl From<&Damage> for Fault {
+impl From<&Damage> for Error {
     /// A newer version's file is a wrong use of this one.
-    fn from(damage: &Damage) -> Fault {
+    fn from(damage: &Damage) -> Error {
         let fault = match damage.newer {
-            true => Fault::usage(damage.to_string()),
-            false => Fault::unchanged(damage.to_string()),
+            true => Error::usage(damage.to_string()),
+            false => Error::unchanged(damage.to_string()),
         };
         fault.hint(damage.way_on())
     }

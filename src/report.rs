@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use console::Term;
 use serde::Serialize;
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::wait::SignalEffect;
 use crate::witness::Count;
 use entry::Entry;
@@ -329,7 +329,7 @@ impl Report {
     }
 
     /// What ended the run.
-    pub fn fault(&self, fault: &Fault) {
+    pub fn fault(&self, fault: &Error) {
         self.close();
         self.event(Event::Error {
             exit: fault.exit.code(),

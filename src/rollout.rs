@@ -17,7 +17,7 @@ use anyhow::Result;
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::drain::ProxyRotation;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::health::watch::{Alarm, Watch};
 use crate::health::{self, Front};
 use crate::model::{Hook, Project, Service};
@@ -99,18 +99,18 @@ pub struct Stopped {
 
 /// Why a plan stopped.
 pub enum Why {
-    Known(Fault),
+    Known(Error),
     /// An instance that was followed failed. Its last lines are still being read, for which nobody waits who goes back.
-    Failed(JoinHandle<Fault>),
+    Failed(JoinHandle<Error>),
 }
 
 impl Why {
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Why::Known(Fault { exit: Exit::Interrupted(_), .. }))
+        matches!(self, Why::Known(Error { exit: Exit::Interrupted(_), .. }))
     }
 
     /// All that is known of it, which may have to be waited for.
-    pub fn told(self) -> Fault {
+    pub fn told(self) -> Error {
         match self {
             Why::Known(fault) => fault,
             Why::Failed(fault) => fault.join().expect("no panic in a read"),
@@ -120,7 +120,7 @@ impl Why {
 
 impl Stopped {
     /// By something that is no instance's failure.
-    pub fn by(fault: Fault) -> Stopped {
+    pub fn by(fault: Error) -> Stopped {
         Stopped { serves: false, failed: Vec::new(), why: Why::Known(fault) }
     }
 }
@@ -289,7 +289,7 @@ impl<'a> Rollout<'a> {
 
     fn interruption(&self) -> Result<()> {
         match self.stop.signal() {
-            Some(signal) => Err(Fault::interrupted(signal).into()),
+            Some(signal) => Err(Error::interrupted(signal).into()),
             None => Ok(()),
         }
     }
@@ -319,7 +319,7 @@ impl<'a> Rollout<'a> {
             }
             Err(error) => {
                 let failed = self.take_failed();
-                Stopped { failed, ..Stopped::by(Fault::from_error(error)) }
+                Stopped { failed, ..Stopped::by(Error::from_error(error)) }
             }
         }
     }
@@ -432,7 +432,7 @@ impl<'a> Rollout<'a> {
             return Ok(());
         }
         self.failed = self.ids(&dead);
-        Err(Fault::unchanged(format!("{} does not run", self.names(&dead).join(", "))).into())
+        Err(Error::unchanged(format!("{} does not run", self.names(&dead).join(", "))).into())
     }
 
     /// Runs a hook; its failure ends the rollout, but for the way back.
@@ -448,7 +448,7 @@ impl<'a> Rollout<'a> {
                 Ok(())
             }
             false => {
-                Err(Fault::unchanged(format!("{what} of {} failed", self.name(key))).seen(done.said()).into())
+                Err(Error::unchanged(format!("{what} of {} failed", self.name(key))).seen(done.said()).into())
             }
         }
     }
@@ -547,7 +547,7 @@ pub fn probe(
     service: &Service,
     container: &Container,
     proxies: &[Arc<dyn Proxy>],
-) -> Result<health::Probe, Fault> {
+) -> Result<health::Probe, Error> {
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.fronts(&backend));
     let host = proxy.and_then(|p| p.host(container));

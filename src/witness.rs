@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::mask;
 use crate::model::Witnessing;
 use crate::proxy::entrance::Place;
@@ -127,13 +127,13 @@ impl Witness {
     ///
     /// # Errors
     /// One that does not in this time, with what it says; an interrupt.
-    pub fn wait_for_answers(&self, limit: Duration, stop: &StopSignal) -> Result<(), Fault> {
+    pub fn wait_for_answers(&self, limit: Duration, stop: &StopSignal) -> Result<(), Error> {
         let silent = || self.probes().iter().find(|p| !p.has_answered(Duration::MAX));
-        let waited = wait::until(POLL, limit, stop, || Ok::<_, Fault>(silent().is_none().then_some(())))?;
+        let waited = wait::until(POLL, limit, stop, || Ok::<_, Error>(silent().is_none().then_some(())))?;
         match (waited, silent()) {
-            (WaitResult::Interrupted(signal), _) => Err(Fault::interrupted(signal)),
+            (WaitResult::Interrupted(signal), _) => Err(Error::interrupted(signal)),
             (_, None) => Ok(()),
-            (_, Some(probe)) => Err(Fault::unchanged(format!(
+            (_, Some(probe)) => Err(Error::unchanged(format!(
                 "the witness gets no answer from `{}` before the deploy; nothing was changed",
                 probe.url()
             ))
@@ -177,7 +177,7 @@ impl Witness {
     }
 
     /// What was lost since the rotation changed last, where that is reason to bring the old release back: once.
-    pub fn objection(&self) -> Option<Fault> {
+    pub fn objection(&self) -> Option<Error> {
         if !self.judges.load(Ordering::Relaxed) {
             return None;
         }
@@ -189,7 +189,7 @@ impl Witness {
 
     /// A URL that answered before the switch and does not any more. One that loses, or has been silent for a second, is
     /// waited for.
-    pub fn lost_at_the_end(&self) -> Option<Fault> {
+    pub fn lost_at_the_end(&self) -> Option<Error> {
         let known = || {
             let (now, acts) = (self.now(), self.acts());
             let mut verdict = Some(None);
@@ -422,13 +422,13 @@ impl Probe {
         Silence::of(&self.heard().samples, self.open.load(Ordering::Relaxed), acts, now)
     }
 
-    fn lost_for(&self, silent: Duration) -> Fault {
+    fn lost_for(&self, silent: Duration) -> Error {
         let seconds = silent.as_secs_f64();
-        Fault::unchanged(format!("`{}` has given no good answer for {seconds:.1}s", self.url()))
+        Error::unchanged(format!("`{}` has given no good answer for {seconds:.1}s", self.url()))
             .seen(&self.last_said())
     }
 
-    fn objection(&self, acts: &Acts, now: Duration) -> Option<Fault> {
+    fn objection(&self, acts: &Acts, now: Duration) -> Option<Error> {
         // One that takes requests and never answers has lost none yet.
         if let Some(Silence { lasts, .. }) = self.silence(acts, now).filter(|s| s.is_lost() == Some(true)) {
             return Some(self.lost_for(lasts));
@@ -445,7 +445,7 @@ impl Probe {
         let told = versions(found.since.iter().copied().filter(|s| s.lost)).join(", ");
         let by = if told.is_empty() { String::new() } else { format!(" by version {told}") };
         Some(
-            Fault::unchanged(format!(
+            Error::unchanged(format!(
                 "the witness lost {} of {} requests to `{url}` since the switch ({how}{by}), and {before} before it",
                 since.lost, since.sent
             ))

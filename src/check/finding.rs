@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 
 /// What becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,14 +61,14 @@ impl Finding {
     }
 
     /// What a deploy would be refused for.
-    pub fn refused(about: Scope, fault: Fault) -> Finding {
+    pub fn refused(about: Scope, fault: Error) -> Finding {
         let seen = fault.details.iter().map(|d| format!("; {d}")).collect::<String>();
         let says = format!("{}{seen}", fault.message.trim_end_matches("; nothing was changed"));
         Finding::no(fault.rule.map_or("refused", |rule| rule), about, says, fault.hint.unwrap_or_default())
     }
 
     /// What a deploy would warn of.
-    pub fn lost(about: Scope, loss: Loss) -> Finding {
+    pub fn lost(about: Scope, loss: Risk) -> Finding {
         let severity = if loss.grave { Severity::No } else { Severity::Note };
         Finding { rule: loss.rule, severity, about, says: loss.says, fix: loss.fix }
     }

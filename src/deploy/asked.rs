@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::cli::{ComposeArgs, RollbackConfigArgs, RolloutArgs, UpdateArgs, WitnessArgs};
 use crate::docker::ComposeFlags;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{
     AnonymousVolumes, Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish,
     Words, Zd, ZdDrain, ZdHealth, ZdProxy,
@@ -236,7 +236,7 @@ pub fn targets(
     named: &[String],
     flagged: &[(&str, &str)],
     proxies: &[Arc<dyn Proxy>],
-) -> Result<Vec<Target>, Fault> {
+) -> Result<Vec<Target>, Error> {
     if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
         return Err(unknown(project, name, flag));
     }
@@ -252,19 +252,19 @@ pub fn targets(
     if let Some(proxy) = proxy_that_is_down(project, proxies).filter(|_| names.is_empty()) {
         let (name, container) = (proxy.name(), proxy.container());
         let status = &container.state.status;
-        return Err(Fault::unchanged(format!("{name} is {status}, so its routes cannot be read"))
+        return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
             .hint(crate::preflight::remedy(container))
             .rule(&"proxy-down"));
     }
     if names.is_empty() {
-        return Err(Fault::usage("no service of this project is routed to by a proxy")
+        return Err(Error::usage("no service of this project is routed to by a proxy")
             .hint(format!("name the services to deploy: {}", listed(project))));
     }
     let mut targets = as_targets(project, &names)?;
     if let Some((flag, name)) =
         flagged.iter().find(|(_, n)| !targets.iter().any(|t| t.services().contains(n)))
     {
-        return Err(Fault::usage(format!("`{flag} {name}=…` is about a service that is not deployed"))
+        return Err(Error::usage(format!("`{flag} {name}=…` is about a service that is not deployed"))
             .hint(format!("name it as well: `compose-zd deploy {} {name}`", names.join(" "))));
     }
     dependencies_first(project, &mut targets);
@@ -275,7 +275,7 @@ pub fn targets(
 ///
 /// # Errors
 /// A name that is neither.
-pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Fault> {
+pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Error> {
     let mut targets: Vec<Target> = Vec::new();
     for name in names {
         let target = match (project.pair(name), project.services.get(name)) {
@@ -341,8 +341,8 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
     }
 }
 
-pub fn unknown(project: &Project, name: &str, place: &str) -> Fault {
-    Fault::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
+pub fn unknown(project: &Project, name: &str, place: &str) -> Error {
+    Error::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
         .hint(format!("there are {}; a service of a profile needs `--profile`", listed(project)))
 }
 

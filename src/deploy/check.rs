@@ -21,7 +21,7 @@ use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
 use crate::docker::{DENIED, Docker};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Engine, Flags, Project};
 use crate::proxy::Proxy;
 use crate::report::Report;
@@ -46,15 +46,15 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     }
 }
 
-fn refuse_empty(definition: &Definition) -> Result<(), Fault> {
+fn refuse_empty(definition: &Definition) -> Result<(), Error> {
     match definition.project.services.is_empty() {
         false => Ok(()),
-        true => Err(Fault::usage(format!("{}: the project has no services", definition.source))
+        true => Err(Error::usage(format!("{}: the project has no services", definition.source))
             .hint("write them under `services`; those of a profile need `--profile`")),
     }
 }
 
-fn known(project: &Project, named: &[String]) -> Result<(), Fault> {
+fn known(project: &Project, named: &[String]) -> Result<(), Error> {
     let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
     match named.iter().find(|n| !is_known(n)) {
         Some(name) => Err(asked::unknown(project, name, "check")),
@@ -62,13 +62,13 @@ fn known(project: &Project, named: &[String]) -> Result<(), Fault> {
     }
 }
 
-fn lossy(sheet: &AuditReport) -> Fault {
+fn lossy(sheet: &AuditReport) -> Error {
     let names: Vec<String> = sheet.losing().iter().map(|n| format!("`{n}`")).collect();
     let what = match names.is_empty() {
         true => format!("project `{}`", sheet.project),
         false => names.join(", "),
     };
-    Fault::unchanged(format!("{what}: a deploy would lose requests or data, or be refused"))
+    Error::unchanged(format!("{what}: a deploy would lose requests or data, or be refused"))
         .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
 }
 
@@ -82,7 +82,7 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Re
         findings: Vec::new(),
         unjudged: Vec::new(),
     };
-    let containers = docker.containers().map_err(Fault::from_error);
+    let containers = docker.containers().map_err(Error::from_error);
     if let Err(fault) = &containers {
         sheet.unjudged.push(format!(
             "what runs, the images, and how much memory there is: {}",
@@ -211,6 +211,6 @@ fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
 }
 
 /// What a deploy of the target would be refused for by a proxy.
-fn refused_by(target: &Target, proxy: &dyn Proxy, fault: Fault) -> Finding {
+fn refused_by(target: &Target, proxy: &dyn Proxy, fault: Error) -> Finding {
     Finding::refused(about(target, proxy, &fault.message), fault)
 }

@@ -15,7 +15,7 @@ use super::oneshot::{self, OneShots};
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Flags, Project, Service, Snapshot};
 use crate::report::{Event, Report, Warning};
 
@@ -96,8 +96,8 @@ impl Definition {
             may_have_env_files: asked::may_have_env_files(compose),
             may_have_label_files: asked::may_have_label_files(compose),
             docker,
-            project: Project::read(yaml, &source, &flags).map_err(Fault::from)?,
-            snapshot: Snapshot::read(yaml).map_err(Fault::from)?,
+            project: Project::read(yaml, &source, &flags).map_err(Error::from)?,
+            snapshot: Snapshot::read(yaml).map_err(Error::from)?,
             folder: asked::project_folder(compose),
             source,
             flags,
@@ -121,8 +121,8 @@ impl Definition {
             may_have_env_files: false,
             may_have_label_files: false,
             docker: docker.clone(),
-            project: Project::read(text, &source, &flags).map_err(Fault::from)?,
-            snapshot: Snapshot::read(text).map_err(Fault::from)?,
+            project: Project::read(text, &source, &flags).map_err(Error::from)?,
+            snapshot: Snapshot::read(text).map_err(Error::from)?,
             folder,
             source,
             flags,
@@ -153,8 +153,8 @@ impl Definition {
         for name in missing {
             let text =
                 self.docker.config_of(name).map_err(|error| oneshot::unknown(&self.source, name, error))?;
-            self.snapshot.take(&[name], &Snapshot::read(&text).map_err(Fault::from)?);
-            let its = Project::read(&text, &self.source, &self.flags).map_err(Fault::from)?;
+            self.snapshot.take(&[name], &Snapshot::read(&text).map_err(Error::from)?);
+            let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
         }
         Ok(())
@@ -196,7 +196,7 @@ impl Definition {
             self.snapshot.set_image(service, reference);
         }
         let text = self.snapshot.text();
-        self.project = Project::read(&text, &self.source, &self.flags).map_err(Fault::from)?;
+        self.project = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
         self.write(ledger, ledger.next_number(), dry_run)
     }
 

@@ -7,7 +7,7 @@ use super::part::Part;
 use super::run::Run;
 use super::{adopt, rollback};
 use crate::docker::inspect::Container;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::observed::Key;
 use crate::plan::Standing;
@@ -19,7 +19,7 @@ use crate::wait::RunPhase;
 impl Run<'_> {
     /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
     /// paused.
-    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Fault, bool) {
+    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Error, bool) {
         let interrupted = stopped.why.is_interrupt();
         self.stop.enter(RunPhase::GoesBack);
         self.watch.end();
@@ -34,10 +34,10 @@ impl Run<'_> {
         }
         if parts[at].action() == FailureAction::Pause && !interrupted {
             self.report.event(Event::Paused);
-            let settled: Result<Vec<_>, Fault> =
+            let settled: Result<Vec<_>, Error> =
                 parts.iter_mut().map(|p| p.settle(&stopped.failed)).collect();
             let settled = settled.and_then(|counts| {
-                parts.iter().try_for_each(Part::release).map_err(Fault::from_error)?;
+                parts.iter().try_for_each(Part::release).map_err(Error::from_error)?;
                 Ok(counts)
             });
             match settled {
@@ -65,7 +65,7 @@ impl Run<'_> {
 
     /// Brings back what served before, of every part. Gives what keeps it from serving, and what was left to clean up;
     /// `failed` are the new instances that failed, by id.
-    fn all_go_back(&self, parts: &mut [Part], failed: &[String]) -> (Option<Fault>, Option<Fault>) {
+    fn all_go_back(&self, parts: &mut [Part], failed: &[String]) -> (Option<Error>, Option<Error>) {
         let mut worst = None;
         let mut unclean = None;
         let mut back = Vec::new();
@@ -98,7 +98,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// A public URL that answered before and does not any more.
-    pub fn answers_at_the_end(&self, parts: &[Part]) -> Result<(), Fault> {
+    pub fn answers_at_the_end(&self, parts: &[Part]) -> Result<(), Error> {
         let Some(lost) = self.witness.lost_at_the_end() else { return Ok(()) };
         let names: Vec<String> = parts.iter().map(|p| format!("`{}`", p.name())).collect();
         let (number, project) = (self.number, &self.project().name);
@@ -107,7 +107,7 @@ impl Run<'_> {
             names.join(", "),
             lost.message
         );
-        let fault = Fault { details: lost.details, ..Fault::new(Exit::Broken, message) };
+        let fault = Error { details: lost.details, ..Error::new(Exit::Broken, message) };
         Err(fault.hint(format!(
             "act now: `compose-zd rollback` puts the release before back; `docker compose --project-name {project} ps --all` \
              shows what runs"
@@ -116,19 +116,19 @@ impl Run<'_> {
 
     /// # Errors
     /// An old instance that runs beside the new release, and may get its requests.
-    pub fn leaves_nothing_running(&self, parts: &[Part]) -> Result<(), Fault> {
+    pub fn leaves_nothing_running(&self, parts: &[Part]) -> Result<(), Error> {
         let left = parts.iter().flat_map(Part::left).map(String::as_str).collect::<Vec<_>>().join(", ");
         if left.is_empty() {
             return Ok(());
         }
         let (number, project) = (self.number, &self.project().name);
         let message = format!("{left} could not be removed and runs beside release {number}, which serves");
-        Err(Fault::new(Exit::Kept, message).hint(format!(
+        Err(Error::new(Exit::Kept, message).hint(format!(
             "`compose-zd recover` removes it; `docker compose --project-name {project} ps --all` shows what runs"
         )))
     }
 
-    pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Fault) -> Fault {
+    pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Error) -> Error {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
             Kind::Rollback { .. } => "the rollback is paused",
@@ -140,13 +140,13 @@ impl Run<'_> {
             fault.message,
             self.number
         );
-        Fault { exit: Exit::Kept, message, ..fault }.hint(
+        Error { exit: Exit::Kept, message, ..fault }.hint(
             "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over",
         )
     }
 
     /// What served before need not have been one release, and may be gone: then the last good one is put back.
-    pub fn last_good(&self, parts: &[Part], fault: Fault) -> Fault {
+    pub fn last_good(&self, parts: &[Part], fault: Error) -> Error {
         let Some(record) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
             return fault;
         };
@@ -162,7 +162,7 @@ impl Run<'_> {
             return fault;
         }
         match rollback::to_last_good(self, record.number, &services) {
-            Ok(()) => Fault {
+            Ok(()) => Error {
                 exit: if fault.exit == Exit::Broken { Exit::Kept } else { fault.exit },
                 message: format!("{}; release {} is put back", fault.message, record.number),
                 hint: fault.hint.filter(|_| fault.exit != Exit::Broken),
@@ -174,14 +174,14 @@ impl Run<'_> {
 }
 
 /// Fewer instances serve than before; `why` is what kept them from coming back.
-fn not_serving(standing: &Standing, why: Option<&Fault>) -> Option<Fault> {
+fn not_serving(standing: &Standing, why: Option<&Error>) -> Option<Error> {
     let gone = standing.gone.join(", ");
     let why = why.map(|fault| format!(": {}", fault.message)).unwrap_or_default();
-    standing.is_worse().then(|| Fault::unchanged(format!("{gone} served before and does not serve now{why}")))
+    standing.is_worse().then(|| Error::unchanged(format!("{gone} served before and does not serve now{why}")))
 }
 
 /// As many serve as before: the old release, and new instances in the place of those of it that are gone.
-fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Fault) -> Fault {
+fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Error) -> Error {
     let names = |of: fn(&Standing) -> &Vec<Key>| parts.iter().flat_map(move |p| of(p.standing()));
     let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();
     let gone: Vec<&str> = names(|s| &s.gone).map(String::as_str).collect();
@@ -200,12 +200,12 @@ fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Fault) -> Fa
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
         _ => Exit::Kept,
     };
-    Fault { exit, message: format!("`{}`: {}; {serves}", target.name(), fault.message), ..fault }
+    Error { exit, message: format!("`{}`: {}; {serves}", target.name(), fault.message), ..fault }
 }
 
-fn broken(target: &Target, project: &str, first: Fault, second: &Fault) -> Fault {
+fn broken(target: &Target, project: &str, first: Error, second: &Error) -> Error {
     let (name, first_message, second_message) = (target.name(), &first.message, &second.message);
-    let mut fault = Fault::new(
+    let mut fault = Error::new(
         Exit::Broken,
         format!("`{name}`: {first_message}; and what served before could not be restored: {second_message}"),
     );

@@ -6,7 +6,7 @@ use super::asked::Target;
 use super::run::Run;
 use super::scene::{Scene, Viewer};
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
 use crate::plan::{Goal, Pace, Strategy};
@@ -51,7 +51,7 @@ impl Run<'_> {
         }
     }
 
-    pub fn strategy(&self, viewer: &Viewer, scene: &Scene) -> Result<Strategy, Fault> {
+    pub fn strategy(&self, viewer: &Viewer, scene: &Scene) -> Result<Strategy, Error> {
         let (target, observed) = (viewer.target, &scene.observed);
         let fallen = |name: &str| {
             let its =

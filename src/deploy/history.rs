@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::ledger::Ledger;
 use super::{rollback, turn};
 use crate::cli::{ComposeArgs, HistoryArgs};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::release::{Kind, Outcome, Record};
 use crate::report::history::{Chronicle, Deployed, HEAD, Losses, ReleaseRow};
 use crate::report::{Report, entry, timeline};
@@ -90,11 +90,11 @@ fn row(record: &Record, ledger: &Ledger) -> ReleaseRow {
 }
 
 /// The page of a rollout that was written down.
-fn picture(ledger: &Ledger, number: u32) -> Result<String, Fault> {
+fn picture(ledger: &Ledger, number: u32) -> Result<String, Error> {
     let missing = || {
         let known = ledger.history.newest_first().map(|r| r.number).filter(|n| ledger.has_events(*n));
         let known: Vec<String> = known.map(|n| n.to_string()).collect();
-        let fault = Fault::usage(format!("what happened in the rollout of release {number} is not kept"));
+        let fault = Error::usage(format!("what happened in the rollout of release {number} is not kept"));
         match known.is_empty() {
             true => fault.hint("a rollout is written down when it runs; those before 0.1.0 were not"),
             false => fault.hint(format!("it is kept of {}", known.join(", "))),

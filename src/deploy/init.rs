@@ -11,7 +11,7 @@ use super::definition::{connect, resolved};
 use super::{scene, stack};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::init::write::{self, There};
 use crate::init::{self, Facts, Front, Layout, NewFile, Wish};
 use crate::model::{Engine, Flags, Project};
@@ -62,7 +62,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
     let folder = std::env::current_dir()?;
     let there = write::look(&folder, &file)?;
     if there == There::Other && !args.force {
-        return Err(Fault::usage("`compose.yaml` is there already, and is another one; nothing was changed")
+        return Err(Error::usage("`compose.yaml` is there already, and is another one; nothing was changed")
             .hint("write it elsewhere: `cd` to another folder; or overwrite it with `--force`")
             .into());
     }
@@ -120,10 +120,10 @@ impl Scene {
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
         let yaml = resolved(&mut docker, report)?;
         let project =
-            Project::read(&yaml, &asked::source(compose), &Flags::default()).map_err(Fault::from)?;
+            Project::read(&yaml, &asked::source(compose), &Flags::default()).map_err(Error::from)?;
         let facts = Facts::read(&yaml)?;
         if facts.apps.is_empty() {
-            return Err(Fault::usage(format!("`{}` has no service", asked::source(compose)))
+            return Err(Error::usage(format!("`{}` has no service", asked::source(compose)))
                 .hint("add one under `services`; a service of a profile needs `--profile`")
                 .into());
         }
@@ -139,7 +139,7 @@ impl Scene {
         match self.proxies() {
             Ok(found) => self.found = found,
             Err(error) => {
-                let why = Fault::from_error(error).message;
+                let why = Error::from_error(error).message;
                 self.report.warn(&Warning::Ignored(format!("{why}; only the file is looked at")));
                 return;
             }
@@ -211,7 +211,7 @@ impl Scene {
     }
 
     /// The one that there is, or those that somebody at the terminal says.
-    fn choose(&self) -> Result<Vec<(String, Option<u16>)>, Fault> {
+    fn choose(&self) -> Result<Vec<(String, Option<u16>)>, Error> {
         let names = init::candidates(&self.facts);
         let (services, all) = match &names[..] {
             [] => (Vec::new(), self.facts.apps.keys().map(String::as_str).collect()),
@@ -223,7 +223,7 @@ impl Scene {
             }
         };
         match services.is_empty() {
-            true => Err(Fault::usage("which service is to get a proxy?").hint(format!(
+            true => Err(Error::usage("which service is to get a proxy?").hint(format!(
                 "name it with `--service NAME` or `--service NAME:PORT`: {}; `--no-proxy` adds none",
                 all.iter().map(|n: &&str| format!("`{n}`")).collect::<Vec<_>>().join(", ")
             ))),
@@ -246,12 +246,12 @@ impl Scene {
         };
         let too_old = || {
             let said = "Compose does not understand `!reset`, which takes ports away from a service";
-            Fault::unchanged(said).hint("install Docker Compose 2.24.4 or later")
+            Error::unchanged(said).hint("install Docker Compose 2.24.4 or later")
         };
         match yaml {
             Ok(yaml) if is_free(&Facts::read(&yaml)?) => Ok(()),
             Ok(_) => Err(too_old().into()),
-            Err(error) => Err(too_old().seen(&Fault::from_error(error).to_string()).into()),
+            Err(error) => Err(too_old().seen(&Error::from_error(error).to_string()).into()),
         }
     }
 
@@ -259,7 +259,7 @@ impl Scene {
     ///
     /// # Errors
     /// A proxy that is not there because a file of the user's is in its place.
-    fn tell(&self, fronts: &[Front], fates: &[(&NewFile, There, Fate)]) -> Result<(), Fault> {
+    fn tell(&self, fronts: &[Front], fates: &[(&NewFile, There, Fate)]) -> Result<(), Error> {
         let row = |(file, _, fate): &(&NewFile, There, Fate)| {
             vec![fate.word().to_string(), file.path.display().to_string(), file.about.clone()]
         };
@@ -270,7 +270,7 @@ impl Scene {
             of_proxy.filter(|file| kept(&file.path) && !init::is_ours(&self.folder.join(&file.path)));
         if let Some(file) = in_the_way.next() {
             let path = file.path.display();
-            return Err(Fault::unchanged(format!(
+            return Err(Error::unchanged(format!(
                 "`{path}` is there already and stays as it is: put this into it"
             ))
             .seen(&file.text)
@@ -321,7 +321,7 @@ fn fates<'a>(
     folder: &Path,
     files: &'a [NewFile],
     force: bool,
-) -> Result<Vec<(&'a NewFile, There, Fate)>, Fault> {
+) -> Result<Vec<(&'a NewFile, There, Fate)>, Error> {
     let fate = |file: &'a NewFile| {
         let there = write::look(folder, file)?;
         let overwrite =
@@ -347,13 +347,13 @@ fn is_shadowed(folder: &Path, path: &Path) -> bool {
 ///
 /// # Errors
 /// No Compose file.
-fn layout(compose: &ComposeArgs, folder: &Path) -> Result<Layout, Fault> {
+fn layout(compose: &ComposeArgs, folder: &Path) -> Result<Layout, Error> {
     let named = named_files(compose, folder);
     if !named.is_empty() {
         return Ok(Layout::named(&named, folder));
     }
     let Some(main) = asked::FILES.iter().find(|name| folder.join(name).exists()) else {
-        return Err(Fault::usage(format!("there is no Compose file in `{}` or above it", folder.display()))
+        return Err(Error::usage(format!("there is no Compose file in `{}` or above it", folder.display()))
             .hint(
                 "write a `compose.yaml` with the service that is to be deployed, or name one with `--file`",
             ));

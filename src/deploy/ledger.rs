@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::home::Home;
 use crate::docker::Docker;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::git::{self, Git};
 use crate::mask;
 use crate::model::Snapshot;
@@ -72,7 +72,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn open(home: &Home, project: &str) -> Result<Ledger, Fault> {
+    pub fn open(home: &Home, project: &str) -> Result<Ledger, Error> {
         let Home { state_dir, engine } = home;
         let store = Store::new(state_dir, project)?.of_engine(engine.clone());
         let history = store.history()?;
@@ -87,7 +87,7 @@ impl Ledger {
     /// Tells of every file that cannot be read.
     pub fn for_looking(self, report: Report) -> Ledger {
         self.unread().for_each(|damage| {
-            let hint = Fault::from(damage).hint.unwrap_or_default();
+            let hint = Error::from(damage).hint.unwrap_or_default();
             report.warn(&Warning::Release(format!("{damage}; {hint}")));
         });
         self
@@ -99,10 +99,10 @@ impl Ledger {
     ///
     /// # Errors
     /// A file of a newer version: what that one keeps, and what it headed for, is not ours to go on from.
-    pub fn for_change(self, report: Report) -> Result<Ledger, Fault> {
+    pub fn for_change(self, report: Report) -> Result<Ledger, Error> {
         if self.home.engine.is_none() && self.store.is_marked() {
             let folder = self.folder().display().to_string();
-            return Err(Fault::unchanged(format!(
+            return Err(Error::unchanged(format!(
                 "the engine does not say which one it is, and the releases in {folder} belong to one; nothing was changed"
             ))
             .hint("`docker info` has to answer with an ID; then try again"));
@@ -141,7 +141,7 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn reopened(&self) -> Result<Ledger, Fault> {
+    pub fn reopened(&self) -> Result<Ledger, Error> {
         Ledger::open(&self.home, &self.project)
     }
 
@@ -149,7 +149,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn place(&self) -> Result<Place, Fault> {
+    pub fn place(&self) -> Result<Place, Error> {
         Place::take(&self.store)
     }
 
@@ -172,7 +172,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A file that is gone or cannot be read.
-    pub fn config(&self, number: u32) -> Result<String, Fault> {
+    pub fn config(&self, number: u32) -> Result<String, Error> {
         self.store.config(number)
     }
 
@@ -184,7 +184,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A file that is gone, was cut short, or is of another project; none shows what is in it.
-    pub fn snapshot(&self, number: u32) -> Result<Snapshot, Fault> {
+    pub fn snapshot(&self, number: u32) -> Result<Snapshot, Error> {
         let snapshot = Snapshot::read(&self.config(number)?).ok();
         snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is no resolved configuration of `{}`", self.project);
@@ -201,7 +201,7 @@ impl Ledger {
 
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write_config(&self, number: u32, text: &str) -> Result<(), Fault> {
+    pub fn write_config(&self, number: u32, text: &str) -> Result<(), Error> {
         self.store.write_config(number, text)
     }
 
@@ -210,7 +210,7 @@ impl Ledger {
     }
 
     /// The project after a rollout of these services: the others are as they were put in place before.
-    pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Fault> {
+    pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Error> {
         let mut snapshot = Snapshot::read(new)?;
         if let Some((current, before)) = self.base() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
@@ -223,7 +223,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn begin(&self, entry: &Entry, report: Report) -> Result<(), Fault> {
+    pub fn begin(&self, entry: &Entry, report: Report) -> Result<(), Error> {
         self.begin_with(entry, &BTreeMap::new(), report)
     }
 
@@ -236,7 +236,7 @@ impl Ledger {
         entry: &Entry,
         restart: &BTreeMap<String, String>,
         report: Report,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
         if self.store.wanted().is_err() {
             self.store.set_wanted_aside()?;
@@ -302,7 +302,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A file that is there and cannot be read.
-    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Fault> {
+    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Error> {
         self.store.events(number).map_err(|damage| (&damage).into())
     }
 
@@ -346,7 +346,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn adopt(&mut self, entry: &Entry) -> Result<(), Fault> {
+    pub fn adopt(&mut self, entry: &Entry) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
         let course = Course {
             outcome: Outcome::Deployed,
@@ -361,7 +361,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn pause(&self, entry: &Entry) -> Result<(), Fault> {
+    fn pause(&self, entry: &Entry) -> Result<(), Error> {
         self.store.set_wanted(&release::Wanted {
             format: FORMAT,
             number: entry.number,
@@ -454,7 +454,7 @@ fn command_line() -> String {
 
 impl Course {
     /// How a run went that this ended.
-    pub fn of(fault: Option<&Fault>, paused: bool, took: Duration, cut: usize) -> Course {
+    pub fn of(fault: Option<&Error>, paused: bool, took: Duration, cut: usize) -> Course {
         let outcome = match fault.map(|f| f.exit) {
             _ if paused => Outcome::Paused,
             None => Outcome::Deployed,

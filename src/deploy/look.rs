@@ -12,7 +12,7 @@ use super::scene::{self, Viewer};
 use super::serving::{self, Serving};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
-use crate::fault::Loss;
+use crate::error::Risk;
 use crate::health::Probe;
 use crate::observed::{Generation, Instance, State};
 use crate::preflight::{self, Surroundings};
@@ -25,7 +25,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// The first reason, with its fix.
-    pub fn judge(&self, part: &Part, containers: &[Container]) -> Result<Vec<Loss>> {
+    pub fn judge(&self, part: &Part, containers: &[Container]) -> Result<Vec<Risk>> {
         let found = preflight::engine(&Surroundings {
             viewer: part.viewer,
             fronting: &part.viewer.proxies,
@@ -40,7 +40,7 @@ impl<'a> Run<'a> {
         found.into_iter().map(note).collect()
     }
 
-    pub fn announce(&self, part: &Part, notes: &[Loss]) {
+    pub fn announce(&self, part: &Part, notes: &[Risk]) {
         let viewer = part.viewer;
         self.report.event(Event::Deploying {
             target: part.name().into(),

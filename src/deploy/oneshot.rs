@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::asked::Target;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Project, Service};
 
 /// The one-shots of a run, each once.
@@ -47,11 +47,11 @@ fn completing(project: &Project, targets: &[Target]) -> Vec<String> {
 }
 
 /// One that is no service of the file.
-pub fn unknown(source: &str, name: &str, error: anyhow::Error) -> Fault {
-    Fault::usage(format!(
+pub fn unknown(source: &str, name: &str, error: anyhow::Error) -> Error {
+    Error::usage(format!(
         "{source}: `x-zd.before` or `x-zd.after` names `{name}`, which Compose does not know"
     ))
-    .seen(&Fault::from_error(error).details.join("\n"))
+    .seen(&Error::from_error(error).details.join("\n"))
     .hint("name a service of this file")
 }
 

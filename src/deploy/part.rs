@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::scene::{Scene, Viewer};
 use crate::docker::inspect::{CONFIG_HASH, Container};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{FailureAction, Update};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Standing, Step, Strategy};
@@ -64,8 +64,8 @@ impl<'a> Part<'a> {
         terms: Terms,
         tools: Tools<'a>,
         stop: &StopSignal,
-    ) -> Result<Part<'a>, Fault> {
-        let plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
+    ) -> Result<Part<'a>, Error> {
+        let plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
         let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
         let slots = plan.slots;
         let window = plan.window().filter(|_| plan.goes_on_watching());
@@ -193,7 +193,7 @@ impl<'a> Part<'a> {
     pub fn run(&mut self, stage: Stage) -> Result<(), Stopped> {
         self.rollout
             .watch_on(&std::mem::take(&mut self.young))
-            .map_err(|e| Stopped::by(Fault::from_error(e)))?;
+            .map_err(|e| Stopped::by(Error::from_error(e)))?;
         loop {
             match self.try_run(stage) {
                 Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
@@ -322,13 +322,13 @@ impl<'a> Part<'a> {
     }
 
     /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
-    fn plan_anew(&mut self, spared: impl Fn(&Goal, &Observed) -> usize) -> Result<(), Fault> {
+    fn plan_anew(&mut self, spared: impl Fn(&Goal, &Observed) -> usize) -> Result<(), Error> {
         let scene = self.look()?;
         let mut strategy = self.strategy.clone();
         if let Strategy::Scale(goal) = &mut strategy {
             goal.spared = spared(goal, &scene.observed);
         }
-        self.plan = plan::plan(&strategy, &scene.observed).map_err(Fault::from)?;
+        self.plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
         let next = Rollout::new(self.tools, self.stop.clone(), &scene.observed, scene.containers);
         let tolerance = self.tolerance();
         let before = std::mem::replace(&mut self.rollout, next);
@@ -337,7 +337,7 @@ impl<'a> Part<'a> {
     }
 
     /// What is there; those that failed count as broken, whatever they do now.
-    fn look(&self) -> Result<Scene, Fault> {
+    fn look(&self) -> Result<Scene, Error> {
         let mut scene = self.viewer.look_patiently()?;
         for instance in &mut scene.observed.instances {
             if self.failed.contains(&scene.containers[&instance.key].id) {
@@ -352,7 +352,7 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// What keeps it from settling.
-    pub fn settle(&mut self, stopped: &[String]) -> Result<(usize, usize), Fault> {
+    pub fn settle(&mut self, stopped: &[String]) -> Result<(usize, usize), Error> {
         self.failed.extend(stopped.iter().cloned());
         let Strategy::Scale(goal) = &mut self.strategy else {
             let (rollout, fault) = self.go_back(stopped)?;
@@ -383,7 +383,7 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// Nothing can be seen of what is there.
-    pub fn go_back(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Fault>), Fault> {
+    pub fn go_back(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Error>), Error> {
         let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
         let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
         let mut is_first = true;
@@ -421,7 +421,7 @@ impl<'a> Part<'a> {
     /// What is there on the way back. Those that failed are not ready, and those that are `dead` and do not run do not
     /// come back. New instances are probed only where they have to take the place of old ones that are gone: one that
     /// hangs would keep the way back waiting.
-    fn look_on_the_way_back(&self, failed: &[String], dead: &BTreeSet<String>) -> Result<Scene, Fault> {
+    fn look_on_the_way_back(&self, failed: &[String], dead: &BTreeSet<String>) -> Result<Scene, Error> {
         let marked = |mut scene: Scene| {
             for instance in &mut scene.observed.instances {
                 let id = &scene.containers[&instance.key].id;

@@ -9,7 +9,7 @@ use crate::cli::{ComposeArgs, PruneArgs};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
 use crate::docker::{Docker, KEEPS, familiar};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::lock;
 use crate::model::Snapshot;
 use crate::report::{Report, Warning};
@@ -41,8 +41,8 @@ fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<S
         return Ok(name.clone());
     }
     let yaml = resolved(docker, report)
-        .map_err(|error| Fault::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
-    let snapshot = Snapshot::read(&yaml).map_err(Fault::from)?;
+        .map_err(|error| Error::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
+    let snapshot = Snapshot::read(&yaml).map_err(Error::from)?;
     Ok(snapshot.project().unwrap_or_default().to_string())
 }
 

@@ -19,7 +19,7 @@ use super::stack;
 use super::turn::{Caller, Held, Turn};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::watch::Watch;
 use crate::model::{Flags, Project, Snapshot, UpdateWish};
 use crate::preflight;
@@ -77,8 +77,8 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let record = paused.as_ref().and_then(|h| ledger.history.get(h.number));
     let lost = paused.as_ref().and_then(|h| ledger.history.unreadable(h.number));
     let (Some(paused), Some(record)) = (paused, record) else {
-        let none = || Fault::usage("no rollout of this project is paused");
-        let fault = lost.map_or_else(none, Fault::from);
+        let none = || Error::usage("no rollout of this project is paused");
+        let fault = lost.map_or_else(none, Error::from);
         return Err(fault.hint("`compose-zd deploy` starts one").into());
     };
     let folder = asked::project_folder(compose);
@@ -110,7 +110,7 @@ pub fn recover(
         return Ok(());
     };
     if heading.paused {
-        return Err(Fault::usage("nothing was left half done: a rollout of this project is paused")
+        return Err(Error::usage("nothing was left half done: a rollout of this project is paused")
             .hint("`compose-zd deploy --resume` goes on with it, `compose-zd rollback` puts back what was before")
             .into());
     }
@@ -142,7 +142,7 @@ pub fn recover(
 pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
     let ledger = run.ledger.reopened()?;
     let Some(record) = ledger.history.get(number) else {
-        return Err(Fault::unchanged(format!("there is no release {number}")).into());
+        return Err(Error::unchanged(format!("there is no release {number}")).into());
     };
     // That it failed is told already.
     let mut rollout = run.rollout.clone();
@@ -212,7 +212,7 @@ fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Rep
     };
     let engine = asked::engine(engine, read.and_then(|p| p.engine));
     let name = match file {
-        Ok(yaml) => Snapshot::read(&yaml).map_err(Fault::from)?.project().unwrap_or_default().to_string(),
+        Ok(yaml) => Snapshot::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string(),
         Err(error) => {
             let cluster = docker.cluster().ok();
             let folders = [None, cluster.as_deref()].map(|c| asked::state_dir(compose, dir, c));
@@ -267,7 +267,7 @@ struct Asked<'a> {
 ///
 /// # Errors
 /// None to go back to, with those that there are.
-fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Fault> {
+fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Error> {
     let history = &ledger.history;
     let Some(current) = history.current() else {
         return choose_blindly(ledger, services, to);
@@ -309,9 +309,9 @@ pub fn goes_to(ledger: &Ledger) -> Option<u32> {
 ///
 /// # Errors
 /// None is named; none is recorded.
-fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Fault> {
+fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Error> {
     match (ledger.history.damaged().next(), to) {
-        (None, _) => Err(Fault::usage(format!(
+        (None, _) => Err(Error::usage(format!(
             "no release of `{}` is recorded in {}",
             ledger.project,
             ledger.folder().display()
@@ -330,9 +330,9 @@ fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) 
 
 /// # Errors
 /// A service that the release does not have.
-fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result<Asked<'a>, Fault> {
+fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result<Asked<'a>, Error> {
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
-        Some(service) => Err(Fault::usage(format!("release {} has no service `{service}`", chosen.number))
+        Some(service) => Err(Error::usage(format!("release {} has no service `{service}`", chosen.number))
             .hint(listed(ledger))),
         None => Ok(Asked { record: chosen, services: named, number: 0, kind: Kind::Deploy }),
     }
@@ -343,7 +343,7 @@ fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result
 ///
 /// # Errors
 /// None before; one that may be it cannot be read.
-fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a Record, Fault> {
+fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a Record, Error> {
     let found = ledger.history.previous(services).filter(|_| !services.is_empty());
     let between = ledger.history.unreadable_since(found.map_or(0, |r| r.number));
     match (between, found) {
@@ -360,14 +360,14 @@ fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a Record, Fau
 
 /// # Errors
 /// A rollout ended halfway, and what it was about cannot be read: what goes back is to be said.
-fn unfinished_is_known(ledger: &Ledger) -> Result<(), Fault> {
+fn unfinished_is_known(ledger: &Ledger) -> Result<(), Error> {
     ledger.lost.iter().try_for_each(|damage| {
         Err(unreadable(ledger, damage, "it says what a rollout that did not get to its end was about"))
     })
 }
 
-fn unreadable(ledger: &Ledger, damage: &Damage, so: &str) -> Fault {
-    Fault::unchanged(format!("{damage}, and {so}"))
+fn unreadable(ledger: &Ledger, damage: &Damage, so: &str) -> Error {
+    Error::unchanged(format!("{damage}, and {so}"))
         .hint(format!("name the release to put back with `--to`: {}", listed(ledger)))
 }
 
@@ -379,15 +379,15 @@ fn last_changed(history: &History, current: &Record) -> Vec<String> {
 
 /// # Errors
 /// A number that is not kept, or that never served.
-fn release(ledger: &Ledger, number: u32) -> Result<&Record, Fault> {
-    let refuse = |why: &str| Err(Fault::usage(format!("release {number} {why}")).hint(listed(ledger)));
+fn release(ledger: &Ledger, number: u32) -> Result<&Record, Error> {
+    let refuse = |why: &str| Err(Error::usage(format!("release {number} {why}")).hint(listed(ledger)));
     match ledger.history.get(number) {
         None => match ledger.history.unreadable(number) {
             Some(damage) => Err(unreadable(ledger, damage, "another release has to be put back")),
             None => refuse("is not recorded"),
         },
         Some(record) if record.outcome != Outcome::Deployed => refuse("was never put in place whole"),
-        Some(record) if !ledger.config_path(number).exists() => Err(Fault::usage(format!(
+        Some(record) if !ledger.config_path(number).exists() => Err(Error::usage(format!(
             "release {} is history only: its configuration was not kept",
             record.number
         ))
@@ -396,12 +396,12 @@ fn release(ledger: &Ledger, number: u32) -> Result<&Record, Fault> {
     }
 }
 
-fn none_before(ledger: &Ledger, services: &[String]) -> Fault {
+fn none_before(ledger: &Ledger, services: &[String]) -> Error {
     let whose = match services {
         [] => format!("`{}`", ledger.project),
         some => some.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
     };
-    Fault::usage(format!("there is no release of {whose} before the current one")).hint(listed(ledger))
+    Error::usage(format!("there is no release of {whose} before the current one")).hint(listed(ledger))
 }
 
 /// The releases that can be gone back to, in words.
@@ -455,7 +455,7 @@ impl Back<'_> {
         };
         let text = self.ledger.config(current.number)?;
         let project =
-            Project::read(&text, &format!("release {}", current.number), &self.flags).map_err(Fault::from)?;
+            Project::read(&text, &format!("release {}", current.number), &self.flags).map_err(Error::from)?;
         let targets = asked::as_targets(&project, names)?;
         Ok(targets.iter().flat_map(Target::services).map(String::from).collect())
     }

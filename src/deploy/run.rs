@@ -19,7 +19,7 @@ use super::scene::{self, Viewer, Wanted};
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::health::watch::Watch;
 use crate::model::Project;
 use crate::plan::Stage;
@@ -381,11 +381,11 @@ impl<'a> Run<'a> {
                 continue;
             }
             self.wait_for_its_last_run(service)
-                .map_err(|error| Box::new(Stopped::by(Fault::from_error(error))))?;
+                .map_err(|error| Box::new(Stopped::by(Error::from_error(error))))?;
             self.report.event(Event::Running { service: service.clone() });
             let worked = self.run_shot(service)?;
             if let Some(signal) = self.stop.signal() {
-                return Err(Box::new(Stopped::by(Fault::interrupted(signal))));
+                return Err(Box::new(Stopped::by(Error::interrupted(signal))));
             }
             if !worked {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
@@ -395,7 +395,7 @@ impl<'a> Run<'a> {
                     "before" if !named => "service_completed_successfully".to_string(),
                     _ => format!("x-zd.{when}"),
                 };
-                let fault = Fault::unchanged(format!("`{service}` (`{key}`) failed{end}"))
+                let fault = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
                     .hint("what it said stands above");
                 return Err(Box::new(Stopped::by(fault)));
             }
@@ -451,7 +451,7 @@ impl<'a> Run<'a> {
         match waited {
             Ok(WaitResult::Done(worked)) => {
                 thread.join().expect("no panic in a one-shot");
-                worked.map_err(|error| Box::new(Stopped::by(Fault::from_error(error))))
+                worked.map_err(|error| Box::new(Stopped::by(Error::from_error(error))))
             }
             Ok(_) => unreachable!("nothing else ends it"),
             Err(stopped) => {

@@ -10,7 +10,7 @@ use super::asked::{Target, backend};
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
 use crate::docker::{CommandResult, Docker};
 use crate::drain;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::{Asker, Probe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, Key, Observed, State};
@@ -141,12 +141,12 @@ pub struct Scene {
 type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 
 /// Looks until it gets to see something.
-fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Fault> {
-    let mut last = Fault::unchanged("nothing was looked at");
+fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Error> {
+    let mut last = Error::unchanged("nothing was looked at");
     let seen = wait::until(PATIENCE_POLL, PATIENCE, &StopSignal::default(), || match look() {
-        Ok(scene) => Ok::<_, Fault>(Some(scene)),
+        Ok(scene) => Ok::<_, Error>(Some(scene)),
         Err(error) => {
-            last = Fault::from_error(error);
+            last = Error::from_error(error);
             Ok(None)
         }
     })?;
@@ -170,7 +170,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// A service with nothing to ask.
-    pub fn probes(&self) -> Result<Vec<(&str, Probe)>, Fault> {
+    pub fn probes(&self) -> Result<Vec<(&str, Probe)>, Error> {
         let services = self.target.services().into_iter();
         let probe = |name| {
             let service = &self.project.services[name];
@@ -234,7 +234,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// The last reason why there is nothing to see.
-    pub fn look_patiently(&self) -> Result<Scene, Fault> {
+    pub fn look_patiently(&self) -> Result<Scene, Error> {
         patiently(|| self.look())
     }
 
@@ -243,7 +243,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// As [`Viewer::look_patiently`].
-    pub fn look_back(&self) -> Result<Scene, Fault> {
+    pub fn look_back(&self) -> Result<Scene, Error> {
         patiently(|| {
             let members = self.members()?;
             self.scene(members, &|_, container| Ok(!container.is_failing()))
@@ -254,12 +254,12 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// No engine.
-    pub fn sees_restart(&self, containers: &BTreeMap<Key, Container>) -> Result<bool, Fault> {
+    pub fn sees_restart(&self, containers: &BTreeMap<Key, Container>) -> Result<bool, Error> {
         let restarts = |c: &&Container| c.state.status == "restarting";
         let ids: Vec<String> = containers.values().filter(restarts).map(|c| c.id.clone()).collect();
         wait::until(PATIENCE_POLL, RESTART, &StopSignal::default(), || {
-            let now = self.docker.inspect(&ids).map_err(Fault::from_error)?;
-            Ok::<_, Fault>((!now.iter().any(|c| restarts(&c))).then_some(()))
+            let now = self.docker.inspect(&ids).map_err(Error::from_error)?;
+            Ok::<_, Error>((!now.iter().any(|c| restarts(&c))).then_some(()))
         })?;
         Ok(!ids.is_empty())
     }
@@ -421,14 +421,14 @@ fn named(
 ) -> Result<Arc<dyn Proxy>> {
     let found = containers.iter().find(|c| is_named(c, name));
     let container = found.ok_or_else(|| {
-        Fault::usage(format!(
+        Error::usage(format!(
             "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"
         ))
         .hint("`docker ps` lists those that run")
         .rule(&"proxy-missing")
     })?;
     if !container.is_running() {
-        return Err(Fault::unchanged(format!("the proxy `{name}` is {}", container.state.status))
+        return Err(Error::unchanged(format!("the proxy `{name}` is {}", container.state.status))
             .hint(crate::preflight::remedy(container))
             .rule(&"proxy-down")
             .into());
@@ -437,7 +437,7 @@ fn named(
         return introduced(docker, proxy::declared(kind, container)?);
     }
     all.iter().find(|p| p.container().id == container.id).cloned().ok_or_else(|| {
-        Fault::usage(format!("`{name}` is no proxy that can be recognised"))
+        Error::usage(format!("`{name}` is no proxy that can be recognised"))
             .hint("say what it is with `x-zd.proxy.kind` (or `--proxy-kind`)")
             .rule(&"unknown-proxy-kind")
             .into()

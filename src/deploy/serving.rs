@@ -13,7 +13,7 @@ use anyhow::Result;
 use super::scene::Viewer;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::{Answer, Asker, Probe};
 use crate::model::{Project, Service};
 use crate::proxy::Proxy;
@@ -44,7 +44,7 @@ impl<'a> Serving<'a> {
         viewer: &Viewer<'a>,
         proxies: &[Arc<dyn Proxy>],
         containers: impl Iterator<Item = &'a Container>,
-    ) -> Result<Vec<Serving<'a>>, Fault> {
+    ) -> Result<Vec<Serving<'a>>, Error> {
         let probes = viewer.probes()?;
         let by_command = |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, Probe::Check(_)));
         let all = containers.filter_map(|container| Serving::new(viewer.project, container, proxies));

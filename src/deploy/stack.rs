@@ -20,7 +20,7 @@ use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
-use crate::fault::{Exit, Fault, Loss};
+use crate::error::{Error, Exit, Risk};
 use crate::model::{Engine, Project, Wrong};
 use crate::release::{Kind, Placed};
 use crate::report::{Event, Report, Warning};
@@ -56,17 +56,17 @@ pub fn cluster(docker: &Docker, asked: Option<Engine>, stack: &str) -> Result<Op
 ///
 /// # Errors
 /// Any of them.
-pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Fault> {
+pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
     let given = args.resolve_image.as_ref().map(|_| "--resolve-image");
     match given.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
-        Some(flag) => Err(Fault::usage(format!("`{flag}` is about Swarm, and this project is not a stack"))
+        Some(flag) => Err(Error::usage(format!("`{flag}` is about Swarm, and this project is not a stack"))
             .hint(format!("leave `{flag}` out, or deploy with `--engine swarm`"))),
         None => Ok(()),
     }
 }
 
 /// A project that no proxy routes to may be meant for the Swarm that its engine manages.
-pub fn hint_at_swarm(docker: &Docker, fault: Fault) -> Fault {
+pub fn hint_at_swarm(docker: &Docker, fault: Error) -> Error {
     match (docker.cluster(), &fault.hint) {
         (Ok(_), Some(hint)) => {
             let hint = format!(
@@ -184,7 +184,7 @@ pub fn unrecorded(
     let services: Vec<&Service> = before.services.values().filter(named).filter(differs).collect();
     let names: Vec<String> = services.iter().map(|s| s.name.clone()).collect();
     if names.is_empty() {
-        return Err(Fault::usage(format!("stack `{name}`: no release is recorded, and Swarm remembers none either"))
+        return Err(Error::usage(format!("stack `{name}`: no release is recorded, and Swarm remembers none either"))
             .hint("Swarm forgets what was before with every update that changes nothing; `compose-zd deploy` records releases")
             .into());
     }
@@ -205,17 +205,17 @@ pub fn unrecorded(
             report.put_back(name, &names);
             Ok(())
         }
-        End::Interrupted(signal) => Err(Fault::interrupted(signal)
+        End::Interrupted(signal) => Err(Error::interrupted(signal)
             .hint("Swarm goes on putting it back; see `docker stack ps`")
             .into()),
-        End::Lost(fault) => Err(Fault { exit: Exit::Broken, ..fault }.into()),
+        End::Lost(fault) => Err(Error { exit: Exit::Broken, ..fault }.into()),
         End::Failed(failure, standing) => {
             let message = format!("`{}`: {}", failure.service, words(&standing));
-            Err(Fault::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
         End::Stuck(failure, after) => {
             let message = format!("`{}`: nothing got further for {}s", failure.service, after.as_secs());
-            Err(Fault::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
     }
 }
@@ -231,13 +231,13 @@ pub fn losses(
     file: &StackFile,
     nodes: Option<&Nodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
-) -> Result<Vec<(String, Loss)>> {
+) -> Result<Vec<(String, Risk)>> {
     let fronts = fronts(project)?;
     let mut all = nodes.map(|nodes| nodes.losses(file)).unwrap_or_default();
     for (service, part) in file.value["services"].as_object().into_iter().flatten() {
         let before: Vec<&Front> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
         let others = before.iter().filter(|f| f.service != *service);
-        let lost: Vec<Loss> = others.flat_map(|front| front.risks(service, part)).collect();
+        let lost: Vec<Risk> = others.flat_map(|front| front.risks(service, part)).collect();
         let image = image(part["image"].as_str().unwrap_or_default())?;
         let facts = Facts {
             image_checks: image.is_some_and(|i| i.has_healthcheck()),
@@ -310,7 +310,7 @@ impl Swarm<'_> {
             return self.tell_plan(&prepared, force);
         }
         if let Some(signal) = self.stop.signal() {
-            return Err(Fault::interrupted(signal).into());
+            return Err(Error::interrupted(signal).into());
         }
         self.create_objects(&prepared)?;
         self.call_witness(&prepared)?;
@@ -385,7 +385,7 @@ impl Swarm<'_> {
                 Some(lost) => Err(self.lost(file, lost)),
             },
             Ok(end) => Err(self.failed(file, end)),
-            Err(error) => Err(self.refused(file, Fault::from_error(error))),
+            Err(error) => Err(self.refused(file, Error::from_error(error))),
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
@@ -433,10 +433,10 @@ impl Swarm<'_> {
     }
 
     /// What was not named is not touched: a part of the file does not tell what the whole has no more.
-    fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Fault> {
+    fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Error> {
         let is_whole = self.definition.project.services.keys().all(|name| file.services.contains(name));
         match self.args().prune && !is_whole {
-            true => Err(Fault::usage(
+            true => Err(Error::usage(
                 "`--prune` is about the whole stack, and only some of its services are deployed",
             )
             .hint("leave `--prune` out, or name no service")),
@@ -601,7 +601,7 @@ fn replicas(
     project: &Project,
     scale: &[(String, u32)],
     before: &Stack,
-) -> Result<BTreeMap<String, u64>, Fault> {
+) -> Result<BTreeMap<String, u64>, Error> {
     for (service, _) in scale {
         known(project, service, "--scale")?;
     }
@@ -611,7 +611,7 @@ fn replicas(
     Ok(there.chain(asked).collect())
 }
 
-fn known(project: &Project, service: &str, place: &str) -> Result<(), Fault> {
+fn known(project: &Project, service: &str, place: &str) -> Result<(), Error> {
     match project.services.contains_key(service) {
         true => Ok(()),
         false => Err(asked::unknown(project, service, place)),

@@ -13,7 +13,7 @@ use super::scene::{self, Scene, Viewer, Wanted};
 use super::{stack, turn};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Flags, Project};
 use crate::observed::Instance;
 use crate::preflight::{self, Down};
@@ -111,7 +111,7 @@ fn targets(
     named: &[String],
     proxies: &[Arc<dyn Proxy>],
     ledger: &Ledger,
-) -> Result<Vec<Target>, Fault> {
+) -> Result<Vec<Target>, Error> {
     if !named.is_empty() {
         return asked::as_targets(project, named);
     }
@@ -204,7 +204,7 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) 
     let stack = watch::look(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
-        return Err(Fault::usage(format!("stack `{name}` has no service `{missing}`"))
+        return Err(Error::usage(format!("stack `{name}` has no service `{missing}`"))
             .hint(format!("there are {}", there.join(", ")))
             .into());
     }

@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::git;
 use crate::lock::{self, Holder, Lease, Lock, Taken, Waiting};
 use crate::release::queue::Place;
@@ -82,7 +82,7 @@ impl Caller<'_> {
         match lock::take(wish, self.stop, &mut queue)? {
             Taken::Held(lock) => self.begin(lock, queue),
             Taken::GivenUp => Ok(Turn::Superseded),
-            Taken::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            Taken::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             Taken::Busy(other) => Err(busy(&other, limit).into()),
         }
     }
@@ -164,11 +164,11 @@ impl Waiting for Queue {
     }
 }
 
-fn busy(other: &Holder, limit: Duration) -> Fault {
+fn busy(other: &Holder, limit: Duration) -> Error {
     let after = match limit.is_zero() {
         true => String::new(),
         false => format!("; waited for {}", humantime::format_duration(limit)),
     };
-    Fault::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
+    Error::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
         .hint("`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys")
 }

@@ -8,7 +8,7 @@ use super::part::Part;
 use super::run::Run;
 use super::scene;
 use crate::docker::inspect::Container;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::model::Witnessing;
 use crate::proxy::Proxy;
 use crate::proxy::entrance::{Entrance, Place};
@@ -96,7 +96,7 @@ impl Run<'_> {
 
     /// # Errors
     /// With `--strict`: a request that was lost.
-    pub fn lost_nothing(&self, seen: Option<&Witnessed>) -> Result<(), Fault> {
+    pub fn lost_nothing(&self, seen: Option<&Witnessed>) -> Result<(), Error> {
         lost_nothing(seen, self.rollout.witness.strict, self.number)
     }
 }
@@ -105,16 +105,16 @@ impl Run<'_> {
 ///
 /// # Errors
 /// None, where `--strict` goes by one.
-pub fn is_wanted(settings: &Witnessing, strict: bool) -> Result<bool, Fault> {
+pub fn is_wanted(settings: &Witnessing, strict: bool) -> Result<bool, Error> {
     match settings.on {
-        false if strict => Err(Fault::usage("`--strict` goes by the witness, which is switched off")
+        false if strict => Err(Error::usage("`--strict` goes by the witness, which is switched off")
             .hint("leave `--strict` out, or `--no-witness` and `x-zd.witness: false`")),
         on => Ok(on),
     }
 }
 
-pub fn unknown_url() -> Fault {
-    Fault::unchanged(
+pub fn unknown_url() -> Error {
+    Error::unchanged(
         "the public URL is not known, so that `--strict` has nothing to go by; nothing was changed",
     )
     .hint("name it with `--witness-url` (`x-zd.witness.url`), or leave `--strict` out")
@@ -164,11 +164,11 @@ fn record(all: &[Seen]) -> Option<Witnessed> {
 
 /// # Errors
 /// With `--strict`: a request that was lost.
-pub fn lost_nothing(seen: Option<&Witnessed>, strict: bool, release: u32) -> Result<(), Fault> {
+pub fn lost_nothing(seen: Option<&Witnessed>, strict: bool, release: u32) -> Result<(), Error> {
     let Some(Witnessed { sent, lost, .. }) = seen.filter(|s| strict && s.lost > 0) else {
         return Ok(());
     };
-    Err(Fault::new(
+    Err(Error::new(
         Exit::Lost,
         format!(
             "release {release} serves, but the witness lost {lost} of {sent} requests while it was deployed"

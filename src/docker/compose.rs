@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{CommandResult, Docker, expression, standalone};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// Asks for the configuration hash of every service.
 pub(super) const HASHES: [&str; 3] = ["config", "--hash", "*"];
@@ -32,7 +32,7 @@ impl Docker {
             self.standalone = Some(standalone(&self.place.engine)?);
             return self.config();
         }
-        Err(Fault::usage("`docker compose config` refuses the project")
+        Err(Error::usage("`docker compose config` refuses the project")
             .seen(done.said())
             .hint("correct the file, or name another with `--file`")
             .into())
@@ -94,7 +94,7 @@ impl Docker {
         words.extend(services.iter().map(String::as_str));
         match self.run_shown(&self.compose_words(&words))? {
             true => Ok(()),
-            false => Err(Fault::unchanged(format!(
+            false => Err(Error::unchanged(format!(
                 "`docker compose {verb} {}` failed; nothing was changed",
                 services.join(" ")
             ))
@@ -123,7 +123,7 @@ impl Docker {
         let command = create_words(service, total);
         let done = self.dry_run(&command)?;
         if !creates_something(&done) {
-            return Err(Fault::unchanged(format!(
+            return Err(Error::unchanged(format!(
                 "`docker compose --dry-run {}` does not print what it would do",
                 command.join(" ")
             ))
@@ -159,7 +159,7 @@ impl Docker {
         let done = self.told(&self.compose_words(&dry_words(command)))?;
         match done.ok() {
             true => Ok(done),
-            false => Err(Fault::unchanged(format!("Compose refuses `{}`", command.join(" ")))
+            false => Err(Error::unchanged(format!("Compose refuses `{}`", command.join(" ")))
                 .seen(done.said())
                 .into()),
         }

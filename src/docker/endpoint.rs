@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{CommandResult, Docker};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// How long a command may take before its engine is asked whether it still answers, and how long that may take.
 #[derive(Debug, Clone, Copy)]
@@ -177,9 +177,9 @@ impl Docker {
     }
 
     /// An engine that took a command and never answers.
-    pub(super) fn silent(&self, words: &str, waited: Duration) -> Fault {
+    pub(super) fn silent(&self, words: &str, waited: Duration) -> Error {
         let place = self.whereabouts();
-        Fault::unchanged(format!("the Docker engine{place} does not answer"))
+        Error::unchanged(format!("the Docker engine{place} does not answer"))
             .seen(&format!("`docker {words}`: no answer within {}s", waited.as_secs()))
             .hint(place.hint())
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::exec::env_words;
 use super::{Docker, expression, shown_words, with_variables};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// The label by which Compose knows what it may remove.
 pub(super) const HOOK: &str = "com.docker.compose.hook";
@@ -56,7 +56,7 @@ impl Docker {
         let shown = shown_words(&argv[1..=argv.len() - 1 - init.command.len()]);
         let made = self.run_command(&format!("{shown} …"), command, None)?;
         if !made.ok() {
-            return Err(Fault::unchanged("an init container cannot be made").seen(made.said()).into());
+            return Err(Error::unchanged("an init container cannot be made").seen(made.said()).into());
         }
         let id = made.stdout.lines().last().unwrap_or_default().trim().to_string();
         let done = self.start_attached(&id, init);

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::{CommandResult, Docker};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// The label of everything that a lock consists of; its value says whose it is.
 pub const LABEL: &str = "compose-zd.lock";
@@ -105,14 +105,14 @@ impl Docker {
         let done = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
         Ok(done.ok_or_else(|| {
             let seconds = limit.as_secs();
-            Fault::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
+            Error::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
                 .hint("see whether the Docker engine is overloaded, or lost")
         })?)
     }
 }
 
 /// An engine behind a filter may answer everything else.
-fn refused(board: LockBackend, fault: Fault) -> Fault {
+fn refused(board: LockBackend, fault: Error) -> Error {
     let noun = board.noun();
     match fault.hint {
         Some(_) => fault,

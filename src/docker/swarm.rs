@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{CommandResult, Docker};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::swarm::objects::{CONTENT, Existing, Kind, Object};
 use crate::swarm::placement::Nodes;
 use crate::swarm::state::{RawService, RawTask};
@@ -333,16 +333,16 @@ impl Docker {
 }
 
 /// An engine that cannot be asked of a Swarm.
-pub fn no_manager() -> Fault {
-    Fault::unchanged("this engine is no manager of a Swarm").hint(
+pub fn no_manager() -> Error {
+    Error::unchanged("this engine is no manager of a Swarm").hint(
         "`docker swarm init` makes it one; another engine is named with `--context` or `--host`; \
          `--engine compose` deploys on this machine alone",
     )
 }
 
-fn silent(words: &[&str], limit: Duration) -> Fault {
+fn silent(words: &[&str], limit: Duration) -> Error {
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
-    Fault::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
+    Error::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
 }
 
 /// Without what newer clients advise about a flag that older ones do not know.
@@ -361,7 +361,7 @@ fn is_no_manager(done: &CommandResult) -> bool {
 }
 
 /// What a refused stack is told with: the usual causes have a fix.
-fn stack_fault(fault: Fault, said: &str) -> Fault {
+fn stack_fault(fault: Error, said: &str) -> Error {
     if said.contains("only updates to Labels are allowed") {
         return fault.hint(
             "a secret or config of a stack never changes: give it a name with its version in it, such as \

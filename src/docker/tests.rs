@@ -195,9 +195,9 @@ fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
     );
     let tenth = Duration::from_millis(100);
     let docker = scripted(folder.path(), &script, Timeouts { before: tenth * 5, answer: tenth });
-    let fault = Fault::from_error(docker.ids().unwrap_err());
+    let fault = Error::from_error(docker.ids().unwrap_err());
     let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
-    assert_eq!((fault.message.as_str(), fault.exit), (engine, crate::fault::Exit::Unchanged));
+    assert_eq!((fault.message.as_str(), fault.exit), (engine, crate::error::Exit::Unchanged));
     let pids = std::fs::read_to_string(folder.path().join("pids")).unwrap();
     let dead = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -237,7 +237,7 @@ fn a_command_in_a_container_ends_at_its_limit() {
 fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let docker = client(folder.path()).heeding(&StopSignal::after(15));
-    let interrupted = |done: Result<CommandResult>| Fault::from_error(done.unwrap_err()).exit.code();
+    let interrupted = |done: Result<CommandResult>| Error::from_error(done.unwrap_err()).exit.code();
     assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
     assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);
     assert_eq!(docker.exec(&Exec::sh("c", "sleep 0.5; echo changed")).unwrap().stdout.trim(), "changed");

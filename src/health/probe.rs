@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::asker::Answer;
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::mask;
 use crate::model::{Codes, HttpHealth};
 
@@ -52,9 +52,9 @@ pub fn choose(
     asked_for: Option<&HttpHealth>,
     container: &Container,
     front: Front,
-) -> Result<Probe, Fault> {
+) -> Result<Probe, Error> {
     if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
-        return Err(Fault::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
+        return Err(Error::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
             .hint("use a build with the feature `tls`, or set `x-zd.health.scheme` to `http`"));
     }
     let exposed = container.exposed_tcp();
@@ -67,7 +67,7 @@ pub fn choose(
         (None, None, Some(port)) if front.not_http => Ok(Probe::Connect(port)),
         (None, None, Some(port)) => Ok(http(answers(), port, front)),
         (None, None, None) if !front.routed => Ok(Probe::Running),
-        (_, _, None) => Err(Fault::usage(format!(
+        (_, _, None) => Err(Error::usage(format!(
             "`{service}` has no port to ask whether a new instance is ready"
         ))
         .hint(format!(

@@ -12,7 +12,7 @@ use super::{Answer, Asker, Candidate, End, Probe, Turn, ask_all, ended, with_log
 use crate::docker::Docker;
 use crate::docker::events::{ContainerEvent, EventKind, EventStream};
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::Pace;
 use crate::wait::{Ticker, Wakeup};
 
@@ -72,7 +72,7 @@ pub struct Alarm {
     pub ids: Vec<String>,
     pub names: Vec<String>,
     /// Why, with their last log lines: nobody who goes back waits for those.
-    pub fault: JoinHandle<Fault>,
+    pub fault: JoinHandle<Error>,
 }
 
 impl fmt::Debug for Alarm {
@@ -393,7 +393,7 @@ fn without_check(candidate: &Candidate) -> Candidate {
 }
 
 /// The first one's words, and what was seen of all.
-fn explained(docker: &Docker, failed: &[Instance]) -> Fault {
+fn explained(docker: &Docker, failed: &[Instance]) -> Error {
     let faults = failed.iter().map(|instance| {
         let (candidate, end) = (&instance.candidate, instance.end.as_ref());
         let code = match end {
@@ -402,7 +402,7 @@ fn explained(docker: &Docker, failed: &[Instance]) -> Fault {
             _ => None,
         };
         let why = end.map(|end| end.explain(code)).unwrap_or_default();
-        let fault = Fault::unchanged(format!("{} failed after it was ready: {why}", candidate.name));
+        let fault = Error::unchanged(format!("{} failed after it was ready: {why}", candidate.name));
         let fault = match instance.last.as_str() {
             "" => fault,
             last => fault.seen(&format!("{} answered last: {last}", candidate.name)),
@@ -414,7 +414,7 @@ fn explained(docker: &Docker, failed: &[Instance]) -> Fault {
         first.details.extend(other.details);
         first
     });
-    all.unwrap_or_else(|| Fault::unchanged("an instance failed"))
+    all.unwrap_or_else(|| Error::unchanged("an instance failed"))
 }
 
 #[cfg(test)]

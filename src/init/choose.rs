@@ -1,7 +1,7 @@
 //! Which services get a proxy, and at which ports.
 
 use super::project::{App, Facts, Published, TLS_PORTS};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// Where the proxy answers when nothing says so.
 const PORT: u16 = 8080;
@@ -63,7 +63,7 @@ pub fn candidates(facts: &Facts) -> Vec<&str> {
 ///
 /// # Errors
 /// A service that is not there, that cannot have a proxy, or whose port nobody knows; two that want one port.
-pub fn fronts(facts: &Facts, wish: &Wish) -> Result<Vec<Front>, Fault> {
+pub fn fronts(facts: &Facts, wish: &Wish) -> Result<Vec<Front>, Error> {
     let mut next = wish.publish.clone().unwrap_or((String::new(), PORT));
     let mut fronts: Vec<Front> = Vec::new();
     for (name, port) in &wish.services {
@@ -98,15 +98,15 @@ fn published(
     port: Option<u16>,
     publish: Option<&(String, u16)>,
     next: &mut (String, u16),
-) -> Result<Vec<Published>, Fault> {
+) -> Result<Vec<Published>, Error> {
     if let Some(mode) = app.network_mode.as_deref().filter(|m| *m != "bridge") {
-        return Err(Fault::usage(format!(
+        return Err(Error::usage(format!(
             "`{name}` has `network_mode: {mode}`, so no proxy can tell its instances apart"
         ))
         .hint(format!("remove `services.{name}.network_mode`")));
     }
     if let Some(port) = app.published.iter().find(|p| !p.tcp) {
-        return Err(Fault::usage(format!(
+        return Err(Error::usage(format!(
             "`{name}` publishes {}/udp, which HAProxy cannot pass on, and two instances cannot share",
             port.host
         ))
@@ -117,7 +117,7 @@ fn published(
         .or(ports.iter().map(|p| p.target).find(|t| !TLS_PORTS.contains(t)))
         .or(app.listens.first().copied());
     let main = main.ok_or_else(|| {
-        Fault::usage(format!("neither the file nor the image of `{name}` says which port it listens on"))
+        Error::usage(format!("neither the file nor the image of `{name}` says which port it listens on"))
             .hint(format!("name it, as in `--service {name}:3000`"))
     })?;
     // A stable sort: the others keep their order.
@@ -140,7 +140,7 @@ fn published(
 ///
 /// # Errors
 /// Two services that want the same port of the host.
-fn bind(fronts: &mut [Front]) -> Result<(), Fault> {
+fn bind(fronts: &mut [Front]) -> Result<(), Error> {
     let mut given: Vec<(u16, String, u16)> = Vec::new();
     let mut taken: Vec<(String, u16, String)> = Vec::new();
     for front in fronts {
@@ -150,7 +150,7 @@ fn bind(fronts: &mut [Front]) -> Result<(), Fault> {
                     && (*address == route.address || address.is_empty() || route.address.is_empty())
             };
             if let Some((.., other)) = taken.iter().find(clash) {
-                return Err(Fault::usage(format!(
+                return Err(Error::usage(format!(
                     "`{other}` and `{}` want port {} of the host",
                     front.service, route.host
                 ))
@@ -179,8 +179,8 @@ fn free(host: u16, given: &[(u16, String, u16)]) -> u16 {
         .unwrap_or(first)
 }
 
-fn unknown(facts: &Facts, name: &str) -> Fault {
+fn unknown(facts: &Facts, name: &str) -> Error {
     let names: Vec<String> = facts.apps.keys().map(|n| format!("`{n}`")).collect();
-    Fault::usage(format!("`--service`: there is no service `{name}`"))
+    Error::usage(format!("`--service`: there is no service `{name}`"))
         .hint(format!("there are {}", names.join(", ")))
 }

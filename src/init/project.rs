@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::proxy;
 
 /// Images, by their last part, that answer something else than HTTP.
@@ -140,9 +140,9 @@ impl Facts {
     ///
     /// # Errors
     /// A key that is not as Compose prints it.
-    pub fn read(yaml: &str) -> Result<Facts, Fault> {
+    pub fn read(yaml: &str) -> Result<Facts, Error> {
         // It holds secrets, so what serde says of a value is not shown.
-        let wrong = |_| Fault::usage("what `docker compose config` printed is no project of services");
+        let wrong = |_| Error::usage("what `docker compose config` printed is no project of services");
         let raw: Raw = serde_yaml::from_str(yaml).map_err(wrong)?;
         let internal = raw.networks.into_iter().filter(|(_, n)| n.as_ref().is_some_and(|n| n.internal));
         Ok(Facts {

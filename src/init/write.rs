@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::NewFile;
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// What is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,9 +21,9 @@ pub enum There {
 
 /// # Errors
 /// Something of that name that cannot be read.
-pub fn look(folder: &Path, file: &NewFile) -> Result<There, Fault> {
+pub fn look(folder: &Path, file: &NewFile) -> Result<There, Error> {
     let path = folder.join(&file.path);
-    let cannot = |e: io::Error| Fault::unchanged(format!("cannot read `{}`: {e}", path.display()));
+    let cannot = |e: io::Error| Error::unchanged(format!("cannot read `{}`: {e}", path.display()));
     let found = match fs::symlink_metadata(&path) {
         // What stands where its folder has to be is told when that is made.
         Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
@@ -43,7 +43,7 @@ pub fn look(folder: &Path, file: &NewFile) -> Result<There, Fault> {
 ///
 /// # Errors
 /// A folder or file that cannot be written; nothing of ours is there then, but for what was overwritten before.
-pub fn put(folder: &Path, files: &[(&NewFile, There)]) -> Result<(), Fault> {
+pub fn put(folder: &Path, files: &[(&NewFile, There)]) -> Result<(), Error> {
     let mut undo = Undo::default();
     let mut drafts = Vec::new();
     for (file, there) in files {
@@ -99,7 +99,7 @@ impl Drop for Undo {
     }
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Fault {
-    Fault::unchanged(format!("cannot write `{}`: {error}; nothing was added", path.display()))
+fn cannot_write(path: &Path, error: &io::Error) -> Error {
+    Error::unchanged(format!("cannot write `{}`: {error}; nothing was added", path.display()))
         .hint("run it as the owner of the folder; `--print` shows what would be written")
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::{Holder, Keys};
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 
 /// Age of the last sign of life up to which a run may change something: well below the silence after which it counts as dead.
 const YOUNG: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ impl Lease {
     }
 
     /// Error of a run that has lost its lock.
-    pub fn fault(&self) -> Option<Fault> {
+    pub fn fault(&self) -> Option<Error> {
         self.state().lost.as_ref().map(lost)
     }
 
@@ -126,12 +126,12 @@ impl LeaseStart {
     }
 }
 
-fn lost(other: &Holder) -> Fault {
+fn lost(other: &Holder) -> Error {
     let by = match other.token.is_empty() {
         true => "its lock is gone".to_string(),
         false => format!("{other} has taken its lock"),
     };
-    Fault::new(
+    Error::new(
         Exit::LostLock,
         format!("this run left no sign of life for too long, and {by}; nothing more was changed by this run"),
     )

@@ -7,7 +7,7 @@ use clap::{CommandFactory, Parser};
 
 use super::chapter::{man_page, plain};
 use crate::cli::{Cli, TOPICS};
-use crate::fault::Exit;
+use crate::error::Exit;
 use crate::model::{Flags, Project};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");

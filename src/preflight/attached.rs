@@ -3,23 +3,23 @@
 
 use super::Surroundings;
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// Other containers that would stay behind with the old instances.
-pub fn faults(around: &Surroundings) -> Vec<Fault> {
+pub fn faults(around: &Surroundings) -> Vec<Error> {
     let of =
         |other| lives_in(around, other).or_else(|| linked(around, other)).or_else(|| names(around, other));
     around.others().filter_map(of).collect()
 }
 
 /// `network_mode: container:NAME` and its like, in Compose or by hand.
-fn lives_in(around: &Surroundings, other: &Container) -> Option<Fault> {
+fn lives_in(around: &Surroundings, other: &Container) -> Option<Error> {
     let (key, instance) = other.host_containers().find_map(|(key, host)| {
         let is_it = |c: &&Container| c.name() == host || (host.len() >= 12 && c.id.starts_with(host));
         Some((key, around.members().find(is_it)?))
     })?;
     let (name, instance) = (other.name(), instance.name());
-    let fault = Fault::usage(format!(
+    let fault = Error::usage(format!(
         "`{name}` lives in {instance} (`{key}: container:{instance}`), and would stay behind in the old instance"
     ));
     let hint = format!(
@@ -30,13 +30,13 @@ fn lives_in(around: &Surroundings, other: &Container) -> Option<Fault> {
 }
 
 /// `links: [app]`: the engine answers the name with the address of one container, by that container's name.
-fn linked(around: &Surroundings, other: &Container) -> Option<Fault> {
+fn linked(around: &Surroundings, other: &Container) -> Option<Error> {
     let is_proxy = around.known.iter().any(|p| p.container().id == other.id);
     let own = |(target, alias)| Some((around.members().find(|c: &&Container| c.name() == target)?, alias));
     let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(own)?;
     let (_, service) = instance.compose()?;
     let (name, instance) = (other.name(), instance.name());
-    let fault = Fault::usage(format!(
+    let fault = Error::usage(format!(
         "`{name}` is linked to {instance} (`links`), and would find nothing as `{alias}` once that is replaced"
     ));
     let hint = format!(
@@ -47,7 +47,7 @@ fn linked(around: &Surroundings, other: &Container) -> Option<Fault> {
 }
 
 /// `API_URL=http://p-app-1:3000`: the name of one container, and not of what comes after it.
-fn names(around: &Surroundings, other: &Container) -> Option<Fault> {
+fn names(around: &Surroundings, other: &Container) -> Option<Error> {
     if around.known.iter().any(|p| p.container().id == other.id) {
         return None;
     }
@@ -63,7 +63,7 @@ fn names(around: &Surroundings, other: &Container) -> Option<Fault> {
     // The value of a variable may be a secret.
     let place =
         text.split_once('=').map_or("its arguments".to_string(), |(variable, _)| format!("`{variable}`"));
-    let fault = Fault::usage(format!(
+    let fault = Error::usage(format!(
         "`{name}` names {instance} in {place}, which is one container and not what comes after it: it would not find it any more"
     ));
     Some(fault.hint(format!("let it name the service: `{service}`")).rule(&"names-instance"))

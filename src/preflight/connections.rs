@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Surroundings, unknown_proxy};
 use crate::docker::inspect::Container;
-use crate::fault::Loss;
+use crate::error::Risk;
 use crate::model::Service;
 use crate::proxy;
 
@@ -15,7 +15,7 @@ const LISTENS: &str = "0A";
 
 /// Containers past the proxies that have connections open to instances of the target: what is on those is lost when the
 /// instance stops.
-pub fn notes(around: &Surroundings) -> Vec<Loss> {
+pub fn notes(around: &Surroundings) -> Vec<Risk> {
     let has_adapter = |c: &Container| around.known.iter().any(|p| p.container().id == c.id);
     let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.known);
     let clients = around.others().filter(|c| !is_proxy(c));
@@ -23,7 +23,7 @@ pub fn notes(around: &Surroundings) -> Vec<Loss> {
     let note = |client: &Container| {
         let (name, instance) = (client.name(), open(client)?.name());
         let says = format!("`{name}` has connections open to {instance} past any proxy, which end with it");
-        Some(Loss::note(
+        Some(Risk::note(
             "direct-connection",
             says,
             format!("see that `{name}` tries again, or give it the proxy's address"),

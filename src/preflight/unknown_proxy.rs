@@ -12,7 +12,7 @@ use super::{Finding, Surroundings, connections};
 use crate::deploy::scene::is_member;
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use crate::model::Service;
 use crate::proxy::Proxy;
 use crate::shell;
@@ -268,7 +268,7 @@ fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence
         }
         Evidence::Doubt(why) => return doubtful(around, service, proxy, &why),
     };
-    let fault = Fault::unchanged(format!(
+    let fault = Error::unchanged(format!(
         "`{called}` routes to `{name}`, and no adapter drains that route: it would go on sending requests to the old instance, \
          and answer 502 once that is gone"
     ));
@@ -289,9 +289,9 @@ fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &s
              old instance"
         );
         let fix = format!("see that `{called}` does not route to `{name}` past a proxy that is drained");
-        return Finding::Note(Loss::note("unknown-proxy-near", says, fix));
+        return Finding::Note(Risk::note("unknown-proxy-near", says, fix));
     }
-    let fault = Fault::unchanged(format!(
+    let fault = Error::unchanged(format!(
         "`{called}` may route to `{name}`: {why}, so it cannot be told which instance gets requests"
     ));
     let hint = format!(

@@ -17,7 +17,7 @@ use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use config::{Handler, Means, Upstream, handlers};
 use seen::NOBODY;
 use view::View;
@@ -89,7 +89,7 @@ impl Caddy {
     }
 
     /// How many lookups and retries there are is not known by the file, but whether it can be told anything is.
-    fn check_file(&self) -> Result<Vec<Loss>, Fault> {
+    fn check_file(&self) -> Result<Vec<Risk>, Error> {
         match lines(&self.known.file).any(|l| l.split_whitespace().eq(["admin", "off"])) {
             true => Err(self.unreachable()),
             false => Ok(self.keeps_addresses(self.refresh_in_file()).into_iter().collect()),
@@ -109,13 +109,13 @@ impl Caddy {
         said.into_iter().chain(unsaid).max().filter(|_| dynamic > 0)
     }
 
-    fn keeps_addresses(&self, refresh: Option<Duration>) -> Option<Loss> {
+    fn keeps_addresses(&self, refresh: Option<Duration>) -> Option<Risk> {
         let refresh = humantime::format_duration(refresh.filter(|r| *r > SHORT_REFRESH)?);
         let says = format!(
             "{}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start",
             self.name()
         );
-        Some(Loss::note("caddy-refresh", says, "with `refresh 1s` it does not wait"))
+        Some(Risk::note("caddy-refresh", says, "with `refresh 1s` it does not wait"))
     }
 
     /// Whether what routes to these tries another instance where one cannot be reached.
@@ -133,11 +133,11 @@ impl Caddy {
         Exec::sh(&self.container.id, script)
     }
 
-    fn refused(&self, why: String, hint: impl Into<String>) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    fn refused(&self, why: String, hint: impl Into<String>) -> Error {
+        Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
     }
 
-    fn unreachable(&self) -> Fault {
+    fn unreachable(&self) -> Error {
         let hint = match (self.by_labels, self.known.said.contains("executable file not found")) {
             (true, true) => {
                 "use the tag of its image that ends in `-alpine`: the default has no shell".into()
@@ -152,7 +152,7 @@ impl Caddy {
         self.silent(&said).hint(hint).rule(&"caddy-no-admin")
     }
 
-    fn silent(&self, answer: &CommandResult) -> Fault {
+    fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its admin API does not answer, so it cannot be told where to route to".into();
         self.refused(why, "look at its log").seen(answer.said())
     }
@@ -178,7 +178,7 @@ impl Caddy {
     }
 
     /// Its upstreams of a backend have a name that what is to come has too, and a port.
-    fn check_handlers(&self, backend: &Backend, to_come: &BTreeSet<String>) -> Result<(), Fault> {
+    fn check_handlers(&self, backend: &Backend, to_come: &BTreeSet<String>) -> Result<(), Error> {
         let names: BTreeSet<String> = backend.names.iter().cloned().collect();
         let all = self.handlers_of(&backend.names);
         let ours: Vec<&Upstream> = all.iter().flat_map(|h| h.ours(&names)).collect();
@@ -205,7 +205,7 @@ impl Caddy {
     }
 
     /// A switch has one rotation, so what one handler routes to cannot have two.
-    fn check_shared(&self, wish: &Wish) -> Result<(), Fault> {
+    fn check_shared(&self, wish: &Wish) -> Result<(), Error> {
         let beside: BTreeSet<String> = wish.beside.iter().cloned().collect();
         for (service, names) in &wish.services {
             let shared =
@@ -222,7 +222,7 @@ impl Caddy {
     }
 
     /// One that knows only one side of a pair would be left without any.
-    fn check_sides(&self, backends: &[Backend]) -> Result<(), Fault> {
+    fn check_sides(&self, backends: &[Backend]) -> Result<(), Error> {
         let all: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         for handler in self.handlers_of(&all) {
             let knows = |b: &&Backend| handler.ours(&b.names.iter().cloned().collect()).next().is_some();
@@ -252,14 +252,14 @@ impl Caddy {
         handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
     }
 
-    fn losses_of(&self, backends: &[Backend]) -> Vec<Loss> {
+    fn losses_of(&self, backends: &[Backend]) -> Vec<Risk> {
         let name = self.name();
         let by_labels = self.by_labels.then(|| {
             let says =
                 format!("{name}: caddy-docker-proxy routes to an instance from its start on, ready or not");
             let fix =
                 "with the label `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile";
-            Loss::grave("caddy-by-labels", says, fix)
+            Risk::grave("caddy-by-labels", says, fix)
         });
         let waits = self.keeps_addresses(self.refresh(backends));
         by_labels.into_iter().chain(waits).collect()
@@ -343,13 +343,13 @@ impl Proxy for Caddy {
         is_known
     }
 
-    fn advice(&self, backends: &[Backend]) -> Vec<Loss> {
+    fn advice(&self, backends: &[Backend]) -> Vec<Risk> {
         let says = format!(
             "{}: it does not try again, so a request is answered with 502 while an instance that has crashed is still routed to",
             self.name()
         );
         let without = !self.by_labels && !self.retries(backends);
-        let note = Loss::note("caddy-no-retries", says, "add `lb_try_duration 5s` to its `reverse_proxy`");
+        let note = Risk::note("caddy-no-retries", says, "add `lb_try_duration 5s` to its `reverse_proxy`");
         without.then_some(note).into_iter().collect()
     }
 
@@ -363,7 +363,7 @@ impl Proxy for Caddy {
         Some(format!("it does not answer, and its file goes by variables: `{}`", open.trim()))
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         if self.known.is_planned {
             return self.check_file();
         }
@@ -380,7 +380,7 @@ impl Proxy for Caddy {
         vec![self.question(&[]), handover::question(&self.container)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
         self.check_shared(wish)?;
         let answer = answers.first().cloned().unwrap_or_default();
         let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
@@ -415,7 +415,7 @@ impl Proxy for Caddy {
         self.sh(scripts::question(self.api(), self.means()))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
         let view = self.view(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let routed = endpoints.iter().filter(|e| view.routes_to(e));
         Ok(Reading {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use program::PROGRAM;
 
 const CONFIG: &str = "/haproxy.cfg";
@@ -95,8 +95,8 @@ impl Dockercloud {
         slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
     }
 
-    fn refused(&self, why: &str, hint: String) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint)
+    fn refused(&self, why: &str, hint: String) -> Error {
+        Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
     }
 
     /// Compose v2 names a container `p-app-1`, of which it can make nothing.
@@ -104,7 +104,7 @@ impl Dockercloud {
         self.container.links().any(|l| l.starts_with(&format!("{project}-")))
     }
 
-    fn without_server(&self, backend: &Backend) -> Fault {
+    fn without_server(&self, backend: &Backend) -> Error {
         let (project, service) = (&backend.project, &backend.service);
         let why = match self.is_linked_in_vain(project) {
             true => format!(
@@ -172,7 +172,7 @@ impl Proxy for Dockercloud {
         self.config = Settings::parse(&answer.stdout);
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         let mut running = backends.iter().filter(|b| b.runs);
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
             return Err(self.without_server(backend));
@@ -181,7 +181,7 @@ impl Proxy for Dockercloud {
         Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
     }
 
-    fn foresee(&self, _files: Files, wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+    fn foresee(&self, _files: Files, wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
         let coming = |(service, names): &(String, Vec<String>)| Backend {
             project: wish.project.clone(),
             service: service.clone(),
@@ -201,7 +201,7 @@ impl Proxy for Dockercloud {
 
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
     /// setting, makes it render a configuration without servers.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
         let quietly = |action| Preparation {
             exec: self.run(action, &wish.project, &[]),
             note: String::new(),
@@ -258,7 +258,7 @@ impl Proxy for Dockercloud {
         self.run("ask", "", &[])
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
             self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
                 .seen(answer.said())
@@ -323,10 +323,10 @@ fn virtual_host(text: &str) -> Option<Entrance> {
 }
 
 impl Dockercloud {
-    fn kills_at_reload(&self) -> Loss {
+    fn kills_at_reload(&self) -> Risk {
         let says =
             format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request", self.name());
-        Loss::grave("dockercloud-kills", says, "remove it")
+        Risk::grave("dockercloud-kills", says, "remove it")
     }
 }
 

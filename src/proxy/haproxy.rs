@@ -20,7 +20,7 @@ use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss, Rule};
+use crate::error::{Error, Risk, Rule};
 use crate::shell;
 use config::{Fixed, Settings, Template, stands_for};
 use fixed::is_added;
@@ -198,17 +198,17 @@ impl Haproxy {
         slot.set(state)
     }
 
-    fn silent(&self, answer: &CommandResult) -> Fault {
+    fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its `stats socket` does not answer";
         self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
     }
 
-    fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
+    fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
+        Error::unchanged(format!("{}: {why}", self.name())).hint(hint).rule(rule)
     }
 
     /// Without `resolvers` DNS is asked when HAProxy starts, and never again: no instance ever gets a slot.
-    fn never_asks_dns(&self, backends: &[Backend]) -> Vec<Loss> {
+    fn never_asks_dns(&self, backends: &[Backend]) -> Vec<Risk> {
         let own = |t: &&Template| backends.iter().any(|b| stands_for(&t.host, &b.names));
         let blind = self.config.templates.iter().filter(own).filter(|t| !has(&t.options, "resolvers"));
         let loss = |t: &Template| {
@@ -219,13 +219,13 @@ impl Haproxy {
                 t.backend,
                 t.host
             );
-            Loss::grave("haproxy-no-resolvers", says, TEMPLATE_FIX)
+            Risk::grave("haproxy-no-resolvers", says, TEMPLATE_FIX)
         };
         blind.map(loss).collect()
     }
 
     /// A backend whose sticky clients only leave a server in maintenance, which cuts what they have in flight.
-    fn cuts_sessions(&self, backends: &[Backend]) -> Option<Fault> {
+    fn cuts_sessions(&self, backends: &[Backend]) -> Option<Error> {
         let cuts =
             |options: &[String]| options.windows(2).any(|w| w == ["on-marked-down", "shutdown-sessions"]);
         let is_cut = |backend: &str, options: &[String]| {
@@ -328,7 +328,7 @@ impl Proxy for Haproxy {
         vec![self.ask(&format!("{STATE}; show info"))]
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         let all = &self.config.sockets;
         if all.is_empty() {
             let why = "it has no `stats socket`, so it cannot be told anything";
@@ -344,13 +344,13 @@ impl Proxy for Haproxy {
         }
     }
 
-    fn advice(&self, backends: &[Backend]) -> Vec<Loss> {
+    fn advice(&self, backends: &[Backend]) -> Vec<Risk> {
         let note = |backend: &str| {
             let says = format!(
                 "{}: the servers of backend `{backend}` have no `check`, so an instance that hangs goes on getting requests",
                 self.name()
             );
-            Loss::note("haproxy-no-check", says, "add `check` to the line of its servers")
+            Risk::note("haproxy-no-check", says, "add `check` to the line of its servers")
         };
         self.unchecked(backends).into_iter().map(note).collect()
     }
@@ -363,7 +363,7 @@ impl Proxy for Haproxy {
     }
 
     /// Old and new instances have to have a slot at the same time.
-    fn foresee(&self, _files: Files, wish: &Wish, present: usize) -> Result<Vec<Loss>, Fault> {
+    fn foresee(&self, _files: Files, wish: &Wish, present: usize) -> Result<Vec<Risk>, Error> {
         for template in wish.names().flat_map(|n| self.templates_of(n)) {
             let slots = template.size();
             let needed = present + wish.starting;
@@ -380,7 +380,7 @@ impl Proxy for Haproxy {
     }
 
     /// A slot for each instance that starts, in every backend of a template.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
         let answer = answers.first().cloned().unwrap_or_default();
         let slots = Slot::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
         fixed::check(self, &answer, wish)?;
@@ -461,7 +461,7 @@ impl Proxy for Haproxy {
         Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::question(endpoints)))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
         let slots = self.slots_for(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let of = |e: &Endpoint| slots.iter().filter(|s| s.is_of(std::slice::from_ref(e))).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| of(e).iter().any(|s| !s.is_out());

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use crate::shell;
 use multiports::Route;
 use scripts::{
@@ -186,7 +186,7 @@ impl NginxProxy {
     }
 
     /// A service whose `VIRTUAL_HOST_MULTIPORTS` cannot be read, and gets no route.
-    fn unread(&self, backend: &Backend) -> Option<Fault> {
+    fn unread(&self, backend: &Backend) -> Option<Error> {
         let text = multiports::value(&backend.environment).filter(|_| self.reads_multiports())?;
         let says = format!(
             "{}: `VIRTUAL_HOST_MULTIPORTS` of `{}` is no YAML map of hosts to paths, so that no request gets to it",
@@ -195,11 +195,11 @@ impl NginxProxy {
         );
         let hint = "write `HOST: {\"/\": {port: PORT}}`, or set `VIRTUAL_HOST` and `VIRTUAL_PORT` instead";
         let is_read = multiports::read(text).is_some();
-        (!is_read).then(|| Fault::unchanged(says).hint(hint).rule(&"nginx-multiports"))
+        (!is_read).then(|| Error::unchanged(says).hint(hint).rule(&"nginx-multiports"))
     }
 
     /// Services whose `VIRTUAL_HOST_MULTIPORTS` a template passes over, and whether `VIRTUAL_HOST` routes to them.
-    fn passed_over(&self, template: &str, wish: &Wish) -> Option<Loss> {
+    fn passed_over(&self, template: &str, wish: &Wish) -> Option<Risk> {
         let is_old = !template.is_empty() && !template.contains(multiports::KEY);
         let is_set = |backend: &&Backend| multiports::value(&backend.environment).is_some();
         let is_routed =
@@ -216,14 +216,14 @@ impl NginxProxy {
         );
         let fix =
             "use nginx-proxy 1.6 or later with its own template, or set `VIRTUAL_HOST` and `VIRTUAL_PORT`";
-        Some(Loss { grave: !is_routed, ..Loss::note("nginx-multiports", says, fix) })
+        Some(Risk { grave: !is_routed, ..Risk::note("nginx-multiports", says, fix) })
     }
 
     /// # Errors
     /// A service that the template gives no route.
-    fn reads(&self, template: &str, wish: &Wish) -> Result<(), Fault> {
+    fn reads(&self, template: &str, wish: &Wish) -> Result<(), Error> {
         match self.passed_over(template, wish).filter(|loss| loss.grave) {
-            Some(loss) => Err(Fault::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
+            Some(loss) => Err(Error::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
             None => Ok(()),
         }
     }
@@ -233,7 +233,7 @@ impl NginxProxy {
     }
 
     /// The preparation that puts the marker test into the template.
-    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Preparation>, Fault> {
+    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Preparation>, Error> {
         let patched = match template::patch(&state.template) {
             Patched::Already => return Ok(None),
             Patched::Unknown => {
@@ -257,8 +257,8 @@ impl NginxProxy {
         }))
     }
 
-    fn cannot_patch(&self, why: &str) -> Fault {
-        Fault::unchanged(format!(
+    fn cannot_patch(&self, why: &str) -> Error {
+        Error::unchanged(format!(
             "{}: instances cannot be gated or drained, because its template {} {why}",
             self.name(),
             self.template
@@ -273,7 +273,7 @@ impl NginxProxy {
     }
 
     /// Every reload of its own goes on cutting clients that keep their connection.
-    fn cuts_clients(&self, state: &Inspected, tune: bool) -> Option<Loss> {
+    fn cuts_clients(&self, state: &Inspected, tune: bool) -> Option<Risk> {
         let is_old = state.nginx_version.is_some_and(|v| v < KNOWS_KEEPALIVE);
         let (why, fix) = match (state.keeps_alive, is_old) {
             (true, _) => return None,
@@ -294,7 +294,7 @@ impl NginxProxy {
             "{}: {why}, so each reload closes the connections that clients keep, and who does not retry loses a request",
             self.name()
         );
-        Some(Loss::grave("nginx-keepalive", says, fix))
+        Some(Risk::grave("nginx-keepalive", says, fix))
     }
 
     /// The preparation that keeps a reload from closing idle client connections.
@@ -385,7 +385,7 @@ impl Proxy for NginxProxy {
         hosts.filter(|h| is_plain(h)).flat_map(|host| at(host, path, [None, None])).collect()
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         backends.iter().find_map(|backend| self.unread(backend)).map_or(Ok(Vec::new()), Err)
     }
 
@@ -397,10 +397,10 @@ impl Proxy for NginxProxy {
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
         let state = Inspected::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(CommandResult::said).collect();
-            Fault::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
+            Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
@@ -410,14 +410,14 @@ impl Proxy for NginxProxy {
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn losses(&self, answers: &[CommandResult], wish: &Wish) -> Vec<Loss> {
+    fn losses(&self, answers: &[CommandResult], wish: &Wish) -> Vec<Risk> {
         let Some(state) = Inspected::read(answers) else { return Vec::new() };
         let passed_over = self.passed_over(&state.template, wish);
         self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
     }
 
     /// The template of its image is taken to be one that can be changed.
-    fn foresee(&self, files: Files, wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+    fn foresee(&self, files: Files, wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
         let own = files(&self.template);
         let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = Inspected {
@@ -457,9 +457,9 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, question_script(&self.config, &remotes))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
-            Fault::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
+            Error::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
         let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));

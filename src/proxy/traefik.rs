@@ -20,7 +20,7 @@ use super::entrance::Entrance;
 use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use answer::Answer;
 use door::{Api, Door};
 use labels::{Http, Labels};
@@ -131,10 +131,10 @@ impl Traefik {
         open.or_else(|| through().filter(|_| self.steers_by_file()))
     }
 
-    fn answer(&self, done: &CommandResult) -> Result<Answer, Fault> {
+    fn answer(&self, done: &CommandResult) -> Result<Answer, Error> {
         let answer = Answer::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
         answer.ok_or_else(|| {
-            Fault::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
+            Error::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
         })
     }
 
@@ -286,7 +286,7 @@ impl Proxy for Traefik {
         self.settings.route_files().map(String::from).collect()
     }
 
-    fn foresee(&self, files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Loss>, Fault> {
+    fn foresee(&self, files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
         let given = self.settings.directory().and_then(|directory| Some((directory, files(directory)?)));
         if let Some((directory, given)) = given {
             let stdout = if given.read_only { "@readonly" } else { "" }.to_string();
@@ -298,7 +298,7 @@ impl Proxy for Traefik {
         Ok(Vec::new())
     }
 
-    fn check(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         self.check_settings()?;
         backends.iter().try_for_each(|b| self.check_labels(b))?;
         match self.steers() {
@@ -317,7 +317,7 @@ impl Proxy for Traefik {
     }
 
     /// Nothing is changed; a directory that takes no file is found out here.
-    fn prepare(&self, answers: &[CommandResult], _wish: &Wish) -> Result<Vec<Preparation>, Fault> {
+    fn prepare(&self, answers: &[CommandResult], _wish: &Wish) -> Result<Vec<Preparation>, Error> {
         if let (Some(directory), [answer]) = (self.settings.directory(), answers) {
             self.check_directory(directory, answer)?;
         }
@@ -356,7 +356,7 @@ impl Proxy for Traefik {
         })
     }
 
-    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Fault> {
+    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
         let answer = self.answer(done)?;
         self.check_references(&answer, endpoints)?;
         let idle = self.settings.idle_timeout();

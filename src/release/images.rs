@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::{Kept, Placed};
 use crate::docker::{CommandResult, Docker, KEEPS};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// Whose images are kept: two checkouts of one project have histories of their own, and each keeps and removes its own images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,10 +98,10 @@ fn hash(text: &str) -> u32 {
 ///
 /// # Errors
 /// An image that is gone, a container of another's that has the name of our keeper, no engine.
-pub fn keep(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<(), Fault> {
+pub fn keep(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<(), Error> {
     let tag = owner.tag_of(service, placed.since);
-    docker.tag(&placed.image_id, &tag).map_err(Fault::from_error)?;
-    hold(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Fault::from_error)
+    docker.tag(&placed.image_id, &tag).map_err(Error::from_error)?;
+    hold(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Error::from_error)
 }
 
 /// Swarm refers to an image of a registry by its digest, and the registry keeps it.
@@ -137,8 +137,8 @@ fn hold(docker: &Docker, owner: Owner, keeper: &str, tag: &str) -> anyhow::Resul
     docker.create_keeper((owner.project, owner.history), keeper, tag, &image)
 }
 
-fn taken(keeper: &str) -> Fault {
-    Fault::unchanged(format!(
+fn taken(keeper: &str) -> Error {
+    Error::unchanged(format!(
         "the container `{keeper}` is not of compose-zd, and has the name of one that holds an image"
     ))
     .hint("rename or remove it")
@@ -149,8 +149,8 @@ fn taken(keeper: &str) -> Fault {
 ///
 /// # Errors
 /// An image that is gone, and that no registry gives; no engine.
-pub fn provide(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<String, Fault> {
-    let found = find(docker, owner, service, placed).map_err(Fault::from_error)?;
+pub fn provide(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<String, Error> {
+    let found = find(docker, owner, service, placed).map_err(Error::from_error)?;
     found.ok_or_else(|| gone(service, placed))
 }
 
@@ -174,7 +174,7 @@ fn find(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> anyhow
     Ok(there.then_some(tag))
 }
 
-fn gone(service: &str, placed: &Placed) -> Fault {
+fn gone(service: &str, placed: &Placed) -> Error {
     let (image, since) = (&placed.image, placed.since);
     let message = format!("`{service}`: the image `{image}` of release {since} is gone from this engine");
     let (seen, hint) = match placed.digests.is_empty() {
@@ -186,7 +186,7 @@ fn gone(service: &str, placed: &Placed) -> Fault {
             "deploy the revision of that release again where the image was built here, or log in to its registry",
         ),
     };
-    Fault::unchanged(message)
+    Error::unchanged(message)
         .seen(&format!("its id is {}", placed.image_id))
         .seen(seen)
         .hint(format!("{hint}, or name another release with `--to`"))

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::store::{Store, place};
-use crate::fault::Fault;
+use crate::error::Error;
 
 /// The highest number of a run that had its turn.
 const SERVED: &str = "served";
@@ -24,11 +24,11 @@ impl Place {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn take(store: &Store) -> Result<Place, Fault> {
+    pub fn take(store: &Store) -> Result<Place, Error> {
         store.prepare()?;
         let folder = store.folder().join("queue");
         Place::in_folder(&folder).map_err(|e| {
-            Fault::unchanged(format!("`{}` cannot be written: {e}", folder.display()))
+            Error::unchanged(format!("`{}` cannot be written: {e}", folder.display()))
                 .hint("see its owner and mode, or name another folder with `--state-dir`")
         })
     }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::engine_folder::{EngineId, MARK};
 use super::{Damage, FORMAT, History, Kept, Record, Wanted};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::shell;
 
 /// A release's file is a few kilobytes; what is larger than this is no file of ours, and is not read into memory.
@@ -44,10 +44,10 @@ impl Store {
     ///
     /// # Errors
     /// A name that is no folder of its own below the state folder.
-    pub fn new(state_dir: &Path, project: &str) -> Result<Store, Fault> {
+    pub fn new(state_dir: &Path, project: &str) -> Result<Store, Error> {
         match is_folder_name(project) {
             true => Ok(Store { state_dir: state_dir.into(), project: project.into(), engine: None }),
-            false => Err(Fault::usage(format!("`{project}` cannot be the name of a project"))
+            false => Err(Error::usage(format!("`{project}` cannot be the name of a project"))
                 .hint("name it with `--project-name`: lower case letters, digits, `_` and `-`")),
         }
     }
@@ -88,7 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn prepare(&self) -> Result<(), Fault> {
+    pub fn prepare(&self) -> Result<(), Error> {
         place::make(&self.state_dir, place::is_ours(&self.state_dir))?;
         if self.is_empty() {
             let ignored = self.state_dir.join(".gitignore");
@@ -116,7 +116,7 @@ impl Store {
     ///
     /// # Errors
     /// A link or a stranger's file, by its path and with what to do.
-    fn guard(&self) -> Result<(), Fault> {
+    fn guard(&self) -> Result<(), Error> {
         match rustix::process::geteuid().is_root() {
             true => place::guard(&self.state_dir, &[self.folder(), self.releases(), self.rollouts()]),
             false => Ok(()),
@@ -132,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be read, or that is not to be trusted; the error names it.
-    pub fn history(&self) -> Result<History, Fault> {
+    pub fn history(&self) -> Result<History, Error> {
         self.guard()?;
         let names = names_in(&self.releases())?;
         let (mut records, mut damaged) = (Vec::new(), BTreeMap::new());
@@ -166,14 +166,14 @@ impl Store {
     ///
     /// # Errors
     /// A configuration that is not kept, or cannot be read.
-    pub fn config(&self, number: u32) -> Result<String, Fault> {
+    pub fn config(&self, number: u32) -> Result<String, Error> {
         let path = self.config_path(number);
-        let text = read(&path).map_err(|damage| Fault::from(&damage))?.ok_or_else(|| {
-            Fault::unchanged(format!("the configuration of release {number} is not kept"))
+        let text = read(&path).map_err(|damage| Error::from(&damage))?.ok_or_else(|| {
+            Error::unchanged(format!("the configuration of release {number} is not kept"))
                 .seen(&format!("no file `{}`", path.display()))
                 .hint("see with `compose-zd history` which releases can be gone back to, and name one with `--to`")
         })?;
-        String::from_utf8(text).map_err(|_| Fault::from(&damage(&path, "it is not UTF-8".into())))
+        String::from_utf8(text).map_err(|_| Error::from(&damage(&path, "it is not UTF-8".into())))
     }
 
     pub fn config_path(&self, number: u32) -> PathBuf {
@@ -182,7 +182,7 @@ impl Store {
 
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write(&self, record: &Record) -> Result<(), Fault> {
+    pub fn write(&self, record: &Record) -> Result<(), Error> {
         self.write_json(&self.path(record.number, "json"), record)
     }
 
@@ -190,7 +190,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write_config(&self, number: u32, yaml: &str) -> Result<(), Fault> {
+    pub fn write_config(&self, number: u32, yaml: &str) -> Result<(), Error> {
         self.write_bytes(&self.config_path(number), yaml.as_bytes())
     }
 
@@ -198,7 +198,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn remove_draft(&self, number: u32) -> Result<(), Fault> {
+    pub fn remove_draft(&self, number: u32) -> Result<(), Error> {
         // One that cannot be read may have begun with it.
         let begun = self.wanted().map_or(true, |wanted| wanted.is_some_and(|w| w.number == number));
         match begun || self.path(number, "json").exists() {
@@ -220,7 +220,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn set_wanted_aside(&self) -> Result<(), Fault> {
+    pub fn set_wanted_aside(&self) -> Result<(), Error> {
         let path = self.wanted_path();
         let names = (1..).map(|n| self.folder().join(format!("wanted.json.broken-{n}")));
         let mut free = names.filter(|name| name.symlink_metadata().is_err());
@@ -230,7 +230,7 @@ impl Store {
 
     /// # Errors
     /// A folder that cannot be written.
-    pub fn set_wanted(&self, wanted: &Wanted) -> Result<(), Fault> {
+    pub fn set_wanted(&self, wanted: &Wanted) -> Result<(), Error> {
         self.write_json(&self.wanted_path(), wanted)
     }
 
@@ -238,7 +238,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn clear_wanted(&self) -> Result<(), Fault> {
+    pub fn clear_wanted(&self) -> Result<(), Error> {
         remove(&self.wanted_path())
     }
 
@@ -246,7 +246,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn prune(&self, kept: &Kept) -> Result<(), Fault> {
+    pub fn prune(&self, kept: &Kept) -> Result<(), Error> {
         let folder = self.releases();
         let stays = |name: &String| {
             let config = number_of(name, "yml").is_none_or(|n| kept.configs.contains(&n));
@@ -266,7 +266,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn journal(&self, number: u32) -> Result<File, Fault> {
+    pub fn journal(&self, number: u32) -> Result<File, Error> {
         self.prepare()?;
         let path = self.journal_path(number);
         create(&path).map_err(|e| cannot_write(&path, &e))
@@ -288,17 +288,17 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn remove_journal(&self, number: u32) -> Result<(), Fault> {
+    pub fn remove_journal(&self, number: u32) -> Result<(), Error> {
         remove(&self.journal_path(number))
     }
 
-    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), Fault> {
+    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), Error> {
         let mut text = serde_json::to_vec_pretty(value).map_err(|e| cannot_write(path, &e.into()))?;
         text.push(b'\n');
         self.write_bytes(path, &text)
     }
 
-    fn write_bytes(&self, path: &Path, bytes: &[u8]) -> Result<(), Fault> {
+    fn write_bytes(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         self.prepare()?;
         replace(path, bytes).map_err(|e| cannot_write(path, &e))
     }
@@ -328,7 +328,7 @@ impl Store {
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn projects(state_dir: &Path) -> Result<Vec<String>, Fault> {
+pub fn projects(state_dir: &Path) -> Result<Vec<String>, Error> {
     let names = names_in(state_dir)?;
     let is_project = |name: &String| is_folder_name(name) && state_dir.join(name).is_dir();
     let mut projects: Vec<String> = names.into_iter().filter(is_project).collect();
@@ -365,7 +365,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 /// The names in a folder; a missing one has none.
-fn names_in(folder: &Path) -> Result<Vec<String>, Fault> {
+fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
@@ -410,7 +410,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
-fn remove(path: &Path) -> Result<(), Fault> {
+fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path).and_then(|()| sync_folder(path)) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(cannot_write(path, &e)),
         _ => Ok(()),
@@ -465,8 +465,8 @@ fn newer(path: &Path, format: u64) -> Damage {
     Damage { path: path.into(), why, newer: true }
 }
 
-fn cannot_read(path: &Path, error: &io::Error) -> Fault {
-    Fault::unchanged(format!("cannot read `{}`: {error}", path.display())).hint(of_another_user(path))
+fn cannot_read(path: &Path, error: &io::Error) -> Error {
+    Error::unchanged(format!("cannot read `{}`: {error}", path.display())).hint(of_another_user(path))
 }
 
 fn of_another_user(path: &Path) -> String {
@@ -478,8 +478,8 @@ fn of_another_user(path: &Path) -> String {
     )
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Fault {
-    let fault = Fault::unchanged(format!("cannot write `{}`: {error}", path.display()));
+fn cannot_write(path: &Path, error: &io::Error) -> Error {
+    let fault = Error::unchanged(format!("cannot write `{}`: {error}", path.display()));
     match error.kind() {
         ErrorKind::IsADirectory => {
             let path = shell::path(path);

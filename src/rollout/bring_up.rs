@@ -8,7 +8,7 @@ use super::{Rollout, number, probe};
 use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
 use crate::drain::ProxyRotation;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::{self, Candidate, Unready};
 use crate::observed::Key;
 use crate::report::{Event, Warning};
@@ -42,7 +42,7 @@ impl<'a> Rollout<'a> {
             created?;
         }
         if made.len() < fresh.len() {
-            return Err(Fault::unchanged(format!(
+            return Err(Error::unchanged(format!(
                 "Compose created {} of {} instances of `{service}`",
                 made.len(),
                 fresh.len()
@@ -142,7 +142,7 @@ impl<'a> Rollout<'a> {
                 networks: &service.networks,
             };
             if !self.tools.docker.run_init_container(&init)? {
-                let fault = Fault::unchanged(format!("`{what}` failed, so no new instance was started"));
+                let fault = Error::unchanged(format!("`{what}` failed, so no new instance was started"));
                 return Err(fault.hint("what it said stands above").into());
             }
             self.interruption()?;
@@ -162,7 +162,7 @@ impl<'a> Rollout<'a> {
         })?;
         let ids: Vec<String> = match left {
             WaitResult::Done(all) => all.into_iter().map(|c| c.id).collect(),
-            WaitResult::Interrupted(signal) => return Err(Fault::interrupted(signal).into()),
+            WaitResult::Interrupted(signal) => return Err(Error::interrupted(signal).into()),
             WaitResult::TimedOut => Vec::new(),
         };
         if ids.is_empty() { Ok(()) } else { self.tools.docker.remove(&ids) }
@@ -204,7 +204,7 @@ impl<'a> Rollout<'a> {
                 }
             }
             Err(error) if self.lenient => {
-                let fault = Fault::from_error(error);
+                let fault = Error::from_error(error);
                 self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
             }
             Err(error) => return Err(error),
@@ -236,7 +236,7 @@ impl<'a> Rollout<'a> {
             self.hear_witness().map(|()| None::<()>)
         })?;
         match waited {
-            WaitResult::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::fault::Loss;
+use crate::error::Risk;
 use crate::proxy::entrance::{Entrance, is_plain};
 use crate::proxy::{haproxy, traefik};
 
@@ -120,7 +120,7 @@ impl Front {
     }
 
     /// What it loses when a service behind it is updated; `part` is the service's part of the file.
-    pub fn risks(&self, service: &str, part: &Value) -> Vec<Loss> {
+    pub fn risks(&self, service: &str, part: &Value) -> Vec<Risk> {
         let found = match self.kind {
             Kind::Caddy => self.caddy(service),
             Kind::Haproxy => self.haproxy(service),
@@ -132,13 +132,13 @@ impl Front {
             )],
             Kind::Traefik => self.traefik(service, part),
         };
-        let told = |(rule, says, fix): Risk| {
-            Loss::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)
+        let told = |(rule, says, fix): ProxyRisk| {
+            Risk::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)
         };
         found.into_iter().map(told).collect()
     }
 
-    fn caddy(&self, service: &str) -> Vec<Risk> {
+    fn caddy(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
         let looks_up = self.has(&["dynamic", "a"]) || self.has(&["dynamic", "srv"]);
         let refresh = self.value("refresh").and_then(|v| humantime::parse_duration(v).ok());
@@ -165,7 +165,7 @@ impl Front {
         risks
     }
 
-    fn haproxy(&self, service: &str) -> Vec<Risk> {
+    fn haproxy(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
         let looks_up =
             self.has(&["server-template"]) || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
@@ -200,7 +200,7 @@ impl Front {
 
     /// A name in its configuration is looked up once, when nginx starts; one in a variable again and again. A virtual IP
     /// stays what it is.
-    fn nginx(&self, service: &str, part: &Value) -> Vec<Risk> {
+    fn nginx(&self, service: &str, part: &Value) -> Vec<ProxyRisk> {
         let is_dnsrr = part["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
         let tasks = format!("tasks.{service}");
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
@@ -238,7 +238,7 @@ impl Front {
         )]
     }
 
-    fn traefik(&self, service: &str, part: &Value) -> Vec<Risk> {
+    fn traefik(&self, service: &str, part: &Value) -> Vec<ProxyRisk> {
         let word = self.text.to_lowercase();
         let has = |texts: &[&str]| texts.iter().any(|text| word.contains(text));
         let is_swarm = has(&["providers.swarm", "swarmmode=true", "swarmmode: true", "swarm:"]);
@@ -323,7 +323,7 @@ fn as_labels(value: &Value) -> BTreeMap<String, String> {
 }
 
 /// The rule that is broken, what comes of it, and the fix.
-type Risk = (&'static str, String, String);
+type ProxyRisk = (&'static str, String, String);
 
 fn is_server(line: &str) -> bool {
     line.split_whitespace().next() == Some("server")

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::file::StackFile;
-use crate::fault::Loss;
+use crate::error::Risk;
 use crate::model::Wrong;
 
 /// A node as `docker node inspect` prints it.
@@ -170,7 +170,7 @@ impl Nodes {
     }
 
     /// Volumes that each node has for itself, of services that Swarm may move to another.
-    pub fn losses(&self, file: &StackFile) -> Vec<(String, Loss)> {
+    pub fn losses(&self, file: &StackFile) -> Vec<(String, Risk)> {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];
@@ -186,7 +186,7 @@ impl Nodes {
                 let fix = format!(
                     "pin it: `services.{name}.deploy.placement.constraints: [node.hostname == NODE]`"
                 );
-                all.push((name.clone(), Loss::grave("swarm-local-volume", says, fix)));
+                all.push((name.clone(), Risk::grave("swarm-local-volume", says, fix)));
             }
         }
         all

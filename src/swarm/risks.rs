@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::fault::Loss;
+use crate::error::Risk;
 
 /// What is known of a service beside its file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,7 +16,7 @@ pub struct Facts {
 }
 
 /// What a service will lose when it is replaced, by its part of a stack file.
-pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Loss> {
+pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Risk> {
     let deploy = &service["deploy"];
     let global = deploy["mode"].as_str() == Some("global");
     let start_first = deploy["update_config"]["order"].as_str() == Some("start-first");
@@ -30,21 +30,21 @@ pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Loss> {
         let says = format!(
             "`{name}` has no health check: Swarm sends requests to a task the moment its container runs, ready or not"
         );
-        risks.push(Loss::grave("swarm-no-healthcheck", says, format!("set `services.{name}.healthcheck`")));
+        risks.push(Risk::grave("swarm-no-healthcheck", says, format!("set `services.{name}.healthcheck`")));
     }
     if start_first && on_host {
         let says = format!(
             "`{name}` publishes a port of the host and is replaced start-first: a new task needs a node whose port is free"
         );
         let fix = "on as many nodes as it has replicas the update gets nowhere: have one more, or use `order: stop-first`";
-        risks.push(Loss::grave("swarm-host-port", says, fix));
+        risks.push(Risk::grave("swarm-host-port", says, fix));
     } else if single && on_host {
         let says = format!(
             "`{name}` is one task on a port of the host, so nothing answers there while it is replaced"
         );
         risks.push(match facts.is_front {
-            true => Loss::note("swarm-one-task", says, "replace it seldom: what is behind it loses nothing"),
-            false => Loss::grave(
+            true => Risk::note("swarm-one-task", says, "replace it seldom: what is behind it loses nothing"),
+            false => Risk::grave(
                 "swarm-one-task",
                 says,
                 "put a proxy there, and take the port from what is behind it",
@@ -55,7 +55,7 @@ pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Loss> {
             "`{name}` has one replica, which Swarm stops before it starts the next: nothing serves meanwhile"
         );
         let fix = format!("set `services.{name}.deploy.update_config.order: start-first`");
-        risks.push(Loss::grave("swarm-stop-first", says, fix));
+        risks.push(Risk::grave("swarm-stop-first", says, fix));
     }
     risks
 }
@@ -82,7 +82,7 @@ mod tests {
 
     fn risks(yaml: &str, facts: Facts) -> Vec<String> {
         let found = of_service("app", &serde_yaml::from_str::<Value>(yaml).unwrap(), facts);
-        found.iter().map(Loss::to_string).collect()
+        found.iter().map(Risk::to_string).collect()
     }
 
     #[test]

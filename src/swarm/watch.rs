@@ -10,7 +10,7 @@ use super::state::{Service, Stack, Task};
 use super::verdict::{self, ServiceGoal, Standing};
 use crate::docker::Docker;
 use crate::docker::swarm::no_manager;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::report::{Event, Report, Warning};
 use crate::wait::{self, StopSignal, WaitResult};
 
@@ -49,7 +49,7 @@ pub enum End {
     Stuck(Box<Failure>, Duration),
     Interrupted(i32),
     /// No manager answers.
-    Lost(Fault),
+    Lost(Error),
 }
 
 /// The service that failed, and what its tasks said while they were watched: Swarm forgets tasks.
@@ -101,11 +101,11 @@ impl Watch<'_> {
             since: now,
             answered: now,
         };
-        let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Fault>(self.turn(&mut seen)))?;
+        let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Error>(self.turn(&mut seen)))?;
         Ok(match waited {
             WaitResult::Done(end) => end,
             WaitResult::Interrupted(signal) => End::Interrupted(signal),
-            WaitResult::TimedOut => End::Lost(Fault::unchanged("a year has passed")),
+            WaitResult::TimedOut => End::Lost(Error::unchanged("a year has passed")),
         })
     }
 
@@ -122,7 +122,7 @@ impl Watch<'_> {
                 self.judge(stack, seen)
             }
             Err(error) if seen.answered.elapsed() > self.docker.scaled(LOST) => {
-                Some(End::Lost(Fault::from_error(error)))
+                Some(End::Lost(Error::from_error(error)))
             }
             Err(_) => None,
         }

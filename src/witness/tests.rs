@@ -81,7 +81,7 @@ fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 /// Waited for, because what was lost before the change was done counts among the lost and is none.
-fn objection(witness: &Witness) -> Fault {
+fn objection(witness: &Witness) -> Error {
     let told = Mutex::default();
     until("an objection", || {
         *told.lock().unwrap() = witness.objection();

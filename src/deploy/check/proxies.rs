@@ -7,7 +7,7 @@ use super::{Checker, about, refused_by};
 use crate::check::{AuditReport, Finding};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::scene::{self, Viewer};
-use crate::fault::{Fault, Loss};
+use crate::error::{Error, Risk};
 use crate::proxy::{Backend, Proxy, Wish};
 
 impl Checker<'_> {
@@ -77,7 +77,7 @@ impl Checker<'_> {
     }
 
     /// What a running proxy says to being prepared; nothing is done about it.
-    fn prepared(&self, proxy: &dyn Proxy, wish: &Wish) -> Result<Result<Vec<Loss>, Fault>> {
+    fn prepared(&self, proxy: &dyn Proxy, wish: &Wish) -> Result<Result<Vec<Risk>, Error>> {
         let answers = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
         Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
     }
@@ -101,6 +101,6 @@ impl Checker<'_> {
     }
 }
 
-fn lost(target: &Target, proxy: &dyn Proxy, loss: Loss) -> Finding {
+fn lost(target: &Target, proxy: &dyn Proxy, loss: Risk) -> Finding {
     Finding::lost(about(target, proxy, &loss.says), loss)
 }

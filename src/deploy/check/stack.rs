@@ -11,7 +11,7 @@ use crate::cli::CheckArgs;
 use crate::deploy::definition::Definition;
 use crate::deploy::stack;
 use crate::docker::inspect::Image;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::{Project, Service, Wrong};
 use crate::swarm::convert::folder_mounts;
 use crate::swarm::file::{Asks, StackFile};
@@ -24,7 +24,7 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
     let (docker, project) = (&definition.docker, &definition.project);
     let asks = Asks { services: args.services.clone(), ..Asks::default() };
     let text = definition.snapshot.text();
-    let mut file = StackFile::of(&text, &definition.source, &asks).map_err(Fault::from)?;
+    let mut file = StackFile::of(&text, &definition.source, &asks).map_err(Error::from)?;
     let nodes = if engine { docker.placement().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
@@ -44,7 +44,7 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
     }
     let refused = |wrong: Wrong| {
         let about = about(&file.services, &wrong.message);
-        Finding::refused(about, Fault::from(wrong))
+        Finding::refused(about, Error::from(wrong))
     };
     sheet.findings.extend(refusals.into_iter().map(refused));
     sheet.findings.extend(file.notes.iter().map(|note| ignored(&file.services, note)));

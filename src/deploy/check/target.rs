@@ -13,7 +13,7 @@ use crate::deploy::goals;
 use crate::deploy::scene::Viewer;
 use crate::deploy::serving::{self, NotReady, Serving};
 use crate::docker::inspect::Container;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::health::Probe;
 use crate::model::{Order, Service};
 use crate::observed::{Generation, Instance, Observed, State};
@@ -61,7 +61,7 @@ impl Checker<'_> {
     /// `others` are judged with it: a deploy that names none replaces them together.
     pub fn target(&self, target: &Target, others: &[&Target], sheet: &mut AuditReport) -> Result<Judged> {
         let found = &mut sheet.findings;
-        let refused = |fault: Fault| Finding::refused(Scope::service(target.services()[0]), fault);
+        let refused = |fault: Error| Finding::refused(Scope::service(target.services()[0]), fault);
         found.extend(
             preflight::file(self.project(), target)
                 .into_iter()
@@ -73,7 +73,7 @@ impl Checker<'_> {
         let fronting = match self.fronting(target) {
             Ok(fronting) => fronting,
             Err(error) => {
-                found.push(refused(Fault::from_error(error)));
+                found.push(refused(Error::from_error(error)));
                 Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
@@ -132,19 +132,19 @@ impl Checker<'_> {
         }
         let of = |(target, plan): &&(&Target, Plan)| {
             let error = preflight::collateral(self.docker(), plan, &[]).err()?;
-            Some(self.about_service(target, Fault::from_error(error)))
+            Some(self.about_service(target, Error::from_error(error)))
         };
         asked.iter().copied().filter_map(|one| of(&one)).collect()
     }
 
     /// A fault of the file names the side that it is about.
-    fn about_service(&self, target: &Target, fault: Fault) -> Finding {
+    fn about_service(&self, target: &Target, fault: Error) -> Finding {
         let named = target.services().into_iter().find(|s| fault.message.contains(&format!("`{s}`")));
         Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), fault)
     }
 
     /// Before the first start nothing of it runs, and a proxy that is down is none to wonder at.
-    fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Fault> {
+    fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Error> {
         let runs = target.services().iter().any(|s| self.running(s) > 0);
         match runs {
             true => preflight::proxy_runs(self.project(), target, &self.proxies),
@@ -216,7 +216,7 @@ impl Checker<'_> {
     /// The plan of a deploy of everything, by the sides that run.
     fn plan(&self, target: &Target, fronting: &Fronting) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
-        let about = |fault: Fault| self.about_service(target, fault);
+        let about = |fault: Error| self.about_service(target, fault);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             Goal {
@@ -250,7 +250,7 @@ impl Checker<'_> {
         };
         let count = |s: &&str| self.wanted_of(&self.project().services[*s]);
         let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| instance(s, n))).collect();
-        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| about(Fault::from(e)))
+        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| about(Error::from(e)))
     }
 
     fn judge_service(

@@ -11,7 +11,7 @@ use crate::deploy::asked;
 use crate::deploy::definition::{connect, resolved};
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::model::Snapshot;
 use crate::report::Report;
 use crate::swarm::change::Change;
@@ -25,7 +25,7 @@ use crate::swarm::state::{Service, Stack};
 /// Compose's own.
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
-    let text = Snapshot::read(&resolved(&mut docker, report)?).map_err(Fault::from)?.text();
+    let text = Snapshot::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = asked::project_folder(compose).canonicalize()?;
     report.say(Converted::of(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
@@ -46,15 +46,15 @@ pub fn file_of_service(docker: &Docker, name: &str) -> Result<String> {
 fn find(docker: &Docker, name: &str) -> Result<Service> {
     docker.cluster()?;
     let Some(raw) = docker.service_named(name)? else {
-        return Err(Fault::usage(format!("there is no service `{name}` in this Swarm"))
+        return Err(Error::usage(format!("there is no service `{name}` in this Swarm"))
             .hint("`docker service ls` shows them")
             .into());
     };
     let stack = Stack::new(name, vec![raw], Vec::new(), &BTreeMap::new());
     let service = stack.services.into_values().next();
-    let service = service.ok_or_else(|| Fault::unchanged(format!("the service `{name}` cannot be read")))?;
+    let service = service.ok_or_else(|| Error::unchanged(format!("the service `{name}` cannot be read")))?;
     match service.spec.value()["Labels"][NAMESPACE].as_str().filter(|stack| *stack != name) {
-        Some(stack) => Err(Fault::usage(format!("the service `{name}` is of the stack `{stack}`"))
+        Some(stack) => Err(Error::usage(format!("the service `{name}` is of the stack `{stack}`"))
             .hint("deploy it with the file of that stack")
             .into()),
         None => Ok(service),
@@ -100,7 +100,7 @@ impl Swarm<'_> {
         };
         change.flags(service).map_err(|others| {
             let name = &service.name;
-            Fault::unchanged(format!(
+            Error::unchanged(format!(
                 "`{name}` was made by `docker service create`, and its file changes {}; nothing was changed",
                 others.join(", ")
             ))

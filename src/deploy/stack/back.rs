@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{Swarm, is_pinned, refused};
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::release::Kind;
 use crate::report::Event;
@@ -17,7 +17,7 @@ use crate::wait::StopSignal;
 
 impl Swarm<'_> {
     /// Swarm did not take the file; some of its services may be changed all the same.
-    pub fn refused(&self, file: &StackFile, fault: Fault) -> (Fault, bool) {
+    pub fn refused(&self, file: &StackFile, fault: Error) -> (Error, bool) {
         match watch::look(self.docker(), self.name()) {
             Ok(now) if self.changed(file, &now).is_empty() => (fault, false),
             Ok(_) => self.go_back(file, fault),
@@ -25,7 +25,7 @@ impl Swarm<'_> {
         }
     }
 
-    pub fn failed(&self, file: &StackFile, end: End) -> (Fault, bool) {
+    pub fn failed(&self, file: &StackFile, end: End) -> (Error, bool) {
         match end {
             End::Converged(_) => unreachable!("it has not failed"),
             End::Lost(fault) => {
@@ -34,7 +34,7 @@ impl Swarm<'_> {
             }
             End::Interrupted(signal) => {
                 self.report.event(Event::Interrupted);
-                self.go_back(file, Fault::interrupted(signal))
+                self.go_back(file, Error::interrupted(signal))
             }
             End::Failed(failure, standing) => self.stands(file, &failure, standing),
             End::Stuck(failure, after) => {
@@ -48,22 +48,22 @@ impl Swarm<'_> {
     }
 
     /// Every task runs, and the public URL gives no good answer.
-    pub fn lost(&self, file: &StackFile, lost: Fault) -> (Fault, bool) {
+    pub fn lost(&self, file: &StackFile, lost: Error) -> (Error, bool) {
         let message = format!("every task runs, and {}", lost.message);
-        let fault = Fault { message, ..lost };
+        let fault = Error { message, ..lost };
         match self.kind {
             Kind::Rollback { .. } => {
-                let broken = Fault { exit: Exit::Broken, ..fault };
+                let broken = Error { exit: Exit::Broken, ..fault };
                 (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
             }
             _ => self.go_back(file, fault),
         }
     }
 
-    fn stands(&self, file: &StackFile, failure: &Failure, standing: Standing) -> (Fault, bool) {
+    fn stands(&self, file: &StackFile, failure: &Failure, standing: Standing) -> (Error, bool) {
         let service = &failure.service;
         let fault = |said: String| {
-            self.with_complaints(Fault::new(Exit::Kept, format!("`{service}`: {said}")), failure)
+            self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {said}")), failure)
         };
         match standing {
             Standing::Paused(why) if !self.goes_back_by_itself(service) => {
@@ -93,7 +93,7 @@ impl Swarm<'_> {
     }
 
     /// The removal stays: the service is not made again. The others go back.
-    fn gone_meanwhile(&self, file: &StackFile, fault: Fault, service: &str) -> (Fault, bool) {
+    fn gone_meanwhile(&self, file: &StackFile, fault: Error, service: &str) -> (Error, bool) {
         let removed = fault.message.clone();
         let (fault, _) = self.go_back(file, fault);
         if self.before.running(service) == 0 || fault.exit != Exit::Kept {
@@ -102,11 +102,11 @@ impl Swarm<'_> {
         let message =
             format!("{removed}; it served before and does not now; the other services are what they were");
         let hint = format!("act now: `compose-zd deploy {service}` creates it again");
-        (Fault { exit: Exit::Broken, message, ..fault }.hint(hint), false)
+        (Error { exit: Exit::Broken, message, ..fault }.hint(hint), false)
     }
 
     /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
-    fn overwritten(&self, failure: &Failure) -> Fault {
+    fn overwritten(&self, failure: &Failure) -> Error {
         let (name, service) = (self.name(), &failure.service);
         let sent = self.sent.borrow();
         let goal = sent.iter().find(|goal| goal.service == *service);
@@ -116,7 +116,7 @@ impl Swarm<'_> {
             Some(now) => (now.version, short(now.spec.image())),
             None => (0, String::new()),
         };
-        Fault::new(
+        Error::new(
             Exit::Kept,
             format!(
                 "`{service}`: another update took the place of this one: Swarm was given release {} ({ours}, version {}), and \
@@ -139,7 +139,7 @@ impl Swarm<'_> {
         !matches!(self.kind, Kind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
     }
 
-    fn stuck(&self, failure: &Failure, after: Duration) -> Fault {
+    fn stuck(&self, failure: &Failure, after: Duration) -> Error {
         let Failure { stack, service, .. } = failure;
         let (running, wanted, is_job) = match stack.services.get(service) {
             Some(service) => (stack.current(service), stack.wanted(service), service.spec.is_job()),
@@ -160,17 +160,17 @@ impl Swarm<'_> {
             true => "free the port on that node (`ss -ltnp` shows its owner), or publish another one",
             false => "`--health-deadline` gives a task more time to get ready",
         };
-        self.with_complaints(Fault::new(Exit::Kept, format!("`{service}`: {what}")), failure).hint(hint)
+        self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {what}")), failure).hint(hint)
     }
 
     /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
     /// reason that is recorded.
-    fn with_complaints(&self, fault: Fault, failure: &Failure) -> Fault {
+    fn with_complaints(&self, fault: Error, failure: &Failure) -> Error {
         let message = match failure.complaints.last() {
             Some(said) if !fault.message.contains(said.as_str()) => format!("{} ({said})", fault.message),
             _ => fault.message.clone(),
         };
-        let fault = Fault { message, ..fault };
+        let fault = Error { message, ..fault };
         let others = failure.complaints.iter().rev().skip(1).cloned().collect::<Vec<_>>();
         let fault = fault.seen(&others.join("\n"));
         match failure.task.as_ref().map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
@@ -212,7 +212,7 @@ impl Swarm<'_> {
     }
 
     /// Brings back what was there before: all of it, whichever service failed. Swarm may have done it already.
-    fn go_back(&self, file: &StackFile, fault: Fault) -> (Fault, bool) {
+    fn go_back(&self, file: &StackFile, fault: Error) -> (Error, bool) {
         let back = watch::look(self.docker(), self.name()).and_then(|now| {
             let changed = self.changed(file, &now);
             if changed.is_empty() {
@@ -251,19 +251,19 @@ impl Swarm<'_> {
         match self.watch(goals, now, true, StopSignal::default())? {
             End::Converged(_) => Ok(()),
             End::Failed(failure, standing) => {
-                let fault = Fault::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
+                let fault = Error::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
                 Err(self.with_complaints(fault, &failure).into())
             }
             End::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
             End::Lost(fault) => Err(fault.into()),
-            End::Interrupted(signal) => Err(Fault::interrupted(signal).into()),
+            End::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         }
     }
 
     /// Where Swarm has no way back of its own: the last release that was good, as it was recorded.
     fn send_last_good(&self, service: &str) -> Result<()> {
         let Some(record) = self.ledger.history.current().filter(|r| r.services.contains_key(service)) else {
-            return Err(Fault::unchanged(format!(
+            return Err(Error::unchanged(format!(
                 "Swarm has no spec of `{service}` from before any more, and no release of it is recorded"
             ))
             .into());
@@ -277,7 +277,7 @@ impl Swarm<'_> {
             asks.replicas.extend((placed.replicas > 0).then(|| (service.into(), placed.replicas.into())));
         }
         let source = format!("release {}", record.number);
-        let mut file = StackFile::of(&snapshot.text(), &source, &asks).map_err(Fault::from)?;
+        let mut file = StackFile::of(&snapshot.text(), &source, &asks).map_err(Error::from)?;
         refused(&source, std::mem::take(&mut file.refusals))?;
         let stack = self.send_adopted(&file, &watch::look(self.docker(), self.name())?)?;
         match stack.services.is_empty() {
@@ -286,7 +286,7 @@ impl Swarm<'_> {
         }
     }
 
-    fn kept(&self, fault: Fault) -> Fault {
+    fn kept(&self, fault: Error) -> Error {
         let exit = match fault.exit {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::Kept,
@@ -299,7 +299,7 @@ impl Swarm<'_> {
             (true, Some(record)) => format!("release {} serves", record.number),
             (true, None) => "what served before serves".to_string(),
         };
-        Fault { exit, message: format!("{}; {serves}", fault.message), ..fault }
+        Error { exit, message: format!("{}; {serves}", fault.message), ..fault }
     }
 
     /// A task of the stack ran before.
@@ -307,7 +307,7 @@ impl Swarm<'_> {
         self.before.tasks.iter().any(|t| t.runs())
     }
 
-    fn paused(&self, fault: Fault, failure: &Failure) -> Fault {
+    fn paused(&self, fault: Error, failure: &Failure) -> Error {
         let (name, service) = (self.name(), &failure.service);
         let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
         let (exit, how) = match serves {
@@ -315,36 +315,36 @@ impl Swarm<'_> {
             false => (Exit::Broken, "it stays as it is, and no task of it runs"),
         };
         let act = if serves { "" } else { "act now: " };
-        Fault { exit, message: format!("{}; {how}", fault.message), ..fault }.hint(format!(
+        Error { exit, message: format!("{}; {how}", fault.message), ..fault }.hint(format!(
             "{act}`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts \
              over; see `docker service ps {name}_{service}`"
         ))
     }
 
-    fn broken(&self, fault: Fault, second: &str) -> Fault {
+    fn broken(&self, fault: Error, second: &str) -> Error {
         let name = self.name();
         if !self.served() {
             let message = format!(
                 "{}; nothing served before; and what is left could not be removed: {second}",
                 fault.message
             );
-            return Fault { exit: Exit::Kept, message, ..fault }
+            return Error { exit: Exit::Kept, message, ..fault }
                 .hint(format!("`docker stack ps {name}` shows what runs"));
         }
         let message = format!("{}; and what was there before could not be restored: {second}", fault.message);
-        Fault { exit: Exit::Broken, message, ..fault }.hint(format!(
+        Error { exit: Exit::Broken, message, ..fault }.hint(format!(
             "act now: `docker stack ps {name}` shows what runs; deploy again once the cause is gone"
         ))
     }
 
     /// Nobody can say what became of it; Swarm goes on by itself.
-    fn unknown(&self, fault: Fault, why: &str) -> Fault {
+    fn unknown(&self, fault: Error, why: &str) -> Error {
         let message = format!(
             "`{}`: no manager of the Swarm answers any more, so it is not known what became of the update, which goes on \
              without us: {why}",
             self.name()
         );
-        Fault { exit: Exit::Broken, message, ..fault }
+        Error { exit: Exit::Broken, message, ..fault }
             .hint("name another manager with `--context` or `--host`, and deploy again: it goes on from what it finds")
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Swarm, is_pinned};
 use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
-use crate::fault::{Exit, Fault};
+use crate::error::{Error, Exit};
 use crate::model::{Snapshot, Wrong};
 use crate::release::Kind;
 use crate::report::Warning;
@@ -34,7 +34,7 @@ impl Swarm<'_> {
     /// What Swarm refuses, or would fail at on one of its nodes.
     pub fn prepare(&self, asks: &Asks) -> Result<Prepared> {
         let source = &self.definition.source;
-        let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Fault::from)?;
+        let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Error::from)?;
         if matches!(self.kind, Kind::Rollback { .. }) {
             file = file.without_jobs();
         }
@@ -106,12 +106,12 @@ impl Swarm<'_> {
         Ok(())
     }
 
-    fn image_is_gone(&self, service: &str, id: &str) -> Fault {
+    fn image_is_gone(&self, service: &str, id: &str) -> Error {
         let number = match self.kind {
             Kind::Rollback { to } => to,
             _ => self.number,
         };
-        Fault::unchanged(format!(
+        Error::unchanged(format!(
             "`{service}`: the image of release {number} is gone from this engine, and no registry has it; nothing was changed"
         ))
         .seen(&format!("its id is {id}"))
@@ -211,12 +211,12 @@ fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(Object, St
 
 /// # Errors
 /// All of them, each with its fix.
-pub fn refused(source: &str, mut all: Vec<Wrong>) -> Result<(), Fault> {
+pub fn refused(source: &str, mut all: Vec<Wrong>) -> Result<(), Error> {
     match all.len() {
         0 => Ok(()),
-        1 => Err(Fault::from(all.remove(0))),
+        1 => Err(Error::from(all.remove(0))),
         count => {
-            let fault = Fault::new(
+            let fault = Error::new(
                 Exit::Usage,
                 format!(
                     "{source}: Swarm cannot run this project as it is, for {count} reasons; nothing was changed"
@@ -228,8 +228,8 @@ pub fn refused(source: &str, mut all: Vec<Wrong>) -> Result<(), Fault> {
     }
 }
 
-fn nothing_to_send(source: &str) -> Fault {
-    Fault::usage(format!(
+fn nothing_to_send(source: &str) -> Error {
+    Error::usage(format!(
         "{source}: there is no service to put in place; jobs are not run again by a rollback"
     ))
     .hint("`compose-zd deploy SERVICE` runs a job once more")

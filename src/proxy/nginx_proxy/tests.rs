@@ -290,7 +290,7 @@ fn wish(tune: bool) -> Wish {
     Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() }
 }
 
-fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Fault> {
+fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Error> {
     let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
     let nginx = done(&format!("@version nginx version: nginx/{version}\n"));
     proxy().prepare(&[generator, nginx], &wish(tune))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::labels::{self, Http, default_rule};
-use super::{Backend, CommandResult, Endpoint, Fault, Loss, Traefik};
-use crate::fault::Rule;
+use super::{Backend, CommandResult, Endpoint, Error, Risk, Traefik};
+use crate::error::Rule;
 
 pub const FILES: &str = "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
 const IDLE: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
@@ -16,12 +16,12 @@ const SHORT: Duration = Duration::from_secs(5);
 const OTHERWISE: &str = "`--proxy-kind none` deploys without gate and drain";
 
 impl Traefik {
-    pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Fault {
-        Fault::unchanged(format!("{}: {why}", self.called())).hint(hint).rule(rule)
+    pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
+        Error::unchanged(format!("{}: {why}", self.called())).hint(hint).rule(rule)
     }
 
     /// What holds with and without files of routes.
-    pub(super) fn check_labels(&self, backend: &Backend) -> Result<(), Fault> {
+    pub(super) fn check_labels(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
         if let Some(label) = labels::beyond_http(&backend.labels) {
             let why =
@@ -39,7 +39,7 @@ impl Traefik {
         self.check_routes(backend)
     }
 
-    fn check_routes(&self, backend: &Backend) -> Result<(), Fault> {
+    fn check_routes(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
         let http = Http::read(&backend.labels);
         let template = self.settings.default_rule();
@@ -65,7 +65,7 @@ impl Traefik {
     }
 
     /// With a directory of routes: there has to be a way to ask whether a file is in force.
-    pub(super) fn check_door(&self) -> Result<Vec<Loss>, Fault> {
+    pub(super) fn check_door(&self) -> Result<Vec<Risk>, Error> {
         if self.door.is_none() {
             return Err(self.refused(
                 &"traefik-no-door",
@@ -83,18 +83,18 @@ impl Traefik {
         Ok(self.slow_drain().into_iter().collect())
     }
 
-    fn slow_drain(&self) -> Option<Loss> {
+    fn slow_drain(&self) -> Option<Risk> {
         let idle = self.settings.idle_timeout();
         let says = format!(
             "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain timeout",
             self.called(),
             idle.as_secs()
         );
-        (idle > SHORT).then(|| Loss::note("traefik-slow-drain", says, format!("start it with `{IDLE}`")))
+        (idle > SHORT).then(|| Risk::note("traefik-slow-drain", says, format!("start it with `{IDLE}`")))
     }
 
     /// Without one, its own discovery does everything, and is only watched.
-    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Loss>, Fault> {
+    pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         if self.api.is_none() || self.tool.is_none() {
             return Err(self.refused(
                 &"traefik-no-files",
@@ -110,7 +110,7 @@ impl Traefik {
         Ok(coming.flat_map(|b| losses(b, &fix)).chain(self.slow_drain()).collect())
     }
 
-    fn check_generations(&self, backends: &[Backend]) -> Result<(), Fault> {
+    fn check_generations(&self, backends: &[Backend]) -> Result<(), Error> {
         let (running, coming): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.runs);
         let pairs = running
             .iter()
@@ -131,7 +131,7 @@ impl Traefik {
     }
 
     /// A directory that takes a file.
-    pub(super) fn check_directory(&self, directory: &str, answer: &CommandResult) -> Result<(), Fault> {
+    pub(super) fn check_directory(&self, directory: &str, answer: &CommandResult) -> Result<(), Error> {
         if !answer.ok() {
             let why = format!("its directory of routes, {directory}, is not there");
             return Err(self
@@ -149,7 +149,7 @@ impl Traefik {
     }
 
     /// No file routes to a service of labels, which a file of ours does not take over.
-    pub(super) fn check_references(&self, answer: &Answer, endpoints: &[Endpoint]) -> Result<(), Fault> {
+    pub(super) fn check_references(&self, answer: &Answer, endpoints: &[Endpoint]) -> Result<(), Error> {
         let services: Vec<String> =
             endpoints.iter().flat_map(|e| Http::read(&e.labels).service_names()).collect();
         let refers = |line: &&String| {
@@ -173,7 +173,7 @@ impl Traefik {
     }
 
     /// What keeps it from being a proxy that can be asked at all.
-    pub(super) fn check_settings(&self) -> Result<(), Fault> {
+    pub(super) fn check_settings(&self) -> Result<(), Error> {
         match self.settings.watches_docker() {
             true => Ok(()),
             false => Err(self.refused(
@@ -186,20 +186,20 @@ impl Traefik {
     }
 }
 
-fn losses(backend: &Backend, fix: &str) -> Vec<Loss> {
+fn losses(backend: &Backend, fix: &str) -> Vec<Risk> {
     let service = &backend.service;
     let mut losses = Vec::new();
     if !backend.has_healthcheck {
         let says =
             format!("`{service}` has no healthcheck, so a new instance gets requests before it is ready");
-        losses.push(Loss::grave("traefik-no-healthcheck", says, format!("give it one, {fix}")));
+        losses.push(Risk::grave("traefik-no-healthcheck", says, format!("give it one, {fix}")));
     }
     if !backend.has_drain_command {
         let says = format!(
             "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests"
         );
         let fix = format!("set one that makes its healthcheck fail, {fix}");
-        losses.push(Loss::grave("traefik-no-drain", says, fix));
+        losses.push(Risk::grave("traefik-no-drain", says, fix));
     }
     losses
 }

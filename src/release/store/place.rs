@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{cannot_write, names_in};
-use crate::fault::Fault;
+use crate::error::Error;
 use crate::shell;
 
 /// A folder that has no other use: one that was named with `--state-dir` may be the user's own, and stays as open as they
@@ -32,7 +32,7 @@ pub fn file_mode(folder: &Path) -> u32 {
 ///
 /// # Errors
 /// A folder that cannot be made, or that others can enter and that only its owner can close.
-pub fn make(folder: &Path, ours: bool) -> Result<(), Fault> {
+pub fn make(folder: &Path, ours: bool) -> Result<(), Error> {
     let open = match fs::metadata(folder) {
         Ok(there) => ours && there.is_dir() && there.mode() & 0o077 != 0 && !is_shared(folder),
         Err(_) => {
@@ -62,9 +62,9 @@ fn close_file(path: &Path) {
     }
 }
 
-fn stays_open(folder: &Path, error: &io::Error) -> Fault {
+fn stays_open(folder: &Path, error: &io::Error) -> Error {
     let (shown, path) = (folder.display(), shell::path(folder));
-    Fault::unchanged(format!(
+    Error::unchanged(format!(
         "`{shown}` is open to other users, and resolved secrets are kept in it: {error}"
     ))
     .hint(format!("close it as its owner, `chmod 700 {path}`, or name another folder with `--state-dir`"))
@@ -75,7 +75,7 @@ fn stays_open(folder: &Path, error: &io::Error) -> Fault {
 ///
 /// # Errors
 /// The first such path, and what to do about it.
-pub fn guard(state_dir: &Path, below: &[PathBuf]) -> Result<(), Fault> {
+pub fn guard(state_dir: &Path, below: &[PathBuf]) -> Result<(), Error> {
     let engine = state_dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with('@'));
     let own = state_dir.parent().filter(|_| engine).unwrap_or(state_dir);
     let owner = own.parent().and_then(|project| fs::metadata(project).ok()).map(|about| about.uid());
@@ -95,11 +95,11 @@ pub fn guard(state_dir: &Path, below: &[PathBuf]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check(path: &Path, about: &Metadata, owner: Option<u32>) -> Result<(), Fault> {
+fn check(path: &Path, about: &Metadata, owner: Option<u32>) -> Result<(), Error> {
     let shown = path.display();
     if about.is_symlink() {
         let leads = fs::read_link(path).unwrap_or_default();
-        return Err(Fault::unchanged(format!(
+        return Err(Error::unchanged(format!(
             "`{shown}` is a symbolic link to `{}`, and root keeps no releases behind one",
             leads.display()
         ))
@@ -109,7 +109,7 @@ fn check(path: &Path, about: &Metadata, owner: Option<u32>) -> Result<(), Fault>
         return Ok(());
     }
     let (uid, word) = (about.uid(), shell::path(path));
-    Err(Fault::unchanged(format!(
+    Err(Error::unchanged(format!(
         "`{shown}` belongs to the user with the id {uid}, who is neither root nor the owner of the project"
     ))
     .hint(format!(

@@ -151,7 +151,7 @@ fn said(make: impl Fn(&Path)) -> Damage {
     make(&store.path(7, "json"));
     let history = store.history().unwrap();
     let damage = history.unreadable(7).expect("it is damaged").clone();
-    let fault = Fault::from(&damage);
+    let fault = Error::from(&damage);
     assert!(fault.message.contains("shop/releases/0007.json` cannot be used: "), "{fault}");
     assert!(fault.hint.as_ref().unwrap().contains("mv "), "{fault}");
     assert_eq!(fault.exit.code(), if damage.newer { 2 } else { 1 });
@@ -197,7 +197,7 @@ fn what_has_the_name_of_a_file_and_is_none_is_not_followed_waited_for_or_read_wi
 fn a_file_of_a_newer_version_is_said_to_be_one() {
     let damage = said(|path| fs::write(path, br#"{"format": 2, "new": true}"#).unwrap());
     assert_eq!(damage.why, "it has the format 2; this version knows those up to 1");
-    assert!(damage.newer && Fault::from(&damage).hint.unwrap().starts_with("use the newer compose-zd"));
+    assert!(damage.newer && Error::from(&damage).hint.unwrap().starts_with("use the newer compose-zd"));
 }
 
 #[test]

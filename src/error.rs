@@ -44,7 +44,7 @@ pub type Rule = &'static &'static str;
 
 /// An error that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Error {
     pub exit: Exit,
     pub message: String,
     /// What was seen, a line each: answers, log lines, stderr of a command.
@@ -54,24 +54,24 @@ pub struct Fault {
     pub rule: Option<Rule>,
 }
 
-impl Fault {
+impl Error {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Fault { exit, message: message.into(), details: Vec::new(), hint: None, rule: None }
+        Error { exit, message: message.into(), details: Vec::new(), hint: None, rule: None }
     }
 
     /// A failure before anything was changed.
     pub fn unchanged(message: impl Into<String>) -> Self {
-        Fault::new(Exit::Unchanged, message)
+        Error::new(Exit::Unchanged, message)
     }
 
     /// Wrong usage or configuration.
     pub fn usage(message: impl Into<String>) -> Self {
-        Fault::new(Exit::Usage, message)
+        Error::new(Exit::Usage, message)
     }
 
     /// A signal that asked to stop.
     pub fn interrupted(signal: i32) -> Self {
-        Fault::new(Exit::Interrupted(signal), format!("interrupted by signal {signal}"))
+        Error::new(Exit::Interrupted(signal), format!("interrupted by signal {signal}"))
     }
 
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -93,11 +93,11 @@ impl Fault {
 
     /// Reads any error as a fault; one that is not ours is a failure before anything was changed.
     pub fn from_error(error: anyhow::Error) -> Self {
-        error.downcast::<Fault>().unwrap_or_else(|other| Fault::unchanged(format!("{other:#}")))
+        error.downcast::<Error>().unwrap_or_else(|other| Error::unchanged(format!("{other:#}")))
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
         self.details.iter().try_for_each(|d| write!(f, "\n  {d}"))?;
@@ -108,11 +108,11 @@ impl fmt::Display for Fault {
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for Error {}
 
 /// What goes on all the same, and loses something or is worth a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loss {
+pub struct Risk {
     /// The stable name of the rule that is broken.
     pub rule: &'static str,
     /// Requests are lost, and not only time.
@@ -121,17 +121,17 @@ pub struct Loss {
     pub fix: String,
 }
 
-impl Loss {
-    pub fn grave(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Loss {
-        Loss { rule, grave: true, says: says.into(), fix: fix.into() }
+impl Risk {
+    pub fn grave(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
+        Risk { rule, grave: true, says: says.into(), fix: fix.into() }
     }
 
-    pub fn note(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Loss {
-        Loss { grave: false, ..Loss::grave(rule, says, fix) }
+    pub fn note(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
+        Risk { grave: false, ..Risk::grave(rule, says, fix) }
     }
 }
 
-impl fmt::Display for Loss {
+impl fmt::Display for Risk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.says)?;
         match self.fix.as_str() {
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_fault_reads_message_then_what_was_seen_then_the_hint() {
-        let fault = Fault::usage("no").seen("a\n\n b  \n").hint("do");
+        let fault = Error::usage("no").seen("a\n\n b  \n").hint("do");
         assert_eq!(fault.to_string(), "no\n  a\n   b\nhint: do");
     }
 
