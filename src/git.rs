@@ -10,7 +10,7 @@ use crate::docker::{CommandResult, run_program};
 
 /// What a working copy stood at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Git {
+pub struct WorkingCopy {
     pub revision: String,
     /// None on a detached `HEAD`.
     #[serde(default)]
@@ -35,12 +35,12 @@ type Environment = Vec<(&'static str, Option<OsString>)>;
 
 /// The revision of the repository that a folder is in, else of the one whose hook this is (`GIT_DIR`, with a work tree
 /// elsewhere); none without git, a repository or a commit, or where git trusts neither.
-pub fn look(dir: &Path) -> Option<Git> {
+pub fn look(dir: &Path) -> Option<WorkingCopy> {
     let hook = PLACES[..2].iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
     look_with(dir, &hook.collect::<Vec<_>>())
 }
 
-fn look_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<Git> {
+fn look_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<WorkingCopy> {
     let own = environment(&[]);
     let head = ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"];
     let done = git(dir, &own, &head)?;
@@ -56,12 +56,12 @@ fn look_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<Git> {
     done.ok().then(|| read(dir, &hook, &done))?
 }
 
-fn read(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<Git> {
+fn read(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<WorkingCopy> {
     let branch = git(dir, environment, &["symbolic-ref", "--quiet", "--short", "HEAD"])?;
     // Without a work tree (a bare repository) it fails, and nothing is known to differ.
     let words = ["status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"];
     let status = git(dir, environment, &words)?;
-    Some(Git {
+    Some(WorkingCopy {
         revision: head.stdout.trim().into(),
         branch: branch.ok().then(|| branch.stdout.trim().into()),
         dirty: status.ok() && !status.stdout.trim().is_empty(),
@@ -142,7 +142,7 @@ mod tests {
         dir
     }
 
-    fn at(dir: &Path) -> Option<Git> {
+    fn at(dir: &Path) -> Option<WorkingCopy> {
         look_with(dir, &[])
     }
 

@@ -26,7 +26,7 @@ const WITH_VALUE: [&str; 10] = [
 
 /// What docker called us with.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Call {
+pub struct PluginInvocation {
     /// What is ours, with the program's name in front.
     pub words: Vec<OsString>,
     /// Docker's flags that we have none for, which go to every docker command.
@@ -40,20 +40,20 @@ pub fn is_plugin(program: Option<&OsString>) -> bool {
 }
 
 /// What a call by docker means; as it stands where docker's client was not between (`docker-zd deploy`).
-pub fn call(words: Vec<OsString>) -> Call {
+pub fn call(words: Vec<OsString>) -> PluginInvocation {
     let texts: Vec<String> = words.iter().map(|w| w.to_string_lossy().into_owned()).collect();
     let (flags, rest) = globals(&texts[1.min(texts.len())..]);
     let at = texts.len() - rest.len();
     let (before, after) = match rest {
         [name, ..] if name == NAME => (None, at + 1),
         [help, name, ..] if help == "help" && name == NAME => (Some("help"), at + 2),
-        _ => return Call { words, docker: Vec::new() },
+        _ => return PluginInvocation { words, docker: Vec::new() },
     };
     let (ours, docker): (Vec<_>, Vec<_>) = flags.into_iter().partition(|flag| is_ours(flag));
     let ours = ours.into_iter().flatten().map(OsString::from);
     let program = words[..1].iter().cloned();
     let help = before.map(OsString::from);
-    Call {
+    PluginInvocation {
         words: program.chain(help).chain(ours).chain(words[after..].iter().cloned()).collect(),
         docker: docker.into_iter().flatten().collect(),
     }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::git::Git;
+use crate::git::WorkingCopy;
 use crate::shell;
 
 /// The format of every file written here. What has a newer one is not half understood: it is shown as there, and nothing
@@ -101,7 +101,7 @@ pub struct Record {
     /// The services this rollout was about.
     pub deployed: Vec<String>,
     #[serde(default)]
-    pub git: Option<Git>,
+    pub git: Option<WorkingCopy>,
     /// `user@host`.
     pub by: String,
     pub command: String,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::home::Home;
 use crate::docker::Docker;
 use crate::error::{Error, Exit};
-use crate::git::{self, Git};
+use crate::git::{self, WorkingCopy};
 use crate::mask;
 use crate::model::Snapshot;
 use crate::release::images;
@@ -440,7 +440,7 @@ impl Ledger {
 }
 
 /// What was put back is of the revision it was of; the work tree has nothing to do with it.
-fn git_of(entry: &Entry) -> Option<Git> {
+fn git_of(entry: &Entry) -> Option<WorkingCopy> {
     match entry.kind {
         Kind::Deploy => git::look(&entry.folder),
         Kind::Rollback { .. } | Kind::Adopted => None,

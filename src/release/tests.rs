@@ -222,7 +222,7 @@ fn records_that_nothing_goes_back_to_are_limited() {
 
 #[test]
 fn a_record_reads_back_as_it_was_written() {
-    let git = Git { revision: "f00".into(), branch: None, dirty: true };
+    let git = WorkingCopy { revision: "f00".into(), branch: None, dirty: true };
     let whole =
         Record { kind: Kind::Rollback { to: 3 }, git: Some(git), ..record(7, &[("app", placed("a", 3))]) };
     let text = serde_json::to_string(&whole).unwrap();

@@ -8,7 +8,7 @@ use proptest::sample::select;
 
 use super::*;
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
-use crate::git::Git;
+use crate::git::WorkingCopy;
 use crate::release::Witnessed;
 use crate::release::{Kind, Outcome, Placed};
 
@@ -57,7 +57,7 @@ fn record() -> impl Strategy<Value = Record> {
             reason,
             services,
             deployed,
-            git: git.map(|(revision, branch, dirty)| Git { revision, branch, dirty }),
+            git: git.map(|(revision, branch, dirty)| WorkingCopy { revision, branch, dirty }),
             by,
             command,
             started,
