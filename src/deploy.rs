@@ -35,7 +35,7 @@ use anyhow::Result;
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::health::watch::Watch;
+use crate::health::monitor::Monitor;
 use crate::model::{Project, Wrong};
 use crate::preflight;
 use crate::release::Kind;
@@ -183,7 +183,7 @@ fn carry_out(
         report,
         stop,
         witness: Witness::default(),
-        watch: Watch::default(),
+        watch: Monitor::default(),
         running: Mutex::default(),
         policies: restart::policies(
             &definition.project.name,

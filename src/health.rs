@@ -1,16 +1,16 @@
 //! Is it ready? Asked at our own pace, never slept for: over HTTP, or by the healthcheck's own command.
 
-mod asker;
-mod inside;
+mod exec_probe;
+pub mod monitor;
 mod probe;
-pub mod watch;
+mod prober;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-pub use asker::{Answer, Asker, Unasked};
-pub use probe::{Front, Probe, choose};
+pub use probe::{ProbeTarget, ReadinessProbe, choose};
+pub use prober::{NoProbeTool, ProbeResult, Prober};
 
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -39,12 +39,12 @@ fn shortened(line: &str) -> String {
 pub struct Candidate {
     pub name: String,
     pub id: String,
-    pub probe: Probe,
+    pub probe: ReadinessProbe,
 }
 
 /// What is known of a candidate while it is waited for.
 #[derive(Default)]
-struct Progress {
+struct ReadinessProgress {
     good: u32,
     asked: u32,
     last: String,
@@ -57,18 +57,18 @@ struct Progress {
 
 /// Those that failed, and why; more may have, had they been waited for.
 #[derive(Debug)]
-pub struct Unready {
+pub struct ReadinessFailure {
     pub ids: Vec<String>,
     pub fault: Error,
 }
 
-impl Unready {
-    fn of(id: &str, fault: Error) -> Unready {
-        Unready { ids: vec![id.into()], fault }
+impl ReadinessFailure {
+    fn of(id: &str, fault: Error) -> ReadinessFailure {
+        ReadinessFailure { ids: vec![id.into()], fault }
     }
 
     /// Both in one: the first one's words, and what was seen of the other.
-    fn add(all: &mut Option<Unready>, other: Unready) {
+    fn add(all: &mut Option<ReadinessFailure>, other: ReadinessFailure) {
         let Some(first) = all else {
             *all = Some(other);
             return;
@@ -93,26 +93,30 @@ pub fn wait_until_ready(
     pace: &Pace,
     tolerated: usize,
     (stop, check): (&StopSignal, &dyn Fn() -> Result<()>),
-    told: impl Fn(&Candidate, &Answer),
-) -> Result<Option<Unready>> {
-    let asker = Asker::new(docker, pace.timeout)?;
-    let mut progress: Vec<Progress> = candidates.iter().map(|_| Progress::default()).collect();
-    let mut dead: Option<Unready> = None;
+    told: impl Fn(&Candidate, &ProbeResult),
+) -> Result<Option<ReadinessFailure>> {
+    let asker = Prober::new(docker, pace.timeout)?;
+    let mut progress: Vec<ReadinessProgress> =
+        candidates.iter().map(|_| ReadinessProgress::default()).collect();
+    let mut dead: Option<ReadinessFailure> = None;
     let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
         check()?;
         let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_open(pace)).collect();
         for (n, turn) in open.iter().zip(ask_all(&asker, candidates, &open, seen.take())?) {
             let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
             match turn {
-                Turn::Answered(answer) => {
+                InstanceCheck::Answered(answer) => {
                     let now = Instant::now();
                     if progress.hear(&answer, now) == pace.successes || progress.stands(&answer, now) {
                         told(candidate, &answer);
                     }
                 }
-                Turn::Ended(end) => {
+                InstanceCheck::Ended(end) => {
                     progress.ended = true;
-                    Unready::add(&mut dead, Unready::of(&candidate.id, died(docker, candidate, &end)));
+                    ReadinessFailure::add(
+                        &mut dead,
+                        ReadinessFailure::of(&candidate.id, died(docker, candidate, &end)),
+                    );
                 }
             }
         }
@@ -126,13 +130,13 @@ pub fn wait_until_ready(
     }
 }
 
-impl Progress {
+impl ReadinessProgress {
     fn is_open(&self, pace: &Pace) -> bool {
         !self.ended && self.good < pace.successes
     }
 
     /// Takes an answer in, and tells how many in a row were good.
-    fn hear(&mut self, answer: &Answer, now: Instant) -> u32 {
+    fn hear(&mut self, answer: &ProbeResult, now: Instant) -> u32 {
         self.asked += 1;
         if self.since.is_none() || gist(&self.last) != gist(&answer.text) {
             self.since = Some(now);
@@ -146,7 +150,7 @@ impl Progress {
     }
 
     /// Whether a bad answer has stood long enough to be reported, once until another one stands.
-    fn stands(&mut self, answer: &Answer, now: Instant) -> bool {
+    fn stands(&mut self, answer: &ProbeResult, now: Instant) -> bool {
         let is_old = self.since.is_some_and(|since| now.duration_since(since) >= STANDS);
         let gist = Some(gist(&answer.text));
         if answer.ready || !is_old || self.reported == gist {
@@ -166,30 +170,30 @@ fn gist(text: &str) -> String {
 }
 
 /// What one look at an instance gave.
-enum Turn {
-    Answered(Answer),
-    Ended(End),
+enum InstanceCheck {
+    Answered(ProbeResult),
+    Ended(InstanceEnd),
 }
 
 /// Looks at the containers of those that are open, and asks those that live side by side.
 fn ask_all(
-    asker: &Asker,
+    asker: &Prober,
     candidates: &[Candidate],
     open: &[usize],
     seen: Option<Vec<Container>>,
-) -> Result<Vec<Turn>> {
+) -> Result<Vec<InstanceCheck>> {
     let ids = || open.iter().map(|n| candidates[*n].id.clone()).collect::<Vec<_>>();
     let containers = seen.map_or_else(|| asker.docker.inspect(&ids()), Ok)?;
     let one = |n: &usize| {
         let candidate = &candidates[*n];
         let Some(container) = containers.iter().find(|c| c.id == candidate.id) else {
-            return Turn::Ended(End::Other("it was removed".into()));
+            return InstanceCheck::Ended(InstanceEnd::Other("it was removed".into()));
         };
         match ended(container, &candidate.probe) {
-            Some(end) => Turn::Ended(end),
+            Some(end) => InstanceCheck::Ended(end),
             None => match asker.ask(&candidate.probe, container) {
-                Ok(answer) => Turn::Answered(answer),
-                Err(unasked) => Turn::Ended(End::Unasked(unasked)),
+                Ok(answer) => InstanceCheck::Answered(answer),
+                Err(unasked) => InstanceCheck::Ended(InstanceEnd::Unasked(unasked)),
             },
         }
     };
@@ -201,45 +205,47 @@ fn ask_all(
 
 /// How an instance ended before it was ready, if it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum End {
+enum InstanceEnd {
     Exited { code: i32, out_of_memory: bool },
     Restarted,
     Unhealthy,
-    Unasked(Unasked),
+    Unasked(NoProbeTool),
     Other(String),
 }
 
-fn ended(container: &Container, probe: &Probe) -> Option<End> {
+fn ended(container: &Container, probe: &ReadinessProbe) -> Option<InstanceEnd> {
     let state = &container.state;
     let unhealthy = state.health.as_ref().is_some_and(|h| h.status == "unhealthy");
     match state.status.as_str() {
-        "exited" | "dead" => Some(End::Exited { code: state.exit_code, out_of_memory: state.oom_killed }),
-        "paused" | "removing" => Some(End::Other(format!("it is {}", state.status))),
-        _ if state.status == "restarting" || container.restart_count > 0 => Some(End::Restarted),
-        _ if unhealthy && matches!(probe, Probe::Check(_)) => Some(End::Unhealthy),
+        "exited" | "dead" => {
+            Some(InstanceEnd::Exited { code: state.exit_code, out_of_memory: state.oom_killed })
+        }
+        "paused" | "removing" => Some(InstanceEnd::Other(format!("it is {}", state.status))),
+        _ if state.status == "restarting" || container.restart_count > 0 => Some(InstanceEnd::Restarted),
+        _ if unhealthy && matches!(probe, ReadinessProbe::Check(_)) => Some(InstanceEnd::Unhealthy),
         _ => None,
     }
 }
 
-impl End {
+impl InstanceEnd {
     /// In words; `code` is the last exit code that the engine remembers.
     fn explain(&self, code: Option<i32>) -> String {
         match (self, code) {
-            (End::Exited { code, out_of_memory: true }, _) => {
+            (InstanceEnd::Exited { code, out_of_memory: true }, _) => {
                 format!("it exited with code {code}, out of memory")
             }
-            (End::Exited { code, .. }, _) => format!("it exited with code {code}"),
-            (End::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
-            (End::Restarted, None) => "it exited and was restarted".into(),
-            (End::Unhealthy, _) => "its healthcheck failed for good".into(),
-            (End::Unasked(_), _) => "nobody can ask it whether it is".into(),
-            (End::Other(text), _) => text.clone(),
+            (InstanceEnd::Exited { code, .. }, _) => format!("it exited with code {code}"),
+            (InstanceEnd::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
+            (InstanceEnd::Restarted, None) => "it exited and was restarted".into(),
+            (InstanceEnd::Unhealthy, _) => "its healthcheck failed for good".into(),
+            (InstanceEnd::Unasked(_), _) => "nobody can ask it whether it is".into(),
+            (InstanceEnd::Other(text), _) => text.clone(),
         }
     }
 }
 
-fn died(docker: &Docker, candidate: &Candidate, end: &End) -> Error {
-    if let End::Unasked(Unasked(lacks)) = end {
+fn died(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
+    if let InstanceEnd::Unasked(NoProbeTool(lacks)) = end {
         return unasked(candidate, lacks);
     }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
@@ -259,10 +265,10 @@ fn unasked(candidate: &Candidate, lacks: &[String]) -> Error {
 fn too_late(
     docker: &Docker,
     candidates: &[Candidate],
-    progress: &[Progress],
+    progress: &[ReadinessProgress],
     pace: &Pace,
-    dead: Option<Unready>,
-) -> Unready {
+    dead: Option<ReadinessFailure>,
+) -> ReadinessFailure {
     let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();
     let mut fault = Error::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
@@ -279,8 +285,8 @@ fn too_late(
     let fault = fault.hint(
         "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
     );
-    let mut all = Some(Unready { ids, fault });
-    dead.into_iter().for_each(|d| Unready::add(&mut all, d));
+    let mut all = Some(ReadinessFailure { ids, fault });
+    dead.into_iter().for_each(|d| ReadinessFailure::add(&mut all, d));
     all.expect("those that are late")
 }
 

@@ -18,8 +18,8 @@ use crate::docker::inspect::Container;
 use crate::docker::{Docker, Exec};
 use crate::drain::ProxyRotation;
 use crate::error::{Error, Exit};
-use crate::health::watch::{Alarm, Watch};
-use crate::health::{self, Front};
+use crate::health::monitor::{Monitor, MonitorFailure};
+use crate::health::{self, ProbeTarget};
 use crate::model::{Hook, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
@@ -38,7 +38,7 @@ pub struct Tools<'a> {
     /// What it is about, for people.
     pub target: &'a str,
     pub witness: &'a Witness,
-    pub watch: &'a Watch,
+    pub watch: &'a Monitor,
     /// It goes forward, so init containers run (`pre_start`); a release that is put back runs none.
     pub goes_forward: bool,
     /// One-shots and init containers that need not run once more.
@@ -125,8 +125,8 @@ impl Stopped {
     }
 }
 
-impl From<Alarm> for Stopped {
-    fn from(Alarm { ids, fault, .. }: Alarm) -> Stopped {
+impl From<MonitorFailure> for Stopped {
+    fn from(MonitorFailure { ids, fault, .. }: MonitorFailure) -> Stopped {
         Stopped { serves: false, failed: ids, why: Why::Failed(fault) }
     }
 }
@@ -312,7 +312,7 @@ impl<'a> Rollout<'a> {
 
     /// What ended a plan, and whose failure it was.
     fn stopped(&mut self, error: anyhow::Error) -> Stopped {
-        match error.downcast::<Alarm>() {
+        match error.downcast::<MonitorFailure>() {
             Ok(alarm) => {
                 self.objected.set(false);
                 alarm.into()
@@ -547,11 +547,11 @@ pub fn probe(
     service: &Service,
     container: &Container,
     proxies: &[Arc<dyn Proxy>],
-) -> Result<health::Probe, Error> {
+) -> Result<health::ReadinessProbe, Error> {
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.fronts(&backend));
     let host = proxy.and_then(|p| p.host(container));
-    let front = Front {
+    let front = ProbeTarget {
         routed: proxy.is_some(),
         port: proxy.and_then(|p| p.port(container)),
         host: host.as_deref(),

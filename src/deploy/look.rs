@@ -13,7 +13,7 @@ use super::serving::{self, Serving};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::error::Risk;
-use crate::health::Probe;
+use crate::health::ReadinessProbe;
 use crate::observed::{Generation, Instance, State};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::Wish;
@@ -83,7 +83,7 @@ impl<'a> Run<'a> {
     pub fn warnings(
         &self,
         viewer: &Viewer,
-        probes: &[(&str, Probe)],
+        probes: &[(&str, ReadinessProbe)],
         containers: &[Container],
     ) -> Result<Vec<Warning>> {
         let backends = viewer.backends(containers);

@@ -20,7 +20,7 @@ use super::turn::{Caller, Held, Turn};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::error::Error;
-use crate::health::watch::Watch;
+use crate::health::monitor::Monitor;
 use crate::model::{Flags, Project, Snapshot, UpdateWish};
 use crate::preflight;
 use crate::release::store;
@@ -523,7 +523,7 @@ impl Back<'_> {
             report: self.report,
             stop: self.stop,
             witness: Witness::default(),
-            watch: Watch::default(),
+            watch: Monitor::default(),
             running: Mutex::default(),
             policies: restart::policies(
                 &definition.project.name,

@@ -20,7 +20,7 @@ use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
-use crate::health::watch::Watch;
+use crate::health::monitor::Monitor;
 use crate::model::Project;
 use crate::plan::Stage;
 use crate::preflight;
@@ -63,7 +63,7 @@ pub struct Run<'a> {
     pub report: Report,
     pub stop: &'a StopSignal,
     pub witness: Witness,
-    pub watch: Watch,
+    pub watch: Monitor,
     /// One-shots that go on while it goes back.
     pub running: Mutex<Vec<JoinHandle<()>>>,
     pub policies: Policies,

@@ -11,7 +11,7 @@ use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthchec
 use crate::docker::{CommandResult, Docker};
 use crate::drain;
 use crate::error::Error;
-use crate::health::{Asker, Probe};
+use crate::health::{Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, Key, Observed, State};
 use crate::proxy::{self, Backend, InFlight, Proxy};
@@ -170,7 +170,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// A service with nothing to ask.
-    pub fn probes(&self) -> Result<Vec<(&str, Probe)>, Error> {
+    pub fn probes(&self) -> Result<Vec<(&str, ReadinessProbe)>, Error> {
         let services = self.target.services().into_iter();
         let probe = |name| {
             let service = &self.project.services[name];
@@ -339,7 +339,7 @@ impl Viewer<'_> {
     fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, &self.proxies)?;
-        let asker = Asker::new(self.docker, service.settings.pace.timeout)?;
+        let asker = Prober::new(self.docker, service.settings.pace.timeout)?;
         Ok(asker.ask(&probe, container).is_ok_and(|answer| answer.ready))
     }
 }

@@ -14,7 +14,7 @@ use super::scene::Viewer;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::health::{Answer, Asker, Probe};
+use crate::health::{ProbeResult, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
 use crate::proxy::Proxy;
 use crate::rollout;
@@ -31,7 +31,7 @@ pub struct Serving<'a> {
     container: &'a Container,
     /// Its name without the project's.
     name: String,
-    probe: Probe,
+    probe: ReadinessProbe,
 }
 
 impl<'a> Serving<'a> {
@@ -46,7 +46,8 @@ impl<'a> Serving<'a> {
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<Vec<Serving<'a>>, Error> {
         let probes = viewer.probes()?;
-        let by_command = |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, Probe::Check(_)));
+        let by_command =
+            |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Check(_)));
         let all = containers.filter_map(|container| Serving::new(viewer.project, container, proxies));
         Ok(all.filter(|one| !by_command(&one.service.name)).collect())
     }
@@ -60,7 +61,7 @@ impl<'a> Serving<'a> {
         let probe = rollout::probe(service, container, proxies).ok()?;
         let is_started = container.age().is_none_or(|age| age >= STARTING);
         let name = rollout::short_name(&project.name, container);
-        let is_outside = matches!(probe, Probe::Http(_) | Probe::Connect(_));
+        let is_outside = matches!(probe, ReadinessProbe::Http(_) | ReadinessProbe::Connect(_));
         let is_judged = is_outside && is_started && container.is_running();
         is_judged.then_some(Serving { service, container, name, probe })
     }
@@ -70,7 +71,7 @@ impl<'a> Serving<'a> {
     }
 
     /// None where the time was too short to judge it.
-    fn ask(&self, asker: &Asker) -> Option<Answer> {
+    fn ask(&self, asker: &Prober) -> Option<ProbeResult> {
         let start = Instant::now();
         let answer = asker.ask(&self.probe, self.container).ok()?;
         let is_judged = self.timeout() <= TIMEOUT || start.elapsed() < TIMEOUT;
@@ -111,23 +112,23 @@ impl fmt::Display for NotReady {
 /// # Errors
 /// No HTTP client can be made.
 pub fn not_ready(docker: &Docker, serving: &[Serving]) -> Result<Vec<NotReady>> {
-    let mut askers: BTreeMap<Duration, Asker> = BTreeMap::new();
+    let mut askers: BTreeMap<Duration, Prober> = BTreeMap::new();
     for timeout in serving.iter().map(|one| one.timeout().min(TIMEOUT)) {
         if let Entry::Vacant(free) = askers.entry(timeout) {
-            free.insert(Asker::new(docker, timeout)?);
+            free.insert(Prober::new(docker, timeout)?);
         }
     }
     let ask = |one: &Serving| one.ask(&askers[&one.timeout().min(TIMEOUT)]);
-    let answers: Vec<Option<Answer>> = thread::scope(|scope| {
+    let answers: Vec<Option<ProbeResult>> = thread::scope(|scope| {
         let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| ask(one))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     });
-    let mut by_service: BTreeMap<&str, Vec<(&Serving, Answer)>> = BTreeMap::new();
+    let mut by_service: BTreeMap<&str, Vec<(&Serving, ProbeResult)>> = BTreeMap::new();
     for (one, answer) in serving.iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))) {
         by_service.entry(&one.service.name).or_default().push((one, answer));
     }
-    let failed = |(service, all): (&str, Vec<(&Serving, Answer)>)| {
-        let bad: Vec<&(&Serving, Answer)> = all.iter().filter(|(_, answer)| !answer.ready).collect();
+    let failed = |(service, all): (&str, Vec<(&Serving, ProbeResult)>)| {
+        let bad: Vec<&(&Serving, ProbeResult)> = all.iter().filter(|(_, answer)| !answer.ready).collect();
         let (first, answer) = bad.first()?;
         Some(NotReady {
             service: service.into(),
@@ -140,9 +141,9 @@ pub fn not_ready(docker: &Docker, serving: &[Serving]) -> Result<Vec<NotReady>> 
     Ok(by_service.into_iter().filter_map(failed).collect())
 }
 
-fn fix(probe: &Probe) -> &'static str {
+fn fix(probe: &ReadinessProbe) -> &'static str {
     match probe {
-        Probe::Connect(_) => {
+        ReadinessProbe::Connect(_) => {
             "unless the new version listens there, correct the port or give it a `healthcheck`"
         }
         _ => "unless the new version passes, set `x-zd.health.path` or `x-zd.health.port`",

@@ -39,9 +39,9 @@ fn serving(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync 
 
 /// What a probe at this port makes of it, and that it comes to an end.
 #[track_caller]
-fn ask(port: u16, body: Option<&str>, timeout: Duration) -> Answer {
+fn ask(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
     let docker = Docker::at("docker".into(), ComposeFlags::default());
-    let asker = Asker::new(&docker, timeout).unwrap();
+    let asker = Prober::new(&docker, timeout).unwrap();
     let health =
         HttpHealth { body: body.map(String::from), expect: Codes::parse("200-399").unwrap(), ..answers() };
     let container = serde_json::from_str(
@@ -49,9 +49,11 @@ fn ask(port: u16, body: Option<&str>, timeout: Duration) -> Answer {
     )
     .unwrap();
     let start = Instant::now();
-    let answer = asker.ask(&Probe::Http(Http { health, port, via: None }), &container).expect("a way to ask");
+    let answer = asker
+        .ask(&ReadinessProbe::Http(HttpProbe { health, port, via: None }), &container)
+        .expect("a way to ask");
     assert!(start.elapsed() < FAR_TOO_LONG, "{answer:?}");
-    assert_eq!(*asker.known.lock().unwrap(), Some(Way::Here), "{answer:?}");
+    assert_eq!(*asker.known.lock().unwrap(), Some(ProbeOrigin::Here), "{answer:?}");
     answer
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::asker::Answer;
+use super::prober::ProbeResult;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::mask;
@@ -13,8 +13,8 @@ use crate::model::{Codes, HttpHealth};
 
 /// How an instance is asked.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Probe {
-    Http(Http),
+pub enum ReadinessProbe {
+    Http(HttpProbe),
     /// The healthcheck's own command, run in the instance.
     Check(Vec<String>),
     /// A TCP connection to this port: its proxy speaks FastCGI, uwsgi or gRPC to it, and not HTTP.
@@ -24,7 +24,7 @@ pub enum Probe {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Http {
+pub struct HttpProbe {
     pub health: HttpHealth,
     pub port: u16,
     /// The proxy in front of it, from where it is asked if nobody else can.
@@ -33,7 +33,7 @@ pub struct Http {
 
 /// What a proxy in front of an instance knows of it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Front<'a> {
+pub struct ProbeTarget<'a> {
     pub routed: bool,
     pub port: Option<u16>,
     pub host: Option<&'a str>,
@@ -51,8 +51,8 @@ pub fn choose(
     service: &str,
     asked_for: Option<&HttpHealth>,
     container: &Container,
-    front: Front,
-) -> Result<Probe, Error> {
+    front: ProbeTarget,
+) -> Result<ReadinessProbe, Error> {
     if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
         return Err(Error::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
             .hint("use a build with the feature `tls`, or set `x-zd.health.scheme` to `http`"));
@@ -60,13 +60,13 @@ pub fn choose(
     let exposed = container.exposed_tcp();
     let only = (exposed.len() == 1).then(|| exposed[0]);
     let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
-    let check = container.healthcheck().map(Probe::Check);
+    let check = container.healthcheck().map(ReadinessProbe::Check);
     match (asked_for, check, port) {
         (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
         (None, Some(check), _) => Ok(check),
-        (None, None, Some(port)) if front.not_http => Ok(Probe::Connect(port)),
+        (None, None, Some(port)) if front.not_http => Ok(ReadinessProbe::Connect(port)),
         (None, None, Some(port)) => Ok(http(answers(), port, front)),
-        (None, None, None) if !front.routed => Ok(Probe::Running),
+        (None, None, None) if !front.routed => Ok(ReadinessProbe::Running),
         (_, _, None) => Err(Error::usage(format!(
             "`{service}` has no port to ask whether a new instance is ready"
         ))
@@ -77,9 +77,9 @@ pub fn choose(
     }
 }
 
-fn http(mut health: HttpHealth, port: u16, front: Front) -> Probe {
+fn http(mut health: HttpHealth, port: u16, front: ProbeTarget) -> ReadinessProbe {
     health.host = health.host.or(front.host.map(String::from));
-    Probe::Http(Http { health, port, via: front.container.cloned().map(Arc::new) })
+    ReadinessProbe::Http(HttpProbe { health, port, via: front.container.cloned().map(Arc::new) })
 }
 
 /// Without anything better: it listens, and answers below 500.
@@ -94,15 +94,16 @@ pub(super) fn answers() -> HttpHealth {
     }
 }
 
-impl Http {
+impl HttpProbe {
     pub(super) fn url(&self, address: &str) -> String {
         format!("{}://{address}:{}{}", self.health.scheme, self.port, self.health.path)
     }
 
     /// What an answer means.
-    pub(super) fn judge(&self, url: &str, code: u16, body: &str) -> Answer {
+    pub(super) fn judge(&self, url: &str, code: u16, body: &str) -> ProbeResult {
         let url = mask::urls(url);
-        let said = |ready: bool, why: String| Answer { ready, text: format!("GET {url} → {code}{why}") };
+        let said =
+            |ready: bool, why: String| ProbeResult { ready, text: format!("GET {url} → {code}{why}") };
         let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {
             (false, _) => said(false, format!(", expected {}", self.health.expect)),
@@ -112,20 +113,22 @@ impl Http {
     }
 }
 
-impl Probe {
+impl ReadinessProbe {
     /// Any answer below 500 is enough, because nothing better was asked for.
     pub fn is_weak(&self) -> bool {
-        matches!(self, Probe::Http(http) if http.health.expect == Codes::any_below_500())
+        matches!(self, ReadinessProbe::Http(http) if http.health.expect == Codes::any_below_500())
     }
 }
 
-impl fmt::Display for Probe {
+impl fmt::Display for ReadinessProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Probe::Http(http) => write!(f, "GET {} at port {}", mask::urls(&http.health.path), http.port),
-            Probe::Check(_) => write!(f, "its healthcheck"),
-            Probe::Connect(port) => write!(f, "a connection to port {port}"),
-            Probe::Running => write!(f, "whether it runs"),
+            ReadinessProbe::Http(http) => {
+                write!(f, "GET {} at port {}", mask::urls(&http.health.path), http.port)
+            }
+            ReadinessProbe::Check(_) => write!(f, "its healthcheck"),
+            ReadinessProbe::Connect(port) => write!(f, "a connection to port {port}"),
+            ReadinessProbe::Running => write!(f, "whether it runs"),
         }
     }
 }

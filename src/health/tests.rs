@@ -1,7 +1,7 @@
 //! What is asked, what an answer means, and when an instance is ready.
 
-use super::asker::*;
 use super::probe::*;
+use super::prober::*;
 use super::*;
 use crate::model::{Codes, HttpHealth};
 
@@ -20,16 +20,17 @@ fn health(body: Option<&str>) -> HttpHealth {
 
 const CHECKED: &str =
     r#"{"Config": {"Healthcheck": {"Test": ["CMD", "ok"]}, "ExposedPorts": {"80/tcp": {}}}}"#;
-const FRONT: Front = Front { routed: true, port: Some(3000), host: None, container: None, not_http: false };
+const FRONT: ProbeTarget =
+    ProbeTarget { routed: true, port: Some(3000), host: None, container: None, not_http: false };
 const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
 #[test]
 fn what_its_proxy_does_not_speak_http_to_is_ready_once_it_takes_a_connection() {
-    let front = Front { routed: true, port: Some(9000), not_http: true, ..Front::default() };
+    let front = ProbeTarget { routed: true, port: Some(9000), not_http: true, ..ProbeTarget::default() };
     let probe = |json: &str| choose("fpm", None, &container(json), front);
-    assert_eq!(probe("{}"), Ok(Probe::Connect(9000)));
+    assert_eq!(probe("{}"), Ok(ReadinessProbe::Connect(9000)));
     let checked = r#"{"Config": {"Healthcheck": {"Test": ["CMD", "check"]}}}"#;
-    assert!(matches!(probe(checked), Ok(Probe::Check(_))));
+    assert!(matches!(probe(checked), Ok(ReadinessProbe::Check(_))));
 }
 
 #[test]
@@ -42,18 +43,18 @@ fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_por
 
 #[test]
 fn a_service_without_a_port_is_told_what_to_set() {
-    let routed = Front { port: None, ..FRONT };
+    let routed = ProbeTarget { port: None, ..FRONT };
     let fault = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
     assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
     assert!(choose("app", None, &container("{}"), routed).is_err());
     assert!(choose("app", None, &container(PLAIN), routed).is_ok());
-    assert_eq!(choose("worker", None, &container("{}"), Front::default()), Ok(Probe::Running));
+    assert_eq!(choose("worker", None, &container("{}"), ProbeTarget::default()), Ok(ReadinessProbe::Running));
 }
 
 #[test]
 fn an_answer_is_judged_by_code_and_body() {
     let judge = |body, code, text: &str| {
-        let http = Http { health: health(body), port: 80, via: None };
+        let http = HttpProbe { health: health(body), port: 80, via: None };
         http.judge("u", code, text)
     };
     assert!(judge(None, 204, "").ready);
@@ -64,9 +65,9 @@ fn an_answer_is_judged_by_code_and_body() {
 
 #[test]
 fn an_instance_that_ended_is_not_waited_for() {
-    let http = Probe::Http(Http { health: health(None), port: 80, via: None });
-    let check = Probe::Check(vec![]);
-    let how = |json: &str, probe: &Probe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
+    let http = ReadinessProbe::Http(HttpProbe { health: health(None), port: 80, via: None });
+    let check = ReadinessProbe::Check(vec![]);
+    let how = |json: &str, probe: &ReadinessProbe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
     assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
     let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
     assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
@@ -90,14 +91,17 @@ fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
 
 #[test]
 fn a_way_that_was_found_goes_first() {
-    assert_eq!(ways(true, None), [Way::Here, Way::Inside, Way::Proxy]);
-    assert_eq!(ways(false, None), [Way::Inside, Way::Proxy, Way::Here]);
-    assert_eq!(ways(false, Some(Way::Proxy)), [Way::Proxy, Way::Inside, Way::Here]);
+    assert_eq!(ways(true, None), [ProbeOrigin::Here, ProbeOrigin::Inside, ProbeOrigin::Proxy]);
+    assert_eq!(ways(false, None), [ProbeOrigin::Inside, ProbeOrigin::Proxy, ProbeOrigin::Here]);
+    assert_eq!(
+        ways(false, Some(ProbeOrigin::Proxy)),
+        [ProbeOrigin::Proxy, ProbeOrigin::Inside, ProbeOrigin::Here]
+    );
 }
 
 #[test]
 fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
-    let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: Probe::Running };
+    let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: ReadinessProbe::Running };
     let fault = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
     assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
     assert!(fault.hint.unwrap().contains("`healthcheck`"));
@@ -105,10 +109,10 @@ fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
 
 /// The answers that are reported, of these at these times in milliseconds.
 fn reported<'t>(answers: &[(u64, &'t str)]) -> Vec<&'t str> {
-    let (mut progress, start) = (Progress::default(), Instant::now());
+    let (mut progress, start) = (ReadinessProgress::default(), Instant::now());
     let mut is_reported = |ms: u64, text: &str| {
         let now = start + Duration::from_millis(ms);
-        let answer = Answer { ready: text.ends_with("→ 200"), text: text.into() };
+        let answer = ProbeResult { ready: text.ends_with("→ 200"), text: text.into() };
         progress.hear(&answer, now);
         progress.stands(&answer, now)
     };
@@ -150,8 +154,8 @@ mod properties {
         let body = crate::fuzz::damaged(vec!["hello\n\nHTTP/1.1 200 OK\n  HTTP/1.1 200 OK\n".into()]);
         crate::fuzz::holds((body, 200u16..600), |(body, code)| {
             let text = format!("HTTP/1.1 {code} Said\r\nServer: x\r\n\r\n{body}");
-            crate::fuzz::same(&inside::read(&text), &Some((code, body.as_str())))?;
-            let _ = inside::read(&body);
+            crate::fuzz::same(&exec_probe::read(&text), &Some((code, body.as_str())))?;
+            let _ = exec_probe::read(&body);
             Ok(())
         });
     }

@@ -9,7 +9,7 @@ use crate::docker::InitContainer;
 use crate::docker::inspect::Container;
 use crate::drain::ProxyRotation;
 use crate::error::Error;
-use crate::health::{self, Candidate, Unready};
+use crate::health::{self, Candidate, ReadinessFailure};
 use crate::observed::Key;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
@@ -171,7 +171,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn ready(&mut self, keys: &[Key]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
-        let told = |candidate: &Candidate, answer: &health::Answer| {
+        let told = |candidate: &Candidate, answer: &health::ProbeResult| {
             let (name, text) = (candidate.name.clone(), answer.text.clone());
             if !answer.ready {
                 return self.tools.report.event(Event::NotReady { name, answer: text });
@@ -196,7 +196,7 @@ impl<'a> Rollout<'a> {
         match waited {
             Ok(None) => {}
             Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
-            Ok(Some(Unready { fault, .. })) => {
+            Ok(Some(ReadinessFailure { fault, .. })) => {
                 self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
                 if self.plans_anew {
                     self.refresh()?;
@@ -222,7 +222,7 @@ impl<'a> Rollout<'a> {
         self.admitted = self.tools.watch.admit(&self.ids(&self.inside), self.tolerance.monitor);
     }
 
-    pub(super) fn give_up(&mut self, unready: Unready) -> anyhow::Error {
+    pub(super) fn give_up(&mut self, unready: ReadinessFailure) -> anyhow::Error {
         self.objected.set(false);
         self.failed = unready.ids;
         unready.fault.into()

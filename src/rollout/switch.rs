@@ -11,7 +11,7 @@ use super::{Rollout, hook_exec};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::drain::{self, DrainResult, ProxyRotation};
-use crate::health::watch::Alarm;
+use crate::health::monitor::MonitorFailure;
 use crate::observed::Key;
 use crate::proxy::{Endpoint, Proxy, endpoints};
 use crate::report::{Event, Warning};
@@ -74,7 +74,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn as_long_as_they_live<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
         loop {
             match act(self) {
-                Err(error) if self.stop.signal().is_none() && !error.is::<Alarm>() => {
+                Err(error) if self.stop.signal().is_none() && !error.is::<MonitorFailure>() => {
                     if !self.leave_the_dead()? {
                         return Err(error);
                     }

@@ -14,7 +14,7 @@ use crate::deploy::scene::Viewer;
 use crate::deploy::serving::{self, NotReady, Serving};
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::health::Probe;
+use crate::health::ReadinessProbe;
 use crate::model::{Order, Service};
 use crate::observed::{Generation, Instance, Observed, State};
 use crate::plan::{self, Goal, Plan, Strategy};
@@ -343,11 +343,11 @@ impl Checker<'_> {
 }
 
 /// What is not asked much of before it gets requests.
-fn weak(service: &str, probe: &Probe) -> Option<Finding> {
+fn weak(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
     let fix = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
     let about = Scope::service(service);
     match probe {
-        Probe::Http(http) if probe.is_weak() => {
+        ReadinessProbe::Http(http) if probe.is_weak() => {
             let says = format!(
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 to `GET {}` at port {} counts as \
                  ready",
@@ -355,19 +355,19 @@ fn weak(service: &str, probe: &Probe) -> Option<Finding> {
             );
             Some(Finding::note("weak-readiness", about, says, fix))
         }
-        Probe::Connect(port) => {
+        ReadinessProbe::Connect(port) => {
             let says = format!(
                 "`{service}` has no healthcheck, and its proxy does not speak HTTP to it: a connection to port {port} counts as \
                  ready"
             );
             Some(Finding::note("weak-readiness", about, says, fix))
         }
-        Probe::Running => {
+        ReadinessProbe::Running => {
             let says =
                 format!("nothing tells whether a new instance of `{service}` is ready: it only has to run");
             Some(Finding::note("no-readiness", about, says, fix))
         }
-        Probe::Http(_) | Probe::Check(_) => None,
+        ReadinessProbe::Http(_) | ReadinessProbe::Check(_) => None,
     }
 }
 

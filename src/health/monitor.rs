@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Answer, Asker, Candidate, End, Probe, Turn, ask_all, ended, with_logs};
+use super::{
+    Candidate, InstanceCheck, InstanceEnd, ProbeResult, Prober, ReadinessProbe, ask_all, ended, with_logs,
+};
 use crate::docker::Docker;
 use crate::docker::events::{ContainerEvent, EventKind, EventStream};
 use crate::docker::inspect::Container;
@@ -30,31 +32,31 @@ const OUTLIVED: Duration = Duration::from_millis(500);
 
 /// The watch of a run, which follows the instances of all its rollouts.
 #[derive(Default)]
-pub struct Watch(OnceLock<Begun>);
+pub struct Monitor(OnceLock<MonitorThread>);
 
-struct Begun {
-    shared: Arc<Shared>,
+struct MonitorThread {
+    shared: Arc<SharedState>,
     _events: EventStream,
 }
 
-struct Shared {
+struct SharedState {
     docker: Docker,
     begun: Instant,
     bell: Arc<Wakeup>,
     beats: [Ticker; 2],
-    all: Mutex<Followed>,
+    all: Mutex<MonitorState>,
 }
 
 /// Who is followed, and what happened to containers, also before they were.
 #[derive(Default)]
-struct Followed {
-    instances: Vec<Instance>,
+struct MonitorState {
+    instances: Vec<MonitoredInstance>,
     happened: BTreeMap<String, Vec<(Instant, EventKind)>>,
 }
 
 /// One that is followed.
 #[derive(Clone)]
-struct Instance {
+struct MonitoredInstance {
     candidate: Candidate,
     pace: Pace,
     /// Since when it is in rotation, and for how long it is watched from then on; none before.
@@ -63,11 +65,11 @@ struct Instance {
     /// What it answered last.
     last: String,
     out_of_memory: Option<Instant>,
-    end: Option<End>,
+    end: Option<InstanceEnd>,
 }
 
 /// Instances that failed while they were followed.
-pub struct Alarm {
+pub struct MonitorFailure {
     /// Full container ids.
     pub ids: Vec<String>,
     pub names: Vec<String>,
@@ -75,24 +77,24 @@ pub struct Alarm {
     pub fault: JoinHandle<Error>,
 }
 
-impl fmt::Debug for Alarm {
+impl fmt::Debug for MonitorFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}: {}", self.ids.join(", "))
     }
 }
 
-impl fmt::Display for Alarm {
+impl fmt::Display for MonitorFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an instance failed after it was ready")
     }
 }
 
-impl std::error::Error for Alarm {}
+impl std::error::Error for MonitorFailure {}
 
-impl Watch {
+impl Monitor {
     /// Begins to follow the containers of a project; each event rings the bell.
     pub fn begin(&self, docker: &Docker, project: &str, bell: Arc<Wakeup>) {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             docker: docker.clone(),
             begun: Instant::now(),
             bell,
@@ -102,14 +104,14 @@ impl Watch {
         let told = Arc::clone(&shared);
         let events = docker.follow(project, move |happening| told.hear(happening));
         let (poller, prober, is_told) = (Arc::clone(&shared), Arc::clone(&shared), events.are_told());
-        if self.0.set(Begun { shared, _events: events }).is_err() {
+        if self.0.set(MonitorThread { shared, _events: events }).is_err() {
             return;
         }
         thread::spawn(move || poller.beats[0].each(POLL, || poller.poll(is_told())));
         thread::spawn(move || prober.beats[1].each(PROBE, || prober.probe()));
     }
 
-    fn shared(&self) -> Option<&Arc<Shared>> {
+    fn shared(&self) -> Option<&Arc<SharedState>> {
         self.0.get().map(|begun| &begun.shared)
     }
 
@@ -121,7 +123,7 @@ impl Watch {
     /// Follows an instance that has just answered as ready.
     pub fn follow(&self, candidate: Candidate, pace: Pace, answer: &str) {
         if let Some(shared) = self.shared() {
-            shared.all().follow(Instance::new(candidate, pace, answer));
+            shared.all().follow(MonitoredInstance::new(candidate, pace, answer));
         }
     }
 
@@ -129,7 +131,10 @@ impl Watch {
     pub fn follow_on(&self, candidate: Candidate, pace: Pace, age: Duration, monitor: Duration) {
         if let Some(shared) = self.shared() {
             let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-            let instance = Instance { window: Some((since, monitor)), ..Instance::new(candidate, pace, "") };
+            let instance = MonitoredInstance {
+                window: Some((since, monitor)),
+                ..MonitoredInstance::new(candidate, pace, "")
+            };
             shared.all().follow(instance);
         }
     }
@@ -153,10 +158,10 @@ impl Watch {
     }
 
     /// Those that failed: once.
-    pub fn alarm(&self) -> Option<Alarm> {
+    pub fn alarm(&self) -> Option<MonitorFailure> {
         let shared = self.shared()?;
         let failed = shared.all().take_failed();
-        (!failed.is_empty()).then(|| Alarm {
+        (!failed.is_empty()).then(|| MonitorFailure {
             ids: failed.iter().map(|i| i.id().clone()).collect(),
             names: failed.iter().map(|i| i.candidate.name.clone()).collect(),
             fault: {
@@ -196,14 +201,14 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Monitor {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-impl Shared {
-    fn all(&self) -> MutexGuard<'_, Followed> {
+impl SharedState {
+    fn all(&self) -> MutexGuard<'_, MonitorState> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,18 +231,19 @@ impl Shared {
         let gone = ids.iter().filter(|id| !read.iter().any(|c| c.id == **id));
         let mut all = self.all();
         read.iter().for_each(|c| all.see(c));
-        gone.for_each(|id| all.end(id, End::Other("it was removed".into())));
+        gone.for_each(|id| all.end(id, InstanceEnd::Other("it was removed".into())));
         if all.instances.iter().any(|i| i.end.is_some()) {
             self.bell.ring();
         }
     }
 
     fn probe(&self) {
-        let due: Vec<Instance> = self.all().due().filter(|i| i.window.is_some()).cloned().collect();
+        let due: Vec<MonitoredInstance> = self.all().due().filter(|i| i.window.is_some()).cloned().collect();
         let Some(pace) = due.first().map(|i| i.pace) else { return };
         let candidates: Vec<Candidate> = due.iter().map(|i| without_check(&i.candidate)).collect();
         let all: Vec<usize> = (0..candidates.len()).collect();
-        let turns = Asker::new(&self.docker, pace.timeout).and_then(|a| ask_all(&a, &candidates, &all, None));
+        let turns =
+            Prober::new(&self.docker, pace.timeout).and_then(|a| ask_all(&a, &candidates, &all, None));
         // As above.
         let Ok(turns) = turns else { return };
         let mut all = self.all();
@@ -250,8 +256,8 @@ impl Shared {
     }
 }
 
-impl Followed {
-    fn follow(&mut self, mut instance: Instance) {
+impl MonitorState {
+    fn follow(&mut self, mut instance: MonitoredInstance) {
         let id = instance.id().clone();
         for (at, what) in self.happened.get(&id).into_iter().flatten() {
             instance.hear(*what, *at);
@@ -264,7 +270,7 @@ impl Followed {
         let now = Instant::now();
         let coming =
             self.instances.iter_mut().filter(|i| i.window.is_none() && ids.contains(&i.candidate.id));
-        let admit = |instance: &mut Instance| {
+        let admit = |instance: &mut MonitoredInstance| {
             instance.window = Some((now, monitor));
             instance.id().clone()
         };
@@ -290,25 +296,25 @@ impl Followed {
         }
     }
 
-    fn end(&mut self, id: &String, end: End) {
+    fn end(&mut self, id: &String, end: InstanceEnd) {
         self.instances.iter_mut().filter(|i| i.id() == id).for_each(|i| i.fail(end.clone()));
     }
 
-    fn take(&mut self, id: &String, turn: Turn) {
+    fn take(&mut self, id: &String, turn: InstanceCheck) {
         let instance = self.instances.iter_mut().find(|i| i.id() == id);
         instance.into_iter().for_each(|i| match &turn {
-            Turn::Answered(answer) => i.take(answer),
-            Turn::Ended(end) => i.fail(end.clone()),
+            InstanceCheck::Answered(answer) => i.take(answer),
+            InstanceCheck::Ended(end) => i.fail(end.clone()),
         });
     }
 
-    fn due(&self) -> impl Iterator<Item = &Instance> {
+    fn due(&self) -> impl Iterator<Item = &MonitoredInstance> {
         let now = Instant::now();
         self.instances.iter().filter(move |i| i.is_due(now))
     }
 
     /// Those whose window is over are no longer followed.
-    fn take_failed(&mut self) -> Vec<Instance> {
+    fn take_failed(&mut self) -> Vec<MonitoredInstance> {
         let now = Instant::now();
         self.instances.retain(|i| i.end.is_some() || i.is_due(now));
         let (failed, others) = self.instances.drain(..).partition(|i| i.end.is_some());
@@ -317,9 +323,10 @@ impl Followed {
     }
 
     fn take_out_of_memory(&mut self) -> Vec<String> {
-        let outlived =
-            |i: &&mut Instance| i.end.is_none() && i.out_of_memory.is_some_and(|at| at.elapsed() > OUTLIVED);
-        let name = |instance: &mut Instance| {
+        let outlived = |i: &&mut MonitoredInstance| {
+            i.end.is_none() && i.out_of_memory.is_some_and(|at| at.elapsed() > OUTLIVED)
+        };
+        let name = |instance: &mut MonitoredInstance| {
             instance.out_of_memory = None;
             instance.candidate.name.clone()
         };
@@ -327,13 +334,13 @@ impl Followed {
     }
 
     fn left(&self) -> Duration {
-        self.instances.iter().map(Instance::left).max().unwrap_or_default()
+        self.instances.iter().map(MonitoredInstance::left).max().unwrap_or_default()
     }
 }
 
-impl Instance {
-    fn new(candidate: Candidate, pace: Pace, answer: &str) -> Instance {
-        Instance {
+impl MonitoredInstance {
+    fn new(candidate: Candidate, pace: Pace, answer: &str) -> MonitoredInstance {
+        MonitoredInstance {
             candidate,
             pace,
             window: None,
@@ -357,7 +364,7 @@ impl Instance {
         self.window.map_or(Duration::ZERO, |(since, monitor)| monitor.saturating_sub(since.elapsed()))
     }
 
-    fn fail(&mut self, end: End) {
+    fn fail(&mut self, end: InstanceEnd) {
         if self.is_due(Instant::now()) && self.end.is_none() {
             self.end = Some(end);
         }
@@ -367,19 +374,19 @@ impl Instance {
         match what {
             EventKind::Died { code: Some(code) } => {
                 let out_of_memory = self.out_of_memory.is_some();
-                self.fail(End::Exited { code, out_of_memory });
+                self.fail(InstanceEnd::Exited { code, out_of_memory });
             }
-            EventKind::Died { code: None } => self.fail(End::Other("it exited".into())),
+            EventKind::Died { code: None } => self.fail(InstanceEnd::Other("it exited".into())),
             EventKind::OutOfMemory => self.out_of_memory = Some(at),
-            EventKind::Unhealthy => self.fail(End::Unhealthy),
+            EventKind::Unhealthy => self.fail(InstanceEnd::Unhealthy),
         }
     }
 
-    fn take(&mut self, answer: &Answer) {
+    fn take(&mut self, answer: &ProbeResult) {
         self.last = answer.text.clone();
         self.misses = if answer.ready { 0 } else { self.misses + 1 };
         if self.misses >= MISSES {
-            self.fail(End::Other(format!("it stopped answering as ready: {}", answer.text)));
+            self.fail(InstanceEnd::Other(format!("it stopped answering as ready: {}", answer.text)));
         }
     }
 }
@@ -387,18 +394,20 @@ impl Instance {
 /// Running a healthcheck's command costs a process in the instance, and Docker runs it anyway.
 fn without_check(candidate: &Candidate) -> Candidate {
     match candidate.probe {
-        Probe::Check(_) => Candidate { probe: Probe::Check(Vec::new()), ..candidate.clone() },
+        ReadinessProbe::Check(_) => {
+            Candidate { probe: ReadinessProbe::Check(Vec::new()), ..candidate.clone() }
+        }
         _ => candidate.clone(),
     }
 }
 
 /// The first one's words, and what was seen of all.
-fn explained(docker: &Docker, failed: &[Instance]) -> Error {
+fn explained(docker: &Docker, failed: &[MonitoredInstance]) -> Error {
     let faults = failed.iter().map(|instance| {
         let (candidate, end) = (&instance.candidate, instance.end.as_ref());
         let code = match end {
             // No event has told it.
-            Some(End::Restarted) => docker.last_exit_code(&candidate.id).ok().flatten(),
+            Some(InstanceEnd::Restarted) => docker.last_exit_code(&candidate.id).ok().flatten(),
             _ => None,
         };
         let why = end.map(|end| end.explain(code)).unwrap_or_default();
@@ -423,24 +432,25 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn followed(ids: &[&str]) -> Followed {
-        let mut all = Followed::default();
+    fn followed(ids: &[&str]) -> MonitorState {
+        let mut all = MonitorState::default();
         ids.iter().for_each(|id| all.follow(instance(id)));
         all
     }
 
-    fn instance(id: &str) -> Instance {
-        let candidate = Candidate { name: format!("app-{id}"), id: id.into(), probe: Probe::Running };
-        Instance::new(candidate, Pace::default(), "200")
+    fn instance(id: &str) -> MonitoredInstance {
+        let candidate =
+            Candidate { name: format!("app-{id}"), id: id.into(), probe: ReadinessProbe::Running };
+        MonitoredInstance::new(candidate, Pace::default(), "200")
     }
 
-    fn hear(all: &mut Followed, id: &str, what: EventKind) {
+    fn hear(all: &mut MonitorState, id: &str, what: EventKind) {
         all.hear(ContainerEvent { id: id.into(), what });
     }
 
     /// Names of those that failed since, with the reason.
-    fn failed(all: &mut Followed) -> Vec<String> {
-        let told = |i: Instance| format!("{}: {}", i.candidate.name, i.end.unwrap().explain(None));
+    fn failed(all: &mut MonitorState) -> Vec<String> {
+        let told = |i: MonitoredInstance| format!("{}: {}", i.candidate.name, i.end.unwrap().explain(None));
         all.take_failed().into_iter().map(told).collect()
     }
 
@@ -465,7 +475,7 @@ mod tests {
 
     #[test]
     fn what_happened_before_it_was_ready_counts() {
-        let mut all = Followed::default();
+        let mut all = MonitorState::default();
         hear(&mut all, "1", DIED);
         all.follow(instance("1"));
         assert_eq!(failed(&mut all), ["app-1: it exited with code 7"]);
@@ -501,7 +511,7 @@ mod tests {
         all.see(&container("1", r#""State": {"Status": "running"}"#));
         all.see(&container("2", r#""RestartCount": 1, "State": {"Status": "running"}"#));
         all.see(&container("3", r#""State": {"Status": "exited", "ExitCode": 3}"#));
-        all.end(&"1".to_string(), End::Other("it was removed".into()));
+        all.end(&"1".to_string(), InstanceEnd::Other("it was removed".into()));
         assert_eq!(
             failed(&mut all),
             ["app-1: it was removed", "app-2: it exited and was restarted", "app-3: it exited with code 3"]
@@ -512,7 +522,7 @@ mod tests {
     fn three_bad_answers_in_a_row_fail() {
         let mut all = followed(&["1"]);
         let mut answer = |ready| {
-            all.take(&"1".to_string(), Turn::Answered(Answer { ready, text: "→ 503".into() }));
+            all.take(&"1".to_string(), InstanceCheck::Answered(ProbeResult { ready, text: "→ 503".into() }));
             all.take_failed().into_iter().map(|i| i.end.unwrap().explain(None)).collect::<Vec<_>>()
         };
         for ready in [false, false, true, false, false] {

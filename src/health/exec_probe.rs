@@ -12,7 +12,7 @@ const NO_TOOL: i32 = 97;
 const NO_SHELL: [i32; 2] = [126, 127];
 
 /// A request, in the words of the script.
-pub struct Request<'a> {
+pub struct ExecRequest<'a> {
     pub url: &'a str,
     pub host: &'a str,
     /// Of the instance, without brackets.
@@ -53,7 +53,7 @@ exit 97
 "#;
 
 /// The question, in a container.
-pub fn question(container: &str, request: &Request) -> Exec {
+pub fn question(container: &str, request: &ExecRequest) -> Exec {
     let seconds = request.timeout.as_secs_f64().ceil();
     let (limit, longer) = (seconds.to_string(), (seconds + 1.0).to_string());
     let (port, bytes) = (request.port.to_string(), request.bytes.to_string());
@@ -159,7 +159,7 @@ mod tests {
         for text in crate::shell::tests::HOSTILE {
             let url = format!("http://127.0.0.1:80/{text}");
             let timeout = Duration::from_secs(1);
-            let request = Request {
+            let request = ExecRequest {
                 url: &url,
                 host: text,
                 address: "127.0.0.1",
@@ -212,7 +212,7 @@ mod tests {
         });
         let url = format!("http://127.0.0.1:{port}/up?a='b'");
         let timeout = Duration::from_secs(5);
-        let request = Request {
+        let request = ExecRequest {
             url: &url,
             host: "app.example",
             address: "127.0.0.1",

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Result;
 use reqwest::blocking::Client;
 
-use super::probe::{Http, Probe};
-use super::{inside, shortened};
+use super::probe::{HttpProbe, ReadinessProbe};
+use super::{exec_probe, shortened};
 use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::mask;
@@ -26,7 +26,7 @@ const EXEC_SLACK: Duration = Duration::from_secs(30);
 
 /// One answer to a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeResult {
     pub ready: bool,
     /// For people: what was asked and what came back.
     pub text: String,
@@ -34,11 +34,11 @@ pub struct Answer {
 
 /// Nobody can ask an instance, and waiting does not help; with what each way to it lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unasked(pub(super) Vec<String>);
+pub struct NoProbeTool(pub(super) Vec<String>);
 
 /// From where an instance is asked over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum ProbeOrigin {
     /// From this machine.
     Here,
     /// In the instance itself.
@@ -48,17 +48,17 @@ pub(super) enum Way {
 }
 
 /// Asks instances.
-pub struct Asker<'a> {
+pub struct Prober<'a> {
     pub(super) docker: &'a Docker,
     client: Client,
     timeout: Duration,
     /// How one was asked last.
-    known: Mutex<Option<Way>>,
+    known: Mutex<Option<ProbeOrigin>>,
     /// The engine is on another machine.
     elsewhere: OnceLock<bool>,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> Prober<'a> {
     /// # Errors
     /// When no HTTP client can be made.
     pub fn new(docker: &'a Docker, timeout: Duration) -> Result<Self> {
@@ -74,29 +74,29 @@ impl<'a> Asker<'a> {
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
         let (known, elsewhere) = Default::default();
-        Ok(Asker { docker, client: builder.build()?, timeout, known, elsewhere })
+        Ok(Prober { docker, client: builder.build()?, timeout, known, elsewhere })
     }
 
     /// # Errors
     /// An instance that nobody can ask.
-    pub fn ask(&self, probe: &Probe, container: &Container) -> Result<Answer, Unasked> {
+    pub fn ask(&self, probe: &ReadinessProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         match probe {
-            Probe::Check(argv) => Ok(self.check(argv, container)),
-            Probe::Http(http) => self.http(http, container),
-            Probe::Connect(port) => self.connect(*port, container),
-            Probe::Running => Ok(Answer {
+            ReadinessProbe::Check(argv) => Ok(self.check(argv, container)),
+            ReadinessProbe::Http(http) => self.http(http, container),
+            ReadinessProbe::Connect(port) => self.connect(*port, container),
+            ReadinessProbe::Running => Ok(ProbeResult {
                 ready: container.is_running(),
                 text: format!("it is {}", container.state.status),
             }),
         }
     }
 
-    fn check(&self, argv: &[String], container: &Container) -> Answer {
+    fn check(&self, argv: &[String], container: &Container) -> ProbeResult {
         if argv.is_empty() {
-            return Answer { ready: true, text: "left to Docker".into() };
+            return ProbeResult { ready: true, text: "left to Docker".into() };
         }
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
-        let answer = |ready, text: String| Answer { ready, text: format!("healthcheck {text}") };
+        let answer = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
         match self.docker.exec_within(&Exec::of_user(&container.id, argv.to_vec()), limit) {
             Ok(Some(done)) => match (done.code, last_line(done.said())) {
                 (Some(0), _) => answer(true, "→ 0".into()),
@@ -109,24 +109,24 @@ impl<'a> Asker<'a> {
     }
 
     /// From this machine only: what an image has that can open a connection is anybody's guess.
-    fn connect(&self, port: u16, container: &Container) -> Result<Answer, Unasked> {
+    fn connect(&self, port: u16, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let Some((bridge, address)) = container.bridged().next() else {
             return Ok(refused("it has no address yet".into()));
         };
         if !is_here(bridge.as_deref()) || self.is_elsewhere() {
-            return Err(Unasked(vec!["its address is one of another machine's networks".into()]));
+            return Err(NoProbeTool(vec!["its address is one of another machine's networks".into()]));
         }
         let at = SocketAddr::new(address, port);
         let text = |said: &str| format!("connect to {at} → {said}");
         Ok(match TcpStream::connect_timeout(&at, self.timeout.min(CONNECT)) {
-            Ok(_) => Answer { ready: true, text: text("connected") },
+            Ok(_) => ProbeResult { ready: true, text: text("connected") },
             Err(error) => refused(text(&error.to_string())),
         })
     }
 
     /// Asks at the instance's own address: from this machine where its network is on it, else from inside, as its
     /// address may be somebody else's here (Docker Desktop, an engine elsewhere).
-    fn http(&self, http: &Http, container: &Container) -> Result<Answer, Unasked> {
+    fn http(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let mut addresses = container.bridged();
         let Some(first) = addresses.next() else {
             return Ok(refused("it has no address yet".into()));
@@ -138,12 +138,12 @@ impl<'a> Asker<'a> {
         let mut lacks = Vec::new();
         for way in ways(is_near, known) {
             let asked = match way {
-                Way::Here if !is_near && self.is_elsewhere() => {
+                ProbeOrigin::Here if !is_near && self.is_elsewhere() => {
                     Err("its address is one of another machine's networks".into())
                 }
-                Way::Here => self.ask_here(http, address),
-                Way::Inside => self.ask_in(container, http, address, "inside it"),
-                Way::Proxy => self.ask_in_proxy(http, container),
+                ProbeOrigin::Here => self.ask_here(http, address),
+                ProbeOrigin::Inside => self.ask_in(container, http, address, "inside it"),
+                ProbeOrigin::Proxy => self.ask_in_proxy(http, container),
             };
             match asked {
                 Ok(answer) => {
@@ -156,7 +156,7 @@ impl<'a> Asker<'a> {
         match is_near {
             // There is a way; it does not even take a connection.
             true => Ok(refused(lacks.swap_remove(0))),
-            false => Err(Unasked(lacks)),
+            false => Err(NoProbeTool(lacks)),
         }
     }
 
@@ -166,7 +166,7 @@ impl<'a> Asker<'a> {
 
     /// # Errors
     /// No way from this machine.
-    fn ask_here(&self, http: &Http, address: IpAddr) -> Result<Answer, String> {
+    fn ask_here(&self, http: &HttpProbe, address: IpAddr) -> Result<ProbeResult, String> {
         let url = http.url(&bracketed(address));
         // Of the request, so that it is for all of it: that of the client begins anew with every piece of a body.
         let mut request = self.client.get(&url).timeout(self.timeout).header("user-agent", "compose-zd");
@@ -190,7 +190,7 @@ impl<'a> Asker<'a> {
 
     /// # Errors
     /// No proxy, or none that can ask.
-    fn ask_in_proxy(&self, http: &Http, container: &Container) -> Result<Answer, String> {
+    fn ask_in_proxy(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, String> {
         let Some(proxy) = &http.via else {
             return Err("no proxy is in front of it".into());
         };
@@ -202,11 +202,17 @@ impl<'a> Asker<'a> {
 
     /// # Errors
     /// A container that has nothing to ask with.
-    fn ask_in(&self, asker: &Container, http: &Http, address: IpAddr, place: &str) -> Result<Answer, String> {
+    fn ask_in(
+        &self,
+        asker: &Container,
+        http: &HttpProbe,
+        address: IpAddr,
+        place: &str,
+    ) -> Result<ProbeResult, String> {
         let authority = bracketed(address);
         let url = http.url(&authority);
         let shown = mask::urls(&format!("{url} {place}"));
-        let request = inside::Request {
+        let request = exec_probe::ExecRequest {
             url: &url,
             host: http.health.host.as_deref().unwrap_or(&authority),
             address: &address.to_string(),
@@ -216,10 +222,12 @@ impl<'a> Asker<'a> {
             bytes: BODY_LIMIT,
         };
         let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
-        match self.docker.exec_within(&inside::question(&asker.id, &request), limit) {
+        match self.docker.exec_within(&exec_probe::question(&asker.id, &request), limit) {
             Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
-            Ok(Some(done)) if inside::cannot(&done) => Err(format!("{} {place}", inside::lack(&done))),
-            Ok(Some(done)) => Ok(match inside::read(&done.stdout) {
+            Ok(Some(done)) if exec_probe::cannot(&done) => {
+                Err(format!("{} {place}", exec_probe::lack(&done)))
+            }
+            Ok(Some(done)) => Ok(match exec_probe::read(&done.stdout) {
                 Some((code, body)) => http.judge(&shown, code, body),
                 None => refused(format!("GET {shown} → {}", last_line(done.said()))),
             }),
@@ -229,10 +237,10 @@ impl<'a> Asker<'a> {
 }
 
 /// The ways to try, in order: one that was found goes first.
-pub(super) fn ways(is_near: bool, known: Option<Way>) -> Vec<Way> {
+pub(super) fn ways(is_near: bool, known: Option<ProbeOrigin>) -> Vec<ProbeOrigin> {
     let mut ways = match is_near {
-        true => vec![Way::Here, Way::Inside, Way::Proxy],
-        false => vec![Way::Inside, Way::Proxy, Way::Here],
+        true => vec![ProbeOrigin::Here, ProbeOrigin::Inside, ProbeOrigin::Proxy],
+        false => vec![ProbeOrigin::Inside, ProbeOrigin::Proxy, ProbeOrigin::Here],
     };
     ways.sort_by_key(|way| Some(*way) != known);
     ways
@@ -244,8 +252,8 @@ pub(super) fn is_here(bridge: Option<&str>) -> bool {
     bridge.is_none_or(|name| Path::new("/sys/class/net").join(name).exists())
 }
 
-fn refused(text: String) -> Answer {
-    Answer { ready: false, text }
+fn refused(text: String) -> ProbeResult {
+    ProbeResult { ready: false, text }
 }
 
 fn last_line(text: &str) -> String {
