@@ -1,16 +1,16 @@
 //! What a project is given so that deploys lose nothing: which services get a proxy, and the text of every file. Pure
 //! but for `write`, which puts the files in place, and for telling what is ours.
 
-mod choose;
-mod project;
-mod texts;
-pub mod write;
+mod facts;
+pub mod files;
+mod select;
+mod templates;
 
 use std::path::{Path, PathBuf};
 
-pub use choose::{Front, Route, Wish, candidates, fronts};
-pub use project::Facts;
-pub use texts::{addition_to_makefile, files};
+pub use facts::ProjectFacts;
+pub use select::{InitOptions, PortForward, ProxiedService, candidates, fronts};
+pub use templates::{addition_to_makefile, files};
 
 /// The first words of the files that `init` writes for a proxy.
 const MARK: &str = "# Written by `compose-zd init`";
@@ -39,7 +39,7 @@ pub fn is_ours(path: &Path) -> bool {
 
 /// How the project's own files are named to Compose.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
+pub struct ComposeFiles {
     /// The Compose files that there are.
     pub own: Vec<PathBuf>,
     /// The one that is added.
@@ -48,14 +48,14 @@ pub struct Layout {
     pub variable: Option<String>,
 }
 
-impl Layout {
+impl ComposeFiles {
     /// Of files that somebody names, whose paths are read from the folder.
-    pub fn named(files: &[PathBuf], folder: &Path) -> Layout {
+    pub fn named(files: &[PathBuf], folder: &Path) -> ComposeFiles {
         let added = PathBuf::from("compose.zd.yaml");
         let inside = |file: &PathBuf| file.strip_prefix(folder).unwrap_or(file).to_path_buf();
         let own: Vec<PathBuf> = files.iter().map(inside).filter(|file| *file != added).collect();
         let all: Vec<String> = own.iter().chain([&added]).map(|file| file.display().to_string()).collect();
-        Layout { own, added, variable: Some(all.join(":")) }
+        ComposeFiles { own, added, variable: Some(all.join(":")) }
     }
 }
 

@@ -12,8 +12,8 @@ use super::{scene, stack};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
 use crate::error::Error;
-use crate::init::write::{self, There};
-use crate::init::{self, Facts, Front, Layout, NewFile, Wish};
+use crate::init::files::{self, FileStatus};
+use crate::init::{self, ComposeFiles, InitOptions, NewFile, ProjectFacts, ProxiedService};
 use crate::model::{Engine, Flags, Project};
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
@@ -43,7 +43,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
     let fates = fates(&scene.folder, &files, args.force)?;
     let written: Vec<_> =
         fates.iter().filter(|(.., fate)| fate.is_written()).map(|(f, t, _)| (*f, *t)).collect();
-    write::put(&scene.folder, &written)?;
+    files::put(&scene.folder, &written)?;
     scene.tell(&fronts, &fates)?;
     Ok(())
 }
@@ -60,13 +60,13 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
     let about = format!("the service `{name}`");
     let file = NewFile { path, text, executable: false, about };
     let folder = std::env::current_dir()?;
-    let there = write::look(&folder, &file)?;
-    if there == There::Other && !args.force {
+    let there = files::look(&folder, &file)?;
+    if there == FileStatus::Other && !args.force {
         return Err(Error::usage("`compose.yaml` is there already, and is another one; nothing was changed")
             .hint("write it elsewhere: `cd` to another folder; or overwrite it with `--force`")
             .into());
     }
-    write::put(&folder, &[(&file, there)])?;
+    files::put(&folder, &[(&file, there)])?;
     stack::adopt(&docker, name)?;
     report.say(&format!(
         "new  compose.yaml  the service `{name}`, which is the stack `{name}` now\nnext:\n  compose-zd deploy                       # \
@@ -80,9 +80,9 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
 struct Scene {
     docker: Docker,
     folder: PathBuf,
-    layout: Layout,
+    layout: ComposeFiles,
     project: Project,
-    facts: Facts,
+    facts: ProjectFacts,
     /// Proxies that the project, or somebody on its networks, has already; for people.
     found: Vec<String>,
     report: Report,
@@ -121,7 +121,7 @@ impl Scene {
         let yaml = resolved(&mut docker, report)?;
         let project =
             Project::read(&yaml, &asked::source(compose), &Flags::default()).map_err(Error::from)?;
-        let facts = Facts::read(&yaml)?;
+        let facts = ProjectFacts::read(&yaml)?;
         if facts.apps.is_empty() {
             return Err(Error::usage(format!("`{}` has no service", asked::source(compose)))
                 .hint("add one under `services`; a service of a profile needs `--profile`")
@@ -183,7 +183,7 @@ impl Scene {
     }
 
     /// The services that get a proxy: none where there is one.
-    fn fronts(&self, args: &InitArgs) -> Result<Vec<Front>> {
+    fn fronts(&self, args: &InitArgs) -> Result<Vec<ProxiedService>> {
         let in_file = self.facts.apps.iter().filter(|(_, app)| app.is_proxy());
         let in_file =
             in_file.map(|(name, app)| format!("`{name}` ({}) is a proxy: {}", app.image, need(&app.image)));
@@ -202,7 +202,7 @@ impl Scene {
             self.report.say("so no other proxy is added");
             return Ok(Vec::new());
         }
-        let wish = Wish {
+        let wish = InitOptions {
             services: if args.service.is_empty() { self.choose()? } else { args.service.clone() },
             publish: args.publish.clone(),
             health_path: args.health_path.clone(),
@@ -235,13 +235,13 @@ impl Scene {
     ///
     /// # Errors
     /// A Compose that does not know how to take ports away.
-    fn try_with_compose(&self, fronts: &[Front], added: &NewFile) -> Result<()> {
+    fn try_with_compose(&self, fronts: &[ProxiedService], added: &NewFile) -> Result<()> {
         // Beside the project, where every client of docker's can read it (snap's has a /tmp of its own).
         let draft = tempfile::Builder::new().suffix(".yaml").tempfile_in(&self.folder)?;
         std::fs::write(draft.path(), &added.text)?;
         let yaml = self.docker.config_with(draft.path());
-        let is_free = |facts: &Facts| {
-            let of = |front: &Front| facts.apps.get(&front.service).cloned().unwrap_or_default();
+        let is_free = |facts: &ProjectFacts| {
+            let of = |front: &ProxiedService| facts.apps.get(&front.service).cloned().unwrap_or_default();
             fronts.iter().map(of).all(|app| app.published.is_empty() && !app.container_name)
         };
         let too_old = || {
@@ -249,7 +249,7 @@ impl Scene {
             Error::unchanged(said).hint("install Docker Compose 2.24.4 or later")
         };
         match yaml {
-            Ok(yaml) if is_free(&Facts::read(&yaml)?) => Ok(()),
+            Ok(yaml) if is_free(&ProjectFacts::read(&yaml)?) => Ok(()),
             Ok(_) => Err(too_old().into()),
             Err(error) => Err(too_old().seen(&Error::from_error(error).to_string()).into()),
         }
@@ -259,8 +259,8 @@ impl Scene {
     ///
     /// # Errors
     /// A proxy that is not there because a file of the user's is in its place.
-    fn tell(&self, fronts: &[Front], fates: &[(&NewFile, There, Fate)]) -> Result<(), Error> {
-        let row = |(file, _, fate): &(&NewFile, There, Fate)| {
+    fn tell(&self, fronts: &[ProxiedService], fates: &[(&NewFile, FileStatus, Fate)]) -> Result<(), Error> {
+        let row = |(file, _, fate): &(&NewFile, FileStatus, Fate)| {
             vec![fate.word().to_string(), file.path.display().to_string(), file.about.clone()]
         };
         self.report.table(&["WHAT", "FILE", "ABOUT"], &fates.iter().map(row).collect::<Vec<_>>());
@@ -286,7 +286,7 @@ impl Scene {
         Ok(())
     }
 
-    fn next(&self, fronts: &[Front]) {
+    fn next(&self, fronts: &[ProxiedService]) {
         let blind = fronts.iter().filter(|f| f.health_path.is_none() && !f.has_healthcheck);
         for front in blind {
             let told = format!(
@@ -321,17 +321,17 @@ fn fates<'a>(
     folder: &Path,
     files: &'a [NewFile],
     force: bool,
-) -> Result<Vec<(&'a NewFile, There, Fate)>, Error> {
+) -> Result<Vec<(&'a NewFile, FileStatus, Fate)>, Error> {
     let fate = |file: &'a NewFile| {
-        let there = write::look(folder, file)?;
+        let there = files::look(folder, file)?;
         let overwrite =
             || force || Report::ask(&format!("overwrite `{}`?", file.path.display())) == Some(true);
         let fate = match there {
             _ if is_shadowed(folder, &file.path) => Fate::Kept,
-            There::Nothing => Fate::New,
-            There::Same => Fate::Unchanged,
-            There::Other if overwrite() => Fate::Overwritten,
-            There::Other => Fate::Kept,
+            FileStatus::Nothing => Fate::New,
+            FileStatus::Same => Fate::Unchanged,
+            FileStatus::Other if overwrite() => Fate::Overwritten,
+            FileStatus::Other => Fate::Kept,
         };
         Ok((file, there, fate))
     };
@@ -347,10 +347,10 @@ fn is_shadowed(folder: &Path, path: &Path) -> bool {
 ///
 /// # Errors
 /// No Compose file.
-fn layout(compose: &ComposeArgs, folder: &Path) -> Result<Layout, Error> {
+fn layout(compose: &ComposeArgs, folder: &Path) -> Result<ComposeFiles, Error> {
     let named = named_files(compose, folder);
     if !named.is_empty() {
-        return Ok(Layout::named(&named, folder));
+        return Ok(ComposeFiles::named(&named, folder));
     }
     let Some(main) = asked::FILES.iter().find(|name| folder.join(name).exists()) else {
         return Err(Error::usage(format!("there is no Compose file in `{}` or above it", folder.display()))
@@ -364,7 +364,7 @@ fn layout(compose: &ComposeArgs, folder: &Path) -> Result<Layout, Error> {
     // Without the one that was added before, so that the same comes of it again.
     let theirs = others.into_iter().filter(|name| !init::is_ours(&folder.join(name))).take(1);
     let own = std::iter::once(main.to_string()).chain(theirs).map(PathBuf::from);
-    Ok(Layout { own: own.collect(), added: added.into(), variable: None })
+    Ok(ComposeFiles { own: own.collect(), added: added.into(), variable: None })
 }
 
 /// The file that Compose reads after one of this name by itself.

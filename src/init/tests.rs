@@ -1,28 +1,31 @@
 use super::*;
 
 /// A project as `docker compose config` prints it.
-fn facts(services: &str) -> Facts {
-    Facts::read(&format!(
+fn facts(services: &str) -> ProjectFacts {
+    ProjectFacts::read(&format!(
         "name: p\nservices: {services}\nnetworks: {{back: {{internal: true}}, default: {{name: p_default}}}}"
     ))
     .unwrap()
 }
 
-fn wish(services: &[(&str, Option<u16>)]) -> Wish {
-    Wish { services: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(), ..Wish::default() }
+fn wish(services: &[(&str, Option<u16>)]) -> InitOptions {
+    InitOptions {
+        services: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(),
+        ..InitOptions::default()
+    }
 }
 
 /// `host>bind>target`, with `=` in front of what is passed on as it comes.
-fn routes(front: &Front) -> String {
-    let one = |r: &Route| {
+fn routes(front: &ProxiedService) -> String {
+    let one = |r: &PortForward| {
         let at = if r.address.is_empty() { String::new() } else { format!("{}@", r.address) };
         format!("{}{at}{}>{}>{}", if r.plain { "=" } else { "" }, r.host, r.bind, r.target)
     };
     front.routes.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-fn layout() -> Layout {
-    Layout { own: vec!["compose.yaml".into()], added: "compose.override.yaml".into(), variable: None }
+fn layout() -> ComposeFiles {
+    ComposeFiles { own: vec!["compose.yaml".into()], added: "compose.override.yaml".into(), variable: None }
 }
 
 const ONE: &str =
@@ -91,7 +94,7 @@ fn host_ports_go_over_to_the_proxy() {
 fn another_port_of_the_host_is_asked_for() {
     let publish = Some(("127.0.0.1".to_string(), 80));
     let of = |services: &str, names: &[(&str, Option<u16>)]| {
-        let all = fronts(&facts(services), &Wish { publish: publish.clone(), ..wish(names) }).unwrap();
+        let all = fronts(&facts(services), &InitOptions { publish: publish.clone(), ..wish(names) }).unwrap();
         all.iter().map(routes).collect::<Vec<_>>().join(" | ")
     };
     assert_eq!(of(ONE, &[("app", None)]), "127.0.0.1@80>8080>3000");
@@ -169,8 +172,10 @@ fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
 fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
     let added = |keys: &str, health: Option<&str>| {
         let facts = facts(&format!("{{app: {{image: x, {keys}}}, proxy: {{image: x}}, 'on': {{image: x}}}}"));
-        let wish =
-            Wish { health_path: health.map(String::from), ..wish(&[("app", Some(1)), ("on", Some(2))]) };
+        let wish = InitOptions {
+            health_path: health.map(String::from),
+            ..wish(&[("app", Some(1)), ("on", Some(2))])
+        };
         let fronts = fronts(&facts, &wish).unwrap();
         files(&facts, &fronts, &layout())[0].text.clone()
     };
@@ -186,7 +191,8 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
 #[test]
 fn the_configuration_is_one_that_the_adapter_can_work_with() {
     let facts = facts(ONE);
-    let fronts = fronts(&facts, &Wish { health_path: Some("/up".into()), ..wish(&[("app", None)]) }).unwrap();
+    let fronts =
+        fronts(&facts, &InitOptions { health_path: Some("/up".into()), ..wish(&[("app", None)]) }).unwrap();
     let config = &files(&facts, &fronts, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::Settings::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
@@ -198,7 +204,7 @@ fn the_configuration_is_one_that_the_adapter_can_work_with() {
 
 #[test]
 fn files_that_compose_does_not_find_by_itself_are_named() {
-    let layout = Layout::named(
+    let layout = ComposeFiles::named(
         &["/srv/x/prod.yaml".into(), "more it.yaml".into(), "compose.zd.yaml".into()],
         Path::new("/srv/x"),
     );
@@ -224,9 +230,11 @@ fn nothing_is_written_where_one_file_cannot_be() {
         |path: &str| NewFile { path: path.into(), text: "x".into(), executable: false, about: String::new() };
     let (first, second) = (file("new/a"), file("b/c"));
     std::fs::write(folder.path().join("b"), "no folder").unwrap();
-    let fault =
-        write::put(folder.path(), &[(&first, write::There::Nothing), (&second, write::There::Nothing)])
-            .unwrap_err();
+    let fault = files::put(
+        folder.path(),
+        &[(&first, files::FileStatus::Nothing), (&second, files::FileStatus::Nothing)],
+    )
+    .unwrap_err();
     assert!(fault.message.contains("b/c"), "{fault}");
     assert!(!folder.path().join("new").exists());
 }
@@ -241,13 +249,13 @@ fn a_file_that_came_in_between_is_not_overwritten() {
         about: String::new(),
     };
     let (first, second) = (file("first"), file("second"));
-    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Nothing);
+    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Nothing);
     std::fs::write(folder.path().join("second"), "theirs").unwrap();
-    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Other);
-    write::put(folder.path(), &[(&first, write::There::Nothing), (&second, write::There::Nothing)])
+    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Other);
+    files::put(folder.path(), &[(&first, files::FileStatus::Nothing), (&second, files::FileStatus::Nothing)])
         .unwrap_err();
     assert_eq!(std::fs::read_to_string(folder.path().join("second")).unwrap(), "theirs");
     assert!(!folder.path().join("first").exists());
-    write::put(folder.path(), &[(&second, write::There::Other)]).unwrap();
-    assert_eq!(write::look(folder.path(), &second).unwrap(), write::There::Same);
+    files::put(folder.path(), &[(&second, files::FileStatus::Other)]).unwrap();
+    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Same);
 }

@@ -1,6 +1,6 @@
 //! Which services get a proxy, and at which ports.
 
-use super::project::{App, Facts, Published, TLS_PORTS};
+use super::facts::{App, ProjectFacts, PublishedPort, TLS_PORTS};
 use crate::error::Error;
 
 /// Where the proxy answers when nothing says so.
@@ -11,7 +11,7 @@ const PLACES: u32 = 8;
 
 /// What was asked for on the command line.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct InitOptions {
     /// Services, each with the port that it listens on.
     pub services: Vec<(String, Option<u16>)>,
     /// Address and port of the host.
@@ -21,9 +21,9 @@ pub struct Wish {
 
 /// A service that gets a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Front {
+pub struct ProxiedService {
     pub service: String,
-    pub routes: Vec<Route>,
+    pub routes: Vec<PortForward>,
     /// Twice the instances, or more.
     pub places: u32,
     pub health_path: Option<String>,
@@ -38,7 +38,7 @@ pub struct Front {
 
 /// A port of the host, and where it leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct PortForward {
     /// Empty for every address of the host.
     pub address: String,
     pub host: u16,
@@ -52,7 +52,7 @@ pub struct Route {
 
 /// The services among which to choose: those that look like web applications and publish a port, else all that look
 /// like one.
-pub fn candidates(facts: &Facts) -> Vec<&str> {
+pub fn candidates(facts: &ProjectFacts) -> Vec<&str> {
     let web: Vec<_> = facts.apps.iter().filter(|(_, app)| app.is_web()).collect();
     let public = web.iter().any(|(_, app)| !app.published.is_empty());
     let one = |(_, app): &&(&String, &App)| !public || !app.published.is_empty();
@@ -63,20 +63,20 @@ pub fn candidates(facts: &Facts) -> Vec<&str> {
 ///
 /// # Errors
 /// A service that is not there, that cannot have a proxy, or whose port nobody knows; two that want one port.
-pub fn fronts(facts: &Facts, wish: &Wish) -> Result<Vec<Front>, Error> {
+pub fn fronts(facts: &ProjectFacts, wish: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
     let mut next = wish.publish.clone().unwrap_or((String::new(), PORT));
-    let mut fronts: Vec<Front> = Vec::new();
+    let mut fronts: Vec<ProxiedService> = Vec::new();
     for (name, port) in &wish.services {
         let app = facts.apps.get(name).ok_or_else(|| unknown(facts, name))?;
         let ports = published(name, app, *port, wish.publish.as_ref(), &mut next)?;
-        let routes = ports.into_iter().enumerate().map(|(n, p)| Route {
+        let routes = ports.into_iter().enumerate().map(|(n, p)| PortForward {
             address: p.address,
             host: p.host,
             bind: 0,
             target: p.target,
             plain: n > 0 || TLS_PORTS.contains(&p.target),
         });
-        fronts.push(Front {
+        fronts.push(ProxiedService {
             service: name.clone(),
             routes: routes.collect(),
             places: PLACES.max(2 * app.replicas),
@@ -98,7 +98,7 @@ fn published(
     port: Option<u16>,
     publish: Option<&(String, u16)>,
     next: &mut (String, u16),
-) -> Result<Vec<Published>, Error> {
+) -> Result<Vec<PublishedPort>, Error> {
     if let Some(mode) = app.network_mode.as_deref().filter(|m| *m != "bridge") {
         return Err(Error::usage(format!(
             "`{name}` has `network_mode: {mode}`, so no proxy can tell its instances apart"
@@ -129,7 +129,7 @@ fn published(
             }
         }
         None => {
-            ports.insert(0, Published { address: next.0.clone(), host: next.1, target: main, tcp: true });
+            ports.insert(0, PublishedPort { address: next.0.clone(), host: next.1, target: main, tcp: true });
             next.1 = next.1.saturating_add(1);
         }
     }
@@ -140,7 +140,7 @@ fn published(
 ///
 /// # Errors
 /// Two services that want the same port of the host.
-fn bind(fronts: &mut [Front]) -> Result<(), Error> {
+fn bind(fronts: &mut [ProxiedService]) -> Result<(), Error> {
     let mut given: Vec<(u16, String, u16)> = Vec::new();
     let mut taken: Vec<(String, u16, String)> = Vec::new();
     for front in fronts {
@@ -179,7 +179,7 @@ fn free(host: u16, given: &[(u16, String, u16)]) -> u16 {
         .unwrap_or(first)
 }
 
-fn unknown(facts: &Facts, name: &str) -> Error {
+fn unknown(facts: &ProjectFacts, name: &str) -> Error {
     let names: Vec<String> = facts.apps.keys().map(|n| format!("`{n}`")).collect();
     Error::usage(format!("`--service`: there is no service `{name}`"))
         .hint(format!("there are {}", names.join(", ")))

@@ -12,7 +12,7 @@ use crate::error::Error;
 
 /// What is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum There {
+pub enum FileStatus {
     Nothing,
     /// Exactly this file.
     Same,
@@ -21,30 +21,30 @@ pub enum There {
 
 /// # Errors
 /// Something of that name that cannot be read.
-pub fn look(folder: &Path, file: &NewFile) -> Result<There, Error> {
+pub fn look(folder: &Path, file: &NewFile) -> Result<FileStatus, Error> {
     let path = folder.join(&file.path);
     let cannot = |e: io::Error| Error::unchanged(format!("cannot read `{}`: {e}", path.display()));
     let found = match fs::symlink_metadata(&path) {
         // What stands where its folder has to be is told when that is made.
         Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
-            return Ok(There::Nothing);
+            return Ok(FileStatus::Nothing);
         }
         found => found.map_err(cannot)?,
     };
     if found.is_symlink() {
-        return Ok(There::Other);
+        return Ok(FileStatus::Other);
     }
     let same = fs::read(&path).map_err(cannot)? == file.text.as_bytes();
     let runs = !file.executable || found.permissions().mode() & 0o100 != 0;
-    Ok(if same && runs { There::Same } else { There::Other })
+    Ok(if same && runs { FileStatus::Same } else { FileStatus::Other })
 }
 
 /// Writes all of them, each over what is there where that was asked for.
 ///
 /// # Errors
 /// A folder or file that cannot be written; nothing of ours is there then, but for what was overwritten before.
-pub fn put(folder: &Path, files: &[(&NewFile, There)]) -> Result<(), Error> {
-    let mut undo = Undo::default();
+pub fn put(folder: &Path, files: &[(&NewFile, FileStatus)]) -> Result<(), Error> {
+    let mut undo = NewFilesGuard::default();
     let mut drafts = Vec::new();
     for (file, there) in files {
         let path = folder.join(&file.path);
@@ -53,7 +53,7 @@ pub fn put(folder: &Path, files: &[(&NewFile, There)]) -> Result<(), Error> {
     }
     for (path, draft, there) in drafts {
         let put = match there {
-            There::Nothing => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
+            FileStatus::Nothing => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
             _ => draft.persist(&path).map(drop),
         };
         put.map_err(|e| cannot_write(&path, &e.error))?;
@@ -63,7 +63,7 @@ pub fn put(folder: &Path, files: &[(&NewFile, There)]) -> Result<(), Error> {
 }
 
 /// The file under another name beside its own. HAProxy reads its configuration as a user of its own.
-fn draft(path: &Path, file: &NewFile, undo: &mut Undo) -> io::Result<NamedTempFile> {
+fn draft(path: &Path, file: &NewFile, undo: &mut NewFilesGuard) -> io::Result<NamedTempFile> {
     let folder = path.parent().expect("a file has a folder");
     if !folder.is_dir() {
         fs::create_dir(folder)?;
@@ -80,19 +80,19 @@ fn draft(path: &Path, file: &NewFile, undo: &mut Undo) -> io::Result<NamedTempFi
 
 /// What goes again unless all of it is there.
 #[derive(Default)]
-struct Undo {
+struct NewFilesGuard {
     files: Vec<PathBuf>,
     folders: Vec<PathBuf>,
 }
 
-impl Undo {
+impl NewFilesGuard {
     fn keep(&mut self) {
         self.files.clear();
         self.folders.clear();
     }
 }
 
-impl Drop for Undo {
+impl Drop for NewFilesGuard {
     fn drop(&mut self) {
         self.files.iter().for_each(|file| _ = fs::remove_file(file));
         self.folders.iter().rev().for_each(|folder| _ = fs::remove_dir(folder));

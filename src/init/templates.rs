@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Facts, Front, Layout, MARK, NewFile, Route};
+use super::{ComposeFiles, MARK, NewFile, PortForward, ProjectFacts, ProxiedService};
 use crate::shell;
 
 const MAKEFILE: &str = include_str!("Makefile");
@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("../../scripts/deploy-and-restart.sh");
 const CONFIG: &str = "haproxy/haproxy.cfg";
 
 /// Every file, in the order in which they are told of.
-pub fn files(facts: &Facts, fronts: &[Front], layout: &Layout) -> Vec<NewFile> {
+pub fn files(facts: &ProjectFacts, fronts: &[ProxiedService], layout: &ComposeFiles) -> Vec<NewFile> {
     let file = |path: &str, text: String, executable: bool, about: &str| NewFile {
         path: path.into(),
         text,
@@ -50,7 +50,7 @@ pub fn addition_to_makefile() -> &'static str {
 }
 
 /// Where Compose would not find the added file by itself, all files are named before this line.
-fn with_variable(text: &str, layout: &Layout, before: &str, assign: fn(&str) -> String) -> String {
+fn with_variable(text: &str, layout: &ComposeFiles, before: &str, assign: fn(&str) -> String) -> String {
     let Some(files) = &layout.variable else { return text.into() };
     let line = assign(files);
     let said = format!(
@@ -59,7 +59,7 @@ fn with_variable(text: &str, layout: &Layout, before: &str, assign: fn(&str) -> 
     text.replacen(before, &said, 1)
 }
 
-fn override_file(facts: &Facts, fronts: &[Front], layout: &Layout) -> String {
+fn override_file(facts: &ProjectFacts, fronts: &[ProxiedService], layout: &ComposeFiles) -> String {
     let own: Vec<String> = layout.own.iter().map(|f| f.display().to_string()).collect();
     let proxy = facts.free_name();
     let mut text = format!(
@@ -80,7 +80,7 @@ fn override_file(facts: &Facts, fronts: &[Front], layout: &Layout) -> String {
 }
 
 /// What changes for a service; nothing where it has nothing in the way.
-fn changes(front: &Front, proxy: &str) -> String {
+fn changes(front: &ProxiedService, proxy: &str) -> String {
     let mut keys = String::new();
     if front.had_ports {
         keys += &format!(
@@ -102,7 +102,7 @@ fn changes(front: &Front, proxy: &str) -> String {
 }
 
 /// All that the services are on; and one from which the host can be reached.
-fn networks(facts: &Facts, fronts: &[Front]) -> String {
+fn networks(facts: &ProjectFacts, fronts: &[ProxiedService]) -> String {
     let apps = fronts.iter().filter_map(|f| facts.apps.get(&f.service));
     let mut names: BTreeSet<&str> = apps.flat_map(|a| a.networks.iter().map(String::as_str)).collect();
     if names.iter().all(|name| facts.internal.contains(*name)) {
@@ -117,7 +117,7 @@ fn networks(facts: &Facts, fronts: &[Front]) -> String {
     }
 }
 
-fn publication(route: &Route) -> String {
+fn publication(route: &PortForward) -> String {
     let address = match &route.address {
         none if none.is_empty() => String::new(),
         six if six.contains(':') => format!("[{six}]:"),
@@ -126,7 +126,7 @@ fn publication(route: &Route) -> String {
     format!("{address}{}:{}", route.host, route.bind)
 }
 
-fn configuration(facts: &Facts, fronts: &[Front]) -> String {
+fn configuration(facts: &ProjectFacts, fronts: &[ProxiedService]) -> String {
     let head = include_str!("haproxy.cfg").replace("PROXY", facts.free_name());
     let mut seen = BTreeSet::new();
     let sections = fronts.iter().flat_map(|front| front.routes.iter().map(move |route| (front, route)));
@@ -136,9 +136,9 @@ fn configuration(facts: &Facts, fronts: &[Front]) -> String {
         + &each.map(|(front, route)| section(front, route)).collect::<String>()
 }
 
-fn section(front: &Front, route: &Route) -> String {
-    let Front { service, places, .. } = front;
-    let Route { bind, target, plain, .. } = route;
+fn section(front: &ProxiedService, route: &PortForward) -> String {
+    let ProxiedService { service, places, .. } = front;
+    let PortForward { bind, target, plain, .. } = route;
     let mode = if *plain { "    mode tcp\n" } else { "" };
     let check = match front.health_path.as_ref().filter(|_| !plain) {
         Some(path) => format!(
@@ -164,7 +164,7 @@ fn key(name: &str) -> String {
     if plain { name.into() } else { format!("\"{name}\"") }
 }
 
-fn services(fronts: &[Front]) -> String {
+fn services(fronts: &[ProxiedService]) -> String {
     listed(&fronts.iter().map(|f| format!("`{}`", f.service)).collect::<Vec<_>>())
 }
 

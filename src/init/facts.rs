@@ -51,7 +51,7 @@ pub const TLS_PORTS: [u16; 2] = [443, 8443];
 
 /// The services of a project.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub struct ProjectFacts {
     pub apps: BTreeMap<String, App>,
     /// Networks from which nobody outside is reached.
     pub internal: BTreeSet<String>,
@@ -62,7 +62,7 @@ pub struct Facts {
 pub struct App {
     pub image: String,
     /// The host ports that only one container can have.
-    pub published: Vec<Published>,
+    pub published: Vec<PublishedPort>,
     /// Ports that its containers listen on, as far as the file or the image says so; TCP only.
     pub listens: Vec<u16>,
     /// What its healthcheck asks for, where that is a URL.
@@ -77,7 +77,7 @@ pub struct App {
 
 /// A port of the host that is one of its containers'.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedPort {
     /// Empty for every address of the host.
     pub address: String,
     pub host: u16,
@@ -135,17 +135,17 @@ struct RawDeploy {
     replicas: Option<u32>,
 }
 
-impl Facts {
+impl ProjectFacts {
     /// Reads the YAML of `docker compose config`, which was read as a project before.
     ///
     /// # Errors
     /// A key that is not as Compose prints it.
-    pub fn read(yaml: &str) -> Result<Facts, Error> {
+    pub fn read(yaml: &str) -> Result<ProjectFacts, Error> {
         // It holds secrets, so what serde says of a value is not shown.
         let wrong = |_| Error::usage("what `docker compose config` printed is no project of services");
         let raw: Raw = serde_yaml::from_str(yaml).map_err(wrong)?;
         let internal = raw.networks.into_iter().filter(|(_, n)| n.as_ref().is_some_and(|n| n.internal));
-        Ok(Facts {
+        Ok(ProjectFacts {
             apps: raw.services.iter().map(|(name, service)| (name.clone(), App::read(service))).collect(),
             internal: internal.map(|(name, _)| name).collect(),
         })
@@ -164,7 +164,7 @@ impl App {
             raw.healthcheck.as_ref().filter(|h| !h.disable && h.test.first().is_some_and(|w| w != "NONE"));
         App {
             image: raw.image.clone().unwrap_or_default(),
-            published: raw.ports.iter().filter_map(Published::read).collect(),
+            published: raw.ports.iter().filter_map(PublishedPort::read).collect(),
             listens: raw.listens(),
             health_path: test.and_then(|h| path_in(&h.test.join(" "))),
             has_healthcheck: test.is_some(),
@@ -195,9 +195,9 @@ impl App {
     }
 }
 
-impl Published {
+impl PublishedPort {
     /// None where the host's port is docker's to choose.
-    fn read(raw: &RawPort) -> Option<Published> {
+    fn read(raw: &RawPort) -> Option<PublishedPort> {
         let text = match raw.published.as_ref()? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
@@ -205,7 +205,7 @@ impl Published {
         };
         // Of a range, which was meant for several instances, the first.
         let host: u16 = text.split('-').next()?.parse().ok().filter(|port| *port > 0)?;
-        Some(Published {
+        Some(PublishedPort {
             address: raw.host_ip.clone().unwrap_or_default(),
             host,
             target: raw.target,
