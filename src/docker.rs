@@ -34,7 +34,7 @@ use anyhow::Result;
 use rustix::process::{Pid, Signal};
 
 use crate::error::Error;
-use crate::lock::{Lease, Process, RUN};
+use crate::lock::{Lease, ProcessId, RUN};
 use crate::shell;
 use crate::wait::{self, StopSignal};
 pub use command::DockerCommand;
@@ -585,7 +585,7 @@ fn expression(argv: &[String]) -> duct::Expression {
 /// A child in a process group of its own: Ctrl-C in the terminal is for us to handle, not for `docker compose`. It carries a
 /// mark by which the next run finds it, should this one be killed meanwhile.
 fn spawned(command: duct::Expression) -> duct::Expression {
-    static MARK: LazyLock<String> = LazyLock::new(|| Process::this().mark());
+    static MARK: LazyLock<String> = LazyLock::new(|| ProcessId::this().mark());
     command.env(RUN, &*MARK).before_spawn(|command| {
         command.process_group(0);
         Ok(())

@@ -1,8 +1,8 @@
 //! One rollout of a project at a time, whoever starts it and from wherever: the lock is on the engine, a name that only one
 //! can take. It says who holds it, and one whose holder is dead is no lock.
 
-mod holder;
 mod lease;
+mod owner;
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -15,10 +15,10 @@ use crate::docker::Docker;
 use crate::docker::lock_resource::{LockBackend, LockRecord};
 use crate::error::Error;
 use crate::wait::{self, StopSignal, WaitResult};
-pub use holder::{Holder, Process, RUN};
-use holder::{Life, age};
 pub use lease::Lease;
 use lease::LeaseStart;
+use owner::{Liveness, age};
+pub use owner::{LockOwner, ProcessId, RUN};
 
 /// How often a run that waits asks again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -46,20 +46,20 @@ const LONGEST: usize = 40;
 
 /// The names that a lock consists of.
 #[derive(Debug, Clone)]
-struct Names {
+struct LockNames {
     board: LockBackend,
     base: String,
 }
 
-impl Names {
-    fn of(board: LockBackend, project: &str) -> Names {
+impl LockNames {
+    fn of(board: LockBackend, project: &str) -> LockNames {
         let hash = || {
             let digest = Sha256::digest(project.as_bytes());
             digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()
         };
         let short = if project.len() > LONGEST { hash() } else { project.to_string() };
         // A project's name has no dots, so that no two projects share a name.
-        Names { board, base: format!("compose-zd.{short}") }
+        LockNames { board, base: format!("compose-zd.{short}") }
     }
 
     fn lock(&self) -> String {
@@ -83,22 +83,22 @@ impl Names {
 }
 
 /// How taking it ended.
-pub enum Taken {
+pub enum AcquireResult {
     /// Until it is dropped.
     Held(Box<Lock>),
     /// By them, until the limit.
-    Busy(Box<Holder>),
+    Busy(Box<LockOwner>),
     /// The caller's own reason to wait no longer.
     GivenUp,
     Interrupted(i32),
 }
 
 /// What the wait for a lock tells, and asks.
-pub trait Waiting {
+pub trait WaitObserver {
     /// Somebody holds it, and it is waited for.
-    fn waits_for(&mut self, holder: &Holder);
+    fn waits_for(&mut self, holder: &LockOwner);
     /// A dead run left it.
-    fn took_over(&mut self, holder: &Holder);
+    fn took_over(&mut self, holder: &LockOwner);
     /// There is no more reason to wait.
     fn gives_up(&mut self) -> Result<bool>;
     /// It was asked for, and is ours or somebody's by now: what is read from here on is true once it turns out to be ours.
@@ -108,9 +108,9 @@ pub trait Waiting {
 /// For the names that nothing is read under.
 struct Nothing;
 
-impl Waiting for Nothing {
-    fn waits_for(&mut self, _: &Holder) {}
-    fn took_over(&mut self, _: &Holder) {}
+impl WaitObserver for Nothing {
+    fn waits_for(&mut self, _: &LockOwner) {}
+    fn took_over(&mut self, _: &LockOwner) {}
     fn gives_up(&mut self) -> Result<bool> {
         Ok(false)
     }
@@ -118,7 +118,7 @@ impl Waiting for Nothing {
 
 /// A lock that is held; it goes when this is dropped.
 pub struct Lock {
-    keys: Keys,
+    keys: LockContext,
     lease: Lease,
     end: Option<Sender<()>>,
     beats: Option<JoinHandle<()>>,
@@ -126,25 +126,25 @@ pub struct Lock {
 
 /// What a lock is worked with.
 #[derive(Clone)]
-struct Keys {
+struct LockContext {
     docker: Docker,
-    names: Names,
-    holder: Holder,
+    names: LockNames,
+    holder: LockOwner,
 }
 
 /// What is to be locked, and for whom.
-pub struct Wish<'a> {
+pub struct LockRequest<'a> {
     pub docker: &'a Docker,
     pub board: LockBackend,
     pub project: &'a str,
-    pub holder: Holder,
+    pub holder: LockOwner,
     /// How long somebody else's is waited for.
     pub limit: Duration,
 }
 
 /// Signs of life of a holder elsewhere, as long as they do not change.
 #[derive(Default)]
-struct Silence {
+struct OwnerSilence {
     signs: Vec<LockRecord>,
     /// By this machine's clock: no jump of the engine's makes it longer.
     since: Option<Instant>,
@@ -152,16 +152,16 @@ struct Silence {
 
 /// How a holder elsewhere is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum OwnerVerdict {
     Lives,
     Dead,
     /// Silent for too long by the engine's clock, and not yet by ours.
     Unsure,
 }
 
-impl Silence {
+impl OwnerSilence {
     /// `age` is that of the latest sign, by the engine's clock.
-    fn judge(&mut self, signs: Vec<LockRecord>, age: Option<Duration>, now: Instant) -> Verdict {
+    fn judge(&mut self, signs: Vec<LockRecord>, age: Option<Duration>, now: Instant) -> OwnerVerdict {
         let has_changed = !self.signs.is_empty() && self.signs != signs;
         if has_changed || self.since.is_none() {
             (self.signs, self.since) = (signs, Some(now));
@@ -169,10 +169,10 @@ impl Silence {
         let heard = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let is_old = age.is_some_and(|age| age > SILENCE);
         match () {
-            () if has_changed => Verdict::Lives,
-            () if heard >= SILENCE || (is_old && heard >= LISTEN) => Verdict::Dead,
-            () if is_old => Verdict::Unsure,
-            () => Verdict::Lives,
+            () if has_changed => OwnerVerdict::Lives,
+            () if heard >= SILENCE || (is_old && heard >= LISTEN) => OwnerVerdict::Dead,
+            () if is_old => OwnerVerdict::Unsure,
+            () => OwnerVerdict::Lives,
         }
     }
 }
@@ -181,57 +181,61 @@ impl Silence {
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
-pub fn take(wish: Wish, stop: &StopSignal, waiting: &mut dyn Waiting) -> Result<Taken> {
-    let Wish { docker, board, project, holder, limit } = wish;
-    let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder };
-    let mut other = Holder::default();
+pub fn take(wish: LockRequest, stop: &StopSignal, waiting: &mut dyn WaitObserver) -> Result<AcquireResult> {
+    let LockRequest { docker, board, project, holder, limit } = wish;
+    let keys = LockContext { docker: docker.clone(), names: LockNames::of(board, project), holder };
+    let mut other = LockOwner::default();
     let mut told = false;
-    let (start, mut silence, mut since) = (Instant::now(), Silence::default(), LeaseStart::now());
+    let (start, mut silence, mut since) = (Instant::now(), OwnerSilence::default(), LeaseStart::now());
     let longest = limit.max(LISTEN * 2);
-    let waited = wait::until(AGAIN, longest, stop, || -> Result<Option<Ended>> {
+    let waited = wait::until(AGAIN, longest, stop, || -> Result<Option<WaitEnd>> {
         if waiting.gives_up()? {
-            return Ok(Some(Ended::GivenUp));
+            return Ok(Some(WaitEnd::GivenUp));
         }
         since = LeaseStart::now();
         let (holder, verdict) = match keys.attempt(&mut silence, stop, waiting)? {
-            Attempt::Ours => return Ok(Some(Ended::Ours)),
-            Attempt::Theirs(holder, verdict) => (holder, verdict),
+            AcquireAttempt::Ours => return Ok(Some(WaitEnd::Ours)),
+            AcquireAttempt::Theirs(holder, verdict) => (holder, verdict),
         };
         if !told && !limit.is_zero() {
             waiting.waits_for(&holder);
             told = true;
         }
         other = holder;
-        Ok((verdict != Verdict::Unsure && start.elapsed() >= limit).then_some(Ended::Busy))
+        Ok((verdict != OwnerVerdict::Unsure && start.elapsed() >= limit).then_some(WaitEnd::Busy))
     })?;
     Ok(match waited {
-        WaitResult::Done(Ended::Ours) => Taken::Held(Box::new(Lock::held(keys, since))),
-        WaitResult::Done(Ended::GivenUp) => Taken::GivenUp,
-        WaitResult::Done(Ended::Busy) | WaitResult::TimedOut => Taken::Busy(Box::new(other)),
-        WaitResult::Interrupted(signal) => Taken::Interrupted(signal),
+        WaitResult::Done(WaitEnd::Ours) => AcquireResult::Held(Box::new(Lock::held(keys, since))),
+        WaitResult::Done(WaitEnd::GivenUp) => AcquireResult::GivenUp,
+        WaitResult::Done(WaitEnd::Busy) | WaitResult::TimedOut => AcquireResult::Busy(Box::new(other)),
+        WaitResult::Interrupted(signal) => AcquireResult::Interrupted(signal),
     })
 }
 
 /// How the wait for a lock ended.
 #[derive(PartialEq, Eq)]
-enum Ended {
+enum WaitEnd {
     Ours,
     GivenUp,
     Busy,
 }
 
 /// How one attempt ended.
-enum Attempt {
+enum AcquireAttempt {
     Ours,
-    Theirs(Holder, Verdict),
+    Theirs(LockOwner, OwnerVerdict),
 }
 
 /// Who holds the lock of a project, if anybody who lives.
 ///
 /// # Errors
 /// An engine that does not answer.
-pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Option<Holder>> {
-    let keys = Keys { docker: docker.clone(), names: Names::of(board, project), holder: Holder::default() };
+pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Option<LockOwner>> {
+    let keys = LockContext {
+        docker: docker.clone(),
+        names: LockNames::of(board, project),
+        holder: LockOwner::default(),
+    };
     let holder = keys.claimed(&keys.names.lock())?;
     Ok(match holder {
         Some(holder) if !keys.seems_dead(&holder)? => Some(holder),
@@ -239,33 +243,35 @@ pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Opti
     })
 }
 
-impl Keys {
+impl LockContext {
     /// Takes it, or tells who has it.
     fn attempt(
         &self,
-        silence: &mut Silence,
+        silence: &mut OwnerSilence,
         stop: &StopSignal,
-        waiting: &mut dyn Waiting,
-    ) -> Result<Attempt> {
-        let Some(holder) = self.try_claim(&self.names.lock(), waiting)? else { return Ok(Attempt::Ours) };
+        waiting: &mut dyn WaitObserver,
+    ) -> Result<AcquireAttempt> {
+        let Some(holder) = self.try_claim(&self.names.lock(), waiting)? else {
+            return Ok(AcquireAttempt::Ours);
+        };
         let verdict = match holder.life() {
-            Life::Lives => Verdict::Lives,
-            Life::Dead => Verdict::Dead,
-            Life::Elsewhere => {
+            Liveness::Lives => OwnerVerdict::Lives,
+            Liveness::Dead => OwnerVerdict::Dead,
+            Liveness::Elsewhere => {
                 let signs = self.signs()?;
                 let age = self.age(&signs)?;
                 silence.judge(signs, age, Instant::now())
             }
         };
-        if verdict != Verdict::Dead {
-            return Ok(Attempt::Theirs(holder, verdict));
+        if verdict != OwnerVerdict::Dead {
+            return Ok(AcquireAttempt::Theirs(holder, verdict));
         }
         let other = self.take_over(holder, silence, stop, waiting)?;
-        Ok(other.map_or(Attempt::Ours, |holder| Attempt::Theirs(holder, Verdict::Lives)))
+        Ok(other.map_or(AcquireAttempt::Ours, |holder| AcquireAttempt::Theirs(holder, OwnerVerdict::Lives)))
     }
 
     /// Takes a name, or tells who has it.
-    fn try_claim(&self, name: &str, waiting: &mut dyn Waiting) -> Result<Option<Holder>> {
+    fn try_claim(&self, name: &str, waiting: &mut dyn WaitObserver) -> Result<Option<LockOwner>> {
         for _ in 0..TRIES {
             self.docker.claim(self.names.board, name, &self.holder.text())?;
             waiting.asked_for();
@@ -279,9 +285,9 @@ impl Keys {
             .into())
     }
 
-    fn claimed(&self, name: &str) -> Result<Option<Holder>> {
+    fn claimed(&self, name: &str) -> Result<Option<LockOwner>> {
         let claim = self.docker.claimed(self.names.board, name)?;
-        Ok(claim.map(|claim| Holder::read(&claim.text)))
+        Ok(claim.map(|claim| LockOwner::read(&claim.text)))
     }
 
     fn unclaim(&self, names: &[String]) -> Result<()> {
@@ -289,11 +295,11 @@ impl Keys {
     }
 
     /// One that runs elsewhere is judged by its latest sign of life, at one look.
-    fn seems_dead(&self, holder: &Holder) -> Result<bool> {
+    fn seems_dead(&self, holder: &LockOwner) -> Result<bool> {
         match holder.life() {
-            Life::Lives => Ok(false),
-            Life::Dead => Ok(true),
-            Life::Elsewhere => Ok(self.age(&self.signs()?)?.is_some_and(|age| age > SILENCE)),
+            Liveness::Lives => Ok(false),
+            Liveness::Dead => Ok(true),
+            Liveness::Elsewhere => Ok(self.age(&self.signs()?)?.is_some_and(|age| age > SILENCE)),
         }
     }
 
@@ -314,11 +320,11 @@ impl Keys {
     /// name is held meanwhile, and the lock looked at once more.
     fn take_over(
         &self,
-        dead: Holder,
-        silence: &Silence,
+        dead: LockOwner,
+        silence: &OwnerSilence,
         stop: &StopSignal,
-        waiting: &mut dyn Waiting,
-    ) -> Result<Option<Holder>> {
+        waiting: &mut dyn WaitObserver,
+    ) -> Result<Option<LockOwner>> {
         let breaking = self.names.breaking();
         let waited = wait::until(AGAIN / 5, BREAKING, stop, || -> Result<Option<()>> {
             let Some(other) = self.try_claim(&breaking, &mut Nothing)? else {
@@ -348,7 +354,7 @@ impl Keys {
 
     /// Leaves a sign of life, and then checks the lock; gives the run that has taken it. A lock that is gone was removed
     /// (`docker volume prune`). It is taken again as long as no other run can have had it meanwhile.
-    fn beat(&self, n: u64, is_young: bool) -> Result<Option<Holder>> {
+    fn beat(&self, n: u64, is_young: bool) -> Result<Option<LockOwner>> {
         let name = self.names.beat(n);
         self.unclaim(std::slice::from_ref(&name))?;
         self.docker.claim(self.names.board, &name, &self.holder.text())?;
@@ -368,7 +374,7 @@ impl Keys {
 
 impl Lock {
     /// `since` is the moment before it was asked for.
-    fn held(keys: Keys, since: LeaseStart) -> Lock {
+    fn held(keys: LockContext, since: LeaseStart) -> Lock {
         let (end, ended) = mpsc::channel();
         let lease = Lease::new(keys.clone(), since);
         let beating = lease.clone();
@@ -392,7 +398,7 @@ impl Drop for Lock {
         self.end = None;
         // A beat that is under way would leave its name behind.
         let _ = self.beats.take().map(JoinHandle::join);
-        let Keys { names, .. } = &self.keys;
+        let LockContext { names, .. } = &self.keys;
         let ours = self.keys.claimed(&names.lock()).ok().flatten();
         if ours.is_some_and(|holder| holder == self.keys.holder) {
             // One that stays is a dead process's, which is no lock.
@@ -410,8 +416,8 @@ mod tests {
     }
 
     /// What is said of the same sign, or another one, after so many seconds; its age by the engine's clock.
-    fn judged(looks: &[(&str, u64, u64)]) -> Vec<Verdict> {
-        let (start, mut silence) = (Instant::now(), Silence::default());
+    fn judged(looks: &[(&str, u64, u64)]) -> Vec<OwnerVerdict> {
+        let (start, mut silence) = (Instant::now(), OwnerSilence::default());
         let judge = |(made, after, age): &(&str, u64, u64)| {
             silence.judge(sign(made), Some(Duration::from_secs(*age)), start + Duration::from_secs(*after))
         };
@@ -420,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_holder_elsewhere_is_dead_once_its_sign_has_not_changed_by_our_own_clock() {
-        use Verdict::{Dead, Lives, Unsure};
+        use OwnerVerdict::{Dead, Lives, Unsure};
         assert_eq!(
             judged(&[("a", 0, 5), ("a", 30, 35), ("a", 59, 64), ("b", 61, 1)]),
             [Lives, Lives, Dead, Lives]
@@ -444,7 +450,7 @@ mod tests {
         let names: Vec<String> = ["a", "a-lock", "a_lock", long.as_str()]
             .iter()
             .flat_map(|p| {
-                let names = Names::of(LockBackend::Configs, p);
+                let names = LockNames::of(LockBackend::Configs, p);
                 [names.lock(), names.breaking(), names.beat(0), names.beat(1)]
             })
             .collect();

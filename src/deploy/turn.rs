@@ -10,7 +10,7 @@ use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
 use crate::error::{Error, Exit};
 use crate::git;
-use crate::lock::{self, Holder, Lease, Lock, Taken, Waiting};
+use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
 use crate::release::queue::Place;
 use crate::report::{Event, Report};
 use crate::wait::StopSignal;
@@ -76,14 +76,15 @@ impl Caller<'_> {
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = Queue { place, report: self.report, waited: false, docker };
-        let holder = Holder::this(&self.command, git::who());
+        let holder = LockOwner::this(&self.command, git::who());
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
-        let wish = lock::Wish { docker: self.docker, board: board(self.is_stack), project, holder, limit };
+        let wish =
+            lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };
         match lock::take(wish, self.stop, &mut queue)? {
-            Taken::Held(lock) => self.begin(lock, queue),
-            Taken::GivenUp => Ok(Turn::Superseded),
-            Taken::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-            Taken::Busy(other) => Err(busy(&other, limit).into()),
+            AcquireResult::Held(lock) => self.begin(lock, queue),
+            AcquireResult::GivenUp => Ok(Turn::Superseded),
+            AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
+            AcquireResult::Busy(other) => Err(busy(&other, limit).into()),
         }
     }
 
@@ -145,13 +146,13 @@ struct Queue {
     docker: Option<Docker>,
 }
 
-impl Waiting for Queue {
-    fn waits_for(&mut self, holder: &Holder) {
+impl WaitObserver for Queue {
+    fn waits_for(&mut self, holder: &LockOwner) {
         self.waited = true;
         self.report.event(Event::Waiting { holder: holder.to_string() });
     }
 
-    fn took_over(&mut self, holder: &Holder) {
+    fn took_over(&mut self, holder: &LockOwner) {
         self.report.event(Event::TookOver { holder: holder.to_string() });
     }
 
@@ -164,7 +165,7 @@ impl Waiting for Queue {
     }
 }
 
-fn busy(other: &Holder, limit: Duration) -> Error {
+fn busy(other: &LockOwner, limit: Duration) -> Error {
     let after = match limit.is_zero() {
         true => String::new(),
         false => format!("; waited for {}", humantime::format_duration(limit)),

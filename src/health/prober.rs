@@ -286,5 +286,5 @@ fn cause(error: &reqwest::Error) -> String {
 }
 
 #[cfg(test)]
-#[path = "hostile.rs"]
-mod hostile;
+#[path = "adversarial_tests.rs"]
+mod adversarial_tests;

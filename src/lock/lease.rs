@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use super::{Holder, Keys};
+use super::{LockContext, LockOwner};
 use crate::error::{Error, Exit};
 
 /// Age of the last sign of life up to which a run may change something: well below the silence after which it counts as dead.
@@ -14,28 +14,28 @@ const YOUNG: Duration = Duration::from_secs(30);
 
 /// A moment, by clocks that go on while this machine or this process sleeps.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+struct LeaseInstant {
     boot: Duration,
     /// A paused virtual machine has its boot clock stand still, and its wall clock corrected.
     wall: SystemTime,
 }
 
-impl Moment {
-    fn now() -> Moment {
+impl LeaseInstant {
+    fn now() -> LeaseInstant {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Boottime);
         let boot =
             Duration::new(tv_sec.try_into().unwrap_or_default(), tv_nsec.try_into().unwrap_or_default());
-        Moment { boot, wall: SystemTime::now() }
+        LeaseInstant { boot, wall: SystemTime::now() }
     }
 
     /// By the clock that has gone further.
-    fn age(&self, now: &Moment) -> Duration {
+    fn age(&self, now: &LeaseInstant) -> Duration {
         let wall = now.wall.duration_since(self.wall).unwrap_or_default();
         now.boot.saturating_sub(self.boot).max(wall)
     }
 
     fn is_young(&self) -> bool {
-        self.age(&Moment::now()) < YOUNG
+        self.age(&LeaseInstant::now()) < YOUNG
     }
 }
 
@@ -44,22 +44,22 @@ impl Moment {
 pub struct Lease(Arc<Leased>);
 
 struct Leased {
-    keys: Keys,
+    keys: LockContext,
     /// Number of the next sign of life; one is left at a time.
     next: Mutex<u64>,
-    state: Mutex<State>,
+    state: Mutex<LeaseState>,
 }
 
-struct State {
+struct LeaseState {
     /// Moment before the last sign of life was left.
-    beat: Moment,
-    lost: Option<Holder>,
+    beat: LeaseInstant,
+    lost: Option<LockOwner>,
 }
 
 impl Lease {
     /// Of a lock that was taken after `since`.
-    pub(super) fn new(keys: Keys, since: LeaseStart) -> Lease {
-        let state = State { beat: since.0, lost: None };
+    pub(super) fn new(keys: LockContext, since: LeaseStart) -> Lease {
+        let state = LeaseState { beat: since.0, lost: None };
         Lease(Arc::new(Leased { keys, next: Mutex::default(), state: Mutex::new(state) }))
     }
 
@@ -68,7 +68,7 @@ impl Lease {
     /// # Errors
     /// Another run has taken the lock; an engine that does not answer.
     pub fn check(&self) -> Result<()> {
-        let is_young = |state: &State| state.lost.is_none() && state.beat.is_young();
+        let is_young = |state: &LeaseState| state.lost.is_none() && state.beat.is_young();
         if !is_young(&self.state()) {
             let next = self.next();
             // Another thread may have left one meanwhile.
@@ -100,14 +100,14 @@ impl Lease {
         if lost {
             return Ok(());
         }
-        let beat = Moment::now();
+        let beat = LeaseInstant::now();
         let other = self.0.keys.beat(*next, is_young)?;
         *next += 1;
-        *self.state() = State { beat, lost: other };
+        *self.state() = LeaseState { beat, lost: other };
         Ok(())
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LeaseState> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,15 +118,15 @@ impl Lease {
 
 /// Moment before a lock was asked for.
 #[derive(Clone, Copy)]
-pub(super) struct LeaseStart(Moment);
+pub(super) struct LeaseStart(LeaseInstant);
 
 impl LeaseStart {
     pub fn now() -> LeaseStart {
-        LeaseStart(Moment::now())
+        LeaseStart(LeaseInstant::now())
     }
 }
 
-fn lost(other: &Holder) -> Error {
+fn lost(other: &LockOwner) -> Error {
     let by = match other.token.is_empty() {
         true => "its lock is gone".to_string(),
         false => format!("{other} has taken its lock"),
@@ -145,15 +145,15 @@ mod tests {
     #[test]
     fn a_moment_is_as_old_as_the_clock_that_has_gone_further_says() {
         let seconds = Duration::from_secs;
-        let then = Moment { boot: seconds(100), wall: SystemTime::UNIX_EPOCH + seconds(1000) };
+        let then = LeaseInstant { boot: seconds(100), wall: SystemTime::UNIX_EPOCH + seconds(1000) };
         let age = |boot, wall| {
-            let now = Moment { boot: seconds(boot), wall: SystemTime::UNIX_EPOCH + seconds(wall) };
+            let now = LeaseInstant { boot: seconds(boot), wall: SystemTime::UNIX_EPOCH + seconds(wall) };
             then.age(&now)
         };
         assert_eq!(age(110, 1010), seconds(10));
         assert_eq!(age(200, 1010), seconds(100), "this process was stopped");
         assert_eq!(age(101, 4600), seconds(3600), "this machine was paused");
         assert_eq!(age(101, 400), seconds(1), "the wall clock was set back");
-        assert!(Moment::now().is_young());
+        assert!(LeaseInstant::now().is_young());
     }
 }

@@ -12,7 +12,7 @@ pub const RUN: &str = "COMPOSE_ZD_RUN";
 
 /// A process, told so that others can see whether it lives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct ProcessId {
     pub pid: u32,
     /// In clock ticks since the start of the machine: a number that is used again is another process.
     pub started: String,
@@ -24,7 +24,7 @@ pub struct Process {
 
 /// What a lock says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
+pub struct LockOwner {
     /// Nobody else's.
     pub token: String,
     /// What it does: `deploy app`.
@@ -34,23 +34,23 @@ pub struct Holder {
     /// RFC 3339.
     pub since: String,
     #[serde(flatten)]
-    pub process: Process,
+    pub process: ProcessId,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum Liveness {
     Lives,
     Dead,
     /// It runs elsewhere, or is hidden: only the signs that it leaves on the engine tell.
     Elsewhere,
 }
 
-impl Process {
+impl ProcessId {
     /// This one. What the machine does not tell stays empty, and then only signs of life tell.
-    pub fn this() -> Process {
+    pub fn this() -> ProcessId {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        Process {
+        ProcessId {
             pid: std::process::id(),
             started: start_of(&read("/proc/self/stat")).unwrap_or_default(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().into(),
@@ -77,20 +77,20 @@ impl Process {
     /// (`hidepid`), and `exists` whether a signal would reach one.
     fn life(
         &self,
-        here: &Process,
+        here: &ProcessId,
         stat: impl Fn(u32) -> Option<String>,
         exists: impl Fn(u32) -> bool,
-    ) -> Life {
+    ) -> Liveness {
         let known = !self.boot.is_empty() && !self.started.is_empty();
         let same = (&self.boot, &self.namespace) == (&here.boot, &here.namespace);
         if !known || !same {
-            return Life::Elsewhere;
+            return Liveness::Elsewhere;
         }
         match stat(self.pid).map(|stat| start_of(&stat)) {
-            Some(Some(started)) if started == self.started => Life::Lives,
+            Some(Some(started)) if started == self.started => Liveness::Lives,
             // A hidden process may be another one by now.
-            None if exists(self.pid) => Life::Elsewhere,
-            _ => Life::Dead,
+            None if exists(self.pid) => Liveness::Elsewhere,
+            _ => Liveness::Dead,
         }
     }
 }
@@ -109,12 +109,12 @@ fn start_of(stat: &str) -> Option<String> {
     (state != "Z" && state != "X").then(|| fields.nth(18).map(String::from))?
 }
 
-impl Holder {
-    pub fn this(command: &str, by: String) -> Holder {
-        let process = Process::this();
+impl LockOwner {
+    pub fn this(command: &str, by: String) -> LockOwner {
+        let process = ProcessId::this();
         let now = SystemTime::now();
         let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        Holder {
+        LockOwner {
             token: format!("{by}-{}-{}-{nanos}", process.pid, process.started),
             command: command.into(),
             by,
@@ -124,9 +124,9 @@ impl Holder {
     }
 
     /// As a lock has it; one that says nothing we know was made by nobody we know.
-    pub fn read(text: &str) -> Holder {
+    pub fn read(text: &str) -> LockOwner {
         let unknown =
-            || Holder { command: "something else".into(), by: "somebody".into(), ..Holder::default() };
+            || LockOwner { command: "something else".into(), by: "somebody".into(), ..LockOwner::default() };
         serde_json::from_str(text).unwrap_or_else(|_| unknown())
     }
 
@@ -136,16 +136,16 @@ impl Holder {
 
     /// Whether commands that it started still run, after it has died on this machine.
     pub fn has_orphans(&self) -> bool {
-        self.life() == Life::Dead && self.process.has_orphans()
+        self.life() == Liveness::Dead && self.process.has_orphans()
     }
 
-    pub fn life(&self) -> Life {
+    pub fn life(&self) -> Liveness {
         let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        self.process.life(&Process::this(), stat, exists)
+        self.process.life(&ProcessId::this(), stat, exists)
     }
 }
 
-impl std::fmt::Display for Holder {
+impl std::fmt::Display for LockOwner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}` by {}", self.command, self.by)?;
         match self.process.pid {
@@ -178,5 +178,5 @@ fn instant(text: &str) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-#[path = "holder/tests.rs"]
+#[path = "owner/tests.rs"]
 mod tests;

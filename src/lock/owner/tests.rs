@@ -2,8 +2,8 @@ use super::*;
 
 const STAT: &str = "42 (a )b( c) S 1 42 42 0 -1 4194560 1 0 0 0 1 1 0 0 20 0 1 0 777 1 2 3";
 
-fn process(pid: u32) -> Process {
-    Process { pid, started: "777".into(), boot: "b".into(), namespace: "n".into() }
+fn process(pid: u32) -> ProcessId {
+    ProcessId { pid, started: "777".into(), boot: "b".into(), namespace: "n".into() }
 }
 
 fn stat(pid: u32) -> Option<String> {
@@ -12,10 +12,10 @@ fn stat(pid: u32) -> Option<String> {
 
 #[test]
 fn a_process_lives_as_long_as_its_number_is_its_own() {
-    assert_eq!(process(42).life(&process(1), stat, nothing), Life::Lives);
-    assert_eq!(process(43).life(&process(1), stat, nothing), Life::Dead);
-    let earlier = Process { started: "776".into(), ..process(42) };
-    assert_eq!(earlier.life(&process(1), stat, nothing), Life::Dead);
+    assert_eq!(process(42).life(&process(1), stat, nothing), Liveness::Lives);
+    assert_eq!(process(43).life(&process(1), stat, nothing), Liveness::Dead);
+    let earlier = ProcessId { started: "776".into(), ..process(42) };
+    assert_eq!(earlier.life(&process(1), stat, nothing), Liveness::Dead);
 }
 
 fn nothing(_: u32) -> bool {
@@ -25,8 +25,8 @@ fn nothing(_: u32) -> bool {
 #[test]
 fn a_process_that_is_hidden_is_not_taken_for_dead() {
     let hidden = |_| None;
-    assert_eq!(process(42).life(&process(1), hidden, |_| true), Life::Elsewhere);
-    assert_eq!(process(42).life(&process(1), hidden, nothing), Life::Dead);
+    assert_eq!(process(42).life(&process(1), hidden, |_| true), Liveness::Elsewhere);
+    assert_eq!(process(42).life(&process(1), hidden, nothing), Liveness::Dead);
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     assert!(exists(child.id()) && exists(std::process::id()));
     child.kill().unwrap();
@@ -37,21 +37,21 @@ fn a_process_that_is_hidden_is_not_taken_for_dead() {
 #[test]
 fn a_zombie_is_dead() {
     let zombie = |_| Some(STAT.replace(") S", ") Z"));
-    assert_eq!(process(42).life(&process(1), zombie, |_| true), Life::Dead);
+    assert_eq!(process(42).life(&process(1), zombie, |_| true), Liveness::Dead);
 }
 
 #[test]
 fn a_process_of_another_namespace_or_machine_cannot_be_seen() {
-    let elsewhere = Process { namespace: "m".into(), ..process(42) };
-    assert_eq!(elsewhere.life(&process(1), stat, nothing), Life::Elsewhere);
-    let other = Process { boot: "c".into(), ..process(43) };
-    assert_eq!(other.life(&process(1), stat, nothing), Life::Elsewhere);
-    assert_eq!(Process::default().life(&Process::default(), stat, nothing), Life::Elsewhere);
+    let elsewhere = ProcessId { namespace: "m".into(), ..process(42) };
+    assert_eq!(elsewhere.life(&process(1), stat, nothing), Liveness::Elsewhere);
+    let other = ProcessId { boot: "c".into(), ..process(43) };
+    assert_eq!(other.life(&process(1), stat, nothing), Liveness::Elsewhere);
+    assert_eq!(ProcessId::default().life(&ProcessId::default(), stat, nothing), Liveness::Elsewhere);
 }
 
 #[test]
 fn a_command_of_a_run_is_known_by_its_mark() {
-    let run = Process { pid: 1, started: "no other test's".into(), ..Process::default() };
+    let run = ProcessId { pid: 1, started: "no other test's".into(), ..ProcessId::default() };
     assert!(!run.has_orphans());
     let mut child = std::process::Command::new("sleep").arg("60").env(RUN, run.mark()).spawn().unwrap();
     // Between fork and exec it has the environment of this process.
@@ -65,14 +65,14 @@ fn a_command_of_a_run_is_known_by_its_mark() {
 
 #[test]
 fn this_process_lives() {
-    assert_eq!(Holder::this("deploy", "me@here".into()).life(), Life::Lives);
+    assert_eq!(LockOwner::this("deploy", "me@here".into()).life(), Liveness::Lives);
 }
 
 #[test]
 fn a_holder_is_read_as_it_was_written() {
-    let holder = Holder::this("deploy a\"b\n", "me@here".into());
-    assert_eq!(Holder::read(&holder.text()), holder);
-    assert_eq!(Holder::read("what is this").to_string(), "`something else` by somebody");
+    let holder = LockOwner::this("deploy a\"b\n", "me@here".into());
+    assert_eq!(LockOwner::read(&holder.text()), holder);
+    assert_eq!(LockOwner::read("what is this").to_string(), "`something else` by somebody");
 }
 
 #[test]
