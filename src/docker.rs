@@ -790,5 +790,4 @@ fn missing_context(said: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-#[path = "docker/tests.rs"]
 mod tests;

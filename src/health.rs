@@ -301,5 +301,4 @@ fn with_logs(fault: Error, docker: &Docker, candidate: &Candidate) -> Error {
 }
 
 #[cfg(test)]
-#[path = "health/tests.rs"]
 mod tests;

@@ -60,5 +60,4 @@ impl ComposeFiles {
 }
 
 #[cfg(test)]
-#[path = "init/tests.rs"]
 mod tests;

@@ -420,9 +420,7 @@ impl Obstacle {
 }
 
 #[cfg(test)]
-#[path = "model/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "model/properties.rs"]
 mod properties;

@@ -868,5 +868,4 @@ fn take(keys: &mut Vec<Key>, size: usize) -> Vec<Key> {
 }
 
 #[cfg(test)]
-#[path = "plan/tests.rs"]
 mod tests;

@@ -326,5 +326,4 @@ impl History {
 }
 
 #[cfg(test)]
-#[path = "release/tests.rs"]
 mod tests;

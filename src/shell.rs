@@ -31,5 +31,4 @@ pub fn path(path: &Path) -> String {
 }
 
 #[cfg(test)]
-#[path = "shell/tests.rs"]
 pub mod tests;

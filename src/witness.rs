@@ -469,5 +469,4 @@ impl Probe {
 }
 
 #[cfg(test)]
-#[path = "witness/tests.rs"]
 mod tests;

@@ -296,5 +296,4 @@ fn state_in_image(s: &ServiceContext) -> Option<Finding> {
 }
 
 #[cfg(test)]
-#[path = "service/tests.rs"]
 mod tests;

@@ -522,7 +522,6 @@ fn commands_of(script: &str) -> impl Iterator<Item = &str> {
 }
 
 #[cfg(test)]
-#[path = "inspect/properties.rs"]
 mod properties;
 
 #[cfg(test)]

@@ -124,5 +124,4 @@ fn follow(stream: Stream, mut pipe: PipeReader, news: Sender<StreamChunk>) {
 }
 
 #[cfg(test)]
-#[path = "session/tests.rs"]
 mod tests;

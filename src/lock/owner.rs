@@ -178,5 +178,4 @@ fn instant(text: &str) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-#[path = "owner/tests.rs"]
 mod tests;

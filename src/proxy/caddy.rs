@@ -490,9 +490,7 @@ fn version(text: &str) -> [u32; 3] {
 }
 
 #[cfg(test)]
-#[path = "caddy/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "caddy/properties.rs"]
 mod properties;

@@ -385,9 +385,7 @@ impl Answer {
 }
 
 #[cfg(test)]
-#[path = "dockercloud/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "dockercloud/properties.rs"]
 pub mod properties;

@@ -520,9 +520,7 @@ fn has(options: &[String], word: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "haproxy/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "haproxy/properties.rs"]
 pub mod properties;

@@ -631,9 +631,7 @@ fn exchanged(rotation: &Rotation) -> Vec<(SocketAddr, SocketAddr)> {
 }
 
 #[cfg(test)]
-#[path = "nginx_proxy/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "nginx_proxy/properties.rs"]
 pub mod properties;

@@ -400,9 +400,7 @@ impl Proxy for Traefik {
 }
 
 #[cfg(test)]
-#[path = "traefik/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "traefik/properties.rs"]
 mod properties;

@@ -271,5 +271,4 @@ fn released(tag: &str, done: &CommandResult) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-#[path = "images/tests.rs"]
 mod tests;

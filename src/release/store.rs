@@ -493,9 +493,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Error {
 }
 
 #[cfg(test)]
-#[path = "store/tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "store/properties.rs"]
 mod properties;

@@ -251,5 +251,4 @@ fn rest(hidden: &[&(usize, usize, &Track)]) -> String {
 }
 
 #[cfg(test)]
-#[path = "board/tests.rs"]
 mod tests;

@@ -91,5 +91,4 @@ fn error(event: &Event) -> Option<Value> {
 }
 
 #[cfg(test)]
-#[path = "entry/tests.rs"]
 mod tests;

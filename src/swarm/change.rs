@@ -422,5 +422,4 @@ fn update_now(part: &Value) -> Value {
 }
 
 #[cfg(test)]
-#[path = "change/tests.rs"]
 mod tests;

@@ -391,5 +391,4 @@ fn time(value: &Value) -> Value {
 }
 
 #[cfg(test)]
-#[path = "convert/tests.rs"]
 mod tests;

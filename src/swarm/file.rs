@@ -476,5 +476,4 @@ fn over(wish: &UpdateWish, file: Option<&Value>) -> Value {
 }
 
 #[cfg(test)]
-#[path = "file/tests.rs"]
 mod tests;

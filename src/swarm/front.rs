@@ -369,5 +369,4 @@ fn words(value: &Value) -> Vec<String> {
 }
 
 #[cfg(test)]
-#[path = "front/tests.rs"]
 mod tests;

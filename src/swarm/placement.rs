@@ -218,5 +218,4 @@ fn is_local(volume: &Value) -> bool {
 }
 
 #[cfg(test)]
-#[path = "placement/tests.rs"]
 mod tests;

@@ -440,5 +440,4 @@ fn is_filled_in(key: &str, value: &Value) -> bool {
 }
 
 #[cfg(test)]
-#[path = "state/tests.rs"]
 mod tests;

@@ -194,5 +194,4 @@ fn reason(state: &str, why: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "verdict/tests.rs"]
 mod tests;

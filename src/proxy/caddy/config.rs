@@ -436,5 +436,4 @@ fn write_out(value: &mut Value, placeholder: &str, text: &str) {
 }
 
 #[cfg(test)]
-#[path = "config/tests.rs"]
 pub mod tests;

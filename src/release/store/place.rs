@@ -118,5 +118,4 @@ fn check(path: &Path, about: &Metadata, owner: Option<u32>) -> Result<(), Error>
 }
 
 #[cfg(test)]
-#[path = "place/tests.rs"]
 mod tests;
