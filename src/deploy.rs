@@ -36,7 +36,7 @@ use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
-use crate::model::{Project, Wrong};
+use crate::model::{ConfigError, Project};
 use crate::preflight;
 use crate::release::Kind;
 use crate::report::Report;
@@ -215,8 +215,8 @@ fn replaced(
     forced.chain(before).collect()
 }
 
-impl From<Wrong> for Error {
-    fn from(wrong: Wrong) -> Self {
+impl From<ConfigError> for Error {
+    fn from(wrong: ConfigError) -> Self {
         Error::usage(wrong.message).hint(wrong.hint)
     }
 }

@@ -15,7 +15,7 @@ pub use prober::{NoProbeTool, ProbeResult, Prober};
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::model::Pace;
+use crate::model::ProbeTiming;
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// The longest line of others that a message shows, in characters.
@@ -90,7 +90,7 @@ impl ReadinessFailure {
 pub fn wait_until_ready(
     docker: &Docker,
     (candidates, mut seen): (&[Candidate], Option<Vec<Container>>),
-    pace: &Pace,
+    pace: &ProbeTiming,
     tolerated: usize,
     (stop, check): (&StopSignal, &dyn Fn() -> Result<()>),
     told: impl Fn(&Candidate, &ProbeResult),
@@ -131,7 +131,7 @@ pub fn wait_until_ready(
 }
 
 impl ReadinessProgress {
-    fn is_open(&self, pace: &Pace) -> bool {
+    fn is_open(&self, pace: &ProbeTiming) -> bool {
         !self.ended && self.good < pace.successes
     }
 
@@ -266,7 +266,7 @@ fn too_late(
     docker: &Docker,
     candidates: &[Candidate],
     progress: &[ReadinessProgress],
-    pace: &Pace,
+    pace: &ProbeTiming,
     dead: Option<ReadinessFailure>,
 ) -> ReadinessFailure {
     let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();

@@ -1,10 +1,10 @@
 //! What is wanted: the project as Compose resolved it, its pairs, and the settings with their defaults. Pure.
 
+mod command_spec;
 mod compose;
 mod pairs;
-mod process;
+mod resolved;
 mod settings;
-mod snapshot;
 mod update;
 mod witness;
 
@@ -13,30 +13,31 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_yaml::Value;
 
+pub use command_spec::CommandSpec;
 use compose::{RawProject, RawService};
 pub use pairs::Pair;
-pub use process::Process;
+pub use resolved::ResolvedProject;
 pub use settings::{
-    AnonymousVolumes, Codes, HttpHealth, Pace, Settings, Words, Wrong, Zd, ZdDrain, ZdHealth, ZdProxy,
+    AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
+    ServiceSettings, SettingsLayer, ShellCommand, StatusRanges,
 };
-use settings::{ZdOneShot, read_zd, undouble, wrong_setting};
-pub use snapshot::Snapshot;
+use settings::{JobLayer, read_zd, undouble, wrong_setting};
 use update::RawUpdate;
-pub use update::{FailureAction, Update, UpdateWish};
-pub use witness::{WitnessWish, Witnessing};
+pub use update::{FailureAction, Update, UpdateLayer};
+pub use witness::{WitnessFlags, WitnessSettings};
 
 /// The `x-zd` of the project: the defaults of its services, and the pairs.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-struct ProjectZd {
-    health: Option<ZdHealth>,
-    drain: Option<ZdDrain>,
-    proxy: Option<ZdProxy>,
-    before: Option<ZdOneShot>,
-    after: Option<ZdOneShot>,
+struct ProjectLayer {
+    health: Option<HealthLayer>,
+    drain: Option<DrainLayer>,
+    proxy: Option<ProxyLayer>,
+    before: Option<JobLayer>,
+    after: Option<JobLayer>,
     anonymous_volumes: Option<AnonymousVolumes>,
     keep: Option<usize>,
-    engine: Option<Engine>,
+    engine: Option<EngineKind>,
     witness: Option<Value>,
     #[serde(default)]
     pairs: BTreeMap<String, [String; 2]>,
@@ -45,9 +46,9 @@ struct ProjectZd {
 /// One of Compose's lifecycle hooks, run by `docker exec`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a map of keys")]
-pub struct Hook {
+pub struct LifecycleHook {
     #[serde(default)]
-    pub command: Words,
+    pub command: ShellCommand,
     pub user: Option<String>,
     #[serde(default)]
     pub privileged: bool,
@@ -59,9 +60,9 @@ pub struct Hook {
 /// A step of Compose's `pre_start`, which runs in a container of its own before the service's first one starts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a map of keys")]
-pub struct InitStep {
+pub struct PreStartStep {
     #[serde(flatten)]
-    pub hook: Hook,
+    pub hook: LifecycleHook,
     /// The service's own where there is none.
     pub image: Option<String>,
     #[serde(default)]
@@ -77,25 +78,25 @@ pub struct Project {
     /// How many releases can be gone back to.
     pub keep: usize,
     /// The engine that the file asks for.
-    pub engine: Option<Engine>,
-    pub witness: Witnessing,
+    pub engine: Option<EngineKind>,
+    pub witness: WitnessSettings,
 }
 
 /// Who runs the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Engine {
+pub enum EngineKind {
     /// Compose, on one machine.
     Compose,
     /// Swarm, on many.
     Swarm,
 }
 
-impl Engine {
-    pub fn parse(text: &str) -> Option<Engine> {
+impl EngineKind {
+    pub fn parse(text: &str) -> Option<EngineKind> {
         match text {
-            "compose" => Some(Engine::Compose),
-            "swarm" => Some(Engine::Swarm),
+            "compose" => Some(EngineKind::Compose),
+            "swarm" => Some(EngineKind::Swarm),
             _ => None,
         }
     }
@@ -103,12 +104,12 @@ impl Engine {
 
 /// What the command line says, which goes before what the file says.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Flags {
-    pub zd: Zd,
-    pub update: UpdateWish,
-    pub rollback: UpdateWish,
+pub struct FlagLayers {
+    pub zd: SettingsLayer,
+    pub update: UpdateLayer,
+    pub rollback: UpdateLayer,
     pub keep: Option<usize>,
-    pub witness: WitnessWish,
+    pub witness: WitnessFlags,
 }
 
 /// Releases kept, where nobody says how many.
@@ -158,9 +159,9 @@ pub struct Service {
     pub needs_healthy: Vec<String>,
     /// Its named volumes, as the engine knows them, each with its path.
     pub named_volumes: Vec<(String, String)>,
-    pub pre_start: Vec<InitStep>,
-    pub post_start: Vec<Hook>,
-    pub pre_stop: Vec<Hook>,
+    pub pre_start: Vec<PreStartStep>,
+    pub post_start: Vec<LifecycleHook>,
+    pub pre_stop: Vec<LifecycleHook>,
     /// Compose has to start it itself: it copies secrets or configs in at that moment.
     pub starts_by_compose: bool,
     /// Two of its instances would write to the same place.
@@ -169,12 +170,12 @@ pub struct Service {
     pub shared_paths: Vec<String>,
     /// Services that it is linked to.
     pub links: Vec<String>,
-    pub process: Process,
+    pub process: CommandSpec,
     pub update: Update,
     /// What the file itself says of it.
-    pub update_asked: UpdateWish,
+    pub update_asked: UpdateLayer,
     pub rollback: Update,
-    pub settings: Settings,
+    pub settings: ServiceSettings,
 }
 
 /// Whether a dependency is satisfied by having completed (`service_completed_successfully`).
@@ -197,7 +198,7 @@ pub enum Obstacle {
     Address(String, String),
 }
 
-impl Hook {
+impl LifecycleHook {
     /// The options of the `docker exec` that runs it.
     pub fn options(&self) -> Vec<String> {
         let mut options = Vec::new();
@@ -209,7 +210,7 @@ impl Hook {
     }
 }
 
-impl Hook {
+impl LifecycleHook {
     /// The variables that it is given; one without a value has the one of this process, if there is one.
     pub fn variables(&self) -> Vec<(String, String)> {
         let value = |name: &String, value: &Option<String>| match value {
@@ -225,19 +226,19 @@ impl Project {
     ///
     /// # Errors
     /// An `x-zd` key that is unknown, of the wrong type or impossible, and a pair of services that are not there.
-    pub fn read(yaml: &str, source: &str, flags: &Flags) -> Result<Project, Wrong> {
+    pub fn read(yaml: &str, source: &str, flags: &FlagLayers) -> Result<Project, ConfigError> {
         let raw: RawProject = compose::read(yaml, source)?;
         compose::check(&raw, source)?;
-        let zd: ProjectZd = read_zd(raw.zd.as_ref(), source, "x-zd")?;
+        let zd: ProjectLayer = read_zd(raw.zd.as_ref(), source, "x-zd")?;
         let keep = flags.keep.or(zd.keep).unwrap_or(KEEP);
         if keep == 0 {
-            return Err(Wrong {
+            return Err(ConfigError {
                 message: format!("{source}: `x-zd.keep` (or `--keep`) is 0, and the running release is one"),
                 hint: "set it to 1 or more".into(),
             });
         }
-        let witness = Witnessing::read(zd.witness.as_ref(), &flags.witness, source)?;
-        let defaults = Zd {
+        let witness = WitnessSettings::read(zd.witness.as_ref(), &flags.witness, source)?;
+        let defaults = SettingsLayer {
             health: zd.health,
             drain: zd.drain,
             proxy: zd.proxy,
@@ -245,7 +246,7 @@ impl Project {
             after: zd.after,
             anonymous_volumes: zd.anonymous_volumes,
         };
-        let context = Context { project: &raw, source, defaults: &defaults, flags };
+        let context = ParseContext { project: &raw, source, defaults: &defaults, flags };
         let mut services = BTreeMap::new();
         for (name, service) in &raw.services {
             services.insert(name.clone(), Service::read(name, service, &context)?);
@@ -261,32 +262,32 @@ impl Project {
 }
 
 /// What the services of a project are read with.
-struct Context<'a> {
+struct ParseContext<'a> {
     project: &'a RawProject,
     source: &'a str,
-    defaults: &'a Zd,
-    flags: &'a Flags,
+    defaults: &'a SettingsLayer,
+    flags: &'a FlagLayers,
 }
 
 impl Service {
-    fn read(name: &str, raw: &RawService, context: &Context) -> Result<Service, Wrong> {
+    fn read(name: &str, raw: &RawService, context: &ParseContext) -> Result<Service, ConfigError> {
         let key = format!("services.{name}.x-zd");
-        let own: Zd = read_zd(raw.zd.as_ref(), context.source, &key)?;
-        no_empty_hook(raw).map_err(|hook| Wrong {
+        let own: SettingsLayer = read_zd(raw.zd.as_ref(), context.source, &key)?;
+        no_empty_hook(raw).map_err(|hook| ConfigError {
             message: format!("{}: `services.{name}.{hook}.command` is empty", context.source),
             hint: "give it a command, or remove the hook".into(),
         })?;
         let zd = context.flags.zd.over(&own).over(context.defaults);
         let has_deadline = zd.health.as_ref().is_some_and(|health| health.deadline.is_some());
-        let mut settings = Settings::resolve(zd)
+        let mut settings = ServiceSettings::resolve(zd)
             .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
         if !has_deadline {
             settings.pace.wait_through(raw.start_period());
         }
         let project = context.project;
         let update = |key: &str, block: &Option<RawUpdate>| {
-            let wish = block.as_ref().map(UpdateWish::read).transpose();
-            wish.map_err(|(field, hint)| Wrong {
+            let wish = block.as_ref().map(UpdateLayer::read).transpose();
+            wish.map_err(|(field, hint)| ConfigError {
                 message: format!("{}: `services.{name}.deploy.{key}.{field}` is impossible", context.source),
                 hint,
             })

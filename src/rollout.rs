@@ -20,7 +20,7 @@ use crate::drain::ProxyRotation;
 use crate::error::{Error, Exit};
 use crate::health::monitor::{Monitor, MonitorFailure};
 use crate::health::{self, ProbeTarget};
-use crate::model::{Hook, Project, Service};
+use crate::model::{LifecycleHook, Project, Service};
 use crate::observed::{Key, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
@@ -436,7 +436,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Runs a hook; its failure ends the rollout, but for the way back.
-    fn hook(&self, key: &Key, hook: &Hook, what: &'static str) -> Result<()> {
+    fn hook(&self, key: &Key, hook: &LifecycleHook, what: &'static str) -> Result<()> {
         // Until then it has to be ready.
         let limit = self.service(key).settings.pace.deadline;
         let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
@@ -520,7 +520,7 @@ fn is_cleaning(step: &Step) -> bool {
     matches!(step, Step::Remove(_) | Step::Release)
 }
 
-fn hook_exec(container: &Container, hook: &Hook) -> Exec {
+fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
     let (options, variables) = (hook.options(), hook.variables());
     Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
 }

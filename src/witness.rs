@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::mask;
-use crate::model::Witnessing;
+use crate::model::WitnessSettings;
 use crate::proxy::entrance::Place;
 use crate::wait::{self, StopSignal, Ticker, WaitResult};
 use client::{Asker, Said};
@@ -97,7 +97,7 @@ impl Witness {
     pub fn start(
         &self,
         urls: &[Places],
-        settings: &Witnessing,
+        settings: &WitnessSettings,
         elapsed: Duration,
         tell: impl Fn(Count) + Send + Sync + 'static,
     ) -> Result<()> {
@@ -283,7 +283,7 @@ struct Heard {
 impl Probe {
     fn new(
         places: &[Place],
-        settings: &Witnessing,
+        settings: &WitnessSettings,
         zero: Instant,
         counter: &Arc<Counter>,
     ) -> Result<Arc<Probe>> {

@@ -12,7 +12,7 @@ use super::ledger::{Entry, Ledger};
 use super::scene;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar};
-use crate::model::{Project, Snapshot};
+use crate::model::{Project, ResolvedProject};
 use crate::release::{Kind, Placed, Record};
 use crate::report::{Event, Report};
 
@@ -36,7 +36,7 @@ pub struct Adopter<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
     /// As the file is now.
-    pub snapshot: &'a Snapshot,
+    pub snapshot: &'a ResolvedProject,
     pub folder: &'a Path,
     pub report: Report,
 }
@@ -101,7 +101,7 @@ impl Adopter<'_> {
     fn record(
         &self,
         mut placed: BTreeMap<String, Placed>,
-        text: &Snapshot,
+        text: &ResolvedProject,
         ledger: &mut Ledger,
     ) -> Result<()> {
         if placed.is_empty() {
@@ -119,24 +119,24 @@ impl Adopter<'_> {
         Ok(())
     }
 
-    fn hashes(&self, snapshot: &Snapshot) -> Result<BTreeMap<String, String>> {
+    fn hashes(&self, snapshot: &ResolvedProject) -> Result<BTreeMap<String, String>> {
         self.docker.with_text(&snapshot.text(), &self.project.name, self.folder).hashes()
     }
 }
 
 /// A project as it may have been, and the hashes that Compose gives it.
-type Guessed = (Snapshot, BTreeMap<String, String>);
+type Guessed = (ResolvedProject, BTreeMap<String, String>);
 
 /// What turned out to be right.
 struct Beliefs {
     known: BTreeMap<String, Placed>,
-    snapshot: Snapshot,
+    snapshot: ResolvedProject,
 }
 
 /// Makes of the file what the instance may have been made of.
-type Guess = fn(&mut Snapshot, &Found, &Docker);
+type Guess = fn(&mut ResolvedProject, &Found, &Docker);
 
-fn with_its_image(snapshot: &mut Snapshot, found: &Found, _: &Docker) {
+fn with_its_image(snapshot: &mut ResolvedProject, found: &Found, _: &Docker) {
     let image = found.container.config.image.as_str();
     let in_file = snapshot.image(&found.service).unwrap_or_default();
     let names_registry = in_file.starts_with("localhost/") || in_file.starts_with("docker.io/");
@@ -162,7 +162,7 @@ fn is_of_engine(container: &Container, pair: &str) -> bool {
 }
 
 /// What neither its image nor its engine gives it comes from the file that it was made of; and what the file names still.
-fn with_its_image_and_environment(snapshot: &mut Snapshot, found: &Found, docker: &Docker) {
+fn with_its_image_and_environment(snapshot: &mut ResolvedProject, found: &Found, docker: &Docker) {
     with_its_image(snapshot, found, docker);
     let image = docker.image(&found.container.image_id).ok().flatten().unwrap_or_default();
     let is_given = |pair: &String| image.config.env.contains(pair) || is_of_engine(found.container, pair);
@@ -251,7 +251,8 @@ mod tests {
         let json = format!(r#"{{"Config": {{"Image": "{image}", "Env": [{env}]}}}}"#);
         let container: Container = serde_json::from_str(&json).unwrap();
         let mut snapshot =
-            Snapshot::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}")).unwrap();
+            ResolvedProject::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}"))
+                .unwrap();
         let found = Found { service: "app".into(), container: &container, count: 1 };
         with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), ComposeFlags::default()));
         let given = container.config.env.iter().filter(|pair| is_of_engine(&container, pair)).cloned();

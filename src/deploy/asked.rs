@@ -8,8 +8,8 @@ use crate::cli::{ComposeArgs, RollbackConfigArgs, RolloutArgs, UpdateArgs, Witne
 use crate::docker::ComposeFlags;
 use crate::error::Error;
 use crate::model::{
-    AnonymousVolumes, Engine, FailureAction, Flags, Order, Pair, Project, Service, UpdateWish, WitnessWish,
-    Words, Zd, ZdDrain, ZdHealth, ZdProxy,
+    AnonymousVolumes, DrainLayer, EngineKind, FailureAction, FlagLayers, HealthLayer, Order, Pair, Project,
+    ProxyLayer, Service, SettingsLayer, ShellCommand, UpdateLayer, WitnessFlags,
 };
 use crate::proxy::{self, Backend, Proxy};
 
@@ -156,25 +156,25 @@ fn other_engine(engine: &str) -> Option<String> {
 }
 
 /// The engine that a flag names, else the file.
-pub fn engine(flag: Option<&str>, file: Option<Engine>) -> Option<Engine> {
-    flag.and_then(Engine::parse).or(file)
+pub fn engine(flag: Option<&str>, file: Option<EngineKind>) -> Option<EngineKind> {
+    flag.and_then(EngineKind::parse).or(file)
 }
 
 /// All the flags that go before what the file says.
-pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> Flags {
+pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> FlagLayers {
     let back = &rollout.going_back;
     let WitnessArgs { no_witness, witness_url, witness_rate, .. } = rollout.witness.clone();
-    Flags {
+    FlagLayers {
         zd: zd(rollout),
         update: updating(update),
         rollback: going_back(back),
         keep: rollout.keep,
-        witness: WitnessWish { off: no_witness, url: witness_url, rate: witness_rate },
+        witness: WitnessFlags { off: no_witness, url: witness_url, rate: witness_rate },
     }
 }
 
-fn updating(args: &UpdateArgs) -> UpdateWish {
-    UpdateWish {
+fn updating(args: &UpdateArgs) -> UpdateLayer {
+    UpdateLayer {
         parallelism: args.update_parallelism,
         delay: args.update_delay,
         monitor: args.update_monitor,
@@ -184,8 +184,8 @@ fn updating(args: &UpdateArgs) -> UpdateWish {
     }
 }
 
-fn going_back(args: &RollbackConfigArgs) -> UpdateWish {
-    UpdateWish {
+fn going_back(args: &RollbackConfigArgs) -> UpdateLayer {
+    UpdateLayer {
         parallelism: args.rollback_parallelism,
         delay: args.rollback_delay,
         monitor: args.rollback_monitor,
@@ -196,10 +196,10 @@ fn going_back(args: &RollbackConfigArgs) -> UpdateWish {
 }
 
 /// The flags that `x-zd` has words for.
-fn zd(args: &RolloutArgs) -> Zd {
+fn zd(args: &RolloutArgs) -> SettingsLayer {
     let health = args.health.clone();
-    Zd {
-        health: Some(ZdHealth {
+    SettingsLayer {
+        health: Some(HealthLayer {
             path: health.health_path,
             port: health.health_port,
             scheme: health.health_scheme,
@@ -211,11 +211,11 @@ fn zd(args: &RolloutArgs) -> Zd {
             deadline: health.health_deadline,
             successes: health.health_successes,
         }),
-        drain: Some(ZdDrain {
+        drain: Some(DrainLayer {
             timeout: args.drain.drain_timeout,
-            command: args.drain.drain_command.clone().map(Words::Line),
+            command: args.drain.drain_command.clone().map(ShellCommand::Line),
         }),
-        proxy: Some(ZdProxy {
+        proxy: Some(ProxyLayer {
             container: args.proxy.proxy_container.clone(),
             kind: args.proxy.proxy_kind.clone(),
             tune: args.proxy.proxy_tune,
@@ -371,7 +371,7 @@ mod tests {
     }
 
     fn project(yaml: &str) -> Project {
-        Project::read(yaml, "compose.yaml", &Flags::default()).unwrap()
+        Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap()
     }
 
     #[test]

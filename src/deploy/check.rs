@@ -22,7 +22,7 @@ use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
 use crate::docker::{DENIED, Docker};
 use crate::error::Error;
-use crate::model::{Engine, Flags, Project};
+use crate::model::{EngineKind, FlagLayers, Project};
 use crate::proxy::Proxy;
 use crate::report::Report;
 use planned::Planned;
@@ -32,7 +32,7 @@ use planned::Planned;
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; a service that is not there.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let definition = Definition::of_file(compose, Flags::default(), report)?;
+    let definition = Definition::of_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&definition)?;
     known(&definition.project, &args.services)?;
     let sheet = judge(compose, args, &definition)?.settled();
@@ -96,7 +96,7 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Re
     let containers = containers.ok();
     let asked = asked::engine(args.engine.as_deref(), project.engine);
     let is_stack = match (asked, &containers) {
-        (Some(engine), _) => engine == Engine::Swarm,
+        (Some(engine), _) => engine == EngineKind::Swarm,
         (None, Some(_)) => docker.is_stack(&project.name)?,
         (None, None) => false,
     };

@@ -16,7 +16,7 @@ use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
 use crate::error::Error;
-use crate::model::{Flags, Project, Service, Snapshot};
+use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::report::{Event, Report, Warning};
 
 pub struct Definition {
@@ -26,11 +26,11 @@ pub struct Definition {
     pub may_have_label_files: bool,
     pub docker: Docker,
     pub project: Project,
-    pub snapshot: Snapshot,
+    pub snapshot: ResolvedProject,
     pub folder: PathBuf,
     /// How messages name it.
     pub source: String,
-    pub flags: Flags,
+    pub flags: FlagLayers,
     /// Compose is given the snapshot as its input: a dry run writes nothing.
     has_text: bool,
     pub draft: Option<Draft>,
@@ -66,7 +66,7 @@ impl Definition {
     ///
     /// # Errors
     /// Compose's own; a key of ours that is wrong.
-    pub fn of_file(compose: &ComposeArgs, flags: Flags, report: Report) -> Result<Definition> {
+    pub fn of_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Definition> {
         let mut docker = connect(compose, report)?;
         let yaml = resolved(&mut docker, report)?;
         Definition::read(docker, &yaml, compose, flags)
@@ -79,7 +79,7 @@ impl Definition {
     pub fn of_file_for_deploy(
         compose: &ComposeArgs,
         args: &DeployArgs,
-        flags: Flags,
+        flags: FlagLayers,
         report: Report,
     ) -> Result<Definition> {
         let mut docker = connect(compose, report)?;
@@ -90,14 +90,14 @@ impl Definition {
         Definition::read(docker, &yaml, compose, flags)
     }
 
-    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: Flags) -> Result<Definition> {
+    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Definition> {
         let source = asked::source(compose);
         Ok(Definition {
             may_have_env_files: asked::may_have_env_files(compose),
             may_have_label_files: asked::may_have_label_files(compose),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Error::from)?,
-            snapshot: Snapshot::read(yaml).map_err(Error::from)?,
+            snapshot: ResolvedProject::read(yaml).map_err(Error::from)?,
             folder: asked::project_folder(compose),
             source,
             flags,
@@ -115,14 +115,14 @@ impl Definition {
         source: String,
         docker: &Docker,
         folder: PathBuf,
-        flags: Flags,
+        flags: FlagLayers,
     ) -> Result<Definition> {
         Ok(Definition {
             may_have_env_files: false,
             may_have_label_files: false,
             docker: docker.clone(),
             project: Project::read(text, &source, &flags).map_err(Error::from)?,
-            snapshot: Snapshot::read(text).map_err(Error::from)?,
+            snapshot: ResolvedProject::read(text).map_err(Error::from)?,
             folder,
             source,
             flags,
@@ -153,7 +153,7 @@ impl Definition {
         for name in missing {
             let text =
                 self.docker.config_of(name).map_err(|error| oneshot::unknown(&self.source, name, error))?;
-            self.snapshot.take(&[name], &Snapshot::read(&text).map_err(Error::from)?);
+            self.snapshot.take(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
             let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
         }

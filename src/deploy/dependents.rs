@@ -81,7 +81,7 @@ pub fn are_replaced(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Flags;
+    use crate::model::FlagLayers;
 
     fn running(service: &str) -> Container {
         let text = format!(
@@ -98,7 +98,7 @@ mod tests {
             "name: p\nservices: {{app: {{image: a}}, worker: {{image: w, depends_on: {restart}}}, \
              down: {{image: d, depends_on: {restart}}}, other: {{image: o, depends_on: {{app: {{condition: service_started}}}}}}}}"
         );
-        let project = Project::read(&yaml, "compose.yaml", &Flags::default()).unwrap();
+        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let containers = ["app", "worker", "other"].map(running);
         let of = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();

@@ -14,7 +14,7 @@ use crate::docker::Docker;
 use crate::error::Error;
 use crate::init::files::{self, FileStatus};
 use crate::init::{self, ComposeFiles, InitOptions, NewFile, ProjectFacts, ProxiedService};
-use crate::model::{Engine, Flags, Project};
+use crate::model::{EngineKind, FlagLayers, Project};
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
 
@@ -120,7 +120,7 @@ impl Scene {
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
         let yaml = resolved(&mut docker, report)?;
         let project =
-            Project::read(&yaml, &asked::source(compose), &Flags::default()).map_err(Error::from)?;
+            Project::read(&yaml, &asked::source(compose), &FlagLayers::default()).map_err(Error::from)?;
         let facts = ProjectFacts::read(&yaml)?;
         if facts.apps.is_empty() {
             return Err(Error::usage(format!("`{}` has no service", asked::source(compose)))
@@ -191,7 +191,7 @@ impl Scene {
         if args.no_proxy {
             return Ok(Vec::new());
         }
-        if self.project.engine == Some(Engine::Swarm) {
+        if self.project.engine == Some(EngineKind::Swarm) {
             self.report.say(
                 "the project is for Swarm, where one HAProxy on one machine is no way in: no proxy is added",
             );

@@ -9,7 +9,7 @@ use crate::docker::Docker;
 use crate::error::{Error, Exit};
 use crate::git::{self, WorkingCopy};
 use crate::mask;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 use crate::release::images;
 use crate::release::queue::Place;
 use crate::release::store::Store;
@@ -184,8 +184,8 @@ impl Ledger {
     ///
     /// # Errors
     /// A file that is gone, was cut short, or is of another project; none shows what is in it.
-    pub fn snapshot(&self, number: u32) -> Result<Snapshot, Error> {
-        let snapshot = Snapshot::read(&self.config(number)?).ok();
+    pub fn snapshot(&self, number: u32) -> Result<ResolvedProject, Error> {
+        let snapshot = ResolvedProject::read(&self.config(number)?).ok();
         snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is no resolved configuration of `{}`", self.project);
             (&Damage { path: self.config_path(number), why, newer: false }).into()
@@ -194,7 +194,7 @@ impl Ledger {
 
     /// The current release with its configuration: what a new one begins from. Without the second the first says
     /// nothing of the services that are not deployed now, and they are left out.
-    fn base(&self) -> Option<(&Record, Snapshot)> {
+    fn base(&self) -> Option<(&Record, ResolvedProject)> {
         let current = self.history.current()?;
         Some((current, self.snapshot(current.number).ok()?))
     }
@@ -211,7 +211,7 @@ impl Ledger {
 
     /// The project after a rollout of these services: the others are as they were put in place before.
     pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Error> {
-        let mut snapshot = Snapshot::read(new)?;
+        let mut snapshot = ResolvedProject::read(new)?;
         if let Some((current, before)) = self.base() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
             snapshot.take(&untouched.collect::<Vec<_>>(), &before);
@@ -307,7 +307,7 @@ impl Ledger {
     }
 
     /// The hashes that the instances of the current release have, of services that are defined as they were then.
-    pub fn hashes_of_same(&self, now: &Snapshot) -> BTreeMap<String, String> {
+    pub fn hashes_of_same(&self, now: &ResolvedProject) -> BTreeMap<String, String> {
         let Some(current) = self.history.current() else { return BTreeMap::new() };
         let Ok(then) = self.snapshot(current.number) else { return BTreeMap::new() };
         let same = current.services.iter().filter(|(service, _)| now.has_same(service, &then));

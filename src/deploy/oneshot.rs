@@ -65,13 +65,13 @@ pub fn with_same_image<'a>(project: &'a Project, shots: &OneShots, service: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Flags;
+    use crate::model::FlagLayers;
 
     const DONE: &str = "{condition: service_completed_successfully}";
 
     fn shots(services: &str, targets: &[&str]) -> OneShots {
         let yaml = format!("name: p\nservices: {{{services}}}");
-        let project = Project::read(&yaml, "compose.yaml", &Flags::default()).unwrap();
+        let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let targets: Vec<Target> = targets.iter().map(|name| Target::Service(name.to_string())).collect();
         OneShots::of(&project, &targets)
     }

@@ -11,7 +11,7 @@ use crate::docker::lock_resource::LockBackend;
 use crate::docker::{Docker, KEEPS, familiar};
 use crate::error::Error;
 use crate::lock;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 use crate::report::{Report, Warning};
 
 /// Removes the keepers and the tags of this project, or of all, where it has no container.
@@ -42,7 +42,7 @@ fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<S
     }
     let yaml = resolved(docker, report)
         .map_err(|error| Error::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
-    let snapshot = Snapshot::read(&yaml).map_err(Error::from)?;
+    let snapshot = ResolvedProject::read(&yaml).map_err(Error::from)?;
     Ok(snapshot.project().unwrap_or_default().to_string())
 }
 

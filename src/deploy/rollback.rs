@@ -21,7 +21,7 @@ use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs}
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
-use crate::model::{Flags, Project, Snapshot, UpdateWish};
+use crate::model::{FlagLayers, Project, ResolvedProject, UpdateLayer};
 use crate::preflight;
 use crate::release::store;
 use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
@@ -152,10 +152,10 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
         ledger: &ledger,
         folder: run.definition.folder.clone(),
         // What served before has proven itself: the way back has no monitor.
-        flags: Flags {
+        flags: FlagLayers {
             witness: run.definition.flags.witness.clone(),
-            rollback: UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() },
-            ..Flags::default()
+            rollback: UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() },
+            ..FlagLayers::default()
         },
         rollout: &rollout,
         report: run.report,
@@ -207,12 +207,14 @@ fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Rep
     let (dir, engine) = place;
     let file = resolved(&mut docker, report);
     let read = match &file {
-        Ok(yaml) => Project::read(yaml, &asked::source(compose), &Flags::default()).ok(),
+        Ok(yaml) => Project::read(yaml, &asked::source(compose), &FlagLayers::default()).ok(),
         Err(_) => None,
     };
     let engine = asked::engine(engine, read.and_then(|p| p.engine));
     let name = match file {
-        Ok(yaml) => Snapshot::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string(),
+        Ok(yaml) => {
+            ResolvedProject::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string()
+        }
         Err(error) => {
             let cluster = docker.cluster().ok();
             let folders = [None, cluster.as_deref()].map(|c| asked::state_dir(compose, dir, c));
@@ -436,7 +438,7 @@ struct Back<'a> {
     docker: &'a Docker,
     ledger: &'a Ledger,
     folder: PathBuf,
-    flags: Flags,
+    flags: FlagLayers,
     rollout: &'a RolloutArgs,
     report: Report,
     stop: &'a StopSignal,

@@ -21,7 +21,7 @@ use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::error::{Error, Exit, Risk};
-use crate::model::{Engine, Project, Wrong};
+use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::{Kind, Placed};
 use crate::report::{Event, Report, Warning};
 use crate::swarm::change::Change;
@@ -44,9 +44,9 @@ pub use prepare::refused;
 ///
 /// # Errors
 /// No engine; one that is no manager, where Swarm is asked for.
-pub fn cluster(docker: &Docker, asked: Option<Engine>, stack: &str) -> Result<Option<String>> {
+pub fn cluster(docker: &Docker, asked: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
     let is_meant = match asked {
-        Some(engine) => engine == Engine::Swarm,
+        Some(engine) => engine == EngineKind::Swarm,
         None => docker.is_stack(stack)?,
     };
     is_meant.then(|| docker.cluster()).transpose()
@@ -619,9 +619,9 @@ fn known(project: &Project, service: &str, place: &str) -> Result<(), Error> {
 }
 
 /// A migration that is left out would be a surprise.
-pub fn one_shots(project: &Project) -> Vec<Wrong> {
+pub fn one_shots(project: &Project) -> Vec<ConfigError> {
     let has = |s: &&crate::model::Service| s.settings.before.is_some() || s.settings.after.is_some();
-    let refusal = |service: &crate::model::Service| Wrong {
+    let refusal = |service: &crate::model::Service| ConfigError {
         message: format!(
             "`services.{}.x-zd`: one-shots (`before`, `after`) are not run on Swarm",
             service.name

@@ -14,7 +14,7 @@ use super::{stack, turn};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
 use crate::error::Error;
-use crate::model::{Flags, Project};
+use crate::model::{FlagLayers, Project};
 use crate::observed::Instance;
 use crate::preflight::{self, Down};
 use crate::proxy::{self, InFlight, Proxy};
@@ -67,7 +67,7 @@ fn tell(status: &Status, report: Report) {
 }
 
 fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Status> {
-    let definition = Definition::of_file(compose, Flags::default(), report)?;
+    let definition = Definition::of_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&definition.docker, &definition.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
     let cluster = stack::cluster(docker, engine, &project.name)?;

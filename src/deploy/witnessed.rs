@@ -9,7 +9,7 @@ use super::run::Run;
 use super::scene;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
-use crate::model::Witnessing;
+use crate::model::WitnessSettings;
 use crate::proxy::Proxy;
 use crate::proxy::entrance::{Entrance, Place};
 use crate::release::Witnessed;
@@ -105,7 +105,7 @@ impl Run<'_> {
 ///
 /// # Errors
 /// None, where `--strict` goes by one.
-pub fn is_wanted(settings: &Witnessing, strict: bool) -> Result<bool, Error> {
+pub fn is_wanted(settings: &WitnessSettings, strict: bool) -> Result<bool, Error> {
     match settings.on {
         false if strict => Err(Error::usage("`--strict` goes by the witness, which is switched off")
             .hint("leave `--strict` out, or `--no-witness` and `x-zd.witness: false`")),
@@ -121,7 +121,7 @@ pub fn unknown_url() -> Error {
 }
 
 /// The one that settings name.
-pub fn own_place(settings: &Witnessing) -> Option<Place> {
+pub fn own_place(settings: &WitnessSettings) -> Option<Place> {
     settings.url.clone().map(|url| Place { url, host: settings.host.clone(), connect: None })
 }
 
@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn strict_needs_a_witness() {
-        let off = Witnessing { on: false, ..Witnessing::default() };
+        let off = WitnessSettings { on: false, ..WitnessSettings::default() };
         assert_eq!(is_wanted(&off, false), Ok(false));
         assert_eq!(is_wanted(&off, true).unwrap_err().exit.code(), 2);
-        assert_eq!(is_wanted(&Witnessing::default(), true), Ok(true));
+        assert_eq!(is_wanted(&WitnessSettings::default(), true), Ok(true));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::super::probe::answers;
 use super::*;
 use crate::docker::ComposeFlags;
-use crate::model::{Codes, HttpHealth};
+use crate::model::{HttpHealth, StatusRanges};
 
 /// Long enough for an honest answer on a busy machine.
 const PATIENT: Duration = Duration::from_secs(10);
@@ -42,8 +42,11 @@ fn serving(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync 
 fn ask(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
     let docker = Docker::at("docker".into(), ComposeFlags::default());
     let asker = Prober::new(&docker, timeout).unwrap();
-    let health =
-        HttpHealth { body: body.map(String::from), expect: Codes::parse("200-399").unwrap(), ..answers() };
+    let health = HttpHealth {
+        body: body.map(String::from),
+        expect: StatusRanges::parse("200-399").unwrap(),
+        ..answers()
+    };
     let container = serde_json::from_str(
         r#"{"State": {"Status": "running"}, "NetworkSettings": {"Networks": {"n": {"IPAddress": "127.0.0.1"}}}}"#,
     )

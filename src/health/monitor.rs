@@ -15,7 +15,7 @@ use crate::docker::Docker;
 use crate::docker::events::{ContainerEvent, EventKind, EventStream};
 use crate::docker::inspect::Container;
 use crate::error::Error;
-use crate::model::Pace;
+use crate::model::ProbeTiming;
 use crate::wait::{Ticker, Wakeup};
 
 /// How often the engine is asked where it does not tell.
@@ -58,7 +58,7 @@ struct MonitorState {
 #[derive(Clone)]
 struct MonitoredInstance {
     candidate: Candidate,
-    pace: Pace,
+    pace: ProbeTiming,
     /// Since when it is in rotation, and for how long it is watched from then on; none before.
     window: Option<(Instant, Duration)>,
     misses: u32,
@@ -121,14 +121,14 @@ impl Monitor {
     }
 
     /// Follows an instance that has just answered as ready.
-    pub fn follow(&self, candidate: Candidate, pace: Pace, answer: &str) {
+    pub fn follow(&self, candidate: Candidate, pace: ProbeTiming, answer: &str) {
         if let Some(shared) = self.shared() {
             shared.all().follow(MonitoredInstance::new(candidate, pace, answer));
         }
     }
 
     /// Follows an instance that is in rotation since an earlier run, which has run for this long.
-    pub fn follow_on(&self, candidate: Candidate, pace: Pace, age: Duration, monitor: Duration) {
+    pub fn follow_on(&self, candidate: Candidate, pace: ProbeTiming, age: Duration, monitor: Duration) {
         if let Some(shared) = self.shared() {
             let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
             let instance = MonitoredInstance {
@@ -339,7 +339,7 @@ impl MonitorState {
 }
 
 impl MonitoredInstance {
-    fn new(candidate: Candidate, pace: Pace, answer: &str) -> MonitoredInstance {
+    fn new(candidate: Candidate, pace: ProbeTiming, answer: &str) -> MonitoredInstance {
         MonitoredInstance {
             candidate,
             pace,
@@ -441,7 +441,7 @@ mod tests {
     fn instance(id: &str) -> MonitoredInstance {
         let candidate =
             Candidate { name: format!("app-{id}"), id: id.into(), probe: ReadinessProbe::Running };
-        MonitoredInstance::new(candidate, Pace::default(), "200")
+        MonitoredInstance::new(candidate, ProbeTiming::default(), "200")
     }
 
     fn hear(all: &mut MonitorState, id: &str, what: EventKind) {

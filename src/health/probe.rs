@@ -9,7 +9,7 @@ use super::prober::ProbeResult;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::mask;
-use crate::model::{Codes, HttpHealth};
+use crate::model::{HttpHealth, StatusRanges};
 
 /// How an instance is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +89,7 @@ pub(super) fn answers() -> HttpHealth {
         port: None,
         scheme: "http".into(),
         host: None,
-        expect: Codes::any_below_500(),
+        expect: StatusRanges::any_below_500(),
         body: None,
     }
 }
@@ -116,7 +116,7 @@ impl HttpProbe {
 impl ReadinessProbe {
     /// Any answer below 500 is enough, because nothing better was asked for.
     pub fn is_weak(&self) -> bool {
-        matches!(self, ReadinessProbe::Http(http) if http.health.expect == Codes::any_below_500())
+        matches!(self, ReadinessProbe::Http(http) if http.health.expect == StatusRanges::any_below_500())
     }
 }
 

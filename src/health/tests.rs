@@ -3,7 +3,7 @@
 use super::probe::*;
 use super::prober::*;
 use super::*;
-use crate::model::{Codes, HttpHealth};
+use crate::model::{HttpHealth, StatusRanges};
 
 fn container(json: &str) -> Container {
     serde_json::from_str(json).unwrap()
@@ -13,7 +13,7 @@ fn health(body: Option<&str>) -> HttpHealth {
     HttpHealth {
         path: "/up".into(),
         body: body.map(String::from),
-        expect: Codes::parse("200-399").unwrap(),
+        expect: StatusRanges::parse("200-399").unwrap(),
         ..answers()
     }
 }

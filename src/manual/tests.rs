@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser};
 use super::chapter::{man_page, plain};
 use crate::cli::{Cli, TOPICS};
 use crate::error::Exit;
-use crate::model::{Flags, Project};
+use crate::model::{FlagLayers, Project};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -112,7 +112,7 @@ fn every_flag_is_in_the_manual() {
 /// Keys that the reader of the file knows beside one that it does not know.
 fn known_keys(zd: &str) -> Vec<String> {
     let yaml = format!("name: p\n{zd}\n");
-    let wrong = Project::read(&yaml, "f", &Flags::default()).expect_err(zd);
+    let wrong = Project::read(&yaml, "f", &FlagLayers::default()).expect_err(zd);
     let (_, keys) =
         wrong.message.split_once(", expected ").unwrap_or_else(|| panic!("{zd}: {}", wrong.message));
     keys.split('`').skip(1).step_by(2).map(String::from).collect()
@@ -146,7 +146,7 @@ fn every_block_of_settings_is_accepted() {
     for block in yaml_blocks(&text) {
         let block = if block.contains("services:\n") { block.into() } else { format!("services:\n{block}") };
         let block = block.replace("services:\n", &services).replace("  app:\n", "  app:\n    image: x\n");
-        let read = Project::read(&format!("name: p\n{block}"), "f", &Flags::default());
+        let read = Project::read(&format!("name: p\n{block}"), "f", &FlagLayers::default());
         assert!(read.is_ok(), "{:?}\n{block}", read.err());
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::settings::{Wrong, undouble};
+use super::settings::{ConfigError, undouble};
 use super::update::RawUpdate;
-use super::{Completes, Hook, InitStep, Process};
+use super::{CommandSpec, Completes, LifecycleHook, PreStartStep};
 
 #[derive(Deserialize)]
 #[serde(expecting = "a map of keys")]
@@ -54,9 +54,9 @@ pub struct RawService {
     pub environment: BTreeMap<String, Option<Value>>,
     labels: BTreeMap<String, Value>,
     depends_on: BTreeMap<String, RawDependency>,
-    pub pre_start: Vec<InitStep>,
-    pub post_start: Vec<Hook>,
-    pub pre_stop: Vec<Hook>,
+    pub pre_start: Vec<PreStartStep>,
+    pub post_start: Vec<LifecycleHook>,
+    pub pre_stop: Vec<LifecycleHook>,
     secrets: Vec<RawGrant>,
     configs: Vec<RawGrant>,
     volumes: Vec<RawMount>,
@@ -155,8 +155,8 @@ struct RawMemory {
 ///
 /// # Errors
 /// The first key that is not as Compose prints it.
-pub fn read(yaml: &str, source: &str) -> Result<RawProject, Wrong> {
-    let wrong = |what: String, hint: String| Wrong { message: format!("{source}: {what}"), hint };
+pub fn read(yaml: &str, source: &str) -> Result<RawProject, ConfigError> {
+    let wrong = |what: String, hint: String| ConfigError { message: format!("{source}: {what}"), hint };
     let value: Value = serde_yaml::from_str(yaml).map_err(|e| {
         let at = e.location().map(|l| format!(" (line {}, column {})", l.line(), l.column()));
         wrong(
@@ -219,8 +219,8 @@ pub fn plainly(said: &str) -> String {
 ///
 /// # Errors
 /// A name that begins with a dash, or has no place in a path.
-pub fn check(project: &RawProject, source: &str) -> Result<(), Wrong> {
-    let wrong = |key: String, why: &str| Wrong {
+pub fn check(project: &RawProject, source: &str) -> Result<(), ConfigError> {
+    let wrong = |key: String, why: &str| ConfigError {
         message: format!("{source}: `{}` {why}", printable(&key)),
         hint: "a name has letters, digits, `_`, `-` and `.`, and begins with a letter or a digit".into(),
     };
@@ -360,7 +360,7 @@ impl RawService {
     }
 
     /// What its first process is, and how it ends.
-    pub fn process(&self) -> Process {
+    pub fn process(&self) -> CommandSpec {
         let words = |words: &Option<Vec<String>>| {
             words.as_ref().map(|all| all.iter().map(|w| undouble(w)).collect::<Vec<_>>())
         };
@@ -368,7 +368,7 @@ impl RawService {
         let resources = &self.deploy.resources;
         let own_restart = self.restart.clone().filter(|r| !r.is_empty());
         let condition = self.deploy.restart_policy.as_ref().and_then(|p| p.condition.clone());
-        Process {
+        CommandSpec {
             entrypoint: words(&self.entrypoint),
             command: words(&self.command),
             init: self.init == Some(true),

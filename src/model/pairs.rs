@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compose::{RawService, is_name};
-use super::settings::Wrong;
+use super::settings::ConfigError;
 
 /// Two services that are sides of one app; declared in `x-zd.pairs`, or recognised by their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,13 +20,13 @@ pub fn find(
     services: &BTreeMap<String, RawService>,
     declared: BTreeMap<String, [String; 2]>,
     source: &str,
-) -> Result<Vec<Pair>, Wrong> {
+) -> Result<Vec<Pair>, ConfigError> {
     let mut pairs = Vec::new();
     for (name, sides) in declared {
         check_pair(services, &name, &sides, source)?;
         let other = pairs.iter().find(|p: &&Pair| p.sides.iter().any(|side| sides.contains(side)));
         if let Some(other) = other {
-            return Err(Wrong {
+            return Err(ConfigError {
                 message: format!(
                     "{source}: `x-zd.pairs.{name}` shares a side with the pair `{}`",
                     other.name
@@ -48,9 +48,9 @@ fn check_pair(
     name: &str,
     sides: &[String; 2],
     source: &str,
-) -> Result<(), Wrong> {
+) -> Result<(), ConfigError> {
     let wrong = |message: String, hint: &str| {
-        Err(Wrong { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
+        Err(ConfigError { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
     };
     if !is_name(name) {
         return wrong("is no name of a pair".into(), "name it with letters, digits, `_`, `-` and `.`");

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fuzz::{corpus, damaged, damaged_json, holds, json_value, same};
 
-fn read(yaml: &str) -> Result<Project, Wrong> {
-    Project::read(yaml, "compose.yaml", &Flags::default())
+fn read(yaml: &str) -> Result<Project, ConfigError> {
+    Project::read(yaml, "compose.yaml", &FlagLayers::default())
 }
 
 /// Everything that is asked of a project.
@@ -24,12 +24,13 @@ fn interrogate(yaml: &str) -> TestCaseResult {
             let _ = (service.update.tolerated(3), service.rollback.tolerated(usize::from(u16::MAX)));
         }
     }
-    if let Ok(mut snapshot) = Snapshot::read(yaml) {
+    if let Ok(mut snapshot) = ResolvedProject::read(yaml) {
         snapshot.set_image("app", "app:2");
         snapshot.set_environment("app", [("A", "$b")].into_iter());
         snapshot.take(&["app"], &snapshot.clone());
         let text = snapshot.text();
-        let again = Snapshot::read(&text).map(|s| s.text()).map_err(|w| TestCaseError::fail(w.message))?;
+        let again =
+            ResolvedProject::read(&text).map(|s| s.text()).map_err(|w| TestCaseError::fail(w.message))?;
         same(&again, &text)?;
     }
     Ok(())
@@ -293,8 +294,8 @@ fn codes_are_read_as_they_are_written() {
             ranges.into_iter().map(|(a, b, one)| if one { (a, a) } else { (a.min(b), a.max(b)) }).collect();
         let text: Vec<String> =
             ranges.iter().map(|(a, b)| if a == b { format!(" {a}") } else { format!("{a} - {b}") }).collect();
-        let codes = Codes::parse(&text.join(",")).expect("codes");
+        let codes = StatusRanges::parse(&text.join(",")).expect("codes");
         same(&codes.contains(code), &ranges.iter().any(|(a, b)| (*a..=*b).contains(&code)))?;
-        same(&Codes::parse(&codes.to_string()), &Some(codes))
+        same(&StatusRanges::parse(&codes.to_string()), &Some(codes))
     });
 }

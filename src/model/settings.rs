@@ -11,12 +11,12 @@ use super::compose::{is_name, plainly};
 /// What a deploy may be asked for: `x-zd` of the project or a service, or the flags. Nothing is required.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct Zd {
-    pub health: Option<ZdHealth>,
-    pub drain: Option<ZdDrain>,
-    pub proxy: Option<ZdProxy>,
-    pub before: Option<ZdOneShot>,
-    pub after: Option<ZdOneShot>,
+pub struct SettingsLayer {
+    pub health: Option<HealthLayer>,
+    pub drain: Option<DrainLayer>,
+    pub proxy: Option<ProxyLayer>,
+    pub before: Option<JobLayer>,
+    pub after: Option<JobLayer>,
     pub anonymous_volumes: Option<AnonymousVolumes>,
 }
 
@@ -32,13 +32,13 @@ pub enum AnonymousVolumes {
 /// A service that is run to its end once a deploy.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct ZdOneShot {
+pub struct JobLayer {
     pub service: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct ZdHealth {
+pub struct HealthLayer {
     pub path: Option<String>,
     pub port: Option<u16>,
     pub scheme: Option<String>,
@@ -57,15 +57,15 @@ pub struct ZdHealth {
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct ZdDrain {
+pub struct DrainLayer {
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
-    pub command: Option<Words>,
+    pub command: Option<ShellCommand>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-pub struct ZdProxy {
+pub struct ProxyLayer {
     pub container: Option<String>,
     pub kind: Option<String>,
     pub tune: Option<bool>,
@@ -74,46 +74,46 @@ pub struct ZdProxy {
 /// A command as Compose takes it: words, or one line for the shell.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged, expecting = "expected a line for the shell or a list of words")]
-pub enum Words {
+pub enum ShellCommand {
     Line(String),
     List(Vec<String>),
 }
 
-impl Default for Words {
+impl Default for ShellCommand {
     fn default() -> Self {
-        Words::List(Vec::new())
+        ShellCommand::List(Vec::new())
     }
 }
 
-impl Words {
+impl ShellCommand {
     /// There is nothing to run in it.
     pub fn is_empty(&self) -> bool {
         match self {
-            Words::Line(line) => line.trim().is_empty(),
-            Words::List(words) => words.first().is_none_or(|w| w.trim().is_empty()),
+            ShellCommand::Line(line) => line.trim().is_empty(),
+            ShellCommand::List(words) => words.first().is_none_or(|w| w.trim().is_empty()),
         }
     }
 
     /// The argv; a line is run by `sh -c`. Compose's doubled `$$` becomes `$`.
     pub fn argv(&self) -> Vec<String> {
         match self {
-            Words::Line(line) => vec!["sh".into(), "-c".into(), undouble(line)],
-            Words::List(words) => words.iter().map(|w| undouble(w)).collect(),
+            ShellCommand::Line(line) => vec!["sh".into(), "-c".into(), undouble(line)],
+            ShellCommand::List(words) => words.iter().map(|w| undouble(w)).collect(),
         }
     }
 }
 
 /// Everything that has a default, resolved for one service.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
+pub struct ServiceSettings {
     /// The HTTP probe, where one was asked for.
     pub http: Option<HttpHealth>,
-    pub pace: Pace,
+    pub pace: ProbeTiming,
     pub drain_timeout: Duration,
     /// Somebody has said how long a drain may take.
     pub drain_asked: bool,
     pub drain_command: Option<Vec<String>>,
-    pub proxy: ZdProxy,
+    pub proxy: ProxyLayer,
     /// The service that is run to its end before the first new instance starts.
     pub before: Option<String>,
     /// The service that is run to its end once the new release serves.
@@ -127,23 +127,23 @@ const AFTER_START: Duration = Duration::from_secs(30);
 
 /// How often, how long and how many times in a row an instance is asked.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
+pub struct ProbeTiming {
     pub interval: Duration,
     pub timeout: Duration,
     pub deadline: Duration,
     pub successes: u32,
 }
 
-impl Pace {
+impl ProbeTiming {
     /// Waits longer for what may take this long to start.
     pub fn wait_through(&mut self, start_period: Duration) {
         self.deadline = self.deadline.max(start_period + AFTER_START);
     }
 }
 
-impl Default for Pace {
+impl Default for ProbeTiming {
     fn default() -> Self {
-        Pace {
+        ProbeTiming {
             interval: Duration::from_millis(200),
             timeout: Duration::from_secs(2),
             deadline: Duration::from_secs(60),
@@ -158,18 +158,18 @@ pub struct HttpHealth {
     pub port: Option<u16>,
     pub scheme: String,
     pub host: Option<String>,
-    pub expect: Codes,
+    pub expect: StatusRanges,
     pub body: Option<String>,
 }
 
 /// Status codes that count as ready, as inclusive ranges.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Codes(Vec<(u16, u16)>);
+pub struct StatusRanges(Vec<(u16, u16)>);
 
-impl Codes {
+impl StatusRanges {
     /// Any answer below 500: something listens and works, whatever it thinks of the question.
     pub fn any_below_500() -> Self {
-        Codes(vec![(100, 499)])
+        StatusRanges(vec![(100, 499)])
     }
 
     pub fn contains(&self, code: u16) -> bool {
@@ -183,11 +183,11 @@ impl Codes {
             Some((a, b)) => Some((code(a)?, code(b)?)).filter(|(a, b)| a <= b),
             None => code(part).map(|c| (c, c)),
         };
-        text.split(',').map(range).collect::<Option<_>>().map(Codes)
+        text.split(',').map(range).collect::<Option<_>>().map(StatusRanges)
     }
 }
 
-impl fmt::Display for Codes {
+impl fmt::Display for StatusRanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let one = |(a, b): &(u16, u16)| match a == b {
             true => a.to_string(),
@@ -200,7 +200,7 @@ impl fmt::Display for Codes {
 
 /// A key of the configuration that is wrong, and how to put it right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub struct ConfigError {
     pub message: String,
     pub hint: String,
 }
@@ -210,13 +210,13 @@ pub fn undouble(text: &str) -> String {
     text.replace("$$", "$")
 }
 
-impl Zd {
+impl SettingsLayer {
     /// These settings, and `below` where they say nothing.
-    pub fn over(&self, below: &Zd) -> Zd {
-        Zd {
-            health: merge(&self.health, &below.health, ZdHealth::over),
-            drain: merge(&self.drain, &below.drain, ZdDrain::over),
-            proxy: merge(&self.proxy, &below.proxy, ZdProxy::over),
+    pub fn over(&self, below: &SettingsLayer) -> SettingsLayer {
+        SettingsLayer {
+            health: merge(&self.health, &below.health, HealthLayer::over),
+            drain: merge(&self.drain, &below.drain, DrainLayer::over),
+            proxy: merge(&self.proxy, &below.proxy, ProxyLayer::over),
             before: self.before.clone().or(below.before.clone()),
             after: self.after.clone().or(below.after.clone()),
             anonymous_volumes: self.anonymous_volumes.or(below.anonymous_volumes),
@@ -231,10 +231,10 @@ fn merge<T: Clone>(above: &Option<T>, below: &Option<T>, over: fn(&T, &T) -> T) 
     }
 }
 
-impl ZdHealth {
-    fn over(&self, below: &ZdHealth) -> ZdHealth {
+impl HealthLayer {
+    fn over(&self, below: &HealthLayer) -> HealthLayer {
         let (a, b) = (self.clone(), below.clone());
-        ZdHealth {
+        HealthLayer {
             path: a.path.or(b.path),
             port: a.port.or(b.port),
             scheme: a.scheme.or(b.scheme),
@@ -255,18 +255,18 @@ impl ZdHealth {
     }
 }
 
-impl ZdDrain {
-    fn over(&self, below: &ZdDrain) -> ZdDrain {
-        ZdDrain {
+impl DrainLayer {
+    fn over(&self, below: &DrainLayer) -> DrainLayer {
+        DrainLayer {
             timeout: self.timeout.or(below.timeout),
             command: self.command.clone().or(below.command.clone()),
         }
     }
 }
 
-impl ZdProxy {
-    fn over(&self, below: &ZdProxy) -> ZdProxy {
-        ZdProxy {
+impl ProxyLayer {
+    fn over(&self, below: &ProxyLayer) -> ProxyLayer {
+        ProxyLayer {
             container: self.container.clone().or(below.container.clone()),
             kind: self.kind.clone().or(below.kind.clone()),
             tune: self.tune.or(below.tune),
@@ -286,11 +286,11 @@ pub fn is_too_long(duration: &Duration) -> bool {
 }
 
 /// A setting that is impossible: its key, and how to put it right.
-pub type Impossible = (String, &'static str);
+pub type InvalidSetting = (String, &'static str);
 
-impl Settings {
+impl ServiceSettings {
     /// Fills in the defaults and refuses what cannot be.
-    pub fn resolve(zd: Zd) -> Result<Settings, Impossible> {
+    pub fn resolve(zd: SettingsLayer) -> Result<ServiceSettings, InvalidSetting> {
         let health = zd.health.unwrap_or_default();
         let drain = zd.drain.unwrap_or_default();
         let proxy = zd.proxy.unwrap_or_default();
@@ -299,7 +299,7 @@ impl Settings {
                 return Err((key.into(), "it is empty: remove it, or name what it is"));
             }
         }
-        if drain.command.as_ref().is_some_and(Words::is_empty) {
+        if drain.command.as_ref().is_some_and(ShellCommand::is_empty) {
             return Err(("drain.command".into(), "it is empty: remove it, or give it words"));
         }
         for (key, shot) in [("before.service", &zd.before), ("after.service", &zd.after)] {
@@ -310,7 +310,7 @@ impl Settings {
         if drain.timeout.as_ref().is_some_and(is_too_long) {
             return Err(("drain.timeout".into(), TOO_LONG));
         }
-        Ok(Settings {
+        Ok(ServiceSettings {
             http: health.asks_http().then(|| http(&health)).transpose()?,
             pace: pace(&health)?,
             drain_asked: drain.timeout.is_some(),
@@ -324,7 +324,7 @@ impl Settings {
     }
 }
 
-fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
+fn pace(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
     let durations =
         [("interval", health.interval), ("timeout", health.timeout), ("deadline", health.deadline)];
     if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d.is_zero())) {
@@ -336,8 +336,8 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     if health.successes == Some(0) {
         return Err(("health.successes".into(), "set it to 1 or more"));
     }
-    let default = Pace::default();
-    Ok(Pace {
+    let default = ProbeTiming::default();
+    Ok(ProbeTiming {
         interval: health.interval.unwrap_or(default.interval),
         timeout: health.timeout.unwrap_or(default.timeout),
         deadline: health.deadline.unwrap_or(default.deadline),
@@ -345,7 +345,7 @@ fn pace(health: &ZdHealth) -> Result<Pace, Impossible> {
     })
 }
 
-fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
+fn http(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
     let path = undouble(health.path.as_deref().unwrap_or("/"));
     if !path.starts_with('/') {
         return Err(("health.path".into(), "it has to start with `/`"));
@@ -369,7 +369,7 @@ fn http(health: &ZdHealth) -> Result<HttpHealth, Impossible> {
     if !["http", "https"].contains(&scheme) {
         return Err(("health.scheme".into(), "set it to `http` or `https`"));
     }
-    let expect = Codes::parse(health.expect.as_deref().unwrap_or("200-399"));
+    let expect = StatusRanges::parse(health.expect.as_deref().unwrap_or("200-399"));
     Ok(HttpHealth {
         path,
         port: health.port,
@@ -388,9 +388,9 @@ pub fn is_host(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
 }
 
-pub fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> Wrong {
+pub fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> ConfigError {
     let flag = field.replace('.', "-");
-    Wrong {
+    ConfigError {
         message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is impossible"),
         hint: hint.into(),
     }
@@ -401,7 +401,7 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
     value: Option<&Value>,
     source: &str,
     key: &str,
-) -> Result<T, Wrong> {
+) -> Result<T, ConfigError> {
     let Some(value) = value.filter(|v| !v.is_null()) else {
         return Ok(T::default());
     };
@@ -411,7 +411,7 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
             "." => key.to_string(),
             path => format!("{key}.{path}"),
         };
-        Wrong {
+        ConfigError {
             message: format!("{source}: `{whole}`: {}", plainly(&e.into_inner().to_string())),
             hint: format!("correct or remove `{whole}`"),
         }

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn read(yaml: &str) -> Result<Project, Wrong> {
-    Project::read(yaml, "compose.yaml", &Flags::default())
+fn read(yaml: &str) -> Result<Project, ConfigError> {
+    Project::read(yaml, "compose.yaml", &FlagLayers::default())
 }
 
-fn service(keys: &str) -> Result<Service, Wrong> {
+fn service(keys: &str) -> Result<Service, ConfigError> {
     let mut project = read(&format!("name: p\nservices: {{app: {{{keys}}}}}"))?;
     Ok(project.services.remove("app").unwrap())
 }
@@ -27,9 +27,11 @@ fn the_number_of_instances_is_the_files_or_open() {
 fn a_flag_goes_before_the_service_and_the_service_before_the_project() {
     let yaml = "name: p\nx-zd: {health: {path: /p, port: 1, body: b}}\n\
                 services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
-    let flags =
-        Zd { health: Some(ZdHealth { path: Some("/f".into()), ..ZdHealth::default() }), ..Zd::default() };
-    let flags = Flags { zd: flags, ..Flags::default() };
+    let flags = SettingsLayer {
+        health: Some(HealthLayer { path: Some("/f".into()), ..HealthLayer::default() }),
+        ..SettingsLayer::default()
+    };
+    let flags = FlagLayers { zd: flags, ..FlagLayers::default() };
     let project = Project::read(yaml, "compose.yaml", &flags).unwrap();
     let http = project.services["app"].settings.http.clone().unwrap();
     assert_eq!((http.path.as_str(), http.port, http.body.as_deref()), ("/f", Some(2), Some("b")));
@@ -76,7 +78,7 @@ fn wrong_types_and_impossible_values_name_the_key() {
 
 #[test]
 fn codes_are_numbers_and_ranges() {
-    let codes = Codes::parse("200,204,300-399").unwrap();
+    let codes = StatusRanges::parse("200,204,300-399").unwrap();
     assert!(codes.contains(204) && codes.contains(301) && !codes.contains(201));
     assert_eq!(codes.to_string(), "200,204,300-399");
     assert_eq!(

@@ -39,7 +39,7 @@ pub struct Update {
 
 /// What was asked for, by the file or by flags; nothing is required.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct UpdateWish {
+pub struct UpdateLayer {
     pub parallelism: Option<u32>,
     pub delay: Option<Duration>,
     pub monitor: Option<Duration>,
@@ -49,7 +49,7 @@ pub struct UpdateWish {
 }
 
 /// A key that is impossible: its name, and how to put it right.
-type Impossible = (&'static str, String);
+type InvalidKey = (&'static str, String);
 
 impl Update {
     /// Without any configuration: all at once, and back at the first failure.
@@ -66,14 +66,14 @@ impl Update {
     const SWARM: Update = Update { parallelism: 1, action: FailureAction::Pause, ..Update::PLAIN };
 
     /// The block of the file over the defaults that go with it, and the flags over both.
-    pub fn resolve(file: Option<&UpdateWish>, flags: &UpdateWish) -> Update {
+    pub fn resolve(file: Option<&UpdateLayer>, flags: &UpdateLayer) -> Update {
         let base = if file.is_some() { Update::SWARM } else { Update::PLAIN };
         flags.over(file.map_or(base, |wish| wish.over(base)))
     }
 
     /// How a service is put back: in batches as it is replaced, where nobody says otherwise. What has no place for more
     /// than these on the way forward has none on the way back.
-    pub fn resolve_back(file: Option<&UpdateWish>, flags: &UpdateWish, forward: &Update) -> Update {
+    pub fn resolve_back(file: Option<&UpdateLayer>, flags: &UpdateLayer, forward: &Update) -> Update {
         let asked = Update::resolve(file, flags).of_rollback();
         match file.is_some() || flags.parallelism.is_some() {
             true => asked,
@@ -110,7 +110,7 @@ impl Update {
     }
 }
 
-impl UpdateWish {
+impl UpdateLayer {
     fn over(&self, base: Update) -> Update {
         Update {
             parallelism: self.parallelism.unwrap_or(base.parallelism),
@@ -123,8 +123,8 @@ impl UpdateWish {
     }
 
     /// Reads the block of a file; Compose itself has checked the types that it knows.
-    pub fn read(raw: &RawUpdate) -> Result<UpdateWish, Impossible> {
-        Ok(UpdateWish {
+    pub fn read(raw: &RawUpdate) -> Result<UpdateLayer, InvalidKey> {
+        Ok(UpdateLayer {
             parallelism: raw.parallelism,
             delay: raw.delay.as_deref().map(|text| duration("delay", text)).transpose()?,
             monitor: raw.monitor.as_deref().map(|text| duration("monitor", text)).transpose()?,
@@ -147,7 +147,7 @@ pub struct RawUpdate {
     order: Option<String>,
 }
 
-fn duration(key: &'static str, text: &str) -> Result<Duration, Impossible> {
+fn duration(key: &'static str, text: &str) -> Result<Duration, InvalidKey> {
     match humantime::parse_duration(text) {
         Ok(duration) if is_too_long(&duration) => Err((key, TOO_LONG.into())),
         Ok(duration) => Ok(duration),
@@ -155,15 +155,15 @@ fn duration(key: &'static str, text: &str) -> Result<Duration, Impossible> {
     }
 }
 
-fn action(text: &str) -> Result<FailureAction, Impossible> {
+fn action(text: &str) -> Result<FailureAction, InvalidKey> {
     FailureAction::parse(text).ok_or(("failure_action", "set it to `pause`, `continue` or `rollback`".into()))
 }
 
-fn order(text: &str) -> Result<Order, Impossible> {
+fn order(text: &str) -> Result<Order, InvalidKey> {
     Order::parse(text).ok_or(("order", "set it to `start-first` or `stop-first`".into()))
 }
 
-fn ratio(value: &Value) -> Result<f64, Impossible> {
+fn ratio(value: &Value) -> Result<f64, InvalidKey> {
     let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
     number
         .filter(|r| (0.0..=1.0).contains(r))
@@ -212,17 +212,17 @@ impl Order {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str) -> Result<UpdateWish, Impossible> {
-        UpdateWish::read(&serde_yaml::from_str(yaml).unwrap())
+    fn read(yaml: &str) -> Result<UpdateLayer, InvalidKey> {
+        UpdateLayer::read(&serde_yaml::from_str(yaml).unwrap())
     }
 
     #[test]
     fn a_block_has_swarms_defaults_and_no_block_has_ours() {
-        let none = Update::resolve(None, &UpdateWish::default());
+        let none = Update::resolve(None, &UpdateLayer::default());
         assert_eq!((none.parallelism, none.action), (0, FailureAction::Rollback));
         assert_eq!(none.monitor, Duration::from_secs(5));
         let empty = read("{}").unwrap();
-        let block = Update::resolve(Some(&empty), &UpdateWish::default());
+        let block = Update::resolve(Some(&empty), &UpdateLayer::default());
         assert_eq!((block.parallelism, block.action), (1, FailureAction::Pause));
         assert_eq!((block.delay, block.monitor), (Duration::ZERO, Duration::from_secs(5)));
         assert_eq!((block.max_failure_ratio, block.order), (0.0, None));
@@ -234,7 +234,7 @@ mod tests {
             "{parallelism: 2, delay: 1m30s, monitor: 2s, failure_action: continue, max_failure_ratio: 0.5, order: stop-first}",
         )
         .unwrap();
-        let read = Update::resolve(Some(&file), &UpdateWish::default());
+        let read = Update::resolve(Some(&file), &UpdateLayer::default());
         let expected = Update {
             parallelism: 2,
             delay: Duration::from_secs(90),
@@ -244,7 +244,7 @@ mod tests {
             order: Some(Order::StopFirst),
         };
         assert_eq!(read, expected);
-        let flags = UpdateWish { parallelism: Some(3), ..UpdateWish::default() };
+        let flags = UpdateLayer { parallelism: Some(3), ..UpdateLayer::default() };
         assert_eq!(Update::resolve(Some(&file), &flags), Update { parallelism: 3, ..expected });
         assert_eq!(Update::resolve(None, &flags), Update { parallelism: 3, ..Update::PLAIN });
     }
@@ -294,8 +294,8 @@ mod tests {
     #[test]
     fn a_service_is_put_back_in_batches_as_it_is_replaced_where_nobody_says_otherwise() {
         let forward = Update { parallelism: 2, ..Update::SWARM };
-        let none = UpdateWish::default();
-        let four = UpdateWish { parallelism: Some(4), ..UpdateWish::default() };
+        let none = UpdateLayer::default();
+        let four = UpdateLayer { parallelism: Some(4), ..UpdateLayer::default() };
         let parallelism = |file, flags| Update::resolve_back(file, flags, &forward).parallelism;
         assert_eq!(parallelism(None, &none), 2);
         assert_eq!(parallelism(Some(&none), &none), 1);

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::settings::{
-    Codes, Impossible, TOO_LONG, Wrong, duration, is_host, is_too_long, read_zd, text_or_number, undouble,
+    ConfigError, InvalidSetting, StatusRanges, TOO_LONG, duration, is_host, is_too_long, read_zd,
+    text_or_number, undouble,
 };
 
 /// Probes a second, where nobody says how many.
@@ -21,7 +22,7 @@ const VERSION_HEADER: &str = "x-version";
 
 /// What the command line says, which goes before what the file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WitnessWish {
+pub struct WitnessFlags {
     pub off: bool,
     pub url: Option<String>,
     pub rate: Option<u32>,
@@ -29,7 +30,7 @@ pub struct WitnessWish {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
-struct ZdWitness {
+struct WitnessLayer {
     url: Option<String>,
     path: Option<String>,
     host: Option<String>,
@@ -43,7 +44,7 @@ struct ZdWitness {
 
 /// How the public URL is asked while a rollout runs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Witnessing {
+pub struct WitnessSettings {
     pub on: bool,
     /// None where it is derived from the proxy.
     pub url: Option<Url>,
@@ -53,14 +54,14 @@ pub struct Witnessing {
     /// Probes a second.
     pub rate: u32,
     /// Codes that are an answer; where none are named, it goes by what was answered before.
-    pub expect: Option<Codes>,
+    pub expect: Option<StatusRanges>,
     pub timeout: Duration,
     pub version_header: String,
 }
 
-impl Default for Witnessing {
+impl Default for WitnessSettings {
     fn default() -> Self {
-        Witnessing {
+        WitnessSettings {
             on: true,
             url: None,
             path: None,
@@ -73,17 +74,21 @@ impl Default for Witnessing {
     }
 }
 
-impl Witnessing {
+impl WitnessSettings {
     /// `value` is the project's `x-zd.witness`: a map, or whether there is one at all.
     ///
     /// # Errors
     /// A key that is unknown, of the wrong type or impossible.
-    pub fn read(value: Option<&Value>, wish: &WitnessWish, source: &str) -> Result<Witnessing, Wrong> {
+    pub fn read(
+        value: Option<&Value>,
+        wish: &WitnessFlags,
+        source: &str,
+    ) -> Result<WitnessSettings, ConfigError> {
         let (on, map) = match value {
             Some(Value::Bool(on)) => (*on, None),
             other => (true, other),
         };
-        let zd: ZdWitness = read_zd(map, source, "x-zd.witness")?;
+        let zd: WitnessLayer = read_zd(map, source, "x-zd.witness")?;
         let on = (on || wish.url.is_some()) && !wish.off;
         resolve(zd, wish, on).map_err(|(key, hint)| {
             let flag = if ["url", "rate"].contains(&key.as_str()) {
@@ -91,7 +96,7 @@ impl Witnessing {
             } else {
                 String::new()
             };
-            Wrong {
+            ConfigError {
                 message: format!("{source}: `x-zd.witness.{key}`{flag} is impossible"),
                 hint: hint.into(),
             }
@@ -99,7 +104,7 @@ impl Witnessing {
     }
 }
 
-fn resolve(zd: ZdWitness, wish: &WitnessWish, on: bool) -> Result<Witnessing, Impossible> {
+fn resolve(zd: WitnessLayer, wish: &WitnessFlags, on: bool) -> Result<WitnessSettings, InvalidSetting> {
     let wrong = |key: &str, hint| (key.to_string(), hint);
     if zd.url.is_some() && zd.path.is_some() {
         return Err(wrong("path", "put it into `x-zd.witness.url`, which has a path of its own"));
@@ -126,23 +131,23 @@ fn resolve(zd: ZdWitness, wish: &WitnessWish, on: bool) -> Result<Witnessing, Im
         return Err(wrong("version_header", "set it to the name of a header, such as `X-Version`"));
     }
     let expect = zd.expect.map(|text| {
-        Codes::parse(&text)
+        StatusRanges::parse(&text)
             .ok_or_else(|| wrong("expect", "set it to codes and ranges, such as `200-399` or `200,204`"))
     });
-    Ok(Witnessing {
+    Ok(WitnessSettings {
         on,
         url: wish.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
         path: zd.path.as_deref().map(undouble),
         host: zd.host,
         rate,
         expect: expect.transpose()?,
-        timeout: zd.timeout.unwrap_or(Witnessing::default().timeout),
+        timeout: zd.timeout.unwrap_or(WitnessSettings::default().timeout),
         version_header: header.to_lowercase(),
     })
 }
 
 /// Clients of others' secrets are not meant by a public URL: one with a password is refused, because reports show it.
-fn url(text: &str) -> Result<Url, Impossible> {
+fn url(text: &str) -> Result<Url, InvalidSetting> {
     let wrong = |hint| ("url".to_string(), hint);
     let usable = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
     let url = Url::parse(&undouble(text)).ok().filter(usable);
@@ -166,18 +171,18 @@ fn is_header(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str, wish: &WitnessWish) -> Result<Witnessing, Wrong> {
-        Witnessing::read(serde_yaml::from_str(yaml).ok().as_ref(), wish, "compose.yaml")
+    fn read(yaml: &str, wish: &WitnessFlags) -> Result<WitnessSettings, ConfigError> {
+        WitnessSettings::read(serde_yaml::from_str(yaml).ok().as_ref(), wish, "compose.yaml")
     }
 
-    fn of(yaml: &str) -> Witnessing {
-        read(yaml, &WitnessWish::default()).unwrap()
+    fn of(yaml: &str) -> WitnessSettings {
+        read(yaml, &WitnessFlags::default()).unwrap()
     }
 
     #[test]
     fn a_witness_is_on_unless_file_or_flag_switch_it_off() {
-        let off = WitnessWish { off: true, ..WitnessWish::default() };
-        let url = WitnessWish { url: Some("http://a.example".into()), ..WitnessWish::default() };
+        let off = WitnessFlags { off: true, ..WitnessFlags::default() };
+        let url = WitnessFlags { url: Some("http://a.example".into()), ..WitnessFlags::default() };
         assert!(of("~").on && of("true").on && of("{rate: 5}").on);
         assert!(!of("false").on);
         assert!(!read("{rate: 5}", &off).unwrap().on);
@@ -186,15 +191,18 @@ mod tests {
 
     #[test]
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
-        let wish =
-            WitnessWish { url: Some("http://b.example/x".into()), rate: Some(50), ..WitnessWish::default() };
+        let wish = WitnessFlags {
+            url: Some("http://b.example/x".into()),
+            rate: Some(50),
+            ..WitnessFlags::default()
+        };
         let both = read("{url: 'http://a.example:8000/', rate: 5}", &wish).unwrap();
         assert_eq!((both.url.unwrap().as_str(), both.rate), ("http://b.example/x", 50));
         let own = of("{url: 'http://a.example:8000/$$x', expect: 204, timeout: 1s, version_header: X-Rev}");
         assert_eq!(own.url.unwrap().as_str(), "http://a.example:8000/$x");
         assert_eq!((own.rate, own.timeout.as_secs(), own.version_header.as_str()), (10, 1, "x-rev"));
         assert!(own.expect.unwrap().contains(204));
-        assert_eq!(of("~"), Witnessing::default());
+        assert_eq!(of("~"), WitnessSettings::default());
     }
 
     #[test]
@@ -217,7 +225,7 @@ mod tests {
             ("often", "x-zd.witness"),
         ];
         for (yaml, key) in cases {
-            let wrong = read(yaml, &WitnessWish::default()).unwrap_err();
+            let wrong = read(yaml, &WitnessFlags::default()).unwrap_err();
             assert!(wrong.message.starts_with("compose.yaml: "), "{yaml}: {}", wrong.message);
             assert!(wrong.message.contains(key) && !wrong.hint.is_empty(), "{yaml}: {}", wrong.message);
             assert!(!wrong.message.contains("secret") && !wrong.hint.contains("secret"), "{yaml}");

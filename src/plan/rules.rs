@@ -1,7 +1,7 @@
 //! The rows that `scripts/rules` compares with a real Swarm, by the planner and the rules alone.
 
 use super::*;
-use crate::model::{FailureAction, Update, UpdateWish};
+use crate::model::{FailureAction, Update, UpdateLayer};
 
 /// One update: its settings, and which of its new instances fail, by the order in which they start.
 struct Row {
@@ -62,7 +62,7 @@ const ALL: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8];
 impl Row {
     fn update(&self) -> Update {
         let (parallelism, action, ratio, order) = self.update;
-        let wish = UpdateWish {
+        let wish = UpdateLayer {
             parallelism: Some(parallelism),
             delay: Some(Duration::from_secs(1)),
             monitor: Some(Duration::from_secs(1)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::objects::{Kind, Object};
-use crate::model::{FailureAction, Order, UpdateWish, Wrong};
+use crate::model::{ConfigError, FailureAction, Order, UpdateLayer};
 
 /// What a deploy asks for beside the file.
 #[derive(Debug, Clone, Default)]
@@ -19,8 +19,8 @@ pub struct Asks {
     pub services: Vec<String>,
     /// Replicas of services whose file does not say, or that a flag is about.
     pub replicas: BTreeMap<String, u64>,
-    pub update: UpdateWish,
-    pub rollback: UpdateWish,
+    pub update: UpdateLayer,
+    pub rollback: UpdateLayer,
 }
 
 /// What a stack is made from.
@@ -35,7 +35,7 @@ pub struct StackFile {
     /// Its services.
     pub services: Vec<String>,
     /// Everything that Swarm cannot run as it is meant, each with the key and the fix.
-    pub refusals: Vec<Wrong>,
+    pub refusals: Vec<ConfigError>,
 }
 
 /// Keys of a service that mean the same in a stack.
@@ -115,8 +115,8 @@ impl StackFile {
     ///
     /// # Errors
     /// A text that is no project; what Swarm refuses of one stands in the file.
-    pub fn of(text: &str, source: &str, asks: &Asks) -> Result<StackFile, Wrong> {
-        let project: Value = serde_json::from_str(text).map_err(|_| Wrong {
+    pub fn of(text: &str, source: &str, asks: &Asks) -> Result<StackFile, ConfigError> {
+        let project: Value = serde_json::from_str(text).map_err(|_| ConfigError {
             message: format!("{source}: a resolved project cannot be read"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
@@ -209,12 +209,12 @@ struct Writer<'a> {
     asks: &'a Asks,
     notes: Vec<String>,
     objects: Vec<Object>,
-    refusals: Vec<Wrong>,
+    refusals: Vec<ConfigError>,
 }
 
 impl Writer<'_> {
     fn refuse(&mut self, message: String, hint: impl Into<String>) {
-        self.refusals.push(Wrong { message: format!("{}: {message}", self.source), hint: hint.into() });
+        self.refusals.push(ConfigError { message: format!("{}: {message}", self.source), hint: hint.into() });
     }
 
     fn note(&mut self, text: String) {
@@ -458,7 +458,7 @@ fn restart_policy(service: &Value) -> Option<Value> {
 }
 
 /// The flags over what the file says.
-fn over(wish: &UpdateWish, file: Option<&Value>) -> Value {
+fn over(wish: &UpdateLayer, file: Option<&Value>) -> Value {
     let mut config = file.and_then(Value::as_object).cloned().unwrap_or_default();
     let time = |time: Duration| Value::from(format!("{}ms", time.as_millis()));
     let in_file =

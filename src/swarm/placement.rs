@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::file::StackFile;
 use crate::error::Risk;
-use crate::model::Wrong;
+use crate::model::ConfigError;
 
 /// A node as `docker node inspect` prints it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -96,7 +96,7 @@ impl Nodes {
     }
 
     /// Everything that a deploy would fail for on one of the nodes.
-    pub fn refusals(&self, file: &StackFile, local: &[Local], folder: &Path) -> Vec<Wrong> {
+    pub fn refusals(&self, file: &StackFile, local: &[Local], folder: &Path) -> Vec<ConfigError> {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];
@@ -114,16 +114,16 @@ impl Nodes {
         all
     }
 
-    fn no_node(&self, name: &str, service: &Value) -> Option<Wrong> {
+    fn no_node(&self, name: &str, service: &Value) -> Option<ConfigError> {
         let is_wanted = service["deploy"]["replicas"].as_u64() != Some(0);
         (is_wanted && self.of(service).is_empty()).then(|| {
             let constraints: Vec<String> = constraints(service).iter().map(|c| format!("`{c}`")).collect();
             match constraints.is_empty() {
-                true => Wrong {
+                true => ConfigError {
                     message: format!("`{name}`: no node of the Swarm takes tasks"),
                     hint: "`docker node ls` shows them; `docker node update --availability active NODE`".into(),
                 },
-                false => Wrong {
+                false => ConfigError {
                     message: format!("`{name}`: no node meets {}", constraints.join(", ")),
                     hint: format!(
                         "change `services.{name}.deploy.placement.constraints`, or give a node what they ask for: \
@@ -134,9 +134,9 @@ impl Nodes {
         })
     }
 
-    fn not_everywhere(&self, name: &str, image: &str, missing: &[&Node]) -> Wrong {
+    fn not_everywhere(&self, name: &str, image: &str, missing: &[&Node]) -> ConfigError {
         let (count, nodes) = (self.all.len(), hostnames(missing));
-        Wrong {
+        ConfigError {
             message: format!(
                 "`{name}`: {count} nodes, and `{image}` is only known to be on this one: no registry has given it, and \
                  {nodes} may be told to run it"
@@ -150,8 +150,8 @@ impl Nodes {
         }
     }
 
-    fn one_folder(&self, name: &str, source: &str) -> Wrong {
-        Wrong {
+    fn one_folder(&self, name: &str, source: &str) -> ConfigError {
+        ConfigError {
             message: format!(
                 "`services.{name}.volumes`: `{source}` is in the project's folder, which only this node has, and there are {} \
                  nodes",

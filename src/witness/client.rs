@@ -10,7 +10,7 @@ use reqwest::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
 use reqwest::redirect::Policy;
 
 use super::sample::Outcome;
-use crate::model::Witnessing;
+use crate::model::WitnessSettings;
 use crate::proxy::entrance::Place;
 
 /// How much of an answer is read, in bytes; what is longer counts as whole.
@@ -42,14 +42,14 @@ impl Asker {
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn all(place: &Place, settings: &Witnessing) -> Result<Vec<Asker>> {
+    pub fn all(place: &Place, settings: &WitnessSettings) -> Result<Vec<Asker>> {
         let is_named = place.connect.is_none() && place.url.scheme() == "https";
         // Without any authority that this machine trusts there is no such client.
         let strict = is_named.then(|| Asker::new(place, settings, true).ok()).flatten();
         Ok(strict.into_iter().chain([Asker::new(place, settings, false)?]).collect())
     }
 
-    fn new(place: &Place, settings: &Witnessing, verifies: bool) -> Result<Asker> {
+    fn new(place: &Place, settings: &WitnessSettings, verifies: bool) -> Result<Asker> {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -150,7 +150,7 @@ mod tests {
             host: host.map(String::from),
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
         };
-        let settings = Witnessing { timeout: Duration::from_millis(300), ..Witnessing::default() };
+        let settings = WitnessSettings { timeout: Duration::from_millis(300), ..WitnessSettings::default() };
         let said = Asker::new(&place, &settings, false).unwrap().ask();
         (said, server.join().unwrap())
     }
@@ -187,7 +187,7 @@ mod tests {
         drop(listener);
         let place = Place { url, host: None, connect: None };
         assert_eq!(
-            Asker::new(&place, &Witnessing::default(), false).unwrap().ask().outcome,
+            Asker::new(&place, &WitnessSettings::default(), false).unwrap().ask().outcome,
             Outcome::Refused
         );
     }
@@ -245,7 +245,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
     fn the_certificate_of_a_url_that_the_user_names_counts_and_that_of_a_proxy_does_not() {
         let place = Place { url: by_tls(), host: None, connect: None };
         let outcomes = |place: &Place| {
-            let askers = Asker::all(place, &Witnessing::default()).unwrap();
+            let askers = Asker::all(place, &WitnessSettings::default()).unwrap();
             askers.iter().map(|asker| asker.ask().outcome).collect::<Vec<_>>()
         };
         // One that is not accepted before the switch, either, is asked all the same.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Codes;
+use crate::model::StatusRanges;
 
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl Sample {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Terms {
     /// Asked for by `x-zd.witness.expect`.
-    pub expect: Option<Codes>,
+    pub expect: Option<StatusRanges>,
     /// The status of the first answer below 500.
     pub usual: Option<u16>,
 }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_lost_goes_by_what_was_asked_for_else_by_the_first_answer() {
         let usual = |code| Terms { usual: Some(code), ..Terms::default() };
-        let expect = |codes| Terms { expect: Codes::parse(codes), usual: Some(404) };
+        let expect = |codes| Terms { expect: StatusRanges::parse(codes), usual: Some(404) };
         assert_eq!(lost(&Terms::default()), "...xxxxxx");
         assert_eq!(lost(&usual(200)), "..xxxxxxx");
         assert_eq!(lost(&usual(301)), "..xxxxxxx");

@@ -68,7 +68,7 @@ impl Asking {
 
 fn started(urls: &[Places]) -> Asking {
     let asking = Asking { witness: Witness::default(), count: Arc::default() };
-    let settings = Witnessing { rate: 100, ..Witnessing::default() };
+    let settings = WitnessSettings { rate: 100, ..WitnessSettings::default() };
     let told = Arc::clone(&asking.count);
     let tell = move |count| *told.lock().unwrap() = count;
     asking.witness.start(urls, &settings, Duration::from_secs(3), tell).unwrap();

@@ -1,9 +1,9 @@
 use super::*;
-use crate::model::{Flags, Project};
+use crate::model::{FlagLayers, Project};
 
 fn service(keys: &str) -> Service {
     let yaml = format!("name: p\nservices: {{app: {{image: 'shop:1', restart: always, {keys}}}}}");
-    let mut project = Project::read(&yaml, "compose.yaml", &Flags::default()).unwrap();
+    let mut project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
     project.services.remove("app").unwrap()
 }
 
@@ -45,7 +45,7 @@ fn a_service_with_nothing_wrong_has_no_finding() {
 fn a_restart_policy_is_compose_s_or_the_deploys() {
     let of = |keys: &str| {
         let yaml = format!("name: p\nservices: {{app: {{image: 'a:1', {keys}}}}}");
-        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
         told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
     };
     assert_eq!([of(""), of("restart: 'no'")], ["no-restart-policy"; 2]);
@@ -61,7 +61,7 @@ fn a_restart_policy_is_compose_s_or_the_deploys() {
 fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
     let of = |image: &str, build: &str| {
         let yaml = format!("name: p\nservices: {{app: {{restart: always, image: '{image}', {build}}}}}");
-        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
         told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
     };
     for moving in ["shop", "shop:latest", "r.test:5000/shop", "shop:stable", "shop:main"] {
@@ -179,7 +179,7 @@ fn a_database_is_known_by_its_image_its_path_or_its_address() {
             "name: p\nservices: {{app: {{image: '{image}', environment: {{A: '{value}'}}, volumes: [{{type: volume, source: d, \
              target: {path}}}]}}}}"
         );
-        let project = Project::read(&yaml, "f", &Flags::default()).unwrap();
+        let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
         database(&subject(&project.services["app"], ProxyPresence::Drains))
     };
     assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));

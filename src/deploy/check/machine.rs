@@ -9,7 +9,7 @@ use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
 use crate::check::{Finding, version};
 use crate::deploy::scene;
 use crate::docker::inspect::Container;
-use crate::model::Process;
+use crate::model::CommandSpec;
 
 impl Checker<'_> {
     /// What is found of the whole.
@@ -56,7 +56,7 @@ impl Checker<'_> {
 }
 
 /// What is measured or reserved goes before a limit, which is no need.
-fn need(process: &Process, used: Option<u64>) -> Option<MemoryNeed> {
+fn need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
     let taken = used.max(process.memory_reserved).map(MemoryNeed::Taken);
     match (process.memory_limit.map(MemoryNeed::Limit), used) {
         // Nothing runs yet, and it may take all that it is given.
@@ -72,7 +72,8 @@ mod tests {
     #[test]
     fn what_is_measured_or_reserved_is_needed_and_a_limit_is_the_most() {
         let of = |limit, reserved, used| {
-            let process = Process { memory_limit: limit, memory_reserved: reserved, ..Process::default() };
+            let process =
+                CommandSpec { memory_limit: limit, memory_reserved: reserved, ..CommandSpec::default() };
             need(&process, used)
         };
         assert_eq!(of(None, None, None), None);

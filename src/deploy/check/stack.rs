@@ -12,7 +12,7 @@ use crate::deploy::definition::Definition;
 use crate::deploy::stack;
 use crate::docker::inspect::Image;
 use crate::error::Error;
-use crate::model::{Project, Service, Wrong};
+use crate::model::{ConfigError, Project, Service};
 use crate::swarm::convert::folder_mounts;
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::placement::Local;
@@ -42,7 +42,7 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
         let folder = definition.folder.canonicalize().unwrap_or_default();
         sheet.findings.extend(of_one_machine(project, &file, &folder));
     }
-    let refused = |wrong: Wrong| {
+    let refused = |wrong: ConfigError| {
         let about = about(&file.services, &wrong.message);
         Finding::refused(about, Error::from(wrong))
     };

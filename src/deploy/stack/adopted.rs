@@ -12,7 +12,7 @@ use crate::deploy::definition::{connect, resolved};
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
 use crate::error::Error;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 use crate::report::Report;
 use crate::swarm::change::Change;
 use crate::swarm::convert::{self, Converted};
@@ -25,7 +25,7 @@ use crate::swarm::state::{Service, Stack};
 /// Compose's own.
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
-    let text = Snapshot::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
+    let text = ResolvedProject::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = asked::project_folder(compose).canonicalize()?;
     report.say(Converted::of(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())

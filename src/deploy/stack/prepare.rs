@@ -10,7 +10,7 @@ use super::{Swarm, is_pinned};
 use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
 use crate::error::{Error, Exit};
-use crate::model::{Snapshot, Wrong};
+use crate::model::{ConfigError, ResolvedProject};
 use crate::release::Kind;
 use crate::report::Warning;
 use crate::swarm::file::{Asks, StackFile};
@@ -22,7 +22,7 @@ pub struct Prepared {
     pub file: StackFile,
     /// The project with the images and the names of configs and secrets that are sent. It means the same later, however the
     /// user's files and tags have changed.
-    pub recorded: Snapshot,
+    pub recorded: ResolvedProject,
     pub resolve: ResolveImage,
     /// Configs and secrets that are still to be made, with their names.
     pub missing: Vec<(Object, String)>,
@@ -127,7 +127,7 @@ impl Swarm<'_> {
         }
     }
 
-    fn recorded(&self, file: &StackFile) -> Snapshot {
+    fn recorded(&self, file: &StackFile) -> ResolvedProject {
         let mut recorded = self.definition.snapshot.clone();
         for name in file.services.iter().filter(|name| is_pinned(file.image(name))) {
             recorded.set_image(name, file.image(name));
@@ -211,7 +211,7 @@ fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(Object, St
 
 /// # Errors
 /// All of them, each with its fix.
-pub fn refused(source: &str, mut all: Vec<Wrong>) -> Result<(), Error> {
+pub fn refused(source: &str, mut all: Vec<ConfigError>) -> Result<(), Error> {
     match all.len() {
         0 => Ok(()),
         1 => Err(Error::from(all.remove(0))),

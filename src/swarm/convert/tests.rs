@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 use crate::swarm::change::Change;
 use crate::swarm::state::Stack;
 
@@ -36,7 +36,7 @@ fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
         assert!(said.contains(&format!("{place}: ")), "no {place} in\n{said}");
     }
     assert!(said.contains("TODO services.app.volumes") && said.contains("/data"), "{said}");
-    assert!(Snapshot::read(&made.text()).is_ok(), "{}", made.text());
+    assert!(ResolvedProject::read(&made.text()).is_ok(), "{}", made.text());
 }
 
 #[test]

@@ -1,9 +1,9 @@
 use super::*;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 
 /// A project as `docker compose config` prints it, turned into a stack.
 fn made(yaml: &str, asks: &Asks) -> (Value, StackFile) {
-    let text = Snapshot::read(yaml).unwrap().text();
+    let text = ResolvedProject::read(yaml).unwrap().text();
     let file = StackFile::of(&text, "compose.yaml", asks).unwrap();
     (serde_json::from_str(&file.text()).unwrap(), file)
 }
@@ -18,7 +18,7 @@ fn notes(service: &str) -> String {
     stack(&format!("services: {{app: {{image: a, {service}}}}}")).1.notes.join("\n")
 }
 
-fn refused(yaml: &str) -> Wrong {
+fn refused(yaml: &str) -> ConfigError {
     let (_, mut file) = made(yaml, &Asks::default());
     assert_eq!(file.refusals.len(), 1, "{yaml}: {:?}", file.refusals);
     file.refusals.remove(0)
@@ -116,11 +116,11 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
     let yaml = "services: {app: {image: a, deploy: {replicas: 3, update_config: {delay: 1s, order: stop-first}}}, db: {image: d}}";
     let asks = Asks {
         replicas: [("app".to_string(), 5)].into(),
-        update: UpdateWish {
+        update: UpdateLayer {
             order: Some(Order::StartFirst),
             monitor: Some(Duration::from_millis(1500)),
             action: Some(FailureAction::Pause),
-            ..UpdateWish::default()
+            ..UpdateLayer::default()
         },
         ..Asks::default()
     };
@@ -131,7 +131,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
         json!({ "delay": "1s", "order": "start-first", "monitor": "1500ms", "failure_action": "pause" });
     assert_eq!(deploy["update_config"], expected);
     assert!(deploy.get("rollback_config").is_none());
-    let update = UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() };
+    let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
     let (stack, _) = made(yaml, &Asks { update, ..Asks::default() });
     assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns", "0 is 5s to Swarm");
 }
@@ -172,7 +172,7 @@ fn everything_that_swarm_refuses_is_said_at_once() {
 #[test]
 fn a_job_has_no_update_config_and_is_left_out_of_a_way_back() {
     let yaml = "services: {job: {image: a, deploy: {mode: replicated-job, update_config: {monitor: 1s}}}, app: {image: a}}";
-    let update = UpdateWish { monitor: Some(Duration::ZERO), ..UpdateWish::default() };
+    let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
     let (stack, file) = made(yaml, &Asks { update, ..Asks::default() });
     assert!(stack["services"]["job"]["deploy"].get("update_config").is_none());
     assert_eq!(file.without_jobs().services, ["app"]);

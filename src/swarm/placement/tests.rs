@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::Snapshot;
+use crate::model::ResolvedProject;
 use crate::swarm::file::Asks;
 
 fn node(name: &str, role: &str, availability: &str) -> Node {
@@ -26,7 +26,7 @@ fn nodes() -> Nodes {
 }
 
 fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
-    let text = Snapshot::read(yaml).unwrap().text();
+    let text = ResolvedProject::read(yaml).unwrap().text();
     let file = StackFile::of(&text, "compose.yaml", &Asks::default()).unwrap();
     let set = |nodes: &[&str]| nodes.iter().map(|n| n.to_string()).collect();
     let one = |(service, nodes): &(&str, &[&str])| Local {
@@ -106,7 +106,7 @@ fn a_volume_of_each_node_is_a_loss_where_a_service_may_move() {
         let yaml = format!(
             "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
         );
-        let text = Snapshot::read(&yaml).unwrap().text();
+        let text = ResolvedProject::read(&yaml).unwrap().text();
         nodes().losses(&StackFile::of(&text, "f", &Asks::default()).unwrap()).len()
     };
     assert_eq!(losses("", "{name: p_v}"), 1);

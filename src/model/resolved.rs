@@ -3,26 +3,26 @@
 
 use serde_yaml::{Mapping, Value};
 
-use super::Wrong;
+use super::ConfigError;
 
 /// Top-level maps that services refer to.
 const SHARED: [&str; 4] = ["networks", "volumes", "secrets", "configs"];
 
 /// A resolved project that is changed as a whole.
 #[derive(Clone)]
-pub struct Snapshot(Value);
+pub struct ResolvedProject(Value);
 
-impl Snapshot {
+impl ResolvedProject {
     /// Reads what `docker compose config` printed, or an earlier snapshot. The text holds secrets, so no message shows it.
     ///
     /// # Errors
     /// A text that is no project.
-    pub fn read(yaml: &str) -> Result<Snapshot, Wrong> {
+    pub fn read(yaml: &str) -> Result<ResolvedProject, ConfigError> {
         let value: Option<Value> = serde_yaml::from_str(yaml).ok();
         // A name that is no text cannot be written.
         let value = value.filter(|v| serde_json::to_value(v).is_ok());
         let project = value.filter(|v| v.get("services").is_some_and(Value::is_mapping));
-        project.map(Snapshot).ok_or_else(|| Wrong {
+        project.map(ResolvedProject).ok_or_else(|| ConfigError {
             message: "there are no `services` in the resolved project".into(),
             hint: "it has to be what `docker compose config` printed".into(),
         })
@@ -83,8 +83,9 @@ impl Snapshot {
     }
 
     /// Whether a service is defined as another snapshot has it.
-    pub fn has_same(&self, service: &str, other: &Snapshot) -> bool {
-        let of = |snapshot: &Snapshot| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
+    pub fn has_same(&self, service: &str, other: &ResolvedProject) -> bool {
+        let of =
+            |snapshot: &ResolvedProject| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
         of(self).is_some() && of(self) == of(other)
     }
 
@@ -95,7 +96,7 @@ impl Snapshot {
     }
 
     /// Takes these services, and what they refer to, as another snapshot has them.
-    pub fn take(&mut self, services: &[&str], other: &Snapshot) {
+    pub fn take(&mut self, services: &[&str], other: &ResolvedProject) {
         for name in services {
             let theirs = other.0.get("services").and_then(|s| s.get(*name)).cloned();
             if let (Some(theirs), Some(ours)) = (theirs, self.part("services")) {
@@ -108,7 +109,7 @@ impl Snapshot {
     }
 
     /// What is named in the other's map and missing in ours.
-    fn complete(&mut self, key: &str, other: &Snapshot) {
+    fn complete(&mut self, key: &str, other: &ResolvedProject) {
         let Some(Value::Mapping(theirs)) = other.0.get(key) else {
             return;
         };
@@ -133,8 +134,8 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str) -> Snapshot {
-        Snapshot::read(yaml).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+    fn read(yaml: &str) -> ResolvedProject {
+        ResolvedProject::read(yaml).unwrap_or_else(|wrong| panic!("{wrong:?}"))
     }
 
     #[test]
@@ -195,7 +196,7 @@ mod tests {
     fn what_is_no_project_is_refused() {
         for text in ["", "a", "services: 3", "{", "name: x", "services: {}\n? [a]\n: b", "services: {~: {}}"]
         {
-            assert!(Snapshot::read(text).is_err(), "{text}");
+            assert!(ResolvedProject::read(text).is_err(), "{text}");
         }
     }
 }

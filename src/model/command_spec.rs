@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Process {
+pub struct CommandSpec {
     /// In place of the image's, whose command goes with it.
     pub entrypoint: Option<Vec<String>>,
     pub command: Option<Vec<String>>,
@@ -19,7 +19,7 @@ pub struct Process {
     pub memory_reserved: Option<u64>,
 }
 
-impl Process {
+impl CommandSpec {
     /// All its words, where the image has these.
     pub fn words(&self, entrypoint: &[String], command: &[String]) -> Vec<String> {
         let own_command = self.command.clone().filter(|c| !c.is_empty());
@@ -39,7 +39,11 @@ mod tests {
         let list = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
         let some = |text: &str| Some(text).filter(|t| !t.is_empty()).map(list);
         let words = |entrypoint: &str, command: &str| {
-            let own = Process { entrypoint: some(entrypoint), command: some(command), ..Process::default() };
+            let own = CommandSpec {
+                entrypoint: some(entrypoint),
+                command: some(command),
+                ..CommandSpec::default()
+            };
             own.words(&list("e"), &list("c")).join(" ")
         };
         assert_eq!(
