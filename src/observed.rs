@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Names an instance: its container's name without the project, or a placeholder for one to come.
-pub type Key = String;
+pub type InstanceKey = String;
 
 /// Whether an instance is what the file asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,7 +14,7 @@ pub enum Generation {
 
 /// What its container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum State {
+pub enum InstanceState {
     Created,
     Running,
     Exited,
@@ -22,24 +22,24 @@ pub enum State {
     Broken,
 }
 
-impl State {
+impl InstanceState {
     /// Reads the status of `docker inspect`.
-    pub fn read(status: &str) -> State {
+    pub fn read(status: &str) -> InstanceState {
         match status {
-            "created" => State::Created,
-            "running" => State::Running,
-            "exited" => State::Exited,
-            _ => State::Broken,
+            "created" => InstanceState::Created,
+            "running" => InstanceState::Running,
+            "exited" => InstanceState::Exited,
+            _ => InstanceState::Broken,
         }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Instance {
-    pub key: Key,
+    pub key: InstanceKey,
     pub service: String,
     pub generation: Generation,
-    pub state: State,
+    pub state: InstanceState,
     /// The proxy sends it requests; without a proxy, it runs.
     pub routed: bool,
     /// It answered its readiness probe just now.
@@ -51,11 +51,11 @@ pub struct Instance {
 impl Instance {
     /// It has a process that may hold requests.
     pub fn is_live(&self) -> bool {
-        matches!(self.state, State::Running | State::Broken)
+        matches!(self.state, InstanceState::Running | InstanceState::Broken)
     }
 
     pub fn serves(&self) -> bool {
-        self.routed && self.state == State::Running
+        self.routed && self.state == InstanceState::Running
     }
 
     /// A new instance in rotation that has not run for a whole monitor yet.
@@ -80,7 +80,7 @@ impl Observed {
 
     /// New instances that run.
     pub fn running_new(&self) -> impl Iterator<Item = &Instance> {
-        let runs = |i: &&Instance| i.generation == Generation::New && i.state == State::Running;
+        let runs = |i: &&Instance| i.generation == Generation::New && i.state == InstanceState::Running;
         self.instances.iter().filter(runs)
     }
 
@@ -94,7 +94,7 @@ impl Observed {
     /// and one that runs and that its proxy has not found again (a pause is enough for nginx-proxy to lose it).
     pub fn size(&self, service: &str, fallen: usize) -> usize {
         let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
-        let running = self.of(service).filter(|i| i.state == State::Running).count();
+        let running = self.of(service).filter(|i| i.state == InstanceState::Running).count();
         (running + fallen).min(of(Generation::Old).max(of(Generation::New)))
     }
 
@@ -106,23 +106,23 @@ impl Observed {
     /// young ones existed. Old ones that still run are those; else, after a stop-first replacement, the stopped ones.
     /// Young ones count as serving in the place of those that are removed by now: nothing else can come back.
     pub fn before_the_switch(&self, monitor: Duration) -> Observed {
-        let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != State::Created;
-        let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == State::Running);
+        let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != InstanceState::Created;
+        let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == InstanceState::Running);
         let young = self.instances.iter().filter(|i| i.is_young(monitor)).count();
         let mut stopped = if any_runs { 0 } else { young };
         let mut instances: Vec<Instance> =
             self.instances.iter().filter(|i| !i.is_young(monitor)).cloned().collect();
         for instance in instances.iter_mut().filter(|i| is_old(&&**i)) {
             let served = match instance.state {
-                State::Running => true,
-                State::Exited if stopped > 0 => {
+                InstanceState::Running => true,
+                InstanceState::Exited if stopped > 0 => {
                     stopped -= 1;
                     true
                 }
                 _ => false,
             };
             if served {
-                (instance.state, instance.routed, instance.ready) = (State::Running, true, true);
+                (instance.state, instance.routed, instance.ready) = (InstanceState::Running, true, true);
             }
         }
         let back = instances.iter().filter(|i| i.generation == Generation::Old && i.serves()).count();
@@ -143,7 +143,7 @@ mod tests {
             key: kind.into(),
             service: "app".into(),
             generation: if "oxfu".contains(kind) { Generation::Old } else { Generation::New },
-            state: if "xf".contains(kind) { State::Exited } else { State::Running },
+            state: if "xf".contains(kind) { InstanceState::Exited } else { InstanceState::Running },
             routed: "on".contains(kind),
             ready: true,
             age: None,
@@ -174,7 +174,7 @@ mod tests {
             key: kind.into(),
             service: "app".into(),
             generation: if "xu".contains(kind) { Generation::Old } else { Generation::New },
-            state: if kind == 'x' { State::Exited } else { State::Running },
+            state: if kind == 'x' { InstanceState::Exited } else { InstanceState::Running },
             routed: "ny".contains(kind),
             ready: true,
             age: Some(if kind == 'y' { second } else { second * 60 }),

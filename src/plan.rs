@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::model::Order;
-use crate::observed::{Generation, Instance, Key, Observed, State};
+use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 
 /// What one service has to become.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Goal {
+pub struct DesiredService {
     pub service: String,
     pub wanted: usize,
-    pub pace: Pace,
+    pub pace: PlanPolicy,
     /// How many slots stay on what they have, because their new instance failed or the rollout is paused.
     pub spared: usize,
     /// Compose has to start this service itself, and starts every stopped instance with it: none may be left then.
@@ -26,7 +26,7 @@ pub struct Goal {
 
 /// In what order, in what batches and how watched instances are replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pace {
+pub struct PlanPolicy {
     pub order: Order,
     /// Instances replaced at a time; 0 is all at once.
     pub parallelism: usize,
@@ -36,7 +36,7 @@ pub struct Pace {
     pub monitor: Duration,
 }
 
-impl Pace {
+impl PlanPolicy {
     /// Instances in a batch; stop-first takes one by one where nobody says how many.
     fn size(&self) -> usize {
         match (self.parallelism, self.order) {
@@ -51,9 +51,9 @@ impl Pace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strategy {
     /// New instances of one service beside the old, then the old go.
-    Scale(Goal),
+    Scale(DesiredService),
     /// Two services that are sides of one app.
-    Pair([Goal; 2]),
+    Pair([DesiredService; 2]),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,27 +61,27 @@ pub enum Step {
     /// Create instances beside those that exist (`total` counts both), not started.
     Create {
         service: String,
-        fresh: Vec<Key>,
+        fresh: Vec<InstanceKey>,
         total: usize,
     },
     /// Keep these out of rotation before they start.
-    Gate(Vec<Key>),
-    Start(Vec<Key>),
+    Gate(Vec<InstanceKey>),
+    Start(Vec<InstanceKey>),
     /// Wait until all of these are ready.
-    Ready(Vec<Key>),
+    Ready(Vec<InstanceKey>),
     /// New requests go to exactly `inside`, and the proxy confirms it.
     Route {
-        inside: Vec<Key>,
-        outside: Vec<Key>,
+        inside: Vec<InstanceKey>,
+        outside: Vec<InstanceKey>,
     },
     /// Wait until these have no request in flight.
-    Idle(Vec<Key>),
+    Idle(Vec<InstanceKey>),
     /// Let time pass between two batches.
     Delay(Duration),
     /// Watch those that were brought in for a while.
     Monitor(Duration),
-    Stop(Vec<Key>),
-    Remove(Vec<Key>),
+    Stop(Vec<InstanceKey>),
+    Remove(Vec<InstanceKey>),
     /// Give the route back to the proxy's own discovery.
     Release,
 }
@@ -110,7 +110,7 @@ impl Step {
     }
 
     /// Whom it is about; those that are to get requests, where it turns the route.
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[InstanceKey] {
         match self {
             Step::Create { fresh: keys, .. }
             | Step::Gate(keys)
@@ -270,7 +270,7 @@ pub struct Unplannable {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |keys: &[Key]| match keys.is_empty() {
+        let list = |keys: &[InstanceKey]| match keys.is_empty() {
             true => "nothing".to_string(),
             false => keys.join(", "),
         };
@@ -310,7 +310,7 @@ impl fmt::Display for Plan {
 /// # Errors
 /// When the only way leaves no instance in rotation (stop-first with a single one).
 pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannable> {
-    let mut draft = Draft::new(observed);
+    let mut draft = PlanBuilder::new(observed);
     match strategy {
         Strategy::Scale(goal) => draft.replace(goal)?,
         Strategy::Pair(goals) => draft.pair(goals)?,
@@ -323,19 +323,19 @@ pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannabl
 /// `start` is what was observed before the first step, `now` what is there after the failure. Those that still run come
 /// back at once, those that have to start again in the batches of `pace`. New instances that serve stay in the place of
 /// those that cannot come back: the rotation of the start is not made smaller.
-pub fn undo(start: &Observed, now: &Observed, pace: &Pace) -> Plan {
-    let mut draft = Draft::new(now);
-    let mut back: Vec<Key> = keys(now.instances.iter().filter(|i| i.can_return(start)));
+pub fn undo(start: &Observed, now: &Observed, pace: &PlanPolicy) -> Plan {
+    let mut draft = PlanBuilder::new(now);
+    let mut back: Vec<InstanceKey> = keys(now.instances.iter().filter(|i| i.can_return(start)));
     let missing = missing(start, now);
     let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_another(before, i));
     let is_woken = |i: &&Instance| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live();
     let (added, known): (Vec<&Instance>, Vec<&Instance>) = now.instances.iter().partition(is_added);
     let mut going: Vec<&Instance> = added.iter().copied().chain(known.into_iter().filter(is_woken)).collect();
     going.sort_by_key(|i| !(i.ready && i.routed));
-    let staying: Vec<Key> = keys(going.iter().copied().filter(|i| i.can_stay()).take(missing));
+    let staying: Vec<InstanceKey> = keys(going.iter().copied().filter(|i| i.can_stay()).take(missing));
     let leaves = |i: &&Instance| !staying.contains(&i.key);
-    let leaving: Vec<Key> = keys(going.iter().copied().filter(leaves));
-    let added: Vec<Key> = keys(added.into_iter().filter(leaves));
+    let leaving: Vec<InstanceKey> = keys(going.iter().copied().filter(leaves));
+    let added: Vec<InstanceKey> = keys(added.into_iter().filter(leaves));
     back.extend(staying);
     draft.exchange_back(&back, leaving, pace);
     draft.remove(&added, Cause::Failed);
@@ -355,22 +355,22 @@ fn missing(start: &Observed, now: &Observed) -> usize {
 
 /// What became of a rotation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct RotationState {
     /// They served at the start, and serve.
-    pub still: Vec<Key>,
+    pub still: Vec<InstanceKey>,
     /// They served at the start, and do not serve.
-    pub gone: Vec<Key>,
+    pub gone: Vec<InstanceKey>,
     /// Ready instances that serve in the place of those.
-    pub instead: Vec<Key>,
+    pub instead: Vec<InstanceKey>,
 }
 
-impl Standing {
+impl RotationState {
     /// `start` is what was observed before the first step, `now` what is there at the end.
-    pub fn new(start: &Observed, now: &Observed) -> Standing {
+    pub fn new(start: &Observed, now: &Observed) -> RotationState {
         let serves = |i: &&Instance| now.get(&i.key).is_some_and(|n| n.serves() && !is_another(i, n));
         let (still, gone): (Vec<&Instance>, Vec<&Instance>) = start.serving().partition(serves);
         let others = now.serving().filter(|i| i.ready && !still.iter().any(|s| s.key == i.key));
-        Standing {
+        RotationState {
             instead: keys(others.take(gone.len())),
             still: keys(still.into_iter()),
             gone: keys(gone.into_iter()),
@@ -387,12 +387,12 @@ impl Instance {
     /// It served at the start, and can serve again.
     fn can_return(&self, start: &Observed) -> bool {
         let served = start.get(&self.key).is_some_and(|s| s.serves() && !is_another(s, self));
-        served && self.state != State::Broken
+        served && self.state != InstanceState::Broken
     }
 
     /// It serves, or can serve, in the place of one that is gone.
     fn can_stay(&self) -> bool {
-        self.serves() || (self.state == State::Running && self.ready)
+        self.serves() || (self.state == InstanceState::Running && self.ready)
     }
 }
 
@@ -402,39 +402,39 @@ fn is_another(before: &Instance, now: &Instance) -> bool {
 }
 
 /// A plan being written, and what the world looks like after its last step.
-struct Draft<'a> {
+struct PlanBuilder<'a> {
     observed: &'a Observed,
     /// In rotation after the last step.
-    inside: Vec<Key>,
+    inside: Vec<InstanceKey>,
     /// Live, but out of rotation, after the last step.
-    outside: Vec<Key>,
+    outside: Vec<InstanceKey>,
     /// Known to be ready after the last step.
-    ready: Vec<Key>,
+    ready: Vec<InstanceKey>,
     /// Instances per service that were added so far.
     added: Vec<(String, usize)>,
     steps: Vec<(Step, Cause)>,
     /// Stopped, and kept for the way back until all is done.
-    kept: Vec<Key>,
+    kept: Vec<InstanceKey>,
     /// Taken down once the new instances were watched.
-    leaving: Vec<Leaving>,
+    leaving: Vec<OutgoingInstances>,
     /// How long the new instances are watched before that.
     window: Duration,
     slots: usize,
 }
 
 /// Instances of the last batch, whose place is taken.
-struct Leaving {
-    keys: Vec<Key>,
+struct OutgoingInstances {
+    keys: Vec<InstanceKey>,
     cause: Cause,
     /// They are removed at once, and not when all is done.
     removes: bool,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> PlanBuilder<'a> {
     fn new(observed: &'a Observed) -> Self {
         let serving = observed.instances.iter().filter(|i| i.routed);
         let hidden = observed.instances.iter().filter(|i| !i.routed && i.is_live());
-        Draft {
+        PlanBuilder {
             observed,
             inside: keys(serving),
             outside: keys(hidden),
@@ -453,10 +453,11 @@ impl<'a> Draft<'a> {
     }
 
     /// One service, its old instances replaced by new ones.
-    fn replace(&mut self, goal: &Goal) -> Result<(), Unplannable> {
+    fn replace(&mut self, goal: &DesiredService) -> Result<(), Unplannable> {
         let members: Vec<&Instance> = self.observed.of(&goal.service).collect();
         let (arriving, leaving) = self.split(goal, &members);
-        let (live, stopped): (Vec<Key>, Vec<Key>) = leaving.into_iter().partition(|k| self.is_live(k));
+        let (live, stopped): (Vec<InstanceKey>, Vec<InstanceKey>) =
+            leaving.into_iter().partition(|k| self.is_live(k));
         if goal.clears_stopped {
             self.remove(&stopped, Cause::Leftover);
         }
@@ -465,8 +466,8 @@ impl<'a> Draft<'a> {
             self.window = self.window.max(goal.pace.monitor);
         }
         // An old one that nobody is sent to may be sick, or put aside by somebody: it goes with the others.
-        let ours = |k: &&Key| (goal.after_another && !goes_on_watching) || self.is_new(k);
-        let rests: Vec<Key> = live.iter().filter(ours).cloned().collect();
+        let ours = |k: &&InstanceKey| (goal.after_another && !goes_on_watching) || self.is_new(k);
+        let rests: Vec<InstanceKey> = live.iter().filter(ours).cloned().collect();
         let gone = self.make_room(&rests, Cause::Leftover);
         if goal.clears_stopped {
             self.remove(&gone, Cause::Leftover);
@@ -480,22 +481,28 @@ impl<'a> Draft<'a> {
 
     /// Takes those down that nobody is sent to, as long as somebody serves: a proxy may not have a place for them and
     /// for those to come. Tells whom.
-    fn make_room(&mut self, leaving: &[Key], cause: Cause) -> Vec<Key> {
+    fn make_room(&mut self, leaving: &[InstanceKey], cause: Cause) -> Vec<InstanceKey> {
         let served = self.observed.proxied && self.inside.iter().any(|k| self.ready.contains(k));
-        let idle: Vec<Key> = leaving.iter().filter(|k| served && self.outside.contains(k)).cloned().collect();
+        let idle: Vec<InstanceKey> =
+            leaving.iter().filter(|k| served && self.outside.contains(k)).cloned().collect();
         self.take_down(&idle, cause);
         idle
     }
 
     /// A rollout before this one got as far as its monitor: all new instances are in rotation, and some have not run for
     /// as long as they are watched.
-    fn goes_on_watching(&self, goal: &Goal, members: &[&Instance], arriving: &[Key]) -> bool {
+    fn goes_on_watching(
+        &self,
+        goal: &DesiredService,
+        members: &[&Instance],
+        arriving: &[InstanceKey],
+    ) -> bool {
         let young = |i: &&Instance| i.is_young(goal.pace.monitor);
         goal.after_another && arriving.is_empty() && members.iter().any(young)
     }
 
     /// Takes instances down whose place is taken; they stay, stopped, for the way back, until all is done.
-    fn retire(&mut self, goal: &Goal, going: &[Key]) {
+    fn retire(&mut self, goal: &DesiredService, going: &[InstanceKey]) {
         self.take_down(going, Cause::Replaced);
         if goal.clears_stopped {
             self.remove(going, Cause::Replaced);
@@ -503,13 +510,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The same once the new instances were watched: nothing that cannot be undone happens to the last ones before.
-    fn retire_later(&mut self, keys: Vec<Key>, cause: Cause, removes: bool) {
-        self.leaving.push(Leaving { keys, cause, removes });
+    fn retire_later(&mut self, keys: Vec<InstanceKey>, cause: Cause, removes: bool) {
+        self.leaving.push(OutgoingInstances { keys, cause, removes });
     }
 
     /// Others take the place of the last batch: those that it left behind go now.
     fn retire_all(&mut self) {
-        for Leaving { keys, cause, removes } in std::mem::take(&mut self.leaving) {
+        for OutgoingInstances { keys, cause, removes } in std::mem::take(&mut self.leaving) {
             self.take_down(&keys, cause);
             if removes {
                 self.remove(&keys, cause);
@@ -518,11 +525,15 @@ impl<'a> Draft<'a> {
     }
 
     /// Sorts the instances of a service into those that still have to be brought in, and those that go.
-    fn split(&mut self, goal: &Goal, members: &[&Instance]) -> (Vec<Key>, Vec<Key>) {
+    fn split(
+        &mut self,
+        goal: &DesiredService,
+        members: &[&Instance],
+    ) -> (Vec<InstanceKey>, Vec<InstanceKey>) {
         let fits = |i: &Instance| i.is_live() || !goal.clears_stopped;
         let mut usable: Vec<&Instance> =
             members.iter().copied().filter(|i| is_usable(i) && fits(i)).collect();
-        usable.sort_by_key(|i| (!i.routed, i.state != State::Running));
+        usable.sort_by_key(|i| (!i.routed, i.state != InstanceState::Running));
         usable.truncate(goal.wanted.saturating_sub(goal.spared));
         let missing = goal.wanted.saturating_sub(goal.spared + usable.len());
         let staying: Vec<&Instance> = usable.into_iter().chain(spared(goal, members)).collect();
@@ -538,8 +549,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Brings `arriving` in and takes `leaving` out of rotation, in the order and the batches asked for.
-    fn exchange(&mut self, goal: &Goal, arriving: Vec<Key>, leaving: Vec<Key>) -> Result<(), Unplannable> {
-        let mut live: Vec<Key> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
+    fn exchange(
+        &mut self,
+        goal: &DesiredService,
+        arriving: Vec<InstanceKey>,
+        leaving: Vec<InstanceKey>,
+    ) -> Result<(), Unplannable> {
+        let mut live: Vec<InstanceKey> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
         live.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
         if !arriving.is_empty() {
             self.retire_all();
@@ -552,7 +568,12 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn start_first(&mut self, goal: &Goal, mut arriving: Vec<Key>, mut live: Vec<Key>) {
+    fn start_first(
+        &mut self,
+        goal: &DesiredService,
+        mut arriving: Vec<InstanceKey>,
+        mut live: Vec<InstanceKey>,
+    ) {
         while !arriving.is_empty() || !live.is_empty() {
             let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
             self.create(goal, &batch);
@@ -569,9 +590,9 @@ impl<'a> Draft<'a> {
 
     fn stop_first(
         &mut self,
-        goal: &Goal,
-        mut arriving: Vec<Key>,
-        mut live: Vec<Key>,
+        goal: &DesiredService,
+        mut arriving: Vec<InstanceKey>,
+        mut live: Vec<InstanceKey>,
     ) -> Result<(), Unplannable> {
         while !arriving.is_empty() || !live.is_empty() {
             let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
@@ -593,18 +614,18 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn delay(&mut self, pace: &Pace) {
+    fn delay(&mut self, pace: &PlanPolicy) {
         if !pace.delay.is_zero() {
             self.push(Step::Delay(pace.delay), Cause::Asked);
         }
     }
 
     /// Those that served are in rotation again, and `leaving` are out of it and stopped.
-    fn exchange_back(&mut self, back: &[Key], mut leaving: Vec<Key>, pace: &Pace) {
-        let mut down: Vec<Key> = back.iter().filter(|k| !self.is_live(k)).cloned().collect();
+    fn exchange_back(&mut self, back: &[InstanceKey], mut leaving: Vec<InstanceKey>, pace: &PlanPolicy) {
+        let mut down: Vec<InstanceKey> = back.iter().filter(|k| !self.is_live(k)).cloned().collect();
         leaving.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
         // Those that only have to be let in again take their places before others start.
-        let waiting: Vec<Key> = back.iter().filter(|k| self.outside.contains(k)).cloned().collect();
+        let waiting: Vec<InstanceKey> = back.iter().filter(|k| self.outside.contains(k)).cloned().collect();
         if !waiting.is_empty() && !down.is_empty() {
             let going = take(&mut leaving, waiting.len());
             self.route(&waiting, &going, Cause::Failed);
@@ -639,12 +660,12 @@ impl<'a> Draft<'a> {
 
     /// Whether the rotation stays filled without `going`. It need not while nobody in it is ready to answer: then
     /// start-first does no harm.
-    fn leaves_someone(&self, goal: &Goal, going: &[Key]) -> Result<bool, Unplannable> {
+    fn leaves_someone(&self, goal: &DesiredService, going: &[InstanceKey]) -> Result<bool, Unplannable> {
         if goal.may_rest {
             return Ok(true);
         }
-        let serves = |k: &&Key| self.inside.contains(k) && self.ready.contains(k);
-        let stays = |k: &&Key| !going.contains(k);
+        let serves = |k: &&InstanceKey| self.inside.contains(k) && self.ready.contains(k);
+        let stays = |k: &&InstanceKey| !going.contains(k);
         let loses = going.iter().any(|k| serves(&k));
         match loses && !self.inside.iter().filter(serves).any(|k| stays(&k)) {
             true => Err(Unplannable {
@@ -659,10 +680,10 @@ impl<'a> Draft<'a> {
     }
 
     /// Two sides of one app: one active side is exchanged for the other; two are replaced one after the other.
-    fn pair(&mut self, goals: &[Goal; 2]) -> Result<(), Unplannable> {
+    fn pair(&mut self, goals: &[DesiredService; 2]) -> Result<(), Unplannable> {
         let observed = self.observed;
-        let routed = |g: &Goal| observed.of(&g.service).any(Instance::serves);
-        let runs = |g: &Goal| observed.of(&g.service).any(Instance::is_live);
+        let routed = |g: &DesiredService| observed.of(&g.service).any(Instance::serves);
+        let runs = |g: &DesiredService| observed.of(&g.service).any(Instance::is_live);
         let [first, second] = goals;
         match (routed(first), routed(second)) {
             (true, true) => {
@@ -681,13 +702,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Stops what runs of a side that is not to serve.
-    fn clear_live(&mut self, side: &Goal) {
+    fn clear_live(&mut self, side: &DesiredService) {
         let others = keys(self.observed.of(&side.service).filter(|i| i.is_live()));
         self.retire_later(others, Cause::Leftover, false);
     }
 
     /// The active side stays where it is what is wanted; else the idle side takes over, and the active one is kept, stopped.
-    fn switch(&mut self, active: &Goal, idle: &Goal) -> Result<(), Unplannable> {
+    fn switch(&mut self, active: &DesiredService, idle: &DesiredService) -> Result<(), Unplannable> {
         let observed = self.observed;
         let mut serving = observed.of(&active.service).filter(|i| i.serves());
         if serving.all(is_usable) && observed.of(&active.service).any(Instance::serves) {
@@ -699,40 +720,41 @@ impl<'a> Draft<'a> {
         let (arriving, mut leaving) = self.split(idle, &members);
         let removed = leaving.clone();
         leaving.extend(keys(observed.of(&active.service)));
-        let pace = Pace { monitor: idle.pace.monitor, ..Pace::default() };
-        let all_at_once = Goal { pace, clears_stopped: false, ..idle.clone() };
+        let pace = PlanPolicy { monitor: idle.pace.monitor, ..PlanPolicy::default() };
+        let all_at_once = DesiredService { pace, clears_stopped: false, ..idle.clone() };
         self.exchange(&all_at_once, arriving, leaving)?;
-        let live: Vec<Key> = removed.into_iter().filter(|k| self.was_live(k)).collect();
+        let live: Vec<InstanceKey> = removed.into_iter().filter(|k| self.was_live(k)).collect();
         self.kept.extend(live);
         Ok(())
     }
 
     /// What is left stopped of the idle side's last release but one gives its name and place to the new one.
-    fn clear_stale(&mut self, idle: &Goal) {
+    fn clear_stale(&mut self, idle: &DesiredService) {
         let stale = |i: &&Instance| !i.is_live() && i.generation == Generation::Old;
         let stale = keys(self.observed.of(&idle.service).filter(stale));
         self.remove(&stale, Cause::Leftover);
     }
 
-    fn is_live(&self, key: &Key) -> bool {
+    fn is_live(&self, key: &InstanceKey) -> bool {
         self.inside.contains(key) || self.outside.contains(key)
     }
 
     /// Whom a proxy may still list, but who cannot answer.
-    fn is_broken(&self, key: &Key) -> bool {
-        self.observed.get(key).is_some_and(|i| i.state == State::Broken)
+    fn is_broken(&self, key: &InstanceKey) -> bool {
+        self.observed.get(key).is_some_and(|i| i.state == InstanceState::Broken)
     }
 
-    fn is_new(&self, key: &Key) -> bool {
+    fn is_new(&self, key: &InstanceKey) -> bool {
         self.observed.get(key).is_some_and(|i| i.generation == Generation::New)
     }
 
-    fn was_live(&self, key: &Key) -> bool {
+    fn was_live(&self, key: &InstanceKey) -> bool {
         self.observed.get(key).is_some_and(Instance::is_live)
     }
 
-    fn create(&mut self, goal: &Goal, batch: &[Key]) {
-        let fresh: Vec<Key> = batch.iter().filter(|k| self.observed.get(k).is_none()).cloned().collect();
+    fn create(&mut self, goal: &DesiredService, batch: &[InstanceKey]) {
+        let fresh: Vec<InstanceKey> =
+            batch.iter().filter(|k| self.observed.get(k).is_none()).cloned().collect();
         if fresh.is_empty() {
             return;
         }
@@ -754,8 +776,8 @@ impl<'a> Draft<'a> {
     }
 
     /// Gates and starts those that do not run, and waits for all.
-    fn bring_up(&mut self, batch: &[Key], cause: Cause) {
-        let down: Vec<Key> = batch.iter().filter(|k| !self.is_live(k)).cloned().collect();
+    fn bring_up(&mut self, batch: &[InstanceKey], cause: Cause) {
+        let down: Vec<InstanceKey> = batch.iter().filter(|k| !self.is_live(k)).cloned().collect();
         if !down.is_empty() {
             if self.observed.proxied {
                 self.push(Step::Gate(down.clone()), cause);
@@ -771,17 +793,17 @@ impl<'a> Draft<'a> {
 
     /// Makes the rotation what it has to be; a second change in a row takes the place of the first, and an empty
     /// rotation is never asked for (a first deploy that failed had none to go back to).
-    fn route(&mut self, admit: &[Key], drain: &[Key], cause: Cause) {
-        let moves = |from: &[Key], keys: &[Key]| keys.iter().any(|k| from.contains(k));
+    fn route(&mut self, admit: &[InstanceKey], drain: &[InstanceKey], cause: Cause) {
+        let moves = |from: &[InstanceKey], keys: &[InstanceKey]| keys.iter().any(|k| from.contains(k));
         if !moves(&self.outside, admit) && !moves(&self.inside, drain) {
             return;
         }
-        let live: Vec<Key> = [&self.inside[..], &self.outside[..]].concat();
-        let stays = |k: &Key| {
+        let live: Vec<InstanceKey> = [&self.inside[..], &self.outside[..]].concat();
+        let stays = |k: &InstanceKey| {
             let keeps = self.inside.contains(k) && !drain.contains(k) && !self.is_broken(k);
             admit.contains(k) || keeps
         };
-        let (inside, outside): (Vec<Key>, Vec<Key>) = live.into_iter().partition(stays);
+        let (inside, outside): (Vec<InstanceKey>, Vec<InstanceKey>) = live.into_iter().partition(stays);
         if inside.is_empty() {
             return;
         }
@@ -797,12 +819,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Waits until those of `keys` that live have finished, and stops them.
-    fn take_down(&mut self, keys: &[Key], cause: Cause) {
-        let live: Vec<Key> = keys.iter().filter(|k| self.is_live(k)).cloned().collect();
+    fn take_down(&mut self, keys: &[InstanceKey], cause: Cause) {
+        let live: Vec<InstanceKey> = keys.iter().filter(|k| self.is_live(k)).cloned().collect();
         if live.is_empty() {
             return;
         }
-        let drained: Vec<Key> = live.iter().filter(|k| self.outside.contains(k)).cloned().collect();
+        let drained: Vec<InstanceKey> = live.iter().filter(|k| self.outside.contains(k)).cloned().collect();
         if self.observed.proxied && !drained.is_empty() {
             self.push(Step::Idle(drained), cause);
         }
@@ -811,7 +833,7 @@ impl<'a> Draft<'a> {
         self.push(Step::Stop(live), cause);
     }
 
-    fn remove(&mut self, keys: &[Key], cause: Cause) {
+    fn remove(&mut self, keys: &[InstanceKey], cause: Cause) {
         if !keys.is_empty() {
             self.push(Step::Remove(keys.to_vec()), cause);
         }
@@ -834,12 +856,12 @@ impl<'a> Draft<'a> {
 /// A new instance to build on: not broken, and not one that gets requests without being ready.
 fn is_usable(instance: &Instance) -> bool {
     let sick = instance.serves() && !instance.ready;
-    instance.generation == Generation::New && instance.state != State::Broken && !sick
+    instance.generation == Generation::New && instance.state != InstanceState::Broken && !sick
 }
 
 /// The instances that a slot stays on: of those that are not wanted the best, best first.
-fn spared<'a>(goal: &Goal, members: &[&'a Instance]) -> Vec<&'a Instance> {
-    let sound = |i: &&Instance| i.generation == Generation::Old && i.state != State::Broken;
+fn spared<'a>(goal: &DesiredService, members: &[&'a Instance]) -> Vec<&'a Instance> {
+    let sound = |i: &&Instance| i.generation == Generation::Old && i.state != InstanceState::Broken;
     let fits = |i: &&Instance| i.is_live() || !goal.clears_stopped;
     let mut sound: Vec<&Instance> = members.iter().copied().filter(|i| sound(i) && fits(i)).collect();
     sound.sort_by_key(|i| (!(i.serves() && i.ready), !i.serves(), !i.is_live()));
@@ -847,12 +869,16 @@ fn spared<'a>(goal: &Goal, members: &[&'a Instance]) -> Vec<&'a Instance> {
     sound
 }
 
-fn keys<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<Key> {
+fn keys<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<InstanceKey> {
     instances.map(|i| i.key.clone()).collect()
 }
 
 /// The next to come in, and those that make room for them; with the last of the first go all of the second.
-fn next_batch(arriving: &mut Vec<Key>, live: &mut Vec<Key>, size: usize) -> (Vec<Key>, Vec<Key>) {
+fn next_batch(
+    arriving: &mut Vec<InstanceKey>,
+    live: &mut Vec<InstanceKey>,
+    size: usize,
+) -> (Vec<InstanceKey>, Vec<InstanceKey>) {
     let batch = take(arriving, size);
     let going = match arriving.is_empty() {
         true => std::mem::take(live),
@@ -862,7 +888,7 @@ fn next_batch(arriving: &mut Vec<Key>, live: &mut Vec<Key>, size: usize) -> (Vec
 }
 
 /// Takes up to `size` from the front.
-fn take(keys: &mut Vec<Key>, size: usize) -> Vec<Key> {
+fn take(keys: &mut Vec<InstanceKey>, size: usize) -> Vec<InstanceKey> {
     let rest = keys.split_off(size.min(keys.len()));
     std::mem::replace(keys, rest)
 }

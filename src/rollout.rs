@@ -21,7 +21,7 @@ use crate::error::{Error, Exit};
 use crate::health::monitor::{Monitor, MonitorFailure};
 use crate::health::{self, ProbeTarget};
 use crate::model::{LifecycleHook, Project, Service};
-use crate::observed::{Key, Observed};
+use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
 use crate::report::{Event, Report, StepNote, Warning};
@@ -59,8 +59,8 @@ pub struct Rollout<'a> {
     tools: Tools<'a>,
     stop: StopSignal,
     /// The container that each key of the plan stands for.
-    bound: BTreeMap<Key, Container>,
-    inside: Vec<Key>,
+    bound: BTreeMap<InstanceKey, Container>,
+    inside: Vec<InstanceKey>,
     /// Ids of those that were in rotation at the start.
     found: BTreeSet<String>,
     /// On the way back an old instance that does not answer as ready is better than none.
@@ -136,9 +136,9 @@ impl<'a> Rollout<'a> {
         tools: Tools<'a>,
         stop: StopSignal,
         observed: &Observed,
-        containers: BTreeMap<Key, Container>,
+        containers: BTreeMap<InstanceKey, Container>,
     ) -> Self {
-        let inside: Vec<Key> = observed.serving().map(|i| i.key.clone()).collect();
+        let inside: Vec<InstanceKey> = observed.serving().map(|i| i.key.clone()).collect();
         Rollout {
             tools,
             stop,
@@ -178,7 +178,7 @@ impl<'a> Rollout<'a> {
     ///
     /// # Errors
     /// One that nobody can ask.
-    pub fn watch_on(&self, young: &[(Key, Duration)]) -> Result<()> {
+    pub fn watch_on(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
         for (key, age) in young {
             let pace = self.service(key).settings.pace;
             self.tools.watch.follow_on(self.candidate(key)?, pace, *age, self.tolerance.monitor);
@@ -187,7 +187,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// The container behind each key.
-    pub fn containers(&self) -> &BTreeMap<Key, Container> {
+    pub fn containers(&self) -> &BTreeMap<InstanceKey, Container> {
         &self.bound
     }
 
@@ -214,7 +214,7 @@ impl<'a> Rollout<'a> {
     pub fn back(
         tools: Tools<'a>,
         observed: &Observed,
-        containers: BTreeMap<Key, Container>,
+        containers: BTreeMap<InstanceKey, Container>,
         served: BTreeSet<String>,
     ) -> Self {
         let mut rollout = Rollout::new(tools, StopSignal::default(), observed, containers);
@@ -224,12 +224,13 @@ impl<'a> Rollout<'a> {
 
     /// Has those that served take the place of those that failed, by id, before anything else is done; what comes after
     /// sees to it that it is so. A proxy that cannot be told so fast is told then.
-    pub fn replace_failed(&self, failed: &[String], served: &[Key]) {
-        let has_failed = |k: &&Key| self.bound.get(*k).is_some_and(|c| failed.contains(&c.id));
-        let runs = |k: &&Key| self.bound.get(*k).is_some_and(Container::is_running);
-        let (out, stay): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| has_failed(&k));
+    pub fn replace_failed(&self, failed: &[String], served: &[InstanceKey]) {
+        let has_failed = |k: &&InstanceKey| self.bound.get(*k).is_some_and(|c| failed.contains(&c.id));
+        let runs = |k: &&InstanceKey| self.bound.get(*k).is_some_and(Container::is_running);
+        let (out, stay): (Vec<InstanceKey>, Vec<InstanceKey>) =
+            self.inside.iter().cloned().partition(|k| has_failed(&k));
         let back = served.iter().filter(runs).filter(|k| !stay.contains(k) && !has_failed(k));
-        let inside: Vec<Key> = stay.iter().chain(back).cloned().collect();
+        let inside: Vec<InstanceKey> = stay.iter().chain(back).cloned().collect();
         if out.is_empty() || inside.is_empty() {
             return;
         }
@@ -268,7 +269,7 @@ impl<'a> Rollout<'a> {
 
     fn announce(&self, plan: &Plan, n: usize) {
         let step = &plan.steps[n].0;
-        let name = |key: &Key| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
+        let name = |key: &InstanceKey| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
         self.tools.report.event(Event::Step(StepNote {
             target: self.tools.target.into(),
@@ -399,7 +400,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// These containers as they are now; those that are gone, as they were.
-    fn fresh(&self, keys: &[Key]) -> Result<Vec<Container>> {
+    fn fresh(&self, keys: &[InstanceKey]) -> Result<Vec<Container>> {
         let now = self.tools.docker.inspect(&self.ids(keys))?;
         let as_it_is = |c: &Container| now.iter().find(|n| n.id == c.id).unwrap_or(c).clone();
         Ok(keys.iter().map(|k| as_it_is(&self.bound[k])).collect())
@@ -408,7 +409,7 @@ impl<'a> Rollout<'a> {
     /// Looks at all again. One that starts gets the address of one that has just died, and one that crashes over and over
     /// comes back with another: by what was read before, one would be taken for the other.
     fn refresh(&mut self) -> Result<()> {
-        let all: Vec<Key> = self.bound.keys().cloned().collect();
+        let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
         let now = self.tools.docker.inspect(&self.ids(&all))?;
         let mut now: BTreeMap<String, Container> = now.into_iter().map(|c| (c.id.clone(), c)).collect();
         for container in self.bound.values_mut() {
@@ -426,8 +427,8 @@ impl<'a> Rollout<'a> {
     ///
     /// # Errors
     /// Any of them.
-    fn count_out(&mut self, keys: &[Key]) -> Result<()> {
-        let dead: Vec<Key> = keys.iter().filter(|k| !self.bound[*k].is_running()).cloned().collect();
+    fn count_out(&mut self, keys: &[InstanceKey]) -> Result<()> {
+        let dead: Vec<InstanceKey> = keys.iter().filter(|k| !self.bound[*k].is_running()).cloned().collect();
         if dead.is_empty() {
             return Ok(());
         }
@@ -436,7 +437,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Runs a hook; its failure ends the rollout, but for the way back.
-    fn hook(&self, key: &Key, hook: &LifecycleHook, what: &'static str) -> Result<()> {
+    fn hook(&self, key: &InstanceKey, hook: &LifecycleHook, what: &'static str) -> Result<()> {
         // Until then it has to be ready.
         let limit = self.service(key).settings.pace.deadline;
         let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
@@ -454,7 +455,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Runs a command whose failure is only reported: the instance goes anyway.
-    fn try_exec(&self, key: &Key, exec: Exec, what: &'static str) -> Result<()> {
+    fn try_exec(&self, key: &InstanceKey, exec: Exec, what: &'static str) -> Result<()> {
         let done = self.tools.docker.exec(&exec)?;
         if !done.ok() {
             let (name, said) = (self.name(key), done.said().to_string());
@@ -464,11 +465,11 @@ impl<'a> Rollout<'a> {
     }
 
     /// The rotation of every proxy that fronts any of these: what is inside now, and these outside.
-    fn routings(&self, outside: &[Key]) -> Vec<ProxyRotation<'a>> {
+    fn routings(&self, outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
         self.routings_of(&self.inside, outside)
     }
 
-    fn routings_of(&self, inside: &[Key], outside: &[Key]) -> Vec<ProxyRotation<'a>> {
+    fn routings_of(&self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
         let routing = |proxy: &'a dyn Proxy| ProxyRotation {
             docker: self.tools.docker,
             proxy,
@@ -488,29 +489,29 @@ impl<'a> Rollout<'a> {
         self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()
     }
 
-    fn endpoints(&self, proxy: &dyn Proxy, keys: &[Key]) -> Vec<Endpoint> {
+    fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<Endpoint> {
         let containers = keys.iter().map(|k| &self.bound[k]);
         endpoints(proxy, containers)
     }
 
-    fn service(&self, key: &Key) -> &'a Service {
+    fn service(&self, key: &InstanceKey) -> &'a Service {
         let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
         &self.tools.project.services[service]
     }
 
-    fn ids(&self, keys: &[Key]) -> Vec<String> {
+    fn ids(&self, keys: &[InstanceKey]) -> Vec<String> {
         keys.iter().map(|k| self.bound[k].id.clone()).collect()
     }
 
-    fn name(&self, key: &Key) -> String {
+    fn name(&self, key: &InstanceKey) -> String {
         short_name(&self.tools.project.name, &self.bound[key])
     }
 
-    fn names(&self, keys: &[Key]) -> Vec<String> {
+    fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
         keys.iter().map(|k| self.name(k)).collect()
     }
 
-    fn tell(&self, event: fn(Vec<String>) -> Event, keys: &[Key]) {
+    fn tell(&self, event: fn(Vec<String>) -> Event, keys: &[InstanceKey]) {
         self.tools.report.event(event(self.names(keys)));
     }
 }

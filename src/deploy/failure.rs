@@ -9,8 +9,8 @@ use super::{adopt, rollback};
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::FailureAction;
-use crate::observed::Key;
-use crate::plan::Standing;
+use crate::observed::InstanceKey;
+use crate::plan::RotationState;
 use crate::release::Kind;
 use crate::report::{Event, Warning};
 use crate::rollout::Stopped;
@@ -174,7 +174,7 @@ impl Run<'_> {
 }
 
 /// Fewer instances serve than before; `why` is what kept them from coming back.
-fn not_serving(standing: &Standing, why: Option<&Error>) -> Option<Error> {
+fn not_serving(standing: &RotationState, why: Option<&Error>) -> Option<Error> {
     let gone = standing.gone.join(", ");
     let why = why.map(|fault| format!(": {}", fault.message)).unwrap_or_default();
     standing.is_worse().then(|| Error::unchanged(format!("{gone} served before and does not serve now{why}")))
@@ -182,7 +182,8 @@ fn not_serving(standing: &Standing, why: Option<&Error>) -> Option<Error> {
 
 /// As many serve as before: the old release, and new instances in the place of those of it that are gone.
 fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Error) -> Error {
-    let names = |of: fn(&Standing) -> &Vec<Key>| parts.iter().flat_map(move |p| of(p.standing()));
+    let names =
+        |of: fn(&RotationState) -> &Vec<InstanceKey>| parts.iter().flat_map(move |p| of(p.standing()));
     let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();
     let gone: Vec<&str> = names(|s| &s.gone).map(String::as_str).collect();
     let instead: Vec<&str> = names(|s| &s.instead).map(String::as_str).collect();

@@ -9,7 +9,7 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
-use crate::plan::{Goal, Pace, Strategy};
+use crate::plan::{DesiredService, PlanPolicy, Strategy};
 use crate::preflight;
 use crate::release::{Kind, Record, Wanted};
 
@@ -22,12 +22,12 @@ pub fn rests_for_its_volume(service: &Service, update: &Update, proxied: bool) -
 }
 
 /// How a service is replaced: as asked for, and for a worker as its volumes and its probe allow.
-pub fn pace(service: &Service, update: &Update, proxied: bool) -> Pace {
+pub fn pace(service: &Service, update: &Update, proxied: bool) -> PlanPolicy {
     let order = match rests_for_its_volume(service, update, proxied) {
         true => Order::StopFirst,
         false => update.order.unwrap_or_default(),
     };
-    Pace {
+    PlanPolicy {
         order,
         parallelism: update.parallelism as usize,
         delay: update.delay,
@@ -36,7 +36,7 @@ pub fn pace(service: &Service, update: &Update, proxied: bool) -> Pace {
 }
 
 /// A fixed host port is free only once the old instance has stopped.
-pub fn stop_first_where_needed(service: &Service, goal: &mut Goal) {
+pub fn stop_first_where_needed(service: &Service, goal: &mut DesiredService) {
     if !service.fixed_ports.is_empty() {
         goal.pace.order = Order::StopFirst;
     }
@@ -82,14 +82,14 @@ impl Run<'_> {
         sides: &[&str],
         viewer: &Viewer,
         (observed, size): (&Observed, &dyn Fn(&str) -> usize),
-    ) -> Goal {
+    ) -> DesiredService {
         let service = &self.project().services[name];
         let own = self.settled(name, observed).or(Some(size(name))).filter(|n| *n > 0);
         let running = own.or(sides.iter().map(|s| size(s)).max()).unwrap_or(0);
         let in_file = service.replicas.map(|n| n as usize);
         let wanted = self.sizes.get(name).copied().or(in_file).unwrap_or(running);
         let proxied = !viewer.proxies.is_empty();
-        Goal {
+        DesiredService {
             service: name.into(),
             wanted: wanted.max(1),
             pace: pace(service, self.policy(service), proxied),

@@ -14,7 +14,7 @@ use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::error::Risk;
 use crate::health::ReadinessProbe;
-use crate::observed::{Generation, Instance, State};
+use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::Wish;
 use crate::release::Kind;
@@ -222,7 +222,7 @@ fn found(instance: &Instance) -> Found {
     Found {
         name: instance.key.clone(),
         new: instance.generation == Generation::New,
-        runs: instance.state != State::Exited && instance.state != State::Created,
+        runs: instance.state != InstanceState::Exited && instance.state != InstanceState::Created,
         in_rotation: instance.serves(),
     }
 }

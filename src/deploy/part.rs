@@ -9,8 +9,8 @@ use super::scene::{Scene, Viewer};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
-use crate::observed::{Generation, Instance, Key, Observed, State};
-use crate::plan::{self, Cause, Goal, Pace, Plan, Stage, Standing, Step, Strategy};
+use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
+use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, Stage, Step, Strategy};
 use crate::report::plan::{Doing, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::preview::{Preview, Told};
@@ -30,12 +30,12 @@ pub struct Part<'a> {
     /// Ids of the new instances that failed so far.
     failed: BTreeSet<String>,
     /// Those that a killed run let in, and for how long they have run.
-    young: Vec<(Key, Duration)>,
+    young: Vec<(InstanceKey, Duration)>,
     /// When all its requests went to the new release, since the watch began.
     in_service: Option<Duration>,
     slots: usize,
     /// What the way back came to.
-    standing: Standing,
+    standing: RotationState,
     /// Names of the old instances that run although they were to be gone.
     left: Vec<String>,
 }
@@ -47,7 +47,7 @@ const ROUNDS: usize = 3;
 pub struct Terms {
     pub update: Update,
     /// How what served before is brought back.
-    pub back: Pace,
+    pub back: PlanPolicy,
     /// What has to be said before.
     pub warnings: Vec<Warning>,
     /// Containers of services that the file has no more, which serve its route too.
@@ -86,7 +86,7 @@ impl<'a> Part<'a> {
             young,
             in_service: None,
             slots,
-            standing: Standing::default(),
+            standing: RotationState::default(),
             left: Vec::new(),
         };
         let tolerance = part.tolerance();
@@ -130,8 +130,8 @@ impl<'a> Part<'a> {
 
     /// The configuration hash that the new instances of a service have.
     pub fn hash_of(&self, service: &str) -> Option<String> {
-        let is_made = |key: &Key| !self.start.instances.iter().any(|i| i.key == *key);
-        let is_new = |(key, c): &(&Key, &Container)| {
+        let is_made = |key: &InstanceKey| !self.start.instances.iter().any(|i| i.key == *key);
+        let is_new = |(key, c): &(&InstanceKey, &Container)| {
             let is_its = c.compose().is_some_and(|(_, name)| name == service);
             is_its && (is_made(key) || self.viewer.wanted.fits(service, c))
         };
@@ -161,7 +161,8 @@ impl<'a> Part<'a> {
                 bound.extend(coming.collect::<Vec<_>>());
             }
         }
-        let names: BTreeMap<&Key, String> = bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
+        let names: BTreeMap<&InstanceKey, String> =
+            bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
         let step = |(step, cause): &(Step, Cause), does: Vec<Told>| PlannedStep {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
@@ -322,7 +323,7 @@ impl<'a> Part<'a> {
     }
 
     /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
-    fn plan_anew(&mut self, spared: impl Fn(&Goal, &Observed) -> usize) -> Result<(), Error> {
+    fn plan_anew(&mut self, spared: impl Fn(&DesiredService, &Observed) -> usize) -> Result<(), Error> {
         let scene = self.look()?;
         let mut strategy = self.strategy.clone();
         if let Strategy::Scale(goal) = &mut strategy {
@@ -341,7 +342,7 @@ impl<'a> Part<'a> {
         let mut scene = self.viewer.look_patiently()?;
         for instance in &mut scene.observed.instances {
             if self.failed.contains(&scene.containers[&instance.key].id) {
-                (instance.state, instance.ready) = (State::Broken, false);
+                (instance.state, instance.ready) = (InstanceState::Broken, false);
             }
         }
         Ok(scene)
@@ -367,13 +368,13 @@ impl<'a> Part<'a> {
         let plan = self.plan.clone();
         self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
         let now = self.look()?;
-        let goal = Goal { service: self.viewer.target.name().into(), ..Goal::default() };
+        let goal = DesiredService { service: self.viewer.target.name().into(), ..DesiredService::default() };
         Ok((new_ones(&goal, &now.observed), wanted))
     }
 
     /// Has what served before take the place of those that failed, by id, before anything else is done.
     pub fn replace_failed(&self, failed: &[String]) {
-        let served: Vec<Key> = self.start.serving().map(|i| i.key.clone()).collect();
+        let served: Vec<InstanceKey> = self.start.serving().map(|i| i.key.clone()).collect();
         self.rollout.replace_failed(failed, &served);
     }
 
@@ -396,7 +397,7 @@ impl<'a> Part<'a> {
             let mut rollout = Rollout::back(self.tools, &now, containers, served.clone());
             let steps = plan.before_release();
             if steps.is_empty() || rounds == 0 {
-                self.standing = Standing::new(&self.start, &now);
+                self.standing = RotationState::new(&self.start, &now);
                 if self.standing.is_worse() && rounds > 0 && self.viewer.sees_restart(rollout.containers())? {
                     rounds -= 1;
                     continue;
@@ -404,7 +405,7 @@ impl<'a> Part<'a> {
                 return Ok((rollout, fault));
             }
             let tried = plan.steps.iter().filter(|(step, _)| matches!(step, Step::Start(_)));
-            let tried: Vec<Key> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
+            let tried: Vec<InstanceKey> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
             match rollout.run(&plan, steps) {
                 Ok(()) => {
                     dead.extend(tried.iter().filter_map(|k| Some(rollout.container(k)?.id.clone())));
@@ -426,8 +427,8 @@ impl<'a> Part<'a> {
             for instance in &mut scene.observed.instances {
                 let id = &scene.containers[&instance.key].id;
                 instance.ready &= !failed.contains(id) && !self.failed.contains(id);
-                if dead.contains(id) && instance.state != State::Running {
-                    instance.state = State::Broken;
+                if dead.contains(id) && instance.state != InstanceState::Running {
+                    instance.state = InstanceState::Broken;
                 }
             }
             scene
@@ -440,13 +441,13 @@ impl<'a> Part<'a> {
     }
 
     /// What the way back came to.
-    pub fn standing(&self) -> &Standing {
+    pub fn standing(&self) -> &RotationState {
         &self.standing
     }
 
     /// Reports the instances in rotation that do not run: the alarm names only the first that failed.
     fn report_dead(&self, now: &Observed) {
-        let runs = |name: &str| now.get(name).is_some_and(|i| i.state == State::Running);
+        let runs = |name: &str| now.get(name).is_some_and(|i| i.state == InstanceState::Running);
         let dead: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
         if !dead.is_empty() {
             self.report.event(Event::Died { names: dead });
@@ -474,7 +475,7 @@ impl<'a> Part<'a> {
 }
 
 /// A step's words with names in the place of keys; the longest keys first, because one may begin with another.
-fn renamed(text: &str, names: &BTreeMap<&Key, String>) -> String {
+fn renamed(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
     let mut keys: Vec<_> = names.iter().filter(|(key, name)| **key != *name).collect();
     keys.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
     keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
@@ -490,7 +491,7 @@ impl From<Told> for Doing {
 }
 
 /// The new instances that serve.
-fn new_ones(goal: &Goal, now: &Observed) -> usize {
+fn new_ones(goal: &DesiredService, now: &Observed) -> usize {
     let new = |i: &&Instance| i.generation == Generation::New && i.serves() && i.ready;
     now.of(&goal.service).filter(new).count()
 }

@@ -13,7 +13,7 @@ use crate::drain;
 use crate::error::Error;
 use crate::health::{Prober, ReadinessProbe};
 use crate::model::{Project, Service};
-use crate::observed::{Generation, Instance, Key, Observed, State};
+use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::{self, Backend, InFlight, Proxy};
 use crate::rollout;
 use crate::wait::{self, StopSignal, WaitResult};
@@ -130,7 +130,7 @@ struct Traffic {
 /// What the planner sees, and the containers behind it.
 pub struct Scene {
     pub observed: Observed,
-    pub containers: BTreeMap<Key, Container>,
+    pub containers: BTreeMap<InstanceKey, Container>,
     /// Requests that each container is answering, by id, where a proxy tells; it does not name those that have none.
     pub in_flight: BTreeMap<String, InFlight>,
     /// Ids of containers that a proxy's own check finds down.
@@ -254,7 +254,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// No engine.
-    pub fn sees_restart(&self, containers: &BTreeMap<Key, Container>) -> Result<bool, Error> {
+    pub fn sees_restart(&self, containers: &BTreeMap<InstanceKey, Container>) -> Result<bool, Error> {
         let restarts = |c: &&Container| c.state.status == "restarting";
         let ids: Vec<String> = containers.values().filter(restarts).map(|c| c.id.clone()).collect();
         wait::until(PATIENCE_POLL, RESTART, &StopSignal::default(), || {
@@ -290,7 +290,7 @@ impl Viewer<'_> {
         })
     }
 
-    fn key(&self, container: &Container) -> Key {
+    fn key(&self, container: &Container) -> InstanceKey {
         rollout::short_name(&self.project.name, container)
     }
 
@@ -316,9 +316,9 @@ impl Viewer<'_> {
         is_ready: IsReady,
     ) -> Result<Instance> {
         let (_, service) = container.compose().expect("only members are looked at");
-        let state = State::read(&container.state.status);
+        let state = InstanceState::read(&container.state.status);
         let generation = self.wanted.generation(service, container);
-        let runs = state == State::Running;
+        let runs = state == InstanceState::Running;
         let ready = match (runs, generation) {
             (false, _) => false,
             // An old instance may not know the path that a new one is asked for.

@@ -246,7 +246,7 @@ fn task_status(service: &Service, task: &Task) -> InstanceStatus {
 mod tests {
     use super::*;
     use crate::docker::inspect::Container;
-    use crate::observed::{Generation, Observed, State};
+    use crate::observed::{Generation, InstanceState, Observed};
 
     /// What is told of an instance in this state that the proxy has a route to, and whether its own check fails.
     fn rotation(status: &str, health: &str, is_down: bool) -> (Option<bool>, bool) {
@@ -258,7 +258,7 @@ mod tests {
             key: "app-1".into(),
             service: "app".into(),
             generation: Generation::New,
-            state: State::read(status),
+            state: InstanceState::read(status),
             routed: true,
             ready: true,
             age: None,

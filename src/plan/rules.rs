@@ -4,16 +4,16 @@ use super::*;
 use crate::model::{FailureAction, Update, UpdateLayer};
 
 /// One update: its settings, and which of its new instances fail, by the order in which they start.
-struct Row {
+struct UpdateCase {
     name: &'static str,
     update: (u32, &'static str, f64, Order),
     instances: usize,
-    fails: Fails,
+    fails: FailingSet,
     /// New and old instances that run then. It is how Swarm ends, but for what `differs` there.
     end: (End, usize, usize),
 }
 
-enum Fails {
+enum FailingSet {
     Never,
     BeforeReady(&'static [usize]),
     /// While it is watched.
@@ -30,36 +30,36 @@ enum End {
 }
 
 use End::{Completed, Paused, RolledBack};
-use Fails::{BeforeReady, Late, Never, Watched};
+use FailingSet::{BeforeReady, Late, Never, Watched};
 use Order::{StartFirst, StopFirst};
 
 /// In the order of `src/tests/e2e/rules.rs`.
 #[rustfmt::skip]
-const ROWS: [Row; 19] = [
-    Row { name: "one after the other", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
-    Row { name: "all at once", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
-    Row { name: "two at a time of five", update: (2, "pause", 0.0, StartFirst), instances: 5, fails: Never, end: (Completed, 5, 0) },
-    Row { name: "the first fails: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1]), end: (Paused, 0, 4) },
-    Row { name: "one in the middle fails: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: BeforeReady(&[2]), end: (Paused, 1, 3) },
-    Row { name: "one of the second two fails: pause", update: (2, "pause", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), end: (Paused, 3, 3) },
-    Row { name: "fails within its monitor: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(2), end: (Paused, 1, 3) },
-    Row { name: "fails within its monitor, start-first: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: Watched(2), end: (Paused, 1, 3) },
-    Row { name: "the last fails within its monitor: rollback", update: (1, "rollback", 0.0, StartFirst), instances: 4, fails: Watched(4), end: (RolledBack, 0, 4) },
-    Row { name: "fails after its monitor, during the update", update: (1, "rollback", 0.0, StopFirst), instances: 4, fails: Late, end: (Completed, 3, 0) },
-    Row { name: "fails after its monitor, after the update", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Late, end: (Completed, 3, 0) },
-    Row { name: "a delay longer than the monitor", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(1), end: (Paused, 0, 4) },
-    Row { name: "one of the second two fails: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), end: (RolledBack, 0, 6) },
-    Row { name: "all fail: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), end: (RolledBack, 0, 4) },
-    Row { name: "two fail: continue", update: (1, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), end: (Completed, 2, 2) },
-    Row { name: "all fail: continue", update: (2, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), end: (RolledBack, 0, 4) },
-    Row { name: "as many fail as may", update: (2, "rollback", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[2]), end: (Completed, 3, 1) },
-    Row { name: "more fail than may: pause", update: (1, "pause", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), end: (Paused, 1, 3) },
-    Row { name: "more fail than may: rollback", update: (0, "rollback", 0.25, StartFirst), instances: 5, fails: BeforeReady(&[1, 4]), end: (RolledBack, 0, 5) },
+const ROWS: [UpdateCase; 19] = [
+    UpdateCase { name: "one after the other", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
+    UpdateCase { name: "all at once", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
+    UpdateCase { name: "two at a time of five", update: (2, "pause", 0.0, StartFirst), instances: 5, fails: Never, end: (Completed, 5, 0) },
+    UpdateCase { name: "the first fails: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1]), end: (Paused, 0, 4) },
+    UpdateCase { name: "one in the middle fails: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: BeforeReady(&[2]), end: (Paused, 1, 3) },
+    UpdateCase { name: "one of the second two fails: pause", update: (2, "pause", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), end: (Paused, 3, 3) },
+    UpdateCase { name: "fails within its monitor: pause", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(2), end: (Paused, 1, 3) },
+    UpdateCase { name: "fails within its monitor, start-first: pause", update: (1, "pause", 0.0, StartFirst), instances: 4, fails: Watched(2), end: (Paused, 1, 3) },
+    UpdateCase { name: "the last fails within its monitor: rollback", update: (1, "rollback", 0.0, StartFirst), instances: 4, fails: Watched(4), end: (RolledBack, 0, 4) },
+    UpdateCase { name: "fails after its monitor, during the update", update: (1, "rollback", 0.0, StopFirst), instances: 4, fails: Late, end: (Completed, 3, 0) },
+    UpdateCase { name: "fails after its monitor, after the update", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Late, end: (Completed, 3, 0) },
+    UpdateCase { name: "a delay longer than the monitor", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Watched(1), end: (Paused, 0, 4) },
+    UpdateCase { name: "one of the second two fails: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 6, fails: BeforeReady(&[3]), end: (RolledBack, 0, 6) },
+    UpdateCase { name: "all fail: rollback", update: (2, "rollback", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), end: (RolledBack, 0, 4) },
+    UpdateCase { name: "two fail: continue", update: (1, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), end: (Completed, 2, 2) },
+    UpdateCase { name: "all fail: continue", update: (2, "continue", 0.0, StopFirst), instances: 4, fails: BeforeReady(ALL), end: (RolledBack, 0, 4) },
+    UpdateCase { name: "as many fail as may", update: (2, "rollback", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[2]), end: (Completed, 3, 1) },
+    UpdateCase { name: "more fail than may: pause", update: (1, "pause", 0.25, StopFirst), instances: 4, fails: BeforeReady(&[1, 3]), end: (Paused, 1, 3) },
+    UpdateCase { name: "more fail than may: rollback", update: (0, "rollback", 0.25, StartFirst), instances: 5, fails: BeforeReady(&[1, 4]), end: (RolledBack, 0, 5) },
 ];
 
 const ALL: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8];
 
-impl Row {
+impl UpdateCase {
     fn update(&self) -> Update {
         let (parallelism, action, ratio, order) = self.update;
         let wish = UpdateLayer {
@@ -84,16 +84,16 @@ impl Row {
 }
 
 /// An update under way.
-struct Rollout<'r> {
-    row: &'r Row,
-    goal: Goal,
+struct SimulatedRollout<'r> {
+    row: &'r UpdateCase,
+    goal: DesiredService,
     world: Simulated,
     /// New instances, in the order in which they started.
-    started: Vec<Key>,
-    failed: Vec<Key>,
+    started: Vec<InstanceKey>,
+    failed: Vec<InstanceKey>,
 }
 
-impl Rollout<'_> {
+impl SimulatedRollout<'_> {
     /// Plans, and does the steps up to the first failure; tells whether there was none.
     fn goes_through(&mut self) -> bool {
         let plan = plan(&Strategy::Scale(self.goal.clone()), &self.world.now).unwrap();
@@ -105,8 +105,8 @@ impl Rollout<'_> {
                 self.started.extend(keys.iter().filter(|k| k.contains('+')).cloned());
             }
             let numbers = self.row.failing(step).into_iter();
-            let keys: Vec<Key> = numbers.filter_map(|n| self.started.get(n - 1).cloned()).collect();
-            let new: Vec<Key> = keys.into_iter().filter(|k| !self.failed.contains(k)).collect();
+            let keys: Vec<InstanceKey> = numbers.filter_map(|n| self.started.get(n - 1).cloned()).collect();
+            let new: Vec<InstanceKey> = keys.into_iter().filter(|k| !self.failed.contains(k)).collect();
             if !new.is_empty() {
                 self.world.each(&new, |i| (i.state, i.routed, i.ready) = (Broken, false, false));
                 self.failed.extend(new);
@@ -120,7 +120,7 @@ impl Rollout<'_> {
     /// Placeholders of the next plan are others.
     fn name_the_new(&mut self) {
         let count = self.started.len();
-        let named = |key: &Key| key.replace('+', &format!("-{count}"));
+        let named = |key: &InstanceKey| key.replace('+', &format!("-{count}"));
         self.world.now.instances.iter_mut().for_each(|i| i.key = named(&i.key));
         let lists = [&mut self.started, &mut self.failed, &mut self.world.hidden];
         lists.into_iter().flatten().for_each(|key| *key = named(key));
@@ -144,7 +144,7 @@ impl Rollout<'_> {
                 return Paused;
             }
             let start = olds(self.row.instances);
-            let back = Pace { parallelism: 0, ..Pace::default() };
+            let back = PlanPolicy { parallelism: 0, ..PlanPolicy::default() };
             for (step, _) in undo(&start, &self.world.now.clone(), &back).steps {
                 self.world.apply(&step).unwrap();
             }
@@ -165,12 +165,12 @@ fn updates_end_as_the_rows_say() {
     for row in &ROWS {
         let (parallelism, .., order) = row.update;
         let (delay, monitor) = (Duration::from_secs(1), Duration::from_secs(1));
-        let pace = Pace { order, parallelism: parallelism as usize, delay, monitor };
+        let pace = PlanPolicy { order, parallelism: parallelism as usize, delay, monitor };
         let start = olds(row.instances);
-        let goal = Goal { pace, ..goal("app", row.instances) };
+        let goal = DesiredService { pace, ..goal("app", row.instances) };
         let slots = plan(&Strategy::Scale(goal.clone()), &start).unwrap().slots;
         let world = Simulated::new(&start);
-        let mut rollout = Rollout { row, goal, world, started: Vec::new(), failed: Vec::new() };
+        let mut rollout = SimulatedRollout { row, goal, world, started: Vec::new(), failed: Vec::new() };
         let end = rollout.end(slots);
         let late = usize::from(matches!(row.fails, Late));
         let old = rollout.world.now.serving().filter(|i| i.generation == Old).count();

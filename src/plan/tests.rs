@@ -5,9 +5,9 @@ mod rules;
 
 use super::*;
 use crate::observed::Generation::{New, Old};
-use crate::observed::State::{Broken, Created, Exited, Running};
+use crate::observed::InstanceState::{Broken, Created, Exited, Running};
 
-fn instance(key: &str, generation: Generation, state: State, routed: bool, ready: bool) -> Instance {
+fn instance(key: &str, generation: Generation, state: InstanceState, routed: bool, ready: bool) -> Instance {
     let (service, _) = key.rsplit_once(['-', '+']).unwrap();
     Instance { key: key.into(), service: service.into(), generation, state, routed, ready, age: None }
 }
@@ -24,8 +24,8 @@ fn world(instances: Vec<Instance>) -> Observed {
     Observed { instances, proxied: true }
 }
 
-fn goal(service: &str, wanted: usize) -> Goal {
-    Goal { service: service.into(), wanted, ..Goal::default() }
+fn goal(service: &str, wanted: usize) -> DesiredService {
+    DesiredService { service: service.into(), wanted, ..DesiredService::default() }
 }
 
 fn scale(wanted: usize) -> Strategy {
@@ -170,7 +170,7 @@ fn undo_brings_back_what_served_and_removes_what_was_added() {
         instance("app+1", New, Running, true, true),
     ]);
     let text: Vec<_> =
-        undo(&start, &now, &Pace::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &now, &PlanPolicy::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
@@ -184,7 +184,7 @@ fn undo_lets_those_in_that_served_before_anything_else_is_done() {
     let start = world(vec![old("app-1"), old("app-2")]);
     let aside = |key, generation| instance(key, generation, Running, false, true);
     let now = world(vec![aside("app-1", Old), aside("app-2", Old), aside("app-3", New), new("app-4")]);
-    let plan = undo(&start, &now, &Pace::default());
+    let plan = undo(&start, &now, &PlanPolicy::default());
     assert_eq!(plan.steps[0].0.to_string(), "route to app-1, app-2, not to app-4, app-3");
 }
 
@@ -192,7 +192,7 @@ fn undo_lets_those_in_that_served_before_anything_else_is_done() {
 #[derive(Clone)]
 struct Simulated {
     now: Observed,
-    hidden: Vec<Key>,
+    hidden: Vec<InstanceKey>,
     /// Nothing served at the start, so nothing can be routed to instead.
     alone: bool,
     /// How long new instances have to be watched, in which order they come.
@@ -222,7 +222,7 @@ impl Simulated {
         }
     }
 
-    fn each(&mut self, keys: &[Key], change: impl Fn(&mut Instance)) {
+    fn each(&mut self, keys: &[InstanceKey], change: impl Fn(&mut Instance)) {
         let named = |i: &&mut Instance| keys.contains(&i.key);
         self.now.instances.iter_mut().filter(named).for_each(change);
     }
@@ -432,8 +432,8 @@ fn start_first_never_has_fewer_than_before() {
 /// As a file says: batches of one, a moment between them, and a look at them at the end.
 fn watched(order: Order) -> Strategy {
     let second = Duration::from_secs(1);
-    let pace = Pace { order, parallelism: 1, delay: second, monitor: second * 5 };
-    Strategy::Scale(Goal { pace, ..goal("app", 2) })
+    let pace = PlanPolicy { order, parallelism: 1, delay: second, monitor: second * 5 };
+    Strategy::Scale(DesiredService { pace, ..goal("app", 2) })
 }
 
 #[test]
@@ -447,8 +447,8 @@ fn killed_between_two_batches_or_within_the_monitor_every_world_reaches_the_goal
 }
 
 /// All that a rollout of this may have come to when it was killed, and what the next run does about it.
-fn is_watched_from_every_prefix(first: &Goal, start: &Observed) -> usize {
-    let next = Goal { after_another: true, ..first.clone() };
+fn is_watched_from_every_prefix(first: &DesiredService, start: &Observed) -> usize {
+    let next = DesiredService { after_another: true, ..first.clone() };
     let mut waits = 0;
     for prefix in reaches(&Strategy::Scale(first.clone()), start).unwrap() {
         let start = real_names(&prefix.now);
@@ -469,8 +469,8 @@ fn killed_within_the_monitor_the_next_run_watches_before_the_last_old_ones_go() 
     for order in [Order::StartFirst, Order::StopFirst] {
         for parallelism in [0, 1] {
             let monitor = Duration::from_secs(5);
-            let pace = Pace { order, parallelism, monitor, ..Pace::default() };
-            let goal = Goal { pace, ..goal("app", 2) };
+            let pace = PlanPolicy { order, parallelism, monitor, ..PlanPolicy::default() };
+            let goal = DesiredService { pace, ..goal("app", 2) };
             let old = world(vec![old("app-1"), old("app-2")]);
             let waits = is_watched_from_every_prefix(&goal, &old);
             assert!(waits > 0, "{order:?} {parallelism}: no kill fell into the monitor");
@@ -503,7 +503,7 @@ fn a_new_idle_side_that_fails_is_removed_although_one_of_its_name_was_there() {
     let start = world(vec![old("a-1"), stale]);
     let aside = instance("a-1", Old, Running, false, true);
     let now = world(vec![aside, instance("b-1", New, Broken, true, false)]);
-    let plan = undo(&start, &now, &Pace::default());
+    let plan = undo(&start, &now, &PlanPolicy::default());
     let text: Vec<_> = plan.steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
@@ -534,7 +534,7 @@ fn six() -> Observed {
 }
 
 /// The fewest that serve at any step, forward and on the way back from every step.
-fn fewest(strategy: &Strategy, start: &Observed, pace: &Pace) -> usize {
+fn fewest(strategy: &Strategy, start: &Observed, pace: &PlanPolicy) -> usize {
     let prefixes = reaches(strategy, start).unwrap();
     let mut fewest = prefixes.iter().map(Simulated::serving).min().unwrap();
     let is_whole = |p: &&Simulated| start.instances.iter().all(|i| p.now.get(&i.key).is_some());
@@ -552,9 +552,9 @@ fn fewest(strategy: &Strategy, start: &Observed, pace: &Pace) -> usize {
 #[test]
 fn stop_first_never_takes_more_than_a_batch_out_on_the_way_there_or_back() {
     for (parallelism, least) in [(0, 5), (1, 5), (2, 4), (3, 3)] {
-        let back = Pace { parallelism, ..Pace::default() };
-        let scale = |pace: Pace| Strategy::Scale(Goal { pace, ..goal("app", 6) });
-        let stop_first = scale(Pace { order: Order::StopFirst, ..back.clone() });
+        let back = PlanPolicy { parallelism, ..PlanPolicy::default() };
+        let scale = |pace: PlanPolicy| Strategy::Scale(DesiredService { pace, ..goal("app", 6) });
+        let stop_first = scale(PlanPolicy { order: Order::StopFirst, ..back.clone() });
         assert_eq!(fewest(&stop_first, &six(), &back), least, "batches of {parallelism}");
         assert_eq!(fewest(&scale(back.clone()), &six(), &back), 6, "start-first, batches of {parallelism}");
     }
@@ -579,7 +579,7 @@ fn a_batch_is_filled_up_when_one_of_it_has_failed() {
 
 /// Undoing from any prefix, whatever was removed by then, ends with what served at the start; where that is gone, new
 /// instances that serve take its place, and nothing else that the rollout added is left.
-fn undoes(strategy: &Strategy, start: &Observed, pace: &Pace) -> usize {
+fn undoes(strategy: &Strategy, start: &Observed, pace: &PlanPolicy) -> usize {
     let mut ways = 0;
     for prefix in reaches(strategy, start).unwrap() {
         for world in with_removed(start, &prefix) {
@@ -595,14 +595,15 @@ fn with_removed(start: &Observed, world: &Simulated) -> Vec<Simulated> {
     let served = keys(start.serving());
     let subsets = (0..1usize << served.len()).map(|bits| {
         let mut rest = world.clone();
-        let is_removed = |key: &Key| served.iter().position(|s| s == key).is_some_and(|n| bits >> n & 1 == 1);
+        let is_removed =
+            |key: &InstanceKey| served.iter().position(|s| s == key).is_some_and(|n| bits >> n & 1 == 1);
         rest.now.instances.retain(|i| !is_removed(&i.key));
         rest
     });
     subsets.collect()
 }
 
-fn undoes_from(mut world: Simulated, start: &Observed, pace: &Pace) {
+fn undoes_from(mut world: Simulated, start: &Observed, pace: &PlanPolicy) {
     let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
     let before = served(start).len();
     let there = world.now.clone();
@@ -615,7 +616,7 @@ fn undoes_from(mut world: Simulated, start: &Observed, pace: &Pace) {
         assert!(world.serving() >= least, "nobody serves after `{step}` of undo\n{plan}{start:#?}{there:#?}");
     }
     let now = served(&world.now);
-    let back: Vec<Key> = served(start).into_iter().filter(|k| there.get(k).is_some()).collect();
+    let back: Vec<InstanceKey> = served(start).into_iter().filter(|k| there.get(k).is_some()).collect();
     for key in &back {
         assert!(now.contains(key), "{key} is not back: {start:#?}{there:#?}");
     }
@@ -628,16 +629,16 @@ fn undoes_from(mut world: Simulated, start: &Observed, pace: &Pace) {
         added.clone().all(Instance::serves) && added.count() <= missing,
         "law 4: leftovers {plan}{start:#?}"
     );
-    let standing = Standing::new(start, &world.now);
+    let standing = RotationState::new(start, &world.now);
     assert_eq!(standing.is_worse(), world.now.serving().count() < start.serving().count(), "{standing:?}");
     let again = undo(start, &world.now, pace);
     assert_eq!(again.steps, [], "a second time: {start:#?}{there:#?}");
 }
 
 /// All at once, and one by one in either order.
-fn every_pace() -> [Pace; 3] {
-    let one = Pace { parallelism: 1, ..Pace::default() };
-    [Pace::default(), one.clone(), Pace { order: Order::StopFirst, ..one }]
+fn every_pace() -> [PlanPolicy; 3] {
+    let one = PlanPolicy { parallelism: 1, ..PlanPolicy::default() };
+    [PlanPolicy::default(), one.clone(), PlanPolicy { order: Order::StopFirst, ..one }]
 }
 
 #[test]
@@ -650,7 +651,7 @@ fn undo_ends_with_the_old_release_from_every_prefix() {
         }
     }
     for start in every_world(&["a-1", "b-1"]).iter().filter(|w| healthy(w)) {
-        undoes(&pair(), start, &Pace::default());
+        undoes(&pair(), start, &PlanPolicy::default());
     }
     let mut stop_first = goal("app", 2);
     stop_first.pace.order = Order::StopFirst;
@@ -678,9 +679,9 @@ fn undo_keeps_new_instances_in_the_place_of_those_that_are_removed() {
     }
     let gone = world(vec![old("app-2"), new("app-3"), instance("app-4", New, Running, false, false)]);
     let text: Vec<_> =
-        undo(&start, &gone, &Pace::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &gone, &PlanPolicy::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(text, ["wait until idle: app-4", "stop app-4", "remove app-4", "release the route"]);
-    let standing = Standing::new(&start, &world(vec![old("app-2"), new("app-3")]));
+    let standing = RotationState::new(&start, &world(vec![old("app-2"), new("app-3")]));
     let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
     assert_eq!(standing.still, names(&["app-2"]));
     assert_eq!((&standing.gone, &standing.instead), (&names(&["app-1"]), &names(&["app-3"])));
@@ -693,10 +694,10 @@ fn undo_does_not_count_on_an_old_instance_that_is_broken() {
     let start = world(vec![old("app-1")]);
     let broken = instance("app-1", Old, Broken, false, false);
     let now = world(vec![broken, new("app-2")]);
-    assert_eq!(undo(&start, &now, &Pace::default()).steps, []);
-    let standing = Standing::new(&start, &now);
+    assert_eq!(undo(&start, &now, &PlanPolicy::default()).steps, []);
+    let standing = RotationState::new(&start, &now);
     assert_eq!((standing.gone.len(), standing.is_worse()), (1, false));
-    let nothing = Standing::new(&start, &world(vec![instance("app-2", New, Running, true, false)]));
+    let nothing = RotationState::new(&start, &world(vec![instance("app-2", New, Running, true, false)]));
     assert!(nothing.is_worse(), "one that is not ready takes the place of nothing");
 }
 
@@ -704,7 +705,7 @@ fn undo_does_not_count_on_an_old_instance_that_is_broken() {
 fn the_last_old_ones_run_until_the_new_ones_were_watched() {
     let mut goal = goal("app", 2);
     let second = Duration::from_secs(1);
-    goal.pace = Pace { parallelism: 1, delay: second, monitor: second * 5, ..Pace::default() };
+    goal.pace = PlanPolicy { parallelism: 1, delay: second, monitor: second * 5, ..PlanPolicy::default() };
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
         steps(&Strategy::Scale(goal), &observed),
@@ -792,11 +793,11 @@ fn those_that_nobody_is_sent_to_make_room_before_others_start() {
     let start = world(vec![old("app-1"), old("app-2")]);
     let stopped = instance("app-1", Old, Exited, false, false);
     let failed = world(vec![stopped, old("app-2"), new("app-3"), gated("app-4", New)]);
-    let back = undo(&start, &failed, &Pace::default());
+    let back = undo(&start, &failed, &PlanPolicy::default());
     assert_eq!((back.steps[1].0.to_string(), back.starting()), ("stop app-4".into(), 0));
     let stopped = instance("app-1", Old, Exited, false, false);
     let watched = world(vec![stopped, gated("app-2", Old), new("app-3"), new("app-4")]);
-    let back = undo(&start, &watched, &Pace::default());
+    let back = undo(&start, &watched, &PlanPolicy::default());
     assert_eq!(back.steps[0].0.to_string(), "route to app-4, app-2, not to app-3");
     assert_eq!(back.starting(), 0);
 }

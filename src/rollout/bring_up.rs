@@ -10,7 +10,7 @@ use crate::docker::inspect::Container;
 use crate::drain::ProxyRotation;
 use crate::error::Error;
 use crate::health::{self, Candidate, ReadinessFailure};
-use crate::observed::Key;
+use crate::observed::InstanceKey;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
 
@@ -27,7 +27,7 @@ const LEFT: Duration = Duration::from_millis(500);
 const AGAIN: usize = 3;
 
 impl<'a> Rollout<'a> {
-    pub(super) fn create(&mut self, service: &str, fresh: &[Key], total: usize) -> Result<()> {
+    pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
         let mut created = self.tools.docker.create(service, total);
         let mut made = self.made(service)?;
         // Compose tries to start a paused one as well, and gives up on all when it cannot; what it made until then stays.
@@ -63,14 +63,14 @@ impl<'a> Rollout<'a> {
         Ok(made)
     }
 
-    pub(super) fn gate(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn gate(&mut self, keys: &[InstanceKey]) -> Result<()> {
         self.note_others()?;
         let fronting = |r: &ProxyRotation| !r.rotation.outside.is_empty();
         let check = || self.check();
         self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
     }
 
-    pub(super) fn start(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn start(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let docker = self.tools.docker;
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.lenient;
@@ -111,7 +111,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Runs the init containers of a service before its first new instance starts, once.
-    fn initialise(&mut self, key: &Key, by_compose: bool) -> Result<()> {
+    fn initialise(&mut self, key: &InstanceKey, by_compose: bool) -> Result<()> {
         let service = self.service(key);
         let is_due = self.tools.goes_forward && !self.lenient && !self.initialised.contains(&service.name);
         self.initialised.insert(service.name.clone());
@@ -168,7 +168,7 @@ impl<'a> Rollout<'a> {
         if ids.is_empty() { Ok(()) } else { self.tools.docker.remove(&ids) }
     }
 
-    pub(super) fn ready(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
         let told = |candidate: &Candidate, answer: &health::ProbeResult| {
@@ -210,7 +210,7 @@ impl<'a> Rollout<'a> {
             Err(error) => return Err(error),
         }
         if self.tools.proxies.is_empty() {
-            let new: Vec<Key> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
+            let new: Vec<InstanceKey> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
             self.inside.extend(new);
             self.admit();
         }
@@ -263,7 +263,7 @@ impl<'a> Rollout<'a> {
         self.check()
     }
 
-    pub(super) fn candidate(&self, key: &Key) -> Result<Candidate> {
+    pub(super) fn candidate(&self, key: &InstanceKey) -> Result<Candidate> {
         let service = self.service(key);
         let container = &self.bound[key];
         Ok(Candidate {

@@ -9,7 +9,7 @@ use super::{Tools, hook_exec, probe};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, DockerCommand, Exec};
 use crate::model::Service;
-use crate::observed::{Key, Observed};
+use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Proxy, Release, Rotation, endpoints};
 
@@ -24,14 +24,18 @@ pub enum Told {
 /// A plan before it is begun, with what is to come as it will probably be called.
 pub struct Preview<'a> {
     pub tools: Tools<'a>,
-    pub bound: BTreeMap<Key, Container>,
-    inside: Vec<Key>,
+    pub bound: BTreeMap<InstanceKey, Container>,
+    inside: Vec<InstanceKey>,
     found: BTreeSet<String>,
 }
 
 impl<'a> Preview<'a> {
-    pub fn new(tools: Tools<'a>, observed: &Observed, bound: BTreeMap<Key, Container>) -> Preview<'a> {
-        let inside: Vec<Key> = observed.serving().map(|i| i.key.clone()).collect();
+    pub fn new(
+        tools: Tools<'a>,
+        observed: &Observed,
+        bound: BTreeMap<InstanceKey, Container>,
+    ) -> Preview<'a> {
+        let inside: Vec<InstanceKey> = observed.serving().map(|i| i.key.clone()).collect();
         let found = inside.iter().filter_map(|k| Some(bound.get(k)?.id.clone())).collect();
         Preview { tools, bound, inside, found }
     }
@@ -61,11 +65,11 @@ impl<'a> Preview<'a> {
         }
     }
 
-    fn gate(&self, keys: &[Key]) -> Result<Vec<Told>> {
+    fn gate(&self, keys: &[InstanceKey]) -> Result<Vec<Told>> {
         self.in_proxies(keys, |proxy, now, rotation| proxy.gate(now, rotation))
     }
 
-    fn start(&self, keys: &[Key]) -> Vec<Told> {
+    fn start(&self, keys: &[InstanceKey]) -> Vec<Told> {
         let service = self.service(&keys[0]);
         let mut told = match service.starts_by_compose {
             true => {
@@ -80,7 +84,7 @@ impl<'a> Preview<'a> {
         told
     }
 
-    fn start_one(&self, key: &Key) -> Vec<Told> {
+    fn start_one(&self, key: &InstanceKey) -> Vec<Told> {
         let container = &self.bound[key];
         let policy = policy_of(container, self.tools.policies, self.service(key).process.restart.as_deref());
         let names = [container.name().to_string()];
@@ -89,7 +93,7 @@ impl<'a> Preview<'a> {
         update.into_iter().chain([self.call(&DockerCommand::Start(container.name()))]).collect()
     }
 
-    fn ready(&mut self, keys: &[Key]) -> Result<Vec<Told>> {
+    fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<Told>> {
         let service = self.service(&keys[0]);
         let pace = &service.settings.pace;
         let asked = probe(service, &self.bound[&keys[0]], self.tools.proxies)?;
@@ -103,7 +107,7 @@ impl<'a> Preview<'a> {
         ))])
     }
 
-    fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<Vec<Told>> {
+    fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<Vec<Told>> {
         self.inside = inside.to_vec();
         let told = self.in_proxies(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
         let confirms =
@@ -111,7 +115,7 @@ impl<'a> Preview<'a> {
         Ok(told.into_iter().chain(confirms.map(Told::Words)).collect())
     }
 
-    fn idle(&self, keys: &[Key]) -> Vec<Told> {
+    fn idle(&self, keys: &[InstanceKey]) -> Vec<Told> {
         let settings = &self.service(&keys[0]).settings;
         let drains = keys.iter().filter_map(|key| {
             let argv = settings.drain_command.clone()?;
@@ -124,15 +128,16 @@ impl<'a> Preview<'a> {
         drains.chain([waits]).collect()
     }
 
-    fn stop(&mut self, keys: &[Key]) -> Vec<Told> {
+    fn stop(&mut self, keys: &[InstanceKey]) -> Vec<Told> {
         self.inside.retain(|k| !keys.contains(k));
-        let hooks = |key: &Key| {
+        let hooks = |key: &InstanceKey| {
             let hooks = self.service(key).pre_stop.iter();
             hooks.map(|hook| self.exec(&hook_exec(&self.bound[key], hook))).collect::<Vec<_>>()
         };
         let mut told: Vec<Told> = keys.iter().flat_map(hooks).collect();
         told.push(self.call(&DockerCommand::Stop(&self.names(keys))));
-        let again: Vec<Key> = keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
+        let again: Vec<InstanceKey> =
+            keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
         if !again.is_empty() {
             told.push(self.call(&DockerCommand::SetRestart { policy: NEVER, names: &self.names(&again) }));
         }
@@ -151,7 +156,7 @@ impl<'a> Preview<'a> {
     /// does now says nothing of instances that are still to come.
     fn in_proxies(
         &self,
-        outside: &[Key],
+        outside: &[InstanceKey],
         exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
     ) -> Result<Vec<Told>> {
         let mut told = Vec::new();
@@ -173,7 +178,7 @@ impl<'a> Preview<'a> {
         Ok(told)
     }
 
-    fn endpoints(&self, proxy: &dyn Proxy, keys: &[Key]) -> Vec<crate::proxy::Endpoint> {
+    fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<crate::proxy::Endpoint> {
         endpoints(proxy, keys.iter().map(|k| &self.bound[k]))
     }
 
@@ -194,12 +199,12 @@ impl<'a> Preview<'a> {
         container.compose().is_some_and(|(_, s)| s == service)
     }
 
-    fn service(&self, key: &Key) -> &'a Service {
+    fn service(&self, key: &InstanceKey) -> &'a Service {
         let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
         &self.tools.project.services[service]
     }
 
-    fn names(&self, keys: &[Key]) -> Vec<String> {
+    fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
         keys.iter().map(|k| self.bound[k].name().to_string()).collect()
     }
 }

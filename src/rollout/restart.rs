@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Rollout;
 use crate::docker::inspect::Container;
-use crate::observed::Key;
+use crate::observed::InstanceKey;
 use crate::report::Warning;
 
 /// Restart policies by the id of their container, as they were before it was retired.
@@ -36,20 +36,22 @@ pub(super) fn policy_of(container: &Container, policies: &Policies, file: Option
 
 impl Rollout<'_> {
     /// Has stopped instances stay down when the engine starts again.
-    pub(super) fn keep_down(&self, keys: &[Key]) {
-        let again: Vec<Key> = keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
+    pub(super) fn keep_down(&self, keys: &[InstanceKey]) {
+        let again: Vec<InstanceKey> =
+            keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
         self.set_policy(NEVER, &again);
     }
 
     /// The same of all that are stopped.
     pub fn keep_all_down(&self) {
         let is_down = |c: &Container| c.state.status == "exited";
-        let down: Vec<Key> = self.bound.iter().filter(|(_, c)| is_down(c)).map(|(k, _)| k.clone()).collect();
+        let down: Vec<InstanceKey> =
+            self.bound.iter().filter(|(_, c)| is_down(c)).map(|(k, _)| k.clone()).collect();
         self.keep_down(&down);
     }
 
     /// Has instances that start again come back with the engine as before.
-    pub(super) fn restore_policies(&self, keys: &[Key]) {
+    pub(super) fn restore_policies(&self, keys: &[InstanceKey]) {
         for key in keys {
             let policy = policy_of(
                 &self.bound[key],
@@ -61,7 +63,7 @@ impl Rollout<'_> {
     }
 
     /// A policy that stays as it is does no harm before the engine starts again.
-    fn set_policy(&self, policy: &str, keys: &[Key]) {
+    fn set_policy(&self, policy: &str, keys: &[InstanceKey]) {
         if keys.is_empty() {
             return;
         }

@@ -12,7 +12,7 @@ use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::drain::{self, DrainResult, ProxyRotation};
 use crate::health::monitor::MonitorFailure;
-use crate::observed::Key;
+use crate::observed::InstanceKey;
 use crate::proxy::{Endpoint, Proxy, endpoints};
 use crate::report::{Event, Warning};
 
@@ -30,7 +30,7 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    pub(super) fn route(&mut self, inside: &[Key], outside: &[Key]) -> Result<()> {
+    pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
         self.note_others()?;
         self.inside = inside.to_vec();
         self.for_the_living(|rollout| {
@@ -49,8 +49,8 @@ impl<'a> Rollout<'a> {
         for id in self.ids(outside) {
             self.left.entry(id).or_insert(now);
         }
-        let stays = |key: &&Key| self.tools.proxies.iter().any(|p| self.serves_on(p.as_ref(), key));
-        let (beside, outside): (Vec<&Key>, Vec<&Key>) = outside.iter().partition(stays);
+        let stays = |key: &&InstanceKey| self.tools.proxies.iter().any(|p| self.serves_on(p.as_ref(), key));
+        let (beside, outside): (Vec<&InstanceKey>, Vec<&InstanceKey>) = outside.iter().partition(stays);
         let inside = self.inside.iter().chain(beside).map(|k| self.name(k)).collect();
         let outside = outside.into_iter().map(|k| self.name(k)).collect();
         self.tools.report.event(Event::Routed { inside, outside });
@@ -58,7 +58,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// A proxy that is only watched sends requests to it, until it is told to leave or stops.
-    fn serves_on(&self, proxy: &dyn Proxy, key: &Key) -> bool {
+    fn serves_on(&self, proxy: &dyn Proxy, key: &InstanceKey) -> bool {
         let container = &self.bound[key];
         !proxy.steers() && container.is_running() && !endpoints(proxy, [container].into_iter()).is_empty()
     }
@@ -90,8 +90,9 @@ impl<'a> Rollout<'a> {
             self.refresh()?;
         }
         self.check()?; // one that still counts has failed
-        let runs = |key: &&Key| self.bound[*key].is_running();
-        let (living, dead): (Vec<Key>, Vec<Key>) = self.inside.iter().cloned().partition(|k| runs(&k));
+        let runs = |key: &&InstanceKey| self.bound[*key].is_running();
+        let (living, dead): (Vec<InstanceKey>, Vec<InstanceKey>) =
+            self.inside.iter().cloned().partition(|k| runs(&k));
         if self.plans_anew {
             self.count_out(&dead)?;
         }
@@ -108,7 +109,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
-    pub(super) fn told(&self, mut routing: ProxyRotation<'a>, outside: &[Key]) -> ProxyRotation<'a> {
+    pub(super) fn told(&self, mut routing: ProxyRotation<'a>, outside: &[InstanceKey]) -> ProxyRotation<'a> {
         let leaves = |e: &Endpoint| {
             let key = outside.iter().find(|k| self.bound[*k].id == e.id);
             key.is_some_and(|k| self.has_drain_command(k))
@@ -119,17 +120,17 @@ impl<'a> Rollout<'a> {
         routing
     }
 
-    pub(super) fn has_drain_command(&self, key: &Key) -> bool {
+    pub(super) fn has_drain_command(&self, key: &InstanceKey) -> bool {
         self.service(key).settings.drain_command.is_some()
     }
 
     /// Limit of a command by which an instance gets ready to stop: a drain and the stop itself may take as long.
-    fn drain_limit(&self, key: &Key) -> Duration {
+    fn drain_limit(&self, key: &InstanceKey) -> Duration {
         let service = self.service(key);
         service.settings.drain_timeout.max(service.process.grace.unwrap_or_default())
     }
 
-    pub(super) fn drain_command(&self, key: &Key) -> Result<()> {
+    pub(super) fn drain_command(&self, key: &InstanceKey) -> Result<()> {
         match self.service(key).settings.drain_command.clone() {
             Some(argv) => self.try_exec(
                 key,
@@ -141,7 +142,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Where proxies are only watched: has those leave that know how, and sees them let go.
-    fn leave(&mut self, keys: &[Key]) -> Result<()> {
+    fn leave(&mut self, keys: &[InstanceKey]) -> Result<()> {
         keys.iter().try_for_each(|key| self.drain_command(key))?;
         self.as_long_as_they_live(|rollout| {
             let watched = rollout.routings(keys).into_iter().filter(|r| !r.proxy.steers());
@@ -152,12 +153,12 @@ impl<'a> Rollout<'a> {
     }
 
     /// Whether every proxy tells what they have in flight: one that is only watched does once they have left.
-    fn is_drained(&self, keys: &[Key]) -> bool {
+    fn is_drained(&self, keys: &[InstanceKey]) -> bool {
         let steers = self.tools.proxies.iter().all(|p| p.steers());
         steers || keys.iter().all(|k| self.has_drain_command(k))
     }
 
-    pub(super) fn idle(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn idle(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         let is_drained = self.is_drained(keys);
         if is_drained {
@@ -198,7 +199,7 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    pub(super) fn stop(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn stop(&mut self, keys: &[InstanceKey]) -> Result<()> {
         for key in keys {
             for hook in &self.service(key).pre_stop {
                 let exec = hook_exec(&self.bound[key], hook).within(self.drain_limit(key));
@@ -207,21 +208,21 @@ impl<'a> Rollout<'a> {
         }
         self.tools.docker.stop(&self.ids(keys))?;
         self.keep_down(keys);
-        let stopped = |(k, _): &(&Key, &mut Container)| keys.contains(k);
+        let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
         self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
         self.inside.retain(|k| !keys.contains(k));
         self.tell(|names| Event::Stopped { names }, keys);
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn remove(&mut self, keys: &[InstanceKey]) -> Result<()> {
         self.tools.docker.remove(&self.ids(keys))?;
         self.tell(|names| Event::Removed { names }, keys);
         Ok(())
     }
 
     /// Removes them while the route is given back, which is the next step.
-    pub(super) fn remove_and_release(&mut self, keys: &[Key]) -> Result<()> {
+    pub(super) fn remove_and_release(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let (docker, ids) = (self.tools.docker, self.ids(keys));
         let (removed, released) = std::thread::scope(|scope| {
             let removed = scope.spawn(|| docker.remove(&ids));
@@ -240,7 +241,7 @@ impl<'a> Rollout<'a> {
     /// A proxy that does not answer.
     pub fn release(&self) -> Result<()> {
         self.note_others()?;
-        let all: Vec<Key> = self.bound.keys().cloned().collect();
+        let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
         let (existing, first) = std::thread::scope(|scope| {
             let existing = scope.spawn(|| self.tools.docker.ids());
             let first = self.fresh(&all);

@@ -16,8 +16,8 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::ReadinessProbe;
 use crate::model::{Order, Service};
-use crate::observed::{Generation, Instance, Observed, State};
-use crate::plan::{self, Goal, Plan, Strategy};
+use crate::observed::{Generation, Instance, InstanceState, Observed};
+use crate::plan::{self, DesiredService, Plan, Strategy};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
 
@@ -219,7 +219,7 @@ impl Checker<'_> {
         let about = |fault: Error| self.about_service(target, fault);
         let goal = |name: &str| {
             let service = &self.project().services[name];
-            Goal {
+            DesiredService {
                 service: name.into(),
                 wanted: self.wanted_of(service),
                 pace: goals::pace(service, &service.update, proxied),
@@ -377,7 +377,7 @@ fn instance(service: &str, number: usize) -> Instance {
         key: format!("{service}-{}", number + 1),
         service: service.into(),
         generation: Generation::Old,
-        state: State::Running,
+        state: InstanceState::Running,
         routed: true,
         ready: true,
         age: None,
