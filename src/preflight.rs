@@ -21,7 +21,7 @@ use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
 
 /// Something of a target that a deploy is refused for, or that is said before it.
-pub enum Finding {
+pub enum PreflightFinding {
     Refused(Error),
     Note(Risk),
 }
@@ -57,7 +57,7 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
 ///
 /// # Errors
 /// Docker cannot be started.
-pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
+pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     let services = around.services();
     let image = |service: &Service| around.viewer.wanted.images.get(&service.name);
     let mut refused: Vec<Error> = Vec::new();
@@ -74,17 +74,17 @@ pub fn engine(around: &Surroundings) -> Result<Vec<Finding>> {
     refused.extend(out_of_reach(around.viewer.project, around.viewer.target, around.fronting));
     refused.extend(attached::faults(around));
     refused.extend(route_not_found(around));
-    let mut found: Vec<Finding> = refused.into_iter().map(Finding::Refused).collect();
+    let mut found: Vec<PreflightFinding> = refused.into_iter().map(PreflightFinding::Refused).collect();
     for service in &services {
         found.extend(left_in_anonymous_volume(around, service)?);
     }
     found.extend(unknown_proxy::findings(around)?);
     let orphans = orphans(around.viewer, around.containers).into_iter();
-    found.extend(orphans.map(|orphan| Finding::Note(orphaned(around.viewer.target, orphan))));
+    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphaned(around.viewer.target, orphan))));
     let strangers = strangers(around.viewer, around.containers).into_iter();
-    found.extend(strangers.map(|found| Finding::Note(stranger(around.viewer.target, found))));
-    found.extend(crash_loops(around).into_iter().map(Finding::Note));
-    found.extend(connections::notes(around).into_iter().map(Finding::Note));
+    found.extend(strangers.map(|found| PreflightFinding::Note(stranger(around.viewer.target, found))));
+    found.extend(crash_loops(around).into_iter().map(PreflightFinding::Note));
+    found.extend(connections::notes(around).into_iter().map(PreflightFinding::Note));
     Ok(found)
 }
 
@@ -151,7 +151,7 @@ fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Erro
 }
 
 /// Data of a running instance in an anonymous volume, where the new one gets a named volume at the same path.
-fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<Finding>> {
+fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<PreflightFinding>> {
     let its = |c: &&Container| is_member(around.viewer.project, c, &[&service.name]) && c.is_running();
     let left = around.members().filter(its).find_map(|c| {
         let named = |path: &str| service.named_volumes.iter().find(|(_, target)| target == path);
@@ -170,10 +170,14 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
         "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
     );
     Ok(Some(match around.viewer.docker.has_volume(volume)? {
-        true => Finding::Note(Risk::note("anonymous-volume", says, format!("unless that is done, {fix}"))),
+        true => PreflightFinding::Note(Risk::note(
+            "anonymous-volume",
+            says,
+            format!("unless that is done, {fix}"),
+        )),
         false => {
             let fault = Error::usage(format!("{says}, which is not there yet, so it would be empty"));
-            Finding::Refused(fault.hint(fix).rule(&"anonymous-volume"))
+            PreflightFinding::Refused(fault.hint(fix).rule(&"anonymous-volume"))
         }
     }))
 }
@@ -465,20 +469,20 @@ fn ignores(text: &str, path: &str) -> bool {
 pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Error> {
     match proxy_down(project, target, proxies) {
         None => Ok(()),
-        Some(Down { what, remedy }) => Err(Error::unchanged(format!("{what}; nothing was changed"))
+        Some(StoppedProxy { what, remedy }) => Err(Error::unchanged(format!("{what}; nothing was changed"))
             .hint(format!("{remedy}, or deploy without a proxy with `--proxy-kind none`"))
             .rule(&"proxy-down")),
     }
 }
 
 /// A proxy that does not run, and what to do about it.
-pub struct Down {
+pub struct StoppedProxy {
     pub what: String,
     pub remedy: String,
 }
 
 /// The proxy in front of a target, where none runs.
-pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Option<Down> {
+pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Option<StoppedProxy> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
     if services.iter().any(overridden) {
@@ -492,7 +496,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         return None;
     }
     let down = |what: String, remedy: String| {
-        Some(Down { what: format!("{what}, so nobody reaches `{}`", target.name()), remedy })
+        Some(StoppedProxy { what: format!("{what}, so nobody reaches `{}`", target.name()), remedy })
     };
     // What a proxy that is down routes to is in its configuration, which cannot be read now.
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));

@@ -34,8 +34,8 @@ impl<'a> Run<'a> {
             starting: part.plan.starting(),
         })?;
         let note = |finding| match finding {
-            preflight::Finding::Refused(fault) => Err(fault.into()),
-            preflight::Finding::Note(loss) => Ok(loss),
+            preflight::PreflightFinding::Refused(fault) => Err(fault.into()),
+            preflight::PreflightFinding::Note(loss) => Ok(loss),
         };
         found.into_iter().map(note).collect()
     }

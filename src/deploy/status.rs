@@ -16,7 +16,7 @@ use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::{FlagLayers, Project};
 use crate::observed::Instance;
-use crate::preflight::{self, Down};
+use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
 use crate::release::{History, Record};
 use crate::report::history::Losses;
@@ -94,7 +94,7 @@ fn compose_status(
     let mut status = Status::new(&project.name, "compose");
     for target in &targets(project, named, &all, ledger)? {
         let proxies = scene::fronting(docker, project, target, &containers, &all)?;
-        if let Some(Down { what, remedy }) = preflight::proxy_down(project, target, &all) {
+        if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
             report.warn(&Warning::Release(format!("{what}; {remedy}")));
         }
         let viewer = Viewer { docker, project, wanted: &wanted, target, proxies };

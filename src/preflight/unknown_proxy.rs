@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Finding, Surroundings, connections};
+use super::{PreflightFinding, Surroundings, connections};
 use crate::deploy::scene::is_member;
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
@@ -68,7 +68,7 @@ enum Evidence {
 ///
 /// # Errors
 /// Docker cannot be started.
-pub fn findings(around: &Surroundings) -> Result<Vec<Finding>> {
+pub fn findings(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     let project = around.viewer.project;
     let mut services = around.services();
     services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
@@ -92,7 +92,7 @@ fn without_adapter(
     around: &Surroundings,
     proxy: &Container,
     services: &[&Service],
-) -> Result<Option<Finding>> {
+) -> Result<Option<PreflightFinding>> {
     let known = texts(around, proxy, services, &places(proxy))?;
     let evidence = |service: &Service| {
         let line = evidence(&known.texts, &names_of(around, service)).map(Evidence::Line);
@@ -109,7 +109,7 @@ fn past_adapter(
     around: &Surroundings,
     adapter: &dyn Proxy,
     services: &[&Service],
-) -> Result<Option<Finding>> {
+) -> Result<Option<PreflightFinding>> {
     let proxy = adapter.container();
     let backends = around.viewer.backends(around.containers);
     let is_fronting = around.fronting.iter().any(|p| p.container().id == proxy.id);
@@ -160,7 +160,7 @@ fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
 }
 
 /// What is known of what a proxy routes to.
-struct Known {
+struct KnownRoutes {
     texts: Vec<String>,
     /// Its configuration is among them.
     is_whole: bool,
@@ -177,9 +177,9 @@ fn texts(
     proxy: &Container,
     services: &[&Service],
     places: &[String],
-) -> Result<Known> {
+) -> Result<KnownRoutes> {
     if places.is_empty() {
-        return Ok(Known { texts: Vec::new(), is_whole: true });
+        return Ok(KnownRoutes { texts: Vec::new(), is_whole: true });
     }
     let names: BTreeSet<String> = services.iter().flat_map(|s| names_of(around, s)).collect();
     let words = names.iter().map(|name| format!("-e {}", shell::word(name))).collect::<Vec<_>>().join(" ");
@@ -202,7 +202,7 @@ exit 0"
     texts.extend(proxy.args.iter().cloned());
     texts.extend(proxy.config.labels.values().cloned());
     let is_elsewhere = REMOTE.contains(&image_name(&proxy.config.image));
-    Ok(Known { texts, is_whole: !marks.is_empty() && !is_elsewhere })
+    Ok(KnownRoutes { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 
 /// Files of configuration that its arguments name, and the folders that those are in: they may include others.
@@ -258,7 +258,12 @@ fn routes_to(text: &str, name: &str) -> bool {
     })
 }
 
-fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence: Evidence) -> Finding {
+fn finding(
+    around: &Surroundings,
+    service: &Service,
+    proxy: &Container,
+    evidence: Evidence,
+) -> PreflightFinding {
     let (name, called) = (&service.name, proxy.name());
     let seen = match evidence {
         Evidence::Line(line) => line,
@@ -276,11 +281,11 @@ fn finding(around: &Surroundings, service: &Service, proxy: &Container, evidence
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
          and restart `{called}` yourself"
     );
-    Finding::Refused(fault.seen(&seen).hint(hint).rule(&"unknown-proxy"))
+    PreflightFinding::Refused(fault.seen(&seen).hint(hint).rule(&"unknown-proxy"))
 }
 
 /// Refused, unless requests come by another proxy, or nothing listens for any.
-fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> Finding {
+fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> PreflightFinding {
     let (name, called) = (&service.name, proxy.name());
     let by_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
     if by_another || !connections::may_listen(around, service) {
@@ -289,7 +294,7 @@ fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &s
              old instance"
         );
         let fix = format!("see that `{called}` does not route to `{name}` past a proxy that is drained");
-        return Finding::Note(Risk::note("unknown-proxy-near", says, fix));
+        return PreflightFinding::Note(Risk::note("unknown-proxy-near", says, fix));
     }
     let fault = Error::unchanged(format!(
         "`{called}` may route to `{name}`: {why}, so it cannot be told which instance gets requests"
@@ -298,7 +303,7 @@ fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &s
         "name the service in its configuration, or take `{called}` off the networks of `{name}`; where it does not route to \
          `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
     );
-    Finding::Refused(fault.hint(hint).rule(&"unknown-proxy-near"))
+    PreflightFinding::Refused(fault.hint(hint).rule(&"unknown-proxy-near"))
 }
 
 #[cfg(test)]

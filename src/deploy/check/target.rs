@@ -115,8 +115,8 @@ impl Checker<'_> {
         })?;
         let about = || Scope::service(viewer.target.services()[0]);
         let finding = |found| match found {
-            preflight::Finding::Refused(fault) => self.about_service(viewer.target, fault),
-            preflight::Finding::Note(loss) => Finding::lost(about(), loss),
+            preflight::PreflightFinding::Refused(fault) => self.about_service(viewer.target, fault),
+            preflight::PreflightFinding::Note(loss) => Finding::lost(about(), loss),
         };
         Ok(found.into_iter().map(finding).collect())
     }
