@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::docker::{CommandResult, Docker, Exec};
 use crate::error::Error;
-use crate::proxy::{self, Endpoint, Open, Proxy, Reading, Release, Rotation};
+use crate::proxy::{self, Endpoint, HandBack, OpenRequests, Proxy, ProxyState, Rotation};
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// How often the proxy is asked.
@@ -42,7 +42,7 @@ pub struct ProxyRotation<'a> {
 pub enum DrainResult {
     Idle,
     /// The limit passed with this open to those that were drained.
-    Limit(Open),
+    Limit(OpenRequests),
 }
 
 impl ProxyRotation<'_> {
@@ -189,7 +189,7 @@ impl ProxyRotation<'_> {
         check: &dyn Fn() -> Result<()>,
     ) -> Result<DrainResult> {
         let mut quiet = 0;
-        let mut open = Open::default();
+        let mut open = OpenRequests::default();
         let mut rotation = self.rotation.clone();
         let left = limit.saturating_sub(since.elapsed());
         let waited = wait::until(SLOW_POLL, left, stop, || -> Result<Option<()>> {
@@ -226,11 +226,11 @@ impl ProxyRotation<'_> {
         }
     }
 
-    fn reading(&self, answer: &CommandResult, rotation: &Rotation) -> Result<Reading> {
+    fn reading(&self, answer: &CommandResult, rotation: &Rotation) -> Result<ProxyState> {
         Ok(self.proxy.read(answer, &rotation.all())?)
     }
 
-    fn read(&self, rotation: &Rotation) -> Result<Reading> {
+    fn read(&self, rotation: &Rotation) -> Result<ProxyState> {
         let answer = self.docker.query(&self.proxy.question(&rotation.all()))?;
         self.reading(&answer, rotation)
     }
@@ -282,12 +282,12 @@ pub fn release(
         }
         for _ in 0..STEPS {
             match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
-                Release::Done => return Ok(Some(())),
-                Release::Wait if healthy.elapsed() > proxy.patience() => {
+                HandBack::Done => return Ok(Some(())),
+                HandBack::Wait if healthy.elapsed() > proxy.patience() => {
                     return Err(not_released(proxy).into());
                 }
-                Release::Wait => return Ok(None),
-                Release::Run(exec) => _ = checked(docker, &exec, &proxy.name())?,
+                HandBack::Wait => return Ok(None),
+                HandBack::Run(exec) => _ = checked(docker, &exec, &proxy.name())?,
             }
             if !proxy.needs_reading() {
                 return Ok(Some(()));

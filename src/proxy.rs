@@ -3,10 +3,10 @@
 
 pub mod caddy;
 pub mod dockercloud;
-pub mod entrance;
-mod handover;
 pub mod haproxy;
 pub mod nginx_proxy;
+pub mod public_route;
+mod tcp_migrate;
 pub mod traefik;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use anyhow::Result;
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
-use entrance::Entrance;
+use public_route::PublicRoute;
 
 /// An instance as a proxy sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub enum InFlight {
 
 /// What the running proxy does, as far as it concerns the endpoints that were asked about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct ProxyState {
     /// Ids of those in rotation.
     pub routed: BTreeSet<String>,
     /// Of those the ones that get no request all the same, because the proxy's own check of them fails.
@@ -108,7 +108,7 @@ pub struct Reading {
     pub lingering: bool,
 }
 
-impl Reading {
+impl ProxyState {
     /// The running proxy sends new requests to exactly this set.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
@@ -121,12 +121,12 @@ impl Reading {
     }
 
     /// What is open to those outside of the rotation: requests, and connections that may be idle.
-    pub fn open(&self, rotation: &Rotation) -> Open {
+    pub fn open(&self, rotation: &Rotation) -> OpenRequests {
         let of = |e: &Endpoint| self.in_flight.get(&e.id).copied().unwrap_or(InFlight::Exact(0));
         let all = rotation.outside.iter().map(of);
-        all.fold(Open { quiet: Duration::MAX, ..Open::default() }, |sum, one| match one {
-            InFlight::Exact(count) => Open { requests: sum.requests + count, ..sum },
-            InFlight::AtMost { exact, open, quiet } => Open {
+        all.fold(OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() }, |sum, one| match one {
+            InFlight::Exact(count) => OpenRequests { requests: sum.requests + count, ..sum },
+            InFlight::AtMost { exact, open, quiet } => OpenRequests {
                 requests: sum.requests + exact,
                 unsure: sum.unsure + open,
                 quiet: if open > 0 { sum.quiet.min(quiet) } else { sum.quiet },
@@ -137,7 +137,7 @@ impl Reading {
 
 /// What is open to the instances that leave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenRequests {
     pub requests: usize,
     /// Connections that may carry a request, or be idle.
     pub unsure: usize,
@@ -145,7 +145,7 @@ pub struct Open {
     pub quiet: Duration,
 }
 
-impl Open {
+impl OpenRequests {
     /// Nothing to wait for any more: no request, and nothing that is not older than the limit.
     pub fn is_over(&self, limit: Duration) -> bool {
         self.requests == 0 && (self.unsure == 0 || self.quiet >= limit)
@@ -154,7 +154,7 @@ impl Open {
 
 /// A change to the running proxy before the first rollout, and what the report says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Preparation {
+pub struct Patch {
     pub exec: Exec,
     /// Empty where it changes nothing that stays.
     pub note: String,
@@ -166,7 +166,7 @@ pub struct Preparation {
 
 /// What a rollout is going to need of a proxy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct RolloutShape {
     /// Something may be left in the running proxy.
     pub tune: bool,
     /// How many instances start at a time.
@@ -180,7 +180,7 @@ pub struct Wish {
     pub beside: Vec<String>,
 }
 
-impl Wish {
+impl RolloutShape {
     pub fn names(&self) -> impl Iterator<Item = &[String]> {
         self.services.iter().map(|(_, names)| names.as_slice())
     }
@@ -188,18 +188,18 @@ impl Wish {
 
 /// A file or a folder that a container is going to be given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Given {
+pub struct MountedFile {
     /// Empty for a folder.
     pub text: String,
     pub read_only: bool,
 }
 
 /// Gets what a container that does not run yet is going to have at a path, as far as its project's file gives it.
-pub type Files<'a> = &'a dyn Fn(&str) -> Option<Given>;
+pub type FileLookup<'a> = &'a dyn Fn(&str) -> Option<MountedFile>;
 
 /// A step of giving the route back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Release {
+pub enum HandBack {
     Done,
     /// Its discovery has not caught up yet.
     Wait,
@@ -270,7 +270,7 @@ pub trait Proxy: Send + Sync {
     fn host(&self, container: &Container) -> Option<String>;
 
     /// By which ways clients come to it, the plainest first; none where its configuration does not tell.
-    fn entrances(&self, container: &Container) -> Vec<Entrance>;
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute>;
 
     /// What has to be read before anything else can be told: its own configuration, where that is not in the container's.
     fn introduction(&self) -> Option<Exec> {
@@ -305,7 +305,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// As `learn`, for one that does not run yet; whether its configuration is among these files.
-    fn learn_files(&mut self, _files: Files) -> bool {
+    fn learn_files(&mut self, _files: FileLookup) -> bool {
         true
     }
 
@@ -313,7 +313,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// What will keep it from being prepared, with the fix.
-    fn foresee(&self, _files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, _files: FileLookup, _wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         Ok(Vec::new())
     }
 
@@ -330,10 +330,10 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error>;
+    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error>;
 
     /// What will be lost all the same once it is prepared; from the answers to `inspect`.
-    fn losses(&self, _answers: &[CommandResult], _wish: &Wish) -> Vec<Risk> {
+    fn losses(&self, _answers: &[CommandResult], _wish: &RolloutShape) -> Vec<Risk> {
         Vec::new()
     }
 
@@ -369,7 +369,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// An answer that makes no sense.
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error>;
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error>;
 
     /// Asks why a rotation is not confirmed.
     fn diagnose(&self) -> Exec;
@@ -380,7 +380,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release;
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack;
 
     /// How long `release` may take until its discovery has caught up.
     fn patience(&self) -> Duration {
@@ -478,10 +478,10 @@ mod tests {
     fn a_rotation_is_confirmed_by_exactly_its_set_in_the_running_proxy() {
         let rotation =
             Rotation { inside: vec![endpoint("new")], outside: vec![endpoint("old")], ..Rotation::default() };
-        let reading = |routed: &[&str], settled| Reading {
+        let reading = |routed: &[&str], settled| ProxyState {
             routed: routed.iter().map(|r| r.to_string()).collect(),
             settled,
-            ..Reading::default()
+            ..ProxyState::default()
         };
         assert!(reading(&["new"], true).confirms(&rotation));
         assert!(reading(&["new", "another services"], true).confirms(&rotation));
@@ -499,11 +499,11 @@ mod tests {
             found: found.clone(),
             ..Rotation::default()
         };
-        let reading = |routed: &[&str], failing: &[&str]| Reading {
+        let reading = |routed: &[&str], failing: &[&str]| ProxyState {
             routed: routed.iter().map(|r| r.to_string()).collect(),
             failing: failing.iter().map(|f| f.to_string()).collect(),
             settled: true,
-            ..Reading::default()
+            ..ProxyState::default()
         };
         assert!(reading(&["old", "new"], &["old"]).confirms(&inside(endpoint("old"))));
         assert!(!reading(&["old", "new"], &["new"]).confirms(&inside(endpoint("old"))));
@@ -521,12 +521,12 @@ mod tests {
                 ("a".to_string(), InFlight::AtMost { exact, open: unsure, quiet }),
                 ("b".to_string(), InFlight::Exact(1)),
             ];
-            Reading { in_flight: in_flight.into(), ..Reading::default() }.open(&rotation)
+            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }.open(&rotation)
         };
-        assert_eq!(open(2, 3, 4), Open { requests: 3, unsure: 3, quiet: Duration::from_secs(4) });
+        assert_eq!(open(2, 3, 4), OpenRequests { requests: 3, unsure: 3, quiet: Duration::from_secs(4) });
         let limit = Duration::from_secs(30);
         let over = |requests, unsure, seconds| {
-            Open { requests, unsure, quiet: Duration::from_secs(seconds) }.is_over(limit)
+            OpenRequests { requests, unsure, quiet: Duration::from_secs(seconds) }.is_over(limit)
         };
         assert!(over(0, 0, 0) && over(0, 3, 30));
         assert!(!over(1, 0, 30) && !over(0, 3, 29));

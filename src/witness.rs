@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::mask;
 use crate::model::WitnessSettings;
-use crate::proxy::entrance::Place;
+use crate::proxy::public_route::WitnessUrl;
 use crate::wait::{self, StopSignal, Ticker, WaitResult};
 use client::{Asker, Said};
 #[cfg(test)]
@@ -40,7 +40,7 @@ const LAST: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(5);
 
 /// What a URL may be asked by, best first: whether one of them only sends clients on to another, its answer tells.
-pub type Places = Vec<Place>;
+pub type Places = Vec<WitnessUrl>;
 
 /// All the URLs of a run; nobody asks any until it is started.
 #[derive(Default)]
@@ -282,7 +282,7 @@ struct Heard {
 
 impl Probe {
     fn new(
-        places: &[Place],
+        places: &[WitnessUrl],
         settings: &WitnessSettings,
         zero: Instant,
         counter: &Arc<Counter>,

@@ -16,7 +16,7 @@ use crate::error::Risk;
 use crate::health::ReadinessProbe;
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
-use crate::proxy::Wish;
+use crate::proxy::RolloutShape;
 use crate::release::Kind;
 use crate::report::{Event, Found, Warning};
 
@@ -166,7 +166,7 @@ impl<'a> Run<'a> {
         let first = &self.project().services[viewer.target.services()[0]];
         let names = |p: &Part| p.viewer.names(&p.viewer.backends(containers));
         let others = all.iter().filter(|p| p.name() != part.name());
-        let wish = Wish {
+        let wish = RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),
             project: self.project().name.clone(),
             starting: part.plan.starting(),

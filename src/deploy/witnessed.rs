@@ -11,7 +11,7 @@ use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::WitnessSettings;
 use crate::proxy::Proxy;
-use crate::proxy::entrance::{Entrance, Place};
+use crate::proxy::public_route::{PublicRoute, WitnessUrl};
 use crate::release::Witnessed;
 use crate::report::{Event, Report, Warning};
 use crate::witness::{Places, Seen};
@@ -83,9 +83,9 @@ impl Run<'_> {
             let before = proxy.entrances(before);
             Some(common(before, proxy.entrances(&part.viewer.preview(service))))
         });
-        let speaks = |e: &&Entrance| cfg!(feature = "tls") || !e.tls;
+        let speaks = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
         let place =
-            |e: &Entrance| e.place(proxy.container(), settings.host.as_deref(), settings.path.as_deref());
+            |e: &PublicRoute| e.place(proxy.container(), settings.host.as_deref(), settings.path.as_deref());
         ways.iter().flatten().filter(speaks).filter_map(place).collect()
     }
 
@@ -121,13 +121,13 @@ pub fn unknown_url() -> Error {
 }
 
 /// The one that settings name.
-pub fn own_place(settings: &WitnessSettings) -> Option<Place> {
-    settings.url.clone().map(|url| Place { url, host: settings.host.clone(), connect: None })
+pub fn own_place(settings: &WitnessSettings) -> Option<WitnessUrl> {
+    settings.url.clone().map(|url| WitnessUrl { url, host: settings.host.clone(), connect: None })
 }
 
 /// The ways that lead to what serves and to what comes; those to what serves, where the others are not known yet. One that
 /// goes away with the old release would tell of losses that are none.
-fn common(before: Vec<Entrance>, after: Vec<Entrance>) -> Vec<Entrance> {
+fn common(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute> {
     match after.is_empty() {
         true => before,
         false => before.into_iter().filter(|way| after.contains(way)).collect(),
@@ -183,8 +183,8 @@ mod tests {
 
     #[test]
     fn a_way_that_goes_with_the_old_release_is_not_asked() {
-        let at = |host: &str| Entrance { host: Some(host.into()), ..Entrance::at(80, false) };
-        let hosts = |ways: Vec<Entrance>| ways.into_iter().filter_map(|w| w.host).collect::<Vec<_>>();
+        let at = |host: &str| PublicRoute { host: Some(host.into()), ..PublicRoute::at(80, false) };
+        let hosts = |ways: Vec<PublicRoute>| ways.into_iter().filter_map(|w| w.host).collect::<Vec<_>>();
         assert_eq!(hosts(common(vec![at("a"), at("b")], vec![at("b"), at("c")])), ["b"]);
         assert_eq!(hosts(common(vec![at("a")], vec![at("c")])), Vec::<String>::new());
         assert_eq!(hosts(common(vec![at("a")], vec![])), ["a"]);

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::entrance::Entrance;
-use super::{Backend, Endpoint, Files, Preparation, Proxy, Reading, Release, Rotation, Wish, handover};
+use super::public_route::PublicRoute;
+use super::{
+    Backend, Endpoint, FileLookup, HandBack, Patch, Proxy, ProxyState, RolloutShape, Rotation, tcp_migrate,
+};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
@@ -205,7 +207,7 @@ impl Caddy {
     }
 
     /// A switch has one rotation, so what one handler routes to cannot have two.
-    fn check_shared(&self, wish: &Wish) -> Result<(), Error> {
+    fn check_shared(&self, wish: &RolloutShape) -> Result<(), Error> {
         let beside: BTreeSet<String> = wish.beside.iter().cloned().collect();
         for (service, names) in &wish.services {
             let shared =
@@ -322,7 +324,7 @@ impl Proxy for Caddy {
     }
 
     /// caddy-docker-proxy's is known by the configuration that it has loaded.
-    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         let addresses = container.addresses_reached_from(&self.container);
         let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
         entrance::entrances(&self.known.config, &names.collect())
@@ -336,7 +338,7 @@ impl Proxy for Caddy {
         self.known = Known::read(answer);
     }
 
-    fn learn_files(&mut self, files: Files) -> bool {
+    fn learn_files(&mut self, files: FileLookup) -> bool {
         let file = files(self.file()).map(|given| given.text);
         let is_known = file.is_some() || self.by_labels;
         self.known = Known { file: file.unwrap_or_default(), is_planned: true, ..Known::default() };
@@ -377,17 +379,17 @@ impl Proxy for Caddy {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![self.question(&[]), handover::question(&self.container)]
+        vec![self.question(&[]), tcp_migrate::question(&self.container)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
+    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         self.check_shared(wish)?;
         let answer = answers.first().cloned().unwrap_or_default();
         let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
         let view = view.ok_or_else(|| self.silent(&answer))?;
         let switch = self.preparation(&view, wish.tune);
         let kept = answers.get(1).filter(|_| wish.tune && switch.is_some());
-        let kept = kept.and_then(|a| handover::preparation(&self.container, &self.name(), a));
+        let kept = kept.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
         Ok(kept.into_iter().chain(switch).collect())
     }
 
@@ -415,14 +417,14 @@ impl Proxy for Caddy {
         self.sh(scripts::question(self.api(), self.means()))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let view = self.view(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let routed = endpoints.iter().filter(|e| view.routes_to(e));
-        Ok(Reading {
+        Ok(ProxyState {
             routed: routed.map(|e| e.id.clone()).collect(),
             settled: view.is_switched || !view.is_on(),
             in_flight: view.in_flight(endpoints, self.means().counts_names),
-            ..Reading::default()
+            ..ProxyState::default()
         })
     }
 
@@ -430,10 +432,10 @@ impl Proxy for Caddy {
         self.sh(scripts::diagnosis(self.means()))
     }
 
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         match self.view(now, ours) {
             Some(view) if view.stale_for().is_zero() => self.give_back(&view),
-            Some(_) | None => Release::Wait,
+            Some(_) | None => HandBack::Wait,
         }
     }
 

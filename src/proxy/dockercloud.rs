@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::entrance::{Entrance, is_plain};
 use super::haproxy::config::Settings;
 use super::haproxy::slot::Slot;
+use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, handover,
+    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
+    tcp_migrate,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -157,9 +158,9 @@ impl Proxy for Dockercloud {
     }
 
     /// Without `VIRTUAL_HOST` any host is answered, at port 80.
-    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         match container.env("VIRTUAL_HOST") {
-            None => vec![Entrance::at(80, false)],
+            None => vec![PublicRoute::at(80, false)],
             Some(hosts) => hosts.split(',').filter_map(|h| virtual_host(h.trim())).collect(),
         }
     }
@@ -181,7 +182,7 @@ impl Proxy for Dockercloud {
         Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
     }
 
-    fn foresee(&self, _files: Files, wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, _files: FileLookup, wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let coming = |(service, names): &(String, Vec<String>)| Backend {
             project: wish.project.clone(),
             service: service.clone(),
@@ -196,20 +197,20 @@ impl Proxy for Dockercloud {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![handover::question(&self.container)]
+        vec![tcp_migrate::question(&self.container)]
     }
 
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
     /// setting, makes it render a configuration without servers.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
-        let quietly = |action| Preparation {
+    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
+        let quietly = |action| Patch {
             exec: self.run(action, &wish.project, &[]),
             note: String::new(),
             required: true,
             without: String::new(),
         };
         let answer = answers.first().filter(|_| wish.tune);
-        let kept = answer.and_then(|a| handover::preparation(&self.container, &self.name(), a));
+        let kept = answer.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
         Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("release")]).unwrap_or_default())
     }
 
@@ -258,7 +259,7 @@ impl Proxy for Dockercloud {
         self.run("ask", "", &[])
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
             self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
                 .seen(answer.said())
@@ -266,7 +267,7 @@ impl Proxy for Dockercloud {
         let ids = |keep: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
             endpoints.iter().filter(|e| keep(e)).map(|e| e.id.clone()).collect()
         };
-        Ok(Reading {
+        Ok(ProxyState {
             routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
             failing: ids(&|e| !answer.of(e).any(Slot::is_routed)),
             settled: answer.is_frozen_for(project_of(endpoints)),
@@ -283,20 +284,20 @@ impl Proxy for Dockercloud {
     }
 
     /// The manager's next render has only what runs; with the reload every flag goes.
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         let Some(answer) = Answer::parse(&now.stdout) else {
-            return Release::Wait;
+            return HandBack::Wait;
         };
         let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
         let is_unknown = ours.iter().any(|e| !e.addresses.is_empty()) && !answer.knows_any(ours);
         let project = project_of(ours);
         match (answer.is_frozen_for(project), flagged) {
-            (true, _) => Release::Run(self.run("release", project, &[])),
+            (true, _) => HandBack::Run(self.run("release", project, &[])),
             // It waits for the other project's rollout.
-            _ if answer.frozen && (flagged || is_unknown) => Release::Wait,
-            _ if is_unknown => Release::Run(self.run("render", project, &[])),
-            (false, true) => Release::Wait,
-            (false, false) => Release::Done,
+            _ if answer.frozen && (flagged || is_unknown) => HandBack::Wait,
+            _ if is_unknown => HandBack::Run(self.run("render", project, &[])),
+            (false, true) => HandBack::Wait,
+            (false, false) => HandBack::Done,
         }
     }
 
@@ -311,7 +312,7 @@ fn project_of(endpoints: &[Endpoint]) -> &str {
 }
 
 /// Reads `app.example`, `https://app.example/shop` or `*:8080/`.
-fn virtual_host(text: &str) -> Option<Entrance> {
+fn virtual_host(text: &str) -> Option<PublicRoute> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     let tls = ["https", "wss"].contains(&scheme);
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
@@ -319,7 +320,7 @@ fn virtual_host(text: &str) -> Option<Entrance> {
     let any = ["", "*"].contains(&host);
     (any || is_plain(host)).then_some(())?;
     let path = path.trim_end_matches('*').to_string();
-    Some(Entrance { port: port.parse().ok()?, tls, host: (!any).then(|| host.into()), path })
+    Some(PublicRoute { port: port.parse().ok()?, tls, host: (!any).then(|| host.into()), path })
 }
 
 impl Dockercloud {

@@ -16,8 +16,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::entrance::Entrance;
-use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish};
+use super::public_route::PublicRoute;
+use super::{
+    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
+};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk, Rule};
@@ -87,7 +89,7 @@ pub fn is_image(image: &str) -> bool {
 }
 
 /// By which ways requests come to what has these names, by a configuration alone.
-pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<Entrance> {
+pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<PublicRoute> {
     let haproxy = Haproxy { config: Settings::parse(configuration), ..Haproxy::new(&Container::default()) };
     haproxy.entrances_to(names)
 }
@@ -164,7 +166,7 @@ impl Haproxy {
         self.config.fixed.iter().filter(|f| stands_for(&f.host, names))
     }
 
-    fn entrances_to(&self, names: &[String]) -> Vec<Entrance> {
+    fn entrances_to(&self, names: &[String]) -> Vec<PublicRoute> {
         let templates = self.templates_of(names).map(|t| t.backend.as_str());
         let backends = templates.chain(self.fixed_of(names).map(|f| f.backend.as_str())).collect();
         frontend::entrances(&self.config.fronts, &backends)
@@ -291,7 +293,7 @@ impl Proxy for Haproxy {
         None
     }
 
-    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         self.entrances_to(&container.names())
     }
 
@@ -355,7 +357,7 @@ impl Proxy for Haproxy {
         self.unchecked(backends).into_iter().map(note).collect()
     }
 
-    fn learn_files(&mut self, files: Files) -> bool {
+    fn learn_files(&mut self, files: FileLookup) -> bool {
         let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
         let environment = self.environment(std::iter::empty());
         self.config = Settings::read(&texts.clone().unwrap_or_default().join("\n"), &environment);
@@ -363,7 +365,7 @@ impl Proxy for Haproxy {
     }
 
     /// Old and new instances have to have a slot at the same time.
-    fn foresee(&self, _files: Files, wish: &Wish, present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, _files: FileLookup, wish: &RolloutShape, present: usize) -> Result<Vec<Risk>, Error> {
         for template in wish.names().flat_map(|n| self.templates_of(n)) {
             let slots = template.size();
             let needed = present + wish.starting;
@@ -380,7 +382,7 @@ impl Proxy for Haproxy {
     }
 
     /// A slot for each instance that starts, in every backend of a template.
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
+    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let answer = answers.first().cloned().unwrap_or_default();
         let slots = Slot::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
         fixed::check(self, &answer, wish)?;
@@ -461,7 +463,7 @@ impl Proxy for Haproxy {
         Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::question(endpoints)))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let slots = self.slots_for(answer, endpoints).ok_or_else(|| self.silent(answer))?;
         let of = |e: &Endpoint| slots.iter().filter(|s| s.is_of(std::slice::from_ref(e))).collect::<Vec<_>>();
         let routed = |e: &&Endpoint| of(e).iter().any(|s| !s.is_out());
@@ -473,7 +475,7 @@ impl Proxy for Haproxy {
             let own = of(e).iter().map(|s| s.in_flight).sum();
             retired.as_ref().map_or(InFlight::Exact(own), |retired| retired.in_flight(e, own))
         };
-        Ok(Reading {
+        Ok(ProxyState {
             routed: ids(&routed),
             failing: ids(&failing),
             settled: true,
@@ -497,16 +499,16 @@ impl Proxy for Haproxy {
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS
     /// has taken the address of the stopped instance away. Before, it would send requests to nobody.
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
         let Some(mut slots) = self.slots_for(now, ours) else {
-            return Release::Wait;
+            return HandBack::Wait;
         };
         slots.retain(|s| !fixed::is_of_others(s, ours, existing));
         let (commands, left) = self.settle(&slots, ours);
         match (self.command(&commands), left) {
-            (Some(exec), _) => Release::Run(exec),
-            (None, true) => Release::Wait,
-            (None, false) => Release::Done,
+            (Some(exec), _) => HandBack::Run(exec),
+            (None, true) => HandBack::Wait,
+            (None, false) => HandBack::Done,
         }
     }
 

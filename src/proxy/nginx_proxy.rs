@@ -10,9 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use super::entrance::{Entrance, is_plain};
+use super::public_route::{PublicRoute, is_plain};
 use super::{
-    Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex, is_written,
+    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation, hex,
+    is_written,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -199,7 +200,7 @@ impl NginxProxy {
     }
 
     /// Services whose `VIRTUAL_HOST_MULTIPORTS` a template passes over, and whether `VIRTUAL_HOST` routes to them.
-    fn passed_over(&self, template: &str, wish: &Wish) -> Option<Risk> {
+    fn passed_over(&self, template: &str, wish: &RolloutShape) -> Option<Risk> {
         let is_old = !template.is_empty() && !template.contains(multiports::KEY);
         let is_set = |backend: &&Backend| multiports::value(&backend.environment).is_some();
         let is_routed =
@@ -221,7 +222,7 @@ impl NginxProxy {
 
     /// # Errors
     /// A service that the template gives no route.
-    fn reads(&self, template: &str, wish: &Wish) -> Result<(), Error> {
+    fn reads(&self, template: &str, wish: &RolloutShape) -> Result<(), Error> {
         match self.passed_over(template, wish).filter(|loss| loss.grave) {
             Some(loss) => Err(Error::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
             None => Ok(()),
@@ -233,7 +234,7 @@ impl NginxProxy {
     }
 
     /// The preparation that puts the marker test into the template.
-    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Preparation>, Error> {
+    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Patch>, Error> {
         let patched = match template::patch(&state.template) {
             Patched::Already => return Ok(None),
             Patched::Unknown => {
@@ -249,7 +250,7 @@ impl NginxProxy {
         };
         let mut exec = Exec::sh(&self.generator, install_script(&self.template));
         exec.stdin = Some(patched);
-        Ok(Some(Preparation {
+        Ok(Some(Patch {
             exec,
             note: format!("{}: added a marker test to {}", self.name(), self.template),
             required: true,
@@ -298,9 +299,9 @@ impl NginxProxy {
     }
 
     /// The preparation that keeps a reload from closing idle client connections.
-    fn keep_alive(&self, state: &Inspected) -> Option<Preparation> {
+    fn keep_alive(&self, state: &Inspected) -> Option<Patch> {
         let known = state.nginx_version.is_some_and(|v| v >= KNOWS_KEEPALIVE);
-        (known && !state.keeps_alive).then(|| Preparation {
+        (known && !state.keeps_alive).then(|| Patch {
             exec: Exec::sh(&self.nginx.id, keep_alive_script()),
             note: format!(
                 "{}: set `keepalive_min_timeout {}s` in {KEEPALIVE_FILE}, so that a reload does not cut idle clients",
@@ -365,11 +366,11 @@ impl Proxy for NginxProxy {
     }
 
     /// At each plain name; whether port 80 only sends clients on to the other one, its answers tell.
-    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         let port = |key: &str, usual| self.nginx.env(key).and_then(|p| p.parse().ok()).unwrap_or(usual);
         let ports = [port("HTTP_PORT", 80), port("HTTPS_PORT", 443)];
         let at = |host: &str, path: &str, own: [Option<u16>; 2]| {
-            [0, 1].map(|n| Entrance {
+            [0, 1].map(|n| PublicRoute {
                 port: own[n].unwrap_or(ports[n]),
                 tls: n == 1,
                 host: Some(host.into()),
@@ -397,7 +398,7 @@ impl Proxy for NginxProxy {
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &Wish) -> Result<Vec<Preparation>, Error> {
+    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let state = Inspected::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(CommandResult::said).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
@@ -410,14 +411,14 @@ impl Proxy for NginxProxy {
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn losses(&self, answers: &[CommandResult], wish: &Wish) -> Vec<Risk> {
+    fn losses(&self, answers: &[CommandResult], wish: &RolloutShape) -> Vec<Risk> {
         let Some(state) = Inspected::read(answers) else { return Vec::new() };
         let passed_over = self.passed_over(&state.template, wish);
         self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
     }
 
     /// The template of its image is taken to be one that can be changed.
-    fn foresee(&self, files: Files, wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, files: FileLookup, wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let own = files(&self.template);
         let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = Inspected {
@@ -457,13 +458,13 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, question_script(&self.config, &remotes))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
+    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
             Error::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
         let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));
-        Ok(Reading {
+        Ok(ProxyState {
             routed: routed.map(|e| e.id.clone()).collect(),
             failing: BTreeSet::new(),
             settled: answer.is_settled(),
@@ -476,9 +477,9 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
     }
 
-    fn release(&self, _now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> Release {
+    fn release(&self, _now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
         let ours: Vec<&str> = ours.iter().map(|e| e.id.as_str()).collect();
-        Release::Run(Exec::sh(&self.generator, release_script(&ours, existing)))
+        HandBack::Run(Exec::sh(&self.generator, release_script(&ours, existing)))
     }
 
     /// A client that kept its connection to a retired worker may use it once more; and a slow upload, whose worker

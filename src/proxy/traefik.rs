@@ -16,8 +16,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::entrance::Entrance;
-use super::{Backend, Endpoint, Files, InFlight, Preparation, Proxy, Reading, Release, Rotation, Wish, hex};
+use super::public_route::PublicRoute;
+use super::{
+    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation, hex,
+};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
@@ -245,7 +247,7 @@ impl Proxy for Traefik {
         http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
     }
 
-    fn entrances(&self, container: &Container) -> Vec<Entrance> {
+    fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         entrance::entrances(&self.settings, &container.config.labels)
     }
 
@@ -263,7 +265,7 @@ impl Proxy for Traefik {
     }
 
     /// By its arguments, where it is given no file. Its image is taken to be the official one, which has wget.
-    fn learn_files(&mut self, files: Files) -> bool {
+    fn learn_files(&mut self, files: FileLookup) -> bool {
         let own = settings::files(&self.container);
         let found = own.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
         self.tool = Some("wget".into());
@@ -286,7 +288,7 @@ impl Proxy for Traefik {
         self.settings.route_files().map(String::from).collect()
     }
 
-    fn foresee(&self, files: Files, _wish: &Wish, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, files: FileLookup, _wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let given = self.settings.directory().and_then(|directory| Some((directory, files(directory)?)));
         if let Some((directory, given)) = given {
             let stdout = if given.read_only { "@readonly" } else { "" }.to_string();
@@ -317,7 +319,7 @@ impl Proxy for Traefik {
     }
 
     /// Nothing is changed; a directory that takes no file is found out here.
-    fn prepare(&self, answers: &[CommandResult], _wish: &Wish) -> Result<Vec<Preparation>, Error> {
+    fn prepare(&self, answers: &[CommandResult], _wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         if let (Some(directory), [answer]) = (self.settings.directory(), answers) {
             self.check_directory(directory, answer)?;
         }
@@ -356,12 +358,12 @@ impl Proxy for Traefik {
         })
     }
 
-    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<Reading, Error> {
+    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = self.answer(done)?;
         self.check_references(&answer, endpoints)?;
         let idle = self.settings.idle_timeout();
         let busy = endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e, idle)));
-        Ok(Reading {
+        Ok(ProxyState {
             routed: self.routed(&answer, endpoints),
             failing: BTreeSet::new(),
             settled: !self.steers() || answer.is_settled(),
@@ -375,22 +377,22 @@ impl Proxy for Traefik {
         self.sh(scripts::diagnosis(self.settings.directory(), self.door.as_ref(), self.api.as_ref()))
     }
 
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> Release {
+    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         let name = pin::name(ours).unwrap_or_default();
         let (Some(answer), Some((file, _))) = (Answer::parse(&now.stdout), self.files(&name)) else {
-            return if self.steers() { Release::Wait } else { Release::Done };
+            return if self.steers() { HandBack::Wait } else { HandBack::Done };
         };
         let Some(text) = &answer.file else {
             return match (&answer.served, answer.has_remains()) {
-                (Some(_), _) => Release::Wait,
-                (None, true) => Release::Run(self.sh(scripts::tidy(&file))),
-                (None, false) => Release::Done,
+                (Some(_), _) => HandBack::Wait,
+                (None, true) => HandBack::Run(self.sh(scripts::tidy(&file))),
+                (None, false) => HandBack::Done,
             };
         };
         match self.caught_up(&answer, text, ours) {
-            CaughtUp::Yes => Release::Run(self.sh(scripts::remove(&file))),
-            CaughtUp::SoonByItself => Release::Run(self.sh(scripts::mark(&file))),
-            CaughtUp::No => Release::Wait,
+            CaughtUp::Yes => HandBack::Run(self.sh(scripts::remove(&file))),
+            CaughtUp::SoonByItself => HandBack::Run(self.sh(scripts::mark(&file))),
+            CaughtUp::No => HandBack::Wait,
         }
     }
 

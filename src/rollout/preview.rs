@@ -11,7 +11,7 @@ use crate::docker::{CommandResult, DockerCommand, Exec};
 use crate::model::Service;
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
-use crate::proxy::{Proxy, Release, Rotation, endpoints};
+use crate::proxy::{HandBack, Proxy, Rotation, endpoints};
 
 /// What a step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,8 +147,8 @@ impl<'a> Preview<'a> {
     fn release(&self) -> Result<Vec<Told>> {
         let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
         self.in_proxies(&[], |proxy, now, rotation| match proxy.release(now, &rotation.all(), &existing) {
-            Release::Run(exec) => Some(exec),
-            Release::Done | Release::Wait => None,
+            HandBack::Run(exec) => Some(exec),
+            HandBack::Done | HandBack::Wait => None,
         })
     }
 

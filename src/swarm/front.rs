@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::Risk;
-use crate::proxy::entrance::{Entrance, is_plain};
+use crate::proxy::public_route::{PublicRoute, is_plain};
 use crate::proxy::{haproxy, traefik};
 
 /// What a proxy is.
@@ -88,7 +88,7 @@ impl Front {
     }
 
     /// By which ways requests come to a service, by its configuration.
-    pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<Entrance> {
+    pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<PublicRoute> {
         let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
         match self.kind {
             Kind::Haproxy => haproxy::entrances_of(&self.text, &names),
@@ -97,13 +97,13 @@ impl Front {
             Kind::NginxProxy => {
                 let host = part["environment"]["VIRTUAL_HOST"].as_str().and_then(|all| all.split(',').next());
                 let host = host.filter(|h| is_plain(h)).map(String::from);
-                vec![Entrance { host, ..Entrance::at(80, false) }]
+                vec![PublicRoute { host, ..PublicRoute::at(80, false) }]
             }
             Kind::Traefik => {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
                 let found = labels.iter().find_map(|l| traefik::request_of(&as_labels(l)));
                 found
-                    .map(|(host, path)| Entrance { host, path, ..Entrance::at(80, false) })
+                    .map(|(host, path)| PublicRoute { host, path, ..PublicRoute::at(80, false) })
                     .into_iter()
                     .collect()
             }
@@ -298,21 +298,21 @@ impl Front {
 }
 
 /// A site of a Caddyfile that needs no certificate: `:80 {` or `http://app.example {`.
-fn site(line: &str) -> Option<Entrance> {
+fn site(line: &str) -> Option<PublicRoute> {
     let name = line.strip_suffix('{')?.trim_end();
     if let Some(port) = name.strip_prefix(':') {
-        return Some(Entrance::at(port.parse().ok()?, false));
+        return Some(PublicRoute::at(port.parse().ok()?, false));
     }
     let (host, port) = name.strip_prefix("http://").map(|n| n.split_once(':').unwrap_or((n, "80")))?;
     let host = Some(host).filter(|h| is_plain(h))?;
-    Some(Entrance { host: Some(host.into()), ..Entrance::at(port.parse().ok()?, false) })
+    Some(PublicRoute { host: Some(host.into()), ..PublicRoute::at(port.parse().ok()?, false) })
 }
 
 /// `listen 80;` and `listen [::]:80 default_server;` of nginx, without TLS.
-fn listen(line: &str) -> Option<Entrance> {
+fn listen(line: &str) -> Option<PublicRoute> {
     let words: Vec<&str> = line.strip_prefix("listen")?.trim_end_matches(';').split_whitespace().collect();
     let port = words.first()?.rsplit(':').next()?.parse().ok()?;
-    (!words.contains(&"ssl")).then(|| Entrance::at(port, false))
+    (!words.contains(&"ssl")).then(|| PublicRoute::at(port, false))
 }
 
 /// As the long form of a resolved file has them.

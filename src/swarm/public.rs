@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::Value;
 
 use super::front::Front;
-use crate::proxy::entrance::Entrance;
+use crate::proxy::public_route::PublicRoute;
 use crate::witness::Places;
 
 /// Where a service that publishes a port is reached: the addresses of the nodes, each with the ways to it, best first.
@@ -36,7 +36,7 @@ pub fn places(
         }
         if before.is_empty() {
             let port = published(part).first().copied();
-            all.extend(port.map(|port| (Entrance::at(port.target, false), port, name.as_str())));
+            all.extend(port.map(|port| (PublicRoute::at(port.target, false), port, name.as_str())));
         }
         for (entrance, port, owner) in all {
             for ways in addresses(owner, port.is_of_node) {

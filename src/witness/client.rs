@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 
 use super::sample::Outcome;
 use crate::model::WitnessSettings;
-use crate::proxy::entrance::Place;
+use crate::proxy::public_route::WitnessUrl;
 
 /// How much of an answer is read, in bytes; what is longer counts as whole.
 const BODY_LIMIT: u64 = 4 << 20;
@@ -22,7 +22,7 @@ const VERSION: usize = 40;
 /// Asks one place.
 pub struct Asker {
     client: Client,
-    pub place: Place,
+    pub place: WitnessUrl,
     timeout: Duration,
     version_header: String,
 }
@@ -42,14 +42,14 @@ impl Asker {
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn all(place: &Place, settings: &WitnessSettings) -> Result<Vec<Asker>> {
+    pub fn all(place: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<Asker>> {
         let is_named = place.connect.is_none() && place.url.scheme() == "https";
         // Without any authority that this machine trusts there is no such client.
         let strict = is_named.then(|| Asker::new(place, settings, true).ok()).flatten();
         Ok(strict.into_iter().chain([Asker::new(place, settings, false)?]).collect())
     }
 
-    fn new(place: &Place, settings: &WitnessSettings, verifies: bool) -> Result<Asker> {
+    fn new(place: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<Asker> {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -145,7 +145,7 @@ mod tests {
             String::from_utf8_lossy(&asked[..length]).to_lowercase()
         });
         let name = host.unwrap_or("127.0.0.1");
-        let place = Place {
+        let place = WitnessUrl {
             url: format!("http://{name}:{port}/up").parse().unwrap(),
             host: host.map(String::from),
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
@@ -185,7 +185,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);
-        let place = Place { url, host: None, connect: None };
+        let place = WitnessUrl { url, host: None, connect: None };
         assert_eq!(
             Asker::new(&place, &WitnessSettings::default(), false).unwrap().ask().outcome,
             Outcome::Refused
@@ -243,14 +243,15 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
     #[test]
     #[cfg(feature = "tls")]
     fn the_certificate_of_a_url_that_the_user_names_counts_and_that_of_a_proxy_does_not() {
-        let place = Place { url: by_tls(), host: None, connect: None };
-        let outcomes = |place: &Place| {
+        let place = WitnessUrl { url: by_tls(), host: None, connect: None };
+        let outcomes = |place: &WitnessUrl| {
             let askers = Asker::all(place, &WitnessSettings::default()).unwrap();
             askers.iter().map(|asker| asker.ask().outcome).collect::<Vec<_>>()
         };
         // One that is not accepted before the switch, either, is asked all the same.
         assert_eq!(outcomes(&place), [Outcome::Untrusted, Outcome::Status(200)]);
-        let of_proxy = Place { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..place };
+        let of_proxy =
+            WitnessUrl { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..place };
         assert_eq!(outcomes(&of_proxy), [Outcome::Status(200)]);
     }
 }

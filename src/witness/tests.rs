@@ -32,16 +32,16 @@ impl Server {
         self.status.store(status, Ordering::Relaxed);
     }
 
-    fn place(&self) -> Place {
-        Place { url: self.url.parse().unwrap(), host: None, connect: None }
+    fn place(&self) -> WitnessUrl {
+        WitnessUrl { url: self.url.parse().unwrap(), host: None, connect: None }
     }
 }
 
 /// Nobody listens there.
-fn nowhere() -> Place {
+fn nowhere() -> WitnessUrl {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-    Place { url, host: None, connect: None }
+    WitnessUrl { url, host: None, connect: None }
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -168,7 +168,7 @@ fn who_has_to_be_answered_and_is_not_refuses() {
 fn of_several_ways_the_first_is_taken_that_answers_and_does_not_send_clients_on() {
     let sends_on = || Server::new(301, "location: https://127.0.0.1/\r\n");
     let (redirect, bad, good) = (sends_on(), Server::new(503, ""), Server::new(200, ""));
-    let urls = |places: &[&Place]| vec![places.iter().map(|p| (*p).clone()).collect::<Places>()];
+    let urls = |places: &[&WitnessUrl]| vec![places.iter().map(|p| (*p).clone()).collect::<Places>()];
     let all = urls(&[&redirect.place(), &nowhere(), &bad.place(), &good.place()]);
     let witness = started(&all);
     until("it has chosen", || witness.count().sent > 0);

@@ -10,7 +10,7 @@ use crate::deploy::definition::Definition;
 use crate::deploy::scene::Wanted;
 use crate::docker::inspect::Image;
 use crate::model::Service;
-use crate::proxy::{self, Given, Proxy};
+use crate::proxy::{self, MountedFile, Proxy};
 use crate::swarm::front::given_files;
 
 /// A proxy of the file.
@@ -19,7 +19,7 @@ struct One {
     proxy: Arc<dyn Proxy>,
     /// Its configuration is among the files that it is given.
     is_known: bool,
-    files: Vec<(String, Given, String)>,
+    files: Vec<(String, MountedFile, String)>,
 }
 
 /// All of them.
@@ -62,7 +62,7 @@ fn process(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
 }
 
 /// The files that a service is given: their place in it, what they are, and where they are on this machine.
-fn files(service: &Value, project: &Value) -> Vec<(String, Given, String)> {
+fn files(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
     let mounts = service["volumes"].as_array();
     let is_read_only = |target: &str| {
         let mut its = mounts.into_iter().flatten().filter(|m| m["target"].as_str() == Some(target));
@@ -71,12 +71,12 @@ fn files(service: &Value, project: &Value) -> Vec<(String, Given, String)> {
     let on_disk = given_files(service, project).into_iter().map(|(target, source)| {
         let text = std::fs::read_to_string(&source).unwrap_or_default();
         let read_only = is_read_only(&target) || !is_mount(service, &target);
-        (target, Given { text, read_only }, source)
+        (target, MountedFile { text, read_only }, source)
     });
     let volumes = mounts.into_iter().flatten().filter(|m| m["type"].as_str() == Some("volume"));
     let volumes = volumes.filter_map(|m| {
         let target = m["target"].as_str()?.to_string();
-        let given = Given { text: String::new(), read_only: is_read_only(&target) };
+        let given = MountedFile { text: String::new(), read_only: is_read_only(&target) };
         Some((target, given, String::new()))
     });
     on_disk.chain(volumes).chain(contents(service, project)).collect()
@@ -88,32 +88,32 @@ fn is_mount(service: &Value, target: &str) -> bool {
 }
 
 /// Configs whose text is in the file itself.
-fn contents(service: &Value, project: &Value) -> Vec<(String, Given, String)> {
+fn contents(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
     let grants = service["configs"].as_array().into_iter().flatten();
     let text = |grant: &Value| {
         let source = grant["source"].as_str()?;
         let text = project["configs"][source]["content"].as_str()?.replace("$$", "$");
         let target = grant["target"].as_str().map_or_else(|| format!("/{source}"), String::from);
-        Some((target, Given { text, read_only: true }, String::new()))
+        Some((target, MountedFile { text, read_only: true }, String::new()))
     };
     grants.filter_map(text).collect()
 }
 
 /// What a path is: a file that is mounted there, or one in a folder that is.
-fn given(files: &[(String, Given, String)], path: &str) -> Option<Given> {
+fn given(files: &[(String, MountedFile, String)], path: &str) -> Option<MountedFile> {
     if let Some((_, given, _)) = files.iter().find(|(target, ..)| target == path) {
         return Some(given.clone());
     }
-    let mut above: Vec<&(String, Given, String)> =
+    let mut above: Vec<&(String, MountedFile, String)> =
         files.iter().filter(|(target, ..)| Path::new(path).starts_with(target)).collect();
     above.sort_by_key(|(target, ..)| target.len());
     let (target, folder, source) = above.pop().filter(|(.., source)| !source.is_empty())?;
     let inside = Path::new(source).join(Path::new(path).strip_prefix(target).ok()?);
     match inside.is_dir() {
-        true => Some(Given { text: String::new(), read_only: folder.read_only }),
+        true => Some(MountedFile { text: String::new(), read_only: folder.read_only }),
         false => {
             let text = std::fs::read_to_string(inside).ok()?;
-            Some(Given { text, read_only: folder.read_only })
+            Some(MountedFile { text, read_only: folder.read_only })
         }
     }
 }
@@ -136,7 +136,7 @@ impl Planned {
     }
 
     /// What one of them is given at a path.
-    pub fn given(&self, proxy: &dyn Proxy, path: &str) -> Option<Given> {
+    pub fn given(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
         let one = self.0.iter().find(|one| one.proxy.container().name() == proxy.container().name())?;
         given(&one.files, path)
     }

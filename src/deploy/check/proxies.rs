@@ -8,7 +8,7 @@ use crate::check::{AuditReport, Finding};
 use crate::deploy::asked::{Target, backend};
 use crate::deploy::scene::{self, Viewer};
 use crate::error::{Error, Risk};
-use crate::proxy::{Backend, Proxy, Wish};
+use crate::proxy::{Backend, Proxy, RolloutShape};
 
 impl Checker<'_> {
     /// Those that run, and those of the file that do not.
@@ -46,7 +46,7 @@ impl Checker<'_> {
     ) -> Result<()> {
         let target = viewer.target;
         let backends = viewer.backends(self.containers());
-        let wish = Wish { beside, ..self.wish(viewer, &backends, starting) };
+        let wish = RolloutShape { beside, ..self.wish(viewer, &backends, starting) };
         for proxy in fronting.all() {
             let proxy = proxy.as_ref();
             let mut losses = proxy.advice(&backends);
@@ -77,14 +77,14 @@ impl Checker<'_> {
     }
 
     /// What a running proxy says to being prepared; nothing is done about it.
-    fn prepared(&self, proxy: &dyn Proxy, wish: &Wish) -> Result<Result<Vec<Risk>, Error>> {
+    fn prepared(&self, proxy: &dyn Proxy, wish: &RolloutShape) -> Result<Result<Vec<Risk>, Error>> {
         let answers = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
         Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
     }
 
-    fn wish(&self, viewer: &Viewer, backends: &[Backend], starting: usize) -> Wish {
+    fn wish(&self, viewer: &Viewer, backends: &[Backend], starting: usize) -> RolloutShape {
         let first = &self.project().services[viewer.target.services()[0]];
-        Wish {
+        RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),
             project: self.project().name.clone(),
             starting,

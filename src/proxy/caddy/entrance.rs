@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::config::{children, is_proxy, original, public_host, upstreams};
-use crate::proxy::entrance::Entrance;
+use crate::proxy::public_route::PublicRoute;
 
 /// The ways to the handlers that route to one of these names; those without TLS first.
-pub fn entrances(config: &Value, names: &BTreeSet<String>) -> Vec<Entrance> {
+pub fn entrances(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
     let http = &config["apps"]["http"];
     let usual = |key: &str, port: u64| http[key].as_u64().unwrap_or(port);
     let (plain, secure) = (usual("http_port", 80), usual("https_port", 443));
@@ -24,7 +24,7 @@ pub fn entrances(config: &Value, names: &BTreeSet<String>) -> Vec<Entrance> {
             asked || u64::from(port) == secure || (automatic && u64::from(port) != plain)
         };
         for (host, path) in requests {
-            let at = |port: &u16| Entrance {
+            let at = |port: &u16| PublicRoute {
                 port: *port,
                 tls: secured(*port, &host),
                 host: host.clone(),
@@ -66,7 +66,7 @@ mod tests {
 
     fn found(servers: Value) -> Vec<String> {
         let config = json!({"apps": {"http": {"servers": servers}}});
-        let said = |e: &Entrance| {
+        let said = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };

@@ -7,7 +7,7 @@ use super::seen::other;
 use super::view::{View, names};
 use super::{Caddy, scripts};
 use crate::docker::{CommandResult, Exec};
-use crate::proxy::{Endpoint, Preparation, Proxy, Release};
+use crate::proxy::{Endpoint, HandBack, Patch, Proxy};
 use crate::shell;
 
 const STAYS: &str = "a switch in front of its `reverse_proxy`, by a reload; between deploys it does nothing, and until \
@@ -21,7 +21,7 @@ impl Caddy {
     }
 
     /// The switches that are missing. They stay, where something may.
-    pub fn preparation(&self, view: &View, stays: bool) -> Option<Preparation> {
+    pub fn preparation(&self, view: &View, stays: bool) -> Option<Patch> {
         if view.handlers.is_empty() || (view.is_switched && stays) {
             return None;
         }
@@ -32,7 +32,7 @@ impl Caddy {
             false => self.put(view, &format!("{reset}{once}")),
         };
         let note = format!("{}: {}", self.name(), if stays { STAYS } else { GOES });
-        Some(Preparation { exec, note, required: true, without: String::new() })
+        Some(Patch { exec, note, required: true, without: String::new() })
     }
 
     /// Turns every switch to these names. One that is missing is put in place until the end of the deploy only: somebody
@@ -73,15 +73,15 @@ impl Caddy {
     }
 
     /// Turns the switches off, and takes those out that are not to stay.
-    pub fn give_back(&self, view: &View) -> Release {
+    pub fn give_back(&self, view: &View) -> HandBack {
         let off: String = view.keys().iter().map(|key| self.off(view, key)).collect();
         let goes = view.keys().iter().any(|key| view.seen.switch(key).once);
         match (off.is_empty(), goes) {
-            (true, false) => Release::Done,
-            (false, false) => Release::Run(self.sh(format!("# the switch is off\nset -e\n{off}"))),
+            (true, false) => HandBack::Done,
+            (false, false) => HandBack::Run(self.sh(format!("# the switch is off\nset -e\n{off}"))),
             (_, true) => {
                 let without = plain(&view.seen.config, &view.names);
-                Release::Run(self.load(&format!("{off}{}", self.each(view, reset)), view, &without))
+                HandBack::Run(self.load(&format!("{off}{}", self.each(view, reset)), view, &without))
             }
         }
     }

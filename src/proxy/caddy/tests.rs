@@ -227,9 +227,9 @@ fn more_instances_than_slots_are_refused() {
 
 fn released(caddy: &Caddy, now: &CommandResult) -> String {
     match caddy.release(now, &[new()], &[]) {
-        Release::Done => "done".into(),
-        Release::Wait => "wait".into(),
-        Release::Run(exec) => script(Some(exec)),
+        HandBack::Done => "done".into(),
+        HandBack::Wait => "wait".into(),
+        HandBack::Run(exec) => script(Some(exec)),
     }
 }
 
@@ -245,7 +245,7 @@ fn releasing_turns_the_switch_off_once_both_banks_are_the_same() {
 #[test]
 fn a_switch_that_is_not_to_stay_is_taken_out() {
     let caddy = caddy();
-    let Release::Run(exec) = caddy.release(&now(&caddy, "@once app\n"), &[new()], &[]) else {
+    let HandBack::Run(exec) = caddy.release(&now(&caddy, "@once app\n"), &[new()], &[]) else {
         panic!("nothing to run");
     };
     let stdin = exec.stdin.clone().unwrap();
@@ -264,9 +264,13 @@ fn a_lookup_that_is_kept_is_waited_for() {
     assert_eq!(caddy_with(NEW, by_address()).patience(), Duration::from_secs(90));
 }
 
-fn prepared(now: &CommandResult, tune: bool) -> Vec<Preparation> {
-    let wish =
-        Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() };
+fn prepared(now: &CommandResult, tune: bool) -> Vec<Patch> {
+    let wish = RolloutShape {
+        tune,
+        starting: 1,
+        services: vec![("app".into(), vec!["app".into()])],
+        ..RolloutShape::default()
+    };
     caddy().prepare(std::slice::from_ref(now), &wish).unwrap()
 }
 
@@ -276,11 +280,11 @@ fn two_rotations_of_one_handler_are_refused() {
     let caddy = caddy_with(NEW, both);
     let now = answer("", &caddy.known.config);
     let services = vec![("app".into(), vec!["app".into(), "p-app-1".into()])];
-    let wish = |beside: &str| Wish {
+    let wish = |beside: &str| RolloutShape {
         starting: 1,
         services: services.clone(),
         beside: vec![beside.into()],
-        ..Wish::default()
+        ..RolloutShape::default()
     };
     let refused = caddy.prepare(std::slice::from_ref(&now), &wish("api")).unwrap_err().to_string();
     assert!(refused.contains("routes to `app` and to `api`"), "{refused}");
@@ -304,7 +308,10 @@ fn the_first_deploy_puts_the_switch_in_and_the_next_finds_it() {
     assert_eq!(prepared(&now(&caddy(), ON), true), []);
     assert!(
         caddy()
-            .prepare(&[done("")], &Wish { tune: true, starting: 1, services: vec![], ..Wish::default() })
+            .prepare(
+                &[done("")],
+                &RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() }
+            )
             .is_err()
     );
 }
@@ -442,7 +449,7 @@ fn a_lookup_that_is_kept_for_ever_is_borne() {
         {"source": "a", "name": "app", "port": "3000", "refresh": "18446744073709551615s"}});
     let caddy = caddy_with(NEW, kept);
     assert!(caddy.patience() > crate::proxy::PATIENCE);
-    assert_eq!(caddy.release(&now(&caddy, ON), &[old()], &[]), Release::Wait);
+    assert_eq!(caddy.release(&now(&caddy, ON), &[old()], &[]), HandBack::Wait);
 }
 
 #[test]

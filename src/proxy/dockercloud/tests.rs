@@ -100,9 +100,9 @@ fn a_manager_that_another_projects_rollout_has_frozen_is_neither_ours_nor_let_go
     let (proxy, rotation) = (dockercloud(), rotation());
     assert!(!proxy.holds(&theirs, &rotation), "it waits for its turn");
     assert!(!proxy.read(&theirs, &rotation.all()).unwrap().settled);
-    assert_eq!(proxy.release(&theirs, &rotation.all(), &[]), Release::Done, "nothing of ours is left");
+    assert_eq!(proxy.release(&theirs, &rotation.all(), &[]), HandBack::Done, "nothing of ours is left");
     let flagged = done(&theirs.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
-    assert_eq!(proxy.release(&flagged, &rotation.all(), &[]), Release::Wait);
+    assert_eq!(proxy.release(&flagged, &rotation.all(), &[]), HandBack::Wait);
     let without = done(&theirs.stdout.replace("p-app-2", "p-app-9"));
     assert_eq!(words(proxy.route(&without, &rotation)), "", "no reload for one that is not known");
     let nobodys = done(&RECORDED.replace("@frozen p", "@frozen "));
@@ -125,7 +125,7 @@ fn a_configuration_without_servers_is_rendered_again() {
     assert_eq!(route(&format!("{head}@manager S\n")), "render p");
     assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
     let release = dockercloud().release(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
-    assert!(matches!(release, Release::Run(exec) if words(Some(exec.clone())) == "render p"));
+    assert!(matches!(release, HandBack::Run(exec) if words(Some(exec.clone())) == "render p"));
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn what_a_retired_haproxy_still_answers_counts() {
 #[test]
 fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
     let release = |state: &str| dockercloud().release(&done(state), &rotation().all(), &[]);
-    assert!(matches!(release(RECORDED), Release::Run(exec) if words(Some(exec.clone())) == "release p"));
+    assert!(matches!(release(RECORDED), HandBack::Run(exec) if words(Some(exec.clone())) == "release p"));
     let runs = RECORDED.replace("@manager T", "@manager S");
-    assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), Release::Wait);
-    assert_eq!(release(&runs), Release::Done);
+    assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), HandBack::Wait);
+    assert_eq!(release(&runs), HandBack::Done);
 }
 
 #[test]
@@ -216,7 +216,13 @@ fn it_is_recognised_by_the_names_of_its_image_or_by_its_process() {
 #[test]
 fn its_network_is_set_while_the_manager_stands_still() {
     let prepare = |said: &str, tune| {
-        let wish = Wish { project: "p".into(), tune, starting: 1, services: vec![], ..Wish::default() };
+        let wish = RolloutShape {
+            project: "p".into(),
+            tune,
+            starting: 1,
+            services: vec![],
+            ..RolloutShape::default()
+        };
         dockercloud().prepare(&[done(said)], &wish).unwrap()
     };
     let [freeze, kept, resume] = &prepare("0", true)[..] else { panic!("three steps") };
@@ -247,7 +253,7 @@ fn an_ipv6_connection_is_not_taken_for_one_to_the_ipv4_address_that_it_ends_with
 fn clients_come_in_by_its_virtual_hosts_or_by_any_name() {
     let said = |environment: &str| {
         let ways = dockercloud().entrances(&container(environment, "")).into_iter();
-        let name = |e: &Entrance| e.host.clone().unwrap_or("*".into());
+        let name = |e: &PublicRoute| e.host.clone().unwrap_or("*".into());
         ways.map(|e| format!("{} {} {}{}", e.port, e.tls, name(&e), e.path)).collect::<Vec<_>>()
     };
     assert_eq!(said(""), ["80 false */"]);

@@ -6,7 +6,7 @@ use super::slot::Slot;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::CommandResult;
 use crate::error::Error;
-use crate::proxy::{Endpoint, Rotation, Wish};
+use crate::proxy::{Endpoint, RolloutShape, Rotation};
 
 /// Names of the servers that we add begin with it.
 const ADDED: &str = "compose-zd-";
@@ -46,7 +46,7 @@ fn short(id: &str) -> &str {
 ///
 /// # Errors
 /// Fewer lines than instances, or an HAProxy that cannot add a server; with the fix.
-pub fn check(haproxy: &Haproxy, answer: &CommandResult, wish: &Wish) -> Result<(), Error> {
+pub fn check(haproxy: &Haproxy, answer: &CommandResult, wish: &RolloutShape) -> Result<(), Error> {
     check_lines(haproxy, wish)?;
     let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
     match version(&answer.stdout) {
@@ -74,7 +74,7 @@ fn is_one_container(host: &str, project: &str, service: &str) -> bool {
 ///
 /// # Errors
 /// Fewer, or the name of one container, with the fix.
-pub fn check_lines(haproxy: &Haproxy, wish: &Wish) -> Result<(), Error> {
+pub fn check_lines(haproxy: &Haproxy, wish: &RolloutShape) -> Result<(), Error> {
     for (service, names) in &wish.services {
         let hosts = haproxy.fixed_of(names).map(|f| (&f.backend, &f.host));
         let mut hosts = hosts.chain(haproxy.templates_of(names).map(|t| (&t.backend, &t.host)));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{OTHER_SECTIONS, bare, words};
-use crate::proxy::entrance::{Entrance, is_plain};
+use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// A `frontend` or a `listen`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,12 +80,12 @@ impl Frontend {
     }
 
     /// By which ways a request comes to one of these backends.
-    fn entrances(&self, backends: &BTreeSet<&str>) -> Vec<Entrance> {
+    fn entrances(&self, backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
         let routes = self.routes.iter().filter(|r| backends.contains(r.backend.as_str()));
         let mut found = Vec::new();
         for (host, path) in routes.filter_map(|r| self.request(&r.condition)) {
             let path = path.unwrap_or_else(|| "/".into());
-            let at = |(port, tls): &(u16, bool)| Entrance {
+            let at = |(port, tls): &(u16, bool)| PublicRoute {
                 port: *port,
                 tls: *tls,
                 host: host.clone(),
@@ -143,8 +143,8 @@ impl Test {
 }
 
 /// By which ways requests come to one of these backends; without TLS first, and by the fewest conditions.
-pub fn entrances(fronts: &[Frontend], backends: &BTreeSet<&str>) -> Vec<Entrance> {
-    let mut all: Vec<Entrance> = fronts.iter().flat_map(|f| f.entrances(backends)).collect();
+pub fn entrances(fronts: &[Frontend], backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
+    let mut all: Vec<PublicRoute> = fronts.iter().flat_map(|f| f.entrances(backends)).collect();
     all.sort_by_key(|e| (e.tls, e.host.is_some(), e.path != "/"));
     all
 }
@@ -155,7 +155,7 @@ mod tests {
 
     fn found(text: &str) -> Vec<String> {
         let entrances = entrances(&Frontend::all(text), &BTreeSet::from(["app"]));
-        let said = |e: &Entrance| {
+        let said = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };

@@ -150,11 +150,11 @@ pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
         reading.confirms(&rotation);
         reading.open(&rotation);
     }
-    let wish = Wish {
+    let wish = RolloutShape {
         starting: 2,
         services: vec![("app".into(), vec!["app".into()])],
         tune: true,
-        ..Wish::default()
+        ..RolloutShape::default()
     };
     let _ = proxy.prepare(&vec![done.clone(); proxy.inspect().len()], &wish);
     proxy.gate(&done, &rotation);

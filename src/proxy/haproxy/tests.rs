@@ -154,9 +154,9 @@ fn clients_that_are_tied_to_their_server_are_taken_off_it() {
 
 fn step(haproxy: &Haproxy, state: &str, ours: &[Endpoint]) -> Option<String> {
     match haproxy.release(&done(state), ours, &[]) {
-        Release::Run(exec) => Some(commands(Some(exec))),
-        Release::Wait => Some("wait".into()),
-        Release::Done => None,
+        HandBack::Run(exec) => Some(commands(Some(exec))),
+        HandBack::Wait => Some("wait".into()),
+        HandBack::Done => None,
     }
 }
 
@@ -361,7 +361,7 @@ fn a_fixed_line_that_another_live_container_holds_is_not_vacant() {
     let ours = [endpoint("new", "172.21.0.5")];
     let added = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
     let release = commands(match haproxy.release(&done(&added), &ours, &[]) {
-        Release::Run(exec) => Some(exec),
+        HandBack::Run(exec) => Some(exec),
         _ => None,
     });
     assert!(!release.contains("addr"), "{release}");
@@ -403,7 +403,7 @@ fn a_server_that_was_added_for_another_service_of_the_backend_stays() {
     let ours = [endpoint("mine", "172.21.0.2")];
     let state = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
     let existing = ["mine", "new"].map(String::from);
-    assert_eq!(haproxy.release(&done(&state), &ours, &existing), Release::Done);
+    assert_eq!(haproxy.release(&done(&state), &ours, &existing), HandBack::Done);
     assert_eq!(step(&haproxy, &state, &ours).as_deref(), Some("set server web/compose-zd-new state maint"));
 }
 
@@ -445,11 +445,11 @@ fn what_its_configuration_lacks_is_said_with_the_fix() {
 #[test]
 fn it_needs_a_free_slot_for_each_instance_that_starts() {
     let prepare = |answer: &str, starting| {
-        let wish = Wish {
+        let wish = RolloutShape {
             tune: true,
             starting,
             services: vec![("app".into(), vec!["app".into()])],
-            ..Wish::default()
+            ..RolloutShape::default()
         };
         haproxy(CONFIGURATION).prepare(&[done(answer)], &wish).map_err(|e| e.to_string())
     };
@@ -466,11 +466,11 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
 fn a_line_that_names_one_container_is_refused() {
     let check = |host: &str| {
         let names = ["app", "p-app-1", "p-app-2", "web-1"].map(String::from).to_vec();
-        let wish = Wish {
+        let wish = RolloutShape {
             starting: 1,
             project: "p".into(),
             services: vec![("app".into(), names)],
-            ..Wish::default()
+            ..RolloutShape::default()
         };
         let line = format!("backend b\n server one {host}:3000 check\n");
         fixed::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
@@ -643,7 +643,8 @@ fn an_option_that_the_runtime_api_would_read_as_something_else_is_refused() {
             "global\n stats socket /s level admin\nbackend web\n server one app:80 {option}\n"
         ));
         let names = vec!["app".to_string()];
-        let wish = Wish { starting: 1, services: vec![("app".into(), names)], ..Wish::default() };
+        let wish =
+            RolloutShape { starting: 1, services: vec![("app".into(), names)], ..RolloutShape::default() };
         haproxy.foresee(&|_| None, &wish, 1).err().and_then(|fault| fault.rule.copied())
     };
     assert_eq!(refused("check inter 1s"), None);

@@ -96,7 +96,7 @@ fn no_answer_ends_us() {
             ..CommandResult::default()
         };
         let version = CommandResult { stdout: format!("@version {answer}"), ..CommandResult::default() };
-        let _ = proxy.prepare(&[head, version], &Wish { tune: true, ..Wish::default() });
+        let _ = proxy.prepare(&[head, version], &RolloutShape { tune: true, ..RolloutShape::default() });
         Ok(())
     });
 }

@@ -89,22 +89,27 @@ fn inspected(template: &str) -> [CommandResult; 2] {
 #[test]
 fn a_template_that_passes_over_multiports_is_refused_unless_another_variable_routes() {
     let line = "server {{ $ip }}:{{ $port }};";
-    let wish =
-        |variables: &[&str]| Wish { backends: vec![Backend::from(&with(variables))], ..Wish::default() };
+    let wish = |variables: &[&str]| RolloutShape {
+        backends: vec![Backend::from(&with(variables))],
+        ..RolloutShape::default()
+    };
     let (only, both) = (wish(&[MULTIPORTS]), wish(&[MULTIPORTS, "VIRTUAL_HOST=c.test"]));
-    let wish = |wish: &Wish| Wish { tune: true, ..wish.clone() };
+    let wish = |wish: &RolloutShape| RolloutShape { tune: true, ..wish.clone() };
     let fault = proxy().prepare(&inspected(line), &wish(&only)).unwrap_err();
     assert!(
         fault.message.contains("/app/nginx.tmpl does not read `VIRTUAL_HOST_MULTIPORTS` of `app`"),
         "{fault}"
     );
     assert!(proxy().prepare(&inspected(line), &wish(&both)).is_ok());
-    let rules = |template, wish: &Wish| {
+    let rules = |template, wish: &RolloutShape| {
         let losses = proxy().losses(&inspected(template), wish);
         losses.into_iter().map(|loss| (loss.rule, loss.grave)).collect::<Vec<_>>()
     };
     assert_eq!(rules(line, &wish(&both)), [("nginx-multiports", false)]);
-    let mixed = Wish { backends: [both.backends.clone(), only.backends.clone()].concat(), ..Wish::default() };
+    let mixed = RolloutShape {
+        backends: [both.backends.clone(), only.backends.clone()].concat(),
+        ..RolloutShape::default()
+    };
     assert!(proxy().prepare(&inspected(line), &wish(&mixed)).is_err(), "the next version gets no route");
     let new = format!("{{{{ groupBy $ \"Env.VIRTUAL_HOST_MULTIPORTS\" }}}}\n{line}");
     assert!(proxy().prepare(&inspected(&new), &wish(&only)).is_ok());
@@ -216,7 +221,7 @@ fn routing_marks_those_outside_and_unmarks_those_inside() {
 fn releasing_keeps_the_markers_of_other_rollouts() {
     let existing = ["ours", "theirs"].map(String::from);
     let release = proxy().release(&done(""), &[endpoint("ours", "::1")], &existing);
-    let Release::Run(exec) = release else {
+    let HandBack::Run(exec) = release else {
         panic!("nothing to run");
     };
     let script = &exec.argv[2];
@@ -286,11 +291,16 @@ fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
 const TEMPLATE: &str =
     "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
-fn wish(tune: bool) -> Wish {
-    Wish { tune, starting: 1, services: vec![("app".into(), vec!["app".into()])], ..Wish::default() }
+fn wish(tune: bool) -> RolloutShape {
+    RolloutShape {
+        tune,
+        starting: 1,
+        services: vec![("app".into(), vec!["app".into()])],
+        ..RolloutShape::default()
+    }
 }
 
-fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Preparation>, Error> {
+fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Patch>, Error> {
     let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
     let nginx = done(&format!("@version nginx version: nginx/{version}\n"));
     proxy().prepare(&[generator, nginx], &wish(tune))

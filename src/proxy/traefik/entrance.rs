@@ -4,15 +4,15 @@ use serde_yaml::{Mapping, Value};
 
 use super::labels::{self, Http, Labels, get_map, text};
 use super::settings::{EntryPoint, Settings};
-use crate::proxy::entrance::{Entrance, is_plain};
+use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// The ways by its routers: those without TLS first.
-pub fn entrances(settings: &Settings, labels: &Labels) -> Vec<Entrance> {
+pub fn entrances(settings: &Settings, labels: &Labels) -> Vec<PublicRoute> {
     let http = Http::read(labels);
     let points = settings.entry_points();
     let default = labels::default_rule(settings.default_rule(), labels);
     let routers = http.routers.values().filter_map(Value::as_mapping);
-    let mut found: Vec<Entrance> = Vec::new();
+    let mut found: Vec<PublicRoute> = Vec::new();
     for router in routers.filter(|r| !only_redirects(r, &http)) {
         let rule = text(router, "rule").map(String::from).or_else(|| default.clone());
         let Some((host, path)) = rule.as_deref().and_then(request) else { continue };
@@ -20,7 +20,7 @@ pub fn entrances(settings: &Settings, labels: &Labels) -> Vec<Entrance> {
         let at = points.iter().filter(|p| !p.redirects && is_among(p, router));
         found.extend(at.filter_map(|p| {
             let port = p.address.rsplit_once(':')?.1.parse().ok()?;
-            Some(Entrance { port, tls: own || p.tls, host: host.clone(), path: path.clone() })
+            Some(PublicRoute { port, tls: own || p.tls, host: host.clone(), path: path.clone() })
         }));
     }
     found.sort_by_key(|e| e.tls);
@@ -79,7 +79,7 @@ mod tests {
         container.args = flags.split_whitespace().map(String::from).collect();
         let labels = labels.lines().filter_map(|l| l.trim().split_once('='));
         let labels = labels.map(|(k, v)| (format!("traefik.http.{k}"), v.to_string())).collect();
-        let said = |e: &Entrance| {
+        let said = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };

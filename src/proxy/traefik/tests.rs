@@ -271,11 +271,11 @@ fn a_router_of_somebody_elses_that_uses_the_service_is_refused() {
 }
 
 /// The first line of a command.
-fn step(release: Release) -> String {
+fn step(release: HandBack) -> String {
     match release {
-        Release::Run(exec) => exec.argv[2].lines().next().unwrap_or_default().into(),
-        Release::Wait => "wait".into(),
-        Release::Done => "done".into(),
+        HandBack::Run(exec) => exec.argv[2].lines().next().unwrap_or_default().into(),
+        HandBack::Wait => "wait".into(),
+        HandBack::Done => "done".into(),
     }
 }
 
@@ -351,7 +351,7 @@ fn without_a_directory_its_api_tells_whom_it_has_admitted() {
     assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
     let silent = traefik.read(&done("@connections\n@service app\n@end\n"), &ends).unwrap_err();
     assert!(silent.to_string().contains("does not tell"), "{silent}");
-    assert_eq!(traefik.release(&done(&answer), &ends, &[]), Release::Done);
+    assert_eq!(traefik.release(&done(&answer), &ends, &[]), HandBack::Done);
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn generations_that_disagree_need_a_directory() {
 
 #[test]
 fn a_directory_that_takes_no_file_is_refused() {
-    let wish = Wish { tune: true, starting: 1, services: vec![], ..Wish::default() };
+    let wish = RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() };
     let prepare = |answer: CommandResult| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
     assert_eq!(prepare(done("")), Ok(vec![]));
     assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));

@@ -3,7 +3,7 @@
 //! Lost of about 20 reloads under full load without it and with it: HAProxy 1.7 11 and 0, Caddy 2.6 25 and 0; Caddy 2.11
 //! 43 and 35, whose listeners speak MPTCP, which the kernel does not do this for.
 
-use super::Preparation;
+use super::Patch;
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 
@@ -16,10 +16,10 @@ pub fn question(container: &Container) -> Exec {
 
 /// Makes the kernel keep them, from the answer to `question`; nothing where it does so already, cannot, or where the
 /// network is the host's own.
-pub fn preparation(container: &Container, name: &str, answer: &CommandResult) -> Option<Preparation> {
+pub fn preparation(container: &Container, name: &str, answer: &CommandResult) -> Option<Patch> {
     let off = answer.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
-    (off && own_network).then(|| Preparation {
+    (off && own_network).then(|| Patch {
         exec: Exec::beside(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload cuts fewer new connections"),
         required: false,
