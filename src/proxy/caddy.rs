@@ -2,11 +2,11 @@
 //! first deploy and turned by files, so that no other deploy needs a reload. What is in flight is Caddy's own count.
 
 mod config;
-mod entrance;
+mod public_route;
 mod scripts;
-mod seen;
-mod switch;
-mod view;
+mod snapshot;
+mod state;
+mod switcher;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,9 +20,9 @@ use super::{
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
-use config::{Handler, Means, Upstream, handlers};
-use seen::NOBODY;
-use view::View;
+use config::{CaddyFeatures, Handler, Upstream, handlers};
+use snapshot::CaddySnapshot;
+use state::NOBODY;
 
 const FILE: &str = "/etc/caddy/Caddyfile";
 
@@ -36,16 +36,16 @@ pub struct Caddy {
     container: Container,
     /// It is caddy-docker-proxy, which writes and loads its configuration by the labels of what runs.
     by_labels: bool,
-    known: Known,
+    known: CaddyConfig,
 }
 
 /// What it told of itself.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Known {
+struct CaddyConfig {
     /// Where its admin API answers.
     api: Option<String>,
     config: Value,
-    means: Means,
+    means: CaddyFeatures,
     /// Why there is no answer, and what its configuration file says instead.
     said: String,
     file: String,
@@ -71,7 +71,7 @@ impl Caddy {
     pub fn new(container: &Container) -> Self {
         let by_labels = container.args.iter().any(|a| a == "docker-proxy")
             || container.config.image.contains("caddy-docker-proxy");
-        Caddy { container: container.clone(), by_labels, known: Known::default() }
+        Caddy { container: container.clone(), by_labels, known: CaddyConfig::default() }
     }
 
     /// The file that `--config` names.
@@ -86,7 +86,7 @@ impl Caddy {
         self.known.api.as_deref().unwrap_or_default()
     }
 
-    fn means(&self) -> &Means {
+    fn means(&self) -> &CaddyFeatures {
         &self.known.means
     }
 
@@ -327,7 +327,7 @@ impl Proxy for Caddy {
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         let addresses = container.addresses_reached_from(&self.container);
         let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
-        entrance::entrances(&self.known.config, &names.collect())
+        public_route::entrances(&self.known.config, &names.collect())
     }
 
     fn introduction(&self) -> Option<Exec> {
@@ -335,13 +335,14 @@ impl Proxy for Caddy {
     }
 
     fn learn(&mut self, answer: &CommandResult) {
-        self.known = Known::read(answer);
+        self.known = CaddyConfig::read(answer);
     }
 
     fn learn_files(&mut self, files: FileLookup) -> bool {
         let file = files(self.file()).map(|given| given.text);
         let is_known = file.is_some() || self.by_labels;
-        self.known = Known { file: file.unwrap_or_default(), is_planned: true, ..Known::default() };
+        self.known =
+            CaddyConfig { file: file.unwrap_or_default(), is_planned: true, ..CaddyConfig::default() };
         is_known
     }
 
@@ -385,7 +386,8 @@ impl Proxy for Caddy {
     fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         self.check_shared(wish)?;
         let answer = answers.first().cloned().unwrap_or_default();
-        let view = View::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
+        let view =
+            CaddySnapshot::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
         let view = view.ok_or_else(|| self.silent(&answer))?;
         let switch = self.preparation(&view, wish.tune);
         let kept = answers.get(1).filter(|_| wish.tune && switch.is_some());
@@ -460,18 +462,18 @@ fn names_in(rotation: &Rotation) -> Vec<String> {
     }
 }
 
-impl Known {
-    fn read(answer: &CommandResult) -> Known {
+impl CaddyConfig {
+    fn read(answer: &CommandResult) -> CaddyConfig {
         let line = |mark: &str| answer.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
         let version = version(line("@version"));
         let (head, config) = answer.stdout.split_once("@config\n").unwrap_or((&answer.stdout, ""));
         let config = serde_json::from_str(config.trim()).ok();
         let (said, file) = head.split_once("@file\n").unwrap_or((head, ""));
         let said = said.split_once("@said ").map_or(answer.said(), |(_, said)| said);
-        Known {
+        CaddyConfig {
             api: config.as_ref().map(|_| line("@api ").into()),
             config: config.unwrap_or_default(),
-            means: Means {
+            means: CaddyFeatures {
                 folder: line("@folder ").into(),
                 reads_files: version >= [2, 8, 0],
                 sets_host: version >= [2, 11, 0],

@@ -17,7 +17,7 @@ const REFRESH: Duration = Duration::from_secs(60);
 
 /// What a Caddy offers to a switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Means {
+pub struct CaddyFeatures {
     /// Where files can be written, and are gone with the container's next start.
     pub folder: String,
     /// Since 2.8: `{file.PATH}` stands for what a file says, in an upstream's address too.
@@ -28,7 +28,7 @@ pub struct Means {
     pub counts_names: bool,
 }
 
-impl Means {
+impl CaddyFeatures {
     /// The folder of a switch.
     pub fn place(&self, key: &str) -> String {
         format!("{}/{OURS}/{key}", self.folder)
@@ -267,7 +267,7 @@ pub fn original(value: &Value) -> Option<&Value> {
 }
 
 /// The configuration with a switch in front of every handler that routes to one of these names.
-pub fn switched(config: &Value, names: &BTreeSet<String>, means: &Means) -> Value {
+pub fn switched(config: &Value, names: &BTreeSet<String>, means: &CaddyFeatures) -> Value {
     let put = |value: &Value| switch(original(value).unwrap_or(value), names, means);
     changed(config, &put)
 }
@@ -305,7 +305,7 @@ fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
 }
 
 /// A switch in front of a handler; none where it does not route to any of these names.
-fn switch(handler: &Value, names: &BTreeSet<String>, means: &Means) -> Option<Value> {
+fn switch(handler: &Value, names: &BTreeSet<String>, means: &CaddyFeatures) -> Option<Value> {
     let (upstreams, retries) = (upstreams(handler), retries(handler));
     let parsed = Handler { public: None, upstreams, retries, fastcgi: is_fastcgi(handler) };
     let key = parsed.key(names).filter(|_| is_proxy(handler))?;
@@ -335,7 +335,7 @@ fn banked(
     parsed: &Handler,
     names: &BTreeSet<String>,
     bank: &str,
-    means: &Means,
+    means: &CaddyFeatures,
 ) -> Vec<Value> {
     let mut copy = handler.clone();
     without_ids(&mut copy);
@@ -356,7 +356,7 @@ fn banked(
 
 /// As many slots as there are, with the port and settings of the upstreams that they stand for; the other upstreams
 /// keep their share.
-fn slots(parsed: &Handler, names: &BTreeSet<String>, bank: &str, means: &Means) -> Vec<Value> {
+fn slots(parsed: &Handler, names: &BTreeSet<String>, bank: &str, means: &CaddyFeatures) -> Vec<Value> {
     let (ours, others): (Vec<&Upstream>, Vec<&Upstream>) =
         parsed.upstreams.iter().partition(|u| names.contains(&u.host));
     let slot = |n: usize| {
@@ -373,7 +373,7 @@ fn slots(parsed: &Handler, names: &BTreeSet<String>, bank: &str, means: &Means) 
 }
 
 /// Before 2.8 a slot is a folder, and the name in it that of its only file.
-fn looks(bank: &str, means: &Means) -> Value {
+fn looks(bank: &str, means: &CaddyFeatures) -> Value {
     let look = |n: usize| {
         let slot = format!("{bank}/{n}");
         let set = json!({"handler": "vars", &slot: "{http.matchers.file.relative}"});
@@ -397,7 +397,7 @@ fn without_ids(value: &mut Value) {
 
 /// An instance is not to notice under which name it was found: where the only upstream's own name is sent on, as a
 /// header or in TLS, it is written out.
-fn keep_names(copy: &mut Value, upstreams: &[Upstream], means: &Means) {
+fn keep_names(copy: &mut Value, upstreams: &[Upstream], means: &CaddyFeatures) {
     let [only] = upstreams else {
         return;
     };

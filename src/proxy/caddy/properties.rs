@@ -5,7 +5,7 @@ use proptest::sample::select;
 use serde_json::json;
 
 use super::config::{Upstream, plain, switched};
-use super::seen::Seen;
+use super::state::SwitchState;
 use super::*;
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 use crate::proxy::haproxy::properties::{endpoints, interrogate};
@@ -180,7 +180,7 @@ fn the_files_of_a_switch_and_the_counts_are_read_as_they_are_printed() {
         let list: Vec<Value> =
             counts.iter().map(|(to, n)| json!({"address": to, "num_requests": n, "fails": 0})).collect();
         text += &format!("@upstreams\n{}\n\n@config\n{{}}\n", json!(list));
-        let seen = Seen::parse(&text).expect("an answer");
+        let seen = SwitchState::parse(&text).expect("an answer");
         let switch = seen.switch("app");
         let bank = if switched.is_some() { Some(b) } else { on.map(|_| a) };
         same(&switch.names().map(<[_]>::to_vec), &bank.map(|b| b.into_iter().map(String::from).collect()))?;

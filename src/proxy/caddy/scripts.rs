@@ -1,6 +1,6 @@
 //! The scripts that run in Caddy's container: POSIX sh, with what is in its official images of any age.
 
-use super::config::{Means, OURS};
+use super::config::{CaddyFeatures, OURS};
 use crate::shell::{self, RUNS};
 
 /// `ask PATH` reads from the admin API, `ask PATH FILE` posts to it. Official images have curl since 2.11, and only
@@ -69,7 +69,7 @@ cat {file}"#,
 
 /// Prints how the switches are set and since when, what is in their banks, Caddy's counts, and its configuration: the
 /// counts after the switches, so that what was begun before is among them.
-pub fn question(api: &str, means: &Means) -> String {
+pub fn question(api: &str, means: &CaddyFeatures) -> String {
     format!(
         r#"# what does it route to
 {ask}age() {{ echo $(( $(date +%s) - $(stat -c %Y "$1") )); }}
@@ -87,7 +87,7 @@ echo; echo @config; ask /config/ || exit 1"#,
 }
 
 /// Fills a bank that gets no request now. A request may find any of its slots, so all of them have a name.
-pub fn fill(place: &str, bank: &str, names: &[String], means: &Means) -> String {
+pub fn fill(place: &str, bank: &str, names: &[String], means: &CaddyFeatures) -> String {
     let place = shell::word(place);
     let put = match means.reads_files {
         true => format!("printf %s \"$n\" > {place}/{bank}/$i"),
@@ -105,7 +105,7 @@ echo {names} > {place}/{bank}.set
 
 /// Loads the second line of what it reads, if what Caddy has is still the first one: what somebody else has changed in
 /// between is not undone, and seen by the next look. What Caddy says of a configuration that it refuses is told.
-pub fn load(api: &str, means: &Means) -> String {
+pub fn load(api: &str, means: &CaddyFeatures) -> String {
     format!(
         r#"{ask}umask 077
 f={folder}/.{OURS}-$$
@@ -123,7 +123,7 @@ exit 1"#,
 }
 
 /// How the switches are set; the configuration itself may hold secrets.
-pub fn diagnosis(means: &Means) -> String {
+pub fn diagnosis(means: &CaddyFeatures) -> String {
     format!(
         "cd {}/{OURS} 2>/dev/null && ls */on */switched 2>/dev/null; grep . */*.set",
         shell::word(&means.folder)

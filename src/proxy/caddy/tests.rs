@@ -427,9 +427,10 @@ fn its_file_is_the_one_it_was_started_with() {
 fn no_name_address_or_file_is_a_script() {
     use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
     for text in HOSTILE {
-        let means = Means { folder: format!("here{text}"), reads_files: true, ..Means::default() };
+        let means =
+            CaddyFeatures { folder: format!("here{text}"), reads_files: true, ..CaddyFeatures::default() };
         let names = [text.to_string(), "p-app-1".into()];
-        let old = Means { reads_files: false, ..means.clone() };
+        let old = CaddyFeatures { reads_files: false, ..means.clone() };
         for script in [
             scripts::introduction(text),
             scripts::question(text, &means),
@@ -473,7 +474,7 @@ fn an_address_that_is_resolved_only_when_a_request_comes_is_a_doubt() {
     assert!(doubt_in(proxying(dynamic)).contains("`dynamic docker`"));
     let stream = json!({"apps": {"layer4": {"servers": {"a": {"routes": [{"upstreams": [{"dial": ["app:5432"]}]}]}}}}});
     assert!(doubt_in(stream).contains("its app `layer4` names `app:5432`"));
-    let means = Means { folder: "/tmp".into(), reads_files: true, ..Means::default() };
+    let means = CaddyFeatures { folder: "/tmp".into(), reads_files: true, ..CaddyFeatures::default() };
     let switched = switched(&proxying(by_name()), &BTreeSet::from(["app".to_string()]), &means);
     assert_eq!(doubt_in(switched), "", "our own switch is none");
 }

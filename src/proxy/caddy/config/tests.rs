@@ -28,8 +28,8 @@ fn inner(config: &Value) -> &Value {
 }
 
 /// A Caddy of today, and one from before 2.8.
-fn means(today: bool) -> Means {
-    Means { folder: "/dev/shm".into(), reads_files: today, sets_host: today, counts_names: today }
+fn means(today: bool) -> CaddyFeatures {
+    CaddyFeatures { folder: "/dev/shm".into(), reads_files: today, sets_host: today, counts_names: today }
 }
 
 fn put(today: bool, handler: &Value, names: &[&str]) -> Value {

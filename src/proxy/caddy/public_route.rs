@@ -37,9 +37,9 @@ pub fn entrances(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
     found
 }
 
-type Request = (Option<String>, Option<String>);
+type HostAndPath = (Option<String>, Option<String>);
 
-fn collect(value: &Value, names: &BTreeSet<String>, around: Request, found: &mut Vec<Request>) {
+fn collect(value: &Value, names: &BTreeSet<String>, around: HostAndPath, found: &mut Vec<HostAndPath>) {
     let value = original(value).unwrap_or(value);
     let host = public_host(value).map(String::from).or(around.0);
     let path = public_path(value).or(around.1);

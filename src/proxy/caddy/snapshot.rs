@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::config::{Handler, Means, Upstream, handlers, plain, switched};
-use super::seen::{Seen, other};
+use super::config::{CaddyFeatures, Handler, Upstream, handlers, plain, switched};
+use super::state::{SwitchState, other};
 use crate::proxy::{Endpoint, InFlight};
 
 /// The age of a file is told in whole seconds, and a request that was just before it looks a name up a moment later.
 const SLACK: Duration = Duration::from_secs(2);
 
-pub struct View {
-    pub seen: Seen,
+pub struct CaddySnapshot {
+    pub seen: SwitchState,
     /// The handlers that route to them, by the key of their switch.
     pub handlers: Vec<(String, Handler)>,
     /// Every handler has its switch.
@@ -30,10 +30,10 @@ pub fn names(endpoints: &[Endpoint]) -> BTreeSet<String> {
     endpoints.iter().flat_map(of).collect()
 }
 
-impl View {
+impl CaddySnapshot {
     /// What the question's script printed; none where it makes no sense.
-    pub fn read(answer: &str, names: BTreeSet<String>, means: &Means) -> Option<View> {
-        let mut seen = Seen::parse(answer)?;
+    pub fn read(answer: &str, names: BTreeSet<String>, means: &CaddyFeatures) -> Option<CaddySnapshot> {
+        let mut seen = SwitchState::parse(answer)?;
         let ours = |h: Handler| Some((h.key(&names)?, h));
         let handlers = handlers(&seen.config).into_iter().filter_map(ours).collect();
         let is_switched = switched(&seen.config, &names, means) == seen.config;
@@ -42,7 +42,7 @@ impl View {
             // Somebody's reload took the switches away; their files mean nothing.
             seen.switches.clear();
         }
-        Some(View { seen, handlers, is_switched, has_switch, names })
+        Some(CaddySnapshot { seen, handlers, is_switched, has_switch, names })
     }
 
     pub fn keys(&self) -> BTreeSet<&str> {

@@ -14,19 +14,19 @@ pub fn other(bank: &str) -> &'static str {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen {
+pub struct SwitchState {
     /// As Caddy wrote it, on one line.
     pub raw: String,
     pub config: Value,
     /// Requests in flight by what Caddy dials.
     busy: Vec<(String, usize)>,
     /// By key.
-    pub switches: BTreeMap<String, Switch>,
+    pub switches: BTreeMap<String, SwitchFiles>,
 }
 
 /// The files of a switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Switch {
+pub struct SwitchFiles {
     /// Seconds since it was turned on.
     on: Option<u64>,
     /// Seconds since bank `b` has its turn.
@@ -36,7 +36,7 @@ pub struct Switch {
     banks: BTreeMap<String, Vec<String>>,
 }
 
-impl Switch {
+impl SwitchFiles {
     /// The bank that gets the requests; none while it is off.
     pub fn bank(&self) -> Option<&'static str> {
         match (self.switched, self.on) {
@@ -57,11 +57,12 @@ impl Switch {
     }
 }
 
-impl Seen {
-    pub fn parse(text: &str) -> Option<Seen> {
+impl SwitchState {
+    pub fn parse(text: &str) -> Option<SwitchState> {
         let (head, rest) = text.split_once("@upstreams\n")?;
         let (upstreams, config) = rest.split_once("@config\n")?;
-        let mut seen = Seen { raw: config.trim().into(), busy: counts(upstreams)?, ..Seen::default() };
+        let mut seen =
+            SwitchState { raw: config.trim().into(), busy: counts(upstreams)?, ..SwitchState::default() };
         seen.config = serde_json::from_str(&seen.raw).ok()?;
         head.lines().for_each(|line| seen.note(line));
         seen.config.get("error").is_none().then_some(seen)
@@ -83,7 +84,7 @@ impl Seen {
         }
     }
 
-    pub fn switch(&self, key: &str) -> Switch {
+    pub fn switch(&self, key: &str) -> SwitchFiles {
         self.switches.get(key).cloned().unwrap_or_default()
     }
 

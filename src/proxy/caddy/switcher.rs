@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::config::{plain, switched};
-use super::seen::other;
-use super::view::{View, names};
+use super::snapshot::{CaddySnapshot, names};
+use super::state::other;
 use super::{Caddy, scripts};
 use crate::docker::{CommandResult, Exec};
 use crate::proxy::{Endpoint, HandBack, Patch, Proxy};
@@ -16,12 +16,12 @@ const GOES: &str = "a switch in front of its `reverse_proxy`, for this deploy on
     before it and one after it";
 
 impl Caddy {
-    pub fn view(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<View> {
-        View::read(&now.stdout, names(endpoints), self.means())
+    pub fn view(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<CaddySnapshot> {
+        CaddySnapshot::read(&now.stdout, names(endpoints), self.means())
     }
 
     /// The switches that are missing. They stay, where something may.
-    pub fn preparation(&self, view: &View, stays: bool) -> Option<Patch> {
+    pub fn preparation(&self, view: &CaddySnapshot, stays: bool) -> Option<Patch> {
         if view.handlers.is_empty() || (view.is_switched && stays) {
             return None;
         }
@@ -37,7 +37,7 @@ impl Caddy {
 
     /// Turns every switch to these names. One that is missing is put in place until the end of the deploy only: somebody
     /// has just taken it away.
-    pub fn turn(&self, view: &View, names: &[String]) -> Option<Exec> {
+    pub fn turn(&self, view: &CaddySnapshot, names: &[String]) -> Option<Exec> {
         let slots = self.means().slots();
         if names.len() > slots {
             let said = format!("a switch has slots for {slots} instances, and there are {}", names.len());
@@ -54,7 +54,7 @@ impl Caddy {
     }
 
     /// Fills a bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
-    fn turned(&self, view: &View, key: &str, names: &[String]) -> Option<String> {
+    fn turned(&self, view: &CaddySnapshot, key: &str, names: &[String]) -> Option<String> {
         let (switch, folder) = (view.seen.switch(key), self.means().place(key));
         let place = shell::word(&folder);
         if switch.names() == Some(names) {
@@ -73,7 +73,7 @@ impl Caddy {
     }
 
     /// Turns the switches off, and takes those out that are not to stay.
-    pub fn give_back(&self, view: &View) -> HandBack {
+    pub fn give_back(&self, view: &CaddySnapshot) -> HandBack {
         let off: String = view.keys().iter().map(|key| self.off(view, key)).collect();
         let goes = view.keys().iter().any(|key| view.seen.switch(key).once);
         match (off.is_empty(), goes) {
@@ -88,7 +88,7 @@ impl Caddy {
 
     /// A request may have seen `on` just before it goes and not see `switched` any more, which gives it bank `a`: so
     /// both banks have the names that serve before anything is removed.
-    fn off(&self, view: &View, key: &str) -> String {
+    fn off(&self, view: &CaddySnapshot, key: &str) -> String {
         let (switch, folder) = (view.seen.switch(key), self.means().place(key));
         let place = shell::word(&folder);
         let (Some(bank), Some(names)) = (switch.bank(), switch.names()) else {
@@ -98,18 +98,18 @@ impl Caddy {
         format!("{same}rm -f {place}/on {place}/switched\n")
     }
 
-    fn put(&self, view: &View, first: &str) -> Exec {
+    fn put(&self, view: &CaddySnapshot, first: &str) -> Exec {
         self.load(first, view, &switched(&view.seen.config, &view.names, self.means()))
     }
 
     /// Changes its configuration, after a script of ours.
-    fn load(&self, first: &str, view: &View, wanted: &Value) -> Exec {
+    fn load(&self, first: &str, view: &CaddySnapshot, wanted: &Value) -> Exec {
         let load = scripts::load(self.api(), self.means());
         let script = format!("# load a configuration\nset -e\n{first}set +e\n{load}");
         Exec { stdin: Some(format!("{}\n{wanted}\n", view.seen.raw)), ..self.sh(script) }
     }
 
-    fn each(&self, view: &View, line: fn(&str) -> String) -> String {
+    fn each(&self, view: &CaddySnapshot, line: fn(&str) -> String) -> String {
         view.keys().iter().map(|key| line(&shell::word(&self.means().place(key)))).collect()
     }
 }
