@@ -2,7 +2,7 @@
 //! which admits what is not ready and forgets who is drained. So the manager is frozen while a rollout runs, and only
 //! let go to take in the instances that are ready, and at the end.
 
-mod program;
+mod agent_script;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +18,7 @@ use super::{
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
-use program::PROGRAM;
+use agent_script::PROGRAM;
 
 const CONFIG: &str = "/haproxy.cfg";
 
@@ -221,17 +221,18 @@ impl Proxy for Dockercloud {
     /// Also where it stands still already: that is for ten minutes from the last time on, and a run of several services
     /// may take longer.
     fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        Answer::parse(&now.stdout).map(|_| self.freeze_with(project_of(&rotation.all()), &rotation.inside))
+        DockercloudState::parse(&now.stdout)
+            .map(|_| self.freeze_with(project_of(&rotation.all()), &rotation.inside))
     }
 
     fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
-        Answer::parse(&now.stdout).is_some_and(|a| a.is_frozen_for(project_of(&rotation.all())))
+        DockercloudState::parse(&now.stdout).is_some_and(|a| a.is_frozen_for(project_of(&rotation.all())))
     }
 
     /// Lets the manager take in those inside that HAProxy does not know yet; freezes it again, so that no reload forgets
     /// who is drained; and drains those outside once all inside take requests.
     fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let answer = Answer::parse(&now.stdout)?;
+        let answer = DockercloudState::parse(&now.stdout)?;
         let all = rotation.all();
         let project = project_of(&all);
         let frozen = answer.is_frozen_for(project);
@@ -260,7 +261,7 @@ impl Proxy for Dockercloud {
     }
 
     fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
+        let answer = DockercloudState::parse(&answer.stdout).ok_or_else(|| {
             self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
                 .seen(answer.said())
         })?;
@@ -285,7 +286,7 @@ impl Proxy for Dockercloud {
 
     /// The manager's next render has only what runs; with the reload every flag goes.
     fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
-        let Some(answer) = Answer::parse(&now.stdout) else {
+        let Some(answer) = DockercloudState::parse(&now.stdout) else {
             return HandBack::Wait;
         };
         let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
@@ -332,7 +333,7 @@ impl Dockercloud {
 }
 
 /// What the program printed.
-struct Answer {
+struct DockercloudState {
     /// Every server, of every backend.
     slots: Vec<Slot>,
     frozen: bool,
@@ -344,12 +345,12 @@ struct Answer {
     connections: Vec<String>,
 }
 
-impl Answer {
-    fn parse(text: &str) -> Option<Answer> {
+impl DockercloudState {
+    fn parse(text: &str) -> Option<DockercloudState> {
         let of = |mark: &'static str| text.lines().filter_map(move |l| l.strip_prefix(mark));
         let manager = of("@manager ").next()?;
         let age = of("@retired ").find_map(|seconds| seconds.parse::<f64>().ok());
-        Some(Answer {
+        Some(DockercloudState {
             slots: Slot::parse(text)?,
             frozen: manager == "T",
             holder: of("@frozen ").next().unwrap_or_default().trim().into(),

@@ -31,7 +31,7 @@ fn connections_that_a_retired_haproxy_left_are_counted_by_their_address() {
         let age =
             retired.map(|cs| format!("@retired {}.{:02}0000\n", cs / 100, cs % 100)).unwrap_or_default();
         let text = format!("{}\n@manager T\n{age}{lines}", printed(&servers, 0));
-        let answer = Answer::parse(&text).expect("an answer");
+        let answer = DockercloudState::parse(&text).expect("an answer");
         let quiet = retired.map(|cs| Duration::from_millis(u64::from(cs) * 10));
         for mut endpoint in endpoints() {
             endpoint.name = "app1".into();

@@ -237,7 +237,7 @@ fn its_network_is_set_while_the_manager_stands_still() {
 #[test]
 fn a_retired_haproxy_of_no_age_that_there_is_has_just_retired() {
     for age in ["inf", "-1.0", "1e400", "NaN"] {
-        let answer = Answer::parse(&format!("{RECORDED}@retired {age}\n")).unwrap();
+        let answer = DockercloudState::parse(&format!("{RECORDED}@retired {age}\n")).unwrap();
         assert_eq!(answer.retired, Some(Duration::ZERO), "{age}");
     }
 }
@@ -246,7 +246,7 @@ fn a_retired_haproxy_of_no_age_that_there_is_has_just_retired() {
 fn an_ipv6_connection_is_not_taken_for_one_to_the_ipv4_address_that_it_ends_with() {
     let text = format!("{RECORDED}@retired 1.0\n@connection 00006400000000009BFF0000050015AC\n");
     let other = endpoint(9, "172.21.0.5");
-    assert_eq!(Answer::parse(&text).unwrap().in_flight(&other), InFlight::Exact(0));
+    assert_eq!(DockercloudState::parse(&text).unwrap().in_flight(&other), InFlight::Exact(0));
 }
 
 #[test]
