@@ -194,7 +194,7 @@ fn the_configuration_is_one_that_the_adapter_can_work_with() {
     let fronts =
         fronts(&facts, &InitOptions { health_path: Some("/up".into()), ..wish(&[("app", None)]) }).unwrap();
     let config = &files(&facts, &fronts, &layout())[1].text;
-    let settings = crate::proxy::haproxy::config::Settings::parse(config);
+    let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
     let template = &settings.templates[0];
     assert_eq!((&template.host[..], template.port, template.numbers.clone()), ("app", Some(3000), 1..=8));

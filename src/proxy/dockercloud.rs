@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::haproxy::config::Settings;
-use super::haproxy::slot::Slot;
+use super::haproxy::config::HaproxyConfig;
+use super::haproxy::server::Server;
 use super::public_route::{PublicRoute, is_plain};
 use super::{
     Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
@@ -38,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dockercloud {
     container: Container,
-    config: Settings,
+    config: HaproxyConfig,
 }
 
 pub fn detect(container: &Container) -> Option<Dockercloud> {
@@ -60,7 +60,7 @@ pub fn is_image(image: &str) -> bool {
 
 impl Dockercloud {
     pub fn new(container: &Container) -> Self {
-        Dockercloud { container: container.clone(), config: Settings::default() }
+        Dockercloud { container: container.clone(), config: HaproxyConfig::default() }
     }
 
     /// `project` is the one whose rollout it is.
@@ -92,7 +92,7 @@ impl Dockercloud {
     }
 
     /// Drained servers still take the clients that a cookie ties to them; in maintenance they do not.
-    fn drain(&self, slot: &Slot) -> String {
+    fn drain(&self, slot: &Server) -> String {
         slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
     }
 
@@ -170,7 +170,7 @@ impl Proxy for Dockercloud {
     }
 
     fn learn(&mut self, answer: &CommandResult) {
-        self.config = Settings::parse(&answer.stdout);
+        self.config = HaproxyConfig::parse(&answer.stdout);
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
@@ -248,7 +248,7 @@ impl Proxy for Dockercloud {
         if !admit.is_empty() || !frozen {
             return Some(self.run("freeze", project, &admit));
         }
-        if !inside().all(Slot::is_routed) {
+        if !inside().all(Server::is_routed) {
             return None;
         }
         let outside = rotation.outside.iter().flat_map(|e| answer.of(e)).filter(|s| !s.is_out());
@@ -270,7 +270,7 @@ impl Proxy for Dockercloud {
         };
         Ok(ProxyState {
             routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
-            failing: ids(&|e| !answer.of(e).any(Slot::is_routed)),
+            failing: ids(&|e| !answer.of(e).any(Server::is_routed)),
             settled: answer.is_frozen_for(project_of(endpoints)),
             in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
             lingering: answer.retired.is_some(),
@@ -289,7 +289,7 @@ impl Proxy for Dockercloud {
         let Some(answer) = DockercloudState::parse(&now.stdout) else {
             return HandBack::Wait;
         };
-        let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Slot::is_out);
+        let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Server::is_out);
         let is_unknown = ours.iter().any(|e| !e.addresses.is_empty()) && !answer.knows_any(ours);
         let project = project_of(ours);
         match (answer.is_frozen_for(project), flagged) {
@@ -335,7 +335,7 @@ impl Dockercloud {
 /// What the program printed.
 struct DockercloudState {
     /// Every server, of every backend.
-    slots: Vec<Slot>,
+    slots: Vec<Server>,
     frozen: bool,
     /// Project whose rollout has frozen it.
     holder: String,
@@ -351,7 +351,7 @@ impl DockercloudState {
         let manager = of("@manager ").next()?;
         let age = of("@retired ").find_map(|seconds| seconds.parse::<f64>().ok());
         Some(DockercloudState {
-            slots: Slot::parse(text)?,
+            slots: Server::parse(text)?,
             frozen: manager == "T",
             holder: of("@frozen ").next().unwrap_or_default().trim().into(),
             retired: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
@@ -370,7 +370,7 @@ impl DockercloudState {
         endpoints.iter().any(|e| self.of(e).next().is_some())
     }
 
-    fn of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Slot> {
+    fn of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Server> {
         self.slots.iter().filter(|s| s.name == endpoint.name)
     }
 

@@ -3,13 +3,13 @@
 //! flight is HAProxy's own count.
 
 pub mod config;
-mod fixed;
 mod frontend;
+mod health_override;
 mod retired;
-mod runtime;
-pub mod slot;
+pub mod server;
+mod socket;
+mod static_servers;
 mod variables;
-mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,10 +24,10 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk, Rule};
 use crate::shell;
-use config::{Fixed, Settings, Template, stands_for};
-use fixed::is_added;
+use config::{HaproxyConfig, ServerTemplate, StaticServer, stands_for};
 use retired::Retired;
-use slot::Slot;
+use server::Server;
+use static_servers::is_added;
 
 const CONFIG: &str = "/usr/local/etc/haproxy/haproxy.cfg";
 
@@ -49,15 +49,15 @@ const ROOM_FIX: &str = "raise the number of its `server-template` to at least tw
 #[derive(Debug, Clone, PartialEq)]
 pub struct Haproxy {
     container: Container,
-    config: Settings,
-    others: Others,
+    config: HaproxyConfig,
+    others: OtherAddresses,
 }
 
 /// Addresses of the containers that no rollout of ours is about.
 #[derive(Debug, Clone, Default)]
-struct Others(Arc<Mutex<BTreeSet<IpAddr>>>);
+struct OtherAddresses(Arc<Mutex<BTreeSet<IpAddr>>>);
 
-impl Others {
+impl OtherAddresses {
     fn has(&self, address: &IpAddr) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(address)
     }
@@ -68,8 +68,8 @@ impl Others {
 }
 
 /// They are no part of what a proxy is.
-impl PartialEq for Others {
-    fn eq(&self, _: &Others) -> bool {
+impl PartialEq for OtherAddresses {
+    fn eq(&self, _: &OtherAddresses) -> bool {
         true
     }
 }
@@ -90,13 +90,18 @@ pub fn is_image(image: &str) -> bool {
 
 /// By which ways requests come to what has these names, by a configuration alone.
 pub fn entrances_of(configuration: &str, names: &[String]) -> Vec<PublicRoute> {
-    let haproxy = Haproxy { config: Settings::parse(configuration), ..Haproxy::new(&Container::default()) };
+    let haproxy =
+        Haproxy { config: HaproxyConfig::parse(configuration), ..Haproxy::new(&Container::default()) };
     haproxy.entrances_to(names)
 }
 
 impl Haproxy {
     pub fn new(container: &Container) -> Self {
-        Haproxy { container: container.clone(), config: Settings::default(), others: Others::default() }
+        Haproxy {
+            container: container.clone(),
+            config: HaproxyConfig::default(),
+            others: OtherAddresses::default(),
+        }
     }
 
     /// The files that `-f` names.
@@ -117,14 +122,14 @@ impl Haproxy {
     }
 
     fn ask(&self, commands: &str) -> Exec {
-        Exec::sh(&self.container.id, runtime::script(self.socket().unwrap_or(""), commands))
+        Exec::sh(&self.container.id, socket::script(self.socket().unwrap_or(""), commands))
     }
 
     /// Runs commands that say nothing when they are done; what does not fit into one line has its turn next.
     fn command(&self, commands: &[String]) -> Option<Exec> {
         (!commands.is_empty()).then(|| {
             let all = one_line(commands);
-            let script = runtime::script(self.socket().unwrap_or(""), &all);
+            let script = socket::script(self.socket().unwrap_or(""), &all);
             Exec::sh(&self.container.id, script.replace("\nask\n", &format!("\n{STRICT}\n")))
         })
     }
@@ -148,21 +153,21 @@ impl Haproxy {
 
     /// Those inside that HAProxy reaches get requests and those outside get none any more, in one go. A request that is on
     /// its way to one that is dead would be sent there again and again, for as long as `retries` and `timeout connect` take.
-    fn exchange(&self, inside: &[Slot], outside: &[Slot], dead: &[Endpoint]) -> Vec<String> {
+    fn exchange(&self, inside: &[Server], outside: &[Server], dead: &[Endpoint]) -> Vec<String> {
         let ready = inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready"));
-        let is_served = |s: &&&Slot| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
-        let leave: Vec<&Slot> = outside.iter().filter(|s| !s.is_out() && is_served(&s)).collect();
-        let goes_elsewhere = |s: &Slot| self.config.redispatching.contains(&s.backend);
+        let is_served = |s: &&&Server| inside.iter().any(|i| i.backend == s.backend && i.has_passed());
+        let leave: Vec<&Server> = outside.iter().filter(|s| !s.is_out() && is_served(&s)).collect();
+        let goes_elsewhere = |s: &Server| self.config.redispatching.contains(&s.backend);
         let doomed = leave.iter().filter(|s| s.is_of(dead) && !goes_elsewhere(s));
         let out = leave.iter().map(|s| self.drain(s));
         ready.chain(out).chain(doomed.map(|s| s.shut_down())).collect()
     }
 
-    fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Template> {
+    fn templates_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a ServerTemplate> {
         self.config.templates.iter().filter(|t| stands_for(&t.host, names))
     }
 
-    fn fixed_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a Fixed> {
+    fn fixed_of<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a StaticServer> {
         self.config.fixed.iter().filter(|f| stands_for(&f.host, names))
     }
 
@@ -179,20 +184,21 @@ impl Haproxy {
     }
 
     /// The servers that are, or may become, these instances.
-    fn slots_for(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<Vec<Slot>> {
-        let is_place = |slot: &Slot, e: &Endpoint| {
-            let added = |t: &Template| t.backend == slot.backend && is_added(slot);
-            let in_template = |t: &Template| t.has(&slot.backend, &slot.name) || added(t);
-            let in_line = |f: &Fixed| f.backend == slot.backend && (f.name == slot.name || is_added(slot));
+    fn slots_for(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<Vec<Server>> {
+        let is_place = |slot: &Server, e: &Endpoint| {
+            let added = |t: &ServerTemplate| t.backend == slot.backend && is_added(slot);
+            let in_template = |t: &ServerTemplate| t.has(&slot.backend, &slot.name) || added(t);
+            let in_line =
+                |f: &StaticServer| f.backend == slot.backend && (f.name == slot.name || is_added(slot));
             self.templates_of(&e.names).any(in_template) || self.fixed_of(&e.names).any(in_line)
         };
-        let mut slots = Slot::parse(&now.stdout)?;
+        let mut slots = Server::parse(&now.stdout)?;
         slots.retain(|s| endpoints.iter().any(|e| is_place(s, e)));
         Some(slots)
     }
 
     /// Drained servers still take the clients that a cookie or a stick table ties to them; in maintenance they do not.
-    fn drain(&self, slot: &Slot) -> String {
+    fn drain(&self, slot: &Server) -> String {
         let state = match self.config.sticky.contains(&slot.backend) {
             true => "maint",
             false => "drain",
@@ -211,9 +217,9 @@ impl Haproxy {
 
     /// Without `resolvers` DNS is asked when HAProxy starts, and never again: no instance ever gets a slot.
     fn never_asks_dns(&self, backends: &[Backend]) -> Vec<Risk> {
-        let own = |t: &&Template| backends.iter().any(|b| stands_for(&t.host, &b.names));
+        let own = |t: &&ServerTemplate| backends.iter().any(|b| stands_for(&t.host, &b.names));
         let blind = self.config.templates.iter().filter(own).filter(|t| !has(&t.options, "resolvers"));
-        let loss = |t: &Template| {
+        let loss = |t: &ServerTemplate| {
             let says = format!(
                 "{}: the `server-template` of backend `{}` has no `resolvers`, so HAProxy looks `{}` up when it starts and \
                  never again",
@@ -311,7 +317,7 @@ impl Proxy for Haproxy {
         let (variables, text): (Vec<&str>, Vec<&str>) =
             answer.stdout.lines().partition(|line| line.starts_with("@variable "));
         let told = variables.iter().filter_map(|line| line.strip_prefix("@variable "));
-        self.config = Settings::read(&text.join("\n"), &self.environment(told));
+        self.config = HaproxyConfig::read(&text.join("\n"), &self.environment(told));
     }
 
     fn doubt(&self, backends: &[Backend]) -> Option<String> {
@@ -360,7 +366,7 @@ impl Proxy for Haproxy {
     fn learn_files(&mut self, files: FileLookup) -> bool {
         let texts: Option<Vec<String>> = self.files().iter().map(|f| Some(files(f)?.text)).collect();
         let environment = self.environment(std::iter::empty());
-        self.config = Settings::read(&texts.clone().unwrap_or_default().join("\n"), &environment);
+        self.config = HaproxyConfig::read(&texts.clone().unwrap_or_default().join("\n"), &environment);
         texts.is_some()
     }
 
@@ -377,17 +383,17 @@ impl Proxy for Haproxy {
                 return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
             }
         }
-        fixed::check_lines(self, wish)?;
+        static_servers::check_lines(self, wish)?;
         Ok(Vec::new())
     }
 
     /// A slot for each instance that starts, in every backend of a template.
     fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let answer = answers.first().cloned().unwrap_or_default();
-        let slots = Slot::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
-        fixed::check(self, &answer, wish)?;
+        let slots = Server::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
+        static_servers::check(self, &answer, wish)?;
         for template in wish.names().flat_map(|n| self.templates_of(n)) {
-            let own = |s: &&Slot| template.has(&s.backend, &s.name);
+            let own = |s: &&Server| template.has(&s.backend, &s.name);
             let free = slots.iter().filter(own).filter(|s| s.is_free()).count();
             if free < wish.starting {
                 let (backend, host, starting) = (&template.backend, &template.host, wish.starting);
@@ -416,10 +422,10 @@ impl Proxy for Haproxy {
     fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(now, &rotation.outside)?;
         // One that has started may have got the address, and with it the slot, of one that crashes over and over.
-        let theirs = |s: &Slot| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
+        let theirs = |s: &Server| s.is_of(&rotation.outside) && !s.is_of(&rotation.inside);
         // One that has stopped not long ago: DNS has not taken its address away yet, which the next one may get.
-        let stale = |s: &Slot| s.is_down() && !s.is_of(&rotation.inside);
-        let closed = |s: &Slot| s.is_free() || self.is_vacant(s, &rotation.all()) || theirs(s) || stale(s);
+        let stale = |s: &Server| s.is_down() && !s.is_of(&rotation.inside);
+        let closed = |s: &Server| s.is_free() || self.is_vacant(s, &rotation.all()) || theirs(s) || stale(s);
         let open = slots.iter().filter(|s| closed(s) && !s.is_out());
         self.command(&open.map(|s| self.drain(s)).collect::<Vec<_>>())
     }
@@ -427,13 +433,13 @@ impl Proxy for Haproxy {
     /// First those inside, as HAProxy itself reaches them; and only when all of them take requests, those outside.
     fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let slots = self.slots_for(now, &rotation.all())?;
-        let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Slot>>();
+        let of = |set: &[Endpoint]| slots.iter().filter(|s| s.is_of(set)).cloned().collect::<Vec<Server>>();
         let inside = of(&rotation.inside);
         if rotation.hurried {
             let dead = rotation.dead();
             return self.command(&self.exchange(&inside, &of(&rotation.outside), &dead));
         }
-        let reached = |s: &&Slot| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
+        let reached = |s: &&Server| s.is_out() && !self.is_stand_in(s) && self.is_reached(s, &slots);
         let mut admit: Vec<String> =
             inside.iter().filter(reached).flat_map(|s| self.admit(s, &slots)).collect();
         admit.extend(self.place(&slots, rotation));
@@ -445,10 +451,10 @@ impl Proxy for Haproxy {
             return Some(self.ask(&one_line(&look)));
         }
         // One that was in rotation before, and whose check fails, may never serve: nobody waits for it.
-        let sick = |s: &Slot| s.is_down() && !s.is_out();
+        let sick = |s: &Server| s.is_down() && !s.is_out();
         let found =
-            |e: &Endpoint, s: &Slot| rotation.found.contains(&e.id) && s.is_of(std::slice::from_ref(e));
-        let done = |e: &Endpoint, s: &Slot| s.serves(e) || (found(e, s) && sick(s));
+            |e: &Endpoint, s: &Server| rotation.found.contains(&e.id) && s.is_of(std::slice::from_ref(e));
+        let done = |e: &Endpoint, s: &Server| s.serves(e) || (found(e, s) && sick(s));
         let serves = |e: &Endpoint, b: &str| inside.iter().any(|s| s.backend == b && done(e, s));
         if !rotation.inside.iter().all(|e| self.backends_of(e).iter().all(|b| serves(e, b))) {
             return None;
@@ -458,7 +464,7 @@ impl Proxy for Haproxy {
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
-        let script = runtime::script(self.socket().unwrap_or(""), STATE);
+        let script = socket::script(self.socket().unwrap_or(""), STATE);
         let (head, rest) = script.split_once('\n').unwrap_or_default();
         Exec::sh(&self.container.id, format!("{head}\n{}{rest}", retired::question(endpoints)))
     }
@@ -490,7 +496,7 @@ impl Proxy for Haproxy {
 
     /// What its own check says of those that it does not send requests to.
     fn diagnosis(&self, said: &CommandResult) -> String {
-        let failing = slot::failing_checks(&said.stdout);
+        let failing = server::failing_checks(&said.stdout);
         let ours = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
         let lines: Vec<String> =
             failing.iter().filter(ours).map(|l| format!("its own check of {l}")).collect();
@@ -503,7 +509,7 @@ impl Proxy for Haproxy {
         let Some(mut slots) = self.slots_for(now, ours) else {
             return HandBack::Wait;
         };
-        slots.retain(|s| !fixed::is_of_others(s, ours, existing));
+        slots.retain(|s| !static_servers::is_of_others(s, ours, existing));
         let (commands, left) = self.settle(&slots, ours);
         match (self.command(&commands), left) {
             (Some(exec), _) => HandBack::Run(exec),

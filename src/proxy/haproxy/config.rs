@@ -8,11 +8,11 @@ use super::variables;
 
 /// The parts of a configuration that a deploy looks at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct HaproxyConfig {
     /// Address and level of each `stats socket`.
     pub sockets: Vec<(String, String)>,
-    pub templates: Vec<Template>,
-    pub fixed: Vec<Fixed>,
+    pub templates: Vec<ServerTemplate>,
+    pub fixed: Vec<StaticServer>,
     /// Backends that keep clients with their server, which a drained server still takes.
     pub sticky: Vec<String>,
     /// Backends that try a request that reaches no server at another one.
@@ -29,7 +29,7 @@ pub struct Settings {
 
 /// `server-template PREFIX COUNT NAME:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
+pub struct ServerTemplate {
     pub backend: String,
     pub prefix: String,
     /// The numbers of its servers.
@@ -40,7 +40,7 @@ pub struct Template {
     pub options: Vec<String>,
 }
 
-impl Template {
+impl ServerTemplate {
     /// How many servers it has; one that gives no number has as many as it likes.
     pub fn size(&self) -> usize {
         let (first, last) = (*self.numbers.start(), *self.numbers.end());
@@ -56,7 +56,7 @@ impl Template {
 
 /// `server NAME HOST:PORT …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fixed {
+pub struct StaticServer {
     pub backend: String,
     pub name: String,
     pub host: String,
@@ -65,7 +65,7 @@ pub struct Fixed {
     pub options: Vec<String>,
 }
 
-impl Fixed {
+impl StaticServer {
     /// DNS tells its address, and not we.
     pub fn follows_dns(&self) -> bool {
         self.options.iter().any(|o| o == "resolvers")
@@ -113,7 +113,7 @@ pub const OTHER_SECTIONS: [&str; 17] = [
 
 /// What a section has that it does not say itself.
 #[derive(Clone, Default)]
-struct Inherited {
+struct SectionDefaults {
     /// Of `default-server`.
     options: Vec<String>,
     sticky: bool,
@@ -128,41 +128,41 @@ enum Section {
 }
 
 /// Goes through a configuration line by line.
-struct Reader {
-    settings: Settings,
+struct ConfigReader {
+    settings: HaproxyConfig,
     section: Section,
     /// As far as the section has been read.
-    own: Inherited,
+    own: SectionDefaults,
     /// Of each `defaults` by its name, and of the last one.
-    named: BTreeMap<String, Inherited>,
-    last: Inherited,
+    named: BTreeMap<String, SectionDefaults>,
+    last: SectionDefaults,
     /// How many `.if` a line is in.
     conditions: usize,
 }
 
-impl Settings {
+impl HaproxyConfig {
     /// Reads a configuration, with the values that its variables have.
-    pub fn read(text: &str, environment: &BTreeMap<String, String>) -> Settings {
-        Settings::parse(&variables::expanded(text, environment))
+    pub fn read(text: &str, environment: &BTreeMap<String, String>) -> HaproxyConfig {
+        HaproxyConfig::parse(&variables::expanded(text, environment))
     }
 
-    pub fn parse(text: &str) -> Settings {
-        let mut reader = Reader {
-            settings: Settings::default(),
+    pub fn parse(text: &str) -> HaproxyConfig {
+        let mut reader = ConfigReader {
+            settings: HaproxyConfig::default(),
             section: Section::Other,
-            own: Inherited::default(),
+            own: SectionDefaults::default(),
             named: BTreeMap::new(),
-            last: Inherited::default(),
+            last: SectionDefaults::default(),
             conditions: 0,
         };
         reader.settings.is_unread =
             !text.lines().any(|line| !line.starts_with('@') && !words(line).is_empty());
         text.lines().for_each(|line| reader.take(&words(line)));
-        Settings { fronts: Frontend::all(text), ..reader.settings }
+        HaproxyConfig { fronts: Frontend::all(text), ..reader.settings }
     }
 }
 
-impl Reader {
+impl ConfigReader {
     fn take(&mut self, words: &[&str]) {
         match *words {
             ["@version", ref rest @ ..] => self.settings.version = rest.iter().find_map(|w| version(w)),
@@ -235,20 +235,27 @@ impl Reader {
                 let options = self.with_defaults(options);
                 let prefix = bare(prefix);
                 let numbers = numbers_of(numbers);
-                self.settings.templates.push(Template { backend, prefix, numbers, host, port, options });
+                self.settings.templates.push(ServerTemplate {
+                    backend,
+                    prefix,
+                    numbers,
+                    host,
+                    port,
+                    options,
+                });
             }
             ["server", name, address, ref options @ ..] => {
                 let (host, port) = self.address(address);
                 let options = self.with_defaults(options);
                 let name = bare(name);
-                self.settings.fixed.push(Fixed { backend, name, host, port, options });
+                self.settings.fixed.push(StaticServer { backend, name, host, port, options });
             }
             _ => {}
         }
     }
 }
 
-impl Reader {
+impl ConfigReader {
     fn address(&mut self, address: &str) -> (String, Option<u16>) {
         let (host, port) = host_and_port(&bare(address));
         self.settings.conditional.extend((self.conditions > 0).then(|| host.clone()));

@@ -10,13 +10,13 @@ use crate::proxy::public_route::{PublicRoute, is_plain};
 pub struct Frontend {
     /// Port, and whether it speaks TLS.
     binds: Vec<(u16, bool)>,
-    routes: Vec<Route>,
-    acls: BTreeMap<String, Vec<Test>>,
+    routes: Vec<BackendRule>,
+    acls: BTreeMap<String, Vec<Condition>>,
 }
 
 /// Which requests go to a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Route {
+struct BackendRule {
     backend: String,
     /// The words behind `if`; none for `default_backend`.
     condition: Vec<String>,
@@ -24,7 +24,7 @@ struct Route {
 
 /// What a condition asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Test {
+enum Condition {
     Host(String),
     Path(String),
     /// Something else of a request, which one of ours may not have.
@@ -40,7 +40,7 @@ impl Frontend {
             match *words(line) {
                 [kind @ ("frontend" | "listen"), name, ..] => {
                     // A `listen` is its own backend.
-                    let own = Route { backend: bare(name), condition: Vec::new() };
+                    let own = BackendRule { backend: bare(name), condition: Vec::new() };
                     let routes = (kind == "listen").then_some(own).into_iter().collect();
                     all.push(Frontend { routes, ..Frontend::default() });
                     inside = true;
@@ -67,13 +67,13 @@ impl Frontend {
                 self.binds.extend(ports.map(|port| (port, tls)));
             }
             ["default_backend", name, ..] => {
-                self.routes.push(Route { backend: bare(name), condition: Vec::new() });
+                self.routes.push(BackendRule { backend: bare(name), condition: Vec::new() });
             }
             ["use_backend", name, "if", ref condition @ ..] => {
-                self.routes.push(Route { backend: bare(name), condition: own(condition) });
+                self.routes.push(BackendRule { backend: bare(name), condition: own(condition) });
             }
             ["acl", name, ref test @ ..] => {
-                self.acls.entry(bare(name)).or_default().push(Test::read(&own(test)));
+                self.acls.entry(bare(name)).or_default().push(Condition::read(&own(test)));
             }
             _ => {}
         }
@@ -103,27 +103,27 @@ impl Frontend {
         let mut rest = first.iter();
         while let Some(word) = rest.next() {
             let test = match word.as_str() {
-                "{" => Test::read(&rest.by_ref().take_while(|w| *w != "}").cloned().collect::<Vec<_>>()),
+                "{" => Condition::read(&rest.by_ref().take_while(|w| *w != "}").cloned().collect::<Vec<_>>()),
                 // One acl of several lines is met by any of them.
-                name => self.acls.get(name)?.iter().find(|t| **t != Test::Other)?.clone(),
+                name => self.acls.get(name)?.iter().find(|t| **t != Condition::Other)?.clone(),
             };
             match test {
-                Test::Host(name) => host = Some(name),
-                Test::Path(begin) => path = Some(begin),
-                Test::Other => return None,
+                Condition::Host(name) => host = Some(name),
+                Condition::Path(begin) => path = Some(begin),
+                Condition::Other => return None,
             }
         }
         Some((host, path))
     }
 }
 
-impl Test {
+impl Condition {
     /// Reads `hdr(host) -i app.example www.example` and `path_beg /shop`.
-    fn read(words: &[String]) -> Test {
-        let Some((fetch, rest)) = words.split_first() else { return Test::Other };
+    fn read(words: &[String]) -> Condition {
+        let Some((fetch, rest)) = words.split_first() else { return Condition::Other };
         let mut flags = rest.iter().take_while(|w| w.starts_with('-'));
         if flags.any(|f| !["-i", "--"].contains(&f.as_str())) {
-            return Test::Other; // a file of patterns, or another way to match
+            return Condition::Other; // a file of patterns, or another way to match
         }
         let values = || rest.iter().filter(|w| !w.starts_with('-'));
         let fetch: String = fetch.to_lowercase();
@@ -132,12 +132,12 @@ impl Test {
         match name {
             "hdr" | "hdr_dom" | "hdr_beg" | "hdr_end" | "req.hdr" if is_host => {
                 let plain = values().find(|v| is_plain(v) && !v.starts_with('.') && !v.ends_with('.'));
-                plain.map_or(Test::Other, |v| Test::Host(v.clone()))
+                plain.map_or(Condition::Other, |v| Condition::Host(v.clone()))
             }
             "path" | "path_beg" => {
-                values().find(|v| v.starts_with('/')).map_or(Test::Other, |v| Test::Path(v.clone()))
+                values().find(|v| v.starts_with('/')).map_or(Condition::Other, |v| Condition::Path(v.clone()))
             }
-            _ => Test::Other,
+            _ => Condition::Other,
         }
     }
 }

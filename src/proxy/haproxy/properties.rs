@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::config::Settings;
-use super::slot::Slot;
+use super::config::HaproxyConfig;
+use super::server::Server;
 use super::*;
 use crate::fuzz::{corpus, damaged, holds, same};
 
 /// A server as HAProxy has it.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct GeneratedServer {
     pub backend: &'static str,
     pub name: &'static str,
     pub address: Option<IpAddr>,
@@ -36,13 +36,13 @@ pub const ADDRESSES: [&str; 8] = [
     "::ffff:5",
 ];
 
-pub fn server() -> impl Strategy<Value = Server> {
+pub fn server() -> impl Strategy<Value = GeneratedServer> {
     let flags = select(&[0u32, 1, 2, 4, 8, 16, 32, 40, 33, 63][..]);
     let address = prop::option::of(select(&ADDRESSES[..]));
     let names =
         (select(&["web", "web2", "we"][..]), select(&["app1", "app2", "app10", "one", "compose-zd-new"][..]));
     (names, address, 0u32..4, flags, 0u32..5, 0u32..16, 0u32..50, 0u32..1000).prop_map(
-        |((backend, name), address, operation, admin, result, state, waiting, current)| Server {
+        |((backend, name), address, operation, admin, result, state, waiting, current)| GeneratedServer {
             backend,
             name,
             address: address.map(|a| a.parse().expect("an address")),
@@ -57,7 +57,7 @@ pub fn server() -> impl Strategy<Value = Server> {
 }
 
 /// Each server once, as in a backend.
-pub fn servers() -> impl Strategy<Value = Vec<Server>> {
+pub fn servers() -> impl Strategy<Value = Vec<GeneratedServer>> {
     prop::collection::vec(server(), 0..12).prop_map(|mut all| {
         all.sort_by_key(|s| (s.backend, s.name));
         all.dedup_by_key(|s| (s.backend, s.name));
@@ -79,17 +79,17 @@ const ADDED: [(&str, &str); 3] = [
 ];
 
 /// As `show servers state; show stat -1 4 -1` prints it.
-pub fn printed(servers: &[Server], version: usize) -> String {
+pub fn printed(servers: &[GeneratedServer], version: usize) -> String {
     let (columns, cells) = ADDED[version % ADDED.len()];
-    let row = |(n, s): (usize, &Server)| {
+    let row = |(n, s): (usize, &GeneratedServer)| {
         let address = s.address.map_or("-".into(), |a| a.to_string());
-        let Server { backend, name, operation, admin, result, state, .. } = s;
+        let GeneratedServer { backend, name, operation, admin, result, state, .. } = s;
         format!(
             "3 {backend} {n} {name} {address} {operation} {admin} 1 1 12 15 {result} 4 {state} 0 0 0{cells}\n"
         )
     };
-    let count = |s: &Server| {
-        let Server { backend, name, waiting, current, .. } = s;
+    let count = |s: &GeneratedServer| {
+        let GeneratedServer { backend, name, waiting, current, .. } = s;
         format!(
             "{backend},{name},{waiting},9,{current},8,,80,0,0,,0,,0,0,0,0,UP,1,\"L4OK, 3 ms\",\"a \"\"b\"\"\",\n"
         )
@@ -103,10 +103,10 @@ pub fn printed(servers: &[Server], version: usize) -> String {
 #[test]
 fn slots_are_read_as_haproxy_prints_them() {
     holds((servers(), 0usize..3), |(servers, version)| {
-        let read = Slot::parse(&printed(&servers, version)).unwrap_or_default();
-        let expected: Vec<Slot> = servers
+        let read = Server::parse(&printed(&servers, version)).unwrap_or_default();
+        let expected: Vec<Server> = servers
             .iter()
-            .map(|s| Slot {
+            .map(|s| Server {
                 backend: s.backend.into(),
                 name: s.name.into(),
                 address: s.address,
@@ -353,7 +353,7 @@ fn expected(all: &[Section]) -> Expected {
 #[test]
 fn a_configuration_is_read_as_haproxy_reads_it() {
     holds(sections(), |sections| {
-        let settings = Settings::parse(&print(&sections));
+        let settings = HaproxyConfig::parse(&print(&sections));
         let bare = |host: &str| host.trim_matches(['[', ']']).to_string();
         let servers = settings.fixed.iter();
         let servers =

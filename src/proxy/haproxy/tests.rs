@@ -1,6 +1,6 @@
 //! The adapter by equality of its commands, and by recorded answers.
 
-use super::runtime::place;
+use super::socket::place;
 use super::*;
 
 fn container(json: &str) -> Container {
@@ -473,7 +473,7 @@ fn a_line_that_names_one_container_is_refused() {
             ..RolloutShape::default()
         };
         let line = format!("backend b\n server one {host}:3000 check\n");
-        fixed::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
+        static_servers::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
     };
     for host in ["p-app-1", "p-app-12"] {
         assert!(check(host).unwrap_err().contains(&format!("backend `b` names `{host}`")), "{host}");
@@ -525,24 +525,24 @@ fn no_socket_and_no_option_of_a_server_line_is_a_script() {
     use crate::shell::tests::{HOSTILE, does_nothing_of_its_own, run};
     for text in HOSTILE {
         for socket in [format!("/{text}"), format!("ipv4@127.0.0.1:{text}")] {
-            does_nothing_of_its_own(&runtime::script(
+            does_nothing_of_its_own(&socket::script(
                 &socket,
                 &format!("add server b/s 10.0.0.1:80 sni {text}"),
             ));
         }
         let commands = format!("add server b/s 10.0.0.1:80 sni {text}");
         let fake = "socat() { cat; printf '<%s>' \"$6\"; }\n";
-        let told = run(&format!("{fake}{}", runtime::script("/run/h.sock", &commands)));
+        let told = run(&format!("{fake}{}", socket::script("/run/h.sock", &commands)));
         assert_eq!(told, format!("{commands}\n<UNIX-CONNECT:/run/h.sock>"));
     }
     let fake = "socat() { cat; }\n";
-    let told = run(&format!("{fake}{}", runtime::script("/run/h.sock", "a \\n b\\tc -n")));
+    let told = run(&format!("{fake}{}", socket::script("/run/h.sock", "a \\n b\\tc -n")));
     assert_eq!(told, "a \\n b\\tc -n\n", "no shell reads its escapes");
 }
 
 #[test]
 fn only_the_servers_of_a_backend_are_servers() {
-    let settings = config::Settings::parse(
+    let settings = config::HaproxyConfig::parse(
         "backend web\n server one app:80 check\nring logs\n server far app:514\npeers p\n server near app:1024\n",
     );
     assert_eq!(settings.fixed.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["one"]);
@@ -550,14 +550,14 @@ fn only_the_servers_of_a_backend_are_servers() {
 
 #[test]
 fn a_backend_has_what_its_defaults_say_and_not_what_older_ones_do() {
-    let settings = config::Settings::parse(
+    let settings = config::HaproxyConfig::parse(
         "defaults old\n default-server check\n cookie S insert\ndefaults\n default-server inter 1s\n\
          backend web\n server one app:80\nbackend tied from old\n server two app:80\n",
     );
     assert_eq!(settings.fixed[0].options, ["inter", "1s"]);
     assert_eq!(settings.fixed[1].options, ["check"]);
     assert_eq!(settings.sticky, ["tied"]);
-    let settings = config::Settings::parse(
+    let settings = config::HaproxyConfig::parse(
         "defaults\n option redispatch\nbackend again\n server one app:80\n\
          backend once\n no option redispatch\n server two app:80\n",
     );
@@ -566,7 +566,7 @@ fn a_backend_has_what_its_defaults_say_and_not_what_older_ones_do() {
 
 #[test]
 fn what_is_quoted_is_one_word_and_no_comment() {
-    let settings = config::Settings::parse(
+    let settings = config::HaproxyConfig::parse(
         "backend web\n server 'one' \"app:80\" check-sni \"a b\" cookie a\\#b # server two app:81\n",
     );
     let line = &settings.fixed[0];
@@ -576,7 +576,7 @@ fn what_is_quoted_is_one_word_and_no_comment() {
 
 #[test]
 fn an_address_is_a_host_and_maybe_a_port() {
-    let settings = |address: &str| config::Settings::parse(&format!("backend b\n server s {address}\n"));
+    let settings = |address: &str| config::HaproxyConfig::parse(&format!("backend b\n server s {address}\n"));
     let read = |address: &str| settings(address).fixed.pop().map(|f| (f.host, f.port)).unwrap();
     assert_eq!(read("ipv4@app:80"), ("app".into(), Some(80)));
     assert_eq!(read("[fd00::5]:80"), ("[fd00::5]".into(), Some(80)));
@@ -669,5 +669,9 @@ fn sessions_that_maintenance_would_cut_are_refused_where_clients_only_leave_so()
     assert_eq!(cut(" cookie S insert\n server one app:80 on-marked-down none"), None);
     let options: Vec<String> =
         "check on-marked-down shutdown-sessions inter 1s".split(' ').map(String::from).collect();
-    assert_eq!(fixed::addable(&options), ["check", "inter", "1s"], "an added server leaves by maintenance");
+    assert_eq!(
+        static_servers::addable(&options),
+        ["check", "inter", "1s"],
+        "an added server leaves by maintenance"
+    );
 }

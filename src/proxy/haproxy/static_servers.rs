@@ -1,8 +1,8 @@
 //! Fixed `server` lines: nobody tells them of a new instance but we. One that has lost its instance is given the next;
 //! where none is vacant, a server is added for as long as the old instance holds the line (HAProxy 2.6 and later).
 
-use super::config::{self, Fixed};
-use super::slot::Slot;
+use super::config::{self, StaticServer};
+use super::server::Server;
 use super::{Haproxy, TEMPLATE_FIX};
 use crate::docker::CommandResult;
 use crate::error::Error;
@@ -23,12 +23,12 @@ const NOT_ADDABLE: [(&str, usize); 6] = [
     ("id", 2),
 ];
 
-pub fn is_added(slot: &Slot) -> bool {
+pub fn is_added(slot: &Server) -> bool {
     slot.name.starts_with(ADDED)
 }
 
 /// A server that was added for an instance of another service of the same backend, which has its own rollout.
-pub fn is_of_others(slot: &Slot, ours: &[Endpoint], existing: &[String]) -> bool {
+pub fn is_of_others(slot: &Server, ours: &[Endpoint], existing: &[String]) -> bool {
     let is = |id: &str| slot.name.strip_prefix(ADDED) == Some(short(id));
     existing.iter().any(|id| is(id)) && !ours.iter().any(|e| is(&e.id))
 }
@@ -86,7 +86,7 @@ pub fn check_lines(haproxy: &Haproxy, wish: &RolloutShape) -> Result<(), Error> 
             );
             return Err(haproxy.refused(&"haproxy-one-instance", why, TEMPLATE_FIX));
         }
-        let lines: Vec<&Fixed> = haproxy.fixed_of(names).collect();
+        let lines: Vec<&StaticServer> = haproxy.fixed_of(names).collect();
         let Some(first) = lines.first() else {
             continue;
         };
@@ -119,7 +119,7 @@ fn version(info: &str) -> Option<(u32, u32)> {
 
 impl Haproxy {
     /// A slot of a fixed line whose address is that of no container, of this rollout (`live`) or of another service.
-    pub fn is_vacant(&self, slot: &Slot, live: &[Endpoint]) -> bool {
+    pub fn is_vacant(&self, slot: &Server, live: &[Endpoint]) -> bool {
         if slot.address.is_some_and(|address| self.others.has(&address)) {
             return false;
         }
@@ -129,13 +129,13 @@ impl Haproxy {
     }
 
     /// Gives those inside that no slot has a slot of their own, drained until HAProxy reaches it.
-    pub fn place(&self, slots: &[Slot], rotation: &Rotation) -> Vec<String> {
+    pub fn place(&self, slots: &[Server], rotation: &Rotation) -> Vec<String> {
         let live = rotation.all();
-        let mut vacant: Vec<&Slot> = slots.iter().filter(|s| self.is_vacant(s, &live)).collect();
+        let mut vacant: Vec<&Server> = slots.iter().filter(|s| self.is_vacant(s, &live)).collect();
         let mut commands = Vec::new();
         for endpoint in &rotation.inside {
             for line in self.missing(slots, endpoint) {
-                let own = |s: &&Slot| self.is_line_of(s, endpoint, &line.backend);
+                let own = |s: &&Server| self.is_line_of(s, endpoint, &line.backend);
                 let place = vacant.iter().position(own).map(|at| vacant.remove(at));
                 commands.extend(match place {
                     Some(slot) => move_to(slot, line, endpoint),
@@ -147,17 +147,17 @@ impl Haproxy {
     }
 
     /// A line of each backend that has no slot for this instance, and none that DNS is about to fill.
-    fn missing<'a>(&'a self, slots: &[Slot], endpoint: &'a Endpoint) -> Vec<&'a Fixed> {
-        let mut lines: Vec<&Fixed> = self.fixed_of(&endpoint.names).collect();
+    fn missing<'a>(&'a self, slots: &[Server], endpoint: &'a Endpoint) -> Vec<&'a StaticServer> {
+        let mut lines: Vec<&StaticServer> = self.fixed_of(&endpoint.names).collect();
         lines.dedup_by(|a, b| a.backend == b.backend);
         let own = std::slice::from_ref(endpoint);
         let known =
-            |f: &&Fixed| slots.iter().any(|s| s.backend == f.backend && (s.is_of(own) || s.is_free()));
+            |f: &&StaticServer| slots.iter().any(|s| s.backend == f.backend && (s.is_of(own) || s.is_free()));
         lines.retain(|f| !known(f));
         lines
     }
 
-    fn is_line_of(&self, slot: &Slot, endpoint: &Endpoint, backend: &str) -> bool {
+    fn is_line_of(&self, slot: &Server, endpoint: &Endpoint, backend: &str) -> bool {
         slot.backend == backend
             && self.fixed_of(&endpoint.names).any(|f| f.backend == backend && f.name == slot.name)
     }
@@ -167,14 +167,14 @@ impl Haproxy {
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request. It goes once HAProxy
     /// knows that the instance is gone; before, it would send requests to nobody. Where it checks the slot, that is told
     /// to it, and only its own check can bring the slot back; else DNS has to take the address away.
-    pub fn settle(&self, slots: &[Slot], ours: &[Endpoint]) -> (Vec<String>, bool) {
+    pub fn settle(&self, slots: &[Server], ours: &[Endpoint]) -> (Vec<String>, bool) {
         let mut left = false;
         let mut commands = Vec::new();
         for slot in slots.iter().filter(|s| is_added(s)) {
             left = true;
             commands.extend(self.replace_added(slot, slots, ours));
         }
-        let awaited = |s: &Slot| slots.iter().any(|a| is_added(a) && a.backend == s.backend);
+        let awaited = |s: &Server| slots.iter().any(|a| is_added(a) && a.backend == s.backend);
         for slot in slots.iter().filter(|s| s.is_out() && !is_added(s)) {
             let abandoned = self.is_vacant(slot, ours);
             let stale = !slot.is_of(ours) && !abandoned && !slot.is_free() && slot.is_checked();
@@ -193,17 +193,17 @@ impl Haproxy {
 
     /// Whether a template has not as many free slots as instances yet, so that the next deploy would find no room: DNS has
     /// to take the addresses of those that stopped away first.
-    fn is_crowded(&self, slots: &[Slot], ours: &[Endpoint]) -> bool {
-        let gone = |s: &Slot| s.is_down() && !s.is_free() && !s.is_of(ours);
+    fn is_crowded(&self, slots: &[Server], ours: &[Endpoint]) -> bool {
+        let gone = |s: &Server| s.is_down() && !s.is_free() && !s.is_of(ours);
         self.config.templates.iter().any(|template| {
-            let own: Vec<&Slot> = slots.iter().filter(|s| template.has(&s.backend, &s.name)).collect();
-            let count = |is: &dyn Fn(&Slot) -> bool| own.iter().filter(|s| is(s)).count();
-            count(&gone) > 0 && count(&Slot::is_free) < count(&|s| s.is_of(ours))
+            let own: Vec<&Server> = slots.iter().filter(|s| template.has(&s.backend, &s.name)).collect();
+            let count = |is: &dyn Fn(&Server) -> bool| own.iter().filter(|s| is(s)).count();
+            count(&gone) > 0 && count(&Server::is_free) < count(&|s| s.is_of(ours))
         })
     }
 
     /// A step from an added server to the line that takes its instance over.
-    fn replace_added(&self, added: &Slot, slots: &[Slot], ours: &[Endpoint]) -> Vec<String> {
+    fn replace_added(&self, added: &Server, slots: &[Server], ours: &[Endpoint]) -> Vec<String> {
         let Some(endpoint) = ours.iter().find(|e| added.is_of(std::slice::from_ref(*e))) else {
             return retire(added);
         };
@@ -225,7 +225,7 @@ impl Haproxy {
 }
 
 /// Points a slot without an instance to one, drained until HAProxy reaches it.
-fn move_to(slot: &Slot, line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
+fn move_to(slot: &Server, line: &StaticServer, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
@@ -234,7 +234,7 @@ fn move_to(slot: &Slot, line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
 }
 
 /// Adds a server with the options of a line; it is drained until HAProxy reaches it.
-fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
+fn add(line: &StaticServer, endpoint: &Endpoint) -> Vec<String> {
     let Some((address, port)) = target(line, endpoint) else {
         return Vec::new();
     };
@@ -248,7 +248,7 @@ fn add(line: &Fixed, endpoint: &Endpoint) -> Vec<String> {
     commands
 }
 
-fn target(line: &Fixed, endpoint: &Endpoint) -> Option<(String, u16)> {
+fn target(line: &StaticServer, endpoint: &Endpoint) -> Option<(String, u16)> {
     let address = endpoint.addresses.first()?.to_string();
     Some((address, line.port.or(endpoint.port)?))
 }
@@ -273,7 +273,7 @@ fn unsendable(options: &[String]) -> Option<&str> {
 }
 
 /// Takes a server of ours out, and away once it answers nothing any more.
-fn retire(added: &Slot) -> Vec<String> {
+fn retire(added: &Server) -> Vec<String> {
     let delete = || format!("del server {}/{}", added.backend, added.name);
     match (added.is_out(), added.in_flight) {
         (false, _) => vec![added.set("maint")],

@@ -18,7 +18,7 @@ const IN_PROGRESS: u32 = 0x01;
 
 /// One server of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
+pub struct Server {
     pub backend: String,
     pub name: String,
     pub address: Option<IpAddr>,
@@ -29,9 +29,9 @@ pub struct Slot {
     pub in_flight: usize,
 }
 
-impl Slot {
+impl Server {
     /// Reads `show servers state` and the counters behind it. Columns are found by their names: versions differ.
-    pub fn parse(text: &str) -> Option<Vec<Slot>> {
+    pub fn parse(text: &str) -> Option<Vec<Server>> {
         let header = text.lines().find_map(|l| l.strip_prefix("# be_id "))?;
         let names: Vec<&str> = std::iter::once("be_id").chain(header.split_whitespace()).collect();
         let counters = counters(text);
@@ -43,7 +43,7 @@ impl Slot {
             let number = |name: &str| column(name).and_then(|v| v.parse().ok());
             let (backend, name) = (column("be_name")?.to_string(), column("srv_name")?.to_string());
             let busy = counters.iter().find(|(b, s, _)| *b == backend && *s == name);
-            Some(Slot {
+            Some(Server {
                 address: column("srv_addr").and_then(|a| a.parse().ok()),
                 operation: number("srv_op_state")?,
                 admin: number("srv_admin_state")?,
@@ -126,7 +126,7 @@ impl Slot {
 
 /// Servers with an address whose own check fails, and what it found: `` `web/app3`: L7STS 404 ``.
 pub fn failing_checks(text: &str) -> Vec<String> {
-    let read = |row: Row| {
+    let read = |row: StatRow| {
         let cell =
             |name: &str| row.get(name).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty());
         let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
@@ -140,7 +140,7 @@ pub fn failing_checks(text: &str) -> Vec<String> {
 
 /// Backend, server, and requests it answers or that wait for it, of each line of `show stat`.
 fn counters(text: &str) -> Vec<(String, String, usize)> {
-    let read = |row: Row| {
+    let read = |row: StatRow| {
         let cell = |name: &str| row.get(name).copied();
         let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
         Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
@@ -149,10 +149,10 @@ fn counters(text: &str) -> Vec<(String, String, usize)> {
 }
 
 /// One line of `show stat`, by the names of its columns.
-type Row<'t> = BTreeMap<&'t str, &'t str>;
+type StatRow<'t> = BTreeMap<&'t str, &'t str>;
 
 /// The lines of `show stat`.
-fn statistics(text: &str) -> Vec<Row<'_>> {
+fn statistics(text: &str) -> Vec<StatRow<'_>> {
     let Some((_, table)) = text.split_once("# pxname,") else {
         return Vec::new();
     };
