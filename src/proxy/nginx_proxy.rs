@@ -19,11 +19,11 @@ use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
 use crate::shell;
-use multiports::Route;
+use multiports::HostPath;
 use scripts::{
     hurried_script, install_script, keep_alive_script, question_script, release_script, route_script,
 };
-use template::{MARKERS, Patched};
+use template::{MARKERS, PatchResult};
 
 /// Our own file among nginx's; it is read first, and only by an nginx that knows the directive.
 const KEEPALIVE_FILE: &str = "/etc/nginx/conf.d/00-compose-zd.conf";
@@ -79,12 +79,12 @@ pub fn is_image(image: &str) -> bool {
 }
 
 /// The arguments of docker-gen, where it is the container's main process.
-fn generator_arguments(container: &Container) -> Option<Arguments> {
+fn generator_arguments(container: &Container) -> Option<DockerGenArguments> {
     let mut words = vec![container.path.clone()];
     words.extend(container.args.iter().cloned());
     let is_generator = |w: &String| Path::new(w).file_name().is_some_and(|f| f == "docker-gen");
     let at = words.iter().position(is_generator)?;
-    Some(Arguments::read(&words[at + 1..])).filter(Arguments::watches)
+    Some(DockerGenArguments::read(&words[at + 1..])).filter(DockerGenArguments::watches)
 }
 
 /// Flags of docker-gen that take no value, unless by `=`. Source: docker-gen, cmd/docker-gen/main.go.
@@ -101,14 +101,14 @@ const SWITCHES: [&str; 8] = [
 
 /// The command line of docker-gen, as Go reads it: `-flag value`, `--flag=value`, and what stands behind the flags.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Arguments {
+struct DockerGenArguments {
     flags: Vec<(String, String)>,
     files: Vec<String>,
 }
 
-impl Arguments {
-    fn read(words: &[String]) -> Arguments {
-        let mut read = Arguments::default();
+impl DockerGenArguments {
+    fn read(words: &[String]) -> DockerGenArguments {
+        let mut read = DockerGenArguments::default();
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let Some(flag) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
@@ -164,7 +164,7 @@ impl NginxProxy {
     }
 
     /// docker-gen in a container of its own, which notifies nginx in another.
-    fn apart(generator: &Container, arguments: &Arguments, all: &[Container]) -> Option<Self> {
+    fn apart(generator: &Container, arguments: &DockerGenArguments, all: &[Container]) -> Option<Self> {
         let nginx = all.iter().find(|c| c.id != generator.id && arguments.notifies(c))?;
         let [template, config] = &arguments.files[..] else { return None };
         let (template, config) = (template.clone(), config.clone());
@@ -181,7 +181,7 @@ impl NginxProxy {
     }
 
     /// The routes of `VIRTUAL_HOST_MULTIPORTS`, which take the place of `VIRTUAL_HOST`; none where it is not set.
-    fn multiports(&self, container: &Container) -> Option<Vec<Route>> {
+    fn multiports(&self, container: &Container) -> Option<Vec<HostPath>> {
         let text = container.env(multiports::KEY).filter(|text| !text.trim().is_empty())?;
         self.reads_multiports().then(|| multiports::read(text).unwrap_or_default())
     }
@@ -234,19 +234,19 @@ impl NginxProxy {
     }
 
     /// The preparation that puts the marker test into the template.
-    fn patch(&self, state: &Inspected, tune: bool) -> Result<Option<Patch>, Error> {
+    fn patch(&self, state: &PreflightState, tune: bool) -> Result<Option<Patch>, Error> {
         let patched = match template::patch(&state.template) {
-            Patched::Already => return Ok(None),
-            Patched::Unknown => {
+            PatchResult::Already => return Ok(None),
+            PatchResult::Unknown => {
                 return Err(self.cannot_patch("has no place for a marker test that we know"));
             }
-            Patched::Now(_) if !tune => {
+            PatchResult::Now(_) if !tune => {
                 return Err(self.cannot_patch("may not be changed (`x-zd.proxy.tune: false`)"));
             }
-            Patched::Now(_) if !state.writable => {
+            PatchResult::Now(_) if !state.writable => {
                 return Err(self.cannot_patch("is mounted read-only"));
             }
-            Patched::Now(text) => text,
+            PatchResult::Now(text) => text,
         };
         let mut exec = Exec::sh(&self.generator, install_script(&self.template));
         exec.stdin = Some(patched);
@@ -274,7 +274,7 @@ impl NginxProxy {
     }
 
     /// Every reload of its own goes on cutting clients that keep their connection.
-    fn cuts_clients(&self, state: &Inspected, tune: bool) -> Option<Risk> {
+    fn cuts_clients(&self, state: &PreflightState, tune: bool) -> Option<Risk> {
         let is_old = state.nginx_version.is_some_and(|v| v < KNOWS_KEEPALIVE);
         let (why, fix) = match (state.keeps_alive, is_old) {
             (true, _) => return None,
@@ -299,7 +299,7 @@ impl NginxProxy {
     }
 
     /// The preparation that keeps a reload from closing idle client connections.
-    fn keep_alive(&self, state: &Inspected) -> Option<Patch> {
+    fn keep_alive(&self, state: &PreflightState) -> Option<Patch> {
         let known = state.nginx_version.is_some_and(|v| v >= KNOWS_KEEPALIVE);
         (known && !state.keeps_alive).then(|| Patch {
             exec: Exec::sh(&self.nginx.id, keep_alive_script()),
@@ -399,7 +399,7 @@ impl Proxy for NginxProxy {
     }
 
     fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        let state = Inspected::read(answers).ok_or_else(|| {
+        let state = PreflightState::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(CommandResult::said).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
@@ -412,7 +412,7 @@ impl Proxy for NginxProxy {
     }
 
     fn losses(&self, answers: &[CommandResult], wish: &RolloutShape) -> Vec<Risk> {
-        let Some(state) = Inspected::read(answers) else { return Vec::new() };
+        let Some(state) = PreflightState::read(answers) else { return Vec::new() };
         let passed_over = self.passed_over(&state.template, wish);
         self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
     }
@@ -421,7 +421,7 @@ impl Proxy for NginxProxy {
     fn foresee(&self, files: FileLookup, wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let own = files(&self.template);
         let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
-        let state = Inspected {
+        let state = PreflightState {
             writable: own.as_ref().is_none_or(|given| !given.read_only),
             template: own.as_ref().map(|given| given.text.clone()).unwrap_or_default(),
             nginx_version: version,
@@ -459,7 +459,7 @@ impl Proxy for NginxProxy {
     }
 
     fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let answer = Answer::parse(&answer.stdout).ok_or_else(|| {
+        let answer = NginxState::parse(&answer.stdout).ok_or_else(|| {
             Error::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
@@ -490,21 +490,21 @@ impl Proxy for NginxProxy {
 }
 
 /// What a running nginx-proxy is like before it is prepared.
-struct Inspected {
+struct PreflightState {
     template: String,
     writable: bool,
     nginx_version: Option<(u32, u32, u32)>,
     keeps_alive: bool,
 }
 
-impl Inspected {
+impl PreflightState {
     fn read(answers: &[CommandResult]) -> Option<Self> {
         let [generator, nginx] = answers else {
             return None;
         };
         let (head, template) = generator.stdout.split_once("@template\n")?;
         let version = nginx.stdout.lines().find_map(|l| l.strip_prefix("@version "));
-        Some(Inspected {
+        Some(PreflightState {
             template: template.into(),
             writable: head.contains("@writable yes"),
             nginx_version: version.and_then(parse_version),
@@ -527,7 +527,7 @@ fn parse_numbers(version: &str) -> Option<(u32, u32, u32)> {
 
 /// What the question's script printed.
 #[derive(Debug, Default, PartialEq)]
-struct Answer {
+struct NginxState {
     /// Seconds since boot and since 1970, of the same moment.
     clock: Option<(f64, f64)>,
     /// When the configuration was written, in seconds since 1970.
@@ -542,9 +542,9 @@ struct Answer {
     remotes: Vec<String>,
 }
 
-impl Answer {
-    fn parse(text: &str) -> Option<Answer> {
-        let mut answer = Answer::default();
+impl NginxState {
+    fn parse(text: &str) -> Option<NginxState> {
+        let mut answer = NginxState::default();
         for line in text.lines() {
             match line.trim().split_once(' ') {
                 Some(("@clock", rest)) => answer.clock = parse_clock(rest),

@@ -12,7 +12,7 @@ pub const SINCE: (u32, u32, u32) = (1, 6, 0);
 
 /// A path of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct HostPath {
     pub host: String,
     pub path: String,
     /// None for the container's only exposed port, else 80.
@@ -28,17 +28,17 @@ pub fn value(environment: &BTreeMap<String, String>) -> Option<&str> {
 }
 
 /// Routes in the order of the text. None for a text that nginx-proxy cannot read, for which it renders no route.
-pub fn read(text: &str) -> Option<Vec<Route>> {
+pub fn read(text: &str) -> Option<Vec<HostPath>> {
     let hosts: Mapping = serde_yaml::from_str(text).ok().filter(|hosts: &Mapping| !hosts.is_empty())?;
     Some(
         hosts.iter().filter_map(|(host, paths)| Some(host_routes(host.as_str()?, paths))).flatten().collect(),
     )
 }
 
-fn host_routes(host: &str, paths: &Value) -> Vec<Route> {
+fn host_routes(host: &str, paths: &Value) -> Vec<HostPath> {
     let number = |value: Option<&Value>| value.and_then(scalar)?.parse().ok();
     let external = ["external_http_port", "external_https_port"].map(|key| number(paths.get(key)));
-    let route = |path: &str, keys: &Value| Route {
+    let route = |path: &str, keys: &Value| HostPath {
         host: host.trim().into(),
         path: path.into(),
         port: number(keys.get("port")),
@@ -64,7 +64,7 @@ fn scalar(value: &Value) -> Option<String> {
 }
 
 /// The route that a probe goes by: of the first host that a request can name, `/` or else its first path.
-pub fn main_route(routes: &[Route]) -> Option<&Route> {
+pub fn main_route(routes: &[HostPath]) -> Option<&HostPath> {
     let plain = routes.iter().find(|r| super::is_plain(&r.host)).or(routes.first())?;
     let root = routes.iter().find(|r| r.host == plain.host && r.path == "/");
     Some(root.unwrap_or(plain))

@@ -68,7 +68,7 @@ fn routes_workers_and_connections_are_read_as_they_are_printed() {
             let address = kernels(address.parse().expect("an address"), *mapped);
             format!(" {address}:{port:04X} {state} \n")
         }));
-        let answer = Answer::parse(&(text + "@end\n")).expect("an answer");
+        let answer = NginxState::parse(&(text + "@end\n")).expect("an answer");
         for endpoint in endpoints() {
             let own = |a: &str| a.parse::<IpAddr>().is_ok_and(|a| endpoint.addresses.contains(&a));
             same(&answer.routes_to(&endpoint), &lines.iter().any(|l| !l.down && own(l.address)))?;
@@ -123,11 +123,11 @@ fn a_time_is_read_in_any_zone() {
 #[test]
 fn a_patched_template_is_the_template_with_more_in_it() {
     holds(damaged(corpus("nginx-template")), |template| {
-        if let Patched::Now(patched) = template::patch(&template) {
+        if let PatchResult::Now(patched) = template::patch(&template) {
             let mut rest = patched.chars();
             prop_assert!(template.chars().all(|c| rest.any(|p| p == c)), "{patched}");
             prop_assert!(patched.contains(MARKERS));
-            prop_assert_eq!(template::patch(&patched), Patched::Already);
+            prop_assert_eq!(template::patch(&patched), PatchResult::Already);
         }
         Ok(())
     });

@@ -6,7 +6,7 @@ pub const MARKERS: &str = "/tmp/compose-zd-down";
 
 /// What became of a template.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Patched {
+pub enum PatchResult {
     /// It has the marker test already, ours or the user's own.
     Already,
     /// The whole template with the test in it.
@@ -20,17 +20,17 @@ pub enum Patched {
 /// A template that renders a `down` entry when no server is left can leave marked instances out altogether: starting
 /// and stopping them then changes nothing in the text, and saves two of three reloads. Older ones (before 1.2) need at
 /// least one server in every upstream, so there a marked instance is rendered `down`.
-pub fn patch(template: &str) -> Patched {
+pub fn patch(template: &str) -> PatchResult {
     if template.contains(MARKERS) {
-        return Patched::Already;
+        return PatchResult::Already;
     }
     let patched = match template.contains("server 127.0.0.1 down;") {
         true => hide(template),
         false => None,
     };
     match patched.or_else(|| mark_down(template)) {
-        Some(text) => Patched::Now(text),
-        None => Patched::Unknown,
+        Some(text) => PatchResult::Now(text),
+        None => PatchResult::Unknown,
     }
 }
 
@@ -89,12 +89,12 @@ fn ranges_over_container(words: &str) -> bool {
 }
 
 /// One `{{ … }}` of a template, as byte positions.
-struct Action {
+struct TemplateAction {
     start: usize,
     end: usize,
 }
 
-impl Action {
+impl TemplateAction {
     /// What it says, without braces, trim marks and outer space.
     fn words<'a>(&self, template: &'a str) -> &'a str {
         let inner = &template[self.start + 2..self.end - 2];
@@ -104,7 +104,7 @@ impl Action {
 }
 
 /// The start of the `end` (or `else`) that closes the block which these actions are in.
-fn body_end(actions: &[Action], template: &str) -> Option<usize> {
+fn body_end(actions: &[TemplateAction], template: &str) -> Option<usize> {
     let mut depth = 0;
     for action in actions {
         let words = action.words(template);
@@ -119,14 +119,14 @@ fn body_end(actions: &[Action], template: &str) -> Option<usize> {
 }
 
 /// Every action of a template; comments and quoted braces are passed over.
-fn actions(template: &str) -> Vec<Action> {
+fn actions(template: &str) -> Vec<TemplateAction> {
     let mut found = Vec::new();
     let mut from = 0;
     while let Some(start) = template[from..].find("{{").map(|n| from + n) {
         let Some(end) = action_end(template, start) else {
             break;
         };
-        found.push(Action { start, end });
+        found.push(TemplateAction { start, end });
         from = end;
     }
     found
@@ -184,15 +184,15 @@ upstream {{ .upstream }} {
         let expected = NEW
             .replace("$containers }}\n    # C", &format!("$containers }}}}{TEST}\n    # C"))
             .replace("{{- end }}\n        {{- end }}\n", "{{- end }}\n        {{ end }}{{- end }}\n");
-        assert_eq!(patch(NEW), Patched::Now(expected));
+        assert_eq!(patch(NEW), PatchResult::Now(expected));
     }
 
     #[test]
     fn a_patched_template_is_left_as_it_is() {
-        let Patched::Now(patched) = patch(NEW) else {
+        let PatchResult::Now(patched) = patch(NEW) else {
             panic!("not patched");
         };
-        assert_eq!(patch(&patched), Patched::Already);
+        assert_eq!(patch(&patched), PatchResult::Already);
     }
 
     #[test]
@@ -200,9 +200,9 @@ upstream {{ .upstream }} {
         let old = "{{ define \"upstream\" }}\n\t\tserver {{ .Address.IP }}:{{ .Address.Port }};\n{{ end }}";
         let expected = "{{ define \"upstream\" }}\n\t\tserver {{ .Address.IP }}:{{ .Address.Port }}\
             {{ if exists (printf \"/tmp/compose-zd-down/%s\" .Container.ID) }} down{{ end }};\n{{ end }}";
-        assert_eq!(patch(old), Patched::Now(expected.into()));
+        assert_eq!(patch(old), PatchResult::Now(expected.into()));
         let middle = "server {{ $network.IP }}:{{ $port }};";
-        let Patched::Now(text) = patch(middle) else {
+        let PatchResult::Now(text) = patch(middle) else {
             panic!("not patched");
         };
         assert!(text.contains("$container.ID"), "{text}");
@@ -210,8 +210,8 @@ upstream {{ .upstream }} {
 
     #[test]
     fn a_template_without_a_server_line_is_unknown() {
-        assert_eq!(patch("server_name {{ .Host }};"), Patched::Unknown);
-        assert_eq!(patch(""), Patched::Unknown);
-        assert_eq!(patch("{{ range $container := "), Patched::Unknown);
+        assert_eq!(patch("server_name {{ .Host }};"), PatchResult::Unknown);
+        assert_eq!(patch(""), PatchResult::Unknown);
+        assert_eq!(patch("{{ range $container := "), PatchResult::Unknown);
     }
 }

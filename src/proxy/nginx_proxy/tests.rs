@@ -165,7 +165,7 @@ fn a_server_that_is_down_is_not_routed_to() {
 #[test]
 fn an_ipv6_address_is_not_taken_for_the_ipv4_address_that_it_ends_with() {
     let text = " 00006400000000009BFF0000050013AC:0BB8 01\n 0000000000000000FFFF0000050013AC:0BB8 01\n@end";
-    assert_eq!(Answer::parse(text).unwrap().connections(&endpoint("x", "172.19.0.5")), 1);
+    assert_eq!(NginxState::parse(text).unwrap().connections(&endpoint("x", "172.19.0.5")), 1);
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_zone_that_there_is_none_of_is_no_time() {
 
 #[test]
 fn one_address_is_not_taken_for_another_that_begins_like_it() {
-    let answer = Answer::parse("server 172.19.0.50:80;\n@end").unwrap();
+    let answer = NginxState::parse("server 172.19.0.50:80;\n@end").unwrap();
     assert!(!answer.routes_to(&endpoint("x", "172.19.0.5")));
     assert!(answer.routes_to(&endpoint("x", "172.19.0.50")));
 }
@@ -327,7 +327,7 @@ fn what_cannot_be_patched_is_refused_with_the_fix() {
 
 #[test]
 fn a_prepared_proxy_is_left_alone() {
-    let Patched::Now(patched) = template::patch(TEMPLATE) else {
+    let PatchResult::Now(patched) = template::patch(TEMPLATE) else {
         panic!("not patched");
     };
     let generator = done(&format!("@template\n{patched}"));
