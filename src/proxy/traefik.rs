@@ -1,16 +1,16 @@
 //! Traefik with its docker provider. Where it also watches a directory of routes, a file of ours takes the route over
 //! for as long as a rollout runs; where it does not, its own discovery is watched through its API.
 
-mod answer;
 mod checks;
 mod constraints;
 mod cookie;
-mod door;
-mod entrance;
 mod labels;
-mod pin;
+mod override_file;
+mod public_route;
 mod scripts;
-mod settings;
+mod state;
+mod static_config;
+mod version_check;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,11 +23,11 @@ use super::{
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
-use answer::Answer;
-use door::{Api, Door};
-use labels::{Http, Labels};
-use scripts::File;
-use settings::Settings;
+use labels::{HttpLabels, Labels};
+use scripts::OverrideFile;
+use state::TraefikState;
+use static_config::TraefikStaticConfig;
+use version_check::{Api, VersionCheck};
 
 /// A middleware may hold a request back for a moment before it goes where the route was.
 const LINGER: Duration = Duration::from_secs(1);
@@ -42,9 +42,9 @@ const STRANGERS: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
     container: Container,
-    settings: Settings,
+    settings: TraefikStaticConfig,
     /// Where it is asked which file of ours is in force.
-    door: Option<Door>,
+    door: Option<VersionCheck>,
     /// The API that needs no password.
     api: Option<Api>,
     /// What there is in its image to ask with.
@@ -79,24 +79,24 @@ pub fn claims(labels: &Labels) -> bool {
 
 /// Host and path by which a request comes to what has these labels; none where they ask for more.
 pub fn request_of(labels: &Labels) -> Option<(Option<String>, String)> {
-    Http::read(labels).rules().find_map(entrance::request)
+    HttpLabels::read(labels).rules().find_map(public_route::request)
 }
 
 impl Traefik {
     pub fn new(container: &Container) -> Self {
         let mut traefik = Traefik {
             container: container.clone(),
-            settings: Settings::default(),
+            settings: TraefikStaticConfig::default(),
             door: None,
             api: None,
             tool: None,
         };
-        traefik.configure(Settings::read(container, None));
+        traefik.configure(TraefikStaticConfig::read(container, None));
         traefik
     }
 
-    fn configure(&mut self, settings: Settings) {
-        (self.door, self.api) = (Door::find(&settings), Api::open(&settings));
+    fn configure(&mut self, settings: TraefikStaticConfig) {
+        (self.door, self.api) = (VersionCheck::find(&settings), Api::open(&settings));
         self.settings = settings;
     }
 
@@ -117,9 +117,9 @@ impl Traefik {
     }
 
     /// What its files of routes are asked and told with, about these.
-    fn files<'a>(&'a self, name: &'a str) -> Option<(File<'a>, &'a Door)> {
+    fn files<'a>(&'a self, name: &'a str) -> Option<(OverrideFile<'a>, &'a VersionCheck)> {
         let directory = self.settings.directory()?;
-        Some((File { directory, name }, self.door.as_ref()?))
+        Some((OverrideFile { directory, name }, self.door.as_ref()?))
     }
 
     fn sh(&self, script: String) -> Exec {
@@ -129,21 +129,22 @@ impl Traefik {
     /// The API, and the host by which it answers.
     fn api(&self, name: &str) -> Option<(Api, String)> {
         let open = self.api.clone().map(|api| (api, "localhost".into()));
-        let through = || Some((Api::through(&self.settings, self.door.as_ref()?)?, pin::host(name)));
+        let through =
+            || Some((Api::through(&self.settings, self.door.as_ref()?)?, override_file::host(name)));
         open.or_else(|| through().filter(|_| self.steers_by_file()))
     }
 
-    fn answer(&self, done: &CommandResult) -> Result<Answer, Error> {
-        let answer = Answer::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
+    fn answer(&self, done: &CommandResult) -> Result<TraefikState, Error> {
+        let answer = TraefikState::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
         answer.ok_or_else(|| {
             Error::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
         })
     }
 
     /// The file for a rotation, and the script that puts it there, unless it is there.
-    fn pin(&self, now: &Answer, rotation: &Rotation) -> Option<Exec> {
-        let text = pin::text_of(&self.settings, self.door.as_ref()?, rotation)?;
-        let name = pin::name(&rotation.all())?;
+    fn pin(&self, now: &TraefikState, rotation: &Rotation) -> Option<Exec> {
+        let text = override_file::text_of(&self.settings, self.door.as_ref()?, rotation)?;
+        let name = override_file::name(&rotation.all())?;
         let (file, _) = self.files(&name)?;
         (now.file.as_deref() != Some(&text)).then(|| {
             let exec = self.sh(scripts::write(&file, &remotes(&rotation.all())));
@@ -152,9 +153,9 @@ impl Traefik {
     }
 
     /// Ids of those that have requests, by our file or by its own discovery.
-    fn routed(&self, answer: &Answer, endpoints: &[Endpoint]) -> BTreeSet<String> {
+    fn routed(&self, answer: &TraefikState, endpoints: &[Endpoint]) -> BTreeSet<String> {
         let servers = match &answer.file {
-            Some(file) => Some(pin::servers(file)),
+            Some(file) => Some(override_file::servers(file)),
             None => answer.discovered().filter(|_| !self.steers_by_file()),
         };
         let is_routed = |e: &&Endpoint| match &servers {
@@ -165,18 +166,18 @@ impl Traefik {
     }
 
     /// How far its own discovery is in seeing exactly what our file says.
-    fn caught_up(&self, answer: &Answer, file: &str, ours: &[Endpoint]) -> CaughtUp {
-        let servers = pin::servers(file);
+    fn caught_up(&self, answer: &TraefikState, file: &str, ours: &[Endpoint]) -> DiscoveryState {
+        let servers = override_file::servers(file);
         let inside = of(ours, &servers);
         if inside.is_empty() && !servers.is_empty() {
-            return CaughtUp::Yes; // it sends requests to nobody
+            return DiscoveryState::Yes; // it sends requests to nobody
         }
         if inside.iter().any(|e| e.unhealthy) {
-            return CaughtUp::No;
+            return DiscoveryState::No;
         }
         match answer.discovered() {
-            Some(found) if !sees(answer, &found, &inside, ours) => CaughtUp::No,
-            Some(found) if found.len() <= inside.len() => CaughtUp::Yes,
+            Some(found) if !sees(answer, &found, &inside, ours) => DiscoveryState::No,
+            Some(found) if found.len() <= inside.len() => DiscoveryState::Yes,
             Some(_) => in_time(answer, STRANGERS),
             None => in_time(answer, self.settings.throttle().saturating_add(DISCOVERY)),
         }
@@ -184,24 +185,24 @@ impl Traefik {
 }
 
 /// How far Traefik's own discovery is.
-enum CaughtUp {
+enum DiscoveryState {
     Yes,
     No,
     /// Nothing tells but time.
     SoonByItself,
 }
 
-fn in_time(answer: &Answer, limit: Duration) -> CaughtUp {
+fn in_time(answer: &TraefikState, limit: Duration) -> DiscoveryState {
     match answer.waited() {
-        None => CaughtUp::SoonByItself,
-        Some(waited) if waited >= limit => CaughtUp::Yes,
-        Some(_) => CaughtUp::No,
+        None => DiscoveryState::SoonByItself,
+        Some(waited) if waited >= limit => DiscoveryState::Yes,
+        Some(_) => DiscoveryState::No,
     }
 }
 
 /// Its discovery has found exactly these of ours, and routes to them.
-fn sees(answer: &Answer, found: &BTreeSet<IpAddr>, inside: &[&Endpoint], ours: &[Endpoint]) -> bool {
-    let routers = inside.first().map(|e| Http::read(&e.labels).router_names()).unwrap_or_default();
+fn sees(answer: &TraefikState, found: &BTreeSet<IpAddr>, inside: &[&Endpoint], ours: &[Endpoint]) -> bool {
+    let routers = inside.first().map(|e| HttpLabels::read(&e.labels).router_names()).unwrap_or_default();
     of(ours, found) == inside && answer.are_used(&routers)
 }
 
@@ -237,22 +238,22 @@ impl Proxy for Traefik {
     }
 
     fn port(&self, container: &Container) -> Option<u16> {
-        Http::read(&container.config.labels).port().or(container.exposed_tcp().first().copied())
+        HttpLabels::read(&container.config.labels).port().or(container.exposed_tcp().first().copied())
     }
 
     fn host(&self, container: &Container) -> Option<String> {
         let labels = &container.config.labels;
-        let http = Http::read(labels);
+        let http = HttpLabels::read(labels);
         let default = labels::default_rule(self.settings.default_rule(), labels);
         http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
     }
 
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        entrance::entrances(&self.settings, &container.config.labels)
+        public_route::entrances(&self.settings, &container.config.labels)
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(self.sh(scripts::introduction(&settings::files(&self.container))))
+        Some(self.sh(scripts::introduction(&static_config::files(&self.container))))
     }
 
     fn learn(&mut self, answer: &CommandResult) {
@@ -261,15 +262,15 @@ impl Proxy for Traefik {
             None => (answer.stdout.as_str(), None),
         };
         self.tool = head.trim().strip_prefix("@tool ").map(String::from);
-        self.configure(Settings::read(&self.container, file));
+        self.configure(TraefikStaticConfig::read(&self.container, file));
     }
 
     /// By its arguments, where it is given no file. Its image is taken to be the official one, which has wget.
     fn learn_files(&mut self, files: FileLookup) -> bool {
-        let own = settings::files(&self.container);
+        let own = static_config::files(&self.container);
         let found = own.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
         self.tool = Some("wget".into());
-        self.configure(Settings::read(
+        self.configure(TraefikStaticConfig::read(
             &self.container,
             found.as_ref().map(|(name, text)| (*name, text.as_str())),
         ));
@@ -336,18 +337,18 @@ impl Proxy for Traefik {
     }
 
     fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
-        let settled = Answer::parse(&now.stdout).filter(Answer::is_settled);
+        let settled = TraefikState::parse(&now.stdout).filter(TraefikState::is_settled);
         !self.steers() || settled.is_some_and(|a| a.file.is_some() && self.pin(&a, rotation).is_none())
     }
 
     fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        self.pin(&Answer::parse(&now.stdout)?, rotation)
+        self.pin(&TraefikState::parse(&now.stdout)?, rotation)
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
-        let name = pin::name(endpoints).unwrap_or_default();
+        let name = override_file::name(endpoints).unwrap_or_default();
         let named: BTreeSet<String> =
-            endpoints.iter().flat_map(|e| Http::read(&e.labels).service_names()).collect();
+            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).service_names()).collect();
         let api = self.api(&name);
         let of = api.as_ref().map(|(api, host)| (api, host.as_str()));
         let services = scripts::services(of, &named.into_iter().collect::<Vec<_>>());
@@ -369,7 +370,7 @@ impl Proxy for Traefik {
             settled: !self.steers() || answer.is_settled(),
             in_flight: busy.collect(),
             lingering: answer.file.is_some()
-                && endpoints.iter().any(|e| Http::read(&e.labels).has_middlewares()),
+                && endpoints.iter().any(|e| HttpLabels::read(&e.labels).has_middlewares()),
         })
     }
 
@@ -378,8 +379,8 @@ impl Proxy for Traefik {
     }
 
     fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
-        let name = pin::name(ours).unwrap_or_default();
-        let (Some(answer), Some((file, _))) = (Answer::parse(&now.stdout), self.files(&name)) else {
+        let name = override_file::name(ours).unwrap_or_default();
+        let (Some(answer), Some((file, _))) = (TraefikState::parse(&now.stdout), self.files(&name)) else {
             return if self.steers() { HandBack::Wait } else { HandBack::Done };
         };
         let Some(text) = &answer.file else {
@@ -390,9 +391,9 @@ impl Proxy for Traefik {
             };
         };
         match self.caught_up(&answer, text, ours) {
-            CaughtUp::Yes => HandBack::Run(self.sh(scripts::remove(&file))),
-            CaughtUp::SoonByItself => HandBack::Run(self.sh(scripts::mark(&file))),
-            CaughtUp::No => HandBack::Wait,
+            DiscoveryState::Yes => HandBack::Run(self.sh(scripts::remove(&file))),
+            DiscoveryState::SoonByItself => HandBack::Run(self.sh(scripts::mark(&file))),
+            DiscoveryState::No => HandBack::Wait,
         }
     }
 

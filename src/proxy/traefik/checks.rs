@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::answer::Answer;
-use super::labels::{self, Http, default_rule};
+use super::labels::{self, HttpLabels, default_rule};
+use super::state::TraefikState;
 use super::{Backend, CommandResult, Endpoint, Error, Risk, Traefik};
 use crate::error::Rule;
 
@@ -41,7 +41,7 @@ impl Traefik {
 
     fn check_routes(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
-        let http = Http::read(&backend.labels);
+        let http = HttpLabels::read(&backend.labels);
         let template = self.settings.default_rule();
         let without = http.rules().count() < http.routers.len();
         if without && self.steers_by_file() && default_rule(template, &backend.labels).is_none() {
@@ -149,15 +149,19 @@ impl Traefik {
     }
 
     /// No file routes to a service of labels, which a file of ours does not take over.
-    pub(super) fn check_references(&self, answer: &Answer, endpoints: &[Endpoint]) -> Result<(), Error> {
+    pub(super) fn check_references(
+        &self,
+        answer: &TraefikState,
+        endpoints: &[Endpoint],
+    ) -> Result<(), Error> {
         let services: Vec<String> =
-            endpoints.iter().flat_map(|e| Http::read(&e.labels).service_names()).collect();
+            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).service_names()).collect();
         let refers = |line: &&String| {
             let name = line.rsplit([' ', ':', '=']).next().and_then(|n| n.strip_suffix("@docker"));
             name.is_some_and(|n| services.iter().any(|s| s == n))
         };
         let routers: Vec<String> =
-            endpoints.iter().flat_map(|e| Http::read(&e.labels).router_names()).collect();
+            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).router_names()).collect();
         let stranger = answer.stranger(&routers).filter(|_| self.steers_by_file() && answer.file.is_none());
         match answer.references.iter().find(refers).map(String::as_str).or(stranger) {
             Some(router) => Err(self.refused(

@@ -7,13 +7,13 @@ pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     if expression.trim().is_empty() {
         return Some(true);
     }
-    let mut parser = Parser { rest: expression.trim(), labels, depth: 0 };
+    let mut parser = ConstraintParser { rest: expression.trim(), labels, depth: 0 };
     let value = parser.any()?;
     parser.rest.is_empty().then_some(value).flatten()
 }
 
 /// Each step gives nothing for what is no expression, and an unknown value for what is one it cannot evaluate.
-struct Parser<'a> {
+struct ConstraintParser<'a> {
     rest: &'a str,
     labels: &'a Labels,
     /// How many brackets and negations are open.
@@ -23,16 +23,16 @@ struct Parser<'a> {
 /// Deeper than anybody writes; without an end the stack would have one.
 const DEEPEST: usize = 64;
 
-type Known = Option<bool>;
+type TriState = Option<bool>;
 
-impl<'a> Parser<'a> {
+impl<'a> ConstraintParser<'a> {
     fn skip(&mut self, word: &str) -> bool {
         let after = self.rest.strip_prefix(word).map(str::trim_start);
         self.rest = after.unwrap_or(self.rest);
         after.is_some()
     }
 
-    fn any(&mut self) -> Option<Known> {
+    fn any(&mut self) -> Option<TriState> {
         let mut value = self.all()?;
         while self.skip("||") {
             value = or(value, self.all()?);
@@ -40,7 +40,7 @@ impl<'a> Parser<'a> {
         Some(value)
     }
 
-    fn all(&mut self) -> Option<Known> {
+    fn all(&mut self) -> Option<TriState> {
         let mut value = self.one()?;
         while self.skip("&&") {
             // By De Morgan, so that an unknown value does not hide a `false`.
@@ -49,14 +49,14 @@ impl<'a> Parser<'a> {
         Some(value)
     }
 
-    fn one(&mut self) -> Option<Known> {
+    fn one(&mut self) -> Option<TriState> {
         self.depth += 1;
         let value = if self.depth > DEEPEST { None } else { self.inner() };
         self.depth -= 1;
         value
     }
 
-    fn inner(&mut self) -> Option<Known> {
+    fn inner(&mut self) -> Option<TriState> {
         if self.skip("!") {
             return Some(self.one()?.map(|v| !v));
         }
@@ -90,7 +90,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn or(one: Known, other: Known) -> Known {
+fn or(one: TriState, other: TriState) -> TriState {
     match (one, other) {
         (Some(true), _) | (_, Some(true)) => Some(true),
         (Some(false), Some(false)) => Some(false),

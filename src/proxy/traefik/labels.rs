@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use serde_yaml::{Mapping, Value};
 
-use super::settings::is_true;
+use super::static_config::is_true;
 
 pub type Labels = BTreeMap<String, String>;
 
 /// The `traefik.http` part of some labels.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Http {
+pub struct HttpLabels {
     pub routers: Mapping,
     pub middlewares: Mapping,
     pub services: Mapping,
@@ -52,9 +52,9 @@ pub fn beyond_http(labels: &Labels) -> Option<&str> {
     ours(labels).map(|(k, _)| k).find(|k| starts(k, "tcp") || starts(k, "udp"))
 }
 
-impl Http {
+impl HttpLabels {
     /// Traefik's own additions included: a service and a router where there is none, and which service a router has.
-    pub fn read(labels: &Labels) -> Http {
+    pub fn read(labels: &Labels) -> HttpLabels {
         let mut root = Mapping::new();
         for (key, value) in ours(labels).filter(|(k, _)| starts(k, "http")) {
             let path: Vec<&str> = key.split('.').skip(1).collect();
@@ -66,8 +66,11 @@ impl Http {
             Some(Value::Mapping(map)) => map,
             _ => Mapping::new(),
         };
-        let mut http =
-            Http { routers: part("routers"), middlewares: part("middlewares"), services: part("services") };
+        let mut http = HttpLabels {
+            routers: part("routers"),
+            middlewares: part("middlewares"),
+            services: part("services"),
+        };
         http.complete(&default_name(labels));
         http
     }
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn labels_become_a_tree() {
-        let http = Http::read(&labels(
+        let http = HttpLabels::read(&labels(
             "traefik.http.routers.app.rule=Host(`a.b`)
              traefik.http.routers.app.tls=true
              traefik.http.routers.app.tls.domains[0].main=a.b
@@ -278,14 +281,14 @@ mod tests {
         let deep =
             format!("traefik.http.routers.app.{}=x\ntraefik.http.routers.app.rule=y", "a.".repeat(1_000_000));
         assert_eq!(
-            yaml(&Http::read(&labels(&deep)).routers),
+            yaml(&HttpLabels::read(&labels(&deep)).routers),
             "app:\n  rule: y\n  service: '-'\n".replace("'-'", "''")
         );
     }
 
     #[test]
     fn a_container_without_routers_has_one_by_its_name() {
-        let http = Http::read(&labels(COMPOSE));
+        let http = HttpLabels::read(&labels(COMPOSE));
         assert_eq!(yaml(&http.routers), "app-my-p:\n  service: app-my-p\n");
         assert_eq!(http.servers().next().unwrap().0, "app-my-p");
     }

@@ -56,7 +56,7 @@ fn a_file_that_is_nested_without_an_end_ends_nobody() {
     for (name, text) in [("t.toml", "a = "), ("t.yml", "a: "), ("t.yml", "")] {
         for deep in ["[", "{a: ", "{ a = ", "- "] {
             let text = format!("{text}{}", deep.repeat(2_000));
-            let settings = Settings::read(&container(&[]), Some((name, &text)));
+            let settings = TraefikStaticConfig::read(&container(&[]), Some((name, &text)));
             assert_eq!(settings.get("a"), None, "{name}: {deep}");
         }
     }
@@ -72,7 +72,7 @@ fn no_label_ends_us() {
         let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
         if let Some(file) = traefik.route(&done, &rotation).and_then(|exec| exec.stdin) {
             prop_assert!(serde_yaml::from_str::<Value>(&file).is_ok(), "{file}");
-            prop_assert!(pin::token(&file).is_some(), "{file}");
+            prop_assert!(override_file::token(&file).is_some(), "{file}");
         }
         let mut container = container(&[]);
         container.config.labels = labels.clone();
@@ -82,7 +82,7 @@ fn no_label_ends_us() {
         constraints::matches(&text, &labels);
         labels::default_rule(&text, &labels);
         for line in text.lines() {
-            let _ = (constraints::matches(line, &labels), pin::address(line));
+            let _ = (constraints::matches(line, &labels), override_file::address(line));
         }
         Ok(())
     });
@@ -164,8 +164,8 @@ fn connections_are_counted_by_their_address() {
             )
         };
         let lines: String = connections.iter().enumerate().map(line).collect();
-        let answer =
-            Answer::parse(&format!("@served \n@now 9.5\n@connections\n{lines}@end\n")).expect("an answer");
+        let answer = TraefikState::parse(&format!("@served \n@now 9.5\n@connections\n{lines}@end\n"))
+            .expect("an answer");
         for endpoint in endpoints() {
             let its =
                 connections.iter().filter(|(a, ..)| endpoint.addresses.contains(&a.parse().expect("one")));
@@ -187,7 +187,7 @@ fn the_servers_of_a_file_are_those_inside() {
         let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
         let file = traefik().route(&done, &rotation).and_then(|e| e.stdin).expect("a file");
         let inside: BTreeSet<IpAddr> = rotation.inside.iter().flat_map(|e| e.addresses.clone()).collect();
-        same(&pin::servers(&file), &inside)
+        same(&override_file::servers(&file), &inside)
     });
 }
 
@@ -198,7 +198,7 @@ fn the_address_of_a_server_is_read_with_a_port_and_without() {
         let address: IpAddr = address.parse().expect("an address");
         let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
         let port = port.map(|p| format!(":{p}")).unwrap_or_default();
-        same(&pin::address(&format!("https://{host}{port}{path}")), &Some(address))
+        same(&override_file::address(&format!("https://{host}{port}{path}")), &Some(address))
     });
 }
 
@@ -234,16 +234,16 @@ fn flags_variables_and_files_say_the_same() {
         let yaml = serde_yaml::to_string(&tree).expect("YAML");
         let toml = toml_of(&tree);
         let all = [
-            Settings::read(&container(&flags), None),
-            Settings::read(&by_environment, None),
-            Settings::read(&container(&[]), Some(("t.yml", &yaml))),
-            Settings::read(&container(&[]), Some(("t.toml", &toml))),
+            TraefikStaticConfig::read(&container(&flags), None),
+            TraefikStaticConfig::read(&by_environment, None),
+            TraefikStaticConfig::read(&container(&[]), Some(("t.yml", &yaml))),
+            TraefikStaticConfig::read(&container(&[]), Some(("t.toml", &toml))),
         ];
         for settings in &all {
             for (key, value) in &pairs {
                 same(&settings.get(key), &Some(*value))?;
             }
-            let read = |s: &Settings| {
+            let read = |s: &TraefikStaticConfig| {
                 (
                     s.entry_points(),
                     s.directory().map(String::from),

@@ -1,11 +1,11 @@
 //! The scripts that run in Traefik's container: POSIX sh, with what busybox has.
 
-use super::door::{Api, Door};
-use super::pin::host;
+use super::override_file::host;
+use super::version_check::{Api, VersionCheck};
 use crate::shell::{self, RUNS};
 
 /// A file of ours, and the directory that Traefik reads it from.
-pub struct File<'a> {
+pub struct OverrideFile<'a> {
     pub directory: &'a str,
     pub name: &'a str,
 }
@@ -72,7 +72,7 @@ const REFERS: &str =
 
 /// Where our file is, and where what is not yet, or never, a file of routes: beside the directory if that is the same
 /// file system, because Traefik looks at every change in it, and then not again for two seconds.
-fn places(file: &File) -> String {
+fn places(file: &OverrideFile) -> String {
     format!(
         "d=$(cd -P {} && pwd) || exit 1
 n={}; f=$d/$n.yml; s=${{d%/*}}/
@@ -99,18 +99,18 @@ fn connections(remotes: &[String]) -> String {
 }
 
 /// Prints the version of our file that is in force.
-fn served(door: &Door, api: Option<&Api>, name: &str) -> String {
+fn served(door: &VersionCheck, api: Option<&Api>, name: &str) -> String {
     let host = host(name);
     let of = |place: String, host: &str, path: &str| fetch(&format!("{place}{path}"), host);
     let answer = match (door, api) {
-        (Door::Route { place, .. }, _) => of(place.url(), &host, "/"),
-        (Door::Api { .. }, Some(Api { place, path })) => {
+        (VersionCheck::Route { place, .. }, _) => of(place.url(), &host, "/"),
+        (VersionCheck::Api { .. }, Some(Api { place, path })) => {
             let object =
                 |kind, n| of(place.url(), "localhost", &format!("{path}/api/http/{kind}/{name}.{n}@file"));
             let enabled = format!("{} | grep -q '\"status\":\"enabled\"'", object("routers", "check"));
             format!("{enabled} && {}", object("middlewares", "token"))
         }
-        (Door::Api { .. }, None) => ":".into(),
+        (VersionCheck::Api { .. }, None) => ":".into(),
     };
     format!(
         "served() {{ {{ {answer}; }} | sed -n '/127.0.0.1:1.[0-9a-f]/{{s|.*127.0.0.1:1/\\([0-9a-f]*\\).*|\\1|p;q}}'; }}\n"
@@ -134,7 +134,13 @@ pub fn services(api: Option<(&Api, &str)>, services: &[String]) -> String {
 
 /// What is in force, what our file says, and which connections there are; those from before our file was in force are
 /// written down for as long as it is not.
-pub fn question(file: &File, door: &Door, api: Option<&Api>, remotes: &[String], services: &str) -> String {
+pub fn question(
+    file: &OverrideFile,
+    door: &VersionCheck,
+    api: Option<&Api>,
+    remotes: &[String],
+    services: &str,
+) -> String {
     format!(
         "# what does it route to
 {RUNS}{FETCH}{REFERS}{}{}{}served=$(served)
@@ -171,7 +177,7 @@ pub fn watching(remotes: &[String], services: &str) -> String {
 }
 
 /// Writes our file, which comes on stdin, at once.
-pub fn write(file: &File, remotes: &[String]) -> String {
+pub fn write(file: &OverrideFile, remotes: &[String]) -> String {
     format!(
         "# set the route
 set -e
@@ -187,20 +193,20 @@ mv -f \"$s/$n.new\" \"$f\"",
 }
 
 /// Notes since when there is nothing left to do but to wait for Traefik's own discovery.
-pub fn mark(file: &File) -> String {
+pub fn mark(file: &OverrideFile) -> String {
     format!(
         "# wait for its discovery\n{}mkdir -p \"$s\" && cut -d' ' -f1 /proc/uptime >\"$s/$n.left\"",
         places(file)
     )
 }
 
-pub fn remove(file: &File) -> String {
+pub fn remove(file: &OverrideFile) -> String {
     format!("# give the route back\n{}rm -f \"$f\"", places(file))
 }
 
 /// Removes the rest, once Traefik does not read the directory for the file any more: what goes while it reads is an
 /// error to it.
-pub fn tidy(file: &File) -> String {
+pub fn tidy(file: &OverrideFile) -> String {
     format!(
         "# leave nothing
 {}rm -f \"$s/$n.before\" \"$s/$n.left\" \"$s/$n.new\"
@@ -211,9 +217,9 @@ exit 0",
 }
 
 /// Shows what Traefik reads, whether it answers, and what it says is wrong with its routes.
-pub fn diagnosis(directory: Option<&str>, door: Option<&Door>, api: Option<&Api>) -> String {
+pub fn diagnosis(directory: Option<&str>, door: Option<&VersionCheck>, api: Option<&Api>) -> String {
     let files = directory.map(|d| format!("ls -l {}\n", shell::file(d))).unwrap_or_default();
-    let place = door.and_then(Door::place).filter(|_| directory.is_some());
+    let place = door.and_then(VersionCheck::place).filter(|_| directory.is_some());
     let answer = place
         .map(|p| format!("{} | head -n 2\n", fetch(&format!("{}/", p.url()), "localhost")))
         .unwrap_or_default();

@@ -119,7 +119,7 @@ const API: &str = r#"@api
 /// The recorded answer with the file of a rotation, in force.
 fn recorded(rotation: &Rotation) -> String {
     let file = file(FLAGS, rotation);
-    let token = pin::token(&file).unwrap();
+    let token = override_file::token(&file).unwrap();
     RECORDED.replace("FILE", &file).replace("TOKEN", token)
 }
 
@@ -130,12 +130,13 @@ fn with_api(answer: &str, api: &str) -> String {
 #[test]
 fn the_file_repeats_the_labels_a_step_ahead_of_them() {
     let file = file(FLAGS, &only(old(), new()));
-    assert_eq!(file.replace(pin::token(&file).unwrap(), "TOKEN"), PIN);
+    assert_eq!(file.replace(override_file::token(&file).unwrap(), "TOKEN"), PIN);
 }
 
 #[test]
 fn the_version_of_a_file_is_a_matter_of_its_content() {
-    let token = |inside, outside| pin::token(&file(FLAGS, &only(inside, outside))).map(String::from);
+    let token =
+        |inside, outside| override_file::token(&file(FLAGS, &only(inside, outside))).map(String::from);
     assert_eq!(token(old(), new()), token(old(), endpoint("third", "192.168.0.7", "")));
     assert_ne!(token(old(), new()), token(new(), old()));
 }
@@ -196,7 +197,7 @@ fn nobody_is_served_before_the_first_instance_is_ready() {
         &Rotation { inside: vec![], outside: vec![endpoint("new", "", "")], ..Rotation::default() },
     );
     assert!(file.contains("        servers: []\n"), "{file}");
-    assert!(pin::servers(&file).is_empty());
+    assert!(override_file::servers(&file).is_empty());
 }
 
 #[test]
@@ -471,13 +472,16 @@ fn labels_claim_a_route() {
 
 #[test]
 fn no_directory_file_service_or_address_is_a_script() {
-    use super::door::Place;
+    use super::version_check::ControlAddress;
     use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
     for text in HOSTILE {
-        let file = File { directory: text, name: text };
-        let place = Place { tls: false, host: text.into(), port: 80 };
+        let file = OverrideFile { directory: text, name: text };
+        let place = ControlAddress { tls: false, host: text.into(), port: 80 };
         let api = Api { place: place.clone(), path: text.into() };
-        let doors = [Door::Route { entry_point: text.into(), place }, Door::Api { entry_point: text.into() }];
+        let doors = [
+            VersionCheck::Route { entry_point: text.into(), place },
+            VersionCheck::Api { entry_point: text.into() },
+        ];
         let services = scripts::services(Some((&api, text)), &[text.into()]);
         let mut all = vec![
             scripts::introduction(&[text.into()]),
@@ -505,7 +509,7 @@ fn the_highest_priority_has_none_above_it() {
 
 #[test]
 fn a_server_has_an_address_without_a_port_too() {
-    let read = |url: &str| pin::address(url).map(|a| a.to_string());
+    let read = |url: &str| override_file::address(url).map(|a| a.to_string());
     assert_eq!(read("http://[fd00::5]").as_deref(), Some("fd00::5"));
     assert_eq!(read("http://[fd00::5]:80/x").as_deref(), Some("fd00::5"));
     assert_eq!(read("http://10.0.0.5/").as_deref(), Some("10.0.0.5"));

@@ -2,13 +2,13 @@
 
 use serde_yaml::{Mapping, Value};
 
-use super::labels::{self, Http, Labels, get_map, text};
-use super::settings::{EntryPoint, Settings};
+use super::labels::{self, HttpLabels, Labels, get_map, text};
+use super::static_config::{EntryPoint, TraefikStaticConfig};
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
 /// The ways by its routers: those without TLS first.
-pub fn entrances(settings: &Settings, labels: &Labels) -> Vec<PublicRoute> {
-    let http = Http::read(labels);
+pub fn entrances(settings: &TraefikStaticConfig, labels: &Labels) -> Vec<PublicRoute> {
+    let http = HttpLabels::read(labels);
     let points = settings.entry_points();
     let default = labels::default_rule(settings.default_rule(), labels);
     let routers = http.routers.values().filter_map(Value::as_mapping);
@@ -36,11 +36,11 @@ fn is_among(point: &EntryPoint, router: &Mapping) -> bool {
 }
 
 fn takes_tls(router: &Mapping) -> bool {
-    get_map(router, "tls").is_some() || text(router, "tls").is_some_and(super::settings::is_true)
+    get_map(router, "tls").is_some() || text(router, "tls").is_some_and(super::static_config::is_true)
 }
 
 /// Its answers are Traefik's own: they only send clients on to another one.
-fn only_redirects(router: &Mapping, http: &Http) -> bool {
+fn only_redirects(router: &Mapping, http: &HttpLabels) -> bool {
     let names = text(router, "middlewares").unwrap_or_default().split(',');
     let redirects = |name: &str| {
         let name = name.trim().split('@').next().unwrap_or_default();
@@ -83,7 +83,7 @@ mod tests {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };
-        entrances(&Settings::read(&container, None), &labels).iter().map(said).collect()
+        entrances(&TraefikStaticConfig::read(&container, None), &labels).iter().map(said).collect()
     }
 
     #[test]

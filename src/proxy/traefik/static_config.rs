@@ -24,7 +24,7 @@ const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
 const REDIRECTION: i64 = i64::MAX - 1;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct TraefikStaticConfig {
     pairs: Vec<(String, String)>,
 }
 
@@ -48,14 +48,14 @@ pub fn files(container: &Container) -> Vec<String> {
     given.map(|(_, file)| file).into_iter().chain(standard).collect()
 }
 
-impl Settings {
+impl TraefikStaticConfig {
     /// `file` is the one it found: its name and its text.
-    pub fn read(container: &Container, file: Option<(&str, &str)>) -> Settings {
+    pub fn read(container: &Container, file: Option<(&str, &str)>) -> TraefikStaticConfig {
         let pairs = match file {
             Some((name, text)) => parse(name, text),
             None => Some(flags(&container.args)).filter(|f| !f.is_empty()).unwrap_or(environment(container)),
         };
-        Settings { pairs }
+        TraefikStaticConfig { pairs }
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -157,7 +157,8 @@ impl Settings {
         let (address, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
         let redirects = self.has(&own("http.redirections")) && {
             let priority = self.get(&own("http.redirections.entryPoint.priority"));
-            priority.and_then(|p| p.parse().ok()).unwrap_or(REDIRECTION) > super::pin::CHECK_PRIORITY
+            priority.and_then(|p| p.parse().ok()).unwrap_or(REDIRECTION)
+                > super::override_file::CHECK_PRIORITY
         };
         let dashboard = name.eq_ignore_ascii_case("traefik") && self.is_on("api.insecure");
         Some(EntryPoint {
@@ -268,8 +269,8 @@ mod tests {
         container
     }
 
-    fn by_flags(args: &[&str]) -> Settings {
-        Settings::read(&container(args, &[]), None)
+    fn by_flags(args: &[&str]) -> TraefikStaticConfig {
+        TraefikStaticConfig::read(&container(args, &[]), None)
     }
 
     const YAML: &str = "
@@ -314,10 +315,10 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
             "TRAEFIK_SERVERSTRANSPORT_FORWARDINGTIMEOUTS_IDLECONNTIMEOUT=500ms",
             "TRAEFIK_SERVERSTRANSPORT_ROOTCAS=a,b",
         ];
-        let file = |name, text| Settings::read(&container(&["--ping"], &[]), Some((name, text)));
+        let file = |name, text| TraefikStaticConfig::read(&container(&["--ping"], &[]), Some((name, text)));
         let all = [
             flags,
-            Settings::read(&container(&[], &env), None),
+            TraefikStaticConfig::read(&container(&[], &env), None),
             file("/x/traefik.yml", YAML),
             file("t.toml", TOML),
         ];
@@ -332,7 +333,7 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
 
     #[test]
     fn names_keep_their_case_in_a_file_and_lose_it_in_a_flag() {
-        let file = Settings::read(&Container::default(), Some(("t.yaml", YAML)));
+        let file = TraefikStaticConfig::read(&Container::default(), Some(("t.yaml", YAML)));
         assert_eq!(file.entry_points()[0].name, "Web");
         assert_eq!(by_flags(&["--entrypoints.Web.address=:1"]).entry_points()[0].name, "web");
     }

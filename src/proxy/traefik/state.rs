@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::pin;
+use super::override_file;
 use super::{Endpoint, InFlight};
 use crate::proxy::is_written;
 
@@ -14,7 +14,7 @@ use crate::proxy::is_written;
 const SLACK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Answer {
+pub struct TraefikState {
     /// The version of our file that is in force.
     pub served: Option<String>,
     /// Our file.
@@ -36,10 +36,10 @@ pub struct Answer {
     connections: BTreeSet<String>,
 }
 
-impl Answer {
+impl TraefikState {
     /// None for one that is not whole.
-    pub fn parse(text: &str) -> Option<Answer> {
-        let mut answer = Answer::default();
+    pub fn parse(text: &str) -> Option<TraefikState> {
+        let mut answer = TraefikState::default();
         for part in text.strip_suffix("@end\n").or(text.strip_suffix("@end"))?.split("\n@") {
             let part = part.trim_start_matches('@');
             let (head, body) = part.split_once('\n').unwrap_or((part, ""));
@@ -66,7 +66,7 @@ impl Answer {
 
     /// Our file is in force as it is; or there is none, and none is in force.
     pub fn is_settled(&self) -> bool {
-        self.served.as_deref() == self.file.as_deref().and_then(pin::token)
+        self.served.as_deref() == self.file.as_deref().and_then(override_file::token)
     }
 
     /// Something of ours is left besides the file.
@@ -83,7 +83,7 @@ impl Answer {
     /// before have not been given a request since our file is in force, and may be idle until `idle` has passed.
     pub fn in_flight(&self, endpoint: &Endpoint, idle: Duration) -> InFlight {
         let its: Vec<&String> = self.connections.iter().filter(|c| is_to(c, &endpoint.addresses)).collect();
-        let (Some(first), true) = (self.first, pin::has_own_transport(endpoint)) else {
+        let (Some(first), true) = (self.first, override_file::has_own_transport(endpoint)) else {
             return InFlight::AtMost { exact: 0, open: its.len(), quiet: Duration::ZERO };
         };
         let quiet = self.now.saturating_sub(first);
@@ -95,7 +95,7 @@ impl Answer {
     /// The addresses of the servers that discovery has found; none where the API does not tell.
     pub fn discovered(&self) -> Option<BTreeSet<IpAddr>> {
         let urls = self.services.iter().flat_map(|(_, s)| s.iter().flat_map(urls));
-        self.api.then(|| urls.filter_map(pin::address).collect())
+        self.api.then(|| urls.filter_map(override_file::address).collect())
     }
 
     /// Whether these routers use the services that discovery has found.

@@ -1,10 +1,10 @@
 //! Where Traefik is asked from inside of its container: for the version of our file that is in force, and its API.
 
-use super::settings::{EntryPoint, Settings};
+use super::static_config::{EntryPoint, TraefikStaticConfig};
 
 /// An address that is reached from inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ControlAddress {
     pub tls: bool,
     /// As a URL has it.
     pub host: String,
@@ -13,9 +13,9 @@ pub struct Place {
 
 /// How the version of our file that is in force is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Door {
+pub enum VersionCheck {
     /// By a route of the file itself.
-    Route { entry_point: String, place: Place },
+    Route { entry_point: String, place: ControlAddress },
     /// By what the API says of that route.
     Api { entry_point: String },
 }
@@ -23,19 +23,19 @@ pub enum Door {
 /// The API, and the path before `/api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Api {
-    pub place: Place,
+    pub place: ControlAddress,
     pub path: String,
 }
 
-impl Place {
+impl ControlAddress {
     /// Reads `:80`, `0.0.0.0:80` or `[::1]:80`, where it listens.
-    fn read(address: &str, tls: bool) -> Option<Place> {
+    fn read(address: &str, tls: bool) -> Option<ControlAddress> {
         let (host, port) = address.rsplit_once(':')?;
         let host = match host {
             "" | "0.0.0.0" | "[::]" => "127.0.0.1",
             host => host,
         };
-        Some(Place { tls, host: host.into(), port: port.parse().ok()? })
+        Some(ControlAddress { tls, host: host.into(), port: port.parse().ok()? })
     }
 
     pub fn url(&self) -> String {
@@ -44,45 +44,48 @@ impl Place {
     }
 }
 
-impl Door {
+impl VersionCheck {
     /// The first entry point where nothing comes before a route: neither a redirection nor a password. One without TLS
     /// before the API, and that before TLS, which not every tool speaks.
-    pub fn find(settings: &Settings) -> Option<Door> {
+    pub fn find(settings: &TraefikStaticConfig) -> Option<VersionCheck> {
         let all = settings.entry_points();
         let route = |tls: bool| {
             let mut open = all.iter().filter(|e| !e.guarded && e.tls == tls);
             open.find_map(|e| {
-                Some(Door::Route { entry_point: e.name.clone(), place: Place::read(&e.address, tls)? })
+                Some(VersionCheck::Route {
+                    entry_point: e.name.clone(),
+                    place: ControlAddress::read(&e.address, tls)?,
+                })
             })
         };
-        let any = |e: &EntryPoint| Door::Api { entry_point: e.name.clone() };
+        let any = |e: &EntryPoint| VersionCheck::Api { entry_point: e.name.clone() };
         let api = || Api::open(settings).and(all.first().map(any));
         route(false).or_else(api).or_else(|| route(true))
     }
 
     pub fn entry_point(&self) -> &str {
         match self {
-            Door::Route { entry_point, .. } | Door::Api { entry_point } => entry_point,
+            VersionCheck::Route { entry_point, .. } | VersionCheck::Api { entry_point } => entry_point,
         }
     }
 
-    pub fn place(&self) -> Option<&Place> {
+    pub fn place(&self) -> Option<&ControlAddress> {
         match self {
-            Door::Route { place, .. } => Some(place),
-            Door::Api { .. } => None,
+            VersionCheck::Route { place, .. } => Some(place),
+            VersionCheck::Api { .. } => None,
         }
     }
 }
 
 impl Api {
     /// The one that needs no password.
-    pub fn open(settings: &Settings) -> Option<Api> {
+    pub fn open(settings: &TraefikStaticConfig) -> Option<Api> {
         let (address, path) = settings.open_api()?;
-        Some(Api { place: Place::read(&address, false)?, path })
+        Some(Api { place: ControlAddress::read(&address, false)?, path })
     }
 
     /// The one that our file opens for as long as it is there.
-    pub fn through(settings: &Settings, door: &Door) -> Option<Api> {
+    pub fn through(settings: &TraefikStaticConfig, door: &VersionCheck) -> Option<Api> {
         let closed = settings.has("api") && settings.open_api().is_none();
         let place = door.place().filter(|_| closed)?;
         Some(Api { place: place.clone(), path: settings.api_path() })
@@ -94,15 +97,15 @@ mod tests {
     use super::*;
     use crate::docker::inspect::Container;
 
-    fn settings(flags: &str) -> Settings {
+    fn settings(flags: &str) -> TraefikStaticConfig {
         let mut container = Container::default();
         container.args = flags.split_whitespace().map(String::from).collect();
-        Settings::read(&container, None)
+        TraefikStaticConfig::read(&container, None)
     }
 
     fn door(flags: &str) -> Option<String> {
-        let found = Door::find(&settings(flags))?;
-        let url = found.place().map_or("api".into(), Place::url);
+        let found = VersionCheck::find(&settings(flags))?;
+        let url = found.place().map_or("api".into(), ControlAddress::url);
         Some(format!("{} {url}", found.entry_point()))
     }
 
@@ -124,7 +127,7 @@ mod tests {
         let open = Api::open(&settings("--api.insecure=true --api.basepath=/t")).unwrap();
         assert_eq!((open.place.url(), open.path), ("http://127.0.0.1:8080".into(), "/t".into()));
         let secured = settings("--api=true");
-        let door = Door::find(&secured).unwrap();
+        let door = VersionCheck::find(&secured).unwrap();
         assert_eq!(Api::open(&secured), None);
         assert_eq!(Api::through(&secured, &door).unwrap().place.url(), "http://127.0.0.1:80");
         assert_eq!(Api::through(&settings("--ping"), &door), None);

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use serde_yaml::{Mapping, Value};
 
 use super::cookie;
-use super::door::{Api, Door};
-use super::labels::{Http, default_rule, get_map, insert, take, text};
-use super::settings::{Settings, is_true};
+use super::labels::{HttpLabels, default_rule, get_map, insert, take, text};
+use super::static_config::{TraefikStaticConfig, is_true};
+use super::version_check::{Api, VersionCheck};
 use super::{Endpoint, Rotation};
 
 /// Above what people write, and within 32 bits.
@@ -44,10 +44,10 @@ pub fn host(name: &str) -> String {
 }
 
 /// The whole file for a rotation.
-pub fn text_of(settings: &Settings, door: &Door, rotation: &Rotation) -> Option<String> {
+pub fn text_of(settings: &TraefikStaticConfig, door: &VersionCheck, rotation: &Rotation) -> Option<String> {
     let name = name(rotation.inside.iter().chain(&rotation.outside))?;
     let model = rotation.inside.first().or(rotation.outside.first())?;
-    let draft = Draft { name, settings, door, model, own: Http::read(&model.labels) };
+    let draft = OverrideFileBuilder { name, settings, door, model, own: HttpLabels::read(&model.labels) };
     let yaml = serde_yaml::to_string(&draft.file(&rotation.inside)).ok()?;
     let yaml = yaml.replace(BRACES.0, BRACES.1);
     let token = token_of(&yaml);
@@ -91,16 +91,16 @@ pub fn servers(file: &str) -> BTreeSet<IpAddr> {
     all.filter_map(|s| address(s.get("url")?.as_str()?)).collect()
 }
 
-struct Draft<'a> {
+struct OverrideFileBuilder<'a> {
     name: String,
-    settings: &'a Settings,
-    door: &'a Door,
+    settings: &'a TraefikStaticConfig,
+    door: &'a VersionCheck,
     /// Whose labels the file repeats.
     model: &'a Endpoint,
-    own: Http,
+    own: HttpLabels,
 }
 
-impl Draft<'_> {
+impl OverrideFileBuilder<'_> {
     fn file(&self, inside: &[Endpoint]) -> Value {
         let mut routers = self.routers();
         let guards = self.guards(&routers);
@@ -302,7 +302,7 @@ fn rename(middleware: &mut Mapping, kind: &str, key: &str, new: impl Fn(&str) ->
 
 /// An instance as a server, by the port and scheme of its own labels.
 fn server(endpoint: &Endpoint, service: &str) -> Option<Value> {
-    let http = Http::read(&endpoint.labels);
+    let http = HttpLabels::read(&endpoint.labels);
     let (_, labels) = http.servers().find(|(n, _)| *n == service).or(http.servers().next())?;
     let port = text(&labels, "port").and_then(|p| p.parse().ok()).or(endpoint.port)?;
     let scheme = text(&labels, "scheme").unwrap_or("http");
@@ -318,7 +318,7 @@ fn server(endpoint: &Endpoint, service: &str) -> Option<Value> {
 
 /// Whether Traefik reaches an instance by the transport of our file.
 pub fn has_own_transport(endpoint: &Endpoint) -> bool {
-    let http = Http::read(&endpoint.labels);
+    let http = HttpLabels::read(&endpoint.labels);
     let mut balancers = http.services.values().filter_map(|s| get_map(s.as_mapping()?, "loadbalancer"));
     balancers.all(|b| text(b, "serverstransport").is_none())
 }
