@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::health::monitor::Monitor;
 use crate::model::{ConfigError, Project};
 use crate::preflight;
-use crate::release::Kind;
+use crate::release::RolloutKind;
 use crate::report::Report;
 use crate::rollout::restart;
 use crate::wait::StopSignal;
@@ -171,7 +171,7 @@ fn carry_out(
         wanted: &wanted,
         proxies: &proxies,
         ledger: &ledger,
-        kind: Kind::Deploy,
+        kind: RolloutKind::Deploy,
         number: ledger.next_number(),
         sizes: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
         images: args.image.iter().map(|(service, _)| service.clone()).collect(),

@@ -2,8 +2,8 @@
 
 pub mod engine_folder;
 pub mod images;
-pub mod queue;
 pub mod store;
+pub mod wait_queue;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,7 +24,7 @@ const HISTORY: usize = 200;
 
 /// One service as a release put it in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
+pub struct ServiceRelease {
     /// The reference, as the file or `--image` named it.
     pub image: String,
     pub image_id: String,
@@ -41,9 +41,9 @@ pub struct Placed {
     pub by_flag: bool,
 }
 
-impl Placed {
+impl ServiceRelease {
     /// What it runs is the same, whatever its image is called and since when it is there.
-    pub fn same_content(&self, other: &Placed) -> bool {
+    pub fn same_content(&self, other: &ServiceRelease) -> bool {
         self.content() == other.content()
     }
 
@@ -55,7 +55,7 @@ impl Placed {
 /// What a rollout was started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum RolloutKind {
     Deploy,
     Rollback {
         to: u32,
@@ -67,7 +67,7 @@ pub enum Kind {
 /// How a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum RolloutOutcome {
     Deployed,
     Failed,
     Paused,
@@ -76,7 +76,7 @@ pub enum Outcome {
 
 /// What the witness saw of a rollout, of all its URLs together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Witnessed {
+pub struct WitnessTotals {
     pub urls: Vec<String>,
     pub sent: u64,
     pub lost: u64,
@@ -87,17 +87,17 @@ pub struct Witnessed {
 
 /// A release: durable, and never changed once it is written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct ReleaseRecord {
     pub format: u32,
     pub number: u32,
     pub project: String,
-    pub kind: Kind,
-    pub outcome: Outcome,
+    pub kind: RolloutKind,
+    pub outcome: RolloutOutcome,
     /// Why it did not deploy.
     #[serde(default)]
     pub reason: Option<String>,
     /// Everything in place after it, whether this rollout touched it or not.
-    pub services: BTreeMap<String, Placed>,
+    pub services: BTreeMap<String, ServiceRelease>,
     /// The services this rollout was about.
     pub deployed: Vec<String>,
     #[serde(default)]
@@ -113,16 +113,16 @@ pub struct Record {
     pub cut: u64,
     /// None where nothing was asked.
     #[serde(default)]
-    pub witness: Option<Witnessed>,
+    pub witness: Option<WitnessTotals>,
 }
 
-impl Record {
+impl ReleaseRecord {
     /// It can be gone back to.
     pub fn is_good(&self) -> bool {
-        self.outcome == Outcome::Deployed
+        self.outcome == RolloutOutcome::Deployed
     }
 
-    pub fn same_content(&self, other: &Record) -> bool {
+    pub fn same_content(&self, other: &ReleaseRecord) -> bool {
         self.content() == other.content()
     }
 
@@ -135,7 +135,7 @@ impl Record {
     }
 
     /// It has all of these services, and one of them differs; without names it is the whole that differs.
-    fn differs(&self, current: &Record, services: &[String]) -> bool {
+    fn differs(&self, current: &ReleaseRecord, services: &[String]) -> bool {
         let pair = |name: &String| Some((self.services.get(name)?, current.services.get(name)));
         let pairs: Option<Vec<_>> = services.iter().map(pair).collect();
         match pairs {
@@ -148,10 +148,10 @@ impl Record {
 
 /// `wanted.json`: what a rollout under way heads for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
+pub struct InProgress {
     pub format: u32,
     pub number: u32,
-    pub kind: Kind,
+    pub kind: RolloutKind,
     pub services: Vec<String>,
     /// The ids of the containers that a `--force` replaces: hashes cannot tell those.
     #[serde(default)]
@@ -167,14 +167,14 @@ pub struct Wanted {
 
 /// A file of ours that is there and cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
+pub struct UnreadableFile {
     pub path: PathBuf,
     pub why: String,
     /// A newer version wrote it; nothing is wrong with it.
     pub newer: bool,
 }
 
-impl Damage {
+impl UnreadableFile {
     /// What to type so that the rest is used without it; numbers of releases are not used again all the same.
     fn way_on(&self) -> String {
         let path = shell::path(&self.path);
@@ -187,15 +187,15 @@ impl Damage {
     }
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for UnreadableFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` cannot be used: {}", self.path.display(), self.why)
     }
 }
 
-impl From<&Damage> for Error {
+impl From<&UnreadableFile> for Error {
     /// A newer version's file is a wrong use of this one.
-    fn from(damage: &Damage) -> Error {
+    fn from(damage: &UnreadableFile) -> Error {
         let fault = match damage.newer {
             true => Error::usage(damage.to_string()),
             false => Error::unchanged(damage.to_string()),
@@ -207,16 +207,16 @@ impl From<&Damage> for Error {
 /// All records of a project, oldest first. One that cannot be read is treated as not there where that is safe: its number
 /// is not used again, and no release is taken for the current or the previous one past it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct History {
-    records: Vec<Record>,
-    damaged: BTreeMap<u32, Damage>,
+pub struct ReleaseHistory {
+    records: Vec<ReleaseRecord>,
+    damaged: BTreeMap<u32, UnreadableFile>,
     /// The highest number that a file of any release, moved away or not, has.
     taken: u32,
 }
 
 /// What stays of a history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct Retention {
     /// The releases whose record stays.
     pub records: BTreeSet<u32>,
     /// The releases whose configuration stays: those that can be gone back to.
@@ -225,35 +225,39 @@ pub struct Kept {
     pub images: BTreeSet<(String, u32)>,
 }
 
-impl History {
-    pub fn new(mut records: Vec<Record>) -> History {
+impl ReleaseHistory {
+    pub fn new(mut records: Vec<ReleaseRecord>) -> ReleaseHistory {
         records.sort_by_key(|r| r.number);
-        History { records, ..History::default() }
+        ReleaseHistory { records, ..ReleaseHistory::default() }
     }
 
     /// With records that cannot be read, and numbers that are not free.
-    pub fn with(records: Vec<Record>, damaged: BTreeMap<u32, Damage>, taken: u32) -> History {
-        History { damaged, taken, ..History::new(records) }
+    pub fn with(
+        records: Vec<ReleaseRecord>,
+        damaged: BTreeMap<u32, UnreadableFile>,
+        taken: u32,
+    ) -> ReleaseHistory {
+        ReleaseHistory { damaged, taken, ..ReleaseHistory::new(records) }
     }
 
     /// The release that serves: the newest good one. None where a newer one cannot be read, which may be it.
-    pub fn current(&self) -> Option<&Record> {
+    pub fn current(&self) -> Option<&ReleaseRecord> {
         self.good().next().filter(|r| self.unreadable_since(r.number).is_none())
     }
 
     /// The newest record that cannot be read, of those after a release.
-    pub fn unreadable_since(&self, number: u32) -> Option<(u32, &Damage)> {
+    pub fn unreadable_since(&self, number: u32) -> Option<(u32, &UnreadableFile)> {
         let (last, damage) = self.damaged.last_key_value()?;
         (*last > number).then_some((*last, damage))
     }
 
     /// A record that is there and cannot be read.
-    pub fn unreadable(&self, number: u32) -> Option<&Damage> {
+    pub fn unreadable(&self, number: u32) -> Option<&UnreadableFile> {
         self.damaged.get(&number)
     }
 
     /// The records that cannot be read, newest first.
-    pub fn damaged(&self) -> impl Iterator<Item = (u32, &Damage)> {
+    pub fn damaged(&self) -> impl Iterator<Item = (u32, &UnreadableFile)> {
         self.damaged.iter().rev().map(|(number, damage)| (*number, damage))
     }
 
@@ -261,17 +265,17 @@ impl History {
     /// services only where some are named, and that has all of these.
     ///
     /// A rollback is a release of its own, so the next one returns to the newer content: Swarm's cyclic rule.
-    pub fn previous(&self, services: &[String]) -> Option<&Record> {
+    pub fn previous(&self, services: &[String]) -> Option<&ReleaseRecord> {
         let current = self.current()?;
         self.good().find(|r| r.differs(current, services))
     }
 
-    pub fn get(&self, number: u32) -> Option<&Record> {
+    pub fn get(&self, number: u32) -> Option<&ReleaseRecord> {
         self.records.iter().find(|r| r.number == number)
     }
 
     /// The number of the next release: no number is used twice, one that a rollout under way has taken included.
-    pub fn next_number(&self, wanted: Option<&Wanted>) -> u32 {
+    pub fn next_number(&self, wanted: Option<&InProgress>) -> u32 {
         let numbers = self.records.iter().map(|r| r.number).chain(wanted.map(|w| w.number));
         let numbers = numbers.chain(self.damaged.keys().copied()).chain([self.taken]);
         numbers.max().unwrap_or(0).saturating_add(1)
@@ -290,8 +294,8 @@ impl History {
     /// What stays when `keep` releases can be gone back to (at least one): the newest good ones with configuration and
     /// images, one of which is where a rollback goes, wherever two or more stay; and as history every record that is not
     /// older than the oldest of them.
-    pub fn kept(&self, keep: usize) -> Kept {
-        let mut kept: Vec<&Record> = self.good().take(keep.max(1)).collect();
+    pub fn kept(&self, keep: usize) -> Retention {
+        let mut kept: Vec<&ReleaseRecord> = self.good().take(keep.max(1)).collect();
         let previous = self.previous(&[]).filter(|p| kept.iter().all(|k| k.number != p.number));
         if let (2.., Some(previous)) = (keep, previous) {
             kept.truncate(keep - 1);
@@ -301,7 +305,7 @@ impl History {
         let recent = || self.records.iter().rev().take(HISTORY);
         let configs: BTreeSet<u32> = kept.iter().map(|r| r.number).collect();
         let history = recent().map(|r| r.number).filter(|n| *n >= oldest);
-        Kept {
+        Retention {
             records: history.chain(configs.iter().copied()).collect(),
             configs,
             images: kept.iter().flat_map(|r| r.images()).collect(),
@@ -309,18 +313,18 @@ impl History {
     }
 
     /// What is kept of each image, once each: a prune may have taken a tag or a keeper since.
-    pub fn placed<'a>(&'a self, kept: &'a Kept) -> impl Iterator<Item = (&'a str, &'a Placed)> {
+    pub fn placed<'a>(&'a self, kept: &'a Retention) -> impl Iterator<Item = (&'a str, &'a ServiceRelease)> {
         let services = kept.configs.iter().filter_map(|n| self.get(*n)).flat_map(|r| &r.services);
-        let by_tag: BTreeMap<(&str, u32), &Placed> =
+        let by_tag: BTreeMap<(&str, u32), &ServiceRelease> =
             services.map(|(name, placed)| ((name.as_str(), placed.since), placed)).collect();
         by_tag.into_iter().map(|((name, _), placed)| (name, placed))
     }
 
-    pub fn newest_first(&self) -> impl Iterator<Item = &Record> {
+    pub fn newest_first(&self) -> impl Iterator<Item = &ReleaseRecord> {
         self.records.iter().rev()
     }
 
-    fn good(&self) -> impl Iterator<Item = &Record> {
+    fn good(&self) -> impl Iterator<Item = &ReleaseRecord> {
         self.records.iter().rev().filter(|r| r.is_good())
     }
 }

@@ -13,14 +13,14 @@ use super::scene;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar};
 use crate::model::{Project, ResolvedProject};
-use crate::release::{Kind, Placed, Record};
+use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report};
 
 /// Where Compose says that the definition of a container came from.
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 
 /// Whether an instance is none of what a release put in place.
-pub fn is_stray(record: &Record, ledger: &Ledger, container: &Container) -> bool {
+pub fn is_stray(record: &ReleaseRecord, ledger: &Ledger, container: &Container) -> bool {
     let Some(placed) = container.compose().and_then(|(_, service)| record.services.get(service)) else {
         return false;
     };
@@ -100,7 +100,7 @@ impl Adopter<'_> {
 
     fn record(
         &self,
-        mut placed: BTreeMap<String, Placed>,
+        mut placed: BTreeMap<String, ServiceRelease>,
         text: &ResolvedProject,
         ledger: &mut Ledger,
     ) -> Result<()> {
@@ -113,7 +113,7 @@ impl Adopter<'_> {
         let text = ledger.text_after(&text.text(), &services)?;
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
-        let entry = Entry { number, kind: Kind::Adopted, placed, text, replaced: Vec::new(), folder };
+        let entry = Entry { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
         ledger.adopt(&entry)?;
         self.report.event(adopted);
         Ok(())
@@ -129,7 +129,7 @@ type Guessed = (ResolvedProject, BTreeMap<String, String>);
 
 /// What turned out to be right.
 struct Beliefs {
-    known: BTreeMap<String, Placed>,
+    known: BTreeMap<String, ServiceRelease>,
     snapshot: ResolvedProject,
 }
 
@@ -190,10 +190,10 @@ impl Found<'_> {
         self.container.label(CONFIG_HASH).is_some_and(|label| hashes.get(service).is_some_and(|h| h == label))
     }
 
-    fn placed(&self, docker: &Docker, hashes: &BTreeMap<String, String>) -> (String, Placed) {
+    fn placed(&self, docker: &Docker, hashes: &BTreeMap<String, String>) -> (String, ServiceRelease) {
         let label = self.container.label(CONFIG_HASH).filter(|_| self.is_own()).map(String::from);
         let image = docker.image(&self.container.image_id).ok().flatten().unwrap_or_default();
-        let placed = Placed {
+        let placed = ServiceRelease {
             image: self.container.config.image.clone(),
             image_id: self.container.image_id.clone(),
             digests: image.repo_digests,

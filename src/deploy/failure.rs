@@ -11,7 +11,7 @@ use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::observed::InstanceKey;
 use crate::plan::RotationState;
-use crate::release::Kind;
+use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
 use crate::rollout::Stopped;
 use crate::wait::RunPhase;
@@ -131,7 +131,7 @@ impl Run<'_> {
     pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Error) -> Error {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
-            Kind::Rollback { .. } => "the rollback is paused",
+            RolloutKind::Rollback { .. } => "the rollback is paused",
             _ => "the rollout is paused",
         };
         let message = format!(
@@ -147,7 +147,7 @@ impl Run<'_> {
 
     /// What served before need not have been one release, and may be gone: then the last good one is put back.
     pub fn last_good(&self, parts: &[Part], fault: Error) -> Error {
-        let Some(record) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
+        let Some(record) = self.ledger.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
             return fault;
         };
         let is_gone = |part: &&Part| !part.standing().gone.is_empty();

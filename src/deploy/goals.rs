@@ -11,7 +11,7 @@ use crate::model::{Order, Service, Update};
 use crate::observed::{Instance, Observed};
 use crate::plan::{DesiredService, PlanPolicy, Strategy};
 use crate::preflight;
-use crate::release::{Kind, Record, Wanted};
+use crate::release::{InProgress, ReleaseRecord, RolloutKind};
 
 /// A shorter monitor is none. Compose leaves `monitor: 0s` out of what it prints, so that files write `1ns`.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -46,7 +46,7 @@ impl Run<'_> {
     /// How a service is replaced: by its `update_config`, or its `rollback_config` where a release is put back.
     pub fn policy<'s>(&self, service: &'s Service) -> &'s Update {
         match self.kind {
-            Kind::Rollback { .. } => &service.rollback,
+            RolloutKind::Rollback { .. } => &service.rollback,
             _ => &service.update,
         }
     }
@@ -105,8 +105,8 @@ impl Run<'_> {
     /// have.
     fn settled(&self, name: &str, observed: &Observed) -> Option<usize> {
         let (history, heading) = (&self.ledger.history, &self.ledger.heading);
-        let recorded = |r: &Record| r.services.get(name).map(|placed| placed.replicas as usize);
-        let is_stuck = |h: &&Wanted| !h.paused && h.services.iter().any(|s| s == name);
+        let recorded = |r: &ReleaseRecord| r.services.get(name).map(|placed| placed.replicas as usize);
+        let is_stuck = |h: &&InProgress| !h.paused && h.services.iter().any(|s| s == name);
         if heading.as_ref().is_some_and(|h| is_stuck(&h)) {
             return history.current().and_then(recorded);
         }

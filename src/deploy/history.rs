@@ -8,7 +8,7 @@ use super::ledger::Ledger;
 use super::{rollback, turn};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
-use crate::release::{Kind, Outcome, Record};
+use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
 use crate::report::history::{Chronicle, Deployed, HEAD, Losses, ReleaseRow};
 use crate::report::{Report, entry, timeline};
 
@@ -56,14 +56,14 @@ fn chronicle(ledger: &Ledger) -> Chronicle {
     }
 }
 
-fn row(record: &Record, ledger: &Ledger) -> ReleaseRow {
+fn row(record: &ReleaseRecord, ledger: &Ledger) -> ReleaseRow {
     let result = match (record.outcome, record.kind) {
-        (Outcome::Failed, _) => "failed".to_string(),
-        (Outcome::Paused, _) => "paused".into(),
-        (Outcome::Interrupted, _) => "interrupted".into(),
-        (Outcome::Deployed, Kind::Rollback { to }) => format!("back to {to}"),
-        (Outcome::Deployed, Kind::Adopted) => "found running".into(),
-        (Outcome::Deployed, Kind::Deploy) => "deployed".into(),
+        (RolloutOutcome::Failed, _) => "failed".to_string(),
+        (RolloutOutcome::Paused, _) => "paused".into(),
+        (RolloutOutcome::Interrupted, _) => "interrupted".into(),
+        (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("back to {to}"),
+        (RolloutOutcome::Deployed, RolloutKind::Adopted) => "found running".into(),
+        (RolloutOutcome::Deployed, RolloutKind::Deploy) => "deployed".into(),
     };
     let service = |name: &String| Deployed {
         service: name.clone(),

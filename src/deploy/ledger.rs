@@ -11,9 +11,12 @@ use crate::git::{self, WorkingCopy};
 use crate::mask;
 use crate::model::ResolvedProject;
 use crate::release::images;
-use crate::release::queue::Place;
 use crate::release::store::Store;
-use crate::release::{self, Damage, FORMAT, History, Kind, Outcome, Placed, Record, Witnessed};
+use crate::release::wait_queue::QueueTicket;
+use crate::release::{
+    self, FORMAT, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile,
+    WitnessTotals,
+};
 use crate::report::{Event, Report, Warning, entry};
 
 /// The releases of a project, as they were when the run began.
@@ -21,11 +24,11 @@ pub struct Ledger {
     store: Store,
     home: Home,
     pub project: String,
-    pub history: History,
+    pub history: ReleaseHistory,
     /// What an earlier run headed for, and did not get to.
-    pub heading: Option<release::Wanted>,
+    pub heading: Option<release::InProgress>,
     /// There is such a run, and what it headed for cannot be read.
-    pub lost: Option<Damage>,
+    pub lost: Option<UnreadableFile>,
     /// Id of the history, which tells its images from those of another checkout.
     history_id: String,
 }
@@ -33,9 +36,9 @@ pub struct Ledger {
 /// One rollout, as it is written down.
 pub struct Entry {
     pub number: u32,
-    pub kind: Kind,
+    pub kind: RolloutKind,
     /// What it puts in place, by service.
-    pub placed: BTreeMap<String, Placed>,
+    pub placed: BTreeMap<String, ServiceRelease>,
     /// The whole project as it is after it.
     pub text: String,
     /// Ids of the containers that a `--force` replaces.
@@ -58,13 +61,13 @@ impl Drop for Draft {
 
 /// How a rollout went.
 pub struct Course {
-    pub outcome: Outcome,
+    pub outcome: RolloutOutcome,
     pub reason: Option<String>,
     /// It could not be brought to an end: the next run has to.
     pub unfinished: bool,
     pub took: Duration,
     pub cut: usize,
-    pub witness: Option<Witnessed>,
+    pub witness: Option<WitnessTotals>,
 }
 
 impl Ledger {
@@ -121,7 +124,7 @@ impl Ledger {
     }
 
     /// The files that cannot be read.
-    fn unread(&self) -> impl Iterator<Item = &Damage> {
+    fn unread(&self) -> impl Iterator<Item = &UnreadableFile> {
         self.history.damaged().map(|(_, damage)| damage).chain(&self.lost)
     }
 
@@ -134,7 +137,7 @@ impl Ledger {
     pub fn broken(&self) -> Option<u32> {
         let heading = self.heading.as_ref().filter(|heading| !heading.paused)?;
         let record = self.history.get(heading.number)?;
-        (record.outcome == Outcome::Failed).then_some(record.number)
+        (record.outcome == RolloutOutcome::Failed).then_some(record.number)
     }
 
     /// As it is by now.
@@ -149,13 +152,13 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn place(&self) -> Result<Place, Error> {
-        Place::take(&self.store)
+    pub fn place(&self) -> Result<QueueTicket, Error> {
+        QueueTicket::take(&self.store)
     }
 
     /// Whose images are kept.
-    pub fn owner(&self) -> images::Owner<'_> {
-        images::Owner { project: &self.project, history: &self.history_id }
+    pub fn owner(&self) -> images::ImageOwner<'_> {
+        images::ImageOwner { project: &self.project, history: &self.history_id }
     }
 
     /// Where the releases of the project are.
@@ -188,13 +191,13 @@ impl Ledger {
         let snapshot = ResolvedProject::read(&self.config(number)?).ok();
         snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is no resolved configuration of `{}`", self.project);
-            (&Damage { path: self.config_path(number), why, newer: false }).into()
+            (&UnreadableFile { path: self.config_path(number), why, newer: false }).into()
         })
     }
 
     /// The current release with its configuration: what a new one begins from. Without the second the first says
     /// nothing of the services that are not deployed now, and they are left out.
-    fn base(&self) -> Option<(&Record, ResolvedProject)> {
+    fn base(&self) -> Option<(&ReleaseRecord, ResolvedProject)> {
         let current = self.history.current()?;
         Some((current, self.snapshot(current.number).ok()?))
     }
@@ -241,7 +244,7 @@ impl Ledger {
         if self.store.wanted().is_err() {
             self.store.set_wanted_aside()?;
         }
-        self.store.set_wanted(&release::Wanted {
+        self.store.set_wanted(&release::InProgress {
             format: FORMAT,
             number: entry.number,
             kind: entry.kind,
@@ -280,7 +283,7 @@ impl Ledger {
     /// warning.
     pub fn end(&self, docker: &Docker, entry: &Entry, course: Course, keep: usize, report: Report) {
         let record = self.record(entry, &course);
-        let paused = record.outcome == Outcome::Paused;
+        let paused = record.outcome == RolloutOutcome::Paused;
         let written = self.store.write(&record).and_then(|()| match (paused, course.unfinished) {
             (true, _) => self.pause(entry),
             (false, true) => Ok(()),
@@ -349,7 +352,7 @@ impl Ledger {
     pub fn adopt(&mut self, entry: &Entry) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
         let course = Course {
-            outcome: Outcome::Deployed,
+            outcome: RolloutOutcome::Deployed,
             reason: None,
             unfinished: false,
             took: Duration::ZERO,
@@ -362,7 +365,7 @@ impl Ledger {
     }
 
     fn pause(&self, entry: &Entry) -> Result<(), Error> {
-        self.store.set_wanted(&release::Wanted {
+        self.store.set_wanted(&release::InProgress {
             format: FORMAT,
             number: entry.number,
             kind: entry.kind,
@@ -374,11 +377,11 @@ impl Ledger {
         })
     }
 
-    fn record(&self, entry: &Entry, course: &Course) -> Record {
+    fn record(&self, entry: &Entry, course: &Course) -> ReleaseRecord {
         let mut services = self.base().map(|(r, _)| r.services.clone()).unwrap_or_default();
         services.extend(entry.placed.clone());
         let started = SystemTime::now().checked_sub(course.took).unwrap_or(SystemTime::UNIX_EPOCH);
-        Record {
+        ReleaseRecord {
             format: FORMAT,
             number: entry.number,
             project: self.project.clone(),
@@ -397,7 +400,7 @@ impl Ledger {
         }
     }
 
-    fn keep(&self, docker: &Docker, service: &str, placed: &Placed, report: Report) {
+    fn keep(&self, docker: &Docker, service: &str, placed: &ServiceRelease, report: Report) {
         if !images::is_local(placed) {
             return;
         }
@@ -442,8 +445,8 @@ impl Ledger {
 /// What was put back is of the revision it was of; the work tree has nothing to do with it.
 fn git_of(entry: &Entry) -> Option<WorkingCopy> {
     match entry.kind {
-        Kind::Deploy => git::look(&entry.folder),
-        Kind::Rollback { .. } | Kind::Adopted => None,
+        RolloutKind::Deploy => git::look(&entry.folder),
+        RolloutKind::Rollback { .. } | RolloutKind::Adopted => None,
     }
 }
 
@@ -456,10 +459,10 @@ impl Course {
     /// How a run went that this ended.
     pub fn of(fault: Option<&Error>, paused: bool, took: Duration, cut: usize) -> Course {
         let outcome = match fault.map(|f| f.exit) {
-            _ if paused => Outcome::Paused,
-            None => Outcome::Deployed,
-            Some(Exit::Interrupted(_)) => Outcome::Interrupted,
-            Some(_) => Outcome::Failed,
+            _ if paused => RolloutOutcome::Paused,
+            None => RolloutOutcome::Deployed,
+            Some(Exit::Interrupted(_)) => RolloutOutcome::Interrupted,
+            Some(_) => RolloutOutcome::Failed,
         };
         let unfinished = fault.is_some_and(|f| f.exit == Exit::Broken);
         Course { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut, witness: None }

@@ -17,7 +17,7 @@ use crate::health::ReadinessProbe;
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::RolloutShape;
-use crate::release::Kind;
+use crate::release::RolloutKind;
 use crate::report::{Event, Found, Warning};
 
 impl<'a> Run<'a> {
@@ -62,7 +62,7 @@ impl<'a> Run<'a> {
 
     /// An image that came from a flag is not in the file, so a plain deploy takes it away again.
     pub fn back_to_file(&self, target: &Target) {
-        let Some(current) = self.ledger.history.current().filter(|_| self.kind == Kind::Deploy) else {
+        let Some(current) = self.ledger.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
             return;
         };
         for service in target.services() {
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// No HTTP client can be made.
     pub fn query_serving(&self, parts: &[Part]) -> Result<()> {
-        if self.kind != Kind::Deploy {
+        if self.kind != RolloutKind::Deploy {
             return Ok(());
         }
         let mut all = Vec::new();
@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !asked.contains(s)).collect();
         let is_there = containers.iter().any(|c| scene::is_member(self.project(), c, &others));
-        if self.kind == Kind::Deploy && is_there { others } else { Vec::new() }
+        if self.kind == RolloutKind::Deploy && is_there { others } else { Vec::new() }
     }
 
     fn images_of(&self, services: &[&str]) -> BTreeSet<&'a str> {
@@ -211,7 +211,8 @@ impl<'a> Run<'a> {
         let needs =
             ours.iter().copied().chain(shots).flat_map(|s| self.project().services[s].needs(self.project()));
         // Those that this run runs to their end need no start before.
-        let is_run = |s: &str| self.kind == Kind::Deploy && self.shots.before.iter().any(|shot| shot == s);
+        let is_run =
+            |s: &str| self.kind == RolloutKind::Deploy && self.shots.before.iter().any(|shot| shot == s);
         let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_run(s) && !is_up(s, *completes));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
         down.into_iter().collect()

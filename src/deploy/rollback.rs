@@ -24,7 +24,9 @@ use crate::health::monitor::Monitor;
 use crate::model::{FlagLayers, Project, ResolvedProject, UpdateLayer};
 use crate::preflight;
 use crate::release::store;
-use crate::release::{Damage, History, Kind, Outcome, Placed, Record, images};
+use crate::release::{
+    ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile, images,
+};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart;
 use crate::wait::StopSignal;
@@ -55,7 +57,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
     let choice = choose(&ledger, &services, args.to)?;
     turn.ended(back.put_back(&Asked {
         number: ledger.next_number(),
-        kind: Kind::Rollback { to: choice.record.number },
+        kind: RolloutKind::Rollback { to: choice.record.number },
         ..choice
     }))
 }
@@ -116,7 +118,7 @@ pub fn recover(
     }
     report.event(Event::Recovering { release: heading.number });
     let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
-    if let Kind::Rollback { to } = heading.kind {
+    if let RolloutKind::Rollback { to } = heading.kind {
         let record = release(&ledger, to)?;
         let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
         let (number, kind) = (ledger.next_number(), heading.kind);
@@ -162,7 +164,7 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
         stop: &StopSignal::default(),
         is_stack: false,
     };
-    let kind = Kind::Rollback { to: number };
+    let kind = RolloutKind::Rollback { to: number };
     back.put_back(&Asked { record, services: services.to_vec(), number: ledger.next_number(), kind })
 }
 
@@ -258,10 +260,10 @@ fn only_project(compose: &ComposeArgs, state_dir: &Path) -> Option<String> {
 /// A release to put in place, and for which services.
 #[derive(Debug, Clone)]
 struct Asked<'a> {
-    record: &'a Record,
+    record: &'a ReleaseRecord,
     services: Vec<String>,
     number: u32,
-    kind: Kind,
+    kind: RolloutKind,
 }
 
 /// Which release a rollback goes to: the one named; else, where a rollout of these services did not get to its end, the
@@ -332,11 +334,11 @@ fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) 
 
 /// # Errors
 /// A service that the release does not have.
-fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result<Asked<'a>, Error> {
+fn having<'a>(ledger: &Ledger, chosen: &'a ReleaseRecord, named: Vec<String>) -> Result<Asked<'a>, Error> {
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
         Some(service) => Err(Error::usage(format!("release {} has no service `{service}`", chosen.number))
             .hint(listed(ledger))),
-        None => Ok(Asked { record: chosen, services: named, number: 0, kind: Kind::Deploy }),
+        None => Ok(Asked { record: chosen, services: named, number: 0, kind: RolloutKind::Deploy }),
     }
 }
 
@@ -345,7 +347,7 @@ fn having<'a>(ledger: &Ledger, chosen: &'a Record, named: Vec<String>) -> Result
 ///
 /// # Errors
 /// None before; one that may be it cannot be read.
-fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a Record, Error> {
+fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
     let found = ledger.history.previous(services).filter(|_| !services.is_empty());
     let between = ledger.history.unreadable_since(found.map_or(0, |r| r.number));
     match (between, found) {
@@ -368,27 +370,27 @@ fn unfinished_is_known(ledger: &Ledger) -> Result<(), Error> {
     })
 }
 
-fn unreadable(ledger: &Ledger, damage: &Damage, so: &str) -> Error {
+fn unreadable(ledger: &Ledger, damage: &UnreadableFile, so: &str) -> Error {
     Error::unchanged(format!("{damage}, and {so}"))
         .hint(format!("name the release to put back with `--to`: {}", listed(ledger)))
 }
 
 /// The services that the last rollout was about, without those that were new to it: there is nothing to put back.
-fn last_changed(history: &History, current: &Record) -> Vec<String> {
+fn last_changed(history: &ReleaseHistory, current: &ReleaseRecord) -> Vec<String> {
     let was_there = |service: &&String| history.previous(std::slice::from_ref(service)).is_some();
     current.deployed.iter().filter(was_there).cloned().collect()
 }
 
 /// # Errors
 /// A number that is not kept, or that never served.
-fn release(ledger: &Ledger, number: u32) -> Result<&Record, Error> {
+fn release(ledger: &Ledger, number: u32) -> Result<&ReleaseRecord, Error> {
     let refuse = |why: &str| Err(Error::usage(format!("release {number} {why}")).hint(listed(ledger)));
     match ledger.history.get(number) {
         None => match ledger.history.unreadable(number) {
             Some(damage) => Err(unreadable(ledger, damage, "another release has to be put back")),
             None => refuse("is not recorded"),
         },
-        Some(record) if record.outcome != Outcome::Deployed => refuse("was never put in place whole"),
+        Some(record) if record.outcome != RolloutOutcome::Deployed => refuse("was never put in place whole"),
         Some(record) if !ledger.config_path(number).exists() => Err(Error::usage(format!(
             "release {} is history only: its configuration was not kept",
             record.number
@@ -422,8 +424,8 @@ fn listed(ledger: &Ledger) -> String {
 }
 
 /// The services that a release has otherwise than the current one; all of them where it is the same.
-fn differing(chosen: &Record, current: &Record) -> Vec<String> {
-    let differs = |(name, placed): &(&String, &Placed)| {
+fn differing(chosen: &ReleaseRecord, current: &ReleaseRecord) -> Vec<String> {
+    let differs = |(name, placed): &(&String, &ServiceRelease)| {
         current.services.get(*name).is_some_and(|now| !now.same_content(placed))
     };
     let names: Vec<String> = chosen.services.iter().filter(differs).map(|(name, _)| name.clone()).collect();
@@ -541,7 +543,7 @@ impl Back<'_> {
 /// record gives it now.
 fn recorded(
     docker: &Docker,
-    placed: &BTreeMap<String, Placed>,
+    placed: &BTreeMap<String, ServiceRelease>,
     references: &BTreeMap<String, String>,
 ) -> Result<Wanted> {
     let now = docker.hashes()?;
@@ -573,9 +575,10 @@ mod tests {
     fn ledger(releases: &[&str]) -> (tempfile::TempDir, Ledger) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "p").unwrap();
-        let mut before: BTreeMap<String, Placed> = BTreeMap::new();
+        let mut before: BTreeMap<String, ServiceRelease> = BTreeMap::new();
         for (words, number) in releases.iter().zip(1..) {
-            let services: BTreeMap<String, Placed> = words.split(' ').map(|w| placed(w, number)).collect();
+            let services: BTreeMap<String, ServiceRelease> =
+                words.split(' ').map(|w| placed(w, number)).collect();
             let changed = services.iter().filter(|(s, p)| !before.get(*s).is_some_and(|b| b.same_content(p)));
             let deployed = changed.map(|(s, _)| s.clone()).collect();
             store.write_config(number, "services: {}").unwrap();
@@ -586,9 +589,9 @@ mod tests {
         (dir, ledger)
     }
 
-    fn placed(word: &str, since: u32) -> (String, Placed) {
+    fn placed(word: &str, since: u32) -> (String, ServiceRelease) {
         let (service, version) = word.split_at(word.len() - 1);
-        let placed = Placed {
+        let placed = ServiceRelease {
             image: format!("{service}:{version}"),
             image_id: format!("sha256:{version}"),
             digests: Vec::new(),
@@ -600,13 +603,17 @@ mod tests {
         (service.into(), placed)
     }
 
-    fn record(number: u32, services: BTreeMap<String, Placed>, deployed: Vec<String>) -> Record {
-        Record {
+    fn record(
+        number: u32,
+        services: BTreeMap<String, ServiceRelease>,
+        deployed: Vec<String>,
+    ) -> ReleaseRecord {
+        ReleaseRecord {
             format: FORMAT,
             number,
             project: "p".into(),
-            kind: Kind::Deploy,
-            outcome: Outcome::Deployed,
+            kind: RolloutKind::Deploy,
+            outcome: RolloutOutcome::Deployed,
             reason: None,
             services,
             deployed,
@@ -664,10 +671,10 @@ mod tests {
     fn what_did_not_get_to_its_end_goes_back_to_the_last_good_one() {
         let (dir, ledger) = ledger(&["app1 db1", "app2 db1"]);
         let store = Store::new(dir.path(), "p").unwrap();
-        let heading = crate::release::Wanted {
+        let heading = crate::release::InProgress {
             format: FORMAT,
             number: 3,
-            kind: Kind::Deploy,
+            kind: RolloutKind::Deploy,
             services: vec!["db".into()],
             replaced: Vec::new(),
             restart: BTreeMap::new(),

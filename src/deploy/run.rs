@@ -25,7 +25,7 @@ use crate::model::Project;
 use crate::plan::Stage;
 use crate::preflight;
 use crate::proxy::Proxy;
-use crate::release::{Kind, Placed, Witnessed};
+use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::plan::Doing;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart::Policies;
@@ -46,14 +46,14 @@ pub struct Run<'a> {
     /// All of the engine's.
     pub proxies: &'a [Arc<dyn Proxy>],
     pub ledger: &'a Ledger,
-    pub kind: Kind,
+    pub kind: RolloutKind,
     pub number: u32,
     /// How many instances, where the file or what runs does not say.
     pub sizes: BTreeMap<String, usize>,
     /// Services whose image came from a flag.
     pub images: BTreeSet<String>,
     /// As a release has them that is put back; a new one is written anew.
-    pub placed: BTreeMap<String, Placed>,
+    pub placed: BTreeMap<String, ServiceRelease>,
     pub shots: OneShots,
     /// One-shots and init containers that a killed run, with whose release this one goes on, has run to their end.
     pub completed: BTreeSet<String>,
@@ -131,8 +131,9 @@ impl<'a> Run<'a> {
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
         let shots = OneShots::of(self.project(), &changed);
         let before: Vec<String> =
-            shots.before.iter().filter(|_| self.kind == Kind::Deploy).cloned().collect();
-        let after: Vec<String> = shots.after.iter().filter(|_| self.kind == Kind::Deploy).cloned().collect();
+            shots.before.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
+        let after: Vec<String> =
+            shots.after.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         if !before.is_empty() {
             tell(format!("run {} to its end, before the first new instance is made", quoted(&before)));
         }
@@ -199,7 +200,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let entry = as_created(self.entry(idle)?, idle);
-        let known = |(service, placed): (&String, &Placed)| {
+        let known = |(service, placed): (&String, &ServiceRelease)| {
             let current = self.ledger.history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(placed))
         };
@@ -225,14 +226,14 @@ impl<'a> Run<'a> {
             target: viewer.target.name(),
             witness: &self.witness,
             watch: &self.watch,
-            goes_forward: self.kind == Kind::Deploy,
+            goes_forward: self.kind == RolloutKind::Deploy,
             completed: &self.completed,
             policies: &self.policies,
         }
     }
 
     /// Does it, and writes down what became of it. Gives what the witness saw.
-    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<Witnessed>> {
+    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<WitnessTotals>> {
         let entry = self.entry(parts)?;
         self.ledger.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
@@ -299,7 +300,7 @@ impl<'a> Run<'a> {
     /// The release that is put back.
     fn back_to(&self) -> Option<u32> {
         match self.kind {
-            Kind::Rollback { to } => Some(to),
+            RolloutKind::Rollback { to } => Some(to),
             _ => None,
         }
     }
@@ -375,7 +376,7 @@ impl<'a> Run<'a> {
         when: &'static str,
         shots: impl Iterator<Item = &'s String>,
     ) -> Result<(), Box<Stopped>> {
-        for service in shots.filter(|_| self.kind == Kind::Deploy) {
+        for service in shots.filter(|_| self.kind == RolloutKind::Deploy) {
             if when == "before" && self.completed.contains(service) {
                 self.report.event(Event::Ran { service: service.clone() });
                 continue;
@@ -495,10 +496,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn new_placed(&self, service: &str, replicas: usize) -> Placed {
+    fn new_placed(&self, service: &str, replicas: usize) -> ServiceRelease {
         let image = self.wanted.images.get(service).cloned().unwrap_or_default();
         let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).cloned().unwrap_or_default();
-        let new = Placed {
+        let new = ServiceRelease {
             image: self.project().services[service].image.clone(),
             image_id: image.id,
             digests: image.repo_digests,
@@ -510,7 +511,7 @@ impl<'a> Run<'a> {
         // An image that is there since an earlier release keeps that one's tag.
         let before = self.ledger.history.current().and_then(|r| r.services.get(service));
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
-        Placed { since, ..new }
+        ServiceRelease { since, ..new }
     }
 }
 

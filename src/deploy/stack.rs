@@ -22,7 +22,7 @@ use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::error::{Error, Exit, Risk};
 use crate::model::{ConfigError, EngineKind, Project};
-use crate::release::{Kind, Placed};
+use crate::release::{RolloutKind, ServiceRelease};
 use crate::report::{Event, Report, Warning};
 use crate::swarm::change::Change;
 use crate::swarm::file::{Asks, StackFile};
@@ -109,7 +109,7 @@ pub fn deploy(
     let swarm = Swarm {
         ledger: &ledger,
         before,
-        kind: Kind::Deploy,
+        kind: RolloutKind::Deploy,
         number,
         by_flag,
         rollout: &args.rollout,
@@ -130,14 +130,14 @@ pub fn deploy(
 pub fn put_back(
     mut definition: Definition,
     services: &[String],
-    (number, kind): (u32, Kind),
+    (number, kind): (u32, RolloutKind),
     ledger: Ledger,
     rollout: &RolloutArgs,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let before = watch::look(&definition.docker, &definition.project.name)?;
     let recorded = match kind {
-        Kind::Rollback { to } => to,
+        RolloutKind::Rollback { to } => to,
         _ => number,
     };
     let mut replicas = BTreeMap::new();
@@ -263,7 +263,7 @@ struct Swarm<'a> {
     ledger: &'a Ledger,
     /// The stack before anything was changed.
     before: Stack,
-    kind: Kind,
+    kind: RolloutKind,
     number: u32,
     by_flag: BTreeSet<String>,
     rollout: &'a RolloutArgs,
@@ -495,7 +495,7 @@ impl Swarm<'_> {
 
     /// The ids of the services whose spec before is exactly the one to put back, where that is so for all of them.
     fn own_way_back(&self, services: &[String]) -> Option<Vec<String>> {
-        let Kind::Rollback { to } = self.kind else { return None };
+        let RolloutKind::Rollback { to } = self.kind else { return None };
         let record = self.ledger.history.get(to)?;
         let own = |name: &String| {
             let (service, placed) = (self.before.services.get(name)?, record.services.get(name)?);
@@ -541,14 +541,14 @@ impl Swarm<'_> {
         })
     }
 
-    fn placed(&self, name: &str, file: &StackFile, stack: Option<&Stack>) -> Placed {
+    fn placed(&self, name: &str, file: &StackFile, stack: Option<&Stack>) -> ServiceRelease {
         let spec = stack.and_then(|s| s.services.get(name)).map(|s| &s.spec);
         let sent = file.image(name).to_string();
         let image_id = match spec {
             Some(spec) => spec.image().to_string(),
             None => Some(sent).filter(|image| is_pinned(image)).unwrap_or_default(),
         };
-        Placed {
+        ServiceRelease {
             image: self.image_name(name, &image_id),
             image_id,
             digests: Vec::new(),
@@ -586,7 +586,7 @@ impl Swarm<'_> {
                 serving: vec![format!("{} of {wanted}", running.min(wanted))],
                 release: self.number,
                 back_to: match self.kind {
-                    Kind::Rollback { to } => Some(to),
+                    RolloutKind::Rollback { to } => Some(to),
                     _ => None,
                 },
                 in_service: took,

@@ -18,7 +18,7 @@ use crate::model::{FlagLayers, Project};
 use crate::observed::Instance;
 use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
-use crate::release::{History, Record};
+use crate::release::{ReleaseHistory, ReleaseRecord};
 use crate::report::history::Losses;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, TaskCount};
 use crate::report::{Report, Warning};
@@ -168,8 +168,8 @@ fn pair(target: &Target, scene: &Scene) -> Option<PairStatus> {
 }
 
 /// The release that put a service in place.
-fn record_of<'h>(history: &'h History, service: &str) -> Option<&'h Record> {
-    let is_of = |r: &&Record| r.is_good() && r.deployed.iter().any(|s| s == service);
+fn record_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h ReleaseRecord> {
+    let is_of = |r: &&ReleaseRecord| r.is_good() && r.deployed.iter().any(|s| s == service);
     history.newest_first().find(is_of)
 }
 

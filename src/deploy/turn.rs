@@ -11,7 +11,7 @@ use crate::docker::lock_resource::LockBackend;
 use crate::error::{Error, Exit};
 use crate::git;
 use crate::lock::{self, AcquireResult, Lease, Lock, LockOwner, WaitObserver};
-use crate::release::queue::Place;
+use crate::release::wait_queue::QueueTicket;
 use crate::report::{Event, Report};
 use crate::wait::StopSignal;
 
@@ -28,7 +28,7 @@ pub struct Held {
     pub waited: bool,
     lock: Option<Box<Lock>>,
     // Last, so that no older run believes that this one has died.
-    _place: Option<Place>,
+    _place: Option<QueueTicket>,
 }
 
 impl Held {
@@ -139,7 +139,7 @@ pub fn not_restored(number: u32) -> String {
 
 /// What is told, and looked at, while others have their turn.
 struct Queue {
-    place: Option<Place>,
+    place: Option<QueueTicket>,
     report: Report,
     waited: bool,
     /// Whose containers are read next; a stack's are not.
@@ -161,7 +161,7 @@ impl WaitObserver for Queue {
     }
 
     fn gives_up(&mut self) -> Result<bool> {
-        Ok(self.place.as_ref().map(Place::is_superseded).transpose()?.unwrap_or(false))
+        Ok(self.place.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or(false))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Exit};
 use crate::model::WitnessSettings;
 use crate::proxy::Proxy;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
-use crate::release::Witnessed;
+use crate::release::WitnessTotals;
 use crate::report::{Event, Report, Warning};
 use crate::witness::{Places, Seen};
 
@@ -90,13 +90,13 @@ impl Run<'_> {
     }
 
     /// Ends it, tells what it saw, and gives it for the record.
-    pub fn dismiss_witness(&self) -> Option<Witnessed> {
+    pub fn dismiss_witness(&self) -> Option<WitnessTotals> {
         tell(self.witness.end(), self.report)
     }
 
     /// # Errors
     /// With `--strict`: a request that was lost.
-    pub fn lost_nothing(&self, seen: Option<&Witnessed>) -> Result<(), Error> {
+    pub fn lost_nothing(&self, seen: Option<&WitnessTotals>) -> Result<(), Error> {
         lost_nothing(seen, self.rollout.witness.strict, self.number)
     }
 }
@@ -135,7 +135,7 @@ fn common(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute>
 }
 
 /// Tells what was seen of each URL, and gives it for the record.
-pub fn tell(all: Vec<Seen>, report: Report) -> Option<Witnessed> {
+pub fn tell(all: Vec<Seen>, report: Report) -> Option<WitnessTotals> {
     let record = record(&all)?;
     for seen in all {
         let (url, summary) = (seen.url.clone(), seen.summary.clone());
@@ -152,9 +152,9 @@ pub fn tell(all: Vec<Seen>, report: Report) -> Option<Witnessed> {
     Some(record)
 }
 
-fn record(all: &[Seen]) -> Option<Witnessed> {
+fn record(all: &[Seen]) -> Option<WitnessTotals> {
     let sum = |count: fn(&Seen) -> usize| all.iter().map(count).sum::<usize>() as u64;
-    (!all.is_empty()).then(|| Witnessed {
+    (!all.is_empty()).then(|| WitnessTotals {
         urls: all.iter().map(|s| s.url.clone()).collect(),
         sent: sum(|s| s.summary.sent),
         lost: sum(|s| s.summary.lost),
@@ -164,8 +164,8 @@ fn record(all: &[Seen]) -> Option<Witnessed> {
 
 /// # Errors
 /// With `--strict`: a request that was lost.
-pub fn lost_nothing(seen: Option<&Witnessed>, strict: bool, release: u32) -> Result<(), Error> {
-    let Some(Witnessed { sent, lost, .. }) = seen.filter(|s| strict && s.lost > 0) else {
+pub fn lost_nothing(seen: Option<&WitnessTotals>, strict: bool, release: u32) -> Result<(), Error> {
+    let Some(WitnessTotals { sent, lost, .. }) = seen.filter(|s| strict && s.lost > 0) else {
         return Ok(());
     };
     Err(Error::new(
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn only_strict_makes_a_loss_an_error_and_it_says_what_serves() {
-        let seen = |lost| Witnessed { urls: Vec::new(), sent: 58, lost, longest_gap_ms: None };
+        let seen = |lost| WitnessTotals { urls: Vec::new(), sent: 58, lost, longest_gap_ms: None };
         for (lost, strict) in [(0, true), (0, false), (3, false)] {
             assert_eq!(lost_nothing(Some(&seen(lost)), strict, 7), Ok(()));
         }

@@ -74,11 +74,11 @@ fn mark(folder: &Path) -> Option<EngineId> {
 mod tests {
     use super::*;
 
-    struct Folders(tempfile::TempDir);
+    struct StateFolders(tempfile::TempDir);
 
-    impl Folders {
-        fn new() -> Folders {
-            Folders(tempfile::tempdir().unwrap())
+    impl StateFolders {
+        fn new() -> StateFolders {
+            StateFolders(tempfile::tempdir().unwrap())
         }
 
         fn add(&self, folder: &str, engine: Option<&EngineId>) {
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn an_engine_has_one_history_whatever_name_it_is_reached_by() {
         let (here, far) = (EngineId::new("AB:CD", "here"), EngineId::new("EF:01", "far"));
-        let folders = Folders::new();
+        let folders = StateFolders::new();
         assert_eq!(folders.found("", &here, false), "", "the first one");
         folders.add("", Some(&here));
         assert_eq!(folders.found("@staging", &here, false), "", "by another name");
@@ -114,11 +114,11 @@ mod tests {
     fn a_folder_of_an_earlier_version_is_taken_over_where_its_releases_are_here() {
         let engine = EngineId::new("AB:CD", "here");
         for name in ["", "@staging"] {
-            let folders = Folders::new();
+            let folders = StateFolders::new();
             folders.add(name, None);
             assert_eq!(folders.found(name, &engine, true), name);
         }
-        let folders = Folders::new();
+        let folders = StateFolders::new();
         folders.add("", None);
         assert_eq!(folders.found("", &engine, false), "@here-ABCD", "they are of another engine");
         folders.add("@staging", None);

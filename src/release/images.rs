@@ -8,19 +8,19 @@
 
 use std::collections::BTreeSet;
 
-use super::{Kept, Placed};
+use super::{Retention, ServiceRelease};
 use crate::docker::{CommandResult, Docker, KEEPS};
 use crate::error::Error;
 
 /// Whose images are kept: two checkouts of one project have histories of their own, and each keeps and removes its own images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner<'a> {
+pub struct ImageOwner<'a> {
     pub project: &'a str,
     /// Id of the history.
     pub history: &'a str,
 }
 
-impl Owner<'_> {
+impl ImageOwner<'_> {
     /// The tag that a release gives the image of a service.
     pub fn tag_of(&self, service: &str, since: u32) -> String {
         format!("{}-{}", old_tag_of(self.project, service, since), self.history)
@@ -98,30 +98,30 @@ fn hash(text: &str) -> u32 {
 ///
 /// # Errors
 /// An image that is gone, a container of another's that has the name of our keeper, no engine.
-pub fn keep(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<(), Error> {
+pub fn keep(docker: &Docker, owner: ImageOwner, service: &str, placed: &ServiceRelease) -> Result<(), Error> {
     let tag = owner.tag_of(service, placed.since);
     docker.tag(&placed.image_id, &tag).map_err(Error::from_error)?;
     hold(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Error::from_error)
 }
 
 /// Swarm refers to an image of a registry by its digest, and the registry keeps it.
-pub fn is_local(placed: &Placed) -> bool {
+pub fn is_local(placed: &ServiceRelease) -> bool {
     placed.image_id.starts_with("sha256:")
 }
 
 /// Those whose image is there and that nothing of ours holds, out of what releases need. `held` are the keepers.
 pub fn not_held<'a>(
     docker: &Docker,
-    owner: Owner,
+    owner: ImageOwner,
     held: &[String],
-    placed: impl Iterator<Item = (&'a str, &'a Placed)>,
-) -> Vec<(&'a str, &'a Placed)> {
-    let is_held = |(service, p): &(&str, &Placed)| held.contains(&owner.keeper_of(service, p.since));
-    let is_there = |(_, p): &(&str, &Placed)| matches!(docker.image(&p.image_id), Ok(Some(_)));
+    placed: impl Iterator<Item = (&'a str, &'a ServiceRelease)>,
+) -> Vec<(&'a str, &'a ServiceRelease)> {
+    let is_held = |(service, p): &(&str, &ServiceRelease)| held.contains(&owner.keeper_of(service, p.since));
+    let is_there = |(_, p): &(&str, &ServiceRelease)| matches!(docker.image(&p.image_id), Ok(Some(_)));
     placed.filter(|p| is_local(p.1) && !is_held(p) && is_there(p)).collect()
 }
 
-fn hold(docker: &Docker, owner: Owner, keeper: &str, tag: &str) -> anyhow::Result<()> {
+fn hold(docker: &Docker, owner: ImageOwner, keeper: &str, tag: &str) -> anyhow::Result<()> {
     let Some(image) = docker.image(tag)? else {
         return Ok(());
     };
@@ -149,12 +149,22 @@ fn taken(keeper: &str) -> Error {
 ///
 /// # Errors
 /// An image that is gone, and that no registry gives; no engine.
-pub fn provide(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> Result<String, Error> {
+pub fn provide(
+    docker: &Docker,
+    owner: ImageOwner,
+    service: &str,
+    placed: &ServiceRelease,
+) -> Result<String, Error> {
     let found = find(docker, owner, service, placed).map_err(Error::from_error)?;
     found.ok_or_else(|| gone(service, placed))
 }
 
-fn find(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> anyhow::Result<Option<String>> {
+fn find(
+    docker: &Docker,
+    owner: ImageOwner,
+    service: &str,
+    placed: &ServiceRelease,
+) -> anyhow::Result<Option<String>> {
     let is_it = |reference: &str| -> anyhow::Result<bool> {
         Ok(docker.image(reference)?.is_some_and(|image| image.id == placed.image_id))
     };
@@ -174,7 +184,7 @@ fn find(docker: &Docker, owner: Owner, service: &str, placed: &Placed) -> anyhow
     Ok(there.then_some(tag))
 }
 
-fn gone(service: &str, placed: &Placed) -> Error {
+fn gone(service: &str, placed: &ServiceRelease) -> Error {
     let (image, since) = (&placed.image, placed.since);
     let message = format!("`{service}`: the image `{image}` of release {since} is gone from this engine");
     let (seen, hint) = match placed.digests.is_empty() {
@@ -196,10 +206,10 @@ fn gone(service: &str, placed: &Placed) -> Error {
 /// use still has its tag afterwards, and the next release takes it.
 pub fn release_images(
     docker: &Docker,
-    owner: Owner,
+    owner: ImageOwner,
     held: &[String],
     services: &BTreeSet<String>,
-    kept: &Kept,
+    kept: &Retention,
 ) -> Vec<String> {
     // In this order: a keeper uses its image.
     let keepers = release_keepers(docker, owner, held, kept);
@@ -208,7 +218,12 @@ pub fn release_images(
     failed.map(|e| format!("images of older releases stay: {e:#}")).collect()
 }
 
-fn release_keepers(docker: &Docker, owner: Owner, held: &[String], kept: &Kept) -> anyhow::Result<()> {
+fn release_keepers(
+    docker: &Docker,
+    owner: ImageOwner,
+    held: &[String],
+    kept: &Retention,
+) -> anyhow::Result<()> {
     let stay: BTreeSet<String> = kept.images.iter().map(|(s, since)| owner.keeper_of(s, *since)).collect();
     let ours = held.iter().filter(|name| owner.without_history(name).is_some());
     ours.filter(|name| !stay.contains(*name)).try_for_each(|name| docker.remove_with_volumes(name))
@@ -216,9 +231,9 @@ fn release_keepers(docker: &Docker, owner: Owner, held: &[String], kept: &Kept) 
 
 fn release_tags(
     docker: &Docker,
-    owner: Owner,
+    owner: ImageOwner,
     services: &BTreeSet<String>,
-    kept: &Kept,
+    kept: &Retention,
 ) -> anyhow::Result<()> {
     let known = services.iter().chain(kept.images.iter().map(|(service, _)| service));
     let ours = repositories(owner.project, known);
@@ -238,7 +253,7 @@ pub fn release_old_names<'a>(
     docker: &Docker,
     project: &str,
     held: &[String],
-    placed: impl Iterator<Item = (&'a str, &'a Placed)>,
+    placed: impl Iterator<Item = (&'a str, &'a ServiceRelease)>,
 ) -> anyhow::Result<()> {
     for (service, placed) in placed {
         let keeper = old_keeper_of(project, service, placed.since);

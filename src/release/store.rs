@@ -1,6 +1,6 @@
 //! The state folder: every file of it is read and written here, and none is ever half written.
 
-pub mod place;
+pub mod permissions;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::engine_folder::{EngineId, MARK};
-use super::{Damage, FORMAT, History, Kept, Record, Wanted};
+use super::{FORMAT, InProgress, ReleaseHistory, ReleaseRecord, Retention, UnreadableFile};
 use crate::error::Error;
 use crate::shell;
 
@@ -89,14 +89,14 @@ impl Store {
     /// # Errors
     /// A folder that cannot be written.
     pub fn prepare(&self) -> Result<(), Error> {
-        place::make(&self.state_dir, place::is_ours(&self.state_dir))?;
+        permissions::make(&self.state_dir, permissions::is_ours(&self.state_dir))?;
         if self.is_empty() {
             let ignored = self.state_dir.join(".gitignore");
             replace(&ignored, b"*\n").map_err(|e| cannot_write(&ignored, &e))?;
         }
-        place::make(&self.folder(), true)?;
-        place::make(&self.releases(), true)?;
-        place::make(&self.rollouts(), true)?;
+        permissions::make(&self.folder(), true)?;
+        permissions::make(&self.releases(), true)?;
+        permissions::make(&self.rollouts(), true)?;
         let id = self.folder().join(ID);
         if !id.exists() {
             replace(&id, self.id().as_bytes()).map_err(|e| cannot_write(&id, &e))?;
@@ -118,7 +118,7 @@ impl Store {
     /// A link or a stranger's file, by its path and with what to do.
     fn guard(&self) -> Result<(), Error> {
         match rustix::process::geteuid().is_root() {
-            true => place::guard(&self.state_dir, &[self.folder(), self.releases(), self.rollouts()]),
+            true => permissions::guard(&self.state_dir, &[self.folder(), self.releases(), self.rollouts()]),
             false => Ok(()),
         }
     }
@@ -132,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be read, or that is not to be trusted; the error names it.
-    pub fn history(&self) -> Result<History, Error> {
+    pub fn history(&self) -> Result<ReleaseHistory, Error> {
         self.guard()?;
         let names = names_in(&self.releases())?;
         let (mut records, mut damaged) = (Vec::new(), BTreeMap::new());
@@ -145,14 +145,14 @@ impl Store {
         // A configuration alone is a draft, whose number is free; unless a rollout may have begun with it.
         let drafts = names.iter().filter_map(|n| number_of(n, "yml")).filter(|_| self.wanted().is_err());
         let taken = names.iter().filter_map(|name| number_taken(name)).chain(drafts).max().unwrap_or(0);
-        Ok(History::with(records, damaged, taken))
+        Ok(ReleaseHistory::with(records, damaged, taken))
     }
 
     /// None where it has just been removed.
-    fn record(&self, number: u32) -> Result<Option<Record>, Damage> {
+    fn record(&self, number: u32) -> Result<Option<ReleaseRecord>, UnreadableFile> {
         let path = self.path(number, "json");
         let Some(text) = read(&path)? else { return Ok(None) };
-        let record: Record = parse(&path, &text)?;
+        let record: ReleaseRecord = parse(&path, &text)?;
         match () {
             _ if record.project != self.project => {
                 Err(damage(&path, format!("it is of the project `{}`", record.project)))
@@ -182,7 +182,7 @@ impl Store {
 
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write(&self, record: &Record) -> Result<(), Error> {
+    pub fn write(&self, record: &ReleaseRecord) -> Result<(), Error> {
         self.write_json(&self.path(record.number, "json"), record)
     }
 
@@ -211,7 +211,7 @@ impl Store {
     ///
     /// # Errors
     /// A file that is there and cannot be read as one of ours.
-    pub fn wanted(&self) -> Result<Option<Wanted>, Damage> {
+    pub fn wanted(&self) -> Result<Option<InProgress>, UnreadableFile> {
         let path = self.wanted_path();
         read(&path)?.map(|text| parse(&path, &text)).transpose()
     }
@@ -230,7 +230,7 @@ impl Store {
 
     /// # Errors
     /// A folder that cannot be written.
-    pub fn set_wanted(&self, wanted: &Wanted) -> Result<(), Error> {
+    pub fn set_wanted(&self, wanted: &InProgress) -> Result<(), Error> {
         self.write_json(&self.wanted_path(), wanted)
     }
 
@@ -246,7 +246,7 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn prune(&self, kept: &Kept) -> Result<(), Error> {
+    pub fn prune(&self, kept: &Retention) -> Result<(), Error> {
         let folder = self.releases();
         let stays = |name: &String| {
             let config = number_of(name, "yml").is_none_or(|n| kept.configs.contains(&n));
@@ -276,7 +276,7 @@ impl Store {
     ///
     /// # Errors
     /// A file that is there and cannot be read.
-    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, Damage> {
+    pub fn events(&self, number: u32) -> Result<Option<Vec<u8>>, UnreadableFile> {
         read(&self.journal_path(number))
     }
 
@@ -399,7 +399,7 @@ fn create(path: &Path) -> io::Result<File> {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mode = place::file_mode(path.parent().unwrap_or(Path::new(".")));
+    let mode = permissions::file_mode(path.parent().unwrap_or(Path::new(".")));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     // Whatever the umask takes away.
     file.set_permissions(Permissions::from_mode(mode))?;
@@ -419,7 +419,7 @@ fn remove(path: &Path) -> Result<(), Error> {
 
 /// A regular file of ours as it is; none where there is none. What else may have its name is not followed, waited for or
 /// read without end.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, Damage> {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, UnreadableFile> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
     let file = match opened {
@@ -444,7 +444,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Damage> {
 }
 
 /// The format comes first: what a newer version wrote may not even have our fields.
-fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, Damage> {
+fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, UnreadableFile> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(damage(path, "it is empty".into()));
     }
@@ -456,13 +456,13 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, Damage> {
     }
 }
 
-fn damage(path: &Path, why: String) -> Damage {
-    Damage { path: path.into(), why, newer: false }
+fn damage(path: &Path, why: String) -> UnreadableFile {
+    UnreadableFile { path: path.into(), why, newer: false }
 }
 
-fn newer(path: &Path, format: u64) -> Damage {
+fn newer(path: &Path, format: u64) -> UnreadableFile {
     let why = format!("it has the format {format}; this version knows those up to {FORMAT}");
-    Damage { path: path.into(), why, newer: true }
+    UnreadableFile { path: path.into(), why, newer: true }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Error {

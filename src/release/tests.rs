@@ -2,8 +2,8 @@
 
 use super::*;
 
-pub fn placed(content: &str, since: u32) -> Placed {
-    Placed {
+pub fn placed(content: &str, since: u32) -> ServiceRelease {
+    ServiceRelease {
         image: "app:latest".into(),
         image_id: format!("sha256:{content}"),
         digests: Vec::new(),
@@ -14,13 +14,13 @@ pub fn placed(content: &str, since: u32) -> Placed {
     }
 }
 
-pub fn record(number: u32, services: &[(&str, Placed)]) -> Record {
-    Record {
+pub fn record(number: u32, services: &[(&str, ServiceRelease)]) -> ReleaseRecord {
+    ReleaseRecord {
         format: FORMAT,
         number,
         project: "shop".into(),
-        kind: Kind::Deploy,
-        outcome: Outcome::Deployed,
+        kind: RolloutKind::Deploy,
+        outcome: RolloutOutcome::Deployed,
         reason: None,
         services: services.iter().map(|(name, placed)| (name.to_string(), placed.clone())).collect(),
         deployed: Vec::new(),
@@ -36,8 +36,8 @@ pub fn record(number: u32, services: &[(&str, Placed)]) -> Record {
 
 /// A release a word, from number 1 on: the content of `app`, then that of `db`, and `!` for one that failed; a service
 /// that the release does not have is `-`. A content keeps the `since` of the release before while it stays.
-fn history(words: &str) -> History {
-    let mut records: Vec<Record> = Vec::new();
+fn history(words: &str) -> ReleaseHistory {
+    let mut records: Vec<ReleaseRecord> = Vec::new();
     for (number, word) in (1..).zip(words.split_whitespace()) {
         let before = records.last();
         let one = |(name, content): (&'static str, char)| {
@@ -46,10 +46,10 @@ fn history(words: &str) -> History {
             (content != '-').then(|| (name, there.cloned().unwrap_or(new)))
         };
         let services: Vec<_> = ["app", "db"].into_iter().zip(word.chars()).filter_map(one).collect();
-        let outcome = if word.ends_with('!') { Outcome::Failed } else { Outcome::Deployed };
-        records.push(Record { outcome, ..record(number, &services) });
+        let outcome = if word.ends_with('!') { RolloutOutcome::Failed } else { RolloutOutcome::Deployed };
+        records.push(ReleaseRecord { outcome, ..record(number, &services) });
     }
-    History::new(records)
+    ReleaseHistory::new(records)
 }
 
 fn previous(words: &str, services: &[&str]) -> Option<u32> {
@@ -94,8 +94,8 @@ fn every_rollback_of_every_short_history_is_undone_by_the_next() {
         let history = history(&words);
         let (Some(current), Some(back)) = (history.current(), history.previous(&[])) else { continue };
         let mut records = history.records.to_vec();
-        records.push(Record { number: 4, ..back.clone() });
-        let then = History::new(records);
+        records.push(ReleaseRecord { number: 4, ..back.clone() });
+        let then = ReleaseHistory::new(records);
         let again = then.previous(&[]).unwrap();
         assert!(again.same_content(current), "{words}");
     }
@@ -124,11 +124,11 @@ fn one_service_goes_back_to_the_newest_release_where_it_differs() {
 #[test]
 fn an_image_or_a_number_of_instances_makes_a_difference_and_a_name_does_not() {
     let base = placed("a", 1);
-    let renamed = Placed { image: "other".into(), since: 4, by_flag: true, ..base.clone() };
-    assert!(base.same_content(&Placed { digests: vec!["d".into()], ..renamed }));
-    assert!(!base.same_content(&Placed { replicas: 3, ..base.clone() }));
-    assert!(!base.same_content(&Placed { image_id: "sha256:b".into(), ..base.clone() }));
-    assert!(!base.same_content(&Placed { config_hash: "b".into(), ..base.clone() }));
+    let renamed = ServiceRelease { image: "other".into(), since: 4, by_flag: true, ..base.clone() };
+    assert!(base.same_content(&ServiceRelease { digests: vec!["d".into()], ..renamed }));
+    assert!(!base.same_content(&ServiceRelease { replicas: 3, ..base.clone() }));
+    assert!(!base.same_content(&ServiceRelease { image_id: "sha256:b".into(), ..base.clone() }));
+    assert!(!base.same_content(&ServiceRelease { config_hash: "b".into(), ..base.clone() }));
 }
 
 #[test]
@@ -139,15 +139,15 @@ fn the_current_release_is_the_newest_good_one() {
         [None, None, Some(2), Some(1)]
     );
     assert_eq!(history("ax bx! cx").good_numbers(), [3, 1]);
-    assert_eq!(history("ax bx!").get(2).map(Record::is_good), Some(false));
+    assert_eq!(history("ax bx!").get(2).map(ReleaseRecord::is_good), Some(false));
 }
 
 #[test]
 fn no_number_is_used_twice() {
-    let wanted = |number| Wanted {
+    let wanted = |number| InProgress {
         format: FORMAT,
         number,
-        kind: Kind::Deploy,
+        kind: RolloutKind::Deploy,
         services: Vec::new(),
         replaced: Vec::new(),
         restart: BTreeMap::new(),
@@ -194,14 +194,14 @@ fn what_can_be_gone_back_to_has_its_configuration_and_images() {
     for (words, keep) in quadruples.flat_map(|w| (1..4).map(move |keep| (w.clone(), keep))) {
         let history = history(&words);
         let kept = history.kept(keep);
-        let rest: Vec<Record> =
+        let rest: Vec<ReleaseRecord> =
             history.records.iter().filter(|r| kept.records.contains(&r.number)).cloned().collect();
-        let rest = History::new(rest);
+        let rest = ReleaseHistory::new(rest);
         assert_eq!(rest.current(), history.current(), "{words}");
         assert!(kept.configs.is_subset(&kept.records), "{words}");
         assert_eq!(rest.kept(keep), kept, "{words}: pruning twice is pruning once");
         if keep > 1 {
-            let number = |h: &History| h.previous(&[]).map(|r| r.number);
+            let number = |h: &ReleaseHistory| h.previous(&[]).map(|r| r.number);
             assert_eq!(number(&rest), number(&history), "{words}");
             assert!(number(&rest).is_none_or(|n| kept.configs.contains(&n)), "{words}");
         }
@@ -223,9 +223,12 @@ fn records_that_nothing_goes_back_to_are_limited() {
 #[test]
 fn a_record_reads_back_as_it_was_written() {
     let git = WorkingCopy { revision: "f00".into(), branch: None, dirty: true };
-    let whole =
-        Record { kind: Kind::Rollback { to: 3 }, git: Some(git), ..record(7, &[("app", placed("a", 3))]) };
+    let whole = ReleaseRecord {
+        kind: RolloutKind::Rollback { to: 3 },
+        git: Some(git),
+        ..record(7, &[("app", placed("a", 3))])
+    };
     let text = serde_json::to_string(&whole).unwrap();
-    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), whole);
+    assert_eq!(serde_json::from_str::<ReleaseRecord>(&text).unwrap(), whole);
     assert!(text.contains(r#""kind":{"rollback":{"to":3}},"outcome":"deployed""#), "{text}");
 }

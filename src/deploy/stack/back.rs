@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{Swarm, is_pinned, refused};
 use crate::error::{Error, Exit};
 use crate::model::FailureAction;
-use crate::release::Kind;
+use crate::release::RolloutKind;
 use crate::report::Event;
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::state::{Service, Spec, Stack};
@@ -52,7 +52,7 @@ impl Swarm<'_> {
         let message = format!("every task runs, and {}", lost.message);
         let fault = Error { message, ..lost };
         match self.kind {
-            Kind::Rollback { .. } => {
+            RolloutKind::Rollback { .. } => {
                 let broken = Error { exit: Exit::Broken, ..fault };
                 (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
             }
@@ -77,7 +77,7 @@ impl Swarm<'_> {
                 let fault = fault(format!("Swarm has paused the way back: {why}"));
                 match self.kind {
                     // Never roll back a rollback.
-                    Kind::Rollback { .. } => (self.paused(fault, failure), true),
+                    RolloutKind::Rollback { .. } => (self.paused(fault, failure), true),
                     _ => (self.broken(fault, "the rollback is paused"), false),
                 }
             }
@@ -136,7 +136,7 @@ impl Swarm<'_> {
         let asked = self.definition.flags.update.action.or(file);
         // What is gone on with has paused before, because somebody asked for that.
         let paused = self.ledger.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
-        !matches!(self.kind, Kind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
+        !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
     }
 
     fn stuck(&self, failure: &Failure, after: Duration) -> Error {

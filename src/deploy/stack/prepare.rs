@@ -11,7 +11,7 @@ use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
 use crate::error::{Error, Exit};
 use crate::model::{ConfigError, ResolvedProject};
-use crate::release::Kind;
+use crate::release::RolloutKind;
 use crate::report::Warning;
 use crate::swarm::file::{Asks, StackFile};
 use crate::swarm::objects::{self, Object};
@@ -35,7 +35,7 @@ impl Swarm<'_> {
     pub fn prepare(&self, asks: &Asks) -> Result<Prepared> {
         let source = &self.definition.source;
         let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Error::from)?;
-        if matches!(self.kind, Kind::Rollback { .. }) {
+        if matches!(self.kind, RolloutKind::Rollback { .. }) {
             file = file.without_jobs();
         }
         if file.services.is_empty() {
@@ -108,7 +108,7 @@ impl Swarm<'_> {
 
     fn image_is_gone(&self, service: &str, id: &str) -> Error {
         let number = match self.kind {
-            Kind::Rollback { to } => to,
+            RolloutKind::Rollback { to } => to,
             _ => self.number,
         };
         Error::unchanged(format!(

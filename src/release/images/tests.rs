@@ -15,10 +15,10 @@ fn a_tag_names_project_service_and_release() {
         ("my_shop", "app__a", "compose-zd/my_shop-app__a:r7"),
     ];
     for (project, service, tag) in table {
-        let owner = Owner { project, history: "1a2b3c4d" };
+        let owner = ImageOwner { project, history: "1a2b3c4d" };
         assert_eq!(owner.tag_of(service, 7), format!("{tag}-1a2b3c4d"));
     }
-    let owner = Owner { project: "shop", history: "1a2b3c4d" };
+    let owner = ImageOwner { project: "shop", history: "1a2b3c4d" };
     assert_eq!(owner.keeper_of("app", 7), "compose-zd-keep-shop-app-r7-1a2b3c4d");
 }
 
@@ -72,9 +72,9 @@ fn only_exactly_our_own_tags_are_released() {
 
 #[test]
 fn a_name_of_another_history_of_the_same_project_is_not_ours() {
-    let owner = Owner { project: "shop", history: "1a2b3c4d" };
+    let owner = ImageOwner { project: "shop", history: "1a2b3c4d" };
     assert_eq!(owner.without_history(&owner.tag_of("app", 7)), Some("compose-zd/shop-app:r7"));
-    let other = Owner { history: "5e6f7a8b", ..owner };
+    let other = ImageOwner { history: "5e6f7a8b", ..owner };
     for name in [other.tag_of("app", 7), other.keeper_of("app", 7), old_tag_of("shop", "app", 7)] {
         assert_eq!(owner.without_history(&name), None, "{name}");
     }
@@ -99,6 +99,6 @@ fn an_image_that_is_gone_is_named_with_its_release() {
         "{built}"
     );
     assert!(built.contains("sha256:a") && built.contains("it was built here"), "{built}");
-    let pulled = Placed { digests: vec!["app@sha256:d".into()], ..placed("a", 7) };
+    let pulled = ServiceRelease { digests: vec!["app@sha256:d".into()], ..placed("a", 7) };
     assert!(gone("app", &pulled).to_string().contains("log in to its registry"));
 }

@@ -9,15 +9,15 @@ use proptest::sample::select;
 use super::*;
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 use crate::git::WorkingCopy;
-use crate::release::Witnessed;
-use crate::release::{Kind, Outcome, Placed};
+use crate::release::WitnessTotals;
+use crate::release::{RolloutKind, RolloutOutcome, ServiceRelease};
 
 const TEXT: &str = "[a-zA-Z0-9 \"'\\\\\n$é]{0,8}";
 
-fn placed() -> impl Strategy<Value = Placed> {
+fn placed() -> impl Strategy<Value = ServiceRelease> {
     let digests = prop::collection::vec(TEXT, 0..3);
     (TEXT, TEXT, digests, TEXT, any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
-        |(image, image_id, digests, config_hash, replicas, since, by_flag)| Placed {
+        |(image, image_id, digests, config_hash, replicas, since, by_flag)| ServiceRelease {
             image,
             image_id,
             digests,
@@ -29,12 +29,23 @@ fn placed() -> impl Strategy<Value = Placed> {
     )
 }
 
-fn kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![Just(Kind::Deploy), any::<u32>().prop_map(|to| Kind::Rollback { to }), Just(Kind::Adopted)]
+fn kind() -> impl Strategy<Value = RolloutKind> {
+    prop_oneof![
+        Just(RolloutKind::Deploy),
+        any::<u32>().prop_map(|to| RolloutKind::Rollback { to }),
+        Just(RolloutKind::Adopted)
+    ]
 }
 
-fn record() -> impl Strategy<Value = Record> {
-    let outcome = select(&[Outcome::Deployed, Outcome::Failed, Outcome::Paused, Outcome::Interrupted][..]);
+fn record() -> impl Strategy<Value = ReleaseRecord> {
+    let outcome = select(
+        &[
+            RolloutOutcome::Deployed,
+            RolloutOutcome::Failed,
+            RolloutOutcome::Paused,
+            RolloutOutcome::Interrupted,
+        ][..],
+    );
     let git = prop::option::of((TEXT, prop::option::of(TEXT), any::<bool>()));
     let texts = (TEXT, TEXT, TEXT, TEXT, prop::option::of(TEXT));
     let services = prop::collection::btree_map(TEXT, placed(), 0..3);
@@ -48,7 +59,7 @@ fn record() -> impl Strategy<Value = Record> {
             (services, deployed, git),
             ms,
             cut,
-        )| Record {
+        )| ReleaseRecord {
             format: FORMAT,
             number,
             project,
@@ -63,7 +74,7 @@ fn record() -> impl Strategy<Value = Record> {
             started,
             seconds: f64::from(ms) / 1000.0,
             cut,
-            witness: cut.is_multiple_of(2).then(|| Witnessed {
+            witness: cut.is_multiple_of(2).then(|| WitnessTotals {
                 urls: vec![format!("http://{number}/")],
                 sent: cut,
                 lost: cut / 2,
@@ -73,7 +84,7 @@ fn record() -> impl Strategy<Value = Record> {
     )
 }
 
-fn read<T: DeserializeOwned>(text: &str) -> Result<T, Damage> {
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, UnreadableFile> {
     parse(Path::new("releases/0007.json"), text.as_bytes())
 }
 
@@ -81,7 +92,7 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Damage> {
 fn a_record_is_read_as_it_was_written() {
     holds(record(), |record| {
         let text = serde_json::to_string_pretty(&record).expect("JSON");
-        same(&read::<Record>(&text), &Ok(record))
+        same(&read::<ReleaseRecord>(&text), &Ok(record))
     });
 }
 
@@ -92,9 +103,10 @@ fn what_is_wanted_is_read_as_it_was_written() {
     let inputs =
         (any::<u32>(), kind(), lists(), lists(), restart, prop::option::of(any::<u32>()), any::<bool>());
     holds(inputs, |(number, kind, services, replaced, restart, last_good, paused)| {
-        let wanted = Wanted { format: FORMAT, number, kind, services, replaced, restart, last_good, paused };
+        let wanted =
+            InProgress { format: FORMAT, number, kind, services, replaced, restart, last_good, paused };
         let text = serde_json::to_string_pretty(&wanted).expect("JSON");
-        same(&read::<Wanted>(&text), &Ok(wanted))
+        same(&read::<InProgress>(&text), &Ok(wanted))
     });
 }
 
@@ -107,13 +119,13 @@ fn no_file_ends_us() {
     holds((texts, 0usize..4), |(texts, keep)| {
         let mut records = Vec::new();
         for text in &texts {
-            match read::<Record>(text) {
+            match read::<ReleaseRecord>(text) {
                 Ok(record) => records.push(record),
                 Err(damage) => prop_assert_eq!(damage.path, Path::new("releases/0007.json")),
             }
         }
-        let wanted = read::<Wanted>(&texts[0]).ok();
-        let history = History::new(records);
+        let wanted = read::<InProgress>(&texts[0]).ok();
+        let history = ReleaseHistory::new(records);
         let _ = (history.next_number(wanted.as_ref()), history.previous(&["app".into()]), history.services());
         let kept = history.kept(keep);
         history.placed(&kept).count();
@@ -129,7 +141,7 @@ fn a_file_has_the_number_of_its_name() {
         if let Some(number) = number_of(&name, "json") {
             same(&file_name(number, "json"), &name)?;
         }
-        let services: BTreeMap<String, Placed> = BTreeMap::new();
+        let services: BTreeMap<String, ServiceRelease> = BTreeMap::new();
         prop_assert!(services.is_empty() && (!is_folder_name(&name) || !name.contains('/')));
         Ok(())
     });

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::Kind;
+use super::super::RolloutKind;
 use super::super::tests::{placed, record};
 use super::*;
 
@@ -16,11 +16,11 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-fn wanted(number: u32) -> Wanted {
-    Wanted {
+fn wanted(number: u32) -> InProgress {
+    InProgress {
         format: FORMAT,
         number,
-        kind: Kind::Rollback { to: 1 },
+        kind: RolloutKind::Rollback { to: 1 },
         services: vec!["app".into()],
         replaced: vec!["id".into()],
         restart: [("id".into(), "always".into())].into(),
@@ -51,10 +51,10 @@ fn numbers(store: &Store) -> Vec<u32> {
 #[test]
 fn nothing_is_there_until_something_is_written() {
     let (dir, store) = store();
-    assert_eq!(store.history().unwrap(), History::default());
+    assert_eq!(store.history().unwrap(), ReleaseHistory::default());
     assert_eq!(store.wanted().unwrap(), None);
     store.clear_wanted().unwrap();
-    store.prune(&Kept::default()).unwrap();
+    store.prune(&Retention::default()).unwrap();
     assert_eq!(projects(&dir.path().join("state")).unwrap(), [""; 0]);
     assert!(!dir.path().join("state").exists());
 }
@@ -124,7 +124,7 @@ fn pruning_leaves_what_is_kept_and_what_is_not_ours() {
     let half = store.releases().join(temporary("0005.yml"));
     let theirs = ["notes.txt", "7.json", "0002.json.broken"].map(|n| store.releases().join(n));
     theirs.iter().chain([&half]).for_each(|path| fs::write(path, "secret").unwrap());
-    let kept = Kept { records: [3, 4].into(), configs: [4].into(), ..Kept::default() };
+    let kept = Retention { records: [3, 4].into(), configs: [4].into(), ..Retention::default() };
     store.prune(&kept).unwrap();
     assert_eq!(numbers(&store), [3, 4]);
     assert!(store.config(3).is_err() && store.config(4).is_ok());
@@ -145,7 +145,7 @@ fn a_configuration_goes_again_unless_something_began_with_it() {
 
 /// What is said of a release file that this makes.
 #[track_caller]
-fn said(make: impl Fn(&Path)) -> Damage {
+fn said(make: impl Fn(&Path)) -> UnreadableFile {
     let (_dir, store) = store();
     store.prepare().unwrap();
     make(&store.path(7, "json"));
@@ -172,7 +172,7 @@ fn a_file_that_cannot_be_read_is_named_with_a_way_on() {
     assert!(said_of(b"{\"format\": 1, \"by\": \"\xff\"}").contains("invalid unicode code point"));
     assert!(said_of("[".repeat(100_000).as_bytes()).contains("recursion limit"));
     assert!(said_of(br#"{"format": 1}"#).contains("missing field"));
-    let other = Record { project: "other".into(), ..record(7, &[]) };
+    let other = ReleaseRecord { project: "other".into(), ..record(7, &[]) };
     assert_eq!(said_of(&serde_json::to_vec(&other).unwrap()), "it is of the project `other`");
     assert_eq!(said_of(&serde_json::to_vec(&record(6, &[])).unwrap()), "it is release 6");
 }

@@ -6,34 +6,34 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::store::{Store, place};
+use super::store::{Store, permissions};
 use crate::error::Error;
 
 /// The highest number of a run that had its turn.
 const SERVED: &str = "served";
 
 /// A place in the queue; it goes when this is dropped.
-pub struct Place {
+pub struct QueueTicket {
     folder: PathBuf,
     number: u64,
     _held: File,
 }
 
-impl Place {
+impl QueueTicket {
     /// The newest place there is.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn take(store: &Store) -> Result<Place, Error> {
+    pub fn take(store: &Store) -> Result<QueueTicket, Error> {
         store.prepare()?;
         let folder = store.folder().join("queue");
-        Place::in_folder(&folder).map_err(|e| {
+        QueueTicket::in_folder(&folder).map_err(|e| {
             Error::unchanged(format!("`{}` cannot be written: {e}", folder.display()))
                 .hint("see its owner and mode, or name another folder with `--state-dir`")
         })
     }
 
-    fn in_folder(folder: &Path) -> io::Result<Place> {
+    fn in_folder(folder: &Path) -> io::Result<QueueTicket> {
         match fs::create_dir(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -44,12 +44,12 @@ impl Place {
             let new = OpenOptions::new()
                 .write(true)
                 .create_new(true)
-                .mode(place::file_mode(folder))
+                .mode(permissions::file_mode(folder))
                 .open(folder.join(number.to_string()));
             match new {
                 Ok(held) => {
                     held.lock()?;
-                    return Ok(Place { folder: folder.into(), number, _held: held });
+                    return Ok(QueueTicket { folder: folder.into(), number, _held: held });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -82,7 +82,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueTicket {
     fn drop(&mut self) {
         // One that stays is locked by nobody, and does not count.
         let _ = fs::remove_file(self.folder.join(self.number.to_string()));
@@ -118,8 +118,8 @@ fn served(folder: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    fn place(folder: &tempfile::TempDir) -> Place {
-        Place::in_folder(folder.path()).unwrap()
+    fn place(folder: &tempfile::TempDir) -> QueueTicket {
+        QueueTicket::in_folder(folder.path()).unwrap()
     }
 
     #[test]
