@@ -39,8 +39,8 @@ use std::process::ExitCode;
 
 use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use error::Error;
-use report::entry::SCHEMA_TEXT;
-use report::{Detail, Report, Settings};
+use report::record::SCHEMA_TEXT;
+use report::{Report, ReportOptions, Verbosity};
 use wait::StopSignal;
 
 fn main() -> ExitCode {
@@ -105,21 +105,21 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
 }
 
 /// How a command is told.
-fn settings(command: &Command) -> Settings {
+fn settings(command: &Command) -> ReportOptions {
     let rollout = match command {
         Command::Deploy(args) => &args.rollout,
         Command::Rollback(args) => &args.rollout,
         Command::Recover(args) => &args.rollout,
         Command::Status(StatusArgs { output, .. }) | Command::History(HistoryArgs { output, .. }) => {
-            return Settings { json: *output == OutputFormat::Json, ..Settings::default() };
+            return ReportOptions { json: *output == OutputFormat::Json, ..ReportOptions::default() };
         }
         Command::Check(CheckArgs { output, quiet, .. }) => {
-            let detail = if *quiet { Detail::Quiet } else { Detail::Normal };
-            return Settings { detail, json: *output == OutputFormat::Json, ..Settings::default() };
+            let detail = if *quiet { Verbosity::Quiet } else { Verbosity::Normal };
+            return ReportOptions { detail, json: *output == OutputFormat::Json, ..ReportOptions::default() };
         }
-        _ => return Settings::default(),
+        _ => return ReportOptions::default(),
     };
-    Settings {
+    ReportOptions {
         detail: detail(rollout),
         json: rollout.output == OutputFormat::Json,
         rollout: true,
@@ -127,10 +127,10 @@ fn settings(command: &Command) -> Settings {
     }
 }
 
-fn detail(args: &RolloutArgs) -> Detail {
+fn detail(args: &RolloutArgs) -> Verbosity {
     match (args.quiet, args.verbose) {
-        (true, _) => Detail::Quiet,
-        (_, true) => Detail::Verbose,
-        _ => Detail::Normal,
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
     }
 }

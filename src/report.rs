@@ -1,18 +1,18 @@
 //! The only printer: progress to stderr, the result to stdout. A run tells what happens as events; how they look is the
 //! form's: a board on a terminal, lines elsewhere, JSON where that is asked for.
 
-pub mod board;
-pub mod entry;
+mod durations;
 pub mod event;
 pub mod history;
+pub mod messages;
 pub mod plan;
-mod spent;
+pub mod progress;
+pub mod record;
 pub mod status;
 mod terminal;
 pub mod text;
 pub mod timeline;
-pub mod track;
-pub mod words;
+pub mod timeline_model;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -25,15 +25,15 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::wait::SignalEffect;
 use crate::witness::Count;
-use entry::Entry;
-pub use event::{Event, Found, StepNote, Warning};
+pub use event::{Event, InitialInstance, StepEvent, Warning};
 use plan::PlannedStep;
-use terminal::Screen;
+use record::EventRecord;
+use terminal::ProgressDisplay;
 use text::printable;
 
 /// How much is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Detail {
+pub enum Verbosity {
     Quiet,
     #[default]
     Normal,
@@ -43,8 +43,8 @@ pub enum Detail {
 
 /// In what form a run is told.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
-    pub detail: Detail,
+pub struct ReportOptions {
+    pub detail: Verbosity,
     /// JSON lines instead of text.
     pub json: bool,
     /// A rollout, which has events and a summary.
@@ -58,30 +58,30 @@ pub struct Settings {
 pub struct Report(&'static Printer);
 
 struct Printer {
-    settings: Settings,
+    settings: ReportOptions,
     start: Instant,
-    screen: Option<Screen>,
-    log: Mutex<Log>,
+    screen: Option<ProgressDisplay>,
+    log: Mutex<EventLog>,
 }
 
 /// What has happened so far.
 #[derive(Default)]
-struct Log {
-    entries: Vec<Entry>,
+struct EventLog {
+    entries: Vec<EventRecord>,
     /// Where it is written down as it happens.
     journal: Option<std::fs::File>,
 }
 
 impl Report {
     /// There is one for the life of the process.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: ReportOptions) -> Self {
         let start = Instant::now();
-        let shows = settings.rollout && !settings.json && settings.detail != Detail::Quiet;
-        let screen = shows.then(|| Screen::on_stderr(start)).flatten();
+        let shows = settings.rollout && !settings.json && settings.detail != Verbosity::Quiet;
+        let screen = shows.then(|| ProgressDisplay::on_stderr(start)).flatten();
         Report(Box::leak(Box::new(Printer { settings, start, screen, log: Mutex::default() })))
     }
 
-    fn log(&self) -> MutexGuard<'static, Log> {
+    fn log(&self) -> MutexGuard<'static, EventLog> {
         self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -104,11 +104,11 @@ impl Report {
 
     /// What others say has to come as events: it would break into JSON, or into the board.
     pub fn takes_lines(&self) -> bool {
-        self.is_json() || self.0.screen.as_ref().is_some_and(Screen::is_on)
+        self.is_json() || self.0.screen.as_ref().is_some_and(ProgressDisplay::is_on)
     }
 
     pub fn event(&self, event: Event) {
-        let entry = Entry::now(self.elapsed(), event);
+        let entry = EventRecord::now(self.elapsed(), event);
         if self.tells(&entry.event) {
             self.tell(&entry);
         }
@@ -135,7 +135,7 @@ impl Report {
     }
 
     pub fn command(&self, words: &str, took: Duration) {
-        if self.0.settings.detail == Detail::Verbose {
+        if self.0.settings.detail == Verbosity::Verbose {
             self.event(Event::Command { words: words.into(), seconds: took });
         }
     }
@@ -144,14 +144,14 @@ impl Report {
     fn tells(&self, event: &Event) -> bool {
         let important = matches!(event, Event::Warning { .. } | Event::Error { .. });
         match self.0.settings.detail {
-            Detail::Quiet => important,
+            Verbosity::Quiet => important,
             _ if self.is_json() => true,
-            Detail::Normal => !matches!(event, Event::Step(_)),
-            Detail::Verbose => true,
+            Verbosity::Normal => !matches!(event, Event::Step(_)),
+            Verbosity::Verbose => true,
         }
     }
 
-    fn tell(&self, entry: &Entry) {
+    fn tell(&self, entry: &EventRecord) {
         match &entry.event {
             _ if self.is_json() => write_err(&entry.line()),
             Event::Error { .. } => self.above(&entry.event.to_string()),
@@ -167,8 +167,8 @@ impl Report {
 
     /// The board shows it, so that no line has to.
     fn is_drawn(&self, event: &Event) -> bool {
-        let normal = self.0.settings.detail == Detail::Normal;
-        normal && self.0.screen.as_ref().is_some_and(Screen::is_on) && board::shows(event)
+        let normal = self.0.settings.detail == Verbosity::Normal;
+        normal && self.0.screen.as_ref().is_some_and(ProgressDisplay::is_on) && progress::shows(event)
     }
 
     fn above(&self, text: &str) {
@@ -179,7 +179,7 @@ impl Report {
         }
     }
 
-    fn keep(&self, entry: Entry) {
+    fn keep(&self, entry: EventRecord) {
         let mut log = self.log();
         if let Some(journal) = &mut log.journal {
             // A journal that cannot be written is history that is missing, and no more.
@@ -203,7 +203,7 @@ impl Report {
 
     /// What would be done about a target.
     pub fn plan(&self, target: &str, steps: Vec<PlannedStep>) {
-        let whole = self.0.settings.detail == Detail::Verbose;
+        let whole = self.0.settings.detail == Verbosity::Verbose;
         let lines = plan::lines(&steps, whole);
         if self.is_json() {
             self.event(Event::Plan { target: target.into(), steps });
@@ -270,8 +270,8 @@ impl Report {
 
     /// Where the time went.
     pub fn spent(&self) {
-        let told = !self.is_json() && self.0.settings.detail != Detail::Quiet;
-        let spent = spent::spent(&self.log().entries).filter(|_| told);
+        let told = !self.is_json() && self.0.settings.detail != Verbosity::Quiet;
+        let spent = durations::spent(&self.log().entries).filter(|_| told);
         if let Some(spent) = spent {
             self.close();
             self.above(&format!("{:>6.1}s  {spent}", self.elapsed().as_secs_f64()));
@@ -353,7 +353,7 @@ impl Report {
             }
         }
         if self.is_json() && self.0.settings.rollout {
-            write_out(&entry::summary(&self.log().entries, exit, self.elapsed()).to_string());
+            write_out(&record::summary(&self.log().entries, exit, self.elapsed()).to_string());
         }
     }
 }

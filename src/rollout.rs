@@ -24,7 +24,7 @@ use crate::model::{LifecycleHook, Project, Service};
 use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{Backend, Endpoint, Proxy, Rotation, endpoints};
-use crate::report::{Event, Report, StepNote, Warning};
+use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
 
@@ -271,7 +271,7 @@ impl<'a> Rollout<'a> {
         let step = &plan.steps[n].0;
         let name = |key: &InstanceKey| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
-        self.tools.report.event(Event::Step(StepNote {
+        self.tools.report.event(Event::Step(StepEvent {
             target: self.tools.target.into(),
             number: n + 1,
             of: plan.steps.len(),

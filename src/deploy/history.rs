@@ -9,8 +9,8 @@ use super::{rollback, turn};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
-use crate::report::history::{Chronicle, Deployed, HEAD, Losses, ReleaseRow};
-use crate::report::{Report, entry, timeline};
+use crate::report::history::{DeployedService, HEAD, HistoryReport, LossCount, ReleaseRow};
+use crate::report::{Report, record, timeline};
 
 /// Lists the releases, newest first, with those that can be gone back to; or draws one of them.
 ///
@@ -42,17 +42,17 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     Ok(())
 }
 
-fn chronicle(ledger: &Ledger) -> Chronicle {
+fn chronicle(ledger: &Ledger) -> HistoryReport {
     let readable = ledger.history.newest_first().map(|r| (r.number, row(r, ledger)));
     let damaged = ledger.history.damaged().map(|(number, _)| {
         let result = "cannot be read".to_string();
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
     });
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
-    Chronicle {
+    HistoryReport {
         releases: by_number.into_values().rev().collect(),
         rollback_to: rollback::goes_to(ledger),
-        ..Chronicle::new(&ledger.project)
+        ..HistoryReport::new(&ledger.project)
     }
 }
 
@@ -65,7 +65,7 @@ fn row(record: &ReleaseRecord, ledger: &Ledger) -> ReleaseRow {
         (RolloutOutcome::Deployed, RolloutKind::Adopted) => "found running".into(),
         (RolloutOutcome::Deployed, RolloutKind::Deploy) => "deployed".into(),
     };
-    let service = |name: &String| Deployed {
+    let service = |name: &String| DeployedService {
         service: name.clone(),
         image: record.services.get(name).map(|p| p.image.clone()).unwrap_or_default(),
     };
@@ -85,7 +85,7 @@ fn row(record: &ReleaseRecord, ledger: &Ledger) -> ReleaseRow {
         by: Some(record.by.clone()),
         command: Some(record.command.clone()),
         cut: record.cut,
-        witness: record.witness.as_ref().map(|w| Losses { sent: w.sent, lost: w.lost }),
+        witness: record.witness.as_ref().map(|w| LossCount { sent: w.sent, lost: w.lost }),
     }
 }
 
@@ -101,5 +101,5 @@ fn picture(ledger: &Ledger, number: u32) -> Result<String, Error> {
         }
     };
     let text = ledger.events(number)?.ok_or_else(missing)?;
-    Ok(timeline::page(&entry::read(&text)))
+    Ok(timeline::page(&record::read(&text)))
 }

@@ -17,7 +17,7 @@ use crate::release::{
     self, FORMAT, ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile,
     WitnessTotals,
 };
-use crate::report::{Event, Report, Warning, entry};
+use crate::report::{Event, Report, Warning, record};
 
 /// The releases of a project, as they were when the run began.
 pub struct Ledger {
@@ -320,7 +320,7 @@ impl Ledger {
     /// One-shots that ran to their end in a rollout, as far as that is kept.
     pub fn completed(&self, number: u32) -> BTreeSet<String> {
         let events = self.store.events(number).ok().flatten().unwrap_or_default();
-        let ran = entry::read(&events).into_iter().filter_map(|entry| match entry.event {
+        let ran = record::read(&events).into_iter().filter_map(|entry| match entry.event {
             Event::Ran { service } => Some(service),
             _ => None,
         });

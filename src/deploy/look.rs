@@ -18,7 +18,7 @@ use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::RolloutShape;
 use crate::release::RolloutKind;
-use crate::report::{Event, Found, Warning};
+use crate::report::{Event, InitialInstance, Warning};
 
 impl<'a> Run<'a> {
     /// What a part is refused for; else what has to be said before.
@@ -219,8 +219,8 @@ impl<'a> Run<'a> {
     }
 }
 
-fn found(instance: &Instance) -> Found {
-    Found {
+fn found(instance: &Instance) -> InitialInstance {
+    InitialInstance {
         name: instance.key.clone(),
         new: instance.generation == Generation::New,
         runs: instance.state != InstanceState::Exited && instance.state != InstanceState::Created,

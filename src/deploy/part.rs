@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::model::{FailureAction, Update};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, Stage, Step, Strategy};
-use crate::report::plan::{Doing, PlannedStep};
+use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
 use crate::rollout::preview::{Preview, Told};
 use crate::rollout::{self, Rollout, Stopped, Tolerance, Tools};
@@ -168,7 +168,7 @@ impl<'a> Part<'a> {
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
             text: renamed(&step.to_string(), &names),
             cause: cause.to_string(),
-            does: does.into_iter().map(Doing::from).collect(),
+            does: does.into_iter().map(PlannedCommand::from).collect(),
         };
         let told = Preview::new(self.tools, &self.start, bound.clone()).steps(&self.plan)?;
         Ok(self.plan.steps.iter().zip(told).map(|(s, does)| step(s, does)).collect())
@@ -481,11 +481,11 @@ fn renamed(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
     keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
 }
 
-impl From<Told> for Doing {
-    fn from(told: Told) -> Doing {
+impl From<Told> for PlannedCommand {
+    fn from(told: Told) -> PlannedCommand {
         match told {
-            Told::Command(words) => Doing::Command(words),
-            Told::Words(text) => Doing::Note(text),
+            Told::Command(words) => PlannedCommand::Command(words),
+            Told::Words(text) => PlannedCommand::Note(text),
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::plan::Stage;
 use crate::preflight;
 use crate::proxy::Proxy;
 use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
-use crate::report::plan::Doing;
+use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart::Policies;
 use crate::rollout::{Stopped, Tools};
@@ -147,8 +147,8 @@ impl<'a> Run<'a> {
         let mut steps = part.preview()?;
         let kept = self.ledger.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
-            Doing::Command(words) => Some(words),
-            Doing::Note(_) => None,
+            PlannedCommand::Command(words) => Some(words),
+            PlannedCommand::Note(_) => None,
         });
         for words in words {
             if let Some(at) = words.windows(2).position(|pair| pair == ["--file", "-"]) {

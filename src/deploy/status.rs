@@ -19,8 +19,8 @@ use crate::observed::Instance;
 use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
 use crate::release::{ReleaseHistory, ReleaseRecord};
-use crate::report::history::Losses;
-use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, Status, TaskCount};
+use crate::report::history::LossCount;
+use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
 use crate::report::{Report, Warning};
 use crate::swarm::state::{Service, Stack, Task};
 use crate::swarm::watch;
@@ -56,7 +56,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
 /// Longer than anybody watches.
 const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
-fn tell(status: &Status, report: Report) {
+fn tell(status: &StatusReport, report: Report) {
     match report.is_json() {
         true => report.document(status),
         false => {
@@ -66,7 +66,7 @@ fn tell(status: &Status, report: Report) {
     }
 }
 
-fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Status> {
+fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
     let definition = Definition::of_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&definition.docker, &definition.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
@@ -87,11 +87,11 @@ fn compose_status(
     named: &[String],
     ledger: &Ledger,
     report: Report,
-) -> Result<Status> {
+) -> Result<StatusReport> {
     let containers = docker.containers()?;
     let all = scene::detect(docker, project, &containers)?;
     let wanted = Wanted::default();
-    let mut status = Status::new(&project.name, "compose");
+    let mut status = StatusReport::new(&project.name, "compose");
     for target in &targets(project, named, &all, ledger)? {
         let proxies = scene::fronting(docker, project, target, &containers, &all)?;
         if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
@@ -150,7 +150,7 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Ledger
         service: service.into(),
         release: record.map(|r| r.number),
         release_unknown: unreadable || ledger.broken().is_some_and(is_of),
-        witness: record.and_then(|r| r.witness.as_ref()).map(|w| Losses { sent: w.sent, lost: w.lost }),
+        witness: record.and_then(|r| r.witness.as_ref()).map(|w| LossCount { sent: w.sent, lost: w.lost }),
         cut: record.map_or(0, |r| r.cut),
         tasks: None,
         instances,
@@ -200,7 +200,7 @@ fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
 }
 
 /// The same of a stack, as Swarm tells it.
-fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) -> Result<Status> {
+fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) -> Result<StatusReport> {
     let stack = watch::look(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
@@ -209,7 +209,7 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) 
             .into());
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
-    let mut status = Status::new(name, "swarm");
+    let mut status = StatusReport::new(name, "swarm");
     status.services = shown.map(|service| stack_service(&stack, service, ledger)).collect();
     Ok(status)
 }

@@ -10,7 +10,7 @@ use crate::witness::Seen;
 
 /// An instance that is there when a deploy begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct InitialInstance {
     pub name: String,
     /// It is what the file asks for.
     pub new: bool,
@@ -21,7 +21,7 @@ pub struct Found {
 
 /// What a step of a plan does, for people and programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StepNote {
+pub struct StepEvent {
     pub target: String,
     /// Counted from 1.
     pub number: usize,
@@ -43,7 +43,7 @@ pub enum Event {
     Deploying {
         target: String,
         proxies: Vec<String>,
-        instances: Vec<Found>,
+        instances: Vec<InitialInstance>,
     },
     Prepared {
         what: String,
@@ -57,7 +57,7 @@ pub enum Event {
         steps: Vec<PlannedStep>,
     },
     /// A step of the plan begins.
-    Step(StepNote),
+    Step(StepEvent),
     Created {
         names: Vec<String>,
     },

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::entry::SCHEMA;
+use super::record::SCHEMA;
 
 /// All that `history` tells; its fields are those of `--output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Chronicle {
+pub struct HistoryReport {
     pub v: u32,
     pub project: String,
     /// Newest first.
@@ -31,7 +31,7 @@ pub struct ReleaseRow {
     pub kept: bool,
     pub started: Option<String>,
     pub seconds: Option<f64>,
-    pub services: Vec<Deployed>,
+    pub services: Vec<DeployedService>,
     pub revision: Option<String>,
     pub dirty: bool,
     pub by: Option<String>,
@@ -39,28 +39,28 @@ pub struct ReleaseRow {
     /// Requests that were cut off at the drain timeout.
     pub cut: u64,
     /// What the witness sent and lost; none where there was no witness.
-    pub witness: Option<Losses>,
+    pub witness: Option<LossCount>,
 }
 
 /// A service that the rollout was about.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Deployed {
+pub struct DeployedService {
     pub service: String,
     /// Empty where it is not recorded.
     pub image: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Losses {
+pub struct LossCount {
     pub sent: u64,
     pub lost: u64,
 }
 
 pub const HEAD: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
 
-impl Chronicle {
-    pub fn new(project: &str) -> Chronicle {
-        Chronicle { v: SCHEMA, project: project.into(), releases: Vec::new(), rollback_to: None }
+impl HistoryReport {
+    pub fn new(project: &str) -> HistoryReport {
+        HistoryReport { v: SCHEMA, project: project.into(), releases: Vec::new(), rollback_to: None }
     }
 
     pub fn rows(&self) -> Vec<Vec<String>> {
@@ -78,7 +78,7 @@ fn row(release: &ReleaseRow) -> Vec<String> {
     };
     let short = |revision: &String| revision.chars().take(10).collect::<String>();
     let dirty = if release.dirty { " (dirty)" } else { "" };
-    let services = release.services.iter().map(|Deployed { service, image }| match image.as_str() {
+    let services = release.services.iter().map(|DeployedService { service, image }| match image.as_str() {
         "" => service.clone(),
         image => format!("{service}: {image}"),
     });
@@ -124,11 +124,11 @@ mod tests {
             kept: true,
             started: Some("2026-01-01T00:00:00Z".into()),
             seconds: Some(6.04),
-            services: vec![Deployed { service: "app".into(), image: "shop:42".into() }],
+            services: vec![DeployedService { service: "app".into(), image: "shop:42".into() }],
             revision: Some("0123456789abcdef".into()),
             dirty: true,
             by: Some("ann@build".into()),
-            witness: Some(Losses { sent: 58, lost: 0 }),
+            witness: Some(LossCount { sent: 58, lost: 0 }),
             ..ReleaseRow::default()
         }
     }
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_release_with_losses_is_not_just_deployed() {
         let result = |release: ReleaseRow| row(&release)[3].clone();
-        let losses = Some(Losses { sent: 58, lost: 3 });
+        let losses = Some(LossCount { sent: 58, lost: 3 });
         assert_eq!(result(release()), "deployed");
         assert_eq!(result(ReleaseRow { witness: losses, ..release() }), "deployed with losses");
         assert_eq!(result(ReleaseRow { cut: 1, ..release() }), "deployed with losses");

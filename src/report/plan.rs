@@ -12,13 +12,13 @@ pub struct PlannedStep {
     /// What it does, and why it is there.
     pub text: String,
     pub cause: String,
-    pub does: Vec<Doing>,
+    pub does: Vec<PlannedCommand>,
 }
 
 /// A part of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Doing {
+pub enum PlannedCommand {
     /// A command, word by word.
     Command(Vec<String>),
     /// What no command of now can say.
@@ -34,10 +34,10 @@ pub fn lines(steps: &[PlannedStep], whole: bool) -> Vec<String> {
     steps.iter().zip(1..).flat_map(step).collect()
 }
 
-fn doing(doing: &Doing, whole: bool) -> Vec<String> {
+fn doing(doing: &PlannedCommand, whole: bool) -> Vec<String> {
     let text = match doing {
-        Doing::Note(text) => return vec![format!("       {text}")],
-        Doing::Command(words) => words.iter().map(|w| word(w, whole)).collect::<Vec<_>>().join(" "),
+        PlannedCommand::Note(text) => return vec![format!("       {text}")],
+        PlannedCommand::Command(words) => words.iter().map(|w| word(w, whole)).collect::<Vec<_>>().join(" "),
     };
     let mark = |n: usize| if n == 0 { "       $ " } else { "         " };
     text.lines().enumerate().map(|(n, line)| format!("{}{line}", mark(n))).collect()
@@ -62,13 +62,18 @@ mod tests {
             PlannedStep {
                 text: "gate app-3".into(),
                 cause: "the new release is not there yet".into(),
-                does: vec![Doing::Command(vec!["docker".into(), "exec".into(), "lb".into(), script])],
+                does: vec![PlannedCommand::Command(vec![
+                    "docker".into(),
+                    "exec".into(),
+                    "lb".into(),
+                    script,
+                ])],
                 ..PlannedStep::default()
             },
             PlannedStep {
                 text: "wait until ready: app-3".into(),
                 cause: "not yet ready".into(),
-                does: vec![Doing::Note("each is asked GET /".into())],
+                does: vec![PlannedCommand::Note("each is asked GET /".into())],
                 ..PlannedStep::default()
             },
         ];

@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::entry::SCHEMA;
-use super::history::Losses;
+use super::history::LossCount;
+use super::record::SCHEMA;
 
 /// All that `status` tells; its fields are those of `--output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Status {
+pub struct StatusReport {
     pub v: u32,
     pub project: String,
     /// `compose` or `swarm`.
@@ -29,7 +29,7 @@ pub struct ServiceStatus {
     /// A record that cannot be read may be of a newer one; or a newer one failed, and this one was not restored.
     pub release_unknown: bool,
     /// What the witness sent and lost in the rollout of that release; none where there was no witness.
-    pub witness: Option<Losses>,
+    pub witness: Option<LossCount>,
     /// Requests that its rollout cut off at the drain timeout.
     pub cut: u64,
     /// Of a Swarm: how many of how many tasks run, its image, and what its update is at.
@@ -76,9 +76,9 @@ pub struct PairStatus {
     pub active: Vec<String>,
 }
 
-impl Status {
-    pub fn new(project: &str, engine: &'static str) -> Status {
-        Status {
+impl StatusReport {
+    pub fn new(project: &str, engine: &'static str) -> StatusReport {
+        StatusReport {
             v: SCHEMA,
             project: project.into(),
             engine,
@@ -250,12 +250,12 @@ mod tests {
 
     #[test]
     fn losses_of_the_rollout_are_a_note_once_a_release() {
-        let mut status = Status::new("p", "compose");
+        let mut status = StatusReport::new("p", "compose");
         let service = |name: &str, release_unknown| ServiceStatus {
             service: name.into(),
             release: Some(7),
             release_unknown,
-            witness: Some(Losses { sent: 58, lost: 3 }),
+            witness: Some(LossCount { sent: 58, lost: 3 }),
             cut: 2,
             tasks: None,
             instances: Vec::new(),
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_pair_says_which_side_is_active() {
-        let mut status = Status::new("p", "compose");
+        let mut status = StatusReport::new("p", "compose");
         let pair = |active: &[&str]| PairStatus {
             pair: "web".into(),
             sides: vec!["web_a".into(), "web_b".into()],

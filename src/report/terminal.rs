@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use console::{Style, Term};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::board::{Board, Line, Tone};
 use super::event::Event;
-use lines::Lines;
+use super::progress::{LineStyle, Progress, ProgressLine};
+use lines::TerminalLines;
 
 /// How often times are drawn anew.
 const TICK: Duration = Duration::from_millis(200);
@@ -22,26 +22,26 @@ const SIZE: (u16, u16) = (24, 80);
 /// Lines that are left to what was printed before.
 const LEFT: usize = 2;
 
-pub struct Screen {
+pub struct ProgressDisplay {
     bar: ProgressBar,
-    board: Arc<Mutex<Board>>,
+    board: Arc<Mutex<Progress>>,
 }
 
-impl Screen {
+impl ProgressDisplay {
     /// On stderr, where that is a terminal that can move its cursor.
-    pub fn on_stderr(start: Instant) -> Option<Screen> {
+    pub fn on_stderr(start: Instant) -> Option<ProgressDisplay> {
         let size = || Term::stderr().size_checked().unwrap_or(SIZE);
         let able = Term::stderr().features().is_attended() && !is_dumb();
-        let target = || ProgressDrawTarget::term_like(Box::new(Lines::on(Term::buffered_stderr())));
-        able.then(|| Screen::on(target(), start, size))
+        let target = || ProgressDrawTarget::term_like(Box::new(TerminalLines::on(Term::buffered_stderr())));
+        able.then(|| ProgressDisplay::on(target(), start, size))
     }
 
     fn on(
         target: ProgressDrawTarget,
         start: Instant,
         size: impl Fn() -> (u16, u16) + Clone + Send + Sync + 'static,
-    ) -> Screen {
-        let board: Arc<Mutex<Board>> = Arc::default();
+    ) -> ProgressDisplay {
+        let board: Arc<Mutex<Progress>> = Arc::default();
         let shown = Arc::clone(&board);
         let draw = move |_: &ProgressState, to: &mut dyn Write| {
             let (height, width) = size();
@@ -54,7 +54,7 @@ impl Screen {
         };
         let style = ProgressStyle::with_template("{board}").expect("a template of one key");
         let bar = ProgressBar::with_draw_target(None, target).with_style(style.with_key("board", draw));
-        Screen { bar, board }
+        ProgressDisplay { bar, board }
     }
 
     pub fn take(&self, at: Duration, event: &Event) {
@@ -100,15 +100,15 @@ fn is_dumb() -> bool {
 }
 
 /// Without colour where `NO_COLOR` is set.
-fn coloured((tone, text): &Line) -> String {
+fn coloured((tone, text): &ProgressLine) -> String {
     let style = Style::new().for_stderr();
     let style = match tone {
-        Tone::Plain => return text.clone(),
-        Tone::Good => style.green(),
-        Tone::Moving => style.cyan(),
-        Tone::Back => style.yellow(),
-        Tone::Gone => style.dim(),
-        Tone::Bad => style.red(),
+        LineStyle::Plain => return text.clone(),
+        LineStyle::Good => style.green(),
+        LineStyle::Moving => style.cyan(),
+        LineStyle::Back => style.yellow(),
+        LineStyle::Gone => style.dim(),
+        LineStyle::Bad => style.red(),
     };
     style.apply_to(text).to_string()
 }
@@ -118,17 +118,17 @@ mod tests {
     use indicatif::{InMemoryTerm, TermLike};
 
     use super::*;
-    use crate::report::event::Found;
+    use crate::report::event::InitialInstance;
 
     fn deploying() -> Event {
-        let found = Found { name: "app-1".into(), new: false, runs: true, in_rotation: true };
+        let found = InitialInstance { name: "app-1".into(), new: false, runs: true, in_rotation: true };
         Event::Deploying { target: "app".into(), proxies: vec!["lb".into()], instances: vec![found] }
     }
 
-    fn screen(term: &InMemoryTerm) -> Screen {
+    fn screen(term: &InMemoryTerm) -> ProgressDisplay {
         let (height, width) = (10, term.width());
-        let target = ProgressDrawTarget::term_like(Box::new(Lines::on(term.clone())));
-        Screen::on(target, Instant::now(), move || (height, width))
+        let target = ProgressDrawTarget::term_like(Box::new(TerminalLines::on(term.clone())));
+        ProgressDisplay::on(target, Instant::now(), move || (height, width))
     }
 
     #[test]

@@ -7,39 +7,39 @@ mod svg;
 
 use std::time::Duration;
 
-use super::entry::Entry;
 use super::event::Event;
-use super::track::{Phase, Track, Tracks};
+use super::record::EventRecord;
+use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
 use crate::witness::Sample;
 
 pub use page::page;
 
 /// An instant that matters for all instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mark {
+struct Marker {
     at: Duration,
     what: &'static str,
 }
 
 /// A request of the witness.
 #[derive(Debug, Clone, PartialEq)]
-struct Dot {
+struct SampleDot {
     at: Duration,
     took: Duration,
     /// What became of it, where it was lost.
     lost: Option<String>,
 }
 
-impl From<&Sample> for Dot {
-    fn from(sample: &Sample) -> Dot {
+impl From<&Sample> for SampleDot {
+    fn from(sample: &Sample) -> SampleDot {
         let lost = sample.lost.then(|| sample.outcome.to_string());
-        Dot { at: sample.at, took: sample.took, lost }
+        SampleDot { at: sample.at, took: sample.took, lost }
     }
 }
 
 /// What a picture tells.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Story {
+struct Timeline {
     title: String,
     /// What came of it, a line each.
     results: Vec<String>,
@@ -49,21 +49,21 @@ struct Story {
     lossy: bool,
     started: String,
     end: Duration,
-    tracks: Vec<Track>,
-    marks: Vec<Mark>,
-    dots: Vec<Dot>,
+    tracks: Vec<InstanceTrack>,
+    marks: Vec<Marker>,
+    dots: Vec<SampleDot>,
     /// What the witness says of itself.
     witness: Vec<String>,
     warnings: Vec<String>,
 }
 
-impl Story {
+impl Timeline {
     /// From what happened, in order.
-    fn of(entries: &[Entry]) -> Story {
-        let mut story = Story::default();
-        let mut tracks = Tracks::default();
+    fn of(entries: &[EventRecord]) -> Timeline {
+        let mut story = Timeline::default();
+        let mut tracks = InstanceTracks::default();
         let mut targets = Vec::new();
-        for Entry { at, event, .. } in entries {
+        for EventRecord { at, event, .. } in entries {
             tracks.take(*at, event);
             if let Event::Deploying { target: name, .. } | Event::Sending { stack: name, .. } = event {
                 targets.push(name.clone());
@@ -84,16 +84,16 @@ impl Story {
 
     fn take(&mut self, at: Duration, event: &Event) {
         match event {
-            Event::Routed { .. } => self.marks.push(Mark { at, what: "switch" }),
-            Event::GoingBack => self.marks.push(Mark { at, what: "going back" }),
-            Event::Interrupted => self.marks.push(Mark { at, what: "interrupted" }),
-            Event::Paused => self.marks.push(Mark { at, what: "pause" }),
-            Event::TaskRuns { name, .. } => self.task(at, name, Phase::InRotation),
+            Event::Routed { .. } => self.marks.push(Marker { at, what: "switch" }),
+            Event::GoingBack => self.marks.push(Marker { at, what: "going back" }),
+            Event::Interrupted => self.marks.push(Marker { at, what: "interrupted" }),
+            Event::Paused => self.marks.push(Marker { at, what: "pause" }),
+            Event::TaskRuns { name, .. } => self.task(at, name, InstancePhase::InRotation),
             Event::Died { names } => names.iter().for_each(|name| self.died(at, name)),
             Event::Witness(seen) => {
                 self.lossy |= seen.summary.lost > 0;
                 self.witness.push(event.to_string());
-                self.dots.extend(seen.samples.iter().map(Dot::from));
+                self.dots.extend(seen.samples.iter().map(SampleDot::from));
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
             Event::Warning { kind, text } => {
@@ -111,22 +111,24 @@ impl Story {
     /// Instances are not among these tracks yet, tasks of a Swarm are.
     fn died(&mut self, at: Duration, name: &str) {
         if self.tracks.iter().any(|t| t.name == name) {
-            self.task(at, name, Phase::Failed);
+            self.task(at, name, InstancePhase::Failed);
         }
     }
 
     /// A task of a Swarm, of which it is only known when it came to run and when it died. The next one has its name.
-    fn task(&mut self, at: Duration, name: &str, phase: Phase) {
+    fn task(&mut self, at: Duration, name: &str, phase: InstancePhase) {
         match self.tracks.iter_mut().find(|t| t.name == name) {
             Some(track) if track.phase() == phase => {}
             Some(track) => track.spans.push((at, phase)),
-            None => self.tracks.push(Track { name: name.into(), new: true, spans: vec![(at, phase)] }),
+            None => {
+                self.tracks.push(InstanceTrack { name: name.into(), new: true, spans: vec![(at, phase)] })
+            }
         }
     }
 }
 
 /// Each phase of an instance with its beginning and its end.
-fn spans(track: &Track, end: Duration) -> Vec<(Duration, Duration, Phase)> {
+fn spans(track: &InstanceTrack, end: Duration) -> Vec<(Duration, Duration, InstancePhase)> {
     let ends = track.spans.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
     track.spans.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()
 }

@@ -12,13 +12,13 @@ use indicatif::TermLike;
 const CLEAR_SCREEN_REST: &str = "\u{1b}[J";
 
 /// Wraps a terminal. What indicatif writes comes in pairs: a line, and what fills it.
-pub struct Lines<T> {
+pub struct TerminalLines<T> {
     term: T,
-    state: Mutex<State>,
+    state: Mutex<DrawState>,
 }
 
 #[derive(Default)]
-struct State {
+struct DrawState {
     /// Columns of each line of this drawing, and of the one before.
     drawn: Vec<usize>,
     before: Vec<usize>,
@@ -32,17 +32,17 @@ struct State {
     line_ended: bool,
 }
 
-impl<T: TermLike> Lines<T> {
-    pub fn on(term: T) -> Lines<T> {
-        Lines { term, state: Mutex::default() }
+impl<T: TermLike> TerminalLines<T> {
+    pub fn on(term: T) -> TerminalLines<T> {
+        TerminalLines { term, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DrawState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Goes to where the last of the lines before began, this many of them, and wipes what stands from there on.
-    fn wipe(&self, state: &mut State, lines: usize) -> io::Result<()> {
+    fn wipe(&self, state: &mut DrawState, lines: usize) -> io::Result<()> {
         state.may_be_one = false;
         let above = state.before.len().saturating_sub(lines);
         let up = rows(&state.before[above..], self.term.width().into()).saturating_sub(1);
@@ -59,13 +59,13 @@ fn rows(columns: &[usize], width: usize) -> usize {
     columns.iter().map(|c| c.div_ceil(width.max(1)).max(1)).sum()
 }
 
-impl<T> Debug for Lines<T> {
+impl<T> Debug for TerminalLines<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lines")
     }
 }
 
-impl<T: TermLike> TermLike for Lines<T> {
+impl<T: TermLike> TermLike for TerminalLines<T> {
     fn width(&self) -> u16 {
         self.term.width()
     }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     fn bar(term: &InMemoryTerm) -> ProgressBar {
-        let target = ProgressDrawTarget::term_like(Box::new(Lines::on(term.clone())));
+        let target = ProgressDrawTarget::term_like(Box::new(TerminalLines::on(term.clone())));
         let bar = ProgressBar::with_draw_target(None, target);
         bar.with_style(ProgressStyle::with_template("{msg}").unwrap())
     }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 /// A time axis from 0 to `end`, `width` units long.
 #[derive(Debug, Clone, Copy)]
-pub struct Axis {
+pub struct TimeAxis {
     pub left: f64,
     pub width: f64,
     pub end: Duration,
 }
 
-impl Axis {
+impl TimeAxis {
     pub fn x(&self, at: Duration) -> f64 {
         let whole = self.end.as_secs_f64().max(0.001);
         self.left + self.width * (at.as_secs_f64() / whole).min(1.0)
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn ticks_are_round_and_no_more_than_there_is_room_for() {
         let ticks = |end: u64, most| {
-            let axis = Axis { left: 0.0, width: 100.0, end: ms(end) };
+            let axis = TimeAxis { left: 0.0, width: 100.0, end: ms(end) };
             axis.ticks(most).into_iter().map(label).collect::<Vec<_>>().join(", ")
         };
         assert_eq!(ticks(6300, 8), "0 s, 1 s, 2 s, 3 s, 4 s, 5 s, 6 s");
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(ticks(700_000, 4), "0 s, 5 min, 10 min");
         assert_eq!(ticks(0, 4), "0 s");
         for end in [1, 99, 12_345, 9_999_999] {
-            let axis = Axis { left: 0.0, width: 1.0, end: ms(end) };
+            let axis = TimeAxis { left: 0.0, width: 1.0, end: ms(end) };
             assert!(axis.ticks(5).len() <= 6, "{end}");
         }
     }

@@ -4,27 +4,27 @@ use std::fmt::Write;
 
 use super::axis::{exact, label};
 use super::svg::{DESK, PHONE, class_of, draw};
-use super::{Story, spans};
-use crate::report::entry::Entry;
+use super::{Timeline, spans};
+use crate::report::record::EventRecord;
 use crate::report::text::printable;
-use crate::report::track::{Phase, Track};
+use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 
 const STYLE: &str = include_str!("page.css");
 
-const PHASES: [Phase; 8] = [
-    Phase::Created,
-    Phase::Starting,
-    Phase::Ready,
-    Phase::InRotation,
-    Phase::Draining,
-    Phase::Failed,
-    Phase::Aside,
-    Phase::Stopped,
+const PHASES: [InstancePhase; 8] = [
+    InstancePhase::Created,
+    InstancePhase::Starting,
+    InstancePhase::Ready,
+    InstancePhase::InRotation,
+    InstancePhase::Draining,
+    InstancePhase::Failed,
+    InstancePhase::Aside,
+    InstancePhase::Stopped,
 ];
 
 /// The page of what happened.
-pub fn page(entries: &[Entry]) -> String {
-    let story = Story::of(entries);
+pub fn page(entries: &[EventRecord]) -> String {
+    let story = Timeline::of(entries);
     let title = escape(&story.title);
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -58,16 +58,17 @@ pub fn page(entries: &[Entry]) -> String {
 }
 
 /// The colours that the drawing has.
-fn key(story: &Story) -> String {
-    let used = |phase: &&Phase| story.tracks.iter().any(|t| t.spans.iter().any(|(_, p)| p == *phase));
-    let item =
-        |phase: &Phase| format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.words());
+fn key(story: &Timeline) -> String {
+    let used = |phase: &&InstancePhase| story.tracks.iter().any(|t| t.spans.iter().any(|(_, p)| p == *phase));
+    let item = |phase: &InstancePhase| {
+        format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.words())
+    };
     let items: Vec<String> = PHASES.iter().filter(used).map(item).collect();
     format!("<p class=\"key\">{}</p>\n", items.join(" "))
 }
 
 /// What the bars say, for those who do not see them.
-fn table(story: &Story) -> String {
+fn table(story: &Timeline) -> String {
     let mut html = String::from(
         "<table>\n<thead><tr><th>instance</th><th>what it went through</th></tr></thead>\n<tbody>\n",
     );
@@ -84,9 +85,9 @@ fn table(story: &Story) -> String {
     html
 }
 
-fn words(track: &Track, story: &Story) -> String {
-    let one = |(from, to, phase): (_, _, Phase)| match phase {
-        Phase::Removed => format!("removed at {} s", exact(from)),
+fn words(track: &InstanceTrack, story: &Timeline) -> String {
+    let one = |(from, to, phase): (_, _, InstancePhase)| match phase {
+        InstancePhase::Removed => format!("removed at {} s", exact(from)),
         _ => format!("{} {}–{} s", phase.words(), exact(from), exact(to)),
     };
     spans(track, story.end).into_iter().map(one).collect::<Vec<_>>().join(", ")

@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::axis::{self, Axis};
+use super::axis::{self, TimeAxis};
 use super::page::escape;
-use super::{Dot, Story, spans};
-use crate::report::track::{Phase, Track};
+use super::{SampleDot, Timeline, spans};
+use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 
 /// Sizes in units; one is a pixel where the page is as wide as was drawn for.
 #[derive(Debug, Clone, Copy)]
-pub struct Layout {
+pub struct SvgLayout {
     pub width: f64,
     /// Names stand to the left of their bars; else above them.
     pub beside: bool,
@@ -18,8 +18,8 @@ pub struct Layout {
     pub ticks: usize,
 }
 
-pub const DESK: Layout = Layout { width: 920.0, beside: true, ticks: 10 };
-pub const PHONE: Layout = Layout { width: 360.0, beside: false, ticks: 5 };
+pub const DESK: SvgLayout = SvgLayout { width: 920.0, beside: true, ticks: 10 };
+pub const PHONE: SvgLayout = SvgLayout { width: 360.0, beside: false, ticks: 5 };
 
 const BAR: f64 = 16.0;
 const TEXT: f64 = 12.0;
@@ -32,21 +32,21 @@ const LETTER: f64 = 7.0;
 /// The widest that names may be; longer ones are cut.
 const LETTERS: usize = 24;
 
-impl Layout {
+impl SvgLayout {
     fn row(&self) -> f64 {
         if self.beside { BAR + GAP } else { TEXT + 4.0 + BAR + GAP }
     }
 
-    fn axis(&self, story: &Story) -> Axis {
+    fn axis(&self, story: &Timeline) -> TimeAxis {
         let longest = story.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
         let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 12.0 };
         // The last tick's label stands over the edge by half.
-        Axis { left, width: self.width - left - 20.0, end: story.end }
+        TimeAxis { left, width: self.width - left - 20.0, end: story.end }
     }
 }
 
 /// The whole drawing as an `svg` element of this class.
-pub fn draw(story: &Story, layout: Layout, class: &str) -> String {
+pub fn draw(story: &Timeline, layout: SvgLayout, class: &str) -> String {
     let axis = layout.axis(story);
     let bars = TOP + layout.row() * story.tracks.len() as f64;
     let witness = if story.dots.is_empty() { 0.0 } else { WITNESS + 2.0 * GAP + TEXT };
@@ -68,7 +68,7 @@ pub fn draw(story: &Story, layout: Layout, class: &str) -> String {
     svg
 }
 
-fn grid(svg: &mut String, axis: &Axis, bottom: f64, ticks: usize) {
+fn grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
     for at in axis.ticks(ticks) {
         let x = axis.x(at);
         let _ = writeln!(
@@ -81,7 +81,7 @@ fn grid(svg: &mut String, axis: &Axis, bottom: f64, ticks: usize) {
 }
 
 /// Lines across all bars; a word each, where the one before leaves room for it.
-fn marks(svg: &mut String, story: &Story, axis: &Axis, bottom: f64) {
+fn marks(svg: &mut String, story: &Timeline, axis: &TimeAxis, bottom: f64) {
     let mut free = 0.0;
     for mark in &story.marks {
         let x = axis.x(mark.at);
@@ -100,7 +100,13 @@ fn marks(svg: &mut String, story: &Story, axis: &Axis, bottom: f64) {
     }
 }
 
-fn row(svg: &mut String, track: &Track, axis: &Axis, (top, layout): (f64, Layout), end: Duration) {
+fn row(
+    svg: &mut String,
+    track: &InstanceTrack,
+    axis: &TimeAxis,
+    (top, layout): (f64, SvgLayout),
+    end: Duration,
+) {
     let name = escape(&short(&track.name));
     let (bar, baseline, x) = match layout.beside {
         true => (top, top + BAR - 4.0, 4.0),
@@ -109,12 +115,12 @@ fn row(svg: &mut String, track: &Track, axis: &Axis, (top, layout): (f64, Layout
     let class = if track.new { "name new" } else { "name" };
     let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{baseline:.1}\">{name}</text>");
     for (from, to, phase) in spans(track, end) {
-        if phase == Phase::Removed {
+        if phase == InstancePhase::Removed {
             continue;
         }
         let (x, width) = (axis.x(from), (axis.x(to) - axis.x(from)).max(1.5));
         // What does not run is thin.
-        let thin = matches!(phase, Phase::Stopped | Phase::Created);
+        let thin = matches!(phase, InstancePhase::Stopped | InstancePhase::Created);
         let (y, height) = if thin { (bar + BAR / 3.0, BAR / 3.0) } else { (bar, BAR) };
         let _ = writeln!(
             svg,
@@ -129,7 +135,7 @@ fn row(svg: &mut String, track: &Track, axis: &Axis, (top, layout): (f64, Layout
 }
 
 /// Latency by its logarithm, 1 ms at the bottom; what was lost stands at the top, as a cross.
-fn dots(svg: &mut String, dots: &[Dot], axis: &Axis, top: f64) {
+fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
     let longest = dots.iter().map(|d| d.took).max().unwrap_or_default().max(Duration::from_millis(100));
     let y = |took| top + WITNESS - WITNESS * axis::height(took, longest);
     for (n, ms) in [1u64, 10, 100, 1000, 10_000].into_iter().enumerate() {
@@ -179,15 +185,15 @@ fn short(name: &str) -> String {
 }
 
 /// The CSS class of a phase.
-pub fn class_of(phase: Phase) -> &'static str {
+pub fn class_of(phase: InstancePhase) -> &'static str {
     match phase {
-        Phase::Aside => "aside",
-        Phase::Created => "created",
-        Phase::Starting => "starting",
-        Phase::Ready => "ready",
-        Phase::InRotation => "inside",
-        Phase::Draining => "draining",
-        Phase::Failed => "failed",
-        Phase::Stopped | Phase::Removed => "stopped",
+        InstancePhase::Aside => "aside",
+        InstancePhase::Created => "created",
+        InstancePhase::Starting => "starting",
+        InstancePhase::Ready => "ready",
+        InstancePhase::InRotation => "inside",
+        InstancePhase::Draining => "draining",
+        InstancePhase::Failed => "failed",
+        InstancePhase::Stopped | InstancePhase::Removed => "stopped",
     }
 }

@@ -1,4 +1,4 @@
-use super::super::event::Found;
+use super::super::event::InitialInstance;
 use super::*;
 use crate::witness::{Seen, Summary};
 
@@ -7,13 +7,13 @@ fn names(names: &str) -> Vec<String> {
 }
 
 /// A second an event.
-fn entries(events: Vec<Event>) -> Vec<Entry> {
-    let entry = |(event, n)| Entry::now(Duration::from_secs(n), event);
+fn entries(events: Vec<Event>) -> Vec<EventRecord> {
+    let entry = |(event, n)| EventRecord::now(Duration::from_secs(n), event);
     events.into_iter().zip(0..).map(entry).collect()
 }
 
 fn deploy() -> Vec<Event> {
-    let found = |name: &str| Found { name: name.into(), new: false, runs: true, in_rotation: true };
+    let found = |name: &str| InitialInstance { name: name.into(), new: false, runs: true, in_rotation: true };
     vec![
         Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![found("app-1")] },
         Event::Created { names: names("app-2") },
@@ -35,19 +35,19 @@ fn deploy() -> Vec<Event> {
 
 #[test]
 fn new_instances_stand_above_those_that_go() {
-    let story = Story::of(&entries(deploy()));
+    let story = Timeline::of(&entries(deploy()));
     let names: Vec<&str> = story.tracks.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["app-2", "app-1"]);
-    assert_eq!(story.marks, [Mark { at: Duration::from_secs(4), what: "switch" }]);
+    assert_eq!(story.marks, [Marker { at: Duration::from_secs(4), what: "switch" }]);
     assert!(!story.failed);
 }
 
 #[test]
 fn a_bar_lasts_from_one_phase_to_the_next() {
-    let story = Story::of(&entries(deploy()));
+    let story = Timeline::of(&entries(deploy()));
     let of = |n: usize| {
         let all = spans(&story.tracks[n], story.end);
-        let text = |(from, to, phase): &(Duration, Duration, Phase)| {
+        let text = |(from, to, phase): &(Duration, Duration, InstancePhase)| {
             format!("{} {}-{}", phase.words(), from.as_secs(), to.as_secs())
         };
         all.iter().map(text).collect::<Vec<_>>()
@@ -74,7 +74,7 @@ fn what_others_wrote_is_text() {
     events.push(Event::Deploying {
         target: "\"><img src=x onerror=alert(1)>".into(),
         proxies: Vec::new(),
-        instances: vec![Found { name: "<b>".into(), new: false, runs: true, in_rotation: true }],
+        instances: vec![InitialInstance { name: "<b>".into(), new: false, runs: true, in_rotation: true }],
     });
     let page = page(&entries(events));
     assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("<b>"), "{page}");
@@ -87,7 +87,7 @@ fn a_failure_is_the_result() {
     events.pop();
     events.push(Event::GoingBack);
     events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
-    let story = Story::of(&entries(events));
+    let story = Timeline::of(&entries(events));
     assert!(story.failed);
     assert_eq!(story.results, ["`app`: no"]);
     assert_eq!(story.marks.last().map(|m| m.what), Some("going back"));
@@ -114,11 +114,18 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
 #[test]
 fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
     let runs = |current| Event::TaskRuns { name: "vote.1".into(), node: "n".into(), current, wanted: 2 };
-    let story =
-        Story::of(&entries(vec![runs(1), Event::Died { names: names("vote.1 vote.9") }, runs(1), runs(1)]));
+    let story = Timeline::of(&entries(vec![
+        runs(1),
+        Event::Died { names: names("vote.1 vote.9") },
+        runs(1),
+        runs(1),
+    ]));
     assert_eq!(story.tracks.len(), 1);
     let phases: Vec<_> = story.tracks[0].spans.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
-    assert_eq!(phases, [(0, Phase::InRotation), (1, Phase::Failed), (2, Phase::InRotation)]);
+    assert_eq!(
+        phases,
+        [(0, InstancePhase::InRotation), (1, InstancePhase::Failed), (2, InstancePhase::InRotation)]
+    );
 }
 
 #[test]
@@ -128,8 +135,8 @@ fn a_run_that_deployed_nothing_has_a_page_all_the_same() {
 
 #[test]
 fn a_lost_request_is_a_cross_and_an_answered_one_a_dot() {
-    let mut story = Story::of(&entries(deploy()));
-    let dot = |at, lost: Option<&str>| Dot {
+    let mut story = Timeline::of(&entries(deploy()));
+    let dot = |at, lost: Option<&str>| SampleDot {
         at: Duration::from_secs(at),
         took: Duration::from_millis(20),
         lost: lost.map(String::from),

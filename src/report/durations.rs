@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::entry::Entry;
 use super::event::Event;
-use super::words::seconds;
+use super::messages::seconds;
+use super::record::EventRecord;
 
 /// `creating 0.6s, starting 0.5s, waiting until ready 2.7s, …`, in the order in which it came to each; none where no step
 /// was done.
-pub fn spent(entries: &[Entry]) -> Option<String> {
+pub fn spent(entries: &[EventRecord]) -> Option<String> {
     let mut sums: Vec<(&str, Duration)> = Vec::new();
     let mut open: Option<(&str, Duration)> = None;
-    for Entry { at, event, .. } in entries {
+    for EventRecord { at, event, .. } in entries {
         let next = match event {
             Event::Step(note) => Some(note.doing()),
             Event::Deployed { .. } | Event::Running { .. } => None,
@@ -37,12 +37,12 @@ fn add<'a>(sums: &mut Vec<(&'a str, Duration)>, doing: &'a str, time: Duration) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::event::StepNote;
+    use crate::report::event::StepEvent;
 
-    fn step(at: u64, verb: &str) -> Entry {
+    fn step(at: u64, verb: &str) -> EventRecord {
         let (target, names, verb) = ("app".into(), Vec::new(), verb.into());
-        let note = StepNote { target, number: 1, of: 1, batch: 1, batches: 1, verb, names, back: false };
-        Entry::now(Duration::from_millis(at), Event::Step(note))
+        let note = StepEvent { target, number: 1, of: 1, batch: 1, batches: 1, verb, names, back: false };
+        EventRecord::now(Duration::from_millis(at), Event::Step(note))
     }
 
     #[test]
@@ -53,7 +53,7 @@ mod tests {
             step(600, "gate"),
             step(620, "start"),
             step(1000, "ready"),
-            Entry::now(Duration::from_millis(2000), ran),
+            EventRecord::now(Duration::from_millis(2000), ran),
             step(9000, "create"),
             step(9400, "stop"),
         ];

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::event::{Event, StepNote};
+use super::event::{Event, StepEvent};
+use super::messages::seconds;
 use super::text::fit;
-use super::track::{Phase, Track, Tracks};
-use super::words::seconds;
+use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
 
 /// Cells of a bar, its brackets not counted.
 const BAR: usize = 10;
@@ -17,7 +17,7 @@ const NARROW: usize = 36;
 
 /// What a line is about, for its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
+pub enum LineStyle {
     Plain,
     Good,
     Moving,
@@ -26,21 +26,21 @@ pub enum Tone {
     Bad,
 }
 
-pub type Line = (Tone, String);
+pub type ProgressLine = (LineStyle, String);
 
 /// Everything that is shown.
 #[derive(Debug, Clone, Default)]
-pub struct Board {
+pub struct Progress {
     targets: Vec<String>,
-    tracks: Tracks,
-    step: Option<StepNote>,
+    tracks: InstanceTracks,
+    step: Option<StepEvent>,
     back: bool,
     started: Option<Duration>,
     /// Requests of the witness: sent and lost.
     witness: Option<(usize, usize)>,
 }
 
-impl Board {
+impl Progress {
     /// Takes in an event that happened at this time since the start.
     pub fn take(&mut self, at: Duration, event: &Event) {
         self.tracks.take(at, event);
@@ -64,11 +64,12 @@ impl Board {
     }
 
     /// No more than `height` lines, none wider than `width`.
-    pub fn lines(&self, now: Duration, width: usize, height: usize) -> Vec<Line> {
+    pub fn lines(&self, now: Duration, width: usize, height: usize) -> Vec<ProgressLine> {
         let mut lines = vec![self.head(now, width)];
         let witness = self.witness_line();
         let tasks = self.tracks.tasks().iter();
-        let tasks: Vec<Line> = tasks.map(|(name, (runs, all))| task_line(name, *runs, *all, width)).collect();
+        let tasks: Vec<ProgressLine> =
+            tasks.map(|(name, (runs, all))| task_line(name, *runs, *all, width)).collect();
         let room = height.saturating_sub(1 + usize::from(witness.is_some()));
         lines.extend(self.instances(now, width, room.saturating_sub(tasks.len())));
         lines.extend(tasks.into_iter().take(room));
@@ -76,10 +77,10 @@ impl Board {
         lines.into_iter().map(|(tone, text)| (tone, fit(&text, width))).collect()
     }
 
-    fn head(&self, now: Duration, width: usize) -> Line {
+    fn head(&self, now: Duration, width: usize) -> ProgressLine {
         let what = if self.back { "going back" } else { "deploying" };
         let took = seconds(now.saturating_sub(self.started.unwrap_or(now)));
-        let tone = if self.back { Tone::Back } else { Tone::Plain };
+        let tone = if self.back { LineStyle::Back } else { LineStyle::Plain };
         let names = self.targets.join(", ");
         let Some(step) = &self.step else {
             return (tone, format!("{what} {names}  {took}"));
@@ -104,27 +105,28 @@ impl Board {
     }
 
     /// A line each; where there is no room for all, those at work come first, and the rest is counted.
-    fn instances(&self, now: Duration, width: usize, room: usize) -> Vec<Line> {
-        let all: Vec<(usize, usize, &Track)> = self.numbered();
+    fn instances(&self, now: Duration, width: usize, room: usize) -> Vec<ProgressLine> {
+        let all: Vec<(usize, usize, &InstanceTrack)> = self.numbered();
         let named = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
-        let line =
-            |(n, of, track): &(usize, usize, &Track)| instance_line((*n, *of), track, now, width, named);
+        let line = |(n, of, track): &(usize, usize, &InstanceTrack)| {
+            instance_line((*n, *of), track, now, width, named)
+        };
         if all.len() <= room {
             return all.iter().map(line).collect();
         }
         let mut urgent: Vec<_> = all.iter().collect();
         urgent.sort_by_key(|(.., track)| is_at_rest(track));
         let shown = room.saturating_sub(1);
-        let mut lines: Vec<Line> = urgent.iter().take(shown).map(|one| line(one)).collect();
-        lines.extend((room > 0).then(|| (Tone::Gone, rest(&urgent[shown.min(urgent.len())..]))));
+        let mut lines: Vec<ProgressLine> = urgent.iter().take(shown).map(|one| line(one)).collect();
+        lines.extend((room > 0).then(|| (LineStyle::Gone, rest(&urgent[shown.min(urgent.len())..]))));
         lines
     }
 
     /// Each instance with its place among those of its release.
-    fn numbered(&self) -> Vec<(usize, usize, &Track)> {
+    fn numbered(&self) -> Vec<(usize, usize, &InstanceTrack)> {
         let of = |new: bool| self.tracks.iter().filter(|t| t.new == new).count();
         let (mut old, mut new) = (0, 0);
-        let place = |track: &'_ Track| {
+        let place = |track: &'_ InstanceTrack| {
             let count = if track.new { &mut new } else { &mut old };
             *count += 1;
             *count
@@ -135,9 +137,9 @@ impl Board {
         all
     }
 
-    fn witness_line(&self) -> Option<Line> {
+    fn witness_line(&self) -> Option<ProgressLine> {
         let (sent, lost) = self.witness?;
-        let tone = if lost > 0 { Tone::Bad } else { Tone::Good };
+        let tone = if lost > 0 { LineStyle::Bad } else { LineStyle::Good };
         Some((tone, format!("witness: {sent} sent, {lost} lost")))
     }
 
@@ -169,7 +171,13 @@ pub fn shows(event: &Event) -> bool {
 }
 
 /// `1/2 app-3  ready → in rotation  [=======>  ]  2.1s`
-fn instance_line((n, of): (usize, usize), track: &Track, now: Duration, width: usize, named: usize) -> Line {
+fn instance_line(
+    (n, of): (usize, usize),
+    track: &InstanceTrack,
+    now: Duration,
+    width: usize,
+    named: usize,
+) -> ProgressLine {
     let (done, all) = progress(track);
     let what = match next(track).filter(|_| width >= NARROW) {
         Some(next) => format!("{} → {}", track.phase().words(), next.words()),
@@ -187,18 +195,18 @@ fn instance_line((n, of): (usize, usize), track: &Track, now: Duration, width: u
     (tone(track), text)
 }
 
-fn tone(track: &Track) -> Tone {
+fn tone(track: &InstanceTrack) -> LineStyle {
     match (track.new, track.phase()) {
-        (true, Phase::InRotation) => Tone::Good,
-        (false, Phase::InRotation) => Tone::Plain,
-        (_, Phase::Failed) => Tone::Bad,
-        (_, Phase::Stopped | Phase::Removed) => Tone::Gone,
-        _ => Tone::Moving,
+        (true, InstancePhase::InRotation) => LineStyle::Good,
+        (false, InstancePhase::InRotation) => LineStyle::Plain,
+        (_, InstancePhase::Failed) => LineStyle::Bad,
+        (_, InstancePhase::Stopped | InstancePhase::Removed) => LineStyle::Gone,
+        _ => LineStyle::Moving,
     }
 }
 
-fn task_line(service: &str, runs: usize, wanted: usize, width: usize) -> Line {
-    let tone = if runs >= wanted { Tone::Good } else { Tone::Moving };
+fn task_line(service: &str, runs: usize, wanted: usize, width: usize) -> ProgressLine {
+    let tone = if runs >= wanted { LineStyle::Good } else { LineStyle::Moving };
     match width {
         WIDE.. => (tone, format!("{runs}/{wanted} {service}  {}", bar(runs, wanted))),
         _ => (tone, format!("{runs}/{wanted} {service}")),
@@ -206,28 +214,45 @@ fn task_line(service: &str, runs: usize, wanted: usize, width: usize) -> Line {
 }
 
 /// How far an instance is on its way: a new one into rotation, an old one away.
-fn progress(track: &Track) -> (usize, usize) {
-    let steps = |way: &[Phase]| way.iter().position(|p| *p == track.phase()).unwrap_or(0);
+fn progress(track: &InstanceTrack) -> (usize, usize) {
+    let steps = |way: &[InstancePhase]| way.iter().position(|p| *p == track.phase()).unwrap_or(0);
     match track.new {
-        true => (steps(&[Phase::Aside, Phase::Created, Phase::Starting, Phase::Ready, Phase::InRotation]), 4),
-        false => (steps(&[Phase::InRotation, Phase::Draining, Phase::Stopped, Phase::Removed]), 3),
+        true => (
+            steps(&[
+                InstancePhase::Aside,
+                InstancePhase::Created,
+                InstancePhase::Starting,
+                InstancePhase::Ready,
+                InstancePhase::InRotation,
+            ]),
+            4,
+        ),
+        false => (
+            steps(&[
+                InstancePhase::InRotation,
+                InstancePhase::Draining,
+                InstancePhase::Stopped,
+                InstancePhase::Removed,
+            ]),
+            3,
+        ),
     }
 }
 
-fn next(track: &Track) -> Option<Phase> {
+fn next(track: &InstanceTrack) -> Option<InstancePhase> {
     match track.phase() {
-        Phase::Created => Some(Phase::Starting),
-        Phase::Starting => Some(Phase::Ready),
-        Phase::Ready => Some(Phase::InRotation),
-        Phase::Draining | Phase::Failed => Some(Phase::Stopped),
-        Phase::Stopped if !track.new => Some(Phase::Removed),
+        InstancePhase::Created => Some(InstancePhase::Starting),
+        InstancePhase::Starting => Some(InstancePhase::Ready),
+        InstancePhase::Ready => Some(InstancePhase::InRotation),
+        InstancePhase::Draining | InstancePhase::Failed => Some(InstancePhase::Stopped),
+        InstancePhase::Stopped if !track.new => Some(InstancePhase::Removed),
         _ => None,
     }
 }
 
 /// Nothing is waited for.
-fn is_at_rest(track: &Track) -> bool {
-    next(track).is_none() || track.phase() == Phase::Stopped
+fn is_at_rest(track: &InstanceTrack) -> bool {
+    next(track).is_none() || track.phase() == InstancePhase::Stopped
 }
 
 /// `[====>     ]`
@@ -238,8 +263,8 @@ fn bar(done: usize, all: usize) -> String {
 }
 
 /// `… and 24 more: 20 in rotation, 4 removed`
-fn rest(hidden: &[&(usize, usize, &Track)]) -> String {
-    let mut counts: Vec<(Phase, usize)> = Vec::new();
+fn rest(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
+    let mut counts: Vec<(InstancePhase, usize)> = Vec::new();
     for (.., track) in hidden {
         match counts.iter_mut().find(|(phase, _)| *phase == track.phase()) {
             Some((_, count)) => *count += 1,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::event::{Event, StepNote, Warning};
+use super::event::{Event, StepEvent, Warning};
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,7 +146,7 @@ impl fmt::Display for Event {
 }
 
 /// `step 3 of 9, batch 1 of 2: wait until ready: app-3`
-impl fmt::Display for StepNote {
+impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "step {} of {}", self.number, self.of)?;
         if self.batches > 1 {
@@ -156,7 +156,7 @@ impl fmt::Display for StepNote {
     }
 }
 
-impl StepNote {
+impl StepEvent {
     /// What is going on, without names.
     pub fn doing(&self) -> &'static str {
         match self.verb.as_str() {

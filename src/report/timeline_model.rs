@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::event::{Event, Found};
+use super::event::{Event, InitialInstance};
 
 /// What an instance is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum InstancePhase {
     /// It runs, and gets no requests.
     Aside,
     Created,
@@ -22,35 +22,35 @@ pub enum Phase {
     Removed,
 }
 
-impl Phase {
+impl InstancePhase {
     pub fn words(self) -> &'static str {
         match self {
-            Phase::Aside => "out of rotation",
-            Phase::Created => "created",
-            Phase::Starting => "starting",
-            Phase::Ready => "ready",
-            Phase::InRotation => "in rotation",
-            Phase::Draining => "draining",
-            Phase::Failed => "failed",
-            Phase::Stopped => "stopped",
-            Phase::Removed => "removed",
+            InstancePhase::Aside => "out of rotation",
+            InstancePhase::Created => "created",
+            InstancePhase::Starting => "starting",
+            InstancePhase::Ready => "ready",
+            InstancePhase::InRotation => "in rotation",
+            InstancePhase::Draining => "draining",
+            InstancePhase::Failed => "failed",
+            InstancePhase::Stopped => "stopped",
+            InstancePhase::Removed => "removed",
         }
     }
 }
 
 /// One instance, and since when it was at what.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Track {
+pub struct InstanceTrack {
     pub name: String,
     /// It was not there, or not what is wanted, when the deploy began.
     pub new: bool,
     /// In order; never empty.
-    pub spans: Vec<(Duration, Phase)>,
+    pub spans: Vec<(Duration, InstancePhase)>,
 }
 
-impl Track {
-    pub fn phase(&self) -> Phase {
-        self.spans.last().map_or(Phase::Created, |(_, phase)| *phase)
+impl InstanceTrack {
+    pub fn phase(&self) -> InstancePhase {
+        self.spans.last().map_or(InstancePhase::Created, |(_, phase)| *phase)
     }
 
     /// Since when it is at its phase.
@@ -58,7 +58,7 @@ impl Track {
         self.spans.last().map_or(Duration::ZERO, |(at, _)| *at)
     }
 
-    fn turn(&mut self, at: Duration, phase: Phase) {
+    fn turn(&mut self, at: Duration, phase: InstancePhase) {
         if self.phase() != phase {
             self.spans.push((at, phase));
         }
@@ -67,8 +67,8 @@ impl Track {
 
 /// All instances that a run is about, in the order in which they appeared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tracks {
-    all: Vec<Track>,
+pub struct InstanceTracks {
+    all: Vec<InstanceTrack>,
     /// Targets with a proxy in front; of the others what is ready serves.
     proxied: BTreeSet<String>,
     /// The target that the last step was about.
@@ -77,8 +77,8 @@ pub struct Tracks {
     tasks: BTreeMap<String, (usize, usize)>,
 }
 
-impl Tracks {
-    pub fn iter(&self) -> impl Iterator<Item = &Track> {
+impl InstanceTracks {
+    pub fn iter(&self) -> impl Iterator<Item = &InstanceTrack> {
         self.all.iter()
     }
 
@@ -98,59 +98,61 @@ impl Tracks {
             Event::Step(note) => {
                 self.target = Some(note.target.clone());
                 if note.verb == "start" {
-                    self.turn(at, &note.names, Phase::Starting);
+                    self.turn(at, &note.names, InstancePhase::Starting);
                 }
             }
-            Event::Started { names } => self.turn(at, names, Phase::Starting),
+            Event::Started { names } => self.turn(at, names, InstancePhase::Starting),
             Event::Ready { name, .. } => self.ready(at, name),
             Event::Routed { inside, outside } => self.routed(at, inside, outside),
-            Event::Draining { names } => self.turn_unless(at, names, Phase::Draining, Phase::Failed),
-            Event::Failed { names } | Event::Died { names } => self.turn(at, names, Phase::Failed),
-            Event::Stopped { names } => self.turn(at, names, Phase::Stopped),
-            Event::Removed { names } => self.turn(at, names, Phase::Removed),
+            Event::Draining { names } => {
+                self.turn_unless(at, names, InstancePhase::Draining, InstancePhase::Failed)
+            }
+            Event::Failed { names } | Event::Died { names } => self.turn(at, names, InstancePhase::Failed),
+            Event::Stopped { names } => self.turn(at, names, InstancePhase::Stopped),
+            Event::Removed { names } => self.turn(at, names, InstancePhase::Removed),
             Event::TaskRuns { name, current, wanted, .. } => self.runs(name, *current, *wanted),
             _ => {}
         }
     }
 
     /// It was there before the run looked.
-    fn found(&mut self, found: &Found) {
+    fn found(&mut self, found: &InitialInstance) {
         let phase = match found {
-            Found { runs: false, .. } => Phase::Stopped,
-            Found { in_rotation: true, .. } => Phase::InRotation,
-            _ => Phase::Aside,
+            InitialInstance { runs: false, .. } => InstancePhase::Stopped,
+            InitialInstance { in_rotation: true, .. } => InstancePhase::InRotation,
+            _ => InstancePhase::Aside,
         };
         // What puts the last good release back looks again.
         if self.get(&found.name).is_none() {
             let spans = vec![(Duration::ZERO, phase)];
-            self.all.push(Track { name: found.name.clone(), new: found.new, spans });
+            self.all.push(InstanceTrack { name: found.name.clone(), new: found.new, spans });
         }
     }
 
     fn created(&mut self, at: Duration, name: &str) {
         match self.get(name) {
             // A name that was removed is free again.
-            Some(track) => track.turn(at, Phase::Created),
+            Some(track) => track.turn(at, InstancePhase::Created),
             None => {
-                let spans = vec![(at, Phase::Created)];
-                self.all.push(Track { name: name.into(), new: true, spans });
+                let spans = vec![(at, InstancePhase::Created)];
+                self.all.push(InstanceTrack { name: name.into(), new: true, spans });
             }
         }
     }
 
     fn ready(&mut self, at: Duration, name: &str) {
         let is_proxied = self.target.as_ref().is_some_and(|target| self.proxied.contains(target));
-        let phase = if is_proxied { Phase::Ready } else { Phase::InRotation };
-        if let Some(track) = self.get(name).filter(|t| t.phase() != Phase::InRotation) {
+        let phase = if is_proxied { InstancePhase::Ready } else { InstancePhase::InRotation };
+        if let Some(track) = self.get(name).filter(|t| t.phase() != InstancePhase::InRotation) {
             track.turn(at, phase);
         }
     }
 
     fn routed(&mut self, at: Duration, inside: &[String], outside: &[String]) {
-        self.turn(at, inside, Phase::InRotation);
+        self.turn(at, inside, InstancePhase::InRotation);
         for name in outside {
-            if let Some(track) = self.get(name).filter(|t| t.phase() == Phase::InRotation) {
-                track.turn(at, Phase::Draining);
+            if let Some(track) = self.get(name).filter(|t| t.phase() == InstancePhase::InRotation) {
+                track.turn(at, InstancePhase::Draining);
             }
         }
     }
@@ -160,7 +162,7 @@ impl Tracks {
         self.tasks.insert(service.into(), (current, wanted));
     }
 
-    fn turn(&mut self, at: Duration, names: &[String], phase: Phase) {
+    fn turn(&mut self, at: Duration, names: &[String], phase: InstancePhase) {
         for name in names {
             if let Some(track) = self.get(name) {
                 track.turn(at, phase);
@@ -169,7 +171,7 @@ impl Tracks {
     }
 
     /// The same, but for those that are at this.
-    fn turn_unless(&mut self, at: Duration, names: &[String], phase: Phase, unless: Phase) {
+    fn turn_unless(&mut self, at: Duration, names: &[String], phase: InstancePhase, unless: InstancePhase) {
         for name in names {
             if let Some(track) = self.get(name).filter(|t| t.phase() != unless) {
                 track.turn(at, phase);
@@ -177,7 +179,7 @@ impl Tracks {
         }
     }
 
-    fn get(&mut self, name: &str) -> Option<&mut Track> {
+    fn get(&mut self, name: &str) -> Option<&mut InstanceTrack> {
         self.all.iter_mut().find(|t| t.name == name)
     }
 }
@@ -185,14 +187,14 @@ impl Tracks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::event::StepNote;
+    use crate::report::event::StepEvent;
 
     fn names(names: &str) -> Vec<String> {
         names.split_whitespace().map(String::from).collect()
     }
 
     fn deploying(proxies: &str) -> Event {
-        let found = |name: &str, in_rotation: bool, runs: bool| Found {
+        let found = |name: &str, in_rotation: bool, runs: bool| InitialInstance {
             name: name.into(),
             new: false,
             runs,
@@ -215,11 +217,11 @@ mod tests {
 
     /// What became of every instance: its name and the phases it went through, with the second of each.
     fn story(events: &[Event]) -> Vec<String> {
-        let mut tracks = Tracks::default();
+        let mut tracks = InstanceTracks::default();
         for (second, event) in events.iter().enumerate() {
             tracks.take(Duration::from_secs(second as u64), event);
         }
-        let spans = |t: &Track| {
+        let spans = |t: &InstanceTrack| {
             let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.words(), at.as_secs()));
             all.collect::<Vec<_>>().join(", ")
         };
@@ -304,7 +306,7 @@ mod tests {
     fn what_is_ready_behind_a_proxy_waits_for_it_though_another_target_has_none() {
         let worker = Event::Deploying { target: "worker".into(), proxies: Vec::new(), instances: Vec::new() };
         let step = |target: &str| {
-            Event::Step(StepNote {
+            Event::Step(StepEvent {
                 target: target.into(),
                 number: 1,
                 of: 2,
@@ -338,7 +340,7 @@ mod tests {
 
     #[test]
     fn tasks_of_a_swarm_are_counted_by_service() {
-        let mut tracks = Tracks::default();
+        let mut tracks = InstanceTracks::default();
         let runs =
             |name: &str, current| Event::TaskRuns { name: name.into(), node: "n".into(), current, wanted: 3 };
         [runs("vote.1", 1), runs("vote.3", 2), runs("x.1", 1)]

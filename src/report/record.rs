@@ -16,7 +16,7 @@ pub const SCHEMA_TEXT: &str = include_str!("events.schema.json");
 
 /// A line of `--output json`, and of a release's journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct EventRecord {
     pub v: u32,
     /// RFC 3339, in UTC, with milliseconds.
     pub time: String,
@@ -27,10 +27,10 @@ pub struct Entry {
     pub event: Event,
 }
 
-impl Entry {
-    pub fn now(at: Duration, event: Event) -> Entry {
+impl EventRecord {
+    pub fn now(at: Duration, event: Event) -> EventRecord {
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        Entry { v: SCHEMA, time, at, event }
+        EventRecord { v: SCHEMA, time, at, event }
     }
 
     pub fn line(&self) -> String {
@@ -40,13 +40,13 @@ impl Entry {
 
 /// The lines of a journal. Those that cannot be read are passed over: the last one of a run that was killed may be half
 /// written, and a newer version has other events.
-pub fn read(journal: &[u8]) -> Vec<Entry> {
+pub fn read(journal: &[u8]) -> Vec<EventRecord> {
     let lines = journal.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 /// What a run came to, as the one line that `--output json` prints to stdout.
-pub fn summary(entries: &[Entry], exit: u8, took: Duration) -> Value {
+pub fn summary(entries: &[EventRecord], exit: u8, took: Duration) -> Value {
     let of =
         |pick: fn(&Event) -> Option<Value>| entries.iter().filter_map(|e| pick(&e.event)).collect::<Vec<_>>();
     json!({

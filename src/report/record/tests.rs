@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use super::super::event::{Found, StepNote};
-use super::super::plan::{Doing, PlannedStep};
+use super::super::event::{InitialInstance, StepEvent};
+use super::super::plan::{PlannedCommand, PlannedStep};
 use super::*;
 use crate::witness::{Outcome, Sample, Seen, Summary, Switch};
 
@@ -31,7 +31,7 @@ fn every() -> Vec<Event> {
         Event::Deploying {
             target: text(),
             proxies: names(),
-            instances: vec![Found { name: text(), new: true, runs: true, in_rotation: false }],
+            instances: vec![InitialInstance { name: text(), new: true, runs: true, in_rotation: false }],
         },
         Event::Prepared { what: text() },
         Event::WouldPrepare { what: text() },
@@ -42,10 +42,10 @@ fn every() -> Vec<Event> {
                 names: names(),
                 text: text(),
                 cause: text(),
-                does: vec![Doing::Command(names()), Doing::Note(text())],
+                does: vec![PlannedCommand::Command(names()), PlannedCommand::Note(text())],
             }],
         },
-        Event::Step(StepNote {
+        Event::Step(StepEvent {
             target: text(),
             number: 1,
             of: 2,
@@ -114,7 +114,8 @@ fn schema() -> Value {
 }
 
 fn lines() -> Vec<Value> {
-    let line = |event| serde_json::from_str(&Entry::now(Duration::from_millis(1234), event).line()).unwrap();
+    let line =
+        |event| serde_json::from_str(&EventRecord::now(Duration::from_millis(1234), event).line()).unwrap();
     every().into_iter().map(line).collect()
 }
 
@@ -152,15 +153,15 @@ fn a_field_that_is_missing_or_of_another_type_is_not_described() {
 
 #[test]
 fn what_was_written_down_is_read_back() {
-    let entries: Vec<Entry> =
-        every().into_iter().map(|e| Entry::now(Duration::from_millis(1234), e)).collect();
+    let entries: Vec<EventRecord> =
+        every().into_iter().map(|e| EventRecord::now(Duration::from_millis(1234), e)).collect();
     let text: String = entries.iter().map(|e| e.line() + "\n").collect();
     assert_eq!(read(text.as_bytes()), entries);
 }
 
 #[test]
 fn a_line_that_was_cut_short_or_is_of_a_newer_version_is_passed_over() {
-    let entry = Entry::now(Duration::ZERO, Event::GoingBack);
+    let entry = EventRecord::now(Duration::ZERO, Event::GoingBack);
     let text =
         format!("{}\n{{\"v\":1,\"event\":\"landed\"}}\n\n\u{0}\n{}", entry.line(), &entry.line()[..20]);
     assert_eq!(read(text.as_bytes()), [entry]);

@@ -1,23 +1,23 @@
-use super::super::event::Found;
+use super::super::event::InitialInstance;
 use super::*;
 
 fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
 }
 
-fn found(name: &str) -> Found {
-    Found { name: name.into(), new: false, runs: true, in_rotation: true }
+fn found(name: &str) -> InitialInstance {
+    InitialInstance { name: name.into(), new: false, runs: true, in_rotation: true }
 }
 
 fn step(number: usize, verb: &str) -> Event {
     let (target, names) = ("app".into(), Vec::new());
     let verb = verb.into();
-    Event::Step(StepNote { target, number, of: 8, batch: 1, batches: 1, verb, names, back: false })
+    Event::Step(StepEvent { target, number, of: 8, batch: 1, batches: 1, verb, names, back: false })
 }
 
 /// One new instance beside an old one, a second an event.
-fn board(events: &[Event]) -> Board {
-    let mut board = Board::default();
+fn board(events: &[Event]) -> Progress {
+    let mut board = Progress::default();
     let proxies = names("lb");
     board.take(
         Duration::ZERO,
@@ -29,7 +29,7 @@ fn board(events: &[Event]) -> Board {
     board
 }
 
-fn halfway() -> Board {
+fn halfway() -> Progress {
     board(&[
         Event::Created { names: names("app-2") },
         Event::Started { names: names("app-2") },
@@ -38,7 +38,7 @@ fn halfway() -> Board {
     ])
 }
 
-fn text(board: &Board, width: usize, height: usize) -> Vec<String> {
+fn text(board: &Progress, width: usize, height: usize) -> Vec<String> {
     board.lines(Duration::from_millis(5500), width, height).into_iter().map(|(_, text)| text).collect()
 }
 
@@ -79,7 +79,7 @@ fn no_line_is_wider_and_there_are_no_more_than_fit() {
 
 #[test]
 fn where_there_is_no_room_those_at_work_come_first() {
-    let mut board = Board::default();
+    let mut board = Progress::default();
     let instances = (1..=20).map(|n| found(&format!("app-{n}"))).collect();
     board.take(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
     board.take(Duration::ZERO, &Event::Draining { names: names("app-19") });
@@ -94,7 +94,7 @@ fn the_way_back_is_shown_as_such() {
     let mut board = halfway();
     board.take(Duration::from_secs(5), &Event::GoingBack);
     let lines = board.lines(Duration::from_secs(5), 80, 20);
-    assert_eq!(lines[0].0, Tone::Back);
+    assert_eq!(lines[0].0, LineStyle::Back);
     assert!(lines[0].1.starts_with("going back app"), "{lines:?}");
 }
 
@@ -104,18 +104,18 @@ fn a_lost_request_of_the_witness_is_seen() {
     board.witnessed(58, 0);
     assert_eq!(
         board.lines(Duration::ZERO, 80, 20).pop(),
-        Some((Tone::Good, "witness: 58 sent, 0 lost".into()))
+        Some((LineStyle::Good, "witness: 58 sent, 0 lost".into()))
     );
     board.witnessed(60, 1);
     assert_eq!(
         board.lines(Duration::ZERO, 80, 20).pop(),
-        Some((Tone::Bad, "witness: 60 sent, 1 lost".into()))
+        Some((LineStyle::Bad, "witness: 60 sent, 1 lost".into()))
     );
 }
 
 #[test]
 fn a_swarm_shows_how_many_tasks_of_each_service_run() {
-    let mut board = Board::default();
+    let mut board = Progress::default();
     board.take(Duration::ZERO, &Event::Sending { stack: "demo".into(), services: names("vote") });
     board.take(
         Duration::ZERO,
