@@ -1,8 +1,8 @@
 //! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
 
-mod bring_up;
-pub mod preview;
+pub mod dry_run;
 pub mod restart;
+mod start;
 mod switch;
 
 use std::cell::Cell;
@@ -30,7 +30,7 @@ use crate::witness::Witness;
 
 /// What every rollout of a run works with.
 #[derive(Clone, Copy)]
-pub struct Tools<'a> {
+pub struct RolloutContext<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
     pub proxies: &'a [Arc<dyn Proxy>],
@@ -44,7 +44,7 @@ pub struct Tools<'a> {
     /// One-shots and init containers that need not run once more.
     pub completed: &'a BTreeSet<String>,
     /// What retired instances get back when they start again.
-    pub policies: &'a restart::Policies,
+    pub policies: &'a restart::RestartPolicies,
 }
 
 /// How many new instances may fail, and how long after they came into rotation.
@@ -56,7 +56,7 @@ pub struct Tolerance {
 
 /// A plan under way.
 pub struct Rollout<'a> {
-    tools: Tools<'a>,
+    tools: RolloutContext<'a>,
     stop: StopSignal,
     /// The container that each key of the plan stands for.
     bound: BTreeMap<InstanceKey, Container>,
@@ -89,51 +89,51 @@ pub struct Rollout<'a> {
 }
 
 /// Where a plan stopped, and why.
-pub struct Stopped {
+pub struct RolloutFailure {
     /// Only cleaning up was left to do: the new release serves.
     pub serves: bool,
     /// Ids of the new instances whose failure it was; none where it was something else.
     pub failed: Vec<String>,
-    pub why: Why,
+    pub why: FailureReason,
 }
 
 /// Why a plan stopped.
-pub enum Why {
+pub enum FailureReason {
     Known(Error),
     /// An instance that was followed failed. Its last lines are still being read, for which nobody waits who goes back.
     Failed(JoinHandle<Error>),
 }
 
-impl Why {
+impl FailureReason {
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, Why::Known(Error { exit: Exit::Interrupted(_), .. }))
+        matches!(self, FailureReason::Known(Error { exit: Exit::Interrupted(_), .. }))
     }
 
     /// All that is known of it, which may have to be waited for.
     pub fn told(self) -> Error {
         match self {
-            Why::Known(fault) => fault,
-            Why::Failed(fault) => fault.join().expect("no panic in a read"),
+            FailureReason::Known(fault) => fault,
+            FailureReason::Failed(fault) => fault.join().expect("no panic in a read"),
         }
     }
 }
 
-impl Stopped {
+impl RolloutFailure {
     /// By something that is no instance's failure.
-    pub fn by(fault: Error) -> Stopped {
-        Stopped { serves: false, failed: Vec::new(), why: Why::Known(fault) }
+    pub fn by(fault: Error) -> RolloutFailure {
+        RolloutFailure { serves: false, failed: Vec::new(), why: FailureReason::Known(fault) }
     }
 }
 
-impl From<MonitorFailure> for Stopped {
-    fn from(MonitorFailure { ids, fault, .. }: MonitorFailure) -> Stopped {
-        Stopped { serves: false, failed: ids, why: Why::Failed(fault) }
+impl From<MonitorFailure> for RolloutFailure {
+    fn from(MonitorFailure { ids, fault, .. }: MonitorFailure) -> RolloutFailure {
+        RolloutFailure { serves: false, failed: ids, why: FailureReason::Failed(fault) }
     }
 }
 
 impl<'a> Rollout<'a> {
     pub fn new(
-        tools: Tools<'a>,
+        tools: RolloutContext<'a>,
         stop: StopSignal,
         observed: &Observed,
         containers: BTreeMap<InstanceKey, Container>,
@@ -212,7 +212,7 @@ impl<'a> Rollout<'a> {
     /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on. Nobody waits for one of
     /// those that `served` which is sick. An instance that dies ends the plan, for nothing may be stopped then.
     pub fn back(
-        tools: Tools<'a>,
+        tools: RolloutContext<'a>,
         observed: &Observed,
         containers: BTreeMap<InstanceKey, Container>,
         served: BTreeSet<String>,
@@ -243,7 +243,7 @@ impl<'a> Rollout<'a> {
     ///
     /// # Errors
     /// The first step that fails; the steps after it are not done.
-    pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), Stopped> {
+    pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), RolloutFailure> {
         let last_route = plan.steps.iter().rposition(|(s, _)| s.turns());
         for n in steps {
             let step = &plan.steps[n].0;
@@ -260,7 +260,7 @@ impl<'a> Rollout<'a> {
             });
             done.map_err(|error| {
                 let serves = plan.steps[n..].iter().all(|(s, _)| is_cleaning(s));
-                Stopped { serves, ..self.stopped(error) }
+                RolloutFailure { serves, ..self.stopped(error) }
             })?;
             self.done = n + 1;
         }
@@ -312,7 +312,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// What ended a plan, and whose failure it was.
-    fn stopped(&mut self, error: anyhow::Error) -> Stopped {
+    fn stopped(&mut self, error: anyhow::Error) -> RolloutFailure {
         match error.downcast::<MonitorFailure>() {
             Ok(alarm) => {
                 self.objected.set(false);
@@ -320,7 +320,7 @@ impl<'a> Rollout<'a> {
             }
             Err(error) => {
                 let failed = self.take_failed();
-                Stopped { failed, ..Stopped::by(Error::from_error(error)) }
+                RolloutFailure { failed, ..RolloutFailure::by(Error::from_error(error)) }
             }
         }
     }
@@ -395,7 +395,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Where a plan stopped that is done but for cleaning up, if the witness has lost requests.
-    pub fn objected(&mut self) -> Result<(), Stopped> {
+    pub fn objected(&mut self) -> Result<(), RolloutFailure> {
         self.hear_witness().map_err(|error| self.stopped(error))
     }
 

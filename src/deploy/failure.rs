@@ -13,13 +13,13 @@ use crate::observed::InstanceKey;
 use crate::plan::RotationState;
 use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
-use crate::rollout::Stopped;
+use crate::rollout::RolloutFailure;
 use crate::wait::RunPhase;
 
 impl Run<'_> {
     /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
     /// paused.
-    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: Stopped) -> (Error, bool) {
+    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: RolloutFailure) -> (Error, bool) {
         let interrupted = stopped.why.is_interrupt();
         self.stop.enter(RunPhase::GoesBack);
         self.watch.end();

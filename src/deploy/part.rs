@@ -13,15 +13,15 @@ use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed
 use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, Stage, Step, Strategy};
 use crate::report::plan::{PlannedCommand, PlannedStep};
 use crate::report::{Event, Report, Warning};
-use crate::rollout::preview::{Preview, Told};
-use crate::rollout::{self, Rollout, Stopped, Tolerance, Tools};
+use crate::rollout::dry_run::{Preview, PreviewLine};
+use crate::rollout::{self, Rollout, RolloutContext, RolloutFailure, Tolerance};
 use crate::wait::StopSignal;
 
 pub struct Part<'a> {
     pub viewer: &'a Viewer<'a>,
     pub start: Observed,
     pub plan: Plan,
-    tools: Tools<'a>,
+    tools: RolloutContext<'a>,
     stop: StopSignal,
     strategy: Strategy,
     terms: Terms,
@@ -62,7 +62,7 @@ impl<'a> Part<'a> {
         scene: Scene,
         strategy: Strategy,
         terms: Terms,
-        tools: Tools<'a>,
+        tools: RolloutContext<'a>,
         stop: &StopSignal,
     ) -> Result<Part<'a>, Error> {
         let plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
@@ -163,7 +163,7 @@ impl<'a> Part<'a> {
         }
         let names: BTreeMap<&InstanceKey, String> =
             bound.iter().map(|(k, c)| (k, self.short_name(c))).collect();
-        let step = |(step, cause): &(Step, Cause), does: Vec<Told>| PlannedStep {
+        let step = |(step, cause): &(Step, Cause), does: Vec<PreviewLine>| PlannedStep {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
             text: renamed(&step.to_string(), &names),
@@ -191,10 +191,10 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// What ended it, be it an instance of another part; in the last stage nothing does, as the new release serves.
-    pub fn run(&mut self, stage: Stage) -> Result<(), Stopped> {
+    pub fn run(&mut self, stage: Stage) -> Result<(), RolloutFailure> {
         self.rollout
             .watch_on(&std::mem::take(&mut self.young))
-            .map_err(|e| Stopped::by(Error::from_error(e)))?;
+            .map_err(|e| RolloutFailure::by(Error::from_error(e)))?;
         loop {
             match self.try_run(stage) {
                 Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
@@ -261,7 +261,7 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// What it lost since the switch.
-    pub fn hear_witness(&mut self) -> Result<(), Stopped> {
+    pub fn hear_witness(&mut self) -> Result<(), RolloutFailure> {
         self.rollout.objected()
     }
 
@@ -276,7 +276,7 @@ impl<'a> Part<'a> {
     }
 
     /// Goes on to the end of the stage: a plan that was made anew has its earlier ones to do as well.
-    fn try_run(&mut self, stage: Stage) -> Result<(), Stopped> {
+    fn try_run(&mut self, stage: Stage) -> Result<(), RolloutFailure> {
         let steps = self.rollout.done()..self.plan.stage(stage).end;
         self.rollout.run(&self.plan, steps)
     }
@@ -299,7 +299,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub fn may_fail(&self, stopped: &Stopped) -> bool {
+    pub fn may_fail(&self, stopped: &RolloutFailure) -> bool {
         let failed = self.failed.len() + stopped.failed.len();
         let is_pair = matches!(self.strategy, Strategy::Pair(_));
         self.has_any(&stopped.failed) && !is_pair && self.terms.update.goes_on(failed, self.slots)
@@ -309,7 +309,7 @@ impl<'a> Part<'a> {
     ///
     /// # Errors
     /// What is there cannot be seen, or no plan leads on from it.
-    pub fn without(&mut self, stopped: Stopped) -> Result<(), Stopped> {
+    pub fn without(&mut self, stopped: RolloutFailure) -> Result<(), RolloutFailure> {
         self.replace_failed(&stopped.failed);
         self.failed.extend(stopped.failed);
         self.report.warn(&Warning::Tolerated {
@@ -319,7 +319,7 @@ impl<'a> Part<'a> {
             why: stopped.why.told().message,
         });
         let spared = self.failed.len();
-        self.plan_anew(|_, _| spared).map_err(Stopped::by)
+        self.plan_anew(|_, _| spared).map_err(RolloutFailure::by)
     }
 
     /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
@@ -481,11 +481,11 @@ fn renamed(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
     keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
 }
 
-impl From<Told> for PlannedCommand {
-    fn from(told: Told) -> PlannedCommand {
+impl From<PreviewLine> for PlannedCommand {
+    fn from(told: PreviewLine) -> PlannedCommand {
         match told {
-            Told::Command(words) => PlannedCommand::Command(words),
-            Told::Words(text) => PlannedCommand::Note(text),
+            PreviewLine::Command(words) => PlannedCommand::Command(words),
+            PreviewLine::Words(text) => PlannedCommand::Note(text),
         }
     }
 }

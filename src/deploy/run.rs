@@ -28,8 +28,8 @@ use crate::proxy::Proxy;
 use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
-use crate::rollout::restart::Policies;
-use crate::rollout::{Stopped, Tools};
+use crate::rollout::restart::RestartPolicies;
+use crate::rollout::{RolloutContext, RolloutFailure};
 use crate::wait::{self, StopSignal, WaitResult};
 use crate::witness::Witness;
 
@@ -66,7 +66,7 @@ pub struct Run<'a> {
     pub watch: Monitor,
     /// One-shots that go on while it goes back.
     pub running: Mutex<Vec<JoinHandle<()>>>,
-    pub policies: Policies,
+    pub policies: RestartPolicies,
 }
 
 impl<'a> Run<'a> {
@@ -217,8 +217,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn tools<'v>(&'v self, viewer: &'v Viewer) -> Tools<'v> {
-        Tools {
+    fn tools<'v>(&'v self, viewer: &'v Viewer) -> RolloutContext<'v> {
+        RolloutContext {
             docker: self.docker(),
             project: self.project(),
             proxies: &viewer.proxies,
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
 
     /// All bring up before the first switches, and all are watched before what served before is stopped; or one after the
     /// other. It goes only once all have switched. Tells which one ended it.
-    fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<Stopped>)> {
+    fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<RolloutFailure>)> {
         let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
         let hold = move || ledger.hold(docker, entry, report);
         let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
@@ -342,7 +342,7 @@ impl<'a> Run<'a> {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
         if let Some(fault) = self.witness.lost_at_the_end() {
-            return Err((0, Box::new(Stopped::by(fault))));
+            return Err((0, Box::new(RolloutFailure::by(fault))));
         }
         let every: Vec<usize> = (0..parts.len()).collect();
         all(parts, &every, Stage::Clean)
@@ -375,18 +375,18 @@ impl<'a> Run<'a> {
         &self,
         when: &'static str,
         shots: impl Iterator<Item = &'s String>,
-    ) -> Result<(), Box<Stopped>> {
+    ) -> Result<(), Box<RolloutFailure>> {
         for service in shots.filter(|_| self.kind == RolloutKind::Deploy) {
             if when == "before" && self.completed.contains(service) {
                 self.report.event(Event::Ran { service: service.clone() });
                 continue;
             }
             self.wait_for_its_last_run(service)
-                .map_err(|error| Box::new(Stopped::by(Error::from_error(error))))?;
+                .map_err(|error| Box::new(RolloutFailure::by(Error::from_error(error))))?;
             self.report.event(Event::Running { service: service.clone() });
             let worked = self.run_shot(service)?;
             if let Some(signal) = self.stop.signal() {
-                return Err(Box::new(Stopped::by(Error::interrupted(signal))));
+                return Err(Box::new(RolloutFailure::by(Error::interrupted(signal))));
             }
             if !worked {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
@@ -398,7 +398,7 @@ impl<'a> Run<'a> {
                 };
                 let fault = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
                     .hint("what it said stands above");
-                return Err(Box::new(Stopped::by(fault)));
+                return Err(Box::new(RolloutFailure::by(fault)));
             }
             self.report.event(Event::Ran { service: service.clone() });
         }
@@ -431,7 +431,7 @@ impl<'a> Run<'a> {
 
     /// Whether it worked. What it does to a database is not cut short: where it goes on while the rollout goes back, it is
     /// waited for at the end.
-    fn run_shot(&self, service: &str) -> Result<bool, Box<Stopped>> {
+    fn run_shot(&self, service: &str) -> Result<bool, Box<RolloutFailure>> {
         let (docker, name, bell) = (self.docker().clone(), service.to_string(), self.stop.bell());
         let (send, ended) = channel();
         let thread = thread::spawn(move || {
@@ -444,7 +444,7 @@ impl<'a> Run<'a> {
             Err(_) => match self.watch.alarm() {
                 Some(alarm) => {
                     self.report.event(Event::Failed { names: alarm.names.clone() });
-                    Err(Box::new(Stopped::from(alarm)))
+                    Err(Box::new(RolloutFailure::from(alarm)))
                 }
                 None => Ok(None),
             },
@@ -452,7 +452,7 @@ impl<'a> Run<'a> {
         match waited {
             Ok(WaitResult::Done(worked)) => {
                 thread.join().expect("no panic in a one-shot");
-                worked.map_err(|error| Box::new(Stopped::by(Error::from_error(error))))
+                worked.map_err(|error| Box::new(RolloutFailure::by(Error::from_error(error))))
             }
             Ok(_) => unreachable!("nothing else ends it"),
             Err(stopped) => {
@@ -525,17 +525,17 @@ fn as_created(mut entry: Entry, parts: &[Part]) -> Entry {
 }
 
 /// Does a stage of these parts.
-fn all(parts: &mut [Part], which: &[usize], stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
+fn all(parts: &mut [Part], which: &[usize], stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
     which.iter().try_for_each(|n| run(parts, *n, stage))
 }
 
 /// Does all stages of a part but the last.
-fn whole(parts: &mut [Part], n: usize) -> Result<(), (usize, Box<Stopped>)> {
+fn whole(parts: &mut [Part], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
     [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire].iter().try_for_each(|s| run(parts, n, *s))
 }
 
 /// Does a stage of one part. What fails meanwhile may be an instance of another one, which goes on without it if it may.
-fn run(parts: &mut [Part], n: usize, stage: Stage) -> Result<(), (usize, Box<Stopped>)> {
+fn run(parts: &mut [Part], n: usize, stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
     loop {
         let Err(stopped) = parts[n].run(stage) else { return Ok(()) };
         let Some(at) = parts.iter().position(|p| p.has_any(&stopped.failed)).filter(|at| *at != n) else {

@@ -9,13 +9,17 @@ use crate::observed::InstanceKey;
 use crate::report::Warning;
 
 /// Restart policies by the id of their container, as they were before it was retired.
-pub type Policies = BTreeMap<String, String>;
+pub type RestartPolicies = BTreeMap<String, String>;
 
 /// Policy of a retired instance.
 pub const NEVER: &str = "no";
 
 /// Policies of a project's containers; `before` are those that a killed run knew, which may have retired some.
-pub fn policies(project: &str, containers: &[Container], before: Option<&Policies>) -> Policies {
+pub fn policies(
+    project: &str,
+    containers: &[Container],
+    before: Option<&RestartPolicies>,
+) -> RestartPolicies {
     let ours = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project);
     let now = containers.iter().filter(ours).filter(|c| c.starts_again());
     before
@@ -27,7 +31,11 @@ pub fn policies(project: &str, containers: &[Container], before: Option<&Policie
 }
 
 /// Policy that a retired instance gets back, if it had one: the one that it had, else the `file`'s.
-pub(super) fn policy_of(container: &Container, policies: &Policies, file: Option<&str>) -> Option<String> {
+pub(super) fn policy_of(
+    container: &Container,
+    policies: &RestartPolicies,
+    file: Option<&str>,
+) -> Option<String> {
     let file = file.map(|policy| if policy == "any" { "always" } else { policy });
     let had = policies.get(&container.id).map(String::as_str).or(file);
     let is_retired = container.state.status == "exited" && container.restart_policy() == NEVER;
@@ -107,12 +115,12 @@ mod tests {
         let known = policies("p", std::slice::from_ref(&retired), Some(&killed));
         assert_eq!(policy_of(&retired, &known, None).as_deref(), Some("always"));
         assert_eq!(
-            policy_of(&retired, &Policies::new(), Some("any")).as_deref(),
+            policy_of(&retired, &RestartPolicies::new(), Some("any")).as_deref(),
             Some("always"),
             "the file's"
         );
-        assert_eq!(policy_of(&retired, &Policies::new(), Some("no")), None);
+        assert_eq!(policy_of(&retired, &RestartPolicies::new(), Some("no")), None);
         assert_eq!(policy_of(&always("a", "exited"), &known, None), None, "it has it still");
-        assert_eq!(policies("other", &[always("a", "running")], None), Policies::new());
+        assert_eq!(policies("other", &[always("a", "running")], None), RestartPolicies::new());
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::bring_up::FRESH;
+use super::start::FRESH;
 use super::{Rollout, hook_exec};
 use crate::docker::Exec;
 use crate::docker::inspect::Container;

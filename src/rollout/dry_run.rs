@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::restart::{NEVER, policy_of};
-use super::{Tools, hook_exec, probe};
+use super::{RolloutContext, hook_exec, probe};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, DockerCommand, Exec};
 use crate::model::Service;
@@ -15,7 +15,7 @@ use crate::proxy::{HandBack, Proxy, Rotation, endpoints};
 
 /// What a step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum PreviewLine {
     Command(Vec<String>),
     /// What no command of now can say.
     Words(String),
@@ -23,7 +23,7 @@ pub enum Told {
 
 /// A plan before it is begun, with what is to come as it will probably be called.
 pub struct Preview<'a> {
-    pub tools: Tools<'a>,
+    pub tools: RolloutContext<'a>,
     pub bound: BTreeMap<InstanceKey, Container>,
     inside: Vec<InstanceKey>,
     found: BTreeSet<String>,
@@ -31,7 +31,7 @@ pub struct Preview<'a> {
 
 impl<'a> Preview<'a> {
     pub fn new(
-        tools: Tools<'a>,
+        tools: RolloutContext<'a>,
         observed: &Observed,
         bound: BTreeMap<InstanceKey, Container>,
     ) -> Preview<'a> {
@@ -44,11 +44,11 @@ impl<'a> Preview<'a> {
     ///
     /// # Errors
     /// A proxy that does not answer.
-    pub fn steps(mut self, plan: &Plan) -> Result<Vec<Vec<Told>>> {
+    pub fn steps(mut self, plan: &Plan) -> Result<Vec<Vec<PreviewLine>>> {
         plan.steps.iter().map(|(step, _)| self.step(step)).collect()
     }
 
-    fn step(&mut self, step: &Step) -> Result<Vec<Told>> {
+    fn step(&mut self, step: &Step) -> Result<Vec<PreviewLine>> {
         match step {
             Step::Create { service, total, .. } => {
                 Ok(vec![self.call(&DockerCommand::Create { service, total: *total })])
@@ -65,11 +65,11 @@ impl<'a> Preview<'a> {
         }
     }
 
-    fn gate(&self, keys: &[InstanceKey]) -> Result<Vec<Told>> {
+    fn gate(&self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         self.in_proxies(keys, |proxy, now, rotation| proxy.gate(now, rotation))
     }
 
-    fn start(&self, keys: &[InstanceKey]) -> Vec<Told> {
+    fn start(&self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
         let service = self.service(&keys[0]);
         let mut told = match service.starts_by_compose {
             true => {
@@ -84,7 +84,7 @@ impl<'a> Preview<'a> {
         told
     }
 
-    fn start_one(&self, key: &InstanceKey) -> Vec<Told> {
+    fn start_one(&self, key: &InstanceKey) -> Vec<PreviewLine> {
         let container = &self.bound[key];
         let policy = policy_of(container, self.tools.policies, self.service(key).process.restart.as_deref());
         let names = [container.name().to_string()];
@@ -93,48 +93,48 @@ impl<'a> Preview<'a> {
         update.into_iter().chain([self.call(&DockerCommand::Start(container.name()))]).collect()
     }
 
-    fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<Told>> {
+    fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         let service = self.service(&keys[0]);
         let pace = &service.settings.pace;
         let asked = probe(service, &self.bound[&keys[0]], self.tools.proxies)?;
         if self.tools.proxies.is_empty() {
             self.inside.extend(keys.iter().cloned());
         }
-        Ok(vec![Told::Words(format!(
+        Ok(vec![PreviewLine::Words(format!(
             "each is asked {asked}, every {} for at most {}",
             humantime::format_duration(pace.interval),
             humantime::format_duration(pace.deadline)
         ))])
     }
 
-    fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<Vec<Told>> {
+    fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         self.inside = inside.to_vec();
         let told = self.in_proxies(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
         let confirms =
             self.tools.proxies.iter().map(|p| format!("then {} is asked until it confirms", p.name()));
-        Ok(told.into_iter().chain(confirms.map(Told::Words)).collect())
+        Ok(told.into_iter().chain(confirms.map(PreviewLine::Words)).collect())
     }
 
-    fn idle(&self, keys: &[InstanceKey]) -> Vec<Told> {
+    fn idle(&self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
         let settings = &self.service(&keys[0]).settings;
         let drains = keys.iter().filter_map(|key| {
             let argv = settings.drain_command.clone()?;
             Some(self.exec(&Exec::of_user(&self.bound[key].id, argv)))
         });
         let limit = humantime::format_duration(settings.drain_timeout);
-        let waits = Told::Words(format!(
+        let waits = PreviewLine::Words(format!(
             "then requests in flight are counted until there are none, for at most {limit}"
         ));
         drains.chain([waits]).collect()
     }
 
-    fn stop(&mut self, keys: &[InstanceKey]) -> Vec<Told> {
+    fn stop(&mut self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
         self.inside.retain(|k| !keys.contains(k));
         let hooks = |key: &InstanceKey| {
             let hooks = self.service(key).pre_stop.iter();
             hooks.map(|hook| self.exec(&hook_exec(&self.bound[key], hook))).collect::<Vec<_>>()
         };
-        let mut told: Vec<Told> = keys.iter().flat_map(hooks).collect();
+        let mut told: Vec<PreviewLine> = keys.iter().flat_map(hooks).collect();
         told.push(self.call(&DockerCommand::Stop(&self.names(keys))));
         let again: Vec<InstanceKey> =
             keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
@@ -144,7 +144,7 @@ impl<'a> Preview<'a> {
         told
     }
 
-    fn release(&self) -> Result<Vec<Told>> {
+    fn release(&self) -> Result<Vec<PreviewLine>> {
         let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
         self.in_proxies(&[], |proxy, now, rotation| match proxy.release(now, &rotation.all(), &existing) {
             HandBack::Run(exec) => Some(exec),
@@ -158,11 +158,14 @@ impl<'a> Preview<'a> {
         &self,
         outside: &[InstanceKey],
         exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
-    ) -> Result<Vec<Told>> {
+    ) -> Result<Vec<PreviewLine>> {
         let mut told = Vec::new();
         for proxy in self.tools.proxies {
             if proxy.needs_reading() {
-                told.push(Told::Words(format!("{} is told by what it does at that moment", proxy.name())));
+                told.push(PreviewLine::Words(format!(
+                    "{} is told by what it does at that moment",
+                    proxy.name()
+                )));
                 continue;
             }
             let rotation = Rotation {
@@ -183,7 +186,7 @@ impl<'a> Preview<'a> {
     }
 
     /// With names in the place of ids, which say the same to docker and more to people.
-    fn exec(&self, exec: &Exec) -> Told {
+    fn exec(&self, exec: &Exec) -> PreviewLine {
         let proxies = self.tools.proxies.iter().map(|p| p.container());
         let all = self.bound.values().chain(proxies);
         let name = all.into_iter().find(|c| c.id == exec.container).map(|c| c.name().to_string());
@@ -191,8 +194,8 @@ impl<'a> Preview<'a> {
         self.call(&DockerCommand::Exec(&Exec { container, ..exec.clone() }))
     }
 
-    fn call(&self, call: &DockerCommand) -> Told {
-        Told::Command(self.tools.docker.typed(call))
+    fn call(&self, call: &DockerCommand) -> PreviewLine {
+        PreviewLine::Command(self.tools.docker.typed(call))
     }
 
     fn is_of(&self, container: &Container, service: &str) -> bool {
