@@ -24,14 +24,14 @@ use crate::error::{Error, Exit, Risk};
 use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::{RolloutKind, ServiceRelease};
 use crate::report::{Event, Report, Warning};
-use crate::swarm::change::Change;
-use crate::swarm::file::{Asks, StackFile};
-use crate::swarm::front::Front;
-use crate::swarm::placement::Nodes;
-use crate::swarm::risks::{self, Facts};
-use crate::swarm::state::{Service, Stack};
-use crate::swarm::verdict::ServiceGoal;
-use crate::swarm::watch::{self, End, Watch};
+use crate::swarm::audit::{self, ServiceFacts};
+use crate::swarm::convergence::ServiceGoal;
+use crate::swarm::diff::ServiceDiff;
+use crate::swarm::observed::{ObservedStack, StackService};
+use crate::swarm::placement::ClusterNodes;
+use crate::swarm::proxy_config::StackProxy;
+use crate::swarm::stack_file::{StackFile, StackOverrides};
+use crate::swarm::watch::{self, StackWatch, WatchResult};
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use adopted::{adopt, file_of_service, print_for_swarm};
@@ -98,7 +98,7 @@ pub fn deploy(
     for service in &args.services {
         known(&definition.project, service, "deploy")?;
     }
-    let asks = Asks {
+    let asks = StackOverrides {
         services: args.services.clone(),
         replicas: replicas(&definition.project, &args.scale, &before)?,
         update: definition.flags.update.clone(),
@@ -149,7 +149,7 @@ pub fn put_back(
             replicas.insert(service.clone(), u64::from(placed.replicas));
         }
     }
-    let asks = Asks { services: services.to_vec(), replicas, ..Asks::default() };
+    let asks = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
     let swarm = Swarm {
         ledger: &ledger,
         before,
@@ -178,10 +178,10 @@ pub fn unrecorded(
     stop: &StopSignal,
 ) -> Result<()> {
     let before = watch::look(docker, name)?;
-    let named = |s: &&Service| args.services.is_empty() || args.services.contains(&s.name);
+    let named = |s: &&StackService| args.services.is_empty() || args.services.contains(&s.name);
     let differs =
-        |s: &&Service| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
-    let services: Vec<&Service> = before.services.values().filter(named).filter(differs).collect();
+        |s: &&StackService| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
+    let services: Vec<&StackService> = before.services.values().filter(named).filter(differs).collect();
     let names: Vec<String> = services.iter().map(|s| s.name.clone()).collect();
     if names.is_empty() {
         return Err(Error::usage(format!("stack `{name}`: no release is recorded, and Swarm remembers none either"))
@@ -199,21 +199,22 @@ pub fn unrecorded(
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
     let now = watch::look(docker, name)?;
     let goals = names.iter().map(|service| ServiceGoal::back(&now, service)).collect();
-    let watch = Watch { docker, stack: name, goals, before: &before, ready, backwards: true, report, stop };
+    let watch =
+        StackWatch { docker, stack: name, goals, before: &before, ready, backwards: true, report, stop };
     match watch.run()? {
-        End::Converged(_) => {
+        WatchResult::Converged(_) => {
             report.put_back(name, &names);
             Ok(())
         }
-        End::Interrupted(signal) => Err(Error::interrupted(signal)
+        WatchResult::Interrupted(signal) => Err(Error::interrupted(signal)
             .hint("Swarm goes on putting it back; see `docker stack ps`")
             .into()),
-        End::Lost(fault) => Err(Error { exit: Exit::Broken, ..fault }.into()),
-        End::Failed(failure, standing) => {
+        WatchResult::Lost(fault) => Err(Error { exit: Exit::Broken, ..fault }.into()),
+        WatchResult::Failed(failure, standing) => {
             let message = format!("`{}`: {}", failure.service, words(&standing));
             Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
-        End::Stuck(failure, after) => {
+        WatchResult::Stuck(failure, after) => {
             let message = format!("`{}`: nothing got further for {}s", failure.service, after.as_secs());
             Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
         }
@@ -229,32 +230,32 @@ pub fn losses(
     name: &str,
     project: &str,
     file: &StackFile,
-    nodes: Option<&Nodes>,
+    nodes: Option<&ClusterNodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Risk)>> {
     let fronts = fronts(project)?;
     let mut all = nodes.map(|nodes| nodes.losses(file)).unwrap_or_default();
     for (service, part) in file.value["services"].as_object().into_iter().flatten() {
-        let before: Vec<&Front> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
+        let before: Vec<&StackProxy> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
         let others = before.iter().filter(|f| f.service != *service);
         let lost: Vec<Risk> = others.flat_map(|front| front.risks(service, part)).collect();
         let image = image(part["image"].as_str().unwrap_or_default())?;
-        let facts = Facts {
+        let facts = ServiceFacts {
             image_checks: image.is_some_and(|i| i.has_healthcheck()),
             is_reached: !before.is_empty(),
             is_front: fronts.iter().any(|f| f.service == *service),
         };
-        let own = risks::of_service(service, part, facts);
+        let own = audit::of_service(service, part, facts);
         all.extend(own.into_iter().chain(lost).map(|loss| (service.clone(), loss)));
     }
     Ok(all)
 }
 
-fn fronts(project: &str) -> Result<Vec<Front>> {
+fn fronts(project: &str) -> Result<Vec<StackProxy>> {
     let project: Value = serde_json::from_str(project)?;
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let services = project["services"].as_object().into_iter().flatten();
-    Ok(services.filter_map(|(name, service)| Front::of(name, service, &project, &read)).collect())
+    Ok(services.filter_map(|(name, service)| StackProxy::of(name, service, &project, &read)).collect())
 }
 
 /// One run on Swarm.
@@ -262,7 +263,7 @@ struct Swarm<'a> {
     definition: &'a Definition,
     ledger: &'a Ledger,
     /// The stack before anything was changed.
-    before: Stack,
+    before: ObservedStack,
     kind: RolloutKind,
     number: u32,
     by_flag: BTreeSet<String>,
@@ -302,7 +303,7 @@ impl Swarm<'_> {
         if self.args().push { self.docker().push(&names) } else { Ok(()) }
     }
 
-    fn go(&self, asks: &Asks, force: bool) -> Result<()> {
+    fn go(&self, asks: &StackOverrides, force: bool) -> Result<()> {
         let prepared = self.prepare(asks)?;
         self.refuse_partial_prune(&prepared.file)?;
         self.tell_before(&prepared)?;
@@ -338,8 +339,13 @@ impl Swarm<'_> {
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
             let image = self.definition.snapshot.image(name).unwrap_or_default();
-            let change =
-                Change { stack: self.name(), file: &file.value, service: name, image, networks: &networks };
+            let change = ServiceDiff {
+                stack: self.name(),
+                file: &file.value,
+                service: name,
+                image,
+                networks: &networks,
+            };
             format!("`{name}`: {}", change.words(now))
         });
         let left = self.before.services.keys().filter(|name| !file.services.contains(name));
@@ -380,7 +386,7 @@ impl Swarm<'_> {
         let started = self.report.elapsed();
         let switch = self.witness.route();
         let ended = match self.run(prepared, force) {
-            Ok(End::Converged(stack)) => match self.witness.lost_at_the_end() {
+            Ok(WatchResult::Converged(stack)) => match self.witness.lost_at_the_end() {
                 None => Ok(stack),
                 Some(lost) => Err(self.lost(file, lost)),
             },
@@ -418,7 +424,7 @@ impl Swarm<'_> {
     }
 
     /// Tells Swarm, and watches until it has converged or has not.
-    fn run(&self, prepared: &Prepared, force: bool) -> Result<End> {
+    fn run(&self, prepared: &Prepared, force: bool) -> Result<WatchResult> {
         let services = &prepared.file.services;
         let own = self.own_way_back(services);
         match &own {
@@ -459,8 +465,8 @@ impl Swarm<'_> {
     }
 
     /// The services that go because the file has them no more, where that is asked for.
-    fn gone(&self, file: &StackFile) -> Vec<&Service> {
-        let is_left = |s: &&Service| self.args().prune && !file.services.contains(&s.name);
+    fn gone(&self, file: &StackFile) -> Vec<&StackService> {
+        let is_left = |s: &&StackService| self.args().prune && !file.services.contains(&s.name);
         self.before.services.values().filter(is_left).collect()
     }
 
@@ -484,11 +490,11 @@ impl Swarm<'_> {
         // (seen with stop-first: the slots that were left stayed as they were).
         let now = watch::look(self.docker(), self.name())?;
         // A job runs again whatever has changed.
-        let same = |s: &&Service| {
+        let same = |s: &&StackService| {
             let before = self.before.services.get(&s.name);
             !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
         };
-        let wanted = |s: &&Service| file.services.contains(&s.name) && (force || halfway(&s.name));
+        let wanted = |s: &&StackService| file.services.contains(&s.name) && (force || halfway(&s.name));
         let ids = now.services.values().filter(same).filter(wanted).map(|s| s.id.clone());
         ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().service_force(id))
     }
@@ -509,18 +515,22 @@ impl Swarm<'_> {
     fn watch(
         &self,
         goals: Vec<ServiceGoal>,
-        before: &Stack,
+        before: &ObservedStack,
         backwards: bool,
         stop: StopSignal,
-    ) -> Result<End> {
+    ) -> Result<WatchResult> {
         let settings = goals.iter().filter_map(|goal| self.definition.project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
         let (docker, stack, report) = (self.docker(), self.name(), self.report);
-        Watch { docker, stack, goals, before, ready, backwards, report, stop }.run()
+        StackWatch { docker, stack, goals, before, ready, backwards, report, stop }.run()
     }
 
     /// What this run puts in place; before it is known what Swarm made of it, only by name.
-    fn entry(&self, Prepared { file, recorded, .. }: &Prepared, stack: Option<&Stack>) -> Result<Entry> {
+    fn entry(
+        &self,
+        Prepared { file, recorded, .. }: &Prepared,
+        stack: Option<&ObservedStack>,
+    ) -> Result<Entry> {
         let services: Vec<&str> = file.services.iter().map(String::as_str).collect();
         let mut recorded = recorded.clone();
         let placed = services.iter().map(|name| {
@@ -541,7 +551,7 @@ impl Swarm<'_> {
         })
     }
 
-    fn placed(&self, name: &str, file: &StackFile, stack: Option<&Stack>) -> ServiceRelease {
+    fn placed(&self, name: &str, file: &StackFile, stack: Option<&ObservedStack>) -> ServiceRelease {
         let spec = stack.and_then(|s| s.services.get(name)).map(|s| &s.spec);
         let sent = file.image(name).to_string();
         let image_id = match spec {
@@ -570,7 +580,7 @@ impl Swarm<'_> {
         }
     }
 
-    fn tell_deployed(&self, services: &[String], stack: &Stack, took: Duration) {
+    fn tell_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
         for name in services {
             let Some(service) = stack.services.get(name) else { continue };
             let (running, wanted) = (stack.running(name), stack.wanted(service));
@@ -600,7 +610,7 @@ impl Swarm<'_> {
 fn replicas(
     project: &Project,
     scale: &[(String, u32)],
-    before: &Stack,
+    before: &ObservedStack,
 ) -> Result<BTreeMap<String, u64>, Error> {
     for (service, _) in scale {
         known(project, service, "--scale")?;

@@ -22,7 +22,7 @@ use crate::release::{ReleaseHistory, ReleaseRecord};
 use crate::report::history::LossCount;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
 use crate::report::{Report, Warning};
-use crate::swarm::state::{Service, Stack, Task};
+use crate::swarm::observed::{ObservedStack, StackService, Task};
 use crate::swarm::watch;
 use crate::wait::{self, StopSignal};
 
@@ -214,7 +214,7 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) 
     Ok(status)
 }
 
-fn stack_service(stack: &Stack, service: &Service, ledger: &Ledger) -> ServiceStatus {
+fn stack_service(stack: &ObservedStack, service: &StackService, ledger: &Ledger) -> ServiceStatus {
     let update = match service.update_state() {
         "" => "-".to_string(),
         state => state.replace('_', " "),
@@ -231,7 +231,7 @@ fn stack_service(stack: &Stack, service: &Service, ledger: &Ledger) -> ServiceSt
     ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, ledger) }
 }
 
-fn task_status(service: &Service, task: &Task) -> InstanceStatus {
+fn task_status(service: &StackService, task: &Task) -> InstanceStatus {
     let version = if task.is_of(&service.spec) { "" } else { " (before)" };
     let said = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
     InstanceStatus {

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::{CommandResult, Docker};
 use crate::error::Error;
-use crate::swarm::objects::{CONTENT, Existing, Kind, Object};
-use crate::swarm::placement::Nodes;
-use crate::swarm::state::{RawService, RawTask};
+use crate::swarm::objects::{CONTENT, ExistingObject, ObjectKind, StackObject};
+use crate::swarm::observed::{RawService, RawTask};
+use crate::swarm::placement::ClusterNodes;
 
 /// Asks whether the engine is a manager of a Swarm.
 pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
@@ -190,24 +190,24 @@ impl Docker {
     ///
     /// # Errors
     /// No engine, or one that is no manager.
-    pub fn placement(&self) -> Result<Nodes> {
+    pub fn placement(&self) -> Result<ClusterNodes> {
         let ids = self.ask_checked(&IS_MANAGER)?;
         let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
         let this = self.ask_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
-        Ok(Nodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this })
+        Ok(ClusterNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this })
     }
 
     /// A config or secret of this name.
     ///
     /// # Errors
     /// No engine.
-    pub fn existing(&self, kind: Kind, name: &str) -> Result<Option<Existing>> {
+    pub fn existing(&self, kind: ObjectKind, name: &str) -> Result<Option<ExistingObject>> {
         let found: Vec<Value> = self.inspect_all(&[kind.noun(), "inspect"], &[name.into()])?;
         Ok(found.first().map(|object| {
             let spec = &object["Spec"];
             let labels = spec["Labels"].as_object().into_iter().flatten();
             let data = spec["Data"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
-            Existing {
+            ExistingObject {
                 labels: labels.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().into())).collect(),
                 content: data,
             }
@@ -218,7 +218,7 @@ impl Docker {
     ///
     /// # Errors
     /// What docker or Swarm refuses.
-    pub fn create_object(&self, stack: &str, object: &Object, name: &str) -> Result<()> {
+    pub fn create_object(&self, stack: &str, object: &StackObject, name: &str) -> Result<()> {
         let ours = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT.to_string(), object.hash())];
         let labels = object.labels.clone().into_iter().chain(ours);
         let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
@@ -239,7 +239,7 @@ impl Docker {
     ///
     /// # Errors
     /// No engine.
-    pub fn objects(&self, stack: &str, kind: Kind) -> Result<Vec<String>> {
+    pub fn objects(&self, stack: &str, kind: ObjectKind) -> Result<Vec<String>> {
         let (own, ours) = (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT}"));
         let words = [kind.noun(), "ls", "--filter", &own, "--filter", &ours, "--format", "{{.Name}}"];
         Ok(self.ask_checked(&words)?.lines().map(String::from).collect())
@@ -249,7 +249,7 @@ impl Docker {
     ///
     /// # Errors
     /// No engine; one that is in use.
-    pub fn remove_object(&self, kind: Kind, name: &str) -> Result<()> {
+    pub fn remove_object(&self, kind: ObjectKind, name: &str) -> Result<()> {
         self.ask_checked(&[kind.noun(), "rm", name]).map(drop)
     }
 

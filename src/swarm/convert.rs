@@ -5,20 +5,20 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::change::own_labels;
-use super::file::{Asks, StackFile, is_void};
-use super::state::Spec;
+use super::diff::own_labels;
+use super::observed::Spec;
+use super::stack_file::{StackFile, StackOverrides, is_void};
 
 /// A changed project, and its changes, a line each.
-pub struct Converted {
+pub struct ConvertedProject {
     pub value: Value,
     pub changes: Vec<String>,
 }
 
-impl Converted {
+impl ConvertedProject {
     /// `project` is a resolved one, in `folder`.
-    pub fn of(project: &Value, folder: &Path) -> Converted {
-        let mut made = Converted { value: project.clone(), changes: Vec::new() };
+    pub fn of(project: &Value, folder: &Path) -> ConvertedProject {
+        let mut made = ConvertedProject { value: project.clone(), changes: Vec::new() };
         made.value["x-zd"]["engine"] = "swarm".into();
         let names: Vec<String> =
             project["services"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
@@ -204,7 +204,9 @@ impl Converted {
 
     /// What is left for the user.
     fn notes(&mut self, folder: &Path) {
-        let Ok(file) = StackFile::of(&self.value.to_string(), "file", &Asks::default()) else { return };
+        let Ok(file) = StackFile::of(&self.value.to_string(), "file", &StackOverrides::default()) else {
+            return;
+        };
         let left =
             file.notes.iter().filter(|note| !note.contains(".build`")).map(|note| format!("note: {note}"));
         let refused = file

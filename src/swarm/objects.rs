@@ -13,15 +13,15 @@ pub const CONTENT: &str = "compose-zd.content";
 const DIGITS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ObjectKind {
     Config,
     Secret,
 }
 
 /// An object that a stack needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    pub kind: Kind,
+pub struct StackObject {
+    pub kind: ObjectKind,
     /// As the file refers to it.
     pub key: String,
     /// As the file names it to Swarm.
@@ -34,43 +34,48 @@ pub struct Object {
 
 /// What Swarm has by the name that the file gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Existing {
+pub struct ExistingObject {
     pub labels: BTreeMap<String, String>,
     /// Swarm tells it of configs alone.
     pub content: Option<Vec<u8>>,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Config, Kind::Secret];
+impl ObjectKind {
+    pub const ALL: [ObjectKind; 2] = [ObjectKind::Config, ObjectKind::Secret];
 
     /// The command's noun.
     pub fn noun(self) -> &'static str {
         match self {
-            Kind::Config => "config",
-            Kind::Secret => "secret",
+            ObjectKind::Config => "config",
+            ObjectKind::Secret => "secret",
         }
     }
 
     /// The key of a file.
     pub fn key(self) -> &'static str {
         match self {
-            Kind::Config => "configs",
-            Kind::Secret => "secrets",
+            ObjectKind::Config => "configs",
+            ObjectKind::Secret => "secrets",
         }
     }
 }
 
-impl Object {
+impl StackObject {
     /// `value` is its part of a resolved file.
     ///
     /// # Errors
     /// A content that cannot be had, with the fix.
-    pub fn new(kind: Kind, key: &str, name: &str, value: &Value) -> Result<Object, (String, String)> {
+    pub fn new(
+        kind: ObjectKind,
+        key: &str,
+        name: &str,
+        value: &Value,
+    ) -> Result<StackObject, (String, String)> {
         let flags = [("driver", "--driver"), ("template_driver", "--template-driver")];
         let flags = flags.iter().filter_map(|(key, flag)| Some(format!("{flag}={}", value[*key].as_str()?)));
         let labels = value["labels"].as_object().into_iter().flatten();
         let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
-        Ok(Object {
+        Ok(StackObject {
             kind,
             key: key.into(),
             name: name.into(),
@@ -86,8 +91,8 @@ impl Object {
     }
 
     /// The name that its content has: the file's, while nothing else has it.
-    pub fn name_beside(&self, existing: Option<&Existing>) -> String {
-        let is_same = |e: &Existing| match &e.content {
+    pub fn name_beside(&self, existing: Option<&ExistingObject>) -> String {
+        let is_same = |e: &ExistingObject| match &e.content {
             Some(content) => *content == self.content,
             None => e.labels.get(CONTENT).is_some_and(|hash| *hash == self.hash()),
         };
@@ -99,7 +104,7 @@ impl Object {
     }
 }
 
-fn content(kind: Kind, key: &str, value: &Value) -> Result<Vec<u8>, (String, String)> {
+fn content(kind: ObjectKind, key: &str, value: &Value) -> Result<Vec<u8>, (String, String)> {
     let place = format!("{}.{key}", kind.key());
     if let Some(text) = value["content"].as_str() {
         return Ok(text.replace("$$", "$").into_bytes());
@@ -122,13 +127,14 @@ mod tests {
 
     use super::*;
 
-    fn object(text: &str) -> Object {
-        Object::new(Kind::Config, "c", "p_c", &json!({ "content": text, "labels": { "l": 1 } })).unwrap()
+    fn object(text: &str) -> StackObject {
+        StackObject::new(ObjectKind::Config, "c", "p_c", &json!({ "content": text, "labels": { "l": 1 } }))
+            .unwrap()
     }
 
-    fn existing(content: Option<&str>, labels: &[(&str, &str)]) -> Existing {
+    fn existing(content: Option<&str>, labels: &[(&str, &str)]) -> ExistingObject {
         let labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Existing { content: content.map(|c| c.as_bytes().to_vec()), labels }
+        ExistingObject { content: content.map(|c| c.as_bytes().to_vec()), labels }
     }
 
     #[test]
@@ -153,13 +159,13 @@ mod tests {
 
     #[test]
     fn no_name_is_longer_than_swarm_takes() {
-        let long = Object { name: "n".repeat(64), ..object("a") };
+        let long = StackObject { name: "n".repeat(64), ..object("a") };
         assert_eq!(long.name_beside(Some(&existing(Some("b"), &[]))).len(), 64);
     }
 
     #[test]
     fn a_content_that_is_not_there_is_refused_with_the_fix() {
-        let of = |value| Object::new(Kind::Secret, "s", "s", &value).unwrap_err();
+        let of = |value| StackObject::new(ObjectKind::Secret, "s", "s", &value).unwrap_err();
         assert!(of(json!({ "environment": "COMPOSE_ZD_NOT_SET" })).0.contains("is not set"));
         assert!(of(json!({ "file": "/nowhere/x" })).0.contains("secrets.s.file"));
     }

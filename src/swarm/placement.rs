@@ -6,13 +6,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::file::StackFile;
+use super::stack_file::StackFile;
 use crate::error::Risk;
 use crate::model::ConfigError;
 
 /// A node as `docker node inspect` prints it.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Node {
+pub struct PlacementNode {
     #[serde(rename = "ID")]
     pub id: String,
     #[serde(flatten)]
@@ -21,22 +21,22 @@ pub struct Node {
 
 /// What is known of the Swarm and of its images.
 #[derive(Debug, Clone, Default)]
-pub struct Nodes {
-    pub all: Vec<Node>,
+pub struct ClusterNodes {
+    pub all: Vec<PlacementNode>,
     /// The id of the one that is talked to: it builds images, and has the project's folder.
     pub this: String,
 }
 
 /// A service whose image no registry is known to have.
 #[derive(Debug, Clone)]
-pub struct Local {
+pub struct LocalImage {
     pub service: String,
     pub image: String,
     /// Names of the nodes that ran it.
     pub ran: BTreeSet<String>,
 }
 
-impl Node {
+impl PlacementNode {
     pub fn hostname(&self) -> &str {
         self.text("/Description/Hostname")
     }
@@ -83,27 +83,28 @@ impl Node {
     }
 }
 
-impl Nodes {
+impl ClusterNodes {
     /// The nodes that may run a service.
-    fn of(&self, service: &Value) -> Vec<&Node> {
-        let meets = |node: &&Node| constraints(service).iter().all(|c| node.meets(c));
+    fn of(&self, service: &Value) -> Vec<&PlacementNode> {
+        let meets = |node: &&PlacementNode| constraints(service).iter().all(|c| node.meets(c));
         self.all.iter().filter(|n| n.takes_tasks()).filter(meets).collect()
     }
 
     /// The nodes beside this one that may run a service.
-    fn others(&self, service: &Value) -> Vec<&Node> {
+    fn others(&self, service: &Value) -> Vec<&PlacementNode> {
         self.of(service).into_iter().filter(|n| n.id != self.this).collect()
     }
 
     /// Everything that a deploy would fail for on one of the nodes.
-    pub fn refusals(&self, file: &StackFile, local: &[Local], folder: &Path) -> Vec<ConfigError> {
+    pub fn refusals(&self, file: &StackFile, local: &[LocalImage], folder: &Path) -> Vec<ConfigError> {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];
             all.extend(self.no_node(name, service));
             if let Some(local) = local.iter().find(|l| l.service == *name) {
-                let is_missing = |n: &&Node| !local.ran.contains(n.hostname());
-                let missing: Vec<&Node> = self.others(service).into_iter().filter(is_missing).collect();
+                let is_missing = |n: &&PlacementNode| !local.ran.contains(n.hostname());
+                let missing: Vec<&PlacementNode> =
+                    self.others(service).into_iter().filter(is_missing).collect();
                 all.extend((!missing.is_empty()).then(|| self.not_everywhere(name, &local.image, &missing)));
             }
             let binds = binds(service).filter(|source| Path::new(source).starts_with(folder));
@@ -134,7 +135,7 @@ impl Nodes {
         })
     }
 
-    fn not_everywhere(&self, name: &str, image: &str, missing: &[&Node]) -> ConfigError {
+    fn not_everywhere(&self, name: &str, image: &str, missing: &[&PlacementNode]) -> ConfigError {
         let (count, nodes) = (self.all.len(), hostnames(missing));
         ConfigError {
             message: format!(
@@ -166,7 +167,7 @@ impl Nodes {
     }
 
     fn this_hostname(&self) -> &str {
-        self.all.iter().find(|n| n.id == self.this).map_or("NODE", Node::hostname)
+        self.all.iter().find(|n| n.id == self.this).map_or("NODE", PlacementNode::hostname)
     }
 
     /// Volumes that each node has for itself, of services that Swarm may move to another.
@@ -193,7 +194,7 @@ impl Nodes {
     }
 }
 
-fn hostnames(nodes: &[&Node]) -> String {
+fn hostnames(nodes: &[&PlacementNode]) -> String {
     nodes.iter().map(|n| format!("`{}`", n.hostname())).collect::<Vec<_>>().join(", ")
 }
 

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
 
-use super::change::Change;
-use super::file::{Asks, StackFile};
-use super::front::Front;
-use super::state::{RawService, RawTask, Stack};
-use super::verdict::{self, ServiceGoal};
+use super::convergence::{self, ServiceGoal};
+use super::diff::ServiceDiff;
+use super::observed::{ObservedStack, RawService, RawTask};
+use super::proxy_config::StackProxy;
+use super::stack_file::{StackFile, StackOverrides};
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 
 #[test]
@@ -22,18 +22,20 @@ fn nothing_that_a_manager_may_tell_ends_us() {
         let services: Vec<RawService> =
             services.into_iter().filter_map(|s| serde_json::from_value(s).ok()).collect();
         let tasks: Vec<RawTask> = tasks.into_iter().filter_map(|t| serde_json::from_value(t).ok()).collect();
-        let stack = Stack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
+        let stack =
+            ObservedStack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
         for service in stack.services.values() {
-            verdict::standing(&stack, &ServiceGoal::sent(&stack, &service.name), Some(service));
-            verdict::patience(&stack, service, Duration::from_secs(60), Some(service));
-            verdict::complaints(&stack, &service.name, |_| false);
+            convergence::standing(&stack, &ServiceGoal::sent(&stack, &service.name), Some(service));
+            convergence::patience(&stack, service, Duration::from_secs(60), Some(service));
+            convergence::complaints(&stack, &service.name, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));
             let (file, networks) = (json!({"services": {"a": {"image": "a"}}}), BTreeMap::new());
-            let change = Change { stack: "demo", file: &file, service: "a", image: "a", networks: &networks };
+            let change =
+                ServiceDiff { stack: "demo", file: &file, service: "a", image: "a", networks: &networks };
             change.words(Some(service));
         }
-        verdict::progress(&stack, stack.services.values());
+        convergence::progress(&stack, stack.services.values());
         Ok(())
     });
 }
@@ -67,7 +69,7 @@ fn a_stack_is_read_as_it_is() {
             })
             .map(|task| serde_json::from_value(task).expect("a task"))
             .collect();
-        let stack = Stack::new(
+        let stack = ObservedStack::new(
             "demo",
             vec![serde_json::from_value(service).expect("a service")],
             raw,
@@ -94,12 +96,12 @@ fn no_project_ends_us_on_its_way_to_a_stack() {
     let read =
         damaged([corpus("haproxy-config"), corpus("caddy-introduction"), corpus("traefik-config")].concat());
     holds((damaged_json(corpus("stack")), read), |(project, file)| {
-        let stack = StackFile::of(&project.to_string(), "compose.yaml", &Asks::default());
+        let stack = StackFile::of(&project.to_string(), "compose.yaml", &StackOverrides::default());
         if let Ok(stack) = &stack {
             prop_assert!(serde_json::from_str::<Value>(&stack.text()).is_ok(), "{}", stack.text());
         }
         for (name, service) in project["services"].as_object().into_iter().flatten() {
-            let front = Front::of(name, service, &project, &|_| Some(file.clone()));
+            let front = StackProxy::of(name, service, &project, &|_| Some(file.clone()));
             front.iter().for_each(|f| drop((f.reaches("demo", "vote", service), f.risks("vote", service))));
         }
         Ok(())

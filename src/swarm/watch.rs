@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::state::{Service, Stack, Task};
-use super::verdict::{self, ServiceGoal, Standing};
+use super::convergence::{self, Convergence, ServiceGoal};
+use super::observed::{ObservedStack, StackService, Task};
 use crate::docker::Docker;
 use crate::docker::swarm::no_manager;
 use crate::error::Error;
@@ -24,13 +24,13 @@ const LOST: Duration = Duration::from_secs(60);
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The services that are watched, and from where on.
-pub struct Watch<'a> {
+pub struct StackWatch<'a> {
     pub docker: &'a Docker,
     pub stack: &'a str,
     /// Others of the stack are none of ours.
     pub goals: Vec<ServiceGoal>,
     /// As it was before Swarm was told anything.
-    pub before: &'a Stack,
+    pub before: &'a ObservedStack,
     /// Time that a new task has to get ready in.
     pub ready: Duration,
     /// Swarm's own way back is what was asked for, and its end is the one that is hoped for.
@@ -41,12 +41,12 @@ pub struct Watch<'a> {
 
 /// How the watching ended.
 #[derive(Debug)]
-pub enum End {
-    Converged(Stack),
+pub enum WatchResult {
+    Converged(ObservedStack),
     /// The service stands still where it should not.
-    Failed(Box<Failure>, Standing),
+    Failed(Box<ServiceFailure>, Convergence),
     /// Nothing gets further any more.
-    Stuck(Box<Failure>, Duration),
+    Stuck(Box<ServiceFailure>, Duration),
     Interrupted(i32),
     /// No manager answers.
     Lost(Error),
@@ -54,8 +54,8 @@ pub enum End {
 
 /// The service that failed, and what its tasks said while they were watched: Swarm forgets tasks.
 #[derive(Debug)]
-pub struct Failure {
-    pub stack: Stack,
+pub struct ServiceFailure {
+    pub stack: ObservedStack,
     pub service: String,
     pub complaints: Vec<String>,
     /// The newest task that failed.
@@ -63,7 +63,7 @@ pub struct Failure {
 }
 
 /// What has been told already, and since when nothing got further.
-struct Seen {
+struct WatchProgress {
     /// Since when tasks run; those that ran before without a time.
     running: BTreeMap<String, Option<Instant>>,
     /// Complaints of each service, by their reason.
@@ -78,22 +78,22 @@ struct Seen {
 ///
 /// # Errors
 /// No engine, or one that is no manager.
-pub fn look(docker: &Docker, stack: &str) -> Result<Stack> {
+pub fn look(docker: &Docker, stack: &str) -> Result<ObservedStack> {
     let ids = docker.stack_services(stack)?.ok_or_else(no_manager)?;
     let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
     let nodes: BTreeMap<String, String> =
         docker.nodes()?.into_iter().map(|node| (node.id, node.hostname)).collect();
-    Ok(Stack::new(stack, services, tasks, &nodes))
+    Ok(ObservedStack::new(stack, services, tasks, &nodes))
 }
 
-impl Watch<'_> {
+impl StackWatch<'_> {
     /// Watches until all have converged, one of them stands still otherwise, or nothing gets further.
     ///
     /// # Errors
     /// Never for a manager that is gone for a while.
-    pub fn run(&self) -> Result<End> {
+    pub fn run(&self) -> Result<WatchResult> {
         let now = Instant::now();
-        let mut seen = Seen {
+        let mut seen = WatchProgress {
             running: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
             complaints: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -104,8 +104,8 @@ impl Watch<'_> {
         let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Error>(self.turn(&mut seen)))?;
         Ok(match waited {
             WaitResult::Done(end) => end,
-            WaitResult::Interrupted(signal) => End::Interrupted(signal),
-            WaitResult::TimedOut => End::Lost(Error::unchanged("a year has passed")),
+            WaitResult::Interrupted(signal) => WatchResult::Interrupted(signal),
+            WaitResult::TimedOut => WatchResult::Lost(Error::unchanged("a year has passed")),
         })
     }
 
@@ -114,7 +114,7 @@ impl Watch<'_> {
         self.before.tasks.iter().any(|t| t.id == task.id)
     }
 
-    fn turn(&self, seen: &mut Seen) -> Option<End> {
+    fn turn(&self, seen: &mut WatchProgress) -> Option<WatchResult> {
         match look(self.docker, self.stack) {
             Ok(stack) => {
                 seen.answered = Instant::now();
@@ -122,46 +122,49 @@ impl Watch<'_> {
                 self.judge(stack, seen)
             }
             Err(error) if seen.answered.elapsed() > self.docker.scaled(LOST) => {
-                Some(End::Lost(Error::from_error(error)))
+                Some(WatchResult::Lost(Error::from_error(error)))
             }
             Err(_) => None,
         }
     }
 
-    fn watched<'s>(&self, stack: &'s Stack) -> Vec<&'s Service> {
+    fn watched<'s>(&self, stack: &'s ObservedStack) -> Vec<&'s StackService> {
         self.goals.iter().filter_map(|goal| stack.services.get(&goal.service)).collect()
     }
 
-    fn judge(&self, stack: Stack, seen: &mut Seen) -> Option<End> {
+    fn judge(&self, stack: ObservedStack, seen: &mut WatchProgress) -> Option<WatchResult> {
         let mut underway = Vec::new();
         for goal in &self.goals {
-            match verdict::standing(&stack, goal, self.before.services.get(&goal.service)) {
-                Standing::Converged if self.stays_up(&stack, goal, seen) => {}
-                Standing::RolledBack(_) if self.backwards => {}
-                Standing::Underway | Standing::Converged => underway.push(&stack.services[&goal.service]),
+            match convergence::standing(&stack, goal, self.before.services.get(&goal.service)) {
+                Convergence::Converged if self.stays_up(&stack, goal, seen) => {}
+                Convergence::RolledBack(_) if self.backwards => {}
+                Convergence::Underway | Convergence::Converged => {
+                    underway.push(&stack.services[&goal.service])
+                }
                 standing => {
                     let failure = failure(stack, &goal.service, seen);
-                    return Some(End::Failed(failure, standing));
+                    return Some(WatchResult::Failed(failure, standing));
                 }
             }
         }
-        let far = verdict::progress(&stack, self.watched(&stack).into_iter());
+        let far = convergence::progress(&stack, self.watched(&stack).into_iter());
         if far > seen.best {
             (seen.best, seen.since) = (far, Instant::now());
         }
         if underway.is_empty() {
-            return Some(End::Converged(stack));
+            return Some(WatchResult::Converged(stack));
         }
         let waited = seen.since.elapsed();
-        let patience =
-            |s: &Service| verdict::patience(&stack, s, self.ready, self.before.services.get(&s.name));
-        let late = |service: &&Service| waited > patience(service);
+        let patience = |s: &StackService| {
+            convergence::patience(&stack, s, self.ready, self.before.services.get(&s.name))
+        };
+        let late = |service: &&StackService| waited > patience(service);
         let service = underway.iter().all(late).then(|| underway[0].name.clone())?;
-        Some(End::Stuck(failure(stack, &service, seen), waited))
+        Some(WatchResult::Stuck(failure(stack, &service, seen), waited))
     }
 
     /// Every task that was not there before has run for as long as it is watched.
-    fn stays_up(&self, stack: &Stack, goal: &ServiceGoal, seen: &Seen) -> bool {
+    fn stays_up(&self, stack: &ObservedStack, goal: &ServiceGoal, seen: &WatchProgress) -> bool {
         let ran = |task: &Task| match seen.running.get(&task.id) {
             Some(Some(since)) => since.elapsed() >= goal.monitor,
             known => known.is_some(),
@@ -170,7 +173,7 @@ impl Watch<'_> {
     }
 
     /// Tells of every task that has come to run, and of every new complaint.
-    fn tell(&self, stack: &Stack, seen: &mut Seen) {
+    fn tell(&self, stack: &ObservedStack, seen: &mut WatchProgress) {
         for service in self.watched(stack) {
             let tasks = || stack.tasks_of(&service.name);
             let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.is_known(t)).collect();
@@ -184,7 +187,7 @@ impl Watch<'_> {
             }
             self.tell_running(stack, service, seen);
             let said = seen.complaints.entry(service.name.clone()).or_default();
-            for (text, reason) in verdict::complaints(stack, &service.name, |task| self.is_known(task)) {
+            for (text, reason) in convergence::complaints(stack, &service.name, |task| self.is_known(task)) {
                 if let Entry::Vacant(place) = said.entry(reason) {
                     self.report.warn(&Warning::Task(text.clone()));
                     place.insert(text);
@@ -193,7 +196,7 @@ impl Watch<'_> {
         }
     }
 
-    fn tell_running(&self, stack: &Stack, service: &Service, seen: &mut Seen) {
+    fn tell_running(&self, stack: &ObservedStack, service: &StackService, seen: &mut WatchProgress) {
         if service.spec.is_job() {
             return;
         }
@@ -210,9 +213,9 @@ impl Watch<'_> {
     }
 }
 
-fn failure(stack: Stack, service: &str, seen: &Seen) -> Box<Failure> {
+fn failure(stack: ObservedStack, service: &str, seen: &WatchProgress) -> Box<ServiceFailure> {
     let said = seen.complaints.get(service).into_iter().flatten();
-    Box::new(Failure {
+    Box::new(ServiceFailure {
         complaints: said.map(|(_, text)| text.clone()).collect(),
         task: seen.failed.get(service).cloned(),
         service: service.into(),

@@ -11,7 +11,7 @@ use crate::deploy::scene::Wanted;
 use crate::docker::inspect::Image;
 use crate::model::Service;
 use crate::proxy::{self, MountedFile, Proxy};
-use crate::swarm::front::given_files;
+use crate::swarm::proxy_config::given_files;
 
 /// A proxy of the file.
 struct One {

@@ -14,15 +14,15 @@ use crate::docker::inspect::Image;
 use crate::error::Error;
 use crate::model::{ConfigError, Project, Service};
 use crate::swarm::convert::folder_mounts;
-use crate::swarm::file::{Asks, StackFile};
-use crate::swarm::placement::Local;
+use crate::swarm::placement::LocalImage;
+use crate::swarm::stack_file::{StackFile, StackOverrides};
 
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
 const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
 pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
     let (docker, project) = (&definition.docker, &definition.project);
-    let asks = Asks { services: args.services.clone(), ..Asks::default() };
+    let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = definition.snapshot.text();
     let mut file = StackFile::of(&text, &definition.source, &asks).map_err(Error::from)?;
     let nodes = if engine { docker.placement().ok() } else { None };
@@ -111,12 +111,12 @@ fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Fin
 }
 
 /// The services whose image was built here, as far as is known.
-fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<Local>> {
+fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<LocalImage>> {
     let mut all = Vec::new();
     for name in &file.services {
         if image(file.image(name))?.is_some_and(|i| i.repo_digests.is_empty()) {
             let (service, image) = (name.clone(), file.image(name).into());
-            all.push(Local { service, image, ran: BTreeSet::new() });
+            all.push(LocalImage { service, image, ran: BTreeSet::new() });
         }
     }
     Ok(all)

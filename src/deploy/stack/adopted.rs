@@ -14,10 +14,10 @@ use crate::docker::swarm::NAMESPACE;
 use crate::error::Error;
 use crate::model::ResolvedProject;
 use crate::report::Report;
-use crate::swarm::change::Change;
-use crate::swarm::convert::{self, Converted};
-use crate::swarm::file::StackFile;
-use crate::swarm::state::{Service, Stack};
+use crate::swarm::convert::{self, ConvertedProject};
+use crate::swarm::diff::ServiceDiff;
+use crate::swarm::observed::{ObservedStack, StackService};
+use crate::swarm::stack_file::StackFile;
 
 /// Prints the project as it has to be for a Swarm.
 ///
@@ -27,7 +27,7 @@ pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
     let text = ResolvedProject::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = asked::project_folder(compose).canonicalize()?;
-    report.say(Converted::of(&serde_json::from_str(&text)?, &folder).text().trim_end());
+    report.say(ConvertedProject::of(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
 }
 
@@ -43,14 +43,14 @@ pub fn file_of_service(docker: &Docker, name: &str) -> Result<String> {
     Ok(format!("{head}{}", serde_yaml::to_string(&project)?))
 }
 
-fn find(docker: &Docker, name: &str) -> Result<Service> {
+fn find(docker: &Docker, name: &str) -> Result<StackService> {
     docker.cluster()?;
     let Some(raw) = docker.service_named(name)? else {
         return Err(Error::usage(format!("there is no service `{name}` in this Swarm"))
             .hint("`docker service ls` shows them")
             .into());
     };
-    let stack = Stack::new(name, vec![raw], Vec::new(), &BTreeMap::new());
+    let stack = ObservedStack::new(name, vec![raw], Vec::new(), &BTreeMap::new());
     let service = stack.services.into_values().next();
     let service = service.ok_or_else(|| Error::unchanged(format!("the service `{name}` cannot be read")))?;
     match service.spec.value()["Labels"][NAMESPACE].as_str().filter(|stack| *stack != name) {
@@ -75,7 +75,7 @@ impl Swarm<'_> {
     ///
     /// # Errors
     /// A change that is more than image and number of tasks; nothing was changed then.
-    pub fn send_adopted(&self, file: &StackFile, now: &Stack) -> Result<StackFile> {
+    pub fn send_adopted(&self, file: &StackFile, now: &ObservedStack) -> Result<StackFile> {
         let adopted = |name: &String| now.services.get(name).filter(|s| s.is_adopted);
         let mut changes = Vec::new();
         for service in file.services.iter().filter_map(adopted) {
@@ -89,9 +89,9 @@ impl Swarm<'_> {
 
     /// # Errors
     /// As [`Swarm::send_adopted`].
-    pub fn flags(&self, file: &StackFile, service: &Service) -> Result<Vec<String>> {
+    pub fn flags(&self, file: &StackFile, service: &StackService) -> Result<Vec<String>> {
         let networks = self.docker().networks()?;
-        let change = Change {
+        let change = ServiceDiff {
             stack: self.name(),
             file: &file.value,
             service: &service.name,

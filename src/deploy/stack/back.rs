@@ -9,10 +9,10 @@ use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::release::RolloutKind;
 use crate::report::Event;
-use crate::swarm::file::{Asks, StackFile};
-use crate::swarm::state::{Service, Spec, Stack};
-use crate::swarm::verdict::{ServiceGoal, Standing, is_port_taken};
-use crate::swarm::watch::{self, End, Failure};
+use crate::swarm::convergence::{Convergence, ServiceGoal, is_port_taken};
+use crate::swarm::observed::{ObservedStack, Spec, StackService};
+use crate::swarm::stack_file::{StackFile, StackOverrides};
+use crate::swarm::watch::{self, ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
 
 impl Swarm<'_> {
@@ -25,19 +25,19 @@ impl Swarm<'_> {
         }
     }
 
-    pub fn failed(&self, file: &StackFile, end: End) -> (Error, bool) {
+    pub fn failed(&self, file: &StackFile, end: WatchResult) -> (Error, bool) {
         match end {
-            End::Converged(_) => unreachable!("it has not failed"),
-            End::Lost(fault) => {
+            WatchResult::Converged(_) => unreachable!("it has not failed"),
+            WatchResult::Lost(fault) => {
                 let message = fault.message.clone();
                 (self.unknown(fault, &message), false)
             }
-            End::Interrupted(signal) => {
+            WatchResult::Interrupted(signal) => {
                 self.report.event(Event::Interrupted);
                 self.go_back(file, Error::interrupted(signal))
             }
-            End::Failed(failure, standing) => self.stands(file, &failure, standing),
-            End::Stuck(failure, after) => {
+            WatchResult::Failed(failure, standing) => self.stands(file, &failure, standing),
+            WatchResult::Stuck(failure, after) => {
                 let fault = self.stuck(&failure, after);
                 match self.goes_back_by_itself(&failure.service) {
                     true => self.go_back(file, fault),
@@ -60,20 +60,22 @@ impl Swarm<'_> {
         }
     }
 
-    fn stands(&self, file: &StackFile, failure: &Failure, standing: Standing) -> (Error, bool) {
+    fn stands(&self, file: &StackFile, failure: &ServiceFailure, standing: Convergence) -> (Error, bool) {
         let service = &failure.service;
         let fault = |said: String| {
             self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {said}")), failure)
         };
         match standing {
-            Standing::Paused(why) if !self.goes_back_by_itself(service) => {
+            Convergence::Paused(why) if !self.goes_back_by_itself(service) => {
                 (self.paused(fault(format!("Swarm has paused the update: {why}")), failure), true)
             }
-            Standing::Paused(why) => self.go_back(file, fault(format!("Swarm has paused the update: {why}"))),
-            Standing::RolledBack(why) => {
+            Convergence::Paused(why) => {
+                self.go_back(file, fault(format!("Swarm has paused the update: {why}")))
+            }
+            Convergence::RolledBack(why) => {
                 self.go_back(file, fault(format!("Swarm has rolled the update back: {why}")))
             }
-            Standing::RollbackPaused(why) => {
+            Convergence::RollbackPaused(why) => {
                 let fault = fault(format!("Swarm has paused the way back: {why}"));
                 match self.kind {
                     // Never roll back a rollback.
@@ -81,14 +83,16 @@ impl Swarm<'_> {
                     _ => (self.broken(fault, "the rollback is paused"), false),
                 }
             }
-            Standing::Gone => self.gone_meanwhile(
+            Convergence::Gone => self.gone_meanwhile(
                 file,
                 fault("the service was removed while it was deployed".into()),
                 service,
             ),
-            Standing::Overwritten => (self.overwritten(failure), false),
-            Standing::JobFailed => self.go_back(file, fault("the job failed".into())),
-            Standing::Underway | Standing::Converged => (fault("it does not get further".into()), false),
+            Convergence::Overwritten => (self.overwritten(failure), false),
+            Convergence::JobFailed => self.go_back(file, fault("the job failed".into())),
+            Convergence::Underway | Convergence::Converged => {
+                (fault("it does not get further".into()), false)
+            }
         }
     }
 
@@ -106,7 +110,7 @@ impl Swarm<'_> {
     }
 
     /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
-    fn overwritten(&self, failure: &Failure) -> Error {
+    fn overwritten(&self, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.name(), &failure.service);
         let sent = self.sent.borrow();
         let goal = sent.iter().find(|goal| goal.service == *service);
@@ -139,8 +143,8 @@ impl Swarm<'_> {
         !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
     }
 
-    fn stuck(&self, failure: &Failure, after: Duration) -> Error {
-        let Failure { stack, service, .. } = failure;
+    fn stuck(&self, failure: &ServiceFailure, after: Duration) -> Error {
+        let ServiceFailure { stack, service, .. } = failure;
         let (running, wanted, is_job) = match stack.services.get(service) {
             Some(service) => (stack.current(service), stack.wanted(service), service.spec.is_job()),
             None => (0, 0, false),
@@ -165,7 +169,7 @@ impl Swarm<'_> {
 
     /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
     /// reason that is recorded.
-    fn with_complaints(&self, fault: Error, failure: &Failure) -> Error {
+    fn with_complaints(&self, fault: Error, failure: &ServiceFailure) -> Error {
         let message = match failure.complaints.last() {
             Some(said) if !fault.message.contains(said.as_str()) => format!("{} ({said})", fault.message),
             _ => fault.message.clone(),
@@ -183,14 +187,14 @@ impl Swarm<'_> {
 
     /// The services of the file that are not what they were, and those that are new. What another update made of one since
     /// is not ours to undo; and a job is not run again.
-    fn changed<'s>(&self, file: &StackFile, now: &'s Stack) -> Vec<&'s Service> {
+    fn changed<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
         let sent = self.sent.borrow();
-        let is_others = |s: &Service| {
+        let is_others = |s: &StackService| {
             let sent = sent.iter().find(|goal| goal.service == s.name).and_then(|goal| goal.sent.as_ref());
             sent.is_some_and(|sent| !sent.asks_for_same(&s.spec)) && !s.update_state().starts_with("rollback")
         };
-        let is_ours = |s: &&Service| file.services.contains(&s.name) && !is_others(s);
-        let differs = |s: &&Service| match self.before.services.get(&s.name) {
+        let is_ours = |s: &&StackService| file.services.contains(&s.name) && !is_others(s);
+        let differs = |s: &&StackService| match self.before.services.get(&s.name) {
             Some(_) if s.spec.is_job() => false,
             Some(before) => {
                 !self.is_goal(&s.name, &s.spec) || !before.spec.same_tasks(&s.spec) || is_halfway(s)
@@ -227,8 +231,8 @@ impl Swarm<'_> {
         }
     }
 
-    fn try_back(&self, now: &Stack, changed: Vec<&Service>) -> Result<()> {
-        let (old, new): (Vec<&Service>, Vec<&Service>) =
+    fn try_back(&self, now: &ObservedStack, changed: Vec<&StackService>) -> Result<()> {
+        let (old, new): (Vec<&StackService>, Vec<&StackService>) =
             changed.into_iter().partition(|s| self.before.services.contains_key(&s.name));
         if !old.is_empty() {
             self.report.event(Event::GoingBack);
@@ -249,14 +253,14 @@ impl Swarm<'_> {
         let goals = old.iter().map(|s| ServiceGoal::back(&told, &s.name)).collect();
         // Nothing interrupts it.
         match self.watch(goals, now, true, StopSignal::default())? {
-            End::Converged(_) => Ok(()),
-            End::Failed(failure, standing) => {
+            WatchResult::Converged(_) => Ok(()),
+            WatchResult::Failed(failure, standing) => {
                 let fault = Error::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
                 Err(self.with_complaints(fault, &failure).into())
             }
-            End::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
-            End::Lost(fault) => Err(fault.into()),
-            End::Interrupted(signal) => Err(Error::interrupted(signal).into()),
+            WatchResult::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
+            WatchResult::Lost(fault) => Err(fault.into()),
+            WatchResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         }
     }
 
@@ -268,7 +272,7 @@ impl Swarm<'_> {
             ))
             .into());
         };
-        let mut asks = Asks { services: vec![service.into()], ..Asks::default() };
+        let mut asks = StackOverrides { services: vec![service.into()], ..StackOverrides::default() };
         let mut snapshot = self.ledger.snapshot(record.number)?;
         if let Some(placed) = record.services.get(service) {
             if is_pinned(&placed.image_id) {
@@ -307,7 +311,7 @@ impl Swarm<'_> {
         self.before.tasks.iter().any(|t| t.runs())
     }
 
-    fn paused(&self, fault: Error, failure: &Failure) -> Error {
+    fn paused(&self, fault: Error, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.name(), &failure.service);
         let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
         let (exit, how) = match serves {
@@ -358,20 +362,20 @@ fn short(image: &str) -> String {
 }
 
 /// Its update has not come to an end.
-pub fn is_halfway(service: &Service) -> bool {
+pub fn is_halfway(service: &StackService) -> bool {
     ["updating", "paused", "rollback_started", "rollback_paused"].contains(&service.update_state())
 }
 
 /// How a service stands, in a few words.
-pub fn words(standing: &Standing) -> String {
+pub fn words(standing: &Convergence) -> String {
     match standing {
-        Standing::Underway => "it does not get further".into(),
-        Standing::Converged => "it has converged".into(),
-        Standing::RolledBack(why) => format!("rolled back: {why}"),
-        Standing::Paused(why) => format!("the update is paused: {why}"),
-        Standing::RollbackPaused(why) => format!("the rollback is paused: {why}"),
-        Standing::Gone => "the service was removed meanwhile".into(),
-        Standing::Overwritten => "another update took the place of this one".into(),
-        Standing::JobFailed => "the job failed".into(),
+        Convergence::Underway => "it does not get further".into(),
+        Convergence::Converged => "it has converged".into(),
+        Convergence::RolledBack(why) => format!("rolled back: {why}"),
+        Convergence::Paused(why) => format!("the update is paused: {why}"),
+        Convergence::RollbackPaused(why) => format!("the rollback is paused: {why}"),
+        Convergence::Gone => "the service was removed meanwhile".into(),
+        Convergence::Overwritten => "another update took the place of this one".into(),
+        Convergence::JobFailed => "the job failed".into(),
     }
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, Exit};
 use crate::model::{ConfigError, ResolvedProject};
 use crate::release::RolloutKind;
 use crate::report::Warning;
-use crate::swarm::file::{Asks, StackFile};
-use crate::swarm::objects::{self, Object};
-use crate::swarm::placement::{Local, Nodes};
+use crate::swarm::objects::{self, StackObject};
+use crate::swarm::placement::{ClusterNodes, LocalImage};
+use crate::swarm::stack_file::{StackFile, StackOverrides};
 
 /// A stack that can be sent, and what is recorded of it.
 pub struct Prepared {
@@ -25,14 +25,14 @@ pub struct Prepared {
     pub recorded: ResolvedProject,
     pub resolve: ResolveImage,
     /// Configs and secrets that are still to be made, with their names.
-    pub missing: Vec<(Object, String)>,
-    pub nodes: Nodes,
+    pub missing: Vec<(StackObject, String)>,
+    pub nodes: ClusterNodes,
 }
 
 impl Swarm<'_> {
     /// # Errors
     /// What Swarm refuses, or would fail at on one of its nodes.
-    pub fn prepare(&self, asks: &Asks) -> Result<Prepared> {
+    pub fn prepare(&self, asks: &StackOverrides) -> Result<Prepared> {
         let source = &self.definition.source;
         let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Error::from)?;
         if matches!(self.kind, RolloutKind::Rollback { .. }) {
@@ -56,7 +56,7 @@ impl Swarm<'_> {
     /// Refers to images that are only here by their ids: a tag may mean another image by the time that a task restarts, or
     /// that the deploy is rolled back. Images of a registry get their digest from Swarm. Gives the services whose image no
     /// registry is known to have, with the nodes that ran it.
-    fn pin(&self, file: &mut StackFile, nodes: &Nodes) -> Result<Vec<Local>> {
+    fn pin(&self, file: &mut StackFile, nodes: &ClusterNodes) -> Result<Vec<LocalImage>> {
         let asked = self.args().resolve_image.as_deref().map(ResolveImage::parse);
         let mut local = Vec::new();
         if asked.is_some_and(|asked| asked != ResolveImage::Never) {
@@ -79,7 +79,7 @@ impl Swarm<'_> {
             if asked.is_none() {
                 let ran = self.before.tasks.iter().filter(|t| t.image() == image.id);
                 let ran = ran.map(|t| t.node.clone()).collect();
-                local.push(Local { service: name.clone(), image: reference, ran });
+                local.push(LocalImage { service: name.clone(), image: reference, ran });
             }
             file.set_image(&name, &image.id);
         }
@@ -134,7 +134,7 @@ impl Swarm<'_> {
         }
         let current = self.ledger.history.current();
         let before = current.and_then(|record| self.ledger.snapshot(record.number).ok());
-        for kind in objects::Kind::ALL {
+        for kind in objects::ObjectKind::ALL {
             for key in recorded.keys(kind.key()) {
                 let sent = file.value[kind.key()].get(&key);
                 let sent = sent.and_then(|value| serde_yaml::to_value(value).ok());
@@ -151,7 +151,7 @@ impl Swarm<'_> {
     /// Makes the configs and secrets that are not there yet.
     pub fn create_objects(&self, prepared: &Prepared) -> Result<()> {
         let create =
-            |(object, name): &(Object, String)| self.docker().create_object(self.name(), object, name);
+            |(object, name): &(StackObject, String)| self.docker().create_object(self.name(), object, name);
         prepared.missing.iter().try_for_each(create)
     }
 
@@ -170,7 +170,7 @@ impl Swarm<'_> {
         }
         for number in ledger.history.good_numbers() {
             let Ok(text) = ledger.snapshot(number) else { continue };
-            for kind in objects::Kind::ALL {
+            for kind in objects::ObjectKind::ALL {
                 let keys = text.keys(kind.key());
                 let names = keys.iter().filter_map(|key| text.shared(kind.key(), key)?.get("name")?.as_str());
                 needed.extend(names.map(String::from));
@@ -181,7 +181,7 @@ impl Swarm<'_> {
             let specs = [Some(&service.spec), service.previous.as_ref()];
             needed.extend(specs.into_iter().flatten().flat_map(|s| s.objects()).map(String::from));
         }
-        for kind in objects::Kind::ALL {
+        for kind in objects::ObjectKind::ALL {
             let ours = self.docker().objects(self.name(), kind)?;
             ours.iter()
                 .filter(|name| !needed.contains(*name))
@@ -192,7 +192,7 @@ impl Swarm<'_> {
 }
 
 /// Gives every config and secret the name that its content has, and gives those that are still to be made.
-fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(Object, String)>> {
+fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(StackObject, String)>> {
     let mut missing = Vec::new();
     for object in std::mem::take(&mut file.objects) {
         let existing = docker.existing(object.kind, &object.name)?;

@@ -10,8 +10,8 @@ use super::prepare::Prepared;
 use super::{Swarm, fronts};
 use crate::deploy::witnessed::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
-use crate::swarm::placement::Node;
-use crate::swarm::public;
+use crate::swarm::placement::PlacementNode;
+use crate::swarm::published_urls;
 use crate::witness::Places;
 
 /// How long every URL has to give its first answer, where it has to.
@@ -73,20 +73,21 @@ impl Swarm<'_> {
         let asked = (settings.host.as_deref(), settings.path.as_deref());
         let is_here = !self.docker().is_elsewhere();
         let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
-        let ways = |node: &Node| -> Vec<IpAddr> {
+        let ways = |node: &PlacementNode| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());
             address.into_iter().chain(local.filter(|_| node.id == nodes.this)).collect()
         };
         let addresses = |service: &str, is_of_node: bool| {
-            let runs_on = |node: &&Node| {
+            let runs_on = |node: &&PlacementNode| {
                 let mut tasks = self.before.tasks_of(service).filter(|t| t.runs());
                 tasks.any(|t| t.node == node.hostname())
             };
             // Every node leads to a port of the mesh.
-            let is_asked = |node: &&Node| if is_of_node { runs_on(node) } else { node.id == nodes.this };
+            let is_asked =
+                |node: &&PlacementNode| if is_of_node { runs_on(node) } else { node.id == nodes.this };
             let asked = nodes.all.iter().filter(is_asked).map(ways);
             asked.filter(|ways| !ways.is_empty()).collect()
         };
-        Ok(public::places(&project, self.name(), &file.services, &fronts(&text)?, &addresses, asked))
+        Ok(published_urls::places(&project, self.name(), &file.services, &fronts(&text)?, &addresses, asked))
     }
 }

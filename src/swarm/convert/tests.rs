@@ -2,8 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::model::ResolvedProject;
-use crate::swarm::change::Change;
-use crate::swarm::state::Stack;
+use crate::swarm::diff::ServiceDiff;
+use crate::swarm::observed::ObservedStack;
 
 #[test]
 fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
@@ -18,7 +18,7 @@ fn a_compose_project_becomes_one_for_a_swarm_with_each_change_named() {
          lb: {{image: traefik, command: ['--providers.docker=true']}}}}, networks: {{n: {{driver: bridge}}}}}}"
     ))
     .unwrap();
-    let made = Converted::of(&project, folder.path());
+    let made = ConvertedProject::of(&project, folder.path());
     let app = &made.value["services"]["app"];
     assert!(app["image"].as_str().unwrap().starts_with("${REGISTRY:?"), "{app}");
     assert_eq!(app["configs"][0]["target"], "/c");
@@ -49,7 +49,8 @@ fn a_service_without_a_file_gets_one_that_changes_nothing() {
       "Placement":{"Constraints":["node.role==manager"]},"ForceUpdate":0,"Runtime":"container"},
       "Mode":{"Replicated":{"Replicas":3}},"UpdateConfig":{"Parallelism":1,"Delay":10000000000,"FailureAction":"pause"},
       "EndpointSpec":{"Mode":"vip","Ports":[{"Protocol":"tcp","TargetPort":6379,"PublishedPort":6379,"PublishMode":"ingress"}]}}}"#;
-    let stack = Stack::new("redis", vec![serde_json::from_str(json).unwrap()], Vec::new(), &BTreeMap::new());
+    let stack =
+        ObservedStack::new("redis", vec![serde_json::from_str(json).unwrap()], Vec::new(), &BTreeMap::new());
     let service = &stack.services["redis"];
     let networks: BTreeMap<String, String> = [("n1".to_string(), "front".to_string())].into();
     let project = project_of("redis", &service.spec, &networks);
@@ -60,9 +61,14 @@ fn a_service_without_a_file_gets_one_that_changes_nothing() {
     let mut resolved = project.clone();
     resolved["services"]["redis"]["environment"] = json!({ "A": "$$1" });
     resolved["services"]["redis"]["networks"] = json!({ "front": null });
-    let file = StackFile::of(&resolved.to_string(), "f", &Asks::default()).unwrap();
+    let file = StackFile::of(&resolved.to_string(), "f", &StackOverrides::default()).unwrap();
     assert!(file.refusals.is_empty(), "{:?}", file.refusals);
-    let change =
-        Change { stack: "redis", file: &file.value, service: "redis", image: "redis:6", networks: &networks };
+    let change = ServiceDiff {
+        stack: "redis",
+        file: &file.value,
+        service: "redis",
+        image: "redis:6",
+        networks: &networks,
+    };
     assert_eq!(change.words(Some(service)), "nothing changes");
 }

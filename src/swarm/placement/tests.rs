@@ -2,9 +2,9 @@ use serde_json::json;
 
 use super::*;
 use crate::model::ResolvedProject;
-use crate::swarm::file::Asks;
+use crate::swarm::stack_file::StackOverrides;
 
-fn node(name: &str, role: &str, availability: &str) -> Node {
+fn node(name: &str, role: &str, availability: &str) -> PlacementNode {
     serde_json::from_value(json!({
         "ID": format!("id-{name}"),
         "Spec": { "Role": role, "Availability": availability, "Labels": { "disk": "SSD" } },
@@ -16,25 +16,25 @@ fn node(name: &str, role: &str, availability: &str) -> Node {
 }
 
 /// Two nodes, of which `one` is talked to, and a third that takes no tasks.
-fn nodes() -> Nodes {
+fn nodes() -> ClusterNodes {
     let all = vec![
         node("one", "manager", "active"),
         node("two", "worker", "active"),
         node("three", "worker", "drain"),
     ];
-    Nodes { all, this: "id-one".into() }
+    ClusterNodes { all, this: "id-one".into() }
 }
 
 fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
     let text = ResolvedProject::read(yaml).unwrap().text();
-    let file = StackFile::of(&text, "compose.yaml", &Asks::default()).unwrap();
+    let file = StackFile::of(&text, "compose.yaml", &StackOverrides::default()).unwrap();
     let set = |nodes: &[&str]| nodes.iter().map(|n| n.to_string()).collect();
-    let one = |(service, nodes): &(&str, &[&str])| Local {
+    let one = |(service, nodes): &(&str, &[&str])| LocalImage {
         service: service.to_string(),
         image: file.image(service).into(),
         ran: set(nodes),
     };
-    let local: Vec<Local> = local.iter().map(one).collect();
+    let local: Vec<LocalImage> = local.iter().map(one).collect();
     let found = nodes().refusals(&file, &local, Path::new("/srv/shop"));
     found.iter().map(|w| format!("{} | {}\n", w.message, w.hint)).collect()
 }
@@ -107,7 +107,7 @@ fn a_volume_of_each_node_is_a_loss_where_a_service_may_move() {
             "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
         );
         let text = ResolvedProject::read(&yaml).unwrap().text();
-        nodes().losses(&StackFile::of(&text, "f", &Asks::default()).unwrap()).len()
+        nodes().losses(&StackFile::of(&text, "f", &StackOverrides::default()).unwrap()).len()
     };
     assert_eq!(losses("", "{name: p_v}"), 1);
     assert_eq!(losses("deploy: {placement: {constraints: [node.hostname == one]}}", "{}"), 0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::state::{Service, Spec, Stack, Task};
+use super::observed::{ObservedStack, Spec, StackService, Task};
 
 /// Swarm waits this long before it stops a task, so that others learn that it is gone
 /// (moby `daemon/cluster/executor/container/controller.go`).
@@ -33,7 +33,7 @@ pub struct ServiceGoal {
 
 /// How a service stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Convergence {
     Underway,
     /// As many tasks as are wanted run (of a job: completed), and Swarm has nothing left to do.
     Converged,
@@ -53,7 +53,7 @@ pub enum Standing {
 
 impl ServiceGoal {
     /// For what Swarm has taken.
-    pub fn sent(now: &Stack, service: &str) -> ServiceGoal {
+    pub fn sent(now: &ObservedStack, service: &str) -> ServiceGoal {
         let found = now.services.get(service);
         let sent = found.map(|s| s.spec.clone());
         let monitor = sent.as_ref().map_or(MONITOR, Spec::monitor);
@@ -61,7 +61,7 @@ impl ServiceGoal {
     }
 
     /// Without a window: what is put back is known to work.
-    pub fn back(now: &Stack, service: &str) -> ServiceGoal {
+    pub fn back(now: &ObservedStack, service: &str) -> ServiceGoal {
         ServiceGoal { monitor: Duration::ZERO, ..ServiceGoal::sent(now, service) }
     }
 }
@@ -73,55 +73,60 @@ impl ServiceGoal {
 /// 3. What Swarm says of its update goes next.
 /// 4. It may not have begun yet: what has changed has converged only once the tasks are those that are asked for now.
 /// 5. Else it has converged once as many run as are wanted; of a global one at least one.
-pub fn standing(stack: &Stack, goal: &ServiceGoal, before: Option<&Service>) -> Standing {
-    let Some(service) = stack.services.get(&goal.service) else { return Standing::Gone };
+pub fn standing(stack: &ObservedStack, goal: &ServiceGoal, before: Option<&StackService>) -> Convergence {
+    let Some(service) = stack.services.get(&goal.service) else { return Convergence::Gone };
     let (state, message) = match &service.update {
         Some(update) => (update.state.as_str(), update.message.clone()),
         None => ("", String::new()),
     };
     let is_other = goal.sent.as_ref().is_some_and(|sent| !sent.asks_for_same(&service.spec));
     if is_other && !state.starts_with("rollback") {
-        return Standing::Overwritten;
+        return Convergence::Overwritten;
     }
     if service.spec.is_job() {
         return job(stack, service);
     }
     let changed = before.is_some_and(|b| !b.spec.same_tasks(&service.spec));
     let running = match state {
-        "updating" | "rollback_started" => return Standing::Underway,
-        "paused" => return Standing::Paused(message),
-        "rollback_paused" => return Standing::RollbackPaused(message),
+        "updating" | "rollback_started" => return Convergence::Underway,
+        "paused" => return Convergence::Paused(message),
+        "rollback_paused" => return Convergence::RollbackPaused(message),
         "" if changed => stack.current(service),
         _ => stack.running(&service.name),
     };
     let wanted = stack.wanted(service).max(usize::from(service.spec.is_global()));
     match (running >= wanted, state) {
-        (false, _) => Standing::Underway,
-        (true, "rollback_completed") => Standing::RolledBack(message),
-        (true, _) => Standing::Converged,
+        (false, _) => Convergence::Underway,
+        (true, "rollback_completed") => Convergence::RolledBack(message),
+        (true, _) => Convergence::Converged,
     }
 }
 
 /// A job has failed once a slot has used up its attempts: its first one, and as many again as its restart policy has.
-fn job(stack: &Stack, service: &Service) -> Standing {
+fn job(stack: &ObservedStack, service: &StackService) -> Convergence {
     let wanted = stack.wanted(service).max(1);
     let failed = |t: &&Task| t.has_failed() && t.is_in(service);
     let attempts =
         |slot: &str| stack.tasks_of(&service.name).filter(failed).filter(|t| t.slot == slot).count();
     let is_over = |t: &Task| service.spec.attempts().is_some_and(|again| attempts(&t.slot) as u64 > again);
     match stack.current(service) >= wanted {
-        true => Standing::Converged,
-        false if stack.tasks_of(&service.name).filter(failed).any(is_over) => Standing::JobFailed,
-        false => Standing::Underway,
+        true => Convergence::Converged,
+        false if stack.tasks_of(&service.name).filter(failed).any(is_over) => Convergence::JobFailed,
+        false => Convergence::Underway,
     }
 }
 
 /// Longest time without progress before Swarm is held to be stuck: the time to get ready, and everything that Swarm
 /// waits for by itself in between. Swarm has no such limit: a task that never gets ready is waited for without end.
-pub fn patience(stack: &Stack, service: &Service, ready: Duration, before: Option<&Service>) -> Duration {
+pub fn patience(
+    stack: &ObservedStack,
+    service: &StackService,
+    ready: Duration,
+    before: Option<&StackService>,
+) -> Duration {
     let newest = stack.tasks_of(&service.name).filter(|t| !t.error.is_empty()).max_by_key(|t| &t.created);
     // With the ports that it had, the service waits for its own task to leave.
-    let ports = |service: &Service| service.spec.value()["EndpointSpec"]["Ports"].clone();
+    let ports = |service: &StackService| service.spec.value()["EndpointSpec"]["Ports"].clone();
     let is_new = before.is_none_or(|b| ports(b) != ports(service));
     if is_new && newest.is_some_and(|t| is_port_taken(&t.error)) {
         return ready;
@@ -148,8 +153,8 @@ pub fn is_port_taken(error: &str) -> bool {
 
 /// How far a stack is: grows with everything that gets further, and with nothing else. A task that starts over and over
 /// is no progress.
-pub fn progress<'a>(stack: &Stack, services: impl Iterator<Item = &'a Service>) -> usize {
-    let of = |service: &Service| {
+pub fn progress<'a>(stack: &ObservedStack, services: impl Iterator<Item = &'a StackService>) -> usize {
+    let of = |service: &StackService| {
         let gone = stack.tasks_of(&service.name).filter(|t| !t.is_of(&service.spec) && t.runs()).count();
         let ended = usize::from(!["updating", "rollback_started"].contains(&service.update_state()));
         1000 * (stack.current(service) + ended) + 999usize.saturating_sub(gone)
@@ -158,7 +163,11 @@ pub fn progress<'a>(stack: &Stack, services: impl Iterator<Item = &'a Service>) 
 }
 
 /// Why tasks of a service do not get there, the newest first, each reason once: the line for people, and the reason.
-pub fn complaints(stack: &Stack, service: &str, known: impl Fn(&Task) -> bool) -> Vec<(String, String)> {
+pub fn complaints(
+    stack: &ObservedStack,
+    service: &str,
+    known: impl Fn(&Task) -> bool,
+) -> Vec<(String, String)> {
     let mut said: Vec<(String, String)> = Vec::new();
     let is_job = stack.services.get(service).is_some_and(|s| s.spec.is_job());
     // A task whose health check fails is stopped, and counts as complete when it then ends without an error.

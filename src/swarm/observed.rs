@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::verdict::MONITOR;
+use super::convergence::MONITOR;
 
 /// A service as `docker service inspect` prints it.
 #[derive(Debug, Clone, Deserialize)]
@@ -92,7 +92,7 @@ pub struct Spec {
 
 /// One service of a stack.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct StackService {
     pub id: String,
     /// As the file names it.
     pub name: String,
@@ -126,8 +126,8 @@ pub struct Task {
 
 /// A stack as it is now.
 #[derive(Debug, Clone, Default)]
-pub struct Stack {
-    pub services: BTreeMap<String, Service>,
+pub struct ObservedStack {
+    pub services: BTreeMap<String, StackService>,
     pub tasks: Vec<Task>,
 }
 
@@ -268,12 +268,12 @@ impl Task {
     }
 
     /// Of a job: it belongs to the iteration that the last update began. Any task of another service does.
-    pub fn is_in(&self, service: &Service) -> bool {
+    pub fn is_in(&self, service: &StackService) -> bool {
         service.iteration.is_none() || self.iteration == service.iteration
     }
 
     /// It ran to its end, as a job of this iteration does.
-    pub fn completed(&self, service: &Service) -> bool {
+    pub fn completed(&self, service: &StackService) -> bool {
         self.state == "complete" && self.is_in(service)
     }
 
@@ -301,17 +301,17 @@ impl Task {
     }
 }
 
-impl Stack {
+impl ObservedStack {
     /// Puts together what was asked one after the other; tasks of services that are not of the stack are left out.
     pub fn new(
         stack: &str,
         services: Vec<RawService>,
         tasks: Vec<RawTask>,
         nodes: &BTreeMap<String, String>,
-    ) -> Stack {
-        let services: BTreeMap<String, Service> = services
+    ) -> ObservedStack {
+        let services: BTreeMap<String, StackService> = services
             .into_iter()
-            .map(|raw| Service::new(stack, raw))
+            .map(|raw| StackService::new(stack, raw))
             .map(|service| (service.name.clone(), service))
             .collect();
         let by_id: BTreeMap<&str, &str> =
@@ -321,7 +321,7 @@ impl Stack {
             .filter_map(|raw| Some(Task::new(by_id.get(raw.service_id.as_str())?, raw, nodes)))
             .collect();
         tasks.sort_by(|a, b| (&a.service, &a.slot, &a.created).cmp(&(&b.service, &b.slot, &b.created)));
-        Stack { services, tasks }
+        ObservedStack { services, tasks }
     }
 
     pub fn tasks_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a Task> {
@@ -329,7 +329,7 @@ impl Stack {
     }
 
     /// Number of slots of a service that run the current spec; of a job, that completed in this iteration.
-    pub fn current(&self, service: &Service) -> usize {
+    pub fn current(&self, service: &StackService) -> usize {
         slots(self.tasks_of(&service.name).filter(|t| match service.spec.is_job() {
             true => t.completed(service),
             false => t.runs() && t.is_of(&service.spec),
@@ -342,7 +342,7 @@ impl Stack {
     }
 
     /// Number of tasks that a service is to have: its replicas or completions; for a global one those that Swarm wants.
-    pub fn wanted(&self, service: &Service) -> usize {
+    pub fn wanted(&self, service: &StackService) -> usize {
         match service.spec.replicas().or(service.spec.completions()) {
             Some(number) => number as usize,
             None => slots(self.tasks_of(&service.name).filter(|t| t.is_wanted() && t.is_in(service))),
@@ -354,11 +354,11 @@ fn slots<'t>(tasks: impl Iterator<Item = &'t Task>) -> usize {
     tasks.map(|task| &task.slot).collect::<BTreeSet<_>>().len()
 }
 
-impl Service {
-    fn new(stack: &str, raw: RawService) -> Service {
+impl StackService {
+    fn new(stack: &str, raw: RawService) -> StackService {
         let full = raw.spec["Name"].as_str().unwrap_or_default().to_string();
         let name = full.strip_prefix(stack).and_then(|n| n.strip_prefix('_')).unwrap_or(&full).to_string();
-        Service {
+        StackService {
             id: raw.id,
             is_adopted: name == full,
             name,

@@ -2,28 +2,28 @@ use serde_json::json;
 
 use super::*;
 
-fn front(image: &str, target: &str, text: &str) -> Front {
+fn front(image: &str, target: &str, text: &str) -> StackProxy {
     let service = json!({ "image": image, "configs": [{ "source": "c", "target": target }] });
     let stack = json!({ "configs": { "c": { "file": "/f" } } });
     let read = |path: &str| (path == "/f").then(|| text.to_string());
-    Front::of("lb", &service, &stack, &read).expect("a proxy")
+    StackProxy::of("lb", &service, &stack, &read).expect("a proxy")
 }
 
-fn caddy(text: &str) -> Front {
+fn caddy(text: &str) -> StackProxy {
     front("caddy:2.11", "/etc/caddy/Caddyfile", text)
 }
 
-fn haproxy(text: &str) -> Front {
+fn haproxy(text: &str) -> StackProxy {
     front("registry:5000/haproxy:3.2", "/usr/local/etc/haproxy/haproxy.cfg", text)
 }
 
 #[test]
 fn a_proxy_is_recognised_by_its_image_or_its_file() {
-    assert_eq!(caddy("").kind, Kind::Caddy);
-    assert_eq!(haproxy("").kind, Kind::Haproxy);
-    assert_eq!(front("ours", "/etc/caddy/Caddyfile", "").kind, Kind::Caddy);
+    assert_eq!(caddy("").kind, ProxyKind::Caddy);
+    assert_eq!(haproxy("").kind, ProxyKind::Haproxy);
+    assert_eq!(front("ours", "/etc/caddy/Caddyfile", "").kind, ProxyKind::Caddy);
     let app = json!({ "image": "shop:1", "configs": [{ "source": "c", "target": "/app.toml" }] });
-    assert_eq!(Front::of("app", &app, &json!({}), &|_| None), None);
+    assert_eq!(StackProxy::of("app", &app, &json!({}), &|_| None), None);
 }
 
 #[test]
@@ -37,9 +37,9 @@ fn it_reaches_what_its_configuration_names() {
     assert!(!traefik.reaches("p", "x", &json!({})));
 }
 
-fn front_of_traefik(argument: &str) -> Front {
+fn front_of_traefik(argument: &str) -> StackProxy {
     let service = json!({ "image": "traefik:v3", "command": ["--providers.swarm=true", argument] });
-    Front::of("lb", &service, &json!({}), &|_| None).unwrap()
+    StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap()
 }
 
 #[test]
@@ -113,12 +113,12 @@ fn nginx_that_looks_up_once_needs_a_name_that_stays() {
 
 #[test]
 fn proxies_of_one_machine_are_named_in_a_swarm() {
-    let rules = |front: &Front, part: Value| {
+    let rules = |front: &StackProxy, part: Value| {
         front.risks("app", &part).iter().map(|r| r.rule.to_string()).collect::<Vec<_>>().join(" ")
     };
     let traefik = |words: &[&str]| {
         let service = json!({ "image": "traefik:v3", "command": words });
-        Front::of("lb", &service, &json!({}), &|_| None).unwrap()
+        StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap()
     };
     let own = || json!({ "labels": { "traefik.enable": "true" } });
     assert_eq!(rules(&traefik(&["--providers.docker=true"]), own()), "swarm-traefik-provider");
@@ -133,7 +133,7 @@ fn proxies_of_one_machine_are_named_in_a_swarm() {
         ""
     );
     let service = json!({ "image": "nginxproxy/nginx-proxy:1.11" });
-    let proxy = Front::of("lb", &service, &json!({}), &|_| None).unwrap();
+    let proxy = StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap();
     let part = json!({ "environment": { "VIRTUAL_HOST": "a.b" } });
     assert!(proxy.reaches("p", "app", &part) && !proxy.reaches("p", "app", &json!({})));
     assert_eq!(rules(&proxy, part), "swarm-nginx-proxy");

@@ -2,14 +2,14 @@ use super::*;
 use crate::model::ResolvedProject;
 
 /// A project as `docker compose config` prints it, turned into a stack.
-fn made(yaml: &str, asks: &Asks) -> (Value, StackFile) {
+fn made(yaml: &str, asks: &StackOverrides) -> (Value, StackFile) {
     let text = ResolvedProject::read(yaml).unwrap().text();
     let file = StackFile::of(&text, "compose.yaml", asks).unwrap();
     (serde_json::from_str(&file.text()).unwrap(), file)
 }
 
 fn stack(yaml: &str) -> (Value, StackFile) {
-    let (value, file) = made(yaml, &Asks::default());
+    let (value, file) = made(yaml, &StackOverrides::default());
     assert!(file.refusals.is_empty(), "{:?}", file.refusals);
     (value, file)
 }
@@ -19,7 +19,7 @@ fn notes(service: &str) -> String {
 }
 
 fn refused(yaml: &str) -> ConfigError {
-    let (_, mut file) = made(yaml, &Asks::default());
+    let (_, mut file) = made(yaml, &StackOverrides::default());
     assert_eq!(file.refusals.len(), 1, "{yaml}: {:?}", file.refusals);
     file.refusals.remove(0)
 }
@@ -114,7 +114,7 @@ fn composes_short_words_for_resources_and_restarts_are_swarms_long_ones() {
 #[test]
 fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
     let yaml = "services: {app: {image: a, deploy: {replicas: 3, update_config: {delay: 1s, order: stop-first}}}, db: {image: d}}";
-    let asks = Asks {
+    let asks = StackOverrides {
         replicas: [("app".to_string(), 5)].into(),
         update: UpdateLayer {
             order: Some(Order::StartFirst),
@@ -122,7 +122,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
             action: Some(FailureAction::Pause),
             ..UpdateLayer::default()
         },
-        ..Asks::default()
+        ..StackOverrides::default()
     };
     let (stack, _) = made(yaml, &asks);
     let deploy = &stack["services"]["app"]["deploy"];
@@ -132,7 +132,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
     assert_eq!(deploy["update_config"], expected);
     assert!(deploy.get("rollback_config").is_none());
     let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
-    let (stack, _) = made(yaml, &Asks { update, ..Asks::default() });
+    let (stack, _) = made(yaml, &StackOverrides { update, ..StackOverrides::default() });
     assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns", "0 is 5s to Swarm");
 }
 
@@ -140,7 +140,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
 fn only_what_was_named_is_there_with_what_it_refers_to() {
     let yaml = "services: {app: {image: a, networks: {n: null}, secrets: [{source: s}]}, db: {image: d, networks: {m: null}, \
                 configs: [{source: c}]}}\nnetworks: {n: {name: x}, m: {}}\nsecrets: {s: {content: x}}\nconfigs: {c: {content: x}}";
-    let asks = Asks { services: vec!["app".into()], ..Asks::default() };
+    let asks = StackOverrides { services: vec!["app".into()], ..StackOverrides::default() };
     let (stack, file) = made(yaml, &asks);
     assert_eq!(file.services, ["app"]);
     assert_eq!(stack["networks"], json!({ "n": { "name": "x" } }));
@@ -154,7 +154,10 @@ fn configs_and_secrets_are_made_apart_and_referred_to_by_name() {
     let (stack, file) = stack(yaml);
     assert_eq!(stack["configs"]["c"], json!({ "name": "p_c", "external": true }));
     let [object] = &file.objects[..] else { panic!("{:?}", file.objects) };
-    assert_eq!((object.kind, object.name.as_str(), &object.content[..]), (Kind::Config, "p_c", &b"a$b"[..]));
+    assert_eq!(
+        (object.kind, object.name.as_str(), &object.content[..]),
+        (ObjectKind::Config, "p_c", &b"a$b"[..])
+    );
     assert!(!file.text().contains("a$b"));
     let wrong = refused(
         "services: {app: {image: a, secrets: [{source: s}]}}\nsecrets: {s: {environment: COMPOSE_ZD_NOT_SET}}",
@@ -166,14 +169,14 @@ fn configs_and_secrets_are_made_apart_and_referred_to_by_name() {
 fn everything_that_swarm_refuses_is_said_at_once() {
     let yaml = "services: {app: {build: ., volumes_from: [b], network_mode: 'service:b', ports: [{target: 1, published: '2-3'}], \
                 networks: {n: null}}}\nnetworks: {n: {driver: macvlan}}";
-    assert_eq!(made(yaml, &Asks::default()).1.refusals.len(), 5);
+    assert_eq!(made(yaml, &StackOverrides::default()).1.refusals.len(), 5);
 }
 
 #[test]
 fn a_job_has_no_update_config_and_is_left_out_of_a_way_back() {
     let yaml = "services: {job: {image: a, deploy: {mode: replicated-job, update_config: {monitor: 1s}}}, app: {image: a}}";
     let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
-    let (stack, file) = made(yaml, &Asks { update, ..Asks::default() });
+    let (stack, file) = made(yaml, &StackOverrides { update, ..StackOverrides::default() });
     assert!(stack["services"]["job"]["deploy"].get("update_config").is_none());
     assert_eq!(file.without_jobs().services, ["app"]);
 }
@@ -186,7 +189,7 @@ fn a_monitor_of_zero_is_written_as_what_swarm_takes_for_none() {
 
 #[test]
 fn a_global_service_has_no_number() {
-    let asks = Asks { replicas: [("app".to_string(), 5)].into(), ..Asks::default() };
+    let asks = StackOverrides { replicas: [("app".to_string(), 5)].into(), ..StackOverrides::default() };
     let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks);
     assert!(stack["services"]["app"]["deploy"].get("replicas").is_none());
 }

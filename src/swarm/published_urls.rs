@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
-use super::front::Front;
+use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
 use crate::witness::Places;
 
 /// Where a service that publishes a port is reached: the addresses of the nodes, each with the ways to it, best first.
-pub type Addresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
+pub type NodeAddresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
 
 /// The places of each of these services, each once: at every proxy in front of it, on every node where that proxy has a port,
 /// or at its own port. `addresses` gets a service and whether its port is that of its node; `host` and `path` go before what
@@ -18,14 +18,14 @@ pub fn places(
     project: &Value,
     stack: &str,
     services: &[String],
-    fronts: &[Front],
-    addresses: &Addresses,
+    fronts: &[StackProxy],
+    addresses: &NodeAddresses,
     asked: (Option<&str>, Option<&str>),
 ) -> Vec<Places> {
     let mut found: Vec<Places> = Vec::new();
     for name in services {
         let part = &project["services"][name];
-        let before: Vec<&Front> =
+        let before: Vec<&StackProxy> =
             fronts.iter().filter(|f| f.service != *name && f.reaches(stack, name, part)).collect();
         let mut all = Vec::new();
         for front in &before {
@@ -54,21 +54,21 @@ pub fn places(
 
 /// A TCP port of a service, and that of the nodes that leads to it.
 #[derive(Debug, Clone, Copy)]
-struct Port {
+struct PublishedPort {
     target: u16,
     published: u16,
     /// Of the node that a task runs on alone.
     is_of_node: bool,
 }
 
-fn published(service: &Value) -> Vec<Port> {
+fn published(service: &Value) -> Vec<PublishedPort> {
     let ports = service["ports"].as_array().into_iter().flatten();
     let tcp = ports.filter(|p| p["protocol"].as_str().is_none_or(|name| name == "tcp"));
     let number =
         |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).and_then(|n| u16::try_from(n).ok());
     let port = |p: &Value| {
         let is_of_node = p["mode"].as_str() == Some("host");
-        Some(Port { target: number(&p["target"])?, published: number(&p["published"])?, is_of_node })
+        Some(PublishedPort { target: number(&p["target"])?, published: number(&p["published"])?, is_of_node })
     };
     tcp.filter_map(port).collect()
 }
@@ -82,7 +82,7 @@ mod tests {
     fn found(project: &Value, services: &[&str], files: &str) -> Vec<String> {
         let read = |_: &str| Some(files.to_string());
         let all = project["services"].as_object().unwrap().iter();
-        let fronts: Vec<Front> = all.filter_map(|(n, s)| Front::of(n, s, project, &read)).collect();
+        let fronts: Vec<StackProxy> = all.filter_map(|(n, s)| StackProxy::of(n, s, project, &read)).collect();
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
         let places = places(project, "p", &services, &fronts, &here, (None, None));
         places.iter().flatten().map(|p| p.url.to_string()).collect()

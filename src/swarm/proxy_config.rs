@@ -12,7 +12,7 @@ use crate::proxy::{haproxy, traefik};
 
 /// What a proxy is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProxyKind {
     Caddy,
     Haproxy,
     Nginx,
@@ -22,9 +22,9 @@ pub enum Kind {
 
 /// A proxy of the stack, with what it was configured by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Front {
+pub struct StackProxy {
     pub service: String,
-    pub kind: Kind,
+    pub kind: ProxyKind,
     text: String,
 }
 
@@ -36,30 +36,30 @@ const FRESH: Duration = Duration::from_secs(1);
 const LEAVES: Duration = Duration::from_secs(2);
 
 /// Where each kind has its configuration.
-const FILES: [(Kind, &str); 4] = [
-    (Kind::Caddy, "Caddyfile"),
-    (Kind::Haproxy, "haproxy.cfg"),
-    (Kind::Nginx, "nginx.conf"),
-    (Kind::Traefik, "traefik."),
+const FILES: [(ProxyKind, &str); 4] = [
+    (ProxyKind::Caddy, "Caddyfile"),
+    (ProxyKind::Haproxy, "haproxy.cfg"),
+    (ProxyKind::Nginx, "nginx.conf"),
+    (ProxyKind::Traefik, "traefik."),
 ];
 
 /// What each kind's images are called.
-const IMAGES: [(Kind, &str); 5] = [
-    (Kind::Caddy, "caddy"),
-    (Kind::Haproxy, "haproxy"),
-    (Kind::NginxProxy, "nginx-proxy"),
-    (Kind::Nginx, "nginx"),
-    (Kind::Traefik, "traefik"),
+const IMAGES: [(ProxyKind, &str); 5] = [
+    (ProxyKind::Caddy, "caddy"),
+    (ProxyKind::Haproxy, "haproxy"),
+    (ProxyKind::NginxProxy, "nginx-proxy"),
+    (ProxyKind::Nginx, "nginx"),
+    (ProxyKind::Traefik, "traefik"),
 ];
 
-impl Front {
+impl StackProxy {
     /// Recognises a proxy by its image or by the name of the file it is given. `read` gets a file of this machine.
     pub fn of(
         name: &str,
         service: &Value,
         stack: &Value,
         read: &dyn Fn(&str) -> Option<String>,
-    ) -> Option<Front> {
+    ) -> Option<StackProxy> {
         let image = service["image"].as_str().unwrap_or_default();
         let image = image.rsplit('/').next().unwrap_or_default();
         let files = given_files(service, stack);
@@ -72,17 +72,17 @@ impl Front {
         // Traefik's settings by variables: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
         let variables = as_labels(&service["environment"]).into_iter();
         text.extend(variables.map(|(name, value)| format!("{}={value}", name.replace('_', "."))));
-        Some(Front { service: name.into(), kind, text: text.join("\n") })
+        Some(StackProxy { service: name.into(), kind, text: text.join("\n") })
     }
 
     /// It sends requests to this service of the stack.
     pub fn reaches(&self, stack: &str, service: &str, part: &Value) -> bool {
         match self.kind {
-            Kind::Traefik => {
+            ProxyKind::Traefik => {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
                 labels.iter().any(|l| l.to_string().contains("traefik."))
             }
-            Kind::NginxProxy => part["environment"].get("VIRTUAL_HOST").is_some(),
+            ProxyKind::NginxProxy => part["environment"].get("VIRTUAL_HOST").is_some(),
             _ => self.names(stack, service).next().is_some(),
         }
     }
@@ -91,15 +91,15 @@ impl Front {
     pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<PublicRoute> {
         let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
         match self.kind {
-            Kind::Haproxy => haproxy::entrances_of(&self.text, &names),
-            Kind::Caddy => self.text.lines().filter_map(site).collect(),
-            Kind::Nginx => self.lines().filter_map(listen).collect(),
-            Kind::NginxProxy => {
+            ProxyKind::Haproxy => haproxy::entrances_of(&self.text, &names),
+            ProxyKind::Caddy => self.text.lines().filter_map(site).collect(),
+            ProxyKind::Nginx => self.lines().filter_map(listen).collect(),
+            ProxyKind::NginxProxy => {
                 let host = part["environment"]["VIRTUAL_HOST"].as_str().and_then(|all| all.split(',').next());
                 let host = host.filter(|h| is_plain(h)).map(String::from);
                 vec![PublicRoute { host, ..PublicRoute::at(80, false) }]
             }
-            Kind::Traefik => {
+            ProxyKind::Traefik => {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
                 let found = labels.iter().find_map(|l| traefik::request_of(&as_labels(l)));
                 found
@@ -122,15 +122,15 @@ impl Front {
     /// What it loses when a service behind it is updated; `part` is the service's part of the file.
     pub fn risks(&self, service: &str, part: &Value) -> Vec<Risk> {
         let found = match self.kind {
-            Kind::Caddy => self.caddy(service),
-            Kind::Haproxy => self.haproxy(service),
-            Kind::Nginx => self.nginx(service, part),
-            Kind::NginxProxy => vec![(
+            ProxyKind::Caddy => self.caddy(service),
+            ProxyKind::Haproxy => self.haproxy(service),
+            ProxyKind::Nginx => self.nginx(service, part),
+            ProxyKind::NginxProxy => vec![(
                 "swarm-nginx-proxy",
                 "nginx-proxy sees the containers of its own node alone, and sends requests to a task until it is dead".into(),
                 "use Caddy, HAProxy or Traefik's swarm provider in a Swarm".into(),
             )],
-            Kind::Traefik => self.traefik(service, part),
+            ProxyKind::Traefik => self.traefik(service, part),
         };
         let told = |(rule, says, fix): ProxyRisk| {
             Risk::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)

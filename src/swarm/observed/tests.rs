@@ -84,7 +84,7 @@ fn a_stack_is_put_together_from_its_parts() {
         "Status":{"State":"failed","Err":"task: non-zero exit (1)"}}"#;
     let other = r#"{"ID":"t3","ServiceID":"another","Status":{"State":"running"},"DesiredState":"running"}"#;
     let nodes = [("n1".to_string(), "one".to_string())].into();
-    let stack = Stack::new("demo", services, vec![task(&running), task(failed), task(other)], &nodes);
+    let stack = ObservedStack::new("demo", services, vec![task(&running), task(failed), task(other)], &nodes);
     let service = &stack.services["vote"];
     assert_eq!((service.update_state(), stack.tasks.len()), ("updating", 2));
     assert_eq!((stack.wanted(service), stack.current(service)), (5, 1));
@@ -99,6 +99,6 @@ fn an_answer_without_what_we_read_is_an_error_and_no_panic() {
     assert!(serde_json::from_str::<RawService>("{}").is_err());
     assert!(serde_json::from_str::<RawTask>("{}").is_err());
     let bare: RawService = serde_json::from_str(r#"{"ID":"a","Spec":null}"#).unwrap();
-    let stack = Stack::new("demo", vec![bare], Vec::new(), &BTreeMap::new());
+    let stack = ObservedStack::new("demo", vec![bare], Vec::new(), &BTreeMap::new());
     assert_eq!(stack.services[""].spec.replicas(), None);
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::objects::{Kind, Object};
+use super::objects::{ObjectKind, StackObject};
 use crate::model::{ConfigError, FailureAction, Order, UpdateLayer};
 
 /// What a deploy asks for beside the file.
 #[derive(Debug, Clone, Default)]
-pub struct Asks {
+pub struct StackOverrides {
     /// The services to deploy; all where it is empty.
     pub services: Vec<String>,
     /// Replicas of services whose file does not say, or that a flag is about.
@@ -31,7 +31,7 @@ pub struct StackFile {
     /// What Swarm ignores, a line each.
     pub notes: Vec<String>,
     /// The configs and secrets that it needs, which are made before it is sent.
-    pub objects: Vec<Object>,
+    pub objects: Vec<StackObject>,
     /// Its services.
     pub services: Vec<String>,
     /// Everything that Swarm cannot run as it is meant, each with the key and the fix.
@@ -115,13 +115,13 @@ impl StackFile {
     ///
     /// # Errors
     /// A text that is no project; what Swarm refuses of one stands in the file.
-    pub fn of(text: &str, source: &str, asks: &Asks) -> Result<StackFile, ConfigError> {
+    pub fn of(text: &str, source: &str, asks: &StackOverrides) -> Result<StackFile, ConfigError> {
         let project: Value = serde_json::from_str(text).map_err(|_| ConfigError {
             message: format!("{source}: a resolved project cannot be read"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
         let mut writer =
-            Writer { source, asks, notes: Vec::new(), objects: Vec::new(), refusals: Vec::new() };
+            StackFileWriter { source, asks, notes: Vec::new(), objects: Vec::new(), refusals: Vec::new() };
         let mut services = Map::new();
         for (name, service) in object(&project["services"]) {
             if asks.services.is_empty() || asks.services.contains(name) {
@@ -141,7 +141,7 @@ impl StackFile {
                 stack[key] = Value::Object(part);
             }
         }
-        let Writer { notes, objects, refusals, .. } = writer;
+        let StackFileWriter { notes, objects, refusals, .. } = writer;
         Ok(StackFile { value: stack, notes, objects, services: names, refusals })
     }
 
@@ -204,15 +204,15 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
 
-struct Writer<'a> {
+struct StackFileWriter<'a> {
     source: &'a str,
-    asks: &'a Asks,
+    asks: &'a StackOverrides,
     notes: Vec<String>,
-    objects: Vec<Object>,
+    objects: Vec<StackObject>,
     refusals: Vec<ConfigError>,
 }
 
-impl Writer<'_> {
+impl StackFileWriter<'_> {
     fn refuse(&mut self, message: String, hint: impl Into<String>) {
         self.refusals.push(ConfigError { message: format!("{}: {message}", self.source), hint: hint.into() });
     }
@@ -376,7 +376,7 @@ impl Writer<'_> {
     }
 
     fn shared(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
-        let kind = Kind::ALL.into_iter().find(|k| k.key() == kind).ok_or(kind);
+        let kind = ObjectKind::ALL.into_iter().find(|k| k.key() == kind).ok_or(kind);
         match kind {
             Ok(kind) if value.get("external").is_none_or(|e| *e == json!(false)) => {
                 self.object(kind, name, value, allowed)
@@ -407,10 +407,10 @@ impl Writer<'_> {
     }
 
     /// A config or secret is made before the stack is sent, and referred to by its name.
-    fn object(&mut self, kind: Kind, key: &str, value: &Value, allowed: &[&str]) -> Value {
+    fn object(&mut self, kind: ObjectKind, key: &str, value: &Value, allowed: &[&str]) -> Value {
         let known = [allowed, &["environment", "content"]].concat();
         let full = value["name"].as_str().unwrap_or(key).to_string();
-        match Object::new(kind, key, &full, &self.kept(kind.key(), key, value, &known)) {
+        match StackObject::new(kind, key, &full, &self.kept(kind.key(), key, value, &known)) {
             Ok(object) => self.objects.push(object),
             Err((message, hint)) => self.refuse(message, hint),
         }

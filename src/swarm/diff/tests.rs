@@ -3,9 +3,9 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::swarm::state::Stack;
+use crate::swarm::observed::ObservedStack;
 
-fn now() -> Service {
+fn now() -> StackService {
     let service = json!({
         "ID": "s",
         "Spec": {
@@ -16,7 +16,8 @@ fn now() -> Service {
             "Mode": { "Replicated": { "Replicas": 3 } },
         },
     });
-    let stack = Stack::new("p", vec![serde_json::from_value(service).unwrap()], Vec::new(), &BTreeMap::new());
+    let stack =
+        ObservedStack::new("p", vec![serde_json::from_value(service).unwrap()], Vec::new(), &BTreeMap::new());
     stack.services["app"].clone()
 }
 
@@ -31,13 +32,13 @@ fn wanted(change: &str, to: Value) -> Value {
     wanted
 }
 
-fn words(service: &Value, now: Option<&Service>) -> String {
+fn words(service: &Value, now: Option<&StackService>) -> String {
     let file = json!({
         "services": { "app": service }, "networks": { "default": { "name": "p_default" } },
         "configs": { "c": { "name": "c-1", "external": true } },
     });
     let networks = [("n1".to_string(), "p_default".to_string())].into();
-    Change { stack: "p", file: &file, service: "app", image: "app:1", networks: &networks }.words(now)
+    ServiceDiff { stack: "p", file: &file, service: "app", image: "app:1", networks: &networks }.words(now)
 }
 
 fn said(change: &str, to: Value) -> String {

@@ -6,7 +6,7 @@ use crate::error::Risk;
 
 /// What is known of a service beside its file.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Facts {
+pub struct ServiceFacts {
     /// Its image has a health check of its own.
     pub image_checks: bool,
     /// Somebody outside, or a proxy of the stack, sends it requests.
@@ -16,7 +16,7 @@ pub struct Facts {
 }
 
 /// What a service will lose when it is replaced, by its part of a stack file.
-pub fn of_service(name: &str, service: &Value, facts: Facts) -> Vec<Risk> {
+pub fn of_service(name: &str, service: &Value, facts: ServiceFacts) -> Vec<Risk> {
     let deploy = &service["deploy"];
     let global = deploy["mode"].as_str() == Some("global");
     let start_first = deploy["update_config"]["order"].as_str() == Some("start-first");
@@ -78,16 +78,16 @@ fn has_check(service: &Value) -> bool {
 mod tests {
     use super::*;
 
-    const ROUTED: Facts = Facts { image_checks: false, is_reached: true, is_front: false };
+    const ROUTED: ServiceFacts = ServiceFacts { image_checks: false, is_reached: true, is_front: false };
 
-    fn risks(yaml: &str, facts: Facts) -> Vec<String> {
+    fn risks(yaml: &str, facts: ServiceFacts) -> Vec<String> {
         let found = of_service("app", &serde_yaml::from_str::<Value>(yaml).unwrap(), facts);
         found.iter().map(Risk::to_string).collect()
     }
 
     #[test]
     fn a_service_that_nobody_asks_risks_nothing() {
-        assert!(risks("{deploy: {replicas: 1}}", Facts::default()).is_empty());
+        assert!(risks("{deploy: {replicas: 1}}", ServiceFacts::default()).is_empty());
     }
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
         assert!(of("{deploy: {replicas: 2}, healthcheck: {disable: true}}"));
         assert!(of("{deploy: {replicas: 2}, healthcheck: {test: [NONE]}}"));
         assert!(!of("{deploy: {replicas: 2}, healthcheck: {test: [CMD, x]}}"));
-        let by_image = Facts { image_checks: true, ..ROUTED };
+        let by_image = ServiceFacts { image_checks: true, ..ROUTED };
         assert!(risks("{deploy: {replicas: 2}}", by_image).is_empty());
     }
 
@@ -114,7 +114,9 @@ mod tests {
     #[test]
     fn a_port_of_the_host_is_one_tasks() {
         let check = "healthcheck: {test: [CMD, x]}, ports: [{target: 80, published: 80, mode: host}]";
-        let of = |deploy: &str| risks(&format!("{{{check}, deploy: {deploy}}}"), Facts::default()).join("\n");
+        let of = |deploy: &str| {
+            risks(&format!("{{{check}, deploy: {deploy}}}"), ServiceFacts::default()).join("\n")
+        };
         assert!(of("{}").contains("nothing answers there"));
         assert!(of("{replicas: 3, update_config: {order: start-first}}").contains("gets nowhere"));
         assert!(of("{replicas: 3}").is_empty());

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::file::is_void;
-use super::state::{Service, plain};
+use super::observed::{StackService, plain};
+use super::stack_file::is_void;
 
 /// A service of a stack file, and what its names stand for.
-pub struct Change<'a> {
+pub struct ServiceDiff<'a> {
     pub stack: &'a str,
     pub file: &'a Value,
     pub service: &'a str,
@@ -21,15 +21,15 @@ pub struct Change<'a> {
 }
 
 /// A property: its name for people, as the file asks for it, and as Swarm has it.
-type Row = (&'static str, Value, Value);
+type PropertyDiff = (&'static str, Value, Value);
 
-impl Change<'_> {
+impl ServiceDiff<'_> {
     fn wanted(&self) -> &Value {
         &self.file["services"][self.service]
     }
 
     /// `now` is the service as Swarm has it.
-    pub fn words(&self, now: Option<&Service>) -> String {
+    pub fn words(&self, now: Option<&StackService>) -> String {
         let deploy = &self.wanted()["deploy"];
         let replicas = deploy["replicas"].as_u64().unwrap_or(1);
         let mode = deploy["mode"].as_str().unwrap_or("replicated");
@@ -61,7 +61,7 @@ impl Change<'_> {
     ///
     /// # Errors
     /// Names of changes that have no flag here; the values of variables would be seen in the list of processes.
-    pub fn flags(&self, now: &Service) -> Result<Vec<String>, Vec<String>> {
+    pub fn flags(&self, now: &StackService) -> Result<Vec<String>, Vec<String>> {
         let (spec, deploy) = (now.spec.value(), &self.wanted()["deploy"]);
         let kept = different(self.service_rows(spec));
         let has_networks = spec["TaskTemplate"]["Networks"].is_array();
@@ -108,7 +108,7 @@ impl Change<'_> {
         if same { Vec::new() } else { vec![format!("image {} → {to}", short(tag))] }
     }
 
-    fn environment_change(&self, service: &Service) -> Option<String> {
+    fn environment_change(&self, service: &StackService) -> Option<String> {
         let now = service.spec.environment();
         let pairs = self.wanted()["environment"].as_object().into_iter().flatten();
         let set = pairs.filter(|(_, value)| !value.is_null());
@@ -120,7 +120,7 @@ impl Change<'_> {
     }
 
     /// Properties whose change replaces every task.
-    fn task_rows(&self, spec: &Value) -> Vec<Row> {
+    fn task_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
         let (wanted, task) = (self.wanted(), &spec["TaskTemplate"]);
         let (deploy, now) = (&wanted["deploy"], &task["ContainerSpec"]);
         let plain = |key: &str| undoubled(&wanted[key]);
@@ -170,7 +170,7 @@ impl Change<'_> {
     }
 
     /// Properties that Swarm changes while the tasks run on.
-    fn service_rows(&self, spec: &Value) -> Vec<Row> {
+    fn service_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
         let deploy = &self.wanted()["deploy"];
         vec![
             ("deploy.labels", map(&deploy["labels"]), own_labels(&spec["Labels"])),
@@ -227,8 +227,8 @@ impl Change<'_> {
     }
 }
 
-fn different(rows: Vec<Row>) -> Vec<String> {
-    let differs = |(_, wanted, now): &Row| {
+fn different(rows: Vec<PropertyDiff>) -> Vec<String> {
+    let differs = |(_, wanted, now): &PropertyDiff| {
         plain(wanted) != plain(now) && !(is_void(&plain(wanted)) && is_void(&plain(now)))
     };
     rows.into_iter().filter(differs).map(|(name, ..)| name.to_string()).collect()

@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::swarm::state::Stack;
+use crate::swarm::observed::ObservedStack;
 
 /// A service `app` of three, at version `wanted`, and its tasks: state, desired state, version, error.
-fn stack(update: &str, wanted: u64, tasks: &[(&str, &str, u64, &str)]) -> Stack {
+fn stack(update: &str, wanted: u64, tasks: &[(&str, &str, u64, &str)]) -> ObservedStack {
     let template =
         |version: u64| json!({ "ContainerSpec": { "Image": "a", "Env": [format!("V={version}")] } });
     let service = json!({
@@ -22,7 +22,7 @@ fn stack(update: &str, wanted: u64, tasks: &[(&str, &str, u64, &str)]) -> Stack 
     };
     let read = |value: Value| serde_json::from_value(value).unwrap();
     let tasks = tasks.iter().enumerate().map(task).map(|t| serde_json::from_value(t).unwrap()).collect();
-    Stack::new("p", vec![read(service)], tasks, &BTreeMap::from([("n".into(), "node".into())]))
+    ObservedStack::new("p", vec![read(service)], tasks, &BTreeMap::from([("n".into(), "node".into())]))
 }
 
 const RUNS: &str = "running";
@@ -31,35 +31,35 @@ fn three(version: u64) -> Vec<(&'static str, &'static str, u64, &'static str)> {
     vec![(RUNS, RUNS, version, ""); 3]
 }
 
-fn of(now: &Stack, before: Option<&Stack>) -> Standing {
+fn of(now: &ObservedStack, before: Option<&ObservedStack>) -> Convergence {
     standing(now, &ServiceGoal::sent(now, "app"), before.map(|b| &b.services["app"]))
 }
 
 #[test]
 fn what_swarm_says_goes_first() {
     let of = |update: &str| of(&stack(update, 1, &three(1)), None);
-    assert_eq!(of("updating"), Standing::Underway);
-    assert_eq!(of("rollback_started"), Standing::Underway);
-    assert_eq!(of("paused"), Standing::Paused("why".into()));
-    assert_eq!(of("rollback_paused"), Standing::RollbackPaused("why".into()));
-    assert_eq!(of("rollback_completed"), Standing::RolledBack("why".into()));
-    assert_eq!(of("completed"), Standing::Converged);
-    assert_eq!(of(""), Standing::Converged);
+    assert_eq!(of("updating"), Convergence::Underway);
+    assert_eq!(of("rollback_started"), Convergence::Underway);
+    assert_eq!(of("paused"), Convergence::Paused("why".into()));
+    assert_eq!(of("rollback_paused"), Convergence::RollbackPaused("why".into()));
+    assert_eq!(of("rollback_completed"), Convergence::RolledBack("why".into()));
+    assert_eq!(of("completed"), Convergence::Converged);
+    assert_eq!(of(""), Convergence::Converged);
 }
 
 #[test]
 fn an_update_that_has_not_begun_is_not_done() {
     let before = stack("completed", 1, &three(1));
-    assert_eq!(of(&stack("", 2, &three(1)), Some(&before)), Standing::Underway);
-    assert_eq!(of(&stack("", 2, &three(2)), Some(&before)), Standing::Converged);
-    assert_eq!(of(&stack("", 1, &three(1)), Some(&before)), Standing::Converged);
+    assert_eq!(of(&stack("", 2, &three(1)), Some(&before)), Convergence::Underway);
+    assert_eq!(of(&stack("", 2, &three(2)), Some(&before)), Convergence::Converged);
+    assert_eq!(of(&stack("", 1, &three(1)), Some(&before)), Convergence::Converged);
 }
 
 #[test]
 fn too_few_that_run_is_not_done_whatever_swarm_says_of_the_update() {
     let two = &three(1)[..2];
     for update in ["", "completed", "rollback_completed"] {
-        assert_eq!(of(&stack(update, 1, two), None), Standing::Underway, "{update}");
+        assert_eq!(of(&stack(update, 1, two), None), Convergence::Underway, "{update}");
     }
 }
 
@@ -81,7 +81,7 @@ fn a_task_that_starts_over_and_over_is_no_progress() {
 fn patience_covers_what_swarm_waits_for_by_itself() {
     let stack_of = |state, error| stack("updating", 1, &[(RUNS, RUNS, 1, ""), (state, RUNS, 1, error)]);
     let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
-    let of = |stack: &Stack, is_new: bool| {
+    let of = |stack: &ObservedStack, is_new: bool| {
         let service = &stack.services["app"];
         patience(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
     };
@@ -135,8 +135,8 @@ fn complaints_are_the_new_ones_each_reason_once() {
 fn a_service_that_vanishes_is_no_success() {
     let before = stack("completed", 1, &three(1));
     let goal = ServiceGoal::sent(&before, "app");
-    let now = Stack::default();
-    assert_eq!(standing(&now, &goal, None), Standing::Gone);
+    let now = ObservedStack::default();
+    assert_eq!(standing(&now, &goal, None), Convergence::Gone);
 }
 
 #[test]
@@ -145,14 +145,14 @@ fn another_update_in_between_is_told_from_swarms_own_way_back() {
     let goal = ServiceGoal::sent(&sent, "app");
     let of = |update: &str| standing(&stack(update, 3, &three(3)), &goal, None);
     for update in ["", "updating", "completed", "paused"] {
-        assert_eq!(of(update), Standing::Overwritten, "{update}");
+        assert_eq!(of(update), Convergence::Overwritten, "{update}");
     }
-    assert_eq!(of("rollback_started"), Standing::Underway);
-    assert_eq!(of("rollback_completed"), Standing::RolledBack("why".into()));
+    assert_eq!(of("rollback_started"), Convergence::Underway);
+    assert_eq!(of("rollback_completed"), Convergence::RolledBack("why".into()));
 }
 
 /// A service in this mode with a restart policy, and its tasks: state, iteration, slot.
-fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> Stack {
+fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> ObservedStack {
     let template = json!({ "ContainerSpec": { "Image": "a" }, "RestartPolicy": policy });
     let service = json!({
         "ID": "s", "Spec": { "Name": "p_app", "TaskTemplate": template, "Mode": mode },
@@ -167,7 +167,7 @@ fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> Stack {
         .unwrap()
     };
     let tasks = tasks.iter().enumerate().map(task).collect();
-    Stack::new("p", vec![serde_json::from_value(service).unwrap()], tasks, &BTreeMap::new())
+    ObservedStack::new("p", vec![serde_json::from_value(service).unwrap()], tasks, &BTreeMap::new())
 }
 
 #[test]
@@ -177,23 +177,27 @@ fn a_job_is_done_when_its_tasks_completed_in_this_iteration() {
         of(&special(mode, policy, tasks), None)
     };
     let any = || json!({ "Condition": "any" });
-    assert_eq!(job(any(), &[("complete", 2, 1), ("complete", 2, 2)]), Standing::Converged);
-    assert_eq!(job(any(), &[("complete", 1, 1), ("complete", 1, 2)]), Standing::Underway, "those before");
-    assert_eq!(job(any(), &[("complete", 2, 1), ("running", 2, 2)]), Standing::Underway);
-    assert_eq!(job(any(), &[("failed", 2, 1), ("running", 2, 1)]), Standing::Underway, "it is tried again");
+    assert_eq!(job(any(), &[("complete", 2, 1), ("complete", 2, 2)]), Convergence::Converged);
+    assert_eq!(job(any(), &[("complete", 1, 1), ("complete", 1, 2)]), Convergence::Underway, "those before");
+    assert_eq!(job(any(), &[("complete", 2, 1), ("running", 2, 2)]), Convergence::Underway);
+    assert_eq!(
+        job(any(), &[("failed", 2, 1), ("running", 2, 1)]),
+        Convergence::Underway,
+        "it is tried again"
+    );
     let none = || json!({ "Condition": "none" });
-    assert_eq!(job(none(), &[("failed", 2, 1), ("complete", 2, 2)]), Standing::JobFailed);
-    assert_eq!(job(none(), &[("failed", 1, 1)]), Standing::Underway, "that was before");
+    assert_eq!(job(none(), &[("failed", 2, 1), ("complete", 2, 2)]), Convergence::JobFailed);
+    assert_eq!(job(none(), &[("failed", 1, 1)]), Convergence::Underway, "that was before");
     let twice = || json!({ "Condition": "on-failure", "MaxAttempts": 1 });
-    assert_eq!(job(twice(), &[("failed", 2, 1)]), Standing::Underway);
-    assert_eq!(job(twice(), &[("failed", 2, 1), ("failed", 2, 1)]), Standing::JobFailed);
+    assert_eq!(job(twice(), &[("failed", 2, 1)]), Convergence::Underway);
+    assert_eq!(job(twice(), &[("failed", 2, 1), ("failed", 2, 1)]), Convergence::JobFailed);
     let stack = special(json!({ "ReplicatedJob": { "TotalCompletions": 2 } }), any(), &[("complete", 2, 1)]);
     assert_eq!((stack.current(&stack.services["app"]), stack.wanted(&stack.services["app"])), (1, 2));
 }
 
 #[test]
 fn a_global_service_that_no_node_takes_is_not_done() {
-    assert_eq!(of(&special(json!({ "Global": {} }), json!({}), &[]), None), Standing::Underway);
+    assert_eq!(of(&special(json!({ "Global": {} }), json!({}), &[]), None), Convergence::Underway);
 }
 
 #[test]
