@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::wait::SignalEffect;
-use crate::witness::Count;
+use crate::witness::ProbeCount;
 pub use event::{Event, InitialInstance, StepEvent, Warning};
 use plan::PlannedStep;
 use record::EventRecord;
@@ -128,7 +128,7 @@ impl Report {
     }
 
     /// What the witness has counted so far.
-    pub fn witnessed(&self, count: Count) {
+    pub fn witnessed(&self, count: ProbeCount) {
         if let Some(screen) = &self.0.screen {
             screen.witnessed(count.sent, count.lost);
         }

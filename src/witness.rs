@@ -18,14 +18,14 @@ use crate::mask;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
 use crate::wait::{self, StopSignal, Ticker, WaitResult};
-use client::{Asker, Said};
+use client::{HttpOutcome, WitnessClient};
 #[cfg(test)]
-pub use sample::Outcome;
+pub use sample::ProbeOutcome;
 pub use sample::Sample;
-use sample::{Terms, in_millis};
-pub use summary::{Summary, Switch};
+use sample::{LossCriteria, in_millis};
+pub use summary::{SwitchWindow, WitnessSummary};
 use summary::{how_lost, versions};
-use verdict::{Acts, LOST, Silence, Tally, losses};
+use verdict::{ChangeLog, LOST, LossTally, UrlOutage, losses};
 
 /// How many probes of a URL may be without an answer at a time.
 const OPEN: usize = 64;
@@ -40,43 +40,43 @@ const LAST: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(5);
 
 /// What a URL may be asked by, best first: whether one of them only sends clients on to another, its answer tells.
-pub type Places = Vec<WitnessUrl>;
+pub type UrlCandidates = Vec<WitnessUrl>;
 
 /// All the URLs of a run; nobody asks any until it is started.
 #[derive(Default)]
 pub struct Witness {
-    probes: OnceLock<Vec<Arc<Probe>>>,
+    probes: OnceLock<Vec<Arc<WitnessProbe>>>,
     /// What the times of samples count from.
     zero: OnceLock<Instant>,
-    acts: Mutex<Acts>,
+    acts: Mutex<ChangeLog>,
     /// Losses since the last change of the rotation have not brought it back yet.
     judges: AtomicBool,
 }
 
 /// What became of one URL, for the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
+pub struct ProbeReport {
     pub url: String,
-    pub summary: Summary,
-    pub switch: Option<Switch>,
+    pub summary: WitnessSummary,
+    pub switch: Option<SwitchWindow>,
     pub samples: Vec<Sample>,
 }
 
 /// How many were sent and lost so far, of all URLs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
+pub struct ProbeCount {
     pub sent: usize,
     pub lost: usize,
 }
 
 /// Counts for all URLs.
-struct Counter {
-    count: Mutex<Count>,
-    tell: Box<dyn Fn(Count) + Send + Sync>,
+struct ProbeCounter {
+    count: Mutex<ProbeCount>,
+    tell: Box<dyn Fn(ProbeCount) + Send + Sync>,
 }
 
-impl Counter {
-    fn change(&self, change: impl FnOnce(&mut Count)) {
+impl ProbeCounter {
+    fn change(&self, change: impl FnOnce(&mut ProbeCount)) {
         let mut count = self.count.lock().expect("nobody panicked");
         change(&mut count);
         (self.tell)(*count);
@@ -84,7 +84,7 @@ impl Counter {
 }
 
 /// A change of the rotation, or a stop of instances, under way; it ends when this is dropped.
-pub struct Act<'w> {
+pub struct ChangeSpan<'w> {
     witness: &'w Witness,
     is_route: bool,
 }
@@ -96,15 +96,15 @@ impl Witness {
     /// When no HTTP client can be made.
     pub fn start(
         &self,
-        urls: &[Places],
+        urls: &[UrlCandidates],
         settings: &WitnessSettings,
         elapsed: Duration,
-        tell: impl Fn(Count) + Send + Sync + 'static,
+        tell: impl Fn(ProbeCount) + Send + Sync + 'static,
     ) -> Result<()> {
         let now = Instant::now();
         let zero = now.checked_sub(elapsed).unwrap_or(now);
-        let counter = Arc::new(Counter { count: Mutex::default(), tell: Box::new(tell) });
-        let probes = urls.iter().map(|places| Probe::new(places, settings, zero, &counter));
+        let counter = Arc::new(ProbeCounter { count: Mutex::default(), tell: Box::new(tell) });
+        let probes = urls.iter().map(|places| WitnessProbe::new(places, settings, zero, &counter));
         let probes = probes.collect::<Result<Vec<_>>>()?;
         let every = Duration::from_secs(1) / settings.rate;
         for probe in &probes {
@@ -115,7 +115,7 @@ impl Witness {
         Ok(())
     }
 
-    fn probes(&self) -> &[Arc<Probe>] {
+    fn probes(&self) -> &[Arc<WitnessProbe>] {
         self.probes.get().map_or(&[], Vec::as_slice)
     }
 
@@ -148,31 +148,32 @@ impl Witness {
     /// Stops asking those that have not given one good answer so far although they had their time, and tells which, with
     /// what they said last.
     pub fn dismiss_silent(&self) -> Vec<(String, String)> {
-        let silent = |p: &&Arc<Probe>| !p.is_over() && p.has_ended_any() && !p.has_answered(Duration::MAX);
-        let silent: Vec<&Arc<Probe>> = self.probes().iter().filter(silent).collect();
+        let silent =
+            |p: &&Arc<WitnessProbe>| !p.is_over() && p.has_ended_any() && !p.has_answered(Duration::MAX);
+        let silent: Vec<&Arc<WitnessProbe>> = self.probes().iter().filter(silent).collect();
         silent.iter().for_each(|p| p.dismiss());
         silent.iter().map(|p| (p.url(), p.last_said())).collect()
     }
 
     /// A change of the rotation begins.
-    pub fn route(&self) -> Act<'_> {
+    pub fn route(&self) -> ChangeSpan<'_> {
         self.act(true)
     }
 
     /// Instances are being stopped.
-    pub fn stop(&self) -> Act<'_> {
+    pub fn stop(&self) -> ChangeSpan<'_> {
         self.act(false)
     }
 
-    fn act(&self, is_route: bool) -> Act<'_> {
+    fn act(&self, is_route: bool) -> ChangeSpan<'_> {
         let now = self.now();
         let mut acts = self.acts.lock().expect("nobody panicked");
         let which = if is_route { &mut acts.routes } else { &mut acts.stops };
         which.push(now..Duration::MAX);
-        Act { witness: self, is_route }
+        ChangeSpan { witness: self, is_route }
     }
 
-    fn acts(&self) -> Acts {
+    fn acts(&self) -> ChangeLog {
         self.acts.lock().expect("nobody panicked").clone()
     }
 
@@ -217,20 +218,21 @@ impl Witness {
     }
 
     /// Stops asking, and tells what was seen of each URL that ever answered before the switch.
-    pub fn end(&self) -> Vec<Seen> {
+    pub fn end(&self) -> Vec<ProbeReport> {
         self.probes().iter().for_each(|p| p.beat.end());
         let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
         let _ = wait::until(POLL, LAST, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
         let switch = self.acts().switch();
         let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
         let now = self.now();
-        let switch = switch.map(|s| Switch { from_ms: in_millis(s.start), to_ms: in_millis(s.end.min(now)) });
+        let switch =
+            switch.map(|s| SwitchWindow { from_ms: in_millis(s.start), to_ms: in_millis(s.end.min(now)) });
         let told = self.probes().iter().filter(|p| !p.is_dismissed() && p.has_answered(before));
         told.map(|p| p.seen(switch)).collect()
     }
 }
 
-impl Act<'_> {
+impl ChangeSpan<'_> {
     /// It worked: what the new rotation answers is worth knowing at once.
     pub fn done(self) {
         let witness = self.witness;
@@ -244,7 +246,7 @@ impl Act<'_> {
     }
 }
 
-impl Drop for Act<'_> {
+impl Drop for ChangeSpan<'_> {
     fn drop(&mut self) {
         let now = self.witness.now();
         if let Ok(mut acts) = self.witness.acts.lock() {
@@ -261,8 +263,8 @@ impl Drop for Witness {
 }
 
 /// One URL.
-struct Probe {
-    askers: Vec<Asker>,
+struct WitnessProbe {
+    askers: Vec<WitnessClient>,
     /// Which of them is asked, once that is known.
     chosen: OnceLock<usize>,
     zero: Instant,
@@ -270,28 +272,28 @@ struct Probe {
     open: AtomicUsize,
     unsent: AtomicUsize,
     dismissed: AtomicBool,
-    heard: Mutex<Heard>,
-    counter: Arc<Counter>,
+    heard: Mutex<SampleLog>,
+    counter: Arc<ProbeCounter>,
 }
 
 #[derive(Default)]
-struct Heard {
-    terms: Terms,
+struct SampleLog {
+    terms: LossCriteria,
     samples: Vec<Sample>,
 }
 
-impl Probe {
+impl WitnessProbe {
     fn new(
         places: &[WitnessUrl],
         settings: &WitnessSettings,
         zero: Instant,
-        counter: &Arc<Counter>,
-    ) -> Result<Arc<Probe>> {
-        let terms = Terms { expect: settings.expect.clone(), usual: None };
-        Ok(Arc::new(Probe {
+        counter: &Arc<ProbeCounter>,
+    ) -> Result<Arc<WitnessProbe>> {
+        let terms = LossCriteria { expect: settings.expect.clone(), usual: None };
+        Ok(Arc::new(WitnessProbe {
             askers: places
                 .iter()
-                .map(|p| Asker::all(p, settings))
+                .map(|p| WitnessClient::all(p, settings))
                 .collect::<Result<Vec<_>>>()?
                 .into_iter()
                 .flatten()
@@ -302,7 +304,7 @@ impl Probe {
             open: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             dismissed: AtomicBool::new(false),
-            heard: Mutex::new(Heard { terms, ..Heard::default() }),
+            heard: Mutex::new(SampleLog { terms, ..SampleLog::default() }),
             counter: Arc::clone(counter),
         }))
     }
@@ -333,7 +335,7 @@ impl Probe {
         answers.unwrap_or(0)
     }
 
-    fn asker(&self) -> Option<&Asker> {
+    fn asker(&self) -> Option<&WitnessClient> {
         self.chosen.get().and_then(|n| self.askers.get(*n))
     }
 
@@ -365,7 +367,7 @@ impl Probe {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn hear(&self, at: Duration, said: Said) {
+    fn hear(&self, at: Duration, said: HttpOutcome) {
         let took = self.zero.elapsed().saturating_sub(at);
         let mut heard = self.heard();
         heard.terms.hear(said.outcome);
@@ -380,7 +382,7 @@ impl Probe {
         }
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, Heard> {
+    fn heard(&self) -> std::sync::MutexGuard<'_, SampleLog> {
         self.heard.lock().expect("nobody panicked")
     }
 
@@ -418,8 +420,8 @@ impl Probe {
         }
     }
 
-    fn silence(&self, acts: &Acts, now: Duration) -> Option<Silence> {
-        Silence::of(&self.heard().samples, self.open.load(Ordering::Relaxed), acts, now)
+    fn silence(&self, acts: &ChangeLog, now: Duration) -> Option<UrlOutage> {
+        UrlOutage::of(&self.heard().samples, self.open.load(Ordering::Relaxed), acts, now)
     }
 
     fn lost_for(&self, silent: Duration) -> Error {
@@ -428,15 +430,15 @@ impl Probe {
             .seen(&self.last_said())
     }
 
-    fn objection(&self, acts: &Acts, now: Duration) -> Option<Error> {
+    fn objection(&self, acts: &ChangeLog, now: Duration) -> Option<Error> {
         // One that takes requests and never answers has lost none yet.
-        if let Some(Silence { lasts, .. }) = self.silence(acts, now).filter(|s| s.is_lost() == Some(true)) {
+        if let Some(UrlOutage { lasts, .. }) = self.silence(acts, now).filter(|s| s.is_lost() == Some(true)) {
             return Some(self.lost_for(lasts));
         }
         let url = self.url();
         let heard = self.heard();
         let found = losses(&heard.samples, acts)?;
-        let since = Tally::of(found.since.iter().copied());
+        let since = LossTally::of(found.since.iter().copied());
         let how = how_lost(found.since.iter().copied());
         let before = match found.before.lost {
             0 => format!("none of {}", found.before.sent),
@@ -456,15 +458,15 @@ impl Probe {
         )
     }
 
-    fn seen(&self, switch: Option<Switch>) -> Seen {
+    fn seen(&self, switch: Option<SwitchWindow>) -> ProbeReport {
         let mut samples = self.heard().samples.clone();
         samples.sort_by_key(|s| s.at);
-        let summary = Summary {
+        let summary = WitnessSummary {
             open: self.open.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
-            ..Summary::of(&samples, switch)
+            ..WitnessSummary::of(&samples, switch)
         };
-        Seen { url: self.url(), summary, switch, samples }
+        ProbeReport { url: self.url(), summary, switch, samples }
     }
 }
 

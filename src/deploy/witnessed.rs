@@ -14,7 +14,7 @@ use crate::proxy::Proxy;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
 use crate::release::WitnessTotals;
 use crate::report::{Event, Report, Warning};
-use crate::witness::{Places, Seen};
+use crate::witness::{ProbeReport, UrlCandidates};
 
 /// How long every URL has to give its first answer, where it has to.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -59,8 +59,8 @@ impl Run<'_> {
     }
 
     /// Each public way to what is replaced, once.
-    fn derived(&self, parts: &[&Part], containers: &[Container]) -> Vec<Places> {
-        let mut urls: Vec<Places> = Vec::new();
+    fn derived(&self, parts: &[&Part], containers: &[Container]) -> Vec<UrlCandidates> {
+        let mut urls: Vec<UrlCandidates> = Vec::new();
         for part in parts {
             for proxy in &part.viewer.proxies {
                 let places = self.places(part, proxy.as_ref(), containers);
@@ -73,7 +73,7 @@ impl Run<'_> {
         if !urls.is_empty() && self.docker().is_elsewhere() { Vec::new() } else { urls }
     }
 
-    fn places(&self, part: &Part, proxy: &dyn Proxy, containers: &[Container]) -> Places {
+    fn places(&self, part: &Part, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
         let settings = &self.project().witness;
         let services = part.viewer.target.services();
         let runs =
@@ -135,7 +135,7 @@ fn common(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute>
 }
 
 /// Tells what was seen of each URL, and gives it for the record.
-pub fn tell(all: Vec<Seen>, report: Report) -> Option<WitnessTotals> {
+pub fn tell(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals> {
     let record = record(&all)?;
     for seen in all {
         let (url, summary) = (seen.url.clone(), seen.summary.clone());
@@ -152,8 +152,8 @@ pub fn tell(all: Vec<Seen>, report: Report) -> Option<WitnessTotals> {
     Some(record)
 }
 
-fn record(all: &[Seen]) -> Option<WitnessTotals> {
-    let sum = |count: fn(&Seen) -> usize| all.iter().map(count).sum::<usize>() as u64;
+fn record(all: &[ProbeReport]) -> Option<WitnessTotals> {
+    let sum = |count: fn(&ProbeReport) -> usize| all.iter().map(count).sum::<usize>() as u64;
     (!all.is_empty()).then(|| WitnessTotals {
         urls: all.iter().map(|s| s.url.clone()).collect(),
         sent: sum(|s| s.summary.sent),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::plan::PlannedStep;
-use crate::witness::Seen;
+use crate::witness::ProbeReport;
 
 /// An instance that is there when a deploy begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,7 +214,7 @@ pub enum Event {
         why: String,
     },
     /// What became of the witness's requests to one URL.
-    Witness(Box<Seen>),
+    Witness(Box<ProbeReport>),
     /// A target whose new release serves.
     Deployed {
         target: String,

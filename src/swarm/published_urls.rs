@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
-use crate::witness::Places;
+use crate::witness::UrlCandidates;
 
 /// Where a service that publishes a port is reached: the addresses of the nodes, each with the ways to it, best first.
 pub type NodeAddresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
@@ -21,8 +21,8 @@ pub fn places(
     fronts: &[StackProxy],
     addresses: &NodeAddresses,
     asked: (Option<&str>, Option<&str>),
-) -> Vec<Places> {
-    let mut found: Vec<Places> = Vec::new();
+) -> Vec<UrlCandidates> {
+    let mut found: Vec<UrlCandidates> = Vec::new();
     for name in services {
         let part = &project["services"][name];
         let before: Vec<&StackProxy> =
@@ -42,7 +42,7 @@ pub fn places(
             for ways in addresses(owner, port.is_of_node) {
                 let at =
                     |ip: &IpAddr| entrance.place_at(SocketAddr::new(*ip, port.published), asked.0, asked.1);
-                let places: Places = ways.iter().filter_map(at).collect();
+                let places: UrlCandidates = ways.iter().filter_map(at).collect();
                 if !places.is_empty() && !found.contains(&places) {
                     found.push(places);
                 }

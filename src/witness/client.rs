@@ -9,7 +9,7 @@ use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONNECTION, HOST, LOCATION, USER_AGENT};
 use reqwest::redirect::Policy;
 
-use super::sample::Outcome;
+use super::sample::ProbeOutcome;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
 
@@ -20,7 +20,7 @@ const BODY_LIMIT: u64 = 4 << 20;
 const VERSION: usize = 40;
 
 /// Asks one place.
-pub struct Asker {
+pub struct WitnessClient {
     client: Client,
     pub place: WitnessUrl,
     timeout: Duration,
@@ -29,27 +29,27 @@ pub struct Asker {
 
 /// What came back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub outcome: Outcome,
+pub struct HttpOutcome {
+    pub outcome: ProbeOutcome,
     pub version: Option<String>,
     /// It only sends clients on to the same by TLS.
     pub goes_to_tls: bool,
 }
 
-impl Asker {
+impl WitnessClient {
     /// All ways to ask a place. That of a proxy is asked whether or not others accept its certificate, which is not the
     /// question. A URL that the user names is what clients ask: its certificate counts, unless it is not accepted before.
     ///
     /// # Errors
     /// When no HTTP client can be made.
-    pub fn all(place: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<Asker>> {
+    pub fn all(place: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<WitnessClient>> {
         let is_named = place.connect.is_none() && place.url.scheme() == "https";
         // Without any authority that this machine trusts there is no such client.
-        let strict = is_named.then(|| Asker::new(place, settings, true).ok()).flatten();
-        Ok(strict.into_iter().chain([Asker::new(place, settings, false)?]).collect())
+        let strict = is_named.then(|| WitnessClient::new(place, settings, true).ok()).flatten();
+        Ok(strict.into_iter().chain([WitnessClient::new(place, settings, false)?]).collect())
     }
 
-    fn new(place: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<Asker> {
+    fn new(place: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<WitnessClient> {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
@@ -64,7 +64,7 @@ impl Asker {
         let builder = builder.tls_danger_accept_invalid_certs(!verifies);
         #[cfg(not(feature = "tls"))]
         let _ = verifies;
-        Ok(Asker {
+        Ok(WitnessClient {
             client: builder.build()?,
             place: place.clone(),
             timeout: settings.timeout,
@@ -72,7 +72,7 @@ impl Asker {
         })
     }
 
-    pub fn ask(&self) -> Said {
+    pub fn ask(&self) -> HttpOutcome {
         // The limit is the request's, so that it is for all of it: that of the client begins anew with every piece of a body.
         let request = self.client.get(self.place.url.clone()).timeout(self.timeout);
         let mut request = request.header(USER_AGENT, "compose-zd").header(CONNECTION, "close");
@@ -81,14 +81,14 @@ impl Asker {
         }
         match request.send() {
             Ok(response) => self.read(response),
-            Err(error) if error.is_timeout() => Said::lost(Outcome::TimedOut),
-            Err(error) if is_untrusted(&error) => Said::lost(Outcome::Untrusted),
-            Err(error) if error.is_connect() => Said::lost(Outcome::Refused),
-            Err(_) => Said::lost(Outcome::Cut),
+            Err(error) if error.is_timeout() => HttpOutcome::lost(ProbeOutcome::TimedOut),
+            Err(error) if is_untrusted(&error) => HttpOutcome::lost(ProbeOutcome::Untrusted),
+            Err(error) if error.is_connect() => HttpOutcome::lost(ProbeOutcome::Refused),
+            Err(_) => HttpOutcome::lost(ProbeOutcome::Cut),
         }
     }
 
-    fn read(&self, response: Response) -> Said {
+    fn read(&self, response: Response) -> HttpOutcome {
         let header =
             |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_string);
         let location = header(LOCATION.as_str()).unwrap_or_default();
@@ -98,9 +98,9 @@ impl Asker {
             && location.to_lowercase().starts_with("https:");
         let version = header(&self.version_header).map(|v| v.chars().take(VERSION).collect());
         match std::io::copy(&mut response.take(BODY_LIMIT), &mut sink()) {
-            Ok(_) => Said { outcome: Outcome::Status(status.as_u16()), version, goes_to_tls },
-            Err(error) if is_timeout(&error) => Said::lost(Outcome::TimedOut),
-            Err(_) => Said::lost(Outcome::Cut),
+            Ok(_) => HttpOutcome { outcome: ProbeOutcome::Status(status.as_u16()), version, goes_to_tls },
+            Err(error) if is_timeout(&error) => HttpOutcome::lost(ProbeOutcome::TimedOut),
+            Err(_) => HttpOutcome::lost(ProbeOutcome::Cut),
         }
     }
 }
@@ -116,9 +116,9 @@ fn is_timeout(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::TimedOut || inner.is_some_and(reqwest::Error::is_timeout)
 }
 
-impl Said {
-    fn lost(outcome: Outcome) -> Said {
-        Said { outcome, version: None, goes_to_tls: false }
+impl HttpOutcome {
+    fn lost(outcome: ProbeOutcome) -> HttpOutcome {
+        HttpOutcome { outcome, version: None, goes_to_tls: false }
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     /// Asks a server on this machine that answers a connection with this, and tells what was asked.
-    fn ask(answer: &'static str, host: Option<&str>) -> (Said, String) {
+    fn ask(answer: &'static str, host: Option<&str>) -> (HttpOutcome, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = std::thread::spawn(move || {
@@ -151,7 +151,7 @@ mod tests {
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
         };
         let settings = WitnessSettings { timeout: Duration::from_millis(300), ..WitnessSettings::default() };
-        let said = Asker::new(&place, &settings, false).unwrap().ask();
+        let said = WitnessClient::new(&place, &settings, false).unwrap().ask();
         (said, server.join().unwrap())
     }
 
@@ -161,7 +161,7 @@ mod tests {
             ask("HTTP/1.1 404 No\r\nX-Version: 7\r\nContent-Length: 2\r\n\r\nno", Some("app.invalid"));
         assert_eq!(
             said,
-            Said { outcome: Outcome::Status(404), version: Some("7".into()), goes_to_tls: false }
+            HttpOutcome { outcome: ProbeOutcome::Status(404), version: Some("7".into()), goes_to_tls: false }
         );
         assert!(asked.starts_with("get /up ") && asked.contains("\r\nhost: app.invalid\r\n"), "{asked}");
         assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
@@ -171,24 +171,24 @@ mod tests {
     fn a_redirect_is_an_answer_and_not_followed() {
         let (said, _) =
             ask("HTTP/1.1 301 M\r\nLocation: https://app.invalid/\r\nContent-Length: 0\r\n\r\n", None);
-        assert_eq!((said.outcome, said.goes_to_tls), (Outcome::Status(301), true));
+        assert_eq!((said.outcome, said.goes_to_tls), (ProbeOutcome::Status(301), true));
         let (said, _) = ask("HTTP/1.1 302 M\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", None);
-        assert_eq!((said.outcome, said.goes_to_tls), (Outcome::Status(302), false));
+        assert_eq!((said.outcome, said.goes_to_tls), (ProbeOutcome::Status(302), false));
     }
 
     #[test]
     fn what_got_no_whole_answer_is_told_apart() {
         let outcome = |answer| ask(answer, None).0.outcome;
-        assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), Outcome::Cut);
-        assert_eq!(outcome("nonsense"), Outcome::Cut);
-        assert_eq!(outcome(""), Outcome::TimedOut);
+        assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), ProbeOutcome::Cut);
+        assert_eq!(outcome("nonsense"), ProbeOutcome::Cut);
+        assert_eq!(outcome(""), ProbeOutcome::TimedOut);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);
         let place = WitnessUrl { url, host: None, connect: None };
         assert_eq!(
-            Asker::new(&place, &WitnessSettings::default(), false).unwrap().ask().outcome,
-            Outcome::Refused
+            WitnessClient::new(&place, &WitnessSettings::default(), false).unwrap().ask().outcome,
+            ProbeOutcome::Refused
         );
     }
 
@@ -245,13 +245,13 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
     fn the_certificate_of_a_url_that_the_user_names_counts_and_that_of_a_proxy_does_not() {
         let place = WitnessUrl { url: by_tls(), host: None, connect: None };
         let outcomes = |place: &WitnessUrl| {
-            let askers = Asker::all(place, &WitnessSettings::default()).unwrap();
+            let askers = WitnessClient::all(place, &WitnessSettings::default()).unwrap();
             askers.iter().map(|asker| asker.ask().outcome).collect::<Vec<_>>()
         };
         // One that is not accepted before the switch, either, is asked all the same.
-        assert_eq!(outcomes(&place), [Outcome::Untrusted, Outcome::Status(200)]);
+        assert_eq!(outcomes(&place), [ProbeOutcome::Untrusted, ProbeOutcome::Status(200)]);
         let of_proxy =
             WitnessUrl { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..place };
-        assert_eq!(outcomes(&of_proxy), [Outcome::Status(200)]);
+        assert_eq!(outcomes(&of_proxy), [ProbeOutcome::Status(200)]);
     }
 }

@@ -10,7 +10,7 @@ use crate::model::StatusRanges;
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum ProbeOutcome {
     /// An answer with this status, read to its end.
     Status(u16),
     /// No connection.
@@ -22,14 +22,14 @@ pub enum Outcome {
     Untrusted,
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for ProbeOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::Status(code) => write!(f, "{code}"),
-            Outcome::Refused => f.write_str("refused"),
-            Outcome::Cut => f.write_str("cut off"),
-            Outcome::TimedOut => f.write_str("timed out"),
-            Outcome::Untrusted => f.write_str("certificate not accepted"),
+            ProbeOutcome::Status(code) => write!(f, "{code}"),
+            ProbeOutcome::Refused => f.write_str("refused"),
+            ProbeOutcome::Cut => f.write_str("cut off"),
+            ProbeOutcome::TimedOut => f.write_str("timed out"),
+            ProbeOutcome::Untrusted => f.write_str("certificate not accepted"),
         }
     }
 }
@@ -43,7 +43,7 @@ pub struct Sample {
     /// Until the end of the answer, or until it was lost.
     #[serde(rename = "took_ms", with = "millis")]
     pub took: Duration,
-    pub outcome: Outcome,
+    pub outcome: ProbeOutcome,
     pub lost: bool,
     /// As a header of the answer told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,21 +59,21 @@ impl Sample {
 
 /// What counts as an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Terms {
+pub struct LossCriteria {
     /// Asked for by `x-zd.witness.expect`.
     pub expect: Option<StatusRanges>,
     /// The status of the first answer below 500.
     pub usual: Option<u16>,
 }
 
-impl Terms {
+impl LossCriteria {
     /// Lost is what got no whole answer, and what was answered by a status that is not among those asked for; where none
     /// are, by 500 and more, and by 400 to 499 where the first answer was below 400: a proxy without a route for it says
     /// 404.
-    pub fn loses(&self, outcome: Outcome) -> bool {
+    pub fn loses(&self, outcome: ProbeOutcome) -> bool {
         match (outcome, &self.expect) {
-            (Outcome::Status(code), Some(expect)) => !expect.contains(code),
-            (Outcome::Status(code), None) => {
+            (ProbeOutcome::Status(code), Some(expect)) => !expect.contains(code),
+            (ProbeOutcome::Status(code), None) => {
                 code >= 500 || (code >= 400 && self.usual.is_some_and(|usual| usual < 400))
             }
             _ => true,
@@ -81,8 +81,8 @@ impl Terms {
     }
 
     /// Takes the first answer in.
-    pub fn hear(&mut self, outcome: Outcome) {
-        if let (Outcome::Status(code @ ..500), None) = (outcome, self.usual) {
+    pub fn hear(&mut self, outcome: ProbeOutcome) {
+        if let (ProbeOutcome::Status(code @ ..500), None) = (outcome, self.usual) {
             self.usual = Some(code);
         }
     }
@@ -111,27 +111,27 @@ mod millis {
 mod tests {
     use super::*;
 
-    const ALL: [Outcome; 9] = [
-        Outcome::Status(200),
-        Outcome::Status(302),
-        Outcome::Status(404),
-        Outcome::Status(500),
-        Outcome::Status(503),
-        Outcome::Refused,
-        Outcome::Cut,
-        Outcome::TimedOut,
-        Outcome::Untrusted,
+    const ALL: [ProbeOutcome; 9] = [
+        ProbeOutcome::Status(200),
+        ProbeOutcome::Status(302),
+        ProbeOutcome::Status(404),
+        ProbeOutcome::Status(500),
+        ProbeOutcome::Status(503),
+        ProbeOutcome::Refused,
+        ProbeOutcome::Cut,
+        ProbeOutcome::TimedOut,
+        ProbeOutcome::Untrusted,
     ];
 
-    fn lost(terms: &Terms) -> String {
+    fn lost(terms: &LossCriteria) -> String {
         ALL.iter().map(|o| if terms.loses(*o) { 'x' } else { '.' }).collect()
     }
 
     #[test]
     fn what_is_lost_goes_by_what_was_asked_for_else_by_the_first_answer() {
-        let usual = |code| Terms { usual: Some(code), ..Terms::default() };
-        let expect = |codes| Terms { expect: StatusRanges::parse(codes), usual: Some(404) };
-        assert_eq!(lost(&Terms::default()), "...xxxxxx");
+        let usual = |code| LossCriteria { usual: Some(code), ..LossCriteria::default() };
+        let expect = |codes| LossCriteria { expect: StatusRanges::parse(codes), usual: Some(404) };
+        assert_eq!(lost(&LossCriteria::default()), "...xxxxxx");
         assert_eq!(lost(&usual(200)), "..xxxxxxx");
         assert_eq!(lost(&usual(301)), "..xxxxxxx");
         assert_eq!(lost(&usual(401)), "...xxxxxx");
@@ -141,8 +141,13 @@ mod tests {
 
     #[test]
     fn the_first_answer_is_the_first_below_500() {
-        let mut terms = Terms::default();
-        for outcome in [Outcome::Refused, Outcome::Status(503), Outcome::Status(404), Outcome::Status(200)] {
+        let mut terms = LossCriteria::default();
+        for outcome in [
+            ProbeOutcome::Refused,
+            ProbeOutcome::Status(503),
+            ProbeOutcome::Status(404),
+            ProbeOutcome::Status(200),
+        ] {
             terms.hear(outcome);
         }
         assert_eq!(terms.usual, Some(404));
@@ -153,7 +158,7 @@ mod tests {
         let sample = Sample {
             at: Duration::from_millis(1200),
             took: Duration::from_micros(3600),
-            outcome: Outcome::Status(200),
+            outcome: ProbeOutcome::Status(200),
             lost: false,
             version: None,
         };

@@ -11,14 +11,14 @@ use super::sample::{Sample, in_millis};
 /// When requests moved from the old release to the new: from the first change of the rotation to the last one's
 /// confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Switch {
+pub struct SwitchWindow {
     pub from_ms: u64,
     pub to_ms: u64,
 }
 
 /// What a witness saw.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct WitnessSummary {
     pub sent: usize,
     pub lost: usize,
     /// How they were lost: `refused`, `cut off`, `timed out`, or the status.
@@ -29,16 +29,16 @@ pub struct Summary {
     pub unsent: usize,
     /// The longest time without a good answer, from the first good one on.
     pub longest_gap_ms: Option<u64>,
-    pub before: Phase,
-    pub during: Phase,
-    pub after: Phase,
+    pub before: ProbeStats,
+    pub during: ProbeStats,
+    pub after: ProbeStats,
     /// How many good answers each version gave, where a header tells.
     pub versions: BTreeMap<String, usize>,
 }
 
 /// A part of it, by when the probes were sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Phase {
+pub struct ProbeStats {
     pub sent: usize,
     pub lost: usize,
     /// Of good answers.
@@ -46,17 +46,17 @@ pub struct Phase {
     pub p99_ms: Option<u64>,
 }
 
-impl Summary {
+impl WitnessSummary {
     /// All of these; without a switch all were before it.
-    pub fn of(samples: &[Sample], switch: Option<Switch>) -> Summary {
+    pub fn of(samples: &[Sample], switch: Option<SwitchWindow>) -> WitnessSummary {
         let part = |from: u64, to: u64| {
             let inside = |s: &&Sample| (from..to).contains(&in_millis(s.at));
-            Phase::of(samples.iter().filter(inside))
+            ProbeStats::of(samples.iter().filter(inside))
         };
         let (from, to) = switch.map_or((u64::MAX, u64::MAX), |s| (s.from_ms, s.to_ms));
         let lost = samples.iter().filter(|s| s.lost);
         let good = samples.iter().filter(|s| !s.lost);
-        Summary {
+        WitnessSummary {
             sent: samples.len(),
             lost: lost.clone().count(),
             losses: counted(lost.map(|s| s.outcome.to_string())),
@@ -65,7 +65,7 @@ impl Summary {
             during: part(from, to),
             after: part(to, u64::MAX),
             versions: counted(good.filter_map(|s| s.version.clone())),
-            ..Summary::default()
+            ..WitnessSummary::default()
         }
     }
 
@@ -85,12 +85,12 @@ impl Summary {
     }
 }
 
-impl Phase {
-    fn of<'s>(samples: impl Iterator<Item = &'s Sample>) -> Phase {
+impl ProbeStats {
+    fn of<'s>(samples: impl Iterator<Item = &'s Sample>) -> ProbeStats {
         let (lost, good): (Vec<&Sample>, Vec<&Sample>) = samples.partition(|s| s.lost);
         let mut times: Vec<Duration> = good.iter().map(|s| s.took).collect();
         times.sort_unstable();
-        Phase {
+        ProbeStats {
             sent: lost.len() + good.len(),
             lost: lost.len(),
             p50_ms: percentile(&times, 50).map(in_millis),
@@ -121,7 +121,7 @@ fn counted(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
 }
 
 /// `58 sent, 0 lost, longest gap 104ms; p50/p99 4/9ms before, 5/12ms during, 4/8ms after; versions 1: 40 %, 2: 60 %`
-impl fmt::Display for Summary {
+impl fmt::Display for WitnessSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} sent, {} lost", self.sent, self.lost)?;
         if self.lost > 0 {
@@ -152,7 +152,7 @@ impl fmt::Display for Summary {
 /// The losses of some samples, as [`Summary::how`] tells them.
 pub fn how_lost<'s>(samples: impl Iterator<Item = &'s Sample>) -> String {
     let losses = counted(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()));
-    Summary { losses, ..Summary::default() }.how()
+    WitnessSummary { losses, ..WitnessSummary::default() }.how()
 }
 
 /// Which versions gave these answers; none where no header tells.
@@ -162,7 +162,7 @@ pub fn versions<'s>(samples: impl Iterator<Item = &'s Sample>) -> Vec<String> {
 
 #[cfg(test)]
 pub mod tests {
-    use super::super::sample::Outcome;
+    use super::super::sample::ProbeOutcome;
     use super::*;
 
     /// `100+4 2` was sent at 100 ms and answered by version 2 after 4 ms, `100+4 x503` was lost; a version of `-` is none.
@@ -172,11 +172,11 @@ pub mod tests {
             let (at, took) = times.split_once('+').unwrap();
             let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
             let outcome = match what.strip_prefix('x') {
-                None => Outcome::Status(200),
-                Some("refused") => Outcome::Refused,
-                Some("cut") => Outcome::Cut,
-                Some("time") => Outcome::TimedOut,
-                Some(code) => Outcome::Status(code.parse().unwrap()),
+                None => ProbeOutcome::Status(200),
+                Some("refused") => ProbeOutcome::Refused,
+                Some("cut") => ProbeOutcome::Cut,
+                Some("time") => ProbeOutcome::TimedOut,
+                Some(code) => ProbeOutcome::Status(code.parse().unwrap()),
             };
             let lost = what.starts_with('x');
             let version = (!lost && what != "-").then(|| what.to_string());
@@ -185,16 +185,16 @@ pub mod tests {
         text.split(';').filter(|l| !l.trim().is_empty()).map(one).collect()
     }
 
-    const SWITCH: Option<Switch> = Some(Switch { from_ms: 200, to_ms: 400 });
+    const SWITCH: Option<SwitchWindow> = Some(SwitchWindow { from_ms: 200, to_ms: 400 });
 
     #[test]
     fn probes_are_counted_by_what_became_of_them() {
         let all = samples("0+1 1; 100+2 1; 200+3 x503; 300+4 xcut; 400+5 x503; 500+6 2; 600+7 2; 700+8 -");
-        let summary = Summary::of(&all, SWITCH);
+        let summary = WitnessSummary::of(&all, SWITCH);
         assert_eq!((summary.sent, summary.lost), (8, 3));
         assert_eq!(summary.how(), "503 ×2, cut off ×1");
         assert_eq!(summary.versions, BTreeMap::from([("1".into(), 2), ("2".into(), 2)]));
-        let phase = |p: &Phase| (p.sent, p.lost, p.p50_ms, p.p99_ms);
+        let phase = |p: &ProbeStats| (p.sent, p.lost, p.p50_ms, p.p99_ms);
         assert_eq!(phase(&summary.before), (2, 0, Some(1), Some(2)));
         assert_eq!(phase(&summary.during), (2, 2, None, None));
         assert_eq!(phase(&summary.after), (4, 1, Some(7), Some(8)));
@@ -207,11 +207,11 @@ pub mod tests {
 
     #[test]
     fn without_a_switch_all_was_before_it() {
-        let summary = Summary::of(&samples("0+1 -; 900+1 -"), None);
+        let summary = WitnessSummary::of(&samples("0+1 -; 900+1 -"), None);
         assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
-        assert_eq!(Summary::of(&[], None), Summary::default());
-        assert_eq!(Summary::default().to_string(), "0 sent, 0 lost");
-        let more = Summary { open: 2, unsent: 3, ..Summary::default() };
+        assert_eq!(WitnessSummary::of(&[], None), WitnessSummary::default());
+        assert_eq!(WitnessSummary::default().to_string(), "0 sent, 0 lost");
+        let more = WitnessSummary { open: 2, unsent: 3, ..WitnessSummary::default() };
         assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 not sent for want of answers");
     }
 

@@ -49,7 +49,7 @@ const LONG: Duration = Duration::from_secs(20);
 /// A witness that asks these, and what it has counted so far.
 struct Asking {
     witness: Witness,
-    count: Arc<Mutex<Count>>,
+    count: Arc<Mutex<ProbeCount>>,
 }
 
 impl std::ops::Deref for Asking {
@@ -61,12 +61,12 @@ impl std::ops::Deref for Asking {
 }
 
 impl Asking {
-    fn count(&self) -> Count {
+    fn count(&self) -> ProbeCount {
         *self.count.lock().unwrap()
     }
 }
 
-fn started(urls: &[Places]) -> Asking {
+fn started(urls: &[UrlCandidates]) -> Asking {
     let asking = Asking { witness: Witness::default(), count: Arc::default() };
     let settings = WitnessSettings { rate: 100, ..WitnessSettings::default() };
     let told = Arc::clone(&asking.count);
@@ -90,7 +90,7 @@ fn objection(witness: &Witness) -> Error {
     told.into_inner().unwrap().unwrap()
 }
 
-fn seen(witness: &Witness) -> Seen {
+fn seen(witness: &Witness) -> ProbeReport {
     let mut all = witness.end();
     assert_eq!(all.len(), 1);
     all.remove(0)
@@ -111,7 +111,7 @@ fn what_a_url_answers_is_counted_until_the_end() {
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     server.says(500);
     until("it loses", || witness.count().lost > 0);
-    let Seen { url, summary, samples, switch } = seen(&witness);
+    let ProbeReport { url, summary, samples, switch } = seen(&witness);
     assert_eq!((url, summary.sent, switch), (server.url.clone(), samples.len(), None));
     assert_eq!(summary.lost, samples.iter().filter(|s| s.lost).count());
     assert!(summary.lost > 0 && summary.losses.keys().eq(["500"]), "{summary}");
@@ -137,7 +137,7 @@ fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
     let before = good(&witness);
     until("good answers", || good(&witness) > before + BURST);
     assert_eq!(witness.objection(), None);
-    let Seen { summary, switch, .. } = seen(&witness);
+    let ProbeReport { summary, switch, .. } = seen(&witness);
     assert!(switch.is_some() && summary.before.lost == 0 && summary.after.sent >= BURST, "{summary:?}");
 }
 
@@ -168,7 +168,7 @@ fn who_has_to_be_answered_and_is_not_refuses() {
 fn of_several_ways_the_first_is_taken_that_answers_and_does_not_send_clients_on() {
     let sends_on = || Server::new(301, "location: https://127.0.0.1/\r\n");
     let (redirect, bad, good) = (sends_on(), Server::new(503, ""), Server::new(200, ""));
-    let urls = |places: &[&WitnessUrl]| vec![places.iter().map(|p| (*p).clone()).collect::<Places>()];
+    let urls = |places: &[&WitnessUrl]| vec![places.iter().map(|p| (*p).clone()).collect::<UrlCandidates>()];
     let all = urls(&[&redirect.place(), &nowhere(), &bad.place(), &good.place()]);
     let witness = started(&all);
     until("it has chosen", || witness.count().sent > 0);

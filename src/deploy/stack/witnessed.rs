@@ -12,7 +12,7 @@ use crate::deploy::witnessed::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
-use crate::witness::Places;
+use crate::witness::UrlCandidates;
 
 /// How long every URL has to give its first answer, where it has to.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ impl Swarm<'_> {
             self.report.event(Event::NoWitness { why: "nothing serves yet that could be lost".into() });
             return Ok(());
         }
-        let urls: Vec<Places> = match own_place(settings) {
+        let urls: Vec<UrlCandidates> = match own_place(settings) {
             Some(place) => vec![vec![place]],
             None => self.derived(prepared)?,
         };
@@ -66,7 +66,7 @@ impl Swarm<'_> {
         Ok(())
     }
 
-    fn derived(&self, Prepared { file, nodes, .. }: &Prepared) -> Result<Vec<Places>> {
+    fn derived(&self, Prepared { file, nodes, .. }: &Prepared) -> Result<Vec<UrlCandidates>> {
         let settings = &self.definition.project.witness;
         let text = self.definition.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;

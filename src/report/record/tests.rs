@@ -3,9 +3,9 @@ use std::collections::BTreeSet;
 use super::super::event::{InitialInstance, StepEvent};
 use super::super::plan::{PlannedCommand, PlannedStep};
 use super::*;
-use crate::witness::{Outcome, Sample, Seen, Summary, Switch};
+use crate::witness::{ProbeOutcome, ProbeReport, Sample, SwitchWindow, WitnessSummary};
 
-fn seen() -> Seen {
+fn seen() -> ProbeReport {
     let sample = |ms, outcome, version: Option<&str>| Sample {
         at: Duration::from_millis(ms),
         took: Duration::from_millis(3),
@@ -14,12 +14,12 @@ fn seen() -> Seen {
         version: version.map(String::from),
     };
     let samples = vec![
-        sample(0, Outcome::Status(200), Some("1")),
-        sample(100, Outcome::Cut, None),
-        sample(200, Outcome::Status(502), None),
+        sample(0, ProbeOutcome::Status(200), Some("1")),
+        sample(100, ProbeOutcome::Cut, None),
+        sample(200, ProbeOutcome::Status(502), None),
     ];
-    let switch = Some(Switch { from_ms: 50, to_ms: 150 });
-    Seen { url: "http://a/".into(), summary: Summary::of(&samples, switch), switch, samples }
+    let switch = Some(SwitchWindow { from_ms: 50, to_ms: 150 });
+    ProbeReport { url: "http://a/".into(), summary: WitnessSummary::of(&samples, switch), switch, samples }
 }
 
 /// One of every event. A new one has to be added here: the schema test asks for it.

@@ -1,6 +1,6 @@
 use super::super::event::InitialInstance;
 use super::*;
-use crate::witness::{Seen, Summary};
+use crate::witness::{ProbeReport, WitnessSummary};
 
 fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
@@ -101,8 +101,13 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
         line.split('"').nth(1).unwrap().to_string()
     };
     let witness = |lost| {
-        let summary = Summary { sent: 58, lost, ..Summary::default() };
-        Event::Witness(Box::new(Seen { url: "http://a/".into(), summary, switch: None, samples: Vec::new() }))
+        let summary = WitnessSummary { sent: 58, lost, ..WitnessSummary::default() };
+        Event::Witness(Box::new(ProbeReport {
+            url: "http://a/".into(),
+            summary,
+            switch: None,
+            samples: Vec::new(),
+        }))
     };
     let with = |event| deploy().into_iter().chain([event]).collect::<Vec<_>>();
     assert_eq!(result(with(witness(0))), "good");
