@@ -1,30 +1,30 @@
 //! The story of a deploy, in words: load, observe, plan, execute, report. Going back is the same story from a record
 //! (`deploy/rollback.rs`), and what happens between plan and report is one run's (`deploy/run.rs`).
 
-mod adopt;
-mod ahead;
+mod acquire_lock;
 pub mod asked;
 mod check;
-mod definition;
 mod dependents;
-mod failure;
-mod goals;
+mod desired;
 mod history;
-mod home;
+mod import_running;
 mod init;
-mod ledger;
-mod look;
-mod oneshot;
-mod part;
+mod jobs;
+mod journal;
+pub mod observe;
+mod pipeline;
+mod prefetch;
+mod preflight_targets;
+mod probe_urls;
 mod prune;
+mod recovery;
+mod request;
 mod rollback;
-mod run;
-pub mod scene;
 mod serving;
-mod stack;
+mod state_location;
 mod status;
-mod turn;
-mod witnessed;
+mod swarm_deploy;
+mod target_rollout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -43,21 +43,21 @@ use crate::report::Report;
 use crate::rollout::restart;
 use crate::wait::StopSignal;
 use crate::witness::Witness;
+use acquire_lock::{LockCaller, LockOutcome};
 use asked::Target;
 pub use check::check;
-use definition::Definition;
 use dependents::Dependents;
 pub use history::history;
-use home::Home;
 pub use init::init;
-use ledger::Ledger;
-use oneshot::OneShots;
+use jobs::Jobs;
+use journal::Journal;
+use observe::DesiredVersion;
+use pipeline::Pipeline;
 pub use prune::prune;
+use request::Request;
 pub use rollback::{recover, rollback};
-use run::Run;
-use scene::Wanted;
+use state_location::StateLocation;
 pub use status::status;
-use turn::{Caller, Turn};
 
 /// Replaces the services asked for by their next version.
 ///
@@ -68,14 +68,15 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         return rollback::resume(compose, args, report, stop);
     }
     let flags = || asked::flags(&args.update, &args.rollout);
-    let read = || Definition::of_file_for_deploy(compose, args, flags(), report);
+    let read = || Request::of_file_for_deploy(compose, args, flags(), report);
     let mut definition = read()?;
     let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
-    let cluster = stack::cluster(&definition.docker, engine, &definition.project.name)?;
+    let cluster = swarm_deploy::cluster(&definition.docker, engine, &definition.project.name)?;
     let given = args.rollout.state_dir.as_deref();
-    let home = Home::of(&definition.docker, compose, given, cluster.as_deref(), &definition.project.name);
-    let mut ledger = Ledger::open(&home, &definition.project.name)?;
-    let caller = Caller {
+    let home =
+        StateLocation::of(&definition.docker, compose, given, cluster.as_deref(), &definition.project.name);
+    let mut ledger = Journal::open(&home, &definition.project.name)?;
+    let caller = LockCaller {
         docker: &definition.docker,
         is_stack: cluster.is_some(),
         ledger: &ledger,
@@ -84,7 +85,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         report,
         stop,
     };
-    let Turn::Ours(turn) = caller.turn()? else {
+    let LockOutcome::Ours(turn) = caller.turn()? else {
         report.superseded(&definition.project.name);
         return Ok(());
     };
@@ -93,12 +94,12 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         definition = read()?;
     }
     turn.guard(&definition.docker);
-    let place = Place { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
+    let place = RunLocation { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
     turn.ended(carry_out(definition, ledger, args, place, (report, stop)))
 }
 
 /// Where a project runs, and where its releases are.
-struct Place {
+struct RunLocation {
     state_dir: PathBuf,
     /// On a Swarm.
     is_stack: bool,
@@ -108,29 +109,33 @@ struct Place {
 
 /// Puts a definition in place, once it is this run's turn.
 fn carry_out(
-    mut definition: Definition,
-    mut ledger: Ledger,
+    mut definition: Request,
+    mut ledger: Journal,
     args: &DeployArgs,
-    place: Place,
+    place: RunLocation,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let dry_run = args.rollout.dry_run;
     if place.is_stack {
-        return stack::deploy(definition, args, ledger, report, stop);
+        return swarm_deploy::deploy(definition, args, ledger, report, stop);
     }
-    stack::refuse_flags(&args.rollout.swarm)?;
+    swarm_deploy::refuse_flags(&args.rollout.swarm)?;
     definition.docker = definition.docker.heeding(stop);
     let containers = definition.docker.containers()?;
-    let proxies = scene::detect(&definition.docker, &definition.project, &containers)?;
+    let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
     let mut targets =
         asked::targets(&definition.project, &args.services, &flagged(args), &proxies).map_err(|fault| {
-            if args.services.is_empty() { stack::hint_at_swarm(&definition.docker, fault) } else { fault }
+            if args.services.is_empty() {
+                swarm_deploy::hint_at_swarm(&definition.docker, fault)
+            } else {
+                fault
+            }
         })?;
     preflight::targets(&definition.project, &targets, &proxies)?;
-    let shots = OneShots::of(&definition.project, &targets);
+    let shots = Jobs::of(&definition.project, &targets);
     definition.add_one_shots(&shots)?;
     if args.image.is_empty() {
-        ahead::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
+        prefetch::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
     }
     if !dry_run {
         definition.adopt(&targets, &containers, &mut ledger, report)?;
@@ -151,7 +156,7 @@ fn carry_out(
     };
     let mut dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
     let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
-    let mut wanted = Wanted::read(&definition.docker, &definition.project, &all, seen)?;
+    let mut wanted = DesiredVersion::read(&definition.docker, &definition.project, &all, seen)?;
     wanted.add_hashes(definition.resolved_hashes()?);
     if definition.may_have_label_files {
         wanted.add_hashes(ledger.hashes_of_same(&definition.snapshot));
@@ -160,13 +165,13 @@ fn carry_out(
     match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
         true => {
             let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
-            let theirs = containers.iter().filter(|c| scene::is_member(&definition.project, c, &services));
+            let theirs = containers.iter().filter(|c| observe::is_member(&definition.project, c, &services));
             wanted.replaced.extend(theirs.map(|c| c.id.clone()));
             targets = all;
         }
         false => dependents = Dependents::default(),
     }
-    let run = Run {
+    let run = Pipeline {
         definition: &definition,
         wanted: &wanted,
         proxies: &proxies,
@@ -206,10 +211,10 @@ fn replaced(
     project: &Project,
     targets: &[Target],
     containers: &[Container],
-    ledger: &Ledger,
+    ledger: &Journal,
 ) -> BTreeSet<String> {
     let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
-    let ours = containers.iter().filter(|c| scene::is_member(project, c, &services));
+    let ours = containers.iter().filter(|c| observe::is_member(project, c, &services));
     let forced = ours.filter(|_| args.force).map(|c| c.id.clone());
     let before = ledger.heading.iter().flat_map(|h| h.replaced.clone());
     forced.chain(before).collect()

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::deploy::asked::{Target, backend};
-use crate::deploy::scene::{Viewer, is_member};
+use crate::deploy::observe::{TargetReader, is_member};
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::{Error, Risk};
@@ -31,7 +31,7 @@ const START_INTERVAL: u32 = 25;
 
 /// A target, and what runs around it.
 pub struct Surroundings<'a> {
-    pub viewer: &'a Viewer<'a>,
+    pub viewer: &'a TargetReader<'a>,
     /// Proxies in front of it that run.
     pub fronting: &'a [Arc<dyn Proxy>],
     /// All of the engine's that have an adapter.
@@ -293,7 +293,7 @@ fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
 }
 
 /// Containers of services that the file has no more, which the proxies send requests of a target's route to, with the route.
-pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, String)> {
+pub fn orphans(viewer: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
     let project = viewer.project;
     let is_gone = |c: &Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
@@ -303,14 +303,14 @@ pub fn orphans(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, Str
 }
 
 /// Containers of other projects, or that were run by hand, with the same route.
-fn strangers(viewer: &Viewer, containers: &[Container]) -> Vec<(Container, String)> {
+fn strangers(viewer: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
     let is_strange = |c: &Container| c.compose().is_none_or(|(name, _)| name != viewer.project.name);
     on_its_route(viewer, containers, is_strange)
 }
 
 /// Those that run of these, and that get requests of a target's route.
 fn on_its_route(
-    viewer: &Viewer,
+    viewer: &TargetReader,
     containers: &[Container],
     is_meant: impl Fn(&Container) -> bool,
 ) -> Vec<(Container, String)> {

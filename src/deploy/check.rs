@@ -1,12 +1,12 @@
 //! What a deploy would lose, told without changing anything: gathers the facts, by the file and by what runs, asks the
 //! rules (`check.rs`) and those that a deploy itself goes by, and reports.
 
-mod choice;
-mod machine;
-mod planned;
-mod proxies;
-mod stack;
-mod target;
+mod configured_proxies;
+mod host_audit;
+mod proxy_audit;
+mod selection;
+mod service_audit;
+mod swarm_audit;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::asked::{self, Target};
-use super::definition::Definition;
-use super::scene::{self, Wanted};
+use super::observe::{self, DesiredVersion};
+use super::request::Request;
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
@@ -25,14 +25,14 @@ use crate::error::Error;
 use crate::model::{EngineKind, FlagLayers, Project};
 use crate::proxy::Proxy;
 use crate::report::Report;
-use planned::Planned;
+use configured_proxies::ConfiguredProxies;
 
 /// Tells of every service whether a deploy would lose anything, and the fix where it would.
 ///
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; a service that is not there.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let definition = Definition::of_file(compose, FlagLayers::default(), report)?;
+    let definition = Request::of_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&definition)?;
     known(&definition.project, &args.services)?;
     let sheet = judge(compose, args, &definition)?.settled();
@@ -46,7 +46,7 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     }
 }
 
-fn refuse_empty(definition: &Definition) -> Result<(), Error> {
+fn refuse_empty(definition: &Request) -> Result<(), Error> {
     match definition.project.services.is_empty() {
         false => Ok(()),
         true => Err(Error::usage(format!("{}: the project has no services", definition.source))
@@ -72,7 +72,7 @@ fn lossy(sheet: &AuditReport) -> Error {
         .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
 }
 
-fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Result<AuditReport> {
+fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Request) -> Result<AuditReport> {
     let (docker, project) = (&definition.docker, &definition.project);
     let mut sheet = AuditReport {
         project: project.name.clone(),
@@ -102,54 +102,54 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Definition) -> Re
     };
     if is_stack {
         sheet.engine = "swarm";
-        stack::judge(definition, args, containers.is_some(), &mut sheet)?;
+        swarm_audit::judge(definition, args, containers.is_some(), &mut sheet)?;
         return Ok(sheet);
     }
-    let checker = Checker::of(compose, args, definition, containers, &mut sheet)?;
+    let checker = ProjectCheck::of(compose, args, definition, containers, &mut sheet)?;
     checker.judge(&args.services, &mut sheet)?;
     Ok(sheet)
 }
 
 /// What is known of a project for Compose.
-struct Checker<'a> {
-    definition: &'a Definition,
+struct ProjectCheck<'a> {
+    definition: &'a Request,
     /// All of the engine's; none where there is no engine.
     containers: Option<Vec<Container>>,
     /// The images of the project's services.
-    wanted: Wanted,
+    wanted: DesiredVersion,
     /// Those of the engine.
     proxies: Vec<Arc<dyn Proxy>>,
     /// Those of the file that do not run.
-    planned: Planned,
+    planned: ConfiguredProxies,
     state_dir: PathBuf,
 }
 
-impl<'a> Checker<'a> {
+impl<'a> ProjectCheck<'a> {
     fn of(
         compose: &ComposeArgs,
         args: &CheckArgs,
-        definition: &'a Definition,
+        definition: &'a Request,
         containers: Option<Vec<Container>>,
         sheet: &mut AuditReport,
-    ) -> Result<Checker<'a>> {
+    ) -> Result<ProjectCheck<'a>> {
         let (docker, project) = (&definition.docker, &definition.project);
         let images = match containers.is_some() {
             true => images(docker, project)?,
             false => BTreeMap::new(),
         };
-        let wanted = Wanted { images, ..Wanted::default() };
+        let wanted = DesiredVersion { images, ..DesiredVersion::default() };
         let proxies = match &containers {
-            Some(all) => scene::detect(docker, project, all)?,
+            Some(all) => observe::detect(docker, project, all)?,
             None => Vec::new(),
         };
         let runs = |service: &str| {
-            let its = containers.iter().flatten().filter(|c| scene::is_member(project, c, &[service]));
+            let its = containers.iter().flatten().filter(|c| observe::is_member(project, c, &[service]));
             its.into_iter().any(Container::is_running)
         };
-        let planned = planned::find(definition, &wanted, &runs)?;
+        let planned = configured_proxies::find(definition, &wanted, &runs)?;
         sheet.unjudged.extend(planned.remarks());
         let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
-        Ok(Checker { definition, containers, wanted, proxies, planned, state_dir })
+        Ok(ProjectCheck { definition, containers, wanted, proxies, planned, state_dir })
     }
 
     fn docker(&self) -> &Docker {
@@ -166,11 +166,11 @@ impl<'a> Checker<'a> {
 
     /// The instances of a service, running or not.
     fn members(&self, service: &str) -> Vec<&Container> {
-        self.containers().iter().filter(|c| scene::is_member(self.project(), c, &[service])).collect()
+        self.containers().iter().filter(|c| observe::is_member(self.project(), c, &[service])).collect()
     }
 
     fn judge(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
-        let choice = choice::choose(self, named)?;
+        let choice = selection::choose(self, named)?;
         let (mut crowds, mut plans) = (Vec::new(), Vec::new());
         for target in &choice.judged {
             let others = choice.judged.iter().filter(|other| *other != target);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::asked::{self, Target, backend};
-use super::scene::{Wanted, is_member};
+use super::observe::{DesiredVersion, is_member};
 use crate::docker::inspect::Container;
 use crate::model::{Project, Service};
 use crate::preflight;
@@ -68,7 +68,7 @@ fn rolled(project: &Project, service: &Service, proxies: &[Arc<dyn Proxy>]) -> O
 pub fn are_replaced(
     project: &Project,
     targets: &[Target],
-    wanted: &Wanted,
+    wanted: &DesiredVersion,
     containers: &[Container],
 ) -> bool {
     let replaced = |service: &str| {

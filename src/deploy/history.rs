@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::ledger::Ledger;
-use super::{rollback, turn};
+use super::journal::Journal;
+use super::{acquire_lock, rollback};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
@@ -34,7 +34,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     }
     report.table(&HEAD, &chronicle.rows());
     if let Some(number) = ledger.broken() {
-        report.say(&turn::not_restored(number));
+        report.say(&acquire_lock::not_restored(number));
     }
     if let Some(number) = chronicle.rollback_to {
         report.say(&format!("`compose-zd rollback` goes back to release {number}"));
@@ -42,7 +42,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     Ok(())
 }
 
-fn chronicle(ledger: &Ledger) -> HistoryReport {
+fn chronicle(ledger: &Journal) -> HistoryReport {
     let readable = ledger.history.newest_first().map(|r| (r.number, row(r, ledger)));
     let damaged = ledger.history.damaged().map(|(number, _)| {
         let result = "cannot be read".to_string();
@@ -56,7 +56,7 @@ fn chronicle(ledger: &Ledger) -> HistoryReport {
     }
 }
 
-fn row(record: &ReleaseRecord, ledger: &Ledger) -> ReleaseRow {
+fn row(record: &ReleaseRecord, ledger: &Journal) -> ReleaseRow {
     let result = match (record.outcome, record.kind) {
         (RolloutOutcome::Failed, _) => "failed".to_string(),
         (RolloutOutcome::Paused, _) => "paused".into(),
@@ -90,7 +90,7 @@ fn row(record: &ReleaseRecord, ledger: &Ledger) -> ReleaseRow {
 }
 
 /// The page of a rollout that was written down.
-fn picture(ledger: &Ledger, number: u32) -> Result<String, Error> {
+fn picture(ledger: &Journal, number: u32) -> Result<String, Error> {
     let missing = || {
         let known = ledger.history.newest_first().map(|r| r.number).filter(|n| ledger.has_events(*n));
         let known: Vec<String> = known.map(|n| n.to_string()).collect();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::asked;
-use super::definition::{connect, resolved};
-use super::{scene, stack};
+use super::request::{connect, resolved};
+use super::{observe, swarm_deploy};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
 use crate::error::Error;
@@ -25,12 +25,12 @@ use crate::report::{Report, Warning};
 /// by hand.
 pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()> {
     if args.swarm {
-        return stack::print_for_swarm(compose, report);
+        return swarm_deploy::print_for_swarm(compose, report);
     }
     if let Some(name) = &args.from_service {
         return from_service(compose, args, name, report);
     }
-    let scene = Scene::look(compose, args, report)?;
+    let scene = InitContext::look(compose, args, report)?;
     let fronts = scene.fronts(args)?;
     let files = init::files(&scene.facts, &fronts, &scene.layout);
     if !fronts.is_empty() {
@@ -51,7 +51,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
 /// Writes the file of a service that has none, and makes the service a stack of its own name.
 fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Report) -> Result<()> {
     let docker = connect(compose, report)?;
-    let text = stack::file_of_service(&docker, name)?;
+    let text = swarm_deploy::file_of_service(&docker, name)?;
     let path = PathBuf::from("compose.yaml");
     if args.print {
         report.say(&format!("==> {} <==\n{text}", path.display()));
@@ -67,7 +67,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
             .into());
     }
     files::put(&folder, &[(&file, there)])?;
-    stack::adopt(&docker, name)?;
+    swarm_deploy::adopt(&docker, name)?;
     report.say(&format!(
         "new  compose.yaml  the service `{name}`, which is the stack `{name}` now\nnext:\n  compose-zd deploy                       # \
          records it, and pins its image, which replaces the tasks once\n  compose-zd deploy --image {name}=IMAGE   # as `docker service update --image`\n  \
@@ -77,7 +77,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
 }
 
 /// What there is before anything is added.
-struct Scene {
+struct InitContext {
     docker: Docker,
     folder: PathBuf,
     layout: ComposeFiles,
@@ -90,30 +90,30 @@ struct Scene {
 
 /// What becomes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum FileAction {
     New,
     Overwritten,
     Unchanged,
     Kept,
 }
 
-impl Fate {
+impl FileAction {
     fn is_written(self) -> bool {
-        matches!(self, Fate::New | Fate::Overwritten)
+        matches!(self, FileAction::New | FileAction::Overwritten)
     }
 
     fn word(self) -> &'static str {
         match self {
-            Fate::New => "new",
-            Fate::Overwritten => "overwritten",
-            Fate::Unchanged => "unchanged",
-            Fate::Kept => "kept",
+            FileAction::New => "new",
+            FileAction::Overwritten => "overwritten",
+            FileAction::Unchanged => "unchanged",
+            FileAction::Kept => "kept",
         }
     }
 }
 
-impl Scene {
-    fn look(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<Scene> {
+impl InitContext {
+    fn look(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<InitContext> {
         let folder = asked::project_folder(compose);
         let layout = layout(compose, &folder)?;
         let own = layout.own.iter().map(|file| folder.join(file));
@@ -127,7 +127,7 @@ impl Scene {
                 .hint("add one under `services`; a service of a profile needs `--profile`")
                 .into());
         }
-        let mut scene = Scene { docker, folder, layout, project, facts, found: Vec::new(), report };
+        let mut scene = InitContext { docker, folder, layout, project, facts, found: Vec::new(), report };
         if !args.no_proxy {
             scene.look_at_engine();
         }
@@ -155,7 +155,7 @@ impl Scene {
     /// Proxies of the file, and those that run where services of the file can be reached.
     fn proxies(&self) -> Result<Vec<String>> {
         let containers = self.docker.containers()?;
-        let all = scene::detect(&self.docker, &self.project, &containers)?;
+        let all = observe::detect(&self.docker, &self.project, &containers)?;
         let networks: BTreeSet<&str> =
             self.project.services.values().flat_map(|s| s.networks.iter().map(String::as_str)).collect();
         let near = |p: &&Arc<dyn Proxy>| {
@@ -259,12 +259,16 @@ impl Scene {
     ///
     /// # Errors
     /// A proxy that is not there because a file of the user's is in its place.
-    fn tell(&self, fronts: &[ProxiedService], fates: &[(&NewFile, FileStatus, Fate)]) -> Result<(), Error> {
-        let row = |(file, _, fate): &(&NewFile, FileStatus, Fate)| {
+    fn tell(
+        &self,
+        fronts: &[ProxiedService],
+        fates: &[(&NewFile, FileStatus, FileAction)],
+    ) -> Result<(), Error> {
+        let row = |(file, _, fate): &(&NewFile, FileStatus, FileAction)| {
             vec![fate.word().to_string(), file.path.display().to_string(), file.about.clone()]
         };
         self.report.table(&["WHAT", "FILE", "ABOUT"], &fates.iter().map(row).collect::<Vec<_>>());
-        let kept = |path: &Path| fates.iter().any(|(f, _, fate)| f.path == path && *fate == Fate::Kept);
+        let kept = |path: &Path| fates.iter().any(|(f, _, fate)| f.path == path && *fate == FileAction::Kept);
         let of_proxy = fates.iter().map(|(file, ..)| *file).filter(|f| f.is_of_proxy());
         let mut in_the_way =
             of_proxy.filter(|file| kept(&file.path) && !init::is_ours(&self.folder.join(&file.path)));
@@ -321,17 +325,17 @@ fn fates<'a>(
     folder: &Path,
     files: &'a [NewFile],
     force: bool,
-) -> Result<Vec<(&'a NewFile, FileStatus, Fate)>, Error> {
+) -> Result<Vec<(&'a NewFile, FileStatus, FileAction)>, Error> {
     let fate = |file: &'a NewFile| {
         let there = files::look(folder, file)?;
         let overwrite =
             || force || Report::ask(&format!("overwrite `{}`?", file.path.display())) == Some(true);
         let fate = match there {
-            _ if is_shadowed(folder, &file.path) => Fate::Kept,
-            FileStatus::Nothing => Fate::New,
-            FileStatus::Same => Fate::Unchanged,
-            FileStatus::Other if overwrite() => Fate::Overwritten,
-            FileStatus::Other => Fate::Kept,
+            _ if is_shadowed(folder, &file.path) => FileAction::Kept,
+            FileStatus::Nothing => FileAction::New,
+            FileStatus::Same => FileAction::Unchanged,
+            FileStatus::Other if overwrite() => FileAction::Overwritten,
+            FileStatus::Other => FileAction::Kept,
         };
         Ok((file, there, fate))
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::definition::{connect, resolved};
+use super::request::{connect, resolved};
 use crate::cli::{ComposeArgs, PruneArgs};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::acquire_lock::{LockCaller, LockGuard, LockOutcome};
 use super::asked::{self, Target};
-use super::definition::{Definition, connect, resolved};
 use super::dependents::Dependents;
-use super::home::Home;
-use super::ledger::Ledger;
-use super::oneshot::OneShots;
-use super::run::Run;
-use super::scene::{self, Wanted};
-use super::stack;
-use super::turn::{Caller, Held, Turn};
+use super::jobs::Jobs;
+use super::journal::Journal;
+use super::observe::{self, DesiredVersion};
+use super::pipeline::Pipeline;
+use super::request::{Request, connect, resolved};
+use super::state_location::StateLocation;
+use super::swarm_deploy;
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::error::Error;
@@ -44,18 +44,18 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
     else {
         return Ok(());
     };
-    let Opened { docker, is_stack, .. } = opened;
+    let ProjectHandle { docker, is_stack, .. } = opened;
     let ledger = ledger.for_change(report)?;
     let folder = asked::project_folder(compose);
     let is_recorded = ledger.history.current().is_some() || ledger.history.damaged().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
-        return stack::unrecorded(&docker, &ledger.project, args, report, stop);
+        return swarm_deploy::unrecorded(&docker, &ledger.project, args, report, stop);
     }
     let rollout = &args.rollout;
-    let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    let back = Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
     let services = back.services_named(&args.services, args.to)?;
     let choice = choose(&ledger, &services, args.to)?;
-    turn.ended(back.put_back(&Asked {
+    turn.ended(back.put_back(&RestoreRequest {
         number: ledger.next_number(),
         kind: RolloutKind::Rollback { to: choice.record.number },
         ..choice
@@ -72,7 +72,7 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let Some((turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
         return Ok(());
     };
-    let Opened { docker, is_stack, .. } = opened;
+    let ProjectHandle { docker, is_stack, .. } = opened;
     let ledger = ledger.for_change(report)?;
     unfinished_is_known(&ledger)?;
     let paused = ledger.heading.clone().filter(|h| h.paused);
@@ -85,8 +85,9 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     };
     let folder = asked::project_folder(compose);
     let rollout = &args.rollout;
-    let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
-    let asked = Asked { record, services: paused.services, number: paused.number, kind: paused.kind };
+    let back = Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    let asked =
+        RestoreRequest { record, services: paused.services, number: paused.number, kind: paused.kind };
     turn.ended(back.put_back(&asked))
 }
 
@@ -104,7 +105,7 @@ pub fn recover(
     let Some((turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
         return Ok(());
     };
-    let Opened { docker, is_stack, state_dir, .. } = opened;
+    let ProjectHandle { docker, is_stack, state_dir, .. } = opened;
     let ledger = ledger.for_change(report)?;
     unfinished_is_known(&ledger)?;
     let Some(heading) = ledger.heading.clone() else {
@@ -120,12 +121,18 @@ pub fn recover(
     let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
     if let RolloutKind::Rollback { to } = heading.kind {
         let record = release(&ledger, to)?;
-        let back = Back { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+        let back =
+            Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
         let (number, kind) = (ledger.next_number(), heading.kind);
-        return turn.ended(back.put_back(&Asked { record, services: heading.services, number, kind }));
+        return turn.ended(back.put_back(&RestoreRequest {
+            record,
+            services: heading.services,
+            number,
+            kind,
+        }));
     }
     let (text, source) = (ledger.config(heading.number)?, format!("release {}", heading.number));
-    let mut definition = Definition::of_text(&text, source, &docker, folder, flags)?;
+    let mut definition = Request::of_text(&text, source, &docker, folder, flags)?;
     definition.write(&ledger, heading.number, rollout.dry_run)?;
     let args = DeployArgs {
         services: heading.services,
@@ -133,7 +140,7 @@ pub fn recover(
         rollout: rollout.clone(),
         ..DeployArgs::default()
     };
-    let place = super::Place { state_dir, is_stack, unfinished: Some(heading.number) };
+    let place = super::RunLocation { state_dir, is_stack, unfinished: Some(heading.number) };
     turn.ended(super::carry_out(definition, ledger, &args, place, (report, stop)))
 }
 
@@ -141,7 +148,7 @@ pub fn recover(
 ///
 /// # Errors
 /// As a rollback.
-pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
+pub fn to_last_good(run: &Pipeline, number: u32, services: &[String]) -> Result<()> {
     let ledger = run.ledger.reopened()?;
     let Some(record) = ledger.history.get(number) else {
         return Err(Error::unchanged(format!("there is no release {number}")).into());
@@ -149,7 +156,7 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
     // That it failed is told already.
     let mut rollout = run.rollout.clone();
     rollout.witness.strict = false;
-    let back = Back {
+    let back = Restorer {
         docker: &run.definition.docker,
         ledger: &ledger,
         folder: run.definition.folder.clone(),
@@ -165,7 +172,7 @@ pub fn to_last_good(run: &Run, number: u32, services: &[String]) -> Result<()> {
         is_stack: false,
     };
     let kind = RolloutKind::Rollback { to: number };
-    back.put_back(&Asked { record, services: services.to_vec(), number: ledger.next_number(), kind })
+    back.put_back(&RestoreRequest { record, services: services.to_vec(), number: ledger.next_number(), kind })
 }
 
 fn place(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
@@ -173,15 +180,15 @@ fn place(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
 }
 
 /// A project whose file need not be readable: going back does not need it.
-struct Opened {
+struct ProjectHandle {
     docker: Docker,
-    ledger: Ledger,
+    ledger: Journal,
     /// The project is a stack of a Swarm.
     is_stack: bool,
     state_dir: PathBuf,
 }
 
-impl Opened {
+impl ProjectHandle {
     /// This run's turn, and the releases as they are then; `None` where a newer run has taken it.
     ///
     /// # Errors
@@ -191,11 +198,11 @@ impl Opened {
         command: String,
         rollout: &RolloutArgs,
         (report, stop): (Report, &StopSignal),
-    ) -> Result<Option<(Held, Ledger)>> {
-        let Opened { docker, ledger, is_stack, .. } = self;
-        match (Caller { docker, is_stack: *is_stack, ledger, command, rollout, report, stop }).turn()? {
-            Turn::Ours(held) => Ok(Some((held, ledger.reopened()?))),
-            Turn::Superseded => {
+    ) -> Result<Option<(LockGuard, Journal)>> {
+        let ProjectHandle { docker, ledger, is_stack, .. } = self;
+        match (LockCaller { docker, is_stack: *is_stack, ledger, command, rollout, report, stop }).turn()? {
+            LockOutcome::Ours(held) => Ok(Some((held, ledger.reopened()?))),
+            LockOutcome::Superseded => {
                 report.superseded(&ledger.project);
                 Ok(None)
             }
@@ -204,7 +211,11 @@ impl Opened {
 }
 
 /// The project's docker and its releases; `place` is the state folder and the engine, where they are given.
-fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Report) -> Result<Opened> {
+fn open(
+    compose: &ComposeArgs,
+    place: (Option<&Path>, Option<&str>),
+    report: Report,
+) -> Result<ProjectHandle> {
     let mut docker = connect(compose, report)?;
     let (dir, engine) = place;
     let file = resolved(&mut docker, report);
@@ -227,10 +238,10 @@ fn open(compose: &ComposeArgs, place: (Option<&Path>, Option<&str>), report: Rep
             name
         }
     };
-    let cluster = stack::cluster(&docker, engine, &name)?;
-    let home = Home::of(&docker, compose, dir, cluster.as_deref(), &name);
-    let ledger = Ledger::open(&home, &name)?;
-    Ok(Opened { docker, ledger, is_stack: cluster.is_some(), state_dir: home.state_dir })
+    let cluster = swarm_deploy::cluster(&docker, engine, &name)?;
+    let home = StateLocation::of(&docker, compose, dir, cluster.as_deref(), &name);
+    let ledger = Journal::open(&home, &name)?;
+    Ok(ProjectHandle { docker, ledger, is_stack: cluster.is_some(), state_dir: home.state_dir })
 }
 
 /// The releases of a project, to look at.
@@ -242,7 +253,7 @@ pub fn records(
     state_dir: Option<&Path>,
     engine: Option<&str>,
     report: Report,
-) -> Result<Ledger> {
+) -> Result<Journal> {
     open(compose, (state_dir, engine), report).map(|opened| opened.ledger.for_looking(report))
 }
 
@@ -259,7 +270,7 @@ fn only_project(compose: &ComposeArgs, state_dir: &Path) -> Option<String> {
 
 /// A release to put in place, and for which services.
 #[derive(Debug, Clone)]
-struct Asked<'a> {
+struct RestoreRequest<'a> {
     record: &'a ReleaseRecord,
     services: Vec<String>,
     number: u32,
@@ -271,7 +282,11 @@ struct Asked<'a> {
 ///
 /// # Errors
 /// None to go back to, with those that there are.
-fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Error> {
+fn choose<'a>(
+    ledger: &'a Journal,
+    services: &[String],
+    to: Option<u32>,
+) -> Result<RestoreRequest<'a>, Error> {
     let history = &ledger.history;
     let Some(current) = history.current() else {
         return choose_blindly(ledger, services, to);
@@ -305,7 +320,7 @@ fn choose<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Resul
 }
 
 /// The release that a rollback without a word goes to; none where it would be refused.
-pub fn goes_to(ledger: &Ledger) -> Option<u32> {
+pub fn goes_to(ledger: &Journal) -> Option<u32> {
     choose(ledger, &[], None).ok().map(|asked| asked.record.number)
 }
 
@@ -313,7 +328,11 @@ pub fn goes_to(ledger: &Ledger) -> Option<u32> {
 ///
 /// # Errors
 /// None is named; none is recorded.
-fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) -> Result<Asked<'a>, Error> {
+fn choose_blindly<'a>(
+    ledger: &'a Journal,
+    services: &[String],
+    to: Option<u32>,
+) -> Result<RestoreRequest<'a>, Error> {
     match (ledger.history.damaged().next(), to) {
         (None, _) => Err(Error::usage(format!(
             "no release of `{}` is recorded in {}",
@@ -334,11 +353,15 @@ fn choose_blindly<'a>(ledger: &'a Ledger, services: &[String], to: Option<u32>) 
 
 /// # Errors
 /// A service that the release does not have.
-fn having<'a>(ledger: &Ledger, chosen: &'a ReleaseRecord, named: Vec<String>) -> Result<Asked<'a>, Error> {
+fn having<'a>(
+    ledger: &Journal,
+    chosen: &'a ReleaseRecord,
+    named: Vec<String>,
+) -> Result<RestoreRequest<'a>, Error> {
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
         Some(service) => Err(Error::usage(format!("release {} has no service `{service}`", chosen.number))
             .hint(listed(ledger))),
-        None => Ok(Asked { record: chosen, services: named, number: 0, kind: RolloutKind::Deploy }),
+        None => Ok(RestoreRequest { record: chosen, services: named, number: 0, kind: RolloutKind::Deploy }),
     }
 }
 
@@ -347,7 +370,7 @@ fn having<'a>(ledger: &Ledger, chosen: &'a ReleaseRecord, named: Vec<String>) ->
 ///
 /// # Errors
 /// None before; one that may be it cannot be read.
-fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
+fn before<'a>(ledger: &'a Journal, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
     let found = ledger.history.previous(services).filter(|_| !services.is_empty());
     let between = ledger.history.unreadable_since(found.map_or(0, |r| r.number));
     match (between, found) {
@@ -364,13 +387,13 @@ fn before<'a>(ledger: &'a Ledger, services: &[String]) -> Result<&'a ReleaseReco
 
 /// # Errors
 /// A rollout ended halfway, and what it was about cannot be read: what goes back is to be said.
-fn unfinished_is_known(ledger: &Ledger) -> Result<(), Error> {
+fn unfinished_is_known(ledger: &Journal) -> Result<(), Error> {
     ledger.lost.iter().try_for_each(|damage| {
         Err(unreadable(ledger, damage, "it says what a rollout that did not get to its end was about"))
     })
 }
 
-fn unreadable(ledger: &Ledger, damage: &UnreadableFile, so: &str) -> Error {
+fn unreadable(ledger: &Journal, damage: &UnreadableFile, so: &str) -> Error {
     Error::unchanged(format!("{damage}, and {so}"))
         .hint(format!("name the release to put back with `--to`: {}", listed(ledger)))
 }
@@ -383,7 +406,7 @@ fn last_changed(history: &ReleaseHistory, current: &ReleaseRecord) -> Vec<String
 
 /// # Errors
 /// A number that is not kept, or that never served.
-fn release(ledger: &Ledger, number: u32) -> Result<&ReleaseRecord, Error> {
+fn release(ledger: &Journal, number: u32) -> Result<&ReleaseRecord, Error> {
     let refuse = |why: &str| Err(Error::usage(format!("release {number} {why}")).hint(listed(ledger)));
     match ledger.history.get(number) {
         None => match ledger.history.unreadable(number) {
@@ -400,7 +423,7 @@ fn release(ledger: &Ledger, number: u32) -> Result<&ReleaseRecord, Error> {
     }
 }
 
-fn none_before(ledger: &Ledger, services: &[String]) -> Error {
+fn none_before(ledger: &Journal, services: &[String]) -> Error {
     let whose = match services {
         [] => format!("`{}`", ledger.project),
         some => some.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
@@ -409,7 +432,7 @@ fn none_before(ledger: &Ledger, services: &[String]) -> Error {
 }
 
 /// The releases that can be gone back to, in words.
-fn listed(ledger: &Ledger) -> String {
+fn listed(ledger: &Journal) -> String {
     let kept: Vec<String> = ledger
         .history
         .good_numbers()
@@ -436,9 +459,9 @@ fn differing(chosen: &ReleaseRecord, current: &ReleaseRecord) -> Vec<String> {
 }
 
 /// What going back works with.
-struct Back<'a> {
+struct Restorer<'a> {
     docker: &'a Docker,
-    ledger: &'a Ledger,
+    ledger: &'a Journal,
     folder: PathBuf,
     flags: FlagLayers,
     rollout: &'a RolloutArgs,
@@ -448,7 +471,7 @@ struct Back<'a> {
     is_stack: bool,
 }
 
-impl Back<'_> {
+impl Restorer<'_> {
     /// The services of these names, as the current release knows them: both sides of a pair.
     fn services_named(&self, names: &[String], to: Option<u32>) -> Result<Vec<String>> {
         let history = &self.ledger.history;
@@ -465,18 +488,18 @@ impl Back<'_> {
     }
 
     /// The same rollout as a deploy, towards what was recorded.
-    fn put_back(&self, asked: &Asked) -> Result<()> {
+    fn put_back(&self, asked: &RestoreRequest) -> Result<()> {
         let (record, ledger) = (asked.record, self.ledger);
         let source = format!("release {}", record.number);
         if !self.is_stack {
-            stack::refuse_flags(&self.rollout.swarm)?;
+            swarm_deploy::refuse_flags(&self.rollout.swarm)?;
         } else {
             let text = ledger.config(record.number)?;
             let flags = self.flags.clone();
-            let definition = Definition::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
+            let definition = Request::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
             let (ledger, told) = (ledger.reopened()?, (self.report, self.stop));
             let aim = (asked.number, asked.kind);
-            return stack::put_back(definition, &asked.services, aim, ledger, self.rollout, told);
+            return swarm_deploy::put_back(definition, &asked.services, aim, ledger, self.rollout, told);
         }
         let mut snapshot = ledger.snapshot(record.number)?;
         let mut placed = BTreeMap::new();
@@ -491,13 +514,13 @@ impl Back<'_> {
         let services: Vec<&str> = asked.services.iter().map(String::as_str).collect();
         let text = ledger.text_after(&snapshot.text(), &services)?;
         let mut definition =
-            Definition::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
+            Request::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
         definition.write(ledger, asked.number, self.rollout.dry_run)?;
         let mut targets = asked::as_targets(&definition.project, &asked.services)?;
         asked::dependencies_first(&definition.project, &mut targets);
         definition.docker = definition.docker.heeding(self.stop);
         let containers = definition.docker.containers()?;
-        let proxies = scene::detect(&definition.docker, &definition.project, &containers)?;
+        let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
         preflight::targets(&definition.project, &targets, &proxies)?;
         let wanted = recorded(&definition.docker, &placed, &references)?;
         // One behind a proxy is not restarted, because that would lose its requests, nor rolled: no record has it.
@@ -509,8 +532,8 @@ impl Back<'_> {
             )));
         }
         let dependents = Dependents { rolled: Vec::new(), ..found };
-        let after = OneShots { before: Vec::new(), ..OneShots::of(&definition.project, &targets) };
-        let run = Run {
+        let after = Jobs { before: Vec::new(), ..Jobs::of(&definition.project, &targets) };
+        let run = Pipeline {
             definition: &definition,
             wanted: &wanted,
             proxies: &proxies,
@@ -545,9 +568,9 @@ fn recorded(
     docker: &Docker,
     placed: &BTreeMap<String, ServiceRelease>,
     references: &BTreeMap<String, String>,
-) -> Result<Wanted> {
+) -> Result<DesiredVersion> {
     let now = docker.hashes()?;
-    let mut wanted = Wanted::default();
+    let mut wanted = DesiredVersion::default();
     for (service, placed) in placed {
         let hashes = [Some(placed.config_hash.clone()), now.get(service).cloned()];
         wanted.hashes.insert(service.clone(), hashes.into_iter().flatten().collect());
@@ -572,7 +595,7 @@ mod tests {
     }
 
     /// Releases such as `app1 db1`, oldest first: what each service is of after them.
-    fn ledger(releases: &[&str]) -> (tempfile::TempDir, Ledger) {
+    fn ledger(releases: &[&str]) -> (tempfile::TempDir, Journal) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "p").unwrap();
         let mut before: BTreeMap<String, ServiceRelease> = BTreeMap::new();
@@ -585,7 +608,8 @@ mod tests {
             store.write(&record(number, services.clone(), deployed)).unwrap();
             before = services;
         }
-        let ledger = Ledger::open(&Home { state_dir: dir.path().into(), engine: None }, "p").unwrap();
+        let ledger =
+            Journal::open(&StateLocation { state_dir: dir.path().into(), engine: None }, "p").unwrap();
         (dir, ledger)
     }
 
@@ -628,7 +652,7 @@ mod tests {
     }
 
     /// The release and its services, as `1: app`.
-    fn chosen(ledger: &Ledger, services: &[&str], to: Option<u32>) -> String {
+    fn chosen(ledger: &Journal, services: &[&str], to: Option<u32>) -> String {
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
         match choose(ledger, &services, to) {
             Ok(asked) => format!("{}: {}", asked.record.number, asked.services.join(" ")),
@@ -690,7 +714,7 @@ mod tests {
     }
 
     /// The same once a file of the state is something else.
-    fn with(dir: &tempfile::TempDir, ledger: &Ledger, name: &str, text: &str) -> Ledger {
+    fn with(dir: &tempfile::TempDir, ledger: &Journal, name: &str, text: &str) -> Journal {
         std::fs::write(dir.path().join("p").join(name), text).unwrap();
         ledger.reopened().unwrap()
     }

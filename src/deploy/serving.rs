@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::scene::Viewer;
+use super::observe::TargetReader;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::Error;
@@ -26,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const STARTING: Duration = Duration::from_secs(5);
 
 /// An instance that serves, and its probe.
-pub struct Serving<'a> {
+pub struct ServingInstance<'a> {
     service: &'a Service,
     container: &'a Container,
     /// Its name without the project's.
@@ -34,21 +34,21 @@ pub struct Serving<'a> {
     probe: ReadinessProbe,
 }
 
-impl<'a> Serving<'a> {
+impl<'a> ServingInstance<'a> {
     /// Those of a target with a probe that is queried from outside, for the old and for the new version: the command of a
     /// healthcheck is not run for this.
     ///
     /// # Errors
     /// A service with nothing to ask.
     pub fn of(
-        viewer: &Viewer<'a>,
+        viewer: &TargetReader<'a>,
         proxies: &[Arc<dyn Proxy>],
         containers: impl Iterator<Item = &'a Container>,
-    ) -> Result<Vec<Serving<'a>>, Error> {
+    ) -> Result<Vec<ServingInstance<'a>>, Error> {
         let probes = viewer.probes()?;
         let by_command =
             |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Check(_)));
-        let all = containers.filter_map(|container| Serving::new(viewer.project, container, proxies));
+        let all = containers.filter_map(|container| ServingInstance::new(viewer.project, container, proxies));
         Ok(all.filter(|one| !by_command(&one.service.name)).collect())
     }
 
@@ -56,14 +56,14 @@ impl<'a> Serving<'a> {
         project: &'a Project,
         container: &'a Container,
         proxies: &[Arc<dyn Proxy>],
-    ) -> Option<Serving<'a>> {
+    ) -> Option<ServingInstance<'a>> {
         let service = project.services.get(container.compose()?.1)?;
         let probe = rollout::probe(service, container, proxies).ok()?;
         let is_started = container.age().is_none_or(|age| age >= STARTING);
         let name = rollout::short_name(&project.name, container);
         let is_outside = matches!(probe, ReadinessProbe::Http(_) | ReadinessProbe::Connect(_));
         let is_judged = is_outside && is_started && container.is_running();
-        is_judged.then_some(Serving { service, container, name, probe })
+        is_judged.then_some(ServingInstance { service, container, name, probe })
     }
 
     fn timeout(&self) -> Duration {
@@ -81,7 +81,7 @@ impl<'a> Serving<'a> {
 
 /// Instances of a service that serve and do not pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotReady {
+pub struct NotReadyInstances {
     pub service: String,
     names: Vec<String>,
     /// Number of instances that were queried.
@@ -91,7 +91,7 @@ pub struct NotReady {
     pub fix: &'static str,
 }
 
-impl fmt::Display for NotReady {
+impl fmt::Display for NotReadyInstances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.join(", ");
         match (self.of, self.names.len()) {
@@ -111,26 +111,27 @@ impl fmt::Display for NotReady {
 ///
 /// # Errors
 /// No HTTP client can be made.
-pub fn not_ready(docker: &Docker, serving: &[Serving]) -> Result<Vec<NotReady>> {
+pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<NotReadyInstances>> {
     let mut askers: BTreeMap<Duration, Prober> = BTreeMap::new();
     for timeout in serving.iter().map(|one| one.timeout().min(TIMEOUT)) {
         if let Entry::Vacant(free) = askers.entry(timeout) {
             free.insert(Prober::new(docker, timeout)?);
         }
     }
-    let ask = |one: &Serving| one.ask(&askers[&one.timeout().min(TIMEOUT)]);
+    let ask = |one: &ServingInstance| one.ask(&askers[&one.timeout().min(TIMEOUT)]);
     let answers: Vec<Option<ProbeResult>> = thread::scope(|scope| {
         let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| ask(one))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     });
-    let mut by_service: BTreeMap<&str, Vec<(&Serving, ProbeResult)>> = BTreeMap::new();
+    let mut by_service: BTreeMap<&str, Vec<(&ServingInstance, ProbeResult)>> = BTreeMap::new();
     for (one, answer) in serving.iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))) {
         by_service.entry(&one.service.name).or_default().push((one, answer));
     }
-    let failed = |(service, all): (&str, Vec<(&Serving, ProbeResult)>)| {
-        let bad: Vec<&(&Serving, ProbeResult)> = all.iter().filter(|(_, answer)| !answer.ready).collect();
+    let failed = |(service, all): (&str, Vec<(&ServingInstance, ProbeResult)>)| {
+        let bad: Vec<&(&ServingInstance, ProbeResult)> =
+            all.iter().filter(|(_, answer)| !answer.ready).collect();
         let (first, answer) = bad.first()?;
-        Some(NotReady {
+        Some(NotReadyInstances {
             service: service.into(),
             names: bad.iter().map(|(one, _)| one.name.clone()).collect(),
             of: all.len(),
@@ -157,7 +158,7 @@ mod tests {
     fn said(names: &[&str], of: usize) -> String {
         let names = names.iter().map(|n| n.to_string()).collect();
         let answer = "GET u → 404".into();
-        NotReady { service: "app".into(), names, of, answer, fix: "" }.to_string()
+        NotReadyInstances { service: "app".into(), names, of, answer, fix: "" }.to_string()
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::asked::{self, Target};
-use super::definition::Definition;
-use super::home::Home;
-use super::ledger::Ledger;
-use super::scene::{self, Scene, Viewer, Wanted};
-use super::{stack, turn};
+use super::journal::Journal;
+use super::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
+use super::request::Request;
+use super::state_location::StateLocation;
+use super::{acquire_lock, swarm_deploy};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
 use crate::error::Error;
@@ -67,17 +67,18 @@ fn tell(status: &StatusReport, report: Report) {
 }
 
 fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
-    let definition = Definition::of_file(compose, FlagLayers::default(), report)?;
+    let definition = Request::of_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&definition.docker, &definition.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
-    let cluster = stack::cluster(docker, engine, &project.name)?;
-    let home = Home::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
-    let ledger = Ledger::open(&home, &project.name)?.for_looking(report);
+    let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
+    let home =
+        StateLocation::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
+    let ledger = Journal::open(&home, &project.name)?.for_looking(report);
     let mut status = match cluster.is_some() {
         true => stack_status(docker, &project.name, &args.services, &ledger)?,
         false => compose_status(docker, project, &args.services, &ledger, report)?,
     };
-    status.under_way = turn::under_way(docker, cluster.is_some(), &ledger)?;
+    status.under_way = acquire_lock::under_way(docker, cluster.is_some(), &ledger)?;
     Ok(status)
 }
 
@@ -85,19 +86,19 @@ fn compose_status(
     docker: &Docker,
     project: &Project,
     named: &[String],
-    ledger: &Ledger,
+    ledger: &Journal,
     report: Report,
 ) -> Result<StatusReport> {
     let containers = docker.containers()?;
-    let all = scene::detect(docker, project, &containers)?;
-    let wanted = Wanted::default();
+    let all = observe::detect(docker, project, &containers)?;
+    let wanted = DesiredVersion::default();
     let mut status = StatusReport::new(&project.name, "compose");
     for target in &targets(project, named, &all, ledger)? {
-        let proxies = scene::fronting(docker, project, target, &containers, &all)?;
+        let proxies = observe::fronting(docker, project, target, &containers, &all)?;
         if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
             report.warn(&Warning::Release(format!("{what}; {remedy}")));
         }
-        let viewer = Viewer { docker, project, wanted: &wanted, target, proxies };
+        let viewer = TargetReader { docker, project, wanted: &wanted, target, proxies };
         let scene = viewer.look_at(containers.clone())?;
         status.services.extend(services(target, &scene, ledger));
         status.pairs.extend(pair(target, &scene));
@@ -110,7 +111,7 @@ fn targets(
     project: &Project,
     named: &[String],
     proxies: &[Arc<dyn Proxy>],
-    ledger: &Ledger,
+    ledger: &Journal,
 ) -> Result<Vec<Target>, Error> {
     if !named.is_empty() {
         return asked::as_targets(project, named);
@@ -129,7 +130,7 @@ fn targets(
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.
-fn services(target: &Target, scene: &Scene, ledger: &Ledger) -> Vec<ServiceStatus> {
+fn services(target: &Target, scene: &TargetSnapshot, ledger: &Journal) -> Vec<ServiceStatus> {
     let of = |service: &str| {
         let its = scene.observed.instances.iter().filter(|i| i.service == service);
         service_status(service, its.map(|i| instance(i, scene)).collect(), ledger)
@@ -141,7 +142,7 @@ fn services(target: &Target, scene: &Scene, ledger: &Ledger) -> Vec<ServiceStatu
     all.filter(|s| !s.instances.is_empty()).collect()
 }
 
-fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Ledger) -> ServiceStatus {
+fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Journal) -> ServiceStatus {
     let history = &ledger.history;
     let record = record_of(history, service);
     let is_of = |number| history.get(number).is_some_and(|r| r.deployed.iter().any(|s| s == service));
@@ -157,7 +158,7 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Ledger
     }
 }
 
-fn pair(target: &Target, scene: &Scene) -> Option<PairStatus> {
+fn pair(target: &Target, scene: &TargetSnapshot) -> Option<PairStatus> {
     let Target::Pair(pair) = target else { return None };
     let serves = |side: &&String| scene.observed.of(side).any(Instance::serves);
     Some(PairStatus {
@@ -173,7 +174,7 @@ fn record_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h Relea
     history.newest_first().find(is_of)
 }
 
-fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
+fn instance(instance: &Instance, scene: &TargetSnapshot) -> InstanceStatus {
     let container = &scene.containers[&instance.key];
     let health = container.state.health.as_ref().map(|h| h.status.clone());
     // A proxy names only those that have requests.
@@ -200,7 +201,7 @@ fn instance(instance: &Instance, scene: &Scene) -> InstanceStatus {
 }
 
 /// The same of a stack, as Swarm tells it.
-fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) -> Result<StatusReport> {
+fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Journal) -> Result<StatusReport> {
     let stack = watch::look(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
@@ -214,7 +215,7 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Ledger) 
     Ok(status)
 }
 
-fn stack_service(stack: &ObservedStack, service: &StackService, ledger: &Ledger) -> ServiceStatus {
+fn stack_service(stack: &ObservedStack, service: &StackService, ledger: &Journal) -> ServiceStatus {
     let update = match service.update_state() {
         "" => "-".to_string(),
         state => state.replace('_', " "),
@@ -263,7 +264,7 @@ mod tests {
             ready: true,
             age: None,
         };
-        let scene = Scene {
+        let scene = TargetSnapshot {
             observed: Observed { instances: vec![one.clone()], proxied: true },
             containers: [("app-1".to_string(), container)].into(),
             in_flight: Default::default(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{PreflightFinding, Surroundings, connections};
-use crate::deploy::scene::is_member;
+use crate::deploy::observe::is_member;
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Risk};

@@ -11,13 +11,13 @@ use crate::release::store::Store;
 
 /// A state folder, and the engine whose releases it has.
 #[derive(Debug, Clone)]
-pub struct Home {
+pub struct StateLocation {
     pub state_dir: PathBuf,
     /// Not known of a Swarm, whose folder has its name, and where no engine answers.
     pub engine: Option<EngineId>,
 }
 
-impl Home {
+impl StateLocation {
     /// `given` is the state folder, where it is named; `cluster` the Swarm.
     pub fn of(
         docker: &Docker,
@@ -25,19 +25,21 @@ impl Home {
         given: Option<&Path>,
         cluster: Option<&str>,
         project: &str,
-    ) -> Home {
+    ) -> StateLocation {
         let by_name = asked::state_dir(compose, given, cluster);
         if cluster.is_some() {
-            return Home { state_dir: by_name, engine: None };
+            return StateLocation { state_dir: by_name, engine: None };
         }
         // Releases can be looked at without an engine.
-        let Ok((id, name)) = docker.identity() else { return Home { state_dir: by_name, engine: None } };
+        let Ok((id, name)) = docker.identity() else {
+            return StateLocation { state_dir: by_name, engine: None };
+        };
         if id.is_empty() {
-            return Home { state_dir: by_name, engine: None };
+            return StateLocation { state_dir: by_name, engine: None };
         }
         let root = asked::state_root(compose, given);
         let is_here = |folder: &Path| is_here(docker, folder, project);
-        let find = |engine: EngineId| Home {
+        let find = |engine: EngineId| StateLocation {
             state_dir: engine_folder::find(&root, &by_name, project, &engine, &is_here),
             engine: Some(engine),
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use super::asked::Target;
-use super::scene;
+use super::observe;
 use crate::cli::DeployArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -25,7 +25,7 @@ pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
     thread::spawn(move || {
         // Whoever needs them asks again, and tells what is wrong.
         let Ok(containers) = docker.containers() else { return };
-        let near = Near::of(&containers, &folder);
+        let near = NearbyContainers::of(&containers, &folder);
         docker.open_shells(&near.ids());
         if let Some(service) = near.meant(&args.services).filter(|_| args.image.is_empty()) {
             let its = near.ours.iter().copied().filter(|c| c.compose().is_some_and(|(_, s)| s == service));
@@ -35,19 +35,19 @@ pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
 }
 
 /// What runs of a project, and the proxies that share a network with it.
-struct Near<'a> {
+struct NearbyContainers<'a> {
     ours: Vec<&'a Container>,
     proxies: Vec<Box<dyn Proxy>>,
 }
 
-impl<'a> Near<'a> {
-    fn of(containers: &'a [Container], folder: &Path) -> Near<'a> {
+impl<'a> NearbyContainers<'a> {
+    fn of(containers: &'a [Container], folder: &Path) -> NearbyContainers<'a> {
         let is_ours = |c: &&Container| c.label(FOLDER).is_some_and(|f| Path::new(f) == folder);
         let ours: Vec<&Container> = containers.iter().filter(is_ours).collect();
         let networks: BTreeSet<&str> = ours.iter().flat_map(|c| c.networks()).collect();
         let near = |c: &Container| c.is_running() && c.networks().any(|n| networks.contains(n));
         let proxies = proxy::detect(containers).into_iter().filter(|p| near(p.container())).collect();
-        Near { ours, proxies }
+        NearbyContainers { ours, proxies }
     }
 
     /// Ids of the containers that the proxies' adapters ask.
@@ -87,7 +87,7 @@ pub fn of_targets(
     images.iter().for_each(|image| docker.expect_image(image));
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
-        let its = containers.iter().filter(|c| scene::is_member(project, c, &[name]));
+        let its = containers.iter().filter(|c| observe::is_member(project, c, &[name]));
         let in_file = service.replicas.map(|n| n as usize);
         docker.expect_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));
     }
@@ -121,7 +121,7 @@ mod tests {
 
     fn meant(containers: &[Container], named: &[&str]) -> Option<String> {
         let named: Vec<String> = named.iter().map(|s| s.to_string()).collect();
-        Near::of(containers, Path::new("/srv/p")).meant(&named).map(String::from)
+        NearbyContainers::of(containers, Path::new("/srv/p")).meant(&named).map(String::from)
     }
 
     #[test]

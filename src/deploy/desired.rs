@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::asked::Target;
-use super::run::Run;
-use super::scene::{Scene, Viewer};
+use super::observe::{TargetReader, TargetSnapshot};
+use super::pipeline::Pipeline;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Order, Service, Update};
@@ -42,7 +42,7 @@ pub fn stop_first_where_needed(service: &Service, goal: &mut DesiredService) {
     }
 }
 
-impl Run<'_> {
+impl Pipeline<'_> {
     /// How a service is replaced: by its `update_config`, or its `rollback_config` where a release is put back.
     pub fn policy<'s>(&self, service: &'s Service) -> &'s Update {
         match self.kind {
@@ -51,7 +51,7 @@ impl Run<'_> {
         }
     }
 
-    pub fn strategy(&self, viewer: &Viewer, scene: &Scene) -> Result<Strategy, Error> {
+    pub fn strategy(&self, viewer: &TargetReader, scene: &TargetSnapshot) -> Result<Strategy, Error> {
         let (target, observed) = (viewer.target, &scene.observed);
         let fallen = |name: &str| {
             let its =
@@ -80,7 +80,7 @@ impl Run<'_> {
         &self,
         name: &str,
         sides: &[&str],
-        viewer: &Viewer,
+        viewer: &TargetReader,
         (observed, size): (&Observed, &dyn Fn(&str) -> usize),
     ) -> DesiredService {
         let service = &self.project().services[name];

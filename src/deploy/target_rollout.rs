@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::scene::{Scene, Viewer};
+use super::observe::{TargetReader, TargetSnapshot};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
@@ -17,14 +17,14 @@ use crate::rollout::dry_run::{Preview, PreviewLine};
 use crate::rollout::{self, Rollout, RolloutContext, RolloutFailure, Tolerance};
 use crate::wait::StopSignal;
 
-pub struct Part<'a> {
-    pub viewer: &'a Viewer<'a>,
+pub struct TargetRollout<'a> {
+    pub viewer: &'a TargetReader<'a>,
     pub start: Observed,
     pub plan: Plan,
     tools: RolloutContext<'a>,
     stop: StopSignal,
     strategy: Strategy,
-    terms: Terms,
+    terms: RolloutTerms,
     rollout: Rollout<'a>,
     report: Report,
     /// Ids of the new instances that failed so far.
@@ -44,7 +44,7 @@ pub struct Part<'a> {
 const ROUNDS: usize = 3;
 
 /// What a part is done by.
-pub struct Terms {
+pub struct RolloutTerms {
     pub update: Update,
     /// How what served before is brought back.
     pub back: PlanPolicy,
@@ -54,17 +54,17 @@ pub struct Terms {
     pub orphans: Vec<Container>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> TargetRollout<'a> {
     /// # Errors
     /// A goal that cannot be reached without losing requests.
     pub fn plan(
-        viewer: &'a Viewer<'a>,
-        scene: Scene,
+        viewer: &'a TargetReader<'a>,
+        scene: TargetSnapshot,
         strategy: Strategy,
-        terms: Terms,
+        terms: RolloutTerms,
         tools: RolloutContext<'a>,
         stop: &StopSignal,
-    ) -> Result<Part<'a>, Error> {
+    ) -> Result<TargetRollout<'a>, Error> {
         let plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
         let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
         let slots = plan.slots;
@@ -72,7 +72,7 @@ impl<'a> Part<'a> {
         let young = window.map(|w| scene.observed.instances.iter().filter(move |i| i.is_young(w)));
         let young = young.into_iter().flatten().filter_map(|i| Some((i.key.clone(), i.age?))).collect();
         let start = window.map_or_else(|| scene.observed.clone(), |w| scene.observed.before_the_switch(w));
-        let mut part = Part {
+        let mut part = TargetRollout {
             viewer,
             start,
             plan,
@@ -338,7 +338,7 @@ impl<'a> Part<'a> {
     }
 
     /// What is there; those that failed count as broken, whatever they do now.
-    fn look(&self) -> Result<Scene, Error> {
+    fn look(&self) -> Result<TargetSnapshot, Error> {
         let mut scene = self.viewer.look_patiently()?;
         for instance in &mut scene.observed.instances {
             if self.failed.contains(&scene.containers[&instance.key].id) {
@@ -389,7 +389,8 @@ impl<'a> Part<'a> {
         let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
         let mut is_first = true;
         loop {
-            let Scene { observed: now, containers, .. } = self.look_on_the_way_back(failed, &dead)?;
+            let TargetSnapshot { observed: now, containers, .. } =
+                self.look_on_the_way_back(failed, &dead)?;
             if std::mem::take(&mut is_first) {
                 self.report_dead(&now);
             }
@@ -422,8 +423,12 @@ impl<'a> Part<'a> {
     /// What is there on the way back. Those that failed are not ready, and those that are `dead` and do not run do not
     /// come back. New instances are probed only where they have to take the place of old ones that are gone: one that
     /// hangs would keep the way back waiting.
-    fn look_on_the_way_back(&self, failed: &[String], dead: &BTreeSet<String>) -> Result<Scene, Error> {
-        let marked = |mut scene: Scene| {
+    fn look_on_the_way_back(
+        &self,
+        failed: &[String],
+        dead: &BTreeSet<String>,
+    ) -> Result<TargetSnapshot, Error> {
+        let marked = |mut scene: TargetSnapshot| {
             for instance in &mut scene.observed.instances {
                 let id = &scene.containers[&instance.key].id;
                 instance.ready &= !failed.contains(id) && !self.failed.contains(id);

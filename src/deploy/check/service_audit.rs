@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::Checker;
+use super::ProjectCheck;
 use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::signals::SignalMasks;
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::deploy::asked::{Target, backend};
-use crate::deploy::goals;
-use crate::deploy::scene::Viewer;
-use crate::deploy::serving::{self, NotReady, Serving};
+use crate::deploy::desired;
+use crate::deploy::observe::TargetReader;
+use crate::deploy::serving::{self, NotReadyInstances, ServingInstance};
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::ReadinessProbe;
@@ -22,7 +22,7 @@ use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
 
 /// What is told of a target.
-pub struct Judged {
+pub struct ServiceAudit {
     pub row: VerdictRow,
     /// Its services with how many run, and how many start beside them.
     pub crowds: Vec<(String, u64, u64)>,
@@ -31,7 +31,7 @@ pub struct Judged {
 }
 
 /// The proxies in front of a target.
-pub struct Fronting {
+pub struct TargetProxies {
     pub running: Vec<Arc<dyn Proxy>>,
     /// By the file alone.
     pub planned: Vec<Arc<dyn Proxy>>,
@@ -39,7 +39,7 @@ pub struct Fronting {
     pub perhaps: bool,
 }
 
-impl Fronting {
+impl TargetProxies {
     pub fn all(&self) -> Vec<Arc<dyn Proxy>> {
         self.running.iter().chain(&self.planned).cloned().collect()
     }
@@ -57,9 +57,14 @@ impl Fronting {
     }
 }
 
-impl Checker<'_> {
+impl ProjectCheck<'_> {
     /// `others` are judged with it: a deploy that names none replaces them together.
-    pub fn target(&self, target: &Target, others: &[&Target], sheet: &mut AuditReport) -> Result<Judged> {
+    pub fn target(
+        &self,
+        target: &Target,
+        others: &[&Target],
+        sheet: &mut AuditReport,
+    ) -> Result<ServiceAudit> {
         let found = &mut sheet.findings;
         let refused = |fault: Error| Finding::refused(Scope::service(target.services()[0]), fault);
         found.extend(
@@ -74,10 +79,10 @@ impl Checker<'_> {
             Ok(fronting) => fronting,
             Err(error) => {
                 found.push(refused(Error::from_error(error)));
-                Fronting { running: Vec::new(), planned: Vec::new(), perhaps: true }
+                TargetProxies { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
-        let viewer = Viewer {
+        let viewer = TargetReader {
             docker: self.docker(),
             project: self.project(),
             wanted: &self.wanted,
@@ -98,11 +103,16 @@ impl Checker<'_> {
         for name in target.services() {
             self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
         }
-        Ok(Judged { row: self.row(target, &fronting), crowds: self.crowds(target, starting), plan })
+        Ok(ServiceAudit { row: self.row(target, &fronting), crowds: self.crowds(target, starting), plan })
     }
 
     /// What a deploy would be refused for, and say before, by what runs.
-    fn around(&self, viewer: &Viewer, fronting: &Fronting, starting: usize) -> Result<Vec<Finding>> {
+    fn around(
+        &self,
+        viewer: &TargetReader,
+        fronting: &TargetProxies,
+        starting: usize,
+    ) -> Result<Vec<Finding>> {
         if self.containers.is_none() {
             return Ok(Vec::new());
         }
@@ -174,7 +184,7 @@ impl Checker<'_> {
     }
 
     /// How a new instance will be asked; what its image brings along is not known where that is not here.
-    fn readiness(&self, viewer: &Viewer, sheet: &mut AuditReport) {
+    fn readiness(&self, viewer: &TargetReader, sheet: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let told = service.healthcheck.is_some() || service.settings.http.is_some();
@@ -200,12 +210,17 @@ impl Checker<'_> {
     }
 
     /// Whether what runs passes the probe of new instances.
-    fn serving(&self, viewer: &Viewer, proxies: &[Arc<dyn Proxy>], sheet: &mut AuditReport) -> Result<()> {
+    fn serving(
+        &self,
+        viewer: &TargetReader,
+        proxies: &[Arc<dyn Proxy>],
+        sheet: &mut AuditReport,
+    ) -> Result<()> {
         let services = viewer.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
         // A service with nothing to ask has its finding already.
-        let all = Serving::of(viewer, proxies, running).unwrap_or_default();
-        let note = |found: NotReady| {
+        let all = ServingInstance::of(viewer, proxies, running).unwrap_or_default();
+        let note = |found: NotReadyInstances| {
             let about = Scope::service(&found.service);
             Finding::note("serving-not-ready", about, found.to_string(), found.fix)
         };
@@ -214,7 +229,7 @@ impl Checker<'_> {
     }
 
     /// The plan of a deploy of everything, by the sides that run.
-    fn plan(&self, target: &Target, fronting: &Fronting) -> Result<Plan, Finding> {
+    fn plan(&self, target: &Target, fronting: &TargetProxies) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
         let about = |fault: Error| self.about_service(target, fault);
         let goal = |name: &str| {
@@ -222,7 +237,7 @@ impl Checker<'_> {
             DesiredService {
                 service: name.into(),
                 wanted: self.wanted_of(service),
-                pace: goals::pace(service, &service.update, proxied),
+                pace: desired::pace(service, &service.update, proxied),
                 spared: 0,
                 clears_stopped: service.starts_by_compose,
                 after_another: false,
@@ -242,7 +257,7 @@ impl Checker<'_> {
                 if active.len() == 2 {
                     preflight::active_sides(self.project(), target).map_err(about)?;
                     both.iter_mut().for_each(|g| {
-                        goals::stop_first_where_needed(&self.project().services[&g.service], g)
+                        desired::stop_first_where_needed(&self.project().services[&g.service], g)
                     });
                 }
                 Strategy::Pair(both)
@@ -257,7 +272,7 @@ impl Checker<'_> {
         &self,
         service: &Service,
         target: &Target,
-        fronting: &Fronting,
+        fronting: &TargetProxies,
         sheet: &mut AuditReport,
     ) -> Result<()> {
         let depends = |other: &Service| other.depends_on.contains_key(&service.name);
@@ -309,7 +324,7 @@ impl Checker<'_> {
         status.filter(|_| near && container.state.pid > 1).as_deref().and_then(SignalMasks::of_first_process)
     }
 
-    fn row(&self, target: &Target, fronting: &Fronting) -> VerdictRow {
+    fn row(&self, target: &Target, fronting: &TargetProxies) -> VerdictRow {
         let names: Vec<String> = fronting.all().iter().map(|p| p.name()).collect();
         let running: usize = target.services().iter().map(|s| self.running(s)).sum();
         let count = match running {
@@ -323,7 +338,7 @@ impl Checker<'_> {
             true => "no proxy in front".into(),
         };
         let service = &self.project().services[target.services()[0]];
-        let rests = goals::rests_for_its_volume(service, &service.update, !fronting.is_none());
+        let rests = desired::rests_for_its_volume(service, &service.update, !fronting.is_none());
         let order = service.update.order == Some(Order::StopFirst) || rests;
         VerdictRow {
             name: target.name().into(),

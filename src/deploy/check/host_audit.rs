@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Checker;
+use super::ProjectCheck;
 use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
 use crate::check::{Finding, version};
-use crate::deploy::scene;
+use crate::deploy::observe;
 use crate::docker::inspect::Container;
 use crate::model::CommandSpec;
 
-impl Checker<'_> {
+impl ProjectCheck<'_> {
     /// What is found of the whole.
     pub fn machine(&self, crowds: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
         let compose = self.docker().compose_version()?;
@@ -38,7 +38,7 @@ impl Checker<'_> {
     fn used(&self, crowds: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
         let services: Vec<&str> = crowds.iter().map(|(s, ..)| s.as_str()).collect();
         let running = self.containers().iter().filter(|c| c.is_running());
-        let running = running.filter(|c| scene::is_member(self.project(), c, &services));
+        let running = running.filter(|c| observe::is_member(self.project(), c, &services));
         let by_id: BTreeMap<&str, &Container> = running.map(|c| (c.id.as_str(), c)).collect();
         let ids: Vec<String> = by_id.keys().map(|id| id.to_string()).collect();
         // One may end in this moment; then the limits have to do.

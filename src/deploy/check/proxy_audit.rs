@@ -2,20 +2,20 @@
 
 use anyhow::Result;
 
-use super::target::Fronting;
-use super::{Checker, about, refused_by};
+use super::service_audit::TargetProxies;
+use super::{ProjectCheck, about, refused_by};
 use crate::check::{AuditReport, Finding};
 use crate::deploy::asked::{Target, backend};
-use crate::deploy::scene::{self, Viewer};
+use crate::deploy::observe::{self, TargetReader};
 use crate::error::{Error, Risk};
 use crate::proxy::{Backend, Proxy, RolloutShape};
 
-impl Checker<'_> {
+impl ProjectCheck<'_> {
     /// Those that run, and those of the file that do not.
     ///
     /// # Errors
     /// One that is named and is none.
-    pub fn fronting(&self, target: &Target) -> Result<Fronting> {
+    pub fn fronting(&self, target: &Target) -> Result<TargetProxies> {
         let project = self.project();
         let services: Vec<_> = target.services().iter().map(|s| &project.services[*s]).collect();
         let settings = &services[0].settings.proxy;
@@ -23,24 +23,24 @@ impl Checker<'_> {
         // What is named can only be looked for where there is an engine.
         let by_name = settings.container.is_some() && self.containers.is_none();
         if none || by_name {
-            return Ok(Fronting { running: Vec::new(), planned: Vec::new(), perhaps: by_name });
+            return Ok(TargetProxies { running: Vec::new(), planned: Vec::new(), perhaps: by_name });
         }
         let running = match &self.containers {
-            Some(all) => scene::fronting(self.docker(), project, target, all, &self.proxies)?,
+            Some(all) => observe::fronting(self.docker(), project, target, all, &self.proxies)?,
             None => Vec::new(),
         };
         let fronts = |p: &dyn Proxy| services.iter().any(|s| p.fronts(&backend(project, s)));
         let planned = self.planned.known().filter(|p| running.is_empty() && fronts(p.as_ref())).cloned();
         let planned: Vec<_> = planned.collect();
         let perhaps = services.iter().any(|s| self.planned.may_front(s));
-        Ok(Fronting { perhaps: perhaps && running.is_empty() && planned.is_empty(), running, planned })
+        Ok(TargetProxies { perhaps: perhaps && running.is_empty() && planned.is_empty(), running, planned })
     }
 
     /// What a deploy would be refused for or warned of by the proxies in front.
     pub fn judge_proxies(
         &self,
-        viewer: &Viewer,
-        fronting: &Fronting,
+        viewer: &TargetReader,
+        fronting: &TargetProxies,
         (starting, beside): (usize, Vec<String>),
         sheet: &mut AuditReport,
     ) -> Result<()> {
@@ -82,7 +82,7 @@ impl Checker<'_> {
         Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
     }
 
-    fn wish(&self, viewer: &Viewer, backends: &[Backend], starting: usize) -> RolloutShape {
+    fn wish(&self, viewer: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {
         let first = &self.project().services[viewer.target.services()[0]];
         RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),

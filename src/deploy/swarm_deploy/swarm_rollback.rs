@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Swarm, is_pinned, refused};
+use super::{SwarmDeploy, is_pinned, refused};
 use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::release::RolloutKind;
@@ -15,7 +15,7 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
 
-impl Swarm<'_> {
+impl SwarmDeploy<'_> {
     /// Swarm did not take the file; some of its services may be changed all the same.
     pub fn refused(&self, file: &StackFile, fault: Error) -> (Error, bool) {
         match watch::look(self.docker(), self.name()) {

@@ -8,8 +8,8 @@ use anyhow::Result;
 use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow, version};
 use crate::cli::CheckArgs;
-use crate::deploy::definition::Definition;
-use crate::deploy::stack;
+use crate::deploy::request::Request;
+use crate::deploy::swarm_deploy;
 use crate::docker::inspect::Image;
 use crate::error::Error;
 use crate::model::{ConfigError, Project, Service};
@@ -20,7 +20,7 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
 const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
-pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
+pub fn judge(definition: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
     let (docker, project) = (&definition.docker, &definition.project);
     let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = definition.snapshot.text();
@@ -29,11 +29,11 @@ pub fn judge(definition: &Definition, args: &CheckArgs, engine: bool, sheet: &mu
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    for (name, loss) in stack::losses(&project.name, &text, &file, nodes.as_ref(), &image)? {
+    for (name, loss) in swarm_deploy::losses(&project.name, &text, &file, nodes.as_ref(), &image)? {
         sheet.findings.push(Finding::lost(Scope::service(&name), loss));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
-    refusals.extend(stack::one_shots(project));
+    refusals.extend(swarm_deploy::one_shots(project));
     if let Some(nodes) = &nodes {
         let folder = definition.folder.canonicalize().unwrap_or_default();
         refusals.extend(nodes.refusals(&file, &local(&file, &image)?, &folder));

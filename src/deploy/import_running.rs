@@ -8,8 +8,8 @@ use std::thread;
 use anyhow::Result;
 
 use super::asked::Target;
-use super::ledger::{Entry, Ledger};
-use super::scene;
+use super::journal::{Journal, ReleaseDraft};
+use super::observe;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar};
 use crate::model::{Project, ResolvedProject};
@@ -20,7 +20,7 @@ use crate::report::{Event, Report};
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 
 /// Whether an instance is none of what a release put in place.
-pub fn is_stray(record: &ReleaseRecord, ledger: &Ledger, container: &Container) -> bool {
+pub fn is_stray(record: &ReleaseRecord, ledger: &Journal, container: &Container) -> bool {
     let Some(placed) = container.compose().and_then(|(_, service)| record.services.get(service)) else {
         return false;
     };
@@ -32,7 +32,7 @@ pub fn is_stray(record: &ReleaseRecord, ledger: &Ledger, container: &Container) 
 }
 
 /// A project whose running state may have to become a release.
-pub struct Adopter<'a> {
+pub struct Importer<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
     /// As the file is now.
@@ -41,18 +41,18 @@ pub struct Adopter<'a> {
     pub report: Report,
 }
 
-impl Adopter<'_> {
+impl Importer<'_> {
     /// What runs of these targets and is no release yet becomes one. Which configuration it has is guessed from the
     /// file and from what runs, and believed only where Compose gives the guess the hash that the instance has.
     ///
     /// # Errors
     /// No engine; a folder that cannot be written.
-    pub fn adopt(&self, targets: &[Target], containers: &[Container], ledger: &mut Ledger) -> Result<()> {
+    pub fn adopt(&self, targets: &[Target], containers: &[Container], ledger: &mut Journal) -> Result<()> {
         let open = unknown(self.project, targets, containers, ledger);
         if open.is_empty() {
             return Ok(());
         }
-        let mut beliefs = Beliefs { known: BTreeMap::new(), snapshot: self.snapshot.clone() };
+        let mut beliefs = ImportedState { known: BTreeMap::new(), snapshot: self.snapshot.clone() };
         // It has not changed; or only in what hashes do not know, as the number of instances.
         let hashes = self.docker.hashes()?;
         self.docker.expect_hashes(); // whoever plans asks again
@@ -70,14 +70,14 @@ impl Adopter<'_> {
     }
 
     /// What may have been made of the file, with its hashes, the likeliest first.
-    fn guesses(&self, open: &[Found]) -> Vec<Result<Guessed>> {
-        let guess = |guess: Guess| {
+    fn guesses(&self, open: &[RunningVersion]) -> Vec<Result<GuessedProject>> {
+        let guess = |guess: ProjectGuess| {
             let mut guessed = self.snapshot.clone();
             open.iter().for_each(|found| guess(&mut guessed, found, self.docker));
             let hashes = self.hashes(&guessed)?;
             Ok((guessed, hashes))
         };
-        let all: [Guess; 2] = [with_its_image, with_its_image_and_environment];
+        let all: [ProjectGuess; 2] = [with_its_image, with_its_image_and_environment];
         thread::scope(|scope| {
             let threads = all.map(|one| scope.spawn(move || guess(one)));
             threads.map(|t| t.join().expect("no panic in a guess")).into()
@@ -87,11 +87,12 @@ impl Adopter<'_> {
     /// Those that a guess is not right about are left.
     fn believe<'f>(
         &self,
-        open: Vec<Found<'f>>,
-        (guessed, hashes): &Guessed,
-        beliefs: &mut Beliefs,
-    ) -> Vec<Found<'f>> {
-        let (right, wrong): (Vec<Found>, Vec<Found>) = open.into_iter().partition(|f| f.has_hash(hashes));
+        open: Vec<RunningVersion<'f>>,
+        (guessed, hashes): &GuessedProject,
+        beliefs: &mut ImportedState,
+    ) -> Vec<RunningVersion<'f>> {
+        let (right, wrong): (Vec<RunningVersion>, Vec<RunningVersion>) =
+            open.into_iter().partition(|f| f.has_hash(hashes));
         let services: Vec<&str> = right.iter().map(|f| f.service.as_str()).collect();
         beliefs.snapshot.take(&services, guessed);
         beliefs.known.extend(right.iter().map(|found| found.placed(self.docker, hashes)));
@@ -102,7 +103,7 @@ impl Adopter<'_> {
         &self,
         mut placed: BTreeMap<String, ServiceRelease>,
         text: &ResolvedProject,
-        ledger: &mut Ledger,
+        ledger: &mut Journal,
     ) -> Result<()> {
         if placed.is_empty() {
             return Ok(());
@@ -113,7 +114,8 @@ impl Adopter<'_> {
         let text = ledger.text_after(&text.text(), &services)?;
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
-        let entry = Entry { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
+        let entry =
+            ReleaseDraft { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
         ledger.adopt(&entry)?;
         self.report.event(adopted);
         Ok(())
@@ -125,18 +127,18 @@ impl Adopter<'_> {
 }
 
 /// A project as it may have been, and the hashes that Compose gives it.
-type Guessed = (ResolvedProject, BTreeMap<String, String>);
+type GuessedProject = (ResolvedProject, BTreeMap<String, String>);
 
 /// What turned out to be right.
-struct Beliefs {
+struct ImportedState {
     known: BTreeMap<String, ServiceRelease>,
     snapshot: ResolvedProject,
 }
 
 /// Makes of the file what the instance may have been made of.
-type Guess = fn(&mut ResolvedProject, &Found, &Docker);
+type ProjectGuess = fn(&mut ResolvedProject, &RunningVersion, &Docker);
 
-fn with_its_image(snapshot: &mut ResolvedProject, found: &Found, _: &Docker) {
+fn with_its_image(snapshot: &mut ResolvedProject, found: &RunningVersion, _: &Docker) {
     let image = found.container.config.image.as_str();
     let in_file = snapshot.image(&found.service).unwrap_or_default();
     let names_registry = in_file.starts_with("localhost/") || in_file.starts_with("docker.io/");
@@ -162,7 +164,7 @@ fn is_of_engine(container: &Container, pair: &str) -> bool {
 }
 
 /// What neither its image nor its engine gives it comes from the file that it was made of; and what the file names still.
-fn with_its_image_and_environment(snapshot: &mut ResolvedProject, found: &Found, docker: &Docker) {
+fn with_its_image_and_environment(snapshot: &mut ResolvedProject, found: &RunningVersion, docker: &Docker) {
     with_its_image(snapshot, found, docker);
     let image = docker.image(&found.container.image_id).ok().flatten().unwrap_or_default();
     let is_given = |pair: &String| image.config.env.contains(pair) || is_of_engine(found.container, pair);
@@ -173,13 +175,13 @@ fn with_its_image_and_environment(snapshot: &mut ResolvedProject, found: &Found,
 }
 
 /// What runs of a service, all of it alike; of the idle side of a pair, what runs of the other.
-struct Found<'a> {
+struct RunningVersion<'a> {
     service: String,
     container: &'a Container,
     count: usize,
 }
 
-impl Found<'_> {
+impl RunningVersion<'_> {
     fn is_own(&self) -> bool {
         self.container.compose().is_some_and(|(_, service)| service == self.service)
     }
@@ -211,12 +213,12 @@ fn unknown<'a>(
     project: &Project,
     targets: &[Target],
     containers: &'a [Container],
-    ledger: &Ledger,
-) -> Vec<Found<'a>> {
+    ledger: &Journal,
+) -> Vec<RunningVersion<'a>> {
     let mut found = Vec::new();
     for target in targets {
         let services = target.services();
-        let runs = |c: &&Container| c.is_running() && scene::is_member(project, c, &services);
+        let runs = |c: &&Container| c.is_running() && observe::is_member(project, c, &services);
         let running: Vec<&Container> = containers.iter().filter(runs).collect();
         let kinds: BTreeSet<(&str, Option<&str>)> =
             running.iter().map(|c| (c.image_id.as_str(), of_one_service(c, &services))).collect();
@@ -228,9 +230,9 @@ fn unknown<'a>(
         let alike = kinds.len() == 1 && !running.iter().any(|c| known(&c));
         for service in services.iter().filter(|_| alike) {
             let own: Vec<&&Container> =
-                running.iter().filter(|c| scene::is_member(project, c, &[service])).collect();
+                running.iter().filter(|c| observe::is_member(project, c, &[service])).collect();
             let container = own.first().map_or(running[0], |c| c);
-            found.push(Found { service: service.to_string(), container, count: own.len().max(1) });
+            found.push(RunningVersion { service: service.to_string(), container, count: own.len().max(1) });
         }
     }
     found
@@ -253,7 +255,7 @@ mod tests {
         let mut snapshot =
             ResolvedProject::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}"))
                 .unwrap();
-        let found = Found { service: "app".into(), container: &container, count: 1 };
+        let found = RunningVersion { service: "app".into(), container: &container, count: 1 };
         with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), ComposeFlags::default()));
         let given = container.config.env.iter().filter(|pair| is_of_engine(&container, pair)).cloned();
         (snapshot.image("app").unwrap_or_default().into(), given.collect())

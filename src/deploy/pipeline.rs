@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::asked::Target;
-use super::definition::Definition;
 use super::dependents::Dependents;
-use super::goals;
-use super::ledger::{Course, Entry, Ledger};
-use super::oneshot::OneShots;
-use super::part::{Part, Terms};
-use super::scene::{self, Viewer, Wanted};
+use super::desired;
+use super::jobs::Jobs;
+use super::journal::{Journal, ReleaseDraft, RunResult};
+use super::observe::{self, DesiredVersion, TargetReader};
+use super::request::Request;
+use super::target_rollout::{RolloutTerms, TargetRollout};
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
@@ -40,12 +40,12 @@ const SHOT: Duration = Duration::from_millis(200);
 const LAST_RUN: Duration = Duration::from_millis(500);
 
 /// One run of a command, once it is known what it puts in place.
-pub struct Run<'a> {
-    pub definition: &'a Definition,
-    pub wanted: &'a Wanted,
+pub struct Pipeline<'a> {
+    pub definition: &'a Request,
+    pub wanted: &'a DesiredVersion,
     /// All of the engine's.
     pub proxies: &'a [Arc<dyn Proxy>],
-    pub ledger: &'a Ledger,
+    pub ledger: &'a Journal,
     pub kind: RolloutKind,
     pub number: u32,
     /// How many instances, where the file or what runs does not say.
@@ -54,7 +54,7 @@ pub struct Run<'a> {
     pub images: BTreeSet<String>,
     /// As a release has them that is put back; a new one is written anew.
     pub placed: BTreeMap<String, ServiceRelease>,
-    pub shots: OneShots,
+    pub shots: Jobs,
     /// One-shots and init containers that a killed run, with whose release this one goes on, has run to their end.
     pub completed: BTreeSet<String>,
     /// Services that restart with what is replaced.
@@ -69,7 +69,7 @@ pub struct Run<'a> {
     pub policies: RestartPolicies,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Pipeline<'a> {
     pub fn docker(&self) -> &'a Docker {
         &self.definition.docker
     }
@@ -86,7 +86,7 @@ impl<'a> Run<'a> {
         for viewer in &viewers {
             parts.push(self.part(viewer, &containers)?);
         }
-        let (mut parts, idle): (Vec<Part>, Vec<Part>) =
+        let (mut parts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
             parts.into_iter().partition(|part| !part.plan.steps.is_empty());
         idle.iter().for_each(|part| self.report.up_to_date(part.name()));
         if parts.is_empty() {
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
     }
 
     /// What would run, and start, beside the plan.
-    fn tell_jobs(&self, parts: &[Part], down: &[&str]) {
+    fn tell_jobs(&self, parts: &[TargetRollout], down: &[&str]) {
         let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
         let tell = |what: String| self.report.event(Event::WouldPrepare { what });
         if !down.is_empty() {
@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
             tell(format!("start what it depends on: {}", quoted(&down)));
         }
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
-        let shots = OneShots::of(self.project(), &changed);
+        let shots = Jobs::of(self.project(), &changed);
         let before: Vec<String> =
             shots.before.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         let after: Vec<String> =
@@ -143,7 +143,7 @@ impl<'a> Run<'a> {
     }
 
     /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
-    fn tell_plan(&self, part: &Part) -> Result<()> {
+    fn tell_plan(&self, part: &TargetRollout) -> Result<()> {
         let mut steps = part.preview()?;
         let kept = self.ledger.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
@@ -159,32 +159,36 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<Viewer<'b>> {
-        Ok(Viewer {
+    fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<TargetReader<'b>> {
+        Ok(TargetReader {
             docker: self.docker(),
             project: self.project(),
             wanted: self.wanted,
             target,
-            proxies: scene::fronting(self.docker(), self.project(), target, containers, self.proxies)?,
+            proxies: observe::fronting(self.docker(), self.project(), target, containers, self.proxies)?,
         })
     }
 
-    fn part<'b>(&'b self, viewer: &'b Viewer<'b>, containers: &[Container]) -> Result<Part<'b>> {
+    fn part<'b>(
+        &'b self,
+        viewer: &'b TargetReader<'b>,
+        containers: &[Container],
+    ) -> Result<TargetRollout<'b>> {
         let probes = viewer.probes()?;
         // Before a proxy is asked anything: what keeps it from answering is said here, with its fix.
         let warnings = self.warnings(viewer, &probes, containers)?;
         let scene = viewer.look_at(containers.to_vec())?;
         let strategy = self.strategy(viewer, &scene)?;
         let service = &self.project().services[viewer.target.services()[0]];
-        let back = goals::pace(service, &service.rollback, !viewer.proxies.is_empty());
+        let back = desired::pace(service, &service.rollback, !viewer.proxies.is_empty());
         let orphans = preflight::orphans(viewer, containers).into_iter().map(|(orphan, _)| orphan).collect();
-        let terms = Terms { update: *self.policy(service), back, warnings, orphans };
-        Ok(Part::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
+        let terms = RolloutTerms { update: *self.policy(service), back, warnings, orphans };
+        Ok(TargetRollout::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
     }
 
     /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy. They go
     /// last: a proxy whose own discovery takes over again also sees instances of the others that are not ready yet.
-    fn unchanged(&self, part: &Part) {
+    fn unchanged(&self, part: &TargetRollout) {
         if self.rollout.dry_run {
             return;
         }
@@ -195,7 +199,7 @@ impl<'a> Run<'a> {
     }
 
     /// Everything is as it is wanted: what runs is a release all the same, so that there is one to go back to.
-    fn nothing(&self, idle: &[Part]) -> Result<()> {
+    fn nothing(&self, idle: &[TargetRollout]) -> Result<()> {
         if self.rollout.dry_run {
             return Ok(());
         }
@@ -211,13 +215,13 @@ impl<'a> Run<'a> {
         }
         self.ledger.begin(&entry, self.report)?;
         self.ledger.hold(self.docker(), &entry, self.report);
-        let course = Course::of(None, false, self.report.elapsed(), 0);
+        let course = RunResult::of(None, false, self.report.elapsed(), 0);
         self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
         self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
         Ok(())
     }
 
-    fn tools<'v>(&'v self, viewer: &'v Viewer) -> RolloutContext<'v> {
+    fn tools<'v>(&'v self, viewer: &'v TargetReader) -> RolloutContext<'v> {
         RolloutContext {
             docker: self.docker(),
             project: self.project(),
@@ -233,12 +237,12 @@ impl<'a> Run<'a> {
     }
 
     /// Does it, and writes down what became of it. Gives what the witness saw.
-    fn carry_out(&self, parts: &mut [Part], down: &[&str]) -> Result<Option<WitnessTotals>> {
+    fn carry_out(&self, parts: &mut [TargetRollout], down: &[&str]) -> Result<Option<WitnessTotals>> {
         let entry = self.entry(parts)?;
         self.ledger.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
-        let shots = OneShots::of(self.project(), &changed);
+        let shots = Jobs::of(self.project(), &changed);
         self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
         if let Err(error) = self.start_needed(down).and_then(|()| {
             let run = self.run_shots("before", shots.before.iter());
@@ -258,20 +262,20 @@ impl<'a> Run<'a> {
         self.wait_for_shots();
         let took = self.watch.elapsed();
         let witness = self.dismiss_witness();
-        let cut = parts.iter().map(Part::cut).sum();
+        let cut = parts.iter().map(TargetRollout::cut).sum();
         let fault = done.as_ref().err().map(|(fault, _)| fault);
         if fault.is_some_and(|fault| fault.exit == Exit::LostLock) {
             // What became of it is the other run's to write down.
             return done.map(|()| witness).map_err(|(fault, _)| fault.into());
         }
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
-        let course = Course::of(fault, paused, took, cut);
+        let course = RunResult::of(fault, paused, took, cut);
         // What is left of the old release is the next run's to clean up.
         let unfinished = course.unfinished || parts.iter().any(|p| !p.left().is_empty());
         self.ledger.end(
             self.docker(),
             &as_created(entry, parts),
-            Course { witness: witness.clone(), unfinished, ..course },
+            RunResult { witness: witness.clone(), unfinished, ..course },
             self.project().keep,
             self.report,
         );
@@ -286,7 +290,7 @@ impl<'a> Run<'a> {
         Ok(witness)
     }
 
-    fn tell_deployed(&self, part: &Part, took: Duration) {
+    fn tell_deployed(&self, part: &TargetRollout, took: Duration) {
         self.report.deployed(Event::Deployed {
             target: part.name().into(),
             serving: part.in_rotation(),
@@ -307,7 +311,11 @@ impl<'a> Run<'a> {
 
     /// All bring up before the first switches, and all are watched before what served before is stopped; or one after the
     /// other. It goes only once all have switched. Tells which one ended it.
-    fn stages(&self, parts: &mut [Part], entry: &Entry) -> Result<(), (usize, Box<RolloutFailure>)> {
+    fn stages(
+        &self,
+        parts: &mut [TargetRollout],
+        entry: &ReleaseDraft,
+    ) -> Result<(), (usize, Box<RolloutFailure>)> {
         let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
         let hold = move || ledger.hold(docker, entry, report);
         let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
@@ -478,15 +486,15 @@ impl<'a> Run<'a> {
     }
 
     /// What this run will have put in place.
-    fn entry(&self, parts: &[Part]) -> Result<Entry> {
+    fn entry(&self, parts: &[TargetRollout]) -> Result<ReleaseDraft> {
         let mut placed = BTreeMap::new();
-        for (service, replicas) in parts.iter().flat_map(Part::goals) {
+        for (service, replicas) in parts.iter().flat_map(TargetRollout::goals) {
             let as_it_was = self.placed.get(service).cloned();
             let one = as_it_was.unwrap_or_else(|| self.new_placed(service, replicas));
             placed.insert(service.to_string(), one);
         }
         let services: Vec<&str> = placed.keys().map(String::as_str).collect();
-        Ok(Entry {
+        Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
             text: self.ledger.text_after(&self.definition.snapshot.text(), &services)?,
@@ -516,7 +524,7 @@ impl<'a> Run<'a> {
 }
 
 /// With the hashes that the instances have: what Compose tells of its file need not be what it labels containers with.
-fn as_created(mut entry: Entry, parts: &[Part]) -> Entry {
+fn as_created(mut entry: ReleaseDraft, parts: &[TargetRollout]) -> ReleaseDraft {
     for (service, placed) in &mut entry.placed {
         let hash = parts.iter().find_map(|part| part.hash_of(service));
         hash.into_iter().for_each(|hash| placed.config_hash = hash);
@@ -525,17 +533,21 @@ fn as_created(mut entry: Entry, parts: &[Part]) -> Entry {
 }
 
 /// Does a stage of these parts.
-fn all(parts: &mut [Part], which: &[usize], stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn all(
+    parts: &mut [TargetRollout],
+    which: &[usize],
+    stage: Stage,
+) -> Result<(), (usize, Box<RolloutFailure>)> {
     which.iter().try_for_each(|n| run(parts, *n, stage))
 }
 
 /// Does all stages of a part but the last.
-fn whole(parts: &mut [Part], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn whole(parts: &mut [TargetRollout], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
     [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire].iter().try_for_each(|s| run(parts, n, *s))
 }
 
 /// Does a stage of one part. What fails meanwhile may be an instance of another one, which goes on without it if it may.
-fn run(parts: &mut [Part], n: usize, stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
+fn run(parts: &mut [TargetRollout], n: usize, stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
     loop {
         let Err(stopped) = parts[n].run(stage) else { return Ok(()) };
         let Some(at) = parts.iter().position(|p| p.has_any(&stopped.failed)).filter(|at| *at != n) else {

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::deploy::definition::Definition;
-use crate::deploy::scene::Wanted;
+use crate::deploy::observe::DesiredVersion;
+use crate::deploy::request::Request;
 use crate::docker::inspect::Image;
 use crate::model::Service;
 use crate::proxy::{self, MountedFile, Proxy};
 use crate::swarm::proxy_config::given_files;
 
 /// A proxy of the file.
-struct One {
+struct ConfiguredProxy {
     service: String,
     proxy: Arc<dyn Proxy>,
     /// Its configuration is among the files that it is given.
@@ -23,13 +23,17 @@ struct One {
 }
 
 /// All of them.
-pub struct Planned(Vec<One>);
+pub struct ConfiguredProxies(Vec<ConfiguredProxy>);
 
 /// Every service of the file that is a proxy and does not run.
 ///
 /// # Errors
 /// A project that cannot be written as JSON.
-pub fn find(definition: &Definition, wanted: &Wanted, runs: &dyn Fn(&str) -> bool) -> Result<Planned> {
+pub fn find(
+    definition: &Request,
+    wanted: &DesiredVersion,
+    runs: &dyn Fn(&str) -> bool,
+) -> Result<ConfiguredProxies> {
     let text: Value = serde_json::from_str(&definition.snapshot.text())?;
     let project = &definition.project;
     let down = project.services.values().filter(|s| !runs(&s.name));
@@ -42,9 +46,9 @@ pub fn find(definition: &Definition, wanted: &Wanted, runs: &dyn Fn(&str) -> boo
         let mut proxy = proxy::detect(&[container]).pop()?;
         let files = files(&text["services"][&service.name], &text);
         let is_known = proxy.learn_files(&|path| given(&files, path));
-        Some(One { service: service.name.clone(), proxy: proxy.into(), is_known, files })
+        Some(ConfiguredProxy { service: service.name.clone(), proxy: proxy.into(), is_known, files })
     };
-    Ok(Planned(down.filter_map(one).collect()))
+    Ok(ConfiguredProxies(down.filter_map(one).collect()))
 }
 
 /// The first word of its process, and the others. Where the image is not here, all words of the file are taken for
@@ -118,7 +122,7 @@ fn given(files: &[(String, MountedFile, String)], path: &str) -> Option<MountedF
     }
 }
 
-impl Planned {
+impl ConfiguredProxies {
     pub fn has(&self, service: &str) -> bool {
         self.0.iter().any(|one| one.service == service)
     }
@@ -130,8 +134,9 @@ impl Planned {
 
     /// Whether one whose configuration is not known shares a network with a service.
     pub fn may_front(&self, service: &Service) -> bool {
-        let reaches =
-            |one: &One| service.networks.iter().any(|n| one.proxy.container().networks().any(|o| o == n));
+        let reaches = |one: &ConfiguredProxy| {
+            service.networks.iter().any(|n| one.proxy.container().networks().any(|o| o == n))
+        };
         self.0.iter().any(|one| !one.is_known && one.service != service.name && reaches(one))
     }
 
@@ -143,7 +148,7 @@ impl Planned {
 
     /// What the file does not tell of them.
     pub fn remarks(&self) -> Vec<String> {
-        let one = |one: &One| match one.is_known {
+        let one = |one: &ConfiguredProxy| match one.is_known {
             true => format!("{}: it does not run, and was judged by the project's file", one.proxy.name()),
             false => {
                 format!(

@@ -20,7 +20,7 @@ use crate::wait::{self, StopSignal, WaitResult};
 
 /// What tells a new instance from an old one.
 #[derive(Default)]
-pub struct Wanted {
+pub struct DesiredVersion {
     /// The configuration hashes that count, by service: a release that is put back may have one as the file gave it,
     /// and one as its record does.
     pub hashes: BTreeMap<String, Vec<String>>,
@@ -30,7 +30,7 @@ pub struct Wanted {
     pub replaced: BTreeSet<String>,
 }
 
-impl Wanted {
+impl DesiredVersion {
     /// `seen` are images that were just looked at, by reference.
     ///
     /// # Errors
@@ -40,7 +40,7 @@ impl Wanted {
         project: &Project,
         targets: &[Target],
         mut seen: BTreeMap<String, Image>,
-    ) -> Result<Wanted> {
+    ) -> Result<DesiredVersion> {
         let services = targets.iter().flat_map(Target::services);
         let references: BTreeSet<&str> =
             services.clone().map(|s| project.services[s].image.as_str()).collect();
@@ -53,7 +53,7 @@ impl Wanted {
             }
             let image = |s: &str| known[project.services[s].image.as_str()].clone();
             let hashes = hashes.join().expect("no panic in a read")?;
-            Ok(Wanted {
+            Ok(DesiredVersion {
                 images: services.filter_map(|s| Some((s.to_string(), image(s)?))).collect(),
                 hashes: hashes.into_iter().map(|(service, hash)| (service, vec![hash])).collect(),
                 replaced: BTreeSet::new(),
@@ -121,14 +121,14 @@ const RESTART: Duration = Duration::from_secs(5);
 
 /// What proxies tell of instances, by id.
 #[derive(Default)]
-struct Traffic {
+struct ProxyTraffic {
     routed: BTreeSet<String>,
     failing: BTreeSet<String>,
     in_flight: BTreeMap<String, InFlight>,
 }
 
 /// What the planner sees, and the containers behind it.
-pub struct Scene {
+pub struct TargetSnapshot {
     pub observed: Observed,
     pub containers: BTreeMap<InstanceKey, Container>,
     /// Requests that each container is answering, by id, where a proxy tells; it does not name those that have none.
@@ -141,7 +141,7 @@ pub struct Scene {
 type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 
 /// Looks until it gets to see something.
-fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Error> {
+fn patiently(look: impl Fn() -> Result<TargetSnapshot>) -> Result<TargetSnapshot, Error> {
     let mut last = Error::unchanged("nothing was looked at");
     let seen = wait::until(PATIENCE_POLL, PATIENCE, &StopSignal::default(), || match look() {
         Ok(scene) => Ok::<_, Error>(Some(scene)),
@@ -157,15 +157,15 @@ fn patiently(look: impl Fn() -> Result<Scene>) -> Result<Scene, Error> {
 }
 
 /// Looks at one target.
-pub struct Viewer<'a> {
+pub struct TargetReader<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
-    pub wanted: &'a Wanted,
+    pub wanted: &'a DesiredVersion,
     pub target: &'a Target,
     pub proxies: Vec<Arc<dyn Proxy>>,
 }
 
-impl Viewer<'_> {
+impl TargetReader<'_> {
     /// How a new instance of each service will be asked whether it is ready.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// No engine, or a proxy that does not answer.
-    pub fn look(&self) -> Result<Scene> {
+    pub fn look(&self) -> Result<TargetSnapshot> {
         self.look_at(self.members()?)
     }
 
@@ -234,7 +234,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// The last reason why there is nothing to see.
-    pub fn look_patiently(&self) -> Result<Scene, Error> {
+    pub fn look_patiently(&self) -> Result<TargetSnapshot, Error> {
         patiently(|| self.look())
     }
 
@@ -243,7 +243,7 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// As [`Viewer::look_patiently`].
-    pub fn look_back(&self) -> Result<Scene, Error> {
+    pub fn look_back(&self) -> Result<TargetSnapshot, Error> {
         patiently(|| {
             let members = self.members()?;
             self.scene(members, &|_, container| Ok(!container.is_failing()))
@@ -268,11 +268,11 @@ impl Viewer<'_> {
     ///
     /// # Errors
     /// A proxy that does not answer.
-    pub fn look_at(&self, containers: Vec<Container>) -> Result<Scene> {
+    pub fn look_at(&self, containers: Vec<Container>) -> Result<TargetSnapshot> {
         self.scene(containers, &|service, container| self.is_ready(service, container))
     }
 
-    fn scene(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<Scene> {
+    fn scene(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<TargetSnapshot> {
         let services = self.target.services();
         let ours = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
@@ -281,8 +281,8 @@ impl Viewer<'_> {
         let routed = traffic.as_ref().map(|traffic| &traffic.routed);
         let instances = members.iter().map(|c| self.instance(c, routed, is_ready));
         let instances = instances.collect::<Result<_>>()?;
-        let Traffic { in_flight, failing, .. } = traffic.unwrap_or_default();
-        Ok(Scene {
+        let ProxyTraffic { in_flight, failing, .. } = traffic.unwrap_or_default();
+        Ok(TargetSnapshot {
             observed: Observed { instances, proxied: !self.proxies.is_empty() },
             containers: members.iter().map(|c| (self.key(c), c.clone())).collect(),
             in_flight,
@@ -295,8 +295,8 @@ impl Viewer<'_> {
     }
 
     /// None where there is no proxy to tell.
-    fn traffic(&self, members: &[Container]) -> Result<Option<Traffic>> {
-        let mut traffic = Traffic::default();
+    fn traffic(&self, members: &[Container]) -> Result<Option<ProxyTraffic>> {
+        let mut traffic = ProxyTraffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
             let answer: CommandResult =

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::ledger::Ledger;
+use super::journal::Journal;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::lock_resource::LockBackend;
@@ -16,14 +16,14 @@ use crate::report::{Event, Report};
 use crate::wait::StopSignal;
 
 /// How a run got, or did not get, its turn.
-pub enum Turn {
-    Ours(Held),
+pub enum LockOutcome {
+    Ours(LockGuard),
     /// A newer run deploys: there is nothing to do.
     Superseded,
 }
 
 /// The turn, until it is dropped; nothing is held by a dry run.
-pub struct Held {
+pub struct LockGuard {
     /// It had to be waited for: what was read before may have changed.
     pub waited: bool,
     lock: Option<Box<Lock>>,
@@ -31,7 +31,7 @@ pub struct Held {
     _place: Option<QueueTicket>,
 }
 
-impl Held {
+impl LockGuard {
     /// Has every change of an engine wait for a check that the turn is still ours.
     pub fn guard(&self, docker: &Docker) {
         self.lease().into_iter().for_each(|lease| docker.guard(lease.clone()));
@@ -52,11 +52,11 @@ impl Held {
 }
 
 /// What a run that wants its turn is.
-pub struct Caller<'a> {
+pub struct LockCaller<'a> {
     pub docker: &'a Docker,
     /// It runs on a Swarm.
     pub is_stack: bool,
-    pub ledger: &'a Ledger,
+    pub ledger: &'a Journal,
     /// As it was asked for: `deploy app`.
     pub command: String,
     pub rollout: &'a RolloutArgs,
@@ -64,40 +64,40 @@ pub struct Caller<'a> {
     pub stop: &'a StopSignal,
 }
 
-impl Caller<'_> {
+impl LockCaller<'_> {
     /// Takes the turn, where it is free or waited for.
     ///
     /// # Errors
     /// Somebody else's turn, for longer than is waited; an engine that refuses; an interrupt.
-    pub fn turn(&self) -> Result<Turn> {
+    pub fn turn(&self) -> Result<LockOutcome> {
         if self.rollout.dry_run {
-            return Ok(Turn::Ours(Held { waited: false, lock: None, _place: None }));
+            return Ok(LockOutcome::Ours(LockGuard { waited: false, lock: None, _place: None }));
         }
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
-        let mut queue = Queue { place, report: self.report, waited: false, docker };
+        let mut queue = WaitReporter { place, report: self.report, waited: false, docker };
         let holder = LockOwner::this(&self.command, git::who());
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
         let wish =
             lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };
         match lock::take(wish, self.stop, &mut queue)? {
             AcquireResult::Held(lock) => self.begin(lock, queue),
-            AcquireResult::GivenUp => Ok(Turn::Superseded),
+            AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
             AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             AcquireResult::Busy(other) => Err(busy(&other, limit).into()),
         }
     }
 
-    fn begin(&self, lock: Box<Lock>, queue: Queue) -> Result<Turn> {
+    fn begin(&self, lock: Box<Lock>, queue: WaitReporter) -> Result<LockOutcome> {
         if let Some(place) = &queue.place {
             // One may have come since the last look.
             if place.is_superseded()? {
-                return Ok(Turn::Superseded);
+                return Ok(LockOutcome::Superseded);
             }
             place.begin()?;
         }
         self.docker.guard(lock.lease().clone());
-        Ok(Turn::Ours(Held { waited: queue.waited, lock: Some(lock), _place: queue.place }))
+        Ok(LockOutcome::Ours(LockGuard { waited: queue.waited, lock: Some(lock), _place: queue.place }))
     }
 }
 
@@ -112,7 +112,7 @@ fn board(is_stack: bool) -> LockBackend {
 ///
 /// # Errors
 /// An engine that does not answer.
-pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Ledger) -> Result<Option<String>> {
+pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Journal) -> Result<Option<String>> {
     let holder = lock::holder(docker, board(is_stack), &ledger.project)?;
     Ok(match (holder, &ledger.heading) {
         (Some(holder), _) => Some(format!("under way: {holder}")),
@@ -138,7 +138,7 @@ pub fn not_restored(number: u32) -> String {
 }
 
 /// What is told, and looked at, while others have their turn.
-struct Queue {
+struct WaitReporter {
     place: Option<QueueTicket>,
     report: Report,
     waited: bool,
@@ -146,7 +146,7 @@ struct Queue {
     docker: Option<Docker>,
 }
 
-impl WaitObserver for Queue {
+impl WaitObserver for WaitReporter {
     fn waits_for(&mut self, holder: &LockOwner) {
         self.waited = true;
         self.report.event(Event::Waiting { holder: holder.to_string() });

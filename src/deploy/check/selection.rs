@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::Checker;
+use super::ProjectCheck;
 use crate::deploy::asked::{self, Target, backend};
-use crate::deploy::oneshot::OneShots;
+use crate::deploy::jobs::Jobs;
 use crate::model::Service;
 use crate::proxy::{self, Proxy};
 
-pub struct Choice {
+pub struct Selection {
     pub judged: Vec<Target>,
     /// The others, and why they are none.
     pub left: Vec<(String, String)>,
@@ -18,50 +18,51 @@ pub struct Choice {
 
 /// What was named, whatever it is; else what a proxy routes to or may route to, and workers. A proxy, what is run once, and
 /// what others keep their data in are left alone by a deploy.
-pub fn choose(checker: &Checker, named: &[String]) -> Result<Choice> {
+pub fn choose(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     let project = checker.project();
     if !named.is_empty() {
-        return Ok(Choice { judged: asked::as_targets(project, named)?, left: Vec::new() });
+        return Ok(Selection { judged: asked::as_targets(project, named)?, left: Vec::new() });
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
     let everything = asked::as_targets(project, &all)?;
-    let shots = OneShots::of(project, &everything);
+    let shots = Jobs::of(project, &everything);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
     let why = |service: &Service| match service.name.as_str() {
-        name if is_proxy(checker, name) => Some(Left::Proxy),
-        name if shots.all().contains(name) => Some(Left::OneShot),
+        name if is_proxy(checker, name) => Some(SkipReason::Proxy),
+        name if shots.all().contains(name) => Some(SkipReason::OneShot),
         _ if is_routed(checker, service) => None,
-        _ if service.holds_volume => Some(Left::Keeps),
-        name if needed.contains(name) => Some(Left::Needed),
+        _ if service.holds_volume => Some(SkipReason::Keeps),
+        name if needed.contains(name) => Some(SkipReason::Needed),
         _ => None,
     };
     let why = |target: &Target| target.services().into_iter().find_map(|s| why(&project.services[s]));
     let only_needed = everything.iter().all(|t| why(t).is_some());
     // Where nothing else is left, it is these that somebody wants to deploy.
-    let left_alone = |t: &Target| why(t).filter(|w| !only_needed || matches!(w, Left::Proxy | Left::OneShot));
+    let left_alone =
+        |t: &Target| why(t).filter(|w| !only_needed || matches!(w, SkipReason::Proxy | SkipReason::OneShot));
     let left = everything.iter().filter_map(|t| Some((t.name().to_string(), left_alone(t)?.words())));
     let left = left.collect();
-    Ok(Choice { judged: everything.iter().filter(|t| left_alone(t).is_none()).cloned().collect(), left })
+    Ok(Selection { judged: everything.iter().filter(|t| left_alone(t).is_none()).cloned().collect(), left })
 }
 
 /// Why a deploy leaves a service alone.
-enum Left {
+enum SkipReason {
     Proxy,
     OneShot,
     Keeps,
     Needed,
 }
 
-impl Left {
+impl SkipReason {
     fn words(&self) -> String {
         let words = match self {
-            Left::Proxy => "a proxy: a deploy leaves it alone",
-            Left::OneShot => "run to its end by a deploy (`x-zd.before`, `x-zd.after`)",
-            Left::Keeps => {
+            SkipReason::Proxy => "a proxy: a deploy leaves it alone",
+            SkipReason::OneShot => "run to its end by a deploy (`x-zd.before`, `x-zd.after`)",
+            SkipReason::Keeps => {
                 "holds a volume, and no proxy routes to it: a deploy leaves it alone unless it is named"
             }
-            Left::Needed => {
+            SkipReason::Needed => {
                 "others need it, and no proxy routes to it: a deploy leaves it alone unless it is named"
             }
         };
@@ -69,14 +70,14 @@ impl Left {
     }
 }
 
-fn is_proxy(checker: &Checker, service: &str) -> bool {
+fn is_proxy(checker: &ProjectCheck, service: &str) -> bool {
     let runs = |p: &dyn Proxy| p.container().compose() == Some((checker.project().name.as_str(), service));
     proxy::is_proxy_image(&checker.project().services[service].image)
         || checker.planned.has(service)
         || checker.proxies.iter().any(|p| runs(p.as_ref()))
 }
 
-fn is_routed(checker: &Checker, service: &Service) -> bool {
+fn is_routed(checker: &ProjectCheck, service: &Service) -> bool {
     let backend = backend(checker.project(), service);
     let all = checker.proxies.iter().chain(checker.planned.known());
     proxy::claim(&backend).is_some() || all.into_iter().any(|p| p.fronts(&backend))

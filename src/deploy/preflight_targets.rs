@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::asked::Target;
-use super::goals;
-use super::part::Part;
-use super::run::Run;
-use super::scene::{self, Viewer};
-use super::serving::{self, Serving};
+use super::desired;
+use super::observe::{self, TargetReader};
+use super::pipeline::Pipeline;
+use super::serving::{self, ServingInstance};
+use super::target_rollout::TargetRollout;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::error::Risk;
@@ -20,12 +20,12 @@ use crate::proxy::RolloutShape;
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
 
-impl<'a> Run<'a> {
+impl<'a> Pipeline<'a> {
     /// What a part is refused for; else what has to be said before.
     ///
     /// # Errors
     /// The first reason, with its fix.
-    pub fn judge(&self, part: &Part, containers: &[Container]) -> Result<Vec<Risk>> {
+    pub fn judge(&self, part: &TargetRollout, containers: &[Container]) -> Result<Vec<Risk>> {
         let found = preflight::engine(&Surroundings {
             viewer: part.viewer,
             fronting: &part.viewer.proxies,
@@ -40,7 +40,7 @@ impl<'a> Run<'a> {
         found.into_iter().map(note).collect()
     }
 
-    pub fn announce(&self, part: &Part, notes: &[Risk]) {
+    pub fn announce(&self, part: &TargetRollout, notes: &[Risk]) {
         let viewer = part.viewer;
         self.report.event(Event::Deploying {
             target: part.name().into(),
@@ -51,7 +51,7 @@ impl<'a> Run<'a> {
             self.report.warn(&Warning::NoProxy(part.name().into()));
         }
         for service in viewer.target.services().iter().map(|s| &self.project().services[*s]) {
-            if goals::rests_for_its_volume(service, self.policy(service), !viewer.proxies.is_empty()) {
+            if desired::rests_for_its_volume(service, self.policy(service), !viewer.proxies.is_empty()) {
                 self.report.event(Event::StopFirst { service: service.name.clone() });
             }
         }
@@ -82,7 +82,7 @@ impl<'a> Run<'a> {
     /// What the proxies in front will lose by their own configuration, and what a weak probe cannot see.
     pub fn warnings(
         &self,
-        viewer: &Viewer,
+        viewer: &TargetReader,
         probes: &[(&str, ReadinessProbe)],
         containers: &[Container],
     ) -> Result<Vec<Warning>> {
@@ -101,13 +101,13 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// No HTTP client can be made.
-    pub fn query_serving(&self, parts: &[Part]) -> Result<()> {
+    pub fn query_serving(&self, parts: &[TargetRollout]) -> Result<()> {
         if self.kind != RolloutKind::Deploy {
             return Ok(());
         }
         let mut all = Vec::new();
         for part in parts {
-            all.extend(Serving::of(part.viewer, &part.viewer.proxies, part.old_serving())?);
+            all.extend(ServingInstance::of(part.viewer, &part.viewer.proxies, part.old_serving())?);
         }
         for found in serving::not_ready(self.docker(), &all)? {
             self.report.warn(&Warning::ServingNotReady(format!("{found}; {}", found.fix)));
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
         let asked: Vec<&str> = targets.iter().flat_map(Target::services).chain(shots).collect();
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !asked.contains(s)).collect();
-        let is_there = containers.iter().any(|c| scene::is_member(self.project(), c, &others));
+        let is_there = containers.iter().any(|c| observe::is_member(self.project(), c, &others));
         if self.kind == RolloutKind::Deploy && is_there { others } else { Vec::new() }
     }
 
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
     /// What has changed as well, in the file or in its image, and that nobody asked for.
     pub fn left_alone(&self, containers: &[Container], targets: &[Target]) -> Result<()> {
         let others = self.others(containers, targets);
-        let theirs = || containers.iter().filter(|c| scene::is_member(self.project(), c, &others));
+        let theirs = || containers.iter().filter(|c| observe::is_member(self.project(), c, &others));
         if others.is_empty() {
             return Ok(());
         }
@@ -161,10 +161,15 @@ impl<'a> Run<'a> {
     }
 
     /// Makes sure that the proxies can be given a rotation; a dry run only says what it would change in them.
-    pub fn prepare(&self, part: &Part, all: &[Part], containers: &[Container]) -> Result<()> {
+    pub fn prepare(
+        &self,
+        part: &TargetRollout,
+        all: &[TargetRollout],
+        containers: &[Container],
+    ) -> Result<()> {
         let viewer = part.viewer;
         let first = &self.project().services[viewer.target.services()[0]];
-        let names = |p: &Part| p.viewer.names(&p.viewer.backends(containers));
+        let names = |p: &TargetRollout| p.viewer.names(&p.viewer.backends(containers));
         let others = all.iter().filter(|p| p.name() != part.name());
         let wish = RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),
@@ -204,7 +209,7 @@ impl<'a> Run<'a> {
     pub fn down(&self, targets: &[Target], containers: &[Container]) -> Vec<&'a str> {
         let ours: Vec<&str> = targets.iter().flat_map(Target::services).collect();
         let is_up = |service: &str, completes: bool| {
-            let mut its = containers.iter().filter(|c| scene::is_member(self.project(), c, &[service]));
+            let mut its = containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
             its.any(|c| c.is_running() || (completes && c.has_completed()))
         };
         let shots = self.shots.all().into_iter();

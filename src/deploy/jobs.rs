@@ -9,20 +9,20 @@ use crate::model::{Project, Service};
 
 /// The one-shots of a run, each once.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct OneShots {
+pub struct Jobs {
     /// In the order in which they run.
     pub before: Vec<String>,
     pub after: BTreeSet<String>,
 }
 
-impl OneShots {
-    pub fn of(project: &Project, targets: &[Target]) -> OneShots {
+impl Jobs {
+    pub fn of(project: &Project, targets: &[Target]) -> Jobs {
         let services = || targets.iter().flat_map(Target::services).map(|s| &project.services[s].settings);
         let mut before = completing(project, targets);
         let named: BTreeSet<&String> = services().filter_map(|s| s.before.as_ref()).collect();
         let more: Vec<String> = named.into_iter().filter(|name| !before.contains(name)).cloned().collect();
         before.extend(more);
-        OneShots { before, after: services().filter_map(|s| s.after.clone()).collect() }
+        Jobs { before, after: services().filter_map(|s| s.after.clone()).collect() }
     }
 
     pub fn all(&self) -> BTreeSet<&str> {
@@ -56,7 +56,7 @@ pub fn unknown(source: &str, name: &str, error: anyhow::Error) -> Error {
 }
 
 /// The one-shots that run the image of a service that is given another: by its reference in the file.
-pub fn with_same_image<'a>(project: &'a Project, shots: &OneShots, service: &str) -> Vec<&'a Service> {
+pub fn with_same_image<'a>(project: &'a Project, shots: &Jobs, service: &str) -> Vec<&'a Service> {
     let image = &project.services[service].image;
     let same = |s: &&Service| shots.all().contains(s.name.as_str()) && s.image == *image && s.name != service;
     project.services.values().filter(same).collect()
@@ -69,11 +69,11 @@ mod tests {
 
     const DONE: &str = "{condition: service_completed_successfully}";
 
-    fn shots(services: &str, targets: &[&str]) -> OneShots {
+    fn shots(services: &str, targets: &[&str]) -> Jobs {
         let yaml = format!("name: p\nservices: {{{services}}}");
         let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let targets: Vec<Target> = targets.iter().map(|name| Target::Service(name.to_string())).collect();
-        OneShots::of(&project, &targets)
+        Jobs::of(&project, &targets)
     }
 
     #[test]

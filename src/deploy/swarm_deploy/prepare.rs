@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Swarm, is_pinned};
+use super::{SwarmDeploy, is_pinned};
 use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
 use crate::error::{Error, Exit};
@@ -18,7 +18,7 @@ use crate::swarm::placement::{ClusterNodes, LocalImage};
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 
 /// A stack that can be sent, and what is recorded of it.
-pub struct Prepared {
+pub struct PreparedStack {
     pub file: StackFile,
     /// The project with the images and the names of configs and secrets that are sent. It means the same later, however the
     /// user's files and tags have changed.
@@ -29,10 +29,10 @@ pub struct Prepared {
     pub nodes: ClusterNodes,
 }
 
-impl Swarm<'_> {
+impl SwarmDeploy<'_> {
     /// # Errors
     /// What Swarm refuses, or would fail at on one of its nodes.
-    pub fn prepare(&self, asks: &StackOverrides) -> Result<Prepared> {
+    pub fn prepare(&self, asks: &StackOverrides) -> Result<PreparedStack> {
         let source = &self.definition.source;
         let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Error::from)?;
         if matches!(self.kind, RolloutKind::Rollback { .. }) {
@@ -50,7 +50,13 @@ impl Swarm<'_> {
         refused(source, refusals)?;
         self.tell_moved_tags(&file)?;
         let missing = name_objects(self.docker(), &mut file)?;
-        Ok(Prepared { recorded: self.recorded(&file), resolve: self.resolve(&file), file, missing, nodes })
+        Ok(PreparedStack {
+            recorded: self.recorded(&file),
+            resolve: self.resolve(&file),
+            file,
+            missing,
+            nodes,
+        })
     }
 
     /// Refers to images that are only here by their ids: a tag may mean another image by the time that a task restarts, or
@@ -149,7 +155,7 @@ impl Swarm<'_> {
     }
 
     /// Makes the configs and secrets that are not there yet.
-    pub fn create_objects(&self, prepared: &Prepared) -> Result<()> {
+    pub fn create_objects(&self, prepared: &PreparedStack) -> Result<()> {
         let create =
             |(object, name): &(StackObject, String)| self.docker().create_object(self.name(), object, name);
         prepared.missing.iter().try_for_each(create)

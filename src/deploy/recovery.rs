@@ -3,9 +3,9 @@
 use anyhow::Result;
 
 use super::asked::Target;
-use super::part::Part;
-use super::run::Run;
-use super::{adopt, rollback};
+use super::pipeline::Pipeline;
+use super::target_rollout::TargetRollout;
+use super::{import_running, rollback};
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::FailureAction;
@@ -16,10 +16,10 @@ use crate::report::{Event, Warning};
 use crate::rollout::RolloutFailure;
 use crate::wait::RunPhase;
 
-impl Run<'_> {
+impl Pipeline<'_> {
     /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
     /// paused.
-    pub fn failed(&self, parts: &mut [Part], at: usize, stopped: RolloutFailure) -> (Error, bool) {
+    pub fn failed(&self, parts: &mut [TargetRollout], at: usize, stopped: RolloutFailure) -> (Error, bool) {
         let interrupted = stopped.why.is_interrupt();
         self.stop.enter(RunPhase::GoesBack);
         self.watch.end();
@@ -37,7 +37,7 @@ impl Run<'_> {
             let settled: Result<Vec<_>, Error> =
                 parts.iter_mut().map(|p| p.settle(&stopped.failed)).collect();
             let settled = settled.and_then(|counts| {
-                parts.iter().try_for_each(Part::release).map_err(Error::from_error)?;
+                parts.iter().try_for_each(TargetRollout::release).map_err(Error::from_error)?;
                 Ok(counts)
             });
             match settled {
@@ -65,7 +65,7 @@ impl Run<'_> {
 
     /// Brings back what served before, of every part. Gives what keeps it from serving, and what was left to clean up;
     /// `failed` are the new instances that failed, by id.
-    fn all_go_back(&self, parts: &mut [Part], failed: &[String]) -> (Option<Error>, Option<Error>) {
+    fn all_go_back(&self, parts: &mut [TargetRollout], failed: &[String]) -> (Option<Error>, Option<Error>) {
         let mut worst = None;
         let mut unclean = None;
         let mut back = Vec::new();
@@ -88,8 +88,8 @@ impl Run<'_> {
     }
 
     /// Names of the containers that served its route at the start by another name, and run.
-    fn orphans(&self, parts: &[Part]) -> Vec<String> {
-        let ids: Vec<String> = parts.iter().flat_map(Part::orphans).map(|c| c.id.clone()).collect();
+    fn orphans(&self, parts: &[TargetRollout]) -> Vec<String> {
+        let ids: Vec<String> = parts.iter().flat_map(TargetRollout::orphans).map(|c| c.id.clone()).collect();
         let now = self.docker().inspect(&ids).unwrap_or_default();
         now.into_iter().filter(Container::is_running).map(|c| c.name().to_string()).collect()
     }
@@ -98,7 +98,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// A public URL that answered before and does not any more.
-    pub fn answers_at_the_end(&self, parts: &[Part]) -> Result<(), Error> {
+    pub fn answers_at_the_end(&self, parts: &[TargetRollout]) -> Result<(), Error> {
         let Some(lost) = self.witness.lost_at_the_end() else { return Ok(()) };
         let names: Vec<String> = parts.iter().map(|p| format!("`{}`", p.name())).collect();
         let (number, project) = (self.number, &self.project().name);
@@ -116,8 +116,9 @@ impl Run<'_> {
 
     /// # Errors
     /// An old instance that runs beside the new release, and may get its requests.
-    pub fn leaves_nothing_running(&self, parts: &[Part]) -> Result<(), Error> {
-        let left = parts.iter().flat_map(Part::left).map(String::as_str).collect::<Vec<_>>().join(", ");
+    pub fn leaves_nothing_running(&self, parts: &[TargetRollout]) -> Result<(), Error> {
+        let left =
+            parts.iter().flat_map(TargetRollout::left).map(String::as_str).collect::<Vec<_>>().join(", ");
         if left.is_empty() {
             return Ok(());
         }
@@ -128,7 +129,7 @@ impl Run<'_> {
         )))
     }
 
-    pub fn paused(&self, part: &Part, counts: &[(usize, usize)], fault: Error) -> Error {
+    pub fn paused(&self, part: &TargetRollout, counts: &[(usize, usize)], fault: Error) -> Error {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
             RolloutKind::Rollback { .. } => "the rollback is paused",
@@ -146,13 +147,13 @@ impl Run<'_> {
     }
 
     /// What served before need not have been one release, and may be gone: then the last good one is put back.
-    pub fn last_good(&self, parts: &[Part], fault: Error) -> Error {
+    pub fn last_good(&self, parts: &[TargetRollout], fault: Error) -> Error {
         let Some(record) = self.ledger.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
             return fault;
         };
-        let is_gone = |part: &&Part| !part.standing().gone.is_empty();
-        let stray = |part: &&Part| {
-            is_gone(part) || part.served().iter().any(|c| adopt::is_stray(record, self.ledger, c))
+        let is_gone = |part: &&TargetRollout| !part.standing().gone.is_empty();
+        let stray = |part: &&TargetRollout| {
+            is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.ledger, c))
         };
         let is_seen = fault.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
         let services: Vec<String> =
@@ -181,7 +182,7 @@ fn not_serving(standing: &RotationState, why: Option<&Error>) -> Option<Error> {
 }
 
 /// As many serve as before: the old release, and new instances in the place of those of it that are gone.
-fn kept(target: &Target, parts: &[Part], orphans: &[String], fault: Error) -> Error {
+fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], fault: Error) -> Error {
     let names =
         |of: fn(&RotationState) -> &Vec<InstanceKey>| parts.iter().flat_map(move |p| of(p.standing()));
     let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();

@@ -2,8 +2,8 @@
 //! does not. Swarm schedules; what is told here is the truth about it.
 
 mod adopted;
-mod back;
 mod prepare;
+mod swarm_rollback;
 mod witnessed;
 
 use std::cell::RefCell;
@@ -14,8 +14,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::asked;
-use super::definition::Definition;
-use super::ledger::{Course, Entry, Ledger};
+use super::journal::{Journal, ReleaseDraft, RunResult};
+use super::request::Request;
 use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
@@ -35,9 +35,9 @@ use crate::swarm::watch::{self, StackWatch, WatchResult};
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use adopted::{adopt, file_of_service, print_for_swarm};
-use back::words;
-use prepare::Prepared;
+use prepare::PreparedStack;
 pub use prepare::refused;
+use swarm_rollback::words;
 
 /// The Swarm that a project is meant for: by flag or file, else the one where it is a stack already; none where it is meant
 /// for Compose.
@@ -83,9 +83,9 @@ pub fn hint_at_swarm(docker: &Docker, fault: Error) -> Error {
 /// # Errors
 /// A [`Fault`] whose exit code tells what serves now.
 pub fn deploy(
-    definition: Definition,
+    definition: Request,
     args: &DeployArgs,
-    ledger: Ledger,
+    ledger: Journal,
     report: Report,
     stop: &StopSignal,
 ) -> Result<()> {
@@ -106,7 +106,7 @@ pub fn deploy(
     };
     let number = ledger.next_number();
     let by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
-    let swarm = Swarm {
+    let swarm = SwarmDeploy {
         ledger: &ledger,
         before,
         kind: RolloutKind::Deploy,
@@ -128,10 +128,10 @@ pub fn deploy(
 /// # Errors
 /// As [`deploy`].
 pub fn put_back(
-    mut definition: Definition,
+    mut definition: Request,
     services: &[String],
     (number, kind): (u32, RolloutKind),
-    ledger: Ledger,
+    ledger: Journal,
     rollout: &RolloutArgs,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
@@ -150,7 +150,7 @@ pub fn put_back(
         }
     }
     let asks = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
-    let swarm = Swarm {
+    let swarm = SwarmDeploy {
         ledger: &ledger,
         before,
         kind,
@@ -259,9 +259,9 @@ fn fronts(project: &str) -> Result<Vec<StackProxy>> {
 }
 
 /// One run on Swarm.
-struct Swarm<'a> {
-    definition: &'a Definition,
-    ledger: &'a Ledger,
+struct SwarmDeploy<'a> {
+    definition: &'a Request,
+    ledger: &'a Journal,
     /// The stack before anything was changed.
     before: ObservedStack,
     kind: RolloutKind,
@@ -275,7 +275,7 @@ struct Swarm<'a> {
     sent: RefCell<Vec<ServiceGoal>>,
 }
 
-impl Swarm<'_> {
+impl SwarmDeploy<'_> {
     fn docker(&self) -> &Docker {
         &self.definition.docker
     }
@@ -319,8 +319,8 @@ impl Swarm<'_> {
     }
 
     /// What is ignored, and what will be lost.
-    fn tell_before(&self, prepared: &Prepared) -> Result<()> {
-        let Prepared { file, nodes, .. } = prepared;
+    fn tell_before(&self, prepared: &PreparedStack) -> Result<()> {
+        let PreparedStack { file, nodes, .. } = prepared;
         for note in &file.notes {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
@@ -333,8 +333,8 @@ impl Swarm<'_> {
     }
 
     /// The changes of each service, and the exact commands.
-    fn tell_plan(&self, prepared: &Prepared, force: bool) -> Result<()> {
-        let Prepared { file, resolve, missing, .. } = prepared;
+    fn tell_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
+        let PreparedStack { file, resolve, missing, .. } = prepared;
         let networks = self.docker().networks()?;
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
@@ -378,7 +378,7 @@ impl Swarm<'_> {
     }
 
     /// Does it, and writes down what became of it.
-    fn carry_out(&self, prepared: &Prepared, force: bool) -> Result<()> {
+    fn carry_out(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let file = &prepared.file;
         let entry = self.entry(prepared, None)?;
         self.ledger.begin(&entry, self.report)?;
@@ -395,7 +395,7 @@ impl Swarm<'_> {
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
-        let witness = super::witnessed::tell(self.witness.end(), self.report);
+        let witness = super::probe_urls::tell(self.witness.end(), self.report);
         let (entry, fault, paused) = match &ended {
             Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
             Err((fault, paused)) => (entry, Some(fault), *paused),
@@ -404,7 +404,7 @@ impl Swarm<'_> {
             self.ledger.forget(&entry);
         } else {
             let keep = self.definition.project.keep;
-            let course = Course { witness: witness.clone(), ..Course::of(fault, paused, took, 0) };
+            let course = RunResult { witness: witness.clone(), ..RunResult::of(fault, paused, took, 0) };
             self.ledger.write_config(entry.number, &entry.text)?;
             self.ledger.end(self.docker(), &entry, course, keep, self.report);
         }
@@ -413,7 +413,7 @@ impl Swarm<'_> {
                 self.prune(file);
                 self.remove_objects();
                 self.tell_deployed(&file.services, &stack, took);
-                Ok(super::witnessed::lost_nothing(
+                Ok(super::probe_urls::lost_nothing(
                     witness.as_ref(),
                     self.rollout.witness.strict,
                     self.number,
@@ -424,7 +424,7 @@ impl Swarm<'_> {
     }
 
     /// Tells Swarm, and watches until it has converged or has not.
-    fn run(&self, prepared: &Prepared, force: bool) -> Result<WatchResult> {
+    fn run(&self, prepared: &PreparedStack, force: bool) -> Result<WatchResult> {
         let services = &prepared.file.services;
         let own = self.own_way_back(services);
         match &own {
@@ -476,13 +476,13 @@ impl Swarm<'_> {
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
 
-    fn send(&self, Prepared { file, resolve, .. }: &Prepared, force: bool) -> Result<()> {
+    fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
         self.report.event(Event::Sending { stack: self.name().into(), services: file.services.clone() });
         let stack = self.send_adopted(file, &self.before)?;
         if !stack.services.is_empty() {
             self.docker().stack_deploy(self.name(), &stack.text(), *resolve)?;
         }
-        let halfway = |name: &String| self.before.services.get(name).is_some_and(back::is_halfway);
+        let halfway = |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::is_halfway);
         if !force && !file.services.iter().any(halfway) {
             return Ok(());
         }
@@ -528,9 +528,9 @@ impl Swarm<'_> {
     /// What this run puts in place; before it is known what Swarm made of it, only by name.
     fn entry(
         &self,
-        Prepared { file, recorded, .. }: &Prepared,
+        PreparedStack { file, recorded, .. }: &PreparedStack,
         stack: Option<&ObservedStack>,
-    ) -> Result<Entry> {
+    ) -> Result<ReleaseDraft> {
         let services: Vec<&str> = file.services.iter().map(String::as_str).collect();
         let mut recorded = recorded.clone();
         let placed = services.iter().map(|name| {
@@ -541,7 +541,7 @@ impl Swarm<'_> {
             (name.to_string(), placed)
         });
         let placed = placed.collect();
-        Ok(Entry {
+        Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
             placed,

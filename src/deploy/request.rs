@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::adopt::Adopter;
-use super::ahead;
 use super::asked::{self, Target};
-use super::ledger::{Draft, Ledger};
-use super::oneshot::{self, OneShots};
+use super::import_running::Importer;
+use super::jobs::{self, Jobs};
+use super::journal::{Journal, UncommittedConfig};
+use super::prefetch;
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::report::{Event, Report, Warning};
 
-pub struct Definition {
+pub struct Request {
     /// Services may have files of variables or labels, which a hash of the file as it is leaves out.
     may_have_env_files: bool,
     /// Services may have files of labels, which every hash that Compose tells leaves out.
@@ -33,7 +33,7 @@ pub struct Definition {
     pub flags: FlagLayers,
     /// Compose is given the snapshot as its input: a dry run writes nothing.
     has_text: bool,
-    pub draft: Option<Draft>,
+    pub draft: Option<UncommittedConfig>,
 }
 
 /// Docker's client, pointed at the project that is meant.
@@ -61,15 +61,15 @@ pub fn resolved(docker: &mut Docker, report: Report) -> Result<String> {
     Ok(yaml)
 }
 
-impl Definition {
+impl Request {
     /// As the Compose file has it.
     ///
     /// # Errors
     /// Compose's own; a key of ours that is wrong.
-    pub fn of_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Definition> {
+    pub fn of_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Request> {
         let mut docker = connect(compose, report)?;
         let yaml = resolved(&mut docker, report)?;
-        Definition::read(docker, &yaml, compose, flags)
+        Request::read(docker, &yaml, compose, flags)
     }
 
     /// The same, for a run that is going to ask for more.
@@ -81,18 +81,18 @@ impl Definition {
         args: &DeployArgs,
         flags: FlagLayers,
         report: Report,
-    ) -> Result<Definition> {
+    ) -> Result<Request> {
         let mut docker = connect(compose, report)?;
-        ahead::of_project(&docker, &asked::project_folder(compose), args);
+        prefetch::of_project(&docker, &asked::project_folder(compose), args);
         let yaml = resolved(&mut docker, report)?;
         // Not before: side by side both would take twice as long, and this is what all else waits for.
         docker.expect_hashes();
-        Definition::read(docker, &yaml, compose, flags)
+        Request::read(docker, &yaml, compose, flags)
     }
 
-    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Definition> {
+    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Request> {
         let source = asked::source(compose);
-        Ok(Definition {
+        Ok(Request {
             may_have_env_files: asked::may_have_env_files(compose),
             may_have_label_files: asked::may_have_label_files(compose),
             docker,
@@ -116,8 +116,8 @@ impl Definition {
         docker: &Docker,
         folder: PathBuf,
         flags: FlagLayers,
-    ) -> Result<Definition> {
-        Ok(Definition {
+    ) -> Result<Request> {
+        Ok(Request {
             may_have_env_files: false,
             may_have_label_files: false,
             docker: docker.clone(),
@@ -147,12 +147,12 @@ impl Definition {
     ///
     /// # Errors
     /// One that is no service of the file.
-    pub fn add_one_shots(&mut self, shots: &OneShots) -> Result<()> {
+    pub fn add_one_shots(&mut self, shots: &Jobs) -> Result<()> {
         let missing: Vec<&str> =
             shots.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
         for name in missing {
             let text =
-                self.docker.config_of(name).map_err(|error| oneshot::unknown(&self.source, name, error))?;
+                self.docker.config_of(name).map_err(|error| jobs::unknown(&self.source, name, error))?;
             self.snapshot.take(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
             let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
@@ -168,11 +168,11 @@ impl Definition {
         &self,
         targets: &[Target],
         containers: &[Container],
-        ledger: &mut Ledger,
+        ledger: &mut Journal,
         report: Report,
     ) -> Result<()> {
-        let Definition { docker, project, snapshot, folder, .. } = self;
-        Adopter { docker, project, snapshot, folder, report }.adopt(targets, containers, ledger)
+        let Request { docker, project, snapshot, folder, .. } = self;
+        Importer { docker, project, snapshot, folder, report }.adopt(targets, containers, ledger)
     }
 
     /// Other images than the file's: from here on Compose is given the resolved project with these in it.
@@ -182,15 +182,15 @@ impl Definition {
     pub fn set_images(
         &mut self,
         images: &[(String, String)],
-        shots: &OneShots,
-        ledger: &Ledger,
+        shots: &Jobs,
+        ledger: &Journal,
         dry_run: bool,
     ) -> Result<()> {
         if images.is_empty() {
             return Ok(());
         }
         for (service, reference) in images {
-            for shot in oneshot::with_same_image(&self.project, shots, service) {
+            for shot in jobs::with_same_image(&self.project, shots, service) {
                 self.snapshot.set_image(&shot.name, reference);
             }
             self.snapshot.set_image(service, reference);
@@ -204,9 +204,9 @@ impl Definition {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write(&mut self, ledger: &Ledger, number: u32, dry_run: bool) -> Result<()> {
+    pub fn write(&mut self, ledger: &Journal, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
-        let Definition { docker, project, folder, .. } = &*self;
+        let Request { docker, project, folder, .. } = &*self;
         if dry_run {
             self.docker = docker.with_text(&text, &project.name, folder);
             self.has_text = true;
@@ -223,7 +223,7 @@ impl Definition {
     pub fn provide_images(
         &self,
         targets: &[Target],
-        shots: &OneShots,
+        shots: &Jobs,
         args: &DeployArgs,
         report: Report,
     ) -> Result<Option<BTreeMap<String, Image>>> {

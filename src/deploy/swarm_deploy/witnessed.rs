@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::prepare::Prepared;
-use super::{Swarm, fronts};
-use crate::deploy::witnessed::{is_wanted, own_place, unknown_url};
+use super::prepare::PreparedStack;
+use super::{SwarmDeploy, fronts};
+use crate::deploy::probe_urls::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
@@ -20,13 +20,13 @@ const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long it has otherwise: Swarm itself needs longer for anything.
 const SOON: Duration = Duration::from_millis(500);
 
-impl Swarm<'_> {
+impl SwarmDeploy<'_> {
     /// Has the public URLs asked from here on. With `--strict` each of them has to answer first; without it one that was
     /// only guessed and does not answer is left alone without a word.
     ///
     /// # Errors
     /// With `--strict`: no URL to ask, or no answer.
-    pub fn call_witness(&self, prepared: &Prepared) -> Result<()> {
+    pub fn call_witness(&self, prepared: &PreparedStack) -> Result<()> {
         let file = &prepared.file;
         let (settings, strict) = (&self.definition.project.witness, self.rollout.witness.strict);
         if !is_wanted(settings, strict)? {
@@ -66,7 +66,7 @@ impl Swarm<'_> {
         Ok(())
     }
 
-    fn derived(&self, Prepared { file, nodes, .. }: &Prepared) -> Result<Vec<UrlCandidates>> {
+    fn derived(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
         let settings = &self.definition.project.witness;
         let text = self.definition.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;

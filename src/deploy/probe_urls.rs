@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::part::Part;
-use super::run::Run;
-use super::scene;
+use super::observe;
+use super::pipeline::Pipeline;
+use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::WitnessSettings;
@@ -19,17 +19,17 @@ use crate::witness::{ProbeReport, UrlCandidates};
 /// How long every URL has to give its first answer, where it has to.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
-impl Run<'_> {
+impl Pipeline<'_> {
     /// Has the public URLs asked from here on. With `--strict` each of them has to answer first.
     ///
     /// # Errors
     /// With `--strict`: no URL to ask, or no answer.
-    pub fn call_witness(&self, parts: &[Part], containers: &[Container]) -> Result<()> {
+    pub fn call_witness(&self, parts: &[TargetRollout], containers: &[Container]) -> Result<()> {
         let (settings, strict) = (&self.project().witness, self.rollout.witness.strict);
         if self.rollout.dry_run || !is_wanted(settings, strict)? {
             return Ok(());
         }
-        let serving: Vec<&Part> = parts.iter().filter(|p| p.serves()).collect();
+        let serving: Vec<&TargetRollout> = parts.iter().filter(|p| p.serves()).collect();
         if serving.is_empty() {
             self.no_witness("nothing serves yet that could be lost");
             return Ok(());
@@ -59,7 +59,7 @@ impl Run<'_> {
     }
 
     /// Each public way to what is replaced, once.
-    fn derived(&self, parts: &[&Part], containers: &[Container]) -> Vec<UrlCandidates> {
+    fn derived(&self, parts: &[&TargetRollout], containers: &[Container]) -> Vec<UrlCandidates> {
         let mut urls: Vec<UrlCandidates> = Vec::new();
         for part in parts {
             for proxy in &part.viewer.proxies {
@@ -73,11 +73,12 @@ impl Run<'_> {
         if !urls.is_empty() && self.docker().is_elsewhere() { Vec::new() } else { urls }
     }
 
-    fn places(&self, part: &Part, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
+    fn places(&self, part: &TargetRollout, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
         let settings = &self.project().witness;
         let services = part.viewer.target.services();
-        let runs =
-            |service: &str, c: &&Container| c.is_running() && scene::is_member(self.project(), c, &[service]);
+        let runs = |service: &str, c: &&Container| {
+            c.is_running() && observe::is_member(self.project(), c, &[service])
+        };
         let ways = services.iter().find_map(|service| {
             let before = containers.iter().find(|c| runs(service, c)).or(part.orphans().first())?;
             let before = proxy.entrances(before);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::home::Home;
+use super::state_location::StateLocation;
 use crate::docker::Docker;
 use crate::error::{Error, Exit};
 use crate::git::{self, WorkingCopy};
@@ -20,9 +20,9 @@ use crate::release::{
 use crate::report::{Event, Report, Warning, record};
 
 /// The releases of a project, as they were when the run began.
-pub struct Ledger {
+pub struct Journal {
     store: Store,
-    home: Home,
+    home: StateLocation,
     pub project: String,
     pub history: ReleaseHistory,
     /// What an earlier run headed for, and did not get to.
@@ -34,7 +34,7 @@ pub struct Ledger {
 }
 
 /// One rollout, as it is written down.
-pub struct Entry {
+pub struct ReleaseDraft {
     pub number: u32,
     pub kind: RolloutKind,
     /// What it puts in place, by service.
@@ -47,12 +47,12 @@ pub struct Entry {
 }
 
 /// The configuration of a release that is not there yet; a run that ends before it begins leaves none behind.
-pub struct Draft {
+pub struct UncommittedConfig {
     store: Store,
     number: u32,
 }
 
-impl Drop for Draft {
+impl Drop for UncommittedConfig {
     fn drop(&mut self) {
         // The next release takes its place.
         let _ = self.store.remove_draft(self.number);
@@ -60,7 +60,7 @@ impl Drop for Draft {
 }
 
 /// How a rollout went.
-pub struct Course {
+pub struct RunResult {
     pub outcome: RolloutOutcome,
     pub reason: Option<String>,
     /// It could not be brought to an end: the next run has to.
@@ -70,13 +70,13 @@ pub struct Course {
     pub witness: Option<WitnessTotals>,
 }
 
-impl Ledger {
+impl Journal {
     /// Whatever of it can be read: what cannot is told of by [`Ledger::for_looking`] or [`Ledger::for_change`].
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn open(home: &Home, project: &str) -> Result<Ledger, Error> {
-        let Home { state_dir, engine } = home;
+    pub fn open(home: &StateLocation, project: &str) -> Result<Journal, Error> {
+        let StateLocation { state_dir, engine } = home;
         let store = Store::new(state_dir, project)?.of_engine(engine.clone());
         let history = store.history()?;
         let history_id = store.id();
@@ -84,11 +84,11 @@ impl Ledger {
             Ok(heading) => (heading, None),
             Err(damage) => (None, Some(damage)),
         };
-        Ok(Ledger { lost, store, home: home.clone(), project: project.into(), history, heading, history_id })
+        Ok(Journal { lost, store, home: home.clone(), project: project.into(), history, heading, history_id })
     }
 
     /// Tells of every file that cannot be read.
-    pub fn for_looking(self, report: Report) -> Ledger {
+    pub fn for_looking(self, report: Report) -> Journal {
         self.unread().for_each(|damage| {
             let hint = Error::from(damage).hint.unwrap_or_default();
             report.warn(&Warning::Release(format!("{damage}; {hint}")));
@@ -102,7 +102,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A file of a newer version: what that one keeps, and what it headed for, is not ours to go on from.
-    pub fn for_change(self, report: Report) -> Result<Ledger, Error> {
+    pub fn for_change(self, report: Report) -> Result<Journal, Error> {
         if self.home.engine.is_none() && self.store.is_marked() {
             let folder = self.folder().display().to_string();
             return Err(Error::unchanged(format!(
@@ -144,8 +144,8 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub fn reopened(&self) -> Result<Ledger, Error> {
-        Ledger::open(&self.home, &self.project)
+    pub fn reopened(&self) -> Result<Journal, Error> {
+        Journal::open(&self.home, &self.project)
     }
 
     /// The newest place among the runs that wait for their turn.
@@ -208,8 +208,8 @@ impl Ledger {
         self.store.write_config(number, text)
     }
 
-    pub fn draft(&self, number: u32) -> Draft {
-        Draft { store: self.store.clone(), number }
+    pub fn draft(&self, number: u32) -> UncommittedConfig {
+        UncommittedConfig { store: self.store.clone(), number }
     }
 
     /// The project after a rollout of these services: the others are as they were put in place before.
@@ -226,7 +226,7 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn begin(&self, entry: &Entry, report: Report) -> Result<(), Error> {
+    pub fn begin(&self, entry: &ReleaseDraft, report: Report) -> Result<(), Error> {
         self.begin_with(entry, &BTreeMap::new(), report)
     }
 
@@ -236,7 +236,7 @@ impl Ledger {
     /// A folder that cannot be written.
     pub fn begin_with(
         &self,
-        entry: &Entry,
+        entry: &ReleaseDraft,
         restart: &BTreeMap<String, String>,
         report: Report,
     ) -> Result<(), Error> {
@@ -259,7 +259,7 @@ impl Ledger {
     }
 
     /// Holds on to the images of what may have to come back, and of what is put in place.
-    pub fn hold(&self, docker: &Docker, entry: &Entry, report: Report) {
+    pub fn hold(&self, docker: &Docker, entry: &ReleaseDraft, report: Report) {
         let before = self.history.current().map(|r| &r.services);
         let leaving = before.into_iter().flatten().filter(|(service, _)| entry.placed.contains_key(*service));
         // An image that stays has one name in both.
@@ -273,7 +273,7 @@ impl Ledger {
     }
 
     /// Starts to read what [`Ledger::end`] asks for.
-    pub fn expect_end(&self, docker: &Docker, entry: &Entry) {
+    pub fn expect_end(&self, docker: &Docker, entry: &ReleaseDraft) {
         let services: BTreeSet<String> = self.history.services();
         let all = services.iter().chain(entry.placed.keys());
         docker.expect_holds(&self.project, &images::repositories(&self.project, all));
@@ -281,7 +281,7 @@ impl Ledger {
 
     /// Writes down what became of the run. What serves is not changed by a record that cannot be written, so that is a
     /// warning.
-    pub fn end(&self, docker: &Docker, entry: &Entry, course: Course, keep: usize, report: Report) {
+    pub fn end(&self, docker: &Docker, entry: &ReleaseDraft, course: RunResult, keep: usize, report: Report) {
         let record = self.record(entry, &course);
         let paused = record.outcome == RolloutOutcome::Paused;
         let written = self.store.write(&record).and_then(|()| match (paused, course.unfinished) {
@@ -332,7 +332,7 @@ impl Ledger {
     }
 
     /// A run that ended before it changed anything leaves nothing behind, and a paused one as it was.
-    pub fn forget(&self, entry: &Entry) {
+    pub fn forget(&self, entry: &ReleaseDraft) {
         let restored = match &self.heading {
             Some(heading) => self.store.set_wanted(heading),
             None => self.store.clear_wanted(),
@@ -349,9 +349,9 @@ impl Ledger {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn adopt(&mut self, entry: &Entry) -> Result<(), Error> {
+    pub fn adopt(&mut self, entry: &ReleaseDraft) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
-        let course = Course {
+        let course = RunResult {
             outcome: RolloutOutcome::Deployed,
             reason: None,
             unfinished: false,
@@ -364,7 +364,7 @@ impl Ledger {
         Ok(())
     }
 
-    fn pause(&self, entry: &Entry) -> Result<(), Error> {
+    fn pause(&self, entry: &ReleaseDraft) -> Result<(), Error> {
         self.store.set_wanted(&release::InProgress {
             format: FORMAT,
             number: entry.number,
@@ -377,7 +377,7 @@ impl Ledger {
         })
     }
 
-    fn record(&self, entry: &Entry, course: &Course) -> ReleaseRecord {
+    fn record(&self, entry: &ReleaseDraft, course: &RunResult) -> ReleaseRecord {
         let mut services = self.base().map(|(r, _)| r.services.clone()).unwrap_or_default();
         services.extend(entry.placed.clone());
         let started = SystemTime::now().checked_sub(course.took).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -443,7 +443,7 @@ impl Ledger {
 }
 
 /// What was put back is of the revision it was of; the work tree has nothing to do with it.
-fn git_of(entry: &Entry) -> Option<WorkingCopy> {
+fn git_of(entry: &ReleaseDraft) -> Option<WorkingCopy> {
     match entry.kind {
         RolloutKind::Deploy => git::look(&entry.folder),
         RolloutKind::Rollback { .. } | RolloutKind::Adopted => None,
@@ -455,9 +455,9 @@ fn command_line() -> String {
     mask::command(std::iter::once("compose-zd".to_string()).chain(words))
 }
 
-impl Course {
+impl RunResult {
     /// How a run went that this ended.
-    pub fn of(fault: Option<&Error>, paused: bool, took: Duration, cut: usize) -> Course {
+    pub fn of(fault: Option<&Error>, paused: bool, took: Duration, cut: usize) -> RunResult {
         let outcome = match fault.map(|f| f.exit) {
             _ if paused => RolloutOutcome::Paused,
             None => RolloutOutcome::Deployed,
@@ -465,6 +465,6 @@ impl Course {
             Some(_) => RolloutOutcome::Failed,
         };
         let unfinished = fault.is_some_and(|f| f.exit == Exit::Broken);
-        Course { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
+        RunResult { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
     }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Swarm;
+use super::SwarmDeploy;
 use crate::cli::ComposeArgs;
 use crate::deploy::asked;
-use crate::deploy::definition::{connect, resolved};
+use crate::deploy::request::{connect, resolved};
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
 use crate::error::Error;
@@ -70,7 +70,7 @@ pub fn adopt(docker: &Docker, name: &str) -> Result<()> {
     docker.service_update(&service.id, &["--label-add".into(), format!("{NAMESPACE}={name}")])
 }
 
-impl Swarm<'_> {
+impl SwarmDeploy<'_> {
     /// Changes the services that were there before the stack, and gives what is left for `docker stack deploy`.
     ///
     /// # Errors
