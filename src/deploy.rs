@@ -120,7 +120,7 @@ fn carry_out(
         return swarm_deploy::deploy(definition, args, ledger, report, stop);
     }
     swarm_deploy::refuse_flags(&args.rollout.swarm)?;
-    definition.docker = definition.docker.heeding(stop);
+    definition.docker = definition.docker.with_stop_signal(stop);
     let containers = definition.docker.containers()?;
     let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
     let mut targets =
@@ -150,7 +150,7 @@ fn carry_out(
         Some(seen) => (seen, containers),
         // A build takes its time, in which anything may have happened.
         None => {
-            definition.docker.expect_nothing();
+            definition.docker.discard_prefetched();
             (BTreeMap::new(), definition.docker.containers()?)
         }
     };

@@ -63,7 +63,7 @@ impl CommandResult {
     }
 
     /// What it said last, for messages: stderr, else stdout.
-    pub fn said(&self) -> &str {
+    pub fn stderr_or_stdout(&self) -> &str {
         match self.stderr.trim() {
             "" => self.stdout.trim(),
             text => text,
@@ -212,10 +212,10 @@ impl Docker {
     /// Shows what a command says; whether it succeeded.
     fn run_shown(&self, argv: &[String]) -> Result<bool> {
         // In our own process group: nothing is touched yet, so Ctrl-C may end it at once.
-        self.run_loud(argv, duct::cmd(&argv[0], &argv[1..]))
+        self.run_streaming(argv, duct::cmd(&argv[0], &argv[1..]))
     }
 
-    fn run_loud(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
+    fn run_streaming(&self, argv: &[String], command: duct::Expression) -> Result<bool> {
         let command = match self.text_for(argv) {
             Some(text) => command.stdin_bytes(text),
             None => command.stdin_null(),
@@ -226,7 +226,7 @@ impl Docker {
         };
         let (reader, writer) = io::pipe()?;
         let command = command.stdout_file(writer.try_clone()?).stderr_file(writer);
-        let told = output::tell(reader, Arc::clone(&said.line));
+        let told = output::forward_lines(reader, Arc::clone(&said.line));
         let done = self.run_to_end(&shown, &command);
         // It holds our ends of the pipe. What the command started itself may hold it for longer.
         drop(command);
@@ -235,7 +235,7 @@ impl Docker {
     }
 
     /// The same client, whose questions and users' commands in containers end with a signal.
-    pub fn heeding(self, stop: &StopSignal) -> Docker {
+    pub fn with_stop_signal(self, stop: &StopSignal) -> Docker {
         Docker { stop: stop.clone(), ..self }
     }
 
@@ -421,15 +421,17 @@ impl Docker {
     }
 
     fn compose_checked(&self, words: &[&str]) -> Result<String> {
-        self.compose_said(words, self.compose(words)?)
+        self.checked_compose_output(words, self.compose(words)?)
     }
 
-    fn compose_said(&self, words: &[&str], done: CommandResult) -> Result<String> {
+    fn checked_compose_output(&self, words: &[&str], done: CommandResult) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => {
                 let verb = words.first().unwrap_or(&"");
-                Err(Error::unchanged(format!("`docker compose {verb}` failed")).seen(done.said()).into())
+                Err(Error::unchanged(format!("`docker compose {verb}` failed"))
+                    .seen(done.stderr_or_stdout())
+                    .into())
             }
         }
     }
@@ -447,7 +449,7 @@ impl Docker {
     }
 
     /// For what may have been asked ahead.
-    fn told(&self, argv: &[String]) -> Result<CommandResult> {
+    fn run_prefetched(&self, argv: &[String]) -> Result<CommandResult> {
         self.ahead.take(argv).unwrap_or_else(|| self.run(argv))
     }
 
@@ -753,7 +755,7 @@ pub const DENIED: &str = "engine-denied";
 
 /// What docker said, as an error that names the usual causes.
 fn engine_fault(words: &[&str], done: &CommandResult, place: impl Fn() -> EngineAddress) -> Error {
-    let said = done.said();
+    let said = done.stderr_or_stdout();
     let lower = said.to_lowercase();
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
     if lower.contains("permission denied") && lower.contains("docker") && lower.contains("sock") {

@@ -327,6 +327,8 @@ pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<CommandResul
 fn worked(done: CommandResult, name: &str) -> Result<CommandResult> {
     match done.ok() {
         true => Ok(done),
-        false => Err(Error::unchanged(format!("a command in {name} failed")).seen(done.said()).into()),
+        false => {
+            Err(Error::unchanged(format!("a command in {name} failed")).seen(done.stderr_or_stdout()).into())
+        }
     }
 }

@@ -376,7 +376,7 @@ pub trait Proxy: Send + Sync {
 
     /// What the error says of the answer to `diagnose`.
     fn diagnosis(&self, said: &CommandResult) -> String {
-        said.said().into()
+        said.stderr_or_stdout().into()
     }
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).

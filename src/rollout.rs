@@ -444,13 +444,13 @@ impl<'a> Rollout<'a> {
         match done.ok() {
             true => Ok(()),
             false if self.lenient => {
-                let (name, said) = (self.name(key), done.said().to_string());
+                let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
                 self.tools.report.warn(&Warning::Hook { name, what, said });
                 Ok(())
             }
-            false => {
-                Err(Error::unchanged(format!("{what} of {} failed", self.name(key))).seen(done.said()).into())
-            }
+            false => Err(Error::unchanged(format!("{what} of {} failed", self.name(key)))
+                .seen(done.stderr_or_stdout())
+                .into()),
         }
     }
 
@@ -458,7 +458,7 @@ impl<'a> Rollout<'a> {
     fn try_exec(&self, key: &InstanceKey, exec: Exec, what: &'static str) -> Result<()> {
         let done = self.tools.docker.exec(&exec)?;
         if !done.ok() {
-            let (name, said) = (self.name(key), done.said().to_string());
+            let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
             self.tools.report.warn(&Warning::Hook { name, what, said });
         }
         Ok(())

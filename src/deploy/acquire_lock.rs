@@ -157,7 +157,7 @@ impl WaitObserver for WaitReporter {
     }
 
     fn asked_for(&mut self) {
-        self.docker.iter().for_each(Docker::expect_containers);
+        self.docker.iter().for_each(Docker::prefetch_containers);
     }
 
     fn gives_up(&mut self) -> Result<bool> {

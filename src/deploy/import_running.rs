@@ -55,7 +55,7 @@ impl Importer<'_> {
         let mut beliefs = ImportedState { known: BTreeMap::new(), snapshot: self.snapshot.clone() };
         // It has not changed; or only in what hashes do not know, as the number of instances.
         let hashes = self.docker.hashes()?;
-        self.docker.expect_hashes(); // whoever plans asks again
+        self.docker.prefetch_hashes(); // whoever plans asks again
         let mut open = self.believe(open, &(self.snapshot.clone(), hashes), &mut beliefs);
         if !open.is_empty() {
             for guess in self.guesses(&open) {

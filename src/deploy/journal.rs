@@ -276,7 +276,7 @@ impl Journal {
     pub fn expect_end(&self, docker: &Docker, entry: &ReleaseDraft) {
         let services: BTreeSet<String> = self.history.services();
         let all = services.iter().chain(entry.placed.keys());
-        docker.expect_holds(&self.project, &images::repositories(&self.project, all));
+        docker.prefetch_image_tags(&self.project, &images::repositories(&self.project, all));
     }
 
     /// Writes down what became of the run. What serves is not changed by a record that cannot be written, so that is a

@@ -19,7 +19,7 @@ const FOLDER: &str = "com.docker.compose.project.working_dir";
 /// While Compose reads the file: shells in the proxies that share a network with what runs of the project, and whether
 /// Compose would touch what it must not, for the service that is most likely meant.
 pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
-    docker.expect_manager();
+    docker.prefetch_manager();
     thread::spawn(git::who);
     let (docker, folder, args) = (docker.clone(), folder.to_path_buf(), args.clone());
     thread::spawn(move || {
@@ -29,7 +29,7 @@ pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
         docker.open_shells(&near.ids());
         if let Some(service) = near.meant(&args.services).filter(|_| args.image.is_empty()) {
             let its = near.ours.iter().copied().filter(|c| c.compose().is_some_and(|(_, s)| s == service));
-            docker.expect_collateral(service, total(&its.collect::<Vec<_>>(), scale(&args, service)));
+            docker.prefetch_collateral(service, total(&its.collect::<Vec<_>>(), scale(&args, service)));
         }
     });
 }
@@ -84,12 +84,12 @@ pub fn of_targets(
 ) {
     let services: BTreeSet<&str> = targets.iter().flat_map(Target::services).collect();
     let images: BTreeSet<&str> = services.iter().map(|s| project.services[*s].image.as_str()).collect();
-    images.iter().for_each(|image| docker.expect_image(image));
+    images.iter().for_each(|image| docker.prefetch_image(image));
     for target in targets.iter().filter(|t| matches!(t, Target::Service(_))) {
         let (name, service) = (target.name(), &project.services[target.name()]);
         let its = containers.iter().filter(|c| observe::is_member(project, c, &[name]));
         let in_file = service.replicas.map(|n| n as usize);
-        docker.expect_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));
+        docker.prefetch_collateral(name, total(&its.collect::<Vec<_>>(), scale(args, name).or(in_file)));
     }
 }
 

@@ -131,7 +131,7 @@ impl<'a> Pipeline<'a> {
 
     /// Starts to read what [`Run::left_alone`] asks for.
     pub fn expect_others(&self, containers: &[Container], targets: &[Target]) {
-        self.docker().expect_images(&self.images_of(&self.others(containers, targets)));
+        self.docker().prefetch_images(&self.images_of(&self.others(containers, targets)));
     }
 
     /// What has changed as well, in the file or in its image, and that nobody asked for.

@@ -82,7 +82,7 @@ fn prune_project(
         match done.ok() || done.stderr.to_lowercase().contains("no such image") {
             true => report.say(&format!("removed `{tag}`")),
             // Another container may use it.
-            false => report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.said()))),
+            false => report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.stderr_or_stdout()))),
         }
     }
     Ok(())

@@ -44,7 +44,7 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(asked::place(compose), observer)?.heard_by(OutputSink { wanted, line });
+    let docker = Docker::find(asked::place(compose), observer)?.with_output_sink(OutputSink { wanted, line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
         None => docker,
@@ -86,7 +86,7 @@ impl Request {
         prefetch::of_project(&docker, &asked::project_folder(compose), args);
         let yaml = resolved(&mut docker, report)?;
         // Not before: side by side both would take twice as long, and this is what all else waits for.
-        docker.expect_hashes();
+        docker.prefetch_hashes();
         Request::read(docker, &yaml, compose, flags)
     }
 

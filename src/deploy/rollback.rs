@@ -518,7 +518,7 @@ impl Restorer<'_> {
         definition.write(ledger, asked.number, self.rollout.dry_run)?;
         let mut targets = asked::as_targets(&definition.project, &asked.services)?;
         asked::dependencies_first(&definition.project, &mut targets);
-        definition.docker = definition.docker.heeding(self.stop);
+        definition.docker = definition.docker.with_stop_signal(self.stop);
         let containers = definition.docker.containers()?;
         let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
         preflight::targets(&definition.project, &targets, &proxies)?;

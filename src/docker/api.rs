@@ -170,7 +170,7 @@ fn is_plain(name: &str) -> bool {
 
 impl ApiQuery {
     /// What the client prints of these answers; none where it is to say it itself.
-    pub fn told(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
+    pub fn into_client_output(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
         for ApiResponse { status, body } in answers {
             match status {
@@ -250,7 +250,8 @@ mod tests {
     }
 
     fn printed(words: &str, answers: &[ApiResponse]) -> Option<(i32, String, String)> {
-        let done = of(&words.split(' ').collect::<Vec<_>>()).expect("a question").told(answers)?;
+        let done =
+            of(&words.split(' ').collect::<Vec<_>>()).expect("a question").into_client_output(answers)?;
         Some((done.code?, done.stdout, done.stderr))
     }
 

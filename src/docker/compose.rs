@@ -25,7 +25,7 @@ impl Docker {
         }
         if self.plugin.take().is_some() {
             // What the plugin fails at by itself may be what the client does for it. That decides.
-            self.expect_nothing();
+            self.discard_prefetched();
             return self.config();
         }
         if self.standalone.is_none() && !self.run(&self.docker_words(&["compose", "version"]))?.ok() {
@@ -33,7 +33,7 @@ impl Docker {
             return self.config();
         }
         Err(Error::usage("`docker compose config` refuses the project")
-            .seen(done.said())
+            .seen(done.stderr_or_stdout())
             .hint("correct the file, or name another with `--file`")
             .into())
     }
@@ -60,7 +60,8 @@ impl Docker {
     /// # Errors
     /// Compose's own.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        let done = self.compose_said(&HASHES, self.told(&self.compose_words(&HASHES))?)?;
+        let done =
+            self.checked_compose_output(&HASHES, self.run_prefetched(&self.compose_words(&HASHES))?)?;
         let pairs = done.lines().filter_map(|l| l.split_once(char::is_whitespace));
         Ok(pairs.map(|(service, hash)| (service.trim().into(), hash.trim().into())).collect())
     }
@@ -111,7 +112,7 @@ impl Docker {
         self.check_lease()?;
         let argv = self.compose_words(&["run", "--rm", "--no-deps", "--no-TTY", service]);
         // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
-        self.run_loud(&argv, expression(&argv))
+        self.run_streaming(&argv, expression(&argv))
     }
 
     /// What Compose would stop or remove if it were told to create instances: it recreates a network whose definition
@@ -127,7 +128,7 @@ impl Docker {
                 "`docker compose --dry-run {}` does not print what it would do",
                 command.join(" ")
             ))
-            .seen(done.said())
+            .seen(done.stderr_or_stdout())
             .hint("update Compose (2.20 or later prints it), or unset the COMPOSE_* variables that change its output")
             .into());
         }
@@ -156,11 +157,11 @@ impl Docker {
     }
 
     fn dry_run(&self, command: &[String]) -> Result<CommandResult> {
-        let done = self.told(&self.compose_words(&dry_words(command)))?;
+        let done = self.run_prefetched(&self.compose_words(&dry_words(command)))?;
         match done.ok() {
             true => Ok(done),
             false => Err(Error::unchanged(format!("Compose refuses `{}`", command.join(" ")))
-                .seen(done.said())
+                .seen(done.stderr_or_stdout())
                 .into()),
         }
     }

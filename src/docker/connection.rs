@@ -81,7 +81,7 @@ impl HttpPipe {
         Ok(self)
     }
 
-    fn ask(&mut self, request: &ApiRequest, late: Instant) -> Result<ApiResponse, SessionError> {
+    fn request(&mut self, request: &ApiRequest, late: Instant) -> Result<ApiResponse, SessionError> {
         let path = format!("{}{}", self.version, request.path);
         let (head, body) = self.send(&path, &request.method, request.body.as_ref(), late)?;
         Ok(ApiResponse { status: head.status.as_u16(), body: body.to_vec() })
@@ -140,7 +140,7 @@ impl Docker {
         let words: Vec<&str> = argv.get(1 + self.place.engine.len()..)?.iter().map(String::as_str).collect();
         let question = api::of(&words).filter(|_| self.is_own)?;
         let start = Instant::now();
-        let done = question.told(&self.answers(&question.requests)?)?;
+        let done = question.into_client_output(&self.answers(&question.requests)?)?;
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Some(done)
     }
@@ -155,7 +155,7 @@ impl Docker {
         let open = line.open.take().map_or_else(|| self.open_line(late), Ok);
         let told = open.and_then(|mut connection| {
             let answers =
-                requests.iter().map(|request| connection.ask(request, late)).collect::<Result<_, _>>()?;
+                requests.iter().map(|request| connection.request(request, late)).collect::<Result<_, _>>()?;
             Ok((answers, connection))
         });
         match told {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn asked(connection: &mut HttpPipe, path: &str) -> Result<(u16, String), SessionError> {
-        let answer = connection.ask(&request(path), Instant::now() + LATE)?;
+        let answer = connection.request(&request(path), Instant::now() + LATE)?;
         Ok((answer.status, String::from_utf8(answer.body).unwrap()))
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let ((_requests, input), (output, _out)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let mut connection = HttpPipe::new(input, output).unwrap();
         let late = Instant::now() + Duration::from_millis(20);
-        assert_eq!(connection.ask(&request("a"), late).err(), Some(SessionError::Late));
+        assert_eq!(connection.request(&request("a"), late).err(), Some(SessionError::Late));
     }
 
     #[test]

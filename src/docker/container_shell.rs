@@ -62,7 +62,7 @@ impl Docker {
             shell.misses += 1;
             return Ok(None);
         };
-        let Ok(asked) = session.ask(&exec.argv) else {
+        let Ok(asked) = session.run(&exec.argv) else {
             shell.misses += 1;
             return Ok(None);
         };

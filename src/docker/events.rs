@@ -75,7 +75,7 @@ impl Docker {
         let mut lines = LineBuffer::default();
         connection.follow(path, late, |piece| {
             state.open.store(true, Ordering::Relaxed);
-            lines.take(piece).iter().filter_map(|line| read(line)).for_each(&told);
+            lines.push(piece).iter().filter_map(|line| read(line)).for_each(&told);
             !state.ended.load(Ordering::Relaxed)
         });
         state.open.store(false, Ordering::Relaxed);
@@ -92,7 +92,7 @@ struct LineBuffer(Vec<u8>);
 
 impl LineBuffer {
     /// The lines that end in this piece.
-    fn take(&mut self, piece: &[u8]) -> Vec<String> {
+    fn push(&mut self, piece: &[u8]) -> Vec<String> {
         self.0.extend(piece);
         let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
         let rest = self.0.split_off(end + 1);
@@ -177,9 +177,9 @@ mod tests {
     #[test]
     fn lines_come_in_pieces() {
         let mut lines = LineBuffer::default();
-        assert_eq!(lines.take(b"on"), [""; 0]);
-        assert_eq!(lines.take(b"e\ntwo\nthr"), ["one", "two"]);
-        assert_eq!(lines.take(b"ee\n"), ["three"]);
+        assert_eq!(lines.push(b"on"), [""; 0]);
+        assert_eq!(lines.push(b"e\ntwo\nthr"), ["one", "two"]);
+        assert_eq!(lines.push(b"ee\n"), ["three"]);
     }
 
     #[test]

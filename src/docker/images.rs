@@ -23,7 +23,7 @@ impl Docker {
             return Ok(None);
         }
         let words = image_words(&[reference]);
-        let done = self.told(&self.docker_words(&words))?;
+        let done = self.run_prefetched(&self.docker_words(&words))?;
         match done.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
             false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
@@ -40,7 +40,7 @@ impl Docker {
             return Ok(Vec::new());
         }
         let words = image_words(&references.iter().copied().collect::<Vec<_>>());
-        let done = self.told(&self.docker_words(&words))?;
+        let done = self.run_prefetched(&self.docker_words(&words))?;
         match done.ok() || done.stderr.to_lowercase().contains("no such image") {
             true => Ok(serde_json::from_str(&done.stdout)?),
             false => Err(self.engine_fault(&words, &done).into()),
@@ -76,7 +76,7 @@ impl Docker {
         }
         let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
         let words = tags_words(&filters);
-        let tags = self.said(&words, self.told(&self.docker_words(&words))?)?;
+        let tags = self.said(&words, self.run_prefetched(&self.docker_words(&words))?)?;
         Ok(tags.lines().map(String::from).collect())
     }
 
@@ -112,7 +112,7 @@ impl Docker {
     pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
         let label = keeper_label(project);
         let words = keepers_words(&label);
-        let names = self.said(&words, self.told(&self.docker_words(&words))?)?;
+        let names = self.said(&words, self.run_prefetched(&self.docker_words(&words))?)?;
         Ok(names.lines().map(String::from).collect())
     }
 }

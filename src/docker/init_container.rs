@@ -56,7 +56,9 @@ impl Docker {
         let shown = shown_words(&argv[1..=argv.len() - 1 - init.command.len()]);
         let made = self.run_command(&format!("{shown} …"), command, None)?;
         if !made.ok() {
-            return Err(Error::unchanged("an init container cannot be made").seen(made.said()).into());
+            return Err(Error::unchanged("an init container cannot be made")
+                .seen(made.stderr_or_stdout())
+                .into());
         }
         let id = made.stdout.lines().last().unwrap_or_default().trim().to_string();
         let done = self.start_attached(&id, init);
@@ -72,7 +74,7 @@ impl Docker {
         }
         let argv = self.docker_words(&["start", "--attach", id]);
         // In a process group of its own: what it does to a database is not cut short by a first Ctrl-C.
-        self.run_loud(&argv, expression(&argv))
+        self.run_streaming(&argv, expression(&argv))
     }
 }
 

@@ -18,13 +18,13 @@ type LineSink = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Docker {
     /// The same client, of which somebody hears what commands of the user say.
-    pub fn heard_by(self, said: OutputSink) -> Docker {
+    pub fn with_output_sink(self, said: OutputSink) -> Docker {
         Docker { said: Some(said), ..self }
     }
 }
 
 /// Reads on a thread of its own; what this returns ends with the last line. A line without end comes in pieces.
-pub fn tell(reader: PipeReader, line: LineSink) -> Receiver<()> {
+pub fn forward_lines(reader: PipeReader, line: LineSink) -> Receiver<()> {
     let (end, ended) = channel::<()>();
     std::thread::spawn(move || {
         let mut reader = BufReader::new(reader);
@@ -50,7 +50,7 @@ mod tests {
         let heard: Arc<Mutex<Vec<String>>> = Arc::default();
         let (reader, mut writer) = io::pipe().unwrap();
         let to = Arc::clone(&heard);
-        let told = tell(reader, Arc::new(move |line| to.lock().unwrap().push(line.into())));
+        let told = forward_lines(reader, Arc::new(move |line| to.lock().unwrap().push(line.into())));
         writer.write_all(bytes).unwrap();
         drop(writer);
         assert!(told.recv().is_err(), "it ends with the pipe");

@@ -31,17 +31,17 @@ impl Prefetcher {
 
 impl Docker {
     /// [`Docker::is_stack`] is about to be asked.
-    pub fn expect_manager(&self) {
+    pub fn prefetch_manager(&self) {
         self.start_ahead(self.docker_words(&swarm::IS_MANAGER));
     }
 
     /// [`Docker::hashes`] is about to be asked.
-    pub fn expect_hashes(&self) {
+    pub fn prefetch_hashes(&self) {
         self.start_ahead(self.compose_words(&HASHES));
     }
 
     /// [`Docker::containers`] is about to be asked.
-    pub fn expect_containers(&self) {
+    pub fn prefetch_containers(&self) {
         self.start_ahead(self.docker_words(&IDS));
         let known = self.known();
         if !known.is_empty() {
@@ -51,14 +51,14 @@ impl Docker {
     }
 
     /// [`Docker::image`] is about to be asked.
-    pub fn expect_image(&self, reference: &str) {
+    pub fn prefetch_image(&self, reference: &str) {
         if is_reference(reference) {
             self.start_ahead(self.docker_words(&image_words(&[reference])));
         }
     }
 
     /// [`Docker::images`] is about to be asked.
-    pub fn expect_images(&self, references: &BTreeSet<&str>) {
+    pub fn prefetch_images(&self, references: &BTreeSet<&str>) {
         if !references.is_empty() {
             let words = image_words(&references.iter().copied().collect::<Vec<_>>());
             self.start_ahead(self.docker_words(&words));
@@ -66,7 +66,7 @@ impl Docker {
     }
 
     /// [`Docker::collateral`] is about to be asked, where the plan is what it mostly is; it may have been guessed before.
-    pub fn expect_collateral(&self, service: &str, total: usize) {
+    pub fn prefetch_collateral(&self, service: &str, total: usize) {
         let command = create_words(service, total);
         let words = self.compose_words(&dry_words(&command));
         if !self.is_under_way(&words) {
@@ -75,7 +75,7 @@ impl Docker {
     }
 
     /// [`Docker::keepers`] and [`Docker::tags_in`] are about to be asked.
-    pub fn expect_holds(&self, project: &str, repositories: &BTreeSet<String>) {
+    pub fn prefetch_image_tags(&self, project: &str, repositories: &BTreeSet<String>) {
         self.start_ahead(self.docker_words(&keepers_words(&keeper_label(project))));
         let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
         if !filters.is_empty() {
@@ -84,7 +84,7 @@ impl Docker {
     }
 
     /// What was asked ahead is no longer true.
-    pub fn expect_nothing(&self) {
+    pub fn discard_prefetched(&self) {
         self.ahead.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

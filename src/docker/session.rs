@@ -51,7 +51,7 @@ impl Session {
     }
 
     /// Gives it a command; the answer is what [`Session::answer`] returns.
-    pub fn ask(&mut self, argv: &[String]) -> Result<PendingCommand, SessionError> {
+    pub fn run(&mut self, argv: &[String]) -> Result<PendingCommand, SessionError> {
         self.count += 1;
         let end = format!("@compose-zd-{}-{}", std::process::id(), self.count);
         let sent = self.stdin.write_all(line(argv, &end).as_bytes()).and_then(|()| self.stdin.flush());

@@ -65,7 +65,7 @@ impl Docker {
     pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
         let filter = format!("label={NAMESPACE}={stack}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];
-        self.services_told(&words, self.ask(&words)?)
+        self.services_told(&words, self.query_swarm(&words)?)
     }
 
     /// Whether there is a stack of that name. An engine that has nothing to do with Swarm is asked too, so it may take
@@ -105,14 +105,14 @@ impl Docker {
     }
 
     /// A manager on another machine may fall silent in the middle of a question.
-    fn ask(&self, words: &[&str]) -> Result<CommandResult> {
+    fn query_swarm(&self, words: &[&str]) -> Result<CommandResult> {
         let limit = self.scaled(ANSWER);
         let done = self.run_within(&self.docker_words(words), None, limit)?;
         Ok(done.ok_or_else(|| silent(words, limit))?)
     }
 
     fn ask_checked(&self, words: &[&str]) -> Result<String> {
-        let done = self.ask(words)?;
+        let done = self.query_swarm(words)?;
         match done.ok() {
             true => Ok(done.stdout),
             false => Err(self.engine_fault(words, &done).into()),
@@ -133,7 +133,7 @@ impl Docker {
     /// No engine.
     pub fn tasks(&self, stack: &str) -> Result<Vec<RawTask>> {
         let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
-        let done = self.ask(&words)?;
+        let done = self.query_swarm(&words)?;
         if !done.ok() && !done.stderr.contains("nothing found in stack") {
             return Err(self.engine_fault(&words, &done).into());
         }
@@ -146,7 +146,7 @@ impl Docker {
             return Ok(Vec::new());
         }
         let words: Vec<&str> = command.iter().copied().chain(ids.iter().map(String::as_str)).collect();
-        let done = self.ask(&words)?;
+        let done = self.query_swarm(&words)?;
         let gone = |line: &str| {
             let line = line.to_lowercase();
             line.contains("no such") || line.contains("not found")
@@ -181,7 +181,7 @@ impl Docker {
             true => Ok(()),
             false => {
                 let done = CommandResult { stderr: without_advice(&done.stderr), ..done };
-                Err(stack_fault(self.engine_fault(&words, &done), done.said()).into())
+                Err(stack_fault(self.engine_fault(&words, &done), done.stderr_or_stdout()).into())
             }
         }
     }

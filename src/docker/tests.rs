@@ -226,17 +226,17 @@ fn a_command_in_a_container_ends_at_its_limit() {
     let docker = client(folder.path());
     let limit = Duration::from_millis(300);
     let hangs = docker.exec(&Exec::of_user("c", vec!["hook".into()]).within(limit)).unwrap();
-    assert_eq!((hangs.code, hangs.said()), (None, "no answer within 300ms"));
+    assert_eq!((hangs.code, hangs.stderr_or_stdout()), (None, "no answer within 300ms"));
     // In the shell that is kept as well, after which there is another one.
     let hangs = docker.query(&Exec::sh("c", "echo a; sleep 5").within(limit)).unwrap();
-    assert_eq!((hangs.code, hangs.said()), (None, "no answer within 300ms"));
+    assert_eq!((hangs.code, hangs.stderr_or_stdout()), (None, "no answer within 300ms"));
     assert_eq!(docker.query(&Exec::sh("c", "echo b")).unwrap().stdout.trim(), "b");
 }
 
 #[test]
 fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
-    let docker = client(folder.path()).heeding(&StopSignal::after(15));
+    let docker = client(folder.path()).with_stop_signal(&StopSignal::after(15));
     let interrupted = |done: Result<CommandResult>| Error::from_error(done.unwrap_err()).exit.code();
     assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
     assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);

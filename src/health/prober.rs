@@ -98,7 +98,7 @@ impl<'a> Prober<'a> {
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
         let answer = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
         match self.docker.exec_within(&Exec::of_user(&container.id, argv.to_vec()), limit) {
-            Ok(Some(done)) => match (done.code, last_line(done.said())) {
+            Ok(Some(done)) => match (done.code, last_line(done.stderr_or_stdout())) {
                 (Some(0), _) => answer(true, "→ 0".into()),
                 (Some(code), said) => answer(false, format!("→ {code} {said}")),
                 (None, said) => answer(false, format!("was killed {said}")),
@@ -229,7 +229,7 @@ impl<'a> Prober<'a> {
             }
             Ok(Some(done)) => Ok(match exec_probe::read(&done.stdout) {
                 Some((code, body)) => http.judge(&shown, code, body),
-                None => refused(format!("GET {shown} → {}", last_line(done.said()))),
+                None => refused(format!("GET {shown} → {}", last_line(done.stderr_or_stdout()))),
             }),
             Err(error) => Ok(refused(format!("GET {shown} → {error}"))),
         }

@@ -224,7 +224,7 @@ fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
         let Some(done) = config(&project(&truths, str::to_owned)) else {
             return Ok(());
         };
-        prop_assert!(done.ok(), "{}", done.said());
+        prop_assert!(done.ok(), "{}", done.stderr_or_stdout());
         is_read(&done.stdout, &truths)
     });
 }

@@ -156,7 +156,7 @@ impl Caddy {
 
     fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its admin API does not answer, so it cannot be told where to route to".into();
-        self.refused(why, "look at its log").seen(answer.said())
+        self.refused(why, "look at its log").seen(answer.stderr_or_stdout())
     }
 }
 
@@ -469,7 +469,7 @@ impl CaddyConfig {
         let (head, config) = answer.stdout.split_once("@config\n").unwrap_or((&answer.stdout, ""));
         let config = serde_json::from_str(config.trim()).ok();
         let (said, file) = head.split_once("@file\n").unwrap_or((head, ""));
-        let said = said.split_once("@said ").map_or(answer.said(), |(_, said)| said);
+        let said = said.split_once("@said ").map_or(answer.stderr_or_stdout(), |(_, said)| said);
         CaddyConfig {
             api: config.as_ref().map(|_| line("@api ").into()),
             config: config.unwrap_or_default(),

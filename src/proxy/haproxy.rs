@@ -208,7 +208,7 @@ impl Haproxy {
 
     fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its `stats socket` does not answer";
-        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.said())
+        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.stderr_or_stdout())
     }
 
     fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
@@ -500,7 +500,7 @@ impl Proxy for Haproxy {
         let ours = |line: &&String| self.backends().any(|b| line.starts_with(&format!("`{b}/")));
         let lines: Vec<String> =
             failing.iter().filter(ours).map(|l| format!("its own check of {l}")).collect();
-        if lines.is_empty() { said.said().into() } else { lines.join("\n") }
+        if lines.is_empty() { said.stderr_or_stdout().into() } else { lines.join("\n") }
     }
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS

@@ -400,7 +400,7 @@ impl Proxy for NginxProxy {
 
     fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let state = PreflightState::read(answers).ok_or_else(|| {
-            let said: Vec<&str> = answers.iter().map(CommandResult::said).collect();
+            let said: Vec<&str> = answers.iter().map(CommandResult::stderr_or_stdout).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
@@ -460,7 +460,8 @@ impl Proxy for NginxProxy {
 
     fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = NginxState::parse(&answer.stdout).ok_or_else(|| {
-            Error::unchanged(format!("{} does not tell what it routes to", self.name())).seen(answer.said())
+            Error::unchanged(format!("{} does not tell what it routes to", self.name()))
+                .seen(answer.stderr_or_stdout())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
         let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));

@@ -137,7 +137,8 @@ impl Traefik {
     fn answer(&self, done: &CommandResult) -> Result<TraefikState, Error> {
         let answer = TraefikState::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
         answer.ok_or_else(|| {
-            Error::unchanged(format!("{} does not tell what it routes to", self.called())).seen(done.said())
+            Error::unchanged(format!("{} does not tell what it routes to", self.called()))
+                .seen(done.stderr_or_stdout())
         })
     }
 

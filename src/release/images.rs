@@ -281,7 +281,7 @@ fn released(tag: &str, done: &CommandResult) -> anyhow::Result<()> {
     let said = done.stderr.to_lowercase();
     match done.ok() || said.contains("conflict") || said.contains("no such image") {
         true => Ok(()),
-        false => anyhow::bail!("`{tag}`: {}", done.said()),
+        false => anyhow::bail!("`{tag}`: {}", done.stderr_or_stdout()),
     }
 }
 

@@ -17,7 +17,7 @@ fn argv(script: &str, more: &[&str]) -> Vec<String> {
 }
 
 fn run(session: &mut Session, argv: &[String]) -> Result<CommandResult, SessionError> {
-    let mut asked = session.ask(argv)?;
+    let mut asked = session.run(argv)?;
     session.answer(&mut asked, Duration::from_secs(20))
 }
 
@@ -52,7 +52,7 @@ fn much_output_comes_whole() {
 #[test]
 fn a_shell_that_is_gone_gives_no_answer_and_a_late_one_may_still_come() {
     let mut session = session();
-    let mut asked = session.ask(&argv("sleep 0.2; echo late", &[])).unwrap();
+    let mut asked = session.run(&argv("sleep 0.2; echo late", &[])).unwrap();
     assert_eq!(session.answer(&mut asked, Duration::ZERO), Err(SessionError::Late));
     assert_eq!(session.answer(&mut asked, Duration::from_secs(20)).unwrap().stdout, "late\n");
     assert_eq!(run(&mut session, &argv("kill -9 $PPID", &[])), Err(SessionError::Gone));
