@@ -52,7 +52,7 @@ impl ProxyRotation<'_> {
     /// # Errors
     /// A proxy that does not confirm in 30 s, with what it says of its configuration; an interrupt; what `check` finds.
     pub fn set(&self, stop: &StopSignal, check: &dyn Fn() -> Result<()>) -> Result<()> {
-        self.settle(&mut self.rotation.clone(), stop, check)
+        self.converge(&mut self.rotation.clone(), stop, check)
     }
 
     /// Takes the first steps towards the rotation, and does not wait for their confirmation.
@@ -71,7 +71,7 @@ impl ProxyRotation<'_> {
     }
 
     /// As [`Routing::set`]; the rotation is as it was confirmed then.
-    fn settle(
+    fn converge(
         &self,
         rotation: &mut Rotation,
         stop: &StopSignal,
@@ -196,7 +196,7 @@ impl ProxyRotation<'_> {
             check()?;
             let mut read = self.read(&rotation).ok().filter(|r| r.confirms(&rotation));
             if read.is_none() {
-                self.settle(&mut rotation, stop, check)?;
+                self.converge(&mut rotation, stop, check)?;
                 quiet = 0;
                 // The limit may have passed, and what is in flight is to be known all the same.
                 read = self.read(&rotation).ok().filter(|r| r.confirms(&rotation));
@@ -268,7 +268,7 @@ fn now(docker: &Docker, proxy: &dyn Proxy, endpoints: &[Endpoint]) -> Result<Com
 /// # Errors
 /// A proxy that does not answer, refuses, or does not catch up in its time; that until Docker finds them healthy, whom
 /// its discovery may go by, does not count.
-pub fn release(
+pub fn hand_back(
     docker: &Docker,
     proxy: &dyn Proxy,
     ours: &dyn Fn() -> Result<Vec<Endpoint>>,

@@ -72,7 +72,7 @@ impl StopSignal {
         let asked = stop.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                if asked.take(signal) == Some(SignalEffect::Leaves) {
+                if asked.record(signal) == Some(SignalEffect::Leaves) {
                     std::process::exit(128 + signal);
                 }
                 asked.bell.ring();
@@ -88,7 +88,7 @@ impl StopSignal {
     }
 
     /// Takes a signal in, and says what becomes of it.
-    fn take(&self, signal: i32) -> Option<SignalEffect> {
+    fn record(&self, signal: i32) -> Option<SignalEffect> {
         let is_first = self.signal.swap(signal as usize, Ordering::SeqCst) == 0;
         let finishes = self.phase.load(Ordering::SeqCst) == RunPhase::Finishes as usize;
         let (told, hurried) = &*self.last;
@@ -98,11 +98,11 @@ impl StopSignal {
             (false, true) => return None,
             _ => SignalEffect::Leaves,
         };
-        self.tell(asked);
+        self.report(asked);
         Some(asked)
     }
 
-    fn tell(&self, asked: SignalEffect) {
+    fn report(&self, asked: SignalEffect) {
         if let Some(told) = &self.told {
             told(asked);
         }
@@ -114,7 +114,7 @@ impl StopSignal {
         let has_come = self.signal.load(Ordering::SeqCst) != 0;
         let is_new = before == RunPhase::Heeds as usize && phase == RunPhase::Finishes;
         if is_new && has_come && !self.last.0.swap(true, Ordering::SeqCst) {
-            self.tell(SignalEffect::Finishes);
+            self.report(SignalEffect::Finishes);
         }
     }
 
@@ -273,28 +273,28 @@ mod tests {
         let stop = listening();
         stop.enter(RunPhase::Finishes);
         assert_eq!(
-            (stop.take(15), stop.signal(), stop.is_hurried()),
+            (stop.record(15), stop.signal(), stop.is_hurried()),
             (Some(SignalEffect::Finishes), None, false)
         );
-        assert_eq!((stop.take(15), stop.is_hurried()), (Some(SignalEffect::Hurries), true));
-        assert_eq!(stop.take(15), Some(SignalEffect::Leaves));
+        assert_eq!((stop.record(15), stop.is_hurried()), (Some(SignalEffect::Hurries), true));
+        assert_eq!(stop.record(15), Some(SignalEffect::Leaves));
         assert_eq!(
             std::mem::take(&mut *heard.lock().unwrap()),
             [SignalEffect::Finishes, SignalEffect::Hurries, SignalEffect::Leaves]
         );
 
         let late = listening();
-        assert_eq!((late.take(2), late.signal()), (None, Some(2)));
+        assert_eq!((late.record(2), late.signal()), (None, Some(2)));
         late.enter(RunPhase::Finishes);
         assert_eq!(*heard.lock().unwrap(), [SignalEffect::Finishes], "it came just before the last switch");
-        assert_eq!(late.take(2), Some(SignalEffect::Hurries));
+        assert_eq!(late.record(2), Some(SignalEffect::Hurries));
         late.enter(RunPhase::Heeds);
         assert_eq!(late.signal(), Some(2), "the next service is not begun");
 
         let back = listening();
-        assert_eq!(back.take(15), None);
+        assert_eq!(back.record(15), None);
         back.enter(RunPhase::GoesBack);
-        assert_eq!((back.signal(), back.take(15)), (None, Some(SignalEffect::Leaves)));
+        assert_eq!((back.signal(), back.record(15)), (None, Some(SignalEffect::Leaves)));
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl<'a> Rollout<'a> {
         for proxy in self.tools.proxies {
             let now = || first.take().map_or_else(|| self.fresh(&all), Ok);
             let ours = || Ok(endpoints(proxy.as_ref(), now()?.iter()));
-            drain::release(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
+            drain::hand_back(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
         }
         Ok(())
     }
