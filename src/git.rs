@@ -92,7 +92,7 @@ fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<CommandR
 }
 
 /// Who deploys, as `user@host`: behind `sudo` the one who called it.
-pub fn who() -> String {
+pub fn user_and_host() -> String {
     static WHO: LazyLock<String> = LazyLock::new(|| {
         let said = |argv: &[&str]| {
             let done = run_program(argv, Path::new("/"), &[]).ok().filter(CommandResult::ok);
@@ -228,7 +228,9 @@ mod tests {
 
     #[test]
     fn somebody_is_always_named() {
-        assert!(who().split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty()));
+        assert!(
+            user_and_host().split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
+        );
     }
 
     mod properties {

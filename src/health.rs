@@ -107,7 +107,7 @@ pub fn wait_until_ready(
             match turn {
                 InstanceCheck::Answered(answer) => {
                     let now = Instant::now();
-                    if progress.hear(&answer, now) == pace.successes || progress.stands(&answer, now) {
+                    if progress.record(&answer, now) == pace.successes || progress.stands(&answer, now) {
                         told(candidate, &answer);
                     }
                 }
@@ -136,7 +136,7 @@ impl ReadinessProgress {
     }
 
     /// Takes an answer in, and tells how many in a row were good.
-    fn hear(&mut self, answer: &ProbeResult, now: Instant) -> u32 {
+    fn record(&mut self, answer: &ProbeResult, now: Instant) -> u32 {
         self.asked += 1;
         if self.since.is_none() || gist(&self.last) != gist(&answer.text) {
             self.since = Some(now);
@@ -191,7 +191,7 @@ fn ask_all(
         };
         match ended(container, &candidate.probe) {
             Some(end) => InstanceCheck::Ended(end),
-            None => match asker.ask(&candidate.probe, container) {
+            None => match asker.probe(&candidate.probe, container) {
                 Ok(answer) => InstanceCheck::Answered(answer),
                 Err(unasked) => InstanceCheck::Ended(InstanceEnd::Unasked(unasked)),
             },

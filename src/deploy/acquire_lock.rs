@@ -76,7 +76,7 @@ impl LockCaller<'_> {
         let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = WaitReporter { place, report: self.report, waited: false, docker };
-        let holder = LockOwner::this(&self.command, git::who());
+        let holder = LockOwner::this(&self.command, git::user_and_host());
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
         let wish =
             lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };

@@ -391,7 +391,7 @@ impl Journal {
             services,
             deployed: entry.placed.keys().cloned().collect(),
             git: git_of(entry),
-            by: git::who(),
+            by: git::user_and_host(),
             command: command_line(),
             started: humantime::format_rfc3339_seconds(started).to_string(),
             seconds: course.took.as_secs_f64(),

@@ -340,7 +340,7 @@ impl TargetReader<'_> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, &self.proxies)?;
         let asker = Prober::new(self.docker, service.settings.pace.timeout)?;
-        Ok(asker.ask(&probe, container).is_ok_and(|answer| answer.ready))
+        Ok(asker.probe(&probe, container).is_ok_and(|answer| answer.ready))
     }
 }
 

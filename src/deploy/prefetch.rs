@@ -20,7 +20,7 @@ const FOLDER: &str = "com.docker.compose.project.working_dir";
 /// Compose would touch what it must not, for the service that is most likely meant.
 pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
     docker.prefetch_manager();
-    thread::spawn(git::who);
+    thread::spawn(git::user_and_host);
     let (docker, folder, args) = (docker.clone(), folder.to_path_buf(), args.clone());
     thread::spawn(move || {
         // Whoever needs them asks again, and tells what is wrong.

@@ -73,7 +73,7 @@ impl<'a> ServingInstance<'a> {
     /// None where the time was too short to judge it.
     fn ask(&self, asker: &Prober) -> Option<ProbeResult> {
         let start = Instant::now();
-        let answer = asker.ask(&self.probe, self.container).ok()?;
+        let answer = asker.probe(&self.probe, self.container).ok()?;
         let is_judged = self.timeout() <= TIMEOUT || start.elapsed() < TIMEOUT;
         (answer.ready || is_judged).then_some(answer)
     }

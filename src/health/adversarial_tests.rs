@@ -53,7 +53,7 @@ fn ask(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
     .unwrap();
     let start = Instant::now();
     let answer = asker
-        .ask(&ReadinessProbe::Http(HttpProbe { health, port, via: None }), &container)
+        .probe(&ReadinessProbe::Http(HttpProbe { health, port, via: None }), &container)
         .expect("a way to ask");
     assert!(start.elapsed() < FAR_TOO_LONG, "{answer:?}");
     assert_eq!(*asker.known.lock().unwrap(), Some(ProbeOrigin::Here), "{answer:?}");

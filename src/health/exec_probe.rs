@@ -53,7 +53,7 @@ exit 97
 "#;
 
 /// The question, in a container.
-pub fn question(container: &str, request: &ExecRequest) -> Exec {
+pub fn probe_command(container: &str, request: &ExecRequest) -> Exec {
     let seconds = request.timeout.as_secs_f64().ceil();
     let (limit, longer) = (seconds.to_string(), (seconds + 1.0).to_string());
     let (port, bytes) = (request.port.to_string(), request.bytes.to_string());
@@ -168,7 +168,7 @@ mod tests {
                 timeout,
                 bytes: 9999,
             };
-            let argv = question("c", &request).argv;
+            let argv = probe_command("c", &request).argv;
             let fake = "curl() { for w in \"$@\"; do printf '<%s>' \"$w\"; done; }; timeout() { false; }\n";
             let script = format!("{fake}{}", argv[2]);
             let words: Vec<&str> =
@@ -221,7 +221,7 @@ mod tests {
             timeout,
             bytes: 64 << 10,
         };
-        let argv = question("c", &request).argv;
+        let argv = probe_command("c", &request).argv;
         let words: Vec<&str> = ["/bin/sh"].into_iter().chain(argv[1..].iter().map(String::as_str)).collect();
         let path = Some(bin.path().as_os_str().to_owned());
         let done = run_program(&words, Path::new("/"), &[("PATH", path)]).unwrap();

@@ -102,7 +102,7 @@ impl Monitor {
             all: Mutex::default(),
         });
         let told = Arc::clone(&shared);
-        let events = docker.follow(project, move |happening| told.hear(happening));
+        let events = docker.follow(project, move |happening| told.record(happening));
         let (poller, prober, is_told) = (Arc::clone(&shared), Arc::clone(&shared), events.are_told());
         if self.0.set(MonitorThread { shared, _events: events }).is_err() {
             return;
@@ -212,8 +212,8 @@ impl SharedState {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, happening: ContainerEvent) {
-        self.all().hear(happening);
+    fn record(&self, happening: ContainerEvent) {
+        self.all().record(happening);
         self.bell.ring();
     }
 
@@ -248,7 +248,7 @@ impl SharedState {
         let Ok(turns) = turns else { return };
         let mut all = self.all();
         for (candidate, turn) in candidates.iter().zip(turns) {
-            all.take(&candidate.id, turn);
+            all.record_check(&candidate.id, turn);
         }
         if all.instances.iter().any(|i| i.end.is_some()) {
             self.bell.ring();
@@ -260,7 +260,7 @@ impl MonitorState {
     fn follow(&mut self, mut instance: MonitoredInstance) {
         let id = instance.id().clone();
         for (at, what) in self.happened.get(&id).into_iter().flatten() {
-            instance.hear(*what, *at);
+            instance.record_event(*what, *at);
         }
         self.instances.retain(|i| *i.id() != id);
         self.instances.push(instance);
@@ -277,9 +277,9 @@ impl MonitorState {
         coming.map(admit).collect()
     }
 
-    fn hear(&mut self, ContainerEvent { id, what }: ContainerEvent) {
+    fn record(&mut self, ContainerEvent { id, what }: ContainerEvent) {
         let now = Instant::now();
-        self.instances.iter_mut().filter(|i| *i.id() == id).for_each(|i| i.hear(what, now));
+        self.instances.iter_mut().filter(|i| *i.id() == id).for_each(|i| i.record_event(what, now));
         self.happened.entry(id).or_default().push((now, what));
     }
 
@@ -300,10 +300,10 @@ impl MonitorState {
         self.instances.iter_mut().filter(|i| i.id() == id).for_each(|i| i.fail(end.clone()));
     }
 
-    fn take(&mut self, id: &String, turn: InstanceCheck) {
+    fn record_check(&mut self, id: &String, turn: InstanceCheck) {
         let instance = self.instances.iter_mut().find(|i| i.id() == id);
         instance.into_iter().for_each(|i| match &turn {
-            InstanceCheck::Answered(answer) => i.take(answer),
+            InstanceCheck::Answered(answer) => i.record_probe(answer),
             InstanceCheck::Ended(end) => i.fail(end.clone()),
         });
     }
@@ -370,7 +370,7 @@ impl MonitoredInstance {
         }
     }
 
-    fn hear(&mut self, what: EventKind, at: Instant) {
+    fn record_event(&mut self, what: EventKind, at: Instant) {
         match what {
             EventKind::Died { code: Some(code) } => {
                 let out_of_memory = self.out_of_memory.is_some();
@@ -382,7 +382,7 @@ impl MonitoredInstance {
         }
     }
 
-    fn take(&mut self, answer: &ProbeResult) {
+    fn record_probe(&mut self, answer: &ProbeResult) {
         self.last = answer.text.clone();
         self.misses = if answer.ready { 0 } else { self.misses + 1 };
         if self.misses >= MISSES {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     fn hear(all: &mut MonitorState, id: &str, what: EventKind) {
-        all.hear(ContainerEvent { id: id.into(), what });
+        all.record(ContainerEvent { id: id.into(), what });
     }
 
     /// Names of those that failed since, with the reason.
@@ -522,7 +522,10 @@ mod tests {
     fn three_bad_answers_in_a_row_fail() {
         let mut all = followed(&["1"]);
         let mut answer = |ready| {
-            all.take(&"1".to_string(), InstanceCheck::Answered(ProbeResult { ready, text: "→ 503".into() }));
+            all.record_check(
+                &"1".to_string(),
+                InstanceCheck::Answered(ProbeResult { ready, text: "→ 503".into() }),
+            );
             all.take_failed().into_iter().map(|i| i.end.unwrap().explain(None)).collect::<Vec<_>>()
         };
         for ready in [false, false, true, false, false] {

@@ -79,9 +79,9 @@ impl<'a> Prober<'a> {
 
     /// # Errors
     /// An instance that nobody can ask.
-    pub fn ask(&self, probe: &ReadinessProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
+    pub fn probe(&self, probe: &ReadinessProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         match probe {
-            ReadinessProbe::Check(argv) => Ok(self.check(argv, container)),
+            ReadinessProbe::Check(argv) => Ok(self.run_command(argv, container)),
             ReadinessProbe::Http(http) => self.http(http, container),
             ReadinessProbe::Connect(port) => self.connect(*port, container),
             ReadinessProbe::Running => Ok(ProbeResult {
@@ -91,7 +91,7 @@ impl<'a> Prober<'a> {
         }
     }
 
-    fn check(&self, argv: &[String], container: &Container) -> ProbeResult {
+    fn run_command(&self, argv: &[String], container: &Container) -> ProbeResult {
         if argv.is_empty() {
             return ProbeResult { ready: true, text: "left to Docker".into() };
         }
@@ -222,7 +222,7 @@ impl<'a> Prober<'a> {
             bytes: BODY_LIMIT,
         };
         let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
-        match self.docker.exec_within(&exec_probe::question(&asker.id, &request), limit) {
+        match self.docker.exec_within(&exec_probe::probe_command(&asker.id, &request), limit) {
             Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
             Ok(Some(done)) if exec_probe::cannot(&done) => {
                 Err(format!("{} {place}", exec_probe::lack(&done)))

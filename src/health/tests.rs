@@ -113,7 +113,7 @@ fn reported<'t>(answers: &[(u64, &'t str)]) -> Vec<&'t str> {
     let mut is_reported = |ms: u64, text: &str| {
         let now = start + Duration::from_millis(ms);
         let answer = ProbeResult { ready: text.ends_with("→ 200"), text: text.into() };
-        progress.hear(&answer, now);
+        progress.record(&answer, now);
         progress.stands(&answer, now)
     };
     answers.iter().filter(|(ms, text)| is_reported(*ms, text)).map(|(_, text)| *text).collect()
