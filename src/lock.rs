@@ -102,7 +102,7 @@ pub trait WaitObserver {
     /// There is no more reason to wait.
     fn gives_up(&mut self) -> Result<bool>;
     /// It was asked for, and is ours or somebody's by now: what is read from here on is true once it turns out to be ours.
-    fn asked_for(&mut self) {}
+    fn others_wait(&mut self) {}
 }
 
 /// For the names that nothing is read under.
@@ -181,7 +181,11 @@ impl OwnerSilence {
 ///
 /// # Errors
 /// An engine that does not answer, or refuses.
-pub fn take(wish: LockRequest, stop: &StopSignal, waiting: &mut dyn WaitObserver) -> Result<AcquireResult> {
+pub fn acquire(
+    wish: LockRequest,
+    stop: &StopSignal,
+    waiting: &mut dyn WaitObserver,
+) -> Result<AcquireResult> {
     let LockRequest { docker, board, project, holder, limit } = wish;
     let keys = LockContext { docker: docker.clone(), names: LockNames::of(board, project), holder };
     let mut other = LockOwner::default();
@@ -274,7 +278,7 @@ impl LockContext {
     fn try_claim(&self, name: &str, waiting: &mut dyn WaitObserver) -> Result<Option<LockOwner>> {
         for _ in 0..TRIES {
             self.docker.claim(self.names.board, name, &self.holder.text())?;
-            waiting.asked_for();
+            waiting.others_wait();
             match self.claimed(name)? {
                 Some(holder) if holder == self.holder => return Ok(None),
                 Some(holder) => return Ok(Some(holder)),

@@ -80,7 +80,7 @@ impl LockCaller<'_> {
         let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
         let wish =
             lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };
-        match lock::take(wish, self.stop, &mut queue)? {
+        match lock::acquire(wish, self.stop, &mut queue)? {
             AcquireResult::Held(lock) => self.begin(lock, queue),
             AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
             AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
@@ -156,7 +156,7 @@ impl WaitObserver for WaitReporter {
         self.report.event(Event::TookOver { holder: holder.to_string() });
     }
 
-    fn asked_for(&mut self) {
+    fn others_wait(&mut self) {
         self.docker.iter().for_each(Docker::prefetch_containers);
     }
 
