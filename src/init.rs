@@ -9,7 +9,7 @@ mod templates;
 use std::path::{Path, PathBuf};
 
 pub use facts::ProjectFacts;
-pub use select::{InitOptions, PortForward, ProxiedService, candidates, fronts};
+pub use select::{InitOptions, PortForward, ProxiedService, candidates, proxied_services};
 pub use templates::{addition_to_makefile, files};
 
 /// The first words of the files that `init` writes for a proxy.

@@ -98,7 +98,7 @@ fn size(bytes: u64) -> String {
 }
 
 /// Reads `12.5MiB / 23.5GiB` of `docker stats`.
-pub fn taken(text: &str) -> Option<u64> {
+pub fn parse_used(text: &str) -> Option<u64> {
     let first = text.split('/').next()?.trim();
     let at = first.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = first.split_at(at);
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn memory_is_read_as_docker_and_the_kernel_print_it() {
-        assert_eq!(taken("792KiB / 23.54GiB"), Some(792 << 10));
-        assert_eq!(taken("1.5GiB / 2GiB"), Some(3 << 29));
-        assert_eq!([taken("0B / 0B"), taken("-- / --"), taken("")], [Some(0), None, None]);
+        assert_eq!(parse_used("792KiB / 23.54GiB"), Some(792 << 10));
+        assert_eq!(parse_used("1.5GiB / 2GiB"), Some(3 << 29));
+        assert_eq!([parse_used("0B / 0B"), parse_used("-- / --"), parse_used("")], [Some(0), None, None]);
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
         assert_eq!(available("MemTotal: 9 kB"), None);
         assert_eq!([size(5 << 20), size(3 << 29)], ["5 MiB", "1.5 GiB"]);

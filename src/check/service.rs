@@ -131,7 +131,7 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
             "the first process of {instance} has no handler for {signal}, so the kernel drops it, and it is killed after \
              {grace} with all that it does then"
         );
-        return (!signals.take(number)).then(|| s.grave(IGNORES, says, fix));
+        return (!signals.has_effect(number)).then(|| s.grave(IGNORES, says, fix));
     }
     let words = s.words();
     let shell = signals::shell_in_front(&words).filter(|_| !s.service.process.init)?;

@@ -25,7 +25,7 @@ impl SignalMasks {
     }
 
     /// Whether this signal does anything.
-    pub fn take(&self, number: u32) -> bool {
+    pub fn has_effect(&self, number: u32) -> bool {
         let bit = 1u64 << (number - 1);
         self.ignored & bit == 0 && (self.caught | self.blocked) & bit != 0
     }
@@ -81,11 +81,11 @@ mod tests {
         let term = 1 << 14;
         for (blocked, ignored, caught) in (0..8).map(|n| (n & 1, n >> 1 & 1, n >> 2 & 1)) {
             let text = status("1", blocked * term, ignored * term, (caught * term) | 2);
-            let takes = SignalMasks::of_first_process(&text).unwrap().take(15);
+            let takes = SignalMasks::of_first_process(&text).unwrap().has_effect(15);
             assert_eq!(takes, ignored == 0 && (blocked == 1 || caught == 1), "{blocked} {ignored} {caught}");
         }
         let go = SignalMasks::of_first_process(&status("1", 0, 0, 0xffff_ffff_ffff_feff)).unwrap();
-        assert!(go.take(15) && go.take(64) && !go.take(9));
+        assert!(go.has_effect(15) && go.has_effect(64) && !go.has_effect(9));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
         return from_service(compose, args, name, report);
     }
     let scene = InitContext::look(compose, args, report)?;
-    let fronts = scene.fronts(args)?;
+    let fronts = scene.proxied_services(args)?;
     let files = init::files(&scene.facts, &fronts, &scene.layout);
     if !fronts.is_empty() {
         scene.try_with_compose(&fronts, &files[0])?;
@@ -44,7 +44,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
     let written: Vec<_> =
         fates.iter().filter(|(.., fate)| fate.is_written()).map(|(f, t, _)| (*f, *t)).collect();
     files::put(&scene.folder, &written)?;
-    scene.tell(&fronts, &fates)?;
+    scene.report(&fronts, &fates)?;
     Ok(())
 }
 
@@ -147,7 +147,7 @@ impl InitContext {
         for (name, app) in &mut self.facts.apps {
             let image = &self.project.services[name].image;
             if let Ok(Some(image)) = self.docker.image(image) {
-                app.learn(image.config.exposed_ports.into_keys());
+                app.add_exposed_ports(image.config.exposed_ports.into_keys());
             }
         }
     }
@@ -183,7 +183,7 @@ impl InitContext {
     }
 
     /// The services that get a proxy: none where there is one.
-    fn fronts(&self, args: &InitArgs) -> Result<Vec<ProxiedService>> {
+    fn proxied_services(&self, args: &InitArgs) -> Result<Vec<ProxiedService>> {
         let in_file = self.facts.apps.iter().filter(|(_, app)| app.is_proxy());
         let in_file =
             in_file.map(|(name, app)| format!("`{name}` ({}) is a proxy: {}", app.image, need(&app.image)));
@@ -207,7 +207,7 @@ impl InitContext {
             publish: args.publish.clone(),
             health_path: args.health_path.clone(),
         };
-        Ok(init::fronts(&self.facts, &wish)?)
+        Ok(init::proxied_services(&self.facts, &wish)?)
     }
 
     /// The one that there is, or those that somebody at the terminal says.
@@ -259,7 +259,7 @@ impl InitContext {
     ///
     /// # Errors
     /// A proxy that is not there because a file of the user's is in its place.
-    fn tell(
+    fn report(
         &self,
         fronts: &[ProxiedService],
         fates: &[(&NewFile, FileStatus, FileAction)],

@@ -188,7 +188,7 @@ impl App {
     }
 
     /// Ports that the image says it listens on, such as `3000/tcp`; they count where the file names none.
-    pub fn learn(&mut self, exposed: impl Iterator<Item = String>) {
+    pub fn add_exposed_ports(&mut self, exposed: impl Iterator<Item = String>) {
         if self.listens.is_empty() {
             self.listens = exposed.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect();
         }

@@ -63,7 +63,7 @@ pub fn candidates(facts: &ProjectFacts) -> Vec<&str> {
 ///
 /// # Errors
 /// A service that is not there, that cannot have a proxy, or whose port nobody knows; two that want one port.
-pub fn fronts(facts: &ProjectFacts, wish: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
+pub fn proxied_services(facts: &ProjectFacts, wish: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
     let mut next = wish.publish.clone().unwrap_or((String::new(), PORT));
     let mut fronts: Vec<ProxiedService> = Vec::new();
     for (name, port) in &wish.services {

@@ -85,7 +85,7 @@ fn host_ports_go_over_to_the_proxy() {
     ];
     for (keys, port, expected) in cases {
         let facts = facts(&format!("{{app: {{image: shop, {keys}}}}}"));
-        let fronts = fronts(&facts, &wish(&[("app", port)])).unwrap();
+        let fronts = proxied_services(&facts, &wish(&[("app", port)])).unwrap();
         assert_eq!(routes(&fronts[0]), expected, "{keys}");
     }
 }
@@ -94,7 +94,9 @@ fn host_ports_go_over_to_the_proxy() {
 fn another_port_of_the_host_is_asked_for() {
     let publish = Some(("127.0.0.1".to_string(), 80));
     let of = |services: &str, names: &[(&str, Option<u16>)]| {
-        let all = fronts(&facts(services), &InitOptions { publish: publish.clone(), ..wish(names) }).unwrap();
+        let all =
+            proxied_services(&facts(services), &InitOptions { publish: publish.clone(), ..wish(names) })
+                .unwrap();
         all.iter().map(routes).collect::<Vec<_>>().join(" | ")
     };
     assert_eq!(of(ONE, &[("app", None)]), "127.0.0.1@80>8080>3000");
@@ -119,12 +121,12 @@ fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
         ("{web: {image: x}}", "there is no service `app`", "there are `web`"),
     ];
     for (services, message, hint) in cases {
-        let fault = fronts(&facts(services), &wish(&[("app", None)])).unwrap_err();
+        let fault = proxied_services(&facts(services), &wish(&[("app", None)])).unwrap_err();
         assert!(fault.message.contains(message), "{fault}");
         assert!(fault.hint.as_ref().unwrap().contains(hint), "{fault}");
     }
     let same = "{a: {image: x, ports: [{target: 1, published: '80'}]}, b: {image: x, ports: [{target: 2, published: '80', host_ip: 127.0.0.1}]}}";
-    let fault = fronts(&facts(same), &wish(&[("a", None), ("b", None)])).unwrap_err();
+    let fault = proxied_services(&facts(same), &wish(&[("a", None), ("b", None)])).unwrap_err();
     assert!(fault.message.contains("`a` and `b` want port 80"), "{fault}");
 }
 
@@ -149,7 +151,7 @@ fn the_proxy_asks_for_what_the_healthcheck_asks_for() {
 fn there_are_places_for_two_generations() {
     let places = |keys: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], {keys}}}}}"));
-        fronts(&facts, &wish(&[("app", None)])).unwrap()[0].places
+        proxied_services(&facts, &wish(&[("app", None)])).unwrap()[0].places
     };
     assert_eq!(places("scale: 1"), 8);
     assert_eq!(places("scale: 4"), 8);
@@ -160,7 +162,7 @@ fn there_are_places_for_two_generations() {
 fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
     let text = |networks: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], networks: {networks}}}}}"));
-        let fronts = fronts(&facts, &wish(&[("app", None)])).unwrap();
+        let fronts = proxied_services(&facts, &wish(&[("app", None)])).unwrap();
         files(&facts, &fronts, &layout())[0].text.clone()
     };
     assert!(!text("{default: null}").contains("networks"));
@@ -176,7 +178,7 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
             health_path: health.map(String::from),
             ..wish(&[("app", Some(1)), ("on", Some(2))])
         };
-        let fronts = fronts(&facts, &wish).unwrap();
+        let fronts = proxied_services(&facts, &wish).unwrap();
         files(&facts, &fronts, &layout())[0].text.clone()
     };
     let plain = added("expose: ['1']", None);
@@ -192,7 +194,8 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
 fn the_configuration_is_one_that_the_adapter_can_work_with() {
     let facts = facts(ONE);
     let fronts =
-        fronts(&facts, &InitOptions { health_path: Some("/up".into()), ..wish(&[("app", None)]) }).unwrap();
+        proxied_services(&facts, &InitOptions { health_path: Some("/up".into()), ..wish(&[("app", None)]) })
+            .unwrap();
     let config = &files(&facts, &fronts, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);

@@ -46,7 +46,7 @@ impl ProjectCheck<'_> {
         let mut most: BTreeMap<String, u64> = BTreeMap::new();
         for (id, text) in &told {
             let service = by_id.get(id.as_str()).and_then(|c| c.compose()).map(|(_, s)| s.to_string());
-            if let (Some(service), Some(bytes)) = (service, memory::taken(text)) {
+            if let (Some(service), Some(bytes)) = (service, memory::parse_used(text)) {
                 let largest = most.entry(service).or_default();
                 *largest = bytes.max(*largest);
             }
