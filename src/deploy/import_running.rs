@@ -94,7 +94,7 @@ impl Importer<'_> {
         let (right, wrong): (Vec<RunningVersion>, Vec<RunningVersion>) =
             open.into_iter().partition(|f| f.has_hash(hashes));
         let services: Vec<&str> = right.iter().map(|f| f.service.as_str()).collect();
-        beliefs.snapshot.take(&services, guessed);
+        beliefs.snapshot.copy_services(&services, guessed);
         beliefs.known.extend(right.iter().map(|found| found.placed(self.docker, hashes)));
         wrong
     }

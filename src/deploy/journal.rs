@@ -217,7 +217,7 @@ impl Journal {
         let mut snapshot = ResolvedProject::read(new)?;
         if let Some((current, before)) = self.base() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
-            snapshot.take(&untouched.collect::<Vec<_>>(), &before);
+            snapshot.copy_services(&untouched.collect::<Vec<_>>(), &before);
         }
         Ok(snapshot.text())
     }

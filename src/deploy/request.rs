@@ -153,7 +153,7 @@ impl Request {
         for name in missing {
             let text =
                 self.docker.config_of(name).map_err(|error| jobs::unknown(&self.source, name, error))?;
-            self.snapshot.take(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
+            self.snapshot.copy_services(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
             let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
         }

@@ -27,7 +27,7 @@ fn interrogate(yaml: &str) -> TestCaseResult {
     if let Ok(mut snapshot) = ResolvedProject::read(yaml) {
         snapshot.set_image("app", "app:2");
         snapshot.set_environment("app", [("A", "$b")].into_iter());
-        snapshot.take(&["app"], &snapshot.clone());
+        snapshot.copy_services(&["app"], &snapshot.clone());
         let text = snapshot.text();
         let again =
             ResolvedProject::read(&text).map(|s| s.text()).map_err(|w| TestCaseError::fail(w.message))?;

@@ -96,7 +96,7 @@ impl ResolvedProject {
     }
 
     /// Takes these services, and what they refer to, as another snapshot has them.
-    pub fn take(&mut self, services: &[&str], other: &ResolvedProject) {
+    pub fn copy_services(&mut self, services: &[&str], other: &ResolvedProject) {
         for name in services {
             let theirs = other.0.get("services").and_then(|s| s.get(*name)).cloned();
             if let (Some(theirs), Some(ours)) = (theirs, self.part("services")) {
@@ -174,7 +174,7 @@ mod tests {
         let old = read(
             "services: {app: {image: a:1}, db: {image: d:1}}\nnetworks: {n: {name: old}, m: {name: m}}\nvolumes: {v: {}}",
         );
-        new.take(&["db", "nobody"], &old);
+        new.copy_services(&["db", "nobody"], &old);
         assert_eq!((new.image("app"), new.image("db")), (Some("a:2"), Some("d:1")));
         let again = read(&new.text());
         let name = |n: &str| again.0["networks"][n]["name"].as_str().map(String::from);
