@@ -204,7 +204,7 @@ impl ProxyRotation<'_> {
             let Some(reading) = read else { return Ok(None) };
             open = reading.open(&rotation);
             quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
-            let late_requests = reading.lingering && since.elapsed() < self.proxy.linger();
+            let late_requests = reading.lingering && since.elapsed() < self.proxy.late_request_grace();
             let enough = if reading.lingering { QUIET } else { 1 };
             // In a hurry neither late requests nor open ones are waited for, but one reading may miss those that are open.
             let hurried = stop.is_hurried();
@@ -281,9 +281,9 @@ pub fn hand_back(
             healthy = Instant::now();
         }
         for _ in 0..STEPS {
-            match proxy.release(&now(docker, proxy, &ours)?, &ours, existing) {
+            match proxy.hand_back(&now(docker, proxy, &ours)?, &ours, existing) {
                 HandBack::Done => return Ok(Some(())),
-                HandBack::Wait if healthy.elapsed() > proxy.patience() => {
+                HandBack::Wait if healthy.elapsed() > proxy.discovery_timeout() => {
                     return Err(not_released(proxy).into());
                 }
                 HandBack::Wait => return Ok(None),

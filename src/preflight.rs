@@ -316,7 +316,7 @@ fn on_its_route(
 ) -> Vec<(Container, String)> {
     let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
     let route = |container: &Container| {
-        let fronting = viewer.proxies.iter().filter(|p| p.fronts(&Backend::from(container)));
+        let fronting = viewer.proxies.iter().filter(|p| p.routes_to(&Backend::from(container)));
         let shared = fronting.into_iter().find_map(|proxy| {
             let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
             proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
@@ -491,7 +491,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     let claims = |s: &&Service| proxy::claim(&backend(project, s)).is_some();
     let claimed = services.iter().any(claims);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
-    fronting.retain(|p| services.iter().any(|s| p.fronts(&backend(project, s))));
+    fronting.retain(|p| services.iter().any(|s| p.routes_to(&backend(project, s))));
     if fronting.iter().any(|p| p.container().is_running()) {
         return None;
     }

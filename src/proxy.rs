@@ -66,7 +66,7 @@ impl Rotation {
 
 /// These containers as a proxy sees them; those that it does not front are left out.
 pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
-    let fronted = containers.filter(|c| proxy.fronts(&Backend::from(*c)));
+    let fronted = containers.filter(|c| proxy.routes_to(&Backend::from(*c)));
     let endpoint = |c: &Container| Endpoint {
         id: c.id.clone(),
         name: c.name().into(),
@@ -256,7 +256,7 @@ pub trait Proxy: Send + Sync {
     fn container(&self) -> &Container;
 
     /// Whether its discovery routes to this.
-    fn fronts(&self, backend: &Backend) -> bool;
+    fn routes_to(&self, backend: &Backend) -> bool;
 
     /// The port it sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
@@ -380,15 +380,15 @@ pub trait Proxy: Send + Sync {
     }
 
     /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack;
+    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack;
 
     /// How long `release` may take until its discovery has caught up.
-    fn patience(&self) -> Duration {
+    fn discovery_timeout(&self) -> Duration {
         PATIENCE
     }
 
     /// How long a retired part of the proxy may still take up a request, in which case a drained instance is kept.
-    fn linger(&self) -> Duration;
+    fn late_request_grace(&self) -> Duration;
 }
 
 /// The kinds of proxy there is an adapter for.

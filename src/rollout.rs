@@ -550,7 +550,7 @@ pub fn probe(
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<health::ReadinessProbe, Error> {
     let backend = Backend::from(container);
-    let proxy = proxies.iter().find(|p| p.fronts(&backend));
+    let proxy = proxies.iter().find(|p| p.routes_to(&backend));
     let host = proxy.and_then(|p| p.host(container));
     let front = ProbeTarget {
         routed: proxy.is_some(),

@@ -318,7 +318,7 @@ pub fn proxy_that_is_down<'p>(
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
-    let fronted = |b: &Backend| proxies.iter().any(|p| p.fronts(b));
+    let fronted = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
     let routed = |s: &&Service| {
         let backend = backend(project, s);
         // A proxy may ask itself for a route, to its dashboard.

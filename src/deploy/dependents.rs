@@ -58,7 +58,7 @@ impl Dependents {
 
 /// One behind a proxy, that can run twice.
 fn rolled(project: &Project, service: &Service, proxies: &[Arc<dyn Proxy>]) -> Option<Target> {
-    let routed = proxies.iter().any(|p| p.fronts(&backend(project, service)));
+    let routed = proxies.iter().any(|p| p.routes_to(&backend(project, service)));
     let name = service.name.clone();
     let target = asked::as_targets(project, &[name]).ok()?.pop().filter(|_| routed)?;
     preflight::file(project, &target).is_empty().then_some(target)

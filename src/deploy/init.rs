@@ -170,7 +170,7 @@ impl InitContext {
     /// A proxy that runs, and what it still needs.
     fn describe(&self, proxy: &dyn Proxy) -> String {
         let routed =
-            self.project.services.values().filter(|s| proxy.fronts(&asked::backend(&self.project, s)));
+            self.project.services.values().filter(|s| proxy.routes_to(&asked::backend(&self.project, s)));
         let routed: Vec<String> = routed.map(|s| format!("`{}`", s.name)).collect();
         match routed.is_empty() {
             true => format!(

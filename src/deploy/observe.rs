@@ -400,7 +400,7 @@ pub fn fronting(
         _ => {}
     }
     let backends = backends(project, target, containers);
-    let fronts = |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.fronts(b));
+    let fronts = |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.routes_to(b));
     Ok(all.iter().filter(fronts).cloned().collect())
 }
 

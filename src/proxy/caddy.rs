@@ -302,7 +302,7 @@ impl Proxy for Caddy {
         &self.container
     }
 
-    fn fronts(&self, backend: &Backend) -> bool {
+    fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n);
         backend.networks.iter().any(reaches) && self.routes_to(backend)
     }
@@ -434,20 +434,20 @@ impl Proxy for Caddy {
         self.sh(scripts::diagnosis(self.means()))
     }
 
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         match self.view(now, ours) {
             Some(view) if view.stale_for().is_zero() => self.give_back(&view),
             Some(_) | None => HandBack::Wait,
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn discovery_timeout(&self) -> Duration {
         let kept =
             handlers(&self.known.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
         super::PATIENCE.saturating_add(kept.max().unwrap_or_default())
     }
 
-    fn linger(&self) -> Duration {
+    fn late_request_grace(&self) -> Duration {
         Duration::ZERO
     }
 }

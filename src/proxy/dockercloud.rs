@@ -141,7 +141,7 @@ impl Proxy for Dockercloud {
         &self.container
     }
 
-    fn fronts(&self, backend: &Backend) -> bool {
+    fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n);
         let known = self.is_additional(backend) || self.is_linked(backend) || self.has_server(backend);
         known && backend.networks.iter().any(reaches)
@@ -285,7 +285,7 @@ impl Proxy for Dockercloud {
     }
 
     /// The manager's next render has only what runs; with the reload every flag goes.
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         let Some(answer) = DockercloudState::parse(&now.stdout) else {
             return HandBack::Wait;
         };
@@ -302,7 +302,7 @@ impl Proxy for Dockercloud {
         }
     }
 
-    fn linger(&self) -> Duration {
+    fn late_request_grace(&self) -> Duration {
         LINGER
     }
 }

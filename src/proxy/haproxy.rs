@@ -121,7 +121,7 @@ impl Haproxy {
         admin.or(self.config.sockets.first()).map(|(address, _)| address.as_str())
     }
 
-    fn ask(&self, commands: &str) -> Exec {
+    fn socket_command(&self, commands: &str) -> Exec {
         Exec::sh(&self.container.id, socket::script(self.socket().unwrap_or(""), commands))
     }
 
@@ -282,7 +282,7 @@ impl Proxy for Haproxy {
         &self.container
     }
 
-    fn fronts(&self, backend: &Backend) -> bool {
+    fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n);
         let mut known = self.templates_of(&backend.names).map(|t| &t.host);
         let known = known.next().or(self.fixed_of(&backend.names).map(|f| &f.host).next());
@@ -333,7 +333,7 @@ impl Proxy for Haproxy {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![self.ask(&format!("{STATE}; show info"))]
+        vec![self.socket_command(&format!("{STATE}; show info"))]
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
@@ -448,7 +448,7 @@ impl Proxy for Haproxy {
         }
         let look = self.look_soon(&slots, rotation);
         if !look.is_empty() {
-            return Some(self.ask(&one_line(&look)));
+            return Some(self.socket_command(&one_line(&look)));
         }
         // One that was in rotation before, and whose check fails, may never serve: nobody waits for it.
         let sick = |s: &Server| s.is_down() && !s.is_out();
@@ -491,7 +491,7 @@ impl Proxy for Haproxy {
     }
 
     fn diagnose(&self) -> Exec {
-        self.ask("show stat -1 4 -1")
+        self.socket_command("show stat -1 4 -1")
     }
 
     /// What its own check says of those that it does not send requests to.
@@ -505,12 +505,12 @@ impl Proxy for Haproxy {
 
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request: it goes once DNS
     /// has taken the address of the stopped instance away. Before, it would send requests to nobody.
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
+    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
         let Some(mut slots) = self.slots_for(now, ours) else {
             return HandBack::Wait;
         };
         slots.retain(|s| !static_servers::is_of_others(s, ours, existing));
-        let (commands, left) = self.settle(&slots, ours);
+        let (commands, left) = self.converge_static_servers(&slots, ours);
         match (self.command(&commands), left) {
             (Some(exec), _) => HandBack::Run(exec),
             (None, true) => HandBack::Wait,
@@ -518,7 +518,7 @@ impl Proxy for Haproxy {
         }
     }
 
-    fn linger(&self) -> Duration {
+    fn late_request_grace(&self) -> Duration {
         retired::LINGER
     }
 }

@@ -323,7 +323,7 @@ impl Proxy for NginxProxy {
         &self.nginx
     }
 
-    fn fronts(&self, backend: &Backend) -> bool {
+    fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.nginx.networks().any(|own| own == n || own == "host");
         claims(&backend.environment) && backend.networks.iter().any(reaches)
     }
@@ -478,14 +478,14 @@ impl Proxy for NginxProxy {
         Exec::sh(&self.nginx.id, "nginx -t 2>&1 | tail -n 4")
     }
 
-    fn release(&self, _now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
+    fn hand_back(&self, _now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack {
         let ours: Vec<&str> = ours.iter().map(|e| e.id.as_str()).collect();
         HandBack::Run(Exec::sh(&self.generator, release_script(&ours, existing)))
     }
 
     /// A client that kept its connection to a retired worker may use it once more; and a slow upload, whose worker
     /// picks the instance when the body is there, gets as long again.
-    fn linger(&self) -> Duration {
+    fn late_request_grace(&self) -> Duration {
         KEEPALIVE * 2
     }
 }

@@ -227,7 +227,7 @@ impl Proxy for Traefik {
     }
 
     /// With `exposedByDefault` it routes to everything that has a port; only what speaks of a route is meant by that.
-    fn fronts(&self, backend: &Backend) -> bool {
+    fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n || own == "host");
         let itself = self.container.compose() == Some((&backend.project, &backend.service));
         let enabled = labels::enabled(&backend.labels);
@@ -379,7 +379,7 @@ impl Proxy for Traefik {
         self.sh(scripts::diagnosis(self.settings.directory(), self.door.as_ref(), self.api.as_ref()))
     }
 
-    fn release(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
+    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
         let name = override_file::name(ours).unwrap_or_default();
         let (Some(answer), Some((file, _))) = (TraefikState::parse(&now.stdout), self.files(&name)) else {
             return if self.steers() { HandBack::Wait } else { HandBack::Done };
@@ -387,7 +387,7 @@ impl Proxy for Traefik {
         let Some(text) = &answer.file else {
             return match (&answer.served, answer.has_remains()) {
                 (Some(_), _) => HandBack::Wait,
-                (None, true) => HandBack::Run(self.sh(scripts::tidy(&file))),
+                (None, true) => HandBack::Run(self.sh(scripts::remove_leftovers(&file))),
                 (None, false) => HandBack::Done,
             };
         };
@@ -398,7 +398,7 @@ impl Proxy for Traefik {
         }
     }
 
-    fn linger(&self) -> Duration {
+    fn late_request_grace(&self) -> Duration {
         LINGER
     }
 }

@@ -146,7 +146,7 @@ impl<'a> Preview<'a> {
 
     fn release(&self) -> Result<Vec<PreviewLine>> {
         let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
-        self.in_proxies(&[], |proxy, now, rotation| match proxy.release(now, &rotation.all(), &existing) {
+        self.in_proxies(&[], |proxy, now, rotation| match proxy.hand_back(now, &rotation.all(), &existing) {
             HandBack::Run(exec) => Some(exec),
             HandBack::Done | HandBack::Wait => None,
         })

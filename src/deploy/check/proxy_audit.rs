@@ -29,7 +29,7 @@ impl ProjectCheck<'_> {
             Some(all) => observe::fronting(self.docker(), project, target, all, &self.proxies)?,
             None => Vec::new(),
         };
-        let fronts = |p: &dyn Proxy| services.iter().any(|s| p.fronts(&backend(project, s)));
+        let fronts = |p: &dyn Proxy| services.iter().any(|s| p.routes_to(&backend(project, s)));
         let planned = self.planned.known().filter(|p| running.is_empty() && fronts(p.as_ref())).cloned();
         let planned: Vec<_> = planned.collect();
         let perhaps = services.iter().any(|s| self.planned.may_front(s));

@@ -226,7 +226,7 @@ fn more_instances_than_slots_are_refused() {
 }
 
 fn released(caddy: &Caddy, now: &CommandResult) -> String {
-    match caddy.release(now, &[new()], &[]) {
+    match caddy.hand_back(now, &[new()], &[]) {
         HandBack::Done => "done".into(),
         HandBack::Wait => "wait".into(),
         HandBack::Run(exec) => script(Some(exec)),
@@ -245,7 +245,7 @@ fn releasing_turns_the_switch_off_once_both_banks_are_the_same() {
 #[test]
 fn a_switch_that_is_not_to_stay_is_taken_out() {
     let caddy = caddy();
-    let HandBack::Run(exec) = caddy.release(&now(&caddy, "@once app\n"), &[new()], &[]) else {
+    let HandBack::Run(exec) = caddy.hand_back(&now(&caddy, "@once app\n"), &[new()], &[]) else {
         panic!("nothing to run");
     };
     let stdin = exec.stdin.clone().unwrap();
@@ -261,7 +261,7 @@ fn a_lookup_that_is_kept_is_waited_for() {
     };
     assert_eq!(kept(&ON.replace("app 4", "app 61")), "wait");
     assert!(kept(&ON.replace("app 4", "app 62")).starts_with("# the switch is off"));
-    assert_eq!(caddy_with(NEW, by_address()).patience(), Duration::from_secs(90));
+    assert_eq!(caddy_with(NEW, by_address()).discovery_timeout(), Duration::from_secs(90));
 }
 
 fn prepared(now: &CommandResult, tune: bool) -> Vec<Patch> {
@@ -333,8 +333,8 @@ fn backend(service: &str, names: &[&str], runs: bool) -> Backend {
 #[test]
 fn it_fronts_the_names_in_its_configuration_on_a_network_of_its_own() {
     let other = Backend { networks: vec!["back".into()], ..backend("app", &["app"], true) };
-    assert!(caddy().fronts(&backend("web", &["web", "app"], true)));
-    assert!(!caddy().fronts(&backend("db", &["db"], true)) && !caddy().fronts(&other));
+    assert!(caddy().routes_to(&backend("web", &["web", "app"], true)));
+    assert!(!caddy().routes_to(&backend("db", &["db"], true)) && !caddy().routes_to(&other));
     let app = container(r#"{"Name": "/app"}"#);
     assert_eq!((caddy().port(&app), caddy().host(&app)), (Some(3000), Some("a.test".into())));
     assert_eq!(caddy_with(NEW, by_address()).port(&app), Some(3000));
@@ -370,7 +370,7 @@ fn without_an_answer_its_file_tells_what_it_fronts() {
     let mut caddy = caddy();
     caddy.learn(&done(REFUSED));
     let app = backend("app", &["app"], true);
-    assert!(caddy.fronts(&app) && !caddy.fronts(&backend("db", &["db"], true)));
+    assert!(caddy.routes_to(&app) && !caddy.routes_to(&backend("db", &["db"], true)));
     let refusal = caddy.check(&[app]).unwrap_err().to_string();
     assert!(refusal.contains("Failed to connect") && refusal.contains("take `admin off` out"), "{refusal}");
 }
@@ -384,7 +384,7 @@ fn an_image_without_a_shell_is_refused() {
     caddy.learn(&CommandResult { code: Some(126), stdout: said.into(), stderr: String::new() });
     let labels = BTreeMap::from([("caddy.reverse_proxy".to_string(), "{{upstreams 3000}}".to_string())]);
     let app = Backend { labels, ..backend("app", &["app"], true) };
-    assert!(caddy.fronts(&app) && !caddy.fronts(&backend("db", &["db"], true)));
+    assert!(caddy.routes_to(&app) && !caddy.routes_to(&backend("db", &["db"], true)));
     let refusal = caddy.check(&[app]).unwrap_err().to_string();
     assert!(refusal.contains("ends in `-alpine`"), "{refusal}");
 }
@@ -449,8 +449,8 @@ fn a_lookup_that_is_kept_for_ever_is_borne() {
     let kept = json!({"handler": "reverse_proxy", "dynamic_upstreams":
         {"source": "a", "name": "app", "port": "3000", "refresh": "18446744073709551615s"}});
     let caddy = caddy_with(NEW, kept);
-    assert!(caddy.patience() > crate::proxy::PATIENCE);
-    assert_eq!(caddy.release(&now(&caddy, ON), &[old()], &[]), HandBack::Wait);
+    assert!(caddy.discovery_timeout() > crate::proxy::PATIENCE);
+    assert_eq!(caddy.hand_back(&now(&caddy, ON), &[old()], &[]), HandBack::Wait);
 }
 
 #[test]

@@ -100,9 +100,9 @@ fn a_manager_that_another_projects_rollout_has_frozen_is_neither_ours_nor_let_go
     let (proxy, rotation) = (dockercloud(), rotation());
     assert!(!proxy.holds(&theirs, &rotation), "it waits for its turn");
     assert!(!proxy.read(&theirs, &rotation.all()).unwrap().settled);
-    assert_eq!(proxy.release(&theirs, &rotation.all(), &[]), HandBack::Done, "nothing of ours is left");
+    assert_eq!(proxy.hand_back(&theirs, &rotation.all(), &[]), HandBack::Done, "nothing of ours is left");
     let flagged = done(&theirs.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
-    assert_eq!(proxy.release(&flagged, &rotation.all(), &[]), HandBack::Wait);
+    assert_eq!(proxy.hand_back(&flagged, &rotation.all(), &[]), HandBack::Wait);
     let without = done(&theirs.stdout.replace("p-app-2", "p-app-9"));
     assert_eq!(words(proxy.route(&without, &rotation)), "", "no reload for one that is not known");
     let nobodys = done(&RECORDED.replace("@frozen p", "@frozen "));
@@ -124,7 +124,7 @@ fn a_configuration_without_servers_is_rendered_again() {
     let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
     assert_eq!(route(&format!("{head}@manager S\n")), "render p");
     assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
-    let release = dockercloud().release(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
+    let release = dockercloud().hand_back(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
     assert!(matches!(release, HandBack::Run(exec) if words(Some(exec.clone())) == "render p"));
 }
 
@@ -166,7 +166,7 @@ fn what_a_retired_haproxy_still_answers_counts() {
 
 #[test]
 fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
-    let release = |state: &str| dockercloud().release(&done(state), &rotation().all(), &[]);
+    let release = |state: &str| dockercloud().hand_back(&done(state), &rotation().all(), &[]);
     assert!(matches!(release(RECORDED), HandBack::Run(exec) if words(Some(exec.clone())) == "release p"));
     let runs = RECORDED.replace("@manager T", "@manager S");
     assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), HandBack::Wait);
@@ -175,11 +175,11 @@ fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
 
 #[test]
 fn it_fronts_what_it_is_told_of_linked_to_or_has_a_server_for() {
-    assert!(dockercloud().fronts(&backend("app")));
-    assert!(!dockercloud().fronts(&Backend { names: vec![], ..backend("db") }));
-    assert!(!dockercloud().fronts(&Backend { networks: vec![], ..backend("app") }));
-    assert!(with("ADDITIONAL_SERVICES=q:x, p:db", "", "").fronts(&backend("db")));
-    assert!(with("", "p-app-1:app", "").fronts(&backend("app")));
+    assert!(dockercloud().routes_to(&backend("app")));
+    assert!(!dockercloud().routes_to(&Backend { names: vec![], ..backend("db") }));
+    assert!(!dockercloud().routes_to(&Backend { networks: vec![], ..backend("app") }));
+    assert!(with("ADDITIONAL_SERVICES=q:x, p:db", "", "").routes_to(&backend("db")));
+    assert!(with("", "p-app-1:app", "").routes_to(&backend("app")));
 }
 
 #[test]

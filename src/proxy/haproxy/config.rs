@@ -157,13 +157,13 @@ impl HaproxyConfig {
         };
         reader.settings.is_unread =
             !text.lines().any(|line| !line.starts_with('@') && !words(line).is_empty());
-        text.lines().for_each(|line| reader.take(&words(line)));
+        text.lines().for_each(|line| reader.read_line(&words(line)));
         HaproxyConfig { fronts: Frontend::all(text), ..reader.settings }
     }
 }
 
 impl ConfigReader {
-    fn take(&mut self, words: &[&str]) {
+    fn read_line(&mut self, words: &[&str]) {
         match *words {
             ["@version", ref rest @ ..] => self.settings.version = rest.iter().find_map(|w| version(w)),
             [".if", ..] => self.conditions += 1,

@@ -49,7 +49,7 @@ impl Frontend {
                 [word, ..] if OTHER_SECTIONS.contains(&word) => inside = false,
                 ref words if inside => {
                     if let Some(last) = all.last_mut() {
-                        last.take(words);
+                        last.read_line(words);
                     }
                 }
                 _ => {}
@@ -58,7 +58,7 @@ impl Frontend {
         all
     }
 
-    fn take(&mut self, words: &[&str]) {
+    fn read_line(&mut self, words: &[&str]) {
         let own = |rest: &[&str]| rest.iter().map(|w| bare(w)).collect::<Vec<_>>();
         match *words {
             ["bind", addresses, ref options @ ..] => {

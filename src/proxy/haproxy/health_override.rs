@@ -35,7 +35,7 @@ impl Haproxy {
         let mut commands = Vec::new();
         commands.extend((!slot.has_passed()).then(|| slot.set_health("up")));
         commands.push(slot.set("ready"));
-        commands.extend(forget(slot, slots));
+        commands.extend(reset_checks(slot, slots));
         commands
     }
 
@@ -66,7 +66,7 @@ impl Haproxy {
 }
 
 /// Takes those away that have served their purpose.
-fn forget(slot: &Server, slots: &[Server]) -> Vec<String> {
+fn reset_checks(slot: &Server, slots: &[Server]) -> Vec<String> {
     let all = slots.iter().filter(|s| is_stand_in(s, slot));
     all.flat_map(|s| [s.set("maint"), format!("del server {}/{}", s.backend, s.name)]).collect()
 }

@@ -160,8 +160,8 @@ pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
     proxy.gate(&done, &rotation);
     proxy.holds(&done, &rotation);
     proxy.route(&done, &rotation);
-    proxy.release(&done, &rotation.inside, &["x".into()]);
-    proxy.patience();
+    proxy.hand_back(&done, &rotation.inside, &["x".into()]);
+    proxy.discovery_timeout();
 }
 
 fn container() -> Container {

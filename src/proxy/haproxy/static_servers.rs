@@ -167,7 +167,7 @@ impl Haproxy {
     /// A flag belongs to the slot and would outlive the instance, so that the next one got no request. It goes once HAProxy
     /// knows that the instance is gone; before, it would send requests to nobody. Where it checks the slot, that is told
     /// to it, and only its own check can bring the slot back; else DNS has to take the address away.
-    pub fn settle(&self, slots: &[Server], ours: &[Endpoint]) -> (Vec<String>, bool) {
+    pub fn converge_static_servers(&self, slots: &[Server], ours: &[Endpoint]) -> (Vec<String>, bool) {
         let mut left = false;
         let mut commands = Vec::new();
         for slot in slots.iter().filter(|s| is_added(s)) {

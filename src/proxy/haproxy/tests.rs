@@ -153,7 +153,7 @@ fn clients_that_are_tied_to_their_server_are_taken_off_it() {
 }
 
 fn step(haproxy: &Haproxy, state: &str, ours: &[Endpoint]) -> Option<String> {
-    match haproxy.release(&done(state), ours, &[]) {
+    match haproxy.hand_back(&done(state), ours, &[]) {
         HandBack::Run(exec) => Some(commands(Some(exec))),
         HandBack::Wait => Some("wait".into()),
         HandBack::Done => None,
@@ -360,7 +360,7 @@ fn a_fixed_line_that_another_live_container_holds_is_not_vacant() {
     assert!(route.starts_with("add server web/compose-zd-new 172.21.0.5:3000 "), "{route}");
     let ours = [endpoint("new", "172.21.0.5")];
     let added = with_added("172.21.0.9 0 8 2", "172.21.0.5 2 0 3");
-    let release = commands(match haproxy.release(&done(&added), &ours, &[]) {
+    let release = commands(match haproxy.hand_back(&done(&added), &ours, &[]) {
         HandBack::Run(exec) => Some(exec),
         _ => None,
     });
@@ -403,7 +403,7 @@ fn a_server_that_was_added_for_another_service_of_the_backend_stays() {
     let ours = [endpoint("mine", "172.21.0.2")];
     let state = with_added("172.21.0.2 2 0 3", "172.21.0.5 2 0 3");
     let existing = ["mine", "new"].map(String::from);
-    assert_eq!(haproxy.release(&done(&state), &ours, &existing), HandBack::Done);
+    assert_eq!(haproxy.hand_back(&done(&state), &ours, &existing), HandBack::Done);
     assert_eq!(step(&haproxy, &state, &ours).as_deref(), Some("set server web/compose-zd-new state maint"));
 }
 
@@ -485,7 +485,7 @@ fn a_line_that_names_one_container_is_refused() {
 
 #[test]
 fn it_fronts_the_names_of_its_servers_on_a_network_of_its_own() {
-    let fronts = |service: &str, network: &str| haproxy(CONFIGURATION).fronts(&backend(service, network));
+    let fronts = |service: &str, network: &str| haproxy(CONFIGURATION).routes_to(&backend(service, network));
     assert!(fronts("app", "front") && fronts("legacy", "front"));
     assert!(!fronts("app", "back") && !fronts("db", "front"));
 }
@@ -590,7 +590,7 @@ fn a_server_is_found_by_its_variables_by_its_network_and_whatever_its_case() {
         let mut haproxy = haproxy("");
         haproxy.container.config.env = vec!["HOST=app".into()];
         haproxy.learn(&done(configuration));
-        haproxy.fronts(&Backend::from(&instance()))
+        haproxy.routes_to(&Backend::from(&instance()))
     };
     let server = |host: &str| format!("backend web\n server one {host}:3000\n");
     for host in ["app", "APP", "app.", "app.front", "p-app-1.front", "\"${HOST}\"", "\"${NONE-app}\""] {

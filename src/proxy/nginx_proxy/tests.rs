@@ -63,7 +63,7 @@ const MULTIPORTS: &str = "VIRTUAL_HOST_MULTIPORTS=a.test: {/: {port: 3000}, /fpm
 fn port_host_and_ways_in_come_from_multiports_where_it_is_set() {
     let app = with(&[MULTIPORTS, "VIRTUAL_HOST=c.test", "VIRTUAL_PORT=1", "VIRTUAL_PROTO=fastcgi"]);
     assert_eq!((proxy().port(&app), proxy().host(&app)), (Some(3000), Some("a.test".into())));
-    assert!(proxy().speaks_http(&app) && proxy().fronts(&Backend::from(&app)));
+    assert!(proxy().speaks_http(&app) && proxy().routes_to(&Backend::from(&app)));
     let ways = proxy().entrances(&app).into_iter().filter(|e| !e.tls);
     let ways: Vec<_> = ways.map(|e| format!("{}:{}{}", e.host.unwrap(), e.port, e.path)).collect();
     assert_eq!(ways, ["a.test:80/", "a.test:80/fpm", "b.test:80/"]);
@@ -220,7 +220,7 @@ fn routing_marks_those_outside_and_unmarks_those_inside() {
 #[test]
 fn releasing_keeps_the_markers_of_other_rollouts() {
     let existing = ["ours", "theirs"].map(String::from);
-    let release = proxy().release(&done(""), &[endpoint("ours", "::1")], &existing);
+    let release = proxy().hand_back(&done(""), &[endpoint("ours", "::1")], &existing);
     let HandBack::Run(exec) = release else {
         panic!("nothing to run");
     };
@@ -263,7 +263,7 @@ fn a_docker_gen_apart_is_recognised_with_the_nginx_it_notifies() {
 #[test]
 fn it_fronts_what_asks_for_a_host_on_a_network_of_its_own() {
     let with = |env: &str, network: &str| {
-        proxy().fronts(&Backend::from(&container(&format!(
+        proxy().routes_to(&Backend::from(&container(&format!(
             r#"{{"Config": {{"Env": ["{env}"]}}, "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}}}"#
         ))))
     };
@@ -277,7 +277,7 @@ fn it_fronts_what_asks_for_a_host_on_a_network_of_its_own() {
 fn on_the_hosts_network_it_reaches_every_other() {
     let host = NginxProxy::whole(&container(r#"{"NetworkSettings": {"Networks": {"host": {}}}}"#));
     let environment = BTreeMap::from([("VIRTUAL_HOST".to_string(), "a".to_string())]);
-    assert!(host.fronts(&Backend { environment, networks: vec!["back".into()], ..Backend::default() }));
+    assert!(host.routes_to(&Backend { environment, networks: vec!["back".into()], ..Backend::default() }));
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl HttpLabels {
                 insert(&mut root, &path, value);
             }
         }
-        let mut part = |name| match take(&mut root, name) {
+        let mut part = |name| match remove(&mut root, name) {
             Some(Value::Mapping(map)) => map,
             _ => Mapping::new(),
         };
@@ -224,7 +224,7 @@ fn key_like(map: &Mapping, name: &str) -> Value {
     map.keys().find(same).cloned().unwrap_or(name.into())
 }
 
-pub fn take(map: &mut Mapping, name: &str) -> Option<Value> {
+pub fn remove(map: &mut Mapping, name: &str) -> Option<Value> {
     let key = key_like(map, name);
     map.remove(&key)
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde_yaml::{Mapping, Value};
 
 use super::cookie;
-use super::labels::{HttpLabels, default_rule, get_map, insert, take, text};
+use super::labels::{HttpLabels, default_rule, get_map, insert, remove, text};
 use super::static_config::{TraefikStaticConfig, is_true};
 use super::version_check::{Api, VersionCheck};
 use super::{Endpoint, Rotation};
@@ -138,14 +138,14 @@ impl OverrideFileBuilder<'_> {
     /// The same rule with a priority of one more: by default it is the rule's length, so longer rules keep theirs.
     fn router(&self, labels: &Mapping) -> Option<Mapping> {
         let mut router = labels.clone();
-        let rule = take(&mut router, "rule").and_then(|r| r.as_str().map(String::from));
+        let rule = remove(&mut router, "rule").and_then(|r| r.as_str().map(String::from));
         let rule = rule.or_else(|| default_rule(self.settings.default_rule(), &self.model.labels))?;
         let set = text(labels, "priority").and_then(|p| p.parse::<i64>().ok()).filter(|p| *p != 0);
         let priority = set.unwrap_or(rule.len() as i64).saturating_add(1);
         let service = text(labels, "service").map(|s| self.reference(s, &self.own.services));
         let middlewares = text(labels, "middlewares").map(|m| self.references(m));
         for key in ["priority", "service", "middlewares"] {
-            take(&mut router, key);
+            remove(&mut router, key);
         }
         router.insert("rule".into(), rule.into());
         router.insert("priority".into(), priority.into());
@@ -189,9 +189,9 @@ impl OverrideFileBuilder<'_> {
 
     fn service(&self, name: &str, labels: &Value, inside: &[Endpoint]) -> Value {
         let mut service = labels.as_mapping().cloned().unwrap_or_default();
-        let balancer = take(&mut service, "loadbalancer");
+        let balancer = remove(&mut service, "loadbalancer");
         let mut balancer = balancer.and_then(|b| b.as_mapping().cloned()).unwrap_or_default();
-        take(&mut balancer, "server");
+        remove(&mut balancer, "server");
         name_cookie(&mut balancer, name);
         let servers: Vec<Value> = inside.iter().filter_map(|e| server(e, name)).collect();
         balancer.insert("servers".into(), servers.into());
@@ -273,7 +273,7 @@ fn name_cookie(balancer: &mut Mapping, service: &str) {
     let sticky =
         balancer.iter_mut().find(|(k, _)| k.as_str().is_some_and(|k| k.eq_ignore_ascii_case("sticky")));
     let Some(sticky) = sticky.and_then(|(_, sticky)| sticky.as_mapping_mut()) else { return };
-    let mut own = match take(sticky, "cookie") {
+    let mut own = match remove(sticky, "cookie") {
         Some(Value::Mapping(own)) => own,
         Some(on) if on.as_str().is_some_and(is_true) => Mapping::new(),
         Some(other) => {
@@ -283,7 +283,7 @@ fn name_cookie(balancer: &mut Mapping, service: &str) {
         None => return,
     };
     if text(&own, "name").is_none_or(str::is_empty) {
-        take(&mut own, "name");
+        remove(&mut own, "name");
         own.insert("name".into(), cookie::name_of(&format!("{service}@docker")).into());
     }
     sticky.insert("cookie".into(), own.into());
@@ -291,10 +291,10 @@ fn name_cookie(balancer: &mut Mapping, service: &str) {
 
 /// What a middleware of this kind refers to gets its new name.
 fn rename(middleware: &mut Mapping, kind: &str, key: &str, new: impl Fn(&str) -> String) {
-    let Some(Value::Mapping(mut inner)) = take(middleware, kind) else {
+    let Some(Value::Mapping(mut inner)) = remove(middleware, kind) else {
         return;
     };
-    if let Some(Value::String(names)) = take(&mut inner, key) {
+    if let Some(Value::String(names)) = remove(&mut inner, key) {
         inner.insert(key.into(), new(&names).into());
     }
     middleware.insert(kind.into(), inner.into());

@@ -206,7 +206,7 @@ pub fn remove(file: &OverrideFile) -> String {
 
 /// Removes the rest, once Traefik does not read the directory for the file any more: what goes while it reads is an
 /// error to it.
-pub fn tidy(file: &OverrideFile) -> String {
+pub fn remove_leftovers(file: &OverrideFile) -> String {
     format!(
         "# leave nothing
 {}rm -f \"$s/$n.before\" \"$s/$n.left\" \"$s/$n.new\"

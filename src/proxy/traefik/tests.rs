@@ -285,7 +285,7 @@ fn the_route_goes_back_once_discovery_sees_the_same() {
     let traefik = traefik(FLAGS);
     let answer = recorded(&only(new(), old()));
     let stopped = endpoint("old", "", "");
-    let released = |answer: &str, ours: &[Endpoint]| step(traefik.release(&done(answer), ours, &[]));
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&done(answer), ours, &[]));
     let both = with_api(&answer, API);
     assert_eq!(released(&both, &[old(), new()]), "wait");
     let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
@@ -306,7 +306,7 @@ fn the_route_goes_back_once_discovery_sees_the_same() {
 fn without_an_api_discovery_gets_the_time_that_it_takes_at_most() {
     let traefik = traefik(FLAGS);
     let answer = recorded(&only(new(), old()));
-    let released = |answer: &str, ours: &[Endpoint]| step(traefik.release(&done(answer), ours, &[]));
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&done(answer), ours, &[]));
     assert_eq!(released(&answer, &[new()]), "# wait for its discovery");
     let marked = |at: &str| answer.replace("@file\n", &format!("@left\n{at}\n@file\n"));
     assert_eq!(released(&marked("5130.00"), &[new()]), "wait");
@@ -318,7 +318,7 @@ fn without_an_api_discovery_gets_the_time_that_it_takes_at_most() {
 #[test]
 fn nothing_of_a_route_is_left() {
     let traefik = traefik(FLAGS);
-    let released = |answer: &str| step(traefik.release(&done(answer), &[new()], &[]));
+    let released = |answer: &str| step(traefik.hand_back(&done(answer), &[new()], &[]));
     assert_eq!(released("@served \n@now 1.0\n@end\n"), "done");
     assert_eq!(released("@served 0a\n@now 1.0\n@end\n"), "wait");
     assert_eq!(released("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# leave nothing");
@@ -352,7 +352,7 @@ fn without_a_directory_its_api_tells_whom_it_has_admitted() {
     assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
     let silent = traefik.read(&done("@connections\n@service app\n@end\n"), &ends).unwrap_err();
     assert!(silent.to_string().contains("does not tell"), "{silent}");
-    assert_eq!(traefik.release(&done(&answer), &ends, &[]), HandBack::Done);
+    assert_eq!(traefik.hand_back(&done(&answer), &ends, &[]), HandBack::Done);
 }
 
 #[test]
@@ -412,7 +412,7 @@ fn a_directory_that_takes_no_file_is_refused() {
 
 #[test]
 fn it_fronts_what_asks_for_a_route_on_a_network_of_its_own() {
-    let fronts = |flags: &str, backend: &Backend| traefik(flags).fronts(backend);
+    let fronts = |flags: &str, backend: &Backend| traefik(flags).routes_to(backend);
     assert!(fronts(FLAGS, &backend("")));
     assert!(!fronts(FLAGS, &backend("traefik.enable=false")));
     assert!(!fronts(FLAGS, &Backend { networks: vec!["back".into()], ..backend("") }));
@@ -490,7 +490,7 @@ fn no_directory_file_service_or_address_is_a_script() {
             scripts::write(&file, &[]),
             scripts::mark(&file),
             scripts::remove(&file),
-            scripts::tidy(&file),
+            scripts::remove_leftovers(&file),
         ];
         for door in &doors {
             all.push(scripts::question(&file, door, Some(&api), &[], &services));
