@@ -176,7 +176,7 @@ pub struct UnreadableFile {
 
 impl UnreadableFile {
     /// What to type so that the rest is used without it; numbers of releases are not used again all the same.
-    fn way_on(&self) -> String {
+    fn hint(&self) -> String {
         let path = shell::path(&self.path);
         match self.newer {
             true => format!(
@@ -200,7 +200,7 @@ impl From<&UnreadableFile> for Error {
             true => Error::usage(damage.to_string()),
             false => Error::unchanged(damage.to_string()),
         };
-        fault.hint(damage.way_on())
+        fault.hint(damage.hint())
     }
 }
 

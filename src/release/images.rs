@@ -101,7 +101,7 @@ fn hash(text: &str) -> u32 {
 pub fn keep(docker: &Docker, owner: ImageOwner, service: &str, placed: &ServiceRelease) -> Result<(), Error> {
     let tag = owner.tag_of(service, placed.since);
     docker.tag(&placed.image_id, &tag).map_err(Error::from_error)?;
-    hold(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Error::from_error)
+    tag_image(docker, owner, &owner.keeper_of(service, placed.since), &tag).map_err(Error::from_error)
 }
 
 /// Swarm refers to an image of a registry by its digest, and the registry keeps it.
@@ -121,13 +121,13 @@ pub fn not_held<'a>(
     placed.filter(|p| is_local(p.1) && !is_held(p) && is_there(p)).collect()
 }
 
-fn hold(docker: &Docker, owner: ImageOwner, keeper: &str, tag: &str) -> anyhow::Result<()> {
+fn tag_image(docker: &Docker, owner: ImageOwner, keeper: &str, tag: &str) -> anyhow::Result<()> {
     let Some(image) = docker.image(tag)? else {
         return Ok(());
     };
     match docker.inspect(&[keeper.into()])?.first() {
         Some(there) if there.label(KEEPS) != Some(owner.project) => {
-            return Err(taken(keeper).into());
+            return Err(name_taken(keeper).into());
         }
         Some(there) if there.image_id == image.id => return Ok(()),
         // The numbers began anew, with a new state folder.
@@ -137,7 +137,7 @@ fn hold(docker: &Docker, owner: ImageOwner, keeper: &str, tag: &str) -> anyhow::
     docker.create_keeper((owner.project, owner.history), keeper, tag, &image)
 }
 
-fn taken(keeper: &str) -> Error {
+fn name_taken(keeper: &str) -> Error {
     Error::unchanged(format!(
         "the container `{keeper}` is not of compose-zd, and has the name of one that holds an image"
     ))
