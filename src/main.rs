@@ -76,7 +76,7 @@ fn read(words: Vec<OsString>) -> Cli {
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
     // What changes nothing that runs is just ended by Ctrl-C.
-    let stop = || StopSignal::listen(move |asked| report.asked_to_stop(asked));
+    let stop = || StopSignal::listen(move |asked| report.stop_requested(asked));
     match &cli.command {
         Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop()?),
         Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop()?),

@@ -110,10 +110,10 @@ impl Report {
     pub fn event(&self, event: Event) {
         let entry = EventRecord::now(self.elapsed(), event);
         if self.tells(&entry.event) {
-            self.tell(&entry);
+            self.write_record(&entry);
         }
         if let Some(screen) = &self.0.screen {
-            screen.take(entry.at, &entry.event);
+            screen.apply(entry.at, &entry.event);
         }
         self.keep(entry);
     }
@@ -151,7 +151,7 @@ impl Report {
         }
     }
 
-    fn tell(&self, entry: &EventRecord) {
+    fn write_record(&self, entry: &EventRecord) {
         match &entry.event {
             _ if self.is_json() => write_err(&entry.line()),
             Event::Error { .. } => self.above(&entry.event.to_string()),
@@ -286,7 +286,7 @@ impl Report {
     }
 
     /// What becomes of a signal; where it leaves, what is half done stays so.
-    pub fn asked_to_stop(&self, asked: SignalEffect) {
+    pub fn stop_requested(&self, asked: SignalEffect) {
         match asked {
             SignalEffect::Finishes => self.warn(&Warning::Finishes),
             SignalEffect::Hurries => self.warn(&Warning::Hurries),
@@ -360,7 +360,7 @@ impl Report {
 
 impl Report {
     /// Asks who sits at the terminal, and whether the answer is yes; none where nobody sits there.
-    pub fn ask(question: &str) -> Option<bool> {
+    pub fn confirm(question: &str) -> Option<bool> {
         let mut terminal = std::io::stderr();
         if !(std::io::stdin().is_terminal() && terminal.is_terminal()) {
             return None;

@@ -217,7 +217,7 @@ impl InitContext {
             [] => (Vec::new(), self.facts.apps.keys().map(String::as_str).collect()),
             [one] => (vec![*one], Vec::new()),
             several => {
-                let ask = |name: &str| Report::ask(&format!("put HAProxy in front of `{name}`?"));
+                let ask = |name: &str| Report::confirm(&format!("put HAProxy in front of `{name}`?"));
                 let said: Vec<_> = several.iter().map(|name| (*name, ask(name))).collect();
                 (said.iter().filter(|(_, yes)| *yes == Some(true)).map(|(n, _)| *n).collect(), names)
             }
@@ -329,7 +329,7 @@ fn fates<'a>(
     let fate = |file: &'a NewFile| {
         let there = files::look(folder, file)?;
         let overwrite =
-            || force || Report::ask(&format!("overwrite `{}`?", file.path.display())) == Some(true);
+            || force || Report::confirm(&format!("overwrite `{}`?", file.path.display())) == Some(true);
         let fate = match there {
             _ if is_shadowed(folder, &file.path) => FileAction::Kept,
             FileStatus::Nothing => FileAction::New,

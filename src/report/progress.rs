@@ -42,8 +42,8 @@ pub struct Progress {
 
 impl Progress {
     /// Takes in an event that happened at this time since the start.
-    pub fn take(&mut self, at: Duration, event: &Event) {
-        self.tracks.take(at, event);
+    pub fn apply(&mut self, at: Duration, event: &Event) {
+        self.tracks.apply(at, event);
         match event {
             Event::Deploying { target, .. } => self.begin(at, target),
             Event::Sending { stack, .. } => self.begin(at, stack),

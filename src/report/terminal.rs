@@ -57,10 +57,10 @@ impl ProgressDisplay {
         ProgressDisplay { bar, board }
     }
 
-    pub fn take(&self, at: Duration, event: &Event) {
+    pub fn apply(&self, at: Duration, event: &Event) {
         let begun = {
             let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.take(at, event);
+            board.apply(at, event);
             board.has_begun()
         };
         if begun {
@@ -136,7 +136,7 @@ mod tests {
         let term = InMemoryTerm::new(10, 80);
         let screen = screen(&term);
         assert!(!screen.print("no board yet"));
-        screen.take(Duration::ZERO, &deploying());
+        screen.apply(Duration::ZERO, &deploying());
         assert!(screen.print("warning: one"));
         screen.bar.tick();
         let lines: Vec<String> = term.contents().lines().map(String::from).collect();

@@ -64,11 +64,11 @@ impl Timeline {
         let mut tracks = InstanceTracks::default();
         let mut targets = Vec::new();
         for EventRecord { at, event, .. } in entries {
-            tracks.take(*at, event);
+            tracks.apply(*at, event);
             if let Event::Deploying { target: name, .. } | Event::Sending { stack: name, .. } = event {
                 targets.push(name.clone());
             }
-            story.take(*at, event);
+            story.apply(*at, event);
         }
         story.title = match targets.is_empty() {
             true => "nothing was deployed".into(),
@@ -82,7 +82,7 @@ impl Timeline {
         story
     }
 
-    fn take(&mut self, at: Duration, event: &Event) {
+    fn apply(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Routed { .. } => self.marks.push(Marker { at, what: "switch" }),
             Event::GoingBack => self.marks.push(Marker { at, what: "going back" }),

@@ -87,7 +87,7 @@ impl InstanceTracks {
     }
 
     /// Takes in an event that happened at this time since the start.
-    pub fn take(&mut self, at: Duration, event: &Event) {
+    pub fn apply(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Deploying { target, proxies, instances } => {
                 self.proxied.extend((!proxies.is_empty()).then(|| target.clone()));
@@ -219,7 +219,7 @@ mod tests {
     fn story(events: &[Event]) -> Vec<String> {
         let mut tracks = InstanceTracks::default();
         for (second, event) in events.iter().enumerate() {
-            tracks.take(Duration::from_secs(second as u64), event);
+            tracks.apply(Duration::from_secs(second as u64), event);
         }
         let spans = |t: &InstanceTrack| {
             let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.words(), at.as_secs()));
@@ -345,7 +345,7 @@ mod tests {
             |name: &str, current| Event::TaskRuns { name: name.into(), node: "n".into(), current, wanted: 3 };
         [runs("vote.1", 1), runs("vote.3", 2), runs("x.1", 1)]
             .iter()
-            .for_each(|e| tracks.take(Duration::ZERO, e));
+            .for_each(|e| tracks.apply(Duration::ZERO, e));
         let tasks: Vec<_> = tracks.tasks().iter().map(|(s, n)| (s.as_str(), *n)).collect();
         assert_eq!(tasks, [("vote", (2, 3)), ("x", (1, 3))]);
     }

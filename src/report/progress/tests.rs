@@ -19,12 +19,12 @@ fn step(number: usize, verb: &str) -> Event {
 fn board(events: &[Event]) -> Progress {
     let mut board = Progress::default();
     let proxies = names("lb");
-    board.take(
+    board.apply(
         Duration::ZERO,
         &Event::Deploying { target: "app".into(), proxies, instances: vec![found("app-1")] },
     );
     for (event, second) in events.iter().zip(1..) {
-        board.take(Duration::from_secs(second), event);
+        board.apply(Duration::from_secs(second), event);
     }
     board
 }
@@ -81,8 +81,8 @@ fn no_line_is_wider_and_there_are_no_more_than_fit() {
 fn where_there_is_no_room_those_at_work_come_first() {
     let mut board = Progress::default();
     let instances = (1..=20).map(|n| found(&format!("app-{n}"))).collect();
-    board.take(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
-    board.take(Duration::ZERO, &Event::Draining { names: names("app-19") });
+    board.apply(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
+    board.apply(Duration::ZERO, &Event::Draining { names: names("app-19") });
     let lines = text(&board, 80, 4);
     assert!(lines[1].starts_with("19/20 app-19  draining → stopped"), "{lines:?}");
     assert!(lines[2].starts_with(" 1/20 app-1 "), "{lines:?}");
@@ -92,7 +92,7 @@ fn where_there_is_no_room_those_at_work_come_first() {
 #[test]
 fn the_way_back_is_shown_as_such() {
     let mut board = halfway();
-    board.take(Duration::from_secs(5), &Event::GoingBack);
+    board.apply(Duration::from_secs(5), &Event::GoingBack);
     let lines = board.lines(Duration::from_secs(5), 80, 20);
     assert_eq!(lines[0].0, LineStyle::Back);
     assert!(lines[0].1.starts_with("going back app"), "{lines:?}");
@@ -116,8 +116,8 @@ fn a_lost_request_of_the_witness_is_seen() {
 #[test]
 fn a_swarm_shows_how_many_tasks_of_each_service_run() {
     let mut board = Progress::default();
-    board.take(Duration::ZERO, &Event::Sending { stack: "demo".into(), services: names("vote") });
-    board.take(
+    board.apply(Duration::ZERO, &Event::Sending { stack: "demo".into(), services: names("vote") });
+    board.apply(
         Duration::ZERO,
         &Event::TaskRuns { name: "vote.1".into(), node: "n1".into(), current: 1, wanted: 2 },
     );
