@@ -110,7 +110,7 @@ impl FailureReason {
     }
 
     /// All that is known of it, which may have to be waited for.
-    pub fn told(self) -> Error {
+    pub fn into_error(self) -> Error {
         match self {
             FailureReason::Known(fault) => fault,
             FailureReason::Failed(fault) => fault.join().expect("no panic in a read"),
@@ -162,14 +162,14 @@ impl<'a> Rollout<'a> {
     }
 
     /// Goes on where another left off: what it counted is counted.
-    pub fn go_on_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
+    pub fn continue_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
         self.tolerance = tolerance;
         (self.left, self.cut) = (other.left, other.cut);
         self.initialised.extend(other.initialised);
     }
 
     /// From here on nothing that fails or does not get ready ends the plan.
-    pub fn leniently(&mut self) -> &mut Self {
+    pub fn best_effort(&mut self) -> &mut Self {
         self.lenient = true;
         self
     }
@@ -333,7 +333,7 @@ impl<'a> Rollout<'a> {
             self.tools.docker.check_lease()?;
         }
         if self.plans_anew && matches!(step, Step::Stop(_)) {
-            self.leave_the_dead()?;
+            self.drop_dead_instances()?;
         }
         match step {
             Step::Create { service, fresh, total } => self.create(service, fresh, *total),
@@ -354,7 +354,7 @@ impl<'a> Rollout<'a> {
                 self.stop(keys)
             }
             Step::Remove(keys) => self.remove(keys),
-            Step::Release => self.release(),
+            Step::Release => self.hand_back(),
         }
     }
 
@@ -368,7 +368,7 @@ impl<'a> Rollout<'a> {
         }
         let Err(objection) = self.objection() else { return Ok(()) };
         // One that has died is the reason for what was lost.
-        if self.leave_the_dead()? {
+        if self.drop_dead_instances()? {
             return Ok(());
         }
         Err(objection)
@@ -511,7 +511,7 @@ impl<'a> Rollout<'a> {
         keys.iter().map(|k| self.name(k)).collect()
     }
 
-    fn tell(&self, event: fn(Vec<String>) -> Event, keys: &[InstanceKey]) {
+    fn report(&self, event: fn(Vec<String>) -> Event, keys: &[InstanceKey]) {
         self.tools.report.event(event(self.names(keys)));
     }
 }

@@ -246,7 +246,7 @@ impl<'a> Pipeline<'a> {
         self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
         if let Err(error) = self.start_needed(down).and_then(|()| {
             let run = self.run_shots("before", shots.before.iter());
-            run.map_err(|stopped| stopped.why.told().into())
+            run.map_err(|stopped| stopped.why.into_error().into())
         }) {
             self.ledger.forget(&entry);
             return Err(error);

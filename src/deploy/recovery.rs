@@ -41,7 +41,7 @@ impl Pipeline<'_> {
                 Ok(counts)
             });
             match settled {
-                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.why.told()), true),
+                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.why.into_error()), true),
                 Err(fault) => {
                     self.report.warn(&Warning::Release(format!("it cannot stay where it is: {fault}")))
                 }
@@ -49,7 +49,7 @@ impl Pipeline<'_> {
         }
         self.report.event(Event::GoingBack);
         let (worst, unclean) = self.all_go_back(parts, &stopped.failed);
-        let first = stopped.why.told();
+        let first = stopped.why.into_error();
         let worst = worst.or_else(|| self.witness.lost_at_the_end());
         let fault = match worst {
             None => {
@@ -80,7 +80,7 @@ impl Pipeline<'_> {
             }
         }
         for rollout in back {
-            if let Err(error) = rollout.release() {
+            if let Err(error) = rollout.hand_back() {
                 self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
             }
         }

@@ -199,7 +199,7 @@ impl<'a> TargetRollout<'a> {
             match self.try_run(stage) {
                 Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
                 Err(stopped) if stopped.serves => {
-                    self.report.warn(&Warning::LeftBehind(stopped.why.told().to_string()));
+                    self.report.warn(&Warning::LeftBehind(stopped.why.into_error().to_string()));
                     self.clean_again();
                     return Ok(());
                 }
@@ -220,7 +220,7 @@ impl<'a> TargetRollout<'a> {
         }
         let spared = self.failed.len();
         let planned = self.plan_anew(|_, _| spared);
-        let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.why.told()));
+        let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.why.into_error()));
         if let Err(fault) = cleaned {
             self.report.warn(&Warning::LeftBehind(fault.to_string()));
             self.left = self.still_running();
@@ -316,7 +316,7 @@ impl<'a> TargetRollout<'a> {
             target: self.name().into(),
             failed: self.failed.len(),
             slots: self.slots,
-            why: stopped.why.told().message,
+            why: stopped.why.into_error().message,
         });
         let spared = self.failed.len();
         self.plan_anew(|_, _| spared).map_err(RolloutFailure::by)
@@ -333,7 +333,7 @@ impl<'a> TargetRollout<'a> {
         let next = Rollout::new(self.tools, self.stop.clone(), &scene.observed, scene.containers);
         let tolerance = self.tolerance();
         let before = std::mem::replace(&mut self.rollout, next);
-        self.rollout.go_on_from(before, tolerance);
+        self.rollout.continue_from(before, tolerance);
         Ok(())
     }
 
@@ -366,7 +366,7 @@ impl<'a> TargetRollout<'a> {
         self.stop = StopSignal::default();
         self.plan_anew(|goal, now| goal.wanted.saturating_sub(new_ones(goal, now)))?;
         let plan = self.plan.clone();
-        self.rollout.leniently().run(&plan, plan.before_release()).map_err(|s| s.why.told())?;
+        self.rollout.best_effort().run(&plan, plan.before_release()).map_err(|s| s.why.into_error())?;
         let now = self.look()?;
         let goal = DesiredService { service: self.viewer.target.name().into(), ..DesiredService::default() };
         Ok((new_ones(&goal, &now.observed), wanted))
@@ -415,7 +415,7 @@ impl<'a> TargetRollout<'a> {
                 Err(stopped) if stopped.failed.iter().any(|id| !dead.contains(id)) => {
                     dead.extend(stopped.failed)
                 }
-                Err(stopped) => (fault, rounds) = (Some(stopped.why.told()), 0),
+                Err(stopped) => (fault, rounds) = (Some(stopped.why.into_error()), 0),
             }
         }
     }
@@ -464,7 +464,7 @@ impl<'a> TargetRollout<'a> {
     /// # Errors
     /// A proxy that does not answer.
     pub fn release(&self) -> Result<()> {
-        self.rollout.release()
+        self.rollout.hand_back()
     }
 
     /// The old instances that serve.

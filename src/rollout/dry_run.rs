@@ -60,7 +60,7 @@ impl<'a> Preview<'a> {
             Step::Idle(keys) => Ok(self.idle(keys)),
             Step::Stop(keys) => Ok(self.stop(keys)),
             Step::Remove(keys) => Ok(vec![self.call(&DockerCommand::Remove(&self.names(keys)))]),
-            Step::Release => self.release(),
+            Step::Release => self.hand_back(),
             Step::Delay(_) | Step::Monitor(_) => Ok(Vec::new()),
         }
     }
@@ -144,7 +144,7 @@ impl<'a> Preview<'a> {
         told
     }
 
-    fn release(&self) -> Result<Vec<PreviewLine>> {
+    fn hand_back(&self) -> Result<Vec<PreviewLine>> {
         let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
         self.in_proxies(&[], |proxy, now, rotation| match proxy.hand_back(now, &rotation.all(), &existing) {
             HandBack::Run(exec) => Some(exec),

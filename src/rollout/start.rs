@@ -50,7 +50,7 @@ impl<'a> Rollout<'a> {
             .into());
         }
         self.bound.extend(fresh.iter().cloned().zip(made));
-        self.tell(|names| Event::Created { names }, fresh);
+        self.report(|names| Event::Created { names }, fresh);
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl<'a> Rollout<'a> {
             }
         }
         self.refresh()?;
-        self.tell(|names| Event::Started { names }, keys);
+        self.report(|names| Event::Started { names }, keys);
         // What crashes over and over frees its address, and one that has just started may have got that.
         if self.bound.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;

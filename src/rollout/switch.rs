@@ -33,7 +33,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<()> {
         self.note_others()?;
         self.inside = inside.to_vec();
-        self.for_the_living(|rollout| {
+        self.without_dead(|rollout| {
             let mut routings = rollout.routings(outside).into_iter();
             routings.try_for_each(|mut routing| {
                 if !routing.proxy.steers() {
@@ -65,17 +65,17 @@ impl<'a> Rollout<'a> {
 
     /// Does something that every instance in rotation has to be there for: one that has died meanwhile, and that no
     /// longer counts as failed, keeps nobody waiting.
-    pub(super) fn for_the_living<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
-        self.leave_the_dead()?;
-        self.as_long_as_they_live(act)
+    pub(super) fn without_dead<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        self.drop_dead_instances()?;
+        self.retry_without_dead(act)
     }
 
     /// The same where nothing is changed yet that one who has died could spoil.
-    pub(super) fn as_long_as_they_live<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
+    pub(super) fn retry_without_dead<T>(&mut self, act: impl Fn(&Self) -> Result<T>) -> Result<T> {
         loop {
             match act(self) {
                 Err(error) if self.stop.signal().is_none() && !error.is::<MonitorFailure>() => {
-                    if !self.leave_the_dead()? {
+                    if !self.drop_dead_instances()? {
                         return Err(error);
                     }
                 }
@@ -85,7 +85,7 @@ impl<'a> Rollout<'a> {
     }
 
     /// Takes those out of the rotation that do not run, as long as anybody is left; tells whether there were any.
-    pub(super) fn leave_the_dead(&mut self) -> Result<bool> {
+    pub(super) fn drop_dead_instances(&mut self) -> Result<bool> {
         if self.read.take().is_none_or(|at| at.elapsed() > FRESH) {
             self.refresh()?;
         }
@@ -99,7 +99,7 @@ impl<'a> Rollout<'a> {
         if living.is_empty() || dead.is_empty() {
             return Ok(false);
         }
-        self.tell(|names| Event::Died { names }, &dead);
+        self.report(|names| Event::Died { names }, &dead);
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
         if self.objected.take() {
             self.tools.witness.forgive();
@@ -109,7 +109,11 @@ impl<'a> Rollout<'a> {
     }
 
     /// Without those that a proxy which cannot be told a rotation goes on sending requests to.
-    pub(super) fn told(&self, mut routing: ProxyRotation<'a>, outside: &[InstanceKey]) -> ProxyRotation<'a> {
+    pub(super) fn without_unsteered(
+        &self,
+        mut routing: ProxyRotation<'a>,
+        outside: &[InstanceKey],
+    ) -> ProxyRotation<'a> {
         let leaves = |e: &Endpoint| {
             let key = outside.iter().find(|k| self.bound[*k].id == e.id);
             key.is_some_and(|k| self.has_drain_command(k))
@@ -144,10 +148,11 @@ impl<'a> Rollout<'a> {
     /// Where proxies are only watched: has those leave that know how, and sees them let go.
     fn leave(&mut self, keys: &[InstanceKey]) -> Result<()> {
         keys.iter().try_for_each(|key| self.drain_command(key))?;
-        self.as_long_as_they_live(|rollout| {
+        self.retry_without_dead(|rollout| {
             let watched = rollout.routings(keys).into_iter().filter(|r| !r.proxy.steers());
-            let mut leaving =
-                watched.map(|r| rollout.told(r, keys)).filter(|r| !r.rotation.outside.is_empty());
+            let mut leaving = watched
+                .map(|r| rollout.without_unsteered(r, keys))
+                .filter(|r| !r.rotation.outside.is_empty());
             leaving.try_for_each(|routing| routing.set(&rollout.stop, &|| rollout.check()))
         })
     }
@@ -162,7 +167,7 @@ impl<'a> Rollout<'a> {
         let settings = &self.service(&keys[0]).settings;
         let is_drained = self.is_drained(keys);
         if is_drained {
-            self.tell(|names| Event::Draining { names }, keys);
+            self.report(|names| Event::Draining { names }, keys);
         }
         match self.tools.proxies.iter().any(|p| !p.steers()) {
             true => self.leave(keys)?,
@@ -170,10 +175,10 @@ impl<'a> Rollout<'a> {
         }
         let since = keys.iter().filter_map(|k| self.left.get(&self.bound[k].id)).min().copied();
         let since = since.filter(|_| self.tools.proxies.iter().all(|p| p.steers()));
-        let (requests, unsure) = self.as_long_as_they_live(|rollout| {
+        let (requests, unsure) = self.retry_without_dead(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             let check = || rollout.check().and_then(|()| rollout.objection());
-            for routing in rollout.routings(keys).into_iter().map(|r| rollout.told(r, keys)) {
+            for routing in rollout.routings(keys).into_iter().map(|r| rollout.without_unsteered(r, keys)) {
                 let limit = settings.drain_timeout;
                 let since = since.unwrap_or_else(Instant::now);
                 match routing.wait_until_idle(limit, since, &rollout.stop, &check)? {
@@ -187,7 +192,7 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut += requests;
         match requests + unsure {
-            0 if is_drained => self.tell(|names| Event::Idle { names }, keys),
+            0 if is_drained => self.report(|names| Event::Idle { names }, keys),
             0 => {}
             _ => self.tools.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
@@ -211,13 +216,13 @@ impl<'a> Rollout<'a> {
         let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
         self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
         self.inside.retain(|k| !keys.contains(k));
-        self.tell(|names| Event::Stopped { names }, keys);
+        self.report(|names| Event::Stopped { names }, keys);
         Ok(())
     }
 
     pub(super) fn remove(&mut self, keys: &[InstanceKey]) -> Result<()> {
         self.tools.docker.remove(&self.ids(keys))?;
-        self.tell(|names| Event::Removed { names }, keys);
+        self.report(|names| Event::Removed { names }, keys);
         Ok(())
     }
 
@@ -226,11 +231,11 @@ impl<'a> Rollout<'a> {
         let (docker, ids) = (self.tools.docker, self.ids(keys));
         let (removed, released) = std::thread::scope(|scope| {
             let removed = scope.spawn(|| docker.remove(&ids));
-            let released = self.release();
+            let released = self.hand_back();
             (removed.join().expect("no panic in a removal"), released)
         });
         removed?;
-        self.tell(|names| Event::Removed { names }, keys);
+        self.report(|names| Event::Removed { names }, keys);
         self.released = released.is_ok();
         released
     }
@@ -239,7 +244,7 @@ impl<'a> Rollout<'a> {
     ///
     /// # Errors
     /// A proxy that does not answer.
-    pub fn release(&self) -> Result<()> {
+    pub fn hand_back(&self) -> Result<()> {
         self.note_others()?;
         let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
         let (existing, first) = std::thread::scope(|scope| {
