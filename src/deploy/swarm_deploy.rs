@@ -234,7 +234,7 @@ pub fn losses(
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Risk)>> {
     let fronts = fronts(project)?;
-    let mut all = nodes.map(|nodes| nodes.losses(file)).unwrap_or_default();
+    let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
     for (service, part) in file.value["services"].as_object().into_iter().flatten() {
         let before: Vec<&StackProxy> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
         let others = before.iter().filter(|f| f.service != *service);

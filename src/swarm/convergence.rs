@@ -118,7 +118,7 @@ fn job(stack: &ObservedStack, service: &StackService) -> Convergence {
 
 /// Longest time without progress before Swarm is held to be stuck: the time to get ready, and everything that Swarm
 /// waits for by itself in between. Swarm has no such limit: a task that never gets ready is waited for without end.
-pub fn patience(
+pub fn stall_timeout(
     stack: &ObservedStack,
     service: &StackService,
     ready: Duration,

@@ -171,7 +171,7 @@ impl ClusterNodes {
     }
 
     /// Volumes that each node has for itself, of services that Swarm may move to another.
-    pub fn losses(&self, file: &StackFile) -> Vec<(String, Risk)> {
+    pub fn risks(&self, file: &StackFile) -> Vec<(String, Risk)> {
         let mut all = Vec::new();
         for name in &file.services {
             let service = &file.value["services"][name];

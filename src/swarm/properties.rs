@@ -26,7 +26,7 @@ fn nothing_that_a_manager_may_tell_ends_us() {
             ObservedStack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
         for service in stack.services.values() {
             convergence::standing(&stack, &ServiceGoal::sent(&stack, &service.name), Some(service));
-            convergence::patience(&stack, service, Duration::from_secs(60), Some(service));
+            convergence::stall_timeout(&stack, service, Duration::from_secs(60), Some(service));
             convergence::complaints(&stack, &service.name, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));

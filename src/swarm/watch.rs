@@ -118,7 +118,7 @@ impl StackWatch<'_> {
         match look(self.docker, self.stack) {
             Ok(stack) => {
                 seen.answered = Instant::now();
-                self.tell(&stack, seen);
+                self.report(&stack, seen);
                 self.judge(stack, seen)
             }
             Err(error) if seen.answered.elapsed() > self.docker.scaled(LOST) => {
@@ -156,7 +156,7 @@ impl StackWatch<'_> {
         }
         let waited = seen.since.elapsed();
         let patience = |s: &StackService| {
-            convergence::patience(&stack, s, self.ready, self.before.services.get(&s.name))
+            convergence::stall_timeout(&stack, s, self.ready, self.before.services.get(&s.name))
         };
         let late = |service: &&StackService| waited > patience(service);
         let service = underway.iter().all(late).then(|| underway[0].name.clone())?;
@@ -173,7 +173,7 @@ impl StackWatch<'_> {
     }
 
     /// Tells of every task that has come to run, and of every new complaint.
-    fn tell(&self, stack: &ObservedStack, seen: &mut WatchProgress) {
+    fn report(&self, stack: &ObservedStack, seen: &mut WatchProgress) {
         for service in self.watched(stack) {
             let tasks = || stack.tasks_of(&service.name);
             let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.is_known(t)).collect();
@@ -185,7 +185,7 @@ impl StackWatch<'_> {
             if let Some(task) = failed.into_iter().max_by_key(|t| &t.created) {
                 seen.failed.insert(service.name.clone(), task.clone());
             }
-            self.tell_running(stack, service, seen);
+            self.report_running(stack, service, seen);
             let said = seen.complaints.entry(service.name.clone()).or_default();
             for (text, reason) in convergence::complaints(stack, &service.name, |task| self.is_known(task)) {
                 if let Entry::Vacant(place) = said.entry(reason) {
@@ -196,7 +196,7 @@ impl StackWatch<'_> {
         }
     }
 
-    fn tell_running(&self, stack: &ObservedStack, service: &StackService, seen: &mut WatchProgress) {
+    fn report_running(&self, stack: &ObservedStack, service: &StackService, seen: &mut WatchProgress) {
         if service.spec.is_job() {
             return;
         }

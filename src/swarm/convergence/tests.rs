@@ -83,7 +83,7 @@ fn patience_covers_what_swarm_waits_for_by_itself() {
     let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
     let of = |stack: &ObservedStack, is_new: bool| {
         let service = &stack.services["app"];
-        patience(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
+        stall_timeout(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
     };
     assert_eq!(of(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
     assert_eq!(of(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");

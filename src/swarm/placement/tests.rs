@@ -107,7 +107,7 @@ fn a_volume_of_each_node_is_a_loss_where_a_service_may_move() {
             "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
         );
         let text = ResolvedProject::read(&yaml).unwrap().text();
-        nodes().losses(&StackFile::of(&text, "f", &StackOverrides::default()).unwrap()).len()
+        nodes().risks(&StackFile::of(&text, "f", &StackOverrides::default()).unwrap()).len()
     };
     assert_eq!(losses("", "{name: p_v}"), 1);
     assert_eq!(losses("deploy: {placement: {constraints: [node.hostname == one]}}", "{}"), 0);
