@@ -25,7 +25,7 @@ pub use sample::Sample;
 use sample::{LossCriteria, in_millis};
 pub use summary::{SwitchWindow, WitnessSummary};
 use summary::{how_lost, versions};
-use verdict::{ChangeLog, LOST, LossTally, UrlOutage, losses};
+use verdict::{ChangeLog, LOST, LossTally, UrlOutage, loss_evidence};
 
 /// How many probes of a URL may be without an answer at a time.
 const OPEN: usize = 64;
@@ -211,7 +211,7 @@ impl Witness {
     }
 
     /// What was lost until now has a reason that does not count.
-    pub fn forgive(&self) {
+    pub fn ignore_losses_so_far(&self) {
         let now = self.now();
         self.acts.lock().expect("nobody panicked").stops.push(Duration::ZERO..now);
         self.judges.store(true, Ordering::Relaxed);
@@ -322,7 +322,7 @@ impl WitnessProbe {
         let terms = self.heard().terms.clone();
         let mut answers = None;
         for (n, asker) in self.askers.iter().enumerate() {
-            let said = asker.ask();
+            let said = asker.get();
             if self.is_over() {
                 break;
             }
@@ -351,26 +351,26 @@ impl WitnessProbe {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let probe = Arc::clone(self);
         let sent = open < OPEN
-            && std::thread::Builder::new().name("witness".into()).spawn(move || probe.ask()).is_ok();
+            && std::thread::Builder::new().name("witness".into()).spawn(move || probe.send_one()).is_ok();
         if !sent {
             self.open.fetch_sub(1, Ordering::Relaxed);
             self.unsent.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn ask(&self) {
+    fn send_one(&self) {
         let at = self.zero.elapsed();
         if let Some(asker) = self.asker() {
-            let said = asker.ask();
-            self.hear(at, said);
+            let said = asker.get();
+            self.record(at, said);
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn hear(&self, at: Duration, said: HttpOutcome) {
+    fn record(&self, at: Duration, said: HttpOutcome) {
         let took = self.zero.elapsed().saturating_sub(at);
         let mut heard = self.heard();
-        heard.terms.hear(said.outcome);
+        heard.terms.record(said.outcome);
         let lost = heard.terms.loses(said.outcome);
         heard.samples.push(Sample { at, took, outcome: said.outcome, lost, version: said.version });
         drop(heard);
@@ -437,7 +437,7 @@ impl WitnessProbe {
         }
         let url = self.url();
         let heard = self.heard();
-        let found = losses(&heard.samples, acts)?;
+        let found = loss_evidence(&heard.samples, acts)?;
         let since = LossTally::of(found.since.iter().copied());
         let how = how_lost(found.since.iter().copied());
         let before = match found.before.lost {

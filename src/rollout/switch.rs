@@ -102,7 +102,7 @@ impl<'a> Rollout<'a> {
         self.report(|names| Event::Died { names }, &dead);
         self.tools.report.warn(&Warning::Died(self.names(&dead)));
         if self.objected.take() {
-            self.tools.witness.forgive();
+            self.tools.witness.ignore_losses_so_far();
         }
         self.inside = living;
         Ok(true)

@@ -72,7 +72,7 @@ impl WitnessClient {
         })
     }
 
-    pub fn ask(&self) -> HttpOutcome {
+    pub fn get(&self) -> HttpOutcome {
         // The limit is the request's, so that it is for all of it: that of the client begins anew with every piece of a body.
         let request = self.client.get(self.place.url.clone()).timeout(self.timeout);
         let mut request = request.header(USER_AGENT, "compose-zd").header(CONNECTION, "close");
@@ -151,7 +151,7 @@ mod tests {
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
         };
         let settings = WitnessSettings { timeout: Duration::from_millis(300), ..WitnessSettings::default() };
-        let said = WitnessClient::new(&place, &settings, false).unwrap().ask();
+        let said = WitnessClient::new(&place, &settings, false).unwrap().get();
         (said, server.join().unwrap())
     }
 
@@ -187,7 +187,7 @@ mod tests {
         drop(listener);
         let place = WitnessUrl { url, host: None, connect: None };
         assert_eq!(
-            WitnessClient::new(&place, &WitnessSettings::default(), false).unwrap().ask().outcome,
+            WitnessClient::new(&place, &WitnessSettings::default(), false).unwrap().get().outcome,
             ProbeOutcome::Refused
         );
     }
@@ -246,7 +246,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
         let place = WitnessUrl { url: by_tls(), host: None, connect: None };
         let outcomes = |place: &WitnessUrl| {
             let askers = WitnessClient::all(place, &WitnessSettings::default()).unwrap();
-            askers.iter().map(|asker| asker.ask().outcome).collect::<Vec<_>>()
+            askers.iter().map(|asker| asker.get().outcome).collect::<Vec<_>>()
         };
         // One that is not accepted before the switch, either, is asked all the same.
         assert_eq!(outcomes(&place), [ProbeOutcome::Untrusted, ProbeOutcome::Status(200)]);

@@ -81,7 +81,7 @@ impl LossCriteria {
     }
 
     /// Takes the first answer in.
-    pub fn hear(&mut self, outcome: ProbeOutcome) {
+    pub fn record(&mut self, outcome: ProbeOutcome) {
         if let (ProbeOutcome::Status(code @ ..500), None) = (outcome, self.usual) {
             self.usual = Some(code);
         }
@@ -148,7 +148,7 @@ mod tests {
             ProbeOutcome::Status(404),
             ProbeOutcome::Status(200),
         ] {
-            terms.hear(outcome);
+            terms.record(outcome);
         }
         assert_eq!(terms.usual, Some(404));
     }

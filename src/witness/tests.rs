@@ -190,7 +190,7 @@ fn what_is_forgiven_is_no_objection_any_more() {
     server.says(200);
     let all = witness.count().sent;
     until("what was under way has ended", || witness.count().sent > all + BURST);
-    witness.forgive();
+    witness.ignore_losses_so_far();
     assert_eq!(witness.objection(), None);
     server.says(502);
     until("more losses", || witness.objection().is_some());

@@ -73,7 +73,7 @@ fn is_the_apps_own(outcome: ProbeOutcome) -> bool {
 /// At least two of the last fifty probes since the rotation changed last were lost, and the share of them is more than
 /// twice the share before the first change. Nothing that was never answered before, and nothing that was sent or answered
 /// while an instance was stopped, counts, unless only the app itself can have said it.
-pub fn losses<'s>(samples: &'s [Sample], acts: &ChangeLog) -> Option<LossEvidence<'s>> {
+pub fn loss_evidence<'s>(samples: &'s [Sample], acts: &ChangeLog) -> Option<LossEvidence<'s>> {
     let first = acts.routes.first()?.start;
     let before = LossTally::of(samples.iter().filter(|s| s.at < first));
     let mut since: Vec<&Sample> = samples.iter().filter(|s| acts.is_since(s)).collect();
@@ -131,7 +131,7 @@ mod tests {
     /// Lost of sent since the switch, where that brings the old release back.
     fn back(text: &str, acts: &ChangeLog) -> Option<(usize, usize)> {
         let samples = samples(text);
-        losses(&samples, acts).map(|l| LossTally::of(l.since.into_iter())).map(|t| (t.lost, t.sent))
+        loss_evidence(&samples, acts).map(|l| LossTally::of(l.since.into_iter())).map(|t| (t.lost, t.sent))
     }
 
     #[test]
