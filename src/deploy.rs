@@ -95,7 +95,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     }
     turn.guard(&definition.docker);
     let place = RunLocation { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    turn.ended(carry_out(definition, ledger, args, place, (report, stop)))
+    turn.ended(run_locked(definition, ledger, args, place, (report, stop)))
 }
 
 /// Where a project runs, and where its releases are.
@@ -108,7 +108,7 @@ struct RunLocation {
 }
 
 /// Puts a definition in place, once it is this run's turn.
-fn carry_out(
+fn run_locked(
     mut definition: Request,
     mut ledger: Journal,
     args: &DeployArgs,
@@ -133,12 +133,12 @@ fn carry_out(
         })?;
     preflight::targets(&definition.project, &targets, &proxies)?;
     let shots = Jobs::of(&definition.project, &targets);
-    definition.add_one_shots(&shots)?;
+    definition.add_jobs(&shots)?;
     if args.image.is_empty() {
         prefetch::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
     }
     if !dry_run {
-        definition.adopt(&targets, &containers, &mut ledger, report)?;
+        definition.import_running(&targets, &containers, &mut ledger, report)?;
     }
     definition.set_images(&args.image, &shots, &ledger, dry_run)?;
     preflight::build_contexts(&definition.project, &targets, &place.state_dir, report);
@@ -196,7 +196,7 @@ fn carry_out(
             ledger.heading.as_ref().map(|h| &h.restart),
         ),
     };
-    run.go(&targets, containers)
+    run.execute(&targets, containers)
 }
 
 /// The services that a flag is about, with its name.

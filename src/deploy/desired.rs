@@ -95,7 +95,7 @@ impl Pipeline<'_> {
             pace: pace(service, self.policy(service), proxied),
             spared: 0,
             clears_stopped: service.starts_by_compose,
-            after_another: self.ledger.is_after_another(),
+            after_another: self.ledger.follows_unfinished(),
             may_rest: !proxied,
         }
     }

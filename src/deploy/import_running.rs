@@ -47,7 +47,7 @@ impl Importer<'_> {
     ///
     /// # Errors
     /// No engine; a folder that cannot be written.
-    pub fn adopt(&self, targets: &[Target], containers: &[Container], ledger: &mut Journal) -> Result<()> {
+    pub fn import(&self, targets: &[Target], containers: &[Container], ledger: &mut Journal) -> Result<()> {
         let open = unknown(self.project, targets, containers, ledger);
         if open.is_empty() {
             return Ok(());
@@ -56,10 +56,10 @@ impl Importer<'_> {
         // It has not changed; or only in what hashes do not know, as the number of instances.
         let hashes = self.docker.hashes()?;
         self.docker.prefetch_hashes(); // whoever plans asks again
-        let mut open = self.believe(open, &(self.snapshot.clone(), hashes), &mut beliefs);
+        let mut open = self.resolve(open, &(self.snapshot.clone(), hashes), &mut beliefs);
         if !open.is_empty() {
             for guess in self.guesses(&open) {
-                open = self.believe(open, &guess?, &mut beliefs);
+                open = self.resolve(open, &guess?, &mut beliefs);
             }
         }
         if !open.is_empty() {
@@ -85,7 +85,7 @@ impl Importer<'_> {
     }
 
     /// Those that a guess is not right about are left.
-    fn believe<'f>(
+    fn resolve<'f>(
         &self,
         open: Vec<RunningVersion<'f>>,
         (guessed, hashes): &GuessedProject,
@@ -111,12 +111,12 @@ impl Importer<'_> {
         let number = ledger.next_number();
         placed.values_mut().for_each(|p| p.since = number);
         let services: Vec<&str> = placed.keys().map(String::as_str).collect();
-        let text = ledger.text_after(&text.text(), &services)?;
+        let text = ledger.merged_config(&text.text(), &services)?;
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
         let entry =
             ReleaseDraft { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
-        ledger.adopt(&entry)?;
+        ledger.import(&entry)?;
         self.report.event(adopted);
         Ok(())
     }

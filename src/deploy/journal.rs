@@ -129,7 +129,7 @@ impl Journal {
     }
 
     /// A rollout before this one did not get to its end.
-    pub fn is_after_another(&self) -> bool {
+    pub fn follows_unfinished(&self) -> bool {
         self.heading.is_some() || self.lost.is_some()
     }
 
@@ -213,7 +213,7 @@ impl Journal {
     }
 
     /// The project after a rollout of these services: the others are as they were put in place before.
-    pub fn text_after(&self, new: &str, services: &[&str]) -> Result<String, Error> {
+    pub fn merged_config(&self, new: &str, services: &[&str]) -> Result<String, Error> {
         let mut snapshot = ResolvedProject::read(new)?;
         if let Some((current, before)) = self.base() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
@@ -259,7 +259,7 @@ impl Journal {
     }
 
     /// Holds on to the images of what may have to come back, and of what is put in place.
-    pub fn hold(&self, docker: &Docker, entry: &ReleaseDraft, report: Report) {
+    pub fn tag_images(&self, docker: &Docker, entry: &ReleaseDraft, report: Report) {
         let before = self.history.current().map(|r| &r.services);
         let leaving = before.into_iter().flatten().filter(|(service, _)| entry.placed.contains_key(*service));
         // An image that stays has one name in both.
@@ -273,7 +273,7 @@ impl Journal {
     }
 
     /// Starts to read what [`Ledger::end`] asks for.
-    pub fn expect_end(&self, docker: &Docker, entry: &ReleaseDraft) {
+    pub fn prefetch_end(&self, docker: &Docker, entry: &ReleaseDraft) {
         let services: BTreeSet<String> = self.history.services();
         let all = services.iter().chain(entry.placed.keys());
         docker.prefetch_image_tags(&self.project, &images::repositories(&self.project, all));
@@ -297,7 +297,7 @@ impl Journal {
         }
         // What did not get to its end is what `recover` goes on with.
         if !paused && !course.unfinished {
-            self.tidy(docker, keep, report);
+            self.remove_leftovers(docker, keep, report);
         }
     }
 
@@ -332,7 +332,7 @@ impl Journal {
     }
 
     /// A run that ended before it changed anything leaves nothing behind, and a paused one as it was.
-    pub fn forget(&self, entry: &ReleaseDraft) {
+    pub fn discard(&self, entry: &ReleaseDraft) {
         let restored = match &self.heading {
             Some(heading) => self.store.set_wanted(heading),
             None => self.store.clear_wanted(),
@@ -349,7 +349,7 @@ impl Journal {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn adopt(&mut self, entry: &ReleaseDraft) -> Result<(), Error> {
+    pub fn import(&mut self, entry: &ReleaseDraft) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
         let course = RunResult {
             outcome: RolloutOutcome::Deployed,
@@ -410,7 +410,7 @@ impl Journal {
     }
 
     /// What no release that is kept needs goes.
-    fn tidy(&self, docker: &Docker, keep: usize, report: Report) {
+    fn remove_leftovers(&self, docker: &Docker, keep: usize, report: Report) {
         let warn = |text: String| report.warn(&Warning::Release(text));
         let history = match self.store.history() {
             Ok(history) => history,

@@ -79,8 +79,8 @@ impl<'a> Pipeline<'a> {
     }
 
     /// All targets: observe → plan → execute → report. `containers` are all of the engine's, read just now.
-    pub fn go(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
-        self.expect_others(&containers, targets);
+    pub fn execute(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
+        self.prefetch_others(&containers, targets);
         let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
         let mut parts = Vec::new();
         for viewer in &viewers {
@@ -91,7 +91,7 @@ impl<'a> Pipeline<'a> {
         idle.iter().for_each(|part| self.report.up_to_date(part.name()));
         if parts.is_empty() {
             idle.iter().for_each(|part| self.unchanged(part));
-            return self.nothing(&idle);
+            return self.record_unchanged(&idle);
         }
         let notes = parts.iter().map(|part| self.judge(part, &containers)).collect::<Result<Vec<_>>>()?;
         let down = self.down(targets, &containers);
@@ -102,26 +102,26 @@ impl<'a> Pipeline<'a> {
         }
         parts.iter().zip(&notes).for_each(|(part, notes)| self.announce(part, notes));
         self.query_serving(&parts)?;
-        self.tell_dependents();
+        self.report_dependents();
         self.left_alone(&containers, targets)?;
         for part in &parts {
             preflight::collateral(self.docker(), &part.plan, &down)?;
         }
-        self.call_witness(&parts, &containers)?;
+        self.start_witness(&parts, &containers)?;
         for part in &parts {
             self.prepare(part, &parts, &containers)?;
         }
         if self.rollout.dry_run {
-            self.tell_jobs(&parts, &down);
-            return parts.iter().try_for_each(|part| self.tell_plan(part));
+            self.report_jobs(&parts, &down);
+            return parts.iter().try_for_each(|part| self.report_plan(part));
         }
-        let seen = self.carry_out(&mut parts, &down)?;
+        let seen = self.execute_and_record(&mut parts, &down)?;
         idle.iter().for_each(|part| self.unchanged(part));
         Ok(self.lost_nothing(seen.as_ref())?)
     }
 
     /// What would run, and start, beside the plan.
-    fn tell_jobs(&self, parts: &[TargetRollout], down: &[&str]) {
+    fn report_jobs(&self, parts: &[TargetRollout], down: &[&str]) {
         let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
         let tell = |what: String| self.report.event(Event::WouldPrepare { what });
         if !down.is_empty() {
@@ -143,7 +143,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
-    fn tell_plan(&self, part: &TargetRollout) -> Result<()> {
+    fn report_plan(&self, part: &TargetRollout) -> Result<()> {
         let mut steps = part.preview()?;
         let kept = self.ledger.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
@@ -193,13 +193,13 @@ impl<'a> Pipeline<'a> {
             return;
         }
         part.keep_down();
-        if let Err(error) = part.release() {
+        if let Err(error) = part.hand_back() {
             self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
         }
     }
 
     /// Everything is as it is wanted: what runs is a release all the same, so that there is one to go back to.
-    fn nothing(&self, idle: &[TargetRollout]) -> Result<()> {
+    fn record_unchanged(&self, idle: &[TargetRollout]) -> Result<()> {
         if self.rollout.dry_run {
             return Ok(());
         }
@@ -208,13 +208,13 @@ impl<'a> Pipeline<'a> {
             let current = self.ledger.history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(placed))
         };
-        if entry.placed.iter().all(known) && !self.ledger.is_after_another() {
-            self.ledger.hold(self.docker(), &entry, self.report);
-            self.ledger.forget(&entry);
+        if entry.placed.iter().all(known) && !self.ledger.follows_unfinished() {
+            self.ledger.tag_images(self.docker(), &entry, self.report);
+            self.ledger.discard(&entry);
             return Ok(());
         }
         self.ledger.begin(&entry, self.report)?;
-        self.ledger.hold(self.docker(), &entry, self.report);
+        self.ledger.tag_images(self.docker(), &entry, self.report);
         let course = RunResult::of(None, false, self.report.elapsed(), 0);
         self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
         self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
@@ -237,7 +237,11 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Does it, and writes down what became of it. Gives what the witness saw.
-    fn carry_out(&self, parts: &mut [TargetRollout], down: &[&str]) -> Result<Option<WitnessTotals>> {
+    fn execute_and_record(
+        &self,
+        parts: &mut [TargetRollout],
+        down: &[&str],
+    ) -> Result<Option<WitnessTotals>> {
         let entry = self.entry(parts)?;
         self.ledger.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
@@ -245,10 +249,10 @@ impl<'a> Pipeline<'a> {
         let shots = Jobs::of(self.project(), &changed);
         self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
         if let Err(error) = self.start_needed(down).and_then(|()| {
-            let run = self.run_shots("before", shots.before.iter());
+            let run = self.run_jobs("before", shots.before.iter());
             run.map_err(|stopped| stopped.why.into_error().into())
         }) {
-            self.ledger.forget(&entry);
+            self.ledger.discard(&entry);
             return Err(error);
         }
         let ended = self.stages(parts, &entry);
@@ -259,7 +263,7 @@ impl<'a> Pipeline<'a> {
                 .map_err(|fault| (fault, false)),
             Err((at, stopped)) => Err(self.failed(parts, at, *stopped)),
         };
-        self.wait_for_shots();
+        self.wait_for_jobs();
         let took = self.watch.elapsed();
         let witness = self.dismiss_witness();
         let cut = parts.iter().map(TargetRollout::cut).sum();
@@ -282,7 +286,7 @@ impl<'a> Pipeline<'a> {
         match done {
             Ok(()) => {
                 self.report.spent();
-                parts.iter().for_each(|part| self.tell_deployed(part, took));
+                parts.iter().for_each(|part| self.report_deployed(part, took));
             }
             Err((fault, true)) => return Err(fault.into()),
             Err((fault, false)) => return Err(self.last_good(parts, fault).into()),
@@ -290,7 +294,7 @@ impl<'a> Pipeline<'a> {
         Ok(witness)
     }
 
-    fn tell_deployed(&self, part: &TargetRollout, took: Duration) {
+    fn report_deployed(&self, part: &TargetRollout, took: Duration) {
         self.report.deployed(Event::Deployed {
             target: part.name().into(),
             serving: part.in_rotation(),
@@ -317,7 +321,7 @@ impl<'a> Pipeline<'a> {
         entry: &ReleaseDraft,
     ) -> Result<(), (usize, Box<RolloutFailure>)> {
         let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
-        let hold = move || ledger.hold(docker, entry, report);
+        let hold = move || ledger.tag_images(docker, entry, report);
         let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
         let first: Vec<usize> = (0..parts.len()).filter(is_first).collect();
         thread::scope(|scope| {
@@ -329,10 +333,10 @@ impl<'a> Pipeline<'a> {
             }
             all(parts, &first, Stage::BringUp)?;
             holding.join().expect("no panic in bookkeeping");
-            self.ledger.expect_end(self.docker(), entry);
+            self.ledger.prefetch_end(self.docker(), entry);
             all(parts, &first, Stage::Switch)
         })?;
-        self.run_shots("after", self.shots.after.iter()).map_err(|stopped| {
+        self.run_jobs("after", self.shots.after.iter()).map_err(|stopped| {
             let at = parts.iter().position(|p| p.has_any(&stopped.failed));
             (at.unwrap_or(0), stopped)
         })?;
@@ -357,7 +361,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Says which services restart with what is replaced.
-    fn tell_dependents(&self) {
+    fn report_dependents(&self) {
         let (rolled, restarted) = (self.dependents.names(), self.dependents.restarted.clone());
         if !rolled.is_empty() || !restarted.is_empty() {
             self.report.event(Event::Dependents { rolled, restarted });
@@ -379,7 +383,7 @@ impl<'a> Pipeline<'a> {
 
     /// One-shots, one after the other, for as long as no new instance fails. A release that is put back runs none: they are
     /// made for going forward.
-    fn run_shots<'s>(
+    fn run_jobs<'s>(
         &self,
         when: &'static str,
         shots: impl Iterator<Item = &'s String>,
@@ -392,7 +396,7 @@ impl<'a> Pipeline<'a> {
             self.wait_for_its_last_run(service)
                 .map_err(|error| Box::new(RolloutFailure::by(Error::from_error(error))))?;
             self.report.event(Event::Running { service: service.clone() });
-            let worked = self.run_shot(service)?;
+            let worked = self.run_job(service)?;
             if let Some(signal) = self.stop.signal() {
                 return Err(Box::new(RolloutFailure::by(Error::interrupted(signal))));
             }
@@ -439,7 +443,7 @@ impl<'a> Pipeline<'a> {
 
     /// Whether it worked. What it does to a database is not cut short: where it goes on while the rollout goes back, it is
     /// waited for at the end.
-    fn run_shot(&self, service: &str) -> Result<bool, Box<RolloutFailure>> {
+    fn run_job(&self, service: &str) -> Result<bool, Box<RolloutFailure>> {
         let (docker, name, bell) = (self.docker().clone(), service.to_string(), self.stop.bell());
         let (send, ended) = channel();
         let thread = thread::spawn(move || {
@@ -471,7 +475,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Waits for the one-shots that went on meanwhile.
-    fn wait_for_shots(&self) {
+    fn wait_for_jobs(&self) {
         let running = std::mem::take(&mut *self.running.lock().expect("nobody panicked"));
         running.into_iter().for_each(|thread| thread.join().expect("no panic in a one-shot"));
     }
@@ -497,7 +501,7 @@ impl<'a> Pipeline<'a> {
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            text: self.ledger.text_after(&self.definition.snapshot.text(), &services)?,
+            text: self.ledger.merged_config(&self.definition.snapshot.text(), &services)?,
             placed,
             replaced: self.wanted.replaced.iter().cloned().collect(),
             folder: self.definition.folder.clone(),
@@ -556,7 +560,7 @@ fn run(parts: &mut [TargetRollout], n: usize, stage: Stage) -> Result<(), (usize
         if !parts[at].may_fail(&stopped) {
             return Err((at, Box::new(stopped)));
         }
-        parts[at].without(stopped).map_err(|stopped| (at, Box::new(stopped)))?;
+        parts[at].continue_without(stopped).map_err(|stopped| (at, Box::new(stopped)))?;
         // One that has its turn later goes on then.
         if at < n {
             run(parts, at, stage)?;

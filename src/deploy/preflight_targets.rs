@@ -130,7 +130,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Starts to read what [`Run::left_alone`] asks for.
-    pub fn expect_others(&self, containers: &[Container], targets: &[Target]) {
+    pub fn prefetch_others(&self, containers: &[Container], targets: &[Target]) {
         self.docker().prefetch_images(&self.images_of(&self.others(containers, targets)));
     }
 

@@ -24,7 +24,7 @@ impl Pipeline<'_> {
     ///
     /// # Errors
     /// With `--strict`: no URL to ask, or no answer.
-    pub fn call_witness(&self, parts: &[TargetRollout], containers: &[Container]) -> Result<()> {
+    pub fn start_witness(&self, parts: &[TargetRollout], containers: &[Container]) -> Result<()> {
         let (settings, strict) = (&self.project().witness, self.rollout.witness.strict);
         if self.rollout.dry_run || !is_wanted(settings, strict)? {
             return Ok(());
@@ -92,7 +92,7 @@ impl Pipeline<'_> {
 
     /// Ends it, tells what it saw, and gives it for the record.
     pub fn dismiss_witness(&self) -> Option<WitnessTotals> {
-        tell(self.witness.end(), self.report)
+        report_all(self.witness.end(), self.report)
     }
 
     /// # Errors
@@ -136,7 +136,7 @@ fn common(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute>
 }
 
 /// Tells what was seen of each URL, and gives it for the record.
-pub fn tell(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals> {
+pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals> {
     let record = record(&all)?;
     for seen in all {
         let (url, summary) = (seen.url.clone(), seen.summary.clone());

@@ -35,9 +35,9 @@ impl Pipeline<'_> {
         if parts[at].action() == FailureAction::Pause && !interrupted {
             self.report.event(Event::Paused);
             let settled: Result<Vec<_>, Error> =
-                parts.iter_mut().map(|p| p.settle(&stopped.failed)).collect();
+                parts.iter_mut().map(|p| p.pause_in_place(&stopped.failed)).collect();
             let settled = settled.and_then(|counts| {
-                parts.iter().try_for_each(TargetRollout::release).map_err(Error::from_error)?;
+                parts.iter().try_for_each(TargetRollout::hand_back).map_err(Error::from_error)?;
                 Ok(counts)
             });
             match settled {
@@ -70,7 +70,7 @@ impl Pipeline<'_> {
         let mut unclean = None;
         let mut back = Vec::new();
         for part in parts.iter_mut().rev() {
-            match part.go_back(failed) {
+            match part.undo(failed) {
                 Ok((rollout, fault)) => {
                     back.push(rollout);
                     unclean = fault.or(unclean);
@@ -162,7 +162,7 @@ impl Pipeline<'_> {
         if services.is_empty() || serves || !is_seen {
             return fault;
         }
-        match rollback::to_last_good(self, record.number, &services) {
+        match rollback::restore_last_good(self, record.number, &services) {
             Ok(()) => Error {
                 exit: if fault.exit == Exit::Broken { Exit::Kept } else { fault.exit },
                 message: format!("{}; release {} is put back", fault.message, record.number),

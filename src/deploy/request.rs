@@ -147,7 +147,7 @@ impl Request {
     ///
     /// # Errors
     /// One that is no service of the file.
-    pub fn add_one_shots(&mut self, shots: &Jobs) -> Result<()> {
+    pub fn add_jobs(&mut self, shots: &Jobs) -> Result<()> {
         let missing: Vec<&str> =
             shots.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
         for name in missing {
@@ -164,7 +164,7 @@ impl Request {
     ///
     /// # Errors
     /// No engine; a folder that cannot be written.
-    pub fn adopt(
+    pub fn import_running(
         &self,
         targets: &[Target],
         containers: &[Container],
@@ -172,7 +172,7 @@ impl Request {
         report: Report,
     ) -> Result<()> {
         let Request { docker, project, snapshot, folder, .. } = self;
-        Importer { docker, project, snapshot, folder, report }.adopt(targets, containers, ledger)
+        Importer { docker, project, snapshot, folder, report }.import(targets, containers, ledger)
     }
 
     /// Other images than the file's: from here on Compose is given the resolved project with these in it.

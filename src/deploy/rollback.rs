@@ -141,14 +141,14 @@ pub fn recover(
         ..DeployArgs::default()
     };
     let place = super::RunLocation { state_dir, is_stack, unfinished: Some(heading.number) };
-    turn.ended(super::carry_out(definition, ledger, &args, place, (report, stop)))
+    turn.ended(super::run_locked(definition, ledger, &args, place, (report, stop)))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.
 ///
 /// # Errors
 /// As a rollback.
-pub fn to_last_good(run: &Pipeline, number: u32, services: &[String]) -> Result<()> {
+pub fn restore_last_good(run: &Pipeline, number: u32, services: &[String]) -> Result<()> {
     let ledger = run.ledger.reopened()?;
     let Some(record) = ledger.history.get(number) else {
         return Err(Error::unchanged(format!("there is no release {number}")).into());
@@ -512,7 +512,7 @@ impl Restorer<'_> {
             placed.insert(service.clone(), its.clone());
         }
         let services: Vec<&str> = asked.services.iter().map(String::as_str).collect();
-        let text = ledger.text_after(&snapshot.text(), &services)?;
+        let text = ledger.merged_config(&snapshot.text(), &services)?;
         let mut definition =
             Request::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
         definition.write(ledger, asked.number, self.rollout.dry_run)?;
@@ -558,7 +558,7 @@ impl Restorer<'_> {
                 ledger.heading.as_ref().map(|h| &h.restart),
             ),
         };
-        run.go(&targets, containers)
+        run.execute(&targets, containers)
     }
 }
 
@@ -751,7 +751,7 @@ mod tests {
         assert!(chosen(&ledger, &["db"], None).contains("wanted.json` cannot be used"));
         assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
         assert_eq!(chosen(&ledger, &["db"], Some(1)), "1: db");
-        assert!(ledger.is_after_another());
+        assert!(ledger.follows_unfinished());
     }
 
     #[test]
@@ -770,6 +770,6 @@ mod tests {
         let (dir, ledger) = ledger(&["app1 db1"]);
         let new = "{\"services\": {\"app\": {\"image\": \"new\"}, \"db\": {\"image\": \"new\"}}}";
         let ledger = with(&dir, &ledger, "releases/0001.yml", "{");
-        assert!(ledger.text_after(new, &["app"]).unwrap().contains("new"));
+        assert!(ledger.merged_config(new, &["app"]).unwrap().contains("new"));
     }
 }

@@ -71,7 +71,7 @@ impl<'a> ServingInstance<'a> {
     }
 
     /// None where the time was too short to judge it.
-    fn ask(&self, asker: &Prober) -> Option<ProbeResult> {
+    fn probe_once(&self, asker: &Prober) -> Option<ProbeResult> {
         let start = Instant::now();
         let answer = asker.probe(&self.probe, self.container).ok()?;
         let is_judged = self.timeout() <= TIMEOUT || start.elapsed() < TIMEOUT;
@@ -118,7 +118,7 @@ pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<Not
             free.insert(Prober::new(docker, timeout)?);
         }
     }
-    let ask = |one: &ServingInstance| one.ask(&askers[&one.timeout().min(TIMEOUT)]);
+    let ask = |one: &ServingInstance| one.probe_once(&askers[&one.timeout().min(TIMEOUT)]);
     let answers: Vec<Option<ProbeResult>> = thread::scope(|scope| {
         let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| ask(one))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
@@ -155,7 +155,7 @@ fn fix(probe: &ReadinessProbe) -> &'static str {
 mod tests {
     use super::*;
 
-    fn said(names: &[&str], of: usize) -> String {
+    fn listed(names: &[&str], of: usize) -> String {
         let names = names.iter().map(|n| n.to_string()).collect();
         let answer = "GET u → 404".into();
         NotReadyInstances { service: "app".into(), names, of, answer, fix: "" }.to_string()
@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn the_failing_instances_are_named_with_an_answer() {
         let one = "app-1 serves now and does not pass the probe of new instances: GET u → 404";
-        assert_eq!(said(&["app-1"], 1), one);
+        assert_eq!(listed(&["app-1"], 1), one);
         let all = "app-1, app-2 serve now and do not pass the probe of new instances: GET u → 404";
-        assert_eq!(said(&["app-1", "app-2"], 2), all);
+        assert_eq!(listed(&["app-1", "app-2"], 2), all);
         let some = "of 3 instances that serve now, app-2 would not pass the probe of new ones: GET u → 404";
-        assert_eq!(said(&["app-2"], 3), some);
+        assert_eq!(listed(&["app-2"], 3), some);
     }
 }

@@ -33,7 +33,7 @@ use crate::wait::{self, StopSignal};
 /// No engine; a proxy that does not answer; a service that is not there.
 pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let Some(every) = args.watch else {
-        tell(&look(compose, args, report)?, report);
+        report_status(&look(compose, args, report)?, report);
         return Ok(());
     };
     let mut first = true;
@@ -44,7 +44,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
             Err(error) => report.warn(&Warning::Release(format!("{error:#}"))),
             Ok(status) => {
                 report.next_screen();
-                tell(&status, report);
+                report_status(&status, report);
             }
         }
         first = false;
@@ -56,7 +56,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
 /// Longer than anybody watches.
 const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
-fn tell(status: &StatusReport, report: Report) {
+fn report_status(status: &StatusReport, report: Report) {
     match report.is_json() {
         true => report.document(status),
         false => {

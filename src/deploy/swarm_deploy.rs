@@ -120,7 +120,7 @@ pub fn deploy(
         definition: &definition,
     };
     swarm.build(args)?;
-    swarm.go(&asks, args.force)
+    swarm.execute(&asks, args.force)
 }
 
 /// Puts a recorded release back, or goes on with one that paused.
@@ -163,7 +163,7 @@ pub fn put_back(
         sent: RefCell::default(),
         definition: &definition,
     };
-    swarm.go(&asks, false)
+    swarm.execute(&asks, false)
 }
 
 /// Puts back what Swarm itself remembers, of a stack that was never deployed by us.
@@ -226,14 +226,14 @@ pub fn unrecorded(
 ///
 /// # Errors
 /// No engine.
-pub fn losses(
+pub fn risks(
     name: &str,
     project: &str,
     file: &StackFile,
     nodes: Option<&ClusterNodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Risk)>> {
-    let fronts = fronts(project)?;
+    let fronts = stack_proxies(project)?;
     let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
     for (service, part) in file.value["services"].as_object().into_iter().flatten() {
         let before: Vec<&StackProxy> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
@@ -251,7 +251,7 @@ pub fn losses(
     Ok(all)
 }
 
-fn fronts(project: &str) -> Result<Vec<StackProxy>> {
+fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
     let project: Value = serde_json::from_str(project)?;
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let services = project["services"].as_object().into_iter().flatten();
@@ -303,37 +303,37 @@ impl SwarmDeploy<'_> {
         if self.args().push { self.docker().push(&names) } else { Ok(()) }
     }
 
-    fn go(&self, asks: &StackOverrides, force: bool) -> Result<()> {
+    fn execute(&self, asks: &StackOverrides, force: bool) -> Result<()> {
         let prepared = self.prepare(asks)?;
         self.refuse_partial_prune(&prepared.file)?;
-        self.tell_before(&prepared)?;
+        self.report_before(&prepared)?;
         if self.rollout.dry_run {
-            return self.tell_plan(&prepared, force);
+            return self.report_plan(&prepared, force);
         }
         if let Some(signal) = self.stop.signal() {
             return Err(Error::interrupted(signal).into());
         }
         self.create_objects(&prepared)?;
         self.call_witness(&prepared)?;
-        self.carry_out(&prepared, force)
+        self.execute_and_record(&prepared, force)
     }
 
     /// What is ignored, and what will be lost.
-    fn tell_before(&self, prepared: &PreparedStack) -> Result<()> {
+    fn report_before(&self, prepared: &PreparedStack) -> Result<()> {
         let PreparedStack { file, nodes, .. } = prepared;
         for note in &file.notes {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
         let image = |reference: &str| self.docker().image(reference);
         let text = self.definition.snapshot.text();
-        for (_, loss) in losses(self.name(), &text, file, Some(nodes), &image)? {
+        for (_, loss) in risks(self.name(), &text, file, Some(nodes), &image)? {
             self.report.warn(&Warning::Loss(loss.to_string()));
         }
         Ok(())
     }
 
     /// The changes of each service, and the exact commands.
-    fn tell_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
+    fn report_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let PreparedStack { file, resolve, missing, .. } = prepared;
         let networks = self.docker().networks()?;
         let changes = file.services.iter().map(|name| {
@@ -378,11 +378,11 @@ impl SwarmDeploy<'_> {
     }
 
     /// Does it, and writes down what became of it.
-    fn carry_out(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
+    fn execute_and_record(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let file = &prepared.file;
         let entry = self.entry(prepared, None)?;
         self.ledger.begin(&entry, self.report)?;
-        self.ledger.hold(self.docker(), &entry, self.report);
+        self.ledger.tag_images(self.docker(), &entry, self.report);
         let started = self.report.elapsed();
         let switch = self.witness.route();
         let ended = match self.run(prepared, force) {
@@ -395,13 +395,13 @@ impl SwarmDeploy<'_> {
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
-        let witness = super::probe_urls::tell(self.witness.end(), self.report);
+        let witness = super::probe_urls::report_all(self.witness.end(), self.report);
         let (entry, fault, paused) = match &ended {
             Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
             Err((fault, paused)) => (entry, Some(fault), *paused),
         };
         if fault.is_some_and(|f| f.exit == Exit::Unchanged) {
-            self.ledger.forget(&entry);
+            self.ledger.discard(&entry);
         } else {
             let keep = self.definition.project.keep;
             let course = RunResult { witness: witness.clone(), ..RunResult::of(fault, paused, took, 0) };
@@ -412,7 +412,7 @@ impl SwarmDeploy<'_> {
             Ok(stack) => {
                 self.prune(file);
                 self.remove_objects();
-                self.tell_deployed(&file.services, &stack, took);
+                self.report_deployed(&file.services, &stack, took);
                 Ok(super::probe_urls::lost_nothing(
                     witness.as_ref(),
                     self.rollout.witness.strict,
@@ -428,7 +428,7 @@ impl SwarmDeploy<'_> {
         let services = &prepared.file.services;
         let own = self.own_way_back(services);
         match &own {
-            Some(ids) => self.ask_back(services, ids)?,
+            Some(ids) => self.request_rollback(services, ids)?,
             None => self.send(prepared, force)?,
         }
         let now = watch::look(self.docker(), self.name())?;
@@ -471,7 +471,7 @@ impl SwarmDeploy<'_> {
     }
 
     /// Swarm's own way back.
-    fn ask_back(&self, services: &[String], ids: &[String]) -> Result<()> {
+    fn request_rollback(&self, services: &[String], ids: &[String]) -> Result<()> {
         self.report.event(Event::OwnWayBack { services: services.to_vec() });
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
@@ -545,7 +545,7 @@ impl SwarmDeploy<'_> {
             number: self.number,
             kind: self.kind,
             placed,
-            text: self.ledger.text_after(&recorded.text(), &services)?,
+            text: self.ledger.merged_config(&recorded.text(), &services)?,
             replaced: Vec::new(),
             folder: self.definition.folder.clone(),
         })
@@ -580,7 +580,7 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    fn tell_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
+    fn report_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
         for name in services {
             let Some(service) = stack.services.get(name) else { continue };
             let (running, wanted) = (stack.running(name), stack.wanted(service));

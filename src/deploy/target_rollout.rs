@@ -197,7 +197,7 @@ impl<'a> TargetRollout<'a> {
             .map_err(|e| RolloutFailure::by(Error::from_error(e)))?;
         loop {
             match self.try_run(stage) {
-                Err(stopped) if self.may_fail(&stopped) => self.without(stopped)?,
+                Err(stopped) if self.may_fail(&stopped) => self.continue_without(stopped)?,
                 Err(stopped) if stopped.serves => {
                     self.report.warn(&Warning::LeftBehind(stopped.why.into_error().to_string()));
                     self.clean_again();
@@ -309,7 +309,7 @@ impl<'a> TargetRollout<'a> {
     ///
     /// # Errors
     /// What is there cannot be seen, or no plan leads on from it.
-    pub fn without(&mut self, stopped: RolloutFailure) -> Result<(), RolloutFailure> {
+    pub fn continue_without(&mut self, stopped: RolloutFailure) -> Result<(), RolloutFailure> {
         self.replace_failed(&stopped.failed);
         self.failed.extend(stopped.failed);
         self.report.warn(&Warning::Tolerated {
@@ -353,10 +353,10 @@ impl<'a> TargetRollout<'a> {
     ///
     /// # Errors
     /// What keeps it from settling.
-    pub fn settle(&mut self, stopped: &[String]) -> Result<(usize, usize), Error> {
+    pub fn pause_in_place(&mut self, stopped: &[String]) -> Result<(usize, usize), Error> {
         self.failed.extend(stopped.iter().cloned());
         let Strategy::Scale(goal) = &mut self.strategy else {
-            let (rollout, fault) = self.go_back(stopped)?;
+            let (rollout, fault) = self.undo(stopped)?;
             self.rollout = rollout;
             return fault.map_or(Ok((0, self.slots)), Err);
         };
@@ -384,7 +384,7 @@ impl<'a> TargetRollout<'a> {
     ///
     /// # Errors
     /// Nothing can be seen of what is there.
-    pub fn go_back(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Error>), Error> {
+    pub fn undo(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Error>), Error> {
         let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
         let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
         let mut is_first = true;
@@ -463,7 +463,7 @@ impl<'a> TargetRollout<'a> {
     ///
     /// # Errors
     /// A proxy that does not answer.
-    pub fn release(&self) -> Result<()> {
+    pub fn hand_back(&self) -> Result<()> {
         self.rollout.hand_back()
     }
 

@@ -29,7 +29,7 @@ pub fn judge(definition: &Request, args: &CheckArgs, engine: bool, sheet: &mut A
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    for (name, loss) in swarm_deploy::losses(&project.name, &text, &file, nodes.as_ref(), &image)? {
+    for (name, loss) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
         sheet.findings.push(Finding::lost(Scope::service(&name), loss));
     }
     let mut refusals = std::mem::take(&mut file.refusals);

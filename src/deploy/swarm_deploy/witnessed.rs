@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::prepare::PreparedStack;
-use super::{SwarmDeploy, fronts};
+use super::{SwarmDeploy, stack_proxies};
 use crate::deploy::probe_urls::{is_wanted, own_place, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::placement::PlacementNode;
@@ -88,6 +88,13 @@ impl SwarmDeploy<'_> {
             let asked = nodes.all.iter().filter(is_asked).map(ways);
             asked.filter(|ways| !ways.is_empty()).collect()
         };
-        Ok(published_urls::places(&project, self.name(), &file.services, &fronts(&text)?, &addresses, asked))
+        Ok(published_urls::places(
+            &project,
+            self.name(),
+            &file.services,
+            &stack_proxies(&text)?,
+            &addresses,
+            asked,
+        ))
     }
 }
