@@ -406,10 +406,10 @@ impl Docker {
     }
 
     fn checked(&self, words: &[&str]) -> Result<String> {
-        self.said(words, self.run(&self.docker_words(words))?)
+        self.checked_output(words, self.run(&self.docker_words(words))?)
     }
 
-    fn said(&self, words: &[&str], done: CommandResult) -> Result<String> {
+    fn checked_output(&self, words: &[&str], done: CommandResult) -> Result<String> {
         match done.ok() {
             true => Ok(done.stdout),
             false => Err(self.engine_fault(words, &done).into()),

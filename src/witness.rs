@@ -319,7 +319,7 @@ impl WitnessProbe {
         if self.askers.len() < 2 {
             return 0;
         }
-        let terms = self.heard().terms.clone();
+        let terms = self.log().terms.clone();
         let mut answers = None;
         for (n, asker) in self.askers.iter().enumerate() {
             let said = asker.get();
@@ -369,7 +369,7 @@ impl WitnessProbe {
 
     fn record(&self, at: Duration, said: HttpOutcome) {
         let took = self.zero.elapsed().saturating_sub(at);
-        let mut heard = self.heard();
+        let mut heard = self.log();
         heard.terms.record(said.outcome);
         let lost = heard.terms.loses(said.outcome);
         heard.samples.push(Sample { at, took, outcome: said.outcome, lost, version: said.version });
@@ -382,7 +382,7 @@ impl WitnessProbe {
         }
     }
 
-    fn heard(&self) -> std::sync::MutexGuard<'_, SampleLog> {
+    fn log(&self) -> std::sync::MutexGuard<'_, SampleLog> {
         self.heard.lock().expect("nobody panicked")
     }
 
@@ -393,7 +393,7 @@ impl WitnessProbe {
     fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Relaxed);
         self.beat.end();
-        let lost = self.heard().samples.len();
+        let lost = self.log().samples.len();
         self.counter.change(|all| {
             all.sent = all.sent.saturating_sub(lost);
             all.lost = all.lost.saturating_sub(lost);
@@ -406,22 +406,22 @@ impl WitnessProbe {
 
     /// Whether a probe that was sent before this got a good answer.
     fn has_answered(&self, before: Duration) -> bool {
-        self.heard().samples.iter().any(|s| !s.lost && s.at < before)
+        self.log().samples.iter().any(|s| !s.lost && s.at < before)
     }
 
     fn has_ended_any(&self) -> bool {
-        !self.heard().samples.is_empty()
+        !self.log().samples.is_empty()
     }
 
     fn last_said(&self) -> String {
-        match self.heard().samples.last() {
+        match self.log().samples.last() {
             Some(sample) => format!("GET {} → {}", self.url(), sample.outcome),
             None => format!("GET {} → no answer yet", self.url()),
         }
     }
 
     fn silence(&self, acts: &ChangeLog, now: Duration) -> Option<UrlOutage> {
-        UrlOutage::of(&self.heard().samples, self.open.load(Ordering::Relaxed), acts, now)
+        UrlOutage::of(&self.log().samples, self.open.load(Ordering::Relaxed), acts, now)
     }
 
     fn lost_for(&self, silent: Duration) -> Error {
@@ -436,7 +436,7 @@ impl WitnessProbe {
             return Some(self.lost_for(lasts));
         }
         let url = self.url();
-        let heard = self.heard();
+        let heard = self.log();
         let found = loss_evidence(&heard.samples, acts)?;
         let since = LossTally::of(found.since.iter().copied());
         let how = how_lost(found.since.iter().copied());
@@ -459,7 +459,7 @@ impl WitnessProbe {
     }
 
     fn seen(&self, switch: Option<SwitchWindow>) -> ProbeReport {
-        let mut samples = self.heard().samples.clone();
+        let mut samples = self.log().samples.clone();
         samples.sort_by_key(|s| s.at);
         let summary = WitnessSummary {
             open: self.open.load(Ordering::Relaxed),

@@ -32,7 +32,8 @@ impl Docker {
         // Most of them are known from the last time: they are read while it is asked whether there are others.
         let known = self.known();
         let (ids, read) = std::thread::scope(|scope| {
-            let ids = scope.spawn(|| self.said(&IDS, self.run_prefetched(&self.docker_words(&IDS))?));
+            let ids =
+                scope.spawn(|| self.checked_output(&IDS, self.run_prefetched(&self.docker_words(&IDS))?));
             let read = self.inspect_by(&known, |argv| self.run_prefetched(argv));
             (ids.join().expect("no panic in a read"), read)
         });

@@ -76,7 +76,7 @@ impl Docker {
         }
         let filters: Vec<String> = repositories.iter().map(|r| format!("reference={r}")).collect();
         let words = tags_words(&filters);
-        let tags = self.said(&words, self.run_prefetched(&self.docker_words(&words))?)?;
+        let tags = self.checked_output(&words, self.run_prefetched(&self.docker_words(&words))?)?;
         Ok(tags.lines().map(String::from).collect())
     }
 
@@ -112,7 +112,7 @@ impl Docker {
     pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
         let label = keeper_label(project);
         let words = keepers_words(&label);
-        let names = self.said(&words, self.run_prefetched(&self.docker_words(&words))?)?;
+        let names = self.checked_output(&words, self.run_prefetched(&self.docker_words(&words))?)?;
         Ok(names.lines().map(String::from).collect())
     }
 }

@@ -2,8 +2,6 @@
 
 #[path = "cli/adopt.rs"]
 mod adopt;
-#[path = "cli/back.rs"]
-mod back;
 #[path = "cli/check.rs"]
 mod check;
 #[path = "cli/dependents.rs"]
@@ -12,16 +10,18 @@ mod dependents;
 mod environment;
 #[path = "cli/hostile.rs"]
 mod hostile;
+#[path = "cli/locking.rs"]
+mod locking;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/obstacles.rs"]
 mod obstacles;
+#[path = "cli/output.rs"]
+mod output;
+#[path = "cli/rollback.rs"]
+mod rollback;
 #[path = "cli/state.rs"]
 mod state;
-#[path = "cli/told.rs"]
-mod told;
-#[path = "cli/turn.rs"]
-mod turn;
 #[path = "cli/witness.rs"]
 mod witness;
 

@@ -11,6 +11,8 @@ mod caddy;
 mod chaos;
 #[path = "e2e/check.rs"]
 mod check;
+#[path = "e2e/cli_runner.rs"]
+mod cli_runner;
 #[path = "e2e/clients.rs"]
 mod clients;
 #[path = "e2e/dependencies.rs"]
@@ -31,6 +33,8 @@ mod interrupt;
 mod load;
 #[path = "e2e/monitor.rs"]
 mod monitor;
+#[path = "e2e/multi_service.rs"]
+mod multi_service;
 #[path = "e2e/net.rs"]
 mod net;
 #[path = "e2e/node.rs"]
@@ -51,20 +55,16 @@ mod rollback;
 mod rules;
 #[path = "e2e/scale.rs"]
 mod scale;
-#[path = "e2e/sick.rs"]
-mod sick;
-#[path = "e2e/stage.rs"]
-mod stage;
 #[path = "e2e/status.rs"]
 mod status;
 #[path = "e2e/swarm.rs"]
 mod swarm;
-#[path = "e2e/together.rs"]
-mod together;
-#[path = "e2e/tool.rs"]
-mod tool;
+#[path = "e2e/test_project.rs"]
+mod test_project;
 #[path = "e2e/traefik.rs"]
 mod traefik;
+#[path = "e2e/unhealthy.rs"]
+mod unhealthy;
 #[path = "e2e/update.rs"]
 mod update;
 #[path = "e2e/witness.rs"]

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use crate::stage::{LONG, NO_MONITOR, Stage, wait_until};
+use crate::test_project::{LONG, NO_MONITOR, Stage, wait_until};
 
 const TOOL: &str = env!("CARGO_BIN_EXE_compose-zd");
 

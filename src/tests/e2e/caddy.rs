@@ -1,6 +1,6 @@
 //! What is special about Caddy: its switch, put in by the first deploy, and what its configuration needs.
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// An upstream an instance.
 fn caddy(name: &str) -> Stage {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::stage::{LONG, Stage, wait_closely};
-use crate::tool::{Ran, Running};
+use crate::cli_runner::{Ran, Running};
+use crate::test_project::{LONG, Stage, wait_closely};
 
 /// What a deploy says when it has done a step.
 const STEPS: [&str; 8] = [

@@ -9,7 +9,7 @@ use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// What can only be seen of what runs.
 const RUNNING: [&str; 3] = ["ignores-stop-signal.runs", "nginx-keepalive.runs", "traefik-labels"];

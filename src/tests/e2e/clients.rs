@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// Where docker's plugin for Compose is.
 const PLUGIN: &str = r#"{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}"#;

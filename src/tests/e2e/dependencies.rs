@@ -1,6 +1,6 @@
 //! What a service brings along: the services it depends on, its healthcheck, its hooks, its secrets.
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// The hooks write to a folder of the test; the app's image has no shell.
 const BELONGINGS: &str = "

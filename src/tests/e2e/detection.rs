@@ -1,6 +1,6 @@
 //! Proxies that are hard to recognise: they are drained all the same, or a deploy is refused with the reason.
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// Refused before anything is touched, unless the user says that there is no proxy.
 fn refuses(stage: &Stage, why: &str) {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::docker_api::DockerApi;
 use crate::net::Net;
 use crate::node::{run, saved};
-use crate::stage::{ENGINE, LONG, Stage, free_port, parts, wait_until};
+use crate::test_project::{ENGINE, LONG, Stage, free_port, parts, wait_until};
 
 const INIT: &str = include_str!("engines/init.sh");
 

@@ -1,7 +1,7 @@
 //! A release that does not get ready never serves, and leaves nothing behind.
 
-use crate::stage::Stage;
-use crate::tool::Ran;
+use crate::cli_runner::Ran;
+use crate::test_project::Stage;
 
 /// What is told of the last log line of an instance.
 const LAST_LINE: &str = "listens on port 3000";

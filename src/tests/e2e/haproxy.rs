@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 
 use crate::promises::flags;
-use crate::stage::{LONG, Stage, free_port, wait_until};
+use crate::test_project::{LONG, Stage, free_port, wait_until};
 
 /// What does not do is said before anything is touched.
 #[test]

@@ -3,8 +3,8 @@
 //! A kill at every other step: `plan/tests.rs` from every prefix of every plan, `promises.rs` before and after the switch
 //! behind every proxy, `scripts/chaos` at every line that a deploy says.
 
-use crate::stage::Stage;
-use crate::tool::Ran;
+use crate::cli_runner::Ran;
+use crate::test_project::Stage;
 
 /// The next promise of a test, for one that fails; the file then asks for this.
 fn update_to(stage: &Stage, promise: &str, settings: &str) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::stage::{LONG, Stage, wait_until};
+use crate::test_project::{LONG, Stage, wait_until};
 
 /// Unless the test says otherwise. So many requests a second see a tenth of a second without an answer, and leave the
 /// machine to other tests.

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use crate::cli_runner::Running;
+use crate::multi_service::two_behind_haproxy;
 use crate::promises::{caddy, dockercloud, flags, frozen, routes, switched_on};
-use crate::stage::Stage;
-use crate::together::two_behind_haproxy;
-use crate::tool::Running;
+use crate::test_project::Stage;
 
 /// How long requests may fail once the new instance has died, on a machine that runs other tests beside this: well below the
 /// 30 s after which a switch that nobody confirms is given up. What it takes on a quiet machine is a figure of a benchmark.

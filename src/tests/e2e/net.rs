@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::stage::{LONG, wait_until};
+use crate::test_project::{LONG, wait_until};
 
 /// Begins the name of every namespace, link, cgroup and folder.
 const PREFIX: &str = "zde2e";

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::net::Net;
-use crate::stage::{LONG, wait_until};
+use crate::test_project::{LONG, wait_until};
 
 /// How many lines of each engine's log a failed test shows.
 const LOG_LINES: usize = 15;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::stage::{Stage, free_port};
+use crate::test_project::{Stage, free_port};
 
 fn states(stage: &Stage) -> [Vec<String>; 2] {
     ["service_a", "service_b"].map(|s| stage.states(s))

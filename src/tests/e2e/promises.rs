@@ -1,7 +1,7 @@
 //! The same promises by every proxy that there is an adapter for: what is lost is counted from outside, and nothing of
 //! ours is left in the proxy.
 
-use crate::stage::{LONG, Stage, engine, free_port, wait_until};
+use crate::test_project::{LONG, Stage, engine, free_port, wait_until};
 
 /// What the first deploy behind a proxy that has just started costs: some are set up by a reload of their own kind.
 #[derive(PartialEq)]

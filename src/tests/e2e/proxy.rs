@@ -1,6 +1,6 @@
 //! What nginx-proxy is like: its version, its project, and clients that keep their connections.
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// The first deploy changes the proxy's settings by a reload that nothing protects yet; the others are what counts.
 #[test]

@@ -1,7 +1,7 @@
 //! What cannot be done without losing requests is refused before anything is touched, with the fix.
 
-use crate::stage::Stage;
-use crate::tool::Ran;
+use crate::cli_runner::Ran;
+use crate::test_project::Stage;
 
 /// A deploy of version 2 that ends before it changes anything; version 1 serves on.
 fn refuses(stage: &Stage, code: i32) -> Ran {

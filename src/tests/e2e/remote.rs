@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use crate::stage::{LONG, Stage, wait_until};
+use crate::test_project::{LONG, Stage, wait_until};
 use door::MOST;
 use engine::{Engine, Far};
 

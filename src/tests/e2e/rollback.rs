@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// A stage with so many instances of version 1, which is release 1.
 fn first_release(stage: Stage, count: usize) -> Stage {

@@ -13,8 +13,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use crate::stage::Stage;
 use crate::swarm::nodes::Nodes;
+use crate::test_project::Stage;
 use engine::Engine;
 
 /// How many rows are tried at a time; it is what two processors can do.

@@ -1,7 +1,7 @@
 //! One service: new instances beside the old, then the old go. What every proxy promises is in promises.rs.
 
 use crate::load::Load;
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// Without this, a load that cannot see a loss would make every other test pass.
 #[test]

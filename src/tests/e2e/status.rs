@@ -1,7 +1,7 @@
 //! What runs, and what was deployed, is told as it is; and telling changes nothing.
 
-use crate::stage::Stage;
-use crate::tool::Running;
+use crate::cli_runner::Running;
+use crate::test_project::Stage;
 
 fn tell(stage: &Stage, words: &str) -> String {
     Running::start(stage, words).end().exits(0).stdout.clone()

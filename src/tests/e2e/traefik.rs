@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::promises::routes;
-use crate::stage::{LONG, Stage, wait_until};
+use crate::test_project::{LONG, Stage, wait_until};
 
 /// For one answer.
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 
+use crate::cli_runner::{Ran, Running};
 use crate::load::Load;
-use crate::stage::{LONG, Stage, wait_until};
-use crate::tool::{Ran, Running};
+use crate::test_project::{LONG, Stage, wait_until};
 
 /// Long enough to end an instance before it is ready.
 const WARM: &str = "WARMUP=3";

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// Answers that take a while are cut when their instance dies at once.
 const CUT: &str = "SLOW=0.5 STOP=abrupt";

@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::stage::Stage;
-use crate::tool::Ran;
+use crate::cli_runner::Ran;
+use crate::test_project::Stage;
 
 /// Has no port, so that there is nothing to ask it.
 const RECIPE: &str = "ARG BASE
@@ -176,7 +176,7 @@ fn a_one_shot_that_fails_leaves_the_old_release() {
     let (ran, answers) = stage.deploy_under_load("", "");
     ran.exits(3).says("`notify` (`x-zd.after`) failed").says("served before and still serve");
     answers.all_from(&["1", "2"]);
-    let ids = |all: &[crate::stage::Container]| all.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
+    let ids = |all: &[crate::test_project::Container]| all.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&stage.containers()), ids(&before));
     stage.expect_release("app", 1, "1");
     stage.add("services: {app: {x-zd: {before: {service: nothing}}}}");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::engine::Engine;
 use crate::node::run;
-use crate::stage::{LONG, wait_until};
+use crate::test_project::{LONG, wait_until};
 
 /// Ends with the test, as a node does; it is on the network of one, and reads the files of this machine.
 const INIT: &str = r#"

@@ -3,11 +3,11 @@
 use std::process::Command;
 
 use super::door::Door;
+use crate::cli_runner::{Ran, Running};
 use crate::load::Answers;
 use crate::net::Net;
 use crate::node::{self, Node, run};
-use crate::stage::{Stage, parts};
-use crate::tool::{Ran, Running};
+use crate::test_project::{Stage, parts};
 
 /// Containers outlive their engine, as on servers where it is updated in service.
 const SETTINGS: &str = r#"{"live-restore": true}"#;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{Fails, Row};
-use crate::stage::Stage;
+use crate::test_project::Stage;
 
 /// Every wait ends by then.
 const LIMIT: Duration = Duration::from_secs(60);

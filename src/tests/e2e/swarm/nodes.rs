@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::net::Net;
 use crate::node::{self, Node};
-use crate::stage::{LONG, parts, wait_until};
+use crate::test_project::{LONG, parts, wait_until};
 
 /// A manager that is heard again may have the others elect once more; one that has led for this long goes on.
 const STEADY: Duration = Duration::from_secs(3);

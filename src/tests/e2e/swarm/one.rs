@@ -2,8 +2,8 @@
 
 use super::nodes::Nodes;
 use super::stack::Stack;
-use crate::stage::{LONG, wait_until};
-use crate::tool::{Ran, Running};
+use crate::cli_runner::{Ran, Running};
+use crate::test_project::{LONG, wait_until};
 
 const BROKEN: &str = "HEALTH_STATUS=503 HEALTH_COMMAND=false";
 const FEW_CHECKS: &str = "healthcheck: {interval: 3s, retries: 1}";

@@ -5,7 +5,7 @@ use std::fs;
 
 use super::nodes::Nodes;
 use super::stack::Stack;
-use crate::stage::{LONG, Stage, free_port, wait_until};
+use crate::test_project::{LONG, Stage, free_port, wait_until};
 
 const FILE: &str = "
 x-zd: {engine: swarm}

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::nodes::Nodes;
 use super::stack::Stack;
-use crate::stage::{LONG, wait_until};
-use crate::tool::Running;
+use crate::cli_runner::Running;
+use crate::test_project::{LONG, wait_until};
 
 /// In two halves, with a pause in which the managers find out that a node is lost: the second half is for the others.
 /// Needs no virtual IPs and no ingress, which not every kernel can do.

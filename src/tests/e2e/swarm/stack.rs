@@ -5,8 +5,8 @@ use std::ops::Deref;
 use serde_json::Value;
 
 use super::nodes::Nodes;
-use crate::stage::{LONG, Stage, wait_until};
-use crate::tool::{Ran, Running};
+use crate::cli_runner::{Ran, Running};
+use crate::test_project::{LONG, Stage, wait_until};
 
 pub struct Stack<'n> {
     stage: Stage,

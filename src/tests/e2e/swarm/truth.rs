@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::nodes::Nodes;
 use super::stack::Stack;
-use crate::stage::{LONG, wait_until};
-use crate::tool::Running;
+use crate::cli_runner::Running;
+use crate::test_project::{LONG, wait_until};
 
 const CHECK: &str = "healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 2}";
 const QUICK: &str = "endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 1s, order: start-first, failure_action: rollback}, \

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::cli_runner::{Ran, Running};
 use crate::docker_api::{DockerApi, Kind};
 use crate::load::{Answers, Load, MixedLoad};
-use crate::tool::{Ran, Running};
 
 /// How long anything may take that is only waited for; no test is about durations.
 pub const LONG: Duration = Duration::from_secs(40);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::stage::{Container, LONG, Stage, wait_until};
+use crate::test_project::{Container, LONG, Stage, wait_until};
 
 const HEALTHCHECK: &str =
     "healthcheck: {test: [CMD, /sample-app, probe], interval: 3s, timeout: 2s, retries: 1, start_period: 0s}";

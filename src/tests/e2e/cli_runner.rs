@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 
-use crate::stage::{LONG, Stage, wait_closely};
+use crate::test_project::{LONG, Stage, wait_closely};
 
 /// A command under way.
 pub struct Running<'s> {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::cli_runner::Ran;
 use crate::load::{Answers, Load};
 use crate::promises::{caddy, dockercloud, flags, frozen, routes, switched_on};
-use crate::stage::{LONG, Stage, wait_until};
-use crate::tool::Ran;
+use crate::test_project::{LONG, Stage, wait_until};
 
 /// The second service: `environment` holds what its proxy goes by.
 fn second(environment: &str, more: &str) -> String {
