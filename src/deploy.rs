@@ -75,11 +75,11 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let given = args.rollout.state_dir.as_deref();
     let home =
         StateLocation::of(&definition.docker, compose, given, cluster.as_deref(), &definition.project.name);
-    let mut ledger = Journal::open(&home, &definition.project.name)?;
+    let mut journal = Journal::open(&home, &definition.project.name)?;
     let caller = LockCaller {
         docker: &definition.docker,
         is_stack: cluster.is_some(),
-        ledger: &ledger,
+        journal: &journal,
         command: asked::command("deploy", &args.services),
         rollout: &args.rollout,
         report,
@@ -89,13 +89,13 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         report.superseded(&definition.project.name);
         return Ok(());
     };
-    ledger = ledger.reopened()?.for_change(report)?;
+    journal = journal.reopened()?.for_change(report)?;
     if turn.waited {
         definition = read()?;
     }
     turn.guard(&definition.docker);
     let place = RunLocation { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    turn.ended(run_locked(definition, ledger, args, place, (report, stop)))
+    turn.ended(run_locked(definition, journal, args, place, (report, stop)))
 }
 
 /// Where a project runs, and where its releases are.
@@ -110,14 +110,14 @@ struct RunLocation {
 /// Puts a definition in place, once it is this run's turn.
 fn run_locked(
     mut definition: Request,
-    mut ledger: Journal,
+    mut journal: Journal,
     args: &DeployArgs,
     place: RunLocation,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let dry_run = args.rollout.dry_run;
     if place.is_stack {
-        return swarm_deploy::deploy(definition, args, ledger, report, stop);
+        return swarm_deploy::deploy(definition, args, journal, report, stop);
     }
     swarm_deploy::refuse_flags(&args.rollout.swarm)?;
     definition.docker = definition.docker.with_stop_signal(stop);
@@ -138,9 +138,9 @@ fn run_locked(
         prefetch::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
     }
     if !dry_run {
-        definition.import_running(&targets, &containers, &mut ledger, report)?;
+        definition.import_running(&targets, &containers, &mut journal, report)?;
     }
-    definition.set_images(&args.image, &shots, &ledger, dry_run)?;
+    definition.set_images(&args.image, &shots, &journal, dry_run)?;
     preflight::build_contexts(&definition.project, &targets, &place.state_dir, report);
     let provided = definition.provide_images(&targets, &shots, args, report);
     if let Some(signal) = stop.signal() {
@@ -159,9 +159,9 @@ fn run_locked(
     let mut wanted = DesiredVersion::read(&definition.docker, &definition.project, &all, seen)?;
     wanted.add_hashes(definition.resolved_hashes()?);
     if definition.may_have_label_files {
-        wanted.add_hashes(ledger.hashes_of_same(&definition.snapshot));
+        wanted.add_hashes(journal.hashes_of_same(&definition.snapshot));
     }
-    wanted.replaced = replaced(args, &definition.project, &targets, &containers, &ledger);
+    wanted.replaced = replaced(args, &definition.project, &targets, &containers, &journal);
     match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
         true => {
             let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
@@ -175,14 +175,14 @@ fn run_locked(
         definition: &definition,
         wanted: &wanted,
         proxies: &proxies,
-        ledger: &ledger,
+        journal: &journal,
         kind: RolloutKind::Deploy,
-        number: ledger.next_number(),
+        number: journal.next_number(),
         sizes: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
         images: args.image.iter().map(|(service, _)| service.clone()).collect(),
         placed: BTreeMap::new(),
         shots,
-        completed: place.unfinished.map(|number| ledger.completed(number)).unwrap_or_default(),
+        completed: place.unfinished.map(|number| journal.completed(number)).unwrap_or_default(),
         dependents,
         rollout: &args.rollout,
         report,
@@ -193,7 +193,7 @@ fn run_locked(
         policies: restart::policies(
             &definition.project.name,
             &containers,
-            ledger.heading.as_ref().map(|h| &h.restart),
+            journal.heading.as_ref().map(|h| &h.restart),
         ),
     };
     run.execute(&targets, containers)
@@ -211,12 +211,12 @@ fn replaced(
     project: &Project,
     targets: &[Target],
     containers: &[Container],
-    ledger: &Journal,
+    journal: &Journal,
 ) -> BTreeSet<String> {
     let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
     let ours = containers.iter().filter(|c| observe::is_member(project, c, &services));
     let forced = ours.filter(|_| args.force).map(|c| c.id.clone());
-    let before = ledger.heading.iter().flat_map(|h| h.replaced.clone());
+    let before = journal.heading.iter().flat_map(|h| h.replaced.clone());
     forced.chain(before).collect()
 }
 

@@ -56,7 +56,7 @@ pub struct LockCaller<'a> {
     pub docker: &'a Docker,
     /// It runs on a Swarm.
     pub is_stack: bool,
-    pub ledger: &'a Journal,
+    pub journal: &'a Journal,
     /// As it was asked for: `deploy app`.
     pub command: String,
     pub rollout: &'a RolloutArgs,
@@ -73,11 +73,11 @@ impl LockCaller<'_> {
         if self.rollout.dry_run {
             return Ok(LockOutcome::Ours(LockGuard { waited: false, lock: None, _place: None }));
         }
-        let place = self.rollout.turn.latest.then(|| self.ledger.place()).transpose()?;
+        let place = self.rollout.turn.latest.then(|| self.journal.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = WaitReporter { place, report: self.report, waited: false, docker };
         let holder = LockOwner::this(&self.command, git::user_and_host());
-        let (limit, project) = (self.rollout.turn.limit(), self.ledger.project.as_str());
+        let (limit, project) = (self.rollout.turn.limit(), self.journal.project.as_str());
         let wish =
             lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };
         match lock::acquire(wish, self.stop, &mut queue)? {
@@ -112,15 +112,15 @@ fn board(is_stack: bool) -> LockBackend {
 ///
 /// # Errors
 /// An engine that does not answer.
-pub fn under_way(docker: &Docker, is_stack: bool, ledger: &Journal) -> Result<Option<String>> {
-    let holder = lock::holder(docker, board(is_stack), &ledger.project)?;
-    Ok(match (holder, &ledger.heading) {
+pub fn under_way(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
+    let holder = lock::holder(docker, board(is_stack), &journal.project)?;
+    Ok(match (holder, &journal.heading) {
         (Some(holder), _) => Some(format!("under way: {holder}")),
         (None, Some(heading)) if heading.paused => Some(format!(
             "release {} is paused: `compose-zd deploy --resume` goes on, `compose-zd rollback` goes back",
             heading.number
         )),
-        (None, Some(_)) if let Some(number) = ledger.broken() => Some(not_restored(number)),
+        (None, Some(_)) if let Some(number) = journal.broken() => Some(not_restored(number)),
         (None, Some(heading)) => Some(format!(
             "release {} was left half done by a run that was killed: `compose-zd recover`, `deploy` or `rollback` \
              brings it in order",

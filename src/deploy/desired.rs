@@ -95,7 +95,7 @@ impl Pipeline<'_> {
             pace: pace(service, self.policy(service), proxied),
             spared: 0,
             clears_stopped: service.starts_by_compose,
-            after_another: self.ledger.follows_unfinished(),
+            after_another: self.journal.follows_unfinished(),
             may_rest: !proxied,
         }
     }
@@ -104,7 +104,7 @@ impl Pipeline<'_> {
     /// come to; after one that paused, or that went on without some, old and new instances together are what it was to
     /// have.
     fn settled(&self, name: &str, observed: &Observed) -> Option<usize> {
-        let (history, heading) = (&self.ledger.history, &self.ledger.heading);
+        let (history, heading) = (&self.journal.history, &self.journal.heading);
         let recorded = |r: &ReleaseRecord| r.services.get(name).map(|placed| placed.replicas as usize);
         let is_stuck = |h: &&InProgress| !h.paused && h.services.iter().any(|s| s == name);
         if heading.as_ref().is_some_and(|h| is_stuck(&h)) {

@@ -17,23 +17,23 @@ use crate::report::{Report, record, timeline};
 /// # Errors
 /// A record that cannot be read; a release whose rollout was not written down.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let ledger = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
+    let journal = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
     if let Some(number) = args.timeline {
-        report.page(&picture(&ledger, number)?);
+        report.page(&picture(&journal, number)?);
         return Ok(());
     }
-    let chronicle = chronicle(&ledger);
+    let chronicle = chronicle(&journal);
     if report.is_json() {
         report.document(&chronicle);
         return Ok(());
     }
     if chronicle.releases.is_empty() {
-        let folder = ledger.folder();
-        report.say(&format!("no release of `{}` is recorded in {}", ledger.project, folder.display()));
+        let folder = journal.folder();
+        report.say(&format!("no release of `{}` is recorded in {}", journal.project, folder.display()));
         return Ok(());
     }
     report.table(&HEAD, &chronicle.rows());
-    if let Some(number) = ledger.broken() {
+    if let Some(number) = journal.broken() {
         report.say(&acquire_lock::not_restored(number));
     }
     if let Some(number) = chronicle.rollback_to {
@@ -42,21 +42,21 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     Ok(())
 }
 
-fn chronicle(ledger: &Journal) -> HistoryReport {
-    let readable = ledger.history.newest_first().map(|r| (r.number, row(r, ledger)));
-    let damaged = ledger.history.damaged().map(|(number, _)| {
+fn chronicle(journal: &Journal) -> HistoryReport {
+    let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal)));
+    let damaged = journal.history.damaged().map(|(number, _)| {
         let result = "cannot be read".to_string();
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
     });
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
     HistoryReport {
         releases: by_number.into_values().rev().collect(),
-        rollback_to: rollback::goes_to(ledger),
-        ..HistoryReport::new(&ledger.project)
+        rollback_to: rollback::goes_to(journal),
+        ..HistoryReport::new(&journal.project)
     }
 }
 
-fn row(record: &ReleaseRecord, ledger: &Journal) -> ReleaseRow {
+fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
     let result = match (record.outcome, record.kind) {
         (RolloutOutcome::Failed, _) => "failed".to_string(),
         (RolloutOutcome::Paused, _) => "paused".into(),
@@ -74,9 +74,9 @@ fn row(record: &ReleaseRecord, ledger: &Journal) -> ReleaseRow {
         result,
         good: record.is_good(),
         reason: record.reason.clone(),
-        serves: ledger.broken().is_none()
-            && ledger.history.current().is_some_and(|c| c.number == record.number),
-        kept: record.is_good() && ledger.config_path(record.number).exists(),
+        serves: journal.broken().is_none()
+            && journal.history.current().is_some_and(|c| c.number == record.number),
+        kept: record.is_good() && journal.config_path(record.number).exists(),
         started: Some(record.started.clone()),
         seconds: Some((record.seconds * 1000.0).round() / 1000.0),
         services: record.deployed.iter().map(service).collect(),
@@ -90,9 +90,9 @@ fn row(record: &ReleaseRecord, ledger: &Journal) -> ReleaseRow {
 }
 
 /// The page of a rollout that was written down.
-fn picture(ledger: &Journal, number: u32) -> Result<String, Error> {
+fn picture(journal: &Journal, number: u32) -> Result<String, Error> {
     let missing = || {
-        let known = ledger.history.newest_first().map(|r| r.number).filter(|n| ledger.has_events(*n));
+        let known = journal.history.newest_first().map(|r| r.number).filter(|n| journal.has_events(*n));
         let known: Vec<String> = known.map(|n| n.to_string()).collect();
         let fault = Error::usage(format!("what happened in the rollout of release {number} is not kept"));
         match known.is_empty() {
@@ -100,6 +100,6 @@ fn picture(ledger: &Journal, number: u32) -> Result<String, Error> {
             false => fault.hint(format!("it is kept of {}", known.join(", "))),
         }
     };
-    let text = ledger.events(number)?.ok_or_else(missing)?;
+    let text = journal.events(number)?.ok_or_else(missing)?;
     Ok(timeline::page(&record::read(&text)))
 }

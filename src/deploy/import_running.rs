@@ -20,13 +20,13 @@ use crate::report::{Event, Report};
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";
 
 /// Whether an instance is none of what a release put in place.
-pub fn is_stray(record: &ReleaseRecord, ledger: &Journal, container: &Container) -> bool {
+pub fn is_stray(record: &ReleaseRecord, journal: &Journal, container: &Container) -> bool {
     let Some(placed) = container.compose().and_then(|(_, service)| record.services.get(service)) else {
         return false;
     };
     // A release that was put back has the hash of its record, which need not be the one that the file gave.
     let ours =
-        container.label(CONFIG_FILES).is_some_and(|files| Path::new(files).starts_with(ledger.folder()));
+        container.label(CONFIG_FILES).is_some_and(|files| Path::new(files).starts_with(journal.folder()));
     let same_config = container.label(CONFIG_HASH) == Some(&placed.config_hash) || ours;
     !same_config || container.image_id != placed.image_id
 }
@@ -47,8 +47,8 @@ impl Importer<'_> {
     ///
     /// # Errors
     /// No engine; a folder that cannot be written.
-    pub fn import(&self, targets: &[Target], containers: &[Container], ledger: &mut Journal) -> Result<()> {
-        let open = unknown(self.project, targets, containers, ledger);
+    pub fn import(&self, targets: &[Target], containers: &[Container], journal: &mut Journal) -> Result<()> {
+        let open = unknown(self.project, targets, containers, journal);
         if open.is_empty() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Importer<'_> {
             self.report
                 .event(Event::NotAdopted { services: open.iter().map(|f| f.service.clone()).collect() });
         }
-        self.record(beliefs.known, &beliefs.snapshot, ledger)
+        self.record(beliefs.known, &beliefs.snapshot, journal)
     }
 
     /// What may have been made of the file, with its hashes, the likeliest first.
@@ -103,20 +103,20 @@ impl Importer<'_> {
         &self,
         mut placed: BTreeMap<String, ServiceRelease>,
         text: &ResolvedProject,
-        ledger: &mut Journal,
+        journal: &mut Journal,
     ) -> Result<()> {
         if placed.is_empty() {
             return Ok(());
         }
-        let number = ledger.next_number();
+        let number = journal.next_number();
         placed.values_mut().for_each(|p| p.since = number);
         let services: Vec<&str> = placed.keys().map(String::as_str).collect();
-        let text = ledger.merged_config(&text.text(), &services)?;
+        let text = journal.merged_config(&text.text(), &services)?;
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
         let entry =
             ReleaseDraft { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
-        ledger.import(&entry)?;
+        journal.import(&entry)?;
         self.report.event(adopted);
         Ok(())
     }
@@ -213,7 +213,7 @@ fn unknown<'a>(
     project: &Project,
     targets: &[Target],
     containers: &'a [Container],
-    ledger: &Journal,
+    journal: &Journal,
 ) -> Vec<RunningVersion<'a>> {
     let mut found = Vec::new();
     for target in targets {
@@ -222,10 +222,10 @@ fn unknown<'a>(
         let running: Vec<&Container> = containers.iter().filter(runs).collect();
         let kinds: BTreeSet<(&str, Option<&str>)> =
             running.iter().map(|c| (c.image_id.as_str(), of_one_service(c, &services))).collect();
-        let current = ledger.history.current();
+        let current = journal.history.current();
         let known = |c: &&&Container| {
             let service = c.compose().map_or("", |(_, s)| s);
-            current.is_some_and(|r| r.services.contains_key(service) && !is_stray(r, ledger, c))
+            current.is_some_and(|r| r.services.contains_key(service) && !is_stray(r, journal, c))
         };
         let alike = kinds.len() == 1 && !running.iter().any(|c| known(&c));
         for service in services.iter().filter(|_| alike) {

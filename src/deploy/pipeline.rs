@@ -45,7 +45,7 @@ pub struct Pipeline<'a> {
     pub wanted: &'a DesiredVersion,
     /// All of the engine's.
     pub proxies: &'a [Arc<dyn Proxy>],
-    pub ledger: &'a Journal,
+    pub journal: &'a Journal,
     pub kind: RolloutKind,
     pub number: u32,
     /// How many instances, where the file or what runs does not say.
@@ -145,7 +145,7 @@ impl<'a> Pipeline<'a> {
     /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
     fn report_plan(&self, part: &TargetRollout) -> Result<()> {
         let mut steps = part.preview()?;
-        let kept = self.ledger.config_path(self.number).display().to_string();
+        let kept = self.journal.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
             PlannedCommand::Command(words) => Some(words),
             PlannedCommand::Note(_) => None,
@@ -205,18 +205,18 @@ impl<'a> Pipeline<'a> {
         }
         let entry = as_created(self.entry(idle)?, idle);
         let known = |(service, placed): (&String, &ServiceRelease)| {
-            let current = self.ledger.history.current().and_then(|r| r.services.get(service));
+            let current = self.journal.history.current().and_then(|r| r.services.get(service));
             current.is_some_and(|c| c.same_content(placed))
         };
-        if entry.placed.iter().all(known) && !self.ledger.follows_unfinished() {
-            self.ledger.tag_images(self.docker(), &entry, self.report);
-            self.ledger.discard(&entry);
+        if entry.placed.iter().all(known) && !self.journal.follows_unfinished() {
+            self.journal.tag_images(self.docker(), &entry, self.report);
+            self.journal.discard(&entry);
             return Ok(());
         }
-        self.ledger.begin(&entry, self.report)?;
-        self.ledger.tag_images(self.docker(), &entry, self.report);
+        self.journal.begin(&entry, self.report)?;
+        self.journal.tag_images(self.docker(), &entry, self.report);
         let course = RunResult::of(None, false, self.report.elapsed(), 0);
-        self.ledger.end(self.docker(), &entry, course, self.project().keep, self.report);
+        self.journal.end(self.docker(), &entry, course, self.project().keep, self.report);
         self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
         Ok(())
     }
@@ -243,7 +243,7 @@ impl<'a> Pipeline<'a> {
         down: &[&str],
     ) -> Result<Option<WitnessTotals>> {
         let entry = self.entry(parts)?;
-        self.ledger.begin_with(&entry, &self.policies, self.report)?;
+        self.journal.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
         let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
         let shots = Jobs::of(self.project(), &changed);
@@ -252,7 +252,7 @@ impl<'a> Pipeline<'a> {
             let run = self.run_jobs("before", shots.before.iter());
             run.map_err(|stopped| stopped.why.into_error().into())
         }) {
-            self.ledger.discard(&entry);
+            self.journal.discard(&entry);
             return Err(error);
         }
         let ended = self.stages(parts, &entry);
@@ -276,7 +276,7 @@ impl<'a> Pipeline<'a> {
         let course = RunResult::of(fault, paused, took, cut);
         // What is left of the old release is the next run's to clean up.
         let unfinished = course.unfinished || parts.iter().any(|p| !p.left().is_empty());
-        self.ledger.end(
+        self.journal.end(
             self.docker(),
             &as_created(entry, parts),
             RunResult { witness: witness.clone(), unfinished, ..course },
@@ -320,8 +320,8 @@ impl<'a> Pipeline<'a> {
         parts: &mut [TargetRollout],
         entry: &ReleaseDraft,
     ) -> Result<(), (usize, Box<RolloutFailure>)> {
-        let (ledger, docker, report) = (self.ledger, self.docker(), self.report);
-        let hold = move || ledger.tag_images(docker, entry, report);
+        let (journal, docker, report) = (self.journal, self.docker(), self.report);
+        let hold = move || journal.tag_images(docker, entry, report);
         let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
         let first: Vec<usize> = (0..parts.len()).filter(is_first).collect();
         thread::scope(|scope| {
@@ -333,7 +333,7 @@ impl<'a> Pipeline<'a> {
             }
             all(parts, &first, Stage::BringUp)?;
             holding.join().expect("no panic in bookkeeping");
-            self.ledger.prefetch_end(self.docker(), entry);
+            self.journal.prefetch_end(self.docker(), entry);
             all(parts, &first, Stage::Switch)
         })?;
         self.run_jobs("after", self.shots.after.iter()).map_err(|stopped| {
@@ -419,7 +419,7 @@ impl<'a> Pipeline<'a> {
 
     /// A killed run leaves its one-shot running, and two migrations at a time are one too many.
     fn wait_for_its_last_run(&self, service: &str) -> Result<()> {
-        if self.ledger.heading.is_none() {
+        if self.journal.heading.is_none() {
             return Ok(());
         }
         let its = |c: &Container| {
@@ -501,7 +501,7 @@ impl<'a> Pipeline<'a> {
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            text: self.ledger.merged_config(&self.definition.snapshot.text(), &services)?,
+            text: self.journal.merged_config(&self.definition.snapshot.text(), &services)?,
             placed,
             replaced: self.wanted.replaced.iter().cloned().collect(),
             folder: self.definition.folder.clone(),
@@ -521,7 +521,7 @@ impl<'a> Pipeline<'a> {
             by_flag: self.images.contains(service),
         };
         // An image that is there since an earlier release keeps that one's tag.
-        let before = self.ledger.history.current().and_then(|r| r.services.get(service));
+        let before = self.journal.history.current().and_then(|r| r.services.get(service));
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
         ServiceRelease { since, ..new }
     }

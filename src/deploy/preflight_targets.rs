@@ -62,7 +62,8 @@ impl<'a> Pipeline<'a> {
 
     /// An image that came from a flag is not in the file, so a plain deploy takes it away again.
     pub fn back_to_file(&self, target: &Target) {
-        let Some(current) = self.ledger.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
+        let Some(current) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy)
+        else {
             return;
         };
         for service in target.services() {

@@ -148,12 +148,12 @@ impl Pipeline<'_> {
 
     /// What served before need not have been one release, and may be gone: then the last good one is put back.
     pub fn last_good(&self, parts: &[TargetRollout], fault: Error) -> Error {
-        let Some(record) = self.ledger.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
+        let Some(record) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
             return fault;
         };
         let is_gone = |part: &&TargetRollout| !part.standing().gone.is_empty();
         let stray = |part: &&TargetRollout| {
-            is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.ledger, c))
+            is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
         };
         let is_seen = fault.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
         let services: Vec<String> =

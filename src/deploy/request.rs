@@ -168,11 +168,11 @@ impl Request {
         &self,
         targets: &[Target],
         containers: &[Container],
-        ledger: &mut Journal,
+        journal: &mut Journal,
         report: Report,
     ) -> Result<()> {
         let Request { docker, project, snapshot, folder, .. } = self;
-        Importer { docker, project, snapshot, folder, report }.import(targets, containers, ledger)
+        Importer { docker, project, snapshot, folder, report }.import(targets, containers, journal)
     }
 
     /// Other images than the file's: from here on Compose is given the resolved project with these in it.
@@ -183,7 +183,7 @@ impl Request {
         &mut self,
         images: &[(String, String)],
         shots: &Jobs,
-        ledger: &Journal,
+        journal: &Journal,
         dry_run: bool,
     ) -> Result<()> {
         if images.is_empty() {
@@ -197,14 +197,14 @@ impl Request {
         }
         let text = self.snapshot.text();
         self.project = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
-        self.write(ledger, ledger.next_number(), dry_run)
+        self.write(journal, journal.next_number(), dry_run)
     }
 
     /// From here on Compose reads the snapshot, as it is, out of the release's file.
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn write(&mut self, ledger: &Journal, number: u32, dry_run: bool) -> Result<()> {
+    pub fn write(&mut self, journal: &Journal, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
         let Request { docker, project, folder, .. } = &*self;
         if dry_run {
@@ -212,9 +212,9 @@ impl Request {
             self.has_text = true;
             return Ok(());
         }
-        ledger.write_config(number, &text)?;
-        self.docker = docker.with_file(&ledger.config_path(number), &project.name, folder);
-        self.draft = Some(ledger.draft(number));
+        journal.write_config(number, &text)?;
+        self.docker = docker.with_file(&journal.config_path(number), &project.name, folder);
+        self.draft = Some(journal.draft(number));
         Ok(())
     }
 

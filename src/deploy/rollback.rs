@@ -39,24 +39,25 @@ use crate::witness::Witness;
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
-    let Some((turn, ledger)) =
+    let Some((turn, journal)) =
         opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
     else {
         return Ok(());
     };
     let ProjectHandle { docker, is_stack, .. } = opened;
-    let ledger = ledger.for_change(report)?;
+    let journal = journal.for_change(report)?;
     let folder = asked::project_folder(compose);
-    let is_recorded = ledger.history.current().is_some() || ledger.history.damaged().next().is_some();
+    let is_recorded = journal.history.current().is_some() || journal.history.damaged().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
-        return swarm_deploy::unrecorded(&docker, &ledger.project, args, report, stop);
+        return swarm_deploy::unrecorded(&docker, &journal.project, args, report, stop);
     }
     let rollout = &args.rollout;
-    let back = Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    let back =
+        Restorer { docker: &docker, journal: &journal, folder, flags, rollout, report, stop, is_stack };
     let services = back.services_named(&args.services, args.to)?;
-    let choice = choose(&ledger, &services, args.to)?;
+    let choice = choose(&journal, &services, args.to)?;
     turn.ended(back.put_back(&RestoreRequest {
-        number: ledger.next_number(),
+        number: journal.next_number(),
         kind: RolloutKind::Rollback { to: choice.record.number },
         ..choice
     }))
@@ -69,15 +70,15 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let flags = asked::flags(&args.update, &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
-    let Some((turn, ledger)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
+    let Some((turn, journal)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
         return Ok(());
     };
     let ProjectHandle { docker, is_stack, .. } = opened;
-    let ledger = ledger.for_change(report)?;
-    unfinished_is_known(&ledger)?;
-    let paused = ledger.heading.clone().filter(|h| h.paused);
-    let record = paused.as_ref().and_then(|h| ledger.history.get(h.number));
-    let lost = paused.as_ref().and_then(|h| ledger.history.unreadable(h.number));
+    let journal = journal.for_change(report)?;
+    unfinished_is_known(&journal)?;
+    let paused = journal.heading.clone().filter(|h| h.paused);
+    let record = paused.as_ref().and_then(|h| journal.history.get(h.number));
+    let lost = paused.as_ref().and_then(|h| journal.history.unreadable(h.number));
     let (Some(paused), Some(record)) = (paused, record) else {
         let none = || Error::usage("no rollout of this project is paused");
         let fault = lost.map_or_else(none, Error::from);
@@ -85,7 +86,8 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     };
     let folder = asked::project_folder(compose);
     let rollout = &args.rollout;
-    let back = Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
+    let back =
+        Restorer { docker: &docker, journal: &journal, folder, flags, rollout, report, stop, is_stack };
     let asked =
         RestoreRequest { record, services: paused.services, number: paused.number, kind: paused.kind };
     turn.ended(back.put_back(&asked))
@@ -102,14 +104,14 @@ pub fn recover(
     stop: &StopSignal,
 ) -> Result<()> {
     let opened = open(compose, place(rollout), report)?;
-    let Some((turn, ledger)) = opened.turn("recover".into(), rollout, (report, stop))? else {
+    let Some((turn, journal)) = opened.turn("recover".into(), rollout, (report, stop))? else {
         return Ok(());
     };
     let ProjectHandle { docker, is_stack, state_dir, .. } = opened;
-    let ledger = ledger.for_change(report)?;
-    unfinished_is_known(&ledger)?;
-    let Some(heading) = ledger.heading.clone() else {
-        report.in_order(&ledger.project, ledger.history.current().map(|r| r.number));
+    let journal = journal.for_change(report)?;
+    unfinished_is_known(&journal)?;
+    let Some(heading) = journal.heading.clone() else {
+        report.in_order(&journal.project, journal.history.current().map(|r| r.number));
         return Ok(());
     };
     if heading.paused {
@@ -120,10 +122,10 @@ pub fn recover(
     report.event(Event::Recovering { release: heading.number });
     let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
     if let RolloutKind::Rollback { to } = heading.kind {
-        let record = release(&ledger, to)?;
+        let record = release(&journal, to)?;
         let back =
-            Restorer { docker: &docker, ledger: &ledger, folder, flags, rollout, report, stop, is_stack };
-        let (number, kind) = (ledger.next_number(), heading.kind);
+            Restorer { docker: &docker, journal: &journal, folder, flags, rollout, report, stop, is_stack };
+        let (number, kind) = (journal.next_number(), heading.kind);
         return turn.ended(back.put_back(&RestoreRequest {
             record,
             services: heading.services,
@@ -131,9 +133,9 @@ pub fn recover(
             kind,
         }));
     }
-    let (text, source) = (ledger.config(heading.number)?, format!("release {}", heading.number));
+    let (text, source) = (journal.config(heading.number)?, format!("release {}", heading.number));
     let mut definition = Request::of_text(&text, source, &docker, folder, flags)?;
-    definition.write(&ledger, heading.number, rollout.dry_run)?;
+    definition.write(&journal, heading.number, rollout.dry_run)?;
     let args = DeployArgs {
         services: heading.services,
         no_build: true,
@@ -141,7 +143,7 @@ pub fn recover(
         ..DeployArgs::default()
     };
     let place = super::RunLocation { state_dir, is_stack, unfinished: Some(heading.number) };
-    turn.ended(super::run_locked(definition, ledger, &args, place, (report, stop)))
+    turn.ended(super::run_locked(definition, journal, &args, place, (report, stop)))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.
@@ -149,8 +151,8 @@ pub fn recover(
 /// # Errors
 /// As a rollback.
 pub fn restore_last_good(run: &Pipeline, number: u32, services: &[String]) -> Result<()> {
-    let ledger = run.ledger.reopened()?;
-    let Some(record) = ledger.history.get(number) else {
+    let journal = run.journal.reopened()?;
+    let Some(record) = journal.history.get(number) else {
         return Err(Error::unchanged(format!("there is no release {number}")).into());
     };
     // That it failed is told already.
@@ -158,7 +160,7 @@ pub fn restore_last_good(run: &Pipeline, number: u32, services: &[String]) -> Re
     rollout.witness.strict = false;
     let back = Restorer {
         docker: &run.definition.docker,
-        ledger: &ledger,
+        journal: &journal,
         folder: run.definition.folder.clone(),
         // What served before has proven itself: the way back has no monitor.
         flags: FlagLayers {
@@ -172,7 +174,12 @@ pub fn restore_last_good(run: &Pipeline, number: u32, services: &[String]) -> Re
         is_stack: false,
     };
     let kind = RolloutKind::Rollback { to: number };
-    back.put_back(&RestoreRequest { record, services: services.to_vec(), number: ledger.next_number(), kind })
+    back.put_back(&RestoreRequest {
+        record,
+        services: services.to_vec(),
+        number: journal.next_number(),
+        kind,
+    })
 }
 
 fn place(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
@@ -182,7 +189,7 @@ fn place(rollout: &RolloutArgs) -> (Option<&Path>, Option<&str>) {
 /// A project whose file need not be readable: going back does not need it.
 struct ProjectHandle {
     docker: Docker,
-    ledger: Journal,
+    journal: Journal,
     /// The project is a stack of a Swarm.
     is_stack: bool,
     state_dir: PathBuf,
@@ -199,11 +206,11 @@ impl ProjectHandle {
         rollout: &RolloutArgs,
         (report, stop): (Report, &StopSignal),
     ) -> Result<Option<(LockGuard, Journal)>> {
-        let ProjectHandle { docker, ledger, is_stack, .. } = self;
-        match (LockCaller { docker, is_stack: *is_stack, ledger, command, rollout, report, stop }).turn()? {
-            LockOutcome::Ours(held) => Ok(Some((held, ledger.reopened()?))),
+        let ProjectHandle { docker, journal, is_stack, .. } = self;
+        match (LockCaller { docker, is_stack: *is_stack, journal, command, rollout, report, stop }).turn()? {
+            LockOutcome::Ours(held) => Ok(Some((held, journal.reopened()?))),
             LockOutcome::Superseded => {
-                report.superseded(&ledger.project);
+                report.superseded(&journal.project);
                 Ok(None)
             }
         }
@@ -240,8 +247,8 @@ fn open(
     };
     let cluster = swarm_deploy::cluster(&docker, engine, &name)?;
     let home = StateLocation::of(&docker, compose, dir, cluster.as_deref(), &name);
-    let ledger = Journal::open(&home, &name)?;
-    Ok(ProjectHandle { docker, ledger, is_stack: cluster.is_some(), state_dir: home.state_dir })
+    let journal = Journal::open(&home, &name)?;
+    Ok(ProjectHandle { docker, journal, is_stack: cluster.is_some(), state_dir: home.state_dir })
 }
 
 /// The releases of a project, to look at.
@@ -254,7 +261,7 @@ pub fn records(
     engine: Option<&str>,
     report: Report,
 ) -> Result<Journal> {
-    open(compose, (state_dir, engine), report).map(|opened| opened.ledger.for_looking(report))
+    open(compose, (state_dir, engine), report).map(|opened| opened.journal.for_looking(report))
 }
 
 /// The project as it was named, or the only one that has releases.
@@ -283,32 +290,32 @@ struct RestoreRequest<'a> {
 /// # Errors
 /// None to go back to, with those that there are.
 fn choose<'a>(
-    ledger: &'a Journal,
+    journal: &'a Journal,
     services: &[String],
     to: Option<u32>,
 ) -> Result<RestoreRequest<'a>, Error> {
-    let history = &ledger.history;
+    let history = &journal.history;
     let Some(current) = history.current() else {
-        return choose_blindly(ledger, services, to);
+        return choose_blindly(journal, services, to);
     };
     if to.is_none() {
-        unfinished_is_known(ledger)?;
+        unfinished_is_known(journal)?;
     }
-    let unfinished: &[String] = ledger.heading.as_ref().map_or(&[], |h| &h.services);
+    let unfinished: &[String] = journal.heading.as_ref().map_or(&[], |h| &h.services);
     // All of it comes along, or what is not named would stay halfway.
     let is_about_it = services.is_empty() || services.iter().any(|s| unfinished.contains(s));
     let goes_to_current = is_about_it && !unfinished.is_empty();
     let last = last_changed(history, current);
     let asked = if services.is_empty() { &last } else { services };
     let chosen = match to {
-        Some(number) => release(ledger, number)?,
+        Some(number) => release(journal, number)?,
         None if goes_to_current => current,
-        None => before(ledger, asked)?,
+        None => before(journal, asked)?,
     };
     let undoes = chosen.number == current.number && !unfinished.is_empty();
     let mut named = match (services.is_empty() && !undoes, to) {
         // What is halfway is not known, so all of it is put back.
-        (true, Some(_)) if ledger.lost.is_some() => chosen.services.keys().cloned().collect(),
+        (true, Some(_)) if journal.lost.is_some() => chosen.services.keys().cloned().collect(),
         (true, Some(_)) => differing(chosen, current),
         (true, None) => last,
         (false, _) => services.to_vec(),
@@ -316,12 +323,12 @@ fn choose<'a>(
     let more = unfinished.iter().filter(|s| is_about_it && chosen.services.contains_key(*s));
     let more: Vec<String> = more.filter(|s| !named.contains(s)).cloned().collect();
     named.extend(more);
-    having(ledger, chosen, named)
+    having(journal, chosen, named)
 }
 
 /// The release that a rollback without a word goes to; none where it would be refused.
-pub fn goes_to(ledger: &Journal) -> Option<u32> {
-    choose(ledger, &[], None).ok().map(|asked| asked.record.number)
+pub fn goes_to(journal: &Journal) -> Option<u32> {
+    choose(journal, &[], None).ok().map(|asked| asked.record.number)
 }
 
 /// Without a current release: the one that is named, or none.
@@ -329,24 +336,24 @@ pub fn goes_to(ledger: &Journal) -> Option<u32> {
 /// # Errors
 /// None is named; none is recorded.
 fn choose_blindly<'a>(
-    ledger: &'a Journal,
+    journal: &'a Journal,
     services: &[String],
     to: Option<u32>,
 ) -> Result<RestoreRequest<'a>, Error> {
-    match (ledger.history.damaged().next(), to) {
+    match (journal.history.damaged().next(), to) {
         (None, _) => Err(Error::usage(format!(
             "no release of `{}` is recorded in {}",
-            ledger.project,
-            ledger.folder().display()
+            journal.project,
+            journal.folder().display()
         ))
         .hint("`compose-zd deploy` records one; another folder is named with `--state-dir`")),
         (Some((number, damage)), None) => {
-            Err(unreadable(ledger, damage, &format!("release {number} may be the one that serves")))
+            Err(unreadable(journal, damage, &format!("release {number} may be the one that serves")))
         }
         (Some(_), Some(number)) => {
-            let chosen = release(ledger, number)?;
+            let chosen = release(journal, number)?;
             let all = || chosen.services.keys().cloned().collect();
-            having(ledger, chosen, if services.is_empty() { all() } else { services.to_vec() })
+            having(journal, chosen, if services.is_empty() { all() } else { services.to_vec() })
         }
     }
 }
@@ -354,13 +361,13 @@ fn choose_blindly<'a>(
 /// # Errors
 /// A service that the release does not have.
 fn having<'a>(
-    ledger: &Journal,
+    journal: &Journal,
     chosen: &'a ReleaseRecord,
     named: Vec<String>,
 ) -> Result<RestoreRequest<'a>, Error> {
     match named.iter().find(|s| !chosen.services.contains_key(*s)) {
         Some(service) => Err(Error::usage(format!("release {} has no service `{service}`", chosen.number))
-            .hint(listed(ledger))),
+            .hint(listed(journal))),
         None => Ok(RestoreRequest { record: chosen, services: named, number: 0, kind: RolloutKind::Deploy }),
     }
 }
@@ -370,32 +377,32 @@ fn having<'a>(
 ///
 /// # Errors
 /// None before; one that may be it cannot be read.
-fn before<'a>(ledger: &'a Journal, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
-    let found = ledger.history.previous(services).filter(|_| !services.is_empty());
-    let between = ledger.history.unreadable_since(found.map_or(0, |r| r.number));
+fn before<'a>(journal: &'a Journal, services: &[String]) -> Result<&'a ReleaseRecord, Error> {
+    let found = journal.history.previous(services).filter(|_| !services.is_empty());
+    let between = journal.history.unreadable_since(found.map_or(0, |r| r.number));
     match (between, found) {
         (Some((number, damage)), _) => {
-            Err(unreadable(ledger, damage, &format!("release {number} may be the one to go back to")))
+            Err(unreadable(journal, damage, &format!("release {number} may be the one to go back to")))
         }
-        (None, None) => Err(none_before(ledger, services)),
-        (None, Some(found)) => match ledger.snapshot(found.number) {
+        (None, None) => Err(none_before(journal, services)),
+        (None, Some(found)) => match journal.snapshot(found.number) {
             Ok(_) => Ok(found),
-            Err(fault) => Err(fault.hint(format!("name another with `--to`: {}", listed(ledger)))),
+            Err(fault) => Err(fault.hint(format!("name another with `--to`: {}", listed(journal)))),
         },
     }
 }
 
 /// # Errors
 /// A rollout ended halfway, and what it was about cannot be read: what goes back is to be said.
-fn unfinished_is_known(ledger: &Journal) -> Result<(), Error> {
-    ledger.lost.iter().try_for_each(|damage| {
-        Err(unreadable(ledger, damage, "it says what a rollout that did not get to its end was about"))
+fn unfinished_is_known(journal: &Journal) -> Result<(), Error> {
+    journal.lost.iter().try_for_each(|damage| {
+        Err(unreadable(journal, damage, "it says what a rollout that did not get to its end was about"))
     })
 }
 
-fn unreadable(ledger: &Journal, damage: &UnreadableFile, so: &str) -> Error {
+fn unreadable(journal: &Journal, damage: &UnreadableFile, so: &str) -> Error {
     Error::unchanged(format!("{damage}, and {so}"))
-        .hint(format!("name the release to put back with `--to`: {}", listed(ledger)))
+        .hint(format!("name the release to put back with `--to`: {}", listed(journal)))
 }
 
 /// The services that the last rollout was about, without those that were new to it: there is nothing to put back.
@@ -406,38 +413,38 @@ fn last_changed(history: &ReleaseHistory, current: &ReleaseRecord) -> Vec<String
 
 /// # Errors
 /// A number that is not kept, or that never served.
-fn release(ledger: &Journal, number: u32) -> Result<&ReleaseRecord, Error> {
-    let refuse = |why: &str| Err(Error::usage(format!("release {number} {why}")).hint(listed(ledger)));
-    match ledger.history.get(number) {
-        None => match ledger.history.unreadable(number) {
-            Some(damage) => Err(unreadable(ledger, damage, "another release has to be put back")),
+fn release(journal: &Journal, number: u32) -> Result<&ReleaseRecord, Error> {
+    let refuse = |why: &str| Err(Error::usage(format!("release {number} {why}")).hint(listed(journal)));
+    match journal.history.get(number) {
+        None => match journal.history.unreadable(number) {
+            Some(damage) => Err(unreadable(journal, damage, "another release has to be put back")),
             None => refuse("is not recorded"),
         },
         Some(record) if record.outcome != RolloutOutcome::Deployed => refuse("was never put in place whole"),
-        Some(record) if !ledger.config_path(number).exists() => Err(Error::usage(format!(
+        Some(record) if !journal.config_path(number).exists() => Err(Error::usage(format!(
             "release {} is history only: its configuration was not kept",
             record.number
         ))
-        .hint(listed(ledger))),
+        .hint(listed(journal))),
         Some(record) => Ok(record),
     }
 }
 
-fn none_before(ledger: &Journal, services: &[String]) -> Error {
+fn none_before(journal: &Journal, services: &[String]) -> Error {
     let whose = match services {
-        [] => format!("`{}`", ledger.project),
+        [] => format!("`{}`", journal.project),
         some => some.iter().map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", "),
     };
-    Error::usage(format!("there is no release of {whose} before the current one")).hint(listed(ledger))
+    Error::usage(format!("there is no release of {whose} before the current one")).hint(listed(journal))
 }
 
 /// The releases that can be gone back to, in words.
-fn listed(ledger: &Journal) -> String {
-    let kept: Vec<String> = ledger
+fn listed(journal: &Journal) -> String {
+    let kept: Vec<String> = journal
         .history
         .good_numbers()
         .into_iter()
-        .filter(|n| ledger.config_path(*n).exists())
+        .filter(|n| journal.config_path(*n).exists())
         .map(|n| n.to_string())
         .collect();
     match kept.is_empty() {
@@ -461,7 +468,7 @@ fn differing(chosen: &ReleaseRecord, current: &ReleaseRecord) -> Vec<String> {
 /// What going back works with.
 struct Restorer<'a> {
     docker: &'a Docker,
-    ledger: &'a Journal,
+    journal: &'a Journal,
     folder: PathBuf,
     flags: FlagLayers,
     rollout: &'a RolloutArgs,
@@ -474,13 +481,13 @@ struct Restorer<'a> {
 impl Restorer<'_> {
     /// The services of these names, as the current release knows them: both sides of a pair.
     fn services_named(&self, names: &[String], to: Option<u32>) -> Result<Vec<String>> {
-        let history = &self.ledger.history;
-        let known = history.current().filter(|r| self.ledger.snapshot(r.number).is_ok());
+        let history = &self.journal.history;
+        let known = history.current().filter(|r| self.journal.snapshot(r.number).is_ok());
         let chosen = || to.and_then(|number| history.get(number));
         let Some(current) = known.or_else(chosen).filter(|_| !names.is_empty()) else {
             return Ok(names.to_vec());
         };
-        let text = self.ledger.config(current.number)?;
+        let text = self.journal.config(current.number)?;
         let project =
             Project::read(&text, &format!("release {}", current.number), &self.flags).map_err(Error::from)?;
         let targets = asked::as_targets(&project, names)?;
@@ -489,33 +496,33 @@ impl Restorer<'_> {
 
     /// The same rollout as a deploy, towards what was recorded.
     fn put_back(&self, asked: &RestoreRequest) -> Result<()> {
-        let (record, ledger) = (asked.record, self.ledger);
+        let (record, journal) = (asked.record, self.journal);
         let source = format!("release {}", record.number);
         if !self.is_stack {
             swarm_deploy::refuse_flags(&self.rollout.swarm)?;
         } else {
-            let text = ledger.config(record.number)?;
+            let text = journal.config(record.number)?;
             let flags = self.flags.clone();
             let definition = Request::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
-            let (ledger, told) = (ledger.reopened()?, (self.report, self.stop));
+            let (journal, told) = (journal.reopened()?, (self.report, self.stop));
             let aim = (asked.number, asked.kind);
-            return swarm_deploy::put_back(definition, &asked.services, aim, ledger, self.rollout, told);
+            return swarm_deploy::put_back(definition, &asked.services, aim, journal, self.rollout, told);
         }
-        let mut snapshot = ledger.snapshot(record.number)?;
+        let mut snapshot = journal.snapshot(record.number)?;
         let mut placed = BTreeMap::new();
         let mut references = BTreeMap::new();
         for service in &asked.services {
             let its = &record.services[service];
-            let reference = images::provide(self.docker, ledger.owner(), service, its)?;
+            let reference = images::provide(self.docker, journal.owner(), service, its)?;
             snapshot.set_image(service, &reference);
             references.insert(service.clone(), reference);
             placed.insert(service.clone(), its.clone());
         }
         let services: Vec<&str> = asked.services.iter().map(String::as_str).collect();
-        let text = ledger.merged_config(&snapshot.text(), &services)?;
+        let text = journal.merged_config(&snapshot.text(), &services)?;
         let mut definition =
             Request::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
-        definition.write(ledger, asked.number, self.rollout.dry_run)?;
+        definition.write(journal, asked.number, self.rollout.dry_run)?;
         let mut targets = asked::as_targets(&definition.project, &asked.services)?;
         asked::dependencies_first(&definition.project, &mut targets);
         definition.docker = definition.docker.with_stop_signal(self.stop);
@@ -537,7 +544,7 @@ impl Restorer<'_> {
             definition: &definition,
             wanted: &wanted,
             proxies: &proxies,
-            ledger,
+            journal,
             kind: asked.kind,
             number: asked.number,
             sizes: placed.iter().map(|(service, p)| (service.clone(), p.replicas as usize)).collect(),
@@ -555,7 +562,7 @@ impl Restorer<'_> {
             policies: restart::policies(
                 &definition.project.name,
                 &containers,
-                ledger.heading.as_ref().map(|h| &h.restart),
+                journal.heading.as_ref().map(|h| &h.restart),
             ),
         };
         run.execute(&targets, containers)
@@ -587,7 +594,7 @@ mod tests {
 
     #[test]
     fn a_release_that_only_added_a_service_has_none_before_it() {
-        let goes = |releases: &[&str]| goes_to(&ledger(releases).1);
+        let goes = |releases: &[&str]| goes_to(&journal(releases).1);
         assert_eq!(goes(&["app1", "app1 web1"]), None, "`web` is new, and nothing else was deployed");
         assert_eq!(goes(&["app1", "app2 web1"]), Some(1));
         assert_eq!(goes(&["app1", "app1 web1", "app1 web2"]), Some(2));
@@ -595,7 +602,7 @@ mod tests {
     }
 
     /// Releases such as `app1 db1`, oldest first: what each service is of after them.
-    fn ledger(releases: &[&str]) -> (tempfile::TempDir, Journal) {
+    fn journal(releases: &[&str]) -> (tempfile::TempDir, Journal) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path(), "p").unwrap();
         let mut before: BTreeMap<String, ServiceRelease> = BTreeMap::new();
@@ -608,9 +615,9 @@ mod tests {
             store.write(&record(number, services.clone(), deployed)).unwrap();
             before = services;
         }
-        let ledger =
+        let journal =
             Journal::open(&StateLocation { state_dir: dir.path().into(), engine: None }, "p").unwrap();
-        (dir, ledger)
+        (dir, journal)
     }
 
     fn placed(word: &str, since: u32) -> (String, ServiceRelease) {
@@ -652,9 +659,9 @@ mod tests {
     }
 
     /// The release and its services, as `1: app`.
-    fn chosen(ledger: &Journal, services: &[&str], to: Option<u32>) -> String {
+    fn chosen(journal: &Journal, services: &[&str], to: Option<u32>) -> String {
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
-        match choose(ledger, &services, to) {
+        match choose(journal, &services, to) {
             Ok(asked) => format!("{}: {}", asked.record.number, asked.services.join(" ")),
             Err(fault) => fault.message,
         }
@@ -662,38 +669,38 @@ mod tests {
 
     #[test]
     fn without_a_name_what_the_last_rollout_changed_is_put_back() {
-        let (_dir, ledger) = ledger(&["app1 db1", "app2 db1", "app2 db2"]);
-        assert_eq!(chosen(&ledger, &[], None), "2: db");
-        assert_eq!(chosen(&ledger, &["app"], None), "1: app");
-        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+        let (_dir, journal) = journal(&["app1 db1", "app2 db1", "app2 db2"]);
+        assert_eq!(chosen(&journal, &[], None), "2: db");
+        assert_eq!(chosen(&journal, &["app"], None), "1: app");
+        assert_eq!(chosen(&journal, &[], Some(1)), "1: app db");
     }
 
     #[test]
     fn a_service_that_was_new_has_nothing_to_go_back_to() {
-        let (_dir, ledger) = ledger(&["app1", "app1 worker1"]);
-        assert_eq!(chosen(&ledger, &[], None), "there is no release of `p` before the current one");
+        let (_dir, journal) = journal(&["app1", "app1 worker1"]);
+        assert_eq!(chosen(&journal, &[], None), "there is no release of `p` before the current one");
         assert_eq!(
-            chosen(&ledger, &["worker"], None),
+            chosen(&journal, &["worker"], None),
             "there is no release of `worker` before the current one"
         );
     }
 
     #[test]
     fn a_new_service_beside_a_changed_one_stays() {
-        let (_dir, ledger) = ledger(&["app1", "app2 worker1"]);
-        assert_eq!(chosen(&ledger, &[], None), "1: app");
+        let (_dir, journal) = journal(&["app1", "app2 worker1"]);
+        assert_eq!(chosen(&journal, &[], None), "1: app");
     }
 
     #[test]
     fn a_number_that_is_not_kept_is_refused_with_those_that_are() {
-        let (_dir, ledger) = ledger(&["app1", "app2"]);
-        assert_eq!(chosen(&ledger, &[], Some(9)), "release 9 is not recorded");
-        assert_eq!(listed(&ledger), "kept are 2, 1");
+        let (_dir, journal) = journal(&["app1", "app2"]);
+        assert_eq!(chosen(&journal, &[], Some(9)), "release 9 is not recorded");
+        assert_eq!(listed(&journal), "kept are 2, 1");
     }
 
     #[test]
     fn what_did_not_get_to_its_end_goes_back_to_the_last_good_one() {
-        let (dir, ledger) = ledger(&["app1 db1", "app2 db1"]);
+        let (dir, journal) = journal(&["app1 db1", "app2 db1"]);
         let store = Store::new(dir.path(), "p").unwrap();
         let heading = crate::release::InProgress {
             format: FORMAT,
@@ -706,23 +713,23 @@ mod tests {
             paused: true,
         };
         store.set_wanted(&heading).unwrap();
-        let ledger = ledger.reopened().unwrap();
-        assert_eq!(chosen(&ledger, &[], None), "2: db");
-        assert_eq!(chosen(&ledger, &["db"], None), "2: db");
-        assert_eq!(chosen(&ledger, &["app"], None), "1: app");
-        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
+        let journal = journal.reopened().unwrap();
+        assert_eq!(chosen(&journal, &[], None), "2: db");
+        assert_eq!(chosen(&journal, &["db"], None), "2: db");
+        assert_eq!(chosen(&journal, &["app"], None), "1: app");
+        assert_eq!(chosen(&journal, &[], Some(1)), "1: app db");
     }
 
     /// The same once a file of the state is something else.
-    fn with(dir: &tempfile::TempDir, ledger: &Journal, name: &str, text: &str) -> Journal {
+    fn with(dir: &tempfile::TempDir, journal: &Journal, name: &str, text: &str) -> Journal {
         std::fs::write(dir.path().join("p").join(name), text).unwrap();
-        ledger.reopened().unwrap()
+        journal.reopened().unwrap()
     }
 
     #[test]
     fn no_release_is_chosen_past_one_that_cannot_be_read() {
-        let (dir, ledger) = ledger(&["app1 db1", "app2 db1", "app3 db1"]);
-        let middle = with(&dir, &ledger, "releases/0002.json", "{");
+        let (dir, journal) = journal(&["app1 db1", "app2 db1", "app3 db1"]);
+        let middle = with(&dir, &journal, "releases/0002.json", "{");
         assert!(chosen(&middle, &[], None).contains("0002.json` cannot be used"));
         assert!(chosen(&middle, &["app"], None).ends_with("release 2 may be the one to go back to"));
         assert_eq!(chosen(&middle, &[], Some(1)), "1: app");
@@ -738,38 +745,38 @@ mod tests {
 
     #[test]
     fn one_that_cannot_be_read_and_is_older_is_in_nobodys_way() {
-        let (dir, ledger) = ledger(&["app1", "app2", "app3"]);
-        let ledger = with(&dir, &ledger, "releases/0001.json", "{");
-        assert_eq!(chosen(&ledger, &[], None), "2: app");
+        let (dir, journal) = journal(&["app1", "app2", "app3"]);
+        let journal = with(&dir, &journal, "releases/0001.json", "{");
+        assert_eq!(chosen(&journal, &[], None), "2: app");
     }
 
     #[test]
     fn what_is_halfway_and_not_known_is_put_back_by_its_number_and_as_a_whole() {
-        let (dir, ledger) = ledger(&["app1 db1", "app2 db1"]);
-        let ledger = with(&dir, &ledger, "wanted.json", "{");
-        assert!(chosen(&ledger, &[], None).contains("wanted.json` cannot be used"));
-        assert!(chosen(&ledger, &["db"], None).contains("wanted.json` cannot be used"));
-        assert_eq!(chosen(&ledger, &[], Some(1)), "1: app db");
-        assert_eq!(chosen(&ledger, &["db"], Some(1)), "1: db");
-        assert!(ledger.follows_unfinished());
+        let (dir, journal) = journal(&["app1 db1", "app2 db1"]);
+        let journal = with(&dir, &journal, "wanted.json", "{");
+        assert!(chosen(&journal, &[], None).contains("wanted.json` cannot be used"));
+        assert!(chosen(&journal, &["db"], None).contains("wanted.json` cannot be used"));
+        assert_eq!(chosen(&journal, &[], Some(1)), "1: app db");
+        assert_eq!(chosen(&journal, &["db"], Some(1)), "1: db");
+        assert!(journal.follows_unfinished());
     }
 
     #[test]
     fn a_release_without_its_configuration_is_not_chosen_by_itself() {
-        let (dir, ledger) = ledger(&["app1", "app2"]);
+        let (dir, journal) = journal(&["app1", "app2"]);
         for text in ["", "{", "name: q\nservices: {}"] {
-            let ledger = with(&dir, &ledger, "releases/0001.yml", text);
-            assert!(chosen(&ledger, &[], None).contains("0001.yml` cannot be used"), "{text}");
+            let journal = with(&dir, &journal, "releases/0001.yml", text);
+            assert!(chosen(&journal, &[], None).contains("0001.yml` cannot be used"), "{text}");
         }
         std::fs::remove_file(dir.path().join("p/releases/0001.yml")).unwrap();
-        assert_eq!(chosen(&ledger, &[], None), "the configuration of release 1 is not kept");
+        assert_eq!(chosen(&journal, &[], None), "the configuration of release 1 is not kept");
     }
 
     #[test]
     fn without_the_current_configuration_the_rest_is_not_vouched_for() {
-        let (dir, ledger) = ledger(&["app1 db1"]);
+        let (dir, journal) = journal(&["app1 db1"]);
         let new = "{\"services\": {\"app\": {\"image\": \"new\"}, \"db\": {\"image\": \"new\"}}}";
-        let ledger = with(&dir, &ledger, "releases/0001.yml", "{");
-        assert!(ledger.merged_config(new, &["app"]).unwrap().contains("new"));
+        let journal = with(&dir, &journal, "releases/0001.yml", "{");
+        assert!(journal.merged_config(new, &["app"]).unwrap().contains("new"));
     }
 }

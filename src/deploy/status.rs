@@ -73,12 +73,12 @@ fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<Stat
     let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
     let home =
         StateLocation::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
-    let ledger = Journal::open(&home, &project.name)?.for_looking(report);
+    let journal = Journal::open(&home, &project.name)?.for_looking(report);
     let mut status = match cluster.is_some() {
-        true => stack_status(docker, &project.name, &args.services, &ledger)?,
-        false => compose_status(docker, project, &args.services, &ledger, report)?,
+        true => stack_status(docker, &project.name, &args.services, &journal)?,
+        false => compose_status(docker, project, &args.services, &journal, report)?,
     };
-    status.under_way = acquire_lock::under_way(docker, cluster.is_some(), &ledger)?;
+    status.under_way = acquire_lock::under_way(docker, cluster.is_some(), &journal)?;
     Ok(status)
 }
 
@@ -86,21 +86,21 @@ fn compose_status(
     docker: &Docker,
     project: &Project,
     named: &[String],
-    ledger: &Journal,
+    journal: &Journal,
     report: Report,
 ) -> Result<StatusReport> {
     let containers = docker.containers()?;
     let all = observe::detect(docker, project, &containers)?;
     let wanted = DesiredVersion::default();
     let mut status = StatusReport::new(&project.name, "compose");
-    for target in &targets(project, named, &all, ledger)? {
+    for target in &targets(project, named, &all, journal)? {
         let proxies = observe::fronting(docker, project, target, &containers, &all)?;
         if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
             report.warn(&Warning::Release(format!("{what}; {remedy}")));
         }
         let viewer = TargetReader { docker, project, wanted: &wanted, target, proxies };
         let scene = viewer.look_at(containers.clone())?;
-        status.services.extend(services(target, &scene, ledger));
+        status.services.extend(services(target, &scene, journal));
         status.pairs.extend(pair(target, &scene));
     }
     Ok(status)
@@ -111,12 +111,12 @@ fn targets(
     project: &Project,
     named: &[String],
     proxies: &[Arc<dyn Proxy>],
-    ledger: &Journal,
+    journal: &Journal,
 ) -> Result<Vec<Target>, Error> {
     if !named.is_empty() {
         return asked::as_targets(project, named);
     }
-    let newest = ledger.history.newest_first().find(|r| r.is_good());
+    let newest = journal.history.newest_first().find(|r| r.is_good());
     let recorded = newest.map(|r| r.services.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let known: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
     if !known.is_empty() {
@@ -130,27 +130,27 @@ fn targets(
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.
-fn services(target: &Target, scene: &TargetSnapshot, ledger: &Journal) -> Vec<ServiceStatus> {
+fn services(target: &Target, scene: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
     let of = |service: &str| {
         let its = scene.observed.instances.iter().filter(|i| i.service == service);
-        service_status(service, its.map(|i| instance(i, scene)).collect(), ledger)
+        service_status(service, its.map(|i| instance(i, scene)).collect(), journal)
     };
     if scene.observed.instances.is_empty() {
-        return vec![service_status(target.name(), Vec::new(), ledger)];
+        return vec![service_status(target.name(), Vec::new(), journal)];
     }
     let all = target.services().into_iter().map(of);
     all.filter(|s| !s.instances.is_empty()).collect()
 }
 
-fn service_status(service: &str, instances: Vec<InstanceStatus>, ledger: &Journal) -> ServiceStatus {
-    let history = &ledger.history;
+fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journal) -> ServiceStatus {
+    let history = &journal.history;
     let record = record_of(history, service);
     let is_of = |number| history.get(number).is_some_and(|r| r.deployed.iter().any(|s| s == service));
     let unreadable = history.unreadable_since(record.map_or(0, |r| r.number)).is_some();
     ServiceStatus {
         service: service.into(),
         release: record.map(|r| r.number),
-        release_unknown: unreadable || ledger.broken().is_some_and(is_of),
+        release_unknown: unreadable || journal.broken().is_some_and(is_of),
         witness: record.and_then(|r| r.witness.as_ref()).map(|w| LossCount { sent: w.sent, lost: w.lost }),
         cut: record.map_or(0, |r| r.cut),
         tasks: None,
@@ -201,7 +201,7 @@ fn instance(instance: &Instance, scene: &TargetSnapshot) -> InstanceStatus {
 }
 
 /// The same of a stack, as Swarm tells it.
-fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Journal) -> Result<StatusReport> {
+fn stack_status(docker: &Docker, name: &str, named: &[String], journal: &Journal) -> Result<StatusReport> {
     let stack = watch::look(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
@@ -211,17 +211,17 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], ledger: &Journal)
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
     let mut status = StatusReport::new(name, "swarm");
-    status.services = shown.map(|service| stack_service(&stack, service, ledger)).collect();
+    status.services = shown.map(|service| stack_service(&stack, service, journal)).collect();
     Ok(status)
 }
 
-fn stack_service(stack: &ObservedStack, service: &StackService, ledger: &Journal) -> ServiceStatus {
+fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journal) -> ServiceStatus {
     let update = match service.update_state() {
         "" => "-".to_string(),
         state => state.replace('_', " "),
     };
     // An image that is referred to by its id has a name in the record alone.
-    let recorded = ledger.history.newest_first().filter_map(|r| r.services.get(&service.name));
+    let recorded = journal.history.newest_first().filter_map(|r| r.services.get(&service.name));
     let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
     let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());
     let running = stack.running(&service.name).min(stack.wanted(service));
@@ -229,7 +229,7 @@ fn stack_service(stack: &ObservedStack, service: &StackService, ledger: &Journal
     let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
     let instances = tasks.map(|task| task_status(service, task)).collect();
     let count = TaskCount { running, wanted: stack.wanted(service), image, update };
-    ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, ledger) }
+    ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, journal) }
 }
 
 fn task_status(service: &StackService, task: &Task) -> InstanceStatus {

@@ -85,7 +85,7 @@ pub fn hint_at_swarm(docker: &Docker, fault: Error) -> Error {
 pub fn deploy(
     definition: Request,
     args: &DeployArgs,
-    ledger: Journal,
+    journal: Journal,
     report: Report,
     stop: &StopSignal,
 ) -> Result<()> {
@@ -104,10 +104,10 @@ pub fn deploy(
         update: definition.flags.update.clone(),
         rollback: definition.flags.rollback.clone(),
     };
-    let number = ledger.next_number();
+    let number = journal.next_number();
     let by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
     let swarm = SwarmDeploy {
-        ledger: &ledger,
+        journal: &journal,
         before,
         kind: RolloutKind::Deploy,
         number,
@@ -131,7 +131,7 @@ pub fn put_back(
     mut definition: Request,
     services: &[String],
     (number, kind): (u32, RolloutKind),
-    ledger: Journal,
+    journal: Journal,
     rollout: &RolloutArgs,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
@@ -141,7 +141,7 @@ pub fn put_back(
         _ => number,
     };
     let mut replicas = BTreeMap::new();
-    for (service, placed) in ledger.history.get(recorded).into_iter().flat_map(|record| &record.services) {
+    for (service, placed) in journal.history.get(recorded).into_iter().flat_map(|record| &record.services) {
         if is_pinned(&placed.image_id) {
             definition.snapshot.set_image(service, &placed.image_id);
         }
@@ -151,7 +151,7 @@ pub fn put_back(
     }
     let asks = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
     let swarm = SwarmDeploy {
-        ledger: &ledger,
+        journal: &journal,
         before,
         kind,
         number,
@@ -261,7 +261,7 @@ fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
 /// One run on Swarm.
 struct SwarmDeploy<'a> {
     definition: &'a Request,
-    ledger: &'a Journal,
+    journal: &'a Journal,
     /// The stack before anything was changed.
     before: ObservedStack,
     kind: RolloutKind,
@@ -381,8 +381,8 @@ impl SwarmDeploy<'_> {
     fn execute_and_record(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let file = &prepared.file;
         let entry = self.entry(prepared, None)?;
-        self.ledger.begin(&entry, self.report)?;
-        self.ledger.tag_images(self.docker(), &entry, self.report);
+        self.journal.begin(&entry, self.report)?;
+        self.journal.tag_images(self.docker(), &entry, self.report);
         let started = self.report.elapsed();
         let switch = self.witness.route();
         let ended = match self.run(prepared, force) {
@@ -401,12 +401,12 @@ impl SwarmDeploy<'_> {
             Err((fault, paused)) => (entry, Some(fault), *paused),
         };
         if fault.is_some_and(|f| f.exit == Exit::Unchanged) {
-            self.ledger.discard(&entry);
+            self.journal.discard(&entry);
         } else {
             let keep = self.definition.project.keep;
             let course = RunResult { witness: witness.clone(), ..RunResult::of(fault, paused, took, 0) };
-            self.ledger.write_config(entry.number, &entry.text)?;
-            self.ledger.end(self.docker(), &entry, course, keep, self.report);
+            self.journal.write_config(entry.number, &entry.text)?;
+            self.journal.end(self.docker(), &entry, course, keep, self.report);
         }
         match ended {
             Ok(stack) => {
@@ -502,7 +502,7 @@ impl SwarmDeploy<'_> {
     /// The ids of the services whose spec before is exactly the one to put back, where that is so for all of them.
     fn own_way_back(&self, services: &[String]) -> Option<Vec<String>> {
         let RolloutKind::Rollback { to } = self.kind else { return None };
-        let record = self.ledger.history.get(to)?;
+        let record = self.journal.history.get(to)?;
         let own = |name: &String| {
             let (service, placed) = (self.before.services.get(name)?, record.services.get(name)?);
             let previous = service.previous.as_ref()?;
@@ -545,7 +545,7 @@ impl SwarmDeploy<'_> {
             number: self.number,
             kind: self.kind,
             placed,
-            text: self.ledger.merged_config(&recorded.text(), &services)?,
+            text: self.journal.merged_config(&recorded.text(), &services)?,
             replaced: Vec::new(),
             folder: self.definition.folder.clone(),
         })
@@ -572,7 +572,7 @@ impl SwarmDeploy<'_> {
     /// As the file, or that of the release that is put back, named the image.
     fn image_name(&self, service: &str, id: &str) -> String {
         let image = self.definition.snapshot.image(service).unwrap_or_default();
-        let recorded = self.ledger.history.newest_first().filter_map(|r| r.services.get(service));
+        let recorded = self.journal.history.newest_first().filter_map(|r| r.services.get(service));
         let recorded = || recorded.map(|p| (&p.image_id, &p.image)).find(|(known, _)| **known == id);
         match is_pinned(image) {
             true => recorded().map_or(image, |(_, image)| image).to_string(),

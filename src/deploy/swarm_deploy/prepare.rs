@@ -138,8 +138,8 @@ impl SwarmDeploy<'_> {
         for name in file.services.iter().filter(|name| is_pinned(file.image(name))) {
             recorded.set_image(name, file.image(name));
         }
-        let current = self.ledger.history.current();
-        let before = current.and_then(|record| self.ledger.snapshot(record.number).ok());
+        let current = self.journal.history.current();
+        let before = current.and_then(|record| self.journal.snapshot(record.number).ok());
         for kind in objects::ObjectKind::ALL {
             for key in recorded.keys(kind.key()) {
                 let sent = file.value[kind.key()].get(&key);
@@ -170,12 +170,12 @@ impl SwarmDeploy<'_> {
 
     fn try_remove_objects(&self) -> Result<()> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
-        let ledger = self.ledger.reopened()?;
-        if ledger.history.damaged().next().is_some() {
+        let journal = self.journal.reopened()?;
+        if journal.history.damaged().next().is_some() {
             return Ok(()); // one that cannot be read may need any of them
         }
-        for number in ledger.history.good_numbers() {
-            let Ok(text) = ledger.snapshot(number) else { continue };
+        for number in journal.history.good_numbers() {
+            let Ok(text) = journal.snapshot(number) else { continue };
             for kind in objects::ObjectKind::ALL {
                 let keys = text.keys(kind.key());
                 let names = keys.iter().filter_map(|key| text.shared(kind.key(), key)?.get("name")?.as_str());

@@ -139,7 +139,7 @@ impl SwarmDeploy<'_> {
         let file = self.definition.project.services.get(service).and_then(|s| s.update_asked.action);
         let asked = self.definition.flags.update.action.or(file);
         // What is gone on with has paused before, because somebody asked for that.
-        let paused = self.ledger.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
+        let paused = self.journal.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
         !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
     }
 
@@ -208,7 +208,7 @@ impl SwarmDeploy<'_> {
     /// release that was good.
     fn is_goal(&self, service: &str, spec: &Spec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
-        let good = self.ledger.history.current().and_then(|r| r.services.get(service));
+        let good = self.journal.history.current().and_then(|r| r.services.get(service));
         match good.filter(|_| is_halfway(before)) {
             Some(placed) => spec.fingerprint() == placed.config_hash,
             None => spec.same_content(&before.spec),
@@ -266,14 +266,14 @@ impl SwarmDeploy<'_> {
 
     /// Where Swarm has no way back of its own: the last release that was good, as it was recorded.
     fn send_last_good(&self, service: &str) -> Result<()> {
-        let Some(record) = self.ledger.history.current().filter(|r| r.services.contains_key(service)) else {
+        let Some(record) = self.journal.history.current().filter(|r| r.services.contains_key(service)) else {
             return Err(Error::unchanged(format!(
                 "Swarm has no spec of `{service}` from before any more, and no release of it is recorded"
             ))
             .into());
         };
         let mut asks = StackOverrides { services: vec![service.into()], ..StackOverrides::default() };
-        let mut snapshot = self.ledger.snapshot(record.number)?;
+        let mut snapshot = self.journal.snapshot(record.number)?;
         if let Some(placed) = record.services.get(service) {
             if is_pinned(&placed.image_id) {
                 snapshot.set_image(service, &placed.image_id);
@@ -295,7 +295,7 @@ impl SwarmDeploy<'_> {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::Kept,
         };
-        let serves = match (self.served(), self.ledger.history.current()) {
+        let serves = match (self.served(), self.journal.history.current()) {
             (false, _) if self.before.services.is_empty() => {
                 "nothing served before, and no service was left behind".to_string()
             }
