@@ -69,15 +69,14 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     }
     let flags = || asked::flags(&args.update, &args.rollout);
     let read = || Request::of_file_for_deploy(compose, args, flags(), report);
-    let mut definition = read()?;
-    let engine = asked::engine(args.rollout.swarm.engine.as_deref(), definition.project.engine);
-    let cluster = swarm_deploy::cluster(&definition.docker, engine, &definition.project.name)?;
+    let mut request = read()?;
+    let engine = asked::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
+    let cluster = swarm_deploy::cluster(&request.docker, engine, &request.project.name)?;
     let given = args.rollout.state_dir.as_deref();
-    let home =
-        StateLocation::of(&definition.docker, compose, given, cluster.as_deref(), &definition.project.name);
-    let mut journal = Journal::open(&home, &definition.project.name)?;
+    let home = StateLocation::of(&request.docker, compose, given, cluster.as_deref(), &request.project.name);
+    let mut journal = Journal::open(&home, &request.project.name)?;
     let caller = LockCaller {
-        docker: &definition.docker,
+        docker: &request.docker,
         is_stack: cluster.is_some(),
         journal: &journal,
         command: asked::command("deploy", &args.services),
@@ -86,16 +85,16 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         stop,
     };
     let LockOutcome::Ours(turn) = caller.turn()? else {
-        report.superseded(&definition.project.name);
+        report.superseded(&request.project.name);
         return Ok(());
     };
     journal = journal.reopened()?.for_change(report)?;
     if turn.waited {
-        definition = read()?;
+        request = read()?;
     }
-    turn.guard(&definition.docker);
+    turn.guard(&request.docker);
     let place = RunLocation { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    turn.ended(run_locked(definition, journal, args, place, (report, stop)))
+    turn.ended(run_locked(request, journal, args, place, (report, stop)))
 }
 
 /// Where a project runs, and where its releases are.
@@ -109,7 +108,7 @@ struct RunLocation {
 
 /// Puts a definition in place, once it is this run's turn.
 fn run_locked(
-    mut definition: Request,
+    mut request: Request,
     mut journal: Journal,
     args: &DeployArgs,
     place: RunLocation,
@@ -117,32 +116,28 @@ fn run_locked(
 ) -> Result<()> {
     let dry_run = args.rollout.dry_run;
     if place.is_stack {
-        return swarm_deploy::deploy(definition, args, journal, report, stop);
+        return swarm_deploy::deploy(request, args, journal, report, stop);
     }
     swarm_deploy::refuse_flags(&args.rollout.swarm)?;
-    definition.docker = definition.docker.with_stop_signal(stop);
-    let containers = definition.docker.containers()?;
-    let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
+    request.docker = request.docker.with_stop_signal(stop);
+    let containers = request.docker.containers()?;
+    let proxies = observe::detect(&request.docker, &request.project, &containers)?;
     let mut targets =
-        asked::targets(&definition.project, &args.services, &flagged(args), &proxies).map_err(|fault| {
-            if args.services.is_empty() {
-                swarm_deploy::hint_at_swarm(&definition.docker, fault)
-            } else {
-                fault
-            }
+        asked::targets(&request.project, &args.services, &flagged(args), &proxies).map_err(|error| {
+            if args.services.is_empty() { swarm_deploy::hint_at_swarm(&request.docker, error) } else { error }
         })?;
-    preflight::targets(&definition.project, &targets, &proxies)?;
-    let shots = Jobs::of(&definition.project, &targets);
-    definition.add_jobs(&shots)?;
+    preflight::targets(&request.project, &targets, &proxies)?;
+    let jobs = Jobs::of(&request.project, &targets);
+    request.add_jobs(&jobs)?;
     if args.image.is_empty() {
-        prefetch::of_targets(&definition.docker, &definition.project, &targets, &containers, args);
+        prefetch::of_targets(&request.docker, &request.project, &targets, &containers, args);
     }
     if !dry_run {
-        definition.import_running(&targets, &containers, &mut journal, report)?;
+        request.import_running(&targets, &containers, &mut journal, report)?;
     }
-    definition.set_images(&args.image, &shots, &journal, dry_run)?;
-    preflight::build_contexts(&definition.project, &targets, &place.state_dir, report);
-    let provided = definition.provide_images(&targets, &shots, args, report);
+    request.set_images(&args.image, &jobs, &journal, dry_run)?;
+    preflight::build_contexts(&request.project, &targets, &place.state_dir, report);
+    let provided = request.provide_images(&targets, &jobs, args, report);
     if let Some(signal) = stop.signal() {
         return Err(Error::interrupted(signal).into());
     }
@@ -150,29 +145,29 @@ fn run_locked(
         Some(seen) => (seen, containers),
         // A build takes its time, in which anything may have happened.
         None => {
-            definition.docker.discard_prefetched();
-            (BTreeMap::new(), definition.docker.containers()?)
+            request.docker.discard_prefetched();
+            (BTreeMap::new(), request.docker.containers()?)
         }
     };
-    let mut dependents = Dependents::of(&definition.project, &targets, &containers, &proxies);
+    let mut dependents = Dependents::of(&request.project, &targets, &containers, &proxies);
     let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
-    let mut wanted = DesiredVersion::read(&definition.docker, &definition.project, &all, seen)?;
-    wanted.add_hashes(definition.resolved_hashes()?);
-    if definition.may_have_label_files {
-        wanted.add_hashes(journal.hashes_of_same(&definition.snapshot));
+    let mut wanted = DesiredVersion::read(&request.docker, &request.project, &all, seen)?;
+    wanted.add_hashes(request.resolved_hashes()?);
+    if request.may_have_label_files {
+        wanted.add_hashes(journal.hashes_of_same(&request.snapshot));
     }
-    wanted.replaced = replaced(args, &definition.project, &targets, &containers, &journal);
-    match dependents::are_replaced(&definition.project, &targets, &wanted, &containers) {
+    wanted.replaced = replaced(args, &request.project, &targets, &containers, &journal);
+    match dependents::are_replaced(&request.project, &targets, &wanted, &containers) {
         true => {
             let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
-            let theirs = containers.iter().filter(|c| observe::is_member(&definition.project, c, &services));
+            let theirs = containers.iter().filter(|c| observe::is_member(&request.project, c, &services));
             wanted.replaced.extend(theirs.map(|c| c.id.clone()));
             targets = all;
         }
         false => dependents = Dependents::default(),
     }
     let run = Pipeline {
-        definition: &definition,
+        request: &request,
         wanted: &wanted,
         proxies: &proxies,
         journal: &journal,
@@ -181,7 +176,7 @@ fn run_locked(
         sizes: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
         images: args.image.iter().map(|(service, _)| service.clone()).collect(),
         placed: BTreeMap::new(),
-        shots,
+        jobs,
         completed: place.unfinished.map(|number| journal.completed(number)).unwrap_or_default(),
         dependents,
         rollout: &args.rollout,
@@ -191,7 +186,7 @@ fn run_locked(
         watch: Monitor::default(),
         running: Mutex::default(),
         policies: restart::policies(
-            &definition.project.name,
+            &request.project.name,
             &containers,
             journal.heading.as_ref().map(|h| &h.restart),
         ),

@@ -168,7 +168,7 @@ impl Docker {
 
     /// Error of a run that is known to have lost its lock.
     pub fn lost_lease(&self) -> Option<Error> {
-        self.lease().and_then(|lease| lease.fault())
+        self.lease().and_then(|lease| lease.error())
     }
 
     fn lease(&self) -> Option<Lease> {

@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_fault_reads_message_then_what_was_seen_then_the_hint() {
-        let fault = Error::usage("no").seen("a\n\n b  \n").hint("do");
-        assert_eq!(fault.to_string(), "no\n  a\n   b\nhint: do");
+        let error = Error::usage("no").seen("a\n\n b  \n").hint("do");
+        assert_eq!(error.to_string(), "no\n  a\n   b\nhint: do");
     }
 
     #[test]

@@ -59,12 +59,12 @@ struct ReadinessProgress {
 #[derive(Debug)]
 pub struct ReadinessFailure {
     pub ids: Vec<String>,
-    pub fault: Error,
+    pub error: Error,
 }
 
 impl ReadinessFailure {
-    fn of(id: &str, fault: Error) -> ReadinessFailure {
-        ReadinessFailure { ids: vec![id.into()], fault }
+    fn of(id: &str, error: Error) -> ReadinessFailure {
+        ReadinessFailure { ids: vec![id.into()], error }
     }
 
     /// Both in one: the first one's words, and what was seen of the other.
@@ -74,8 +74,8 @@ impl ReadinessFailure {
             return;
         };
         first.ids.extend(other.ids);
-        first.fault.details.push(other.fault.message);
-        first.fault.details.extend(other.fault.details);
+        first.error.details.push(other.error.message);
+        first.error.details.extend(other.error.details);
     }
 }
 
@@ -249,13 +249,13 @@ fn died(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
         return unasked(candidate, lacks);
     }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
-    let fault = Error::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
-    with_logs(fault, docker, candidate)
+    let error = Error::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
+    with_logs(error, docker, candidate)
 }
 
 fn unasked(candidate: &Candidate, lacks: &[String]) -> Error {
-    let fault = Error::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
-    lacks.iter().fold(fault, |fault, why| fault.seen(why)).hint(
+    let error = Error::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
+    lacks.iter().fold(error, |error, why| error.seen(why)).hint(
         "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
          `x-zd.health` out; or put curl or wget into its image or into the proxy's",
     )
@@ -270,7 +270,7 @@ fn too_late(
     dead: Option<ReadinessFailure>,
 ) -> ReadinessFailure {
     let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();
-    let mut fault = Error::unchanged(format!(
+    let mut error = Error::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
         late.len(),
         candidates.len(),
@@ -279,22 +279,22 @@ fn too_late(
     ));
     let ids = late.iter().map(|(candidate, _)| candidate.id.clone()).collect();
     for (candidate, progress) in late {
-        fault = fault.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
-        fault = with_logs(fault, docker, candidate);
+        error = error.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
+        error = with_logs(error, docker, candidate);
     }
-    let fault = fault.hint(
+    let error = error.hint(
         "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
     );
-    let mut all = Some(ReadinessFailure { ids, fault });
+    let mut all = Some(ReadinessFailure { ids, error });
     dead.into_iter().for_each(|d| ReadinessFailure::add(&mut all, d));
     all.expect("those that are late")
 }
 
-fn with_logs(fault: Error, docker: &Docker, candidate: &Candidate) -> Error {
+fn with_logs(error: Error, docker: &Docker, candidate: &Candidate) -> Error {
     let lines = docker.logs(&candidate.id, LOG_LINES).unwrap_or_default();
     match lines.is_empty() {
-        true => fault.seen(&format!("{} printed nothing", candidate.name)),
-        false => fault
+        true => error.seen(&format!("{} printed nothing", candidate.name)),
+        false => error
             .seen(&format!("last lines of {}:", candidate.name))
             .seen(&lines.iter().map(|l| format!("  {}\n", shortened(l))).collect::<String>()),
     }

@@ -182,11 +182,11 @@ impl OwnerSilence {
 /// # Errors
 /// An engine that does not answer, or refuses.
 pub fn acquire(
-    wish: LockRequest,
+    request: LockRequest,
     stop: &StopSignal,
     waiting: &mut dyn WaitObserver,
 ) -> Result<AcquireResult> {
-    let LockRequest { docker, board, project, holder, limit } = wish;
+    let LockRequest { docker, board, project, holder, limit } = request;
     let keys = LockContext { docker: docker.clone(), names: LockNames::of(board, project), holder };
     let mut other = LockOwner::default();
     let mut told = false;
@@ -383,7 +383,7 @@ impl Lock {
         let lease = Lease::new(keys.clone(), since);
         let beating = lease.clone();
         let beats = thread::spawn(move || {
-            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) && beating.fault().is_none() {
+            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) && beating.error().is_none() {
                 // What the engine does not answer now is asked the next time.
                 let _ = beating.renew();
             }

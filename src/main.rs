@@ -49,9 +49,9 @@ fn main() -> ExitCode {
     let exit = match run(&cli, report) {
         Ok(()) => 0,
         Err(error) => {
-            let fault = Error::from_error(error);
-            report.fault(&fault);
-            fault.exit.code()
+            let error = Error::from_error(error);
+            report.error(&error);
+            error.exit.code()
         }
     };
     report.end(exit);

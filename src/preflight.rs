@@ -31,7 +31,7 @@ const START_INTERVAL: u32 = 25;
 
 /// A target, and what runs around it.
 pub struct Surroundings<'a> {
-    pub viewer: &'a TargetReader<'a>,
+    pub reader: &'a TargetReader<'a>,
     /// Proxies in front of it that run.
     pub fronting: &'a [Arc<dyn Proxy>],
     /// All of the engine's that have an adapter.
@@ -59,7 +59,7 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
 /// Docker cannot be started.
 pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     let services = around.services();
-    let image = |service: &Service| around.viewer.wanted.images.get(&service.name);
+    let image = |service: &Service| around.reader.wanted.images.get(&service.name);
     let mut refused: Vec<Error> = Vec::new();
     for service in &services {
         let running = |path: &str| {
@@ -70,8 +70,8 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
         refused.extend(unhealthy_dependency(around, service));
         refused.extend(too_few_ports(service, around.running(service), around.starting));
     }
-    refused.extend(needs_newer_engine(around.viewer.docker, &services)?);
-    refused.extend(out_of_reach(around.viewer.project, around.viewer.target, around.fronting));
+    refused.extend(needs_newer_engine(around.reader.docker, &services)?);
+    refused.extend(out_of_reach(around.reader.project, around.reader.target, around.fronting));
     refused.extend(attached::faults(around));
     refused.extend(route_not_found(around));
     let mut found: Vec<PreflightFinding> = refused.into_iter().map(PreflightFinding::Refused).collect();
@@ -79,10 +79,10 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
         found.extend(left_in_anonymous_volume(around, service)?);
     }
     found.extend(unknown_proxy::findings(around)?);
-    let orphans = orphans(around.viewer, around.containers).into_iter();
-    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphaned(around.viewer.target, orphan))));
-    let strangers = strangers(around.viewer, around.containers).into_iter();
-    found.extend(strangers.map(|found| PreflightFinding::Note(stranger(around.viewer.target, found))));
+    let orphans = orphans(around.reader, around.containers).into_iter();
+    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphaned(around.reader.target, orphan))));
+    let strangers = strangers(around.reader, around.containers).into_iter();
+    found.extend(strangers.map(|found| PreflightFinding::Note(stranger(around.reader.target, found))));
     found.extend(crash_loops(around).into_iter().map(PreflightFinding::Note));
     found.extend(connections::notes(around).into_iter().map(PreflightFinding::Note));
     Ok(found)
@@ -90,24 +90,24 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
 
 impl Surroundings<'_> {
     fn services(&self) -> Vec<&Service> {
-        self.viewer.target.services().into_iter().map(|name| &self.viewer.project.services[name]).collect()
+        self.reader.target.services().into_iter().map(|name| &self.reader.project.services[name]).collect()
     }
 
     /// Containers of the target, running or not.
     fn members(&self) -> impl Iterator<Item = &Container> {
-        let services = self.viewer.target.services();
-        self.containers.iter().filter(move |c| is_member(self.viewer.project, c, &services))
+        let services = self.reader.target.services();
+        self.containers.iter().filter(move |c| is_member(self.reader.project, c, &services))
     }
 
     /// Containers that run, and are none of the target's.
     fn others(&self) -> impl Iterator<Item = &Container> {
-        let services = self.viewer.target.services();
-        let is_ours = move |c: &Container| is_member(self.viewer.project, c, &services);
+        let services = self.reader.target.services();
+        let is_ours = move |c: &Container| is_member(self.reader.project, c, &services);
         self.containers.iter().filter(move |c| c.is_running() && !is_ours(c))
     }
 
     fn running(&self, service: &Service) -> usize {
-        let its = |c: &&Container| c.is_running() && is_member(self.viewer.project, c, &[&service.name]);
+        let its = |c: &&Container| c.is_running() && is_member(self.reader.project, c, &[&service.name]);
         self.containers.iter().filter(its).count()
     }
 }
@@ -120,9 +120,9 @@ fn route_not_found(around: &Surroundings) -> Option<Error> {
     if !runs || !around.fronting.is_empty() || services.iter().any(is_said) {
         return None;
     }
-    let claim = |s: &&Service| Some((s.name.clone(), proxy::claim(&backend(around.viewer.project, s))?));
+    let claim = |s: &&Service| Some((s.name.clone(), proxy::claim(&backend(around.reader.project, s))?));
     let (name, claim) = services.iter().find_map(claim)?;
-    let fault = Error::unchanged(format!(
+    let error = Error::unchanged(format!(
         "`{name}` asks for a route by {claim}, and no proxy that is known to go by that shares a network with it: whatever \
          routes to it could not be drained"
     ));
@@ -130,12 +130,12 @@ fn route_not_found(around: &Surroundings) -> Option<Error> {
         "name the proxy with `--proxy-container NAME --proxy-kind KIND` (`x-zd.proxy`), or put both on one network; where \
          there is none, deploy with `--proxy-kind none` (`services.{name}.x-zd.proxy.kind: none`)"
     );
-    Some(fault.hint(hint).rule(&"route-not-found"))
+    Some(error.hint(hint).rule(&"route-not-found"))
 }
 
 /// Compose starts nothing whose dependency is unhealthy.
 fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Error> {
-    let project = around.viewer.project;
+    let project = around.reader.project;
     let failing = service.needs_healthy.iter().find_map(|needed| {
         let its = || around.containers.iter().filter(|c| c.is_running() && is_member(project, c, &[needed]));
         let failing = its().find(|c| c.is_failing())?;
@@ -143,16 +143,16 @@ fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Erro
     });
     let (needed, container) = failing?;
     let (name, container) = (&service.name, container.name());
-    let fault = Error::unchanged(format!(
+    let error = Error::unchanged(format!(
         "`{needed}` is unhealthy, and `{name}` depends on its health (`services.{name}.depends_on.{needed}.condition`)"
     ));
     let hint = format!("see why with `docker inspect --format '{{{{json .State.Health}}}}' {container}`");
-    Some(fault.hint(hint).rule(&"dependency-unhealthy"))
+    Some(error.hint(hint).rule(&"dependency-unhealthy"))
 }
 
 /// Data of a running instance in an anonymous volume, where the new one gets a named volume at the same path.
 fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<PreflightFinding>> {
-    let its = |c: &&Container| is_member(around.viewer.project, c, &[&service.name]) && c.is_running();
+    let its = |c: &&Container| is_member(around.reader.project, c, &[&service.name]) && c.is_running();
     let left = around.members().filter(its).find_map(|c| {
         let named = |path: &str| service.named_volumes.iter().find(|(_, target)| target == path);
         c.anonymous_volumes().find_map(|(old, path)| Some((c, old, named(path)?)))
@@ -169,15 +169,15 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
     let fix = format!(
         "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
     );
-    Ok(Some(match around.viewer.docker.has_volume(volume)? {
+    Ok(Some(match around.reader.docker.has_volume(volume)? {
         true => PreflightFinding::Note(Risk::note(
             "anonymous-volume",
             says,
             format!("unless that is done, {fix}"),
         )),
         false => {
-            let fault = Error::usage(format!("{says}, which is not there yet, so it would be empty"));
-            PreflightFinding::Refused(fault.hint(fix).rule(&"anonymous-volume"))
+            let error = Error::usage(format!("{says}, which is not there yet, so it would be empty"));
+            PreflightFinding::Refused(error.hint(fix).rule(&"anonymous-volume"))
         }
     }))
 }
@@ -187,13 +187,13 @@ fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<E
     let needed = running + starting;
     let (range, size) = service.port_ranges.iter().find(|(_, size)| *size < needed)?;
     let name = &service.name;
-    let fault = Error::usage(format!(
+    let error = Error::usage(format!(
         "`{name}` publishes host ports {range}, which is {size} for {running} running and {starting} new instances"
     ));
     let hint = format!(
         "widen the range in `services.{name}.ports` to {needed} ports, or let the proxy reach the container's own port (`expose`)"
     );
-    Some(fault.hint(hint).rule(&"port-range"))
+    Some(error.hint(hint).rule(&"port-range"))
 }
 
 fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Error>> {
@@ -201,7 +201,7 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<E
     let version = docker.machine()?.version;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let name = &service.name;
-    let fault = || {
+    let error = || {
         Error::usage(format!(
             "`{name}` has a `healthcheck.start_interval`, which Docker Engine {version} does not know, so Compose would create \
              no instance"
@@ -209,7 +209,7 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<E
         .hint(format!("remove `services.{name}.healthcheck.start_interval`, or update Docker Engine to 25 or later"))
         .rule(&"start-interval")
     };
-    Ok(major.is_some_and(|major| major < START_INTERVAL).then(fault))
+    Ok(major.is_some_and(|major| major < START_INTERVAL).then(error))
 }
 
 /// Instances that crash over and over answer no request, which a deploy does not make worse.
@@ -248,7 +248,7 @@ fn left_behind(project: &Project, target: &Target) -> Vec<Error> {
     let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
     let hosts = others.flat_map(|other| other.hosts.iter().map(move |(key, host)| (other, key, host)));
     let left = hosts.filter(|(_, _, host)| replaced.contains(&host.as_str()));
-    let fault = |(other, key, host): (&Service, &&str, &String)| {
+    let error = |(other, key, host): (&Service, &&str, &String)| {
         let other = &other.name;
         let set = if *key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
         Error::usage(format!(
@@ -260,7 +260,7 @@ fn left_behind(project: &Project, target: &Target) -> Vec<Error> {
         ))
         .rule(&"shared-namespace")
     };
-    left.map(fault).collect()
+    left.map(error).collect()
 }
 
 fn volume_lost(service: &Service, path: &str) -> Error {
@@ -293,30 +293,30 @@ fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) 
 }
 
 /// Containers of services that the file has no more, which the proxies send requests of a target's route to, with the route.
-pub fn orphans(viewer: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
-    let project = viewer.project;
+pub fn orphans(reader: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
+    let project = reader.project;
     let is_gone = |c: &Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
         service.is_some_and(|service| !project.services.contains_key(service))
     };
-    on_its_route(viewer, containers, is_gone)
+    on_its_route(reader, containers, is_gone)
 }
 
 /// Containers of other projects, or that were run by hand, with the same route.
-fn strangers(viewer: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
-    let is_strange = |c: &Container| c.compose().is_none_or(|(name, _)| name != viewer.project.name);
-    on_its_route(viewer, containers, is_strange)
+fn strangers(reader: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
+    let is_strange = |c: &Container| c.compose().is_none_or(|(name, _)| name != reader.project.name);
+    on_its_route(reader, containers, is_strange)
 }
 
 /// Those that run of these, and that get requests of a target's route.
 fn on_its_route(
-    viewer: &TargetReader,
+    reader: &TargetReader,
     containers: &[Container],
     is_meant: impl Fn(&Container) -> bool,
 ) -> Vec<(Container, String)> {
-    let to_come: Vec<Container> = viewer.target.services().iter().map(|s| viewer.preview(s)).collect();
+    let to_come: Vec<Container> = reader.target.services().iter().map(|s| reader.preview(s)).collect();
     let route = |container: &Container| {
-        let fronting = viewer.proxies.iter().filter(|p| p.routes_to(&Backend::from(container)));
+        let fronting = reader.proxies.iter().filter(|p| p.routes_to(&Backend::from(container)));
         let shared = fronting.into_iter().find_map(|proxy| {
             let routes: Vec<_> = to_come.iter().flat_map(|c| proxy.entrances(c)).collect();
             proxy.entrances(container).into_iter().find(|entrance| routes.contains(entrance))
@@ -419,9 +419,9 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Error> {
         let named = project.services[name].obstacles().into_iter();
         let mut named = named.filter(|o| matches!(o, Obstacle::ContainerName(_)));
         if let Some(obstacle) = named.next() {
-            let fault = obstructed(&obstacle, name);
-            let hint = fault.hint.clone().unwrap_or_default();
-            return Err(fault.hint(format!(
+            let error = obstructed(&obstacle, name);
+            let hint = error.hint.clone().unwrap_or_default();
+            return Err(error.hint(format!(
                 "{hint}; or stop one side, which then takes over from the other at each deploy"
             )));
         }

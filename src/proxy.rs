@@ -330,7 +330,7 @@ pub trait Proxy: Send + Sync {
     ///
     /// # Errors
     /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error>;
+    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error>;
 
     /// What will be lost all the same once it is prepared; from the answers to `inspect`.
     fn losses(&self, _answers: &[CommandResult], _wish: &RolloutShape) -> Vec<Risk> {
@@ -534,7 +534,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_of_proxy_is_refused_with_the_kinds_there_are() {
-        let fault = declared("apache", &Container::default()).err().unwrap();
-        assert!(KINDS.iter().all(|k| fault.to_string().contains(&format!("`{k}`"))), "{fault}");
+        let error = declared("apache", &Container::default()).err().unwrap();
+        assert!(KINDS.iter().all(|k| error.to_string().contains(&format!("`{k}`"))), "{error}");
     }
 }

@@ -196,11 +196,11 @@ impl fmt::Display for UnreadableFile {
 impl From<&UnreadableFile> for Error {
     /// A newer version's file is a wrong use of this one.
     fn from(damage: &UnreadableFile) -> Error {
-        let fault = match damage.newer {
+        let error = match damage.newer {
             true => Error::usage(damage.to_string()),
             false => Error::unchanged(damage.to_string()),
         };
-        fault.hint(damage.hint())
+        error.hint(damage.hint())
     }
 }
 

@@ -329,13 +329,13 @@ impl Report {
     }
 
     /// What ended the run.
-    pub fn fault(&self, fault: &Error) {
+    pub fn error(&self, error: &Error) {
         self.close();
         self.event(Event::Error {
-            exit: fault.exit.code(),
-            message: fault.message.clone(),
-            details: fault.details.clone(),
-            hint: fault.hint.clone(),
+            exit: error.exit.code(),
+            message: error.message.clone(),
+            details: error.details.clone(),
+            hint: error.hint.clone(),
         });
     }
 

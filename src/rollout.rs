@@ -56,7 +56,7 @@ pub struct Tolerance {
 
 /// A plan under way.
 pub struct Rollout<'a> {
-    tools: RolloutContext<'a>,
+    context: RolloutContext<'a>,
     stop: StopSignal,
     /// The container that each key of the plan stands for.
     bound: BTreeMap<InstanceKey, Container>,
@@ -112,35 +112,35 @@ impl FailureReason {
     /// All that is known of it, which may have to be waited for.
     pub fn into_error(self) -> Error {
         match self {
-            FailureReason::Known(fault) => fault,
-            FailureReason::Failed(fault) => fault.join().expect("no panic in a read"),
+            FailureReason::Known(error) => error,
+            FailureReason::Failed(error) => error.join().expect("no panic in a read"),
         }
     }
 }
 
 impl RolloutFailure {
     /// By something that is no instance's failure.
-    pub fn by(fault: Error) -> RolloutFailure {
-        RolloutFailure { serves: false, failed: Vec::new(), why: FailureReason::Known(fault) }
+    pub fn by(error: Error) -> RolloutFailure {
+        RolloutFailure { serves: false, failed: Vec::new(), why: FailureReason::Known(error) }
     }
 }
 
 impl From<MonitorFailure> for RolloutFailure {
-    fn from(MonitorFailure { ids, fault, .. }: MonitorFailure) -> RolloutFailure {
-        RolloutFailure { serves: false, failed: ids, why: FailureReason::Failed(fault) }
+    fn from(MonitorFailure { ids, error, .. }: MonitorFailure) -> RolloutFailure {
+        RolloutFailure { serves: false, failed: ids, why: FailureReason::Failed(error) }
     }
 }
 
 impl<'a> Rollout<'a> {
     pub fn new(
-        tools: RolloutContext<'a>,
+        context: RolloutContext<'a>,
         stop: StopSignal,
         observed: &Observed,
         containers: BTreeMap<InstanceKey, Container>,
     ) -> Self {
         let inside: Vec<InstanceKey> = observed.serving().map(|i| i.key.clone()).collect();
         Rollout {
-            tools,
+            context,
             stop,
             found: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
             bound: containers,
@@ -181,7 +181,7 @@ impl<'a> Rollout<'a> {
     pub fn watch_on(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
         for (key, age) in young {
             let pace = self.service(key).settings.pace;
-            self.tools.watch.follow_on(self.candidate(key)?, pace, *age, self.tolerance.monitor);
+            self.context.watch.follow_on(self.candidate(key)?, pace, *age, self.tolerance.monitor);
         }
         Ok(())
     }
@@ -212,12 +212,12 @@ impl<'a> Rollout<'a> {
     /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on. Nobody waits for one of
     /// those that `served` which is sick. An instance that dies ends the plan, for nothing may be stopped then.
     pub fn back(
-        tools: RolloutContext<'a>,
+        context: RolloutContext<'a>,
         observed: &Observed,
         containers: BTreeMap<InstanceKey, Container>,
         served: BTreeSet<String>,
     ) -> Self {
-        let mut rollout = Rollout::new(tools, StopSignal::default(), observed, containers);
+        let mut rollout = Rollout::new(context, StopSignal::default(), observed, containers);
         rollout.found.extend(served);
         Rollout { lenient: true, plans_anew: true, ..rollout }
     }
@@ -271,8 +271,8 @@ impl<'a> Rollout<'a> {
         let step = &plan.steps[n].0;
         let name = |key: &InstanceKey| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
-        self.tools.report.event(Event::Step(StepEvent {
-            target: self.tools.target.into(),
+        self.context.report.event(Event::Step(StepEvent {
+            target: self.context.target.into(),
             number: n + 1,
             of: plan.steps.len(),
             batch,
@@ -298,16 +298,16 @@ impl<'a> Rollout<'a> {
     /// Whether an instance that is followed has failed, be it another rollout's. On the way back nothing is better than
     /// what there is.
     fn check(&self) -> Result<()> {
-        if let Some(fault) = self.tools.docker.lost_lease() {
-            return Err(fault.into());
+        if let Some(error) = self.context.docker.lost_lease() {
+            return Err(error.into());
         }
         if self.lenient {
             return Ok(());
         }
-        let warned = self.tools.watch.out_of_memory();
-        warned.into_iter().for_each(|name| self.tools.report.warn(&Warning::OutOfMemory(name)));
-        let Some(alarm) = self.tools.watch.alarm() else { return Ok(()) };
-        self.tools.report.event(Event::Failed { names: alarm.names.clone() });
+        let warned = self.context.watch.out_of_memory();
+        warned.into_iter().for_each(|name| self.context.report.warn(&Warning::OutOfMemory(name)));
+        let Some(alarm) = self.context.watch.alarm() else { return Ok(()) };
+        self.context.report.event(Event::Failed { names: alarm.names.clone() });
         Err(alarm.into())
     }
 
@@ -330,7 +330,7 @@ impl<'a> Rollout<'a> {
             self.hear_witness()?;
         }
         if matches!(step, Step::Gate(_) | Step::Route { .. } | Step::Release) {
-            self.tools.docker.check_lease()?;
+            self.context.docker.check_lease()?;
         }
         if self.plans_anew && matches!(step, Step::Stop(_)) {
             self.drop_dead_instances()?;
@@ -341,7 +341,7 @@ impl<'a> Rollout<'a> {
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),
             Step::Route { inside, outside } => {
-                let act = self.tools.witness.route();
+                let act = self.context.witness.route();
                 self.route(inside, outside)?;
                 act.done();
                 Ok(())
@@ -350,7 +350,7 @@ impl<'a> Rollout<'a> {
             Step::Delay(time) => self.delay(*time),
             Step::Monitor(_) => self.monitor(),
             Step::Stop(keys) => {
-                let _act = self.tools.witness.stop();
+                let _act = self.context.witness.stop();
                 self.stop(keys)
             }
             Step::Remove(keys) => self.remove(keys),
@@ -363,8 +363,8 @@ impl<'a> Rollout<'a> {
     /// # Errors
     /// Losses that are reason to go back.
     fn hear_witness(&mut self) -> Result<()> {
-        for (url, said) in self.tools.witness.dismiss_silent() {
-            self.tools.report.warn(&Warning::Silent { url, said });
+        for (url, said) in self.context.witness.dismiss_silent() {
+            self.context.report.warn(&Warning::Silent { url, said });
         }
         let Err(objection) = self.objection() else { return Ok(()) };
         // One that has died is the reason for what was lost.
@@ -376,11 +376,11 @@ impl<'a> Rollout<'a> {
 
     /// On the way back nothing is better than what there is.
     fn objection(&self) -> Result<()> {
-        let objection = if self.lenient { None } else { self.tools.witness.objection() };
+        let objection = if self.lenient { None } else { self.context.witness.objection() };
         match objection {
-            Some(fault) => {
+            Some(error) => {
                 self.objected.set(true);
-                Err(fault.into())
+                Err(error.into())
             }
             None => Ok(()),
         }
@@ -401,7 +401,7 @@ impl<'a> Rollout<'a> {
 
     /// These containers as they are now; those that are gone, as they were.
     fn fresh(&self, keys: &[InstanceKey]) -> Result<Vec<Container>> {
-        let now = self.tools.docker.inspect(&self.ids(keys))?;
+        let now = self.context.docker.inspect(&self.ids(keys))?;
         let as_it_is = |c: &Container| now.iter().find(|n| n.id == c.id).unwrap_or(c).clone();
         Ok(keys.iter().map(|k| as_it_is(&self.bound[k])).collect())
     }
@@ -410,7 +410,7 @@ impl<'a> Rollout<'a> {
     /// comes back with another: by what was read before, one would be taken for the other.
     fn refresh(&mut self) -> Result<()> {
         let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
-        let now = self.tools.docker.inspect(&self.ids(&all))?;
+        let now = self.context.docker.inspect(&self.ids(&all))?;
         let mut now: BTreeMap<String, Container> = now.into_iter().map(|c| (c.id.clone(), c)).collect();
         for container in self.bound.values_mut() {
             match now.remove(&container.id) {
@@ -418,7 +418,7 @@ impl<'a> Rollout<'a> {
                 None => container.has_stopped(),
             }
         }
-        self.tools.watch.see(self.bound.values());
+        self.context.watch.see(self.bound.values());
         self.read = Some(Instant::now());
         Ok(())
     }
@@ -440,12 +440,12 @@ impl<'a> Rollout<'a> {
     fn hook(&self, key: &InstanceKey, hook: &LifecycleHook, what: &'static str) -> Result<()> {
         // Until then it has to be ready.
         let limit = self.service(key).settings.pace.deadline;
-        let done = self.tools.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
+        let done = self.context.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
         match done.ok() {
             true => Ok(()),
             false if self.lenient => {
                 let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
-                self.tools.report.warn(&Warning::Hook { name, what, said });
+                self.context.report.warn(&Warning::Hook { name, what, said });
                 Ok(())
             }
             false => Err(Error::unchanged(format!("{what} of {} failed", self.name(key)))
@@ -456,10 +456,10 @@ impl<'a> Rollout<'a> {
 
     /// Runs a command whose failure is only reported: the instance goes anyway.
     fn try_exec(&self, key: &InstanceKey, exec: Exec, what: &'static str) -> Result<()> {
-        let done = self.tools.docker.exec(&exec)?;
+        let done = self.context.docker.exec(&exec)?;
         if !done.ok() {
             let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
-            self.tools.report.warn(&Warning::Hook { name, what, said });
+            self.context.report.warn(&Warning::Hook { name, what, said });
         }
         Ok(())
     }
@@ -471,7 +471,7 @@ impl<'a> Rollout<'a> {
 
     fn routings_of(&self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
         let routing = |proxy: &'a dyn Proxy| ProxyRotation {
-            docker: self.tools.docker,
+            docker: self.context.docker,
             proxy,
             rotation: Rotation {
                 inside: self.endpoints(proxy, inside),
@@ -481,12 +481,12 @@ impl<'a> Rollout<'a> {
                 died: outside
                     .iter()
                     .map(|k| &self.bound[k].id)
-                    .filter(|id| self.tools.watch.has_died(id))
+                    .filter(|id| self.context.watch.has_died(id))
                     .cloned()
                     .collect(),
             },
         };
-        self.tools.proxies.iter().map(|p| routing(p.as_ref())).collect()
+        self.context.proxies.iter().map(|p| routing(p.as_ref())).collect()
     }
 
     fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<Endpoint> {
@@ -496,7 +496,7 @@ impl<'a> Rollout<'a> {
 
     fn service(&self, key: &InstanceKey) -> &'a Service {
         let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
-        &self.tools.project.services[service]
+        &self.context.project.services[service]
     }
 
     fn ids(&self, keys: &[InstanceKey]) -> Vec<String> {
@@ -504,7 +504,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn name(&self, key: &InstanceKey) -> String {
-        short_name(&self.tools.project.name, &self.bound[key])
+        short_name(&self.context.project.name, &self.bound[key])
     }
 
     fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
@@ -512,7 +512,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn report(&self, event: fn(Vec<String>) -> Event, keys: &[InstanceKey]) {
-        self.tools.report.event(event(self.names(keys)));
+        self.context.report.event(event(self.names(keys)));
     }
 }
 

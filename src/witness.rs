@@ -183,9 +183,9 @@ impl Witness {
             return None;
         }
         let (now, acts) = (self.now(), self.acts());
-        let fault = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts, now))?;
+        let error = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts, now))?;
         self.judges.store(false, Ordering::Relaxed);
-        Some(fault)
+        Some(error)
     }
 
     /// A URL that answered before the switch and does not any more. One that loses, or has been silent for a second, is
@@ -205,7 +205,7 @@ impl Witness {
             verdict
         };
         match wait::until(POLL, LOST * 2, &StopSignal::default(), || Ok::<_, ()>(known())) {
-            Ok(WaitResult::Done(fault)) => fault,
+            Ok(WaitResult::Done(error)) => error,
             _ => None,
         }
     }

@@ -61,10 +61,10 @@ impl Finding {
     }
 
     /// What a deploy would be refused for.
-    pub fn refused(about: Scope, fault: Error) -> Finding {
-        let seen = fault.details.iter().map(|d| format!("; {d}")).collect::<String>();
-        let says = format!("{}{seen}", fault.message.trim_end_matches("; nothing was changed"));
-        Finding::no(fault.rule.map_or("refused", |rule| rule), about, says, fault.hint.unwrap_or_default())
+    pub fn refused(about: Scope, error: Error) -> Finding {
+        let seen = error.details.iter().map(|d| format!("; {d}")).collect::<String>();
+        let says = format!("{}{seen}", error.message.trim_end_matches("; nothing was changed"));
+        Finding::no(error.rule.map_or("refused", |rule| rule), about, says, error.hint.unwrap_or_default())
     }
 
     /// What a deploy would warn of.

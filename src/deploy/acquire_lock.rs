@@ -42,7 +42,7 @@ impl LockGuard {
     /// # Errors
     /// Those of the run.
     pub fn ended<T>(&self, result: Result<T>) -> Result<T> {
-        let lost = self.lease().and_then(Lease::fault);
+        let lost = self.lease().and_then(Lease::error);
         result.map_err(|error| lost.map_or(error, Into::into))
     }
 

@@ -396,7 +396,7 @@ mod tests {
         let project = project("name: p\nservices: {app: {}, worker: {}}");
         let targets = |named: &[&str], flagged: &[(&str, &str)]| {
             let named: Vec<String> = named.iter().map(|n| n.to_string()).collect();
-            let found = targets(&project, &named, flagged, &[]).map_err(|fault| fault.message)?;
+            let found = targets(&project, &named, flagged, &[]).map_err(|error| error.message)?;
             Ok::<_, String>(found.iter().map(|t| t.name().to_string()).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(targets(&[], &[("--image", "worker")]).unwrap(), "worker");

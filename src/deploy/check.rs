@@ -32,10 +32,10 @@ use configured_proxies::ConfiguredProxies;
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; a service that is not there.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let definition = Request::of_file(compose, FlagLayers::default(), report)?;
-    refuse_empty(&definition)?;
-    known(&definition.project, &args.services)?;
-    let sheet = judge(compose, args, &definition)?.settled();
+    let request = Request::of_file(compose, FlagLayers::default(), report)?;
+    refuse_empty(&request)?;
+    known(&request.project, &args.services)?;
+    let sheet = judge(compose, args, &request)?.settled();
     match report.is_json() {
         true => report.document(&sheet),
         false => sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.say(line)),
@@ -46,10 +46,10 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     }
 }
 
-fn refuse_empty(definition: &Request) -> Result<(), Error> {
-    match definition.project.services.is_empty() {
+fn refuse_empty(request: &Request) -> Result<(), Error> {
+    match request.project.services.is_empty() {
         false => Ok(()),
-        true => Err(Error::usage(format!("{}: the project has no services", definition.source))
+        true => Err(Error::usage(format!("{}: the project has no services", request.source))
             .hint("write them under `services`; those of a profile need `--profile`")),
     }
 }
@@ -72,8 +72,8 @@ fn lossy(sheet: &AuditReport) -> Error {
         .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
 }
 
-fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Request) -> Result<AuditReport> {
-    let (docker, project) = (&definition.docker, &definition.project);
+fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
+    let (docker, project) = (&request.docker, &request.project);
     let mut sheet = AuditReport {
         project: project.name.clone(),
         engine: "compose",
@@ -83,14 +83,14 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Request) -> Resul
         unjudged: Vec::new(),
     };
     let containers = docker.containers().map_err(Error::from_error);
-    if let Err(fault) = &containers {
+    if let Err(error) = &containers {
         sheet.unjudged.push(format!(
             "what runs, the images, and how much memory there is: {}",
-            fault.message.replace('\n', " ")
+            error.message.replace('\n', " ")
         ));
         // Without an engine a project is judged by its file; one that this user may not talk to refuses every deploy.
-        if fault.rule.is_some_and(|rule| *rule == DENIED) {
-            sheet.findings.push(Finding::refused(Scope::default(), fault.clone()));
+        if error.rule.is_some_and(|rule| *rule == DENIED) {
+            sheet.findings.push(Finding::refused(Scope::default(), error.clone()));
         }
     }
     let containers = containers.ok();
@@ -102,17 +102,17 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, definition: &Request) -> Resul
     };
     if is_stack {
         sheet.engine = "swarm";
-        swarm_audit::judge(definition, args, containers.is_some(), &mut sheet)?;
+        swarm_audit::judge(request, args, containers.is_some(), &mut sheet)?;
         return Ok(sheet);
     }
-    let checker = ProjectCheck::of(compose, args, definition, containers, &mut sheet)?;
+    let checker = ProjectCheck::of(compose, args, request, containers, &mut sheet)?;
     checker.judge(&args.services, &mut sheet)?;
     Ok(sheet)
 }
 
 /// What is known of a project for Compose.
 struct ProjectCheck<'a> {
-    definition: &'a Request,
+    request: &'a Request,
     /// All of the engine's; none where there is no engine.
     containers: Option<Vec<Container>>,
     /// The images of the project's services.
@@ -128,11 +128,11 @@ impl<'a> ProjectCheck<'a> {
     fn of(
         compose: &ComposeArgs,
         args: &CheckArgs,
-        definition: &'a Request,
+        request: &'a Request,
         containers: Option<Vec<Container>>,
         sheet: &mut AuditReport,
     ) -> Result<ProjectCheck<'a>> {
-        let (docker, project) = (&definition.docker, &definition.project);
+        let (docker, project) = (&request.docker, &request.project);
         let images = match containers.is_some() {
             true => images(docker, project)?,
             false => BTreeMap::new(),
@@ -146,18 +146,18 @@ impl<'a> ProjectCheck<'a> {
             let its = containers.iter().flatten().filter(|c| observe::is_member(project, c, &[service]));
             its.into_iter().any(Container::is_running)
         };
-        let planned = configured_proxies::find(definition, &wanted, &runs)?;
+        let planned = configured_proxies::find(request, &wanted, &runs)?;
         sheet.unjudged.extend(planned.remarks());
         let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
-        Ok(ProjectCheck { definition, containers, wanted, proxies, planned, state_dir })
+        Ok(ProjectCheck { request, containers, wanted, proxies, planned, state_dir })
     }
 
     fn docker(&self) -> &Docker {
-        &self.definition.docker
+        &self.request.docker
     }
 
     fn project(&self) -> &Project {
-        &self.definition.project
+        &self.request.project
     }
 
     fn containers(&self) -> &[Container] {
@@ -211,6 +211,6 @@ fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
 }
 
 /// What a deploy of the target would be refused for by a proxy.
-fn refused_by(target: &Target, proxy: &dyn Proxy, fault: Error) -> Finding {
-    Finding::refused(about(target, proxy, &fault.message), fault)
+fn refused_by(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
+    Finding::refused(about(target, proxy, &error.message), error)
 }

@@ -51,17 +51,17 @@ impl Pipeline<'_> {
         }
     }
 
-    pub fn strategy(&self, viewer: &TargetReader, scene: &TargetSnapshot) -> Result<Strategy, Error> {
-        let (target, observed) = (viewer.target, &scene.observed);
+    pub fn strategy(&self, reader: &TargetReader, snapshot: &TargetSnapshot) -> Result<Strategy, Error> {
+        let (target, observed) = (reader.target, &snapshot.observed);
         let fallen = |name: &str| {
             let its =
                 |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_fallen();
-            scene.containers.values().filter(its).count()
+            snapshot.containers.values().filter(its).count()
         };
         let sides = target.services();
         let goal = |name: &str| {
             let size = |name: &str| observed.size(name, fallen(name));
-            self.goal(name, &sides, viewer, (observed, &size))
+            self.goal(name, &sides, reader, (observed, &size))
         };
         let Target::Pair(pair) = target else {
             return Ok(Strategy::Scale(goal(target.name())));
@@ -80,7 +80,7 @@ impl Pipeline<'_> {
         &self,
         name: &str,
         sides: &[&str],
-        viewer: &TargetReader,
+        reader: &TargetReader,
         (observed, size): (&Observed, &dyn Fn(&str) -> usize),
     ) -> DesiredService {
         let service = &self.project().services[name];
@@ -88,7 +88,7 @@ impl Pipeline<'_> {
         let running = own.or(sides.iter().map(|s| size(s)).max()).unwrap_or(0);
         let in_file = service.replicas.map(|n| n as usize);
         let wanted = self.sizes.get(name).copied().or(in_file).unwrap_or(running);
-        let proxied = !viewer.proxies.is_empty();
+        let proxied = !reader.proxies.is_empty();
         DesiredService {
             service: name.into(),
             wanted: wanted.max(1),

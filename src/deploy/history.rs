@@ -22,27 +22,27 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         report.page(&picture(&journal, number)?);
         return Ok(());
     }
-    let chronicle = chronicle(&journal);
+    let history = summarise(&journal);
     if report.is_json() {
-        report.document(&chronicle);
+        report.document(&history);
         return Ok(());
     }
-    if chronicle.releases.is_empty() {
+    if history.releases.is_empty() {
         let folder = journal.folder();
         report.say(&format!("no release of `{}` is recorded in {}", journal.project, folder.display()));
         return Ok(());
     }
-    report.table(&HEAD, &chronicle.rows());
+    report.table(&HEAD, &history.rows());
     if let Some(number) = journal.broken() {
         report.say(&acquire_lock::not_restored(number));
     }
-    if let Some(number) = chronicle.rollback_to {
+    if let Some(number) = history.rollback_to {
         report.say(&format!("`compose-zd rollback` goes back to release {number}"));
     }
     Ok(())
 }
 
-fn chronicle(journal: &Journal) -> HistoryReport {
+fn summarise(journal: &Journal) -> HistoryReport {
     let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal)));
     let damaged = journal.history.damaged().map(|(number, _)| {
         let result = "cannot be read".to_string();
@@ -94,10 +94,10 @@ fn picture(journal: &Journal, number: u32) -> Result<String, Error> {
     let missing = || {
         let known = journal.history.newest_first().map(|r| r.number).filter(|n| journal.has_events(*n));
         let known: Vec<String> = known.map(|n| n.to_string()).collect();
-        let fault = Error::usage(format!("what happened in the rollout of release {number} is not kept"));
+        let error = Error::usage(format!("what happened in the rollout of release {number} is not kept"));
         match known.is_empty() {
-            true => fault.hint("a rollout is written down when it runs; those before 0.1.0 were not"),
-            false => fault.hint(format!("it is kept of {}", known.join(", "))),
+            true => error.hint("a rollout is written down when it runs; those before 0.1.0 were not"),
+            false => error.hint(format!("it is kept of {}", known.join(", "))),
         }
     };
     let text = journal.events(number)?.ok_or_else(missing)?;

@@ -56,9 +56,9 @@ pub fn unknown(source: &str, name: &str, error: anyhow::Error) -> Error {
 }
 
 /// The one-shots that run the image of a service that is given another: by its reference in the file.
-pub fn with_same_image<'a>(project: &'a Project, shots: &Jobs, service: &str) -> Vec<&'a Service> {
+pub fn with_same_image<'a>(project: &'a Project, jobs: &Jobs, service: &str) -> Vec<&'a Service> {
     let image = &project.services[service].image;
-    let same = |s: &&Service| shots.all().contains(s.name.as_str()) && s.image == *image && s.name != service;
+    let same = |s: &&Service| jobs.all().contains(s.name.as_str()) && s.image == *image && s.name != service;
     project.services.values().filter(same).collect()
 }
 
@@ -69,7 +69,7 @@ mod tests {
 
     const DONE: &str = "{condition: service_completed_successfully}";
 
-    fn shots(services: &str, targets: &[&str]) -> Jobs {
+    fn jobs(services: &str, targets: &[&str]) -> Jobs {
         let yaml = format!("name: p\nservices: {{{services}}}");
         let project = Project::read(&yaml, "compose.yaml", &FlagLayers::default()).unwrap();
         let targets: Vec<Target> = targets.iter().map(|name| Target::Service(name.to_string())).collect();
@@ -82,9 +82,9 @@ mod tests {
             "app: {{image: a, depends_on: {{a-last: {DONE}, db: {{condition: service_healthy}}}}}}, \
              a-last: {{image: a, depends_on: {{z-first: {DONE}}}}}, z-first: {{image: a}}, db: {{image: d}}"
         );
-        assert_eq!(shots(&services, &["app"]).before, ["z-first", "a-last"]);
-        assert_eq!(shots(&services, &["db"]).before, [""; 0]);
-        assert_eq!(shots(&services, &["app", "a-last"]).before, ["z-first"], "a target is no one-shot");
+        assert_eq!(jobs(&services, &["app"]).before, ["z-first", "a-last"]);
+        assert_eq!(jobs(&services, &["db"]).before, [""; 0]);
+        assert_eq!(jobs(&services, &["app", "a-last"]).before, ["z-first"], "a target is no one-shot");
     }
 
     #[test]
@@ -92,6 +92,6 @@ mod tests {
         let services = format!(
             "app: {{image: a, depends_on: {{migrate: {DONE}}}, x-zd: {{before: {{service: migrate}}}}}}, migrate: {{image: a}}"
         );
-        assert_eq!(shots(&services, &["app"]).before, ["migrate"]);
+        assert_eq!(jobs(&services, &["app"]).before, ["migrate"]);
     }
 }

@@ -114,10 +114,10 @@ impl Journal {
             return Err(damage.into());
         }
         let current = self.history.current().map(|r| (r.number, self.snapshot(r.number)));
-        if let Some((number, Err(fault))) = current {
+        if let Some((number, Err(error))) = current {
             report.warn(&Warning::Release(format!(
                 "{}; what is deployed now is recorded, but not what release {number} has besides",
-                fault.message
+                error.message
             )));
         }
         Ok(self.for_looking(report))
@@ -289,8 +289,8 @@ impl Journal {
             (false, true) => Ok(()),
             (false, false) => self.store.clear_wanted(),
         });
-        if let Err(fault) = written {
-            report.warn(&Warning::Release(format!("the release could not be written down: {fault}")));
+        if let Err(error) = written {
+            report.warn(&Warning::Release(format!("the release could not be written down: {error}")));
         }
         if paused {
             entry.placed.iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
@@ -404,8 +404,8 @@ impl Journal {
         if !images::is_local(placed) {
             return;
         }
-        if let Err(fault) = images::keep(docker, self.owner(), service, placed) {
-            report.warn(&Warning::Release(format!("the image of `{service}` could not be kept: {fault}")));
+        if let Err(error) = images::keep(docker, self.owner(), service, placed) {
+            report.warn(&Warning::Release(format!("the image of `{service}` could not be kept: {error}")));
         }
     }
 
@@ -414,7 +414,7 @@ impl Journal {
         let warn = |text: String| report.warn(&Warning::Release(text));
         let history = match self.store.history() {
             Ok(history) => history,
-            Err(fault) => return warn(format!("earlier releases could not be tidied up: {fault}")),
+            Err(error) => return warn(format!("earlier releases could not be tidied up: {error}")),
         };
         if let Some((_, damage)) = history.damaged().next() {
             // Its images and its configuration may be those that somebody wants back.
@@ -436,8 +436,8 @@ impl Journal {
         let stay = images::release_images(docker, self.owner(), &held, &services, &kept);
         let old = old.err().map(|error| format!("images of older releases stay: {error:#}"));
         stay.into_iter().chain(old).for_each(warn);
-        if let Err(fault) = self.store.prune(&kept) {
-            warn(format!("earlier releases could not be tidied up: {fault}"));
+        if let Err(error) = self.store.prune(&kept) {
+            warn(format!("earlier releases could not be tidied up: {error}"));
         }
     }
 }
@@ -457,14 +457,14 @@ fn command_line() -> String {
 
 impl RunResult {
     /// How a run went that this ended.
-    pub fn of(fault: Option<&Error>, paused: bool, took: Duration, cut: usize) -> RunResult {
-        let outcome = match fault.map(|f| f.exit) {
+    pub fn of(error: Option<&Error>, paused: bool, took: Duration, cut: usize) -> RunResult {
+        let outcome = match error.map(|f| f.exit) {
             _ if paused => RolloutOutcome::Paused,
             None => RolloutOutcome::Deployed,
             Some(Exit::Interrupted(_)) => RolloutOutcome::Interrupted,
             Some(_) => RolloutOutcome::Failed,
         };
-        let unfinished = fault.is_some_and(|f| f.exit == Exit::Broken);
-        RunResult { outcome, reason: fault.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
+        let unfinished = error.is_some_and(|f| f.exit == Exit::Broken);
+        RunResult { outcome, reason: error.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
     }
 }

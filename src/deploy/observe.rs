@@ -144,14 +144,14 @@ type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 fn patiently(look: impl Fn() -> Result<TargetSnapshot>) -> Result<TargetSnapshot, Error> {
     let mut last = Error::unchanged("nothing was looked at");
     let seen = wait::until(PATIENCE_POLL, PATIENCE, &StopSignal::default(), || match look() {
-        Ok(scene) => Ok::<_, Error>(Some(scene)),
+        Ok(snapshot) => Ok::<_, Error>(Some(snapshot)),
         Err(error) => {
             last = Error::from_error(error);
             Ok(None)
         }
     })?;
     match seen {
-        WaitResult::Done(scene) => Ok(scene),
+        WaitResult::Done(snapshot) => Ok(snapshot),
         WaitResult::TimedOut | WaitResult::Interrupted(_) => Err(last),
     }
 }
@@ -246,7 +246,7 @@ impl TargetReader<'_> {
     pub fn look_back(&self) -> Result<TargetSnapshot, Error> {
         patiently(|| {
             let members = self.members()?;
-            self.scene(members, &|_, container| Ok(!container.is_failing()))
+            self.snapshot(members, &|_, container| Ok(!container.is_failing()))
         })
     }
 
@@ -269,10 +269,10 @@ impl TargetReader<'_> {
     /// # Errors
     /// A proxy that does not answer.
     pub fn look_at(&self, containers: Vec<Container>) -> Result<TargetSnapshot> {
-        self.scene(containers, &|service, container| self.is_ready(service, container))
+        self.snapshot(containers, &|service, container| self.is_ready(service, container))
     }
 
-    fn scene(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<TargetSnapshot> {
+    fn snapshot(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<TargetSnapshot> {
         let services = self.target.services();
         let ours = |c: &Container| is_member(self.project, c, &services);
         let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();

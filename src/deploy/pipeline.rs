@@ -41,7 +41,7 @@ const LAST_RUN: Duration = Duration::from_millis(500);
 
 /// One run of a command, once it is known what it puts in place.
 pub struct Pipeline<'a> {
-    pub definition: &'a Request,
+    pub request: &'a Request,
     pub wanted: &'a DesiredVersion,
     /// All of the engine's.
     pub proxies: &'a [Arc<dyn Proxy>],
@@ -54,7 +54,7 @@ pub struct Pipeline<'a> {
     pub images: BTreeSet<String>,
     /// As a release has them that is put back; a new one is written anew.
     pub placed: BTreeMap<String, ServiceRelease>,
-    pub shots: Jobs,
+    pub jobs: Jobs,
     /// One-shots and init containers that a killed run, with whose release this one goes on, has run to their end.
     pub completed: BTreeSet<String>,
     /// Services that restart with what is replaced.
@@ -71,20 +71,20 @@ pub struct Pipeline<'a> {
 
 impl<'a> Pipeline<'a> {
     pub fn docker(&self) -> &'a Docker {
-        &self.definition.docker
+        &self.request.docker
     }
 
     pub fn project(&self) -> &'a Project {
-        &self.definition.project
+        &self.request.project
     }
 
     /// All targets: observe → plan → execute → report. `containers` are all of the engine's, read just now.
     pub fn execute(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
         self.prefetch_others(&containers, targets);
-        let viewers = targets.iter().map(|t| self.viewer(t, &containers)).collect::<Result<Vec<_>>>()?;
+        let viewers = targets.iter().map(|t| self.reader(t, &containers)).collect::<Result<Vec<_>>>()?;
         let mut parts = Vec::new();
-        for viewer in &viewers {
-            parts.push(self.part(viewer, &containers)?);
+        for reader in &viewers {
+            parts.push(self.part(reader, &containers)?);
         }
         let (mut parts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
             parts.into_iter().partition(|part| !part.plan.steps.is_empty());
@@ -128,12 +128,12 @@ impl<'a> Pipeline<'a> {
             let down: Vec<String> = down.iter().map(ToString::to_string).collect();
             tell(format!("start what it depends on: {}", quoted(&down)));
         }
-        let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
-        let shots = Jobs::of(self.project(), &changed);
+        let changed: Vec<Target> = parts.iter().map(|part| part.reader.target.clone()).collect();
+        let jobs = Jobs::of(self.project(), &changed);
         let before: Vec<String> =
-            shots.before.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
+            jobs.before.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         let after: Vec<String> =
-            shots.after.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
+            jobs.after.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         if !before.is_empty() {
             tell(format!("run {} to its end, before the first new instance is made", quoted(&before)));
         }
@@ -159,7 +159,7 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    fn viewer<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<TargetReader<'b>> {
+    fn reader<'b>(&'b self, target: &'b Target, containers: &[Container]) -> Result<TargetReader<'b>> {
         Ok(TargetReader {
             docker: self.docker(),
             project: self.project(),
@@ -171,19 +171,19 @@ impl<'a> Pipeline<'a> {
 
     fn part<'b>(
         &'b self,
-        viewer: &'b TargetReader<'b>,
+        reader: &'b TargetReader<'b>,
         containers: &[Container],
     ) -> Result<TargetRollout<'b>> {
-        let probes = viewer.probes()?;
+        let probes = reader.probes()?;
         // Before a proxy is asked anything: what keeps it from answering is said here, with its fix.
-        let warnings = self.warnings(viewer, &probes, containers)?;
-        let scene = viewer.look_at(containers.to_vec())?;
-        let strategy = self.strategy(viewer, &scene)?;
-        let service = &self.project().services[viewer.target.services()[0]];
-        let back = desired::pace(service, &service.rollback, !viewer.proxies.is_empty());
-        let orphans = preflight::orphans(viewer, containers).into_iter().map(|(orphan, _)| orphan).collect();
+        let warnings = self.warnings(reader, &probes, containers)?;
+        let snapshot = reader.look_at(containers.to_vec())?;
+        let strategy = self.strategy(reader, &snapshot)?;
+        let service = &self.project().services[reader.target.services()[0]];
+        let back = desired::pace(service, &service.rollback, !reader.proxies.is_empty());
+        let orphans = preflight::orphans(reader, containers).into_iter().map(|(orphan, _)| orphan).collect();
         let terms = RolloutTerms { update: *self.policy(service), back, warnings, orphans };
-        Ok(TargetRollout::plan(viewer, scene, strategy, terms, self.tools(viewer), self.stop)?)
+        Ok(TargetRollout::plan(reader, snapshot, strategy, terms, self.context(reader), self.stop)?)
     }
 
     /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy. They go
@@ -221,13 +221,13 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    fn tools<'v>(&'v self, viewer: &'v TargetReader) -> RolloutContext<'v> {
+    fn context<'v>(&'v self, reader: &'v TargetReader) -> RolloutContext<'v> {
         RolloutContext {
             docker: self.docker(),
             project: self.project(),
-            proxies: &viewer.proxies,
+            proxies: &reader.proxies,
             report: self.report,
-            target: viewer.target.name(),
+            target: reader.target.name(),
             witness: &self.witness,
             watch: &self.watch,
             goes_forward: self.kind == RolloutKind::Deploy,
@@ -245,11 +245,11 @@ impl<'a> Pipeline<'a> {
         let entry = self.entry(parts)?;
         self.journal.begin_with(&entry, &self.policies, self.report)?;
         // Not those of what has not changed.
-        let changed: Vec<Target> = parts.iter().map(|part| part.viewer.target.clone()).collect();
-        let shots = Jobs::of(self.project(), &changed);
+        let changed: Vec<Target> = parts.iter().map(|part| part.reader.target.clone()).collect();
+        let jobs = Jobs::of(self.project(), &changed);
         self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
         if let Err(error) = self.start_needed(down).and_then(|()| {
-            let run = self.run_jobs("before", shots.before.iter());
+            let run = self.run_jobs("before", jobs.before.iter());
             run.map_err(|stopped| stopped.why.into_error().into())
         }) {
             self.journal.discard(&entry);
@@ -260,20 +260,20 @@ impl<'a> Pipeline<'a> {
             Ok(()) => self
                 .answers_at_the_end(parts)
                 .and_then(|()| self.leaves_nothing_running(parts))
-                .map_err(|fault| (fault, false)),
+                .map_err(|error| (error, false)),
             Err((at, stopped)) => Err(self.failed(parts, at, *stopped)),
         };
         self.wait_for_jobs();
         let took = self.watch.elapsed();
         let witness = self.dismiss_witness();
         let cut = parts.iter().map(TargetRollout::cut).sum();
-        let fault = done.as_ref().err().map(|(fault, _)| fault);
-        if fault.is_some_and(|fault| fault.exit == Exit::LostLock) {
+        let error = done.as_ref().err().map(|(error, _)| error);
+        if error.is_some_and(|error| error.exit == Exit::LostLock) {
             // What became of it is the other run's to write down.
-            return done.map(|()| witness).map_err(|(fault, _)| fault.into());
+            return done.map(|()| witness).map_err(|(error, _)| error.into());
         }
         let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
-        let course = RunResult::of(fault, paused, took, cut);
+        let course = RunResult::of(error, paused, took, cut);
         // What is left of the old release is the next run's to clean up.
         let unfinished = course.unfinished || parts.iter().any(|p| !p.left().is_empty());
         self.journal.end(
@@ -288,8 +288,8 @@ impl<'a> Pipeline<'a> {
                 self.report.spent();
                 parts.iter().for_each(|part| self.report_deployed(part, took));
             }
-            Err((fault, true)) => return Err(fault.into()),
-            Err((fault, false)) => return Err(self.last_good(parts, fault).into()),
+            Err((error, true)) => return Err(error.into()),
+            Err((error, false)) => return Err(self.last_good(parts, error).into()),
         }
         Ok(witness)
     }
@@ -322,7 +322,7 @@ impl<'a> Pipeline<'a> {
     ) -> Result<(), (usize, Box<RolloutFailure>)> {
         let (journal, docker, report) = (self.journal, self.docker(), self.report);
         let hold = move || journal.tag_images(docker, entry, report);
-        let is_first = |n: &usize| !self.dependents.has(parts[*n].viewer.target);
+        let is_first = |n: &usize| !self.dependents.has(parts[*n].reader.target);
         let first: Vec<usize> = (0..parts.len()).filter(is_first).collect();
         thread::scope(|scope| {
             // What runs holds its image itself: there is time until the first of it is stopped.
@@ -336,7 +336,7 @@ impl<'a> Pipeline<'a> {
             self.journal.prefetch_end(self.docker(), entry);
             all(parts, &first, Stage::Switch)
         })?;
-        self.run_jobs("after", self.shots.after.iter()).map_err(|stopped| {
+        self.run_jobs("after", self.jobs.after.iter()).map_err(|stopped| {
             let at = parts.iter().position(|p| p.has_any(&stopped.failed));
             (at.unwrap_or(0), stopped)
         })?;
@@ -353,8 +353,8 @@ impl<'a> Pipeline<'a> {
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
-        if let Some(fault) = self.witness.lost_at_the_end() {
-            return Err((0, Box::new(RolloutFailure::by(fault))));
+        if let Some(error) = self.witness.lost_at_the_end() {
+            return Err((0, Box::new(RolloutFailure::by(error))));
         }
         let every: Vec<usize> = (0..parts.len()).collect();
         all(parts, &every, Stage::Clean)
@@ -386,9 +386,9 @@ impl<'a> Pipeline<'a> {
     fn run_jobs<'s>(
         &self,
         when: &'static str,
-        shots: impl Iterator<Item = &'s String>,
+        jobs: impl Iterator<Item = &'s String>,
     ) -> Result<(), Box<RolloutFailure>> {
-        for service in shots.filter(|_| self.kind == RolloutKind::Deploy) {
+        for service in jobs.filter(|_| self.kind == RolloutKind::Deploy) {
             if when == "before" && self.completed.contains(service) {
                 self.report.event(Event::Ran { service: service.clone() });
                 continue;
@@ -408,9 +408,9 @@ impl<'a> Pipeline<'a> {
                     "before" if !named => "service_completed_successfully".to_string(),
                     _ => format!("x-zd.{when}"),
                 };
-                let fault = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
+                let error = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
                     .hint("what it said stands above");
-                return Err(Box::new(RolloutFailure::by(fault)));
+                return Err(Box::new(RolloutFailure::by(error)));
             }
             self.report.event(Event::Ran { service: service.clone() });
         }
@@ -501,10 +501,10 @@ impl<'a> Pipeline<'a> {
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            text: self.journal.merged_config(&self.definition.snapshot.text(), &services)?,
+            text: self.journal.merged_config(&self.request.snapshot.text(), &services)?,
             placed,
             replaced: self.wanted.replaced.iter().cloned().collect(),
-            folder: self.definition.folder.clone(),
+            folder: self.request.folder.clone(),
         })
     }
 

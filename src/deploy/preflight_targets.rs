@@ -27,37 +27,37 @@ impl<'a> Pipeline<'a> {
     /// The first reason, with its fix.
     pub fn judge(&self, part: &TargetRollout, containers: &[Container]) -> Result<Vec<Risk>> {
         let found = preflight::engine(&Surroundings {
-            viewer: part.viewer,
-            fronting: &part.viewer.proxies,
+            reader: part.reader,
+            fronting: &part.reader.proxies,
             known: self.proxies,
             containers,
             starting: part.plan.starting(),
         })?;
         let note = |finding| match finding {
-            preflight::PreflightFinding::Refused(fault) => Err(fault.into()),
+            preflight::PreflightFinding::Refused(error) => Err(error.into()),
             preflight::PreflightFinding::Note(loss) => Ok(loss),
         };
         found.into_iter().map(note).collect()
     }
 
     pub fn announce(&self, part: &TargetRollout, notes: &[Risk]) {
-        let viewer = part.viewer;
+        let reader = part.reader;
         self.report.event(Event::Deploying {
             target: part.name().into(),
-            proxies: viewer.proxies.iter().map(|p| p.name()).collect(),
+            proxies: reader.proxies.iter().map(|p| p.name()).collect(),
             instances: part.start.instances.iter().map(found).collect(),
         });
-        if viewer.proxies.is_empty() {
+        if reader.proxies.is_empty() {
             self.report.warn(&Warning::NoProxy(part.name().into()));
         }
-        for service in viewer.target.services().iter().map(|s| &self.project().services[*s]) {
-            if desired::rests_for_its_volume(service, self.policy(service), !viewer.proxies.is_empty()) {
+        for service in reader.target.services().iter().map(|s| &self.project().services[*s]) {
+            if desired::rests_for_its_volume(service, self.policy(service), !reader.proxies.is_empty()) {
                 self.report.event(Event::StopFirst { service: service.name.clone() });
             }
         }
         part.warnings().iter().for_each(|warning| self.report.warn(warning));
         notes.iter().for_each(|loss| self.report.warn(&Warning::Loss(loss.to_string())));
-        self.back_to_file(viewer.target);
+        self.back_to_file(reader.target);
     }
 
     /// An image that came from a flag is not in the file, so a plain deploy takes it away again.
@@ -83,13 +83,13 @@ impl<'a> Pipeline<'a> {
     /// What the proxies in front will lose by their own configuration, and what a weak probe cannot see.
     pub fn warnings(
         &self,
-        viewer: &TargetReader,
+        reader: &TargetReader,
         probes: &[(&str, ReadinessProbe)],
         containers: &[Container],
     ) -> Result<Vec<Warning>> {
-        let backends = viewer.backends(containers);
+        let backends = reader.backends(containers);
         let mut warnings = Vec::new();
-        for proxy in &viewer.proxies {
+        for proxy in &reader.proxies {
             warnings.extend(proxy.check(&backends)?.iter().map(|loss| Warning::Loss(loss.to_string())));
         }
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
@@ -108,7 +108,7 @@ impl<'a> Pipeline<'a> {
         }
         let mut all = Vec::new();
         for part in parts {
-            all.extend(ServingInstance::of(part.viewer, &part.viewer.proxies, part.old_serving())?);
+            all.extend(ServingInstance::of(part.reader, &part.reader.proxies, part.old_serving())?);
         }
         for found in serving::not_ready(self.docker(), &all)? {
             self.report.warn(&Warning::ServingNotReady(format!("{found}; {}", found.fix)));
@@ -118,8 +118,8 @@ impl<'a> Pipeline<'a> {
 
     /// The services that nobody asked for, as far as there are any containers of theirs.
     fn others(&self, containers: &[Container], targets: &[Target]) -> Vec<&'a str> {
-        let shots = self.shots.all();
-        let asked: Vec<&str> = targets.iter().flat_map(Target::services).chain(shots).collect();
+        let jobs = self.jobs.all();
+        let asked: Vec<&str> = targets.iter().flat_map(Target::services).chain(jobs).collect();
         let all = self.project().services.keys().map(String::as_str);
         let others: Vec<&str> = all.filter(|s| !asked.contains(s)).collect();
         let is_there = containers.iter().any(|c| observe::is_member(self.project(), c, &others));
@@ -168,19 +168,19 @@ impl<'a> Pipeline<'a> {
         all: &[TargetRollout],
         containers: &[Container],
     ) -> Result<()> {
-        let viewer = part.viewer;
-        let first = &self.project().services[viewer.target.services()[0]];
-        let names = |p: &TargetRollout| p.viewer.names(&p.viewer.backends(containers));
+        let reader = part.reader;
+        let first = &self.project().services[reader.target.services()[0]];
+        let names = |p: &TargetRollout| p.reader.names(&p.reader.backends(containers));
         let others = all.iter().filter(|p| p.name() != part.name());
         let wish = RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),
             project: self.project().name.clone(),
             starting: part.plan.starting(),
             services: names(part),
-            backends: viewer.backends(containers),
+            backends: reader.backends(containers),
             beside: others.flat_map(names).flat_map(|(_, names)| names).collect(),
         };
-        for proxy in &viewer.proxies {
+        for proxy in &reader.proxies {
             let answers =
                 proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
             let losses = proxy.losses(&answers, &wish);
@@ -213,12 +213,12 @@ impl<'a> Pipeline<'a> {
             let mut its = containers.iter().filter(|c| observe::is_member(self.project(), c, &[service]));
             its.any(|c| c.is_running() || (completes && c.has_completed()))
         };
-        let shots = self.shots.all().into_iter();
+        let jobs = self.jobs.all().into_iter();
         let needs =
-            ours.iter().copied().chain(shots).flat_map(|s| self.project().services[s].needs(self.project()));
+            ours.iter().copied().chain(jobs).flat_map(|s| self.project().services[s].needs(self.project()));
         // Those that this run runs to their end need no start before.
         let is_run =
-            |s: &str| self.kind == RolloutKind::Deploy && self.shots.before.iter().any(|shot| shot == s);
+            |s: &str| self.kind == RolloutKind::Deploy && self.jobs.before.iter().any(|shot| shot == s);
         let down = needs.filter(|(s, completes)| !ours.contains(s) && !is_run(s) && !is_up(s, *completes));
         let down: BTreeSet<&str> = down.map(|(s, _)| s).collect();
         down.into_iter().collect()

@@ -47,7 +47,7 @@ impl Pipeline<'_> {
             }
             return Ok(());
         }
-        if strict && serving.iter().any(|p| !p.viewer.proxies.is_empty()) {
+        if strict && serving.iter().any(|p| !p.reader.proxies.is_empty()) {
             return Err(unknown_url().into());
         }
         self.no_witness("the public URL is not known (`x-zd.witness.url` or `--witness-url` names it)");
@@ -62,7 +62,7 @@ impl Pipeline<'_> {
     fn derived(&self, parts: &[&TargetRollout], containers: &[Container]) -> Vec<UrlCandidates> {
         let mut urls: Vec<UrlCandidates> = Vec::new();
         for part in parts {
-            for proxy in &part.viewer.proxies {
+            for proxy in &part.reader.proxies {
                 let places = self.places(part, proxy.as_ref(), containers);
                 if !places.is_empty() && !urls.contains(&places) {
                     urls.push(places);
@@ -75,14 +75,14 @@ impl Pipeline<'_> {
 
     fn places(&self, part: &TargetRollout, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
         let settings = &self.project().witness;
-        let services = part.viewer.target.services();
+        let services = part.reader.target.services();
         let runs = |service: &str, c: &&Container| {
             c.is_running() && observe::is_member(self.project(), c, &[service])
         };
         let ways = services.iter().find_map(|service| {
             let before = containers.iter().find(|c| runs(service, c)).or(part.orphans().first())?;
             let before = proxy.entrances(before);
-            Some(common(before, proxy.entrances(&part.viewer.preview(service))))
+            Some(common(before, proxy.entrances(&part.reader.preview(service))))
         });
         let speaks = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
         let place =
@@ -198,9 +198,9 @@ mod tests {
             assert_eq!(lost_nothing(Some(&seen(lost)), strict, 7), Ok(()));
         }
         assert_eq!(lost_nothing(None, true, 7), Ok(()));
-        let fault = lost_nothing(Some(&seen(3)), true, 7).unwrap_err();
-        assert_eq!(fault.exit.code(), 6);
-        assert!(fault.message.starts_with("release 7 serves, but the witness lost 3 of 58"), "{fault}");
+        let error = lost_nothing(Some(&seen(3)), true, 7).unwrap_err();
+        assert_eq!(error.exit.code(), 6);
+        assert!(error.message.starts_with("release 7 serves, but the witness lost 3 of 58"), "{error}");
     }
 
     #[test]

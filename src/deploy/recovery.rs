@@ -25,8 +25,8 @@ impl Pipeline<'_> {
         self.watch.end();
         // The way back of a run that has lost its lock is another run's. Without an answer of the engine it is ours.
         let _ = self.docker().check_lease();
-        if let Some(fault) = self.docker().lost_lease() {
-            return (fault, false);
+        if let Some(error) = self.docker().lost_lease() {
+            return (error, false);
         }
         parts.iter().for_each(|part| part.replace_failed(&stopped.failed));
         if interrupted {
@@ -42,8 +42,8 @@ impl Pipeline<'_> {
             });
             match settled {
                 Ok(counts) => return (self.paused(&parts[at], &counts, stopped.why.into_error()), true),
-                Err(fault) => {
-                    self.report.warn(&Warning::Release(format!("it cannot stay where it is: {fault}")))
+                Err(error) => {
+                    self.report.warn(&Warning::Release(format!("it cannot stay where it is: {error}")))
                 }
             }
         }
@@ -51,16 +51,16 @@ impl Pipeline<'_> {
         let (worst, unclean) = self.all_go_back(parts, &stopped.failed);
         let first = stopped.why.into_error();
         let worst = worst.or_else(|| self.witness.lost_at_the_end());
-        let fault = match worst {
+        let error = match worst {
             None => {
-                let fault = kept(parts[at].viewer.target, parts, &self.orphans(parts), first);
+                let error = kept(parts[at].reader.target, parts, &self.orphans(parts), first);
                 unclean
                     .into_iter()
-                    .fold(fault, |fault, left| fault.seen(&format!("cleaning up failed: {left}")))
+                    .fold(error, |error, left| error.seen(&format!("cleaning up failed: {left}")))
             }
-            Some(second) => broken(parts[at].viewer.target, &self.project().name, first, &second),
+            Some(second) => broken(parts[at].reader.target, &self.project().name, first, &second),
         };
-        (fault, false)
+        (error, false)
     }
 
     /// Brings back what served before, of every part. Gives what keeps it from serving, and what was left to clean up;
@@ -71,12 +71,12 @@ impl Pipeline<'_> {
         let mut back = Vec::new();
         for part in parts.iter_mut().rev() {
             match part.undo(failed) {
-                Ok((rollout, fault)) => {
+                Ok((rollout, error)) => {
                     back.push(rollout);
-                    unclean = fault.or(unclean);
+                    unclean = error.or(unclean);
                     worst = not_serving(part.standing(), unclean.as_ref()).or(worst);
                 }
-                Err(fault) => worst = Some(fault),
+                Err(error) => worst = Some(error),
             }
         }
         for rollout in back {
@@ -107,8 +107,8 @@ impl Pipeline<'_> {
             names.join(", "),
             lost.message
         );
-        let fault = Error { details: lost.details, ..Error::new(Exit::Broken, message) };
-        Err(fault.hint(format!(
+        let error = Error { details: lost.details, ..Error::new(Exit::Broken, message) };
+        Err(error.hint(format!(
             "act now: `compose-zd rollback` puts the release before back; `docker compose --project-name {project} ps --all` \
              shows what runs"
         )))
@@ -129,7 +129,7 @@ impl Pipeline<'_> {
         )))
     }
 
-    pub fn paused(&self, part: &TargetRollout, counts: &[(usize, usize)], fault: Error) -> Error {
+    pub fn paused(&self, part: &TargetRollout, counts: &[(usize, usize)], error: Error) -> Error {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
             RolloutKind::Rollback { .. } => "the rollback is paused",
@@ -138,38 +138,38 @@ impl Pipeline<'_> {
         let message = format!(
             "`{}`: {}; {what}: {new} of {all} instances are of release {}, and all that are in rotation serve",
             part.name(),
-            fault.message,
+            error.message,
             self.number
         );
-        Error { exit: Exit::Kept, message, ..fault }.hint(
+        Error { exit: Exit::Kept, message, ..error }.hint(
             "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over",
         )
     }
 
     /// What served before need not have been one release, and may be gone: then the last good one is put back.
-    pub fn last_good(&self, parts: &[TargetRollout], fault: Error) -> Error {
+    pub fn last_good(&self, parts: &[TargetRollout], error: Error) -> Error {
         let Some(record) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
-            return fault;
+            return error;
         };
         let is_gone = |part: &&TargetRollout| !part.standing().gone.is_empty();
         let stray = |part: &&TargetRollout| {
             is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
         };
-        let is_seen = fault.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
+        let is_seen = error.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
         let services: Vec<String> =
-            parts.iter().filter(stray).flat_map(|p| p.viewer.target.services()).map(String::from).collect();
+            parts.iter().filter(stray).flat_map(|p| p.reader.target.services()).map(String::from).collect();
         let serves = parts.iter().any(|part| !part.left().is_empty());
         if services.is_empty() || serves || !is_seen {
-            return fault;
+            return error;
         }
         match rollback::restore_last_good(self, record.number, &services) {
             Ok(()) => Error {
-                exit: if fault.exit == Exit::Broken { Exit::Kept } else { fault.exit },
-                message: format!("{}; release {} is put back", fault.message, record.number),
-                hint: fault.hint.filter(|_| fault.exit != Exit::Broken),
-                ..fault
+                exit: if error.exit == Exit::Broken { Exit::Kept } else { error.exit },
+                message: format!("{}; release {} is put back", error.message, record.number),
+                hint: error.hint.filter(|_| error.exit != Exit::Broken),
+                ..error
             },
-            Err(error) => fault.seen(&format!("release {} could not be put back: {error:#}", record.number)),
+            Err(cause) => error.seen(&format!("release {} could not be put back: {cause:#}", record.number)),
         }
     }
 }
@@ -177,12 +177,12 @@ impl Pipeline<'_> {
 /// Fewer instances serve than before; `why` is what kept them from coming back.
 fn not_serving(standing: &RotationState, why: Option<&Error>) -> Option<Error> {
     let gone = standing.gone.join(", ");
-    let why = why.map(|fault| format!(": {}", fault.message)).unwrap_or_default();
+    let why = why.map(|error| format!(": {}", error.message)).unwrap_or_default();
     standing.is_worse().then(|| Error::unchanged(format!("{gone} served before and does not serve now{why}")))
 }
 
 /// As many serve as before: the old release, and new instances in the place of those of it that are gone.
-fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], fault: Error) -> Error {
+fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], error: Error) -> Error {
     let names =
         |of: fn(&RotationState) -> &Vec<InstanceKey>| parts.iter().flat_map(move |p| of(p.standing()));
     let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();
@@ -198,21 +198,21 @@ fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], fault: Err
         serves +=
             &format!("; in the place of {}, which cannot come back: {}", gone.join(", "), instead.join(", "));
     }
-    let exit = match fault.exit {
+    let exit = match error.exit {
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
         _ => Exit::Kept,
     };
-    Error { exit, message: format!("`{}`: {}; {serves}", target.name(), fault.message), ..fault }
+    Error { exit, message: format!("`{}`: {}; {serves}", target.name(), error.message), ..error }
 }
 
 fn broken(target: &Target, project: &str, first: Error, second: &Error) -> Error {
     let (name, first_message, second_message) = (target.name(), &first.message, &second.message);
-    let mut fault = Error::new(
+    let mut error = Error::new(
         Exit::Broken,
         format!("`{name}`: {first_message}; and what served before could not be restored: {second_message}"),
     );
-    fault.details = [first.details, second.details.clone()].concat();
-    fault.hint(format!(
+    error.details = [first.details, second.details.clone()].concat();
+    error.hint(format!(
         "act now: `docker compose --project-name {project} ps --all` shows what runs; deploy again once the cause is gone"
     ))
 }

@@ -147,9 +147,9 @@ impl Request {
     ///
     /// # Errors
     /// One that is no service of the file.
-    pub fn add_jobs(&mut self, shots: &Jobs) -> Result<()> {
+    pub fn add_jobs(&mut self, jobs: &Jobs) -> Result<()> {
         let missing: Vec<&str> =
-            shots.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
+            jobs.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
         for name in missing {
             let text =
                 self.docker.config_of(name).map_err(|error| jobs::unknown(&self.source, name, error))?;
@@ -182,7 +182,7 @@ impl Request {
     pub fn set_images(
         &mut self,
         images: &[(String, String)],
-        shots: &Jobs,
+        jobs: &Jobs,
         journal: &Journal,
         dry_run: bool,
     ) -> Result<()> {
@@ -190,7 +190,7 @@ impl Request {
             return Ok(());
         }
         for (service, reference) in images {
-            for shot in jobs::with_same_image(&self.project, shots, service) {
+            for shot in jobs::with_same_image(&self.project, jobs, service) {
                 self.snapshot.set_image(&shot.name, reference);
             }
             self.snapshot.set_image(service, reference);
@@ -223,11 +223,11 @@ impl Request {
     pub fn provide_images(
         &self,
         targets: &[Target],
-        shots: &Jobs,
+        jobs: &Jobs,
         args: &DeployArgs,
         report: Report,
     ) -> Result<Option<BTreeMap<String, Image>>> {
-        let names = targets.iter().flat_map(Target::services).chain(shots.all());
+        let names = targets.iter().flat_map(Target::services).chain(jobs.all());
         let services = names.collect::<BTreeSet<&str>>().into_iter().map(|s| &self.project.services[s]);
         let (built, others): (Vec<&Service>, Vec<&Service>) =
             services.partition(|s| s.builds && !args.no_build);

@@ -81,8 +81,8 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let lost = paused.as_ref().and_then(|h| journal.history.unreadable(h.number));
     let (Some(paused), Some(record)) = (paused, record) else {
         let none = || Error::usage("no rollout of this project is paused");
-        let fault = lost.map_or_else(none, Error::from);
-        return Err(fault.hint("`compose-zd deploy` starts one").into());
+        let error = lost.map_or_else(none, Error::from);
+        return Err(error.hint("`compose-zd deploy` starts one").into());
     };
     let folder = asked::project_folder(compose);
     let rollout = &args.rollout;
@@ -134,8 +134,8 @@ pub fn recover(
         }));
     }
     let (text, source) = (journal.config(heading.number)?, format!("release {}", heading.number));
-    let mut definition = Request::of_text(&text, source, &docker, folder, flags)?;
-    definition.write(&journal, heading.number, rollout.dry_run)?;
+    let mut request = Request::of_text(&text, source, &docker, folder, flags)?;
+    request.write(&journal, heading.number, rollout.dry_run)?;
     let args = DeployArgs {
         services: heading.services,
         no_build: true,
@@ -143,7 +143,7 @@ pub fn recover(
         ..DeployArgs::default()
     };
     let place = super::RunLocation { state_dir, is_stack, unfinished: Some(heading.number) };
-    turn.ended(super::run_locked(definition, journal, &args, place, (report, stop)))
+    turn.ended(super::run_locked(request, journal, &args, place, (report, stop)))
 }
 
 /// After a failed deploy over what was not one release: the last good one, for these services.
@@ -159,12 +159,12 @@ pub fn restore_last_good(run: &Pipeline, number: u32, services: &[String]) -> Re
     let mut rollout = run.rollout.clone();
     rollout.witness.strict = false;
     let back = Restorer {
-        docker: &run.definition.docker,
+        docker: &run.request.docker,
         journal: &journal,
-        folder: run.definition.folder.clone(),
+        folder: run.request.folder.clone(),
         // What served before has proven itself: the way back has no monitor.
         flags: FlagLayers {
-            witness: run.definition.flags.witness.clone(),
+            witness: run.request.flags.witness.clone(),
             rollback: UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() },
             ..FlagLayers::default()
         },
@@ -387,7 +387,7 @@ fn before<'a>(journal: &'a Journal, services: &[String]) -> Result<&'a ReleaseRe
         (None, None) => Err(none_before(journal, services)),
         (None, Some(found)) => match journal.snapshot(found.number) {
             Ok(_) => Ok(found),
-            Err(fault) => Err(fault.hint(format!("name another with `--to`: {}", listed(journal)))),
+            Err(error) => Err(error.hint(format!("name another with `--to`: {}", listed(journal)))),
         },
     }
 }
@@ -503,10 +503,10 @@ impl Restorer<'_> {
         } else {
             let text = journal.config(record.number)?;
             let flags = self.flags.clone();
-            let definition = Request::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
+            let request = Request::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
             let (journal, told) = (journal.reopened()?, (self.report, self.stop));
             let aim = (asked.number, asked.kind);
-            return swarm_deploy::put_back(definition, &asked.services, aim, journal, self.rollout, told);
+            return swarm_deploy::put_back(request, &asked.services, aim, journal, self.rollout, told);
         }
         let mut snapshot = journal.snapshot(record.number)?;
         let mut placed = BTreeMap::new();
@@ -520,18 +520,18 @@ impl Restorer<'_> {
         }
         let services: Vec<&str> = asked.services.iter().map(String::as_str).collect();
         let text = journal.merged_config(&snapshot.text(), &services)?;
-        let mut definition =
+        let mut request =
             Request::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
-        definition.write(journal, asked.number, self.rollout.dry_run)?;
-        let mut targets = asked::as_targets(&definition.project, &asked.services)?;
-        asked::dependencies_first(&definition.project, &mut targets);
-        definition.docker = definition.docker.with_stop_signal(self.stop);
-        let containers = definition.docker.containers()?;
-        let proxies = observe::detect(&definition.docker, &definition.project, &containers)?;
-        preflight::targets(&definition.project, &targets, &proxies)?;
-        let wanted = recorded(&definition.docker, &placed, &references)?;
+        request.write(journal, asked.number, self.rollout.dry_run)?;
+        let mut targets = asked::as_targets(&request.project, &asked.services)?;
+        asked::dependencies_first(&request.project, &mut targets);
+        request.docker = request.docker.with_stop_signal(self.stop);
+        let containers = request.docker.containers()?;
+        let proxies = observe::detect(&request.docker, &request.project, &containers)?;
+        preflight::targets(&request.project, &targets, &proxies)?;
+        let wanted = recorded(&request.docker, &placed, &references)?;
         // One behind a proxy is not restarted, because that would lose its requests, nor rolled: no record has it.
-        let found = Dependents::of(&definition.project, &targets, &containers, &proxies);
+        let found = Dependents::of(&request.project, &targets, &containers, &proxies);
         for name in found.names() {
             self.report.warn(&Warning::Loss(format!(
                 "`{name}` asks to be restarted (`depends_on.….restart: true`), which a rollback does not do behind a proxy; \
@@ -539,9 +539,9 @@ impl Restorer<'_> {
             )));
         }
         let dependents = Dependents { rolled: Vec::new(), ..found };
-        let after = Jobs { before: Vec::new(), ..Jobs::of(&definition.project, &targets) };
+        let after = Jobs { before: Vec::new(), ..Jobs::of(&request.project, &targets) };
         let run = Pipeline {
-            definition: &definition,
+            request: &request,
             wanted: &wanted,
             proxies: &proxies,
             journal,
@@ -550,7 +550,7 @@ impl Restorer<'_> {
             sizes: placed.iter().map(|(service, p)| (service.clone(), p.replicas as usize)).collect(),
             images: BTreeSet::new(),
             placed,
-            shots: after,
+            jobs: after,
             completed: BTreeSet::new(),
             dependents,
             rollout: self.rollout,
@@ -560,7 +560,7 @@ impl Restorer<'_> {
             watch: Monitor::default(),
             running: Mutex::default(),
             policies: restart::policies(
-                &definition.project.name,
+                &request.project.name,
                 &containers,
                 journal.heading.as_ref().map(|h| &h.restart),
             ),
@@ -663,7 +663,7 @@ mod tests {
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
         match choose(journal, &services, to) {
             Ok(asked) => format!("{}: {}", asked.record.number, asked.services.join(" ")),
-            Err(fault) => fault.message,
+            Err(error) => error.message,
         }
     }
 

@@ -41,14 +41,14 @@ impl<'a> ServingInstance<'a> {
     /// # Errors
     /// A service with nothing to ask.
     pub fn of(
-        viewer: &TargetReader<'a>,
+        reader: &TargetReader<'a>,
         proxies: &[Arc<dyn Proxy>],
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<Vec<ServingInstance<'a>>, Error> {
-        let probes = viewer.probes()?;
+        let probes = reader.probes()?;
         let by_command =
             |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Check(_)));
-        let all = containers.filter_map(|container| ServingInstance::new(viewer.project, container, proxies));
+        let all = containers.filter_map(|container| ServingInstance::new(reader.project, container, proxies));
         Ok(all.filter(|one| !by_command(&one.service.name)).collect())
     }
 

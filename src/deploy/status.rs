@@ -67,8 +67,8 @@ fn report_status(status: &StatusReport, report: Report) {
 }
 
 fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
-    let definition = Request::of_file(compose, FlagLayers::default(), report)?;
-    let (docker, project) = (&definition.docker, &definition.project);
+    let request = Request::of_file(compose, FlagLayers::default(), report)?;
+    let (docker, project) = (&request.docker, &request.project);
     let engine = asked::engine(args.engine.as_deref(), project.engine);
     let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
     let home =
@@ -98,10 +98,10 @@ fn compose_status(
         if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
             report.warn(&Warning::Release(format!("{what}; {remedy}")));
         }
-        let viewer = TargetReader { docker, project, wanted: &wanted, target, proxies };
-        let scene = viewer.look_at(containers.clone())?;
-        status.services.extend(services(target, &scene, journal));
-        status.pairs.extend(pair(target, &scene));
+        let reader = TargetReader { docker, project, wanted: &wanted, target, proxies };
+        let snapshot = reader.look_at(containers.clone())?;
+        status.services.extend(services(target, &snapshot, journal));
+        status.pairs.extend(pair(target, &snapshot));
     }
     Ok(status)
 }
@@ -130,12 +130,12 @@ fn targets(
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.
-fn services(target: &Target, scene: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
+fn services(target: &Target, snapshot: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
     let of = |service: &str| {
-        let its = scene.observed.instances.iter().filter(|i| i.service == service);
-        service_status(service, its.map(|i| instance(i, scene)).collect(), journal)
+        let its = snapshot.observed.instances.iter().filter(|i| i.service == service);
+        service_status(service, its.map(|i| instance(i, snapshot)).collect(), journal)
     };
-    if scene.observed.instances.is_empty() {
+    if snapshot.observed.instances.is_empty() {
         return vec![service_status(target.name(), Vec::new(), journal)];
     }
     let all = target.services().into_iter().map(of);
@@ -158,9 +158,9 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journ
     }
 }
 
-fn pair(target: &Target, scene: &TargetSnapshot) -> Option<PairStatus> {
+fn pair(target: &Target, snapshot: &TargetSnapshot) -> Option<PairStatus> {
     let Target::Pair(pair) = target else { return None };
-    let serves = |side: &&String| scene.observed.of(side).any(Instance::serves);
+    let serves = |side: &&String| snapshot.observed.of(side).any(Instance::serves);
     Some(PairStatus {
         pair: pair.name.clone(),
         sides: pair.sides.to_vec(),
@@ -174,17 +174,17 @@ fn record_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h Relea
     history.newest_first().find(is_of)
 }
 
-fn instance(instance: &Instance, scene: &TargetSnapshot) -> InstanceStatus {
-    let container = &scene.containers[&instance.key];
+fn instance(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
+    let container = &snapshot.containers[&instance.key];
     let health = container.state.health.as_ref().map(|h| h.status.clone());
     // A proxy names only those that have requests.
-    let in_flight = scene.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
+    let in_flight = snapshot.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
     let (in_flight, in_flight_at_most) = match in_flight {
         InFlight::Exact(count) => (count, false),
         InFlight::AtMost { exact, open, .. } => (exact + open, open > 0),
     };
-    let proxied = scene.observed.proxied;
-    let is_down = scene.failing.contains(&container.id);
+    let proxied = snapshot.observed.proxied;
+    let is_down = snapshot.failing.contains(&container.id);
     InstanceStatus {
         name: instance.key.clone(),
         image: container.config.image.clone(),
@@ -264,13 +264,13 @@ mod tests {
             ready: true,
             age: None,
         };
-        let scene = TargetSnapshot {
+        let snapshot = TargetSnapshot {
             observed: Observed { instances: vec![one.clone()], proxied: true },
             containers: [("app-1".to_string(), container)].into(),
             in_flight: Default::default(),
             failing: is_down.then(|| "1".to_string()).into_iter().collect(),
         };
-        let told = super::instance(&one, &scene);
+        let told = super::instance(&one, &snapshot);
         (told.in_rotation, told.failing)
     }
 

@@ -66,15 +66,15 @@ pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
 }
 
 /// A project that no proxy routes to may be meant for the Swarm that its engine manages.
-pub fn hint_at_swarm(docker: &Docker, fault: Error) -> Error {
-    match (docker.cluster(), &fault.hint) {
+pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
+    match (docker.cluster(), &error.hint) {
         (Ok(_), Some(hint)) => {
             let hint = format!(
                 "{hint}; or deploy it as a stack, as this engine manages a Swarm: `compose-zd deploy --engine swarm`"
             );
-            fault.hint(hint)
+            error.hint(hint)
         }
-        _ => fault,
+        _ => error,
     }
 }
 
@@ -83,26 +83,26 @@ pub fn hint_at_swarm(docker: &Docker, fault: Error) -> Error {
 /// # Errors
 /// A [`Fault`] whose exit code tells what serves now.
 pub fn deploy(
-    definition: Request,
+    request: Request,
     args: &DeployArgs,
     journal: Journal,
     report: Report,
     stop: &StopSignal,
 ) -> Result<()> {
-    let mut definition = definition;
-    let before = watch::look(&definition.docker, &definition.project.name)?;
+    let mut request = request;
+    let before = watch::look(&request.docker, &request.project.name)?;
     for (service, reference) in &args.image {
-        known(&definition.project, service, "--image")?;
-        definition.snapshot.set_image(service, reference);
+        known(&request.project, service, "--image")?;
+        request.snapshot.set_image(service, reference);
     }
     for service in &args.services {
-        known(&definition.project, service, "deploy")?;
+        known(&request.project, service, "deploy")?;
     }
     let asks = StackOverrides {
         services: args.services.clone(),
-        replicas: replicas(&definition.project, &args.scale, &before)?,
-        update: definition.flags.update.clone(),
-        rollback: definition.flags.rollback.clone(),
+        replicas: replicas(&request.project, &args.scale, &before)?,
+        update: request.flags.update.clone(),
+        rollback: request.flags.rollback.clone(),
     };
     let number = journal.next_number();
     let by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
@@ -117,7 +117,7 @@ pub fn deploy(
         stop,
         witness: Witness::default(),
         sent: RefCell::default(),
-        definition: &definition,
+        request: &request,
     };
     swarm.build(args)?;
     swarm.execute(&asks, args.force)
@@ -128,14 +128,14 @@ pub fn deploy(
 /// # Errors
 /// As [`deploy`].
 pub fn put_back(
-    mut definition: Request,
+    mut request: Request,
     services: &[String],
     (number, kind): (u32, RolloutKind),
     journal: Journal,
     rollout: &RolloutArgs,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
-    let before = watch::look(&definition.docker, &definition.project.name)?;
+    let before = watch::look(&request.docker, &request.project.name)?;
     let recorded = match kind {
         RolloutKind::Rollback { to } => to,
         _ => number,
@@ -143,7 +143,7 @@ pub fn put_back(
     let mut replicas = BTreeMap::new();
     for (service, placed) in journal.history.get(recorded).into_iter().flat_map(|record| &record.services) {
         if is_pinned(&placed.image_id) {
-            definition.snapshot.set_image(service, &placed.image_id);
+            request.snapshot.set_image(service, &placed.image_id);
         }
         if placed.replicas > 0 {
             replicas.insert(service.clone(), u64::from(placed.replicas));
@@ -161,7 +161,7 @@ pub fn put_back(
         stop,
         witness: Witness::default(),
         sent: RefCell::default(),
-        definition: &definition,
+        request: &request,
     };
     swarm.execute(&asks, false)
 }
@@ -209,7 +209,7 @@ pub fn unrecorded(
         WatchResult::Interrupted(signal) => Err(Error::interrupted(signal)
             .hint("Swarm goes on putting it back; see `docker stack ps`")
             .into()),
-        WatchResult::Lost(fault) => Err(Error { exit: Exit::Broken, ..fault }.into()),
+        WatchResult::Lost(error) => Err(Error { exit: Exit::Broken, ..error }.into()),
         WatchResult::Failed(failure, standing) => {
             let message = format!("`{}`: {}", failure.service, words(&standing));
             Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
@@ -260,7 +260,7 @@ fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
 
 /// One run on Swarm.
 struct SwarmDeploy<'a> {
-    definition: &'a Request,
+    request: &'a Request,
     journal: &'a Journal,
     /// The stack before anything was changed.
     before: ObservedStack,
@@ -277,11 +277,11 @@ struct SwarmDeploy<'a> {
 
 impl SwarmDeploy<'_> {
     fn docker(&self) -> &Docker {
-        &self.definition.docker
+        &self.request.docker
     }
 
     fn name(&self) -> &str {
-        &self.definition.project.name
+        &self.request.project.name
     }
 
     fn args(&self) -> &SwarmArgs {
@@ -290,7 +290,7 @@ impl SwarmDeploy<'_> {
 
     /// Builds here and pushes, where that is asked for.
     fn build(&self, args: &DeployArgs) -> Result<()> {
-        let built = self.definition.project.services.values().filter(|s| s.builds);
+        let built = self.request.project.services.values().filter(|s| s.builds);
         let wanted = |name: &String| args.services.is_empty() || args.services.contains(name);
         let names: Vec<String> = built.map(|s| s.name.clone()).filter(wanted).collect();
         if names.is_empty() || self.rollout.dry_run {
@@ -325,7 +325,7 @@ impl SwarmDeploy<'_> {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
         let image = |reference: &str| self.docker().image(reference);
-        let text = self.definition.snapshot.text();
+        let text = self.request.snapshot.text();
         for (_, loss) in risks(self.name(), &text, file, Some(nodes), &image)? {
             self.report.warn(&Warning::Loss(loss.to_string()));
         }
@@ -338,7 +338,7 @@ impl SwarmDeploy<'_> {
         let networks = self.docker().networks()?;
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
-            let image = self.definition.snapshot.image(name).unwrap_or_default();
+            let image = self.request.snapshot.image(name).unwrap_or_default();
             let change = ServiceDiff {
                 stack: self.name(),
                 file: &file.value,
@@ -396,15 +396,15 @@ impl SwarmDeploy<'_> {
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
         let witness = super::probe_urls::report_all(self.witness.end(), self.report);
-        let (entry, fault, paused) = match &ended {
+        let (entry, error, paused) = match &ended {
             Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
-            Err((fault, paused)) => (entry, Some(fault), *paused),
+            Err((error, paused)) => (entry, Some(error), *paused),
         };
-        if fault.is_some_and(|f| f.exit == Exit::Unchanged) {
+        if error.is_some_and(|f| f.exit == Exit::Unchanged) {
             self.journal.discard(&entry);
         } else {
-            let keep = self.definition.project.keep;
-            let course = RunResult { witness: witness.clone(), ..RunResult::of(fault, paused, took, 0) };
+            let keep = self.request.project.keep;
+            let course = RunResult { witness: witness.clone(), ..RunResult::of(error, paused, took, 0) };
             self.journal.write_config(entry.number, &entry.text)?;
             self.journal.end(self.docker(), &entry, course, keep, self.report);
         }
@@ -419,7 +419,7 @@ impl SwarmDeploy<'_> {
                     self.number,
                 )?)
             }
-            Err((fault, _)) => Err(fault.into()),
+            Err((error, _)) => Err(error.into()),
         }
     }
 
@@ -440,7 +440,7 @@ impl SwarmDeploy<'_> {
 
     /// What was not named is not touched: a part of the file does not tell what the whole has no more.
     fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Error> {
-        let is_whole = self.definition.project.services.keys().all(|name| file.services.contains(name));
+        let is_whole = self.request.project.services.keys().all(|name| file.services.contains(name));
         match self.args().prune && !is_whole {
             true => Err(Error::usage(
                 "`--prune` is about the whole stack, and only some of its services are deployed",
@@ -519,7 +519,7 @@ impl SwarmDeploy<'_> {
         backwards: bool,
         stop: StopSignal,
     ) -> Result<WatchResult> {
-        let settings = goals.iter().filter_map(|goal| self.definition.project.services.get(&goal.service));
+        let settings = goals.iter().filter_map(|goal| self.request.project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
         let (docker, stack, report) = (self.docker(), self.name(), self.report);
         StackWatch { docker, stack, goals, before, ready, backwards, report, stop }.run()
@@ -547,7 +547,7 @@ impl SwarmDeploy<'_> {
             placed,
             text: self.journal.merged_config(&recorded.text(), &services)?,
             replaced: Vec::new(),
-            folder: self.definition.folder.clone(),
+            folder: self.request.folder.clone(),
         })
     }
 
@@ -571,7 +571,7 @@ impl SwarmDeploy<'_> {
 
     /// As the file, or that of the release that is put back, named the image.
     fn image_name(&self, service: &str, id: &str) -> String {
-        let image = self.definition.snapshot.image(service).unwrap_or_default();
+        let image = self.request.snapshot.image(service).unwrap_or_default();
         let recorded = self.journal.history.newest_first().filter_map(|r| r.services.get(service));
         let recorded = || recorded.map(|p| (&p.image_id, &p.image)).find(|(known, _)| **known == id);
         match is_pinned(image) {

@@ -18,10 +18,10 @@ use crate::rollout::{self, Rollout, RolloutContext, RolloutFailure, Tolerance};
 use crate::wait::StopSignal;
 
 pub struct TargetRollout<'a> {
-    pub viewer: &'a TargetReader<'a>,
+    pub reader: &'a TargetReader<'a>,
     pub start: Observed,
     pub plan: Plan,
-    tools: RolloutContext<'a>,
+    context: RolloutContext<'a>,
     stop: StopSignal,
     strategy: Strategy,
     terms: RolloutTerms,
@@ -58,30 +58,31 @@ impl<'a> TargetRollout<'a> {
     /// # Errors
     /// A goal that cannot be reached without losing requests.
     pub fn plan(
-        viewer: &'a TargetReader<'a>,
-        scene: TargetSnapshot,
+        reader: &'a TargetReader<'a>,
+        snapshot: TargetSnapshot,
         strategy: Strategy,
         terms: RolloutTerms,
-        tools: RolloutContext<'a>,
+        context: RolloutContext<'a>,
         stop: &StopSignal,
     ) -> Result<TargetRollout<'a>, Error> {
-        let plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
-        let rollout = Rollout::new(tools, stop.clone(), &scene.observed, scene.containers);
+        let plan = plan::plan(&strategy, &snapshot.observed).map_err(Error::from)?;
+        let rollout = Rollout::new(context, stop.clone(), &snapshot.observed, snapshot.containers);
         let slots = plan.slots;
         let window = plan.window().filter(|_| plan.goes_on_watching());
-        let young = window.map(|w| scene.observed.instances.iter().filter(move |i| i.is_young(w)));
+        let young = window.map(|w| snapshot.observed.instances.iter().filter(move |i| i.is_young(w)));
         let young = young.into_iter().flatten().filter_map(|i| Some((i.key.clone(), i.age?))).collect();
-        let start = window.map_or_else(|| scene.observed.clone(), |w| scene.observed.before_the_switch(w));
+        let start =
+            window.map_or_else(|| snapshot.observed.clone(), |w| snapshot.observed.before_the_switch(w));
         let mut part = TargetRollout {
-            viewer,
+            reader,
             start,
             plan,
-            tools,
+            context,
             stop: stop.clone(),
             strategy,
             terms,
             rollout,
-            report: tools.report,
+            report: context.report,
             failed: BTreeSet::new(),
             young,
             in_service: None,
@@ -95,7 +96,7 @@ impl<'a> TargetRollout<'a> {
     }
 
     pub fn name(&self) -> &str {
-        self.viewer.target.name()
+        self.reader.target.name()
     }
 
     pub fn warnings(&self) -> &[Warning] {
@@ -133,7 +134,7 @@ impl<'a> TargetRollout<'a> {
         let is_made = |key: &InstanceKey| !self.start.instances.iter().any(|i| i.key == *key);
         let is_new = |(key, c): &(&InstanceKey, &Container)| {
             let is_its = c.compose().is_some_and(|(_, name)| name == service);
-            is_its && (is_made(key) || self.viewer.wanted.fits(service, c))
+            is_its && (is_made(key) || self.reader.wanted.fits(service, c))
         };
         let (_, container) = self.rollout.containers().iter().find(is_new)?;
         container.label(CONFIG_HASH).map(String::from)
@@ -170,20 +171,20 @@ impl<'a> TargetRollout<'a> {
             cause: cause.to_string(),
             does: does.into_iter().map(PlannedCommand::from).collect(),
         };
-        let told = Preview::new(self.tools, &self.start, bound.clone()).steps(&self.plan)?;
+        let told = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
         Ok(self.plan.steps.iter().zip(told).map(|(s, does)| step(s, does)).collect())
     }
 
     /// An instance that is to be created, as Compose numbers it.
     fn coming(&self, service: &str, number: u32) -> Container {
-        let project = &self.tools.project.name;
-        let mut coming = self.viewer.preview(service).named(&format!("{project}-{service}-{number}"));
+        let project = &self.context.project.name;
+        let mut coming = self.reader.preview(service).named(&format!("{project}-{service}-{number}"));
         coming.id = format!("<id of {service}-{number}>");
         coming.numbered(number)
     }
 
     fn short_name(&self, container: &Container) -> String {
-        rollout::short_name(&self.tools.project.name, container)
+        rollout::short_name(&self.context.project.name, container)
     }
 
     /// Does one stage of the plan. A new instance whose failure is within what may fail costs a new plan, in which the
@@ -205,7 +206,7 @@ impl<'a> TargetRollout<'a> {
                 }
                 done => {
                     if done.is_ok() && stage == Stage::Switch {
-                        self.in_service = Some(self.tools.watch.elapsed());
+                        self.in_service = Some(self.context.watch.elapsed());
                     }
                     return done;
                 }
@@ -221,8 +222,8 @@ impl<'a> TargetRollout<'a> {
         let spared = self.failed.len();
         let planned = self.plan_anew(|_, _| spared);
         let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.why.into_error()));
-        if let Err(fault) = cleaned {
-            self.report.warn(&Warning::LeftBehind(fault.to_string()));
+        if let Err(error) = cleaned {
+            self.report.warn(&Warning::LeftBehind(error.to_string()));
             self.left = self.still_running();
         }
     }
@@ -241,7 +242,7 @@ impl<'a> TargetRollout<'a> {
             .filter_map(|key| Some(&self.rollout.container(&key)?.id))
             .collect();
         let now =
-            self.tools.docker.inspect(&ids.into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
+            self.context.docker.inspect(&ids.into_iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
         now.iter().filter(|c| c.is_running()).map(|c| self.short_name(c)).collect()
     }
 
@@ -324,13 +325,13 @@ impl<'a> TargetRollout<'a> {
 
     /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
     fn plan_anew(&mut self, spared: impl Fn(&DesiredService, &Observed) -> usize) -> Result<(), Error> {
-        let scene = self.look()?;
+        let snapshot = self.look()?;
         let mut strategy = self.strategy.clone();
         if let Strategy::Scale(goal) = &mut strategy {
-            goal.spared = spared(goal, &scene.observed);
+            goal.spared = spared(goal, &snapshot.observed);
         }
-        self.plan = plan::plan(&strategy, &scene.observed).map_err(Error::from)?;
-        let next = Rollout::new(self.tools, self.stop.clone(), &scene.observed, scene.containers);
+        self.plan = plan::plan(&strategy, &snapshot.observed).map_err(Error::from)?;
+        let next = Rollout::new(self.context, self.stop.clone(), &snapshot.observed, snapshot.containers);
         let tolerance = self.tolerance();
         let before = std::mem::replace(&mut self.rollout, next);
         self.rollout.continue_from(before, tolerance);
@@ -339,13 +340,13 @@ impl<'a> TargetRollout<'a> {
 
     /// What is there; those that failed count as broken, whatever they do now.
     fn look(&self) -> Result<TargetSnapshot, Error> {
-        let mut scene = self.viewer.look_patiently()?;
-        for instance in &mut scene.observed.instances {
-            if self.failed.contains(&scene.containers[&instance.key].id) {
+        let mut snapshot = self.reader.look_patiently()?;
+        for instance in &mut snapshot.observed.instances {
+            if self.failed.contains(&snapshot.containers[&instance.key].id) {
                 (instance.state, instance.ready) = (InstanceState::Broken, false);
             }
         }
-        Ok(scene)
+        Ok(snapshot)
     }
 
     /// Stays where it is: the new instances that serve go on serving, the old ones keep all other places, and what
@@ -356,9 +357,9 @@ impl<'a> TargetRollout<'a> {
     pub fn pause_in_place(&mut self, stopped: &[String]) -> Result<(usize, usize), Error> {
         self.failed.extend(stopped.iter().cloned());
         let Strategy::Scale(goal) = &mut self.strategy else {
-            let (rollout, fault) = self.undo(stopped)?;
+            let (rollout, error) = self.undo(stopped)?;
             self.rollout = rollout;
-            return fault.map_or(Ok((0, self.slots)), Err);
+            return error.map_or(Ok((0, self.slots)), Err);
         };
         let wanted = goal.wanted;
         // Those that come back served before: there is nothing to wait for, and nothing to watch.
@@ -368,7 +369,7 @@ impl<'a> TargetRollout<'a> {
         let plan = self.plan.clone();
         self.rollout.best_effort().run(&plan, plan.before_release()).map_err(|s| s.why.into_error())?;
         let now = self.look()?;
-        let goal = DesiredService { service: self.viewer.target.name().into(), ..DesiredService::default() };
+        let goal = DesiredService { service: self.reader.target.name().into(), ..DesiredService::default() };
         Ok((new_ones(&goal, &now.observed), wanted))
     }
 
@@ -386,7 +387,7 @@ impl<'a> TargetRollout<'a> {
     /// Nothing can be seen of what is there.
     pub fn undo(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Error>), Error> {
         let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
-        let (mut dead, mut fault, mut rounds) = (BTreeSet::new(), None, ROUNDS);
+        let (mut dead, mut error, mut rounds) = (BTreeSet::new(), None, ROUNDS);
         let mut is_first = true;
         loop {
             let TargetSnapshot { observed: now, containers, .. } =
@@ -395,15 +396,15 @@ impl<'a> TargetRollout<'a> {
                 self.report_dead(&now);
             }
             let plan = plan::undo(&self.start, &now, &self.terms.back);
-            let mut rollout = Rollout::back(self.tools, &now, containers, served.clone());
+            let mut rollout = Rollout::back(self.context, &now, containers, served.clone());
             let steps = plan.before_release();
             if steps.is_empty() || rounds == 0 {
                 self.standing = RotationState::new(&self.start, &now);
-                if self.standing.is_worse() && rounds > 0 && self.viewer.sees_restart(rollout.containers())? {
+                if self.standing.is_worse() && rounds > 0 && self.reader.sees_restart(rollout.containers())? {
                     rounds -= 1;
                     continue;
                 }
-                return Ok((rollout, fault));
+                return Ok((rollout, error));
             }
             let tried = plan.steps.iter().filter(|(step, _)| matches!(step, Step::Start(_)));
             let tried: Vec<InstanceKey> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
@@ -415,7 +416,7 @@ impl<'a> TargetRollout<'a> {
                 Err(stopped) if stopped.failed.iter().any(|id| !dead.contains(id)) => {
                     dead.extend(stopped.failed)
                 }
-                Err(stopped) => (fault, rounds) = (Some(stopped.why.into_error()), 0),
+                Err(stopped) => (error, rounds) = (Some(stopped.why.into_error()), 0),
             }
         }
     }
@@ -428,20 +429,20 @@ impl<'a> TargetRollout<'a> {
         failed: &[String],
         dead: &BTreeSet<String>,
     ) -> Result<TargetSnapshot, Error> {
-        let marked = |mut scene: TargetSnapshot| {
-            for instance in &mut scene.observed.instances {
-                let id = &scene.containers[&instance.key].id;
+        let marked = |mut snapshot: TargetSnapshot| {
+            for instance in &mut snapshot.observed.instances {
+                let id = &snapshot.containers[&instance.key].id;
                 instance.ready &= !failed.contains(id) && !self.failed.contains(id);
                 if dead.contains(id) && instance.state != InstanceState::Running {
                     instance.state = InstanceState::Broken;
                 }
             }
-            scene
+            snapshot
         };
-        let scene = marked(self.viewer.look_back()?);
-        match plan::all_can_return(&self.start, &scene.observed) {
-            true => Ok(scene),
-            false => Ok(marked(self.viewer.look_patiently()?)),
+        let snapshot = marked(self.reader.look_back()?);
+        match plan::all_can_return(&self.start, &snapshot.observed) {
+            true => Ok(snapshot),
+            false => Ok(marked(self.reader.look_patiently()?)),
         }
     }
 

@@ -112,11 +112,11 @@ impl Docker {
 }
 
 /// An engine behind a filter may answer everything else.
-fn refused(board: LockBackend, fault: Error) -> Error {
+fn refused(board: LockBackend, error: Error) -> Error {
     let noun = board.noun();
-    match fault.hint {
-        Some(_) => fault,
-        None => fault.hint(format!(
+    match error.hint {
+        Some(_) => error,
+        None => error.hint(format!(
             "the lock of a project is a {noun}: whatever filters what the engine is asked has to let `docker {noun}` \
              `create`, `inspect` and `rm` through"
         )),

@@ -361,17 +361,17 @@ fn is_no_manager(done: &CommandResult) -> bool {
 }
 
 /// What a refused stack is told with: the usual causes have a fix.
-fn stack_fault(fault: Error, said: &str) -> Error {
+fn stack_fault(error: Error, said: &str) -> Error {
     if said.contains("only updates to Labels are allowed") {
-        return fault.hint(
+        return error.hint(
             "a secret or config of a stack never changes: give it a name with its version in it, such as \
              `configs.site.name: site-${VERSION}`",
         );
     }
     if said.contains("cannot be used with services") || said.contains("scope") {
-        return fault.hint("a stack's networks are overlay networks: remove `driver` from `networks`");
+        return error.hint("a stack's networks are overlay networks: remove `driver` from `networks`");
     }
-    fault
+    error
 }
 
 #[cfg(test)]

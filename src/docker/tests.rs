@@ -195,9 +195,9 @@ fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
     );
     let tenth = Duration::from_millis(100);
     let docker = scripted(folder.path(), &script, Timeouts { before: tenth * 5, answer: tenth });
-    let fault = Error::from_error(docker.ids().unwrap_err());
+    let error = Error::from_error(docker.ids().unwrap_err());
     let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
-    assert_eq!((fault.message.as_str(), fault.exit), (engine, crate::error::Exit::Unchanged));
+    assert_eq!((error.message.as_str(), error.exit), (engine, crate::error::Exit::Unchanged));
     let pids = std::fs::read_to_string(folder.path().join("pids")).unwrap();
     let dead = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

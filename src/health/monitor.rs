@@ -74,7 +74,7 @@ pub struct MonitorFailure {
     pub ids: Vec<String>,
     pub names: Vec<String>,
     /// Why, with their last log lines: nobody who goes back waits for those.
-    pub fault: JoinHandle<Error>,
+    pub error: JoinHandle<Error>,
 }
 
 impl fmt::Debug for MonitorFailure {
@@ -164,7 +164,7 @@ impl Monitor {
         (!failed.is_empty()).then(|| MonitorFailure {
             ids: failed.iter().map(|i| i.id().clone()).collect(),
             names: failed.iter().map(|i| i.candidate.name.clone()).collect(),
-            fault: {
+            error: {
                 let docker = shared.docker.clone();
                 thread::spawn(move || explained(&docker, &failed))
             },
@@ -411,12 +411,12 @@ fn explained(docker: &Docker, failed: &[MonitoredInstance]) -> Error {
             _ => None,
         };
         let why = end.map(|end| end.explain(code)).unwrap_or_default();
-        let fault = Error::unchanged(format!("{} failed after it was ready: {why}", candidate.name));
-        let fault = match instance.last.as_str() {
-            "" => fault,
-            last => fault.seen(&format!("{} answered last: {last}", candidate.name)),
+        let error = Error::unchanged(format!("{} failed after it was ready: {why}", candidate.name));
+        let error = match instance.last.as_str() {
+            "" => error,
+            last => error.seen(&format!("{} answered last: {last}", candidate.name)),
         };
-        with_logs(fault, docker, candidate)
+        with_logs(error, docker, candidate)
     });
     let all = faults.reduce(|mut first, other| {
         first.details.push(other.message);

@@ -44,8 +44,8 @@ fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_por
 #[test]
 fn a_service_without_a_port_is_told_what_to_set() {
     let routed = ProbeTarget { port: None, ..FRONT };
-    let fault = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
-    assert!(fault.to_string().contains("services.app.x-zd.health.port"), "{fault}");
+    let error = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
+    assert!(error.to_string().contains("services.app.x-zd.health.port"), "{error}");
     assert!(choose("app", None, &container("{}"), routed).is_err());
     assert!(choose("app", None, &container(PLAIN), routed).is_ok());
     assert_eq!(choose("worker", None, &container("{}"), ProbeTarget::default()), Ok(ReadinessProbe::Running));
@@ -102,9 +102,9 @@ fn a_way_that_was_found_goes_first() {
 #[test]
 fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
     let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: ReadinessProbe::Running };
-    let fault = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
-    assert_eq!(fault.details, ["there is neither curl", "no proxy"]);
-    assert!(fault.hint.unwrap().contains("`healthcheck`"));
+    let error = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
+    assert_eq!(error.details, ["there is neither curl", "no proxy"]);
+    assert!(error.hint.unwrap().contains("`healthcheck`"));
 }
 
 /// The answers that are reported, of these at these times in milliseconds.

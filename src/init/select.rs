@@ -63,12 +63,12 @@ pub fn candidates(facts: &ProjectFacts) -> Vec<&str> {
 ///
 /// # Errors
 /// A service that is not there, that cannot have a proxy, or whose port nobody knows; two that want one port.
-pub fn proxied_services(facts: &ProjectFacts, wish: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
-    let mut next = wish.publish.clone().unwrap_or((String::new(), PORT));
+pub fn proxied_services(facts: &ProjectFacts, options: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
+    let mut next = options.publish.clone().unwrap_or((String::new(), PORT));
     let mut fronts: Vec<ProxiedService> = Vec::new();
-    for (name, port) in &wish.services {
+    for (name, port) in &options.services {
         let app = facts.apps.get(name).ok_or_else(|| unknown(facts, name))?;
-        let ports = published(name, app, *port, wish.publish.as_ref(), &mut next)?;
+        let ports = published(name, app, *port, options.publish.as_ref(), &mut next)?;
         let routes = ports.into_iter().enumerate().map(|(n, p)| PortForward {
             address: p.address,
             host: p.host,
@@ -80,8 +80,8 @@ pub fn proxied_services(facts: &ProjectFacts, wish: &InitOptions) -> Result<Vec<
             service: name.clone(),
             routes: routes.collect(),
             places: PLACES.max(2 * app.replicas),
-            health_path: wish.health_path.clone().or(app.health_path.clone()),
-            tell_health: wish.health_path.is_some(),
+            health_path: options.health_path.clone().or(app.health_path.clone()),
+            tell_health: options.health_path.is_some(),
             had_ports: !app.published.is_empty(),
             had_name: app.container_name,
             has_healthcheck: app.has_healthcheck,

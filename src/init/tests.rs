@@ -8,7 +8,7 @@ fn facts(services: &str) -> ProjectFacts {
     .unwrap()
 }
 
-fn wish(services: &[(&str, Option<u16>)]) -> InitOptions {
+fn options(services: &[(&str, Option<u16>)]) -> InitOptions {
     InitOptions {
         services: services.iter().map(|(s, p)| (s.to_string(), *p)).collect(),
         ..InitOptions::default()
@@ -85,7 +85,7 @@ fn host_ports_go_over_to_the_proxy() {
     ];
     for (keys, port, expected) in cases {
         let facts = facts(&format!("{{app: {{image: shop, {keys}}}}}"));
-        let fronts = proxied_services(&facts, &wish(&[("app", port)])).unwrap();
+        let fronts = proxied_services(&facts, &options(&[("app", port)])).unwrap();
         assert_eq!(routes(&fronts[0]), expected, "{keys}");
     }
 }
@@ -95,7 +95,7 @@ fn another_port_of_the_host_is_asked_for() {
     let publish = Some(("127.0.0.1".to_string(), 80));
     let of = |services: &str, names: &[(&str, Option<u16>)]| {
         let all =
-            proxied_services(&facts(services), &InitOptions { publish: publish.clone(), ..wish(names) })
+            proxied_services(&facts(services), &InitOptions { publish: publish.clone(), ..options(names) })
                 .unwrap();
         all.iter().map(routes).collect::<Vec<_>>().join(" | ")
     };
@@ -121,13 +121,13 @@ fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
         ("{web: {image: x}}", "there is no service `app`", "there are `web`"),
     ];
     for (services, message, hint) in cases {
-        let fault = proxied_services(&facts(services), &wish(&[("app", None)])).unwrap_err();
-        assert!(fault.message.contains(message), "{fault}");
-        assert!(fault.hint.as_ref().unwrap().contains(hint), "{fault}");
+        let error = proxied_services(&facts(services), &options(&[("app", None)])).unwrap_err();
+        assert!(error.message.contains(message), "{error}");
+        assert!(error.hint.as_ref().unwrap().contains(hint), "{error}");
     }
     let same = "{a: {image: x, ports: [{target: 1, published: '80'}]}, b: {image: x, ports: [{target: 2, published: '80', host_ip: 127.0.0.1}]}}";
-    let fault = proxied_services(&facts(same), &wish(&[("a", None), ("b", None)])).unwrap_err();
-    assert!(fault.message.contains("`a` and `b` want port 80"), "{fault}");
+    let error = proxied_services(&facts(same), &options(&[("a", None), ("b", None)])).unwrap_err();
+    assert!(error.message.contains("`a` and `b` want port 80"), "{error}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn the_proxy_asks_for_what_the_healthcheck_asks_for() {
 fn there_are_places_for_two_generations() {
     let places = |keys: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], {keys}}}}}"));
-        proxied_services(&facts, &wish(&[("app", None)])).unwrap()[0].places
+        proxied_services(&facts, &options(&[("app", None)])).unwrap()[0].places
     };
     assert_eq!(places("scale: 1"), 8);
     assert_eq!(places("scale: 4"), 8);
@@ -162,7 +162,7 @@ fn there_are_places_for_two_generations() {
 fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
     let text = |networks: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], networks: {networks}}}}}"));
-        let fronts = proxied_services(&facts, &wish(&[("app", None)])).unwrap();
+        let fronts = proxied_services(&facts, &options(&[("app", None)])).unwrap();
         files(&facts, &fronts, &layout())[0].text.clone()
     };
     assert!(!text("{default: null}").contains("networks"));
@@ -174,11 +174,11 @@ fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
 fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
     let added = |keys: &str, health: Option<&str>| {
         let facts = facts(&format!("{{app: {{image: x, {keys}}}, proxy: {{image: x}}, 'on': {{image: x}}}}"));
-        let wish = InitOptions {
+        let options = InitOptions {
             health_path: health.map(String::from),
-            ..wish(&[("app", Some(1)), ("on", Some(2))])
+            ..options(&[("app", Some(1)), ("on", Some(2))])
         };
-        let fronts = proxied_services(&facts, &wish).unwrap();
+        let fronts = proxied_services(&facts, &options).unwrap();
         files(&facts, &fronts, &layout())[0].text.clone()
     };
     let plain = added("expose: ['1']", None);
@@ -193,9 +193,11 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
 #[test]
 fn the_configuration_is_one_that_the_adapter_can_work_with() {
     let facts = facts(ONE);
-    let fronts =
-        proxied_services(&facts, &InitOptions { health_path: Some("/up".into()), ..wish(&[("app", None)]) })
-            .unwrap();
+    let fronts = proxied_services(
+        &facts,
+        &InitOptions { health_path: Some("/up".into()), ..options(&[("app", None)]) },
+    )
+    .unwrap();
     let config = &files(&facts, &fronts, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
@@ -233,12 +235,12 @@ fn nothing_is_written_where_one_file_cannot_be() {
         |path: &str| NewFile { path: path.into(), text: "x".into(), executable: false, about: String::new() };
     let (first, second) = (file("new/a"), file("b/c"));
     std::fs::write(folder.path().join("b"), "no folder").unwrap();
-    let fault = files::put(
+    let error = files::put(
         folder.path(),
         &[(&first, files::FileStatus::Nothing), (&second, files::FileStatus::Nothing)],
     )
     .unwrap_err();
-    assert!(fault.message.contains("b/c"), "{fault}");
+    assert!(error.message.contains("b/c"), "{error}");
     assert!(!folder.path().join("new").exists());
 }
 

@@ -76,11 +76,11 @@ impl Lease {
                 self.beat(next)?;
             }
         }
-        self.fault().map_or(Ok(()), |fault| Err(fault.into()))
+        self.error().map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Error of a run that has lost its lock.
-    pub fn fault(&self) -> Option<Error> {
+    pub fn error(&self) -> Option<Error> {
         self.state().lost.as_ref().map(lost)
     }
 

@@ -19,14 +19,14 @@ fn lives_in(around: &Surroundings, other: &Container) -> Option<Error> {
         Some((key, around.members().find(is_it)?))
     })?;
     let (name, instance) = (other.name(), instance.name());
-    let fault = Error::usage(format!(
+    let error = Error::usage(format!(
         "`{name}` lives in {instance} (`{key}: container:{instance}`), and would stay behind in the old instance"
     ));
     let hint = format!(
         "give `{name}` a network and volumes of its own, or remove it before and make it again after the deploy: `docker rm \
          --force {name}`"
     );
-    Some(fault.hint(hint).rule(&"shared-namespace"))
+    Some(error.hint(hint).rule(&"shared-namespace"))
 }
 
 /// `links: [app]`: the engine answers the name with the address of one container, by that container's name.
@@ -36,14 +36,14 @@ fn linked(around: &Surroundings, other: &Container) -> Option<Error> {
     let (instance, alias) = other.link_aliases().filter(|_| !is_proxy).find_map(own)?;
     let (_, service) = instance.compose()?;
     let (name, instance) = (other.name(), instance.name());
-    let fault = Error::usage(format!(
+    let error = Error::usage(format!(
         "`{name}` is linked to {instance} (`links`), and would find nothing as `{alias}` once that is replaced"
     ));
     let hint = format!(
         "remove `links: {service}` and recreate `{name}`: on a network that they share it finds `{service}` by its name (another \
          name is given by `services.{service}.networks.default.aliases`)"
     );
-    Some(fault.hint(hint).rule(&"linked"))
+    Some(error.hint(hint).rule(&"linked"))
 }
 
 /// `API_URL=http://p-app-1:3000`: the name of one container, and not of what comes after it.
@@ -63,10 +63,10 @@ fn names(around: &Surroundings, other: &Container) -> Option<Error> {
     // The value of a variable may be a secret.
     let place =
         text.split_once('=').map_or("its arguments".to_string(), |(variable, _)| format!("`{variable}`"));
-    let fault = Error::usage(format!(
+    let error = Error::usage(format!(
         "`{name}` names {instance} in {place}, which is one container and not what comes after it: it would not find it any more"
     ));
-    Some(fault.hint(format!("let it name the service: `{service}`")).rule(&"names-instance"))
+    Some(error.hint(format!("let it name the service: `{service}`")).rule(&"names-instance"))
 }
 
 /// Whether a text has a name that goes on neither before nor behind.

@@ -69,7 +69,7 @@ enum Evidence {
 /// # Errors
 /// Docker cannot be started.
 pub fn findings(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
-    let project = around.viewer.project;
+    let project = around.reader.project;
     let mut services = around.services();
     services.retain(|s| s.settings.proxy.kind.as_deref() != Some("none"));
     let mut found = Vec::new();
@@ -111,7 +111,7 @@ fn past_adapter(
     services: &[&Service],
 ) -> Result<Option<PreflightFinding>> {
     let proxy = adapter.container();
-    let backends = around.viewer.backends(around.containers);
+    let backends = around.reader.backends(around.containers);
     let is_fronting = around.fronting.iter().any(|p| p.container().id == proxy.id);
     let files = adapter.route_files();
     let places = if is_fronting { files } else { [places(proxy), files].concat() };
@@ -151,7 +151,7 @@ fn shares_network(container: &Container, service: &Service) -> bool {
 /// Names by which others reach a service, and the names and addresses of its containers that run.
 fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
     let mut names = service.names.clone();
-    let its = around.members().filter(|c| is_member(around.viewer.project, c, &[&service.name]));
+    let its = around.members().filter(|c| is_member(around.reader.project, c, &[&service.name]));
     for container in its.filter(|c| c.is_running()) {
         names.extend(container.names());
         names.extend(container.bridged().map(|(_, address)| address.to_string()));
@@ -194,7 +194,7 @@ grep -rhE '(^|[;{{] *) *resolver ' {all} 2>/dev/null
 for place in {read}; do [ -r \"$place\" ] && echo {READABLE}; done
 exit 0"
     );
-    let read = around.viewer.docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
+    let read = around.reader.docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
     let read = read.map(|done| done.stdout).unwrap_or_default();
     let (marks, lines): (Vec<&str>, Vec<&str>) = read.lines().map(str::trim).partition(|l| *l == READABLE);
     let mut texts: Vec<String> = lines.into_iter().map(String::from).collect();
@@ -273,7 +273,7 @@ fn finding(
         }
         Evidence::Doubt(why) => return doubtful(around, service, proxy, &why),
     };
-    let fault = Error::unchanged(format!(
+    let error = Error::unchanged(format!(
         "`{called}` routes to `{name}`, and no adapter drains that route: it would go on sending requests to the old instance, \
          and answer 502 once that is gone"
     ));
@@ -281,7 +281,7 @@ fn finding(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
          and restart `{called}` yourself"
     );
-    PreflightFinding::Refused(fault.seen(&seen).hint(hint).rule(&"unknown-proxy"))
+    PreflightFinding::Refused(error.seen(&seen).hint(hint).rule(&"unknown-proxy"))
 }
 
 /// Refused, unless requests come by another proxy, or nothing listens for any.
@@ -296,14 +296,14 @@ fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &s
         let fix = format!("see that `{called}` does not route to `{name}` past a proxy that is drained");
         return PreflightFinding::Note(Risk::note("unknown-proxy-near", says, fix));
     }
-    let fault = Error::unchanged(format!(
+    let error = Error::unchanged(format!(
         "`{called}` may route to `{name}`: {why}, so it cannot be told which instance gets requests"
     ));
     let hint = format!(
         "name the service in its configuration, or take `{called}` off the networks of `{name}`; where it does not route to \
          `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
     );
-    PreflightFinding::Refused(fault.hint(hint).rule(&"unknown-proxy-near"))
+    PreflightFinding::Refused(error.hint(hint).rule(&"unknown-proxy-near"))
 }
 
 #[cfg(test)]

@@ -207,9 +207,9 @@ impl Caddy {
     }
 
     /// A switch has one rotation, so what one handler routes to cannot have two.
-    fn check_shared(&self, wish: &RolloutShape) -> Result<(), Error> {
-        let beside: BTreeSet<String> = wish.beside.iter().cloned().collect();
-        for (service, names) in &wish.services {
+    fn check_shared(&self, shape: &RolloutShape) -> Result<(), Error> {
+        let beside: BTreeSet<String> = shape.beside.iter().cloned().collect();
+        for (service, names) in &shape.services {
             let shared =
                 self.handlers_of(names).into_iter().find_map(|h| Some(h.ours(&beside).next()?.host.clone()));
             if let Some(other) = shared {
@@ -383,14 +383,14 @@ impl Proxy for Caddy {
         vec![self.question(&[]), tcp_migrate::question(&self.container)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        self.check_shared(wish)?;
+    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+        self.check_shared(shape)?;
         let answer = answers.first().cloned().unwrap_or_default();
         let view =
-            CaddySnapshot::read(&answer.stdout, wish.names().flatten().cloned().collect(), self.means());
+            CaddySnapshot::read(&answer.stdout, shape.names().flatten().cloned().collect(), self.means());
         let view = view.ok_or_else(|| self.silent(&answer))?;
-        let switch = self.preparation(&view, wish.tune);
-        let kept = answers.get(1).filter(|_| wish.tune && switch.is_some());
+        let switch = self.preparation(&view, shape.tune);
+        let kept = answers.get(1).filter(|_| shape.tune && switch.is_some());
         let kept = kept.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
         Ok(kept.into_iter().chain(switch).collect())
     }

@@ -182,15 +182,15 @@ impl Proxy for Dockercloud {
         Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
     }
 
-    fn foresee(&self, _files: FileLookup, wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, _files: FileLookup, shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let coming = |(service, names): &(String, Vec<String>)| Backend {
-            project: wish.project.clone(),
+            project: shape.project.clone(),
             service: service.clone(),
             names: names.clone(),
             ..Backend::default()
         };
         let told = |b: &Backend| self.is_additional(b) || !self.is_linked_in_vain(&b.project);
-        match wish.services.iter().map(coming).find(|b| !told(b)) {
+        match shape.services.iter().map(coming).find(|b| !told(b)) {
             Some(backend) => Err(self.without_server(&backend)),
             None => Ok(Vec::new()),
         }
@@ -202,14 +202,14 @@ impl Proxy for Dockercloud {
 
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
     /// setting, makes it render a configuration without servers.
-    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let quietly = |action| Patch {
-            exec: self.run(action, &wish.project, &[]),
+            exec: self.run(action, &shape.project, &[]),
             note: String::new(),
             required: true,
             without: String::new(),
         };
-        let answer = answers.first().filter(|_| wish.tune);
+        let answer = answers.first().filter(|_| shape.tune);
         let kept = answer.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
         Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("release")]).unwrap_or_default())
     }

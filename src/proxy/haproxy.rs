@@ -347,7 +347,7 @@ impl Proxy for Haproxy {
             return Err(self.refused(&"haproxy-socket-level", why.into(), SOCKET_FIX));
         }
         match self.cuts_sessions(backends) {
-            Some(fault) => Err(fault),
+            Some(error) => Err(error),
             None => Ok(self.never_asks_dns(backends)),
         }
     }
@@ -371,32 +371,32 @@ impl Proxy for Haproxy {
     }
 
     /// Old and new instances have to have a slot at the same time.
-    fn foresee(&self, _files: FileLookup, wish: &RolloutShape, present: usize) -> Result<Vec<Risk>, Error> {
-        for template in wish.names().flat_map(|n| self.templates_of(n)) {
+    fn foresee(&self, _files: FileLookup, shape: &RolloutShape, present: usize) -> Result<Vec<Risk>, Error> {
+        for template in shape.names().flat_map(|n| self.templates_of(n)) {
             let slots = template.size();
-            let needed = present + wish.starting;
+            let needed = present + shape.starting;
             if slots < needed {
                 let why = format!(
                     "backend `{}` has {slots} slots for `{}`, and {present} running and {} new instances need {needed}",
-                    template.backend, template.host, wish.starting
+                    template.backend, template.host, shape.starting
                 );
                 return Err(self.refused(&"haproxy-room", why, ROOM_FIX));
             }
         }
-        static_servers::check_lines(self, wish)?;
+        static_servers::check_lines(self, shape)?;
         Ok(Vec::new())
     }
 
     /// A slot for each instance that starts, in every backend of a template.
-    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let answer = answers.first().cloned().unwrap_or_default();
         let slots = Server::parse(&answer.stdout).ok_or_else(|| self.silent(&answer))?;
-        static_servers::check(self, &answer, wish)?;
-        for template in wish.names().flat_map(|n| self.templates_of(n)) {
+        static_servers::check(self, &answer, shape)?;
+        for template in shape.names().flat_map(|n| self.templates_of(n)) {
             let own = |s: &&Server| template.has(&s.backend, &s.name);
             let free = slots.iter().filter(own).filter(|s| s.is_free()).count();
-            if free < wish.starting {
-                let (backend, host, starting) = (&template.backend, &template.host, wish.starting);
+            if free < shape.starting {
+                let (backend, host, starting) = (&template.backend, &template.host, shape.starting);
                 let why = format!(
                     "backend `{backend}` has {free} free slots for `{host}`, and {starting} instances are to start"
                 );

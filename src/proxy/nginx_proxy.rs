@@ -200,12 +200,12 @@ impl NginxProxy {
     }
 
     /// Services whose `VIRTUAL_HOST_MULTIPORTS` a template passes over, and whether `VIRTUAL_HOST` routes to them.
-    fn passed_over(&self, template: &str, wish: &RolloutShape) -> Option<Risk> {
+    fn passed_over(&self, template: &str, shape: &RolloutShape) -> Option<Risk> {
         let is_old = !template.is_empty() && !template.contains(multiports::KEY);
         let is_set = |backend: &&Backend| multiports::value(&backend.environment).is_some();
         let is_routed =
             |b: &Backend| b.environment.get("VIRTUAL_HOST").is_some_and(|hosts| !hosts.is_empty());
-        let set = wish.backends.iter().filter(is_set).filter(|_| is_old);
+        let set = shape.backends.iter().filter(is_set).filter(|_| is_old);
         let backend = set.min_by_key(|backend| is_routed(backend))?;
         let is_routed = is_routed(backend);
         let says = format!(
@@ -222,8 +222,8 @@ impl NginxProxy {
 
     /// # Errors
     /// A service that the template gives no route.
-    fn reads(&self, template: &str, wish: &RolloutShape) -> Result<(), Error> {
-        match self.passed_over(template, wish).filter(|loss| loss.grave) {
+    fn reads(&self, template: &str, shape: &RolloutShape) -> Result<(), Error> {
+        match self.passed_over(template, shape).filter(|loss| loss.grave) {
             Some(loss) => Err(Error::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
             None => Ok(()),
         }
@@ -398,27 +398,27 @@ impl Proxy for NginxProxy {
         vec![Exec::sh(&self.generator, template), Exec::sh(&self.nginx.id, nginx)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
         let state = PreflightState::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(CommandResult::stderr_or_stdout).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
                 .seen(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
-        self.reads(&state.template, wish)?;
-        let patch = self.patch(&state, wish.tune)?;
-        let keep_alive = wish.tune.then(|| self.keep_alive(&state)).flatten();
+        self.reads(&state.template, shape)?;
+        let patch = self.patch(&state, shape.tune)?;
+        let keep_alive = shape.tune.then(|| self.keep_alive(&state)).flatten();
         Ok(patch.into_iter().chain(keep_alive).collect())
     }
 
-    fn losses(&self, answers: &[CommandResult], wish: &RolloutShape) -> Vec<Risk> {
+    fn losses(&self, answers: &[CommandResult], shape: &RolloutShape) -> Vec<Risk> {
         let Some(state) = PreflightState::read(answers) else { return Vec::new() };
-        let passed_over = self.passed_over(&state.template, wish);
-        self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect()
+        let passed_over = self.passed_over(&state.template, shape);
+        self.cuts_clients(&state, shape.tune).into_iter().chain(passed_over).collect()
     }
 
     /// The template of its image is taken to be one that can be changed.
-    fn foresee(&self, files: FileLookup, wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    fn foresee(&self, files: FileLookup, shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
         let own = files(&self.template);
         let version = self.nginx.env("NGINX_VERSION").and_then(|v| parse_version(&format!("nginx/{v}")));
         let state = PreflightState {
@@ -427,12 +427,12 @@ impl Proxy for NginxProxy {
             nginx_version: version,
             keeps_alive: files(KEEPALIVE_FILE).is_some_and(|g| g.text.contains("keepalive_min_timeout")),
         };
-        self.reads(&state.template, wish)?;
+        self.reads(&state.template, shape)?;
         if own.is_some() {
-            self.patch(&state, wish.tune)?;
+            self.patch(&state, shape.tune)?;
         }
-        let passed_over = self.passed_over(&state.template, wish);
-        Ok(self.cuts_clients(&state, wish.tune).into_iter().chain(passed_over).collect())
+        let passed_over = self.passed_over(&state.template, shape);
+        Ok(self.cuts_clients(&state, shape.tune).into_iter().chain(passed_over).collect())
     }
 
     fn gate(&self, _now: &CommandResult, rotation: &Rotation) -> Option<Exec> {

@@ -478,17 +478,17 @@ fn of_another_user(path: &Path) -> String {
     )
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Error {
-    let fault = Error::unchanged(format!("cannot write `{}`: {error}", path.display()));
-    match error.kind() {
+fn cannot_write(path: &Path, cause: &io::Error) -> Error {
+    let error = Error::unchanged(format!("cannot write `{}`: {cause}", path.display()));
+    match cause.kind() {
         ErrorKind::IsADirectory => {
             let path = shell::path(path);
-            fault.hint(format!(
+            error.hint(format!(
                 "a folder is in the place of this file; move it away: `mv {path} {path}.broken`"
             ))
         }
-        ErrorKind::PermissionDenied => fault.hint(of_another_user(path)),
-        _ => fault.hint("make its folder writable for this user, or name another with `--state-dir`"),
+        ErrorKind::PermissionDenied => error.hint(of_another_user(path)),
+        _ => error.hint("make its folder writable for this user, or name another with `--state-dir`"),
     }
 }
 

@@ -60,7 +60,7 @@ struct Timeline {
 impl Timeline {
     /// From what happened, in order.
     fn of(entries: &[EventRecord]) -> Timeline {
-        let mut story = Timeline::default();
+        let mut timeline = Timeline::default();
         let mut tracks = InstanceTracks::default();
         let mut targets = Vec::new();
         for EventRecord { at, event, .. } in entries {
@@ -68,18 +68,18 @@ impl Timeline {
             if let Event::Deploying { target: name, .. } | Event::Sending { stack: name, .. } = event {
                 targets.push(name.clone());
             }
-            story.apply(*at, event);
+            timeline.apply(*at, event);
         }
-        story.title = match targets.is_empty() {
+        timeline.title = match targets.is_empty() {
             true => "nothing was deployed".into(),
             false => targets.join(", "),
         };
-        story.started = entries.first().map(|e| e.time.clone()).unwrap_or_default();
-        story.end = entries.last().map_or(Duration::ZERO, |e| e.at);
+        timeline.started = entries.first().map(|e| e.time.clone()).unwrap_or_default();
+        timeline.end = entries.last().map_or(Duration::ZERO, |e| e.at);
         // Instances first that came, then those that went: as the board has them.
         let (new, old): (Vec<_>, Vec<_>) = tracks.iter().cloned().partition(|t| t.new);
-        story.tracks.extend(new.into_iter().chain(old));
-        story
+        timeline.tracks.extend(new.into_iter().chain(old));
+        timeline
     }
 
     fn apply(&mut self, at: Duration, event: &Event) {

@@ -216,7 +216,7 @@ mod tests {
     }
 
     /// What became of every instance: its name and the phases it went through, with the second of each.
-    fn story(events: &[Event]) -> Vec<String> {
+    fn timeline(events: &[Event]) -> Vec<String> {
         let mut tracks = InstanceTracks::default();
         for (second, event) in events.iter().enumerate() {
             tracks.apply(Duration::from_secs(second as u64), event);
@@ -244,7 +244,7 @@ mod tests {
             Event::Removed { names: names("app-0 app-1 app-2") },
         ];
         assert_eq!(
-            story(&events),
+            timeline(&events),
             [
                 "app-1 old: in rotation@0, draining@4, stopped@6, removed@7",
                 "app-2 old: out of rotation@0, draining@5, stopped@6, removed@7",
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn what_is_ready_serves_where_no_proxy_stands_in_front() {
         let events = [deploying(""), Event::Created { names: names("app-3") }, ready("app-3")];
-        assert_eq!(story(&events)[3], "app-3 new: created@1, in rotation@2");
+        assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2");
     }
 
     #[test]
@@ -272,9 +272,9 @@ mod tests {
             ready("app-1"),
             Event::Routed { inside: names("app-1"), outside: names("app-3") },
         ];
-        let story = story(&events);
-        assert_eq!(story[0], "app-1 old: in rotation@0, draining@4, ready@6, in rotation@7");
-        assert_eq!(story[3], "app-3 new: created@1, starting@2, ready@3, in rotation@4, draining@7");
+        let timeline = timeline(&events);
+        assert_eq!(timeline[0], "app-1 old: in rotation@0, draining@4, ready@6, in rotation@7");
+        assert_eq!(timeline[3], "app-3 new: created@1, starting@2, ready@3, in rotation@4, draining@7");
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
             Event::Draining { names: names("app-3") },
             Event::Stopped { names: names("app-3") },
         ];
-        assert_eq!(story(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
+        assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2, failed@3, stopped@6");
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
             Event::Died { names: names("app-1") },
             Event::Routed { inside: names("app-3"), outside: names("app-1 app-2") },
         ];
-        assert_eq!(story(&events)[0], "app-1 old: in rotation@0, failed@2");
+        assert_eq!(timeline(&events)[0], "app-1 old: in rotation@0, failed@2");
     }
 
     #[test]
@@ -328,14 +328,14 @@ mod tests {
             ready("worker-2"),
             Event::Routed { inside: names("app-3"), outside: names("app-1") },
         ];
-        let story = story(&events);
-        assert_eq!(story[3], "app-3 new: created@2, ready@4, in rotation@7");
-        assert_eq!(story[4], "worker-2 new: created@2, in rotation@6");
+        let timeline = timeline(&events);
+        assert_eq!(timeline[3], "app-3 new: created@2, ready@4, in rotation@7");
+        assert_eq!(timeline[4], "worker-2 new: created@2, in rotation@6");
     }
 
     #[test]
     fn one_in_rotation_that_is_asked_again_stays_in_rotation() {
-        assert_eq!(story(&[deploying("lb"), ready("app-1")])[0], "app-1 old: in rotation@0");
+        assert_eq!(timeline(&[deploying("lb"), ready("app-1")])[0], "app-1 old: in rotation@0");
     }
 
     #[test]

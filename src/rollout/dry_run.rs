@@ -23,7 +23,7 @@ pub enum PreviewLine {
 
 /// A plan before it is begun, with what is to come as it will probably be called.
 pub struct Preview<'a> {
-    pub tools: RolloutContext<'a>,
+    pub context: RolloutContext<'a>,
     pub bound: BTreeMap<InstanceKey, Container>,
     inside: Vec<InstanceKey>,
     found: BTreeSet<String>,
@@ -31,13 +31,13 @@ pub struct Preview<'a> {
 
 impl<'a> Preview<'a> {
     pub fn new(
-        tools: RolloutContext<'a>,
+        context: RolloutContext<'a>,
         observed: &Observed,
         bound: BTreeMap<InstanceKey, Container>,
     ) -> Preview<'a> {
         let inside: Vec<InstanceKey> = observed.serving().map(|i| i.key.clone()).collect();
         let found = inside.iter().filter_map(|k| Some(bound.get(k)?.id.clone())).collect();
-        Preview { tools, bound, inside, found }
+        Preview { context, bound, inside, found }
     }
 
     /// What each step would run.
@@ -86,7 +86,8 @@ impl<'a> Preview<'a> {
 
     fn start_one(&self, key: &InstanceKey) -> Vec<PreviewLine> {
         let container = &self.bound[key];
-        let policy = policy_of(container, self.tools.policies, self.service(key).process.restart.as_deref());
+        let policy =
+            policy_of(container, self.context.policies, self.service(key).process.restart.as_deref());
         let names = [container.name().to_string()];
         let update =
             policy.map(|policy| self.call(&DockerCommand::SetRestart { policy: &policy, names: &names }));
@@ -96,8 +97,8 @@ impl<'a> Preview<'a> {
     fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         let service = self.service(&keys[0]);
         let pace = &service.settings.pace;
-        let asked = probe(service, &self.bound[&keys[0]], self.tools.proxies)?;
-        if self.tools.proxies.is_empty() {
+        let asked = probe(service, &self.bound[&keys[0]], self.context.proxies)?;
+        if self.context.proxies.is_empty() {
             self.inside.extend(keys.iter().cloned());
         }
         Ok(vec![PreviewLine::Words(format!(
@@ -111,7 +112,7 @@ impl<'a> Preview<'a> {
         self.inside = inside.to_vec();
         let told = self.in_proxies(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
         let confirms =
-            self.tools.proxies.iter().map(|p| format!("then {} is asked until it confirms", p.name()));
+            self.context.proxies.iter().map(|p| format!("then {} is asked until it confirms", p.name()));
         Ok(told.into_iter().chain(confirms.map(PreviewLine::Words)).collect())
     }
 
@@ -160,7 +161,7 @@ impl<'a> Preview<'a> {
         exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
     ) -> Result<Vec<PreviewLine>> {
         let mut told = Vec::new();
-        for proxy in self.tools.proxies {
+        for proxy in self.context.proxies {
             if proxy.needs_reading() {
                 told.push(PreviewLine::Words(format!(
                     "{} is told by what it does at that moment",
@@ -187,7 +188,7 @@ impl<'a> Preview<'a> {
 
     /// With names in the place of ids, which say the same to docker and more to people.
     fn exec(&self, exec: &Exec) -> PreviewLine {
-        let proxies = self.tools.proxies.iter().map(|p| p.container());
+        let proxies = self.context.proxies.iter().map(|p| p.container());
         let all = self.bound.values().chain(proxies);
         let name = all.into_iter().find(|c| c.id == exec.container).map(|c| c.name().to_string());
         let container = name.filter(|n| !n.is_empty()).unwrap_or_else(|| exec.container.clone());
@@ -195,7 +196,7 @@ impl<'a> Preview<'a> {
     }
 
     fn call(&self, call: &DockerCommand) -> PreviewLine {
-        PreviewLine::Command(self.tools.docker.typed(call))
+        PreviewLine::Command(self.context.docker.typed(call))
     }
 
     fn is_of(&self, container: &Container, service: &str) -> bool {
@@ -204,7 +205,7 @@ impl<'a> Preview<'a> {
 
     fn service(&self, key: &InstanceKey) -> &'a Service {
         let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
-        &self.tools.project.services[service]
+        &self.context.project.services[service]
     }
 
     fn names(&self, keys: &[InstanceKey]) -> Vec<String> {

@@ -63,7 +63,7 @@ impl Rollout<'_> {
         for key in keys {
             let policy = policy_of(
                 &self.bound[key],
-                self.tools.policies,
+                self.context.policies,
                 self.service(key).process.restart.as_deref(),
             );
             policy.iter().for_each(|policy| self.set_policy(policy, std::slice::from_ref(key)));
@@ -75,9 +75,9 @@ impl Rollout<'_> {
         if keys.is_empty() {
             return;
         }
-        if let Err(error) = self.tools.docker.set_restart(policy, &self.ids(keys)) {
+        if let Err(error) = self.context.docker.set_restart(policy, &self.ids(keys)) {
             let (name, said) = (self.names(keys).join(", "), format!("{error:#}"));
-            self.tools.report.warn(&Warning::Hook { name, what: "the change of the restart policy", said });
+            self.context.report.warn(&Warning::Hook { name, what: "the change of the restart policy", said });
         }
     }
 }

@@ -28,13 +28,13 @@ const AGAIN: usize = 3;
 
 impl<'a> Rollout<'a> {
     pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
-        let mut created = self.tools.docker.create(service, total);
+        let mut created = self.context.docker.create(service, total);
         let mut made = self.made(service)?;
         // Compose tries to start a paused one as well, and gives up on all when it cannot; what it made until then stays.
         let is_paused = self.bound.values().any(|c| c.state.status == "paused");
         let mut again = if is_paused { AGAIN } else { 0 };
         while created.is_err() && made.len() < fresh.len() && again > 0 {
-            created = self.tools.docker.create(service, total);
+            created = self.context.docker.create(service, total);
             made = self.made(service)?;
             again -= 1;
         }
@@ -57,7 +57,7 @@ impl<'a> Rollout<'a> {
     /// The instances that Compose has created since, in the order of their numbers.
     pub(super) fn made(&self, service: &str) -> Result<Vec<Container>> {
         let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
-        let mut made = self.tools.docker.containers_of(&self.tools.project.name, service)?;
+        let mut made = self.context.docker.containers_of(&self.context.project.name, service)?;
         made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
         made.sort_by_key(number);
         Ok(made)
@@ -71,13 +71,13 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn start(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        let docker = self.tools.docker;
+        let docker = self.context.docker;
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.lenient;
         self.initialise(&keys[0], by_compose)?;
         match by_compose {
             true => {
-                let mut all = docker.containers_of(&self.tools.project.name, &service.name)?;
+                let mut all = docker.containers_of(&self.context.project.name, &service.name)?;
                 all.retain(|c| c.compose().is_some()); // none of `docker compose run`
                 docker.start_by_compose(&service.name, all.len())?;
             }
@@ -86,7 +86,7 @@ impl<'a> Rollout<'a> {
                 let started = docker.start(&self.ids(keys));
                 match &started {
                     Err(error) if self.plans_anew => {
-                        self.tools.report.warn(&Warning::NotRestored(format!("{error:#}")));
+                        self.context.report.warn(&Warning::NotRestored(format!("{error:#}")));
                         self.refresh()?;
                         self.count_out(keys)?;
                     }
@@ -113,7 +113,7 @@ impl<'a> Rollout<'a> {
     /// Runs the init containers of a service before its first new instance starts, once.
     fn initialise(&mut self, key: &InstanceKey, by_compose: bool) -> Result<()> {
         let service = self.service(key);
-        let is_due = self.tools.goes_forward && !self.lenient && !self.initialised.contains(&service.name);
+        let is_due = self.context.goes_forward && !self.lenient && !self.initialised.contains(&service.name);
         self.initialised.insert(service.name.clone());
         let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
         // Compose runs them itself where nothing of the service runs.
@@ -126,13 +126,13 @@ impl<'a> Rollout<'a> {
         }
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
-            if self.tools.completed.contains(&what) {
-                self.tools.report.event(Event::Ran { service: what });
+            if self.context.completed.contains(&what) {
+                self.context.report.event(Event::Ran { service: what });
                 continue;
             }
-            self.tools.report.event(Event::Running { service: what.clone() });
+            self.context.report.event(Event::Running { service: what.clone() });
             let init = InitContainer {
-                project: &self.tools.project.name,
+                project: &self.context.project.name,
                 service: &service.name,
                 image: step.image.as_ref().unwrap_or(&service.image),
                 command: &step.hook.command.argv(),
@@ -141,12 +141,12 @@ impl<'a> Rollout<'a> {
                 beside: &self.bound[key].id,
                 networks: &service.networks,
             };
-            if !self.tools.docker.run_init_container(&init)? {
-                let fault = Error::unchanged(format!("`{what}` failed, so no new instance was started"));
-                return Err(fault.hint("what it said stands above").into());
+            if !self.context.docker.run_init_container(&init)? {
+                let error = Error::unchanged(format!("`{what}` failed, so no new instance was started"));
+                return Err(error.hint("what it said stands above").into());
             }
             self.interruption()?;
-            self.tools.report.event(Event::Ran { service: what });
+            self.context.report.event(Event::Ran { service: what });
         }
         Ok(())
     }
@@ -154,9 +154,9 @@ impl<'a> Rollout<'a> {
     /// Removes the init containers of a killed run; one that still runs is waited for, because two migrations at a time are one
     /// too many.
     fn clear_init_containers(&self, service: &str) -> Result<()> {
-        let project = &self.tools.project.name;
+        let project = &self.context.project.name;
         let left = wait::until(LEFT, Duration::MAX, &self.stop, || -> Result<_> {
-            let mut all = self.tools.docker.containers()?;
+            let mut all = self.context.docker.containers()?;
             all.retain(|c| c.is_init_of(project, service));
             Ok((!all.iter().any(Container::is_running)).then_some(all))
         })?;
@@ -165,7 +165,7 @@ impl<'a> Rollout<'a> {
             WaitResult::Interrupted(signal) => return Err(Error::interrupted(signal).into()),
             WaitResult::TimedOut => Vec::new(),
         };
-        if ids.is_empty() { Ok(()) } else { self.tools.docker.remove(&ids) }
+        if ids.is_empty() { Ok(()) } else { self.context.docker.remove(&ids) }
     }
 
     pub(super) fn ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
@@ -174,15 +174,15 @@ impl<'a> Rollout<'a> {
         let told = |candidate: &Candidate, answer: &health::ProbeResult| {
             let (name, text) = (candidate.name.clone(), answer.text.clone());
             if !answer.ready {
-                return self.tools.report.event(Event::NotReady { name, answer: text });
+                return self.context.report.event(Event::NotReady { name, answer: text });
             }
             if !self.lenient {
-                self.tools.watch.follow(candidate.clone(), settings.pace, &answer.text);
+                self.context.watch.follow(candidate.clone(), settings.pace, &answer.text);
             }
-            self.tools.report.event(Event::Ready { name, answer: text });
+            self.context.report.event(Event::Ready { name, answer: text });
         };
         let tolerated = self.tolerance.failures;
-        let docker = self.tools.docker;
+        let docker = self.context.docker;
         let is_fresh = self.read.is_some_and(|at| at.elapsed() <= FRESH);
         let seen = is_fresh.then(|| keys.iter().map(|k| self.bound[k].clone()).collect());
         let waited = health::wait_until_ready(
@@ -196,20 +196,20 @@ impl<'a> Rollout<'a> {
         match waited {
             Ok(None) => {}
             Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
-            Ok(Some(ReadinessFailure { fault, .. })) => {
-                self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
+            Ok(Some(ReadinessFailure { error, .. })) => {
+                self.context.report.warn(&Warning::NotReadyAgain(error.message));
                 if self.plans_anew {
                     self.refresh()?;
                     self.count_out(keys)?;
                 }
             }
             Err(error) if self.lenient => {
-                let fault = Error::from_error(error);
-                self.tools.report.warn(&Warning::NotReadyAgain(fault.message));
+                let error = Error::from_error(error);
+                self.context.report.warn(&Warning::NotReadyAgain(error.message));
             }
             Err(error) => return Err(error),
         }
-        if self.tools.proxies.is_empty() {
+        if self.context.proxies.is_empty() {
             let new: Vec<InstanceKey> = keys.iter().filter(|k| !self.inside.contains(k)).cloned().collect();
             self.inside.extend(new);
             self.admit();
@@ -219,13 +219,13 @@ impl<'a> Rollout<'a> {
 
     /// The windows of those begin that are in rotation now.
     pub(super) fn admit(&mut self) {
-        self.admitted = self.tools.watch.admit(&self.ids(&self.inside), self.tolerance.monitor);
+        self.admitted = self.context.watch.admit(&self.ids(&self.inside), self.tolerance.monitor);
     }
 
     pub(super) fn give_up(&mut self, unready: ReadinessFailure) -> anyhow::Error {
         self.objected.set(false);
         self.failed = unready.ids;
-        unready.fault.into()
+        unready.error.into()
     }
 
     /// Lets time pass, with an eye on those that were ready not long ago.
@@ -242,20 +242,20 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn delay(&mut self, time: Duration) -> Result<()> {
-        self.tools.report.event(Event::Delayed { seconds: time });
+        self.context.report.event(Event::Delayed { seconds: time });
         self.watch(time)
     }
 
     /// Waits until every window of the run is over, be it another rollout's: they are over at the same time.
     pub(super) fn monitor(&mut self) -> Result<()> {
-        let watch = self.tools.watch;
+        let watch = self.context.watch;
         let left = watch.left();
         if !left.is_zero() {
             let (names, after) = (watch.names(), watch.elapsed());
-            let is_beside = |name: &String| self.tools.proxies.is_empty() && !names.contains(name);
+            let is_beside = |name: &String| self.context.proxies.is_empty() && !names.contains(name);
             let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
-            let proxied = !self.tools.proxies.is_empty();
-            self.tools.report.event(Event::Monitoring { names, after, beside, proxied, seconds: left });
+            let proxied = !self.context.proxies.is_empty();
+            self.context.report.event(Event::Monitoring { names, after, beside, proxied, seconds: left });
         }
         self.watch(left)?;
         // What has happened in the last moment.
@@ -269,7 +269,7 @@ impl<'a> Rollout<'a> {
         Ok(Candidate {
             name: self.name(key),
             id: container.id.clone(),
-            probe: probe(service, container, self.tools.proxies)?,
+            probe: probe(service, container, self.context.proxies)?,
         })
     }
 }

@@ -19,12 +19,12 @@ use crate::report::{Event, Warning};
 impl<'a> Rollout<'a> {
     /// Where a proxy is given addresses, it learns which are those of containers that this rollout is not about.
     pub(super) fn note_others(&self) -> Result<()> {
-        let giving: Vec<_> = self.tools.proxies.iter().filter(|p| p.gives_addresses()).collect();
+        let giving: Vec<_> = self.context.proxies.iter().filter(|p| p.gives_addresses()).collect();
         if giving.is_empty() {
             return Ok(());
         }
         let is_ours = |c: &Container| self.bound.values().any(|own| own.id == c.id);
-        let all = self.tools.docker.containers()?;
+        let all = self.context.docker.containers()?;
         let others: BTreeSet<_> = all.iter().filter(|c| !is_ours(c)).flat_map(Container::addresses).collect();
         giving.iter().for_each(|proxy| proxy.note_others(others.clone()));
         Ok(())
@@ -49,11 +49,11 @@ impl<'a> Rollout<'a> {
         for id in self.ids(outside) {
             self.left.entry(id).or_insert(now);
         }
-        let stays = |key: &&InstanceKey| self.tools.proxies.iter().any(|p| self.serves_on(p.as_ref(), key));
+        let stays = |key: &&InstanceKey| self.context.proxies.iter().any(|p| self.serves_on(p.as_ref(), key));
         let (beside, outside): (Vec<&InstanceKey>, Vec<&InstanceKey>) = outside.iter().partition(stays);
         let inside = self.inside.iter().chain(beside).map(|k| self.name(k)).collect();
         let outside = outside.into_iter().map(|k| self.name(k)).collect();
-        self.tools.report.event(Event::Routed { inside, outside });
+        self.context.report.event(Event::Routed { inside, outside });
         Ok(())
     }
 
@@ -100,9 +100,9 @@ impl<'a> Rollout<'a> {
             return Ok(false);
         }
         self.report(|names| Event::Died { names }, &dead);
-        self.tools.report.warn(&Warning::Died(self.names(&dead)));
+        self.context.report.warn(&Warning::Died(self.names(&dead)));
         if self.objected.take() {
-            self.tools.witness.ignore_losses_so_far();
+            self.context.witness.ignore_losses_so_far();
         }
         self.inside = living;
         Ok(true)
@@ -159,7 +159,7 @@ impl<'a> Rollout<'a> {
 
     /// Whether every proxy tells what they have in flight: one that is only watched does once they have left.
     fn is_drained(&self, keys: &[InstanceKey]) -> bool {
-        let steers = self.tools.proxies.iter().all(|p| p.steers());
+        let steers = self.context.proxies.iter().all(|p| p.steers());
         steers || keys.iter().all(|k| self.has_drain_command(k))
     }
 
@@ -169,12 +169,12 @@ impl<'a> Rollout<'a> {
         if is_drained {
             self.report(|names| Event::Draining { names }, keys);
         }
-        match self.tools.proxies.iter().any(|p| !p.steers()) {
+        match self.context.proxies.iter().any(|p| !p.steers()) {
             true => self.leave(keys)?,
             false => keys.iter().try_for_each(|key| self.drain_command(key))?,
         }
         let since = keys.iter().filter_map(|k| self.left.get(&self.bound[k].id)).min().copied();
-        let since = since.filter(|_| self.tools.proxies.iter().all(|p| p.steers()));
+        let since = since.filter(|_| self.context.proxies.iter().all(|p| p.steers()));
         let (requests, unsure) = self.retry_without_dead(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
             let check = || rollout.check().and_then(|()| rollout.objection());
@@ -194,7 +194,7 @@ impl<'a> Rollout<'a> {
         match requests + unsure {
             0 if is_drained => self.report(|names| Event::Idle { names }, keys),
             0 => {}
-            _ => self.tools.report.warn(&Warning::DrainLimit {
+            _ => self.context.report.warn(&Warning::DrainLimit {
                 names: self.names(keys),
                 limit: (!self.stop.is_hurried()).then_some(settings.drain_timeout),
                 requests,
@@ -211,7 +211,7 @@ impl<'a> Rollout<'a> {
                 self.try_exec(key, exec, "the pre_stop hook")?;
             }
         }
-        self.tools.docker.stop(&self.ids(keys))?;
+        self.context.docker.stop(&self.ids(keys))?;
         self.keep_down(keys);
         let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
         self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
@@ -221,14 +221,14 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn remove(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        self.tools.docker.remove(&self.ids(keys))?;
+        self.context.docker.remove(&self.ids(keys))?;
         self.report(|names| Event::Removed { names }, keys);
         Ok(())
     }
 
     /// Removes them while the route is given back, which is the next step.
     pub(super) fn remove_and_release(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        let (docker, ids) = (self.tools.docker, self.ids(keys));
+        let (docker, ids) = (self.context.docker, self.ids(keys));
         let (removed, released) = std::thread::scope(|scope| {
             let removed = scope.spawn(|| docker.remove(&ids));
             let released = self.hand_back();
@@ -248,15 +248,15 @@ impl<'a> Rollout<'a> {
         self.note_others()?;
         let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
         let (existing, first) = std::thread::scope(|scope| {
-            let existing = scope.spawn(|| self.tools.docker.ids());
+            let existing = scope.spawn(|| self.context.docker.ids());
             let first = self.fresh(&all);
             (existing.join().expect("no panic in a read"), first)
         });
         let (existing, first) = (existing?, Cell::new(Some(first?)));
-        for proxy in self.tools.proxies {
+        for proxy in self.context.proxies {
             let now = || first.take().map_or_else(|| self.fresh(&all), Ok);
             let ours = || Ok(endpoints(proxy.as_ref(), now()?.iter()));
-            drain::hand_back(self.tools.docker, proxy.as_ref(), &ours, &existing)?;
+            drain::hand_back(self.context.docker, proxy.as_ref(), &ours, &existing)?;
         }
         Ok(())
     }

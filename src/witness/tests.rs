@@ -128,8 +128,8 @@ fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
     server.says(502);
     assert_eq!(witness.objection(), None);
     act.done();
-    let fault = objection(&witness);
-    assert!(fault.message.contains("(502 ×") && fault.message.contains("none of "), "{fault}");
+    let error = objection(&witness);
+    assert!(error.message.contains("(502 ×") && error.message.contains("none of "), "{error}");
     assert_eq!(witness.objection(), None, "it was told");
     server.says(200);
     witness.route().done();
@@ -159,9 +159,9 @@ fn who_never_answered_is_dismissed_and_named() {
 #[test]
 fn who_has_to_be_answered_and_is_not_refuses() {
     let witness = started(&[vec![Server::new(503, "").place()]]);
-    let fault = witness.wait_for_answers(Duration::ZERO, &StopSignal::default()).unwrap_err();
-    assert_eq!(fault.exit.code(), 1);
-    assert!(fault.hint.unwrap().contains("--witness-url"));
+    let error = witness.wait_for_answers(Duration::ZERO, &StopSignal::default()).unwrap_err();
+    assert_eq!(error.exit.code(), 1);
+    assert!(error.hint.unwrap().contains("--witness-url"));
 }
 
 #[test]

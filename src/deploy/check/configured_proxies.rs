@@ -30,12 +30,12 @@ pub struct ConfiguredProxies(Vec<ConfiguredProxy>);
 /// # Errors
 /// A project that cannot be written as JSON.
 pub fn find(
-    definition: &Request,
+    request: &Request,
     wanted: &DesiredVersion,
     runs: &dyn Fn(&str) -> bool,
 ) -> Result<ConfiguredProxies> {
-    let text: Value = serde_json::from_str(&definition.snapshot.text())?;
-    let project = &definition.project;
+    let text: Value = serde_json::from_str(&request.snapshot.text())?;
+    let project = &request.project;
     let down = project.services.values().filter(|s| !runs(&s.name));
     let one = |service: &Service| {
         let name = format!("{}-{}-1", project.name, service.name);

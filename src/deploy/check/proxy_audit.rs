@@ -39,21 +39,21 @@ impl ProjectCheck<'_> {
     /// What a deploy would be refused for or warned of by the proxies in front.
     pub fn judge_proxies(
         &self,
-        viewer: &TargetReader,
+        reader: &TargetReader,
         fronting: &TargetProxies,
         (starting, beside): (usize, Vec<String>),
         sheet: &mut AuditReport,
     ) -> Result<()> {
-        let target = viewer.target;
-        let backends = viewer.backends(self.containers());
-        let wish = RolloutShape { beside, ..self.wish(viewer, &backends, starting) };
+        let target = reader.target;
+        let backends = reader.backends(self.containers());
+        let wish = RolloutShape { beside, ..self.wish(reader, &backends, starting) };
         for proxy in fronting.all() {
             let proxy = proxy.as_ref();
             let mut losses = proxy.advice(&backends);
             match proxy.check(&backends) {
                 Ok(found) => losses.extend(found),
-                Err(fault) => {
-                    sheet.findings.push(refused_by(target, proxy, fault));
+                Err(error) => {
+                    sheet.findings.push(refused_by(target, proxy, error));
                     sheet.findings.extend(losses.into_iter().map(|loss| lost(target, proxy, loss)));
                     continue;
                 }
@@ -69,7 +69,7 @@ impl ProjectCheck<'_> {
             };
             match prepared {
                 Ok(found) => losses.extend(found),
-                Err(fault) => sheet.findings.push(refused_by(target, proxy, fault)),
+                Err(error) => sheet.findings.push(refused_by(target, proxy, error)),
             }
             sheet.findings.extend(losses.into_iter().map(|loss| lost(target, proxy, loss)));
         }
@@ -82,13 +82,13 @@ impl ProjectCheck<'_> {
         Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
     }
 
-    fn wish(&self, viewer: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {
-        let first = &self.project().services[viewer.target.services()[0]];
+    fn wish(&self, reader: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {
+        let first = &self.project().services[reader.target.services()[0]];
         RolloutShape {
             tune: first.settings.proxy.tune.unwrap_or(true),
             project: self.project().name.clone(),
             starting,
-            services: viewer.names(backends),
+            services: reader.names(backends),
             backends: backends.to_vec(),
             beside: Vec::new(),
         }

@@ -25,12 +25,12 @@ pub fn choose(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
     let everything = asked::as_targets(project, &all)?;
-    let shots = Jobs::of(project, &everything);
+    let jobs = Jobs::of(project, &everything);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
     let why = |service: &Service| match service.name.as_str() {
         name if is_proxy(checker, name) => Some(SkipReason::Proxy),
-        name if shots.all().contains(name) => Some(SkipReason::OneShot),
+        name if jobs.all().contains(name) => Some(SkipReason::OneShot),
         _ if is_routed(checker, service) => None,
         _ if service.holds_volume => Some(SkipReason::Keeps),
         name if needed.contains(name) => Some(SkipReason::Needed),

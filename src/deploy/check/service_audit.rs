@@ -66,14 +66,14 @@ impl ProjectCheck<'_> {
         sheet: &mut AuditReport,
     ) -> Result<ServiceAudit> {
         let found = &mut sheet.findings;
-        let refused = |fault: Error| Finding::refused(Scope::service(target.services()[0]), fault);
+        let refused = |error: Error| Finding::refused(Scope::service(target.services()[0]), error);
         found.extend(
             preflight::file(self.project(), target)
                 .into_iter()
-                .map(|fault| self.about_service(target, fault)),
+                .map(|error| self.about_service(target, error)),
         );
-        if let Err(fault) = self.runs_without_its_proxy(target) {
-            found.push(refused(fault));
+        if let Err(error) = self.runs_without_its_proxy(target) {
+            found.push(refused(error));
         }
         let fronting = match self.fronting(target) {
             Ok(fronting) => fronting,
@@ -82,24 +82,24 @@ impl ProjectCheck<'_> {
                 TargetProxies { running: Vec::new(), planned: Vec::new(), perhaps: true }
             }
         };
-        let viewer = TargetReader {
+        let reader = TargetReader {
             docker: self.docker(),
             project: self.project(),
             wanted: &self.wanted,
             target,
             proxies: fronting.all(),
         };
-        self.readiness(&viewer, sheet);
-        self.serving(&viewer, &fronting.running, sheet)?;
+        self.readiness(&reader, sheet);
+        self.serving(&reader, &fronting.running, sheet)?;
         let plan = self.plan(target, &fronting);
         let starting = match &plan {
             Ok(plan) => plan.starting(),
             Err(_) => self.instances(target),
         };
-        sheet.findings.extend(self.around(&viewer, &fronting, starting)?);
+        sheet.findings.extend(self.around(&reader, &fronting, starting)?);
         let plan = plan.map_err(|finding| sheet.findings.push(finding)).ok();
         let beside = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
-        self.judge_proxies(&viewer, &fronting, (starting, beside), sheet)?;
+        self.judge_proxies(&reader, &fronting, (starting, beside), sheet)?;
         for name in target.services() {
             self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
         }
@@ -109,7 +109,7 @@ impl ProjectCheck<'_> {
     /// What a deploy would be refused for, and say before, by what runs.
     fn around(
         &self,
-        viewer: &TargetReader,
+        reader: &TargetReader,
         fronting: &TargetProxies,
         starting: usize,
     ) -> Result<Vec<Finding>> {
@@ -117,15 +117,15 @@ impl ProjectCheck<'_> {
             return Ok(Vec::new());
         }
         let found = preflight::engine(&Surroundings {
-            viewer,
+            reader,
             fronting: &fronting.running,
             known: &self.proxies,
             containers: self.containers(),
             starting,
         })?;
-        let about = || Scope::service(viewer.target.services()[0]);
+        let about = || Scope::service(reader.target.services()[0]);
         let finding = |found| match found {
-            preflight::PreflightFinding::Refused(fault) => self.about_service(viewer.target, fault),
+            preflight::PreflightFinding::Refused(error) => self.about_service(reader.target, error),
             preflight::PreflightFinding::Note(loss) => Finding::lost(about(), loss),
         };
         Ok(found.into_iter().map(finding).collect())
@@ -148,9 +148,9 @@ impl ProjectCheck<'_> {
     }
 
     /// A fault of the file names the side that it is about.
-    fn about_service(&self, target: &Target, fault: Error) -> Finding {
-        let named = target.services().into_iter().find(|s| fault.message.contains(&format!("`{s}`")));
-        Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), fault)
+    fn about_service(&self, target: &Target, error: Error) -> Finding {
+        let named = target.services().into_iter().find(|s| error.message.contains(&format!("`{s}`")));
+        Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), error)
     }
 
     /// Before the first start nothing of it runs, and a proxy that is down is none to wonder at.
@@ -184,13 +184,13 @@ impl ProjectCheck<'_> {
     }
 
     /// How a new instance will be asked; what its image brings along is not known where that is not here.
-    fn readiness(&self, viewer: &TargetReader, sheet: &mut AuditReport) {
+    fn readiness(&self, reader: &TargetReader, sheet: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let told = service.healthcheck.is_some() || service.settings.http.is_some();
             !told && !self.wanted.images.contains_key(*name)
         };
-        let services = viewer.target.services();
+        let services = reader.target.services();
         if let Some(name) = services.iter().find(|n| unknown(n)) {
             let image = &self.project().services[*name].image;
             let why = if self.containers.is_some() {
@@ -203,23 +203,23 @@ impl ProjectCheck<'_> {
                 .push(format!("whether anything tells that a new instance of `{name}` is ready: {why}"));
             return;
         }
-        match viewer.probes() {
+        match reader.probes() {
             Ok(probes) => sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe))),
-            Err(fault) => sheet.findings.push(self.about_service(viewer.target, fault)),
+            Err(error) => sheet.findings.push(self.about_service(reader.target, error)),
         }
     }
 
     /// Whether what runs passes the probe of new instances.
     fn serving(
         &self,
-        viewer: &TargetReader,
+        reader: &TargetReader,
         proxies: &[Arc<dyn Proxy>],
         sheet: &mut AuditReport,
     ) -> Result<()> {
-        let services = viewer.target.services().into_iter();
+        let services = reader.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
         // A service with nothing to ask has its finding already.
-        let all = ServingInstance::of(viewer, proxies, running).unwrap_or_default();
+        let all = ServingInstance::of(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
             let about = Scope::service(&found.service);
             Finding::note("serving-not-ready", about, found.to_string(), found.fix)
@@ -231,7 +231,7 @@ impl ProjectCheck<'_> {
     /// The plan of a deploy of everything, by the sides that run.
     fn plan(&self, target: &Target, fronting: &TargetProxies) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
-        let about = |fault: Error| self.about_service(target, fault);
+        let about = |error: Error| self.about_service(target, error);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             DesiredService {

@@ -20,11 +20,11 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
 const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
-pub fn judge(definition: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
-    let (docker, project) = (&definition.docker, &definition.project);
+pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
+    let (docker, project) = (&request.docker, &request.project);
     let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
-    let text = definition.snapshot.text();
-    let mut file = StackFile::of(&text, &definition.source, &asks).map_err(Error::from)?;
+    let text = request.snapshot.text();
+    let mut file = StackFile::of(&text, &request.source, &asks).map_err(Error::from)?;
     let nodes = if engine { docker.placement().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
@@ -35,11 +35,11 @@ pub fn judge(definition: &Request, args: &CheckArgs, engine: bool, sheet: &mut A
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(swarm_deploy::one_shots(project));
     if let Some(nodes) = &nodes {
-        let folder = definition.folder.canonicalize().unwrap_or_default();
+        let folder = request.folder.canonicalize().unwrap_or_default();
         refusals.extend(nodes.refusals(&file, &local(&file, &image)?, &folder));
     }
     if nodes.is_none() {
-        let folder = definition.folder.canonicalize().unwrap_or_default();
+        let folder = request.folder.canonicalize().unwrap_or_default();
         sheet.findings.extend(of_one_machine(project, &file, &folder));
     }
     let refused = |wrong: ConfigError| {

@@ -95,7 +95,7 @@ impl SwarmDeploy<'_> {
             stack: self.name(),
             file: &file.value,
             service: &service.name,
-            image: self.definition.snapshot.image(&service.name).unwrap_or_default(),
+            image: self.request.snapshot.image(&service.name).unwrap_or_default(),
             networks: &networks,
         };
         change.flags(service).map_err(|others| {

@@ -33,8 +33,8 @@ impl SwarmDeploy<'_> {
     /// # Errors
     /// What Swarm refuses, or would fail at on one of its nodes.
     pub fn prepare(&self, asks: &StackOverrides) -> Result<PreparedStack> {
-        let source = &self.definition.source;
-        let mut file = StackFile::of(&self.definition.snapshot.text(), source, asks).map_err(Error::from)?;
+        let source = &self.request.source;
+        let mut file = StackFile::of(&self.request.snapshot.text(), source, asks).map_err(Error::from)?;
         if matches!(self.kind, RolloutKind::Rollback { .. }) {
             file = file.without_jobs();
         }
@@ -43,9 +43,9 @@ impl SwarmDeploy<'_> {
         }
         let nodes = self.docker().placement()?;
         let local = self.pin(&mut file, &nodes)?;
-        let folder = self.definition.folder.canonicalize().unwrap_or_default();
+        let folder = self.request.folder.canonicalize().unwrap_or_default();
         let mut refusals = std::mem::take(&mut file.refusals);
-        refusals.extend(super::one_shots(&self.definition.project));
+        refusals.extend(super::one_shots(&self.request.project));
         refusals.extend(nodes.refusals(&file, &local, &folder));
         refused(source, refusals)?;
         self.tell_moved_tags(&file)?;
@@ -134,7 +134,7 @@ impl SwarmDeploy<'_> {
     }
 
     fn recorded(&self, file: &StackFile) -> ResolvedProject {
-        let mut recorded = self.definition.snapshot.clone();
+        let mut recorded = self.request.snapshot.clone();
         for name in file.services.iter().filter(|name| is_pinned(file.image(name))) {
             recorded.set_image(name, file.image(name));
         }
@@ -222,14 +222,14 @@ pub fn refused(source: &str, mut all: Vec<ConfigError>) -> Result<(), Error> {
         0 => Ok(()),
         1 => Err(Error::from(all.remove(0))),
         count => {
-            let fault = Error::new(
+            let error = Error::new(
                 Exit::Usage,
                 format!(
                     "{source}: Swarm cannot run this project as it is, for {count} reasons; nothing was changed"
                 ),
             );
             let said = all.iter().flat_map(|wrong| [wrong.message.clone(), format!("  fix: {}", wrong.hint)]);
-            Err(said.fold(fault, |fault, line| fault.seen(&line)))
+            Err(said.fold(error, |error, line| error.seen(&line)))
         }
     }
 }

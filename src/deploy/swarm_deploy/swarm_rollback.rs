@@ -17,20 +17,20 @@ use crate::wait::StopSignal;
 
 impl SwarmDeploy<'_> {
     /// Swarm did not take the file; some of its services may be changed all the same.
-    pub fn refused(&self, file: &StackFile, fault: Error) -> (Error, bool) {
+    pub fn refused(&self, file: &StackFile, error: Error) -> (Error, bool) {
         match watch::look(self.docker(), self.name()) {
-            Ok(now) if self.changed(file, &now).is_empty() => (fault, false),
-            Ok(_) => self.go_back(file, fault),
-            Err(error) => (self.unknown(fault, &error.to_string()), false),
+            Ok(now) if self.changed(file, &now).is_empty() => (error, false),
+            Ok(_) => self.go_back(file, error),
+            Err(cause) => (self.unknown(error, &cause.to_string()), false),
         }
     }
 
     pub fn failed(&self, file: &StackFile, end: WatchResult) -> (Error, bool) {
         match end {
             WatchResult::Converged(_) => unreachable!("it has not failed"),
-            WatchResult::Lost(fault) => {
-                let message = fault.message.clone();
-                (self.unknown(fault, &message), false)
+            WatchResult::Lost(error) => {
+                let message = error.message.clone();
+                (self.unknown(error, &message), false)
             }
             WatchResult::Interrupted(signal) => {
                 self.report.event(Event::Interrupted);
@@ -38,10 +38,10 @@ impl SwarmDeploy<'_> {
             }
             WatchResult::Failed(failure, standing) => self.stands(file, &failure, standing),
             WatchResult::Stuck(failure, after) => {
-                let fault = self.stuck(&failure, after);
+                let error = self.stuck(&failure, after);
                 match self.goes_back_by_itself(&failure.service) {
-                    true => self.go_back(file, fault),
-                    false => (self.paused(fault, &failure), true),
+                    true => self.go_back(file, error),
+                    false => (self.paused(error, &failure), true),
                 }
             }
         }
@@ -50,63 +50,63 @@ impl SwarmDeploy<'_> {
     /// Every task runs, and the public URL gives no good answer.
     pub fn lost(&self, file: &StackFile, lost: Error) -> (Error, bool) {
         let message = format!("every task runs, and {}", lost.message);
-        let fault = Error { message, ..lost };
+        let error = Error { message, ..lost };
         match self.kind {
             RolloutKind::Rollback { .. } => {
-                let broken = Error { exit: Exit::Broken, ..fault };
+                let broken = Error { exit: Exit::Broken, ..error };
                 (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
             }
-            _ => self.go_back(file, fault),
+            _ => self.go_back(file, error),
         }
     }
 
     fn stands(&self, file: &StackFile, failure: &ServiceFailure, standing: Convergence) -> (Error, bool) {
         let service = &failure.service;
-        let fault = |said: String| {
+        let error = |said: String| {
             self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {said}")), failure)
         };
         match standing {
             Convergence::Paused(why) if !self.goes_back_by_itself(service) => {
-                (self.paused(fault(format!("Swarm has paused the update: {why}")), failure), true)
+                (self.paused(error(format!("Swarm has paused the update: {why}")), failure), true)
             }
             Convergence::Paused(why) => {
-                self.go_back(file, fault(format!("Swarm has paused the update: {why}")))
+                self.go_back(file, error(format!("Swarm has paused the update: {why}")))
             }
             Convergence::RolledBack(why) => {
-                self.go_back(file, fault(format!("Swarm has rolled the update back: {why}")))
+                self.go_back(file, error(format!("Swarm has rolled the update back: {why}")))
             }
             Convergence::RollbackPaused(why) => {
-                let fault = fault(format!("Swarm has paused the way back: {why}"));
+                let error = error(format!("Swarm has paused the way back: {why}"));
                 match self.kind {
                     // Never roll back a rollback.
-                    RolloutKind::Rollback { .. } => (self.paused(fault, failure), true),
-                    _ => (self.broken(fault, "the rollback is paused"), false),
+                    RolloutKind::Rollback { .. } => (self.paused(error, failure), true),
+                    _ => (self.broken(error, "the rollback is paused"), false),
                 }
             }
             Convergence::Gone => self.gone_meanwhile(
                 file,
-                fault("the service was removed while it was deployed".into()),
+                error("the service was removed while it was deployed".into()),
                 service,
             ),
             Convergence::Overwritten => (self.overwritten(failure), false),
-            Convergence::JobFailed => self.go_back(file, fault("the job failed".into())),
+            Convergence::JobFailed => self.go_back(file, error("the job failed".into())),
             Convergence::Underway | Convergence::Converged => {
-                (fault("it does not get further".into()), false)
+                (error("it does not get further".into()), false)
             }
         }
     }
 
     /// The removal stays: the service is not made again. The others go back.
-    fn gone_meanwhile(&self, file: &StackFile, fault: Error, service: &str) -> (Error, bool) {
-        let removed = fault.message.clone();
-        let (fault, _) = self.go_back(file, fault);
-        if self.before.running(service) == 0 || fault.exit != Exit::Kept {
-            return (fault, false);
+    fn gone_meanwhile(&self, file: &StackFile, error: Error, service: &str) -> (Error, bool) {
+        let removed = error.message.clone();
+        let (error, _) = self.go_back(file, error);
+        if self.before.running(service) == 0 || error.exit != Exit::Kept {
+            return (error, false);
         }
         let message =
             format!("{removed}; it served before and does not now; the other services are what they were");
         let hint = format!("act now: `compose-zd deploy {service}` creates it again");
-        (Error { exit: Exit::Broken, message, ..fault }.hint(hint), false)
+        (Error { exit: Exit::Broken, message, ..error }.hint(hint), false)
     }
 
     /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
@@ -136,8 +136,8 @@ impl SwarmDeploy<'_> {
 
     /// Whether a failure is undone by us: Swarm's own default is to pause, and nobody asked for that.
     fn goes_back_by_itself(&self, service: &str) -> bool {
-        let file = self.definition.project.services.get(service).and_then(|s| s.update_asked.action);
-        let asked = self.definition.flags.update.action.or(file);
+        let file = self.request.project.services.get(service).and_then(|s| s.update_asked.action);
+        let asked = self.request.flags.update.action.or(file);
         // What is gone on with has paused before, because somebody asked for that.
         let paused = self.journal.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
         !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
@@ -169,19 +169,19 @@ impl SwarmDeploy<'_> {
 
     /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
     /// reason that is recorded.
-    fn with_complaints(&self, fault: Error, failure: &ServiceFailure) -> Error {
+    fn with_complaints(&self, error: Error, failure: &ServiceFailure) -> Error {
         let message = match failure.complaints.last() {
-            Some(said) if !fault.message.contains(said.as_str()) => format!("{} ({said})", fault.message),
-            _ => fault.message.clone(),
+            Some(said) if !error.message.contains(said.as_str()) => format!("{} ({said})", error.message),
+            _ => error.message.clone(),
         };
-        let fault = Error { message, ..fault };
+        let error = Error { message, ..error };
         let others = failure.complaints.iter().rev().skip(1).cloned().collect::<Vec<_>>();
-        let fault = fault.seen(&others.join("\n"));
+        let error = error.seen(&others.join("\n"));
         match failure.task.as_ref().map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
             Some((name, Ok(lines))) if !lines.is_empty() => {
-                fault.seen(&format!("last lines of {name}:")).seen(&lines.join("\n"))
+                error.seen(&format!("last lines of {name}:")).seen(&lines.join("\n"))
             }
-            _ => fault,
+            _ => error,
         }
     }
 
@@ -216,7 +216,7 @@ impl SwarmDeploy<'_> {
     }
 
     /// Brings back what was there before: all of it, whichever service failed. Swarm may have done it already.
-    fn go_back(&self, file: &StackFile, fault: Error) -> (Error, bool) {
+    fn go_back(&self, file: &StackFile, error: Error) -> (Error, bool) {
         let back = watch::look(self.docker(), self.name()).and_then(|now| {
             let changed = self.changed(file, &now);
             if changed.is_empty() {
@@ -226,8 +226,8 @@ impl SwarmDeploy<'_> {
         });
         let lost = || self.witness.lost_at_the_end().map(|lost| lost.message);
         match back.err().map(|error| error.to_string()).or_else(lost) {
-            None => (self.kept(fault), false),
-            Some(second) => (self.broken(fault, &second), false),
+            None => (self.kept(error), false),
+            Some(second) => (self.broken(error, &second), false),
         }
     }
 
@@ -255,11 +255,11 @@ impl SwarmDeploy<'_> {
         match self.watch(goals, now, true, StopSignal::default())? {
             WatchResult::Converged(_) => Ok(()),
             WatchResult::Failed(failure, standing) => {
-                let fault = Error::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
-                Err(self.with_complaints(fault, &failure).into())
+                let error = Error::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
+                Err(self.with_complaints(error, &failure).into())
             }
             WatchResult::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
-            WatchResult::Lost(fault) => Err(fault.into()),
+            WatchResult::Lost(error) => Err(error.into()),
             WatchResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         }
     }
@@ -290,8 +290,8 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    fn kept(&self, fault: Error) -> Error {
-        let exit = match fault.exit {
+    fn kept(&self, error: Error) -> Error {
+        let exit = match error.exit {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::Kept,
         };
@@ -303,7 +303,7 @@ impl SwarmDeploy<'_> {
             (true, Some(record)) => format!("release {} serves", record.number),
             (true, None) => "what served before serves".to_string(),
         };
-        Error { exit, message: format!("{}; {serves}", fault.message), ..fault }
+        Error { exit, message: format!("{}; {serves}", error.message), ..error }
     }
 
     /// A task of the stack ran before.
@@ -311,7 +311,7 @@ impl SwarmDeploy<'_> {
         self.before.tasks.iter().any(|t| t.runs())
     }
 
-    fn paused(&self, fault: Error, failure: &ServiceFailure) -> Error {
+    fn paused(&self, error: Error, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.name(), &failure.service);
         let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
         let (exit, how) = match serves {
@@ -319,36 +319,36 @@ impl SwarmDeploy<'_> {
             false => (Exit::Broken, "it stays as it is, and no task of it runs"),
         };
         let act = if serves { "" } else { "act now: " };
-        Error { exit, message: format!("{}; {how}", fault.message), ..fault }.hint(format!(
+        Error { exit, message: format!("{}; {how}", error.message), ..error }.hint(format!(
             "{act}`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts \
              over; see `docker service ps {name}_{service}`"
         ))
     }
 
-    fn broken(&self, fault: Error, second: &str) -> Error {
+    fn broken(&self, error: Error, second: &str) -> Error {
         let name = self.name();
         if !self.served() {
             let message = format!(
                 "{}; nothing served before; and what is left could not be removed: {second}",
-                fault.message
+                error.message
             );
-            return Error { exit: Exit::Kept, message, ..fault }
+            return Error { exit: Exit::Kept, message, ..error }
                 .hint(format!("`docker stack ps {name}` shows what runs"));
         }
-        let message = format!("{}; and what was there before could not be restored: {second}", fault.message);
-        Error { exit: Exit::Broken, message, ..fault }.hint(format!(
+        let message = format!("{}; and what was there before could not be restored: {second}", error.message);
+        Error { exit: Exit::Broken, message, ..error }.hint(format!(
             "act now: `docker stack ps {name}` shows what runs; deploy again once the cause is gone"
         ))
     }
 
     /// Nobody can say what became of it; Swarm goes on by itself.
-    fn unknown(&self, fault: Error, why: &str) -> Error {
+    fn unknown(&self, error: Error, why: &str) -> Error {
         let message = format!(
             "`{}`: no manager of the Swarm answers any more, so it is not known what became of the update, which goes on \
              without us: {why}",
             self.name()
         );
-        Error { exit: Exit::Broken, message, ..fault }
+        Error { exit: Exit::Broken, message, ..error }
             .hint("name another manager with `--context` or `--host`, and deploy again: it goes on from what it finds")
     }
 }

@@ -28,7 +28,7 @@ impl SwarmDeploy<'_> {
     /// With `--strict`: no URL to ask, or no answer.
     pub fn call_witness(&self, prepared: &PreparedStack) -> Result<()> {
         let file = &prepared.file;
-        let (settings, strict) = (&self.definition.project.witness, self.rollout.witness.strict);
+        let (settings, strict) = (&self.request.project.witness, self.rollout.witness.strict);
         if !is_wanted(settings, strict)? {
             return Ok(());
         }
@@ -67,8 +67,8 @@ impl SwarmDeploy<'_> {
     }
 
     fn derived(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
-        let settings = &self.definition.project.witness;
-        let text = self.definition.snapshot.text();
+        let settings = &self.request.project.witness;
+        let text = self.request.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;
         let asked = (settings.host.as_deref(), settings.path.as_deref());
         let is_here = !self.docker().is_elsewhere();

@@ -265,13 +265,13 @@ fn a_lookup_that_is_kept_is_waited_for() {
 }
 
 fn prepared(now: &CommandResult, tune: bool) -> Vec<Patch> {
-    let wish = RolloutShape {
+    let shape = RolloutShape {
         tune,
         starting: 1,
         services: vec![("app".into(), vec!["app".into()])],
         ..RolloutShape::default()
     };
-    caddy().prepare(std::slice::from_ref(now), &wish).unwrap()
+    caddy().prepare(std::slice::from_ref(now), &shape).unwrap()
 }
 
 #[test]
@@ -280,15 +280,15 @@ fn two_rotations_of_one_handler_are_refused() {
     let caddy = caddy_with(NEW, both);
     let now = answer("", &caddy.known.config);
     let services = vec![("app".into(), vec!["app".into(), "p-app-1".into()])];
-    let wish = |beside: &str| RolloutShape {
+    let shape = |beside: &str| RolloutShape {
         starting: 1,
         services: services.clone(),
         beside: vec![beside.into()],
         ..RolloutShape::default()
     };
-    let refused = caddy.prepare(std::slice::from_ref(&now), &wish("api")).unwrap_err().to_string();
+    let refused = caddy.prepare(std::slice::from_ref(&now), &shape("api")).unwrap_err().to_string();
     assert!(refused.contains("routes to `app` and to `api`"), "{refused}");
-    assert!(caddy.prepare(&[now], &wish("db")).is_ok());
+    assert!(caddy.prepare(&[now], &shape("db")).is_ok());
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn what_cannot_be_told_is_said_with_the_fix() {
         caddy_with(NEW, handler)
             .check(backends)
             .map(|losses| losses.iter().map(|l| l.to_string()).collect::<Vec<_>>().join("\n"))
-            .unwrap_or_else(|fault| fault.to_string())
+            .unwrap_or_else(|error| error.to_string())
     };
     let to = |dial: &[&str]| {
         let all: Vec<Value> = dial.iter().map(|d| json!({"dial": d})).collect();

@@ -216,14 +216,14 @@ fn it_is_recognised_by_the_names_of_its_image_or_by_its_process() {
 #[test]
 fn its_network_is_set_while_the_manager_stands_still() {
     let prepare = |said: &str, tune| {
-        let wish = RolloutShape {
+        let shape = RolloutShape {
             project: "p".into(),
             tune,
             starting: 1,
             services: vec![],
             ..RolloutShape::default()
         };
-        dockercloud().prepare(&[done(said)], &wish).unwrap()
+        dockercloud().prepare(&[done(said)], &shape).unwrap()
     };
     let [freeze, kept, resume] = &prepare("0", true)[..] else { panic!("three steps") };
     assert_eq!(

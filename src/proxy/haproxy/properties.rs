@@ -150,13 +150,13 @@ pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
         reading.confirms(&rotation);
         reading.open(&rotation);
     }
-    let wish = RolloutShape {
+    let shape = RolloutShape {
         starting: 2,
         services: vec![("app".into(), vec!["app".into()])],
         tune: true,
         ..RolloutShape::default()
     };
-    let _ = proxy.prepare(&vec![done.clone(); proxy.inspect().len()], &wish);
+    let _ = proxy.prepare(&vec![done.clone(); proxy.inspect().len()], &shape);
     proxy.gate(&done, &rotation);
     proxy.holds(&done, &rotation);
     proxy.route(&done, &rotation);

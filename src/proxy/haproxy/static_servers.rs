@@ -46,9 +46,9 @@ fn short(id: &str) -> &str {
 ///
 /// # Errors
 /// Fewer lines than instances, or an HAProxy that cannot add a server; with the fix.
-pub fn check(haproxy: &Haproxy, answer: &CommandResult, wish: &RolloutShape) -> Result<(), Error> {
-    check_lines(haproxy, wish)?;
-    let fixed = wish.names().any(|n| haproxy.fixed_of(n).next().is_some());
+pub fn check(haproxy: &Haproxy, answer: &CommandResult, shape: &RolloutShape) -> Result<(), Error> {
+    check_lines(haproxy, shape)?;
+    let fixed = shape.names().any(|n| haproxy.fixed_of(n).next().is_some());
     match version(&answer.stdout) {
         Some(version) if fixed && version < (2, 6) => {
             let (major, minor) = version;
@@ -74,11 +74,11 @@ fn is_one_container(host: &str, project: &str, service: &str) -> bool {
 ///
 /// # Errors
 /// Fewer, or the name of one container, with the fix.
-pub fn check_lines(haproxy: &Haproxy, wish: &RolloutShape) -> Result<(), Error> {
-    for (service, names) in &wish.services {
+pub fn check_lines(haproxy: &Haproxy, shape: &RolloutShape) -> Result<(), Error> {
+    for (service, names) in &shape.services {
         let hosts = haproxy.fixed_of(names).map(|f| (&f.backend, &f.host));
         let mut hosts = hosts.chain(haproxy.templates_of(names).map(|t| (&t.backend, &t.host)));
-        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &wish.project, service))
+        if let Some((backend, host)) = hosts.find(|(_, host)| is_one_container(host, &shape.project, service))
         {
             let why = format!(
                 "backend `{backend}` names `{host}`, which is one container and not what comes after it: HAProxy would not \
@@ -101,8 +101,8 @@ pub fn check_lines(haproxy: &Haproxy, wish: &RolloutShape) -> Result<(), Error> 
             return Err(haproxy.refused(&"haproxy-option", why, fix));
         }
         let own = lines.iter().filter(|l| l.backend == first.backend).count();
-        if own < wish.starting {
-            let (backend, starting) = (&first.backend, wish.starting);
+        if own < shape.starting {
+            let (backend, starting) = (&first.backend, shape.starting);
             let why = format!(
                 "backend `{backend}` has {own} `server` lines for `{service}`, and {starting} instances are to start"
             );

@@ -445,13 +445,13 @@ fn what_its_configuration_lacks_is_said_with_the_fix() {
 #[test]
 fn it_needs_a_free_slot_for_each_instance_that_starts() {
     let prepare = |answer: &str, starting| {
-        let wish = RolloutShape {
+        let shape = RolloutShape {
             tune: true,
             starting,
             services: vec![("app".into(), vec!["app".into()])],
             ..RolloutShape::default()
         };
-        haproxy(CONFIGURATION).prepare(&[done(answer)], &wish).map_err(|e| e.to_string())
+        haproxy(CONFIGURATION).prepare(&[done(answer)], &shape).map_err(|e| e.to_string())
     };
     assert_eq!(prepare(RECORDED, 2), Ok(vec![]));
     let full = prepare(RECORDED, 3).unwrap_err();
@@ -466,14 +466,14 @@ fn it_needs_a_free_slot_for_each_instance_that_starts() {
 fn a_line_that_names_one_container_is_refused() {
     let check = |host: &str| {
         let names = ["app", "p-app-1", "p-app-2", "web-1"].map(String::from).to_vec();
-        let wish = RolloutShape {
+        let shape = RolloutShape {
             starting: 1,
             project: "p".into(),
             services: vec![("app".into(), names)],
             ..RolloutShape::default()
         };
         let line = format!("backend b\n server one {host}:3000 check\n");
-        static_servers::check_lines(&haproxy(&line), &wish).map_err(|fault| fault.message)
+        static_servers::check_lines(&haproxy(&line), &shape).map_err(|error| error.message)
     };
     for host in ["p-app-1", "p-app-12"] {
         assert!(check(host).unwrap_err().contains(&format!("backend `b` names `{host}`")), "{host}");
@@ -643,9 +643,9 @@ fn an_option_that_the_runtime_api_would_read_as_something_else_is_refused() {
             "global\n stats socket /s level admin\nbackend web\n server one app:80 {option}\n"
         ));
         let names = vec!["app".to_string()];
-        let wish =
+        let shape =
             RolloutShape { starting: 1, services: vec![("app".into(), names)], ..RolloutShape::default() };
-        haproxy.foresee(&|_| None, &wish, 1).err().and_then(|fault| fault.rule.copied())
+        haproxy.foresee(&|_| None, &shape, 1).err().and_then(|error| error.rule.copied())
     };
     assert_eq!(refused("check inter 1s"), None);
     assert_eq!(refused("check cookie \"a;b\""), None, "no added server has it");
@@ -658,7 +658,7 @@ fn an_option_that_the_runtime_api_would_read_as_something_else_is_refused() {
 fn sessions_that_maintenance_would_cut_are_refused_where_clients_only_leave_so() {
     let cut = |backend: &str| {
         let text = format!("global\n stats socket /s level admin\nbackend web\n{backend}\n");
-        haproxy(&text).check(&[Backend::from(&instance())]).err().and_then(|fault| fault.rule.copied())
+        haproxy(&text).check(&[Backend::from(&instance())]).err().and_then(|error| error.rule.copied())
     };
     let server = " server one app:80 check on-marked-down shutdown-sessions";
     assert_eq!(cut(&format!(" cookie S insert\n{server}")), Some("haproxy-marked-down"));

@@ -77,8 +77,8 @@ fn port_host_and_ways_in_come_from_multiports_where_it_is_set() {
 #[test]
 fn multiports_that_get_no_route_are_refused() {
     let refused = |proxy: &NginxProxy, app: &Container| proxy.check(&[Backend::from(app)]).unwrap_err();
-    let fault = refused(&proxy(), &with(&["VIRTUAL_HOST_MULTIPORTS=a.test", "VIRTUAL_HOST=a.test"]));
-    assert!(fault.message.contains("of `app` is no YAML map") && fault.hint.is_some(), "{fault}");
+    let error = refused(&proxy(), &with(&["VIRTUAL_HOST_MULTIPORTS=a.test", "VIRTUAL_HOST=a.test"]));
+    assert!(error.message.contains("of `app` is no YAML map") && error.hint.is_some(), "{error}");
 }
 
 /// The answers to `inspect` of a proxy with this template.
@@ -89,31 +89,31 @@ fn inspected(template: &str) -> [CommandResult; 2] {
 #[test]
 fn a_template_that_passes_over_multiports_is_refused_unless_another_variable_routes() {
     let line = "server {{ $ip }}:{{ $port }};";
-    let wish = |variables: &[&str]| RolloutShape {
+    let shape = |variables: &[&str]| RolloutShape {
         backends: vec![Backend::from(&with(variables))],
         ..RolloutShape::default()
     };
-    let (only, both) = (wish(&[MULTIPORTS]), wish(&[MULTIPORTS, "VIRTUAL_HOST=c.test"]));
-    let wish = |wish: &RolloutShape| RolloutShape { tune: true, ..wish.clone() };
-    let fault = proxy().prepare(&inspected(line), &wish(&only)).unwrap_err();
+    let (only, both) = (shape(&[MULTIPORTS]), shape(&[MULTIPORTS, "VIRTUAL_HOST=c.test"]));
+    let shape = |shape: &RolloutShape| RolloutShape { tune: true, ..shape.clone() };
+    let error = proxy().prepare(&inspected(line), &shape(&only)).unwrap_err();
     assert!(
-        fault.message.contains("/app/nginx.tmpl does not read `VIRTUAL_HOST_MULTIPORTS` of `app`"),
-        "{fault}"
+        error.message.contains("/app/nginx.tmpl does not read `VIRTUAL_HOST_MULTIPORTS` of `app`"),
+        "{error}"
     );
-    assert!(proxy().prepare(&inspected(line), &wish(&both)).is_ok());
-    let rules = |template, wish: &RolloutShape| {
-        let losses = proxy().losses(&inspected(template), wish);
+    assert!(proxy().prepare(&inspected(line), &shape(&both)).is_ok());
+    let rules = |template, shape: &RolloutShape| {
+        let losses = proxy().losses(&inspected(template), shape);
         losses.into_iter().map(|loss| (loss.rule, loss.grave)).collect::<Vec<_>>()
     };
-    assert_eq!(rules(line, &wish(&both)), [("nginx-multiports", false)]);
+    assert_eq!(rules(line, &shape(&both)), [("nginx-multiports", false)]);
     let mixed = RolloutShape {
         backends: [both.backends.clone(), only.backends.clone()].concat(),
         ..RolloutShape::default()
     };
-    assert!(proxy().prepare(&inspected(line), &wish(&mixed)).is_err(), "the next version gets no route");
+    assert!(proxy().prepare(&inspected(line), &shape(&mixed)).is_err(), "the next version gets no route");
     let new = format!("{{{{ groupBy $ \"Env.VIRTUAL_HOST_MULTIPORTS\" }}}}\n{line}");
-    assert!(proxy().prepare(&inspected(&new), &wish(&only)).is_ok());
-    assert_eq!(rules(&new, &wish(&only)), []);
+    assert!(proxy().prepare(&inspected(&new), &shape(&only)).is_ok());
+    assert_eq!(rules(&new, &shape(&only)), []);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn its_port_is_the_virtual_port_or_the_only_exposed_one_or_80() {
 const TEMPLATE: &str =
     "{{ range $container := $cs }}\n server {{ $ip }}:{{ $port }};\n{{ end }}server 127.0.0.1 down;\n";
 
-fn wish(tune: bool) -> RolloutShape {
+fn shape(tune: bool) -> RolloutShape {
     RolloutShape {
         tune,
         starting: 1,
@@ -303,7 +303,7 @@ fn wish(tune: bool) -> RolloutShape {
 fn prepared(writable: &str, version: &str, tune: bool) -> Result<Vec<Patch>, Error> {
     let generator = done(&format!("{writable}@template\n{TEMPLATE}"));
     let nginx = done(&format!("@version nginx version: nginx/{version}\n"));
-    proxy().prepare(&[generator, nginx], &wish(tune))
+    proxy().prepare(&[generator, nginx], &shape(tune))
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn what_cannot_be_patched_is_refused_with_the_fix() {
     assert!(text.contains("is mounted read-only") && text.contains("make it writable"), "{text}");
     let text = prepared("@writable yes\n", "1.29.5", false).unwrap_err().to_string();
     assert!(text.contains("`x-zd.proxy.tune: false`"), "{text}");
-    assert!(proxy().prepare(&[done(""), done("")], &wish(true)).is_err());
+    assert!(proxy().prepare(&[done(""), done("")], &shape(true)).is_err());
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_prepared_proxy_is_left_alone() {
     let generator = done(&format!("@template\n{patched}"));
     let nginx =
         done("@version nginx version: nginx/1.29.5\n@keepalive /etc/nginx/conf.d/00-compose-zd.conf\n");
-    assert_eq!(proxy().prepare(&[generator, nginx], &wish(true)).unwrap(), []);
+    assert_eq!(proxy().prepare(&[generator, nginx], &shape(true)).unwrap(), []);
 }
 
 #[test]

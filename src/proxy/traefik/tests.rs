@@ -258,8 +258,8 @@ fn without_a_file_its_discovery_takes_what_runs_and_is_healthy() {
 fn a_router_of_somebody_elses_that_uses_the_service_is_refused() {
     let answer =
         "@served \n@references\n/d/x.yml:service: \"app@docker\n/d/x.yml:service: my-app@docker\n@end\n";
-    let fault = traefik(FLAGS).read(&done(answer), &[old()]).unwrap_err().to_string();
-    assert!(fault.contains("routes to `app`: /d/x.yml:service: app@docker"), "{fault}");
+    let error = traefik(FLAGS).read(&done(answer), &[old()]).unwrap_err().to_string();
+    assert!(error.contains("routes to `app`: /d/x.yml:service: app@docker"), "{error}");
     let other = answer.replace("\"app@docker", "other@docker");
     assert!(traefik(FLAGS).read(&done(&other), &[old()]).is_ok());
     let used = |by: &str| {
@@ -267,8 +267,8 @@ fn a_router_of_somebody_elses_that_uses_the_service_is_refused() {
         traefik(FLAGS).read(&done(&with_api("@served \n@end\n", &api)), &[old()]).map(drop)
     };
     assert_eq!(used(r#"["app@docker","web-app@docker"]"#), Ok(()));
-    let fault = used(r#"["app@docker","admin@docker"]"#).unwrap_err().to_string();
-    assert!(fault.contains("routes to `app`: admin@docker"), "{fault}");
+    let error = used(r#"["app@docker","admin@docker"]"#).unwrap_err().to_string();
+    assert!(error.contains("routes to `app`: admin@docker"), "{error}");
 }
 
 /// The first line of a command.
@@ -395,16 +395,17 @@ fn what_cannot_be_deployed_is_refused_with_the_fix() {
 fn generations_that_disagree_need_a_directory() {
     let running = Backend { runs: true, ..backend("") };
     let coming = backend("traefik.http.routers.app.rule=Host(`b`)");
-    let fault = traefik(WATCHED).check(&[running.clone(), coming.clone()]).unwrap_err().to_string();
+    let error = traefik(WATCHED).check(&[running.clone(), coming.clone()]).unwrap_err().to_string();
     let said = "changes the label `traefik.http.routers.app.rule` from `Host(`app.test`)` to `Host(`b`)`";
-    assert!(fault.contains(said) && fault.contains(checks::FILES), "{fault}");
+    assert!(error.contains(said) && error.contains(checks::FILES), "{error}");
     assert_eq!(traefik(FLAGS).check(&[running, coming]), Ok(vec![]));
 }
 
 #[test]
 fn a_directory_that_takes_no_file_is_refused() {
-    let wish = RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() };
-    let prepare = |answer: CommandResult| traefik(FLAGS).prepare(&[answer], &wish).map_err(|f| f.to_string());
+    let shape = RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() };
+    let prepare =
+        |answer: CommandResult| traefik(FLAGS).prepare(&[answer], &shape).map_err(|f| f.to_string());
     assert_eq!(prepare(done("")), Ok(vec![]));
     assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));
     assert!(prepare(CommandResult { code: Some(1), ..done("") }).unwrap_err().contains("is not there"));

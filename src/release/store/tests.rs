@@ -151,10 +151,10 @@ fn said(make: impl Fn(&Path)) -> UnreadableFile {
     make(&store.path(7, "json"));
     let history = store.history().unwrap();
     let damage = history.unreadable(7).expect("it is damaged").clone();
-    let fault = Error::from(&damage);
-    assert!(fault.message.contains("shop/releases/0007.json` cannot be used: "), "{fault}");
-    assert!(fault.hint.as_ref().unwrap().contains("mv "), "{fault}");
-    assert_eq!(fault.exit.code(), if damage.newer { 2 } else { 1 });
+    let error = Error::from(&damage);
+    assert!(error.message.contains("shop/releases/0007.json` cannot be used: "), "{error}");
+    assert!(error.hint.as_ref().unwrap().contains("mv "), "{error}");
+    assert_eq!(error.exit.code(), if damage.newer { 2 } else { 1 });
     assert_eq!((history.next_number(None), history.current()), (8, None));
     damage
 }
@@ -268,8 +268,8 @@ fn a_configuration_that_is_not_kept_or_no_text_says_nothing_of_its_content() {
     assert_eq!(store.config(7).unwrap_err().message, "the configuration of release 7 is not kept");
     store.write_config(7, "").unwrap();
     fs::write(store.config_path(7), b"password: hunter2 \xff").unwrap();
-    let fault = store.config(7).unwrap_err().to_string();
-    assert!(fault.contains("0007.yml") && !fault.contains("hunter2"), "{fault}");
+    let error = store.config(7).unwrap_err().to_string();
+    assert!(error.contains("0007.yml") && !error.contains("hunter2"), "{error}");
 }
 
 #[test]
@@ -280,9 +280,9 @@ fn a_folder_that_cannot_be_written_is_named_with_a_way_on() {
     // Root may write anywhere, but not below a file.
     for state in [file.clone(), file.join("below")] {
         let store = Store::new(&state, "shop").unwrap();
-        let fault = store.write(&record(1, &[])).unwrap_err();
-        assert!(fault.message.contains(&format!("cannot write `{}", file.display())), "{fault}");
-        assert!(fault.hint.unwrap().contains("`--state-dir`"));
+        let error = store.write(&record(1, &[])).unwrap_err();
+        assert!(error.message.contains(&format!("cannot write `{}", file.display())), "{error}");
+        assert!(error.hint.unwrap().contains("`--state-dir`"));
         assert!(store.history().unwrap_err().message.starts_with("cannot read"));
     }
 }

@@ -37,32 +37,32 @@ impl SvgLayout {
         if self.beside { BAR + GAP } else { TEXT + 4.0 + BAR + GAP }
     }
 
-    fn axis(&self, story: &Timeline) -> TimeAxis {
-        let longest = story.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
+    fn axis(&self, timeline: &Timeline) -> TimeAxis {
+        let longest = timeline.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
         let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 12.0 };
         // The last tick's label stands over the edge by half.
-        TimeAxis { left, width: self.width - left - 20.0, end: story.end }
+        TimeAxis { left, width: self.width - left - 20.0, end: timeline.end }
     }
 }
 
 /// The whole drawing as an `svg` element of this class.
-pub fn draw(story: &Timeline, layout: SvgLayout, class: &str) -> String {
-    let axis = layout.axis(story);
-    let bars = TOP + layout.row() * story.tracks.len() as f64;
-    let witness = if story.dots.is_empty() { 0.0 } else { WITNESS + 2.0 * GAP + TEXT };
+pub fn draw(timeline: &Timeline, layout: SvgLayout, class: &str) -> String {
+    let axis = layout.axis(timeline);
+    let bars = TOP + layout.row() * timeline.tracks.len() as f64;
+    let witness = if timeline.dots.is_empty() { 0.0 } else { WITNESS + 2.0 * GAP + TEXT };
     let bottom = bars + witness;
     let (width, height) = (layout.width, bottom + 24.0);
     let mut svg = format!(
         "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n",
-        escape(&format!("timeline of {}; the table below says the same in words", story.title))
+        escape(&format!("timeline of {}; the table below says the same in words", timeline.title))
     );
     grid(&mut svg, &axis, bottom, layout.ticks);
-    marks(&mut svg, story, &axis, bottom);
-    for (n, track) in story.tracks.iter().enumerate() {
-        row(&mut svg, track, &axis, (TOP + layout.row() * n as f64, layout), story.end);
+    marks(&mut svg, timeline, &axis, bottom);
+    for (n, track) in timeline.tracks.iter().enumerate() {
+        row(&mut svg, track, &axis, (TOP + layout.row() * n as f64, layout), timeline.end);
     }
-    if !story.dots.is_empty() {
-        dots(&mut svg, &story.dots, &axis, bars + TEXT + GAP);
+    if !timeline.dots.is_empty() {
+        dots(&mut svg, &timeline.dots, &axis, bars + TEXT + GAP);
     }
     svg.push_str("</svg>\n");
     svg
@@ -81,9 +81,9 @@ fn grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
 }
 
 /// Lines across all bars; a word each, where the one before leaves room for it.
-fn marks(svg: &mut String, story: &Timeline, axis: &TimeAxis, bottom: f64) {
+fn marks(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) {
     let mut free = 0.0;
-    for mark in &story.marks {
+    for mark in &timeline.marks {
         let x = axis.x(mark.at);
         let _ = writeln!(
             svg,

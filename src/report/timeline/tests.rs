@@ -35,18 +35,18 @@ fn deploy() -> Vec<Event> {
 
 #[test]
 fn new_instances_stand_above_those_that_go() {
-    let story = Timeline::of(&entries(deploy()));
-    let names: Vec<&str> = story.tracks.iter().map(|t| t.name.as_str()).collect();
+    let timeline = Timeline::of(&entries(deploy()));
+    let names: Vec<&str> = timeline.tracks.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["app-2", "app-1"]);
-    assert_eq!(story.marks, [Marker { at: Duration::from_secs(4), what: "switch" }]);
-    assert!(!story.failed);
+    assert_eq!(timeline.marks, [Marker { at: Duration::from_secs(4), what: "switch" }]);
+    assert!(!timeline.failed);
 }
 
 #[test]
 fn a_bar_lasts_from_one_phase_to_the_next() {
-    let story = Timeline::of(&entries(deploy()));
+    let timeline = Timeline::of(&entries(deploy()));
     let of = |n: usize| {
-        let all = spans(&story.tracks[n], story.end);
+        let all = spans(&timeline.tracks[n], timeline.end);
         let text = |(from, to, phase): &(Duration, Duration, InstancePhase)| {
             format!("{} {}-{}", phase.words(), from.as_secs(), to.as_secs())
         };
@@ -87,10 +87,10 @@ fn a_failure_is_the_result() {
     events.pop();
     events.push(Event::GoingBack);
     events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
-    let story = Timeline::of(&entries(events));
-    assert!(story.failed);
-    assert_eq!(story.results, ["`app`: no"]);
-    assert_eq!(story.marks.last().map(|m| m.what), Some("going back"));
+    let timeline = Timeline::of(&entries(events));
+    assert!(timeline.failed);
+    assert_eq!(timeline.results, ["`app`: no"]);
+    assert_eq!(timeline.marks.last().map(|m| m.what), Some("going back"));
 }
 
 #[test]
@@ -119,14 +119,14 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
 #[test]
 fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
     let runs = |current| Event::TaskRuns { name: "vote.1".into(), node: "n".into(), current, wanted: 2 };
-    let story = Timeline::of(&entries(vec![
+    let timeline = Timeline::of(&entries(vec![
         runs(1),
         Event::Died { names: names("vote.1 vote.9") },
         runs(1),
         runs(1),
     ]));
-    assert_eq!(story.tracks.len(), 1);
-    let phases: Vec<_> = story.tracks[0].spans.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
+    assert_eq!(timeline.tracks.len(), 1);
+    let phases: Vec<_> = timeline.tracks[0].spans.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
     assert_eq!(
         phases,
         [(0, InstancePhase::InRotation), (1, InstancePhase::Failed), (2, InstancePhase::InRotation)]
@@ -140,14 +140,14 @@ fn a_run_that_deployed_nothing_has_a_page_all_the_same() {
 
 #[test]
 fn a_lost_request_is_a_cross_and_an_answered_one_a_dot() {
-    let mut story = Timeline::of(&entries(deploy()));
+    let mut timeline = Timeline::of(&entries(deploy()));
     let dot = |at, lost: Option<&str>| SampleDot {
         at: Duration::from_secs(at),
         took: Duration::from_millis(20),
         lost: lost.map(String::from),
     };
-    story.dots = vec![dot(1, None), dot(2, None), dot(3, Some("503"))];
-    let drawn = svg::draw(&story, svg::DESK, "desk");
+    timeline.dots = vec![dot(1, None), dot(2, None), dot(3, Some("503"))];
+    let drawn = svg::draw(&timeline, svg::DESK, "desk");
     assert_eq!((drawn.matches("class=\"dot\"").count(), drawn.matches("class=\"lost\"").count()), (2, 1));
     assert!(drawn.contains("lost at 3 s: 503"));
 }

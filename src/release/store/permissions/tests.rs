@@ -70,13 +70,13 @@ fn a_link_is_refused_wherever_it_stands() {
         let aside = dir.path().join("aside");
         fs::rename(path, &aside).unwrap();
         symlink(&aside, path).unwrap();
-        let fault = guard(&state, &below).unwrap_err();
-        assert!(fault.message.contains(&format!(
+        let error = guard(&state, &below).unwrap_err();
+        assert!(error.message.contains(&format!(
             "`{}` is a symbolic link to `{}`",
             path.display(),
             aside.display()
         )));
-        assert!(fault.hint.unwrap().contains("`--state-dir`"));
+        assert!(error.hint.unwrap().contains("`--state-dir`"));
     }
 }
 
@@ -91,11 +91,11 @@ fn a_strangers_folder_or_file_is_refused_and_the_project_owners_is_not() {
         let path =
             [state.clone(), below[0].clone(), below[1].clone(), below[1].join("0001.yml")][place].clone();
         chown(&path, Some(4242), None).unwrap();
-        let fault = guard(&state, &below).unwrap_err();
+        let error = guard(&state, &below).unwrap_err();
         assert!(
-            fault.message.starts_with(&format!("`{}` belongs to the user with the id 4242", path.display()))
+            error.message.starts_with(&format!("`{}` belongs to the user with the id 4242", path.display()))
         );
-        assert!(fault.hint.unwrap().contains(&format!("`chown -R root {}`", path.display())));
+        assert!(error.hint.unwrap().contains(&format!("`chown -R root {}`", path.display())));
         chown(dir.path(), Some(4242), None).unwrap();
         guard(&state, &below).unwrap();
     }
