@@ -67,6 +67,8 @@ mod traefik;
 mod unhealthy;
 #[path = "e2e/update.rs"]
 mod update;
+#[path = "e2e/upgrade.rs"]
+mod upgrade;
 #[path = "e2e/witness.rs"]
 mod witness;
 #[path = "e2e/worker.rs"]

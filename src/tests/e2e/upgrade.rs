@@ -1,0 +1,141 @@
+//! An upgrade of compose-zd: a state folder, a lock, tags and containers that an earlier version left are read and used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::test_project::Stage;
+
+/// Version in a tag of images that the earlier version kept.
+const HISTORY_ID: &str = "6647aed8";
+
+/// A project as the earlier version left it: release 3 serves, and the deploy of release 4 was killed.
+fn left_by_an_earlier_version(name: &str) -> Stage {
+    let stage = Stage::haproxy(name);
+    stage.up("");
+    let state = stage.path(".compose-zd").join(&stage.project);
+    copy(&fixture(), &state);
+    for (placeholder, value) in values(&stage) {
+        fill_in(&state, placeholder, &value);
+    }
+    for number in 1..=3 {
+        let hash = stage.compose(&format!("-f {} config --hash app", config(&stage, number)));
+        let hash = hash.split_whitespace().last().expect("a hash");
+        fill_in(&state, &format!("@HASH_{number}@"), hash);
+    }
+    stage.compose(&format!("-f {} up -d --no-deps app", config(&stage, 3)));
+    // Behind no gate of a run it must not start: HAProxy would send requests to it.
+    stage.compose(&format!("-f {} create --no-recreate --scale app=2 app", config(&stage, 4)));
+    stage.expect_version("3");
+    keep_image(&stage);
+    lock_by_a_dead_run(&stage);
+    stage.set("VERSION=4");
+    stage
+}
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/old-state/state")
+}
+
+fn config(stage: &Stage, number: u32) -> String {
+    format!(".compose-zd/{}/releases/000{number}.yml", stage.project)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for file in fs::read_dir(from).expect("a folder of the fixture").flatten() {
+        let target = to.join(file.file_name());
+        if file.path().is_dir() {
+            copy(&file.path(), &target);
+        } else {
+            fs::copy(file.path(), target).expect("a file of the fixture");
+        }
+    }
+}
+
+/// Values that differ between machines.
+fn values(stage: &Stage) -> [(&'static str, String); 8] {
+    let of_app =
+        |format: &str| stage.docker(&format!("image inspect {} --format {format}", app_image(stage)));
+    [
+        ("@PROJECT@", stage.project.clone()),
+        ("@FOLDER@", stage.path("").display().to_string().trim_end_matches('/').to_string()),
+        ("@APP_IMAGE@", app_image(stage)),
+        ("@PROXY_IMAGE@", stage.variable("HAPROXY_IMAGE")),
+        ("@IMAGE_ID@", of_app("{{.Id}}")),
+        ("@PORT@", stage.variable("PROXY_PORT")),
+        ("@ENGINE_ID@", stage.docker("info --format {{.ID}}")),
+        ("@ENGINE_NAME@", stage.docker("info --format {{.Name}}")),
+    ]
+}
+
+fn app_image(stage: &Stage) -> String {
+    stage.variable("ZD_APP_IMAGE")
+}
+
+fn fill_in(folder: &Path, placeholder: &str, value: &str) {
+    for file in fs::read_dir(folder).expect("a folder").flatten() {
+        let path = file.path();
+        if path.is_dir() {
+            fill_in(&path, placeholder, value);
+        } else {
+            let text = fs::read_to_string(&path).expect("a text");
+            fs::write(&path, text.replace(placeholder, value)).expect("a file of the project");
+        }
+    }
+}
+
+/// Tag and keeper of release 1, whose image the later ones share.
+fn keep_image(stage: &Stage) {
+    let project = &stage.project;
+    let tag = format!("compose-zd/{project}-app:r1-{HISTORY_ID}");
+    stage.docker(&format!("tag {} {tag}", app_image(stage)));
+    let labels = format!("--label compose-zd.history={HISTORY_ID} --label compose-zd.keeps={project}");
+    let name = format!("compose-zd-keep-{project}-app-r1-{HISTORY_ID}");
+    stage.docker(&format!("create --name {name} {labels} {tag} /compose-zd-keep"));
+}
+
+/// Lock of a process of this machine that does not exist.
+fn lock_by_a_dead_run(stage: &Stage) {
+    let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
+    let boot = line("/proc/sys/kernel/random/boot_id");
+    let host = line("/proc/sys/kernel/hostname");
+    let namespace = fs::read_link("/proc/self/ns/pid").map(|p| p.display().to_string()).unwrap_or_default();
+    let record = serde_json::json!({
+        "token": format!("root@{host}-4194000-284375-1796022502751872928"), "command": "deploy",
+        "by": format!("root@{host}"), "since": "2026-11-30T07:08:22Z",
+        "pid": 4_194_000, "started": "284375", "boot": boot, "namespace": namespace,
+    });
+    let volume = format!("compose-zd.{}.lock", stage.project);
+    stage.docker(&format!("volume create --label compose-zd.lock={record} {volume}"));
+}
+
+#[test]
+fn what_an_earlier_version_left_is_shown_and_a_rollback_loses_no_request() {
+    let stage = left_by_an_earlier_version("upgrade");
+    let ran = stage.start("status").end();
+    ran.exits(0).says("app");
+    let shown = stage.start("history").end();
+    shown.exits(0);
+    for number in 1..=3 {
+        assert!(shown.stdout.contains(&format!("\n{number} ")), "release {number}: {}", shown.stdout);
+    }
+
+    // The unfinished deploy first, then the release before.
+    let load = stage.start_load("");
+    stage.rollback("app").exits(0).says("back on release 3");
+    assert_eq!(stage.states("app"), ["running 3"]);
+    stage.rollback("app").exits(0).says("back on release 2");
+    assert_eq!(stage.states("app"), ["running 2"]);
+    load.end().all_from(&["2", "3"]);
+}
+
+#[test]
+fn a_deploy_that_an_earlier_version_was_killed_in_is_finished() {
+    let stage = left_by_an_earlier_version("upgrade-recover");
+    let load = stage.start_load("");
+    stage.start("recover").end().exits(0);
+    load.end().all_from(&["3", "4"]);
+    stage.expect_version("4");
+    stage.deploy("app").exits(0);
+    stage.start("history").end().exits(0).says("4");
+}
