@@ -1,9 +1,9 @@
 #!/bin/sh
-# Stands where a script of this name stopped and started services: replaces them by their next version without losing a
-# request. Arguments go to `compose-zd deploy`: services, flags, or none. Exits as compose-zd does.
+# Replaces services with their next version without losing a request. Takes the place of a script that stopped and started
+# them. Arguments go to `compose-zd deploy`: services, flags, or none. The exit code is that of compose-zd.
 set -eu
 
-# The project that this script lies in, from wherever it is called.
+# The project of this script, whatever the current folder is.
 cd "$(dirname "$0")/.."
 
 exec "${COMPOSE_ZD:-compose-zd}" deploy "$@"

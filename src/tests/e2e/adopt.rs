@@ -206,7 +206,7 @@ fn a_push_deploys_and_tells_the_pusher_how() {
         &[
             "remote: error: `app`: 1 of 1 new instances is not ready",
             "→ 500",
-            "(exit 3): what served before serves",
+            "(exit 3): the old release still serves",
         ],
     );
     assert_eq!(stage.containers(), before);
@@ -238,6 +238,6 @@ fn a_push_deploys_and_tells_the_pusher_how() {
     assert_eq!(typed(stage, "git -C srv status --short"), "");
 
     typed(stage, "git -C app.git config receive.denyDeleteCurrent ignore");
-    says(&pusher.push("origin :main"), &["`main` was deleted; what serves goes on"]);
+    says(&pusher.push("origin :main"), &["`main` was deleted; the running release still serves"]);
     assert_eq!(stage.states("app"), ["running 6"]);
 }
