@@ -244,8 +244,8 @@ impl ProxyRotation<'_> {
             self.proxy.name(),
             CONFIRM.as_secs()
         ))
-        .seen(&failed)
-        .seen(&said)
+        .detail(&failed)
+        .detail(&said)
         .hint(
             "see its log: it may refuse its configuration, or its own check of a new instance does not pass",
         )
@@ -327,8 +327,8 @@ pub fn answered(docker: &Docker, exec: &Exec, name: &str) -> Result<CommandResul
 fn worked(done: CommandResult, name: &str) -> Result<CommandResult> {
     match done.ok() {
         true => Ok(done),
-        false => {
-            Err(Error::unchanged(format!("a command in {name} failed")).seen(done.stderr_or_stdout()).into())
-        }
+        false => Err(Error::unchanged(format!("a command in {name} failed"))
+            .detail(done.stderr_or_stdout())
+            .into()),
     }
 }

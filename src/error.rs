@@ -1,56 +1,57 @@
-//! What can go wrong, in one shape: a message, what was seen, a hint, and the exit code it means.
+//! Errors and risks: a message, details, a hint, and the exit code of an error.
 
 use std::fmt;
 
-/// How a run ends; the numbers are the contract of `--help` and the manual.
+/// End of a run; the numbers are the contract of `--help` and the manual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Failed before anything was changed.
     Unchanged,
     /// Wrong usage or configuration.
     Usage,
-    /// Failed; what served before serves unchanged.
-    Kept,
-    /// Failed, and what served before could not be restored.
-    Broken,
+    /// Failed; the old release still serves.
+    StillServing,
+    /// Failed; the old release does not serve, and could not be restored.
+    Outage,
     /// Another run holds the project's lock.
     Locked,
     /// The new release serves, but the witness lost requests (`--strict`).
-    Lost,
-    /// Another run took the lock in the middle of this one, which changes nothing more.
+    RequestsLost,
+    /// Another run took the lock during this run, which changes nothing more.
     LostLock,
-    /// Stopped by this signal number; what served before serves.
+    /// Stopped by this signal number; the old release still serves.
     Interrupted(i32),
 }
 
 impl Exit {
-    /// The process exit code: `128 + signal` for an interrupt, as shells count it.
+    /// Exit code of the process: `128 + signal` for an interrupt, as shells count it.
     pub fn code(self) -> u8 {
         match self {
             Exit::Unchanged => 1,
             Exit::Usage => 2,
-            Exit::Kept => 3,
-            Exit::Broken => 4,
+            Exit::StillServing => 3,
+            Exit::Outage => 4,
             Exit::Locked => 5,
-            Exit::Lost => 6,
+            Exit::RequestsLost => 6,
             Exit::LostLock => 7,
             Exit::Interrupted(signal) => 128u8.saturating_add(signal as u8),
         }
     }
 }
 
-/// The name of a rule, by a thin pointer: a fault is returned from everywhere, and has to be small.
+/// Name of a rule. The double reference is one word long, which keeps [`Error`] small: nearly every function
+/// returns one.
 pub type Rule = &'static &'static str;
 
-/// An error that a person can act on.
+/// Error that a person can act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     pub exit: Exit,
     pub message: String,
-    /// What was seen, a line each: answers, log lines, stderr of a command.
+    /// Further output, one entry a line: answers, log lines, stderr of a command.
     pub details: Vec<String>,
     pub hint: Option<String>,
-    /// The stable name of the rule that is broken, where `check` has one for it.
+    /// Stable name of the broken rule, if `check` has one.
     pub rule: Option<Rule>,
 }
 
@@ -69,7 +70,7 @@ impl Error {
         Error::new(Exit::Usage, message)
     }
 
-    /// A signal that asked to stop.
+    /// Stopped by a signal.
     pub fn interrupted(signal: i32) -> Self {
         Error::new(Exit::Interrupted(signal), format!("interrupted by signal {signal}"))
     }
@@ -84,14 +85,14 @@ impl Error {
         self
     }
 
-    /// Adds what was seen, one entry a line, without empty lines.
-    pub fn seen(mut self, text: &str) -> Self {
+    /// Adds further output, one entry a line, without empty lines.
+    pub fn detail(mut self, text: &str) -> Self {
         let lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
         self.details.extend(lines.map(String::from));
         self
     }
 
-    /// Reads any error as a fault; one that is not ours is a failure before anything was changed.
+    /// Converts any error; one of another kind becomes a failure before anything was changed.
     pub fn from_error(error: anyhow::Error) -> Self {
         error.downcast::<Error>().unwrap_or_else(|other| Error::unchanged(format!("{other:#}")))
     }
@@ -110,20 +111,20 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What goes on all the same, and loses something or is worth a word.
+/// Problem that does not stop a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Risk {
-    /// The stable name of the rule that is broken.
+    /// Stable name of the broken rule.
     pub rule: &'static str,
-    /// Requests are lost, and not only time.
+    /// True if the problem costs requests, and not only time.
     pub grave: bool,
-    pub says: String,
+    pub message: String,
     pub fix: String,
 }
 
 impl Risk {
     pub fn grave(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
-        Risk { rule, grave: true, says: says.into(), fix: fix.into() }
+        Risk { rule, grave: true, message: says.into(), fix: fix.into() }
     }
 
     pub fn note(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
@@ -133,7 +134,7 @@ impl Risk {
 
 impl fmt::Display for Risk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.says)?;
+        write!(f, "{}", self.message)?;
         match self.fix.as_str() {
             "" => Ok(()),
             fix => write!(f, "; {fix}"),
@@ -146,14 +147,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_reads_message_then_what_was_seen_then_the_hint() {
-        let error = Error::usage("no").seen("a\n\n b  \n").hint("do");
+    fn an_error_shows_its_message_then_its_details_then_its_hint() {
+        let error = Error::usage("no").detail("a\n\n b  \n").hint("do");
         assert_eq!(error.to_string(), "no\n  a\n   b\nhint: do");
     }
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        let exits = [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken, Exit::Locked, Exit::Lost];
+        let exits = [
+            Exit::Unchanged,
+            Exit::Usage,
+            Exit::StillServing,
+            Exit::Outage,
+            Exit::Locked,
+            Exit::RequestsLost,
+        ];
         assert_eq!(exits.map(Exit::code), [1, 2, 3, 4, 5, 6]);
         assert_eq!(Exit::Interrupted(2).code(), 130);
         assert_eq!(Exit::Interrupted(15).code(), 143);

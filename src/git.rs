@@ -1,4 +1,4 @@
-//! Which revision is deployed, and by whom: what `git` and the system say about it, and nothing when they do not.
+//! Revision that is deployed, and the user who deploys, as `git` and the system report them; absent if they do not.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::docker::{CommandResult, run_program};
 
-/// What a working copy stood at.
+/// State of a working copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkingCopy {
     pub revision: String,
-    /// None on a detached `HEAD`.
+    /// `None` on a detached `HEAD`.
     #[serde(default)]
     pub branch: Option<String>,
-    /// Tracked files differ from the revision.
+    /// True if tracked files differ from the revision.
     #[serde(default)]
     pub dirty: bool,
 }
 
-/// What a hook is told of its own repository, which is another one than that of the project.
-const PLACES: [&str; 7] = [
+/// Variables by which git tells a hook its own repository, which is not the project's.
+const LOCATION_VARIABLES: [&str; 7] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -33,32 +33,32 @@ const PLACES: [&str; 7] = [
 
 type Environment = Vec<(&'static str, Option<OsString>)>;
 
-/// The revision of the repository that a folder is in, else of the one whose hook this is (`GIT_DIR`, with a work tree
-/// elsewhere); none without git, a repository or a commit, or where git trusts neither.
-pub fn look(dir: &Path) -> Option<WorkingCopy> {
-    let hook = PLACES[..2].iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
-    look_with(dir, &hook.collect::<Vec<_>>())
+/// Revision of the repository that a folder is in, else of the repository whose hook runs (`GIT_DIR`, with a
+/// separate work tree). `None` without git, a repository or a commit, or if git does not trust the repository.
+pub fn working_copy(dir: &Path) -> Option<WorkingCopy> {
+    let hook = LOCATION_VARIABLES[..2].iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    working_copy_with(dir, &hook.collect::<Vec<_>>())
 }
 
-fn look_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<WorkingCopy> {
-    let own = environment(&[]);
+fn working_copy_with(dir: &Path, hook: &[(&'static str, OsString)]) -> Option<WorkingCopy> {
+    let environment_of_project = environment(&[]);
     let head = ["rev-parse", "--verify", "--quiet", "HEAD^{commit}"];
-    let done = git(dir, &own, &head)?;
-    if done.ok() {
-        return read(dir, &own, &done);
+    let result = git(dir, &environment_of_project, &head)?;
+    if result.ok() {
+        return read_working_copy(dir, &environment_of_project, &result);
     }
-    let outside = done.stderr.contains("not a git repository");
-    if !outside || hook.iter().all(|(name, _)| *name != "GIT_DIR") {
+    let is_outside = result.stderr.contains("not a git repository");
+    if !is_outside || hook.iter().all(|(name, _)| *name != "GIT_DIR") {
         return None;
     }
     let hook = environment(hook);
-    let done = git(dir, &hook, &head)?;
-    done.ok().then(|| read(dir, &hook, &done))?
+    let result = git(dir, &hook, &head)?;
+    result.ok().then(|| read_working_copy(dir, &hook, &result))?
 }
 
-fn read(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<WorkingCopy> {
+fn read_working_copy(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<WorkingCopy> {
     let branch = git(dir, environment, &["symbolic-ref", "--quiet", "--short", "HEAD"])?;
-    // Without a work tree (a bare repository) it fails, and nothing is known to differ.
+    // Git fails without a work tree (a bare repository); then no difference is known.
     let words = ["status", "--porcelain", "--untracked-files=no", "--ignore-submodules=dirty"];
     let status = git(dir, environment, &words)?;
     Some(WorkingCopy {
@@ -68,8 +68,8 @@ fn read(dir: &Path, environment: &Environment, head: &CommandResult) -> Option<W
     })
 }
 
-/// Nothing asks, writes or fetches. Paths of the hook are read from where we stand, as git would not: it stands in the
-/// folder of the project.
+/// Environment for git without prompts, writes or fetches. Git would resolve a hook's relative paths in the folder
+/// of the project, so they are made absolute in the current folder first.
 fn environment(hook: &[(&'static str, OsString)]) -> Environment {
     let path = |name| {
         let (_, path) = hook.iter().find(|(n, _)| n == name)?;
@@ -81,7 +81,7 @@ fn environment(hook: &[(&'static str, OsString)]) -> Environment {
         ("GIT_TERMINAL_PROMPT", "0"),
         ("GIT_NO_LAZY_FETCH", "1"),
     ];
-    let places = PLACES.iter().map(|name| (*name, path(name)));
+    let places = LOCATION_VARIABLES.iter().map(|name| (*name, path(name)));
     places.chain(quiet.map(|(name, value)| (name, Some(value.into())))).collect()
 }
 
@@ -91,19 +91,23 @@ fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<CommandR
     run_program(&argv, dir, environment).ok()
 }
 
-/// Who deploys, as `user@host`: behind `sudo` the one who called it.
+/// User who deploys, as `user@host`; behind `sudo`, the user who called it.
 pub fn user_and_host() -> String {
-    static WHO: LazyLock<String> = LazyLock::new(|| {
-        let said = |argv: &[&str]| {
-            let done = run_program(argv, Path::new("/"), &[]).ok().filter(CommandResult::ok);
-            done.map(|d| d.stdout).unwrap_or_default()
+    static USER: LazyLock<String> = LazyLock::new(|| {
+        let output_of = |argv: &[&str]| {
+            let result = run_program(argv, Path::new("/"), &[]).ok().filter(CommandResult::ok);
+            result.map(|result| result.stdout).unwrap_or_default()
         };
-        named(&said(&["id", "-un"]), std::env::var("SUDO_USER").ok().as_deref(), &said(&["uname", "-n"]))
+        user_at_host(
+            &output_of(&["id", "-un"]),
+            std::env::var("SUDO_USER").ok().as_deref(),
+            &output_of(&["uname", "-n"]),
+        )
     });
-    WHO.clone()
+    USER.clone()
 }
 
-fn named(user: &str, sudo: Option<&str>, host: &str) -> String {
+fn user_at_host(user: &str, sudo: Option<&str>, host: &str) -> String {
     let user = match (printable(user), sudo.map(printable)) {
         (user, Some(caller)) if user == "root" && !caller.is_empty() => caller,
         (user, _) => user,
@@ -112,7 +116,7 @@ fn named(user: &str, sudo: Option<&str>, host: &str) -> String {
     format!("{}@{}", or_unknown(user), or_unknown(printable(host)))
 }
 
-/// Nothing that could move a terminal's cursor or break a line.
+/// Removes characters that could move a terminal's cursor or break a line.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() && !c.is_whitespace()).collect()
 }
@@ -123,14 +127,14 @@ mod tests {
 
     use std::fs;
 
-    /// Runs `git` as somebody, in a folder of the test.
+    /// Runs `git` with a user of its own, in a folder of the test.
     fn run(dir: &Path, words: &str) {
         let argv: Vec<&str> = "git -c user.name=a -c user.email=a@b -c init.defaultBranch=main"
             .split(' ')
             .chain(words.split(' '))
             .collect();
-        let done = run_program(&argv, dir, &environment(&[])).unwrap();
-        assert!(done.ok(), "{words}: {}", done.stderr);
+        let result = run_program(&argv, dir, &environment(&[])).unwrap();
+        assert!(result.ok(), "{words}: {}", result.stderr);
     }
 
     fn repository() -> tempfile::TempDir {
@@ -142,8 +146,8 @@ mod tests {
         dir
     }
 
-    fn at(dir: &Path) -> Option<WorkingCopy> {
-        look_with(dir, &[])
+    fn read(dir: &Path) -> Option<WorkingCopy> {
+        working_copy_with(dir, &[])
     }
 
     #[test]
@@ -151,33 +155,33 @@ mod tests {
         let dir = repository();
         let below = dir.path().join("below");
         fs::create_dir(&below).unwrap();
-        let git = at(&below).unwrap();
+        let git = read(&below).unwrap();
         assert_eq!((git.revision.len(), git.branch.as_deref(), git.dirty), (40, Some("main"), false));
     }
 
     #[test]
-    fn tracked_changes_make_it_dirty_and_new_files_do_not() {
+    fn tracked_changes_make_a_copy_dirty_and_new_files_do_not() {
         let dir = repository();
         fs::write(dir.path().join("new"), "").unwrap();
-        assert!(!at(dir.path()).unwrap().dirty);
+        assert!(!read(dir.path()).unwrap().dirty);
         fs::write(dir.path().join("file"), "two").unwrap();
-        assert!(at(dir.path()).unwrap().dirty);
+        assert!(read(dir.path()).unwrap().dirty);
     }
 
     #[test]
     fn a_detached_head_has_no_branch() {
         let dir = repository();
         run(dir.path(), "checkout --quiet --detach");
-        assert_eq!(at(dir.path()).unwrap().branch, None);
+        assert_eq!(read(dir.path()).unwrap().branch, None);
     }
 
     #[test]
-    fn no_repository_or_no_commit_is_nothing() {
+    fn without_a_repository_or_a_commit_there_is_no_working_copy() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(at(dir.path()), None);
+        assert_eq!(read(dir.path()), None);
         run(dir.path(), "init --quiet");
-        assert_eq!(at(dir.path()), None);
-        assert_eq!(at(Path::new("/no/such/folder")), None);
+        assert_eq!(read(dir.path()), None);
+        assert_eq!(read(Path::new("/no/such/folder")), None);
     }
 
     #[test]
@@ -185,8 +189,8 @@ mod tests {
         let (source, bare, tree) = (repository(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         run(bare.path(), &format!("clone --quiet --bare {} .", source.path().display()));
         let hook = [("GIT_DIR", OsString::from(bare.path()))];
-        let git = look_with(tree.path(), &hook).unwrap();
-        assert_eq!(git, at(source.path()).unwrap());
+        let git = working_copy_with(tree.path(), &hook).unwrap();
+        assert_eq!(git, read(source.path()).unwrap());
     }
 
     #[test]
@@ -194,8 +198,8 @@ mod tests {
         let (own, other) = (repository(), repository());
         run(other.path(), "commit --quiet --allow-empty --message two");
         let hook = [("GIT_DIR", OsString::from(other.path().join(".git")))];
-        assert_eq!(look_with(own.path(), &hook), at(own.path()));
-        assert_ne!(at(own.path()), at(other.path()));
+        assert_eq!(working_copy_with(own.path(), &hook), read(own.path()));
+        assert_ne!(read(own.path()), read(other.path()));
     }
 
     #[test]
@@ -203,31 +207,31 @@ mod tests {
         let (own, other) = (tempfile::tempdir().unwrap(), repository());
         run(own.path(), "init --quiet");
         let hook = [("GIT_DIR", OsString::from(other.path().join(".git")))];
-        assert_eq!(look_with(own.path(), &hook), None);
+        assert_eq!(working_copy_with(own.path(), &hook), None);
     }
 
     #[test]
-    fn nothing_that_the_repository_names_is_run() {
+    fn no_program_that_the_repository_names_is_run() {
         let dir = repository();
         run(dir.path(), "config core.fsmonitor ./ran");
         let trap = dir.path().join("ran");
         fs::write(&trap, "#!/bin/sh\ntouch was-run\n").unwrap();
         fs::set_permissions(&trap, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert!(at(dir.path()).is_some());
+        assert!(read(dir.path()).is_some());
         assert!(!dir.path().join("was-run").exists());
     }
 
     #[test]
-    fn the_one_behind_sudo_is_named() {
-        assert_eq!(named("ada\n", None, "far\n"), "ada@far");
-        assert_eq!(named("root\n", Some("ada"), "far"), "ada@far");
-        assert_eq!(named("root", Some(""), "far"), "root@far");
-        assert_eq!(named("bob", Some("ada"), "far"), "bob@far");
-        assert_eq!(named("a\u{1b}[31mda", None, ""), "a[31mda@unknown");
+    fn the_user_behind_sudo_is_named() {
+        assert_eq!(user_at_host("ada\n", None, "far\n"), "ada@far");
+        assert_eq!(user_at_host("root\n", Some("ada"), "far"), "ada@far");
+        assert_eq!(user_at_host("root", Some(""), "far"), "root@far");
+        assert_eq!(user_at_host("bob", Some("ada"), "far"), "bob@far");
+        assert_eq!(user_at_host("a\u{1b}[31mda", None, ""), "a[31mda@unknown");
     }
 
     #[test]
-    fn somebody_is_always_named() {
+    fn a_user_is_always_named() {
         assert!(
             user_and_host().split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
         );
@@ -239,11 +243,11 @@ mod tests {
         use super::*;
 
         #[test]
-        fn whatever_the_system_says_a_name_is_one_word() {
+        fn any_name_of_the_system_becomes_one_word() {
             crate::fuzz::holds(
                 (any::<String>(), any::<Option<String>>(), any::<String>()),
                 |(user, sudo, host)| {
-                    let name = named(&user, sudo.as_deref(), &host);
+                    let name = user_at_host(&user, sudo.as_deref(), &host);
                     prop_assert!(!name.contains(|c: char| c.is_control() || c.is_whitespace()), "{name:?}");
                     prop_assert!(name.len() >= 3 && name.contains('@'), "{name:?}");
                     Ok(())

@@ -1,4 +1,4 @@
-//! Is it ready? Asked at our own pace, never slept for: over HTTP, or by the healthcheck's own command.
+//! Readiness of new instances: probes at compose-zd's own interval, over HTTP or by the healthcheck's own command.
 
 mod exec_probe;
 pub mod monitor;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-pub use probe::{ProbeTarget, ReadinessProbe, choose};
+pub use probe::{ProbeTarget, ReadinessProbe, choose_probe};
 pub use prober::{NoProbeTool, ProbeResult, Prober};
 
 use crate::docker::Docker;
@@ -18,23 +18,23 @@ use crate::error::Error;
 use crate::model::ProbeTiming;
 use crate::wait::{self, StopSignal, WaitResult};
 
-/// The longest line of others that a message shows, in characters.
-const LINE: usize = 500;
+/// Longest foreign line in a message, in characters.
+const MAX_LINE: usize = 500;
 
-/// Age at which an unchanged bad answer is reported; most new instances get ready before.
-const STANDS: Duration = Duration::from_secs(2);
+/// Time after which an unchanged bad answer is reported; most new instances are ready before.
+const REPORT_AFTER: Duration = Duration::from_secs(2);
 
-/// How many last lines of an instance that failed are shown.
+/// Number of last log lines that are shown of a failed instance.
 const LOG_LINES: u32 = 10;
 
 fn shortened(line: &str) -> String {
-    match line.char_indices().nth(LINE) {
+    match line.char_indices().nth(MAX_LINE) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line.into(),
     }
 }
 
-/// A new instance that has to get ready.
+/// New instance that has to become ready.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub name: String,
@@ -42,20 +42,20 @@ pub struct Candidate {
     pub probe: ReadinessProbe,
 }
 
-/// What is known of a candidate while it is waited for.
+/// Probe results of a candidate so far.
 #[derive(Default)]
 struct ReadinessProgress {
-    good: u32,
-    asked: u32,
-    last: String,
-    /// Time since which the last answer has been the same.
-    since: Option<Instant>,
-    /// The gist of the bad answer that was reported last.
-    reported: Option<String>,
+    successes: u32,
+    probes: u32,
+    last_answer: String,
+    /// Time since which the answers have been the same.
+    same_since: Option<Instant>,
+    /// Gist of the bad answer that was reported last.
+    reported_gist: Option<String>,
     ended: bool,
 }
 
-/// Those that failed, and why; more may have, had they been waited for.
+/// Instances that failed, and the error. The wait ends at the first failures, so that more might have failed.
 #[derive(Debug)]
 pub struct ReadinessFailure {
     pub ids: Vec<String>,
@@ -63,12 +63,12 @@ pub struct ReadinessFailure {
 }
 
 impl ReadinessFailure {
-    fn of(id: &str, error: Error) -> ReadinessFailure {
+    fn new(id: &str, error: Error) -> ReadinessFailure {
         ReadinessFailure { ids: vec![id.into()], error }
     }
 
-    /// Both in one: the first one's words, and what was seen of the other.
-    fn add(all: &mut Option<ReadinessFailure>, other: ReadinessFailure) {
+    /// Merges a further failure: keeps the message of the first and the details of both.
+    fn merge(all: &mut Option<ReadinessFailure>, other: ReadinessFailure) {
         let Some(first) = all else {
             *all = Some(other);
             return;
@@ -79,141 +79,143 @@ impl ReadinessFailure {
     }
 }
 
-/// Waits until all are ready; `told` hears of each as it gets there, and of a bad answer that stands. Up to `tolerated`
-/// may fail without ending the wait for the others.
+/// Waits until all candidates are ready. Calls `report` for each ready candidate and for each lasting bad answer. Up to
+/// `tolerated` candidates may fail without ending the wait for the others.
 ///
-/// An instance that exits, restarts or turns unhealthy fails at once; the deadline fails all that are not ready. What
-/// failed is told with the last answers and the last log lines. `seen` are their containers where they were read just now.
+/// An instance that exits, restarts or becomes unhealthy fails at once; the deadline fails all that are not ready. The
+/// error holds the last answers and the last log lines. `containers` are the candidates, if they were just inspected.
 ///
 /// # Errors
-/// No engine; an interrupt; what `check` finds meanwhile.
+/// No engine; an interrupt; an error of `check` meanwhile.
 pub fn wait_until_ready(
     docker: &Docker,
-    (candidates, mut seen): (&[Candidate], Option<Vec<Container>>),
-    pace: &ProbeTiming,
+    (candidates, mut containers): (&[Candidate], Option<Vec<Container>>),
+    timing: &ProbeTiming,
     tolerated: usize,
     (stop, check): (&StopSignal, &dyn Fn() -> Result<()>),
-    told: impl Fn(&Candidate, &ProbeResult),
+    report: impl Fn(&Candidate, &ProbeResult),
 ) -> Result<Option<ReadinessFailure>> {
-    let asker = Prober::new(docker, pace.timeout)?;
+    let prober = Prober::new(docker, timing.timeout)?;
     let mut progress: Vec<ReadinessProgress> =
         candidates.iter().map(|_| ReadinessProgress::default()).collect();
-    let mut dead: Option<ReadinessFailure> = None;
-    let waited = wait::until(pace.interval, pace.deadline, stop, || -> Result<Option<()>> {
+    let mut failed: Option<ReadinessFailure> = None;
+    let waited = wait::until(timing.interval, timing.deadline, stop, || -> Result<Option<()>> {
         check()?;
-        let open: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_open(pace)).collect();
-        for (n, turn) in open.iter().zip(ask_all(&asker, candidates, &open, seen.take())?) {
+        let pending: Vec<usize> = (0..candidates.len()).filter(|n| progress[*n].is_pending(timing)).collect();
+        for (n, check_result) in
+            pending.iter().zip(probe_all(&prober, candidates, &pending, containers.take())?)
+        {
             let (candidate, progress) = (&candidates[*n], &mut progress[*n]);
-            match turn {
-                InstanceCheck::Answered(answer) => {
+            match check_result {
+                InstanceCheck::Probed(answer) => {
                     let now = Instant::now();
-                    if progress.record(&answer, now) == pace.successes || progress.stands(&answer, now) {
-                        told(candidate, &answer);
+                    if progress.record(&answer, now) == timing.successes
+                        || progress.should_report(&answer, now)
+                    {
+                        report(candidate, &answer);
                     }
                 }
                 InstanceCheck::Ended(end) => {
                     progress.ended = true;
-                    ReadinessFailure::add(
-                        &mut dead,
-                        ReadinessFailure::of(&candidate.id, died(docker, candidate, &end)),
+                    ReadinessFailure::merge(
+                        &mut failed,
+                        ReadinessFailure::new(&candidate.id, failure_error(docker, candidate, &end)),
                     );
                 }
             }
         }
-        let too_many = dead.as_ref().is_some_and(|d| d.ids.len() > tolerated);
-        Ok((too_many || !progress.iter().any(|p| p.is_open(pace))).then_some(()))
+        let too_many = failed.as_ref().is_some_and(|d| d.ids.len() > tolerated);
+        Ok((too_many || !progress.iter().any(|p| p.is_pending(timing))).then_some(()))
     })?;
     match waited {
-        WaitResult::Done(()) => Ok(dead),
+        WaitResult::Done(()) => Ok(failed),
         WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-        WaitResult::TimedOut => Ok(Some(too_late(docker, candidates, &progress, pace, dead))),
+        WaitResult::TimedOut => Ok(Some(deadline_failure(docker, candidates, &progress, timing, failed))),
     }
 }
 
 impl ReadinessProgress {
-    fn is_open(&self, pace: &ProbeTiming) -> bool {
-        !self.ended && self.good < pace.successes
+    fn is_pending(&self, timing: &ProbeTiming) -> bool {
+        !self.ended && self.successes < timing.successes
     }
 
-    /// Takes an answer in, and tells how many in a row were good.
+    /// Records an answer, and returns the number of successes in a row.
     fn record(&mut self, answer: &ProbeResult, now: Instant) -> u32 {
-        self.asked += 1;
-        if self.since.is_none() || gist(&self.last) != gist(&answer.text) {
-            self.since = Some(now);
+        self.probes += 1;
+        if self.same_since.is_none() || gist(&self.last_answer) != gist(&answer.text) {
+            self.same_since = Some(now);
         }
-        self.good = match answer.ready {
-            true => self.good + 1,
-            false => 0,
-        };
-        self.last = answer.text.clone();
-        self.good
+        self.successes = if answer.ready { self.successes + 1 } else { 0 };
+        self.last_answer = answer.text.clone();
+        self.successes
     }
 
-    /// Whether a bad answer has stood long enough to be reported, once until another one stands.
-    fn stands(&mut self, answer: &ProbeResult, now: Instant) -> bool {
-        let is_old = self.since.is_some_and(|since| now.duration_since(since) >= STANDS);
+    /// True if a bad answer has lasted long enough to be reported. Each answer is reported once until another one
+    /// lasts.
+    fn should_report(&mut self, answer: &ProbeResult, now: Instant) -> bool {
+        let is_old = self.same_since.is_some_and(|since| now.duration_since(since) >= REPORT_AFTER);
         let gist = Some(gist(&answer.text));
-        if answer.ready || !is_old || self.reported == gist {
+        if answer.ready || !is_old || self.reported_gist == gist {
             return false;
         }
-        self.reported = gist;
+        self.reported_gist = gist;
         true
     }
 }
 
-/// An answer up to its code, and what follows without its numbers: many tools print how long they took.
+/// An answer with its status code and the rest without its numbers: many tools print how long they took.
 fn gist(text: &str) -> String {
-    let (asked, answered) = text.split_once('→').unwrap_or(("", text));
-    let (code, rest) = answered.trim_start().split_once(' ').unwrap_or((answered, ""));
+    let (request, answer) = text.split_once('→').unwrap_or(("", text));
+    let (code, rest) = answer.trim_start().split_once(' ').unwrap_or((answer, ""));
     let rest: String = rest.chars().filter(|c| !c.is_ascii_digit()).collect();
-    format!("{asked}→ {} {rest}", code.trim())
+    format!("{request}→ {} {rest}", code.trim())
 }
 
-/// What one look at an instance gave.
+/// Result of one check of an instance.
 enum InstanceCheck {
-    Answered(ProbeResult),
+    Probed(ProbeResult),
     Ended(InstanceEnd),
 }
 
-/// Looks at the containers of those that are open, and asks those that live side by side.
-fn ask_all(
-    asker: &Prober,
+/// Inspects the containers of the pending candidates, and probes the running ones in parallel.
+fn probe_all(
+    prober: &Prober,
     candidates: &[Candidate],
-    open: &[usize],
-    seen: Option<Vec<Container>>,
+    pending: &[usize],
+    containers: Option<Vec<Container>>,
 ) -> Result<Vec<InstanceCheck>> {
-    let ids = || open.iter().map(|n| candidates[*n].id.clone()).collect::<Vec<_>>();
-    let containers = seen.map_or_else(|| asker.docker.inspect(&ids()), Ok)?;
+    let ids = || pending.iter().map(|n| candidates[*n].id.clone()).collect::<Vec<_>>();
+    let containers = containers.map_or_else(|| prober.docker.inspect(&ids()), Ok)?;
     let one = |n: &usize| {
         let candidate = &candidates[*n];
         let Some(container) = containers.iter().find(|c| c.id == candidate.id) else {
             return InstanceCheck::Ended(InstanceEnd::Other("it was removed".into()));
         };
-        match ended(container, &candidate.probe) {
+        match instance_end(container, &candidate.probe) {
             Some(end) => InstanceCheck::Ended(end),
-            None => match asker.probe(&candidate.probe, container) {
-                Ok(answer) => InstanceCheck::Answered(answer),
-                Err(unasked) => InstanceCheck::Ended(InstanceEnd::Unasked(unasked)),
+            None => match prober.probe(&candidate.probe, container) {
+                Ok(answer) => InstanceCheck::Probed(answer),
+                Err(missing) => InstanceCheck::Ended(InstanceEnd::NoProbeTool(missing)),
             },
         }
     };
     Ok(std::thread::scope(|scope| {
-        let threads: Vec<_> = open.iter().map(|n| scope.spawn(move || one(n))).collect();
+        let threads: Vec<_> = pending.iter().map(|n| scope.spawn(move || one(n))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     }))
 }
 
-/// How an instance ended before it was ready, if it did.
+/// Reason why an instance failed before it was ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum InstanceEnd {
     Exited { code: i32, out_of_memory: bool },
     Restarted,
     Unhealthy,
-    Unasked(NoProbeTool),
+    NoProbeTool(NoProbeTool),
     Other(String),
 }
 
-fn ended(container: &Container, probe: &ReadinessProbe) -> Option<InstanceEnd> {
+fn instance_end(container: &Container, probe: &ReadinessProbe) -> Option<InstanceEnd> {
     let state = &container.state;
     let unhealthy = state.health.as_ref().is_some_and(|h| h.status == "unhealthy");
     match state.status.as_str() {
@@ -222,13 +224,13 @@ fn ended(container: &Container, probe: &ReadinessProbe) -> Option<InstanceEnd> {
         }
         "paused" | "removing" => Some(InstanceEnd::Other(format!("it is {}", state.status))),
         _ if state.status == "restarting" || container.restart_count > 0 => Some(InstanceEnd::Restarted),
-        _ if unhealthy && matches!(probe, ReadinessProbe::Check(_)) => Some(InstanceEnd::Unhealthy),
+        _ if unhealthy && matches!(probe, ReadinessProbe::Healthcheck(_)) => Some(InstanceEnd::Unhealthy),
         _ => None,
     }
 }
 
 impl InstanceEnd {
-    /// In words; `code` is the last exit code that the engine remembers.
+    /// The reason as text; `code` is the last exit code that the engine remembers.
     fn explain(&self, code: Option<i32>) -> String {
         match (self, code) {
             (InstanceEnd::Exited { code, out_of_memory: true }, _) => {
@@ -238,65 +240,67 @@ impl InstanceEnd {
             (InstanceEnd::Restarted, Some(code)) => format!("it exited with code {code} and was restarted"),
             (InstanceEnd::Restarted, None) => "it exited and was restarted".into(),
             (InstanceEnd::Unhealthy, _) => "its healthcheck failed for good".into(),
-            (InstanceEnd::Unasked(_), _) => "nobody can ask it whether it is".into(),
+            (InstanceEnd::NoProbeTool(_), _) => "nothing can probe it".into(),
             (InstanceEnd::Other(text), _) => text.clone(),
         }
     }
 }
 
-fn died(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
-    if let InstanceEnd::Unasked(NoProbeTool(lacks)) = end {
-        return unasked(candidate, lacks);
+fn failure_error(docker: &Docker, candidate: &Candidate, end: &InstanceEnd) -> Error {
+    if let InstanceEnd::NoProbeTool(NoProbeTool(missing)) = end {
+        return no_tool_error(candidate, missing);
     }
     let code = docker.last_exit_code(&candidate.id).ok().flatten();
     let error = Error::unchanged(format!("{} did not get ready: {}", candidate.name, end.explain(code)));
     with_logs(error, docker, candidate)
 }
 
-fn unasked(candidate: &Candidate, lacks: &[String]) -> Error {
-    let error = Error::unchanged(format!("nobody can ask {} whether it is ready", candidate.name));
-    lacks.iter().fold(error, |error, why| error.seen(why)).hint(
-        "give the service a `healthcheck` whose command its image has, which is run in the instance, and leave \
-         `x-zd.health` out; or put curl or wget into its image or into the proxy's",
+fn no_tool_error(candidate: &Candidate, missing: &[String]) -> Error {
+    let error = Error::unchanged(format!("nothing can check whether {} is ready", candidate.name));
+    missing.iter().fold(error, |error, reason| error.detail(reason)).hint(
+        "give the service a `healthcheck` whose command is in its image, and remove `x-zd.health`; \
+         or install curl or wget in its image or in the proxy's image",
     )
 }
 
-/// All that are not ready at the deadline, beside those that died before.
-fn too_late(
+/// Failure of all candidates that are not ready at the deadline, merged with the earlier failures.
+fn deadline_failure(
     docker: &Docker,
     candidates: &[Candidate],
     progress: &[ReadinessProgress],
-    pace: &ProbeTiming,
-    dead: Option<ReadinessFailure>,
+    timing: &ProbeTiming,
+    failed: Option<ReadinessFailure>,
 ) -> ReadinessFailure {
-    let late: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_open(pace)).collect();
+    let unready: Vec<_> = candidates.iter().zip(progress).filter(|(_, p)| p.is_pending(timing)).collect();
     let mut error = Error::unchanged(format!(
         "{} of {} new instances {} not ready after {}",
-        late.len(),
+        unready.len(),
         candidates.len(),
-        if late.len() == 1 { "is" } else { "are" },
-        humantime::format_duration(pace.deadline)
+        if unready.len() == 1 { "is" } else { "are" },
+        humantime::format_duration(timing.deadline)
     ));
-    let ids = late.iter().map(|(candidate, _)| candidate.id.clone()).collect();
-    for (candidate, progress) in late {
-        error = error.seen(&format!("{}: {} ({} times)", candidate.name, progress.last, progress.asked));
+    let ids = unready.iter().map(|(candidate, _)| candidate.id.clone()).collect();
+    for (candidate, progress) in unready {
+        error = error
+            .detail(&format!("{}: {} ({} times)", candidate.name, progress.last_answer, progress.probes));
         error = with_logs(error, docker, candidate);
     }
     let error = error.hint(
         "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
     );
     let mut all = Some(ReadinessFailure { ids, error });
-    dead.into_iter().for_each(|d| ReadinessFailure::add(&mut all, d));
+    failed.into_iter().for_each(|d| ReadinessFailure::merge(&mut all, d));
     all.expect("those that are late")
 }
 
 fn with_logs(error: Error, docker: &Docker, candidate: &Candidate) -> Error {
     let lines = docker.logs(&candidate.id, LOG_LINES).unwrap_or_default();
-    match lines.is_empty() {
-        true => error.seen(&format!("{} printed nothing", candidate.name)),
-        false => error
-            .seen(&format!("last lines of {}:", candidate.name))
-            .seen(&lines.iter().map(|l| format!("  {}\n", shortened(l))).collect::<String>()),
+    if lines.is_empty() {
+        error.detail(&format!("{} printed nothing", candidate.name))
+    } else {
+        error
+            .detail(&format!("last lines of {}:", candidate.name))
+            .detail(&lines.iter().map(|l| format!("  {}\n", shortened(l))).collect::<String>())
     }
 }
 

@@ -1,5 +1,5 @@
-//! One rollout of a project at a time, whoever starts it and from wherever: the lock is on the engine, a name that only one
-//! can take. It says who holds it, and one whose holder is dead is no lock.
+//! Lock of a project: one rollout at a time, from any machine. The lock is a record on the engine that only one run can
+//! create. The record names its owner; a lock with a dead owner is free.
 
 mod lease;
 mod owner;
@@ -18,380 +18,380 @@ use crate::wait::{self, StopSignal, WaitResult};
 pub use lease::Lease;
 use lease::LeaseStart;
 use owner::{Liveness, age};
-pub use owner::{LockOwner, ProcessId, RUN};
+pub use owner::{LockOwner, ProcessId, RUN_VARIABLE};
 
-/// How often a run that waits asks again.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Interval between two attempts of a waiting run.
+const RETRY: Duration = Duration::from_millis(500);
 
-/// How often a holder leaves a sign of life for those that cannot see its process.
-const BEAT: Duration = Duration::from_secs(10);
+/// Interval of the owner's heartbeats, for runs that cannot see its process.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A holder elsewhere without a sign of life for this long is dead.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Age of the last heartbeat after which an owner counts as dead, if its process is not visible.
+const DEAD_AFTER: Duration = Duration::from_secs(60);
 
-/// The engine's clock may have jumped: even a holder that it finds silent for so long is listened to for more than a beat.
-const LISTEN: Duration = Duration::from_secs(15);
+/// Shortest observation of an owner that seems dead by the engine's clock: the clock may have jumped. Longer than the
+/// heartbeat interval.
+const MIN_OBSERVATION: Duration = Duration::from_secs(15);
 
-/// How long two that find the same dead lock may get in each other's way.
-const BREAKING: Duration = Duration::from_secs(10);
+/// Limit for taking over a dead lock, during which two runs may compete.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the last commands of a dead run are waited for: longer than most containers take to stop.
-const ORPHANS: Duration = Duration::from_secs(60);
+/// Limit for waiting for the last commands of a dead run: longer than most containers take to stop.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a name may be given back in the moment between taking it and looking whose it is.
-const TRIES: u32 = 20;
+/// Most attempts to create a record that vanishes before its owner is read.
+const MAX_ATTEMPTS: u32 = 20;
 
-/// The longest name of a config is 64 characters.
-const LONGEST: usize = 40;
+/// Longest project name in a record's name; the name of a config is limited to 64 characters.
+const MAX_PROJECT: usize = 40;
 
-/// The names that a lock consists of.
+/// Names of a lock's records.
 #[derive(Debug, Clone)]
 struct LockNames {
-    board: LockBackend,
+    backend: LockBackend,
     base: String,
 }
 
 impl LockNames {
-    fn of(board: LockBackend, project: &str) -> LockNames {
+    fn new(backend: LockBackend, project: &str) -> LockNames {
         let hash = || {
             let digest = Sha256::digest(project.as_bytes());
             digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>()
         };
-        let short = if project.len() > LONGEST { hash() } else { project.to_string() };
-        // A project's name has no dots, so that no two projects share a name.
-        LockNames { board, base: format!("compose-zd.{short}") }
+        let short = if project.len() > MAX_PROJECT { hash() } else { project.to_string() };
+        // A project's name has no dots, so that no two projects share a record.
+        LockNames { backend, base: format!("compose-zd.{short}") }
     }
 
     fn lock(&self) -> String {
         format!("{}.lock", self.base)
     }
 
-    /// Held while a dead lock is taken away.
-    fn breaking(&self) -> String {
+    /// Record of the run that takes over a dead lock.
+    fn takeover(&self) -> String {
         format!("{}.break", self.base)
     }
 
-    /// The signs of life first: without them a lock that is left may look like one that has just been taken.
+    /// All records, heartbeats first: a lock that remains without heartbeats might look like a new one.
     fn all(&self) -> [String; 3] {
-        [self.beat(0), self.beat(1), self.lock()]
+        [self.heartbeat(0), self.heartbeat(1), self.lock()]
     }
 
-    /// Two that take turns, so that there always is one.
-    fn beat(&self, n: u64) -> String {
+    /// Heartbeats alternate between two records, so that one always exists.
+    fn heartbeat(&self, n: u64) -> String {
         format!("{}.beat{}", self.base, n % 2)
     }
 }
 
-/// How taking it ended.
+/// Result of acquiring a lock.
 pub enum AcquireResult {
-    /// Until it is dropped.
+    /// The lock is held until this is dropped.
     Held(Box<Lock>),
-    /// By them, until the limit.
+    /// The owner kept the lock until the limit.
     Busy(Box<LockOwner>),
-    /// The caller's own reason to wait no longer.
+    /// The caller stopped waiting.
     GivenUp,
     Interrupted(i32),
 }
 
-/// What the wait for a lock tells, and asks.
+/// Callbacks of a run that waits for a lock.
 pub trait WaitObserver {
-    /// Somebody holds it, and it is waited for.
-    fn waits_for(&mut self, holder: &LockOwner);
-    /// A dead run left it.
-    fn took_over(&mut self, holder: &LockOwner);
-    /// There is no more reason to wait.
-    fn gives_up(&mut self) -> Result<bool>;
-    /// It was asked for, and is ours or somebody's by now: what is read from here on is true once it turns out to be ours.
-    fn others_wait(&mut self) {}
+    /// Another run holds the lock, and this run waits.
+    fn on_wait(&mut self, owner: &LockOwner);
+    /// This run takes over the lock of a dead run.
+    fn on_takeover(&mut self, owner: &LockOwner);
+    /// Returns true if the run should stop waiting.
+    fn should_give_up(&mut self) -> Result<bool>;
+    /// A record exists now, of this run or of another. Data that is read from now on is current if the lock is this
+    /// run's.
+    fn on_claim(&mut self) {}
 }
 
-/// For the names that nothing is read under.
-struct Nothing;
+/// Observer for records other than the lock.
+struct NoObserver;
 
-impl WaitObserver for Nothing {
-    fn waits_for(&mut self, _: &LockOwner) {}
-    fn took_over(&mut self, _: &LockOwner) {}
-    fn gives_up(&mut self) -> Result<bool> {
+impl WaitObserver for NoObserver {
+    fn on_wait(&mut self, _: &LockOwner) {}
+    fn on_takeover(&mut self, _: &LockOwner) {}
+    fn should_give_up(&mut self) -> Result<bool> {
         Ok(false)
     }
 }
 
-/// A lock that is held; it goes when this is dropped.
+/// Lock of this run; it is released when this is dropped.
 pub struct Lock {
-    keys: LockContext,
+    context: LockContext,
     lease: Lease,
     end: Option<Sender<()>>,
-    beats: Option<JoinHandle<()>>,
+    heartbeats: Option<JoinHandle<()>>,
 }
 
-/// What a lock is worked with.
+/// Engine, names and owner of a lock.
 #[derive(Clone)]
 struct LockContext {
     docker: Docker,
     names: LockNames,
-    holder: LockOwner,
+    owner: LockOwner,
 }
 
-/// What is to be locked, and for whom.
+/// Request for a lock.
 pub struct LockRequest<'a> {
     pub docker: &'a Docker,
-    pub board: LockBackend,
+    pub backend: LockBackend,
     pub project: &'a str,
-    pub holder: LockOwner,
-    /// How long somebody else's is waited for.
+    pub owner: LockOwner,
+    /// Longest wait for another run's lock.
     pub limit: Duration,
 }
 
-/// Signs of life of a holder elsewhere, as long as they do not change.
+/// Observation of an owner whose process is not visible.
 #[derive(Default)]
 struct OwnerSilence {
-    signs: Vec<LockRecord>,
-    /// By this machine's clock: no jump of the engine's makes it longer.
-    since: Option<Instant>,
+    heartbeats: Vec<LockRecord>,
+    /// Time by this machine's clock, which a jump of the engine's clock does not change.
+    unchanged_since: Option<Instant>,
 }
 
-/// How a holder elsewhere is judged.
+/// Verdict on an owner whose process is not visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OwnerVerdict {
-    Lives,
+    Alive,
     Dead,
-    /// Silent for too long by the engine's clock, and not yet by ours.
+    /// Dead by the engine's clock, but not observed long enough by this machine's.
     Unsure,
 }
 
 impl OwnerSilence {
-    /// `age` is that of the latest sign, by the engine's clock.
-    fn judge(&mut self, signs: Vec<LockRecord>, age: Option<Duration>, now: Instant) -> OwnerVerdict {
-        let has_changed = !self.signs.is_empty() && self.signs != signs;
-        if has_changed || self.since.is_none() {
-            (self.signs, self.since) = (signs, Some(now));
+    /// Judges the owner; `age` is the age of the latest heartbeat by the engine's clock.
+    fn judge(&mut self, heartbeats: Vec<LockRecord>, age: Option<Duration>, now: Instant) -> OwnerVerdict {
+        let has_changed = !self.heartbeats.is_empty() && self.heartbeats != heartbeats;
+        if has_changed || self.unchanged_since.is_none() {
+            (self.heartbeats, self.unchanged_since) = (heartbeats, Some(now));
         }
-        let heard = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let is_old = age.is_some_and(|age| age > SILENCE);
+        let observed =
+            self.unchanged_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let is_old = age.is_some_and(|age| age > DEAD_AFTER);
         match () {
-            () if has_changed => OwnerVerdict::Lives,
-            () if heard >= SILENCE || (is_old && heard >= LISTEN) => OwnerVerdict::Dead,
+            () if has_changed => OwnerVerdict::Alive,
+            () if observed >= DEAD_AFTER || (is_old && observed >= MIN_OBSERVATION) => OwnerVerdict::Dead,
             () if is_old => OwnerVerdict::Unsure,
-            () => OwnerVerdict::Lives,
+            () => OwnerVerdict::Alive,
         }
     }
 }
 
-/// Takes the lock of a project; while another run has it, retries until the limit.
-///
-/// # Errors
-/// An engine that does not answer, or refuses.
+/// Acquires the lock of a project; while another run holds it, retries until the limit.
 pub fn acquire(
     request: LockRequest,
     stop: &StopSignal,
-    waiting: &mut dyn WaitObserver,
+    observer: &mut dyn WaitObserver,
 ) -> Result<AcquireResult> {
-    let LockRequest { docker, board, project, holder, limit } = request;
-    let keys = LockContext { docker: docker.clone(), names: LockNames::of(board, project), holder };
-    let mut other = LockOwner::default();
-    let mut told = false;
+    let LockRequest { docker, backend, project, owner, limit } = request;
+    let context = LockContext { docker: docker.clone(), names: LockNames::new(backend, project), owner };
+    let mut busy_owner = LockOwner::default();
+    let mut is_reported = false;
     let (start, mut silence, mut since) = (Instant::now(), OwnerSilence::default(), LeaseStart::now());
-    let longest = limit.max(LISTEN * 2);
-    let waited = wait::until(AGAIN, longest, stop, || -> Result<Option<WaitEnd>> {
-        if waiting.gives_up()? {
+    let longest_wait = limit.max(MIN_OBSERVATION * 2);
+    let waited = wait::until(RETRY, longest_wait, stop, || -> Result<Option<WaitEnd>> {
+        if observer.should_give_up()? {
             return Ok(Some(WaitEnd::GivenUp));
         }
         since = LeaseStart::now();
-        let (holder, verdict) = match keys.attempt(&mut silence, stop, waiting)? {
-            AcquireAttempt::Ours => return Ok(Some(WaitEnd::Ours)),
-            AcquireAttempt::Theirs(holder, verdict) => (holder, verdict),
+        let (owner, verdict) = match context.attempt(&mut silence, stop, observer)? {
+            AcquireAttempt::Acquired => return Ok(Some(WaitEnd::Acquired)),
+            AcquireAttempt::Held(owner, verdict) => (owner, verdict),
         };
-        if !told && !limit.is_zero() {
-            waiting.waits_for(&holder);
-            told = true;
+        if !is_reported && !limit.is_zero() {
+            observer.on_wait(&owner);
+            is_reported = true;
         }
-        other = holder;
+        busy_owner = owner;
         Ok((verdict != OwnerVerdict::Unsure && start.elapsed() >= limit).then_some(WaitEnd::Busy))
     })?;
     Ok(match waited {
-        WaitResult::Done(WaitEnd::Ours) => AcquireResult::Held(Box::new(Lock::held(keys, since))),
+        WaitResult::Done(WaitEnd::Acquired) => AcquireResult::Held(Box::new(Lock::start(context, since))),
         WaitResult::Done(WaitEnd::GivenUp) => AcquireResult::GivenUp,
-        WaitResult::Done(WaitEnd::Busy) | WaitResult::TimedOut => AcquireResult::Busy(Box::new(other)),
+        WaitResult::Done(WaitEnd::Busy) | WaitResult::TimedOut => AcquireResult::Busy(Box::new(busy_owner)),
         WaitResult::Interrupted(signal) => AcquireResult::Interrupted(signal),
     })
 }
 
-/// How the wait for a lock ended.
+/// End of the wait for a lock.
 #[derive(PartialEq, Eq)]
 enum WaitEnd {
-    Ours,
+    Acquired,
     GivenUp,
     Busy,
 }
 
-/// How one attempt ended.
+/// Result of one attempt.
 enum AcquireAttempt {
-    Ours,
-    Theirs(LockOwner, OwnerVerdict),
+    Acquired,
+    Held(LockOwner, OwnerVerdict),
 }
 
-/// Who holds the lock of a project, if anybody who lives.
-///
-/// # Errors
-/// An engine that does not answer.
-pub fn holder(docker: &Docker, board: LockBackend, project: &str) -> Result<Option<LockOwner>> {
-    let keys = LockContext {
+/// Owner of a project's lock, if the owner is alive.
+pub fn current_owner(docker: &Docker, backend: LockBackend, project: &str) -> Result<Option<LockOwner>> {
+    let context = LockContext {
         docker: docker.clone(),
-        names: LockNames::of(board, project),
-        holder: LockOwner::default(),
+        names: LockNames::new(backend, project),
+        owner: LockOwner::default(),
     };
-    let holder = keys.claimed(&keys.names.lock())?;
-    Ok(match holder {
-        Some(holder) if !keys.seems_dead(&holder)? => Some(holder),
+    let owner = context.owner_of(&context.names.lock())?;
+    Ok(match owner {
+        Some(owner) if !context.seems_dead(&owner)? => Some(owner),
         _ => None,
     })
 }
 
 impl LockContext {
-    /// Takes it, or tells who has it.
+    /// Takes the lock, or returns its owner.
     fn attempt(
         &self,
         silence: &mut OwnerSilence,
         stop: &StopSignal,
-        waiting: &mut dyn WaitObserver,
+        observer: &mut dyn WaitObserver,
     ) -> Result<AcquireAttempt> {
-        let Some(holder) = self.try_claim(&self.names.lock(), waiting)? else {
-            return Ok(AcquireAttempt::Ours);
+        let Some(owner) = self.try_claim(&self.names.lock(), observer)? else {
+            return Ok(AcquireAttempt::Acquired);
         };
-        let verdict = match holder.life() {
-            Liveness::Lives => OwnerVerdict::Lives,
+        let verdict = match owner.liveness() {
+            Liveness::Alive => OwnerVerdict::Alive,
             Liveness::Dead => OwnerVerdict::Dead,
-            Liveness::Elsewhere => {
-                let signs = self.signs()?;
-                let age = self.age(&signs)?;
-                silence.judge(signs, age, Instant::now())
+            Liveness::NotVisible => {
+                let heartbeats = self.heartbeats()?;
+                let age = self.age(&heartbeats)?;
+                silence.judge(heartbeats, age, Instant::now())
             }
         };
         if verdict != OwnerVerdict::Dead {
-            return Ok(AcquireAttempt::Theirs(holder, verdict));
+            return Ok(AcquireAttempt::Held(owner, verdict));
         }
-        let other = self.take_over(holder, silence, stop, waiting)?;
-        Ok(other.map_or(AcquireAttempt::Ours, |holder| AcquireAttempt::Theirs(holder, OwnerVerdict::Lives)))
+        let other = self.take_over(owner, silence, stop, observer)?;
+        Ok(other.map_or(AcquireAttempt::Acquired, |owner| AcquireAttempt::Held(owner, OwnerVerdict::Alive)))
     }
 
-    /// Takes a name, or tells who has it.
-    fn try_claim(&self, name: &str, waiting: &mut dyn WaitObserver) -> Result<Option<LockOwner>> {
-        for _ in 0..TRIES {
-            self.docker.claim(self.names.board, name, &self.holder.text())?;
-            waiting.others_wait();
-            match self.claimed(name)? {
-                Some(holder) if holder == self.holder => return Ok(None),
-                Some(holder) => return Ok(Some(holder)),
-                None => {} // given back in this moment
+    /// Creates a record, or returns the owner of the existing one.
+    fn try_claim(&self, name: &str, observer: &mut dyn WaitObserver) -> Result<Option<LockOwner>> {
+        for _ in 0..MAX_ATTEMPTS {
+            self.docker.create_lock_record(self.names.backend, name, &self.owner.to_json())?;
+            observer.on_claim();
+            match self.owner_of(name)? {
+                Some(owner) if owner == self.owner => return Ok(None),
+                Some(owner) => return Ok(Some(owner)),
+                None => {} // released just now
             }
         }
-        Err(Error::unchanged(format!("the engine does not keep `{name}`, which is the project's lock"))
-            .into())
+        Err(Error::unchanged(format!("the engine does not keep `{name}`, the lock of the project")).into())
     }
 
-    fn claimed(&self, name: &str) -> Result<Option<LockOwner>> {
-        let claim = self.docker.claimed(self.names.board, name)?;
-        Ok(claim.map(|claim| LockOwner::read(&claim.text)))
+    fn owner_of(&self, name: &str) -> Result<Option<LockOwner>> {
+        let record = self.docker.lock_record(self.names.backend, name)?;
+        Ok(record.map(|record| LockOwner::parse(&record.text)))
     }
 
-    fn unclaim(&self, names: &[String]) -> Result<()> {
-        self.docker.unclaim(self.names.board, names)
+    fn remove(&self, names: &[String]) -> Result<()> {
+        self.docker.remove_lock_records(self.names.backend, names)
     }
 
-    /// One that runs elsewhere is judged by its latest sign of life, at one look.
-    fn seems_dead(&self, holder: &LockOwner) -> Result<bool> {
-        match holder.life() {
-            Liveness::Lives => Ok(false),
+    /// True if the owner is dead; an owner without a visible process is judged by its latest heartbeat, without
+    /// observation.
+    fn seems_dead(&self, owner: &LockOwner) -> Result<bool> {
+        match owner.liveness() {
+            Liveness::Alive => Ok(false),
             Liveness::Dead => Ok(true),
-            Liveness::Elsewhere => Ok(self.age(&self.signs()?)?.is_some_and(|age| age > SILENCE)),
+            Liveness::NotVisible => Ok(self.age(&self.heartbeats()?)?.is_some_and(|age| age > DEAD_AFTER)),
         }
     }
 
-    /// Signs of life of the holder, its lock among them.
-    fn signs(&self) -> Result<Vec<LockRecord>> {
+    /// Heartbeats of the owner, and its lock.
+    fn heartbeats(&self) -> Result<Vec<LockRecord>> {
         let names = self.names.all();
-        let claims = names.iter().map(|name| self.docker.claimed(self.names.board, name));
-        claims.filter_map(Result::transpose).collect()
+        let records = names.iter().map(|name| self.docker.lock_record(self.names.backend, name));
+        records.filter_map(Result::transpose).collect()
     }
 
-    /// Age of the latest sign, by the engine's clock.
-    fn age(&self, signs: &[LockRecord]) -> Result<Option<Duration>> {
-        let now = self.docker.clock()?;
-        Ok(signs.iter().filter_map(|claim| age(&claim.made, &now)).min())
+    /// Age of the latest heartbeat, by the engine's clock.
+    fn age(&self, heartbeats: &[LockRecord]) -> Result<Option<Duration>> {
+        let current = self.docker.engine_time()?;
+        Ok(heartbeats.iter().filter_map(|record| age(&record.created_at, &current)).min())
     }
 
-    /// Two may find the same dead lock, and the second must not take away what the first has put in its place: a second
-    /// name is held meanwhile, and the lock looked at once more.
+    /// Takes over a dead lock. Two runs may find the same dead lock, and the second must not remove the lock of the
+    /// first. Therefore the run holds a second record meanwhile, and checks the lock once more.
     fn take_over(
         &self,
         dead: LockOwner,
         silence: &OwnerSilence,
         stop: &StopSignal,
-        waiting: &mut dyn WaitObserver,
+        observer: &mut dyn WaitObserver,
     ) -> Result<Option<LockOwner>> {
-        let breaking = self.names.breaking();
-        let waited = wait::until(AGAIN / 5, BREAKING, stop, || -> Result<Option<()>> {
-            let Some(other) = self.try_claim(&breaking, &mut Nothing)? else {
+        let takeover = self.names.takeover();
+        let waited = wait::until(RETRY / 5, TAKEOVER_LIMIT, stop, || -> Result<Option<()>> {
+            let Some(other) = self.try_claim(&takeover, &mut NoObserver)? else {
                 return Ok(Some(()));
             };
             if self.seems_dead(&other)? {
-                self.unclaim(std::slice::from_ref(&breaking))?;
+                self.remove(std::slice::from_ref(&takeover))?;
             }
             Ok(None)
         })?;
         if waited != WaitResult::Done(()) {
             return Ok(Some(dead));
         }
-        let now = self.claimed(&self.names.lock())?;
-        let is_silent = silence.since.is_none() || self.signs()? == silence.signs;
-        let is_still_there = now.as_ref() == Some(&dead) && is_silent;
+        let current = self.owner_of(&self.names.lock())?;
+        let is_silent = silence.unchanged_since.is_none() || self.heartbeats()? == silence.heartbeats;
+        let is_still_there = current.as_ref() == Some(&dead) && is_silent;
         if is_still_there {
-            waiting.took_over(&dead);
-            // What it had just asked of docker would be done behind our back.
-            wait::until(AGAIN / 10, ORPHANS, stop, || Ok::<_, Error>((!dead.has_orphans()).then_some(())))?;
-            self.unclaim(&self.names.all())?;
+            observer.on_takeover(&dead);
+            // The engine may still run the last commands of the dead run.
+            wait::until(RETRY / 10, ORPHAN_LIMIT, stop, || {
+                Ok::<_, Error>((!dead.has_orphans()).then_some(()))
+            })?;
+            self.remove(&self.names.all())?;
         }
-        let other = self.try_claim(&self.names.lock(), waiting);
-        self.unclaim(&[breaking])?;
+        let other = self.try_claim(&self.names.lock(), observer);
+        self.remove(&[takeover])?;
         other
     }
 
-    /// Leaves a sign of life, and then checks the lock; gives the run that has taken it. A lock that is gone was removed
-    /// (`docker volume prune`). It is taken again as long as no other run can have had it meanwhile.
-    fn beat(&self, n: u64, is_young: bool) -> Result<Option<LockOwner>> {
-        let name = self.names.beat(n);
-        self.unclaim(std::slice::from_ref(&name))?;
-        self.docker.claim(self.names.board, &name, &self.holder.text())?;
-        let other = match is_young {
-            true => self.try_claim(&self.names.lock(), &mut Nothing)?,
-            false => {
-                let holder = self.claimed(&self.names.lock())?;
-                Some(holder.unwrap_or_default()).filter(|holder| *holder != self.holder)
-            }
+    /// Sends a heartbeat, then checks the lock; returns the owner of a lock that was lost. If the lock's record was
+    /// removed (`docker volume prune`), it is created again, unless another run may have held the lock meanwhile.
+    fn send_heartbeat(&self, n: u64, is_fresh: bool) -> Result<Option<LockOwner>> {
+        let name = self.names.heartbeat(n);
+        self.remove(std::slice::from_ref(&name))?;
+        self.docker.create_lock_record(self.names.backend, &name, &self.owner.to_json())?;
+        let other = if is_fresh {
+            self.try_claim(&self.names.lock(), &mut NoObserver)?
+        } else {
+            let owner = self.owner_of(&self.names.lock())?;
+            Some(owner.unwrap_or_default()).filter(|owner| *owner != self.owner)
         };
-        if other.is_some() && self.claimed(&name)?.is_some_and(|holder| holder == self.holder) {
-            self.unclaim(&[name])?;
+        if other.is_some() && self.owner_of(&name)?.is_some_and(|owner| owner == self.owner) {
+            self.remove(&[name])?;
         }
         Ok(other)
     }
 }
 
 impl Lock {
-    /// `since` is the moment before it was asked for.
-    fn held(keys: LockContext, since: LeaseStart) -> Lock {
+    /// Starts the heartbeats; `since` is the time before the lock was requested.
+    fn start(context: LockContext, since: LeaseStart) -> Lock {
         let (end, ended) = mpsc::channel();
-        let lease = Lease::new(keys.clone(), since);
-        let beating = lease.clone();
+        let lease = Lease::new(context.clone(), since);
+        let renewing = lease.clone();
         let beats = thread::spawn(move || {
-            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout) && beating.error().is_none() {
-                // What the engine does not answer now is asked the next time.
-                let _ = beating.renew();
+            while ended.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout)
+                && renewing.error().is_none()
+            {
+                // If the engine does not answer, the next heartbeat tries again.
+                let _ = renewing.renew();
             }
         });
-        Lock { keys, lease, end: Some(end), beats: Some(beats) }
+        Lock { context, lease, end: Some(end), heartbeats: Some(beats) }
     }
 
-    /// What tells whether it is still held.
+    /// Lease, which tells whether this run still holds the lock.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
@@ -400,13 +400,13 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         self.end = None;
-        // A beat that is under way would leave its name behind.
-        let _ = self.beats.take().map(JoinHandle::join);
-        let LockContext { names, .. } = &self.keys;
-        let ours = self.keys.claimed(&names.lock()).ok().flatten();
-        if ours.is_some_and(|holder| holder == self.keys.holder) {
-            // One that stays is a dead process's, which is no lock.
-            let _ = self.keys.unclaim(&names.all());
+        // A heartbeat under way would leave its record behind.
+        let _ = self.heartbeats.take().map(JoinHandle::join);
+        let LockContext { names, .. } = &self.context;
+        let current = self.context.owner_of(&names.lock()).ok().flatten();
+        if current.is_some_and(|owner| owner == self.context.owner) {
+            // A record that remains has a dead owner and does not lock.
+            let _ = self.context.remove(&names.all());
         }
     }
 }
@@ -415,47 +415,52 @@ impl Drop for Lock {
 mod tests {
     use super::*;
 
-    fn sign(made: &str) -> Vec<LockRecord> {
-        vec![LockRecord { text: "x".into(), made: made.into() }]
+    fn heartbeat(created_at: &str) -> Vec<LockRecord> {
+        vec![LockRecord { text: "x".into(), created_at: created_at.into() }]
     }
 
-    /// What is said of the same sign, or another one, after so many seconds; its age by the engine's clock.
-    fn judged(looks: &[(&str, u64, u64)]) -> Vec<OwnerVerdict> {
+    /// Verdicts on an owner whose heartbeat is read after so many seconds; the last number is its age by the
+    /// engine's clock.
+    fn verdicts(reads: &[(&str, u64, u64)]) -> Vec<OwnerVerdict> {
         let (start, mut silence) = (Instant::now(), OwnerSilence::default());
-        let judge = |(made, after, age): &(&str, u64, u64)| {
-            silence.judge(sign(made), Some(Duration::from_secs(*age)), start + Duration::from_secs(*after))
+        let judge = |(created_at, seconds, age): &(&str, u64, u64)| {
+            silence.judge(
+                heartbeat(created_at),
+                Some(Duration::from_secs(*age)),
+                start + Duration::from_secs(*seconds),
+            )
         };
-        looks.iter().map(judge).collect()
+        reads.iter().map(judge).collect()
     }
 
     #[test]
-    fn a_holder_elsewhere_is_dead_once_its_sign_has_not_changed_by_our_own_clock() {
-        use OwnerVerdict::{Dead, Lives, Unsure};
+    fn an_owner_is_dead_once_its_heartbeat_has_not_changed_by_this_machines_clock() {
+        use OwnerVerdict::{Alive, Dead, Unsure};
         assert_eq!(
-            judged(&[("a", 0, 5), ("a", 30, 35), ("a", 59, 64), ("b", 61, 1)]),
-            [Lives, Lives, Dead, Lives]
+            verdicts(&[("a", 0, 5), ("a", 30, 35), ("a", 59, 64), ("b", 61, 1)]),
+            [Alive, Alive, Dead, Alive]
         );
         assert_eq!(
-            judged(&[("a", 0, 0), ("a", 59, 0), ("a", 60, 0)]),
-            [Lives, Lives, Dead],
-            "its clock stands"
+            verdicts(&[("a", 0, 0), ("a", 59, 0), ("a", 60, 0)]),
+            [Alive, Alive, Dead],
+            "the engine's clock stands still"
         );
-        assert_eq!(judged(&[("a", 0, 9000), ("a", 14, 9014), ("a", 15, 9015)]), [Unsure, Unsure, Dead]);
+        assert_eq!(verdicts(&[("a", 0, 9000), ("a", 14, 9014), ("a", 15, 9015)]), [Unsure, Unsure, Dead]);
         assert_eq!(
-            judged(&[("a", 0, 9000), ("b", 10, 9000), ("b", 24, 9014)]),
-            [Unsure, Lives, Unsure],
-            "it jumped"
+            verdicts(&[("a", 0, 9000), ("b", 10, 9000), ("b", 24, 9014)]),
+            [Unsure, Alive, Unsure],
+            "the engine's clock jumped"
         );
     }
 
     #[test]
-    fn no_two_projects_have_a_name_in_common_and_none_is_too_long() {
+    fn no_two_projects_share_a_record_and_no_name_is_too_long() {
         let long = "a".repeat(80);
         let names: Vec<String> = ["a", "a-lock", "a_lock", long.as_str()]
             .iter()
             .flat_map(|p| {
-                let names = LockNames::of(LockBackend::Configs, p);
-                [names.lock(), names.breaking(), names.beat(0), names.beat(1)]
+                let names = LockNames::new(LockBackend::Configs, p);
+                [names.lock(), names.takeover(), names.heartbeat(0), names.heartbeat(1)]
             })
             .collect();
         let unique: std::collections::BTreeSet<&String> = names.iter().collect();

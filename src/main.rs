@@ -68,7 +68,7 @@ fn read(words: Vec<OsString>) -> Cli {
     if !plugin::is_plugin(words.first()) {
         return Cli::read(words, program());
     }
-    let call = plugin::call(words);
+    let call = plugin::parse_invocation(words);
     let mut cli = Cli::read(call.words, program());
     cli.compose.docker = call.docker;
     cli

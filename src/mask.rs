@@ -1,17 +1,17 @@
-//! Text without the secrets that a URL or a flag may hold: what is shown and recorded is read by more people than may use them.
+//! Removes secrets from URLs and flags: more people read messages and records than may use the secrets.
 
 const MASK: &str = "…";
 
-/// Flags whose value is the user's own text.
+/// Flags whose value is masked as a whole.
 const PRIVATE: [&str; 2] = ["--drain-command", "--health-body"];
 
-/// A text whose URLs and paths have no user, no password, and no value in their query.
+/// Removes the user, the password and the values of queries from all URLs and paths of a text.
 pub fn urls(text: &str) -> String {
     let words = text.split_inclusive(char::is_whitespace);
     words.map(|word| query(&user(word))).collect()
 }
 
-/// A command line as it is recorded.
+/// A command line for the record.
 pub fn command(words: impl Iterator<Item = String>) -> String {
     let mut is_private = false;
     let shown = |word: String| {
@@ -36,13 +36,13 @@ fn user(word: &str) -> String {
     }
 }
 
-/// The values of a query go, its names stay.
+/// Removes the values of a query and keeps its names.
 fn query(word: &str) -> String {
     let Some((before, rest)) = word.split_once('?').filter(|(before, _)| before.contains('/')) else {
         return word.into();
     };
-    let inside = |c: char| c.is_ascii_alphanumeric() || "-._~!$'()*+,;:@/?%&=[]".contains(c);
-    let end = rest.find(|c| !inside(c)).unwrap_or(rest.len());
+    let is_query_char = |c: char| c.is_ascii_alphanumeric() || "-._~!$'()*+,;:@/?%&=[]".contains(c);
+    let end = rest.find(|c| !is_query_char(c)).unwrap_or(rest.len());
     let masked = |pair: &str| match pair.split_once('=') {
         Some((name, value)) if !value.is_empty() => format!("{name}={MASK}"),
         _ => pair.into(),

@@ -198,7 +198,7 @@ fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<E
 
 fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<Error>> {
     let Some(service) = services.iter().find(|s| s.has_start_interval) else { return Ok(None) };
-    let version = docker.machine()?.version;
+    let version = docker.host_info()?.version;
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let name = &service.name;
     let error = || {
@@ -561,7 +561,7 @@ fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::unchanged(format!("Compose would stop what runs in order to {purpose}; nothing was changed"))
-        .seen(&lost.join("\n"))
+        .detail(&lost.join("\n"))
         .hint(
             "the definition of a network changed: give the new network another name in the file, so that both can \
              exist, or take the downtime with `docker compose up --detach`",

@@ -1,4 +1,4 @@
-//! Numbered releases: what each put in place, the images kept for it, and which one to go back to.
+//! Numbered releases: their content, their images, and the release that a rollback returns to.
 
 pub mod engine_folder;
 pub mod images;
@@ -15,34 +15,35 @@ use crate::error::Error;
 use crate::git::WorkingCopy;
 use crate::shell;
 
-/// The format of every file written here. What has a newer one is not half understood: it is shown as there, and nothing
-/// is changed beside it, because what a newer version keeps, and for what, is not known to this one.
+/// Format of every file of the state folder. A file with a newer format is reported and otherwise left alone.
+/// Nothing is changed beside it, because its contents and their purpose are unknown to this version.
 pub const FORMAT: u32 = 1;
 
-/// How many records stay at most, those that nothing can go back to included.
-const HISTORY: usize = 200;
+/// Most records that stay, including those of releases that no rollback can return to.
+const MAX_RECORDS: usize = 200;
 
-/// One service as a release put it in place.
+/// Service as a release put it in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRelease {
-    /// The reference, as the file or `--image` named it.
+    /// Image reference of the compose file or of `--image`.
     pub image: String,
     pub image_id: String,
-    /// `RepoDigests`, to pull it again; none for an image that was built here.
+    /// `RepoDigests`, to pull the image again; empty for an image that was built here.
     #[serde(default)]
     pub digests: Vec<String>,
-    /// As Compose labels the containers.
+    /// Configuration hash, as in the label of the containers.
     pub config_hash: String,
     pub replicas: u32,
-    /// The release that put it in place; its image has the tag `r{since}`.
+    /// Release that put the service in place; its image has the tag `r{since}`.
     pub since: u32,
-    /// The image came from `--image`.
+    /// True if the image came from `--image`.
     #[serde(default)]
     pub by_flag: bool,
 }
 
 impl ServiceRelease {
-    /// What it runs is the same, whatever its image is called and since when it is there.
+    /// True if both have the same configuration, image and number of instances, whatever the image's name and the
+    /// release.
     pub fn same_content(&self, other: &ServiceRelease) -> bool {
         self.content() == other.content()
     }
@@ -52,7 +53,7 @@ impl ServiceRelease {
     }
 }
 
-/// What a rollout was started for.
+/// Reason for a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutKind {
@@ -60,11 +61,12 @@ pub enum RolloutKind {
     Rollback {
         to: u32,
     },
-    /// Found running at the first deploy.
-    Adopted,
+    /// Containers that ran before the first deploy.
+    #[serde(rename = "adopted")]
+    Imported,
 }
 
-/// How a rollout ended.
+/// Result of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutOutcome {
@@ -74,18 +76,18 @@ pub enum RolloutOutcome {
     Interrupted,
 }
 
-/// What the witness saw of a rollout, of all its URLs together.
+/// Witness results of a rollout, over all its URLs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessTotals {
     pub urls: Vec<String>,
     pub sent: u64,
     pub lost: u64,
-    /// The longest time without a good answer.
+    /// Longest time without a good answer.
     #[serde(default)]
     pub longest_gap_ms: Option<u64>,
 }
 
-/// A release: durable, and never changed once it is written.
+/// Release, as recorded on disk; a record never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseRecord {
     pub format: u32,
@@ -93,12 +95,12 @@ pub struct ReleaseRecord {
     pub project: String,
     pub kind: RolloutKind,
     pub outcome: RolloutOutcome,
-    /// Why it did not deploy.
+    /// Reason for a failed deploy.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Everything in place after it, whether this rollout touched it or not.
+    /// All services in place after the rollout, whether the rollout touched them or not.
     pub services: BTreeMap<String, ServiceRelease>,
-    /// The services this rollout was about.
+    /// Services of this rollout.
     pub deployed: Vec<String>,
     #[serde(default)]
     pub git: Option<WorkingCopy>,
@@ -111,13 +113,13 @@ pub struct ReleaseRecord {
     /// Requests that were cut off at the drain timeout.
     #[serde(default)]
     pub cut: u64,
-    /// None where nothing was asked.
+    /// `None` if there was no witness.
     #[serde(default)]
     pub witness: Option<WitnessTotals>,
 }
 
 impl ReleaseRecord {
-    /// It can be gone back to.
+    /// True if a rollback can return to this release.
     pub fn is_good(&self) -> bool {
         self.outcome == RolloutOutcome::Deployed
     }
@@ -127,36 +129,37 @@ impl ReleaseRecord {
     }
 
     fn content(&self) -> Vec<(&str, (&str, &str, u32))> {
-        self.services.iter().map(|(name, placed)| (name.as_str(), placed.content())).collect()
+        self.services.iter().map(|(name, service)| (name.as_str(), service.content())).collect()
     }
 
     fn images(&self) -> impl Iterator<Item = (String, u32)> {
-        self.services.iter().map(|(name, placed)| (name.clone(), placed.since))
+        self.services.iter().map(|(name, service)| (name.clone(), service.since))
     }
 
-    /// It has all of these services, and one of them differs; without names it is the whole that differs.
+    /// True if a rollback to this release changes something: one of the named services, all of which it must have.
+    /// Without names, the release as a whole.
     fn differs(&self, current: &ReleaseRecord, services: &[String]) -> bool {
         let pair = |name: &String| Some((self.services.get(name)?, current.services.get(name)));
         let pairs: Option<Vec<_>> = services.iter().map(pair).collect();
         match pairs {
             _ if services.is_empty() => !self.same_content(current),
-            Some(pairs) => pairs.iter().any(|(then, now)| !now.is_some_and(|now| now.same_content(then))),
+            Some(pairs) => pairs.iter().any(|(past, now)| !now.is_some_and(|now| now.same_content(past))),
             None => false,
         }
     }
 }
 
-/// `wanted.json`: what a rollout under way heads for.
+/// `wanted.json`: target of a rollout under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InProgress {
     pub format: u32,
     pub number: u32,
     pub kind: RolloutKind,
     pub services: Vec<String>,
-    /// The ids of the containers that a `--force` replaces: hashes cannot tell those.
+    /// Ids of the containers that `--force` replaces; hashes cannot tell those.
     #[serde(default)]
     pub replaced: Vec<String>,
-    /// Restart policies by container id, as they were before anything was retired.
+    /// Restart policies by container id, from before the rollout changed them.
     #[serde(default)]
     pub restart: BTreeMap<String, String>,
     #[serde(default)]
@@ -165,24 +168,25 @@ pub struct InProgress {
     pub paused: bool,
 }
 
-/// A file of ours that is there and cannot be used.
+/// File of the state folder that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableFile {
     pub path: PathBuf,
     pub why: String,
-    /// A newer version wrote it; nothing is wrong with it.
-    pub newer: bool,
+    /// True if a newer version wrote the file, which is not damaged.
+    pub is_newer: bool,
 }
 
 impl UnreadableFile {
-    /// What to type so that the rest is used without it; numbers of releases are not used again all the same.
+    /// Command that moves the file away, so that the others can be used. Release numbers are still never reused.
     fn hint(&self) -> String {
         let path = shell::path(&self.path);
-        match self.newer {
-            true => format!(
-                "use the newer compose-zd that wrote it, or move it away and go on without it: `mv {path} {path}.newer`"
-            ),
-            false => format!("move it away, and the rest is used without it: `mv {path} {path}.broken`"),
+        if self.is_newer {
+            format!(
+                "use the newer compose-zd that wrote it, or move it away and continue without it: `mv {path} {path}.newer`"
+            )
+        } else {
+            format!("move it away to use the other files: `mv {path} {path}.broken`")
         }
     }
 }
@@ -194,34 +198,32 @@ impl fmt::Display for UnreadableFile {
 }
 
 impl From<&UnreadableFile> for Error {
-    /// A newer version's file is a wrong use of this one.
-    fn from(damage: &UnreadableFile) -> Error {
-        let error = match damage.newer {
-            true => Error::usage(damage.to_string()),
-            false => Error::unchanged(damage.to_string()),
-        };
-        error.hint(damage.hint())
+    /// A file of a newer version is an error of usage.
+    fn from(file: &UnreadableFile) -> Error {
+        let error =
+            if file.is_newer { Error::usage(file.to_string()) } else { Error::unchanged(file.to_string()) };
+        error.hint(file.hint())
     }
 }
 
-/// All records of a project, oldest first. One that cannot be read is treated as not there where that is safe: its number
-/// is not used again, and no release is taken for the current or the previous one past it.
+/// All records of a project, oldest first. An unreadable record is skipped where that is safe: its number is never
+/// reused, and no older release counts as the current or the previous one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ReleaseHistory {
     records: Vec<ReleaseRecord>,
-    damaged: BTreeMap<u32, UnreadableFile>,
-    /// The highest number that a file of any release, moved away or not, has.
-    taken: u32,
+    unreadable_files: BTreeMap<u32, UnreadableFile>,
+    /// Highest release number of any file, including files that were moved away.
+    highest_number: u32,
 }
 
-/// What stays of a history.
+/// Parts of a history that stay after pruning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The releases whose record stays.
+    /// Releases whose record stays.
     pub records: BTreeSet<u32>,
-    /// The releases whose configuration stays: those that can be gone back to.
+    /// Releases whose configuration stays: those that a rollback can return to.
     pub configs: BTreeSet<u32>,
-    /// The images whose tag `r{since}` stays, as service and `since`.
+    /// Images whose tag `r{since}` stays, as service and `since`.
     pub images: BTreeSet<(String, u32)>,
 }
 
@@ -231,40 +233,41 @@ impl ReleaseHistory {
         ReleaseHistory { records, ..ReleaseHistory::default() }
     }
 
-    /// With records that cannot be read, and numbers that are not free.
-    pub fn with(
+    /// A history with unreadable records, and the highest number in use.
+    pub fn with_unreadable(
         records: Vec<ReleaseRecord>,
-        damaged: BTreeMap<u32, UnreadableFile>,
-        taken: u32,
+        unreadable_files: BTreeMap<u32, UnreadableFile>,
+        highest_number: u32,
     ) -> ReleaseHistory {
-        ReleaseHistory { damaged, taken, ..ReleaseHistory::new(records) }
+        ReleaseHistory { unreadable_files, highest_number, ..ReleaseHistory::new(records) }
     }
 
-    /// The release that serves: the newest good one. None where a newer one cannot be read, which may be it.
+    /// Current release: the newest good one. `None` if a newer record is unreadable, because that may be the
+    /// current one.
     pub fn current(&self) -> Option<&ReleaseRecord> {
         self.good().next().filter(|r| self.unreadable_since(r.number).is_none())
     }
 
-    /// The newest record that cannot be read, of those after a release.
+    /// Newest unreadable record after a release.
     pub fn unreadable_since(&self, number: u32) -> Option<(u32, &UnreadableFile)> {
-        let (last, damage) = self.damaged.last_key_value()?;
-        (*last > number).then_some((*last, damage))
+        let (newest, file) = self.unreadable_files.last_key_value()?;
+        (*newest > number).then_some((*newest, file))
     }
 
-    /// A record that is there and cannot be read.
+    /// Unreadable record of this number.
     pub fn unreadable(&self, number: u32) -> Option<&UnreadableFile> {
-        self.damaged.get(&number)
+        self.unreadable_files.get(&number)
     }
 
-    /// The records that cannot be read, newest first.
-    pub fn damaged(&self) -> impl Iterator<Item = (u32, &UnreadableFile)> {
-        self.damaged.iter().rev().map(|(number, damage)| (*number, damage))
+    /// Unreadable records, newest first.
+    pub fn unreadable_records(&self) -> impl Iterator<Item = (u32, &UnreadableFile)> {
+        self.unreadable_files.iter().rev().map(|(number, file)| (*number, file))
     }
 
-    /// Where a rollback goes: back from the current release, the newest good one whose content differs, for the named
-    /// services only where some are named, and that has all of these.
+    /// Release that a rollback returns to: the newest good one whose content differs from the current release. With
+    /// named services, one of these differs, and the release has all of them.
     ///
-    /// A rollback is a release of its own, so the next one returns to the newer content: Swarm's cyclic rule.
+    /// A rollback is a release of its own, so the next rollback returns to the newer content: Swarm's cyclic rule.
     pub fn previous(&self, services: &[String]) -> Option<&ReleaseRecord> {
         let current = self.current()?;
         self.good().find(|r| r.differs(current, services))
@@ -274,50 +277,53 @@ impl ReleaseHistory {
         self.records.iter().find(|r| r.number == number)
     }
 
-    /// The number of the next release: no number is used twice, one that a rollout under way has taken included.
-    pub fn next_number(&self, wanted: Option<&InProgress>) -> u32 {
-        let numbers = self.records.iter().map(|r| r.number).chain(wanted.map(|w| w.number));
-        let numbers = numbers.chain(self.damaged.keys().copied()).chain([self.taken]);
+    /// Number of the next release. No number is used twice, including that of a rollout under way.
+    pub fn next_number(&self, in_progress: Option<&InProgress>) -> u32 {
+        let numbers = self.records.iter().map(|r| r.number).chain(in_progress.map(|w| w.number));
+        let numbers = numbers.chain(self.unreadable_files.keys().copied()).chain([self.highest_number]);
         numbers.max().unwrap_or(0).saturating_add(1)
     }
 
-    /// The releases that can be gone back to, newest first.
+    /// Releases that a rollback can return to, newest first.
     pub fn good_numbers(&self) -> Vec<u32> {
         self.good().map(|r| r.number).collect()
     }
 
-    /// Every service that any release had.
+    /// Every service of any release.
     pub fn services(&self) -> BTreeSet<String> {
         self.records.iter().flat_map(|r| r.services.keys().cloned()).collect()
     }
 
-    /// What stays when `keep` releases can be gone back to (at least one): the newest good ones with configuration and
-    /// images, one of which is where a rollback goes, wherever two or more stay; and as history every record that is not
-    /// older than the oldest of them.
-    pub fn kept(&self, keep: usize) -> Retention {
-        let mut kept: Vec<&ReleaseRecord> = self.good().take(keep.max(1)).collect();
-        let previous = self.previous(&[]).filter(|p| kept.iter().all(|k| k.number != p.number));
+    /// Parts that stay if a rollback can return to `keep` releases (at least one). The newest good releases stay
+    /// with configuration and images. If two or more stay, the target of the next rollback is among them. All
+    /// records that are not older than these stay as history.
+    pub fn retention(&self, keep: usize) -> Retention {
+        let mut retained: Vec<&ReleaseRecord> = self.good().take(keep.max(1)).collect();
+        let previous = self.previous(&[]).filter(|p| retained.iter().all(|k| k.number != p.number));
         if let (2.., Some(previous)) = (keep, previous) {
-            kept.truncate(keep - 1);
-            kept.push(previous);
+            retained.truncate(keep - 1);
+            retained.push(previous);
         }
-        let oldest = kept.last().map_or(0, |r| r.number);
-        let recent = || self.records.iter().rev().take(HISTORY);
-        let configs: BTreeSet<u32> = kept.iter().map(|r| r.number).collect();
+        let oldest = retained.last().map_or(0, |r| r.number);
+        let recent = || self.records.iter().rev().take(MAX_RECORDS);
+        let configs: BTreeSet<u32> = retained.iter().map(|r| r.number).collect();
         let history = recent().map(|r| r.number).filter(|n| *n >= oldest);
         Retention {
             records: history.chain(configs.iter().copied()).collect(),
             configs,
-            images: kept.iter().flat_map(|r| r.images()).collect(),
+            images: retained.iter().flat_map(|r| r.images()).collect(),
         }
     }
 
-    /// What is kept of each image, once each: a prune may have taken a tag or a keeper since.
-    pub fn placed<'a>(&'a self, kept: &'a Retention) -> impl Iterator<Item = (&'a str, &'a ServiceRelease)> {
-        let services = kept.configs.iter().filter_map(|n| self.get(*n)).flat_map(|r| &r.services);
+    /// Services of the retained releases, one for each image: a prune may have removed a tag or a keeper since.
+    pub fn retained_services<'a>(
+        &'a self,
+        retained: &'a Retention,
+    ) -> impl Iterator<Item = (&'a str, &'a ServiceRelease)> {
+        let services = retained.configs.iter().filter_map(|n| self.get(*n)).flat_map(|r| &r.services);
         let by_tag: BTreeMap<(&str, u32), &ServiceRelease> =
-            services.map(|(name, placed)| ((name.as_str(), placed.since), placed)).collect();
-        by_tag.into_iter().map(|((name, _), placed)| (name, placed))
+            services.map(|(name, service)| ((name.as_str(), service.since), service)).collect();
+        by_tag.into_iter().map(|((name, _), service)| (name, service))
     }
 
     pub fn newest_first(&self) -> impl Iterator<Item = &ReleaseRecord> {

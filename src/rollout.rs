@@ -181,7 +181,7 @@ impl<'a> Rollout<'a> {
     pub fn watch_on(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
         for (key, age) in young {
             let pace = self.service(key).settings.pace;
-            self.context.watch.follow_on(self.candidate(key)?, pace, *age, self.tolerance.monitor);
+            self.context.watch.resume(self.candidate(key)?, pace, *age, self.tolerance.monitor);
         }
         Ok(())
     }
@@ -304,9 +304,9 @@ impl<'a> Rollout<'a> {
         if self.lenient {
             return Ok(());
         }
-        let warned = self.context.watch.out_of_memory();
+        let warned = self.context.watch.take_out_of_memory();
         warned.into_iter().for_each(|name| self.context.report.warn(&Warning::OutOfMemory(name)));
-        let Some(alarm) = self.context.watch.alarm() else { return Ok(()) };
+        let Some(alarm) = self.context.watch.take_failure() else { return Ok(()) };
         self.context.report.event(Event::Failed { names: alarm.names.clone() });
         Err(alarm.into())
     }
@@ -341,16 +341,16 @@ impl<'a> Rollout<'a> {
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),
             Step::Route { inside, outside } => {
-                let act = self.context.witness.route();
+                let act = self.context.witness.rotation_change();
                 self.route(inside, outside)?;
-                act.done();
+                act.confirm();
                 Ok(())
             }
             Step::Idle(keys) => self.idle(keys),
             Step::Delay(time) => self.delay(*time),
             Step::Monitor(_) => self.monitor(),
             Step::Stop(keys) => {
-                let _act = self.context.witness.stop();
+                let _act = self.context.witness.instance_stop();
                 self.stop(keys)
             }
             Step::Remove(keys) => self.remove(keys),
@@ -415,10 +415,10 @@ impl<'a> Rollout<'a> {
         for container in self.bound.values_mut() {
             match now.remove(&container.id) {
                 Some(read) => *container = read,
-                None => container.has_stopped(),
+                None => container.mark_stopped(),
             }
         }
-        self.context.watch.see(self.bound.values());
+        self.context.watch.observe(self.bound.values());
         self.read = Some(Instant::now());
         Ok(())
     }
@@ -440,7 +440,7 @@ impl<'a> Rollout<'a> {
     fn hook(&self, key: &InstanceKey, hook: &LifecycleHook, what: &'static str) -> Result<()> {
         // Until then it has to be ready.
         let limit = self.service(key).settings.pace.deadline;
-        let done = self.context.docker.exec(&hook_exec(&self.bound[key], hook).within(limit))?;
+        let done = self.context.docker.exec(&hook_exec(&self.bound[key], hook).with_limit(limit))?;
         match done.ok() {
             true => Ok(()),
             false if self.lenient => {
@@ -449,7 +449,7 @@ impl<'a> Rollout<'a> {
                 Ok(())
             }
             false => Err(Error::unchanged(format!("{what} of {} failed", self.name(key)))
-                .seen(done.stderr_or_stdout())
+                .detail(done.stderr_or_stdout())
                 .into()),
         }
     }
@@ -523,7 +523,7 @@ fn is_cleaning(step: &Step) -> bool {
 
 fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
     let (options, variables) = (hook.options(), hook.variables());
-    Exec { options, variables, ..Exec::of_user(&container.id, hook.command.argv()) }
+    Exec { options, variables, ..Exec::user_command(&container.id, hook.command.argv()) }
 }
 
 /// Compose's number of an instance, else the one that its name ends with.
@@ -559,5 +559,5 @@ pub fn probe(
         container: proxy.map(|p| p.container()),
         not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
     };
-    health::choose(&service.name, service.settings.http.as_ref(), container, front)
+    health::choose_probe(&service.name, service.settings.http.as_ref(), container, front)
 }

@@ -1,7 +1,6 @@
-//! Which cryptography HTTPS is asked with.
+//! Cryptography for HTTPS.
 
-/// Has every client that is made from here on use ring. rustls keeps the first choice of a process, so that a second call
-/// changes nothing.
+/// Selects ring for all later clients. rustls keeps the first selection of a process, so a second call changes nothing.
 pub fn choose_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }

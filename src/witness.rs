@@ -1,5 +1,5 @@
-//! The witness: asks the public URL all the time while a rollout runs, and tells what was lost. Each probe is one request
-//! on a connection of its own, sent once; several may be open, so that a slow answer does not slow the others down.
+//! Witness: probes the public URL during a rollout and counts the losses. Each probe is one request on a connection
+//! of its own, never retried. Several probes may be open, so that a slow answer does not delay the others.
 
 mod client;
 mod sample;
@@ -24,36 +24,36 @@ pub use sample::ProbeOutcome;
 pub use sample::Sample;
 use sample::{LossCriteria, in_millis};
 pub use summary::{SwitchWindow, WitnessSummary};
-use summary::{how_lost, versions};
+use summary::{loss_breakdown, versions};
 use verdict::{ChangeLog, LOST, LossTally, UrlOutage, loss_evidence};
 
-/// How many probes of a URL may be without an answer at a time.
-const OPEN: usize = 64;
+/// Most probes of a URL that may be open at a time.
+const MAX_OPEN: usize = 64;
 
-/// How many are sent at once when a new rotation is confirmed, so that its first answers are known before the old
-/// instances are stopped, without anybody waiting for them.
+/// Number of probes that are sent at once when a new rotation is confirmed. Their answers are known before the old
+/// instances stop, without a wait.
 const BURST: usize = 4;
 
-/// How long an open probe is waited for at the end. One that is older is slow, and told as open.
-const LAST: Duration = Duration::from_millis(200);
+/// Longest wait for open probes at the end. A probe that is older is slow, and is reported as open.
+const FINAL_WAIT: Duration = Duration::from_millis(200);
 
 const POLL: Duration = Duration::from_millis(5);
 
-/// What a URL may be asked by, best first: whether one of them only sends clients on to another, its answer tells.
+/// Addresses of one public URL, best first; an answer shows whether an address only redirects clients to another.
 pub type UrlCandidates = Vec<WitnessUrl>;
 
-/// All the URLs of a run; nobody asks any until it is started.
+/// All URLs of a run; the probes begin with [`Witness::start`].
 #[derive(Default)]
 pub struct Witness {
     probes: OnceLock<Vec<Arc<WitnessProbe>>>,
-    /// What the times of samples count from.
+    /// Start of the times of samples.
     zero: OnceLock<Instant>,
-    acts: Mutex<ChangeLog>,
-    /// Losses since the last change of the rotation have not brought it back yet.
-    judges: AtomicBool,
+    changes: Mutex<ChangeLog>,
+    /// True until losses since the last change of the rotation have started a rollback.
+    can_object: AtomicBool,
 }
 
-/// What became of one URL, for the report.
+/// Result for one URL, for the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
     pub url: String,
@@ -62,54 +62,51 @@ pub struct ProbeReport {
     pub samples: Vec<Sample>,
 }
 
-/// How many were sent and lost so far, of all URLs.
+/// Number of probes sent and lost so far, over all URLs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProbeCount {
     pub sent: usize,
     pub lost: usize,
 }
 
-/// Counts for all URLs.
+/// Counts the probes of all URLs.
 struct ProbeCounter {
     count: Mutex<ProbeCount>,
-    tell: Box<dyn Fn(ProbeCount) + Send + Sync>,
+    report: Box<dyn Fn(ProbeCount) + Send + Sync>,
 }
 
 impl ProbeCounter {
-    fn change(&self, change: impl FnOnce(&mut ProbeCount)) {
+    fn update(&self, change: impl FnOnce(&mut ProbeCount)) {
         let mut count = self.count.lock().expect("nobody panicked");
         change(&mut count);
-        (self.tell)(*count);
+        (self.report)(*count);
     }
 }
 
-/// A change of the rotation, or a stop of instances, under way; it ends when this is dropped.
+/// Change of the rotation, or stop of instances, under way; it ends when this is dropped.
 pub struct ChangeSpan<'w> {
     witness: &'w Witness,
     is_route: bool,
 }
 
 impl Witness {
-    /// Begins to ask, on threads of its own; `elapsed` is the report's time now, and `tell` hears of each probe that ended.
-    ///
-    /// # Errors
-    /// When no HTTP client can be made.
+    /// Starts the probes on threads of their own. `elapsed` is the report's time now; `report` receives each new count.
     pub fn start(
         &self,
         urls: &[UrlCandidates],
         settings: &WitnessSettings,
         elapsed: Duration,
-        tell: impl Fn(ProbeCount) + Send + Sync + 'static,
+        report: impl Fn(ProbeCount) + Send + Sync + 'static,
     ) -> Result<()> {
         let now = Instant::now();
         let zero = now.checked_sub(elapsed).unwrap_or(now);
-        let counter = Arc::new(ProbeCounter { count: Mutex::default(), tell: Box::new(tell) });
-        let probes = urls.iter().map(|places| WitnessProbe::new(places, settings, zero, &counter));
+        let counter = Arc::new(ProbeCounter { count: Mutex::default(), report: Box::new(report) });
+        let probes = urls.iter().map(|addresses| WitnessProbe::new(addresses, settings, zero, &counter));
         let probes = probes.collect::<Result<Vec<_>>>()?;
-        let every = Duration::from_secs(1) / settings.rate;
+        let interval = Duration::from_secs(1) / settings.rate;
         for probe in &probes {
             let probe = Arc::clone(probe);
-            std::thread::spawn(move || probe.run(every));
+            std::thread::spawn(move || probe.run(interval));
         }
         let _ = (self.zero.set(zero), self.probes.set(probes));
         Ok(())
@@ -126,7 +123,7 @@ impl Witness {
     /// Waits until every URL has given a good answer.
     ///
     /// # Errors
-    /// One that does not in this time, with what it says; an interrupt.
+    /// A URL that gives none in this time, with its last answer; an interrupt.
     pub fn wait_for_answers(&self, limit: Duration, stop: &StopSignal) -> Result<(), Error> {
         let silent = || self.probes().iter().find(|p| !p.has_answered(Duration::MAX));
         let waited = wait::until(POLL, limit, stop, || Ok::<_, Error>(silent().is_none().then_some(())))?;
@@ -137,109 +134,109 @@ impl Witness {
                 "the witness gets no answer from `{}` before the deploy; nothing was changed",
                 probe.url()
             ))
-            .seen(&probe.last_said())
+            .detail(&probe.last_answer())
             .hint(
-                "see that it answers, or name another with `--witness-url` (`x-zd.witness.url`), or what it answers with \
-                 `x-zd.witness.expect`; without `--strict` the deploy goes on without a witness",
+                "check that it answers, name another with `--witness-url` (`x-zd.witness.url`), or accept its answer with \
+                 `x-zd.witness.expect`; without `--strict` the deploy continues without a witness",
             )),
         }
     }
 
-    /// Stops asking those that have not given one good answer so far although they had their time, and tells which, with
-    /// what they said last.
+    /// Stops the probes of URLs that have ended probes and no good answer. Returns those URLs, with their last answers.
     pub fn dismiss_silent(&self) -> Vec<(String, String)> {
-        let silent =
-            |p: &&Arc<WitnessProbe>| !p.is_over() && p.has_ended_any() && !p.has_answered(Duration::MAX);
-        let silent: Vec<&Arc<WitnessProbe>> = self.probes().iter().filter(silent).collect();
-        silent.iter().for_each(|p| p.dismiss());
-        silent.iter().map(|p| (p.url(), p.last_said())).collect()
+        let unanswered =
+            |p: &&Arc<WitnessProbe>| !p.is_over() && p.has_samples() && !p.has_answered(Duration::MAX);
+        let unanswered: Vec<&Arc<WitnessProbe>> = self.probes().iter().filter(unanswered).collect();
+        unanswered.iter().for_each(|p| p.dismiss());
+        unanswered.iter().map(|p| (p.url(), p.last_answer())).collect()
     }
 
-    /// A change of the rotation begins.
-    pub fn route(&self) -> ChangeSpan<'_> {
-        self.act(true)
+    /// Begins a change of the rotation.
+    pub fn rotation_change(&self) -> ChangeSpan<'_> {
+        self.begin_change(true)
     }
 
-    /// Instances are being stopped.
-    pub fn stop(&self) -> ChangeSpan<'_> {
-        self.act(false)
+    /// Begins a stop of instances.
+    pub fn instance_stop(&self) -> ChangeSpan<'_> {
+        self.begin_change(false)
     }
 
-    fn act(&self, is_route: bool) -> ChangeSpan<'_> {
+    fn begin_change(&self, is_route: bool) -> ChangeSpan<'_> {
         let now = self.now();
-        let mut acts = self.acts.lock().expect("nobody panicked");
-        let which = if is_route { &mut acts.routes } else { &mut acts.stops };
-        which.push(now..Duration::MAX);
+        let mut changes = self.changes.lock().expect("nobody panicked");
+        let spans = if is_route { &mut changes.routes } else { &mut changes.stops };
+        spans.push(now..Duration::MAX);
         ChangeSpan { witness: self, is_route }
     }
 
-    fn acts(&self) -> ChangeLog {
-        self.acts.lock().expect("nobody panicked").clone()
+    fn change_log(&self) -> ChangeLog {
+        self.changes.lock().expect("nobody panicked").clone()
     }
 
-    /// What was lost since the rotation changed last, where that is reason to bring the old release back: once.
+    /// Losses since the last change of the rotation, if they justify a rollback; reported once.
     pub fn objection(&self) -> Option<Error> {
-        if !self.judges.load(Ordering::Relaxed) {
+        if !self.can_object.load(Ordering::Relaxed) {
             return None;
         }
-        let (now, acts) = (self.now(), self.acts());
-        let error = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&acts, now))?;
-        self.judges.store(false, Ordering::Relaxed);
+        let (now, changes) = (self.now(), self.change_log());
+        let error = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&changes, now))?;
+        self.can_object.store(false, Ordering::Relaxed);
         Some(error)
     }
 
-    /// A URL that answered before the switch and does not any more. One that loses, or has been silent for a second, is
-    /// waited for.
-    pub fn lost_at_the_end(&self) -> Option<Error> {
-        let known = || {
-            let (now, acts) = (self.now(), self.acts());
-            let mut verdict = Some(None);
+    /// Error of a URL that answered before the switch and does not answer now. Waits for a decision on a URL that loses
+    /// probes, or that has been silent for a second.
+    pub fn outage_at_end(&self) -> Option<Error> {
+        let decision = || {
+            let (now, changes) = (self.now(), self.change_log());
+            let mut error = Some(None);
             for probe in self.probes().iter().filter(|p| !p.is_over()) {
-                let Some(silence) = probe.silence(&acts, now) else { continue };
-                match silence.is_lost() {
-                    Some(true) => return Some(Some(probe.lost_for(silence.lasts))),
-                    None => verdict = None,
+                let Some(outage) = probe.outage(&changes, now) else { continue };
+                match outage.is_lost() {
+                    Some(true) => return Some(Some(probe.outage_error(outage.duration))),
+                    None => error = None,
                     Some(false) => {}
                 }
             }
-            verdict
+            error
         };
-        match wait::until(POLL, LOST * 2, &StopSignal::default(), || Ok::<_, ()>(known())) {
+        match wait::until(POLL, LOST * 2, &StopSignal::default(), || Ok::<_, ()>(decision())) {
             Ok(WaitResult::Done(error)) => error,
             _ => None,
         }
     }
 
-    /// What was lost until now has a reason that does not count.
+    /// Ignores all losses so far, which have another reason.
     pub fn ignore_losses_so_far(&self) {
         let now = self.now();
-        self.acts.lock().expect("nobody panicked").stops.push(Duration::ZERO..now);
-        self.judges.store(true, Ordering::Relaxed);
+        self.changes.lock().expect("nobody panicked").stops.push(Duration::ZERO..now);
+        self.can_object.store(true, Ordering::Relaxed);
     }
 
-    /// Stops asking, and tells what was seen of each URL that ever answered before the switch.
-    pub fn end(&self) -> Vec<ProbeReport> {
-        self.probes().iter().for_each(|p| p.beat.end());
+    /// Stops the probes, and returns the results of each URL that ever answered before the switch.
+    pub fn finish(&self) -> Vec<ProbeReport> {
+        self.probes().iter().for_each(|p| p.ticker.end());
         let open = || self.probes().iter().any(|p| p.open.load(Ordering::Relaxed) > 0);
-        let _ = wait::until(POLL, LAST, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
-        let switch = self.acts().switch();
+        let _ =
+            wait::until(POLL, FINAL_WAIT, &StopSignal::default(), || Ok::<_, ()>((!open()).then_some(())));
+        let switch = self.change_log().switch();
         let before = switch.as_ref().map_or(Duration::MAX, |s| s.start);
         let now = self.now();
         let switch =
             switch.map(|s| SwitchWindow { from_ms: in_millis(s.start), to_ms: in_millis(s.end.min(now)) });
-        let told = self.probes().iter().filter(|p| !p.is_dismissed() && p.has_answered(before));
-        told.map(|p| p.seen(switch)).collect()
+        let answered = self.probes().iter().filter(|p| !p.is_dismissed() && p.has_answered(before));
+        answered.map(|p| p.report(switch)).collect()
     }
 }
 
 impl ChangeSpan<'_> {
-    /// It worked: what the new rotation answers is worth knowing at once.
-    pub fn done(self) {
+    /// Confirms the change, and sends a burst of probes to the new rotation.
+    pub fn confirm(self) {
         let witness = self.witness;
         let is_route = self.is_route;
         drop(self);
         if is_route {
-            witness.judges.store(true, Ordering::Relaxed);
+            witness.can_object.store(true, Ordering::Relaxed);
             let probes = witness.probes().iter().filter(|p| !p.is_over());
             probes.for_each(|p| (0..BURST).for_each(|_| p.send()));
         }
@@ -249,110 +246,110 @@ impl ChangeSpan<'_> {
 impl Drop for ChangeSpan<'_> {
     fn drop(&mut self) {
         let now = self.witness.now();
-        if let Ok(mut acts) = self.witness.acts.lock() {
-            let which = if self.is_route { &mut acts.routes } else { &mut acts.stops };
-            which.iter_mut().filter(|act| act.end == Duration::MAX).for_each(|act| act.end = now);
+        if let Ok(mut changes) = self.witness.changes.lock() {
+            let spans = if self.is_route { &mut changes.routes } else { &mut changes.stops };
+            spans.iter_mut().filter(|span| span.end == Duration::MAX).for_each(|span| span.end = now);
         }
     }
 }
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        self.probes().iter().for_each(|p| p.beat.end());
+        self.probes().iter().for_each(|p| p.ticker.end());
     }
 }
 
-/// One URL.
+/// Probes of one URL.
 struct WitnessProbe {
-    askers: Vec<WitnessClient>,
-    /// Which of them is asked, once that is known.
+    clients: Vec<WitnessClient>,
+    /// Index of the client that is used, once it is chosen.
     chosen: OnceLock<usize>,
     zero: Instant,
-    beat: Ticker,
+    ticker: Ticker,
     open: AtomicUsize,
     unsent: AtomicUsize,
     dismissed: AtomicBool,
-    heard: Mutex<SampleLog>,
+    samples: Mutex<SampleLog>,
     counter: Arc<ProbeCounter>,
 }
 
 #[derive(Default)]
 struct SampleLog {
-    terms: LossCriteria,
+    criteria: LossCriteria,
     samples: Vec<Sample>,
 }
 
 impl WitnessProbe {
     fn new(
-        places: &[WitnessUrl],
+        addresses: &[WitnessUrl],
         settings: &WitnessSettings,
         zero: Instant,
         counter: &Arc<ProbeCounter>,
     ) -> Result<Arc<WitnessProbe>> {
-        let terms = LossCriteria { expect: settings.expect.clone(), usual: None };
+        let terms = LossCriteria { expect: settings.expect.clone(), usual_status: None };
         Ok(Arc::new(WitnessProbe {
-            askers: places
+            clients: addresses
                 .iter()
-                .map(|p| WitnessClient::all(p, settings))
+                .map(|p| WitnessClient::all_for(p, settings))
                 .collect::<Result<Vec<_>>>()?
                 .into_iter()
                 .flatten()
                 .collect(),
             chosen: OnceLock::new(),
             zero,
-            beat: Ticker::default(),
+            ticker: Ticker::default(),
             open: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
             dismissed: AtomicBool::new(false),
-            heard: Mutex::new(SampleLog { terms, ..SampleLog::default() }),
+            samples: Mutex::new(SampleLog { criteria: terms, ..SampleLog::default() }),
             counter: Arc::clone(counter),
         }))
     }
 
-    fn run(self: &Arc<Self>, every: Duration) {
+    fn run(self: &Arc<Self>, interval: Duration) {
         let _ = self.chosen.set(self.choose());
-        self.beat.each(every, || self.send());
+        self.ticker.each(interval, || self.send());
     }
 
-    /// The first that answers and does not send clients on; else the first that answers, else the first.
+    /// First client that answers without a redirect to TLS; else the first that answers, else the first.
     fn choose(&self) -> usize {
-        if self.askers.len() < 2 {
+        if self.clients.len() < 2 {
             return 0;
         }
-        let terms = self.log().terms.clone();
-        let mut answers = None;
-        for (n, asker) in self.askers.iter().enumerate() {
-            let said = asker.get();
+        let terms = self.log().criteria.clone();
+        let mut answering = None;
+        for (n, client) in self.clients.iter().enumerate() {
+            let response = client.get();
             if self.is_over() {
                 break;
             }
-            match terms.loses(said.outcome) {
-                false if !said.goes_to_tls => return n,
-                false => answers = answers.or(Some(n)),
+            match terms.is_loss(response.outcome) {
+                false if !response.redirects_to_tls => return n,
+                false => answering = answering.or(Some(n)),
                 true => {}
             }
         }
-        answers.unwrap_or(0)
+        answering.unwrap_or(0)
     }
 
-    fn asker(&self) -> Option<&WitnessClient> {
-        self.chosen.get().and_then(|n| self.askers.get(*n))
+    fn client(&self) -> Option<&WitnessClient> {
+        self.chosen.get().and_then(|n| self.clients.get(*n))
     }
 
     fn url(&self) -> String {
-        self.asker().or(self.askers.first()).map(|a| mask::urls(a.place.url.as_str())).unwrap_or_default()
+        self.client().or(self.clients.first()).map(|a| mask::urls(a.target.url.as_str())).unwrap_or_default()
     }
 
-    /// Sends one, and does not wait for its answer.
+    /// Sends one probe, without waiting for the answer.
     fn send(self: &Arc<Self>) {
-        if self.asker().is_none() {
+        if self.client().is_none() {
             return;
         }
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let probe = Arc::clone(self);
-        let sent = open < OPEN
+        let is_sent = open < MAX_OPEN
             && std::thread::Builder::new().name("witness".into()).spawn(move || probe.send_one()).is_ok();
-        if !sent {
+        if !is_sent {
             self.open.fetch_sub(1, Ordering::Relaxed);
             self.unsent.fetch_add(1, Ordering::Relaxed);
         }
@@ -360,22 +357,22 @@ impl WitnessProbe {
 
     fn send_one(&self) {
         let at = self.zero.elapsed();
-        if let Some(asker) = self.asker() {
-            let said = asker.get();
-            self.record(at, said);
+        if let Some(client) = self.client() {
+            let response = client.get();
+            self.record(at, response);
         }
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn record(&self, at: Duration, said: HttpOutcome) {
+    fn record(&self, at: Duration, response: HttpOutcome) {
         let took = self.zero.elapsed().saturating_sub(at);
-        let mut heard = self.log();
-        heard.terms.record(said.outcome);
-        let lost = heard.terms.loses(said.outcome);
-        heard.samples.push(Sample { at, took, outcome: said.outcome, lost, version: said.version });
-        drop(heard);
+        let mut log = self.log();
+        log.criteria.record(response.outcome);
+        let lost = log.criteria.is_loss(response.outcome);
+        log.samples.push(Sample { at, took, outcome: response.outcome, lost, version: response.version });
+        drop(log);
         if !self.is_dismissed() {
-            self.counter.change(|all| {
+            self.counter.update(|all| {
                 all.sent += 1;
                 all.lost += usize::from(lost);
             });
@@ -383,18 +380,18 @@ impl WitnessProbe {
     }
 
     fn log(&self) -> std::sync::MutexGuard<'_, SampleLog> {
-        self.heard.lock().expect("nobody panicked")
+        self.samples.lock().expect("nobody panicked")
     }
 
     fn is_over(&self) -> bool {
-        self.beat.has_ended()
+        self.ticker.has_ended()
     }
 
     fn dismiss(&self) {
         self.dismissed.store(true, Ordering::Relaxed);
-        self.beat.end();
+        self.ticker.end();
         let lost = self.log().samples.len();
-        self.counter.change(|all| {
+        self.counter.update(|all| {
             all.sent = all.sent.saturating_sub(lost);
             all.lost = all.lost.saturating_sub(lost);
         });
@@ -404,67 +401,70 @@ impl WitnessProbe {
         self.dismissed.load(Ordering::Relaxed)
     }
 
-    /// Whether a probe that was sent before this got a good answer.
+    /// True if a probe sent before this time got a good answer.
     fn has_answered(&self, before: Duration) -> bool {
         self.log().samples.iter().any(|s| !s.lost && s.at < before)
     }
 
-    fn has_ended_any(&self) -> bool {
+    fn has_samples(&self) -> bool {
         !self.log().samples.is_empty()
     }
 
-    fn last_said(&self) -> String {
+    fn last_answer(&self) -> String {
         match self.log().samples.last() {
             Some(sample) => format!("GET {} → {}", self.url(), sample.outcome),
             None => format!("GET {} → no answer yet", self.url()),
         }
     }
 
-    fn silence(&self, acts: &ChangeLog, now: Duration) -> Option<UrlOutage> {
-        UrlOutage::of(&self.log().samples, self.open.load(Ordering::Relaxed), acts, now)
+    fn outage(&self, changes: &ChangeLog, now: Duration) -> Option<UrlOutage> {
+        UrlOutage::detect(&self.log().samples, self.open.load(Ordering::Relaxed), changes, now)
     }
 
-    fn lost_for(&self, silent: Duration) -> Error {
-        let seconds = silent.as_secs_f64();
+    fn outage_error(&self, silence: Duration) -> Error {
+        let seconds = silence.as_secs_f64();
         Error::unchanged(format!("`{}` has given no good answer for {seconds:.1}s", self.url()))
-            .seen(&self.last_said())
+            .detail(&self.last_answer())
     }
 
-    fn objection(&self, acts: &ChangeLog, now: Duration) -> Option<Error> {
-        // One that takes requests and never answers has lost none yet.
-        if let Some(UrlOutage { lasts, .. }) = self.silence(acts, now).filter(|s| s.is_lost() == Some(true)) {
-            return Some(self.lost_for(lasts));
+    fn objection(&self, changes: &ChangeLog, now: Duration) -> Option<Error> {
+        // A URL that accepts requests and never answers has no lost probe yet.
+        if let Some(UrlOutage { duration: lasts, .. }) =
+            self.outage(changes, now).filter(|s| s.is_lost() == Some(true))
+        {
+            return Some(self.outage_error(lasts));
         }
         let url = self.url();
-        let heard = self.log();
-        let found = loss_evidence(&heard.samples, acts)?;
-        let since = LossTally::of(found.since.iter().copied());
-        let how = how_lost(found.since.iter().copied());
-        let before = match found.before.lost {
-            0 => format!("none of {}", found.before.sent),
-            lost => format!("{lost} of {}", found.before.sent),
+        let log = self.log();
+        let evidence = loss_evidence(&log.samples, changes)?;
+        let since = LossTally::count(evidence.since.iter().copied());
+        let breakdown = loss_breakdown(evidence.since.iter().copied());
+        let before = match evidence.before.lost {
+            0 => format!("none of {}", evidence.before.sent),
+            lost => format!("{lost} of {}", evidence.before.sent),
         };
-        let told = versions(found.since.iter().copied().filter(|s| s.lost)).join(", ");
-        let by = if told.is_empty() { String::new() } else { format!(" by version {told}") };
+        let version_list = versions(evidence.since.iter().copied().filter(|s| s.lost)).join(", ");
+        let by_version =
+            if version_list.is_empty() { String::new() } else { format!(" by version {version_list}") };
         Some(
             Error::unchanged(format!(
-                "the witness lost {} of {} requests to `{url}` since the switch ({how}{by}), and {before} before it",
+                "the witness lost {} of {} requests to `{url}` since the switch ({breakdown}{by_version}), and {before} before it",
                 since.lost, since.sent
             ))
             .hint(
-                "see what a new instance answers there; another path is asked with `x-zd.witness.path`, other answers are \
-                 taken with `x-zd.witness.expect`, and `--no-witness` deploys without",
+                "check the answer of a new instance there; set another path with `x-zd.witness.path`, accept other \
+                 answers with `x-zd.witness.expect`, or deploy without a witness with `--no-witness`",
             ),
         )
     }
 
-    fn seen(&self, switch: Option<SwitchWindow>) -> ProbeReport {
+    fn report(&self, switch: Option<SwitchWindow>) -> ProbeReport {
         let mut samples = self.log().samples.clone();
         samples.sort_by_key(|s| s.at);
         let summary = WitnessSummary {
             open: self.open.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
-            ..WitnessSummary::of(&samples, switch)
+            ..WitnessSummary::new(&samples, switch)
         };
         ProbeReport { url: self.url(), summary, switch, samples }
     }

@@ -70,7 +70,7 @@ impl Finding {
     /// What a deploy would warn of.
     pub fn lost(about: Scope, loss: Risk) -> Finding {
         let severity = if loss.grave { Severity::No } else { Severity::Note };
-        Finding { rule: loss.rule, severity, about, says: loss.says, fix: loss.fix }
+        Finding { rule: loss.rule, severity, about, says: loss.message, fix: loss.fix }
     }
 
     pub fn is_no(&self) -> bool {

@@ -34,7 +34,7 @@ pub struct LockGuard {
 impl LockGuard {
     /// Has every change of an engine wait for a check that the turn is still ours.
     pub fn guard(&self, docker: &Docker) {
-        self.lease().into_iter().for_each(|lease| docker.guard(lease.clone()));
+        self.lease().into_iter().for_each(|lease| docker.require_lease(lease.clone()));
     }
 
     /// How a run ended; one that lost its turn in the middle ended by that.
@@ -76,10 +76,15 @@ impl LockCaller<'_> {
         let place = self.rollout.turn.latest.then(|| self.journal.place()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = WaitReporter { place, report: self.report, waited: false, docker };
-        let holder = LockOwner::this(&self.command, git::user_and_host());
+        let holder = LockOwner::current(&self.command, git::user_and_host());
         let (limit, project) = (self.rollout.turn.limit(), self.journal.project.as_str());
-        let wish =
-            lock::LockRequest { docker: self.docker, board: board(self.is_stack), project, holder, limit };
+        let wish = lock::LockRequest {
+            docker: self.docker,
+            backend: board(self.is_stack),
+            project,
+            owner: holder,
+            limit,
+        };
         match lock::acquire(wish, self.stop, &mut queue)? {
             AcquireResult::Held(lock) => self.begin(lock, queue),
             AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
@@ -94,9 +99,9 @@ impl LockCaller<'_> {
             if place.is_superseded()? {
                 return Ok(LockOutcome::Superseded);
             }
-            place.begin()?;
+            place.mark_served()?;
         }
-        self.docker.guard(lock.lease().clone());
+        self.docker.require_lease(lock.lease().clone());
         Ok(LockOutcome::Ours(LockGuard { waited: queue.waited, lock: Some(lock), _place: queue.place }))
     }
 }
@@ -113,7 +118,7 @@ fn board(is_stack: bool) -> LockBackend {
 /// # Errors
 /// An engine that does not answer.
 pub fn under_way(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
-    let holder = lock::holder(docker, board(is_stack), &journal.project)?;
+    let holder = lock::current_owner(docker, board(is_stack), &journal.project)?;
     Ok(match (holder, &journal.heading) {
         (Some(holder), _) => Some(format!("under way: {holder}")),
         (None, Some(heading)) if heading.paused => Some(format!(
@@ -147,20 +152,20 @@ struct WaitReporter {
 }
 
 impl WaitObserver for WaitReporter {
-    fn waits_for(&mut self, holder: &LockOwner) {
+    fn on_wait(&mut self, holder: &LockOwner) {
         self.waited = true;
         self.report.event(Event::Waiting { holder: holder.to_string() });
     }
 
-    fn took_over(&mut self, holder: &LockOwner) {
+    fn on_takeover(&mut self, holder: &LockOwner) {
         self.report.event(Event::TookOver { holder: holder.to_string() });
     }
 
-    fn others_wait(&mut self) {
+    fn on_claim(&mut self) {
         self.docker.iter().for_each(Docker::prefetch_containers);
     }
 
-    fn gives_up(&mut self) -> Result<bool> {
+    fn should_give_up(&mut self) -> Result<bool> {
         Ok(self.place.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or(false))
     }
 }

@@ -20,7 +20,7 @@ use super::request::Request;
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
-use crate::docker::{DENIED, Docker};
+use crate::docker::{Docker, ENGINE_DENIED};
 use crate::error::Error;
 use crate::model::{EngineKind, FlagLayers, Project};
 use crate::proxy::Proxy;
@@ -89,7 +89,7 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
             error.message.replace('\n', " ")
         ));
         // Without an engine a project is judged by its file; one that this user may not talk to refuses every deploy.
-        if error.rule.is_some_and(|rule| *rule == DENIED) {
+        if error.rule.is_some_and(|rule| *rule == ENGINE_DENIED) {
             sheet.findings.push(Finding::refused(Scope::default(), error.clone()));
         }
     }

@@ -55,7 +55,7 @@ impl Pipeline<'_> {
         let (target, observed) = (reader.target, &snapshot.observed);
         let fallen = |name: &str| {
             let its =
-                |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_fallen();
+                |c: &&Container| c.compose().is_some_and(|(_, service)| service == name) && c.has_failed();
             snapshot.containers.values().filter(its).count()
         };
         let sides = target.services();

@@ -44,7 +44,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
 
 fn summarise(journal: &Journal) -> HistoryReport {
     let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal)));
-    let damaged = journal.history.damaged().map(|(number, _)| {
+    let damaged = journal.history.unreadable_records().map(|(number, _)| {
         let result = "cannot be read".to_string();
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
     });
@@ -62,7 +62,7 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         (RolloutOutcome::Paused, _) => "paused".into(),
         (RolloutOutcome::Interrupted, _) => "interrupted".into(),
         (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("back to {to}"),
-        (RolloutOutcome::Deployed, RolloutKind::Adopted) => "found running".into(),
+        (RolloutOutcome::Deployed, RolloutKind::Imported) => "found running".into(),
         (RolloutOutcome::Deployed, RolloutKind::Deploy) => "deployed".into(),
     };
     let service = |name: &String| DeployedService {

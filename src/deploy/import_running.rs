@@ -11,7 +11,7 @@ use super::asked::Target;
 use super::journal::{Journal, ReleaseDraft};
 use super::observe;
 use crate::docker::inspect::{CONFIG_HASH, Container};
-use crate::docker::{Docker, familiar};
+use crate::docker::{Docker, familiar_name};
 use crate::model::{Project, ResolvedProject};
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report};
@@ -115,14 +115,14 @@ impl Importer<'_> {
         let adopted = Event::Adopted { release: number, services: placed.keys().cloned().collect() };
         let folder = self.folder.into();
         let entry =
-            ReleaseDraft { number, kind: RolloutKind::Adopted, placed, text, replaced: Vec::new(), folder };
+            ReleaseDraft { number, kind: RolloutKind::Imported, placed, text, replaced: Vec::new(), folder };
         journal.import(&entry)?;
         self.report.event(adopted);
         Ok(())
     }
 
     fn hashes(&self, snapshot: &ResolvedProject) -> Result<BTreeMap<String, String>> {
-        self.docker.with_text(&snapshot.text(), &self.project.name, self.folder).hashes()
+        self.docker.with_project_text(&snapshot.text(), &self.project.name, self.folder).hashes()
     }
 }
 
@@ -144,7 +144,7 @@ fn with_its_image(snapshot: &mut ResolvedProject, found: &RunningVersion, _: &Do
     let names_registry = in_file.starts_with("localhost/") || in_file.starts_with("docker.io/");
     // Podman puts a registry in front where the file names none.
     let reference = match is_of_podman(found.container) && !names_registry {
-        true => image.strip_prefix("localhost/").unwrap_or(familiar(image)).to_string(),
+        true => image.strip_prefix("localhost/").unwrap_or(familiar_name(image)).to_string(),
         false => image.to_string(),
     };
     snapshot.set_image(&found.service, &reference);
@@ -256,7 +256,7 @@ mod tests {
             ResolvedProject::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}"))
                 .unwrap();
         let found = RunningVersion { service: "app".into(), container: &container, count: 1 };
-        with_its_image(&mut snapshot, &found, &Docker::at("docker".into(), ComposeFlags::default()));
+        with_its_image(&mut snapshot, &found, &Docker::for_test("docker".into(), ComposeFlags::default()));
         let given = container.config.env.iter().filter(|pair| is_of_engine(&container, pair)).cloned();
         (snapshot.image("app").unwrap_or_default().into(), given.collect())
     }

@@ -251,7 +251,7 @@ impl InitContext {
         match yaml {
             Ok(yaml) if is_free(&ProjectFacts::read(&yaml)?) => Ok(()),
             Ok(_) => Err(too_old().into()),
-            Err(error) => Err(too_old().seen(&Error::from_error(error).to_string()).into()),
+            Err(error) => Err(too_old().detail(&Error::from_error(error).to_string()).into()),
         }
     }
 
@@ -277,7 +277,7 @@ impl InitContext {
             return Err(Error::unchanged(format!(
                 "`{path}` is there already and stays as it is: put this into it"
             ))
-            .seen(&file.text)
+            .detail(&file.text)
             .hint("`--force` overwrites it, `--print` shows all files"));
         }
         if kept(Path::new("Makefile")) {
@@ -299,7 +299,7 @@ impl InitContext {
             );
             self.report.warn(&Warning::Ignored(told));
         }
-        if !fronts.is_empty() && self.docker.whereabouts().is_elsewhere() {
+        if !fronts.is_empty() && self.docker.engine_address().is_remote() {
             let told = "the engine is on another machine: `./haproxy` is mounted from there, so copy the folder to it";
             self.report.warn(&Warning::Ignored(told.into()));
         }

@@ -51,7 +51,7 @@ pub fn unknown(source: &str, name: &str, error: anyhow::Error) -> Error {
     Error::usage(format!(
         "{source}: `x-zd.before` or `x-zd.after` names `{name}`, which Compose does not know"
     ))
-    .seen(&Error::from_error(error).details.join("\n"))
+    .detail(&Error::from_error(error).details.join("\n"))
     .hint("name a service of this file")
 }
 

@@ -77,10 +77,10 @@ impl Journal {
     /// A folder that cannot be read.
     pub fn open(home: &StateLocation, project: &str) -> Result<Journal, Error> {
         let StateLocation { state_dir, engine } = home;
-        let store = Store::new(state_dir, project)?.of_engine(engine.clone());
+        let store = Store::new(state_dir, project)?.with_engine(engine.clone());
         let history = store.history()?;
         let history_id = store.id();
-        let (heading, lost) = match store.wanted() {
+        let (heading, lost) = match store.in_progress() {
             Ok(heading) => (heading, None),
             Err(damage) => (None, Some(damage)),
         };
@@ -103,14 +103,14 @@ impl Journal {
     /// # Errors
     /// A file of a newer version: what that one keeps, and what it headed for, is not ours to go on from.
     pub fn for_change(self, report: Report) -> Result<Journal, Error> {
-        if self.home.engine.is_none() && self.store.is_marked() {
+        if self.home.engine.is_none() && self.store.names_engine() {
             let folder = self.folder().display().to_string();
             return Err(Error::unchanged(format!(
                 "the engine does not say which one it is, and the releases in {folder} belong to one; nothing was changed"
             ))
             .hint("`docker info` has to answer with an ID; then try again"));
         }
-        if let Some(damage) = self.unread().find(|damage| damage.newer) {
+        if let Some(damage) = self.unread().find(|damage| damage.is_newer) {
             return Err(damage.into());
         }
         let current = self.history.current().map(|r| (r.number, self.snapshot(r.number)));
@@ -125,7 +125,7 @@ impl Journal {
 
     /// The files that cannot be read.
     fn unread(&self) -> impl Iterator<Item = &UnreadableFile> {
-        self.history.damaged().map(|(_, damage)| damage).chain(&self.lost)
+        self.history.unreadable_records().map(|(_, damage)| damage).chain(&self.lost)
     }
 
     /// A rollout before this one did not get to its end.
@@ -153,7 +153,7 @@ impl Journal {
     /// # Errors
     /// A folder that cannot be written.
     pub fn place(&self) -> Result<QueueTicket, Error> {
-        QueueTicket::take(&self.store)
+        QueueTicket::join(&self.store)
     }
 
     /// Whose images are kept.
@@ -191,7 +191,7 @@ impl Journal {
         let snapshot = ResolvedProject::read(&self.config(number)?).ok();
         snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is no resolved configuration of `{}`", self.project);
-            (&UnreadableFile { path: self.config_path(number), why, newer: false }).into()
+            (&UnreadableFile { path: self.config_path(number), why, is_newer: false }).into()
         })
     }
 
@@ -241,10 +241,10 @@ impl Journal {
         report: Report,
     ) -> Result<(), Error> {
         self.store.write_config(entry.number, &entry.text)?;
-        if self.store.wanted().is_err() {
-            self.store.set_wanted_aside()?;
+        if self.store.in_progress().is_err() {
+            self.store.set_in_progress_aside()?;
         }
-        self.store.set_wanted(&release::InProgress {
+        self.store.write_in_progress(&release::InProgress {
             format: FORMAT,
             number: entry.number,
             kind: entry.kind,
@@ -254,7 +254,7 @@ impl Journal {
             last_good: self.history.current().map(|r| r.number),
             paused: false,
         })?;
-        report.journal(self.store.journal(entry.number)?);
+        report.journal(self.store.create_journal(entry.number)?);
         Ok(())
     }
 
@@ -268,7 +268,7 @@ impl Journal {
         });
         let all = leaving.chain(coming).map(|(service, placed)| (service.as_str(), placed));
         let held = docker.keepers(&self.project).unwrap_or_default();
-        let missing = images::not_held(docker, self.owner(), &held, all);
+        let missing = images::without_keeper(docker, self.owner(), &held, all);
         missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
     }
 
@@ -284,10 +284,10 @@ impl Journal {
     pub fn end(&self, docker: &Docker, entry: &ReleaseDraft, course: RunResult, keep: usize, report: Report) {
         let record = self.record(entry, &course);
         let paused = record.outcome == RolloutOutcome::Paused;
-        let written = self.store.write(&record).and_then(|()| match (paused, course.unfinished) {
+        let written = self.store.write_record(&record).and_then(|()| match (paused, course.unfinished) {
             (true, _) => self.pause(entry),
             (false, true) => Ok(()),
-            (false, false) => self.store.clear_wanted(),
+            (false, false) => self.store.clear_in_progress(),
         });
         if let Err(error) = written {
             report.warn(&Warning::Release(format!("the release could not be written down: {error}")));
@@ -334,8 +334,8 @@ impl Journal {
     /// A run that ended before it changed anything leaves nothing behind, and a paused one as it was.
     pub fn discard(&self, entry: &ReleaseDraft) {
         let restored = match &self.heading {
-            Some(heading) => self.store.set_wanted(heading),
-            None => self.store.clear_wanted(),
+            Some(heading) => self.store.write_in_progress(heading),
+            None => self.store.clear_in_progress(),
         };
         // The next run writes the same files, so that one that stays does no harm.
         let _ = restored;
@@ -359,13 +359,13 @@ impl Journal {
             cut: 0,
             witness: None,
         };
-        self.store.write(&self.record(entry, &course))?;
+        self.store.write_record(&self.record(entry, &course))?;
         self.history = self.store.history()?;
         Ok(())
     }
 
     fn pause(&self, entry: &ReleaseDraft) -> Result<(), Error> {
-        self.store.set_wanted(&release::InProgress {
+        self.store.write_in_progress(&release::InProgress {
             format: FORMAT,
             number: entry.number,
             kind: entry.kind,
@@ -404,7 +404,7 @@ impl Journal {
         if !images::is_local(placed) {
             return;
         }
-        if let Err(error) = images::keep(docker, self.owner(), service, placed) {
+        if let Err(error) = images::keep_image(docker, self.owner(), service, placed) {
             report.warn(&Warning::Release(format!("the image of `{service}` could not be kept: {error}")));
         }
     }
@@ -416,24 +416,24 @@ impl Journal {
             Ok(history) => history,
             Err(error) => return warn(format!("earlier releases could not be tidied up: {error}")),
         };
-        if let Some((_, damage)) = history.damaged().next() {
+        if let Some((_, damage)) = history.unreadable_records().next() {
             // Its images and its configuration may be those that somebody wants back.
             return warn(format!(
                 "earlier releases are all kept, until it is known what this one is: {damage}"
             ));
         }
-        let kept = history.kept(keep);
+        let kept = history.retention(keep);
         let services = history.services();
         // A `docker system prune` takes what holds them; as long as the image is there, it is held again.
         let held = match docker.keepers(&self.project) {
             Ok(held) => held,
             Err(error) => return warn(format!("images of older releases stay: {error:#}")),
         };
-        let missing = images::not_held(docker, self.owner(), &held, history.placed(&kept));
+        let missing = images::without_keeper(docker, self.owner(), &held, history.retained_services(&kept));
         missing.into_iter().for_each(|(service, placed)| self.keep(docker, service, placed, report));
         let all = history.newest_first().flat_map(|r| &r.services).map(|(s, placed)| (s.as_str(), placed));
-        let old = images::release_old_names(docker, &self.project, &held, all);
-        let stay = images::release_images(docker, self.owner(), &held, &services, &kept);
+        let old = images::remove_old_names(docker, &self.project, &held, all);
+        let stay = images::remove_images(docker, self.owner(), &held, &services, &kept);
         let old = old.err().map(|error| format!("images of older releases stay: {error:#}"));
         stay.into_iter().chain(old).for_each(warn);
         if let Err(error) = self.store.prune(&kept) {
@@ -445,8 +445,8 @@ impl Journal {
 /// What was put back is of the revision it was of; the work tree has nothing to do with it.
 fn git_of(entry: &ReleaseDraft) -> Option<WorkingCopy> {
     match entry.kind {
-        RolloutKind::Deploy => git::look(&entry.folder),
-        RolloutKind::Rollback { .. } | RolloutKind::Adopted => None,
+        RolloutKind::Deploy => git::working_copy(&entry.folder),
+        RolloutKind::Rollback { .. } | RolloutKind::Imported => None,
     }
 }
 
@@ -464,7 +464,7 @@ impl RunResult {
             Some(Exit::Interrupted(_)) => RolloutOutcome::Interrupted,
             Some(_) => RolloutOutcome::Failed,
         };
-        let unfinished = error.is_some_and(|f| f.exit == Exit::Broken);
+        let unfinished = error.is_some_and(|f| f.exit == Exit::Outage);
         RunResult { outcome, reason: error.map(|f| f.message.clone()), unfinished, took, cut, witness: None }
     }
 }

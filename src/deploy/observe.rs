@@ -377,7 +377,7 @@ fn is_named(container: &Container, name: &str) -> bool {
 
 fn introduced(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
     if let Some(exec) = proxy.introduction().filter(|_| proxy.container().is_running()) {
-        proxy.learn(&docker.query(&exec.within(INTRODUCTION))?);
+        proxy.learn(&docker.query(&exec.with_limit(INTRODUCTION))?);
     }
     Ok(proxy.into())
 }

@@ -247,7 +247,7 @@ impl<'a> Pipeline<'a> {
         // Not those of what has not changed.
         let changed: Vec<Target> = parts.iter().map(|part| part.reader.target.clone()).collect();
         let jobs = Jobs::of(self.project(), &changed);
-        self.watch.begin(self.docker(), &self.project().name, self.stop.bell());
+        self.watch.start(self.docker(), &self.project().name, self.stop.bell());
         if let Err(error) = self.start_needed(down).and_then(|()| {
             let run = self.run_jobs("before", jobs.before.iter());
             run.map_err(|stopped| stopped.why.into_error().into())
@@ -353,7 +353,7 @@ impl<'a> Pipeline<'a> {
         for (n, part) in parts.iter_mut().enumerate() {
             part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
         }
-        if let Some(error) = self.witness.lost_at_the_end() {
+        if let Some(error) = self.witness.outage_at_end() {
             return Err((0, Box::new(RolloutFailure::by(error))));
         }
         let every: Vec<usize> = (0..parts.len()).collect();
@@ -453,7 +453,7 @@ impl<'a> Pipeline<'a> {
         });
         let waited = wait::until(SHOT, Duration::MAX, &self.stop.unheeded(), || match ended.try_recv() {
             Ok(done) => Ok(Some(done)),
-            Err(_) => match self.watch.alarm() {
+            Err(_) => match self.watch.take_failure() {
                 Some(alarm) => {
                     self.report.event(Event::Failed { names: alarm.names.clone() });
                     Err(Box::new(RolloutFailure::from(alarm)))

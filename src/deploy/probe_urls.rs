@@ -70,7 +70,7 @@ impl Pipeline<'_> {
             }
         }
         // The ports of an engine elsewhere are not this machine's.
-        if !urls.is_empty() && self.docker().is_elsewhere() { Vec::new() } else { urls }
+        if !urls.is_empty() && self.docker().is_remote() { Vec::new() } else { urls }
     }
 
     fn places(&self, part: &TargetRollout, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
@@ -92,7 +92,7 @@ impl Pipeline<'_> {
 
     /// Ends it, tells what it saw, and gives it for the record.
     pub fn dismiss_witness(&self) -> Option<WitnessTotals> {
-        report_all(self.witness.end(), self.report)
+        report_all(self.witness.finish(), self.report)
     }
 
     /// # Errors
@@ -146,7 +146,7 @@ pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals
                 "the witness lost {} of {} requests to `{url}` ({})",
                 summary.lost,
                 summary.sent,
-                summary.how()
+                summary.loss_breakdown()
             )));
         }
     }
@@ -170,7 +170,7 @@ pub fn lost_nothing(seen: Option<&WitnessTotals>, strict: bool, release: u32) ->
         return Ok(());
     };
     Err(Error::new(
-        Exit::Lost,
+        Exit::RequestsLost,
         format!(
             "release {release} serves, but the witness lost {lost} of {sent} requests while it was deployed"
         ),

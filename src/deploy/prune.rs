@@ -8,7 +8,7 @@ use super::request::{connect, resolved};
 use crate::cli::{ComposeArgs, PruneArgs};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
-use crate::docker::{Docker, KEEPS, familiar};
+use crate::docker::{Docker, KEEPER_LABEL, familiar_name};
 use crate::error::Error;
 use crate::lock;
 use crate::model::ResolvedProject;
@@ -23,7 +23,7 @@ pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<
     let project = if args.all { None } else { Some(named(&mut docker, compose, report)?) };
     let mut keepers: BTreeMap<String, Vec<Container>> = BTreeMap::new();
     for keeper in docker.all_keepers()? {
-        let owner = keeper.label(KEEPS).unwrap_or_default().to_string();
+        let owner = keeper.label(KEEPER_LABEL).unwrap_or_default().to_string();
         if project.as_ref().is_none_or(|name| *name == owner) {
             keepers.entry(owner).or_default().push(keeper);
         }
@@ -53,7 +53,7 @@ fn prune_project(
     args: &PruneArgs,
     report: Report,
 ) -> Result<()> {
-    if let Some(holder) = lock::holder(docker, LockBackend::Volumes, name)? {
+    if let Some(holder) = lock::current_owner(docker, LockBackend::Volumes, name)? {
         report.say(&format!("`{name}` keeps its images: under way: {holder}"));
         return Ok(());
     }
@@ -72,7 +72,7 @@ fn prune_project(
         return Ok(());
     }
     for keeper in keepers {
-        let tag = familiar(&keeper.config.image);
+        let tag = familiar_name(&keeper.config.image);
         if args.dry_run {
             report.say(&format!("would remove `{tag}`"));
             continue;

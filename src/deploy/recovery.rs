@@ -22,7 +22,7 @@ impl Pipeline<'_> {
     pub fn failed(&self, parts: &mut [TargetRollout], at: usize, stopped: RolloutFailure) -> (Error, bool) {
         let interrupted = stopped.why.is_interrupt();
         self.stop.enter(RunPhase::GoesBack);
-        self.watch.end();
+        self.watch.stop();
         // The way back of a run that has lost its lock is another run's. Without an answer of the engine it is ours.
         let _ = self.docker().check_lease();
         if let Some(error) = self.docker().lost_lease() {
@@ -50,13 +50,13 @@ impl Pipeline<'_> {
         self.report.event(Event::GoingBack);
         let (worst, unclean) = self.all_go_back(parts, &stopped.failed);
         let first = stopped.why.into_error();
-        let worst = worst.or_else(|| self.witness.lost_at_the_end());
+        let worst = worst.or_else(|| self.witness.outage_at_end());
         let error = match worst {
             None => {
                 let error = kept(parts[at].reader.target, parts, &self.orphans(parts), first);
                 unclean
                     .into_iter()
-                    .fold(error, |error, left| error.seen(&format!("cleaning up failed: {left}")))
+                    .fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
             }
             Some(second) => broken(parts[at].reader.target, &self.project().name, first, &second),
         };
@@ -99,7 +99,7 @@ impl Pipeline<'_> {
     /// # Errors
     /// A public URL that answered before and does not any more.
     pub fn answers_at_the_end(&self, parts: &[TargetRollout]) -> Result<(), Error> {
-        let Some(lost) = self.witness.lost_at_the_end() else { return Ok(()) };
+        let Some(lost) = self.witness.outage_at_end() else { return Ok(()) };
         let names: Vec<String> = parts.iter().map(|p| format!("`{}`", p.name())).collect();
         let (number, project) = (self.number, &self.project().name);
         let message = format!(
@@ -107,7 +107,7 @@ impl Pipeline<'_> {
             names.join(", "),
             lost.message
         );
-        let error = Error { details: lost.details, ..Error::new(Exit::Broken, message) };
+        let error = Error { details: lost.details, ..Error::new(Exit::Outage, message) };
         Err(error.hint(format!(
             "act now: `compose-zd rollback` puts the release before back; `docker compose --project-name {project} ps --all` \
              shows what runs"
@@ -124,7 +124,7 @@ impl Pipeline<'_> {
         }
         let (number, project) = (self.number, &self.project().name);
         let message = format!("{left} could not be removed and runs beside release {number}, which serves");
-        Err(Error::new(Exit::Kept, message).hint(format!(
+        Err(Error::new(Exit::StillServing, message).hint(format!(
             "`compose-zd recover` removes it; `docker compose --project-name {project} ps --all` shows what runs"
         )))
     }
@@ -141,7 +141,7 @@ impl Pipeline<'_> {
             error.message,
             self.number
         );
-        Error { exit: Exit::Kept, message, ..error }.hint(
+        Error { exit: Exit::StillServing, message, ..error }.hint(
             "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over",
         )
     }
@@ -155,7 +155,7 @@ impl Pipeline<'_> {
         let stray = |part: &&TargetRollout| {
             is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
         };
-        let is_seen = error.exit != Exit::Broken || parts.iter().any(|part| is_gone(&part));
+        let is_seen = error.exit != Exit::Outage || parts.iter().any(|part| is_gone(&part));
         let services: Vec<String> =
             parts.iter().filter(stray).flat_map(|p| p.reader.target.services()).map(String::from).collect();
         let serves = parts.iter().any(|part| !part.left().is_empty());
@@ -164,12 +164,14 @@ impl Pipeline<'_> {
         }
         match rollback::restore_last_good(self, record.number, &services) {
             Ok(()) => Error {
-                exit: if error.exit == Exit::Broken { Exit::Kept } else { error.exit },
+                exit: if error.exit == Exit::Outage { Exit::StillServing } else { error.exit },
                 message: format!("{}; release {} is put back", error.message, record.number),
-                hint: error.hint.filter(|_| error.exit != Exit::Broken),
+                hint: error.hint.filter(|_| error.exit != Exit::Outage),
                 ..error
             },
-            Err(cause) => error.seen(&format!("release {} could not be put back: {cause:#}", record.number)),
+            Err(cause) => {
+                error.detail(&format!("release {} could not be put back: {cause:#}", record.number))
+            }
         }
     }
 }
@@ -200,7 +202,7 @@ fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], error: Err
     }
     let exit = match error.exit {
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
-        _ => Exit::Kept,
+        _ => Exit::StillServing,
     };
     Error { exit, message: format!("`{}`: {}; {serves}", target.name(), error.message), ..error }
 }
@@ -208,7 +210,7 @@ fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], error: Err
 fn broken(target: &Target, project: &str, first: Error, second: &Error) -> Error {
     let (name, first_message, second_message) = (target.name(), &first.message, &second.message);
     let mut error = Error::new(
-        Exit::Broken,
+        Exit::Outage,
         format!("`{name}`: {first_message}; and what served before could not be restored: {second_message}"),
     );
     error.details = [first.details, second.details.clone()].concat();

@@ -44,7 +44,8 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(asked::place(compose), observer)?.with_output_sink(OutputSink { wanted, line });
+    let docker = Docker::find(asked::place(compose), observer)?
+        .with_output_sink(OutputSink { is_wanted: wanted, write_line: line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
         None => docker,
@@ -140,7 +141,7 @@ impl Request {
         if !self.may_have_env_files || self.has_text || self.draft.is_some() {
             return Ok(BTreeMap::new());
         }
-        self.docker.with_text(&self.snapshot.text(), &self.project.name, &self.folder).hashes()
+        self.docker.with_project_text(&self.snapshot.text(), &self.project.name, &self.folder).hashes()
     }
 
     /// Adds the one-shots to the project that it does not show, because no profile of theirs is on.
@@ -208,12 +209,12 @@ impl Request {
         let text = self.snapshot.text();
         let Request { docker, project, folder, .. } = &*self;
         if dry_run {
-            self.docker = docker.with_text(&text, &project.name, folder);
+            self.docker = docker.with_project_text(&text, &project.name, folder);
             self.has_text = true;
             return Ok(());
         }
         journal.write_config(number, &text)?;
-        self.docker = docker.with_file(&journal.config_path(number), &project.name, folder);
+        self.docker = docker.with_project_file(&journal.config_path(number), &project.name, folder);
         self.draft = Some(journal.draft(number));
         Ok(())
     }

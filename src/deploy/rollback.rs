@@ -47,7 +47,8 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
     let ProjectHandle { docker, is_stack, .. } = opened;
     let journal = journal.for_change(report)?;
     let folder = asked::project_folder(compose);
-    let is_recorded = journal.history.current().is_some() || journal.history.damaged().next().is_some();
+    let is_recorded =
+        journal.history.current().is_some() || journal.history.unreadable_records().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
         return swarm_deploy::unrecorded(&docker, &journal.project, args, report, stop);
     }
@@ -340,7 +341,7 @@ fn choose_blindly<'a>(
     services: &[String],
     to: Option<u32>,
 ) -> Result<RestoreRequest<'a>, Error> {
-    match (journal.history.damaged().next(), to) {
+    match (journal.history.unreadable_records().next(), to) {
         (None, _) => Err(Error::usage(format!(
             "no release of `{}` is recorded in {}",
             journal.project,
@@ -513,7 +514,7 @@ impl Restorer<'_> {
         let mut references = BTreeMap::new();
         for service in &asked.services {
             let its = &record.services[service];
-            let reference = images::provide(self.docker, journal.owner(), service, its)?;
+            let reference = images::ensure_image(self.docker, journal.owner(), service, its)?;
             snapshot.set_image(service, &reference);
             references.insert(service.clone(), reference);
             placed.insert(service.clone(), its.clone());
@@ -612,7 +613,7 @@ mod tests {
             let changed = services.iter().filter(|(s, p)| !before.get(*s).is_some_and(|b| b.same_content(p)));
             let deployed = changed.map(|(s, _)| s.clone()).collect();
             store.write_config(number, "services: {}").unwrap();
-            store.write(&record(number, services.clone(), deployed)).unwrap();
+            store.write_record(&record(number, services.clone(), deployed)).unwrap();
             before = services;
         }
         let journal =
@@ -712,7 +713,7 @@ mod tests {
             last_good: Some(2),
             paused: true,
         };
-        store.set_wanted(&heading).unwrap();
+        store.write_in_progress(&heading).unwrap();
         let journal = journal.reopened().unwrap();
         assert_eq!(chosen(&journal, &[], None), "2: db");
         assert_eq!(chosen(&journal, &["db"], None), "2: db");

@@ -46,8 +46,9 @@ impl<'a> ServingInstance<'a> {
         containers: impl Iterator<Item = &'a Container>,
     ) -> Result<Vec<ServingInstance<'a>>, Error> {
         let probes = reader.probes()?;
-        let by_command =
-            |name: &str| probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Check(_)));
+        let by_command = |name: &str| {
+            probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Healthcheck(_)))
+        };
         let all = containers.filter_map(|container| ServingInstance::new(reader.project, container, proxies));
         Ok(all.filter(|one| !by_command(&one.service.name)).collect())
     }

@@ -40,7 +40,7 @@ impl StateLocation {
         let root = asked::state_root(compose, given);
         let is_here = |folder: &Path| is_here(docker, folder, project);
         let find = |engine: EngineId| StateLocation {
-            state_dir: engine_folder::find(&root, &by_name, project, &engine, &is_here),
+            state_dir: engine_folder::find_folder(&root, &by_name, project, &engine, &is_here),
             engine: Some(engine),
         };
         let engine = EngineId::new(&id, &name);
@@ -48,7 +48,7 @@ impl StateLocation {
             return find(engine);
         }
         let is_lasting = docker.identity().is_ok_and(|(again, _)| again == id);
-        let own = || docker.own_identity().ok().filter(|id| !id.is_empty());
+        let own = || docker.assigned_identity().ok().filter(|id| !id.is_empty());
         find(if is_lasting { engine } else { EngineId::new(&own().unwrap_or(id), &name) })
     }
 }

@@ -209,14 +209,14 @@ pub fn unrecorded(
         WatchResult::Interrupted(signal) => Err(Error::interrupted(signal)
             .hint("Swarm goes on putting it back; see `docker stack ps`")
             .into()),
-        WatchResult::Lost(error) => Err(Error { exit: Exit::Broken, ..error }.into()),
+        WatchResult::Lost(error) => Err(Error { exit: Exit::Outage, ..error }.into()),
         WatchResult::Failed(failure, standing) => {
             let message = format!("`{}`: {}", failure.service, words(&standing));
-            Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
         }
         WatchResult::Stuck(failure, after) => {
             let message = format!("`{}`: nothing got further for {}s", failure.service, after.as_secs());
-            Err(Error::new(Exit::Kept, message).seen(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
         }
     }
 }
@@ -335,7 +335,7 @@ impl SwarmDeploy<'_> {
     /// The changes of each service, and the exact commands.
     fn report_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let PreparedStack { file, resolve, missing, .. } = prepared;
-        let networks = self.docker().networks()?;
+        let networks = self.docker().network_names()?;
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
             let image = self.request.snapshot.image(name).unwrap_or_default();
@@ -384,9 +384,9 @@ impl SwarmDeploy<'_> {
         self.journal.begin(&entry, self.report)?;
         self.journal.tag_images(self.docker(), &entry, self.report);
         let started = self.report.elapsed();
-        let switch = self.witness.route();
+        let switch = self.witness.rotation_change();
         let ended = match self.run(prepared, force) {
-            Ok(WatchResult::Converged(stack)) => match self.witness.lost_at_the_end() {
+            Ok(WatchResult::Converged(stack)) => match self.witness.outage_at_end() {
                 None => Ok(stack),
                 Some(lost) => Err(self.lost(file, lost)),
             },
@@ -395,7 +395,7 @@ impl SwarmDeploy<'_> {
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
-        let witness = super::probe_urls::report_all(self.witness.end(), self.report);
+        let witness = super::probe_urls::report_all(self.witness.finish(), self.report);
         let (entry, error, paused) = match &ended {
             Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
             Err((error, paused)) => (entry, Some(error), *paused),
@@ -496,7 +496,7 @@ impl SwarmDeploy<'_> {
         };
         let wanted = |s: &&StackService| file.services.contains(&s.name) && (force || halfway(&s.name));
         let ids = now.services.values().filter(same).filter(wanted).map(|s| s.id.clone());
-        ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().service_force(id))
+        ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().force_service_update(id))
     }
 
     /// The ids of the services whose spec before is exactly the one to put back, where that is so for all of them.

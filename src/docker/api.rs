@@ -1,86 +1,86 @@
-//! What some of docker's commands ask the engine for: the requests that the client makes of the same words, and what it
-//! prints of the answers. Pure; a command that is not known here, and an answer that is not, is the client's.
+//! Engine API requests behind some of docker's commands: the same requests that the client sends, and the same output
+//! that the client prints. Pure. The client runs every command and handles every response that this file does not know.
 //!
-//! They read; and they take and give back names that are made or not, with nothing in between, which can be repeated.
+//! The commands only read, or create and remove names in one step, so that all of them can be repeated.
 
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
 
 use super::CommandResult;
-use super::containers::{IDS, INSPECT};
+use super::containers::{INSPECT, LIST_IDS};
 use super::endpoint::IDENTITY;
-use super::images::familiar;
-use super::lock_resource::LABEL;
+use super::images::familiar_name;
+use super::lock_resource::LOCK_LABEL;
 use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 
-/// A command that is understood.
+/// Engine API form of a docker command.
 #[derive(Debug, PartialEq)]
 pub struct ApiQuery {
     pub requests: Vec<ApiRequest>,
     form: ReplyFormat,
 }
 
-/// What an engine says to a path that is none of its API.
+/// Message of an engine for a path that its API does not have.
 const UNKNOWN: &str = "page not found";
 
-/// Of the Engine API; the path is without its version.
+/// Request of the Engine API; the path is without its version.
 #[derive(Debug, PartialEq)]
 pub struct ApiRequest {
     pub method: Method,
-    /// With its query.
+    /// Includes the query string.
     pub path: String,
     pub body: Option<Value>,
 }
 
-/// What is printed.
+/// Form in which the client prints the response.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ReplyFormat {
-    /// The objects as they are.
+    /// The objects as JSON.
     Objects,
-    /// Of each object in a list this key, a line each.
+    /// This key of each object in a list, one a line.
     Lines(&'static str),
-    /// The names of containers.
+    /// Names of containers.
     Names,
-    /// The tags of images.
+    /// Tags of images.
     Tags,
-    /// The machines of a Swarm, a line each.
+    /// Nodes of a Swarm, one a line.
     Nodes,
-    /// As [`IDENTITY`] has it.
+    /// In the form of [`IDENTITY`].
     Identity,
     Nothing,
 }
 
-/// What the engine answers to a request.
+/// Response of the engine to one request.
 #[derive(Debug)]
 pub struct ApiResponse {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
-/// What a command asks, by its words after `docker`.
-pub fn of(words: &[&str]) -> Option<ApiQuery> {
-    let one = |request, form| Some(ApiQuery { requests: vec![request], form });
-    if let Some(filters) = words.strip_prefix(&IDS[..]) {
-        return one(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Lines("Id"));
+/// Requests of a command, given its words after `docker`; `None` if the client has to run the command.
+pub fn query_for(words: &[&str]) -> Option<ApiQuery> {
+    let single = |request, form| Some(ApiQuery { requests: vec![request], form });
+    if let Some(filters) = words.strip_prefix(&LIST_IDS[..]) {
+        return single(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Lines("Id"));
     }
     if words == IS_MANAGER {
-        return one(get("/nodes".into()), ReplyFormat::Lines("ID"));
+        return single(get("/nodes".into()), ReplyFormat::Lines("ID"));
     }
     if words == IDENTITY {
-        return one(get("/info".into()), ReplyFormat::Identity);
+        return single(get("/info".into()), ReplyFormat::Identity);
     }
     if words == NODES {
-        return one(get("/nodes".into()), ReplyFormat::Nodes);
+        return single(get("/nodes".into()), ReplyFormat::Nodes);
     }
     match words {
         ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
-            one(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Names)
+            single(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Names)
         }
         ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => {
-            one(list("images", "reference", &filtered("reference", filters)?), ReplyFormat::Tags)
+            single(list("images", "reference", &filtered("reference", filters)?), ReplyFormat::Tags)
         }
         ["service", "ls", "--quiet", filters @ ..] => {
-            one(query("/services", &[], "label", &filtered("label", filters)?), ReplyFormat::Lines("ID"))
+            single(query("/services", &[], "label", &filtered("label", filters)?), ReplyFormat::Lines("ID"))
         }
         ["node", "inspect", ids @ ..] => all(ids, |id| get(format!("/nodes/{id}")), ReplyFormat::Objects),
         ["service", "inspect", ids @ ..] => {
@@ -88,13 +88,13 @@ pub fn of(words: &[&str]) -> Option<ApiQuery> {
         }
         ["stack", "ps", "--quiet", "--no-trunc", stack] => {
             let label = format!("{NAMESPACE}={stack}");
-            one(query("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
+            single(query("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
         }
         ["inspect", "--type", "task", ids @ ..] => {
             all(ids, |id| get(format!("/tasks/{id}")), ReplyFormat::Objects)
         }
         ["volume", "create", "--label", label, name] => {
-            one(create_volume(label, name)?, ReplyFormat::Nothing)
+            single(create_volume(label, name)?, ReplyFormat::Nothing)
         }
         ["volume", "rm", names @ ..] => {
             all(names, |name| remove(format!("/volumes/{name}")), ReplyFormat::Nothing)
@@ -125,21 +125,21 @@ fn remove(path: String) -> ApiRequest {
     ApiRequest { method: Method::DELETE, path, body: None }
 }
 
-/// The name of a lock; the volumes of others are the client's.
+/// Creates a lock's volume; the client creates all other volumes.
 fn create_volume(label: &str, name: &str) -> Option<ApiRequest> {
-    let text = label.strip_prefix(LABEL)?.strip_prefix('=')?;
-    let body = json!({ "Name": name, "Labels": { LABEL: text } });
+    let text = label.strip_prefix(LOCK_LABEL)?.strip_prefix('=')?;
+    let body = json!({ "Name": name, "Labels": { LOCK_LABEL: text } });
     Some(ApiRequest { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
 }
 
-/// The values of `--filter KEY=…`, which is all that is filtered by.
+/// Values of `--filter KEY=…`, the only filter that is understood.
 fn filtered<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
     let (pairs, []) = words.as_chunks::<2>() else { return None };
     let value = |text: &'w str| text.strip_prefix(key)?.strip_prefix('=');
     pairs.iter().map(|[flag, text]| value(text).filter(|_| *flag == "--filter")).collect()
 }
 
-/// Stopped containers are listed, too; of images, all that have a name.
+/// Lists containers, stopped ones included, or images that have a name.
 fn list(noun: &str, key: &str, values: &[&str]) -> ApiRequest {
     let all: &[_] = if noun == "containers" { &[("all", "1")] } else { &[] };
     query(&format!("/{noun}/json"), all, key, values)
@@ -154,30 +154,30 @@ fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiR
     get(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
 }
 
-/// The path of what happens from now on to the containers that have a label.
+/// Path of the events of the containers with a label, from now on.
 pub fn events(actions: &[&str], label: &str) -> String {
     let filters = json!({ "event": actions, "label": [label], "type": ["container"] }).to_string();
     query("/events", &[("filters", &filters)], "", &[]).path
 }
 
-/// A name that means the same in a path; the client has others written as a path wants them.
+/// True for a name that needs no escaping in a path; the client handles all others.
 fn is_plain(name: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-:@/".contains(c);
-    let is_named = |part: &str| !part.trim_matches('.').is_empty();
+    let is_named = |segment: &str| !segment.trim_matches('.').is_empty();
     let is_flag = name.starts_with('-');
     !is_flag && name.chars().all(is_allowed) && name.split('/').all(is_named)
 }
 
 impl ApiQuery {
-    /// What the client prints of these answers; none where it is to say it itself.
+    /// Output of the client for these responses; `None` if the client has to run the command itself.
     pub fn into_client_output(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
         for ApiResponse { status, body } in answers {
             match status {
                 200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
                 204 => {}
-                // What there is not, and what an engine that manages no Swarm is not asked. An engine that does not know the
-                // question itself says so, too.
+                // The object does not exist, or the engine manages no Swarm. An engine that does not know the path
+                // itself answers 404, too.
                 404 | 503 if message(body)? != UNKNOWN => {
                     stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?))
                 }
@@ -218,19 +218,19 @@ fn value(object: &Value, key: &str) -> Option<String> {
     Some(format!("{}\n", object.get(key)?.as_str()?))
 }
 
-/// A container has one name, and others (`/other/alias`) by links from others.
+/// Name of a container. A container has one name, and further ones (`/other/alias`) by links from other containers.
 fn name(object: &Value, key: &str) -> Option<String> {
     let names = object.get(key)?.as_array()?.iter().filter_map(|name| name.as_str()?.strip_prefix('/'));
     names.filter(|name| !name.contains('/')).map(|name| Some(format!("{name}\n"))).next()?
 }
 
-/// An image has none, or one or more.
+/// Tags of an image, which may have none.
 fn tags(object: &Value, key: &str) -> Option<String> {
     let tags = object.get(key)?.as_array()?;
-    tags.iter().map(|tag| Some(format!("{}\n", familiar(tag.as_str()?)))).collect()
+    tags.iter().map(|tag| Some(format!("{}\n", familiar_name(tag.as_str()?)))).collect()
 }
 
-/// As [`NODES`] has it.
+/// Node in the form of [`NODES`].
 fn node(object: &Value, key: &str) -> Option<String> {
     let (id, name) = (object.get("ID")?.as_str()?, object.get(key)?.get("Hostname")?.as_str()?);
     Some(format!("{id}={name}\n"))
@@ -240,25 +240,25 @@ fn node(object: &Value, key: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn asked(words: &str) -> Option<Vec<String>> {
-        let question = of(&words.split(' ').collect::<Vec<_>>())?;
-        Some(question.requests.iter().map(|r| format!("{} {}", r.method, r.path)).collect())
+    fn requests(words: &str) -> Option<Vec<String>> {
+        let query = query_for(&words.split(' ').collect::<Vec<_>>())?;
+        Some(query.requests.iter().map(|r| format!("{} {}", r.method, r.path)).collect())
     }
 
-    fn answer(status: u16, body: &str) -> ApiResponse {
+    fn response(status: u16, body: &str) -> ApiResponse {
         ApiResponse { status, body: body.into() }
     }
 
     fn printed(words: &str, answers: &[ApiResponse]) -> Option<(i32, String, String)> {
-        let done =
-            of(&words.split(' ').collect::<Vec<_>>()).expect("a question").into_client_output(answers)?;
-        Some((done.code?, done.stdout, done.stderr))
+        let result =
+            query_for(&words.split(' ').collect::<Vec<_>>()).expect("a query").into_client_output(answers)?;
+        Some((result.code?, result.stdout, result.stderr))
     }
 
     const CONTAINERS: &str = "ps --all --quiet --no-trunc";
 
     #[test]
-    fn a_command_asks_the_engine_what_the_client_would() {
+    fn a_command_sends_the_same_requests_as_the_client() {
         let label = "filters=%7B%22label%22%3A%5B%22a%3Db%22%2C%22c%22%5D%7D";
         let reference = "filters=%7B%22reference%22%3A%5B%22a%2Fb%22%5D%7D";
         for (words, expected) in [
@@ -298,21 +298,21 @@ mod tests {
             ),
             ("inspect --type task a", vec!["GET /tasks/a".into()]),
         ] {
-            assert_eq!(asked(words).unwrap(), expected, "{words}");
+            assert_eq!(requests(words).unwrap(), expected, "{words}");
         }
     }
 
     #[test]
-    fn a_lock_says_whose_it_is_whatever_is_written_there() {
+    fn a_lock_keeps_the_text_of_its_owner_unchanged() {
         let text = r#"{"token": "a=b", "by": "\u{1f600}"}"#;
-        let label = format!("{LABEL}={text}");
-        let question = of(&["volume", "create", "--label", &label, "p.lock"]).unwrap();
+        let label = format!("{LOCK_LABEL}={text}");
+        let query = query_for(&["volume", "create", "--label", &label, "p.lock"]).unwrap();
         let expected = json!({"Name": "p.lock", "Labels": {"compose-zd.lock": text}});
-        assert_eq!(question.requests[0].body, Some(expected));
+        assert_eq!(query.requests[0].body, Some(expected));
     }
 
     #[test]
-    fn what_must_be_finished_or_is_asked_otherwise_is_the_clients() {
+    fn other_commands_are_left_to_the_client() {
         for words in [
             "start a",
             "stop a",
@@ -335,40 +335,40 @@ mod tests {
             "image inspect a/../../containers/json",
             "container inspect a  b",
         ] {
-            assert_eq!(asked(words), None, "{words}");
+            assert_eq!(requests(words), None, "{words}");
         }
     }
 
     #[test]
-    fn answers_are_printed_as_the_client_prints_them() {
+    fn responses_are_printed_as_the_client_prints_them() {
         let all = |text: &str| Some((0, text.to_string(), String::new()));
         let list =
-            answer(200, r#"[{"Id": "a", "Names": ["/x/alias", "/one"]}, {"Id": "b", "Names": ["/two"]}]"#);
+            response(200, r#"[{"Id": "a", "Names": ["/x/alias", "/one"]}, {"Id": "b", "Names": ["/two"]}]"#);
         assert_eq!(printed(CONTAINERS, &[list]), all("a\nb\n"));
-        let list = answer(200, r#"[{"Names": ["/x/alias", "/one"]}, {"Names": ["/two"]}]"#);
+        let list = response(200, r#"[{"Names": ["/x/alias", "/one"]}, {"Names": ["/two"]}]"#);
         assert_eq!(printed("ps --all --format {{.Names}}", &[list]), all("one\ntwo\n"));
-        let list = answer(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
+        let list = response(200, r#"[{"RepoTags": ["a:1", "a:2"]}, {"RepoTags": []}]"#);
         assert_eq!(printed("image ls --format {{.Repository}}:{{.Tag}}", &[list]), all("a:1\na:2\n"));
         let podman =
-            answer(200, r#"[{"RepoTags": ["docker.io/a/b:1", "docker.io/library/c:1", "localhost/d:1"]}]"#);
-        let told = printed("image ls --format {{.Repository}}:{{.Tag}}", &[podman]);
-        assert_eq!(told, all("a/b:1\nc:1\nlocalhost/d:1\n"));
-        let list = answer(200, r#"[{"ID": "a", "Description": {"Hostname": "one"}, "Spec": {}}]"#);
+            response(200, r#"[{"RepoTags": ["docker.io/a/b:1", "docker.io/library/c:1", "localhost/d:1"]}]"#);
+        let output = printed("image ls --format {{.Repository}}:{{.Tag}}", &[podman]);
+        assert_eq!(output, all("a/b:1\nc:1\nlocalhost/d:1\n"));
+        let list = response(200, r#"[{"ID": "a", "Description": {"Hostname": "one"}, "Spec": {}}]"#);
         assert_eq!(printed("node ls --format {{.ID}}={{.Hostname}}", &[list]), all("a=one\n"));
-        assert_eq!(printed("volume rm a", &[answer(204, "")]), all(""));
-        assert_eq!(printed("volume create --label compose-zd.lock=me a", &[answer(201, "{}")]), all(""));
+        assert_eq!(printed("volume rm a", &[response(204, "")]), all(""));
+        assert_eq!(printed("volume create --label compose-zd.lock=me a", &[response(201, "{}")]), all(""));
     }
 
     #[test]
-    fn what_is_gone_is_said_beside_what_is_there() {
-        let gone = answer(404, r#"{"message": "No such container: b"}"#);
-        let told = printed("container inspect a b", &[answer(200, r#"{"Id": "a"}"#), gone]).unwrap();
-        let said = "Error response from daemon: No such container: b\n";
-        assert_eq!(told, (1, r#"[{"Id":"a"}]"#.into(), said.into()));
+    fn a_missing_object_is_reported_beside_the_others() {
+        let gone = response(404, r#"{"message": "No such container: b"}"#);
+        let output = printed("container inspect a b", &[response(200, r#"{"Id": "a"}"#), gone]).unwrap();
+        let error = "Error response from daemon: No such container: b\n";
+        assert_eq!(output, (1, r#"[{"Id":"a"}]"#.into(), error.into()));
     }
 
     #[test]
-    fn what_is_not_understood_is_left_to_the_client() {
+    fn unknown_responses_are_left_to_the_client() {
         for (status, body) in [
             (400, r#"{"message": "client version 1.50 is too new"}"#),
             (403, r#"{"message": "denied"}"#),
@@ -380,7 +380,7 @@ mod tests {
             (200, "{}"),
             (200, r#"[{"ID": "a"}]"#),
         ] {
-            assert_eq!(printed(CONTAINERS, &[answer(status, body)]), None, "{status} {body}");
+            assert_eq!(printed(CONTAINERS, &[response(status, body)]), None, "{status} {body}");
         }
     }
 }

@@ -1,24 +1,24 @@
-//! The commands that a plan comes to, as they are run, and as a person would type them.
+//! Docker commands of a plan, in the form that runs and in the form that a person types.
 
 use super::compose::{create_words, start_words};
 use super::{Docker, Exec};
 
-/// A command of a step.
+/// Docker command of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DockerCommand<'a> {
-    /// Creates instances beside those that exist, without starting them: `total` counts both.
+    /// Creates instances beside the existing ones, without starting them; `total` counts both.
     Create {
         service: &'a str,
         total: usize,
     },
-    /// As Compose starts them, with its hooks and the secrets it copies in.
+    /// Starts instances through Compose, with its hooks and the secrets it copies in.
     StartByCompose {
         service: &'a str,
         total: usize,
     },
     Start(&'a str),
     Stop(&'a [String]),
-    /// Sets what the engine does when it starts, or when it ends.
+    /// Sets the restart policy of containers.
     SetRestart {
         policy: &'a str,
         names: &'a [String],
@@ -28,7 +28,7 @@ pub enum DockerCommand<'a> {
 }
 
 impl DockerCommand<'_> {
-    /// Its words after `docker`, or after `docker compose` and the project's flags.
+    /// Words after `docker`, or after `docker compose` and the project's flags.
     pub(super) fn words(&self) -> Vec<String> {
         let all =
             |verb: &str, names: &[String]| std::iter::once(verb.to_string()).chain(names.to_vec()).collect();
@@ -45,25 +45,27 @@ impl DockerCommand<'_> {
         }
     }
 
-    fn is_composes(&self) -> bool {
+    fn uses_compose(&self) -> bool {
         matches!(self, DockerCommand::Create { .. } | DockerCommand::StartByCompose { .. })
     }
 }
 
 impl Docker {
-    /// A command as it is typed: `docker …`. What is the user's own and may hold secrets is left out.
-    pub fn typed(&self, call: &DockerCommand) -> Vec<String> {
-        let mut words = match call {
+    /// Command as a person types it: `docker …`. The arguments of a user's own command may hold secrets and are
+    /// left out.
+    pub fn display_argv(&self, command: &DockerCommand) -> Vec<String> {
+        let mut words = match command {
             DockerCommand::Exec(exec) if exec.private => {
-                let kept = exec.words().len().saturating_sub(exec.argv.len()) + 1;
-                exec.words().into_iter().take(kept).chain(["…".to_string()]).collect()
+                let shown = exec.words().len().saturating_sub(exec.argv.len()) + 1;
+                exec.words().into_iter().take(shown).chain(["…".to_string()]).collect()
             }
-            call => call.words(),
+            command => command.words(),
         };
         let short: Vec<&str> = words.iter().map(String::as_str).collect();
-        let argv = if call.is_composes() { self.compose_words(&short) } else { self.docker_words(&short) };
+        let argv =
+            if command.uses_compose() { self.compose_words(&short) } else { self.docker_words(&short) };
         words = argv;
-        // The path at which it was found says nothing to anybody else.
+        // The folder of the program means nothing on another machine.
         if let Some(name) = words[0].rsplit('/').next().map(String::from) {
             words[0] = name;
         }

@@ -1,6 +1,6 @@
-//! Compose as docker's client starts it: a plugin of its own, found in the folders that the client looks into. To start
-//! it without the client saves two processes a command, which take longer than Compose does: the client itself, and a
-//! first start of the plugin that asks it what it is.
+//! Compose as a plugin of docker's client, found in the folders that the client searches. Starting the plugin
+//! without the client saves two processes a command, which take longer than Compose itself: the client, and a first
+//! start of the plugin that queries its metadata.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,63 +10,63 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// Tells a plugin that docker's client has started it, and by which name; without it the plugin takes its words for those
-/// of a standalone program (`ReexecEnvvar` of docker/cli's plugin manager).
-pub const CALLED_BY: &str = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND";
+/// Variable that tells a plugin the name of the client that started it. Without the variable, the plugin parses its
+/// words as those of a standalone program (`ReexecEnvvar` of docker/cli's plugin manager).
+pub const ORIGINAL_COMMAND: &str = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND";
 
 /// `defaultSystemPluginDirs` of docker/cli's plugin manager.
-const SYSTEM: [&str; 4] = [
+const SYSTEM_FOLDERS: [&str; 4] = [
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
     "/usr/lib/docker/cli-plugins",
     "/usr/libexec/docker/cli-plugins",
 ];
 
-/// Part of the client's `config.json`.
+/// The field of the client's `config.json` that matters here.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct PluginConfig {
     cli_plugins_extra_dirs: Vec<PathBuf>,
 }
 
-/// The plugin that docker's client starts with these flags; none where it may start another.
+/// Plugin that docker's client starts with these flags; `None` if the client may start another one.
 pub fn find(flags: &[String]) -> Option<PathBuf> {
-    there(flags).filter(|plugin| is_executable(plugin) && !is_script(plugin))
+    find_any(flags).filter(|plugin| is_executable(plugin) && !is_script(plugin))
 }
 
-/// The plugin that the client would start if it were allowed to.
-pub fn without_its_x_bit(flags: &[String]) -> Option<PathBuf> {
-    there(flags).filter(|plugin| !is_executable(plugin))
+/// Plugin that the client would start if the file were executable.
+pub fn find_not_executable(flags: &[String]) -> Option<PathBuf> {
+    find_any(flags).filter(|plugin| !is_executable(plugin))
 }
 
-/// The first there is: the client takes no other where that one is of no use.
-fn there(flags: &[String]) -> Option<PathBuf> {
+/// First plugin in the client's order. The client uses no other one, even if the first is unusable.
+fn find_any(flags: &[String]) -> Option<PathBuf> {
     if flags.iter().any(|flag| flag.starts_with("--config")) {
         return None;
     }
-    let own = env::var_os("DOCKER_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
-    let own = own.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))?;
-    let text = fs::read_to_string(own.join("config.json")).ok();
-    first(&folders(&own, text.as_deref())?)
+    let folder = env::var_os("DOCKER_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))?;
+    let text = fs::read_to_string(folder.join("config.json")).ok();
+    first_plugin(&folders(&folder, text.as_deref())?)
 }
 
 fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|about| about.permissions().mode() & 0o111 != 0)
 }
 
-/// Whether it is docker's own client. A script in its place (podman's, one that calls `sudo` or `ssh`), or a program by
-/// another name that takes this one, may do anything with the words it gets.
-pub fn is_dockers(client: &Path) -> bool {
-    let is_so_called = |path: &Path| path.file_name().is_some_and(|name| name == "docker");
+/// True if the program is docker's own client. A script in its place (podman's, one that calls `sudo` or `ssh`), or a
+/// renamed program behind a link, may do anything with its arguments.
+pub fn is_docker_cli(client: &Path) -> bool {
+    let is_named_docker = |path: &Path| path.file_name().is_some_and(|name| name == "docker");
     let Some((path, mode)) = client.canonicalize().ok().and_then(|p| {
         let mode = p.metadata().ok()?.permissions().mode();
         Some((p, mode))
     }) else {
         return false;
     };
-    // With the rights of another user or group the plugin would have them, too.
-    let is_lent = mode & 0o6000 != 0;
-    is_so_called(&path) && !is_lent && !is_script(&path)
+    // A setuid or setgid client gives its rights to the plugin, which compose-zd cannot.
+    let has_extra_rights = mode & 0o6000 != 0;
+    is_named_docker(&path) && !has_extra_rights && !is_script(&path)
 }
 
 fn is_script(path: &Path) -> bool {
@@ -75,15 +75,22 @@ fn is_script(path: &Path) -> bool {
     read.is_err() || start == *b"#!"
 }
 
-/// Where docker's client looks for plugins, in its order; none where its configuration is not understood.
-fn folders(own: &Path, config: Option<&str>) -> Option<Vec<PathBuf>> {
+/// Folders that docker's client searches for plugins, in its order; `None` if its configuration is not understood.
+fn folders(client_folder: &Path, config: Option<&str>) -> Option<Vec<PathBuf>> {
     let config: PluginConfig =
         config.map_or(Some(PluginConfig::default()), |text| serde_json::from_str(text).ok())?;
-    let own = own.join("cli-plugins");
-    Some(config.cli_plugins_extra_dirs.into_iter().chain([own]).chain(SYSTEM.map(PathBuf::from)).collect())
+    let client_folder = client_folder.join("cli-plugins");
+    Some(
+        config
+            .cli_plugins_extra_dirs
+            .into_iter()
+            .chain([client_folder])
+            .chain(SYSTEM_FOLDERS.map(PathBuf::from))
+            .collect(),
+    )
 }
 
-fn first(folders: &[PathBuf]) -> Option<PathBuf> {
+fn first_plugin(folders: &[PathBuf]) -> Option<PathBuf> {
     folders.iter().map(|f| f.join("docker-compose")).find(|path| path.exists())
 }
 
@@ -98,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_dockers_own_client_is_gone_around() {
+    fn only_dockers_own_client_is_bypassed() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         program(&at("a/docker"), "\x7fELF", 0o755);
@@ -109,33 +116,34 @@ mod tests {
         std::os::unix::fs::symlink(at("a/docker"), at("links/docker")).unwrap();
         fs::create_dir(at("shim")).unwrap();
         std::os::unix::fs::symlink(at("podman"), at("shim/docker")).unwrap();
-        let taken = ["a/docker", "links/docker"].map(|name| is_dockers(&at(name)));
-        assert_eq!(taken, [true; 2]);
-        let left = ["script/docker", "lent/docker", "shim/docker", "none/docker"].map(|n| is_dockers(&at(n)));
-        assert_eq!(left, [false; 4]);
+        let accepted = ["a/docker", "links/docker"].map(|name| is_docker_cli(&at(name)));
+        assert_eq!(accepted, [true; 2]);
+        let refused =
+            ["script/docker", "lent/docker", "shim/docker", "none/docker"].map(|n| is_docker_cli(&at(n)));
+        assert_eq!(refused, [false; 4]);
         assert_eq!(find(&["--config=x".into()]), None);
     }
 
     #[test]
-    fn the_folders_are_those_of_the_client_in_its_order() {
+    fn folders_are_searched_in_the_order_of_the_client() {
         let own = Path::new("/home/u/.docker");
         let found = folders(own, Some(r#"{"auths": {}, "cliPluginsExtraDirs": ["/opt/p"]}"#)).unwrap();
         assert_eq!(found[..2], [PathBuf::from("/opt/p"), "/home/u/.docker/cli-plugins".into()]);
-        assert_eq!(found[2..], SYSTEM.map(PathBuf::from));
+        assert_eq!(found[2..], SYSTEM_FOLDERS.map(PathBuf::from));
         assert_eq!(folders(own, None).unwrap().len(), 5);
         assert_eq!(folders(own, Some("{")), None);
     }
 
     #[test]
-    fn the_first_plugin_counts_also_where_it_is_of_no_use() {
+    fn the_first_plugin_counts_even_if_it_is_unusable() {
         let dir = tempfile::tempdir().unwrap();
         let folders = ["empty", "one", "two"].map(|name| dir.path().join(name));
-        assert_eq!(first(&folders), None);
+        assert_eq!(first_plugin(&folders), None);
         program(&folders[2].join("docker-compose"), "\x7fELF", 0o755);
-        assert_eq!(first(&folders), Some(folders[2].join("docker-compose")));
+        assert_eq!(first_plugin(&folders), Some(folders[2].join("docker-compose")));
         let plugin = folders[1].join("docker-compose");
         program(&plugin, "#!/bin/sh\n", 0o644);
-        assert_eq!(first(&folders), Some(plugin.clone()));
+        assert_eq!(first_plugin(&folders), Some(plugin.clone()));
         assert!(is_script(&plugin) && !is_executable(&plugin));
     }
 }

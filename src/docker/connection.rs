@@ -1,7 +1,7 @@
-//! A docker client that is kept open as a connection to its engine (`docker system dial-stdio`, by which clients reach
-//! engines over ssh), and what is asked over it. A client of its own for each question takes longer than the engine's
-//! answer, and by ssh a login each. What has to be finished is not told this way: an engine may break off what it is told
-//! where the connection ends, and a client of its own outlives us.
+//! Docker client that is kept open as a connection to its engine (`docker system dial-stdio`, which clients use
+//! over ssh). A client for each query takes longer than the engine's answer, and over ssh needs a login each time.
+//! Only queries and repeatable requests use this connection. An engine may abort a request when the connection
+//! ends; a separate client outlives compose-zd.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
@@ -24,39 +24,40 @@ use super::api::{self, ApiRequest, ApiResponse};
 use super::session::SessionError;
 use super::{CommandResult, Docker, shown_words};
 
-/// What takes longer than this, with all its requests, is asked by a client of its own, which has its own patience; and so
-/// is everything after it: who else asks meanwhile has to wait, and a lock needs its signs of life (every 15 s).
-pub(super) const LATE: Duration = Duration::from_secs(5);
+/// Limit for all requests of one query. After the limit a separate client, which has its own timeouts, runs this
+/// query and all later ones. The limit is short because other queries wait meanwhile, and a lock needs a heartbeat
+/// every 15 s.
+pub(super) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest answer that is read, in bytes: a list of ten thousand containers.
-const LONGEST: usize = 64 << 20;
+/// Longest response that is read, in bytes: a list of ten thousand containers.
+const MAX_RESPONSE: usize = 64 << 20;
 
-/// After this many lines that broke there is none.
-const MISSES: u32 = 3;
+/// After this many failures in a row the connection is not used any more.
+const MAX_FAILURES: u32 = 3;
 
-/// The line of a client, once there was something to read.
+/// Connection of a client, opened by the first query.
 #[derive(Default)]
 pub struct EngineConnection(Mutex<ConnState>);
 
 #[derive(Default)]
 struct ConnState {
     open: Option<HttpPipe>,
-    misses: u32,
+    failures: u32,
 }
 
 /// HTTP over two pipes.
 pub(super) struct HttpPipe {
     runtime: Runtime,
     sender: SendRequest<Full<Bytes>>,
-    /// Of the engine's latest API: `/v1.41`. To do without is deprecated.
+    /// Prefix for the engine's latest API, such as `/v1.41`. Requests without a version are deprecated.
     version: String,
 }
 
-/// How long a connection that is followed may be silent before it is seen whether anybody still listens.
-const LISTENS: Duration = Duration::from_millis(200);
+/// Longest silence of a followed connection before the receiver is checked.
+const LISTENER_POLL: Duration = Duration::from_millis(200);
 
-/// Where an engine tells which that is (`GET /_ping`).
-const VERSION: &str = "api-version";
+/// Header with the version of the engine's API (`GET /_ping`).
+const VERSION_HEADER: &str = "api-version";
 
 impl HttpPipe {
     fn new(input: PipeWriter, output: PipeReader) -> io::Result<HttpPipe> {
@@ -66,24 +67,24 @@ impl HttpPipe {
             let output = pipe::Receiver::from_owned_fd(OwnedFd::from(output))?;
             let io = TokioIo::new(tokio::io::join(output, input));
             let (sender, connection) = http1::handshake(io).await.map_err(io::Error::other)?;
-            // It ends with the connection, and whoever asks then is told so.
+            // The task ends with the connection; the next request then fails.
             tokio::spawn(connection);
             Ok::<_, io::Error>(sender)
         })?;
         Ok(HttpPipe { runtime, sender, version: String::new() })
     }
 
-    /// Once the engine has told its version.
-    fn greeted(mut self, late: Instant) -> Result<HttpPipe, SessionError> {
-        let (head, _) = self.send("/_ping", &Method::GET, None, late)?;
-        let told = head.headers.get(VERSION).and_then(|v| v.to_str().ok());
-        self.version = told.map(|version| format!("/v{version}")).unwrap_or_default();
+    /// Reads the version of the engine's API.
+    fn with_version(mut self, deadline: Instant) -> Result<HttpPipe, SessionError> {
+        let (head, _) = self.send("/_ping", &Method::GET, None, deadline)?;
+        let version = head.headers.get(VERSION_HEADER).and_then(|v| v.to_str().ok());
+        self.version = version.map(|version| format!("/v{version}")).unwrap_or_default();
         Ok(self)
     }
 
-    fn request(&mut self, request: &ApiRequest, late: Instant) -> Result<ApiResponse, SessionError> {
+    fn request(&mut self, request: &ApiRequest, deadline: Instant) -> Result<ApiResponse, SessionError> {
         let path = format!("{}{}", self.version, request.path);
-        let (head, body) = self.send(&path, &request.method, request.body.as_ref(), late)?;
+        let (head, body) = self.send(&path, &request.method, request.body.as_ref(), deadline)?;
         Ok(ApiResponse { status: head.status.as_u16(), body: body.to_vec() })
     }
 
@@ -92,36 +93,36 @@ impl HttpPipe {
         path: &str,
         method: &Method,
         body: Option<&Value>,
-        late: Instant,
+        deadline: Instant,
     ) -> Result<(Parts, Bytes), SessionError> {
         let HttpPipe { runtime, sender, .. } = self;
-        let message = message(path, method, body).ok_or(SessionError::Gone)?;
-        let answer = async {
+        let message = message(path, method, body).ok_or(SessionError::Closed)?;
+        let response = async {
             sender.ready().await.ok()?;
             let (head, body) = sender.send_request(message).await.ok()?.into_parts();
-            Some((head, Limited::new(body, LONGEST).collect().await.ok()?.to_bytes()))
+            Some((head, Limited::new(body, MAX_RESPONSE).collect().await.ok()?.to_bytes()))
         };
-        let ended = runtime.block_on(async { timeout_at(late.into(), answer).await });
-        ended.map_err(|_| SessionError::Late)?.ok_or(SessionError::Gone)
+        let ended = runtime.block_on(async { timeout_at(deadline.into(), response).await });
+        ended.map_err(|_| SessionError::TimedOut)?.ok_or(SessionError::Closed)
     }
 
-    /// Reads an answer that does not end, for as long as `told` wants more of it; it is called with each piece, and with
-    /// nothing while nothing comes. An answer that is none is not told of at all.
-    pub(super) fn follow(mut self, path: &str, late: Instant, mut told: impl FnMut(&[u8]) -> bool) {
+    /// Follows an endless response while `receive` returns true. `receive` gets each chunk, and an empty one while
+    /// nothing arrives. A response that is no success is never passed on.
+    pub(super) fn follow(mut self, path: &str, deadline: Instant, mut receive: impl FnMut(&[u8]) -> bool) {
         let HttpPipe { runtime, sender, version } = &mut self;
         let Some(message) = message(&format!("{version}{path}"), &Method::GET, None) else { return };
-        let answer = async {
+        let response = async {
             sender.ready().await.ok()?;
-            sender.send_request(message).await.ok().filter(|answer| answer.status().is_success())
+            sender.send_request(message).await.ok().filter(|response| response.status().is_success())
         };
-        let answer = runtime.block_on(async { timeout_at(late.into(), answer).await });
-        let Ok(Some(answer)) = answer else { return };
-        let mut body = answer.into_body();
-        let mut goes_on = told(&[]);
-        while goes_on {
-            goes_on = match runtime.block_on(async { timeout(LISTENS, body.frame()).await }) {
-                Err(_) => told(&[]),
-                Ok(Some(Ok(frame))) => frame.data_ref().is_none_or(|piece| told(piece)),
+        let response = runtime.block_on(async { timeout_at(deadline.into(), response).await });
+        let Ok(Some(response)) = response else { return };
+        let mut body = response.into_body();
+        let mut is_wanted = receive(&[]);
+        while is_wanted {
+            is_wanted = match runtime.block_on(async { timeout(LISTENER_POLL, body.frame()).await }) {
+                Err(_) => receive(&[]),
+                Ok(Some(Ok(frame))) => frame.data_ref().is_none_or(|chunk| receive(chunk)),
                 Ok(_) => false,
             };
         }
@@ -135,48 +136,51 @@ fn message(path: &str, method: &Method, body: Option<&Value>) -> Option<Message<
 }
 
 impl Docker {
-    /// What comes of a command, where the line serves for it; else its client is to be started.
-    pub(super) fn ask_by_line(&self, argv: &[String]) -> Option<CommandResult> {
-        let words: Vec<&str> = argv.get(1 + self.place.engine.len()..)?.iter().map(String::as_str).collect();
-        let question = api::of(&words).filter(|_| self.is_own)?;
+    /// Result of a command through the connection; `None` if a separate client has to run the command.
+    pub(super) fn query_by_connection(&self, argv: &[String]) -> Option<CommandResult> {
+        let words: Vec<&str> = argv.get(1 + self.flags.engine.len()..)?.iter().map(String::as_str).collect();
+        let query = api::query_for(&words).filter(|_| self.is_docker_cli)?;
         let start = Instant::now();
-        let done = question.into_client_output(&self.answers(&question.requests)?)?;
+        let result = query.into_client_output(&self.responses(&query.requests)?)?;
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
-        Some(done)
+        Some(result)
     }
 
-    /// One after the other: an answer takes a few milliseconds.
-    fn answers(&self, requests: &[ApiRequest]) -> Option<Vec<ApiResponse>> {
-        let mut line = self.line.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.misses >= MISSES {
+    /// Sends the requests one after the other: each response takes a few milliseconds.
+    fn responses(&self, requests: &[ApiRequest]) -> Option<Vec<ApiResponse>> {
+        let mut state = self.connection.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.failures >= MAX_FAILURES {
             return None;
         }
-        let late = Instant::now() + LATE.min(self.scaled(LATE));
-        let open = line.open.take().map_or_else(|| self.open_line(late), Ok);
-        let told = open.and_then(|mut connection| {
-            let answers =
-                requests.iter().map(|request| connection.request(request, late)).collect::<Result<_, _>>()?;
-            Ok((answers, connection))
+        let deadline = Instant::now() + REQUEST_LIMIT.min(self.scaled(REQUEST_LIMIT));
+        let open = state.open.take().map_or_else(|| self.open_connection(deadline), Ok);
+        let outcome = open.and_then(|mut connection| {
+            let responses = requests
+                .iter()
+                .map(|request| connection.request(request, deadline))
+                .collect::<Result<_, _>>()?;
+            Ok((responses, connection))
         });
-        match told {
-            Ok((answers, connection)) => {
-                *line = ConnState { open: Some(connection), misses: 0 };
-                Some(answers)
+        match outcome {
+            Ok((responses, connection)) => {
+                *state = ConnState { open: Some(connection), failures: 0 };
+                Some(responses)
             }
-            Err(why) => {
-                line.misses = if why == SessionError::Late { MISSES } else { line.misses + 1 };
+            Err(error) => {
+                state.failures =
+                    if error == SessionError::TimedOut { MAX_FAILURES } else { state.failures + 1 };
                 None
             }
         }
     }
 
-    pub(super) fn open_line(&self, late: Instant) -> Result<HttpPipe, SessionError> {
+    pub(super) fn open_connection(&self, deadline: Instant) -> Result<HttpPipe, SessionError> {
         let connect = || {
             let ((inner, input), (output, out)) = (io::pipe()?, io::pipe()?);
-            self.start_line(inner, out)?;
+            self.start_connection(inner, out)?;
             HttpPipe::new(input, output)
         };
-        connect().map_err(|_| SessionError::Gone)?.greeted(late)
+        connect().map_err(|_| SessionError::Closed)?.with_version(deadline)
     }
 }
 
@@ -186,76 +190,76 @@ mod tests {
 
     use super::*;
 
-    /// A connection to an engine that gives these answers, one a request, and then hangs up; and the requests it gets.
-    fn engine(answers: &'static [&'static str]) -> (HttpPipe, std::thread::JoinHandle<Vec<String>>) {
+    /// Connection to an engine that sends these responses, one a request, and then hangs up; and the requests it gets.
+    fn engine(responses: &'static [&'static str]) -> (HttpPipe, std::thread::JoinHandle<Vec<String>>) {
         let ((requests, input), (output, mut out)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let thread = std::thread::spawn(move || {
             let mut lines = BufReader::new(requests).lines().map_while(Result::ok);
-            let answered = answers.iter().map(|answer| {
+            let requested = responses.iter().map(|response| {
                 let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-                write!(out, "HTTP/1.1 {answer}").expect("somebody reads");
+                write!(out, "HTTP/1.1 {response}").expect("somebody reads");
                 head[0].clone()
             });
-            answered.collect()
+            requested.collect()
         });
         (HttpPipe::new(input, output).unwrap(), thread)
     }
 
     fn request(path: &str) -> ApiRequest {
-        api::of(&["volume", "inspect", path]).expect("a question").requests.remove(0)
+        api::query_for(&["volume", "inspect", path]).expect("a query").requests.remove(0)
     }
 
-    fn asked(connection: &mut HttpPipe, path: &str) -> Result<(u16, String), SessionError> {
-        let answer = connection.request(&request(path), Instant::now() + LATE)?;
-        Ok((answer.status, String::from_utf8(answer.body).unwrap()))
+    fn send(connection: &mut HttpPipe, path: &str) -> Result<(u16, String), SessionError> {
+        let response = connection.request(&request(path), Instant::now() + REQUEST_LIMIT)?;
+        Ok((response.status, String::from_utf8(response.body).unwrap()))
     }
 
     #[test]
-    fn one_connection_is_asked_again_and_again_however_the_engine_frames_its_answers() {
+    fn one_connection_serves_many_requests_whatever_the_framing_of_the_responses() {
         let (mut connection, engine) = engine(&[
             "200 OK\r\nContent-Length: 2\r\n\r\n{}",
             "404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n",
             "204 No Content\r\n\r\n",
         ]);
-        assert_eq!(asked(&mut connection, "a"), Ok((200, "{}".into())));
-        assert_eq!(asked(&mut connection, "b"), Ok((404, "abcd".into())));
-        assert_eq!(asked(&mut connection, "c"), Ok((204, String::new())));
+        assert_eq!(send(&mut connection, "a"), Ok((200, "{}".into())));
+        assert_eq!(send(&mut connection, "b"), Ok((404, "abcd".into())));
+        assert_eq!(send(&mut connection, "c"), Ok((204, String::new())));
         let lines = ["a", "b", "c"].map(|name| format!("GET /volumes/{name} HTTP/1.1"));
         assert_eq!(engine.join().unwrap(), lines);
     }
 
     #[test]
-    fn what_is_asked_is_of_the_version_that_the_engine_tells() {
+    fn requests_use_the_version_that_the_engine_reports() {
         let (connection, engine) = engine(&[
             "200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK",
             "200 OK\r\nContent-Length: 2\r\n\r\n{}",
         ]);
-        let mut connection = connection.greeted(Instant::now() + LATE).expect("an answer");
-        assert_eq!(asked(&mut connection, "a"), Ok((200, "{}".into())));
+        let mut connection = connection.with_version(Instant::now() + REQUEST_LIMIT).expect("an answer");
+        assert_eq!(send(&mut connection, "a"), Ok((200, "{}".into())));
         assert_eq!(engine.join().unwrap(), ["GET /_ping HTTP/1.1", "GET /v1.41/volumes/a HTTP/1.1"]);
     }
 
     #[test]
-    fn an_engine_that_does_not_answer_in_time_is_late() {
+    fn an_engine_that_does_not_answer_in_time_times_out() {
         let ((_requests, input), (output, _out)) = (io::pipe().unwrap(), io::pipe().unwrap());
         let mut connection = HttpPipe::new(input, output).unwrap();
-        let late = Instant::now() + Duration::from_millis(20);
-        assert_eq!(connection.request(&request("a"), late).err(), Some(SessionError::Late));
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(connection.request(&request("a"), deadline).err(), Some(SessionError::TimedOut));
     }
 
     #[test]
-    fn an_answer_that_does_not_end_is_told_piece_by_piece_until_nobody_listens_or_it_breaks() {
+    fn an_endless_response_is_passed_on_in_chunks_until_the_receiver_or_the_connection_ends() {
         const EVENTS: &str = "200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\none\n\r\n4\r\ntwo\n\r\n";
-        let followed = |answers, wanted: usize| {
-            let (connection, _) = engine(answers);
+        let followed = |responses, limit: usize| {
+            let (connection, _) = engine(responses);
             let mut all = Vec::new();
-            let mut told = false;
-            connection.follow("/events", Instant::now() + LATE, |piece| {
-                told = true;
-                all.extend_from_slice(piece);
-                all.len() < wanted
+            let mut received = false;
+            connection.follow("/events", Instant::now() + REQUEST_LIMIT, |chunk| {
+                received = true;
+                all.extend_from_slice(chunk);
+                all.len() < limit
             });
-            told.then(|| String::from_utf8(all).unwrap())
+            received.then(|| String::from_utf8(all).unwrap())
         };
         assert_eq!(followed(&[EVENTS], 4), Some("one\n".into()));
         assert_eq!(followed(&[EVENTS], 100), Some("one\ntwo\n".into()));
@@ -264,10 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_breaks_gives_no_answer() {
-        for answers in [&[][..], &["200 OK\r\nContent-Length: 9\r\n\r\n{}"], &["what?\r\n\r\n"]] {
-            let (mut connection, _) = engine(answers);
-            assert_eq!(asked(&mut connection, "a"), Err(SessionError::Gone), "{answers:?}");
+    fn a_broken_connection_gives_no_response() {
+        for responses in [&[][..], &["200 OK\r\nContent-Length: 9\r\n\r\n{}"], &["what?\r\n\r\n"]] {
+            let (mut connection, _) = engine(responses);
+            assert_eq!(send(&mut connection, "a"), Err(SessionError::Closed), "{responses:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The shells that are kept open in containers, one in each that is asked more than once.
+//! Shells that are kept open in containers, one in each container that is queried more than once.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,96 +8,95 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::session::{PendingCommand, Session, SessionError};
-use super::{AbortCheck, CommandResult, Docker, Exec, ExecAbort, HEARD};
+use super::{AbortCheck, CommandResult, Docker, Exec, ExecAbort, SIGNAL_POLL};
 
-/// After this long without an answer it is looked whether the container still runs: a paused one does not answer, and
-/// does not end either.
-const LOOK: Duration = Duration::from_secs(3);
+/// After this long without an answer the container's state is checked: a paused container neither answers nor ends.
+const STATE_CHECK: Duration = Duration::from_secs(3);
 
-/// A container in which so many shells in a row ended without an answer has none to keep.
-const MISSES: u32 = 3;
+/// After this many shells in a row that ended without an answer the container gets no further one.
+const MAX_FAILURES: u32 = 3;
 
-/// By container.
+/// Kept shells by container.
 #[derive(Default)]
 pub struct ShellPool(Mutex<BTreeMap<String, Arc<Mutex<Shell>>>>);
 
 #[derive(Default)]
 struct Shell {
     session: Option<Session>,
-    misses: u32,
+    failures: u32,
 }
 
 impl ShellPool {
-    fn of(&self, container: &str) -> Arc<Mutex<Shell>> {
+    fn shell_in(&self, container: &str) -> Arc<Mutex<Shell>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(container.into()).or_default().clone()
     }
 }
 
 impl Docker {
-    /// Opens shells in these containers, which are going to be asked; it is not waited for.
+    /// Opens shells in these containers for later queries, without waiting for them.
     pub fn open_shells(&self, containers: &[String]) {
         for container in containers {
-            let shell = self.shells.of(container);
+            let shell = self.shells.shell_in(container);
             let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);
-            if shell.session.is_none() && shell.misses < MISSES {
+            if shell.session.is_none() && shell.failures < MAX_FAILURES {
                 shell.session = self.open_shell(container).ok();
             }
         }
     }
 
-    /// Gives a command to the shell that is kept in its container, opened where there is none; `None` where it has not
-    /// answered, or cannot: whether it has done anything is not known then, and every command to a proxy can be repeated.
+    /// Runs a command in the kept shell of its container, which is opened if there is none. `None` if the shell
+    /// cannot run or has not answered: the command may have run then. Every command to a proxy can be repeated.
     pub(super) fn exec_in_shell(
         &self,
         exec: &Exec,
-        is_cut: AbortCheck,
+        abort_check: AbortCheck,
     ) -> Result<Option<Result<CommandResult, ExecAbort>>> {
-        let shell = self.shells.of(&exec.container);
+        let shell = self.shells.shell_in(&exec.container);
         let mut shell = shell.lock().unwrap_or_else(PoisonError::into_inner);
-        if shell.misses >= MISSES {
+        if shell.failures >= MAX_FAILURES {
             return Ok(None);
         }
         let Some(mut session) = shell.session.take().or_else(|| self.open_shell(&exec.container).ok()) else {
-            shell.misses += 1;
+            shell.failures += 1;
             return Ok(None);
         };
-        let Ok(asked) = session.run(&exec.argv) else {
-            shell.misses += 1;
+        let Ok(pending) = session.run(&exec.argv) else {
+            shell.failures += 1;
             return Ok(None);
         };
-        let done = self.answer_in_shell(&session, asked, &exec.container, is_cut)?;
-        match &done {
-            Some(Ok(_)) => *shell = Shell { session: Some(session), misses: 0 },
-            // What it was given may still run there.
+        let result = self.await_in_shell(&session, pending, &exec.container, abort_check)?;
+        match &result {
+            Some(Ok(_)) => *shell = Shell { session: Some(session), failures: 0 },
+            // The command may still run in that shell.
             Some(Err(_)) => {}
-            None => shell.misses += 1,
+            None => shell.failures += 1,
         }
-        Ok(done)
+        Ok(result)
     }
 
-    /// As long as the container runs and the engine answers, unless it is cut.
-    fn answer_in_shell(
+    /// Waits while the container runs and the engine answers, unless `abort_check` returns a reason to stop.
+    fn await_in_shell(
         &self,
         session: &Session,
-        mut asked: PendingCommand,
+        mut pending: PendingCommand,
         container: &str,
-        is_cut: AbortCheck,
+        abort_check: AbortCheck,
     ) -> Result<Option<Result<CommandResult, ExecAbort>>> {
-        let mut looked = Instant::now();
+        let mut last_check = Instant::now();
         loop {
-            match session.answer(&mut asked, HEARD) {
-                Ok(done) => return Ok(Some(Ok(done))),
-                Err(SessionError::Gone) => return Ok(None),
-                Err(SessionError::Late) => {}
+            match session.answer(&mut pending, SIGNAL_POLL) {
+                Ok(result) => return Ok(Some(Ok(result))),
+                Err(SessionError::Closed) => return Ok(None),
+                Err(SessionError::TimedOut) => {}
             }
-            if let Some(cut) = is_cut() {
-                return Ok(Some(Err(cut)));
+            if let Some(abort) = abort_check() {
+                return Ok(Some(Err(abort)));
             }
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                let now = self.inspect(&[container.into()])?;
-                if now.first().is_none_or(|c| c.state.status != "running") {
+            if last_check.elapsed() >= STATE_CHECK {
+                last_check = Instant::now();
+                let containers = self.inspect(&[container.into()])?;
+                if containers.first().is_none_or(|c| c.state.status != "running") {
                     return Ok(None);
                 }
             }

@@ -1,4 +1,4 @@
-//! Containers: which there are, and what is done to them.
+//! Containers: queries, and the commands that start, stop and remove containers.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -8,86 +8,72 @@ use anyhow::Result;
 use super::inspect::Container;
 use super::{CommandResult, Docker, DockerCommand};
 
-/// Asks for the ids of containers.
-pub(super) const IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
+/// Lists the ids of containers.
+pub(super) const LIST_IDS: [&str; 4] = ["ps", "--all", "--quiet", "--no-trunc"];
 
-/// Asks for containers by id.
+/// Inspects containers by id.
 pub(super) const INSPECT: [&str; 2] = ["container", "inspect"];
 
-/// The label with the project that Compose made a container for.
+/// Label with the project that Compose created a container for.
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 
-/// So many docker clients start containers side by side; the engine does no more at a time on most machines.
-const CLIENTS: usize = 10;
+/// Number of docker clients that start containers side by side; most engines start no more at a time.
+const PARALLEL_CLIENTS: usize = 10;
 
-/// How long the engine may take to give the last lines of a log.
-const LOGS: Duration = Duration::from_secs(20);
+/// Limit for reading the last lines of a log.
+const LOG_LIMIT: Duration = Duration::from_secs(20);
 
 impl Docker {
     /// Every container of the engine, running or not.
-    ///
-    /// # Errors
-    /// No engine, or an answer that cannot be read.
     pub fn containers(&self) -> Result<Vec<Container>> {
-        // Most of them are known from the last time: they are read while it is asked whether there are others.
-        let known = self.known();
-        let (ids, read) = std::thread::scope(|scope| {
-            let ids =
-                scope.spawn(|| self.checked_output(&IDS, self.run_prefetched(&self.docker_words(&IDS))?));
-            let read = self.inspect_by(&known, |argv| self.run_prefetched(argv));
-            (ids.join().expect("no panic in a read"), read)
+        // Most containers are known from the last call: they are inspected while the current ids are listed.
+        let known_ids = self.known_ids();
+        let (ids, inspected) = std::thread::scope(|scope| {
+            let ids = scope.spawn(|| {
+                self.checked_output(&LIST_IDS, self.run_prefetched(&self.docker_words(&LIST_IDS))?)
+            });
+            let inspected = self.inspect_by(&known_ids, |argv| self.run_prefetched(argv));
+            (ids.join().expect("no panic in a read"), inspected)
         });
-        let (ids, mut all): (Vec<String>, _) = (ids?.lines().map(String::from).collect(), read?);
-        let is_read = |id: &&String| !known.contains(id);
-        all.extend(self.inspect(&ids.iter().filter(is_read).cloned().collect::<Vec<_>>())?);
+        let (ids, mut all): (Vec<String>, _) = (ids?.lines().map(String::from).collect(), inspected?);
+        let is_new = |id: &&String| !known_ids.contains(id);
+        all.extend(self.inspect(&ids.iter().filter(is_new).cloned().collect::<Vec<_>>())?);
         all.retain(|c| ids.contains(&c.id));
         all.sort_by_key(|c| ids.iter().position(|id| *id == c.id));
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+        *self.known_ids.lock().unwrap_or_else(PoisonError::into_inner) = ids;
         Ok(all)
     }
 
-    /// Ids of the containers there were when all were read last.
-    pub(super) fn known(&self) -> Vec<String> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Ids of the containers that the last [`Docker::containers`] found.
+    pub(super) fn known_ids(&self) -> Vec<String> {
+        self.known_ids.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The containers of one service, running or not.
-    ///
-    /// # Errors
-    /// As [`Docker::containers`].
     pub fn containers_of(&self, project: &str, service: &str) -> Result<Vec<Container>> {
         let project = format!("label=com.docker.compose.project={project}");
         let service = format!("label=com.docker.compose.service={service}");
-        self.listed(&["--filter", &project, "--filter", &service])
+        self.list(&["--filter", &project, "--filter", &service])
     }
 
     /// The containers of a project, running or not.
-    ///
-    /// # Errors
-    /// As [`Docker::containers`].
     pub fn project_containers(&self, project: &str) -> Result<Vec<Container>> {
-        self.listed(&["--filter", &format!("label=com.docker.compose.project={project}")])
+        self.list(&["--filter", &format!("label=com.docker.compose.project={project}")])
     }
 
     /// The ids of all containers of the engine.
-    ///
-    /// # Errors
-    /// No engine.
     pub fn ids(&self) -> Result<Vec<String>> {
-        let ids = self.checked(&IDS)?;
+        let ids = self.checked(&LIST_IDS)?;
         Ok(ids.lines().map(String::from).collect())
     }
 
-    pub(super) fn listed(&self, filters: &[&str]) -> Result<Vec<Container>> {
-        let words = [&IDS[..], filters].concat();
+    pub(super) fn list(&self, filters: &[&str]) -> Result<Vec<Container>> {
+        let words = [&LIST_IDS[..], filters].concat();
         let ids = self.checked(&words)?;
         self.inspect(&ids.lines().map(String::from).collect::<Vec<_>>())
     }
 
-    /// Reads containers by id or name; those that are gone by now are left out.
-    ///
-    /// # Errors
-    /// No engine, or an answer that cannot be read.
+    /// Inspects containers by id or name; containers that no longer exist are left out.
     pub fn inspect(&self, ids: &[String]) -> Result<Vec<Container>> {
         self.inspect_by(ids, |argv| self.run(argv))
     }
@@ -101,26 +87,23 @@ impl Docker {
             return Ok(Vec::new());
         }
         let words: Vec<&str> = INSPECT.into_iter().chain(ids.iter().map(String::as_str)).collect();
-        let done = run(&self.docker_words(&words))?;
-        let gone = done.stderr.to_lowercase().contains("no such container");
-        if !done.ok() && !gone {
-            return Err(self.engine_fault(&words, &done).into());
+        let result = run(&self.docker_words(&words))?;
+        let gone = result.stderr.to_lowercase().contains("no such container");
+        if !result.ok() && !gone {
+            return Err(self.engine_error(&words, &result).into());
         }
-        Ok(serde_json::from_str(&done.stdout)?)
+        Ok(serde_json::from_str(&result.stdout)?)
     }
 
     /// Starts containers, side by side.
-    ///
-    /// # Errors
-    /// The first container that does not start.
     pub fn start(&self, ids: &[String]) -> Result<()> {
         self.check_lease()?;
-        // The client starts one after the other.
+        // One client starts its containers one after the other.
         let some = |ids: &[String]| {
             let words: Vec<&str> = ["start"].into_iter().chain(ids.iter().map(String::as_str)).collect();
             self.checked(&words).map(drop)
         };
-        let share = ids.len().div_ceil(CLIENTS).max(1);
+        let share = ids.len().div_ceil(PARALLEL_CLIENTS).max(1);
         std::thread::scope(|scope| {
             let threads: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || some(ids))).collect();
             threads.into_iter().try_for_each(|t| t.join().expect("no panic in a start"))
@@ -128,17 +111,11 @@ impl Docker {
     }
 
     /// Stops containers side by side, each with its own signal and grace period.
-    ///
-    /// # Errors
-    /// A container that cannot be stopped.
     pub fn stop(&self, ids: &[String]) -> Result<()> {
-        self.on_all("stop", ids)
+        self.run_on_all("stop", ids)
     }
 
     /// Sets the restart policy of containers.
-    ///
-    /// # Errors
-    /// A container that cannot be changed.
     pub fn set_restart(&self, policy: &str, ids: &[String]) -> Result<()> {
         self.check_lease()?;
         let words = DockerCommand::SetRestart { policy, names: ids }.words();
@@ -146,57 +123,48 @@ impl Docker {
     }
 
     /// Removes stopped containers; their volumes stay.
-    ///
-    /// # Errors
-    /// A container that cannot be removed.
     pub fn remove(&self, ids: &[String]) -> Result<()> {
-        self.on_all("rm", ids)
+        self.run_on_all("rm", ids)
     }
 
-    fn on_all(&self, verb: &str, ids: &[String]) -> Result<()> {
+    fn run_on_all(&self, verb: &str, ids: &[String]) -> Result<()> {
         self.check_lease()?;
         if ids.is_empty() {
             return Ok(());
         }
         let mut words = vec![verb];
         words.extend(ids.iter().map(String::as_str));
-        let done = self.run(&self.docker_words(&words))?;
+        let result = self.run(&self.docker_words(&words))?;
         let gone = |line: &str| line.to_lowercase().contains("no such container");
-        match done.ok() || done.stderr.lines().all(gone) {
-            true => Ok(()),
-            false => Err(self.engine_fault(&words, &done).into()),
+        if result.ok() || result.stderr.lines().all(gone) {
+            Ok(())
+        } else {
+            Err(self.engine_error(&words, &result).into())
         }
     }
 
-    /// Removes a container that does not run, with the anonymous volumes of its own; it may be gone by now.
-    ///
-    /// # Errors
-    /// A container that cannot be removed.
+    /// Removes a container that does not run, with its anonymous volumes, if the container still exists.
     pub fn remove_with_volumes(&self, name: &str) -> Result<()> {
         let words = ["rm", "--volumes", name];
-        let done = self.run(&self.docker_words(&words))?;
-        match done.ok() || done.stderr.to_lowercase().contains("no such container") {
-            true => Ok(()),
-            false => Err(self.engine_fault(&words, &done).into()),
+        let result = self.run(&self.docker_words(&words))?;
+        if result.ok() || result.stderr.to_lowercase().contains("no such container") {
+            Ok(())
+        } else {
+            Err(self.engine_error(&words, &result).into())
         }
     }
 
-    /// The last lines a container printed.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Last lines that a container printed.
     pub fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
-        let done = self.log(&self.docker_words(&["logs", "--tail", &tail, id]), self.scaled(LOGS))?;
-        let both = done.stdout.lines().chain(done.stderr.lines());
+        let result =
+            self.read_log(&self.docker_words(&["logs", "--tail", &tail, id]), self.scaled(LOG_LIMIT))?;
+        let both = result.stdout.lines().chain(result.stderr.lines());
         Ok(both.map(String::from).collect())
     }
 
-    /// The exit code of a container's last end, also when it was restarted since: `inspect` has forgotten it then. The
-    /// engine counts in whole seconds, so it is asked for those up to the next one, and takes as long.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Exit code of a container's last run, even if it was restarted since, when `inspect` no longer has the code. The
+    /// engine counts whole seconds, so the query waits for the next second.
     pub fn last_exit_code(&self, id: &str) -> Result<Option<i32>> {
         let container = format!("container={id}");
         let code = "{{index .Actor.Attributes \"exitCode\"}}";

@@ -1,6 +1,6 @@
-//! What happens to the containers of a project, told by the engine as it happens (`GET /events`): a connection like the one
-//! that questions go by, which is followed on a thread of its own. An engine that does not tell (a socket that lets no
-//! `/events` through, a client that is a script) is polled by whoever wants to know.
+//! Events of a project's containers, as the engine streams them (`GET /events`). The stream is a connection like
+//! that of the queries, on a thread of its own. Some engines stream no events (a socket that blocks `/events`, a
+//! client that is a script); the caller polls those.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Docker;
 use super::api::events;
-use super::connection::LATE;
+use super::connection::REQUEST_LIMIT;
 use super::containers::PROJECT;
 
 /// An event of one container.
@@ -18,20 +18,20 @@ use super::containers::PROJECT;
 pub struct ContainerEvent {
     /// The full container id.
     pub id: String,
-    pub what: EventKind,
+    pub kind: EventKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
-    /// Its first process ended, whatever comes after it.
+    /// The container's first process ended, whatever happens next.
     Died { code: Option<i32> },
-    /// The kernel killed a process of it, which need not be its first.
+    /// The kernel killed a process of the container for lack of memory; it need not be the first process.
     OutOfMemory,
-    /// Its healthcheck failed for good.
+    /// The container's healthcheck reported `unhealthy`.
     Unhealthy,
 }
 
-/// The events of a project; dropped, they are followed no longer.
+/// Stream of a project's events; it ends when this is dropped.
 #[derive(Default)]
 pub struct EventStream {
     state: Arc<StreamState>,
@@ -44,9 +44,8 @@ struct StreamState {
 }
 
 impl EventStream {
-    /// Tells at any time whether the engine tells what happens; until it does, and after its connection broke, it has to
-    /// be asked.
-    pub fn are_told(&self) -> impl Fn() -> bool + Send + use<> {
+    /// Returns a check for whether events arrive. Before the stream opens, and after it breaks, the caller has to poll.
+    pub fn liveness(&self) -> impl Fn() -> bool + Send + use<> {
         let state = Arc::clone(&self.state);
         move || state.open.load(Ordering::Relaxed)
     }
@@ -59,41 +58,41 @@ impl Drop for EventStream {
 }
 
 impl Docker {
-    /// Follows the containers of a project, and calls `told` for each event; it is not waited for.
-    pub fn follow(&self, project: &str, told: impl Fn(ContainerEvent) + Send + 'static) -> EventStream {
+    /// Follows the containers of a project on a thread of its own, and calls `receive` for each event.
+    pub fn follow(&self, project: &str, receive: impl Fn(ContainerEvent) + Send + 'static) -> EventStream {
         let events = EventStream::default();
-        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), self::path(project));
-        if self.is_own {
-            std::thread::spawn(move || docker.follow_here(&path, &state, told));
+        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), self::events_path(project));
+        if self.is_docker_cli {
+            std::thread::spawn(move || docker.follow_blocking(&path, &state, receive));
         }
         events
     }
 
-    fn follow_here(&self, path: &str, state: &StreamState, told: impl Fn(ContainerEvent)) {
-        let late = Instant::now() + self.scaled(LATE);
-        let Ok(connection) = self.open_line(late) else { return };
+    fn follow_blocking(&self, path: &str, state: &StreamState, receive: impl Fn(ContainerEvent)) {
+        let deadline = Instant::now() + self.scaled(REQUEST_LIMIT);
+        let Ok(connection) = self.open_connection(deadline) else { return };
         let mut lines = LineBuffer::default();
-        connection.follow(path, late, |piece| {
+        connection.follow(path, deadline, |chunk| {
             state.open.store(true, Ordering::Relaxed);
-            lines.push(piece).iter().filter_map(|line| read(line)).for_each(&told);
+            lines.push(chunk).iter().filter_map(|line| parse_event(line)).for_each(&receive);
             !state.ended.load(Ordering::Relaxed)
         });
         state.open.store(false, Ordering::Relaxed);
     }
 }
 
-fn path(project: &str) -> String {
+fn events_path(project: &str) -> String {
     events(&["die", "oom", "health_status"], &format!("{PROJECT}={project}"))
 }
 
-/// Lines out of pieces that end anywhere.
+/// Splits chunks of bytes into lines.
 #[derive(Default)]
 struct LineBuffer(Vec<u8>);
 
 impl LineBuffer {
-    /// The lines that end in this piece.
-    fn push(&mut self, piece: &[u8]) -> Vec<String> {
-        self.0.extend(piece);
+    /// The lines that end in this chunk.
+    fn push(&mut self, chunk: &[u8]) -> Vec<String> {
+        self.0.extend(chunk);
         let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
         let rest = self.0.split_off(end + 1);
         let whole = std::mem::replace(&mut self.0, rest);
@@ -117,23 +116,23 @@ struct RawActor {
     attributes: serde_json::Map<String, serde_json::Value>,
 }
 
-/// An event, where it is one of those that count.
-fn read(line: &str) -> Option<ContainerEvent> {
+/// Parses an event; `None` if it is of no interest here.
+fn parse_event(line: &str) -> Option<ContainerEvent> {
     let RawEvent { action, actor } = serde_json::from_str(line).ok()?;
-    let what = match action.as_str() {
+    let kind = match action.as_str() {
         "die" => {
             EventKind::Died { code: actor.attributes.get("exitCode").and_then(|c| c.as_str()?.parse().ok()) }
         }
         "oom" => EventKind::OutOfMemory,
         "health_status: unhealthy" => EventKind::Unhealthy,
-        // Podman's engine says the status apart.
+        // Podman's engine reports the status in an attribute.
         "health_status" => {
             let status = actor.attributes.get("health_status")?.as_str()?;
             (status == "unhealthy").then_some(EventKind::Unhealthy)?
         }
         _ => return None,
     };
-    Some(ContainerEvent { id: actor.id, what })
+    Some(ContainerEvent { id: actor.id, kind })
 }
 
 #[cfg(test)]
@@ -146,36 +145,36 @@ mod tests {
         )
     }
 
-    fn what(action: &str, attributes: &str) -> Option<EventKind> {
-        let happening = read(&event(action, attributes))?;
-        assert_eq!(happening.id, "abc");
-        Some(happening.what)
+    fn kind_of(action: &str, attributes: &str) -> Option<EventKind> {
+        let event = parse_event(&event(action, attributes))?;
+        assert_eq!(event.id, "abc");
+        Some(event.kind)
     }
 
     #[test]
-    fn a_death_is_told_with_its_code_and_only_what_counts_is_told() {
+    fn a_container_that_died_is_reported_with_its_code_and_other_events_are_ignored() {
         assert_eq!(
-            what("die", r#"{"exitCode":"137","name":"a"}"#),
+            kind_of("die", r#"{"exitCode":"137","name":"a"}"#),
             Some(EventKind::Died { code: Some(137) })
         );
-        assert_eq!(what("die", "{}"), Some(EventKind::Died { code: None }));
-        assert_eq!(what("oom", "{}"), Some(EventKind::OutOfMemory));
-        assert_eq!(what("health_status: unhealthy", "{}"), Some(EventKind::Unhealthy));
-        assert_eq!(what("health_status", r#"{"health_status":"unhealthy"}"#), Some(EventKind::Unhealthy));
+        assert_eq!(kind_of("die", "{}"), Some(EventKind::Died { code: None }));
+        assert_eq!(kind_of("oom", "{}"), Some(EventKind::OutOfMemory));
+        assert_eq!(kind_of("health_status: unhealthy", "{}"), Some(EventKind::Unhealthy));
+        assert_eq!(kind_of("health_status", r#"{"health_status":"unhealthy"}"#), Some(EventKind::Unhealthy));
         for (action, attributes) in [
             ("health_status: healthy", "{}"),
             ("health_status", r#"{"health_status":"healthy"}"#),
             ("health_status", "{}"),
             ("start", "{}"),
         ] {
-            assert_eq!(what(action, attributes), None, "{action}");
+            assert_eq!(kind_of(action, attributes), None, "{action}");
         }
-        assert_eq!(read("{}"), None);
-        assert_eq!(read("not json"), None);
+        assert_eq!(parse_event("{}"), None);
+        assert_eq!(parse_event("not json"), None);
     }
 
     #[test]
-    fn lines_come_in_pieces() {
+    fn a_line_may_arrive_in_several_chunks() {
         let mut lines = LineBuffer::default();
         assert_eq!(lines.push(b"on"), [""; 0]);
         assert_eq!(lines.push(b"e\ntwo\nthr"), ["one", "two"]);
@@ -183,9 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_is_asked_for_the_containers_of_the_project() {
+    fn the_stream_is_filtered_by_project() {
         assert_eq!(
-            path("p"),
+            events_path("p"),
             "/events?filters=%7B%22event%22%3A%5B%22die%22%2C%22oom%22%2C%22health_status%22%5D%2C%22label%22%3A%5B%22\
              com.docker.compose.project%3Dp%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D"
         );

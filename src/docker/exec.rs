@@ -1,26 +1,27 @@
-//! A command to run in a container, and its words.
+//! Command that runs in a container, and its arguments for docker.
 
 use std::time::Duration;
 
 use super::shown_words;
 
-/// A command to run in a container.
+/// Command that runs in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Exec {
     pub container: String,
     pub argv: Vec<String>,
-    /// What it reads; nothing is read without.
+    /// Standard input of the command; none if absent.
     pub stdin: Option<String>,
     pub options: Vec<String>,
-    /// Variables that it gets. They may be secret, so docker is told their names only, and finds the values in its own
-    /// environment: everybody on this machine can read the arguments of a process.
+    /// Environment of the command. The values may be secret: docker gets only their names as arguments, because
+    /// other users of this machine can read the arguments of a process. Docker finds the values in its own
+    /// environment.
     pub variables: Vec<(String, String)>,
-    /// Its words are the user's and may hold secrets: none but the first is shown.
+    /// True for a user's own command, which may hold secrets: only its first word is shown.
     pub private: bool,
-    /// Limit of its time, where it is not that of a question.
+    /// Limit of the command's time; `None` for the default.
     pub limit: Option<Duration>,
-    /// The image of a container of its own, which lives as long as the command and shares the network of `container`,
-    /// whose settings it may write; those are read-only in `container` itself.
+    /// Image of a container of its own, which lives as long as the command and shares the network of `container`. The
+    /// command may write the network's settings there; they are read-only in `container` itself.
     pub beside: Option<String>,
 }
 
@@ -34,13 +35,13 @@ impl Exec {
         Exec { container: container.into(), argv, ..Exec::default() }
     }
 
-    /// A command of the user's.
-    pub fn of_user(container: &str, argv: Vec<String>) -> Self {
+    /// A user's own command.
+    pub fn user_command(container: &str, argv: Vec<String>) -> Self {
         Exec { private: true, ..Exec::new(container, argv) }
     }
 
-    /// The same for at most this long.
-    pub fn within(self, limit: Duration) -> Self {
+    /// The same command with a limit.
+    pub fn with_limit(self, limit: Duration) -> Self {
         Exec { limit: Some(limit), ..self }
     }
 
@@ -49,22 +50,23 @@ impl Exec {
         Exec { beside: Some(image.into()), ..Exec::sh(container, script) }
     }
 
-    /// The command for people, of which `argv` is the whole.
+    /// The command for display; `argv` is the whole command line.
     pub(super) fn shown(&self, argv: &[String]) -> String {
-        match self.private {
-            true => format!("{} …", shown_words(&argv[1..argv.len().saturating_sub(self.argv.len()) + 1])),
-            false => shown_words(&argv[1..]),
+        if self.private {
+            format!("{} …", shown_words(&argv[1..argv.len().saturating_sub(self.argv.len()) + 1]))
+        } else {
+            shown_words(&argv[1..])
         }
     }
 
     pub(super) fn words(&self) -> Vec<String> {
         match &self.beside {
-            Some(image) => self.words_beside(image),
-            None => self.words_inside(),
+            Some(image) => self.sidecar_words(image),
+            None => self.exec_words(),
         }
     }
 
-    fn words_beside(&self, image: &str) -> Vec<String> {
+    fn sidecar_words(&self, image: &str) -> Vec<String> {
         let network = format!("container:{}", self.container);
         let [program, arguments @ ..] = &self.argv[..] else {
             return Vec::new();
@@ -76,7 +78,7 @@ impl Exec {
         words
     }
 
-    fn words_inside(&self) -> Vec<String> {
+    fn exec_words(&self) -> Vec<String> {
         let mut words = vec!["exec".to_string()];
         words.extend(self.stdin.is_some().then(|| "-i".to_string()));
         words.extend(self.options.iter().cloned());
@@ -87,17 +89,16 @@ impl Exec {
     }
 }
 
-/// Flags that pass variables on; docker finds their values in its own environment.
+/// Flags that pass variables on. Docker finds their values in its own environment.
 pub(super) fn env_words(variables: &[(String, String)]) -> impl Iterator<Item = String> {
-    let told = |(name, value): &(String, String)| match is_dockers_own(name) {
-        true => format!("{name}={value}"),
-        false => name.clone(),
+    let assignment = |(name, value): &(String, String)| {
+        if is_read_by_docker(name) { format!("{name}={value}") } else { name.clone() }
     };
-    variables.iter().flat_map(move |variable| ["--env".to_string(), told(variable)])
+    variables.iter().flat_map(move |variable| ["--env".to_string(), assignment(variable)])
 }
 
-/// Variables that the docker client goes by itself: such a one is told in full.
-pub(super) fn is_dockers_own(name: &str) -> bool {
+/// Variables that change docker's client itself: their values are passed as arguments.
+pub(super) fn is_read_by_docker(name: &str) -> bool {
     let own = ["PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"];
     let name = name.to_uppercase();
     own.contains(&name.as_str())

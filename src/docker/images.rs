@@ -1,4 +1,4 @@
-//! Images: their names, and what keeps them from being pruned.
+//! Images: their names, and the containers that keep them from being pruned.
 
 use std::collections::BTreeSet;
 
@@ -7,50 +7,42 @@ use anyhow::Result;
 use super::inspect::{Container, Image};
 use super::{CommandResult, Docker};
 
-/// The label of a container that holds an image, with the project that it is kept for.
-pub const KEEPS: &str = "compose-zd.keeps";
+/// Label of a keeper, a container that holds an image; the value is the project.
+pub const KEEPER_LABEL: &str = "compose-zd.keeps";
 
-/// The label of such a container with the id of the history that keeps the image.
-const HISTORY: &str = "compose-zd.history";
+/// Label of a keeper with the id of the history that needs the image.
+const HISTORY_LABEL: &str = "compose-zd.history";
 
 impl Docker {
-    /// A local image; `None` when there is none of that name.
-    ///
-    /// # Errors
-    /// No engine.
+    /// A local image; `None` if no image has that name.
     pub fn image(&self, reference: &str) -> Result<Option<Image>> {
         if !is_reference(reference) {
             return Ok(None);
         }
         let words = image_words(&[reference]);
-        let done = self.run_prefetched(&self.docker_words(&words))?;
-        match done.stderr.to_lowercase().contains("no such image") {
+        let result = self.run_prefetched(&self.docker_words(&words))?;
+        match result.stderr.to_lowercase().contains("no such image") {
             true => Ok(None),
-            false if done.ok() => Ok(serde_json::from_str::<Vec<Image>>(&done.stdout)?.pop()),
-            false => Err(self.engine_fault(&words, &done).into()),
+            false if result.ok() => Ok(serde_json::from_str::<Vec<Image>>(&result.stdout)?.pop()),
+            false => Err(self.engine_error(&words, &result).into()),
         }
     }
 
-    /// Those of these local images that there are, in no order that tells which is which.
-    ///
-    /// # Errors
-    /// No engine.
+    /// The local images among these, in no particular order.
     pub fn images(&self, references: &BTreeSet<&str>) -> Result<Vec<Image>> {
         if references.is_empty() {
             return Ok(Vec::new());
         }
         let words = image_words(&references.iter().copied().collect::<Vec<_>>());
-        let done = self.run_prefetched(&self.docker_words(&words))?;
-        match done.ok() || done.stderr.to_lowercase().contains("no such image") {
-            true => Ok(serde_json::from_str(&done.stdout)?),
-            false => Err(self.engine_fault(&words, &done).into()),
+        let result = self.run_prefetched(&self.docker_words(&words))?;
+        if result.ok() || result.stderr.to_lowercase().contains("no such image") {
+            Ok(serde_json::from_str(&result.stdout)?)
+        } else {
+            Err(self.engine_error(&words, &result).into())
         }
     }
 
-    /// Pulls one image by its reference, docker's own progress shown; whether it came.
-    ///
-    /// # Errors
-    /// Only when docker cannot be started.
+    /// Pulls one image by its reference and shows docker's own progress. Returns true if the image was pulled.
     pub fn pull_image(&self, reference: &str) -> Result<bool> {
         if !is_reference(reference) {
             return Ok(false);
@@ -58,18 +50,12 @@ impl Docker {
         self.run_shown(&self.docker_words(&["pull", reference]))
     }
 
-    /// Gives an image a name; one that has it loses it.
-    ///
-    /// # Errors
-    /// No such image, or no engine.
+    /// Gives an image a name. Another image that has the name loses it.
     pub fn tag(&self, image: &str, tag: &str) -> Result<()> {
         self.checked(&["tag", image, tag]).map(drop)
     }
 
-    /// The names in these repositories, and maybe in others: the engine reads a repository as a pattern.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Names in these repositories. The engine reads a repository as a pattern, so that other names may be among them.
     pub fn tags_in(&self, repositories: &BTreeSet<String>) -> Result<Vec<String>> {
         if repositories.is_empty() {
             return Ok(Vec::new());
@@ -80,35 +66,24 @@ impl Docker {
         Ok(tags.lines().map(String::from).collect())
     }
 
-    /// Takes a name from an image; the image goes with its last name, unless a container uses it.
-    ///
-    /// # Errors
-    /// Only when docker cannot be started.
+    /// Removes a name from an image. The engine removes the image with its last name, unless a container uses the
+    /// image.
     pub fn remove_tag(&self, tag: &str) -> Result<CommandResult> {
         self.run(&self.docker_words(&["image", "rm", tag]))
     }
 
-    /// Makes a container that is never started, so that pruning images spares this one.
-    ///
-    /// # Errors
-    /// A name that is taken, or no engine.
+    /// Creates a container that is never started, so that pruning images spares its image.
     pub fn create_keeper(&self, owner: (&str, &str), name: &str, tag: &str, image: &Image) -> Result<()> {
         let words = keeper_words(owner, name, tag, image);
         self.checked(&words.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     }
 
-    /// The keepers of all projects.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Keepers of all projects.
     pub fn all_keepers(&self) -> Result<Vec<Container>> {
-        self.listed(&["--filter", &format!("label={KEEPS}")])
+        self.list(&["--filter", &format!("label={KEEPER_LABEL}")])
     }
 
-    /// The names of a project's keepers.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Names of a project's keepers.
     pub fn keepers(&self, project: &str) -> Result<Vec<String>> {
         let label = keeper_label(project);
         let words = keepers_words(&label);
@@ -117,13 +92,13 @@ impl Docker {
     }
 }
 
-/// An image's name as docker's client prints it. Podman's engine names the registry, also where none was given.
-pub fn familiar(name: &str) -> &str {
+/// Image name as docker's client prints it. Podman's engine always names the registry.
+pub fn familiar_name(name: &str) -> &str {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-/// Nothing that docker would take for a flag has a place in its words, whoever wrote the record that it is from.
+/// True if the text cannot be a flag of docker; the text may come from a damaged record.
 pub(super) fn is_reference(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
@@ -138,17 +113,18 @@ pub(super) fn tags_words(filters: &[String]) -> Vec<&str> {
 }
 
 pub(super) fn keeper_label(project: &str) -> String {
-    format!("label={KEEPS}={project}")
+    format!("label={KEEPER_LABEL}={project}")
 }
 
 pub(super) fn keepers_words(label: &str) -> [&str; 6] {
     ["ps", "--all", "--filter", label, "--format", "{{.Names}}"]
 }
 
-/// An entrypoint that no image has: started by mistake it fails, and does nothing. A volume of the image would get an
-/// anonymous one. A label of the image speaks to others, and Compose writes its own into what it builds: with those the
-/// keeper would be an instance, or an orphan that `up --remove-orphans` takes.
-/// `owner` is a project, and the id of its history.
+/// Words that create a keeper; `owner` is a project and the id of its history.
+///
+/// No image has the entrypoint: a keeper that is started by mistake fails and does nothing. Temporary file systems
+/// replace the volumes of the image, which would become anonymous ones. Empty labels replace those of the image.
+/// With Compose's labels the keeper would count as an instance, or as an orphan that `up --remove-orphans` removes.
 pub(super) fn keeper_words(
     (project, history): (&str, &str),
     name: &str,
@@ -160,7 +136,7 @@ pub(super) fn keeper_words(
     words.extend(["--entrypoint", "/compose-zd-keep"].map(String::from));
     words.extend(image.config.volumes.keys().flat_map(|path| ["--tmpfs".into(), path.clone()]));
     words.extend(image.config.labels.keys().flat_map(|key| ["--label".into(), format!("{key}=")]));
-    words.extend(["--label".into(), format!("{HISTORY}={history}")]);
-    words.extend(["--label".into(), format!("{KEEPS}={project}"), tag.into()]);
+    words.extend(["--label".into(), format!("{HISTORY_LABEL}={history}")]);
+    words.extend(["--label".into(), format!("{KEEPER_LABEL}={project}"), tag.into()]);
     words
 }

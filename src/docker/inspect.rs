@@ -1,30 +1,30 @@
-//! What `docker inspect` tells of a container, as far as a deploy needs it.
+//! Container and image as `docker inspect` reports them, reduced to the fields that a deploy needs.
 
-use super::images::familiar;
+use super::images::familiar_name;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-/// The label with the hash of the configuration that Compose made a container of.
+/// Label with the hash of the configuration from which Compose created a container.
 pub const CONFIG_HASH: &str = "com.docker.compose.config-hash";
 
-/// One container, running or not.
+/// Container, running or not.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Container {
     pub id: String,
-    /// With the leading `/` that Docker gives; `name()` is without.
+    /// Has the leading `/` that Docker gives; `name()` is without.
     #[serde(rename = "Name")]
     raw_name: String,
-    /// The id of the image it was made from.
+    /// Id of the container's image.
     #[serde(rename = "Image")]
     pub image_id: String,
     pub path: String,
     #[serde(deserialize_with = "or_default")]
     pub args: Vec<String>,
-    #[serde(deserialize_with = "in_range")]
+    #[serde(deserialize_with = "number_or_zero")]
     pub restart_count: u32,
     #[serde(deserialize_with = "or_default")]
     pub state: ContainerState,
@@ -38,20 +38,20 @@ pub struct Container {
     mounts: Vec<Mount>,
 }
 
-/// A volume or a folder that it has.
+/// Volume or folder that is mounted in a container.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Mount {
     #[serde(rename = "Type", deserialize_with = "or_default")]
     kind: String,
-    /// Of a volume.
+    /// Name of a volume.
     #[serde(deserialize_with = "or_default")]
     name: String,
     #[serde(deserialize_with = "or_default")]
     destination: String,
 }
 
-/// What it shares with others: `container:` and a name or an id.
+/// Settings that refer to other containers: `container:` and a name or an id.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct HostConfig {
@@ -61,7 +61,7 @@ struct HostConfig {
     pid_mode: String,
     #[serde(deserialize_with = "or_default")]
     ipc_mode: String,
-    /// A name or an id, and maybe `:ro`.
+    /// A name or an id, with an optional `:ro`.
     #[serde(deserialize_with = "or_default")]
     volumes_from: Vec<String>,
     #[serde(deserialize_with = "or_default")]
@@ -73,17 +73,17 @@ struct HostConfig {
 struct RestartPolicy {
     #[serde(deserialize_with = "or_default")]
     name: String,
-    #[serde(deserialize_with = "in_range")]
+    #[serde(deserialize_with = "number_or_zero")]
     maximum_retry_count: u32,
 }
 
-/// One local image.
+/// Local image.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Image {
     pub id: String,
-    /// What registries know it by; none for an image that was built here, unless the engine has the containerd image
-    /// store (engine 29's default), which gives every image one.
+    /// Digests by which registries know the image. An image that was built here has none, unless the engine has the
+    /// containerd image store (the default of engine 29), which gives every image one.
     #[serde(deserialize_with = "distinct")]
     pub repo_digests: Vec<String>,
     #[serde(deserialize_with = "or_default")]
@@ -93,7 +93,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// It brings a health check along that is not switched off.
+    /// True if the image has a health check that is not switched off.
     pub fn has_healthcheck(&self) -> bool {
         let test = self.config.healthcheck.as_ref().map(|h| &h.test);
         test.and_then(|t| t.first()).is_some_and(|word| word != "NONE")
@@ -109,8 +109,8 @@ pub struct ContainerState {
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
     pub error: String,
-    /// Of its first process, on the engine's own machine; 0 while it does not run.
-    #[serde(deserialize_with = "in_range")]
+    /// Process id of the first process on the engine's own machine; 0 while the container does not run.
+    #[serde(deserialize_with = "number_or_zero")]
     pub pid: u32,
     pub health: Option<Health>,
     /// RFC 3339.
@@ -138,10 +138,10 @@ pub struct ContainerConfig {
     pub entrypoint: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub cmd: Vec<String>,
-    /// As `SIGTERM` or a number; SIGTERM where it is empty.
+    /// `SIGTERM` or a number; empty for SIGTERM.
     #[serde(deserialize_with = "or_default")]
     pub stop_signal: String,
-    /// The paths that get an anonymous volume where nothing else is mounted.
+    /// Paths that get an anonymous volume unless something else is mounted there.
     #[serde(deserialize_with = "or_default")]
     pub volumes: BTreeMap<String, serde_json::Value>,
 }
@@ -151,22 +151,22 @@ pub struct ContainerConfig {
 pub struct Healthcheck {
     #[serde(deserialize_with = "or_default")]
     pub test: Vec<String>,
-    /// For one run, in nanoseconds; 0 is Docker's default.
-    #[serde(deserialize_with = "in_range")]
+    /// Limit of one run, in nanoseconds; 0 is Docker's default.
+    #[serde(deserialize_with = "number_or_zero")]
     pub timeout: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct NetworkSettings {
-    #[serde(deserialize_with = "none_missing")]
+    #[serde(deserialize_with = "map_or_default")]
     pub networks: BTreeMap<String, Network>,
-    /// By `80/tcp`, while it runs.
-    #[serde(deserialize_with = "none_missing")]
+    /// Bindings by port, such as `80/tcp`, while the container runs.
+    #[serde(deserialize_with = "map_or_default")]
     ports: BTreeMap<String, Vec<PortBinding>>,
 }
 
-/// A port of the host that leads to one of a container.
+/// Port of the host that leads to a container's port.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct PortBinding {
@@ -177,7 +177,7 @@ struct PortBinding {
 }
 
 impl PortBinding {
-    /// Where this machine reaches it; one that is open to all is reached by loopback.
+    /// Address at which this machine reaches the port; a port that is open to all is reached by loopback.
     fn address(&self) -> Option<SocketAddr> {
         let ip = match self.host_ip.as_str() {
             "" | "0.0.0.0" => Ipv4Addr::LOCALHOST.into(),
@@ -199,10 +199,10 @@ pub struct Network {
     pub global_ipv6_address: String,
     #[serde(deserialize_with = "or_default")]
     aliases: Vec<String>,
-    /// Since engine 25: with the host's name and the short id, which were among the aliases before engine 26.
+    /// Names since engine 25: they include the host's name and the short id, which engines before 26 list as aliases.
     #[serde(rename = "DNSNames", deserialize_with = "or_default")]
     dns_names: Vec<String>,
-    /// `CONTAINER:ALIAS` of each container that it is linked to.
+    /// Linked containers, each as `CONTAINER:ALIAS`.
     #[serde(deserialize_with = "or_default")]
     links: Vec<String>,
 }
@@ -214,26 +214,26 @@ impl Network {
 }
 
 impl Container {
-    /// One that does not exist yet, on these networks.
+    /// A container that does not exist yet, on these networks.
     pub fn planned(config: ContainerConfig, networks: &[String]) -> Container {
         let networks = networks.iter().map(|n| (n.clone(), Network::default()));
         let network_settings = NetworkSettings { networks: networks.collect(), ..Default::default() };
         Container { config, network_settings, ..Container::default() }
     }
 
-    /// One that does not exist yet, as it is going to be called.
+    /// A container that does not exist yet, with its future name.
     pub fn named(mut self, name: &str) -> Container {
         self.raw_name = format!("/{name}");
         self
     }
 
-    /// One that does not exist yet, with the number that Compose is going to give it.
+    /// A container that does not exist yet, with its future number from Compose.
     pub fn numbered(mut self, number: u32) -> Container {
         self.config.labels.insert("com.docker.compose.container-number".into(), number.to_string());
         self
     }
 
-    /// One that does not exist yet, linked to these containers.
+    /// A container that does not exist yet, linked to these containers.
     pub fn linked(mut self, links: &[String]) -> Container {
         for network in self.network_settings.networks.values_mut() {
             network.links = links.iter().map(|name| format!("{name}:{name}")).collect();
@@ -249,17 +249,17 @@ impl Container {
         self.config.labels.get(key).map(String::as_str)
     }
 
-    /// The Compose project and service it belongs to; none for one-off containers (`docker compose run`) and init containers
-    /// (`pre_start`).
+    /// Compose project and service of the container; `None` for one-off containers (`docker compose run`) and init
+    /// containers (`pre_start`).
     pub fn compose(&self) -> Option<(&str, &str)> {
         let is_init = self.label(super::init_container::HOOK).is_some();
-        let one_off = is_init || self.label("com.docker.compose.oneoff") == Some("True");
+        let is_one_off = is_init || self.label("com.docker.compose.oneoff") == Some("True");
         let project = self.label("com.docker.compose.project")?;
         let service = self.label("com.docker.compose.service")?;
-        (!one_off).then_some((project, service))
+        (!is_one_off).then_some((project, service))
     }
 
-    /// It is an init container (`pre_start`) of a service.
+    /// True for an init container (`pre_start`) of the service.
     pub fn is_init_of(&self, project: &str, service: &str) -> bool {
         let has = |key: &str, value: &str| self.label(key) == Some(value);
         self.label(super::init_container::HOOK) == Some("pre_start")
@@ -267,43 +267,44 @@ impl Container {
             && has("com.docker.compose.service", service)
     }
 
-    /// An environment variable of its process; an empty one counts as not set.
+    /// Environment variable of the container's process; an empty one counts as not set.
     pub fn env(&self, key: &str) -> Option<&str> {
         let pairs = self.config.env.iter().filter_map(|e| e.split_once('='));
         pairs.filter(|(k, v)| *k == key && !v.is_empty()).map(|(_, v)| v).next_back()
     }
 
-    /// Takes in that it was stopped: it has no address any more.
-    pub fn has_stopped(&mut self) {
+    /// Marks the container as stopped: it no longer has an address.
+    pub fn mark_stopped(&mut self) {
         self.state.status = "exited".into();
         for network in self.network_settings.networks.values_mut() {
             (network.ip_address, network.global_ipv6_address) = Default::default();
         }
     }
 
-    /// It runs, and Docker checks its health and does not find it healthy, or not yet.
+    /// True if the container runs and its Docker health is neither `healthy` nor absent.
     pub fn is_unhealthy(&self) -> bool {
         let health = self.state.health.as_ref().map_or("", |h| &h.status);
         self.is_running() && !["", "none", "healthy"].contains(&health)
     }
 
-    /// Docker has found it unhealthy for good.
+    /// True if Docker's health check reported `unhealthy`.
     pub fn is_failing(&self) -> bool {
         self.state.health.as_ref().is_some_and(|h| h.status == "unhealthy")
     }
 
-    /// Its restart policy, as `docker update --restart` takes it.
+    /// Restart policy, as `docker update --restart` takes it.
     pub fn restart_policy(&self) -> String {
-        let RestartPolicy { name, maximum_retry_count: most } = &self.host_config.restart_policy;
-        match (name.as_str(), most) {
+        let RestartPolicy { name, maximum_retry_count: max_retries } = &self.host_config.restart_policy;
+        match (name.as_str(), max_retries) {
             ("", _) => "no".into(),
             (name, 0) => name.into(),
-            (name, most) => format!("{name}:{most}"),
+            (name, max_retries) => format!("{name}:{max_retries}"),
         }
     }
 
-    /// The engine may start it when it starts itself, although it was stopped: by exit code, `on-failure` does too.
-    pub fn starts_again(&self) -> bool {
+    /// True if the engine may start the stopped container when the engine starts; depending on the exit code,
+    /// `on-failure` does so too.
+    pub fn restarts_with_engine(&self) -> bool {
         ["always", "on-failure"].contains(&self.host_config.restart_policy.name.as_str())
     }
 
@@ -311,20 +312,21 @@ impl Container {
         self.state.status == "running"
     }
 
-    /// Time since it started, by this machine's clock; nothing for one that never did.
+    /// Time since the container started, by this machine's clock; `None` if it never started.
     pub fn age(&self) -> Option<Duration> {
         let started = humantime::parse_rfc3339(&self.state.started_at).ok()?;
         Some(SystemTime::now().duration_since(started).unwrap_or_default())
     }
 
-    /// It ran to its end without an error.
+    /// True if the container ran to its end without an error.
     pub fn has_completed(&self) -> bool {
         self.state.status == "exited" && self.state.exit_code == 0
     }
 
-    /// It does not run, and nobody has told it to stop: a stop ends with 0, or with the signal that was sent. One that was
-    /// killed after its grace looks like one that was killed for want of memory; an instance too many is the lesser evil.
-    pub fn has_fallen(&self) -> bool {
+    /// True if the container stopped by itself: a requested stop ends with 0, or with the signal that was sent. A
+    /// container killed after its grace period looks like one killed for lack of memory; an extra instance is the
+    /// lesser evil.
+    pub fn has_failed(&self) -> bool {
         match self.state.status.as_str() {
             "restarting" | "paused" => true,
             "exited" | "dead" => self.state.oom_killed || ![0, 130, 143].contains(&self.state.exit_code),
@@ -332,7 +334,8 @@ impl Container {
         }
     }
 
-    /// Every name that Docker's DNS has for it: its own, and its aliases on its networks, each also as `NAME.NETWORK`.
+    /// Every name of the container in Docker's DNS: its name, and its aliases on its networks, each also as
+    /// `NAME.NETWORK`.
     pub fn names(&self) -> Vec<String> {
         let networks = self.network_settings.networks.values();
         let mut names: Vec<String> =
@@ -346,13 +349,14 @@ impl Container {
         names
     }
 
-    /// Names of the programs that its first process is, or starts by a script in its arguments.
+    /// Names of the programs that the first process is, or that it starts by a script in its arguments.
     pub fn programs(&self) -> impl Iterator<Item = &str> {
         let words = std::iter::once(&self.path).chain(&self.args);
         words.flat_map(|word| commands_of(word)).filter_map(|word| word.rsplit('/').next())
     }
 
-    /// Containers whose namespaces or volumes it has, by name or id, each with the key of a Compose file that says so.
+    /// Containers whose namespaces or volumes this one uses, by name or id, each with the key of the compose file
+    /// for it.
     pub fn host_containers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let host = &self.host_config;
         let modes = [("network_mode", &host.network_mode), ("pid", &host.pid_mode), ("ipc", &host.ipc_mode)];
@@ -362,12 +366,12 @@ impl Container {
         modes.chain(from)
     }
 
-    /// Whether it has a volume or a folder at a path.
+    /// True if a volume or a folder is mounted at the path.
     pub fn has_mount(&self, path: &str) -> bool {
         self.mounts.iter().any(|m| m.destination.trim_end_matches('/') == path.trim_end_matches('/'))
     }
 
-    /// Its anonymous volumes with their paths: Docker gives such a one 64 hexadecimal digits for a name.
+    /// Anonymous volumes with their paths: Docker names such a volume with 64 hexadecimal digits.
     pub fn anonymous_volumes(&self) -> impl Iterator<Item = (&str, &str)> {
         let is_anonymous = |m: &&Mount| {
             m.kind == "volume" && m.name.len() == 64 && m.name.chars().all(|c| c.is_ascii_hexdigit())
@@ -375,47 +379,48 @@ impl Container {
         self.mounts.iter().filter(is_anonymous).map(|m| (m.name.as_str(), m.destination.as_str()))
     }
 
-    /// Containers that it is linked to, each with the name that it has for it.
+    /// Linked containers, each with its alias.
     pub fn link_aliases(&self) -> impl Iterator<Item = (&str, &str)> {
         let networks = self.network_settings.networks.values();
         networks.flat_map(|n| &n.links).filter_map(|l| l.split_once(':'))
     }
 
-    /// Names of the containers that it is linked to.
+    /// Names of linked containers.
     pub fn links(&self) -> impl Iterator<Item = &str> {
         let networks = self.network_settings.networks.values();
         networks.flat_map(|n| &n.links).map(|l| l.split(':').next().unwrap_or(l))
     }
 
-    /// The names of its networks.
+    /// Names of the container's networks.
     pub fn networks(&self) -> impl Iterator<Item = &str> {
         self.network_settings.networks.keys().map(String::as_str)
     }
 
-    /// All its addresses, none while it does not run; each with the name that Docker gives the bridge of its network, on
-    /// the engine's own machine, where Docker tells which network that is.
-    pub fn bridged(&self) -> impl Iterator<Item = (Option<String>, IpAddr)> {
+    /// All addresses, none while the container does not run. Each has the name of its network's bridge on the
+    /// engine's own machine, if Docker reports the network's id.
+    pub fn addresses_with_bridge(&self) -> impl Iterator<Item = (Option<String>, IpAddr)> {
         let bridge = |n: &Network| n.id.get(..12).map(|id| format!("br-{id}"));
         let networks = self.network_settings.networks.values();
         networks.flat_map(move |n| n.addresses().map(move |a| (bridge(n), a)))
     }
 
-    /// Its addresses on all its networks; none while it does not run.
+    /// Addresses on all networks; none while the container does not run.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.network_settings.networks.values().flat_map(Network::addresses)
     }
 
-    /// Its addresses that `other` reaches: on networks that both are on, or any from the host's own network.
+    /// Addresses that `other` reaches: on a network of both, or any address from the host's own network.
     pub fn addresses_reached_from(&self, other: &Container) -> Vec<IpAddr> {
-        let theirs = &other.network_settings.networks;
-        let reached = |name: &String| theirs.contains_key(name) || theirs.contains_key("host");
+        let other_networks = &other.network_settings.networks;
+        let reached =
+            |name: &String| other_networks.contains_key(name) || other_networks.contains_key("host");
         let networks = self.network_settings.networks.iter();
         networks.filter(|(name, _)| reached(name)).flat_map(|(_, n)| n.addresses()).collect()
     }
 
-    /// Where this machine reaches one of its TCP ports, if its engine is here: as it is published, or on the host's own
+    /// Address at which the engine's own machine reaches a TCP port: the published one, or that of the host's own
     /// network.
-    pub fn published(&self, port: u16) -> Option<SocketAddr> {
+    pub fn published_address(&self, port: u16) -> Option<SocketAddr> {
         if self.networks().any(|n| n == "host") {
             return Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
         }
@@ -423,10 +428,10 @@ impl Container {
         bindings.into_iter().flatten().find_map(PortBinding::address)
     }
 
-    /// The TCP ports its image or its service exposes, lowest first.
+    /// TCP ports that the image or the service exposes, lowest first.
     pub fn exposed_tcp(&self) -> Vec<u16> {
         let tcp = self.config.exposed_ports.keys().filter_map(|p| {
-            // An image that Docker did not build may leave the protocol out.
+            // An image that another builder made may leave the protocol out.
             let (port, protocol) = p.split_once('/').unwrap_or((p, "tcp"));
             protocol.eq_ignore_ascii_case("tcp").then(|| port.parse().ok()).flatten()
         });
@@ -436,7 +441,7 @@ impl Container {
         ports
     }
 
-    /// The argv of its healthcheck (the service's, else the image's); `NONE` and an empty one count as none.
+    /// Argv of the healthcheck of the service, else of the image; `NONE` and an empty one count as none.
     pub fn healthcheck(&self) -> Option<Vec<String>> {
         let test = &self.config.healthcheck.as_ref()?.test;
         match test.split_first()? {
@@ -450,18 +455,18 @@ impl Container {
 }
 
 impl Image {
-    /// Whether a reference without a digest means it now.
+    /// True if a reference without a digest names the image now.
     pub fn is_named(&self, reference: &str) -> bool {
-        let is_it = |tag: &str| tag == reference || tag.strip_suffix(":latest") == Some(reference);
-        // What Podman built has no registry, which it calls `localhost`.
+        let matches = |tag: &str| tag == reference || tag.strip_suffix(":latest") == Some(reference);
+        // Podman gives the images that it built the registry `localhost`.
         self.repo_tags.iter().any(|tag| {
-            is_it(tag) || is_it(familiar(tag)) || tag.strip_prefix("localhost/").is_some_and(is_it)
+            matches(tag) || matches(familiar_name(tag)) || tag.strip_prefix("localhost/").is_some_and(matches)
         })
     }
 }
 
 impl Healthcheck {
-    /// The time for one run; Docker's default is 30 s.
+    /// Limit of one run; Docker's default is 30 s.
     pub fn limit(&self) -> Duration {
         match self.timeout {
             0 => Duration::from_secs(30),
@@ -479,16 +484,16 @@ where
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-/// The containerd image store tells a digest once for each tag.
+/// The containerd image store lists a digest once for each tag.
 fn distinct<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let mut all: Vec<String> = or_default(from)?;
-    let mut known = std::collections::BTreeSet::new();
-    all.retain(|one| known.insert(one.clone()));
+    let mut seen = std::collections::BTreeSet::new();
+    all.retain(|digest| seen.insert(digest.clone()));
     Ok(all)
 }
 
 /// As [`or_default`], for the values of a map too.
-fn none_missing<'de, D, T>(from: D) -> Result<BTreeMap<String, T>, D::Error>
+fn map_or_default<'de, D, T>(from: D) -> Result<BTreeMap<String, T>, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + Deserialize<'de>,
@@ -497,9 +502,9 @@ where
     Ok(map.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect())
 }
 
-/// The engine counts with a sign. One container of somebody's must not keep all others from being read, so a number
-/// that cannot be is 0.
-fn in_range<'de, D, T>(from: D) -> Result<T, D::Error>
+/// The engine uses signed numbers. An impossible number counts as 0, so that one odd container does not keep all others
+/// from being read.
+fn number_or_zero<'de, D, T>(from: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Default + TryFrom<i64>,
@@ -507,17 +512,17 @@ where
     Ok(T::try_from(or_default::<D, i64>(from)?).unwrap_or_default())
 }
 
-/// One of Windows does not fit, as 3221225786 (0xC000013A): the same bits are a negative number.
+/// An exit code of Windows, such as 3221225786 (0xC000013A), is read as the negative number of the same bits.
 fn exit_code<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i32, D::Error> {
     Ok(or_default::<D, i64>(from)? as i32)
 }
 
-/// First words of the commands in a script; a word without a space is itself.
+/// First words of the commands in a script; a text without a space is itself a command.
 fn commands_of(script: &str) -> impl Iterator<Item = &str> {
     let commands = script.split([';', '&', '|', '(', ')', '{', '}', '\n', '\'', '"']);
-    let passed = |word: &&str| word.contains('=') || ["exec", "then", "do", "else"].contains(word);
+    let is_prefix = |word: &&str| word.contains('=') || ["exec", "then", "do", "else"].contains(word);
     let is_script = script.contains(char::is_whitespace);
-    let first = move |command| str::split_whitespace(command).find(|word| !is_script || !passed(word));
+    let first = move |command| str::split_whitespace(command).find(|word| !is_script || !is_prefix(word));
     commands.filter_map(first)
 }
 
@@ -534,14 +539,14 @@ mod tests {
 
     #[test]
     fn docker_writes_null_for_empty() {
-        let read = container(
+        let parsed = container(
             r#"{"Args": null, "Config": {"Env": null, "Labels": null, "ExposedPorts": null, "Healthcheck": {}}, "NetworkSettings": {"Networks": null}}"#,
         );
-        assert_eq!((read.bridged().count(), read.healthcheck()), (0, None));
+        assert_eq!((parsed.addresses_with_bridge().count(), parsed.healthcheck()), (0, None));
     }
 
     #[test]
-    fn an_image_tells_its_volumes_and_what_registries_know_it_by() {
+    fn an_image_has_its_volumes_and_digests() {
         let json =
             r#"{"Id": "sha256:i", "RepoDigests": ["a@sha256:d"], "Config": {"Volumes": {"/data": {}}}}"#;
         let image: Image = serde_json::from_str(json).unwrap();
@@ -563,21 +568,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_null_or_no_number_of_ours_keeps_nothing_from_being_read() {
-        let read = container(
+    fn a_null_or_an_impossible_number_is_read_as_a_default() {
+        let parsed = container(
             r#"{"Id": "a", "RestartCount": -1, "Config": null, "NetworkSettings": null,
                 "State": {"Status": "exited", "ExitCode": 3221225786}}"#,
         );
-        assert_eq!((read.state.exit_code, read.restart_count), (-1_073_741_510, 0));
-        let read = container(
+        assert_eq!((parsed.state.exit_code, parsed.restart_count), (-1_073_741_510, 0));
+        let parsed = container(
             r#"{"State": null, "Config": {"Healthcheck": {"Timeout": -1}}, "NetworkSettings": {"Networks": {"a": null}}}"#,
         );
-        assert_eq!(read.config.healthcheck.clone().unwrap().limit(), Duration::from_secs(30));
-        assert_eq!(read.networks().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(parsed.config.healthcheck.clone().unwrap().limit(), Duration::from_secs(30));
+        assert_eq!(parsed.networks().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
-    fn an_exposed_port_without_a_protocol_is_of_tcp() {
+    fn an_exposed_port_without_a_protocol_is_tcp() {
         let ports = r#"{"Config": {"ExposedPorts": {"8080": {}, "3000/tcp": {}, "3000/TCP": {}, "53/udp": {}, "x": {}}}}"#;
         assert_eq!(container(ports).exposed_tcp(), [3000, 8080]);
     }

@@ -1,5 +1,5 @@
-//! Names on the engine that only one can make: what a lock is made of. A volume on one host, a config on a Swarm, whose
-//! managers agree about it.
+//! Names on the engine that only one run can create: the records of a lock. A record is a volume on one host, and a
+//! config on a Swarm, whose managers agree on it.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use serde_json::Value;
 use super::{CommandResult, Docker};
 use crate::error::Error;
 
-/// The label of everything that a lock consists of; its value says whose it is.
-pub const LABEL: &str = "compose-zd.lock";
+/// Label of every record of a lock; the value names the owner.
+pub const LOCK_LABEL: &str = "compose-zd.lock";
 
-/// A config has to have content.
-const CONTENT: &str = "compose-zd";
+/// Content of a config, which must not be empty.
+const CONFIG_CONTENT: &str = "compose-zd";
 
-/// How long an engine may take for an answer. One that is lost must not hold a run that has ended.
-const ANSWER: Duration = Duration::from_secs(45);
+/// Limit for an answer of the engine. A silent engine must not block a run that has ended.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 
-/// Where a name is taken.
+/// Kind of object that a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockBackend {
     Volumes,
     Configs,
 }
 
-/// A name that is taken.
+/// Record of a lock on the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockRecord {
-    /// What its maker wrote.
+    /// Text that the owner wrote.
     pub text: String,
-    /// When, by the engine's clock; RFC 3339.
-    pub made: String,
+    /// Time by the engine's clock, in RFC 3339.
+    pub created_at: String,
 }
 
 impl LockBackend {
@@ -44,66 +44,53 @@ impl LockBackend {
 }
 
 impl Docker {
-    /// Takes a name; where somebody has it, it stays as it is.
-    ///
-    /// # Errors
-    /// An engine that does not answer, or refuses.
-    pub fn claim(&self, board: LockBackend, name: &str, text: &str) -> Result<()> {
-        let label = format!("{LABEL}={text}");
-        let mut words = vec![board.noun(), "create", "--label", &label, name];
-        words.extend((board == LockBackend::Configs).then_some("-"));
-        let done = self.answer(&words, (board == LockBackend::Configs).then_some(CONTENT))?;
-        match done.ok() || done.stderr.to_lowercase().contains("already exists") {
-            true => Ok(()),
-            false => Err(refused(board, self.engine_fault(&[board.noun(), "create"], &done)).into()),
+    /// Creates a record; an existing one with that name stays unchanged.
+    pub fn create_lock_record(&self, backend: LockBackend, name: &str, text: &str) -> Result<()> {
+        let label = format!("{LOCK_LABEL}={text}");
+        let mut words = vec![backend.noun(), "create", "--label", &label, name];
+        words.extend((backend == LockBackend::Configs).then_some("-"));
+        let result = self.run_limited(&words, (backend == LockBackend::Configs).then_some(CONFIG_CONTENT))?;
+        if result.ok() || result.stderr.to_lowercase().contains("already exists") {
+            Ok(())
+        } else {
+            Err(with_filter_hint(backend, self.engine_error(&[backend.noun(), "create"], &result)).into())
         }
     }
 
-    /// Who has a name.
-    ///
-    /// # Errors
-    /// An engine that does not answer.
-    pub fn claimed(&self, board: LockBackend, name: &str) -> Result<Option<LockRecord>> {
-        let words = [board.noun(), "inspect", name];
-        let done = self.answer(&words, None)?;
-        match is_gone(&done) {
+    /// Record of that name, if one exists.
+    pub fn lock_record(&self, backend: LockBackend, name: &str) -> Result<Option<LockRecord>> {
+        let words = [backend.noun(), "inspect", name];
+        let result = self.run_limited(&words, None)?;
+        match is_gone(&result) {
             true => Ok(None),
-            false if done.ok() => Ok(read(&serde_json::from_str(&done.stdout)?)),
-            false => Err(self.engine_fault(&words, &done).into()),
+            false if result.ok() => Ok(parse_record(&serde_json::from_str(&result.stdout)?)),
+            false => Err(self.engine_error(&words, &result).into()),
         }
     }
 
-    /// Gives names back; those that are gone by now are left out.
-    ///
-    /// # Errors
-    /// An engine that does not answer, or refuses.
-    pub fn unclaim(&self, board: LockBackend, names: &[String]) -> Result<()> {
-        let mut words = vec![board.noun(), "rm"];
+    /// Removes records; records that no longer exist are left out.
+    pub fn remove_lock_records(&self, backend: LockBackend, names: &[String]) -> Result<()> {
+        let mut words = vec![backend.noun(), "rm"];
         words.extend(names.iter().map(String::as_str));
-        let done = self.answer(&words, None)?;
-        match done.ok() || is_gone(&done) {
-            true => Ok(()),
-            false => Err(self.engine_fault(&words, &done).into()),
-        }
+        let result = self.run_limited(&words, None)?;
+        if result.ok() || is_gone(&result) { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }
 
-    /// What time it is by the engine's clock; RFC 3339.
-    ///
-    /// # Errors
-    /// An engine that does not answer.
-    pub fn clock(&self) -> Result<String> {
+    /// Time by the engine's clock, in RFC 3339.
+    pub fn engine_time(&self) -> Result<String> {
         let words = ["info", "--format", "{{.SystemTime}}"];
-        let done = self.answer(&words, None)?;
-        match done.ok() {
-            true => Ok(done.stdout.trim().into()),
-            false => Err(self.engine_fault(&words, &done).into()),
+        let result = self.run_limited(&words, None)?;
+        if result.ok() {
+            Ok(result.stdout.trim().into())
+        } else {
+            Err(self.engine_error(&words, &result).into())
         }
     }
 
-    fn answer(&self, words: &[&str], stdin: Option<&str>) -> Result<CommandResult> {
-        let limit = self.scaled(ANSWER);
-        let done = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
-        Ok(done.ok_or_else(|| {
+    fn run_limited(&self, words: &[&str], stdin: Option<&str>) -> Result<CommandResult> {
+        let limit = self.scaled(ANSWER_LIMIT);
+        let result = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
+        Ok(result.ok_or_else(|| {
             let seconds = limit.as_secs();
             Error::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
                 .hint("see whether the Docker engine is overloaded, or lost")
@@ -111,9 +98,9 @@ impl Docker {
     }
 }
 
-/// An engine behind a filter may answer everything else.
-fn refused(board: LockBackend, error: Error) -> Error {
-    let noun = board.noun();
+/// Adds a hint about filters: an engine behind a filter may answer everything else.
+fn with_filter_hint(backend: LockBackend, error: Error) -> Error {
+    let noun = backend.noun();
     match error.hint {
         Some(_) => error,
         None => error.hint(format!(
@@ -123,21 +110,24 @@ fn refused(board: LockBackend, error: Error) -> Error {
     }
 }
 
-/// Every name that it says something about is gone.
-fn is_gone(done: &CommandResult) -> bool {
+/// True if every name in the error output no longer exists.
+fn is_gone(result: &CommandResult) -> bool {
     let gone =
         |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
-    let said = done.stderr.to_lowercase();
-    let mut lines = said.lines().filter(|l| !l.trim().is_empty());
-    !done.ok() && !said.trim().is_empty() && lines.all(gone)
+    let errors = result.stderr.to_lowercase();
+    let mut lines = errors.lines().filter(|l| !l.trim().is_empty());
+    !result.ok() && !errors.trim().is_empty() && lines.all(gone)
 }
 
-/// A volume has its labels at the top, a config in its spec.
-fn read(answer: &Value) -> Option<LockRecord> {
-    let one = answer.get(0)?;
-    let labels = [&one["Labels"], &one["Spec"]["Labels"]].into_iter().find(|l| l.is_object());
-    let text = labels.and_then(|l| l[LABEL].as_str()).unwrap_or_default();
-    Some(LockRecord { text: text.into(), made: one["CreatedAt"].as_str().unwrap_or_default().into() })
+/// Parses a record: a volume has its labels at the top, a config in its spec.
+fn parse_record(response: &Value) -> Option<LockRecord> {
+    let object = response.get(0)?;
+    let labels = [&object["Labels"], &object["Spec"]["Labels"]].into_iter().find(|l| l.is_object());
+    let text = labels.and_then(|l| l[LOCK_LABEL].as_str()).unwrap_or_default();
+    Some(LockRecord {
+        text: text.into(),
+        created_at: object["CreatedAt"].as_str().unwrap_or_default().into(),
+    })
 }
 
 #[cfg(test)]
@@ -145,17 +135,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_and_a_config_say_whose_they_are() {
+    fn a_volume_and_a_config_name_their_owner() {
         let volume = r#"[{"CreatedAt": "2026-01-02T03:04:05+01:00", "Labels": {"compose-zd.lock": "me"}, "Name": "n"}]"#;
         let config = r#"[{"ID": "x", "CreatedAt": "2026-01-02T03:04:05.6Z", "Spec": {"Labels": {"compose-zd.lock": "me"}}}]"#;
-        let made = |text: &str| read(&serde_json::from_str(text).unwrap()).map(|c| (c.text, c.made));
-        assert_eq!(made(volume), Some(("me".into(), "2026-01-02T03:04:05+01:00".into())));
-        assert_eq!(made(config), Some(("me".into(), "2026-01-02T03:04:05.6Z".into())));
+        let created =
+            |text: &str| parse_record(&serde_json::from_str(text).unwrap()).map(|c| (c.text, c.created_at));
+        assert_eq!(created(volume), Some(("me".into(), "2026-01-02T03:04:05+01:00".into())));
+        assert_eq!(created(config), Some(("me".into(), "2026-01-02T03:04:05.6Z".into())));
     }
 
     #[test]
-    fn a_volume_of_somebody_else_says_nothing() {
-        let claim = read(&serde_json::from_str(r#"[{"Labels": null, "Name": "n"}]"#).unwrap());
-        assert_eq!(claim, Some(LockRecord { text: String::new(), made: String::new() }));
+    fn a_volume_of_another_program_has_an_empty_record() {
+        let record = parse_record(&serde_json::from_str(r#"[{"Labels": null, "Name": "n"}]"#).unwrap());
+        assert_eq!(record, Some(LockRecord { text: String::new(), created_at: String::new() }));
     }
 }

@@ -1,22 +1,22 @@
-//! A shell that is kept open in a container: `docker exec` costs a tenth of a second each time, a line of a shell that is
-//! there a few milliseconds. It ends with compose-zd, however that ends, because its input ends then.
+//! Shell that is kept open in a container. A `docker exec` takes a tenth of a second, a line for an open shell a few
+//! milliseconds. The shell's input ends with compose-zd, however that ends, and the shell ends with its input.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::{CommandResult, Exec, MOST};
+use super::{CommandResult, Exec, MAX_PROXY_OUTPUT};
 use crate::shell;
 
-/// Where a shell is talked to; dropped, its input ends, and with it the shell.
+/// Pipes of a kept shell. Dropping them ends the shell's input, and with it the shell.
 pub struct Session {
     stdin: PipeWriter,
-    news: Receiver<StreamChunk>,
-    /// No two commands end with the same words.
+    chunks: Receiver<StreamChunk>,
+    /// Number of commands so far, so that no two commands have the same end mark.
     count: u64,
 }
 
-/// What a pipe gave; nothing when it has ended.
+/// Bytes of a pipe; `None` when the pipe has ended.
 type StreamChunk = (Stream, Option<Vec<u8>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,101 +25,105 @@ enum Stream {
     Err,
 }
 
-/// Why a command has no answer.
+/// Reason for a missing answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SessionError {
-    /// The shell is gone; whether it has done any of it is not known.
-    Gone,
-    /// Not yet.
-    Late,
+    /// The shell or the connection has ended; the command may have run in part.
+    Closed,
+    /// No answer within the limit.
+    TimedOut,
 }
 
-/// Whether a command may be given to a shell that is kept: a plain script, without input, variables or a user of its own.
-pub fn takes(exec: &Exec) -> bool {
+/// True if a kept shell can run the command: a plain script, without input, variables or a user of its own.
+pub fn can_run(exec: &Exec) -> bool {
     let plain = exec.options.is_empty() && exec.variables.is_empty() && !exec.private;
     let alone = exec.stdin.is_none() && exec.beside.is_none();
     plain && alone && matches!(&exec.argv[..], [sh, flag, _, ..] if sh == "sh" && flag == "-c")
 }
 
 impl Session {
-    /// With the shell's three pipes.
+    /// A session over the shell's three pipes.
     pub fn new(stdin: PipeWriter, stdout: PipeReader, stderr: PipeReader) -> Session {
-        let (send, news) = channel();
-        follow(Stream::Out, stdout, send.clone());
-        follow(Stream::Err, stderr, send);
-        Session { stdin, news, count: 0 }
+        let (sender, chunks) = channel();
+        forward_chunks(Stream::Out, stdout, sender.clone());
+        forward_chunks(Stream::Err, stderr, sender);
+        Session { stdin, chunks, count: 0 }
     }
 
-    /// Gives it a command; the answer is what [`Session::answer`] returns.
+    /// Sends a command; [`Session::answer`] returns its result.
     pub fn run(&mut self, argv: &[String]) -> Result<PendingCommand, SessionError> {
         self.count += 1;
         let end = format!("@compose-zd-{}-{}", std::process::id(), self.count);
-        let sent = self.stdin.write_all(line(argv, &end).as_bytes()).and_then(|()| self.stdin.flush());
-        sent.map_err(|_| SessionError::Gone)?;
-        Ok(PendingCommand { end, out: Vec::new(), err: Vec::new() })
+        let sent = self.stdin.write_all(shell_line(argv, &end).as_bytes()).and_then(|()| self.stdin.flush());
+        sent.map_err(|_| SessionError::Closed)?;
+        Ok(PendingCommand { end_mark: end, out: Vec::new(), err: Vec::new() })
     }
 
-    /// Waits for an answer, for at most `limit`; what came of it until then is kept in `asked`.
-    pub fn answer(&self, asked: &mut PendingCommand, limit: Duration) -> Result<CommandResult, SessionError> {
-        let late = Instant::now() + limit;
+    /// Waits for a result, for at most `limit`; `pending` keeps the output until then.
+    pub fn answer(
+        &self,
+        pending: &mut PendingCommand,
+        limit: Duration,
+    ) -> Result<CommandResult, SessionError> {
+        let deadline = Instant::now() + limit;
         loop {
-            if let Some(done) = asked.done() {
-                return Ok(done);
+            if let Some(result) = pending.result() {
+                return Ok(result);
             }
-            if asked.out.len().max(asked.err.len()) as u64 > MOST {
-                return Err(SessionError::Gone);
+            if pending.out.len().max(pending.err.len()) as u64 > MAX_PROXY_OUTPUT {
+                return Err(SessionError::Closed);
             }
-            match self.news.recv_timeout(late.saturating_duration_since(Instant::now())) {
-                Ok((Stream::Out, Some(piece))) => asked.out.extend(piece),
-                Ok((Stream::Err, Some(piece))) => asked.err.extend(piece),
-                Ok((_, None)) | Err(RecvTimeoutError::Disconnected) => return Err(SessionError::Gone),
-                Err(RecvTimeoutError::Timeout) => return Err(SessionError::Late),
+            match self.chunks.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((Stream::Out, Some(chunk))) => pending.out.extend(chunk),
+                Ok((Stream::Err, Some(chunk))) => pending.err.extend(chunk),
+                Ok((_, None)) | Err(RecvTimeoutError::Disconnected) => return Err(SessionError::Closed),
+                Err(RecvTimeoutError::Timeout) => return Err(SessionError::TimedOut),
             }
         }
     }
 }
 
-/// A command under way.
+/// Command that runs in a kept shell.
 pub struct PendingCommand {
-    /// What ends its output, in both streams.
-    end: String,
+    /// Mark that ends the output in both streams.
+    end_mark: String,
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
 impl PendingCommand {
-    /// The answer, once both streams have come to its end.
-    fn done(&self) -> Option<CommandResult> {
-        let (stdout, code) = before(&self.out, &self.end)?;
-        let (stderr, _) = before(&self.err, &self.end)?;
+    /// Result, once both streams have reached the end mark.
+    fn result(&self) -> Option<CommandResult> {
+        let (stdout, code) = split_at_end(&self.out, &self.end_mark)?;
+        let (stderr, _) = split_at_end(&self.err, &self.end_mark)?;
         Some(CommandResult { code: code.trim().parse().ok(), stdout, stderr })
     }
 }
 
-/// What stands before the line that ends an answer, and what stands in that line.
-fn before(bytes: &[u8], end: &str) -> Option<(String, String)> {
+/// Text before the line with the end mark, and the rest of that line.
+fn split_at_end(bytes: &[u8], end: &str) -> Option<(String, String)> {
     let text = String::from_utf8_lossy(bytes.strip_suffix(b"\n")?).into_owned();
-    let (said, last) = text.rsplit_once('\n')?;
-    Some((said.into(), last.strip_prefix(end)?.into()))
+    let (output, last) = text.rsplit_once('\n')?;
+    Some((output.into(), last.strip_prefix(end)?.into()))
 }
 
-/// A command, in a shell of its own, as one line of the shell's; it reads nothing.
-fn line(argv: &[String], end: &str) -> String {
+/// Command as one line for the kept shell, without input. The script gets a shell of its own.
+fn shell_line(argv: &[String], end: &str) -> String {
     let argv = shell::words(argv);
     format!("{argv} </dev/null; printf '\\n%s %s\\n' {end} \"$?\"; printf '\\n%s\\n' {end} >&2\n")
 }
 
-/// Reads on a thread of its own, until the pipe ends or nobody listens.
-fn follow(stream: Stream, mut pipe: PipeReader, news: Sender<StreamChunk>) {
+/// Reads on a thread of its own, until the pipe or the receiver ends.
+fn forward_chunks(stream: Stream, mut pipe: PipeReader, chunks: Sender<StreamChunk>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            if news.send((stream, Some(buffer[..length].to_vec()))).is_err() {
+            if chunks.send((stream, Some(buffer[..length].to_vec()))).is_err() {
                 return;
             }
         }
-        // Nobody may wait for it any more.
-        let _ = news.send((stream, None));
+        // The receiver may be gone.
+        let _ = chunks.send((stream, None));
     });
 }
 

@@ -1,4 +1,4 @@
-//! What is asked of a Swarm manager, and what it is told.
+//! Queries and commands to a Swarm manager.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,25 +14,25 @@ use crate::swarm::objects::{CONTENT, ExistingObject, ObjectKind, StackObject};
 use crate::swarm::observed::{RawService, RawTask};
 use crate::swarm::placement::ClusterNodes;
 
-/// Asks whether the engine is a manager of a Swarm.
+/// Lists node ids, which only a manager of a Swarm does.
 pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
 
-/// Lists the machines of a Swarm.
+/// Lists the nodes of a Swarm.
 pub const NODES: [&str; 4] = ["node", "ls", "--format", "{{.ID}}={{.Hostname}}"];
 
-/// The label that ties a service to its stack.
+/// Label that ties a service to its stack.
 pub const NAMESPACE: &str = "com.docker.stack.namespace";
 
-/// How long a manager may take for an answer.
-const ANSWER: Duration = Duration::from_secs(20);
+/// Limit for an answer of a manager.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long it may take to be given a stack: images are looked up in their registries meanwhile.
-const DEPLOY: Duration = Duration::from_secs(300);
+/// Limit for deploying a stack, during which docker looks images up in their registries.
+const DEPLOY_LIMIT: Duration = Duration::from_secs(300);
 
-/// Longest wait for a task's log.
-const LOGS: Duration = Duration::from_secs(5);
+/// Limit for reading a task's log.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
 
-/// How `docker stack deploy` is told to look images up.
+/// Value of `--resolve-image`: when `docker stack deploy` looks images up in their registries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResolveImage {
     Always,
@@ -40,7 +40,7 @@ pub enum ResolveImage {
     Never,
 }
 
-/// A machine of the Swarm.
+/// Node of the Swarm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwarmNode {
     pub id: String,
@@ -58,86 +58,67 @@ impl ResolveImage {
 }
 
 impl Docker {
-    /// The ids of a stack's services; `None` where the engine is no manager of a Swarm.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Ids of a stack's services; `None` if the engine is no manager of a Swarm.
     pub fn stack_services(&self, stack: &str) -> Result<Option<Vec<String>>> {
         let filter = format!("label={NAMESPACE}={stack}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];
-        self.services_told(&words, self.query_swarm(&words)?)
+        self.service_ids(&words, self.query_swarm(&words)?)
     }
 
-    /// Whether there is a stack of that name. An engine that has nothing to do with Swarm is asked too, so it may take
-    /// its time.
-    ///
-    /// # Errors
-    /// No engine.
+    /// True if a stack of that name exists. Engines without a Swarm get this query too, so it has no short limit.
     pub fn is_stack(&self, name: &str) -> Result<bool> {
-        let told = self.ahead.take(&self.docker_words(&IS_MANAGER));
-        if told.is_some_and(|told| told.is_ok_and(|done| is_no_manager(&done))) {
+        let result = self.prefetcher.remove(&self.docker_words(&IS_MANAGER));
+        if result.is_some_and(|result| result.is_ok_and(|output| is_no_manager(&output))) {
             return Ok(false); // it knows of no stacks
         }
         let filter = format!("label={NAMESPACE}={name}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];
-        let told = self.services_told(&words, self.run(&self.docker_words(&words))?)?;
-        Ok(told.is_some_and(|services| !services.is_empty()))
+        let result = self.service_ids(&words, self.run(&self.docker_words(&words))?)?;
+        Ok(result.is_some_and(|services| !services.is_empty()))
     }
 
-    fn services_told(&self, words: &[&str], done: CommandResult) -> Result<Option<Vec<String>>> {
-        match done.ok() {
-            true => Ok(Some(done.stdout.split_whitespace().map(String::from).collect())),
-            false if is_no_manager(&done) => Ok(None),
-            false => Err(self.engine_fault(words, &done).into()),
+    fn service_ids(&self, words: &[&str], output: CommandResult) -> Result<Option<Vec<String>>> {
+        match output.ok() {
+            true => Ok(Some(output.stdout.split_whitespace().map(String::from).collect())),
+            false if is_no_manager(&output) => Ok(None),
+            false => Err(self.engine_error(words, &output).into()),
         }
     }
 
-    /// Which Swarm the engine manages; every manager of it says the same.
-    ///
-    /// # Errors
-    /// No engine, or one that is no manager.
+    /// Id of the Swarm that the engine manages; every manager reports the same.
     pub fn cluster(&self) -> Result<String> {
-        let id = self.ask_checked(&["info", "--format", "{{with .Swarm.Cluster}}{{.ID}}{{end}}"])?;
+        let id = self.query_checked(&["info", "--format", "{{with .Swarm.Cluster}}{{.ID}}{{end}}"])?;
         match id.trim() {
-            "" => Err(no_manager().into()),
+            "" => Err(not_a_manager().into()),
             id => Ok(id.into()),
         }
     }
 
-    /// A manager on another machine may fall silent in the middle of a question.
+    /// Runs a query with a limit: a manager on another machine may stop answering at any time.
     fn query_swarm(&self, words: &[&str]) -> Result<CommandResult> {
-        let limit = self.scaled(ANSWER);
-        let done = self.run_within(&self.docker_words(words), None, limit)?;
-        Ok(done.ok_or_else(|| silent(words, limit))?)
+        let limit = self.scaled(ANSWER_LIMIT);
+        let output = self.run_within(&self.docker_words(words), None, limit)?;
+        Ok(output.ok_or_else(|| silence_error(words, limit))?)
     }
 
-    fn ask_checked(&self, words: &[&str]) -> Result<String> {
-        let done = self.query_swarm(words)?;
-        match done.ok() {
-            true => Ok(done.stdout),
-            false => Err(self.engine_fault(words, &done).into()),
-        }
+    fn query_checked(&self, words: &[&str]) -> Result<String> {
+        let output = self.query_swarm(words)?;
+        if output.ok() { Ok(output.stdout) } else { Err(self.engine_error(words, &output).into()) }
     }
 
-    /// Services by id; one that is gone is left out.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Services by id; services that no longer exist are left out.
     pub fn inspect_services(&self, ids: &[String]) -> Result<Vec<RawService>> {
         self.inspect_all(&["service", "inspect"], ids)
     }
 
-    /// Every task of a stack that Swarm still remembers.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Every task of a stack that Swarm still has.
     pub fn tasks(&self, stack: &str) -> Result<Vec<RawTask>> {
         let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
-        let done = self.query_swarm(&words)?;
-        if !done.ok() && !done.stderr.contains("nothing found in stack") {
-            return Err(self.engine_fault(&words, &done).into());
+        let result = self.query_swarm(&words)?;
+        if !result.ok() && !result.stderr.contains("nothing found in stack") {
+            return Err(self.engine_error(&words, &result).into());
         }
-        let ids: Vec<String> = done.stdout.split_whitespace().map(String::from).collect();
+        let ids: Vec<String> = result.stdout.split_whitespace().map(String::from).collect();
         self.inspect_all(&["inspect", "--type", "task"], &ids)
     }
 
@@ -146,64 +127,55 @@ impl Docker {
             return Ok(Vec::new());
         }
         let words: Vec<&str> = command.iter().copied().chain(ids.iter().map(String::as_str)).collect();
-        let done = self.query_swarm(&words)?;
+        let result = self.query_swarm(&words)?;
         let gone = |line: &str| {
             let line = line.to_lowercase();
             line.contains("no such") || line.contains("not found")
         };
-        match done.ok() || done.stderr.lines().all(gone) {
-            true => Ok(serde_json::from_str(&done.stdout)?),
-            false => Err(self.engine_fault(&words, &done).into()),
+        if result.ok() || result.stderr.lines().all(gone) {
+            Ok(serde_json::from_str(&result.stdout)?)
+        } else {
+            Err(self.engine_error(&words, &result).into())
         }
     }
 
-    /// The machines of the Swarm.
-    ///
-    /// # Errors
-    /// No engine, or one that is no manager.
+    /// Nodes of the Swarm.
     pub fn nodes(&self) -> Result<Vec<SwarmNode>> {
-        let told = self.ask_checked(&NODES)?;
-        let pairs = told.lines().filter_map(|line| line.split_once('='));
+        let output = self.query_checked(&NODES)?;
+        let pairs = output.lines().filter_map(|line| line.split_once('='));
         Ok(pairs.map(|(id, hostname)| SwarmNode { id: id.into(), hostname: hostname.into() }).collect())
     }
 
-    /// Gives Swarm a stack's file; services that are not in it stay.
+    /// Deploys a stack's file; services that are not in the file stay.
     ///
     /// # Errors
-    /// What docker or Swarm refuses; some services may have been updated by then.
+    /// Docker or Swarm refuses the file; some services may have been updated by then.
     pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
         self.check_lease()?;
         let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
         words.extend(["--compose-file", "-", stack]);
-        let done = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY)?;
-        let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
-        match done.ok() {
-            true => Ok(()),
-            false => {
-                let done = CommandResult { stderr: without_advice(&done.stderr), ..done };
-                Err(stack_fault(self.engine_fault(&words, &done), done.stderr_or_stdout()).into())
-            }
+        let result = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY_LIMIT)?;
+        let result = result.ok_or_else(|| silence_error(&words, DEPLOY_LIMIT))?;
+        if result.ok() {
+            Ok(())
+        } else {
+            let result = CommandResult { stderr: without_advice(&result.stderr), ..result };
+            Err(stack_error(self.engine_error(&words, &result), result.stderr_or_stdout()).into())
         }
     }
 
-    /// The nodes of the Swarm, and which of them this engine is.
-    ///
-    /// # Errors
-    /// No engine, or one that is no manager.
-    pub fn placement(&self) -> Result<ClusterNodes> {
-        let ids = self.ask_checked(&IS_MANAGER)?;
+    /// Nodes of the Swarm, and which of them this engine is.
+    pub fn cluster_nodes(&self) -> Result<ClusterNodes> {
+        let ids = self.query_checked(&IS_MANAGER)?;
         let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
-        let this = self.ask_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
+        let this = self.query_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
         Ok(ClusterNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this })
     }
 
-    /// A config or secret of this name.
-    ///
-    /// # Errors
-    /// No engine.
-    pub fn existing(&self, kind: ObjectKind, name: &str) -> Result<Option<ExistingObject>> {
-        let found: Vec<Value> = self.inspect_all(&[kind.noun(), "inspect"], &[name.into()])?;
-        Ok(found.first().map(|object| {
+    /// Config or secret of this name.
+    pub fn existing_object(&self, kind: ObjectKind, name: &str) -> Result<Option<ExistingObject>> {
+        let objects: Vec<Value> = self.inspect_all(&[kind.noun(), "inspect"], &[name.into()])?;
+        Ok(objects.first().map(|object| {
             let spec = &object["Spec"];
             let labels = spec["Labels"].as_object().into_iter().flatten();
             let data = spec["Data"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
@@ -214,161 +186,128 @@ impl Docker {
         }))
     }
 
-    /// Makes a config or secret of a stack; its content goes by standard input.
-    ///
-    /// # Errors
-    /// What docker or Swarm refuses.
+    /// Creates a config or secret of a stack; its content is passed by standard input.
     pub fn create_object(&self, stack: &str, object: &StackObject, name: &str) -> Result<()> {
-        let ours = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT.to_string(), object.hash())];
-        let labels = object.labels.clone().into_iter().chain(ours);
+        let own_labels = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT.to_string(), object.hash())];
+        let labels = object.labels.clone().into_iter().chain(own_labels);
         let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
         let flags: Vec<String> = object.flags.iter().cloned().chain(labels).collect();
         let mut words = vec![object.kind.noun(), "create"];
         words.extend(flags.iter().map(String::as_str));
         words.extend([name, "-"]);
-        let limit = self.scaled(ANSWER);
-        let done = self.run_within(&self.docker_words(&words), Some(&object.content), limit)?;
-        let done = done.ok_or_else(|| silent(&words, limit))?;
-        match done.ok() {
-            true => Ok(()),
-            false => Err(self.engine_fault(&words, &done).into()),
-        }
+        let limit = self.scaled(ANSWER_LIMIT);
+        let result = self.run_within(&self.docker_words(&words), Some(&object.content), limit)?;
+        let result = result.ok_or_else(|| silence_error(&words, limit))?;
+        if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }
 
-    /// Names of the configs or secrets that compose-zd made for a stack.
-    ///
-    /// # Errors
-    /// No engine.
-    pub fn objects(&self, stack: &str, kind: ObjectKind) -> Result<Vec<String>> {
-        let (own, ours) = (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT}"));
-        let words = [kind.noun(), "ls", "--filter", &own, "--filter", &ours, "--format", "{{.Name}}"];
-        Ok(self.ask_checked(&words)?.lines().map(String::from).collect())
+    /// Names of the configs or secrets that compose-zd created for a stack.
+    pub fn object_names(&self, stack: &str, kind: ObjectKind) -> Result<Vec<String>> {
+        let (of_stack, any_content) = (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT}"));
+        let words =
+            [kind.noun(), "ls", "--filter", &of_stack, "--filter", &any_content, "--format", "{{.Name}}"];
+        Ok(self.query_checked(&words)?.lines().map(String::from).collect())
     }
 
-    /// Removes a config or secret; Swarm refuses one that a service uses.
+    /// Removes a config or secret; Swarm refuses to remove one that a service uses.
     ///
     /// # Errors
-    /// No engine; one that is in use.
+    /// No engine; a service uses the object.
     pub fn remove_object(&self, kind: ObjectKind, name: &str) -> Result<()> {
-        self.ask_checked(&[kind.noun(), "rm", name]).map(drop)
+        self.query_checked(&[kind.noun(), "rm", name]).map(drop)
     }
 
-    /// Names of networks by their ids, as specs refer to them.
-    ///
-    /// # Errors
-    /// No engine.
-    pub fn networks(&self) -> Result<BTreeMap<String, String>> {
-        let told = self.ask_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?;
-        Ok(told.lines().filter_map(|l| l.split_once('=')).map(|(id, n)| (id.into(), n.into())).collect())
+    /// Names of networks by id; service specs refer to networks by id.
+    pub fn network_names(&self) -> Result<BTreeMap<String, String>> {
+        let output = self.query_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?;
+        Ok(output.lines().filter_map(|l| l.split_once('=')).map(|(id, n)| (id.into(), n.into())).collect())
     }
 
-    /// Swarm's own way back: the spec before the last change, which becomes the one before in turn.
-    ///
-    /// # Errors
-    /// A service that has none.
+    /// Swarm's own rollback to the spec before the last change. The spec after that change becomes the previous one.
     pub fn service_rollback(&self, id: &str) -> Result<()> {
         self.check_lease()?;
-        self.ask_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
+        self.query_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
     }
 
-    /// Changes a service as these flags say.
-    ///
-    /// # Errors
-    /// What Swarm refuses.
+    /// Changes a service by flags of `docker service update`.
     pub fn service_update(&self, id: &str, flags: &[String]) -> Result<()> {
         let mut words = vec!["service", "update", "--quiet", "--detach", "--with-registry-auth"];
         words.extend(flags.iter().map(String::as_str));
         words.push(id);
-        let done = self.run_within(&self.docker_words(&words), None, DEPLOY)?;
-        let done = done.ok_or_else(|| silent(&words, DEPLOY))?;
-        match done.ok() {
-            true => Ok(()),
-            false => Err(self.engine_fault(&words, &done).into()),
-        }
+        let result = self.run_within(&self.docker_words(&words), None, DEPLOY_LIMIT)?;
+        let result = result.ok_or_else(|| silence_error(&words, DEPLOY_LIMIT))?;
+        if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }
 
-    /// A service by its name.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Service of this name.
     pub fn service_named(&self, name: &str) -> Result<Option<RawService>> {
         Ok(self.inspect_all(&["service", "inspect"], &[name.into()])?.pop())
     }
 
-    /// Replaces every task of a service although nothing has changed.
-    ///
-    /// # Errors
-    /// No engine.
-    pub fn service_force(&self, id: &str) -> Result<()> {
+    /// Replaces every task of a service although its spec stays the same.
+    pub fn force_service_update(&self, id: &str) -> Result<()> {
         self.check_lease()?;
-        self.ask_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
+        self.query_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
     }
 
-    /// The last lines that a task's container printed, wherever it ran; not waited for where its node is gone.
-    ///
-    /// # Errors
-    /// Only when docker cannot be started.
+    /// Last lines that a task's container printed, on any node. The limit is short because the node may be gone.
     pub fn task_logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let tail = lines.to_string();
         let words = ["service", "logs", "--raw", "--tail", &tail, id];
-        let done = self.log(&self.docker_words(&words), LOGS)?;
-        let both = done.stdout.lines().chain(done.stderr.lines().filter(|_| done.ok()));
+        let result = self.read_log(&self.docker_words(&words), LOG_LIMIT)?;
+        let both = result.stdout.lines().chain(result.stderr.lines().filter(|_| result.ok()));
         Ok(both.map(String::from).collect())
     }
 
-    /// Removes services, and the tasks with them.
-    ///
-    /// # Errors
-    /// No engine.
+    /// Removes services and their tasks.
     pub fn remove_services(&self, ids: &[String]) -> Result<()> {
-        match ids.is_empty() {
-            true => Ok(()),
-            false => {
-                let words: Vec<&str> =
-                    ["service", "rm"].into_iter().chain(ids.iter().map(String::as_str)).collect();
-                self.ask_checked(&words).map(drop)
-            }
+        if ids.is_empty() {
+            Ok(())
+        } else {
+            let words: Vec<&str> =
+                ["service", "rm"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+            self.query_checked(&words).map(drop)
         }
     }
 }
 
-/// An engine that cannot be asked of a Swarm.
-pub fn no_manager() -> Error {
+/// Error for an engine that manages no Swarm.
+pub fn not_a_manager() -> Error {
     Error::unchanged("this engine is no manager of a Swarm").hint(
-        "`docker swarm init` makes it one; another engine is named with `--context` or `--host`; \
-         `--engine compose` deploys on this machine alone",
+        "make it one with `docker swarm init`, name another with `--context` or `--host`, \
+         or deploy on this machine alone with `--engine compose`",
     )
 }
 
-fn silent(words: &[&str], limit: Duration) -> Error {
+fn silence_error(words: &[&str], limit: Duration) -> Error {
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
     Error::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
 }
 
-/// Without what newer clients advise about a flag that older ones do not know.
-fn without_advice(said: &str) -> String {
+/// Removes the advice of newer clients about a flag that older clients do not know.
+fn without_advice(output: &str) -> String {
     let is_advice = |l: &&str| l.contains("--detach") || l.starts_with("In a future release,");
-    said.lines().filter(|l| !is_advice(l)).map(|l| format!("{l}\n")).collect()
+    output.lines().filter(|l| !is_advice(l)).map(|l| format!("{l}\n")).collect()
 }
 
-/// The answer to a list of nodes or services where there is no Swarm: the engine's own words; 404 of Podman, which has no
-/// such list; 403 of a filter in front of the socket. None of it says anything about other questions.
-fn is_no_manager(done: &CommandResult) -> bool {
-    let stderr = done.stderr.to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
-    let is_refused = says(&["response from daemon"]) && says(&["not found", "forbidden"]);
-    !done.ok() && (is_refused || says(&["not a swarm manager", "not part of a swarm"]))
+/// True if the engine manages no Swarm: its own message; 404 of Podman, which has no list of nodes or services; 403
+/// of a filter in front of the socket. Other queries may still work.
+fn is_no_manager(result: &CommandResult) -> bool {
+    let stderr = result.stderr.to_lowercase();
+    let has_any = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
+    let is_refused = has_any(&["response from daemon"]) && has_any(&["not found", "forbidden"]);
+    !result.ok() && (is_refused || has_any(&["not a swarm manager", "not part of a swarm"]))
 }
 
-/// What a refused stack is told with: the usual causes have a fix.
-fn stack_fault(error: Error, said: &str) -> Error {
-    if said.contains("only updates to Labels are allowed") {
+/// Adds a hint to the error of a refused stack, for the usual causes.
+fn stack_error(error: Error, output: &str) -> Error {
+    if output.contains("only updates to Labels are allowed") {
         return error.hint(
             "a secret or config of a stack never changes: give it a name with its version in it, such as \
              `configs.site.name: site-${VERSION}`",
         );
     }
-    if said.contains("cannot be used with services") || said.contains("scope") {
+    if output.contains("cannot be used with services") || output.contains("scope") {
         return error.hint("a stack's networks are overlay networks: remove `driver` from `networks`");
     }
     error
@@ -379,7 +318,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_without_swarm_and_a_filter_that_forbids_its_questions_have_none() {
+    fn an_engine_without_a_swarm_and_a_filter_that_blocks_its_queries_are_no_manager() {
         let no_swarm = |stderr: &str| {
             is_no_manager(&CommandResult { code: Some(1), stderr: stderr.into(), ..CommandResult::default() })
         };

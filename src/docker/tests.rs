@@ -1,32 +1,32 @@
-//! Every argv by equality, and the words for the usual failures.
+//! Every argv by equality, and the messages for the usual failures.
 
 use super::compose::{collateral, create_words, warnings};
 use super::images::keeper_words;
 use super::inspect::{Container, Image};
 use super::*;
 
-fn place() -> ComposeFlags {
+fn flags() -> ComposeFlags {
     let words = |w: &str| w.split(' ').map(String::from).collect();
     ComposeFlags { engine: words("--context far"), project: words("--file a.yaml --project-name p") }
 }
 
 #[test]
 fn the_engine_stands_before_compose_and_the_project_after() {
-    let argv = compose_words(Path::new("docker"), None, &place(), &["config"]);
+    let argv = compose_words(Path::new("docker"), None, &flags(), &["config"]);
     assert_eq!(argv.join(" "), "docker --context far compose --file a.yaml --project-name p config");
 }
 
 #[test]
 fn a_standalone_compose_takes_the_same_words() {
     let compose = Some(Path::new("docker-compose"));
-    let argv = compose_words(Path::new("docker"), compose, &place(), &["config"]);
+    let argv = compose_words(Path::new("docker"), compose, &flags(), &["config"]);
     assert_eq!(argv.join(" "), "docker-compose --context far --file a.yaml --project-name p config");
 }
 
 #[test]
 fn composes_commands_and_no_others_go_to_its_plugin() {
     let plugin = PathBuf::from("/usr/libexec/docker/cli-plugins/docker-compose");
-    let docker = Docker { plugin: Some(plugin.clone()), ..Docker::at("docker".into(), place()) };
+    let docker = Docker { plugin: Some(plugin.clone()), ..Docker::for_test("docker".into(), flags()) };
     assert_eq!(docker.plugin_for(&docker.compose_words(&["config"])), Some(&*plugin));
     assert_eq!(docker.plugin_for(&docker.docker_words(&["inspect", "compose"])), None);
     let alone = Docker { standalone: Some("docker-compose".into()), ..docker };
@@ -51,7 +51,7 @@ fn an_exec_reads_stdin_only_when_it_has_some() {
 }
 
 #[test]
-fn a_dry_run_tells_what_would_be_stopped() {
+fn a_dry_run_names_what_would_be_stopped() {
     let text = " DRY-RUN MODE -  Container p-app-1  Stopping \n DRY-RUN MODE -  Network p_default  Removed \n \
                 DRY-RUN MODE -  Container p-app-2  Created \n";
     let found: Vec<_> = collateral(text).collect();
@@ -66,29 +66,29 @@ fn scripts_are_shown_by_their_first_line() {
 
 #[test]
 fn the_usual_causes_have_a_message_of_their_own() {
-    let said = |text: &str| {
-        let done = CommandResult { code: Some(1), stdout: String::new(), stderr: text.into() };
-        engine_fault(&["ps", "--all"], &done, EngineAddress::default).message
+    let message = |text: &str| {
+        let result = CommandResult { code: Some(1), stdout: String::new(), stderr: text.into() };
+        engine_error(&["ps", "--all"], &result, EngineAddress::default).message
     };
     let down =
         "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?";
-    assert_eq!(said(down), "no Docker engine answers");
+    assert_eq!(message(down), "no Docker engine answers");
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
-    assert_eq!(said(denied), "this user may not talk to the Docker engine");
+    assert_eq!(message(denied), "this user may not talk to the Docker engine");
     let context = "Failed to initialize: unable to resolve docker endpoint: context \"prod\": context not found: open …";
-    assert_eq!(said(context), "there is no Docker context `prod`");
-    assert_eq!(said("Error: no"), "`docker ps --all` exited with 1");
+    assert_eq!(message(context), "there is no Docker context `prod`");
+    assert_eq!(message("Error: no"), "`docker ps --all` exited with 1");
 }
 
 #[test]
-fn what_compose_warns_of_is_read_from_its_log_lines() {
+fn the_warnings_of_compose_are_read_from_its_log_lines() {
     let line = r#"time="2026-11-21T05:55:00Z" level=warning msg="The \"TAG\" variable is not set. Defaulting to a blank string.""#;
     assert_eq!(warnings(line), ["The `TAG` variable is not set. Defaulting to a blank string."]);
     assert_eq!(warnings("anything else"), [""; 0]);
 }
 
 #[test]
-fn a_command_beside_a_container_shares_its_network_and_may_set_it() {
+fn a_sidecar_command_shares_the_network_and_may_change_its_settings() {
     let exec = Exec::beside("lb", "sha256:i", "echo 1 > /proc/sys/x");
     let words = "run --rm --pull never --network container:lb --security-opt systempaths=unconfined --user 0 \
                  --entrypoint sh sha256:i -c";
@@ -96,7 +96,7 @@ fn a_command_beside_a_container_shares_its_network_and_may_set_it() {
 }
 
 #[test]
-fn a_keeper_says_nothing_that_its_image_says_and_makes_no_volume() {
+fn a_keeper_has_no_label_of_its_image_and_no_volume() {
     let json = r#"{"Config": {"Volumes": {"/data": {}}, "Labels": {"com.docker.compose.project": "shop"}}}"#;
     let image: Image = serde_json::from_str(json).unwrap();
     let words = keeper_words(("shop", "1a2b3c4d"), "k", "compose-zd/shop-app:r1", &image);
@@ -108,38 +108,43 @@ fn a_keeper_says_nothing_that_its_image_says_and_makes_no_volume() {
 }
 
 #[test]
-fn a_program_gets_its_folder_and_variables_and_loses_others() {
+fn a_program_runs_in_its_folder_with_only_the_given_variables() {
     let script = "echo $PWD $ONE ${PATH-none}; exit 3";
     let environment = [("ONE", Some("1".into())), ("PATH", None)];
-    let done = run_program(&["/bin/sh", "-c", script], Path::new("/"), &environment).unwrap();
-    assert_eq!((done.code, done.stdout.split(' ').take(2).collect::<Vec<_>>()), (Some(3), vec!["/", "1"]));
+    let result = run_program(&["/bin/sh", "-c", script], Path::new("/"), &environment).unwrap();
+    assert_eq!(
+        (result.code, result.stdout.split(' ').take(2).collect::<Vec<_>>()),
+        (Some(3), vec!["/", "1"])
+    );
     assert!(run_program(&["no-such-program"], Path::new("/"), &[]).is_err());
 }
 
 #[test]
-fn what_nobody_told_to_stop_has_fallen() {
-    let fallen = |state: &str| {
+fn a_container_that_stopped_by_itself_has_failed() {
+    let has_failed = |state: &str| {
         let json = format!(r#"{{"Id": "a", "Name": "/a", "State": {state}}}"#);
-        serde_json::from_str::<Container>(&json).unwrap().has_fallen()
+        serde_json::from_str::<Container>(&json).unwrap().has_failed()
     };
-    assert!(fallen(r#"{"Status": "exited", "ExitCode": 1}"#));
-    assert!(fallen(r#"{"Status": "exited", "ExitCode": 0, "OOMKilled": true}"#));
-    assert!(fallen(r#"{"Status": "exited", "ExitCode": 137}"#));
-    assert!(fallen(r#"{"Status": "restarting", "ExitCode": 0}"#));
-    assert!(fallen(r#"{"Status": "paused", "ExitCode": 0}"#));
+    assert!(has_failed(r#"{"Status": "exited", "ExitCode": 1}"#));
+    assert!(has_failed(r#"{"Status": "exited", "ExitCode": 0, "OOMKilled": true}"#));
+    assert!(has_failed(r#"{"Status": "exited", "ExitCode": 137}"#));
+    assert!(has_failed(r#"{"Status": "restarting", "ExitCode": 0}"#));
+    assert!(has_failed(r#"{"Status": "paused", "ExitCode": 0}"#));
     for code in [0, 130, 143] {
-        assert!(!fallen(&format!(r#"{{"Status": "exited", "ExitCode": {code}}}"#)), "{code}");
+        assert!(!has_failed(&format!(r#"{{"Status": "exited", "ExitCode": {code}}}"#)), "{code}");
     }
-    assert!(!fallen(r#"{"Status": "created", "ExitCode": 1}"#));
-    assert!(!fallen(r#"{"Status": "running", "ExitCode": 0}"#));
+    assert!(!has_failed(r#"{"Status": "created", "ExitCode": 1}"#));
+    assert!(!has_failed(r#"{"Status": "running", "ExitCode": 0}"#));
 }
 
 #[test]
-fn a_command_that_nobody_trusts_has_an_end_and_little_output() {
+fn an_untrusted_command_is_limited_in_time_and_output() {
     let run = |script: &str, limit| {
         let argv = ["sh", "-c", script].map(String::from);
-        bounded(expression(&argv).stdin_null(), OUTPUT, |child| within(child, Duration::from_millis(limit)))
-            .unwrap()
+        run_bounded(expression(&argv).stdin_null(), MAX_OUTPUT, |child| {
+            exit_code_within(child, Duration::from_millis(limit))
+        })
+        .unwrap()
     };
     let endless = run("yes; echo end", 60_000).unwrap();
     assert_eq!(endless.stdout.len(), 64 << 10);
@@ -151,9 +156,9 @@ fn a_command_that_nobody_trusts_has_an_end_and_little_output() {
 }
 
 #[test]
-fn what_may_be_secret_is_no_argument_and_not_shown() {
+fn a_secret_is_no_argument_and_is_not_shown() {
     let variables = vec![("TOKEN".into(), "hunter2".into()), ("DOCKER_HOST".into(), "tcp://far".into())];
-    let exec = Exec { variables, ..Exec::of_user("c", vec!["login".into(), "hunter2".into()]) };
+    let exec = Exec { variables, ..Exec::user_command("c", vec!["login".into(), "hunter2".into()]) };
     let words = exec.words();
     assert_eq!(words.join(" "), "exec --env TOKEN --env DOCKER_HOST=tcp://far c login hunter2");
     let argv: Vec<String> = ["docker".into()].into_iter().chain(words).collect();
@@ -161,63 +166,63 @@ fn what_may_be_secret_is_no_argument_and_not_shown() {
 }
 
 #[test]
-fn what_looks_like_a_flag_is_no_image() {
-    let docker = Docker::at("/nonexistent".into(), ComposeFlags::default());
+fn a_text_like_a_flag_is_no_image_reference() {
+    let docker = Docker::for_test("/nonexistent".into(), ComposeFlags::default());
     for flag in ["--help", "-x", "", " app:1"] {
         assert_eq!(docker.image(flag).unwrap(), None);
         assert!(!docker.pull_image(flag).unwrap());
     }
 }
 
-/// A docker that is a script.
-fn scripted(folder: &Path, script: &str, patience: Timeouts) -> Docker {
+/// A docker client that is a script.
+fn scripted(folder: &Path, script: &str, timeouts: Timeouts) -> Docker {
     let path = folder.join("docker");
     std::fs::write(&path, script).unwrap();
-    let place = ComposeFlags { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
-    Docker { patience, ..Docker::new("/bin/sh".into(), place, Arc::new(|_, _| ())) }
+    let flags = ComposeFlags { engine: vec![path.to_string_lossy().into()], project: Vec::new() };
+    Docker { timeouts, ..Docker::new("/bin/sh".into(), flags, Arc::new(|_, _| ())) }
 }
 
 #[test]
-fn a_command_that_takes_its_time_is_waited_for_as_long_as_its_engine_answers() {
+fn a_slow_command_may_run_while_its_engine_answers() {
     let folder = tempfile::tempdir().unwrap();
     let script = "case $1 in version) echo 1 ;; ps) sleep 0.5; echo id ;; esac";
-    let patience = Timeouts { before: Duration::from_millis(20), answer: Duration::from_secs(60) };
-    let docker = scripted(folder.path(), script, patience);
+    let timeouts = Timeouts { check_after: Duration::from_millis(20), answer: Duration::from_secs(60) };
+    let docker = scripted(folder.path(), script, timeouts);
     assert_eq!(docker.ids().unwrap(), ["id"]);
 }
 
 #[test]
-fn a_command_whose_engine_falls_silent_is_ended_with_all_that_it_started() {
+fn a_command_is_ended_with_its_children_when_its_engine_stops_answering() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().display();
     let script = format!(
         "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{place}/pids; wait ;; esac"
     );
     let tenth = Duration::from_millis(100);
-    let docker = scripted(folder.path(), &script, Timeouts { before: tenth * 5, answer: tenth });
+    let docker = scripted(folder.path(), &script, Timeouts { check_after: tenth * 5, answer: tenth });
     let error = Error::from_error(docker.ids().unwrap_err());
     let engine = "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer";
     assert_eq!((error.message.as_str(), error.exit), (engine, crate::error::Exit::Unchanged));
     let pids = std::fs::read_to_string(folder.path().join("pids")).unwrap();
-    let dead = |pid: &str| {
+    let has_ended = |pid: &str| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.is_empty() || stat.contains(" Z ")
     };
     let end = Instant::now() + Duration::from_secs(30);
-    while !pids.lines().all(dead) {
+    while !pids.lines().all(has_ended) {
         assert!(Instant::now() < end, "{pids} still run");
         std::thread::yield_now();
     }
 }
 
-/// A client in whose containers a shell of this machine runs, and any other command never ends.
+/// A client with a shell of this machine in its containers; any other command of it never ends.
 fn client(folder: &Path) -> Docker {
     use std::os::unix::fs::PermissionsExt;
     let program = folder.join("docker");
     std::fs::write(&program, "#!/bin/sh\ncase \"$*\" in 'exec -i c sh') exec sh ;; esac\nexec sleep 600\n")
         .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-    Docker::at(program, ComposeFlags::default())
+    Docker::for_test(program, ComposeFlags::default())
 }
 
 #[test]
@@ -225,27 +230,28 @@ fn a_command_in_a_container_ends_at_its_limit() {
     let folder = tempfile::tempdir().unwrap();
     let docker = client(folder.path());
     let limit = Duration::from_millis(300);
-    let hangs = docker.exec(&Exec::of_user("c", vec!["hook".into()]).within(limit)).unwrap();
+    let hangs = docker.exec(&Exec::user_command("c", vec!["hook".into()]).with_limit(limit)).unwrap();
     assert_eq!((hangs.code, hangs.stderr_or_stdout()), (None, "no answer within 300ms"));
-    // In the shell that is kept as well, after which there is another one.
-    let hangs = docker.query(&Exec::sh("c", "echo a; sleep 5").within(limit)).unwrap();
+    // The kept shell has the same limit, and is replaced after it.
+    let hangs = docker.query(&Exec::sh("c", "echo a; sleep 5").with_limit(limit)).unwrap();
     assert_eq!((hangs.code, hangs.stderr_or_stdout()), (None, "no answer within 300ms"));
     assert_eq!(docker.query(&Exec::sh("c", "echo b")).unwrap().stdout.trim(), "b");
 }
 
 #[test]
-fn a_signal_ends_a_question_and_a_users_command_but_no_change_to_a_proxy() {
+fn a_signal_ends_a_query_and_a_users_command_but_no_change_to_a_proxy() {
     let folder = tempfile::tempdir().unwrap();
     let docker = client(folder.path()).with_stop_signal(&StopSignal::after(15));
-    let interrupted = |done: Result<CommandResult>| Error::from_error(done.unwrap_err()).exit.code();
-    assert_eq!(interrupted(docker.exec(&Exec::of_user("c", vec!["hook".into()]))), 143);
+    let interrupted = |result: Result<CommandResult>| Error::from_error(result.unwrap_err()).exit.code();
+    assert_eq!(interrupted(docker.exec(&Exec::user_command("c", vec!["hook".into()]))), 143);
     assert_eq!(interrupted(docker.query(&Exec::sh("c", "sleep 5"))), 143);
     assert_eq!(docker.exec(&Exec::sh("c", "sleep 0.5; echo changed")).unwrap().stdout.trim(), "changed");
 }
 
 #[test]
-fn an_answer_without_end_is_cut() {
+fn endless_output_is_cut_off() {
     let folder = tempfile::tempdir().unwrap();
-    let done = client(folder.path()).query(&Exec::sh("c", "yes").within(Duration::from_secs(20))).unwrap();
-    assert_eq!(done.code, None);
+    let result =
+        client(folder.path()).query(&Exec::sh("c", "yes").with_limit(Duration::from_secs(20))).unwrap();
+    assert_eq!(result.code, None);
 }

@@ -1,4 +1,4 @@
-//! Instances that answer as nobody should: none keeps a probe beyond its time, or fills the memory.
+//! Misbehaving instances: none keeps a probe beyond its time, or fills the memory.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use super::super::probe::answers;
+use super::super::probe::default_health;
 use super::*;
 use crate::docker::ComposeFlags;
 use crate::model::{HttpHealth, StatusRanges};
 
-/// Long enough for an honest answer on a busy machine.
-const PATIENT: Duration = Duration::from_secs(10);
+/// Timeout that is long enough for a normal answer on a busy machine.
+const LONG: Duration = Duration::from_secs(10);
 
-/// For what never answers.
+/// Timeout for instances that never answer.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// What no probe may take, whatever the machine is busy with.
-const FAR_TOO_LONG: Duration = Duration::from_secs(20);
+/// Time that no probe may take, however busy the machine is.
+const TOO_LONG: Duration = Duration::from_secs(20);
 
-/// Serves one connection after the other like this, each on a thread of its own; a peer that has gone ends it.
+/// Serves connections with this answer, each on a thread of its own, until the client closes the connection.
 fn serving(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -37,38 +37,38 @@ fn serving(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync 
     port
 }
 
-/// What a probe at this port makes of it, and that it comes to an end.
+/// Result of a probe at this port; the probe has to end in time.
 #[track_caller]
-fn ask(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
-    let docker = Docker::at("docker".into(), ComposeFlags::default());
-    let asker = Prober::new(&docker, timeout).unwrap();
+fn probe(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
+    let docker = Docker::for_test("docker".into(), ComposeFlags::default());
+    let prober = Prober::new(&docker, timeout).unwrap();
     let health = HttpHealth {
         body: body.map(String::from),
         expect: StatusRanges::parse("200-399").unwrap(),
-        ..answers()
+        ..default_health()
     };
     let container = serde_json::from_str(
         r#"{"State": {"Status": "running"}, "NetworkSettings": {"Networks": {"n": {"IPAddress": "127.0.0.1"}}}}"#,
     )
     .unwrap();
     let start = Instant::now();
-    let answer = asker
-        .probe(&ReadinessProbe::Http(HttpProbe { health, port, via: None }), &container)
+    let answer = prober
+        .probe(&ReadinessProbe::Http(HttpProbe { health, port, proxy: None }), &container)
         .expect("a way to ask");
-    assert!(start.elapsed() < FAR_TOO_LONG, "{answer:?}");
-    assert_eq!(*asker.known.lock().unwrap(), Some(ProbeOrigin::Here), "{answer:?}");
+    assert!(start.elapsed() < TOO_LONG, "{answer:?}");
+    assert_eq!(*prober.last_origin.lock().unwrap(), Some(ProbeOrigin::Host), "{answer:?}");
     answer
 }
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\n";
 
 #[test]
-fn no_answer_at_all_is_none_in_time() {
+fn a_silent_instance_times_out() {
     let silent = serving(|_| {
-        thread::park_timeout(FAR_TOO_LONG);
+        thread::park_timeout(TOO_LONG);
         Ok(())
     });
-    let answer = ask(silent, None, SHORT);
+    let answer = probe(silent, None, SHORT);
     assert_eq!(
         (answer.ready, answer.text.ends_with("→ no answer in time")),
         (false, true),
@@ -78,7 +78,7 @@ fn no_answer_at_all_is_none_in_time() {
 }
 
 #[test]
-fn what_is_no_http_is_no_answer() {
+fn garbage_is_no_answer() {
     for garbage in [
         &b"\x1b]0;owned\x07\xff\xfe\0\r\n\r\n"[..],
         b"220 smtp.example ESMTP\r\n",
@@ -86,7 +86,7 @@ fn what_is_no_http_is_no_answer() {
         b"",
     ] {
         let port = serving(move |stream| stream.write_all(garbage));
-        assert!(!ask(port, None, PATIENT).ready);
+        assert!(!probe(port, None, LONG).ready);
     }
 }
 
@@ -96,19 +96,19 @@ fn heads_without_an_end_are_no_answer() {
         stream.write_all(b"HTTP/1.1 200 OK\r\nx: ")?;
         (0..1 << 14).try_for_each(|_| stream.write_all(&[b'x'; 1 << 16]))
     });
-    assert!(!ask(one_header, None, PATIENT).ready);
+    assert!(!probe(one_header, None, LONG).ready);
     let many_headers = serving(|stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
         (0..u32::MAX).try_for_each(|n| write!(stream, "x-{n}: y\r\n"))
     });
-    assert!(!ask(many_headers, None, PATIENT).ready);
+    assert!(!probe(many_headers, None, LONG).ready);
     let on_its_way =
         serving(|stream| (0..u32::MAX).try_for_each(|_| stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")));
-    assert!(!ask(on_its_way, None, SHORT).ready);
+    assert!(!probe(on_its_way, None, SHORT).ready);
 }
 
 #[test]
-fn of_a_body_without_an_end_the_beginning_is_searched() {
+fn an_endless_body_is_searched_at_its_start() {
     let plain = || {
         serving(|stream| {
             stream.write_all(OK)?;
@@ -116,17 +116,17 @@ fn of_a_body_without_an_end_the_beginning_is_searched() {
             (0..u32::MAX).try_for_each(|_| stream.write_all(&[b'x'; 1 << 16]))
         })
     };
-    assert!(ask(plain(), Some("ok"), PATIENT).ready);
-    assert!(!ask(plain(), Some("never"), PATIENT).ready);
+    assert!(probe(plain(), Some("ok"), LONG).ready);
+    assert!(!probe(plain(), Some("never"), LONG).ready);
     let chunked = serving(|stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")?;
         (0..u32::MAX).try_for_each(|_| stream.write_all(b"8;x=y\r\nxxxxxxxx\r\n"))
     });
-    assert!(ask(chunked, Some("ok"), PATIENT).ready);
+    assert!(probe(chunked, Some("ok"), LONG).ready);
 }
 
 #[test]
-fn no_more_of_a_body_than_64_kib_is_read() {
+fn at_most_64_kib_of_a_body_are_read() {
     let after = |count: usize| {
         serving(move |stream| {
             stream.write_all(OK)?;
@@ -135,12 +135,12 @@ fn no_more_of_a_body_than_64_kib_is_read() {
             stream.write_all(b"ok")
         })
     };
-    assert!(ask(after((64 << 10) - 2), Some("ok"), PATIENT).ready);
-    assert!(!ask(after((64 << 10) - 1), Some("ok"), PATIENT).ready);
+    assert!(probe(after((64 << 10) - 2), Some("ok"), LONG).ready);
+    assert!(!probe(after((64 << 10) - 1), Some("ok"), LONG).ready);
 }
 
 #[test]
-fn a_body_that_drips_ends_with_the_time_of_the_probe() {
+fn a_dripping_body_ends_with_the_timeout() {
     let drip = serving(|stream| {
         stream.write_all(OK)?;
         stream.write_all(b"\r\n")?;
@@ -149,7 +149,7 @@ fn a_body_that_drips_ends_with_the_time_of_the_probe() {
             stream.write_all(b".")
         })
     });
-    assert!(!ask(drip, Some("never"), SHORT).ready);
+    assert!(!probe(drip, Some("never"), SHORT).ready);
     let head = serving(|stream| {
         stream.write_all(OK)?;
         (0..1000).try_for_each(|_| {
@@ -157,7 +157,7 @@ fn a_body_that_drips_ends_with_the_time_of_the_probe() {
             stream.write_all(b".")
         })
     });
-    assert!(!ask(head, None, SHORT).ready);
+    assert!(!probe(head, None, SHORT).ready);
 }
 
 #[test]
@@ -167,12 +167,12 @@ fn a_redirect_is_an_answer_and_is_not_followed() {
         let head = "HTTP/1.1 302 Found\r\nconnection: close\r\ncontent-length: 0";
         write!(stream, "{head}\r\nlocation: http://127.0.0.1:{elsewhere}/\r\n\r\n")
     });
-    assert!(ask(port, None, PATIENT).ready);
-    assert!(!ask(port, Some("ok"), PATIENT).ready);
+    assert!(probe(port, None, LONG).ready);
+    assert!(!probe(port, Some("ok"), LONG).ready);
 }
 
 #[test]
-fn what_is_packed_is_not_unpacked() {
+fn a_compressed_body_is_not_decompressed() {
     // The gzip of `ok`; a bomb would be a larger one.
     let packed = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xcb\xcf\x06\0\x47\xdd\xdc\x79\x02\0\0\0";
     let port = serving(move |stream| {
@@ -180,6 +180,6 @@ fn what_is_packed_is_not_unpacked() {
         stream.write_all(b"content-encoding: gzip\r\n\r\n")?;
         stream.write_all(packed)
     });
-    assert!(ask(port, None, PATIENT).ready);
-    assert!(!ask(port, Some("ok"), PATIENT).ready);
+    assert!(probe(port, None, LONG).ready);
+    assert!(!probe(port, Some("ok"), LONG).ready);
 }

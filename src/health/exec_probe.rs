@@ -1,32 +1,33 @@
-//! HTTP as it is asked in a container, with whatever its image has: curl, wget, or bash.
+//! HTTP probe inside a container, with any tool that its image has: curl, wget, or bash.
 
 use std::time::Duration;
 
 use crate::docker::{CommandResult, Exec};
-use crate::shell::RUNS;
+use crate::shell::RUNS_FUNCTION;
 
-/// Exit code of the script where there is nothing to ask with.
+/// Exit code of the script if the container has no tool.
 const NO_TOOL: i32 = 97;
 
-/// Exit codes of `docker exec` where there is no `sh`: it cannot be run, or is not found.
+/// Exit codes of `docker exec` if `sh` cannot run or does not exist.
 const NO_SHELL: [i32; 2] = [126, 127];
 
-/// A request, in the words of the script.
+/// Values of a request for the script.
 pub struct ExecRequest<'a> {
     pub url: &'a str,
     pub host: &'a str,
-    /// Of the instance, without brackets.
+    /// Address of the instance, without brackets.
     pub address: &'a str,
     pub port: u16,
     pub path: &'a str,
     pub timeout: Duration,
-    /// How much of the answer is read.
+    /// Most bytes of the response that are read.
     pub bytes: u64,
 }
 
-/// Its arguments: URL, Host, address, port, path, seconds, bytes, seconds for what has no limit of its own. It prints the
-/// answer with its head: as much of it, for as long and by the same rules as from outside. Only busybox's wget cannot be
-/// kept from following a redirect; its first answer counts all the same. A tool that does not run is followed by the next.
+/// Script that sends the request and prints the response with its head. Arguments: URL, Host, address, port, path,
+/// seconds, bytes, seconds for a tool without a limit of its own. The limits are those of a probe from outside.
+/// Busybox's wget always follows a redirect, but its first response counts. If a tool does not run, the script
+/// tries the next.
 const SCRIPT: &str = r#"# ask from inside
 unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
 within() { if timeout 1 true 2>/dev/null; then timeout "$limit" "$@"; else "$@"; fi; }
@@ -52,7 +53,7 @@ done
 exit 97
 "#;
 
-/// The question, in a container.
+/// Command that sends the request from a container.
 pub fn probe_command(container: &str, request: &ExecRequest) -> Exec {
     let seconds = request.timeout.as_secs_f64().ceil();
     let (limit, longer) = (seconds.to_string(), (seconds + 1.0).to_string());
@@ -60,32 +61,32 @@ pub fn probe_command(container: &str, request: &ExecRequest) -> Exec {
     let arguments =
         ["sh", request.url, request.host, request.address, &port, request.path, &limit, &bytes, &longer];
     let arguments = arguments.map(String::from);
-    let mut exec = Exec::sh(container, format!("{RUNS}{SCRIPT}"));
+    let mut exec = Exec::sh(container, format!("{RUNS_FUNCTION}{SCRIPT}"));
     exec.argv.extend(arguments);
     exec
 }
 
-/// Whether the container has nothing to ask with, so that it never will.
-pub fn cannot(done: &CommandResult) -> bool {
-    done.code.is_some_and(|code| code == NO_TOOL || NO_SHELL.contains(&code))
+/// True if the container has no tool for a probe, and never will.
+pub fn has_no_tool(result: &CommandResult) -> bool {
+    result.code.is_some_and(|code| code == NO_TOOL || NO_SHELL.contains(&code))
 }
 
-/// What it lacks.
-pub fn lack(done: &CommandResult) -> String {
-    match done.stderr.lines().last().filter(|_| done.code == Some(NO_TOOL)) {
+/// Reason why no tool could send the request.
+pub fn missing_tool(result: &CommandResult) -> String {
+    match result.stderr.lines().last().filter(|_| result.code == Some(NO_TOOL)) {
         Some(line) => line.trim().into(),
         None => "there is neither curl, wget nor bash".into(),
     }
 }
 
-/// The code and the body of the first answer that is not just on its way; wget indents the head, or, busybox's, tells an
-/// error in words of its own.
-pub fn read(stdout: &str) -> Option<(u16, &str)> {
+/// Status code and body of the first final response. Wget indents the head. Busybox's wget reports an error in a
+/// form of its own.
+pub fn parse_response(stdout: &str) -> Option<(u16, &str)> {
     let mut rest = stdout;
     while !rest.is_empty() {
         let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
-        if let Some(told) = line.strip_prefix("wget: server returned error: ") {
-            return Some((status(told)?, after));
+        if let Some(status_line) = line.strip_prefix("wget: server returned error: ") {
+            return Some((status(status_line)?, after));
         }
         if let Some(code) = status(line).filter(|code| *code >= 200) {
             return Some((code, without_head(after, line.starts_with(' '))?));
@@ -95,14 +96,14 @@ pub fn read(stdout: &str) -> Option<(u16, &str)> {
     None
 }
 
-/// Reads `HTTP/1.1 200 OK`.
+/// Status code in a line such as `HTTP/1.1 200 OK`.
 fn status(line: &str) -> Option<u16> {
     let (version, rest) = line.trim().split_once(' ')?;
     let code = rest.trim_start().get(..3)?.parse().ok()?;
     (version.starts_with("HTTP/") && (100..=599).contains(&code)).then_some(code)
 }
 
-/// None where the head has no end.
+/// Body after the head; `None` if the head has no end.
 fn without_head(text: &str, indented: bool) -> Option<&str> {
     let mut rest = text;
     while let Some((line, after)) = rest.split_once('\n') {
@@ -129,15 +130,15 @@ mod tests {
     use crate::docker::run_program;
 
     #[test]
-    fn the_answer_is_the_first_that_is_not_just_on_its_way() {
+    fn the_first_final_response_counts() {
         let by_curl = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nServer: x\r\n\r\nHTTP/1.1 500 no\n";
-        assert_eq!(read(by_curl), Some((200, "HTTP/1.1 500 no\n")));
+        assert_eq!(parse_response(by_curl), Some((200, "HTTP/1.1 500 no\n")));
         let by_wget = "  HTTP/1.1 302 Found\n  Location: /in\n  HTTP/1.1 200 OK\n  Server: x\nhello";
-        assert_eq!(read(by_wget), Some((302, "hello")));
-        assert_eq!(read("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
-        assert_eq!(read("HTTP/1.0 204 No Content\r\n\r\n"), Some((204, "")));
+        assert_eq!(parse_response(by_wget), Some((302, "hello")));
+        assert_eq!(parse_response("  HTTP/1.1 204 No Content\n  Server: x\n"), Some((204, "")));
+        assert_eq!(parse_response("HTTP/1.0 204 No Content\r\n\r\n"), Some((204, "")));
         let busybox = "wget: server returned error: HTTP/1.1 503 Service Unavailable\n";
-        assert_eq!(read(busybox), Some((503, "")));
+        assert_eq!(parse_response(busybox), Some((503, "")));
         for nothing in [
             "HTTP/1.1 200 OK\r\nX: cut off",
             "HTTP/1.1 200 OK\r\n",
@@ -150,12 +151,12 @@ mod tests {
             "curl: (7) no",
             "wget: can't connect to remote host: Connection refused\n",
         ] {
-            assert_eq!(read(nothing), None, "{nothing:?}");
+            assert_eq!(parse_response(nothing), None, "{nothing:?}");
         }
     }
 
     #[test]
-    fn what_is_asked_is_no_script() {
+    fn no_part_of_a_request_is_run_as_a_script() {
         for text in crate::shell::tests::HOSTILE {
             let url = format!("http://127.0.0.1:80/{text}");
             let timeout = Duration::from_secs(1);
@@ -173,20 +174,21 @@ mod tests {
             let script = format!("{fake}{}", argv[2]);
             let words: Vec<&str> =
                 ["/bin/sh", "-c", &script].into_iter().chain(argv[3..].iter().map(String::as_str)).collect();
-            let told = run_program(&words, Path::new("/"), &[]).unwrap().stdout;
-            assert_eq!(told, format!("<-qgkisSN><-m><1><-H><Host: {text}><-A><compose-zd><{url}>"));
+            let output = run_program(&words, Path::new("/"), &[]).unwrap().stdout;
+            assert_eq!(output, format!("<-qgkisSN><-m><1><-H><Host: {text}><-A><compose-zd><{url}>"));
         }
     }
 
     #[test]
-    fn a_container_without_a_shell_or_a_tool_cannot_ask_and_one_that_does_not_run_may_later() {
-        let ended = |code| cannot(&CommandResult { code, ..CommandResult::default() });
-        assert!(ended(Some(97)) && ended(Some(126)) && ended(Some(127)));
-        assert!(!ended(Some(1)) && !ended(Some(7)) && !ended(None));
+    fn a_container_without_a_shell_or_a_tool_is_told_from_one_that_does_not_run() {
+        let has_no_tool_with = |code| has_no_tool(&CommandResult { code, ..CommandResult::default() });
+        assert!(has_no_tool_with(Some(97)) && has_no_tool_with(Some(126)) && has_no_tool_with(Some(127)));
+        assert!(!has_no_tool_with(Some(1)) && !has_no_tool_with(Some(7)) && !has_no_tool_with(None));
     }
 
-    /// What the script asks a server of this machine, where these are all programs there are; and what is read of it.
-    fn asked_with(tools: &[&str], crashes: &[&str]) -> Option<(String, Option<u16>)> {
+    /// Request that the script sends to a server of this machine with only these programs, and the status code read
+    /// back.
+    fn request_with(tools: &[&str], crashes: &[&str]) -> Option<(String, Option<u16>)> {
         let bin = tempfile::tempdir().unwrap();
         for tool in tools {
             symlink(which::which(tool).ok()?, bin.path().join(tool)).unwrap();
@@ -224,15 +226,15 @@ mod tests {
         let argv = probe_command("c", &request).argv;
         let words: Vec<&str> = ["/bin/sh"].into_iter().chain(argv[1..].iter().map(String::as_str)).collect();
         let path = Some(bin.path().as_os_str().to_owned());
-        let done = run_program(&words, Path::new("/"), &[("PATH", path)]).unwrap();
-        Some((server.join().unwrap(), read(&done.stdout).map(|(code, _)| code)))
+        let result = run_program(&words, Path::new("/"), &[("PATH", path)]).unwrap();
+        Some((server.join().unwrap(), parse_response(&result.stdout).map(|(code, _)| code)))
     }
 
     #[test]
-    fn each_tool_asks_the_same() {
+    fn each_tool_sends_the_same_request() {
         for tools in [&["curl", "head"][..], &["wget", "head"], &["bash", "timeout", "cat", "head"]] {
             // Not every machine has all of them.
-            let Some((head, code)) = asked_with(tools, &[]) else { continue };
+            let Some((head, code)) = request_with(tools, &[]) else { continue };
             let lower = head.to_lowercase();
             assert!(head.starts_with("GET /up?a='b' HTTP/1."), "{tools:?}: {head}");
             assert!(lower.contains("\r\nhost: app.example\r\n"), "{tools:?}: {head}");
@@ -243,34 +245,34 @@ mod tests {
 
     #[test]
     fn a_tool_that_crashes_is_followed_by_the_next() {
-        let Some((_, code)) = asked_with(&["bash", "timeout", "cat", "head"], &["curl", "wget"]) else {
+        let Some((_, code)) = request_with(&["bash", "timeout", "cat", "head"], &["curl", "wget"]) else {
             return;
         };
         assert_eq!(code, Some(404));
     }
 
     #[test]
-    fn where_every_tool_crashes_the_last_is_named() {
+    fn the_last_tool_is_named_if_every_tool_crashes() {
         let crashed = CommandResult {
             code: Some(97),
             stderr: "x\nwget does not run (exit code 139)\n".into(),
             ..CommandResult::default()
         };
-        assert!(cannot(&crashed));
-        assert_eq!(lack(&crashed), "wget does not run (exit code 139)");
+        assert!(has_no_tool(&crashed));
+        assert_eq!(missing_tool(&crashed), "wget does not run (exit code 139)");
         let no_shell = CommandResult {
             code: Some(127),
             stderr: "OCI runtime exec failed".into(),
             ..CommandResult::default()
         };
-        assert_eq!(lack(&no_shell), "there is neither curl, wget nor bash");
+        assert_eq!(missing_tool(&no_shell), "there is neither curl, wget nor bash");
     }
 
     #[test]
-    fn where_there_is_no_tool_the_script_says_so_by_its_exit_code() {
+    fn a_script_without_a_tool_has_its_own_exit_code() {
         let bin = tempfile::tempdir().unwrap();
         let path = Some(bin.path().as_os_str().to_owned());
-        let done = run_program(&["/bin/sh", "-c", SCRIPT], Path::new("/"), &[("PATH", path)]).unwrap();
-        assert_eq!(done.code, Some(NO_TOOL));
+        let result = run_program(&["/bin/sh", "-c", SCRIPT], Path::new("/"), &[("PATH", path)]).unwrap();
+        assert_eq!(result.code, Some(NO_TOOL));
     }
 }

@@ -1,4 +1,4 @@
-//! How an instance is asked, and what its answer means.
+//! Kinds of readiness probes, the choice of one for a service, and the meaning of a response.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +11,15 @@ use crate::error::Error;
 use crate::mask;
 use crate::model::{HttpHealth, StatusRanges};
 
-/// How an instance is asked.
+/// Probe of an instance's readiness.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadinessProbe {
     Http(HttpProbe),
     /// The healthcheck's own command, run in the instance.
-    Check(Vec<String>),
-    /// A TCP connection to this port: its proxy speaks FastCGI, uwsgi or gRPC to it, and not HTTP.
+    Healthcheck(Vec<String>),
+    /// A TCP connection to this port, for an instance that speaks FastCGI, uwsgi or gRPC to its proxy instead of HTTP.
     Connect(u16),
-    /// There is nothing to ask, and nobody sends it requests: that it runs is enough.
+    /// No probe: the instance gets no requests, and is ready when it runs.
     Running,
 }
 
@@ -27,48 +27,48 @@ pub enum ReadinessProbe {
 pub struct HttpProbe {
     pub health: HttpHealth,
     pub port: u16,
-    /// The proxy in front of it, from where it is asked if nobody else can.
-    pub via: Option<Arc<Container>>,
+    /// Proxy in front of the instance, which runs the probe if neither this machine nor the instance can.
+    pub proxy: Option<Arc<Container>>,
 }
 
-/// What a proxy in front of an instance knows of it.
+/// Facts that the proxy in front of an instance gives about it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ProbeTarget<'a> {
     pub routed: bool,
     pub port: Option<u16>,
     pub host: Option<&'a str>,
     pub container: Option<&'a Container>,
-    /// It speaks FastCGI, uwsgi or gRPC to it.
+    /// True if the proxy speaks FastCGI, uwsgi or gRPC to the instance.
     pub not_http: bool,
 }
 
-/// Chooses how an instance is asked: as `x-zd.health` says, else by its healthcheck, else by `GET /` at the port that
-/// the proxy uses, or by a connection where the proxy does not speak HTTP to it; a worker without any of it only has to run.
+/// Chooses the probe of a service, in this order: `x-zd.health`; the healthcheck; a connection if the proxy speaks
+/// no HTTP to the instance; `GET /` at the port that the proxy uses. A worker without any of these only has to run.
 ///
 /// # Errors
-/// When there is nothing to ask, with what to set.
-pub fn choose(
+/// The service has no port to probe; the error names the setting.
+pub fn choose_probe(
     service: &str,
-    asked_for: Option<&HttpHealth>,
+    configured: Option<&HttpHealth>,
     container: &Container,
-    front: ProbeTarget,
+    target: ProbeTarget,
 ) -> Result<ReadinessProbe, Error> {
-    if !cfg!(feature = "tls") && asked_for.is_some_and(|h| h.scheme == "https") {
-        return Err(Error::usage(format!("`{service}`: this build of compose-zd cannot ask over https"))
+    if !cfg!(feature = "tls") && configured.is_some_and(|h| h.scheme == "https") {
+        return Err(Error::usage(format!("`{service}`: this build of compose-zd cannot probe over https"))
             .hint("use a build with the feature `tls`, or set `x-zd.health.scheme` to `http`"));
     }
     let exposed = container.exposed_tcp();
     let only = (exposed.len() == 1).then(|| exposed[0]);
-    let port = asked_for.and_then(|h| h.port).or(front.port).or(only);
-    let check = container.healthcheck().map(ReadinessProbe::Check);
-    match (asked_for, check, port) {
-        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, front)),
+    let port = configured.and_then(|h| h.port).or(target.port).or(only);
+    let check = container.healthcheck().map(ReadinessProbe::Healthcheck);
+    match (configured, check, port) {
+        (Some(health), _, Some(port)) => Ok(http(health.clone(), port, target)),
         (None, Some(check), _) => Ok(check),
-        (None, None, Some(port)) if front.not_http => Ok(ReadinessProbe::Connect(port)),
-        (None, None, Some(port)) => Ok(http(answers(), port, front)),
-        (None, None, None) if !front.routed => Ok(ReadinessProbe::Running),
+        (None, None, Some(port)) if target.not_http => Ok(ReadinessProbe::Connect(port)),
+        (None, None, Some(port)) => Ok(http(default_health(), port, target)),
+        (None, None, None) if !target.routed => Ok(ReadinessProbe::Running),
         (_, _, None) => Err(Error::usage(format!(
-            "`{service}` has no port to ask whether a new instance is ready"
+            "`{service}` has no port to probe for readiness"
         ))
         .hint(format!(
             "set `services.{service}.x-zd.health.port` (or `--health-port`), `expose` one port, or give it a `healthcheck`"
@@ -77,13 +77,13 @@ pub fn choose(
     }
 }
 
-fn http(mut health: HttpHealth, port: u16, front: ProbeTarget) -> ReadinessProbe {
-    health.host = health.host.or(front.host.map(String::from));
-    ReadinessProbe::Http(HttpProbe { health, port, via: front.container.cloned().map(Arc::new) })
+fn http(mut health: HttpHealth, port: u16, target: ProbeTarget) -> ReadinessProbe {
+    health.host = health.host.or(target.host.map(String::from));
+    ReadinessProbe::Http(HttpProbe { health, port, proxy: target.container.cloned().map(Arc::new) })
 }
 
-/// Without anything better: it listens, and answers below 500.
-pub(super) fn answers() -> HttpHealth {
+/// Default check: the instance listens, and answers with a status below 500.
+pub(super) fn default_health() -> HttpHealth {
     HttpHealth {
         path: "/".into(),
         port: None,
@@ -99,22 +99,22 @@ impl HttpProbe {
         format!("{}://{address}:{}{}", self.health.scheme, self.port, self.health.path)
     }
 
-    /// What an answer means.
-    pub(super) fn judge(&self, url: &str, code: u16, body: &str) -> ProbeResult {
+    /// Evaluates a response.
+    pub(super) fn evaluate(&self, url: &str, code: u16, body: &str) -> ProbeResult {
         let url = mask::urls(url);
-        let said =
+        let result =
             |ready: bool, why: String| ProbeResult { ready, text: format!("GET {url} → {code}{why}") };
         let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {
-            (false, _) => said(false, format!(", expected {}", self.health.expect)),
-            (true, Some(text)) => said(false, format!(" without `{text}`")),
-            (true, None) => said(true, String::new()),
+            (false, _) => result(false, format!(", expected {}", self.health.expect)),
+            (true, Some(text)) => result(false, format!(" without `{text}`")),
+            (true, None) => result(true, String::new()),
         }
     }
 }
 
 impl ReadinessProbe {
-    /// Any answer below 500 is enough, because nothing better was asked for.
+    /// True if any status below 500 is enough, because the service configures no check.
     pub fn is_weak(&self) -> bool {
         matches!(self, ReadinessProbe::Http(http) if http.health.expect == StatusRanges::any_below_500())
     }
@@ -126,7 +126,7 @@ impl fmt::Display for ReadinessProbe {
             ReadinessProbe::Http(http) => {
                 write!(f, "GET {} at port {}", mask::urls(&http.health.path), http.port)
             }
-            ReadinessProbe::Check(_) => write!(f, "its healthcheck"),
+            ReadinessProbe::Healthcheck(_) => write!(f, "its healthcheck"),
             ReadinessProbe::Connect(port) => write!(f, "a connection to port {port}"),
             ReadinessProbe::Running => write!(f, "whether it runs"),
         }

@@ -1,4 +1,4 @@
-//! Asks instances: from here, from inside, or from the proxy in front of them.
+//! Runs readiness probes from this machine, in the instance, or in the proxy in front of the instance.
 
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -15,73 +15,71 @@ use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::mask;
 
-/// A connection on a bridge of this machine opens at once, or there is no way to it.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Limit for a connection. A connection on a bridge of this machine opens at once, or the address is unreachable.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// How much of an answer is searched for `x-zd.health.body`, in bytes; no more of it is read.
+/// Most bytes of a response that are read and searched for `x-zd.health.body`.
 pub(super) const BODY_LIMIT: u64 = 64 << 10;
 
-/// How much longer than its answer `docker exec` may take to start and to end; by ssh it is a connection of its own.
+/// Extra time for `docker exec` to start and to end; over ssh, each one is a connection of its own.
 const EXEC_SLACK: Duration = Duration::from_secs(30);
 
-/// One answer to a probe.
+/// Result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeResult {
     pub ready: bool,
-    /// For people: what was asked and what came back.
+    /// Request and response, for messages.
     pub text: String,
 }
 
-/// Nobody can ask an instance, and waiting does not help; with what each way to it lacks.
+/// No way to probe an instance, so that waiting does not help; with the reason for each origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoProbeTool(pub(super) Vec<String>);
 
-/// From where an instance is asked over HTTP.
+/// Place that an HTTP probe starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProbeOrigin {
-    /// From this machine.
-    Here,
-    /// In the instance itself.
-    Inside,
-    /// In the proxy in front of it.
+    /// This machine.
+    Host,
+    /// The instance itself.
+    Instance,
+    /// The proxy in front of the instance.
     Proxy,
 }
 
-/// Asks instances.
+/// Runs probes of instances.
 pub struct Prober<'a> {
     pub(super) docker: &'a Docker,
     client: Client,
     timeout: Duration,
-    /// How one was asked last.
-    known: Mutex<Option<ProbeOrigin>>,
-    /// The engine is on another machine.
-    elsewhere: OnceLock<bool>,
+    /// Origin that worked last.
+    last_origin: Mutex<Option<ProbeOrigin>>,
+    /// True if the engine is on another machine.
+    remote_engine: OnceLock<bool>,
 }
 
 impl<'a> Prober<'a> {
-    /// # Errors
-    /// When no HTTP client can be made.
     pub fn new(docker: &'a Docker, timeout: Duration) -> Result<Self> {
         let builder = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(timeout)
-            .connect_timeout(timeout.min(CONNECT))
+            .connect_timeout(timeout.min(CONNECT_LIMIT))
             .pool_max_idle_per_host(0);
         #[cfg(feature = "tls")]
         crate::tls::choose_provider();
-        // It is asked by its address, which no certificate names.
+        // The URL has the instance's address, which no certificate names.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
         let (known, elsewhere) = Default::default();
-        Ok(Prober { docker, client: builder.build()?, timeout, known, elsewhere })
+        Ok(Prober { docker, client: builder.build()?, timeout, last_origin: known, remote_engine: elsewhere })
     }
 
     /// # Errors
-    /// An instance that nobody can ask.
+    /// Nothing can probe the instance.
     pub fn probe(&self, probe: &ReadinessProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         match probe {
-            ReadinessProbe::Check(argv) => Ok(self.run_command(argv, container)),
+            ReadinessProbe::Healthcheck(argv) => Ok(self.run_command(argv, container)),
             ReadinessProbe::Http(http) => self.http(http, container),
             ReadinessProbe::Connect(port) => self.connect(*port, container),
             ReadinessProbe::Running => Ok(ProbeResult {
@@ -96,79 +94,81 @@ impl<'a> Prober<'a> {
             return ProbeResult { ready: true, text: "left to Docker".into() };
         }
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
-        let answer = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
-        match self.docker.exec_within(&Exec::of_user(&container.id, argv.to_vec()), limit) {
-            Ok(Some(done)) => match (done.code, last_line(done.stderr_or_stdout())) {
-                (Some(0), _) => answer(true, "→ 0".into()),
-                (Some(code), said) => answer(false, format!("→ {code} {said}")),
-                (None, said) => answer(false, format!("was killed {said}")),
+        let result = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
+        match self.docker.exec_within(&Exec::user_command(&container.id, argv.to_vec()), limit) {
+            Ok(Some(output_of)) => match (output_of.code, last_line(output_of.stderr_or_stdout())) {
+                (Some(0), _) => result(true, "→ 0".into()),
+                (Some(code), output) => result(false, format!("→ {code} {output}")),
+                (None, output) => result(false, format!("was killed {output}")),
             },
-            Ok(None) => answer(false, format!("→ no answer within {}", humantime::format_duration(limit))),
-            Err(error) => answer(false, format!("→ {error}")),
+            Ok(None) => result(false, format!("→ no answer within {}", humantime::format_duration(limit))),
+            Err(error) => result(false, format!("→ {error}")),
         }
     }
 
-    /// From this machine only: what an image has that can open a connection is anybody's guess.
+    /// Connects from this machine only: images differ too much in tools that open a connection.
     fn connect(&self, port: u16, container: &Container) -> Result<ProbeResult, NoProbeTool> {
-        let Some((bridge, address)) = container.bridged().next() else {
-            return Ok(refused("it has no address yet".into()));
+        let Some((bridge, address)) = container.addresses_with_bridge().next() else {
+            return Ok(not_ready("it has no address yet".into()));
         };
-        if !is_here(bridge.as_deref()) || self.is_elsewhere() {
-            return Err(NoProbeTool(vec!["its address is one of another machine's networks".into()]));
+        if !is_local_bridge(bridge.as_deref()) || self.is_remote() {
+            return Err(NoProbeTool(vec!["its address is on a network of another machine".into()]));
         }
-        let at = SocketAddr::new(address, port);
-        let text = |said: &str| format!("connect to {at} → {said}");
-        Ok(match TcpStream::connect_timeout(&at, self.timeout.min(CONNECT)) {
+        let target = SocketAddr::new(address, port);
+        let text = |outcome: &str| format!("connect to {target} → {outcome}");
+        Ok(match TcpStream::connect_timeout(&target, self.timeout.min(CONNECT_LIMIT)) {
             Ok(_) => ProbeResult { ready: true, text: text("connected") },
-            Err(error) => refused(text(&error.to_string())),
+            Err(error) => not_ready(text(&error.to_string())),
         })
     }
 
-    /// Asks at the instance's own address: from this machine where its network is on it, else from inside, as its
-    /// address may be somebody else's here (Docker Desktop, an engine elsewhere).
+    /// Probes the instance's own address: from this machine if the network is on it, else from inside. Elsewhere
+    /// (Docker Desktop, a remote engine) another host may have the same address here.
     fn http(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
-        let mut addresses = container.bridged();
+        let mut addresses = container.addresses_with_bridge();
         let Some(first) = addresses.next() else {
-            return Ok(refused("it has no address yet".into()));
+            return Ok(not_ready("it has no address yet".into()));
         };
-        let near =
-            [first.clone()].into_iter().chain(addresses).find(|(bridge, _)| is_here(bridge.as_deref()));
-        let (is_near, (_, address)) = (near.is_some(), near.unwrap_or(first));
-        let known = *self.known.lock().expect("nobody panicked");
-        let mut lacks = Vec::new();
-        for way in ways(is_near, known) {
-            let asked = match way {
-                ProbeOrigin::Here if !is_near && self.is_elsewhere() => {
-                    Err("its address is one of another machine's networks".into())
+        let local = [first.clone()]
+            .into_iter()
+            .chain(addresses)
+            .find(|(bridge, _)| is_local_bridge(bridge.as_deref()));
+        let (is_local, (_, address)) = (local.is_some(), local.unwrap_or(first));
+        let last_origin = *self.last_origin.lock().expect("nobody panicked");
+        let mut reasons = Vec::new();
+        for origin in origins(is_local, last_origin) {
+            let result = match origin {
+                ProbeOrigin::Host if !is_local && self.is_remote() => {
+                    Err("its address is on a network of another machine".into())
                 }
-                ProbeOrigin::Here => self.ask_here(http, address),
-                ProbeOrigin::Inside => self.ask_in(container, http, address, "inside it"),
-                ProbeOrigin::Proxy => self.ask_in_proxy(http, container),
+                ProbeOrigin::Host => self.probe_directly(http, address),
+                ProbeOrigin::Instance => self.probe_in_container(container, http, address, "inside it"),
+                ProbeOrigin::Proxy => self.probe_in_proxy(http, container),
             };
-            match asked {
+            match result {
                 Ok(answer) => {
-                    *self.known.lock().expect("nobody panicked") = Some(way);
+                    *self.last_origin.lock().expect("nobody panicked") = Some(origin);
                     return Ok(answer);
                 }
-                Err(why) => lacks.push(why),
+                Err(reason) => reasons.push(reason),
             }
         }
-        match is_near {
-            // There is a way; it does not even take a connection.
-            true => Ok(refused(lacks.swap_remove(0))),
-            false => Err(NoProbeTool(lacks)),
+        match is_local {
+            // The address is reachable, but refuses the connection.
+            true => Ok(not_ready(reasons.swap_remove(0))),
+            false => Err(NoProbeTool(reasons)),
         }
     }
 
-    fn is_elsewhere(&self) -> bool {
-        *self.elsewhere.get_or_init(|| self.docker.whereabouts().is_elsewhere())
+    fn is_remote(&self) -> bool {
+        *self.remote_engine.get_or_init(|| self.docker.engine_address().is_remote())
     }
 
     /// # Errors
-    /// No way from this machine.
-    fn ask_here(&self, http: &HttpProbe, address: IpAddr) -> Result<ProbeResult, String> {
+    /// This machine cannot reach the address.
+    fn probe_directly(&self, http: &HttpProbe, address: IpAddr) -> Result<ProbeResult, String> {
         let url = http.url(&bracketed(address));
-        // Of the request, so that it is for all of it: that of the client begins anew with every piece of a body.
+        // The limit is set on the request, because a limit on the client restarts with every chunk of a body.
         let mut request = self.client.get(&url).timeout(self.timeout).header("user-agent", "compose-zd");
         if let Some(host) = &http.health.host {
             request = request.header("host", host);
@@ -177,41 +177,41 @@ impl<'a> Prober<'a> {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let mut body = Vec::new();
-                // A body that breaks off, or does not end in time, is judged by what came of it.
+                // A body that breaks off or exceeds the limit is evaluated as far as it was read.
                 let _ = response.take(BODY_LIMIT).read_to_end(&mut body);
-                Ok(http.judge(&url, code, &String::from_utf8_lossy(&body)))
+                Ok(http.evaluate(&url, code, &String::from_utf8_lossy(&body)))
             }
             Err(error) => {
-                let said = format!("GET {} → {}", mask::urls(&url), cause(&error));
-                if has_no_way(&error) { Err(said) } else { Ok(refused(said)) }
+                let text = format!("GET {} → {}", mask::urls(&url), cause(&error));
+                if is_unreachable(&error) { Err(text) } else { Ok(not_ready(text)) }
             }
         }
     }
 
     /// # Errors
-    /// No proxy, or none that can ask.
-    fn ask_in_proxy(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, String> {
-        let Some(proxy) = &http.via else {
+    /// No proxy, or the proxy has no tool for a probe.
+    fn probe_in_proxy(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, String> {
+        let Some(proxy) = &http.proxy else {
             return Err("no proxy is in front of it".into());
         };
         let Some(address) = container.addresses_reached_from(proxy).into_iter().next() else {
             return Err(format!("{} shares no network with it", proxy.name()));
         };
-        self.ask_in(proxy, http, address, &format!("in {}", proxy.name()))
+        self.probe_in_container(proxy, http, address, &format!("in {}", proxy.name()))
     }
 
     /// # Errors
-    /// A container that has nothing to ask with.
-    fn ask_in(
+    /// The container has no tool for a probe.
+    fn probe_in_container(
         &self,
-        asker: &Container,
+        container: &Container,
         http: &HttpProbe,
         address: IpAddr,
-        place: &str,
+        location: &str,
     ) -> Result<ProbeResult, String> {
         let authority = bracketed(address);
         let url = http.url(&authority);
-        let shown = mask::urls(&format!("{url} {place}"));
+        let shown = mask::urls(&format!("{url} {location}"));
         let request = exec_probe::ExecRequest {
             url: &url,
             host: http.health.host.as_deref().unwrap_or(&authority),
@@ -222,37 +222,38 @@ impl<'a> Prober<'a> {
             bytes: BODY_LIMIT,
         };
         let limit = self.timeout + self.docker.scaled(EXEC_SLACK);
-        match self.docker.exec_within(&exec_probe::probe_command(&asker.id, &request), limit) {
-            Ok(None) => Ok(refused(format!("GET {shown} → no answer in time"))),
-            Ok(Some(done)) if exec_probe::cannot(&done) => {
-                Err(format!("{} {place}", exec_probe::lack(&done)))
+        match self.docker.exec_within(&exec_probe::probe_command(&container.id, &request), limit) {
+            Ok(None) => Ok(not_ready(format!("GET {shown} → no answer in time"))),
+            Ok(Some(result)) if exec_probe::has_no_tool(&result) => {
+                Err(format!("{} {location}", exec_probe::missing_tool(&result)))
             }
-            Ok(Some(done)) => Ok(match exec_probe::read(&done.stdout) {
-                Some((code, body)) => http.judge(&shown, code, body),
-                None => refused(format!("GET {shown} → {}", last_line(done.stderr_or_stdout()))),
+            Ok(Some(result)) => Ok(match exec_probe::parse_response(&result.stdout) {
+                Some((code, body)) => http.evaluate(&shown, code, body),
+                None => not_ready(format!("GET {shown} → {}", last_line(result.stderr_or_stdout()))),
             }),
-            Err(error) => Ok(refused(format!("GET {shown} → {error}"))),
+            Err(error) => Ok(not_ready(format!("GET {shown} → {error}"))),
         }
     }
 }
 
-/// The ways to try, in order: one that was found goes first.
-pub(super) fn ways(is_near: bool, known: Option<ProbeOrigin>) -> Vec<ProbeOrigin> {
-    let mut ways = match is_near {
-        true => vec![ProbeOrigin::Here, ProbeOrigin::Inside, ProbeOrigin::Proxy],
-        false => vec![ProbeOrigin::Inside, ProbeOrigin::Proxy, ProbeOrigin::Here],
+/// Origins to try, in order; the one that worked last is first.
+pub(super) fn origins(is_local: bool, last_origin: Option<ProbeOrigin>) -> Vec<ProbeOrigin> {
+    let mut origins = if is_local {
+        vec![ProbeOrigin::Host, ProbeOrigin::Instance, ProbeOrigin::Proxy]
+    } else {
+        vec![ProbeOrigin::Instance, ProbeOrigin::Proxy, ProbeOrigin::Host]
     };
-    ways.sort_by_key(|way| Some(*way) != known);
-    ways
+    origins.sort_by_key(|origin| Some(*origin) != last_origin);
+    origins
 }
 
-/// Whether a bridge is one of this machine's. Its name is made of the network's id, which no other engine gives; an
-/// address alone says nothing, as every engine gives the same.
-pub(super) fn is_here(bridge: Option<&str>) -> bool {
+/// True if a bridge is on this machine. The bridge's name comes from the network's id, which is unique; addresses
+/// are not, because every engine assigns the same ones.
+pub(super) fn is_local_bridge(bridge: Option<&str>) -> bool {
     bridge.is_none_or(|name| Path::new("/sys/class/net").join(name).exists())
 }
 
-fn refused(text: String) -> ProbeResult {
+fn not_ready(text: String) -> ProbeResult {
     ProbeResult { ready: false, text }
 }
 
@@ -267,22 +268,19 @@ fn bracketed(address: IpAddr) -> String {
     }
 }
 
-/// A refused connection comes from the instance itself; no route or no answer at all to a connect comes from between.
-fn has_no_way(error: &reqwest::Error) -> bool {
+/// True if no connection reached the instance. A refused connection comes from the instance itself.
+fn is_unreachable(error: &reqwest::Error) -> bool {
     let refused = cause(error).to_lowercase().contains("refused");
     error.is_connect() && !refused
 }
 
-/// The innermost cause, which reqwest's own text leaves out.
+/// Innermost cause, which reqwest's own text leaves out.
 fn cause(error: &reqwest::Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    match error.is_timeout() {
-        true => "no answer in time".into(),
-        false => inner.to_string(),
-    }
+    if error.is_timeout() { "no answer in time".into() } else { inner.to_string() }
 }
 
 #[cfg(test)]

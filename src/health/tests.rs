@@ -1,4 +1,4 @@
-//! What is asked, what an answer means, and when an instance is ready.
+//! Choice of a probe, evaluation of its response, and the moment an instance is ready.
 
 use super::probe::*;
 use super::prober::*;
@@ -14,7 +14,7 @@ fn health(body: Option<&str>) -> HttpHealth {
         path: "/up".into(),
         body: body.map(String::from),
         expect: StatusRanges::parse("200-399").unwrap(),
-        ..answers()
+        ..default_health()
     }
 }
 
@@ -25,102 +25,110 @@ const FRONT: ProbeTarget =
 const PLAIN: &str = r#"{"Config": {"ExposedPorts": {"80/tcp": {}}}}"#;
 
 #[test]
-fn what_its_proxy_does_not_speak_http_to_is_ready_once_it_takes_a_connection() {
-    let front = ProbeTarget { routed: true, port: Some(9000), not_http: true, ..ProbeTarget::default() };
-    let probe = |json: &str| choose("fpm", None, &container(json), front);
+fn an_instance_without_http_is_ready_once_it_accepts_a_connection() {
+    let target = ProbeTarget { routed: true, port: Some(9000), not_http: true, ..ProbeTarget::default() };
+    let probe = |json: &str| choose_probe("fpm", None, &container(json), target);
     assert_eq!(probe("{}"), Ok(ReadinessProbe::Connect(9000)));
     let checked = r#"{"Config": {"Healthcheck": {"Test": ["CMD", "check"]}}}"#;
-    assert!(matches!(probe(checked), Ok(ReadinessProbe::Check(_))));
+    assert!(matches!(probe(checked), Ok(ReadinessProbe::Healthcheck(_))));
 }
 
 #[test]
-fn what_was_asked_for_goes_before_the_healthcheck_and_that_before_the_proxys_port() {
-    let probe = |asked: Option<&HttpHealth>, json| choose("app", asked, &container(json), FRONT).unwrap();
+fn the_configured_probe_goes_before_the_healthcheck_and_that_before_the_proxys_port() {
+    let probe = |configured: Option<&HttpHealth>, json| {
+        choose_probe("app", configured, &container(json), FRONT).unwrap()
+    };
     assert_eq!(probe(Some(&health(None)), CHECKED).to_string(), "GET /up at port 3000");
     assert_eq!(probe(None, CHECKED).to_string(), "its healthcheck");
     assert_eq!(probe(None, PLAIN).to_string(), "GET / at port 3000");
 }
 
 #[test]
-fn a_service_without_a_port_is_told_what_to_set() {
+fn a_service_without_a_port_gets_a_hint_what_to_set() {
     let routed = ProbeTarget { port: None, ..FRONT };
-    let error = choose("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
+    let error = choose_probe("app", Some(&health(None)), &container("{}"), routed).unwrap_err();
     assert!(error.to_string().contains("services.app.x-zd.health.port"), "{error}");
-    assert!(choose("app", None, &container("{}"), routed).is_err());
-    assert!(choose("app", None, &container(PLAIN), routed).is_ok());
-    assert_eq!(choose("worker", None, &container("{}"), ProbeTarget::default()), Ok(ReadinessProbe::Running));
-}
-
-#[test]
-fn an_answer_is_judged_by_code_and_body() {
-    let judge = |body, code, text: &str| {
-        let http = HttpProbe { health: health(body), port: 80, via: None };
-        http.judge("u", code, text)
-    };
-    assert!(judge(None, 204, "").ready);
-    assert_eq!(judge(None, 503, "").text, "GET u → 503, expected 200-399");
-    assert!(judge(Some("ok"), 200, "it is ok").ready);
-    assert_eq!(judge(Some("ok"), 200, "no").text, "GET u → 200 without `ok`");
-}
-
-#[test]
-fn an_instance_that_ended_is_not_waited_for() {
-    let http = ReadinessProbe::Http(HttpProbe { health: health(None), port: 80, via: None });
-    let check = ReadinessProbe::Check(vec![]);
-    let how = |json: &str, probe: &ReadinessProbe| ended(&container(json), probe).map(|e| e.explain(Some(3)));
-    assert_eq!(how(r#"{"State": {"Status": "running"}}"#, &http), None);
-    let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
-    assert_eq!(how(exited, &http).unwrap(), "it exited with code 137, out of memory");
-    let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 0}}"#;
-    assert_eq!(how(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
-    let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
-    assert_eq!(how(unhealthy, &http), None);
-    assert!(how(unhealthy, &check).is_some());
-}
-
-#[test]
-fn an_address_is_asked_from_here_only_where_its_bridge_is_here() {
-    assert!(is_here(Some("lo")) && is_here(None));
-    assert!(!is_here(Some("br-000000000000")));
-    let json = r#"{"NetworkSettings": {"Networks": {
-        "a": {"NetworkID": "0123456789abcdef", "IPAddress": "172.19.0.5"}, "b": {"IPAddress": "10.0.0.2"}}}}"#;
-    let read = container(json);
-    let bridges: Vec<_> = read.bridged().map(|(bridge, address)| (bridge, address.to_string())).collect();
-    assert_eq!(bridges, [(Some("br-0123456789ab".into()), "172.19.0.5".into()), (None, "10.0.0.2".into())]);
-}
-
-#[test]
-fn a_way_that_was_found_goes_first() {
-    assert_eq!(ways(true, None), [ProbeOrigin::Here, ProbeOrigin::Inside, ProbeOrigin::Proxy]);
-    assert_eq!(ways(false, None), [ProbeOrigin::Inside, ProbeOrigin::Proxy, ProbeOrigin::Here]);
+    assert!(choose_probe("app", None, &container("{}"), routed).is_err());
+    assert!(choose_probe("app", None, &container(PLAIN), routed).is_ok());
     assert_eq!(
-        ways(false, Some(ProbeOrigin::Proxy)),
-        [ProbeOrigin::Proxy, ProbeOrigin::Inside, ProbeOrigin::Here]
+        choose_probe("worker", None, &container("{}"), ProbeTarget::default()),
+        Ok(ReadinessProbe::Running)
     );
 }
 
 #[test]
-fn an_instance_that_nobody_can_ask_is_told_with_what_is_lacking_and_the_fix() {
+fn a_response_is_evaluated_by_code_and_body() {
+    let evaluate = |body, code, text: &str| {
+        let http = HttpProbe { health: health(body), port: 80, proxy: None };
+        http.evaluate("u", code, text)
+    };
+    assert!(evaluate(None, 204, "").ready);
+    assert_eq!(evaluate(None, 503, "").text, "GET u → 503, expected 200-399");
+    assert!(evaluate(Some("ok"), 200, "it is ok").ready);
+    assert_eq!(evaluate(Some("ok"), 200, "no").text, "GET u → 200 without `ok`");
+}
+
+#[test]
+fn an_instance_that_ended_is_not_waited_for() {
+    let http = ReadinessProbe::Http(HttpProbe { health: health(None), port: 80, proxy: None });
+    let check = ReadinessProbe::Healthcheck(vec![]);
+    let reason = |json: &str, probe: &ReadinessProbe| {
+        instance_end(&container(json), probe).map(|e| e.explain(Some(3)))
+    };
+    assert_eq!(reason(r#"{"State": {"Status": "running"}}"#, &http), None);
+    let exited = r#"{"State": {"Status": "exited", "ExitCode": 137, "OOMKilled": true}}"#;
+    assert_eq!(reason(exited, &http).unwrap(), "it exited with code 137, out of memory");
+    let restarted = r#"{"RestartCount": 1, "State": {"Status": "running", "ExitCode": 0}}"#;
+    assert_eq!(reason(restarted, &http).unwrap(), "it exited with code 3 and was restarted");
+    let unhealthy = r#"{"State": {"Status": "running", "Health": {"Status": "unhealthy"}}}"#;
+    assert_eq!(reason(unhealthy, &http), None);
+    assert!(reason(unhealthy, &check).is_some());
+}
+
+#[test]
+fn an_address_is_probed_from_this_machine_only_if_its_bridge_is_here() {
+    assert!(is_local_bridge(Some("lo")) && is_local_bridge(None));
+    assert!(!is_local_bridge(Some("br-000000000000")));
+    let json = r#"{"NetworkSettings": {"Networks": {
+        "a": {"NetworkID": "0123456789abcdef", "IPAddress": "172.19.0.5"}, "b": {"IPAddress": "10.0.0.2"}}}}"#;
+    let parsed = container(json);
+    let bridges: Vec<_> =
+        parsed.addresses_with_bridge().map(|(bridge, address)| (bridge, address.to_string())).collect();
+    assert_eq!(bridges, [(Some("br-0123456789ab".into()), "172.19.0.5".into()), (None, "10.0.0.2".into())]);
+}
+
+#[test]
+fn the_origin_that_worked_last_goes_first() {
+    assert_eq!(origins(true, None), [ProbeOrigin::Host, ProbeOrigin::Instance, ProbeOrigin::Proxy]);
+    assert_eq!(origins(false, None), [ProbeOrigin::Instance, ProbeOrigin::Proxy, ProbeOrigin::Host]);
+    assert_eq!(
+        origins(false, Some(ProbeOrigin::Proxy)),
+        [ProbeOrigin::Proxy, ProbeOrigin::Instance, ProbeOrigin::Host]
+    );
+}
+
+#[test]
+fn an_instance_that_nothing_can_probe_is_reported_with_the_reasons_and_the_fix() {
     let candidate = Candidate { name: "app-1".into(), id: "1".into(), probe: ReadinessProbe::Running };
-    let error = unasked(&candidate, &["there is neither curl".into(), "no proxy".into()]);
+    let error = no_tool_error(&candidate, &["there is neither curl".into(), "no proxy".into()]);
     assert_eq!(error.details, ["there is neither curl", "no proxy"]);
     assert!(error.hint.unwrap().contains("`healthcheck`"));
 }
 
-/// The answers that are reported, of these at these times in milliseconds.
+/// The answers that are reported, among answers at these times in milliseconds.
 fn reported<'t>(answers: &[(u64, &'t str)]) -> Vec<&'t str> {
     let (mut progress, start) = (ReadinessProgress::default(), Instant::now());
     let mut is_reported = |ms: u64, text: &str| {
         let now = start + Duration::from_millis(ms);
         let answer = ProbeResult { ready: text.ends_with("→ 200"), text: text.into() };
         progress.record(&answer, now);
-        progress.stands(&answer, now)
+        progress.should_report(&answer, now)
     };
     answers.iter().filter(|(ms, text)| is_reported(*ms, text)).map(|(_, text)| *text).collect()
 }
 
 #[test]
-fn a_bad_answer_is_reported_once_it_stands_and_again_only_when_another_one_does() {
+fn a_lasting_bad_answer_is_reported_once_until_another_one_lasts() {
     let (refused, bad, good) = ("GET u → connection refused", "GET u → 503", "GET u → 200");
     assert_eq!(reported(&[(0, refused), (1900, refused), (2000, good)]), [""; 0]);
     let all = [
@@ -138,7 +146,7 @@ fn a_bad_answer_is_reported_once_it_stands_and_again_only_when_another_one_does(
 }
 
 #[test]
-fn an_answer_that_tells_its_own_time_is_the_same_answer() {
+fn answers_that_differ_only_in_numbers_are_the_same() {
     let failed = |ms| format!("healthcheck → 7 curl: (7) Failed to connect after {ms} ms");
     assert_eq!(gist(&failed(3)), gist(&failed(12)));
     assert_ne!(gist("healthcheck → 7 no"), gist("healthcheck → 1 no"));
@@ -150,12 +158,12 @@ mod properties {
     use super::*;
 
     #[test]
-    fn whatever_an_instance_answers_inside_is_read_as_it_is() {
+    fn any_response_from_inside_an_instance_is_read_unchanged() {
         let body = crate::fuzz::damaged(vec!["hello\n\nHTTP/1.1 200 OK\n  HTTP/1.1 200 OK\n".into()]);
         crate::fuzz::holds((body, 200u16..600), |(body, code)| {
             let text = format!("HTTP/1.1 {code} Said\r\nServer: x\r\n\r\n{body}");
-            crate::fuzz::same(&exec_probe::read(&text), &Some((code, body.as_str())))?;
-            let _ = exec_probe::read(&body);
+            crate::fuzz::same(&exec_probe::parse_response(&text), &Some((code, body.as_str())))?;
+            let _ = exec_probe::parse_response(&body);
             Ok(())
         });
     }

@@ -1,4 +1,4 @@
-//! Lease of a run on its lock: signs of life, and the check before each change that no other run has taken the lock.
+//! Lease of a run on its lock: heartbeats, and the check before each change that no other run has taken the lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,14 +9,14 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use super::{LockContext, LockOwner};
 use crate::error::{Error, Exit};
 
-/// Age of the last sign of life up to which a run may change something: well below the silence after which it counts as dead.
-const YOUNG: Duration = Duration::from_secs(30);
+/// Age of the last heartbeat up to which a run may change something; well below the age at which a run counts as dead.
+const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// A moment, by clocks that go on while this machine or this process sleeps.
+/// Moment, by clocks that continue while this machine or this process sleeps.
 #[derive(Debug, Clone, Copy)]
 struct LeaseInstant {
     boot: Duration,
-    /// A paused virtual machine has its boot clock stand still, and its wall clock corrected.
+    /// On a paused virtual machine the boot clock stands still, and the wall clock is corrected afterwards.
     wall: SystemTime,
 }
 
@@ -28,52 +28,52 @@ impl LeaseInstant {
         LeaseInstant { boot, wall: SystemTime::now() }
     }
 
-    /// By the clock that has gone further.
+    /// Age by the clock that advanced further.
     fn age(&self, now: &LeaseInstant) -> Duration {
         let wall = now.wall.duration_since(self.wall).unwrap_or_default();
         now.boot.saturating_sub(self.boot).max(wall)
     }
 
-    fn is_young(&self) -> bool {
-        self.age(&LeaseInstant::now()) < YOUNG
+    fn is_fresh(&self) -> bool {
+        self.age(&LeaseInstant::now()) < MAX_AGE
     }
 }
 
-/// Whether a run still has its lock.
+/// Shared state that tells whether a run still holds its lock.
 #[derive(Clone)]
 pub struct Lease(Arc<Leased>);
 
 struct Leased {
-    keys: LockContext,
-    /// Number of the next sign of life; one is left at a time.
-    next: Mutex<u64>,
+    context: LockContext,
+    /// Number of the next heartbeat; its guard allows one at a time.
+    next_heartbeat: Mutex<u64>,
     state: Mutex<LeaseState>,
 }
 
 struct LeaseState {
-    /// Moment before the last sign of life was left.
-    beat: LeaseInstant,
+    /// Time before the last heartbeat was sent.
+    heartbeat: LeaseInstant,
     lost: Option<LockOwner>,
 }
 
 impl Lease {
-    /// Of a lock that was taken after `since`.
-    pub(super) fn new(keys: LockContext, since: LeaseStart) -> Lease {
-        let state = LeaseState { beat: since.0, lost: None };
-        Lease(Arc::new(Leased { keys, next: Mutex::default(), state: Mutex::new(state) }))
+    /// Lease on a lock that was taken after `since`.
+    pub(super) fn new(context: LockContext, since: LeaseStart) -> Lease {
+        let state = LeaseState { heartbeat: since.0, lost: None };
+        Lease(Arc::new(Leased { context, next_heartbeat: Mutex::default(), state: Mutex::new(state) }))
     }
 
-    /// Before something is changed: that the lock is this run's. Where the last sign of life is not young, leaves one first.
+    /// Checks before a change that the lock is this run's. Sends a heartbeat first if the last one is old.
     ///
     /// # Errors
-    /// Another run has taken the lock; an engine that does not answer.
+    /// Another run took the lock; the engine does not answer.
     pub fn check(&self) -> Result<()> {
-        let is_young = |state: &LeaseState| state.lost.is_none() && state.beat.is_young();
-        if !is_young(&self.state()) {
-            let next = self.next();
-            // Another thread may have left one meanwhile.
-            if !is_young(&self.state()) {
-                self.beat(next)?;
+        let is_fresh = |state: &LeaseState| state.lost.is_none() && state.heartbeat.is_fresh();
+        if !is_fresh(&self.state()) {
+            let next = self.next_heartbeat();
+            // Another thread may have sent one meanwhile.
+            if !is_fresh(&self.state()) {
+                self.send_heartbeat(next)?;
             }
         }
         self.error().map_or(Ok(()), |error| Err(error.into()))
@@ -81,29 +81,26 @@ impl Lease {
 
     /// Error of a run that has lost its lock.
     pub fn error(&self) -> Option<Error> {
-        self.state().lost.as_ref().map(lost)
+        self.state().lost.as_ref().map(lost_error)
     }
 
-    /// Leaves a sign of life, and looks whose the lock is.
-    ///
-    /// # Errors
-    /// An engine that does not answer.
+    /// Sends a heartbeat, and checks the owner of the lock.
     pub(super) fn renew(&self) -> Result<()> {
-        self.beat(self.next())
+        self.send_heartbeat(self.next_heartbeat())
     }
 
-    fn beat(&self, mut next: MutexGuard<u64>) -> Result<()> {
-        let (lost, is_young) = {
+    fn send_heartbeat(&self, mut next: MutexGuard<u64>) -> Result<()> {
+        let (lost, is_fresh) = {
             let state = self.state();
-            (state.lost.is_some(), state.beat.is_young())
+            (state.lost.is_some(), state.heartbeat.is_fresh())
         };
         if lost {
             return Ok(());
         }
-        let beat = LeaseInstant::now();
-        let other = self.0.keys.beat(*next, is_young)?;
+        let heartbeat = LeaseInstant::now();
+        let new_owner = self.0.context.send_heartbeat(*next, is_fresh)?;
         *next += 1;
-        *self.state() = LeaseState { beat, lost: other };
+        *self.state() = LeaseState { heartbeat, lost: new_owner };
         Ok(())
     }
 
@@ -111,12 +108,12 @@ impl Lease {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn next(&self) -> MutexGuard<'_, u64> {
-        self.0.next.lock().unwrap_or_else(PoisonError::into_inner)
+    fn next_heartbeat(&self) -> MutexGuard<'_, u64> {
+        self.0.next_heartbeat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Moment before a lock was asked for.
+/// Time before a lock was requested.
 #[derive(Clone, Copy)]
 pub(super) struct LeaseStart(LeaseInstant);
 
@@ -126,16 +123,19 @@ impl LeaseStart {
     }
 }
 
-fn lost(other: &LockOwner) -> Error {
-    let by = match other.token.is_empty() {
-        true => "its lock is gone".to_string(),
-        false => format!("{other} has taken its lock"),
+fn lost_error(owner: &LockOwner) -> Error {
+    let reason = if owner.token.is_empty() {
+        "its lock is gone".to_string()
+    } else {
+        format!("{owner} has taken its lock")
     };
     Error::new(
         Exit::LostLock,
-        format!("this run left no sign of life for too long, and {by}; nothing more was changed by this run"),
+        format!("this run sent no heartbeat for too long, and {reason}; this run changed nothing more"),
     )
-    .hint("`compose-zd status` shows what serves; `compose-zd recover` finishes what is left half done")
+    .hint(
+        "`compose-zd status` shows what serves; `compose-zd recover` finishes a deploy that was interrupted",
+    )
 }
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_as_old_as_the_clock_that_has_gone_further_says() {
+    fn an_age_is_that_of_the_clock_that_advanced_further() {
         let seconds = Duration::from_secs;
         let then = LeaseInstant { boot: seconds(100), wall: SystemTime::UNIX_EPOCH + seconds(1000) };
         let age = |boot, wall| {
@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(age(200, 1010), seconds(100), "this process was stopped");
         assert_eq!(age(101, 4600), seconds(3600), "this machine was paused");
         assert_eq!(age(101, 400), seconds(1), "the wall clock was set back");
-        assert!(LeaseInstant::now().is_young());
+        assert!(LeaseInstant::now().is_fresh());
     }
 }

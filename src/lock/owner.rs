@@ -1,4 +1,4 @@
-//! Who holds a lock, and whether they still live.
+//! Owner of a lock, and the check whether its process is alive.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -7,27 +7,27 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-/// The variable by which the commands of a run are known when it has died.
-pub const RUN: &str = "COMPOSE_ZD_RUN";
+/// Variable that marks the commands of a run, so that a later run finds them if the run was killed.
+pub const RUN_VARIABLE: &str = "COMPOSE_ZD_RUN";
 
-/// A process, told so that others can see whether it lives.
+/// Process, with the facts by which others can check whether it is alive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     pub pid: u32,
-    /// In clock ticks since the start of the machine: a number that is used again is another process.
+    /// Start in clock ticks since the boot; a later process with the same number has another start.
     pub started: String,
-    /// The start of the machine.
+    /// Id of the machine's boot.
     pub boot: String,
-    /// Numbers of processes mean something in one pid namespace only.
+    /// Pid namespace, outside which the number means nothing.
     pub namespace: String,
 }
 
-/// What a lock says.
+/// Owner, as written in the lock's record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockOwner {
-    /// Nobody else's.
+    /// Unique text of this owner.
     pub token: String,
-    /// What it does: `deploy app`.
+    /// Command of the run, such as `deploy app`.
     pub command: String,
     /// `user@host`.
     pub by: String,
@@ -39,70 +39,70 @@ pub struct LockOwner {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    Lives,
+    Alive,
     Dead,
-    /// It runs elsewhere, or is hidden: only the signs that it leaves on the engine tell.
-    Elsewhere,
+    /// The process is on another machine or hidden: only its heartbeats on the engine show that it is alive.
+    NotVisible,
 }
 
 impl ProcessId {
-    /// This one. What the machine does not tell stays empty, and then only signs of life tell.
-    pub fn this() -> ProcessId {
+    /// The current process. Facts that the machine does not report stay empty; then only heartbeats count.
+    pub fn current() -> ProcessId {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         ProcessId {
             pid: std::process::id(),
-            started: start_of(&read("/proc/self/stat")).unwrap_or_default(),
+            started: start_time(&read("/proc/self/stat")).unwrap_or_default(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().into(),
             namespace: namespace.to_string_lossy().into(),
         }
     }
 
-    /// What the commands that it starts carry in their environment, as [`RUN`].
+    /// Value of [`RUN_VARIABLE`] in the environment of its commands.
     pub fn mark(&self) -> String {
         format!("{}-{}", self.pid, self.started)
     }
 
-    /// Whether any command that it started still runs.
+    /// True if a command that the process started still runs.
     pub fn has_orphans(&self) -> bool {
-        let mark = format!("{RUN}={}", self.mark());
+        let mark = format!("{RUN_VARIABLE}={}", self.mark());
         let is_marked =
-            |environment: Vec<u8>| environment.split(|b| *b == 0).any(|one| one == mark.as_bytes());
+            |environment: Vec<u8>| environment.split(|b| *b == 0).any(|variable| variable == mark.as_bytes());
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        // Another user's cannot be read, and another user's run cannot be looked after.
+        // Another user's processes cannot be read, so another user's orphans are not found.
         entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_marked)
     }
 
-    /// Whether it lives, as far as this one can see; `stat` is the kernel's line about a process, which it may hide
-    /// (`hidepid`), and `exists` whether a signal would reach one.
-    fn life(
+    /// Liveness, as far as this process can tell. `stat` is the kernel's line about a process, which the kernel may
+    /// hide (`hidepid`); `exists` is true if the process id takes a signal.
+    fn liveness(
         &self,
-        here: &ProcessId,
+        current: &ProcessId,
         stat: impl Fn(u32) -> Option<String>,
         exists: impl Fn(u32) -> bool,
     ) -> Liveness {
-        let known = !self.boot.is_empty() && !self.started.is_empty();
-        let same = (&self.boot, &self.namespace) == (&here.boot, &here.namespace);
-        if !known || !same {
-            return Liveness::Elsewhere;
+        let is_known = !self.boot.is_empty() && !self.started.is_empty();
+        let is_same_machine = (&self.boot, &self.namespace) == (&current.boot, &current.namespace);
+        if !is_known || !is_same_machine {
+            return Liveness::NotVisible;
         }
-        match stat(self.pid).map(|stat| start_of(&stat)) {
-            Some(Some(started)) if started == self.started => Liveness::Lives,
-            // A hidden process may be another one by now.
-            None if exists(self.pid) => Liveness::Elsewhere,
+        match stat(self.pid).map(|stat| start_time(&stat)) {
+            Some(Some(started)) if started == self.started => Liveness::Alive,
+            // A hidden process may be another one with the same number.
+            None if exists(self.pid) => Liveness::NotVisible,
             _ => Liveness::Dead,
         }
     }
 }
 
-/// Whether a process of this number exists; a process of another user may be hidden, and refuses the signal.
+/// True if a process with this number exists. A process of another user may be hidden, and refuses the signal.
 fn exists(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }
 
-/// When a process started. Its name may hold spaces and brackets, and a zombie does nothing any more.
-fn start_of(stat: &str) -> Option<String> {
+/// Start time of a process. Its name may hold spaces and brackets. A zombie counts as ended.
+fn start_time(stat: &str) -> Option<String> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
@@ -110,8 +110,8 @@ fn start_of(stat: &str) -> Option<String> {
 }
 
 impl LockOwner {
-    pub fn this(command: &str, by: String) -> LockOwner {
-        let process = ProcessId::this();
+    pub fn current(command: &str, by: String) -> LockOwner {
+        let process = ProcessId::current();
         let now = SystemTime::now();
         let nanos = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         LockOwner {
@@ -123,25 +123,25 @@ impl LockOwner {
         }
     }
 
-    /// As a lock has it; one that says nothing we know was made by nobody we know.
-    pub fn read(text: &str) -> LockOwner {
+    /// Parses a lock's text; any other text belongs to an unknown owner.
+    pub fn parse(text: &str) -> LockOwner {
         let unknown =
             || LockOwner { command: "something else".into(), by: "somebody".into(), ..LockOwner::default() };
         serde_json::from_str(text).unwrap_or_else(|_| unknown())
     }
 
-    pub fn text(&self) -> String {
+    pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether commands that it started still run, after it has died on this machine.
+    /// True if commands of the owner still run, after the owner has died on this machine.
     pub fn has_orphans(&self) -> bool {
-        self.life() == Liveness::Dead && self.process.has_orphans()
+        self.liveness() == Liveness::Dead && self.process.has_orphans()
     }
 
-    pub fn life(&self) -> Liveness {
+    pub fn liveness(&self) -> Liveness {
         let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        self.process.life(&ProcessId::this(), stat, exists)
+        self.process.liveness(&ProcessId::current(), stat, exists)
     }
 }
 
@@ -155,17 +155,17 @@ impl std::fmt::Display for LockOwner {
     }
 }
 
-/// How long ago a moment was; both by the same clock, in RFC 3339 with any offset.
+/// Age of a time; both times are by the same clock, in RFC 3339 with any offset.
 pub fn age(moment: &str, now: &str) -> Option<Duration> {
-    Some(instant(now)?.duration_since(instant(moment)?).unwrap_or_default())
+    Some(parse_time(now)?.duration_since(parse_time(moment)?).unwrap_or_default())
 }
 
-fn instant(text: &str) -> Option<SystemTime> {
+fn parse_time(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     if let Ok(time) = humantime::parse_rfc3339(text) {
         return Some(time);
     }
-    // The engine writes volumes' times in its own zone: `2026-01-02T03:04:05+01:00`.
+    // The engine writes volumes' times in its own time zone: `2026-01-02T03:04:05+01:00`.
     let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
     let (sign, (hours, minutes)) = (offset.chars().next()?, offset.get(1..)?.split_once(':')?);
     let offset = Duration::from_secs(hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60);

@@ -153,8 +153,15 @@ fn every_block_of_settings_is_accepted() {
 
 #[test]
 fn every_exit_code_is_in_the_manual() {
-    let exits =
-        [Exit::Unchanged, Exit::Usage, Exit::Kept, Exit::Broken, Exit::Locked, Exit::Lost, Exit::LostLock];
+    let exits = [
+        Exit::Unchanged,
+        Exit::Usage,
+        Exit::StillServing,
+        Exit::Outage,
+        Exit::Locked,
+        Exit::RequestsLost,
+        Exit::LostLock,
+    ];
     let codes = exits.map(Exit::code).into_iter().chain([
         0,
         Exit::Interrupted(2).code(),

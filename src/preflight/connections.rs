@@ -41,7 +41,7 @@ pub fn instance_of(around: &Surroundings, service: &Service, client: &Container)
 /// Whether an instance of a service may take requests: it listens at an address that others reach, as far as that is known.
 pub fn may_listen(around: &Surroundings, service: &Service) -> bool {
     let its = |c: &&Container| c.is_running() && c.compose().is_some_and(|(_, name)| name == service.name);
-    let is_elsewhere = around.reader.docker.is_elsewhere();
+    let is_elsewhere = around.reader.docker.is_remote();
     around.members().filter(its).any(|c| is_elsewhere || may_be_reached(&sockets(c)))
 }
 
@@ -57,8 +57,8 @@ fn may_be_reached(table: &str) -> bool {
 }
 
 fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> bool {
-    let addresses: Vec<IpAddr> = client.bridged().map(|(_, address)| address).collect();
-    if addresses.is_empty() || around.reader.docker.is_elsewhere() {
+    let addresses: Vec<IpAddr> = client.addresses_with_bridge().map(|(_, address)| address).collect();
+    if addresses.is_empty() || around.reader.docker.is_remote() {
         return false;
     }
     let clients = clients_of(&sockets(instance));

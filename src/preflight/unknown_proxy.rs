@@ -154,7 +154,7 @@ fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
     let its = around.members().filter(|c| is_member(around.reader.project, c, &[&service.name]));
     for container in its.filter(|c| c.is_running()) {
         names.extend(container.names());
-        names.extend(container.bridged().map(|(_, address)| address.to_string()));
+        names.extend(container.addresses_with_bridge().map(|(_, address)| address.to_string()));
     }
     names
 }
@@ -281,7 +281,7 @@ fn finding(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
          and restart `{called}` yourself"
     );
-    PreflightFinding::Refused(error.seen(&seen).hint(hint).rule(&"unknown-proxy"))
+    PreflightFinding::Refused(error.detail(&seen).hint(hint).rule(&"unknown-proxy"))
 }
 
 /// Refused, unless requests come by another proxy, or nothing listens for any.

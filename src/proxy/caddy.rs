@@ -156,7 +156,7 @@ impl Caddy {
 
     fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its admin API does not answer, so it cannot be told where to route to".into();
-        self.refused(why, "look at its log").seen(answer.stderr_or_stdout())
+        self.refused(why, "look at its log").detail(answer.stderr_or_stdout())
     }
 }
 

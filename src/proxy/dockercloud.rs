@@ -263,7 +263,7 @@ impl Proxy for Dockercloud {
     fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = DockercloudState::parse(&answer.stdout).ok_or_else(|| {
             self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
-                .seen(answer.stderr_or_stdout())
+                .detail(answer.stderr_or_stdout())
         })?;
         let ids = |keep: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
             endpoints.iter().filter(|e| keep(e)).map(|e| e.id.clone()).collect()

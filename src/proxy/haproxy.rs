@@ -208,7 +208,7 @@ impl Haproxy {
 
     fn silent(&self, answer: &CommandResult) -> Error {
         let why = "its `stats socket` does not answer";
-        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(answer.stderr_or_stdout())
+        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).detail(answer.stderr_or_stdout())
     }
 
     fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {

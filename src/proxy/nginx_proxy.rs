@@ -224,7 +224,7 @@ impl NginxProxy {
     /// A service that the template gives no route.
     fn reads(&self, template: &str, shape: &RolloutShape) -> Result<(), Error> {
         match self.passed_over(template, shape).filter(|loss| loss.grave) {
-            Some(loss) => Err(Error::unchanged(loss.says).hint(loss.fix).rule(&"nginx-multiports")),
+            Some(loss) => Err(Error::unchanged(loss.message).hint(loss.fix).rule(&"nginx-multiports")),
             None => Ok(()),
         }
     }
@@ -264,7 +264,7 @@ impl NginxProxy {
             self.name(),
             self.template
         ))
-        .seen("nginx-proxy sends requests to every container the moment it runs, ready or not")
+        .detail("nginx-proxy sends requests to every container the moment it runs, ready or not")
         .hint(format!(
             "make it writable, or put `{{{{ if not (exists (printf \"{MARKERS}/%s\" $container.ID)) }}}}` and `{{{{ end }}}}` \
              around the body of its `range $container` that holds the `server` line; \
@@ -402,7 +402,7 @@ impl Proxy for NginxProxy {
         let state = PreflightState::read(answers).ok_or_else(|| {
             let said: Vec<&str> = answers.iter().map(CommandResult::stderr_or_stdout).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
-                .seen(&said.join("\n"))
+                .detail(&said.join("\n"))
                 .hint("look at `docker logs` of it, or name another container with `--proxy-container`")
         })?;
         self.reads(&state.template, shape)?;
@@ -461,7 +461,7 @@ impl Proxy for NginxProxy {
     fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let answer = NginxState::parse(&answer.stdout).ok_or_else(|| {
             Error::unchanged(format!("{} does not tell what it routes to", self.name()))
-                .seen(answer.stderr_or_stdout())
+                .detail(answer.stderr_or_stdout())
         })?;
         let routed = endpoints.iter().filter(|e| answer.routes_to(e));
         let busy = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(answer.connections(e))));

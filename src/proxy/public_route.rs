@@ -37,7 +37,7 @@ impl PublicRoute {
     /// Where this machine finds it, as the engine publishes the proxy's port. `host` and `path` go before what the proxy
     /// tells.
     pub fn place(&self, proxy: &Container, host: Option<&str>, path: Option<&str>) -> Option<WitnessUrl> {
-        self.place_at(proxy.published(self.port)?, host, path)
+        self.place_at(proxy.published_address(self.port)?, host, path)
     }
 
     /// As [`Entrance::place`], where the port is published at this address.

@@ -138,7 +138,7 @@ impl Traefik {
         let answer = TraefikState::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
         answer.ok_or_else(|| {
             Error::unchanged(format!("{} does not tell what it routes to", self.called()))
-                .seen(done.stderr_or_stdout())
+                .detail(done.stderr_or_stdout())
         })
     }
 

@@ -1,8 +1,8 @@
-//! Which release is next, which is gone back to, and what stays, by tables of short histories.
+//! Next release, target of a rollback, and pruning, by tables of short histories.
 
 use super::*;
 
-pub fn placed(content: &str, since: u32) -> ServiceRelease {
+pub fn service_release(content: &str, since: u32) -> ServiceRelease {
     ServiceRelease {
         image: "app:latest".into(),
         image_id: format!("sha256:{content}"),
@@ -22,7 +22,10 @@ pub fn record(number: u32, services: &[(&str, ServiceRelease)]) -> ReleaseRecord
         kind: RolloutKind::Deploy,
         outcome: RolloutOutcome::Deployed,
         reason: None,
-        services: services.iter().map(|(name, placed)| (name.to_string(), placed.clone())).collect(),
+        services: services
+            .iter()
+            .map(|(name, service_release)| (name.to_string(), service_release.clone()))
+            .collect(),
         deployed: Vec::new(),
         git: None,
         by: "ada@far".into(),
@@ -34,18 +37,19 @@ pub fn record(number: u32, services: &[(&str, ServiceRelease)]) -> ReleaseRecord
     }
 }
 
-/// A release a word, from number 1 on: the content of `app`, then that of `db`, and `!` for one that failed; a service
-/// that the release does not have is `-`. A content keeps the `since` of the release before while it stays.
+/// Parses a history with one release a word, from number 1 on: the content of `app`, then that of `db`; `!` marks a
+/// failed release, `-` a missing service. An unchanged content keeps its `since`.
 fn history(words: &str) -> ReleaseHistory {
     let mut records: Vec<ReleaseRecord> = Vec::new();
     for (number, word) in (1..).zip(words.split_whitespace()) {
         let before = records.last();
-        let one = |(name, content): (&'static str, char)| {
-            let new = placed(&content.to_string(), number);
-            let there = before.and_then(|r| r.services.get(name)).filter(|there| there.same_content(&new));
-            (content != '-').then(|| (name, there.cloned().unwrap_or(new)))
+        let service = |(name, content): (&'static str, char)| {
+            let new = service_release(&content.to_string(), number);
+            let unchanged =
+                before.and_then(|r| r.services.get(name)).filter(|unchanged| unchanged.same_content(&new));
+            (content != '-').then(|| (name, unchanged.cloned().unwrap_or(new)))
         };
-        let services: Vec<_> = ["app", "db"].into_iter().zip(word.chars()).filter_map(one).collect();
+        let services: Vec<_> = ["app", "db"].into_iter().zip(word.chars()).filter_map(service).collect();
         let outcome = if word.ends_with('!') { RolloutOutcome::Failed } else { RolloutOutcome::Deployed };
         records.push(ReleaseRecord { outcome, ..record(number, &services) });
     }
@@ -92,12 +96,12 @@ fn every_rollback_of_every_short_history_is_undone_by_the_next() {
     let triples = contents.iter().flat_map(|a| contents.iter().map(move |b| (a, b)));
     for words in triples.flat_map(|(a, b)| contents.iter().map(move |c| format!("{a} {b} {c}"))) {
         let history = history(&words);
-        let (Some(current), Some(back)) = (history.current(), history.previous(&[])) else { continue };
+        let (Some(current), Some(target)) = (history.current(), history.previous(&[])) else { continue };
         let mut records = history.records.to_vec();
-        records.push(ReleaseRecord { number: 4, ..back.clone() });
-        let then = ReleaseHistory::new(records);
-        let again = then.previous(&[]).unwrap();
-        assert!(again.same_content(current), "{words}");
+        records.push(ReleaseRecord { number: 4, ..target.clone() });
+        let after = ReleaseHistory::new(records);
+        let next_target = after.previous(&[]).unwrap();
+        assert!(next_target.same_content(current), "{words}");
     }
 }
 
@@ -122,8 +126,8 @@ fn one_service_goes_back_to_the_newest_release_where_it_differs() {
 }
 
 #[test]
-fn an_image_or_a_number_of_instances_makes_a_difference_and_a_name_does_not() {
-    let base = placed("a", 1);
+fn content_differs_by_image_or_number_of_instances_and_not_by_name() {
+    let base = service_release("a", 1);
     let renamed = ServiceRelease { image: "other".into(), since: 4, by_flag: true, ..base.clone() };
     assert!(base.same_content(&ServiceRelease { digests: vec!["d".into()], ..renamed }));
     assert!(!base.same_content(&ServiceRelease { replicas: 3, ..base.clone() }));
@@ -144,7 +148,7 @@ fn the_current_release_is_the_newest_good_one() {
 
 #[test]
 fn no_number_is_used_twice() {
-    let wanted = |number| InProgress {
+    let in_progress = |number| InProgress {
         format: FORMAT,
         number,
         kind: RolloutKind::Deploy,
@@ -156,79 +160,84 @@ fn no_number_is_used_twice() {
     };
     assert_eq!(history("").next_number(None), 1);
     assert_eq!(history("ax bx!").next_number(None), 3);
-    assert_eq!(history("ax").next_number(Some(&wanted(5))), 6);
-    assert_eq!(history("ax bx").next_number(Some(&wanted(1))), 3);
+    assert_eq!(history("ax").next_number(Some(&in_progress(5))), 6);
+    assert_eq!(history("ax bx").next_number(Some(&in_progress(1))), 3);
 }
 
-/// The records, the configurations and the images that stay, as numbers and `app` or `db` with theirs.
-fn kept(words: &str, keep: usize) -> (Vec<u32>, Vec<u32>, String) {
-    let kept = history(words).kept(keep);
+/// Records, configurations and images that stay: the numbers, and `app` or `db` with the release of its image.
+fn retained(words: &str, keep: usize) -> (Vec<u32>, Vec<u32>, String) {
+    let retained = history(words).retention(keep);
     let images: Vec<String> =
-        kept.images.iter().map(|(service, since)| format!("{service}{since}")).collect();
-    (kept.records.into_iter().collect(), kept.configs.into_iter().collect(), images.join(" "))
+        retained.images.iter().map(|(service, since)| format!("{service}{since}")).collect();
+    (retained.records.into_iter().collect(), retained.configs.into_iter().collect(), images.join(" "))
 }
 
 #[test]
-fn the_newest_releases_stay_and_the_one_that_a_rollback_goes_to() {
+fn the_newest_releases_stay_and_the_target_of_a_rollback() {
     let all =
         |records: &[u32], configs: &[u32], images: &str| (records.to_vec(), configs.to_vec(), images.into());
-    assert_eq!(kept("", 5), all(&[], &[], ""));
-    assert_eq!(kept("ax!", 5), all(&[1], &[], ""));
-    assert_eq!(kept("ax bx", 5), all(&[1, 2], &[1, 2], "app1 app2 db1"));
-    assert_eq!(kept("ax bx cx", 2), all(&[2, 3], &[2, 3], "app2 app3 db1"));
-    assert_eq!(kept("ax bx", 1), all(&[2], &[2], "app2 db1"));
-    assert_eq!(kept("ax bx", 0), all(&[2], &[2], "app2 db1"));
-    assert_eq!(kept("ax bx ax bx", 2), all(&[3, 4], &[3, 4], "app3 app4 db1"));
-    assert_eq!(kept("ax bx bx bx", 2), all(&[1, 2, 3, 4], &[1, 4], "app1 app2 db1"), "a rollback goes to 1");
-    assert_eq!(kept("ax ax ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 db1"));
-    assert_eq!(kept("ax bx! cx", 5), all(&[1, 2, 3], &[1, 3], "app1 app3 db1"));
-    assert_eq!(kept("ax bx cx!", 1), all(&[2, 3], &[2], "app2 db1"));
-    assert_eq!(kept("ax bx ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 app2 app3 db1"));
+    assert_eq!(retained("", 5), all(&[], &[], ""));
+    assert_eq!(retained("ax!", 5), all(&[1], &[], ""));
+    assert_eq!(retained("ax bx", 5), all(&[1, 2], &[1, 2], "app1 app2 db1"));
+    assert_eq!(retained("ax bx cx", 2), all(&[2, 3], &[2, 3], "app2 app3 db1"));
+    assert_eq!(retained("ax bx", 1), all(&[2], &[2], "app2 db1"));
+    assert_eq!(retained("ax bx", 0), all(&[2], &[2], "app2 db1"));
+    assert_eq!(retained("ax bx ax bx", 2), all(&[3, 4], &[3, 4], "app3 app4 db1"));
+    assert_eq!(
+        retained("ax bx bx bx", 2),
+        all(&[1, 2, 3, 4], &[1, 4], "app1 app2 db1"),
+        "a rollback returns to 1"
+    );
+    assert_eq!(retained("ax ax ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 db1"));
+    assert_eq!(retained("ax bx! cx", 5), all(&[1, 2, 3], &[1, 3], "app1 app3 db1"));
+    assert_eq!(retained("ax bx cx!", 1), all(&[2, 3], &[2], "app2 db1"));
+    assert_eq!(retained("ax bx ax", 5), all(&[1, 2, 3], &[1, 2, 3], "app1 app2 app3 db1"));
 }
 
 #[test]
-fn what_can_be_gone_back_to_has_its_configuration_and_images() {
+fn a_release_to_return_to_has_its_configuration_and_images() {
     let contents = ["ax", "bx", "cx", "a-", "bx!"];
     let triples = contents.iter().flat_map(|a| contents.iter().map(move |b| (a, b)));
     let quadruples = triples.flat_map(|(a, b)| contents.iter().map(move |c| format!("{a} {b} {c}")));
     for (words, keep) in quadruples.flat_map(|w| (1..4).map(move |keep| (w.clone(), keep))) {
         let history = history(&words);
-        let kept = history.kept(keep);
+        let retained = history.retention(keep);
         let rest: Vec<ReleaseRecord> =
-            history.records.iter().filter(|r| kept.records.contains(&r.number)).cloned().collect();
+            history.records.iter().filter(|r| retained.records.contains(&r.number)).cloned().collect();
         let rest = ReleaseHistory::new(rest);
         assert_eq!(rest.current(), history.current(), "{words}");
-        assert!(kept.configs.is_subset(&kept.records), "{words}");
-        assert_eq!(rest.kept(keep), kept, "{words}: pruning twice is pruning once");
+        assert!(retained.configs.is_subset(&retained.records), "{words}");
+        assert_eq!(rest.retention(keep), retained, "{words}: pruning twice is pruning once");
         if keep > 1 {
             let number = |h: &ReleaseHistory| h.previous(&[]).map(|r| r.number);
             assert_eq!(number(&rest), number(&history), "{words}");
-            assert!(number(&rest).is_none_or(|n| kept.configs.contains(&n)), "{words}");
+            assert!(number(&rest).is_none_or(|n| retained.configs.contains(&n)), "{words}");
         }
-        let images = kept.configs.iter().flat_map(|n| rest.get(*n).unwrap().images());
-        assert_eq!(images.collect::<BTreeSet<_>>(), kept.images, "{words}");
-        let held: Vec<_> = rest.placed(&kept).map(|(service, p)| (service.to_string(), p.since)).collect();
-        assert_eq!(held, kept.images.iter().cloned().collect::<Vec<_>>(), "{words}");
+        let images = retained.configs.iter().flat_map(|n| rest.get(*n).unwrap().images());
+        assert_eq!(images.collect::<BTreeSet<_>>(), retained.images, "{words}");
+        let held: Vec<_> =
+            rest.retained_services(&retained).map(|(service, p)| (service.to_string(), p.since)).collect();
+        assert_eq!(held, retained.images.iter().cloned().collect::<Vec<_>>(), "{words}");
     }
 }
 
 #[test]
-fn records_that_nothing_goes_back_to_are_limited() {
+fn records_that_no_rollback_returns_to_are_limited() {
     let words = format!("ax bx {}", "cx! ".repeat(300));
-    let (records, configs, _) = kept(&words, 5);
-    assert_eq!((records.len(), configs), (HISTORY + 2, vec![1, 2]));
+    let (records, configs, _) = retained(&words, 5);
+    assert_eq!((records.len(), configs), (MAX_RECORDS + 2, vec![1, 2]));
     assert_eq!(records[2], 103);
 }
 
 #[test]
 fn a_record_reads_back_as_it_was_written() {
     let git = WorkingCopy { revision: "f00".into(), branch: None, dirty: true };
-    let whole = ReleaseRecord {
+    let release = ReleaseRecord {
         kind: RolloutKind::Rollback { to: 3 },
         git: Some(git),
-        ..record(7, &[("app", placed("a", 3))])
+        ..record(7, &[("app", service_release("a", 3))])
     };
-    let text = serde_json::to_string(&whole).unwrap();
-    assert_eq!(serde_json::from_str::<ReleaseRecord>(&text).unwrap(), whole);
+    let text = serde_json::to_string(&release).unwrap();
+    assert_eq!(serde_json::from_str::<ReleaseRecord>(&text).unwrap(), release);
     assert!(text.contains(r#""kind":{"rollback":{"to":3}},"outcome":"deployed""#), "{text}");
 }

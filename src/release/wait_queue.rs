@@ -1,5 +1,5 @@
-//! Runs that wait, of which only the newest is to deploy: each has a number, in a file that it holds locked for as long as
-//! it lives. Those of one state folder know of each other.
+//! Queue of waiting runs, of which only the newest deploys. Each run has a number, in a file that it keeps locked
+//! while it runs. The runs of one state folder share a queue.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -9,27 +9,24 @@ use std::path::{Path, PathBuf};
 use super::store::{Store, permissions};
 use crate::error::Error;
 
-/// The highest number of a run that had its turn.
-const SERVED: &str = "served";
+/// File with the highest number of a run that has left the queue to deploy.
+const SERVED_FILE: &str = "served";
 
-/// A place in the queue; it goes when this is dropped.
+/// Position in the queue; it ends when this is dropped.
 pub struct QueueTicket {
     folder: PathBuf,
     number: u64,
-    _held: File,
+    _lock_file: File,
 }
 
 impl QueueTicket {
-    /// The newest place there is.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
-    pub fn take(store: &Store) -> Result<QueueTicket, Error> {
+    /// Joins the queue at the newest position.
+    pub fn join(store: &Store) -> Result<QueueTicket, Error> {
         store.prepare()?;
         let folder = store.folder().join("queue");
         QueueTicket::in_folder(&folder).map_err(|e| {
-            Error::unchanged(format!("`{}` cannot be written: {e}", folder.display()))
-                .hint("see its owner and mode, or name another folder with `--state-dir`")
+            Error::unchanged(format!("cannot write `{}`: {e}", folder.display()))
+                .hint("check its owner and mode, or name another folder with `--state-dir`")
         })
     }
 
@@ -41,15 +38,15 @@ impl QueueTicket {
         let mut number = numbers(folder)?.into_iter().max().unwrap_or(0).max(served(folder));
         loop {
             number += 1;
-            let new = OpenOptions::new()
+            let created = OpenOptions::new()
                 .write(true)
                 .create_new(true)
                 .mode(permissions::file_mode(folder))
                 .open(folder.join(number.to_string()));
-            match new {
-                Ok(held) => {
-                    held.lock()?;
-                    return Ok(QueueTicket { folder: folder.into(), number, _held: held });
+            match created {
+                Ok(lock_file) => {
+                    lock_file.lock()?;
+                    return Ok(QueueTicket { folder: folder.into(), number, _lock_file: lock_file });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -57,40 +54,34 @@ impl QueueTicket {
         }
     }
 
-    /// A newer run waits, or had its turn. One that died while it waited does not count.
-    ///
-    /// # Errors
-    /// A folder that cannot be read.
+    /// True if a newer run waits, or has left the queue to deploy. A run that died while it waited does not count.
     pub fn is_superseded(&self) -> io::Result<bool> {
         if served(&self.folder) > self.number {
             return Ok(true);
         }
         let newer = numbers(&self.folder)?.into_iter().filter(|n| *n > self.number);
-        Ok(newer.into_iter().any(|n| lives(&self.folder.join(n.to_string()))))
+        Ok(newer.into_iter().any(|n| is_running(&self.folder.join(n.to_string()))))
     }
 
-    /// This one has its turn: those before it have none any more.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
-    pub fn begin(&self) -> io::Result<()> {
+    /// Records that this run leaves the queue to deploy, which supersedes all runs before it.
+    pub fn mark_served(&self) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
         write!(file, "{}", self.number)?;
         file.as_file().sync_all()?;
-        file.persist(self.folder.join(SERVED))?;
+        file.persist(self.folder.join(SERVED_FILE))?;
         Ok(())
     }
 }
 
 impl Drop for QueueTicket {
     fn drop(&mut self) {
-        // One that stays is locked by nobody, and does not count.
+        // A file that remains is not locked, and does not count.
         let _ = fs::remove_file(self.folder.join(self.number.to_string()));
     }
 }
 
-/// Whether its run does; one that died is tidied up.
-fn lives(path: &Path) -> bool {
+/// True if the file's run still waits; the file of a dead run is removed.
+fn is_running(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => true,
@@ -108,9 +99,9 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-/// None had its turn where nobody wrote it down, or where that cannot be read.
+/// Highest number that was recorded; 0 if there is none or if the file cannot be read.
 fn served(folder: &Path) -> u64 {
-    let text = fs::read_to_string(folder.join(SERVED)).unwrap_or_default();
+    let text = fs::read_to_string(folder.join(SERVED_FILE)).unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
@@ -118,52 +109,52 @@ fn served(folder: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    fn place(folder: &tempfile::TempDir) -> QueueTicket {
+    fn join(folder: &tempfile::TempDir) -> QueueTicket {
         QueueTicket::in_folder(folder.path()).unwrap()
     }
 
     #[test]
-    fn of_several_that_wait_the_newest_is_not_superseded() {
+    fn only_the_newest_of_several_runs_is_not_superseded() {
         let folder = tempfile::tempdir().unwrap();
-        let places = [place(&folder), place(&folder), place(&folder)];
-        let superseded = places.iter().map(|p| p.is_superseded().unwrap());
+        let tickets = [join(&folder), join(&folder), join(&folder)];
+        let superseded = tickets.iter().map(|p| p.is_superseded().unwrap());
         assert_eq!(superseded.collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]
-    fn one_that_has_gone_supersedes_nobody() {
+    fn a_run_that_left_supersedes_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let first = place(&folder);
-        drop(place(&folder));
+        let first = join(&folder);
+        drop(join(&folder));
         assert!(!first.is_superseded().unwrap());
     }
 
     #[test]
-    fn one_that_had_its_turn_supersedes_those_before_it_for_ever() {
+    fn a_run_that_deployed_supersedes_earlier_runs_for_ever() {
         let folder = tempfile::tempdir().unwrap();
-        let first = place(&folder);
-        let second = place(&folder);
-        second.begin().unwrap();
+        let first = join(&folder);
+        let second = join(&folder);
+        second.mark_served().unwrap();
         drop(second);
         assert!(first.is_superseded().unwrap());
-        assert!(!place(&folder).is_superseded().unwrap());
+        assert!(!join(&folder).is_superseded().unwrap());
     }
 
     #[test]
-    fn one_that_was_killed_supersedes_nobody_and_is_tidied_up() {
+    fn a_killed_run_supersedes_no_other_and_its_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let first = place(&folder);
+        let first = join(&folder);
         fs::write(folder.path().join("7"), "").unwrap();
         assert!(!first.is_superseded().unwrap());
         assert!(!folder.path().join("7").exists());
     }
 
     #[test]
-    fn what_cannot_be_read_as_a_number_is_left_alone() {
+    fn other_files_in_the_queue_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("notes"), "").unwrap();
-        fs::write(folder.path().join(SERVED), "garbage").unwrap();
-        assert!(!place(&folder).is_superseded().unwrap());
+        fs::write(folder.path().join(SERVED_FILE), "garbage").unwrap();
+        assert!(!join(&folder).is_superseded().unwrap());
         assert!(folder.path().join("notes").exists());
     }
 }

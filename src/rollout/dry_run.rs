@@ -120,7 +120,7 @@ impl<'a> Preview<'a> {
         let settings = &self.service(&keys[0]).settings;
         let drains = keys.iter().filter_map(|key| {
             let argv = settings.drain_command.clone()?;
-            Some(self.exec(&Exec::of_user(&self.bound[key].id, argv)))
+            Some(self.exec(&Exec::user_command(&self.bound[key].id, argv)))
         });
         let limit = humantime::format_duration(settings.drain_timeout);
         let waits = PreviewLine::Words(format!(
@@ -138,7 +138,7 @@ impl<'a> Preview<'a> {
         let mut told: Vec<PreviewLine> = keys.iter().flat_map(hooks).collect();
         told.push(self.call(&DockerCommand::Stop(&self.names(keys))));
         let again: Vec<InstanceKey> =
-            keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
+            keys.iter().filter(|k| self.bound[*k].restarts_with_engine()).cloned().collect();
         if !again.is_empty() {
             told.push(self.call(&DockerCommand::SetRestart { policy: NEVER, names: &self.names(&again) }));
         }
@@ -196,7 +196,7 @@ impl<'a> Preview<'a> {
     }
 
     fn call(&self, call: &DockerCommand) -> PreviewLine {
-        PreviewLine::Command(self.context.docker.typed(call))
+        PreviewLine::Command(self.context.docker.display_argv(call))
     }
 
     fn is_of(&self, container: &Container, service: &str) -> bool {

@@ -21,7 +21,7 @@ pub fn policies(
     before: Option<&RestartPolicies>,
 ) -> RestartPolicies {
     let ours = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project);
-    let now = containers.iter().filter(ours).filter(|c| c.starts_again());
+    let now = containers.iter().filter(ours).filter(|c| c.restarts_with_engine());
     before
         .into_iter()
         .flatten()
@@ -46,7 +46,7 @@ impl Rollout<'_> {
     /// Has stopped instances stay down when the engine starts again.
     pub(super) fn keep_down(&self, keys: &[InstanceKey]) {
         let again: Vec<InstanceKey> =
-            keys.iter().filter(|k| self.bound[*k].starts_again()).cloned().collect();
+            keys.iter().filter(|k| self.bound[*k].restarts_with_engine()).cloned().collect();
         self.set_policy(NEVER, &again);
     }
 
@@ -103,9 +103,9 @@ mod tests {
     fn an_engine_starts_some_policies_again() {
         let failing = container("a", "exited", r#"{"Name": "on-failure", "MaximumRetryCount": 3}"#);
         assert_eq!(failing.restart_policy(), "on-failure:3");
-        assert!(failing.starts_again() && always("a", "exited").starts_again());
+        assert!(failing.restarts_with_engine() && always("a", "exited").restarts_with_engine());
         let stays = [r#"{"Name": "unless-stopped"}"#, r#"{"Name": "no"}"#, r#"{"Name": ""}"#];
-        assert!(stays.iter().all(|policy| !container("a", "exited", policy).starts_again()));
+        assert!(stays.iter().all(|policy| !container("a", "exited", policy).restarts_with_engine()));
     }
 
     #[test]

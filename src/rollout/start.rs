@@ -138,7 +138,7 @@ impl<'a> Rollout<'a> {
                 command: &step.hook.command.argv(),
                 options: step.hook.options(),
                 variables: service.environment.clone().into_iter().chain(step.hook.variables()).collect(),
-                beside: &self.bound[key].id,
+                volumes_from: &self.bound[key].id,
                 networks: &service.networks,
             };
             if !self.context.docker.run_init_container(&init)? {
@@ -249,9 +249,9 @@ impl<'a> Rollout<'a> {
     /// Waits until every window of the run is over, be it another rollout's: they are over at the same time.
     pub(super) fn monitor(&mut self) -> Result<()> {
         let watch = self.context.watch;
-        let left = watch.left();
+        let left = watch.remaining();
         if !left.is_zero() {
-            let (names, after) = (watch.names(), watch.elapsed());
+            let (names, after) = (watch.pending_names(), watch.elapsed());
             let is_beside = |name: &String| self.context.proxies.is_empty() && !names.contains(name);
             let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
             let proxied = !self.context.proxies.is_empty();
@@ -259,7 +259,7 @@ impl<'a> Rollout<'a> {
         }
         self.watch(left)?;
         // What has happened in the last moment.
-        watch.look();
+        watch.check_now();
         self.check()
     }
 

@@ -138,7 +138,7 @@ impl<'a> Rollout<'a> {
         match self.service(key).settings.drain_command.clone() {
             Some(argv) => self.try_exec(
                 key,
-                Exec::of_user(&self.bound[key].id, argv).within(self.drain_limit(key)),
+                Exec::user_command(&self.bound[key].id, argv).with_limit(self.drain_limit(key)),
                 "the drain command",
             ),
             None => Ok(()),
@@ -207,14 +207,14 @@ impl<'a> Rollout<'a> {
     pub(super) fn stop(&mut self, keys: &[InstanceKey]) -> Result<()> {
         for key in keys {
             for hook in &self.service(key).pre_stop {
-                let exec = hook_exec(&self.bound[key], hook).within(self.drain_limit(key));
+                let exec = hook_exec(&self.bound[key], hook).with_limit(self.drain_limit(key));
                 self.try_exec(key, exec, "the pre_stop hook")?;
             }
         }
         self.context.docker.stop(&self.ids(keys))?;
         self.keep_down(keys);
         let stopped = |(k, _): &(&InstanceKey, &mut Container)| keys.contains(k);
-        self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.has_stopped());
+        self.bound.iter_mut().filter(stopped).for_each(|(_, c)| c.mark_stopped());
         self.inside.retain(|k| !keys.contains(k));
         self.report(|names| Event::Stopped { names }, keys);
         Ok(())

@@ -1,8 +1,8 @@
-//! Real shells, and texts that nobody may get into a script.
+//! Real shells, and texts that try to break out of a script.
 
 use super::*;
 
-/// What nobody may put into a script.
+/// Texts that try to run a command in a script.
 pub const HOSTILE: [&str; 12] = [
     "a b",
     "it's",
@@ -18,35 +18,35 @@ pub const HOSTILE: [&str; 12] = [
     "",
 ];
 
-/// What a shell prints of a script, which finds nothing else to do.
+/// Output of a script, which must not create `owned`.
 #[track_caller]
 pub fn run(script: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
-    let done =
+    let output =
         std::process::Command::new("sh").args(["-c", script]).current_dir(dir.path()).output().unwrap();
     assert!(!dir.path().join("owned").exists(), "{script}");
-    String::from_utf8(done.stdout).unwrap()
+    String::from_utf8(output.stdout).unwrap()
 }
 
-/// That a script for a container does nothing of what stands in a text: it is run here, where none of its programs
-/// are found, no process gets a signal and what it writes to is elsewhere.
+/// Asserts that a script for a container runs no part of a text. The script runs on this machine without any
+/// programs and signals, and writes only below a temporary folder.
 #[track_caller]
-pub fn does_nothing_of_its_own(script: &str) {
+pub fn runs_no_injected_command(script: &str) {
     let script = script.replace("/tmp/", "./").replace("/dev/shm/", "./").replace("/etc/", "./");
     let dir = tempfile::tempdir().unwrap();
     let mut command = std::process::Command::new("/bin/sh");
     let prelude = "kill() { :; }\nsleep() { :; }\n";
     command.args(["-c", &format!("{prelude}{script}")]).current_dir(dir.path()).env("PATH", "/nonexistent");
-    let done = command.stdin(std::process::Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).to_lowercase();
-    assert!(!said.contains("syntax error") && !said.contains("unterminated"), "{said}\n{script}");
+    let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    assert!(!errors.contains("syntax error") && !errors.contains("unterminated"), "{errors}\n{script}");
     assert!(!dir.path().join("owned").exists(), "{script}");
 }
 
 #[test]
-fn what_would_do_something_is_found() {
-    let done = std::panic::catch_unwind(|| does_nothing_of_its_own("cat x; : >owned"));
-    assert!(done.is_err());
+fn an_injected_command_is_found() {
+    let output = std::panic::catch_unwind(|| runs_no_injected_command("cat x; : >owned"));
+    assert!(output.is_err());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::convergence::{self, Convergence, ServiceGoal};
 use super::observed::{ObservedStack, StackService, Task};
 use crate::docker::Docker;
-use crate::docker::swarm::no_manager;
+use crate::docker::swarm::not_a_manager;
 use crate::error::Error;
 use crate::report::{Event, Report, Warning};
 use crate::wait::{self, StopSignal, WaitResult};
@@ -79,7 +79,7 @@ struct WatchProgress {
 /// # Errors
 /// No engine, or one that is no manager.
 pub fn look(docker: &Docker, stack: &str) -> Result<ObservedStack> {
-    let ids = docker.stack_services(stack)?.ok_or_else(no_manager)?;
+    let ids = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
     let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
     let nodes: BTreeMap<String, String> =
         docker.nodes()?.into_iter().map(|node| (node.id, node.hostname)).collect();

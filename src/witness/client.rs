@@ -1,4 +1,4 @@
-//! Asks a URL once, on a connection of its own, and tells exactly what became of it.
+//! Sends one request to a URL, on a connection of its own, and reports the exact outcome.
 
 use std::io::{Read, sink};
 use std::net::SocketAddr;
@@ -13,49 +13,47 @@ use super::sample::ProbeOutcome;
 use crate::model::WitnessSettings;
 use crate::proxy::public_route::WitnessUrl;
 
-/// How much of an answer is read, in bytes; what is longer counts as whole.
+/// Most bytes of a body that are read; a longer body counts as complete.
 const BODY_LIMIT: u64 = 4 << 20;
 
-/// The longest name of a version that is kept, in characters.
-const VERSION: usize = 40;
+/// Longest version name that is kept, in characters.
+const MAX_VERSION: usize = 40;
 
-/// Asks one place.
+/// HTTP client for one address of a URL.
 pub struct WitnessClient {
     client: Client,
-    pub place: WitnessUrl,
+    pub target: WitnessUrl,
     timeout: Duration,
     version_header: String,
 }
 
-/// What came back.
+/// Outcome of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpOutcome {
     pub outcome: ProbeOutcome,
     pub version: Option<String>,
-    /// It only sends clients on to the same by TLS.
-    pub goes_to_tls: bool,
+    /// True for a redirect to `https:`.
+    pub redirects_to_tls: bool,
 }
 
 impl WitnessClient {
-    /// All ways to ask a place. That of a proxy is asked whether or not others accept its certificate, which is not the
-    /// question. A URL that the user names is what clients ask: its certificate counts, unless it is not accepted before.
-    ///
-    /// # Errors
-    /// When no HTTP client can be made.
-    pub fn all(place: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<WitnessClient>> {
-        let is_named = place.connect.is_none() && place.url.scheme() == "https";
-        // Without any authority that this machine trusts there is no such client.
-        let strict = is_named.then(|| WitnessClient::new(place, settings, true).ok()).flatten();
-        Ok(strict.into_iter().chain([WitnessClient::new(place, settings, false)?]).collect())
+    /// Clients for an address, in order. A proxy's certificate is never checked. A URL that the user names is
+    /// checked like in a browser; a second client accepts any certificate, in case the URL's own is not accepted
+    /// before the switch.
+    pub fn all_for(target: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<WitnessClient>> {
+        let is_users_https = target.connect.is_none() && target.url.scheme() == "https";
+        // This client does not exist on a machine without any trusted authority.
+        let strict = is_users_https.then(|| WitnessClient::new(target, settings, true).ok()).flatten();
+        Ok(strict.into_iter().chain([WitnessClient::new(target, settings, false)?]).collect())
     }
 
-    fn new(place: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<WitnessClient> {
+    fn new(target: &WitnessUrl, settings: &WitnessSettings, verifies: bool) -> Result<WitnessClient> {
         let mut builder = Client::builder()
             .no_proxy()
             .redirect(Policy::none())
             .timeout(settings.timeout)
             .pool_max_idle_per_host(0);
-        if let (Some(ip), Some(host)) = (place.connect, place.url.host_str()) {
+        if let (Some(ip), Some(host)) = (target.connect, target.url.host_str()) {
             builder = builder.resolve(host, SocketAddr::new(ip, 0));
         }
         #[cfg(feature = "tls")]
@@ -66,17 +64,17 @@ impl WitnessClient {
         let _ = verifies;
         Ok(WitnessClient {
             client: builder.build()?,
-            place: place.clone(),
+            target: target.clone(),
             timeout: settings.timeout,
             version_header: settings.version_header.clone(),
         })
     }
 
     pub fn get(&self) -> HttpOutcome {
-        // The limit is the request's, so that it is for all of it: that of the client begins anew with every piece of a body.
-        let request = self.client.get(self.place.url.clone()).timeout(self.timeout);
+        // The limit is set on the request, because a limit on the client restarts with every chunk of a body.
+        let request = self.client.get(self.target.url.clone()).timeout(self.timeout);
         let mut request = request.header(USER_AGENT, "compose-zd").header(CONNECTION, "close");
-        if let Some(host) = &self.place.host {
+        if let Some(host) = &self.target.host {
             request = request.header(HOST, host);
         }
         match request.send() {
@@ -93,19 +91,23 @@ impl WitnessClient {
             |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_string);
         let location = header(LOCATION.as_str()).unwrap_or_default();
         let status = response.status();
-        let goes_to_tls = self.place.url.scheme() == "http"
+        let goes_to_tls = self.target.url.scheme() == "http"
             && status.is_redirection()
             && location.to_lowercase().starts_with("https:");
-        let version = header(&self.version_header).map(|v| v.chars().take(VERSION).collect());
+        let version = header(&self.version_header).map(|v| v.chars().take(MAX_VERSION).collect());
         match std::io::copy(&mut response.take(BODY_LIMIT), &mut sink()) {
-            Ok(_) => HttpOutcome { outcome: ProbeOutcome::Status(status.as_u16()), version, goes_to_tls },
+            Ok(_) => HttpOutcome {
+                outcome: ProbeOutcome::Status(status.as_u16()),
+                version,
+                redirects_to_tls: goes_to_tls,
+            },
             Err(error) if is_timeout(&error) => HttpOutcome::lost(ProbeOutcome::TimedOut),
             Err(_) => HttpOutcome::lost(ProbeOutcome::Cut),
         }
     }
 }
 
-/// By its causes, of which one is rustls's own error.
+/// Looks for rustls's own error among the causes.
 fn is_untrusted(error: &reqwest::Error) -> bool {
     let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |cause| cause.source());
     causes.any(|cause| cause.to_string().starts_with("invalid peer certificate"))
@@ -118,7 +120,7 @@ fn is_timeout(error: &std::io::Error) -> bool {
 
 impl HttpOutcome {
     fn lost(outcome: ProbeOutcome) -> HttpOutcome {
-        HttpOutcome { outcome, version: None, goes_to_tls: false }
+        HttpOutcome { outcome, version: None, redirects_to_tls: false }
     }
 }
 
@@ -129,70 +131,77 @@ mod tests {
 
     use super::*;
 
-    /// Asks a server on this machine that answers a connection with this, and tells what was asked.
-    fn ask(answer: &'static str, host: Option<&str>) -> (HttpOutcome, String) {
+    /// Outcome of a request to a server on this machine that sends this answer, and the request in lower case.
+    fn send(answer: &'static str, host: Option<&str>) -> (HttpOutcome, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 4096];
-            let length = stream.read(&mut asked).unwrap();
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap();
             stream.write_all(answer.as_bytes()).unwrap();
             if answer.is_empty() {
-                // Goes on to be silent until the other side has had enough.
+                // Stays silent until the client gives up.
                 let _ = stream.read(&mut [0; 1]);
             }
-            String::from_utf8_lossy(&asked[..length]).to_lowercase()
+            String::from_utf8_lossy(&request[..length]).to_lowercase()
         });
         let name = host.unwrap_or("127.0.0.1");
-        let place = WitnessUrl {
+        let target = WitnessUrl {
             url: format!("http://{name}:{port}/up").parse().unwrap(),
             host: host.map(String::from),
             connect: host.map(|_| "127.0.0.1".parse().unwrap()),
         };
         let settings = WitnessSettings { timeout: Duration::from_millis(300), ..WitnessSettings::default() };
-        let said = WitnessClient::new(&place, &settings, false).unwrap().get();
-        (said, server.join().unwrap())
+        let response = WitnessClient::new(&target, &settings, false).unwrap().get();
+        (response, server.join().unwrap())
     }
 
     #[test]
-    fn an_answer_tells_status_and_version_and_is_asked_for_by_name() {
-        let (said, asked) =
-            ask("HTTP/1.1 404 No\r\nX-Version: 7\r\nContent-Length: 2\r\n\r\nno", Some("app.invalid"));
+    fn a_response_has_status_and_version_and_the_request_has_the_host() {
+        let (response, request) =
+            send("HTTP/1.1 404 No\r\nX-Version: 7\r\nContent-Length: 2\r\n\r\nno", Some("app.invalid"));
         assert_eq!(
-            said,
-            HttpOutcome { outcome: ProbeOutcome::Status(404), version: Some("7".into()), goes_to_tls: false }
+            response,
+            HttpOutcome {
+                outcome: ProbeOutcome::Status(404),
+                version: Some("7".into()),
+                redirects_to_tls: false
+            }
         );
-        assert!(asked.starts_with("get /up ") && asked.contains("\r\nhost: app.invalid\r\n"), "{asked}");
-        assert!(asked.contains("\r\nconnection: close\r\n"), "{asked}");
+        assert!(
+            request.starts_with("get /up ") && request.contains("\r\nhost: app.invalid\r\n"),
+            "{request}"
+        );
+        assert!(request.contains("\r\nconnection: close\r\n"), "{request}");
     }
 
     #[test]
-    fn a_redirect_is_an_answer_and_not_followed() {
-        let (said, _) =
-            ask("HTTP/1.1 301 M\r\nLocation: https://app.invalid/\r\nContent-Length: 0\r\n\r\n", None);
-        assert_eq!((said.outcome, said.goes_to_tls), (ProbeOutcome::Status(301), true));
-        let (said, _) = ask("HTTP/1.1 302 M\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", None);
-        assert_eq!((said.outcome, said.goes_to_tls), (ProbeOutcome::Status(302), false));
+    fn a_redirect_is_an_answer_and_is_not_followed() {
+        let (response, _) =
+            send("HTTP/1.1 301 M\r\nLocation: https://app.invalid/\r\nContent-Length: 0\r\n\r\n", None);
+        assert_eq!((response.outcome, response.redirects_to_tls), (ProbeOutcome::Status(301), true));
+        let (response, _) = send("HTTP/1.1 302 M\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", None);
+        assert_eq!((response.outcome, response.redirects_to_tls), (ProbeOutcome::Status(302), false));
     }
 
     #[test]
-    fn what_got_no_whole_answer_is_told_apart() {
-        let outcome = |answer| ask(answer, None).0.outcome;
+    fn incomplete_answers_are_told_apart() {
+        let outcome = |answer| send(answer, None).0.outcome;
         assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), ProbeOutcome::Cut);
         assert_eq!(outcome("nonsense"), ProbeOutcome::Cut);
         assert_eq!(outcome(""), ProbeOutcome::TimedOut);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         drop(listener);
-        let place = WitnessUrl { url, host: None, connect: None };
+        let target = WitnessUrl { url, host: None, connect: None };
         assert_eq!(
-            WitnessClient::new(&place, &WitnessSettings::default(), false).unwrap().get().outcome,
+            WitnessClient::new(&target, &WitnessSettings::default(), false).unwrap().get().outcome,
             ProbeOutcome::Refused
         );
     }
 
-    /// A certificate of nobody's for `localhost`, and its key.
+    /// A self-signed certificate for `localhost`, and its key.
     #[cfg(feature = "tls")]
     const IDENTITY: &str = "\
 -----BEGIN CERTIFICATE-----
@@ -213,7 +222,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
 -----END PRIVATE KEY-----
 ";
 
-    /// A server that answers by TLS with that certificate.
+    /// A server with TLS and that certificate.
     #[cfg(feature = "tls")]
     fn by_tls() -> reqwest::Url {
         use std::sync::Arc;
@@ -231,7 +240,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
             for stream in listener.incoming().flatten() {
                 let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
                 let mut stream = rustls::StreamOwned::new(connection, stream);
-                // A client that does not accept the certificate says so and goes.
+                // A client that rejects the certificate closes the connection.
                 if stream.read(&mut [0; 4096]).is_ok() {
                     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
                 }
@@ -242,16 +251,16 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
 
     #[test]
     #[cfg(feature = "tls")]
-    fn the_certificate_of_a_url_that_the_user_names_counts_and_that_of_a_proxy_does_not() {
-        let place = WitnessUrl { url: by_tls(), host: None, connect: None };
-        let outcomes = |place: &WitnessUrl| {
-            let askers = WitnessClient::all(place, &WitnessSettings::default()).unwrap();
-            askers.iter().map(|asker| asker.get().outcome).collect::<Vec<_>>()
+    fn the_certificate_of_the_users_url_counts_and_that_of_a_proxy_does_not() {
+        let target = WitnessUrl { url: by_tls(), host: None, connect: None };
+        let outcomes = |target: &WitnessUrl| {
+            let clients = WitnessClient::all_for(target, &WitnessSettings::default()).unwrap();
+            clients.iter().map(|client| client.get().outcome).collect::<Vec<_>>()
         };
-        // One that is not accepted before the switch, either, is asked all the same.
-        assert_eq!(outcomes(&place), [ProbeOutcome::Untrusted, ProbeOutcome::Status(200)]);
-        let of_proxy =
-            WitnessUrl { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..place };
-        assert_eq!(outcomes(&of_proxy), [ProbeOutcome::Status(200)]);
+        // The second client accepts a certificate that is already not accepted before the switch.
+        assert_eq!(outcomes(&target), [ProbeOutcome::Untrusted, ProbeOutcome::Status(200)]);
+        let proxy_target =
+            WitnessUrl { host: Some("localhost".into()), connect: "127.0.0.1".parse().ok(), ..target };
+        assert_eq!(outcomes(&proxy_target), [ProbeOutcome::Status(200)]);
     }
 }

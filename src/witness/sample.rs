@@ -1,4 +1,4 @@
-//! One probe, what came of it, and whether that is a loss. Pure.
+//! One probe, its outcome, and the rule for a loss. Pure.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::StatusRanges;
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeOutcome {
-    /// An answer with this status, read to its end.
+    /// A complete answer with this status.
     Status(u16),
-    /// No connection.
+    /// The connection failed.
     Refused,
     /// The connection ended before the answer did.
     Cut,
     TimedOut,
-    /// Its certificate is not one that clients accept.
+    /// Clients do not accept the certificate.
     Untrusted,
 }
 
@@ -37,53 +37,53 @@ impl fmt::Display for ProbeOutcome {
 /// One request, sent once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
-    /// When it was sent, since the start of the report.
+    /// Time of sending, since the start of the report.
     #[serde(rename = "at_ms", with = "millis")]
     pub at: Duration,
-    /// Until the end of the answer, or until it was lost.
+    /// Time until the end of the answer, or until the loss.
     #[serde(rename = "took_ms", with = "millis")]
     pub took: Duration,
     pub outcome: ProbeOutcome,
     pub lost: bool,
-    /// As a header of the answer told.
+    /// Version in a header of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
 
 impl Sample {
-    /// When its answer ended.
+    /// Time at which the answer ended.
     pub fn end(&self) -> Duration {
         self.at + self.took
     }
 }
 
-/// What counts as an answer.
+/// Rule for what counts as a good answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossCriteria {
-    /// Asked for by `x-zd.witness.expect`.
+    /// Statuses of `x-zd.witness.expect`.
     pub expect: Option<StatusRanges>,
-    /// The status of the first answer below 500.
-    pub usual: Option<u16>,
+    /// Status of the first answer below 500.
+    pub usual_status: Option<u16>,
 }
 
 impl LossCriteria {
-    /// Lost is what got no whole answer, and what was answered by a status that is not among those asked for; where none
-    /// are, by 500 and more, and by 400 to 499 where the first answer was below 400: a proxy without a route for it says
-    /// 404.
-    pub fn loses(&self, outcome: ProbeOutcome) -> bool {
+    /// True for an incomplete answer, and for a status outside `expect`. Without `expect`, statuses from 500 on are
+    /// losses. Statuses from 400 to 499 are losses if the first answer was below 400: a proxy without a route
+    /// answers 404.
+    pub fn is_loss(&self, outcome: ProbeOutcome) -> bool {
         match (outcome, &self.expect) {
             (ProbeOutcome::Status(code), Some(expect)) => !expect.contains(code),
             (ProbeOutcome::Status(code), None) => {
-                code >= 500 || (code >= 400 && self.usual.is_some_and(|usual| usual < 400))
+                code >= 500 || (code >= 400 && self.usual_status.is_some_and(|usual| usual < 400))
             }
             _ => true,
         }
     }
 
-    /// Takes the first answer in.
+    /// Remembers the first answer.
     pub fn record(&mut self, outcome: ProbeOutcome) {
-        if let (ProbeOutcome::Status(code @ ..500), None) = (outcome, self.usual) {
-            self.usual = Some(code);
+        if let (ProbeOutcome::Status(code @ ..500), None) = (outcome, self.usual_status) {
+            self.usual_status = Some(code);
         }
     }
 }
@@ -98,12 +98,12 @@ mod millis {
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(super::in_millis(*time))
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(super::in_millis(*time))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        u64::deserialize(from).map(Duration::from_millis)
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
     }
 }
 
@@ -123,14 +123,14 @@ mod tests {
         ProbeOutcome::Untrusted,
     ];
 
-    fn lost(terms: &LossCriteria) -> String {
-        ALL.iter().map(|o| if terms.loses(*o) { 'x' } else { '.' }).collect()
+    fn lost(criteria: &LossCriteria) -> String {
+        ALL.iter().map(|o| if criteria.is_loss(*o) { 'x' } else { '.' }).collect()
     }
 
     #[test]
-    fn what_is_lost_goes_by_what_was_asked_for_else_by_the_first_answer() {
-        let usual = |code| LossCriteria { usual: Some(code), ..LossCriteria::default() };
-        let expect = |codes| LossCriteria { expect: StatusRanges::parse(codes), usual: Some(404) };
+    fn a_loss_depends_on_expect_or_else_on_the_first_answer() {
+        let usual = |code| LossCriteria { usual_status: Some(code), ..LossCriteria::default() };
+        let expect = |codes| LossCriteria { expect: StatusRanges::parse(codes), usual_status: Some(404) };
         assert_eq!(lost(&LossCriteria::default()), "...xxxxxx");
         assert_eq!(lost(&usual(200)), "..xxxxxxx");
         assert_eq!(lost(&usual(301)), "..xxxxxxx");
@@ -141,16 +141,16 @@ mod tests {
 
     #[test]
     fn the_first_answer_is_the_first_below_500() {
-        let mut terms = LossCriteria::default();
+        let mut criteria = LossCriteria::default();
         for outcome in [
             ProbeOutcome::Refused,
             ProbeOutcome::Status(503),
             ProbeOutcome::Status(404),
             ProbeOutcome::Status(200),
         ] {
-            terms.record(outcome);
+            criteria.record(outcome);
         }
-        assert_eq!(terms.usual, Some(404));
+        assert_eq!(criteria.usual_status, Some(404));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Many probes in a few numbers. Pure.
+//! Summary of many probes. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,50 +8,50 @@ use serde::{Deserialize, Serialize};
 
 use super::sample::{Sample, in_millis};
 
-/// When requests moved from the old release to the new: from the first change of the rotation to the last one's
-/// confirmation.
+/// Time in which requests moved from the old release to the new: from the first change of the rotation to the
+/// confirmation of the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchWindow {
     pub from_ms: u64,
     pub to_ms: u64,
 }
 
-/// What a witness saw.
+/// Results of a witness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessSummary {
     pub sent: usize,
     pub lost: usize,
-    /// How they were lost: `refused`, `cut off`, `timed out`, or the status.
+    /// Losses by kind: `refused`, `cut off`, `timed out`, or the status.
     pub losses: BTreeMap<String, usize>,
-    /// Without an answer yet when it ended; neither sent nor lost.
+    /// Probes without an answer at the end; they count neither as sent nor as lost.
     pub open: usize,
-    /// That should have been sent, while too many had no answer yet.
+    /// Probes that were skipped because too many were open.
     pub unsent: usize,
     /// The longest time without a good answer, from the first good one on.
     pub longest_gap_ms: Option<u64>,
     pub before: ProbeStats,
     pub during: ProbeStats,
     pub after: ProbeStats,
-    /// How many good answers each version gave, where a header tells.
+    /// Number of good answers by version, if a header has the version.
     pub versions: BTreeMap<String, usize>,
 }
 
-/// A part of it, by when the probes were sent.
+/// Probes sent before, during or after the switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStats {
     pub sent: usize,
     pub lost: usize,
-    /// Of good answers.
+    /// Percentile of the good answers.
     pub p50_ms: Option<u64>,
     pub p99_ms: Option<u64>,
 }
 
 impl WitnessSummary {
-    /// All of these; without a switch all were before it.
-    pub fn of(samples: &[Sample], switch: Option<SwitchWindow>) -> WitnessSummary {
-        let part = |from: u64, to: u64| {
-            let inside = |s: &&Sample| (from..to).contains(&in_millis(s.at));
-            ProbeStats::of(samples.iter().filter(inside))
+    /// Summary of these samples; without a switch all samples are before it.
+    pub fn new(samples: &[Sample], switch: Option<SwitchWindow>) -> WitnessSummary {
+        let phase = |from: u64, to: u64| {
+            let is_inside = |s: &&Sample| (from..to).contains(&in_millis(s.at));
+            ProbeStats::new(samples.iter().filter(is_inside))
         };
         let (from, to) = switch.map_or((u64::MAX, u64::MAX), |s| (s.from_ms, s.to_ms));
         let lost = samples.iter().filter(|s| s.lost);
@@ -59,25 +59,25 @@ impl WitnessSummary {
         WitnessSummary {
             sent: samples.len(),
             lost: lost.clone().count(),
-            losses: counted(lost.map(|s| s.outcome.to_string())),
+            losses: count_names(lost.map(|s| s.outcome.to_string())),
             longest_gap_ms: longest_gap(samples).map(in_millis),
-            before: part(0, from),
-            during: part(from, to),
-            after: part(to, u64::MAX),
-            versions: counted(good.filter_map(|s| s.version.clone())),
+            before: phase(0, from),
+            during: phase(from, to),
+            after: phase(to, u64::MAX),
+            versions: count_names(good.filter_map(|s| s.version.clone())),
             ..WitnessSummary::default()
         }
     }
 
     /// `500 ×3, cut off ×1`, most first.
-    pub fn how(&self) -> String {
+    pub fn loss_breakdown(&self) -> String {
         let mut all: Vec<(&String, &usize)> = self.losses.iter().collect();
         all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        all.iter().map(|(how, count)| format!("{how} ×{count}")).collect::<Vec<_>>().join(", ")
+        all.iter().map(|(kind, count)| format!("{kind} ×{count}")).collect::<Vec<_>>().join(", ")
     }
 
     /// `1: 40 %, 2: 60 %`
-    fn shares(&self) -> String {
+    fn version_shares(&self) -> String {
         let all: usize = self.versions.values().sum();
         let share =
             |(version, count): (&String, &usize)| format!("{version}: {} %", count * 100 / all.max(1));
@@ -86,7 +86,7 @@ impl WitnessSummary {
 }
 
 impl ProbeStats {
-    fn of<'s>(samples: impl Iterator<Item = &'s Sample>) -> ProbeStats {
+    fn new<'s>(samples: impl Iterator<Item = &'s Sample>) -> ProbeStats {
         let (lost, good): (Vec<&Sample>, Vec<&Sample>) = samples.partition(|s| s.lost);
         let mut times: Vec<Duration> = good.iter().map(|s| s.took).collect();
         times.sort_unstable();
@@ -99,13 +99,13 @@ impl ProbeStats {
     }
 }
 
-/// The shortest of these times, which are sorted, that at least so many percent of them do not exceed (nearest rank).
+/// Shortest of these sorted times that at least `percent` percent of them do not exceed (nearest rank).
 fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.max(1) - 1).copied()
 }
 
-/// The longest time between the ends of two good answers, or from the last good one to the end of the last probe.
+/// Longest time between the ends of two good answers, or from the last good one to the end of the last probe.
 fn longest_gap(samples: &[Sample]) -> Option<Duration> {
     let mut ends: Vec<Duration> = samples.iter().filter(|s| !s.lost).map(Sample::end).collect();
     ends.sort_unstable();
@@ -114,7 +114,7 @@ fn longest_gap(samples: &[Sample]) -> Option<Duration> {
     ends.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max()
 }
 
-fn counted(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+fn count_names(names: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     names.for_each(|name| *counts.entry(name).or_default() += 1);
     counts
@@ -125,39 +125,37 @@ impl fmt::Display for WitnessSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} sent, {} lost", self.sent, self.lost)?;
         if self.lost > 0 {
-            write!(f, " ({})", self.how())?;
+            write!(f, " ({})", self.loss_breakdown())?;
         }
-        for (count, what) in [(self.open, "still open"), (self.unsent, "not sent for want of answers")] {
+        for (count, description) in [(self.open, "still open"), (self.unsent, "not sent for want of answers")]
+        {
             if count > 0 {
-                write!(f, ", {count} {what}")?;
+                write!(f, ", {count} {description}")?;
             }
         }
         if let Some(gap) = self.longest_gap_ms {
             write!(f, ", longest gap {gap}ms")?;
         }
         let phases = [("before", &self.before), ("during", &self.during), ("after", &self.after)];
-        let told =
+        let percentiles =
             phases.iter().filter_map(|(name, p)| Some(format!("{}/{}ms {name}", p.p50_ms?, p.p99_ms?)));
-        let told: Vec<String> = told.collect();
-        if !told.is_empty() {
-            write!(f, "; p50/p99 {}", told.join(", "))?;
+        let percentiles: Vec<String> = percentiles.collect();
+        if !percentiles.is_empty() {
+            write!(f, "; p50/p99 {}", percentiles.join(", "))?;
         }
-        match self.versions.is_empty() {
-            true => Ok(()),
-            false => write!(f, "; versions {}", self.shares()),
-        }
+        if self.versions.is_empty() { Ok(()) } else { write!(f, "; versions {}", self.version_shares()) }
     }
 }
 
-/// The losses of some samples, as [`Summary::how`] tells them.
-pub fn how_lost<'s>(samples: impl Iterator<Item = &'s Sample>) -> String {
-    let losses = counted(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()));
-    WitnessSummary { losses, ..WitnessSummary::default() }.how()
+/// Losses of some samples, in the form of [`WitnessSummary::loss_breakdown`].
+pub fn loss_breakdown<'s>(samples: impl Iterator<Item = &'s Sample>) -> String {
+    let losses = count_names(samples.filter(|s| s.lost).map(|s| s.outcome.to_string()));
+    WitnessSummary { losses, ..WitnessSummary::default() }.loss_breakdown()
 }
 
-/// Which versions gave these answers; none where no header tells.
+/// Versions in these answers, if a header has them.
 pub fn versions<'s>(samples: impl Iterator<Item = &'s Sample>) -> Vec<String> {
-    counted(samples.filter_map(|s| s.version.clone())).into_keys().collect()
+    count_names(samples.filter_map(|s| s.version.clone())).into_keys().collect()
 }
 
 #[cfg(test)]
@@ -165,21 +163,21 @@ pub mod tests {
     use super::super::sample::ProbeOutcome;
     use super::*;
 
-    /// `100+4 2` was sent at 100 ms and answered by version 2 after 4 ms, `100+4 x503` was lost; a version of `-` is none.
+    /// Parses `100+4 2` (sent at 100 ms, answered by version 2 after 4 ms) and `100+4 x503` (lost); `-` is no version.
     pub fn samples(text: &str) -> Vec<Sample> {
         let one = |line: &str| {
-            let (times, what) = line.trim().split_once(' ').unwrap();
+            let (times, answer) = line.trim().split_once(' ').unwrap();
             let (at, took) = times.split_once('+').unwrap();
             let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
-            let outcome = match what.strip_prefix('x') {
+            let outcome = match answer.strip_prefix('x') {
                 None => ProbeOutcome::Status(200),
                 Some("refused") => ProbeOutcome::Refused,
                 Some("cut") => ProbeOutcome::Cut,
                 Some("time") => ProbeOutcome::TimedOut,
                 Some(code) => ProbeOutcome::Status(code.parse().unwrap()),
             };
-            let lost = what.starts_with('x');
-            let version = (!lost && what != "-").then(|| what.to_string());
+            let lost = answer.starts_with('x');
+            let version = (!lost && answer != "-").then(|| answer.to_string());
             Sample { at: ms(at), took: ms(took), outcome, lost, version }
         };
         text.split(';').filter(|l| !l.trim().is_empty()).map(one).collect()
@@ -188,11 +186,11 @@ pub mod tests {
     const SWITCH: Option<SwitchWindow> = Some(SwitchWindow { from_ms: 200, to_ms: 400 });
 
     #[test]
-    fn probes_are_counted_by_what_became_of_them() {
+    fn probes_are_counted_by_their_outcome() {
         let all = samples("0+1 1; 100+2 1; 200+3 x503; 300+4 xcut; 400+5 x503; 500+6 2; 600+7 2; 700+8 -");
-        let summary = WitnessSummary::of(&all, SWITCH);
+        let summary = WitnessSummary::new(&all, SWITCH);
         assert_eq!((summary.sent, summary.lost), (8, 3));
-        assert_eq!(summary.how(), "503 ×2, cut off ×1");
+        assert_eq!(summary.loss_breakdown(), "503 ×2, cut off ×1");
         assert_eq!(summary.versions, BTreeMap::from([("1".into(), 2), ("2".into(), 2)]));
         let phase = |p: &ProbeStats| (p.sent, p.lost, p.p50_ms, p.p99_ms);
         assert_eq!(phase(&summary.before), (2, 0, Some(1), Some(2)));
@@ -206,17 +204,17 @@ pub mod tests {
     }
 
     #[test]
-    fn without_a_switch_all_was_before_it() {
-        let summary = WitnessSummary::of(&samples("0+1 -; 900+1 -"), None);
+    fn without_a_switch_all_probes_are_before_it() {
+        let summary = WitnessSummary::new(&samples("0+1 -; 900+1 -"), None);
         assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
-        assert_eq!(WitnessSummary::of(&[], None), WitnessSummary::default());
+        assert_eq!(WitnessSummary::new(&[], None), WitnessSummary::default());
         assert_eq!(WitnessSummary::default().to_string(), "0 sent, 0 lost");
         let more = WitnessSummary { open: 2, unsent: 3, ..WitnessSummary::default() };
         assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 not sent for want of answers");
     }
 
     #[test]
-    fn a_percentile_is_the_shortest_time_that_so_many_do_not_exceed() {
+    fn a_percentile_is_the_shortest_time_that_the_share_does_not_exceed() {
         let upto = |n: u64| (1..=n).map(Duration::from_millis).collect::<Vec<_>>();
         let of = |n, percent| percentile(&upto(n), percent).map(|d| d.as_millis());
         assert_eq!((of(0, 50), of(1, 50), of(1, 99)), (None, Some(1), Some(1)));
@@ -225,17 +223,13 @@ pub mod tests {
     }
 
     #[test]
-    fn the_longest_gap_is_between_good_answers_and_lasts_to_the_end() {
+    fn the_longest_gap_is_between_good_answers_or_up_to_the_end() {
         let gap = |text: &str| longest_gap(&samples(text)).map(|d| d.as_millis());
         assert_eq!(gap(""), None);
         assert_eq!(gap("0+5 x503; 100+5 xcut"), None);
         assert_eq!(gap("0+5 -"), Some(0));
         assert_eq!(gap("0+5 -; 100+5 -; 200+45 -"), Some(140));
-        assert_eq!(
-            gap("0+5 x503; 100+5 -; 200+5 -"),
-            Some(100),
-            "what was before the first good one is none"
-        );
+        assert_eq!(gap("0+5 x503; 100+5 -; 200+5 -"), Some(100), "no gap before the first good answer");
         assert_eq!(gap("0+300 -; 100+5 -; 200+5 -"), Some(100), "answers need not come in order");
         assert_eq!(gap("0+5 -; 100+5 x503; 200+900 xtime"), Some(1095));
     }

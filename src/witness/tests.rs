@@ -1,4 +1,4 @@
-//! A witness and a server on this machine.
+//! A witness and servers on this machine.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -28,16 +28,16 @@ impl Server {
         Server { status, url }
     }
 
-    fn says(&self, status: u16) {
+    fn answer(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
     }
 
-    fn place(&self) -> WitnessUrl {
+    fn address(&self) -> WitnessUrl {
         WitnessUrl { url: self.url.parse().unwrap(), host: None, connect: None }
     }
 }
 
-/// Nobody listens there.
+/// An address at which nothing listens.
 fn nowhere() -> WitnessUrl {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
@@ -46,13 +46,13 @@ fn nowhere() -> WitnessUrl {
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A witness that asks these, and what it has counted so far.
-struct Asking {
+/// A witness that probes these URLs, and its count so far.
+struct RunningWitness {
     witness: Witness,
     count: Arc<Mutex<ProbeCount>>,
 }
 
-impl std::ops::Deref for Asking {
+impl std::ops::Deref for RunningWitness {
     type Target = Witness;
 
     fn deref(&self) -> &Witness {
@@ -60,58 +60,58 @@ impl std::ops::Deref for Asking {
     }
 }
 
-impl Asking {
+impl RunningWitness {
     fn count(&self) -> ProbeCount {
         *self.count.lock().unwrap()
     }
 }
 
-fn started(urls: &[UrlCandidates]) -> Asking {
-    let asking = Asking { witness: Witness::default(), count: Arc::default() };
+fn started(urls: &[UrlCandidates]) -> RunningWitness {
+    let running = RunningWitness { witness: Witness::default(), count: Arc::default() };
     let settings = WitnessSettings { rate: 100, ..WitnessSettings::default() };
-    let told = Arc::clone(&asking.count);
-    let tell = move |count| *told.lock().unwrap() = count;
-    asking.witness.start(urls, &settings, Duration::from_secs(3), tell).unwrap();
-    asking
+    let shared_count = Arc::clone(&running.count);
+    let report = move |count| *shared_count.lock().unwrap() = count;
+    running.witness.start(urls, &settings, Duration::from_secs(3), report).unwrap();
+    running
 }
 
-fn until(what: &str, done: impl Fn() -> bool) {
-    let waited = wait::until(POLL, LONG, &StopSignal::default(), || Ok::<_, ()>(done().then_some(())));
-    assert_eq!(waited, Ok(WaitResult::Done(())), "{what}");
+fn until(description: &str, is_done: impl Fn() -> bool) {
+    let waited = wait::until(POLL, LONG, &StopSignal::default(), || Ok::<_, ()>(is_done().then_some(())));
+    assert_eq!(waited, Ok(WaitResult::Done(())), "{description}");
 }
 
-/// Waited for, because what was lost before the change was done counts among the lost and is none.
+/// Waits for the objection: losses before the confirmation of the change are counted as lost and are no reason.
 fn objection(witness: &Witness) -> Error {
-    let told = Mutex::default();
+    let objection_found = Mutex::default();
     until("an objection", || {
-        *told.lock().unwrap() = witness.objection();
-        told.lock().unwrap().is_some()
+        *objection_found.lock().unwrap() = witness.objection();
+        objection_found.lock().unwrap().is_some()
     });
-    told.into_inner().unwrap().unwrap()
+    objection_found.into_inner().unwrap().unwrap()
 }
 
-fn seen(witness: &Witness) -> ProbeReport {
-    let mut all = witness.end();
+fn finish_one(witness: &Witness) -> ProbeReport {
+    let mut all = witness.finish();
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
 
 #[test]
-fn nobody_is_asked_before_it_starts() {
+fn no_url_is_probed_before_the_start() {
     let witness = Witness::default();
-    witness.route().done();
-    drop(witness.stop());
-    assert_eq!((witness.objection(), witness.end()), (None, vec![]));
+    witness.rotation_change().confirm();
+    drop(witness.instance_stop());
+    assert_eq!((witness.objection(), witness.finish()), (None, vec![]));
 }
 
 #[test]
-fn what_a_url_answers_is_counted_until_the_end() {
+fn the_answers_of_a_url_are_counted_until_the_end() {
     let server = Server::new(200, "x-version: 1\r\n");
-    let witness = started(&[vec![server.place()]]);
+    let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
-    server.says(500);
+    server.answer(500);
     until("it loses", || witness.count().lost > 0);
-    let ProbeReport { url, summary, samples, switch } = seen(&witness);
+    let ProbeReport { url, summary, samples, switch } = finish_one(&witness);
     assert_eq!((url, summary.sent, switch), (server.url.clone(), samples.len(), None));
     assert_eq!(summary.lost, samples.iter().filter(|s| s.lost).count());
     assert!(summary.lost > 0 && summary.losses.keys().eq(["500"]), "{summary}");
@@ -122,76 +122,77 @@ fn what_a_url_answers_is_counted_until_the_end() {
 #[test]
 fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
     let server = Server::new(200, "");
-    let witness = started(&[vec![server.place()]]);
+    let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
-    let act = witness.route();
-    server.says(502);
+    let change = witness.rotation_change();
+    server.answer(502);
     assert_eq!(witness.objection(), None);
-    act.done();
+    change.confirm();
     let error = objection(&witness);
     assert!(error.message.contains("(502 ×") && error.message.contains("none of "), "{error}");
-    assert_eq!(witness.objection(), None, "it was told");
-    server.says(200);
-    witness.route().done();
-    let good = |w: &Asking| w.count().sent - w.count().lost;
+    assert_eq!(witness.objection(), None, "it was reported");
+    server.answer(200);
+    witness.rotation_change().confirm();
+    let good = |w: &RunningWitness| w.count().sent - w.count().lost;
     let before = good(&witness);
     until("good answers", || good(&witness) > before + BURST);
     assert_eq!(witness.objection(), None);
-    let ProbeReport { summary, switch, .. } = seen(&witness);
+    let ProbeReport { summary, switch, .. } = finish_one(&witness);
     assert!(switch.is_some() && summary.before.lost == 0 && summary.after.sent >= BURST, "{summary:?}");
 }
 
 #[test]
-fn who_never_answered_is_dismissed_and_named() {
+fn a_url_that_never_answered_is_dismissed_and_named() {
     let good = Server::new(200, "");
     let bad = Server::new(503, "");
-    let witness = started(&[vec![good.place()], vec![bad.place()], vec![nowhere()]]);
-    until("all were asked", || witness.probes().iter().all(|p| p.has_ended_any()));
+    let witness = started(&[vec![good.address()], vec![bad.address()], vec![nowhere()]]);
+    until("all were probed", || witness.probes().iter().all(|p| p.has_samples()));
     let named = witness.dismiss_silent();
-    let said: Vec<&str> = named.iter().map(|(_, said)| said.rsplit(' ').next().unwrap()).collect();
-    assert_eq!(said, ["503", "refused"]);
+    let answers: Vec<&str> = named.iter().map(|(_, answers)| answers.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(answers, ["503", "refused"]);
     assert_eq!(named[0].0, bad.url);
-    assert!(witness.dismiss_silent().is_empty(), "they are told once");
+    assert!(witness.dismiss_silent().is_empty(), "they are reported once");
     until("only the others are counted", || witness.count().lost == 0);
-    assert_eq!(seen(&witness).url, good.url);
+    assert_eq!(finish_one(&witness).url, good.url);
 }
 
 #[test]
-fn who_has_to_be_answered_and_is_not_refuses() {
-    let witness = started(&[vec![Server::new(503, "").place()]]);
+fn a_required_url_without_an_answer_is_an_error() {
+    let witness = started(&[vec![Server::new(503, "").address()]]);
     let error = witness.wait_for_answers(Duration::ZERO, &StopSignal::default()).unwrap_err();
     assert_eq!(error.exit.code(), 1);
     assert!(error.hint.unwrap().contains("--witness-url"));
 }
 
 #[test]
-fn of_several_ways_the_first_is_taken_that_answers_and_does_not_send_clients_on() {
-    let sends_on = || Server::new(301, "location: https://127.0.0.1/\r\n");
-    let (redirect, bad, good) = (sends_on(), Server::new(503, ""), Server::new(200, ""));
-    let urls = |places: &[&WitnessUrl]| vec![places.iter().map(|p| (*p).clone()).collect::<UrlCandidates>()];
-    let all = urls(&[&redirect.place(), &nowhere(), &bad.place(), &good.place()]);
+fn the_first_address_that_answers_without_a_redirect_is_chosen() {
+    let redirecting = || Server::new(301, "location: https://127.0.0.1/\r\n");
+    let (redirect, bad, good) = (redirecting(), Server::new(503, ""), Server::new(200, ""));
+    let urls =
+        |addresses: &[&WitnessUrl]| vec![addresses.iter().map(|p| (*p).clone()).collect::<UrlCandidates>()];
+    let all = urls(&[&redirect.address(), &nowhere(), &bad.address(), &good.address()]);
     let witness = started(&all);
     until("it has chosen", || witness.count().sent > 0);
-    assert_eq!(seen(&witness).url, good.url);
-    let witness = started(&urls(&[&nowhere(), &redirect.place(), &bad.place()]));
+    assert_eq!(finish_one(&witness).url, good.url);
+    let witness = started(&urls(&[&nowhere(), &redirect.address(), &bad.address()]));
     until("it has chosen", || witness.count().sent > 0);
-    assert_eq!(seen(&witness).url, redirect.url, "better than nothing");
+    assert_eq!(finish_one(&witness).url, redirect.url, "better than nothing");
 }
 
 #[test]
-fn what_is_forgiven_is_no_objection_any_more() {
+fn ignored_losses_are_no_objection() {
     let server = Server::new(200, "");
-    let witness = started(&[vec![server.place()]]);
+    let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
-    let act = witness.route();
-    server.says(502);
-    act.done();
+    let change = witness.rotation_change();
+    server.answer(502);
+    change.confirm();
     objection(&witness);
-    server.says(200);
+    server.answer(200);
     let all = witness.count().sent;
     until("what was under way has ended", || witness.count().sent > all + BURST);
     witness.ignore_losses_so_far();
     assert_eq!(witness.objection(), None);
-    server.says(502);
+    server.answer(502);
     until("more losses", || witness.objection().is_some());
 }

@@ -18,7 +18,7 @@ impl ProjectCheck<'_> {
         if self.containers.is_none() {
             return Ok(version::findings(compose.as_deref(), None));
         }
-        let machine = self.docker().machine()?;
+        let machine = self.docker().host_info()?;
         let mut findings = version::findings(compose.as_deref(), Some(&machine.version));
         let used = self.used(&crowds)?;
         let known = crowds.into_iter().filter_map(|(service, running, starting)| {
@@ -27,7 +27,7 @@ impl ProjectCheck<'_> {
             Some(MemoryDemand { service, running, starting, need })
         });
         let known: Vec<MemoryDemand> = known.collect();
-        let elsewhere = self.docker().whereabouts().is_elsewhere();
+        let elsewhere = self.docker().engine_address().is_remote();
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !elsewhere);
         let available = meminfo.and_then(|text| memory::available(&text));
         findings.extend(memory::finding(&known, HostMemory { total: machine.memory, available }));

@@ -102,5 +102,5 @@ impl ProjectCheck<'_> {
 }
 
 fn lost(target: &Target, proxy: &dyn Proxy, loss: Risk) -> Finding {
-    Finding::lost(about(target, proxy, &loss.says), loss)
+    Finding::lost(about(target, proxy, &loss.message), loss)
 }

@@ -312,14 +312,18 @@ impl ProjectCheck<'_> {
         };
         let read = match self.here(one) {
             Some(signals) => Some(signals),
-            None => self.docker().first_process(&one.id)?.as_deref().and_then(SignalMasks::of_first_process),
+            None => self
+                .docker()
+                .first_process_status(&one.id)?
+                .as_deref()
+                .and_then(SignalMasks::of_first_process),
         };
         Ok(read.map(|signals| (one.name().to_string(), signals)))
     }
 
     /// Where the engine is on this machine, and not in a virtual one, its processes are here too.
     fn here(&self, container: &Container) -> Option<SignalMasks> {
-        let near = !self.docker().whereabouts().is_elsewhere();
+        let near = !self.docker().engine_address().is_remote();
         let status = std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok();
         status.filter(|_| near && container.state.pid > 1).as_deref().and_then(SignalMasks::of_first_process)
     }
@@ -382,7 +386,7 @@ fn weak(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
                 format!("nothing tells whether a new instance of `{service}` is ready: it only has to run");
             Some(Finding::note("no-readiness", about, says, fix))
         }
-        ReadinessProbe::Http(_) | ReadinessProbe::Check(_) => None,
+        ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) => None,
     }
 }
 

@@ -25,7 +25,7 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
     let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
     let mut file = StackFile::of(&text, &request.source, &asks).map_err(Error::from)?;
-    let nodes = if engine { docker.placement().ok() } else { None };
+    let nodes = if engine { docker.cluster_nodes().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };

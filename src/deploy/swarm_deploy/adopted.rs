@@ -37,7 +37,7 @@ pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
 /// No such service; one that a stack has.
 pub fn file_of_service(docker: &Docker, name: &str) -> Result<String> {
     let service = find(docker, name)?;
-    let project = convert::project_of(name, &service.spec, &docker.networks()?);
+    let project = convert::project_of(name, &service.spec, &docker.network_names()?);
     let head =
         "# Written by `compose-zd init --from-service`: the service as `docker service inspect` has it.\n";
     Ok(format!("{head}{}", serde_yaml::to_string(&project)?))
@@ -90,7 +90,7 @@ impl SwarmDeploy<'_> {
     /// # Errors
     /// As [`Swarm::send_adopted`].
     pub fn flags(&self, file: &StackFile, service: &StackService) -> Result<Vec<String>> {
-        let networks = self.docker().networks()?;
+        let networks = self.docker().network_names()?;
         let change = ServiceDiff {
             stack: self.name(),
             file: &file.value,

@@ -41,7 +41,7 @@ impl SwarmDeploy<'_> {
         if file.services.is_empty() {
             return Err(nothing_to_send(source).into());
         }
-        let nodes = self.docker().placement()?;
+        let nodes = self.docker().cluster_nodes()?;
         let local = self.pin(&mut file, &nodes)?;
         let folder = self.request.folder.canonicalize().unwrap_or_default();
         let mut refusals = std::mem::take(&mut file.refusals);
@@ -120,7 +120,7 @@ impl SwarmDeploy<'_> {
         Error::unchanged(format!(
             "`{service}`: the image of release {number} is gone from this engine, and no registry has it; nothing was changed"
         ))
-        .seen(&format!("its id is {id}"))
+        .detail(&format!("its id is {id}"))
         .hint("deploy the revision of that release again, or name another release with `--to`")
     }
 
@@ -171,7 +171,7 @@ impl SwarmDeploy<'_> {
     fn try_remove_objects(&self) -> Result<()> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
         let journal = self.journal.reopened()?;
-        if journal.history.damaged().next().is_some() {
+        if journal.history.unreadable_records().next().is_some() {
             return Ok(()); // one that cannot be read may need any of them
         }
         for number in journal.history.good_numbers() {
@@ -188,7 +188,7 @@ impl SwarmDeploy<'_> {
             needed.extend(specs.into_iter().flatten().flat_map(|s| s.objects()).map(String::from));
         }
         for kind in objects::ObjectKind::ALL {
-            let ours = self.docker().objects(self.name(), kind)?;
+            let ours = self.docker().object_names(self.name(), kind)?;
             ours.iter()
                 .filter(|name| !needed.contains(*name))
                 .try_for_each(|n| self.docker().remove_object(kind, n))?;
@@ -201,11 +201,11 @@ impl SwarmDeploy<'_> {
 fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(StackObject, String)>> {
     let mut missing = Vec::new();
     for object in std::mem::take(&mut file.objects) {
-        let existing = docker.existing(object.kind, &object.name)?;
+        let existing = docker.existing_object(object.kind, &object.name)?;
         let name = object.name_beside(existing.as_ref());
         let is_there = match name == object.name {
             true => existing.is_some(),
-            false => docker.existing(object.kind, &name)?.is_some(),
+            false => docker.existing_object(object.kind, &name)?.is_some(),
         };
         file.value[object.kind.key()][&object.key] = json!({ "name": name, "external": true });
         if !is_there {
@@ -229,7 +229,7 @@ pub fn refused(source: &str, mut all: Vec<ConfigError>) -> Result<(), Error> {
                 ),
             );
             let said = all.iter().flat_map(|wrong| [wrong.message.clone(), format!("  fix: {}", wrong.hint)]);
-            Err(said.fold(error, |error, line| error.seen(&line)))
+            Err(said.fold(error, |error, line| error.detail(&line)))
         }
     }
 }

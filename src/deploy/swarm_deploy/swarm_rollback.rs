@@ -53,7 +53,7 @@ impl SwarmDeploy<'_> {
         let error = Error { message, ..lost };
         match self.kind {
             RolloutKind::Rollback { .. } => {
-                let broken = Error { exit: Exit::Broken, ..error };
+                let broken = Error { exit: Exit::Outage, ..error };
                 (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
             }
             _ => self.go_back(file, error),
@@ -63,7 +63,7 @@ impl SwarmDeploy<'_> {
     fn stands(&self, file: &StackFile, failure: &ServiceFailure, standing: Convergence) -> (Error, bool) {
         let service = &failure.service;
         let error = |said: String| {
-            self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {said}")), failure)
+            self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {said}")), failure)
         };
         match standing {
             Convergence::Paused(why) if !self.goes_back_by_itself(service) => {
@@ -100,13 +100,13 @@ impl SwarmDeploy<'_> {
     fn gone_meanwhile(&self, file: &StackFile, error: Error, service: &str) -> (Error, bool) {
         let removed = error.message.clone();
         let (error, _) = self.go_back(file, error);
-        if self.before.running(service) == 0 || error.exit != Exit::Kept {
+        if self.before.running(service) == 0 || error.exit != Exit::StillServing {
             return (error, false);
         }
         let message =
             format!("{removed}; it served before and does not now; the other services are what they were");
         let hint = format!("act now: `compose-zd deploy {service}` creates it again");
-        (Error { exit: Exit::Broken, message, ..error }.hint(hint), false)
+        (Error { exit: Exit::Outage, message, ..error }.hint(hint), false)
     }
 
     /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
@@ -121,7 +121,7 @@ impl SwarmDeploy<'_> {
             None => (0, String::new()),
         };
         Error::new(
-            Exit::Kept,
+            Exit::StillServing,
             format!(
                 "`{service}`: another update took the place of this one: Swarm was given release {} ({ours}, version {}), and \
                  then by another `docker stack deploy` or `docker service update` version {version} ({image}), which goes on",
@@ -164,7 +164,8 @@ impl SwarmDeploy<'_> {
             true => "free the port on that node (`ss -ltnp` shows its owner), or publish another one",
             false => "`--health-deadline` gives a task more time to get ready",
         };
-        self.with_complaints(Error::new(Exit::Kept, format!("`{service}`: {what}")), failure).hint(hint)
+        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {what}")), failure)
+            .hint(hint)
     }
 
     /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
@@ -176,10 +177,10 @@ impl SwarmDeploy<'_> {
         };
         let error = Error { message, ..error };
         let others = failure.complaints.iter().rev().skip(1).cloned().collect::<Vec<_>>();
-        let error = error.seen(&others.join("\n"));
+        let error = error.detail(&others.join("\n"));
         match failure.task.as_ref().map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
             Some((name, Ok(lines))) if !lines.is_empty() => {
-                error.seen(&format!("last lines of {name}:")).seen(&lines.join("\n"))
+                error.detail(&format!("last lines of {name}:")).detail(&lines.join("\n"))
             }
             _ => error,
         }
@@ -224,7 +225,7 @@ impl SwarmDeploy<'_> {
             }
             self.try_back(&now, changed)
         });
-        let lost = || self.witness.lost_at_the_end().map(|lost| lost.message);
+        let lost = || self.witness.outage_at_end().map(|lost| lost.message);
         match back.err().map(|error| error.to_string()).or_else(lost) {
             None => (self.kept(error), false),
             Some(second) => (self.broken(error, &second), false),
@@ -293,7 +294,7 @@ impl SwarmDeploy<'_> {
     fn kept(&self, error: Error) -> Error {
         let exit = match error.exit {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
-            _ => Exit::Kept,
+            _ => Exit::StillServing,
         };
         let serves = match (self.served(), self.journal.history.current()) {
             (false, _) if self.before.services.is_empty() => {
@@ -315,8 +316,8 @@ impl SwarmDeploy<'_> {
         let (name, service) = (self.name(), &failure.service);
         let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
         let (exit, how) = match serves {
-            true => (Exit::Kept, "it stays as it is, old and new tasks beside each other"),
-            false => (Exit::Broken, "it stays as it is, and no task of it runs"),
+            true => (Exit::StillServing, "it stays as it is, old and new tasks beside each other"),
+            false => (Exit::Outage, "it stays as it is, and no task of it runs"),
         };
         let act = if serves { "" } else { "act now: " };
         Error { exit, message: format!("{}; {how}", error.message), ..error }.hint(format!(
@@ -332,11 +333,11 @@ impl SwarmDeploy<'_> {
                 "{}; nothing served before; and what is left could not be removed: {second}",
                 error.message
             );
-            return Error { exit: Exit::Kept, message, ..error }
+            return Error { exit: Exit::StillServing, message, ..error }
                 .hint(format!("`docker stack ps {name}` shows what runs"));
         }
         let message = format!("{}; and what was there before could not be restored: {second}", error.message);
-        Error { exit: Exit::Broken, message, ..error }.hint(format!(
+        Error { exit: Exit::Outage, message, ..error }.hint(format!(
             "act now: `docker stack ps {name}` shows what runs; deploy again once the cause is gone"
         ))
     }
@@ -348,7 +349,7 @@ impl SwarmDeploy<'_> {
              without us: {why}",
             self.name()
         );
-        Error { exit: Exit::Broken, message, ..error }
+        Error { exit: Exit::Outage, message, ..error }
             .hint("name another manager with `--context` or `--host`, and deploy again: it goes on from what it finds")
     }
 }

@@ -71,7 +71,7 @@ impl SwarmDeploy<'_> {
         let text = self.request.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;
         let asked = (settings.host.as_deref(), settings.path.as_deref());
-        let is_here = !self.docker().is_elsewhere();
+        let is_here = !self.docker().is_remote();
         let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
         let ways = |node: &PlacementNode| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());

@@ -1,4 +1,4 @@
-//! The same reading from every engine: what the API left out, renamed or added over the years makes no difference.
+//! Containers read the same from every engine version, whatever the API left out, renamed or added over the years.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -7,23 +7,23 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fuzz::{corpus, damaged_json, holds, same};
 
-/// Containers and images by `docker inspect`, reduced, of engine 20 (API 1.41) to 29.3 (API 1.54).
+/// Output of `docker inspect`, reduced, of containers and images on engine 20 (API 1.41) to 29.3 (API 1.54).
 fn containers() -> Vec<Container> {
     let read = |sample: &String| serde_json::from_str::<Vec<Container>>(sample).expect("an answer");
     corpus("inspect-container").iter().flat_map(read).collect()
 }
 
 fn all_addresses(container: &Container) -> Vec<IpAddr> {
-    container.bridged().map(|(_, address)| address).collect()
+    container.addresses_with_bridge().map(|(_, address)| address).collect()
 }
 
 #[test]
 fn a_container_reads_the_same_from_every_engine() {
     let all = containers();
     assert_eq!(all.len(), 9);
-    for one in all {
+    for parsed in all {
         let id = "4f1d0c3a5b7e9f2d4c6a8b0e1f3d5c7a9b2e4f6d8c0a1b3e5d7f9c2a4b6e8d01";
-        assert_eq!((one.id.as_str(), one.name()), (id, "p-app-1"));
+        assert_eq!((parsed.id.as_str(), parsed.name()), (id, "p-app-1"));
         let names = ["4f1d0c3a5b7e", "app", "p-app-1", "web.internal"];
         let by_network = names.map(|name| format!("{name}.p_default"));
         let all = names
@@ -31,16 +31,19 @@ fn a_container_reads_the_same_from_every_engine() {
             .map(ToString::to_string)
             .chain(by_network)
             .collect::<std::collections::BTreeSet<_>>();
-        assert_eq!(one.names(), all.into_iter().collect::<Vec<_>>());
-        assert_eq!(one.image_id, "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de");
+        assert_eq!(parsed.names(), all.into_iter().collect::<Vec<_>>());
+        assert_eq!(
+            parsed.image_id,
+            "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de"
+        );
         let addresses = ["172.19.0.5", "fd00::5"].map(|a| a.parse::<IpAddr>().unwrap());
-        assert_eq!(all_addresses(&one), addresses);
-        assert_eq!(one.networks().collect::<Vec<_>>(), ["p_default"]);
-        assert_eq!((one.compose(), one.label(CONFIG_HASH)), (Some(("p", "app")), Some("c0ffee")));
-        assert!(one.is_running() && !one.is_unhealthy() && one.restart_count == 0);
-        assert_eq!((one.exposed_tcp(), one.healthcheck()), (vec![3000], Some(vec!["ok".into()])));
-        assert_eq!(one.config.healthcheck.as_ref().unwrap().limit(), Duration::from_secs(2));
-        assert_eq!((one.env("VIRTUAL_HOST"), one.config.image.as_str()), (Some("a.test"), "app:1"));
+        assert_eq!(all_addresses(&parsed), addresses);
+        assert_eq!(parsed.networks().collect::<Vec<_>>(), ["p_default"]);
+        assert_eq!((parsed.compose(), parsed.label(CONFIG_HASH)), (Some(("p", "app")), Some("c0ffee")));
+        assert!(parsed.is_running() && !parsed.is_unhealthy() && parsed.restart_count == 0);
+        assert_eq!((parsed.exposed_tcp(), parsed.healthcheck()), (vec![3000], Some(vec!["ok".into()])));
+        assert_eq!(parsed.config.healthcheck.as_ref().unwrap().limit(), Duration::from_secs(2));
+        assert_eq!((parsed.env("VIRTUAL_HOST"), parsed.config.image.as_str()), (Some("a.test"), "app:1"));
     }
 }
 
@@ -48,19 +51,19 @@ fn a_container_reads_the_same_from_every_engine() {
 fn an_image_reads_the_same_from_every_engine_and_store() {
     let all = corpus("inspect-image");
     assert_eq!(all.len(), 9);
-    for one in all.iter().flat_map(|s| serde_json::from_str::<Vec<Image>>(s).expect("an answer")) {
-        assert_eq!(one.id, "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de");
-        assert_eq!(one.repo_digests, ["registry.test/app@sha256:77"]);
-        assert!(one.is_named("app:1") && one.has_healthcheck());
-        assert_eq!(one.config.volumes.keys().collect::<Vec<_>>(), ["/data"]);
-        assert!(one.config.labels.is_empty() && one.config.exposed_ports.contains_key("3000/tcp"));
+    for parsed in all.iter().flat_map(|s| serde_json::from_str::<Vec<Image>>(s).expect("an answer")) {
+        assert_eq!(parsed.id, "sha256:51337966e97109a4b0ab5f4d2f0e5ad0a5ba4d5fd1f1a8b6bb3d4c4bb9a1c0de");
+        assert_eq!(parsed.repo_digests, ["registry.test/app@sha256:77"]);
+        assert!(parsed.is_named("app:1") && parsed.has_healthcheck());
+        assert_eq!(parsed.config.volumes.keys().collect::<Vec<_>>(), ["/data"]);
+        assert!(parsed.config.labels.is_empty() && parsed.config.exposed_ports.contains_key("3000/tcp"));
     }
 }
 
-/// Its addresses, IPv6 by the last number, and its aliases.
+/// IPv4 address, last number of the IPv6 address, and aliases.
 type OnNetwork = (Option<[u8; 4]>, Option<u16>, Vec<&'static str>);
 
-/// What a container is, whatever engine tells of it.
+/// The true state of a container, from which each engine's output is generated.
 #[derive(Debug, Clone)]
 struct Truth {
     networks: BTreeMap<String, OnNetwork>,
@@ -111,20 +114,20 @@ fn truth() -> impl Strategy<Value = Truth> {
 
 const ID: &str = "4f1d0c3a5b7e9f2d4c6a8b0e1f3d5c7a9b2e4f6d8c0a1b3e5d7f9c2a4b6e8d01";
 
-/// Docker writes `null`, an empty list or nothing where there is nothing, which has changed from engine to engine.
+/// Docker writes `null`, an empty list or nothing for an empty value, depending on the engine.
 fn or_empty(value: Value, api: u32) -> Value {
     let empty =
         value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|m| m.is_empty());
     if empty && api % 2 == 1 { Value::Null } else { value }
 }
 
-fn network(of: &OnNetwork, api: u32) -> Value {
-    let (four, six, aliases) = of;
+fn network(endpoint: &OnNetwork, api: u32) -> Value {
+    let (four, six, aliases) = endpoint;
     let four = four.map_or(String::new(), |ip| std::net::Ipv4Addr::from(ip).to_string());
     let six = six.map_or(String::new(), |n| format!("fd00::{n:x}"));
-    let mut told: Vec<&str> = aliases.clone();
-    told.extend((api < 45).then_some(&ID[..12]));
-    let mut network = json!({"IPAMConfig": null, "Links": null, "Aliases": or_empty(json!(told), api), "NetworkID": "n",
+    let mut aliases_with_id: Vec<&str> = aliases.clone();
+    aliases_with_id.extend((api < 45).then_some(&ID[..12]));
+    let mut network = json!({"IPAMConfig": null, "Links": null, "Aliases": or_empty(json!(aliases_with_id), api), "NetworkID": "n",
         "IPAddress": four, "IPPrefixLen": 16, "GlobalIPv6Address": six, "DriverOpts": null});
     if api >= 44 {
         let names: Vec<&str> = aliases.iter().copied().chain(["p-app-1", &ID[..12]]).collect();
@@ -133,9 +136,9 @@ fn network(of: &OnNetwork, api: u32) -> Value {
     network
 }
 
-fn told(truth: &Truth, api: u32) -> Value {
+fn engine_output(truth: &Truth, api: u32) -> Value {
     let networks: BTreeMap<&String, Value> =
-        truth.networks.iter().map(|(name, of)| (name, network(of, api))).collect();
+        truth.networks.iter().map(|(name, endpoint)| (name, network(endpoint, api))).collect();
     let ports: BTreeMap<String, Value> =
         truth.ports.iter().map(|(port, protocol)| (format!("{port}/{protocol}"), json!({}))).collect();
     let mut state = json!({"Status": truth.status, "Running": true, "OOMKilled": false, "ExitCode": truth.code, "Error": ""});
@@ -166,9 +169,9 @@ fn addresses_of(truth: &Truth) -> Vec<IpAddr> {
 }
 
 #[test]
-fn whatever_an_engine_tells_of_a_container_is_read_as_it_is() {
+fn a_container_is_read_as_the_engine_reports_it() {
     holds((truth(), 41u32..57), |(truth, api)| {
-        let read: Vec<Container> = serde_json::from_value(told(&truth, api)).expect("an answer");
+        let read: Vec<Container> = serde_json::from_value(engine_output(&truth, api)).expect("an answer");
         let read = &read[0];
         same(&all_addresses(read), &addresses_of(&truth))?;
         same(
@@ -204,7 +207,7 @@ fn whatever_an_engine_tells_of_a_container_is_read_as_it_is() {
 }
 
 #[test]
-fn nothing_that_an_engine_may_tell_ends_us() {
+fn no_output_of_an_engine_causes_a_panic() {
     holds(damaged_json([corpus("inspect-container"), corpus("inspect-image")].concat()), |json| {
         for container in serde_json::from_value::<Vec<Container>>(json.clone()).unwrap_or_default() {
             let _ =

@@ -11,22 +11,22 @@ fn stat(pid: u32) -> Option<String> {
 }
 
 #[test]
-fn a_process_lives_as_long_as_its_number_is_its_own() {
-    assert_eq!(process(42).life(&process(1), stat, nothing), Liveness::Lives);
-    assert_eq!(process(43).life(&process(1), stat, nothing), Liveness::Dead);
+fn a_process_is_alive_while_its_number_and_start_match() {
+    assert_eq!(process(42).liveness(&process(1), stat, never), Liveness::Alive);
+    assert_eq!(process(43).liveness(&process(1), stat, never), Liveness::Dead);
     let earlier = ProcessId { started: "776".into(), ..process(42) };
-    assert_eq!(earlier.life(&process(1), stat, nothing), Liveness::Dead);
+    assert_eq!(earlier.liveness(&process(1), stat, never), Liveness::Dead);
 }
 
-fn nothing(_: u32) -> bool {
+fn never(_: u32) -> bool {
     false
 }
 
 #[test]
-fn a_process_that_is_hidden_is_not_taken_for_dead() {
+fn a_hidden_process_is_not_taken_for_dead() {
     let hidden = |_| None;
-    assert_eq!(process(42).life(&process(1), hidden, |_| true), Liveness::Elsewhere);
-    assert_eq!(process(42).life(&process(1), hidden, nothing), Liveness::Dead);
+    assert_eq!(process(42).liveness(&process(1), hidden, |_| true), Liveness::NotVisible);
+    assert_eq!(process(42).liveness(&process(1), hidden, never), Liveness::Dead);
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     assert!(exists(child.id()) && exists(std::process::id()));
     child.kill().unwrap();
@@ -37,24 +37,25 @@ fn a_process_that_is_hidden_is_not_taken_for_dead() {
 #[test]
 fn a_zombie_is_dead() {
     let zombie = |_| Some(STAT.replace(") S", ") Z"));
-    assert_eq!(process(42).life(&process(1), zombie, |_| true), Liveness::Dead);
+    assert_eq!(process(42).liveness(&process(1), zombie, |_| true), Liveness::Dead);
 }
 
 #[test]
-fn a_process_of_another_namespace_or_machine_cannot_be_seen() {
+fn a_process_of_another_namespace_or_machine_is_not_visible() {
     let elsewhere = ProcessId { namespace: "m".into(), ..process(42) };
-    assert_eq!(elsewhere.life(&process(1), stat, nothing), Liveness::Elsewhere);
+    assert_eq!(elsewhere.liveness(&process(1), stat, never), Liveness::NotVisible);
     let other = ProcessId { boot: "c".into(), ..process(43) };
-    assert_eq!(other.life(&process(1), stat, nothing), Liveness::Elsewhere);
-    assert_eq!(ProcessId::default().life(&ProcessId::default(), stat, nothing), Liveness::Elsewhere);
+    assert_eq!(other.liveness(&process(1), stat, never), Liveness::NotVisible);
+    assert_eq!(ProcessId::default().liveness(&ProcessId::default(), stat, never), Liveness::NotVisible);
 }
 
 #[test]
-fn a_command_of_a_run_is_known_by_its_mark() {
+fn a_command_of_a_run_is_found_by_its_mark() {
     let run = ProcessId { pid: 1, started: "no other test's".into(), ..ProcessId::default() };
     assert!(!run.has_orphans());
-    let mut child = std::process::Command::new("sleep").arg("60").env(RUN, run.mark()).spawn().unwrap();
-    // Between fork and exec it has the environment of this process.
+    let mut child =
+        std::process::Command::new("sleep").arg("60").env(RUN_VARIABLE, run.mark()).spawn().unwrap();
+    // Between fork and exec the child has the environment of this process.
     while !run.has_orphans() {
         std::thread::yield_now();
     }
@@ -64,19 +65,19 @@ fn a_command_of_a_run_is_known_by_its_mark() {
 }
 
 #[test]
-fn this_process_lives() {
-    assert_eq!(LockOwner::this("deploy", "me@here".into()).life(), Liveness::Lives);
+fn this_process_is_alive() {
+    assert_eq!(LockOwner::current("deploy", "me@here".into()).liveness(), Liveness::Alive);
 }
 
 #[test]
-fn a_holder_is_read_as_it_was_written() {
-    let holder = LockOwner::this("deploy a\"b\n", "me@here".into());
-    assert_eq!(LockOwner::read(&holder.text()), holder);
-    assert_eq!(LockOwner::read("what is this").to_string(), "`something else` by somebody");
+fn an_owner_is_read_as_it_was_written() {
+    let owner = LockOwner::current("deploy a\"b\n", "me@here".into());
+    assert_eq!(LockOwner::parse(&owner.to_json()), owner);
+    assert_eq!(LockOwner::parse("what is this").to_string(), "`something else` by somebody");
 }
 
 #[test]
-fn an_age_is_told_whatever_zone_the_clock_is_in() {
+fn an_age_is_right_in_every_time_zone() {
     let seconds = |a: &str, b: &str| age(a, b).map(|d| d.as_secs());
     assert_eq!(seconds("2026-01-02T03:04:05Z", "2026-01-02T03:05:05.123456789Z"), Some(60));
     assert_eq!(seconds("2026-01-02T04:04:05+01:00", "2026-01-02T03:04:35Z"), Some(30));

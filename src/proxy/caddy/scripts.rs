@@ -1,7 +1,7 @@
 //! The scripts that run in Caddy's container: POSIX sh, with what is in its official images of any age.
 
 use super::config::{CaddyFeatures, OURS};
-use crate::shell::{self, RUNS};
+use crate::shell::{self, RUNS_FUNCTION};
 
 /// `ask PATH` reads from the admin API, `ask PATH FILE` posts to it. Official images have curl since 2.11, and only
 /// busybox's wget before; bash is for images of one's own. A socket's path needs curl.
@@ -36,7 +36,7 @@ ask() {
 "#;
 
 fn asking(api: &str) -> String {
-    format!("api={}\n{RUNS}{ASK}", shell::word(api))
+    format!("api={}\n{RUNS_FUNCTION}{ASK}", shell::word(api))
 }
 
 /// Finds the admin API where the configuration file, the environment or Caddy's default says it is, and reads the

@@ -425,7 +425,7 @@ fn its_file_is_the_one_it_was_started_with() {
 
 #[test]
 fn no_name_address_or_file_is_a_script() {
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
         let means =
             CaddyFeatures { folder: format!("here{text}"), reads_files: true, ..CaddyFeatures::default() };
@@ -439,7 +439,7 @@ fn no_name_address_or_file_is_a_script() {
             scripts::load(text, &means),
             scripts::diagnosis(&means),
         ] {
-            does_nothing_of_its_own(&script);
+            runs_no_injected_command(&script);
         }
     }
 }

@@ -338,7 +338,7 @@ fn a_prepared_proxy_is_left_alone() {
 
 #[test]
 fn no_path_or_id_is_a_script() {
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
         let texts = [text.to_string(), "id".into()];
         for script in [
@@ -347,7 +347,7 @@ fn no_path_or_id_is_a_script() {
             question_script(text, &[]),
             release_script(&["id"], &texts),
         ] {
-            does_nothing_of_its_own(&script);
+            runs_no_injected_command(&script);
         }
     }
 }

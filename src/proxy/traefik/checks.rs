@@ -136,7 +136,7 @@ impl Traefik {
             let why = format!("its directory of routes, {directory}, is not there");
             return Err(self
                 .refused(&"traefik-directory", why, "give it a volume there")
-                .seen(answer.stderr_or_stdout()));
+                .detail(answer.stderr_or_stdout()));
         }
         match answer.stdout.contains("@readonly") {
             true => Err(self.refused(

@@ -2,7 +2,7 @@
 
 use super::override_file::host;
 use super::version_check::{Api, VersionCheck};
-use crate::shell::{self, RUNS};
+use crate::shell::{self, RUNS_FUNCTION};
 
 /// A file of ours, and the directory that Traefik reads it from.
 pub struct OverrideFile<'a> {
@@ -143,7 +143,7 @@ pub fn question(
 ) -> String {
     format!(
         "# what does it route to
-{RUNS}{FETCH}{REFERS}{}{}{}served=$(served)
+{RUNS_FUNCTION}{FETCH}{REFERS}{}{}{}served=$(served)
 if [ -z \"$served\" ] && [ -e \"$f\" ]; then
   before=$(connections)
   served=$(served)
@@ -171,7 +171,7 @@ connections
 /// The same where there is only the API.
 pub fn watching(remotes: &[String], services: &str) -> String {
     format!(
-        "# what does it route to\n{RUNS}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
+        "# what does it route to\n{RUNS_FUNCTION}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
         connections(remotes)
     )
 }
@@ -227,5 +227,5 @@ pub fn diagnosis(directory: Option<&str>, door: Option<&VersionCheck>, api: Opti
         let list = fetch(&format!("{}{path}/api/http/routers", place.url()), "localhost");
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
-    format!("# what is wrong\n{RUNS}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
+    format!("# what is wrong\n{RUNS_FUNCTION}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
 }

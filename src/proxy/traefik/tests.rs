@@ -474,7 +474,7 @@ fn labels_claim_a_route() {
 #[test]
 fn no_directory_file_service_or_address_is_a_script() {
     use super::version_check::ControlAddress;
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
         let file = OverrideFile { directory: text, name: text };
         let place = ControlAddress { tls: false, host: text.into(), port: 80 };
@@ -497,7 +497,7 @@ fn no_directory_file_service_or_address_is_a_script() {
             all.push(scripts::question(&file, door, Some(&api), &[], &services));
             all.push(scripts::diagnosis(Some(text), Some(door), Some(&api)));
         }
-        all.iter().for_each(|script| does_nothing_of_its_own(script));
+        all.iter().for_each(|script| runs_no_injected_command(script));
     }
 }
 

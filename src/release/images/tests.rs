@@ -1,8 +1,8 @@
-//! Names: legal, exact, and of one service of one project alone.
+//! Names of images and keepers: legal, exact, and unique to one service of one project.
 
 use std::collections::BTreeMap;
 
-use super::super::tests::placed;
+use super::super::tests::service_release;
 use super::*;
 
 #[test]
@@ -23,14 +23,14 @@ fn a_tag_names_project_service_and_release() {
 }
 
 #[test]
-fn what_is_not_legal_is_made_so_and_told_apart() {
+fn an_illegal_name_is_made_legal_and_unique() {
     assert_eq!(old_tag_of("shop", "App", 1), "compose-zd/shop-app-89213611:r1");
     let others =
         ["APP", "app..a", "app___a", "app_", "_app", "app-", "-app", "..", "a._b", "a--b", &"a".repeat(300)];
     for service in others {
-        let component = component("shop", service);
+        let component = name_component("shop", service);
         assert!(is_legal(&component) && component.starts_with("shop-"), "{service}: {component}");
-        assert!(component.len() <= LONGEST);
+        assert!(component.len() <= MAX_COMPONENT);
     }
 }
 
@@ -39,11 +39,11 @@ fn no_two_services_share_a_name() {
     let projects = ["a", "a-b", "a-b-c", "a--b", "a_", "a-", "a_b", "a-b_"];
     let services =
         ["a", "b", "c", "b-c", "-b", "--c", "b--c", "A", "B-c", "_", ".", "b.c", "b_c", "b__c", "c-"];
-    let mut seen = BTreeMap::new();
+    let mut names = BTreeMap::new();
     for (project, service) in projects.iter().flat_map(|p| services.map(|s| (p, s))) {
-        let component = component(project, service);
+        let component = name_component(project, service);
         assert!(is_legal(&component), "{component}");
-        let other = seen.insert(component.clone(), (project, service));
+        let other = names.insert(component.clone(), (project, service));
         assert_eq!(other, None, "{project} {service}: {component}");
     }
 }
@@ -51,11 +51,11 @@ fn no_two_services_share_a_name() {
 #[test]
 fn the_hash_is_that_of_fnv_1a() {
     // From the test vectors of draft-eastlake-fnv.
-    assert_eq!([hash(""), hash("a"), hash("foobar")], [0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968]);
+    assert_eq!([fnv1a(""), fnv1a("a"), fnv1a("foobar")], [0x811c_9dc5, 0xe40c_292c, 0xbf9c_f968]);
 }
 
 #[test]
-fn only_exactly_our_own_tags_are_released() {
+fn only_our_own_tags_are_removed() {
     let ours = BTreeSet::from([repository("shop", "app")]);
     assert!(is_ours("compose-zd/shop-app:r7", &ours));
     let others =
@@ -81,24 +81,24 @@ fn a_name_of_another_history_of_the_same_project_is_not_ours() {
 }
 
 #[test]
-fn an_image_in_use_or_gone_is_no_warning() {
+fn an_image_in_use_or_a_missing_one_is_no_warning() {
     let failed =
         |stderr: &str| CommandResult { code: Some(1), stderr: stderr.into(), ..CommandResult::default() };
     let used = "Error response from daemon: conflict: unable to remove repository reference \"a:r1\" (must force) - \
                 container 1 is using its referenced image 2";
-    assert!(released("a:r1", &failed(used)).is_ok());
-    assert!(released("a:r1", &failed("Error response from daemon: No such image: a:r1")).is_ok());
-    assert!(released("a:r1", &failed("no space")).is_err());
+    assert!(check_removed("a:r1", &failed(used)).is_ok());
+    assert!(check_removed("a:r1", &failed("Error response from daemon: No such image: a:r1")).is_ok());
+    assert!(check_removed("a:r1", &failed("no space")).is_err());
 }
 
 #[test]
-fn an_image_that_is_gone_is_named_with_its_release() {
-    let built = gone("app", &placed("a", 7)).to_string();
+fn a_missing_image_is_named_with_its_release() {
+    let built = gone_error("app", &service_release("a", 7)).to_string();
     assert!(
         built.starts_with("`app`: the image `app:latest` of release 7 is gone from this engine"),
         "{built}"
     );
     assert!(built.contains("sha256:a") && built.contains("it was built here"), "{built}");
-    let pulled = ServiceRelease { digests: vec!["app@sha256:d".into()], ..placed("a", 7) };
-    assert!(gone("app", &pulled).to_string().contains("log in to its registry"));
+    let pulled = ServiceRelease { digests: vec!["app@sha256:d".into()], ..service_release("a", 7) };
+    assert!(gone_error("app", &pulled).to_string().contains("log in to its registry"));
 }

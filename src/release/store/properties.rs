@@ -1,4 +1,4 @@
-//! What is written is read again, and no file ends us, whatever became of it.
+//! Every written file is read back, and no damaged file causes a panic.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::release::{RolloutKind, RolloutOutcome, ServiceRelease};
 
 const TEXT: &str = "[a-zA-Z0-9 \"'\\\\\n$é]{0,8}";
 
-fn placed() -> impl Strategy<Value = ServiceRelease> {
+fn service_release() -> impl Strategy<Value = ServiceRelease> {
     let digests = prop::collection::vec(TEXT, 0..3);
     (TEXT, TEXT, digests, TEXT, any::<u32>(), any::<u32>(), any::<bool>()).prop_map(
         |(image, image_id, digests, config_hash, replicas, since, by_flag)| ServiceRelease {
@@ -33,7 +33,7 @@ fn kind() -> impl Strategy<Value = RolloutKind> {
     prop_oneof![
         Just(RolloutKind::Deploy),
         any::<u32>().prop_map(|to| RolloutKind::Rollback { to }),
-        Just(RolloutKind::Adopted)
+        Just(RolloutKind::Imported)
     ]
 }
 
@@ -48,7 +48,7 @@ fn record() -> impl Strategy<Value = ReleaseRecord> {
     );
     let git = prop::option::of((TEXT, prop::option::of(TEXT), any::<bool>()));
     let texts = (TEXT, TEXT, TEXT, TEXT, prop::option::of(TEXT));
-    let services = prop::collection::btree_map(TEXT, placed(), 0..3);
+    let services = prop::collection::btree_map(TEXT, service_release(), 0..3);
     let lists = (services, prop::collection::vec(TEXT, 0..3), git);
     (any::<u32>(), kind(), outcome, texts, lists, 0u32..1_000_000, any::<u64>()).prop_map(
         |(
@@ -97,22 +97,22 @@ fn a_record_is_read_as_it_was_written() {
 }
 
 #[test]
-fn what_is_wanted_is_read_as_it_was_written() {
+fn a_rollout_in_progress_is_read_as_it_was_written() {
     let lists = || prop::collection::vec(TEXT, 0..3);
     let restart = prop::collection::btree_map(TEXT, TEXT, 0..3);
     let inputs =
         (any::<u32>(), kind(), lists(), lists(), restart, prop::option::of(any::<u32>()), any::<bool>());
     holds(inputs, |(number, kind, services, replaced, restart, last_good, paused)| {
-        let wanted =
+        let in_progress =
             InProgress { format: FORMAT, number, kind, services, replaced, restart, last_good, paused };
-        let text = serde_json::to_string_pretty(&wanted).expect("JSON");
-        same(&read::<InProgress>(&text), &Ok(wanted))
+        let text = serde_json::to_string_pretty(&in_progress).expect("JSON");
+        same(&read::<InProgress>(&text), &Ok(in_progress))
     });
 }
 
-/// It is refused by the name of the file, or what was read makes sense to everything that looks at it.
+/// A damaged file is refused by its name, or is read as a record that every query handles.
 #[test]
-fn no_file_ends_us() {
+fn no_file_causes_a_panic() {
     let samples = || [corpus("release-record"), corpus("release-wanted")].concat();
     let any_json = damaged_json(samples()).prop_map(|json| json.to_string());
     let texts = prop::collection::vec(prop_oneof![1 => damaged(samples()), 1 => any_json], 1..4);
@@ -121,14 +121,18 @@ fn no_file_ends_us() {
         for text in &texts {
             match read::<ReleaseRecord>(text) {
                 Ok(record) => records.push(record),
-                Err(damage) => prop_assert_eq!(damage.path, Path::new("releases/0007.json")),
+                Err(file) => prop_assert_eq!(file.path, Path::new("releases/0007.json")),
             }
         }
-        let wanted = read::<InProgress>(&texts[0]).ok();
+        let in_progress = read::<InProgress>(&texts[0]).ok();
         let history = ReleaseHistory::new(records);
-        let _ = (history.next_number(wanted.as_ref()), history.previous(&["app".into()]), history.services());
-        let kept = history.kept(keep);
-        history.placed(&kept).count();
+        let _ = (
+            history.next_number(in_progress.as_ref()),
+            history.previous(&["app".into()]),
+            history.services(),
+        );
+        let retained = history.retention(keep);
+        history.retained_services(&retained).count();
         Ok(())
     });
 }

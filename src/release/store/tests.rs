@@ -1,9 +1,9 @@
-//! Real folders: what is written, for whom, and what is said about files that cannot be read.
+//! Real folders: the files, their permissions, and the errors for files that cannot be read.
 
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::RolloutKind;
-use super::super::tests::{placed, record};
+use super::super::tests::{record, service_release};
 use super::*;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -16,7 +16,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-fn wanted(number: u32) -> InProgress {
+fn in_progress(number: u32) -> InProgress {
     InProgress {
         format: FORMAT,
         number,
@@ -30,7 +30,7 @@ fn wanted(number: u32) -> InProgress {
 }
 
 #[test]
-fn a_history_has_an_id_of_its_own_that_stays_where_its_folder_is_moved() {
+fn a_history_keeps_its_unique_id_when_its_folder_is_moved() {
     let dir = tempfile::tempdir().unwrap();
     let [one, two] = ["one", "two"].map(|folder| Store::new(&dir.path().join(folder), "p").unwrap());
     assert_ne!(one.id(), two.id(), "two checkouts");
@@ -41,7 +41,7 @@ fn a_history_has_an_id_of_its_own_that_stays_where_its_folder_is_moved() {
     let moved = Store::new(&dir.path().join("three"), "p").unwrap();
     assert_eq!(moved.id(), before);
     fs::write(moved.folder().join("history-id"), "../../x").unwrap();
-    assert_eq!(moved.id().len(), 8, "what is no id is not used");
+    assert_eq!(moved.id().len(), 8, "an invalid id is not used");
 }
 
 fn numbers(store: &Store) -> Vec<u32> {
@@ -49,38 +49,38 @@ fn numbers(store: &Store) -> Vec<u32> {
 }
 
 #[test]
-fn nothing_is_there_until_something_is_written() {
+fn no_file_exists_before_the_first_write() {
     let (dir, store) = store();
     assert_eq!(store.history().unwrap(), ReleaseHistory::default());
-    assert_eq!(store.wanted().unwrap(), None);
-    store.clear_wanted().unwrap();
+    assert_eq!(store.in_progress().unwrap(), None);
+    store.clear_in_progress().unwrap();
     store.prune(&Retention::default()).unwrap();
     assert_eq!(projects(&dir.path().join("state")).unwrap(), [""; 0]);
     assert!(!dir.path().join("state").exists());
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn written_files_are_read_back() {
     let (dir, store) = store();
-    let (second, tenth) = (record(2, &[("app", placed("a", 2))]), record(10_000, &[]));
-    store.write(&tenth).unwrap();
-    store.write(&second).unwrap();
+    let (second, tenth) = (record(2, &[("app", service_release("a", 2))]), record(10_000, &[]));
+    store.write_record(&tenth).unwrap();
+    store.write_record(&second).unwrap();
     assert_eq!(store.history().unwrap().records, [second, tenth]);
     store.write_config(2, "services: {}\n").unwrap();
     assert_eq!(store.config(2).unwrap(), "services: {}\n");
-    store.set_wanted(&wanted(3)).unwrap();
-    assert_eq!(store.wanted().unwrap(), Some(wanted(3)));
-    store.clear_wanted().unwrap();
-    assert_eq!(store.wanted().unwrap(), None);
+    store.write_in_progress(&in_progress(3)).unwrap();
+    assert_eq!(store.in_progress().unwrap(), Some(in_progress(3)));
+    store.clear_in_progress().unwrap();
+    assert_eq!(store.in_progress().unwrap(), None);
     assert_eq!(projects(&dir.path().join("state")).unwrap(), ["shop"]);
 }
 
 #[test]
-fn everything_is_for_its_owner_alone_and_not_for_git() {
+fn all_files_are_for_their_owner_alone_and_ignored_by_git() {
     let (dir, store) = store();
-    store.write(&record(7, &[])).unwrap();
+    store.write_record(&record(7, &[])).unwrap();
     store.write_config(7, "").unwrap();
-    store.set_wanted(&wanted(8)).unwrap();
+    store.write_in_progress(&in_progress(8)).unwrap();
     let state = dir.path().join("state");
     let folders = ["", "shop", "shop/releases"].map(|f| mode(&state.join(f)));
     assert_eq!(folders, [0o700; 3]);
@@ -96,7 +96,7 @@ fn everything_is_for_its_owner_alone_and_not_for_git() {
 fn a_folder_that_holds_other_things_gets_no_gitignore() {
     let (dir, _) = store();
     fs::write(dir.path().join("compose.yaml"), "").unwrap();
-    Store::new(dir.path(), "shop").unwrap().write(&record(1, &[])).unwrap();
+    Store::new(dir.path(), "shop").unwrap().write_record(&record(1, &[])).unwrap();
     assert!(!dir.path().join(".gitignore").exists());
 }
 
@@ -107,7 +107,7 @@ fn a_file_is_replaced_as_a_whole_and_for_its_owner_alone() {
     let path = store.config_path(1);
     fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     let before = File::open(&path).unwrap();
-    // Left behind by a write that was killed, with permissions of its own.
+    // A write that was killed leaves such a file behind, with permissions of its own.
     fs::write(path.with_file_name(temporary("0001.yml")), "half").unwrap();
     store.write_config(1, "two").unwrap();
     assert_eq!(io::read_to_string(before).unwrap(), "one");
@@ -115,155 +115,167 @@ fn a_file_is_replaced_as_a_whole_and_for_its_owner_alone() {
 }
 
 #[test]
-fn pruning_leaves_what_is_kept_and_what_is_not_ours() {
+fn pruning_leaves_retained_files_and_files_of_others() {
     let (_dir, store) = store();
     for number in 1..=4 {
         store.write_config(number, "").unwrap();
-        store.write(&record(number, &[])).unwrap();
+        store.write_record(&record(number, &[])).unwrap();
     }
     let half = store.releases().join(temporary("0005.yml"));
-    let theirs = ["notes.txt", "7.json", "0002.json.broken"].map(|n| store.releases().join(n));
-    theirs.iter().chain([&half]).for_each(|path| fs::write(path, "secret").unwrap());
-    let kept = Retention { records: [3, 4].into(), configs: [4].into(), ..Retention::default() };
-    store.prune(&kept).unwrap();
+    let others = ["notes.txt", "7.json", "0002.json.broken"].map(|n| store.releases().join(n));
+    others.iter().chain([&half]).for_each(|path| fs::write(path, "secret").unwrap());
+    let retained = Retention { records: [3, 4].into(), configs: [4].into(), ..Retention::default() };
+    store.prune(&retained).unwrap();
     assert_eq!(numbers(&store), [3, 4]);
     assert!(store.config(3).is_err() && store.config(4).is_ok());
-    assert!(theirs.iter().all(|path| path.exists()) && !half.exists());
+    assert!(others.iter().all(|path| path.exists()) && !half.exists());
 }
 
 #[test]
-fn a_configuration_goes_again_unless_something_began_with_it() {
+fn a_draft_is_removed_unless_a_rollout_began_with_it() {
     let (_dir, store) = store();
     for number in 1..=3 {
         store.write_config(number, "services: {}").unwrap();
     }
-    store.write(&record(1, &[("app", placed("x", 1))])).unwrap();
-    store.set_wanted(&wanted(2)).unwrap();
+    store.write_record(&record(1, &[("app", service_release("x", 1))])).unwrap();
+    store.write_in_progress(&in_progress(2)).unwrap();
     (1..=4).for_each(|number| store.remove_draft(number).unwrap());
     assert_eq!([1, 2, 3].map(|number| store.config_path(number).exists()), [true, true, false]);
 }
 
-/// What is said of a release file that this makes.
+/// Error for a release file that `make` creates.
 #[track_caller]
-fn said(make: impl Fn(&Path)) -> UnreadableFile {
+fn unreadable_file(make: impl Fn(&Path)) -> UnreadableFile {
     let (_dir, store) = store();
     store.prepare().unwrap();
     make(&store.path(7, "json"));
     let history = store.history().unwrap();
-    let damage = history.unreadable(7).expect("it is damaged").clone();
-    let error = Error::from(&damage);
+    let file = history.unreadable(7).expect("it is unreadable").clone();
+    let error = Error::from(&file);
     assert!(error.message.contains("shop/releases/0007.json` cannot be used: "), "{error}");
     assert!(error.hint.as_ref().unwrap().contains("mv "), "{error}");
-    assert_eq!(error.exit.code(), if damage.newer { 2 } else { 1 });
+    assert_eq!(error.exit.code(), if file.is_newer { 2 } else { 1 });
     assert_eq!((history.next_number(None), history.current()), (8, None));
-    damage
+    file
 }
 
-fn said_of(content: &[u8]) -> String {
-    said(|path| fs::write(path, content).unwrap()).why
+fn reason_for(content: &[u8]) -> String {
+    unreadable_file(|path| fs::write(path, content).unwrap()).why
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named_with_a_way_on() {
-    assert_eq!(said_of(b""), "it is empty");
-    assert_eq!(said_of(b"\n \n"), "it is empty");
-    assert_eq!(said_of(b"[]"), "it has no `format`");
-    assert!(said_of(b"\xff\xfe\0").contains("expected value"));
-    assert!(said_of(b"{\"format\": 1, \"by\": \"\xff\"}").contains("invalid unicode code point"));
-    assert!(said_of("[".repeat(100_000).as_bytes()).contains("recursion limit"));
-    assert!(said_of(br#"{"format": 1}"#).contains("missing field"));
+fn an_unreadable_file_is_named_with_a_hint() {
+    assert_eq!(reason_for(b""), "it is empty");
+    assert_eq!(reason_for(b"\n \n"), "it is empty");
+    assert_eq!(reason_for(b"[]"), "it has no `format`");
+    assert!(reason_for(b"\xff\xfe\0").contains("expected value"));
+    assert!(reason_for(b"{\"format\": 1, \"by\": \"\xff\"}").contains("invalid unicode code point"));
+    assert!(reason_for("[".repeat(100_000).as_bytes()).contains("recursion limit"));
+    assert!(reason_for(br#"{"format": 1}"#).contains("missing field"));
     let other = ReleaseRecord { project: "other".into(), ..record(7, &[]) };
-    assert_eq!(said_of(&serde_json::to_vec(&other).unwrap()), "it is of the project `other`");
-    assert_eq!(said_of(&serde_json::to_vec(&record(6, &[])).unwrap()), "it is release 6");
+    assert_eq!(reason_for(&serde_json::to_vec(&other).unwrap()), "it belongs to the project `other`");
+    assert_eq!(reason_for(&serde_json::to_vec(&record(6, &[])).unwrap()), "it is release 6");
 }
 
 #[test]
-fn what_has_the_name_of_a_file_and_is_none_is_not_followed_waited_for_or_read_without_end() {
+fn links_pipes_and_endless_files_are_refused() {
     let linked = |to: &'static str| move |path: &Path| std::os::unix::fs::symlink(to, path).unwrap();
-    assert_eq!(said(linked("nowhere")).why, "it is a symbolic link to nowhere, which is never ours");
-    assert_eq!(said(linked("/dev/zero")).why, "it is a symbolic link, which is never ours");
-    assert_eq!(said(linked("0007.json")).why, "it is a symbolic link to nowhere, which is never ours");
-    assert_eq!(said(|path| fs::create_dir(path).unwrap()).why, "it is a folder");
+    assert_eq!(
+        unreadable_file(linked("nowhere")).why,
+        "it is a symbolic link to nowhere, and compose-zd creates none"
+    );
+    assert_eq!(
+        unreadable_file(linked("/dev/zero")).why,
+        "it is a symbolic link, and compose-zd creates none"
+    );
+    assert_eq!(
+        unreadable_file(linked("0007.json")).why,
+        "it is a symbolic link to nowhere, and compose-zd creates none"
+    );
+    assert_eq!(unreadable_file(|path| fs::create_dir(path).unwrap()).why, "it is a folder");
     let pipe = |path: &Path| {
         let kind = rustix::fs::FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, path, kind, rustix::fs::Mode::RWXU, 0).unwrap();
     };
-    assert_eq!(said(pipe).why, "it is no regular file");
+    assert_eq!(unreadable_file(pipe).why, "it is no regular file");
     let endless = |path: &Path| File::create(path).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(said(endless).why, "it is larger than 16 MiB");
+    assert_eq!(unreadable_file(endless).why, "it is larger than 16 MiB");
 }
 
 #[test]
-fn a_file_of_a_newer_version_is_said_to_be_one() {
-    let damage = said(|path| fs::write(path, br#"{"format": 2, "new": true}"#).unwrap());
-    assert_eq!(damage.why, "it has the format 2; this version knows those up to 1");
-    assert!(damage.newer && Error::from(&damage).hint.unwrap().starts_with("use the newer compose-zd"));
+fn a_file_of_a_newer_version_is_reported_as_such() {
+    let file = unreadable_file(|path| fs::write(path, br#"{"format": 2, "new": true}"#).unwrap());
+    assert_eq!(file.why, "it has the format 2; this version reads formats up to 1");
+    assert!(file.is_newer && Error::from(&file).hint.unwrap().starts_with("use the newer compose-zd"));
 }
 
 #[test]
-fn a_file_that_is_cut_short_anywhere_is_damaged() {
-    let whole = serde_json::to_vec(&record(7, &[("app", placed("a", 7))])).unwrap();
+fn a_truncated_file_is_unreadable() {
+    let whole = serde_json::to_vec(&record(7, &[("app", service_release("a", 7))])).unwrap();
     for end in 0..whole.len() {
-        said_of(&whole[..end]);
+        reason_for(&whole[..end]);
     }
 }
 
 #[test]
-fn one_damaged_release_leaves_the_others() {
+fn one_unreadable_release_leaves_the_others() {
     let (_dir, store) = store();
     for number in [1, 2, 4] {
-        store.write(&record(number, &[])).unwrap();
+        store.write_record(&record(number, &[])).unwrap();
     }
     fs::write(store.path(3, "json"), "{").unwrap();
     assert_eq!(numbers(&store), [1, 2, 4]);
-    assert_eq!(store.history().unwrap().damaged().map(|(n, _)| n).collect::<Vec<_>>(), [3]);
+    assert_eq!(store.history().unwrap().unreadable_records().map(|(n, _)| n).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
-fn a_number_is_not_used_again_because_its_record_was_moved_away() {
+fn a_number_is_not_reused_after_its_record_was_moved_away() {
     let (_dir, store) = store();
-    store.write(&record(1, &[])).unwrap();
+    store.write_record(&record(1, &[])).unwrap();
     fs::write(store.path(2, "json.broken"), "{").unwrap();
     let history = store.history().unwrap();
-    assert_eq!((numbers(&store), history.damaged().count(), history.next_number(None)), (vec![1], 0, 3));
+    assert_eq!(
+        (numbers(&store), history.unreadable_records().count(), history.next_number(None)),
+        (vec![1], 0, 3)
+    );
     fs::write(store.releases().join("4294967295.json"), "{").unwrap();
     assert_eq!(store.history().unwrap().next_number(None), 3);
 }
 
 #[test]
-fn a_wanted_file_that_cannot_be_read_is_named_and_goes_out_of_the_way() {
+fn an_unreadable_wanted_file_is_named_and_moved_away() {
     let (_dir, store) = store();
     store.prepare().unwrap();
-    let path = store.wanted_path();
+    let path = store.in_progress_path();
     let text = |text: &'static str| move |path: &Path| fs::write(path, text).unwrap();
     let folder = |path: &Path| fs::create_dir_all(path.join("full")).unwrap();
     let link = |path: &Path| std::os::unix::fs::symlink("nowhere", path).unwrap();
     let makers: [&dyn Fn(&Path); 4] = [&text("{\"format\": 9}"), &text(""), &folder, &link];
     for (make, number) in makers.into_iter().zip(1..) {
         make(&path);
-        assert!(store.wanted().unwrap_err().to_string().contains("shop/wanted.json`"));
-        store.set_wanted_aside().unwrap();
-        store.set_wanted(&wanted(number)).unwrap();
-        assert_eq!(store.wanted().unwrap(), Some(wanted(number)));
+        assert!(store.in_progress().unwrap_err().to_string().contains("shop/wanted.json`"));
+        store.set_in_progress_aside().unwrap();
+        store.write_in_progress(&in_progress(number)).unwrap();
+        assert_eq!(store.in_progress().unwrap(), Some(in_progress(number)));
         assert!(store.folder().join(format!("wanted.json.broken-{number}")).symlink_metadata().is_ok());
-        store.clear_wanted().unwrap();
+        store.clear_in_progress().unwrap();
     }
 }
 
 #[test]
-fn a_draft_keeps_its_number_while_it_is_not_known_whether_a_rollout_began_with_it() {
+fn a_draft_keeps_its_number_if_a_rollout_may_have_begun_with_it() {
     let (_dir, store) = store();
-    store.write(&record(1, &[])).unwrap();
+    store.write_record(&record(1, &[])).unwrap();
     store.write_config(2, "services: {}").unwrap();
     assert_eq!(store.history().unwrap().next_number(None), 2);
-    fs::write(store.wanted_path(), "{").unwrap();
+    fs::write(store.in_progress_path(), "{").unwrap();
     assert_eq!(store.history().unwrap().next_number(None), 3);
     store.remove_draft(2).unwrap();
     assert!(store.config_path(2).exists());
 }
 
 #[test]
-fn a_configuration_that_is_not_kept_or_no_text_says_nothing_of_its_content() {
+fn an_error_about_a_configuration_shows_none_of_its_content() {
     let (_dir, store) = store();
     assert_eq!(store.config(7).unwrap_err().message, "the configuration of release 7 is not kept");
     store.write_config(7, "").unwrap();
@@ -273,14 +285,14 @@ fn a_configuration_that_is_not_kept_or_no_text_says_nothing_of_its_content() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named_with_a_way_on() {
+fn a_folder_that_cannot_be_written_is_named_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    // Root may write anywhere, but not below a file.
+    // Root may write anywhere, except below a file.
     for state in [file.clone(), file.join("below")] {
         let store = Store::new(&state, "shop").unwrap();
-        let error = store.write(&record(1, &[])).unwrap_err();
+        let error = store.write_record(&record(1, &[])).unwrap_err();
         assert!(error.message.contains(&format!("cannot write `{}", file.display())), "{error}");
         assert!(error.hint.unwrap().contains("`--state-dir`"));
         assert!(store.history().unwrap_err().message.starts_with("cannot read"));

@@ -19,7 +19,7 @@ fn seen() -> ProbeReport {
         sample(200, ProbeOutcome::Status(502), None),
     ];
     let switch = Some(SwitchWindow { from_ms: 50, to_ms: 150 });
-    ProbeReport { url: "http://a/".into(), summary: WitnessSummary::of(&samples, switch), switch, samples }
+    ProbeReport { url: "http://a/".into(), summary: WitnessSummary::new(&samples, switch), switch, samples }
 }
 
 /// One of every event. A new one has to be added here: the schema test asks for it.

@@ -148,7 +148,7 @@ fn a_newer_version_s_state_is_looked_at_and_not_changed() {
         for words in ["deploy app", "deploy --resume", "rollback", "rollback --to 1"] {
             says(
                 &fake.run(words).code(2),
-                &["has the format 2; this version knows those up to 1", "newer compose-zd"],
+                &["has the format 2; this version reads formats up to 1", "newer compose-zd"],
             );
         }
         for words in ["status", "history"] {

@@ -92,7 +92,7 @@ fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody
     let kind = "x-zd: {proxy: {kind: none}, health: {port: 3000}}";
     stage.add(&format!("{yaml}  app: {{{kind}}}\n{network}"));
     let ran = far.start("deploy", "app --health-deadline 10m").end();
-    ran.exits(3).says("nobody can ask").says("neither curl, wget nor bash").says("`healthcheck`");
+    ran.exits(3).says("nothing can check").says("neither curl, wget nor bash").says("`healthcheck`");
     assert_eq!(stage.containers(), before);
     let check = "healthcheck: {test: [CMD, /sample-app, probe, /health], interval: 30s}";
     stage.add(&format!("{yaml}  app: {{{check}}}\n{network}"));
@@ -235,7 +235,7 @@ fn an_engine_that_is_not_there_is_named_with_a_fix(far: &Far) {
     far.engine.node.kill_engine(&far.engine.net);
     let context = format!("no Docker engine answers at `{there}` (context `far`)");
     let ran = far.start("deploy", "app --force").end();
-    ran.exits(1).says(&context).says("hint: see that it runs");
+    ran.exits(1).says(&context).says("hint: check that it runs");
     stage.set("DOCKER_HOST=ssh://nobody@127.0.0.1:1");
     let ran = stage.deploy("app --force");
     ran.exits(1).says("no Docker engine answers at `ssh://nobody@127.0.0.1:1`");
