@@ -120,15 +120,15 @@ impl Docker {
     ///
     /// # Errors
     /// No `docker`, no Compose, or a Compose of version 1.
-    pub fn find(place: ComposeFlags, observer: Observer) -> Result<Docker> {
+    pub fn find(flags: ComposeFlags, observer: Observer) -> Result<Docker> {
         let program = which::which("docker").map_err(|_| {
             Error::unchanged("`docker` is not on the PATH").hint(
                 "install Docker Engine and its Compose plugin (on Debian or Ubuntu `scripts/setup` does)",
             )
         })?;
-        let is_own = compose_plugin::is_docker_cli(&program);
-        let plugin = if is_own { compose_plugin::find(&place.engine) } else { None };
-        Ok(Docker { is_docker_cli: is_own, plugin, ..Docker::new(program, place, observer) })
+        let is_docker_cli = compose_plugin::is_docker_cli(&program);
+        let plugin = if is_docker_cli { compose_plugin::find(&flags.engine) } else { None };
+        Ok(Docker { is_docker_cli, plugin, ..Docker::new(program, flags, observer) })
     }
 
     fn new(program: PathBuf, flags: ComposeFlags, observer: Observer) -> Docker {
@@ -178,8 +178,8 @@ impl Docker {
 
     /// A client with these flags, for tests that need no engine.
     #[cfg(test)]
-    pub fn for_test(program: PathBuf, place: ComposeFlags) -> Docker {
-        Docker::new(program, place, Arc::new(|_, _| {}))
+    pub fn for_test(program: PathBuf, flags: ComposeFlags) -> Docker {
+        Docker::new(program, flags, Arc::new(|_, _| {}))
     }
 
     /// The same engine, with the resolved text, the name and the folder of a project. Compose reads the text from
@@ -201,8 +201,8 @@ impl Docker {
             "--profile".into(),
             "*".into(),
         ];
-        let place = ComposeFlags { engine: self.flags.engine.clone(), project: words.to_vec() };
-        Docker { flags: place, project_text: None, ..self.clone() }
+        let flags = ComposeFlags { engine: self.flags.engine.clone(), project: words.to_vec() };
+        Docker { flags, project_text: None, ..self.clone() }
     }
 
     /// Standard input for Compose.
@@ -287,7 +287,7 @@ impl Docker {
             )?;
         }
         (self.observer)(&shown, start.elapsed());
-        match last.expect("it ran once") {
+        match last.expect("the command ran once") {
             Ok(result) => Ok(result),
             Err(ExecAbort::Signal(signal)) => Err(Error::interrupted(signal).into()),
             Err(ExecAbort::EngineSilent) => Err(self.silence_error(&shown, start.elapsed()).into()),
@@ -313,10 +313,10 @@ impl Docker {
         };
         let result = run_bounded(command, MAX_PROXY_OUTPUT, |child| {
             let ended = self.wait_unless(child, abort_check)?;
-            Ok(ended.map_err(|why| abort = Some(why)).ok())
+            Ok(ended.map_err(|reason| abort = Some(reason)).ok())
         });
         let result = result.map_err(|e| cannot_start(&argv[0], &e))?;
-        Ok(result.ok_or_else(|| abort.expect("what did not end was cut")))
+        Ok(result.ok_or_else(|| abort.expect("an aborted command has a reason")))
     }
 
     /// Exit code of the command, unless `abort_check` ends the command or the engine does not answer.

@@ -123,12 +123,12 @@ pub struct Risk {
 }
 
 impl Risk {
-    pub fn grave(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
-        Risk { rule, grave: true, message: says.into(), fix: fix.into() }
+    pub fn grave(rule: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Risk {
+        Risk { rule, grave: true, message: message.into(), fix: fix.into() }
     }
 
-    pub fn note(rule: &'static str, says: impl Into<String>, fix: impl Into<String>) -> Risk {
-        Risk { grave: false, ..Risk::grave(rule, says, fix) }
+    pub fn note(rule: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Risk {
+        Risk { grave: false, ..Risk::grave(rule, message, fix) }
     }
 }
 

@@ -81,8 +81,8 @@ fn environment(hook: &[(&'static str, OsString)]) -> Environment {
         ("GIT_TERMINAL_PROMPT", "0"),
         ("GIT_NO_LAZY_FETCH", "1"),
     ];
-    let places = LOCATION_VARIABLES.iter().map(|name| (*name, path(name)));
-    places.chain(quiet.map(|(name, value)| (name, Some(value.into())))).collect()
+    let locations = LOCATION_VARIABLES.iter().map(|name| (*name, path(name)));
+    locations.chain(quiet.map(|(name, value)| (name, Some(value.into())))).collect()
 }
 
 fn git(dir: &Path, environment: &Environment, words: &[&str]) -> Option<CommandResult> {

@@ -77,7 +77,7 @@ struct ProbeCounter {
 
 impl ProbeCounter {
     fn update(&self, change: impl FnOnce(&mut ProbeCount)) {
-        let mut count = self.count.lock().expect("nobody panicked");
+        let mut count = self.count.lock().expect("no thread panicked");
         change(&mut count);
         (self.report)(*count);
     }
@@ -163,14 +163,14 @@ impl Witness {
 
     fn begin_change(&self, is_route: bool) -> ChangeSpan<'_> {
         let now = self.now();
-        let mut changes = self.changes.lock().expect("nobody panicked");
+        let mut changes = self.changes.lock().expect("no thread panicked");
         let spans = if is_route { &mut changes.routes } else { &mut changes.stops };
         spans.push(now..Duration::MAX);
         ChangeSpan { witness: self, is_route }
     }
 
     fn change_log(&self) -> ChangeLog {
-        self.changes.lock().expect("nobody panicked").clone()
+        self.changes.lock().expect("no thread panicked").clone()
     }
 
     /// Losses since the last change of the rotation, if they justify a rollback; reported once.
@@ -209,7 +209,7 @@ impl Witness {
     /// Ignores all losses so far, which have another reason.
     pub fn ignore_losses_so_far(&self) {
         let now = self.now();
-        self.changes.lock().expect("nobody panicked").stops.push(Duration::ZERO..now);
+        self.changes.lock().expect("no thread panicked").stops.push(Duration::ZERO..now);
         self.can_object.store(true, Ordering::Relaxed);
     }
 
@@ -380,7 +380,7 @@ impl WitnessProbe {
     }
 
     fn log(&self) -> std::sync::MutexGuard<'_, SampleLog> {
-        self.samples.lock().expect("nobody panicked")
+        self.samples.lock().expect("no thread panicked")
     }
 
     fn is_over(&self) -> bool {

@@ -361,8 +361,8 @@ mod tests {
 
     #[test]
     fn a_missing_object_is_reported_beside_the_others() {
-        let gone = response(404, r#"{"message": "No such container: b"}"#);
-        let output = printed("container inspect a b", &[response(200, r#"{"Id": "a"}"#), gone]).unwrap();
+        let missing = response(404, r#"{"message": "No such container: b"}"#);
+        let output = printed("container inspect a b", &[response(200, r#"{"Id": "a"}"#), missing]).unwrap();
         let error = "Error response from daemon: No such container: b\n";
         assert_eq!(output, (1, r#"[{"Id":"a"}]"#.into(), error.into()));
     }

@@ -126,12 +126,13 @@ mod tests {
 
     #[test]
     fn folders_are_searched_in_the_order_of_the_client() {
-        let own = Path::new("/home/u/.docker");
-        let found = folders(own, Some(r#"{"auths": {}, "cliPluginsExtraDirs": ["/opt/p"]}"#)).unwrap();
+        let client_folder = Path::new("/home/u/.docker");
+        let found =
+            folders(client_folder, Some(r#"{"auths": {}, "cliPluginsExtraDirs": ["/opt/p"]}"#)).unwrap();
         assert_eq!(found[..2], [PathBuf::from("/opt/p"), "/home/u/.docker/cli-plugins".into()]);
         assert_eq!(found[2..], SYSTEM_FOLDERS.map(PathBuf::from));
-        assert_eq!(folders(own, None).unwrap().len(), 5);
-        assert_eq!(folders(own, Some("{")), None);
+        assert_eq!(folders(client_folder, None).unwrap().len(), 5);
+        assert_eq!(folders(client_folder, Some("{")), None);
     }
 
     #[test]

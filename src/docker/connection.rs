@@ -197,7 +197,7 @@ mod tests {
             let mut lines = BufReader::new(requests).lines().map_while(Result::ok);
             let requested = responses.iter().map(|response| {
                 let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
-                write!(out, "HTTP/1.1 {response}").expect("somebody reads");
+                write!(out, "HTTP/1.1 {response}").expect("a reader");
                 head[0].clone()
             });
             requested.collect()

@@ -88,8 +88,8 @@ impl Docker {
         }
         let words: Vec<&str> = INSPECT.into_iter().chain(ids.iter().map(String::as_str)).collect();
         let result = run(&self.docker_words(&words))?;
-        let gone = result.stderr.to_lowercase().contains("no such container");
-        if !result.ok() && !gone {
+        let is_gone = result.stderr.to_lowercase().contains("no such container");
+        if !result.ok() && !is_gone {
             return Err(self.engine_error(&words, &result).into());
         }
         Ok(serde_json::from_str(&result.stdout)?)
@@ -135,8 +135,8 @@ impl Docker {
         let mut words = vec![verb];
         words.extend(ids.iter().map(String::as_str));
         let result = self.run(&self.docker_words(&words))?;
-        let gone = |line: &str| line.to_lowercase().contains("no such container");
-        if result.ok() || result.stderr.lines().all(gone) {
+        let is_gone = |line: &str| line.to_lowercase().contains("no such container");
+        if result.ok() || result.stderr.lines().all(is_gone) {
             Ok(())
         } else {
             Err(self.engine_error(&words, &result).into())

@@ -99,9 +99,9 @@ pub(super) fn env_words(variables: &[(String, String)]) -> impl Iterator<Item = 
 
 /// Variables that change docker's client itself: their values are passed as arguments.
 pub(super) fn is_read_by_docker(name: &str) -> bool {
-    let own = ["PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"];
+    let names = ["PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"];
     let name = name.to_uppercase();
-    own.contains(&name.as_str())
+    names.contains(&name.as_str())
         || ["DOCKER", "OTEL", "LD_", "GO"].iter().any(|p| name.starts_with(p))
         || name.ends_with("_PROXY")
 }

@@ -104,19 +104,19 @@ fn with_filter_hint(backend: LockBackend, error: Error) -> Error {
     match error.hint {
         Some(_) => error,
         None => error.hint(format!(
-            "the lock of a project is a {noun}: whatever filters what the engine is asked has to let `docker {noun}` \
-             `create`, `inspect` and `rm` through"
+            "the lock of a project is a {noun}: a filter in front of the engine has to allow `create`, `inspect` and \
+             `rm` of `docker {noun}`"
         )),
     }
 }
 
 /// True if every name in the error output no longer exists.
 fn is_gone(result: &CommandResult) -> bool {
-    let gone =
+    let no_such_object =
         |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
     let errors = result.stderr.to_lowercase();
     let mut lines = errors.lines().filter(|l| !l.trim().is_empty());
-    !result.ok() && !errors.trim().is_empty() && lines.all(gone)
+    !result.ok() && !errors.trim().is_empty() && lines.all(no_such_object)
 }
 
 /// Parses a record: a volume has its labels at the top, a config in its spec.

@@ -128,11 +128,11 @@ impl Docker {
         }
         let words: Vec<&str> = command.iter().copied().chain(ids.iter().map(String::as_str)).collect();
         let result = self.query_swarm(&words)?;
-        let gone = |line: &str| {
+        let is_gone = |line: &str| {
             let line = line.to_lowercase();
             line.contains("no such") || line.contains("not found")
         };
-        if result.ok() || result.stderr.lines().all(gone) {
+        if result.ok() || result.stderr.lines().all(is_gone) {
             Ok(serde_json::from_str(&result.stdout)?)
         } else {
             Err(self.engine_error(&words, &result).into())

@@ -194,9 +194,9 @@ fn a_slow_command_may_run_while_its_engine_answers() {
 #[test]
 fn a_command_is_ended_with_its_children_when_its_engine_stops_answering() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().display();
+    let path = folder.path().display();
     let script = format!(
-        "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{place}/pids; wait ;; esac"
+        "case $1 in context) echo far tcp://192.0.2.1:2375 ;; *) sleep 600 & echo $! >>{path}/pids; wait ;; esac"
     );
     let tenth = Duration::from_millis(100);
     let docker = scripted(folder.path(), &script, Timeouts { check_after: tenth * 5, answer: tenth });

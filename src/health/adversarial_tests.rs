@@ -54,7 +54,7 @@ fn probe(port: u16, body: Option<&str>, timeout: Duration) -> ProbeResult {
     let start = Instant::now();
     let answer = prober
         .probe(&ReadinessProbe::Http(HttpProbe { health, port, proxy: None }), &container)
-        .expect("a way to ask");
+        .expect("an origin");
     assert!(start.elapsed() < TOO_LONG, "{answer:?}");
     assert_eq!(*prober.last_origin.lock().unwrap(), Some(ProbeOrigin::Host), "{answer:?}");
     answer

@@ -28,7 +28,7 @@ pub struct ExecRequest<'a> {
 /// seconds, bytes, seconds for a tool without a limit of its own. The limits are those of a probe from outside.
 /// Busybox's wget always follows a redirect, but its first response counts. If a tool does not run, the script
 /// tries the next.
-const SCRIPT: &str = r#"# ask from inside
+const SCRIPT: &str = r#"# probe from inside
 unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY
 within() { if timeout 1 true 2>/dev/null; then timeout "$limit" "$@"; else "$@"; fi; }
 limit=$8
@@ -39,7 +39,7 @@ by_wget() {
 }
 by_bash() {
   command -v timeout >/dev/null || return 127
-  case $1 in https:*) echo 'bash alone cannot ask over https' >&2; return 127 ;; esac
+  case $1 in https:*) echo 'bash alone cannot use https' >&2; return 127 ;; esac
   timeout "$6" bash -c 'exec 3<>"/dev/tcp/$3/$4" || exit
     printf "GET %s HTTP/1.0\r\nHost: %s\r\nUser-Agent: compose-zd\r\nConnection: close\r\n\r\n" "$5" "$2" >&3
     exec cat <&3' "$0" "$@"
@@ -204,9 +204,9 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
-                let mut part = [0; 4096];
-                let length = stream.read(&mut part).unwrap();
-                head.extend(&part[..length]);
+                let mut chunk = [0; 4096];
+                let length = stream.read(&mut chunk).unwrap();
+                head.extend(&chunk[..length]);
             }
             write!(stream, "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
                 .unwrap();

@@ -229,10 +229,10 @@ impl SharedState {
         let ids: Vec<String> = self.state().due().map(|i| i.id().clone()).collect();
         // If the engine does not answer, the next tick inspects again.
         let Ok(inspected) = self.docker.inspect(&ids) else { return };
-        let gone = ids.iter().filter(|id| !inspected.iter().any(|c| c.id == **id));
+        let removed = ids.iter().filter(|id| !inspected.iter().any(|c| c.id == **id));
         let mut all = self.state();
         inspected.iter().for_each(|c| all.observe(c));
-        gone.for_each(|id| all.end_instance(id, InstanceEnd::Other("it was removed".into())));
+        removed.for_each(|id| all.end_instance(id, InstanceEnd::Other("it was removed".into())));
         if all.instances.iter().any(|i| i.end.is_some()) {
             self.wakeup.ring();
         }
@@ -412,8 +412,8 @@ fn failure_error(docker: &Docker, failed: &[MonitoredInstance]) -> Error {
             Some(InstanceEnd::Restarted) => docker.last_exit_code(&candidate.id).ok().flatten(),
             _ => None,
         };
-        let why = end.map(|end| end.explain(code)).unwrap_or_default();
-        let error = Error::unchanged(format!("{} failed after it was ready: {why}", candidate.name));
+        let reason = end.map(|end| end.explain(code)).unwrap_or_default();
+        let error = Error::unchanged(format!("{} failed after it was ready: {reason}", candidate.name));
         let error = match instance.last_answer.as_str() {
             "" => error,
             last => error.detail(&format!("{} answered last: {last}", candidate.name)),

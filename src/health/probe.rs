@@ -102,8 +102,10 @@ impl HttpProbe {
     /// Evaluates a response.
     pub(super) fn evaluate(&self, url: &str, code: u16, body: &str) -> ProbeResult {
         let url = mask::urls(url);
-        let result =
-            |ready: bool, why: String| ProbeResult { ready, text: format!("GET {url} → {code}{why}") };
+        let result = |ready: bool, reason: String| ProbeResult {
+            ready,
+            text: format!("GET {url} → {code}{reason}"),
+        };
         let missing = self.health.body.as_ref().filter(|b| !body.contains(b.as_str()));
         match (self.health.expect.contains(code), missing) {
             (false, _) => result(false, format!(", expected {}", self.health.expect)),

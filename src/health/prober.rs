@@ -134,7 +134,7 @@ impl<'a> Prober<'a> {
             .chain(addresses)
             .find(|(bridge, _)| is_local_bridge(bridge.as_deref()));
         let (is_local, (_, address)) = (local.is_some(), local.unwrap_or(first));
-        let last_origin = *self.last_origin.lock().expect("nobody panicked");
+        let last_origin = *self.last_origin.lock().expect("no thread panicked");
         let mut reasons = Vec::new();
         for origin in origins(is_local, last_origin) {
             let result = match origin {
@@ -147,7 +147,7 @@ impl<'a> Prober<'a> {
             };
             match result {
                 Ok(answer) => {
-                    *self.last_origin.lock().expect("nobody panicked") = Some(origin);
+                    *self.last_origin.lock().expect("no thread panicked") = Some(origin);
                     return Ok(answer);
                 }
                 Err(reason) => reasons.push(reason),

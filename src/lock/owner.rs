@@ -125,8 +125,11 @@ impl LockOwner {
 
     /// Parses a lock's text; any other text belongs to an unknown owner.
     pub fn parse(text: &str) -> LockOwner {
-        let unknown =
-            || LockOwner { command: "something else".into(), by: "somebody".into(), ..LockOwner::default() };
+        let unknown = || LockOwner {
+            command: "another program".into(),
+            by: "an unknown user".into(),
+            ..LockOwner::default()
+        };
         serde_json::from_str(text).unwrap_or_else(|_| unknown())
     }
 

@@ -43,11 +43,12 @@ pub fn find_folder(
 ) -> PathBuf {
     let mut folders = vec![before.to_path_buf(), root.to_path_buf()];
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
-    let others = entries.filter(|e| e.file_name().to_string_lossy().starts_with('@')).map(|e| e.path());
-    folders.extend(others);
+    let engine_folders =
+        entries.filter(|e| e.file_name().to_string_lossy().starts_with('@')).map(|e| e.path());
+    folders.extend(engine_folders);
     let mark = |folder: &Path| named_engine(&folder.join(project));
-    if let Some(own) = folders.iter().find(|folder| mark(folder).as_ref() == Some(engine)) {
-        return own.clone();
+    if let Some(named) = folders.iter().find(|folder| mark(folder).as_ref() == Some(engine)) {
+        return named.clone();
     }
     let has_any = |folder: &Path| folder.join(project).is_dir();
     let mut unnamed = folders.iter().filter(|folder| has_any(folder) && mark(folder).is_none());

@@ -65,7 +65,7 @@ pub fn repositories<'s>(project: &str, services: impl Iterator<Item = &'s String
 fn name_component(project: &str, service: &str) -> String {
     let joint = if project.contains('-') { "--" } else { "-" };
     let plain = format!("{project}{joint}{service}");
-    if [project, service].iter().all(|part| has_safe_dashes(part)) && is_legal(&plain) {
+    if [project, service].iter().all(|name| has_safe_dashes(name)) && is_legal(&plain) {
         return plain;
     }
     let lower = plain.to_lowercase();
@@ -76,8 +76,8 @@ fn name_component(project: &str, service: &str) -> String {
 }
 
 /// True without two dashes inside or one at an edge, which might be taken for the separator.
-fn has_safe_dashes(part: &str) -> bool {
-    !part.contains("--") && !part.starts_with('-') && !part.ends_with('-')
+fn has_safe_dashes(name: &str) -> bool {
+    !name.contains("--") && !name.starts_with('-') && !name.ends_with('-')
 }
 
 /// Longest name, below the 255 characters of a repository and the length of a file name.
@@ -245,8 +245,8 @@ fn remove_tags(
     services: &BTreeSet<String>,
     retained: &Retention,
 ) -> anyhow::Result<()> {
-    let known = services.iter().chain(retained.images.iter().map(|(service, _)| service));
-    let own = repositories(owner.project, known);
+    let service_names = services.iter().chain(retained.images.iter().map(|(service, _)| service));
+    let own = repositories(owner.project, service_names);
     let retained_names: BTreeSet<String> =
         retained.images.iter().map(|(s, since)| owner.tag_of(s, *since)).collect();
     let tags = docker.tags_in(&own)?;

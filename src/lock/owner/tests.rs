@@ -73,7 +73,7 @@ fn this_process_is_alive() {
 fn an_owner_is_read_as_it_was_written() {
     let owner = LockOwner::current("deploy a\"b\n", "me@here".into());
     assert_eq!(LockOwner::parse(&owner.to_json()), owner);
-    assert_eq!(LockOwner::parse("what is this").to_string(), "`something else` by somebody");
+    assert_eq!(LockOwner::parse("what is this").to_string(), "`another program` by an unknown user");
 }
 
 #[test]
