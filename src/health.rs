@@ -290,7 +290,7 @@ fn deadline_failure(
     );
     let mut all = Some(ReadinessFailure { ids, error });
     failed.into_iter().for_each(|d| ReadinessFailure::merge(&mut all, d));
-    all.expect("those that are late")
+    all.expect("the failure of the deadline")
 }
 
 fn with_logs(error: Error, docker: &Docker, candidate: &Candidate) -> Error {

@@ -172,7 +172,7 @@ pub struct InProgress {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableFile {
     pub path: PathBuf,
-    pub why: String,
+    pub reason: String,
     /// True if a newer version wrote the file, which is not damaged.
     pub is_newer: bool,
 }
@@ -193,7 +193,7 @@ impl UnreadableFile {
 
 impl fmt::Display for UnreadableFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` cannot be used: {}", self.path.display(), self.why)
+        write!(f, "`{}` cannot be used: {}", self.path.display(), self.reason)
     }
 }
 

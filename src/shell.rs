@@ -10,7 +10,7 @@ pub const RUNS_FUNCTION: &str = "runs() { case $1 in 126|127|132|134|135|136|139
 /// Quotes a text for `sh`. A process argument cannot hold a NUL, so a NUL ends the text.
 pub fn word(text: &str) -> String {
     let text = text.split('\0').next().unwrap_or_default();
-    shlex::try_quote(text).expect("there is no NUL in it").into_owned()
+    shlex::try_quote(text).expect("a text without NUL").into_owned()
 }
 
 /// Quotes a file name, so that no command takes it for a flag.

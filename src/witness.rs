@@ -47,7 +47,7 @@ pub type UrlCandidates = Vec<WitnessUrl>;
 pub struct Witness {
     probes: OnceLock<Vec<Arc<WitnessProbe>>>,
     /// Start of the times of samples.
-    zero: OnceLock<Instant>,
+    start_time: OnceLock<Instant>,
     changes: Mutex<ChangeLog>,
     /// True until losses since the last change of the rotation have started a rollback.
     can_object: AtomicBool,
@@ -108,7 +108,7 @@ impl Witness {
             let probe = Arc::clone(probe);
             std::thread::spawn(move || probe.run(interval));
         }
-        let _ = (self.zero.set(zero), self.probes.set(probes));
+        let _ = (self.start_time.set(zero), self.probes.set(probes));
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl Witness {
     }
 
     fn now(&self) -> Duration {
-        self.zero.get().map_or(Duration::ZERO, Instant::elapsed)
+        self.start_time.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// Waits until every URL has given a good answer.
@@ -264,7 +264,7 @@ struct WitnessProbe {
     clients: Vec<WitnessClient>,
     /// Index of the client that is used, once it is chosen.
     chosen: OnceLock<usize>,
-    zero: Instant,
+    start_time: Instant,
     ticker: Ticker,
     open: AtomicUsize,
     unsent: AtomicUsize,
@@ -296,7 +296,7 @@ impl WitnessProbe {
                 .flatten()
                 .collect(),
             chosen: OnceLock::new(),
-            zero,
+            start_time: zero,
             ticker: Ticker::default(),
             open: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
@@ -356,7 +356,7 @@ impl WitnessProbe {
     }
 
     fn send_one(&self) {
-        let at = self.zero.elapsed();
+        let at = self.start_time.elapsed();
         if let Some(client) = self.client() {
             let response = client.get();
             self.record(at, response);
@@ -365,7 +365,7 @@ impl WitnessProbe {
     }
 
     fn record(&self, at: Duration, response: HttpOutcome) {
-        let took = self.zero.elapsed().saturating_sub(at);
+        let took = self.start_time.elapsed().saturating_sub(at);
         let mut log = self.log();
         log.criteria.record(response.outcome);
         let lost = log.criteria.is_loss(response.outcome);

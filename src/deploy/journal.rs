@@ -191,7 +191,7 @@ impl Journal {
         let snapshot = ResolvedProject::read(&self.config(number)?).ok();
         snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is no resolved configuration of `{}`", self.project);
-            (&UnreadableFile { path: self.config_path(number), why, is_newer: false }).into()
+            (&UnreadableFile { path: self.config_path(number), reason: why, is_newer: false }).into()
         })
     }
 

@@ -22,7 +22,7 @@ pub struct Exec {
     pub limit: Option<Duration>,
     /// Image of a container of its own, which lives as long as the command and shares the network of `container`. The
     /// command may write the network's settings there; they are read-only in `container` itself.
-    pub beside: Option<String>,
+    pub sidecar_image: Option<String>,
 }
 
 impl Exec {
@@ -46,8 +46,8 @@ impl Exec {
     }
 
     /// A script for the `sh` of an image, which may change the network settings of a container.
-    pub fn beside(container: &str, image: &str, script: impl Into<String>) -> Self {
-        Exec { beside: Some(image.into()), ..Exec::sh(container, script) }
+    pub fn sidecar(container: &str, image: &str, script: impl Into<String>) -> Self {
+        Exec { sidecar_image: Some(image.into()), ..Exec::sh(container, script) }
     }
 
     /// The command for display; `argv` is the whole command line.
@@ -60,7 +60,7 @@ impl Exec {
     }
 
     pub(super) fn words(&self) -> Vec<String> {
-        match &self.beside {
+        match &self.sidecar_image {
             Some(image) => self.sidecar_words(image),
             None => self.exec_words(),
         }

@@ -37,7 +37,7 @@ pub enum SessionError {
 /// True if a kept shell can run the command: a plain script, without input, variables or a user of its own.
 pub fn can_run(exec: &Exec) -> bool {
     let plain = exec.options.is_empty() && exec.variables.is_empty() && !exec.private;
-    let alone = exec.stdin.is_none() && exec.beside.is_none();
+    let alone = exec.stdin.is_none() && exec.sidecar_image.is_none();
     plain && alone && matches!(&exec.argv[..], [sh, flag, _, ..] if sh == "sh" && flag == "-c")
 }
 

@@ -89,7 +89,7 @@ fn the_warnings_of_compose_are_read_from_its_log_lines() {
 
 #[test]
 fn a_sidecar_command_shares_the_network_and_may_change_its_settings() {
-    let exec = Exec::beside("lb", "sha256:i", "echo 1 > /proc/sys/x");
+    let exec = Exec::sidecar("lb", "sha256:i", "echo 1 > /proc/sys/x");
     let words = "run --rm --pull never --network container:lb --security-opt systempaths=unconfined --user 0 \
                  --entrypoint sh sha256:i -c";
     assert_eq!(exec.words().join(" "), format!("{words} echo 1 > /proc/sys/x"));

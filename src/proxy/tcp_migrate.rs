@@ -20,7 +20,7 @@ pub fn preparation(container: &Container, name: &str, answer: &CommandResult) ->
     let off = answer.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
     (off && own_network).then(|| Patch {
-        exec: Exec::beside(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
+        exec: Exec::sidecar(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload cuts fewer new connections"),
         required: false,
         without: format!(

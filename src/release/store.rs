@@ -215,7 +215,7 @@ impl Store {
         let path = self.in_progress_path();
         let names = (1..).map(|n| self.folder().join(format!("wanted.json.broken-{n}")));
         let mut free = names.filter(|name| name.symlink_metadata().is_err());
-        let aside = free.next().expect("there is a number more than files");
+        let aside = free.next().expect("a free number");
         fs::rename(&path, &aside).map_err(|e| cannot_write(&path, &e))
     }
 
@@ -437,12 +437,12 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, UnreadableF
 }
 
 fn unreadable(path: &Path, why: String) -> UnreadableFile {
-    UnreadableFile { path: path.into(), why, is_newer: false }
+    UnreadableFile { path: path.into(), reason: why, is_newer: false }
 }
 
 fn newer(path: &Path, format: u64) -> UnreadableFile {
     let why = format!("it has the format {format}; this version reads formats up to {FORMAT}");
-    UnreadableFile { path: path.into(), why, is_newer: true }
+    UnreadableFile { path: path.into(), reason: why, is_newer: true }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Error {

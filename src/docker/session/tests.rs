@@ -65,7 +65,7 @@ fn only_a_plain_script_runs_in_a_kept_shell() {
     assert!(can_run(&script));
     assert!(!can_run(&Exec::new("c", argv("true", &[])[..1].to_vec())));
     assert!(!can_run(&Exec::user_command("c", argv("true", &[]))));
-    assert!(!can_run(&Exec::beside("c", "image", "true")));
+    assert!(!can_run(&Exec::sidecar("c", "image", "true")));
     assert!(!can_run(&Exec { stdin: Some(String::new()), ..script.clone() }));
     assert!(!can_run(&Exec { options: vec!["--user".into()], ..script.clone() }));
     assert!(!can_run(&Exec { variables: vec![("A".into(), "b".into())], ..script }));

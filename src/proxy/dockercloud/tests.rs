@@ -230,7 +230,7 @@ fn its_network_is_set_while_the_manager_stands_still() {
         [words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))],
         ["freeze p", "release p"]
     );
-    assert!(kept.exec.beside.is_some() && !kept.required);
+    assert!(kept.exec.sidecar_image.is_some() && !kept.required);
     assert!(prepare("1", true).is_empty() && prepare("0", false).is_empty());
 }
 

@@ -160,7 +160,7 @@ fn unreadable_file(make: impl Fn(&Path)) -> UnreadableFile {
 }
 
 fn reason_for(content: &[u8]) -> String {
-    unreadable_file(|path| fs::write(path, content).unwrap()).why
+    unreadable_file(|path| fs::write(path, content).unwrap()).reason
 }
 
 #[test]
@@ -181,31 +181,31 @@ fn an_unreadable_file_is_named_with_a_hint() {
 fn links_pipes_and_endless_files_are_refused() {
     let linked = |to: &'static str| move |path: &Path| std::os::unix::fs::symlink(to, path).unwrap();
     assert_eq!(
-        unreadable_file(linked("nowhere")).why,
+        unreadable_file(linked("nowhere")).reason,
         "it is a symbolic link to nowhere, and compose-zd creates none"
     );
     assert_eq!(
-        unreadable_file(linked("/dev/zero")).why,
+        unreadable_file(linked("/dev/zero")).reason,
         "it is a symbolic link, and compose-zd creates none"
     );
     assert_eq!(
-        unreadable_file(linked("0007.json")).why,
+        unreadable_file(linked("0007.json")).reason,
         "it is a symbolic link to nowhere, and compose-zd creates none"
     );
-    assert_eq!(unreadable_file(|path| fs::create_dir(path).unwrap()).why, "it is a folder");
+    assert_eq!(unreadable_file(|path| fs::create_dir(path).unwrap()).reason, "it is a folder");
     let pipe = |path: &Path| {
         let kind = rustix::fs::FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, path, kind, rustix::fs::Mode::RWXU, 0).unwrap();
     };
-    assert_eq!(unreadable_file(pipe).why, "it is no regular file");
+    assert_eq!(unreadable_file(pipe).reason, "it is no regular file");
     let endless = |path: &Path| File::create(path).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(unreadable_file(endless).why, "it is larger than 16 MiB");
+    assert_eq!(unreadable_file(endless).reason, "it is larger than 16 MiB");
 }
 
 #[test]
 fn a_file_of_a_newer_version_is_reported_as_such() {
     let file = unreadable_file(|path| fs::write(path, br#"{"format": 2, "new": true}"#).unwrap());
-    assert_eq!(file.why, "it has the format 2; this version reads formats up to 1");
+    assert_eq!(file.reason, "it has the format 2; this version reads formats up to 1");
     assert!(file.is_newer && Error::from(&file).hint.unwrap().starts_with("use the newer compose-zd"));
 }
 
