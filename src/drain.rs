@@ -60,7 +60,7 @@ impl ProxyRotation<'_> {
     /// # Errors
     /// A proxy that does not answer, or refuses.
     pub fn begin(&self) -> Result<()> {
-        let rotation = Rotation { hurried: true, ..self.rotation.clone() };
+        let rotation = Rotation { urgent: true, ..self.rotation.clone() };
         for _ in 0..STEPS {
             let now = now(self.docker, self.proxy, &rotation.all())?;
             if !self.issue(&now, &rotation)? || !self.proxy.needs_reading() {
@@ -202,10 +202,11 @@ impl ProxyRotation<'_> {
                 read = self.read(&rotation).ok().filter(|r| r.confirms(&rotation));
             }
             let Some(reading) = read else { return Ok(None) };
-            open = reading.open(&rotation);
-            quiet = if open.is_over(limit) { quiet + 1 } else { 0 };
-            let late_requests = reading.lingering && since.elapsed() < self.proxy.late_request_grace();
-            let enough = if reading.lingering { QUIET } else { 1 };
+            open = reading.open_requests(&rotation);
+            quiet = if open.is_drained(limit) { quiet + 1 } else { 0 };
+            let late_requests =
+                reading.has_retired_process && since.elapsed() < self.proxy.late_request_grace();
+            let enough = if reading.has_retired_process { QUIET } else { 1 };
             // In a hurry neither late requests nor open ones are waited for, but one reading may miss those that are open.
             let hurried = stop.is_hurried();
             let idle = quiet >= enough && (hurried || !late_requests);
@@ -213,7 +214,7 @@ impl ProxyRotation<'_> {
         })?;
         match waited {
             WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-            _ if open.requests + open.unsure == 0 => Ok(DrainResult::Idle),
+            _ if open.requests + open.maybe_idle == 0 => Ok(DrainResult::Idle),
             _ => Ok(DrainResult::Limit(open)),
         }
     }

@@ -120,7 +120,8 @@ fn route_not_found(around: &Surroundings) -> Option<Error> {
     if !runs || !around.fronting.is_empty() || services.iter().any(is_said) {
         return None;
     }
-    let claim = |s: &&Service| Some((s.name.clone(), proxy::claim(&backend(around.reader.project, s))?));
+    let claim =
+        |s: &&Service| Some((s.name.clone(), proxy::route_setting(&backend(around.reader.project, s))?));
     let (name, claim) = services.iter().find_map(claim)?;
     let error = Error::unchanged(format!(
         "`{name}` asks for a route by {claim}, and no proxy that is known to go by that shares a network with it: whatever \
@@ -488,7 +489,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     if services.iter().any(overridden) {
         return None;
     }
-    let claims = |s: &&Service| proxy::claim(&backend(project, s)).is_some();
+    let claims = |s: &&Service| proxy::route_setting(&backend(project, s)).is_some();
     let claimed = services.iter().any(claims);
     let mut fronting: Vec<&dyn Proxy> = proxies.iter().map(AsRef::as_ref).collect();
     fronting.retain(|p| services.iter().any(|s| p.routes_to(&backend(project, s))));

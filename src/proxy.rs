@@ -1,5 +1,5 @@
-//! Rotation, and what every proxy must answer. An adapter decides nothing and runs nothing: it gives the commands to
-//! run in the proxy and reads the answers, so that it can be tested by equality and printed by a dry run.
+//! The interface of the proxy adapters, and the set of instances in rotation. An adapter only builds commands
+//! for the proxy and parses their output. So tests compare commands by equality, and a dry run prints them.
 
 pub mod caddy;
 pub mod dockercloud;
@@ -23,34 +23,36 @@ use public_route::PublicRoute;
 /// An instance as a proxy sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The full container id.
+    /// Full container id.
     pub id: String,
-    /// Its container's name, which Docker's DNS knows from its start on.
+    /// Container name, which Docker's DNS resolves once the container has started.
     pub name: String,
-    /// Every name that Docker's DNS has for it.
+    /// All DNS names that Docker resolves to the container.
     pub names: Vec<String>,
-    /// The Compose service, under whose name it is found by DNS.
+    /// Compose service, which is also a DNS name of the container.
     pub service: String,
-    /// Its addresses on the networks that it shares with the proxy; none before it starts.
+    /// Addresses on the networks that the container shares with the proxy; empty before it starts.
     pub addresses: Vec<IpAddr>,
-    /// Where it takes requests, as the proxy knows it.
+    /// Port that the proxy sends requests to.
     pub port: Option<u16>,
     pub labels: BTreeMap<String, String>,
-    /// It runs, and Docker checks its health and does not find it healthy, or not yet.
+    /// Running, and its healthcheck reports `unhealthy` or `starting`.
     pub unhealthy: bool,
 }
 
-/// The set of instances that new requests have to go to, and those of ours that they must not go to.
+/// The instances that new requests must go to, and our instances that new requests must not reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotation {
     pub inside: Vec<Endpoint>,
     pub outside: Vec<Endpoint>,
-    /// Ids of those inside that were there before: nobody waits for one of them that is sick.
-    pub found: BTreeSet<String>,
-    /// What gets requests fails: those inside are to have them at once, whatever becomes of those outside.
-    pub hurried: bool,
-    /// Ids of those outside whose process has ended: they answer nothing any more.
-    pub died: BTreeSet<String>,
+    /// Ids of the instances inside that were in rotation before. A switch does not wait for an unhealthy one of
+    /// them.
+    pub preexisting: BTreeSet<String>,
+    /// The instances that get requests fail: the proxy must admit those inside at once, whatever happens to
+    /// those outside.
+    pub urgent: bool,
+    /// Ids of the instances outside whose process has ended.
+    pub exited: BTreeSet<String>,
 }
 
 impl Rotation {
@@ -58,15 +60,15 @@ impl Rotation {
         [&self.inside[..], &self.outside[..]].concat()
     }
 
-    /// Those outside that answer nothing any more.
-    pub fn dead(&self) -> Vec<Endpoint> {
-        self.outside.iter().filter(|e| self.died.contains(&e.id)).cloned().collect()
+    /// The instances outside whose process has ended.
+    pub fn exited_endpoints(&self) -> Vec<Endpoint> {
+        self.outside.iter().filter(|e| self.exited.contains(&e.id)).cloned().collect()
     }
 }
 
-/// These containers as a proxy sees them; those that it does not front are left out.
+/// The containers that the proxy routes to, as endpoints.
 pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
-    let fronted = containers.filter(|c| proxy.routes_to(&Backend::from(*c)));
+    let routed = containers.filter(|c| proxy.routes_to(&Backend::from(*c)));
     let endpoint = |c: &Container| Endpoint {
         id: c.id.clone(),
         name: c.name().into(),
@@ -77,15 +79,15 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
         labels: c.config.labels.clone(),
         unhealthy: c.is_unhealthy(),
     };
-    fronted.map(endpoint).collect()
+    routed.map(endpoint).collect()
 }
 
 /// Requests that an instance is still answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InFlight {
     Exact(usize),
-    /// `exact` requests, and `open` connections that may be idle as well; `quiet` is how long none of those can have been
-    /// given a new request.
+    /// `exact` requests, and `open` connections that may be idle. None of those connections can have received a
+    /// new request for `quiet`.
     AtMost {
         exact: usize,
         open: usize,
@@ -93,91 +95,93 @@ pub enum InFlight {
     },
 }
 
-/// What the running proxy does, as far as it concerns the endpoints that were asked about.
+/// State of the running proxy for the endpoints of one query.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProxyState {
-    /// Ids of those in rotation.
+    /// Ids of the endpoints in rotation.
     pub routed: BTreeSet<String>,
-    /// Of those the ones that get no request all the same, because the proxy's own check of them fails.
+    /// Ids of the endpoints in rotation that get no request, because the proxy's own check of them fails.
     pub failing: BTreeSet<String>,
-    /// The proxy's running processes have what its configuration says.
-    pub settled: bool,
-    /// By id; an endpoint that is missing has none.
+    /// All running processes of the proxy have applied its current configuration.
+    pub config_applied: bool,
+    /// Requests in flight by endpoint id; a missing endpoint has none.
     pub in_flight: BTreeMap<String, InFlight>,
-    /// A retired part of the proxy still lives, and may send a late request by the rotation before this one.
-    pub lingering: bool,
+    /// A retired process of the proxy is still running, and may send a late request to the previous rotation.
+    pub has_retired_process: bool,
 }
 
 impl ProxyState {
     /// The running proxy sends new requests to exactly this set.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
-        let found = |e: &Endpoint| rotation.found.contains(&e.id);
-        let served = |e: &Endpoint| match found(e) {
-            true => routed(e) || e.unhealthy,
-            false => routed(e) && !self.failing.contains(&e.id),
+        let preexisting = |e: &Endpoint| rotation.preexisting.contains(&e.id);
+        let is_served = |e: &Endpoint| {
+            if preexisting(e) { routed(e) || e.unhealthy } else { routed(e) && !self.failing.contains(&e.id) }
         };
-        self.settled && rotation.inside.iter().all(served) && !rotation.outside.iter().any(routed)
+        self.config_applied && rotation.inside.iter().all(is_served) && !rotation.outside.iter().any(routed)
     }
 
-    /// What is open to those outside of the rotation: requests, and connections that may be idle.
-    pub fn open(&self, rotation: &Rotation) -> OpenRequests {
-        let of = |e: &Endpoint| self.in_flight.get(&e.id).copied().unwrap_or(InFlight::Exact(0));
-        let all = rotation.outside.iter().map(of);
-        all.fold(OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() }, |sum, one| match one {
-            InFlight::Exact(count) => OpenRequests { requests: sum.requests + count, ..sum },
-            InFlight::AtMost { exact, open, quiet } => OpenRequests {
-                requests: sum.requests + exact,
-                unsure: sum.unsure + open,
-                quiet: if open > 0 { sum.quiet.min(quiet) } else { sum.quiet },
+    /// Open requests of the instances outside, and connections that may be idle.
+    pub fn open_requests(&self, rotation: &Rotation) -> OpenRequests {
+        let in_flight = |e: &Endpoint| self.in_flight.get(&e.id).copied().unwrap_or(InFlight::Exact(0));
+        let counts = rotation.outside.iter().map(in_flight);
+        counts.fold(
+            OpenRequests { quiet: Duration::MAX, ..OpenRequests::default() },
+            |sum, count| match count {
+                InFlight::Exact(exact) => OpenRequests { requests: sum.requests + exact, ..sum },
+                InFlight::AtMost { exact, open, quiet } => OpenRequests {
+                    requests: sum.requests + exact,
+                    maybe_idle: sum.maybe_idle + open,
+                    quiet: if open > 0 { sum.quiet.min(quiet) } else { sum.quiet },
+                },
             },
-        })
+        )
     }
 }
 
-/// What is open to the instances that leave.
+/// Requests and connections that are still open to the instances that leave the rotation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenRequests {
     pub requests: usize,
     /// Connections that may carry a request, or be idle.
-    pub unsure: usize,
-    /// For how long none of them can have been given a new request.
+    pub maybe_idle: usize,
+    /// Time for which none of these connections can have received a new request.
     pub quiet: Duration,
 }
 
 impl OpenRequests {
-    /// Nothing to wait for any more: no request, and nothing that is not older than the limit.
-    pub fn is_over(&self, limit: Duration) -> bool {
-        self.requests == 0 && (self.unsure == 0 || self.quiet >= limit)
+    /// No request is in flight, and any open connection has been quiet for the limit.
+    pub fn is_drained(&self, limit: Duration) -> bool {
+        self.requests == 0 && (self.maybe_idle == 0 || self.quiet >= limit)
     }
 }
 
-/// A change to the running proxy before the first rollout, and what the report says of it.
+/// A change to the running proxy before the first rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch {
     pub exec: Exec,
-    /// Empty where it changes nothing that stays.
+    /// Line for the report; empty for a change that leaves nothing behind.
     pub note: String,
-    /// Without it there is no gate and no drain, so its failure ends the deploy.
+    /// Gate and drain need this change, so its failure ends the deploy.
     pub required: bool,
-    /// What is reported where it fails and is not required; empty for docker's own words.
-    pub without: String,
+    /// Warning for the failure of an optional change; empty to report Docker's own message.
+    pub failure_note: String,
 }
 
-/// What a rollout is going to need of a proxy.
+/// The needs of a rollout that a proxy is prepared for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RolloutShape {
-    /// Something may be left in the running proxy.
+    /// `x-zd.proxy.tune`: a change may stay in the running proxy.
     pub tune: bool,
-    /// How many instances start at a time.
+    /// Number of instances that start at the same time.
     pub starting: usize,
     pub project: String,
-    /// The services it is about, with every name that Docker's DNS has for each.
+    /// Services of the rollout, each with all its DNS names.
     pub services: Vec<(String, Vec<String>)>,
-    /// The same as its discovery sees it.
+    /// The same services as the proxy's discovery sees them.
     pub backends: Vec<Backend>,
-    /// The names of what is replaced in the same run, with a rotation of its own.
-    pub beside: Vec<String>,
+    /// DNS names of the services that the same run replaces with a rotation of their own.
+    pub names_in_same_run: Vec<String>,
 }
 
 impl RolloutShape {
@@ -186,7 +190,7 @@ impl RolloutShape {
     }
 }
 
-/// A file or a folder that a container is going to be given.
+/// A file or folder that a container will get as a mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountedFile {
     /// Empty for a folder.
@@ -194,35 +198,35 @@ pub struct MountedFile {
     pub read_only: bool,
 }
 
-/// Gets what a container that does not run yet is going to have at a path, as far as its project's file gives it.
+/// Looks up the file that a container will have at a path, as far as its Compose file says so.
 pub type FileLookup<'a> = &'a dyn Fn(&str) -> Option<MountedFile>;
 
-/// A step of giving the route back.
+/// One step towards handing the route back to discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandBack {
     Done,
-    /// Its discovery has not caught up yet.
+    /// Discovery has not caught up yet.
     Wait,
     Run(Exec),
 }
 
-/// What a proxy's discovery looks at to decide whether it routes to something.
+/// The properties of a service or container by which a proxy's discovery chooses its routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backend {
-    /// The Compose project and service.
+    /// Compose project.
     pub project: String,
     pub service: String,
-    /// Every name that Docker's DNS has for it.
+    /// All DNS names that Docker resolves to the container.
     pub names: Vec<String>,
     pub environment: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
-    /// Names of its networks.
+    /// Network names.
     pub networks: Vec<String>,
-    /// It is there, and not one to come.
-    pub runs: bool,
-    /// Docker, or its file, checks its health.
+    /// A container that runs, not a future one.
+    pub is_running: bool,
+    /// The image or the Compose file defines a healthcheck.
     pub has_healthcheck: bool,
-    /// `x-zd.drain.command` can take it out of rotation.
+    /// `x-zd.drain.command` can take the instance out of rotation.
     pub has_drain_command: bool,
 }
 
@@ -237,186 +241,198 @@ impl From<&Container> for Backend {
             environment: pairs.map(|(k, v)| (k.into(), v.into())).collect(),
             labels: container.config.labels.clone(),
             networks: container.networks().map(String::from).collect(),
-            runs: container.is_running(),
+            is_running: container.is_running(),
             has_healthcheck: container.healthcheck().is_some(),
             has_drain_command: false,
         }
     }
 }
 
-/// How long a proxy's own discovery may take to see what is there.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait for a proxy's own discovery to notice a change.
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One proxy that runs, in front of some services.
+/// A proxy in front of some services.
 pub trait Proxy: Send + Sync {
-    /// What it is and its container's name, for people.
+    /// Kind and container name, for messages.
     fn name(&self) -> String;
 
-    /// Its container, whose networks tell which instances it can reach.
+    /// The proxy's container. Its networks decide which instances the proxy can reach.
     fn container(&self) -> &Container;
 
-    /// Whether its discovery routes to this.
+    /// The proxy's discovery routes to this backend.
     fn routes_to(&self, backend: &Backend) -> bool;
 
-    /// The port it sends requests to.
+    /// Port that the proxy sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
 
-    /// It sends HTTP to it, and not FastCGI, uwsgi or gRPC.
+    /// The proxy sends HTTP to the container, not FastCGI, uwsgi or gRPC.
     fn speaks_http(&self, _container: &Container) -> bool {
         true
     }
 
-    /// The host that a request for it may name.
+    /// A host name by which the proxy routes to the container.
     fn host(&self, container: &Container) -> Option<String>;
 
-    /// By which ways clients come to it, the plainest first; none where its configuration does not tell.
+    /// Public routes to the container, the simplest first; empty where the proxy's configuration does not tell.
     fn entrances(&self, container: &Container) -> Vec<PublicRoute>;
 
-    /// What has to be read before anything else can be told: its own configuration, where that is not in the container's.
+    /// Command that prints the proxy's own configuration, where the container's settings do not hold it.
     fn introduction(&self) -> Option<Exec> {
         None
     }
 
-    /// Takes in the answer to `introduction`.
+    /// Parses the output of `introduction`.
     fn learn(&mut self, _answer: &CommandResult) {}
 
-    /// Whether it can be asked and told anything at all about these, by its own configuration: what runs of a service,
-    /// and what its file says of those to come. Tells what will be lost all the same, with the fix.
+    /// Checks by the proxy's own configuration that its rotation can be read and set for these backends: for
+    /// the running containers, and for the coming ones as the Compose file describes them. Returns the risks
+    /// that remain, each with its fix.
     ///
     /// # Errors
-    /// What its configuration lacks, with the fix.
+    /// A requirement that the configuration does not meet, with the fix.
     fn check(&self, _backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         Ok(Vec::new())
     }
 
-    /// Reason why it may route to these although its configuration does not name them.
+    /// Reason why the proxy may route to these backends although its configuration does not name them.
     fn doubt(&self, _backends: &[Backend]) -> Option<String> {
         None
     }
 
-    /// Files and folders that may name what it routes to, beyond what [`Proxy::fronts`] goes by.
+    /// Files and folders that may name further backends, beyond the rules of [`Proxy::routes_to`].
     fn route_files(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What is worth a word before anybody deploys, although a deploy does not need it.
+    /// Notes for `check` that do not affect a deploy.
     fn advice(&self, _backends: &[Backend]) -> Vec<Risk> {
         Vec::new()
     }
 
-    /// As `learn`, for one that does not run yet; whether its configuration is among these files.
+    /// Parses the configuration of a proxy that does not run yet. Returns whether these files hold the
+    /// configuration.
     fn learn_files(&mut self, _files: FileLookup) -> bool {
         true
     }
 
-    /// As `prepare`, for one that does not run yet and is going to have `present` instances behind it.
+    /// Checks that a proxy that does not run yet can be prepared, with `present` instances behind it.
     ///
     /// # Errors
-    /// What will keep it from being prepared, with the fix.
-    fn foresee(&self, _files: FileLookup, _wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+    /// The reason why preparing the proxy will fail, with the fix.
+    fn foresee(
+        &self,
+        _files: FileLookup,
+        _shape: &RolloutShape,
+        _present: usize,
+    ) -> Result<Vec<Risk>, Error> {
         Ok(Vec::new())
     }
 
-    /// Whether a rotation can be set. Where not, its own discovery admits and lets go, and is only watched: an instance
-    /// leaves by `x-zd.drain.command`.
+    /// compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances and is
+    /// only watched; an instance leaves by `x-zd.drain.command`.
     fn steers(&self) -> bool {
         true
     }
 
-    /// What has to be known before it is prepared.
+    /// Commands that read the state `prepare` depends on.
     fn inspect(&self) -> Vec<Exec>;
 
-    /// What has to be changed in it once, so that a rotation can be set; from the answers to `inspect`.
+    /// Changes that the running proxy needs once, so that a rotation can be set. `outputs` are those of
+    /// `inspect`.
     ///
     /// # Errors
-    /// A proxy that cannot be prepared, with the fix.
-    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error>;
+    /// The reason why the proxy cannot be prepared, with the fix.
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error>;
 
-    /// What will be lost all the same once it is prepared; from the answers to `inspect`.
-    fn losses(&self, _answers: &[CommandResult], _wish: &RolloutShape) -> Vec<Risk> {
+    /// Requests that a prepared proxy will still lose. `outputs` are those of `inspect`.
+    fn losses(&self, _outputs: &[CommandResult], _shape: &RolloutShape) -> Vec<Risk> {
         Vec::new()
     }
 
-    /// Whether its commands depend on what it does at that moment (`now`, the answer to `question`). Where they do not,
-    /// `now` is empty, and a question is saved.
+    /// The commands depend on the proxy's current state, the output of `question`. Otherwise `output` is empty
+    /// below, which saves a query.
     fn needs_reading(&self) -> bool {
         false
     }
 
-    /// Whether it gets addresses from us, which must not be taken from what other rollouts or nobody is about.
+    /// The adapter assigns server addresses in the proxy. It must not take a server that another rollout uses,
+    /// nor one of a container outside all rollouts.
     fn gives_addresses(&self) -> bool {
         false
     }
 
-    /// Addresses of all containers but those of the rollout, for the commands from here on.
+    /// Stores the addresses of all containers outside the rollout, for the commands from here on.
     fn note_others(&self, _addresses: BTreeSet<IpAddr>) {}
 
-    /// Keeps those outside, which are not started yet, out of rotation.
-    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec>;
+    /// Command that keeps the instances outside, which have not started yet, out of rotation.
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
-    /// Whether `gate` is in force, by what it does now.
-    fn holds(&self, _now: &CommandResult, _rotation: &Rotation) -> bool {
+    /// The current state shows that `gate` is in force.
+    fn holds(&self, _output: &CommandResult, _rotation: &Rotation) -> bool {
         true
     }
 
-    /// A step towards new requests going to exactly this set; none where there is nothing to do, or nothing yet.
-    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec>;
+    /// Next command towards sending new requests to exactly this set; none when the set is reached, or while
+    /// waiting.
+    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
-    /// Asks what the running proxy does.
+    /// Command that reads the state of the running proxy.
     fn question(&self, endpoints: &[Endpoint]) -> Exec;
 
-    /// Reads the answer to `question`.
+    /// Parses the output of `question`.
     ///
     /// # Errors
-    /// An answer that makes no sense.
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error>;
+    /// An output that cannot be parsed.
+    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error>;
 
-    /// Asks why a rotation is not confirmed.
+    /// Command that finds out why the proxy does not confirm a rotation.
     fn diagnose(&self) -> Exec;
 
-    /// What the error says of the answer to `diagnose`.
-    fn diagnosis(&self, said: &CommandResult) -> String {
-        said.stderr_or_stdout().into()
+    /// Details for the error, from the output of `diagnose`.
+    fn diagnosis(&self, output: &CommandResult) -> String {
+        output.stderr_or_stdout().into()
     }
 
-    /// Gives the route back: no mark of these stays behind, nor of containers that no longer exist (`existing`).
-    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], existing: &[String]) -> HandBack;
+    /// Next step towards handing the route back to the proxy's discovery. No mark of `endpoints` stays behind,
+    /// nor a mark of a container that is not in `existing`.
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], existing: &[String]) -> HandBack;
 
-    /// How long `release` may take until its discovery has caught up.
+    /// Longest wait for discovery to catch up after `hand_back`.
     fn discovery_timeout(&self) -> Duration {
-        PATIENCE
+        DISCOVERY_TIMEOUT
     }
 
-    /// How long a retired part of the proxy may still take up a request, in which case a drained instance is kept.
+    /// Time for which a retired process of the proxy may still accept a request. A drained instance keeps
+    /// running as long.
     fn late_request_grace(&self) -> Duration;
 }
 
-/// The kinds of proxy there is an adapter for.
+/// Proxy kinds that have an adapter.
 pub const KINDS: [&str; 5] = ["nginx-proxy", "haproxy", "dockercloud", "caddy", "traefik"];
 
-/// Every proxy among these containers, running or not.
+/// All proxies among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
-    let one = |c: &Container| {
+    let proxy = |c: &Container| {
         boxed(nginx_proxy::detect(c, containers))
             .or_else(|| boxed(dockercloud::detect(c)))
             .or_else(|| boxed(haproxy::detect(c)))
             .or_else(|| boxed(caddy::detect(c)))
             .or_else(|| boxed(traefik::detect(c)))
     };
-    containers.iter().filter_map(one).collect()
+    containers.iter().filter_map(proxy).collect()
 }
 
 fn boxed<P: Proxy + 'static>(proxy: Option<P>) -> Option<Box<dyn Proxy>> {
     proxy.map(|p| Box::new(p) as Box<dyn Proxy>)
 }
 
-/// A container that the user says is a proxy of this kind.
+/// Adapter for a container whose proxy kind the user has set.
 ///
 /// # Errors
-/// A kind there is no adapter for.
+/// A kind without an adapter.
 pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Error> {
     match kind {
-        "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::whole(container))),
+        "nginx-proxy" => Ok(Box::new(nginx_proxy::NginxProxy::single_container(container))),
         "haproxy" => Ok(Box::new(haproxy::Haproxy::new(container))),
         "dockercloud" => Ok(Box::new(dockercloud::Dockercloud::new(container))),
         "traefik" => Ok(Box::new(traefik::Traefik::new(container))),
@@ -425,30 +441,32 @@ pub fn declared(kind: &str, container: &Container) -> Result<Box<dyn Proxy>, Err
     }
 }
 
-/// The error for a kind there is no adapter for.
+/// Error for a proxy kind without an adapter.
 pub fn unknown_kind(kind: &str) -> Error {
     let kinds: Vec<String> = KINDS.iter().chain(&["none"]).map(|k| format!("`{k}`")).collect();
-    Error::usage(format!("`x-zd.proxy.kind`: there is no proxy kind `{kind}`"))
+    Error::usage(format!("`x-zd.proxy.kind`: unknown proxy kind `{kind}`"))
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 
-/// Whether an image, by its name, is a proxy that there is an adapter for.
+/// The image name is that of a proxy with an adapter.
 pub fn is_proxy_image(image: &str) -> bool {
-    let known =
+    let tests =
         [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, caddy::is_image, traefik::is_image];
-    known.iter().any(|is_one| is_one(image))
+    tests.iter().any(|is_proxy| is_proxy(image))
 }
 
-/// What of a service's environment or labels asks for a route of some proxy, whether or not one runs.
-pub fn claim(backend: &Backend) -> Option<&'static str> {
-    let by_caddy = || caddy::labelled(backend).is_some();
-    None.or(nginx_proxy::claims(&backend.environment).then_some("`VIRTUAL_HOST`"))
+/// The settings by which a service requests a route, whether or not a proxy runs: an environment variable or
+/// labels.
+pub fn route_setting(backend: &Backend) -> Option<&'static str> {
+    let has_caddy_labels = || caddy::labelled(backend).is_some();
+    None.or(nginx_proxy::requests_route(&backend.environment).then_some("`VIRTUAL_HOST`"))
         .or_else(|| traefik::claims(&backend.labels).then_some("the labels `traefik.…`"))
-        .or_else(|| by_caddy().then_some("the labels `caddy…`"))
+        .or_else(|| has_caddy_labels().then_some("the labels `caddy…`"))
 }
 
-/// An address as /proc/net/tcp and /proc/net/tcp6 write it: words of four bytes, each in the machine's (little) order.
-pub fn hex(address: &IpAddr) -> String {
+/// An address as /proc/net/tcp and /proc/net/tcp6 print it: words of four bytes, each in host byte order
+/// (little-endian).
+pub fn proc_net_hex(address: &IpAddr) -> String {
     let bytes = match address {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -457,13 +475,13 @@ pub fn hex(address: &IpAddr) -> String {
     bytes.chunks(4).map(word).collect()
 }
 
-/// How an IPv4 address begins in /proc/net/tcp6.
+/// Prefix of an IPv4 address in /proc/net/tcp6.
 const MAPPED: &str = "0000000000000000FFFF0000";
 
-/// Whether an address as the kernel writes it is this one. The end of an IPv6 address may look like an IPv4 address.
-pub fn is_written(hexed: &str, address: &IpAddr) -> bool {
-    let bare = hexed.strip_prefix(MAPPED).filter(|_| address.is_ipv4()).unwrap_or(hexed);
-    bare == hex(address)
+/// A printed kernel address equals this one. The end of an IPv6 address may look like an IPv4 address.
+pub fn matches_proc_net(printed: &str, address: &IpAddr) -> bool {
+    let bare = printed.strip_prefix(MAPPED).filter(|_| address.is_ipv4()).unwrap_or(printed);
+    bare == proc_net_hex(address)
 }
 
 #[cfg(test)]
@@ -478,41 +496,41 @@ mod tests {
     fn a_rotation_is_confirmed_by_exactly_its_set_in_the_running_proxy() {
         let rotation =
             Rotation { inside: vec![endpoint("new")], outside: vec![endpoint("old")], ..Rotation::default() };
-        let reading = |routed: &[&str], settled| ProxyState {
+        let state = |routed: &[&str], config_applied| ProxyState {
             routed: routed.iter().map(|r| r.to_string()).collect(),
-            settled,
+            config_applied,
             ..ProxyState::default()
         };
-        assert!(reading(&["new"], true).confirms(&rotation));
-        assert!(reading(&["new", "another services"], true).confirms(&rotation));
-        assert!(!reading(&["new"], false).confirms(&rotation));
-        assert!(!reading(&["new", "old"], true).confirms(&rotation));
-        assert!(!reading(&[], true).confirms(&rotation));
+        assert!(state(&["new"], true).confirms(&rotation));
+        assert!(state(&["new", "another service"], true).confirms(&rotation));
+        assert!(!state(&["new"], false).confirms(&rotation));
+        assert!(!state(&["new", "old"], true).confirms(&rotation));
+        assert!(!state(&[], true).confirms(&rotation));
     }
 
     #[test]
-    fn nobody_waits_for_a_sick_instance_that_was_there_before() {
-        let found = BTreeSet::from(["old".to_string()]);
-        let sick = Endpoint { unhealthy: true, ..endpoint("old") };
+    fn an_unhealthy_instance_that_was_in_rotation_before_is_not_waited_for() {
+        let preexisting = BTreeSet::from(["old".to_string()]);
+        let unhealthy = Endpoint { unhealthy: true, ..endpoint("old") };
         let inside = |old: Endpoint| Rotation {
             inside: vec![old, endpoint("new")],
-            found: found.clone(),
+            preexisting: preexisting.clone(),
             ..Rotation::default()
         };
-        let reading = |routed: &[&str], failing: &[&str]| ProxyState {
+        let state = |routed: &[&str], failing: &[&str]| ProxyState {
             routed: routed.iter().map(|r| r.to_string()).collect(),
             failing: failing.iter().map(|f| f.to_string()).collect(),
-            settled: true,
+            config_applied: true,
             ..ProxyState::default()
         };
-        assert!(reading(&["old", "new"], &["old"]).confirms(&inside(endpoint("old"))));
-        assert!(!reading(&["old", "new"], &["new"]).confirms(&inside(endpoint("old"))));
-        assert!(reading(&["new"], &[]).confirms(&inside(sick)));
-        assert!(!reading(&["new"], &[]).confirms(&inside(endpoint("old"))));
+        assert!(state(&["old", "new"], &["old"]).confirms(&inside(endpoint("old"))));
+        assert!(!state(&["old", "new"], &["new"]).confirms(&inside(endpoint("old"))));
+        assert!(state(&["new"], &[]).confirms(&inside(unhealthy)));
+        assert!(!state(&["new"], &[]).confirms(&inside(endpoint("old"))));
     }
 
     #[test]
-    fn what_has_been_given_no_request_for_the_limit_is_not_waited_for() {
+    fn connections_without_a_new_request_for_the_limit_are_not_waited_for() {
         let rotation =
             Rotation { inside: vec![], outside: vec![endpoint("a"), endpoint("b")], ..Rotation::default() };
         let open = |exact, unsure, seconds| {
@@ -521,15 +539,16 @@ mod tests {
                 ("a".to_string(), InFlight::AtMost { exact, open: unsure, quiet }),
                 ("b".to_string(), InFlight::Exact(1)),
             ];
-            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }.open(&rotation)
+            ProxyState { in_flight: in_flight.into(), ..ProxyState::default() }.open_requests(&rotation)
         };
-        assert_eq!(open(2, 3, 4), OpenRequests { requests: 3, unsure: 3, quiet: Duration::from_secs(4) });
+        assert_eq!(open(2, 3, 4), OpenRequests { requests: 3, maybe_idle: 3, quiet: Duration::from_secs(4) });
         let limit = Duration::from_secs(30);
-        let over = |requests, unsure, seconds| {
-            OpenRequests { requests, unsure, quiet: Duration::from_secs(seconds) }.is_over(limit)
+        let is_drained = |requests, unsure, seconds| {
+            OpenRequests { requests, maybe_idle: unsure, quiet: Duration::from_secs(seconds) }
+                .is_drained(limit)
         };
-        assert!(over(0, 0, 0) && over(0, 3, 30));
-        assert!(!over(1, 0, 30) && !over(0, 3, 29));
+        assert!(is_drained(0, 0, 0) && is_drained(0, 3, 30));
+        assert!(!is_drained(1, 0, 30) && !is_drained(0, 3, 29));
     }
 
     #[test]

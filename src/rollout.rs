@@ -476,9 +476,9 @@ impl<'a> Rollout<'a> {
             rotation: Rotation {
                 inside: self.endpoints(proxy, inside),
                 outside: self.endpoints(proxy, outside),
-                found: self.found.clone(),
-                hurried: false,
-                died: outside
+                preexisting: self.found.clone(),
+                urgent: false,
+                exited: outside
                     .iter()
                     .map(|k| &self.bound[k].id)
                     .filter(|id| self.context.watch.has_died(id))

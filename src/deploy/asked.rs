@@ -322,7 +322,7 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
     let routed = |s: &&Service| {
         let backend = backend(project, s);
         // A proxy may ask itself for a route, to its dashboard.
-        (proxy::claim(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
+        (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
     };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }
@@ -335,7 +335,7 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
         environment: service.environment.clone(),
         labels: service.labels.clone(),
         networks: service.networks.clone(),
-        runs: false,
+        is_running: false,
         has_healthcheck: service.healthcheck.as_ref().is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
         has_drain_command: service.settings.drain_command.is_some(),
     }

@@ -63,7 +63,7 @@ impl<'a> NearbyContainers<'a> {
         let service = |c: &'b Container| c.compose().map(|(_, service)| service);
         let is_routed = |c: &&&'b Container| {
             let backend = Backend::from(**c);
-            proxy::claim(&backend).is_some() || self.proxies.iter().any(|p| p.routes_to(&backend))
+            proxy::route_setting(&backend).is_some() || self.proxies.iter().any(|p| p.routes_to(&backend))
         };
         let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
         let routed: BTreeSet<&str> = others().filter(is_routed).filter_map(|c| service(c)).collect();

@@ -178,7 +178,7 @@ impl<'a> Pipeline<'a> {
             starting: part.plan.starting(),
             services: names(part),
             backends: reader.backends(containers),
-            beside: others.flat_map(names).flat_map(|(_, names)| names).collect(),
+            names_in_same_run: others.flat_map(names).flat_map(|(_, names)| names).collect(),
         };
         for proxy in &reader.proxies {
             let answers =
@@ -195,10 +195,10 @@ impl<'a> Pipeline<'a> {
                     Ok(_) if !told => {}
                     Ok(_) => self.report.event(Event::Prepared { what: preparation.note }),
                     Err(error) if preparation.required => return Err(error),
-                    Err(error) if preparation.without.is_empty() => {
+                    Err(error) if preparation.failure_note.is_empty() => {
                         self.report.warn(&Warning::NotPrepared(format!("{error:#}")));
                     }
-                    Err(_) => self.report.warn(&Warning::NotPrepared(preparation.without)),
+                    Err(_) => self.report.warn(&Warning::NotPrepared(preparation.failure_note)),
                 }
             }
         }

@@ -85,8 +85,9 @@ impl Pipeline<'_> {
             Some(common(before, proxy.entrances(&part.reader.preview(service))))
         });
         let speaks = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
-        let place =
-            |e: &PublicRoute| e.place(proxy.container(), settings.host.as_deref(), settings.path.as_deref());
+        let place = |e: &PublicRoute| {
+            e.witness_url(proxy.container(), settings.host.as_deref(), settings.path.as_deref())
+        };
         ways.iter().flatten().filter(speaks).filter_map(place).collect()
     }
 

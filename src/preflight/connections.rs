@@ -62,7 +62,7 @@ fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> b
         return false;
     }
     let clients = clients_of(&sockets(instance));
-    clients.iter().any(|hexed| addresses.iter().any(|a| proxy::is_written(hexed, a)))
+    clients.iter().any(|hexed| addresses.iter().any(|a| proxy::matches_proc_net(hexed, a)))
 }
 
 /// The kernel's table of a container that runs on this machine.

@@ -208,7 +208,7 @@ impl Caddy {
 
     /// A switch has one rotation, so what one handler routes to cannot have two.
     fn check_shared(&self, shape: &RolloutShape) -> Result<(), Error> {
-        let beside: BTreeSet<String> = shape.beside.iter().cloned().collect();
+        let beside: BTreeSet<String> = shape.names_in_same_run.iter().cloned().collect();
         for (service, names) in &shape.services {
             let shared =
                 self.handlers_of(names).into_iter().find_map(|h| Some(h.ours(&beside).next()?.host.clone()));
@@ -373,14 +373,14 @@ impl Proxy for Caddy {
         if self.known.api.is_none() {
             return Err(self.unreachable());
         }
-        let to_come = backends.iter().filter(|b| !b.runs).flat_map(|b| b.names.clone()).collect();
+        let to_come = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
         backends.iter().try_for_each(|b| self.check_handlers(b, &to_come))?;
         self.check_sides(backends)?;
         Ok(self.losses_of(backends))
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![self.question(&[]), tcp_migrate::question(&self.container)]
+        vec![self.question(&[]), tcp_migrate::query(&self.container)]
     }
 
     fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
@@ -391,7 +391,7 @@ impl Proxy for Caddy {
         let view = view.ok_or_else(|| self.silent(&answer))?;
         let switch = self.preparation(&view, shape.tune);
         let kept = answers.get(1).filter(|_| shape.tune && switch.is_some());
-        let kept = kept.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
+        let kept = kept.and_then(|a| tcp_migrate::patch(&self.container, &self.name(), a));
         Ok(kept.into_iter().chain(switch).collect())
     }
 
@@ -424,7 +424,7 @@ impl Proxy for Caddy {
         let routed = endpoints.iter().filter(|e| view.routes_to(e));
         Ok(ProxyState {
             routed: routed.map(|e| e.id.clone()).collect(),
-            settled: view.is_switched || !view.is_on(),
+            config_applied: view.is_switched || !view.is_on(),
             in_flight: view.in_flight(endpoints, self.means().counts_names),
             ..ProxyState::default()
         })
@@ -444,7 +444,7 @@ impl Proxy for Caddy {
     fn discovery_timeout(&self) -> Duration {
         let kept =
             handlers(&self.known.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
-        super::PATIENCE.saturating_add(kept.max().unwrap_or_default())
+        super::DISCOVERY_TIMEOUT.saturating_add(kept.max().unwrap_or_default())
     }
 
     fn late_request_grace(&self) -> Duration {

@@ -88,7 +88,7 @@ impl Dockercloud {
     }
 
     fn has_server(&self, backend: &Backend) -> bool {
-        self.config.fixed.iter().any(|f| is_instance(&f.name, backend))
+        self.config.static_servers.iter().any(|f| is_instance(&f.name, backend))
     }
 
     /// Drained servers still take the clients that a cookie ties to them; in maintenance they do not.
@@ -149,7 +149,7 @@ impl Proxy for Dockercloud {
 
     fn port(&self, container: &Container) -> Option<u16> {
         let backend = Backend::from(container);
-        let line = self.config.fixed.iter().find(|f| is_instance(&f.name, &backend));
+        let line = self.config.static_servers.iter().find(|f| is_instance(&f.name, &backend));
         line.and_then(|f| f.port).or(container.exposed_tcp().first().copied())
     }
 
@@ -174,7 +174,7 @@ impl Proxy for Dockercloud {
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
-        let mut running = backends.iter().filter(|b| b.runs);
+        let mut running = backends.iter().filter(|b| b.is_running);
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
             return Err(self.without_server(backend));
         }
@@ -197,7 +197,7 @@ impl Proxy for Dockercloud {
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        vec![tcp_migrate::question(&self.container)]
+        vec![tcp_migrate::query(&self.container)]
     }
 
     /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
@@ -207,10 +207,10 @@ impl Proxy for Dockercloud {
             exec: self.run(action, &shape.project, &[]),
             note: String::new(),
             required: true,
-            without: String::new(),
+            failure_note: String::new(),
         };
         let answer = answers.first().filter(|_| shape.tune);
-        let kept = answer.and_then(|a| tcp_migrate::preparation(&self.container, &self.name(), a));
+        let kept = answer.and_then(|a| tcp_migrate::patch(&self.container, &self.name(), a));
         Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("release")]).unwrap_or_default())
     }
 
@@ -271,9 +271,9 @@ impl Proxy for Dockercloud {
         Ok(ProxyState {
             routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
             failing: ids(&|e| !answer.of(e).any(Server::is_routed)),
-            settled: answer.is_frozen_for(project_of(endpoints)),
+            config_applied: answer.is_frozen_for(project_of(endpoints)),
             in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
-            lingering: answer.retired.is_some(),
+            has_retired_process: answer.retired.is_some(),
         })
     }
 
@@ -377,7 +377,7 @@ impl DockercloudState {
     /// HAProxy counts its own requests; those of a retired one are among the connections, with idle ones of both.
     fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
         let exact = self.of(endpoint).map(|s| s.in_flight).sum::<usize>();
-        let is_ours = |c: &&String| endpoint.addresses.iter().any(|a| super::is_written(c, a));
+        let is_ours = |c: &&String| endpoint.addresses.iter().any(|a| super::matches_proc_net(c, a));
         let open = self.connections.iter().filter(is_ours).count().saturating_sub(exact);
         match self.retired {
             Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },

@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use super::public_route::PublicRoute;
 use super::{
-    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation, hex,
+    Backend, Endpoint, FileLookup, HandBack, InFlight, Patch, Proxy, ProxyState, RolloutShape, Rotation,
+    proc_net_hex,
 };
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
@@ -214,7 +215,7 @@ fn of<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a En
 
 /// Addresses as /proc/net/tcp writes them.
 fn remotes(endpoints: &[Endpoint]) -> Vec<String> {
-    endpoints.iter().flat_map(|e| &e.addresses).map(hex).collect()
+    endpoints.iter().flat_map(|e| &e.addresses).map(proc_net_hex).collect()
 }
 
 impl Proxy for Traefik {
@@ -368,9 +369,9 @@ impl Proxy for Traefik {
         Ok(ProxyState {
             routed: self.routed(&answer, endpoints),
             failing: BTreeSet::new(),
-            settled: !self.steers() || answer.is_settled(),
+            config_applied: !self.steers() || answer.is_settled(),
             in_flight: busy.collect(),
-            lingering: answer.file.is_some()
+            has_retired_process: answer.file.is_some()
                 && endpoints.iter().any(|e| HttpLabels::read(&e.labels).has_middlewares()),
         })
     }

@@ -172,7 +172,7 @@ impl<'a> Preview<'a> {
             let rotation = Rotation {
                 inside: self.endpoints(proxy.as_ref(), &self.inside),
                 outside: self.endpoints(proxy.as_ref(), outside),
-                found: self.found.clone(),
+                preexisting: self.found.clone(),
                 ..Rotation::default()
             };
             told.extend(

@@ -184,7 +184,7 @@ impl<'a> Rollout<'a> {
                 match routing.wait_until_idle(limit, since, &rollout.stop, &check)? {
                     DrainResult::Idle => {}
                     DrainResult::Limit(open) => {
-                        (requests, unsure) = (requests + open.requests, unsure + open.unsure)
+                        (requests, unsure) = (requests + open.requests, unsure + open.maybe_idle)
                     }
                 }
             }

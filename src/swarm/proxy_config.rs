@@ -91,7 +91,7 @@ impl StackProxy {
     pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<PublicRoute> {
         let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
         match self.kind {
-            ProxyKind::Haproxy => haproxy::entrances_of(&self.text, &names),
+            ProxyKind::Haproxy => haproxy::public_routes_from(&self.text, &names),
             ProxyKind::Caddy => self.text.lines().filter_map(site).collect(),
             ProxyKind::Nginx => self.lines().filter_map(listen).collect(),
             ProxyKind::NginxProxy => {

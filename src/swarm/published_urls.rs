@@ -40,8 +40,9 @@ pub fn places(
         }
         for (entrance, port, owner) in all {
             for ways in addresses(owner, port.is_of_node) {
-                let at =
-                    |ip: &IpAddr| entrance.place_at(SocketAddr::new(*ip, port.published), asked.0, asked.1);
+                let at = |ip: &IpAddr| {
+                    entrance.witness_url_at(SocketAddr::new(*ip, port.published), asked.0, asked.1)
+                };
                 let places: UrlCandidates = ways.iter().filter_map(at).collect();
                 if !places.is_empty() && !found.contains(&places) {
                     found.push(places);

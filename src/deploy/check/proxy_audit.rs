@@ -46,7 +46,7 @@ impl ProjectCheck<'_> {
     ) -> Result<()> {
         let target = reader.target;
         let backends = reader.backends(self.containers());
-        let wish = RolloutShape { beside, ..self.wish(reader, &backends, starting) };
+        let wish = RolloutShape { names_in_same_run: beside, ..self.wish(reader, &backends, starting) };
         for proxy in fronting.all() {
             let proxy = proxy.as_ref();
             let mut losses = proxy.advice(&backends);
@@ -90,7 +90,7 @@ impl ProjectCheck<'_> {
             starting,
             services: reader.names(backends),
             backends: backends.to_vec(),
-            beside: Vec::new(),
+            names_in_same_run: Vec::new(),
         }
     }
 

@@ -80,5 +80,5 @@ fn is_proxy(checker: &ProjectCheck, service: &str) -> bool {
 fn is_routed(checker: &ProjectCheck, service: &Service) -> bool {
     let backend = backend(checker.project(), service);
     let all = checker.proxies.iter().chain(checker.planned.known());
-    proxy::claim(&backend).is_some() || all.into_iter().any(|p| p.routes_to(&backend))
+    proxy::route_setting(&backend).is_some() || all.into_iter().any(|p| p.routes_to(&backend))
 }

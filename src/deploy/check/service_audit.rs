@@ -292,7 +292,7 @@ impl ProjectCheck<'_> {
             service,
             image: self.wanted.images.get(&service.name),
             front: fronting.kind(),
-            asks_for_route: proxy::claim(&backend(self.project(), service)).is_some(),
+            asks_for_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
             is_asked,
             listens: !service.exposed.is_empty(),
             is_sure: self.containers.is_some(),

@@ -33,7 +33,7 @@ fn no_answer_ends_us() {
 }
 
 fn backend(endpoint: &Endpoint) -> Backend {
-    Backend { names: endpoint.names.clone(), runs: true, ..Backend::default() }
+    Backend { names: endpoint.names.clone(), is_running: true, ..Backend::default() }
 }
 
 fn names() -> BTreeSet<String> {

@@ -32,7 +32,7 @@ impl Caddy {
             false => self.put(view, &format!("{reset}{once}")),
         };
         let note = format!("{}: {}", self.name(), if stays { STAYS } else { GOES });
-        Some(Patch { exec, note, required: true, without: String::new() })
+        Some(Patch { exec, note, required: true, failure_note: String::new() })
     }
 
     /// Turns every switch to these names. One that is missing is put in place until the end of the deploy only: somebody

@@ -14,7 +14,7 @@ fn container(json: &str) -> Container {
     serde_json::from_str(json).unwrap()
 }
 
-fn done(stdout: &str) -> CommandResult {
+fn output(stdout: &str) -> CommandResult {
     CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
@@ -22,7 +22,7 @@ fn caddy_with(version: &str, handler: Value) -> Caddy {
     let mut caddy = Caddy::new(&container(
         r#"{"Id": "proxy", "Name": "/p-proxy-1", "NetworkSettings": {"Networks": {"front": {}}}}"#,
     ));
-    caddy.learn(&done(&format!(
+    caddy.learn(&output(&format!(
         "@folder /dev/shm\n@version {version}\n@api 127.0.0.1:2019\n@config\n{}\n",
         proxying(handler)
     )));
@@ -57,7 +57,7 @@ const ON: &str = "@on app 4\n@bank app/a p-app-1\n";
 const COUNTS: &str = r#"[{"address":"{file./dev/shm/compose-zd/app/a/13}:3000","num_requests":2,"fails":0},{"address":"{file./dev/shm/compose-zd/app/b/6}:3000","num_requests":5,"fails":0},{"address":"app:3000","num_requests":1,"fails":0},{"address":"p-app-1:3000","num_requests":2,"fails":0},{"address":"172.21.0.2:3000","num_requests":7,"fails":0}]"#;
 
 fn answer(files: &str, config: &Value) -> CommandResult {
-    done(&format!("{files}@upstreams\n{COUNTS}\n\n@config\n{config}\n"))
+    output(&format!("{files}@upstreams\n{COUNTS}\n\n@config\n{config}\n"))
 }
 
 fn with_switch(caddy: &Caddy) -> Value {
@@ -71,13 +71,13 @@ fn now(caddy: &Caddy, files: &str) -> CommandResult {
 
 /// The same without a request in flight.
 fn idle(caddy: &Caddy) -> CommandResult {
-    done(&format!("@upstreams\n[]\n\n@config\n{}\n", with_switch(caddy)))
+    output(&format!("@upstreams\n[]\n\n@config\n{}\n", with_switch(caddy)))
 }
 
 fn routed(caddy: &Caddy, now: &CommandResult) -> (Vec<String>, bool) {
     let created = Endpoint { addresses: vec![], ..endpoint("p-app-3", "") };
-    let reading = caddy.read(now, &[old(), new(), created]).unwrap();
-    (reading.routed.into_iter().collect(), reading.settled)
+    let state = caddy.read(now, &[old(), new(), created]).unwrap();
+    (state.routed.into_iter().collect(), state.config_applied)
 }
 
 /// As `php_fastcgi app:3000` is adapted.
@@ -121,7 +121,7 @@ fn somebodys_reload_is_seen() {
 #[test]
 fn in_flight_is_what_was_begun_by_the_name_and_then_by_the_bank_before_or_the_name_in_its_slots() {
     let in_flight = |caddy: Caddy, other: &str| {
-        let now = done(&now(&caddy, SWITCHED).stdout.replace("p-app-1:3000", other));
+        let now = output(&now(&caddy, SWITCHED).stdout.replace("p-app-1:3000", other));
         let in_flight = caddy.read(&now, &[new(), old()]).unwrap().in_flight;
         assert_eq!(in_flight.len(), 1);
         in_flight["id-p-app-1"]
@@ -135,7 +135,7 @@ fn in_flight_is_what_was_begun_by_the_name_and_then_by_the_bank_before_or_the_na
 #[test]
 fn an_answer_that_makes_no_sense_is_an_error() {
     for text in ["", "@upstreams\n[]\n@config\n{\"apps\"", "@upstreams\n[]\n@config\n{\"error\":\"no\"}\n"] {
-        assert!(caddy().read(&done(text), &[old()]).is_err(), "{text}");
+        assert!(caddy().read(&output(text), &[old()]).is_err(), "{text}");
     }
 }
 
@@ -283,7 +283,7 @@ fn two_rotations_of_one_handler_are_refused() {
     let shape = |beside: &str| RolloutShape {
         starting: 1,
         services: services.clone(),
-        beside: vec![beside.into()],
+        names_in_same_run: vec![beside.into()],
         ..RolloutShape::default()
     };
     let refused = caddy.prepare(std::slice::from_ref(&now), &shape("api")).unwrap_err().to_string();
@@ -309,7 +309,7 @@ fn the_first_deploy_puts_the_switch_in_and_the_next_finds_it() {
     assert!(
         caddy()
             .prepare(
-                &[done("")],
+                &[output("")],
                 &RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() }
             )
             .is_err()
@@ -327,7 +327,13 @@ fn where_nothing_may_stay_the_switch_goes_with_the_deploy() {
 
 fn backend(service: &str, names: &[&str], runs: bool) -> Backend {
     let names = names.iter().map(|n| n.to_string()).collect();
-    Backend { service: service.into(), names, runs, networks: vec!["front".into()], ..Backend::default() }
+    Backend {
+        service: service.into(),
+        names,
+        is_running: runs,
+        networks: vec!["front".into()],
+        ..Backend::default()
+    }
 }
 
 #[test]
@@ -368,7 +374,7 @@ const REFUSED: &str = "@folder /dev/shm\n@version 2.11.4\n@said curl: (7) Failed
 #[test]
 fn without_an_answer_its_file_tells_what_it_fronts() {
     let mut caddy = caddy();
-    caddy.learn(&done(REFUSED));
+    caddy.learn(&output(REFUSED));
     let app = backend("app", &["app"], true);
     assert!(caddy.routes_to(&app) && !caddy.routes_to(&backend("db", &["db"], true)));
     let refusal = caddy.check(&[app]).unwrap_err().to_string();
@@ -449,7 +455,7 @@ fn a_lookup_that_is_kept_for_ever_is_borne() {
     let kept = json!({"handler": "reverse_proxy", "dynamic_upstreams":
         {"source": "a", "name": "app", "port": "3000", "refresh": "18446744073709551615s"}});
     let caddy = caddy_with(NEW, kept);
-    assert!(caddy.discovery_timeout() > crate::proxy::PATIENCE);
+    assert!(caddy.discovery_timeout() > crate::proxy::DISCOVERY_TIMEOUT);
     assert_eq!(caddy.hand_back(&now(&caddy, ON), &[old()], &[]), HandBack::Wait);
 }
 
@@ -482,7 +488,7 @@ fn an_address_that_is_resolved_only_when_a_request_comes_is_a_doubt() {
 #[test]
 fn a_file_with_variables_is_a_doubt_where_nothing_answers() {
     let mut caddy = Caddy::new(&Container::default());
-    caddy.learn(&done("@folder /tmp\n@said refused\n@file\n# {$A}\n:80 {\n reverse_proxy {$APP}:80\n}\n"));
+    caddy.learn(&output("@folder /tmp\n@said refused\n@file\n# {$A}\n:80 {\n reverse_proxy {$APP}:80\n}\n"));
     assert!(caddy.doubt(&[]).unwrap().contains("`reverse_proxy {$APP}:80`"));
 }
 

@@ -38,11 +38,11 @@ fn dockercloud() -> Dockercloud {
 
 fn with(environment: &str, links: &str, configuration: &str) -> Dockercloud {
     let mut dockercloud = Dockercloud::new(&container(environment, links));
-    dockercloud.learn(&done(configuration));
+    dockercloud.learn(&output(configuration));
     dockercloud
 }
 
-fn done(stdout: &str) -> CommandResult {
+fn output(stdout: &str) -> CommandResult {
     CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
@@ -78,41 +78,41 @@ fn backend(service: &str) -> Backend {
         service: service.into(),
         names,
         networks,
-        runs: true,
+        is_running: true,
         ..Backend::default()
     }
 }
 
 #[test]
 fn a_gate_is_a_manager_that_stands_still() {
-    let runs = done(&RECORDED.replace("@manager T", "@manager S"));
+    let runs = output(&RECORDED.replace("@manager T", "@manager S"));
     let proxy = dockercloud();
     assert_eq!(words(proxy.gate(&runs, &rotation())), "freeze p  p-app-2", "once it knows of no other");
     assert!(!proxy.holds(&runs, &rotation()));
-    let again = words(proxy.gate(&done(RECORDED), &rotation()));
+    let again = words(proxy.gate(&output(RECORDED), &rotation()));
     assert_eq!(again, "freeze p  p-app-2", "for ten minutes from now on");
-    assert!(proxy.holds(&done(RECORDED), &rotation()));
+    assert!(proxy.holds(&output(RECORDED), &rotation()));
 }
 
 #[test]
 fn a_manager_that_another_projects_rollout_has_frozen_is_neither_ours_nor_let_go() {
-    let theirs = done(&RECORDED.replace("@frozen p", "@frozen q"));
+    let theirs = output(&RECORDED.replace("@frozen p", "@frozen q"));
     let (proxy, rotation) = (dockercloud(), rotation());
     assert!(!proxy.holds(&theirs, &rotation), "it waits for its turn");
-    assert!(!proxy.read(&theirs, &rotation.all()).unwrap().settled);
+    assert!(!proxy.read(&theirs, &rotation.all()).unwrap().config_applied);
     assert_eq!(proxy.hand_back(&theirs, &rotation.all(), &[]), HandBack::Done, "nothing of ours is left");
-    let flagged = done(&theirs.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
+    let flagged = output(&theirs.stdout.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8"));
     assert_eq!(proxy.hand_back(&flagged, &rotation.all(), &[]), HandBack::Wait);
-    let without = done(&theirs.stdout.replace("p-app-2", "p-app-9"));
+    let without = output(&theirs.stdout.replace("p-app-2", "p-app-9"));
     assert_eq!(words(proxy.route(&without, &rotation)), "", "no reload for one that is not known");
-    let nobodys = done(&RECORDED.replace("@frozen p", "@frozen "));
+    let nobodys = output(&RECORDED.replace("@frozen p", "@frozen "));
     assert!(proxy.holds(&nobodys, &rotation));
 }
 
 #[test]
 fn the_manager_is_let_go_until_haproxy_knows_all_inside() {
     let without = RECORDED.replace("p-app-2", "p-app-9");
-    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    let route = |state: &str| words(dockercloud().route(&output(state), &rotation()));
     assert_eq!(route(&without), "resume p");
     assert_eq!(route(&without.replace("@manager T", "@manager S")), "");
     assert_eq!(route(&RECORDED.replace("@manager T", "@manager S")), "freeze p");
@@ -121,16 +121,16 @@ fn the_manager_is_let_go_until_haproxy_knows_all_inside() {
 #[test]
 fn a_configuration_without_servers_is_rendered_again() {
     let head = RECORDED.split_inclusive('\n').take(2).collect::<String>();
-    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    let route = |state: &str| words(dockercloud().route(&output(state), &rotation()));
     assert_eq!(route(&format!("{head}@manager S\n")), "render p");
     assert_eq!(route(&format!("{head}@manager T\n")), "resume p");
-    let release = dockercloud().hand_back(&done(&format!("{head}@manager S\n")), &rotation().inside, &[]);
+    let release = dockercloud().hand_back(&output(&format!("{head}@manager S\n")), &rotation().inside, &[]);
     assert!(matches!(release, HandBack::Run(exec) if words(Some(exec.clone())) == "render p"));
 }
 
 #[test]
 fn those_outside_are_drained_while_the_manager_stands_still() {
-    let route = |state: &str| words(dockercloud().route(&done(state), &rotation()));
+    let route = |state: &str| words(dockercloud().route(&output(state), &rotation()));
     assert_eq!(route(RECORDED), "tell p set server SERVICE_p_app/p-app-1 state drain");
     let down = RECORDED.replace("p-app-2 172.21.0.5 2", "p-app-2 172.21.0.5 0");
     assert_eq!(route(&down), "");
@@ -141,7 +141,7 @@ fn those_outside_are_drained_while_the_manager_stands_still() {
 #[test]
 fn clients_that_are_tied_to_their_server_are_taken_off_it() {
     let sticky = CONFIGURATION.replace("  server", "  cookie SRV insert\n  server");
-    let route = with("", "", &sticky).route(&done(RECORDED), &rotation());
+    let route = with("", "", &sticky).route(&output(RECORDED), &rotation());
     assert_eq!(words(route), "tell p set server SERVICE_p_app/p-app-1 state maint");
 }
 
@@ -153,20 +153,22 @@ fn what_a_retired_haproxy_still_answers_counts() {
             "@connection 020015AC\n".repeat(connections)
         )
     };
-    let read = |state: &str| dockercloud().read(&done(state), &rotation().all()).unwrap();
+    let read = |state: &str| dockercloud().read(&output(state), &rotation().all()).unwrap();
     assert_eq!(read(RECORDED).in_flight["1"], InFlight::Exact(3));
     assert_eq!(read(&with(3)).in_flight["1"], InFlight::Exact(3), "no more than HAProxy counts itself");
     let quiet = Duration::from_millis(2500);
     assert_eq!(read(&with(4)).in_flight["1"], InFlight::AtMost { exact: 3, open: 1, quiet });
     let late = with(0);
-    assert!(read(&late).lingering && !read(RECORDED).lingering);
-    assert!(read(RECORDED).settled && !read(&RECORDED.replace("@manager T", "@manager S")).settled);
-    assert!(dockercloud().read(&done("Permission denied"), &[]).is_err());
+    assert!(read(&late).has_retired_process && !read(RECORDED).has_retired_process);
+    assert!(
+        read(RECORDED).config_applied && !read(&RECORDED.replace("@manager T", "@manager S")).config_applied
+    );
+    assert!(dockercloud().read(&output("Permission denied"), &[]).is_err());
 }
 
 #[test]
 fn the_manager_is_let_go_at_the_end_and_its_reload_awaited() {
-    let release = |state: &str| dockercloud().hand_back(&done(state), &rotation().all(), &[]);
+    let release = |state: &str| dockercloud().hand_back(&output(state), &rotation().all(), &[]);
     assert!(matches!(release(RECORDED), HandBack::Run(exec) if words(Some(exec.clone())) == "release p"));
     let runs = RECORDED.replace("@manager T", "@manager S");
     assert_eq!(release(&runs.replace("p-app-1 172.21.0.2 2 0", "p-app-1 172.21.0.2 2 8")), HandBack::Wait);
@@ -223,7 +225,7 @@ fn its_network_is_set_while_the_manager_stands_still() {
             services: vec![],
             ..RolloutShape::default()
         };
-        dockercloud().prepare(&[done(said)], &shape).unwrap()
+        dockercloud().prepare(&[output(said)], &shape).unwrap()
     };
     let [freeze, kept, resume] = &prepare("0", true)[..] else { panic!("three steps") };
     assert_eq!(

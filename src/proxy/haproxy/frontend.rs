@@ -1,65 +1,65 @@
-//! Where HAProxy takes clients' requests, and by which hosts and paths they go to a backend.
+//! HAProxy's frontends: their ports, and the hosts and paths by which requests reach a backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::{OTHER_SECTIONS, bare, words};
 use crate::proxy::public_route::{PublicRoute, is_plain};
 
-/// A `frontend` or a `listen`.
+/// A `frontend` or `listen` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Frontend {
-    /// Port, and whether it speaks TLS.
+    /// Port, and whether it uses TLS.
     binds: Vec<(u16, bool)>,
     routes: Vec<BackendRule>,
     acls: BTreeMap<String, Vec<Condition>>,
 }
 
-/// Which requests go to a backend.
+/// A rule that sends requests to a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct BackendRule {
     backend: String,
-    /// The words behind `if`; none for `default_backend`.
+    /// Words after `if`; empty for `default_backend`.
     condition: Vec<String>,
 }
 
-/// What a condition asks for.
+/// The property of a request that a condition tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Condition {
     Host(String),
     Path(String),
-    /// Something else of a request, which one of ours may not have.
+    /// Another property, which a request of ours may lack.
     Other,
 }
 
 impl Frontend {
-    /// All of a configuration.
+    /// All frontends of a configuration.
     pub fn all(text: &str) -> Vec<Frontend> {
-        let mut all: Vec<Frontend> = Vec::new();
-        let mut inside = false;
+        let mut frontends: Vec<Frontend> = Vec::new();
+        let mut in_frontend = false;
         for line in text.lines() {
             match *words(line) {
                 [kind @ ("frontend" | "listen"), name, ..] => {
                     // A `listen` is its own backend.
                     let own = BackendRule { backend: bare(name), condition: Vec::new() };
                     let routes = (kind == "listen").then_some(own).into_iter().collect();
-                    all.push(Frontend { routes, ..Frontend::default() });
-                    inside = true;
+                    frontends.push(Frontend { routes, ..Frontend::default() });
+                    in_frontend = true;
                 }
-                ["backend" | "defaults", ..] => inside = false,
-                [word, ..] if OTHER_SECTIONS.contains(&word) => inside = false,
-                ref words if inside => {
-                    if let Some(last) = all.last_mut() {
+                ["backend" | "defaults", ..] => in_frontend = false,
+                [word, ..] if OTHER_SECTIONS.contains(&word) => in_frontend = false,
+                ref words if in_frontend => {
+                    if let Some(last) = frontends.last_mut() {
                         last.read_line(words);
                     }
                 }
                 _ => {}
             }
         }
-        all
+        frontends
     }
 
     fn read_line(&mut self, words: &[&str]) {
-        let own = |rest: &[&str]| rest.iter().map(|w| bare(w)).collect::<Vec<_>>();
+        let unquoted = |rest: &[&str]| rest.iter().map(|w| bare(w)).collect::<Vec<_>>();
         match *words {
             ["bind", addresses, ref options @ ..] => {
                 let tls = options.contains(&"ssl");
@@ -70,33 +70,33 @@ impl Frontend {
                 self.routes.push(BackendRule { backend: bare(name), condition: Vec::new() });
             }
             ["use_backend", name, "if", ref condition @ ..] => {
-                self.routes.push(BackendRule { backend: bare(name), condition: own(condition) });
+                self.routes.push(BackendRule { backend: bare(name), condition: unquoted(condition) });
             }
             ["acl", name, ref test @ ..] => {
-                self.acls.entry(bare(name)).or_default().push(Condition::read(&own(test)));
+                self.acls.entry(bare(name)).or_default().push(Condition::read(&unquoted(test)));
             }
             _ => {}
         }
     }
 
-    /// By which ways a request comes to one of these backends.
-    fn entrances(&self, backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
+    /// Public routes to these backends.
+    fn public_routes(&self, backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
         let routes = self.routes.iter().filter(|r| backends.contains(r.backend.as_str()));
-        let mut found = Vec::new();
+        let mut public_routes = Vec::new();
         for (host, path) in routes.filter_map(|r| self.request(&r.condition)) {
             let path = path.unwrap_or_else(|| "/".into());
-            let at = |(port, tls): &(u16, bool)| PublicRoute {
+            let public_route = |(port, tls): &(u16, bool)| PublicRoute {
                 port: *port,
                 tls: *tls,
                 host: host.clone(),
                 path: path.clone(),
             };
-            found.extend(self.binds.iter().map(at));
+            public_routes.extend(self.binds.iter().map(public_route));
         }
-        found
+        public_routes
     }
 
-    /// Host and path of a request that a condition lets through; none where that is not all it takes.
+    /// Host and path of a request that meets a condition; none where the condition needs more than that.
     fn request(&self, condition: &[String]) -> Option<(Option<String>, Option<String>)> {
         let (mut host, mut path) = (None, None);
         let first = condition.split(|w| w == "or" || w == "||").next()?;
@@ -104,7 +104,7 @@ impl Frontend {
         while let Some(word) = rest.next() {
             let test = match word.as_str() {
                 "{" => Condition::read(&rest.by_ref().take_while(|w| *w != "}").cloned().collect::<Vec<_>>()),
-                // One acl of several lines is met by any of them.
+                // Any line of an acl with several lines is enough.
                 name => self.acls.get(name)?.iter().find(|t| **t != Condition::Other)?.clone(),
             };
             match test {
@@ -118,7 +118,7 @@ impl Frontend {
 }
 
 impl Condition {
-    /// Reads `hdr(host) -i app.example www.example` and `path_beg /shop`.
+    /// Parses `hdr(host) -i app.example www.example` and `path_beg /shop`.
     fn read(words: &[String]) -> Condition {
         let Some((fetch, rest)) = words.split_first() else { return Condition::Other };
         let mut flags = rest.iter().take_while(|w| w.starts_with('-'));
@@ -127,8 +127,8 @@ impl Condition {
         }
         let values = || rest.iter().filter(|w| !w.starts_with('-'));
         let fetch: String = fetch.to_lowercase();
-        let (name, of) = fetch.split_once('(').unwrap_or((&fetch, ""));
-        let is_host = of.starts_with("host)") || of.starts_with("host,");
+        let (name, argument) = fetch.split_once('(').unwrap_or((&fetch, ""));
+        let is_host = argument.starts_with("host)") || argument.starts_with("host,");
         match name {
             "hdr" | "hdr_dom" | "hdr_beg" | "hdr_end" | "req.hdr" if is_host => {
                 let plain = values().find(|v| is_plain(v) && !v.starts_with('.') && !v.ends_with('.'));
@@ -142,43 +142,43 @@ impl Condition {
     }
 }
 
-/// By which ways requests come to one of these backends; without TLS first, and by the fewest conditions.
-pub fn entrances(fronts: &[Frontend], backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
-    let mut all: Vec<PublicRoute> = fronts.iter().flat_map(|f| f.entrances(backends)).collect();
-    all.sort_by_key(|e| (e.tls, e.host.is_some(), e.path != "/"));
-    all
+/// Public routes to these backends: those without TLS first, then those with the fewest conditions.
+pub fn public_routes(frontends: &[Frontend], backends: &BTreeSet<&str>) -> Vec<PublicRoute> {
+    let mut routes: Vec<PublicRoute> = frontends.iter().flat_map(|f| f.public_routes(backends)).collect();
+    routes.sort_by_key(|r| (r.tls, r.host.is_some(), r.path != "/"));
+    routes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn found(text: &str) -> Vec<String> {
-        let entrances = entrances(&Frontend::all(text), &BTreeSet::from(["app"]));
-        let said = |e: &PublicRoute| {
+    fn routes(text: &str) -> Vec<String> {
+        let routes = public_routes(&Frontend::all(text), &BTreeSet::from(["app"]));
+        let text = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };
-        entrances.iter().map(said).collect()
+        routes.iter().map(text).collect()
     }
 
     #[test]
     fn a_default_backend_is_reached_by_any_host() {
-        assert_eq!(found("frontend a\n bind :80\n default_backend app"), ["*:80/"]);
+        assert_eq!(routes("frontend a\n bind :80\n default_backend app"), ["*:80/"]);
         assert_eq!(
-            found("listen app\n bind 127.0.0.1:8080,[::]:81\n server x app:3000"),
+            routes("listen app\n bind 127.0.0.1:8080,[::]:81\n server x app:3000"),
             ["*:8080/", "*:81/"]
         );
         let both = "frontend a\n bind *:443 ssl crt /x.pem\n bind *:80 # plain\n default_backend app";
-        assert_eq!(found(both), ["*:80/", "tls *:443/"]);
+        assert_eq!(routes(both), ["*:80/", "tls *:443/"]);
     }
 
     #[test]
-    fn a_condition_on_host_and_path_is_met() {
+    fn a_condition_on_host_and_path_gives_a_route() {
         let by = |condition: &str| {
             let acls = "acl is_app hdr(host) -i app.example www.example\n acl shop path_beg -i /shop\n \
                         acl post method POST\n acl any req.hdr(host),field(1,:) -i b.example";
-            found(&format!(
+            routes(&format!(
                 "frontend a\n bind :80\n {acls}\n use_backend app if {condition}\n default_backend web"
             ))
         };
@@ -195,11 +195,11 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_elsewhere_is_no_entrance() {
+    fn a_route_to_another_backend_does_not_count() {
         assert!(
-            found("frontend a\n bind :80\n default_backend web\nbackend app\n server x app:3000").is_empty()
+            routes("frontend a\n bind :80\n default_backend web\nbackend app\n server x app:3000").is_empty()
         );
-        assert!(found("frontend a\n bind :80\nring r\n default_backend app").is_empty());
-        assert!(found("frontend a\n bind /run/a.sock\n default_backend app").is_empty());
+        assert!(routes("frontend a\n bind :80\nring r\n default_backend app").is_empty());
+        assert!(routes("frontend a\n bind /run/a.sock\n default_backend app").is_empty());
     }
 }

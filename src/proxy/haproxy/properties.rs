@@ -1,4 +1,5 @@
-//! What HAProxy prints is read as it was meant, and nothing that it may print ends us.
+//! Properties of the parsers: they read back generated output and configurations, and no input makes them
+//! panic.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use super::server::Server;
 use super::*;
 use crate::fuzz::{corpus, damaged, holds, same};
 
-/// A server as HAProxy has it.
+/// A generated server of HAProxy.
 #[derive(Debug, Clone)]
 pub struct GeneratedServer {
     pub backend: &'static str,
@@ -24,7 +25,7 @@ pub struct GeneratedServer {
     pub current: u32,
 }
 
-/// Where instances are; some begin or end as others do.
+/// Addresses of the instances; some share a beginning or end.
 pub const ADDRESSES: [&str; 8] = [
     "172.19.0.5",
     "172.19.0.50",
@@ -58,14 +59,14 @@ pub fn server() -> impl Strategy<Value = GeneratedServer> {
 
 /// Each server once, as in a backend.
 pub fn servers() -> impl Strategy<Value = Vec<GeneratedServer>> {
-    prop::collection::vec(server(), 0..12).prop_map(|mut all| {
-        all.sort_by_key(|s| (s.backend, s.name));
-        all.dedup_by_key(|s| (s.backend, s.name));
-        all
+    prop::collection::vec(server(), 0..12).prop_map(|mut servers| {
+        servers.sort_by_key(|s| (s.backend, s.name));
+        servers.dedup_by_key(|s| (s.backend, s.name));
+        servers
     })
 }
 
-/// The columns of 1.7; 1.8 and 2.4 added some.
+/// Columns of 1.7; 1.8 and 2.4 added some.
 const COLUMNS: &str = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight \
     srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state \
     bk_f_forced_id srv_f_forced_id";
@@ -78,7 +79,7 @@ const ADDED: [(&str, &str); 3] = [
     ),
 ];
 
-/// As `show servers state; show stat -1 4 -1` prints it.
+/// The servers as `show servers state; show stat -1 4 -1` prints them.
 pub fn printed(servers: &[GeneratedServer], version: usize) -> String {
     let (columns, cells) = ADDED[version % ADDED.len()];
     let row = |(n, s): (usize, &GeneratedServer)| {
@@ -101,9 +102,9 @@ pub fn printed(servers: &[GeneratedServer], version: usize) -> String {
 }
 
 #[test]
-fn slots_are_read_as_haproxy_prints_them() {
+fn slots_are_parsed_as_haproxy_prints_them() {
     holds((servers(), 0usize..3), |(servers, version)| {
-        let read = Server::parse(&printed(&servers, version)).unwrap_or_default();
+        let parsed = Server::parse(&printed(&servers, version)).unwrap_or_default();
         let expected: Vec<Server> = servers
             .iter()
             .map(|s| Server {
@@ -117,7 +118,7 @@ fn slots_are_read_as_haproxy_prints_them() {
                 in_flight: (s.waiting + s.current) as usize,
             })
             .collect();
-        same(&read, &expected)
+        same(&parsed, &expected)
     });
 }
 
@@ -134,21 +135,21 @@ pub fn endpoints() -> Vec<Endpoint> {
     ADDRESSES.iter().enumerate().map(endpoint).collect()
 }
 
-/// Who is inside is told by the bits of a number.
+/// A rotation whose instances inside are the set bits of a number.
 pub fn rotation(bits: u8) -> Rotation {
     let (inside, outside) =
         endpoints().into_iter().enumerate().partition::<Vec<_>, _>(|(n, _)| bits & (1 << n) != 0);
-    let only = |all: Vec<(usize, Endpoint)>| all.into_iter().map(|(_, e)| e).collect();
+    let only = |numbered: Vec<(usize, Endpoint)>| numbered.into_iter().map(|(_, e)| e).collect();
     Rotation { inside: only(inside), outside: only(outside), ..Rotation::default() }
 }
 
-/// Asks an adapter everything about an answer.
-pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
-    let done = CommandResult { code: Some(0), stdout: answer.into(), stderr: String::new() };
+/// Calls every method of an adapter that takes the output of a command.
+pub fn interrogate(proxy: &dyn Proxy, text: &str, bits: u8) {
+    let output = CommandResult { code: Some(0), stdout: text.into(), stderr: String::new() };
     let rotation = rotation(bits);
-    if let Ok(reading) = proxy.read(&done, &rotation.all()) {
-        reading.confirms(&rotation);
-        reading.open(&rotation);
+    if let Ok(state) = proxy.read(&output, &rotation.all()) {
+        state.confirms(&rotation);
+        state.open_requests(&rotation);
     }
     let shape = RolloutShape {
         starting: 2,
@@ -156,11 +157,11 @@ pub fn interrogate(proxy: &dyn Proxy, answer: &str, bits: u8) {
         tune: true,
         ..RolloutShape::default()
     };
-    let _ = proxy.prepare(&vec![done.clone(); proxy.inspect().len()], &shape);
-    proxy.gate(&done, &rotation);
-    proxy.holds(&done, &rotation);
-    proxy.route(&done, &rotation);
-    proxy.hand_back(&done, &rotation.inside, &["x".into()]);
+    let _ = proxy.prepare(&vec![output.clone(); proxy.inspect().len()], &shape);
+    proxy.gate(&output, &rotation);
+    proxy.holds(&output, &rotation);
+    proxy.route(&output, &rotation);
+    proxy.hand_back(&output, &rotation.inside, &["x".into()]);
     proxy.discovery_timeout();
 }
 
@@ -176,11 +177,11 @@ fn haproxy(configuration: &str) -> Haproxy {
 }
 
 #[test]
-fn no_answer_and_no_configuration_ends_us() {
+fn no_output_and_no_configuration_makes_the_adapter_panic() {
     let inputs = (damaged(corpus("haproxy-state")), damaged(corpus("haproxy-config")), any::<u8>());
-    holds(inputs, |(answer, configuration, bits)| {
+    holds(inputs, |(text, configuration, bits)| {
         let haproxy = haproxy(&configuration);
-        interrogate(&haproxy, &answer, bits);
+        interrogate(&haproxy, &text, bits);
         let _ = haproxy.check(&[]);
         Ok(())
     });
@@ -196,7 +197,7 @@ enum Line {
     Other(&'static str),
 }
 
-/// `defaults` (with a name), or a section that may say which it is made from.
+/// A `defaults` section with a name, or another section, which may name its defaults.
 #[derive(Debug, Clone)]
 struct Section {
     kind: &'static str,
@@ -244,9 +245,9 @@ const KINDS: [&str; 10] = [
 ];
 
 fn sections() -> impl Strategy<Value = Vec<Section>> {
-    let one = (select(&KINDS[..]), prop::option::of(any::<Index>()), prop::collection::vec(line(), 0..6));
-    prop::collection::vec(one, 0..7).prop_map(|all| {
-        let named = all.into_iter().enumerate();
+    let section = (select(&KINDS[..]), prop::option::of(any::<Index>()), prop::collection::vec(line(), 0..6));
+    prop::collection::vec(section, 0..7).prop_map(|sections| {
+        let named = sections.into_iter().enumerate();
         named.map(|(n, (kind, from, lines))| Section { kind, name: format!("s{n}"), from, lines }).collect()
     })
 }
@@ -267,7 +268,7 @@ impl Line {
         }
     }
 
-    /// Whether such a section may have it at all.
+    /// Sections of this kind may have the line.
     fn fits(&self, kind: &str) -> bool {
         match self {
             Line::Other(_) => true,
@@ -279,7 +280,7 @@ impl Line {
     }
 }
 
-/// The `defaults` that a section is made from: those it names, else the last before it.
+/// The `defaults` of a section: those it names, else the last before it.
 fn defaults_of(all: &[Section], at: usize) -> Option<&Section> {
     let before: Vec<&Section> = all[..at].iter().filter(|s| s.kind == "defaults").collect();
     match (&all[at].from, before.is_empty()) {
@@ -290,19 +291,19 @@ fn defaults_of(all: &[Section], at: usize) -> Option<&Section> {
 }
 
 fn print(all: &[Section]) -> String {
-    let one = |(n, section): (usize, &Section)| {
-        let makes = ["backend", "listen", "frontend"].contains(&section.kind);
-        let from = defaults_of(all, n).filter(|_| makes && section.from.is_some());
+    let text = |(n, section): (usize, &Section)| {
+        let has_defaults = ["backend", "listen", "frontend"].contains(&section.kind);
+        let from = defaults_of(all, n).filter(|_| has_defaults && section.from.is_some());
         let from = from.map(|d| format!(" from {}", d.name)).unwrap_or_default();
         let lines = section.lines.iter().filter(|l| l.fits(section.kind)).map(|l| l.print() + "\n");
         let name = if section.kind == "global" { "" } else { &section.name };
         format!("{} {name}{from}\n{}\n", section.kind, lines.collect::<String>())
     };
-    all.iter().enumerate().map(one).collect()
+    all.iter().enumerate().map(text).collect()
 }
 
-/// The options that `default-server` lines give, and whether there is a cookie.
-fn told(lines: &[Line]) -> (Vec<String>, bool) {
+/// Options of the `default-server` lines, and whether there is a cookie.
+fn inherited(lines: &[Line]) -> (Vec<String>, bool) {
     let words = |l: &Line| match l {
         Line::DefaultServer(options) => split(options),
         _ => Vec::new(),
@@ -310,7 +311,7 @@ fn told(lines: &[Line]) -> (Vec<String>, bool) {
     (lines.iter().flat_map(words).collect(), lines.iter().any(|l| matches!(l, Line::Cookie)))
 }
 
-/// Options as words; what is quoted stays one.
+/// Options as words; a quoted text stays one word.
 fn split(options: &[&str]) -> Vec<String> {
     let words = |o: &&str| -> Vec<String> {
         match o.split_once(' ') {
@@ -321,22 +322,22 @@ fn split(options: &[&str]) -> Vec<String> {
     options.iter().flat_map(words).collect()
 }
 
-/// What is to be read: servers with all their options, templates, backends with a cookie.
+/// The expected result: servers with all their options, templates, backends with a cookie.
 type Expected =
     (Vec<(String, String, String, Option<u16>, Vec<String>)>, Vec<(String, String, u32)>, Vec<String>);
 
 fn expected(all: &[Section]) -> Expected {
     let (mut servers, mut templates, mut sticky) = (Vec::new(), Vec::new(), Vec::new());
     for (n, section) in all.iter().enumerate().filter(|(_, s)| ["backend", "listen"].contains(&s.kind)) {
-        let (mut options, cookie) = defaults_of(all, n).map(|d| told(&d.lines)).unwrap_or_default();
-        if cookie || told(&section.lines).1 {
+        let (mut options, cookie) = defaults_of(all, n).map(|d| inherited(&d.lines)).unwrap_or_default();
+        if cookie || inherited(&section.lines).1 {
             sticky.push(section.name.clone());
         }
         for line in &section.lines {
             match line {
-                Line::DefaultServer(more) => options.extend(split(more)),
-                Line::Server { name, host, port, options: own } => {
-                    let all = options.iter().cloned().chain(split(own)).collect();
+                Line::DefaultServer(defaults) => options.extend(split(defaults)),
+                Line::Server { name, host, port, options: line_options } => {
+                    let all = options.iter().cloned().chain(split(line_options)).collect();
                     let host = host.trim_matches(['[', ']']).to_string();
                     servers.push((section.name.clone(), name.to_string(), host, *port, all));
                 }
@@ -351,16 +352,16 @@ fn expected(all: &[Section]) -> Expected {
 }
 
 #[test]
-fn a_configuration_is_read_as_haproxy_reads_it() {
+fn a_configuration_is_parsed_as_haproxy_parses_it() {
     holds(sections(), |sections| {
-        let settings = HaproxyConfig::parse(&print(&sections));
+        let config = HaproxyConfig::parse(&print(&sections));
         let bare = |host: &str| host.trim_matches(['[', ']']).to_string();
-        let servers = settings.fixed.iter();
+        let servers = config.static_servers.iter();
         let servers =
             servers.map(|f| (f.backend.clone(), f.name.clone(), bare(&f.host), f.port, f.options.clone()));
-        let templates = settings.templates.iter();
+        let templates = config.templates.iter();
         let templates = templates.map(|t| (t.backend.clone(), t.prefix.clone(), *t.numbers.end()));
-        let mut sticky: Vec<String> = settings.sticky.clone();
+        let mut sticky: Vec<String> = config.sticky.clone();
         sticky.dedup();
         same(&(servers.collect(), templates.collect(), sticky), &expected(&sections))
     });

@@ -1,4 +1,4 @@
-//! The servers of a backend, as the runtime API tells of them.
+//! The servers of a backend, as the runtime API reports them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,13 +10,14 @@ const FORCED_MAINT: u32 = 0x01;
 const FORCED_DRAIN: u32 = 0x08;
 const NO_ADDRESS: u32 = 0x20;
 
-/// `srv_op_state`: it takes requests. `srv_check_result`: the last check passed. `srv_check_state` bit: it is checked.
+/// `srv_op_state`: the server gets requests. `srv_check_result`: the last check passed. `srv_check_state` bits:
+/// checks are enabled; a check is in progress.
 const RUNNING: u32 = 2;
 const PASSED: u32 = 3;
 const CHECKED: u32 = 0x04;
 const IN_PROGRESS: u32 = 0x01;
 
-/// One server of a backend.
+/// A server of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub backend: String,
@@ -30,7 +31,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads `show servers state` and the counters behind it. Columns are found by their names: versions differ.
+    /// Parses `show servers state` and the counters after it. Columns are found by their names, because
+    /// versions differ.
     pub fn parse(text: &str) -> Option<Vec<Server>> {
         let header = text.lines().find_map(|l| l.strip_prefix("# be_id "))?;
         let names: Vec<&str> = std::iter::once("be_id").chain(header.split_whitespace()).collect();
@@ -42,14 +44,14 @@ impl Server {
                 |name: &str| names.iter().position(|n| *n == name).and_then(|at| row.get(at).copied());
             let number = |name: &str| column(name).and_then(|v| v.parse().ok());
             let (backend, name) = (column("be_name")?.to_string(), column("srv_name")?.to_string());
-            let busy = counters.iter().find(|(b, s, _)| *b == backend && *s == name);
+            let counter = counters.iter().find(|(b, s, _)| *b == backend && *s == name);
             Some(Server {
                 address: column("srv_addr").and_then(|a| a.parse().ok()),
                 operation: number("srv_op_state")?,
                 admin: number("srv_admin_state")?,
                 check_result: number("srv_check_result")?,
                 check_state: number("srv_check_state")?,
-                in_flight: busy.map_or(0, |(_, _, count)| *count),
+                in_flight: counter.map_or(0, |(_, _, count)| *count),
                 backend,
                 name,
             })
@@ -62,32 +64,32 @@ impl Server {
         !self.is_free() && self.address.as_ref().is_some_and(has)
     }
 
-    /// No instance has it.
+    /// No instance uses the slot.
     pub fn is_free(&self) -> bool {
         self.admin & NO_ADDRESS != 0
     }
 
-    /// By our flag, or somebody's.
+    /// Drained or in maintenance, by compose-zd's flag or another.
     pub fn is_out(&self) -> bool {
         self.admin & (FORCED_DRAIN | FORCED_MAINT) != 0
     }
 
-    /// It is in maintenance, in which alone a server can be deleted.
+    /// In maintenance: only such a server can be deleted.
     pub fn is_maintained(&self) -> bool {
         self.admin & FORCED_MAINT != 0
     }
 
-    /// HAProxy itself reaches it.
+    /// HAProxy reaches the server: its check has passed, or it has none.
     pub fn has_passed(&self) -> bool {
         self.operation == RUNNING && (!self.is_checked() || self.check_result == PASSED)
     }
 
-    /// It is checked, and its last check has not passed.
-    pub fn is_unsure(&self) -> bool {
+    /// HAProxy checks the server, and the last check has not passed.
+    pub fn is_check_pending(&self) -> bool {
         self.is_checked() && !self.is_free() && !self.has_passed()
     }
 
-    /// A check is under way, which may have begun before the instance listened.
+    /// A check is in progress, which may have begun before the instance listened.
     pub fn is_being_checked(&self) -> bool {
         self.check_state & IN_PROGRESS != 0
     }
@@ -104,17 +106,17 @@ impl Server {
         self.check_state & CHECKED != 0
     }
 
-    /// Its check fails, or it was never up.
+    /// The check fails, or the server was never up.
     pub fn is_down(&self) -> bool {
         self.operation == 0
     }
 
-    /// Tells that nobody answers there, or that somebody does; its check goes on.
+    /// Command that sets the server's health (`up` or `down`); HAProxy's check goes on.
     pub fn set_health(&self, health: &str) -> String {
         format!("set server {}/{} health {health}", self.backend, self.name)
     }
 
-    /// Ends its requests, also those that still try to reach it.
+    /// Command that ends the server's requests, also those that still try to connect.
     pub fn shut_down(&self) -> String {
         format!("shutdown sessions server {}/{}", self.backend, self.name)
     }
@@ -124,34 +126,34 @@ impl Server {
     }
 }
 
-/// Servers with an address whose own check fails, and what it found: `` `web/app3`: L7STS 404 ``.
+/// Servers with an address whose own check fails, with the result: `` `web/app3`: L7STS 404 ``.
 pub fn failing_checks(text: &str) -> Vec<String> {
-    let read = |row: StatRow| {
+    let failure = |row: StatRow| {
         let cell =
             |name: &str| row.get(name).map(|cell| cell.trim_matches('"')).filter(|cell| !cell.is_empty());
         let check = cell("check_status").map(|c| c.trim_start_matches("* "))?;
-        let fails = !check.ends_with("OK") && !["INI", "UNK"].contains(&check);
-        let found = [Some(check), cell("check_code"), cell("last_chk")];
-        let found = found.into_iter().flatten().collect::<Vec<_>>().join(" ");
-        fails.then(|| Some(format!("`{}/{}`: {found}", cell("pxname")?, cell("svname")?)))?
+        let is_failing = !check.ends_with("OK") && !["INI", "UNK"].contains(&check);
+        let result = [Some(check), cell("check_code"), cell("last_chk")];
+        let result = result.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        is_failing.then(|| Some(format!("`{}/{}`: {result}", cell("pxname")?, cell("svname")?)))?
     };
-    statistics(text).into_iter().filter_map(read).collect()
+    statistics(text).into_iter().filter_map(failure).collect()
 }
 
-/// Backend, server, and requests it answers or that wait for it, of each line of `show stat`.
+/// Backend, server, and requests in flight or queued, of each line of `show stat`.
 fn counters(text: &str) -> Vec<(String, String, usize)> {
-    let read = |row: StatRow| {
+    let counter = |row: StatRow| {
         let cell = |name: &str| row.get(name).copied();
         let count = |name: &str| cell(name).and_then(|v| v.parse::<u32>().ok()).unwrap_or(0) as usize;
         Some((cell("pxname")?.into(), cell("svname")?.into(), count("scur") + count("qcur")))
     };
-    statistics(text).into_iter().filter_map(read).collect()
+    statistics(text).into_iter().filter_map(counter).collect()
 }
 
-/// One line of `show stat`, by the names of its columns.
+/// A line of `show stat`, by column name.
 type StatRow<'t> = BTreeMap<&'t str, &'t str>;
 
-/// The lines of `show stat`.
+/// All lines of `show stat`.
 fn statistics(text: &str) -> Vec<StatRow<'_>> {
     let Some((_, table)) = text.split_once("# pxname,") else {
         return Vec::new();

@@ -1,14 +1,15 @@
-//! How the runtime API is reached from inside of the container.
+//! Access to the runtime API from inside the container.
 
 use crate::shell;
 
-/// Sends commands to the runtime API by whatever is in the image: socat since late 2025, perl in Debian's, python. None of
-/// them waits for an HAProxy that hangs.
+/// Script that sends commands to the runtime API by a program of the image: socat since late 2025, perl in
+/// Debian's, or python. Each program has a timeout, for an HAProxy that hangs.
 ///
-/// Neither the commands, with the options of a user's `server` line, nor the socket stand in a script but as one word.
+/// The script quotes the commands and the socket as one shell word each: commands contain the options of a
+/// user's `server` line.
 pub fn script(socket: &str, commands: &str) -> String {
-    let (unix, place) = place(socket);
-    let (socat, perl, python) = match unix {
+    let (is_unix, address) = parse_address(socket);
+    let (socat, perl, python) = match is_unix {
         true => (
             "UNIX-CONNECT:$p",
             "IO::Socket::UNIX->new(Peer=>$ARGV[1])",
@@ -20,7 +21,7 @@ pub fn script(socket: &str, commands: &str) -> String {
             "s=socket.create_connection((\"127.0.0.1\",int(sys.argv[2])),20)",
         ),
     };
-    let netcat = match unix {
+    let netcat = match is_unix {
         true => "",
         false => "elif command -v nc >/dev/null; then printf '%s\\n' \"$c\" | nc -w 20 127.0.0.1 \"$p\"\n  ",
     };
@@ -28,8 +29,8 @@ pub fn script(socket: &str, commands: &str) -> String {
     format!(
         "# haproxy: {first}
 c={commands}
-p={place}
-ask() {{
+p={address}
+send() {{
   if command -v socat >/dev/null; then printf '%s\\n' \"$c\" | socat -t 5 -T 20 stdio \"{socat}\"
   elif command -v perl >/dev/null; then
     perl -MIO::Socket -e 'alarm 20; $s={perl} or die \"$ARGV[1]: $!\\n\"; print $s \"$ARGV[0]\\n\"; print while <$s>' \"$c\" \"$p\"
@@ -37,21 +38,19 @@ ask() {{
     python3 -c 'import socket,sys
 {python};s.sendall((sys.argv[1]+\"\\n\").encode())
 for d in iter(lambda:s.recv(65536),b\"\"):sys.stdout.write(d.decode())' \"$c\" \"$p\"
-  {netcat}else echo 'there is neither socat, perl nor python in it' >&2; return 1
+  {netcat}else echo 'the container has neither socat, perl nor python3' >&2; return 1
   fi
 }}
-ask
+send
 ",
         commands = shell::word(commands),
-        place = shell::word(place)
+        address = shell::word(address)
     )
 }
 
-/// Where a `stats socket` is: a path, or a port.
-pub fn place(socket: &str) -> (bool, &str) {
+/// Parses the address of a `stats socket`: whether it is a Unix socket, and its path or port.
+pub fn parse_address(socket: &str) -> (bool, &str) {
     let bare = socket.split('@').next_back().unwrap_or(socket);
-    match bare.starts_with('/') {
-        true => (true, bare),
-        false => (false, bare.rsplit(':').next().unwrap_or(bare)),
-    }
+    let is_unix = bare.starts_with('/');
+    (is_unix, if is_unix { bare } else { bare.rsplit(':').next().unwrap_or(bare) })
 }

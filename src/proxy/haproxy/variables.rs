@@ -1,32 +1,33 @@
-//! Variables of an HAProxy configuration: only those within double quotes count.
+//! Variables of an HAProxy configuration, which are expanded only within double quotes.
 //! Source: HAProxy's configuration manual, 2.3 "Environment variables" and 2.4 "Conditional blocks".
 
 use std::collections::BTreeMap;
 
 use super::config::{bare, words};
 
-/// A configuration with the values of its variables; one whose value is not known stays as it is written.
-pub fn expanded(text: &str, environment: &BTreeMap<String, String>) -> String {
-    let mut known = environment.clone();
+/// Replaces the variables of a configuration by their values; a variable with an unknown value stays as it is
+/// written.
+pub fn expand_variables(text: &str, environment: &BTreeMap<String, String>) -> String {
+    let mut variables = environment.clone();
     let mut conditions = 0_usize;
     let mut lines = Vec::new();
     for line in text.lines() {
-        let line = expand(line, &known);
+        let line = expand_line(line, &variables);
         match *words(&line) {
             [".if", ..] => conditions += 1,
             [".endif", ..] => conditions = conditions.saturating_sub(1),
             [verb @ ("setenv" | "presetenv"), name, value] => {
                 let (name, value) = (bare(name), bare(value));
                 match conditions {
-                    0 if verb == "presetenv" => _ = known.entry(name).or_insert(value),
-                    0 => _ = known.insert(name, value),
-                    // It has one value or the other.
-                    _ => _ = known.remove(&name),
+                    0 if verb == "presetenv" => _ = variables.entry(name).or_insert(value),
+                    0 => _ = variables.insert(name, value),
+                    // The value depends on the condition.
+                    _ => _ = variables.remove(&name),
                 }
             }
-            ["unsetenv", ref names @ ..] => names.iter().for_each(|name| _ = known.remove(&bare(name))),
+            ["unsetenv", ref names @ ..] => names.iter().for_each(|name| _ = variables.remove(&bare(name))),
             ["resetenv", ref names @ ..] => {
-                known.retain(|known, _| names.iter().any(|name| bare(name) == *known))
+                variables.retain(|variable, _| names.iter().any(|name| bare(name) == *variable))
             }
             _ => {}
         }
@@ -35,13 +36,13 @@ pub fn expanded(text: &str, environment: &BTreeMap<String, String>) -> String {
     lines.join("\n")
 }
 
-/// A line with the values of those variables that are known.
-fn expand(line: &str, known: &BTreeMap<String, String>) -> String {
+/// Replaces the known variables of a line by their values.
+fn expand_line(line: &str, variables: &BTreeMap<String, String>) -> String {
     let mut out = String::new();
     let mut quote = None;
     let mut rest = line;
     while let Some(char) = rest.chars().next() {
-        let value = (char == '$' && quote == Some('"')).then(|| variable(rest, known)).flatten();
+        let value = (char == '$' && quote == Some('"')).then(|| variable(rest, variables)).flatten();
         if let Some((value, length)) = value {
             out.push_str(&value);
             rest = &rest[length..];
@@ -62,18 +63,18 @@ fn expand(line: &str, known: &BTreeMap<String, String>) -> String {
     out
 }
 
-/// The value of the variable that a text begins with, and the length of its name there: `$NAME`, `${NAME}` or
+/// Value of the variable at the beginning of a text, and the length of the reference: `$NAME`, `${NAME}` or
 /// `${NAME-default}`.
-fn variable(text: &str, known: &BTreeMap<String, String>) -> Option<(String, usize)> {
+fn variable(text: &str, variables: &BTreeMap<String, String>) -> Option<(String, usize)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let inner = text.strip_prefix("${").and_then(|rest| rest.split_once('}')).map(|(inner, _)| inner);
     let Some(inner) = inner else {
         let name: String = text[1..].chars().take_while(|c| is_name(*c)).collect();
-        return Some((known.get(&name)?.clone(), name.len() + 1));
+        return Some((variables.get(&name)?.clone(), name.len() + 1));
     };
     let (name, default) =
         inner.split_once('-').map_or((inner, None), |(name, default)| (name, Some(default)));
-    let value = known.get(name.trim_end_matches("[*]")).cloned();
+    let value = variables.get(name.trim_end_matches("[*]")).cloned();
     Some((value.or(default.map(String::from))?, inner.len() + 3))
 }
 
@@ -82,26 +83,26 @@ mod tests {
     use super::*;
 
     fn expanded_with(text: &str, environment: &[(&str, &str)]) -> String {
-        let known = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        expanded(text, &known)
+        let variables = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        expand_variables(text, &variables)
     }
 
     #[test]
-    fn a_variable_counts_within_double_quotes_only() {
+    fn a_variable_is_expanded_within_double_quotes_only() {
         let line = |text: &str| expanded_with(text, &[("APP", "app"), ("EMPTY", "")]);
         assert_eq!(line(r#"server a "${APP}:80""#), r#"server a "app:80""#);
         assert_eq!(line(r#"server a "$APP:80" "${NONE-x}""#), r#"server a "app:80" "x""#);
         assert_eq!(line(r#"server "a$EMPTY" b"#), r#"server "a" b"#);
-        for kept in
+        for unchanged in
             [r"server a ${APP}:80", r"server a '${APP}:80'", r#"server a "\${APP}""#, r#"server a "${NONE}""#]
         {
-            assert_eq!(line(kept), kept);
+            assert_eq!(line(unchanged), unchanged);
         }
         assert_eq!(line(r#"server a "${APP"#), r#"server a "${APP"#);
     }
 
     #[test]
-    fn a_configuration_sets_variables_of_its_own_and_under_a_condition_their_value_is_not_known() {
+    fn a_configuration_sets_variables_whose_value_is_unknown_under_a_condition() {
         let text = |head: &str| expanded_with(&format!("{head}\nserver a \"$APP\""), &[("APP", "before")]);
         let last = |head: &str| text(head).lines().last().unwrap().to_string();
         assert_eq!(last("setenv APP app"), "server a \"app\"");

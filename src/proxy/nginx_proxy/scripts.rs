@@ -1,21 +1,22 @@
-//! The scripts that run in the proxy's containers: POSIX sh, with what both Debian's and Alpine's images have.
+//! Scripts that run in the proxy's containers: POSIX sh, with the programs of both Debian's and Alpine's
+//! images.
 
 use std::net::SocketAddr;
 
 use super::template::MARKERS;
-use super::{KEEPALIVE, KEEPALIVE_FILE};
+use super::{KEEPALIVE_FILE, KEEPALIVE_MIN_TIMEOUT};
 use crate::shell;
 
-/// Where docker-gen renders for nobody.
+/// File for docker-gen's output that nothing reads.
 const SCRATCH: &str = "/tmp/compose-zd.scratch";
 
-/// Installs the template on stdin if it renders the same text as the one that is there: a template that does not parse
-/// would end docker-gen, over and over. A container that starts or stops between the two (one that crashes, over and over)
-/// makes a difference too, so it is tried some times.
+/// Script that installs the template on stdin if it renders the same text as the installed one. A template that
+/// does not parse would make docker-gen crash again and again. A container that starts, stops or crashes
+/// between the two renders makes a difference too, so the script retries.
 ///
-/// docker-gen may render at this moment, for an event of any container: out of half a template it would make a configuration
-/// in which nobody listens. So the file is replaced at once; a bind mount, which takes no other file, is written while
-/// docker-gen stands still.
+/// docker-gen may render at this moment, for an event of any container. From half a template it would write a
+/// configuration that listens on no port. So the script replaces the file atomically. A bind-mounted file
+/// cannot be replaced: the script suspends docker-gen while it writes that file.
 pub fn install_script(template: &str) -> String {
     format!(
         "# install the marker test
@@ -48,7 +49,7 @@ rm -f $new $new.before $new.after $new.log",
     )
 }
 
-/// A loop that sends a signal to every docker-gen of the container.
+/// Loop that sends a signal to every docker-gen of the container.
 fn signal_docker_gen(signal: &str) -> String {
     format!(
         "for f in /proc/[0-9]*/comm; do
@@ -59,32 +60,35 @@ done 2>/dev/null"
     )
 }
 
-pub fn keep_alive_script() -> String {
+pub fn keepalive_script() -> String {
     format!(
         "# keep idle clients through a reload
 set -e
 echo 'keepalive_min_timeout {}s;' > {KEEPALIVE_FILE}
-if said=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; echo \"$said\" >&2; exit 1; fi",
-        KEEPALIVE.as_secs()
+if output=$(nginx -t 2>&1); then nginx -s reload; else rm -f {KEEPALIVE_FILE}; echo \"$output\" >&2; exit 1; fi",
+        KEEPALIVE_MIN_TIMEOUT.as_secs()
     )
 }
 
-/// Sets the markers and has docker-gen render at once.
+/// Script that sets the markers and makes docker-gen render at once.
 ///
-/// docker-gen may be rendering at this moment, for an event of any container, and looks at one marker after the other.
-/// Were the last marker of those outside set before it has looked at those inside, it would find nobody and write an
-/// upstream without servers. So those inside come first, and the pause is longer than a render takes between two. Nor may
-/// it still be at a list of containers from before those inside were there: listing takes long on a busy engine. So it is
-/// waited for twice as long as docker-gen takes now to list and render, both thrown away.
+/// docker-gen may be rendering at this moment, for an event of any container, and checks one marker after the
+/// other. If the last marker outside were set before docker-gen checked those inside, it would write an
+/// upstream without servers. So the script removes the markers of those inside first, and then waits longer
+/// than a render needs between two checks.
+/// docker-gen may also still use a list of containers from before those inside were there: listing takes long
+/// on a busy engine. So the script waits twice as long as docker-gen takes now to list and render; both renders
+/// are thrown away.
 ///
-/// A render within the pause costs a reload of its own. Where a reload cuts idle clients (no `keepalive_min_timeout`),
-/// docker-gen first gets the time to be done with the start of those inside: it waits 0.5 s at most before it renders.
+/// A render within the pause costs a reload of its own. Where a reload closes idle client connections (no
+/// `keepalive_min_timeout`), the script first lets docker-gen finish with the start of those inside: docker-gen
+/// waits 0.5 s at most before it renders.
 pub fn route_script(template: &str, marked: &[String], unmarked: &[String]) -> String {
-    let hide = match &shell::words(marked)[..] {
+    let mark = match &shell::words(marked)[..] {
         "" => String::new(),
         marked => format!("touch {marked}\n"),
     };
-    let show = match &shell::words(unmarked)[..] {
+    let unmark = match &shell::words(unmarked)[..] {
         "" => String::new(),
         unmarked => format!(
             "for m in {unmarked}; do [ -e \"$m\" ] && shown=yes; done
@@ -101,35 +105,39 @@ template={template}
 grep -q {MARKERS} \"$template\" || {{ echo \"the marker test is gone from $template\" >&2; exit 1; }}
 mkdir -p {MARKERS}
 shown=
-{show}{hide}{render}",
+{unmark}{mark}{render}",
         template = shell::file(template),
         render = signal_docker_gen("HUP")
     )
 }
 
-/// Lets these in, and has docker-gen render at once: those that it sends requests to fail. Where nginx is beside it, its
-/// configuration is changed at once: on a busy engine docker-gen takes long to list the containers. What it renders then
-/// takes the place of it.
-pub fn hurried_script(
+/// Script that admits these instances at once, because the instances that get requests fail. Where nginx runs
+/// in the same container, the script changes its configuration directly: on a busy engine docker-gen takes long
+/// to list the containers. docker-gen's next render replaces that configuration.
+pub fn urgent_route_script(
     unmarked: &[String],
     config: Option<&str>,
-    exchanged: &[(SocketAddr, SocketAddr)],
+    replacements: &[(SocketAddr, SocketAddr)],
 ) -> String {
-    let now = config
-        .filter(|_| !exchanged.is_empty())
-        .map(|config| exchange(config, exchanged))
+    let direct = config
+        .filter(|_| !replacements.is_empty())
+        .map(|config| replace_servers(config, replacements))
         .unwrap_or_default();
-    format!("# let them in\nrm -f {}\n{now}{}", shell::words(unmarked), signal_docker_gen("HUP"))
+    format!(
+        "# admit the new instances\nrm -f {}\n{direct}{}",
+        shell::words(unmarked),
+        signal_docker_gen("HUP")
+    )
 }
 
-/// Has nginx send requests to other servers than its configuration says.
-pub fn exchange(config: &str, exchanged: &[(SocketAddr, SocketAddr)]) -> String {
+/// Script that replaces servers in nginx's configuration and reloads it.
+pub fn replace_servers(config: &str, replacements: &[(SocketAddr, SocketAddr)]) -> String {
     let escaped = |address: &SocketAddr| {
         let special = |c: char| if ".[]".contains(c) { format!("\\{c}") } else { c.to_string() };
         address.to_string().chars().map(special).collect::<String>()
     };
-    let found = exchanged.iter().map(|(from, _)| format!(" -e 'server {}[; ]'", escaped(from)));
-    let edits = exchanged
+    let patterns = replacements.iter().map(|(from, _)| format!(" -e 'server {}[; ]'", escaped(from)));
+    let edits = replacements
         .iter()
         .map(|(from, to)| format!(" -e 's/server {}\\([; ]\\)/server {to}\\1/'", escaped(from)));
     format!(
@@ -137,25 +145,27 @@ pub fn exchange(config: &str, exchanged: &[(SocketAddr, SocketAddr)]) -> String 
 if grep -q{} \"$config\" && sed{} \"$config\" > \"$config.zd\" && mv -f \"$config.zd\" \"$config\"; then nginx -s reload; fi 2>/dev/null
 rm -f \"$config.zd\"
 ",
-        found.collect::<String>(),
+        patterns.collect::<String>(),
         edits.collect::<String>(),
         config = shell::file(config)
     )
 }
 
-/// Prints what the configuration routes to, two clocks of the same moment, when it was written, nginx's workers, and the
-/// connections to our instances that may carry a request (established, opening, or closed by the instance only). It is
-/// asked over and over, so it starts as few programs as it can: `read` passes over the NUL that ends a title.
-pub fn question_script(config: &str, remotes: &[String]) -> String {
-    let connections = match remotes.is_empty() {
-        true => String::new(),
-        false => format!(
+/// Script that prints the servers of the configuration, two clocks at the same moment, the time at which the
+/// configuration was written, nginx's workers, and the connections to our instances that may carry a request:
+/// established, opening, or closed by the instance only.
+/// compose-zd polls with this script, so it starts as few programs as possible. `read` skips the NUL at the end
+/// of a process title.
+pub fn state_script(config: &str, remotes: &[String]) -> String {
+    let connections = match remotes {
+        [] => String::new(),
+        _ => format!(
             "grep -hoE ' (0000000000000000FFFF0000)?({}):[0-9A-F]{{4}} 0[1238] ' /proc/net/tcp /proc/net/tcp6 2>/dev/null\n",
             remotes.join("|")
         ),
     };
     format!(
-        "# what does it route to
+        "# read the proxy's state
 config={config}
 sed -n '/^upstream /,/^}}/{{/^ *server /p;}}' \"$config\"
 t=/tmp/.compose-zd-clock; : > $t; read -r up rest < /proc/uptime
@@ -175,9 +185,10 @@ done 2>/dev/null
     )
 }
 
-/// Removes our markers and those of containers that are gone. Markers of other rollouts' containers stay.
-pub fn release_script(ours: &[&str], existing: &[String]) -> String {
-    let others: Vec<&str> = existing.iter().map(String::as_str).filter(|id| !ours.contains(id)).collect();
+/// Script that removes our markers and those of containers that no longer exist. Markers of other rollouts
+/// stay.
+pub fn hand_back_script(own: &[&str], existing: &[String]) -> String {
+    let others: Vec<&str> = existing.iter().map(String::as_str).filter(|id| !own.contains(id)).collect();
     format!(
         "# remove our markers
 cd {MARKERS} 2>/dev/null || exit 0

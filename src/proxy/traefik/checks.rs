@@ -106,12 +106,12 @@ impl Traefik {
         }
         self.check_generations(backends)?;
         let fix = format!("or start {} with `{FILES}` and a volume there", self.called());
-        let coming = backends.iter().filter(|b| !b.runs);
+        let coming = backends.iter().filter(|b| !b.is_running);
         Ok(coming.flat_map(|b| losses(b, &fix)).chain(self.slow_drain()).collect())
     }
 
     fn check_generations(&self, backends: &[Backend]) -> Result<(), Error> {
-        let (running, coming): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.runs);
+        let (running, coming): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.is_running);
         let pairs = running
             .iter()
             .flat_map(|r| coming.iter().filter(|c| c.service == r.service).map(move |c| (r, c)));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::override_file;
 use super::{Endpoint, InFlight};
-use crate::proxy::is_written;
+use crate::proxy::matches_proc_net;
 
 /// How late Traefik may be with closing an idle connection.
 const SLACK: Duration = Duration::from_millis(500);
@@ -141,5 +141,5 @@ fn connections(body: &str) -> BTreeSet<String> {
 
 fn is_to(connection: &str, addresses: &[IpAddr]) -> bool {
     let remote = connection.split_once(' ').and_then(|(_, r)| r.split_once(':')).map_or("", |(a, _)| a);
-    addresses.iter().any(|a| is_written(remote, a))
+    addresses.iter().any(|a| matches_proc_net(remote, a))
 }

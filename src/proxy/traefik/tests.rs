@@ -15,11 +15,11 @@ fn traefik(flags: &str) -> Traefik {
     .unwrap();
     container.args = flags.split_whitespace().map(String::from).collect();
     let mut traefik = Traefik::new(&container);
-    traefik.learn(&done("@tool wget\n"));
+    traefik.learn(&output("@tool wget\n"));
     traefik
 }
 
-fn done(stdout: &str) -> CommandResult {
+fn output(stdout: &str) -> CommandResult {
     CommandResult { code: Some(0), stdout: stdout.into(), stderr: String::new() }
 }
 
@@ -57,7 +57,7 @@ fn only(inside: Endpoint, outside: Endpoint) -> Rotation {
 
 /// The file that a rotation gets.
 fn file(flags: &str, rotation: &Rotation) -> String {
-    let exec = traefik(flags).route(&done("@end"), rotation).expect("a command");
+    let exec = traefik(flags).route(&output("@end"), rotation).expect("a command");
     exec.stdin.expect("a file")
 }
 
@@ -205,32 +205,32 @@ fn a_route_is_written_once_and_then_waited_for() {
     let rotation = only(old(), new());
     let now = recorded(&rotation);
     let traefik = traefik(FLAGS);
-    assert_eq!(traefik.route(&done(&now), &rotation), None);
-    assert!(traefik.holds(&done(&now), &rotation));
+    assert_eq!(traefik.route(&output(&now), &rotation), None);
+    assert!(traefik.holds(&output(&now), &rotation));
     let pending = now.replace("@served ", "@served 0");
-    assert_eq!(traefik.gate(&done(&pending), &rotation), None);
-    assert!(!traefik.holds(&done(&pending), &rotation));
-    assert!(traefik.route(&done(&now), &only(new(), old())).is_some());
-    assert!(!traefik.holds(&done("@served \n@end"), &rotation));
+    assert_eq!(traefik.gate(&output(&pending), &rotation), None);
+    assert!(!traefik.holds(&output(&pending), &rotation));
+    assert!(traefik.route(&output(&now), &only(new(), old())).is_some());
+    assert!(!traefik.holds(&output("@served \n@end"), &rotation));
 }
 
 #[test]
 fn it_reads_who_gets_requests_and_what_is_in_flight() {
     let traefik = traefik(&FLAGS.replace("=1s", "=60s"));
     let answer = recorded(&only(new(), old()));
-    let reading = traefik.read(&done(&answer), &[old(), new()]).unwrap();
-    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new"]);
-    assert!(reading.settled && !reading.lingering);
+    let state = traefik.read(&output(&answer), &[old(), new()]).unwrap();
+    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["new"]);
+    assert!(state.config_applied && !state.has_retired_process);
     let quiet = Duration::from_millis(3200);
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 1, open: 2, quiet });
-    assert!(traefik.read(&done("Permission denied"), &[old()]).is_err());
+    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 1, open: 2, quiet });
+    assert!(traefik.read(&output("Permission denied"), &[old()]).is_err());
 }
 
 #[test]
 fn what_is_open_for_longer_than_an_idle_connection_is_in_flight() {
-    let reading = traefik(FLAGS).read(&done(&recorded(&only(new(), old()))), &[old()]).unwrap();
+    let state = traefik(FLAGS).read(&output(&recorded(&only(new(), old()))), &[old()]).unwrap();
     let quiet = Duration::from_millis(3200);
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 3, open: 0, quiet });
+    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 3, open: 0, quiet });
 }
 
 #[test]
@@ -238,8 +238,8 @@ fn connections_by_a_transport_of_the_users_may_be_idle() {
     let own =
         endpoint("old", "192.168.0.5", "traefik.http.services.app.loadbalancer.serverstransport=a@file");
     let answer = recorded(&only(new(), old()));
-    let reading = traefik(FLAGS).read(&done(&answer), &[own]).unwrap();
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 3, quiet: Duration::ZERO });
+    let state = traefik(FLAGS).read(&output(&answer), &[own]).unwrap();
+    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 0, open: 3, quiet: Duration::ZERO });
 }
 
 #[test]
@@ -247,24 +247,24 @@ fn without_a_file_its_discovery_takes_what_runs_and_is_healthy() {
     let created = endpoint("created", "", "");
     let unhealthy = Endpoint { unhealthy: true, ..new() };
     let ends = [old(), created, unhealthy];
-    let reading = traefik(FLAGS).read(&done("@served \n@now 1.0\n@connections\n@end\n"), &ends).unwrap();
-    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["old"]);
-    assert!(reading.settled);
-    let leaving = traefik(FLAGS).read(&done("@served 0a\n@now 1.0\n@end\n"), &ends).unwrap();
-    assert!(!leaving.settled);
+    let state = traefik(FLAGS).read(&output("@served \n@now 1.0\n@connections\n@end\n"), &ends).unwrap();
+    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["old"]);
+    assert!(state.config_applied);
+    let leaving = traefik(FLAGS).read(&output("@served 0a\n@now 1.0\n@end\n"), &ends).unwrap();
+    assert!(!leaving.config_applied);
 }
 
 #[test]
 fn a_router_of_somebody_elses_that_uses_the_service_is_refused() {
     let answer =
         "@served \n@references\n/d/x.yml:service: \"app@docker\n/d/x.yml:service: my-app@docker\n@end\n";
-    let error = traefik(FLAGS).read(&done(answer), &[old()]).unwrap_err().to_string();
+    let error = traefik(FLAGS).read(&output(answer), &[old()]).unwrap_err().to_string();
     assert!(error.contains("routes to `app`: /d/x.yml:service: app@docker"), "{error}");
     let other = answer.replace("\"app@docker", "other@docker");
-    assert!(traefik(FLAGS).read(&done(&other), &[old()]).is_ok());
+    assert!(traefik(FLAGS).read(&output(&other), &[old()]).is_ok());
     let used = |by: &str| {
         let api = API.replace(r#"["app@docker"]"#, by);
-        traefik(FLAGS).read(&done(&with_api("@served \n@end\n", &api)), &[old()]).map(drop)
+        traefik(FLAGS).read(&output(&with_api("@served \n@end\n", &api)), &[old()]).map(drop)
     };
     assert_eq!(used(r#"["app@docker","web-app@docker"]"#), Ok(()));
     let error = used(r#"["app@docker","admin@docker"]"#).unwrap_err().to_string();
@@ -285,7 +285,7 @@ fn the_route_goes_back_once_discovery_sees_the_same() {
     let traefik = traefik(FLAGS);
     let answer = recorded(&only(new(), old()));
     let stopped = endpoint("old", "", "");
-    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&done(answer), ours, &[]));
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&output(answer), ours, &[]));
     let both = with_api(&answer, API);
     assert_eq!(released(&both, &[old(), new()]), "wait");
     let one = both.replace(r#",{"url":"http://192.168.0.5:3000"}"#, "");
@@ -306,7 +306,7 @@ fn the_route_goes_back_once_discovery_sees_the_same() {
 fn without_an_api_discovery_gets_the_time_that_it_takes_at_most() {
     let traefik = traefik(FLAGS);
     let answer = recorded(&only(new(), old()));
-    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&done(answer), ours, &[]));
+    let released = |answer: &str, ours: &[Endpoint]| step(traefik.hand_back(&output(answer), ours, &[]));
     assert_eq!(released(&answer, &[new()]), "# wait for its discovery");
     let marked = |at: &str| answer.replace("@file\n", &format!("@left\n{at}\n@file\n"));
     assert_eq!(released(&marked("5130.00"), &[new()]), "wait");
@@ -318,7 +318,7 @@ fn without_an_api_discovery_gets_the_time_that_it_takes_at_most() {
 #[test]
 fn nothing_of_a_route_is_left() {
     let traefik = traefik(FLAGS);
-    let released = |answer: &str| step(traefik.hand_back(&done(answer), &[new()], &[]));
+    let released = |answer: &str| step(traefik.hand_back(&output(answer), &[new()], &[]));
     assert_eq!(released("@served \n@now 1.0\n@end\n"), "done");
     assert_eq!(released("@served 0a\n@now 1.0\n@end\n"), "wait");
     assert_eq!(released("@served \n@now 2.0\n@before\n1.0\n@end\n"), "# leave nothing");
@@ -347,12 +347,12 @@ fn without_a_directory_its_api_tells_whom_it_has_admitted() {
     assert!(!traefik.steers());
     let answer = with_api("@connections\n   1: 0300A8C0:DB3C 0500A8C0:0BB8 01 x\n@end\n", API);
     let ends = [old(), new(), endpoint("third", "192.168.0.7", "")];
-    let reading = traefik.read(&done(&answer), &ends).unwrap();
-    assert_eq!(reading.routed.into_iter().collect::<Vec<_>>(), ["new", "old"]);
-    assert_eq!(reading.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
-    let silent = traefik.read(&done("@connections\n@service app\n@end\n"), &ends).unwrap_err();
+    let state = traefik.read(&output(&answer), &ends).unwrap();
+    assert_eq!(state.routed.into_iter().collect::<Vec<_>>(), ["new", "old"]);
+    assert_eq!(state.in_flight["old"], InFlight::AtMost { exact: 0, open: 1, quiet: Duration::ZERO });
+    let silent = traefik.read(&output("@connections\n@service app\n@end\n"), &ends).unwrap_err();
     assert!(silent.to_string().contains("does not tell"), "{silent}");
-    assert_eq!(traefik.hand_back(&done(&answer), &ends, &[]), HandBack::Done);
+    assert_eq!(traefik.hand_back(&output(&answer), &ends, &[]), HandBack::Done);
 }
 
 #[test]
@@ -387,13 +387,13 @@ fn what_cannot_be_deployed_is_refused_with_the_fix() {
     let template = FLAGS.replace(" --serv", " --providers.docker.defaultrule={{.Name|lower}} --serv");
     assert!(refusal(&template, backend("traefik.http.routers.b.tls=true")).contains("has no rule"));
     let mut bare = traefik(FLAGS);
-    bare.learn(&done(""));
+    bare.learn(&output(""));
     assert!(bare.check(&[backend("")]).unwrap_err().to_string().contains("neither wget"));
 }
 
 #[test]
 fn generations_that_disagree_need_a_directory() {
-    let running = Backend { runs: true, ..backend("") };
+    let running = Backend { is_running: true, ..backend("") };
     let coming = backend("traefik.http.routers.app.rule=Host(`b`)");
     let error = traefik(WATCHED).check(&[running.clone(), coming.clone()]).unwrap_err().to_string();
     let said = "changes the label `traefik.http.routers.app.rule` from `Host(`app.test`)` to `Host(`b`)`";
@@ -406,9 +406,9 @@ fn a_directory_that_takes_no_file_is_refused() {
     let shape = RolloutShape { tune: true, starting: 1, services: vec![], ..RolloutShape::default() };
     let prepare =
         |answer: CommandResult| traefik(FLAGS).prepare(&[answer], &shape).map_err(|f| f.to_string());
-    assert_eq!(prepare(done("")), Ok(vec![]));
-    assert!(prepare(done("@readonly\n")).unwrap_err().contains("without `:ro`"));
-    assert!(prepare(CommandResult { code: Some(1), ..done("") }).unwrap_err().contains("is not there"));
+    assert_eq!(prepare(output("")), Ok(vec![]));
+    assert!(prepare(output("@readonly\n")).unwrap_err().contains("without `:ro`"));
+    assert!(prepare(CommandResult { code: Some(1), ..output("") }).unwrap_err().contains("is not there"));
 }
 
 #[test]
@@ -521,8 +521,8 @@ fn a_server_has_an_address_without_a_port_too() {
 fn an_idle_time_without_an_end_is_borne() {
     let rotation = only(new(), old());
     let flags = format!("{FLAGS} --serverstransport.forwardingtimeouts.idleconntimeout={}", u64::MAX);
-    let reading = traefik(&flags).read(&done(&recorded(&rotation)), &[old()]).unwrap();
-    assert!(matches!(reading.in_flight["old"], InFlight::AtMost { open: 2, .. }), "{reading:?}");
+    let state = traefik(&flags).read(&output(&recorded(&rotation)), &[old()]).unwrap();
+    assert!(matches!(state.in_flight["old"], InFlight::AtMost { open: 2, .. }), "{state:?}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn a_haproxy_whose_servers_have_variables_is_drained_and_a_condition_is_refused(
     stage.tell("--- a variable whose value only a condition sets");
     let set = "global\n.if defined(APP)\n    setenv HOST app\n.endif";
     restart(good.replace("global", set).replace("app:3000", "\"${HOST}:3000\""));
-    refuses(&stage, "a server `${HOST}`, whose variable has no value that is known");
+    refuses(&stage, "a server `${HOST}` with a variable whose value is unknown");
 }
 
 #[test]
