@@ -1,6 +1,6 @@
-//! dockercloud/haproxy: its manager renders a configuration and reloads HAProxy at every start and end of a container,
-//! which admits what is not ready and forgets who is drained. So the manager is frozen while a rollout runs, and only
-//! let go to take in the instances that are ready, and at the end.
+//! dockercloud/haproxy. Its manager renders a configuration and reloads HAProxy whenever a container starts or
+//! ends. Such a reload admits instances that are not ready, and resets the drained ones. So compose-zd freezes
+//! the manager during a rollout. It resumes the manager only to admit ready instances, and at the end.
 
 mod agent_script;
 
@@ -18,22 +18,22 @@ use super::{
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
-use agent_script::PROGRAM;
+use agent_script::AGENT_SCRIPT;
 
 const CONFIG: &str = "/haproxy.cfg";
 
-/// The label with the project that Compose made a container for.
+/// Label with the Compose project of a container.
 const PROJECT: &str = "com.docker.compose.project";
 
-/// Mark of the rollout that has the manager frozen, as the program has it.
+/// Mark of the rollout that has frozen the manager, as in the script.
 const MARK: &str = "/tmp/compose-zd-frozen";
 
-/// What the manager watches besides its links: `PROJECT:SERVICE,…`.
+/// Variable with the services that the manager watches besides its links: `PROJECT:SERVICE,…`.
 const ADDITIONAL: &str = "ADDITIONAL_SERVICES";
 
-/// How long a client that kept its connection to a retired HAProxy may still send a request, which goes by the
+/// Time for which a client with a connection to a retired HAProxy may still send a request, which goes by the
 /// configuration before the reload.
-const LINGER: Duration = Duration::from_secs(10);
+const LATE_REQUEST_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dockercloud {
@@ -43,11 +43,11 @@ pub struct Dockercloud {
 
 pub fn detect(container: &Container) -> Option<Dockercloud> {
     let mut words = std::iter::once(&container.path).chain(&container.args);
-    let runs = words.any(|w| Path::new(w).file_name().is_some_and(|f| f == "dockercloud-haproxy"));
-    (runs || is_image(&container.config.image)).then(|| Dockercloud::new(container))
+    let is_process = words.any(|w| Path::new(w).file_name().is_some_and(|f| f == "dockercloud-haproxy"));
+    (is_process || is_image(&container.config.image)).then(|| Dockercloud::new(container))
 }
 
-/// The image by the names it had over the years, from any registry.
+/// The image under each of its names over the years, from any registry.
 pub fn is_image(image: &str) -> bool {
     let name = image.split(['@']).next().unwrap_or("");
     let mut parts = name.rsplit('/');
@@ -63,24 +63,24 @@ impl Dockercloud {
         Dockercloud { container: container.clone(), config: HaproxyConfig::default() }
     }
 
-    /// `project` is the one whose rollout it is.
-    fn run(&self, action: &str, project: &str, commands: &[String]) -> Exec {
-        let words = ["python", "-c", PROGRAM, action, project, &commands.join("; ")];
+    /// Runs an action of the script, for a rollout of `project`.
+    fn run_script(&self, action: &str, project: &str, commands: &[String]) -> Exec {
+        let words = ["python", "-c", AGENT_SCRIPT, action, project, &commands.join("; ")];
         Exec::new(&self.container.id, words.map(String::from).to_vec())
     }
 
-    /// Freezes the manager once it knows of nobody but these.
-    fn freeze_with(&self, project: &str, running: &[Endpoint]) -> Exec {
-        let mut exec = self.run("freeze", project, &[]);
+    /// Command that freezes the manager once it has no servers but these.
+    fn freeze(&self, project: &str, running: &[Endpoint]) -> Exec {
+        let mut exec = self.run_script("freeze", project, &[]);
         exec.argv.extend(running.iter().map(|e| e.name.clone()));
         exec
     }
 
-    /// Services that it is told of by name.
+    /// `ADDITIONAL_SERVICES` names the service.
     fn is_additional(&self, backend: &Backend) -> bool {
-        let wanted = (backend.project.as_str(), backend.service.as_str());
-        let mut all = self.container.env(ADDITIONAL).unwrap_or("").split(',');
-        all.any(|pair| pair.trim().split_once(':') == Some(wanted))
+        let name = (backend.project.as_str(), backend.service.as_str());
+        let mut pairs = self.container.env(ADDITIONAL).unwrap_or("").split(',');
+        pairs.any(|pair| pair.trim().split_once(':') == Some(name))
     }
 
     fn is_linked(&self, backend: &Backend) -> bool {
@@ -91,7 +91,8 @@ impl Dockercloud {
         self.config.static_servers.iter().any(|f| is_instance(&f.name, backend))
     }
 
-    /// Drained servers still take the clients that a cookie ties to them; in maintenance they do not.
+    /// Command that takes a slot out of rotation. A drained server still gets the clients that a cookie ties to
+    /// it; a server in maintenance does not.
     fn drain(&self, slot: &Server) -> String {
         slot.set(if self.config.sticky.contains(&slot.backend) { "maint" } else { "drain" })
     }
@@ -100,19 +101,20 @@ impl Dockercloud {
         Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
     }
 
-    /// Compose v2 names a container `p-app-1`, of which it can make nothing.
-    fn is_linked_in_vain(&self, project: &str) -> bool {
+    /// A link names a container as Compose v2 does (`p-app-1`), which the manager does not understand.
+    fn has_unusable_links(&self, project: &str) -> bool {
         self.container.links().any(|l| l.starts_with(&format!("{project}-")))
     }
 
-    fn without_server(&self, backend: &Backend) -> Error {
+    fn no_server(&self, backend: &Backend) -> Error {
         let (project, service) = (&backend.project, &backend.service);
-        let why = match self.is_linked_in_vain(project) {
-            true => format!(
-                "it has no server for `{service}`: its links name containers `{project}-…`, as Compose v2 does, and it \
+        let why = if self.has_unusable_links(project) {
+            format!(
+                "it has no server for `{service}`: its links name containers `{project}-…`, as Compose v2 does, but it \
                  only knows `{project}_…`"
-            ),
-            false => format!("it has no server for `{service}`"),
+            )
+        } else {
+            format!("it has no server for `{service}`")
         };
         let fix = format!(
             "give it the environment `{ADDITIONAL}: {project}:{service}`; on Docker Engine 29 or later the engine also \
@@ -122,7 +124,7 @@ impl Dockercloud {
     }
 }
 
-/// Whether this is a name that Compose gives to a container of the service: `p-app-1`, or `p_app_1` as it used to.
+/// The name is one of Compose's names of a container of the service: `p-app-1`, or `p_app_1` of older versions.
 fn is_instance(name: &str, backend: &Backend) -> bool {
     let (project, service) = (&backend.project, &backend.service);
     let number = |joint: char| {
@@ -143,8 +145,8 @@ impl Proxy for Dockercloud {
 
     fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n);
-        let known = self.is_additional(backend) || self.is_linked(backend) || self.has_server(backend);
-        known && backend.networks.iter().any(reaches)
+        let is_known = self.is_additional(backend) || self.is_linked(backend) || self.has_server(backend);
+        is_known && backend.networks.iter().any(reaches)
     }
 
     fn port(&self, container: &Container) -> Option<u16> {
@@ -157,7 +159,7 @@ impl Proxy for Dockercloud {
         None
     }
 
-    /// Without `VIRTUAL_HOST` any host is answered, at port 80.
+    /// Without `VIRTUAL_HOST`, any host matches at port 80.
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         match container.env("VIRTUAL_HOST") {
             None => vec![PublicRoute::at(80, false)],
@@ -169,29 +171,29 @@ impl Proxy for Dockercloud {
         Some(Exec::new(&self.container.id, ["cat", CONFIG].map(String::from).to_vec()))
     }
 
-    fn learn(&mut self, answer: &CommandResult) {
-        self.config = HaproxyConfig::parse(&answer.stdout);
+    fn learn(&mut self, output: &CommandResult) {
+        self.config = HaproxyConfig::parse(&output.stdout);
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         let mut running = backends.iter().filter(|b| b.is_running);
         if let Some(backend) = running.find(|b| !self.has_server(b)) {
-            return Err(self.without_server(backend));
+            return Err(self.no_server(backend));
         }
-        let kills = self.container.env("RELOAD_TIMEOUT") == Some("-1");
-        Ok(kills.then(|| self.kills_at_reload()).into_iter().collect())
+        let cuts_requests = self.container.env("RELOAD_TIMEOUT") == Some("-1");
+        Ok(cuts_requests.then(|| self.reload_timeout_risk()).into_iter().collect())
     }
 
     fn foresee(&self, _files: FileLookup, shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
-        let coming = |(service, names): &(String, Vec<String>)| Backend {
+        let future = |(service, names): &(String, Vec<String>)| Backend {
             project: shape.project.clone(),
             service: service.clone(),
             names: names.clone(),
             ..Backend::default()
         };
-        let told = |b: &Backend| self.is_additional(b) || !self.is_linked_in_vain(&b.project);
-        match shape.services.iter().map(coming).find(|b| !told(b)) {
-            Some(backend) => Err(self.without_server(&backend)),
+        let is_known = |b: &Backend| self.is_additional(b) || !self.has_unusable_links(&b.project);
+        match shape.services.iter().map(future).find(|b| !is_known(b)) {
+            Some(backend) => Err(self.no_server(&backend)),
             None => Ok(Vec::new()),
         }
     }
@@ -200,186 +202,192 @@ impl Proxy for Dockercloud {
         vec![tcp_migrate::query(&self.container)]
     }
 
-    /// While the manager stands still: a container that goes between its two looks, as the one does that changes the
-    /// setting, makes it render a configuration without servers.
-    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        let quietly = |action| Patch {
-            exec: self.run(action, &shape.project, &[]),
+    /// Patch of the kernel setting, while the manager is frozen. The helper container that changes the setting
+    /// may end between the manager's two look-ups, which would make the manager render a configuration without
+    /// servers.
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+        let unreported = |action| Patch {
+            exec: self.run_script(action, &shape.project, &[]),
             note: String::new(),
             required: true,
             failure_note: String::new(),
         };
-        let answer = answers.first().filter(|_| shape.tune);
-        let kept = answer.and_then(|a| tcp_migrate::patch(&self.container, &self.name(), a));
-        Ok(kept.map(|kept| vec![quietly("freeze"), kept, quietly("release")]).unwrap_or_default())
+        let output = outputs.first().filter(|_| shape.tune);
+        let patch = output.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
+        Ok(patch.map(|patch| vec![unreported("freeze"), patch, unreported("release")]).unwrap_or_default())
     }
 
     fn needs_reading(&self) -> bool {
         true
     }
 
-    /// Also where it stands still already: that is for ten minutes from the last time on, and a run of several services
-    /// may take longer.
-    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        DockercloudState::parse(&now.stdout)
-            .map(|_| self.freeze_with(project_of(&rotation.all()), &rotation.inside))
+    /// Freezes the manager even if it is frozen already: a freeze lasts ten minutes from the last one, and a
+    /// run of several services may take longer.
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        DockercloudState::parse(&output.stdout)
+            .map(|_| self.freeze(project_of(&rotation.all()), &rotation.inside))
     }
 
-    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
-        DockercloudState::parse(&now.stdout).is_some_and(|a| a.is_frozen_for(project_of(&rotation.all())))
+    fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
+        DockercloudState::parse(&output.stdout).is_some_and(|s| s.is_frozen_for(project_of(&rotation.all())))
     }
 
-    /// Lets the manager take in those inside that HAProxy does not know yet; freezes it again, so that no reload forgets
-    /// who is drained; and drains those outside once all inside take requests.
-    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let answer = DockercloudState::parse(&now.stdout)?;
-        let all = rotation.all();
-        let project = project_of(&all);
-        let frozen = answer.is_frozen_for(project);
-        if rotation.inside.iter().any(|e| answer.of(e).next().is_none()) {
-            return match (frozen, answer.knows_any(&all)) {
-                (true, _) => Some(self.run("resume", project, &[])),
+    /// Resumes the manager until HAProxy has all instances inside. Then freezes the manager again, so that no
+    /// reload resets the drained instances. Drains those outside once all inside get requests.
+    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        let state = DockercloudState::parse(&output.stdout)?;
+        let endpoints = rotation.all();
+        let project = project_of(&endpoints);
+        let is_frozen = state.is_frozen_for(project);
+        if rotation.inside.iter().any(|e| state.servers_of(e).next().is_none()) {
+            return match (is_frozen, state.knows_any(&endpoints)) {
+                (true, _) => Some(self.run_script("resume", project, &[])),
                 (false, true) => None,
-                (false, false) => Some(self.run("render", project, &[])),
+                (false, false) => Some(self.run_script("render", project, &[])),
             };
         }
-        let inside = || rotation.inside.iter().flat_map(|e| answer.of(e));
+        let inside = || rotation.inside.iter().flat_map(|e| state.servers_of(e));
         let admit: Vec<String> = inside().filter(|s| s.is_out()).map(|s| s.set("ready")).collect();
-        if !admit.is_empty() || !frozen {
-            return Some(self.run("freeze", project, &admit));
+        if !admit.is_empty() || !is_frozen {
+            return Some(self.run_script("freeze", project, &admit));
         }
         if !inside().all(Server::is_routed) {
             return None;
         }
-        let outside = rotation.outside.iter().flat_map(|e| answer.of(e)).filter(|s| !s.is_out());
+        let outside = rotation.outside.iter().flat_map(|e| state.servers_of(e)).filter(|s| !s.is_out());
         let drain: Vec<String> = outside.map(|s| self.drain(s)).collect();
-        (!drain.is_empty()).then(|| self.run("tell", project, &drain))
+        (!drain.is_empty()).then(|| self.run_script("send", project, &drain))
     }
 
     fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.run("ask", "", &[])
+        self.run_script("state", "", &[])
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let answer = DockercloudState::parse(&answer.stdout).ok_or_else(|| {
-            self.refused("its HAProxy does not tell what it does", "look at `docker logs` of it".into())
-                .detail(answer.stderr_or_stdout())
+    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+        let state = DockercloudState::parse(&output.stdout).ok_or_else(|| {
+            self.refused(
+                "cannot read the state of its HAProxy",
+                "look at the container's `docker logs`".into(),
+            )
+            .seen(output.stderr_or_stdout())
         })?;
-        let ids = |keep: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
-            endpoints.iter().filter(|e| keep(e)).map(|e| e.id.clone()).collect()
+        let ids = |is: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
+            endpoints.iter().filter(|e| is(e)).map(|e| e.id.clone()).collect()
         };
         Ok(ProxyState {
-            routed: ids(&|e| answer.of(e).any(|s| !s.is_out())),
-            failing: ids(&|e| !answer.of(e).any(Server::is_routed)),
-            config_applied: answer.is_frozen_for(project_of(endpoints)),
-            in_flight: endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e))).collect(),
-            has_retired_process: answer.retired.is_some(),
+            routed: ids(&|e| state.servers_of(e).any(|s| !s.is_out())),
+            failing: ids(&|e| !state.servers_of(e).any(Server::is_routed)),
+            config_applied: state.is_frozen_for(project_of(endpoints)),
+            in_flight: endpoints.iter().map(|e| (e.id.clone(), state.in_flight(e))).collect(),
+            has_retired_process: state.retired_for.is_some(),
         })
     }
 
     fn diagnose(&self) -> Exec {
-        let others = format!(
+        let frozen_by = format!(
             "sed 's/^\\([^ ]*\\) .*/its manager is frozen for a deploy of project \\1/' {MARK} 2>/dev/null"
         );
-        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {others}"))
+        Exec::sh(&self.container.id, format!("haproxy -c -f {CONFIG} 2>&1 | tail -n 4; {frozen_by}"))
     }
 
-    /// The manager's next render has only what runs; with the reload every flag goes.
-    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
-        let Some(answer) = DockercloudState::parse(&now.stdout) else {
+    /// Resumes the manager. Its next render has only the running containers, and the reload clears every flag.
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+        let Some(state) = DockercloudState::parse(&output.stdout) else {
             return HandBack::Wait;
         };
-        let flagged = ours.iter().flat_map(|e| answer.of(e)).any(Server::is_out);
-        let is_unknown = ours.iter().any(|e| !e.addresses.is_empty()) && !answer.knows_any(ours);
-        let project = project_of(ours);
-        match (answer.is_frozen_for(project), flagged) {
-            (true, _) => HandBack::Run(self.run("release", project, &[])),
-            // It waits for the other project's rollout.
-            _ if answer.frozen && (flagged || is_unknown) => HandBack::Wait,
-            _ if is_unknown => HandBack::Run(self.run("render", project, &[])),
+        let is_flagged = endpoints.iter().flat_map(|e| state.servers_of(e)).any(Server::is_out);
+        let is_unknown = endpoints.iter().any(|e| !e.addresses.is_empty()) && !state.knows_any(endpoints);
+        let project = project_of(endpoints);
+        match (state.is_frozen_for(project), is_flagged) {
+            (true, _) => HandBack::Run(self.run_script("release", project, &[])),
+            // Waits for the rollout of another project.
+            _ if state.is_frozen && (is_flagged || is_unknown) => HandBack::Wait,
+            _ if is_unknown => HandBack::Run(self.run_script("render", project, &[])),
             (false, true) => HandBack::Wait,
             (false, false) => HandBack::Done,
         }
     }
 
     fn late_request_grace(&self) -> Duration {
-        LINGER
+        LATE_REQUEST_GRACE
     }
 }
 
-/// The project of a rollout; none where no instance tells.
+/// Project of a rollout; empty where no instance has the label.
 fn project_of(endpoints: &[Endpoint]) -> &str {
     endpoints.iter().find_map(|e| e.labels.get(PROJECT)).map_or("", String::as_str)
 }
 
-/// Reads `app.example`, `https://app.example/shop` or `*:8080/`.
+/// Parses `app.example`, `https://app.example/shop` or `*:8080/`.
 fn virtual_host(text: &str) -> Option<PublicRoute> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
     let tls = ["https", "wss"].contains(&scheme);
     let (authority, path) = rest.find('/').map_or((rest, "/"), |slash| rest.split_at(slash));
     let (host, port) = authority.rsplit_once(':').unwrap_or((authority, if tls { "443" } else { "80" }));
-    let any = ["", "*"].contains(&host);
-    (any || is_plain(host)).then_some(())?;
+    let is_any = ["", "*"].contains(&host);
+    (is_any || is_plain(host)).then_some(())?;
     let path = path.trim_end_matches('*').to_string();
-    Some(PublicRoute { port: port.parse().ok()?, tls, host: (!any).then(|| host.into()), path })
+    Some(PublicRoute { port: port.parse().ok()?, tls, host: (!is_any).then(|| host.into()), path })
 }
 
 impl Dockercloud {
-    fn kills_at_reload(&self) -> Risk {
-        let says =
+    fn reload_timeout_risk(&self) -> Risk {
+        let message =
             format!("{}: `RELOAD_TIMEOUT=-1` makes each of its reloads cut every request", self.name());
-        Risk::grave("dockercloud-kills", says, "remove it")
+        Risk::grave("dockercloud-kills", message, "remove it")
     }
 }
 
-/// What the program printed.
+/// State of the proxy, as the script printed it.
 struct DockercloudState {
-    /// Every server, of every backend.
+    /// Servers of all backends.
     slots: Vec<Server>,
-    frozen: bool,
-    /// Project whose rollout has frozen it.
-    holder: String,
-    /// How long ago an HAProxy was retired that still finishes what it has.
-    retired: Option<Duration>,
-    /// Remote addresses of all connections from its container, while there is such a one.
+    is_frozen: bool,
+    /// Project whose rollout has frozen the manager; may be empty.
+    frozen_by: String,
+    /// Time since the retirement of an HAProxy that still finishes its open requests.
+    retired_for: Option<Duration>,
+    /// Remote addresses of all connections from the container, while a retired HAProxy runs.
     connections: Vec<String>,
 }
 
 impl DockercloudState {
     fn parse(text: &str) -> Option<DockercloudState> {
-        let of = |mark: &'static str| text.lines().filter_map(move |l| l.strip_prefix(mark));
-        let manager = of("@manager ").next()?;
-        let age = of("@retired ").find_map(|seconds| seconds.parse::<f64>().ok());
+        let marked = |mark: &'static str| text.lines().filter_map(move |l| l.strip_prefix(mark));
+        let manager = marked("@manager ").next()?;
+        let age = marked("@retired ").find_map(|seconds| seconds.parse::<f64>().ok());
         Some(DockercloudState {
             slots: Server::parse(text)?,
-            frozen: manager == "T",
-            holder: of("@frozen ").next().unwrap_or_default().trim().into(),
-            retired: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
-            connections: of("@connection ").map(String::from).collect(),
+            is_frozen: manager == "T",
+            frozen_by: marked("@frozen ").next().unwrap_or_default().trim().into(),
+            retired_for: age.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+            connections: marked("@connection ").map(String::from).collect(),
         })
     }
 
-    /// Frozen, and by no rollout of another project.
+    /// Frozen, and not by a rollout of another project.
     fn is_frozen_for(&self, project: &str) -> bool {
-        self.frozen && (self.holder.is_empty() || self.holder == project)
+        self.is_frozen && (self.frozen_by.is_empty() || self.frozen_by == project)
     }
 
-    /// The manager renders a configuration without servers when a container, anybody's, goes between its two looks; and
-    /// it forgets a service of which nothing ran. Then it has to be asked for another one.
+    /// HAProxy has a server for one of these. When any container ends between the manager's two look-ups, the
+    /// manager renders a configuration without servers. It also drops a service without running containers.
+    /// Both need another render.
     fn knows_any(&self, endpoints: &[Endpoint]) -> bool {
-        endpoints.iter().any(|e| self.of(e).next().is_some())
+        endpoints.iter().any(|e| self.servers_of(e).next().is_some())
     }
 
-    fn of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Server> {
+    fn servers_of<'a>(&'a self, endpoint: &'a Endpoint) -> impl Iterator<Item = &'a Server> {
         self.slots.iter().filter(|s| s.name == endpoint.name)
     }
 
-    /// HAProxy counts its own requests; those of a retired one are among the connections, with idle ones of both.
+    /// HAProxy's own counter is exact. The connections include those of a retired HAProxy, and idle ones of
+    /// both.
     fn in_flight(&self, endpoint: &Endpoint) -> InFlight {
-        let exact = self.of(endpoint).map(|s| s.in_flight).sum::<usize>();
-        let is_ours = |c: &&String| endpoint.addresses.iter().any(|a| super::matches_proc_net(c, a));
-        let open = self.connections.iter().filter(is_ours).count().saturating_sub(exact);
-        match self.retired {
+        let exact = self.servers_of(endpoint).map(|s| s.in_flight).sum::<usize>();
+        let is_to_endpoint = |c: &&String| endpoint.addresses.iter().any(|a| super::matches_proc_net(c, a));
+        let open = self.connections.iter().filter(is_to_endpoint).count().saturating_sub(exact);
+        match self.retired_for {
             Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
             _ => InFlight::Exact(exact),
         }

@@ -1,4 +1,4 @@
-//! What the program in dockercloud's container prints is read as it was meant, and nothing that it may print ends us.
+//! Properties of the parser: it reads back generated output of the script, and no output makes it panic.
 
 use std::net::IpAddr;
 
@@ -20,7 +20,7 @@ fn dockercloud() -> Dockercloud {
 }
 
 #[test]
-fn connections_that_a_retired_haproxy_left_are_counted_by_their_address() {
+fn connections_of_a_retired_haproxy_are_counted_by_address() {
     let remote = (select(&ADDRESSES[..]), any::<bool>());
     let inputs = (servers(), prop::collection::vec(remote, 0..10), prop::option::of(0u32..100_000));
     holds(inputs, |(servers, remotes, retired)| {
@@ -31,7 +31,7 @@ fn connections_that_a_retired_haproxy_left_are_counted_by_their_address() {
         let age =
             retired.map(|cs| format!("@retired {}.{:02}0000\n", cs / 100, cs % 100)).unwrap_or_default();
         let text = format!("{}\n@manager T\n{age}{lines}", printed(&servers, 0));
-        let answer = DockercloudState::parse(&text).expect("an answer");
+        let state = DockercloudState::parse(&text).expect("a state");
         let quiet = retired.map(|cs| Duration::from_millis(u64::from(cs) * 10));
         for mut endpoint in endpoints() {
             endpoint.name = "app1".into();
@@ -43,16 +43,16 @@ fn connections_that_a_retired_haproxy_left_are_counted_by_their_address() {
                 Some(quiet) if open > 0 => InFlight::AtMost { exact, open, quiet },
                 _ => InFlight::Exact(exact),
             };
-            same(&answer.in_flight(&endpoint), &expected)?;
+            same(&state.in_flight(&endpoint), &expected)?;
         }
         Ok(())
     });
 }
 
 #[test]
-fn no_answer_ends_us() {
-    holds((damaged(corpus("dockercloud-answer")), any::<u8>()), |(answer, bits)| {
-        interrogate(&dockercloud(), &answer, bits);
+fn no_output_makes_the_adapter_panic() {
+    holds((damaged(corpus("dockercloud-answer")), any::<u8>()), |(text, bits)| {
+        interrogate(&dockercloud(), &text, bits);
         Ok(())
     });
 }
