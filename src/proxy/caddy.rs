@@ -1,5 +1,6 @@
-//! Caddy: a switch in front of every `reverse_proxy` that routes to a service, put there through the admin API by the
-//! first deploy and turned by files, so that no other deploy needs a reload. What is in flight is Caddy's own count.
+//! Caddy. The first deploy adds a switch in front of every `reverse_proxy` that routes to a service, through
+//! the admin API. Files turn the switch, so that no other deploy needs a reload. Caddy's own counters are the
+//! requests in flight.
 
 mod config;
 mod public_route;
@@ -22,42 +23,44 @@ use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
 use config::{CaddyFeatures, Handler, Upstream, handlers};
 use snapshot::CaddySnapshot;
-use state::NOBODY;
+use state::NO_INSTANCE;
 
 const FILE: &str = "/etc/caddy/Caddyfile";
 
-const WITHOUT: &str = "`--proxy-kind none` deploys without gate and drain";
+const WITHOUT_PROXY: &str = "`--proxy-kind none` deploys without gate and drain";
 
-/// A lookup that is kept for longer than this makes a deploy long enough to be told.
+/// A longer refresh interval delays the deploy enough to be reported.
 const SHORT_REFRESH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caddy {
     container: Container,
-    /// It is caddy-docker-proxy, which writes and loads its configuration by the labels of what runs.
+    /// caddy-docker-proxy, which generates its configuration from the labels of the running containers.
     by_labels: bool,
-    known: CaddyConfig,
+    settings: CaddyConfig,
 }
 
-/// What it told of itself.
+/// What the output of the configuration script, or a file, tells about Caddy.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct CaddyConfig {
-    /// Where its admin API answers.
+    /// Address at which the admin API answers.
     api: Option<String>,
     config: Value,
-    means: CaddyFeatures,
-    /// Why there is no answer, and what its configuration file says instead.
-    said: String,
-    file: String,
-    /// Nothing but its file is known, because it does not run yet.
+    features: CaddyFeatures,
+    /// Error of the admin API.
+    api_error: String,
+    /// Text of the configuration file, where the admin API does not answer.
+    file_text: String,
+    /// Only the file is known, because Caddy does not run yet.
     is_planned: bool,
 }
 
-/// An official image, or one whose process is caddy.
+/// An official or derived image, or a container whose process is caddy.
 pub fn detect(container: &Container) -> Option<Caddy> {
-    let runs = container.programs().any(|program| program == "caddy");
-    let ours = is_image(&container.config.image) || runs || container.env("CADDY_VERSION").is_some();
-    ours.then(|| Caddy::new(container))
+    let is_process = container.programs().any(|program| program == "caddy");
+    let is_caddy =
+        is_image(&container.config.image) || is_process || container.env("CADDY_VERSION").is_some();
+    is_caddy.then(|| Caddy::new(container))
 }
 
 /// `caddy`, or lucaslorentz's `caddy-docker-proxy`, from any registry.
@@ -71,64 +74,64 @@ impl Caddy {
     pub fn new(container: &Container) -> Self {
         let by_labels = container.args.iter().any(|a| a == "docker-proxy")
             || container.config.image.contains("caddy-docker-proxy");
-        Caddy { container: container.clone(), by_labels, known: CaddyConfig::default() }
+        Caddy { container: container.clone(), by_labels, settings: CaddyConfig::default() }
     }
 
-    /// The file that `--config` names.
-    fn file(&self) -> &str {
+    /// The configuration file that `--config` names.
+    fn config_file(&self) -> &str {
         let args = &self.container.args;
-        let after = args.windows(2).find(|w| ["--config", "-c"].contains(&w[0].as_str())).map(|w| &w[1]);
+        let separate = args.windows(2).find(|w| ["--config", "-c"].contains(&w[0].as_str())).map(|w| &w[1]);
         let joined = || args.iter().find_map(|a| a.strip_prefix("--config="));
-        after.map(String::as_str).or_else(joined).unwrap_or(FILE)
+        separate.map(String::as_str).or_else(joined).unwrap_or(FILE)
     }
 
     fn api(&self) -> &str {
-        self.known.api.as_deref().unwrap_or_default()
+        self.settings.api.as_deref().unwrap_or_default()
     }
 
-    fn means(&self) -> &CaddyFeatures {
-        &self.known.means
+    fn features(&self) -> &CaddyFeatures {
+        &self.settings.features
     }
 
-    /// How many lookups and retries there are is not known by the file, but whether it can be told anything is.
+    /// Checks a Caddy that does not run yet. The file tells whether the admin API is on, but not the settings
+    /// of each handler.
     fn check_file(&self) -> Result<Vec<Risk>, Error> {
-        match lines(&self.known.file).any(|l| l.split_whitespace().eq(["admin", "off"])) {
-            true => Err(self.unreachable()),
-            false => Ok(self.keeps_addresses(self.refresh_in_file()).into_iter().collect()),
+        if lines(&self.settings.file_text).any(|l| l.split_whitespace().eq(["admin", "off"])) {
+            return Err(self.unreachable());
         }
+        Ok(self.refresh_risk(self.refresh_in_file()).into_iter().collect())
     }
 
-    /// The longest that it keeps the addresses of a `dynamic a` (or `srv`), a minute where it does not say; of whatever
-    /// service that is.
+    /// Longest refresh interval of any `dynamic a` (or `srv`) in the file, for whatever service; a minute where
+    /// none is set.
     fn refresh_in_file(&self) -> Option<Duration> {
         let starts = |word| move |l: &&str| l.split_whitespace().next() == Some(word);
-        let dynamic = lines(&self.known.file).filter(starts("dynamic")).count();
-        let said: Vec<Duration> = lines(&self.known.file)
+        let dynamic = lines(&self.settings.file_text).filter(starts("dynamic")).count();
+        let intervals: Vec<Duration> = lines(&self.settings.file_text)
             .filter(starts("refresh"))
             .filter_map(|l| humantime::parse_duration(l.split_whitespace().nth(1)?).ok())
             .collect();
-        let unsaid = (dynamic > said.len()).then_some(Duration::from_secs(60));
-        said.into_iter().chain(unsaid).max().filter(|_| dynamic > 0)
+        let default = (dynamic > intervals.len()).then_some(Duration::from_secs(60));
+        intervals.into_iter().chain(default).max().filter(|_| dynamic > 0)
     }
 
-    fn keeps_addresses(&self, refresh: Option<Duration>) -> Option<Risk> {
+    fn refresh_risk(&self, refresh: Option<Duration>) -> Option<Risk> {
         let refresh = humantime::format_duration(refresh.filter(|r| *r > SHORT_REFRESH)?);
-        let says = format!(
-            "{}: `dynamic a` keeps addresses for {refresh}, so the deploy ends as long after its start",
+        let message = format!(
+            "{}: `dynamic a` keeps addresses for {refresh}, so a deploy takes at least as long",
             self.name()
         );
-        Some(Risk::note("caddy-refresh", says, "with `refresh 1s` it does not wait"))
+        Some(Risk::note("caddy-refresh", message, "set `refresh 1s`, and a deploy does not wait"))
     }
 
-    /// Whether what routes to these tries another instance where one cannot be reached.
+    /// Every handler that routes to these backends retries a failed connection on another instance.
     fn retries(&self, backends: &[Backend]) -> bool {
         let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
-        match self.known.is_planned {
-            true => ["lb_try_duration", "lb_retries"]
-                .iter()
-                .any(|word| mentions(&self.known.file, &[word.to_string()])),
-            false => self.handlers_of(&names).iter().all(|h| h.retries),
+        if self.settings.is_planned {
+            let options = ["lb_try_duration", "lb_retries"].map(String::from);
+            return mentions(&self.settings.file_text, &options);
         }
+        self.handlers_of(&names).iter().all(|h| h.retries)
     }
 
     fn sh(&self, script: impl Into<String>) -> Exec {
@@ -140,81 +143,85 @@ impl Caddy {
     }
 
     fn unreachable(&self) -> Error {
-        let hint = match (self.by_labels, self.known.said.contains("executable file not found")) {
+        let hint = match (self.by_labels, self.settings.api_error.contains("executable file not found")) {
             (true, true) => {
-                "use the tag of its image that ends in `-alpine`: the default has no shell".into()
+                "use the tag of its image that ends in `-alpine`: the default image has no shell".into()
             }
-            (false, true) => format!("use an image with a shell, as the official one; or {WITHOUT}"),
+            (false, true) => {
+                format!("use an image with a shell, such as the official one; or {WITHOUT_PROXY}")
+            }
             _ => format!(
                 "take `admin off` out of its configuration and restart it: the API is on by default, and only \
-                 inside of its container; {WITHOUT}"
+                 inside its container; {WITHOUT_PROXY}"
             ),
         };
-        let said = CommandResult { stderr: self.known.said.clone(), ..CommandResult::default() };
-        self.silent(&said).hint(hint).rule(&"caddy-no-admin")
+        let output = CommandResult { stderr: self.settings.api_error.clone(), ..CommandResult::default() };
+        self.no_answer(&output).hint(hint).rule(&"caddy-no-admin")
     }
 
-    fn silent(&self, answer: &CommandResult) -> Error {
-        let why = "its admin API does not answer, so it cannot be told where to route to".into();
-        self.refused(why, "look at its log").detail(answer.stderr_or_stdout())
+    fn no_answer(&self, output: &CommandResult) -> Error {
+        let why = "its admin API does not answer, so compose-zd cannot switch its routes".into();
+        self.refused(why, "look at its log").seen(output.stderr_or_stdout())
     }
 }
 
 impl Caddy {
-    /// Its handlers that route to any of these names.
+    /// Handlers that route to any of these names.
     fn handlers_of(&self, names: &[String]) -> Vec<Handler> {
         let names: BTreeSet<String> = names.iter().cloned().collect();
-        let mut all = handlers(&self.known.config);
-        all.retain(|h| h.key(&names).is_some());
-        all
+        let mut handlers = handlers(&self.settings.config);
+        handlers.retain(|h| h.key(&names).is_some());
+        handlers
     }
 
-    /// What of these it routes to, by its configuration; where that is not known, by what its file says.
+    /// Caddy routes to the backend, by its configuration; where that is not known, by its file.
     fn routes_to(&self, backend: &Backend) -> bool {
-        match (&self.known.api, self.known.file.is_empty()) {
-            _ if self.by_labels => labelled(backend).is_some(),
+        match (&self.settings.api, self.settings.file_text.is_empty()) {
+            _ if self.by_labels => caddy_label(backend).is_some(),
             (Some(_), _) => !self.handlers_of(&backend.names).is_empty(),
-            (None, false) => mentions(&self.known.file, &backend.names),
-            (None, true) => !self.known.said.is_empty(),
+            (None, false) => mentions(&self.settings.file_text, &backend.names),
+            (None, true) => !self.settings.api_error.is_empty(),
         }
     }
 
-    /// Its upstreams of a backend have a name that what is to come has too, and a port.
-    fn check_handlers(&self, backend: &Backend, to_come: &BTreeSet<String>) -> Result<(), Error> {
+    /// Checks that the upstreams of a backend have a port, and a name that the coming instances have too.
+    fn check_handlers(&self, backend: &Backend, future_names: &BTreeSet<String>) -> Result<(), Error> {
         let names: BTreeSet<String> = backend.names.iter().cloned().collect();
-        let all = self.handlers_of(&backend.names);
-        let ours: Vec<&Upstream> = all.iter().flat_map(|h| h.ours(&names)).collect();
-        if let Some(gone) = ours.iter().find(|u| !to_come.contains(&u.host)) {
+        let handlers = self.handlers_of(&backend.names);
+        let upstreams: Vec<&Upstream> = handlers.iter().flat_map(|h| h.upstreams_of(&names)).collect();
+        if let Some(replaced) = upstreams.iter().find(|u| !future_names.contains(&u.host)) {
             return Err(self
                 .refused(
+                    format!("it routes to `{}`, a single instance that the deploy replaces", replaced.host),
                     format!(
-                        "it routes to `{}`, which is one instance and not what comes after it",
-                        gone.host
+                        "route to the service instead: `reverse_proxy {}:…`; {WITHOUT_PROXY}",
+                        backend.service
                     ),
-                    format!("route to the service instead: `reverse_proxy {}:…`; {WITHOUT}", backend.service),
                 )
                 .rule(&"caddy-one-instance"));
         }
-        match ours.iter().find(|u| u.port.is_none()) {
-            Some(unknown) => Err(self
+        match upstreams.iter().find(|u| u.port.is_none()) {
+            Some(upstream) => Err(self
                 .refused(
-                    format!("it does not say at which port `{}` is", unknown.host),
-                    format!("write the port out, or use `dynamic a` where it is `dynamic srv`; {WITHOUT}"),
+                    format!("it does not name the port of `{}`", upstream.host),
+                    format!("write the port, or use `dynamic a` instead of `dynamic srv`; {WITHOUT_PROXY}"),
                 )
                 .rule(&"caddy-no-port")),
             None => Ok(()),
         }
     }
 
-    /// A switch has one rotation, so what one handler routes to cannot have two.
+    /// Checks that no handler routes to two services of the same run: a switch has one rotation.
     fn check_shared(&self, shape: &RolloutShape) -> Result<(), Error> {
-        let beside: BTreeSet<String> = shape.names_in_same_run.iter().cloned().collect();
+        let other_names: BTreeSet<String> = shape.names_in_same_run.iter().cloned().collect();
         for (service, names) in &shape.services {
-            let shared =
-                self.handlers_of(names).into_iter().find_map(|h| Some(h.ours(&beside).next()?.host.clone()));
+            let shared = self
+                .handlers_of(names)
+                .into_iter()
+                .find_map(|h| Some(h.upstreams_of(&other_names).next()?.host.clone()));
             if let Some(other) = shared {
                 return Err(self.refused(
-                    format!("one `reverse_proxy` routes to `{service}` and to `{other}`, which cannot be switched one by one"),
+                    format!("one `reverse_proxy` routes to `{service}` and to `{other}`, so they cannot be switched separately"),
                     format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
                 )
                 .rule(&"caddy-shared-route"));
@@ -223,12 +230,14 @@ impl Caddy {
         Ok(())
     }
 
-    /// One that knows only one side of a pair would be left without any.
+    /// Checks that each handler routes to both sides of a pair: otherwise the switch would leave it without an
+    /// upstream.
     fn check_sides(&self, backends: &[Backend]) -> Result<(), Error> {
-        let all: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
-        for handler in self.handlers_of(&all) {
-            let knows = |b: &&Backend| handler.ours(&b.names.iter().cloned().collect()).next().is_some();
-            if let Some(other) = backends.iter().find(|b| !knows(b)) {
+        let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
+        for handler in self.handlers_of(&names) {
+            let routes_to =
+                |b: &&Backend| handler.upstreams_of(&b.names.iter().cloned().collect()).next().is_some();
+            if let Some(other) = backends.iter().find(|b| !routes_to(b)) {
                 let own = handler.upstreams.first().map(|u| u.host.clone()).unwrap_or_default();
                 return Err(self
                     .refused(
@@ -237,7 +246,7 @@ impl Caddy {
                             other.service
                         ),
                         format!(
-                            "name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT}",
+                            "name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT_PROXY}",
                             other.service
                         ),
                     )
@@ -247,46 +256,45 @@ impl Caddy {
         Ok(())
     }
 
-    /// The longest that its own discovery keeps an address of these.
+    /// Longest time that Caddy's own discovery keeps an address of these.
     fn refresh(&self, backends: &[Backend]) -> Option<Duration> {
         let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         let handlers = self.handlers_of(&names);
         handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
     }
 
-    fn losses_of(&self, backends: &[Backend]) -> Vec<Risk> {
+    fn risks(&self, backends: &[Backend]) -> Vec<Risk> {
         let name = self.name();
         let by_labels = self.by_labels.then(|| {
-            let says =
-                format!("{name}: caddy-docker-proxy routes to an instance from its start on, ready or not");
-            let fix =
-                "with the label `caddy.reverse_proxy.lb_try_duration: 30s` Caddy tries another one meanwhile";
-            Risk::grave("caddy-by-labels", says, fix)
+            let message =
+                    format!("{name}: caddy-docker-proxy routes to an instance as soon as it starts, ready or not");
+                let fix = "add the label `caddy.reverse_proxy.lb_try_duration: 30s`: Caddy then retries on another instance";
+                Risk::grave("caddy-by-labels", message, fix)
         });
-        let waits = self.keeps_addresses(self.refresh(backends));
-        by_labels.into_iter().chain(waits).collect()
+        let refresh = self.refresh_risk(self.refresh(backends));
+        by_labels.into_iter().chain(refresh).collect()
     }
 }
 
-/// The label by which caddy-docker-proxy is told to route to something.
-pub fn labelled(backend: &Backend) -> Option<&String> {
-    let is_caddys = |key: &str| key == "caddy" || key.starts_with("caddy.") || key.starts_with("caddy_");
-    backend.labels.iter().find(|(key, _)| is_caddys(key)).map(|(_, value)| value)
+/// Value of a label that makes caddy-docker-proxy route to the backend.
+pub fn caddy_label(backend: &Backend) -> Option<&String> {
+    let is_caddy = |key: &str| key == "caddy" || key.starts_with("caddy.") || key.starts_with("caddy_");
+    backend.labels.iter().find(|(key, _)| is_caddy(key)).map(|(_, value)| value)
 }
 
-/// The port of `caddy.reverse_proxy: "{{upstreams 3000}}"`.
+/// Port of `caddy.reverse_proxy: "{{upstreams 3000}}"`.
 fn labelled_port(labels: &BTreeMap<String, String>) -> Option<u16> {
     let mut routes =
         labels.iter().filter(|(key, _)| key.starts_with("caddy") && key.ends_with("reverse_proxy"));
     routes.find_map(|(_, v)| v.trim_matches(['{', '}', ' ']).rsplit(' ').next()?.parse().ok())
 }
 
-/// The lines of a configuration file without comments.
+/// Lines of a configuration file, without comments.
 fn lines(file: &str) -> impl Iterator<Item = &str> {
     file.lines().filter(|l| !l.trim_start().starts_with('#'))
 }
 
-/// Whether a configuration file has one of these names outside of a comment.
+/// A configuration file has one of these names outside comments.
 fn mentions(file: &str, names: &[String]) -> bool {
     let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let mut words = lines(file).flat_map(|l| l.split(|c| !in_name(c)));
@@ -309,142 +317,144 @@ impl Proxy for Caddy {
 
     fn port(&self, container: &Container) -> Option<u16> {
         let names = container.names();
-        let own = names.iter().cloned().collect();
-        let told = self.handlers_of(&names).iter().find_map(|h| h.ours(&own).find_map(|u| u.port));
-        told.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
+        let set = names.iter().cloned().collect();
+        let port = self.handlers_of(&names).iter().find_map(|h| h.upstreams_of(&set).find_map(|u| u.port));
+        port.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
     }
 
-    /// `php_fastcgi`, or `transport fastcgi`.
+    /// Not with `php_fastcgi` or `transport fastcgi`.
     fn speaks_http(&self, container: &Container) -> bool {
         !self.handlers_of(&container.names()).iter().any(|handler| handler.fastcgi)
     }
 
     fn host(&self, container: &Container) -> Option<String> {
-        self.handlers_of(&container.names()).into_iter().find_map(|h| h.public)
+        self.handlers_of(&container.names()).into_iter().find_map(|h| h.public_host)
     }
 
-    /// caddy-docker-proxy's is known by the configuration that it has loaded.
+    /// Also the routes of caddy-docker-proxy, by its loaded configuration.
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         let addresses = container.addresses_reached_from(&self.container);
         let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
-        public_route::entrances(&self.known.config, &names.collect())
+        public_route::public_routes(&self.settings.config, &names.collect())
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(self.sh(scripts::introduction(self.file())))
+        Some(self.sh(scripts::config_script(self.config_file())))
     }
 
-    fn learn(&mut self, answer: &CommandResult) {
-        self.known = CaddyConfig::read(answer);
+    fn learn(&mut self, output: &CommandResult) {
+        self.settings = CaddyConfig::parse(output);
     }
 
     fn learn_files(&mut self, files: FileLookup) -> bool {
-        let file = files(self.file()).map(|given| given.text);
+        let file = files(self.config_file()).map(|file| file.text);
         let is_known = file.is_some() || self.by_labels;
-        self.known =
-            CaddyConfig { file: file.unwrap_or_default(), is_planned: true, ..CaddyConfig::default() };
+        self.settings =
+            CaddyConfig { file_text: file.unwrap_or_default(), is_planned: true, ..CaddyConfig::default() };
         is_known
     }
 
     fn advice(&self, backends: &[Backend]) -> Vec<Risk> {
-        let says = format!(
-            "{}: it does not try again, so a request is answered with 502 while an instance that has crashed is still routed to",
+        let message = format!(
+            "{}: it does not retry, so a request to an instance that has just crashed is answered with 502",
             self.name()
         );
-        let without = !self.by_labels && !self.retries(backends);
-        let note = Risk::note("caddy-no-retries", says, "add `lb_try_duration 5s` to its `reverse_proxy`");
-        without.then_some(note).into_iter().collect()
+        let applies = !self.by_labels && !self.retries(backends);
+        let note = Risk::note("caddy-no-retries", message, "add `lb_try_duration 5s` to its `reverse_proxy`");
+        applies.then_some(note).into_iter().collect()
     }
 
     fn doubt(&self, backends: &[Backend]) -> Option<String> {
         let variable = |name: &str| self.container.env(name).map(String::from);
         let names: BTreeSet<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
-        if let Some(route) = config::unknown_route(&self.known.config, &names, &variable) {
+        if let Some(route) = config::unknown_route(&self.settings.config, &names, &variable) {
             return Some(route);
         }
-        let open = lines(&self.known.file).find(|line| line.contains("{$") || line.contains("{env."))?;
-        Some(format!("it does not answer, and its file goes by variables: `{}`", open.trim()))
+        let unresolved =
+            lines(&self.settings.file_text).find(|line| line.contains("{$") || line.contains("{env."))?;
+        Some(format!("its admin API does not answer, and its file has variables: `{}`", unresolved.trim()))
     }
 
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
-        if self.known.is_planned {
+        if self.settings.is_planned {
             return self.check_file();
         }
-        if self.known.api.is_none() {
+        if self.settings.api.is_none() {
             return Err(self.unreachable());
         }
-        let to_come = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
-        backends.iter().try_for_each(|b| self.check_handlers(b, &to_come))?;
+        let future_names = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
+        backends.iter().try_for_each(|b| self.check_handlers(b, &future_names))?;
         self.check_sides(backends)?;
-        Ok(self.losses_of(backends))
+        Ok(self.risks(backends))
     }
 
     fn inspect(&self) -> Vec<Exec> {
         vec![self.question(&[]), tcp_migrate::query(&self.container)]
     }
 
-    fn prepare(&self, answers: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+    fn prepare(&self, outputs: &[CommandResult], shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
         self.check_shared(shape)?;
-        let answer = answers.first().cloned().unwrap_or_default();
-        let view =
-            CaddySnapshot::read(&answer.stdout, shape.names().flatten().cloned().collect(), self.means());
-        let view = view.ok_or_else(|| self.silent(&answer))?;
-        let switch = self.preparation(&view, shape.tune);
-        let kept = answers.get(1).filter(|_| shape.tune && switch.is_some());
-        let kept = kept.and_then(|a| tcp_migrate::patch(&self.container, &self.name(), a));
-        Ok(kept.into_iter().chain(switch).collect())
+        let output = outputs.first().cloned().unwrap_or_default();
+        let names = shape.names().flatten().cloned().collect();
+        let snapshot = CaddySnapshot::parse(&output.stdout, names, self.features());
+        let snapshot = snapshot.ok_or_else(|| self.no_answer(&output))?;
+        let switch = self.switch_patch(&snapshot, shape.tune);
+        let setting = outputs.get(1).filter(|_| shape.tune && switch.is_some());
+        let migrate = setting.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
+        Ok(migrate.into_iter().chain(switch).collect())
     }
 
     fn needs_reading(&self) -> bool {
         true
     }
 
-    /// Where nobody serves yet, nobody gets requests until somebody is ready.
-    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let view = self.view(now, &rotation.all()).filter(|v| !v.handlers.is_empty())?;
-        self.turn(&view, &names_in(rotation))
+    /// Turns the switch to the serving instances. Where none serves yet, no instance gets requests until one is
+    /// ready.
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        let snapshot = self.snapshot(output, &rotation.all()).filter(|s| !s.handlers.is_empty())?;
+        self.switch_to(&snapshot, &bank_names(rotation))
     }
 
-    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
-        let view = self.view(now, &rotation.all());
-        view.is_some_and(|v| v.handlers.is_empty() || v.sends_to(&names_in(rotation)))
+    fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
+        let snapshot = self.snapshot(output, &rotation.all());
+        snapshot.is_some_and(|s| s.handlers.is_empty() || s.sends_to(&bank_names(rotation)))
     }
 
-    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        let view = self.view(now, &rotation.all()).filter(|_| !rotation.inside.is_empty())?;
-        self.turn(&view, &names_in(rotation))
+    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        let snapshot = self.snapshot(output, &rotation.all()).filter(|_| !rotation.inside.is_empty())?;
+        self.switch_to(&snapshot, &bank_names(rotation))
     }
 
     fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.sh(scripts::question(self.api(), self.means()))
+        self.sh(scripts::state_script(self.api(), self.features()))
     }
 
-    fn read(&self, answer: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let view = self.view(answer, endpoints).ok_or_else(|| self.silent(answer))?;
-        let routed = endpoints.iter().filter(|e| view.routes_to(e));
+    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+        let snapshot = self.snapshot(output, endpoints).ok_or_else(|| self.no_answer(output))?;
+        let routed = endpoints.iter().filter(|e| snapshot.routes_to(e));
         Ok(ProxyState {
             routed: routed.map(|e| e.id.clone()).collect(),
-            config_applied: view.is_switched || !view.is_on(),
-            in_flight: view.in_flight(endpoints, self.means().counts_names),
+            config_applied: snapshot.is_switched || !snapshot.is_any_switch_on(),
+            in_flight: snapshot.in_flight(endpoints, self.features().counts_names),
             ..ProxyState::default()
         })
     }
 
     fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis(self.means()))
+        self.sh(scripts::diagnosis_script(self.features()))
     }
 
-    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
-        match self.view(now, ours) {
-            Some(view) if view.stale_for().is_zero() => self.give_back(&view),
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+        match self.snapshot(output, endpoints) {
+            Some(snapshot) if snapshot.stale_for().is_zero() => self.hand_back_switches(&snapshot),
             Some(_) | None => HandBack::Wait,
         }
     }
 
     fn discovery_timeout(&self) -> Duration {
-        let kept =
-            handlers(&self.known.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
-        super::DISCOVERY_TIMEOUT.saturating_add(kept.max().unwrap_or_default())
+        let intervals =
+            handlers(&self.settings.config).into_iter().flat_map(|h| h.upstreams).filter_map(|u| u.refresh);
+        super::DISCOVERY_TIMEOUT.saturating_add(intervals.max().unwrap_or_default())
     }
 
     fn late_request_grace(&self) -> Duration {
@@ -452,41 +462,38 @@ impl Proxy for Caddy {
     }
 }
 
-/// The names that a bank is to have; never none.
-fn names_in(rotation: &Rotation) -> Vec<String> {
+/// Names for a bank; never empty.
+fn bank_names(rotation: &Rotation) -> Vec<String> {
     let mut names: Vec<String> = rotation.inside.iter().map(|e| e.name.clone()).collect();
     names.sort_unstable();
-    match names.is_empty() {
-        true => vec![NOBODY.into()],
-        false => names,
-    }
+    if names.is_empty() { vec![NO_INSTANCE.into()] } else { names }
 }
 
 impl CaddyConfig {
-    fn read(answer: &CommandResult) -> CaddyConfig {
-        let line = |mark: &str| answer.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
+    fn parse(output: &CommandResult) -> CaddyConfig {
+        let line = |mark: &str| output.stdout.lines().find_map(|l| l.strip_prefix(mark)).unwrap_or("").trim();
         let version = version(line("@version"));
-        let (head, config) = answer.stdout.split_once("@config\n").unwrap_or((&answer.stdout, ""));
+        let (head, config) = output.stdout.split_once("@config\n").unwrap_or((&output.stdout, ""));
         let config = serde_json::from_str(config.trim()).ok();
-        let (said, file) = head.split_once("@file\n").unwrap_or((head, ""));
-        let said = said.split_once("@said ").map_or(answer.stderr_or_stdout(), |(_, said)| said);
+        let (error, file) = head.split_once("@file\n").unwrap_or((head, ""));
+        let error = error.split_once("@error ").map_or(output.stderr_or_stdout(), |(_, error)| error);
         CaddyConfig {
             api: config.as_ref().map(|_| line("@api ").into()),
             config: config.unwrap_or_default(),
-            means: CaddyFeatures {
+            features: CaddyFeatures {
                 folder: line("@folder ").into(),
                 reads_files: version >= [2, 8, 0],
                 sets_host: version >= [2, 11, 0],
                 counts_names: version >= [2, 11, 2],
             },
-            said: said.trim().into(),
-            file: file.into(),
+            api_error: error.trim().into(),
+            file_text: file.into(),
             is_planned: false,
         }
     }
 }
 
-/// Reads `v2.11.4 h1:…`; one that cannot be told counts as old.
+/// Parses `v2.11.4 h1:…`; an unknown version counts as old.
 fn version(text: &str) -> [u32; 3] {
     let text = text.split_whitespace().next().unwrap_or("").trim_start_matches('v');
     let mut parts = text.split(['.', '-', '+']).map(|p| p.parse().unwrap_or(0));

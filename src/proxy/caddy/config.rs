@@ -1,55 +1,53 @@
-//! Caddy's configuration: the `reverse_proxy` handlers that route to a service, and the switch put in front of each.
+//! Caddy's configuration: the `reverse_proxy` handlers that route to a service, and the switch in front of
+//! each.
 //!
-//! A switch decides by files, which Caddy looks at for every request, so that no reload is needed to turn it. Without
-//! the file `on` it hands over to the handler behind it, as if it were not there. With it, requests go to the names in
-//! the slots of one of two banks: `b` with the file `switched`, else `a`.
+//! A switch decides by files, which Caddy reads for every request, so turning the switch needs no reload.
+//! Without the file `on` the switch passes requests to the handler behind it. With `on`, requests go to the
+//! names in the slots of one of two banks: `b` with the file `switched`, else `a`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// The name of our folder in the proxy, and what tells a switch from a user's own subroute.
-pub const OURS: &str = "compose-zd";
+/// Name of our folder in the proxy, which also distinguishes a switch from a user's subroute.
+pub const FOLDER: &str = "compose-zd";
 
-/// How long `dynamic a` keeps what it looked up, unless told otherwise. Source: Caddy, reverseproxy/upstreams.go.
+/// Default refresh interval of `dynamic a`. Source: Caddy, reverseproxy/upstreams.go.
 const REFRESH: Duration = Duration::from_secs(60);
 
-/// What a Caddy offers to a switch.
+/// Features of a Caddy version that a switch uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaddyFeatures {
-    /// Where files can be written, and are gone with the container's next start.
+    /// Writable folder whose files disappear when the container restarts.
     pub folder: String,
-    /// Since 2.8: `{file.PATH}` stands for what a file says, in an upstream's address too.
+    /// Since 2.8: `{file.PATH}` means the content of a file, also in an upstream's address.
     pub reads_files: bool,
-    /// Since 2.11: an upstream with TLS is sent its own address as `Host`.
+    /// Since 2.11: an upstream with TLS gets its own address as `Host`.
     pub sets_host: bool,
-    /// Since 2.11.2: what is in flight is also counted by the name that a slot had.
+    /// Since 2.11.2: requests in flight are also counted by the name in a slot.
     pub counts_names: bool,
 }
 
 impl CaddyFeatures {
-    /// The folder of a switch.
-    pub fn place(&self, key: &str) -> String {
-        format!("{}/{OURS}/{key}", self.folder)
+    /// Folder of a switch.
+    pub fn switch_folder(&self, key: &str) -> String {
+        format!("{}/{FOLDER}/{key}", self.folder)
     }
 
-    /// How many slots a bank has: even shares for 2, 3, 4 and 6 instances. Without `{file.…}` each costs every request
-    /// a look into a folder.
+    /// Number of slots of a bank: even shares for 2, 3, 4 and 6 instances. Without `{file.…}`, each slot costs
+    /// every request a look-up in a folder.
     pub fn slots(&self) -> usize {
         if self.reads_files { 24 } else { 12 }
     }
 
-    /// What stands for the name in a slot.
-    fn slot(&self, path: &str) -> String {
-        match self.reads_files {
-            true => format!("{{file.{path}}}"),
-            false => format!("{{http.vars.{path}}}"),
-        }
+    /// Placeholder for the name in a slot.
+    fn placeholder(&self, path: &str) -> String {
+        if self.reads_files { format!("{{file.{path}}}") } else { format!("{{http.vars.{path}}}") }
     }
 
-    /// A matcher on a file. The default file system is named where a site may have another.
-    fn file(&self, folder: &str, name: &str) -> Value {
+    /// Matcher for a file. The default file system is named, because a site may have another.
+    fn file_matcher(&self, folder: &str, name: &str) -> Value {
         let mut matcher = json!({"root": folder, "try_files": [format!("/{name}")]});
         if self.reads_files {
             matcher["fs"] = json!("default");
@@ -58,64 +56,69 @@ impl CaddyFeatures {
     }
 }
 
-/// Where a handler sends requests to.
+/// An upstream of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     pub host: String,
     pub port: Option<u16>,
-    /// As its static address is written, and other settings of it.
-    pub given: Option<Value>,
-    /// How long it keeps the addresses of a dynamic one.
+    /// The static upstream as configured; none for a dynamic one.
+    pub settings: Option<Value>,
+    /// Refresh interval of a dynamic upstream.
     pub refresh: Option<Duration>,
 }
 
 impl Upstream {
-    /// The key of Caddy's count of its requests.
+    /// Address by which Caddy counts the upstream's requests.
     pub fn dial(&self) -> Option<&str> {
-        self.given.as_ref()?["dial"].as_str()
+        self.settings.as_ref()?["dial"].as_str()
     }
 }
 
 /// A `reverse_proxy` as the user wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Handler {
-    /// A plain host name that the routes around it ask for.
-    pub public: Option<String>,
+    /// Plain host name that the routes around the handler match.
+    pub public_host: Option<String>,
     pub upstreams: Vec<Upstream>,
-    /// It tries another upstream where one cannot be reached.
+    /// The handler retries a failed connection on another upstream.
     pub retries: bool,
-    /// It speaks FastCGI to them.
+    /// The handler speaks FastCGI to its upstreams.
     pub fastcgi: bool,
 }
 
 impl Handler {
-    /// Those of its upstreams that are among these names.
-    pub fn ours<'a>(&'a self, names: &'a BTreeSet<String>) -> impl Iterator<Item = &'a Upstream> {
+    /// Upstreams of the handler with one of these names.
+    pub fn upstreams_of<'a>(&'a self, names: &'a BTreeSet<String>) -> impl Iterator<Item = &'a Upstream> {
         self.upstreams.iter().filter(|u| names.contains(&u.host))
     }
 
-    /// What a switch in front of it is called.
+    /// Key of the switch in front of the handler.
     pub fn key(&self, names: &BTreeSet<String>) -> Option<String> {
-        let hosts: BTreeSet<&str> = self.ours(names).map(|u| u.host.as_str()).collect();
+        let hosts: BTreeSet<&str> = self.upstreams_of(names).map(|u| u.host.as_str()).collect();
         (!hosts.is_empty()).then(|| hosts.into_iter().collect::<Vec<_>>().join("+"))
     }
 }
 
-/// Every `reverse_proxy` of a configuration, those behind a switch included.
+/// All `reverse_proxy` handlers of a configuration, including those behind a switch.
 pub fn handlers(config: &Value) -> Vec<Handler> {
-    let mut found = Vec::new();
-    collect(&config["apps"]["http"], None, &mut found);
-    found
+    let mut handlers = Vec::new();
+    collect(&config["apps"]["http"], None, &mut handlers);
+    handlers
 }
 
-fn collect(value: &Value, public: Option<&str>, found: &mut Vec<Handler>) {
-    let value = original(value).unwrap_or(value);
+fn collect(value: &Value, public: Option<&str>, handlers: &mut Vec<Handler>) {
+    let value = behind_switch(value).unwrap_or(value);
     let public = public_host(value).or(public);
     if is_proxy(value) {
         let (public, upstreams) = (public.map(String::from), upstreams(value));
-        found.push(Handler { public, upstreams, retries: retries(value), fastcgi: is_fastcgi(value) });
+        handlers.push(Handler {
+            public_host: public,
+            upstreams,
+            retries: retries(value),
+            fastcgi: is_fastcgi(value),
+        });
     }
-    children(value).for_each(|child| collect(child, public, found));
+    children(value).for_each(|child| collect(child, public, handlers));
 }
 
 pub fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
@@ -126,14 +129,14 @@ pub fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     }
 }
 
-/// The first name of a route's host matcher that is neither a wildcard nor a placeholder.
+/// First name of a route's host matcher that is neither a wildcard nor a placeholder.
 pub fn public_host(route: &Value) -> Option<&str> {
     let sets = route["match"].as_array()?.iter();
     let mut hosts = sets.filter_map(|set| set["host"].as_array()).flatten().filter_map(Value::as_str);
     hosts.find(|host| !host.contains(['*', '{']))
 }
 
-/// Source: `LoadBalancing` of Caddy's reverse proxy; either of the two makes it try again.
+/// Either of two options makes the handler retry. Source: `LoadBalancing` of Caddy's reverse proxy.
 fn retries(handler: &Value) -> bool {
     let balancing = &handler["load_balancing"];
     ["try_duration", "retries"].iter().any(|key| balancing.get(key).is_some())
@@ -148,35 +151,35 @@ pub fn is_proxy(value: &Value) -> bool {
 }
 
 pub fn upstreams(handler: &Value) -> Vec<Upstream> {
-    let fixed = handler["upstreams"].as_array().into_iter().flatten().filter_map(fixed);
-    let dynamic = sources(&handler["dynamic_upstreams"]).into_iter().filter_map(dynamic);
-    fixed.chain(dynamic).collect()
+    let static_upstreams = handler["upstreams"].as_array().into_iter().flatten().filter_map(static_upstream);
+    let dynamic = sources(&handler["dynamic_upstreams"]).into_iter().filter_map(dynamic_upstream);
+    static_upstreams.chain(dynamic).collect()
 }
 
-fn fixed(given: &Value) -> Option<Upstream> {
-    let (host, port) = host_and_port(given["dial"].as_str()?)?;
-    Some(Upstream { host, port, given: Some(given.clone()), refresh: None })
+fn static_upstream(settings: &Value) -> Option<Upstream> {
+    let (host, port) = host_and_port(settings["dial"].as_str()?)?;
+    Some(Upstream { host, port, settings: Some(settings.clone()), refresh: None })
 }
 
-fn dynamic(source: &Value) -> Option<Upstream> {
+fn dynamic_upstream(source: &Value) -> Option<Upstream> {
     let port = match (source["source"].as_str()?, source["port"].as_str()) {
         ("a", None) => Some(80),
         ("a", Some(port)) => port.parse().ok(),
         _ => None,
     };
     let refresh = Some(duration(&source["refresh"]).unwrap_or(REFRESH));
-    Some(Upstream { host: source["name"].as_str()?.into(), port, given: None, refresh })
+    Some(Upstream { host: source["name"].as_str()?.into(), port, settings: None, refresh })
 }
 
-/// Words of a route that may lead to one of these names, and that no switch can be put in front of: an address with a
+/// Description of a route that may lead to one of these names, and that cannot get a switch: an address with a
 /// placeholder, a dynamic source of a plugin, or an app other than `http`.
 pub fn unknown_route(
     config: &Value,
     names: &BTreeSet<String>,
     variable: &dyn Fn(&str) -> Option<String>,
 ) -> Option<String> {
-    let leads = |address: &str| {
-        let address = resolved(address, variable);
+    let may_match = |address: &str| {
+        let address = with_variables(address, variable);
         let host = host_and_port(&address).map_or(address.clone(), |(host, _)| host);
         host.contains('{') || names.contains(&host)
     };
@@ -186,24 +189,25 @@ pub fn unknown_route(
         let dials = proxy["upstreams"].as_array().into_iter().flatten().filter_map(|u| u["dial"].as_str());
         let sources = sources(&proxy["dynamic_upstreams"]);
         let hosts = sources.iter().filter_map(|source| source["name"].as_str());
-        let mut open = dials.chain(hosts).filter(|address| address.contains('{'));
-        if let Some(address) = open.find(|address| leads(address)) {
-            return Some(format!("its `reverse_proxy {address}` is resolved only when a request comes"));
+        let mut unresolved = dials.chain(hosts).filter(|address| address.contains('{'));
+        if let Some(address) = unresolved.find(|address| may_match(address)) {
+            return Some(format!("its `reverse_proxy {address}` is resolved only when a request arrives"));
         }
         let plugins = sources.iter().filter_map(|source| source["source"].as_str());
         if let Some(plugin) = plugins.into_iter().find(|source| !["a", "srv"].contains(source)) {
-            return Some(format!("its `dynamic {plugin}` finds upstreams in a way that is not known"));
+            return Some(format!("its `dynamic {plugin}` finds upstreams in an unknown way"));
         }
     }
     let apps = config["apps"].as_object().into_iter().flatten().filter(|(app, _)| *app != "http");
-    let mut addresses = apps.flat_map(|(app, own)| texts(own).into_iter().map(move |text| (app, text)));
+    let mut addresses =
+        apps.flat_map(|(app, settings)| strings(settings).into_iter().map(move |text| (app, text)));
     let (app, address) =
         addresses.find(|(_, text)| host_and_port(text).is_some_and(|(h, _)| names.contains(&h)))?;
     Some(format!("its app `{app}` names `{address}`"))
 }
 
-/// An address with the values of the variables in it (`{env.NAME}`), as far as they are known.
-fn resolved(address: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
+/// Replaces the known variables in an address (`{env.NAME}`) by their values.
+fn with_variables(address: &str, variable: &dyn Fn(&str) -> Option<String>) -> String {
     let mut text = address.to_string();
     for (at, _) in address.match_indices("{env.") {
         let name = address[at + 5..].split('}').next().unwrap_or_default();
@@ -214,31 +218,32 @@ fn resolved(address: &str, variable: &dyn Fn(&str) -> Option<String>) -> String 
     text
 }
 
-/// Every `reverse_proxy`, those behind a switch included.
-fn collect_proxies<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
-    let value = original(value).unwrap_or(value);
+/// Collects every `reverse_proxy`, including those behind a switch.
+fn collect_proxies<'a>(value: &'a Value, proxies: &mut Vec<&'a Value>) {
+    let value = behind_switch(value).unwrap_or(value);
     if is_proxy(value) {
-        found.push(value);
+        proxies.push(value);
     }
-    children(value).for_each(|child| collect_proxies(child, found));
+    children(value).for_each(|child| collect_proxies(child, proxies));
 }
 
-fn texts(value: &Value) -> Vec<&str> {
+fn strings(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
-        _ => children(value).flat_map(texts).collect(),
+        _ => children(value).flat_map(strings).collect(),
     }
 }
 
-/// The sources of dynamic upstreams, those of a `multi` one by one.
+/// Sources of dynamic upstreams, with each source of a `multi`.
 fn sources(value: &Value) -> Vec<&Value> {
     match value["sources"].as_array() {
-        Some(all) => all.iter().flat_map(sources).collect(),
+        Some(list) => list.iter().flat_map(sources).collect(),
         None => vec![value],
     }
 }
 
-/// Reads `app:3000`, `tcp/app:3000` or `[::1]:3000`; a socket's path and a range of ports are none.
+/// Parses `app:3000`, `tcp/app:3000` or `[::1]:3000`. A socket's path does not count, and a range of ports
+/// gives no port.
 fn host_and_port(dial: &str) -> Option<(String, Option<u16>)> {
     let address = match dial.split_once('/') {
         Some((network, rest)) if network.starts_with("tcp") => rest,
@@ -249,7 +254,7 @@ fn host_and_port(dial: &str) -> Option<(String, Option<u16>)> {
     Some((host.trim_matches(['[', ']']).into(), port.parse().ok()))
 }
 
-/// Caddy's durations: nanoseconds, or text as Go writes it.
+/// Parses Caddy's durations: nanoseconds, or text in Go's format.
 fn duration(value: &Value) -> Option<Duration> {
     match value {
         Value::Number(n) => n.as_u64().map(Duration::from_nanos),
@@ -259,31 +264,33 @@ fn duration(value: &Value) -> Option<Duration> {
     .filter(|d| !d.is_zero())
 }
 
-/// The handler behind a switch.
-pub fn original(value: &Value) -> Option<&Value> {
+/// The handler behind a switch; none for another value.
+pub fn behind_switch(value: &Value) -> Option<&Value> {
     let routes = value["routes"].as_array().filter(|_| value["handler"] == "subroute")?;
     let root = routes.first()?["match"][0]["file"]["root"].as_str()?;
-    root.contains(&format!("/{OURS}/")).then(|| &routes[routes.len() - 1]["handle"][0])
+    root.contains(&format!("/{FOLDER}/")).then(|| &routes[routes.len() - 1]["handle"][0])
 }
 
-/// The configuration with a switch in front of every handler that routes to one of these names.
-pub fn switched(config: &Value, names: &BTreeSet<String>, means: &CaddyFeatures) -> Value {
-    let put = |value: &Value| switch(original(value).unwrap_or(value), names, means);
-    changed(config, &put)
+/// Adds a switch in front of every handler that routes to one of these names.
+pub fn with_switches(config: &Value, names: &BTreeSet<String>, features: &CaddyFeatures) -> Value {
+    let add = |value: &Value| add_switch(behind_switch(value).unwrap_or(value), names, features);
+    map_http(config, &add)
 }
 
-/// The configuration without the switches in front of these names.
-pub fn plain(config: &Value, names: &BTreeSet<String>) -> Value {
-    let ours = |handler: &Value| upstreams(handler).iter().any(|u| names.contains(&u.host));
-    changed(config, &|value| Some(plain_handler(original(value).filter(|h| ours(h))?, names)))
+/// Removes the switches in front of handlers that route to these names.
+pub fn without_switches(config: &Value, names: &BTreeSet<String>) -> Value {
+    let is_relevant = |handler: &Value| upstreams(handler).iter().any(|u| names.contains(&u.host));
+    map_http(config, &|value| {
+        Some(without_inner_switches(behind_switch(value).filter(|h| is_relevant(h))?, names))
+    })
 }
 
-fn plain_handler(handler: &Value, names: &BTreeSet<String>) -> Value {
-    let inside = json!({"apps": {"http": handler}});
-    plain(&inside, names)["apps"]["http"].take()
+fn without_inner_switches(handler: &Value, names: &BTreeSet<String>) -> Value {
+    let config = json!({"apps": {"http": handler}});
+    without_switches(&config, names)["apps"]["http"].take()
 }
 
-fn changed(config: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Value {
+fn map_http(config: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Value {
     let mut config = config.clone();
     if let Some(http) = config.pointer_mut("/apps/http") {
         apply(http, change);
@@ -291,9 +298,9 @@ fn changed(config: &Value, change: &dyn Fn(&Value) -> Option<Value>) -> Value {
     config
 }
 
-/// From the inside out; what is behind a switch already is left to the change of the switch.
+/// Applies a change from the inside out. The change of a switch itself also covers the handler behind it.
 fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
-    let is_switch = original(value).is_some();
+    let is_switch = behind_switch(value).is_some();
     match value {
         Value::Object(fields) if !is_switch => fields.values_mut().for_each(|v| apply(v, change)),
         Value::Array(items) => items.iter_mut().for_each(|v| apply(v, change)),
@@ -304,133 +311,131 @@ fn apply(value: &mut Value, change: &dyn Fn(&Value) -> Option<Value>) {
     }
 }
 
-/// A switch in front of a handler; none where it does not route to any of these names.
-fn switch(handler: &Value, names: &BTreeSet<String>, means: &CaddyFeatures) -> Option<Value> {
+/// Puts a switch in front of a handler; none where the handler routes to none of these names.
+fn add_switch(handler: &Value, names: &BTreeSet<String>, features: &CaddyFeatures) -> Option<Value> {
     let (upstreams, retries) = (upstreams(handler), retries(handler));
-    let parsed = Handler { public: None, upstreams, retries, fastcgi: is_fastcgi(handler) };
+    let parsed = Handler { public_host: None, upstreams, retries, fastcgi: is_fastcgi(handler) };
     let key = parsed.key(names).filter(|_| is_proxy(handler))?;
-    let place = means.place(&key);
-    // A variable keeps what was decided, should the file change while the request goes on along the routes.
+    let folder = features.switch_folder(&key);
+    // A variable keeps the decision, in case a file changes while the request passes through the routes.
     let decide = |file: &str, bank: &str| {
-        let set = json!({"handler": "vars", &place: bank});
-        json!({"match": means.file(&place, file), "handle": [set]})
+        let set = json!({"handler": "vars", &folder: bank});
+        json!({"match": features.file_matcher(&folder, file), "handle": [set]})
     };
-    let by = |bank: &str| {
-        let handle = banked(handler, &parsed, names, &format!("{place}/{bank}"), means);
-        json!({"match": [{"vars": {&place: [bank]}}], "handle": handle})
+    let route_to = |bank: &str| {
+        let handle = bank_handler(handler, &parsed, names, &format!("{folder}/{bank}"), features);
+        json!({"match": [{"vars": {&folder: [bank]}}], "handle": handle})
     };
-    let otherwise = json!([{"not": [{"vars": {&place: ["a", "b"]}}]}]);
+    let otherwise = json!([{"not": [{"vars": {&folder: ["a", "b"]}}]}]);
     Some(json!({"handler": "subroute", "routes": [
         decide("on", "a"),
         decide("switched", "b"),
-        by("a"),
-        by("b"),
+        route_to("a"),
+        route_to("b"),
         {"match": otherwise, "handle": [handler]},
     ]}))
 }
 
-/// The handler with the slots of a bank in place of what it routes to by name.
-fn banked(
+/// Copy of the handler whose upstreams are the slots of a bank.
+fn bank_handler(
     handler: &Value,
     parsed: &Handler,
     names: &BTreeSet<String>,
     bank: &str,
-    means: &CaddyFeatures,
+    features: &CaddyFeatures,
 ) -> Vec<Value> {
     let mut copy = handler.clone();
-    without_ids(&mut copy);
-    keep_names(&mut copy, &parsed.upstreams, means);
+    remove_ids(&mut copy);
+    keep_upstream_names(&mut copy, &parsed.upstreams, features);
     if let Some(fields) = copy.as_object_mut() {
         fields.remove("dynamic_upstreams");
-        fields.insert("upstreams".into(), slots(parsed, names, bank, means).into());
+        fields.insert("upstreams".into(), slots(parsed, names, bank, features).into());
     }
-    // Who is ready is told by us meanwhile: a check of Caddy's own would only see a new instance half a minute later.
+    // compose-zd decides about readiness during the deploy: Caddy's own check would notice a new instance only
+    // half a minute later.
     if let Some(checks) = copy.get_mut("health_checks").and_then(Value::as_object_mut) {
         checks.remove("active");
     }
-    match means.reads_files {
-        true => vec![copy],
-        false => vec![looks(bank, means), copy],
-    }
+    if features.reads_files { vec![copy] } else { vec![folder_lookups(bank, features), copy] }
 }
 
-/// As many slots as there are, with the port and settings of the upstreams that they stand for; the other upstreams
-/// keep their share.
-fn slots(parsed: &Handler, names: &BTreeSet<String>, bank: &str, means: &CaddyFeatures) -> Vec<Value> {
-    let (ours, others): (Vec<&Upstream>, Vec<&Upstream>) =
+/// The slots of a bank, with the port and settings of the upstreams that they replace. The other upstreams keep
+/// their share.
+fn slots(parsed: &Handler, names: &BTreeSet<String>, bank: &str, features: &CaddyFeatures) -> Vec<Value> {
+    let (replaced, others): (Vec<&Upstream>, Vec<&Upstream>) =
         parsed.upstreams.iter().partition(|u| names.contains(&u.host));
     let slot = |n: usize| {
-        let upstream = ours[n % ours.len()];
-        let mut given = upstream.given.clone().unwrap_or_else(|| json!({}));
-        let name = means.slot(&format!("{bank}/{}", n + 1));
-        given["dial"] = json!(format!("{name}:{}", upstream.port.unwrap_or(80)));
-        given
+        let upstream = replaced[n % replaced.len()];
+        let mut settings = upstream.settings.clone().unwrap_or_else(|| json!({}));
+        let name = features.placeholder(&format!("{bank}/{}", n + 1));
+        settings["dial"] = json!(format!("{name}:{}", upstream.port.unwrap_or(80)));
+        settings
     };
-    let is_dynamic = ours.iter().any(|u| u.refresh.is_some());
-    let kept = others.iter().filter(|_| !is_dynamic).filter_map(|u| u.given.clone());
-    let kept = kept.flat_map(|given| vec![given; means.slots() / ours.len()]);
-    (0..means.slots()).map(slot).chain(kept).collect()
+    let is_dynamic = replaced.iter().any(|u| u.refresh.is_some());
+    let static_others = others.iter().filter(|_| !is_dynamic).filter_map(|u| u.settings.clone());
+    let repeated = static_others.flat_map(|settings| vec![settings; features.slots() / replaced.len()]);
+    (0..features.slots()).map(slot).chain(repeated).collect()
 }
 
-/// Before 2.8 a slot is a folder, and the name in it that of its only file.
-fn looks(bank: &str, means: &CaddyFeatures) -> Value {
-    let look = |n: usize| {
+/// Routes that read the slots before 2.8, where a slot is a folder and its only file's name is the entry.
+fn folder_lookups(bank: &str, features: &CaddyFeatures) -> Value {
+    let lookup = |n: usize| {
         let slot = format!("{bank}/{n}");
         let set = json!({"handler": "vars", &slot: "{http.matchers.file.relative}"});
-        json!({"match": means.file(&slot, "*"), "handle": [set]})
+        json!({"match": features.file_matcher(&slot, "*"), "handle": [set]})
     };
-    let routes: Vec<Value> = (1..=means.slots()).map(look).collect();
+    let routes: Vec<Value> = (1..=features.slots()).map(lookup).collect();
     json!({"handler": "subroute", "routes": routes})
 }
 
-/// An id may stand only once in a configuration.
-fn without_ids(value: &mut Value) {
+/// Removes the ids: an id may occur only once in a configuration.
+fn remove_ids(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.remove("@id");
-            fields.values_mut().for_each(without_ids);
+            fields.values_mut().for_each(remove_ids);
         }
-        Value::Array(items) => items.iter_mut().for_each(without_ids),
+        Value::Array(items) => items.iter_mut().for_each(remove_ids),
         _ => {}
     }
 }
 
-/// An instance is not to notice under which name it was found: where the only upstream's own name is sent on, as a
-/// header or in TLS, it is written out.
-fn keep_names(copy: &mut Value, upstreams: &[Upstream], means: &CaddyFeatures) {
+/// Keeps the host name that an instance sees. Where the handler sends the only upstream's own name, as a header
+/// or in TLS, the copy has this name instead of the slot's.
+fn keep_upstream_names(copy: &mut Value, upstreams: &[Upstream], features: &CaddyFeatures) {
     let [only] = upstreams else {
         return;
     };
     let Some(dial) = only.dial() else {
         return;
     };
-    write_out(copy, "{http.reverse_proxy.upstream.hostport}", dial);
-    write_out(copy, "{http.reverse_proxy.upstream.host}", &only.host);
+    replace_text(copy, "{http.reverse_proxy.upstream.hostport}", dial);
+    replace_text(copy, "{http.reverse_proxy.upstream.host}", &only.host);
     let Some(tls) = copy.pointer_mut("/transport/tls").and_then(Value::as_object_mut) else {
         return;
     };
     tls.entry("server_name").or_insert_with(|| json!(only.host));
-    if means.sets_host && copy.pointer("/headers/request/set/Host").is_none() {
-        set(copy, &["headers", "request", "set", "Host"], json!([dial]));
+    if features.sets_host && copy.pointer("/headers/request/set/Host").is_none() {
+        set_at(copy, &["headers", "request", "set", "Host"], json!([dial]));
     }
 }
 
-/// Puts a value where a path of names leads; on the way what is no object becomes one.
-fn set(value: &mut Value, path: &[&str], new: Value) {
-    let place = path.iter().fold(value, |value, name| {
+/// Sets the value at a path of names. A value on the way that is not an object becomes one.
+fn set_at(value: &mut Value, path: &[&str], new: Value) {
+    let target = path.iter().fold(value, |value, name| {
         if !value.is_object() {
             *value = json!({});
         }
         &mut value[*name]
     });
-    *place = new;
+    *target = new;
 }
 
-fn write_out(value: &mut Value, placeholder: &str, text: &str) {
+fn replace_text(value: &mut Value, placeholder: &str, text: &str) {
     match value {
         Value::String(s) => *s = s.replace(placeholder, text),
-        Value::Object(fields) => fields.values_mut().for_each(|v| write_out(v, placeholder, text)),
-        Value::Array(items) => items.iter_mut().for_each(|v| write_out(v, placeholder, text)),
+        Value::Object(fields) => fields.values_mut().for_each(|v| replace_text(v, placeholder, text)),
+        Value::Array(items) => items.iter_mut().for_each(|v| replace_text(v, placeholder, text)),
         _ => {}
     }
 }

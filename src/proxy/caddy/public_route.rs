@@ -1,57 +1,57 @@
-//! By which ways requests come to a handler: the servers of a configuration, and the hosts and paths of their routes.
+//! The public routes to a handler: the servers of the configuration, and the hosts and paths of their routes.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::config::{children, is_proxy, original, public_host, upstreams};
+use super::config::{behind_switch, children, is_proxy, public_host, upstreams};
 use crate::proxy::public_route::PublicRoute;
 
-/// The ways to the handlers that route to one of these names; those without TLS first.
-pub fn entrances(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
+/// Public routes to the handlers that route to one of these names; those without TLS first.
+pub fn public_routes(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRoute> {
     let http = &config["apps"]["http"];
-    let usual = |key: &str, port: u64| http[key].as_u64().unwrap_or(port);
-    let (plain, secure) = (usual("http_port", 80), usual("https_port", 443));
-    let mut found = Vec::new();
+    let setting = |key: &str, port: u64| http[key].as_u64().unwrap_or(port);
+    let (http_port, https_port) = (setting("http_port", 80), setting("https_port", 443));
+    let mut public_routes = Vec::new();
     for server in http["servers"].as_object().into_iter().flat_map(|s| s.values()) {
         let listens = server["listen"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let ports: Vec<u16> = listens.filter_map(|l| l.rsplit_once(':')?.1.parse().ok()).collect();
         let mut requests = Vec::new();
         collect(&server["routes"], names, (None, None), &mut requests);
-        let secured = |port: u16, host: &Option<String>| {
-            let asked = server["tls_connection_policies"].as_array().is_some_and(|p| !p.is_empty());
-            let automatic = host.is_some() && server["automatic_https"]["disable"] != true;
-            asked || u64::from(port) == secure || (automatic && u64::from(port) != plain)
+        let has_tls = |port: u16, host: &Option<String>| {
+            let is_explicit = server["tls_connection_policies"].as_array().is_some_and(|p| !p.is_empty());
+            let is_automatic = host.is_some() && server["automatic_https"]["disable"] != true;
+            is_explicit || u64::from(port) == https_port || (is_automatic && u64::from(port) != http_port)
         };
         for (host, path) in requests {
-            let at = |port: &u16| PublicRoute {
+            let public_route = |port: &u16| PublicRoute {
                 port: *port,
-                tls: secured(*port, &host),
+                tls: has_tls(*port, &host),
                 host: host.clone(),
                 path: path.clone().unwrap_or_else(|| "/".into()),
             };
-            found.extend(ports.iter().map(at));
+            public_routes.extend(ports.iter().map(public_route));
         }
     }
-    found.sort_by_key(|e| (e.tls, e.path != "/"));
-    found
+    public_routes.sort_by_key(|r| (r.tls, r.path != "/"));
+    public_routes
 }
 
 type HostAndPath = (Option<String>, Option<String>);
 
-fn collect(value: &Value, names: &BTreeSet<String>, around: HostAndPath, found: &mut Vec<HostAndPath>) {
-    let value = original(value).unwrap_or(value);
-    let host = public_host(value).map(String::from).or(around.0);
-    let path = public_path(value).or(around.1);
+fn collect(value: &Value, names: &BTreeSet<String>, parent: HostAndPath, requests: &mut Vec<HostAndPath>) {
+    let value = behind_switch(value).unwrap_or(value);
+    let host = public_host(value).map(String::from).or(parent.0);
+    let path = public_path(value).or(parent.1);
     if is_proxy(value) && upstreams(value).iter().any(|u| names.contains(&u.host)) {
-        found.push((host.clone(), path.clone()));
+        requests.push((host.clone(), path.clone()));
     }
     for child in children(value) {
-        collect(child, names, (host.clone(), path.clone()), found);
+        collect(child, names, (host.clone(), path.clone()), requests);
     }
 }
 
-/// A path that a route's matcher lets through: `/shop/*` is met by `/shop/`.
+/// A path that a route's matcher accepts: `/shop/` for `/shop/*`.
 fn public_path(route: &Value) -> Option<String> {
     let sets = route["match"].as_array()?.iter();
     let mut paths = sets.filter_map(|set| set["path"].as_array()).flatten().filter_map(Value::as_str);
@@ -64,37 +64,37 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn found(servers: Value) -> Vec<String> {
+    fn routes(servers: Value) -> Vec<String> {
         let config = json!({"apps": {"http": {"servers": servers}}});
-        let said = |e: &PublicRoute| {
+        let text = |e: &PublicRoute| {
             let host = e.host.clone().unwrap_or("*".into());
             format!("{}{host}:{}{}", if e.tls { "tls " } else { "" }, e.port, e.path)
         };
-        entrances(&config, &BTreeSet::from(["app".to_string()])).iter().map(said).collect()
+        public_routes(&config, &BTreeSet::from(["app".to_string()])).iter().map(text).collect()
     }
 
-    fn to(host: &str) -> Value {
+    fn proxy_to(host: &str) -> Value {
         json!({"handler": "reverse_proxy", "upstreams": [{"dial": format!("{host}:3000")}]})
     }
 
     #[test]
-    fn a_site_is_reached_at_its_port_by_its_host_and_path() {
-        let any = json!({"a": {"listen": [":80"], "routes": [{"handle": [to("app")]}]}});
-        assert_eq!(found(any), ["*:80/"]);
+    fn a_site_has_a_route_with_port_host_and_path() {
+        let without_host = json!({"a": {"listen": [":80"], "routes": [{"handle": [proxy_to("app")]}]}});
+        assert_eq!(routes(without_host), ["*:80/"]);
         let inner = json!({"handler": "subroute", "routes": [
-            {"match": [{"path": ["/shop/*"]}], "handle": [to("app")]}, {"handle": [to("web")]}]});
+            {"match": [{"path": ["/shop/*"]}], "handle": [proxy_to("app")]}, {"handle": [proxy_to("web")]}]});
         let named = json!({"a": {"listen": [":443"], "routes": [
             {"match": [{"host": ["app.example"]}], "handle": [inner]}]}});
-        assert_eq!(found(named), ["tls app.example:443/shop/"]);
+        assert_eq!(routes(named), ["tls app.example:443/shop/"]);
     }
 
     #[test]
     fn a_named_site_has_tls_unless_it_is_on_the_plain_port_or_switched_off() {
-        let site = |more: Value| {
+        let site = |settings: Value| {
             let mut server = json!({"listen": [":8080"], "routes": [
-                {"match": [{"host": ["a.b"]}], "handle": [to("app")]}]});
-            more.as_object().unwrap().iter().for_each(|(k, v)| server[k] = v.clone());
-            found(json!({"a": server}))
+                {"match": [{"host": ["a.b"]}], "handle": [proxy_to("app")]}]});
+            settings.as_object().unwrap().iter().for_each(|(k, v)| server[k] = v.clone());
+            routes(json!({"a": server}))
         };
         assert_eq!(site(json!({})), ["tls a.b:8080/"]);
         assert_eq!(site(json!({"automatic_https": {"disable": true}})), ["a.b:8080/"]);
@@ -107,9 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn what_routes_elsewhere_is_no_entrance() {
-        assert!(found(json!({"a": {"listen": [":80"], "routes": [{"handle": [to("web")]}]}})).is_empty());
-        assert!(found(json!({})).is_empty());
-        assert!(entrances(&Value::Null, &BTreeSet::new()).is_empty());
+    fn a_route_to_another_service_does_not_count() {
+        assert!(
+            routes(json!({"a": {"listen": [":80"], "routes": [{"handle": [proxy_to("web")]}]}})).is_empty()
+        );
+        assert!(routes(json!({})).is_empty());
+        assert!(public_routes(&Value::Null, &BTreeSet::new()).is_empty());
     }
 }

@@ -1,43 +1,44 @@
-//! What the question's script printed: how the switches are set, what Caddy counts, and its configuration.
+//! Output of the state script: the files of the switches, Caddy's counters, and its configuration.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::config::OURS;
+use super::config::FOLDER;
 
-/// Stands in a bank where nobody is ready: not a name, so that Caddy asks no name server and answers 502 at once.
-pub const NOBODY: &str = "-";
+/// Entry of a bank without a ready instance. It is not a host name, so Caddy queries no name server and answers
+/// 502 at once.
+pub const NO_INSTANCE: &str = "-";
 
-pub fn other(bank: &str) -> &'static str {
+pub fn other_bank(bank: &str) -> &'static str {
     if bank == "a" { "b" } else { "a" }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SwitchState {
-    /// As Caddy wrote it, on one line.
+    /// Configuration as Caddy printed it, on one line.
     pub raw: String,
     pub config: Value,
-    /// Requests in flight by what Caddy dials.
-    busy: Vec<(String, usize)>,
-    /// By key.
+    /// Requests in flight by the address that Caddy dials.
+    requests: Vec<(String, usize)>,
+    /// Files of each switch, by key.
     pub switches: BTreeMap<String, SwitchFiles>,
 }
 
 /// The files of a switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SwitchFiles {
-    /// Seconds since it was turned on.
+    /// Seconds since the switch was turned on.
     on: Option<u64>,
-    /// Seconds since bank `b` has its turn.
+    /// Seconds since bank `b` became active.
     switched: Option<u64>,
-    /// It is to be taken out of Caddy's configuration at the end of the deploy.
-    pub once: bool,
+    /// The switch is removed from Caddy's configuration at the end of the deploy.
+    pub is_temporary: bool,
     banks: BTreeMap<String, Vec<String>>,
 }
 
 impl SwitchFiles {
-    /// The bank that gets the requests; none while it is off.
+    /// Bank that gets the requests; none while the switch is off.
     pub fn bank(&self) -> Option<&'static str> {
         match (self.switched, self.on) {
             (Some(_), _) => Some("b"),
@@ -46,12 +47,12 @@ impl SwitchFiles {
         }
     }
 
-    /// The names that get requests; none while it is off.
+    /// Names that get requests; none while the switch is off.
     pub fn names(&self) -> Option<&[String]> {
         self.bank().map(|bank| self.banks.get(bank).map_or(&[][..], Vec::as_slice))
     }
 
-    /// Seconds since Caddy has looked at the handler behind it.
+    /// Seconds since a request last reached the handler behind the switch.
     pub fn age(&self) -> Option<u64> {
         self.on.or(self.switched)
     }
@@ -61,14 +62,17 @@ impl SwitchState {
     pub fn parse(text: &str) -> Option<SwitchState> {
         let (head, rest) = text.split_once("@upstreams\n")?;
         let (upstreams, config) = rest.split_once("@config\n")?;
-        let mut seen =
-            SwitchState { raw: config.trim().into(), busy: counts(upstreams)?, ..SwitchState::default() };
-        seen.config = serde_json::from_str(&seen.raw).ok()?;
-        head.lines().for_each(|line| seen.note(line));
-        seen.config.get("error").is_none().then_some(seen)
+        let mut state = SwitchState {
+            raw: config.trim().into(),
+            requests: parse_counts(upstreams)?,
+            ..SwitchState::default()
+        };
+        state.config = serde_json::from_str(&state.raw).ok()?;
+        head.lines().for_each(|line| state.read_line(line));
+        state.config.get("error").is_none().then_some(state)
     }
 
-    fn note(&mut self, line: &str) {
+    fn read_line(&mut self, line: &str) {
         let mut words = line.split_whitespace();
         let (Some(kind), Some(key)) = (words.next(), words.next()) else {
             return;
@@ -79,7 +83,7 @@ impl SwitchState {
         match kind {
             "@on" => switch.on = age(),
             "@switched" => switch.switched = age(),
-            "@once" => switch.once = true,
+            "@once" => switch.is_temporary = true,
             _ => drop(switch.banks.insert(bank.into(), words.map(String::from).collect())),
         }
     }
@@ -88,19 +92,24 @@ impl SwitchState {
         self.switches.get(key).cloned().unwrap_or_default()
     }
 
-    /// Requests in flight to exactly this address. One that was looked up is counted twice since 2.11.2.
-    pub fn to(&self, dial: &str) -> usize {
-        self.busy.iter().filter(|(address, _)| address == dial).map(|(_, count)| *count).max().unwrap_or(0)
+    /// Requests in flight to exactly this address. Caddy counts a resolved address twice since 2.11.2.
+    pub fn requests_to(&self, dial: &str) -> usize {
+        self.requests
+            .iter()
+            .filter(|(address, _)| address == dial)
+            .map(|(_, count)| *count)
+            .max()
+            .unwrap_or(0)
     }
 
-    /// Requests in flight that were begun by a bank.
-    pub fn by(&self, key: &str, bank: &str) -> usize {
-        let slot = format!("/{OURS}/{key}/{bank}/");
-        self.busy.iter().filter(|(address, _)| address.contains(&slot)).map(|(_, count)| count).sum()
+    /// Requests in flight that went through the slots of a bank.
+    pub fn requests_by_bank(&self, key: &str, bank: &str) -> usize {
+        let folder = format!("/{FOLDER}/{key}/{bank}/");
+        self.requests.iter().filter(|(address, _)| address.contains(&folder)).map(|(_, count)| count).sum()
     }
 }
 
-fn counts(text: &str) -> Option<Vec<(String, usize)>> {
+fn parse_counts(text: &str) -> Option<Vec<(String, usize)>> {
     let list: Value = serde_json::from_str(text.trim()).ok()?;
     let count = |entry: &Value| {
         let requests = u32::try_from(entry["num_requests"].as_u64()?).unwrap_or(u32::MAX);

@@ -1,123 +1,139 @@
-//! What is done to the switches: put in place, turned, and given back.
+//! Operations on the switches: adding them, turning them, and handing them back.
 
 use serde_json::Value;
 
-use super::config::{plain, switched};
+use super::config::{with_switches, without_switches};
 use super::snapshot::{CaddySnapshot, names};
-use super::state::other;
+use super::state::other_bank;
 use super::{Caddy, scripts};
 use crate::docker::{CommandResult, Exec};
 use crate::proxy::{Endpoint, HandBack, Patch, Proxy};
 use crate::shell;
 
-const STAYS: &str = "a switch in front of its `reverse_proxy`, by a reload; between deploys it does nothing, and until \
-    Caddy starts anew or is reloaded the next deploy needs no reload";
-const GOES: &str = "a switch in front of its `reverse_proxy`, for this deploy only (`x-zd.proxy.tune: false`): a reload \
-    before it and one after it";
+const PERMANENT_NOTE: &str = "added a switch in front of its `reverse_proxy`, by one reload; the switch does nothing between \
+    deploys, and the next deploy needs no reload unless Caddy is restarted or reloaded";
+const TEMPORARY_NOTE: &str = "added a switch in front of its `reverse_proxy` for this deploy only (`x-zd.proxy.tune: false`), \
+    by one reload before the deploy and one after it";
 
 impl Caddy {
-    pub fn view(&self, now: &CommandResult, endpoints: &[Endpoint]) -> Option<CaddySnapshot> {
-        CaddySnapshot::read(&now.stdout, names(endpoints), self.means())
+    pub fn snapshot(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Option<CaddySnapshot> {
+        CaddySnapshot::parse(&output.stdout, names(endpoints), self.features())
     }
 
-    /// The switches that are missing. They stay, where something may.
-    pub fn preparation(&self, view: &CaddySnapshot, stays: bool) -> Option<Patch> {
-        if view.handlers.is_empty() || (view.is_switched && stays) {
+    /// Patch that adds the missing switches. With `is_permanent` they stay after the deploy.
+    pub fn switch_patch(&self, snapshot: &CaddySnapshot, is_permanent: bool) -> Option<Patch> {
+        if snapshot.handlers.is_empty() || (snapshot.is_switched && is_permanent) {
             return None;
         }
-        let reset = if view.has_switch { String::new() } else { self.each(view, reset) };
-        let once = if stays { String::new() } else { self.each(view, once) };
-        let exec = match view.is_switched {
-            true => self.sh(format!("# the switch goes\n{once}")),
-            false => self.put(view, &format!("{reset}{once}")),
+        let reset =
+            if snapshot.has_switch { String::new() } else { self.for_each_switch(snapshot, remove_flags) };
+        let mark = if is_permanent { String::new() } else { self.for_each_switch(snapshot, mark_temporary) };
+        let exec = if snapshot.is_switched {
+            self.sh(format!("# remove the switch after the deploy\n{mark}"))
+        } else {
+            self.load_switches(snapshot, &format!("{reset}{mark}"))
         };
-        let note = format!("{}: {}", self.name(), if stays { STAYS } else { GOES });
+        let note = format!("{}: {}", self.name(), if is_permanent { PERMANENT_NOTE } else { TEMPORARY_NOTE });
         Some(Patch { exec, note, required: true, failure_note: String::new() })
     }
 
-    /// Turns every switch to these names. One that is missing is put in place until the end of the deploy only: somebody
-    /// has just taken it away.
-    pub fn turn(&self, view: &CaddySnapshot, names: &[String]) -> Option<Exec> {
-        let slots = self.means().slots();
+    /// Command that turns every switch to these names. A missing switch, which somebody has just removed, is
+    /// added until the end of the deploy.
+    pub fn switch_to(&self, snapshot: &CaddySnapshot, names: &[String]) -> Option<Exec> {
+        let slots = self.features().slots();
         if names.len() > slots {
-            let said = format!("a switch has slots for {slots} instances, and there are {}", names.len());
-            return Some(self.sh(format!("echo '{said}' >&2; exit 1")));
+            let message = format!("a switch has slots for {slots} instances, and there are {}", names.len());
+            return Some(self.sh(format!("echo '{message}' >&2; exit 1")));
         }
-        let turns: String = view.keys().iter().filter_map(|key| self.turned(view, key, names)).collect();
-        match (view.is_switched, turns.is_empty()) {
+        let script: String =
+            snapshot.keys().iter().filter_map(|key| self.switch_script(snapshot, key, names)).collect();
+        match (snapshot.is_switched, script.is_empty()) {
             (true, true) => None,
             (true, false) => {
-                Some(self.sh(format!("# send requests to {}\nset -e\n{turns}", names.join(" "))))
+                Some(self.sh(format!("# send requests to {}\nset -e\n{script}", names.join(" "))))
             }
-            (false, _) => Some(self.put(view, &format!("{turns}{}", self.each(view, once)))),
+            (false, _) => Some(self.load_switches(
+                snapshot,
+                &format!("{script}{}", self.for_each_switch(snapshot, mark_temporary)),
+            )),
         }
     }
 
-    /// Fills a bank that gets no request, and gives it its turn: one file decides, so that nothing is between the two.
-    fn turned(&self, view: &CaddySnapshot, key: &str, names: &[String]) -> Option<String> {
-        let (switch, folder) = (view.seen.switch(key), self.means().place(key));
-        let place = shell::word(&folder);
+    /// Script that fills the idle bank and then makes it active by a single file, so that the switch is atomic.
+    fn switch_script(&self, snapshot: &CaddySnapshot, key: &str, names: &[String]) -> Option<String> {
+        let (switch, folder) = (snapshot.state.switch(key), self.features().switch_folder(key));
+        let quoted = shell::word(&folder);
         if switch.names() == Some(names) {
             return None;
         }
-        let (bank, turn) = match switch.bank() {
-            Some(bank) => (other(bank), String::new()),
-            // What a bank has begun in the last deploy may go on, and is told from what this one begins with another.
-            None if view.seen.by(key, "b") > view.seen.by(key, "a") => ("b", format!(": > {place}/on\n")),
-            None => ("a", format!(": > {place}/on\n")),
+        let (bank, turn_on) = match switch.bank() {
+            Some(bank) => (other_bank(bank), String::new()),
+            // Requests of the last deploy may still be in flight through a bank. Starting with the other bank
+            // keeps the two counts apart.
+            None if snapshot.state.requests_by_bank(key, "b") > snapshot.state.requests_by_bank(key, "a") => {
+                ("b", format!(": > {quoted}/on\n"))
+            }
+            None => ("a", format!(": > {quoted}/on\n")),
         };
-        let fill = scripts::fill(&folder, bank, names, self.means());
-        let decide =
-            if bank == "b" { format!(": > {place}/switched\n") } else { format!("rm -f {place}/switched\n") };
-        Some(format!("{fill}{decide}{turn}"))
+        let fill = scripts::fill_bank(&folder, bank, names, self.features());
+        let activate = if bank == "b" {
+            format!(": > {quoted}/switched\n")
+        } else {
+            format!("rm -f {quoted}/switched\n")
+        };
+        Some(format!("{fill}{activate}{turn_on}"))
     }
 
-    /// Turns the switches off, and takes those out that are not to stay.
-    pub fn give_back(&self, view: &CaddySnapshot) -> HandBack {
-        let off: String = view.keys().iter().map(|key| self.off(view, key)).collect();
-        let goes = view.keys().iter().any(|key| view.seen.switch(key).once);
-        match (off.is_empty(), goes) {
+    /// Turns the switches off, and removes the temporary ones.
+    pub fn hand_back_switches(&self, snapshot: &CaddySnapshot) -> HandBack {
+        let off: String = snapshot.keys().iter().map(|key| self.off_script(snapshot, key)).collect();
+        let is_temporary = snapshot.keys().iter().any(|key| snapshot.state.switch(key).is_temporary);
+        match (off.is_empty(), is_temporary) {
             (true, false) => HandBack::Done,
-            (false, false) => HandBack::Run(self.sh(format!("# the switch is off\nset -e\n{off}"))),
+            (false, false) => HandBack::Run(self.sh(format!("# turn the switch off\nset -e\n{off}"))),
             (_, true) => {
-                let without = plain(&view.seen.config, &view.names);
-                HandBack::Run(self.load(&format!("{off}{}", self.each(view, reset)), view, &without))
+                let without = without_switches(&snapshot.state.config, &snapshot.names);
+                HandBack::Run(self.load(
+                    &format!("{off}{}", self.for_each_switch(snapshot, remove_flags)),
+                    snapshot,
+                    &without,
+                ))
             }
         }
     }
 
-    /// A request may have seen `on` just before it goes and not see `switched` any more, which gives it bank `a`: so
-    /// both banks have the names that serve before anything is removed.
-    fn off(&self, view: &CaddySnapshot, key: &str) -> String {
-        let (switch, folder) = (view.seen.switch(key), self.means().place(key));
-        let place = shell::word(&folder);
+    /// Script that turns a switch off. A request may read `on` just before its removal and then miss
+    /// `switched`, which leads to bank `a`. So both banks get the serving names before any file is removed.
+    fn off_script(&self, snapshot: &CaddySnapshot, key: &str) -> String {
+        let (switch, folder) = (snapshot.state.switch(key), self.features().switch_folder(key));
+        let quoted = shell::word(&folder);
         let (Some(bank), Some(names)) = (switch.bank(), switch.names()) else {
             return String::new();
         };
-        let same = scripts::fill(&folder, other(bank), names, self.means());
-        format!("{same}rm -f {place}/on {place}/switched\n")
+        let fill = scripts::fill_bank(&folder, other_bank(bank), names, self.features());
+        format!("{fill}rm -f {quoted}/on {quoted}/switched\n")
     }
 
-    fn put(&self, view: &CaddySnapshot, first: &str) -> Exec {
-        self.load(first, view, &switched(&view.seen.config, &view.names, self.means()))
+    fn load_switches(&self, snapshot: &CaddySnapshot, script: &str) -> Exec {
+        self.load(script, snapshot, &with_switches(&snapshot.state.config, &snapshot.names, self.features()))
     }
 
-    /// Changes its configuration, after a script of ours.
-    fn load(&self, first: &str, view: &CaddySnapshot, wanted: &Value) -> Exec {
-        let load = scripts::load(self.api(), self.means());
+    /// Command that runs a script of ours and then loads a configuration into Caddy.
+    fn load(&self, first: &str, snapshot: &CaddySnapshot, config: &Value) -> Exec {
+        let load = scripts::load_script(self.api(), self.features());
         let script = format!("# load a configuration\nset -e\n{first}set +e\n{load}");
-        Exec { stdin: Some(format!("{}\n{wanted}\n", view.seen.raw)), ..self.sh(script) }
+        Exec { stdin: Some(format!("{}\n{config}\n", snapshot.state.raw)), ..self.sh(script) }
     }
 
-    fn each(&self, view: &CaddySnapshot, line: fn(&str) -> String) -> String {
-        view.keys().iter().map(|key| line(&shell::word(&self.means().place(key)))).collect()
+    fn for_each_switch(&self, snapshot: &CaddySnapshot, line: fn(&str) -> String) -> String {
+        snapshot.keys().iter().map(|key| line(&shell::word(&self.features().switch_folder(key)))).collect()
     }
 }
 
-fn once(place: &str) -> String {
-    format!("mkdir -p {place}; : > {place}/once\n")
+fn mark_temporary(folder: &str) -> String {
+    format!("mkdir -p {folder}; : > {folder}/once\n")
 }
 
-fn reset(place: &str) -> String {
-    format!("rm -f {place}/on {place}/switched {place}/once\n")
+fn remove_flags(folder: &str) -> String {
+    format!("rm -f {folder}/on {folder}/switched {folder}/once\n")
 }

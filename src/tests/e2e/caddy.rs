@@ -34,7 +34,12 @@ fn refuses(name: &str, from: &str, to: &str, said: &str) {
 #[test]
 fn what_caddy_lacks_is_said_before_anything_is_touched() {
     refuses("cdoff", ":80 {", "{\n admin off\n}\n:80 {", "its admin API does not answer");
-    refuses("cdone", "dynamic a app", "dynamic a PROJECT-app-1", "which is one instance");
+    refuses(
+        "cdone",
+        "dynamic a app",
+        "dynamic a PROJECT-app-1",
+        "a single instance that the deploy replaces",
+    );
 }
 
 /// No client of the later deploys loses its connection, although it never closes it; a set that grows and shrinks by one
@@ -44,13 +49,13 @@ fn the_switch_stays_and_later_deploys_need_no_reload() {
     let stage = caddy("cdstays");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
-    stage.deploy("app").exits(0).says("by a reload");
+    stage.deploy("app").exits(0).says("by one reload");
     let config = configuration(&stage);
     let load = "--keep-alive --method POST --body 500";
     for (before, version, words) in [("2", "3", "app"), ("3", "4", "app --update-parallelism 1")] {
         stage.set(&format!("VERSION={version} WARMUP=1"));
         let (ran, answers) = stage.deploy_under_load(load, words);
-        ran.exits(0).never_says("by a reload");
+        ran.exits(0).never_says("by one reload");
         answers.all_from(&[before, version]);
         stage.expect_release("app", 2, version);
         assert_eq!((configuration(&stage), switches(&stage)), (config.clone(), String::new()));
@@ -96,11 +101,11 @@ fn the_sides_of_a_pair_switch_behind_caddy() {
     stage.write("compose.yaml", &sides);
     stage.up("app_a proxy");
     stage.set("VERSION=2");
-    stage.deploy("app").exits(0).says("by a reload");
+    stage.deploy("app").exits(0).says("by one reload");
     let load = stage.start_load("");
     for (version, side) in [("3", "app_a"), ("4", "app_b")] {
         stage.set(&format!("VERSION={version}"));
-        stage.deploy("app").exits(0).never_says("by a reload");
+        stage.deploy("app").exits(0).never_says("by one reload");
         assert_eq!(stage.states(side), [format!("running {version}")]);
     }
     load.end().all_from(&["2", "3", "4"]);

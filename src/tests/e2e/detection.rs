@@ -78,7 +78,7 @@ fn a_caddy_that_resolves_a_placeholder_for_each_request_is_refused() {
     stage.write("Caddyfile", ":80 {\n reverse_proxy {env.APP}:3000\n}\n");
     stage.add("services: {proxy: {environment: {APP: app}}}");
     stage.up("");
-    refuses(&stage, "its `reverse_proxy {env.APP}:3000` is resolved only when a request comes");
+    refuses(&stage, "its `reverse_proxy {env.APP}:3000` is resolved only when a request arrives");
 
     stage.tell("--- put in its place when the file is read");
     stage.write("Caddyfile", ":80 {\n reverse_proxy {$APP}:3000\n}\n");

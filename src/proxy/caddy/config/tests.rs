@@ -1,4 +1,4 @@
-//! The switch by equality.
+//! Tests of the switch by equality.
 
 use super::*;
 
@@ -22,39 +22,44 @@ pub fn by_address() -> Value {
     json!({"handler": "reverse_proxy", "dynamic_upstreams": {"source": "a", "name": "app", "port": "3000"}})
 }
 
-/// What is behind the routes around a handler.
+/// The handler inside the routes around it.
 fn inner(config: &Value) -> &Value {
     &config["apps"]["http"]["servers"]["srv0"]["routes"][0]["handle"][0]["routes"][0]["handle"][0]
 }
 
-/// A Caddy of today, and one from before 2.8.
-fn means(today: bool) -> CaddyFeatures {
-    CaddyFeatures { folder: "/dev/shm".into(), reads_files: today, sets_host: today, counts_names: today }
+/// Features of a current Caddy, or of one before 2.8.
+fn features(current: bool) -> CaddyFeatures {
+    CaddyFeatures {
+        folder: "/dev/shm".into(),
+        reads_files: current,
+        sets_host: current,
+        counts_names: current,
+    }
 }
 
-fn put(today: bool, handler: &Value, names: &[&str]) -> Value {
-    inner(&switched(&proxying(handler.clone()), &set(names), &means(today))).clone()
+fn switched(current: bool, handler: &Value, names: &[&str]) -> Value {
+    inner(&with_switches(&proxying(handler.clone()), &set(names), &features(current))).clone()
 }
 
 #[test]
-fn a_switch_hands_over_to_the_handler_behind_it_unless_a_file_says_otherwise() {
-    let place = "/dev/shm/compose-zd/app";
-    let slots = |bank| (1..=24).map(move |n| json!({"dial": format!("{{file.{place}/{bank}/{n}}}:3000")}));
+fn a_switch_passes_requests_to_the_handler_behind_it_unless_it_is_on() {
+    let folder = "/dev/shm/compose-zd/app";
+    let slots = |bank| (1..=24).map(move |n| json!({"dial": format!("{{file.{folder}/{bank}/{n}}}:3000")}));
     let banked = |bank| json!([{"handler": "reverse_proxy", "upstreams": slots(bank).collect::<Vec<_>>()}]);
-    let file = |name: &str| json!([{"file": {"fs": "default", "root": place, "try_files": [name]}}]);
+    let file = |name: &str| json!([{"file": {"fs": "default", "root": folder, "try_files": [name]}}]);
     let expected = json!({"handler": "subroute", "routes": [
-        {"match": file("/on"), "handle": [{"handler": "vars", place: "a"}]},
-        {"match": file("/switched"), "handle": [{"handler": "vars", place: "b"}]},
-        {"match": [{"vars": {place: ["a"]}}], "handle": banked("a")},
-        {"match": [{"vars": {place: ["b"]}}], "handle": banked("b")},
-        {"match": [{"not": [{"vars": {place: ["a", "b"]}}]}], "handle": [by_name()]},
+        {"match": file("/on"), "handle": [{"handler": "vars", folder: "a"}]},
+        {"match": file("/switched"), "handle": [{"handler": "vars", folder: "b"}]},
+        {"match": [{"vars": {folder: ["a"]}}], "handle": banked("a")},
+        {"match": [{"vars": {folder: ["b"]}}], "handle": banked("b")},
+        {"match": [{"not": [{"vars": {folder: ["a", "b"]}}]}], "handle": [by_name()]},
     ]});
-    assert_eq!(put(true, &by_name(), &["app"]), expected);
+    assert_eq!(switched(true, &by_name(), &["app"]), expected);
 }
 
 #[test]
 fn before_2_8_a_slot_is_a_folder_with_one_file() {
-    let all = put(false, &by_name(), &["app"]);
+    let all = switched(false, &by_name(), &["app"]);
     let slot = "/dev/shm/compose-zd/app/a/1";
     assert_eq!(
         all["routes"][2]["handle"][0]["routes"][0],
@@ -68,23 +73,23 @@ fn before_2_8_a_slot_is_a_folder_with_one_file() {
 }
 
 #[test]
-fn what_is_switched_is_found_again_and_taken_out_as_it_was() {
+fn switches_are_recognised_and_removed_without_a_trace() {
     let accel = json!({"handler": "reverse_proxy", "@id": "api", "upstreams": [{"dial": "app:3000"}],
         "handle_response": [{"routes": [{"handle": [by_address()]}]}]});
-    let (config, means) = (proxying(accel), means(true));
+    let (config, features) = (proxying(accel), features(true));
     let names = set(&["app"]);
-    let all = switched(&config, &names, &means);
-    assert_eq!(all.to_string().matches("\"@id\"").count(), 1, "an id may stand only once");
-    assert_eq!(switched(&all, &names, &means), all);
-    assert_eq!(plain(&all, &set(&["other"])), all);
-    assert_eq!(switched(&all, &set(&["other"]), &means), all);
-    assert_eq!(plain(&all, &names), config);
+    let all = with_switches(&config, &names, &features);
+    assert_eq!(all.to_string().matches("\"@id\"").count(), 1, "an id may occur only once");
+    assert_eq!(with_switches(&all, &names, &features), all);
+    assert_eq!(without_switches(&all, &set(&["other"])), all);
+    assert_eq!(with_switches(&all, &set(&["other"]), &features), all);
+    assert_eq!(without_switches(&all, &names), config);
 }
 
 #[test]
 fn other_upstreams_keep_their_share() {
     let two = json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:3000", "max_requests": 9}, {"dial": "legacy:80"}]});
-    let upstreams = &put(true, &two, &["app"])["routes"][2]["handle"][0]["upstreams"];
+    let upstreams = &switched(true, &two, &["app"])["routes"][2]["handle"][0]["upstreams"];
     let upstreams = upstreams.as_array().unwrap();
     let (slots, legacy): (Vec<&Value>, Vec<&Value>) =
         upstreams.iter().partition(|u| u["dial"] != "legacy:80");
@@ -96,29 +101,29 @@ fn other_upstreams_keep_their_share() {
 fn the_sides_of_a_pair_are_one_switch_with_the_port_of_each() {
     let pair =
         json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app_a:80"}, {"dial": "tcp/app_b:81"}]});
-    let slots = &put(true, &pair, &["app_b", "app_a"])["routes"][2]["handle"][0]["upstreams"];
+    let slots = &switched(true, &pair, &["app_b", "app_a"])["routes"][2]["handle"][0]["upstreams"];
     let file = |n: usize| format!("{{file./dev/shm/compose-zd/app_a+app_b/a/{n}}}");
     assert_eq!(slots[0], json!({"dial": format!("{}:80", file(1))}));
     assert_eq!(slots[1], json!({"dial": format!("{}:81", file(2))}));
 }
 
 #[test]
-fn a_banks_handler_looks_nothing_up_and_checks_nothing_itself() {
+fn a_banks_handler_has_no_discovery_and_no_active_checks() {
     let mut checked = by_address();
     checked["health_checks"] = json!({"active": {"uri": "/"}, "passive": {"fail_duration": 1}});
-    let banked = put(true, &checked, &["app"])["routes"][2]["handle"][0].clone();
+    let banked = switched(true, &checked, &["app"])["routes"][2]["handle"][0].clone();
     assert_eq!(banked["health_checks"], json!({"passive": {"fail_duration": 1}}));
     assert_eq!(banked["dynamic_upstreams"], Value::Null);
     assert_eq!(banked["upstreams"][0]["dial"], "{file./dev/shm/compose-zd/app/a/1}:3000");
 }
 
 #[test]
-fn an_instance_does_not_notice_under_which_name_it_was_found() {
+fn an_instance_sees_the_same_host_name_behind_a_switch() {
     let mut tls = by_name();
     tls["transport"] = json!({"protocol": "http", "tls": {}});
     tls["headers"] =
         json!({"request": {"set": {"X-From": ["{http.reverse_proxy.upstream.host}:{http.request.port}"]}}});
-    let banked = |today| put(today, &tls, &["app"])["routes"][3]["handle"].clone();
+    let banked = |current| switched(current, &tls, &["app"])["routes"][3]["handle"].clone();
     let (new, old) = (&banked(true)[0], &banked(false)[1]);
     assert_eq!(new["transport"]["tls"]["server_name"], "app");
     assert_eq!(new["headers"]["request"]["set"]["X-From"], json!(["app:{http.request.port}"]));
@@ -128,30 +133,31 @@ fn an_instance_does_not_notice_under_which_name_it_was_found() {
 
 #[test]
 fn an_address_is_a_host_and_a_port() {
-    let read = |dial: &str| host_and_port(dial).map(|(host, port)| (host, port.unwrap_or(0)));
-    assert_eq!(read("app:3000"), Some(("app".into(), 3000)));
-    assert_eq!(read("tcp4/app:80"), Some(("app".into(), 80)));
-    assert_eq!(read("[fd00::5]:80"), Some(("fd00::5".into(), 80)));
-    assert_eq!(read("app:{env.PORT}"), Some(("app".into(), 0)));
-    assert_eq!(read("unix//run/app.sock"), None);
+    let parsed = |dial: &str| host_and_port(dial).map(|(host, port)| (host, port.unwrap_or(0)));
+    assert_eq!(parsed("app:3000"), Some(("app".into(), 3000)));
+    assert_eq!(parsed("tcp4/app:80"), Some(("app".into(), 80)));
+    assert_eq!(parsed("[fd00::5]:80"), Some(("fd00::5".into(), 80)));
+    assert_eq!(parsed("app:{env.PORT}"), Some(("app".into(), 0)));
+    assert_eq!(parsed("unix//run/app.sock"), None);
 }
 
 #[test]
 fn dynamic_upstreams_are_found_in_every_source() {
     let a = json!({"source": "a", "name": "app", "refresh": "2s"});
     let srv = json!({"source": "srv", "name": "web", "refresh": 3_000_000_000_u64});
-    let found = upstreams(&json!({"dynamic_upstreams": {"source": "multi", "sources": [a, srv]}}));
-    let read: Vec<_> =
-        found.iter().map(|u| (u.host.as_str(), u.port, u.refresh.unwrap().as_secs())).collect();
-    assert_eq!(read, [("app", Some(80), 2), ("web", None, 3)]);
+    let upstreams_of_multi =
+        upstreams(&json!({"dynamic_upstreams": {"source": "multi", "sources": [a, srv]}}));
+    let parsed: Vec<_> =
+        upstreams_of_multi.iter().map(|u| (u.host.as_str(), u.port, u.refresh.unwrap().as_secs())).collect();
+    assert_eq!(parsed, [("app", Some(80), 2), ("web", None, 3)]);
     assert_eq!(upstreams(&by_address())[0].refresh, Some(REFRESH));
 }
 
 #[test]
-fn headers_that_are_no_object_are_replaced() {
+fn headers_that_are_not_an_object_are_replaced() {
     let handler = json!({"handler": "reverse_proxy", "upstreams": [{"dial": "app:443"}], "headers": [1],
         "transport": {"protocol": "http", "tls": {}}});
-    let all = put(true, &handler, &["app"]);
+    let all = switched(true, &handler, &["app"]);
     let copy = &all["routes"][2]["handle"][0];
     assert_eq!(copy["headers"], json!({"request": {"set": {"Host": ["app:443"]}}}));
 }
