@@ -1,5 +1,6 @@
-//! Traefik with its docker provider. Where it also watches a directory of routes, a file of ours takes the route over
-//! for as long as a rollout runs; where it does not, its own discovery is watched through its API.
+//! Traefik with its docker provider. Where Traefik also watches a directory of routes, an override file of ours
+//! controls the route during a rollout. Otherwise its own discovery controls the route, and compose-zd only
+//! watches it through the API.
 
 mod checks;
 mod constraints;
@@ -30,38 +31,39 @@ use state::TraefikState;
 use static_config::TraefikStaticConfig;
 use version_check::{Api, VersionCheck};
 
-/// A middleware may hold a request back for a moment before it goes where the route was.
-const LINGER: Duration = Duration::from_secs(1);
+/// A middleware may delay a request for a moment and then send it to the previous route.
+const LATE_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// How long its discovery takes at most, besides the time it keeps between two looks.
-const DISCOVERY: Duration = Duration::from_secs(2);
+/// Longest delay of Traefik's discovery, in addition to its throttle duration.
+const DISCOVERY_DELAY: Duration = Duration::from_secs(2);
 
-/// What its discovery still sees after this long, and is none of ours, is no instance that has stopped, but has the same
-/// route.
-const STRANGERS: Duration = Duration::from_secs(15);
+/// A foreign server that discovery still has after this time is not a stopped instance, but another server with
+/// the same route.
+const OTHER_SERVERS_WAIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Traefik {
     container: Container,
-    settings: TraefikStaticConfig,
-    /// Where it is asked which file of ours is in force.
-    door: Option<VersionCheck>,
-    /// The API that needs no password.
+    config: TraefikStaticConfig,
+    /// Query for the version of our file that is in force.
+    version_check: Option<VersionCheck>,
+    /// The API, where it needs no password.
     api: Option<Api>,
-    /// What there is in its image to ask with.
+    /// HTTP client in the image.
     tool: Option<String>,
 }
 
-/// The official image, one made from it, or one whose process is traefik.
+/// The official image, a derived one, or a container whose process is traefik.
 pub fn detect(container: &Container) -> Option<Traefik> {
-    let told = |word: &String| {
+    let is_traefik_flag = |word: &String| {
         let flag = word.to_lowercase();
         ["--providers.", "--entrypoints."].iter().any(|start| flag.starts_with(start))
     };
-    let runs = container.args.iter().any(told) || container.programs().any(|program| program == "traefik");
-    let made_from_it =
+    let is_process = container.args.iter().any(is_traefik_flag)
+        || container.programs().any(|program| program == "traefik");
+    let is_derived =
         container.label("org.opencontainers.image.source") == Some("https://github.com/traefik/traefik");
-    (is_image(&container.config.image) || made_from_it || runs).then(|| Traefik::new(container))
+    (is_image(&container.config.image) || is_derived || is_process).then(|| Traefik::new(container))
 }
 
 /// `traefik`, from any registry; not `traefik/whoami`.
@@ -70,25 +72,25 @@ pub fn is_image(image: &str) -> bool {
     name.split([':', '@']).next() == Some("traefik")
 }
 
-/// Whether labels ask a Traefik for a route.
-pub fn claims(labels: &Labels) -> bool {
+/// The labels request a route from Traefik.
+pub fn requests_route(labels: &Labels) -> bool {
     match labels::enabled(labels) {
         Some(enabled) => enabled,
         None => labels::mention_a_route(labels),
     }
 }
 
-/// Host and path by which a request comes to what has these labels; none where they ask for more.
-pub fn request_of(labels: &Labels) -> Option<(Option<String>, String)> {
-    HttpLabels::read(labels).rules().find_map(public_route::request)
+/// Host and path of a request that matches a router of these labels; none where their rules need more.
+pub fn request_from_labels(labels: &Labels) -> Option<(Option<String>, String)> {
+    HttpLabels::parse(labels).rules().find_map(public_route::request)
 }
 
 impl Traefik {
     pub fn new(container: &Container) -> Self {
         let mut traefik = Traefik {
             container: container.clone(),
-            settings: TraefikStaticConfig::default(),
-            door: None,
+            config: TraefikStaticConfig::default(),
+            version_check: None,
             api: None,
             tool: None,
         };
@@ -97,30 +99,30 @@ impl Traefik {
     }
 
     fn configure(&mut self, settings: TraefikStaticConfig) {
-        (self.door, self.api) = (VersionCheck::find(&settings), Api::open(&settings));
-        self.settings = settings;
+        (self.version_check, self.api) = (VersionCheck::find(&settings), Api::without_password(&settings));
+        self.config = settings;
     }
 
-    fn called(&self) -> String {
+    fn display_name(&self) -> String {
         format!("traefik `{}`", self.container.name())
     }
 
-    fn steers_by_file(&self) -> bool {
-        self.settings.directory().is_some()
+    fn has_route_directory(&self) -> bool {
+        self.config.directory().is_some()
     }
 
-    /// Whether its constraints let a container in; none where that cannot be told.
-    fn takes(&self, backend: &Backend) -> Option<bool> {
+    /// The docker provider's constraints accept a backend; none where they cannot be evaluated.
+    fn matches_constraints(&self, backend: &Backend) -> Option<bool> {
         let mut labels = backend.labels.clone();
         labels.insert("com.docker.compose.project".into(), backend.project.clone());
         labels.insert("com.docker.compose.service".into(), backend.service.clone());
-        constraints::matches(self.settings.constraints(), &labels)
+        constraints::matches(self.config.constraints(), &labels)
     }
 
-    /// What its files of routes are asked and told with, about these.
-    fn files<'a>(&'a self, name: &'a str) -> Option<(OverrideFile<'a>, &'a VersionCheck)> {
-        let directory = self.settings.directory()?;
-        Some((OverrideFile { directory, name }, self.door.as_ref()?))
+    /// Our override file, and the query for its version.
+    fn override_file<'a>(&'a self, name: &'a str) -> Option<(OverrideFile<'a>, &'a VersionCheck)> {
+        let directory = self.config.directory()?;
+        Some((OverrideFile { directory, name }, self.version_check.as_ref()?))
     }
 
     fn sh(&self, script: String) -> Exec {
@@ -129,36 +131,40 @@ impl Traefik {
 
     /// The API, and the host by which it answers.
     fn api(&self, name: &str) -> Option<(Api, String)> {
-        let open = self.api.clone().map(|api| (api, "localhost".into()));
-        let through =
-            || Some((Api::through(&self.settings, self.door.as_ref()?)?, override_file::host(name)));
-        open.or_else(|| through().filter(|_| self.steers_by_file()))
+        let without_password = self.api.clone().map(|api| (api, "localhost".into()));
+        let via_file = || {
+            Some((
+                Api::via_override_file(&self.config, self.version_check.as_ref()?)?,
+                override_file::check_host(name),
+            ))
+        };
+        without_password.or_else(|| via_file().filter(|_| self.has_route_directory()))
     }
 
-    fn answer(&self, done: &CommandResult) -> Result<TraefikState, Error> {
-        let answer = TraefikState::parse(&done.stdout).filter(|a| self.steers_by_file() || a.api);
-        answer.ok_or_else(|| {
-            Error::unchanged(format!("{} does not tell what it routes to", self.called()))
-                .detail(done.stderr_or_stdout())
+    fn parse_state(&self, output: &CommandResult) -> Result<TraefikState, Error> {
+        let state = TraefikState::parse(&output.stdout).filter(|s| self.has_route_directory() || s.has_api);
+        state.ok_or_else(|| {
+            Error::unchanged(format!("{}: cannot read its routes", self.display_name()))
+                .seen(output.stderr_or_stdout())
         })
     }
 
-    /// The file for a rotation, and the script that puts it there, unless it is there.
-    fn pin(&self, now: &TraefikState, rotation: &Rotation) -> Option<Exec> {
-        let text = override_file::text_of(&self.settings, self.door.as_ref()?, rotation)?;
+    /// Command that writes the override file for a rotation, unless it is written already.
+    fn pin_command(&self, state: &TraefikState, rotation: &Rotation) -> Option<Exec> {
+        let text = override_file::file_text(&self.config, self.version_check.as_ref()?, rotation)?;
         let name = override_file::name(&rotation.all())?;
-        let (file, _) = self.files(&name)?;
-        (now.file.as_deref() != Some(&text)).then(|| {
-            let exec = self.sh(scripts::write(&file, &remotes(&rotation.all())));
+        let (file, _) = self.override_file(&name)?;
+        (state.file.as_deref() != Some(&text)).then(|| {
+            let exec = self.sh(scripts::write_script(&file, &remotes(&rotation.all())));
             Exec { stdin: Some(text), ..exec }
         })
     }
 
-    /// Ids of those that have requests, by our file or by its own discovery.
-    fn routed(&self, answer: &TraefikState, endpoints: &[Endpoint]) -> BTreeSet<String> {
-        let servers = match &answer.file {
+    /// Ids of the endpoints that get requests, by our file or by Traefik's own discovery.
+    fn routed(&self, state: &TraefikState, endpoints: &[Endpoint]) -> BTreeSet<String> {
+        let servers = match &state.file {
             Some(file) => Some(override_file::servers(file)),
-            None => answer.discovered().filter(|_| !self.steers_by_file()),
+            None => state.discovered().filter(|_| !self.has_route_directory()),
         };
         let is_routed = |e: &&Endpoint| match &servers {
             Some(servers) => e.addresses.iter().any(|a| servers.contains(a)),
@@ -167,134 +173,140 @@ impl Traefik {
         endpoints.iter().filter(is_routed).map(|e| e.id.clone()).collect()
     }
 
-    /// How far its own discovery is in seeing exactly what our file says.
-    fn caught_up(&self, answer: &TraefikState, file: &str, ours: &[Endpoint]) -> DiscoveryState {
+    /// Progress of Traefik's own discovery towards exactly the servers of our file.
+    fn discovery_state(&self, state: &TraefikState, file: &str, endpoints: &[Endpoint]) -> DiscoveryState {
         let servers = override_file::servers(file);
-        let inside = of(ours, &servers);
+        let inside = with_addresses(endpoints, &servers);
         if inside.is_empty() && !servers.is_empty() {
-            return DiscoveryState::Yes; // it sends requests to nobody
+            return DiscoveryState::CaughtUp; // the file has no running server
         }
         if inside.iter().any(|e| e.unhealthy) {
-            return DiscoveryState::No;
+            return DiscoveryState::Behind;
         }
-        match answer.discovered() {
-            Some(found) if !sees(answer, &found, &inside, ours) => DiscoveryState::No,
-            Some(found) if found.len() <= inside.len() => DiscoveryState::Yes,
-            Some(_) => in_time(answer, STRANGERS),
-            None => in_time(answer, self.settings.throttle().saturating_add(DISCOVERY)),
+        match state.discovered() {
+            Some(found) if !discovery_matches(state, &found, &inside, endpoints) => DiscoveryState::Behind,
+            Some(found) if found.len() <= inside.len() => DiscoveryState::CaughtUp,
+            Some(_) => after_wait(state, OTHER_SERVERS_WAIT),
+            None => after_wait(state, self.config.throttle().saturating_add(DISCOVERY_DELAY)),
         }
     }
 }
 
-/// How far Traefik's own discovery is.
+/// Progress of Traefik's own discovery.
 enum DiscoveryState {
-    Yes,
-    No,
-    /// Nothing tells but time.
-    SoonByItself,
+    CaughtUp,
+    Behind,
+    /// Nothing shows the progress, so compose-zd waits for the longest delay.
+    Unknown,
 }
 
-fn in_time(answer: &TraefikState, limit: Duration) -> DiscoveryState {
-    match answer.waited() {
-        None => DiscoveryState::SoonByItself,
-        Some(waited) if waited >= limit => DiscoveryState::Yes,
-        Some(_) => DiscoveryState::No,
+fn after_wait(state: &TraefikState, limit: Duration) -> DiscoveryState {
+    match state.waited() {
+        None => DiscoveryState::Unknown,
+        Some(waited) if waited >= limit => DiscoveryState::CaughtUp,
+        Some(_) => DiscoveryState::Behind,
     }
 }
 
-/// Its discovery has found exactly these of ours, and routes to them.
-fn sees(answer: &TraefikState, found: &BTreeSet<IpAddr>, inside: &[&Endpoint], ours: &[Endpoint]) -> bool {
-    let routers = inside.first().map(|e| HttpLabels::read(&e.labels).router_names()).unwrap_or_default();
-    of(ours, found) == inside && answer.are_used(&routers)
+/// Discovery has found exactly the instances inside, of all endpoints, and routes to them.
+fn discovery_matches(
+    state: &TraefikState,
+    found: &BTreeSet<IpAddr>,
+    inside: &[&Endpoint],
+    endpoints: &[Endpoint],
+) -> bool {
+    let routers = inside.first().map(|e| HttpLabels::parse(&e.labels).router_names()).unwrap_or_default();
+    with_addresses(endpoints, found) == inside && state.are_used_by(&routers)
 }
 
-/// Those that have one of these addresses.
-fn of<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a Endpoint> {
+/// Endpoints that have one of these addresses.
+fn with_addresses<'a>(endpoints: &'a [Endpoint], addresses: &BTreeSet<IpAddr>) -> Vec<&'a Endpoint> {
     endpoints.iter().filter(|e| e.addresses.iter().any(|a| addresses.contains(a))).collect()
 }
 
-/// Addresses as /proc/net/tcp writes them.
+/// Addresses as /proc/net/tcp prints them.
 fn remotes(endpoints: &[Endpoint]) -> Vec<String> {
     endpoints.iter().flat_map(|e| &e.addresses).map(proc_net_hex).collect()
 }
 
 impl Proxy for Traefik {
     fn name(&self) -> String {
-        self.called()
+        self.display_name()
     }
 
     fn container(&self) -> &Container {
         &self.container
     }
 
-    /// With `exposedByDefault` it routes to everything that has a port; only what speaks of a route is meant by that.
+    /// Backends that request a route and that Traefik accepts. With `exposedByDefault` Traefik routes to
+    /// everything with a port; only backends whose labels name a route count.
     fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n || own == "host");
-        let itself = self.container.compose() == Some((&backend.project, &backend.service));
+        let is_proxy = self.container.compose() == Some((&backend.project, &backend.service));
         let enabled = labels::enabled(&backend.labels);
-        let meant = enabled == Some(true) || labels::mention_a_route(&backend.labels);
-        let exposed = enabled.unwrap_or(self.settings.exposes_by_default());
-        let taken = || self.takes(backend) != Some(false);
-        let asks = self.settings.has("providers.docker") && meant && exposed;
-        asks && !itself && taken() && backend.networks.iter().any(reaches)
+        let has_labels = enabled == Some(true) || labels::mention_a_route(&backend.labels);
+        let is_exposed = enabled.unwrap_or(self.config.exposes_by_default());
+        let is_accepted = || self.matches_constraints(backend) != Some(false);
+        let requests_route = self.config.has("providers.docker") && has_labels && is_exposed;
+        requests_route && !is_proxy && is_accepted() && backend.networks.iter().any(reaches)
     }
 
     fn port(&self, container: &Container) -> Option<u16> {
-        HttpLabels::read(&container.config.labels).port().or(container.exposed_tcp().first().copied())
+        HttpLabels::parse(&container.config.labels).port().or(container.exposed_tcp().first().copied())
     }
 
     fn host(&self, container: &Container) -> Option<String> {
         let labels = &container.config.labels;
-        let http = HttpLabels::read(labels);
-        let default = labels::default_rule(self.settings.default_rule(), labels);
+        let http = HttpLabels::parse(labels);
+        let default = labels::default_rule(self.config.default_rule(), labels);
         http.rules().find_map(labels::host).or_else(|| labels::host(&default?))
     }
 
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
-        public_route::entrances(&self.settings, &container.config.labels)
+        public_route::public_routes(&self.config, &container.config.labels)
     }
 
     fn introduction(&self) -> Option<Exec> {
-        Some(self.sh(scripts::introduction(&static_config::files(&self.container))))
+        Some(self.sh(scripts::config_script(&static_config::files(&self.container))))
     }
 
-    fn learn(&mut self, answer: &CommandResult) {
-        let (head, file) = match answer.stdout.split_once("@file ") {
+    fn learn(&mut self, output: &CommandResult) {
+        let (head, file) = match output.stdout.split_once("@file ") {
             Some((head, rest)) => (head, rest.split_once('\n')),
-            None => (answer.stdout.as_str(), None),
+            None => (output.stdout.as_str(), None),
         };
         self.tool = head.trim().strip_prefix("@tool ").map(String::from);
         self.configure(TraefikStaticConfig::read(&self.container, file));
     }
 
-    /// By its arguments, where it is given no file. Its image is taken to be the official one, which has wget.
+    /// Uses the arguments, where there is no file. The image is assumed to be the official one, which has wget.
     fn learn_files(&mut self, files: FileLookup) -> bool {
-        let own = static_config::files(&self.container);
-        let found = own.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
+        let names = static_config::files(&self.container);
+        let file = names.iter().find_map(|name| Some((name.as_str(), files(name)?.text)));
         self.tool = Some("wget".into());
         self.configure(TraefikStaticConfig::read(
             &self.container,
-            found.as_ref().map(|(name, text)| (*name, text.as_str())),
+            file.as_ref().map(|(name, text)| (*name, text.as_str())),
         ));
-        self.settings.has("providers.docker")
+        self.config.has("providers.docker")
     }
 
     fn doubt(&self, _backends: &[Backend]) -> Option<String> {
-        if !self.settings.has("providers") {
+        if !self.config.has("providers") {
             return Some("its static configuration cannot be read, or has no provider".into());
         }
-        let provider = self.settings.remote_provider()?;
-        Some(format!("its provider `{provider}` has routes that are not read"))
+        let provider = self.config.remote_provider()?;
+        Some(format!("its provider `{provider}` has routes that compose-zd does not read"))
     }
 
     fn route_files(&self) -> Vec<String> {
-        self.settings.route_files().map(String::from).collect()
+        self.config.route_files().map(String::from).collect()
     }
 
-    fn foresee(&self, files: FileLookup, _wish: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
-        let given = self.settings.directory().and_then(|directory| Some((directory, files(directory)?)));
-        if let Some((directory, given)) = given {
-            let stdout = if given.read_only { "@readonly" } else { "" }.to_string();
+    fn foresee(&self, files: FileLookup, _shape: &RolloutShape, _present: usize) -> Result<Vec<Risk>, Error> {
+        let mounted = self.config.directory().and_then(|directory| Some((directory, files(directory)?)));
+        if let Some((directory, mount)) = mounted {
+            let stdout = if mount.read_only { "@readonly" } else { "" }.to_string();
             self.check_directory(
                 directory,
                 &CommandResult { code: Some(0), stdout, ..CommandResult::default() },
@@ -306,25 +318,22 @@ impl Proxy for Traefik {
     fn check(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         self.check_settings()?;
         backends.iter().try_for_each(|b| self.check_labels(b))?;
-        match self.steers() {
-            true => self.check_door(),
-            false => self.check_discovery(backends),
-        }
+        if self.steers() { self.check_query_access() } else { self.check_discovery(backends) }
     }
 
     fn steers(&self) -> bool {
-        self.steers_by_file()
+        self.has_route_directory()
     }
 
     fn inspect(&self) -> Vec<Exec> {
-        let directory = self.settings.directory();
-        directory.map(|d| self.sh(scripts::inspection(d))).into_iter().collect()
+        let directory = self.config.directory();
+        directory.map(|d| self.sh(scripts::directory_script(d))).into_iter().collect()
     }
 
-    /// Nothing is changed; a directory that takes no file is found out here.
-    fn prepare(&self, answers: &[CommandResult], _wish: &RolloutShape) -> Result<Vec<Patch>, Error> {
-        if let (Some(directory), [answer]) = (self.settings.directory(), answers) {
-            self.check_directory(directory, answer)?;
+    /// Changes nothing, and only checks that the directory is writable.
+    fn prepare(&self, outputs: &[CommandResult], _shape: &RolloutShape) -> Result<Vec<Patch>, Error> {
+        if let (Some(directory), [output]) = (self.config.directory(), outputs) {
+            self.check_directory(directory, output)?;
         }
         Ok(Vec::new())
     }
@@ -333,74 +342,81 @@ impl Proxy for Traefik {
         true
     }
 
-    /// The route as it is, so that it does not matter any more what its discovery sees.
-    fn gate(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        self.route(now, rotation)
+    /// Fixes the route as it is, so that changes in discovery have no effect.
+    fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        self.route(output, rotation)
     }
 
-    fn holds(&self, now: &CommandResult, rotation: &Rotation) -> bool {
-        let settled = TraefikState::parse(&now.stdout).filter(TraefikState::is_settled);
-        !self.steers() || settled.is_some_and(|a| a.file.is_some() && self.pin(&a, rotation).is_none())
+    fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
+        let state = TraefikState::parse(&output.stdout).filter(TraefikState::is_file_applied);
+        !self.steers() || state.is_some_and(|s| s.file.is_some() && self.pin_command(&s, rotation).is_none())
     }
 
-    fn route(&self, now: &CommandResult, rotation: &Rotation) -> Option<Exec> {
-        self.pin(&TraefikState::parse(&now.stdout)?, rotation)
+    fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
+        self.pin_command(&TraefikState::parse(&output.stdout)?, rotation)
     }
 
     fn question(&self, endpoints: &[Endpoint]) -> Exec {
         let name = override_file::name(endpoints).unwrap_or_default();
-        let named: BTreeSet<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).service_names()).collect();
+        let service_names: BTreeSet<String> =
+            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).service_names()).collect();
         let api = self.api(&name);
-        let of = api.as_ref().map(|(api, host)| (api, host.as_str()));
-        let services = scripts::services(of, &named.into_iter().collect::<Vec<_>>());
+        let api = api.as_ref().map(|(api, host)| (api, host.as_str()));
+        let services = scripts::services_script(api, &service_names.into_iter().collect::<Vec<_>>());
         let remotes = remotes(endpoints);
-        self.sh(match self.files(&name) {
-            Some((file, door)) => scripts::question(&file, door, self.api.as_ref(), &remotes, &services),
-            None => scripts::watching(&remotes, &services),
+        self.sh(match self.override_file(&name) {
+            Some((file, check)) => {
+                scripts::state_script(&file, check, self.api.as_ref(), &remotes, &services)
+            }
+            None => scripts::discovery_script(&remotes, &services),
         })
     }
 
-    fn read(&self, done: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let answer = self.answer(done)?;
-        self.check_references(&answer, endpoints)?;
-        let idle = self.settings.idle_timeout();
-        let busy = endpoints.iter().map(|e| (e.id.clone(), answer.in_flight(e, idle)));
+    fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
+        let state = self.parse_state(output)?;
+        self.check_foreign_routers(&state, endpoints)?;
+        let idle = self.config.idle_timeout();
+        let in_flight = endpoints.iter().map(|e| (e.id.clone(), state.in_flight(e, idle)));
         Ok(ProxyState {
-            routed: self.routed(&answer, endpoints),
+            routed: self.routed(&state, endpoints),
             failing: BTreeSet::new(),
-            config_applied: !self.steers() || answer.is_settled(),
-            in_flight: busy.collect(),
-            has_retired_process: answer.file.is_some()
-                && endpoints.iter().any(|e| HttpLabels::read(&e.labels).has_middlewares()),
+            config_applied: !self.steers() || state.is_file_applied(),
+            in_flight: in_flight.collect(),
+            has_retired_process: state.file.is_some()
+                && endpoints.iter().any(|e| HttpLabels::parse(&e.labels).has_middlewares()),
         })
     }
 
     fn diagnose(&self) -> Exec {
-        self.sh(scripts::diagnosis(self.settings.directory(), self.door.as_ref(), self.api.as_ref()))
+        self.sh(scripts::diagnosis_script(
+            self.config.directory(),
+            self.version_check.as_ref(),
+            self.api.as_ref(),
+        ))
     }
 
-    fn hand_back(&self, now: &CommandResult, ours: &[Endpoint], _existing: &[String]) -> HandBack {
-        let name = override_file::name(ours).unwrap_or_default();
-        let (Some(answer), Some((file, _))) = (TraefikState::parse(&now.stdout), self.files(&name)) else {
+    fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], _existing: &[String]) -> HandBack {
+        let name = override_file::name(endpoints).unwrap_or_default();
+        let (Some(state), Some((file, _))) = (TraefikState::parse(&output.stdout), self.override_file(&name))
+        else {
             return if self.steers() { HandBack::Wait } else { HandBack::Done };
         };
-        let Some(text) = &answer.file else {
-            return match (&answer.served, answer.has_remains()) {
+        let Some(text) = &state.file else {
+            return match (&state.served_version, state.has_leftovers()) {
                 (Some(_), _) => HandBack::Wait,
                 (None, true) => HandBack::Run(self.sh(scripts::remove_leftovers(&file))),
                 (None, false) => HandBack::Done,
             };
         };
-        match self.caught_up(&answer, text, ours) {
-            DiscoveryState::Yes => HandBack::Run(self.sh(scripts::remove(&file))),
-            DiscoveryState::SoonByItself => HandBack::Run(self.sh(scripts::mark(&file))),
-            DiscoveryState::No => HandBack::Wait,
+        match self.discovery_state(&state, text, endpoints) {
+            DiscoveryState::CaughtUp => HandBack::Run(self.sh(scripts::remove_script(&file))),
+            DiscoveryState::Unknown => HandBack::Run(self.sh(scripts::mark_script(&file))),
+            DiscoveryState::Behind => HandBack::Wait,
         }
     }
 
     fn late_request_grace(&self) -> Duration {
-        LINGER
+        LATE_REQUEST_GRACE
     }
 }
 

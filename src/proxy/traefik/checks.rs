@@ -1,4 +1,5 @@
-//! What a Traefik lacks for a deploy without loss, told before anything is touched.
+//! Checks of Traefik's configuration and labels before a deploy: requirements that are not met, and requests
+//! that will be lost.
 
 use std::time::Duration;
 
@@ -7,31 +8,32 @@ use super::state::TraefikState;
 use super::{Backend, CommandResult, Endpoint, Error, Risk, Traefik};
 use crate::error::Rule;
 
-pub const FILES: &str = "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
-const IDLE: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
+pub const DIRECTORY_FLAGS: &str =
+    "--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true";
+const IDLE_FLAG: &str = "--serversTransport.forwardingTimeouts.idleConnTimeout=1s";
 
-/// An idle connection that stays open for longer is worth a word.
-const SHORT: Duration = Duration::from_secs(5);
+/// A longer idle timeout is reported.
+const LONG_IDLE: Duration = Duration::from_secs(5);
 
-const OTHERWISE: &str = "`--proxy-kind none` deploys without gate and drain";
+const WITHOUT_PROXY: &str = "`--proxy-kind none` deploys without gate and drain";
 
 impl Traefik {
     pub(super) fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {
-        Error::unchanged(format!("{}: {why}", self.called())).hint(hint).rule(rule)
+        Error::unchanged(format!("{}: {why}", self.display_name())).hint(hint).rule(rule)
     }
 
-    /// What holds with and without files of routes.
+    /// Checks of the labels, with and without a directory of routes.
     pub(super) fn check_labels(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
-        if let Some(label) = labels::beyond_http(&backend.labels) {
+        if let Some(label) = labels::tcp_or_udp_label(&backend.labels) {
             let why =
                 format!("`{service}` has the label `traefik.{label}`: TCP and UDP routes cannot be switched");
-            return Err(self.refused(&"traefik-tcp", why, OTHERWISE));
+            return Err(self.refused(&"traefik-tcp", why, WITHOUT_PROXY));
         }
-        if self.takes(backend).is_none() {
+        if self.matches_constraints(backend).is_none() {
             let why = format!(
-                "its `providers.docker.constraints` (`{}`) cannot be evaluated: whether it routes to `{service}` is not known",
-                self.settings.constraints()
+                "its `providers.docker.constraints` (`{}`) cannot be evaluated, so its routes to `{service}` are unknown",
+                self.config.constraints()
             );
             let fix = "use `Label` instead of `LabelRegex` in it, or `--proxy-kind none`";
             return Err(self.refused(&"traefik-constraints", why, fix));
@@ -41,10 +43,10 @@ impl Traefik {
 
     fn check_routes(&self, backend: &Backend) -> Result<(), Error> {
         let service = &backend.service;
-        let http = HttpLabels::read(&backend.labels);
-        let template = self.settings.default_rule();
-        let without = http.rules().count() < http.routers.len();
-        if without && self.steers_by_file() && default_rule(template, &backend.labels).is_none() {
+        let http = HttpLabels::parse(&backend.labels);
+        let template = self.config.default_rule();
+        let lacks_rule = http.rules().count() < http.routers.len();
+        if lacks_rule && self.has_route_directory() && default_rule(template, &backend.labels).is_none() {
             let why = format!(
                 "a router of `{service}` has no rule, and `providers.docker.defaultRule` (`{template}`) cannot be evaluated"
             );
@@ -64,111 +66,117 @@ impl Traefik {
         }
     }
 
-    /// With a directory of routes: there has to be a way to ask whether a file is in force.
-    pub(super) fn check_door(&self) -> Result<Vec<Risk>, Error> {
-        if self.door.is_none() {
+    /// Checks for Traefik with a directory of routes: compose-zd must be able to query whether a file is in
+    /// force.
+    pub(super) fn check_query_access(&self) -> Result<Vec<Risk>, Error> {
+        if self.version_check.is_none() {
             return Err(self.refused(
                 &"traefik-no-door",
-                "all its entry points have middlewares or redirections, so it cannot be asked what is in force".into(),
-                "add an entry point of its own, `--entryPoints.zd.address=127.0.0.1:8899`, or `--api.insecure=true`",
+                "all its entry points have middlewares or redirections, so compose-zd cannot query which route is in force".into(),
+                "add a separate entry point, `--entryPoints.zd.address=127.0.0.1:8899`, or `--api.insecure=true`",
             ));
         }
         if self.tool.is_none() {
             return Err(self.refused(
                 &"traefik-no-tool",
-                "there is neither wget, curl, nc nor bash in it to ask it with".into(),
-                &format!("use the official image; {OTHERWISE}"),
+                "its container has neither wget, curl, nc nor bash to query it with".into(),
+                &format!("use the official image; {WITHOUT_PROXY}"),
             ));
         }
         Ok(self.slow_drain().into_iter().collect())
     }
 
     fn slow_drain(&self) -> Option<Risk> {
-        let idle = self.settings.idle_timeout();
-        let says = format!(
-            "{} keeps connections that nobody uses for {}s, so a drain may take as long, or until the drain timeout",
-            self.called(),
+        let idle = self.config.idle_timeout();
+        let message = format!(
+            "{} keeps idle connections for {}s, so a drain may take as long, or until the drain timeout",
+            self.display_name(),
             idle.as_secs()
         );
-        (idle > SHORT).then(|| Risk::note("traefik-slow-drain", says, format!("start it with `{IDLE}`")))
+        (idle > LONG_IDLE)
+            .then(|| Risk::note("traefik-slow-drain", message, format!("start it with `{IDLE_FLAG}`")))
     }
 
-    /// Without one, its own discovery does everything, and is only watched.
+    /// Checks for Traefik without a directory of routes: its own discovery controls the route, and compose-zd
+    /// only watches it.
     pub(super) fn check_discovery(&self, backends: &[Backend]) -> Result<Vec<Risk>, Error> {
         if self.api.is_none() || self.tool.is_none() {
             return Err(self.refused(
                 &"traefik-no-files",
-                "it watches no directory of routes, and its API cannot be asked: it cannot be told, nor seen, where \
-                 requests go"
-                    .into(),
-                &format!("start it with `{FILES}` and a volume there; {OTHERWISE}"),
+                "it watches no directory of routes, and its API cannot be queried, so compose-zd can neither switch \
+                 nor observe its routes"
+                 .into(),
+                &format!("start it with `{DIRECTORY_FLAGS}` and a volume there; {WITHOUT_PROXY}"),
             ));
         }
         self.check_generations(backends)?;
-        let fix = format!("or start {} with `{FILES}` and a volume there", self.called());
-        let coming = backends.iter().filter(|b| !b.is_running);
-        Ok(coming.flat_map(|b| losses(b, &fix)).chain(self.slow_drain()).collect())
+        let fix = format!("or start {} with `{DIRECTORY_FLAGS}` and a volume there", self.display_name());
+        let future = backends.iter().filter(|b| !b.is_running);
+        Ok(future.flat_map(|b| risks(b, &fix)).chain(self.slow_drain()).collect())
     }
 
     fn check_generations(&self, backends: &[Backend]) -> Result<(), Error> {
-        let (running, coming): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.is_running);
+        let (running, future): (Vec<&Backend>, Vec<&Backend>) = backends.iter().partition(|b| b.is_running);
         let pairs = running
             .iter()
-            .flat_map(|r| coming.iter().filter(|c| c.service == r.service).map(move |c| (r, c)));
+            .flat_map(|r| future.iter().filter(|c| c.service == r.service).map(move |c| (r, c)));
         for (old, new) in pairs {
             if let Some((label, before, after)) = labels::conflict(&old.labels, &new.labels) {
                 let why = format!(
-                    "`{}` changes the label `{label}` from `{before}` to `{after}`: while both run, Traefik drops what \
-                     they disagree on, and nobody reaches either",
+                    "`{}` changes the label `{label}` from `{before}` to `{after}`: while both versions run, Traefik \
+                     drops the conflicting route, and no request reaches either",
                     new.service
                 );
-                let hint =
-                    format!("start it with `{FILES}` and a volume there; or give the router another name");
+                let hint = format!(
+                    "start it with `{DIRECTORY_FLAGS}` and a volume there; or give the router another name"
+                );
                 return Err(self.refused(&"traefik-labels", why, &hint));
             }
         }
         Ok(())
     }
 
-    /// A directory that takes a file.
-    pub(super) fn check_directory(&self, directory: &str, answer: &CommandResult) -> Result<(), Error> {
-        if !answer.ok() {
-            let why = format!("its directory of routes, {directory}, is not there");
+    /// Checks that a file can be added to the directory.
+    pub(super) fn check_directory(&self, directory: &str, output: &CommandResult) -> Result<(), Error> {
+        if !output.ok() {
+            let why = format!("its directory of routes, {directory}, does not exist");
             return Err(self
-                .refused(&"traefik-directory", why, "give it a volume there")
-                .detail(answer.stderr_or_stdout()));
+                .refused(&"traefik-directory", why, "mount a volume there")
+                .seen(output.stderr_or_stdout()));
         }
-        match answer.stdout.contains("@readonly") {
-            true => Err(self.refused(
+        if output.stdout.contains("@readonly") {
+            return Err(self.refused(
                 &"traefik-directory",
-                format!("its directory of routes, {directory}, cannot be written to"),
+                format!("its directory of routes, {directory}, is not writable"),
                 "mount it without `:ro`: compose-zd adds a file while it deploys",
-            )),
-            false => Ok(()),
+            ));
         }
+        Ok(())
     }
 
-    /// No file routes to a service of labels, which a file of ours does not take over.
-    pub(super) fn check_references(
+    /// Checks that no router outside the labels routes to their services: our override file would not replace
+    /// it.
+    pub(super) fn check_foreign_routers(
         &self,
-        answer: &TraefikState,
+        state: &TraefikState,
         endpoints: &[Endpoint],
     ) -> Result<(), Error> {
         let services: Vec<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).service_names()).collect();
-        let refers = |line: &&String| {
+            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).service_names()).collect();
+        let is_reference = |line: &&String| {
             let name = line.rsplit([' ', ':', '=']).next().and_then(|n| n.strip_suffix("@docker"));
             name.is_some_and(|n| services.iter().any(|s| s == n))
         };
         let routers: Vec<String> =
-            endpoints.iter().flat_map(|e| HttpLabels::read(&e.labels).router_names()).collect();
-        let stranger = answer.stranger(&routers).filter(|_| self.steers_by_file() && answer.file.is_none());
-        match answer.references.iter().find(refers).map(String::as_str).or(stranger) {
+            endpoints.iter().flat_map(|e| HttpLabels::parse(&e.labels).router_names()).collect();
+        let foreign =
+            state.foreign_router(&routers).filter(|_| self.has_route_directory() && state.file.is_none());
+        match state.references.iter().find(is_reference).map(String::as_str).or(foreign) {
             Some(router) => Err(self.refused(
                 &"traefik-foreign-router",
-                format!("a router that is not of its labels routes to `{}`: {router}", endpoints[0].service),
+                format!("a router outside its labels routes to `{}`: {router}", endpoints[0].service),
                 &format!(
-                    "it cannot be switched: say it by labels of `{}`; {OTHERWISE}",
+                    "it cannot be switched: define it by labels of `{}`; {WITHOUT_PROXY}",
                     endpoints[0].service
                 ),
             )),
@@ -176,34 +184,31 @@ impl Traefik {
         }
     }
 
-    /// What keeps it from being a proxy that can be asked at all.
+    /// Checks of the docker provider.
     pub(super) fn check_settings(&self) -> Result<(), Error> {
-        match self.settings.watches_docker() {
-            true => Ok(()),
-            false => Err(self.refused(
-                &"traefik-watch",
-                "its docker provider does not watch (`providers.docker.watch`): it never sees a new instance"
-                    .into(),
-                "leave `providers.docker.watch` as it is by default",
-            )),
+        if self.config.watches_docker() {
+            return Ok(());
         }
+        let why =
+            "its docker provider does not watch (`providers.docker.watch`), so it never sees a new instance";
+        Err(self.refused(&"traefik-watch", why.into(), "leave `providers.docker.watch` at its default"))
     }
 }
 
-fn losses(backend: &Backend, fix: &str) -> Vec<Risk> {
+fn risks(backend: &Backend, fix: &str) -> Vec<Risk> {
     let service = &backend.service;
-    let mut losses = Vec::new();
+    let mut risks = Vec::new();
     if !backend.has_healthcheck {
-        let says =
+        let message =
             format!("`{service}` has no healthcheck, so a new instance gets requests before it is ready");
-        losses.push(Risk::grave("traefik-no-healthcheck", says, format!("give it one, {fix}")));
+        risks.push(Risk::grave("traefik-no-healthcheck", message, format!("add a healthcheck, {fix}")));
     }
     if !backend.has_drain_command {
-        let says = format!(
+        let message = format!(
             "`{service}` has no `x-zd.drain.command`, so an instance is stopped while Traefik still sends it requests"
         );
         let fix = format!("set one that makes its healthcheck fail, {fix}");
-        losses.push(Risk::grave("traefik-no-drain", says, fix));
+        risks.push(Risk::grave("traefik-no-drain", message, fix));
     }
-    losses
+    risks
 }

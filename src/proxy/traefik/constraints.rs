@@ -1,85 +1,87 @@
-//! `providers.docker.constraints`: which containers a Traefik takes at all, where several share an engine.
+//! Parser of `providers.docker.constraints`, the expression that selects the containers of one Traefik where
+//! several share an engine.
 
 use super::labels::Labels;
 
-/// Whether the labels match; none where that cannot be told without more than labels and equality.
+/// The labels match the expression; none where that needs more than labels and equality.
 pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     if expression.trim().is_empty() {
         return Some(true);
     }
     let mut parser = ConstraintParser { rest: expression.trim(), labels, depth: 0 };
-    let value = parser.any()?;
+    let value = parser.disjunction()?;
     parser.rest.is_empty().then_some(value).flatten()
 }
 
-/// Each step gives nothing for what is no expression, and an unknown value for what is one it cannot evaluate.
+/// Recursive parser. Each method returns none for an invalid expression, and an unknown value for one that it
+/// cannot evaluate.
 struct ConstraintParser<'a> {
     rest: &'a str,
     labels: &'a Labels,
-    /// How many brackets and negations are open.
+    /// Number of open brackets and negations.
     depth: usize,
 }
 
-/// Deeper than anybody writes; without an end the stack would have one.
-const DEEPEST: usize = 64;
+/// Limit of the depth, against a stack overflow.
+const MAX_DEPTH: usize = 64;
 
 type TriState = Option<bool>;
 
 impl<'a> ConstraintParser<'a> {
-    fn skip(&mut self, word: &str) -> bool {
-        let after = self.rest.strip_prefix(word).map(str::trim_start);
-        self.rest = after.unwrap_or(self.rest);
-        after.is_some()
+    fn accept(&mut self, word: &str) -> bool {
+        let rest = self.rest.strip_prefix(word).map(str::trim_start);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
     }
 
-    fn any(&mut self) -> Option<TriState> {
-        let mut value = self.all()?;
-        while self.skip("||") {
-            value = or(value, self.all()?);
+    fn disjunction(&mut self) -> Option<TriState> {
+        let mut value = self.conjunction()?;
+        while self.accept("||") {
+            value = or(value, self.conjunction()?);
         }
         Some(value)
     }
 
-    fn all(&mut self) -> Option<TriState> {
-        let mut value = self.one()?;
-        while self.skip("&&") {
-            // By De Morgan, so that an unknown value does not hide a `false`.
-            value = or(value.map(|v| !v), self.one()?.map(|v| !v)).map(|v| !v);
+    fn conjunction(&mut self) -> Option<TriState> {
+        let mut value = self.term()?;
+        while self.accept("&&") {
+            // De Morgan's law, so that an unknown value does not hide a `false`.
+            value = or(value.map(|v| !v), self.term()?.map(|v| !v)).map(|v| !v);
         }
         Some(value)
     }
 
-    fn one(&mut self) -> Option<TriState> {
+    fn term(&mut self) -> Option<TriState> {
         self.depth += 1;
-        let value = if self.depth > DEEPEST { None } else { self.inner() };
+        let value = if self.depth > MAX_DEPTH { None } else { self.term_within_depth() };
         self.depth -= 1;
         value
     }
 
-    fn inner(&mut self) -> Option<TriState> {
-        if self.skip("!") {
-            return Some(self.one()?.map(|v| !v));
+    fn term_within_depth(&mut self) -> Option<TriState> {
+        if self.accept("!") {
+            return Some(self.term()?.map(|v| !v));
         }
-        if self.skip("(") {
-            let value = self.any()?;
-            return self.skip(")").then_some(value);
+        if self.accept("(") {
+            let value = self.disjunction()?;
+            return self.accept(")").then_some(value);
         }
-        let regex = self.skip("LabelRegex");
-        if !regex && !self.skip("Label") {
+        let is_regex = self.accept("LabelRegex");
+        if !is_regex && !self.accept("Label") {
             return None;
         }
         let (name, value) = self.arguments()?;
         let equal = self.labels.get(name).map_or("", String::as_str) == value;
-        Some((!regex).then_some(equal))
+        Some((!is_regex).then_some(equal))
     }
 
     /// ``(`name`, `value`)``
     fn arguments(&mut self) -> Option<(&'a str, &'a str)> {
-        let open = self.skip("(");
+        let open = self.accept("(");
         let name = self.quoted().filter(|_| open)?;
-        let comma = self.skip(",");
+        let comma = self.accept(",");
         let value = self.quoted().filter(|_| comma)?;
-        self.skip(")").then_some((name, value))
+        self.accept(")").then_some((name, value))
     }
 
     fn quoted(&mut self) -> Option<&'a str> {
@@ -90,8 +92,8 @@ impl<'a> ConstraintParser<'a> {
     }
 }
 
-fn or(one: TriState, other: TriState) -> TriState {
-    match (one, other) {
+fn or(left: TriState, right: TriState) -> TriState {
+    match (left, right) {
         (Some(true), _) | (_, Some(true)) => Some(true),
         (Some(false), Some(false)) => Some(false),
         _ => None,
@@ -114,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_evaluated_is_unknown_unless_the_rest_decides() {
+    fn a_regex_is_unknown_unless_the_rest_decides() {
         let labels = Labels::new();
         let matches = |expression: &str| matches(expression, &labels);
         assert_eq!(matches("LabelRegex(`a`, `x.*`)"), None);

@@ -1,14 +1,14 @@
-//! The name of a sticky cookie that nobody named: Traefik makes it from the name of the service, which is another one in a
-//! file of ours, so that every client would be given another instance.
+//! The default name of a sticky cookie. Traefik derives the name from the name of the service, which differs in
+//! our file. Without the original name every client would get another instance.
 
-/// As Traefik names it. Source: traefik `pkg/server/cookie/cookie.go`.
-pub fn name_of(service: &str) -> String {
+/// Cookie name as Traefik derives it. Source: traefik `pkg/server/cookie/cookie.go`.
+pub fn default_name(service: &str) -> String {
     let hash = sha1(format!("_TRAEFIK_BACKEND_{service}").as_bytes());
     let hex: String = hash.iter().map(|word| format!("{word:08x}")).collect();
     format!("_{}", &hex[..5])
 }
 
-/// Source: RFC 3174, section 6.1.
+/// SHA-1. Source: RFC 3174, section 6.1.
 fn sha1(text: &[u8]) -> [u32; 5] {
     let mut message = text.to_vec();
     message.push(0x80);
@@ -45,12 +45,12 @@ mod tests {
 
     #[test]
     fn a_cookie_is_named_as_traefik_names_it() {
-        assert_eq!(name_of("app@file"), "_fb0b0", "seen of Traefik 3.7.15");
-        assert_eq!(name_of("app@docker"), "_a9f6e");
+        assert_eq!(default_name("app@file"), "_fb0b0", "as observed with Traefik 3.7.15");
+        assert_eq!(default_name("app@docker"), "_a9f6e");
     }
 
     #[test]
-    fn a_hash_is_that_of_the_standard_whatever_the_length() {
+    fn a_hash_of_any_length_matches_the_standard() {
         let hex = |text: &str| sha1(text.as_bytes()).map(|w| format!("{w:08x}")).concat();
         assert_eq!(hex(""), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
         assert_eq!(hex("abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");

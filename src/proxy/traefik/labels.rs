@@ -1,5 +1,5 @@
-//! What a container's labels say to Traefik, as a tree that can go into a file of routes: both are read into the same
-//! structures, without case, and lists may be written with commas.
+//! Traefik's labels of a container, as a tree that can go into a file of routes. Traefik reads labels and files
+//! into the same structures. Both ignore case, and lists may be written with commas.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::static_config::is_true;
 
 pub type Labels = BTreeMap<String, String>;
 
-/// The `traefik.http` part of some labels.
+/// The `traefik.http` section of labels.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HttpLabels {
     pub routers: Mapping,
@@ -17,65 +17,66 @@ pub struct HttpLabels {
     pub services: Mapping,
 }
 
-/// Deeper than anything that Traefik knows; without an end the stack would have one.
-const DEEPEST: usize = 32;
+/// Limit of the depth, against a stack overflow: deeper than any setting of Traefik.
+const MAX_DEPTH: usize = 32;
 
-/// The labels of Traefik, in one case and without its name: `http.routers.app.rule`.
-fn ours(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
-    let inside = |key| -> Option<&str> {
+/// Labels of Traefik, without the prefix: `http.routers.app.rule`.
+fn traefik_labels(labels: &Labels) -> impl Iterator<Item = (&str, &str)> {
+    let without_prefix = |key| -> Option<&str> {
         let (start, rest) = str::split_at_checked(key, "traefik.".len())?;
         start.eq_ignore_ascii_case("traefik.").then_some(rest)
     };
-    labels.iter().filter_map(move |(k, v)| Some((inside(k)?, v.as_str())))
+    labels.iter().filter_map(move |(k, v)| Some((without_prefix(k)?, v.as_str())))
 }
 
-fn starts(key: &str, word: &str) -> bool {
+fn is_in_section(key: &str, word: &str) -> bool {
     key.split('.').next().is_some_and(|k| k.eq_ignore_ascii_case(word))
 }
 
 pub fn get<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
-    ours(labels).find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
+    traefik_labels(labels).find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v)
 }
 
-/// `traefik.enable`, where it is set.
+/// Value of `traefik.enable`, where it is set.
 pub fn enabled(labels: &Labels) -> Option<bool> {
     get(labels, "enable").map(is_true)
 }
 
-/// Whether they speak of a route.
+/// The labels mention a route.
 pub fn mention_a_route(labels: &Labels) -> bool {
-    ours(labels).any(|(k, _)| ["http", "tcp", "udp"].iter().any(|word| starts(k, word)))
+    traefik_labels(labels).any(|(k, _)| ["http", "tcp", "udp"].iter().any(|word| is_in_section(k, word)))
 }
 
-/// The first one that is about plain TCP or UDP.
-pub fn beyond_http(labels: &Labels) -> Option<&str> {
-    ours(labels).map(|(k, _)| k).find(|k| starts(k, "tcp") || starts(k, "udp"))
+/// The first label about plain TCP or UDP.
+pub fn tcp_or_udp_label(labels: &Labels) -> Option<&str> {
+    traefik_labels(labels).map(|(k, _)| k).find(|k| is_in_section(k, "tcp") || is_in_section(k, "udp"))
 }
 
 impl HttpLabels {
-    /// Traefik's own additions included: a service and a router where there is none, and which service a router has.
-    pub fn read(labels: &Labels) -> HttpLabels {
+    /// Parses the labels and adds Traefik's defaults: a service and a router where there is none, and the
+    /// service of a router.
+    pub fn parse(labels: &Labels) -> HttpLabels {
         let mut root = Mapping::new();
-        for (key, value) in ours(labels).filter(|(k, _)| starts(k, "http")) {
+        for (key, value) in traefik_labels(labels).filter(|(k, _)| is_in_section(k, "http")) {
             let path: Vec<&str> = key.split('.').skip(1).collect();
-            if path.len() <= DEEPEST {
+            if path.len() <= MAX_DEPTH {
                 insert(&mut root, &path, value);
             }
         }
-        let mut part = |name| match remove(&mut root, name) {
+        let mut section = |name| match remove(&mut root, name) {
             Some(Value::Mapping(map)) => map,
             _ => Mapping::new(),
         };
         let mut http = HttpLabels {
-            routers: part("routers"),
-            middlewares: part("middlewares"),
-            services: part("services"),
+            routers: section("routers"),
+            middlewares: section("middlewares"),
+            services: section("services"),
         };
-        http.complete(&default_name(labels));
+        http.add_defaults(&default_name(labels));
         http
     }
 
-    fn complete(&mut self, name: &str) {
+    fn add_defaults(&mut self, name: &str) {
         if self.services.is_empty() {
             self.services.insert(name.into(), Mapping::new().into());
         }
@@ -106,7 +107,7 @@ impl HttpLabels {
         self.routers.values().filter_map(|r| text(r.as_mapping()?, "rule"))
     }
 
-    /// Names of the services, with what their `loadbalancer.server` label says.
+    /// Services by name, each with its `loadbalancer.server` labels.
     pub fn servers(&self) -> impl Iterator<Item = (&str, Mapping)> {
         self.services.iter().filter_map(|(name, service)| {
             let balancer = service.as_mapping().and_then(|s| get_map(s, "loadbalancer"));
@@ -115,7 +116,7 @@ impl HttpLabels {
         })
     }
 
-    /// The port of its first service that names one.
+    /// Port of the first service that sets one.
     pub fn port(&self) -> Option<u16> {
         self.servers().find_map(|(_, server)| text(&server, "port")?.parse().ok())
     }
@@ -125,7 +126,7 @@ fn names(map: &Mapping) -> Vec<String> {
     map.keys().filter_map(|k| k.as_str().map(String::from)).collect()
 }
 
-/// `SERVICE-PROJECT`, which Traefik calls a service, and its router, that have no name.
+/// `SERVICE-PROJECT`, Traefik's name for an unnamed service and its router.
 pub fn default_name(labels: &Labels) -> String {
     let label = |key: &str| labels.get(&format!("com.docker.compose.{key}")).map_or("", String::as_str);
     normalize(&format!("{}_{}", label("service"), label("project")))
@@ -136,7 +137,8 @@ fn normalize(name: &str) -> String {
     words.filter(|w| !w.is_empty()).collect::<Vec<_>>().join("-")
 }
 
-/// The rule of a router that has none, from `providers.docker.defaultRule`; none where that is more than a name.
+/// Rule of a router without one, from `providers.docker.defaultRule`; none where the template needs more than a
+/// name or a label.
 pub fn default_rule(template: &str, labels: &Labels) -> Option<String> {
     let mut rule = String::new();
     let mut rest = template;
@@ -157,7 +159,7 @@ fn evaluate(expression: &str, labels: &Labels) -> Option<String> {
     }
 }
 
-/// The first host that a rule names: `Host(`a.example`)`.
+/// First host in a rule: `Host(`a.example`)`.
 pub fn host(rule: &str) -> Option<String> {
     let at = rule.match_indices("Host(").find(|(at, _)| !rule[..*at].ends_with(char::is_alphanumeric))?.0;
     let name = rule[at + "Host(".len()..].split([')', ',']).next()?;
@@ -165,23 +167,24 @@ pub fn host(rule: &str) -> Option<String> {
     (!name.is_empty() && !name.contains(['*', '{'])).then(|| name.into())
 }
 
-/// Two values of one label of a thing that both define, which Traefik then throws away altogether.
+/// A label with different values in two generations that define the same object: its name and both values.
+/// Traefik drops such an object altogether.
 /// Source: traefik `pkg/provider/merge.go`.
-pub fn conflict(one: &Labels, other: &Labels) -> Option<(String, String, String)> {
+pub fn conflict(old: &Labels, new: &Labels) -> Option<(String, String, String)> {
     let http = |labels| -> BTreeMap<String, String> {
-        let all = ours(labels).map(|(k, v)| (k.to_lowercase(), v.to_string()));
-        all.filter(|(k, _)| starts(k, "http") && !k.contains(".loadbalancer.server.")).collect()
+        let lowercase = traefik_labels(labels).map(|(k, v)| (k.to_lowercase(), v.to_string()));
+        lowercase.filter(|(k, _)| is_in_section(k, "http") && !k.contains(".loadbalancer.server.")).collect()
     };
-    let (one, other) = (http(one), http(other));
-    let thing = |key: &str| key.split('.').take(3).collect::<Vec<_>>().join(".");
-    let has = |labels: &BTreeMap<String, String>, key: &str| labels.keys().any(|k| thing(k) == thing(key));
-    let differs = |key: &&String| one.get(*key) != other.get(*key) && has(&one, key) && has(&other, key);
-    let key = one.keys().chain(other.keys()).find(differs)?;
+    let (old, new) = (http(old), http(new));
+    let object = |key: &str| key.split('.').take(3).collect::<Vec<_>>().join(".");
+    let has = |labels: &BTreeMap<String, String>, key: &str| labels.keys().any(|k| object(k) == object(key));
+    let differs = |key: &&String| old.get(*key) != new.get(*key) && has(&old, key) && has(&new, key);
+    let key = old.keys().chain(new.keys()).find(differs)?;
     let value = |labels: &BTreeMap<String, String>| labels.get(key).cloned().unwrap_or("nothing".into());
-    Some((format!("traefik.{key}"), value(&one), value(&other)))
+    Some((format!("traefik.{key}"), value(&old), value(&new)))
 }
 
-/// Puts a value where its path says; `name[2]` is a place in a list, and a value gives way to what is below it.
+/// Inserts a value at a path. `name[2]` is an index in a list, and a deeper path replaces a value on its way.
 pub fn insert(map: &mut Mapping, path: &[&str], value: &str) {
     let Some((first, rest)) = path.split_first() else {
         return;
@@ -190,38 +193,38 @@ pub fn insert(map: &mut Mapping, path: &[&str], value: &str) {
         Some((name, index)) => (name, index.parse::<usize>().ok().filter(|i| *i < 1000)),
         None => (*first, None),
     };
-    let place = map.entry(key_like(map, name)).or_insert(Value::Null);
-    let place = match index {
-        Some(index) => item(place, index),
-        None => place,
+    let target = map.entry(key_like(map, name)).or_insert(Value::Null);
+    let target = match index {
+        Some(index) => list_item(target, index),
+        None => target,
     };
-    match (rest, &*place) {
+    match (rest, &*target) {
         ([], Value::Mapping(_)) => {}
-        ([], _) => *place = value.into(),
-        (_, Value::Mapping(_)) => insert(place.as_mapping_mut().expect("it is one"), rest, value),
+        ([], _) => *target = value.into(),
+        (_, Value::Mapping(_)) => insert(target.as_mapping_mut().expect("a mapping"), rest, value),
         _ => {
-            let mut below = Mapping::new();
-            insert(&mut below, rest, value);
-            *place = below.into();
+            let mut child = Mapping::new();
+            insert(&mut child, rest, value);
+            *target = child.into();
         }
     }
 }
 
-fn item(place: &mut Value, index: usize) -> &mut Value {
-    if !place.is_sequence() {
-        *place = Value::Sequence(Vec::new());
+fn list_item(list: &mut Value, index: usize) -> &mut Value {
+    if !list.is_sequence() {
+        *list = Value::Sequence(Vec::new());
     }
-    let list = place.as_sequence_mut().expect("it is one");
-    if list.len() <= index {
-        list.resize(index + 1, Value::Mapping(Mapping::new()));
+    let items = list.as_sequence_mut().expect("a sequence");
+    if items.len() <= index {
+        items.resize(index + 1, Value::Mapping(Mapping::new()));
     }
-    &mut list[index]
+    &mut items[index]
 }
 
-/// A key that is there already in another case, else this one.
+/// An existing key that differs only in case, else this key.
 fn key_like(map: &Mapping, name: &str) -> Value {
-    let same = |key: &&Value| key.as_str().is_some_and(|k| k.eq_ignore_ascii_case(name));
-    map.keys().find(same).cloned().unwrap_or(name.into())
+    let is_same = |key: &&Value| key.as_str().is_some_and(|k| k.eq_ignore_ascii_case(name));
+    map.keys().find(is_same).cloned().unwrap_or(name.into())
 }
 
 pub fn remove(map: &mut Mapping, name: &str) -> Option<Value> {
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn labels_become_a_tree() {
-        let http = HttpLabels::read(&labels(
+        let http = HttpLabels::parse(&labels(
             "traefik.http.routers.app.rule=Host(`a.b`)
              traefik.http.routers.app.tls=true
              traefik.http.routers.app.tls.domains[0].main=a.b
@@ -277,18 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_is_too_deep_for_traefik_is_left_out() {
+    fn a_label_that_is_too_deep_is_ignored() {
         let deep =
             format!("traefik.http.routers.app.{}=x\ntraefik.http.routers.app.rule=y", "a.".repeat(1_000_000));
         assert_eq!(
-            yaml(&HttpLabels::read(&labels(&deep)).routers),
+            yaml(&HttpLabels::parse(&labels(&deep)).routers),
             "app:\n  rule: y\n  service: '-'\n".replace("'-'", "''")
         );
     }
 
     #[test]
-    fn a_container_without_routers_has_one_by_its_name() {
-        let http = HttpLabels::read(&labels(COMPOSE));
+    fn a_container_without_routers_has_a_default_router() {
+        let http = HttpLabels::parse(&labels(COMPOSE));
         assert_eq!(yaml(&http.routers), "app-my-p:\n  service: app-my-p\n");
         assert_eq!(http.servers().next().unwrap().0, "app-my-p");
     }
@@ -304,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_read_out_of_a_rule() {
+    fn a_host_is_parsed_from_a_rule() {
         assert_eq!(host("PathPrefix(`/x`) && Host(`a.b`)").unwrap(), "a.b");
         assert_eq!(host("Host(`a.b`, `c.d`)").unwrap(), "a.b");
         assert_eq!(host("HostRegexp(`.+`)"), None);
@@ -312,24 +315,24 @@ mod tests {
     }
 
     #[test]
-    fn two_generations_conflict_where_both_define_a_thing_differently() {
-        let found = |one: &str, other: &str| conflict(&labels(one), &labels(other)).map(|c| c.0);
+    fn two_generations_conflict_where_both_define_an_object_differently() {
+        let conflicting = |old: &str, new: &str| conflict(&labels(old), &labels(new)).map(|c| c.0);
         let rule = "traefik.http.routers.app.rule=Host(`a`)";
-        assert_eq!(found(rule, rule), None);
-        assert_eq!(found(rule, "traefik.http.routers.other.rule=Host(`b`)"), None);
+        assert_eq!(conflicting(rule, rule), None);
+        assert_eq!(conflicting(rule, "traefik.http.routers.other.rule=Host(`b`)"), None);
         let changed = "traefik.http.routers.app.rule=Host(`b`)";
-        assert_eq!(found(rule, changed).unwrap(), "traefik.http.routers.app.rule");
+        assert_eq!(conflicting(rule, changed).unwrap(), "traefik.http.routers.app.rule");
         let more = format!("{rule}\ntraefik.http.routers.app.tls=true");
-        assert_eq!(found(rule, &more).unwrap(), "traefik.http.routers.app.tls");
+        assert_eq!(conflicting(rule, &more).unwrap(), "traefik.http.routers.app.tls");
         let port = |p| format!("traefik.http.services.a.loadbalancer.server.port={p}");
-        assert_eq!(found(&port(1), &port(2)), None);
+        assert_eq!(conflicting(&port(1), &port(2)), None);
     }
 
     #[test]
-    fn a_database_beside_an_app_has_no_route() {
+    fn a_container_without_route_labels_has_no_route() {
         assert!(!mention_a_route(&labels("traefik.docker.network=x")));
         assert!(mention_a_route(&labels("traefik.http.routers.a.rule=x")));
-        assert_eq!(beyond_http(&labels("traefik.tcp.routers.a.rule=x")), Some("tcp.routers.a.rule"));
+        assert_eq!(tcp_or_udp_label(&labels("traefik.tcp.routers.a.rule=x")), Some("tcp.routers.a.rule"));
         assert_eq!(enabled(&labels("traefik.enable=TRUE")), Some(true));
     }
 }

@@ -1,4 +1,4 @@
-//! What Traefik is told and tells is read as it was meant, and nothing of it ends us.
+//! Properties of the adapter: its parsers read back generated input, and no input makes them panic.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -27,15 +27,15 @@ fn labels_of(text: &str) -> Labels {
 }
 
 #[test]
-fn no_answer_ends_us() {
-    holds((damaged(corpus("traefik-answer")), any::<u8>()), |(answer, bits)| {
-        interrogate(&traefik(), &answer, bits);
+fn no_output_makes_the_adapter_panic() {
+    holds((damaged(corpus("traefik-answer")), any::<u8>()), |(text, bits)| {
+        interrogate(&traefik(), &text, bits);
         Ok(())
     });
 }
 
 #[test]
-fn no_configuration_ends_us() {
+fn no_configuration_makes_the_adapter_panic() {
     let inputs = (damaged(corpus("traefik-config")), select(&["t.yaml", "t.toml"][..]), any::<u8>());
     holds(inputs, |(text, name, bits)| {
         let mut traefik = traefik();
@@ -52,25 +52,25 @@ fn no_configuration_ends_us() {
 }
 
 #[test]
-fn a_file_that_is_nested_without_an_end_ends_nobody() {
+fn a_deeply_nested_file_makes_nothing_overflow() {
     for (name, text) in [("t.toml", "a = "), ("t.yml", "a: "), ("t.yml", "")] {
-        for deep in ["[", "{a: ", "{ a = ", "- "] {
-            let text = format!("{text}{}", deep.repeat(2_000));
-            let settings = TraefikStaticConfig::read(&container(&[]), Some((name, &text)));
-            assert_eq!(settings.get("a"), None, "{name}: {deep}");
+        for opening in ["[", "{a: ", "{ a = ", "- "] {
+            let text = format!("{text}{}", opening.repeat(2_000));
+            let config = TraefikStaticConfig::read(&container(&[]), Some((name, &text)));
+            assert_eq!(config.get("a"), None, "{name}: {opening}");
         }
     }
 }
 
 #[test]
-fn no_label_ends_us() {
+fn no_label_makes_the_adapter_panic() {
     holds((damaged(corpus("traefik-labels")), any::<u8>()), |(text, bits)| {
         let labels = labels_of(&text);
         let mut rotation = rotation(bits);
         rotation.inside.iter_mut().for_each(|e| e.labels = labels.clone());
         let traefik = traefik();
-        let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
-        if let Some(file) = traefik.route(&done, &rotation).and_then(|exec| exec.stdin) {
+        let output = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
+        if let Some(file) = traefik.route(&output, &rotation).and_then(|exec| exec.stdin) {
             prop_assert!(serde_yaml::from_str::<Value>(&file).is_ok(), "{file}");
             prop_assert!(override_file::token(&file).is_some(), "{file}");
         }
@@ -82,13 +82,13 @@ fn no_label_ends_us() {
         constraints::matches(&text, &labels);
         labels::default_rule(&text, &labels);
         for line in text.lines() {
-            let _ = (constraints::matches(line, &labels), override_file::address(line));
+            let _ = (constraints::matches(line, &labels), override_file::server_address(line));
         }
         Ok(())
     });
 }
 
-/// An expression, how it is written, and what it comes to where that can be told.
+/// A constraint expression.
 #[derive(Debug, Clone)]
 enum Expression {
     Label(&'static str, &'static str),
@@ -123,7 +123,7 @@ impl Expression {
         }
     }
 
-    /// With either value of what is not known.
+    /// Value of the expression, where a regex has the value `unknown`.
     fn value(&self, unknown: bool) -> bool {
         match self {
             Expression::Label(key, value) => (if *key == "a" { "1" } else { "" }) == *value,
@@ -135,9 +135,9 @@ impl Expression {
     }
 }
 
-/// What is said of a constraint holds whatever the part is that cannot be told.
+/// The value of a constraint does not depend on its unknown parts.
 #[test]
-fn a_constraint_comes_to_what_it_says() {
+fn a_constraint_has_the_value_of_its_expression() {
     holds(expression(), |expression| {
         let labels: Labels = [("a".to_string(), "1".to_string())].into();
         match constraints::matches(&expression.print(), &labels) {
@@ -150,9 +150,9 @@ fn a_constraint_comes_to_what_it_says() {
     });
 }
 
-/// Connections as /proc/net/tcp and tcp6 list them, of any address.
+/// The connections have any address, in the format of /proc/net/tcp and tcp6.
 #[test]
-fn connections_are_counted_by_their_address() {
+fn connections_are_counted_by_address() {
     let connection = (select(&ADDRESSES[..]), any::<bool>(), 1u16..);
     holds(prop::collection::vec(connection, 0..12), |connections| {
         let line = |(n, (address, mapped, port)): (usize, &(&str, bool, u16))| {
@@ -164,19 +164,19 @@ fn connections_are_counted_by_their_address() {
             )
         };
         let lines: String = connections.iter().enumerate().map(line).collect();
-        let answer = TraefikState::parse(&format!("@served \n@now 9.5\n@connections\n{lines}@end\n"))
-            .expect("an answer");
+        let state = TraefikState::parse(&format!("@served \n@now 9.5\n@connections\n{lines}@end\n"))
+            .expect("a state");
         for endpoint in endpoints() {
-            let its =
+            let own =
                 connections.iter().filter(|(a, ..)| endpoint.addresses.contains(&a.parse().expect("one")));
-            let expected = InFlight::AtMost { exact: 0, open: its.count(), quiet: Duration::ZERO };
-            same(&answer.in_flight(&endpoint, Duration::from_secs(90)), &expected)?;
+            let expected = InFlight::AtMost { exact: 0, open: own.count(), quiet: Duration::ZERO };
+            same(&state.in_flight(&endpoint, Duration::from_secs(90)), &expected)?;
         }
         Ok(())
     });
 }
 
-/// What a file names as servers is what it was made for.
+/// The servers of a file are those for which it was written.
 #[test]
 fn the_servers_of_a_file_are_those_inside() {
     holds(any::<u8>(), |bits| {
@@ -184,27 +184,27 @@ fn the_servers_of_a_file_are_those_inside() {
         for endpoint in rotation.inside.iter_mut().chain(&mut rotation.outside) {
             endpoint.labels = labels_of(&corpus("traefik-labels").concat());
         }
-        let done = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
-        let file = traefik().route(&done, &rotation).and_then(|e| e.stdin).expect("a file");
+        let output = CommandResult { stdout: "@end".into(), ..CommandResult::default() };
+        let file = traefik().route(&output, &rotation).and_then(|e| e.stdin).expect("a file");
         let inside: BTreeSet<IpAddr> = rotation.inside.iter().flat_map(|e| e.addresses.clone()).collect();
         same(&override_file::servers(&file), &inside)
     });
 }
 
 #[test]
-fn the_address_of_a_server_is_read_with_a_port_and_without() {
+fn a_server_address_is_parsed_with_and_without_a_port() {
     let inputs = (select(&ADDRESSES[..]), prop::option::of(any::<u16>()), select(&["", "/", "/x:1"][..]));
     holds(inputs, |(address, port, path)| {
         let address: IpAddr = address.parse().expect("an address");
         let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
         let port = port.map(|p| format!(":{p}")).unwrap_or_default();
-        same(&override_file::address(&format!("https://{host}{port}{path}")), &Some(address))
+        same(&override_file::server_address(&format!("https://{host}{port}{path}")), &Some(address))
     });
 }
 
-/// Keys with their values, in the words of each place that Traefik takes them from.
+/// The same keys and values, in the syntax of each source.
 #[test]
-fn flags_variables_and_files_say_the_same() {
+fn flags_variables_and_files_give_the_same_configuration() {
     let keys = [
         "entrypoints.web.address",
         "entrypoints.web.http.tls.certresolver",
@@ -233,38 +233,39 @@ fn flags_variables_and_files_say_the_same() {
         }
         let yaml = serde_yaml::to_string(&tree).expect("YAML");
         let toml = toml_of(&tree);
-        let all = [
+        let configs = [
             TraefikStaticConfig::read(&container(&flags), None),
             TraefikStaticConfig::read(&by_environment, None),
             TraefikStaticConfig::read(&container(&[]), Some(("t.yml", &yaml))),
             TraefikStaticConfig::read(&container(&[]), Some(("t.toml", &toml))),
         ];
-        for settings in &all {
+        for config in &configs {
             for (key, value) in &pairs {
-                same(&settings.get(key), &Some(*value))?;
+                same(&config.get(key), &Some(*value))?;
             }
-            let read = |s: &TraefikStaticConfig| {
+            let values = |s: &TraefikStaticConfig| {
                 (
                     s.entry_points(),
                     s.directory().map(String::from),
-                    s.open_api(),
+                    s.insecure_api(),
                     s.idle_timeout(),
                     s.throttle(),
                 )
             };
-            same(&read(settings), &read(&all[0]))?;
+            same(&values(config), &values(&configs[0]))?;
         }
         Ok(())
     });
 }
 
-/// As inline tables.
+/// TOML text of a tree, with inline tables.
 fn toml_of(tree: &Mapping) -> String {
     fn inline(value: &Value) -> String {
         match value {
             Value::Mapping(map) => {
-                let all = map.iter().map(|(k, v)| format!("{} = {}", k.as_str().expect("a name"), inline(v)));
-                format!("{{ {} }}", all.collect::<Vec<_>>().join(", "))
+                let entries =
+                    map.iter().map(|(k, v)| format!("{} = {}", k.as_str().expect("a name"), inline(v)));
+                format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
             }
             other => format!("{:?}", other.as_str().expect("a text")),
         }

@@ -1,20 +1,20 @@
-//! The scripts that run in Traefik's container: POSIX sh, with what busybox has.
+//! Scripts that run in Traefik's container: POSIX sh, with the programs of busybox.
 
-use super::override_file::host;
+use super::override_file::check_host;
 use super::version_check::{Api, VersionCheck};
 use crate::shell::{self, RUNS_FUNCTION};
 
-/// A file of ours, and the directory that Traefik reads it from.
+/// The name of our override file, and the directory that Traefik reads it from.
 pub struct OverrideFile<'a> {
     pub directory: &'a str,
     pub name: &'a str,
 }
 
-/// Prints the first file of these that there is, and what there is to ask Traefik with.
-pub fn introduction(files: &[String]) -> String {
+/// Script that prints the first existing file of these, and the HTTP client for queries of Traefik.
+pub fn config_script(files: &[String]) -> String {
     let files: Vec<String> = files.iter().map(|f| shell::file(f)).collect();
     format!(
-        "# what is its configuration
+        "# read the configuration
 for t in wget curl nc bash; do
   command -v $t >/dev/null && {{ echo \"@tool $t\"; break; }}
 done
@@ -26,10 +26,10 @@ exit 0",
     )
 }
 
-/// Whether files can be added to the directory.
-pub fn inspection(directory: &str) -> String {
+/// Script that checks whether files can be added to the directory.
+pub fn directory_script(directory: &str) -> String {
     format!(
-        "# can a file be added
+        "# check whether a file can be added
 d=$(cd -P {} && pwd) || exit 1
 n=0
 while read -r _ _ _ _ m o _; do
@@ -40,7 +40,7 @@ case ,$r, in *,ro,*) echo @readonly ;; *) [ -w \"$d\" ] || echo @readonly ;; esa
     )
 }
 
-/// Prints a whole answer to a request: wget and curl speak TLS, nc and bash do not.
+/// Shell function that prints the whole answer to a request. wget and curl support TLS, nc and bash do not.
 const FETCH: &str = r#"unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
 within=; timeout 1 true 2>/dev/null && within='timeout 20'
 fetch() { # URL HOST
@@ -61,18 +61,19 @@ by_nc() { printf "$r" | $within nc "${a%:*}" "${a##*:}"; }
 by_bash() { $within bash -c 'exec 3<>/dev/tcp/$0/$1; printf "$2" >&3; cat <&3' "${a%:*}" "${a##*:}" "$r"; }
 "#;
 
-/// Asks for a URL, by a host.
-fn fetch(url: &str, host: &str) -> String {
+/// Command that fetches a URL with a `Host` header.
+fn fetch_command(url: &str, host: &str) -> String {
     format!("fetch {} {}", shell::word(url), shell::word(host))
 }
 
-/// What in a file of routes names a service of labels.
+/// Pattern for a reference to a service of labels in a file of routes.
 const REFERS: &str =
     "refers=\"(service|name|fallback)[\\\"']?[[:space:]]*[:=][[:space:]]*[\\\"']?[A-Za-z0-9_.-]+@docker\"\n";
 
-/// Where our file is, and where what is not yet, or never, a file of routes: beside the directory if that is the same
-/// file system, because Traefik looks at every change in it, and then not again for two seconds.
-fn places(file: &OverrideFile) -> String {
+/// Shell variables: the path of our file, and a folder for files that are not routes. The folder is beside the
+/// directory if both are on the same file system: Traefik reads the directory at every change in it, and then
+/// not again for two seconds.
+fn path_variables(file: &OverrideFile) -> String {
     format!(
         "d=$(cd -P {} && pwd) || exit 1
 n={}; f=$d/$n.yml; s=${{d%/*}}/
@@ -85,28 +86,30 @@ s=$s.compose-zd
     )
 }
 
-/// Prints the connections that may carry a request: established, opening, or closed by the instance only. A busy proxy
-/// has thousands that were closed, so plain words come before the pattern.
-fn connections(remotes: &[String]) -> String {
+/// Shell function that prints the connections that may carry a request: established, opening, or closed by the
+/// instance only. A busy proxy has thousands of closed ones, so a search for plain words comes before the
+/// pattern.
+fn connections_function(remotes: &[String]) -> String {
     let words: String = remotes.iter().map(|r| format!(" -e ' {r}:' -e 'FFFF0000{r}:'")).collect();
-    let listed = match remotes.is_empty() {
-        true => ":".into(),
-        false => format!(
+    let listing = match remotes {
+        [] => ":".into(),
+        _ => format!(
             "grep -hF{words} /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -E '^ *[0-9]+: [^ ]+ [^ ]+ 0[1238] '"
         ),
     };
-    format!("connections() {{ {listed}; }}\n")
+    format!("connections() {{ {listing}; }}\n")
 }
 
-/// Prints the version of our file that is in force.
-fn served(door: &VersionCheck, api: Option<&Api>, name: &str) -> String {
-    let host = host(name);
-    let of = |place: String, host: &str, path: &str| fetch(&format!("{place}{path}"), host);
-    let answer = match (door, api) {
-        (VersionCheck::Route { place, .. }, _) => of(place.url(), &host, "/"),
-        (VersionCheck::Api { .. }, Some(Api { place, path })) => {
-            let object =
-                |kind, n| of(place.url(), "localhost", &format!("{path}/api/http/{kind}/{name}.{n}@file"));
+/// Shell function that prints the version of our file that is in force.
+fn served_function(check: &VersionCheck, api: Option<&Api>, name: &str) -> String {
+    let host = check_host(name);
+    let fetch = |base: String, host: &str, path: &str| fetch_command(&format!("{base}{path}"), host);
+    let answer = match (check, api) {
+        (VersionCheck::Route { address, .. }, _) => fetch(address.url(), &host, "/"),
+        (VersionCheck::Api { .. }, Some(Api { address, path })) => {
+            let object = |kind, n| {
+                fetch(address.url(), "localhost", &format!("{path}/api/http/{kind}/{name}.{n}@file"))
+            };
             let enabled = format!("{} | grep -q '\"status\":\"enabled\"'", object("routers", "check"));
             format!("{enabled} && {}", object("middlewares", "token"))
         }
@@ -117,33 +120,33 @@ fn served(door: &VersionCheck, api: Option<&Api>, name: &str) -> String {
     )
 }
 
-/// Prints what the API says of these services.
-pub fn services(api: Option<(&Api, &str)>, services: &[String]) -> String {
-    let Some((Api { place, path }, host)) = api else {
+/// Script that prints these services as the API describes them.
+pub fn services_script(api: Option<(&Api, &str)>, services: &[String]) -> String {
+    let Some((Api { address, path }, host)) = api else {
         return String::new();
     };
-    let base = format!("{}{path}/api", place.url());
-    let one = |service: &String| {
-        let asked = fetch(&format!("{base}/http/services/{service}@docker"), host);
-        format!("echo {}\n{asked} | grep '^{{'\n", shell::word(&format!("@service {service}")))
+    let base = format!("{}{path}/api", address.url());
+    let query = |service: &String| {
+        let fetch = fetch_command(&format!("{base}/http/services/{service}@docker"), host);
+        format!("echo {}\n{fetch} | grep '^{{'\n", shell::word(&format!("@service {service}")))
     };
-    let all: String = services.iter().map(one).collect();
-    let version = fetch(&format!("{base}/version"), host);
-    format!("{version} | grep -q '^{{' && echo @api\n{all}")
+    let queries: String = services.iter().map(query).collect();
+    let version = fetch_command(&format!("{base}/version"), host);
+    format!("{version} | grep -q '^{{' && echo @api\n{queries}")
 }
 
-/// What is in force, what our file says, and which connections there are; those from before our file was in force are
-/// written down for as long as it is not.
-pub fn question(
+/// Script that prints the version in force, our file, and the connections. While our file is not in force yet,
+/// the script also stores the connections from before.
+pub fn state_script(
     file: &OverrideFile,
-    door: &VersionCheck,
+    check: &VersionCheck,
     api: Option<&Api>,
     remotes: &[String],
     services: &str,
 ) -> String {
     format!(
-        "# what does it route to
-{RUNS_FUNCTION}{FETCH}{REFERS}{}{}{}served=$(served)
+        "# read the proxy's state
+{RUNS}{FETCH}{REFERS}{}{}{}served=$(served)
 if [ -z \"$served\" ] && [ -e \"$f\" ]; then
   before=$(connections)
   served=$(served)
@@ -162,22 +165,22 @@ else echo @references; grep -roE \"$refers\" \"$d\" | grep -v '/compose-zd[.]'; 
 echo @connections
 connections
 {services}echo @end",
-        places(file),
-        connections(remotes),
-        served(door, api, file.name),
+        path_variables(file),
+        connections_function(remotes),
+        served_function(check, api, file.name),
     )
 }
 
-/// The same where there is only the API.
-pub fn watching(remotes: &[String], services: &str) -> String {
+/// The same script for Traefik without a directory of routes.
+pub fn discovery_script(remotes: &[String], services: &str) -> String {
     format!(
-        "# what does it route to\n{RUNS_FUNCTION}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
-        connections(remotes)
+        "# read the proxy's state\n{RUNS}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
+        connections_function(remotes)
     )
 }
 
-/// Writes our file, which comes on stdin, at once.
-pub fn write(file: &OverrideFile, remotes: &[String]) -> String {
+/// Script that installs our file, from stdin, atomically.
+pub fn write_script(file: &OverrideFile, remotes: &[String]) -> String {
     format!(
         "# set the route
 set -e
@@ -187,45 +190,45 @@ read -r up _ </proc/uptime
 rm -f \"$s/$n.left\"
 cat >\"$s/$n.new\"
 mv -f \"$s/$n.new\" \"$f\"",
-        places(file),
-        connections(remotes)
+        path_variables(file),
+        connections_function(remotes)
     )
 }
 
-/// Notes since when there is nothing left to do but to wait for Traefik's own discovery.
-pub fn mark(file: &OverrideFile) -> String {
+/// Script that stores the start of the wait for Traefik's own discovery.
+pub fn mark_script(file: &OverrideFile) -> String {
     format!(
-        "# wait for its discovery\n{}mkdir -p \"$s\" && cut -d' ' -f1 /proc/uptime >\"$s/$n.left\"",
-        places(file)
+        "# wait for Traefik's discovery\n{}mkdir -p \"$s\" && cut -d' ' -f1 /proc/uptime >\"$s/$n.left\"",
+        path_variables(file)
     )
 }
 
-pub fn remove(file: &OverrideFile) -> String {
-    format!("# give the route back\n{}rm -f \"$f\"", places(file))
+pub fn remove_script(file: &OverrideFile) -> String {
+    format!("# hand the route back\n{}rm -f \"$f\"", path_variables(file))
 }
 
-/// Removes the rest, once Traefik does not read the directory for the file any more: what goes while it reads is an
-/// error to it.
+/// Script that removes the remaining files once Traefik no longer reads the directory because of our file.
+/// Traefik reports a file that disappears while it reads as an error.
 pub fn remove_leftovers(file: &OverrideFile) -> String {
     format!(
-        "# leave nothing
+        "# remove the leftovers
 {}rm -f \"$s/$n.before\" \"$s/$n.left\" \"$s/$n.new\"
 rmdir \"$s\" 2>/dev/null
 exit 0",
-        places(file)
+        path_variables(file)
     )
 }
 
-/// Shows what Traefik reads, whether it answers, and what it says is wrong with its routes.
-pub fn diagnosis(directory: Option<&str>, door: Option<&VersionCheck>, api: Option<&Api>) -> String {
+/// Script that prints the files that Traefik reads, its answer, and the errors of its routes.
+pub fn diagnosis_script(directory: Option<&str>, check: Option<&VersionCheck>, api: Option<&Api>) -> String {
     let files = directory.map(|d| format!("ls -l {}\n", shell::file(d))).unwrap_or_default();
-    let place = door.and_then(VersionCheck::place).filter(|_| directory.is_some());
-    let answer = place
-        .map(|p| format!("{} | head -n 2\n", fetch(&format!("{}/", p.url()), "localhost")))
+    let address = check.and_then(VersionCheck::address).filter(|_| directory.is_some());
+    let answer = address
+        .map(|a| format!("{} | head -n 2\n", fetch_command(&format!("{}/", a.url()), "localhost")))
         .unwrap_or_default();
-    let routes = api.map(|Api { place, path }| {
-        let list = fetch(&format!("{}{path}/api/http/routers", place.url()), "localhost");
+    let routes = api.map(|Api { address, path }| {
+        let list = fetch_command(&format!("{}{path}/api/http/routers", address.url()), "localhost");
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
-    format!("# what is wrong\n{RUNS_FUNCTION}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
+    format!("# find the errors\n{RUNS}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
 }

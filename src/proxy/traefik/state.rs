@@ -1,4 +1,4 @@
-//! What the question's script printed.
+//! Output of the state script: our file, the API's services, and the connections.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,113 +10,118 @@ use super::override_file;
 use super::{Endpoint, InFlight};
 use crate::proxy::matches_proc_net;
 
-/// How late Traefik may be with closing an idle connection.
+/// Longest delay of Traefik in closing an idle connection.
 const SLACK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TraefikState {
-    /// The version of our file that is in force.
-    pub served: Option<String>,
-    /// Our file.
+    /// Version of our file that is in force.
+    pub served_version: Option<String>,
+    /// Text of our file.
     pub file: Option<String>,
     /// The API answers.
-    pub api: bool,
-    /// What it says of each service.
+    pub has_api: bool,
+    /// Each service, as the API describes it.
     pub services: Vec<(String, Option<Value>)>,
-    /// Where a file of somebody else's names a service of labels: `FILE:service: NAME@docker`.
+    /// Lines of other files that name a service of labels: `FILE:service: NAME@docker`.
     pub references: Vec<String>,
-    /// Since the machine started, as all times here.
+    /// Current time, since the machine started, like all times here.
     now: Duration,
-    /// When the last of `before` was seen.
-    first: Option<Duration>,
+    /// Time of the last look at `connections_before`.
+    before_at: Option<Duration>,
     /// Connections from before any version of our file was in force, as `LOCAL REMOTE`.
-    before: BTreeSet<String>,
-    /// When there was nothing left to do but to wait for its discovery.
-    left: Option<Duration>,
+    connections_before: BTreeSet<String>,
+    /// Start of the wait for Traefik's discovery.
+    waiting_since: Option<Duration>,
     connections: BTreeSet<String>,
 }
 
 impl TraefikState {
-    /// None for one that is not whole.
+    /// None for a truncated output.
     pub fn parse(text: &str) -> Option<TraefikState> {
-        let mut answer = TraefikState::default();
-        for part in text.strip_suffix("@end\n").or(text.strip_suffix("@end"))?.split("\n@") {
-            let part = part.trim_start_matches('@');
-            let (head, body) = part.split_once('\n').unwrap_or((part, ""));
+        let mut state = TraefikState::default();
+        for section in text.strip_suffix("@end\n").or(text.strip_suffix("@end"))?.split("\n@") {
+            let section = section.trim_start_matches('@');
+            let (head, body) = section.split_once('\n').unwrap_or((section, ""));
             let (word, value) = head.split_once(' ').unwrap_or((head, ""));
-            answer.add(word, value.trim(), body);
+            state.read_section(word, value.trim(), body);
         }
-        Some(answer)
+        Some(state)
     }
 
-    fn add(&mut self, word: &str, value: &str, body: &str) {
+    fn read_section(&mut self, word: &str, value: &str, body: &str) {
         match word {
-            "served" => self.served = Some(value.into()).filter(|v: &String| !v.is_empty()),
+            "served" => self.served_version = Some(value.into()).filter(|v: &String| !v.is_empty()),
             "now" => self.now = uptime(value).unwrap_or_default(),
-            "before" => (self.first, self.before) = (uptime(body), connections(body)),
-            "left" => self.left = uptime(body),
+            "before" => (self.before_at, self.connections_before) = (uptime(body), connections(body)),
+            "left" => self.waiting_since = uptime(body),
             "file" => self.file = Some(body.trim_end().to_string() + "\n"),
             "references" => self.references = body.lines().map(|l| l.replace(['"', '\''], "")).collect(),
             "connections" => self.connections = connections(body),
-            "api" => self.api = true,
+            "api" => self.has_api = true,
             "service" => self.services.push((value.into(), serde_json::from_str(body).ok())),
             _ => {}
         }
     }
 
-    /// Our file is in force as it is; or there is none, and none is in force.
-    pub fn is_settled(&self) -> bool {
-        self.served.as_deref() == self.file.as_deref().and_then(override_file::token)
+    /// Our file is in force in its current version; or there is no file, and none is in force.
+    pub fn is_file_applied(&self) -> bool {
+        self.served_version.as_deref() == self.file.as_deref().and_then(override_file::token)
     }
 
-    /// Something of ours is left besides the file.
-    pub fn has_remains(&self) -> bool {
-        self.first.is_some() || self.left.is_some()
+    /// Other files of ours remain.
+    pub fn has_leftovers(&self) -> bool {
+        self.before_at.is_some() || self.waiting_since.is_some()
     }
 
-    /// How long discovery has had.
+    /// Time of the wait for discovery so far.
     pub fn waited(&self) -> Option<Duration> {
-        self.left.map(|left| self.now.saturating_sub(left))
+        self.waiting_since.map(|left| self.now.saturating_sub(left))
     }
 
-    /// What an instance may still be answering. By our own transport an idle connection is gone at once; those from
-    /// before have not been given a request since our file is in force, and may be idle until `idle` has passed.
+    /// Requests in flight. By our own transport an idle connection closes at once. A connection from before our
+    /// file has got no request since then, and may be idle until `idle` has passed.
     pub fn in_flight(&self, endpoint: &Endpoint, idle: Duration) -> InFlight {
-        let its: Vec<&String> = self.connections.iter().filter(|c| is_to(c, &endpoint.addresses)).collect();
-        let (Some(first), true) = (self.first, override_file::has_own_transport(endpoint)) else {
-            return InFlight::AtMost { exact: 0, open: its.len(), quiet: Duration::ZERO };
+        let own: Vec<&String> = self.connections.iter().filter(|c| is_to(c, &endpoint.addresses)).collect();
+        let (Some(first), true) = (self.before_at, override_file::has_own_transport(endpoint)) else {
+            return InFlight::AtMost { exact: 0, open: own.len(), quiet: Duration::ZERO };
         };
         let quiet = self.now.saturating_sub(first);
-        let unsure =
-            its.iter().filter(|c| self.before.contains(**c) && quiet < idle.saturating_add(SLACK)).count();
-        InFlight::AtMost { exact: its.len() - unsure, open: unsure, quiet }
+        let maybe_idle = own
+            .iter()
+            .filter(|c| self.connections_before.contains(**c) && quiet < idle.saturating_add(SLACK))
+            .count();
+        InFlight::AtMost { exact: own.len() - maybe_idle, open: maybe_idle, quiet }
     }
 
-    /// The addresses of the servers that discovery has found; none where the API does not tell.
+    /// Addresses of the servers that discovery has found; none without the API.
     pub fn discovered(&self) -> Option<BTreeSet<IpAddr>> {
         let urls = self.services.iter().flat_map(|(_, s)| s.iter().flat_map(urls));
-        self.api.then(|| urls.filter_map(override_file::address).collect())
+        self.has_api.then(|| urls.filter_map(override_file::server_address).collect())
     }
 
-    /// Whether these routers use the services that discovery has found.
-    pub fn are_used(&self, routers: &[String]) -> bool {
-        routers.iter().all(|router| self.users().any(|user| is(user, router)))
+    /// All these routers use the services that discovery has found.
+    pub fn are_used_by(&self, routers: &[String]) -> bool {
+        routers.iter().all(|router| self.using_routers().any(|name| is_router(name, router)))
     }
 
-    /// A router besides these that uses them.
-    pub fn stranger(&self, routers: &[String]) -> Option<&str> {
-        self.users().find(|user| !routers.iter().any(|router| is(user, router)))
+    /// Another router that uses the services.
+    pub fn foreign_router(&self, routers: &[String]) -> Option<&str> {
+        self.using_routers().find(|name| !routers.iter().any(|router| is_router(name, router)))
     }
 
-    fn users(&self) -> impl Iterator<Item = &str> {
+    fn using_routers(&self) -> impl Iterator<Item = &str> {
         let services = self.services.iter().filter_map(|(_, s)| s.as_ref()?["usedBy"].as_array());
         services.flatten().filter_map(Value::as_str)
     }
 }
 
-/// On an entry point with settings of its own a router is `ENTRYPOINT-NAME@docker`.
-fn is(user: &str, router: &str) -> bool {
-    user.strip_suffix("@docker").is_some_and(|name| name == router || name.ends_with(&format!("-{router}")))
+/// The API's name of a router is `NAME@docker`, or `ENTRYPOINT-NAME@docker` on an entry point with settings of
+/// its own.
+fn is_router(api_name: &str, router: &str) -> bool {
+    api_name
+        .strip_suffix("@docker")
+        .is_some_and(|name| name == router || name.ends_with(&format!("-{router}")))
 }
 
 fn urls(service: &Value) -> impl Iterator<Item = &str> {
@@ -124,13 +129,13 @@ fn urls(service: &Value) -> impl Iterator<Item = &str> {
     servers.into_iter().flatten().filter_map(|s| s["url"].as_str())
 }
 
-/// Reads the seconds that a text starts with.
+/// Parses the seconds at the beginning of a text.
 fn uptime(text: &str) -> Option<Duration> {
     let seconds: f64 = text.lines().next()?.trim().parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// Reads lines of /proc/net/tcp.
+/// Parses lines of /proc/net/tcp.
 fn connections(body: &str) -> BTreeSet<String> {
     let ends = |line: &str| {
         let mut words = line.split_whitespace().skip(1);

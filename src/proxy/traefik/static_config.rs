@@ -1,5 +1,5 @@
-//! Traefik's static configuration: from the first file it finds, else its arguments, else its environment, never from
-//! two of them. Keys are kept flat (`providers.file.directory`) and compared without case, as Traefik does.
+//! Traefik's static configuration: from its first file, else its arguments, else its environment, never from
+//! two of them. Keys are flat (`providers.file.directory`) and ignore case, as in Traefik.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use serde_yaml::Value;
 
 use crate::docker::inspect::Container;
 
-/// Where it looks for a file. Source: traefik `pkg/cli/loader_file.go`.
+/// Paths at which Traefik looks for a file. Source: traefik `pkg/cli/loader_file.go`.
 const PLACES: [&str; 4] =
     ["/etc/traefik/traefik", "$XDG_CONFIG_HOME/traefik", "$HOME/.config/traefik", "./traefik"];
 const ENDINGS: [&str; 3] = ["toml", "yaml", "yml"];
 
-/// How long a connection to an instance stays open that nobody uses. Source: `ForwardingTimeouts.SetDefaults`.
-const IDLE: Duration = Duration::from_secs(90);
+/// Default idle timeout of a connection to an instance. Source: `ForwardingTimeouts.SetDefaults`.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The shortest time between two configurations of one provider. Source: `cmd.NewTraefikConfiguration`.
+/// Shortest time between two configurations of one provider. Source: `cmd.NewTraefikConfiguration`.
 const THROTTLE: Duration = Duration::from_secs(2);
 
 const DEFAULT_RULE: &str = "Host(`{{ normalize .Name }}`)";
 
-/// Above the router of an entry point's own redirection nothing of a user's can be put, unless its priority is set.
+/// Default priority of an entry point's own redirection. No user's router can be above it.
 const REDIRECTION: i64 = i64::MAX - 1;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,54 +28,57 @@ pub struct TraefikStaticConfig {
     pairs: Vec<(String, String)>,
 }
 
-/// Where it takes requests.
+/// An entry point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryPoint {
     pub name: String,
-    /// As Traefik writes it: `:80`.
+    /// Address as Traefik writes it: `:80`.
     pub address: String,
     pub tls: bool,
-    /// What answers before a route of a file gets its turn.
+    /// Middlewares, a redirection or the dashboard answer before any route of a file.
     pub guarded: bool,
-    /// It only sends clients on to another one.
+    /// The entry point only redirects clients to another one.
     pub redirects: bool,
 }
 
-/// The files that may hold it, in the order in which it looks; a shell expands the variables.
+/// Files that may hold the configuration, in Traefik's order; a shell expands their variables.
 pub fn files(container: &Container) -> Vec<String> {
-    let given = flags(&container.args).into_iter().find(|(k, _)| k.eq_ignore_ascii_case("configfile"));
+    let explicit =
+        parse_flags(&container.args).into_iter().find(|(k, _)| k.eq_ignore_ascii_case("configfile"));
     let standard = PLACES.iter().flat_map(|place| ENDINGS.map(|ending| format!("{place}.{ending}")));
-    given.map(|(_, file)| file).into_iter().chain(standard).collect()
+    explicit.map(|(_, file)| file).into_iter().chain(standard).collect()
 }
 
 impl TraefikStaticConfig {
-    /// `file` is the one it found: its name and its text.
+    /// Reads the configuration. `file` is the name and text of the first existing file.
     pub fn read(container: &Container, file: Option<(&str, &str)>) -> TraefikStaticConfig {
         let pairs = match file {
-            Some((name, text)) => parse(name, text),
-            None => Some(flags(&container.args)).filter(|f| !f.is_empty()).unwrap_or(environment(container)),
+            Some((name, text)) => parse_file(name, text),
+            None => Some(parse_flags(&container.args))
+                .filter(|f| !f.is_empty())
+                .unwrap_or(parse_environment(container)),
         };
         TraefikStaticConfig { pairs }
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
-        let found = self.pairs.iter().rev().find(|(k, _)| k.eq_ignore_ascii_case(key));
-        found.map(|(_, value)| value.as_str())
+        let last = self.pairs.iter().rev().find(|(k, _)| k.eq_ignore_ascii_case(key));
+        last.map(|(_, value)| value.as_str())
     }
 
-    /// Whether a section is there at all, be it empty: `--api`, `providers.docker: {}`.
+    /// The section exists, even if it is empty: `--api`, `providers.docker: {}`.
     pub fn has(&self, section: &str) -> bool {
-        let off = self.get(section).is_some_and(|v| v.eq_ignore_ascii_case("false"));
-        !off && (self.get(section).is_some() || self.below(section).next().is_some())
+        let is_off = self.get(section).is_some_and(|v| v.eq_ignore_ascii_case("false"));
+        !is_off && (self.get(section).is_some() || self.section(section).next().is_some())
     }
 
     /// Keys and values of a section, without its name.
-    pub fn below<'a>(&'a self, section: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let inside = move |key: &'a str| {
+    pub fn section<'a>(&'a self, section: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let key_in_section = move |key: &'a str| {
             let (start, rest) = key.split_at_checked(section.len())?;
             start.eq_ignore_ascii_case(section).then(|| rest.strip_prefix('.'))?
         };
-        self.pairs.iter().filter_map(move |(k, v)| Some((inside(k)?, v.as_str())))
+        self.pairs.iter().filter_map(move |(k, v)| Some((key_in_section(k)?, v.as_str())))
     }
 
     pub fn is_on(&self, key: &str) -> bool {
@@ -86,23 +89,23 @@ impl TraefikStaticConfig {
         self.get(key).is_none_or(is_true)
     }
 
-    /// The directory whose files it reads routes from whenever they change.
+    /// Directory of routes that Traefik watches.
     pub fn directory(&self) -> Option<&str> {
         let directory = self.get("providers.file.directory").filter(|d| !d.is_empty())?;
         self.is_on_by_default("providers.file.watch").then(|| directory.trim_end_matches('/'))
     }
 
-    /// File and directory of the routes that stand in files.
+    /// File and directory of the file provider's routes.
     pub fn route_files(&self) -> impl Iterator<Item = &str> {
         let keys = ["providers.file.directory", "providers.file.filename"];
         keys.into_iter().filter_map(|key| self.get(key)).filter(|path| !path.is_empty())
     }
 
-    /// A provider whose routes stand neither in labels nor in files.
+    /// A provider whose routes are neither in labels nor in files.
     pub fn remote_provider(&self) -> Option<&str> {
         let readable = ["docker", "file", "swarm", "providersThrottleDuration"];
-        let names = self.below("providers").filter_map(|(key, _)| key.split('.').next());
-        names.into_iter().find(|name| !readable.iter().any(|known| known.eq_ignore_ascii_case(name)))
+        let names = self.section("providers").filter_map(|(key, _)| key.split('.').next());
+        names.into_iter().find(|name| !readable.iter().any(|provider| provider.eq_ignore_ascii_case(name)))
     }
 
     pub fn watches_docker(&self) -> bool {
@@ -122,59 +125,59 @@ impl TraefikStaticConfig {
     }
 
     pub fn idle_timeout(&self) -> Duration {
-        let set = self.get("serversTransport.forwardingTimeouts.idleConnTimeout");
-        set.and_then(duration).unwrap_or(IDLE)
+        let configured = self.get("serversTransport.forwardingTimeouts.idleConnTimeout");
+        configured.and_then(duration).unwrap_or(IDLE_TIMEOUT)
     }
 
     pub fn throttle(&self) -> Duration {
         self.get("providers.providersThrottleDuration").and_then(duration).unwrap_or(THROTTLE)
     }
 
-    /// Those for HTTP; one for all where none is set.
+    /// HTTP entry points, or Traefik's default one where none is configured.
     pub fn entry_points(&self) -> Vec<EntryPoint> {
         let mut names: Vec<&str> = Vec::new();
-        for (key, _) in self.below("entryPoints") {
+        for (key, _) in self.section("entryPoints") {
             let name = key.split('.').next().unwrap_or(key);
             if !names.contains(&name) {
                 names.push(name);
             }
         }
-        let own = names.iter().any(|n| !n.eq_ignore_ascii_case("traefik"));
-        let standard = EntryPoint {
+        let is_configured = names.iter().any(|n| !n.eq_ignore_ascii_case("traefik"));
+        let default = EntryPoint {
             name: "http".into(),
             address: ":80".into(),
             tls: false,
             guarded: false,
             redirects: false,
         };
-        let set = names.into_iter().filter_map(|name| self.entry_point(name));
-        set.chain((!own).then_some(standard)).collect()
+        let configured = names.into_iter().filter_map(|name| self.entry_point(name));
+        configured.chain((!is_configured).then_some(default)).collect()
     }
 
     fn entry_point(&self, name: &str) -> Option<EntryPoint> {
-        let own = |key: &str| format!("entryPoints.{name}.{key}");
-        let address = self.get(&own("address"))?;
+        let key = |suffix: &str| format!("entryPoints.{name}.{suffix}");
+        let address = self.get(&key("address"))?;
         let (address, protocol) = address.split_once('/').unwrap_or((address, "tcp"));
-        let redirects = self.has(&own("http.redirections")) && {
-            let priority = self.get(&own("http.redirections.entryPoint.priority"));
+        let redirects = self.has(&key("http.redirections")) && {
+            let priority = self.get(&key("http.redirections.entryPoint.priority"));
             priority.and_then(|p| p.parse().ok()).unwrap_or(REDIRECTION)
                 > super::override_file::CHECK_PRIORITY
         };
-        let dashboard = name.eq_ignore_ascii_case("traefik") && self.is_on("api.insecure");
+        let is_dashboard = name.eq_ignore_ascii_case("traefik") && self.is_on("api.insecure");
         Some(EntryPoint {
             name: name.into(),
             address: address.into(),
-            tls: self.has(&own("http.tls")),
-            guarded: redirects || dashboard || self.has(&own("http.middlewares")),
+            tls: self.has(&key("http.tls")),
+            guarded: redirects || is_dashboard || self.has(&key("http.middlewares")),
             redirects,
         })
         .filter(|_| protocol.eq_ignore_ascii_case("tcp"))
     }
 
-    /// Where the API answers without a password: address and path before `/api`.
-    pub fn open_api(&self) -> Option<(String, String)> {
-        let own = self.entry_points().into_iter().find(|e| e.name.eq_ignore_ascii_case("traefik"));
-        let address = own.map_or(":8080".into(), |e| e.address);
+    /// Address of the API without a password, and the path before `/api`.
+    pub fn insecure_api(&self) -> Option<(String, String)> {
+        let entry_point = self.entry_points().into_iter().find(|e| e.name.eq_ignore_ascii_case("traefik"));
+        let address = entry_point.map_or(":8080".into(), |e| e.address);
         self.is_on("api.insecure").then(|| (address, self.api_path()))
     }
 
@@ -183,8 +186,8 @@ impl TraefikStaticConfig {
     }
 }
 
-/// `--key=value`, `--key value`, or `--key` for what is only switched on.
-fn flags(args: &[String]) -> Vec<(String, String)> {
+/// Parses `--key=value`, `--key value`, or `--key` for a switch.
+fn parse_flags(args: &[String]) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     let mut args = args.iter().peekable();
     while let Some(arg) = args.next() {
@@ -195,50 +198,48 @@ fn flags(args: &[String]) -> Vec<(String, String)> {
             Some((key, value)) => (key, value.to_string()),
             None => (word, args.next_if(|a| !a.starts_with('-')).cloned().unwrap_or("true".into())),
         };
-        // Traefik takes names from flags in lower case, those of entry points too.
+        // Traefik lowercases names from flags, including those of entry points.
         pairs.push((key.to_lowercase(), value));
     }
     pairs
 }
 
-/// `TRAEFIK_PROVIDERS_FILE_DIRECTORY=…`
-fn environment(container: &Container) -> Vec<(String, String)> {
+/// Parses `TRAEFIK_PROVIDERS_FILE_DIRECTORY=…`.
+fn parse_environment(container: &Container) -> Vec<(String, String)> {
     let pairs = container.config.env.iter().filter_map(|e| e.split_once('='));
-    let ours = |(k, v): (&str, &str)| {
+    let setting = |(k, v): (&str, &str)| {
         let (start, rest) = k.split_at_checked("TRAEFIK_".len())?;
         let key = rest.replace('_', ".").to_lowercase();
         start.eq_ignore_ascii_case("TRAEFIK_").then(|| (key, v.to_string()))
     };
-    pairs.filter_map(ours).collect()
+    pairs.filter_map(setting).collect()
 }
 
-fn parse(name: &str, text: &str) -> Vec<(String, String)> {
-    let value = match name.ends_with(".toml") {
-        true => toml::from_str(text).ok(),
-        false => serde_yaml::from_str(text).ok(),
-    };
+fn parse_file(name: &str, text: &str) -> Vec<(String, String)> {
+    let is_toml = name.ends_with(".toml");
+    let value = if is_toml { toml::from_str(text).ok() } else { serde_yaml::from_str(text).ok() };
     let mut pairs = Vec::new();
     flatten("", &value.unwrap_or(Value::Null), &mut pairs);
     pairs
 }
 
-/// Lists of plain values become one with commas, as in a flag.
+/// Flattens a tree into pairs. A list of plain values becomes one value with commas, as in a flag.
 fn flatten(key: &str, value: &Value, pairs: &mut Vec<(String, String)>) {
     match value {
         Value::Mapping(map) if !map.is_empty() => {
             for (k, v) in map {
-                let k = plain(k);
+                let k = scalar(k);
                 flatten(&if key.is_empty() { k } else { format!("{key}.{k}") }, v, pairs);
             }
         }
         Value::Sequence(list) => {
-            pairs.push((key.into(), list.iter().map(plain).collect::<Vec<_>>().join(",")));
+            pairs.push((key.into(), list.iter().map(scalar).collect::<Vec<_>>().join(",")));
         }
-        other => pairs.push((key.into(), plain(other))),
+        other => pairs.push((key.into(), scalar(other))),
     }
 }
 
-fn plain(value: &Value) -> String {
+fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Bool(on) => on.to_string(),
@@ -247,12 +248,12 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// As Go's `strconv.ParseBool` reads it.
+/// True as Go's `strconv.ParseBool` parses it.
 pub fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
-/// `1s`, `500ms`, or a plain number of seconds.
+/// Parses `1s`, `500ms`, or a plain number of seconds.
 fn duration(text: &str) -> Option<Duration> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds.or_else(|| humantime::parse_duration(text).ok())
@@ -297,7 +298,7 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
 "#;
 
     #[test]
-    fn flags_files_and_variables_say_the_same() {
+    fn flags_files_and_variables_give_the_same_configuration() {
         let flags = by_flags(&[
             "--entrypoints.Web.address=:8000",
             "--api",
@@ -316,45 +317,45 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
             "TRAEFIK_SERVERSTRANSPORT_ROOTCAS=a,b",
         ];
         let file = |name, text| TraefikStaticConfig::read(&container(&["--ping"], &[]), Some((name, text)));
-        let all = [
+        let configs = [
             flags,
             TraefikStaticConfig::read(&container(&[], &env), None),
             file("/x/traefik.yml", YAML),
             file("t.toml", TOML),
         ];
-        for settings in all {
-            assert_eq!(settings.directory(), Some("/d"), "{settings:?}");
-            assert!(settings.watches_docker() && !settings.exposes_by_default() && settings.has("api"));
-            assert_eq!(settings.idle_timeout(), Duration::from_millis(500));
-            assert_eq!(settings.get("serversTransport.rootCAs"), Some("a,b"));
-            assert_eq!(settings.entry_points()[0].address, ":8000");
+        for config in configs {
+            assert_eq!(config.directory(), Some("/d"), "{config:?}");
+            assert!(config.watches_docker() && !config.exposes_by_default() && config.has("api"));
+            assert_eq!(config.idle_timeout(), Duration::from_millis(500));
+            assert_eq!(config.get("serversTransport.rootCAs"), Some("a,b"));
+            assert_eq!(config.entry_points()[0].address, ":8000");
         }
     }
 
     #[test]
-    fn names_keep_their_case_in_a_file_and_lose_it_in_a_flag() {
+    fn names_keep_their_case_in_a_file_but_not_in_a_flag() {
         let file = TraefikStaticConfig::read(&Container::default(), Some(("t.yaml", YAML)));
         assert_eq!(file.entry_points()[0].name, "Web");
         assert_eq!(by_flags(&["--entrypoints.Web.address=:1"]).entry_points()[0].name, "web");
     }
 
     #[test]
-    fn what_is_not_set_is_as_traefik_has_it() {
-        let settings = by_flags(&["--providers.docker=true"]);
-        assert!(settings.watches_docker() && settings.exposes_by_default());
-        assert_eq!((settings.idle_timeout(), settings.throttle()), (IDLE, THROTTLE));
-        assert_eq!(settings.entry_points()[0].name, "http");
-        assert_eq!(settings.directory(), None);
+    fn unset_keys_have_traefiks_defaults() {
+        let config = by_flags(&["--providers.docker=true"]);
+        assert!(config.watches_docker() && config.exposes_by_default());
+        assert_eq!((config.idle_timeout(), config.throttle()), (IDLE_TIMEOUT, THROTTLE));
+        assert_eq!(config.entry_points()[0].name, "http");
+        assert_eq!(config.directory(), None);
         let unwatched = by_flags(&["--providers.file.directory=/d", "--providers.file.watch=false"]);
         assert_eq!((unwatched.directory(), unwatched.has("api")), (None, false));
         assert!(!by_flags(&["--providers.docker=false"]).watches_docker());
     }
 
     #[test]
-    fn an_entry_point_that_answers_by_itself_is_guarded() {
+    fn an_entry_point_with_its_own_answers_is_guarded() {
         let guarded = |flag: &str| {
-            let settings = by_flags(&["--entrypoints.web.address=:80", flag]);
-            settings.entry_points()[0].guarded
+            let config = by_flags(&["--entrypoints.web.address=:80", flag]);
+            config.entry_points()[0].guarded
         };
         assert!(!guarded("--entrypoints.web.http.tls.certresolver=le"));
         assert!(guarded("--entrypoints.web.http.middlewares=auth@file"));
@@ -364,16 +365,16 @@ forwardingTimeouts = { idleConnTimeout = "500ms" }
     }
 
     #[test]
-    fn the_api_that_needs_no_password_is_where_its_entry_point_is() {
+    fn the_insecure_api_has_the_address_of_its_entry_point() {
         let insecure = by_flags(&["--api.insecure=true", "--api.basepath=/t/"]);
-        assert_eq!(insecure.open_api(), Some((":8080".into(), "/t".into())));
+        assert_eq!(insecure.insecure_api(), Some((":8080".into(), "/t".into())));
         let moved = by_flags(&["--api.insecure", "--entrypoints.traefik.address=:9000"]);
-        assert_eq!(moved.open_api(), Some((":9000".into(), String::new())));
-        assert_eq!(by_flags(&["--api=true"]).open_api(), None);
+        assert_eq!(moved.insecure_api(), Some((":9000".into(), String::new())));
+        assert_eq!(by_flags(&["--api=true"]).insecure_api(), None);
     }
 
     #[test]
-    fn a_file_that_is_named_is_looked_at_first() {
+    fn a_named_file_comes_first() {
         let files = files(&container(&["--configFile=/x.yml"], &[]));
         assert_eq!(&files[..3], ["/x.yml", "/etc/traefik/traefik.toml", "/etc/traefik/traefik.yaml"]);
         assert_eq!(files.last().unwrap(), "./traefik.yml");

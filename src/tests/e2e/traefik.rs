@@ -88,7 +88,7 @@ fn its_files_of_routes_hold_the_route_whatever_its_discovery_makes_of_the_new_in
     stage.add(read_only);
     stage.compose("up -d --no-deps proxy");
     stage.wait_until_all_answer();
-    refuses(&stage, "its directory of routes, /etc/traefik/dynamic, cannot be written to");
+    refuses(&stage, "its directory of routes, /etc/traefik/dynamic, is not writable");
 }
 
 #[test]
