@@ -282,7 +282,7 @@ pub trait Proxy: Send + Sync {
     }
 
     /// Parses the output of `introduction`.
-    fn learn(&mut self, _answer: &CommandResult) {}
+    fn learn(&mut self, _output: &CommandResult) {}
 
     /// Checks by the proxy's own configuration that its rotation can be read and set for these backends: for
     /// the running containers, and for the coming ones as the Compose file describes them. Returns the risks
@@ -458,9 +458,9 @@ pub fn is_proxy_image(image: &str) -> bool {
 /// The settings by which a service requests a route, whether or not a proxy runs: an environment variable or
 /// labels.
 pub fn route_setting(backend: &Backend) -> Option<&'static str> {
-    let has_caddy_labels = || caddy::labelled(backend).is_some();
+    let has_caddy_labels = || caddy::caddy_label(backend).is_some();
     None.or(nginx_proxy::requests_route(&backend.environment).then_some("`VIRTUAL_HOST`"))
-        .or_else(|| traefik::claims(&backend.labels).then_some("the labels `traefik.…`"))
+        .or_else(|| traefik::requests_route(&backend.labels).then_some("the labels `traefik.…`"))
         .or_else(|| has_caddy_labels().then_some("the labels `caddy…`"))
 }
 

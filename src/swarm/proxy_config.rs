@@ -101,7 +101,7 @@ impl StackProxy {
             }
             ProxyKind::Traefik => {
                 let labels = [&part["deploy"]["labels"], &part["labels"]];
-                let found = labels.iter().find_map(|l| traefik::request_of(&as_labels(l)));
+                let found = labels.iter().find_map(|l| traefik::request_from_labels(&as_labels(l)));
                 found
                     .map(|(host, path)| PublicRoute { host, path, ..PublicRoute::at(80, false) })
                     .into_iter()

@@ -9,21 +9,23 @@ use crate::shell;
 /// user's `server` line.
 pub fn script(socket: &str, commands: &str) -> String {
     let (is_unix, address) = parse_address(socket);
-    let (socat, perl, python) = match is_unix {
-        true => (
+    let (socat, perl, python) = if is_unix {
+        (
             "UNIX-CONNECT:$p",
             "IO::Socket::UNIX->new(Peer=>$ARGV[1])",
             "s=socket.socket(socket.AF_UNIX);s.settimeout(20);s.connect(sys.argv[2])",
-        ),
-        false => (
+        )
+    } else {
+        (
             "TCP:127.0.0.1:$p",
             "IO::Socket::INET->new(\"127.0.0.1:$ARGV[1]\")",
             "s=socket.create_connection((\"127.0.0.1\",int(sys.argv[2])),20)",
-        ),
+        )
     };
-    let netcat = match is_unix {
-        true => "",
-        false => "elif command -v nc >/dev/null; then printf '%s\\n' \"$c\" | nc -w 20 127.0.0.1 \"$p\"\n  ",
+    let netcat = if is_unix {
+        ""
+    } else {
+        "elif command -v nc >/dev/null; then printf '%s\\n' \"$c\" | nc -w 20 127.0.0.1 \"$p\"\n  "
     };
     let first = commands.lines().next().unwrap_or_default();
     format!(
