@@ -161,7 +161,7 @@ impl Caddy {
 
     fn no_answer(&self, output: &CommandResult) -> Error {
         let why = "its admin API does not answer, so compose-zd cannot switch its routes".into();
-        self.refused(why, "look at its log").seen(output.stderr_or_stdout())
+        self.refused(why, "look at its log").detail(output.stderr_or_stdout())
     }
 }
 

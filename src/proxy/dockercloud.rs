@@ -269,7 +269,7 @@ impl Proxy for Dockercloud {
                 "cannot read the state of its HAProxy",
                 "look at the container's `docker logs`".into(),
             )
-            .seen(output.stderr_or_stdout())
+            .detail(output.stderr_or_stdout())
         })?;
         let ids = |is: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<String> {
             endpoints.iter().filter(|e| is(e)).map(|e| e.id.clone()).collect()

@@ -207,7 +207,7 @@ impl Haproxy {
 
     fn no_answer(&self, output: &CommandResult) -> Error {
         let why = "its `stats socket` does not answer";
-        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).seen(output.stderr_or_stdout())
+        self.refused(&"haproxy-silent", why.into(), SOCKET_FIX).detail(output.stderr_or_stdout())
     }
 
     fn refused(&self, rule: Rule, why: String, hint: &str) -> Error {

@@ -233,7 +233,7 @@ impl NginxProxy {
     /// A service that the template gives no route.
     fn check_template(&self, template: &str, shape: &RolloutShape) -> Result<(), Error> {
         match self.ignored_multiports(template, shape).filter(|risk| risk.grave) {
-            Some(risk) => Err(Error::unchanged(risk.says).hint(risk.fix).rule(&"nginx-multiports")),
+            Some(risk) => Err(Error::unchanged(risk.message).hint(risk.fix).rule(&"nginx-multiports")),
             None => Ok(()),
         }
     }
@@ -412,7 +412,7 @@ impl Proxy for NginxProxy {
         let state = PreflightState::parse(outputs).ok_or_else(|| {
                 let texts: Vec<&str> = outputs.iter().map(CommandResult::stderr_or_stdout).collect();
             Error::unchanged(format!("{}: cannot read its template {}", self.name(), self.template))
-                .seen(&texts.join("\n"))
+                .detail(&texts.join("\n"))
                 .hint("look at the container's `docker logs`, or name another container with `--proxy-container`")
         })?;
         self.check_template(&state.template, shape)?;
@@ -473,7 +473,7 @@ impl Proxy for NginxProxy {
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
         let state = NginxState::parse(&output.stdout).ok_or_else(|| {
             Error::unchanged(format!("{}: cannot read its routes", self.name()))
-                .seen(output.stderr_or_stdout())
+                .detail(output.stderr_or_stdout())
         })?;
         let routed = endpoints.iter().filter(|e| state.routes_to(e));
         let in_flight = endpoints.iter().map(|e| (e.id.clone(), InFlight::Exact(state.connections(e))));

@@ -42,7 +42,7 @@ impl PublicRoute {
         host: Option<&str>,
         path: Option<&str>,
     ) -> Option<WitnessUrl> {
-        self.witness_url_at(proxy.published(self.port)?, host, path)
+        self.witness_url_at(proxy.published_address(self.port)?, host, path)
     }
 
     /// As [`PublicRoute::witness_url`], for a port that is published at this address.

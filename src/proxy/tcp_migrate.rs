@@ -22,7 +22,7 @@ pub fn patch(container: &Container, name: &str, output: &CommandResult) -> Optio
     let is_off = output.stdout.trim() == "0";
     let own_network = container.networks().all(|n| n != "host");
     (is_off && own_network).then(|| Patch {
-        exec: Exec::beside(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
+        exec: Exec::sidecar(&container.id, &container.image_id, format!("echo 1 > {SETTING}")),
         note: format!("{name}: set `net.ipv4.tcp_migrate_req` in its network, so that a reload resets fewer new connections"),
         required: false,
         failure_note: format!(

@@ -145,7 +145,7 @@ impl Traefik {
         let state = TraefikState::parse(&output.stdout).filter(|s| self.has_route_directory() || s.has_api);
         state.ok_or_else(|| {
             Error::unchanged(format!("{}: cannot read its routes", self.display_name()))
-                .seen(output.stderr_or_stdout())
+                .detail(output.stderr_or_stdout())
         })
     }
 

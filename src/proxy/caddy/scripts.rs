@@ -1,7 +1,7 @@
 //! Scripts that run in Caddy's container: POSIX sh, with the programs of its official images of any age.
 
 use super::config::{CaddyFeatures, FOLDER};
-use crate::shell::{self, RUNS};
+use crate::shell::{self, RUNS_FUNCTION};
 
 /// Shell function `call_api`: `call_api PATH` reads from the admin API, `call_api PATH FILE` posts to it.
 /// Official images have curl since 2.11, and only busybox's wget before; bash is for custom images. A Unix
@@ -37,7 +37,7 @@ call_api() {
 "#;
 
 fn api_script(api: &str) -> String {
-    format!("api={}\n{RUNS}{CALL_API}", shell::word(api))
+    format!("api={}\n{RUNS_FUNCTION}{CALL_API}", shell::word(api))
 }
 
 /// Script that finds the admin API by the configuration file, the environment or Caddy's default, and prints

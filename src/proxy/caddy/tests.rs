@@ -432,7 +432,7 @@ fn the_configuration_file_comes_from_the_command() {
 
 #[test]
 fn no_name_address_or_file_is_run_as_a_script() {
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
         let features =
             CaddyFeatures { folder: format!("here{text}"), reads_files: true, ..CaddyFeatures::default() };

@@ -246,7 +246,7 @@ fn the_kernel_setting_changes_while_the_manager_is_frozen() {
         [words(Some(freeze.exec.clone())), words(Some(resume.exec.clone()))],
         ["freeze p", "release p"]
     );
-    assert!(patch.exec.beside.is_some() && !patch.required);
+    assert!(patch.exec.sidecar_image.is_some() && !patch.required);
     assert!(prepare("1", true).is_empty() && prepare("0", false).is_empty());
 }
 

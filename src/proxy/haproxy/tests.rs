@@ -529,7 +529,7 @@ fn a_socket_is_a_path_or_a_port() {
 
 #[test]
 fn no_socket_and_no_server_option_is_run_as_a_script() {
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own, run};
+    use crate::shell::tests::{HOSTILE, run, runs_no_injected_command};
     for text in HOSTILE {
         for socket in [format!("/{text}"), format!("ipv4@127.0.0.1:{text}")] {
             runs_no_injected_command(&socket::script(

@@ -342,7 +342,7 @@ fn a_prepared_proxy_is_not_prepared_again() {
 
 #[test]
 fn no_path_or_id_is_run_as_a_script() {
-    use crate::shell::tests::{HOSTILE, does_nothing_of_its_own};
+    use crate::shell::tests::{HOSTILE, runs_no_injected_command};
     for text in HOSTILE {
         let texts = [text.to_string(), "id".into()];
         for script in [

@@ -142,7 +142,7 @@ impl Traefik {
             let why = format!("its directory of routes, {directory}, does not exist");
             return Err(self
                 .refused(&"traefik-directory", why, "mount a volume there")
-                .seen(output.stderr_or_stdout()));
+                .detail(output.stderr_or_stdout()));
         }
         if output.stdout.contains("@readonly") {
             return Err(self.refused(

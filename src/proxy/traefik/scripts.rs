@@ -146,7 +146,7 @@ pub fn state_script(
 ) -> String {
     format!(
         "# read the proxy's state
-{RUNS}{FETCH}{REFERS}{}{}{}served=$(served)
+{RUNS_FUNCTION}{FETCH}{REFERS}{}{}{}served=$(served)
 if [ -z \"$served\" ] && [ -e \"$f\" ]; then
   before=$(connections)
   served=$(served)
@@ -174,7 +174,7 @@ connections
 /// The same script for Traefik without a directory of routes.
 pub fn discovery_script(remotes: &[String], services: &str) -> String {
     format!(
-        "# read the proxy's state\n{RUNS}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
+        "# read the proxy's state\n{RUNS_FUNCTION}{FETCH}{}echo @connections\nconnections\n{services}echo @end",
         connections_function(remotes)
     )
 }
@@ -230,5 +230,5 @@ pub fn diagnosis_script(directory: Option<&str>, check: Option<&VersionCheck>, a
         let list = fetch_command(&format!("{}{path}/api/http/routers", address.url()), "localhost");
         format!("{list} | grep -o '\"error\":[^]]*]' | sort -u\n")
     });
-    format!("# find the errors\n{RUNS}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
+    format!("# find the errors\n{RUNS_FUNCTION}{FETCH}{files}{answer}{}exit 0", routes.unwrap_or_default())
 }

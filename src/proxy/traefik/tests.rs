@@ -506,7 +506,7 @@ fn no_directory_file_service_or_address_is_run_as_a_script() {
             all_scripts.push(scripts::state_script(&file, check, Some(&api), &[], &services));
             all_scripts.push(scripts::diagnosis_script(Some(text), Some(check), Some(&api)));
         }
-        all_scripts.iter().for_each(|script| does_nothing_of_its_own(script));
+        all_scripts.iter().for_each(|script| runs_no_injected_command(script));
     }
 }
 
