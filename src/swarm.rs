@@ -1,4 +1,4 @@
-//! The other engine: what a stack is given, what Swarm made of it, and when it has converged. Pure, but for the watching.
+//! Docker Swarm: the stack file to deploy, the observed state of a stack, and its convergence. Pure, except for `watch`.
 
 pub mod audit;
 pub mod convergence;

@@ -50,7 +50,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
     let is_recorded =
         journal.history.current().is_some() || journal.history.unreadable_records().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
-        return swarm_deploy::unrecorded(&docker, &journal.project, args, report, stop);
+        return swarm_deploy::rollback_unrecorded(&docker, &journal.project, args, report, stop);
     }
     let rollout = &args.rollout;
     let back =
@@ -507,7 +507,7 @@ impl Restorer<'_> {
             let request = Request::of_text(&text, source, self.docker, self.folder.clone(), flags)?;
             let (journal, told) = (journal.reopened()?, (self.report, self.stop));
             let aim = (asked.number, asked.kind);
-            return swarm_deploy::put_back(request, &asked.services, aim, journal, self.rollout, told);
+            return swarm_deploy::restore_release(request, &asked.services, aim, journal, self.rollout, told);
         }
         let mut snapshot = journal.snapshot(record.number)?;
         let mut placed = BTreeMap::new();

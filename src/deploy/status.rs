@@ -202,7 +202,7 @@ fn instance(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
 
 /// The same of a stack, as Swarm tells it.
 fn stack_status(docker: &Docker, name: &str, named: &[String], journal: &Journal) -> Result<StatusReport> {
-    let stack = watch::look(docker, name)?;
+    let stack = watch::observe(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
         let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
         return Err(Error::usage(format!("stack `{name}` has no service `{missing}`"))
@@ -224,16 +224,16 @@ fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journa
     let recorded = journal.history.newest_first().filter_map(|r| r.services.get(&service.name));
     let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
     let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());
-    let running = stack.running(&service.name).min(stack.wanted(service));
-    let running = if service.spec.is_job() { stack.current(service) } else { running };
-    let tasks = stack.tasks_of(&service.name).filter(|t| t.is_wanted() && t.state != "complete");
+    let running = stack.running_tasks(&service.name).min(stack.desired_tasks(service));
+    let running = if service.spec.is_job() { stack.current_tasks(service) } else { running };
+    let tasks = stack.tasks_of(&service.name).filter(|t| t.is_desired() && t.state != "complete");
     let instances = tasks.map(|task| task_status(service, task)).collect();
-    let count = TaskCount { running, wanted: stack.wanted(service), image, update };
+    let count = TaskCount { running, wanted: stack.desired_tasks(service), image, update };
     ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, journal) }
 }
 
 fn task_status(service: &StackService, task: &Task) -> InstanceStatus {
-    let version = if task.is_of(&service.spec) { "" } else { " (before)" };
+    let version = if task.runs_spec(&service.spec) { "" } else { " (before)" };
     let said = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
     InstanceStatus {
         name: task.name(),

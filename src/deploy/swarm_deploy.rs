@@ -1,5 +1,5 @@
-//! The story of a deploy on Swarm: look, make the stack's file, send it, watch until it has converged; and back where it
-//! does not. Swarm schedules; what is told here is the truth about it.
+//! Deploy on Swarm: observes the stack, writes the stack file, sends it, watches until it has converged, and rolls back if it
+//! does not. Swarm schedules the tasks.
 
 mod adopted;
 mod prepare;
@@ -36,41 +36,38 @@ use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use adopted::{adopt, file_of_service, print_for_swarm};
 use prepare::PreparedStack;
-pub use prepare::refused;
-use swarm_rollback::words;
+pub use prepare::refuse_if_any;
+use swarm_rollback::describe;
 
-/// The Swarm that a project is meant for: by flag or file, else the one where it is a stack already; none where it is meant
-/// for Compose.
+/// Id of the Swarm that a project is deployed to: by flag or file, or because the project is a stack already. None for a
+/// project of Compose.
 ///
 /// # Errors
-/// No engine; one that is no manager, where Swarm is asked for.
-pub fn cluster(docker: &Docker, asked: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
-    let is_meant = match asked {
+/// The engine does not answer, or Swarm is requested and the engine is no manager.
+pub fn cluster(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
+    let is_swarm = match requested {
         Some(engine) => engine == EngineKind::Swarm,
         None => docker.is_stack(stack)?,
     };
-    is_meant.then(|| docker.cluster()).transpose()
+    is_swarm.then(|| docker.cluster()).transpose()
 }
 
-/// Flags that mean nothing to Compose, where a project is not a stack.
-///
-/// # Errors
-/// Any of them.
+/// Refuses Swarm flags for a project that is not a stack.
 pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
-    let given = args.resolve_image.as_ref().map(|_| "--resolve-image");
-    match given.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
-        Some(flag) => Err(Error::usage(format!("`{flag}` is about Swarm, and this project is not a stack"))
-            .hint(format!("leave `{flag}` out, or deploy with `--engine swarm`"))),
+    let flag = args.resolve_image.as_ref().map(|_| "--resolve-image");
+    match flag.or(args.prune.then_some("--prune")).or(args.push.then_some("--push")) {
+        Some(flag) => Err(Error::usage(format!("`{flag}` is for Swarm, and this project is not a stack"))
+            .hint(format!("remove `{flag}`, or deploy with `--engine swarm`"))),
         None => Ok(()),
     }
 }
 
-/// A project that no proxy routes to may be meant for the Swarm that its engine manages.
+/// Adds a hint that the project can be deployed as a stack, if the engine manages a Swarm.
 pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
     match (docker.cluster(), &error.hint) {
         (Ok(_), Some(hint)) => {
             let hint = format!(
-                "{hint}; or deploy it as a stack, as this engine manages a Swarm: `compose-zd deploy --engine swarm`"
+                "{hint}; or deploy it as a stack, because this engine manages a Swarm: `compose-zd deploy --engine swarm`"
             );
             error.hint(hint)
         }
@@ -78,10 +75,10 @@ pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
     }
 }
 
-/// Gives Swarm the next version of a stack, and sees it converge.
+/// Deploys the next version of a stack, and waits until it has converged.
 ///
 /// # Errors
-/// A [`Fault`] whose exit code tells what serves now.
+/// An [`Error`] whose exit code tells what serves now.
 pub fn deploy(
     request: Request,
     args: &DeployArgs,
@@ -90,15 +87,15 @@ pub fn deploy(
     stop: &StopSignal,
 ) -> Result<()> {
     let mut request = request;
-    let before = watch::look(&request.docker, &request.project.name)?;
+    let before = watch::observe(&request.docker, &request.project.name)?;
     for (service, reference) in &args.image {
-        known(&request.project, service, "--image")?;
+        check_service(&request.project, service, "--image")?;
         request.snapshot.set_image(service, reference);
     }
     for service in &args.services {
-        known(&request.project, service, "deploy")?;
+        check_service(&request.project, service, "deploy")?;
     }
-    let asks = StackOverrides {
+    let overrides = StackOverrides {
         services: args.services.clone(),
         replicas: replicas(&request.project, &args.scale, &before)?,
         update: request.flags.update.clone(),
@@ -120,14 +117,14 @@ pub fn deploy(
         request: &request,
     };
     swarm.build(args)?;
-    swarm.execute(&asks, args.force)
+    swarm.execute(&overrides, args.force)
 }
 
-/// Puts a recorded release back, or goes on with one that paused.
+/// Restores a recorded release, or resumes one that paused.
 ///
 /// # Errors
 /// As [`deploy`].
-pub fn put_back(
+pub fn restore_release(
     mut request: Request,
     services: &[String],
     (number, kind): (u32, RolloutKind),
@@ -135,21 +132,21 @@ pub fn put_back(
     rollout: &RolloutArgs,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
-    let before = watch::look(&request.docker, &request.project.name)?;
+    let before = watch::observe(&request.docker, &request.project.name)?;
     let recorded = match kind {
         RolloutKind::Rollback { to } => to,
         _ => number,
     };
     let mut replicas = BTreeMap::new();
-    for (service, placed) in journal.history.get(recorded).into_iter().flat_map(|record| &record.services) {
-        if is_pinned(&placed.image_id) {
-            request.snapshot.set_image(service, &placed.image_id);
+    for (service, release) in journal.history.get(recorded).into_iter().flat_map(|record| &record.services) {
+        if is_pinned(&release.image_id) {
+            request.snapshot.set_image(service, &release.image_id);
         }
-        if placed.replicas > 0 {
-            replicas.insert(service.clone(), u64::from(placed.replicas));
+        if release.replicas > 0 {
+            replicas.insert(service.clone(), u64::from(release.replicas));
         }
     }
-    let asks = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
+    let overrides = StackOverrides { services: services.to_vec(), replicas, ..StackOverrides::default() };
     let swarm = SwarmDeploy {
         journal: &journal,
         before,
@@ -163,69 +160,65 @@ pub fn put_back(
         sent: RefCell::default(),
         request: &request,
     };
-    swarm.execute(&asks, false)
+    swarm.execute(&overrides, false)
 }
 
-/// Puts back what Swarm itself remembers, of a stack that was never deployed by us.
+/// Rolls a stack back to the previous specs that Swarm keeps, for a stack without a recorded release.
 ///
 /// # Errors
-/// Nothing to go back to; a way back that Swarm does not bring to its end.
-pub fn unrecorded(
+/// Swarm has no previous spec, or its rollback fails.
+pub fn rollback_unrecorded(
     docker: &Docker,
     name: &str,
     args: &RollbackArgs,
     report: Report,
     stop: &StopSignal,
 ) -> Result<()> {
-    let before = watch::look(docker, name)?;
+    let before = watch::observe(docker, name)?;
     let named = |s: &&StackService| args.services.is_empty() || args.services.contains(&s.name);
     let differs =
         |s: &&StackService| !s.spec.is_job() && s.previous.as_ref().is_some_and(|p| !p.same_content(&s.spec));
     let services: Vec<&StackService> = before.services.values().filter(named).filter(differs).collect();
     let names: Vec<String> = services.iter().map(|s| s.name.clone()).collect();
     if names.is_empty() {
-        return Err(Error::usage(format!("stack `{name}`: no release is recorded, and Swarm remembers none either"))
-            .hint("Swarm forgets what was before with every update that changes nothing; `compose-zd deploy` records releases")
+        return Err(Error::usage(format!("stack `{name}`: cannot roll back: no release is recorded, and Swarm has no previous spec"))
+            .hint("`compose-zd deploy` records releases; Swarm loses the previous spec with every update that changes nothing")
             .into());
     }
     if args.rollout.dry_run {
-        let lines: Vec<String> =
-            names.iter().map(|n| format!("`{n}`: put back what Swarm had before")).collect();
+        let lines: Vec<String> = names.iter().map(|n| format!("`{n}`: restore the previous spec")).collect();
         report.stack_plan(name, &lines);
         return Ok(());
     }
     report.event(Event::OwnWayBack { services: names.clone() });
     services.iter().try_for_each(|s| docker.service_rollback(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
-    let now = watch::look(docker, name)?;
-    let goals = names.iter().map(|service| ServiceGoal::back(&now, service)).collect();
+    let now = watch::observe(docker, name)?;
+    let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
     let watch =
-        StackWatch { docker, stack: name, goals, before: &before, ready, backwards: true, report, stop };
+        StackWatch { docker, stack: name, goals, before: &before, ready, rolling_back: true, report, stop };
     match watch.run()? {
         WatchResult::Converged(_) => {
             report.put_back(name, &names);
             Ok(())
         }
-        WatchResult::Interrupted(signal) => Err(Error::interrupted(signal)
-            .hint("Swarm goes on putting it back; see `docker stack ps`")
-            .into()),
+        WatchResult::Interrupted(signal) => {
+            Err(Error::interrupted(signal).hint("Swarm continues the rollback; see `docker stack ps`").into())
+        }
         WatchResult::Lost(error) => Err(Error { exit: Exit::Outage, ..error }.into()),
-        WatchResult::Failed(failure, standing) => {
-            let message = format!("`{}`: {}", failure.service, words(&standing));
+        WatchResult::Failed(failure, convergence) => {
+            let message = format!("`{}`: {}", failure.service, describe(&convergence));
             Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
         }
         WatchResult::Stuck(failure, after) => {
-            let message = format!("`{}`: nothing got further for {}s", failure.service, after.as_secs());
+            let message = format!("`{}`: no progress for {}s", failure.service, after.as_secs());
             Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
         }
     }
 }
 
-/// What each service of a stack will lose when it is replaced; `project` is the text of the whole, also where only some of
-/// its services are deployed, and `image` gets a local image.
-///
-/// # Errors
-/// No engine.
+/// Risks of replacing each service of a stack. `project` is the text of the whole project, even if only some of its services
+/// are deployed; `image` queries a local image.
 pub fn risks(
     name: &str,
     project: &str,
@@ -233,20 +226,21 @@ pub fn risks(
     nodes: Option<&ClusterNodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Risk)>> {
-    let fronts = stack_proxies(project)?;
+    let proxies = stack_proxies(project)?;
     let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
-    for (service, part) in file.value["services"].as_object().into_iter().flatten() {
-        let before: Vec<&StackProxy> = fronts.iter().filter(|f| f.reaches(name, service, part)).collect();
-        let others = before.iter().filter(|f| f.service != *service);
-        let lost: Vec<Risk> = others.flat_map(|front| front.risks(service, part)).collect();
-        let image = image(part["image"].as_str().unwrap_or_default())?;
+    for (service, definition) in file.value["services"].as_object().into_iter().flatten() {
+        let in_front: Vec<&StackProxy> =
+            proxies.iter().filter(|f| f.routes_to(name, service, definition)).collect();
+        let others = in_front.iter().filter(|f| f.service != *service);
+        let of_proxies: Vec<Risk> = others.flat_map(|proxy| proxy.risks(service, definition)).collect();
+        let image = image(definition["image"].as_str().unwrap_or_default())?;
         let facts = ServiceFacts {
-            image_checks: image.is_some_and(|i| i.has_healthcheck()),
-            is_reached: !before.is_empty(),
-            is_front: fronts.iter().any(|f| f.service == *service),
+            image_has_healthcheck: image.is_some_and(|i| i.has_healthcheck()),
+            receives_requests: !in_front.is_empty(),
+            is_proxy: proxies.iter().any(|f| f.service == *service),
         };
-        let own = audit::of_service(service, part, facts);
-        all.extend(own.into_iter().chain(lost).map(|loss| (service.clone(), loss)));
+        let own = audit::service_risks(service, definition, facts);
+        all.extend(own.into_iter().chain(of_proxies).map(|risk| (service.clone(), risk)));
     }
     Ok(all)
 }
@@ -255,14 +249,14 @@ fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
     let project: Value = serde_json::from_str(project)?;
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let services = project["services"].as_object().into_iter().flatten();
-    Ok(services.filter_map(|(name, service)| StackProxy::of(name, service, &project, &read)).collect())
+    Ok(services.filter_map(|(name, service)| StackProxy::detect(name, service, &project, &read)).collect())
 }
 
-/// One run on Swarm.
+/// One deploy or rollback on Swarm.
 struct SwarmDeploy<'a> {
     request: &'a Request,
     journal: &'a Journal,
-    /// The stack before anything was changed.
+    /// The stack before any change.
     before: ObservedStack,
     kind: RolloutKind,
     number: u32,
@@ -271,7 +265,7 @@ struct SwarmDeploy<'a> {
     report: Report,
     stop: &'a StopSignal,
     witness: Witness,
-    /// The specs that Swarm took.
+    /// Goals from the specs that Swarm accepted.
     sent: RefCell<Vec<ServiceGoal>>,
 }
 
@@ -280,19 +274,19 @@ impl SwarmDeploy<'_> {
         &self.request.docker
     }
 
-    fn name(&self) -> &str {
+    fn stack_name(&self) -> &str {
         &self.request.project.name
     }
 
-    fn args(&self) -> &SwarmArgs {
+    fn swarm_args(&self) -> &SwarmArgs {
         &self.rollout.swarm
     }
 
-    /// Builds here and pushes, where that is asked for.
+    /// Builds images here and pushes them, if requested.
     fn build(&self, args: &DeployArgs) -> Result<()> {
         let built = self.request.project.services.values().filter(|s| s.builds);
-        let wanted = |name: &String| args.services.is_empty() || args.services.contains(name);
-        let names: Vec<String> = built.map(|s| s.name.clone()).filter(wanted).collect();
+        let is_selected = |name: &String| args.services.is_empty() || args.services.contains(name);
+        let names: Vec<String> = built.map(|s| s.name.clone()).filter(is_selected).collect();
         if names.is_empty() || self.rollout.dry_run {
             return Ok(());
         }
@@ -300,13 +294,13 @@ impl SwarmDeploy<'_> {
             self.report.event(Event::Building { services: names.clone() });
             self.docker().build(&names)?;
         }
-        if self.args().push { self.docker().push(&names) } else { Ok(()) }
+        if self.swarm_args().push { self.docker().push(&names) } else { Ok(()) }
     }
 
-    fn execute(&self, asks: &StackOverrides, force: bool) -> Result<()> {
-        let prepared = self.prepare(asks)?;
+    fn execute(&self, overrides: &StackOverrides, force: bool) -> Result<()> {
+        let prepared = self.prepare(overrides)?;
         self.refuse_partial_prune(&prepared.file)?;
-        self.report_before(&prepared)?;
+        self.warn_of_losses(&prepared)?;
         if self.rollout.dry_run {
             return self.report_plan(&prepared, force);
         }
@@ -314,101 +308,107 @@ impl SwarmDeploy<'_> {
             return Err(Error::interrupted(signal).into());
         }
         self.create_objects(&prepared)?;
-        self.call_witness(&prepared)?;
+        self.start_witness(&prepared)?;
         self.execute_and_record(&prepared, force)
     }
 
-    /// What is ignored, and what will be lost.
-    fn report_before(&self, prepared: &PreparedStack) -> Result<()> {
+    /// Warns of ignored keys, and of requests that the deploy will lose.
+    fn warn_of_losses(&self, prepared: &PreparedStack) -> Result<()> {
         let PreparedStack { file, nodes, .. } = prepared;
         for note in &file.notes {
             self.report.warn(&Warning::Ignored(note.clone()));
         }
         let image = |reference: &str| self.docker().image(reference);
         let text = self.request.snapshot.text();
-        for (_, loss) in risks(self.name(), &text, file, Some(nodes), &image)? {
-            self.report.warn(&Warning::Loss(loss.to_string()));
+        for (_, risk) in risks(self.stack_name(), &text, file, Some(nodes), &image)? {
+            self.report.warn(&Warning::Loss(risk.to_string()));
         }
         Ok(())
     }
 
-    /// The changes of each service, and the exact commands.
+    /// Reports the changes of each service, and the exact commands.
     fn report_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
-        let PreparedStack { file, resolve, missing, .. } = prepared;
+        let PreparedStack { file, resolve, missing_objects: missing, .. } = prepared;
         let networks = self.docker().network_names()?;
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
             let image = self.request.snapshot.image(name).unwrap_or_default();
             let change = ServiceDiff {
-                stack: self.name(),
+                stack: self.stack_name(),
                 file: &file.value,
                 service: name,
                 image,
                 networks: &networks,
             };
-            format!("`{name}`: {}", change.words(now))
+            format!("`{name}`: {}", change.describe(now))
         });
         let left = self.before.services.keys().filter(|name| !file.services.contains(name));
-        let fate = if self.args().prune { "remove it: the file has it no more" } else { "leave it alone" };
-        let left = left.map(|name| format!("`{name}`: {fate}"));
+        let action =
+            if self.swarm_args().prune { "remove it: it is no longer in the file" } else { "leave it alone" };
+        let left = left.map(|name| format!("`{name}`: {action}"));
         let objects =
             missing.iter().map(|(object, name)| format!("docker {} create {name} -", object.kind.noun()));
         let (adopted, others): (Vec<&String>, Vec<&String>) =
             file.services.iter().partition(|n| self.before.services.get(*n).is_some_and(|s| s.is_adopted));
         let mut send = Vec::new();
         for name in adopted {
-            let flags = self.flags(file, &self.before.services[name])?.join(" ");
+            let flags = self.update_flags(file, &self.before.services[name])?.join(" ");
             send.push(format!("docker service update --with-registry-auth {flags} {name}"));
         }
         if !others.is_empty() {
-            let (resolve, stack) = (resolve.word(), self.name());
+            let (resolve, stack) = (resolve.word(), self.stack_name());
             send.push(format!(
                 "docker stack deploy --with-registry-auth --resolve-image {resolve} --compose-file - {stack}"
             ));
         }
         let forced = file.services.iter().filter(|name| force && self.before.services.contains_key(*name));
         let forced = forced.map(|name| {
-            format!("docker service update --force {}_{name}   # unless it has changed", self.name())
+            format!(
+                "docker service update --force {}_{name}   # unless the deploy changes it",
+                self.stack_name()
+            )
         });
-        let gone =
-            self.gone(file).into_iter().map(|s| format!("docker service rm {}_{}", self.name(), s.name));
+        let gone = self
+            .services_to_prune(file)
+            .into_iter()
+            .map(|s| format!("docker service rm {}_{}", self.stack_name(), s.name));
         let commands = objects.chain(send).chain(forced).chain(gone).map(|line| format!("$ {line}"));
-        self.report.stack_plan(self.name(), &changes.chain(left).chain(commands).collect::<Vec<_>>());
+        self.report.stack_plan(self.stack_name(), &changes.chain(left).chain(commands).collect::<Vec<_>>());
         Ok(())
     }
 
-    /// Does it, and writes down what became of it.
+    /// Executes the deploy, and records the result.
     fn execute_and_record(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
         let file = &prepared.file;
-        let entry = self.entry(prepared, None)?;
+        let entry = self.release_draft(prepared, None)?;
         self.journal.begin(&entry, self.report)?;
         self.journal.tag_images(self.docker(), &entry, self.report);
         let started = self.report.elapsed();
         let switch = self.witness.rotation_change();
-        let ended = match self.run(prepared, force) {
+        let result = match self.send_and_watch(prepared, force) {
             Ok(WatchResult::Converged(stack)) => match self.witness.outage_at_end() {
                 None => Ok(stack),
-                Some(lost) => Err(self.lost(file, lost)),
+                Some(lost) => Err(self.url_lost(file, lost)),
             },
-            Ok(end) => Err(self.failed(file, end)),
-            Err(error) => Err(self.refused(file, Error::from_error(error))),
+            Ok(end) => Err(self.watch_failed(file, end)),
+            Err(error) => Err(self.send_failed(file, Error::from_error(error))),
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
         let witness = super::probe_urls::report_all(self.witness.finish(), self.report);
-        let (entry, error, paused) = match &ended {
-            Ok(stack) => (self.entry(prepared, Some(stack))?, None, false),
+        let (entry, error, paused) = match &result {
+            Ok(stack) => (self.release_draft(prepared, Some(stack))?, None, false),
             Err((error, paused)) => (entry, Some(error), *paused),
         };
         if error.is_some_and(|f| f.exit == Exit::Unchanged) {
             self.journal.discard(&entry);
         } else {
             let keep = self.request.project.keep;
-            let course = RunResult { witness: witness.clone(), ..RunResult::of(error, paused, took, 0) };
+            let run_result = RunResult { witness: witness.clone(), ..RunResult::of(error, paused, took, 0) };
             self.journal.write_config(entry.number, &entry.text)?;
-            self.journal.end(self.docker(), &entry, course, keep, self.report);
+            self.journal.end(self.docker(), &entry, run_result, keep, self.report);
         }
-        match ended {
+        match result {
             Ok(stack) => {
                 self.prune(file);
                 self.remove_objects();
@@ -423,36 +423,34 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// Tells Swarm, and watches until it has converged or has not.
-    fn run(&self, prepared: &PreparedStack, force: bool) -> Result<WatchResult> {
+    /// Sends the change to Swarm, and watches until the services have converged or failed.
+    fn send_and_watch(&self, prepared: &PreparedStack, force: bool) -> Result<WatchResult> {
         let services = &prepared.file.services;
-        let own = self.own_way_back(services);
-        match &own {
-            Some(ids) => self.request_rollback(services, ids)?,
+        let rollback_ids = self.ids_to_roll_back(services);
+        match &rollback_ids {
+            Some(ids) => self.roll_back_in_swarm(services, ids)?,
             None => self.send(prepared, force)?,
         }
-        let now = watch::look(self.docker(), self.name())?;
-        let goal = if own.is_some() { ServiceGoal::back } else { ServiceGoal::sent };
+        let now = watch::observe(self.docker(), self.stack_name())?;
+        let goal = if rollback_ids.is_some() { ServiceGoal::without_monitor } else { ServiceGoal::new };
         let goals: Vec<ServiceGoal> = services.iter().map(|name| goal(&now, name)).collect();
         self.sent.replace(goals.clone());
-        self.watch(goals, &self.before, own.is_some(), self.stop.clone())
+        self.watch(goals, &self.before, rollback_ids.is_some(), self.stop.clone())
     }
 
-    /// What was not named is not touched: a part of the file does not tell what the whole has no more.
+    /// Refuses `--prune` with named services: a part of the file does not show which services were removed.
     fn refuse_partial_prune(&self, file: &StackFile) -> Result<(), Error> {
         let is_whole = self.request.project.services.keys().all(|name| file.services.contains(name));
-        match self.args().prune && !is_whole {
-            true => Err(Error::usage(
-                "`--prune` is about the whole stack, and only some of its services are deployed",
-            )
-            .hint("leave `--prune` out, or name no service")),
-            false => Ok(()),
+        if self.swarm_args().prune && !is_whole {
+            let message = "`--prune` needs the whole stack, and only some of its services are deployed";
+            return Err(Error::usage(message).hint("remove `--prune`, or name no service"));
         }
+        Ok(())
     }
 
-    /// Removes what the file has no more. Only now: had the deploy failed, it would have to be there.
+    /// Removes services that are no longer in the file. Runs last, because a rollback would need them.
     fn prune(&self, file: &StackFile) {
-        let gone = self.gone(file);
+        let gone = self.services_to_prune(file);
         if gone.is_empty() {
             return;
         }
@@ -464,83 +462,83 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// The services that go because the file has them no more, where that is asked for.
-    fn gone(&self, file: &StackFile) -> Vec<&StackService> {
-        let is_left = |s: &&StackService| self.args().prune && !file.services.contains(&s.name);
-        self.before.services.values().filter(is_left).collect()
+    /// Services that are no longer in the file, if `--prune` is given.
+    fn services_to_prune(&self, file: &StackFile) -> Vec<&StackService> {
+        let is_pruned = |s: &&StackService| self.swarm_args().prune && !file.services.contains(&s.name);
+        self.before.services.values().filter(is_pruned).collect()
     }
 
-    /// Swarm's own way back.
-    fn request_rollback(&self, services: &[String], ids: &[String]) -> Result<()> {
+    fn roll_back_in_swarm(&self, services: &[String], ids: &[String]) -> Result<()> {
         self.report.event(Event::OwnWayBack { services: services.to_vec() });
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
 
     fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
-        self.report.event(Event::Sending { stack: self.name().into(), services: file.services.clone() });
-        let stack = self.send_adopted(file, &self.before)?;
+        self.report
+            .event(Event::Sending { stack: self.stack_name().into(), services: file.services.clone() });
+        let stack = self.update_adopted(file, &self.before)?;
         if !stack.services.is_empty() {
-            self.docker().stack_deploy(self.name(), &stack.text(), *resolve)?;
+            self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve)?;
         }
         let halfway = |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::is_halfway);
         if !force && !file.services.iter().any(halfway) {
             return Ok(());
         }
-        // What has changed is replaced anyway. An update that changes nothing does not make Swarm go on with one that paused
-        // (seen with stop-first: the slots that were left stayed as they were).
-        let now = watch::look(self.docker(), self.name())?;
-        // A job runs again whatever has changed.
-        let same = |s: &&StackService| {
+        // Swarm replaces changed services anyway. It does not resume a paused update for an update that changes nothing (seen
+        // with stop-first: the remaining slots stayed unchanged).
+        let now = watch::observe(self.docker(), self.stack_name())?;
+        // A job runs again, changed or not.
+        let is_unchanged = |s: &&StackService| {
             let before = self.before.services.get(&s.name);
             !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
         };
-        let wanted = |s: &&StackService| file.services.contains(&s.name) && (force || halfway(&s.name));
-        let ids = now.services.values().filter(same).filter(wanted).map(|s| s.id.clone());
+        let is_selected = |s: &&StackService| file.services.contains(&s.name) && (force || halfway(&s.name));
+        let ids = now.services.values().filter(is_unchanged).filter(is_selected).map(|s| s.id.clone());
         ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().force_service_update(id))
     }
 
-    /// The ids of the services whose spec before is exactly the one to put back, where that is so for all of them.
-    fn own_way_back(&self, services: &[String]) -> Option<Vec<String>> {
+    /// Ids of the services, if the previous spec of each is exactly the one to restore. Swarm itself can then roll back.
+    fn ids_to_roll_back(&self, services: &[String]) -> Option<Vec<String>> {
         let RolloutKind::Rollback { to } = self.kind else { return None };
         let record = self.journal.history.get(to)?;
-        let own = |name: &String| {
-            let (service, placed) = (self.before.services.get(name)?, record.services.get(name)?);
+        let id = |name: &String| {
+            let (service, release) = (self.before.services.get(name)?, record.services.get(name)?);
             let previous = service.previous.as_ref()?;
-            (previous.fingerprint() == placed.config_hash).then(|| service.id.clone())
+            (previous.fingerprint() == release.config_hash).then(|| service.id.clone())
         };
-        services.iter().map(own).collect()
+        services.iter().map(id).collect()
     }
 
-    /// Until all of these have converged, from what was there `before`.
+    /// Watches until all goals are reached, starting from the stack `before`.
     fn watch(
         &self,
         goals: Vec<ServiceGoal>,
         before: &ObservedStack,
-        backwards: bool,
+        rolling_back: bool,
         stop: StopSignal,
     ) -> Result<WatchResult> {
         let settings = goals.iter().filter_map(|goal| self.request.project.services.get(&goal.service));
         let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
-        let (docker, stack, report) = (self.docker(), self.name(), self.report);
-        StackWatch { docker, stack, goals, before, ready, backwards, report, stop }.run()
+        let (docker, stack, report) = (self.docker(), self.stack_name(), self.report);
+        StackWatch { docker, stack, goals, before, ready, rolling_back, report, stop }.run()
     }
 
-    /// What this run puts in place; before it is known what Swarm made of it, only by name.
-    fn entry(
+    /// Draft of the release; without `stack`, the specs of Swarm are not known yet, so it holds only names.
+    fn release_draft(
         &self,
         PreparedStack { file, recorded, .. }: &PreparedStack,
         stack: Option<&ObservedStack>,
     ) -> Result<ReleaseDraft> {
         let services: Vec<&str> = file.services.iter().map(String::as_str).collect();
         let mut recorded = recorded.clone();
-        let placed = services.iter().map(|name| {
-            let placed = self.placed(name, file, stack);
-            if is_pinned(&placed.image_id) {
-                recorded.set_image(name, &placed.image_id);
+        let releases = services.iter().map(|name| {
+            let release = self.service_release(name, file, stack);
+            if is_pinned(&release.image_id) {
+                recorded.set_image(name, &release.image_id);
             }
-            (name.to_string(), placed)
+            (name.to_string(), release)
         });
-        let placed = placed.collect();
+        let placed = releases.collect();
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
@@ -551,7 +549,7 @@ impl SwarmDeploy<'_> {
         })
     }
 
-    fn placed(&self, name: &str, file: &StackFile, stack: Option<&ObservedStack>) -> ServiceRelease {
+    fn service_release(&self, name: &str, file: &StackFile, stack: Option<&ObservedStack>) -> ServiceRelease {
         let spec = stack.and_then(|s| s.services.get(name)).map(|s| &s.spec);
         let sent = file.image(name).to_string();
         let image_id = match spec {
@@ -569,21 +567,22 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// As the file, or that of the release that is put back, named the image.
+    /// Name of the image in the file, or in the file of the restored release.
     fn image_name(&self, service: &str, id: &str) -> String {
         let image = self.request.snapshot.image(service).unwrap_or_default();
         let recorded = self.journal.history.newest_first().filter_map(|r| r.services.get(service));
         let recorded = || recorded.map(|p| (&p.image_id, &p.image)).find(|(known, _)| **known == id);
-        match is_pinned(image) {
-            true => recorded().map_or(image, |(_, image)| image).to_string(),
-            false => image.to_string(),
+        if is_pinned(image) {
+            recorded().map_or(image, |(_, image)| image).to_string()
+        } else {
+            image.to_string()
         }
     }
 
     fn report_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
         for name in services {
             let Some(service) = stack.services.get(name) else { continue };
-            let (running, wanted) = (stack.running(name), stack.wanted(service));
+            let (running, wanted) = (stack.running_tasks(name), stack.desired_tasks(service));
             if service.spec.is_job() {
                 self.report.event(Event::JobCompleted { service: name.clone(), tasks: wanted });
                 continue;
@@ -606,43 +605,42 @@ impl SwarmDeploy<'_> {
     }
 }
 
-/// As many as asked for by flag; where the file does not say, as many as there are.
+/// Replicas by flag; for services whose file sets none, the current ones.
 fn replicas(
     project: &Project,
     scale: &[(String, u32)],
     before: &ObservedStack,
 ) -> Result<BTreeMap<String, u64>, Error> {
     for (service, _) in scale {
-        known(project, service, "--scale")?;
+        check_service(project, service, "--scale")?;
     }
-    let silent = project.services.values().filter(|s| s.replicas.is_none());
-    let there = silent.filter_map(|s| Some((s.name.clone(), before.services.get(&s.name)?.spec.replicas()?)));
-    let asked = scale.iter().map(|(service, n)| (service.clone(), u64::from(*n)));
-    Ok(there.chain(asked).collect())
+    let unset = project.services.values().filter(|s| s.replicas.is_none());
+    let current =
+        unset.filter_map(|s| Some((s.name.clone(), before.services.get(&s.name)?.spec.replicas()?)));
+    let by_flag = scale.iter().map(|(service, n)| (service.clone(), u64::from(*n)));
+    Ok(current.chain(by_flag).collect())
 }
 
-fn known(project: &Project, service: &str, place: &str) -> Result<(), Error> {
-    match project.services.contains_key(service) {
-        true => Ok(()),
-        false => Err(asked::unknown(project, service, place)),
-    }
+fn check_service(project: &Project, service: &str, place: &str) -> Result<(), Error> {
+    if project.services.contains_key(service) { Ok(()) } else { Err(asked::unknown(project, service, place)) }
 }
 
-/// A migration that is left out would be a surprise.
-pub fn one_shots(project: &Project) -> Vec<ConfigError> {
+/// Refuses one-shots, because a migration must not be skipped without a word.
+pub fn refuse_one_shots(project: &Project) -> Vec<ConfigError> {
     let has = |s: &&crate::model::Service| s.settings.before.is_some() || s.settings.after.is_some();
     let refusal = |service: &crate::model::Service| ConfigError {
         message: format!(
-            "`services.{}.x-zd`: one-shots (`before`, `after`) are not run on Swarm",
+            "`services.{}.x-zd`: one-shots (`before`, `after`) do not run on Swarm",
             service.name
         ),
-        hint: "run it before the deploy, or as a service of its own with `deploy.mode: replicated-job`"
-            .into(),
+        hint:
+            "run the command before the deploy, or as a separate service with `deploy.mode: replicated-job`"
+                .into(),
     };
     project.services.values().filter(has).map(refusal).collect()
 }
 
-/// A reference that means one image for ever.
+/// The reference means the same image for ever.
 fn is_pinned(reference: &str) -> bool {
     reference.starts_with("sha256:") || reference.contains("@sha256:")
 }

@@ -1,4 +1,4 @@
-//! Files for a Swarm: a Compose project as it has to be changed, and the one that a service without a file is made of. Pure.
+//! Compose files for a Swarm: conversion of a Compose project, and a new file for a service that has none. Pure.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,39 +7,39 @@ use serde_json::{Map, Value, json};
 
 use super::diff::own_labels;
 use super::observed::Spec;
-use super::stack_file::{StackFile, StackOverrides, is_void};
+use super::stack_file::{StackFile, StackOverrides, is_empty};
 
-/// A changed project, and its changes, a line each.
+/// A converted project, and its changes, one line each.
 pub struct ConvertedProject {
     pub value: Value,
     pub changes: Vec<String>,
 }
 
 impl ConvertedProject {
-    /// `project` is a resolved one, in `folder`.
-    pub fn of(project: &Value, folder: &Path) -> ConvertedProject {
-        let mut made = ConvertedProject { value: project.clone(), changes: Vec::new() };
-        made.value["x-zd"]["engine"] = "swarm".into();
+    /// Converts `project`, a resolved one in `folder`.
+    pub fn new(project: &Value, folder: &Path) -> ConvertedProject {
+        let mut converted = ConvertedProject { value: project.clone(), changes: Vec::new() };
+        converted.value["x-zd"]["engine"] = "swarm".into();
         let names: Vec<String> =
             project["services"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
         for name in names {
-            made.image(&name);
-            made.files(&name, folder);
-            made.ports(&name);
-            made.traefik(&name);
-            made.update(&name);
-            made.ignored_keys(&name);
-            // Looking for a key leaves it there.
-            if let Some(service) = made.service(&name).as_object_mut() {
-                service.retain(|_, value| !is_void(value));
+            converted.image(&name);
+            converted.files(&name, folder);
+            converted.ports(&name);
+            converted.traefik(&name);
+            converted.update(&name);
+            converted.ignored_keys(&name);
+            // Reading a key of a mutable value inserts it.
+            if let Some(service) = converted.service(&name).as_object_mut() {
+                service.retain(|_, value| !is_empty(value));
             }
         }
-        made.networks();
-        made.notes(folder);
-        made
+        converted.networks();
+        converted.notes(folder);
+        converted
     }
 
-    /// With the changes as comments.
+    /// Text of the file, with the changes as comments.
     pub fn text(&self) -> String {
         let comments: String = self.changes.iter().map(|line| format!("# {line}\n")).collect();
         comments + &serde_yaml::to_string(&self.value).unwrap_or_default()
@@ -49,11 +49,11 @@ impl ConvertedProject {
         &mut self.value["services"][name]
     }
 
-    fn say(&mut self, place: String, what: &str) {
-        self.changes.push(format!("{place}: {what}"));
+    fn record_change(&mut self, key: String, change: &str) {
+        self.changes.push(format!("{key}: {change}"));
     }
 
-    /// Nodes pull what is built from a registry.
+    /// Built images get a registry, as nodes pull them.
     fn image(&mut self, name: &str) {
         let project = self.value["name"].as_str().unwrap_or("project").to_string();
         let service = self.service(name);
@@ -64,21 +64,21 @@ impl ConvertedProject {
         let registry = image.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']));
         if !registry {
             service["image"] = format!("${{REGISTRY:?a registry that every node reaches}}/{image}").into();
-            self.say(
+            self.record_change(
                 format!("services.{name}.image"),
-                "from a registry; `compose-zd deploy --build --push` puts it there (on one node it needs none)",
+                "now in a registry; `compose-zd deploy --build --push` pushes it (one node alone needs no registry)",
             );
         }
     }
 
-    /// A file of the project's folder becomes a config.
+    /// A mounted file of the project's folder becomes a config.
     fn files(&mut self, name: &str, folder: &Path) {
         let mounts = self.service(name)["volumes"].as_array().cloned().unwrap_or_default();
         let is_file = |m: &Value| {
             let source = Path::new(m["source"].as_str().unwrap_or_default());
             m["type"].as_str() == Some("bind") && source.starts_with(folder) && source.is_file()
         };
-        let (files, kept): (Vec<Value>, Vec<Value>) = mounts.into_iter().partition(is_file);
+        let (files, remaining): (Vec<Value>, Vec<Value>) = mounts.into_iter().partition(is_file);
         for (n, mount) in files.iter().enumerate() {
             let (source, key) = (mount["source"].as_str().unwrap_or_default(), format!("{name}-{n}"));
             let shown = Path::new(source)
@@ -90,13 +90,13 @@ impl ConvertedProject {
                 Some(all) => all.push(grant),
                 None => self.service(name)["configs"] = json!([grant]),
             }
-            self.say(
+            self.record_change(
                 format!("services.{name}.volumes"),
-                &format!("`{shown}` is one machine's; now the config `{key}`"),
+                &format!("`{shown}` belongs to one machine; now the config `{key}`"),
             );
         }
         if !files.is_empty() {
-            self.service(name)["volumes"] = kept.into();
+            self.service(name)["volumes"] = remaining.into();
         }
     }
 
@@ -108,9 +108,11 @@ impl ConvertedProject {
             removed.extend(port.remove("host_ip").and_then(|a| a.as_str().map(String::from)));
         }
         for address in removed.into_iter().filter(|a| !["0.0.0.0", "::", ""].contains(&a.as_str())) {
-            self.say(
+            self.record_change(
                 format!("services.{name}.ports"),
-                &format!("`{address}` taken away: Swarm publishes on every address; close it in a firewall"),
+                &format!(
+                    "`{address}` removed: Swarm publishes on every address; close the port in a firewall"
+                ),
             );
         }
     }
@@ -119,14 +121,17 @@ impl ConvertedProject {
     fn traefik(&mut self, name: &str) {
         let service = self.service(name);
         let labels = service["labels"].as_object().cloned().unwrap_or_default();
-        let (moved, kept): (Map<String, Value>, Map<String, Value>) =
+        let (moved, remaining): (Map<String, Value>, Map<String, Value>) =
             labels.into_iter().partition(|(key, _)| key.starts_with("traefik."));
         if !moved.is_empty() {
-            service["labels"] = kept.into();
+            service["labels"] = remaining.into();
             for (key, value) in moved {
                 service["deploy"]["labels"][key] = value;
             }
-            self.say(format!("services.{name}.labels"), "Traefik's moved to `deploy.labels`");
+            self.record_change(
+                format!("services.{name}.labels"),
+                "moved those of Traefik to `deploy.labels`",
+            );
         }
         let words = self.service(name)["command"].as_array_mut().into_iter().flatten();
         let mut docker = false;
@@ -144,14 +149,14 @@ impl ConvertedProject {
                 all.push("--providers.swarm.refreshSeconds=1".into());
             }
             self.service(name)["deploy"]["placement"]["constraints"] = json!(["node.role == manager"]);
-            self.say(
+            self.record_change(
                 format!("services.{name}.command"),
-                "Traefik's swarm provider, which asks a manager, each second",
+                "now Traefik's swarm provider, which queries a manager each second",
             );
         }
     }
 
-    /// The old task serves until the new one does, unless it has the port.
+    /// `update_config` that starts a new task first, unless the old task holds a port of the host.
     fn update(&mut self, name: &str) {
         let service = self.service(name);
         let has_port = service["ports"].as_array().is_some_and(|all| all.iter().any(|p| p["mode"] == "host"));
@@ -160,9 +165,9 @@ impl ConvertedProject {
             return;
         }
         service["deploy"]["update_config"] = json!({ "order": "start-first", "failure_action": "rollback" });
-        self.say(
+        self.record_change(
             format!("services.{name}.deploy.update_config"),
-            "a new task before the old one leaves, and Swarm's own way back",
+            "starts a new task before it stops the old one, and rolls back on failure",
         );
     }
 
@@ -173,7 +178,7 @@ impl ConvertedProject {
             let Some(value) = self.service(name).as_object_mut().and_then(|s| s.remove(key)) else {
                 continue;
             };
-            let what = match (key, value.as_str()) {
+            let change = match (key, value.as_str()) {
                 ("restart", Some("no")) => {
                     self.service(name)["deploy"]["restart_policy"] = json!({ "condition": "none" });
                     "now `deploy.restart_policy`"
@@ -183,10 +188,12 @@ impl ConvertedProject {
                     self.service(name)["deploy"]["replicas"] = value;
                     "now `deploy.replicas`"
                 }
-                ("depends_on", _) => "taken away: all start at once, and Swarm restarts what has to wait",
-                _ => "taken away: Swarm ignores it",
+                ("depends_on", _) => {
+                    "removed: Swarm starts all services at once, and restarts a service that fails without another"
+                }
+                _ => "removed: Swarm ignores it",
             };
-            self.say(format!("services.{name}.{key}"), what);
+            self.record_change(format!("services.{name}.{key}"), change);
         }
     }
 
@@ -199,48 +206,51 @@ impl ConvertedProject {
                 removed.push(name.clone());
             }
         }
-        removed.iter().for_each(|name| self.say(format!("networks.{name}.driver"), "an overlay network"));
+        removed.iter().for_each(|name| {
+            self.record_change(format!("networks.{name}.driver"), "removed: now an overlay network")
+        });
     }
 
-    /// What is left for the user.
+    /// Notes and tasks that are left for the user.
     fn notes(&mut self, folder: &Path) {
-        let Ok(file) = StackFile::of(&self.value.to_string(), "file", &StackOverrides::default()) else {
+        let Ok(file) = StackFile::from_project(&self.value.to_string(), "file", &StackOverrides::default())
+        else {
             return;
         };
-        let left =
+        let ignored =
             file.notes.iter().filter(|note| !note.contains(".build`")).map(|note| format!("note: {note}"));
         let refused = file
             .refusals
             .iter()
             .map(|w| format!("TODO {}: {}", w.message.trim_start_matches("file: "), w.hint));
         let mounts = folder_mounts(&file, folder).into_iter().map(|(service, source)| {
-            format!("TODO services.{service}.volumes: `{source}` is one machine's: put it into the image, or pin the service to its node")
+            format!("TODO services.{service}.volumes: `{source}` belongs to one machine: put it into the image, or keep the service on that node")
         });
-        let all: Vec<String> = left.chain(refused).chain(mounts).collect();
+        let all: Vec<String> = ignored.chain(refused).chain(mounts).collect();
         self.changes.extend(all);
     }
 }
 
 /// Bind mounts from the project's folder, by service.
 pub fn folder_mounts(file: &StackFile, folder: &Path) -> Vec<(String, String)> {
-    let of = |name: &String| {
+    let own_mounts = |name: &String| {
         let mounts = file.value["services"][name]["volumes"].as_array().into_iter().flatten();
         let binds =
             mounts.filter(|m| m["type"].as_str() == Some("bind")).filter_map(|m| m["source"].as_str());
         let own = binds.filter(|source| Path::new(source).starts_with(folder));
         own.map(|source| (name.clone(), source.to_string())).collect::<Vec<_>>()
     };
-    file.services.iter().flat_map(of).collect()
+    file.services.iter().flat_map(own_mounts).collect()
 }
 
-/// The project of a service that was made by `docker service create`.
-pub fn project_of(name: &str, spec: &Spec, networks: &BTreeMap<String, String>) -> Value {
+/// Project for a service that `docker service create` made.
+pub fn project_of_service(name: &str, spec: &Spec, networks: &BTreeMap<String, String>) -> Value {
     let (spec, mut service) = (spec.value(), Map::new());
     let (task, container) = (&spec["TaskTemplate"], &spec["TaskTemplate"]["ContainerSpec"]);
     let doubled =
         |value: &Value| serde_json::from_str(&value.to_string().replace('$', "$$")).unwrap_or_default();
     let mut set = |key: &str, value: Value| {
-        if !is_void(&value) {
+        if !is_empty(&value) {
             service.insert(key.into(), value);
         }
     };
@@ -319,7 +329,7 @@ pub fn project_of(name: &str, spec: &Spec, networks: &BTreeMap<String, String>) 
         ("configs", names("Configs", "ConfigName")),
         ("secrets", names("Secrets", "SecretName")),
     ] {
-        if !is_void(&value) {
+        if !is_empty(&value) {
             project[key] = value;
         }
     }
@@ -336,23 +346,27 @@ fn deploy(spec: &Value) -> Value {
     };
     let replicas =
         [&spec["Mode"]["Replicated"]["Replicas"], &spec["Mode"]["ReplicatedJob"]["TotalCompletions"]];
-    let update = |part: &Value| {
+    let update = |section: &Value| {
         table([
             (
                 "parallelism",
-                if part.is_object() { part["Parallelism"].as_u64().unwrap_or(0).into() } else { Value::Null },
+                if section.is_object() {
+                    section["Parallelism"].as_u64().unwrap_or(0).into()
+                } else {
+                    Value::Null
+                },
             ),
-            ("delay", time(&part["Delay"])),
-            ("failure_action", part["FailureAction"].clone()),
-            ("monitor", time(&part["Monitor"])),
-            ("max_failure_ratio", part["MaxFailureRatio"].clone()),
-            ("order", part["Order"].clone()),
+            ("delay", time(&section["Delay"])),
+            ("failure_action", section["FailureAction"].clone()),
+            ("monitor", time(&section["Monitor"])),
+            ("max_failure_ratio", section["MaxFailureRatio"].clone()),
+            ("order", section["Order"].clone()),
         ])
     };
-    let resources = |part: &Value| {
-        let cpus = part["NanoCPUs"].as_f64().map(|n| (n / 1e9).to_string());
-        let memory = part["MemoryBytes"].as_u64().map(|n| n.to_string());
-        table([("cpus", json!(cpus)), ("memory", json!(memory)), ("pids", part["Pids"].clone())])
+    let resources = |section: &Value| {
+        let cpus = section["NanoCPUs"].as_f64().map(|n| (n / 1e9).to_string());
+        let memory = section["MemoryBytes"].as_u64().map(|n| n.to_string());
+        table([("cpus", json!(cpus)), ("memory", json!(memory)), ("pids", section["Pids"].clone())])
     };
     let restart = &task["RestartPolicy"];
     let restart = [
@@ -381,13 +395,13 @@ fn deploy(spec: &Value) -> Value {
     ])
 }
 
-/// Without what is empty.
+/// Object without empty values.
 fn table<const N: usize>(pairs: [(&str, Value); N]) -> Value {
-    let kept = pairs.into_iter().filter(|(_, value)| !is_void(value));
-    kept.map(|(key, value)| (key.to_string(), value)).collect()
+    let remaining = pairs.into_iter().filter(|(_, value)| !is_empty(value));
+    remaining.map(|(key, value)| (key.to_string(), value)).collect()
 }
 
-/// Nanoseconds, as a file has them.
+/// Nanoseconds as a time in a file.
 fn time(value: &Value) -> Value {
     value.as_u64().map_or(Value::Null, |nanoseconds| format!("{nanoseconds}ns").into())
 }

@@ -1,166 +1,168 @@
-//! The changes that a deploy will make to a service of a stack, in words: its part of the stack's file, converted as
-//! `docker stack deploy` converts it (docker/cli `cli/compose/convert`), is compared with the spec that Swarm has. Pure;
-//! values of variables are never shown.
+//! Changes that a deploy makes to a service of a stack, in words. Compares the definition in the stack's file, converted as
+//! `docker stack deploy` converts it (docker/cli `cli/compose/convert`), with the spec that Swarm has. Pure; never shows
+//! values of variables.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::observed::{StackService, plain};
-use super::stack_file::is_void;
+use super::observed::{StackService, without_defaults};
+use super::stack_file::is_empty;
 
-/// A service of a stack file, and what its names stand for.
+/// A service of a stack file, with the names that its keys stand for.
 pub struct ServiceDiff<'a> {
     pub stack: &'a str,
     pub file: &'a Value,
     pub service: &'a str,
-    /// As the project names the image.
+    /// Name of the image in the project.
     pub image: &'a str,
-    /// Names of networks by their ids.
+    /// Names of networks by id.
     pub networks: &'a BTreeMap<String, String>,
 }
 
-/// A property: its name for people, as the file asks for it, and as Swarm has it.
+/// A property: its name, its value in the file, and its value in Swarm.
 type PropertyDiff = (&'static str, Value, Value);
 
 impl ServiceDiff<'_> {
-    fn wanted(&self) -> &Value {
+    fn desired(&self) -> &Value {
         &self.file["services"][self.service]
     }
 
-    /// `now` is the service as Swarm has it.
-    pub fn words(&self, now: Option<&StackService>) -> String {
-        let deploy = &self.wanted()["deploy"];
+    /// Changes in words; `current` is the service in Swarm.
+    pub fn describe(&self, current: Option<&StackService>) -> String {
+        let deploy = &self.desired()["deploy"];
         let replicas = deploy["replicas"].as_u64().unwrap_or(1);
         let mode = deploy["mode"].as_str().unwrap_or("replicated");
-        let Some(service) = now else {
+        let Some(service) = current else {
             return match mode {
-                "replicated" => format!("create it with {replicas} of {}", self.image),
-                mode => format!("create it, {mode}, of {}", self.image),
+                "replicated" => format!("create {replicas} tasks of {}", self.image),
+                mode => format!("create the service ({mode}) with {}", self.image),
             };
         };
         if service.spec.is_job() {
-            return format!("run it once more, of {}", self.image);
+            return format!("run the job again with {}", self.image);
         }
         let spec = service.spec.value();
-        let mut replaced = self.image_change(spec);
-        replaced.extend(self.environment_change(service));
-        replaced.extend(different(self.task_rows(spec)));
-        let kept = different(self.service_rows(spec));
+        let mut replacing = self.image_change(spec);
+        replacing.extend(self.environment_change(service));
+        replacing.extend(different(self.task_rows(spec)));
+        let in_place = different(self.service_rows(spec));
         let scaled = service.spec.replicas().filter(|n| *n != replicas);
         let all = [
-            (!replaced.is_empty()).then(|| format!("replace its tasks: {}", replaced.join("; "))),
-            scaled.map(|n| format!("go from {n} to {replicas} tasks")),
-            (!kept.is_empty()).then(|| format!("change without replacing a task: {}", kept.join(", "))),
+            (!replacing.is_empty()).then(|| format!("replace the tasks: {}", replacing.join("; "))),
+            scaled.map(|n| format!("scale from {n} to {replicas} tasks")),
+            (!in_place.is_empty())
+                .then(|| format!("change without replacing tasks: {}", in_place.join(", "))),
         ];
         let all: Vec<String> = all.into_iter().flatten().collect();
         if all.is_empty() { "nothing changes".into() } else { all.join(", and ") }
     }
 
-    /// The flags of `docker service update` that make the service what the file asks for.
+    /// Flags of `docker service update` that bring the service to the state in the file.
     ///
     /// # Errors
-    /// Names of changes that have no flag here; the values of variables would be seen in the list of processes.
-    pub fn flags(&self, now: &StackService) -> Result<Vec<String>, Vec<String>> {
-        let (spec, deploy) = (now.spec.value(), &self.wanted()["deploy"]);
-        let kept = different(self.service_rows(spec));
+    /// Names of the changes without a flag. Variables have none, because the list of processes would show their values.
+    pub fn update_flags(&self, current: &StackService) -> Result<Vec<String>, Vec<String>> {
+        let (spec, deploy) = (current.spec.value(), &self.desired()["deploy"]);
+        let in_place = different(self.service_rows(spec));
         let has_networks = spec["TaskTemplate"]["Networks"].is_array();
-        let mut others = different(self.task_rows(spec));
-        others.extend(kept.iter().filter(|name| !name.ends_with("_config")).cloned());
-        others.extend(self.environment_change(now));
-        // Compose gives every service a network; one that has none in Swarm keeps none.
-        others.retain(|name| name != "networks" || has_networks);
-        if !others.is_empty() {
-            return Err(others);
+        let mut unsupported = different(self.task_rows(spec));
+        unsupported.extend(in_place.iter().filter(|name| !name.ends_with("_config")).cloned());
+        unsupported.extend(self.environment_change(current));
+        // Compose gives every service a network; a service without one in Swarm keeps none.
+        unsupported.retain(|name| name != "networks" || has_networks);
+        if !unsupported.is_empty() {
+            return Err(unsupported);
         }
         let mut flags = Vec::new();
         if !self.image_change(spec).is_empty() {
-            flags.push(format!("--image={}", text(&self.wanted()["image"])));
+            flags.push(format!("--image={}", text(&self.desired()["image"])));
         }
-        let replicas =
-            deploy["replicas"].as_u64().filter(|n| now.spec.replicas().is_some_and(|now| now != *n));
+        let replicas = deploy["replicas"]
+            .as_u64()
+            .filter(|n| current.spec.replicas().is_some_and(|current| current != *n));
         flags.extend(replicas.map(|n| format!("--replicas={n}")));
         for (kind, key) in [("update", "update_config"), ("rollback", "rollback_config")] {
-            let part =
-                deploy[key].as_object().into_iter().flatten().filter(|_| kept.iter().any(|k| k == key));
+            let section =
+                deploy[key].as_object().into_iter().flatten().filter(|_| in_place.iter().any(|k| k == key));
             flags.extend(
-                part.map(|(key, value)| format!("--{kind}-{}={}", key.replace('_', "-"), text(value))),
+                section.map(|(key, value)| format!("--{kind}-{}={}", key.replace('_', "-"), text(value))),
             );
         }
         Ok(flags)
     }
 
-    /// Swarm adds the digest that it found.
+    /// Change of the image, if any; Swarm adds the digest that it resolved.
     fn image_change(&self, spec: &Value) -> Vec<String> {
-        let now = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
-        let wanted = text(&self.wanted()["image"]);
-        let tag = now.split('@').next().unwrap_or_default();
-        let same = wanted == now || tag == wanted || tag == format!("{wanted}:latest");
+        let current = text(&spec["TaskTemplate"]["ContainerSpec"]["Image"]);
+        let desired = text(&self.desired()["image"]);
+        let tag = current.split('@').next().unwrap_or_default();
+        let same = desired == current || tag == desired || tag == format!("{desired}:latest");
         let short = |image: &str| match image.strip_prefix("sha256:") {
             Some(id) => id.chars().take(12).collect(),
             None => image.to_string(),
         };
-        // A tag that was rebuilt has one name for two images.
-        let to = match wanted.strip_prefix("sha256:") {
-            Some(_) => format!("{} ({})", self.image, short(&wanted)),
-            None => wanted.clone(),
+        // A rebuilt tag is one name for two images.
+        let to = match desired.strip_prefix("sha256:") {
+            Some(_) => format!("{} ({})", self.image, short(&desired)),
+            None => desired.clone(),
         };
         if same { Vec::new() } else { vec![format!("image {} → {to}", short(tag))] }
     }
 
     fn environment_change(&self, service: &StackService) -> Option<String> {
-        let now = service.spec.environment();
-        let pairs = self.wanted()["environment"].as_object().into_iter().flatten();
+        let current = service.spec.environment();
+        let pairs = self.desired()["environment"].as_object().into_iter().flatten();
         let set = pairs.filter(|(_, value)| !value.is_null());
-        let wanted: BTreeMap<&str, String> = set.map(|(name, value)| (name.as_str(), text(value))).collect();
-        let names: BTreeSet<&str> = wanted.keys().chain(now.keys()).copied().collect();
-        let differs = |name: &&str| wanted.get(name).map(String::as_str) != now.get(name).copied();
+        let desired: BTreeMap<&str, String> = set.map(|(name, value)| (name.as_str(), text(value))).collect();
+        let names: BTreeSet<&str> = desired.keys().chain(current.keys()).copied().collect();
+        let differs = |name: &&str| desired.get(name).map(String::as_str) != current.get(name).copied();
         let changed: Vec<&str> = names.into_iter().filter(differs).collect();
         (!changed.is_empty()).then(|| format!("environment {}", changed.join(", ")))
     }
 
     /// Properties whose change replaces every task.
     fn task_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
-        let (wanted, task) = (self.wanted(), &spec["TaskTemplate"]);
-        let (deploy, now) = (&wanted["deploy"], &task["ContainerSpec"]);
-        let plain = |key: &str| undoubled(&wanted[key]);
+        let (desired, task) = (self.desired(), &spec["TaskTemplate"]);
+        let (deploy, current) = (&desired["deploy"], &task["ContainerSpec"]);
+        let plain = |key: &str| undoubled(&desired[key]);
         vec![
-            ("command", plain("command"), now["Args"].clone()),
-            ("entrypoint", plain("entrypoint"), now["Command"].clone()),
-            ("health check", health_check(&wanted["healthcheck"]), now["Healthcheck"].clone()),
-            ("user", plain("user"), now["User"].clone()),
-            ("working_dir", plain("working_dir"), now["Dir"].clone()),
-            ("hostname", plain("hostname"), now["Hostname"].clone()),
-            ("tty", plain("tty"), now["TTY"].clone()),
-            ("stdin_open", plain("stdin_open"), now["OpenStdin"].clone()),
-            ("read_only", plain("read_only"), now["ReadOnly"].clone()),
-            ("init", plain("init"), now["Init"].clone()),
-            ("stop_signal", plain("stop_signal"), now["StopSignal"].clone()),
+            ("command", plain("command"), current["Args"].clone()),
+            ("entrypoint", plain("entrypoint"), current["Command"].clone()),
+            ("health check", health_check(&desired["healthcheck"]), current["Healthcheck"].clone()),
+            ("user", plain("user"), current["User"].clone()),
+            ("working_dir", plain("working_dir"), current["Dir"].clone()),
+            ("hostname", plain("hostname"), current["Hostname"].clone()),
+            ("tty", plain("tty"), current["TTY"].clone()),
+            ("stdin_open", plain("stdin_open"), current["OpenStdin"].clone()),
+            ("read_only", plain("read_only"), current["ReadOnly"].clone()),
+            ("init", plain("init"), current["Init"].clone()),
+            ("stop_signal", plain("stop_signal"), current["StopSignal"].clone()),
             (
                 "stop_grace_period",
-                or_default(time(&wanted["stop_grace_period"]), 10_000_000_000),
-                or_default(now["StopGracePeriod"].clone(), 10_000_000_000),
+                or_default(time(&desired["stop_grace_period"]), 10_000_000_000),
+                or_default(current["StopGracePeriod"].clone(), 10_000_000_000),
             ),
-            ("labels", map(&wanted["labels"]), own_labels(&now["Labels"])),
-            ("dns", set(&wanted["dns"]), set(&now["DNSConfig"]["Nameservers"])),
-            ("dns_search", set(&wanted["dns_search"]), set(&now["DNSConfig"]["Search"])),
-            ("cap_add", capabilities(&wanted["cap_add"]), capabilities(&now["CapabilityAdd"])),
-            ("cap_drop", capabilities(&wanted["cap_drop"]), capabilities(&now["CapabilityDrop"])),
-            ("sysctls", map(&wanted["sysctls"]), map(&now["Sysctls"])),
-            ("configs", self.objects("configs"), names(&now["Configs"], "ConfigName")),
-            ("secrets", self.objects("secrets"), names(&now["Secrets"], "SecretName")),
-            ("volumes", self.mounts(), mounts(&now["Mounts"])),
-            ("networks", self.networks_wanted(), self.networks_now(&task["Networks"])),
+            ("labels", map(&desired["labels"]), own_labels(&current["Labels"])),
+            ("dns", set(&desired["dns"]), set(&current["DNSConfig"]["Nameservers"])),
+            ("dns_search", set(&desired["dns_search"]), set(&current["DNSConfig"]["Search"])),
+            ("cap_add", capabilities(&desired["cap_add"]), capabilities(&current["CapabilityAdd"])),
+            ("cap_drop", capabilities(&desired["cap_drop"]), capabilities(&current["CapabilityDrop"])),
+            ("sysctls", map(&desired["sysctls"]), map(&current["Sysctls"])),
+            ("configs", self.objects("configs"), names(&current["Configs"], "ConfigName")),
+            ("secrets", self.objects("secrets"), names(&current["Secrets"], "SecretName")),
+            ("volumes", self.mounts(), mounts(&current["Mounts"])),
+            ("networks", self.desired_networks(), self.current_networks(&task["Networks"])),
             ("limits", resources(&deploy["resources"]["limits"]), task["Resources"]["Limits"].clone()),
             (
                 "reservations",
                 resources(&deploy["resources"]["reservations"]),
                 task["Resources"]["Reservations"].clone(),
             ),
-            ("placement", placement(&deploy["placement"]), placement_now(&task["Placement"])),
-            ("restart_policy", restart(&deploy["restart_policy"]), restart_now(&task["RestartPolicy"])),
-            ("logging", logging(&wanted["logging"]), task["LogDriver"].clone()),
-            ("ports", ports(&wanted["ports"]), ports_now(&spec["EndpointSpec"]["Ports"])),
+            ("placement", placement(&deploy["placement"]), current_placement(&task["Placement"])),
+            ("restart_policy", restart(&deploy["restart_policy"]), current_restart(&task["RestartPolicy"])),
+            ("logging", logging(&desired["logging"]), task["LogDriver"].clone()),
+            ("ports", ports(&desired["ports"]), current_ports(&spec["EndpointSpec"]["Ports"])),
             (
                 "endpoint_mode",
                 or_text(&deploy["endpoint_mode"], "vip"),
@@ -169,19 +171,19 @@ impl ServiceDiff<'_> {
         ]
     }
 
-    /// Properties that Swarm changes while the tasks run on.
+    /// Properties that Swarm changes without replacing tasks.
     fn service_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
-        let deploy = &self.wanted()["deploy"];
+        let deploy = &self.desired()["deploy"];
         vec![
             ("deploy.labels", map(&deploy["labels"]), own_labels(&spec["Labels"])),
-            ("update_config", update(&deploy["update_config"]), update_now(&spec["UpdateConfig"])),
-            ("rollback_config", update(&deploy["rollback_config"]), update_now(&spec["RollbackConfig"])),
+            ("update_config", update(&deploy["update_config"]), current_update(&spec["UpdateConfig"])),
+            ("rollback_config", update(&deploy["rollback_config"]), current_update(&spec["RollbackConfig"])),
         ]
     }
 
-    /// Names of the configs or secrets that it is granted.
+    /// Names of the configs or secrets of the service.
     fn objects(&self, kind: &str) -> Value {
-        let granted = self.wanted()[kind].as_array().into_iter().flatten();
+        let granted = self.desired()[kind].as_array().into_iter().flatten();
         let keys = granted.filter_map(|g| g["source"].as_str().or(g.as_str()));
         sorted(keys.map(|key| self.full_name(kind, key)))
     }
@@ -193,7 +195,7 @@ impl ServiceDiff<'_> {
     }
 
     fn mounts(&self) -> Value {
-        let volumes = self.wanted()["volumes"].as_array().into_iter().flatten().map(|mount| {
+        let volumes = self.desired()["volumes"].as_array().into_iter().flatten().map(|mount| {
             let kind = text(&mount["type"]);
             let source = match (kind.as_str(), mount["source"].as_str()) {
                 ("volume", Some(source)) => self.full_name("volumes", source),
@@ -201,19 +203,19 @@ impl ServiceDiff<'_> {
             };
             mount_words(&kind, &source, &text(&mount["target"]), &mount["read_only"])
         });
-        let tmpfs = match &self.wanted()["tmpfs"] {
+        let tmpfs = match &self.desired()["tmpfs"] {
             Value::Array(all) => all.iter().map(text).collect(),
             Value::String(one) => vec![one.clone()],
             _ => Vec::new(),
         };
-        let path = |place: &String| place.split(':').next().unwrap_or_default().to_string();
+        let path = |mount: &String| mount.split(':').next().unwrap_or_default().to_string();
         let tmpfs: Vec<String> = tmpfs.iter().map(path).collect();
         sorted(volumes.chain(tmpfs.iter().map(|target| mount_words("tmpfs", "", target, &Value::Null))))
     }
 
-    /// A service without networks is in the stack's own.
-    fn networks_wanted(&self) -> Value {
-        let keys: Vec<String> = match &self.wanted()["networks"] {
+    /// Networks of the service; by default that of the stack.
+    fn desired_networks(&self) -> Value {
+        let keys: Vec<String> = match &self.desired()["networks"] {
             Value::Object(all) if !all.is_empty() => all.keys().cloned().collect(),
             Value::Array(all) if !all.is_empty() => all.iter().map(text).collect(),
             _ => vec!["default".into()],
@@ -221,20 +223,21 @@ impl ServiceDiff<'_> {
         sorted(keys.iter().map(|key| self.full_name("networks", key)))
     }
 
-    fn networks_now(&self, attached: &Value) -> Value {
+    fn current_networks(&self, attached: &Value) -> Value {
         let ids = attached.as_array().into_iter().flatten().map(|n| text(&n["Target"]));
         sorted(ids.map(|id| self.networks.get(&id).cloned().unwrap_or(id)))
     }
 }
 
 fn different(rows: Vec<PropertyDiff>) -> Vec<String> {
-    let differs = |(_, wanted, now): &PropertyDiff| {
-        plain(wanted) != plain(now) && !(is_void(&plain(wanted)) && is_void(&plain(now)))
+    let differs = |(_, desired, current): &PropertyDiff| {
+        without_defaults(desired) != without_defaults(current)
+            && !(is_empty(&without_defaults(desired)) && is_empty(&without_defaults(current)))
     };
     rows.into_iter().filter(differs).map(|(name, ..)| name.to_string()).collect()
 }
 
-/// A dollar of the file is doubled.
+/// Text of a value; undoubles the `$$` of a file.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.replace("$$", "$"),
@@ -267,7 +270,7 @@ fn map(value: &Value) -> Value {
     pairs.map(|(key, value)| (key.clone(), Value::from(text(value)))).collect()
 }
 
-/// Without what `docker stack deploy` adds.
+/// Labels without those that `docker stack deploy` adds.
 pub fn own_labels(value: &Value) -> Value {
     let pairs =
         value.as_object().into_iter().flatten().filter(|(key, _)| !key.starts_with("com.docker.stack."));
@@ -283,7 +286,7 @@ fn capabilities(value: &Value) -> Value {
     sorted(all.map(|c| c.trim_start_matches("CAP_").to_string()))
 }
 
-/// In nanoseconds.
+/// Time in nanoseconds.
 fn time(value: &Value) -> Value {
     let parsed = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
     parsed.map_or(Value::Null, |time| Value::from(time.as_nanos() as u64))
@@ -316,19 +319,19 @@ fn mount_words(kind: &str, source: &str, target: &str, read_only: &Value) -> Str
     format!("{kind} {source} {target} {}", read_only.as_bool() == Some(true))
 }
 
-fn mounts(now: &Value) -> Value {
-    let all = now.as_array().into_iter().flatten();
+fn mounts(current: &Value) -> Value {
+    let all = current.as_array().into_iter().flatten();
     sorted(
         all.map(|m| mount_words(&text(&m["Type"]), &text(&m["Source"]), &text(&m["Target"]), &m["ReadOnly"])),
     )
 }
 
-fn resources(part: &Value) -> Value {
-    let cpus = part["cpus"].as_str().and_then(|c| c.parse::<f64>().ok()).or(part["cpus"].as_f64());
+fn resources(section: &Value) -> Value {
+    let cpus = section["cpus"].as_str().and_then(|c| c.parse::<f64>().ok()).or(section["cpus"].as_f64());
     json!({
         "NanoCPUs": cpus.map(|cpus| (cpus * 1e9).round() as u64),
-        "MemoryBytes": bytes(&part["memory"]),
-        "Pids": part["pids"].as_u64(),
+        "MemoryBytes": bytes(&section["memory"]),
+        "Pids": section["pids"].as_u64(),
     })
 }
 
@@ -341,34 +344,34 @@ fn bytes(value: &Value) -> Option<u64> {
     Some((number.parse::<f64>().ok()? * 1024f64.powi(power as i32)) as u64)
 }
 
-fn placement(part: &Value) -> Value {
-    let spread = part["preferences"].as_array().into_iter().flatten().map(|p| text(&p["spread"]));
-    let most = part["max_replicas_per_node"].as_u64();
-    json!({ "constraints": set(&part["constraints"]), "spread": spread.collect::<Vec<_>>(), "most": most })
+fn placement(section: &Value) -> Value {
+    let spread = section["preferences"].as_array().into_iter().flatten().map(|p| text(&p["spread"]));
+    let most = section["max_replicas_per_node"].as_u64();
+    json!({ "constraints": set(&section["constraints"]), "spread": spread.collect::<Vec<_>>(), "most": most })
 }
 
-fn placement_now(part: &Value) -> Value {
-    let spread = part["Preferences"].as_array().into_iter().flatten();
+fn current_placement(section: &Value) -> Value {
+    let spread = section["Preferences"].as_array().into_iter().flatten();
     let spread: Vec<String> = spread.map(|p| text(&p["Spread"]["SpreadDescriptor"])).collect();
-    json!({ "constraints": set(&part["Constraints"]), "spread": spread, "most": part["MaxReplicas"] })
+    json!({ "constraints": set(&section["Constraints"]), "spread": spread, "most": section["MaxReplicas"] })
 }
 
-fn restart(part: &Value) -> Value {
+fn restart(section: &Value) -> Value {
     json!({
-        "condition": or_text(&part["condition"], "any"), "delay": or_default(time(&part["delay"]), 5_000_000_000),
-        "attempts": part["max_attempts"].as_u64(), "window": time(&part["window"]),
+        "condition": or_text(&section["condition"], "any"), "delay": or_default(time(&section["delay"]), 5_000_000_000),
+        "attempts": section["max_attempts"].as_u64(), "window": time(&section["window"]),
     })
 }
 
-fn restart_now(part: &Value) -> Value {
+fn current_restart(section: &Value) -> Value {
     json!({
-        "condition": or_text(&part["Condition"], "any"), "delay": or_default(part["Delay"].clone(), 5_000_000_000),
-        "attempts": part["MaxAttempts"], "window": part["Window"],
+        "condition": or_text(&section["Condition"], "any"), "delay": or_default(section["Delay"].clone(), 5_000_000_000),
+        "attempts": section["MaxAttempts"], "window": section["Window"],
     })
 }
 
-fn logging(part: &Value) -> Value {
-    json!({ "Name": part["driver"], "Options": map(&part["options"]) })
+fn logging(section: &Value) -> Value {
+    json!({ "Name": section["driver"], "Options": map(&section["options"]) })
 }
 
 fn ports(all: &Value) -> Value {
@@ -380,7 +383,7 @@ fn ports(all: &Value) -> Value {
     sorted(all.as_array().into_iter().flatten().map(words))
 }
 
-fn ports_now(all: &Value) -> Value {
+fn current_ports(all: &Value) -> Value {
     let number = |v: &Value| v.as_u64().unwrap_or(0);
     let words = |p: &Value| {
         let (mode, protocol) = (or_text(&p["PublishMode"], "ingress"), or_text(&p["Protocol"], "tcp"));
@@ -395,29 +398,29 @@ fn ports_now(all: &Value) -> Value {
     sorted(all.as_array().into_iter().flatten().map(words))
 }
 
-/// What is not said is Swarm's default.
-fn update(part: &Value) -> Value {
+/// `update_config` of the file, with the defaults of Swarm.
+fn update(section: &Value) -> Value {
     let ratio =
-        part["max_failure_ratio"].as_f64().or_else(|| part["max_failure_ratio"].as_str()?.parse().ok());
+        section["max_failure_ratio"].as_f64().or_else(|| section["max_failure_ratio"].as_str()?.parse().ok());
     json!([
-        part["parallelism"].as_u64().unwrap_or(1),
-        or_default(time(&part["delay"]), 0),
-        or_text(&part["failure_action"], "pause"),
-        or_default(time(&part["monitor"]), 5_000_000_000),
+        section["parallelism"].as_u64().unwrap_or(1),
+        or_default(time(&section["delay"]), 0),
+        or_text(&section["failure_action"], "pause"),
+        or_default(time(&section["monitor"]), 5_000_000_000),
         ratio.unwrap_or(0.0),
-        or_text(&part["order"], "stop-first"),
+        or_text(&section["order"], "stop-first"),
     ])
 }
 
-/// Without any of it, where Swarm has its defaults; a parallelism of 0 is not one of them.
-fn update_now(part: &Value) -> Value {
+/// `UpdateConfig` of a spec, with the defaults of Swarm; an absent parallelism means 0 in an existing `UpdateConfig`.
+fn current_update(section: &Value) -> Value {
     json!([
-        part["Parallelism"].as_u64().unwrap_or(if part.is_object() { 0 } else { 1 }),
-        or_default(part["Delay"].clone(), 0),
-        or_text(&part["FailureAction"], "pause"),
-        or_default(part["Monitor"].clone(), 5_000_000_000),
-        part["MaxFailureRatio"].as_f64().unwrap_or(0.0),
-        or_text(&part["Order"], "stop-first"),
+        section["Parallelism"].as_u64().unwrap_or(if section.is_object() { 0 } else { 1 }),
+        or_default(section["Delay"].clone(), 0),
+        or_text(&section["FailureAction"], "pause"),
+        or_default(section["Monitor"].clone(), 5_000_000_000),
+        section["MaxFailureRatio"].as_f64().unwrap_or(0.0),
+        or_text(&section["Order"], "stop-first"),
     ])
 }
 

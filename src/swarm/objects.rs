@@ -1,16 +1,16 @@
-//! Configs and secrets of a stack. Swarm's own never change: another content is another object, whose name has a hash of it.
-//! They are made from standard input or from the user's own file, so that no secret is ever in a file of ours.
+//! Configs and secrets of a stack. Swarm objects are immutable: new content becomes a new object with a hash in its name.
+//! The content goes to Docker by standard input, so that compose-zd never writes a secret to a file.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The label that tells what an object of ours is made of.
-pub const CONTENT: &str = "compose-zd.content";
+/// Label with the hash of the content.
+pub const CONTENT_LABEL: &str = "compose-zd.content";
 
-/// Digits of the hash in a name: 48 bits tell the contents of one object apart.
-const DIGITS: usize = 12;
+/// Digits of the hash in a name: 48 bits distinguish the contents of one object.
+const HASH_DIGITS: usize = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectKind {
@@ -22,28 +22,28 @@ pub enum ObjectKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackObject {
     pub kind: ObjectKind,
-    /// As the file refers to it.
+    /// Key of the object in the file.
     pub key: String,
-    /// As the file names it to Swarm.
+    /// Name in Swarm, by the file.
     pub name: String,
     pub content: Vec<u8>,
-    /// The flags of `docker config create` that it needs beside its labels.
+    /// Flags of `docker config create` besides the labels.
     pub flags: Vec<String>,
     pub labels: BTreeMap<String, String>,
 }
 
-/// What Swarm has by the name that the file gives.
+/// The object that Swarm has under the name in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExistingObject {
     pub labels: BTreeMap<String, String>,
-    /// Swarm tells it of configs alone.
+    /// Content of a config; Swarm never returns that of a secret.
     pub content: Option<Vec<u8>>,
 }
 
 impl ObjectKind {
     pub const ALL: [ObjectKind; 2] = [ObjectKind::Config, ObjectKind::Secret];
 
-    /// The command's noun.
+    /// Noun in `docker config` or `docker secret`.
     pub fn noun(self) -> &'static str {
         match self {
             ObjectKind::Config => "config",
@@ -51,7 +51,7 @@ impl ObjectKind {
         }
     }
 
-    /// The key of a file.
+    /// Key in a Compose file.
     pub fn key(self) -> &'static str {
         match self {
             ObjectKind::Config => "configs",
@@ -61,10 +61,10 @@ impl ObjectKind {
 }
 
 impl StackObject {
-    /// `value` is its part of a resolved file.
+    /// Object from its definition `value` in a resolved file.
     ///
     /// # Errors
-    /// A content that cannot be had, with the fix.
+    /// The content cannot be read: the message and the fix.
     pub fn new(
         kind: ObjectKind,
         key: &str,
@@ -85,39 +85,42 @@ impl StackObject {
         })
     }
 
-    /// Hash of its content.
+    /// Hash of the content.
     pub fn hash(&self) -> String {
-        Sha256::digest(&self.content).iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(&self.content).iter().take(HASH_DIGITS / 2).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The name that its content has: the file's, while nothing else has it.
-    pub fn name_beside(&self, existing: Option<&ExistingObject>) -> String {
+    /// Name for this content: the name in the file, unless an object with other content has it.
+    pub fn unique_name(&self, existing: Option<&ExistingObject>) -> String {
         let is_same = |e: &ExistingObject| match &e.content {
             Some(content) => *content == self.content,
-            None => e.labels.get(CONTENT).is_some_and(|hash| *hash == self.hash()),
+            None => e.labels.get(CONTENT_LABEL).is_some_and(|hash| *hash == self.hash()),
         };
-        match existing.is_none_or(is_same) {
-            true => self.name.clone(),
-            // Swarm takes names of 64 characters.
-            false => format!("{}-{}", self.name.chars().take(63 - DIGITS).collect::<String>(), self.hash()),
+        if existing.is_none_or(is_same) {
+            return self.name.clone();
         }
+        // Swarm accepts names of 64 characters.
+        format!("{}-{}", self.name.chars().take(63 - HASH_DIGITS).collect::<String>(), self.hash())
     }
 }
 
 fn content(kind: ObjectKind, key: &str, value: &Value) -> Result<Vec<u8>, (String, String)> {
-    let place = format!("{}.{key}", kind.key());
+    let path_of_key = format!("{}.{key}", kind.key());
     if let Some(text) = value["content"].as_str() {
         return Ok(text.replace("$$", "$").into_bytes());
     }
     if let Some(name) = value["environment"].as_str() {
         return std::env::var(name).map(String::into_bytes).map_err(|_| {
-            let message = format!("`{place}.environment`: the variable `{name}` is not set");
-            (message, format!("export it for `compose-zd`, or use `{place}.file`"))
+            let message = format!("`{path_of_key}.environment`: the variable `{name}` is not set");
+            (message, format!("export `{name}`, or use `{path_of_key}.file`"))
         });
     }
     let path = value["file"].as_str().unwrap_or_default();
     std::fs::read(path).map_err(|error| {
-        (format!("`{place}.file`: cannot read `{path}`: {error}"), "write it, or name another file".into())
+        (
+            format!("`{path_of_key}.file`: cannot read `{path}`: {error}"),
+            "create the file, or name another one".into(),
+        )
     })
 }
 
@@ -138,33 +141,33 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stays_while_its_content_does() {
+    fn a_name_changes_only_with_its_content() {
         let one = object("a$$b");
         assert_eq!(one.content, b"a$b");
         assert_eq!(one.labels["l"], "1");
-        assert_eq!(one.name_beside(None), "p_c");
-        assert_eq!(one.name_beside(Some(&existing(Some("a$b"), &[]))), "p_c");
-        let other = one.name_beside(Some(&existing(Some("x"), &[])));
+        assert_eq!(one.unique_name(None), "p_c");
+        assert_eq!(one.unique_name(Some(&existing(Some("a$b"), &[]))), "p_c");
+        let other = one.unique_name(Some(&existing(Some("x"), &[])));
         assert_eq!(other, format!("p_c-{}", one.hash()));
-        assert_eq!(one.hash().len(), DIGITS);
+        assert_eq!(one.hash().len(), HASH_DIGITS);
     }
 
     #[test]
-    fn a_secret_is_known_by_its_label_alone() {
+    fn a_secret_is_recognised_by_its_label() {
         let one = object("s");
-        let labelled = existing(None, &[(CONTENT, &one.hash())]);
-        assert_eq!(one.name_beside(Some(&labelled)), "p_c");
-        assert_ne!(one.name_beside(Some(&existing(None, &[]))), "p_c");
+        let labelled = existing(None, &[(CONTENT_LABEL, &one.hash())]);
+        assert_eq!(one.unique_name(Some(&labelled)), "p_c");
+        assert_ne!(one.unique_name(Some(&existing(None, &[]))), "p_c");
     }
 
     #[test]
-    fn no_name_is_longer_than_swarm_takes() {
+    fn no_name_is_longer_than_swarm_accepts() {
         let long = StackObject { name: "n".repeat(64), ..object("a") };
-        assert_eq!(long.name_beside(Some(&existing(Some("b"), &[]))).len(), 64);
+        assert_eq!(long.unique_name(Some(&existing(Some("b"), &[]))).len(), 64);
     }
 
     #[test]
-    fn a_content_that_is_not_there_is_refused_with_the_fix() {
+    fn missing_content_is_refused_with_the_fix() {
         let of = |value| StackObject::new(ObjectKind::Secret, "s", "s", &value).unwrap_err();
         assert!(of(json!({ "environment": "COMPOSE_ZD_NOT_SET" })).0.contains("is not set"));
         assert!(of(json!({ "file": "/nowhere/x" })).0.contains("secrets.s.file"));

@@ -1,4 +1,4 @@
-//! What a Swarm manager tells of a stack: its services with what was asked for last and before, and their tasks.
+//! Observed state of a stack: its services with their current and previous specs, and their tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct RawService {
     job_status: Option<JobStatus>,
 }
 
-/// Each update of a job runs it once more; the iteration counts them.
+/// Number of the current run of a job: each update runs the job again.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct JobStatus {
@@ -36,7 +36,7 @@ struct Iteration {
     index: u64,
 }
 
-/// How an update of a service goes; the states are those of the engine's API.
+/// Status of the update of a service; the states are those of the engine's API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct UpdateStatus {
@@ -83,7 +83,7 @@ struct RawContainerStatus {
     container_id: String,
 }
 
-/// What a service is asked to be, without what only spells a default out.
+/// Spec of a service, without values that only spell out a default.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     value: Value,
@@ -94,16 +94,16 @@ pub struct Spec {
 #[derive(Debug, Clone)]
 pub struct StackService {
     pub id: String,
-    /// As the file names it.
+    /// Name in the file.
     pub name: String,
     pub spec: Spec,
     pub previous: Option<Spec>,
     pub update: Option<UpdateStatus>,
-    /// It is not named as `docker stack deploy` names the services of a stack: it was there before the stack.
+    /// The service existed before the stack: its name lacks the prefix that `docker stack deploy` gives.
     pub is_adopted: bool,
-    /// Grows with every change, Swarm's own included.
+    /// Grows with every change, including those by Swarm itself.
     pub version: u64,
-    /// Of a job: the iteration that runs, or ran last.
+    /// Current or last iteration of a job.
     iteration: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ pub struct StackService {
 pub struct Task {
     pub id: String,
     pub service: String,
-    /// The slot's number; for a global service the node's id.
+    /// Number of the slot; for a global service the id of the node.
     pub slot: String,
     pub node: String,
     pub state: String,
@@ -124,24 +124,24 @@ pub struct Task {
     content: Value,
 }
 
-/// A stack as it is now.
+/// Snapshot of a stack.
 #[derive(Debug, Clone, Default)]
 pub struct ObservedStack {
     pub services: BTreeMap<String, StackService>,
     pub tasks: Vec<Task>,
 }
 
-/// Parts of a task's spec that decide what runs. A task whose node satisfies another `Placement` stays
+/// Keys of a task's spec whose change replaces the task. A changed `Placement` keeps a task whose node satisfies it
 /// (SwarmKit `orchestrator/task.go`).
-const CONTENT: [&str; 5] = ["ContainerSpec", "Resources", "ForceUpdate", "Networks", "LogDriver"];
+const CONTENT_KEYS: [&str; 5] = ["ContainerSpec", "Resources", "ForceUpdate", "Networks", "LogDriver"];
 
 impl Spec {
     pub fn new(raw: &Value) -> Spec {
-        let value = plain(raw);
+        let value = without_defaults(raw);
         Spec { task: content(&value["TaskTemplate"]), value }
     }
 
-    /// The reference that its tasks run, with the digest where Swarm has found one.
+    /// Image reference of the tasks, with the digest if Swarm resolved one.
     pub fn image(&self) -> &str {
         self.value["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap_or_default()
     }
@@ -152,18 +152,18 @@ impl Spec {
         Some(replicated["Replicas"].as_u64().unwrap_or(0))
     }
 
-    /// A task on every node that meets its constraints.
+    /// The service runs a task on every node that meets its constraints.
     pub fn is_global(&self) -> bool {
         ["Global", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
     }
 
-    /// Number of tasks of a replicated job that have to complete.
+    /// Number of tasks of a replicated job that must complete.
     pub fn completions(&self) -> Option<u64> {
         let job = self.value["Mode"].get("ReplicatedJob")?;
         Some(job["TotalCompletions"].as_u64().unwrap_or(1))
     }
 
-    /// Number of times that Swarm starts a failed task again; none where it does not stop trying.
+    /// Number of times that Swarm restarts a failed task; none means without limit.
     pub fn attempts(&self) -> Option<u64> {
         let policy = &self.value["TaskTemplate"]["RestartPolicy"];
         match policy["Condition"].as_str() {
@@ -172,26 +172,26 @@ impl Spec {
         }
     }
 
-    /// The whole of it, for comparing.
+    /// The whole spec as JSON.
     pub fn value(&self) -> &Value {
         &self.value
     }
 
-    /// Names of its configs and secrets.
+    /// Names of the configs and secrets.
     pub fn objects(&self) -> Vec<&str> {
-        let of = |key: &str, name: &'static str| {
+        let names = |key: &str, name: &'static str| {
             let all = self.value["TaskTemplate"]["ContainerSpec"][key].as_array().into_iter().flatten();
             all.filter_map(|o| o[name].as_str()).collect::<Vec<_>>()
         };
-        [of("Configs", "ConfigName"), of("Secrets", "SecretName")].concat()
+        [names("Configs", "ConfigName"), names("Secrets", "SecretName")].concat()
     }
 
-    /// It runs to its end, and is not replaced while it serves.
+    /// The service runs to completion.
     pub fn is_job(&self) -> bool {
         ["ReplicatedJob", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
     }
 
-    /// Its environment, as names with values.
+    /// Environment: values by name.
     pub fn environment(&self) -> BTreeMap<&str, &str> {
         let pairs = self.value["TaskTemplate"]["ContainerSpec"]["Env"].as_array().into_iter().flatten();
         pairs
@@ -200,43 +200,43 @@ impl Spec {
             .collect()
     }
 
-    /// A setting of its `UpdateConfig`, in nanoseconds; none where Swarm has its default.
+    /// A time of the `UpdateConfig`, in nanoseconds; none means the default of Swarm.
     pub fn update_time(&self, key: &str) -> Option<u64> {
         self.value["UpdateConfig"][key].as_u64()
     }
 
-    /// Time for which Swarm watches a new task of an update.
+    /// Time for which Swarm monitors a new task of an update.
     pub fn monitor(&self) -> Duration {
         self.update_time("Monitor").map_or(MONITOR, Duration::from_nanos)
     }
 
-    /// Forward and back, a new task starts before the old one is stopped; Swarm's default is the other way round.
+    /// Updates and rollbacks both start a new task before they stop the old one; Swarm's default is stop-first.
     pub fn starts_first(&self) -> bool {
         let configs = ["UpdateConfig", "RollbackConfig"];
         configs.iter().all(|config| self.value[*config]["Order"] == "start-first")
     }
 
-    /// In nanoseconds; Swarm's default is 10 s.
+    /// Stop grace period in nanoseconds; Swarm's default is 10 s.
     pub fn stop_grace(&self) -> u64 {
         self.value["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"].as_u64().unwrap_or(10_000_000_000)
     }
 
-    /// Both run the same tasks, whatever their number and however they are updated.
+    /// Both specs run the same tasks, whatever the replicas and update settings.
     pub fn same_tasks(&self, other: &Spec) -> bool {
         self.task == other.task
     }
 
-    /// Both ask for the same, but for how they are updated, and how often a restart was forced.
+    /// Both specs are equal, except for update settings and the count of forced restarts.
     pub fn same_content(&self, other: &Spec) -> bool {
         self.content() == other.content()
     }
 
-    /// Both are the outcome of one request, forced restarts included.
+    /// Both specs are the result of one request, including forced restarts.
     pub fn asks_for_same(&self, other: &Spec) -> bool {
         self.same_tasks(other) && self.same_content(other)
     }
 
-    /// What tells two contents apart. A hash, because a spec holds secrets.
+    /// Fingerprint of the content. A hash, because a spec holds secrets.
     pub fn fingerprint(&self) -> String {
         let hash = Sha256::digest(self.content().to_string());
         hash.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -252,47 +252,47 @@ impl Spec {
 }
 
 impl Task {
-    /// Its container is up, and healthy where it has a health check: Swarm says so of no other.
+    /// The container is up, and healthy if it has a health check: Swarm reports no other task as running.
     pub fn runs(&self) -> bool {
         self.state == "running" && self.desired == "running"
     }
 
-    /// It is meant to run, or to get there.
-    pub fn is_wanted(&self) -> bool {
+    /// The task is meant to run or to complete.
+    pub fn is_desired(&self) -> bool {
         ["running", "ready", "complete"].contains(&self.desired.as_str())
     }
 
-    /// It ended otherwise than it was told to.
+    /// The task failed, was rejected, or was lost with its node.
     pub fn has_failed(&self) -> bool {
         ["failed", "rejected", "orphaned"].contains(&self.state.as_str())
     }
 
-    /// Of a job: it belongs to the iteration that the last update began. Any task of another service does.
-    pub fn is_in(&self, service: &StackService) -> bool {
+    /// The task belongs to the current iteration of a job; true for every task of a service that is no job.
+    pub fn in_current_iteration(&self, service: &StackService) -> bool {
         service.iteration.is_none() || self.iteration == service.iteration
     }
 
-    /// It ran to its end, as a job of this iteration does.
+    /// The task completed in the current iteration of a job.
     pub fn completed(&self, service: &StackService) -> bool {
-        self.state == "complete" && self.is_in(service)
+        self.state == "complete" && self.in_current_iteration(service)
     }
 
-    /// Its image is still on its way, which takes as long as it takes.
+    /// The image may still be downloading.
     pub fn is_preparing(&self) -> bool {
         ["assigned", "accepted", "preparing"].contains(&self.state.as_str())
     }
 
-    /// The reference that it runs.
+    /// Image reference of the task.
     pub fn image(&self) -> &str {
         self.content["ContainerSpec"]["Image"].as_str().unwrap_or_default()
     }
 
-    /// It runs what the service asks for now.
-    pub fn is_of(&self, spec: &Spec) -> bool {
+    /// The task runs this spec.
+    pub fn runs_spec(&self, spec: &Spec) -> bool {
         self.content == spec.task
     }
 
-    /// `app.3`, or `app` on a node.
+    /// `app.3`; for a global service `app`.
     pub fn name(&self) -> String {
         match self.slot.parse::<u64>() {
             Ok(slot) => format!("{}.{slot}", self.service),
@@ -302,7 +302,7 @@ impl Task {
 }
 
 impl ObservedStack {
-    /// Puts together what was asked one after the other; tasks of services that are not of the stack are left out.
+    /// Snapshot from separate queries; leaves out tasks of services outside the stack.
     pub fn new(
         stack: &str,
         services: Vec<RawService>,
@@ -328,29 +328,31 @@ impl ObservedStack {
         self.tasks.iter().filter(move |task| task.service == service)
     }
 
-    /// Number of slots of a service that run the current spec; of a job, that completed in this iteration.
-    pub fn current(&self, service: &StackService) -> usize {
-        slots(self.tasks_of(&service.name).filter(|t| match service.spec.is_job() {
-            true => t.completed(service),
-            false => t.runs() && t.is_of(&service.spec),
-        }))
+    /// Number of slots of a service that run the current spec; for a job, slots that completed in this iteration.
+    pub fn current_tasks(&self, service: &StackService) -> usize {
+        let is_current = |t: &&Task| {
+            if service.spec.is_job() { t.completed(service) } else { t.runs() && t.runs_spec(&service.spec) }
+        };
+        count_slots(self.tasks_of(&service.name).filter(is_current))
     }
 
-    /// Number of slots of a service that run any spec. Swarm may keep two tasks in a slot whose node was lost.
-    pub fn running(&self, service: &str) -> usize {
-        slots(self.tasks_of(service).filter(|t| t.runs()))
+    /// Number of slots of a service that run any spec. A slot whose node was lost may hold two tasks.
+    pub fn running_tasks(&self, service: &str) -> usize {
+        count_slots(self.tasks_of(service).filter(|t| t.runs()))
     }
 
-    /// Number of tasks that a service is to have: its replicas or completions; for a global one those that Swarm wants.
-    pub fn wanted(&self, service: &StackService) -> usize {
+    /// Desired number of tasks: replicas or completions; for a global service the tasks that Swarm wants.
+    pub fn desired_tasks(&self, service: &StackService) -> usize {
         match service.spec.replicas().or(service.spec.completions()) {
             Some(number) => number as usize,
-            None => slots(self.tasks_of(&service.name).filter(|t| t.is_wanted() && t.is_in(service))),
+            None => count_slots(
+                self.tasks_of(&service.name).filter(|t| t.is_desired() && t.in_current_iteration(service)),
+            ),
         }
     }
 }
 
-fn slots<'t>(tasks: impl Iterator<Item = &'t Task>) -> usize {
+fn count_slots<'t>(tasks: impl Iterator<Item = &'t Task>) -> usize {
     tasks.map(|task| &task.slot).collect::<BTreeSet<_>>().len()
 }
 
@@ -370,7 +372,7 @@ impl StackService {
         }
     }
 
-    /// The state of its update; empty where there is none.
+    /// State of the update; empty if there is none.
     pub fn update_state(&self) -> &str {
         self.update.as_ref().map_or("", |status| &status.state)
     }
@@ -390,25 +392,25 @@ impl Task {
             container: raw.status.container_status.container_id,
             created: raw.created_at,
             iteration: raw.job_iteration.map(|iteration| iteration.index),
-            content: content(&plain(&raw.spec)),
+            content: content(&without_defaults(&raw.spec)),
         }
     }
 }
 
 fn content(task: &Value) -> Value {
-    let parts = CONTENT.iter().filter_map(|key| Some(((*key).to_string(), task.get(*key)?.clone())));
+    let parts = CONTENT_KEYS.iter().filter_map(|key| Some(((*key).to_string(), task.get(*key)?.clone())));
     Value::Object(parts.collect::<Map<_, _>>())
 }
 
-/// Without what is empty and what only spells a default out: the same spec is read with either from one place and
-/// without from another.
-pub fn plain(value: &Value) -> Value {
+/// `value` without empty values and spelled-out defaults: Swarm returns the same spec with them in one place and without
+/// them in another.
+pub fn without_defaults(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.iter().map(|(key, value)| (key.clone(), plain(value)));
+            let kept = map.iter().map(|(key, value)| (key.clone(), without_defaults(value)));
             Value::Object(kept.filter(|(key, value)| !is_default(key, value)).collect())
         }
-        Value::Array(items) => Value::Array(items.iter().map(plain).collect()),
+        Value::Array(items) => Value::Array(items.iter().map(without_defaults).collect()),
         other => other.clone(),
     }
 }
@@ -418,18 +420,18 @@ fn is_default(key: &str, value: &Value) -> bool {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
-        // An empty mode is a mode.
+        // An empty mode means something.
         Value::Object(map) => {
             map.is_empty() && !["Replicated", "Global", "ReplicatedJob", "GlobalJob"].contains(&key)
         }
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::Bool(true) => false,
     };
-    empty || is_filled_in(key, value)
+    empty || is_swarm_default(key, value)
 }
 
-/// What Swarm fills in by itself (`api/defaults/service.go`): a spec means the same with it and without.
-fn is_filled_in(key: &str, value: &Value) -> bool {
+/// A default that Swarm fills in by itself (`api/defaults/service.go`).
+fn is_swarm_default(key: &str, value: &Value) -> bool {
     match key {
         "StopGracePeriod" => *value == json!(10_000_000_000u64),
         "Isolation" => value == "default",

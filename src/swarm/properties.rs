@@ -1,4 +1,4 @@
-//! Nothing that a Swarm manager may tell, or a project may say, ends us; and a stack is read as it is.
+//! Property tests: no answer of a Swarm manager and no project causes a panic, and a stack is read as it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::stack_file::{StackFile, StackOverrides};
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 
 #[test]
-fn nothing_that_a_manager_may_tell_ends_us() {
+fn no_answer_of_a_manager_causes_a_panic() {
     let tasks = prop::collection::vec(damaged_json(corpus("swarm-task")), 0..4);
     let services = prop::collection::vec(damaged_json(corpus("swarm-service")), 1..3);
     holds((services, tasks), |(services, tasks)| {
@@ -25,7 +25,7 @@ fn nothing_that_a_manager_may_tell_ends_us() {
         let stack =
             ObservedStack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
         for service in stack.services.values() {
-            convergence::standing(&stack, &ServiceGoal::sent(&stack, &service.name), Some(service));
+            convergence::evaluate(&stack, &ServiceGoal::new(&stack, &service.name), Some(service));
             convergence::stall_timeout(&stack, service, Duration::from_secs(60), Some(service));
             convergence::complaints(&stack, &service.name, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
@@ -33,16 +33,16 @@ fn nothing_that_a_manager_may_tell_ends_us() {
             let (file, networks) = (json!({"services": {"a": {"image": "a"}}}), BTreeMap::new());
             let change =
                 ServiceDiff { stack: "demo", file: &file, service: "a", image: "a", networks: &networks };
-            change.words(Some(service));
+            change.describe(Some(service));
         }
-        convergence::progress(&stack, stack.services.values());
+        convergence::progress_score(&stack, stack.services.values());
         Ok(())
     });
 }
 
-/// How many tasks are to run, and state and desired state of those there are.
+/// Inputs: the replicas, and the state, desired state, spec and slot of each task.
 #[test]
-fn a_stack_is_read_as_it_is() {
+fn task_counts_match_the_tasks_of_a_stack() {
     let states =
         ["new", "pending", "preparing", "starting", "running", "complete", "failed", "rejected", "shutdown"];
     let task = (
@@ -76,7 +76,7 @@ fn a_stack_is_read_as_it_is() {
             &BTreeMap::new(),
         );
         let service = &stack.services[&name];
-        // Of a global service each node is a slot.
+        // Each node is a slot of a global service.
         let runs = |new: bool| {
             let tasks = tasks.iter().enumerate();
             let runs = tasks.filter(|(_, (s, d, n, _))| *s == "running" && *d == "running" && (!new || *n));
@@ -84,25 +84,25 @@ fn a_stack_is_read_as_it_is() {
                 .collect::<BTreeSet<_>>()
                 .len()
         };
-        same(&stack.running(&name), &runs(false))?;
-        same(&stack.current(service), &runs(true))?;
-        let wanted = tasks.iter().filter(|(_, d, ..)| ["running", "ready"].contains(d)).count();
-        same(&stack.wanted(service), &replicas.map_or(wanted, |r| r as usize))
+        same(&stack.running_tasks(&name), &runs(false))?;
+        same(&stack.current_tasks(service), &runs(true))?;
+        let desired = tasks.iter().filter(|(_, d, ..)| ["running", "ready"].contains(d)).count();
+        same(&stack.desired_tasks(service), &replicas.map_or(desired, |r| r as usize))
     });
 }
 
 #[test]
-fn no_project_ends_us_on_its_way_to_a_stack() {
+fn no_project_causes_a_panic_when_converted_to_a_stack() {
     let read =
         damaged([corpus("haproxy-config"), corpus("caddy-introduction"), corpus("traefik-config")].concat());
     holds((damaged_json(corpus("stack")), read), |(project, file)| {
-        let stack = StackFile::of(&project.to_string(), "compose.yaml", &StackOverrides::default());
+        let stack = StackFile::from_project(&project.to_string(), "compose.yaml", &StackOverrides::default());
         if let Ok(stack) = &stack {
             prop_assert!(serde_json::from_str::<Value>(&stack.text()).is_ok(), "{}", stack.text());
         }
         for (name, service) in project["services"].as_object().into_iter().flatten() {
-            let front = StackProxy::of(name, service, &project, &|_| Some(file.clone()));
-            front.iter().for_each(|f| drop((f.reaches("demo", "vote", service), f.risks("vote", service))));
+            let proxy = StackProxy::detect(name, service, &project, &|_| Some(file.clone()));
+            proxy.iter().for_each(|p| drop((p.routes_to("demo", "vote", service), p.risks("vote", service))));
         }
         Ok(())
     });

@@ -1,5 +1,6 @@
-//! Proxies of a stack that find their backends by DNS or by asking Swarm: what they lose with their configuration, and
-//! the fix. Pure. Swarm takes a task out of its DNS, waits 2 s, and then stops it, whoever still sends it requests.
+//! Proxies of a stack that find their backends by DNS or through Swarm's API: the requests that their configuration loses,
+//! and the fix. Swarm removes a task from its DNS, waits 2 s, and then stops the task even if it still receives requests.
+//! Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::error::Risk;
 use crate::proxy::public_route::{PublicRoute, is_plain};
 use crate::proxy::{haproxy, traefik};
 
-/// What a proxy is.
+/// Kind of a proxy that may run in a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyKind {
     Caddy,
@@ -20,31 +21,32 @@ pub enum ProxyKind {
     Traefik,
 }
 
-/// A proxy of the stack, with what it was configured by.
+/// A proxy of the stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StackProxy {
     pub service: String,
     pub kind: ProxyKind,
-    text: String,
+    /// Configuration: its files, command line and environment.
+    config: String,
 }
 
-/// How old an address may be when it is used: well below Swarm's 2 s. With 5 s 18 of 839 requests were lost in an update,
-/// with Caddy's default of a minute 151 of 1,895, with 1 s and less none.
-const FRESH: Duration = Duration::from_secs(1);
+/// Greatest age of an address at its use: well below Swarm's 2 s. In an update, 5 s lost 18 of 839 requests, Caddy's default
+/// of a minute lost 151 of 1,895, and 1 s or less lost none.
+const MAX_ADDRESS_AGE: Duration = Duration::from_secs(1);
 
-/// How long a task lives once it has left the DNS (moby `daemon/cluster/executor/container/controller.go`).
-const LEAVES: Duration = Duration::from_secs(2);
+/// Time between the removal of a task from the DNS and its stop (moby `daemon/cluster/executor/container/controller.go`).
+const STOP_DELAY: Duration = Duration::from_secs(2);
 
-/// Where each kind has its configuration.
-const FILES: [(ProxyKind, &str); 4] = [
+/// Name of the configuration file of each kind.
+const CONFIG_FILES: [(ProxyKind, &str); 4] = [
     (ProxyKind::Caddy, "Caddyfile"),
     (ProxyKind::Haproxy, "haproxy.cfg"),
     (ProxyKind::Nginx, "nginx.conf"),
     (ProxyKind::Traefik, "traefik."),
 ];
 
-/// What each kind's images are called.
-const IMAGES: [(ProxyKind, &str); 5] = [
+/// Word in the image names of each kind.
+const IMAGE_NAMES: [(ProxyKind, &str); 5] = [
     (ProxyKind::Caddy, "caddy"),
     (ProxyKind::Haproxy, "haproxy"),
     (ProxyKind::NginxProxy, "nginx-proxy"),
@@ -53,8 +55,8 @@ const IMAGES: [(ProxyKind, &str); 5] = [
 ];
 
 impl StackProxy {
-    /// Recognises a proxy by its image or by the name of the file it is given. `read` gets a file of this machine.
-    pub fn of(
+    /// Recognises a proxy by its image or by the name of a mounted file. `read` reads a file of this machine.
+    pub fn detect(
         name: &str,
         service: &Value,
         stack: &Value,
@@ -62,45 +64,47 @@ impl StackProxy {
     ) -> Option<StackProxy> {
         let image = service["image"].as_str().unwrap_or_default();
         let image = image.rsplit('/').next().unwrap_or_default();
-        let files = given_files(service, stack);
-        let by_image = IMAGES.iter().find(|(_, word)| image.contains(word)).map(|(kind, _)| *kind);
-        let by_file =
-            FILES.iter().find(|(_, file)| files.iter().any(|(target, _)| base(target).starts_with(file)));
+        let files = mounted_files(service, stack);
+        let by_image = IMAGE_NAMES.iter().find(|(_, word)| image.contains(word)).map(|(kind, _)| *kind);
+        let by_file = CONFIG_FILES
+            .iter()
+            .find(|(_, file)| files.iter().any(|(target, _)| file_name(target).starts_with(file)));
         let kind = by_image.or(by_file.map(|(kind, _)| *kind))?;
         let mut text: Vec<String> = files.iter().filter_map(|(_, source)| read(source)).collect();
         text.extend(["command", "entrypoint"].iter().flat_map(|key| words(&service[*key])));
-        // Traefik's settings by variables: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
+        // Traefik's settings by environment variable: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
         let variables = as_labels(&service["environment"]).into_iter();
         text.extend(variables.map(|(name, value)| format!("{}={value}", name.replace('_', "."))));
-        Some(StackProxy { service: name.into(), kind, text: text.join("\n") })
+        Some(StackProxy { service: name.into(), kind, config: text.join("\n") })
     }
 
-    /// It sends requests to this service of the stack.
-    pub fn reaches(&self, stack: &str, service: &str, part: &Value) -> bool {
+    /// The proxy routes requests to this service of the stack.
+    pub fn routes_to(&self, stack: &str, service: &str, definition: &Value) -> bool {
         match self.kind {
             ProxyKind::Traefik => {
-                let labels = [&part["deploy"]["labels"], &part["labels"]];
+                let labels = [&definition["deploy"]["labels"], &definition["labels"]];
                 labels.iter().any(|l| l.to_string().contains("traefik."))
             }
-            ProxyKind::NginxProxy => part["environment"].get("VIRTUAL_HOST").is_some(),
-            _ => self.names(stack, service).next().is_some(),
+            ProxyKind::NginxProxy => definition["environment"].get("VIRTUAL_HOST").is_some(),
+            _ => self.mentions(stack, service).next().is_some(),
         }
     }
 
-    /// By which ways requests come to a service, by its configuration.
-    pub fn entrances(&self, stack: &str, service: &str, part: &Value) -> Vec<PublicRoute> {
+    /// Public routes to a service, by the configuration of the proxy.
+    pub fn public_routes(&self, stack: &str, service: &str, definition: &Value) -> Vec<PublicRoute> {
         let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
         match self.kind {
-            ProxyKind::Haproxy => haproxy::public_routes_from(&self.text, &names),
-            ProxyKind::Caddy => self.text.lines().filter_map(site).collect(),
-            ProxyKind::Nginx => self.lines().filter_map(listen).collect(),
+            ProxyKind::Haproxy => haproxy::public_routes_from(&self.config, &names),
+            ProxyKind::Caddy => self.config.lines().filter_map(caddy_site).collect(),
+            ProxyKind::Nginx => self.lines().filter_map(nginx_listen).collect(),
             ProxyKind::NginxProxy => {
-                let host = part["environment"]["VIRTUAL_HOST"].as_str().and_then(|all| all.split(',').next());
+                let host =
+                    definition["environment"]["VIRTUAL_HOST"].as_str().and_then(|all| all.split(',').next());
                 let host = host.filter(|h| is_plain(h)).map(String::from);
                 vec![PublicRoute { host, ..PublicRoute::at(80, false) }]
             }
             ProxyKind::Traefik => {
-                let labels = [&part["deploy"]["labels"], &part["labels"]];
+                let labels = [&definition["deploy"]["labels"], &definition["labels"]];
                 let found = labels.iter().find_map(|l| traefik::request_from_labels(&as_labels(l)));
                 found
                     .map(|(host, path)| PublicRoute { host, path, ..PublicRoute::at(80, false) })
@@ -110,55 +114,55 @@ impl StackProxy {
         }
     }
 
-    /// The words of its configuration that stand for a service.
-    fn names<'a>(&'a self, stack: &'a str, service: &'a str) -> impl Iterator<Item = &'a str> {
+    /// Words of the configuration that name a service.
+    fn mentions<'a>(&'a self, stack: &'a str, service: &'a str) -> impl Iterator<Item = &'a str> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let own = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
-        let own = move |word: &&str| own.iter().any(|name| name == word);
-        let lines = self.text.lines().map(|l| l.split('#').next().unwrap_or_default());
-        lines.flat_map(move |l| l.split(move |c: char| !is_part(c) && c != '_')).filter(own)
+        let names = [service.to_string(), format!("tasks.{service}"), format!("{stack}_{service}")];
+        let names = move |word: &&str| names.iter().any(|name| name == word);
+        let lines = self.config.lines().map(|l| l.split('#').next().unwrap_or_default());
+        lines.flat_map(move |l| l.split(move |c: char| !is_part(c) && c != '_')).filter(names)
     }
 
-    /// What it loses when a service behind it is updated; `part` is the service's part of the file.
-    pub fn risks(&self, service: &str, part: &Value) -> Vec<Risk> {
-        let found = match self.kind {
+    /// Requests that the proxy loses when a service behind it is updated; `definition` is that service in the file.
+    pub fn risks(&self, service: &str, definition: &Value) -> Vec<Risk> {
+        let risks = match self.kind {
             ProxyKind::Caddy => self.caddy(service),
             ProxyKind::Haproxy => self.haproxy(service),
-            ProxyKind::Nginx => self.nginx(service, part),
+            ProxyKind::Nginx => self.nginx(service, definition),
             ProxyKind::NginxProxy => vec![(
                 "swarm-nginx-proxy",
-                "nginx-proxy sees the containers of its own node alone, and sends requests to a task until it is dead".into(),
+                "nginx-proxy sees only the containers of its own node, and sends requests to a task until the task is dead".into(),
                 "use Caddy, HAProxy or Traefik's swarm provider in a Swarm".into(),
             )],
-            ProxyKind::Traefik => self.traefik(service, part),
+            ProxyKind::Traefik => self.traefik(service, definition),
         };
-        let told = |(rule, says, fix): ProxyRisk| {
-            Risk::grave(rule, format!("`{}` in front of `{service}`: {says}", self.service), fix)
+        let to_risk = |(rule, message, fix): ProxyRisk| {
+            Risk::grave(rule, format!("`{}` in front of `{service}`: {message}", self.service), fix)
         };
-        found.into_iter().map(told).collect()
+        risks.into_iter().map(to_risk).collect()
     }
 
     fn caddy(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
-        let looks_up = self.has(&["dynamic", "a"]) || self.has(&["dynamic", "srv"]);
+        let looks_up = self.has_line(&["dynamic", "a"]) || self.has_line(&["dynamic", "srv"]);
         let refresh = self.value("refresh").and_then(|v| humantime::parse_duration(v).ok());
         match (looks_up, refresh) {
             (false, _) => risks.push((
                 "swarm-caddy-lookup",
-                "a request on a connection that Caddy keeps open goes to a task that was told to stop".into(),
+                "Caddy keeps connections open, and sends requests on them to a task that is stopping".into(),
                 format!("use `dynamic a {{ name tasks.{service}; refresh 500ms }}` as its upstream"),
             )),
-            (true, Some(refresh)) if refresh <= FRESH => {}
+            (true, Some(refresh)) if refresh <= MAX_ADDRESS_AGE => {}
             (true, _) => risks.push((
                 "swarm-caddy-refresh",
-                "Caddy uses addresses for longer (`refresh`, 1m by default) than Swarm lets a task live that has left".into(),
+                "Caddy caches addresses (`refresh`, 1m by default) for longer than the 2 s that a removed task lives".into(),
                 "set `refresh 500ms`".into(),
             )),
         }
         if self.value("lb_try_duration").is_none() {
             risks.push((
                 "swarm-caddy-retries",
-                "a request whose task has just gone is answered with 502".into(),
+                "Caddy answers 502 to a request whose task has just been removed".into(),
                 "set `lb_try_duration 5s`".into(),
             ));
         }
@@ -167,12 +171,12 @@ impl StackProxy {
 
     fn haproxy(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
-        let looks_up =
-            self.has(&["server-template"]) || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
+        let looks_up = self.has_line(&["server-template"])
+            || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
         if !looks_up {
             risks.push((
                 "swarm-haproxy-lookup",
-                format!("HAProxy looks `{service}` up when it starts and never again"),
+                format!("HAProxy resolves `{service}` when it starts and never again"),
                 "use `server-template` with `resolvers` on 127.0.0.11".into(),
             ));
         }
@@ -180,28 +184,29 @@ impl StackProxy {
             let line = self.lines().find(|l| l.split_whitespace().take(2).eq([first, second]));
             line.and_then(|l| l.split_whitespace().last()).and_then(haproxy_time)
         };
-        if time("timeout", "resolve").is_some_and(|every| every > FRESH) {
+        if time("timeout", "resolve").is_some_and(|every| every > MAX_ADDRESS_AGE) {
             risks.push((
                 "swarm-haproxy-resolve",
-                "HAProxy looks addresses up less often than Swarm lets a task live that has left".into(),
+                "HAProxy resolves addresses less often than the 2 s that a removed task lives".into(),
                 "set `timeout resolve 500ms`".into(),
             ));
         }
-        // The default is 0. With 10 s 12 of 326 requests were lost in an update.
-        if time("hold", "obsolete").is_some_and(|held| held >= LEAVES) {
+        // The default is 0. In an update, 10 s lost 12 of 326 requests.
+        if time("hold", "obsolete").is_some_and(|held| held >= STOP_DELAY) {
             risks.push((
                 "swarm-haproxy-hold",
-                "HAProxy keeps the address of a task that has left for longer than Swarm lets it live".into(),
+                "HAProxy keeps the address of a removed task for longer than the 2 s that the task lives"
+                    .into(),
                 "remove `hold obsolete`".into(),
             ));
         }
         risks
     }
 
-    /// A name in its configuration is looked up once, when nginx starts; one in a variable again and again. A virtual IP
-    /// stays what it is.
-    fn nginx(&self, service: &str, part: &Value) -> Vec<ProxyRisk> {
-        let is_dnsrr = part["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
+    /// nginx resolves a name in its configuration once, at its start, and a name in a variable again and again. A virtual
+    /// IP never changes.
+    fn nginx(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
+        let is_dnsrr = definition["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
         let tasks = format!("tasks.{service}");
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
         let names =
@@ -215,37 +220,39 @@ impl StackProxy {
             return vec![(
                 "swarm-nginx-lookup",
                 format!(
-                    "nginx looks `{service}` up once, when it starts, and after an update it asks addresses that no task has \
-                     any more, for ever"
+                    "nginx resolves `{service}` once, at its start; after an update it sends requests to addresses without a \
+                     task, for ever"
                 ),
                 format!(
-                    "take `endpoint_mode: dnsrr` and `tasks.` away, so that the name stands for a virtual IP; or \
+                    "remove `endpoint_mode: dnsrr` and `tasks.`, so that the name stands for a virtual IP; or set \
                      `resolver 127.0.0.11 valid=1s; set $up {tasks}; proxy_pass http://$up:PORT;`"
                 ),
             )];
         }
         let valid = self.value("resolver").and_then(|v| v.split("valid=").nth(1));
         let valid = valid.map(|v| v.split([' ', ';']).next().unwrap_or_default());
-        let is_fresh = valid.and_then(|v| humantime::parse_duration(v).ok()).is_some_and(|v| v <= FRESH);
-        let is_looked_up = self.lines().any(|l| names(l) && !is_upstream(&l));
-        if !is_looked_up || is_fresh {
+        let is_fresh =
+            valid.and_then(|v| humantime::parse_duration(v).ok()).is_some_and(|v| v <= MAX_ADDRESS_AGE);
+        let uses_variable = self.lines().any(|l| names(l) && !is_upstream(&l));
+        if !uses_variable || is_fresh {
             return Vec::new();
         }
         vec![(
             "swarm-nginx-resolver",
-            "nginx uses addresses for as long as Docker's DNS says, 10 minutes, and a task lives 2 s once it has left".into(),
+            "nginx caches addresses for 10 minutes, the TTL of Docker's DNS, and a removed task lives 2 s"
+                .into(),
             "set `resolver 127.0.0.11 valid=1s`".into(),
         )]
     }
 
-    fn traefik(&self, service: &str, part: &Value) -> Vec<ProxyRisk> {
-        let word = self.text.to_lowercase();
-        let has = |texts: &[&str]| texts.iter().any(|text| word.contains(text));
+    fn traefik(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
+        let config = self.config.to_lowercase();
+        let has = |texts: &[&str]| texts.iter().any(|text| config.contains(text));
         let is_swarm = has(&["providers.swarm", "swarmmode=true", "swarmmode: true", "swarm:"]);
         if !is_swarm && has(&["providers.docker", "docker:"]) {
             return vec![(
                 "swarm-traefik-provider",
-                "Traefik's docker provider sees the containers of its own node, and no services of a Swarm"
+                "Traefik's docker provider sees only the containers of its own node, and no services of the Swarm"
                     .into(),
                 format!(
                     "use `--providers.swarm=true --providers.swarm.refreshSeconds=1` (Traefik 2: \
@@ -254,16 +261,16 @@ impl StackProxy {
             )];
         }
         let has_labels = |labels: &Value| labels.to_string().contains("traefik.");
-        if has_labels(&part["labels"]) && !has_labels(&part["deploy"]["labels"]) {
+        if has_labels(&definition["labels"]) && !has_labels(&definition["deploy"]["labels"]) {
             return vec![(
                 "swarm-traefik-labels",
                 format!(
-                    "Traefik's swarm provider reads `deploy.labels`, and those of `{service}` are in `labels`"
+                    "Traefik's swarm provider reads `deploy.labels`, and the labels of `{service}` are in `labels`"
                 ),
-                format!("move them to `services.{service}.deploy.labels`"),
+                format!("move the labels to `services.{service}.deploy.labels`"),
             )];
         }
-        let value = word.split("refreshseconds").nth(1).map(|rest| {
+        let value = config.split("refreshseconds").nth(1).map(|rest| {
             let number = rest.trim_start_matches(|c: char| "=: \"'".contains(c));
             number.chars().take_while(char::is_ascii_digit).collect::<String>()
         });
@@ -271,24 +278,23 @@ impl StackProxy {
             Some(seconds) if seconds <= 1 => Vec::new(),
             _ => vec![(
                 "swarm-traefik-refresh",
-                "Traefik asks Swarm every 15 s (`refreshSeconds`), and a task lives 2 s once it has left"
-                    .into(),
+                "Traefik queries Swarm every 15 s (`refreshSeconds`), and a removed task lives 2 s".into(),
                 "set `--providers.swarm.refreshSeconds=1`".into(),
             )],
         }
     }
 
-    /// Its lines without comments.
+    /// Lines of the configuration without comments.
     fn lines(&self) -> impl Iterator<Item = &str> {
-        self.text.lines().map(|l| l.split('#').next().unwrap_or_default().trim())
+        self.config.lines().map(|l| l.split('#').next().unwrap_or_default().trim())
     }
 
-    /// A line that begins with these words.
-    fn has(&self, words: &[&str]) -> bool {
+    /// A line begins with these words.
+    fn has_line(&self, words: &[&str]) -> bool {
         self.lines().any(|l| l.split_whitespace().zip(words).filter(|(a, b)| a == *b).count() == words.len())
     }
 
-    /// What follows a word at the beginning of a line.
+    /// Value that follows a key at the beginning of a line.
     fn value(&self, key: &str) -> Option<&str> {
         self.lines()
             .filter_map(|l| l.strip_prefix(key))
@@ -298,7 +304,7 @@ impl StackProxy {
 }
 
 /// A site of a Caddyfile that needs no certificate: `:80 {` or `http://app.example {`.
-fn site(line: &str) -> Option<PublicRoute> {
+fn caddy_site(line: &str) -> Option<PublicRoute> {
     let name = line.strip_suffix('{')?.trim_end();
     if let Some(port) = name.strip_prefix(':') {
         return Some(PublicRoute::at(port.parse().ok()?, false));
@@ -309,20 +315,20 @@ fn site(line: &str) -> Option<PublicRoute> {
 }
 
 /// `listen 80;` and `listen [::]:80 default_server;` of nginx, without TLS.
-fn listen(line: &str) -> Option<PublicRoute> {
+fn nginx_listen(line: &str) -> Option<PublicRoute> {
     let words: Vec<&str> = line.strip_prefix("listen")?.trim_end_matches(';').split_whitespace().collect();
     let port = words.first()?.rsplit(':').next()?.parse().ok()?;
     (!words.contains(&"ssl")).then(|| PublicRoute::at(port, false))
 }
 
-/// As the long form of a resolved file has them.
+/// Labels in the long form of a resolved file.
 fn as_labels(value: &Value) -> BTreeMap<String, String> {
     let pairs = value.as_object().into_iter().flatten();
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
     pairs.map(|(k, v)| (k.clone(), text(v).replace("$$", "$"))).collect()
 }
 
-/// The rule that is broken, what comes of it, and the fix.
+/// The broken rule, its consequence, and the fix.
 type ProxyRisk = (&'static str, String, String);
 
 fn is_server(line: &str) -> bool {
@@ -333,7 +339,7 @@ fn has_word(line: &str, word: &str) -> bool {
     line.split_whitespace().any(|w| w == word)
 }
 
-/// HAProxy's times: milliseconds where there is no unit.
+/// Parses a time of HAProxy: milliseconds without a unit.
 fn haproxy_time(text: &str) -> Option<Duration> {
     match text.parse::<u64>() {
         Ok(milliseconds) => Some(Duration::from_millis(milliseconds)),
@@ -341,8 +347,8 @@ fn haproxy_time(text: &str) -> Option<Duration> {
     }
 }
 
-/// The files that a service is given, as the place in it and the place on this machine.
-pub fn given_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
+/// Files mounted into a service: the path in the container and the path on this machine.
+pub fn mounted_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
     let configs = service["configs"].as_array().into_iter().flatten().filter_map(|grant| {
         let source = grant["source"].as_str()?;
         let file = stack["configs"][source]["file"].as_str()?;
@@ -356,7 +362,7 @@ pub fn given_files(service: &Value, stack: &Value) -> Vec<(String, String)> {
     configs.chain(binds).collect()
 }
 
-fn base(path: &str) -> &str {
+fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
 }
 

@@ -1,4 +1,4 @@
-//! Where the services of a stack are reached, by the ports that it publishes. Pure.
+//! Public URLs of the services of a stack, derived from the published ports and the proxies. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,68 +8,72 @@ use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
 use crate::witness::UrlCandidates;
 
-/// Where a service that publishes a port is reached: the addresses of the nodes, each with the ways to it, best first.
+/// Addresses of the nodes that publish a port of a service, by the service and whether the port has mode `host`. Each node
+/// has its alternative addresses, best first.
 pub type NodeAddresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
 
-/// The places of each of these services, each once: at every proxy in front of it, on every node where that proxy has a port,
-/// or at its own port. `addresses` gets a service and whether its port is that of its node; `host` and `path` go before what
-/// a proxy tells.
-pub fn places(
+/// Candidate URLs of `services`, each once: at every proxy in front of a service, on every node that publishes a port of the
+/// proxy, or at the service's own port. `overrides` is a host and a path that replace those of the proxy.
+pub fn url_candidates(
     project: &Value,
     stack: &str,
     services: &[String],
-    fronts: &[StackProxy],
+    proxies: &[StackProxy],
     addresses: &NodeAddresses,
-    asked: (Option<&str>, Option<&str>),
+    overrides: (Option<&str>, Option<&str>),
 ) -> Vec<UrlCandidates> {
-    let mut found: Vec<UrlCandidates> = Vec::new();
+    let mut candidates: Vec<UrlCandidates> = Vec::new();
     for name in services {
-        let part = &project["services"][name];
-        let before: Vec<&StackProxy> =
-            fronts.iter().filter(|f| f.service != *name && f.reaches(stack, name, part)).collect();
+        let definition = &project["services"][name];
+        let in_front: Vec<&StackProxy> =
+            proxies.iter().filter(|f| f.service != *name && f.routes_to(stack, name, definition)).collect();
         let mut all = Vec::new();
-        for front in &before {
-            let ports = published(&project["services"][&front.service]);
-            let entrances = front.entrances(stack, name, part);
-            let open = entrances.iter().find_map(|e| Some((e, *ports.iter().find(|p| p.target == e.port)?)));
-            all.extend(open.map(|(entrance, port)| (entrance.clone(), port, front.service.as_str())));
+        for proxy in &in_front {
+            let ports = published_ports(&project["services"][&proxy.service]);
+            let routes = proxy.public_routes(stack, name, definition);
+            let open = routes.iter().find_map(|e| Some((e, *ports.iter().find(|p| p.target == e.port)?)));
+            all.extend(open.map(|(route, port)| (route.clone(), port, proxy.service.as_str())));
         }
-        if before.is_empty() {
-            let port = published(part).first().copied();
+        if in_front.is_empty() {
+            let port = published_ports(definition).first().copied();
             all.extend(port.map(|port| (PublicRoute::at(port.target, false), port, name.as_str())));
         }
-        for (entrance, port, owner) in all {
-            for ways in addresses(owner, port.is_of_node) {
+        for (route, port, owner) in all {
+            for ways in addresses(owner, port.is_host_mode) {
                 let at = |ip: &IpAddr| {
-                    entrance.witness_url_at(SocketAddr::new(*ip, port.published), asked.0, asked.1)
+                    route.witness_url_at(SocketAddr::new(*ip, port.published), overrides.0, overrides.1)
                 };
-                let places: UrlCandidates = ways.iter().filter_map(at).collect();
-                if !places.is_empty() && !found.contains(&places) {
-                    found.push(places);
+                let urls: UrlCandidates = ways.iter().filter_map(at).collect();
+                if !urls.is_empty() && !candidates.contains(&urls) {
+                    candidates.push(urls);
                 }
             }
         }
     }
-    found
+    candidates
 }
 
-/// A TCP port of a service, and that of the nodes that leads to it.
+/// A TCP port of a service, and the port of the nodes that leads to it.
 #[derive(Debug, Clone, Copy)]
 struct PublishedPort {
     target: u16,
     published: u16,
-    /// Of the node that a task runs on alone.
-    is_of_node: bool,
+    /// Published only on the nodes that run a task (`mode: host`).
+    is_host_mode: bool,
 }
 
-fn published(service: &Value) -> Vec<PublishedPort> {
+fn published_ports(service: &Value) -> Vec<PublishedPort> {
     let ports = service["ports"].as_array().into_iter().flatten();
     let tcp = ports.filter(|p| p["protocol"].as_str().is_none_or(|name| name == "tcp"));
     let number =
         |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).and_then(|n| u16::try_from(n).ok());
     let port = |p: &Value| {
         let is_of_node = p["mode"].as_str() == Some("host");
-        Some(PublishedPort { target: number(&p["target"])?, published: number(&p["published"])?, is_of_node })
+        Some(PublishedPort {
+            target: number(&p["target"])?,
+            published: number(&p["published"])?,
+            is_host_mode: is_of_node,
+        })
     };
     tcp.filter_map(port).collect()
 }
@@ -80,30 +84,31 @@ mod tests {
 
     use super::*;
 
-    fn found(project: &Value, services: &[&str], files: &str) -> Vec<String> {
+    fn candidates(project: &Value, services: &[&str], files: &str) -> Vec<String> {
         let read = |_: &str| Some(files.to_string());
         let all = project["services"].as_object().unwrap().iter();
-        let fronts: Vec<StackProxy> = all.filter_map(|(n, s)| StackProxy::of(n, s, project, &read)).collect();
+        let proxies: Vec<StackProxy> =
+            all.filter_map(|(n, s)| StackProxy::detect(n, s, project, &read)).collect();
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
-        let places = places(project, "p", &services, &fronts, &here, (None, None));
+        let places = url_candidates(project, "p", &services, &proxies, &here, (None, None));
         places.iter().flatten().map(|p| p.url.to_string()).collect()
     }
 
-    /// A port of a node is reached on two nodes, another one here.
+    /// A port of mode `host` is published on two nodes, any other port on this one.
     fn here(_: &str, is_of_node: bool) -> Vec<Vec<IpAddr>> {
         let nodes = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| vec![IpAddr::from(ip)]);
         if is_of_node { nodes.to_vec() } else { vec![vec![IpAddr::from([127, 0, 0, 1])]] }
     }
 
     #[test]
-    fn every_proxy_is_asked_on_every_node_that_has_its_port() {
+    fn every_proxy_is_probed_on_every_node_that_publishes_its_port() {
         let mut project = stack("caddy", json!({"image": "app:1"}));
         project["services"]["lb"]["ports"][1]["mode"] = "host".into();
         project["services"]["edge"] = project["services"]["lb"].clone();
         project["services"]["edge"]["ports"] = json!([{"target": 80, "published": "9000"}]);
         let text = ":80 {\n reverse_proxy tasks.app:3000\n}";
         let expected = ["http://127.0.0.1:9000/", "http://10.0.0.1:8000/", "http://10.0.0.2:8000/"];
-        assert_eq!(found(&project, &["app"], text), expected);
+        assert_eq!(candidates(&project, &["app"], text), expected);
     }
 
     fn stack(image: &str, app: Value) -> Value {
@@ -114,32 +119,32 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_reached_through_its_proxy() {
+    fn a_service_behind_a_proxy_is_probed_at_the_proxy() {
         let plain = || json!({"image": "app:1"});
-        let caddy = |text| found(&stack("caddy", plain()), &["app", "lb"], text);
+        let caddy = |text| candidates(&stack("caddy", plain()), &["app", "lb"], text);
         assert_eq!(caddy(":80 {\n reverse_proxy tasks.app:3000\n}"), ["http://127.0.0.1:8000/"]);
         assert_eq!(
             caddy("http://a.b {\n reverse_proxy app:3000\n}"),
             ["http://a.b:8000/", "http://127.0.0.1:8000/"]
         );
         let lines = "frontend f\n bind :80\n default_backend b\nbackend b\n server-template x 4 tasks.app:80";
-        assert_eq!(found(&stack("haproxy", plain()), &["app"], lines), ["http://127.0.0.1:8000/"]);
+        assert_eq!(candidates(&stack("haproxy", plain()), &["app"], lines), ["http://127.0.0.1:8000/"]);
         let labels =
             json!({"image": "a", "deploy": {"labels": {"traefik.http.routers.a.rule": "Host(`a.b`)"}}});
-        assert_eq!(found(&stack("traefik:3", labels), &["app"], ""), ["http://a.b:8000/"]);
+        assert_eq!(candidates(&stack("traefik:3", labels), &["app"], ""), ["http://a.b:8000/"]);
     }
 
     #[test]
-    fn without_a_proxy_it_is_reached_at_its_own_port() {
+    fn a_service_without_a_proxy_is_probed_at_its_own_port() {
         let own =
             json!({"services": {"app": {"ports": [{"target": 3000, "published": 3000}]}, "worker": {}}});
-        assert_eq!(found(&own, &["app", "worker"], ""), ["http://127.0.0.1:3000/"]);
-        assert_eq!(found(&own, &["worker"], ""), Vec::<String>::new());
+        assert_eq!(candidates(&own, &["app", "worker"], ""), ["http://127.0.0.1:3000/"]);
+        assert_eq!(candidates(&own, &["worker"], ""), Vec::<String>::new());
     }
 
     #[test]
-    fn a_proxy_that_takes_more_than_a_name_is_not_guessed_at() {
+    fn a_proxy_site_that_needs_tls_is_not_probed() {
         let caddy = stack("caddy", json!({"image": "a", "ports": [{"target": 1, "published": "1"}]}));
-        assert_eq!(found(&caddy, &["app"], "a.b {\n reverse_proxy app:3000\n}"), Vec::<String>::new());
+        assert_eq!(candidates(&caddy, &["app"], "a.b {\n reverse_proxy app:3000\n}"), Vec::<String>::new());
     }
 }

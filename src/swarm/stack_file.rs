@@ -1,8 +1,8 @@
-//! From a resolved project to a file that `docker stack deploy` takes. What Swarm would refuse or ignore is named here,
-//! before anything happens. Pure.
+//! Conversion of a resolved project into a file for `docker stack deploy`. Names every key that Swarm would refuse or
+//! ignore, before anything changes. Pure.
 //!
-//! Sources: docker/cli `cli/compose/schema` (what is refused) and `cli/compose/types` (`UnsupportedProperties`,
-//! `DeprecatedProperties`, `ForbiddenProperties`: what is ignored).
+//! Sources: docker/cli `cli/compose/schema` (refused keys) and `cli/compose/types` (`UnsupportedProperties`,
+//! `DeprecatedProperties`, `ForbiddenProperties`: ignored keys).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,34 +12,34 @@ use serde_json::{Map, Value, json};
 use super::objects::{ObjectKind, StackObject};
 use crate::model::{ConfigError, FailureAction, Order, UpdateLayer};
 
-/// What a deploy asks for beside the file.
+/// Settings of a deploy that override the file.
 #[derive(Debug, Clone, Default)]
 pub struct StackOverrides {
-    /// The services to deploy; all where it is empty.
+    /// Services to deploy; empty means all.
     pub services: Vec<String>,
-    /// Replicas of services whose file does not say, or that a flag is about.
+    /// Replicas set by a flag, or observed where the file sets none.
     pub replicas: BTreeMap<String, u64>,
     pub update: UpdateLayer,
     pub rollback: UpdateLayer,
 }
 
-/// What a stack is made from.
+/// File for `docker stack deploy`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackFile {
-    /// It holds what the project holds: it is neither logged nor shown.
+    /// Content of the file. May hold secrets of the project: never logged, never shown.
     pub value: Value,
-    /// What Swarm ignores, a line each.
+    /// Keys that Swarm ignores, one line each.
     pub notes: Vec<String>,
-    /// The configs and secrets that it needs, which are made before it is sent.
+    /// Configs and secrets to create before the file is sent.
     pub objects: Vec<StackObject>,
-    /// Its services.
+    /// Names of the services.
     pub services: Vec<String>,
-    /// Everything that Swarm cannot run as it is meant, each with the key and the fix.
+    /// Keys that Swarm cannot honour, each with the fix.
     pub refusals: Vec<ConfigError>,
 }
 
-/// Keys of a service that mean the same in a stack.
-const OBEYED: &[&str] = &[
+/// Keys of a service that mean the same in a stack, and are copied.
+const PASSED_ON: &[&str] = &[
     "cap_add",
     "cap_drop",
     "command",
@@ -74,8 +74,8 @@ const OBEYED: &[&str] = &[
     "working_dir",
 ];
 
-/// Keys that say nothing to Swarm, or that have become others here: nobody misses them.
-const NEEDLESS: &[&str] = &[
+/// Keys without a meaning in Swarm, or converted into other keys: dropped without a note.
+const DROPPED: &[&str] = &[
     "attach",
     "build",
     "cpus",
@@ -95,15 +95,15 @@ const NEEDLESS: &[&str] = &[
     "x-zd",
 ];
 
-/// Keys without which a container would be another one than was meant.
+/// Keys that Swarm cannot honour and that change the container, each with the fix.
 const REFUSED: [(&str, &str); 3] = [
     ("volumes_from", "name the volumes in `volumes`"),
     ("provider", "deploy that service with Compose"),
     ("models", "deploy that service with Compose"),
 ];
 
-/// Keys of a network, a volume, a secret and a config that a stack may have.
-const SHARED: [(&str, &[&str]); 4] = [
+/// Keys of a network, a volume, a secret and a config that a stack accepts.
+const SHARED_KEYS: [(&str, &[&str]); 4] = [
     ("networks", &["name", "driver", "driver_opts", "ipam", "external", "internal", "attachable", "labels"]),
     ("volumes", &["name", "driver", "driver_opts", "external", "labels"]),
     ("secrets", &["name", "file", "external", "labels", "driver", "driver_opts", "template_driver"]),
@@ -111,41 +111,50 @@ const SHARED: [(&str, &[&str]); 4] = [
 ];
 
 impl StackFile {
-    /// `text` is a resolved project as JSON.
+    /// Converts `text`, a resolved project as JSON.
     ///
     /// # Errors
-    /// A text that is no project; what Swarm refuses of one stands in the file.
-    pub fn of(text: &str, source: &str, asks: &StackOverrides) -> Result<StackFile, ConfigError> {
+    /// `text` is no project. Keys that Swarm refuses are no error here: see [`StackFile::refusals`].
+    pub fn from_project(
+        text: &str,
+        source: &str,
+        overrides: &StackOverrides,
+    ) -> Result<StackFile, ConfigError> {
         let project: Value = serde_json::from_str(text).map_err(|_| ConfigError {
-            message: format!("{source}: a resolved project cannot be read"),
+            message: format!("{source}: cannot read the resolved project"),
             hint: "please report this with the output of `docker compose version`".into(),
         })?;
-        let mut writer =
-            StackFileWriter { source, asks, notes: Vec::new(), objects: Vec::new(), refusals: Vec::new() };
+        let mut writer = StackFileWriter {
+            source,
+            overrides,
+            notes: Vec::new(),
+            objects: Vec::new(),
+            refusals: Vec::new(),
+        };
         let mut services = Map::new();
         for (name, service) in object(&project["services"]) {
-            if asks.services.is_empty() || asks.services.contains(name) {
+            if overrides.services.is_empty() || overrides.services.contains(name) {
                 services.insert(name.clone(), writer.service(name, service));
             }
         }
         let names = services.keys().cloned().collect();
         let version = version(&services);
         let mut stack = json!({ "version": version, "services": services });
-        for (key, allowed) in SHARED {
-            let used = used(&stack["services"], key);
-            let mut part = Map::new();
+        for (key, allowed) in SHARED_KEYS {
+            let used = referenced(&stack["services"], key);
+            let mut section = Map::new();
             for (name, value) in object(&project[key]).filter(|(name, _)| used.contains(name)) {
-                part.insert(name.clone(), writer.shared(key, name, value, allowed));
+                section.insert(name.clone(), writer.shared(key, name, value, allowed));
             }
-            if !part.is_empty() {
-                stack[key] = Value::Object(part);
+            if !section.is_empty() {
+                stack[key] = Value::Object(section);
             }
         }
         let StackFileWriter { notes, objects, refusals, .. } = writer;
         Ok(StackFile { value: stack, notes, objects, services: names, refusals })
     }
 
-    /// YAML, as JSON.
+    /// Text of the file: JSON, which is YAML too.
     pub fn text(&self) -> String {
         serde_json::to_string_pretty(&self.value).expect("JSON can be written")
     }
@@ -158,19 +167,19 @@ impl StackFile {
         self.value["services"][service]["image"] = reference.into();
     }
 
-    /// Only these services.
-    pub fn keeping(&self, kept: impl Fn(&String) -> bool) -> StackFile {
+    /// The file with the services that match `keep`.
+    pub fn with_services(&self, keep: impl Fn(&String) -> bool) -> StackFile {
         let mut file = self.clone();
-        file.services.retain(|name| kept(name));
+        file.services.retain(|name| keep(name));
         if let Some(all) = file.value["services"].as_object_mut() {
             all.retain(|name, _| file.services.contains(name));
         }
         file
     }
 
-    /// Leaves jobs out: going back runs none again.
+    /// The file without jobs: a rollback does not run them again.
     pub fn without_jobs(self) -> StackFile {
-        self.keeping(|name| !is_job(&self.value["services"][name]))
+        self.with_services(|name| !is_job(&self.value["services"][name]))
     }
 }
 
@@ -178,17 +187,15 @@ fn is_job(service: &Value) -> bool {
     service["deploy"]["mode"].as_str().is_some_and(|mode| mode.ends_with("-job"))
 }
 
-/// The oldest version that has every key: older clients know no newer one.
+/// Oldest schema version that has every key, for older clients.
 fn version(services: &Map<String, Value>) -> &'static str {
-    match services.values().any(|s| s["healthcheck"].get("start_interval").is_some()) {
-        true => "3.13",
-        false => "3.9",
-    }
+    let has_newer_key = services.values().any(|s| s["healthcheck"].get("start_interval").is_some());
+    if has_newer_key { "3.13" } else { "3.9" }
 }
 
-/// The networks, volumes, secrets or configs that services refer to.
-fn used(services: &Value, key: &str) -> Vec<String> {
-    let of = |service: &Value| -> Vec<String> {
+/// Names of the networks, volumes, secrets or configs that services refer to.
+fn referenced(services: &Value, key: &str) -> Vec<String> {
+    let names = |service: &Value| -> Vec<String> {
         match &service[key] {
             Value::Object(map) => map.keys().cloned().collect(),
             Value::Array(items) => {
@@ -197,7 +204,7 @@ fn used(services: &Value, key: &str) -> Vec<String> {
             _ => Vec::new(),
         }
     };
-    object(services).flat_map(|(_, service)| of(service)).collect()
+    object(services).flat_map(|(_, service)| names(service)).collect()
 }
 
 fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -206,7 +213,7 @@ fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 
 struct StackFileWriter<'a> {
     source: &'a str,
-    asks: &'a StackOverrides,
+    overrides: &'a StackOverrides,
     notes: Vec<String>,
     objects: Vec<StackObject>,
     refusals: Vec<ConfigError>,
@@ -223,34 +230,34 @@ impl StackFileWriter<'_> {
 
     fn service(&mut self, name: &str, service: &Value) -> Value {
         self.refuse_service(name, service);
-        let mut kept = Map::new();
+        let mut converted = Map::new();
         for (key, value) in object(service) {
             match key.as_str() {
-                k if OBEYED.contains(&k) => {
-                    kept.insert(key.clone(), value.clone());
+                k if PASSED_ON.contains(&k) => {
+                    converted.insert(key.clone(), value.clone());
                 }
-                k if NEEDLESS.contains(&k) || k.starts_with("x-") || is_void(value) => {}
+                k if DROPPED.contains(&k) || k.starts_with("x-") || is_empty(value) => {}
                 k => self.note(format!("`services.{name}.{k}`: Swarm ignores it")),
             }
         }
-        self.told_by_other_keys(name, service);
+        self.note_ignored_keys(name, service);
         let ports = service["ports"].as_array().into_iter().flatten();
         let ports: Vec<Value> = ports.map(|p| self.port(name, p)).collect();
         if !ports.is_empty() {
-            kept.insert("ports".into(), ports.into());
+            converted.insert("ports".into(), ports.into());
         }
-        // Compose takes a test that is switched off, `docker stack deploy` does not.
+        // Compose accepts `disable` beside a test, `docker stack deploy` does not.
         if service["healthcheck"]["disable"].as_bool() == Some(true) {
-            kept.insert("healthcheck".into(), json!({ "disable": true }));
+            converted.insert("healthcheck".into(), json!({ "disable": true }));
         }
-        kept.insert("deploy".into(), self.deploy(name, service));
-        Value::Object(kept)
+        converted.insert("deploy".into(), self.deploy(name, service));
+        Value::Object(converted)
     }
 
     fn refuse_service(&mut self, name: &str, service: &Value) {
         if service.get("image").is_none() {
             self.refuse(
-                format!("`{name}` has no `image`, and Swarm builds none"),
+                format!("`{name}` has no `image`, and Swarm does not build"),
                 format!("set `services.{name}.image` to a reference that every node can pull"),
             );
         }
@@ -261,26 +268,27 @@ impl StackFileWriter<'_> {
             && (mode.starts_with("service:") || mode.starts_with("container:"))
         {
             self.refuse(
-                format!("`services.{name}.network_mode: {mode}`: a task of Swarm has a network of its own"),
+                format!("`services.{name}.network_mode: {mode}`: a Swarm task always has its own network"),
                 format!("remove `services.{name}.network_mode`"),
             );
         }
     }
 
-    /// Keys that Swarm does not obey, and that somebody may count on.
-    fn told_by_other_keys(&mut self, name: &str, service: &Value) {
-        let needed: Vec<String> = object(&service["depends_on"]).map(|(n, _)| format!("`{n}`")).collect();
-        if !needed.is_empty() {
-            let needed = needed.join(", ");
+    /// Notes keys that Swarm ignores and that the project may rely on.
+    fn note_ignored_keys(&mut self, name: &str, service: &Value) {
+        let dependencies: Vec<String> =
+            object(&service["depends_on"]).map(|(n, _)| format!("`{n}`")).collect();
+        if !dependencies.is_empty() {
+            let needed = dependencies.join(", ");
             self.note(format!(
-                "`services.{name}.depends_on`: Swarm starts all services at once; `{name}` has to bear that {needed} is not \
-                 there yet"
+                "`services.{name}.depends_on`: Swarm starts all services at once; `{name}` must tolerate that {needed} is not up \
+                 yet"
             ));
         }
         if service.get("build").is_some() {
             let image = service["image"].as_str().unwrap_or_default();
             self.note(format!(
-                "`services.{name}.build`: Swarm builds nothing; `{image}` has to be on every node or in a registry \
+                "`services.{name}.build`: Swarm does not build; `{image}` must be on every node or in a registry \
                  (`--build` builds it here)"
             ));
         }
@@ -292,13 +300,13 @@ impl StackFileWriter<'_> {
     }
 
     fn port(&mut self, name: &str, port: &Value) -> Value {
-        let mut kept = Map::new();
+        let mut converted = Map::new();
         for key in ["target", "protocol", "mode"] {
-            port.get(key).map(|v| kept.insert(key.into(), v.clone()));
+            port.get(key).map(|v| converted.insert(key.into(), v.clone()));
         }
         if let Some(address) = port["host_ip"].as_str().filter(|a| !["", "0.0.0.0", "::"].contains(a)) {
             self.refuse(
-                format!("`services.{name}.ports`: {address} is one machine's, and Swarm publishes on every address"),
+                format!("`services.{name}.ports`: `{address}` belongs to one machine, and Swarm publishes on every address"),
                 format!("remove `{address}:` from `services.{name}.ports`, or close the port in a firewall"),
             );
         }
@@ -307,7 +315,7 @@ impl StackFileWriter<'_> {
             Some(text) if text.is_empty() => {}
             Some(text) => match text.parse::<u16>() {
                 Ok(number) => {
-                    kept.insert("published".into(), number.into());
+                    converted.insert("published".into(), number.into());
                 }
                 Err(_) => self.refuse(
                     format!("`services.{name}.ports`: Swarm publishes one port, not `{text}`"),
@@ -315,7 +323,7 @@ impl StackFileWriter<'_> {
                 ),
             },
         }
-        Value::Object(kept)
+        Value::Object(converted)
     }
 
     fn deploy(&mut self, name: &str, service: &Value) -> Value {
@@ -323,20 +331,22 @@ impl StackFileWriter<'_> {
         self.resources(name, service, &mut deploy);
         let global =
             ["global", "global-job"].contains(&deploy.get("mode").and_then(Value::as_str).unwrap_or(""));
-        let asked = self.asks.replicas.get(name).copied().map(Value::from);
-        if let Some(replicas) = asked.or(service.get("scale").cloned()).filter(|_| !global) {
+        let by_flag = self.overrides.replicas.get(name).copied().map(Value::from);
+        if let Some(replicas) = by_flag.or(service.get("scale").cloned()).filter(|_| !global) {
             deploy.insert("replicas".into(), replicas);
         }
         if let Some(policy) = restart_policy(service).filter(|_| !deploy.contains_key("restart_policy")) {
             deploy.insert("restart_policy".into(), policy);
         }
-        for (key, wish) in [("update_config", &self.asks.update), ("rollback_config", &self.asks.rollback)] {
-            // Swarm refuses a job with one.
+        for (key, flags) in
+            [("update_config", &self.overrides.update), ("rollback_config", &self.overrides.rollback)]
+        {
+            // Swarm refuses these keys of a job.
             if is_job(service) {
                 deploy.remove(key);
                 continue;
             }
-            let config = over(wish, deploy.get(key));
+            let config = with_overrides(flags, deploy.get(key));
             if config.as_object().is_some_and(|c| !c.is_empty()) {
                 deploy.insert(key.into(), config);
             }
@@ -344,30 +354,30 @@ impl StackFileWriter<'_> {
         Value::Object(deploy)
     }
 
-    /// `mem_limit`, `cpus` and the like are Compose's short words for these.
+    /// Converts `mem_limit`, `cpus` and the like, Compose's short forms of `deploy.resources`.
     fn resources(&mut self, name: &str, service: &Value, deploy: &mut Map<String, Value>) {
         let mut resources = deploy.get("resources").and_then(Value::as_object).cloned().unwrap_or_default();
-        let short = [
+        let short_forms = [
             ("cpus", "limits", "cpus"),
             ("mem_limit", "limits", "memory"),
             ("pids_limit", "limits", "pids"),
             ("mem_reservation", "reservations", "memory"),
         ];
-        for (key, kind, word) in short {
-            let Some(value) = service.get(key).filter(|v| !is_void(v)) else { continue };
-            let part = resources.entry(kind).or_insert_with(|| json!({}));
-            if let Some(part) = part.as_object_mut() {
-                part.entry(word).or_insert_with(|| value.clone());
+        for (key, kind, long) in short_forms {
+            let Some(value) = service.get(key).filter(|v| !is_empty(v)) else { continue };
+            let limits = resources.entry(kind).or_insert_with(|| json!({}));
+            if let Some(limits) = limits.as_object_mut() {
+                limits.entry(long).or_insert_with(|| value.clone());
             }
         }
-        for (kind, part) in &mut resources {
-            let Some(part) = part.as_object_mut() else { continue };
-            if part.remove("devices").is_some() {
+        for (kind, section) in &mut resources {
+            let Some(section) = section.as_object_mut() else { continue };
+            if section.remove("devices").is_some() {
                 self.note(format!("`services.{name}.deploy.resources.{kind}.devices`: Swarm ignores it"));
             }
-            // A number here is refused.
-            if let Some(number) = part.get("cpus").filter(|c| c.is_number()).map(Value::to_string) {
-                part.insert("cpus".into(), number.into());
+            // `docker stack deploy` refuses a number here.
+            if let Some(number) = section.get("cpus").filter(|c| c.is_number()).map(Value::to_string) {
+                section.insert("cpus".into(), number.into());
             }
         }
         if !resources.is_empty() {
@@ -381,36 +391,36 @@ impl StackFileWriter<'_> {
             Ok(kind) if value.get("external").is_none_or(|e| *e == json!(false)) => {
                 self.object(kind, name, value, allowed)
             }
-            Ok(kind) => self.kept(kind.key(), name, value, allowed),
+            Ok(kind) => self.allowed_keys(kind.key(), name, value, allowed),
             Err(kind) => {
-                let mut kept = self.kept(kind, name, value, allowed);
+                let mut converted = self.allowed_keys(kind, name, value, allowed);
                 if kind == "networks" {
-                    self.network(name, &mut kept);
+                    self.network(name, &mut converted);
                 }
-                kept
+                converted
             }
         }
     }
 
-    fn kept(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
-        let mut kept = Map::new();
+    fn allowed_keys(&mut self, kind: &str, name: &str, value: &Value, allowed: &[&str]) -> Value {
+        let mut converted = Map::new();
         for (key, value) in object(value) {
             match key.as_str() {
                 k if allowed.contains(&k) => {
-                    kept.insert(key.clone(), value.clone());
+                    converted.insert(key.clone(), value.clone());
                 }
-                k if is_void(value) || k.starts_with("x-") => {}
+                k if is_empty(value) || k.starts_with("x-") => {}
                 k => self.note(format!("`{kind}.{name}.{k}`: Swarm ignores it")),
             }
         }
-        Value::Object(kept)
+        Value::Object(converted)
     }
 
-    /// A config or secret is made before the stack is sent, and referred to by its name.
+    /// Collects a config or secret to create before the stack is sent; the file refers to it by name.
     fn object(&mut self, kind: ObjectKind, key: &str, value: &Value, allowed: &[&str]) -> Value {
-        let known = [allowed, &["environment", "content"]].concat();
+        let allowed = [allowed, &["environment", "content"]].concat();
         let full = value["name"].as_str().unwrap_or(key).to_string();
-        match StackObject::new(kind, key, &full, &self.kept(kind.key(), key, value, &known)) {
+        match StackObject::new(kind, key, &full, &self.allowed_keys(kind.key(), key, value, &allowed)) {
             Ok(object) => self.objects.push(object),
             Err((message, hint)) => self.refuse(message, hint),
         }
@@ -422,18 +432,18 @@ impl StackFileWriter<'_> {
         let driver = network["driver"].as_str().filter(|d| *d != "overlay" && !external);
         if let Some(driver) = driver.map(String::from) {
             self.refuse(
-                format!("`networks.{name}.driver: {driver}` is a network of one machine"),
+                format!("`networks.{name}.driver: {driver}` spans one machine only"),
                 format!("remove `networks.{name}.driver`: a stack's networks are overlay networks"),
             );
         }
         if let Some(network) = network.as_object_mut() {
-            network.retain(|_, v| !is_void(v));
+            network.retain(|_, v| !is_empty(v));
         }
     }
 }
 
-/// A value that asks for nothing.
-pub(super) fn is_void(value: &Value) -> bool {
+/// A value that sets nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::String(text) => text.is_empty(),
@@ -443,7 +453,7 @@ pub(super) fn is_void(value: &Value) -> bool {
     }
 }
 
-/// Compose's `restart`, in Swarm's words; Swarm's default is to restart always.
+/// Compose's `restart` as a `restart_policy`; Swarm's default is to restart always.
 fn restart_policy(service: &Value) -> Option<Value> {
     let restart = service["restart"].as_str()?;
     let (condition, times) = restart.split_once(':').unwrap_or((restart, ""));
@@ -457,21 +467,21 @@ fn restart_policy(service: &Value) -> Option<Value> {
     }
 }
 
-/// The flags over what the file says.
-fn over(wish: &UpdateLayer, file: Option<&Value>) -> Value {
+/// The `update_config` of the file, overridden by flags.
+fn with_overrides(flags: &UpdateLayer, file: Option<&Value>) -> Value {
     let mut config = file.and_then(Value::as_object).cloned().unwrap_or_default();
     let time = |time: Duration| Value::from(format!("{}ms", time.as_millis()));
     let in_file =
         config.get("monitor").and_then(Value::as_str).and_then(|m| humantime::parse_duration(m).ok());
     let mut set = |key: &str, value: Option<Value>| value.map(|v| config.insert(key.into(), v));
-    set("parallelism", wish.parallelism.map(Value::from));
-    set("delay", wish.delay.map(time));
+    set("parallelism", flags.parallelism.map(Value::from));
+    set("delay", flags.delay.map(time));
     // Swarm reads 0 as its default.
-    let watched = |monitor: Duration| if monitor.is_zero() { "1ns".into() } else { time(monitor) };
-    set("monitor", wish.monitor.or(in_file.filter(Duration::is_zero)).map(watched));
-    set("failure_action", wish.action.map(|a| FailureAction::word(a).into()));
-    set("max_failure_ratio", wish.max_failure_ratio.map(Value::from));
-    set("order", wish.order.map(|o| Order::word(o).into()));
+    let monitor_text = |monitor: Duration| if monitor.is_zero() { "1ns".into() } else { time(monitor) };
+    set("monitor", flags.monitor.or(in_file.filter(Duration::is_zero)).map(monitor_text));
+    set("failure_action", flags.action.map(|a| FailureAction::word(a).into()));
+    set("max_failure_ratio", flags.max_failure_ratio.map(Value::from));
+    set("order", flags.order.map(|o| Order::word(o).into()));
     Value::Object(config)
 }
 

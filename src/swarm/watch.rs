@@ -1,4 +1,4 @@
-//! Watches a stack until every service stands still, and tells what happens meanwhile.
+//! Watches a stack until every service has converged or failed, and reports progress.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,45 +14,45 @@ use crate::error::Error;
 use crate::report::{Event, Report, Warning};
 use crate::wait::{self, StopSignal, WaitResult};
 
-/// How often Swarm is asked.
+/// Interval between two observations.
 const POLL: Duration = Duration::from_millis(400);
 
-/// How long a manager may be gone: another one is elected, or its engine starts again, within seconds.
-const LOST: Duration = Duration::from_secs(60);
+/// Longest time without an answer of a manager: an election or a restart of the engine takes seconds.
+const MANAGER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A year: what has a limit here has a better reason than time alone.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// A year, which means no limit: a watch ends by an event or for lack of progress.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The services that are watched, and from where on.
+/// The watch of some services of a stack.
 pub struct StackWatch<'a> {
     pub docker: &'a Docker,
     pub stack: &'a str,
-    /// Others of the stack are none of ours.
+    /// Services to watch, with their goals. Other services of the stack are ignored.
     pub goals: Vec<ServiceGoal>,
-    /// As it was before Swarm was told anything.
+    /// The stack before any change.
     pub before: &'a ObservedStack,
-    /// Time that a new task has to get ready in.
+    /// Time that a new task may take to get ready.
     pub ready: Duration,
-    /// Swarm's own way back is what was asked for, and its end is the one that is hoped for.
-    pub backwards: bool,
+    /// The deploy is a rollback by Swarm, so `rollback_completed` is a success.
+    pub rolling_back: bool,
     pub report: Report,
     pub stop: StopSignal,
 }
 
-/// How the watching ended.
+/// Result of a watch.
 #[derive(Debug)]
 pub enum WatchResult {
     Converged(ObservedStack),
-    /// The service stands still where it should not.
+    /// The update of a service failed.
     Failed(Box<ServiceFailure>, Convergence),
-    /// Nothing gets further any more.
+    /// No progress for this long.
     Stuck(Box<ServiceFailure>, Duration),
     Interrupted(i32),
     /// No manager answers.
     Lost(Error),
 }
 
-/// The service that failed, and what its tasks said while they were watched: Swarm forgets tasks.
+/// A failed service, with the complaints collected during the watch: Swarm forgets tasks.
 #[derive(Debug)]
 pub struct ServiceFailure {
     pub stack: ObservedStack,
@@ -62,23 +62,23 @@ pub struct ServiceFailure {
     pub task: Option<Task>,
 }
 
-/// What has been told already, and since when nothing got further.
+/// Events reported so far, and the time of the last progress.
 struct WatchProgress {
-    /// Since when tasks run; those that ran before without a time.
-    running: BTreeMap<String, Option<Instant>>,
-    /// Complaints of each service, by their reason.
+    /// Time since which each task runs; none for a task that ran before the watch.
+    running_since: BTreeMap<String, Option<Instant>>,
+    /// Complaints by service and reason.
     complaints: BTreeMap<String, BTreeMap<String, String>>,
     failed: BTreeMap<String, Task>,
-    best: usize,
-    since: Instant,
-    answered: Instant,
+    best_score: usize,
+    improved_at: Instant,
+    answered_at: Instant,
 }
 
-/// A stack as it is now.
+/// Observes a stack.
 ///
 /// # Errors
-/// No engine, or one that is no manager.
-pub fn look(docker: &Docker, stack: &str) -> Result<ObservedStack> {
+/// The engine does not answer, or is no manager.
+pub fn observe(docker: &Docker, stack: &str) -> Result<ObservedStack> {
     let ids = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
     let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
     let nodes: BTreeMap<String, String> =
@@ -87,137 +87,137 @@ pub fn look(docker: &Docker, stack: &str) -> Result<ObservedStack> {
 }
 
 impl StackWatch<'_> {
-    /// Watches until all have converged, one of them stands still otherwise, or nothing gets further.
-    ///
-    /// # Errors
-    /// Never for a manager that is gone for a while.
+    /// Watches until all services have converged, one has failed, or nothing progresses. A manager that does not answer for
+    /// a while is no error.
     pub fn run(&self) -> Result<WatchResult> {
         let now = Instant::now();
-        let mut seen = WatchProgress {
-            running: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
+        let mut progress = WatchProgress {
+            running_since: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
             complaints: BTreeMap::new(),
             failed: BTreeMap::new(),
-            best: 0,
-            since: now,
-            answered: now,
+            best_score: 0,
+            improved_at: now,
+            answered_at: now,
         };
-        let waited = wait::until(POLL, FOREVER, &self.stop, || Ok::<_, Error>(self.turn(&mut seen)))?;
+        let waited = wait::until(POLL, NO_LIMIT, &self.stop, || Ok::<_, Error>(self.poll(&mut progress)))?;
         Ok(match waited {
             WaitResult::Done(end) => end,
             WaitResult::Interrupted(signal) => WatchResult::Interrupted(signal),
-            WaitResult::TimedOut => WatchResult::Lost(Error::unchanged("a year has passed")),
+            WaitResult::TimedOut => WatchResult::Lost(Error::unchanged("gave up after a year")),
         })
     }
 
-    /// The task was there before.
-    fn is_known(&self, task: &Task) -> bool {
+    /// The task existed before the watch.
+    fn existed_before(&self, task: &Task) -> bool {
         self.before.tasks.iter().any(|t| t.id == task.id)
     }
 
-    fn turn(&self, seen: &mut WatchProgress) -> Option<WatchResult> {
-        match look(self.docker, self.stack) {
+    fn poll(&self, progress: &mut WatchProgress) -> Option<WatchResult> {
+        match observe(self.docker, self.stack) {
             Ok(stack) => {
-                seen.answered = Instant::now();
-                self.report(&stack, seen);
-                self.judge(stack, seen)
+                progress.answered_at = Instant::now();
+                self.report(&stack, progress);
+                self.evaluate(stack, progress)
             }
-            Err(error) if seen.answered.elapsed() > self.docker.scaled(LOST) => {
+            Err(error) if progress.answered_at.elapsed() > self.docker.scaled(MANAGER_TIMEOUT) => {
                 Some(WatchResult::Lost(Error::from_error(error)))
             }
             Err(_) => None,
         }
     }
 
-    fn watched<'s>(&self, stack: &'s ObservedStack) -> Vec<&'s StackService> {
+    fn watched_services<'s>(&self, stack: &'s ObservedStack) -> Vec<&'s StackService> {
         self.goals.iter().filter_map(|goal| stack.services.get(&goal.service)).collect()
     }
 
-    fn judge(&self, stack: ObservedStack, seen: &mut WatchProgress) -> Option<WatchResult> {
+    fn evaluate(&self, stack: ObservedStack, progress: &mut WatchProgress) -> Option<WatchResult> {
         let mut underway = Vec::new();
         for goal in &self.goals {
-            match convergence::standing(&stack, goal, self.before.services.get(&goal.service)) {
-                Convergence::Converged if self.stays_up(&stack, goal, seen) => {}
-                Convergence::RolledBack(_) if self.backwards => {}
+            match convergence::evaluate(&stack, goal, self.before.services.get(&goal.service)) {
+                Convergence::Converged if self.has_stayed_up(&stack, goal, progress) => {}
+                Convergence::RolledBack(_) if self.rolling_back => {}
                 Convergence::Underway | Convergence::Converged => {
                     underway.push(&stack.services[&goal.service])
                 }
-                standing => {
-                    let failure = failure(stack, &goal.service, seen);
-                    return Some(WatchResult::Failed(failure, standing));
+                convergence => {
+                    let failure = failure(stack, &goal.service, progress);
+                    return Some(WatchResult::Failed(failure, convergence));
                 }
             }
         }
-        let far = convergence::progress(&stack, self.watched(&stack).into_iter());
-        if far > seen.best {
-            (seen.best, seen.since) = (far, Instant::now());
+        let score = convergence::progress_score(&stack, self.watched_services(&stack).into_iter());
+        if score > progress.best_score {
+            (progress.best_score, progress.improved_at) = (score, Instant::now());
         }
         if underway.is_empty() {
             return Some(WatchResult::Converged(stack));
         }
-        let waited = seen.since.elapsed();
-        let patience = |s: &StackService| {
+        let waited = progress.improved_at.elapsed();
+        let timeout = |s: &StackService| {
             convergence::stall_timeout(&stack, s, self.ready, self.before.services.get(&s.name))
         };
-        let late = |service: &&StackService| waited > patience(service);
-        let service = underway.iter().all(late).then(|| underway[0].name.clone())?;
-        Some(WatchResult::Stuck(failure(stack, &service, seen), waited))
+        let is_late = |service: &&StackService| waited > timeout(service);
+        let service = underway.iter().all(is_late).then(|| underway[0].name.clone())?;
+        Some(WatchResult::Stuck(failure(stack, &service, progress), waited))
     }
 
-    /// Every task that was not there before has run for as long as it is watched.
-    fn stays_up(&self, stack: &ObservedStack, goal: &ServiceGoal, seen: &WatchProgress) -> bool {
-        let ran = |task: &Task| match seen.running.get(&task.id) {
+    /// Every new task has run for the length of its monitor window.
+    fn has_stayed_up(&self, stack: &ObservedStack, goal: &ServiceGoal, progress: &WatchProgress) -> bool {
+        let has_stayed_up = |task: &Task| match progress.running_since.get(&task.id) {
             Some(Some(since)) => since.elapsed() >= goal.monitor,
-            known => known.is_some(),
+            ran_before => ran_before.is_some(),
         };
-        stack.tasks_of(&goal.service).filter(|t| t.runs()).all(ran)
+        stack.tasks_of(&goal.service).filter(|t| t.runs()).all(has_stayed_up)
     }
 
-    /// Tells of every task that has come to run, and of every new complaint.
-    fn report(&self, stack: &ObservedStack, seen: &mut WatchProgress) {
-        for service in self.watched(stack) {
+    /// Reports newly running tasks, died tasks and new complaints.
+    fn report(&self, stack: &ObservedStack, progress: &mut WatchProgress) {
+        for service in self.watched_services(stack) {
             let tasks = || stack.tasks_of(&service.name);
-            let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.is_known(t)).collect();
-            let ran = failed.iter().filter(|t| seen.running.remove(&t.id).is_some());
-            let died: Vec<String> = ran.map(|task| task.name()).collect();
+            let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.existed_before(t)).collect();
+            let died = failed.iter().filter(|t| progress.running_since.remove(&t.id).is_some());
+            let died: Vec<String> = died.map(|task| task.name()).collect();
             if !died.is_empty() {
                 self.report.event(Event::Died { names: died });
             }
             if let Some(task) = failed.into_iter().max_by_key(|t| &t.created) {
-                seen.failed.insert(service.name.clone(), task.clone());
+                progress.failed.insert(service.name.clone(), task.clone());
             }
-            self.report_running(stack, service, seen);
-            let said = seen.complaints.entry(service.name.clone()).or_default();
-            for (text, reason) in convergence::complaints(stack, &service.name, |task| self.is_known(task)) {
-                if let Entry::Vacant(place) = said.entry(reason) {
+            self.report_running(stack, service, progress);
+            let complaints = progress.complaints.entry(service.name.clone()).or_default();
+            for (text, reason) in
+                convergence::complaints(stack, &service.name, |task| self.existed_before(task))
+            {
+                if let Entry::Vacant(entry) = complaints.entry(reason) {
                     self.report.warn(&Warning::Task(text.clone()));
-                    place.insert(text);
+                    entry.insert(text);
                 }
             }
         }
     }
 
-    fn report_running(&self, stack: &ObservedStack, service: &StackService, seen: &mut WatchProgress) {
+    fn report_running(&self, stack: &ObservedStack, service: &StackService, progress: &mut WatchProgress) {
         if service.spec.is_job() {
             return;
         }
-        let (current, wanted) = (stack.current(service), stack.wanted(service));
-        let runs = |task: &&Task| task.runs() && task.is_of(&service.spec);
-        let new = |t: &&Task| !seen.running.contains_key(&t.id);
-        let new: Vec<&Task> = stack.tasks_of(&service.name).filter(runs).filter(new).collect();
-        let told = current.saturating_sub(new.len());
-        for (task, current) in new.into_iter().zip(told + 1..) {
-            seen.running.insert(task.id.clone(), Some(Instant::now()));
+        let (current, wanted) = (stack.current_tasks(service), stack.desired_tasks(service));
+        let runs = |task: &&Task| task.runs() && task.runs_spec(&service.spec);
+        let is_new = |t: &&Task| !progress.running_since.contains_key(&t.id);
+        let new: Vec<&Task> = stack.tasks_of(&service.name).filter(runs).filter(is_new).collect();
+        let already_running = current.saturating_sub(new.len());
+        for (task, current) in new.into_iter().zip(already_running + 1..) {
+            progress.running_since.insert(task.id.clone(), Some(Instant::now()));
             let (name, node) = (task.name(), task.node.clone());
             self.report.event(Event::TaskRuns { name, node, current: current.min(wanted), wanted });
         }
     }
 }
 
-fn failure(stack: ObservedStack, service: &str, seen: &WatchProgress) -> Box<ServiceFailure> {
-    let said = seen.complaints.get(service).into_iter().flatten();
+fn failure(stack: ObservedStack, service: &str, progress: &WatchProgress) -> Box<ServiceFailure> {
+    let complaints = progress.complaints.get(service).into_iter().flatten();
     Box::new(ServiceFailure {
-        complaints: said.map(|(_, text)| text.clone()).collect(),
-        task: seen.failed.get(service).cloned(),
+        complaints: complaints.map(|(_, text)| text.clone()).collect(),
+        task: progress.failed.get(service).cloned(),
         service: service.into(),
         stack,
     })

@@ -491,7 +491,7 @@ fn a_flag_for_swarm_is_refused_where_nothing_is_a_stack() {
     let fake = Fake::new();
     for flag in ["--prune", "--resolve-image never"] {
         let run = fake.run(&format!("deploy app {flag}")).code(2);
-        says(&run, &["is about Swarm", "`--engine swarm`"]);
+        says(&run, &["is for Swarm", "`--engine swarm`"]);
     }
     let run = fake.run("deploy app --engine swarm").code(1);
     says(&run, &["no manager of a Swarm", "docker swarm init"]);

@@ -11,7 +11,7 @@ use crate::deploy::request::Request;
 use crate::docker::inspect::Image;
 use crate::model::Service;
 use crate::proxy::{self, MountedFile, Proxy};
-use crate::swarm::proxy_config::given_files;
+use crate::swarm::proxy_config::mounted_files;
 
 /// A proxy of the file.
 struct ConfiguredProxy {
@@ -72,7 +72,7 @@ fn files(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)>
         let mut its = mounts.into_iter().flatten().filter(|m| m["target"].as_str() == Some(target));
         its.any(|m| m["read_only"].as_bool() == Some(true))
     };
-    let on_disk = given_files(service, project).into_iter().map(|(target, source)| {
+    let on_disk = mounted_files(service, project).into_iter().map(|(target, source)| {
         let text = std::fs::read_to_string(&source).unwrap_or_default();
         let read_only = is_read_only(&target) || !is_mount(service, &target);
         (target, MountedFile { text, read_only }, source)

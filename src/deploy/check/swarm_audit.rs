@@ -24,7 +24,7 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
     let (docker, project) = (&request.docker, &request.project);
     let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
-    let mut file = StackFile::of(&text, &request.source, &asks).map_err(Error::from)?;
+    let mut file = StackFile::from_project(&text, &request.source, &asks).map_err(Error::from)?;
     let nodes = if engine { docker.cluster_nodes().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
@@ -33,7 +33,7 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
         sheet.findings.push(Finding::lost(Scope::service(&name), loss));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
-    refusals.extend(swarm_deploy::one_shots(project));
+    refusals.extend(swarm_deploy::refuse_one_shots(project));
     if let Some(nodes) = &nodes {
         let folder = request.folder.canonicalize().unwrap_or_default();
         refusals.extend(nodes.refusals(&file, &local(&file, &image)?, &folder));
@@ -116,7 +116,7 @@ fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Res
     for name in &file.services {
         if image(file.image(name))?.is_some_and(|i| i.repo_digests.is_empty()) {
             let (service, image) = (name.clone(), file.image(name).into());
-            all.push(LocalImage { service, image, ran: BTreeSet::new() });
+            all.push(LocalImage { service, image, ran_on: BTreeSet::new() });
         }
     }
     Ok(all)

@@ -1,10 +1,10 @@
-//! What is done about a deploy that Swarm did not bring to its end: all of it goes back, or it stays where it is, paused.
+//! Handling of a deploy that failed on Swarm: rolls back every service, or leaves the deploy paused.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{SwarmDeploy, is_pinned, refused};
+use super::{SwarmDeploy, is_pinned, refuse_if_any};
 use crate::error::{Error, Exit};
 use crate::model::FailureAction;
 use crate::release::RolloutKind;
@@ -16,163 +16,174 @@ use crate::swarm::watch::{self, ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
 
 impl SwarmDeploy<'_> {
-    /// Swarm did not take the file; some of its services may be changed all the same.
-    pub fn refused(&self, file: &StackFile, error: Error) -> (Error, bool) {
-        match watch::look(self.docker(), self.name()) {
-            Ok(now) if self.changed(file, &now).is_empty() => (error, false),
-            Ok(_) => self.go_back(file, error),
-            Err(cause) => (self.unknown(error, &cause.to_string()), false),
+    /// Handles a failed send; Swarm may have changed some services already.
+    pub fn send_failed(&self, file: &StackFile, error: Error) -> (Error, bool) {
+        match watch::observe(self.docker(), self.stack_name()) {
+            Ok(now) if self.changed_services(file, &now).is_empty() => (error, false),
+            Ok(_) => self.roll_back(file, error),
+            Err(cause) => (self.unknown_error(error, &cause.to_string()), false),
         }
     }
 
-    pub fn failed(&self, file: &StackFile, end: WatchResult) -> (Error, bool) {
+    pub fn watch_failed(&self, file: &StackFile, end: WatchResult) -> (Error, bool) {
         match end {
-            WatchResult::Converged(_) => unreachable!("it has not failed"),
+            WatchResult::Converged(_) => unreachable!("the watch has not failed"),
             WatchResult::Lost(error) => {
                 let message = error.message.clone();
-                (self.unknown(error, &message), false)
+                (self.unknown_error(error, &message), false)
             }
             WatchResult::Interrupted(signal) => {
                 self.report.event(Event::Interrupted);
-                self.go_back(file, Error::interrupted(signal))
+                self.roll_back(file, Error::interrupted(signal))
             }
-            WatchResult::Failed(failure, standing) => self.stands(file, &failure, standing),
+            WatchResult::Failed(failure, convergence) => self.service_failed(file, &failure, convergence),
             WatchResult::Stuck(failure, after) => {
-                let error = self.stuck(&failure, after);
-                match self.goes_back_by_itself(&failure.service) {
-                    true => self.go_back(file, error),
-                    false => (self.paused(error, &failure), true),
+                let error = self.stuck_error(&failure, after);
+                if self.rolls_back_automatically(&failure.service) {
+                    self.roll_back(file, error)
+                } else {
+                    (self.paused_error(error, &failure), true)
                 }
             }
         }
     }
 
-    /// Every task runs, and the public URL gives no good answer.
-    pub fn lost(&self, file: &StackFile, lost: Error) -> (Error, bool) {
-        let message = format!("every task runs, and {}", lost.message);
+    /// Handles a public URL that gives no good answer although every task runs.
+    pub fn url_lost(&self, file: &StackFile, lost: Error) -> (Error, bool) {
+        let message = format!("every task runs, but {}", lost.message);
         let error = Error { message, ..lost };
         match self.kind {
             RolloutKind::Rollback { .. } => {
                 let broken = Error { exit: Exit::Outage, ..error };
-                (broken.hint("act now: `compose-zd rollback` returns to what was there before"), false)
+                (broken.hint("act now: `compose-zd rollback` restores the release before"), false)
             }
-            _ => self.go_back(file, error),
+            _ => self.roll_back(file, error),
         }
     }
 
-    fn stands(&self, file: &StackFile, failure: &ServiceFailure, standing: Convergence) -> (Error, bool) {
+    fn service_failed(
+        &self,
+        file: &StackFile,
+        failure: &ServiceFailure,
+        convergence: Convergence,
+    ) -> (Error, bool) {
         let service = &failure.service;
-        let error = |said: String| {
-            self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {said}")), failure)
+        let error = |message: String| {
+            self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {message}")), failure)
         };
-        match standing {
-            Convergence::Paused(why) if !self.goes_back_by_itself(service) => {
-                (self.paused(error(format!("Swarm has paused the update: {why}")), failure), true)
+        match convergence {
+            Convergence::Paused(why) if !self.rolls_back_automatically(service) => {
+                (self.paused_error(error(format!("Swarm paused the update: {why}")), failure), true)
             }
             Convergence::Paused(why) => {
-                self.go_back(file, error(format!("Swarm has paused the update: {why}")))
+                self.roll_back(file, error(format!("Swarm paused the update: {why}")))
             }
             Convergence::RolledBack(why) => {
-                self.go_back(file, error(format!("Swarm has rolled the update back: {why}")))
+                self.roll_back(file, error(format!("Swarm rolled the update back: {why}")))
             }
             Convergence::RollbackPaused(why) => {
-                let error = error(format!("Swarm has paused the way back: {why}"));
+                let error = error(format!("Swarm paused the rollback: {why}"));
                 match self.kind {
                     // Never roll back a rollback.
-                    RolloutKind::Rollback { .. } => (self.paused(error, failure), true),
-                    _ => (self.broken(error, "the rollback is paused"), false),
+                    RolloutKind::Rollback { .. } => (self.paused_error(error, failure), true),
+                    _ => (self.broken_error(error, "the rollback is paused"), false),
                 }
             }
-            Convergence::Gone => self.gone_meanwhile(
-                file,
-                error("the service was removed while it was deployed".into()),
-                service,
-            ),
-            Convergence::Overwritten => (self.overwritten(failure), false),
-            Convergence::JobFailed => self.go_back(file, error("the job failed".into())),
+            Convergence::Gone => {
+                self.service_removed(file, error("the service was removed during the deploy".into()), service)
+            }
+            Convergence::Overwritten => (self.overwritten_error(failure), false),
+            Convergence::JobFailed => self.roll_back(file, error("the job failed".into())),
             Convergence::Underway | Convergence::Converged => {
-                (error("it does not get further".into()), false)
+                (error("the update makes no progress".into()), false)
             }
         }
     }
 
-    /// The removal stays: the service is not made again. The others go back.
-    fn gone_meanwhile(&self, file: &StackFile, error: Error, service: &str) -> (Error, bool) {
+    /// Rolls the other services back; a removed service is not created again.
+    fn service_removed(&self, file: &StackFile, error: Error, service: &str) -> (Error, bool) {
         let removed = error.message.clone();
-        let (error, _) = self.go_back(file, error);
-        if self.before.running(service) == 0 || error.exit != Exit::StillServing {
+        let (error, _) = self.roll_back(file, error);
+        if self.before.running_tasks(service) == 0 || error.exit != Exit::StillServing {
             return (error, false);
         }
         let message =
-            format!("{removed}; it served before and does not now; the other services are what they were");
-        let hint = format!("act now: `compose-zd deploy {service}` creates it again");
+            format!("{removed}; it served before and does not now; the other services are rolled back");
+        let hint = format!("act now: `compose-zd deploy {service}` creates the service again");
         (Error { exit: Exit::Outage, message, ..error }.hint(hint), false)
     }
 
-    /// The later update is in charge of the service: neither is it undone, nor are its neighbours.
-    fn overwritten(&self, failure: &ServiceFailure) -> Error {
-        let (name, service) = (self.name(), &failure.service);
+    /// Error for a service that another update changed. Neither that update nor the other services are rolled back.
+    fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
+        let (name, service) = (self.stack_name(), &failure.service);
         let sent = self.sent.borrow();
         let goal = sent.iter().find(|goal| goal.service == *service);
-        let ours =
-            goal.and_then(|goal| goal.sent.as_ref()).map(|spec| short(spec.image())).unwrap_or_default();
+        let sent_image = goal
+            .and_then(|goal| goal.sent.as_ref())
+            .map(|spec| short_image(spec.image()))
+            .unwrap_or_default();
         let (version, image) = match failure.stack.services.get(service) {
-            Some(now) => (now.version, short(now.spec.image())),
+            Some(now) => (now.version, short_image(now.spec.image())),
             None => (0, String::new()),
         };
         Error::new(
             Exit::StillServing,
             format!(
-                "`{service}`: another update took the place of this one: Swarm was given release {} ({ours}, version {}), and \
-                 then by another `docker stack deploy` or `docker service update` version {version} ({image}), which goes on",
+                "`{service}`: another update replaced this one: release {} ({sent_image}, version {}) was followed by version \
+                 {version} ({image}), from another `docker stack deploy` or `docker service update`, which continues",
                 self.number,
                 goal.map_or(0, |goal| goal.version)
             ),
         )
         .hint(format!(
-            "`docker service inspect {name}_{service}` shows what it is now; deploy again once the other update is over"
+            "see the service with `docker service inspect {name}_{service}`, and deploy again after the other update"
         ))
     }
 
-    /// Whether a failure is undone by us: Swarm's own default is to pause, and nobody asked for that.
-    fn goes_back_by_itself(&self, service: &str) -> bool {
+    /// compose-zd rolls back a failed update of the service, unless `failure_action: pause` is set. The default of Swarm, to
+    /// pause, does not count.
+    fn rolls_back_automatically(&self, service: &str) -> bool {
         let file = self.request.project.services.get(service).and_then(|s| s.update_asked.action);
-        let asked = self.request.flags.update.action.or(file);
-        // What is gone on with has paused before, because somebody asked for that.
+        let action = self.request.flags.update.action.or(file);
+        // A resumed deploy has paused before, because `failure_action: pause` was set.
         let paused = self.journal.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
-        !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && asked != Some(FailureAction::Pause)
+        !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && action != Some(FailureAction::Pause)
     }
 
-    fn stuck(&self, failure: &ServiceFailure, after: Duration) -> Error {
+    fn stuck_error(&self, failure: &ServiceFailure, after: Duration) -> Error {
         let ServiceFailure { stack, service, .. } = failure;
-        let (running, wanted, is_job) = match stack.services.get(service) {
-            Some(service) => (stack.current(service), stack.wanted(service), service.spec.is_job()),
+        let (running, desired, is_job) = match stack.services.get(service) {
+            Some(service) => {
+                (stack.current_tasks(service), stack.desired_tasks(service), service.spec.is_job())
+            }
             None => (0, 0, false),
         };
         let after = after.as_secs_f64();
-        let what = match (is_job, running >= wanted) {
+        let reason = match (is_job, running >= desired) {
             (true, _) => {
-                format!("{running} of {wanted} tasks completed, and nothing got further for {after:.0}s")
+                format!("{running} of {desired} tasks completed; no progress for {after:.0}s")
             }
-            (false, true) if wanted > 0 => format!("its tasks start and do not stay up, for {after:.0}s"),
-            (false, _) if wanted == 0 => format!("no node takes a task of it, for {after:.0}s"),
-            (false, _) => format!(
-                "{running} of {wanted} tasks run what was asked for, and nothing got further for {after:.0}s"
-            ),
+            (false, true) if desired > 0 => format!("tasks keep stopping after their start, for {after:.0}s"),
+            (false, _) if desired == 0 => format!("no node has accepted a task for {after:.0}s"),
+            (false, _) => {
+                format!("{running} of {desired} tasks run the new version; no progress for {after:.0}s")
+            }
         };
-        let hint = match failure.complaints.iter().any(|said| is_port_taken(said)) {
-            true => "free the port on that node (`ss -ltnp` shows its owner), or publish another one",
-            false => "`--health-deadline` gives a task more time to get ready",
+        let hint = if failure.complaints.iter().any(|complaint| is_port_taken(complaint)) {
+            "free the port on that node (`ss -ltnp` shows its owner), or publish another one"
+        } else {
+            "give tasks more time to get ready with `--health-deadline`"
         };
-        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {what}")), failure)
-            .hint(hint)
+        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {reason}")), failure).hint(hint)
     }
 
-    /// With what Swarm said of the tasks, and what they said last. The newest complaint is part of the message: it is the
-    /// reason that is recorded.
+    /// Adds the complaints of Swarm and the last log lines of a failed task. The newest complaint joins the message, because
+    /// the message is recorded as the reason.
     fn with_complaints(&self, error: Error, failure: &ServiceFailure) -> Error {
         let message = match failure.complaints.last() {
-            Some(said) if !error.message.contains(said.as_str()) => format!("{} ({said})", error.message),
+            Some(newest) if !error.message.contains(newest.as_str()) => {
+                format!("{} ({newest})", error.message)
+            }
             _ => error.message.clone(),
         };
         let error = Error { message, ..error };
@@ -186,53 +197,55 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// The services of the file that are not what they were, and those that are new. What another update made of one since
-    /// is not ours to undo; and a job is not run again.
-    fn changed<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
+    /// Services of the file that this deploy changed or created. Leaves out services that another update has changed since,
+    /// and jobs, which do not run again.
+    fn changed_services<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
         let sent = self.sent.borrow();
-        let is_others = |s: &StackService| {
+        let is_overwritten = |s: &StackService| {
             let sent = sent.iter().find(|goal| goal.service == s.name).and_then(|goal| goal.sent.as_ref());
             sent.is_some_and(|sent| !sent.asks_for_same(&s.spec)) && !s.update_state().starts_with("rollback")
         };
-        let is_ours = |s: &&StackService| file.services.contains(&s.name) && !is_others(s);
+        let is_sent = |s: &&StackService| file.services.contains(&s.name) && !is_overwritten(s);
         let differs = |s: &&StackService| match self.before.services.get(&s.name) {
             Some(_) if s.spec.is_job() => false,
             Some(before) => {
-                !self.is_goal(&s.name, &s.spec) || !before.spec.same_tasks(&s.spec) || is_halfway(s)
+                !self.is_rollback_target(&s.name, &s.spec)
+                    || !before.spec.same_tasks(&s.spec)
+                    || is_halfway(s)
             }
             None => true,
         };
-        now.services.values().filter(is_ours).filter(differs).collect()
+        now.services.values().filter(is_sent).filter(differs).collect()
     }
 
-    /// Whether a spec is the one to go back to: the one before, unless that was halfway itself. Then it is that of the last
-    /// release that was good.
-    fn is_goal(&self, service: &str, spec: &Spec) -> bool {
+    /// The spec is the one to roll back to: that before the deploy or, if an update was unfinished then, that of the last good
+    /// release.
+    fn is_rollback_target(&self, service: &str, spec: &Spec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
-        let good = self.journal.history.current().and_then(|r| r.services.get(service));
-        match good.filter(|_| is_halfway(before)) {
-            Some(placed) => spec.fingerprint() == placed.config_hash,
+        let last_good = self.journal.history.current().and_then(|r| r.services.get(service));
+        match last_good.filter(|_| is_halfway(before)) {
+            Some(release) => spec.fingerprint() == release.config_hash,
             None => spec.same_content(&before.spec),
         }
     }
 
-    /// Brings back what was there before: all of it, whichever service failed. Swarm may have done it already.
-    fn go_back(&self, file: &StackFile, error: Error) -> (Error, bool) {
-        let back = watch::look(self.docker(), self.name()).and_then(|now| {
-            let changed = self.changed(file, &now);
+    /// Rolls back every service, whichever failed. Swarm may have rolled back already.
+    fn roll_back(&self, file: &StackFile, error: Error) -> (Error, bool) {
+        let result = watch::observe(self.docker(), self.stack_name()).and_then(|now| {
+            let changed = self.changed_services(file, &now);
             if changed.is_empty() {
                 return Ok(());
             }
-            self.try_back(&now, changed)
+            self.try_roll_back(&now, changed)
         });
         let lost = || self.witness.outage_at_end().map(|lost| lost.message);
-        match back.err().map(|error| error.to_string()).or_else(lost) {
-            None => (self.kept(error), false),
-            Some(second) => (self.broken(error, &second), false),
+        match result.err().map(|error| error.to_string()).or_else(lost) {
+            None => (self.kept_error(error), false),
+            Some(second) => (self.broken_error(error, &second), false),
         }
     }
 
-    fn try_back(&self, now: &ObservedStack, changed: Vec<&StackService>) -> Result<()> {
+    fn try_roll_back(&self, now: &ObservedStack, changed: Vec<&StackService>) -> Result<()> {
         let (old, new): (Vec<&StackService>, Vec<&StackService>) =
             changed.into_iter().partition(|s| self.before.services.contains_key(&s.name));
         if !old.is_empty() {
@@ -243,62 +256,65 @@ impl SwarmDeploy<'_> {
             self.report.event(Event::Removed { names: new.iter().map(|s| s.name.clone()).collect() });
         }
         for service in &old {
-            let leads_back = service.previous.as_ref().is_some_and(|p| self.is_goal(&service.name, p));
-            match (self.is_goal(&service.name, &service.spec), leads_back) {
+            let leads_back =
+                service.previous.as_ref().is_some_and(|p| self.is_rollback_target(&service.name, p));
+            match (self.is_rollback_target(&service.name, &service.spec), leads_back) {
                 (true, _) => {}
                 (false, true) => self.docker().service_rollback(&service.id)?,
                 (false, false) => self.send_last_good(&service.name)?,
             }
         }
-        let told = watch::look(self.docker(), self.name())?;
-        let goals = old.iter().map(|s| ServiceGoal::back(&told, &s.name)).collect();
-        // Nothing interrupts it.
+        let now_stack = watch::observe(self.docker(), self.stack_name())?;
+        let goals = old.iter().map(|s| ServiceGoal::without_monitor(&now_stack, &s.name)).collect();
+        // A signal must not interrupt a rollback.
         match self.watch(goals, now, true, StopSignal::default())? {
             WatchResult::Converged(_) => Ok(()),
-            WatchResult::Failed(failure, standing) => {
-                let error = Error::unchanged(format!("`{}`: {}", failure.service, words(&standing)));
+            WatchResult::Failed(failure, convergence) => {
+                let error = Error::unchanged(format!("`{}`: {}", failure.service, describe(&convergence)));
                 Err(self.with_complaints(error, &failure).into())
             }
-            WatchResult::Stuck(failure, after) => Err(self.stuck(&failure, after).into()),
+            WatchResult::Stuck(failure, after) => Err(self.stuck_error(&failure, after).into()),
             WatchResult::Lost(error) => Err(error.into()),
             WatchResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         }
     }
 
-    /// Where Swarm has no way back of its own: the last release that was good, as it was recorded.
+    /// Sends the last good release, as recorded, for a service that Swarm itself cannot roll back.
     fn send_last_good(&self, service: &str) -> Result<()> {
         let Some(record) = self.journal.history.current().filter(|r| r.services.contains_key(service)) else {
             return Err(Error::unchanged(format!(
-                "Swarm has no spec of `{service}` from before any more, and no release of it is recorded"
+                "Swarm has no previous spec of `{service}`, and no release of it is recorded"
             ))
             .into());
         };
-        let mut asks = StackOverrides { services: vec![service.into()], ..StackOverrides::default() };
+        let mut overrides = StackOverrides { services: vec![service.into()], ..StackOverrides::default() };
         let mut snapshot = self.journal.snapshot(record.number)?;
-        if let Some(placed) = record.services.get(service) {
-            if is_pinned(&placed.image_id) {
-                snapshot.set_image(service, &placed.image_id);
+        if let Some(release) = record.services.get(service) {
+            if is_pinned(&release.image_id) {
+                snapshot.set_image(service, &release.image_id);
             }
-            asks.replicas.extend((placed.replicas > 0).then(|| (service.into(), placed.replicas.into())));
+            overrides
+                .replicas
+                .extend((release.replicas > 0).then(|| (service.into(), release.replicas.into())));
         }
         let source = format!("release {}", record.number);
-        let mut file = StackFile::of(&snapshot.text(), &source, &asks).map_err(Error::from)?;
-        refused(&source, std::mem::take(&mut file.refusals))?;
-        let stack = self.send_adopted(&file, &watch::look(self.docker(), self.name())?)?;
-        match stack.services.is_empty() {
-            true => Ok(()),
-            false => self.docker().stack_deploy(self.name(), &stack.text(), self.resolve(&stack)),
+        let mut file = StackFile::from_project(&snapshot.text(), &source, &overrides).map_err(Error::from)?;
+        refuse_if_any(&source, std::mem::take(&mut file.refusals))?;
+        let stack = self.update_adopted(&file, &watch::observe(self.docker(), self.stack_name())?)?;
+        if stack.services.is_empty() {
+            return Ok(());
         }
+        self.docker().stack_deploy(self.stack_name(), &stack.text(), self.resolve_mode(&stack))
     }
 
-    fn kept(&self, error: Error) -> Error {
+    fn kept_error(&self, error: Error) -> Error {
         let exit = match error.exit {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::StillServing,
         };
-        let serves = match (self.served(), self.journal.history.current()) {
+        let serves = match (self.served_before(), self.journal.history.current()) {
             (false, _) if self.before.services.is_empty() => {
-                "nothing served before, and no service was left behind".to_string()
+                "nothing served before, and no new service remains".to_string()
             }
             (false, _) => "nothing served before".to_string(),
             (true, Some(record)) => format!("release {} serves", record.number),
@@ -307,76 +323,77 @@ impl SwarmDeploy<'_> {
         Error { exit, message: format!("{}; {serves}", error.message), ..error }
     }
 
-    /// A task of the stack ran before.
-    fn served(&self) -> bool {
+    /// A task of the stack ran before the deploy.
+    fn served_before(&self) -> bool {
         self.before.tasks.iter().any(|t| t.runs())
     }
 
-    fn paused(&self, error: Error, failure: &ServiceFailure) -> Error {
-        let (name, service) = (self.name(), &failure.service);
-        let serves = failure.stack.running(service) > 0 || self.before.running(service) == 0;
-        let (exit, how) = match serves {
-            true => (Exit::StillServing, "it stays as it is, old and new tasks beside each other"),
-            false => (Exit::Outage, "it stays as it is, and no task of it runs"),
+    fn paused_error(&self, error: Error, failure: &ServiceFailure) -> Error {
+        let (name, service) = (self.stack_name(), &failure.service);
+        let serves = failure.stack.running_tasks(service) > 0 || self.before.running_tasks(service) == 0;
+        let (exit, state) = if serves {
+            (Exit::StillServing, "the update stays paused, with old and new tasks side by side")
+        } else {
+            (Exit::Outage, "the update stays paused, and no task runs")
         };
         let act = if serves { "" } else { "act now: " };
-        Error { exit, message: format!("{}; {how}", error.message), ..error }.hint(format!(
-            "{act}`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts \
-             over; see `docker service ps {name}_{service}`"
+        Error { exit, message: format!("{}; {state}", error.message), ..error }.hint(format!(
+            "{act}continue with `compose-zd deploy --resume`, go back with `compose-zd rollback`, or start over with \
+             `compose-zd deploy`; see `docker service ps {name}_{service}`"
         ))
     }
 
-    fn broken(&self, error: Error, second: &str) -> Error {
-        let name = self.name();
-        if !self.served() {
+    fn broken_error(&self, error: Error, second: &str) -> Error {
+        let name = self.stack_name();
+        if !self.served_before() {
             let message = format!(
-                "{}; nothing served before; and what is left could not be removed: {second}",
+                "{}; nothing served before; the new services could not be removed: {second}",
                 error.message
             );
             return Error { exit: Exit::StillServing, message, ..error }
-                .hint(format!("`docker stack ps {name}` shows what runs"));
+                .hint(format!("see what runs with `docker stack ps {name}`"));
         }
-        let message = format!("{}; and what was there before could not be restored: {second}", error.message);
+        let message = format!("{}; the state before could not be restored: {second}", error.message);
         Error { exit: Exit::Outage, message, ..error }.hint(format!(
-            "act now: `docker stack ps {name}` shows what runs; deploy again once the cause is gone"
+            "act now: see what runs with `docker stack ps {name}`, fix the cause, and deploy again"
         ))
     }
 
-    /// Nobody can say what became of it; Swarm goes on by itself.
-    fn unknown(&self, error: Error, why: &str) -> Error {
+    /// Error for an update whose result is not known; Swarm continues it.
+    fn unknown_error(&self, error: Error, why: &str) -> Error {
         let message = format!(
-            "`{}`: no manager of the Swarm answers any more, so it is not known what became of the update, which goes on \
-             without us: {why}",
-            self.name()
+            "`{}`: the result of the update is not known, because no manager of the Swarm answers; Swarm continues the \
+             update: {why}",
+            self.stack_name()
         );
         Error { exit: Exit::Outage, message, ..error }
-            .hint("name another manager with `--context` or `--host`, and deploy again: it goes on from what it finds")
+            .hint("deploy again through another manager, with `--context` or `--host`: the deploy continues from the state that it finds")
     }
 }
 
-/// An image by the beginning of its id.
-fn short(image: &str) -> String {
+/// Image by its name or the beginning of its id.
+fn short_image(image: &str) -> String {
     match image.strip_prefix("sha256:") {
         Some(id) => format!("image {}", id.chars().take(12).collect::<String>()),
         None => format!("`{}`", image.split('@').next().unwrap_or_default()),
     }
 }
 
-/// Its update has not come to an end.
+/// The update of the service is unfinished.
 pub fn is_halfway(service: &StackService) -> bool {
     ["updating", "paused", "rollback_started", "rollback_paused"].contains(&service.update_state())
 }
 
-/// How a service stands, in a few words.
-pub fn words(standing: &Convergence) -> String {
-    match standing {
-        Convergence::Underway => "it does not get further".into(),
-        Convergence::Converged => "it has converged".into(),
+/// Convergence in a few words.
+pub fn describe(convergence: &Convergence) -> String {
+    match convergence {
+        Convergence::Underway => "no progress".into(),
+        Convergence::Converged => "converged".into(),
         Convergence::RolledBack(why) => format!("rolled back: {why}"),
         Convergence::Paused(why) => format!("the update is paused: {why}"),
         Convergence::RollbackPaused(why) => format!("the rollback is paused: {why}"),
-        Convergence::Gone => "the service was removed meanwhile".into(),
-        Convergence::Overwritten => "another update took the place of this one".into(),
+        Convergence::Gone => "the service was removed during the update".into(),
+        Convergence::Overwritten => "another update replaced this one".into(),
         Convergence::JobFailed => "the job failed".into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The witness of a rollout on Swarm. It only tells: what goes back, and when, is Swarm's and the watch's.
+//! Witness of a rollout on Swarm. The witness only reports losses; Swarm and the watch decide on a rollback.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
 use crate::witness::UrlCandidates;
 
-/// How long every URL has to give its first answer, where it has to.
+/// Time for the first answer of every URL with `--strict`.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
-/// How long it has otherwise: Swarm itself needs longer for anything.
-const SOON: Duration = Duration::from_millis(500);
+/// Time for the first answer otherwise: any step of Swarm takes longer.
+const OPTIONAL_FIRST_ANSWER: Duration = Duration::from_millis(500);
 
 impl SwarmDeploy<'_> {
-    /// Has the public URLs asked from here on. With `--strict` each of them has to answer first; without it one that was
-    /// only guessed and does not answer is left alone without a word.
+    /// Starts to probe the public URLs. With `--strict` each URL must answer first. Without it, a derived URL that does not
+    /// answer is dropped silently.
     ///
     /// # Errors
-    /// With `--strict`: no URL to ask, or no answer.
-    pub fn call_witness(&self, prepared: &PreparedStack) -> Result<()> {
+    /// With `--strict`: no URL is known, or one does not answer.
+    pub fn start_witness(&self, prepared: &PreparedStack) -> Result<()> {
         let file = &prepared.file;
         let (settings, strict) = (&self.request.project.witness, self.rollout.witness.strict);
         if !is_wanted(settings, strict)? {
             return Ok(());
         }
         if !file.services.iter().any(|s| self.before.services.contains_key(s)) {
-            self.report.event(Event::NoWitness { why: "nothing serves yet that could be lost".into() });
+            self.report.event(Event::NoWitness { why: "no service of the stack runs yet".into() });
             return Ok(());
         }
         let urls: Vec<UrlCandidates> = match own_place(settings) {
             Some(place) => vec![vec![place]],
-            None => self.derived(prepared)?,
+            None => self.derive_urls(prepared)?,
         };
         match (urls.is_empty(), strict) {
             (true, true) => return Err(unknown_url().into()),
@@ -50,9 +50,9 @@ impl SwarmDeploy<'_> {
             _ => {}
         }
         let report = self.report;
-        let tell = move |count| report.witnessed(count);
-        self.witness.start(&urls, settings, self.report.elapsed(), tell)?;
-        let limit = if strict { FIRST_ANSWER } else { SOON };
+        let on_count = move |count| report.witnessed(count);
+        self.witness.start(&urls, settings, self.report.elapsed(), on_count)?;
+        let limit = if strict { FIRST_ANSWER } else { OPTIONAL_FIRST_ANSWER };
         let answered = self.witness.wait_for_answers(limit, self.stop);
         if strict {
             answered?;
@@ -66,35 +66,35 @@ impl SwarmDeploy<'_> {
         Ok(())
     }
 
-    fn derived(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
+    fn derive_urls(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
         let settings = &self.request.project.witness;
         let text = self.request.snapshot.text();
         let project: Value = serde_json::from_str(&text)?;
-        let asked = (settings.host.as_deref(), settings.path.as_deref());
+        let overrides = (settings.host.as_deref(), settings.path.as_deref());
         let is_here = !self.docker().is_remote();
         let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
-        let ways = |node: &PlacementNode| -> Vec<IpAddr> {
+        let addresses_of = |node: &PlacementNode| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());
             address.into_iter().chain(local.filter(|_| node.id == nodes.this)).collect()
         };
-        let addresses = |service: &str, is_of_node: bool| {
+        let addresses = |service: &str, is_host_mode: bool| {
             let runs_on = |node: &&PlacementNode| {
                 let mut tasks = self.before.tasks_of(service).filter(|t| t.runs());
                 tasks.any(|t| t.node == node.hostname())
             };
-            // Every node leads to a port of the mesh.
-            let is_asked =
-                |node: &&PlacementNode| if is_of_node { runs_on(node) } else { node.id == nodes.this };
-            let asked = nodes.all.iter().filter(is_asked).map(ways);
-            asked.filter(|ways| !ways.is_empty()).collect()
+            // Every node publishes a port of the ingress mesh.
+            let is_probed =
+                |node: &&PlacementNode| if is_host_mode { runs_on(node) } else { node.id == nodes.this };
+            let by_node = nodes.all.iter().filter(is_probed).map(addresses_of);
+            by_node.filter(|addresses| !addresses.is_empty()).collect()
         };
-        Ok(published_urls::places(
+        Ok(published_urls::url_candidates(
             &project,
-            self.name(),
+            self.stack_name(),
             &file.services,
             &stack_proxies(&text)?,
             &addresses,
-            asked,
+            overrides,
         ))
     }
 }

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::swarm::observed::ObservedStack;
 
-/// A service `app` of three, at version `wanted`, and its tasks: state, desired state, version, error.
-fn stack(update: &str, wanted: u64, tasks: &[(&str, &str, u64, &str)]) -> ObservedStack {
+/// A service `app` of three, with spec version `spec_version`, and its tasks: state, desired state, version, error.
+fn stack(update: &str, spec_version: u64, tasks: &[(&str, &str, u64, &str)]) -> ObservedStack {
     let template =
         |version: u64| json!({ "ContainerSpec": { "Image": "a", "Env": [format!("V={version}")] } });
     let service = json!({
         "ID": "s",
-        "Spec": { "Name": "p_app", "TaskTemplate": template(wanted), "Mode": { "Replicated": { "Replicas": 3 } } },
+        "Spec": { "Name": "p_app", "TaskTemplate": template(spec_version), "Mode": { "Replicated": { "Replicas": 3 } } },
         "UpdateStatus": { "State": update, "Message": "why" },
     });
     let task = |(n, (state, desired, version, error)): (usize, &(&str, &str, u64, &str))| {
@@ -31,73 +31,73 @@ fn three(version: u64) -> Vec<(&'static str, &'static str, u64, &'static str)> {
     vec![(RUNS, RUNS, version, ""); 3]
 }
 
-fn of(now: &ObservedStack, before: Option<&ObservedStack>) -> Convergence {
-    standing(now, &ServiceGoal::sent(now, "app"), before.map(|b| &b.services["app"]))
+fn convergence(now: &ObservedStack, before: Option<&ObservedStack>) -> Convergence {
+    evaluate(now, &ServiceGoal::new(now, "app"), before.map(|b| &b.services["app"]))
 }
 
 #[test]
-fn what_swarm_says_goes_first() {
-    let of = |update: &str| of(&stack(update, 1, &three(1)), None);
-    assert_eq!(of("updating"), Convergence::Underway);
-    assert_eq!(of("rollback_started"), Convergence::Underway);
-    assert_eq!(of("paused"), Convergence::Paused("why".into()));
-    assert_eq!(of("rollback_paused"), Convergence::RollbackPaused("why".into()));
-    assert_eq!(of("rollback_completed"), Convergence::RolledBack("why".into()));
-    assert_eq!(of("completed"), Convergence::Converged);
-    assert_eq!(of(""), Convergence::Converged);
+fn the_update_status_that_swarm_reports_decides() {
+    let status = |update: &str| convergence(&stack(update, 1, &three(1)), None);
+    assert_eq!(status("updating"), Convergence::Underway);
+    assert_eq!(status("rollback_started"), Convergence::Underway);
+    assert_eq!(status("paused"), Convergence::Paused("why".into()));
+    assert_eq!(status("rollback_paused"), Convergence::RollbackPaused("why".into()));
+    assert_eq!(status("rollback_completed"), Convergence::RolledBack("why".into()));
+    assert_eq!(status("completed"), Convergence::Converged);
+    assert_eq!(status(""), Convergence::Converged);
 }
 
 #[test]
-fn an_update_that_has_not_begun_is_not_done() {
+fn an_update_that_has_not_begun_has_not_converged() {
     let before = stack("completed", 1, &three(1));
-    assert_eq!(of(&stack("", 2, &three(1)), Some(&before)), Convergence::Underway);
-    assert_eq!(of(&stack("", 2, &three(2)), Some(&before)), Convergence::Converged);
-    assert_eq!(of(&stack("", 1, &three(1)), Some(&before)), Convergence::Converged);
+    assert_eq!(convergence(&stack("", 2, &three(1)), Some(&before)), Convergence::Underway);
+    assert_eq!(convergence(&stack("", 2, &three(2)), Some(&before)), Convergence::Converged);
+    assert_eq!(convergence(&stack("", 1, &three(1)), Some(&before)), Convergence::Converged);
 }
 
 #[test]
-fn too_few_that_run_is_not_done_whatever_swarm_says_of_the_update() {
+fn too_few_running_tasks_is_not_converged_whatever_the_update_status() {
     let two = &three(1)[..2];
     for update in ["", "completed", "rollback_completed"] {
-        assert_eq!(of(&stack(update, 1, two), None), Convergence::Underway, "{update}");
+        assert_eq!(convergence(&stack(update, 1, two), None), Convergence::Underway, "{update}");
     }
 }
 
 #[test]
-fn a_task_that_starts_over_and_over_is_no_progress() {
-    let far = |tasks: &[(&str, &str, u64, &str)]| {
+fn a_task_that_restarts_again_and_again_is_no_progress() {
+    let score = |tasks: &[(&str, &str, u64, &str)]| {
         let stack = stack("updating", 2, tasks);
-        progress(&stack, stack.services.values())
+        progress_score(&stack, stack.services.values())
     };
     let old = [(RUNS, RUNS, 1, ""), (RUNS, RUNS, 1, ""), (RUNS, RUNS, 1, "")];
     let tried = [&old[..], &[("failed", "shutdown", 2, "x"), ("starting", RUNS, 2, "")]].concat();
-    assert_eq!(far(&old), far(&tried));
+    assert_eq!(score(&old), score(&tried));
     let one_more = [&old[..], &[(RUNS, RUNS, 2, "")]].concat();
-    assert!(far(&one_more) > far(&old));
-    assert!(far(&one_more[1..]) > far(&one_more), "an old one has gone");
+    assert!(score(&one_more) > score(&old));
+    assert!(score(&one_more[1..]) > score(&one_more), "an old one has gone");
 }
 
 #[test]
-fn patience_covers_what_swarm_waits_for_by_itself() {
+fn the_stall_timeout_covers_every_wait_of_swarm() {
     let stack_of = |state, error| stack("updating", 1, &[(RUNS, RUNS, 1, ""), (state, RUNS, 1, error)]);
     let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
-    let of = |stack: &ObservedStack, is_new: bool| {
+    let timeout = |stack: &ObservedStack, is_new: bool| {
         let service = &stack.services["app"];
         stall_timeout(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
     };
-    assert_eq!(of(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
-    assert_eq!(of(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");
-    assert!(of(&stack("preparing", ""), false) >= PULL.as_secs());
+    assert_eq!(timeout(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
+    assert_eq!(timeout(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");
+    assert!(timeout(&stack("preparing", ""), false) >= PULL_TIME.as_secs());
     let taken = stack("pending", "no suitable node (host-mode port already in use on 1 node)");
-    assert_eq!(of(&taken, true), 60, "waiting does not help");
-    assert_eq!(of(&taken, false), 60 + 5 + 2 + 10 + 60, "its own task may have it");
+    assert_eq!(timeout(&taken, true), 60, "waiting does not help");
+    assert_eq!(timeout(&taken, false), 60 + 5 + 2 + 10 + 60, "its own task may have it");
     assert_eq!(complaints(&taken, "app", |_| false).len(), 1);
     let own = stack_of("pending", taken.tasks[0].error.as_str());
     assert!(complaints(&own, "app", |_| false).is_empty());
 }
 
 #[test]
-fn complaints_are_the_new_ones_each_reason_once() {
+fn only_new_complaints_are_reported_each_reason_once() {
     let port = |n: u8| {
         let (task, id) = (format!("{n}").repeat(25), format!("{n}").repeat(64));
         format!(
@@ -119,9 +119,9 @@ fn complaints_are_the_new_ones_each_reason_once() {
             (RUNS, RUNS, 2, ""),
         ],
     );
-    let said: Vec<String> = complaints(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
+    let lines: Vec<String> = complaints(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
     assert_eq!(
-        said,
+        lines,
         [
             "app.7 on node: complete: it ended by itself, or its health check failed".to_string(),
             "app.6 on node: failed: Bind: port is already allocated".into(),
@@ -132,27 +132,27 @@ fn complaints_are_the_new_ones_each_reason_once() {
 }
 
 #[test]
-fn a_service_that_vanishes_is_no_success() {
+fn a_service_that_was_removed_has_not_converged() {
     let before = stack("completed", 1, &three(1));
-    let goal = ServiceGoal::sent(&before, "app");
+    let goal = ServiceGoal::new(&before, "app");
     let now = ObservedStack::default();
-    assert_eq!(standing(&now, &goal, None), Convergence::Gone);
+    assert_eq!(evaluate(&now, &goal, None), Convergence::Gone);
 }
 
 #[test]
-fn another_update_in_between_is_told_from_swarms_own_way_back() {
+fn an_overwritten_update_is_distinguished_from_a_rollback_by_swarm() {
     let sent = stack("updating", 2, &three(1));
-    let goal = ServiceGoal::sent(&sent, "app");
-    let of = |update: &str| standing(&stack(update, 3, &three(3)), &goal, None);
+    let goal = ServiceGoal::new(&sent, "app");
+    let evaluated = |update: &str| evaluate(&stack(update, 3, &three(3)), &goal, None);
     for update in ["", "updating", "completed", "paused"] {
-        assert_eq!(of(update), Convergence::Overwritten, "{update}");
+        assert_eq!(evaluated(update), Convergence::Overwritten, "{update}");
     }
-    assert_eq!(of("rollback_started"), Convergence::Underway);
-    assert_eq!(of("rollback_completed"), Convergence::RolledBack("why".into()));
+    assert_eq!(evaluated("rollback_started"), Convergence::Underway);
+    assert_eq!(evaluated("rollback_completed"), Convergence::RolledBack("why".into()));
 }
 
 /// A service in this mode with a restart policy, and its tasks: state, iteration, slot.
-fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> ObservedStack {
+fn special_service(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> ObservedStack {
     let template = json!({ "ContainerSpec": { "Image": "a" }, "RestartPolicy": policy });
     let service = json!({
         "ID": "s", "Spec": { "Name": "p_app", "TaskTemplate": template, "Mode": mode },
@@ -171,10 +171,10 @@ fn special(mode: Value, policy: Value, tasks: &[(&str, u64, u64)]) -> ObservedSt
 }
 
 #[test]
-fn a_job_is_done_when_its_tasks_completed_in_this_iteration() {
+fn a_job_has_converged_when_its_tasks_completed_in_this_iteration() {
     let job = |policy: Value, tasks: &[(&str, u64, u64)]| {
         let mode = json!({ "ReplicatedJob": { "TotalCompletions": 2 } });
-        of(&special(mode, policy, tasks), None)
+        convergence(&special_service(mode, policy, tasks), None)
     };
     let any = || json!({ "Condition": "any" });
     assert_eq!(job(any(), &[("complete", 2, 1), ("complete", 2, 2)]), Convergence::Converged);
@@ -191,13 +191,20 @@ fn a_job_is_done_when_its_tasks_completed_in_this_iteration() {
     let twice = || json!({ "Condition": "on-failure", "MaxAttempts": 1 });
     assert_eq!(job(twice(), &[("failed", 2, 1)]), Convergence::Underway);
     assert_eq!(job(twice(), &[("failed", 2, 1), ("failed", 2, 1)]), Convergence::JobFailed);
-    let stack = special(json!({ "ReplicatedJob": { "TotalCompletions": 2 } }), any(), &[("complete", 2, 1)]);
-    assert_eq!((stack.current(&stack.services["app"]), stack.wanted(&stack.services["app"])), (1, 2));
+    let stack =
+        special_service(json!({ "ReplicatedJob": { "TotalCompletions": 2 } }), any(), &[("complete", 2, 1)]);
+    assert_eq!(
+        (stack.current_tasks(&stack.services["app"]), stack.desired_tasks(&stack.services["app"])),
+        (1, 2)
+    );
 }
 
 #[test]
-fn a_global_service_that_no_node_takes_is_not_done() {
-    assert_eq!(of(&special(json!({ "Global": {} }), json!({}), &[]), None), Convergence::Underway);
+fn a_global_service_without_tasks_has_not_converged() {
+    assert_eq!(
+        convergence(&special_service(json!({ "Global": {} }), json!({}), &[]), None),
+        Convergence::Underway
+    );
 }
 
 #[test]
@@ -206,5 +213,5 @@ fn two_tasks_in_a_slot_count_once() {
     let mut twice = stack.tasks[0].clone();
     twice.id = "t9".into();
     stack.tasks.push(twice);
-    assert_eq!((stack.running("app"), stack.current(&stack.services["app"])), (3, 3));
+    assert_eq!((stack.running_tasks("app"), stack.current_tasks(&stack.services["app"])), (3, 3));
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::swarm::observed::ObservedStack;
 
-fn now() -> StackService {
+fn current() -> StackService {
     let service = json!({
         "ID": "s",
         "Spec": {
@@ -21,42 +21,43 @@ fn now() -> StackService {
     stack.services["app"].clone()
 }
 
-fn wanted(change: &str, to: Value) -> Value {
-    let mut wanted = json!({
+fn service_definition(change: &str, to: Value) -> Value {
+    let mut service_definition = json!({
         "image": "app:1", "environment": { "A": 1, "SECRET": "x" }, "command": ["run"],
         "healthcheck": { "test": ["CMD", "x"] }, "deploy": { "replicas": 3 },
     });
     if !change.is_empty() {
-        wanted[change] = to;
+        service_definition[change] = to;
     }
-    wanted
+    service_definition
 }
 
-fn words(service: &Value, now: Option<&StackService>) -> String {
+fn describe(service: &Value, current: Option<&StackService>) -> String {
     let file = json!({
         "services": { "app": service }, "networks": { "default": { "name": "p_default" } },
         "configs": { "c": { "name": "c-1", "external": true } },
     });
     let networks = [("n1".to_string(), "p_default".to_string())].into();
-    ServiceDiff { stack: "p", file: &file, service: "app", image: "app:1", networks: &networks }.words(now)
+    ServiceDiff { stack: "p", file: &file, service: "app", image: "app:1", networks: &networks }
+        .describe(current)
 }
 
-fn said(change: &str, to: Value) -> String {
-    words(&wanted(change, to), Some(&now()))
-}
-
-#[test]
-fn what_is_the_same_is_left_alone() {
-    assert_eq!(said("", Value::Null), "nothing changes");
+fn changes(change: &str, to: Value) -> String {
+    describe(&service_definition(change, to), Some(&current()))
 }
 
 #[test]
-fn each_change_is_named_and_no_value_shown() {
-    assert_eq!(said("image", json!("app:2")), "replace its tasks: image app:1 → app:2");
+fn an_unchanged_service_has_no_changes() {
+    assert_eq!(changes("", Value::Null), "nothing changes");
+}
+
+#[test]
+fn each_change_is_named_and_no_value_is_shown() {
+    assert_eq!(changes("image", json!("app:2")), "replace the tasks: image app:1 → app:2");
     let id = "sha256:0123456789abcdef";
-    assert_eq!(said("image", json!(id)), "replace its tasks: image app:1 → app:1 (0123456789ab)");
-    let text = said("environment", json!({ "A": 1, "SECRET": "y", "NEW": "n" }));
-    assert_eq!(text, "replace its tasks: environment NEW, SECRET");
+    assert_eq!(changes("image", json!(id)), "replace the tasks: image app:1 → app:1 (0123456789ab)");
+    let text = changes("environment", json!({ "A": 1, "SECRET": "y", "NEW": "n" }));
+    assert_eq!(text, "replace the tasks: environment NEW, SECRET");
     let limits = json!({ "replicas": 3, "resources": { "limits": { "memory": "128m", "cpus": "0.5" } } });
     let placement = json!({ "replicas": 3, "placement": { "constraints": ["node.role==worker"] } });
     for (key, to, label) in [
@@ -69,15 +70,15 @@ fn each_change_is_named_and_no_value_shown() {
         ("ports", json!([{ "target": 80, "published": 80 }]), "ports"),
         ("volumes", json!([{ "type": "bind", "source": "/a", "target": "/b" }]), "volumes"),
     ] {
-        assert_eq!(said(key, to), format!("replace its tasks: {label}"));
+        assert_eq!(changes(key, to), format!("replace the tasks: {label}"));
     }
-    assert_eq!(said("deploy", json!({ "replicas": 5 })), "go from 3 to 5 tasks");
+    assert_eq!(changes("deploy", json!({ "replicas": 5 })), "scale from 3 to 5 tasks");
     let order = json!({ "replicas": 3, "update_config": { "order": "start-first" } });
-    assert_eq!(said("deploy", order), "change without replacing a task: update_config");
+    assert_eq!(changes("deploy", order), "change without replacing tasks: update_config");
 }
 
 #[test]
-fn sizes_are_those_of_docker() {
+fn sizes_are_read_as_docker_reads_them() {
     assert_eq!(bytes(&json!("50m")), Some(50 << 20));
     assert_eq!(bytes(&json!("52428800")), Some(50 << 20));
     assert_eq!(bytes(&json!("1.5gb")), Some(3 << 29));
@@ -86,6 +87,9 @@ fn sizes_are_those_of_docker() {
 
 #[test]
 fn a_new_service_is_created() {
-    assert_eq!(words(&wanted("", Value::Null), None), "create it with 3 of app:1");
-    assert_eq!(words(&wanted("deploy", json!({ "mode": "global" })), None), "create it, global, of app:1");
+    assert_eq!(describe(&service_definition("", Value::Null), None), "create 3 tasks of app:1");
+    assert_eq!(
+        describe(&service_definition("deploy", json!({ "mode": "global" })), None),
+        "create the service (global) with app:1"
+    );
 }

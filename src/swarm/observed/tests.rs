@@ -8,7 +8,7 @@ const SPEC: &str = r#"{"Name":"demo_vote","Labels":{"com.docker.stack.namespace"
   "Networks":[{"Target":"6yrw","Aliases":["vote"]}],"ForceUpdate":0,"Runtime":"container"},
   "Mode":{"Replicated":{"Replicas":5}},"UpdateConfig":{"Parallelism":2,"Monitor":2000000000},"EndpointSpec":{"Mode":"dnsrr"}}"#;
 
-/// The same as the `PreviousSpec` of the next update: what Swarm filled in is not there.
+/// The same spec as the `PreviousSpec` of the next update, without the defaults that Swarm fills in.
 const PREVIOUS: &str = r#"{"Name":"demo_vote","Labels":{},"TaskTemplate":{
   "ContainerSpec":{"Image":"app:1@sha256:ab","Env":["EXIT_AFTER=0","VERSION=2"],
     "Privileges":{"CredentialSpec":null},"Isolation":"default"},
@@ -20,14 +20,14 @@ fn spec(json: &str) -> Spec {
 }
 
 #[test]
-fn a_spec_is_the_same_with_what_swarm_fills_in_and_without() {
+fn a_spec_equals_itself_without_the_defaults_of_swarm() {
     let (one, other) = (spec(SPEC), spec(PREVIOUS));
     assert!(one.same_content(&other) && one.same_tasks(&other));
     assert_eq!(one.fingerprint(), other.fingerprint());
 }
 
 #[test]
-fn what_differs_tells_two_specs_apart() {
+fn specs_that_differ_are_distinguished() {
     let one = spec(SPEC);
     let of = |from: &str, to: &str| spec(&SPEC.replace(from, to));
     for (from, to) in [
@@ -48,13 +48,13 @@ fn what_differs_tells_two_specs_apart() {
 }
 
 #[test]
-fn a_fingerprint_tells_no_secret() {
+fn a_fingerprint_reveals_no_secret() {
     let print = spec(SPEC).fingerprint();
     assert!(print.len() == 64 && print.chars().all(|c| c.is_ascii_hexdigit()), "{print}");
 }
 
 #[test]
-fn a_spec_is_read() {
+fn the_settings_of_a_spec_are_read() {
     let read = spec(SPEC);
     assert_eq!((read.image(), read.replicas(), read.is_job()), ("app:1@sha256:ab", Some(5), false));
     assert_eq!(read.environment().get("VERSION"), Some(&"2"));
@@ -71,7 +71,7 @@ fn task(json: &str) -> RawTask {
 }
 
 #[test]
-fn a_stack_is_put_together_from_its_parts() {
+fn a_stack_is_assembled_from_services_tasks_and_nodes() {
     let service =
         format!(r#"{{"ID":"s1","Spec":{SPEC},"UpdateStatus":{{"State":"updating","Message":"m"}}}}"#);
     let services = vec![serde_json::from_str(&service).unwrap()];
@@ -87,15 +87,15 @@ fn a_stack_is_put_together_from_its_parts() {
     let stack = ObservedStack::new("demo", services, vec![task(&running), task(failed), task(other)], &nodes);
     let service = &stack.services["vote"];
     assert_eq!((service.update_state(), stack.tasks.len()), ("updating", 2));
-    assert_eq!((stack.wanted(service), stack.current(service)), (5, 1));
+    assert_eq!((stack.desired_tasks(service), stack.current_tasks(service)), (5, 1));
     let one = stack.tasks_of("vote").find(|t| t.runs()).unwrap();
     assert_eq!((one.name().as_str(), one.node.as_str(), one.container.as_str()), ("vote.3", "one", "c"));
     let two = stack.tasks_of("vote").find(|t| t.has_failed()).unwrap();
-    assert_eq!((two.name().as_str(), two.node.as_str(), two.is_wanted()), ("vote", "", false));
+    assert_eq!((two.name().as_str(), two.node.as_str(), two.is_desired()), ("vote", "", false));
 }
 
 #[test]
-fn an_answer_without_what_we_read_is_an_error_and_no_panic() {
+fn an_answer_without_a_needed_key_is_an_error_and_no_panic() {
     assert!(serde_json::from_str::<RawService>("{}").is_err());
     assert!(serde_json::from_str::<RawTask>("{}").is_err());
     let bare: RawService = serde_json::from_str(r#"{"ID":"a","Spec":null}"#).unwrap();

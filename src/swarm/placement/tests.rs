@@ -15,7 +15,7 @@ fn node(name: &str, role: &str, availability: &str) -> PlacementNode {
     .unwrap()
 }
 
-/// Two nodes, of which `one` is talked to, and a third that takes no tasks.
+/// Two nodes, of which `one` is the current one, and a third that accepts no tasks.
 fn nodes() -> ClusterNodes {
     let all = vec![
         node("one", "manager", "active"),
@@ -27,12 +27,12 @@ fn nodes() -> ClusterNodes {
 
 fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
     let text = ResolvedProject::read(yaml).unwrap().text();
-    let file = StackFile::of(&text, "compose.yaml", &StackOverrides::default()).unwrap();
+    let file = StackFile::from_project(&text, "compose.yaml", &StackOverrides::default()).unwrap();
     let set = |nodes: &[&str]| nodes.iter().map(|n| n.to_string()).collect();
     let one = |(service, nodes): &(&str, &[&str])| LocalImage {
         service: service.to_string(),
         image: file.image(service).into(),
-        ran: set(nodes),
+        ran_on: set(nodes),
     };
     let local: Vec<LocalImage> = local.iter().map(one).collect();
     let found = nodes().refusals(&file, &local, Path::new("/srv/shop"));
@@ -40,7 +40,7 @@ fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
 }
 
 #[test]
-fn a_constraint_is_met_as_swarm_compares() {
+fn a_constraint_is_compared_as_swarm_compares_it() {
     let one = node("one", "manager", "active");
     for (constraint, is_met) in [
         ("node.role==manager", true),
@@ -61,11 +61,11 @@ fn a_constraint_is_met_as_swarm_compares() {
 
 #[test]
 fn a_constraint_that_no_node_meets_is_refused() {
-    let said = refusals(
+    let text = refusals(
         "services: {app: {image: a, deploy: {mode: global, placement: {constraints: [node.labels.x == 1]}}}}",
         &[],
     );
-    assert!(said.starts_with("`app`: no node meets `node.labels.x == 1` |"), "{said}");
+    assert!(text.starts_with("`app`: no node meets `node.labels.x == 1` |"), "{text}");
     assert_eq!(
         refusals(
             "services: {app: {image: a, deploy: {placement: {constraints: [node.role == worker]}}}}",
@@ -78,11 +78,11 @@ fn a_constraint_that_no_node_meets_is_refused() {
 }
 
 #[test]
-fn an_image_of_one_node_is_refused_where_others_may_run_it() {
+fn an_image_of_one_node_is_refused_if_other_nodes_may_run_it() {
     let app = |more: &str| format!("services: {{app: {{image: a:1, {more}}}}}");
-    let said = refusals(&app(""), &[("app", &[])]);
-    assert!(said.contains("`a:1` is only known to be on this one") && said.contains("`two`"), "{said}");
-    assert!(said.contains("--push") && said.contains("node.hostname == one"), "{said}");
+    let text = refusals(&app(""), &[("app", &[])]);
+    assert!(text.contains("`a:1` is on this node only") && text.contains("`two`"), "{text}");
+    assert!(text.contains("--push") && text.contains("node.hostname == one"), "{text}");
     assert_eq!(refusals(&app(""), &[("app", &["two"])]), "", "it ran there");
     assert_eq!(
         refusals(&app("deploy: {placement: {constraints: [node.role==manager]}}"), &[("app", &[])]),
@@ -91,27 +91,27 @@ fn an_image_of_one_node_is_refused_where_others_may_run_it() {
 }
 
 #[test]
-fn all_refusals_are_said_at_once() {
+fn all_refusals_are_reported_together() {
     let yaml = "services: {app: {image: a, volumes: [{type: bind, source: /srv/shop/conf, target: /c}, \
                 {type: bind, source: /var/run/docker.sock, target: /s}]}, \
                 db: {image: d, deploy: {placement: {constraints: [node.labels.x==1]}}}}";
-    let said = refusals(yaml, &[("app", &[])]);
-    assert_eq!(said.lines().count(), 3, "{said}");
-    assert!(said.contains("`/srv/shop/conf` is in the project's folder") && !said.contains("docker.sock"));
+    let text = refusals(yaml, &[("app", &[])]);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.contains("`/srv/shop/conf` is in the project's folder") && !text.contains("docker.sock"));
 }
 
 #[test]
-fn a_volume_of_each_node_is_a_loss_where_a_service_may_move() {
-    let losses = |more: &str, volume: &str| {
+fn a_node_local_volume_is_a_risk_if_the_service_may_move() {
+    let risks = |more: &str, volume: &str| {
         let yaml = format!(
             "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
         );
         let text = ResolvedProject::read(&yaml).unwrap().text();
-        nodes().risks(&StackFile::of(&text, "f", &StackOverrides::default()).unwrap()).len()
+        nodes().risks(&StackFile::from_project(&text, "f", &StackOverrides::default()).unwrap()).len()
     };
-    assert_eq!(losses("", "{name: p_v}"), 1);
-    assert_eq!(losses("deploy: {placement: {constraints: [node.hostname == one]}}", "{}"), 0);
-    assert_eq!(losses("deploy: {mode: global}", "{}"), 0);
-    assert_eq!(losses("", "{driver_opts: {type: nfs}}"), 0);
-    assert_eq!(losses("", "{external: true}"), 0);
+    assert_eq!(risks("", "{name: p_v}"), 1);
+    assert_eq!(risks("deploy: {placement: {constraints: [node.hostname == one]}}", "{}"), 0);
+    assert_eq!(risks("deploy: {mode: global}", "{}"), 0);
+    assert_eq!(risks("", "{driver_opts: {type: nfs}}"), 0);
+    assert_eq!(risks("", "{external: true}"), 0);
 }

@@ -2,48 +2,48 @@ use serde_json::json;
 
 use super::*;
 
-fn front(image: &str, target: &str, text: &str) -> StackProxy {
+fn proxy(image: &str, target: &str, text: &str) -> StackProxy {
     let service = json!({ "image": image, "configs": [{ "source": "c", "target": target }] });
     let stack = json!({ "configs": { "c": { "file": "/f" } } });
     let read = |path: &str| (path == "/f").then(|| text.to_string());
-    StackProxy::of("lb", &service, &stack, &read).expect("a proxy")
+    StackProxy::detect("lb", &service, &stack, &read).expect("a proxy")
 }
 
 fn caddy(text: &str) -> StackProxy {
-    front("caddy:2.11", "/etc/caddy/Caddyfile", text)
+    proxy("caddy:2.11", "/etc/caddy/Caddyfile", text)
 }
 
 fn haproxy(text: &str) -> StackProxy {
-    front("registry:5000/haproxy:3.2", "/usr/local/etc/haproxy/haproxy.cfg", text)
+    proxy("registry:5000/haproxy:3.2", "/usr/local/etc/haproxy/haproxy.cfg", text)
 }
 
 #[test]
 fn a_proxy_is_recognised_by_its_image_or_its_file() {
     assert_eq!(caddy("").kind, ProxyKind::Caddy);
     assert_eq!(haproxy("").kind, ProxyKind::Haproxy);
-    assert_eq!(front("ours", "/etc/caddy/Caddyfile", "").kind, ProxyKind::Caddy);
+    assert_eq!(proxy("ours", "/etc/caddy/Caddyfile", "").kind, ProxyKind::Caddy);
     let app = json!({ "image": "shop:1", "configs": [{ "source": "c", "target": "/app.toml" }] });
-    assert_eq!(StackProxy::of("app", &app, &json!({}), &|_| None), None);
+    assert_eq!(StackProxy::detect("app", &app, &json!({}), &|_| None), None);
 }
 
 #[test]
-fn it_reaches_what_its_configuration_names() {
-    let front = caddy("reverse_proxy tasks.flask:8000 # not app\nreverse_proxy http://p_api:80");
-    let reaches = |service| front.reaches("p", service, &json!({}));
+fn a_proxy_routes_to_the_services_that_its_configuration_names() {
+    let proxy = caddy("reverse_proxy tasks.flask:8000 # not app\nreverse_proxy http://p_api:80");
+    let reaches = |service| proxy.routes_to("p", service, &json!({}));
     assert!(reaches("flask") && reaches("api"));
     assert!(!reaches("app") && !reaches("fla"));
-    let traefik = front_of_traefik("");
-    assert!(traefik.reaches("p", "x", &json!({ "deploy": { "labels": { "traefik.enable": "true" } } })));
-    assert!(!traefik.reaches("p", "x", &json!({})));
+    let traefik = traefik_with("");
+    assert!(traefik.routes_to("p", "x", &json!({ "deploy": { "labels": { "traefik.enable": "true" } } })));
+    assert!(!traefik.routes_to("p", "x", &json!({})));
 }
 
-fn front_of_traefik(argument: &str) -> StackProxy {
+fn traefik_with(argument: &str) -> StackProxy {
     let service = json!({ "image": "traefik:v3", "command": ["--providers.swarm=true", argument] });
-    StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap()
+    StackProxy::detect("lb", &service, &json!({}), &|_| None).unwrap()
 }
 
 #[test]
-fn caddy_has_to_look_up_often_and_to_try_again() {
+fn caddy_must_resolve_often_and_retry() {
     let risks = |text: &str| {
         caddy(text).risks("flask", &json!({})).iter().map(|r| format!("{r}\n")).collect::<String>()
     };
@@ -52,14 +52,16 @@ fn caddy_has_to_look_up_often_and_to_try_again() {
     assert!(risks(&good.replace("refresh", "# refresh")).contains("set `refresh 500ms`"));
     assert!(risks(&good.replace("500ms", "10s")).contains("set `refresh 500ms`"));
     assert!(risks(&good.replace("lb_try_duration", "#")).contains("502"));
-    let naive = risks("reverse_proxy flask:8000");
+    let fixed_name = risks("reverse_proxy flask:8000");
     assert!(
-        naive.contains("`lb` in front of `flask`") && naive.contains("dynamic a") && naive.contains("502")
+        fixed_name.contains("`lb` in front of `flask`")
+            && fixed_name.contains("dynamic a")
+            && fixed_name.contains("502")
     );
 }
 
 #[test]
-fn haproxy_has_to_look_up_and_to_let_go() {
+fn haproxy_must_resolve_often_and_drop_addresses() {
     let risks = |text: &str| {
         haproxy(text).risks("app", &json!({})).iter().map(|r| format!("{r}\n")).collect::<String>()
     };
@@ -74,13 +76,9 @@ fn haproxy_has_to_look_up_and_to_let_go() {
 }
 
 #[test]
-fn traefik_has_to_ask_often() {
+fn traefik_must_query_swarm_often() {
     let risks = |argument| {
-        front_of_traefik(argument)
-            .risks("app", &json!({}))
-            .iter()
-            .map(|r| format!("{r}\n"))
-            .collect::<String>()
+        traefik_with(argument).risks("app", &json!({})).iter().map(|r| format!("{r}\n")).collect::<String>()
     };
     assert!(risks("").contains("refreshSeconds=1"));
     assert!(risks("--providers.swarm.refreshSeconds=15").contains("refreshSeconds=1"));
@@ -88,14 +86,14 @@ fn traefik_has_to_ask_often() {
 }
 
 fn nginx(text: &str, mode: &str) -> String {
-    let front = front("nginx:1.29", "/etc/nginx/conf.d/default.conf", text);
-    let part = json!({ "deploy": { "endpoint_mode": mode } });
-    assert!(front.reaches("p", "app", &part));
-    front.risks("app", &part).iter().map(|r| r.rule.to_string()).collect()
+    let proxy = proxy("nginx:1.29", "/etc/nginx/conf.d/default.conf", text);
+    let definition = json!({ "deploy": { "endpoint_mode": mode } });
+    assert!(proxy.routes_to("p", "app", &definition));
+    proxy.risks("app", &definition).iter().map(|r| r.rule.to_string()).collect()
 }
 
 #[test]
-fn nginx_that_looks_up_once_needs_a_name_that_stays() {
+fn nginx_that_resolves_once_needs_a_virtual_ip() {
     let fixed =
         "upstream up { \n server app:3000; \n}\nserver {\n location / { \n proxy_pass http://up; \n}\n}";
     assert_eq!(nginx(fixed, "dnsrr"), "swarm-nginx-lookup");
@@ -105,26 +103,26 @@ fn nginx_that_looks_up_once_needs_a_name_that_stays() {
     assert_eq!(nginx(variable, "dnsrr"), "");
     assert_eq!(nginx(&variable.replace(" valid=1s", ""), "dnsrr"), "swarm-nginx-resolver");
     assert_eq!(nginx(&variable.replace("1s", "30s"), "vip"), "swarm-nginx-resolver");
-    let front =
-        front("nginx", "/etc/nginx/nginx.conf", "listen 8080;\nlisten [::]:443 ssl;\nproxy_pass http://app;");
-    let ports: Vec<u16> = front.entrances("p", "app", &json!({})).iter().map(|e| e.port).collect();
+    let proxy =
+        proxy("nginx", "/etc/nginx/nginx.conf", "listen 8080;\nlisten [::]:443 ssl;\nproxy_pass http://app;");
+    let ports: Vec<u16> = proxy.public_routes("p", "app", &json!({})).iter().map(|e| e.port).collect();
     assert_eq!(ports, [8080]);
 }
 
 #[test]
-fn proxies_of_one_machine_are_named_in_a_swarm() {
-    let rules = |front: &StackProxy, part: Value| {
-        front.risks("app", &part).iter().map(|r| r.rule.to_string()).collect::<Vec<_>>().join(" ")
+fn proxies_that_see_one_node_only_are_reported() {
+    let rules = |proxy: &StackProxy, definition: Value| {
+        proxy.risks("app", &definition).iter().map(|r| r.rule.to_string()).collect::<Vec<_>>().join(" ")
     };
     let traefik = |words: &[&str]| {
         let service = json!({ "image": "traefik:v3", "command": words });
-        StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap()
+        StackProxy::detect("lb", &service, &json!({}), &|_| None).unwrap()
     };
-    let own = || json!({ "labels": { "traefik.enable": "true" } });
-    assert_eq!(rules(&traefik(&["--providers.docker=true"]), own()), "swarm-traefik-provider");
+    let names = || json!({ "labels": { "traefik.enable": "true" } });
+    assert_eq!(rules(&traefik(&["--providers.docker=true"]), names()), "swarm-traefik-provider");
     let swarm = traefik(&["--providers.swarm.refreshSeconds=1"]);
-    assert_eq!(rules(&swarm, own()), "swarm-traefik-labels");
-    assert_eq!(rules(&swarm, json!({ "deploy": own() })), "");
+    assert_eq!(rules(&swarm, names()), "swarm-traefik-labels");
+    assert_eq!(rules(&swarm, json!({ "deploy": names() })), "");
     assert_eq!(
         rules(
             &traefik(&["--providers.docker.swarmMode=true", "--providers.docker.swarmModeRefreshSeconds=1"]),
@@ -133,8 +131,8 @@ fn proxies_of_one_machine_are_named_in_a_swarm() {
         ""
     );
     let service = json!({ "image": "nginxproxy/nginx-proxy:1.11" });
-    let proxy = StackProxy::of("lb", &service, &json!({}), &|_| None).unwrap();
-    let part = json!({ "environment": { "VIRTUAL_HOST": "a.b" } });
-    assert!(proxy.reaches("p", "app", &part) && !proxy.reaches("p", "app", &json!({})));
-    assert_eq!(rules(&proxy, part), "swarm-nginx-proxy");
+    let proxy = StackProxy::detect("lb", &service, &json!({}), &|_| None).unwrap();
+    let definition = json!({ "environment": { "VIRTUAL_HOST": "a.b" } });
+    assert!(proxy.routes_to("p", "app", &definition) && !proxy.routes_to("p", "app", &json!({})));
+    assert_eq!(rules(&proxy, definition), "swarm-nginx-proxy");
 }

@@ -1,15 +1,15 @@
 use super::*;
 use crate::model::ResolvedProject;
 
-/// A project as `docker compose config` prints it, turned into a stack.
-fn made(yaml: &str, asks: &StackOverrides) -> (Value, StackFile) {
+/// Converts a project as `docker compose config` prints it.
+fn convert(yaml: &str, overrides: &StackOverrides) -> (Value, StackFile) {
     let text = ResolvedProject::read(yaml).unwrap().text();
-    let file = StackFile::of(&text, "compose.yaml", asks).unwrap();
+    let file = StackFile::from_project(&text, "compose.yaml", overrides).unwrap();
     (serde_json::from_str(&file.text()).unwrap(), file)
 }
 
 fn stack(yaml: &str) -> (Value, StackFile) {
-    let (value, file) = made(yaml, &StackOverrides::default());
+    let (value, file) = convert(yaml, &StackOverrides::default());
     assert!(file.refusals.is_empty(), "{:?}", file.refusals);
     (value, file)
 }
@@ -18,14 +18,14 @@ fn notes(service: &str) -> String {
     stack(&format!("services: {{app: {{image: a, {service}}}}}")).1.notes.join("\n")
 }
 
-fn refused(yaml: &str) -> ConfigError {
-    let (_, mut file) = made(yaml, &StackOverrides::default());
+fn single_refusal(yaml: &str) -> ConfigError {
+    let (_, mut file) = convert(yaml, &StackOverrides::default());
     assert_eq!(file.refusals.len(), 1, "{yaml}: {:?}", file.refusals);
     file.refusals.remove(0)
 }
 
 #[test]
-fn what_means_the_same_is_taken_as_it_is() {
+fn keys_that_swarm_knows_are_copied() {
     let (stack, file) = stack(
         "name: p\nservices: {app: {image: a, command: [x], environment: {A: '$$1'}, healthcheck: {test: [CMD, x]}, \
          labels: {l: v}, stop_grace_period: 3s, init: true, networks: {default: null}}}\n\
@@ -42,13 +42,13 @@ fn what_means_the_same_is_taken_as_it_is() {
 }
 
 #[test]
-fn a_newer_key_needs_a_newer_version() {
+fn a_newer_key_sets_a_newer_schema_version() {
     let (stack, _) = stack("services: {app: {image: a, healthcheck: {test: [CMD, x], start_interval: 1s}}}");
     assert_eq!(stack["version"], "3.13");
 }
 
 #[test]
-fn what_swarm_ignores_is_named() {
+fn every_key_that_swarm_ignores_is_noted() {
     for (key, value) in [
         ("privileged", "true"),
         ("container_name", "x"),
@@ -61,13 +61,13 @@ fn what_swarm_ignores_is_named() {
     ] {
         assert!(notes(&format!("{key}: {value}")).contains(&format!("`services.app.{key}`")), "{key}");
     }
-    assert!(notes("depends_on: {db: {condition: service_healthy}}").contains("`db` is not there yet"));
-    assert!(notes("build: {context: .}").contains("Swarm builds nothing"));
+    assert!(notes("depends_on: {db: {condition: service_healthy}}").contains("`db` is not up yet"));
+    assert!(notes("build: {context: .}").contains("Swarm does not build"));
     assert_eq!(notes("privileged: false, x-zd: {}, expose: ['1'], restart: always, pull_policy: never"), "");
 }
 
 #[test]
-fn what_would_be_another_container_is_refused_with_the_fix() {
+fn a_key_that_would_change_the_container_is_refused_with_the_fix() {
     let cases = [
         ("build: {context: .}", "has no `image`"),
         ("image: a, volumes_from: [b]", "volumes_from"),
@@ -75,17 +75,18 @@ fn what_would_be_another_container_is_refused_with_the_fix() {
         ("image: a, ports: [{target: 80, published: '8000-8010'}]", "8000-8010"),
         ("image: a, ports: [{target: 80, published: '80', host_ip: 127.0.0.1}]", "127.0.0.1"),
     ];
-    for (service, word) in cases {
-        let wrong = refused(&format!("services: {{app: {{{service}}}}}"));
-        assert!(wrong.message.starts_with("compose.yaml: ") && wrong.message.contains(word), "{wrong:?}");
-        assert!(!wrong.hint.is_empty());
+    for (service, text) in cases {
+        let error = single_refusal(&format!("services: {{app: {{{service}}}}}"));
+        assert!(error.message.starts_with("compose.yaml: ") && error.message.contains(text), "{error:?}");
+        assert!(!error.hint.is_empty());
     }
-    let wrong = refused("services: {app: {image: a, networks: {n: null}}}\nnetworks: {n: {driver: bridge}}");
-    assert!(wrong.message.contains("networks.n.driver: bridge"), "{wrong:?}");
+    let error =
+        single_refusal("services: {app: {image: a, networks: {n: null}}}\nnetworks: {n: {driver: bridge}}");
+    assert!(error.message.contains("networks.n.driver: bridge"), "{error:?}");
 }
 
 #[test]
-fn ports_are_numbers() {
+fn published_ports_become_numbers() {
     let (stack, _) = stack(
         "services: {app: {image: a, ports: [{mode: host, target: 80, published: '8080', protocol: tcp, name: web}, \
          {target: 81, published: ''}]}}",
@@ -98,7 +99,7 @@ fn ports_are_numbers() {
 }
 
 #[test]
-fn composes_short_words_for_resources_and_restarts_are_swarms_long_ones() {
+fn short_forms_of_resources_and_restart_are_converted() {
     let (stack, file) = stack(
         "services: {app: {image: a, cpus: 0.5, mem_limit: '52428800', pids_limit: 9, restart: 'on-failure:3', scale: 2, \
          deploy: {resources: {limits: {memory: 1m}, reservations: {cpus: 0.1, devices: [{capabilities: [gpu]}]}}}}}",
@@ -112,9 +113,9 @@ fn composes_short_words_for_resources_and_restarts_are_swarms_long_ones() {
 }
 
 #[test]
-fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
+fn flags_override_the_file_and_unset_keys_are_left_out() {
     let yaml = "services: {app: {image: a, deploy: {replicas: 3, update_config: {delay: 1s, order: stop-first}}}, db: {image: d}}";
-    let asks = StackOverrides {
+    let overrides = StackOverrides {
         replicas: [("app".to_string(), 5)].into(),
         update: UpdateLayer {
             order: Some(Order::StartFirst),
@@ -124,7 +125,7 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
         },
         ..StackOverrides::default()
     };
-    let (stack, _) = made(yaml, &asks);
+    let (stack, _) = convert(yaml, &overrides);
     let deploy = &stack["services"]["app"]["deploy"];
     assert_eq!(deploy["replicas"], 5);
     let expected =
@@ -132,16 +133,16 @@ fn flags_go_before_the_file_and_what_nobody_asks_for_is_not_there() {
     assert_eq!(deploy["update_config"], expected);
     assert!(deploy.get("rollback_config").is_none());
     let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
-    let (stack, _) = made(yaml, &StackOverrides { update, ..StackOverrides::default() });
+    let (stack, _) = convert(yaml, &StackOverrides { update, ..StackOverrides::default() });
     assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns", "0 is 5s to Swarm");
 }
 
 #[test]
-fn only_what_was_named_is_there_with_what_it_refers_to() {
+fn a_named_service_is_deployed_alone_with_the_objects_it_refers_to() {
     let yaml = "services: {app: {image: a, networks: {n: null}, secrets: [{source: s}]}, db: {image: d, networks: {m: null}, \
                 configs: [{source: c}]}}\nnetworks: {n: {name: x}, m: {}}\nsecrets: {s: {content: x}}\nconfigs: {c: {content: x}}";
-    let asks = StackOverrides { services: vec!["app".into()], ..StackOverrides::default() };
-    let (stack, file) = made(yaml, &asks);
+    let overrides = StackOverrides { services: vec!["app".into()], ..StackOverrides::default() };
+    let (stack, file) = convert(yaml, &overrides);
     assert_eq!(file.services, ["app"]);
     assert_eq!(stack["networks"], json!({ "n": { "name": "x" } }));
     assert_eq!(stack["secrets"], json!({ "s": { "name": "s", "external": true } }));
@@ -149,7 +150,7 @@ fn only_what_was_named_is_there_with_what_it_refers_to() {
 }
 
 #[test]
-fn configs_and_secrets_are_made_apart_and_referred_to_by_name() {
+fn configs_and_secrets_are_created_apart_and_referred_to_by_name() {
     let yaml = "services: {app: {image: a, configs: [{source: c}]}}\nconfigs: {c: {name: p_c, content: 'a$$b', labels: {l: v}}}";
     let (stack, file) = stack(yaml);
     assert_eq!(stack["configs"]["c"], json!({ "name": "p_c", "external": true }));
@@ -159,43 +160,43 @@ fn configs_and_secrets_are_made_apart_and_referred_to_by_name() {
         (ObjectKind::Config, "p_c", &b"a$b"[..])
     );
     assert!(!file.text().contains("a$b"));
-    let wrong = refused(
+    let error = single_refusal(
         "services: {app: {image: a, secrets: [{source: s}]}}\nsecrets: {s: {environment: COMPOSE_ZD_NOT_SET}}",
     );
-    assert!(wrong.message.contains("`COMPOSE_ZD_NOT_SET` is not set"), "{wrong:?}");
+    assert!(error.message.contains("`COMPOSE_ZD_NOT_SET` is not set"), "{error:?}");
 }
 
 #[test]
-fn everything_that_swarm_refuses_is_said_at_once() {
+fn all_refusals_are_reported_together() {
     let yaml = "services: {app: {build: ., volumes_from: [b], network_mode: 'service:b', ports: [{target: 1, published: '2-3'}], \
                 networks: {n: null}}}\nnetworks: {n: {driver: macvlan}}";
-    assert_eq!(made(yaml, &StackOverrides::default()).1.refusals.len(), 5);
+    assert_eq!(convert(yaml, &StackOverrides::default()).1.refusals.len(), 5);
 }
 
 #[test]
-fn a_job_has_no_update_config_and_is_left_out_of_a_way_back() {
+fn a_job_has_no_update_config_and_is_left_out_of_a_rollback() {
     let yaml = "services: {job: {image: a, deploy: {mode: replicated-job, update_config: {monitor: 1s}}}, app: {image: a}}";
     let update = UpdateLayer { monitor: Some(Duration::ZERO), ..UpdateLayer::default() };
-    let (stack, file) = made(yaml, &StackOverrides { update, ..StackOverrides::default() });
+    let (stack, file) = convert(yaml, &StackOverrides { update, ..StackOverrides::default() });
     assert!(stack["services"]["job"]["deploy"].get("update_config").is_none());
     assert_eq!(file.without_jobs().services, ["app"]);
 }
 
 #[test]
-fn a_monitor_of_zero_is_written_as_what_swarm_takes_for_none() {
+fn a_monitor_of_zero_is_written_as_1ns() {
     let (stack, _) = stack("services: {app: {image: a, deploy: {update_config: {monitor: 0s}}}}");
     assert_eq!(stack["services"]["app"]["deploy"]["update_config"]["monitor"], "1ns");
 }
 
 #[test]
-fn a_global_service_has_no_number() {
-    let asks = StackOverrides { replicas: [("app".to_string(), 5)].into(), ..StackOverrides::default() };
-    let (stack, _) = made("services: {app: {image: a, deploy: {mode: global}}}", &asks);
+fn a_global_service_has_no_replicas() {
+    let overrides = StackOverrides { replicas: [("app".to_string(), 5)].into(), ..StackOverrides::default() };
+    let (stack, _) = convert("services: {app: {image: a, deploy: {mode: global}}}", &overrides);
     assert!(stack["services"]["app"]["deploy"].get("replicas").is_none());
 }
 
 #[test]
-fn a_health_check_that_is_switched_off_has_no_test() {
+fn a_disabled_health_check_has_no_test() {
     let (stack, _) = stack("services: {app: {image: a, healthcheck: {test: [CMD, x], disable: true}}}");
     assert_eq!(stack["services"]["app"]["healthcheck"], json!({ "disable": true }));
 }

@@ -92,7 +92,7 @@ fn one_on_a_port_of_its_host_goes_forward_and_back(nodes: &Nodes) {
     stack.add(&format!("services: {{app: {{{FEW_CHECKS}}}}}"));
     let port = stack.variable("PROXY_PORT");
     stack.set(&format!("COMPOSE_ZD_ENGINE=swarm APP_PORT={port}"));
-    stack.deploy("").exits(0).says("nothing answers there while it is replaced");
+    stack.deploy("").exits(0).says("nothing answers on that port while the task is replaced");
     stack.expect_version("1");
     goes_forward_and_back(&stack, "app", 1);
     stack.expect_version("2");
@@ -158,11 +158,11 @@ fn a_stack_of_two_services_is_refused_put_back_deployed_in_part_scaled_and_prune
 
 fn what_swarm_cannot_do_is_said_before_anything_happens(stack: &Stack) {
     stack.add("services: {app: {ports: ['127.0.0.1:8000:3000'], privileged: true}}");
-    stack.deploy("").exits(2).says("127.0.0.1 is one machine's").says("services.app.ports");
+    stack.deploy("").exits(2).says("`127.0.0.1` belongs to one machine").says("services.app.ports");
     assert!(stack.service("app").is_null());
     stack.add("services: {app: {privileged: true, depends_on: [api]}}");
     let ran = stack.deploy("--dry-run");
-    ran.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not there yet");
+    ran.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not up yet");
     assert!(stack.service("app").is_null());
     stack.add("services: {app: {x-zd: {before: {service: api}}}}");
     stack.deploy("").exits(2).says("one-shots");
@@ -249,7 +249,7 @@ fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves
     wait_until("it is gone", LONG, || stack.service("app").is_null());
     stack.wait_for_versions("api", &["4", "4"]);
     stack.write("compose.yaml", TWO);
-    stack.deploy("app --prune").exits(2).says("is about the whole stack");
+    stack.deploy("app --prune").exits(2).says("needs the whole stack");
     stack.wait_for_versions("api", &["4", "4"]);
 }
 

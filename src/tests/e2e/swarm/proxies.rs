@@ -135,10 +135,7 @@ fn an_image_or_a_folder_of_one_node_is_refused_unless_the_service_stays_there() 
     // Without the flag that tests of several nodes have by themselves.
     let deploy = |words: &str| Stage::deploy(&stack, words);
     let ran = deploy("");
-    ran.exits(2)
-        .says("for 2 reasons")
-        .says("is only known to be on this one")
-        .says("is in the project's folder");
+    ran.exits(2).says("for 2 reasons").says("is on this node only").says("is in the project's folder");
     ran.says("--push").says("node.hostname ==");
     assert!(stack.service("app").is_null());
     stack.add("services: {app: {deploy: {placement: {constraints: [node.role == manager]}}}}");

@@ -163,7 +163,7 @@ fn a_deploy_whose_manager_is_silent_or_lost_says_so_and_the_next_one_through_ano
     nodes.silence(LEADER);
     // It cannot know how that ends: the update goes on without it.
     wait_until("it ends", UNANSWERED, || !deploy.runs());
-    deploy.end().exits(4).says("it is not known what became of the update");
+    deploy.end().exits(4).says("the result of the update is not known");
     is_ended_through_another(&stack, "2");
     nodes.hear_again(LEADER);
 
@@ -175,6 +175,6 @@ fn a_deploy_whose_manager_is_silent_or_lost_says_so_and_the_next_one_through_ano
     wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
     nodes.lose(leader);
     wait_until("it ends", UNANSWERED, || !deploy.runs());
-    deploy.end().exits(4).says("it is not known what became of the update");
+    deploy.end().exits(4).says("the result of the update is not known");
     is_ended_through_another(&stack, "3");
 }

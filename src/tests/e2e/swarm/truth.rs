@@ -101,7 +101,7 @@ fn configs_and_secrets_change_with_their_content_and_no_secret_is_in_a_file() {
     stack.write("site.txt", "two");
     stack.set("PW=secret-two");
     let plan = stack.deploy("--dry-run").exits(0).stdout.clone();
-    assert!(plan.contains("replace its tasks: configs; secrets"), "{plan}");
+    assert!(plan.contains("replace the tasks: configs; secrets"), "{plan}");
     stack.deploy("").exits(0);
     let second = names();
     assert!(second.0.starts_with(&first.0) && second != first, "{second:?}");
@@ -155,7 +155,7 @@ fn a_service_that_is_removed_meanwhile_is_named(nodes: &Nodes) {
     let stack = stack(nodes, "gone", OTHER);
     let deploy = on_its_way(&stack);
     stack.docker(&format!("service rm {}", stack.full("app")));
-    deploy.end().exits(4).says("`app`: the service was removed while it was deployed");
+    deploy.end().exits(4).says("`app`: the service was removed during the deploy");
     stack.wait_for_versions("other", &["1", "1"]);
 }
 
@@ -166,7 +166,7 @@ fn another_update_meanwhile_is_named_and_left_alone(nodes: &Nodes) {
         "service update --quiet --detach --no-resolve-image --env-add VERSION=9 {}",
         stack.full("app")
     ));
-    deploy.end().exits(3).says("`app`: another update took the place").says("release 2");
+    deploy.end().exits(3).says("`app`: another update replaced").says("release 2");
     stack.wait_for_versions("app", &["9"; 3]);
 }
 
