@@ -172,7 +172,7 @@ fn says(run: &OutputAssert, texts: &[&str]) {
 }
 
 #[test]
-fn the_new_instance_is_ready_before_the_old_one_is_stopped() {
+fn a_deploy_stops_the_old_instance_after_the_new_one_is_ready() {
     let fake = Fake::new();
     fake.run("deploy app")
         .success()
@@ -186,7 +186,7 @@ fn the_new_instance_is_ready_before_the_old_one_is_stopped() {
 
 /// Compose starts a service itself that has configs with content.
 #[test]
-fn a_container_of_compose_run_is_no_instance_where_compose_starts_the_service() {
+fn a_container_of_compose_run_does_not_count_as_an_instance() {
     let fake = Fake::new();
     let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
     let app = format!("{{image: app:1, configs: [{{source: note}}], {health}}}");
@@ -207,7 +207,7 @@ fn a_container_of_compose_run_is_no_instance_where_compose_starts_the_service() 
 }
 
 #[test]
-fn nothing_is_touched_when_nothing_has_changed() {
+fn an_unchanged_service_is_not_deployed() {
     let fake = Fake::new();
     fake.container("containers/old", "app-1", "running", "wanted");
     fake.run("deploy app").success().stdout_eq("`app`: nothing has to change\n");
@@ -215,7 +215,7 @@ fn nothing_is_touched_when_nothing_has_changed() {
 }
 
 #[test]
-fn force_replaces_what_has_not_changed() {
+fn force_replaces_unchanged_instances() {
     let fake = Fake::new();
     fake.container("containers/old", "app-1", "running", "wanted");
     fake.run("deploy app --force").success();
@@ -250,7 +250,7 @@ fn quiet_prints_the_result_and_warnings_only() {
 }
 
 #[test]
-fn composes_and_dockers_flags_are_passed_through() {
+fn flags_of_compose_and_docker_are_passed_through() {
     let fake = Fake::new();
     fake.run("--context far deploy app -f a.yaml -f b.yaml -p x --dry-run").success();
     let calls = fs::read_to_string(fake.path("calls")).unwrap();
@@ -270,7 +270,7 @@ fn an_instance_that_does_not_start_is_removed_and_the_old_one_stays() {
 }
 
 #[test]
-fn an_instance_that_is_never_ready_is_removed_with_its_last_answer_and_lines() {
+fn an_instance_that_is_never_ready_is_removed_and_its_last_answer_and_log_are_shown() {
     let fake = Fake::new();
     let port = answering("503 Service Unavailable");
     let words = format!("deploy app --health-port {port} --health-deadline 300ms");
@@ -280,7 +280,7 @@ fn an_instance_that_is_never_ready_is_removed_with_its_last_answer_and_lines() {
 }
 
 #[test]
-fn a_bad_answer_that_stands_is_reported_once_while_an_instance_is_waited_for() {
+fn a_repeated_bad_answer_is_reported_once() {
     let fake = Fake::new();
     let port = answering("503 Service Unavailable");
     let words = format!("deploy app --health-port {port} --health-deadline 3s");
@@ -289,7 +289,7 @@ fn a_bad_answer_that_stands_is_reported_once_while_an_instance_is_waited_for() {
 }
 
 #[test]
-fn what_serves_and_fails_the_probe_of_new_instances_is_reported_before_anything_starts() {
+fn a_serving_instance_that_fails_the_probe_is_reported_before_anything_starts() {
     let fake = Fake::new();
     let port = answering("404 Not Found");
     let said = stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
@@ -299,7 +299,7 @@ fn what_serves_and_fails_the_probe_of_new_instances_is_reported_before_anything_
 }
 
 #[test]
-fn what_serves_and_hangs_costs_a_second_and_is_judged_by_its_own_timeout_only() {
+fn a_serving_instance_that_hangs_delays_the_deploy_by_a_second_at_most() {
     let hangs = TcpListener::bind("127.0.0.1:0").unwrap();
     let health = |keys: &str| {
         let port = hangs.local_addr().unwrap().port();
@@ -317,7 +317,7 @@ fn what_serves_and_hangs_costs_a_second_and_is_judged_by_its_own_timeout_only() 
 }
 
 #[test]
-fn what_serves_and_passes_the_probe_is_not_mentioned_and_a_healthcheck_is_not_run_for_it() {
+fn a_serving_instance_that_passes_the_probe_is_not_mentioned() {
     let fake = Fake::new();
     let run = fake.run("deploy app --dry-run").success();
     assert!(!stderr(&run).contains("serves now"), "{}", stderr(&run));
@@ -327,7 +327,7 @@ fn what_serves_and_passes_the_probe_is_not_mentioned_and_a_healthcheck_is_not_ru
 }
 
 #[test]
-fn a_clean_up_that_fails_does_not_take_the_new_release_back() {
+fn a_failed_clean_up_does_not_roll_the_release_back() {
     let fake = Fake::new();
     fake.fail("rm old", "Error response from daemon: device is busy");
     let run = fake.run("deploy app").success();
@@ -348,7 +348,7 @@ fn without_an_engine_the_message_says_how_to_start_it() {
 }
 
 #[test]
-fn an_engine_that_is_silent_for_longer_than_its_timeout_is_named_and_nothing_is_changed() {
+fn an_engine_that_does_not_answer_in_time_is_named_and_nothing_is_changed() {
     let fake = Fake::new();
     fake.write("silent", "");
     let run = fake.run("deploy app --engine-timeout 1s").code(1);
@@ -360,7 +360,7 @@ fn an_engine_that_is_silent_for_longer_than_its_timeout_is_named_and_nothing_is_
 }
 
 #[test]
-fn an_impossible_engine_timeout_is_refused_by_its_flag_and_its_variable() {
+fn an_invalid_engine_timeout_is_refused_as_a_flag_and_as_a_variable() {
     let fake = Fake::new();
     for command in ["deploy", "rollback", "recover", "status", "history", "check"] {
         let run = fake.run(&format!("{command} --engine-timeout 10ms")).code(2);
@@ -377,7 +377,7 @@ fn an_impossible_engine_timeout_is_refused_by_its_flag_and_its_variable() {
 }
 
 #[test]
-fn without_compose_a_standalone_one_is_used_and_its_first_version_refused() {
+fn without_the_compose_plugin_a_standalone_v2_is_used_and_v1_is_refused() {
     let fake = Fake::new();
     fake.fail("^compose", "docker: 'compose' is not a docker command.");
     let only_fake = fake.path("bin").display().to_string() + ":/bin";
@@ -396,7 +396,7 @@ fn without_compose_a_standalone_one_is_used_and_its_first_version_refused() {
 }
 
 #[test]
-fn what_compose_refuses_is_told_in_its_own_words() {
+fn an_error_of_compose_is_shown_unchanged() {
     let fake = Fake::new();
     fake.fail("compose config", "yaml: line 2: did not find expected node content");
     let run = fake.run("deploy app").code(2);
@@ -404,7 +404,7 @@ fn what_compose_refuses_is_told_in_its_own_words() {
 }
 
 #[test]
-fn an_unknown_service_is_refused_with_those_that_are_there() {
+fn an_unknown_service_is_refused_with_a_list_of_the_services() {
     let run = Fake::new().run("deploy nope").code(2);
     says(&run, &["there is no service or pair `nope` in project `p`", "there are `app`"]);
 }
@@ -439,7 +439,7 @@ fn obstacles_are_found_before_anything_starts() {
 }
 
 #[test]
-fn an_image_that_cannot_be_had_changes_nothing() {
+fn a_missing_image_changes_nothing() {
     let fake = Fake::new();
     fake.fail("image inspect", "Error: No such image: app:1");
     let run = fake.run("deploy app").code(1);
@@ -448,7 +448,7 @@ fn an_image_that_cannot_be_had_changes_nothing() {
 }
 
 #[test]
-fn a_single_worker_is_replaced_stop_first_where_that_is_asked_for() {
+fn a_single_worker_is_replaced_stop_first_if_requested() {
     let fake = Fake::new();
     fake.service(&format!(
         "image: app:1, deploy: {{update_config: {{order: stop-first, monitor: 0s}}}}, x-zd: {{health: {{port: {}}}}}",
@@ -461,7 +461,7 @@ fn a_single_worker_is_replaced_stop_first_where_that_is_asked_for() {
 }
 
 #[test]
-fn an_image_is_held_before_its_instances_go() {
+fn an_image_is_kept_before_its_instances_are_removed() {
     let fake = Fake::new();
     fake.write("hashes", "app other\n");
     fake.run("deploy app").success();
@@ -487,7 +487,7 @@ fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
 }
 
 #[test]
-fn a_flag_for_swarm_is_refused_where_nothing_is_a_stack() {
+fn a_flag_for_swarm_is_refused_for_a_compose_project() {
     let fake = Fake::new();
     for flag in ["--prune", "--resolve-image never"] {
         let run = fake.run(&format!("deploy app {flag}")).code(2);
@@ -499,7 +499,7 @@ fn a_flag_for_swarm_is_refused_where_nothing_is_a_stack() {
 }
 
 #[test]
-fn a_rollback_needs_a_release() {
+fn a_rollback_without_a_release_is_refused() {
     let fake = Fake::new();
     let run = fake.run("rollback").code(2);
     says(&run, &["no release of `p` is recorded", "`compose-zd deploy` records one"]);
@@ -509,7 +509,7 @@ fn a_rollback_needs_a_release() {
 }
 
 #[test]
-fn an_impossible_update_key_or_flag_is_named() {
+fn an_invalid_update_key_or_flag_is_named() {
     let fake = Fake::new();
     for (flag, value) in [
         ("--update-failure-action", "panic"),
@@ -532,7 +532,7 @@ fn an_impossible_update_key_or_flag_is_named() {
 }
 
 #[test]
-fn what_compose_would_stop_is_refused_for_instances_and_for_what_they_depend_on() {
+fn a_deploy_is_refused_if_compose_would_stop_a_running_container() {
     let keys = |port| {
         format!(
             "image: app:1, depends_on: {{db: {{condition: service_started}}}}, x-zd: {{health: {{port: {port}}}}}"
@@ -567,7 +567,7 @@ fn update_plan(keys: &str, variables: &[(&str, &str)], flags: &str) -> OutputAss
 }
 
 #[test]
-fn how_an_update_goes_is_said_by_a_flag_else_by_a_variable_else_by_the_file() {
+fn an_update_setting_comes_from_the_flag_before_the_variable_before_the_file() {
     let file = "update_config: {parallelism: 1, delay: 3s, monitor: 4s}";
     let variable = [("COMPOSE_ZD_UPDATE_DELAY", "5s")];
     let cases: [(&[_], _, _); 3] = [(&[], "", 3), (&variable, "", 5), (&variable, "--update-delay 7s", 7)];
@@ -580,7 +580,7 @@ fn how_an_update_goes_is_said_by_a_flag_else_by_a_variable_else_by_the_file() {
 }
 
 #[test]
-fn an_impossible_update_is_refused_by_the_name_of_its_key_its_variable_or_its_flag() {
+fn an_invalid_update_setting_is_refused_with_its_key_variable_or_flag() {
     let wrong = [
         "parallelism: -1",
         "delay: soon",

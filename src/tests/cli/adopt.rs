@@ -56,7 +56,7 @@ fn written(fake: &Fake) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_bare_project_gets_all_it_needs_and_keeps_it() {
+fn init_writes_every_file_and_a_second_init_changes_none() {
     let fake = bare();
     let run = fake.run("init").success();
     assert_eq!(fates(&run), FILES.map(|f| ("new".to_string(), f.to_string())));
@@ -87,7 +87,7 @@ fn print_shows_every_file_and_writes_none() {
 }
 
 #[test]
-fn what_is_there_is_kept_unless_it_is_to_be_overwritten() {
+fn an_existing_file_is_kept_without_force() {
     let fake = bare();
     fs::create_dir(fake.path("scripts")).unwrap();
     fake.write("Makefile", "mine:\n");
@@ -105,7 +105,7 @@ fn what_is_there_is_kept_unless_it_is_to_be_overwritten() {
 }
 
 #[test]
-fn an_override_file_of_the_users_is_left_to_the_user() {
+fn an_existing_override_file_is_not_changed() {
     let fake = bare();
     fake.write("compose.override.yaml", "services: {}\n");
     let run = fake.run("init").code(1);
@@ -122,7 +122,7 @@ fn an_override_file_of_the_users_is_left_to_the_user() {
 }
 
 #[test]
-fn a_makefile_by_another_name_is_one() {
+fn a_lower_case_makefile_counts_as_a_makefile() {
     let fake = bare();
     fake.write("makefile", "mine:\n");
     let run = fake.run("init --force").success();
@@ -132,7 +132,7 @@ fn a_makefile_by_another_name_is_one() {
 
 /// What `init` wrote and somebody changed is in its place.
 #[test]
-fn what_was_changed_afterwards_is_kept() {
+fn a_file_of_init_that_the_user_changed_is_kept() {
     let fake = bare();
     fake.run("init").success();
     for file in &FILES[..2] {
@@ -144,7 +144,7 @@ fn what_was_changed_afterwards_is_kept() {
 }
 
 #[test]
-fn a_project_with_a_proxy_gets_none() {
+fn a_project_with_a_proxy_gets_no_other_proxy() {
     let keys = "app: {image: 'app:1', expose: ['3000'], networks: {default: null}}";
     let fake = with_services(&format!("{keys}, lb: {{image: 'nginxproxy/nginx-proxy:1.7'}}"));
     let run = fake
@@ -170,7 +170,7 @@ fn a_project_with_a_proxy_gets_none() {
 }
 
 #[test]
-fn a_project_for_swarm_gets_no_proxy_of_one_machine() {
+fn a_project_for_swarm_gets_no_proxy() {
     let fake = bare();
     let config = fs::read_to_string(fake.path("config.yaml")).unwrap();
     fake.write("config.yaml", &format!("{config}x-zd: {{engine: swarm}}\n"));
@@ -179,7 +179,7 @@ fn a_project_for_swarm_gets_no_proxy_of_one_machine() {
 }
 
 #[test]
-fn which_service_is_meant_is_asked_or_told() {
+fn an_ambiguous_service_must_be_named() {
     let port = |n: u16| format!("image: x, ports: [{{target: 3000, published: '{n}'}}]");
     let fake = with_services(&format!(
         "web: {{{}}}, api: {{{}}}, db: {{image: 'postgres:16', expose: ['5432']}}",
@@ -202,7 +202,7 @@ fn which_service_is_meant_is_asked_or_told() {
 }
 
 #[test]
-fn what_cannot_be_done_writes_nothing() {
+fn a_failed_init_writes_nothing() {
     let nothing = |fake: &Fake, words: &str, code: i32, texts: &[&str]| {
         says(&fake.run(words).code(code), texts);
         assert_eq!(written(fake), Vec::<&str>::new(), "{words}");
@@ -227,7 +227,7 @@ fn what_cannot_be_done_writes_nothing() {
 }
 
 #[test]
-fn without_an_engine_the_file_alone_is_looked_at() {
+fn without_an_engine_init_uses_the_file_alone() {
     let fake = bare();
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     says(&fake.run("init").success(), &["warning: no Docker engine answers", "only the file is looked at"]);
@@ -235,7 +235,7 @@ fn without_an_engine_the_file_alone_is_looked_at() {
 }
 
 #[test]
-fn named_files_are_named_in_what_is_written() {
+fn compose_files_given_by_flag_appear_in_the_written_files() {
     let fake = bare();
     fake.write("prod.yaml", "");
     let run = fake.run("init -f prod.yaml").success();
@@ -266,7 +266,7 @@ fn as_plugin(fake: &Fake, words: &str) -> OutputAssert {
 }
 
 #[test]
-fn docker_calls_it_as_a_plugin() {
+fn docker_runs_compose_zd_as_a_plugin() {
     let fake = Fake::new();
     let run = as_plugin(&fake, "docker-cli-plugin-metadata").success();
     let told: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
@@ -301,7 +301,7 @@ fn every_shell_has_completions() {
 }
 
 #[test]
-fn there_is_a_manual_page_for_every_command() {
+fn every_command_has_a_manual_page() {
     let fake = Fake::new();
     fake.run("man").success().stdout_eq("...\n.TH compose-zd 1 [..]\n...");
     fake.run("man --dir pages").success();
@@ -320,7 +320,7 @@ fn there_is_a_manual_page_for_every_command() {
 }
 
 #[test]
-fn help_shows_commands_and_chapters() {
+fn help_lists_commands_and_topics() {
     let fake = Fake::new();
     let help =
         |words: &str| String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into_owned();
@@ -364,7 +364,7 @@ fn help_has_examples_keys_and_exit_codes() {
 
 /// The keys that the help shows are keys that there are.
 #[test]
-fn the_keys_of_the_help_are_accepted() {
+fn the_keys_shown_by_help_are_accepted() {
     let fake = Fake::new();
     let help = fake.run("deploy --help").success();
     let told = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
@@ -383,7 +383,7 @@ fn the_keys_of_the_help_are_accepted() {
 
 /// The examples for pipelines, with a server that is a folder here.
 #[test]
-fn the_pipelines_deploy_the_commit_and_fail_with_the_deploy() {
+fn the_ci_examples_deploy_the_commit_and_fail_with_the_deploy() {
     let fake = Fake::new();
     let program = |name: &str, script: &str| {
         fake.write(&format!("bin/{name}"), script);

@@ -13,7 +13,7 @@ fn only_reads(fake: &Fake) {
 }
 
 #[test]
-fn a_service_that_would_lose_nothing_is_a_yes() {
+fn check_passes_a_service_that_loses_nothing() {
     let fake = Fake::new();
     fake.service(&format!(
         "image: 'app:1', restart: always, x-zd: {{health: {{path: /up, port: {}}}}}",
@@ -30,7 +30,7 @@ not judged
 }
 
 #[test]
-fn what_would_be_lost_is_told_with_its_fix_and_the_exit_code() {
+fn check_reports_each_loss_with_its_fix_and_fails() {
     let fake = Fake::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let expected = "\
@@ -49,7 +49,7 @@ hint: each `no` has its fix; `compose-zd check` again shows whether it is gone
 }
 
 #[test]
-fn what_runs_and_fails_the_probe_of_new_instances_is_a_note() {
+fn check_notes_a_serving_instance_that_fails_the_probe() {
     let fake = Fake::new();
     let port = super::answering("404 Not Found");
     let health = format!("x-zd: {{health: {{path: /up, port: {port}}}}}");
@@ -61,7 +61,7 @@ fn what_runs_and_fails_the_probe_of_new_instances_is_a_note() {
 }
 
 #[test]
-fn json_is_one_document() {
+fn check_prints_one_json_document() {
     let fake = Fake::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let output = fake.run("check --output json").code(1).get_output().clone();
@@ -73,7 +73,7 @@ fn json_is_one_document() {
 }
 
 #[test]
-fn without_an_engine_the_file_is_judged_and_the_rest_is_named() {
+fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
     let fake = Fake::new();
     fake.service("image: 'app:1', restart: always, container_name: one");
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
@@ -84,7 +84,7 @@ fn without_an_engine_the_file_is_judged_and_the_rest_is_named() {
 }
 
 #[test]
-fn a_name_that_is_not_there_and_a_project_without_services_are_wrong_usage() {
+fn check_refuses_an_unknown_service_and_a_project_without_services() {
     let fake = Fake::new();
     fake.run("check nobody").code(2).stderr_eq(
         "\
@@ -102,7 +102,7 @@ hint: there are `app`; a service of a profile needs `--profile`
 
 /// What has to change in a file before it is one for a Swarm, all of it at once; and the changed file.
 #[test]
-fn a_compose_project_is_judged_for_a_swarm_that_there_is_not_yet() {
+fn check_audits_a_compose_project_for_a_future_swarm() {
     let fake = Fake::new();
     let folder = fake.dir.path().canonicalize().unwrap();
     fake.write("site.conf", "x");

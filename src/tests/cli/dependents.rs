@@ -16,7 +16,7 @@ fn with_worker() -> Fake {
 }
 
 #[test]
-fn a_dependent_that_asks_for_it_is_restarted_once_the_old_instance_is_gone() {
+fn a_dependent_with_restart_true_restarts_after_the_old_instance_stopped() {
     let fake = with_worker();
     let said = "`depends_on.….restart: true`: `worker` restarts after it";
     says(&fake.run("deploy app --dry-run").success(), &[said]);
@@ -32,7 +32,7 @@ fn a_dependent_that_asks_for_it_is_restarted_once_the_old_instance_is_gone() {
 }
 
 #[test]
-fn a_dependent_that_does_not_come_back_is_told_and_the_release_serves() {
+fn a_dependent_that_fails_to_restart_is_reported_and_the_release_serves() {
     let fake = with_worker();
     fake.write("restart-fails", "");
     let run = fake.run("deploy app").success();
@@ -63,7 +63,7 @@ fn init_containers_run_before_the_first_new_instance_starts() {
 
 /// A run that was killed has left one.
 #[test]
-fn an_init_container_of_a_killed_run_is_removed_before_the_next_one_is_made() {
+fn an_init_container_left_by_a_killed_run_is_removed() {
     let fake = with_init();
     let text = fs::read_to_string(fake.path("containers/old")).unwrap();
     let label = r#""Labels": {"com.docker.compose.hook": "pre_start", "#;
@@ -75,7 +75,7 @@ fn an_init_container_of_a_killed_run_is_removed_before_the_next_one_is_made() {
 }
 
 #[test]
-fn an_init_container_that_fails_ends_the_deploy_before_anything_starts() {
+fn a_failed_init_container_ends_the_deploy_before_anything_starts() {
     let fake = with_init();
     fake.write("init-fails", "");
     let run = fake.run("deploy app").code(3);

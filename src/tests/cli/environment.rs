@@ -19,7 +19,7 @@ fn deploy(fake: &Fake) -> OutputAssert {
 }
 
 #[test]
-fn what_compose_would_stop_is_refused_whatever_the_environment_sets() {
+fn a_deploy_that_would_stop_a_container_is_refused_whatever_the_environment_sets() {
     let fake = Fake::new();
     fake.write("stops", "up --no-start");
     says(&deploy(&fake).code(1), &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
@@ -27,7 +27,7 @@ fn what_compose_would_stop_is_refused_whatever_the_environment_sets() {
 }
 
 #[test]
-fn compose_never_gets_a_setting_that_changes_its_output_or_removes_orphans() {
+fn compose_gets_no_setting_that_changes_its_output_or_removes_orphans() {
     let fake = Fake::new();
     deploy(&fake).success();
     let environment = fs::read_to_string(fake.path("environment")).unwrap();

@@ -17,7 +17,7 @@ fn corpus() -> Vec<(String, String)> {
 }
 
 #[test]
-fn every_broken_input_is_refused_by_the_name_of_its_key_and_changes_nothing() {
+fn every_broken_input_is_refused_with_its_key_and_changes_nothing() {
     let all = corpus();
     assert!(all.len() >= 180, "{}", all.len());
     let fake = Fake::new();
@@ -42,7 +42,7 @@ fn every_broken_input_is_refused_by_the_name_of_its_key_and_changes_nothing() {
 }
 
 #[test]
-fn words_with_spaces_and_newlines_are_words() {
+fn arguments_with_spaces_and_newlines_stay_whole() {
     let fake = Fake::new();
     let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
     let cases: [(&[&str], &str); 6] = [
@@ -63,7 +63,7 @@ fn words_with_spaces_and_newlines_are_words() {
 }
 
 #[test]
-fn what_docker_says_does_not_steer_the_terminal() {
+fn output_of_docker_cannot_control_the_terminal() {
     let fake = Fake::new();
     fake.fail("start new", "Error: \u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{9b}1mbold\rover");
     let run = fake.run("deploy app").code(3);
@@ -86,7 +86,7 @@ configs: {conf: {name: p_conf, content: hunter2-content}}
 ";
 
 #[test]
-fn secrets_are_in_no_output_and_in_no_file_that_others_can_read() {
+fn secrets_never_reach_output_or_a_file_that_others_can_read() {
     for failing in ["", "up --detach", "exec", "stop old", "image inspect"] {
         let fake = Fake::new();
         fake.write("config.yaml", &SECRETS.replace("PORT", &fake.port.to_string()));
@@ -131,7 +131,7 @@ fn readable_by_others(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_value_of_the_file_is_in_no_message_about_it() {
+fn an_error_never_shows_a_value_of_the_file() {
     let fake = Fake::new();
     for keys in [
         "environment: {A: [hunter2]}, scale: hunter2",

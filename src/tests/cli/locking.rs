@@ -78,7 +78,7 @@ fn locks(folder: &Path) -> usize {
 }
 
 #[test]
-fn a_second_run_is_told_who_holds_the_project() {
+fn a_second_run_fails_and_names_the_owner_of_the_lock() {
     let fake = stuck();
     let mut first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -95,7 +95,7 @@ fn a_second_run_is_told_who_holds_the_project() {
 }
 
 #[test]
-fn a_dry_run_and_a_look_need_no_turn() {
+fn a_dry_run_and_history_need_no_lock() {
     let fake = stuck();
     let mut first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -106,7 +106,7 @@ fn a_dry_run_and_a_look_need_no_turn() {
 }
 
 #[test]
-fn a_lock_that_a_dead_run_left_is_no_lock() {
+fn the_lock_of_a_dead_run_does_not_block() {
     let fake = stuck();
     let mut first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -119,7 +119,7 @@ fn a_lock_that_a_dead_run_left_is_no_lock() {
 }
 
 #[test]
-fn what_a_dead_run_had_just_asked_of_docker_is_waited_for() {
+fn the_docker_command_of_a_dead_run_is_awaited() {
     let fake = Fake::new();
     fake.write("slow", "");
     let mut first = start(&fake, "deploy app");
@@ -131,7 +131,7 @@ fn what_a_dead_run_had_just_asked_of_docker_is_waited_for() {
 }
 
 #[test]
-fn a_run_that_waits_has_its_turn_with_the_file_as_it_is_then() {
+fn a_waiting_run_deploys_the_file_as_it_is_when_the_lock_is_free() {
     let fake = stuck();
     let first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -147,7 +147,7 @@ fn a_run_that_waits_has_its_turn_with_the_file_as_it_is_then() {
 }
 
 #[test]
-fn a_wait_has_an_end() {
+fn waiting_for_the_lock_ends_at_its_limit() {
     let fake = stuck();
     let mut first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -157,7 +157,7 @@ fn a_wait_has_an_end() {
 }
 
 #[test]
-fn of_several_that_wait_only_the_newest_deploys() {
+fn of_several_waiting_runs_only_the_newest_deploys() {
     let fake = stuck();
     let first = start(&fake, "deploy --latest app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -181,7 +181,7 @@ fn of_several_that_wait_only_the_newest_deploys() {
 }
 
 #[test]
-fn a_holder_elsewhere_is_believed_for_a_minute_after_its_last_sign_of_life() {
+fn a_lock_owner_on_another_host_counts_as_alive_for_a_minute() {
     let fake = Fake::new();
     lock_from_elsewhere(&fake, "30 seconds ago");
     says(
@@ -194,7 +194,7 @@ fn a_holder_elsewhere_is_believed_for_a_minute_after_its_last_sign_of_life() {
 }
 
 #[test]
-fn a_run_that_has_lost_its_lock_changes_nothing_more_and_says_so() {
+fn a_run_that_lost_its_lock_stops_and_reports_it() {
     let fake = stuck();
     let first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -212,7 +212,7 @@ fn a_run_that_has_lost_its_lock_changes_nothing_more_and_says_so() {
 }
 
 #[test]
-fn a_lock_that_somebody_removed_is_taken_again() {
+fn a_removed_lock_is_acquired_again() {
     let fake = stuck();
     let first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -225,7 +225,7 @@ fn a_lock_that_somebody_removed_is_taken_again() {
 }
 
 #[test]
-fn a_holder_elsewhere_that_is_heard_of_is_believed_although_the_engines_clock_has_jumped() {
+fn a_renewed_foreign_lock_is_respected_even_if_the_clock_of_the_engine_jumped() {
     let fake = Fake::new();
     lock_from_elsewhere(&fake, "2 hours ago");
     let second = start(&fake, "deploy app");
@@ -237,7 +237,7 @@ fn a_holder_elsewhere_that_is_heard_of_is_believed_although_the_engines_clock_ha
 }
 
 #[test]
-fn a_run_that_ends_badly_gives_its_turn_back() {
+fn a_failed_run_releases_its_lock() {
     let fake = Fake::new();
     fake.fail("^start new", "Error response from daemon: no space left on device");
     fake.run("deploy app").code(3);
@@ -245,7 +245,7 @@ fn a_run_that_ends_badly_gives_its_turn_back() {
 }
 
 #[test]
-fn an_engine_that_takes_no_lock_changes_nothing() {
+fn a_lock_that_cannot_be_created_changes_nothing() {
     let fake = Fake::new();
     fake.fail("volume create", "Error response from daemon: authorization denied by plugin");
     let refused = fake.run("deploy app").code(1);
@@ -254,7 +254,7 @@ fn an_engine_that_takes_no_lock_changes_nothing() {
 }
 
 #[test]
-fn there_may_be_nothing_to_recover() {
+fn recover_without_an_unfinished_deploy_succeeds() {
     let fake = Fake::new();
     fake.run("recover").success().stdout_eq("`p` is in order: no release yet\n");
     fake.run("deploy app").success();
@@ -262,7 +262,7 @@ fn there_may_be_nothing_to_recover() {
 }
 
 #[test]
-fn what_a_killed_run_left_half_done_is_told_and_recovered() {
+fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
     let fake = stuck();
     let mut first = start(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
@@ -284,7 +284,7 @@ fn what_a_killed_run_left_half_done_is_told_and_recovered() {
 
 /// What a migration has done is not done once more; one that was killed is.
 #[test]
-fn a_recovery_repeats_a_one_shot_only_if_it_did_not_end() {
+fn recover_repeats_only_an_unfinished_one_shot() {
     let shot = |fake: &Fake| fake.calls().iter().filter(|c| c.contains("run --rm ")).count();
     let project = |fake: &Fake, port: u16| {
         let before = "depends_on: {migrate: {condition: service_completed_successfully}}";

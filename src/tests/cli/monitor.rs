@@ -101,7 +101,7 @@ fn goes_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
 }
 
 #[test]
-fn an_instance_that_dies_or_restarts_within_the_monitor_is_turned_away() {
+fn an_instance_that_dies_or_restarts_within_the_monitor_is_rolled_back() {
     let (code, said, changes) = deploy_in_which_it_becomes(r#""State": {"Status": "exited", "ExitCode": 7}"#);
     goes_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
     let (code, said, changes) =
@@ -111,7 +111,7 @@ fn an_instance_that_dies_or_restarts_within_the_monitor_is_turned_away() {
 }
 
 #[test]
-fn the_picture_of_an_instance_that_dies_in_rotation_ends_there() {
+fn the_timeline_of_an_instance_that_dies_in_rotation_ends_there() {
     let fake = watched();
     let deploy = Deploy::start(&fake, "deploy app --output json --timeline page.html");
     deploy.wait_for("\"event\":\"monitoring\"");
@@ -126,7 +126,7 @@ fn the_picture_of_an_instance_that_dies_in_rotation_ends_there() {
 }
 
 #[test]
-fn a_deploy_is_done_when_its_monitor_is_over_and_says_both_times() {
+fn a_deploy_ends_after_its_monitor_and_reports_both_times() {
     let fake = watched();
     let start = Instant::now();
     let deploy = Deploy::start(&fake, "deploy app --update-monitor 1s");
@@ -144,7 +144,7 @@ fn a_deploy_is_done_when_its_monitor_is_over_and_says_both_times() {
 }
 
 #[test]
-fn a_monitor_of_nothing_is_none() {
+fn a_monitor_of_zero_means_no_monitor() {
     for monitor in ["0s", "1ns"] {
         let fake = watched();
         let run = fake.run(&format!("deploy app --update-monitor {monitor}")).success();
@@ -162,7 +162,7 @@ fn a_monitor_of_nothing_is_none() {
 }
 
 #[test]
-fn a_signal_within_the_monitor_goes_back_and_the_end_of_a_terminal_does_not() {
+fn int_and_term_within_the_monitor_roll_back_and_hup_does_not() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let fake = watched();
         let deploy = Deploy::start(&fake, "deploy app");
@@ -180,7 +180,7 @@ fn a_signal_within_the_monitor_goes_back_and_the_end_of_a_terminal_does_not() {
 }
 
 #[test]
-fn after_a_kill_within_the_monitor_the_next_run_watches_for_the_rest() {
+fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
     let fake = watched();
     let deploy = Deploy::start(&fake, "deploy app --update-monitor 30s");
     deploy.wait_for("watching it for 30s");
@@ -204,7 +204,7 @@ fn after_a_kill_within_the_monitor_the_next_run_watches_for_the_rest() {
 }
 
 #[test]
-fn an_instance_that_dies_while_a_one_shot_runs_is_turned_away_at_once_and_the_one_shot_is_not_cut_short() {
+fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_shot_completes() {
     let fake = watched();
     let health = format!("health: {{path: /up, port: {}}}", fake.port);
     let app = format!("app: {{image: 'app:1', x-zd: {{{health}, after: {{service: warm}}}}}}");

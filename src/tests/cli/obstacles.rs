@@ -77,7 +77,7 @@ fn touches_nothing(fake: &Fake) {
 }
 
 #[test]
-fn check_a_dry_run_and_a_deploy_refuse_the_same() {
+fn check_dry_run_and_deploy_refuse_the_same_obstacles() {
     for (keys, others, rule, words) in OBSTACLES {
         let fake = Fake::new();
         fake.write("engine", "24.0.7 1000000\n");
@@ -93,7 +93,7 @@ fn check_a_dry_run_and_a_deploy_refuse_the_same() {
 }
 
 #[test]
-fn what_only_looks_like_an_obstacle_is_deployed() {
+fn a_harmless_setting_is_no_obstacle() {
     let cases = [
         ("ports: [{target: 3000}]", ""),
         ("networks: {default: {aliases: [shop]}}", ""),
@@ -110,7 +110,7 @@ fn what_only_looks_like_an_obstacle_is_deployed() {
 
 /// The image asks for a volume where the file mounts nothing.
 #[test]
-fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache() {
+fn an_anonymous_volume_of_the_image_is_an_obstacle_unless_mounted_or_fresh() {
     let image = r#"{"Id": "sha256:wanted", "Config": {"Volumes": {"/uploads": {}}}}"#;
     let fake = Fake::new();
     fake.write("image", image);
@@ -148,7 +148,7 @@ fn an_anonymous_volume_of_the_image_is_one_too_unless_it_is_mounted_or_a_cache()
 
 /// A plain nginx beside `app`, which routes to it by its environment.
 #[test]
-fn a_proxy_without_an_adapter_that_names_the_service_is_refused_unless_the_user_knows() {
+fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
     let nginx = |upstream: &str| {
         let fake = Fake::new();
         fake.write(
@@ -210,7 +210,7 @@ fn claiming(keys: &str, beside: &str) -> Fake {
 }
 
 #[test]
-fn a_route_that_is_asked_for_and_that_no_proxy_gives_is_refused() {
+fn a_requested_route_without_a_proxy_is_refused() {
     let claims = [
         ("environment: {VIRTUAL_HOST: a.test}", "`VIRTUAL_HOST`"),
         ("labels: {traefik.http.routers.a.rule: Host(`a.test`)}", "the labels `traefik.…`"),
@@ -229,7 +229,7 @@ fn a_route_that_is_asked_for_and_that_no_proxy_gives_is_refused() {
 }
 
 #[test]
-fn a_proxy_near_that_cannot_be_excluded_is_refused() {
+fn a_nearby_proxy_that_may_route_to_the_service_is_refused() {
     let cases = [
         (r#""Path": "haproxy", "Config": {"Image": "haproxy:3.2"}"#, "its configuration, "),
         (
@@ -250,7 +250,7 @@ fn a_proxy_near_that_cannot_be_excluded_is_refused() {
 }
 
 #[test]
-fn nothing_is_run_in_a_proxy_that_shares_no_network_with_the_project() {
+fn no_command_runs_in_a_proxy_outside_the_networks_of_the_project() {
     let proxy = r#""Path": "haproxy", "Config": {"Image": "haproxy:3.2"}"#;
     let fake = claiming("", proxy);
     let text = std::fs::read_to_string(fake.path("containers/lb")).unwrap();
@@ -273,7 +273,7 @@ fn beside(settings: &str) -> Fake {
 }
 
 #[test]
-fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
+fn a_container_bound_to_a_running_instance_is_an_obstacle() {
     let names = |instance: &str, network: &str| {
         format!(
             r#""Args": ["--upstream", "http://{instance}:3000"], "NetworkSettings": {{"Networks": {{"{network}": {{}}}}}}"#
@@ -316,7 +316,7 @@ fn what_holds_on_to_a_running_instance_would_stay_behind_with_it() {
 }
 
 #[test]
-fn what_compose_would_stop_is_told_by_a_check_too() {
+fn check_reports_containers_that_compose_would_stop() {
     let fake = Fake::new();
     fake.write("stops", "up --no-start");
     let check = fake.run("check app").code(1);
@@ -330,7 +330,7 @@ fn what_compose_would_stop_is_told_by_a_check_too() {
 
 /// It serves nobody, and a deploy is how it is mended.
 #[test]
-fn an_instance_that_crashes_over_and_over_is_named_and_replaced() {
+fn an_instance_in_a_crash_loop_is_named_and_replaced() {
     let fake = Fake::new();
     fake.container("containers/old", "app-1", "restarting", "other");
     let check = fake.run("check app").success();
@@ -342,7 +342,7 @@ fn an_instance_that_crashes_over_and_over_is_named_and_replaced() {
 }
 
 #[test]
-fn a_user_who_may_not_talk_to_the_engine_is_told_so_by_all_three() {
+fn denied_access_to_the_engine_is_reported_by_check_dry_run_and_deploy() {
     let fake = Fake::new();
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
     fake.fail("ps --all", denied);
@@ -359,7 +359,7 @@ fn a_user_who_may_not_talk_to_the_engine_is_told_so_by_all_three() {
 
 /// As Compose, which would not start `app`.
 #[test]
-fn a_dependency_that_has_to_be_healthy_and_is_not_is_named_by_all_three() {
+fn an_unhealthy_dependency_is_reported_by_check_dry_run_and_deploy() {
     let fake = Fake::new();
     let needs = "depends_on: {db: {condition: service_healthy}}";
     project(&fake, needs, ", db: {image: d:1}");
@@ -384,7 +384,7 @@ fn a_dependency_that_has_to_be_healthy_and_is_not_is_named_by_all_three() {
 
 /// The user has given the anonymous volume a name, as the hint says, and copied nothing.
 #[test]
-fn data_in_the_anonymous_volume_of_a_running_instance_is_not_left_behind() {
+fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
     let fake = Fake::new();
     let named = "volumes: [{type: volume, source: data, target: /uploads}], deploy: {update_config: {order: start-first}}";
     project(&fake, named, "");
@@ -410,7 +410,7 @@ fn data_in_the_anonymous_volume_of_a_running_instance_is_not_left_behind() {
 }
 
 #[test]
-fn a_dry_run_names_what_runs_and_starts_beside_the_plan() {
+fn a_dry_run_names_one_shots_dependencies_and_builds() {
     let fake = Fake::new();
     let needs = "depends_on: {migrate: {condition: service_completed_successfully}, cache: {condition: service_started}}";
     project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");

@@ -38,7 +38,7 @@ fn is_described(schema: &jsonschema::Validator, run: &OutputAssert) {
 }
 
 #[test]
-fn json_has_a_line_for_each_event_and_a_summary_as_the_schema_says() {
+fn json_output_matches_the_schema_with_events_and_a_summary() {
     let fake = Fake::new();
     let run = fake.run("deploy app --output json").success();
     is_described(&schema(&fake), &run);
@@ -53,7 +53,7 @@ fn json_has_a_line_for_each_event_and_a_summary_as_the_schema_says() {
 }
 
 #[test]
-fn json_of_a_failure_ends_with_the_error_and_has_the_exit_code() {
+fn json_output_of_a_failure_has_the_error_and_the_exit_code() {
     let fake = Fake::new();
     fake.fail("start new", "Error response from daemon: no such file: /app/run");
     let run = fake.run("deploy app --output json").code(3);
@@ -65,7 +65,7 @@ fn json_of_a_failure_ends_with_the_error_and_has_the_exit_code() {
 }
 
 #[test]
-fn json_of_a_usage_that_is_wrong_has_a_summary_too() {
+fn json_output_of_wrong_usage_has_a_summary() {
     let fake = Fake::new();
     let run = fake.run("deploy nobody --output json").code(2);
     is_described(&schema(&fake), &run);
@@ -73,7 +73,7 @@ fn json_of_a_usage_that_is_wrong_has_a_summary_too() {
 }
 
 #[test]
-fn docker_is_told_what_the_dry_run_said() {
+fn a_deploy_runs_the_commands_of_the_dry_run() {
     let fake = Fake::new();
     let dry = fake.run("deploy app --dry-run --output json").success();
     is_described(&schema(&fake), &dry);
@@ -98,7 +98,7 @@ fn docker_is_told_what_the_dry_run_said() {
 }
 
 #[test]
-fn docker_commands_are_events_only_when_they_are_asked_for() {
+fn docker_commands_are_events_only_with_verbose() {
     let fake = Fake::new();
     assert!(!events(&fake.run("deploy app --output json").success()).contains(&"command".into()));
     let fake = Fake::new();
@@ -108,7 +108,7 @@ fn docker_commands_are_events_only_when_they_are_asked_for() {
 }
 
 #[test]
-fn a_picture_is_written_and_can_be_drawn_again_from_the_record() {
+fn a_timeline_is_written_and_can_be_drawn_again_from_history() {
     let fake = Fake::new();
     fake.run("deploy app --timeline deploy.html").success();
     let page = fs::read_to_string(fake.path("deploy.html")).unwrap();
@@ -118,7 +118,7 @@ fn a_picture_is_written_and_can_be_drawn_again_from_the_record() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_written_is_told_last_and_the_deploy_counts() {
+fn a_timeline_that_cannot_be_written_is_a_warning() {
     let fake = Fake::new();
     let run = fake.run("deploy app --timeline nowhere/deploy.html").success();
     let last = stderr(&run).lines().last().unwrap().to_string();
@@ -127,7 +127,7 @@ fn a_picture_that_cannot_be_written_is_told_last_and_the_deploy_counts() {
 }
 
 #[test]
-fn a_rollout_that_is_not_kept_cannot_be_drawn() {
+fn a_timeline_of_a_rollout_that_is_not_kept_is_refused() {
     let fake = Fake::new();
     fake.run("deploy app").success();
     let run = fake.run("history --timeline 9").code(2);
@@ -135,7 +135,7 @@ fn a_rollout_that_is_not_kept_cannot_be_drawn() {
 }
 
 #[test]
-fn status_and_history_are_documents() {
+fn status_and_history_print_json_documents() {
     let fake = Fake::new();
     fake.run("deploy app").success();
     let status = &lines(&stdout(&fake.run("status --output json").success()))[0];
@@ -168,7 +168,7 @@ fn on_a_terminal(fake: &Fake, columns: u16, environment: &[(&str, &str)]) -> Str
 }
 
 #[test]
-fn a_terminal_shows_the_board_and_then_the_result() {
+fn a_terminal_shows_progress_and_then_the_result() {
     let shown = on_a_terminal(&Fake::new(), 80, &[]);
     assert!(shown.contains("deploying app") && shown.contains("1/1 app-2"), "{shown}");
     assert!(!shown.contains("started app-2"), "the board tells it: {shown}");
@@ -177,7 +177,7 @@ fn a_terminal_shows_the_board_and_then_the_result() {
 }
 
 #[test]
-fn a_terminal_gets_no_colour_where_it_wants_none() {
+fn a_terminal_with_no_color_gets_no_colour() {
     let coloured = |shown: &str| shown.contains("\u{1b}[3") || shown.contains("\u{1b}[2m");
     assert!(coloured(&on_a_terminal(&Fake::new(), 80, &[])));
     let shown = on_a_terminal(&Fake::new(), 80, &[("NO_COLOR", "1")]);
@@ -185,13 +185,13 @@ fn a_terminal_gets_no_colour_where_it_wants_none() {
 }
 
 #[test]
-fn a_terminal_that_can_only_print_gets_lines() {
+fn a_dumb_terminal_gets_plain_lines() {
     let shown = on_a_terminal(&Fake::new(), 80, &[("TERM", "dumb")]);
     assert!(shown.contains("started app-2") && !shown.contains('\u{1b}'), "{shown}");
 }
 
 #[test]
-fn status_is_told_again_and_again_until_somebody_ends_it() {
+fn status_watch_repeats_until_interrupted() {
     let fake = Fake::new();
     fake.run("deploy app").success();
     let mut watch = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
@@ -214,7 +214,7 @@ fn status_is_told_again_and_again_until_somebody_ends_it() {
 }
 
 #[test]
-fn what_a_one_shot_says_is_an_event_too() {
+fn output_of_a_one_shot_is_an_event() {
     let fake = Fake::new();
     fake.write(
         "config.yaml",
@@ -233,7 +233,7 @@ fn what_a_one_shot_says_is_an_event_too() {
 }
 
 #[test]
-fn what_compose_would_touch_is_asked_once_also_where_it_was_guessed() {
+fn the_compose_dry_run_is_executed_once() {
     let fake = Fake::new();
     let old = fs::read_to_string(fake.path("containers/old")).unwrap();
     let folder = fake.path(".").canonicalize().unwrap();

@@ -39,7 +39,7 @@ fn restarts(fake: &Fake, file: &str) {
 }
 
 #[test]
-fn those_that_were_stopped_start_again() {
+fn stopped_instances_start_again_on_rollback() {
     let fake = two();
     let run = fake.run("deploy app").code(3);
     says(&run, &["no such file: /app/run", "app-1, app-3 served before and still serve"]);
@@ -47,7 +47,7 @@ fn those_that_were_stopped_start_again() {
 }
 
 #[test]
-fn a_new_instance_stays_in_the_place_of_one_that_somebody_removed() {
+fn a_new_instance_replaces_an_old_one_that_was_removed() {
     let fake = two();
     on(&fake, "start new2", "rm -f old");
     let run = fake.run("deploy app").code(3);
@@ -59,7 +59,7 @@ fn a_new_instance_stays_in_the_place_of_one_that_somebody_removed() {
 }
 
 #[test]
-fn one_that_does_not_start_again_keeps_its_new_one_and_no_other_from_coming_back() {
+fn an_old_instance_that_does_not_start_keeps_its_replacement() {
     let fake = two();
     fake.write("fail", "start \\(new2\\|old\\)$\nError response from daemon: no such network\n");
     let run = fake.run("deploy app").code(3);
@@ -69,7 +69,7 @@ fn one_that_does_not_start_again_keeps_its_new_one_and_no_other_from_coming_back
 }
 
 #[test]
-fn one_that_dies_again_does_not_count_as_restored() {
+fn an_old_instance_that_dies_again_does_not_count_as_restored() {
     let fake = two();
     fake.write("dies-old", "");
     let run = fake.run("deploy app").code(3);
@@ -82,7 +82,7 @@ fn one_that_dies_again_does_not_count_as_restored() {
 }
 
 #[test]
-fn a_hook_that_fails_on_the_way_back_ends_nothing() {
+fn a_failed_hook_does_not_end_a_rollback() {
     let fake = two();
     two_of(&fake, ", post_start: [{command: [warm]}]");
     fake.write("fail", "start new2\\|exec .*old\nError: no such cache\n");
@@ -92,7 +92,7 @@ fn a_hook_that_fails_on_the_way_back_ends_nothing() {
 }
 
 #[test]
-fn where_fewer_serve_than_before_it_says_to_act_now() {
+fn a_rollback_that_restores_too_few_instances_says_to_act_now() {
     let fake = Fake::new();
     on(&fake, "start new", "rm -f old");
     fake.fail("start new", "Error response from daemon: broken");
@@ -107,7 +107,7 @@ fn where_fewer_serve_than_before_it_says_to_act_now() {
 }
 
 #[test]
-fn one_that_is_being_restarted_is_waited_for_before_it_counts_as_lost() {
+fn a_restarting_instance_is_awaited_before_it_counts_as_lost() {
     let fake = Fake::new();
     let restarts = "case $(tail -n 1 ../calls) in\n\
         start*) sed -i 's/running/restarting/' old ;;\n\
@@ -119,7 +119,7 @@ fn one_that_is_being_restarted_is_waited_for_before_it_counts_as_lost() {
 }
 
 #[test]
-fn what_could_not_be_cleaned_up_is_said_where_the_old_release_serves() {
+fn a_failed_clean_up_after_a_rollback_is_reported() {
     let fake = Fake::new();
     fake.fail("^\\(start\\|rm\\) new$", "Error response from daemon: broken");
     let run = fake.run("deploy app").code(3);
@@ -127,7 +127,7 @@ fn what_could_not_be_cleaned_up_is_said_where_the_old_release_serves() {
 }
 
 #[test]
-fn what_is_stopped_and_kept_does_not_come_back_with_the_engine_until_it_is_started_again() {
+fn a_stopped_and_kept_instance_does_not_restart_with_the_engine() {
     let fake = two();
     restarts(&fake, "containers/old");
     on(&fake, "start new2", "cat old ../.compose-zd/*/wanted.json >../seen");
@@ -144,7 +144,7 @@ fn what_is_stopped_and_kept_does_not_come_back_with_the_engine_until_it_is_start
 }
 
 #[test]
-fn an_old_instance_that_runs_again_is_stopped_and_removed() {
+fn an_old_instance_that_restarts_is_stopped_again_and_removed() {
     let fake = Fake::new();
     fake.write("on", "rm old\n[ -e ../again ] || { touch ../again; sed -i 's/exited/running/' old; echo running >&2; exit 1; }\n");
     fake.run("deploy app").success();
@@ -153,7 +153,7 @@ fn an_old_instance_that_runs_again_is_stopped_and_removed() {
 }
 
 #[test]
-fn an_old_instance_that_cannot_be_stopped_is_no_success() {
+fn an_old_instance_that_cannot_be_removed_fails_the_deploy() {
     let fake = Fake::new();
     fake.write(
         "on",

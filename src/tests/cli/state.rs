@@ -66,7 +66,7 @@ const DAMAGES: [(&str, Damage); 9] = [
 ];
 
 #[test]
-fn a_damaged_newest_release_is_never_guessed_and_the_next_deploy_goes_on() {
+fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
     for (what, damage) in DAMAGES {
         let fake = Fake::with_releases();
         damage(&fake.state("releases/0002.json"));
@@ -90,7 +90,7 @@ fn a_damaged_newest_release_is_never_guessed_and_the_next_deploy_goes_on() {
 }
 
 #[test]
-fn a_damaged_older_release_is_in_nobodys_way() {
+fn a_damaged_older_release_blocks_only_rollbacks_to_it() {
     let fake = Fake::with_releases();
     fs::write(fake.state("releases/0001.json"), "{").unwrap();
     says(&fake.run("rollback").code(1), &["release 1 may be the one to go back to"]);
@@ -101,7 +101,7 @@ fn a_damaged_older_release_is_in_nobodys_way() {
 }
 
 #[test]
-fn a_release_that_was_moved_away_is_done_without_and_its_number_is_not_used_again() {
+fn the_number_of_a_moved_release_is_not_used_again() {
     let fake = Fake::with_releases();
     fs::write(fake.state("releases/0002.json"), "{").unwrap();
     fs::rename(fake.state("releases/0002.json"), fake.state("releases/0002.json.broken")).unwrap();
@@ -111,7 +111,7 @@ fn a_release_that_was_moved_away_is_done_without_and_its_number_is_not_used_agai
 }
 
 #[test]
-fn a_damaged_wanted_file_stops_no_deploy_and_no_named_rollback() {
+fn a_damaged_wanted_file_blocks_no_deploy_and_no_rollback_to_a_number() {
     for (what, damage) in DAMAGES {
         let fake = Fake::with_releases();
         let path = fake.state("wanted.json");
@@ -141,7 +141,7 @@ fn a_damaged_wanted_file_stops_no_deploy_and_no_named_rollback() {
 }
 
 #[test]
-fn a_newer_version_s_state_is_looked_at_and_not_changed() {
+fn state_of_a_newer_version_is_shown_and_never_changed() {
     for file in ["releases/0002.json", "wanted.json"] {
         let fake = Fake::with_releases();
         fs::write(fake.state(file), "{\"format\": 2, \"all\": \"new\"}").unwrap();
@@ -159,7 +159,7 @@ fn a_newer_version_s_state_is_looked_at_and_not_changed() {
 }
 
 #[test]
-fn a_configuration_that_is_gone_or_damaged_is_not_put_back_and_stops_no_deploy() {
+fn a_missing_or_damaged_release_config_blocks_rollbacks_but_no_deploy() {
     let damages: [(&str, Damage); 5] = [
         ("gone", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
@@ -188,7 +188,7 @@ fn a_configuration_that_is_gone_or_damaged_is_not_put_back_and_stops_no_deploy()
 }
 
 #[test]
-fn whatever_the_umask_is_the_state_is_for_its_owner_alone() {
+fn state_files_are_private_whatever_the_umask() {
     for umask in ["000", "077", "277"] {
         let fake = Fake::new();
         let tool = snapbox::cmd::cargo_bin!("compose-zd").display().to_string();
@@ -206,7 +206,7 @@ fn whatever_the_umask_is_the_state_is_for_its_owner_alone() {
 }
 
 #[test]
-fn a_state_folder_that_is_open_is_closed_by_the_next_deploy() {
+fn the_next_deploy_makes_an_open_state_folder_private() {
     let fake = Fake::with_releases();
     for name in ["..", "", "releases", "releases/0001.yml"] {
         fs::set_permissions(fake.state(name), PermissionsExt::from_mode(0o777)).unwrap();
@@ -217,7 +217,7 @@ fn a_state_folder_that_is_open_is_closed_by_the_next_deploy() {
 }
 
 #[test]
-fn root_keeps_no_releases_behind_a_link_or_in_a_strangers_folder() {
+fn root_refuses_state_behind_a_link_or_owned_by_another_user() {
     let root =
         fs::metadata(Fake::new().path("bin")).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if !root {
@@ -253,7 +253,7 @@ fn starts_over(fake: &Fake) {
 }
 
 #[test]
-fn an_engine_has_one_history_whatever_name_it_is_reached_by() {
+fn an_engine_has_one_history_under_every_name() {
     let fake = Fake::new();
     fake.write("engine-id", "AB:CD/here\n");
     fake.run("deploy app").success();
@@ -269,7 +269,7 @@ fn an_engine_has_one_history_whatever_name_it_is_reached_by() {
 
 /// `docker context use` has the same words mean another engine.
 #[test]
-fn a_name_that_means_another_engine_now_gets_none_of_the_first_ones_releases() {
+fn a_context_that_moved_to_another_engine_gets_a_new_history() {
     let fake = Fake::new();
     fake.write("image", r#"{"Id": "sha256:wanted", "Config": {}}"#);
     fake.write("engine-id", "AB:CD/staging\n");
@@ -292,7 +292,7 @@ fn a_name_that_means_another_engine_now_gets_none_of_the_first_ones_releases() {
 }
 
 #[test]
-fn an_engine_without_an_id_that_lasts_gets_one_of_ours() {
+fn an_engine_without_a_stable_id_gets_one() {
     let fake = Fake::new();
     fake.write("restless", "");
     fake.run("deploy app").success();
@@ -304,7 +304,7 @@ fn an_engine_without_an_id_that_lasts_gets_one_of_ours() {
 
 /// A folder that an earlier version has left, without the name of an engine.
 #[test]
-fn a_folder_of_an_earlier_version_is_taken_over_by_the_engine_that_has_its_images() {
+fn state_of_an_earlier_version_is_adopted_by_the_engine_with_its_images() {
     let fake = Fake::new();
     fake.run("deploy app").success();
     assert!(!fake.path(".compose-zd/p/engine.json").exists());
@@ -319,7 +319,7 @@ fn a_folder_of_an_earlier_version_is_taken_over_by_the_engine_that_has_its_image
 
 /// Compose's own hash of a service with an `env_file` is not the one that it labels containers with.
 #[test]
-fn a_service_whose_variables_come_from_a_file_is_not_deployed_again_and_can_be_gone_back_to() {
+fn an_unchanged_service_with_an_env_file_is_not_deployed_again() {
     let fake = Fake::new();
     fake.write("compose.yaml", "services: {app: {image: app:1, env_file: app.env}}");
     fake.write("hashes", "app unread\n");
@@ -337,7 +337,7 @@ fn a_service_whose_variables_come_from_a_file_is_not_deployed_again_and_can_be_g
 }
 
 #[test]
-fn nothing_is_changed_where_the_engine_does_not_say_which_one_it_is() {
+fn an_engine_without_an_id_changes_nothing() {
     let fake = Fake::new();
     fake.write("engine-id", "AB:CD/here\n");
     fake.run("deploy app").success();
@@ -350,7 +350,7 @@ fn nothing_is_changed_where_the_engine_does_not_say_which_one_it_is() {
 }
 
 #[test]
-fn prune_leaves_what_a_stack_or_a_container_needs_and_reports_no_removal_that_failed() {
+fn prune_keeps_images_in_use_and_reports_only_real_removals() {
     let fake = Fake::new();
     fake.write("keepers", "keeper\n");
     let keeper = r#"{"Id": "keeper", "Config": {"Image": "compose-zd/p-app:r1", "Labels": {"compose-zd.keeps": "p"}}}"#;

@@ -37,7 +37,7 @@ fn nowhere() -> String {
 }
 
 #[test]
-fn what_is_lost_is_told_and_only_strict_makes_it_an_error() {
+fn lost_requests_are_a_warning_and_an_error_with_strict() {
     let url = failing_for_a_moment();
     let fake = Fake::new();
     let run = fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).success();
@@ -50,7 +50,7 @@ fn what_is_lost_is_told_and_only_strict_makes_it_an_error() {
 }
 
 #[test]
-fn a_url_that_is_lost_at_the_end_is_no_success() {
+fn a_public_url_that_stops_answering_fails_the_deploy() {
     let fake = Fake::new();
     let url = failing_after(1);
     let run = fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
@@ -75,7 +75,7 @@ fn status_and_history_show_what_a_deploy_lost() {
 }
 
 #[test]
-fn a_release_that_was_not_put_back_does_not_serve_and_nothing_was_killed() {
+fn a_failed_rollback_is_shown_as_not_serving() {
     let fake = Fake::new();
     fake.run("deploy app --no-witness").success();
     fake.write("hashes", "app next\n");
@@ -92,7 +92,7 @@ fn a_release_that_was_not_put_back_does_not_serve_and_nothing_was_killed() {
 }
 
 #[test]
-fn quiet_tells_losses_and_nothing_else_of_the_witness() {
+fn quiet_reports_only_losses_of_the_witness() {
     let fake = Fake::new();
     let url = failing_for_a_moment();
     let run = fake.run(&format!("deploy app --quiet --witness-rate 100 --witness-url {url}")).success();
@@ -105,7 +105,7 @@ fn quiet_tells_losses_and_nothing_else_of_the_witness() {
 }
 
 #[test]
-fn a_url_that_never_answered_is_said_and_strict_refuses_it_before_anything_is_touched() {
+fn a_url_that_never_answered_is_reported_and_refused_with_strict() {
     let fake = Fake::new();
     let run = fake.run(&format!("deploy app --strict --witness-url {}", nowhere())).code(1);
     says(&run, &["gets no answer from", "→ refused", "nothing was changed", "hint: "]);
@@ -116,7 +116,7 @@ fn a_url_that_never_answered_is_said_and_strict_refuses_it_before_anything_is_to
 }
 
 #[test]
-fn without_a_url_there_is_no_witness_which_is_said_once() {
+fn a_deploy_without_a_url_reports_once_that_it_has_no_witness() {
     let fake = Fake::new();
     let run = fake.run("deploy app").success();
     assert_eq!(stderr(&run).matches("no witness: ").count(), 1, "{}", stderr(&run));
@@ -132,7 +132,7 @@ fn without_a_url_there_is_no_witness_which_is_said_once() {
 }
 
 #[test]
-fn what_serves_nobody_yet_needs_no_witness() {
+fn a_first_deploy_has_no_witness() {
     let fake = Fake::new();
     fs::remove_file(fake.path("containers/old")).unwrap();
     let run = fake.run(&format!("deploy app --strict --witness-url {}", nowhere())).success();

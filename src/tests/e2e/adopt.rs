@@ -66,7 +66,7 @@ fn is_as_the_fixture_has_it(stage: &Stage) {
 }
 
 #[test]
-fn a_bare_project_is_deployed_and_put_back_in_five_commands() {
+fn a_new_user_deploys_and_rolls_back_in_five_commands() {
     let stage = Stage::with("init", "init", &[]);
     do_not_watch(&stage);
     stage.set(&format!("COMPOSE_PROJECT_NAME={} COMPOSE_ZD={TOOL}", stage.project));
@@ -159,7 +159,7 @@ impl Pusher {
 }
 
 #[test]
-fn a_push_deploys_and_tells_the_pusher_how() {
+fn a_git_push_deploys_and_reports_to_the_pusher() {
     let pusher = Pusher::new("push");
     let stage = &pusher.stage;
     pusher.commit("1", "");

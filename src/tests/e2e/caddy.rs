@@ -32,7 +32,7 @@ fn refuses(name: &str, from: &str, to: &str, said: &str) {
 }
 
 #[test]
-fn what_caddy_lacks_is_said_before_anything_is_touched() {
+fn a_lacking_caddy_configuration_is_reported_before_any_change() {
     refuses("cdoff", ":80 {", "{\n admin off\n}\n:80 {", "its admin API does not answer");
     refuses(
         "cdone",
@@ -45,7 +45,7 @@ fn what_caddy_lacks_is_said_before_anything_is_touched() {
 /// No client of the later deploys loses its connection, although it never closes it; a set that grows and shrinks by one
 /// instance at a time is one more turn of the switch each.
 #[test]
-fn the_switch_stays_and_later_deploys_need_no_reload() {
+fn later_deploys_behind_caddy_need_no_reload() {
     let stage = caddy("cdstays");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
@@ -63,7 +63,7 @@ fn the_switch_stays_and_later_deploys_need_no_reload() {
 }
 
 #[test]
-fn where_nothing_may_stay_the_configuration_is_afterwards_what_it_was() {
+fn without_tuning_the_caddy_configuration_is_restored() {
     let stage = caddy("cdgoes");
     stage.add("services: { app: { x-zd: { proxy: { tune: false } } } }");
     stage.up("");
@@ -76,7 +76,7 @@ fn where_nothing_may_stay_the_configuration_is_afterwards_what_it_was() {
 
 /// What is lost is the price of that reload, so it is not counted.
 #[test]
-fn a_reload_by_somebody_else_is_overruled_and_then_left_alone() {
+fn a_foreign_caddy_reload_during_a_deploy_loses_no_request() {
     let stage = caddy("cdreload");
     stage.up("");
     let before = configuration(&stage);

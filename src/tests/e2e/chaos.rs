@@ -272,7 +272,7 @@ impl std::fmt::Display for Row {
 }
 
 #[test]
-fn whatever_dies_in_a_deploy_behind_nginx_proxy_the_next_run_leaves_one_release() {
+fn after_any_crash_behind_nginx_proxy_the_next_run_leaves_one_release() {
     let target = Target::new(Stage::scale("chaosnginx"), 1);
     let hits = [
         (Victim::NewInstance, "started app-"),
@@ -289,7 +289,7 @@ fn whatever_dies_in_a_deploy_behind_nginx_proxy_the_next_run_leaves_one_release(
 }
 
 #[test]
-fn of_six_deploys_at_once_one_works_at_a_time_and_what_a_run_cannot_write_or_say_or_wait_for_costs_nothing() {
+fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing() {
     let target = Target::new(Stage::scale("chaosothers"), 1);
     let stage = &target.stage;
 

@@ -73,7 +73,7 @@ fn stage(name: &str) -> Stage {
 
 /// A folder is called by the rule that its project breaks; what follows a dot tells two of them apart.
 #[test]
-fn every_flaw_is_named_and_no_other() {
+fn check_reports_every_flaw_and_no_other() {
     let stage = stage("flaws");
     stage.copy_all("check");
     let folders = fs::read_dir(stage.path(".")).unwrap().map(|e| e.unwrap().path());
@@ -102,7 +102,7 @@ fn every_flaw_is_named_and_no_other() {
 
 /// They lose nothing in the other tests: what is found is advice, or what the fixture is there to show.
 #[test]
-fn the_fixtures_that_lose_nothing_have_nothing_that_is_lost() {
+fn check_reports_no_loss_for_good_fixtures() {
     let stage = stage("fixtures");
     stage.set("PROXY_NETWORK=zde2e-check-web");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
@@ -146,7 +146,7 @@ fn running(stage: &Stage, fixture: &str, then: &str) -> BTreeSet<String> {
 
 /// A process without a handler, an old nginx, labels that disagree with those that run; and nothing, where nothing is wrong.
 #[test]
-fn what_only_shows_once_it_runs_is_seen_and_nothing_else() {
+fn check_reports_flaws_that_show_only_at_runtime() {
     // What takes it down is the file of the stage, for the whole project.
     let stage = Stage::scale("runs");
     stage.copy_all("check");

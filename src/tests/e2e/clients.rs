@@ -32,7 +32,7 @@ fn counted(stage: &Stage) -> impl Fn() -> Vec<String> + use<> {
 }
 
 #[test]
-fn a_deploy_asks_the_engine_by_one_client_and_compose_by_its_plugin() {
+fn a_deploy_queries_the_engine_through_one_client_and_compose_through_its_plugin() {
     let stage = Stage::haproxy("clients");
     stage.up("--scale app=3");
     let started = counted(&stage);
@@ -58,7 +58,7 @@ fn a_deploy_asks_the_engine_by_one_client_and_compose_by_its_plugin() {
 }
 
 #[test]
-fn a_deploy_by_a_client_that_is_a_script_starts_one_for_each_question() {
+fn a_docker_client_that_is_a_script_is_started_for_each_query() {
     let stage = Stage::haproxy("script");
     stage.up("--scale app=1");
     let docker = which::which("docker").expect("docker");

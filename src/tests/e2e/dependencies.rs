@@ -19,7 +19,7 @@ secrets: {token: {environment: TOKEN}}
 ";
 
 #[test]
-fn a_new_instance_has_its_dependencies_secrets_and_hooks_and_an_old_one_is_told_to_drain_once() {
+fn a_new_instance_gets_dependencies_secrets_and_hooks_and_the_old_one_drains_once() {
     let stage = Stage::scale("belongings");
     stage.write("told/started", "");
     stage.add(BELONGINGS);
@@ -58,7 +58,7 @@ fn a_new_instance_has_its_dependencies_secrets_and_hooks_and_an_old_one_is_told_
 }
 
 #[test]
-fn a_healthchecks_own_command_is_asked_and_shown_with_what_it_said() {
+fn the_command_of_a_healthcheck_is_run_and_its_output_shown() {
     let stage = Stage::scale("check");
     stage.add_fixture("nginx-proxy-scale/compose.healthcheck.yaml");
     stage.up("");
@@ -90,7 +90,7 @@ services:
 ";
 
 #[test]
-fn a_dependent_that_asks_for_it_is_restarted_or_rolled_with_what_it_depends_on() {
+fn a_dependent_with_restart_true_is_restarted_or_rolled_with_its_dependency() {
     let stage = Stage::scale("dependents");
     stage.add(DEPENDENTS);
     stage.set(&format!("SECOND_HOST=web.{}", stage.host()));
@@ -120,7 +120,7 @@ fn a_dependent_that_asks_for_it_is_restarted_or_rolled_with_what_it_depends_on()
 }
 
 #[test]
-fn what_holds_on_to_the_old_instance_is_named_before_anything_starts() {
+fn a_container_bound_to_the_old_instance_is_reported_before_any_change() {
     let stage = Stage::scale("attached");
     stage.up("");
     let before = stage.ids("app");

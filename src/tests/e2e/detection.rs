@@ -88,7 +88,7 @@ fn a_caddy_that_resolves_a_placeholder_for_each_request_is_refused() {
 }
 
 #[test]
-fn a_route_that_is_asked_for_is_not_found_where_the_proxy_is_not_recognised() {
+fn a_requested_route_behind_an_unknown_proxy_is_refused() {
     let stage = Stage::scale("detnone");
     // Nothing of the container tells what it is.
     stage.add("services: {proxy: {environment: {DOCKER_GEN_VERSION: '', NGINX_PROXY_VERSION: ''}}}");

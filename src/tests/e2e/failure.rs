@@ -19,7 +19,7 @@ fn fails(stage: &Stage, version: &str, settings: &str, words: &str) -> Ran {
 }
 
 #[test]
-fn a_release_that_does_not_get_ready_never_serves_and_what_it_said_is_told() {
+fn a_release_that_does_not_get_ready_never_serves_and_its_output_is_shown() {
     let stage = Stage::scale("fails");
     stage.up("");
     let two_seconds = "--health-deadline 2s";

@@ -8,7 +8,7 @@ use crate::test_project::{LONG, Stage, free_port, wait_until};
 
 /// What does not do is said before anything is touched.
 #[test]
-fn what_haproxy_lacks_is_said_before_anything_is_touched() {
+fn a_lacking_haproxy_configuration_is_reported_before_any_change() {
     let stage = Stage::haproxy("halacks");
     let good = stage.read("haproxy.cfg");
     stage.up("--scale app=2");
@@ -48,7 +48,7 @@ fn answers(port: u16) -> Option<String> {
 
 /// As while somebody moves from one to the other.
 #[test]
-fn two_proxies_in_front_of_a_service_are_both_told() {
+fn two_proxies_in_front_of_a_service_are_both_switched() {
     let stage = Stage::haproxy("hatwo");
     let port = free_port();
     let image = stage.variable("HAPROXY_OLD_IMAGE");
@@ -76,7 +76,7 @@ fn two_proxies_in_front_of_a_service_are_both_told() {
 
 /// Blue and green, each by a fixed line of its own.
 #[test]
-fn the_sides_of_a_pair_switch_behind_fixed_lines() {
+fn the_sides_of_a_pair_switch_behind_static_servers() {
     let stage = Stage::haproxy("hapair");
     let configuration = stage.read("haproxy.cfg");
     let (head, _) = configuration.split_once("    server-template").expect("a template");
@@ -104,7 +104,7 @@ fn the_sides_of_a_pair_switch_behind_fixed_lines() {
 
 /// As certbot or somebody's `kill -USR2` reloads it: the worker before finishes what it has, which no other one counts.
 #[test]
-fn a_request_in_a_worker_that_a_reload_retired_is_waited_for() {
+fn a_request_in_a_retired_worker_is_awaited() {
     let stage = Stage::haproxy("hareload");
     stage.add("services: {app: {x-zd: {drain: {timeout: 3s}}}}");
     stage.up("");

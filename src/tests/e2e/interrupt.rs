@@ -29,7 +29,7 @@ fn kill_after_its_stops(stage: &Stage) {
 }
 
 #[test]
-fn a_deploy_killed_after_its_stops_is_finished_by_the_same_and_by_the_next_version() {
+fn a_deploy_killed_after_its_stops_is_finished_by_any_next_deploy() {
     let stage = Stage::scale("kstopped");
     stage.up("--scale app=2");
     let load = stage.start_load("--seconds 300");
@@ -57,7 +57,7 @@ fn a_deploy_killed_after_its_stops_is_finished_by_the_same_and_by_the_next_versi
 }
 
 #[test]
-fn a_deploy_goes_back_at_an_interrupt_outlives_its_terminal_and_is_finished_once_it_has_switched() {
+fn an_interrupted_deploy_rolls_back_unless_it_has_switched_and_survives_its_terminal() {
     let stage = Stage::scale("signals");
     stage.up("--scale app=1");
     let before = stage.containers();
@@ -86,7 +86,7 @@ fn a_deploy_goes_back_at_an_interrupt_outlives_its_terminal_and_is_finished_once
 }
 
 #[test]
-fn a_signal_after_the_switch_is_told_and_a_second_one_ends_the_drain() {
+fn a_signal_after_the_switch_is_reported_and_a_second_one_ends_the_drain() {
     let stage = Stage::scale("hurried");
     stage.add("services: {app: {x-zd: {drain: {timeout: 1h}}}}");
     stage.up("");
@@ -102,7 +102,7 @@ fn a_signal_after_the_switch_is_told_and_a_second_one_ends_the_drain() {
 }
 
 #[test]
-fn a_hook_that_never_ends_is_given_up_at_its_limit_and_at_an_interrupt() {
+fn a_hook_that_never_ends_is_stopped_at_its_limit_or_at_an_interrupt() {
     let stage = Stage::scale("hanging");
     stage.up("");
     let before = stage.containers();

@@ -45,14 +45,14 @@ fn turns_away(stage: &Stage, left: impl Fn(&Stage) -> String) {
 }
 
 #[test]
-fn behind_nginx_proxy_a_release_that_dies_is_turned_away() {
+fn behind_nginx_proxy_a_release_that_dies_is_rolled_back() {
     let stage = Stage::scale("mnginx");
     // What the first deploy sets up may cost clients that keep their connection one request.
     turns_away(&stage, Stage::marks);
 }
 
 #[test]
-fn behind_haproxy_a_release_that_dies_is_turned_away() {
+fn behind_haproxy_a_release_that_dies_is_rolled_back() {
     let stage = Stage::haproxy("mhaproxy");
     // A request that is on its way to an instance when it dies waits four times as long.
     let configuration = stage.read("haproxy.cfg").replace("timeout connect 5s", "timeout connect 500ms");
@@ -61,7 +61,7 @@ fn behind_haproxy_a_release_that_dies_is_turned_away() {
 }
 
 #[test]
-fn behind_caddy_a_release_that_dies_is_turned_away() {
+fn behind_caddy_a_release_that_dies_is_rolled_back() {
     let stage = caddy("mcaddy");
     stage.up("--scale app=1");
     stage.deploy("app --force").exits(0);
@@ -69,17 +69,17 @@ fn behind_caddy_a_release_that_dies_is_turned_away() {
 }
 
 #[test]
-fn behind_traefik_a_release_that_dies_is_turned_away() {
+fn behind_traefik_a_release_that_dies_is_rolled_back() {
     turns_away(&Stage::traefik("mtraefik"), routes);
 }
 
 #[test]
-fn behind_dockercloud_a_release_that_dies_is_turned_away() {
+fn behind_dockercloud_a_release_that_dies_is_rolled_back() {
     turns_away(&dockercloud("mdockercloud"), frozen);
 }
 
 #[test]
-fn behind_haproxy_a_release_that_fails_its_own_check_is_turned_away_and_nothing_is_left() {
+fn behind_haproxy_a_release_that_fails_its_health_check_is_rolled_back_without_a_trace() {
     let stage = Stage::haproxy("mcheck");
     stage.up("--scale app=1");
     let before = stage.containers();
@@ -105,7 +105,7 @@ fn kill_watched(stage: &Stage, deploy: &mut Running, service: &str) {
 }
 
 #[test]
-fn several_services_are_watched_together_and_one_that_dies_brings_all_back() {
+fn several_services_are_monitored_together_and_one_death_rolls_back_all() {
     let stage = two_behind_haproxy("mtogether");
     stage.keep_the_default_monitor();
     stage.up("");
@@ -136,7 +136,7 @@ fn several_services_are_watched_together_and_one_that_dies_brings_all_back() {
 }
 
 #[test]
-fn stop_first_the_old_ones_are_started_again_when_a_new_one_dies() {
+fn with_stop_first_the_old_instances_start_again_when_a_new_one_dies() {
     let stage = Stage::haproxy("mstop");
     stage.keep_the_default_monitor();
     stage.up("--scale app=2");

@@ -170,7 +170,7 @@ fn both(stage: &Stage, left: Left) {
 }
 
 #[test]
-fn two_services_behind_nginx_proxy_are_replaced_together_or_brought_back_also_when_interrupted() {
+fn two_services_behind_nginx_proxy_are_replaced_or_rolled_back_together() {
     let stage = two_behind_nginx("bothnginx");
     up(&stage);
     neither(&stage, "API_STATUS=200 STATUS=500", Stage::marks);
@@ -180,7 +180,7 @@ fn two_services_behind_nginx_proxy_are_replaced_together_or_brought_back_also_wh
 }
 
 #[test]
-fn two_services_behind_haproxy_are_replaced_together_or_brought_back() {
+fn two_services_behind_haproxy_are_replaced_or_rolled_back_together() {
     let stage = two_behind_haproxy("bothhaproxy");
     up(&stage);
     neither(&stage, "API_STATUS=500 STATUS=200", flags);

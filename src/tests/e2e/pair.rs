@@ -33,7 +33,7 @@ fn a_broken_one_leaves(stage: &Stage, version: &str) {
 }
 
 #[test]
-fn both_sides_that_serve_are_replaced_and_serve_and_go_back() {
+fn both_serving_sides_are_replaced_and_rolled_back() {
     let stage = Stage::pair("both");
     stage.up("");
     stage.deploy("service").exits(0);
@@ -63,7 +63,7 @@ fn both_sides_that_serve_are_replaced_and_serve_and_go_back() {
 }
 
 #[test]
-fn the_idle_side_takes_over_and_the_other_is_kept_and_started_again() {
+fn the_idle_side_takes_over_and_the_other_is_kept_for_a_rollback() {
     let stage = Stage::one_side("idle");
     stage.add("services: {service_a: {restart: always}, service_b: {restart: always}}");
     stage.up("service_a");

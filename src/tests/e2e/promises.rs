@@ -141,7 +141,7 @@ macro_rules! behind {
             use super::*;
 
             #[test]
-            fn no_deploy_loses_a_request_also_when_killed_and_a_release_that_is_never_ready_leaves_all_as_it_was() {
+            fn no_deploy_loses_a_request_even_when_killed_or_never_ready() {
                 $front.deploys(&stringify!($proxy).replace('_', ""));
             }
         }

@@ -4,7 +4,7 @@ use crate::test_project::Stage;
 
 /// The first deploy changes the proxy's settings by a reload that nothing protects yet; the others are what counts.
 #[test]
-fn clients_that_keep_their_connection_lose_nothing_whether_they_pause_or_not() {
+fn clients_with_kept_connections_lose_no_request() {
     let stage = Stage::scale("kept");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
@@ -22,7 +22,7 @@ fn clients_that_keep_their_connection_lose_nothing_whether_they_pause_or_not() {
 
 /// Two reloads, and a third where a busy host drives the events of one step apart by more than docker-gen waits.
 #[test]
-fn an_older_nginx_loses_no_request_of_a_connection_each_and_is_hardly_reloaded() {
+fn an_older_nginx_loses_no_request_and_reloads_rarely() {
     let stage = Stage::scale("old");
     let old = stage.variable("NGINX_PROXY_OLD_IMAGE");
     assert_ne!(old, "", "name an image with nginx before 1.27.4");

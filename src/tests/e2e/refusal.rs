@@ -25,7 +25,7 @@ fn refuses_file(stage: &Stage, yaml: &str) -> Ran {
 }
 
 #[test]
-fn what_the_file_asks_for_that_cannot_be_done_is_refused_before_anything_is_created() {
+fn an_impossible_setting_is_refused_before_anything_is_created() {
     let stage = Stage::scale("refused");
     stage.tell("---- a fixed host port");
     let ran = refuses_file(&stage, "services: {app: {ports: ['127.0.0.1:18080:3000']}}");
@@ -53,7 +53,7 @@ fn add(stage: &Stage, network: u32, app: &str, proxy: &str) {
 }
 
 #[test]
-fn a_proxy_or_a_network_that_cannot_be_worked_with_is_refused_and_nothing_is_touched() {
+fn an_unusable_proxy_or_network_is_refused_before_any_change() {
     let stage = Stage::scale("cannot");
     add(&stage, 1, "", "");
     stage.tell("---- a proxy that was never started");
@@ -122,7 +122,7 @@ fn write_template(stage: &Stage) {
 }
 
 #[test]
-fn what_has_an_old_service_name_serves_on_when_the_release_under_the_new_name_fails() {
+fn a_renamed_service_keeps_serving_when_the_release_under_its_new_name_fails() {
     let stage = Stage::scale("renamed");
     stage.up("");
     stage.add(

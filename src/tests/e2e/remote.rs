@@ -56,7 +56,7 @@ fn by_the_proxy(far: &Far) -> String {
 }
 
 #[test]
-fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody_else_for_an_instance() {
+fn remote_deploys_by_context_and_tcp_behind_nginx_proxy_lose_no_request() {
     let engine = Engine::new();
     let mut far = Far::nginx_proxy(&engine, "far");
     let subnet = "10.214.77";
@@ -103,7 +103,7 @@ fn deploys_by_context_and_by_tcp_behind_nginx_proxy_lose_nothing_and_take_nobody
 }
 
 #[test]
-fn deploys_behind_haproxy_by_tcp_and_by_one_connection_of_ssh_lose_nothing() {
+fn remote_deploys_by_tcp_and_one_ssh_connection_behind_haproxy_lose_no_request() {
     let engine = Engine::new();
     let mut far = Far::haproxy(&engine, "farha");
     far.up(2);
@@ -116,7 +116,7 @@ fn deploys_behind_haproxy_by_tcp_and_by_one_connection_of_ssh_lose_nothing() {
 }
 
 #[test]
-fn deploys_by_ssh_lose_nothing_also_where_more_come_than_its_server_lets_in() {
+fn deploys_by_ssh_lose_no_request_even_above_the_connection_limit() {
     let engine = Engine::new();
     let mut far = Far::nginx_proxy(&engine, "farssh");
     far.by_ssh("");
@@ -137,7 +137,7 @@ fn deploys_by_ssh_lose_nothing_also_where_more_come_than_its_server_lets_in() {
 }
 
 #[test]
-fn an_engine_that_falls_silent_breaks_off_or_is_killed_in_a_deploy_is_named_and_the_next_one_tidies_up() {
+fn an_engine_that_fails_during_a_deploy_is_named_and_the_next_run_cleans_up() {
     let engine = Engine::new();
     let mut far = Far::nginx_proxy(&engine, "farlost");
     far.up(2);

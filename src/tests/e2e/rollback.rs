@@ -57,7 +57,7 @@ fn images(stage: &Stage) -> BTreeSet<String> {
 // Which release.
 
 #[test]
-fn a_rollback_goes_to_the_release_before_to_any_that_is_kept_and_back_again() {
+fn a_rollback_restores_the_previous_or_any_kept_release() {
     let stage = Stage::scale("back");
     stage.up("");
 
@@ -125,7 +125,7 @@ fn a_rollback_goes_to_the_release_before_to_any_that_is_kept_and_back_again() {
 }
 
 #[test]
-fn prune_removes_what_is_kept_of_a_project_that_was_taken_down_and_of_no_other() {
+fn prune_removes_the_images_of_a_removed_project_only() {
     let stage = Stage::scale("prune");
     stage.up("");
     stage.deploy("app").exits(0);
@@ -156,7 +156,7 @@ services:
 ";
 
 #[test]
-fn it_is_the_very_image_although_its_tag_moved_and_all_unused_were_pruned() {
+fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     let stage = Stage::scale("backprune");
     stage.set("DOCKER_BUILDKIT=0 COMPOSE_ZD_KEEP=20");
     stage.add(BUILD);
@@ -248,7 +248,7 @@ fn image(stage: &Stage, version: &str) -> String {
 }
 
 #[test]
-fn what_compose_started_and_an_image_of_the_command_line_can_be_gone_back_to() {
+fn a_rollback_restores_a_project_that_compose_started() {
     let stage = two_images("backimage");
     let [one, two, three] = ["1", "2", "3"].map(|version| image(&stage, version));
     let first = images(&stage);
@@ -287,7 +287,7 @@ fn what_compose_started_and_an_image_of_the_command_line_can_be_gone_back_to() {
 }
 
 #[test]
-fn what_compose_started_can_be_gone_back_to_if_the_file_still_tells_what_it_was() {
+fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
     let stage = Stage::scale("backenv");
     stage.up("");
 
@@ -311,7 +311,7 @@ fn what_compose_started_can_be_gone_back_to_if_the_file_still_tells_what_it_was(
 // The number of instances.
 
 #[test]
-fn a_release_is_put_back_with_as_many_instances_as_it_had() {
+fn a_rollback_restores_the_number_of_instances() {
     let stage = first_release(Stage::scale("backscale"), 1);
 
     stage.tell("--- a change of the number alone keeps the instances");
@@ -359,7 +359,7 @@ fn a_release_is_put_back_with_as_many_instances_as_it_had() {
 // What is kept, where, and for how long.
 
 #[test]
-fn as_many_releases_are_kept_as_asked_for_and_nothing_of_a_project_with_a_similar_name_goes() {
+fn the_requested_number_of_releases_is_kept() {
     let stage = two_images("backkeep");
     let (base, more) = (image(&stage, "1"), format!("{}-more", stage.project));
     let neighbour = format!("compose-zd-keep-{more}--app-r1");
@@ -400,7 +400,7 @@ fn mode(path: &Path) -> u32 {
 const SECRET: &str = "correct-horse-battery";
 
 #[test]
-fn a_secret_is_in_no_output_and_in_no_file_but_those_of_releases_which_are_for_their_owner_alone() {
+fn a_secret_is_only_in_private_release_files() {
     let stage = Stage::scale("backsecret");
     // Not in the file, which the user wrote.
     stage.add("services: {app: {environment: {SECRET: '${SECRET}'}}}");
@@ -437,7 +437,7 @@ fn kill_rollback(stage: &Stage, line: &str) {
 
 /// The rollback that was killed did not happen, so that the next one undoes what there is of it.
 #[test]
-fn a_rollback_that_is_killed_is_undone_by_the_next_or_followed_by_a_deploy() {
+fn a_killed_rollback_is_finished_by_the_next_run() {
     let stage = two_releases(Stage::scale("backkill"), 2);
     let load = stage.start_load("");
     for (line, next) in [("in rotation: app-", "rollback"), ("started app-", "rollback app")] {

@@ -306,7 +306,7 @@ const ROWS: [Row; 19] = [
 ];
 
 #[test]
-fn updates_end_as_dockers_own_do() {
+fn updates_end_as_docker_service_update_does() {
     end_as_dockers_own_do("1s", &FEW);
 }
 

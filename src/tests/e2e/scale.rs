@@ -26,7 +26,7 @@ fn replaces(stage: &Stage, before: &str, version: &str, words: &str) -> usize {
 }
 
 #[test]
-fn a_service_gets_the_version_and_the_number_that_is_asked_for_and_nothing_else_changes() {
+fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     let stage = Stage::scale("scale");
     stage.compose("up -d proxy");
 
@@ -97,7 +97,7 @@ fn a_service_gets_the_version_and_the_number_that_is_asked_for_and_nothing_else_
 
 /// nginx before 1.27.4 cuts kept connections at a reload, so none more than needed.
 #[test]
-fn a_proxy_is_reloaded_no_more_than_needed_and_may_be_left_as_it_is() {
+fn a_proxy_is_reloaded_only_when_needed() {
     let stage = Stage::scale("reloads");
     stage.set("VIRTUAL_HOST=a.reloads.test,b.reloads.test");
     stage.up("--scale app=2");
@@ -120,7 +120,7 @@ fn a_proxy_is_reloaded_no_more_than_needed_and_may_be_left_as_it_is() {
 }
 
 #[test]
-fn instances_are_replaced_in_batches_and_stop_first_where_the_file_says_so() {
+fn instances_are_replaced_in_batches_and_stop_first_as_configured() {
     let stage = Stage::scale("batches");
     stage.add("services: {app: {deploy: {update_config: {parallelism: 1, order: stop-first}}}}");
     stage.set("SLOW=0.5 STOP=abrupt");

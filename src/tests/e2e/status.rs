@@ -8,7 +8,7 @@ fn tell(stage: &Stage, words: &str) -> String {
 }
 
 #[test]
-fn status_and_history_tell_what_runs_and_what_was_deployed() {
+fn status_and_history_show_instances_and_releases() {
     let stage = Stage::scale("status");
     stage.up("--scale app=2");
     stage.set("VERSION=2");
@@ -40,7 +40,7 @@ fn status_and_history_tell_what_runs_and_what_was_deployed() {
 }
 
 #[test]
-fn what_is_stopped_or_not_there_is_told_too() {
+fn status_shows_stopped_and_missing_services() {
     let stage = Stage::one_side("statuspair");
     let status = tell(&stage, "status");
     let row = |name: &str| {

@@ -34,7 +34,7 @@ fn replaces(stage: &Stage, before: &str, version: &str, load: &str) {
 }
 
 #[test]
-fn with_an_api_the_route_goes_back_when_discovery_has_caught_up() {
+fn with_an_api_the_route_is_handed_back_after_discovery() {
     let stage = Stage::traefik("trapi");
     stage.add_fixture(API);
     stage.up("");
@@ -50,7 +50,7 @@ const HEALTHCHECK: &str =
     "healthcheck: { test: [CMD, /sample-app, check, /drain], interval: 5s, start_period: 0s }";
 
 #[test]
-fn its_files_of_routes_hold_the_route_whatever_its_discovery_makes_of_the_new_instances() {
+fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
     let stage = Stage::traefik("trfiles");
 
     stage
@@ -92,7 +92,7 @@ fn its_files_of_routes_hold_the_route_whatever_its_discovery_makes_of_the_new_in
 }
 
 #[test]
-fn a_directory_of_routes_that_is_no_volume_will_do() {
+fn a_directory_of_routes_need_not_be_a_volume() {
     let stage = Stage::traefik("trlayer");
     stage.add("services: { proxy: { volumes: !override ['/var/run/docker.sock:/var/run/docker.sock:ro'], \
                command: ['--entrypoints.web.address=:80', '--providers.docker', '--providers.docker.exposedByDefault=false', \
@@ -108,7 +108,7 @@ fn a_directory_of_routes_that_is_no_volume_will_do() {
 }
 
 #[test]
-fn without_files_an_instance_leaves_by_its_own_health_check_and_what_will_be_lost_is_said() {
+fn without_dynamic_files_an_instance_drains_by_its_health_check_and_losses_are_announced() {
     let stage = Stage::traefik("trplain");
     stage.add_fixture(PLAIN);
     stage.up("--scale app=2");

@@ -58,7 +58,7 @@ fn forget_releases(stage: &Stage) {
 }
 
 #[test]
-fn behind_nginx_proxy_a_sick_release_is_deployed_over_one_by_one_and_a_paused_instance_and_what_another_tool_mixed()
+fn behind_nginx_proxy_an_unhealthy_paused_or_mixed_release_is_replaced()
  {
     let stage = Stage::scale("sicknginx");
     sick(&stage);
@@ -97,7 +97,7 @@ fn behind_nginx_proxy_a_sick_release_is_deployed_over_one_by_one_and_a_paused_in
 }
 
 #[test]
-fn a_sick_release_behind_traefik_is_deployed_over() {
+fn behind_traefik_an_unhealthy_release_is_replaced() {
     let stage = Stage::traefik("sicktraefik");
     sick(&stage);
     is_deployed_over(&stage, "a sick release", "", ["2", "3"]);

@@ -102,7 +102,7 @@ fn pauses<'s>(stage: &'s Stage, count: usize, from: &str, to: &str, promise: &st
 }
 
 #[test]
-fn a_rollout_that_pauses_is_finished_by_resume_undone_by_rollback_and_replaced_by_a_third_version() {
+fn a_paused_rollout_is_resumed_rolled_back_or_replaced() {
     let stage = Stage::scale("uppause");
     up(&stage, 2);
     leaves_what_served(&stage, 2, "STATUS=503", "app --health-deadline 2s");
@@ -138,7 +138,7 @@ fn a_rollout_that_pauses_is_finished_by_resume_undone_by_rollback_and_replaced_b
 }
 
 #[test]
-fn behind_haproxy_a_batch_that_fails_goes_back_or_pauses_and_the_same_deploy_again_finishes() {
+fn behind_haproxy_a_failed_batch_rolls_back_or_pauses_and_a_new_deploy_finishes() {
     let stage = Stage::haproxy("uphaproxy");
     up(&stage, 3);
 
@@ -167,7 +167,7 @@ fn behind_haproxy_a_batch_that_fails_goes_back_or_pauses_and_the_same_deploy_aga
 
 /// As with Swarm a batch is filled up when one of it has failed.
 #[test]
-fn instances_that_fail_are_left_out_up_to_max_failure_ratio_or_however_many_where_it_continues() {
+fn failed_instances_are_tolerated_up_to_max_failure_ratio_or_with_continue() {
     let stage = Stage::scale("upratio");
     up(&stage, 3);
 
@@ -274,7 +274,7 @@ fn goes_back_when_interrupted(stage: &Stage, line: &str, [from, to]: [&str; 2]) 
 }
 
 #[test]
-fn between_two_batches_a_kill_is_survived_and_an_interrupt_goes_back_and_stop_first_takes_out_one_at_a_time()
+fn between_two_batches_a_kill_is_survived_and_an_interrupt_rolls_back()
 {
     let stage = Stage::scale("updelay");
     up(&stage, 2);
@@ -305,7 +305,7 @@ fn between_two_batches_a_kill_is_survived_and_an_interrupt_goes_back_and_stop_fi
 }
 
 #[test]
-fn an_instance_that_fails_within_its_monitor_brings_all_that_served_back_and_one_that_dies_later_does_not() {
+fn an_instance_that_fails_within_its_monitor_rolls_back_and_one_that_dies_later_does_not() {
     let stage = Stage::scale("upmonitor");
     up(&stage, 2);
 
@@ -363,7 +363,7 @@ const PAIR: &str = "services: {service_a: &s {deploy: {update_config: \
                     {monitor: 30s, failure_action: rollback}}}, service_b: *s}";
 
 #[test]
-fn a_side_that_dies_within_the_monitor_leaves_those_serving_that_served() {
+fn a_side_that_dies_within_the_monitor_leaves_the_old_side_serving() {
     let stage = Stage::one_side("uppair");
     stage.add(PAIR);
 

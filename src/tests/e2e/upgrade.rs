@@ -110,7 +110,7 @@ fn lock_by_a_dead_run(stage: &Stage) {
 }
 
 #[test]
-fn what_an_earlier_version_left_is_shown_and_a_rollback_loses_no_request() {
+fn state_of_an_earlier_version_is_shown_and_a_rollback_loses_no_request() {
     let stage = left_by_an_earlier_version("upgrade");
     let ran = stage.start("status").end();
     ran.exits(0).says("app");
@@ -130,7 +130,7 @@ fn what_an_earlier_version_left_is_shown_and_a_rollback_loses_no_request() {
 }
 
 #[test]
-fn a_deploy_that_an_earlier_version_was_killed_in_is_finished() {
+fn a_killed_deploy_of_an_earlier_version_is_finished() {
     let stage = left_by_an_earlier_version("upgrade-recover");
     let load = stage.start_load("");
     stage.start("recover").end().exits(0);

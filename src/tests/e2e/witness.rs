@@ -16,7 +16,7 @@ fn record(stage: &Stage, release: &str) -> Value {
 }
 
 #[test]
-fn the_witness_loses_when_clients_do_and_only_strict_makes_that_an_error() {
+fn the_witness_reports_losses_and_fails_only_with_strict() {
     let stage = Stage::scale("witness");
     stage.set(CUT);
     stage.up("--scale app=2");
@@ -44,7 +44,7 @@ fn the_witness_loses_when_clients_do_and_only_strict_makes_that_an_error() {
 
 /// Ready where it is asked, and broken where clients come in.
 #[test]
-fn what_is_lost_after_the_switch_brings_the_old_release_back() {
+fn losses_after_the_switch_roll_the_release_back() {
     let stage = Stage::scale("witback");
     stage.up("--scale app=2");
     let before = stage.ids("app");

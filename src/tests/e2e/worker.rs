@@ -59,7 +59,7 @@ fn deploy(stage: &Stage, words: &str) -> (Ran, String) {
 }
 
 #[test]
-fn a_worker_that_runs_is_replaced_by_one_that_goes_on_running() {
+fn a_worker_is_replaced_by_one_that_keeps_running() {
     let stage = worker("workstart", "");
     stage.set("VERSION=2");
     let (ran, events) = deploy(&stage, "");
@@ -72,7 +72,7 @@ fn a_worker_that_runs_is_replaced_by_one_that_goes_on_running() {
 }
 
 #[test]
-fn a_worker_with_a_volume_never_runs_twice_unless_that_is_asked_for() {
+fn a_worker_with_a_volume_never_runs_twice_unless_requested() {
     let stage = worker("workstop", "    volumes: ['queue:/queue']\nvolumes: {queue: {}}\n");
     stage.set("VERSION=2");
     let (ran, events) = deploy(&stage, "");
@@ -143,7 +143,7 @@ fn says_in_order(ran: &Ran, texts: &[&str]) {
 }
 
 #[test]
-fn one_shots_run_once_before_the_first_new_instance_and_once_the_release_serves() {
+fn one_shots_run_before_the_first_instance_and_after_the_release_serves() {
     let stage = with_shots("shots");
     stage.set("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "");
@@ -163,7 +163,7 @@ fn one_shots_run_once_before_the_first_new_instance_and_once_the_release_serves(
 }
 
 #[test]
-fn a_one_shot_that_fails_leaves_the_old_release() {
+fn a_failed_one_shot_leaves_the_old_release() {
     let stage = with_shots("shotfails");
     stage.deploy("--force").exits(0);
     stage.set("VERSION=2 MIGRATE=fail");
@@ -185,7 +185,7 @@ fn a_one_shot_that_fails_leaves_the_old_release() {
 }
 
 #[test]
-fn an_image_by_flag_is_the_one_shots_too_where_both_have_the_same() {
+fn an_image_by_flag_applies_to_one_shots_with_the_same_image() {
     let stage = Stage::scale("shotimage");
     stage.add(
         "

@@ -43,7 +43,7 @@ fn goes_forward_and_back(stack: &Stack, service: &str, count: usize) {
 
 /// Swarm's own documents, side by side on one node.
 #[test]
-fn the_stacks_of_swarms_documents_go_forward_and_back_and_a_failure_is_no_success() {
+fn example_stacks_deploy_and_roll_back_and_report_failures() {
     let nodes = Nodes::new(1, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| three_that_nobody_says_what_to_do_with_at_a_failure_go_back(&nodes));
@@ -101,7 +101,7 @@ fn one_on_a_port_of_its_host_goes_forward_and_back(nodes: &Nodes) {
 /// The example with the broken health check: parallelism 2, and clients all the time. Of its six only three: Python takes a
 /// second of a processor to start.
 #[test]
-fn three_behind_caddy_lose_no_request_in_an_update_or_a_broken_one() {
+fn a_stack_behind_caddy_loses_no_request_in_good_or_failed_updates() {
     let nodes = Nodes::new(1, 0);
     let stack = Stack::of(&nodes, "flask", "caddy-flask-stack");
     nodes.bring(&["FLASK_IMAGE", "CADDY_IMAGE"]);
@@ -143,7 +143,7 @@ services:
 
 /// The stack of two services, from nothing to its last service.
 #[test]
-fn a_stack_of_two_services_is_refused_put_back_deployed_in_part_scaled_and_pruned() {
+fn a_stack_is_refused_rolled_back_partly_deployed_scaled_and_pruned() {
     let nodes = Nodes::new(1, 0);
     let stack = Stack::new(&nodes, "two", TWO);
     what_swarm_cannot_do_is_said_before_anything_happens(&stack);
@@ -255,7 +255,7 @@ fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves
 
 /// As Docker's tutorial has it: a service that was made without any file.
 #[test]
-fn a_service_without_a_file_is_adopted_updated_and_rolled_back() {
+fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
     let nodes = Nodes::new(1, 0);
     let stack = Stack::new(&nodes, "tutorial", "");
     std::fs::remove_file(stack.path("compose.yaml")).expect("a file");

@@ -84,7 +84,7 @@ configs:
 ";
 
 #[test]
-fn clients_of_three_proxies_on_two_nodes_lose_nothing_in_an_update_or_a_broken_one() {
+fn clients_of_three_proxies_on_two_nodes_lose_no_request() {
     let nodes = Nodes::new(1, 1);
     nodes.bring(&["CADDY_IMAGE", "HAPROXY_IMAGE", "TRAEFIK_IMAGE"]);
     let stack = Stack::new(&nodes, "fronts", FILE);

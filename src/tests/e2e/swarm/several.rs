@@ -85,7 +85,7 @@ fn wait_for(stack: &Stack, deploy: &mut Running, what: &str, mut seen: impl FnMu
 
 /// Swarm itself waits for an instance on a lost worker for ever, though it has long started another in its place.
 #[test]
-fn a_worker_lost_in_a_deploy_does_not_hold_it_up_for_ever_and_its_instances_go_to_the_others() {
+fn a_worker_node_lost_in_a_deploy_does_not_block_it() {
     let nodes = Nodes::new(1, 2);
     let stack = six(&nodes, "workers");
     stack.tell("---- a worker is lost while a new instance starts there");
@@ -119,7 +119,7 @@ fn a_worker_lost_in_a_deploy_does_not_hold_it_up_for_ever_and_its_instances_go_t
 }
 
 #[test]
-fn a_manager_that_does_not_lead_deploys_the_same_and_goes_on_when_the_one_that_leads_is_lost() {
+fn any_manager_deploys_even_when_the_leader_is_lost() {
     let nodes = Nodes::new(3, 0);
     let stack = six(&nodes, "managers");
     stack.talk_to(OTHER);
@@ -153,7 +153,7 @@ fn is_ended_through_another(stack: &Stack, version: &str) {
 }
 
 #[test]
-fn a_deploy_whose_manager_is_silent_or_lost_says_so_and_the_next_one_through_another_ends_it() {
+fn a_deploy_with_a_lost_manager_is_reported_and_finished_through_another() {
     let nodes = Nodes::new(3, 0);
     let stack = six(&nodes, "manager");
     stack.tell("---- it falls silent, as where it is reached over a network");

@@ -31,7 +31,7 @@ fn images(stack: &Stack) -> Vec<String> {
 
 /// As the document of the Caddy + Flask project has it: the same tag is built again and again.
 #[test]
-fn a_tag_that_was_built_again_is_a_new_version_and_the_way_back_is_to_the_old_image() {
+fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
     let nodes = Nodes::new(1, 0);
     let stack = Stack::new(
         &nodes,
@@ -72,7 +72,7 @@ fn a_tag_that_was_built_again_is_a_new_version_and_the_way_back_is_to_the_old_im
 }
 
 #[test]
-fn configs_and_secrets_change_with_their_content_and_no_secret_is_in_a_file() {
+fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
     let nodes = Nodes::new(1, 0);
     let stack =
         stack(&nodes, "objects", "configs: {site: {file: ./site.txt}}\nsecrets: {pw: {environment: PW}}\n");
@@ -118,7 +118,7 @@ fn configs_and_secrets_change_with_their_content_and_no_secret_is_in_a_file() {
 }
 
 #[test]
-fn what_vanishes_loops_or_is_overwritten_is_no_success() {
+fn a_removed_crashing_or_overwritten_service_fails_the_deploy() {
     let nodes = Nodes::new(1, 0);
     a_first_deploy_that_crashes_again_and_again_is_not_in_service(&nodes);
     a_service_that_is_removed_meanwhile_is_named(&nodes);
@@ -171,7 +171,7 @@ fn another_update_meanwhile_is_named_and_left_alone(nodes: &Nodes) {
 }
 
 #[test]
-fn jobs_ports_and_constraints_end_with_the_truth() {
+fn jobs_ports_and_constraints_report_the_true_result() {
     let nodes = Nodes::new(1, 0);
     a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(&nodes);
     a_port_that_is_taken_is_said_once(&nodes);
