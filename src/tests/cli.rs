@@ -1,4 +1,4 @@
-//! The command line against a fake docker: what it calls in which order, and how it fails before anything is touched.
+//! Tests of the command line with a fake docker: the order of docker calls, and failures before any change.
 
 #[path = "cli/adopt.rs"]
 mod adopt;
@@ -33,21 +33,21 @@ use std::path::{Path, PathBuf};
 use snapbox::cmd::{Command, OutputAssert};
 use tempfile::TempDir;
 
-/// A folder that the fake docker lives in.
-struct Fake {
+/// A project folder with a fake docker.
+struct FakeDocker {
     dir: TempDir,
-    /// The port at which every instance answers, on this machine.
+    /// Port of the HTTP server that answers for every instance.
     port: u16,
-    /// How long new instances are watched; as by default where none is set. Few tests are about it.
+    /// Monitor window of new instances; none means the default.
     monitor: Option<&'static str>,
 }
 
 const MONITORS: [&str; 2] = ["COMPOSE_ZD_UPDATE_MONITOR", "COMPOSE_ZD_ROLLBACK_MONITOR"];
 
-impl Fake {
-    /// A project `p` with one service `app`, of which `old` runs, made of another configuration than is wanted now.
-    fn new() -> Fake {
-        let fake = Fake { dir: tempfile::tempdir().unwrap(), port: answering("200 OK"), monitor: Some("0s") };
+impl FakeDocker {
+    /// A project `p` with one service `app`, whose running instance `old` has an outdated configuration.
+    fn new() -> FakeDocker {
+        let fake = FakeDocker { dir: tempfile::tempdir().unwrap(), port: http_server("200 OK"), monitor: Some("0s") };
         fs::create_dir(fake.path("containers")).unwrap();
         fs::create_dir(fake.path("bin")).unwrap();
         std::os::unix::fs::symlink(fake_docker(), fake.path("bin/docker")).unwrap();
@@ -85,9 +85,9 @@ impl Fake {
         );
     }
 
-    /// A call with this text fails, saying this.
-    fn fail(&self, call: &str, said: &str) {
-        self.write("fail", &format!("{call}\n{said}\n"));
+    /// Makes docker calls with this text fail with this message.
+    fn fail(&self, call: &str, message: &str) {
+        self.write("fail", &format!("{call}\n{message}\n"));
     }
 
     fn run(&self, words: &str) -> OutputAssert {
@@ -113,12 +113,12 @@ impl Fake {
         self.monitor.iter().flat_map(|time| MONITORS.map(|name| (name, *time))).collect()
     }
 
-    /// The calls that change something of the user's.
+    /// Calls that change something of the user, one per line.
     fn changes(&self) -> String {
         self.calls().into_iter().filter(|c| !is_bookkeeping(c)).map(|c| format!("{c}\n")).collect()
     }
 
-    /// The calls that change something.
+    /// Calls that change something.
     fn calls(&self) -> Vec<String> {
         let reads = [
             "compose config",
@@ -138,18 +138,18 @@ impl Fake {
     }
 }
 
-/// What holds the images of releases: names and containers of our own.
+/// The call keeps the images of releases, by tags and containers of compose-zd.
 fn is_bookkeeping(call: &str) -> bool {
-    let ours = ["tag sha256:", "create --name compose-zd-keep-", "volume "];
-    ours.iter().any(|o| call.starts_with(o))
+    let prefixes = ["tag sha256:", "create --name compose-zd-keep-", "volume "];
+    prefixes.iter().any(|prefix| call.starts_with(prefix))
 }
 
 fn fake_docker() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tests/cli/docker")
 }
 
-/// A server on this machine that gives every request the same answer.
-fn answering(status: &'static str) -> u16 {
+/// Starts an HTTP server that gives every request the same answer.
+fn http_server(status: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -173,7 +173,7 @@ fn says(run: &OutputAssert, texts: &[&str]) {
 
 #[test]
 fn a_deploy_stops_the_old_instance_after_the_new_one_is_ready() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app")
         .success()
         .stdout_eq("`app` is deployed as release 1: app-2 in service after [..]s\n");
@@ -184,10 +184,10 @@ fn a_deploy_stops_the_old_instance_after_the_new_one_is_ready() {
     );
 }
 
-/// Compose starts a service itself that has configs with content.
+/// compose-zd leaves the start of a service with inline configs to Compose.
 #[test]
 fn a_container_of_compose_run_does_not_count_as_an_instance() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
     let app = format!("{{image: app:1, configs: [{{source: note}}], {health}}}");
     fake.write(
@@ -208,7 +208,7 @@ fn a_container_of_compose_run_does_not_count_as_an_instance() {
 
 #[test]
 fn an_unchanged_service_is_not_deployed() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.container("containers/old", "app-1", "running", "wanted");
     fake.run("deploy app").success().stdout_eq("`app`: nothing has to change\n");
     assert_eq!(fake.changes(), "");
@@ -216,7 +216,7 @@ fn an_unchanged_service_is_not_deployed() {
 
 #[test]
 fn force_replaces_unchanged_instances() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.container("containers/old", "app-1", "running", "wanted");
     fake.run("deploy app --force").success();
     assert!(fake.changes().ends_with("start new\nstop old\nrm old\n"), "{}", fake.changes());
@@ -224,7 +224,7 @@ fn force_replaces_unchanged_instances() {
 
 #[test]
 fn a_dry_run_prints_the_plan_and_changes_nothing() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app --dry-run").success().stdout_eq(
         "plan for `app`:
   1. create app-2  (the new release is not there yet)
@@ -244,24 +244,24 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
 
 #[test]
 fn quiet_prints_the_result_and_warnings_only() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy app --quiet").success();
     assert!(!stderr(&run).contains("started"), "{}", stderr(&run));
 }
 
 #[test]
 fn flags_of_compose_and_docker_are_passed_through() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("--context far deploy app -f a.yaml -f b.yaml -p x --dry-run").success();
     let calls = fs::read_to_string(fake.path("calls")).unwrap();
-    let asked = |call: &str| calls.lines().any(|c| c == call);
-    assert!(asked("--context far compose --file a.yaml --file b.yaml --project-name x config"), "{calls}");
-    assert!(asked("--context far ps --all --quiet --no-trunc"), "{calls}");
+    let has_call = |call: &str| calls.lines().any(|c| c == call);
+    assert!(has_call("--context far compose --file a.yaml --file b.yaml --project-name x config"), "{calls}");
+    assert!(has_call("--context far ps --all --quiet --no-trunc"), "{calls}");
 }
 
 #[test]
 fn an_instance_that_does_not_start_is_removed_and_the_old_one_stays() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("start new", "Error response from daemon: no such file: /app/run");
     let run = fake.run("deploy app").code(3);
     says(&run, &["no such file: /app/run", "app-1 served before and still serves"]);
@@ -271,8 +271,8 @@ fn an_instance_that_does_not_start_is_removed_and_the_old_one_stays() {
 
 #[test]
 fn an_instance_that_is_never_ready_is_removed_and_its_last_answer_and_log_are_shown() {
-    let fake = Fake::new();
-    let port = answering("503 Service Unavailable");
+    let fake = FakeDocker::new();
+    let port = http_server("503 Service Unavailable");
     let words = format!("deploy app --health-port {port} --health-deadline 300ms");
     let run = fake.run(&words).code(3);
     says(&run, &["1 of 1 new instances is not ready after 300ms", "→ 503", "fatal: no database", "hint: "]);
@@ -281,8 +281,8 @@ fn an_instance_that_is_never_ready_is_removed_and_its_last_answer_and_log_are_sh
 
 #[test]
 fn a_repeated_bad_answer_is_reported_once() {
-    let fake = Fake::new();
-    let port = answering("503 Service Unavailable");
+    let fake = FakeDocker::new();
+    let port = http_server("503 Service Unavailable");
     let words = format!("deploy app --health-port {port} --health-deadline 3s");
     let said = stderr(&fake.run(&words).code(3));
     assert_eq!(said.matches("app-2 is not ready yet: GET http://127.0.0.1:").count(), 1, "{said}");
@@ -290,8 +290,8 @@ fn a_repeated_bad_answer_is_reported_once() {
 
 #[test]
 fn a_serving_instance_that_fails_the_probe_is_reported_before_anything_starts() {
-    let fake = Fake::new();
-    let port = answering("404 Not Found");
+    let fake = FakeDocker::new();
+    let port = http_server("404 Not Found");
     let said = stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
     let warned = said.find("warning: app-1 serves now and does not pass the probe of new instances: GET");
     assert!(warned.expect(&said) < said.find("created app-2").expect(&said), "{said}");
@@ -305,7 +305,7 @@ fn a_serving_instance_that_hangs_delays_the_deploy_by_a_second_at_most() {
         let port = hangs.local_addr().unwrap().port();
         format!("image: app:1, x-zd: {{health: {{path: /up, port: {port}{keys}}}}}")
     };
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service(&health(""));
     let start = std::time::Instant::now();
     let run = fake.run("deploy app --dry-run").success();
@@ -318,7 +318,7 @@ fn a_serving_instance_that_hangs_delays_the_deploy_by_a_second_at_most() {
 
 #[test]
 fn a_serving_instance_that_passes_the_probe_is_not_mentioned() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy app --dry-run").success();
     assert!(!stderr(&run).contains("serves now"), "{}", stderr(&run));
     fake.service("image: app:1, healthcheck: {test: [CMD, up]}");
@@ -328,7 +328,7 @@ fn a_serving_instance_that_passes_the_probe_is_not_mentioned() {
 
 #[test]
 fn a_failed_clean_up_does_not_roll_the_release_back() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("rm old", "Error response from daemon: device is busy");
     let run = fake.run("deploy app").success();
     says(&run, &["warning: the new release serves, but cleaning up failed", "device is busy"]);
@@ -336,20 +336,20 @@ fn a_failed_clean_up_does_not_roll_the_release_back() {
 
 #[test]
 fn without_docker_the_message_says_what_to_install() {
-    let run = Fake::new().run_with_path("deploy app", "/nonexistent").code(1);
+    let run = FakeDocker::new().run_with_path("deploy app", "/nonexistent").code(1);
     says(&run, &["error: `docker` is not on the PATH", "hint: install Docker Engine"]);
 }
 
 #[test]
 fn without_an_engine_the_message_says_how_to_start_it() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     says(&fake.run("deploy app").code(1), &["error: no Docker engine answers", "systemctl start docker"]);
 }
 
 #[test]
 fn an_engine_that_does_not_answer_in_time_is_named_and_nothing_is_changed() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("silent", "");
     let run = fake.run("deploy app --engine-timeout 1s").code(1);
     says(
@@ -361,7 +361,7 @@ fn an_engine_that_does_not_answer_in_time_is_named_and_nothing_is_changed() {
 
 #[test]
 fn an_invalid_engine_timeout_is_refused_as_a_flag_and_as_a_variable() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     for command in ["deploy", "rollback", "recover", "status", "history", "check"] {
         let run = fake.run(&format!("{command} --engine-timeout 10ms")).code(2);
         says(&run, &["--engine-timeout <DURATION>", "from 1s to 1day, such as 2m"]);
@@ -378,7 +378,7 @@ fn an_invalid_engine_timeout_is_refused_as_a_flag_and_as_a_variable() {
 
 #[test]
 fn without_the_compose_plugin_a_standalone_v2_is_used_and_v1_is_refused() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("^compose", "docker: 'compose' is not a docker command.");
     let only_fake = fake.path("bin").display().to_string() + ":/bin";
     let standalone = |script: &str| {
@@ -397,7 +397,7 @@ fn without_the_compose_plugin_a_standalone_v2_is_used_and_v1_is_refused() {
 
 #[test]
 fn an_error_of_compose_is_shown_unchanged() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("compose config", "yaml: line 2: did not find expected node content");
     let run = fake.run("deploy app").code(2);
     says(&run, &["refuses the project", "yaml: line 2"]);
@@ -405,13 +405,13 @@ fn an_error_of_compose_is_shown_unchanged() {
 
 #[test]
 fn an_unknown_service_is_refused_with_a_list_of_the_services() {
-    let run = Fake::new().run("deploy nope").code(2);
+    let run = FakeDocker::new().run("deploy nope").code(2);
     says(&run, &["there is no service or pair `nope` in project `p`", "there are `app`"]);
 }
 
 #[test]
 fn an_unknown_key_is_named_with_its_file() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service("image: app:1, x-zd: {health: {pth: /up}}");
     let run = fake.run("deploy app").code(2);
     says(&run, &["`services.app.x-zd.health.pth`: unknown field"]);
@@ -430,7 +430,7 @@ fn obstacles_are_found_before_anything_starts() {
         ("x-zd: {health: {body: ok}}", "no port to ask", "`healthcheck`"),
     ];
     for (keys, message, fix) in cases {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         fake.service(&format!("image: app:1, {keys}"));
         let run = fake.run("deploy app").code(2);
         says(&run, &[message, fix]);
@@ -440,7 +440,7 @@ fn obstacles_are_found_before_anything_starts() {
 
 #[test]
 fn a_missing_image_changes_nothing() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("image inspect", "Error: No such image: app:1");
     let run = fake.run("deploy app").code(1);
     says(&run, &["`docker compose pull app` failed; nothing was changed"]);
@@ -449,7 +449,7 @@ fn a_missing_image_changes_nothing() {
 
 #[test]
 fn a_single_worker_is_replaced_stop_first_if_requested() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service(&format!(
         "image: app:1, deploy: {{update_config: {{order: stop-first, monitor: 0s}}}}, x-zd: {{health: {{port: {}}}}}",
         fake.port
@@ -462,7 +462,7 @@ fn a_single_worker_is_replaced_stop_first_if_requested() {
 
 #[test]
 fn an_image_is_kept_before_its_instances_are_removed() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("hashes", "app other\n");
     fake.run("deploy app").success();
     fake.write("hashes", "app wanted\n");
@@ -478,7 +478,7 @@ fn an_image_is_kept_before_its_instances_are_removed() {
 
 #[test]
 fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy").code(2);
     says(&run, &["no service of this project is routed to by a proxy"]);
     assert!(!stderr(&run).contains("--engine swarm"));
@@ -488,7 +488,7 @@ fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
 
 #[test]
 fn a_flag_for_swarm_is_refused_for_a_compose_project() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     for flag in ["--prune", "--resolve-image never"] {
         let run = fake.run(&format!("deploy app {flag}")).code(2);
         says(&run, &["is for Swarm", "`--engine swarm`"]);
@@ -500,7 +500,7 @@ fn a_flag_for_swarm_is_refused_for_a_compose_project() {
 
 #[test]
 fn a_rollback_without_a_release_is_refused() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("rollback").code(2);
     says(&run, &["no release of `p` is recorded", "`compose-zd deploy` records one"]);
     let run = fake.run("deploy --resume").code(2);
@@ -510,7 +510,7 @@ fn a_rollback_without_a_release_is_refused() {
 
 #[test]
 fn an_invalid_update_key_or_flag_is_named() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     for (flag, value) in [
         ("--update-failure-action", "panic"),
         ("--update-max-failure-ratio", "2"),
@@ -539,7 +539,7 @@ fn a_deploy_is_refused_if_compose_would_stop_a_running_container() {
         )
     };
     for command in ["--scale app=2", "--no-recreate db"] {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         let service = keys(fake.port);
         fake.write(
             "config.yaml",
@@ -552,9 +552,9 @@ fn a_deploy_is_refused_if_compose_would_stop_a_running_container() {
     }
 }
 
-/// The plan of two new instances, under these keys, variables and flags.
+/// Dry run of two new instances with these keys, variables and flags.
 fn update_plan(keys: &str, variables: &[(&str, &str)], flags: &str) -> OutputAssert {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service(&format!("image: app:1, deploy: {{{keys}}}, x-zd: {{health: {{port: {}}}}}", fake.port));
     let words = format!("deploy app --scale app=2 --dry-run {flags}");
     Command::new(snapbox::cmd::cargo_bin!("compose-zd"))

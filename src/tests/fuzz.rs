@@ -1,5 +1,5 @@
-//! Runs a property over many inputs: a few hundred by a seed that never changes as a part of every test run, and as many as
-//! there is time for by seeds that always do where `scripts/fuzz` asks for it. What it finds is repeated by its seed.
+//! Property tests over many inputs. Every test run tries a few hundred inputs from a fixed seed; `scripts/fuzz` tries random
+//! seeds for a given time. A failure can be repeated by its seed.
 
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -13,16 +13,16 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestError, TestRng, TestRunner};
 use serde_json::{Value, json};
 
-/// For how long each property is tried.
+/// Seconds to try each property.
 const SECONDS: &str = "COMPOSE_ZD_FUZZ_SECONDS";
 
-/// The seed of a find, which is tried alone.
+/// Seed of a failure to repeat.
 const SEED: &str = "COMPOSE_ZD_FUZZ_SEED";
 
-/// How many inputs one seed gives.
-const INPUTS: u32 = 192;
+/// Number of inputs per seed.
+const INPUTS_PER_SEED: u32 = 192;
 
-/// Tries a property; a panic is a find as well.
+/// Tries a property; a panic is a failure too.
 pub fn holds<S: Strategy>(inputs: S, property: impl Fn(S::Value) -> TestCaseResult) {
     let name = std::thread::current().name().unwrap_or("property").replace("::", ".");
     let set = |key: &str| std::env::var(key).ok();
@@ -46,16 +46,16 @@ fn try_for<S: Strategy>(
     let mut count = 0;
     while start.elapsed() < time {
         let seed = RandomState::new().build_hasher().finish();
-        // A stack that overflows ends the process: then this tells the seed.
-        let note = file_of(name, "seed");
-        fs::write(&note, format!("{seed:#018x}\n")).expect("the folder of finds can be written");
+        // A stack overflow ends the process; this file then keeps the seed.
+        let note = result_file(name, "seed");
+        fs::write(&note, format!("{seed:#018x}\n")).expect("the folder of failures can be written");
         count += try_seed(name, seed, inputs, property, Some(start + time));
         fs::remove_file(note).expect("it was just written");
     }
     println!("fuzz: {name}: {count} inputs in {:.1} s", start.elapsed().as_secs_f64());
 }
 
-/// The inputs of one seed, until the time is up; how many there were.
+/// Tries the inputs of one seed until the time is up, and returns their number.
 fn try_seed<S: Strategy>(
     name: &str,
     seed: u64,
@@ -64,23 +64,23 @@ fn try_seed<S: Strategy>(
     until: Option<Instant>,
 ) -> u32 {
     let tried = Cell::new(0);
-    let in_time = |input| match until.is_some_and(|end| Instant::now() > end) {
-        true => Ok(()),
-        false => {
-            tried.set(tried.get() + 1);
-            property(input)
+    let in_time = |input| {
+        if until.is_some_and(|end| Instant::now() > end) {
+            return Ok(());
         }
+        tried.set(tried.get() + 1);
+        property(input)
     };
     let bytes: Vec<u8> = seed.to_le_bytes().repeat(4);
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let config = Config { cases: INPUTS, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: INPUTS_PER_SEED, failure_persistence: None, ..Config::default() };
     if let Err(error) = TestRunner::new_with_rng(config, rng).run(inputs, in_time) {
         let found = match error {
             TestError::Fail(why, input) => format!("{why}\n{input:#?}"),
             TestError::Abort(why) => format!("{why}"),
         };
-        let file = file_of(name, &format!("{seed:016x}.txt"));
-        fs::write(&file, &found).expect("the folder of finds can be written");
+        let file = result_file(name, &format!("{seed:016x}.txt"));
+        fs::write(&file, &found).expect("the folder of failures can be written");
         let test = name.replace('.', "::");
         panic!(
             "{found}\nsaved: {}\nrepeat: {SEED}={seed:#018x} cargo test --bin compose-zd {test} -- --exact",
@@ -90,13 +90,13 @@ fn try_seed<S: Strategy>(
     tried.get()
 }
 
-fn file_of(name: &str, ending: &str) -> PathBuf {
+fn result_file(name: &str, ending: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fuzz");
-    fs::create_dir_all(&folder).expect("the folder of finds can be made");
+    fs::create_dir_all(&folder).expect("the folder of failures can be created");
     folder.join(format!("{name}.{ending}"))
 }
 
-/// Real samples of what a reader reads.
+/// Real samples of the input of a reader.
 pub fn corpus(reader: &str) -> Vec<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/corpus").join(reader);
     let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -105,8 +105,8 @@ pub fn corpus(reader: &str) -> Vec<String> {
     paths.iter().map(|p| fs::read_to_string(p).expect("a sample is text")).collect()
 }
 
-/// What is put where it does not belong.
-const WORDS: [&str; 48] = [
+/// Texts to insert in wrong positions.
+const ODD_TEXTS: [&str; 48] = [
     "",
     " ",
     "\n",
@@ -157,8 +157,8 @@ const WORDS: [&str; 48] = [
     "-- ",
 ];
 
-/// What is put where a number is.
-const NUMBERS: [&str; 26] = [
+/// Texts to replace numbers with.
+const ODD_NUMBERS: [&str; 26] = [
     "",
     "0",
     "-0",
@@ -187,7 +187,7 @@ const NUMBERS: [&str; 26] = [
     "+1",
 ];
 
-/// One thing done to a text.
+/// One change of a text.
 #[derive(Debug, Clone)]
 enum Damage {
     Cut(Index, usize),
@@ -205,8 +205,8 @@ fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![
         1 => (at(), 0usize..40).prop_map(|(a, n)| Damage::Cut(a, n)),
         1 => (at(), 0usize..40).prop_map(|(a, n)| Damage::Repeat(a, n)),
-        1 => (at(), prop::sample::select(&WORDS[..])).prop_map(|(a, w)| Damage::Insert(a, w)),
-        4 => (at(), prop::sample::select(&NUMBERS[..])).prop_map(|(a, w)| Damage::Number(a, w)),
+        1 => (at(), prop::sample::select(&ODD_TEXTS[..])).prop_map(|(a, w)| Damage::Insert(a, w)),
+        4 => (at(), prop::sample::select(&ODD_NUMBERS[..])).prop_map(|(a, w)| Damage::Number(a, w)),
         1 => (at(), any::<char>()).prop_map(|(a, c)| Damage::Any(a, c)),
         1 => at().prop_map(Damage::DropLine),
         1 => at().prop_map(Damage::RepeatLine),
@@ -217,24 +217,24 @@ fn damage() -> impl Strategy<Value = Damage> {
 impl Damage {
     fn apply(&self, text: &str) -> String {
         let mut chars: Vec<char> = text.chars().collect();
-        let place = |at: &Index, more: usize| at.index(chars.len() + more);
+        let position = |at: &Index, more: usize| at.index(chars.len() + more);
         match self {
             _ if chars.is_empty() => return text.into(),
             Damage::Cut(at, length) => {
-                let (from, to) = span(place(at, 0), *length, chars.len());
+                let (from, to) = span(position(at, 0), *length, chars.len());
                 chars.drain(from..to);
             }
             Damage::Repeat(at, length) => {
-                let (from, to) = span(place(at, 0), *length, chars.len());
+                let (from, to) = span(position(at, 0), *length, chars.len());
                 let again = chars[from..to].to_vec();
                 chars.splice(from..from, again);
             }
             Damage::Insert(at, word) => {
-                let at = place(at, 1);
+                let at = position(at, 1);
                 chars.splice(at..at, word.chars());
             }
             Damage::Any(at, char) => {
-                let at = place(at, 0);
+                let at = position(at, 0);
                 chars[at] = *char;
             }
             Damage::Number(nth, word) => return with_number(text, nth, word),
@@ -262,7 +262,7 @@ fn span(from: usize, length: usize, all: usize) -> (usize, usize) {
     (from, (from + length).min(all))
 }
 
-/// Puts a word in the place of a run of digits.
+/// Replaces a run of digits by a text.
 fn with_number(text: &str, nth: &Index, word: &str) -> String {
     let is_digit = |at: usize| text.as_bytes()[at].is_ascii_digit();
     let starts: Vec<usize> =
@@ -275,14 +275,14 @@ fn with_number(text: &str, nth: &Index, word: &str) -> String {
     format!("{}{word}{}", &text[..from], &text[to..])
 }
 
-/// Any text, or one of these after some damage.
+/// Random text, or one of these samples with some damage.
 pub fn damaged(samples: Vec<String>) -> impl Strategy<Value = String> {
     let some = (prop::sample::select(samples), prop::collection::vec(damage(), 0..6))
         .prop_map(|(text, all)| all.iter().fold(text, |text, one| one.apply(&text)));
     prop_oneof![9 => some, 1 => prop::collection::vec(any::<char>(), 0..200).prop_map(String::from_iter)]
 }
 
-/// What may stand anywhere in a JSON text.
+/// A random JSON value.
 pub fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -290,8 +290,8 @@ pub fn json_value() -> impl Strategy<Value = Value> {
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        prop::sample::select(&WORDS[..]).prop_map(Value::from),
-        prop::sample::select(&NUMBERS[..]).prop_map(Value::from),
+        prop::sample::select(&ODD_TEXTS[..]).prop_map(Value::from),
+        prop::sample::select(&ODD_NUMBERS[..]).prop_map(Value::from),
         Just(json!([])),
         Just(json!({})),
     ];
@@ -304,7 +304,7 @@ pub fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// One of these with other values in some places: JSON, but not what was meant.
+/// One of these samples with some values replaced or removed: still JSON.
 pub fn damaged_json(samples: Vec<String>) -> impl Strategy<Value = Value> {
     let samples: Vec<Value> =
         samples.iter().map(|s| serde_json::from_str(s).expect("a sample is JSON")).collect();
@@ -312,36 +312,36 @@ pub fn damaged_json(samples: Vec<String>) -> impl Strategy<Value = Value> {
     (prop::sample::select(samples), prop::collection::vec(change, 0..4)).prop_map(|(mut json, changes)| {
         for (at, value, goes) in changes {
             let mut places = Vec::new();
-            places_in(&json, String::new(), &mut places);
+            paths_in(&json, String::new(), &mut places);
             if let Some(place) = json.pointer_mut(&places[at.index(places.len())]) {
                 *place = value;
             }
             if goes {
-                without_one(&mut json, &at);
+                remove_key(&mut json, &at);
             }
         }
         json
     })
 }
 
-fn places_in(value: &Value, path: String, found: &mut Vec<String>) {
+fn paths_in(value: &Value, path: String, found: &mut Vec<String>) {
     let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
     match value {
         Value::Object(map) => {
-            map.iter().for_each(|(k, v)| places_in(v, format!("{path}/{}", escaped(k)), found));
+            map.iter().for_each(|(k, v)| paths_in(v, format!("{path}/{}", escaped(k)), found));
         }
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(n, v)| places_in(v, format!("{path}/{n}"), found));
+            items.iter().enumerate().for_each(|(n, v)| paths_in(v, format!("{path}/{n}"), found));
         }
         _ => {}
     }
     found.push(path);
 }
 
-/// Takes a key away.
-fn without_one(json: &mut Value, at: &Index) {
+/// Removes a key.
+fn remove_key(json: &mut Value, at: &Index) {
     let mut places = Vec::new();
-    places_in(json, String::new(), &mut places);
+    paths_in(json, String::new(), &mut places);
     let place = places[at.index(places.len())].clone();
     if let Some((parent, key)) = place.rsplit_once('/')
         && let Some(Value::Object(map)) = json.pointer_mut(parent)
@@ -350,16 +350,16 @@ fn without_one(json: &mut Value, at: &Index) {
     }
 }
 
-/// Fails where a reading is not the expected one.
+/// Fails if a value that was read is not the expected one.
 pub fn same<T: PartialEq + Debug>(read: &T, expected: &T) -> TestCaseResult {
-    match read == expected {
-        true => Ok(()),
-        false => Err(TestCaseError::fail(format!("read {read:#?}\nexpected {expected:#?}"))),
+    if read == expected {
+        return Ok(());
     }
+    Err(TestCaseError::fail(format!("read {read:#?}\nexpected {expected:#?}")))
 }
 
 /// An address as the kernel prints it in /proc/net/tcp, or (IPv6, and IPv4 where `mapped`) in /proc/net/tcp6.
-pub fn kernels(address: std::net::IpAddr, mapped: bool) -> String {
+pub fn kernel_address(address: std::net::IpAddr, mapped: bool) -> String {
     let word = |bytes: [u8; 4]| format!("{:08X}", u32::from_le_bytes(bytes));
     let six = |ip: std::net::Ipv6Addr| -> String {
         ip.octets().chunks(4).map(|w| word(w.try_into().expect("four bytes"))).collect()

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::fuzz::{corpus, damaged, holds, kernels, same};
+use crate::fuzz::{corpus, damaged, holds, kernel_address, same};
 use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate, printed, servers};
 
 fn dockercloud() -> Dockercloud {
@@ -27,7 +27,7 @@ fn connections_of_a_retired_haproxy_are_counted_by_address() {
         let remotes: Vec<(IpAddr, bool)> =
             remotes.into_iter().map(|(a, mapped)| (a.parse().expect("an address"), mapped)).collect();
         let lines: String =
-            remotes.iter().map(|(a, mapped)| format!("@connection {}\n", kernels(*a, *mapped))).collect();
+            remotes.iter().map(|(a, mapped)| format!("@connection {}\n", kernel_address(*a, *mapped))).collect();
         let age =
             retired.map(|cs| format!("@retired {}.{:02}0000\n", cs / 100, cs % 100)).unwrap_or_default();
         let text = format!("{}\n@manager T\n{age}{lines}", printed(&servers, 0));

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::fuzz::{corpus, damaged, holds, kernels, same};
+use crate::fuzz::{corpus, damaged, holds, kernel_address, same};
 use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate};
 
 /// A `server` line of an upstream.
@@ -66,7 +66,7 @@ fn routes_workers_and_connections_are_parsed_as_printed() {
         text.extend(lines.iter().map(ServerLine::print));
         text.extend(workers.iter().map(|(title, ticks)| format!("@worker {ticks} {title} \n")));
         text.extend(connections.iter().map(|(address, mapped, state, port)| {
-            let address = kernels(address.parse().expect("an address"), *mapped);
+            let address = kernel_address(address.parse().expect("an address"), *mapped);
             format!(" {address}:{port:04X} {state} \n")
         }));
         let state = NginxState::parse(&(text + "@end\n")).expect("a state");

@@ -5,7 +5,7 @@ use proptest::sample::select;
 use serde_yaml::{Mapping, Value};
 
 use super::*;
-use crate::fuzz::{corpus, damaged, holds, kernels, same};
+use crate::fuzz::{corpus, damaged, holds, kernel_address, same};
 use crate::proxy::haproxy::properties::{ADDRESSES, endpoints, interrogate, rotation};
 
 fn container(args: &[String]) -> Container {
@@ -156,8 +156,8 @@ fn connections_are_counted_by_address() {
     let connection = (select(&ADDRESSES[..]), any::<bool>(), 1u16..);
     holds(prop::collection::vec(connection, 0..12), |connections| {
         let line = |(n, (address, mapped, port)): (usize, &(&str, bool, u16))| {
-            let remote = kernels(address.parse().expect("an address"), *mapped);
-            let local = kernels("172.19.0.5".parse().expect("an address"), *mapped);
+            let remote = kernel_address(address.parse().expect("an address"), *mapped);
+            let local = kernel_address("172.19.0.5".parse().expect("an address"), *mapped);
             format!(
                 "  {n}: {local}:{:04X} {remote}:{port:04X} 01 00000000:00000000 02:00000B45 00000000 0 0 {n} 2\n",
                 40_000 + n

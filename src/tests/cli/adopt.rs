@@ -1,13 +1,13 @@
-//! What a new user meets first: `init`, the plugin of docker's client, completions, manual pages, help.
+//! First steps of a new user: `init`, the docker plugin, completions, manual pages, help.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use snapbox::cmd::{Command, OutputAssert};
 
-use super::{Fake, answering, says, stderr};
+use super::{FakeDocker, http_server, says, stderr};
 
-/// Everything that `init` writes.
+/// Files that `init` writes.
 const FILES: [&str; 5] = [
     "compose.override.yaml",
     "haproxy/haproxy.cfg",
@@ -16,8 +16,8 @@ const FILES: [&str; 5] = [
     "scripts/deploy-and-restart.sh",
 ];
 
-/// A project of one service that publishes a port, of which nothing runs.
-fn bare() -> Fake {
+/// A project with one service that publishes a port; nothing runs.
+fn project_without_proxy() -> FakeDocker {
     let fake = with_services(
         "app: {image: 'app:1', ports: [{target: 3000, published: '8080'}], networks: {default: null}}",
     );
@@ -28,8 +28,8 @@ fn bare() -> Fake {
     fake
 }
 
-fn with_services(services: &str) -> Fake {
-    let fake = Fake::new();
+fn with_services(services: &str) -> FakeDocker {
+    let fake = FakeDocker::new();
     fs::remove_file(fake.path("containers/old")).unwrap();
     fake.write("compose.yaml", "# what the fake docker reads is config.yaml\n");
     fake.write(
@@ -39,8 +39,8 @@ fn with_services(services: &str) -> Fake {
     fake
 }
 
-/// The fate of each file, as `init` tells it.
-fn fates(run: &OutputAssert) -> Vec<(String, String)> {
+/// Action on each file, as `init` reports it.
+fn file_actions(run: &OutputAssert) -> Vec<(String, String)> {
     let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     let lines =
         told.lines().skip_while(|l| !l.starts_with("WHAT")).skip(1).take_while(|l| !l.starts_with("next:"));
@@ -51,16 +51,16 @@ fn fates(run: &OutputAssert) -> Vec<(String, String)> {
     words.filter(|(_, file)| FILES.contains(&file.as_str())).collect()
 }
 
-fn written(fake: &Fake) -> Vec<&'static str> {
+fn written_files(fake: &FakeDocker) -> Vec<&'static str> {
     FILES.into_iter().filter(|file| fake.path(file).exists()).collect()
 }
 
 #[test]
 fn init_writes_every_file_and_a_second_init_changes_none() {
-    let fake = bare();
+    let fake = project_without_proxy();
     let run = fake.run("init").success();
-    assert_eq!(fates(&run), FILES.map(|f| ("new".to_string(), f.to_string())));
-    assert_eq!(written(&fake), FILES);
+    assert_eq!(file_actions(&run), FILES.map(|f| ("new".to_string(), f.to_string())));
+    assert_eq!(written_files(&fake), FILES);
     let mode = |file: &str| fs::metadata(fake.path(file)).unwrap().permissions().mode() & 0o777;
     assert_eq!(
         (mode("scripts/post-receive"), mode("haproxy/haproxy.cfg"), mode("haproxy")),
@@ -68,14 +68,14 @@ fn init_writes_every_file_and_a_second_init_changes_none() {
     );
     says(&run, &["`app` has no healthcheck"]);
     let again = fake.run("init").success();
-    assert_eq!(fates(&again), FILES.map(|f| ("unchanged".to_string(), f.to_string())));
+    assert_eq!(file_actions(&again), FILES.map(|f| ("unchanged".to_string(), f.to_string())));
     let asks = |call: &String| call.ends_with(" config") || call.starts_with("context inspect ");
     assert!(fake.calls().iter().all(asks), "{:?}", fake.calls());
 }
 
 #[test]
 fn print_shows_every_file_and_writes_none() {
-    let fake = bare();
+    let fake = project_without_proxy();
     let run = fake.run("init --print --health-path /up").success();
     let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     FILES.iter().for_each(|file| assert!(told.contains(&format!("==> {file} <==\n")), "{file}: {told}"));
@@ -83,18 +83,18 @@ fn print_shows_every_file_and_writes_none() {
         told.contains("server-template app 8 app:3000 check") && told.contains("httpchk GET /up"),
         "{told}"
     );
-    assert_eq!(written(&fake), Vec::<&str>::new());
+    assert_eq!(written_files(&fake), Vec::<&str>::new());
 }
 
 #[test]
 fn an_existing_file_is_kept_without_force() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fs::create_dir(fake.path("scripts")).unwrap();
     fake.write("Makefile", "mine:\n");
     fake.write("scripts/post-receive", "mine\n");
     let run = fake.run("init").success();
     let kept = |run: &OutputAssert, word: &str| {
-        fates(run).iter().filter(|(w, _)| w == word).map(|(_, f)| f.clone()).collect::<Vec<_>>()
+        file_actions(run).iter().filter(|(w, _)| w == word).map(|(_, f)| f.clone()).collect::<Vec<_>>()
     };
     assert_eq!(kept(&run, "kept"), ["Makefile", "scripts/post-receive"]);
     assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays"));
@@ -106,7 +106,7 @@ fn an_existing_file_is_kept_without_force() {
 
 #[test]
 fn an_existing_override_file_is_not_changed() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.write("compose.override.yaml", "services: {}\n");
     let run = fake.run("init").code(1);
     says(
@@ -123,24 +123,23 @@ fn an_existing_override_file_is_not_changed() {
 
 #[test]
 fn a_lower_case_makefile_counts_as_a_makefile() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.write("makefile", "mine:\n");
     let run = fake.run("init --force").success();
     assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays"));
     assert!(!fake.path("Makefile").exists());
 }
 
-/// What `init` wrote and somebody changed is in its place.
 #[test]
 fn a_file_of_init_that_the_user_changed_is_kept() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.run("init").success();
     for file in &FILES[..2] {
         let text = fs::read_to_string(fake.path(file)).unwrap();
         fake.write(file, &format!("{text}# mine\n"));
     }
     let run = fake.run("init").success();
-    assert_eq!(fates(&run)[..2], FILES.map(|f| ("kept".to_string(), f.to_string()))[..2]);
+    assert_eq!(file_actions(&run)[..2], FILES.map(|f| ("kept".to_string(), f.to_string()))[..2]);
 }
 
 #[test]
@@ -151,10 +150,10 @@ fn a_project_with_a_proxy_gets_no_other_proxy() {
         .run("init")
         .success()
         .stdout_eq("`lb` (nginxproxy/nginx-proxy:1.7) is a proxy: [..]`VIRTUAL_HOST`[..]\n...");
-    assert_eq!(fates(&run).len(), 3);
-    assert_eq!(written(&fake), FILES[2..]);
+    assert_eq!(file_actions(&run).len(), 3);
+    assert_eq!(written_files(&fake), FILES[2..]);
 
-    // The proxy is another project's, on a network that both share.
+    // The proxy belongs to another project, on a shared network.
     let fake = with_services(keys);
     fake.container("containers/lb", "lb-1", "running", "x");
     let lb = fs::read_to_string(fake.path("containers/lb")).unwrap();
@@ -166,16 +165,16 @@ fn a_project_with_a_proxy_gets_no_other_proxy() {
     fake.run("init")
         .success()
         .stdout_eq("nginx-proxy `p-lb-1` runs on a network of this project[..]`VIRTUAL_HOST`[..]\n...");
-    assert_eq!(written(&fake), FILES[2..]);
+    assert_eq!(written_files(&fake), FILES[2..]);
 }
 
 #[test]
 fn a_project_for_swarm_gets_no_proxy() {
-    let fake = bare();
+    let fake = project_without_proxy();
     let config = fs::read_to_string(fake.path("config.yaml")).unwrap();
     fake.write("config.yaml", &format!("{config}x-zd: {{engine: swarm}}\n"));
     fake.run("init").success().stdout_eq("the project is for Swarm[..]no proxy is added\n...");
-    assert_eq!(written(&fake), FILES[2..]);
+    assert_eq!(written_files(&fake), FILES[2..]);
 }
 
 #[test]
@@ -189,7 +188,7 @@ fn an_ambiguous_service_must_be_named() {
     fake.write("config-added.yaml", "name: p\nservices: {web: {image: x}, api: {image: x}}\n");
     let run = fake.run("init").code(2);
     says(&run, &["which service is to get a proxy?", "`api`, `web`; `--no-proxy`"]);
-    assert_eq!(written(&fake), Vec::<&str>::new());
+    assert_eq!(written_files(&fake), Vec::<&str>::new());
     says(&fake.run("init --service nobody").code(2), &["there is no service `nobody`", "`api`, `db`, `web`"]);
     says(&fake.run("init --service web:http").code(2), &["such as web:3000"]);
     fake.run("init --service web --service api").success();
@@ -203,40 +202,40 @@ fn an_ambiguous_service_must_be_named() {
 
 #[test]
 fn a_failed_init_writes_nothing() {
-    let nothing = |fake: &Fake, words: &str, code: i32, texts: &[&str]| {
+    let nothing = |fake: &FakeDocker, words: &str, code: i32, texts: &[&str]| {
         says(&fake.run(words).code(code), texts);
-        assert_eq!(written(fake), Vec::<&str>::new(), "{words}");
+        assert_eq!(written_files(fake), Vec::<&str>::new(), "{words}");
     };
     nothing(&with_services(""), "init", 2, &["`compose.yaml` has no service"]);
-    let fake = bare();
+    let fake = project_without_proxy();
     fs::remove_file(fake.path("compose.yaml")).unwrap();
     nothing(&fake, "init", 2, &["there is no Compose file in", "write a `compose.yaml`"]);
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.fail("config$", "services.app Additional property prots is not allowed");
     nothing(&fake, "init", 2, &["refuses the project", "prots is not allowed"]);
-    // A Compose that keeps the ports.
-    let fake = bare();
+    // A Compose version that keeps the ports.
+    let fake = project_without_proxy();
     fake.write("config-added.yaml", &fs::read_to_string(fake.path("config.yaml")).unwrap());
     nothing(&fake, "init", 1, &["does not understand `!reset`", "2.24.4"]);
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.write("scripts", "no folder\n");
     says(&fake.run("init").code(1), &["scripts/post-receive", "nothing was added"]);
     assert!(!fake.path("Makefile").exists() && !fake.path("haproxy").exists());
-    nothing(&bare(), "init --publish 0", 2, &["--publish", "127.0.0.1:8080"]);
-    nothing(&bare(), "init --health-path up", 2, &["--health-path", "/health"]);
+    nothing(&project_without_proxy(), "init --publish 0", 2, &["--publish", "127.0.0.1:8080"]);
+    nothing(&project_without_proxy(), "init --health-path up", 2, &["--health-path", "/health"]);
 }
 
 #[test]
 fn without_an_engine_init_uses_the_file_alone() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     says(&fake.run("init").success(), &["warning: no Docker engine answers", "only the file is looked at"]);
-    assert_eq!(written(&fake), FILES);
+    assert_eq!(written_files(&fake), FILES);
 }
 
 #[test]
 fn compose_files_given_by_flag_appear_in_the_written_files() {
-    let fake = bare();
+    let fake = project_without_proxy();
     fake.write("prod.yaml", "");
     let run = fake.run("init -f prod.yaml").success();
     assert!(
@@ -251,8 +250,8 @@ fn compose_files_given_by_flag_appear_in_the_written_files() {
     );
 }
 
-/// As docker's client calls it: by another name, with the words that it got itself.
-fn as_plugin(fake: &Fake, words: &str) -> OutputAssert {
+/// Runs compose-zd as docker does: under the plugin name, with docker's own arguments.
+fn run_as_plugin(fake: &FakeDocker, words: &str) -> OutputAssert {
     let program = fake.path("bin/docker-zd");
     if !program.exists() {
         symlink(snapbox::cmd::cargo_bin!("compose-zd"), &program).unwrap();
@@ -267,26 +266,26 @@ fn as_plugin(fake: &Fake, words: &str) -> OutputAssert {
 
 #[test]
 fn docker_runs_compose_zd_as_a_plugin() {
-    let fake = Fake::new();
-    let run = as_plugin(&fake, "docker-cli-plugin-metadata").success();
+    let fake = FakeDocker::new();
+    let run = run_as_plugin(&fake, "docker-cli-plugin-metadata").success();
     let told: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     assert_eq!(told["SchemaVersion"], "0.1.0");
     assert!(["Vendor", "Version", "ShortDescription"].iter().all(|key| told[key].is_string()), "{told}");
-    as_plugin(&fake, "--context far --log-level error -D zd deploy app --dry-run").success();
+    run_as_plugin(&fake, "--context far --log-level error -D zd deploy app --dry-run").success();
     let calls = fs::read_to_string(fake.path("calls")).unwrap();
     assert!(calls.lines().any(|c| c == "--log-level error -D --context far compose config"), "{calls}");
     assert!(calls.lines().all(|call| call.starts_with("--log-level error -D --context far ")), "{calls}");
-    as_plugin(&fake, "zd deploy --help").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
+    run_as_plugin(&fake, "zd deploy --help").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
     let help =
-        as_plugin(&fake, "help zd deploy").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
+        run_as_plugin(&fake, "help zd deploy").success().stdout_eq("...\nUsage: docker zd deploy [..]\n...");
     assert!(String::from_utf8_lossy(&help.get_output().stdout).contains("see also: docker zd help update"));
-    as_plugin(&fake, "zd nothing").code(2);
-    as_plugin(&fake, "zd deploy app").success();
+    run_as_plugin(&fake, "zd nothing").code(2);
+    run_as_plugin(&fake, "zd deploy app").success();
 }
 
 #[test]
 fn every_shell_has_completions() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let run = fake.run(&format!("completions {shell}")).success();
         let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
@@ -302,7 +301,7 @@ fn every_shell_has_completions() {
 
 #[test]
 fn every_command_has_a_manual_page() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("man").success().stdout_eq("...\n.TH compose-zd 1 [..]\n...");
     fake.run("man --dir pages").success();
     let pages: Vec<String> =
@@ -321,7 +320,7 @@ fn every_command_has_a_manual_page() {
 
 #[test]
 fn help_lists_commands_and_topics() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let help =
         |words: &str| String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into_owned();
     let list = help("help");
@@ -347,7 +346,7 @@ fn help_lists_commands_and_topics() {
 
 #[test]
 fn help_has_examples_keys_and_exit_codes() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let help =
         |words: &str| String::from_utf8_lossy(&fake.run(words).success().get_output().stdout).into_owned();
     let deploy = help("deploy --help");
@@ -362,10 +361,9 @@ fn help_has_examples_keys_and_exit_codes() {
     assert!(version.starts_with(concat!("compose-zd ", env!("CARGO_PKG_VERSION"))), "{version}");
 }
 
-/// The keys that the help shows are keys that there are.
 #[test]
 fn the_keys_shown_by_help_are_accepted() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let help = fake.run("deploy --help").success();
     let told = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
     let (_, keys) = told.split_once("Keys of the compose file").expect("a part with the keys");
@@ -373,7 +371,7 @@ fn the_keys_shown_by_help_are_accepted() {
     let (keys, _) = keys.split_once("\n\n").unwrap();
     let keys = keys
         .replace("    app:\n", "    app:\n      image: app:1\n")
-        .replace("port: 3000", &format!("port: {}", answering("200 ok")));
+        .replace("port: 3000", &format!("port: {}", http_server("200 ok")));
     let others = "\n    migrate: { image: x }\n    warm: { image: x }\n    web_one: { image: x }\n    web_two: { image: x }\n  x-zd";
     let keys = keys.replace("\n  x-zd", others).replace("container: lb, kind: haproxy", "kind: none");
     fake.write("config.yaml", &format!("name: p\n{}", keys.replace("\n  ", "\n").trim_start_matches(' ')));
@@ -381,10 +379,10 @@ fn the_keys_shown_by_help_are_accepted() {
     assert!(!stderr(&run).contains("unknown field"), "{}", stderr(&run));
 }
 
-/// The examples for pipelines, with a server that is a folder here.
+/// The CI examples of the fixtures; the server is a local folder.
 #[test]
 fn the_ci_examples_deploy_the_commit_and_fail_with_the_deploy() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let program = |name: &str, script: &str| {
         fake.write(&format!("bin/{name}"), script);
         fs::set_permissions(fake.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();

@@ -1,11 +1,11 @@
-//! `check` reads the project and the engine, tells of each service, and changes nothing.
+//! Tests of `check`: it reads the project and the engine, reports on each service, and changes nothing.
 
 use serde_json::Value;
 
-use super::Fake;
+use super::FakeDocker;
 
-/// What is asked of docker beside what a deploy reads.
-fn only_reads(fake: &Fake) {
+/// Asserts that docker calls only read; lists the reads besides those of a deploy.
+fn assert_only_reads(fake: &FakeDocker) {
     let calls = fake.calls();
     let asks = ["compose version", "stats ", "context inspect", "exec old cat /proc/1/status"];
     let changes: Vec<&String> = calls.iter().filter(|c| !asks.iter().any(|a| c.contains(a))).collect();
@@ -14,7 +14,7 @@ fn only_reads(fake: &Fake) {
 
 #[test]
 fn check_passes_a_service_that_loses_nothing() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service(&format!(
         "image: 'app:1', restart: always, x-zd: {{health: {{path: /up, port: {}}}}}",
         fake.port
@@ -26,12 +26,12 @@ not judged
   - whether `app` ends when it is told to: neither this machine nor its image can tell
 ",
     );
-    only_reads(&fake);
+    assert_only_reads(&fake);
 }
 
 #[test]
 fn check_reports_each_loss_with_its_fix_and_fails() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let expected = "\
 app  no   1 instance, no proxy in front
@@ -45,24 +45,24 @@ error: `app`: a deploy would lose requests or data, or be refused
 hint: each `no` has its fix; `compose-zd check` again shows whether it is gone
 ",
     );
-    only_reads(&fake);
+    assert_only_reads(&fake);
 }
 
 #[test]
 fn check_notes_a_serving_instance_that_fails_the_probe() {
-    let fake = Fake::new();
-    let port = super::answering("404 Not Found");
+    let fake = FakeDocker::new();
+    let port = super::http_server("404 Not Found");
     let health = format!("x-zd: {{health: {{path: /up, port: {port}}}}}");
     fake.service(&format!("image: 'app:1', restart: always, {health}"));
     let told = String::from_utf8(fake.run("check").code(0).get_output().stdout.clone()).unwrap();
     assert!(told.contains("app-1 serves now and does not pass the probe of new instances: GET "), "{told}");
     assert!(told.contains("[serving-not-ready]") && told.contains("`x-zd.health.path`"), "{told}");
-    only_reads(&fake);
+    assert_only_reads(&fake);
 }
 
 #[test]
 fn check_prints_one_json_document() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let output = fake.run("check --output json").code(1).get_output().clone();
     let sheet: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -74,18 +74,18 @@ fn check_prints_one_json_document() {
 
 #[test]
 fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one");
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     let output = fake.run("check").code(1).get_output().clone();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.contains("[container-name]") && told.contains("no Docker engine answers"), "{told}");
-    only_reads(&fake);
+    assert_only_reads(&fake);
 }
 
 #[test]
 fn check_refuses_an_unknown_service_and_a_project_without_services() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("check nobody").code(2).stderr_eq(
         "\
 error: `check`: there is no service or pair `nobody` in project `p`
@@ -103,7 +103,7 @@ hint: there are `app`; a service of a profile needs `--profile`
 /// What has to change in a file before it is one for a Swarm, all of it at once; and the changed file.
 #[test]
 fn check_audits_a_compose_project_for_a_future_swarm() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let folder = fake.dir.path().canonicalize().unwrap();
     fake.write("site.conf", "x");
     fake.service(&format!(

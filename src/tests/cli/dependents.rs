@@ -1,10 +1,10 @@
-//! What a recreated container's dependents and init containers get, a rolled one's get too.
+//! Dependents and init containers get the same from a rollout as from a recreation by Compose.
 
 use super::*;
 
-/// `worker` asks to be restarted with `app`.
-fn with_worker() -> Fake {
-    let fake = Fake::new();
+/// A project whose `worker` depends on `app` with `restart: true`.
+fn project_with_dependent() -> FakeDocker {
+    let fake = FakeDocker::new();
     let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
     let depends = "depends_on: {app: {condition: service_started, restart: true}}";
     let services = format!("app: {{image: app:1, {health}}}, worker: {{image: w:1, {depends}}}");
@@ -17,7 +17,7 @@ fn with_worker() -> Fake {
 
 #[test]
 fn a_dependent_with_restart_true_restarts_after_the_old_instance_stopped() {
-    let fake = with_worker();
+    let fake = project_with_dependent();
     let said = "`depends_on.….restart: true`: `worker` restarts after it";
     says(&fake.run("deploy app --dry-run").success(), &[said]);
     assert!(!fake.changes().contains("restart"), "{}", fake.changes());
@@ -33,14 +33,14 @@ fn a_dependent_with_restart_true_restarts_after_the_old_instance_stopped() {
 
 #[test]
 fn a_dependent_that_fails_to_restart_is_reported_and_the_release_serves() {
-    let fake = with_worker();
+    let fake = project_with_dependent();
     fake.write("restart-fails", "");
     let run = fake.run("deploy app").success();
     says(&run, &["the new release serves, and `worker` could not be restarted", "no such device"]);
 }
 
-fn with_init() -> Fake {
-    let fake = Fake::new();
+fn project_with_init_containers() -> FakeDocker {
+    let fake = FakeDocker::new();
     let health = format!("x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
     let steps = "pre_start: [{command: [/migrate, secret], user: root}, {image: busybox, command: ['true']}]";
     fake.service(&format!("image: app:1, environment: {{KEY: hidden}}, {steps}, {health}"));
@@ -49,7 +49,7 @@ fn with_init() -> Fake {
 
 #[test]
 fn init_containers_run_before_the_first_new_instance_starts() {
-    let fake = with_init();
+    let fake = project_with_init_containers();
     let run = fake.run("deploy app -v").success();
     let changes = fake.changes();
     let label = "--label com.docker.compose.project=p --label com.docker.compose.service=app --label com.docker.compose.hook=pre_start";
@@ -61,10 +61,9 @@ fn init_containers_run_before_the_first_new_instance_starts() {
     assert!(!stderr(&run).contains("secret") && !stderr(&run).contains("hidden"), "{}", stderr(&run));
 }
 
-/// A run that was killed has left one.
 #[test]
 fn an_init_container_left_by_a_killed_run_is_removed() {
-    let fake = with_init();
+    let fake = project_with_init_containers();
     let text = fs::read_to_string(fake.path("containers/old")).unwrap();
     let label = r#""Labels": {"com.docker.compose.hook": "pre_start", "#;
     let left = text.replace("\"old\"", "\"left\"").replace("p-app-1", "eager").replace("running", "exited");
@@ -76,7 +75,7 @@ fn an_init_container_left_by_a_killed_run_is_removed() {
 
 #[test]
 fn a_failed_init_container_ends_the_deploy_before_anything_starts() {
-    let fake = with_init();
+    let fake = project_with_init_containers();
     fake.write("init-fails", "");
     let run = fake.run("deploy app").code(3);
     says(&run, &["`app.pre_start[0]` failed", "app-1 served before and still serves"]);

@@ -1,8 +1,8 @@
-//! The user's environment changes neither what Compose is asked nor how its answers read.
+//! The user's environment changes neither the calls of Compose nor the format of its output.
 
 use super::*;
 
-/// Settings of users and CI by which Compose prints something else, or does more than it is told.
+/// Settings of users and CI that change the output or the actions of Compose.
 const SETTINGS: [(&str, &str); 5] = [
     ("COMPOSE_PROGRESS", "quiet"),
     ("COMPOSE_ANSI", "always"),
@@ -11,7 +11,7 @@ const SETTINGS: [(&str, &str); 5] = [
     ("COMPOSE_REMOVE_ORPHANS", "1"),
 ];
 
-fn deploy(fake: &Fake) -> OutputAssert {
+fn deploy(fake: &FakeDocker) -> OutputAssert {
     let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
     let command = Command::new(snapbox::cmd::cargo_bin!("compose-zd")).args(["deploy", "app"]);
     let command = command.current_dir(fake.dir.path()).env("PATH", path).env("FAKE", fake.dir.path());
@@ -20,7 +20,7 @@ fn deploy(fake: &Fake) -> OutputAssert {
 
 #[test]
 fn a_deploy_that_would_stop_a_container_is_refused_whatever_the_environment_sets() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("stops", "up --no-start");
     says(&deploy(&fake).code(1), &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
     assert_eq!(fake.changes(), "");
@@ -28,7 +28,7 @@ fn a_deploy_that_would_stop_a_container_is_refused_whatever_the_environment_sets
 
 #[test]
 fn compose_gets_no_setting_that_changes_its_output_or_removes_orphans() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     deploy(&fake).success();
     let environment = fs::read_to_string(fake.path("environment")).unwrap();
     let forms: std::collections::BTreeSet<&str> = environment.lines().collect();
@@ -37,7 +37,7 @@ fn compose_gets_no_setting_that_changes_its_output_or_removes_orphans() {
 
 #[test]
 fn a_dry_run_that_prints_nothing_is_refused() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("says-nothing", "");
     let run = fake.run("deploy app").code(1);
     says(&run, &["does not print what it would do", "COMPOSE_*", "hint: "]);

@@ -1,10 +1,10 @@
-//! What nobody should write or type, and what must not get out: every input of the corpus, and secrets.
+//! Hostile input and secrets: every broken input of the corpus is refused, and no secret gets out.
 
 use super::*;
 
-/// `fixtures/corpus/broken/*.yaml`: what `docker compose config` prints, and in comments which words the message has to
-/// have (`says`) and what is run (`runs`, else `deploy app`).
-fn corpus() -> Vec<(String, String)> {
+/// Inputs of `fixtures/corpus/broken/*.yaml`, as `docker compose config` prints them. Comments hold words of the expected
+/// message (`says`) and the command to run (`runs`, by default `deploy app`).
+fn broken_inputs() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/corpus/broken");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut all: Vec<(String, String)> = files
@@ -18,9 +18,9 @@ fn corpus() -> Vec<(String, String)> {
 
 #[test]
 fn every_broken_input_is_refused_with_its_key_and_changes_nothing() {
-    let all = corpus();
+    let all = broken_inputs();
     assert!(all.len() >= 180, "{}", all.len());
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("compose.yaml", "");
     let mut wrong = Vec::new();
     for (name, text) in all {
@@ -43,7 +43,7 @@ fn every_broken_input_is_refused_with_its_key_and_changes_nothing() {
 
 #[test]
 fn arguments_with_spaces_and_newlines_stay_whole() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
     let cases: [(&[&str], &str); 6] = [
         (&["deploy", "a b"], "`a b`"),
@@ -56,7 +56,7 @@ fn arguments_with_spaces_and_newlines_stay_whole() {
     for (words, says_it) in cases {
         says(&fake.run_words(words, &path).code(2), &[says_it]);
     }
-    // The lock tells which command holds it, newlines and all.
+    // The lock records the command with its newlines.
     let calls = fs::read_to_string(fake.path("calls")).unwrap();
     assert!(!calls.contains("up --no-start") && !calls.contains("\nstart "), "{calls}");
     assert!(!fake.path("owned").exists());
@@ -64,14 +64,14 @@ fn arguments_with_spaces_and_newlines_stay_whole() {
 
 #[test]
 fn output_of_docker_cannot_control_the_terminal() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("start new", "Error: \u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred\u{9b}1mbold\rover");
     let run = fake.run("deploy app").code(3);
     says(&run, &["Error: ]0;owned[2J[31mred1mboldover"]);
     assert!(!stderr(&run).contains(['\u{1b}', '\u{7}', '\u{9b}', '\r']));
 }
 
-/// A project whose every secret has the word `hunter2` in it.
+/// A project whose secrets all contain `hunter2`.
 const SECRETS: &str = "name: p
 services:
   app:
@@ -88,7 +88,7 @@ configs: {conf: {name: p_conf, content: hunter2-content}}
 #[test]
 fn secrets_never_reach_output_or_a_file_that_others_can_read() {
     for failing in ["", "up --detach", "exec", "stop old", "image inspect"] {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         fake.write("config.yaml", &SECRETS.replace("PORT", &fake.port.to_string()));
         if !failing.is_empty() {
             fake.fail(failing, "Error response from daemon: no");
@@ -107,7 +107,7 @@ fn secrets_never_reach_output_or_a_file_that_others_can_read() {
         }
         let calls = fs::read_to_string(fake.path("calls")).unwrap();
         let arguments: Vec<&str> = calls.lines().filter(|c| c.contains("hunter2")).collect();
-        // A command of the user's is what docker is told to run; what it is given besides is not.
+        // Only commands of the user may hold a secret in the arguments of docker.
         assert!(
             arguments.iter().all(|c| !c.contains("hunter2-token") && c.starts_with("exec ")),
             "{arguments:?}"
@@ -116,7 +116,7 @@ fn secrets_never_reach_output_or_a_file_that_others_can_read() {
     }
 }
 
-/// The files below a folder that anybody else could get at.
+/// Files below a folder that other users could read.
 fn readable_by_others(folder: &Path) -> Vec<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let mut found = Vec::new();
@@ -132,7 +132,7 @@ fn readable_by_others(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn an_error_never_shows_a_value_of_the_file() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     for keys in [
         "environment: {A: [hunter2]}, scale: hunter2",
         "healthcheck: {test: {hunter2: hunter2}}",

@@ -1,4 +1,4 @@
-//! One rollout of a project at a time.
+//! Tests of the lock: one rollout of a project at a time.
 
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A run in the background; the first of `Fake::stuck` waits for an instance that is never ready.
-fn start(fake: &Fake, words: &str) -> Child {
+/// Starts a run in the background; in [`project_never_ready`] it waits for its instance.
+fn start_run(fake: &FakeDocker, words: &str) -> Child {
     let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
     std::process::Command::new(snapbox::cmd::cargo_bin!("compose-zd"))
         .args(words.split(' '))
@@ -22,7 +22,7 @@ fn start(fake: &Fake, words: &str) -> Child {
         .unwrap()
 }
 
-fn end(child: Child) -> (Option<i32>, String) {
+fn wait_for_exit(child: Child) -> (Option<i32>, String) {
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
 }
@@ -35,36 +35,36 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Its new instance is not ready before `ready` is called.
-fn stuck() -> Fake {
-    let fake = Fake::new();
+/// A project whose new instance gets ready only after [`make_ready`].
+fn project_never_ready() -> FakeDocker {
+    let fake = FakeDocker::new();
     fake.service("image: app:1, x-zd: {health: {path: /up, port: 1, deadline: 60s}}");
     fake
 }
 
-fn ready(fake: &Fake) {
+fn make_ready(fake: &FakeDocker) {
     fake.service(&format!("image: app:1, x-zd: {{health: {{path: /up, port: {}}}}}", fake.port));
 }
 
-fn lock_of(fake: &Fake) -> PathBuf {
+fn lock_file(fake: &FakeDocker) -> PathBuf {
     fake.path("volumes/compose-zd.p.lock")
 }
 
-fn is_started(fake: &Fake) -> impl FnMut() -> bool + '_ {
+fn is_started(fake: &FakeDocker) -> impl FnMut() -> bool + '_ {
     || fs::read_to_string(fake.path("containers/new")).is_ok_and(|c| c.contains("running"))
 }
 
-/// A lock of a process that nobody here can see.
-fn lock_from_elsewhere(fake: &Fake, since: &str) {
+/// Writes a lock of a process on another host.
+fn write_foreign_lock(fake: &FakeDocker, since: &str) {
     fs::create_dir_all(fake.path("volumes")).unwrap();
     let holder = r#"{"token":"t","command":"deploy web","by":"ci@runner","since":"2026-01-02T03:04:05Z","pid":7,"started":"1","boot":"b","namespace":"n"}"#;
-    fs::write(lock_of(fake), holder.replace('"', "\\\"")).unwrap();
-    let touched = std::process::Command::new("touch").args(["-d", since]).arg(lock_of(fake)).status();
+    fs::write(lock_file(fake), holder.replace('"', "\\\"")).unwrap();
+    let touched = std::process::Command::new("touch").args(["-d", since]).arg(lock_file(fake)).status();
     assert!(touched.unwrap().success());
 }
 
-/// How many times a run has tried to take the lock.
-fn asked_for_it(fake: &Fake) -> usize {
+/// Number of attempts to acquire the lock.
+fn lock_attempts(fake: &FakeDocker) -> usize {
     fake.calls().iter().filter(|c| c.starts_with("volume create ")).count()
 }
 
@@ -73,14 +73,14 @@ fn interrupt(run: &Child) {
     assert!(sent.unwrap().success());
 }
 
-fn locks(folder: &Path) -> usize {
+fn count_locks(folder: &Path) -> usize {
     fs::read_dir(folder.join("volumes")).map_or(0, Iterator::count)
 }
 
 #[test]
 fn a_second_run_fails_and_names_the_owner_of_the_lock() {
-    let fake = stuck();
-    let mut first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     let second = fake.run("deploy app").code(5);
     let pid = first.id().to_string();
@@ -91,162 +91,162 @@ fn a_second_run_fails_and_names_the_owner_of_the_lock() {
     fake.run("rollback app").code(5);
     fake.run("recover").code(5);
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
 }
 
 #[test]
 fn a_dry_run_and_history_need_no_lock() {
-    let fake = stuck();
-    let mut first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     fake.run("deploy --dry-run app").success();
     fake.run("history").success();
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
 }
 
 #[test]
 fn the_lock_of_a_dead_run_does_not_block() {
-    let fake = stuck();
-    let mut first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     first.kill().unwrap();
-    end(first);
-    assert_eq!(locks(fake.dir.path()), 1);
-    ready(&fake);
+    wait_for_exit(first);
+    assert_eq!(count_locks(fake.dir.path()), 1);
+    make_ready(&fake);
     says(&fake.run("deploy app").success(), &["was killed; what it left is brought in order"]);
-    assert_eq!(locks(fake.dir.path()), 0);
+    assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
 #[test]
 fn the_docker_command_of_a_dead_run_is_awaited() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("slow", "");
-    let mut first = start(&fake, "deploy app");
+    let mut first = start_run(&fake, "deploy app");
     wait_until("it creates its instance", || fake.calls().iter().any(|c| c.contains("up --no-start")));
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
     fake.run("rollback app").code(2);
     assert!(fake.path("slowly-done").exists());
 }
 
 #[test]
 fn a_waiting_run_deploys_the_file_as_it_is_when_the_lock_is_free() {
-    let fake = stuck();
-    let first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
-    let second = start(&fake, "deploy --wait 60s app");
-    wait_until("the second run asks for the lock", || asked_for_it(&fake) > 1);
-    ready(&fake);
+    let second = start_run(&fake, "deploy --wait 60s app");
+    wait_until("the second run asks for the lock", || lock_attempts(&fake) > 1);
+    make_ready(&fake);
     interrupt(&first);
-    assert_eq!(end(first).0, Some(130));
-    let (code, said) = end(second);
+    assert_eq!(wait_for_exit(first).0, Some(130));
+    let (code, said) = wait_for_exit(second);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("waiting for `deploy app` by "), "{said}");
-    assert_eq!(locks(fake.dir.path()), 0);
+    assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
 #[test]
 fn waiting_for_the_lock_ends_at_its_limit() {
-    let fake = stuck();
-    let mut first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     says(&fake.run("deploy --wait=1s app").code(5), &["; waited for 1s"]);
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
 }
 
 #[test]
 fn of_several_waiting_runs_only_the_newest_deploys() {
-    let fake = stuck();
-    let first = start(&fake, "deploy --latest app");
+    let fake = project_never_ready();
+    let first = start_run(&fake, "deploy --latest app");
     wait_until("the first run has started its instance", is_started(&fake));
     let waits = |n: usize| {
         let place = fake.path(&format!(".compose-zd/p/queue/{n}"));
         wait_until("it waits", || place.exists());
     };
-    let second = start(&fake, "deploy --latest app");
+    let second = start_run(&fake, "deploy --latest app");
     waits(2);
-    let third = start(&fake, "deploy --latest app");
+    let third = start_run(&fake, "deploy --latest app");
     waits(3);
-    ready(&fake);
-    let (code, said) = end(second);
+    make_ready(&fake);
+    let (code, said) = wait_for_exit(second);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("`p`: superseded by a newer run, which deploys in its place"), "{said}");
     interrupt(&first);
-    assert_eq!(end(first).0, Some(130));
-    let (code, said) = end(third);
+    assert_eq!(wait_for_exit(first).0, Some(130));
+    let (code, said) = wait_for_exit(third);
     assert!(said.contains("`app` is deployed as release"), "{said}");
     assert_eq!(code, Some(0));
 }
 
 #[test]
 fn a_lock_owner_on_another_host_counts_as_alive_for_a_minute() {
-    let fake = Fake::new();
-    lock_from_elsewhere(&fake, "30 seconds ago");
+    let fake = FakeDocker::new();
+    write_foreign_lock(&fake, "30 seconds ago");
     says(
         &fake.run("deploy app").code(5),
         &["`deploy web` by ci@runner, process 7, since 2026-01-02T03:04:05Z"],
     );
-    lock_from_elsewhere(&fake, "2 minutes ago");
+    write_foreign_lock(&fake, "2 minutes ago");
     says(&fake.run("deploy app").success(), &["`deploy web` by ci@runner, process 7"]);
-    assert_eq!(locks(fake.dir.path()), 0);
+    assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
 #[test]
 fn a_run_that_lost_its_lock_stops_and_reports_it() {
-    let fake = stuck();
-    let first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
-    lock_from_elsewhere(&fake, "now");
-    let (code, said) = end(first);
+    write_foreign_lock(&fake, "now");
+    let (code, said) = wait_for_exit(first);
     assert_eq!(code, Some(7), "{said}");
     for text in ["`deploy web` by ci@runner, process 7", "has taken its lock", "hint: `compose-zd status`"] {
         assert!(said.contains(text), "{said}");
     }
     assert!(fake.changes().ends_with("start new\n"), "no way back either: {}", fake.changes());
     assert!(!said.contains("going back") && fake.path("containers/new").exists(), "{said}");
-    assert_eq!(locks(fake.dir.path()), 1, "only the other's");
-    assert!(fs::read_to_string(lock_of(&fake)).unwrap().contains("ci@runner"));
+    assert_eq!(count_locks(fake.dir.path()), 1, "only the other's");
+    assert!(fs::read_to_string(lock_file(&fake)).unwrap().contains("ci@runner"));
     assert!(fake.path(".compose-zd/p/wanted.json").exists(), "the other run's to finish");
 }
 
 #[test]
 fn a_removed_lock_is_acquired_again() {
-    let fake = stuck();
-    let first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     fs::remove_dir_all(fake.path("volumes")).unwrap();
-    wait_until("it has its lock again", || lock_of(&fake).exists());
-    ready(&fake);
+    wait_until("it has its lock again", || lock_file(&fake).exists());
+    make_ready(&fake);
     interrupt(&first);
-    assert_eq!(end(first).0, Some(130));
-    assert_eq!(locks(fake.dir.path()), 0);
+    assert_eq!(wait_for_exit(first).0, Some(130));
+    assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
 #[test]
 fn a_renewed_foreign_lock_is_respected_even_if_the_clock_of_the_engine_jumped() {
-    let fake = Fake::new();
-    lock_from_elsewhere(&fake, "2 hours ago");
-    let second = start(&fake, "deploy app");
-    wait_until("the second run asks for the lock", || asked_for_it(&fake) > 1);
-    lock_from_elsewhere(&fake, "1 hour ago");
-    let (code, said) = end(second);
+    let fake = FakeDocker::new();
+    write_foreign_lock(&fake, "2 hours ago");
+    let second = start_run(&fake, "deploy app");
+    wait_until("the second run asks for the lock", || lock_attempts(&fake) > 1);
+    write_foreign_lock(&fake, "1 hour ago");
+    let (code, said) = wait_for_exit(second);
     assert_eq!(code, Some(5), "{said}");
     assert_eq!(fake.changes(), "");
 }
 
 #[test]
 fn a_failed_run_releases_its_lock() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("^start new", "Error response from daemon: no space left on device");
     fake.run("deploy app").code(3);
-    assert_eq!(locks(fake.dir.path()), 0);
+    assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
 #[test]
 fn a_lock_that_cannot_be_created_changes_nothing() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("volume create", "Error response from daemon: authorization denied by plugin");
     let refused = fake.run("deploy app").code(1);
     says(&refused, &["authorization denied by plugin", "hint: the lock of a project is a volume: "]);
@@ -255,7 +255,7 @@ fn a_lock_that_cannot_be_created_changes_nothing() {
 
 #[test]
 fn recover_without_an_unfinished_deploy_succeeds() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("recover").success().stdout_eq("`p` is in order: no release yet\n");
     fake.run("deploy app").success();
     fake.run("recover").success().stdout_eq("`p` is in order: release 1\n");
@@ -263,13 +263,13 @@ fn recover_without_an_unfinished_deploy_succeeds() {
 
 #[test]
 fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
-    let fake = stuck();
-    let mut first = start(&fake, "deploy app");
+    let fake = project_never_ready();
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     let under_way = fake.run("status app").success();
     assert!(String::from_utf8_lossy(&under_way.get_output().stdout).contains("under way: `deploy app` by "));
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
     let left = fake.run("status app").success();
     assert!(String::from_utf8_lossy(&left.get_output().stdout).contains("release 1 was left half done"));
     let recorded = fake.path(".compose-zd/p/releases/0001.yml");
@@ -282,11 +282,10 @@ fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
     assert!(!String::from_utf8_lossy(&left.get_output().stdout).contains("half done"));
 }
 
-/// What a migration has done is not done once more; one that was killed is.
 #[test]
 fn recover_repeats_only_an_unfinished_one_shot() {
-    let shot = |fake: &Fake| fake.calls().iter().filter(|c| c.contains("run --rm ")).count();
-    let project = |fake: &Fake, port: u16| {
+    let shot = |fake: &FakeDocker| fake.calls().iter().filter(|c| c.contains("run --rm ")).count();
+    let project = |fake: &FakeDocker, port: u16| {
         let before = "depends_on: {migrate: {condition: service_completed_successfully}}";
         let app = format!(
             "{{image: app:1, {before}, x-zd: {{health: {{path: /up, port: {port}, deadline: 60s}}}}}}"
@@ -296,12 +295,12 @@ fn recover_repeats_only_an_unfinished_one_shot() {
             &format!("name: p\nservices: {{app: {app}, migrate: {{image: 'app:1'}}}}\n"),
         );
     };
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     project(&fake, 1);
-    let mut first = start(&fake, "deploy app");
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the instance of the first run is started", is_started(&fake));
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
     assert_eq!(shot(&fake), 1);
     let recorded = fake.path(".compose-zd/p/releases/0001.yml");
     let text = fs::read_to_string(&recorded).unwrap();
@@ -309,13 +308,13 @@ fn recover_repeats_only_an_unfinished_one_shot() {
     says(&fake.run("recover").success(), &["`migrate` is done"]);
     assert_eq!(shot(&fake), 1, "it ended before the first run was killed");
 
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     project(&fake, fake.port);
     fake.write("job", "2");
-    let mut first = start(&fake, "deploy app");
+    let mut first = start_run(&fake, "deploy app");
     wait_until("the one-shot runs", || shot(&fake) == 1);
     first.kill().unwrap();
-    end(first);
+    wait_for_exit(first);
     fake.write("job", "0");
     let run = fake.run("recover").success();
     assert_eq!(shot(&fake), 2, "it was killed: {}", stderr(&run));

@@ -1,4 +1,4 @@
-//! The monitor: new instances are watched for a while, and what fails meanwhile brings back what served before.
+//! Tests of the monitor: a failure of a new instance within the window rolls the deploy back.
 
 use std::process::{Child, Command as Process, Output, Stdio};
 use std::thread;
@@ -6,24 +6,24 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 
-/// Long enough for whatever is waited for.
+/// Limit of every wait.
 const LONG: Duration = Duration::from_secs(20);
 
-/// A project whose new instances are watched by default.
-fn watched() -> Fake {
-    Fake { monitor: None, ..Fake::new() }
+/// A project with the default monitor.
+fn project_with_default_monitor() -> FakeDocker {
+    FakeDocker { monitor: None, ..FakeDocker::new() }
 }
 
-/// A run under way.
-struct Deploy<'f> {
-    fake: &'f Fake,
+/// A running command.
+struct RunningDeploy<'f> {
+    fake: &'f FakeDocker,
     child: Child,
 }
 
-impl<'f> Deploy<'f> {
-    fn start(fake: &'f Fake, words: &str) -> Deploy<'f> {
+impl<'f> RunningDeploy<'f> {
+    fn start(fake: &'f FakeDocker, words: &str) -> RunningDeploy<'f> {
         let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
-        let said = fs::File::create(fake.path("said")).unwrap();
+        let said = fs::File::create(fake.path("stderr")).unwrap();
         let child = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
             .args(words.split(' '))
             .current_dir(fake.dir.path())
@@ -35,17 +35,17 @@ impl<'f> Deploy<'f> {
             .stderr(said)
             .spawn()
             .unwrap();
-        Deploy { fake, child }
+        RunningDeploy { fake, child }
     }
 
-    fn said(&self) -> String {
-        fs::read_to_string(self.fake.path("said")).unwrap()
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.fake.path("stderr")).unwrap()
     }
 
     fn wait_for(&self, text: &str) {
         let start = Instant::now();
-        while !self.said().contains(text) {
-            assert!(start.elapsed() < LONG, "no `{text}` in:\n{}", self.said());
+        while !self.stderr().contains(text) {
+            assert!(start.elapsed() < LONG, "no `{text}` in:\n{}", self.stderr());
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -55,43 +55,43 @@ impl<'f> Deploy<'f> {
         assert!(Process::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
-    /// Its exit code, and what it said.
-    fn end(mut self) -> (Option<i32>, String) {
+    /// Waits for the exit code, and returns it with stderr.
+    fn wait_for_exit(mut self) -> (Option<i32>, String) {
         let code = self.child.wait().unwrap().code();
-        (code, self.said())
+        (code, self.stderr())
     }
 
-    fn output(self) -> (Output, String) {
-        let said = self.fake.path("said");
+    fn wait_for_output(self) -> (Output, String) {
+        let said = self.fake.path("stderr");
         (self.child.wait_with_output().unwrap(), fs::read_to_string(said).unwrap())
     }
 }
 
-/// How the new instance is from now on.
-fn becomes(fake: &Fake, state: &str) {
+/// Sets the state that docker reports of the new instance.
+fn set_state_of_new(fake: &FakeDocker, state: &str) {
     let file = fake.path("containers/new");
     let text = fs::read_to_string(&file).unwrap();
     let (before, rest) = text.split_once("\"State\": {").unwrap();
     let (_, after) = rest.split_once('}').unwrap();
-    // In one step: it may be read at any moment.
+    // Atomically, because compose-zd may read the file at any moment.
     fake.write("changed", &format!("{before}{state}{after}"));
     fs::rename(fake.path("changed"), file).unwrap();
 }
 
-/// A deploy whose new instance becomes this while it is watched.
-fn deploy_in_which_it_becomes(state: &str) -> (Option<i32>, String, String) {
-    let fake = watched();
-    let deploy = Deploy::start(&fake, "deploy app");
+/// Runs a deploy whose new instance gets this state within the monitor.
+fn deploy_with_state_in_monitor(state: &str) -> (Option<i32>, String, String) {
+    let fake = project_with_default_monitor();
+    let deploy = RunningDeploy::start(&fake, "deploy app");
     deploy.wait_for("watching it for 5s (Ctrl-C goes back)");
     let fails = Instant::now();
-    becomes(&fake, state);
-    let (code, said) = deploy.end();
+    set_state_of_new(&fake, state);
+    let (code, said) = deploy.wait_for_exit();
     assert!(fails.elapsed() < Duration::from_secs(4), "it waited for the end of the monitor:\n{said}");
     (code, said, fake.changes())
 }
 
 #[track_caller]
-fn goes_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
+fn assert_rolled_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
     assert_eq!(code, Some(3), "{said}");
     for text in [why, "app-1 served before and still serves", "fatal: no database", "app-2 answered last: "] {
         assert!(said.contains(text), "no `{text}` in:\n{said}");
@@ -102,21 +102,21 @@ fn goes_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
 
 #[test]
 fn an_instance_that_dies_or_restarts_within_the_monitor_is_rolled_back() {
-    let (code, said, changes) = deploy_in_which_it_becomes(r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    goes_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
+    let (code, said, changes) = deploy_with_state_in_monitor(r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    assert_rolled_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
     let (code, said, changes) =
-        deploy_in_which_it_becomes(r#""RestartCount": 1, "State": {"Status": "running"}"#);
-    goes_back(code, &said, &changes, "app-2 failed after it was ready: it exited and was restarted");
+        deploy_with_state_in_monitor(r#""RestartCount": 1, "State": {"Status": "running"}"#);
+    assert_rolled_back(code, &said, &changes, "app-2 failed after it was ready: it exited and was restarted");
     assert!(changes.contains("stop new\nrm new"), "{changes}");
 }
 
 #[test]
 fn the_timeline_of_an_instance_that_dies_in_rotation_ends_there() {
-    let fake = watched();
-    let deploy = Deploy::start(&fake, "deploy app --output json --timeline page.html");
+    let fake = project_with_default_monitor();
+    let deploy = RunningDeploy::start(&fake, "deploy app --output json --timeline page.html");
     deploy.wait_for("\"event\":\"monitoring\"");
-    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    let (code, said) = deploy.end();
+    set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    let (code, said) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains(r#""event":"died","names":["app-2"]"#), "{said}");
     let page = fs::read_to_string(fake.path("page.html")).unwrap();
@@ -127,12 +127,12 @@ fn the_timeline_of_an_instance_that_dies_in_rotation_ends_there() {
 
 #[test]
 fn a_deploy_ends_after_its_monitor_and_reports_both_times() {
-    let fake = watched();
+    let fake = project_with_default_monitor();
     let start = Instant::now();
-    let deploy = Deploy::start(&fake, "deploy app --update-monitor 1s");
+    let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 1s");
     deploy.wait_for("app-2 in service after ");
     assert!(!fake.changes().contains("stop old"), "it runs on: {}", fake.changes());
-    let (output, said) = deploy.output();
+    let (output, said) = deploy.wait_for_output();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(start.elapsed() >= Duration::from_secs(1), "{said}");
     let result = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -146,17 +146,17 @@ fn a_deploy_ends_after_its_monitor_and_reports_both_times() {
 #[test]
 fn a_monitor_of_zero_means_no_monitor() {
     for monitor in ["0s", "1ns"] {
-        let fake = watched();
+        let fake = project_with_default_monitor();
         let run = fake.run(&format!("deploy app --update-monitor {monitor}")).success();
         assert!(!stderr(&run).contains("watching"), "{}", stderr(&run));
     }
-    let fake = watched();
+    let fake = project_with_default_monitor();
     let keys = "image: app:1, deploy: {update_config: {monitor: 1ns}}";
     fake.service(&format!("{keys}, x-zd: {{health: {{port: {}}}}}", fake.port));
     let run = fake.run("deploy app --dry-run").success();
     let plan = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     assert!(!plan.contains("watch the new"), "{plan}");
-    let run = watched().run("deploy app --dry-run").success();
+    let run = project_with_default_monitor().run("deploy app --dry-run").success();
     let plan = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     assert!(plan.contains("4. watch the new instances for 5s"), "{plan}");
 }
@@ -164,40 +164,40 @@ fn a_monitor_of_zero_means_no_monitor() {
 #[test]
 fn int_and_term_within_the_monitor_roll_back_and_hup_does_not() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let fake = watched();
-        let deploy = Deploy::start(&fake, "deploy app");
+        let fake = project_with_default_monitor();
+        let deploy = RunningDeploy::start(&fake, "deploy app");
         deploy.wait_for("watching it for 5s");
         deploy.signal(signal);
-        let (ended, said) = deploy.end();
+        let (ended, said) = deploy.wait_for_exit();
         assert_eq!(ended, Some(code), "{said}");
         assert!(fake.changes().ends_with("start new\nstop new\nrm new\n"), "{}", fake.changes());
     }
-    let fake = watched();
-    let deploy = Deploy::start(&fake, "deploy app --update-monitor 1s");
+    let fake = project_with_default_monitor();
+    let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 1s");
     deploy.wait_for("watching it for ");
     deploy.signal("HUP");
-    assert_eq!(deploy.end().0, Some(0));
+    assert_eq!(deploy.wait_for_exit().0, Some(0));
 }
 
 #[test]
 fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
-    let fake = watched();
-    let deploy = Deploy::start(&fake, "deploy app --update-monitor 30s");
+    let fake = project_with_default_monitor();
+    let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 30s");
     deploy.wait_for("watching it for 30s");
     deploy.signal("KILL");
-    deploy.end();
+    deploy.wait_for_exit();
     let started = |age: u64| {
         let at = SystemTime::now() - Duration::from_secs(age);
         let at = format!("{:?}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
         let date = Process::new("date").args(["-u", "-d", &format!("@{at}"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
         let at = String::from_utf8(date.unwrap().stdout).unwrap();
-        becomes(&fake, &format!(r#""State": {{"Status": "running", "StartedAt": "{}"}}"#, at.trim()));
+        set_state_of_new(&fake, &format!(r#""State": {{"Status": "running", "StartedAt": "{}"}}"#, at.trim()));
     };
     started(5);
-    let deploy = Deploy::start(&fake, "deploy app --update-monitor 30s");
+    let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 30s");
     deploy.wait_for("watching it for 2");
-    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    let (code, said) = deploy.end();
+    set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    let (code, said) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("app-1 served before and still serves"), "{said}");
     assert!(fake.changes().ends_with("start new\nrm new\n"), "{}", fake.changes());
@@ -205,17 +205,17 @@ fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
 
 #[test]
 fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_shot_completes() {
-    let fake = watched();
+    let fake = project_with_default_monitor();
     let health = format!("health: {{path: /up, port: {}}}", fake.port);
     let app = format!("app: {{image: 'app:1', x-zd: {{{health}, after: {{service: warm}}}}}}");
     fake.write("config.yaml", &format!("name: p\nservices:\n  {app}\n  warm: {{image: 'app:1'}}\n"));
     fake.write("job", "3");
-    let deploy = Deploy::start(&fake, "deploy app");
+    let deploy = RunningDeploy::start(&fake, "deploy app");
     deploy.wait_for("running `warm`");
-    becomes(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
     deploy.wait_for("going back to what served before");
     assert!(!fake.path("job-done").exists(), "it goes back while the one-shot runs");
-    let (code, said) = deploy.end();
+    let (code, said) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{said}");
     assert!(fake.path("job-done").exists(), "it is waited for");
     assert!(!fake.changes().contains("stop old"), "{}", fake.changes());

@@ -1,8 +1,8 @@
-//! What keeps a service from being replaced: `check`, `deploy --dry-run` and `deploy` agree on it, and nothing is touched.
+//! Obstacles to a rollout: `check`, `deploy --dry-run` and `deploy` report the same ones, and change nothing.
 
 use super::*;
 
-/// Keys of `app`, other services, the rule, and words of the message.
+/// Keys of `app`, other services, the rule, and a part of the message.
 const OBSTACLES: [(&str, &str, &str, &str); 16] = [
     ("container_name: one", "", "container-name", "`container_name: one`"),
     ("ports: [{target: 3000, published: '8080'}]", "", "fixed-host-port", "host port 8080"),
@@ -62,14 +62,14 @@ const OBSTACLES: [(&str, &str, &str, &str); 16] = [
     ),
 ];
 
-fn project(fake: &Fake, keys: &str, others: &str) {
+fn write_project(fake: &FakeDocker, keys: &str, others: &str) {
     let image = if keys.contains("image:") { "" } else { "image: app:1, " };
     let own = format!("{image}{keys}, x-zd: {{health: {{path: /up, port: {}}}}}", fake.port);
     fake.write("config.yaml", &format!("name: p\nservices: {{app: {{{own}}}{others}}}\n"));
 }
 
-/// `check` looks into containers, and a message names the engine.
-fn touches_nothing(fake: &Fake) {
+/// Asserts that docker calls change nothing; `check` also reads inside containers and the context.
+fn assert_no_changes(fake: &FakeDocker) {
     let looks = ["context inspect", "exec old cat ", "stats ", "compose version"];
     let changes = fake.changes();
     let others: Vec<&str> = changes.lines().filter(|c| !looks.iter().any(|l| c.starts_with(l))).collect();
@@ -79,16 +79,16 @@ fn touches_nothing(fake: &Fake) {
 #[test]
 fn check_dry_run_and_deploy_refuse_the_same_obstacles() {
     for (keys, others, rule, words) in OBSTACLES {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         fake.write("engine", "24.0.7 1000000\n");
-        project(&fake, keys, others);
+        write_project(&fake, keys, others);
         let check = fake.run("check app").code(1);
         let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
         assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{keys}: {told}");
         for command in ["deploy app --dry-run", "deploy app"] {
             says(&fake.run(command).code(2), &[words, "hint: "]);
         }
-        touches_nothing(&fake);
+        assert_no_changes(&fake);
     }
 }
 
@@ -102,19 +102,19 @@ fn a_harmless_setting_is_no_obstacle() {
         ("volumes: [{type: volume, source: data, target: /data, read_only: true}], tmpfs: [/run]", ""),
     ];
     for (keys, others) in cases {
-        let fake = Fake::new();
-        project(&fake, keys, others);
+        let fake = FakeDocker::new();
+        write_project(&fake, keys, others);
         fake.run("deploy app").success();
     }
 }
 
-/// The image asks for a volume where the file mounts nothing.
+/// The image declares a volume where the file mounts nothing.
 #[test]
 fn an_anonymous_volume_of_the_image_is_an_obstacle_unless_mounted_or_fresh() {
     let image = r#"{"Id": "sha256:wanted", "Config": {"Volumes": {"/uploads": {}}}}"#;
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("image", image);
-    // One that only the new image asks for holds no data yet.
+    // A volume that only the new image declares holds no data yet.
     says(&fake.run("deploy app --dry-run").success(), &["deploying `app`"]);
     let text = fs::read_to_string(fake.path("containers/old")).unwrap();
     let mounts = r#""Mounts": [{"Type": "volume", "Name": "x", "Destination": "/uploads"}], "Config""#;
@@ -125,32 +125,32 @@ fn an_anonymous_volume_of_the_image_is_an_obstacle_unless_mounted_or_fresh() {
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(2), &["anonymous volume at /uploads", "x-zd.anonymous_volumes: fresh"]);
     }
-    touches_nothing(&fake);
+    assert_no_changes(&fake);
 
     for keys in ["volumes: [{type: volume, source: data, target: /uploads/}]", "tmpfs: ['/uploads:size=1m']"]
     {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         fake.write("image", image);
-        project(&fake, keys, "");
+        write_project(&fake, keys, "");
         fake.run("deploy app").success();
     }
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("image", image);
     let port = fake.port;
     fake.service(&format!(
         "image: app:1, x-zd: {{anonymous_volumes: fresh, health: {{path: /up, port: {port}}}}}"
     ));
     fake.run("deploy app").success();
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("image", image);
     fake.run("deploy app --anonymous-volumes fresh").success();
 }
 
-/// A plain nginx beside `app`, which routes to it by its environment.
+/// The proxy is a plain nginx, which routes to `app` by an environment variable.
 #[test]
 fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
     let nginx = |upstream: &str| {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         fake.write(
             "config.yaml",
             &format!(
@@ -187,9 +187,9 @@ fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
     fake.run("deploy app").success();
 }
 
-/// A service that asks for a route, and something beside it on its network.
-fn claiming(keys: &str, beside: &str) -> Fake {
-    let fake = Fake::new();
+/// A project whose service has these keys, beside a container with these settings on the same network.
+fn project_with_claim(keys: &str, beside: &str) -> FakeDocker {
+    let fake = FakeDocker::new();
     let port = fake.port;
     let service = format!(
         "image: app:1, networks: {{default: }}, x-zd: {{health: {{path: /up, port: {port}}}}}, {keys}"
@@ -217,7 +217,7 @@ fn a_requested_route_without_a_proxy_is_refused() {
         ("labels: {caddy: a.test}", "the labels `caddy…`"),
     ];
     for (claim, named) in claims {
-        let fake = claiming(claim, "");
+        let fake = project_with_claim(claim, "");
         let check = fake.run("check app").code(1);
         let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
         assert!(told.contains("[route-not-found]"), "{told}");
@@ -225,7 +225,7 @@ fn a_requested_route_without_a_proxy_is_refused() {
         assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
         fake.run("deploy app --proxy-kind none").success();
     }
-    claiming("labels: {traefik.enable: 'false'}", "").run("deploy app").success();
+    project_with_claim("labels: {traefik.enable: 'false'}", "").run("deploy app").success();
 }
 
 #[test]
@@ -239,20 +239,20 @@ fn a_nearby_proxy_that_may_route_to_the_service_is_refused() {
         (r#""Path": "cloudflared", "Config": {"Image": "cloudflare/cloudflared"}"#, "cannot be read"),
     ];
     for (proxy, why) in cases {
-        let fake = claiming("", proxy);
+        let fake = project_with_claim("", proxy);
         says(&fake.run("deploy app").code(1), &["`lb` may route to `app`", why, "`--proxy-kind none`"]);
         assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
         fake.run("deploy app --proxy-kind none").success();
     }
-    // It is read, and routes elsewhere.
+    // The configuration of Traefik is readable, and routes elsewhere.
     let flags = r#""Path": "traefik", "Args": ["--providers.docker"], "Config": {"Image": "traefik:3"}"#;
-    claiming("", flags).run("deploy app").success();
+    project_with_claim("", flags).run("deploy app").success();
 }
 
 #[test]
 fn no_command_runs_in_a_proxy_outside_the_networks_of_the_project() {
     let proxy = r#""Path": "haproxy", "Config": {"Image": "haproxy:3.2"}"#;
-    let fake = claiming("", proxy);
+    let fake = project_with_claim("", proxy);
     let text = std::fs::read_to_string(fake.path("containers/lb")).unwrap();
     fake.write("containers/lb", &text.replace("p_default", "other_default"));
     fake.run("deploy app").success();
@@ -260,9 +260,9 @@ fn no_command_runs_in_a_proxy_outside_the_networks_of_the_project() {
     assert!(!calls.iter().any(|call| call.starts_with("exec ")), "{calls:?}");
 }
 
-/// A container that runs beside `app`, by hand.
-fn beside(settings: &str) -> Fake {
-    let fake = Fake::new();
+/// A project with a container beside `app` that Compose does not manage.
+fn project_with_container(settings: &str) -> FakeDocker {
+    let fake = FakeDocker::new();
     let text = format!(
         r#"{{"Id": "other", "Name": "/other", "Image": "sha256:o", "State": {{"Status": "running"}},
 "Config": {{"Image": "o:1"}}, {settings}}}
@@ -296,14 +296,14 @@ fn a_container_bound_to_a_running_instance_is_an_obstacle() {
         (&names("p-app-1", "p_default"), "names-instance", "`other` names p-app-1 in its arguments"),
     ];
     for (settings, rule, words) in cases {
-        let fake = beside(settings);
+        let fake = project_with_container(settings);
         let check = fake.run("check app").code(1);
         let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
         assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{settings}: {told}");
         for command in ["deploy app --dry-run", "deploy app"] {
             says(&fake.run(command).code(2), &[words, "hint: "]);
         }
-        touches_nothing(&fake);
+        assert_no_changes(&fake);
     }
     for settings in [
         r#""HostConfig": {"NetworkMode": "container:p-db-1"}"#,
@@ -311,13 +311,13 @@ fn a_container_bound_to_a_running_instance_is_an_obstacle() {
         &names("p-app-12", "p_default"),
         &names("p-app-1", "elsewhere"),
     ] {
-        beside(settings).run("deploy app").success();
+        project_with_container(settings).run("deploy app").success();
     }
 }
 
 #[test]
 fn check_reports_containers_that_compose_would_stop() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("stops", "up --no-start");
     let check = fake.run("check app").code(1);
     let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
@@ -325,13 +325,13 @@ fn check_reports_containers_that_compose_would_stop() {
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["Compose would stop what runs", "p-db-1 Stopping"]);
     }
-    touches_nothing(&fake);
+    assert_no_changes(&fake);
 }
 
-/// It serves nobody, and a deploy is how it is mended.
+/// The instance serves nothing, and a deploy repairs it.
 #[test]
 fn an_instance_in_a_crash_loop_is_named_and_replaced() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.container("containers/old", "app-1", "restarting", "other");
     let check = fake.run("check app").success();
     let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
@@ -343,7 +343,7 @@ fn an_instance_in_a_crash_loop_is_named_and_replaced() {
 
 #[test]
 fn denied_access_to_the_engine_is_reported_by_check_dry_run_and_deploy() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
     fake.fail("ps --all", denied);
     let check = fake.run("check app").code(1);
@@ -357,12 +357,12 @@ fn denied_access_to_the_engine_is_reported_by_check_dry_run_and_deploy() {
     }
 }
 
-/// As Compose, which would not start `app`.
+/// Compose would not start `app` either.
 #[test]
 fn an_unhealthy_dependency_is_reported_by_check_dry_run_and_deploy() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let needs = "depends_on: {db: {condition: service_healthy}}";
-    project(&fake, needs, ", db: {image: d:1}");
+    write_project(&fake, needs, ", db: {image: d:1}");
     let db = |health: &str| {
         let text = fs::read_to_string(fake.path("containers/old")).unwrap();
         let text = text.replace("\"old\"", "\"db\"").replace("p-app-1", "p-db-1");
@@ -377,17 +377,17 @@ fn an_unhealthy_dependency_is_reported_by_check_dry_run_and_deploy() {
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["`db` is unhealthy", "docker inspect"]);
     }
-    touches_nothing(&fake);
+    assert_no_changes(&fake);
     db("healthy");
     fake.run("deploy app").success();
 }
 
-/// The user has given the anonymous volume a name, as the hint says, and copied nothing.
+/// The user has named the anonymous volume, as the hint says, and copied no data.
 #[test]
 fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let named = "volumes: [{type: volume, source: data, target: /uploads}], deploy: {update_config: {order: start-first}}";
-    project(&fake, named, "");
+    write_project(&fake, named, "");
     let text = fs::read_to_string(fake.path("containers/old")).unwrap();
     let mounts = format!(
         r#""Mounts": [{{"Type": "volume", "Name": "{}", "Destination": "/uploads"}}], "Config""#,
@@ -400,7 +400,7 @@ fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
             &["p-app-1 has the data of /uploads", "0f0f0f0f0f0f…", "would be empty", "cp --volumes-from"],
         );
     }
-    touches_nothing(&fake);
+    assert_no_changes(&fake);
     fs::create_dir_all(fake.path("volumes")).unwrap();
     fake.write("volumes/p_data", "");
     says(
@@ -411,12 +411,12 @@ fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
 
 #[test]
 fn a_dry_run_names_one_shots_dependencies_and_builds() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let needs = "depends_on: {migrate: {condition: service_completed_successfully}, cache: {condition: service_started}}";
-    project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");
+    write_project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");
     let run = fake.run("deploy app --dry-run").success();
     says(&run, &["would do: run `migrate` to its end", "would do: start what it depends on: `cache`"]);
-    project(&fake, "build: {context: .}", "");
+    write_project(&fake, "build: {context: .}", "");
     says(
         &fake.run("deploy app --dry-run").success(),
         &["would do: build app; what that changes is known only then"],

@@ -1,4 +1,4 @@
-//! How a run is told: JSON that the documented schema describes, a board on a terminal, plain lines elsewhere, a picture.
+//! Tests of the output: JSON that matches the schema, progress on a terminal, plain lines elsewhere, timelines.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,31 +7,31 @@ use std::process::{Command as Process, Stdio};
 use serde_json::Value;
 use snapbox::cmd::OutputAssert;
 
-use super::{Fake, stderr};
+use super::{FakeDocker, stderr};
 
 fn stdout(run: &OutputAssert) -> String {
     String::from_utf8_lossy(&run.get_output().stdout).into()
 }
 
-fn lines(text: &str) -> Vec<Value> {
+fn json_lines(text: &str) -> Vec<Value> {
     let value = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
     text.lines().map(value).collect()
 }
 
-/// The schema as the tool prints it.
-fn schema(fake: &Fake) -> jsonschema::Validator {
+/// The schema that `compose-zd schema` prints.
+fn schema(fake: &FakeDocker) -> jsonschema::Validator {
     let text = stdout(&fake.run("schema").success());
     jsonschema::validator_for(&serde_json::from_str(&text).unwrap()).unwrap()
 }
 
-fn events(run: &OutputAssert) -> Vec<String> {
+fn event_names(run: &OutputAssert) -> Vec<String> {
     let name = |line: &Value| line["event"].as_str().unwrap().to_string();
-    lines(&stderr(run)).iter().map(name).collect()
+    json_lines(&stderr(run)).iter().map(name).collect()
 }
 
 #[track_caller]
-fn is_described(schema: &jsonschema::Validator, run: &OutputAssert) {
-    for line in lines(&stderr(run)).iter().chain(&lines(&stdout(run))) {
+fn assert_matches_schema(schema: &jsonschema::Validator, run: &OutputAssert) {
+    for line in json_lines(&stderr(run)).iter().chain(&json_lines(&stdout(run))) {
         let errors: Vec<String> = schema.iter_errors(line).map(|e| e.to_string()).collect();
         assert!(errors.is_empty(), "{line}: {errors:?}");
     }
@@ -39,14 +39,14 @@ fn is_described(schema: &jsonschema::Validator, run: &OutputAssert) {
 
 #[test]
 fn json_output_matches_the_schema_with_events_and_a_summary() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy app --output json").success();
-    is_described(&schema(&fake), &run);
+    assert_matches_schema(&schema(&fake), &run);
     let order = ["deploying", "created", "started", "ready", "stopped", "removed", "deployed"];
-    let told = events(&run);
+    let told = event_names(&run);
     let found: Vec<&str> = told.iter().map(String::as_str).filter(|e| order.contains(e)).collect();
     assert_eq!(found, order);
-    let summary = &lines(&stdout(&run))[..];
+    let summary = &json_lines(&stdout(&run))[..];
     assert_eq!(summary.len(), 1);
     assert_eq!((&summary[0]["ok"], &summary[0]["exit"]), (&Value::Bool(true), &Value::from(0)));
     assert_eq!(summary[0]["deployed"][0]["serving"][0], "app-2");
@@ -54,37 +54,37 @@ fn json_output_matches_the_schema_with_events_and_a_summary() {
 
 #[test]
 fn json_output_of_a_failure_has_the_error_and_the_exit_code() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.fail("start new", "Error response from daemon: no such file: /app/run");
     let run = fake.run("deploy app --output json").code(3);
-    is_described(&schema(&fake), &run);
-    assert_eq!(events(&run).last().unwrap(), "error");
-    let summary = &lines(&stdout(&run))[0];
+    assert_matches_schema(&schema(&fake), &run);
+    assert_eq!(event_names(&run).last().unwrap(), "error");
+    let summary = &json_lines(&stdout(&run))[0];
     assert_eq!((&summary["ok"], &summary["exit"]), (&Value::Bool(false), &Value::from(3)));
     assert!(summary["error"]["message"].as_str().unwrap().contains("app-1 served before"), "{summary}");
 }
 
 #[test]
 fn json_output_of_wrong_usage_has_a_summary() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy nobody --output json").code(2);
-    is_described(&schema(&fake), &run);
-    assert_eq!(lines(&stdout(&run))[0]["exit"], 2);
+    assert_matches_schema(&schema(&fake), &run);
+    assert_eq!(json_lines(&stdout(&run))[0]["exit"], 2);
 }
 
 #[test]
 fn a_deploy_runs_the_commands_of_the_dry_run() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let dry = fake.run("deploy app --dry-run --output json").success();
-    is_described(&schema(&fake), &dry);
+    assert_matches_schema(&schema(&fake), &dry);
     assert_eq!(fake.changes(), "");
-    let all = lines(&stderr(&dry));
+    let all = json_lines(&stderr(&dry));
     let plan = all.iter().find(|l| l["event"] == "plan").expect("a plan");
     let steps = plan["steps"].as_array().unwrap().iter();
     let does = steps.flat_map(|s| s["does"].as_array().unwrap());
     let words = |command: &Value| {
         let words = command.as_array().unwrap().iter().map(|w| w.as_str().unwrap());
-        // The fake's ids, in the place of the names that people see.
+        // The ids of the fake docker, instead of the names in the output.
         let ids = words.map(|w| match w {
             "p-app-1" => "old",
             "p-app-2" => "new",
@@ -99,17 +99,17 @@ fn a_deploy_runs_the_commands_of_the_dry_run() {
 
 #[test]
 fn docker_commands_are_events_only_with_verbose() {
-    let fake = Fake::new();
-    assert!(!events(&fake.run("deploy app --output json").success()).contains(&"command".into()));
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
+    assert!(!event_names(&fake.run("deploy app --output json").success()).contains(&"command".into()));
+    let fake = FakeDocker::new();
     let run = fake.run("deploy app --output json -v").success();
-    is_described(&schema(&fake), &run);
-    assert!(events(&run).contains(&"command".into()));
+    assert_matches_schema(&schema(&fake), &run);
+    assert!(event_names(&run).contains(&"command".into()));
 }
 
 #[test]
 fn a_timeline_is_written_and_can_be_drawn_again_from_history() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app --timeline deploy.html").success();
     let page = fs::read_to_string(fake.path("deploy.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("app-2"), "{page}");
@@ -119,7 +119,7 @@ fn a_timeline_is_written_and_can_be_drawn_again_from_history() {
 
 #[test]
 fn a_timeline_that_cannot_be_written_is_a_warning() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let run = fake.run("deploy app --timeline nowhere/deploy.html").success();
     let last = stderr(&run).lines().last().unwrap().to_string();
     assert!(last.contains("warning: the picture cannot be written to `nowhere/deploy.html`"), "{last}");
@@ -128,7 +128,7 @@ fn a_timeline_that_cannot_be_written_is_a_warning() {
 
 #[test]
 fn a_timeline_of_a_rollout_that_is_not_kept_is_refused() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app").success();
     let run = fake.run("history --timeline 9").code(2);
     assert!(stderr(&run).contains("hint: it is kept of 1"), "{}", stderr(&run));
@@ -136,20 +136,20 @@ fn a_timeline_of_a_rollout_that_is_not_kept_is_refused() {
 
 #[test]
 fn status_and_history_print_json_documents() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app").success();
-    let status = &lines(&stdout(&fake.run("status --output json").success()))[0];
+    let status = &json_lines(&stdout(&fake.run("status --output json").success()))[0];
     assert_eq!(status["services"][0]["release"], 1);
     assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
-    let history = &lines(&stdout(&fake.run("history --output json").success()))[0];
+    let history = &json_lines(&stdout(&fake.run("history --output json").success()))[0];
     assert_eq!(
         (&history["releases"][0]["serves"], &history["rollback_to"]),
         (&Value::Bool(true), &Value::Null)
     );
 }
 
-/// What a terminal of this many columns gets, from a deploy with this environment.
-fn on_a_terminal(fake: &Fake, columns: u16, environment: &[(&str, &str)]) -> String {
+/// Output of a deploy on a terminal with this many columns and this environment.
+fn run_on_terminal(fake: &FakeDocker, columns: u16, environment: &[(&str, &str)]) -> String {
     let zd = snapbox::cmd::cargo_bin!("compose-zd");
     let words = format!("stty cols {columns} rows 24; exec {} deploy app", zd.display());
     let run = Process::new("script")
@@ -169,7 +169,7 @@ fn on_a_terminal(fake: &Fake, columns: u16, environment: &[(&str, &str)]) -> Str
 
 #[test]
 fn a_terminal_shows_progress_and_then_the_result() {
-    let shown = on_a_terminal(&Fake::new(), 80, &[]);
+    let shown = run_on_terminal(&FakeDocker::new(), 80, &[]);
     assert!(shown.contains("deploying app") && shown.contains("1/1 app-2"), "{shown}");
     assert!(!shown.contains("started app-2"), "the board tells it: {shown}");
     let last = shown.lines().last().unwrap();
@@ -179,20 +179,20 @@ fn a_terminal_shows_progress_and_then_the_result() {
 #[test]
 fn a_terminal_with_no_color_gets_no_colour() {
     let coloured = |shown: &str| shown.contains("\u{1b}[3") || shown.contains("\u{1b}[2m");
-    assert!(coloured(&on_a_terminal(&Fake::new(), 80, &[])));
-    let shown = on_a_terminal(&Fake::new(), 80, &[("NO_COLOR", "1")]);
+    assert!(coloured(&run_on_terminal(&FakeDocker::new(), 80, &[])));
+    let shown = run_on_terminal(&FakeDocker::new(), 80, &[("NO_COLOR", "1")]);
     assert!(!coloured(&shown) && shown.contains("1/1 app-2"), "{shown}");
 }
 
 #[test]
 fn a_dumb_terminal_gets_plain_lines() {
-    let shown = on_a_terminal(&Fake::new(), 80, &[("TERM", "dumb")]);
+    let shown = run_on_terminal(&FakeDocker::new(), 80, &[("TERM", "dumb")]);
     assert!(shown.contains("started app-2") && !shown.contains('\u{1b}'), "{shown}");
 }
 
 #[test]
 fn status_watch_repeats_until_interrupted() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app").success();
     let mut watch = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
         .args(["status", "--watch=50ms", "--output", "json"])
@@ -215,7 +215,7 @@ fn status_watch_repeats_until_interrupted() {
 
 #[test]
 fn output_of_a_one_shot_is_an_event() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write(
         "config.yaml",
         &format!(
@@ -226,15 +226,15 @@ fn output_of_a_one_shot_is_an_event() {
     );
     fake.fail("run --rm --no-deps --no-TTY migrate", "no such table");
     let run = fake.run("deploy app --output json").code(1);
-    is_described(&schema(&fake), &run);
-    let output: Vec<Value> = lines(&stderr(&run)).into_iter().filter(|l| l["event"] == "output").collect();
+    assert_matches_schema(&schema(&fake), &run);
+    let output: Vec<Value> = json_lines(&stderr(&run)).into_iter().filter(|l| l["event"] == "output").collect();
     assert_eq!(output.len(), 1, "{output:?}");
     assert_eq!(output[0]["line"], "no such table");
 }
 
 #[test]
 fn the_compose_dry_run_is_executed_once() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     let old = fs::read_to_string(fake.path("containers/old")).unwrap();
     let folder = fake.path(".").canonicalize().unwrap();
     let label = format!(r#""Labels": {{"com.docker.compose.project.working_dir": "{}", "#, folder.display());

@@ -1,4 +1,4 @@
-//! State files that are damaged, strange or open: what each command makes of them.
+//! Tests of damaged, foreign or readable state files with each command.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -6,15 +6,15 @@ use super::*;
 
 const FOLDER: &str = ".compose-zd/p";
 
-impl Fake {
-    /// Two releases, of which the second serves.
-    fn with_releases() -> Fake {
-        let fake = Fake::new();
+impl FakeDocker {
+    /// A project with two releases, the second of which serves.
+    fn with_releases() -> FakeDocker {
+        let fake = FakeDocker::new();
         fake.write("hashes", "app other\n");
         fake.run("deploy app").success();
         fake.write("hashes", "app wanted\n");
         fake.run("deploy app").success();
-        assert_eq!(fake.numbers(), ["0001.json", "0002.json"]);
+        assert_eq!(fake.release_files(), ["0001.json", "0002.json"]);
         fake.write("calls", "");
         fake
     }
@@ -23,7 +23,7 @@ impl Fake {
         self.path(FOLDER).join(name)
     }
 
-    fn numbers(&self) -> Vec<String> {
+    fn release_files(&self) -> Vec<String> {
         let names = fs::read_dir(self.state("releases")).unwrap().map(|e| e.unwrap().file_name());
         let mut names: Vec<String> =
             names.map(|n| n.into_string().unwrap()).filter(|n| n.ends_with("json")).collect();
@@ -32,10 +32,10 @@ impl Fake {
     }
 }
 
-/// Puts something else in the place of a file.
+/// A change that damages a file.
 type Damage = fn(&Path);
 
-const DAMAGES: [(&str, Damage); 9] = [
+const DAMAGE_CASES: [(&str, Damage); 9] = [
     ("empty", |path| fs::write(path, "").unwrap()),
     ("cut short", |path| {
         let text = fs::read(path).unwrap();
@@ -67,8 +67,8 @@ const DAMAGES: [(&str, Damage); 9] = [
 
 #[test]
 fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
-    for (what, damage) in DAMAGES {
-        let fake = Fake::with_releases();
+    for (what, damage) in DAMAGE_CASES {
+        let fake = FakeDocker::with_releases();
         damage(&fake.state("releases/0002.json"));
         let named = ["0002.json` cannot be used", "mv "];
         says(&fake.run("history").success(), &named);
@@ -82,7 +82,7 @@ fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
         );
         assert_eq!(fake.changes(), "", "{what}");
         says(&fake.run("deploy app").success(), &named);
-        assert_eq!(fake.numbers(), ["0001.json", "0002.json", "0003.json"], "{what}");
+        assert_eq!(fake.release_files(), ["0001.json", "0002.json", "0003.json"], "{what}");
         let run = fake.run("rollback").code(1);
         says(&run, &["release 2 may be the one to go back to", "`--to`: kept are 3, 1"]);
         assert_eq!(fake.changes(), "", "{what}");
@@ -91,7 +91,7 @@ fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
 
 #[test]
 fn a_damaged_older_release_blocks_only_rollbacks_to_it() {
-    let fake = Fake::with_releases();
+    let fake = FakeDocker::with_releases();
     fs::write(fake.state("releases/0001.json"), "{").unwrap();
     says(&fake.run("rollback").code(1), &["release 1 may be the one to go back to"]);
     says(&fake.run("rollback --to 1").code(1), &["0001.json` cannot be used", "kept are 2"]);
@@ -102,23 +102,23 @@ fn a_damaged_older_release_blocks_only_rollbacks_to_it() {
 
 #[test]
 fn the_number_of_a_moved_release_is_not_used_again() {
-    let fake = Fake::with_releases();
+    let fake = FakeDocker::with_releases();
     fs::write(fake.state("releases/0002.json"), "{").unwrap();
     fs::rename(fake.state("releases/0002.json"), fake.state("releases/0002.json.broken")).unwrap();
     let run = fake.run("deploy app --force").success();
     assert!(!stderr(&run).contains("cannot be used"), "{}", stderr(&run));
-    assert!(fake.numbers().contains(&"0003.json".into()), "{:?}", fake.numbers());
+    assert!(fake.release_files().contains(&"0003.json".into()), "{:?}", fake.release_files());
 }
 
 #[test]
 fn a_damaged_wanted_file_blocks_no_deploy_and_no_rollback_to_a_number() {
-    for (what, damage) in DAMAGES {
-        let fake = Fake::with_releases();
+    for (what, damage) in DAMAGE_CASES {
+        let fake = FakeDocker::with_releases();
         let path = fake.state("wanted.json");
         fs::copy(fake.state("releases/0001.json"), &path).unwrap();
         damage(&path);
         if ["another project's", "another release"].contains(&what) {
-            continue; // a record that is whole is no heading all the same, which is `empty` once more
+            continue; // a whole release record is no valid `wanted.json`: the same case as `empty`
         }
         says(&fake.run("status").success(), &["wanted.json` cannot be used"]);
         for words in ["rollback", "deploy --resume", "recover"] {
@@ -143,7 +143,7 @@ fn a_damaged_wanted_file_blocks_no_deploy_and_no_rollback_to_a_number() {
 #[test]
 fn state_of_a_newer_version_is_shown_and_never_changed() {
     for file in ["releases/0002.json", "wanted.json"] {
-        let fake = Fake::with_releases();
+        let fake = FakeDocker::with_releases();
         fs::write(fake.state(file), "{\"format\": 2, \"all\": \"new\"}").unwrap();
         for words in ["deploy app", "deploy --resume", "rollback", "rollback --to 1"] {
             says(
@@ -174,23 +174,23 @@ fn a_missing_or_damaged_release_config_blocks_rollbacks_but_no_deploy() {
         }),
     ];
     for (what, damage) in damages {
-        let fake = Fake::with_releases();
+        let fake = FakeDocker::with_releases();
         damage(&fake.state("releases/0001.yml"));
         let run = fake.run("rollback").code(1);
         says(&run, &["0001.yml`", "hint: name another with `--to`: kept are 2"]);
         assert!(!stderr(&run).contains("hunter2"), "{what}");
         assert_eq!(fake.changes(), "", "{what}");
-        let fake = Fake::with_releases();
+        let fake = FakeDocker::with_releases();
         damage(&fake.state("releases/0002.yml"));
         says(&fake.run("deploy app --force").success(), &["what is deployed now is recorded"]);
-        assert!(fake.numbers().contains(&"0003.json".into()), "{what}");
+        assert!(fake.release_files().contains(&"0003.json".into()), "{what}");
     }
 }
 
 #[test]
 fn state_files_are_private_whatever_the_umask() {
     for umask in ["000", "077", "277"] {
-        let fake = Fake::new();
+        let fake = FakeDocker::new();
         let tool = snapbox::cmd::cargo_bin!("compose-zd").display().to_string();
         Command::new("sh")
             .args(["-c", &format!("umask {umask}; exec {tool} deploy app")])
@@ -207,7 +207,7 @@ fn state_files_are_private_whatever_the_umask() {
 
 #[test]
 fn the_next_deploy_makes_an_open_state_folder_private() {
-    let fake = Fake::with_releases();
+    let fake = FakeDocker::with_releases();
     for name in ["..", "", "releases", "releases/0001.yml"] {
         fs::set_permissions(fake.state(name), PermissionsExt::from_mode(0o777)).unwrap();
     }
@@ -219,11 +219,11 @@ fn the_next_deploy_makes_an_open_state_folder_private() {
 #[test]
 fn root_refuses_state_behind_a_link_or_owned_by_another_user() {
     let root =
-        fs::metadata(Fake::new().path("bin")).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+        fs::metadata(FakeDocker::new().path("bin")).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if !root {
         return;
     }
-    let fake = Fake::with_releases();
+    let fake = FakeDocker::with_releases();
     let aside = fake.path("aside");
     fs::rename(fake.path(".compose-zd"), &aside).unwrap();
     symlink(&aside, fake.path(".compose-zd")).unwrap();
@@ -239,14 +239,14 @@ fn root_refuses_state_behind_a_link_or_owned_by_another_user() {
     assert_eq!(fake.changes(), "");
 }
 
-/// What `history` prints.
-fn history(fake: &Fake, flags: &str) -> String {
+/// Output of `history`.
+fn history(fake: &FakeDocker, flags: &str) -> String {
     let run = fake.run(format!("{flags}history").trim()).success();
     String::from_utf8_lossy(&run.get_output().stdout).into_owned()
 }
 
-/// What was deployed is old again, so that the next deploy has something to do.
-fn starts_over(fake: &Fake) {
+/// Replaces the containers by an outdated one, so that the next deploy has something to do.
+fn reset_containers(fake: &FakeDocker) {
     fs::remove_dir_all(fake.path("containers")).unwrap();
     fs::create_dir(fake.path("containers")).unwrap();
     fake.container("containers/old", "app-1", "running", "other");
@@ -254,32 +254,32 @@ fn starts_over(fake: &Fake) {
 
 #[test]
 fn an_engine_has_one_history_under_every_name() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("engine-id", "AB:CD/here\n");
     fake.run("deploy app").success();
     let own = history(&fake, "");
     assert!(own.contains("deployed"), "{own}");
     assert_eq!(history(&fake, "--context staging "), own);
     assert_eq!(history(&fake, "--host tcp://127.0.0.1:2375 "), own);
-    starts_over(&fake);
+    reset_containers(&fake);
     fake.run("--context staging deploy app").success();
     assert!(fake.path(".compose-zd/p/releases/0002.json").exists());
     assert!(!fake.path(".compose-zd/@staging").exists());
 }
 
-/// `docker context use` has the same words mean another engine.
+/// `docker context use` changes the engine behind the same command line.
 #[test]
 fn a_context_that_moved_to_another_engine_gets_a_new_history() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("image", r#"{"Id": "sha256:wanted", "Config": {}}"#);
     fake.write("engine-id", "AB:CD/staging\n");
     fake.run("deploy app").success();
-    starts_over(&fake);
+    reset_containers(&fake);
     fake.run("deploy app").success();
     let staging = history(&fake, "");
 
     fake.write("engine-id", "EF:01/production\n");
-    starts_over(&fake);
+    reset_containers(&fake);
     let before = fs::read_to_string(fake.path("calls")).unwrap();
     says(&fake.run("rollback").code(2), &["no release of `p` is recorded", "@production-EF01"]);
     let after = fs::read_to_string(fake.path("calls")).unwrap();
@@ -293,34 +293,34 @@ fn a_context_that_moved_to_another_engine_gets_a_new_history() {
 
 #[test]
 fn an_engine_without_a_stable_id_gets_one() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("restless", "");
     fake.run("deploy app").success();
-    starts_over(&fake);
+    reset_containers(&fake);
     fake.run("--context other deploy app").success();
     assert!(fake.path(".compose-zd/p/releases/0002.json").exists());
     assert!(fake.path("volumes/compose-zd.engine").exists());
 }
 
-/// A folder that an earlier version has left, without the name of an engine.
+/// The folder of an earlier version does not name its engine.
 #[test]
 fn state_of_an_earlier_version_is_adopted_by_the_engine_with_its_images() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.run("deploy app").success();
     assert!(!fake.path(".compose-zd/p/engine.json").exists());
     let before = history(&fake, "");
     fake.write("engine-id", "AB:CD/here\n");
     assert_eq!(history(&fake, ""), before);
-    starts_over(&fake);
+    reset_containers(&fake);
     fake.run("deploy app").success();
     let mark = fs::read_to_string(fake.path(".compose-zd/p/engine.json")).unwrap();
     assert!(mark.contains("AB:CD") && fake.path(".compose-zd/p/releases/0002.json").exists(), "{mark}");
 }
 
-/// Compose's own hash of a service with an `env_file` is not the one that it labels containers with.
+/// Compose labels containers of a service with an `env_file` with another hash than `config --hash` prints.
 #[test]
 fn an_unchanged_service_with_an_env_file_is_not_deployed_again() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("compose.yaml", "services: {app: {image: app:1, env_file: app.env}}");
     fake.write("hashes", "app unread\n");
     fake.write("hashes-resolved", "app wanted\n");
@@ -333,12 +333,12 @@ fn an_unchanged_service_with_an_env_file_is_not_deployed_again() {
         "{}",
         stderr(&run)
     );
-    assert_eq!(fake.numbers(), ["0001.json"]);
+    assert_eq!(fake.release_files(), ["0001.json"]);
 }
 
 #[test]
 fn an_engine_without_an_id_changes_nothing() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("engine-id", "AB:CD/here\n");
     fake.run("deploy app").success();
     fake.fail("info --format {{.ID}}", "no answer");
@@ -351,7 +351,7 @@ fn an_engine_without_an_id_changes_nothing() {
 
 #[test]
 fn prune_keeps_images_in_use_and_reports_only_real_removals() {
-    let fake = Fake::new();
+    let fake = FakeDocker::new();
     fake.write("keepers", "keeper\n");
     let keeper = r#"{"Id": "keeper", "Config": {"Image": "compose-zd/p-app:r1", "Labels": {"compose-zd.keeps": "p"}}}"#;
     fake.write("containers/keeper", keeper);
