@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::cli_runner::{Ran, Running};
-use crate::test_project::{LONG, Stage, wait_closely};
+use crate::cli_runner::{CommandResult, RunningCommand};
+use crate::test_project::{WAIT_LIMIT, TestProject, wait_for_instant};
 
 /// What a deploy says when it has done a step.
-const STEPS: [&str; 8] = [
+const MILESTONES: [&str; 8] = [
     "created app-",
     "started app-",
     "is ready",
@@ -22,7 +22,7 @@ const STEPS: [&str; 8] = [
 ];
 
 /// Longer than a deploy takes on a busy machine, so that some faults come when it is over.
-const A_DEPLOY: Duration = Duration::from_secs(4);
+const DEPLOY_TIME: Duration = Duration::from_secs(4);
 
 /// What is hit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,20 +53,20 @@ enum Moment {
 
 /// The run that comes after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum FollowUp {
     Deploy,
     NewVersion,
     Rollback,
     Recover,
 }
 
-const NEXT: [Next; 4] = [Next::Deploy, Next::NewVersion, Next::Rollback, Next::Recover];
+const FOLLOW_UPS: [FollowUp; 4] = [FollowUp::Deploy, FollowUp::NewVersion, FollowUp::Rollback, FollowUp::Recover];
 
 /// What became of one of them.
-struct Row {
+struct ChaosResult {
     victim: Victim,
     moment: Moment,
-    next: Next,
+    next: FollowUp,
     /// Of the run that was hit; none where a signal ended it.
     code: Option<i32>,
     next_code: Option<i32>,
@@ -75,17 +75,17 @@ struct Row {
 }
 
 /// A project whose versions go up.
-struct Target {
-    stage: Stage,
+struct ChaosTarget {
+    stage: TestProject,
     count: usize,
     version: Cell<u32>,
 }
 
-impl Target {
+impl ChaosTarget {
     /// Deployed once, so that there is a release to go back to.
-    fn new(stage: Stage, count: usize) -> Target {
+    fn new(stage: TestProject, count: usize) -> ChaosTarget {
         stage.up(&format!("--scale app={count}"));
-        let target = Target { stage, count, version: Cell::new(1) };
+        let target = ChaosTarget { stage, count, version: Cell::new(1) };
         target.next_version();
         target.stage.deploy("app").exits(0);
         target
@@ -93,58 +93,58 @@ impl Target {
 
     fn next_version(&self) {
         self.version.set(self.version.get() + 1);
-        self.stage.set(&format!("VERSION={}", self.version.get()));
+        self.stage.set_variables(&format!("VERSION={}", self.version.get()));
     }
 
     /// The next promise of a test, for one that fails.
-    fn promises(&self, promise: &str) {
-        self.stage.tell(&format!("==== {promise}"));
+    fn log_promise(&self, promise: &str) {
+        self.stage.log(&format!("==== {promise}"));
     }
 
     /// One release is there, and nothing else.
-    fn expect(&self, version: u32) {
-        assert_eq!(self.left(), Vec::<String>::new());
+    fn expect_version(&self, version: u32) {
+        assert_eq!(self.leftovers(), Vec::<String>::new());
         self.stage.expect_release("app", self.count, &version.to_string());
     }
 
-    fn strike(&self, victim: Victim, moment: Moment, next: Next) -> Row {
+    fn strike(&self, victim: Victim, moment: Moment, next: FollowUp) -> ChaosResult {
         self.next_version();
         let load = self.stage.start_load("--rate 150 --seconds 300");
         let old = self.stage.ids("app");
         // One that is ready at once is in rotation, too, before it can be hit.
         let before_it_is_ready = matches!(victim, Victim::NewInstance | Victim::PausedNew);
-        self.stage.set(if before_it_is_ready { "WARMUP=3" } else { "WARMUP=0" });
+        self.stage.set_variables(if before_it_is_ready { "WARMUP=3" } else { "WARMUP=0" });
         let mut deploy = self.stage.start_deploy("app");
-        wait_for(&mut deploy, moment);
-        self.hit(victim, &mut deploy, &old);
-        let code = deploy.end_whatever().code;
-        self.stage.set("WARMUP=0");
+        wait_for_moment(&mut deploy, moment);
+        self.kill(victim, &mut deploy, &old);
+        let code = deploy.wait_unchecked().code;
+        self.stage.set_variables("WARMUP=0");
         self.unpause();
         if victim == Victim::ProxyKilled {
             self.stage.compose("up -d --no-recreate proxy");
         }
-        let next_code = self.after(next).code;
-        let lost = load.end().lost();
-        let left = self.left();
-        Row { victim, moment, next, code, next_code, lost, left }
+        let next_code = self.follow_up(next).code;
+        let lost = load.stop().lost();
+        let left = self.leftovers();
+        ChaosResult { victim, moment, next, code, next_code, lost, left }
     }
 
-    fn after(&self, next: Next) -> Ran {
+    fn follow_up(&self, next: FollowUp) -> CommandResult {
         match next {
-            Next::Deploy => self.stage.deploy("app"),
-            Next::NewVersion => {
+            FollowUp::Deploy => self.stage.deploy("app"),
+            FollowUp::NewVersion => {
                 self.next_version();
                 self.stage.deploy("app")
             }
-            Next::Rollback => self.stage.rollback("app"),
-            Next::Recover => self.stage.start("recover").end(),
+            FollowUp::Rollback => self.stage.rollback("app"),
+            FollowUp::Recover => self.stage.start("recover").wait(),
         }
     }
 
-    fn hit(&self, victim: Victim, deploy: &mut Running, old: &BTreeSet<String>) {
+    fn kill(&self, victim: Victim, deploy: &mut RunningCommand, old: &BTreeSet<String>) {
         let stage = &self.stage;
         let pick = |new: bool| {
-            let all = stage.service("app").into_iter().filter(|c| c.state == "running");
+            let all = stage.service_containers("app").into_iter().filter(|c| c.state == "running");
             all.map(|c| c.id).find(|id| old.contains(id) != new).unwrap_or_default()
         };
         // What is not there any more, or not yet, cannot be hit.
@@ -156,7 +156,7 @@ impl Target {
             Victim::ToolTwice => {
                 deploy.try_signal("INT");
                 let now = Instant::now();
-                wait_closely("a moment", LONG, || now.elapsed() > Duration::from_millis(50));
+                wait_for_instant("a moment", WAIT_LIMIT, || now.elapsed() > Duration::from_millis(50));
                 deploy.try_signal("INT");
             }
             Victim::Child => deploy.kill_children(),
@@ -166,17 +166,17 @@ impl Target {
             Victim::PausedOld => on("pause", pick(false)),
             Victim::ProxyKilled => on("kill", stage.proxy().id),
             Victim::ProxyRestarted => on("restart -t 1", stage.proxy().id),
-            Victim::DockerGen => drop(stage.in_proxy(&["pkill", "-9", "docker-gen"])),
+            Victim::DockerGen => drop(stage.exec_in_proxy(&["pkill", "-9", "docker-gen"])),
         }
     }
 
     fn unpause(&self) {
-        let paused = self.stage.service("app").into_iter().filter(|c| c.state == "paused");
+        let paused = self.stage.service_containers("app").into_iter().filter(|c| c.state == "paused");
         paused.for_each(|c| drop(self.stage.try_docker(&format!("unpause {}", c.id))));
     }
 
     /// Everything that is not one release in rotation.
-    fn left(&self) -> Vec<String> {
+    fn leftovers(&self) -> Vec<String> {
         let stage = &self.stage;
         let mut left = Vec::new();
         let states = stage.states("app");
@@ -188,11 +188,11 @@ impl Target {
         if !marks.is_empty() {
             left.push(format!("marks: {marks}"));
         }
-        let locks = stage.docker(&format!("volume ls -q --filter name=compose-zd.{}.", stage.project));
+        let locks = stage.docker(&format!("volume ls -q --filter name=compose-zd.{}.", stage.name));
         if !locks.is_empty() {
             left.push(format!("locks: {locks}"));
         }
-        if stage.path(&format!(".compose-zd/{}/wanted.json", stage.project)).exists() {
+        if stage.path(&format!(".compose-zd/{}/wanted.json", stage.name)).exists() {
             left.push("wanted.json".into());
         }
         let tags = stage.release_tags();
@@ -207,27 +207,27 @@ impl Target {
     }
 }
 
-fn wait_for(deploy: &mut Running, moment: Moment) {
+fn wait_for_moment(deploy: &mut RunningCommand, moment: Moment) {
     let start = Instant::now();
     match moment {
-        Moment::At(time) => wait_closely("the moment", LONG, || start.elapsed() >= time),
+        Moment::At(time) => wait_for_instant("the moment", WAIT_LIMIT, || start.elapsed() >= time),
         // A run that has ended already is hit after its end.
         Moment::After(text) => {
-            wait_closely("a step", LONG, || deploy.stderr().contains(text) || !deploy.runs());
+            wait_for_instant("a step", WAIT_LIMIT, || deploy.stderr().contains(text) || !deploy.is_running());
         }
     }
 }
 
 /// Random numbers that a seed gives again.
-struct Random(fastrand::Rng);
+struct RandomCases(fastrand::Rng);
 
-impl Random {
+impl RandomCases {
     fn moment(&mut self) -> Moment {
-        Moment::At(A_DEPLOY.mul_f64(self.0.f64()))
+        Moment::At(DEPLOY_TIME.mul_f64(self.0.f64()))
     }
 
-    fn next(&mut self) -> Next {
-        NEXT[self.0.usize(..NEXT.len())]
+    fn follow_up(&mut self) -> FollowUp {
+        FOLLOW_UPS[self.0.usize(..FOLLOW_UPS.len())]
     }
 
     fn signal(&mut self) -> Victim {
@@ -236,7 +236,7 @@ impl Random {
     }
 }
 
-impl Row {
+impl ChaosResult {
     /// What is expected of every row; nothing is lost where only compose-zd or a new instance was hit.
     fn is_as_promised(&self) -> bool {
         let spared = !matches!(
@@ -251,9 +251,9 @@ impl Row {
     }
 }
 
-impl std::fmt::Display for Row {
+impl std::fmt::Display for ChaosResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Row { victim, moment, next, lost, left, .. } = self;
+        let ChaosResult { victim, moment, next, lost, left, .. } = self;
         let code = |code: Option<i32>| code.map_or("killed".to_string(), |c| c.to_string());
         let moment = match moment {
             Moment::After(text) => {
@@ -273,7 +273,7 @@ impl std::fmt::Display for Row {
 
 #[test]
 fn after_any_crash_behind_nginx_proxy_the_next_run_leaves_one_release() {
-    let target = Target::new(Stage::scale("chaosnginx"), 1);
+    let target = ChaosTarget::new(TestProject::nginx_proxy("chaosnginx"), 1);
     let hits = [
         (Victim::NewInstance, "started app-"),
         (Victim::OldInstance, "started app-"),
@@ -284,27 +284,27 @@ fn after_any_crash_behind_nginx_proxy_the_next_run_leaves_one_release() {
         (Victim::Child, "created app-"),
     ];
     for (n, (victim, step)) in hits.into_iter().enumerate() {
-        target.strike(victim, Moment::After(step), NEXT[n % NEXT.len()]).expect();
+        target.strike(victim, Moment::After(step), FOLLOW_UPS[n % FOLLOW_UPS.len()]).expect();
     }
 }
 
 #[test]
 fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing() {
-    let target = Target::new(Stage::scale("chaosothers"), 1);
+    let target = ChaosTarget::new(TestProject::nginx_proxy("chaosothers"), 1);
     let stage = &target.stage;
 
-    target.promises("of six deploys at once one works at a time, and one release is left");
+    target.log_promise("of six deploys at once one works at a time, and one release is left");
     target.next_version();
     let load = stage.start_load("--rate 100 --seconds 300");
-    let runs: Vec<Running> =
+    let runs: Vec<RunningCommand> =
         (0..6).map(|n| stage.start_deploy(if n < 3 { "app" } else { "app --wait" })).collect();
-    let codes: Vec<Option<i32>> = runs.into_iter().map(|run| run.end_whatever().code).collect();
-    assert_eq!(load.end().lost(), 0);
+    let codes: Vec<Option<i32>> = runs.into_iter().map(|run| run.wait_unchecked().code).collect();
+    assert_eq!(load.stop().lost(), 0);
     assert!(codes[3..].iter().all(|c| *c == Some(0)), "those that wait: {codes:?}");
     assert!(codes[..3].iter().all(|c| matches!(c, Some(0 | 5))), "those that do not: {codes:?}");
-    target.expect(3);
+    target.expect_version(3);
 
-    target.promises("a state folder that cannot be written changes nothing");
+    target.log_promise("a state folder that cannot be written changes nothing");
     target.next_version();
     let before = stage.containers();
     fs::create_dir(stage.path("state")).expect("a folder");
@@ -316,41 +316,41 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
         assert_eq!(stage.containers(), before);
     }
 
-    target.promises("a deploy whose output nobody reads goes on");
+    target.log_promise("a deploy whose output nobody reads goes on");
     let load = stage.start_load("--seconds 300");
-    let mut command = stage.tool();
-    command.args(["-p", &stage.project, "deploy", "app", "-v"]);
+    let mut command = stage.compose_zd();
+    command.args(["-p", &stage.name, "deploy", "app", "-v"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().expect("compose-zd can be started");
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().expect("a child").code(), Some(0));
-    load.end().all_from(&["3", "4"]);
-    target.expect(4);
+    load.stop().all_from(&["3", "4"]);
+    target.expect_version(4);
 
-    target.promises("a second interrupt leaves at once, and the next run recovers");
+    target.log_promise("a second interrupt leaves at once, and the next run recovers");
     target.next_version();
     // The way back takes longer than the second signal: what it stops takes all the time it may.
-    stage.set("WARMUP=60 STOP=ignore");
+    stage.set_variables("WARMUP=60 STOP=ignore");
     let load = stage.start_load("--seconds 300");
     let mut deploy = stage.start_deploy("app");
     deploy.wait_for("started app-");
     deploy.signal("INT");
     deploy.wait_for("going back");
     deploy.signal("INT");
-    let ran = deploy.end_whatever();
+    let ran = deploy.wait_unchecked();
     assert_eq!(ran.code, Some(130), "{}", ran.stderr);
     ran.says("leaving at once").says("recover");
-    stage.start("status app").end().exits(0).says("was left half done by a run that was killed");
+    stage.start("status app").wait().exits(0).says("was left half done by a run that was killed");
     stage.rollback("app").exits(0);
-    load.end().all_from(&["4"]);
-    target.expect(4);
+    load.stop().all_from(&["4"]);
+    target.expect_version(4);
 }
 
 /// A file system of its own at the state folder.
-struct Mount<'s>(&'s Stage);
+struct Mount<'s>(&'s TestProject);
 
 impl Mount<'_> {
-    fn tmpfs<'s>(stage: &'s Stage, options: &str) -> Mount<'s> {
+    fn tmpfs<'s>(stage: &'s TestProject, options: &str) -> Mount<'s> {
         let mut mount = stage.command("mount");
         let done = mount.args(["-t", "tmpfs", "-o", options, "zd", "state"]).status();
         assert!(done.is_ok_and(|status| status.success()), "mount: it takes root");
@@ -379,11 +379,11 @@ fn table() {
         // Two may run at a time.
         let name = format!("chaos{seed}");
         let stage = match proxy {
-            "haproxy" => Stage::haproxy(&name),
-            _ => Stage::scale(&name),
+            "haproxy" => TestProject::haproxy(&name),
+            _ => TestProject::nginx_proxy(&name),
         };
-        let target = Target::new(stage, 2);
-        let mut random = Random(fastrand::Rng::with_seed(seed));
+        let target = ChaosTarget::new(stage, 2);
+        let mut random = RandomCases(fastrand::Rng::with_seed(seed));
         let mut strikes: Vec<(Victim, Moment)> = Vec::new();
         let tools = [
             Victim::Tool("KILL"),
@@ -393,7 +393,7 @@ fn table() {
             Victim::ToolTwice,
             Victim::Child,
         ];
-        strikes.extend(STEPS.iter().flat_map(|s| tools.map(|v| (v, Moment::After(s)))));
+        strikes.extend(MILESTONES.iter().flat_map(|s| tools.map(|v| (v, Moment::After(s)))));
         let others = [
             Victim::NewInstance,
             Victim::OldInstance,
@@ -402,24 +402,24 @@ fn table() {
             Victim::PausedNew,
             Victim::PausedOld,
         ];
-        strikes.extend(STEPS[1..5].iter().flat_map(|s| others.map(|v| (v, Moment::After(s)))));
+        strikes.extend(MILESTONES[1..5].iter().flat_map(|s| others.map(|v| (v, Moment::After(s)))));
         if proxy == "nginx-proxy" {
-            strikes.extend(STEPS.iter().map(|s| (Victim::DockerGen, Moment::After(s))));
+            strikes.extend(MILESTONES.iter().map(|s| (Victim::DockerGen, Moment::After(s))));
         }
         strikes.extend((0..kills).map(|_| (random.signal(), random.moment())));
         // Only some, as `PausedOld`.
         let only = std::env::var("ZD_CHAOS_ONLY").unwrap_or_default();
         strikes.retain(|(victim, _)| format!("{victim:?}").contains(&only));
         for (victim, moment) in strikes {
-            let row = target.strike(victim, moment, random.next());
+            let row = target.strike(victim, moment, random.follow_up());
             eprintln!("{row}{}", if row.is_as_promised() { "" } else { "  <-- not as promised" });
             if !row.is_as_promised() {
-                eprintln!("{}", target.stage.last_told(3));
+                eprintln!("{}", target.stage.last_log_entries(3));
             }
             rows.push(row);
         }
     }
-    let broken: Vec<&Row> = rows.iter().filter(|r| !r.is_as_promised()).collect();
+    let broken: Vec<&ChaosResult> = rows.iter().filter(|r| !r.is_as_promised()).collect();
     let lost: u64 = rows.iter().map(|r| r.lost).sum();
     eprintln!("\n{} faults, {lost} requests lost in all, {} not as promised", rows.len(), broken.len());
     assert!(broken.is_empty(), "not as promised");

@@ -9,7 +9,7 @@ use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::test_project::Stage;
+use crate::test_project::TestProject;
 
 /// What can only be seen of what runs.
 const RUNNING: [&str; 3] = ["ignores-stop-signal.runs", "nginx-keepalive.runs", "traefik-labels"];
@@ -18,9 +18,9 @@ const RUNNING: [&str; 3] = ["ignores-stop-signal.runs", "nginx-keepalive.runs", 
 const BATCH: usize = 4;
 
 /// One `check` of a file of the stage.
-fn start(stage: &Stage, words: &str) -> Child {
-    let mut command = stage.tool();
-    command.args(["-p", &stage.project, "check", "--output", "json"]).args(words.split_whitespace());
+fn start(stage: &TestProject, words: &str) -> Child {
+    let mut command = stage.compose_zd();
+    command.args(["-p", &stage.name, "check", "--output", "json"]).args(words.split_whitespace());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("compose-zd can be started")
 }
@@ -46,7 +46,7 @@ fn rules(name: &str, output: &Output) -> BTreeSet<String> {
 }
 
 /// Judges all of these, and tells which are not as they should be.
-fn differing(stage: &Stage, all: &[(String, String, BTreeSet<String>)]) -> Vec<String> {
+fn differing(stage: &TestProject, all: &[(String, String, BTreeSet<String>)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for batch in all.chunks(BATCH) {
         let children: Vec<Child> = batch.iter().map(|(_, words, _)| start(stage, words)).collect();
@@ -60,22 +60,22 @@ fn differing(stage: &Stage, all: &[(String, String, BTreeSet<String>)]) -> Vec<S
     wrong
 }
 
-fn set(rules: &str) -> BTreeSet<String> {
+fn rule_set(rules: &str) -> BTreeSet<String> {
     rules.split_whitespace().map(String::from).collect()
 }
 
-fn stage(name: &str) -> Stage {
-    let stage = Stage::on(Ipv4Addr::LOCALHOST, name);
+fn project(name: &str) -> TestProject {
+    let stage = TestProject::on_other_engine(Ipv4Addr::LOCALHOST, name);
     // An image that exposes several ports, or none.
-    stage.set(&format!("CHECK_IMAGE={}", stage.variable("DOCKERCLOUD_IMAGE")));
+    stage.set_variables(&format!("CHECK_IMAGE={}", stage.variable("DOCKERCLOUD_IMAGE")));
     stage
 }
 
 /// A folder is called by the rule that its project breaks; what follows a dot tells two of them apart.
 #[test]
 fn check_reports_every_flaw_and_no_other() {
-    let stage = stage("flaws");
-    stage.copy_all("check");
+    let stage = project("flaws");
+    stage.copy_fixtures("check");
     let folders = fs::read_dir(stage.path(".")).unwrap().map(|e| e.unwrap().path());
     let mut folders: Vec<String> = folders
         .filter(|p| p.join("compose.yaml").exists())
@@ -90,7 +90,7 @@ fn check_reports_every_flaw_and_no_other() {
             // A worker with a volume is left alone where it is not named.
             let service = if rule == "stops-first" { "worker" } else { "" };
             let words = format!("-f {name}/compose.yaml {service}");
-            let expected = if rule == "none" { BTreeSet::new() } else { set(&rule) };
+            let expected = if rule == "none" { BTreeSet::new() } else { rule_set(&rule) };
             (name, words, expected)
         })
         .collect();
@@ -103,8 +103,8 @@ fn check_reports_every_flaw_and_no_other() {
 /// They lose nothing in the other tests: what is found is advice, or what the fixture is there to show.
 #[test]
 fn check_reports_no_loss_for_good_fixtures() {
-    let stage = stage("fixtures");
-    stage.set("PROXY_NETWORK=zde2e-check-web");
+    let stage = project("fixtures");
+    stage.set_variables("PROXY_NETWORK=zde2e-check-web");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let cases = [
         ("nginx-proxy-scale", "compose.yaml", "", "weak-readiness"),
@@ -125,19 +125,19 @@ fn check_reports_no_loss_for_good_fixtures() {
     let case = |(fixture, files, words, expected): (&str, &str, &str, &str)| {
         let file = |name: &str| format!("-f {}", fixtures.join(fixture).join(name).display());
         let files: Vec<String> = files.split(' ').map(file).collect();
-        (format!("{fixture} {words}"), format!("{} {words}", files.join(" ")), set(expected))
+        (format!("{fixture} {words}"), format!("{} {words}", files.join(" ")), rule_set(expected))
     };
     assert_eq!(differing(&stage, &cases.map(case)), [""; 0]);
 }
 
 /// Brings a project of `fixtures/check` up in the place of the one before, and tells which rules it breaks as it runs, with
 /// `then` set.
-fn running(stage: &Stage, fixture: &str, then: &str) -> BTreeSet<String> {
-    stage.tell(&format!("---- {fixture}"));
+fn rules_of_running(stage: &TestProject, fixture: &str, then: &str) -> BTreeSet<String> {
+    stage.log(&format!("---- {fixture}"));
     let file = format!("-f {fixture}/compose.yaml");
     stage.compose(&format!("{file} up -d --timeout 1 --remove-orphans"));
     let before = stage.containers();
-    stage.set(then);
+    stage.set_variables(then);
     let found = rules(fixture, &end(start(stage, &file)));
     assert_eq!(stage.containers(), before);
     assert!(!stage.path(".compose-zd").exists());
@@ -148,11 +148,11 @@ fn running(stage: &Stage, fixture: &str, then: &str) -> BTreeSet<String> {
 #[test]
 fn check_reports_flaws_that_show_only_at_runtime() {
     // What takes it down is the file of the stage, for the whole project.
-    let stage = Stage::scale("runs");
-    stage.copy_all("check");
-    assert_eq!(running(&stage, "ignores-stop-signal.runs", ""), set("ignores-stop-signal"));
-    assert_eq!(running(&stage, "none.haproxy", ""), set(""));
-    assert_eq!(running(&stage, "nginx-keepalive.runs", ""), set("nginx-keepalive"));
-    let found = running(&stage, "traefik-labels", "VIRTUAL_HOST=other.localhost");
-    assert_eq!(found, set("traefik-labels"));
+    let stage = TestProject::nginx_proxy("runs");
+    stage.copy_fixtures("check");
+    assert_eq!(rules_of_running(&stage, "ignores-stop-signal.runs", ""), rule_set("ignores-stop-signal"));
+    assert_eq!(rules_of_running(&stage, "none.haproxy", ""), rule_set(""));
+    assert_eq!(rules_of_running(&stage, "nginx-keepalive.runs", ""), rule_set("nginx-keepalive"));
+    let found = rules_of_running(&stage, "traefik-labels", "VIRTUAL_HOST=other.localhost");
+    assert_eq!(found, rule_set("traefik-labels"));
 }

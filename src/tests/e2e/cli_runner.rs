@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 
-use crate::test_project::{LONG, Stage, wait_closely};
+use crate::test_project::{WAIT_LIMIT, TestProject, wait_for_instant};
 
 /// A command under way.
-pub struct Running<'s> {
-    stage: &'s Stage,
+pub struct RunningCommand<'s> {
+    project: &'s TestProject,
     /// With its command in front.
     words: String,
     child: Child,
@@ -21,32 +21,32 @@ pub struct Running<'s> {
 
 /// A command that has ended.
 #[derive(Debug)]
-pub struct Ran {
+pub struct CommandResult {
     /// None where a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl<'s> Running<'s> {
+impl<'s> RunningCommand<'s> {
     /// `words` begin with the command: `deploy app`.
-    pub fn start(stage: &'s Stage, words: &str) -> Self {
+    pub fn start(project: &'s TestProject, words: &str) -> Self {
         let is_named = |container: &str| {
             let service = container.rsplit_once('-').map_or("", |(service, _)| service);
             words.split_whitespace().any(|word| word == service)
         };
-        let mut bystanders = stage.bystanders();
+        let mut bystanders = project.bystanders();
         bystanders.retain(|(name, _)| !is_named(name));
-        let (stdout, stderr) = (stage.new_file("stdout"), stage.new_file("stderr"));
+        let (stdout, stderr) = (project.new_file("stdout"), project.new_file("stderr"));
         let file = |path: &PathBuf| File::create(path).expect("a file for its output");
-        let mut command = stage.tool();
+        let mut command = project.compose_zd();
         command
-            .args(["-p", &stage.project])
+            .args(["-p", &project.name])
             .args(words.split_whitespace())
             .stdout(file(&stdout))
             .stderr(file(&stderr));
-        Running {
-            stage,
+        RunningCommand {
+            project,
             words: words.into(),
             child: command.spawn().expect("compose-zd can be started"),
             stdout,
@@ -57,9 +57,9 @@ impl<'s> Running<'s> {
 
     /// Waits until it has said this.
     pub fn wait_for(&mut self, text: &str) {
-        wait_closely(&format!("`{text}`"), LONG, || {
+        wait_for_instant(&format!("`{text}`"), WAIT_LIMIT, || {
             let ended = self.child.try_wait().expect("a child");
-            let said = text_of(&self.stderr);
+            let said = read_text(&self.stderr);
             let known = said.contains(text);
             assert!(known || ended.is_none(), "it ended before `{text}`: {said}");
             known
@@ -67,46 +67,46 @@ impl<'s> Running<'s> {
     }
 
     /// What it has said so far of instances, a line each: `started app-7, app-8`.
-    pub fn said(&self, verb: &str) -> Vec<Vec<String>> {
+    pub fn reported(&self, verb: &str) -> Vec<Vec<String>> {
         let verb = format!("s  {verb} ");
-        let said = text_of(&self.stderr);
+        let said = read_text(&self.stderr);
         let lines = said.split_inclusive('\n').filter(|l| l.ends_with('\n'));
         let names = lines.filter_map(|l| l.trim_end().split_once(&verb)).map(|(_, names)| names);
         names.map(|n| n.split(", ").map(String::from).collect()).collect()
     }
 
     /// The instances of its `n`th line of these, waited for.
-    pub fn names(&mut self, verb: &str, n: usize) -> Vec<String> {
-        wait_closely(&format!("line {n} of `{verb}`"), LONG, || {
-            let ended = !self.runs();
-            let known = self.said(verb).len() >= n;
-            assert!(known || !ended, "it ended before line {n} of `{verb}`: {}", text_of(&self.stderr));
+    pub fn wait_for_names(&mut self, verb: &str, n: usize) -> Vec<String> {
+        wait_for_instant(&format!("line {n} of `{verb}`"), WAIT_LIMIT, || {
+            let ended = !self.is_running();
+            let known = self.reported(verb).len() >= n;
+            assert!(known || !ended, "it ended before line {n} of `{verb}`: {}", read_text(&self.stderr));
             known
         });
-        self.said(verb).swap_remove(n - 1)
+        self.reported(verb).swap_remove(n - 1)
     }
 
     /// Whether it goes on.
-    pub fn runs(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
 
     /// Ends it as the kernel does when memory runs out: it can do nothing about it.
     pub fn kill(mut self) {
         self.child.kill().expect("it still runs");
-        self.end();
+        self.wait();
     }
 
     /// Sends it a signal by name.
     pub fn signal(&self, name: &str) {
-        let mut kill = self.stage.command("kill");
+        let mut kill = self.project.command("kill");
         let sent = kill.args(["-s", name, &self.child.id().to_string()]);
         assert!(sent.status().expect("kill can be started").success());
     }
 
     /// As [`Running::signal`]; it may have ended by itself.
     pub fn try_signal(&self, name: &str) {
-        let mut kill = self.stage.command("kill");
+        let mut kill = self.project.command("kill");
         let _ = kill
             .args(["-s", name, &self.child.id().to_string()])
             .stderr(std::process::Stdio::null())
@@ -116,36 +116,36 @@ impl<'s> Running<'s> {
     /// Kills the docker client that it waits for, as soon as there is one.
     pub fn kill_children(&mut self) {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
-        wait_closely("it waits for docker", LONG, || {
+        wait_for_instant("it waits for docker", WAIT_LIMIT, || {
             let found = fs::read_to_string(&children).unwrap_or_default();
             for id in found.split_whitespace() {
                 let _ = self
-                    .stage
+                    .project
                     .command("kill")
                     .args(["-KILL", id])
                     .stderr(std::process::Stdio::null())
                     .status();
             }
-            !found.trim().is_empty() || !self.runs()
+            !found.trim().is_empty() || !self.is_running()
         });
     }
 
     /// What it has said so far.
     pub fn stderr(&self) -> String {
-        text_of(&self.stderr)
+        read_text(&self.stderr)
     }
 
     /// Waits for its end, where others than the tool hit what it was not told of.
-    pub fn end_whatever(mut self) -> Ran {
+    pub fn wait_unchecked(mut self) -> CommandResult {
         let status = self.child.wait().expect("a child");
         self.record(status)
     }
 
     /// Waits for its end, and sees that nothing happened to what it was not told of; by the file, it may restart what it says.
-    pub fn end(mut self) -> Ran {
+    pub fn wait(mut self) -> CommandResult {
         let status = self.child.wait().expect("a child");
         let ran = self.record(status);
-        let still = self.stage.bystanders();
+        let still = self.project.bystanders();
         let may_restart = |name: &str| {
             let service = name.rsplit_once('-').map_or(name, |(service, _)| service);
             ran.stderr.lines().any(|l| l.contains("restarting `") && l.contains(&format!("`{service}`")))
@@ -156,16 +156,16 @@ impl<'s> Running<'s> {
         ran
     }
 
-    fn record(&self, status: ExitStatus) -> Ran {
-        let ran = Ran { code: status.code(), stdout: text_of(&self.stdout), stderr: text_of(&self.stderr) };
-        let Ran { stdout, stderr, .. } = &ran;
+    fn record(&self, status: ExitStatus) -> CommandResult {
+        let ran = CommandResult { code: status.code(), stdout: read_text(&self.stdout), stderr: read_text(&self.stderr) };
+        let CommandResult { stdout, stderr, .. } = &ran;
         let story = format!("compose-zd {}: {status}\n{stdout}{stderr}", self.words);
-        self.stage.tell(&story);
+        self.project.log(&story);
         ran
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningCommand<'_> {
     fn drop(&mut self) {
         // Only a test that failed in between leaves it running.
         if let Ok(None) = self.child.try_wait() {
@@ -177,14 +177,14 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Ran {
+impl CommandResult {
     pub fn exits(&self, code: i32) -> &Self {
         assert_eq!(self.code, Some(code), "exit code; {}", self.stderr);
         self
     }
 
     /// How many requests the witness sent and lost, of all its URLs.
-    pub fn witnessed(&self) -> (usize, usize) {
+    pub fn witness_counts(&self) -> (usize, usize) {
         let told = self.stderr.lines().filter_map(|l| l.split_once("  witness http")?.1.split_once(": "));
         let number = |text: &str, what: &str| -> usize {
             let (before, _) = text.split_once(what).expect("a number");
@@ -209,6 +209,6 @@ impl Ran {
     }
 }
 
-fn text_of(path: &PathBuf) -> String {
+fn read_text(path: &PathBuf) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }

@@ -3,13 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::test_project::Stage;
+use crate::test_project::TestProject;
 
 /// Where docker's plugin for Compose is.
 const PLUGIN: &str = r#"{{range .ClientInfo.Plugins}}{{if eq .Name "compose"}}{{.Path}}{{end}}{{end}}"#;
 
 /// What is started of docker from now on, a line a process.
-fn counted(stage: &Stage) -> impl Fn() -> Vec<String> + use<> {
+fn count_processes(stage: &TestProject) -> impl Fn() -> Vec<String> + use<> {
     let told = stage.command("docker").args(["info", "--format", PLUGIN]).output().expect("docker");
     let plugin = String::from_utf8_lossy(&told.stdout).trim().to_string();
     let counter = stage.variable("ZD_COUNTER");
@@ -21,7 +21,7 @@ fn counted(stage: &Stage) -> impl Fn() -> Vec<String> + use<> {
     }
     let lines = stage.path("started");
     let path = std::env::var("PATH").expect("a PATH");
-    stage.set(&format!(
+    stage.set_variables(&format!(
         "PATH={}:{path} DOCKER_CONFIG={} ZD_COUNT={} ZD_COUNT_DOCKER={} ZD_COUNT_COMPOSE={plugin}",
         bin.display(),
         config.display(),
@@ -33,10 +33,10 @@ fn counted(stage: &Stage) -> impl Fn() -> Vec<String> + use<> {
 
 #[test]
 fn a_deploy_queries_the_engine_through_one_client_and_compose_through_its_plugin() {
-    let stage = Stage::haproxy("clients");
+    let stage = TestProject::haproxy("clients");
     stage.up("--scale app=3");
-    let started = counted(&stage);
-    stage.set("VERSION=2");
+    let started = count_processes(&stage);
+    stage.set_variables("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(0);
     answers.all_from(&["1", "2"]);
@@ -59,7 +59,7 @@ fn a_deploy_queries_the_engine_through_one_client_and_compose_through_its_plugin
 
 #[test]
 fn a_docker_client_that_is_a_script_is_started_for_each_query() {
-    let stage = Stage::haproxy("script");
+    let stage = TestProject::haproxy("script");
     stage.up("--scale app=1");
     let docker = which::which("docker").expect("docker");
     let (bin, lines) = (stage.path("bin"), stage.path("started"));
@@ -67,7 +67,7 @@ fn a_docker_client_that_is_a_script_is_started_for_each_query() {
     let script = format!("#!/bin/sh\necho \"$*\" >>{}\nexec {} \"$@\"\n", lines.display(), docker.display());
     fs::write(bin.join("docker"), script).expect("a script");
     fs::set_permissions(bin.join("docker"), fs::Permissions::from_mode(0o755)).expect("it may be run");
-    stage.set(&format!("PATH={}:{} VERSION=2", bin.display(), std::env::var("PATH").expect("a PATH")));
+    stage.set_variables(&format!("PATH={}:{} VERSION=2", bin.display(), std::env::var("PATH").expect("a PATH")));
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(0);
     answers.all_from(&["1", "2"]);

@@ -17,7 +17,7 @@ pub struct DockerApi {
 
 /// What is removed in one go, and how.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub enum ObjectKind {
     Container,
     Network,
     Volume,
@@ -27,7 +27,7 @@ pub enum Kind {
 impl DockerApi {
     /// The machine's own engine where nothing is given.
     pub fn at(host: &str) -> DockerApi {
-        let host = if host.is_empty() { own_engine() } else { host };
+        let host = if host.is_empty() { host_engine() } else { host };
         DockerApi { host: host.into() }
     }
 
@@ -45,29 +45,29 @@ impl DockerApi {
 
     /// All containers with these filters, as `{"label": ["a=b"]}`.
     pub fn containers(&self, filters: &Value) -> Vec<Value> {
-        let found = self.list(Kind::Container, filters);
+        let found = self.list(ObjectKind::Container, filters);
         // One that goes in between is left out.
         let inspected = found.iter().map(|id| self.get(&format!("/containers/{id}/json")));
         inspected.filter(|container| !container.is_null()).collect()
     }
 
     /// The ids, or for volumes and images the names, of what these filters find.
-    pub fn list(&self, kind: Kind, filters: &Value) -> Vec<String> {
+    pub fn list(&self, kind: ObjectKind, filters: &Value) -> Vec<String> {
         let query = encoded(&filters.to_string());
         let (path, list) = match kind {
-            Kind::Container => ("/containers/json?all=1&", ""),
-            Kind::Network => ("/networks?", ""),
-            Kind::Volume => ("/volumes?", "Volumes"),
-            Kind::Image => ("/images/json?", ""),
+            ObjectKind::Container => ("/containers/json?all=1&", ""),
+            ObjectKind::Network => ("/networks?", ""),
+            ObjectKind::Volume => ("/volumes?", "Volumes"),
+            ObjectKind::Image => ("/images/json?", ""),
         };
         let told = self.get(&format!("{path}filters={query}"));
         let told = if list.is_empty() { &told } else { &told[list] };
         let all = told.as_array().into_iter().flatten();
         match kind {
-            Kind::Container | Kind::Network => all.filter_map(|o| text(&o["Id"])).collect(),
-            Kind::Volume => all.filter_map(|o| text(&o["Name"])).collect(),
+            ObjectKind::Container | ObjectKind::Network => all.filter_map(|o| text(&o["Id"])).collect(),
+            ObjectKind::Volume => all.filter_map(|o| text(&o["Name"])).collect(),
             // Podman's engine tells all names of what has one of these.
-            Kind::Image => {
+            ObjectKind::Image => {
                 let patterns =
                     filters["reference"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 let starts: Vec<&str> = patterns.filter_map(|p| p.split('*').next()).collect();
@@ -82,7 +82,7 @@ impl DockerApi {
     }
 
     /// Removes all that these filters find, at the same time and without giving anything a chance to object.
-    pub fn remove(&self, kind: Kind, filters: &Value) {
+    pub fn remove(&self, kind: ObjectKind, filters: &Value) {
         let found = self.list(kind, filters);
         thread::scope(|scope| {
             for name in &found {
@@ -90,10 +90,10 @@ impl DockerApi {
                     self.request(
                         "DELETE",
                         &match kind {
-                            Kind::Container => format!("/containers/{name}?force=1&v=1"),
-                            Kind::Network => format!("/networks/{name}"),
-                            Kind::Volume => format!("/volumes/{name}?force=1"),
-                            Kind::Image => format!("/images/{name}"),
+                            ObjectKind::Container => format!("/containers/{name}?force=1&v=1"),
+                            ObjectKind::Network => format!("/networks/{name}"),
+                            ObjectKind::Volume => format!("/volumes/{name}?force=1"),
+                            ObjectKind::Image => format!("/images/{name}"),
                         },
                     )
                 });
@@ -110,7 +110,7 @@ impl DockerApi {
     /// All that Compose made of a project.
     pub fn remove_project(&self, project: &str) {
         let its = json!({"label": [format!("com.docker.compose.project={project}")]});
-        for kind in [Kind::Container, Kind::Network, Kind::Volume] {
+        for kind in [ObjectKind::Container, ObjectKind::Network, ObjectKind::Volume] {
             self.remove(kind, &its);
         }
     }
@@ -140,7 +140,7 @@ fn exchange<S: Read + Write>(stream: std::io::Result<S>, request: &str) -> std::
 }
 
 /// The address of the engine that docker talks to where nothing else is said.
-fn own_engine() -> &'static str {
+fn host_engine() -> &'static str {
     static HOST: OnceLock<String> = OnceLock::new();
     HOST.get_or_init(|| {
         let mut docker = Command::new("docker");

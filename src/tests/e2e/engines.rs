@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::docker_api::DockerApi;
-use crate::net::Net;
-use crate::node::{run, saved};
-use crate::test_project::{ENGINE, LONG, Stage, free_port, parts, wait_until};
+use crate::net::Network;
+use crate::node::{run, save_images};
+use crate::test_project::{ENGINE, WAIT_LIMIT, TestProject, free_port, fixture_variables, wait_until};
 
 const INIT: &str = include_str!("engines/init.sh");
 
@@ -33,16 +33,16 @@ const IMAGES: [&str; 6] = [
     "TRAEFIK_IMAGE",
 ];
 
-struct Engine {
-    net: Net,
+struct OtherEngine {
+    net: Network,
     folder: PathBuf,
     first: Child,
 }
 
-impl Engine {
-    fn start(engines: &str, kind: &str) -> Engine {
-        let net = Net::new();
-        net.plug(1);
+impl OtherEngine {
+    fn start(engines: &str, kind: &str) -> OtherEngine {
+        let net = Network::new();
+        net.add_node(1);
         let name = net.namespace(1);
         let folder = net.folder().join("engine");
         fs::create_dir_all(&folder).expect("a folder");
@@ -58,8 +58,8 @@ impl Engine {
             .stdout(log.try_clone().expect("its log"))
             .stderr(log);
         let first = command.spawn().expect("`nsenter` can be started");
-        let mut engine = Engine { net, folder, first };
-        wait_until("the engine answers", LONG, || {
+        let mut engine = OtherEngine { net, folder, first };
+        wait_until("the engine answers", WAIT_LIMIT, || {
             let ended = engine.first.try_wait().expect("a child");
             assert!(ended.is_none(), "it ended at once:\n{}", engine.log());
             engine.folder.join("docker.sock").exists() && !engine.version().is_null()
@@ -75,15 +75,15 @@ impl Engine {
         DockerApi::at(&self.host()).try_get("/version").unwrap_or_default()
     }
 
-    fn load(&self) {
-        let parts = parts();
-        let file = saved(&IMAGES.map(|name| parts[name].clone()));
+    fn load_images(&self) {
+        let parts = fixture_variables();
+        let file = save_images(&IMAGES.map(|name| parts[name].clone()));
         let mut docker = Command::new("docker");
         run(docker.args(["--host", &self.host(), "load", "--quiet", "--input"]).arg(file));
     }
 
     /// Runs tests of this program in its network, with its own view of the machine's interfaces.
-    fn passes(&self, kind: &str, tests: &[&str]) {
+    fn run_tests(&self, kind: &str, tests: &[&str]) {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.net.namespace(1)]).arg(program);
@@ -100,7 +100,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl Drop for OtherEngine {
     fn drop(&mut self) {
         drop(self.first.stdin.take());
         let _ = self.first.wait();
@@ -119,46 +119,46 @@ fn obstacle(engines: &str, kind: &str) -> Option<&'static str> {
     None
 }
 
-fn keeps_the_promises(kind: &str, tests: &[&str]) {
-    let engines = parts().get("ZD_ENGINES").cloned().unwrap_or_default();
+fn run_tests_on(kind: &str, tests: &[&str]) {
+    let engines = fixture_variables().get("ZD_ENGINES").cloned().unwrap_or_default();
     if let Some(why) = obstacle(&engines, kind) {
         eprintln!("skipped: {kind}: {why}");
         return;
     }
-    let engine = Engine::start(&engines, kind);
+    let engine = OtherEngine::start(&engines, kind);
     eprintln!("{kind}: {} {}", engine.version()["Components"][0]["Name"], engine.version()["Version"]);
-    engine.load();
-    engine.passes(kind, tests);
+    engine.load_images();
+    engine.run_tests(kind, tests);
 }
 
 #[test]
 fn docker_of_debian_sid() {
-    keeps_the_promises("docker", &TESTS);
+    run_tests_on("docker", &TESTS);
 }
 
 #[test]
 fn docker_with_the_containerd_store() {
     // What its images are like is all that is different.
-    keeps_the_promises("containerd", &TESTS[..3]);
+    run_tests_on("containerd", &TESTS[..3]);
 }
 
 #[test]
 fn docker_without_root() {
     // Its network is different, which a proxy of each way to gate and to drain tells.
-    keeps_the_promises("rootless", &TESTS[..4]);
+    run_tests_on("rootless", &TESTS[..4]);
 }
 
 #[test]
 fn podman_through_its_socket() {
-    keeps_the_promises("podman", &TESTS);
+    run_tests_on("podman", &TESTS);
 }
 
 /// A filter in front of the machine's own socket, with the rules of those that people run: neither Swarm nor `docker info`.
 #[test]
 fn a_deploy_through_a_socket_filter_that_forbids_swarm_loses_nothing() {
-    let stage = Stage::haproxy("filter");
+    let stage = TestProject::haproxy("filter");
     let port = free_port();
-    let filter = format!("{}-socket", stage.project);
+    let filter = format!("{}-socket", stage.name);
     stage.write("filter.cfg", FILTER);
     let volumes = format!(
         "-v /var/run/docker.sock:/var/run/docker.sock -v {}:/filter.cfg:ro",
@@ -169,12 +169,12 @@ fn a_deploy_through_a_socket_filter_that_forbids_swarm_loses_nothing() {
     stage.docker(&format!(
         "run -d --name {filter} --user root -p 127.0.0.1:{port}:2375 {volumes} {image} haproxy -f /filter.cfg"
     ));
-    stage.set(&format!("DOCKER_HOST=tcp://127.0.0.1:{port}"));
-    wait_until("the filter answers", LONG, || stage.try_docker("version").status.success());
+    stage.set_variables(&format!("DOCKER_HOST=tcp://127.0.0.1:{port}"));
+    wait_until("the filter answers", WAIT_LIMIT, || stage.try_docker("version").status.success());
     assert!(!stage.try_docker("service ls").status.success(), "it forbids that");
 
     stage.up("--scale app=2");
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(0);
     answers.all_from(&["1", "2"]);
@@ -182,7 +182,7 @@ fn a_deploy_through_a_socket_filter_that_forbids_swarm_loses_nothing() {
     ran.exits(0);
     answers.all_from(&["2", "1"]);
     stage.expect_release("app", 2, "1");
-    stage.set("DOCKER_HOST=");
+    stage.set_variables("DOCKER_HOST=");
     stage.docker(&format!("rm -f {filter}"));
 }
 

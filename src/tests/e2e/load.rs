@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::test_project::{LONG, Stage, wait_until};
+use crate::test_project::{WAIT_LIMIT, TestProject, wait_until};
 
 /// Unless the test says otherwise. So many requests a second see a tenth of a second without an answer, and leave the
 /// machine to other tests.
@@ -16,7 +16,7 @@ const DEFAULTS: [(&str, &str); 3] = [("--clients", "8"), ("--rate", "40"), ("--s
 
 /// Clients of every kind that a deploy must not lose, each with its path: short requests by a connection each and by kept
 /// ones, answers that take their time, uploads that do, and streams.
-const MIX: [(&str, &str); 5] = [
+const MIXED_CLIENTS: [(&str, &str); 5] = [
     ("/", "--clients 2 --rate 30"),
     ("/", "--clients 3 --rate 30 --keep-alive --method POST --body 500"),
     ("/slow?seconds=1.5", "--clients 2 --method POST --body 500"),
@@ -25,11 +25,11 @@ const MIX: [(&str, &str); 5] = [
 ];
 
 /// docker-gen acts on the last event of a deploy at most half a second after it.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 
 /// A load generator that runs.
 pub struct Load<'s> {
-    stage: &'s Stage,
+    project: &'s TestProject,
     words: String,
     child: Option<Child>,
     result: PathBuf,
@@ -45,7 +45,7 @@ pub struct Answers(Value);
 
 impl<'s> Load<'s> {
     /// Starts it, and returns when every client has sent its first request.
-    pub fn start(stage: &'s Stage, url: &str, host: &str, words: &str) -> Self {
+    pub fn start(stage: &'s TestProject, url: &str, host: &str, words: &str) -> Self {
         let (result, stop) = (stage.new_file("json"), stage.new_file("stop"));
         let mut command = stage.command(stage.variable("ZD_LOAD"));
         let defaults = DEFAULTS.iter().filter(|(flag, _)| !words.contains(flag));
@@ -59,13 +59,13 @@ impl<'s> Load<'s> {
             .args(words.split_whitespace())
             .stdout(Stdio::null());
         let child = command.spawn().expect("zd-load: run scripts/setup");
-        let load = Load { stage, words: words.into(), child: Some(child), result, stop };
+        let load = Load { project: stage, words: words.into(), child: Some(child), result, stop };
         load.wait_for_clients();
         load
     }
 
     /// How many clients it has.
-    fn clients(&self) -> usize {
+    fn client_count(&self) -> usize {
         let after = |words: &str| words.split_once("--clients ")?.1.split(' ').next()?.parse().ok();
         after(&self.words).unwrap_or(8)
     }
@@ -74,51 +74,51 @@ impl<'s> Load<'s> {
     fn wait_for_clients(&self) {
         let child = self.child.as_ref().expect("it was just started");
         let threads = format!("/proc/{}/task", child.id());
-        wait_until("zd-load has started its clients", LONG, || {
-            fs::read_dir(&threads).is_ok_and(|t| t.count() > self.clients())
+        wait_until("zd-load has started its clients", WAIT_LIMIT, || {
+            fs::read_dir(&threads).is_ok_and(|t| t.count() > self.client_count())
         });
-        let reply = self.stage.ask("/").expect("an answer before the deploy");
+        let reply = self.project.get("/").expect("an answer before the deploy");
         assert_eq!(reply.status, 200, "before the deploy");
     }
 
     /// Lets it go on for a moment, and ends it.
-    pub fn end(self) -> Answers {
+    pub fn stop(self) -> Answers {
         let now = Instant::now();
-        wait_until("a moment after the deploy", LONG, || now.elapsed() > AFTERWARDS);
-        self.end_at_once()
+        wait_until("a moment after the deploy", WAIT_LIMIT, || now.elapsed() > SETTLE_TIME);
+        self.stop_at_once()
     }
 
-    fn end_at_once(mut self) -> Answers {
+    fn stop_at_once(mut self) -> Answers {
         let child = self.child.as_mut().expect("it is ended once");
         let ended = child.try_wait().expect("a child");
         assert!(ended.is_none(), "zd-load ended before the deploy did");
-        Answers(self.finish())
+        Answers(self.wait_for_result())
     }
 
-    fn finish(&mut self) -> Value {
+    fn wait_for_result(&mut self) -> Value {
         let mut child = self.child.take().expect("it is ended once");
         fs::write(&self.stop, "").expect("the stop file");
         let _ = child.wait();
         let text = fs::read_to_string(&self.result).unwrap_or_default();
-        self.stage.tell(&format!("zd-load {}: {text}", self.words));
+        self.project.log(&format!("zd-load {}: {text}", self.words));
         serde_json::from_str(&text).unwrap_or_default()
     }
 }
 
 impl<'s> MixedLoad<'s> {
-    pub fn start(stage: &'s Stage) -> Self {
+    pub fn start(stage: &'s TestProject) -> Self {
         let url = stage.url();
         let load = |(path, words)| {
             Load::start(stage, &(url.trim_end_matches('/').to_owned() + path), &stage.host(), words)
         };
-        MixedLoad(MIX.map(load).into())
+        MixedLoad(MIXED_CLIENTS.map(load).into())
     }
 
     /// Every request of every kind was answered, and by exactly these versions.
-    pub fn end_all_from(mut self, versions: &[&str]) {
+    pub fn stop_all_from(mut self, versions: &[&str]) {
         let last = self.0.pop().expect("there are kinds");
-        let mut all = vec![last.end()];
-        all.extend(self.0.into_iter().map(Load::end_at_once));
+        let mut all = vec![last.stop()];
+        all.extend(self.0.into_iter().map(Load::stop_at_once));
         all.iter().for_each(|answers| answers.all_from(versions));
     }
 }
@@ -126,7 +126,7 @@ impl<'s> MixedLoad<'s> {
 impl Drop for Load<'_> {
     fn drop(&mut self) {
         if self.child.is_some() {
-            self.finish();
+            self.wait_for_result();
         }
     }
 }
@@ -154,7 +154,7 @@ impl Answers {
     }
 
     /// From when the first request was sent that was lost to when the last was.
-    pub fn failing(&self) -> Duration {
+    pub fn failing_time(&self) -> Duration {
         let at = |name: &str| self.0[name].as_f64().unwrap_or_default();
         Duration::from_secs_f64(at("lost_to_s") - at("lost_from_s"))
     }

@@ -8,18 +8,18 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::test_project::{LONG, wait_until};
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 /// Begins the name of every namespace, link, cgroup and folder.
 const PREFIX: &str = "zde2e";
 
 /// How many there may be at a time on this machine.
-const MOST: u8 = 200;
+const MAX_NETWORKS: u8 = 200;
 
 /// The last byte of this machine's own address in it.
-const MACHINE: u8 = 254;
+const HOST_BYTE: u8 = 254;
 
-pub struct Net {
+pub struct Network {
     name: String,
     /// The third byte of its addresses.
     number: u8,
@@ -27,20 +27,20 @@ pub struct Net {
     _claim: File,
 }
 
-impl Net {
+impl Network {
     /// Takes the first number that is free. What has that name already is left from a run that was killed.
-    pub fn new() -> Net {
-        let (number, claim) = (0..MOST).find_map(claim).expect("a free number for a network");
-        let net = Net { name: format!("{PREFIX}{number}"), number, _claim: claim };
+    pub fn new() -> Network {
+        let (number, claim) = (0..MAX_NETWORKS).find_map(claim_number).expect("a free number for a network");
+        let net = Network { name: format!("{PREFIX}{number}"), number, _claim: claim };
         net.remove();
         fs::create_dir_all(net.folder()).expect("a folder");
-        net.make();
+        net.create();
         net
     }
 
-    fn make(&self) {
-        let Net { name, .. } = self;
-        let own = self.address(MACHINE);
+    fn create(&self) {
+        let Network { name, .. } = self;
+        let own = self.address(HOST_BYTE);
         add_namespace(name);
         ip(&format!("-n {name} link add switch up type bridge"));
         ip(&format!("link add {name} type veth peer name machine netns {name}"));
@@ -50,7 +50,7 @@ impl Net {
     }
 
     /// A namespace with an address of its own, plugged into the switch.
-    pub fn plug(&self, node: u8) -> Ipv4Addr {
+    pub fn add_node(&self, node: u8) -> Ipv4Addr {
         let (name, address) = (self.namespace(node), self.address(node));
         let switch = &self.name;
         add_namespace(&name);
@@ -62,12 +62,12 @@ impl Net {
     }
 
     /// Nothing comes from that node any more, and nothing reaches it.
-    pub fn unplug(&self, node: u8) {
+    pub fn disconnect(&self, node: u8) {
         ip(&format!("-n {} link set port{node} down", self.name));
     }
 
     /// The cable is in again.
-    pub fn plug_in(&self, node: u8) {
+    pub fn reconnect(&self, node: u8) {
         ip(&format!("-n {} link set port{node} up", self.name));
     }
 
@@ -98,7 +98,7 @@ impl Net {
     fn remove(&self) {
         for namespace in self.namespaces() {
             // What ran in it ends when the test process does, but not in the same moment.
-            wait_until(&format!("{namespace} is empty"), LONG, || {
+            wait_until(&format!("{namespace} is empty"), WAIT_LIMIT, || {
                 try_ip(&format!("netns pids {namespace}")).is_empty()
             });
             try_ip(&format!("netns del {namespace}"));
@@ -116,13 +116,13 @@ impl Net {
     }
 }
 
-impl Drop for Net {
+impl Drop for Network {
     fn drop(&mut self) {
         self.remove();
     }
 }
 
-fn claim(number: u8) -> Option<(u8, File)> {
+fn claim_number(number: u8) -> Option<(u8, File)> {
     let path = std::env::temp_dir().join(format!("compose-zd-e2e-{PREFIX}{number}.lock"));
     let file = File::create(path).expect("a lock file");
     file.try_lock().is_ok().then_some((number, file))

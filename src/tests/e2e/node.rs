@@ -14,20 +14,20 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::net::Net;
-use crate::test_project::{LONG, wait_until};
+use crate::net::Network;
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 /// How many lines of each engine's log a failed test shows.
 const LOG_LINES: usize = 15;
 
 /// Begins the name of the files in which images are brought.
-const IMAGES: &str = "compose-zd-e2e-images-";
+const IMAGE_FILE_PREFIX: &str = "compose-zd-e2e-images-";
 
 /// Such a file that was used by no test for this long is removed.
-const UNUSED: Duration = Duration::from_secs(24 * 3600);
+const UNUSED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest that an engine may take for one answer.
-const ANSWER: Duration = Duration::from_secs(20);
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where it listens for others, beside its socket.
 const PORT: u16 = 2375;
@@ -51,28 +51,28 @@ pub struct Node {
     pub address: Ipv4Addr,
     folder: PathBuf,
     /// None when it is lost.
-    life: Mutex<Option<Child>>,
+    process: Mutex<Option<Child>>,
     /// It is frozen.
-    silent: AtomicBool,
+    is_frozen: AtomicBool,
 }
 
 impl Node {
     /// Its engine has these settings, and need not answer yet.
-    pub fn start(net: &Net, number: u8, settings: &str) -> Node {
-        let (address, name) = (net.plug(number), net.namespace(number));
+    pub fn start(net: &Network, number: u8, settings: &str) -> Node {
+        let (address, name) = (net.add_node(number), net.namespace(number));
         let folder = net.folder().join(number.to_string());
         fs::create_dir_all(&folder).expect("a folder");
         // Those of the machine's own engine are none of its.
         fs::write(folder.join("daemon.json"), settings).expect("its settings");
         let (life, silent) = (Mutex::new(None), AtomicBool::new(false));
-        let node = Node { number, name, address, folder, life, silent };
+        let node = Node { number, name, address, folder, process: life, is_frozen: silent };
         let child = node.command(net).spawn().expect("`nsenter` can be started");
-        node.life.lock().expect("nobody panicked").replace(child);
+        node.process.lock().expect("nobody panicked").replace(child);
         node
     }
 
     /// Not `ip netns exec`: that hides the cgroups.
-    fn command(&self, net: &Net) -> Command {
+    fn command(&self, net: &Network) -> Command {
         let Node { name, folder, .. } = self;
         let log = File::create(folder.join("log")).expect("its log");
         let again = log.try_clone().expect("its log");
@@ -94,8 +94,8 @@ impl Node {
     }
 
     pub fn wait_until_up(&self) {
-        wait_until(&format!("the engine of {} answers", self.name), LONG, || {
-            assert!(self.lives(), "it ended at once:\n{}", self.log());
+        wait_until(&format!("the engine of {} answers", self.name), WAIT_LIMIT, || {
+            assert!(self.is_alive(), "it ended at once:\n{}", self.log());
             !self.get("/version").is_null()
         });
     }
@@ -108,7 +108,7 @@ impl Node {
 
     fn try_get(&self, path: &str) -> io::Result<Option<Value>> {
         let mut stream = UnixStream::connect(self.socket())?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
         // It ends the answer with the connection.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
         let mut answer = String::new();
@@ -141,56 +141,56 @@ impl Node {
     }
 
     fn docker_command(&self, line: &str) -> Command {
-        let mut command = machine(line);
+        let mut command = host_docker(line);
         command.env("DOCKER_HOST", self.host()).env_remove("DOCKER_CONTEXT");
         command
     }
 
     /// Whether its first process runs, and its engine answers.
-    pub fn lives(&self) -> bool {
-        let mut life = self.life.lock().expect("nobody panicked");
+    pub fn is_alive(&self) -> bool {
+        let mut life = self.process.lock().expect("nobody panicked");
         let runs = life.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()));
-        runs && !self.silent.load(Ordering::Relaxed)
+        runs && !self.is_frozen.load(Ordering::Relaxed)
     }
 
     /// Its engine hangs: what is asked there is never answered, and never refused.
-    pub fn freeze(&self, net: &Net) {
+    pub fn freeze(&self, net: &Network) {
         self.signal(net, "STOP");
-        self.silent.store(true, Ordering::Relaxed);
+        self.is_frozen.store(true, Ordering::Relaxed);
     }
 
     /// It goes on.
-    pub fn thaw(&self, net: &Net) {
+    pub fn thaw(&self, net: &Network) {
         self.signal(net, "CONT");
-        self.silent.store(false, Ordering::Relaxed);
+        self.is_frozen.store(false, Ordering::Relaxed);
     }
 
     /// Ends its engine at once; its containers go on.
-    pub fn kill_engine(&self, net: &Net) {
+    pub fn kill_engine(&self, net: &Network) {
         self.signal(net, "KILL");
-        wait_until("its engine is gone", LONG, || self.engine(net).is_none());
+        wait_until("its engine is gone", WAIT_LIMIT, || self.engine(net).is_none());
     }
 
     /// Starts its engine again.
     pub fn start_engine(&self) {
-        let mut life = self.life.lock().expect("nobody panicked");
+        let mut life = self.process.lock().expect("nobody panicked");
         let stdin = life.as_mut().and_then(|child| child.stdin.as_mut());
         stdin.expect("it is not lost").write_all(b"\n").expect("its first process reads");
     }
 
-    fn signal(&self, net: &Net, name: &str) {
+    fn signal(&self, net: &Network, name: &str) {
         let engine = self.engine(net).expect("its engine runs");
         run(Command::new("kill").args(["-s", name, &engine]));
     }
 
-    fn engine(&self, net: &Net) -> Option<String> {
+    fn engine(&self, net: &Network) -> Option<String> {
         let comm = |id: &String| fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
         net.processes(self.number).into_iter().find(|id| comm(id).trim() == "dockerd")
     }
 
     /// Returns when none of its processes is left.
-    pub fn end(&self) {
-        let life = self.life.lock().ok().and_then(|mut life| life.take());
+    pub fn stop(&self) {
+        let life = self.process.lock().ok().and_then(|mut life| life.take());
         if let Some(mut child) = life {
             drop(child.stdin.take());
             let _ = child.wait();
@@ -198,7 +198,7 @@ impl Node {
     }
 
     /// For a test that fails: the last lines in which its engine complains.
-    pub fn show(&self) {
+    pub fn print_log(&self) {
         eprintln!("==== the engine of {}\n{}", self.name, self.log());
     }
 
@@ -214,7 +214,7 @@ impl Node {
 fn storage_driver() -> &'static str {
     static DRIVER: LazyLock<String> = LazyLock::new(|| match overlay_mounts() {
         true => "overlay2".into(),
-        false => run(&mut machine("info --format {{.Driver}}")),
+        false => run(&mut host_docker("info --format {{.Driver}}")),
     });
     &DRIVER
 }
@@ -229,26 +229,26 @@ fn overlay_mounts() -> bool {
 }
 
 /// Copies images of the machine's own engine to these.
-pub fn bring<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String]) {
-    let file = saved(images);
-    at_once(nodes, |node| {
+pub fn load_images<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String]) {
+    let file = save_images(images);
+    on_all(nodes, |node| {
         node.docker(&format!("load --quiet --input {}", file.display()));
     });
 }
 
 /// The images as one file, which the tests of this machine share: it is made by the first one that needs it.
-pub fn saved(images: &[String]) -> PathBuf {
-    let ids = run(machine("image inspect --format {{.Id}}").args(images));
+pub fn save_images(images: &[String]) -> PathBuf {
+    let ids = run(host_docker("image inspect --format {{.Id}}").args(images));
     let mut hasher = DefaultHasher::new();
     (images, ids).hash(&mut hasher);
     let folder = std::env::temp_dir();
-    let file = folder.join(format!("{IMAGES}{:016x}.tar", hasher.finish()));
-    let lock = File::create(folder.join(format!("{IMAGES}lock"))).expect("a lock file");
+    let file = folder.join(format!("{IMAGE_FILE_PREFIX}{:016x}.tar", hasher.finish()));
+    let lock = File::create(folder.join(format!("{IMAGE_FILE_PREFIX}lock"))).expect("a lock file");
     lock.lock().expect("a lock");
     if !file.exists() {
         remove_unused();
         let part = file.with_extension("part");
-        run(machine("save --output").arg(&part).args(images));
+        run(host_docker("save --output").arg(&part).args(images));
         fs::rename(part, &file).expect("a file");
     }
     let now = SystemTime::now();
@@ -258,25 +258,25 @@ pub fn saved(images: &[String]) -> PathBuf {
 
 fn remove_unused() {
     let all = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
-    let images = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(IMAGES));
+    let images = all.filter(|entry| entry.file_name().to_string_lossy().starts_with(IMAGE_FILE_PREFIX));
     let is_unused = |entry: &fs::DirEntry| {
         let modified = entry.metadata().and_then(|m| m.modified()).ok();
-        modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > UNUSED)
+        modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > UNUSED_AFTER)
     };
     images.filter(is_unused).for_each(|entry| _ = fs::remove_file(entry.path()));
 }
 
 /// Does it on all that are not lost, at the same time.
-pub fn at_once<'n>(nodes: impl Iterator<Item = &'n Node>, act: impl Fn(&Node) + Sync) {
+pub fn on_all<'n>(nodes: impl Iterator<Item = &'n Node>, act: impl Fn(&Node) + Sync) {
     std::thread::scope(|scope| {
-        for node in nodes.filter(|n| n.lives()) {
+        for node in nodes.filter(|n| n.is_alive()) {
             scope.spawn(|| act(node));
         }
     });
 }
 
 /// docker as it is set up on this machine.
-pub fn machine(line: &str) -> Command {
+pub fn host_docker(line: &str) -> Command {
     let mut command = Command::new("docker");
     command.args(line.split_whitespace()).stdin(Stdio::null());
     command

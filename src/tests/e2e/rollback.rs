@@ -6,26 +6,26 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::test_project::Stage;
+use crate::test_project::TestProject;
 
 /// A stage with so many instances of version 1, which is release 1.
-fn first_release(stage: Stage, count: usize) -> Stage {
+fn first_release(stage: TestProject, count: usize) -> TestProject {
     stage.up(&format!("--scale app={count}"));
     stage.deploy("app").exits(0);
     stage
 }
 
 /// Release 2 is version 2.
-fn two_releases(stage: Stage, count: usize) -> Stage {
+fn two_releases(stage: TestProject, count: usize) -> TestProject {
     let stage = first_release(stage, count);
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     stage.deploy("app").exits(0);
     stage.expect_release("app", count, "2");
     stage
 }
 
 /// Rolls back while clients are there; `from` and `to` are the versions.
-fn goes_back(stage: &Stage, words: &str, from: &str, to: &str) {
+fn roll_back(stage: &TestProject, words: &str, from: &str, to: &str) {
     let (ran, answers) = stage.rollback_under_load("", words);
     ran.exits(0).says("is back on release");
     answers.all_from(&[from, to]);
@@ -34,8 +34,8 @@ fn goes_back(stage: &Stage, words: &str, from: &str, to: &str) {
 }
 
 /// No container but the project's own and those that hold images, which never ran; nothing is headed for.
-fn expect_nothing_left(stage: &Stage) {
-    assert!(!state(stage).join("wanted.json").exists(), "a rollout is still headed for");
+fn expect_nothing_left(stage: &TestProject) {
+    assert!(!state_folder(stage).join("wanted.json").exists(), "a rollout is still headed for");
     let states = stage.containers().into_iter().filter(|c| c.state != "running").count();
     assert_eq!(states, 0, "containers that do not run: {:?}", stage.containers());
     for keeper in stage.keepers() {
@@ -46,22 +46,22 @@ fn expect_nothing_left(stage: &Stage) {
 }
 
 /// Where the releases of the project are.
-fn state(stage: &Stage) -> PathBuf {
-    stage.path(".compose-zd").join(&stage.project)
+fn state_folder(stage: &TestProject) -> PathBuf {
+    stage.path(".compose-zd").join(&stage.name)
 }
 
-fn images(stage: &Stage) -> BTreeSet<String> {
-    stage.service("app").into_iter().map(|c| c.image).collect()
+fn images(stage: &TestProject) -> BTreeSet<String> {
+    stage.service_containers("app").into_iter().map(|c| c.image).collect()
 }
 
 // Which release.
 
 #[test]
 fn a_rollback_restores_the_previous_or_any_kept_release() {
-    let stage = Stage::scale("back");
+    let stage = TestProject::nginx_proxy("back");
     stage.up("");
 
-    stage.tell("--- without a release it says what makes one");
+    stage.log("--- without a release it says what makes one");
     let before = stage.containers();
     let none = "no release of `zde2e-back`";
     stage.rollback("").exits(2).says(none).says("`compose-zd deploy` records one");
@@ -69,8 +69,8 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     stage.rollback("").exits(2).says(&format!("{none} before the current one")).says("kept are 1");
     assert_eq!(stage.containers(), before);
 
-    stage.tell("--- what is not kept is refused with what is, and a dry run changes nothing");
-    stage.set("VERSION=2");
+    stage.log("--- what is not kept is refused with what is, and a dry run changes nothing");
+    stage.set_variables("VERSION=2");
     stage.deploy("app").exits(0);
     let before = (stage.containers(), files(&stage.path(".compose-zd")));
     stage.rollback("--to 99").exits(2).says("release 99 is not recorded").says("kept are 2, 1");
@@ -78,59 +78,59 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     stage.rollback("--dry-run").exits(0).says("plan for `app`");
     assert_eq!((stage.containers(), files(&stage.path(".compose-zd"))), before);
 
-    stage.tell("--- the one before, and another rollback returns");
+    stage.log("--- the one before, and another rollback returns");
     for (from, to) in [("2", "1"), ("1", "2")] {
-        goes_back(&stage, "", from, to);
+        roll_back(&stage, "", from, to);
         stage.expect_release("app", 1, to);
     }
 
-    stage.tell("--- any that is kept");
-    stage.set("VERSION=3");
+    stage.log("--- any that is kept");
+    stage.set_variables("VERSION=3");
     stage.deploy("app").exits(0);
     // Version 1 again is release 3, version 3 is release 5.
-    goes_back(&stage, "--to 2", "3", "2");
-    goes_back(&stage, "--to 5", "2", "3");
-    goes_back(&stage, "--to 3", "3", "1");
+    roll_back(&stage, "--to 2", "3", "2");
+    roll_back(&stage, "--to 5", "2", "3");
+    roll_back(&stage, "--to 3", "3", "1");
 
-    stage.tell("--- Compose and a deploy have nothing to do after a rollback to what the file says");
-    stage.set("VERSION=1");
+    stage.log("--- Compose and a deploy have nothing to do after a rollback to what the file says");
+    stage.set_variables("VERSION=1");
     let before = stage.containers();
     stage.deploy("app").exits(0).says("nothing has to change");
     assert_eq!(stage.containers(), before);
     stage.compose("up -d");
     assert_eq!(stage.containers(), before);
 
-    stage.tell("--- a deploy after a rollback is rolled back to what that put in place");
-    stage.set("VERSION=4");
+    stage.log("--- a deploy after a rollback is rolled back to what that put in place");
+    stage.set_variables("VERSION=4");
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(0);
     answers.all_from(&["1", "4"]);
-    goes_back(&stage, "", "4", "1");
+    roll_back(&stage, "", "4", "1");
 
     stage
-        .tell("--- a deploy that fails after a rollback leaves what was put back, and is none to go back to");
+        .log("--- a deploy that fails after a rollback leaves what was put back, and is none to go back to");
     let before = stage.containers();
-    stage.set("VERSION=5 STATUS=503");
+    stage.set_variables("VERSION=5 STATUS=503");
     let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 2s");
     ran.exits(3).says("served before and still serve");
     answers.all_from(&["1"]);
     assert_eq!(stage.containers(), before);
     expect_nothing_left(&stage);
-    goes_back(&stage, "", "1", "4");
+    roll_back(&stage, "", "1", "4");
 
-    stage.tell("--- although the Compose file cannot be read: the proxy's labels still tell where it is");
+    stage.log("--- although the Compose file cannot be read: the proxy's labels still tell where it is");
     stage.write("compose.yaml", "services: {app: [");
-    goes_back(&stage, "", "4", "1");
+    roll_back(&stage, "", "4", "1");
     stage.expect_release("app", 1, "1");
 }
 
 #[test]
 fn prune_removes_the_images_of_a_removed_project_only() {
-    let stage = Stage::scale("prune");
+    let stage = TestProject::nginx_proxy("prune");
     stage.up("");
     stage.deploy("app").exits(0);
     let prune = |words: &str, says: &str| {
-        stage.start(&format!("prune {words}")).end().exits(0).says(says);
+        stage.start(&format!("prune {words}")).wait().exits(0).says(says);
     };
     let kept = || (stage.keepers().len(), stage.release_tags().len());
     prune("", "`zde2e-prune` keeps its images: it has 2 containers");
@@ -157,94 +157,94 @@ services:
 
 #[test]
 fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
-    let stage = Stage::scale("backprune");
-    stage.set("DOCKER_BUILDKIT=0 COMPOSE_ZD_KEEP=20");
-    stage.add(BUILD);
-    stage.write_recipe("ENV VERSION=1\n");
+    let stage = TestProject::nginx_proxy("backprune");
+    stage.set_variables("DOCKER_BUILDKIT=0 COMPOSE_ZD_KEEP=20");
+    stage.write_override(BUILD);
+    stage.write_dockerfile("ENV VERSION=1\n");
     stage.up("--build");
     stage.deploy("app").exits(0);
     let first = images(&stage);
 
-    stage.tell("--- a build that fails changes nothing");
+    stage.log("--- a build that fails changes nothing");
     let before = stage.containers();
-    stage.write_recipe("RUN [\"/sample-app\", \"cat\", \"/not-there\"]\n");
+    stage.write_dockerfile("RUN [\"/sample-app\", \"cat\", \"/not-there\"]\n");
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(1).says("nothing was changed");
     answers.all_from(&["1"]);
     assert_eq!(stage.containers(), before);
 
-    stage.tell("--- what was built anew is deployed");
-    stage.write_recipe("ENV VERSION=2\n");
+    stage.log("--- what was built anew is deployed");
+    stage.write_dockerfile("ENV VERSION=2\n");
     let (ran, answers) = stage.deploy_under_load("", "app");
     ran.exits(0);
     answers.all_from(&["1", "2"]);
     stage.expect_release("app", 1, "2");
     let second = images(&stage);
 
-    stage.tell("--- pruning takes none away");
+    stage.log("--- pruning takes none away");
     prune(&stage);
-    goes_back(&stage, "", "2", "1");
+    roll_back(&stage, "", "2", "1");
     assert_eq!(images(&stage), first);
     prune(&stage);
-    goes_back(&stage, "", "1", "2");
+    roll_back(&stage, "", "1", "2");
     assert_eq!(images(&stage), second);
 
-    stage.tell("--- what a prune of containers took is held again by the next deploy");
+    stage.log("--- what a prune of containers took is held again by the next deploy");
     stage.keepers().iter().for_each(|name| drop(stage.docker(&format!("rm {name}"))));
-    stage.write_recipe("ENV VERSION=3\n");
+    stage.write_dockerfile("ENV VERSION=3\n");
     stage.deploy("app").exits(0);
     prune(&stage);
-    goes_back(&stage, "--to 1", "3", "1");
+    roll_back(&stage, "--to 1", "3", "1");
     assert_eq!(images(&stage), first);
 
-    stage.tell("--- an image that is there is enough without what kept it");
-    goes_back(&stage, "--to 2", "1", "2");
+    stage.log("--- an image that is there is enough without what kept it");
+    roll_back(&stage, "--to 2", "1", "2");
     let id = first.first().expect("an image");
-    let held = format!("{}-held:1", stage.project);
+    let held = format!("{}-held:1", stage.name);
     stage.docker(&format!("tag {id} {held}"));
-    forget_kept(&stage);
-    goes_back(&stage, "", "2", "1");
+    remove_kept(&stage);
+    roll_back(&stage, "", "2", "1");
     assert_eq!(images(&stage), first);
 
-    stage.tell("--- an image that is gone is said, and nothing is changed");
-    goes_back(&stage, "--to 2", "1", "2");
+    stage.log("--- an image that is gone is said, and nothing is changed");
+    roll_back(&stage, "--to 2", "1", "2");
     stage.docker(&format!("image rm {held}"));
-    forget_kept(&stage);
+    remove_kept(&stage);
     assert!(!stage.try_docker(&format!("image inspect {id}")).status.success(), "it is gone");
-    let before = (stage.containers(), files(&state(&stage)));
+    let before = (stage.containers(), files(&state_folder(&stage)));
     let (ran, answers) = stage.rollback_under_load("", "");
     ran.exits(1).says("is gone from this engine").says(id).says("hint: ");
     answers.all_from(&["2"]);
-    assert_eq!((stage.containers(), files(&state(&stage))), before);
+    assert_eq!((stage.containers(), files(&state_folder(&stage))), before);
 }
 
 /// As `docker image prune -a`, for the images of this project alone.
-fn prune(stage: &Stage) {
-    stage.docker(&format!("image prune -af --filter label={}", stage.built_here()));
+fn prune(stage: &TestProject) {
+    stage.docker(&format!("image prune -af --filter label={}", stage.image_label()));
 }
 
-fn forget_kept(stage: &Stage) {
+fn remove_kept(stage: &TestProject) {
     stage.keepers().iter().for_each(|name| drop(stage.docker(&format!("rm {name}"))));
     stage.release_tags().iter().for_each(|tag| drop(stage.docker(&format!("image rm -f {tag}"))));
 }
 
 /// Two images with their versions in them, and the first release of the first.
-fn two_images(name: &str) -> Stage {
-    let stage = Stage::scale(name);
-    stage.set("DOCKER_BUILDKIT=0");
-    stage.add("services: {app: {environment: {VERSION: !reset null}}}");
+fn two_images(name: &str) -> TestProject {
+    let stage = TestProject::nginx_proxy(name);
+    stage.set_variables("DOCKER_BUILDKIT=0");
+    stage.write_override("services: {app: {environment: {VERSION: !reset null}}}");
     let base = stage.variable("ZD_APP_IMAGE");
     for version in ["1", "2", "3"] {
-        stage.write_recipe(&format!("ENV VERSION={version}\n"));
+        stage.write_dockerfile(&format!("ENV VERSION={version}\n"));
         stage.docker(&format!("build --build-arg BASE={base} -t {} source", image(&stage, version)));
     }
-    stage.set(&format!("ZD_APP_IMAGE={}", image(&stage, "1")));
+    stage.set_variables(&format!("ZD_APP_IMAGE={}", image(&stage, "1")));
     stage.up("");
     stage
 }
 
-fn image(stage: &Stage, version: &str) -> String {
-    format!("{}-image:{version}", stage.project)
+fn image(stage: &TestProject, version: &str) -> String {
+    format!("{}-image:{version}", stage.name)
 }
 
 #[test]
@@ -253,14 +253,14 @@ fn a_rollback_restores_a_project_that_compose_started() {
     let [one, two, three] = ["1", "2", "3"].map(|version| image(&stage, version));
     let first = images(&stage);
 
-    stage.tell("--- what Compose started");
-    stage.set(&format!("ZD_APP_IMAGE={two}"));
+    stage.log("--- what Compose started");
+    stage.set_variables(&format!("ZD_APP_IMAGE={two}"));
     stage.deploy("app").exits(0).says("is kept as release 1").says("as release 2");
-    goes_back(&stage, "", "2", "1");
+    roll_back(&stage, "", "2", "1");
     assert_eq!(images(&stage), first);
 
-    stage.tell("--- an image of the command line serves until the next deploy");
-    stage.set(&format!("ZD_APP_IMAGE={one}"));
+    stage.log("--- an image of the command line serves until the next deploy");
+    stage.set_variables(&format!("ZD_APP_IMAGE={one}"));
     let (ran, answers) = stage.deploy_under_load("", &format!("app --image app={three}"));
     ran.exits(0);
     answers.all_from(&["1", "3"]);
@@ -269,42 +269,42 @@ fn a_rollback_restores_a_project_that_compose_started() {
     ran.exits(0).says("`app` goes back to the file's image").says(&three);
     answers.all_from(&["3", "1"]);
     stage.expect_release("app", 1, "1");
-    goes_back(&stage, "", "1", "3");
+    roll_back(&stage, "", "1", "3");
     stage.deploy("app").exits(0).says("goes back to the file's image");
     stage.expect_release("app", 1, "1");
     expect_nothing_left(&stage);
 
-    stage.tell("--- one for a service that is not there, or that is none, changes nothing");
-    let before = (stage.containers(), files(&state(&stage)));
+    stage.log("--- one for a service that is not there, or that is none, changes nothing");
+    let before = (stage.containers(), files(&state_folder(&stage)));
     let load = stage.start_load("");
     stage.deploy("app --image web=shop:1").exits(2).says("`web`").says("hint: ");
     // Nothing listens at this port, so no registry is asked.
     stage.deploy("app --image app=127.0.0.1:1/none:1").exits(1).says("nothing was changed");
-    stage.set("ZD_APP_IMAGE=127.0.0.1:1/none:1");
+    stage.set_variables("ZD_APP_IMAGE=127.0.0.1:1/none:1");
     stage.deploy("app").exits(1).says("nothing was changed");
-    load.end().all_from(&["1"]);
-    assert_eq!((stage.containers(), files(&state(&stage))), before);
+    load.stop().all_from(&["1"]);
+    assert_eq!((stage.containers(), files(&state_folder(&stage))), before);
 }
 
 #[test]
 fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
-    let stage = Stage::scale("backenv");
+    let stage = TestProject::nginx_proxy("backenv");
     stage.up("");
 
-    stage.tell("--- it does not");
-    stage.set("VERSION=2");
-    stage.add("services: {app: {stop_signal: SIGINT}}");
+    stage.log("--- it does not");
+    stage.set_variables("VERSION=2");
+    stage.write_override("services: {app: {stop_signal: SIGINT}}");
     stage.deploy("app").exits(0).says("no later `rollback` can go back to it");
     stage.rollback("").exits(2).says("no release of `zde2e-backenv` before the current one");
     stage.expect_release("app", 1, "2");
 
-    stage.tell("--- it does, but for the environment");
+    stage.log("--- it does, but for the environment");
     fs::remove_dir_all(stage.path(".compose-zd")).expect("the releases go");
-    stage.set("VERSION=3");
+    stage.set_variables("VERSION=3");
     stage.up("");
-    stage.set("VERSION=4");
+    stage.set_variables("VERSION=4");
     stage.deploy("app").exits(0).says("is kept as release 1");
-    goes_back(&stage, "", "4", "3");
+    roll_back(&stage, "", "4", "3");
     stage.expect_release("app", 1, "3");
 }
 
@@ -312,9 +312,9 @@ fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
 
 #[test]
 fn a_rollback_restores_the_number_of_instances() {
-    let stage = first_release(Stage::scale("backscale"), 1);
+    let stage = first_release(TestProject::nginx_proxy("backscale"), 1);
 
-    stage.tell("--- a change of the number alone keeps the instances");
+    stage.log("--- a change of the number alone keeps the instances");
     let one = stage.ids("app");
     let (ran, answers) = stage.deploy_under_load("", "app --scale app=2");
     ran.exits(0);
@@ -330,16 +330,16 @@ fn a_rollback_restores_the_number_of_instances() {
         expect_nothing_left(&stage);
     }
 
-    stage.tell("--- with a change of the version");
-    stage.set("VERSION=2");
+    stage.log("--- with a change of the version");
+    stage.set_variables("VERSION=2");
     stage.deploy("app --scale app=1").exits(0);
-    goes_back(&stage, "", "2", "1");
+    roll_back(&stage, "", "2", "1");
     stage.expect_release("app", 2, "1");
-    goes_back(&stage, "", "1", "2");
+    roll_back(&stage, "", "1", "2");
     stage.expect_release("app", 1, "2");
 
-    stage.tell("--- the number in the file");
-    let replicas = |n| stage.add(&format!("services: {{app: {{deploy: {{replicas: {n}}}}}}}"));
+    stage.log("--- the number in the file");
+    let replicas = |n| stage.write_override(&format!("services: {{app: {{deploy: {{replicas: {n}}}}}}}"));
     replicas(1);
     stage.deploy("app").exits(0);
     let one = stage.ids("app");
@@ -361,21 +361,21 @@ fn a_rollback_restores_the_number_of_instances() {
 #[test]
 fn the_requested_number_of_releases_is_kept() {
     let stage = two_images("backkeep");
-    let (base, more) = (image(&stage, "1"), format!("{}-more", stage.project));
+    let (base, more) = (image(&stage, "1"), format!("{}-more", stage.name));
     let neighbour = format!("compose-zd-keep-{more}--app-r1");
-    let tags = [format!("compose-zd/{more}--app:r1"), format!("compose-zd/{}--app:mine", stage.project)];
+    let tags = [format!("compose-zd/{more}--app:r1"), format!("compose-zd/{}--app:mine", stage.name)];
     tags.iter().for_each(|tag| drop(stage.docker(&format!("tag {base} {tag}"))));
     stage.docker(&format!("create --name {neighbour} --label compose-zd.keeps={more} {}", tags[0]));
     // Of another checkout of the project.
-    let theirs = format!("compose-zd/{}--app:r1-0000feed", stage.project);
-    let checkouts = format!("compose-zd-keep-{}--app-r1-0000feed", stage.project);
+    let theirs = format!("compose-zd/{}--app:r1-0000feed", stage.name);
+    let checkouts = format!("compose-zd-keep-{}--app-r1-0000feed", stage.name);
     stage.docker(&format!("tag {base} {theirs}"));
-    stage.docker(&format!("create --name {checkouts} --label compose-zd.keeps={} {theirs}", stage.project));
+    stage.docker(&format!("create --name {checkouts} --label compose-zd.keeps={} {theirs}", stage.name));
     for version in ["1", "2", "3"] {
-        stage.set(&format!("ZD_APP_IMAGE={}", image(&stage, version)));
+        stage.set_variables(&format!("ZD_APP_IMAGE={}", image(&stage, version)));
         stage.deploy("app --keep 2").exits(0);
     }
-    let (project, mine) = (&stage.project, tags[1].clone());
+    let (project, mine) = (&stage.name, tags[1].clone());
     let id = stage.read(&format!(".compose-zd/{project}/history-id"));
     let held = ["2", "3"].map(|n| format!("compose-zd-keep-{project}--app-r{n}-{id}"));
     assert_eq!(stage.keepers(), [vec![checkouts], held.to_vec()].concat());
@@ -383,8 +383,8 @@ fn the_requested_number_of_releases_is_kept() {
     assert_eq!(stage.release_tags(), [vec![mine, theirs], kept.to_vec()].concat());
     stage.docker(&format!("inspect {neighbour} {}", tags[0]));
     stage.rollback("--to 1 --keep 2").exits(2).says("release 1 is").says("kept are 3, 2");
-    goes_back(&stage, "--keep 2", "3", "2");
-    goes_back(&stage, "--keep 2", "2", "3");
+    roll_back(&stage, "--keep 2", "3", "2");
+    roll_back(&stage, "--keep 2", "2", "3");
 }
 
 /// Every file below a folder.
@@ -401,17 +401,17 @@ const SECRET: &str = "correct-horse-battery";
 
 #[test]
 fn a_secret_is_only_in_private_release_files() {
-    let stage = Stage::scale("backsecret");
+    let stage = TestProject::nginx_proxy("backsecret");
     // Not in the file, which the user wrote.
-    stage.add("services: {app: {environment: {SECRET: '${SECRET}'}}}");
+    stage.write_override("services: {app: {environment: {SECRET: '${SECRET}'}}}");
     stage.write("tmp/.keep", "");
-    stage.set(&format!("SECRET={SECRET} TMPDIR={}", stage.path("tmp").display()));
+    stage.set_variables(&format!("SECRET={SECRET} TMPDIR={}", stage.path("tmp").display()));
     stage.up("");
     stage.deploy("app -v").exits(0).never_says(SECRET);
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     stage.deploy("app -v").exits(0).never_says(SECRET);
     stage.rollback("-v").exits(0).never_says(SECRET);
-    stage.set("VERSION=3 STATUS=503");
+    stage.set_variables("VERSION=3 STATUS=503");
     stage.deploy("app -v --health-deadline 2s").exits(3).never_says(SECRET);
     let folder = stage.path(".compose-zd");
     let holds = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains(SECRET));
@@ -428,29 +428,29 @@ fn a_secret_is_only_in_private_release_files() {
 // Killed in between.
 
 /// Kills a rollback when it has said this.
-fn kill_rollback(stage: &Stage, line: &str) {
+fn kill_rollback(stage: &TestProject, line: &str) {
     let mut rollback = stage.start_rollback("");
     rollback.wait_for(line);
     rollback.kill();
-    stage.ask("/").expect("the service goes on");
+    stage.get("/").expect("the service goes on");
 }
 
 /// The rollback that was killed did not happen, so that the next one undoes what there is of it.
 #[test]
 fn a_killed_rollback_is_finished_by_the_next_run() {
-    let stage = two_releases(Stage::scale("backkill"), 2);
+    let stage = two_releases(TestProject::nginx_proxy("backkill"), 2);
     let load = stage.start_load("");
     for (line, next) in [("in rotation: app-", "rollback"), ("started app-", "rollback app")] {
         kill_rollback(&stage, line);
-        stage.start(next).end().exits(0);
+        stage.start(next).wait().exits(0);
         stage.expect_release("app", 2, "2");
         expect_nothing_left(&stage);
     }
     kill_rollback(&stage, "stopped app-");
-    stage.set("VERSION=3");
+    stage.set_variables("VERSION=3");
     stage.deploy("app").exits(0);
     // Which version answers is told by the states.
-    assert_eq!(load.end().lost(), 0);
+    assert_eq!(load.stop().lost(), 0);
     stage.expect_release("app", 2, "3");
     expect_nothing_left(&stage);
 }

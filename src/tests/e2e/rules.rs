@@ -13,15 +13,15 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use crate::swarm::nodes::Nodes;
-use crate::test_project::Stage;
-use engine::Engine;
+use crate::swarm::nodes::SwarmNodes;
+use crate::test_project::TestProject;
+use engine::RulesEngine;
 
 /// How many rows are tried at a time; it is what two processors can do.
-const AT_A_TIME: usize = 4;
+const PARALLEL_CASES: usize = 4;
 
 /// One update: its settings, the number of instances, and which new ones fail.
-pub struct Row {
+pub struct UpdateCase {
     name: &'static str,
     parallelism: u32,
     delay: Duration,
@@ -30,12 +30,12 @@ pub struct Row {
     ratio: f64,
     order: &'static str,
     instances: usize,
-    fails: Fails,
-    differs: Differs,
+    fails: Failures,
+    differs: Difference,
 }
 
 /// The instances of the new version that fail, by the order in which they start.
-pub enum Fails {
+pub enum Failures {
     Never,
     /// They leave at their start.
     BeforeReady(&'static [u32]),
@@ -45,26 +45,26 @@ pub enum Fails {
 
 /// What compose-zd deliberately does in another way than Swarm.
 #[derive(Clone, Copy)]
-pub enum Differs {
-    Nowhere,
+pub enum Difference {
+    None,
     /// Swarm leaves the slot of a failed task empty (start-first: of one that failed after it was running). Here
     /// the old instance stays or comes back, because never do fewer serve than before.
-    OldInHoles,
+    OldFillGaps,
     /// To Swarm an update that continues is completed even if nothing came of it. Here it failed, and the old serve.
-    NotWithoutNew,
+    RollsBackWithoutNew,
 }
 
 /// How an update ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct End {
-    state: State,
+pub struct UpdateResult {
+    state: ResultState,
     /// Running instances of each version.
     new: usize,
     old: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum State {
+pub enum ResultState {
     Completed,
     Paused,
     RolledBack,
@@ -73,7 +73,7 @@ pub enum State {
 }
 
 /// Four instances, one after the other; the first failure pauses.
-const PLAIN: Row = Row {
+const DEFAULT_CASE: UpdateCase = UpdateCase {
     name: "",
     parallelism: 1,
     delay: Duration::ZERO,
@@ -82,8 +82,8 @@ const PLAIN: Row = Row {
     ratio: 0.0,
     order: "stop-first",
     instances: 4,
-    fails: Fails::Never,
-    differs: Differs::Nowhere,
+    fails: Failures::Never,
+    differs: Difference::None,
 };
 
 /// After it was ready, and well before any delay or monitor that is to catch it has passed.
@@ -92,7 +92,7 @@ const SOON: Duration = Duration::from_millis(400);
 /// A monitor that catches, however busy the machine is.
 const LONG: Duration = seconds(6);
 
-const ALL: Fails = Fails::BeforeReady(&[1, 2, 3, 4, 5, 6, 7, 8]);
+const ALL_FAIL: Failures = Failures::BeforeReady(&[1, 2, 3, 4, 5, 6, 7, 8]);
 
 /// No row depends on what Swarm itself leaves to chance or has changed:
 /// - A failure that decides about the next slot has a delay behind it; without one Swarm may hand out a slot before it
@@ -102,197 +102,197 @@ const ALL: Fails = Fails::BeforeReady(&[1, 2, 3, 4, 5, 6, 7, 8]);
 /// - A failure that is tolerated is not start-first: Swarm finds the old task in its slot when it has completed, and
 ///   begins again with that slot.
 /// - None fails between the monitor and a delay that is longer: not all engines let that pass.
-const FEW: [Row; 5] = [
-    Row {
+const QUICK_CASES: [UpdateCase; 5] = [
+    UpdateCase {
         name: "the second fails: pause",
         delay: seconds(1),
         monitor: LONG,
         order: "start-first",
         instances: 2,
-        fails: Fails::BeforeReady(&[2]),
-        ..PLAIN
+        fails: Failures::BeforeReady(&[2]),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "the last fails within its monitor: rollback",
         monitor: LONG,
         action: "rollback",
         order: "start-first",
         instances: 2,
-        fails: Fails::AfterReady(&[2], SOON),
-        ..PLAIN
+        fails: Failures::AfterReady(&[2], SOON),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "one fails: continue",
         action: "continue",
         instances: 2,
-        fails: Fails::BeforeReady(&[1]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "as many fail as may",
         delay: seconds(1),
         monitor: seconds(4),
         action: "rollback",
         ratio: 0.5,
         instances: 2,
-        fails: Fails::BeforeReady(&[1]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "fails after its monitor, after the update",
         action: "rollback",
         order: "start-first",
         instances: 1,
-        fails: Fails::AfterReady(&[1], seconds(6)),
-        ..PLAIN
+        fails: Failures::AfterReady(&[1], seconds(6)),
+        ..DEFAULT_CASE
     },
 ];
 
 /// All that is compared: `scripts/rules`.
-const ROWS: [Row; 19] = [
-    Row { name: "one after the other", ..PLAIN },
-    Row { name: "all at once", parallelism: 0, action: "rollback", order: "start-first", ..PLAIN },
-    Row {
+const ALL_CASES: [UpdateCase; 19] = [
+    UpdateCase { name: "one after the other", ..DEFAULT_CASE },
+    UpdateCase { name: "all at once", parallelism: 0, action: "rollback", order: "start-first", ..DEFAULT_CASE },
+    UpdateCase {
         name: "two at a time of five",
         parallelism: 2,
         delay: seconds(1),
         monitor: seconds(2),
         order: "start-first",
         instances: 5,
-        ..PLAIN
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "the first fails: pause",
         delay: seconds(1),
         monitor: LONG,
-        fails: Fails::BeforeReady(&[1]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "one in the middle fails: pause",
         delay: seconds(1),
         monitor: LONG,
         order: "start-first",
-        fails: Fails::BeforeReady(&[2]),
-        ..PLAIN
+        fails: Failures::BeforeReady(&[2]),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "one of the second two fails: pause",
         parallelism: 2,
         delay: seconds(1),
         monitor: LONG,
         instances: 6,
-        fails: Fails::BeforeReady(&[3]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[3]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "fails within its monitor: pause",
         delay: seconds(3),
         monitor: LONG,
-        fails: Fails::AfterReady(&[2], SOON),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::AfterReady(&[2], SOON),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "fails within its monitor, start-first: pause",
         delay: seconds(3),
         monitor: LONG,
         order: "start-first",
-        fails: Fails::AfterReady(&[2], SOON),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::AfterReady(&[2], SOON),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "the last fails within its monitor: rollback",
         monitor: LONG,
         action: "rollback",
         order: "start-first",
-        fails: Fails::AfterReady(&[4], SOON),
-        ..PLAIN
+        fails: Failures::AfterReady(&[4], SOON),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "fails after its monitor, during the update",
         delay: seconds(1),
         monitor: Duration::from_millis(1500),
         action: "rollback",
-        fails: Fails::AfterReady(&[1], seconds(4)),
-        ..PLAIN
+        fails: Failures::AfterReady(&[1], seconds(4)),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "fails after its monitor, after the update",
         parallelism: 0,
         action: "rollback",
         order: "start-first",
-        fails: Fails::AfterReady(&[1], seconds(8)),
-        ..PLAIN
+        fails: Failures::AfterReady(&[1], seconds(8)),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "a delay longer than the monitor",
         delay: seconds(6),
         monitor: seconds(4),
-        fails: Fails::AfterReady(&[1], SOON),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::AfterReady(&[1], SOON),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "one of the second two fails: rollback",
         parallelism: 2,
         delay: seconds(1),
         monitor: LONG,
         action: "rollback",
         instances: 6,
-        fails: Fails::BeforeReady(&[3]),
-        ..PLAIN
+        fails: Failures::BeforeReady(&[3]),
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "all fail: rollback",
         parallelism: 2,
         delay: seconds(1),
         monitor: LONG,
         action: "rollback",
-        fails: ALL,
-        ..PLAIN
+        fails: ALL_FAIL,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "two fail: continue",
         action: "continue",
-        fails: Fails::BeforeReady(&[1, 3]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1, 3]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "all fail: continue",
         parallelism: 2,
         action: "continue",
-        fails: ALL,
-        differs: Differs::NotWithoutNew,
-        ..PLAIN
+        fails: ALL_FAIL,
+        differs: Difference::RollsBackWithoutNew,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "as many fail as may",
         parallelism: 2,
         delay: seconds(1),
         monitor: seconds(4),
         action: "rollback",
         ratio: 0.25,
-        fails: Fails::BeforeReady(&[2]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[2]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "more fail than may: pause",
         delay: seconds(1),
         monitor: LONG,
         ratio: 0.25,
-        fails: Fails::BeforeReady(&[1, 3]),
-        differs: Differs::OldInHoles,
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1, 3]),
+        differs: Difference::OldFillGaps,
+        ..DEFAULT_CASE
     },
-    Row {
+    UpdateCase {
         name: "more fail than may: rollback",
         parallelism: 0,
         monitor: LONG,
@@ -300,41 +300,41 @@ const ROWS: [Row; 19] = [
         ratio: 0.25,
         order: "start-first",
         instances: 5,
-        fails: Fails::BeforeReady(&[1, 4]),
-        ..PLAIN
+        fails: Failures::BeforeReady(&[1, 4]),
+        ..DEFAULT_CASE
     },
 ];
 
 #[test]
 fn updates_end_as_docker_service_update_does() {
-    end_as_dockers_own_do("1s", &FEW);
+    compare_with_swarm("1s", &QUICK_CASES);
 }
 
 #[test]
 #[ignore = "takes minutes: scripts/rules"]
 fn table() {
-    end_as_dockers_own_do("500ms", &ROWS);
+    compare_with_swarm("500ms", &ALL_CASES);
 }
 
 /// Health checks are made this often.
-fn end_as_dockers_own_do(interval: &str, rows: &[Row]) {
-    let nodes = Nodes::new(1, 0);
-    let stage = Stage::on(nodes.address(0), "rules");
-    stage.set(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
-    let engine = Engine::of(&stage, interval);
-    let results = each(rows, |row, n| {
+fn compare_with_swarm(interval: &str, rows: &[UpdateCase]) {
+    let nodes = SwarmNodes::new(1, 0);
+    let stage = TestProject::on_other_engine(nodes.address(0), "rules");
+    stage.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
+    let engine = RulesEngine::new(&stage, interval);
+    let results = run_cases(rows, |row, n| {
         let ends = (swarm::update(&engine, row, n), project::update(&engine, row, n));
-        println!("{}", line(row, &ends));
+        println!("{}", result_line(row, &ends));
         ends
     });
-    let table = results.iter().zip(rows).map(|(ends, row)| line(row, ends));
+    let table = results.iter().zip(rows).map(|(ends, row)| result_line(row, ends));
     let table = table.collect::<String>();
     let same = results.iter().zip(rows).all(|((theirs, ours), row)| *ours == row.expected(theirs));
     assert!(same, "not as the engine's own:\n{table}");
 }
 
 /// What comes of every row, some of them at a time.
-fn each<T: Send>(rows: &[Row], attempt: impl Fn(&Row, usize) -> T + Sync) -> Vec<T> {
+fn run_cases<T: Send>(rows: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) -> T + Sync) -> Vec<T> {
     let rows = Mutex::new(rows.iter().enumerate());
     let results = Mutex::new(Vec::new());
     let work = || {
@@ -345,25 +345,25 @@ fn each<T: Send>(rows: &[Row], attempt: impl Fn(&Row, usize) -> T + Sync) -> Vec
             results.lock().expect("nothing panics with it").push((n, result));
         }
     };
-    thread::scope(|scope| (0..AT_A_TIME).for_each(|_| drop(scope.spawn(work))));
+    thread::scope(|scope| (0..PARALLEL_CASES).for_each(|_| drop(scope.spawn(work))));
     let mut results = results.into_inner().expect("nothing panics with it");
     results.sort_by_key(|(n, _)| *n);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-impl Row {
+impl UpdateCase {
     /// How compose-zd has to end where Swarm ended like this.
-    fn expected(&self, theirs: &End) -> End {
-        let End { state, new, old } = theirs.clone();
+    fn expected(&self, theirs: &UpdateResult) -> UpdateResult {
+        let UpdateResult { state, new, old } = theirs.clone();
         match self.differs {
-            Differs::Nowhere => End { state, new, old },
-            Differs::OldInHoles => End { state, new, old: self.instances - new },
-            Differs::NotWithoutNew => End { state: State::RolledBack, new: 0, old: self.instances },
+            Difference::None => UpdateResult { state, new, old },
+            Difference::OldFillGaps => UpdateResult { state, new, old: self.instances - new },
+            Difference::RollsBackWithoutNew => UpdateResult { state: ResultState::RolledBack, new: 0, old: self.instances },
         }
     }
 }
 
-fn line(row: &Row, (theirs, ours): &(End, End)) -> String {
+fn result_line(row: &UpdateCase, (theirs, ours): &(UpdateResult, UpdateResult)) -> String {
     let expected = row.expected(theirs);
     let verdict = match *ours == expected {
         true => String::new(),
@@ -372,27 +372,27 @@ fn line(row: &Row, (theirs, ours): &(End, End)) -> String {
     format!("{row}\n    service update: {theirs}\n    compose-zd:     {ours}{verdict}\n")
 }
 
-impl fmt::Display for Row {
+impl fmt::Display for UpdateCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { name, parallelism, delay, monitor, action, ratio, order, instances, fails, .. } = self;
+        let UpdateCase { name, parallelism, delay, monitor, action, ratio, order, instances, fails, .. } = self;
         write!(f, "{name}: {instances} instances, parallelism {parallelism}, delay {delay:?}, ")?;
         write!(f, "monitor {monitor:?}, {action}, ratio {ratio}, {order}, {fails}")
     }
 }
 
-impl fmt::Display for Fails {
+impl fmt::Display for Failures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fails::Never => write!(f, "none fails"),
-            Fails::BeforeReady(numbers) => write!(f, "{numbers:?} fail before they are ready"),
-            Fails::AfterReady(numbers, after) => write!(f, "{numbers:?} fail {after:?} after they are ready"),
+            Failures::Never => write!(f, "none fails"),
+            Failures::BeforeReady(numbers) => write!(f, "{numbers:?} fail before they are ready"),
+            Failures::AfterReady(numbers, after) => write!(f, "{numbers:?} fail {after:?} after they are ready"),
         }
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for UpdateResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let End { state, new, old } = self;
+        let UpdateResult { state, new, old } = self;
         write!(f, "{state:?}, {new} new, {old} old")
     }
 }

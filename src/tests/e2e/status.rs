@@ -1,20 +1,20 @@
 //! What runs, and what was deployed, is told as it is; and telling changes nothing.
 
-use crate::cli_runner::Running;
-use crate::test_project::Stage;
+use crate::cli_runner::RunningCommand;
+use crate::test_project::TestProject;
 
-fn tell(stage: &Stage, words: &str) -> String {
-    Running::start(stage, words).end().exits(0).stdout.clone()
+fn stdout_of(stage: &TestProject, words: &str) -> String {
+    RunningCommand::start(stage, words).wait().exits(0).stdout.clone()
 }
 
 #[test]
 fn status_and_history_show_instances_and_releases() {
-    let stage = Stage::scale("status");
+    let stage = TestProject::nginx_proxy("status");
     stage.up("--scale app=2");
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     stage.deploy("app").exits(0);
     let before = stage.containers();
-    let status = tell(&stage, "status");
+    let status = stdout_of(&stage, "status");
     let rows: Vec<Vec<&str>> = status.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(
         rows[0],
@@ -28,9 +28,9 @@ fn status_and_history_show_instances_and_releases() {
             "requests in flight and age: {status}"
         );
     }
-    stage.set("VERSION=3 STATUS=500");
+    stage.set_variables("VERSION=3 STATUS=500");
     stage.deploy("app --health-path / --health-deadline 2s").exits(3);
-    let history = tell(&stage, "history");
+    let history = stdout_of(&stage, "history");
     let lines: Vec<&str> = history.lines().collect();
     assert!(lines[1].starts_with("3 (history only)") && lines[1].contains("failed"), "{history}");
     assert!(lines[2].starts_with("2 (serves)") && lines[2].contains("deployed"), "{history}");
@@ -41,8 +41,8 @@ fn status_and_history_show_instances_and_releases() {
 
 #[test]
 fn status_shows_stopped_and_missing_services() {
-    let stage = Stage::one_side("statuspair");
-    let status = tell(&stage, "status");
+    let stage = TestProject::pair_with_idle_side("statuspair");
+    let status = stdout_of(&stage, "status");
     let row = |name: &str| {
         let found = status.lines().find(|l| l.contains(name)).unwrap_or_else(|| panic!("{name}: {status}"));
         found.split_whitespace().map(String::from).collect::<Vec<_>>()
@@ -50,6 +50,6 @@ fn status_shows_stopped_and_missing_services() {
     assert_eq!(row("service_a-1")[4..6], ["running", "in"]);
     assert_eq!(row("service_b-1")[4..], ["exited", "out", "0", "-"]);
     assert!(status.contains("`service`: service_a is the active side"), "{status}");
-    let history = tell(&stage, "history");
+    let history = stdout_of(&stage, "history");
     assert!(history.contains("no release of `zde2e-statuspair` is recorded"), "{history}");
 }

@@ -15,23 +15,23 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli_runner::{Ran, Running};
-use crate::docker_api::{DockerApi, Kind};
+use crate::cli_runner::{CommandResult, RunningCommand};
+use crate::docker_api::{DockerApi, ObjectKind};
 use crate::load::{Answers, Load, MixedLoad};
 
 /// How long anything may take that is only waited for; no test is about durations.
-pub const LONG: Duration = Duration::from_secs(40);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(40);
 
 /// Kind of the engine that the tests run on, where it is not the machine's own (engines.rs).
 pub const ENGINE: &str = "ZD_E2E_ENGINE";
 
 /// That kind; nothing for the machine's own.
-pub fn engine() -> String {
+pub fn engine_kind() -> String {
     std::env::var(ENGINE).unwrap_or_default()
 }
 
 /// Label of the images that tests build.
-const BUILT: &str = "compose-zd.e2e=built";
+const IMAGE_LABEL: &str = "compose-zd.e2e=built";
 
 /// How many lines of the proxy's log a failed test shows.
 const LOG_LINES: usize = 60;
@@ -45,7 +45,7 @@ pub const NO_MONITOR: [(&str, &str); 2] =
 
 /// Limit for one answer where others are asked for after it: a request to a container that Compose has just removed is never
 /// answered.
-const ANSWER: Duration = Duration::from_secs(3);
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// The only wait of the tests. The longer it takes the rarer it looks: fifty queries a second for half a minute keep an
 /// engine busier than what it is waited for.
@@ -54,7 +54,7 @@ pub fn wait_until(what: &str, limit: Duration, done: impl FnMut() -> bool) {
 }
 
 /// The same for an instant that must not be missed, of which a file tells.
-pub fn wait_closely(what: &str, limit: Duration, done: impl FnMut() -> bool) {
+pub fn wait_for_instant(what: &str, limit: Duration, done: impl FnMut() -> bool) {
     wait(what, limit, SHORTEST_PAUSE, done);
 }
 
@@ -69,24 +69,24 @@ fn wait(what: &str, limit: Duration, longest_pause: Duration, mut done: impl FnM
     }
 }
 
-pub struct Stage {
-    pub project: String,
+pub struct TestProject {
+    pub name: String,
     folder: TempDir,
     /// Where its proxy answers.
     address: Cell<Ipv4Addr>,
     port: u16,
     /// Whoever made it removes what it deployed: it is no Compose project of the machine's own engine.
-    elsewhere: bool,
+    on_other_engine: bool,
     variables: RefCell<BTreeMap<String, String>>,
     /// Everything that was run and what came of it, for a test that fails.
-    story: RefCell<Vec<String>>,
-    numbers: Cell<u32>,
+    log_entries: RefCell<Vec<String>>,
+    file_count: Cell<u32>,
     /// New instances are watched for as long as the tool does it by itself.
     default_monitor: Cell<bool>,
     /// A network that other projects share with this one, and their proxy's project.
-    shared: Option<(String, String)>,
+    shared_network: Option<(String, String)>,
     /// Held for the life of a stage.
-    _turn: Option<File>,
+    _lock: Option<File>,
 }
 
 /// One container of the project.
@@ -112,16 +112,16 @@ pub struct Reply {
     pub instance: String,
 }
 
-impl Stage {
+impl TestProject {
     /// One service `app` behind nginx-proxy.
-    pub fn scale(name: &str) -> Stage {
-        Stage::of(name, "nginx-proxy-scale")
+    pub fn nginx_proxy(name: &str) -> TestProject {
+        TestProject::from_compose_file(name, "nginx-proxy-scale")
     }
 
     /// One service `app` behind HAProxy with `server-template`.
-    pub fn haproxy(name: &str) -> Stage {
-        let stage = Stage::with(name, "haproxy-template", &["haproxy.cfg"]);
-        if engine() == "podman" {
+    pub fn haproxy(name: &str) -> TestProject {
+        let stage = TestProject::from_fixture(name, "haproxy-template", &["haproxy.cfg"]);
+        if engine_kind() == "podman" {
             // Its DNS is at the gateway of each network.
             let configuration = stage.read("haproxy.cfg");
             let fixed = "nameserver dns 127.0.0.11:53";
@@ -132,25 +132,25 @@ impl Stage {
     }
 
     /// One service `app` behind Traefik, which watches a directory of routes.
-    pub fn traefik(name: &str) -> Stage {
-        Stage::of(name, "traefik")
+    pub fn traefik(name: &str) -> TestProject {
+        TestProject::from_compose_file(name, "traefik")
     }
 
     /// A fixture that has more files than its Compose file.
-    pub fn with(name: &str, fixture: &str, files: &[&str]) -> Stage {
-        let stage = Stage::of(name, fixture);
-        files.iter().for_each(|file| stage.copy(&format!("{fixture}/{file}"), file));
+    pub fn from_fixture(name: &str, fixture: &str, files: &[&str]) -> TestProject {
+        let stage = TestProject::from_compose_file(name, fixture);
+        files.iter().for_each(|file| stage.copy_fixture(&format!("{fixture}/{file}"), file));
         stage
     }
 
     /// `service_a` and `service_b` behind nginx-proxy.
-    pub fn pair(name: &str) -> Stage {
-        Stage::of(name, "nginx-proxy-pair")
+    pub fn nginx_proxy_pair(name: &str) -> TestProject {
+        TestProject::from_compose_file(name, "nginx-proxy-pair")
     }
 
     /// A pair of which only `service_a` serves, as between two deploys.
-    pub fn one_side(name: &str) -> Stage {
-        let stage = Stage::pair(name);
+    pub fn pair_with_idle_side(name: &str) -> TestProject {
+        let stage = TestProject::nginx_proxy_pair(name);
         // The proxy comes last: one that had seen both would send requests to the stopped one for a moment.
         stage.compose("up -d service_a service_b");
         stage.compose("stop service_b");
@@ -159,13 +159,13 @@ impl Stage {
     }
 
     /// One service `app`, and its proxy in a project of its own.
-    pub fn shared(name: &str) -> Stage {
-        let mut stage = Stage::new(name, "nginx-proxy-shared", Company::Welcome);
-        let proxy = format!("{}-proxy", stage.project);
-        let network = format!("{}-web", stage.project);
-        stage.set(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
-        stage.copy("nginx-proxy-shared/compose.proxy.yaml", "proxy.yaml");
-        stage.shared = Some((network.clone(), proxy));
+    pub fn shared_proxy(name: &str) -> TestProject {
+        let mut stage = TestProject::new(name, "nginx-proxy-shared", Sharing::Shared);
+        let proxy = format!("{}-proxy", stage.name);
+        let network = format!("{}-web", stage.name);
+        stage.set_variables(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
+        stage.copy_fixture("nginx-proxy-shared/compose.proxy.yaml", "proxy.yaml");
+        stage.shared_network = Some((network.clone(), proxy));
         stage.tear_down();
         stage.docker(&format!("network create {network}"));
         stage.docker("compose -f proxy.yaml up -d");
@@ -173,78 +173,78 @@ impl Stage {
     }
 
     /// A stage for what the whole engine takes part in.
-    pub fn alone(name: &str, fixture: &str) -> Stage {
-        let stage = Stage::new(name, fixture, Company::Unwanted);
+    pub fn exclusive(name: &str, fixture: &str) -> TestProject {
+        let stage = TestProject::new(name, fixture, Sharing::Exclusive);
         stage.tear_down();
         stage
     }
 
-    fn of(name: &str, fixture: &str) -> Stage {
-        let stage = Stage::new(name, fixture, Company::Welcome);
+    fn from_compose_file(name: &str, fixture: &str) -> TestProject {
+        let stage = TestProject::new(name, fixture, Sharing::Shared);
         // A project of a test at the same time is none of this one's proxy's, whose reloads some tests count.
-        let own = format!("label=com.docker.compose.project={}", stage.project);
-        stage.set(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
+        let own = format!("label=com.docker.compose.project={}", stage.name);
+        stage.set_variables(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
         stage.tear_down();
         stage
     }
 
     /// An empty folder for what is deployed to other engines than the machine's own, and answers at this address.
-    pub fn on(address: Ipv4Addr, name: &str) -> Stage {
-        let mut stage = Stage::empty(name, Company::Elsewhere);
-        stage.elsewhere = true;
-        stage.answers_at(address);
+    pub fn on_other_engine(address: Ipv4Addr, name: &str) -> TestProject {
+        let mut stage = TestProject::empty(name, Sharing::OtherEngine);
+        stage.on_other_engine = true;
+        stage.set_address(address);
         stage
     }
 
-    fn new(name: &str, fixture: &str, company: Company) -> Stage {
-        let stage = Stage::empty(name, company);
+    fn new(name: &str, fixture: &str, company: Sharing) -> TestProject {
+        let stage = TestProject::empty(name, company);
         // A copy, so that nothing is ever left beside the fixture's own file.
-        stage.copy(&format!("{fixture}/compose.yaml"), "compose.yaml");
+        stage.copy_fixture(&format!("{fixture}/compose.yaml"), "compose.yaml");
         stage
     }
 
-    fn empty(name: &str, company: Company) -> Stage {
-        let stage = Stage {
-            project: format!("zde2e-{name}"),
+    fn empty(name: &str, company: Sharing) -> TestProject {
+        let stage = TestProject {
+            name: format!("zde2e-{name}"),
             folder: tempfile::tempdir().expect("a temporary folder"),
             address: Cell::new(Ipv4Addr::LOCALHOST),
             port: free_port(),
-            elsewhere: false,
+            on_other_engine: false,
             variables: RefCell::default(),
-            story: RefCell::default(),
-            numbers: Cell::default(),
+            log_entries: RefCell::default(),
+            file_count: Cell::default(),
             default_monitor: Cell::default(),
-            shared: None,
-            _turn: take_turn(company),
+            shared_network: None,
+            _lock: acquire_lock(company),
         };
         // An engine without root reads what is mounted as a user of its own.
         let open = fs::set_permissions(stage.folder.path(), fs::Permissions::from_mode(0o755));
         open.expect("its mode");
-        stage.variables.replace(parts());
+        stage.variables.replace(fixture_variables());
         let port = stage.port;
-        stage.set(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
+        stage.set_variables(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
         stage
     }
 
     /// All files of a fixture.
-    pub fn copy_all(&self, fixture: &str) {
+    pub fn copy_fixtures(&self, fixture: &str) {
         let from = root().join("fixtures").join(fixture).join(".");
         let copied = self.command("cp").arg("-r").arg(&from).arg(".").status();
         assert!(copied.is_ok_and(|status| status.success()), "{}", from.display());
     }
 
-    fn copy(&self, fixture: &str, name: &str) {
+    fn copy_fixture(&self, fixture: &str, name: &str) {
         let from = root().join("fixtures").join(fixture);
         fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 
     /// Adds a file of the fixture to the project.
-    pub fn add_fixture(&self, fixture: &str) {
-        self.copy(fixture, "compose.override.yaml");
+    pub fn copy_override(&self, fixture: &str) {
+        self.copy_fixture(fixture, "compose.override.yaml");
     }
 
     /// Adds keys to the project: Compose merges this file by itself.
-    pub fn add(&self, yaml: &str) {
+    pub fn write_override(&self, yaml: &str) {
         self.write("compose.override.yaml", yaml);
     }
 
@@ -256,9 +256,9 @@ impl Stage {
     }
 
     /// Writes a recipe that goes on from the app's image, whose result is removed with the project.
-    pub fn write_recipe(&self, lines: &str) {
-        let own = self.built_here();
-        let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {BUILT} {own}\n{lines}");
+    pub fn write_dockerfile(&self, lines: &str) {
+        let own = self.image_label();
+        let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {IMAGE_LABEL} {own}\n{lines}");
         self.write("source/Dockerfile", &recipe);
     }
 
@@ -273,12 +273,12 @@ impl Stage {
 
     /// A file name that no other command of this stage has.
     pub fn new_file(&self, kind: &str) -> PathBuf {
-        self.numbers.set(self.numbers.get() + 1);
-        self.path(&format!("{}.{kind}", self.numbers.get()))
+        self.file_count.set(self.file_count.get() + 1);
+        self.path(&format!("{}.{kind}", self.file_count.get()))
     }
 
     /// Sets variables of the project, as before a command: `VERSION=2 WARMUP=1`.
-    pub fn set(&self, words: &str) {
+    pub fn set_variables(&self, words: &str) {
         let pairs = words.split_whitespace().filter_map(|w| w.split_once('='));
         let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
         self.variables.borrow_mut().extend(pairs);
@@ -301,7 +301,7 @@ impl Stage {
     }
 
     /// Says where requests go from now on.
-    pub fn answers_at(&self, address: Ipv4Addr) {
+    pub fn set_address(&self, address: Ipv4Addr) {
         self.address.set(address);
     }
 
@@ -311,7 +311,7 @@ impl Stage {
 }
 
 /// Commands.
-impl Stage {
+impl TestProject {
     /// A program in the project's folder, with the project's variables.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
@@ -327,7 +327,7 @@ impl Stage {
     }
 
     /// compose-zd. It does not watch new instances where the test says nothing of that: few tests are about it.
-    pub fn tool(&self) -> Command {
+    pub fn compose_zd(&self) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_compose-zd"));
         let files = ["compose.yaml", "compose.override.yaml"];
         let says_so = files.iter().any(|file| self.read(file).contains("monitor:"));
@@ -338,7 +338,7 @@ impl Stage {
     }
 
     /// From now on new instances are watched as they are by default.
-    pub fn keep_the_default_monitor(&self) {
+    pub fn use_default_monitor(&self) {
         self.default_monitor.set(true);
     }
 
@@ -357,8 +357,8 @@ impl Stage {
     }
 
     pub fn compose(&self, line: &str) -> String {
-        let told = self.docker(&format!("compose -p {} {line}", self.project));
-        self.tell(&format!("docker compose {line}"));
+        let told = self.docker(&format!("compose -p {} {line}", self.name));
+        self.log(&format!("docker compose {line}"));
         told
     }
 
@@ -368,25 +368,25 @@ impl Stage {
         self.wait_until_all_answer();
     }
 
-    pub fn deploy(&self, words: &str) -> Ran {
-        self.start_deploy(words).end()
+    pub fn deploy(&self, words: &str) -> CommandResult {
+        self.start_deploy(words).wait()
     }
 
-    pub fn start_deploy(&self, words: &str) -> Running<'_> {
-        Running::start(self, &format!("deploy {words}"))
+    pub fn start_deploy(&self, words: &str) -> RunningCommand<'_> {
+        RunningCommand::start(self, &format!("deploy {words}"))
     }
 
-    pub fn rollback(&self, words: &str) -> Ran {
-        self.start_rollback(words).end()
+    pub fn rollback(&self, words: &str) -> CommandResult {
+        self.start_rollback(words).wait()
     }
 
     /// Any command.
-    pub fn start(&self, words: &str) -> Running<'_> {
-        Running::start(self, words)
+    pub fn start(&self, words: &str) -> RunningCommand<'_> {
+        RunningCommand::start(self, words)
     }
 
-    pub fn start_rollback(&self, words: &str) -> Running<'_> {
-        Running::start(self, &format!("rollback {words}"))
+    pub fn start_rollback(&self, words: &str) -> RunningCommand<'_> {
+        RunningCommand::start(self, &format!("rollback {words}"))
     }
 
     pub fn start_load(&self, words: &str) -> Load<'_> {
@@ -404,40 +404,40 @@ impl Stage {
     }
 
     /// A deploy with clients from before to after it.
-    pub fn deploy_under_load(&self, load: &str, words: &str) -> (Ran, Answers) {
+    pub fn deploy_under_load(&self, load: &str, words: &str) -> (CommandResult, Answers) {
         let load = self.start_load(load);
         let ran = self.deploy(words);
-        (ran, load.end())
+        (ran, load.stop())
     }
 
     /// A rollback with clients from before to after it.
-    pub fn rollback_under_load(&self, load: &str, words: &str) -> (Ran, Answers) {
+    pub fn rollback_under_load(&self, load: &str, words: &str) -> (CommandResult, Answers) {
         let load = self.start_load(load);
         let ran = self.rollback(words);
-        (ran, load.end())
+        (ran, load.stop())
     }
 
     /// The last of what was run, and what came of it.
-    pub fn last_told(&self, count: usize) -> String {
-        let story = self.story.borrow();
+    pub fn last_log_entries(&self, count: usize) -> String {
+        let story = self.log_entries.borrow();
         story[story.len().saturating_sub(count)..].join("\n")
     }
 
-    pub fn tell(&self, text: &str) {
-        self.story.borrow_mut().push(text.into());
+    pub fn log(&self, text: &str) {
+        self.log_entries.borrow_mut().push(text.into());
     }
 }
 
 /// What is there.
-impl Stage {
+impl TestProject {
     /// Every container of the project, and of its proxy's project.
     pub fn containers(&self) -> Vec<Container> {
-        let others = self.shared.iter().map(|(_, project)| project);
-        let projects = [&self.project].into_iter().chain(others);
-        projects.flat_map(|p| self.containers_of(p)).collect()
+        let others = self.shared_network.iter().map(|(_, project)| project);
+        let projects = [&self.name].into_iter().chain(others);
+        projects.flat_map(|p| self.containers_in(p)).collect()
     }
 
-    fn containers_of(&self, project: &str) -> Vec<Container> {
+    fn containers_in(&self, project: &str) -> Vec<Container> {
         let its = json!({"label": [format!("com.docker.compose.project={project}")]});
         let list = self.api().containers(&its);
         let mut found: Vec<Container> = list.iter().map(|c| Container::read(project, c)).collect();
@@ -452,25 +452,25 @@ impl Stage {
         DockerApi::at(&if host.is_empty() { inherited() } else { host })
     }
 
-    pub fn service(&self, service: &str) -> Vec<Container> {
+    pub fn service_containers(&self, service: &str) -> Vec<Container> {
         let mut all = self.containers();
         all.retain(|c| c.service == service);
         all
     }
 
     pub fn ids(&self, service: &str) -> BTreeSet<String> {
-        self.service(service).into_iter().map(|c| c.id).collect()
+        self.service_containers(service).into_iter().map(|c| c.id).collect()
     }
 
     /// State and version of each container of a service: `running 2`.
     pub fn states(&self, service: &str) -> Vec<String> {
         let state = |c: Container| format!("{} {}", c.state, c.version);
-        self.service(service).into_iter().map(state).collect()
+        self.service_containers(service).into_iter().map(state).collect()
     }
 
     /// What runs and no proxy routes to: no test names any of it to the tool, so nothing may happen to it.
     pub fn bystanders(&self) -> BTreeSet<(String, String)> {
-        if self.elsewhere {
+        if self.on_other_engine {
             return BTreeSet::new();
         }
         let all = self.containers().into_iter();
@@ -480,24 +480,24 @@ impl Stage {
 
     /// The containers that hold the images of releases, by name.
     pub fn keepers(&self) -> Vec<String> {
-        let held = self.api().containers(&json!({"label": [format!("compose-zd.keeps={}", self.project)]}));
+        let held = self.api().containers(&json!({"label": [format!("compose-zd.keeps={}", self.name)]}));
         let name = |c: &Value| c["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_string();
         sorted(held.iter().map(name))
     }
 
     /// The tags of the images of releases.
     pub fn release_tags(&self) -> Vec<String> {
-        let name = format!("compose-zd/{}--*", self.project);
-        sorted(self.api().list(Kind::Image, &json!({"reference": [name]})))
+        let name = format!("compose-zd/{}--*", self.name);
+        sorted(self.api().list(ObjectKind::Image, &json!({"reference": [name]})))
     }
 
     /// The label of the images that this project builds, and of no others.
-    pub fn built_here(&self) -> String {
-        format!("compose-zd.e2e.project={}", self.project)
+    pub fn image_label(&self) -> String {
+        format!("compose-zd.e2e.project={}", self.name)
     }
 
     pub fn proxy(&self) -> Container {
-        let mut proxies = self.service("proxy");
+        let mut proxies = self.service_containers("proxy");
         proxies.pop().expect("the project has a proxy")
     }
 
@@ -508,7 +508,7 @@ impl Stage {
     }
 
     fn proxy_log(&self) -> String {
-        let proxies = self.service("proxy");
+        let proxies = self.service_containers("proxy");
         let logs = proxies.iter().map(|proxy| {
             let output = self.try_docker(&format!("logs {}", proxy.id));
             let both = [output.stdout, output.stderr].concat();
@@ -528,44 +528,44 @@ impl Stage {
         let pid =
             self.api().get(&format!("/containers/{}/json", self.proxy().id))["State"]["Pid"].to_string();
         let root = Path::new("/proc").join(pid).join("root");
-        if self.elsewhere || fs::read_dir(&root).is_err() {
-            return self.in_proxy(&["ls", "-A", folder]);
+        if self.on_other_engine || fs::read_dir(&root).is_err() {
+            return self.exec_in_proxy(&["ls", "-A", folder]);
         }
         let files = fs::read_dir(root.join(folder.trim_start_matches('/'))).into_iter().flatten().flatten();
         sorted(files.map(|file| file.file_name().to_string_lossy().into_owned() + "\n")).concat()
     }
 
     /// What a command in the proxy prints.
-    pub fn in_proxy(&self, argv: &[&str]) -> String {
+    pub fn exec_in_proxy(&self, argv: &[&str]) -> String {
         let mut command = self.command("docker");
         command.args(["exec", &self.proxy().id]).args(argv);
         String::from_utf8_lossy(&command.output().expect("docker can be started").stdout).into()
     }
 
     /// One request through the proxy; none where it does not come back whole.
-    pub fn ask(&self, path: &str) -> Option<Reply> {
-        self.ask_at(&self.host(), path)
+    pub fn get(&self, path: &str) -> Option<Reply> {
+        self.get_from(&self.host(), path)
     }
 
     /// The same by another host name.
-    pub fn ask_at(&self, host: &str, path: &str) -> Option<Reply> {
-        self.ask_within(LONG, host, path)
+    pub fn get_from(&self, host: &str, path: &str) -> Option<Reply> {
+        self.get_within(WAIT_LIMIT, host, path)
     }
 
-    pub fn ask_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
+    pub fn get_within(&self, limit: Duration, host: &str, path: &str) -> Option<Reply> {
         let mut text = String::new();
-        self.send(limit, host, path).ok()?.read_to_string(&mut text).ok()?;
+        self.send_request(limit, host, path).ok()?.read_to_string(&mut text).ok()?;
         Reply::read(&text)
     }
 
     /// A request whose answer has begun, and goes on for as long as this is kept.
-    pub fn hold(&self, path: &str) -> TcpStream {
-        let mut stream = self.send(LONG, &self.host(), path).expect("a connection to the proxy");
+    pub fn open_request(&self, path: &str) -> TcpStream {
+        let mut stream = self.send_request(WAIT_LIMIT, &self.host(), path).expect("a connection to the proxy");
         stream.read_exact(&mut [0; 16]).expect("the answer begins");
         stream
     }
 
-    fn send(&self, limit: Duration, host: &str, path: &str) -> io::Result<TcpStream> {
+    fn send_request(&self, limit: Duration, host: &str, path: &str) -> io::Result<TcpStream> {
         let mut stream = TcpStream::connect((self.address.get(), self.port))?;
         stream.set_read_timeout(Some(limit))?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -575,16 +575,16 @@ impl Stage {
 }
 
 /// What has to be.
-impl Stage {
+impl TestProject {
     /// Every instance that runs is reached by the public URL; on its health path, which is never slow.
     pub fn wait_until_all_answer(&self) {
         let runs = |c: &Container| c.routed && c.state == "running";
         let all = self.containers().into_iter().filter(runs);
         let mut silent: BTreeSet<String> = all.map(|c| c.id[..12].into()).collect();
         let hosts = [self.host(), self.second_host()];
-        wait_until("every instance answers through the proxy", LONG, || {
+        wait_until("every instance answers through the proxy", WAIT_LIMIT, || {
             for host in hosts.iter().filter(|h| !h.is_empty()) {
-                let reply = self.ask_within(ANSWER, host, "/health").filter(|r| r.status == 200);
+                let reply = self.get_within(ANSWER_LIMIT, host, "/health").filter(|r| r.status == 200);
                 if let Some(reply) = reply {
                     silent.remove(&reply.instance);
                 }
@@ -607,47 +607,47 @@ impl Stage {
     }
 
     pub fn expect_version_and_status(&self, version: &str, status: u16) {
-        let reply = self.ask("/").expect("an answer through the proxy");
+        let reply = self.get("/").expect("an answer through the proxy");
         assert_eq!((reply.status, reply.version.as_str()), (status, version));
     }
 }
 
 /// The end.
-impl Stage {
+impl TestProject {
     fn tear_down(&self) {
-        if self.elsewhere {
+        if self.on_other_engine {
             return;
         }
         let api = self.api();
-        api.remove_project(&self.project);
-        if let Some((network, proxy)) = &self.shared {
+        api.remove_project(&self.name);
+        if let Some((network, proxy)) = &self.shared_network {
             api.remove_project(proxy);
-            api.remove(Kind::Network, &json!({"name": [network]}));
+            api.remove(ObjectKind::Network, &json!({"name": [network]}));
         }
         // What releases hold outlives the project, and a name that is used again would find it.
         // In this order: a container that holds an image uses it.
-        let name = format!("compose-zd-keep-{}-", self.project);
-        api.remove(Kind::Container, &json!({"name": [name]}));
-        let tag = format!("compose-zd/{}-*", self.project);
+        let name = format!("compose-zd-keep-{}-", self.name);
+        api.remove(ObjectKind::Container, &json!({"name": [name]}));
+        let tag = format!("compose-zd/{}-*", self.name);
         // And what the test has built.
-        let own = [format!("{}:*", self.project), format!("{}-*", self.project)];
-        api.remove(Kind::Image, &json!({"reference": [tag, own[0], own[1]]}));
+        let own = [format!("{}:*", self.name), format!("{}-*", self.name)];
+        api.remove(ObjectKind::Image, &json!({"reference": [tag, own[0], own[1]]}));
         if self.path("source").exists() {
             // The classic builder leaves the container of a step that failed.
-            let own = self.built_here();
+            let own = self.image_label();
             self.try_docker(&format!("container prune -f --filter label={own}"));
             self.try_docker(&format!("image prune -af --filter label={own}"));
         }
     }
 
-    fn show(&self) {
-        eprintln!("==== what was run\n{}", self.story.borrow().join("\n"));
-        if !self.elsewhere {
-            self.show_containers();
+    fn print_failure(&self) {
+        eprintln!("==== what was run\n{}", self.log_entries.borrow().join("\n"));
+        if !self.on_other_engine {
+            self.print_containers();
         }
     }
 
-    fn show_containers(&self) {
+    fn print_containers(&self) {
         let log = self.proxy_log();
         let lines: Vec<&str> = log.lines().collect();
         let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
@@ -657,11 +657,11 @@ impl Stage {
     }
 }
 
-impl Drop for Stage {
+impl Drop for TestProject {
     fn drop(&mut self) {
         if thread::panicking() {
             // A second panic would end the process before the project is removed.
-            let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.show()));
+            let shown = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.print_failure()));
             shown.unwrap_or_else(|_| eprintln!("==== the engine does not tell more"));
         }
         self.tear_down();
@@ -717,7 +717,7 @@ impl Reply {
 }
 
 /// Names of the images and programs of the fixtures: from the environment, else as they were built.
-pub fn parts() -> BTreeMap<String, String> {
+pub fn fixture_variables() -> BTreeMap<String, String> {
     let names = [
         "NGINX_PROXY_IMAGE",
         "NGINX_PROXY_OLD_IMAGE",
@@ -750,22 +750,22 @@ fn root() -> &'static Path {
 
 /// Who else may have a stage meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Company {
+enum Sharing {
     /// As many as the test runner has threads, in this process and any other.
-    Welcome,
+    Shared,
     /// Anybody: it is on an engine of its own.
-    Elsewhere,
+    OtherEngine,
     /// Nobody: the engine, or a proxy that reads all of its containers, is part of the test.
-    Unwanted,
+    Exclusive,
 }
 
 /// Waits for those that this one cannot be with.
-fn take_turn(company: Company) -> Option<File> {
+fn acquire_lock(company: Sharing) -> Option<File> {
     let lock = |name: &str| {
-        let path = std::env::temp_dir().join(format!("compose-zd-e2e{}{name}.lock", engine()));
+        let path = std::env::temp_dir().join(format!("compose-zd-e2e{}{name}.lock", engine_kind()));
         File::create(path).expect("a lock file")
     };
-    if company == Company::Elsewhere {
+    if company == Sharing::OtherEngine {
         return None;
     }
     // Held while waiting, so that others do not come in before one who waits to be alone.
@@ -773,7 +773,7 @@ fn take_turn(company: Company) -> Option<File> {
     door.lock().expect("a lock");
     let room = lock("");
     match company {
-        Company::Unwanted => room.lock().expect("a lock"),
+        Sharing::Exclusive => room.lock().expect("a lock"),
         _ => room.lock_shared().expect("a lock"),
     }
     Some(room)

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::test_project::Stage;
+use crate::test_project::TestProject;
 
 /// Version in a tag of images that the earlier version kept.
 const HISTORY_ID: &str = "6647aed8";
 
 /// A project as the earlier version left it: release 3 serves, and the deploy of release 4 was killed.
-fn left_by_an_earlier_version(name: &str) -> Stage {
-    let stage = Stage::haproxy(name);
+fn project_of_earlier_version(name: &str) -> TestProject {
+    let stage = TestProject::haproxy(name);
     stage.up("");
-    let state = stage.path(".compose-zd").join(&stage.project);
+    let state = stage.path(".compose-zd").join(&stage.name);
     copy(&fixture(), &state);
     for (placeholder, value) in values(&stage) {
         fill_in(&state, placeholder, &value);
@@ -27,8 +27,8 @@ fn left_by_an_earlier_version(name: &str) -> Stage {
     stage.compose(&format!("-f {} create --no-recreate --scale app=2 app", config(&stage, 4)));
     stage.expect_version("3");
     keep_image(&stage);
-    lock_by_a_dead_run(&stage);
-    stage.set("VERSION=4");
+    write_lock_of_dead_run(&stage);
+    stage.set_variables("VERSION=4");
     stage
 }
 
@@ -36,8 +36,8 @@ fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/old-state/state")
 }
 
-fn config(stage: &Stage, number: u32) -> String {
-    format!(".compose-zd/{}/releases/000{number}.yml", stage.project)
+fn config(stage: &TestProject, number: u32) -> String {
+    format!(".compose-zd/{}/releases/000{number}.yml", stage.name)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -53,11 +53,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Values that differ between machines.
-fn values(stage: &Stage) -> [(&'static str, String); 8] {
+fn values(stage: &TestProject) -> [(&'static str, String); 8] {
     let of_app =
         |format: &str| stage.docker(&format!("image inspect {} --format {format}", app_image(stage)));
     [
-        ("@PROJECT@", stage.project.clone()),
+        ("@PROJECT@", stage.name.clone()),
         ("@FOLDER@", stage.path("").display().to_string().trim_end_matches('/').to_string()),
         ("@APP_IMAGE@", app_image(stage)),
         ("@PROXY_IMAGE@", stage.variable("HAPROXY_IMAGE")),
@@ -68,7 +68,7 @@ fn values(stage: &Stage) -> [(&'static str, String); 8] {
     ]
 }
 
-fn app_image(stage: &Stage) -> String {
+fn app_image(stage: &TestProject) -> String {
     stage.variable("ZD_APP_IMAGE")
 }
 
@@ -85,8 +85,8 @@ fn fill_in(folder: &Path, placeholder: &str, value: &str) {
 }
 
 /// Tag and keeper of release 1, whose image the later ones share.
-fn keep_image(stage: &Stage) {
-    let project = &stage.project;
+fn keep_image(stage: &TestProject) {
+    let project = &stage.name;
     let tag = format!("compose-zd/{project}-app:r1-{HISTORY_ID}");
     stage.docker(&format!("tag {} {tag}", app_image(stage)));
     let labels = format!("--label compose-zd.history={HISTORY_ID} --label compose-zd.keeps={project}");
@@ -95,7 +95,7 @@ fn keep_image(stage: &Stage) {
 }
 
 /// Lock of a process of this machine that does not exist.
-fn lock_by_a_dead_run(stage: &Stage) {
+fn write_lock_of_dead_run(stage: &TestProject) {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let boot = line("/proc/sys/kernel/random/boot_id");
     let host = line("/proc/sys/kernel/hostname");
@@ -105,16 +105,16 @@ fn lock_by_a_dead_run(stage: &Stage) {
         "by": format!("root@{host}"), "since": "2026-11-30T07:08:22Z",
         "pid": 4_194_000, "started": "284375", "boot": boot, "namespace": namespace,
     });
-    let volume = format!("compose-zd.{}.lock", stage.project);
+    let volume = format!("compose-zd.{}.lock", stage.name);
     stage.docker(&format!("volume create --label compose-zd.lock={record} {volume}"));
 }
 
 #[test]
 fn state_of_an_earlier_version_is_shown_and_a_rollback_loses_no_request() {
-    let stage = left_by_an_earlier_version("upgrade");
-    let ran = stage.start("status").end();
+    let stage = project_of_earlier_version("upgrade");
+    let ran = stage.start("status").wait();
     ran.exits(0).says("app");
-    let shown = stage.start("history").end();
+    let shown = stage.start("history").wait();
     shown.exits(0);
     for number in 1..=3 {
         assert!(shown.stdout.contains(&format!("\n{number} ")), "release {number}: {}", shown.stdout);
@@ -126,16 +126,16 @@ fn state_of_an_earlier_version_is_shown_and_a_rollback_loses_no_request() {
     assert_eq!(stage.states("app"), ["running 3"]);
     stage.rollback("app").exits(0).says("back on release 2");
     assert_eq!(stage.states("app"), ["running 2"]);
-    load.end().all_from(&["2", "3"]);
+    load.stop().all_from(&["2", "3"]);
 }
 
 #[test]
 fn a_killed_deploy_of_an_earlier_version_is_finished() {
-    let stage = left_by_an_earlier_version("upgrade-recover");
+    let stage = project_of_earlier_version("upgrade-recover");
     let load = stage.start_load("");
-    stage.start("recover").end().exits(0);
-    load.end().all_from(&["3", "4"]);
+    stage.start("recover").wait().exits(0);
+    load.stop().all_from(&["3", "4"]);
     stage.expect_version("4");
     stage.deploy("app").exits(0);
-    stage.start("history").end().exits(0).says("4");
+    stage.start("history").wait().exits(0).says("4");
 }

@@ -2,11 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::cli_runner::Ran;
-use crate::test_project::Stage;
+use crate::cli_runner::CommandResult;
+use crate::test_project::TestProject;
 
 /// Has no port, so that there is nothing to ask it.
-const RECIPE: &str = "ARG BASE
+const DOCKERFILE: &str = "ARG BASE
 FROM ${BASE} AS app
 FROM scratch
 LABEL compose-zd.e2e=built
@@ -22,19 +22,19 @@ services:
     environment: {VERSION: '${VERSION:-1}', EXIT_AFTER: '${EXIT_AFTER:-0}'}
 ";
 
-fn build(stage: &Stage, recipe: &str, name: &str) {
+fn build(stage: &TestProject, recipe: &str, name: &str) {
     stage.write("source/Dockerfile", recipe);
     let base = stage.variable("ZD_APP_IMAGE");
     stage.docker(&format!("build -q -t {name} --build-arg BASE={base} source"));
 }
 
-fn worker(name: &str, more: &str) -> Stage {
-    let stage = Stage::scale(name);
+fn worker(name: &str, more: &str) -> TestProject {
+    let stage = TestProject::nginx_proxy(name);
     // Nothing else tells whether a worker is well.
-    stage.keep_the_default_monitor();
-    stage.set(&format!("WORKER_IMAGE=zde2e-{name}:worker"));
-    build(&stage, RECIPE, &stage.variable("WORKER_IMAGE"));
-    stage.add(&format!("{WORKER}{more}"));
+    stage.use_default_monitor();
+    stage.set_variables(&format!("WORKER_IMAGE=zde2e-{name}:worker"));
+    build(&stage, DOCKERFILE, &stage.variable("WORKER_IMAGE"));
+    stage.write_override(&format!("{WORKER}{more}"));
     stage.compose("up -d worker");
     stage
 }
@@ -44,12 +44,12 @@ fn now() -> f64 {
 }
 
 /// A deploy of the worker, and what the engine says that its containers did.
-fn deploy(stage: &Stage, words: &str) -> (Ran, String) {
+fn deploy(stage: &TestProject, words: &str) -> (CommandResult, String) {
     let start = now();
     let ran = stage.deploy(&format!("worker {words}"));
     let filters = format!(
         "--filter label=com.docker.compose.project={} --filter event=start --filter event=die",
-        stage.project
+        stage.name
     );
     let told = stage.docker(&format!(
         "events --since {start:.3} --until {:.3} {filters} --format {{{{.Action}}}}",
@@ -61,12 +61,12 @@ fn deploy(stage: &Stage, words: &str) -> (Ran, String) {
 #[test]
 fn a_worker_is_replaced_by_one_that_keeps_running() {
     let stage = worker("workstart", "");
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     let (ran, events) = deploy(&stage, "");
     ran.exits(0).says("as well; watching it for 5s").says("`worker` is deployed");
     assert_eq!((events.as_str(), stage.states("worker")), ("start die", vec!["running 2".to_string()]));
     let before = stage.containers();
-    stage.set("VERSION=3 EXIT_AFTER=1");
+    stage.set_variables("VERSION=3 EXIT_AFTER=1");
     deploy(&stage, "").0.exits(3).says("fatal: cannot reach the database").says("still serves");
     assert_eq!(stage.containers(), before);
 }
@@ -74,22 +74,22 @@ fn a_worker_is_replaced_by_one_that_keeps_running() {
 #[test]
 fn a_worker_with_a_volume_never_runs_twice_unless_requested() {
     let stage = worker("workstop", "    volumes: ['queue:/queue']\nvolumes: {queue: {}}\n");
-    stage.set("VERSION=2");
+    stage.set_variables("VERSION=2");
     let (ran, events) = deploy(&stage, "");
     ran.exits(0);
     assert_eq!((events.as_str(), stage.states("worker")), ("die start", vec!["running 2".to_string()]));
     let before = stage.ids("worker");
-    stage.set("VERSION=3 EXIT_AFTER=1");
+    stage.set_variables("VERSION=3 EXIT_AFTER=1");
     deploy(&stage, "").0.exits(3).says("fatal: cannot reach the database");
     assert_eq!((stage.ids("worker"), stage.states("worker")), (before, vec!["running 2".to_string()]));
-    stage.set("VERSION=4 EXIT_AFTER=0");
+    stage.set_variables("VERSION=4 EXIT_AFTER=0");
     let (ran, events) = deploy(&stage, "--update-order start-first");
     ran.exits(0);
     assert_eq!((events.as_str(), stage.states("worker")), ("start die", vec!["running 4".to_string()]));
 }
 
 /// `migrate` belongs to a profile that is not on.
-const SHOTS: &str = "
+const ONE_SHOTS: &str = "
 x-zd: {after: {service: notify}}
 services:
   app:
@@ -110,21 +110,21 @@ services:
     environment: {VERSION: db}
 ";
 
-fn with_shots(name: &str) -> Stage {
-    let stage = Stage::scale(name);
+fn project_with_one_shots(name: &str) -> TestProject {
+    let stage = TestProject::nginx_proxy(name);
     stage.write("told/migrate", "");
     stage.write("told/notify", "");
-    stage.add(SHOTS);
+    stage.write_override(ONE_SHOTS);
     stage.up("app proxy");
     stage
 }
 
-fn told(stage: &Stage) -> [String; 2] {
+fn one_shot_files(stage: &TestProject) -> [String; 2] {
     ["told/migrate", "told/notify"].map(|f| stage.read(f).replace('\n', " "))
 }
 
 /// Files of releases.
-fn releases(stage: &Stage) -> Vec<String> {
+fn release_files(stage: &TestProject) -> Vec<String> {
     let found = stage.command("find").args([".compose-zd", "-path", "*/releases/*"]).output();
     let found = String::from_utf8(found.expect("find can be started").stdout).expect("file names");
     let mut names: Vec<String> = found.lines().map(String::from).collect();
@@ -134,7 +134,7 @@ fn releases(stage: &Stage) -> Vec<String> {
 }
 
 /// In this order on the error stream.
-fn says_in_order(ran: &Ran, texts: &[&str]) {
+fn assert_in_order(ran: &CommandResult, texts: &[&str]) {
     let mut rest = ran.stderr.as_str();
     for text in texts {
         let at = rest.find(text).unwrap_or_else(|| panic!("no `{text}` after that: {rest}"));
@@ -144,50 +144,50 @@ fn says_in_order(ran: &Ran, texts: &[&str]) {
 
 #[test]
 fn one_shots_run_before_the_first_instance_and_after_the_release_serves() {
-    let stage = with_shots("shots");
-    stage.set("VERSION=2");
+    let stage = project_with_one_shots("shots");
+    stage.set_variables("VERSION=2");
     let (ran, answers) = stage.deploy_under_load("", "");
     ran.exits(0).says("starting what it depends on: db");
     answers.all_from(&["1", "2"]);
     let order = ["running `migrate`", "`migrate` is done", "created app-", "in rotation: app-"];
-    says_in_order(&ran, &order);
-    says_in_order(&ran, &["in rotation: app-", "running `notify`", "`notify` is done", "removed app-"]);
-    assert_eq!(told(&stage), ["2 ", "2 "]);
+    assert_in_order(&ran, &order);
+    assert_in_order(&ran, &["in rotation: app-", "running `notify`", "`notify` is done", "removed app-"]);
+    assert_eq!(one_shot_files(&stage), ["2 ", "2 "]);
     stage.expect_release("app", 1, "2");
-    let only = |stage: &Stage| stage.containers().into_iter().map(|c| c.service).collect::<Vec<_>>();
+    let only = |stage: &TestProject| stage.containers().into_iter().map(|c| c.service).collect::<Vec<_>>();
     assert_eq!(only(&stage), ["app", "db", "proxy"], "no container of a one-shot is left");
     stage.deploy("").exits(0).says("nothing has to change");
     stage.rollback("app").exits(0);
-    assert_eq!(told(&stage), ["2 ", "2 "], "neither nothing to do nor a rollback runs them");
+    assert_eq!(one_shot_files(&stage), ["2 ", "2 "], "neither nothing to do nor a rollback runs them");
     stage.expect_release("app", 1, "1");
 }
 
 #[test]
 fn a_failed_one_shot_leaves_the_old_release() {
-    let stage = with_shots("shotfails");
+    let stage = project_with_one_shots("shotfails");
     stage.deploy("--force").exits(0);
-    stage.set("VERSION=2 MIGRATE=fail");
-    let (before, known) = (stage.containers(), releases(&stage));
+    stage.set_variables("VERSION=2 MIGRATE=fail");
+    let (before, known) = (stage.containers(), release_files(&stage));
     let (ran, answers) = stage.deploy_under_load("", "");
     ran.exits(1).says("usage: sample-app").says("`migrate` (`x-zd.before`) failed; nothing was changed");
     answers.all_from(&["1"]);
-    assert_eq!((stage.containers(), releases(&stage)), (before.clone(), known));
-    stage.set("MIGRATE=append NOTIFY=fail");
+    assert_eq!((stage.containers(), release_files(&stage)), (before.clone(), known));
+    stage.set_variables("MIGRATE=append NOTIFY=fail");
     let (ran, answers) = stage.deploy_under_load("", "");
     ran.exits(3).says("`notify` (`x-zd.after`) failed").says("served before and still serve");
     answers.all_from(&["1", "2"]);
     let ids = |all: &[crate::test_project::Container]| all.iter().map(|c| c.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&stage.containers()), ids(&before));
     stage.expect_release("app", 1, "1");
-    stage.add("services: {app: {x-zd: {before: {service: nothing}}}}");
+    stage.write_override("services: {app: {x-zd: {before: {service: nothing}}}}");
     stage.deploy("").exits(2).says("x-zd.before").says("`nothing`");
     assert_eq!(ids(&stage.containers()), ids(&before));
 }
 
 #[test]
 fn an_image_by_flag_applies_to_one_shots_with_the_same_image() {
-    let stage = Stage::scale("shotimage");
-    stage.add(
+    let stage = TestProject::nginx_proxy("shotimage");
+    stage.write_override(
         "
 services:
   app: {x-zd: {before: {service: migrate}}}

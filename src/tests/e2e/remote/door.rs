@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::engine::Engine;
+use super::engine::RemoteEngine;
 use crate::node::run;
-use crate::test_project::{LONG, wait_until};
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 /// Ends with the test, as a node does; it is on the network of one, and reads the files of this machine.
 const INIT: &str = r#"
@@ -17,17 +17,17 @@ read -r _
 "#;
 
 /// How many may be about to log in at a time; of more it turns some away.
-pub const MOST: usize = 3;
+pub const MAX_CONNECTIONS: usize = 3;
 
-pub struct Door {
+pub struct SshServer {
     child: Child,
     client: PathBuf,
     address: String,
 }
 
-impl Door {
+impl SshServer {
     /// With these settings of its client.
-    pub fn open(engine: &Engine, folder: &Path, settings: &str) -> Door {
+    pub fn start(engine: &RemoteEngine, folder: &Path, settings: &str) -> SshServer {
         fs::create_dir_all(folder).expect("a folder");
         for key in ["host", "own"] {
             run(Command::new("ssh-keygen")
@@ -42,7 +42,7 @@ impl Door {
         let client = client(folder, settings);
         let settings = format!(
             "ListenAddress {address}:22\nHostKey {place}/host\nAuthorizedKeysFile {place}/authorized\n\
-             PidFile none\nMaxStartups {MOST}:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             PidFile none\nMaxStartups {MAX_CONNECTIONS}:30:20\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\nStrictModes no\nSetEnv DOCKER_HOST={}\n",
             engine.node.host()
         );
@@ -56,13 +56,13 @@ impl Door {
             .stderr(log)
             .spawn()
             .expect("`nsenter` can be started");
-        let door = Door { child, client, address };
+        let door = SshServer { child, client, address };
         door.wait_until_open(folder);
         door
     }
 
     fn wait_until_open(&self, folder: &Path) {
-        wait_until("sshd lets one in", LONG, || {
+        wait_until("sshd lets one in", WAIT_LIMIT, || {
             let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
             assert!(!log.contains("rror"), "sshd (run scripts/setup): {log}");
             let mut ssh = Command::new(self.client.join("ssh"));
@@ -78,7 +78,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for SshServer {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();

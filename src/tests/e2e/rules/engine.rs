@@ -9,37 +9,37 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Fails, Row};
-use crate::test_project::Stage;
+use super::{Failures, UpdateCase};
+use crate::test_project::TestProject;
 
 /// Every wait ends by then.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Looking is a process; many rows look at a time, and the engine has to get its turn.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(250);
 
 /// The health check of a recipe, which runs in an image that has no shell.
 const CHECK: &str = "--timeout=10s --retries=20 CMD [\"/sample-app\", \"probe\"]";
 
 /// What threads need of a stage.
-pub struct Engine {
+pub struct RulesEngine {
     pub name: String,
     pub image: String,
     folder: PathBuf,
     environment: Vec<(OsString, OsString)>,
 }
 
-impl Engine {
+impl RulesEngine {
     /// The interval of the health check is how soon Swarm knows.
-    pub fn of(stage: &Stage, interval: &str) -> Engine {
+    pub fn new(stage: &TestProject, interval: &str) -> RulesEngine {
         // The classic builder is in every engine; the other one is a plugin.
-        stage.set("DOCKER_BUILDKIT=0");
-        stage.write_recipe(&format!("HEALTHCHECK --interval={interval} {CHECK}\n"));
+        stage.set_variables("DOCKER_BUILDKIT=0");
+        stage.write_dockerfile(&format!("HEALTHCHECK --interval={interval} {CHECK}\n"));
         let base = stage.variable("ZD_APP_IMAGE");
         let image = stage.docker(&format!("build --quiet --build-arg BASE={base} source"));
         let command = stage.command("docker");
         let pairs = command.get_envs().filter_map(|(k, v)| Some((k.into(), v?.into())));
-        Engine { name: stage.project.clone(), image, folder: stage.path(""), environment: pairs.collect() }
+        RulesEngine { name: stage.name.clone(), image, folder: stage.path(""), environment: pairs.collect() }
     }
 
     /// A new folder of one side of a row.
@@ -75,7 +75,7 @@ impl Engine {
     }
 
     /// Waits until none runs that has the number of one that fails: some do so only after the update.
-    pub fn wait_for_failures(&self, folder: &Path, row: &Row) {
+    pub fn wait_for_failures(&self, folder: &Path, row: &UpdateCase) {
         let taken = row.fails.numbers().iter().map(|n| folder.join("tickets").join(n.to_string()));
         let failing: Vec<String> = taken.filter_map(|file| fs::read_to_string(file).ok()).collect();
         wait_for("the failures", || {
@@ -94,27 +94,27 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
             return seen;
         }
         assert!(start.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        thread::sleep(BETWEEN_LOOKS);
+        thread::sleep(POLL);
     }
 }
 
 /// As Compose and docker both read it.
-pub fn text(time: Duration) -> String {
+pub fn duration_text(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }
 
-impl Fails {
+impl Failures {
     fn numbers(&self) -> &'static [u32] {
         match self {
-            Fails::Never => &[],
-            Fails::BeforeReady(numbers) | Fails::AfterReady(numbers, _) => numbers,
+            Failures::Never => &[],
+            Failures::BeforeReady(numbers) | Failures::AfterReady(numbers, _) => numbers,
         }
     }
 
     /// The variables that make a release do so.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let after = match self {
-            Fails::AfterReady(_, after) => after.as_secs_f64(),
+            Failures::AfterReady(_, after) => after.as_secs_f64(),
             _ => 0.0,
         };
         let numbers: Vec<String> = self.numbers().iter().map(u32::to_string).collect();

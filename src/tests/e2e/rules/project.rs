@@ -4,21 +4,21 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
-use super::engine::{Engine, text};
-use super::{End, Row, State};
+use super::engine::{RulesEngine, duration_text};
+use super::{UpdateResult, UpdateCase, ResultState};
 
 /// Its containers are removed at the end; all else goes with the engine.
-struct Project<'e> {
-    engine: &'e Engine,
-    row: &'e Row,
+struct RulesProject<'e> {
+    engine: &'e RulesEngine,
+    row: &'e UpdateCase,
     name: String,
     folder: PathBuf,
 }
 
 /// Version 1 of a service, and then version 2 as the row says.
-pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
+pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
     let (name, folder) = (format!("{}-{n}", engine.name), engine.folder(&format!("project-{n}")));
-    let project = Project { engine, row, name, folder };
+    let project = RulesProject { engine, row, name, folder };
     project.write();
     let first = project.deploy("1");
     assert!(first.status.success(), "{row}: {first:?}");
@@ -27,25 +27,25 @@ pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
     let versions = project.versions();
     let of = |version: &str| versions.iter().filter(|v| *v == version).count();
     let (new, old) = (of("2"), of("1"));
-    End { state: state(&ran, old == row.instances), new, old }
+    UpdateResult { state: state(&ran, old == row.instances), new, old }
 }
 
 /// How a deploy ended, by its exit code and what it said.
-fn state(ran: &Output, all_old: bool) -> State {
+fn state(ran: &Output, all_old: bool) -> ResultState {
     let said = String::from_utf8_lossy(&ran.stderr);
     println!("{said}");
     match ran.status.code() {
-        Some(0) => State::Completed,
-        Some(3) if said.contains("paused") => State::Paused,
-        Some(3) if all_old => State::RolledBack,
-        _ => State::Other(format!("{}: {said}", ran.status)),
+        Some(0) => ResultState::Completed,
+        Some(3) if said.contains("paused") => ResultState::Paused,
+        Some(3) if all_old => ResultState::RolledBack,
+        _ => ResultState::Other(format!("{}: {said}", ran.status)),
     }
 }
 
-impl Project<'_> {
+impl RulesProject<'_> {
     fn write(&self) {
-        let Row { instances, parallelism, action, ratio, order, .. } = self.row;
-        let (image, delay, monitor) = (&self.engine.image, text(self.row.delay), text(self.row.monitor));
+        let UpdateCase { instances, parallelism, action, ratio, order, .. } = self.row;
+        let (image, delay, monitor) = (&self.engine.image, duration_text(self.row.delay), duration_text(self.row.monitor));
         let yaml = format!(
             "
 services:
@@ -94,7 +94,7 @@ services:
     }
 }
 
-impl Drop for Project<'_> {
+impl Drop for RulesProject<'_> {
     fn drop(&mut self) {
         let filter = format!("label=com.docker.compose.project={}", self.name);
         let ids = self.engine.docker(&format!("ps --all --quiet --filter {filter}"));

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use super::engine::{Engine, text, wait_for};
-use super::{End, Row, State};
+use super::engine::{RulesEngine, duration_text, wait_for};
+use super::{UpdateResult, UpdateCase, ResultState};
 
 /// Version 1 of a service, updated to version 2 as the row says.
-pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
-    let service = Service { engine, name: format!("{}-{n}", engine.name) };
+pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
+    let service = RulesService { engine, name: format!("{}-{n}", engine.name) };
     let folder = engine.folder(&format!("swarm-{n}"));
     service.create(row, &folder.join("tickets").display().to_string());
     wait_for(&format!("{row}: version 1"), || service.has_started(row).then_some(()));
@@ -15,23 +15,23 @@ pub fn update(engine: &Engine, row: &Row, n: usize) -> End {
     let state = wait_for(&format!("{row}: the end of its update"), || service.state());
     engine.wait_for_failures(&folder, row);
     let tasks = wait_for(&format!("{row}: its tasks rest"), || service.resting());
-    let of = |version: &str| tasks.iter().filter(|t| runs(t) && is_of(t, version)).count();
-    End { state, new: of("2"), old: of("1") }
+    let of = |version: &str| tasks.iter().filter(|t| is_running(t) && has_version(t, version)).count();
+    UpdateResult { state, new: of("2"), old: of("1") }
 }
 
 /// Removed at the end; all else goes with the engine.
-struct Service<'e> {
-    engine: &'e Engine,
+struct RulesService<'e> {
+    engine: &'e RulesEngine,
     name: String,
 }
 
-impl Service<'_> {
+impl RulesService<'_> {
     /// Without ports and networks of a Swarm, which not every kernel can do; and a task that failed stays so, as an
     /// instance of a Compose project without `restart` does.
-    fn create(&self, row: &Row, tickets: &str) {
-        let Row { instances, parallelism, action, ratio, order, .. } = row;
+    fn create(&self, row: &UpdateCase, tickets: &str) {
+        let UpdateCase { instances, parallelism, action, ratio, order, .. } = row;
         let (name, image) = (&self.name, &self.engine.image);
-        let (delay, monitor) = (text(row.delay), text(row.monitor));
+        let (delay, monitor) = (duration_text(row.delay), duration_text(row.monitor));
         self.engine.docker(&format!(
             "service create --detach --quiet --no-resolve-image --name {name} --replicas {instances} \
              --restart-condition none --mount type=bind,source={tickets},target=/tickets --env VERSION=1 \
@@ -41,7 +41,7 @@ impl Service<'_> {
         ));
     }
 
-    fn change(&self, row: &Row) {
+    fn change(&self, row: &UpdateCase) {
         let variables = row.fails.variables().into_iter();
         let words: String = variables.map(|(name, value)| format!(" --env-add {name}={value}")).collect();
         let name = &self.name;
@@ -50,21 +50,21 @@ impl Service<'_> {
         ));
     }
 
-    fn has_started(&self, row: &Row) -> bool {
+    fn has_started(&self, row: &UpdateCase) -> bool {
         let tasks = self.tasks();
         let ended: Vec<&Value> = tasks.iter().filter(|t| has_ended(t)).collect();
         assert!(ended.is_empty(), "{row}: version 1: {ended:#?}");
-        tasks.iter().filter(|t| runs(t)).count() == row.instances
+        tasks.iter().filter(|t| is_running(t)).count() == row.instances
     }
 
     /// How its update ended, when it has.
-    fn state(&self) -> Option<State> {
+    fn state(&self) -> Option<ResultState> {
         let told = self.engine.inspect(&format!("service inspect {}", self.name));
         match told[0]["UpdateStatus"]["State"].as_str()? {
-            "completed" => Some(State::Completed),
-            "paused" => Some(State::Paused),
-            "rollback_completed" => Some(State::RolledBack),
-            "rollback_paused" => Some(State::Other("rollback_paused".into())),
+            "completed" => Some(ResultState::Completed),
+            "paused" => Some(ResultState::Paused),
+            "rollback_completed" => Some(ResultState::RolledBack),
+            "rollback_paused" => Some(ResultState::Other("rollback_paused".into())),
             _ => None,
         }
     }
@@ -72,7 +72,7 @@ impl Service<'_> {
     /// Its tasks, when none is on its way.
     fn resting(&self) -> Option<Vec<Value>> {
         let tasks = self.tasks();
-        tasks.iter().all(|t| runs(t) || has_ended(t)).then_some(tasks)
+        tasks.iter().all(|t| is_running(t) || has_ended(t)).then_some(tasks)
     }
 
     fn tasks(&self) -> Vec<Value> {
@@ -85,13 +85,13 @@ impl Service<'_> {
     }
 }
 
-impl Drop for Service<'_> {
+impl Drop for RulesService<'_> {
     fn drop(&mut self) {
         self.engine.try_docker(&format!("service rm {}", self.name));
     }
 }
 
-fn runs(task: &Value) -> bool {
+fn is_running(task: &Value) -> bool {
     task["DesiredState"] == "running" && task["Status"]["State"] == "running"
 }
 
@@ -100,7 +100,7 @@ fn has_ended(task: &Value) -> bool {
     ended.iter().any(|state| task["Status"]["State"] == *state)
 }
 
-fn is_of(task: &Value, version: &str) -> bool {
+fn has_version(task: &Value, version: &str) -> bool {
     let variables = task["Spec"]["ContainerSpec"]["Env"].as_array();
     let own = format!("VERSION={version}");
     variables.is_some_and(|all| all.iter().any(|v| *v == *own))

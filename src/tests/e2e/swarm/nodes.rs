@@ -8,39 +8,39 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::net::Net;
+use crate::net::Network;
 use crate::node::{self, Node};
-use crate::test_project::{LONG, parts, wait_until};
+use crate::test_project::{WAIT_LIMIT, fixture_variables, wait_until};
 
 /// A manager that is heard again may have the others elect once more; one that has led for this long goes on.
-const STEADY: Duration = Duration::from_secs(3);
+const STEADY_LEADER: Duration = Duration::from_secs(3);
 
-pub struct Nodes {
+pub struct SwarmNodes {
     /// Managers come first.
-    members: Vec<Member>,
-    net: Net,
+    members: Vec<SwarmMember>,
+    net: Network,
 }
 
-struct Member {
+struct SwarmMember {
     node: Node,
     is_manager: bool,
     /// Of the Swarm; set once it has joined.
     id: OnceLock<String>,
 }
 
-impl Nodes {
+impl SwarmNodes {
     /// A Swarm whose nodes are all ready and have the app's image. Managers are the first.
-    pub fn new(managers: usize, workers: usize) -> Nodes {
-        let net = Net::new();
-        let mut nodes = Nodes { members: Vec::new(), net };
+    pub fn new(managers: usize, workers: usize) -> SwarmNodes {
+        let net = Network::new();
+        let mut nodes = SwarmNodes { members: Vec::new(), net };
         for number in 1..=(managers + workers) as u8 {
             let node = Node::start(&nodes.net, number, "{}");
             let is_manager = usize::from(number) <= managers;
-            nodes.members.push(Member { node, is_manager, id: OnceLock::new() });
+            nodes.members.push(SwarmMember { node, is_manager, id: OnceLock::new() });
         }
-        node::at_once(nodes.all(), Node::wait_until_up);
+        node::on_all(nodes.all(), Node::wait_until_up);
         nodes.join_all();
-        nodes.bring(&["ZD_APP_IMAGE"]);
+        nodes.load_images(&["ZD_APP_IMAGE"]);
         nodes
     }
 
@@ -54,13 +54,13 @@ impl Nodes {
         first.docker(&format!("swarm init --dispatcher-heartbeat 1s --advertise-addr {}", first.address));
         let token = |role: &str| first.docker(&format!("swarm join-token -q {role}"));
         let (manager, worker) = (token("manager"), token("worker"));
-        node::at_once(self.all().skip(1), |node| {
+        node::on_all(self.all().skip(1), |node| {
             let is_manager = self.members[usize::from(node.number) - 1].is_manager;
             let token = if is_manager { &manager } else { &worker };
             node.docker(&format!("swarm join --token {token} {}:2377", first.address));
         });
         (0..self.members.len()).for_each(|node| _ = self.id(node));
-        wait_until("all nodes are ready", LONG, || {
+        wait_until("all nodes are ready", WAIT_LIMIT, || {
             let nodes = first.get("/nodes");
             let all = nodes.as_array().into_iter().flatten();
             all.filter(|n| n["Status"]["State"] == "ready").count() == self.members.len()
@@ -68,10 +68,10 @@ impl Nodes {
     }
 
     /// Copies the images that these variables name to every node.
-    pub fn bring(&self, variables: &[&str]) {
-        let parts = parts();
+    pub fn load_images(&self, variables: &[&str]) {
+        let parts = fixture_variables();
         let images: Vec<String> = variables.iter().map(|name| parts[*name].clone()).collect();
-        node::bring(self.all(), &images);
+        node::load_images(self.all(), &images);
     }
 
     pub fn count(&self) -> usize {
@@ -90,7 +90,7 @@ impl Nodes {
 
     /// As the tasks on it call it.
     pub fn id(&self, node: usize) -> &str {
-        let Member { node, id, .. } = &self.members[node];
+        let SwarmMember { node, id, .. } = &self.members[node];
         id.get_or_init(|| node.docker("info --format {{.Swarm.NodeID}}"))
     }
 
@@ -105,14 +105,14 @@ impl Nodes {
 
     /// The first one that is not lost.
     pub fn manager(&self) -> usize {
-        let found = self.members.iter().position(|m| m.is_manager && m.node.lives());
+        let found = self.members.iter().position(|m| m.is_manager && m.node.is_alive());
         found.expect("a manager that is not lost")
     }
 
     /// The manager that leads the others, waited for.
     pub fn leader(&self) -> usize {
         let (mut leader, mut since) = (None, Instant::now());
-        wait_until("one of the managers leads, and goes on leading", LONG, || {
+        wait_until("one of the managers leads, and goes on leading", WAIT_LIMIT, || {
             let nodes = self.get(self.manager(), "/nodes");
             let leads = |n: &&Value| n["ManagerStatus"]["Leader"] == true && n["Status"]["State"] == "ready";
             let found = nodes.as_array().into_iter().flatten().find(leads).map(|n| n["ID"].clone());
@@ -120,46 +120,46 @@ impl Nodes {
             if now != leader {
                 (leader, since) = (now, Instant::now());
             }
-            leader.is_some() && since.elapsed() > STEADY
+            leader.is_some() && since.elapsed() > STEADY_LEADER
         });
         leader.expect("it was waited for")
     }
 
     pub fn lost(&self) -> impl Iterator<Item = usize> {
-        self.all().enumerate().filter(|(_, n)| !n.lives()).map(|(node, _)| node)
+        self.all().enumerate().filter(|(_, n)| !n.is_alive()).map(|(node, _)| node)
     }
 
     /// Takes it away for good as when a machine loses its power: it falls silent, and nothing on it can do anything.
-    pub fn lose(&self, node: usize) {
+    pub fn kill(&self, node: usize) {
         let node = &self.members[node].node;
-        self.net.unplug(node.number);
-        node.end();
+        self.net.disconnect(node.number);
+        node.stop();
     }
 
     /// As a machine that hangs, or that the network has lost: what is asked there is never answered, and never refused.
-    pub fn silence(&self, node: usize) {
+    pub fn disconnect(&self, node: usize) {
         let node = &self.members[node].node;
-        self.net.unplug(node.number);
+        self.net.disconnect(node.number);
         node.freeze(&self.net);
     }
 
     /// One that was silent is back in the Swarm.
-    pub fn hear_again(&self, node: usize) {
-        let Member { node: engine, .. } = &self.members[node];
+    pub fn reconnect(&self, node: usize) {
+        let SwarmMember { node: engine, .. } = &self.members[node];
         engine.thaw(&self.net);
-        self.net.plug_in(engine.number);
-        wait_until("it is ready again", LONG, || {
+        self.net.reconnect(engine.number);
+        wait_until("it is ready again", WAIT_LIMIT, || {
             let told = self.get(node, &format!("/nodes/{}", self.id(node)));
             told["Status"]["State"] == "ready"
         });
     }
 }
 
-impl Drop for Nodes {
+impl Drop for SwarmNodes {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.all().for_each(Node::show);
+            self.all().for_each(Node::print_log);
         }
-        self.all().for_each(Node::end);
+        self.all().for_each(Node::stop);
     }
 }

@@ -1,37 +1,37 @@
 //! One machine: what becomes of the stacks of Swarm's own documents, and of what they do not show.
 
-use super::nodes::Nodes;
-use super::stack::Stack;
-use crate::cli_runner::{Ran, Running};
-use crate::test_project::{LONG, wait_until};
+use super::nodes::SwarmNodes;
+use super::stack::TestStack;
+use crate::cli_runner::{CommandResult, RunningCommand};
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 const BROKEN: &str = "HEALTH_STATUS=503 HEALTH_COMMAND=false";
 const FEW_CHECKS: &str = "healthcheck: {interval: 3s, retries: 1}";
-const SOUND: &str = "HEALTH_STATUS=200 HEALTH_COMMAND=";
+const HEALTHY: &str = "HEALTH_STATUS=200 HEALTH_COMMAND=";
 
-fn tool(stack: &Stack, words: &str) -> Ran {
-    Running::start(stack, words).end()
+fn run(stack: &TestStack, words: &str) -> CommandResult {
+    RunningCommand::start(stack, words).wait()
 }
 
 /// With three tasks, whatever their number is, and few health checks: each starts a process in a container.
-fn fixture<'n>(nodes: &'n Nodes, name: &str, fixture: &str, service: &str) -> Stack<'n> {
-    let stack = Stack::of(nodes, name, fixture);
-    stack.add(&format!("services: {{{service}: {{deploy: {{replicas: 3}}, {FEW_CHECKS}}}}}"));
-    stack.set("COMPOSE_ZD_ENGINE=swarm");
+fn stack_of_fixture<'n>(nodes: &'n SwarmNodes, name: &str, fixture: &str, service: &str) -> TestStack<'n> {
+    let stack = TestStack::from_fixture(nodes, name, fixture);
+    stack.write_override(&format!("services: {{{service}: {{deploy: {{replicas: 3}}, {FEW_CHECKS}}}}}"));
+    stack.set_variables("COMPOSE_ZD_ENGINE=swarm");
     stack.deploy("").exits(0);
     stack
 }
 
 /// What every fixture does: update, broken update, back, and once more to the newer one; the exit code says what Swarm
 /// says.
-fn goes_forward_and_back(stack: &Stack, service: &str, count: usize) {
+fn deploy_and_roll_back(stack: &TestStack, service: &str, count: usize) {
     let runs = |version: &str| stack.wait_for_versions(service, &vec![version; count]);
     runs("1");
-    stack.set("VERSION=2");
+    stack.set_variables("VERSION=2");
     stack.deploy("").exits(0).says("is deployed as release 2");
     runs("2");
     assert_eq!(stack.update_state(service), "completed");
-    stack.set(&format!("VERSION=3 {BROKEN}"));
+    stack.set_variables(&format!("VERSION=3 {BROKEN}"));
     stack.deploy("--health-deadline 20s").exits(3).says("release 2 serves");
     runs("2");
     assert_eq!(stack.update_state(service), "rollback_completed");
@@ -44,20 +44,20 @@ fn goes_forward_and_back(stack: &Stack, service: &str, count: usize) {
 /// Swarm's own documents, side by side on one node.
 #[test]
 fn example_stacks_deploy_and_roll_back_and_report_failures() {
-    let nodes = Nodes::new(1, 0);
+    let nodes = SwarmNodes::new(1, 0);
     std::thread::scope(|scope| {
-        scope.spawn(|| three_that_nobody_says_what_to_do_with_at_a_failure_go_back(&nodes));
-        scope.spawn(|| three_that_swarm_itself_rolls_back_are_no_success(&nodes));
-        scope.spawn(|| one_on_a_port_of_its_host_goes_forward_and_back(&nodes));
+        scope.spawn(|| a_failed_update_without_a_failure_action_rolls_back(&nodes));
+        scope.spawn(|| a_rollback_by_swarm_fails_the_deploy(&nodes));
+        scope.spawn(|| a_task_on_a_port_of_the_host_deploys_and_rolls_back(&nodes));
     });
 }
 
-fn three_that_nobody_says_what_to_do_with_at_a_failure_go_back(nodes: &Nodes) {
-    let stack = fixture(nodes, "vote", "swarm-vote", "vote");
-    goes_forward_and_back(&stack, "vote", 3);
+fn a_failed_update_without_a_failure_action_rolls_back(nodes: &SwarmNodes) {
+    let stack = stack_of_fixture(nodes, "vote", "swarm-vote", "vote");
+    deploy_and_roll_back(&stack, "vote", 3);
 
-    stack.tell("---- an update pauses where that is asked for, and is gone on with or back from");
-    stack.set(&format!("VERSION=4 {BROKEN}"));
+    stack.log("---- an update pauses where that is asked for, and is gone on with or back from");
+    stack.set_variables(&format!("VERSION=4 {BROKEN}"));
     let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
     ran.exits(3).says("deploy --resume");
     assert_eq!(stack.update_state("vote"), "paused");
@@ -69,32 +69,32 @@ fn three_that_nobody_says_what_to_do_with_at_a_failure_go_back(nodes: &Nodes) {
     stack.wait_for_versions("vote", &["2"; 3]);
 }
 
-fn three_that_swarm_itself_rolls_back_are_no_success(nodes: &Nodes) {
-    let stack = fixture(nodes, "whoami", "swarm-whoami", "whoami");
-    goes_forward_and_back(&stack, "whoami", 3);
+fn a_rollback_by_swarm_fails_the_deploy(nodes: &SwarmNodes) {
+    let stack = stack_of_fixture(nodes, "whoami", "swarm-whoami", "whoami");
+    deploy_and_roll_back(&stack, "whoami", 3);
 
     // `docker service rollback` can do nothing then: Swarm forgets what was before.
-    stack.tell("---- any release is put back, even after Swarm has rolled back by itself");
-    stack.set(&format!("VERSION=4 {SOUND}"));
+    stack.log("---- any release is put back, even after Swarm has rolled back by itself");
+    stack.set_variables(&format!("VERSION=4 {HEALTHY}"));
     stack.deploy("").exits(0).says("is deployed as release 6");
-    stack.set(&format!("VERSION=5 {BROKEN}"));
+    stack.set_variables(&format!("VERSION=5 {BROKEN}"));
     stack.deploy("").exits(3).says("release 6 serves");
     stack.rollback("--to 1").exits(0).says("back on release 1");
     stack.wait_for_versions("whoami", &["1"; 3]);
-    let listed = tool(&stack, "history").exits(0).stdout.clone();
+    let listed = run(&stack, "history").exits(0).stdout.clone();
     for line in ["back to 1", "failed", "(serves)"] {
         assert!(listed.contains(line), "{listed}");
     }
 }
 
-fn one_on_a_port_of_its_host_goes_forward_and_back(nodes: &Nodes) {
-    let stack = Stack::of(nodes, "hostport", "swarm-host-port");
-    stack.add(&format!("services: {{app: {{{FEW_CHECKS}}}}}"));
+fn a_task_on_a_port_of_the_host_deploys_and_rolls_back(nodes: &SwarmNodes) {
+    let stack = TestStack::from_fixture(nodes, "hostport", "swarm-host-port");
+    stack.write_override(&format!("services: {{app: {{{FEW_CHECKS}}}}}"));
     let port = stack.variable("PROXY_PORT");
-    stack.set(&format!("COMPOSE_ZD_ENGINE=swarm APP_PORT={port}"));
+    stack.set_variables(&format!("COMPOSE_ZD_ENGINE=swarm APP_PORT={port}"));
     stack.deploy("").exits(0).says("nothing answers on that port while the task is replaced");
     stack.expect_version("1");
-    goes_forward_and_back(&stack, "app", 1);
+    deploy_and_roll_back(&stack, "app", 1);
     stack.expect_version("2");
 }
 
@@ -102,31 +102,31 @@ fn one_on_a_port_of_its_host_goes_forward_and_back(nodes: &Nodes) {
 /// second of a processor to start.
 #[test]
 fn a_stack_behind_caddy_loses_no_request_in_good_or_failed_updates() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::of(&nodes, "flask", "caddy-flask-stack");
-    nodes.bring(&["FLASK_IMAGE", "CADDY_IMAGE"]);
-    stack.set("COMPOSE_ZD_ENGINE=swarm");
-    stack.add("services: {flask: {deploy: {replicas: 3}, healthcheck: {interval: 4s, retries: 1}}}");
+    let nodes = SwarmNodes::new(1, 0);
+    let stack = TestStack::from_fixture(&nodes, "flask", "caddy-flask-stack");
+    nodes.load_images(&["FLASK_IMAGE", "CADDY_IMAGE"]);
+    stack.set_variables("COMPOSE_ZD_ENGINE=swarm");
+    stack.write_override("services: {flask: {deploy: {replicas: 3}, healthcheck: {interval: 4s, retries: 1}}}");
     stack.deploy("").exits(0);
     stack.wait_for_versions("flask", &["1"; 3]);
-    wait_until("Caddy has found them", LONG, || stack.ask("/").is_some_and(|reply| reply.status == 200));
+    wait_until("Caddy has found them", WAIT_LIMIT, || stack.get("/").is_some_and(|reply| reply.status == 200));
     let load = stack.start_load("--rate 100");
-    stack.set("VERSION=2");
+    stack.set_variables("VERSION=2");
     let ran = stack.deploy(&format!("--strict --witness-url {}", stack.url()));
-    let (sent, lost) = ran.exits(0).witnessed();
+    let (sent, lost) = ran.exits(0).witness_counts();
     assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
-    stack.set(&format!("VERSION=3 {BROKEN}"));
+    stack.set_variables(&format!("VERSION=3 {BROKEN}"));
     stack.deploy("--health-deadline 30s").exits(3);
-    load.end().all_from(&["1", "2"]);
+    load.stop().all_from(&["1", "2"]);
     stack.wait_for_versions("flask", &["2"; 3]);
-    stack.set(SOUND);
+    stack.set_variables(HEALTHY);
     let load = stack.start_load("--rate 100");
     stack.rollback("").exits(0);
-    load.end().all_from(&["1", "2"]);
+    load.stop().all_from(&["1", "2"]);
     stack.wait_for_versions("flask", &["1"; 3]);
 }
 
-const TWO: &str = "
+const TWO_SERVICES: &str = "
 x-zd: {engine: swarm}
 services:
   app:
@@ -144,35 +144,35 @@ services:
 /// The stack of two services, from nothing to its last service.
 #[test]
 fn a_stack_is_refused_rolled_back_partly_deployed_scaled_and_pruned() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::new(&nodes, "two", TWO);
-    what_swarm_cannot_do_is_said_before_anything_happens(&stack);
-    what_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it(&stack);
-    what_was_named_alone_is_touched_and_what_runs_beside_stays(&stack);
-    an_image_that_nobody_has_ends_with_the_old_release(&stack);
-    an_interrupt_goes_back(&stack);
-    when_one_service_fails_the_others_go_back_too_and_new_ones_go(&stack);
-    as_many_run_after_a_deploy_as_before_where_the_file_does_not_say(&stack);
-    what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves(&stack);
+    let nodes = SwarmNodes::new(1, 0);
+    let stack = TestStack::new(&nodes, "two", TWO_SERVICES);
+    refusals_of_swarm_come_before_any_change(&stack);
+    a_stack_without_a_release_rolls_back_to_the_previous_spec(&stack);
+    only_named_services_change(&stack);
+    a_missing_image_keeps_the_old_release(&stack);
+    an_interrupt_rolls_back(&stack);
+    a_failed_service_rolls_back_the_whole_stack(&stack);
+    a_deploy_keeps_the_scale_without_replicas_in_the_file(&stack);
+    prune_removes_services_after_the_rest_serves(&stack);
 }
 
-fn what_swarm_cannot_do_is_said_before_anything_happens(stack: &Stack) {
-    stack.add("services: {app: {ports: ['127.0.0.1:8000:3000'], privileged: true}}");
+fn refusals_of_swarm_come_before_any_change(stack: &TestStack) {
+    stack.write_override("services: {app: {ports: ['127.0.0.1:8000:3000'], privileged: true}}");
     stack.deploy("").exits(2).says("`127.0.0.1` belongs to one machine").says("services.app.ports");
     assert!(stack.service("app").is_null());
-    stack.add("services: {app: {privileged: true, depends_on: [api]}}");
+    stack.write_override("services: {app: {privileged: true, depends_on: [api]}}");
     let ran = stack.deploy("--dry-run");
     ran.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not up yet");
     assert!(stack.service("app").is_null());
-    stack.add("services: {app: {x-zd: {before: {service: api}}}}");
+    stack.write_override("services: {app: {x-zd: {before: {service: api}}}}");
     stack.deploy("").exits(2).says("one-shots");
     assert!(stack.service("app").is_null());
-    stack.add("services: {}");
+    stack.write_override("services: {}");
 }
 
-fn what_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it(stack: &Stack) {
+fn a_stack_without_a_release_rolls_back_to_the_previous_spec(stack: &TestStack) {
     for version in ["1", "2"] {
-        stack.set(&format!("VERSION={version}"));
+        stack.set_variables(&format!("VERSION={version}"));
         stack.stack_deploy();
         stack.wait_for_versions("api", &[version; 2]);
         stack.wait_for_versions("app", &[version]);
@@ -182,51 +182,51 @@ fn what_was_never_deployed_by_us_is_put_back_as_swarm_remembers_it(stack: &Stack
     stack.wait_for_versions("app", &["1"]);
 }
 
-fn what_was_named_alone_is_touched_and_what_runs_beside_stays(stack: &Stack) {
+fn only_named_services_change(stack: &TestStack) {
     let before = stack.service("api")["Version"]["Index"].clone();
-    stack.set("VERSION=2");
+    stack.set_variables("VERSION=2");
     let plan = stack.deploy("app --dry-run").exits(0).stdout.clone();
     assert!(plan.contains("environment VERSION") && plan.contains("leave it alone"), "{plan}");
     stack.wait_for_versions("app", &["1"]);
     stack.deploy("app").exits(0);
     stack.wait_for_versions("app", &["2"]);
     assert_eq!(stack.service("api")["Version"]["Index"], before);
-    let shown = tool(stack, "status").exits(0).stdout.clone();
+    let shown = run(stack, "status").exits(0).stdout.clone();
     assert!(shown.contains("2 of 2") && shown.contains("app.1"), "{shown}");
 }
 
-fn an_image_that_nobody_has_ends_with_the_old_release(stack: &Stack) {
+fn a_missing_image_keeps_the_old_release(stack: &TestStack) {
     let ran = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
     ran.exits(3).says("No such image").says(&format!("release {} serves", serving(stack)));
     stack.wait_for_versions("app", &["2"]);
 }
 
-fn an_interrupt_goes_back(stack: &Stack) {
-    stack.set("VERSION=3");
+fn an_interrupt_rolls_back(stack: &TestStack) {
+    stack.set_variables("VERSION=3");
     let mut deploy = stack.start_deploy("");
     deploy.wait_for("Swarm is given");
     deploy.signal("TERM");
-    deploy.end().exits(143);
+    deploy.wait().exits(143);
     stack.wait_for_versions("app", &["2"]);
     stack.wait_for_versions("api", &["1", "1"]);
 }
 
-fn when_one_service_fails_the_others_go_back_too_and_new_ones_go(stack: &Stack) {
-    stack.add("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
-    stack.set("VERSION=3 EXIT_AFTER=1");
+fn a_failed_service_rolls_back_the_whole_stack(stack: &TestStack) {
+    stack.write_override("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
+    stack.set_variables("VERSION=3 EXIT_AFTER=1");
     let ran = stack.deploy("--health-deadline 20s");
     ran.exits(3).says("non-zero exit (1)").says("cannot reach the database");
     ran.says(&format!("release {} serves", serving(stack)));
     stack.wait_for_versions("api", &["1", "1"]);
     stack.wait_for_versions("app", &["2"]);
-    wait_until("the new one is gone", LONG, || stack.service("more").is_null());
-    stack.add("services: {}");
+    wait_until("the new one is gone", WAIT_LIMIT, || stack.service("more").is_null());
+    stack.write_override("services: {}");
 }
 
-fn as_many_run_after_a_deploy_as_before_where_the_file_does_not_say(stack: &Stack) {
-    stack.set("VERSION=2 EXIT_AFTER=0");
+fn a_deploy_keeps_the_scale_without_replicas_in_the_file(stack: &TestStack) {
+    stack.set_variables("VERSION=2 EXIT_AFTER=0");
     stack.deploy("app --scale app=3").exits(0);
-    stack.set("VERSION=3");
+    stack.set_variables("VERSION=3");
     stack.deploy("").exits(0);
     stack.wait_for_versions("app", &["3"; 3]);
     let tasks = stack.running("app");
@@ -236,19 +236,19 @@ fn as_many_run_after_a_deploy_as_before_where_the_file_does_not_say(stack: &Stac
 }
 
 /// Until the new release serves, nothing goes that a failure would have to bring back.
-fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves(stack: &Stack) {
+fn prune_removes_services_after_the_rest_serves(stack: &TestStack) {
     let (_, alone) =
-        TWO.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
+        TWO_SERVICES.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
     stack.write("compose.yaml", &format!("x-zd: {{engine: swarm}}\n{alone}"));
-    stack.set("VERSION=4");
+    stack.set_variables("VERSION=4");
     stack.deploy("").exits(0);
     stack.wait_for_versions("app", &["3"; 3]);
     stack.deploy("--prune --image api=nobody/has:1 --resolve-image never --health-deadline 5s").exits(3);
     stack.wait_for_versions("app", &["3"; 3]);
     stack.deploy("--prune").exits(0).says("removed app");
-    wait_until("it is gone", LONG, || stack.service("app").is_null());
+    wait_until("it is gone", WAIT_LIMIT, || stack.service("app").is_null());
     stack.wait_for_versions("api", &["4", "4"]);
-    stack.write("compose.yaml", TWO);
+    stack.write("compose.yaml", TWO_SERVICES);
     stack.deploy("app --prune").exits(2).says("needs the whole stack");
     stack.wait_for_versions("api", &["4", "4"]);
 }
@@ -256,17 +256,17 @@ fn what_the_file_has_no_more_goes_only_where_asked_and_only_once_the_rest_serves
 /// As Docker's tutorial has it: a service that was made without any file.
 #[test]
 fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::new(&nodes, "tutorial", "");
+    let nodes = SwarmNodes::new(1, 0);
+    let stack = TestStack::new(&nodes, "tutorial", "");
     std::fs::remove_file(stack.path("compose.yaml")).expect("a file");
-    let (name, image) = (stack.project.clone(), stack.variable("ZD_APP_IMAGE"));
+    let (name, image) = (stack.name.clone(), stack.variable("ZD_APP_IMAGE"));
     let create = format!(
         "service create --quiet --detach --no-resolve-image --name {name} --replicas 3 --endpoint-mode dnsrr --env VERSION=1 \
          --update-monitor 1s --rollback-monitor 1s {image}"
     );
     stack.docker(&create);
     stack.write("image/Dockerfile", &format!("FROM {image}\nENV BUILD=2\n"));
-    stack.set("DOCKER_BUILDKIT=0");
+    stack.set_variables("DOCKER_BUILDKIT=0");
     stack.docker(&format!("build --quiet --tag zdsw/tutorial:2 {}", stack.path("image").display()));
     let spec = || nodes.get(nodes.manager(), &format!("/services/{name}"))["Spec"].clone();
     let image_now =
@@ -277,9 +277,9 @@ fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
         let running = listed.lines().filter(|l| l.contains("=Running"));
         running.map(|l| l.split('=').next().unwrap_or_default().to_string()).collect::<Vec<_>>()
     };
-    wait_until("three run", LONG, || running().len() == 3);
+    wait_until("three run", WAIT_LIMIT, || running().len() == 3);
     let before = running();
-    tool(&stack, &format!("init --from-service {name}")).exits(0).says("as `docker service update --image`");
+    run(&stack, &format!("init --from-service {name}")).exits(0).says("as `docker service update --image`");
     stack.deploy("").exits(0).says("3 of 3");
     assert_eq!(image_now(), stack.docker(&format!("image inspect --format {{{{.Id}}}} {image}")).trim());
     assert_eq!(before.len(), running().len());
@@ -292,8 +292,8 @@ fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
 }
 
 /// The number of the release that `history` says serves.
-fn serving(stack: &Stack) -> String {
-    let listed = tool(stack, "history").exits(0).stdout.clone();
+fn serving(stack: &TestStack) -> String {
+    let listed = run(stack, "history").exits(0).stdout.clone();
     let line = listed.lines().find(|l| l.contains("(serves)")).expect("one that serves");
     line.split(' ').next().expect("a number").into()
 }

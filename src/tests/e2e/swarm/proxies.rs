@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use super::nodes::Nodes;
-use super::stack::Stack;
-use crate::test_project::{LONG, Stage, free_port, wait_until};
+use super::nodes::SwarmNodes;
+use super::stack::TestStack;
+use crate::test_project::{WAIT_LIMIT, TestProject, free_port, wait_until};
 
 const FILE: &str = "
 x-zd: {engine: swarm}
@@ -85,60 +85,60 @@ configs:
 
 #[test]
 fn clients_of_three_proxies_on_two_nodes_lose_no_request() {
-    let nodes = Nodes::new(1, 1);
-    nodes.bring(&["CADDY_IMAGE", "HAPROXY_IMAGE", "TRAEFIK_IMAGE"]);
-    let stack = Stack::new(&nodes, "fronts", FILE);
+    let nodes = SwarmNodes::new(1, 1);
+    nodes.load_images(&["CADDY_IMAGE", "HAPROXY_IMAGE", "TRAEFIK_IMAGE"]);
+    let stack = TestStack::new(&nodes, "fronts", FILE);
     let ports = [stack.variable("PROXY_PORT").parse().expect("a port"), free_port(), free_port()];
     let socket = nodes.host(0).replace("unix://", "");
     let own = format!(
         "HAPROXY_PORT={} TRAEFIK_PORT={} STACK={} SOCKET={socket}",
-        ports[1], ports[2], stack.project
+        ports[1], ports[2], stack.name
     );
-    stack.set(&format!("VERSION=1 {own}"));
+    stack.set_variables(&format!("VERSION=1 {own}"));
     stack.deploy("").exits(0);
-    assert_eq!(stack.places("app").len(), 2, "nodes that it runs on");
+    assert_eq!(stack.task_nodes("app").len(), 2, "nodes that it runs on");
     for port in ports {
-        let load = || stack.start_load_at(port, "--rate 5 --clients 1").end();
-        wait_until(&format!("the proxy at {port} routes to it"), LONG, || load().lost() == 0);
+        let load = || stack.start_load_at(port, "--rate 5 --clients 1").stop();
+        wait_until(&format!("the proxy at {port} routes to it"), WAIT_LIMIT, || load().lost() == 0);
     }
     let under_load = |words: &str, code: i32, versions: &[&str]| {
         let loads: Vec<_> =
             ports.iter().map(|port| stack.start_load_at(*port, "--clients 4 --rate 20")).collect();
         let ran = stack.deploy(words);
         ran.exits(code);
-        loads.into_iter().for_each(|load| load.end().all_from(versions));
+        loads.into_iter().for_each(|load| load.stop().all_from(versions));
         ran
     };
-    stack.set("VERSION=2");
-    let (sent, lost) = under_load("app", 0, &["1", "2"]).witnessed();
+    stack.set_variables("VERSION=2");
+    let (sent, lost) = under_load("app", 0, &["1", "2"]).witness_counts();
     assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
     stack.wait_for_versions("app", &["2"; 4]);
-    stack.set("VERSION=3 HEALTH_STATUS=503");
+    stack.set_variables("VERSION=3 HEALTH_STATUS=503");
     under_load("app --health-deadline 30s", 3, &["2"]).says("release 2 serves");
     stack.wait_for_versions("app", &["2"; 4]);
 }
 
 #[test]
 fn an_image_or_a_folder_of_one_node_is_refused_unless_the_service_stays_there() {
-    let nodes = Nodes::new(1, 1);
-    let stack = Stack::new(
+    let nodes = SwarmNodes::new(1, 1);
+    let stack = TestStack::new(
         &nodes,
         "apart",
         "x-zd: {engine: swarm}\nservices: {app: {image: 'zdsw/apart:1', volumes: ['./conf:/conf'], deploy: {endpoint_mode: dnsrr}}}\n",
     );
-    stack.set("DOCKER_BUILDKIT=0");
+    stack.set_variables("DOCKER_BUILDKIT=0");
     for folder in ["image", "conf"] {
         fs::create_dir_all(stack.path(folder)).expect("a folder");
     }
     stack.write("image/Dockerfile", &format!("FROM {}\nENV VERSION=1\n", stack.variable("ZD_APP_IMAGE")));
     stack.docker(&format!("build --quiet --tag zdsw/apart:1 {}", stack.path("image").display()));
     // Without the flag that tests of several nodes have by themselves.
-    let deploy = |words: &str| Stage::deploy(&stack, words);
+    let deploy = |words: &str| TestProject::deploy(&stack, words);
     let ran = deploy("");
     ran.exits(2).says("for 2 reasons").says("is on this node only").says("is in the project's folder");
     ran.says("--push").says("node.hostname ==");
     assert!(stack.service("app").is_null());
-    stack.add("services: {app: {deploy: {placement: {constraints: [node.role == manager]}}}}");
+    stack.write_override("services: {app: {deploy: {placement: {constraints: [node.role == manager]}}}}");
     deploy("").exits(0);
-    wait_until("it runs where its image is", LONG, || stack.places("app") == [nodes.id(0)]);
+    wait_until("it runs where its image is", WAIT_LIMIT, || stack.task_nodes("app") == [nodes.id(0)]);
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::nodes::Nodes;
-use super::stack::Stack;
-use crate::cli_runner::Running;
-use crate::test_project::{LONG, wait_until};
+use super::nodes::SwarmNodes;
+use super::stack::TestStack;
+use crate::cli_runner::RunningCommand;
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 /// In two halves, with a pause in which the managers find out that a node is lost: the second half is for the others.
 /// Needs no virtual IPs and no ingress, which not every kernel can do.
@@ -33,7 +33,7 @@ services:
 /// The manager that the others joined.
 const LEADER: usize = 0;
 
-const OTHER: usize = 1;
+const OTHER_MANAGER: usize = 1;
 
 /// Limit for an engine that does not answer, so that no test sits out the minutes that it is by itself. A manager counts as lost
 /// after half of it.
@@ -41,44 +41,44 @@ const TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=40s";
 const NO_TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=2m";
 
 /// The longest that compose-zd may go on asking a manager that does not answer.
-const UNANSWERED: Duration = Duration::from_secs(60);
+const MAX_UNANSWERED: Duration = Duration::from_secs(60);
 
 /// The longest that is waited for a leader.
 const ELECTION: Duration = Duration::from_secs(60);
 
 /// Six instances of version 1 on all nodes; version 2 is to come.
-fn six<'n>(nodes: &'n Nodes, name: &str) -> Stack<'n> {
-    let stack = Stack::new(nodes, name, FILE);
+fn six_replicas<'n>(nodes: &'n SwarmNodes, name: &str) -> TestStack<'n> {
+    let stack = TestStack::new(nodes, name, FILE);
     stack.deploy("").exits(0);
     stack.wait_for_versions("app", &["1"; 6]);
-    assert_eq!(stack.places("app").len(), 3, "nodes that it runs on");
-    stack.set("VERSION=2");
+    assert_eq!(stack.task_nodes("app").len(), 3, "nodes that it runs on");
+    stack.set_variables("VERSION=2");
     stack
 }
 
 /// Three instances of the new version run, on whichever nodes Swarm has chosen.
-fn half_runs(stack: &Stack) -> bool {
+fn half_is_updated(stack: &TestStack) -> bool {
     let version = stack.variable("VERSION");
     let mut new = stack.running("app");
-    new.retain(|t| Stack::version(t) == version);
+    new.retain(|t| TestStack::version(t) == version);
     new.len() == 3
 }
 
 /// Every slot is served by this version, nothing else runs, and nothing is counted that a lost node had. Where an old
 /// instance was lost and its slot updated start-first at the same time, Swarm may keep two in that slot.
-fn wait_for_slots(stack: &Stack, version: &str) {
-    wait_until(&format!("all six slots are {version}"), LONG, || {
+fn wait_for_slots(stack: &TestStack, version: &str) {
+    wait_until(&format!("all six slots are {version}"), WAIT_LIMIT, || {
         let tasks = stack.running("app");
         let slots: BTreeSet<u64> = tasks.iter().filter_map(|t| t["Slot"].as_u64()).collect();
-        let sound = |t: &Value| Stack::version(t) == version && !stack.is_on_lost(t);
+        let sound = |t: &Value| TestStack::version(t) == version && !stack.is_on_lost(t);
         slots.len() == 6 && tasks.iter().all(sound)
     });
 }
 
-fn wait_for(stack: &Stack, deploy: &mut Running, what: &str, mut seen: impl FnMut() -> bool) {
-    wait_until(what, LONG, || {
+fn wait_for(stack: &TestStack, deploy: &mut RunningCommand, what: &str, mut seen: impl FnMut() -> bool) {
+    wait_until(what, WAIT_LIMIT, || {
         let found = seen();
-        assert!(found || deploy.runs(), "it ended before that: {:?}", stack.versions("app"));
+        assert!(found || deploy.is_running(), "it ended before that: {:?}", stack.versions("app"));
         found
     });
 }
@@ -86,67 +86,67 @@ fn wait_for(stack: &Stack, deploy: &mut Running, what: &str, mut seen: impl FnMu
 /// Swarm itself waits for an instance on a lost worker for ever, though it has long started another in its place.
 #[test]
 fn a_worker_node_lost_in_a_deploy_does_not_block_it() {
-    let nodes = Nodes::new(1, 2);
-    let stack = six(&nodes, "workers");
-    stack.tell("---- a worker is lost while a new instance starts there");
-    stack.set("WARMUP=1");
+    let nodes = SwarmNodes::new(1, 2);
+    let stack = six_replicas(&nodes, "workers");
+    stack.log("---- a worker is lost while a new instance starts there");
+    stack.set_variables("WARMUP=1");
     let mut deploy = stack.start_deploy("--health-deadline 15s");
     wait_for(&stack, &mut deploy, "one starts there", || {
-        stack.tasks("app").iter().any(|t| t["Status"]["State"] == "starting" && stack.is_on(t, OTHER))
+        stack.tasks("app").iter().any(|t| t["Status"]["State"] == "starting" && stack.is_on(t, OTHER_MANAGER))
     });
-    nodes.lose(OTHER);
-    deploy.end().exits(3);
+    nodes.kill(OTHER_MANAGER);
+    deploy.wait().exits(3);
     stack.wait_for_versions("app", &["1"; 6]);
     assert_eq!(stack.update_state("app"), "rollback_completed");
 
-    stack.tell("---- an update and a rollback end the same on manager and worker");
+    stack.log("---- an update and a rollback end the same on manager and worker");
     stack.deploy("--update-delay 0s").exits(0);
     stack.wait_for_versions("app", &["2"; 6]);
     assert_eq!(stack.update_state("app"), "completed");
     stack.rollback("").exits(0);
     stack.wait_for_versions("app", &["1"; 6]);
 
-    stack.tell("---- a worker is lost when half of the new instances run");
-    stack.set("VERSION=3 WARMUP=0");
+    stack.log("---- a worker is lost when half of the new instances run");
+    stack.set_variables("VERSION=3 WARMUP=0");
     let mut deploy = stack.start_deploy("");
     let last = 2;
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
+    wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
     assert!(stack.running("app").iter().any(|t| stack.is_on(t, last)), "some run on the one that is lost");
-    nodes.lose(last);
-    deploy.end().exits(0);
+    nodes.kill(last);
+    deploy.wait().exits(0);
     wait_for_slots(&stack, "3");
     assert_eq!(stack.update_state("app"), "completed");
 }
 
 #[test]
 fn any_manager_deploys_even_when_the_leader_is_lost() {
-    let nodes = Nodes::new(3, 0);
-    let stack = six(&nodes, "managers");
-    stack.talk_to(OTHER);
-    stack.tell("---- a good update, a broken one, and back again");
+    let nodes = SwarmNodes::new(3, 0);
+    let stack = six_replicas(&nodes, "managers");
+    stack.use_node(OTHER_MANAGER);
+    stack.log("---- a good update, a broken one, and back again");
     stack.deploy("--update-delay 0s").exits(0);
     stack.wait_for_versions("app", &["2"; 6]);
     assert_eq!(stack.update_state("app"), "completed");
-    stack.set("VERSION=3 HEALTH_STATUS=503");
+    stack.set_variables("VERSION=3 HEALTH_STATUS=503");
     stack.deploy("").exits(3);
     stack.wait_for_versions("app", &["2"; 6]);
     assert_eq!(stack.update_state("app"), "rollback_completed");
     stack.rollback("").exits(0);
     stack.wait_for_versions("app", &["1"; 6]);
 
-    stack.tell("---- the one that leads is lost");
-    stack.set("VERSION=4 HEALTH_STATUS=200");
+    stack.log("---- the one that leads is lost");
+    stack.set_variables("VERSION=4 HEALTH_STATUS=200");
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
-    nodes.lose(LEADER);
-    deploy.end().exits(0);
+    wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
+    nodes.kill(LEADER);
+    deploy.wait().exits(0);
     wait_for_slots(&stack, "4");
 }
 
 /// Another manager ends what the lost one was told.
-fn is_ended_through_another(stack: &Stack, version: &str) {
-    stack.set(NO_TIMEOUT);
-    stack.talk_to(stack.nodes.manager());
+fn finish_through_another(stack: &TestStack, version: &str) {
+    stack.set_variables(NO_TIMEOUT);
+    stack.use_node(stack.nodes.manager());
     wait_until("the others have a leader", ELECTION, || !stack.service("app").is_null());
     stack.deploy("").exits(0);
     stack.wait_for_versions("app", &[version; 6]);
@@ -154,27 +154,27 @@ fn is_ended_through_another(stack: &Stack, version: &str) {
 
 #[test]
 fn a_deploy_with_a_lost_manager_is_reported_and_finished_through_another() {
-    let nodes = Nodes::new(3, 0);
-    let stack = six(&nodes, "manager");
-    stack.tell("---- it falls silent, as where it is reached over a network");
-    stack.set(TIMEOUT);
+    let nodes = SwarmNodes::new(3, 0);
+    let stack = six_replicas(&nodes, "manager");
+    stack.log("---- it falls silent, as where it is reached over a network");
+    stack.set_variables(TIMEOUT);
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
-    nodes.silence(LEADER);
+    wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
+    nodes.disconnect(LEADER);
     // It cannot know how that ends: the update goes on without it.
-    wait_until("it ends", UNANSWERED, || !deploy.runs());
-    deploy.end().exits(4).says("the result of the update is not known");
-    is_ended_through_another(&stack, "2");
-    nodes.hear_again(LEADER);
+    wait_until("it ends", MAX_UNANSWERED, || !deploy.is_running());
+    deploy.wait().exits(4).says("the result of the update is not known");
+    finish_through_another(&stack, "2");
+    nodes.reconnect(LEADER);
 
-    stack.tell("---- the one that leads by now is lost");
+    stack.log("---- the one that leads by now is lost");
     let leader = nodes.leader();
-    stack.talk_to(leader);
-    stack.set(&format!("VERSION=3 {TIMEOUT}"));
+    stack.use_node(leader);
+    stack.set_variables(&format!("VERSION=3 {TIMEOUT}"));
     let mut deploy = stack.start_deploy("");
-    wait_for(&stack, &mut deploy, "half of it runs", || half_runs(&stack));
-    nodes.lose(leader);
-    wait_until("it ends", UNANSWERED, || !deploy.runs());
-    deploy.end().exits(4).says("the result of the update is not known");
-    is_ended_through_another(&stack, "3");
+    wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
+    nodes.kill(leader);
+    wait_until("it ends", MAX_UNANSWERED, || !deploy.is_running());
+    deploy.wait().exits(4).says("the result of the update is not known");
+    finish_through_another(&stack, "3");
 }

@@ -4,38 +4,38 @@ use std::ops::Deref;
 
 use serde_json::Value;
 
-use super::nodes::Nodes;
-use crate::cli_runner::{Ran, Running};
-use crate::test_project::{LONG, Stage, wait_until};
+use super::nodes::SwarmNodes;
+use crate::cli_runner::{CommandResult, RunningCommand};
+use crate::test_project::{WAIT_LIMIT, TestProject, wait_until};
 
-pub struct Stack<'n> {
-    stage: Stage,
-    pub nodes: &'n Nodes,
+pub struct TestStack<'n> {
+    stage: TestProject,
+    pub nodes: &'n SwarmNodes,
 }
 
 /// Folder, variables, commands, requests and clients are those of any project. Requests go to the first node's
 /// address until told otherwise.
-impl Deref for Stack<'_> {
-    type Target = Stage;
+impl Deref for TestStack<'_> {
+    type Target = TestProject;
 
-    fn deref(&self) -> &Stage {
+    fn deref(&self) -> &TestProject {
         &self.stage
     }
 }
 
-impl<'n> Stack<'n> {
+impl<'n> TestStack<'n> {
     /// A stack of this one file.
-    pub fn new(nodes: &'n Nodes, name: &str, yaml: &str) -> Stack<'n> {
-        let stack = Stack { stage: Stage::on(nodes.address(0), name), nodes };
+    pub fn new(nodes: &'n SwarmNodes, name: &str, yaml: &str) -> TestStack<'n> {
+        let stack = TestStack { stage: TestProject::on_other_engine(nodes.address(0), name), nodes };
         stack.write("compose.yaml", yaml);
-        stack.talk_to(nodes.manager());
+        stack.use_node(nodes.manager());
         stack
     }
 
     /// A copy of a fixture's files.
-    pub fn of(nodes: &'n Nodes, name: &str, fixture: &str) -> Stack<'n> {
-        let stack = Stack::new(nodes, name, "");
-        stack.copy_all(fixture);
+    pub fn from_fixture(nodes: &'n SwarmNodes, name: &str, fixture: &str) -> TestStack<'n> {
+        let stack = TestStack::new(nodes, name, "");
+        stack.copy_fixtures(fixture);
         stack
     }
 
@@ -45,36 +45,36 @@ impl<'n> Stack<'n> {
         format!("{never}{words}")
     }
 
-    pub fn deploy(&self, words: &str) -> Ran {
+    pub fn deploy(&self, words: &str) -> CommandResult {
         self.stage.deploy(&self.with_images(words))
     }
 
-    pub fn start_deploy(&self, words: &str) -> Running<'_> {
+    pub fn start_deploy(&self, words: &str) -> RunningCommand<'_> {
         self.stage.start_deploy(&self.with_images(words))
     }
 
     /// Says which node compose-zd and docker talk to from now on.
-    pub fn talk_to(&self, node: usize) {
-        self.set(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", self.nodes.host(node)));
+    pub fn use_node(&self, node: usize) {
+        self.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", self.nodes.host(node)));
     }
 
     /// What a plain `docker stack deploy` does.
     pub fn stack_deploy(&self) {
         let words = "--resolve-image never --detach=true --compose-file compose.yaml";
-        self.docker(&format!("stack deploy {words} {}", self.project));
+        self.docker(&format!("stack deploy {words} {}", self.name));
     }
 }
 
 /// What the Swarm says, asked at a manager that is not lost.
-impl Stack<'_> {
+impl TestStack<'_> {
     /// As the Swarm calls it.
-    pub fn full(&self, service: &str) -> String {
-        format!("{}_{service}", self.project)
+    pub fn full_name(&self, service: &str) -> String {
+        format!("{}_{service}", self.name)
     }
 
     /// As `docker service inspect` has it; null where there is none, or no manager leads at the moment.
     pub fn service(&self, service: &str) -> Value {
-        self.ask_manager(&format!("/services/{}", self.full(service)))
+        self.get_from_manager(&format!("/services/{}", self.full_name(service)))
     }
 
     /// `completed`, `rollback_completed`…; empty before its first update.
@@ -84,8 +84,8 @@ impl Stack<'_> {
 
     /// All that the Swarm remembers of a service.
     pub fn tasks(&self, service: &str) -> Vec<Value> {
-        let filter = format!("%7B%22service%22%3A%5B%22{}%22%5D%7D", self.full(service));
-        let told = self.ask_manager(&format!("/tasks?filters={filter}"));
+        let filter = format!("%7B%22service%22%3A%5B%22{}%22%5D%7D", self.full_name(service));
+        let told = self.get_from_manager(&format!("/tasks?filters={filter}"));
         told.as_array().cloned().unwrap_or_default()
     }
 
@@ -102,7 +102,7 @@ impl Stack<'_> {
     }
 
     /// The ids of the nodes that its running tasks are on.
-    pub fn places(&self, service: &str) -> Vec<String> {
+    pub fn task_nodes(&self, service: &str) -> Vec<String> {
         let mut places: Vec<String> = self.running(service).iter().map(|t| text(&t["NodeID"])).collect();
         places.sort();
         places.dedup();
@@ -127,7 +127,7 @@ impl Stack<'_> {
 
     /// These versions run, on nodes that are not lost, and nothing is on its way; waited for.
     pub fn wait_for_versions(&self, service: &str, expected: &[&str]) {
-        wait_until(&format!("{service} is {expected:?}"), LONG, || {
+        wait_until(&format!("{service} is {expected:?}"), WAIT_LIMIT, || {
             let on_their_way =
                 |t: &Value| t["DesiredState"] == "running" && t["Status"]["State"] != "running";
             let tasks = self.tasks(service);
@@ -136,22 +136,22 @@ impl Stack<'_> {
         });
     }
 
-    fn ask_manager(&self, path: &str) -> Value {
+    fn get_from_manager(&self, path: &str) -> Value {
         self.nodes.get(self.nodes.manager(), path)
     }
 }
 
-impl Drop for Stack<'_> {
+impl Drop for TestStack<'_> {
     fn drop(&mut self) {
         let manager = self.nodes.manager();
         if std::thread::panicking() {
             for words in ["stack ps --no-trunc", "stack services"] {
-                let output = self.nodes.try_docker(manager, &format!("{words} {}", self.project));
+                let output = self.nodes.try_docker(manager, &format!("{words} {}", self.name));
                 eprintln!("==== docker {words}\n{}", String::from_utf8_lossy(&output.stdout));
             }
         }
         // For the next one on the same nodes; with the nodes themselves everything goes.
-        self.nodes.try_docker(manager, &format!("stack rm {}", self.project));
+        self.nodes.try_docker(manager, &format!("stack rm {}", self.name));
     }
 }
 
@@ -162,7 +162,7 @@ fn runs(task: &Value) -> bool {
 
 /// Of those that run, in order.
 fn versions(tasks: &[Value]) -> Vec<String> {
-    let mut versions: Vec<String> = tasks.iter().filter(|t| runs(t)).map(Stack::version).collect();
+    let mut versions: Vec<String> = tasks.iter().filter(|t| runs(t)).map(TestStack::version).collect();
     versions.sort();
     versions
 }

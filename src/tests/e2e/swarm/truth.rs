@@ -4,27 +4,27 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::nodes::Nodes;
-use super::stack::Stack;
-use crate::cli_runner::Running;
-use crate::test_project::{LONG, wait_until};
+use super::nodes::SwarmNodes;
+use super::stack::TestStack;
+use crate::cli_runner::RunningCommand;
+use crate::test_project::{WAIT_LIMIT, wait_until};
 
 const CHECK: &str = "healthcheck: {test: [CMD, /sample-app, probe], interval: 1s, timeout: 5s, retries: 2}";
 const QUICK: &str = "endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 1s, order: start-first, failure_action: rollback}, \
                      rollback_config: {parallelism: 0, monitor: 1s, order: start-first}";
 
 /// A service `app` of three, and whatever else.
-fn stack<'n>(nodes: &'n Nodes, name: &str, more: &str) -> Stack<'n> {
+fn stack<'n>(nodes: &'n SwarmNodes, name: &str, more: &str) -> TestStack<'n> {
     let yaml = format!(
         "x-zd: {{engine: swarm}}\nservices:\n  app:\n    image: ${{ZD_APP_IMAGE}}\n    \
          environment: {{VERSION: '${{VERSION}}', EXIT_AFTER: '${{EXIT_AFTER:-0}}'}}\n    {CHECK}\n    \
          deploy: {{replicas: 3, {QUICK}}}\n{more}"
     );
-    Stack::new(nodes, name, &yaml)
+    TestStack::new(nodes, name, &yaml)
 }
 
 /// The reference that each task runs.
-fn images(stack: &Stack) -> Vec<String> {
+fn images(stack: &TestStack) -> Vec<String> {
     let image = |t: &Value| t["Spec"]["ContainerSpec"]["Image"].as_str().unwrap_or_default().to_string();
     stack.running("app").iter().map(image).collect()
 }
@@ -32,15 +32,15 @@ fn images(stack: &Stack) -> Vec<String> {
 /// As the document of the Caddy + Flask project has it: the same tag is built again and again.
 #[test]
 fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
-    let nodes = Nodes::new(1, 0);
-    let stack = Stack::new(
+    let nodes = SwarmNodes::new(1, 0);
+    let stack = TestStack::new(
         &nodes,
         "rebuilt",
         &format!(
             "x-zd: {{engine: swarm}}\nservices: {{app: {{image: 'zdsw/rebuilt:1', {CHECK}, deploy: {{replicas: 3, {QUICK}}}}}}}\n"
         ),
     );
-    stack.set("DOCKER_BUILDKIT=0");
+    stack.set_variables("DOCKER_BUILDKIT=0");
     let build = |name: &str, status: &str| {
         let base = stack.variable("ZD_APP_IMAGE");
         let text = format!("FROM {base}\nENV HEALTH_STATUS={status} BUILD={name}\n");
@@ -50,7 +50,7 @@ fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
         stack.docker("image inspect --format {{.Id}} zdsw/rebuilt:1").trim().to_string()
     };
     let runs = |id: &str| {
-        wait_until(&format!("all run {id}"), LONG, || images(&stack) == vec![id.to_string(); 3]);
+        wait_until(&format!("all run {id}"), WAIT_LIMIT, || images(&stack) == vec![id.to_string(); 3]);
     };
     let first = build("one", "200");
     stack.deploy("").exits(0);
@@ -73,13 +73,13 @@ fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
 
 #[test]
 fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
-    let nodes = Nodes::new(1, 0);
+    let nodes = SwarmNodes::new(1, 0);
     let stack =
         stack(&nodes, "objects", "configs: {site: {file: ./site.txt}}\nsecrets: {pw: {environment: PW}}\n");
-    stack.add("services: {app: {configs: [site], secrets: [pw]}}");
+    stack.write_override("services: {app: {configs: [site], secrets: [pw]}}");
     let folder = stack.path("tmp");
     fs::create_dir_all(&folder).expect("a folder");
-    stack.set(&format!("VERSION=1 PW=secret-one TMPDIR={}", folder.display()));
+    stack.set_variables(&format!("VERSION=1 PW=secret-one TMPDIR={}", folder.display()));
     stack.write("site.txt", "one");
     let mut deploy = stack.start_deploy("");
     deploy.wait_for("Swarm is given");
@@ -87,7 +87,7 @@ fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
     let holds =
         |entry: fs::DirEntry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("secret-one"));
     assert!(!files.into_iter().any(holds));
-    deploy.end().exits(0);
+    deploy.wait().exits(0);
     let of = |key: &str, name: &str| {
         stack.service("app")["Spec"]["TaskTemplate"]["ContainerSpec"][key][0][name]
             .as_str()
@@ -99,7 +99,7 @@ fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
     stack.deploy("").exits(0);
     assert_eq!(names(), first);
     stack.write("site.txt", "two");
-    stack.set("PW=secret-two");
+    stack.set_variables("PW=secret-two");
     let plan = stack.deploy("--dry-run").exits(0).stdout.clone();
     assert!(plan.contains("replace the tasks: configs; secrets"), "{plan}");
     stack.deploy("").exits(0);
@@ -119,21 +119,21 @@ fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
 
 #[test]
 fn a_removed_crashing_or_overwritten_service_fails_the_deploy() {
-    let nodes = Nodes::new(1, 0);
-    a_first_deploy_that_crashes_again_and_again_is_not_in_service(&nodes);
-    a_service_that_is_removed_meanwhile_is_named(&nodes);
-    another_update_meanwhile_is_named_and_left_alone(&nodes);
+    let nodes = SwarmNodes::new(1, 0);
+    a_first_deploy_that_crashes_again_and_again_fails(&nodes);
+    a_service_removed_during_a_deploy_is_reported(&nodes);
+    another_update_during_a_deploy_is_reported_and_kept(&nodes);
 }
 
-fn a_first_deploy_that_crashes_again_and_again_is_not_in_service(nodes: &Nodes) {
+fn a_first_deploy_that_crashes_again_and_again_fails(nodes: &SwarmNodes) {
     let stack = stack(nodes, "loop", "");
-    stack.set("VERSION=1 EXIT_AFTER=2");
+    stack.set_variables("VERSION=1 EXIT_AFTER=2");
     let ran = stack.deploy("--update-monitor 4s --health-deadline 12s");
     ran.exits(3).says("non-zero exit (1)").says("nothing served before");
-    wait_until("nothing is left", LONG, || stack.service("app").is_null());
-    let listed = Running::start(&stack, "history").end().exits(0).stdout.clone();
+    wait_until("nothing is left", WAIT_LIMIT, || stack.service("app").is_null());
+    let listed = RunningCommand::start(&stack, "history").wait().exits(0).stdout.clone();
     assert!(listed.contains("failed") && !listed.contains("serves"), "{listed}");
-    stack.set("EXIT_AFTER=0");
+    stack.set_variables("EXIT_AFTER=0");
     stack.deploy("").exits(0);
     stack.deploy("app --scale app=4 --update-monitor 1s").exits(0).says("4 of 4");
 }
@@ -142,55 +142,55 @@ const OTHER: &str = "  other: {image: '${ZD_APP_IMAGE}', environment: {VERSION: 
                      update_config: {delay: 30s, order: start-first}, rollback_config: {monitor: 1s, order: start-first}, replicas: 2}}\n";
 
 /// Version 1 of two services runs, and version 2 of `other` is on its way for half a minute.
-fn on_its_way<'s>(stack: &'s Stack) -> Running<'s> {
-    stack.set("VERSION=1");
+fn start_slow_deploy<'s>(stack: &'s TestStack) -> RunningCommand<'s> {
+    stack.set_variables("VERSION=1");
     stack.deploy("").exits(0);
-    stack.set("VERSION=2");
+    stack.set_variables("VERSION=2");
     let deploy = stack.start_deploy("");
-    wait_until("half of it is new", LONG, || stack.versions("other") == ["1", "2"]);
+    wait_until("half of it is new", WAIT_LIMIT, || stack.versions("other") == ["1", "2"]);
     deploy
 }
 
-fn a_service_that_is_removed_meanwhile_is_named(nodes: &Nodes) {
+fn a_service_removed_during_a_deploy_is_reported(nodes: &SwarmNodes) {
     let stack = stack(nodes, "gone", OTHER);
-    let deploy = on_its_way(&stack);
-    stack.docker(&format!("service rm {}", stack.full("app")));
-    deploy.end().exits(4).says("`app`: the service was removed during the deploy");
+    let deploy = start_slow_deploy(&stack);
+    stack.docker(&format!("service rm {}", stack.full_name("app")));
+    deploy.wait().exits(4).says("`app`: the service was removed during the deploy");
     stack.wait_for_versions("other", &["1", "1"]);
 }
 
-fn another_update_meanwhile_is_named_and_left_alone(nodes: &Nodes) {
+fn another_update_during_a_deploy_is_reported_and_kept(nodes: &SwarmNodes) {
     let stack = stack(nodes, "overwritten", OTHER);
-    let deploy = on_its_way(&stack);
+    let deploy = start_slow_deploy(&stack);
     stack.docker(&format!(
         "service update --quiet --detach --no-resolve-image --env-add VERSION=9 {}",
-        stack.full("app")
+        stack.full_name("app")
     ));
-    deploy.end().exits(3).says("`app`: another update replaced").says("release 2");
+    deploy.wait().exits(3).says("`app`: another update replaced").says("release 2");
     stack.wait_for_versions("app", &["9"; 3]);
 }
 
 #[test]
 fn jobs_ports_and_constraints_report_the_true_result() {
-    let nodes = Nodes::new(1, 0);
+    let nodes = SwarmNodes::new(1, 0);
     a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(&nodes);
-    a_port_that_is_taken_is_said_once(&nodes);
+    a_taken_port_is_reported_once(&nodes);
     a_constraint_that_no_node_meets_is_refused(&nodes);
-    a_public_url_that_hangs_at_the_end_is_no_success(&nodes);
+    a_public_url_that_hangs_fails_the_deploy(&nodes);
 }
 
 /// It runs, and clients get no answer.
-fn a_public_url_that_hangs_at_the_end_is_no_success(nodes: &Nodes) {
+fn a_public_url_that_hangs_fails_the_deploy(nodes: &SwarmNodes) {
     let stack = stack(nodes, "hangs", "");
     let port = stack.variable("PROXY_PORT");
-    stack.add(&format!(
+    stack.write_override(&format!(
         "services: {{app: {{environment: {{HANG: '${{HANG:-0}}'}}, healthcheck: {{disable: true}}, ports: [{{target: 3000, published: {port}, mode: host}}], \
          deploy: {{replicas: 1, update_config: {{order: stop-first}}, rollback_config: {{order: stop-first}}}}}}}}"
     ));
-    stack.set("VERSION=1");
+    stack.set_variables("VERSION=1");
     stack.deploy("").exits(0);
     stack.expect_version("1");
-    stack.set("VERSION=2 HANG=1");
+    stack.set_variables("VERSION=2 HANG=1");
     stack.deploy("").exits(3).says("no good answer").says("release 1 serves");
     stack.expect_version("1");
 }
@@ -199,18 +199,18 @@ fn a_public_url_that_hangs_at_the_end_is_no_success(nodes: &Nodes) {
 const JOB: &str = "  job: {image: '${ZD_APP_IMAGE}', entrypoint: [/sample-app, cat, '${FILE}'], restart: 'no', \
                    deploy: {mode: replicated-job, replicas: 1}}\n";
 
-fn iteration(stack: &Stack) -> u64 {
+fn iteration(stack: &TestStack) -> u64 {
     stack.service("job")["JobStatus"]["JobIteration"]["Index"].as_u64().unwrap_or(0)
 }
 
-fn a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(nodes: &Nodes) {
+fn a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(nodes: &SwarmNodes) {
     let stack = stack(nodes, "job", JOB);
-    stack.set("VERSION=1 FILE=/etc/hosts");
+    stack.set_variables("VERSION=1 FILE=/etc/hosts");
     stack.deploy("").exits(0).says("1 of 1 tasks completed");
-    stack.set("VERSION=2");
+    stack.set_variables("VERSION=2");
     stack.deploy("").exits(0);
     let ran = iteration(&stack);
-    stack.set("VERSION=3 FILE=/nowhere");
+    stack.set_variables("VERSION=3 FILE=/nowhere");
     stack.deploy("").exits(3).says("`job`: the job failed").says("release 2 serves");
     stack.wait_for_versions("app", &["2"; 3]);
     assert_eq!(iteration(&stack), ran + 1, "it ran once more, and not on the way back");
@@ -219,7 +219,7 @@ fn a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(nodes: &Nodes) {
     assert_eq!(iteration(&stack), ran + 1);
 }
 
-fn a_port_that_is_taken_is_said_once(nodes: &Nodes) {
+fn a_taken_port_is_reported_once(nodes: &SwarmNodes) {
     let own = |port: &str| {
         format!(
             "  two: {{image: '${{ZD_APP_IMAGE}}', ports: [{{target: 3000, published: {port}, mode: host}}], deploy: {{endpoint_mode: dnsrr}}}}\n"
@@ -227,21 +227,21 @@ fn a_port_that_is_taken_is_said_once(nodes: &Nodes) {
     };
     let first = stack(nodes, "first", "");
     let port = first.variable("PROXY_PORT");
-    first.add(&format!("services: {{app: {{ports: [{{target: 3000, published: {port}, mode: host}}], deploy: {{replicas: 1}}}}}}"));
-    first.set("VERSION=1");
+    first.write_override(&format!("services: {{app: {{ports: [{{target: 3000, published: {port}, mode: host}}], deploy: {{replicas: 1}}}}}}"));
+    first.set_variables("VERSION=1");
     first.deploy("").exits(0);
     let second = stack(nodes, "second", &own(&port));
-    second.set("VERSION=1");
+    second.set_variables("VERSION=1");
     let ran = second.deploy("--health-deadline 8s");
     ran.exits(3).says("already in use").says("free the port");
     let said = ran.stderr.lines().filter(|l| l.contains("warning") && l.contains("already in use")).count();
     assert_eq!(said, 1, "{}", ran.stderr);
 }
 
-fn a_constraint_that_no_node_meets_is_refused(nodes: &Nodes) {
+fn a_constraint_that_no_node_meets_is_refused(nodes: &SwarmNodes) {
     let all = "  agent: {image: '${ZD_APP_IMAGE}', deploy: {mode: global, placement: {constraints: [node.labels.none == x]}}}\n";
     let stack = stack(nodes, "nowhere", all);
-    stack.set("VERSION=1");
+    stack.set_variables("VERSION=1");
     stack.deploy("").exits(2).says("`agent`: no node meets `node.labels.none == x`");
     assert!(stack.service("app").is_null());
 }
