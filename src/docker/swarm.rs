@@ -188,7 +188,8 @@ impl Docker {
 
     /// Creates a config or secret of a stack; its content is passed by standard input.
     pub fn create_object(&self, stack: &str, object: &StackObject, name: &str) -> Result<()> {
-        let own_labels = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT_LABEL.to_string(), object.hash())];
+        let own_labels =
+            [(NAMESPACE.to_string(), stack.to_string()), (CONTENT_LABEL.to_string(), object.hash())];
         let labels = object.labels.clone().into_iter().chain(own_labels);
         let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
         let flags: Vec<String> = object.flags.iter().cloned().chain(labels).collect();
@@ -203,7 +204,8 @@ impl Docker {
 
     /// Names of the configs or secrets that compose-zd created for a stack.
     pub fn object_names(&self, stack: &str, kind: ObjectKind) -> Result<Vec<String>> {
-        let (of_stack, any_content) = (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT_LABEL}"));
+        let (of_stack, any_content) =
+            (format!("label={NAMESPACE}={stack}"), format!("label={CONTENT_LABEL}"));
         let words =
             [kind.noun(), "ls", "--filter", &of_stack, "--filter", &any_content, "--format", "{{.Name}}"];
         Ok(self.query_checked(&words)?.lines().map(String::from).collect())

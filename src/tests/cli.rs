@@ -47,7 +47,11 @@ const MONITORS: [&str; 2] = ["COMPOSE_ZD_UPDATE_MONITOR", "COMPOSE_ZD_ROLLBACK_M
 impl FakeDocker {
     /// A project `p` with one service `app`, whose running instance `old` has an outdated configuration.
     fn new() -> FakeDocker {
-        let fake = FakeDocker { dir: tempfile::tempdir().unwrap(), port: http_server("200 OK"), monitor: Some("0s") };
+        let fake = FakeDocker {
+            dir: tempfile::tempdir().unwrap(),
+            port: http_server("200 OK"),
+            monitor: Some("0s"),
+        };
         fs::create_dir(fake.path("containers")).unwrap();
         fs::create_dir(fake.path("bin")).unwrap();
         std::os::unix::fs::symlink(fake_docker(), fake.path("bin/docker")).unwrap();

@@ -174,7 +174,8 @@ impl SwarmDeploy<'_> {
         } else {
             "give tasks more time to get ready with `--health-deadline`"
         };
-        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {reason}")), failure).hint(hint)
+        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {reason}")), failure)
+            .hint(hint)
     }
 
     /// Adds the complaints of Swarm and the last log lines of a failed task. The newest complaint joins the message, because

@@ -26,8 +26,10 @@ fn connections_of_a_retired_haproxy_are_counted_by_address() {
     holds(inputs, |(servers, remotes, retired)| {
         let remotes: Vec<(IpAddr, bool)> =
             remotes.into_iter().map(|(a, mapped)| (a.parse().expect("an address"), mapped)).collect();
-        let lines: String =
-            remotes.iter().map(|(a, mapped)| format!("@connection {}\n", kernel_address(*a, *mapped))).collect();
+        let lines: String = remotes
+            .iter()
+            .map(|(a, mapped)| format!("@connection {}\n", kernel_address(*a, *mapped)))
+            .collect();
         let age =
             retired.map(|cs| format!("@retired {}.{:02}0000\n", cs / 100, cs % 100)).unwrap_or_default();
         let text = format!("{}\n@manager T\n{age}{lines}", printed(&servers, 0));

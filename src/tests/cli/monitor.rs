@@ -102,7 +102,8 @@ fn assert_rolled_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
 
 #[test]
 fn an_instance_that_dies_or_restarts_within_the_monitor_is_rolled_back() {
-    let (code, said, changes) = deploy_with_state_in_monitor(r#""State": {"Status": "exited", "ExitCode": 7}"#);
+    let (code, said, changes) =
+        deploy_with_state_in_monitor(r#""State": {"Status": "exited", "ExitCode": 7}"#);
     assert_rolled_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
     let (code, said, changes) =
         deploy_with_state_in_monitor(r#""RestartCount": 1, "State": {"Status": "running"}"#);
@@ -191,7 +192,10 @@ fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
         let at = format!("{:?}", at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
         let date = Process::new("date").args(["-u", "-d", &format!("@{at}"), "+%Y-%m-%dT%H:%M:%SZ"]).output();
         let at = String::from_utf8(date.unwrap().stdout).unwrap();
-        set_state_of_new(&fake, &format!(r#""State": {{"Status": "running", "StartedAt": "{}"}}"#, at.trim()));
+        set_state_of_new(
+            &fake,
+            &format!(r#""State": {{"Status": "running", "StartedAt": "{}"}}"#, at.trim()),
+        );
     };
     started(5);
     let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 30s");

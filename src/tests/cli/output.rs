@@ -227,7 +227,8 @@ fn output_of_a_one_shot_is_an_event() {
     fake.fail("run --rm --no-deps --no-TTY migrate", "no such table");
     let run = fake.run("deploy app --output json").code(1);
     assert_matches_schema(&schema(&fake), &run);
-    let output: Vec<Value> = json_lines(&stderr(&run)).into_iter().filter(|l| l["event"] == "output").collect();
+    let output: Vec<Value> =
+        json_lines(&stderr(&run)).into_iter().filter(|l| l["event"] == "output").collect();
     assert_eq!(output.len(), 1, "{output:?}");
     assert_eq!(output[0]["line"], "no such table");
 }

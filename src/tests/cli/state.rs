@@ -218,8 +218,8 @@ fn the_next_deploy_makes_an_open_state_folder_private() {
 
 #[test]
 fn root_refuses_state_behind_a_link_or_owned_by_another_user() {
-    let root =
-        fs::metadata(FakeDocker::new().path("bin")).is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    let root = fs::metadata(FakeDocker::new().path("bin"))
+        .is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if !root {
         return;
     }

@@ -1,5 +1,5 @@
-//! Faults: a deploy under load is hit at every step and at random instants, and whatever was hit, the next run leaves one
-//! release and nothing else. `scripts/chaos` runs all of it and prints a table.
+//! Fault injection: kills parts of a deploy under load at every step and at random times. The next run must leave one release
+//! and nothing else. `scripts/chaos` runs all cases and prints a table.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -7,9 +7,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::cli_runner::{CommandResult, RunningCommand};
-use crate::test_project::{WAIT_LIMIT, TestProject, wait_for_instant};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_for_instant};
 
-/// What a deploy says when it has done a step.
+/// Output of a deploy after each step.
 const MILESTONES: [&str; 8] = [
     "created app-",
     "started app-",
@@ -21,15 +21,15 @@ const MILESTONES: [&str; 8] = [
     "removed app-",
 ];
 
-/// Longer than a deploy takes on a busy machine, so that some faults come when it is over.
+/// Longer than a deploy takes on a busy machine, so that some faults come after its end.
 const DEPLOY_TIME: Duration = Duration::from_secs(4);
 
-/// What is hit.
+/// Target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
-    /// compose-zd, by a signal.
+    /// compose-zd gets a signal.
     Tool(&'static str),
-    /// compose-zd, by SIGINT and once more.
+    /// compose-zd gets SIGINT twice.
     ToolTwice,
     /// The docker client that compose-zd waits for.
     Child,
@@ -42,16 +42,16 @@ enum Victim {
     PausedOld,
 }
 
-/// When.
+/// Time of a fault.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// It has said this.
+    /// After this output of the deploy.
     After(&'static str),
-    /// So long after its start.
+    /// This long after the start of the deploy.
     At(Duration),
 }
 
-/// The run that comes after.
+/// The run after the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FollowUp {
     Deploy,
@@ -60,68 +60,69 @@ enum FollowUp {
     Recover,
 }
 
-const FOLLOW_UPS: [FollowUp; 4] = [FollowUp::Deploy, FollowUp::NewVersion, FollowUp::Rollback, FollowUp::Recover];
+const FOLLOW_UPS: [FollowUp; 4] =
+    [FollowUp::Deploy, FollowUp::NewVersion, FollowUp::Rollback, FollowUp::Recover];
 
-/// What became of one of them.
+/// Result of one case.
 struct ChaosResult {
     victim: Victim,
     moment: Moment,
     next: FollowUp,
-    /// Of the run that was hit; none where a signal ended it.
+    /// Exit code of the failed run; none if a signal ended it.
     code: Option<i32>,
     next_code: Option<i32>,
     lost: u64,
     left: Vec<String>,
 }
 
-/// A project whose versions go up.
+/// A project whose version grows with each deploy.
 struct ChaosTarget {
-    stage: TestProject,
+    project: TestProject,
     count: usize,
     version: Cell<u32>,
 }
 
 impl ChaosTarget {
-    /// Deployed once, so that there is a release to go back to.
-    fn new(stage: TestProject, count: usize) -> ChaosTarget {
-        stage.up(&format!("--scale app={count}"));
-        let target = ChaosTarget { stage, count, version: Cell::new(1) };
+    /// Deploys once, so that a release for rollbacks exists.
+    fn new(project: TestProject, count: usize) -> ChaosTarget {
+        project.up(&format!("--scale app={count}"));
+        let target = ChaosTarget { project, count, version: Cell::new(1) };
         target.next_version();
-        target.stage.deploy("app").exits(0);
+        target.project.deploy("app").exits(0);
         target
     }
 
     fn next_version(&self) {
         self.version.set(self.version.get() + 1);
-        self.stage.set_variables(&format!("VERSION={}", self.version.get()));
+        self.project.set_variables(&format!("VERSION={}", self.version.get()));
     }
 
-    /// The next promise of a test, for one that fails.
+    /// Logs the promise that the next steps test.
     fn log_promise(&self, promise: &str) {
-        self.stage.log(&format!("==== {promise}"));
+        self.project.log(&format!("==== {promise}"));
     }
 
-    /// One release is there, and nothing else.
+    /// Asserts that this release exists, and nothing else.
     fn expect_version(&self, version: u32) {
         assert_eq!(self.leftovers(), Vec::<String>::new());
-        self.stage.expect_release("app", self.count, &version.to_string());
+        self.project.expect_release("app", self.count, &version.to_string());
     }
 
     fn strike(&self, victim: Victim, moment: Moment, next: FollowUp) -> ChaosResult {
         self.next_version();
-        let load = self.stage.start_load("--rate 150 --seconds 300");
-        let old = self.stage.ids("app");
-        // One that is ready at once is in rotation, too, before it can be hit.
+        let load = self.project.start_load("--rate 150 --seconds 300");
+        let old = self.project.ids("app");
+        // An instance that is ready at once would be in rotation before the fault.
         let before_it_is_ready = matches!(victim, Victim::NewInstance | Victim::PausedNew);
-        self.stage.set_variables(if before_it_is_ready { "WARMUP=3" } else { "WARMUP=0" });
-        let mut deploy = self.stage.start_deploy("app");
+        self.project.set_variables(if before_it_is_ready { "WARMUP=3" } else { "WARMUP=0" });
+        let mut deploy = self.project.start_deploy("app");
         wait_for_moment(&mut deploy, moment);
         self.kill(victim, &mut deploy, &old);
         let code = deploy.wait_unchecked().code;
-        self.stage.set_variables("WARMUP=0");
+        self.project.set_variables("WARMUP=0");
         self.unpause();
         if victim == Victim::ProxyKilled {
-            self.stage.compose("up -d --no-recreate proxy");
+            self.project.compose("up -d --no-recreate proxy");
         }
         let next_code = self.follow_up(next).code;
         let lost = load.stop().lost();
@@ -131,25 +132,25 @@ impl ChaosTarget {
 
     fn follow_up(&self, next: FollowUp) -> CommandResult {
         match next {
-            FollowUp::Deploy => self.stage.deploy("app"),
+            FollowUp::Deploy => self.project.deploy("app"),
             FollowUp::NewVersion => {
                 self.next_version();
-                self.stage.deploy("app")
+                self.project.deploy("app")
             }
-            FollowUp::Rollback => self.stage.rollback("app"),
-            FollowUp::Recover => self.stage.start("recover").wait(),
+            FollowUp::Rollback => self.project.rollback("app"),
+            FollowUp::Recover => self.project.start("recover").wait(),
         }
     }
 
     fn kill(&self, victim: Victim, deploy: &mut RunningCommand, old: &BTreeSet<String>) {
-        let stage = &self.stage;
+        let project = &self.project;
         let pick = |new: bool| {
-            let all = stage.service_containers("app").into_iter().filter(|c| c.state == "running");
+            let all = project.service_containers("app").into_iter().filter(|c| c.state == "running");
             all.map(|c| c.id).find(|id| old.contains(id) != new).unwrap_or_default()
         };
-        // What is not there any more, or not yet, cannot be hit.
+        // A target that does not exist yet or any more is not hit.
         let on = |verb: &str, id: String| {
-            drop((!id.is_empty()).then(|| stage.try_docker(&format!("{verb} {id}"))))
+            drop((!id.is_empty()).then(|| project.try_docker(&format!("{verb} {id}"))))
         };
         match victim {
             Victim::Tool(signal) => deploy.try_signal(signal),
@@ -164,44 +165,44 @@ impl ChaosTarget {
             Victim::OldInstance => on("kill", pick(false)),
             Victim::PausedNew => on("pause", pick(true)),
             Victim::PausedOld => on("pause", pick(false)),
-            Victim::ProxyKilled => on("kill", stage.proxy().id),
-            Victim::ProxyRestarted => on("restart -t 1", stage.proxy().id),
-            Victim::DockerGen => drop(stage.exec_in_proxy(&["pkill", "-9", "docker-gen"])),
+            Victim::ProxyKilled => on("kill", project.proxy().id),
+            Victim::ProxyRestarted => on("restart -t 1", project.proxy().id),
+            Victim::DockerGen => drop(project.exec_in_proxy(&["pkill", "-9", "docker-gen"])),
         }
     }
 
     fn unpause(&self) {
-        let paused = self.stage.service_containers("app").into_iter().filter(|c| c.state == "paused");
-        paused.for_each(|c| drop(self.stage.try_docker(&format!("unpause {}", c.id))));
+        let paused = self.project.service_containers("app").into_iter().filter(|c| c.state == "paused");
+        paused.for_each(|c| drop(self.project.try_docker(&format!("unpause {}", c.id))));
     }
 
-    /// Everything that is not one release in rotation.
+    /// Everything besides one release in rotation.
     fn leftovers(&self) -> Vec<String> {
-        let stage = &self.stage;
+        let project = &self.project;
         let mut left = Vec::new();
-        let states = stage.states("app");
+        let states = project.states("app");
         let versions: BTreeSet<&String> = states.iter().collect();
         if states.len() != self.count || versions.len() != 1 || !states[0].starts_with("running ") {
             left.push(format!("instances: {}", states.join(", ")));
         }
-        let marks = stage.marks();
+        let marks = project.marks();
         if !marks.is_empty() {
             left.push(format!("marks: {marks}"));
         }
-        let locks = stage.docker(&format!("volume ls -q --filter name=compose-zd.{}.", stage.name));
+        let locks = project.docker(&format!("volume ls -q --filter name=compose-zd.{}.", project.name));
         if !locks.is_empty() {
             left.push(format!("locks: {locks}"));
         }
-        if stage.path(&format!(".compose-zd/{}/wanted.json", stage.name)).exists() {
+        if project.path(&format!(".compose-zd/{}/wanted.json", project.name)).exists() {
             left.push("wanted.json".into());
         }
-        let tags = stage.release_tags();
-        let images: BTreeSet<String> = stage.keepers().into_iter().collect();
+        let tags = project.release_tags();
+        let images: BTreeSet<String> = project.keepers().into_iter().collect();
         if tags.len() > 6 || images.len() > 6 {
             left.push(format!("tags: {tags:?}, keepers: {images:?}"));
         }
         if left.is_empty() {
-            stage.wait_until_all_answer();
+            project.wait_until_all_answer();
         }
         left
     }
@@ -211,14 +212,14 @@ fn wait_for_moment(deploy: &mut RunningCommand, moment: Moment) {
     let start = Instant::now();
     match moment {
         Moment::At(time) => wait_for_instant("the moment", WAIT_LIMIT, || start.elapsed() >= time),
-        // A run that has ended already is hit after its end.
+        // The fault comes after the end of a run that has ended already.
         Moment::After(text) => {
             wait_for_instant("a step", WAIT_LIMIT, || deploy.stderr().contains(text) || !deploy.is_running());
         }
     }
 }
 
-/// Random numbers that a seed gives again.
+/// Reproducible random cases from a seed.
 struct RandomCases(fastrand::Rng);
 
 impl RandomCases {
@@ -237,7 +238,7 @@ impl RandomCases {
 }
 
 impl ChaosResult {
-    /// What is expected of every row; nothing is lost where only compose-zd or a new instance was hit.
+    /// The case ended as promised. No request may be lost if only compose-zd or a new instance was hit.
     fn is_as_promised(&self) -> bool {
         let spared = !matches!(
             self.victim,
@@ -291,13 +292,13 @@ fn after_any_crash_behind_nginx_proxy_the_next_run_leaves_one_release() {
 #[test]
 fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing() {
     let target = ChaosTarget::new(TestProject::nginx_proxy("chaosothers"), 1);
-    let stage = &target.stage;
+    let project = &target.project;
 
     target.log_promise("of six deploys at once one works at a time, and one release is left");
     target.next_version();
-    let load = stage.start_load("--rate 100 --seconds 300");
+    let load = project.start_load("--rate 100 --seconds 300");
     let runs: Vec<RunningCommand> =
-        (0..6).map(|n| stage.start_deploy(if n < 3 { "app" } else { "app --wait" })).collect();
+        (0..6).map(|n| project.start_deploy(if n < 3 { "app" } else { "app --wait" })).collect();
     let codes: Vec<Option<i32>> = runs.into_iter().map(|run| run.wait_unchecked().code).collect();
     assert_eq!(load.stop().lost(), 0);
     assert!(codes[3..].iter().all(|c| *c == Some(0)), "those that wait: {codes:?}");
@@ -306,20 +307,20 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
 
     target.log_promise("a state folder that cannot be written changes nothing");
     target.next_version();
-    let before = stage.containers();
-    fs::create_dir(stage.path("state")).expect("a folder");
+    let before = project.containers();
+    fs::create_dir(project.path("state")).expect("a folder");
     for options in ["ro", "size=4k,nr_inodes=2"] {
-        let mounted = Mount::tmpfs(stage, options);
-        let ran = stage.deploy("app --state-dir state");
+        let mounted = Mount::tmpfs(project, options);
+        let result = project.deploy("app --state-dir state");
         drop(mounted);
-        ran.exits(1).says("state");
-        assert_eq!(stage.containers(), before);
+        result.exits(1).says("state");
+        assert_eq!(project.containers(), before);
     }
 
     target.log_promise("a deploy whose output nobody reads goes on");
-    let load = stage.start_load("--seconds 300");
-    let mut command = stage.compose_zd();
-    command.args(["-p", &stage.name, "deploy", "app", "-v"]);
+    let load = project.start_load("--seconds 300");
+    let mut command = project.compose_zd();
+    command.args(["-p", &project.name, "deploy", "app", "-v"]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut child = command.spawn().expect("compose-zd can be started");
     drop((child.stdout.take(), child.stderr.take()));
@@ -329,32 +330,32 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
 
     target.log_promise("a second interrupt leaves at once, and the next run recovers");
     target.next_version();
-    // The way back takes longer than the second signal: what it stops takes all the time it may.
-    stage.set_variables("WARMUP=60 STOP=ignore");
-    let load = stage.start_load("--seconds 300");
-    let mut deploy = stage.start_deploy("app");
+    // The rollback takes longer than the second signal: its instances use their whole stop grace period.
+    project.set_variables("WARMUP=60 STOP=ignore");
+    let load = project.start_load("--seconds 300");
+    let mut deploy = project.start_deploy("app");
     deploy.wait_for("started app-");
     deploy.signal("INT");
     deploy.wait_for("going back");
     deploy.signal("INT");
-    let ran = deploy.wait_unchecked();
-    assert_eq!(ran.code, Some(130), "{}", ran.stderr);
-    ran.says("leaving at once").says("recover");
-    stage.start("status app").wait().exits(0).says("was left half done by a run that was killed");
-    stage.rollback("app").exits(0);
+    let result = deploy.wait_unchecked();
+    assert_eq!(result.code, Some(130), "{}", result.stderr);
+    result.says("leaving at once").says("recover");
+    project.start("status app").wait().exits(0).says("was left half done by a run that was killed");
+    project.rollback("app").exits(0);
     load.stop().all_from(&["4"]);
     target.expect_version(4);
 }
 
-/// A file system of its own at the state folder.
+/// A separate file system at the state folder.
 struct Mount<'s>(&'s TestProject);
 
 impl Mount<'_> {
-    fn tmpfs<'s>(stage: &'s TestProject, options: &str) -> Mount<'s> {
-        let mut mount = stage.command("mount");
+    fn tmpfs<'s>(project: &'s TestProject, options: &str) -> Mount<'s> {
+        let mut mount = project.command("mount");
         let done = mount.args(["-t", "tmpfs", "-o", options, "zd", "state"]).status();
         assert!(done.is_ok_and(|status| status.success()), "mount: it takes root");
-        Mount(stage)
+        Mount(project)
     }
 }
 
@@ -364,7 +365,7 @@ impl Drop for Mount<'_> {
     }
 }
 
-/// All of it; a table comes out.
+/// Runs all cases and prints a table.
 #[test]
 #[ignore = "takes an hour: scripts/chaos"]
 fn table() {
@@ -376,13 +377,13 @@ fn table() {
         eprintln!("\n{proxy}, seed {seed}");
         eprintln!("| hit | when | its exit | lost | next run | its exit | left over |");
         eprintln!("|---|---|---|---|---|---|---|");
-        // Two may run at a time.
+        // Two cases may run at a time.
         let name = format!("chaos{seed}");
-        let stage = match proxy {
+        let project = match proxy {
             "haproxy" => TestProject::haproxy(&name),
             _ => TestProject::nginx_proxy(&name),
         };
-        let target = ChaosTarget::new(stage, 2);
+        let target = ChaosTarget::new(project, 2);
         let mut random = RandomCases(fastrand::Rng::with_seed(seed));
         let mut strikes: Vec<(Victim, Moment)> = Vec::new();
         let tools = [
@@ -407,14 +408,14 @@ fn table() {
             strikes.extend(MILESTONES.iter().map(|s| (Victim::DockerGen, Moment::After(s))));
         }
         strikes.extend((0..kills).map(|_| (random.signal(), random.moment())));
-        // Only some, as `PausedOld`.
+        // Only some cases, as with `PausedOld`.
         let only = std::env::var("ZD_CHAOS_ONLY").unwrap_or_default();
         strikes.retain(|(victim, _)| format!("{victim:?}").contains(&only));
         for (victim, moment) in strikes {
             let row = target.strike(victim, moment, random.follow_up());
             eprintln!("{row}{}", if row.is_as_promised() { "" } else { "  <-- not as promised" });
             if !row.is_as_promised() {
-                eprintln!("{}", target.stage.last_log_entries(3));
+                eprintln!("{}", target.project.last_log_entries(3));
             }
             rows.push(row);
         }

@@ -1,5 +1,5 @@
-//! `check` names what is wrong with each project of `fixtures/check`, and nothing else; by the file alone where that
-//! tells it, else by what runs. It changes nothing.
+//! `check` reports the flaw of each project of `fixtures/check`, and no other flaw: by the file alone where possible, else by
+//! the running containers. `check` changes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,16 +11,16 @@ use serde_json::Value;
 
 use crate::test_project::TestProject;
 
-/// What can only be seen of what runs.
+/// Projects whose flaw shows only in running containers.
 const RUNNING: [&str; 3] = ["ignores-stop-signal.runs", "nginx-keepalive.runs", "traefik-labels"];
 
-/// How many are judged side by side.
+/// Number of checks that run side by side.
 const BATCH: usize = 4;
 
-/// One `check` of a file of the stage.
-fn start(stage: &TestProject, words: &str) -> Child {
-    let mut command = stage.compose_zd();
-    command.args(["-p", &stage.name, "check", "--output", "json"]).args(words.split_whitespace());
+/// Starts a `check` of a file of the project.
+fn start(project: &TestProject, words: &str) -> Child {
+    let mut command = project.compose_zd();
+    command.args(["-p", &project.name, "check", "--output", "json"]).args(words.split_whitespace());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("compose-zd can be started")
 }
@@ -29,11 +29,11 @@ fn end(child: Child) -> Output {
     child.wait_with_output().expect("a child that ends")
 }
 
-/// The rules that are broken; the exit code has to say the same.
+/// The broken rules of an output; asserts that the exit code agrees.
 fn rules(name: &str, output: &Output) -> BTreeSet<String> {
-    let told = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     let sheet: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {told}"));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {stderr}"));
     let findings = sheet["findings"].as_array().unwrap_or_else(|| panic!("{name}: {sheet}"));
     let is_no = |f: &Value| f["severity"] == "no";
     let code = i32::from(findings.iter().any(is_no));
@@ -45,11 +45,11 @@ fn rules(name: &str, output: &Output) -> BTreeSet<String> {
     findings.iter().map(|f| f["rule"].as_str().unwrap_or_default().to_string()).collect()
 }
 
-/// Judges all of these, and tells which are not as they should be.
-fn differing(stage: &TestProject, all: &[(String, String, BTreeSet<String>)]) -> Vec<String> {
+/// Checks all projects, and returns those with unexpected rules.
+fn differing(project: &TestProject, all: &[(String, String, BTreeSet<String>)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for batch in all.chunks(BATCH) {
-        let children: Vec<Child> = batch.iter().map(|(_, words, _)| start(stage, words)).collect();
+        let children: Vec<Child> = batch.iter().map(|(_, words, _)| start(project, words)).collect();
         for (child, (name, _, expected)) in children.into_iter().zip(batch) {
             let found = rules(name, &end(child));
             if found != *expected {
@@ -65,18 +65,18 @@ fn rule_set(rules: &str) -> BTreeSet<String> {
 }
 
 fn project(name: &str) -> TestProject {
-    let stage = TestProject::on_other_engine(Ipv4Addr::LOCALHOST, name);
+    let project = TestProject::on_other_engine(Ipv4Addr::LOCALHOST, name);
     // An image that exposes several ports, or none.
-    stage.set_variables(&format!("CHECK_IMAGE={}", stage.variable("DOCKERCLOUD_IMAGE")));
-    stage
+    project.set_variables(&format!("CHECK_IMAGE={}", project.variable("DOCKERCLOUD_IMAGE")));
+    project
 }
 
-/// A folder is called by the rule that its project breaks; what follows a dot tells two of them apart.
+/// The name of a folder is the rule that its project breaks; a suffix after a dot distinguishes several.
 #[test]
 fn check_reports_every_flaw_and_no_other() {
-    let stage = project("flaws");
-    stage.copy_fixtures("check");
-    let folders = fs::read_dir(stage.path(".")).unwrap().map(|e| e.unwrap().path());
+    let project = project("flaws");
+    project.copy_fixtures("check");
+    let folders = fs::read_dir(project.path(".")).unwrap().map(|e| e.unwrap().path());
     let mut folders: Vec<String> = folders
         .filter(|p| p.join("compose.yaml").exists())
         .map(|p| p.file_name().unwrap().to_string_lossy().into_owned())
@@ -87,7 +87,7 @@ fn check_reports_every_flaw_and_no_other() {
         .into_iter()
         .map(|name| {
             let rule = name.split('.').next().unwrap().to_string();
-            // A worker with a volume is left alone where it is not named.
+            // A worker with a volume is only checked if it is named.
             let service = if rule == "stops-first" { "worker" } else { "" };
             let words = format!("-f {name}/compose.yaml {service}");
             let expected = if rule == "none" { BTreeSet::new() } else { rule_set(&rule) };
@@ -96,15 +96,15 @@ fn check_reports_every_flaw_and_no_other() {
         .collect();
     let flaws: BTreeSet<&String> = projects.iter().flat_map(|(.., expected)| expected).collect();
     assert!(flaws.len() >= 12, "{flaws:?}");
-    assert_eq!(differing(&stage, &projects), [""; 0]);
-    assert!(!stage.path(".compose-zd").exists());
+    assert_eq!(differing(&project, &projects), [""; 0]);
+    assert!(!project.path(".compose-zd").exists());
 }
 
-/// They lose nothing in the other tests: what is found is advice, or what the fixture is there to show.
+/// Good fixtures lose nothing in the other tests. Their findings are notes, or the flaw that the fixture shows.
 #[test]
 fn check_reports_no_loss_for_good_fixtures() {
-    let stage = project("fixtures");
-    stage.set_variables("PROXY_NETWORK=zde2e-check-web");
+    let project = project("fixtures");
+    project.set_variables("PROXY_NETWORK=zde2e-check-web");
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let cases = [
         ("nginx-proxy-scale", "compose.yaml", "", "weak-readiness"),
@@ -127,32 +127,31 @@ fn check_reports_no_loss_for_good_fixtures() {
         let files: Vec<String> = files.split(' ').map(file).collect();
         (format!("{fixture} {words}"), format!("{} {words}", files.join(" ")), rule_set(expected))
     };
-    assert_eq!(differing(&stage, &cases.map(case)), [""; 0]);
+    assert_eq!(differing(&project, &cases.map(case)), [""; 0]);
 }
 
-/// Brings a project of `fixtures/check` up in the place of the one before, and tells which rules it breaks as it runs, with
-/// `then` set.
-fn rules_of_running(stage: &TestProject, fixture: &str, then: &str) -> BTreeSet<String> {
-    stage.log(&format!("---- {fixture}"));
+/// Starts a project of `fixtures/check` in place of the previous one, sets `then`, and returns the rules that it breaks.
+fn rules_of_running(project: &TestProject, fixture: &str, then: &str) -> BTreeSet<String> {
+    project.log(&format!("---- {fixture}"));
     let file = format!("-f {fixture}/compose.yaml");
-    stage.compose(&format!("{file} up -d --timeout 1 --remove-orphans"));
-    let before = stage.containers();
-    stage.set_variables(then);
-    let found = rules(fixture, &end(start(stage, &file)));
-    assert_eq!(stage.containers(), before);
-    assert!(!stage.path(".compose-zd").exists());
+    project.compose(&format!("{file} up -d --timeout 1 --remove-orphans"));
+    let before = project.containers();
+    project.set_variables(then);
+    let found = rules(fixture, &end(start(project, &file)));
+    assert_eq!(project.containers(), before);
+    assert!(!project.path(".compose-zd").exists());
     found
 }
 
-/// A process without a handler, an old nginx, labels that disagree with those that run; and nothing, where nothing is wrong.
+/// Flaws: a process without a signal handler, an old nginx, and labels that differ from the running ones.
 #[test]
 fn check_reports_flaws_that_show_only_at_runtime() {
-    // What takes it down is the file of the stage, for the whole project.
-    let stage = TestProject::nginx_proxy("runs");
-    stage.copy_fixtures("check");
-    assert_eq!(rules_of_running(&stage, "ignores-stop-signal.runs", ""), rule_set("ignores-stop-signal"));
-    assert_eq!(rules_of_running(&stage, "none.haproxy", ""), rule_set(""));
-    assert_eq!(rules_of_running(&stage, "nginx-keepalive.runs", ""), rule_set("nginx-keepalive"));
-    let found = rules_of_running(&stage, "traefik-labels", "VIRTUAL_HOST=other.localhost");
+    // The test project removes the whole Compose project at its end, by its own file.
+    let project = TestProject::nginx_proxy("runs");
+    project.copy_fixtures("check");
+    assert_eq!(rules_of_running(&project, "ignores-stop-signal.runs", ""), rule_set("ignores-stop-signal"));
+    assert_eq!(rules_of_running(&project, "none.haproxy", ""), rule_set(""));
+    assert_eq!(rules_of_running(&project, "nginx-keepalive.runs", ""), rule_set("nginx-keepalive"));
+    let found = rules_of_running(&project, "traefik-labels", "VIRTUAL_HOST=other.localhost");
     assert_eq!(found, rule_set("traefik-labels"));
 }

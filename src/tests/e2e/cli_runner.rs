@@ -1,35 +1,35 @@
-//! compose-zd under test: started, watched, signalled, and how it ended.
+//! Runs compose-zd under test: starts it, follows its output, sends signals, and checks its end.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 
-use crate::test_project::{WAIT_LIMIT, TestProject, wait_for_instant};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_for_instant};
 
-/// A command under way.
+/// A running compose-zd command.
 pub struct RunningCommand<'s> {
     project: &'s TestProject,
-    /// With its command in front.
+    /// Command and arguments.
     words: String,
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
-    /// What it must not touch.
+    /// Containers that the command must not touch.
     bystanders: BTreeSet<(String, String)>,
 }
 
-/// A command that has ended.
+/// Result of a compose-zd command.
 #[derive(Debug)]
 pub struct CommandResult {
-    /// None where a signal ended it.
+    /// Exit code; none if a signal ended the command.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl<'s> RunningCommand<'s> {
-    /// `words` begin with the command: `deploy app`.
+    /// Starts a command; `words` begin with its name: `deploy app`.
     pub fn start(project: &'s TestProject, words: &str) -> Self {
         let is_named = |container: &str| {
             let service = container.rsplit_once('-').map_or("", |(service, _)| service);
@@ -55,27 +55,27 @@ impl<'s> RunningCommand<'s> {
         }
     }
 
-    /// Waits until it has said this.
+    /// Waits for this text on stderr.
     pub fn wait_for(&mut self, text: &str) {
         wait_for_instant(&format!("`{text}`"), WAIT_LIMIT, || {
             let ended = self.child.try_wait().expect("a child");
-            let said = read_text(&self.stderr);
-            let known = said.contains(text);
-            assert!(known || ended.is_none(), "it ended before `{text}`: {said}");
+            let output = read_text(&self.stderr);
+            let known = output.contains(text);
+            assert!(known || ended.is_none(), "it ended before `{text}`: {output}");
             known
         });
     }
 
-    /// What it has said so far of instances, a line each: `started app-7, app-8`.
+    /// Instances that the output has named after a verb so far, one list per line: `started app-7, app-8`.
     pub fn reported(&self, verb: &str) -> Vec<Vec<String>> {
         let verb = format!("s  {verb} ");
-        let said = read_text(&self.stderr);
-        let lines = said.split_inclusive('\n').filter(|l| l.ends_with('\n'));
+        let output = read_text(&self.stderr);
+        let lines = output.split_inclusive('\n').filter(|l| l.ends_with('\n'));
         let names = lines.filter_map(|l| l.trim_end().split_once(&verb)).map(|(_, names)| names);
         names.map(|n| n.split(", ").map(String::from).collect()).collect()
     }
 
-    /// The instances of its `n`th line of these, waited for.
+    /// Waits for the `n`th line with a verb, and returns its instances.
     pub fn wait_for_names(&mut self, verb: &str, n: usize) -> Vec<String> {
         wait_for_instant(&format!("line {n} of `{verb}`"), WAIT_LIMIT, || {
             let ended = !self.is_running();
@@ -86,25 +86,25 @@ impl<'s> RunningCommand<'s> {
         self.reported(verb).swap_remove(n - 1)
     }
 
-    /// Whether it goes on.
+    /// The command is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// Ends it as the kernel does when memory runs out: it can do nothing about it.
+    /// Sends SIGKILL, as the kernel does when memory runs out.
     pub fn kill(mut self) {
         self.child.kill().expect("it still runs");
         self.wait();
     }
 
-    /// Sends it a signal by name.
+    /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         let mut kill = self.project.command("kill");
         let sent = kill.args(["-s", name, &self.child.id().to_string()]);
         assert!(sent.status().expect("kill can be started").success());
     }
 
-    /// As [`Running::signal`]; it may have ended by itself.
+    /// As [`RunningCommand::signal`], but the command may have ended already.
     pub fn try_signal(&self, name: &str) {
         let mut kill = self.project.command("kill");
         let _ = kill
@@ -113,7 +113,7 @@ impl<'s> RunningCommand<'s> {
             .status();
     }
 
-    /// Kills the docker client that it waits for, as soon as there is one.
+    /// Kills the docker client that the command waits for, as soon as one runs.
     pub fn kill_children(&mut self) {
         let children = format!("/proc/{0}/task/{0}/children", self.child.id());
         wait_for_instant("it waits for docker", WAIT_LIMIT, || {
@@ -130,44 +130,48 @@ impl<'s> RunningCommand<'s> {
         });
     }
 
-    /// What it has said so far.
+    /// Stderr so far.
     pub fn stderr(&self) -> String {
         read_text(&self.stderr)
     }
 
-    /// Waits for its end, where others than the tool hit what it was not told of.
+    /// Waits for the end without checking other containers, for tests that touch them themselves.
     pub fn wait_unchecked(mut self) -> CommandResult {
         let status = self.child.wait().expect("a child");
         self.record(status)
     }
 
-    /// Waits for its end, and sees that nothing happened to what it was not told of; by the file, it may restart what it says.
+    /// Waits for the end, and asserts that unnamed containers are untouched, except dependents that the output reports as restarted.
     pub fn wait(mut self) -> CommandResult {
         let status = self.child.wait().expect("a child");
-        let ran = self.record(status);
+        let result = self.record(status);
         let still = self.project.bystanders();
         let may_restart = |name: &str| {
             let service = name.rsplit_once('-').map_or(name, |(service, _)| service);
-            ran.stderr.lines().any(|l| l.contains("restarting `") && l.contains(&format!("`{service}`")))
+            result.stderr.lines().any(|l| l.contains("restarting `") && l.contains(&format!("`{service}`")))
         };
         let mut gone: Vec<_> = self.bystanders.difference(&still).collect();
         gone.retain(|(name, _)| !may_restart(name));
         assert!(gone.is_empty(), "these were not named: {gone:?}");
-        ran
+        result
     }
 
     fn record(&self, status: ExitStatus) -> CommandResult {
-        let ran = CommandResult { code: status.code(), stdout: read_text(&self.stdout), stderr: read_text(&self.stderr) };
-        let CommandResult { stdout, stderr, .. } = &ran;
+        let result = CommandResult {
+            code: status.code(),
+            stdout: read_text(&self.stdout),
+            stderr: read_text(&self.stderr),
+        };
+        let CommandResult { stdout, stderr, .. } = &result;
         let story = format!("compose-zd {}: {status}\n{stdout}{stderr}", self.words);
         self.project.log(&story);
-        ran
+        result
     }
 }
 
 impl Drop for RunningCommand<'_> {
     fn drop(&mut self) {
-        // Only a test that failed in between leaves it running.
+        // Only a failed test leaves the command running.
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();
             if let Ok(status) = self.child.wait() {
@@ -183,28 +187,28 @@ impl CommandResult {
         self
     }
 
-    /// How many requests the witness sent and lost, of all its URLs.
+    /// Requests that the witness sent and lost, over all URLs.
     pub fn witness_counts(&self) -> (usize, usize) {
-        let told = self.stderr.lines().filter_map(|l| l.split_once("  witness http")?.1.split_once(": "));
+        let output = self.stderr.lines().filter_map(|l| l.split_once("  witness http")?.1.split_once(": "));
         let number = |text: &str, what: &str| -> usize {
             let (before, _) = text.split_once(what).expect("a number");
             before.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("a number")
         };
-        let one = |(_, said): (&str, &str)| (number(said, " sent"), number(said, " lost"));
-        let sum = told.map(one).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+        let one = |(_, output): (&str, &str)| (number(output, " sent"), number(output, " lost"));
+        let sum = output.map(one).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
         sum.unwrap_or_else(|| panic!("there was no witness: {}", self.stderr))
     }
 
-    /// On either stream.
+    /// Asserts that stdout or stderr has this text.
     pub fn says(&self, text: &str) -> &Self {
-        let said = self.stdout.contains(text) || self.stderr.contains(text);
-        assert!(said, "it does not say `{text}`");
+        let output = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(output, "it does not say `{text}`");
         self
     }
 
     pub fn never_says(&self, text: &str) -> &Self {
-        let said = self.stdout.contains(text) || self.stderr.contains(text);
-        assert!(!said, "it says `{text}`");
+        let output = self.stdout.contains(text) || self.stderr.contains(text);
+        assert!(!output, "it says `{text}`");
         self
     }
 }

@@ -1,4 +1,4 @@
-//! What a service brings along: the services it depends on, its healthcheck, its hooks, its secrets.
+//! Companions of a service: dependencies, healthcheck, hooks, secrets.
 
 use crate::test_project::TestProject;
 
@@ -20,61 +20,61 @@ secrets: {token: {environment: TOKEN}}
 
 #[test]
 fn a_new_instance_gets_dependencies_secrets_and_hooks_and_the_old_one_drains_once() {
-    let stage = TestProject::nginx_proxy("belongings");
-    stage.write("told/started", "");
-    stage.write_override(BELONGINGS);
-    stage.set_variables("TOKEN=old");
-    stage.up("--scale app=2");
-    let lines = |name: &str| stage.read(&format!("told/{name}")).lines().count();
+    let project = TestProject::nginx_proxy("belongings");
+    project.write("told/started", "");
+    project.write_override(BELONGINGS);
+    project.set_variables("TOKEN=old");
+    project.up("--scale app=2");
+    let lines = |name: &str| project.read(&format!("told/{name}")).lines().count();
     let started = lines("started");
-    let before = stage.ids("db");
+    let before = project.ids("db");
 
-    stage.log("--- a dependency that is down is started");
-    stage.compose("stop db");
-    stage.set_variables("VERSION=2 TOKEN=new");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0).says("starting what it depends on: db").never_says("the drain command of");
+    project.log("--- a dependency that is down is started");
+    project.compose("stop db");
+    project.set_variables("VERSION=2 TOKEN=new");
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0).says("starting what it depends on: db").never_says("the drain command of");
     answers.all_from(&["1", "2"]);
-    assert_eq!((stage.ids("db"), stage.states("db")), (before, vec!["running ".to_string()]));
-    stage.expect_release("app", 2, "2");
+    assert_eq!((project.ids("db"), project.states("db")), (before, vec!["running ".to_string()]));
+    project.expect_release("app", 2, "2");
 
-    stage.log("--- hooks ran once an instance, and so did the drain command");
+    project.log("--- hooks ran once an instance, and so did the drain command");
     assert_eq!(["started", "stopped", "drained"].map(lines), [started + 2, 2, 2]);
 
-    stage.log("--- a secret made of a variable is in the new instance");
-    for id in stage.ids("app") {
-        let token = stage.docker(&format!("exec {id} /sample-app cat /run/secrets/token"));
+    project.log("--- a secret made of a variable is in the new instance");
+    for id in project.ids("app") {
+        let token = project.docker(&format!("exec {id} /sample-app cat /run/secrets/token"));
         assert_eq!(token, "new");
     }
 
-    stage.log("--- a dependency that runs is left alone even if its config changed");
-    let before = stage.service_containers("db");
-    stage.set_variables("VERSION=3 SETTING=2");
-    let (ran, answers) = stage.deploy_under_load("", "app --scale app=1");
-    ran.exits(0);
+    project.log("--- a dependency that runs is left alone even if its config changed");
+    let before = project.service_containers("db");
+    project.set_variables("VERSION=3 SETTING=2");
+    let (result, answers) = project.deploy_under_load("", "app --scale app=1");
+    result.exits(0);
     answers.all_from(&["2", "3"]);
-    assert_eq!(stage.service_containers("db"), before);
-    stage.expect_release("app", 1, "3");
+    assert_eq!(project.service_containers("db"), before);
+    project.expect_release("app", 1, "3");
 }
 
 #[test]
 fn the_command_of_a_healthcheck_is_run_and_its_output_shown() {
-    let stage = TestProject::nginx_proxy("check");
-    stage.copy_override("nginx-proxy-scale/compose.healthcheck.yaml");
-    stage.up("");
-    stage.set_variables("VERSION=2 WARMUP=2");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0).says("healthcheck → 0");
+    let project = TestProject::nginx_proxy("check");
+    project.copy_override("nginx-proxy-scale/compose.healthcheck.yaml");
+    project.up("");
+    project.set_variables("VERSION=2 WARMUP=2");
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0).says("healthcheck → 0");
     answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 1, "2");
-    stage.set_variables("VERSION=3 WARMUP=0 HEALTH_STATUS=500");
-    let (ran, answers) = stage.deploy_under_load("", "app --health-deadline 3s");
-    ran.exits(3).says("healthcheck → 1").says("not a 2xx");
+    project.expect_release("app", 1, "2");
+    project.set_variables("VERSION=3 WARMUP=0 HEALTH_STATUS=500");
+    let (result, answers) = project.deploy_under_load("", "app --health-deadline 3s");
+    result.exits(3).says("healthcheck → 1").says("not a 2xx");
     answers.all_from(&["2"]);
-    stage.expect_release("app", 1, "2");
+    project.expect_release("app", 1, "2");
 }
 
-/// Beside `app`: one that is routed to, one that is not, and one that only needs it.
+/// Dependents of `app`: one behind the proxy, one without a proxy, and one without `restart: true`.
 const DEPENDENTS: &str = "
 services:
   worker:
@@ -91,56 +91,56 @@ services:
 
 #[test]
 fn a_dependent_with_restart_true_is_restarted_or_rolled_with_its_dependency() {
-    let stage = TestProject::nginx_proxy("dependents");
-    stage.write_override(DEPENDENTS);
-    stage.set_variables(&format!("SECOND_HOST=web.{}", stage.host()));
-    stage.up("");
+    let project = TestProject::nginx_proxy("dependents");
+    project.write_override(DEPENDENTS);
+    project.set_variables(&format!("SECOND_HOST=web.{}", project.host()));
+    project.up("");
     let started = |service: &str| {
-        let ids = stage.ids(service).into_iter().collect::<Vec<_>>().join(" ");
-        stage.docker(&format!("inspect --format {{{{.Id}}}}/{{{{.State.StartedAt}}}} {ids}"))
+        let ids = project.ids(service).into_iter().collect::<Vec<_>>().join(" ");
+        project.docker(&format!("inspect --format {{{{.Id}}}}/{{{{.State.StartedAt}}}} {ids}"))
     };
     let all = || ["worker", "web", "other"].map(started);
     let [worker, web, other] = all();
 
-    stage.set_variables("VERSION=2");
-    let said = "`web` is rolled after it, `worker` restarts after it";
-    stage.deploy("app --dry-run").exits(0).says(said);
+    project.set_variables("VERSION=2");
+    let output = "`web` is rolled after it, `worker` restarts after it";
+    project.deploy("app --dry-run").exits(0).says(output);
     assert_eq!(all(), [worker.clone(), web.clone(), other.clone()]);
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0).says(said).says("restarting `worker`");
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0).says(output).says("restarting `worker`");
     answers.all_from(&["1", "2"]);
     let now = all();
     let id = |started: &str| started.split('/').next().map(String::from);
     assert_eq!((id(&now[0]), &now[2]), (id(&worker), &other), "the same containers");
     assert!(now[0] != worker && id(&now[1]) != id(&web), "{now:?}");
 
-    stage.log("--- nothing changed, so nothing restarts");
-    stage.deploy("app").exits(0).says("nothing has to change");
+    project.log("--- nothing changed, so nothing restarts");
+    project.deploy("app").exits(0).says("nothing has to change");
     assert_eq!(all(), now);
 }
 
 #[test]
 fn a_container_bound_to_the_old_instance_is_reported_before_any_change() {
-    let stage = TestProject::nginx_proxy("attached");
-    stage.up("");
-    let before = stage.ids("app");
-    let app = format!("{}-app-1", stage.name);
-    let image = stage.variable("ZD_APP_IMAGE");
-    let label = format!("--label com.docker.compose.project={}", stage.name);
-    let network = format!("--network {}_default", stage.name);
-    for (flags, said) in [
+    let project = TestProject::nginx_proxy("attached");
+    project.up("");
+    let before = project.ids("app");
+    let app = format!("{}-app-1", project.name);
+    let image = project.variable("ZD_APP_IMAGE");
+    let label = format!("--label com.docker.compose.project={}", project.name);
+    let network = format!("--network {}_default", project.name);
+    for (flags, output) in [
         (format!("--network container:{app} --env PORT=3999"), "lives in".to_string()),
         (format!("{network} --link {app}:backend"), "would find nothing as `backend`".to_string()),
     ] {
-        let id = stage.docker(&format!("run --detach {label} {flags} {image}"));
-        stage.set_variables("VERSION=2");
+        let id = project.docker(&format!("run --detach {label} {flags} {image}"));
+        project.set_variables("VERSION=2");
         for words in ["app --dry-run", "app"] {
-            stage.deploy(words).exits(2).says(&said).says("hint: ");
+            project.deploy(words).exits(2).says(&output).says("hint: ");
         }
-        assert_eq!(stage.ids("app"), before);
-        stage.docker(&format!("rm --force {}", id.trim()));
+        assert_eq!(project.ids("app"), before);
+        project.docker(&format!("rm --force {}", id.trim()));
     }
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0);
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0);
     answers.all_from(&["1", "2"]);
 }

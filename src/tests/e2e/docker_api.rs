@@ -1,5 +1,5 @@
-//! What the tests themselves ask an engine, over its socket: a docker client takes twenty times as much processor time,
-//! and the tests ask often.
+//! Client of the engine API for the tests themselves: a docker client takes twenty times as much processor time, and the
+//! tests query often.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,12 +10,12 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-/// An engine, by its address as `DOCKER_HOST` has it.
+/// An engine, by an address as in `DOCKER_HOST`.
 pub struct DockerApi {
     host: String,
 }
 
-/// What is removed in one go, and how.
+/// Kinds of objects to list and remove.
 #[derive(Clone, Copy)]
 pub enum ObjectKind {
     Container,
@@ -25,19 +25,19 @@ pub enum ObjectKind {
 }
 
 impl DockerApi {
-    /// The machine's own engine where nothing is given.
+    /// The engine at `host`; by default that of this machine.
     pub fn at(host: &str) -> DockerApi {
         let host = if host.is_empty() { host_engine() } else { host };
         DockerApi { host: host.into() }
     }
 
-    /// One object; null where there is none.
+    /// Returns one object, or null.
     pub fn get(&self, path: &str) -> Value {
         let (status, body) = self.request("GET", path);
         if status == 200 { serde_json::from_slice(&body).expect("JSON of the engine") } else { Value::Null }
     }
 
-    /// The same of an engine that may not listen yet.
+    /// As `get`, for an engine that may not listen yet.
     pub fn try_get(&self, path: &str) -> Option<Value> {
         let socket = self.host.strip_prefix("unix://")?;
         UnixStream::connect(socket).ok().map(|_| self.get(path)).filter(|answer| !answer.is_null())
@@ -46,12 +46,12 @@ impl DockerApi {
     /// All containers with these filters, as `{"label": ["a=b"]}`.
     pub fn containers(&self, filters: &Value) -> Vec<Value> {
         let found = self.list(ObjectKind::Container, filters);
-        // One that goes in between is left out.
+        // A container removed in between is left out.
         let inspected = found.iter().map(|id| self.get(&format!("/containers/{id}/json")));
         inspected.filter(|container| !container.is_null()).collect()
     }
 
-    /// The ids, or for volumes and images the names, of what these filters find.
+    /// Ids of the objects that match; names for volumes and images.
     pub fn list(&self, kind: ObjectKind, filters: &Value) -> Vec<String> {
         let query = encoded(&filters.to_string());
         let (path, list) = match kind {
@@ -60,13 +60,13 @@ impl DockerApi {
             ObjectKind::Volume => ("/volumes?", "Volumes"),
             ObjectKind::Image => ("/images/json?", ""),
         };
-        let told = self.get(&format!("{path}filters={query}"));
-        let told = if list.is_empty() { &told } else { &told[list] };
-        let all = told.as_array().into_iter().flatten();
+        let output = self.get(&format!("{path}filters={query}"));
+        let output = if list.is_empty() { &output } else { &output[list] };
+        let all = output.as_array().into_iter().flatten();
         match kind {
             ObjectKind::Container | ObjectKind::Network => all.filter_map(|o| text(&o["Id"])).collect(),
             ObjectKind::Volume => all.filter_map(|o| text(&o["Name"])).collect(),
-            // Podman's engine tells all names of what has one of these.
+            // Podman returns all names of an object that has one of these.
             ObjectKind::Image => {
                 let patterns =
                     filters["reference"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -81,7 +81,7 @@ impl DockerApi {
         }
     }
 
-    /// Removes all that these filters find, at the same time and without giving anything a chance to object.
+    /// Removes all objects that match, in parallel and by force.
     pub fn remove(&self, kind: ObjectKind, filters: &Value) {
         let found = self.list(kind, filters);
         thread::scope(|scope| {
@@ -101,13 +101,13 @@ impl DockerApi {
         });
     }
 
-    /// Sends a signal to a container. A docker client needs a moment to start, in which an instance gets ready.
+    /// Sends a signal to a container, faster than a docker client starts: an instance could get ready in that time.
     pub fn signal(&self, container: &str, name: &str) {
         let (status, body) = self.request("POST", &format!("/containers/{container}/kill?signal={name}"));
         assert_eq!(status, 204, "{}", String::from_utf8_lossy(&body));
     }
 
-    /// All that Compose made of a project.
+    /// Removes everything that Compose created for a project.
     pub fn remove_project(&self, project: &str) {
         let its = json!({"label": [format!("com.docker.compose.project={project}")]});
         for kind in [ObjectKind::Container, ObjectKind::Network, ObjectKind::Volume] {
@@ -115,7 +115,7 @@ impl DockerApi {
         }
     }
 
-    /// In HTTP/1.0, whose answers end with the connection.
+    /// Sends a request in HTTP/1.0, whose answer ends with the connection.
     fn request(&self, method: &str, path: &str) -> (u16, Vec<u8>) {
         let request = format!("{method} {path} HTTP/1.0\r\nHost: docker\r\n\r\n");
         let answer = match self.host.split_once("://") {
@@ -139,7 +139,7 @@ fn exchange<S: Read + Write>(stream: std::io::Result<S>, request: &str) -> std::
     Ok(answer)
 }
 
-/// The address of the engine that docker talks to where nothing else is said.
+/// Address of the default engine of docker.
 fn host_engine() -> &'static str {
     static HOST: OnceLock<String> = OnceLock::new();
     HOST.get_or_init(|| {
@@ -150,7 +150,7 @@ fn host_engine() -> &'static str {
     })
 }
 
-/// For a query.
+/// Percent-encodes text for a query.
 fn encoded(text: &str) -> String {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~".contains(b);
     let byte = |b: u8| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") };

@@ -1,5 +1,5 @@
-//! The same promises on other engines than the machine's own: Debian's newest Docker with either image store and rootless,
-//! and Podman. Each runs in namespaces of its own, in whose network the tests run once more.
+//! Tests on other engines than that of the machine: Debian's newest Docker with either image store and rootless, and Podman.
+//! Each engine runs in its own namespaces, in whose network some tests run again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use serde_json::Value;
 use crate::docker_api::DockerApi;
 use crate::net::Network;
 use crate::node::{run, save_images};
-use crate::test_project::{ENGINE, WAIT_LIMIT, TestProject, free_port, fixture_variables, wait_until};
+use crate::test_project::{ENGINE, TestProject, WAIT_LIMIT, fixture_variables, free_port, wait_until};
 
 const INIT: &str = include_str!("engines/init.sh");
 
-/// One of each kind of proxy, and what is kept of a project.
+/// Tests to run again: one for each kind of proxy, and one of the kept images.
 const TESTS: [&str; 6] = [
     "rollback::prune_removes",
     "promises::haproxy::",
@@ -82,7 +82,7 @@ impl OtherEngine {
         run(docker.args(["--host", &self.host(), "load", "--quiet", "--input"]).arg(file));
     }
 
-    /// Runs tests of this program in its network, with its own view of the machine's interfaces.
+    /// Runs tests of this program in the network of the engine.
     fn run_tests(&self, kind: &str, tests: &[&str]) {
         let program = std::env::current_exe().expect("this program");
         let mut command = Command::new("ip");
@@ -107,7 +107,7 @@ impl Drop for OtherEngine {
     }
 }
 
-/// Why there is no such engine here.
+/// Reason why this engine is not available here.
 fn obstacle(engines: &str, kind: &str) -> Option<&'static str> {
     if engines.is_empty() {
         return Some("`scripts/setup` makes these engines only as root, and not with ZD_IMAGES=official");
@@ -138,13 +138,13 @@ fn docker_of_debian_sid() {
 
 #[test]
 fn docker_with_the_containerd_store() {
-    // What its images are like is all that is different.
+    // Only the image store differs.
     run_tests_on("containerd", &TESTS[..3]);
 }
 
 #[test]
 fn docker_without_root() {
-    // Its network is different, which a proxy of each way to gate and to drain tells.
+    // The network differs, so a proxy of each way to gate and drain is tested.
     run_tests_on("rootless", &TESTS[..4]);
 }
 
@@ -153,37 +153,37 @@ fn podman_through_its_socket() {
     run_tests_on("podman", &TESTS);
 }
 
-/// A filter in front of the machine's own socket, with the rules of those that people run: neither Swarm nor `docker info`.
+/// A socket filter in front of the engine, with common rules: no access to Swarm and to `docker info`.
 #[test]
 fn a_deploy_through_a_socket_filter_that_forbids_swarm_loses_nothing() {
-    let stage = TestProject::haproxy("filter");
+    let project = TestProject::haproxy("filter");
     let port = free_port();
-    let filter = format!("{}-socket", stage.name);
-    stage.write("filter.cfg", FILTER);
+    let filter = format!("{}-socket", project.name);
+    project.write("filter.cfg", FILTER);
     let volumes = format!(
         "-v /var/run/docker.sock:/var/run/docker.sock -v {}:/filter.cfg:ro",
-        stage.path("filter.cfg").display()
+        project.path("filter.cfg").display()
     );
-    let image = stage.variable("HAPROXY_IMAGE");
-    stage.try_docker(&format!("rm -f {filter}"));
-    stage.docker(&format!(
+    let image = project.variable("HAPROXY_IMAGE");
+    project.try_docker(&format!("rm -f {filter}"));
+    project.docker(&format!(
         "run -d --name {filter} --user root -p 127.0.0.1:{port}:2375 {volumes} {image} haproxy -f /filter.cfg"
     ));
-    stage.set_variables(&format!("DOCKER_HOST=tcp://127.0.0.1:{port}"));
-    wait_until("the filter answers", WAIT_LIMIT, || stage.try_docker("version").status.success());
-    assert!(!stage.try_docker("service ls").status.success(), "it forbids that");
+    project.set_variables(&format!("DOCKER_HOST=tcp://127.0.0.1:{port}"));
+    wait_until("the filter answers", WAIT_LIMIT, || project.try_docker("version").status.success());
+    assert!(!project.try_docker("service ls").status.success(), "it forbids that");
 
-    stage.up("--scale app=2");
-    stage.set_variables("VERSION=2");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0);
+    project.up("--scale app=2");
+    project.set_variables("VERSION=2");
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0);
     answers.all_from(&["1", "2"]);
-    let (ran, answers) = stage.rollback_under_load("", "");
-    ran.exits(0);
+    let (result, answers) = project.rollback_under_load("", "");
+    result.exits(0);
     answers.all_from(&["2", "1"]);
-    stage.expect_release("app", 2, "1");
-    stage.set_variables("DOCKER_HOST=");
-    stage.docker(&format!("rm -f {filter}"));
+    project.expect_release("app", 2, "1");
+    project.set_variables("DOCKER_HOST=");
+    project.docker(&format!("rm -f {filter}"));
 }
 
 const FILTER: &str = "

@@ -1,4 +1,4 @@
-//! Clients from before a deploy to after it, and what became of their requests.
+//! Load generators that run from before a deploy until after it, and the results of their requests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::test_project::{WAIT_LIMIT, TestProject, wait_until};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
 
-/// Unless the test says otherwise. So many requests a second see a tenth of a second without an answer, and leave the
-/// machine to other tests.
+/// Default flags. This rate detects a tenth of a second without an answer, and leaves the machine to other tests.
 const DEFAULTS: [(&str, &str); 3] = [("--clients", "8"), ("--rate", "40"), ("--seconds", "120")];
 
-/// Clients of every kind that a deploy must not lose, each with its path: short requests by a connection each and by kept
-/// ones, answers that take their time, uploads that do, and streams.
+/// Clients of every kind, each with its path: short requests with new and with kept connections, slow answers, slow uploads,
+/// and streams.
 const MIXED_CLIENTS: [(&str, &str); 5] = [
     ("/", "--clients 2 --rate 30"),
     ("/", "--clients 3 --rate 30 --keep-alive --method POST --body 500"),
@@ -24,10 +23,10 @@ const MIXED_CLIENTS: [(&str, &str); 5] = [
     ("/", "--clients 2 --stream 3"),
 ];
 
-/// docker-gen acts on the last event of a deploy at most half a second after it.
+/// Time to continue after a deploy: docker-gen acts at most half a second after the last event.
 const SETTLE_TIME: Duration = Duration::from_secs(1);
 
-/// A load generator that runs.
+/// A running load generator.
 pub struct Load<'s> {
     project: &'s TestProject,
     words: String,
@@ -36,18 +35,18 @@ pub struct Load<'s> {
     stop: PathBuf,
 }
 
-/// Several load generators at the same time, each of a kind of its own.
+/// Several load generators at once, one per kind of client.
 pub struct MixedLoad<'s>(Vec<Load<'s>>);
 
-/// What became of its requests.
+/// Results of the requests.
 #[derive(Debug)]
 pub struct Answers(Value);
 
 impl<'s> Load<'s> {
-    /// Starts it, and returns when every client has sent its first request.
-    pub fn start(stage: &'s TestProject, url: &str, host: &str, words: &str) -> Self {
-        let (result, stop) = (stage.new_file("json"), stage.new_file("stop"));
-        let mut command = stage.command(stage.variable("ZD_LOAD"));
+    /// Starts the load, and returns when every client has sent its first request.
+    pub fn start(project: &'s TestProject, url: &str, host: &str, words: &str) -> Self {
+        let (result, stop) = (project.new_file("json"), project.new_file("stop"));
+        let mut command = project.command(project.variable("ZD_LOAD"));
         let defaults = DEFAULTS.iter().filter(|(flag, _)| !words.contains(flag));
         command
             .args(["--url", url, "--host", host])
@@ -59,18 +58,18 @@ impl<'s> Load<'s> {
             .args(words.split_whitespace())
             .stdout(Stdio::null());
         let child = command.spawn().expect("zd-load: run scripts/setup");
-        let load = Load { project: stage, words: words.into(), child: Some(child), result, stop };
+        let load = Load { project, words: words.into(), child: Some(child), result, stop };
         load.wait_for_clients();
         load
     }
 
-    /// How many clients it has.
+    /// Number of clients.
     fn client_count(&self) -> usize {
         let after = |words: &str| words.split_once("--clients ")?.1.split(' ').next()?.parse().ok();
         after(&self.words).unwrap_or(8)
     }
 
-    /// All its threads are there; then a request of our own, which is answered after the first of theirs was sent.
+    /// Waits for all threads, then for an own request, which is answered after the first requests of the clients were sent.
     fn wait_for_clients(&self) {
         let child = self.child.as_ref().expect("it was just started");
         let threads = format!("/proc/{}/task", child.id());
@@ -81,7 +80,7 @@ impl<'s> Load<'s> {
         assert_eq!(reply.status, 200, "before the deploy");
     }
 
-    /// Lets it go on for a moment, and ends it.
+    /// Lets the load continue for a moment, and stops it.
     pub fn stop(self) -> Answers {
         let now = Instant::now();
         wait_until("a moment after the deploy", WAIT_LIMIT, || now.elapsed() > SETTLE_TIME);
@@ -106,15 +105,15 @@ impl<'s> Load<'s> {
 }
 
 impl<'s> MixedLoad<'s> {
-    pub fn start(stage: &'s TestProject) -> Self {
-        let url = stage.url();
+    pub fn start(project: &'s TestProject) -> Self {
+        let url = project.url();
         let load = |(path, words)| {
-            Load::start(stage, &(url.trim_end_matches('/').to_owned() + path), &stage.host(), words)
+            Load::start(project, &(url.trim_end_matches('/').to_owned() + path), &project.host(), words)
         };
         MixedLoad(MIXED_CLIENTS.map(load).into())
     }
 
-    /// Every request of every kind was answered, and by exactly these versions.
+    /// Asserts that every request of every kind was answered, by exactly these versions.
     pub fn stop_all_from(mut self, versions: &[&str]) {
         let last = self.0.pop().expect("there are kinds");
         let mut all = vec![last.stop()];
@@ -132,14 +131,14 @@ impl Drop for Load<'_> {
 }
 
 impl Answers {
-    /// Every request was answered, and by exactly these versions.
+    /// Asserts that every request was answered, by exactly these versions.
     pub fn all_from(&self, versions: &[&str]) {
         self.all_answered();
         let expected: BTreeSet<&str> = versions.iter().copied().collect();
         assert_eq!(self.versions(), expected, "versions that answered");
     }
 
-    /// Every request was answered, at last by this version; which others answered in between is left open.
+    /// Asserts that every request was answered, and that this version answered some of them.
     pub fn all_until(&self, version: &str) {
         self.all_answered();
         assert!(self.versions().contains(version), "{:#}", self.0);
@@ -153,7 +152,7 @@ impl Answers {
         self.0["lost"].as_u64().expect("zd-load tells what was lost")
     }
 
-    /// From when the first request was sent that was lost to when the last was.
+    /// Time between the first and the last lost request.
     pub fn failing_time(&self) -> Duration {
         let at = |name: &str| self.0[name].as_f64().unwrap_or_default();
         Duration::from_secs_f64(at("lost_to_s") - at("lost_from_s"))

@@ -1,7 +1,7 @@
-//! A private network of this machine: one namespace that has a switch, and one for each node that is plugged into it.
+//! A private network on this machine: one namespace with a switch, and one namespace for each connected node.
 //!
-//! The switch is in a namespace of its own because the machine's engine drops what is forwarded between bridges
-//! that it does not know; so no rule of the machine has to be changed.
+//! The switch has its own namespace because the engine of the machine drops packets between bridges that it does not know.
+//! So no firewall rule of the machine has to change.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -10,25 +10,25 @@ use std::process::{Command, Stdio};
 
 use crate::test_project::{WAIT_LIMIT, wait_until};
 
-/// Begins the name of every namespace, link, cgroup and folder.
+/// Prefix of the name of every namespace, link, cgroup and folder.
 const PREFIX: &str = "zde2e";
 
-/// How many there may be at a time on this machine.
+/// Greatest number of networks at a time on this machine.
 const MAX_NETWORKS: u8 = 200;
 
-/// The last byte of this machine's own address in it.
+/// Last byte of the address of this machine.
 const HOST_BYTE: u8 = 254;
 
 pub struct Network {
     name: String,
-    /// The third byte of its addresses.
+    /// Third byte of the addresses.
     number: u8,
-    /// Held for as long as its name is taken.
+    /// Lock on the number while the network exists.
     _claim: File,
 }
 
 impl Network {
-    /// Takes the first number that is free. What has that name already is left from a run that was killed.
+    /// Creates a network with the first free number, and removes leftovers of a killed run with that number.
     pub fn new() -> Network {
         let (number, claim) = (0..MAX_NETWORKS).find_map(claim_number).expect("a free number for a network");
         let net = Network { name: format!("{PREFIX}{number}"), number, _claim: claim };
@@ -49,7 +49,7 @@ impl Network {
         ip(&format!("link set {name} up"));
     }
 
-    /// A namespace with an address of its own, plugged into the switch.
+    /// Creates a namespace with its own address, connected to the switch.
     pub fn add_node(&self, node: u8) -> Ipv4Addr {
         let (name, address) = (self.namespace(node), self.address(node));
         let switch = &self.name;
@@ -61,20 +61,20 @@ impl Network {
         address
     }
 
-    /// Nothing comes from that node any more, and nothing reaches it.
+    /// Disconnects a node in both directions.
     pub fn disconnect(&self, node: u8) {
         ip(&format!("-n {} link set port{node} down", self.name));
     }
 
-    /// The cable is in again.
+    /// Connects a node again.
     pub fn reconnect(&self, node: u8) {
         ip(&format!("-n {} link set port{node} up", self.name));
     }
 
-    /// Ids of the processes of a node that are in no container.
+    /// Ids of the processes of a node outside containers.
     pub fn processes(&self, node: u8) -> Vec<String> {
-        let told = try_ip(&format!("netns pids {}", self.namespace(node)));
-        told.lines().map(String::from).collect()
+        let output = try_ip(&format!("netns pids {}", self.namespace(node)));
+        output.lines().map(String::from).collect()
     }
 
     pub fn name(&self) -> &str {
@@ -85,7 +85,7 @@ impl Network {
         format!("{}-{node}", self.name)
     }
 
-    /// For everything that its nodes keep.
+    /// Folder for the files of the nodes.
     pub fn folder(&self) -> PathBuf {
         std::env::temp_dir().join(&self.name)
     }
@@ -94,10 +94,10 @@ impl Network {
         Ipv4Addr::new(10, 213, self.number, host)
     }
 
-    /// Takes away all that has its name, whoever made it.
+    /// Removes everything with the name of the network.
     fn remove(&self) {
         for namespace in self.namespaces() {
-            // What ran in it ends when the test process does, but not in the same moment.
+            // The processes in the namespace end soon after the test process, but not at once.
             wait_until(&format!("{namespace} is empty"), WAIT_LIMIT, || {
                 try_ip(&format!("netns pids {namespace}")).is_empty()
             });
@@ -133,7 +133,7 @@ fn add_namespace(name: &str) {
     ip(&format!("-n {name} link set lo up"));
 }
 
-/// Those of this name, of every hierarchy.
+/// Control groups with this name, in every hierarchy.
 fn cgroups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -141,7 +141,7 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
     all.filter(|group| group.is_dir() && !group.is_symlink()).collect()
 }
 
-/// With those in it. Their files cannot be removed, and do not have to be.
+/// Removes a control group and its children. The files in it cannot be removed, and need not be.
 fn remove_cgroup(group: &Path) {
     let inner = fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
     inner.filter(|path| path.is_dir()).for_each(|path| remove_cgroup(&path));
@@ -150,8 +150,8 @@ fn remove_cgroup(group: &Path) {
 
 fn ip(line: &str) {
     let output = command(line).output().expect("`ip`: run scripts/setup");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`ip {line}`: {told}; namespaces need root");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`ip {line}`: {stderr}; namespaces need root");
 }
 
 fn try_ip(line: &str) -> String {

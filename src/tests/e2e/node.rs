@@ -1,5 +1,4 @@
-//! An engine of a test's own, on a machine of its own as far as it can tell: network, processes, mounts and name.
-//! Whatever ends the test ends it too.
+//! A node: a separate Docker engine with its own network, processes, mounts and host name. The end of the test ends the node.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,26 +16,25 @@ use serde_json::Value;
 use crate::net::Network;
 use crate::test_project::{WAIT_LIMIT, wait_until};
 
-/// How many lines of each engine's log a failed test shows.
+/// Number of log lines of each engine that a failed test shows.
 const LOG_LINES: usize = 15;
 
-/// Begins the name of the files in which images are brought.
+/// Prefix of the files with saved images.
 const IMAGE_FILE_PREFIX: &str = "compose-zd-e2e-images-";
 
-/// Such a file that was used by no test for this long is removed.
+/// Age after which an unused file is removed.
 const UNUSED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest that an engine may take for one answer.
+/// Timeout for one answer of an engine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// Where it listens for others, beside its socket.
+/// TCP port of the engine, besides its socket.
 const PORT: u16 = 2375;
 
-/// The first process of a node. The kernel ends all others with it: the engine, containerd and the containers. It
-/// ends when nobody holds the other end of its input any more, so also when the test is killed; each line of it starts
-/// the engine again.
+/// First process of a node. The kernel ends the engine, containerd and the containers with it. The process ends when its
+/// input is closed, so also when the test is killed. Each input line starts the engine again.
 ///
-/// An engine takes the machine's containerd where there is one, so that is hidden.
+/// An engine would use the containerd of the machine, so the script hides it.
 const INIT: &str = r#"
 echo "$1" >/proc/sys/kernel/hostname
 mkdir -p /run/containerd && mount -t tmpfs none /run/containerd || exit
@@ -46,23 +44,23 @@ while read -r _; do dockerd "${@:2}" </dev/null & done
 
 pub struct Node {
     pub number: u8,
-    /// Its host name too.
+    /// Name of the namespace, and host name.
     pub name: String,
     pub address: Ipv4Addr,
     folder: PathBuf,
-    /// None when it is lost.
+    /// First process; none for a lost node.
     process: Mutex<Option<Child>>,
-    /// It is frozen.
+    /// The engine is stopped by SIGSTOP.
     is_frozen: AtomicBool,
 }
 
 impl Node {
-    /// Its engine has these settings, and need not answer yet.
+    /// Starts a node whose engine has these settings; the engine may not answer yet.
     pub fn start(net: &Network, number: u8, settings: &str) -> Node {
         let (address, name) = (net.add_node(number), net.namespace(number));
         let folder = net.folder().join(number.to_string());
         fs::create_dir_all(&folder).expect("a folder");
-        // Those of the machine's own engine are none of its.
+        // The settings of the machine's own engine must not apply.
         fs::write(folder.join("daemon.json"), settings).expect("its settings");
         let (life, silent) = (Mutex::new(None), AtomicBool::new(false));
         let node = Node { number, name, address, folder, process: life, is_frozen: silent };
@@ -71,7 +69,7 @@ impl Node {
         node
     }
 
-    /// Not `ip netns exec`: that hides the cgroups.
+    /// Command of the first process. `ip netns exec` would hide the cgroups.
     fn command(&self, net: &Network) -> Command {
         let Node { name, folder, .. } = self;
         let log = File::create(folder.join("log")).expect("its log");
@@ -100,8 +98,7 @@ impl Node {
         });
     }
 
-    /// What its API answers, as `docker inspect` prints it; null where it does not, or refuses. A docker client for each
-    /// question of a test that waits costs more than what it waits for.
+    /// Answer of the engine API; null without one. Polling through docker clients would cost more than the work that it waits for.
     pub fn get(&self, path: &str) -> Value {
         self.try_get(path).ok().flatten().unwrap_or_default()
     }
@@ -109,7 +106,7 @@ impl Node {
     fn try_get(&self, path: &str) -> io::Result<Option<Value>> {
         let mut stream = UnixStream::connect(self.socket())?;
         stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        // It ends the answer with the connection.
+        // The answer ends with the connection.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: docker\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -118,7 +115,7 @@ impl Node {
         Ok(body.and_then(|text| serde_json::from_str(text).ok()))
     }
 
-    /// Its socket, for `--host` and `DOCKER_HOST`.
+    /// Address of the socket, for `--host` and `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
@@ -127,7 +124,7 @@ impl Node {
         self.folder.join("docker.sock")
     }
 
-    /// The same over the network, as this machine and other nodes reach it.
+    /// Address over the network, for this machine and other nodes.
     pub fn tcp(&self) -> String {
         format!("tcp://{}:{PORT}", self.address)
     }
@@ -146,32 +143,32 @@ impl Node {
         command
     }
 
-    /// Whether its first process runs, and its engine answers.
+    /// The first process runs, and the engine is not frozen.
     pub fn is_alive(&self) -> bool {
         let mut life = self.process.lock().expect("nobody panicked");
         let runs = life.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()));
         runs && !self.is_frozen.load(Ordering::Relaxed)
     }
 
-    /// Its engine hangs: what is asked there is never answered, and never refused.
+    /// Freezes the engine: requests are neither answered nor refused.
     pub fn freeze(&self, net: &Network) {
         self.signal(net, "STOP");
         self.is_frozen.store(true, Ordering::Relaxed);
     }
 
-    /// It goes on.
+    /// Continues a frozen engine.
     pub fn thaw(&self, net: &Network) {
         self.signal(net, "CONT");
         self.is_frozen.store(false, Ordering::Relaxed);
     }
 
-    /// Ends its engine at once; its containers go on.
+    /// Kills the engine; the containers keep running.
     pub fn kill_engine(&self, net: &Network) {
         self.signal(net, "KILL");
         wait_until("its engine is gone", WAIT_LIMIT, || self.engine(net).is_none());
     }
 
-    /// Starts its engine again.
+    /// Starts the engine again.
     pub fn start_engine(&self) {
         let mut life = self.process.lock().expect("nobody panicked");
         let stdin = life.as_mut().and_then(|child| child.stdin.as_mut());
@@ -188,7 +185,7 @@ impl Node {
         net.processes(self.number).into_iter().find(|id| comm(id).trim() == "dockerd")
     }
 
-    /// Returns when none of its processes is left.
+    /// Stops the node, and returns when no process of it is left.
     pub fn stop(&self) {
         let life = self.process.lock().ok().and_then(|mut life| life.take());
         if let Some(mut child) = life {
@@ -197,7 +194,7 @@ impl Node {
         }
     }
 
-    /// For a test that fails: the last lines in which its engine complains.
+    /// Prints the last warnings and errors of the engine, for a failed test.
     pub fn print_log(&self) {
         eprintln!("==== the engine of {}\n{}", self.name, self.log());
     }
@@ -209,8 +206,8 @@ impl Node {
     }
 }
 
-/// The kernel's own overlay where it can be mounted here, as every start of a container costs more with another; else what
-/// the machine's own engine found to work.
+/// Overlay if the kernel can mount one here, because other drivers start containers more slowly; else the driver of the
+/// machine's own engine.
 fn storage_driver() -> &'static str {
     static DRIVER: LazyLock<String> = LazyLock::new(|| match overlay_mounts() {
         true => "overlay2".into(),
@@ -219,7 +216,7 @@ fn storage_driver() -> &'static str {
     &DRIVER
 }
 
-/// Tried in a namespace of its own, so that nothing is left mounted.
+/// Tries an overlay mount in a separate namespace, so that nothing stays mounted.
 fn overlay_mounts() -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let mount = "cd \"$1\" && mkdir l u w m && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m";
@@ -228,7 +225,7 @@ fn overlay_mounts() -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }
 
-/// Copies images of the machine's own engine to these.
+/// Copies images from the machine's own engine to nodes.
 pub fn load_images<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String]) {
     let file = save_images(images);
     on_all(nodes, |node| {
@@ -236,7 +233,7 @@ pub fn load_images<'n>(nodes: impl Iterator<Item = &'n Node>, images: &[String])
     });
 }
 
-/// The images as one file, which the tests of this machine share: it is made by the first one that needs it.
+/// Saves images to one file, which the tests of this machine share; the first test that needs the file creates it.
 pub fn save_images(images: &[String]) -> PathBuf {
     let ids = run(host_docker("image inspect --format {{.Id}}").args(images));
     let mut hasher = DefaultHasher::new();
@@ -266,7 +263,7 @@ fn remove_unused() {
     images.filter(is_unused).for_each(|entry| _ = fs::remove_file(entry.path()));
 }
 
-/// Does it on all that are not lost, at the same time.
+/// Runs an action on all nodes that are not lost, in parallel.
 pub fn on_all<'n>(nodes: impl Iterator<Item = &'n Node>, act: impl Fn(&Node) + Sync) {
     std::thread::scope(|scope| {
         for node in nodes.filter(|n| n.is_alive()) {
@@ -275,7 +272,7 @@ pub fn on_all<'n>(nodes: impl Iterator<Item = &'n Node>, act: impl Fn(&Node) + S
     });
 }
 
-/// docker as it is set up on this machine.
+/// A docker command for the machine's own engine.
 pub fn host_docker(line: &str) -> Command {
     let mut command = Command::new("docker");
     command.args(line.split_whitespace()).stdin(Stdio::null());
@@ -284,7 +281,7 @@ pub fn host_docker(line: &str) -> Command {
 
 pub fn run(command: &mut Command) -> String {
     let output = command.output().expect("it can be started");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
     String::from_utf8_lossy(&output.stdout).trim().into()
 }

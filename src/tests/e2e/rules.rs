@@ -1,5 +1,5 @@
-//! The rules of `deploy.update_config` are the engine's own: each row is updated by `docker service update` and, as
-//! a Compose project, by compose-zd, and both have to end the same way. The engine is one of the test's own.
+//! Comparison of `deploy.update_config` with Swarm: each case is updated by `docker service update` and, as a Compose project,
+//! by compose-zd. Both must end the same way. The tests run on a separate engine.
 
 #[path = "rules/engine.rs"]
 mod engine;
@@ -17,10 +17,10 @@ use crate::swarm::nodes::SwarmNodes;
 use crate::test_project::TestProject;
 use engine::RulesEngine;
 
-/// How many rows are tried at a time; it is what two processors can do.
+/// Number of cases in parallel: enough for two processors.
 const PARALLEL_CASES: usize = 4;
 
-/// One update: its settings, the number of instances, and which new ones fail.
+/// One update: its settings, the number of instances, and the new instances that fail.
 pub struct UpdateCase {
     name: &'static str,
     parallelism: u32,
@@ -37,24 +37,24 @@ pub struct UpdateCase {
 /// The instances of the new version that fail, by the order in which they start.
 pub enum Failures {
     Never,
-    /// They leave at their start.
+    /// These exit at their start.
     BeforeReady(&'static [u32]),
-    /// They leave this long after they were first told to be well.
+    /// These exit this long after their first good health check.
     AfterReady(&'static [u32], Duration),
 }
 
-/// What compose-zd deliberately does in another way than Swarm.
+/// Deliberate differences between compose-zd and Swarm.
 #[derive(Clone, Copy)]
 pub enum Difference {
     None,
-    /// Swarm leaves the slot of a failed task empty (start-first: of one that failed after it was running). Here
-    /// the old instance stays or comes back, because never do fewer serve than before.
+    /// Swarm leaves the slot of a failed task empty (with start-first: if it failed after it was running). compose-zd keeps or
+    /// restores the old instance, so that never fewer serve than before.
     OldFillGaps,
-    /// To Swarm an update that continues is completed even if nothing came of it. Here it failed, and the old serve.
+    /// Swarm completes an update with `continue` even if every new task failed. compose-zd fails and keeps the old instances.
     RollsBackWithoutNew,
 }
 
-/// How an update ended.
+/// Result of an update.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateResult {
     state: ResultState,
@@ -68,11 +68,11 @@ pub enum ResultState {
     Completed,
     Paused,
     RolledBack,
-    /// Anything else, in its own words.
+    /// Another result, with its output.
     Other(String),
 }
 
-/// Four instances, one after the other; the first failure pauses.
+/// Four instances, replaced one after the other; the first failure pauses.
 const DEFAULT_CASE: UpdateCase = UpdateCase {
     name: "",
     parallelism: 1,
@@ -86,22 +86,22 @@ const DEFAULT_CASE: UpdateCase = UpdateCase {
     differs: Difference::None,
 };
 
-/// After it was ready, and well before any delay or monitor that is to catch it has passed.
+/// Time of a failure after the instance was ready, and well within any delay or monitor that must catch it.
 const SOON: Duration = Duration::from_millis(400);
 
-/// A monitor that catches, however busy the machine is.
+/// A monitor that catches every failure, however busy the machine is.
 const LONG: Duration = seconds(6);
 
 const ALL_FAIL: Failures = Failures::BeforeReady(&[1, 2, 3, 4, 5, 6, 7, 8]);
 
-/// No row depends on what Swarm itself leaves to chance or has changed:
-/// - A failure that decides about the next slot has a delay behind it; without one Swarm may hand out a slot before it
-///   looks at the failure, or after.
-/// - While the last slots are on their way Swarm does not look at failures, and one that is older than the monitor
-///   when it looks is none. So a monitor that is to catch is longer than an instance takes to get ready.
-/// - A failure that is tolerated is not start-first: Swarm finds the old task in its slot when it has completed, and
-///   begins again with that slot.
-/// - None fails between the monitor and a delay that is longer: not all engines let that pass.
+/// No case depends on behaviour of Swarm that is random or differs between versions:
+/// - A failure that decides about the next slot is followed by a delay. Without a delay, Swarm may assign the next slot before
+///   or after it sees the failure.
+/// - Swarm does not look at failures while the last slots start, and later ignores a failure older than the monitor. So a
+///   monitor that must catch is longer than an instance takes to get ready.
+/// - A tolerated failure is never start-first: after the update, Swarm finds the old task in its slot, and begins again with
+///   that slot.
+/// - No instance fails between the monitor and a longer delay: engines differ in that case.
 const QUICK_CASES: [UpdateCase; 5] = [
     UpdateCase {
         name: "the second fails: pause",
@@ -150,10 +150,16 @@ const QUICK_CASES: [UpdateCase; 5] = [
     },
 ];
 
-/// All that is compared: `scripts/rules`.
+/// All cases, for `scripts/rules`.
 const ALL_CASES: [UpdateCase; 19] = [
     UpdateCase { name: "one after the other", ..DEFAULT_CASE },
-    UpdateCase { name: "all at once", parallelism: 0, action: "rollback", order: "start-first", ..DEFAULT_CASE },
+    UpdateCase {
+        name: "all at once",
+        parallelism: 0,
+        action: "rollback",
+        order: "start-first",
+        ..DEFAULT_CASE
+    },
     UpdateCase {
         name: "two at a time of five",
         parallelism: 2,
@@ -316,12 +322,12 @@ fn table() {
     compare_with_swarm("500ms", &ALL_CASES);
 }
 
-/// Health checks are made this often.
+/// Compares all cases with health checks at this interval.
 fn compare_with_swarm(interval: &str, rows: &[UpdateCase]) {
     let nodes = SwarmNodes::new(1, 0);
-    let stage = TestProject::on_other_engine(nodes.address(0), "rules");
-    stage.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
-    let engine = RulesEngine::new(&stage, interval);
+    let project = TestProject::on_other_engine(nodes.address(0), "rules");
+    project.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
+    let engine = RulesEngine::new(&project, interval);
     let results = run_cases(rows, |row, n| {
         let ends = (swarm::update(&engine, row, n), project::update(&engine, row, n));
         println!("{}", result_line(row, &ends));
@@ -333,7 +339,7 @@ fn compare_with_swarm(interval: &str, rows: &[UpdateCase]) {
     assert!(same, "not as the engine's own:\n{table}");
 }
 
-/// What comes of every row, some of them at a time.
+/// Runs the cases, [`PARALLEL_CASES`] at a time, and returns their results in order.
 fn run_cases<T: Send>(rows: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) -> T + Sync) -> Vec<T> {
     let rows = Mutex::new(rows.iter().enumerate());
     let results = Mutex::new(Vec::new());
@@ -352,13 +358,15 @@ fn run_cases<T: Send>(rows: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) 
 }
 
 impl UpdateCase {
-    /// How compose-zd has to end where Swarm ended like this.
+    /// Expected result of compose-zd, given that of Swarm.
     fn expected(&self, theirs: &UpdateResult) -> UpdateResult {
         let UpdateResult { state, new, old } = theirs.clone();
         match self.differs {
             Difference::None => UpdateResult { state, new, old },
             Difference::OldFillGaps => UpdateResult { state, new, old: self.instances - new },
-            Difference::RollsBackWithoutNew => UpdateResult { state: ResultState::RolledBack, new: 0, old: self.instances },
+            Difference::RollsBackWithoutNew => {
+                UpdateResult { state: ResultState::RolledBack, new: 0, old: self.instances }
+            }
         }
     }
 }
@@ -374,7 +382,8 @@ fn result_line(row: &UpdateCase, (theirs, ours): &(UpdateResult, UpdateResult)) 
 
 impl fmt::Display for UpdateCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let UpdateCase { name, parallelism, delay, monitor, action, ratio, order, instances, fails, .. } = self;
+        let UpdateCase { name, parallelism, delay, monitor, action, ratio, order, instances, fails, .. } =
+            self;
         write!(f, "{name}: {instances} instances, parallelism {parallelism}, delay {delay:?}, ")?;
         write!(f, "monitor {monitor:?}, {action}, ratio {ratio}, {order}, {fails}")
     }
@@ -385,7 +394,9 @@ impl fmt::Display for Failures {
         match self {
             Failures::Never => write!(f, "none fails"),
             Failures::BeforeReady(numbers) => write!(f, "{numbers:?} fail before they are ready"),
-            Failures::AfterReady(numbers, after) => write!(f, "{numbers:?} fail {after:?} after they are ready"),
+            Failures::AfterReady(numbers, after) => {
+                write!(f, "{numbers:?} fail {after:?} after they are ready")
+            }
         }
     }
 }

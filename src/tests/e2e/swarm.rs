@@ -1,5 +1,4 @@
-//! Stacks of a Swarm: what compose-zd does with them is tried on engines of the tests' own, and the machine's own
-//! engine never becomes part of a Swarm here.
+//! Stacks on Swarm. The tests run on their own engines; the machine's own engine never joins a Swarm.
 
 #[path = "swarm/nodes.rs"]
 pub mod nodes;

@@ -1,5 +1,5 @@
-//! A Compose project of a test's own: its folder, its name, its port; it is removed at the end, also after a panic,
-//! and a test that fails shows everything that was run.
+//! The Compose project of one test, with its own folder, name and port. Its end removes the project, even after a panic. A
+//! failed test prints every command and its output.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,41 +19,40 @@ use crate::cli_runner::{CommandResult, RunningCommand};
 use crate::docker_api::{DockerApi, ObjectKind};
 use crate::load::{Answers, Load, MixedLoad};
 
-/// How long anything may take that is only waited for; no test is about durations.
+/// Limit of every wait; no test measures durations.
 pub const WAIT_LIMIT: Duration = Duration::from_secs(40);
 
-/// Kind of the engine that the tests run on, where it is not the machine's own (engines.rs).
+/// Variable with the kind of engine, if not the machine's own (`engines.rs`).
 pub const ENGINE: &str = "ZD_E2E_ENGINE";
 
-/// That kind; nothing for the machine's own.
+/// Kind of the engine; empty for the machine's own.
 pub fn engine_kind() -> String {
     std::env::var(ENGINE).unwrap_or_default()
 }
 
-/// Label of the images that tests build.
+/// Label of images built by tests.
 const IMAGE_LABEL: &str = "compose-zd.e2e=built";
 
-/// How many lines of the proxy's log a failed test shows.
+/// Number of log lines of the proxy that a failed test shows.
 const LOG_LINES: usize = 60;
 
-/// What of this process's environment a command gets: not the settings of whoever runs the tests.
+/// Environment variables that commands inherit, so that the user's own settings do not affect tests.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "TMPDIR", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"];
 
-/// What a command-line flag still overrules.
+/// Disables the monitor; a command-line flag still overrides it.
 pub const NO_MONITOR: [(&str, &str); 2] =
     [("COMPOSE_ZD_UPDATE_MONITOR", "0s"), ("COMPOSE_ZD_ROLLBACK_MONITOR", "0s")];
 
-/// Limit for one answer where others are asked for after it: a request to a container that Compose has just removed is never
-/// answered.
+/// Limit for one of several answers: a request to a container that Compose has just removed is never answered.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// The only wait of the tests. The longer it takes the rarer it looks: fifty queries a second for half a minute keep an
-/// engine busier than what it is waited for.
+/// Waits until a condition holds. The pauses grow, because fifty queries a second for half a minute would keep an engine busier
+/// than the awaited work.
 pub fn wait_until(what: &str, limit: Duration, done: impl FnMut() -> bool) {
     wait(what, limit, Duration::from_millis(250), done);
 }
 
-/// The same for an instant that must not be missed, of which a file tells.
+/// Waits with the shortest pauses for an instant that must not be missed, such as a line in a file.
 pub fn wait_for_instant(what: &str, limit: Duration, done: impl FnMut() -> bool) {
     wait(what, limit, SHORTEST_PAUSE, done);
 }
@@ -72,20 +71,20 @@ fn wait(what: &str, limit: Duration, longest_pause: Duration, mut done: impl FnM
 pub struct TestProject {
     pub name: String,
     folder: TempDir,
-    /// Where its proxy answers.
+    /// Address of the proxy.
     address: Cell<Ipv4Addr>,
     port: u16,
-    /// Whoever made it removes what it deployed: it is no Compose project of the machine's own engine.
+    /// The project is on another engine, whose owner removes it.
     on_other_engine: bool,
     variables: RefCell<BTreeMap<String, String>>,
-    /// Everything that was run and what came of it, for a test that fails.
+    /// Commands and their output, printed by a failed test.
     log_entries: RefCell<Vec<String>>,
     file_count: Cell<u32>,
-    /// New instances are watched for as long as the tool does it by itself.
+    /// Use the default monitor of compose-zd.
     default_monitor: Cell<bool>,
-    /// A network that other projects share with this one, and their proxy's project.
+    /// Network shared with other projects, and the project of their proxy.
     shared_network: Option<(String, String)>,
-    /// Held for the life of a stage.
+    /// Lock against tests that need the engine alone.
     _lock: Option<File>,
 }
 
@@ -99,13 +98,13 @@ pub struct Container {
     pub state: String,
     pub version: String,
     pub started: String,
-    /// The id of its image, which no tag changes.
+    /// Id of the image, which no tag changes.
     pub image: String,
-    /// A proxy's discovery routes to it.
+    /// A proxy discovers and routes to the container.
     pub routed: bool,
 }
 
-/// What came through the proxy.
+/// Answer through the proxy.
 pub struct Reply {
     pub status: u16,
     pub version: String,
@@ -120,27 +119,27 @@ impl TestProject {
 
     /// One service `app` behind HAProxy with `server-template`.
     pub fn haproxy(name: &str) -> TestProject {
-        let stage = TestProject::from_fixture(name, "haproxy-template", &["haproxy.cfg"]);
+        let project = TestProject::from_fixture(name, "haproxy-template", &["haproxy.cfg"]);
         if engine_kind() == "podman" {
-            // Its DNS is at the gateway of each network.
-            let configuration = stage.read("haproxy.cfg");
+            // The DNS of Podman is at the gateway of each network.
+            let configuration = project.read("haproxy.cfg");
             let fixed = "nameserver dns 127.0.0.11:53";
             assert!(configuration.contains(fixed));
-            stage.write("haproxy.cfg", &configuration.replace(fixed, "parse-resolv-conf"));
+            project.write("haproxy.cfg", &configuration.replace(fixed, "parse-resolv-conf"));
         }
-        stage
+        project
     }
 
-    /// One service `app` behind Traefik, which watches a directory of routes.
+    /// One service `app` behind Traefik with a directory of dynamic files.
     pub fn traefik(name: &str) -> TestProject {
         TestProject::from_compose_file(name, "traefik")
     }
 
-    /// A fixture that has more files than its Compose file.
+    /// Project from a fixture with more files than its Compose file.
     pub fn from_fixture(name: &str, fixture: &str, files: &[&str]) -> TestProject {
-        let stage = TestProject::from_compose_file(name, fixture);
-        files.iter().for_each(|file| stage.copy_fixture(&format!("{fixture}/{file}"), file));
-        stage
+        let project = TestProject::from_compose_file(name, fixture);
+        files.iter().for_each(|file| project.copy_fixture(&format!("{fixture}/{file}"), file));
+        project
     }
 
     /// `service_a` and `service_b` behind nginx-proxy.
@@ -148,63 +147,63 @@ impl TestProject {
         TestProject::from_compose_file(name, "nginx-proxy-pair")
     }
 
-    /// A pair of which only `service_a` serves, as between two deploys.
+    /// A pair with only `service_a` serving, as between two deploys.
     pub fn pair_with_idle_side(name: &str) -> TestProject {
-        let stage = TestProject::nginx_proxy_pair(name);
-        // The proxy comes last: one that had seen both would send requests to the stopped one for a moment.
-        stage.compose("up -d service_a service_b");
-        stage.compose("stop service_b");
-        stage.up("service_a proxy");
-        stage
+        let project = TestProject::nginx_proxy_pair(name);
+        // The proxy starts last: a proxy that has seen both would send requests to the stopped one for a moment.
+        project.compose("up -d service_a service_b");
+        project.compose("stop service_b");
+        project.up("service_a proxy");
+        project
     }
 
-    /// One service `app`, and its proxy in a project of its own.
+    /// One service `app` behind a proxy in another project.
     pub fn shared_proxy(name: &str) -> TestProject {
-        let mut stage = TestProject::new(name, "nginx-proxy-shared", Sharing::Shared);
-        let proxy = format!("{}-proxy", stage.name);
-        let network = format!("{}-web", stage.name);
-        stage.set_variables(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
-        stage.copy_fixture("nginx-proxy-shared/compose.proxy.yaml", "proxy.yaml");
-        stage.shared_network = Some((network.clone(), proxy));
-        stage.tear_down();
-        stage.docker(&format!("network create {network}"));
-        stage.docker("compose -f proxy.yaml up -d");
-        stage
+        let mut project = TestProject::new(name, "nginx-proxy-shared", Sharing::Shared);
+        let proxy = format!("{}-proxy", project.name);
+        let network = format!("{}-web", project.name);
+        project.set_variables(&format!("PROXY_PROJECT={proxy} PROXY_NETWORK={network}"));
+        project.copy_fixture("nginx-proxy-shared/compose.proxy.yaml", "proxy.yaml");
+        project.shared_network = Some((network.clone(), proxy));
+        project.tear_down();
+        project.docker(&format!("network create {network}"));
+        project.docker("compose -f proxy.yaml up -d");
+        project
     }
 
-    /// A stage for what the whole engine takes part in.
+    /// Project that needs the engine alone.
     pub fn exclusive(name: &str, fixture: &str) -> TestProject {
-        let stage = TestProject::new(name, fixture, Sharing::Exclusive);
-        stage.tear_down();
-        stage
+        let project = TestProject::new(name, fixture, Sharing::Exclusive);
+        project.tear_down();
+        project
     }
 
     fn from_compose_file(name: &str, fixture: &str) -> TestProject {
-        let stage = TestProject::new(name, fixture, Sharing::Shared);
-        // A project of a test at the same time is none of this one's proxy's, whose reloads some tests count.
-        let own = format!("label=com.docker.compose.project={}", stage.name);
-        stage.set_variables(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
-        stage.tear_down();
-        stage
+        let project = TestProject::new(name, fixture, Sharing::Shared);
+        // The proxy must ignore projects of parallel tests, because some tests count its reloads.
+        let own = format!("label=com.docker.compose.project={}", project.name);
+        project.set_variables(&format!("DOCKER_CONTAINER_FILTERS=status=running,{own}"));
+        project.tear_down();
+        project
     }
 
-    /// An empty folder for what is deployed to other engines than the machine's own, and answers at this address.
+    /// Empty project for another engine, whose proxy answers at this address.
     pub fn on_other_engine(address: Ipv4Addr, name: &str) -> TestProject {
-        let mut stage = TestProject::empty(name, Sharing::OtherEngine);
-        stage.on_other_engine = true;
-        stage.set_address(address);
-        stage
+        let mut project = TestProject::empty(name, Sharing::OtherEngine);
+        project.on_other_engine = true;
+        project.set_address(address);
+        project
     }
 
     fn new(name: &str, fixture: &str, company: Sharing) -> TestProject {
-        let stage = TestProject::empty(name, company);
-        // A copy, so that nothing is ever left beside the fixture's own file.
-        stage.copy_fixture(&format!("{fixture}/compose.yaml"), "compose.yaml");
-        stage
+        let project = TestProject::empty(name, company);
+        // A copy, so that nothing is left in the fixture's folder.
+        project.copy_fixture(&format!("{fixture}/compose.yaml"), "compose.yaml");
+        project
     }
 
     fn empty(name: &str, company: Sharing) -> TestProject {
-        let stage = TestProject {
+        let project = TestProject {
             name: format!("zde2e-{name}"),
             folder: tempfile::tempdir().expect("a temporary folder"),
             address: Cell::new(Ipv4Addr::LOCALHOST),
@@ -217,16 +216,16 @@ impl TestProject {
             shared_network: None,
             _lock: acquire_lock(company),
         };
-        // An engine without root reads what is mounted as a user of its own.
-        let open = fs::set_permissions(stage.folder.path(), fs::Permissions::from_mode(0o755));
+        // A rootless engine reads mounted files as another user.
+        let open = fs::set_permissions(project.folder.path(), fs::Permissions::from_mode(0o755));
         open.expect("its mode");
-        stage.variables.replace(fixture_variables());
-        let port = stage.port;
-        stage.set_variables(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
-        stage
+        project.variables.replace(fixture_variables());
+        let port = project.port;
+        project.set_variables(&format!("VERSION=1 VIRTUAL_HOST={name}.test PROXY_PORT={port}"));
+        project
     }
 
-    /// All files of a fixture.
+    /// Copies all files of a fixture.
     pub fn copy_fixtures(&self, fixture: &str) {
         let from = root().join("fixtures").join(fixture).join(".");
         let copied = self.command("cp").arg("-r").arg(&from).arg(".").status();
@@ -238,12 +237,12 @@ impl TestProject {
         fs::copy(&from, self.path(name)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
     }
 
-    /// Adds a file of the fixture to the project.
+    /// Copies a file of the fixtures as the override file.
     pub fn copy_override(&self, fixture: &str) {
         self.copy_fixture(fixture, "compose.override.yaml");
     }
 
-    /// Adds keys to the project: Compose merges this file by itself.
+    /// Writes the override file, which Compose merges.
     pub fn write_override(&self, yaml: &str) {
         self.write("compose.override.yaml", yaml);
     }
@@ -255,14 +254,14 @@ impl TestProject {
         fs::write(path, text).expect("a file of the stage");
     }
 
-    /// Writes a recipe that goes on from the app's image, whose result is removed with the project.
+    /// Writes a Dockerfile based on the app's image; the built image is removed with the project.
     pub fn write_dockerfile(&self, lines: &str) {
         let own = self.image_label();
         let recipe = format!("ARG BASE\nFROM ${{BASE}}\nLABEL {IMAGE_LABEL} {own}\n{lines}");
         self.write("source/Dockerfile", &recipe);
     }
 
-    /// What a file of the project says; nothing where there is none.
+    /// Reads a file of the project; empty if it does not exist.
     pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
@@ -271,13 +270,13 @@ impl TestProject {
         self.folder.path().join(name)
     }
 
-    /// A file name that no other command of this stage has.
+    /// Unused file name.
     pub fn new_file(&self, kind: &str) -> PathBuf {
         self.file_count.set(self.file_count.get() + 1);
         self.path(&format!("{}.{kind}", self.file_count.get()))
     }
 
-    /// Sets variables of the project, as before a command: `VERSION=2 WARMUP=1`.
+    /// Sets environment variables of the project, in the form `VERSION=2 WARMUP=1`.
     pub fn set_variables(&self, words: &str) {
         let pairs = words.split_whitespace().filter_map(|w| w.split_once('='));
         let pairs = pairs.map(|(name, value)| (name.into(), value.into()));
@@ -289,18 +288,18 @@ impl TestProject {
         variables.get(name).cloned().unwrap_or_default()
     }
 
-    /// The first of its host names.
+    /// First host name.
     pub fn host(&self) -> String {
         let hosts = self.variable("VIRTUAL_HOST");
         hosts.split(',').next().unwrap_or_default().into()
     }
 
-    /// That of a second service, where there is one.
+    /// Host name of the second service; empty without one.
     pub fn second_host(&self) -> String {
         self.variable("SECOND_HOST")
     }
 
-    /// Says where requests go from now on.
+    /// Sets the address for requests.
     pub fn set_address(&self, address: Ipv4Addr) {
         self.address.set(address);
     }
@@ -312,7 +311,7 @@ impl TestProject {
 
 /// Commands.
 impl TestProject {
-    /// A program in the project's folder, with the project's variables.
+    /// Command in the project's folder, with the project's variables.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
         let inherited = INHERITED.map(|name| (name, std::env::var_os(name)));
@@ -326,7 +325,7 @@ impl TestProject {
         command
     }
 
-    /// compose-zd. It does not watch new instances where the test says nothing of that: few tests are about it.
+    /// Command of compose-zd, with the monitor disabled unless the test sets one.
     pub fn compose_zd(&self) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_compose-zd"));
         let files = ["compose.yaml", "compose.override.yaml"];
@@ -337,16 +336,16 @@ impl TestProject {
         command
     }
 
-    /// From now on new instances are watched as they are by default.
+    /// Uses the default monitor from now on.
     pub fn use_default_monitor(&self) {
         self.default_monitor.set(true);
     }
 
-    /// Runs docker with these words; a failure is the test's.
+    /// Runs docker; a failure fails the test.
     pub fn docker(&self, line: &str) -> String {
         let output = self.try_docker(line);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "`docker {line}`: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "`docker {line}`: {stderr}");
         String::from_utf8_lossy(&output.stdout).trim().into()
     }
 
@@ -357,12 +356,12 @@ impl TestProject {
     }
 
     pub fn compose(&self, line: &str) -> String {
-        let told = self.docker(&format!("compose -p {} {line}", self.name));
+        let output = self.docker(&format!("compose -p {} {line}", self.name));
         self.log(&format!("docker compose {line}"));
-        told
+        output
     }
 
-    /// Brings the project up, and waits until every instance answers through the proxy.
+    /// Runs `docker compose up`, and waits until every instance answers through the proxy.
     pub fn up(&self, words: &str) {
         self.compose(&format!("up -d {words}"));
         self.wait_until_all_answer();
@@ -380,7 +379,7 @@ impl TestProject {
         self.start_rollback(words).wait()
     }
 
-    /// Any command.
+    /// Starts any command of compose-zd.
     pub fn start(&self, words: &str) -> RunningCommand<'_> {
         RunningCommand::start(self, words)
     }
@@ -393,31 +392,31 @@ impl TestProject {
         Load::start(self, &self.url(), &self.host(), words)
     }
 
-    /// Clients of every kind.
+    /// Starts clients of every kind.
     pub fn start_mixed_load(&self) -> MixedLoad<'_> {
         MixedLoad::start(self)
     }
 
-    /// Clients of another proxy of the project.
+    /// Starts clients of another proxy of the project.
     pub fn start_load_at(&self, port: u16, words: &str) -> Load<'_> {
         Load::start(self, &format!("http://{}:{port}/", self.address.get()), &self.host(), words)
     }
 
-    /// A deploy with clients from before to after it.
+    /// Deploys under load.
     pub fn deploy_under_load(&self, load: &str, words: &str) -> (CommandResult, Answers) {
         let load = self.start_load(load);
-        let ran = self.deploy(words);
-        (ran, load.stop())
+        let result = self.deploy(words);
+        (result, load.stop())
     }
 
-    /// A rollback with clients from before to after it.
+    /// Rolls back under load.
     pub fn rollback_under_load(&self, load: &str, words: &str) -> (CommandResult, Answers) {
         let load = self.start_load(load);
-        let ran = self.rollback(words);
-        (ran, load.stop())
+        let result = self.rollback(words);
+        (result, load.stop())
     }
 
-    /// The last of what was run, and what came of it.
+    /// Last log entries.
     pub fn last_log_entries(&self, count: usize) -> String {
         let story = self.log_entries.borrow();
         story[story.len().saturating_sub(count)..].join("\n")
@@ -428,9 +427,9 @@ impl TestProject {
     }
 }
 
-/// What is there.
+/// Observed state.
 impl TestProject {
-    /// Every container of the project, and of its proxy's project.
+    /// Containers of the project, and of its proxy's project.
     pub fn containers(&self) -> Vec<Container> {
         let others = self.shared_network.iter().map(|(_, project)| project);
         let projects = [&self.name].into_iter().chain(others);
@@ -445,7 +444,7 @@ impl TestProject {
         found
     }
 
-    /// The engine that docker talks to here.
+    /// API of the engine that docker uses.
     pub fn api(&self) -> DockerApi {
         let host = self.variable("DOCKER_HOST");
         let inherited = || std::env::var("DOCKER_HOST").unwrap_or_default();
@@ -468,7 +467,7 @@ impl TestProject {
         self.service_containers(service).into_iter().map(state).collect()
     }
 
-    /// What runs and no proxy routes to: no test names any of it to the tool, so nothing may happen to it.
+    /// Running containers without a route. No test names them, so compose-zd must not touch them.
     pub fn bystanders(&self) -> BTreeSet<(String, String)> {
         if self.on_other_engine {
             return BTreeSet::new();
@@ -478,20 +477,20 @@ impl TestProject {
         others.map(|c| (c.name, c.id + " " + &c.started)).collect()
     }
 
-    /// The containers that hold the images of releases, by name.
+    /// Names of the containers that keep the images of releases.
     pub fn keepers(&self) -> Vec<String> {
         let held = self.api().containers(&json!({"label": [format!("compose-zd.keeps={}", self.name)]}));
         let name = |c: &Value| c["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_string();
         sorted(held.iter().map(name))
     }
 
-    /// The tags of the images of releases.
+    /// Tags of the images of releases.
     pub fn release_tags(&self) -> Vec<String> {
         let name = format!("compose-zd/{}--*", self.name);
         sorted(self.api().list(ObjectKind::Image, &json!({"reference": [name]})))
     }
 
-    /// The label of the images that this project builds, and of no others.
+    /// Label of the images that this project builds.
     pub fn image_label(&self) -> String {
         format!("compose-zd.e2e.project={}", self.name)
     }
@@ -501,8 +500,8 @@ impl TestProject {
         proxies.pop().expect("the project has a proxy")
     }
 
-    /// How many times nginx was reloaded, by whomever. Containers of other projects that ask for a route count too
-    /// when they start or stop: docker-gen writes every one of the engine into its comments.
+    /// Number of reloads of nginx for any reason. Containers of other projects with a route count too when they start or stop:
+    /// docker-gen writes every container of the engine into its comments.
     pub fn reloads(&self) -> usize {
         self.proxy_log().matches(", reconfiguring").count()
     }
@@ -517,13 +516,13 @@ impl TestProject {
         logs.collect()
     }
 
-    /// The marks that a rollout left in nginx-proxy.
+    /// Marks that a rollout left in nginx-proxy.
     pub fn marks(&self) -> String {
         self.ls_in_proxy("/tmp/compose-zd-down")
     }
 
-    /// The files of a folder in the proxy, a line each; nothing where there is no such folder. Root sees them from
-    /// outside, for which no process has to be started in the container.
+    /// Files of a folder in the proxy, one per line; empty without the folder. Root reads them from outside, without a process in
+    /// the container.
     pub fn ls_in_proxy(&self, folder: &str) -> String {
         let pid =
             self.api().get(&format!("/containers/{}/json", self.proxy().id))["State"]["Pid"].to_string();
@@ -535,19 +534,19 @@ impl TestProject {
         sorted(files.map(|file| file.file_name().to_string_lossy().into_owned() + "\n")).concat()
     }
 
-    /// What a command in the proxy prints.
+    /// Output of a command in the proxy.
     pub fn exec_in_proxy(&self, argv: &[&str]) -> String {
         let mut command = self.command("docker");
         command.args(["exec", &self.proxy().id]).args(argv);
         String::from_utf8_lossy(&command.output().expect("docker can be started").stdout).into()
     }
 
-    /// One request through the proxy; none where it does not come back whole.
+    /// Sends one request through the proxy; none without a whole answer.
     pub fn get(&self, path: &str) -> Option<Reply> {
         self.get_from(&self.host(), path)
     }
 
-    /// The same by another host name.
+    /// Sends one request with another host name.
     pub fn get_from(&self, host: &str, path: &str) -> Option<Reply> {
         self.get_within(WAIT_LIMIT, host, path)
     }
@@ -558,9 +557,10 @@ impl TestProject {
         Reply::read(&text)
     }
 
-    /// A request whose answer has begun, and goes on for as long as this is kept.
+    /// Opens a request whose answer has begun, and continues while the stream is kept.
     pub fn open_request(&self, path: &str) -> TcpStream {
-        let mut stream = self.send_request(WAIT_LIMIT, &self.host(), path).expect("a connection to the proxy");
+        let mut stream =
+            self.send_request(WAIT_LIMIT, &self.host(), path).expect("a connection to the proxy");
         stream.read_exact(&mut [0; 16]).expect("the answer begins");
         stream
     }
@@ -574,9 +574,9 @@ impl TestProject {
     }
 }
 
-/// What has to be.
+/// Expected state.
 impl TestProject {
-    /// Every instance that runs is reached by the public URL; on its health path, which is never slow.
+    /// Waits until every running instance answers on the public URL, at its health path, which is never slow.
     pub fn wait_until_all_answer(&self) {
         let runs = |c: &Container| c.routed && c.state == "running";
         let all = self.containers().into_iter().filter(runs);
@@ -593,8 +593,8 @@ impl TestProject {
         });
     }
 
-    /// The service has exactly this many containers, all of them run this version and are in rotation, and no mark is
-    /// left in the proxy.
+    /// Asserts that the service has exactly this many containers, all of this version and in rotation, and that no mark is left in
+    /// the proxy.
     pub fn expect_release(&self, service: &str, count: usize, version: &str) {
         let expected = vec![format!("running {version}"); count];
         assert_eq!(self.states(service), expected, "containers of {service}");
@@ -612,7 +612,7 @@ impl TestProject {
     }
 }
 
-/// The end.
+/// Removal.
 impl TestProject {
     fn tear_down(&self) {
         if self.on_other_engine {
@@ -624,16 +624,16 @@ impl TestProject {
             api.remove_project(proxy);
             api.remove(ObjectKind::Network, &json!({"name": [network]}));
         }
-        // What releases hold outlives the project, and a name that is used again would find it.
-        // In this order: a container that holds an image uses it.
+        // The images of releases outlive the project, and a later project with the same name would find them.
+        // Containers go first, because they use the images.
         let name = format!("compose-zd-keep-{}-", self.name);
         api.remove(ObjectKind::Container, &json!({"name": [name]}));
         let tag = format!("compose-zd/{}-*", self.name);
-        // And what the test has built.
+        // Images that the test has built.
         let own = [format!("{}:*", self.name), format!("{}-*", self.name)];
         api.remove(ObjectKind::Image, &json!({"reference": [tag, own[0], own[1]]}));
         if self.path("source").exists() {
-            // The classic builder leaves the container of a step that failed.
+            // The classic builder leaves the container of a failed step.
             let own = self.image_label();
             self.try_docker(&format!("container prune -f --filter label={own}"));
             self.try_docker(&format!("image prune -af --filter label={own}"));
@@ -680,7 +680,7 @@ impl Container {
             version: variable(json, "VERSION").unwrap_or_default(),
             started: text(&json["State"]["StartedAt"]),
             image: text(&json["Image"]),
-            // nginx-proxy goes by the variable, HAProxy by the service's name; `api` is the second service's.
+            // nginx-proxy routes by the variable, HAProxy by the service name; `api` is the second service.
             routed: variable(json, "VIRTUAL_HOST").is_some()
                 || service.starts_with("app")
                 || service == "api",
@@ -695,7 +695,7 @@ fn sorted(names: impl IntoIterator<Item = String>) -> Vec<String> {
     names
 }
 
-/// A variable of a container's environment.
+/// Environment variable of a container.
 fn variable(json: &Value, name: &str) -> Option<String> {
     let all = json["Config"]["Env"].as_array()?.iter();
     let mut pairs = all.filter_map(|e| e.as_str()?.split_once('='));
@@ -716,7 +716,7 @@ impl Reply {
     }
 }
 
-/// Names of the images and programs of the fixtures: from the environment, else as they were built.
+/// Names of the images and programs of the fixtures, from the environment or from the build.
 pub fn fixture_variables() -> BTreeMap<String, String> {
     let names = [
         "NGINX_PROXY_IMAGE",
@@ -748,18 +748,18 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Who else may have a stage meanwhile.
+/// Other test projects that may run at the same time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// As many as the test runner has threads, in this process and any other.
+    /// Any number of shared projects, in this process and others.
     Shared,
-    /// Anybody: it is on an engine of its own.
+    /// Any: the project is on another engine.
     OtherEngine,
-    /// Nobody: the engine, or a proxy that reads all of its containers, is part of the test.
+    /// None: the test involves the whole engine, or a proxy that reads all of its containers.
     Exclusive,
 }
 
-/// Waits for those that this one cannot be with.
+/// Waits for tests that cannot run at the same time.
 fn acquire_lock(company: Sharing) -> Option<File> {
     let lock = |name: &str| {
         let path = std::env::temp_dir().join(format!("compose-zd-e2e{}{name}.lock", engine_kind()));
@@ -768,7 +768,7 @@ fn acquire_lock(company: Sharing) -> Option<File> {
     if company == Sharing::OtherEngine {
         return None;
     }
-    // Held while waiting, so that others do not come in before one who waits to be alone.
+    // Held while waiting, so that no other test overtakes one that waits for the engine alone.
     let door = lock("-door");
     door.lock().expect("a lock");
     let room = lock("");

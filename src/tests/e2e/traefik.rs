@@ -1,45 +1,45 @@
-//! What is special about Traefik: its files of routes, its labels, and its own discovery where there are no files.
+//! Traefik: dynamic files, labels, and its own discovery without dynamic files.
 
 use std::time::Duration;
 
 use crate::promises::traefik_files;
-use crate::test_project::{WAIT_LIMIT, TestProject, wait_until};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
 
-/// For one answer.
+/// Limit for one answer.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// With its API, which tells what its discovery has seen.
+/// Traefik with its API, which shows the state of its discovery.
 const API: &str = "traefik/compose.api.yaml";
-/// Without files of routes.
+/// Traefik without dynamic files.
 const PLAIN: &str = "traefik/compose.plain.yaml";
 
-/// A configuration that does not do, with what is said of it; nothing is changed by it.
-fn expect_refusal(stage: &TestProject, said: &str) {
-    let before = stage.containers();
-    let version = stage.variable("VERSION");
-    stage.set_variables("VERSION=refused");
-    stage.deploy("app").exits(1).says(said).says("hint: ");
-    assert_eq!(stage.containers(), before);
-    stage.set_variables(&format!("VERSION={version}"));
+/// Asserts that a configuration is refused with this message, and that nothing changes.
+fn expect_refusal(project: &TestProject, output: &str) {
+    let before = project.containers();
+    let version = project.variable("VERSION");
+    project.set_variables("VERSION=refused");
+    project.deploy("app").exits(1).says(output).says("hint: ");
+    assert_eq!(project.containers(), before);
+    project.set_variables(&format!("VERSION={version}"));
 }
 
-/// Version `version` takes over from `before`, and nothing of ours is left.
-fn deploy_version(stage: &TestProject, before: &str, version: &str, load: &str) {
-    stage.set_variables(&format!("VERSION={version}"));
-    let (ran, answers) = stage.deploy_under_load(load, "app");
-    ran.exits(0);
+/// Deploys a version under load, and asserts that nothing is left in the proxy.
+fn deploy_version(project: &TestProject, before: &str, version: &str, load: &str) {
+    project.set_variables(&format!("VERSION={version}"));
+    let (result, answers) = project.deploy_under_load(load, "app");
+    result.exits(0);
     answers.all_from(&[before, version]);
-    stage.expect_release("app", 1, version);
-    assert_eq!(traefik_files(stage), "");
+    project.expect_release("app", 1, version);
+    assert_eq!(traefik_files(project), "");
 }
 
 #[test]
 fn with_an_api_the_route_is_handed_back_after_discovery() {
-    let stage = TestProject::traefik("trapi");
-    stage.copy_override(API);
-    stage.up("");
-    stage.set_variables("STOP=abrupt");
-    deploy_version(&stage, "1", "2", "--keep-alive");
+    let project = TestProject::traefik("trapi");
+    project.copy_override(API);
+    project.up("");
+    project.set_variables("STOP=abrupt");
+    deploy_version(&project, "1", "2", "--keep-alive");
 }
 
 const LABELS: &str = "labels: { \
@@ -51,93 +51,93 @@ const HEALTHCHECK: &str =
 
 #[test]
 fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
-    let stage = TestProject::traefik("trfiles");
+    let project = TestProject::traefik("trfiles");
 
-    stage
+    project
         .log("--- nobody is let in before the first release is ready, and one that never is leaves nothing");
-    stage.compose("up -d proxy");
-    stage.set_variables("STATUS=500");
-    stage.deploy("app --health-deadline 2s").exits(3).says("nothing served before");
-    assert_eq!(stage.states("app"), Vec::<String>::new());
-    assert_eq!(traefik_files(&stage), "");
-    stage.set_variables("STATUS=200 WARMUP=2");
-    stage.deploy("app").exits(0);
-    stage.expect_release("app", 1, "1");
-    assert_eq!(traefik_files(&stage), "");
+    project.compose("up -d proxy");
+    project.set_variables("STATUS=500");
+    project.deploy("app --health-deadline 2s").exits(3).says("nothing served before");
+    assert_eq!(project.states("app"), Vec::<String>::new());
+    assert_eq!(traefik_files(&project), "");
+    project.set_variables("STATUS=200 WARMUP=2");
+    project.deploy("app").exits(0);
+    project.expect_release("app", 1, "1");
+    assert_eq!(traefik_files(&project), "");
 
-    // Traefik throws away what two generations of a service define differently, and with it the route.
-    stage.log("--- labels that change from one release to the next lose no request");
-    stage.set_variables("WARMUP=0");
-    stage.write_override(&format!("services: {{ app: {{ {LABELS} }} }}"));
-    deploy_version(&stage, "1", "2", "--method POST --body 500");
+    // Traefik drops a service that two generations define differently, and its route with it.
+    project.log("--- labels that change from one release to the next lose no request");
+    project.set_variables("WARMUP=0");
+    project.write_override(&format!("services: {{ app: {{ {LABELS} }} }}"));
+    deploy_version(&project, "1", "2", "--method POST --body 500");
 
-    // Docker's first look comes after five seconds: until then Traefik's own discovery leaves the new instances out.
-    stage.log("--- the route stays until Docker finds the new instances healthy");
-    stage.write_override(&format!("services: {{ app: {{ {LABELS}, {HEALTHCHECK} }} }}"));
-    deploy_version(&stage, "2", "3", "");
+    // Docker's first health check comes after five seconds; until then Traefik's discovery leaves the new instances out.
+    project.log("--- the route stays until Docker finds the new instances healthy");
+    project.write_override(&format!("services: {{ app: {{ {LABELS}, {HEALTHCHECK} }} }}"));
+    deploy_version(&project, "2", "3", "");
 
-    stage.log("--- a file that routes to the service is refused");
+    project.log("--- a file that routes to the service is refused");
     let router = "http: {routers: {mine: {rule: Path(`/mine`), service: app@docker}}}";
-    stage.exec_in_proxy(&["sh", "-c", &format!("echo '{router}' >/etc/traefik/dynamic/mine.yml")]);
-    expect_refusal(&stage, "/etc/traefik/dynamic/mine.yml:service: app@docker");
-    stage.exec_in_proxy(&["rm", "/etc/traefik/dynamic/mine.yml"]);
+    project.exec_in_proxy(&["sh", "-c", &format!("echo '{router}' >/etc/traefik/dynamic/mine.yml")]);
+    expect_refusal(&project, "/etc/traefik/dynamic/mine.yml:service: app@docker");
+    project.exec_in_proxy(&["rm", "/etc/traefik/dynamic/mine.yml"]);
 
-    stage.log("--- a directory that takes no file is refused");
+    project.log("--- a directory that takes no file is refused");
     let read_only = "services: { proxy: { volumes: !override \
         ['/var/run/docker.sock:/var/run/docker.sock:ro', 'dynamic:/etc/traefik/dynamic:ro'] } }";
-    stage.write_override(read_only);
-    stage.compose("up -d --no-deps proxy");
-    stage.wait_until_all_answer();
-    expect_refusal(&stage, "its directory of routes, /etc/traefik/dynamic, is not writable");
+    project.write_override(read_only);
+    project.compose("up -d --no-deps proxy");
+    project.wait_until_all_answer();
+    expect_refusal(&project, "its directory of routes, /etc/traefik/dynamic, is not writable");
 }
 
 #[test]
 fn a_directory_of_routes_need_not_be_a_volume() {
-    let stage = TestProject::traefik("trlayer");
-    stage.write_override("services: { proxy: { volumes: !override ['/var/run/docker.sock:/var/run/docker.sock:ro'], \
+    let project = TestProject::traefik("trlayer");
+    project.write_override("services: { proxy: { volumes: !override ['/var/run/docker.sock:/var/run/docker.sock:ro'], \
                command: ['--entrypoints.web.address=:80', '--providers.docker', '--providers.docker.exposedByDefault=false', \
                '--providers.docker.constraints=Label(`com.docker.compose.project`, `${COMPOSE_PROJECT_NAME}`)', \
                '--providers.file.directory=/tmp', '--serversTransport.forwardingTimeouts.idleConnTimeout=1s'] } }");
-    stage.up("");
-    stage.set_variables("VERSION=2");
-    let (ran, answers) = stage.deploy_under_load("", "app");
-    ran.exits(0);
+    project.up("");
+    project.set_variables("VERSION=2");
+    let (result, answers) = project.deploy_under_load("", "app");
+    result.exits(0);
     answers.all_from(&["1", "2"]);
-    stage.expect_release("app", 1, "2");
-    assert_eq!(stage.exec_in_proxy(&["ls", "-A", "/tmp"]), "");
+    project.expect_release("app", 1, "2");
+    assert_eq!(project.exec_in_proxy(&["ls", "-A", "/tmp"]), "");
 }
 
 #[test]
 fn without_dynamic_files_an_instance_drains_by_its_health_check_and_losses_are_announced() {
-    let stage = TestProject::traefik("trplain");
-    stage.copy_override(PLAIN);
-    stage.up("--scale app=2");
+    let project = TestProject::traefik("trplain");
+    project.copy_override(PLAIN);
+    project.up("--scale app=2");
 
-    stage.log("--- labels that change are refused");
-    let host = stage.variable("VIRTUAL_HOST");
-    stage.set_variables("VIRTUAL_HOST=other.test");
+    project.log("--- labels that change are refused");
+    let host = project.variable("VIRTUAL_HOST");
+    project.set_variables("VIRTUAL_HOST=other.test");
     let rule = "changes the label `traefik.http.routers.app.rule`";
-    expect_refusal(&stage, &format!("{rule} from `Host(`{host}`)` to"));
-    stage.set_variables(&format!("VIRTUAL_HOST={host}"));
+    expect_refusal(&project, &format!("{rule} from `Host(`{host}`)` to"));
+    project.set_variables(&format!("VIRTUAL_HOST={host}"));
 
-    stage.log("--- without a drain command something is lost, which is said");
-    stage.set_variables("VERSION=2 STOP=abrupt");
-    stage
+    project.log("--- without a drain command something is lost, which is said");
+    project.set_variables("VERSION=2 STOP=abrupt");
+    project
         .deploy("app")
         .exits(0)
         .says("`app` has no `x-zd.drain.command`")
         .says("--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true");
-    stage.expect_release("app", 2, "2");
+    project.expect_release("app", 2, "2");
 
-    stage.log("--- with one nothing is");
+    project.log("--- with one nothing is");
     let drain = "x-zd: { drain: { command: [/sample-app, touch, /drain] } }\n    healthcheck:";
-    stage.write_override(&stage.read("compose.override.yaml").replace("healthcheck:", drain));
-    stage.set_variables("VERSION=3");
-    // Traefik reads the engine's list at most every two seconds, and takes turns: until then some wait for who is gone.
-    let answers = || stage.get_within(SECOND, &host, "/").is_some_and(|reply| reply.status == 200);
+    project.write_override(&project.read("compose.override.yaml").replace("healthcheck:", drain));
+    project.set_variables("VERSION=3");
+    // Traefik reads the list of the engine at most every two seconds, and routes in turns: until then some requests wait for removed instances.
+    let answers = || project.get_within(SECOND, &host, "/").is_some_and(|reply| reply.status == 200);
     wait_until("Traefik knows who was removed", WAIT_LIMIT, || (0..8).all(|_| answers()));
-    let (ran, answers) = stage.deploy_under_load("--keep-alive", "app");
-    ran.exits(0);
+    let (result, answers) = project.deploy_under_load("--keep-alive", "app");
+    result.exits(0);
     answers.all_from(&["2", "3"]);
-    stage.expect_release("app", 2, "3");
+    project.expect_release("app", 2, "3");
 }

@@ -10,34 +10,34 @@ const HISTORY_ID: &str = "6647aed8";
 
 /// A project as the earlier version left it: release 3 serves, and the deploy of release 4 was killed.
 fn project_of_earlier_version(name: &str) -> TestProject {
-    let stage = TestProject::haproxy(name);
-    stage.up("");
-    let state = stage.path(".compose-zd").join(&stage.name);
+    let project = TestProject::haproxy(name);
+    project.up("");
+    let state = project.path(".compose-zd").join(&project.name);
     copy(&fixture(), &state);
-    for (placeholder, value) in values(&stage) {
+    for (placeholder, value) in values(&project) {
         fill_in(&state, placeholder, &value);
     }
     for number in 1..=3 {
-        let hash = stage.compose(&format!("-f {} config --hash app", config(&stage, number)));
+        let hash = project.compose(&format!("-f {} config --hash app", config(&project, number)));
         let hash = hash.split_whitespace().last().expect("a hash");
         fill_in(&state, &format!("@HASH_{number}@"), hash);
     }
-    stage.compose(&format!("-f {} up -d --no-deps app", config(&stage, 3)));
-    // Behind no gate of a run it must not start: HAProxy would send requests to it.
-    stage.compose(&format!("-f {} create --no-recreate --scale app=2 app", config(&stage, 4)));
-    stage.expect_version("3");
-    keep_image(&stage);
-    write_lock_of_dead_run(&stage);
-    stage.set_variables("VERSION=4");
-    stage
+    project.compose(&format!("-f {} up -d --no-deps app", config(&project, 3)));
+    // The instance must not start without a gate: HAProxy would send requests to it.
+    project.compose(&format!("-f {} create --no-recreate --scale app=2 app", config(&project, 4)));
+    project.expect_version("3");
+    keep_image(&project);
+    write_lock_of_dead_run(&project);
+    project.set_variables("VERSION=4");
+    project
 }
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/old-state/state")
 }
 
-fn config(stage: &TestProject, number: u32) -> String {
-    format!(".compose-zd/{}/releases/000{number}.yml", stage.name)
+fn config(project: &TestProject, number: u32) -> String {
+    format!(".compose-zd/{}/releases/000{number}.yml", project.name)
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -53,23 +53,23 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Values that differ between machines.
-fn values(stage: &TestProject) -> [(&'static str, String); 8] {
+fn values(project: &TestProject) -> [(&'static str, String); 8] {
     let of_app =
-        |format: &str| stage.docker(&format!("image inspect {} --format {format}", app_image(stage)));
+        |format: &str| project.docker(&format!("image inspect {} --format {format}", app_image(project)));
     [
-        ("@PROJECT@", stage.name.clone()),
-        ("@FOLDER@", stage.path("").display().to_string().trim_end_matches('/').to_string()),
-        ("@APP_IMAGE@", app_image(stage)),
-        ("@PROXY_IMAGE@", stage.variable("HAPROXY_IMAGE")),
+        ("@PROJECT@", project.name.clone()),
+        ("@FOLDER@", project.path("").display().to_string().trim_end_matches('/').to_string()),
+        ("@APP_IMAGE@", app_image(project)),
+        ("@PROXY_IMAGE@", project.variable("HAPROXY_IMAGE")),
         ("@IMAGE_ID@", of_app("{{.Id}}")),
-        ("@PORT@", stage.variable("PROXY_PORT")),
-        ("@ENGINE_ID@", stage.docker("info --format {{.ID}}")),
-        ("@ENGINE_NAME@", stage.docker("info --format {{.Name}}")),
+        ("@PORT@", project.variable("PROXY_PORT")),
+        ("@ENGINE_ID@", project.docker("info --format {{.ID}}")),
+        ("@ENGINE_NAME@", project.docker("info --format {{.Name}}")),
     ]
 }
 
-fn app_image(stage: &TestProject) -> String {
-    stage.variable("ZD_APP_IMAGE")
+fn app_image(project: &TestProject) -> String {
+    project.variable("ZD_APP_IMAGE")
 }
 
 fn fill_in(folder: &Path, placeholder: &str, value: &str) {
@@ -85,17 +85,17 @@ fn fill_in(folder: &Path, placeholder: &str, value: &str) {
 }
 
 /// Tag and keeper of release 1, whose image the later ones share.
-fn keep_image(stage: &TestProject) {
-    let project = &stage.name;
-    let tag = format!("compose-zd/{project}-app:r1-{HISTORY_ID}");
-    stage.docker(&format!("tag {} {tag}", app_image(stage)));
-    let labels = format!("--label compose-zd.history={HISTORY_ID} --label compose-zd.keeps={project}");
-    let name = format!("compose-zd-keep-{project}-app-r1-{HISTORY_ID}");
-    stage.docker(&format!("create --name {name} {labels} {tag} /compose-zd-keep"));
+fn keep_image(project: &TestProject) {
+    let project_name = &project.name;
+    let tag = format!("compose-zd/{project_name}-app:r1-{HISTORY_ID}");
+    project.docker(&format!("tag {} {tag}", app_image(project)));
+    let labels = format!("--label compose-zd.history={HISTORY_ID} --label compose-zd.keeps={project_name}");
+    let name = format!("compose-zd-keep-{project_name}-app-r1-{HISTORY_ID}");
+    project.docker(&format!("create --name {name} {labels} {tag} /compose-zd-keep"));
 }
 
 /// Lock of a process of this machine that does not exist.
-fn write_lock_of_dead_run(stage: &TestProject) {
+fn write_lock_of_dead_run(project: &TestProject) {
     let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let boot = line("/proc/sys/kernel/random/boot_id");
     let host = line("/proc/sys/kernel/hostname");
@@ -105,37 +105,37 @@ fn write_lock_of_dead_run(stage: &TestProject) {
         "by": format!("root@{host}"), "since": "2026-11-30T07:08:22Z",
         "pid": 4_194_000, "started": "284375", "boot": boot, "namespace": namespace,
     });
-    let volume = format!("compose-zd.{}.lock", stage.name);
-    stage.docker(&format!("volume create --label compose-zd.lock={record} {volume}"));
+    let volume = format!("compose-zd.{}.lock", project.name);
+    project.docker(&format!("volume create --label compose-zd.lock={record} {volume}"));
 }
 
 #[test]
 fn state_of_an_earlier_version_is_shown_and_a_rollback_loses_no_request() {
-    let stage = project_of_earlier_version("upgrade");
-    let ran = stage.start("status").wait();
-    ran.exits(0).says("app");
-    let shown = stage.start("history").wait();
+    let project = project_of_earlier_version("upgrade");
+    let result = project.start("status").wait();
+    result.exits(0).says("app");
+    let shown = project.start("history").wait();
     shown.exits(0);
     for number in 1..=3 {
         assert!(shown.stdout.contains(&format!("\n{number} ")), "release {number}: {}", shown.stdout);
     }
 
     // The unfinished deploy first, then the release before.
-    let load = stage.start_load("");
-    stage.rollback("app").exits(0).says("back on release 3");
-    assert_eq!(stage.states("app"), ["running 3"]);
-    stage.rollback("app").exits(0).says("back on release 2");
-    assert_eq!(stage.states("app"), ["running 2"]);
+    let load = project.start_load("");
+    project.rollback("app").exits(0).says("back on release 3");
+    assert_eq!(project.states("app"), ["running 3"]);
+    project.rollback("app").exits(0).says("back on release 2");
+    assert_eq!(project.states("app"), ["running 2"]);
     load.stop().all_from(&["2", "3"]);
 }
 
 #[test]
 fn a_killed_deploy_of_an_earlier_version_is_finished() {
-    let stage = project_of_earlier_version("upgrade-recover");
-    let load = stage.start_load("");
-    stage.start("recover").wait().exits(0);
+    let project = project_of_earlier_version("upgrade-recover");
+    let load = project.start_load("");
+    project.start("recover").wait().exits(0);
     load.stop().all_from(&["3", "4"]);
-    stage.expect_version("4");
-    stage.deploy("app").exits(0);
-    stage.start("history").wait().exits(0).says("4");
+    project.expect_version("4");
+    project.deploy("app").exits(0);
+    project.start("history").wait().exits(0).says("4");
 }

@@ -1,5 +1,5 @@
-# The first process of an engine of a test: makes a root of its own out of the folder of engines, and starts one in it. The
-# kernel ends all others with it; it ends with its input, so also when the test is killed.
+# First process of a test engine: builds its own root from the folder of engines, and starts an engine in it. The
+# kernel ends all other processes with it. The script ends with its input, so also when the test is killed.
 set -e
 engines=$1 folder=$2 kind=$3 name=$4
 root=$folder/root
@@ -12,7 +12,7 @@ mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs none "$root/run"
-# The projects of the tests are at the same place in there. An overlay is no place for another overlay.
+# Test projects keep their paths in the new root. An overlay cannot hold another overlay.
 mkdir -p "$root/$folder" "$root/${TMPDIR:-/tmp}"
 mount --rbind "${TMPDIR:-/tmp}" "$root/${TMPDIR:-/tmp}"
 mkdir -p "$root/old"
@@ -21,14 +21,14 @@ cd "$root"
 pivot_root . old
 umount -l /old
 
-# As on every machine; proxies are given this socket.
+# The usual socket path, which proxies mount.
 both="--host $socket --host unix:///run/docker.sock"
 cgroups="--exec-opt native.cgroupdriver=cgroupfs --cgroup-parent=/$name"
 case $kind in
     docker) start="dockerd $both $cgroups --data-root $folder/data" ;;
     containerd) start="dockerd $both $cgroups --data-root $folder/data --feature containerd-snapshotter=true" ;;
     rootless)
-        # Its network needs a device that is root's alone on some machines.
+        # The rootless network needs a device that only root may open on some machines.
         mount -t tmpfs none /dev/net
         mknod -m 666 /dev/net/tun c 10 200
         mkdir -p /run/user/7777
@@ -40,7 +40,7 @@ case $kind in
             dockerd --rootless $both --data-root $folder/data"
         ;;
     podman)
-        # Its runtime refuses a machine that has both versions of control groups.
+        # The Podman runtime refuses a machine with both versions of control groups.
         ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
         ln -s "$folder/docker.sock" /run/docker.sock
         export PODMAN_IGNORE_CGROUPSV1_WARNING=1

@@ -1,4 +1,4 @@
-//! An ssh server on a node, at its address only, with keys of a test's own.
+//! An ssh server on a node, at its address only, with its own keys.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,14 +9,14 @@ use super::engine::RemoteEngine;
 use crate::node::run;
 use crate::test_project::{WAIT_LIMIT, wait_until};
 
-/// Ends with the test, as a node does; it is on the network of one, and reads the files of this machine.
+/// First process of the server, which ends with the test. It runs in the network of a node, with the files of this machine.
 const INIT: &str = r#"
 mkdir -p /run/sshd
 /usr/sbin/sshd -D -e -f "$1" </dev/null &
 read -r _
 "#;
 
-/// How many may be about to log in at a time; of more it turns some away.
+/// Greatest number of simultaneous logins (`MaxStartups`); sshd rejects some of a larger number.
 pub const MAX_CONNECTIONS: usize = 3;
 
 pub struct SshServer {
@@ -26,7 +26,7 @@ pub struct SshServer {
 }
 
 impl SshServer {
-    /// With these settings of its client.
+    /// Starts a server for clients with these settings.
     pub fn start(engine: &RemoteEngine, folder: &Path, settings: &str) -> SshServer {
         fs::create_dir_all(folder).expect("a folder");
         for key in ["host", "own"] {
@@ -71,7 +71,7 @@ impl SshServer {
         });
     }
 
-    /// For compose-zd: docker's client asks for no more than an address, and takes the first `ssh` that it finds.
+    /// Variables for compose-zd: the address of the engine, and a PATH with the test's own `ssh` first.
     pub fn variables(&self) -> String {
         let path = std::env::var("PATH").expect("a PATH");
         format!("DOCKER_HOST=ssh://root@{} PATH={}:{path}", self.address, self.client.display())
@@ -85,7 +85,7 @@ impl Drop for SshServer {
     }
 }
 
-/// ssh with a file of its own, as it looks for nobody's else than the user's whatever HOME says.
+/// Writes an `ssh` wrapper with its own configuration file, because ssh ignores HOME.
 fn client(folder: &Path, more: &str) -> PathBuf {
     let (place, bin) = (folder.display(), folder.join("bin"));
     let settings = format!(

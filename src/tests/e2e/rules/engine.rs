@@ -1,4 +1,4 @@
-//! What both sides of a row share: the commands, the image, and which instances fail.
+//! Parts shared by both sides of a case: the commands, the image, and the failing instances.
 
 use std::ffi::OsString;
 use std::fs;
@@ -12,16 +12,16 @@ use serde_json::Value;
 use super::{Failures, UpdateCase};
 use crate::test_project::TestProject;
 
-/// Every wait ends by then.
+/// Limit of every wait.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Looking is a process; many rows look at a time, and the engine has to get its turn.
+/// Interval between two observations. Each one is a process, and many cases observe at the same time.
 const POLL: Duration = Duration::from_millis(250);
 
-/// The health check of a recipe, which runs in an image that has no shell.
+/// Health check of the Dockerfile, for an image without a shell.
 const CHECK: &str = "--timeout=10s --retries=20 CMD [\"/sample-app\", \"probe\"]";
 
-/// What threads need of a stage.
+/// Parts of a test project that threads share.
 pub struct RulesEngine {
     pub name: String,
     pub image: String,
@@ -30,19 +30,24 @@ pub struct RulesEngine {
 }
 
 impl RulesEngine {
-    /// The interval of the health check is how soon Swarm knows.
-    pub fn new(stage: &TestProject, interval: &str) -> RulesEngine {
-        // The classic builder is in every engine; the other one is a plugin.
-        stage.set_variables("DOCKER_BUILDKIT=0");
-        stage.write_dockerfile(&format!("HEALTHCHECK --interval={interval} {CHECK}\n"));
-        let base = stage.variable("ZD_APP_IMAGE");
-        let image = stage.docker(&format!("build --quiet --build-arg BASE={base} source"));
-        let command = stage.command("docker");
+    /// Builds the image; the interval of its health check decides how soon Swarm notices a failure.
+    pub fn new(project: &TestProject, interval: &str) -> RulesEngine {
+        // Every engine has the classic builder; the other one is a plugin.
+        project.set_variables("DOCKER_BUILDKIT=0");
+        project.write_dockerfile(&format!("HEALTHCHECK --interval={interval} {CHECK}\n"));
+        let base = project.variable("ZD_APP_IMAGE");
+        let image = project.docker(&format!("build --quiet --build-arg BASE={base} source"));
+        let command = project.command("docker");
         let pairs = command.get_envs().filter_map(|(k, v)| Some((k.into(), v?.into())));
-        RulesEngine { name: stage.name.clone(), image, folder: stage.path(""), environment: pairs.collect() }
+        RulesEngine {
+            name: project.name.clone(),
+            image,
+            folder: project.path(""),
+            environment: pairs.collect(),
+        }
     }
 
-    /// A new folder of one side of a row.
+    /// Creates a folder for one side of a case.
     pub fn folder(&self, name: &str) -> PathBuf {
         let folder = self.folder.join(name);
         fs::create_dir_all(folder.join("tickets")).expect("a folder");
@@ -56,15 +61,15 @@ impl RulesEngine {
         command
     }
 
-    /// Runs docker with these words; a failure is the test's.
+    /// Runs docker; a failure fails the test.
     pub fn docker(&self, line: &str) -> String {
         let output = self.try_docker(line);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "`docker {line}`: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "`docker {line}`: {stderr}");
         String::from_utf8_lossy(&output.stdout).trim().into()
     }
 
-    /// What an inspecting command tells.
+    /// JSON output of an inspect command.
     pub fn inspect(&self, line: &str) -> Value {
         serde_json::from_str(&self.docker(line)).expect("what inspect tells")
     }
@@ -74,7 +79,7 @@ impl RulesEngine {
         command.args(line.split_whitespace()).output().expect("docker can be started")
     }
 
-    /// Waits until none runs that has the number of one that fails: some do so only after the update.
+    /// Waits until no instance that must fail still runs: some fail only after the update.
     pub fn wait_for_failures(&self, folder: &Path, row: &UpdateCase) {
         let taken = row.fails.numbers().iter().map(|n| folder.join("tickets").join(n.to_string()));
         let failing: Vec<String> = taken.filter_map(|file| fs::read_to_string(file).ok()).collect();
@@ -86,7 +91,7 @@ impl RulesEngine {
     }
 }
 
-/// Looks until there is something to see.
+/// Repeats a query until it returns a value.
 pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -98,7 +103,7 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// As Compose and docker both read it.
+/// Duration in the format of Compose and docker.
 pub fn duration_text(time: Duration) -> String {
     format!("{}ms", time.as_millis())
 }
@@ -111,7 +116,7 @@ impl Failures {
         }
     }
 
-    /// The variables that make a release do so.
+    /// Variables that make the instances of a release fail.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let after = match self {
             Failures::AfterReady(_, after) => after.as_secs_f64(),

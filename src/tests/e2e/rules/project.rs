@@ -1,13 +1,13 @@
-//! compose-zd's side: the same update of a Compose project.
+//! The side of compose-zd: the same update of a Compose project.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
 use super::engine::{RulesEngine, duration_text};
-use super::{UpdateResult, UpdateCase, ResultState};
+use super::{ResultState, UpdateCase, UpdateResult};
 
-/// Its containers are removed at the end; all else goes with the engine.
+/// A project whose containers are removed at the end; the engine removes the rest.
 struct RulesProject<'e> {
     engine: &'e RulesEngine,
     row: &'e UpdateCase,
@@ -15,37 +15,38 @@ struct RulesProject<'e> {
     folder: PathBuf,
 }
 
-/// Version 1 of a service, and then version 2 as the row says.
+/// Deploys version 1 of a service, then version 2 with the settings of the case.
 pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
     let (name, folder) = (format!("{}-{n}", engine.name), engine.folder(&format!("project-{n}")));
     let project = RulesProject { engine, row, name, folder };
     project.write();
     let first = project.deploy("1");
     assert!(first.status.success(), "{row}: {first:?}");
-    let ran = project.deploy("2");
+    let result = project.deploy("2");
     engine.wait_for_failures(&project.folder, row);
     let versions = project.versions();
     let of = |version: &str| versions.iter().filter(|v| *v == version).count();
     let (new, old) = (of("2"), of("1"));
-    UpdateResult { state: state(&ran, old == row.instances), new, old }
+    UpdateResult { state: state(&result, old == row.instances), new, old }
 }
 
-/// How a deploy ended, by its exit code and what it said.
-fn state(ran: &Output, all_old: bool) -> ResultState {
-    let said = String::from_utf8_lossy(&ran.stderr);
-    println!("{said}");
-    match ran.status.code() {
+/// Result of a deploy, by its exit code and output.
+fn state(result: &Output, all_old: bool) -> ResultState {
+    let output = String::from_utf8_lossy(&result.stderr);
+    println!("{output}");
+    match result.status.code() {
         Some(0) => ResultState::Completed,
-        Some(3) if said.contains("paused") => ResultState::Paused,
+        Some(3) if output.contains("paused") => ResultState::Paused,
         Some(3) if all_old => ResultState::RolledBack,
-        _ => ResultState::Other(format!("{}: {said}", ran.status)),
+        _ => ResultState::Other(format!("{}: {output}", result.status)),
     }
 }
 
 impl RulesProject<'_> {
     fn write(&self) {
         let UpdateCase { instances, parallelism, action, ratio, order, .. } = self.row;
-        let (image, delay, monitor) = (&self.engine.image, duration_text(self.row.delay), duration_text(self.row.monitor));
+        let (image, delay, monitor) =
+            (&self.engine.image, duration_text(self.row.delay), duration_text(self.row.monitor));
         let yaml = format!(
             "
 services:
@@ -81,13 +82,13 @@ services:
         command.output().expect("compose-zd can be started")
     }
 
-    /// The version of each instance that runs.
+    /// Version of each running instance.
     fn versions(&self) -> Vec<String> {
         let filter = format!("label=com.docker.compose.project={}", self.name);
         let ids = self.engine.docker(&format!("ps --quiet --filter {filter}"));
         let version = |id: &str| {
-            let told = self.engine.inspect(&format!("inspect --type container {id}"));
-            let variables = told[0]["Config"]["Env"].as_array()?.iter();
+            let output = self.engine.inspect(&format!("inspect --type container {id}"));
+            let variables = output[0]["Config"]["Env"].as_array()?.iter();
             variables.filter_map(|v| v.as_str()).find_map(|v| v.strip_prefix("VERSION=").map(String::from))
         };
         ids.lines().filter_map(version).collect()

@@ -1,11 +1,11 @@
-//! The engine's own side: a service in a Swarm of this one engine.
+//! The side of Swarm: a service in a Swarm of this one engine.
 
 use serde_json::Value;
 
 use super::engine::{RulesEngine, duration_text, wait_for};
-use super::{UpdateResult, UpdateCase, ResultState};
+use super::{ResultState, UpdateCase, UpdateResult};
 
-/// Version 1 of a service, updated to version 2 as the row says.
+/// Creates version 1 of a service, and updates it to version 2 with the settings of the case.
 pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
     let service = RulesService { engine, name: format!("{}-{n}", engine.name) };
     let folder = engine.folder(&format!("swarm-{n}"));
@@ -19,15 +19,15 @@ pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult 
     UpdateResult { state, new: of("2"), old: of("1") }
 }
 
-/// Removed at the end; all else goes with the engine.
+/// A service that is removed at the end; the engine removes the rest.
 struct RulesService<'e> {
     engine: &'e RulesEngine,
     name: String,
 }
 
 impl RulesService<'_> {
-    /// Without ports and networks of a Swarm, which not every kernel can do; and a task that failed stays so, as an
-    /// instance of a Compose project without `restart` does.
+    /// Creates the service without ports and networks of a Swarm, which need support of the kernel. A failed task stays failed, like
+    /// an instance of a Compose project without `restart`.
     fn create(&self, row: &UpdateCase, tickets: &str) {
         let UpdateCase { instances, parallelism, action, ratio, order, .. } = row;
         let (name, image) = (&self.name, &self.engine.image);
@@ -57,10 +57,10 @@ impl RulesService<'_> {
         tasks.iter().filter(|t| is_running(t)).count() == row.instances
     }
 
-    /// How its update ended, when it has.
+    /// Result of the update, once it has ended.
     fn state(&self) -> Option<ResultState> {
-        let told = self.engine.inspect(&format!("service inspect {}", self.name));
-        match told[0]["UpdateStatus"]["State"].as_str()? {
+        let output = self.engine.inspect(&format!("service inspect {}", self.name));
+        match output[0]["UpdateStatus"]["State"].as_str()? {
             "completed" => Some(ResultState::Completed),
             "paused" => Some(ResultState::Paused),
             "rollback_completed" => Some(ResultState::RolledBack),
@@ -69,7 +69,7 @@ impl RulesService<'_> {
         }
     }
 
-    /// Its tasks, when none is on its way.
+    /// Tasks of the service, if none is starting or stopping.
     fn resting(&self) -> Option<Vec<Value>> {
         let tasks = self.tasks();
         tasks.iter().all(|t| is_running(t) || has_ended(t)).then_some(tasks)
@@ -80,8 +80,8 @@ impl RulesService<'_> {
         if ids.is_empty() {
             return Vec::new();
         }
-        let told = self.engine.inspect(&format!("inspect --type task {}", ids.replace('\n', " ")));
-        told.as_array().cloned().unwrap_or_default()
+        let output = self.engine.inspect(&format!("inspect --type task {}", ids.replace('\n', " ")));
+        output.as_array().cloned().unwrap_or_default()
     }
 }
 

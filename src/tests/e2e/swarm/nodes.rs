@@ -1,4 +1,4 @@
-//! A Swarm of engines of its own.
+//! A Swarm of separate engines.
 
 use std::net::Ipv4Addr;
 use std::process::Output;
@@ -12,11 +12,11 @@ use crate::net::Network;
 use crate::node::{self, Node};
 use crate::test_project::{WAIT_LIMIT, fixture_variables, wait_until};
 
-/// A manager that is heard again may have the others elect once more; one that has led for this long goes on.
+/// Time after which a leader counts as stable: a manager that returns may cause another election.
 const STEADY_LEADER: Duration = Duration::from_secs(3);
 
 pub struct SwarmNodes {
-    /// Managers come first.
+    /// Members; managers come first.
     members: Vec<SwarmMember>,
     net: Network,
 }
@@ -24,12 +24,12 @@ pub struct SwarmNodes {
 struct SwarmMember {
     node: Node,
     is_manager: bool,
-    /// Of the Swarm; set once it has joined.
+    /// Id in the Swarm; set after the join.
     id: OnceLock<String>,
 }
 
 impl SwarmNodes {
-    /// A Swarm whose nodes are all ready and have the app's image. Managers are the first.
+    /// Creates a Swarm whose nodes are ready and have the app's image. Managers come first.
     pub fn new(managers: usize, workers: usize) -> SwarmNodes {
         let net = Network::new();
         let mut nodes = SwarmNodes { members: Vec::new(), net };
@@ -50,7 +50,7 @@ impl SwarmNodes {
 
     fn join_all(&self) {
         let first = &self.members[0].node;
-        // A node is taken for lost after three beats.
+        // A node counts as lost after three heartbeats.
         first.docker(&format!("swarm init --dispatcher-heartbeat 1s --advertise-addr {}", first.address));
         let token = |role: &str| first.docker(&format!("swarm join-token -q {role}"));
         let (manager, worker) = (token("manager"), token("worker"));
@@ -67,7 +67,7 @@ impl SwarmNodes {
         });
     }
 
-    /// Copies the images that these variables name to every node.
+    /// Copies the images named by these variables to every node.
     pub fn load_images(&self, variables: &[&str]) {
         let parts = fixture_variables();
         let images: Vec<String> = variables.iter().map(|name| parts[*name].clone()).collect();
@@ -78,23 +78,23 @@ impl SwarmNodes {
         self.members.len()
     }
 
-    /// As clients reach what it publishes in host mode.
+    /// Address at which clients reach ports of mode `host`.
     pub fn address(&self, node: usize) -> Ipv4Addr {
         self.members[node].node.address
     }
 
-    /// For `--host` and `DOCKER_HOST`.
+    /// Address for `--host` and `DOCKER_HOST`.
     pub fn host(&self, node: usize) -> String {
         self.members[node].node.host()
     }
 
-    /// As the tasks on it call it.
+    /// Node id, as in its tasks.
     pub fn id(&self, node: usize) -> &str {
         let SwarmMember { node, id, .. } = &self.members[node];
         id.get_or_init(|| node.docker("info --format {{.Swarm.NodeID}}"))
     }
 
-    /// What the API of its engine answers; null where it does not, or refuses.
+    /// Answer of the engine API; null without one.
     pub fn get(&self, node: usize, path: &str) -> Value {
         self.members[node].node.get(path)
     }
@@ -103,13 +103,13 @@ impl SwarmNodes {
         self.members[node].node.try_docker(line)
     }
 
-    /// The first one that is not lost.
+    /// First manager that is not lost.
     pub fn manager(&self) -> usize {
         let found = self.members.iter().position(|m| m.is_manager && m.node.is_alive());
         found.expect("a manager that is not lost")
     }
 
-    /// The manager that leads the others, waited for.
+    /// Waits for a leader, and returns it.
     pub fn leader(&self) -> usize {
         let (mut leader, mut since) = (None, Instant::now());
         wait_until("one of the managers leads, and goes on leading", WAIT_LIMIT, || {
@@ -129,28 +129,28 @@ impl SwarmNodes {
         self.all().enumerate().filter(|(_, n)| !n.is_alive()).map(|(node, _)| node)
     }
 
-    /// Takes it away for good as when a machine loses its power: it falls silent, and nothing on it can do anything.
+    /// Kills a node for good, as a power loss does.
     pub fn kill(&self, node: usize) {
         let node = &self.members[node].node;
         self.net.disconnect(node.number);
         node.stop();
     }
 
-    /// As a machine that hangs, or that the network has lost: what is asked there is never answered, and never refused.
+    /// Disconnects a node, as when a machine hangs: requests are neither answered nor refused.
     pub fn disconnect(&self, node: usize) {
         let node = &self.members[node].node;
         self.net.disconnect(node.number);
         node.freeze(&self.net);
     }
 
-    /// One that was silent is back in the Swarm.
+    /// Reconnects a node, and waits until it is back in the Swarm.
     pub fn reconnect(&self, node: usize) {
         let SwarmMember { node: engine, .. } = &self.members[node];
         engine.thaw(&self.net);
         self.net.reconnect(engine.number);
         wait_until("it is ready again", WAIT_LIMIT, || {
-            let told = self.get(node, &format!("/nodes/{}", self.id(node)));
-            told["Status"]["State"] == "ready"
+            let output = self.get(node, &format!("/nodes/{}", self.id(node)));
+            output["Status"]["State"] == "ready"
         });
     }
 }

@@ -1,4 +1,4 @@
-//! One machine: what becomes of the stacks of Swarm's own documents, and of what they do not show.
+//! Stacks on one node: the examples of Docker's documentation, and cases that it does not show.
 
 use super::nodes::SwarmNodes;
 use super::stack::TestStack;
@@ -13,7 +13,7 @@ fn run(stack: &TestStack, words: &str) -> CommandResult {
     RunningCommand::start(stack, words).wait()
 }
 
-/// With three tasks, whatever their number is, and few health checks: each starts a process in a container.
+/// Stack of a fixture, reduced to three tasks and few health checks, because each check starts a process.
 fn stack_of_fixture<'n>(nodes: &'n SwarmNodes, name: &str, fixture: &str, service: &str) -> TestStack<'n> {
     let stack = TestStack::from_fixture(nodes, name, fixture);
     stack.write_override(&format!("services: {{{service}: {{deploy: {{replicas: 3}}, {FEW_CHECKS}}}}}"));
@@ -22,8 +22,7 @@ fn stack_of_fixture<'n>(nodes: &'n SwarmNodes, name: &str, fixture: &str, servic
     stack
 }
 
-/// What every fixture does: update, broken update, back, and once more to the newer one; the exit code says what Swarm
-/// says.
+/// Updates, breaks, rolls back and rolls forward a stack, and asserts that the exit code matches the state of Swarm.
 fn deploy_and_roll_back(stack: &TestStack, service: &str, count: usize) {
     let runs = |version: &str| stack.wait_for_versions(service, &vec![version; count]);
     runs("1");
@@ -41,7 +40,7 @@ fn deploy_and_roll_back(stack: &TestStack, service: &str, count: usize) {
     runs("2");
 }
 
-/// Swarm's own documents, side by side on one node.
+/// Examples of Docker's documentation, side by side on one node.
 #[test]
 fn example_stacks_deploy_and_roll_back_and_report_failures() {
     let nodes = SwarmNodes::new(1, 0);
@@ -58,10 +57,10 @@ fn a_failed_update_without_a_failure_action_rolls_back(nodes: &SwarmNodes) {
 
     stack.log("---- an update pauses where that is asked for, and is gone on with or back from");
     stack.set_variables(&format!("VERSION=4 {BROKEN}"));
-    let ran = stack.deploy("--update-failure-action pause --health-deadline 20s");
-    ran.exits(3).says("deploy --resume");
+    let result = stack.deploy("--update-failure-action pause --health-deadline 20s");
+    result.exits(3).says("deploy --resume");
     assert_eq!(stack.update_state("vote"), "paused");
-    // Stop-first, it may take the last old task along: then nothing serves any more.
+    // With stop-first, Swarm may stop the last old task, and nothing serves any more.
     let resumed = stack.deploy("--resume");
     resumed.exits(if stack.running("vote").is_empty() { 4 } else { 3 });
     assert_eq!(stack.update_state("vote"), "paused");
@@ -73,7 +72,7 @@ fn a_rollback_by_swarm_fails_the_deploy(nodes: &SwarmNodes) {
     let stack = stack_of_fixture(nodes, "whoami", "swarm-whoami", "whoami");
     deploy_and_roll_back(&stack, "whoami", 3);
 
-    // `docker service rollback` can do nothing then: Swarm forgets what was before.
+    // `docker service rollback` is impossible here, because Swarm forgets the previous spec.
     stack.log("---- any release is put back, even after Swarm has rolled back by itself");
     stack.set_variables(&format!("VERSION=4 {HEALTHY}"));
     stack.deploy("").exits(0).says("is deployed as release 6");
@@ -98,22 +97,26 @@ fn a_task_on_a_port_of_the_host_deploys_and_rolls_back(nodes: &SwarmNodes) {
     stack.expect_version("2");
 }
 
-/// The example with the broken health check: parallelism 2, and clients all the time. Of its six only three: Python takes a
-/// second of a processor to start.
+/// The example with the broken health check, with parallelism 2 and load. Three of its six tasks, because Python takes a second
+/// of processor time to start.
 #[test]
 fn a_stack_behind_caddy_loses_no_request_in_good_or_failed_updates() {
     let nodes = SwarmNodes::new(1, 0);
     let stack = TestStack::from_fixture(&nodes, "flask", "caddy-flask-stack");
     nodes.load_images(&["FLASK_IMAGE", "CADDY_IMAGE"]);
     stack.set_variables("COMPOSE_ZD_ENGINE=swarm");
-    stack.write_override("services: {flask: {deploy: {replicas: 3}, healthcheck: {interval: 4s, retries: 1}}}");
+    stack.write_override(
+        "services: {flask: {deploy: {replicas: 3}, healthcheck: {interval: 4s, retries: 1}}}",
+    );
     stack.deploy("").exits(0);
     stack.wait_for_versions("flask", &["1"; 3]);
-    wait_until("Caddy has found them", WAIT_LIMIT, || stack.get("/").is_some_and(|reply| reply.status == 200));
+    wait_until("Caddy has found them", WAIT_LIMIT, || {
+        stack.get("/").is_some_and(|reply| reply.status == 200)
+    });
     let load = stack.start_load("--rate 100");
     stack.set_variables("VERSION=2");
-    let ran = stack.deploy(&format!("--strict --witness-url {}", stack.url()));
-    let (sent, lost) = ran.exits(0).witness_counts();
+    let result = stack.deploy(&format!("--strict --witness-url {}", stack.url()));
+    let (sent, lost) = result.exits(0).witness_counts();
     assert!(sent > 0 && lost == 0, "the witness sent {sent} and lost {lost}");
     stack.set_variables(&format!("VERSION=3 {BROKEN}"));
     stack.deploy("--health-deadline 30s").exits(3);
@@ -141,7 +144,7 @@ services:
     deploy: {endpoint_mode: dnsrr, replicas: 2, update_config: {parallelism: 0, monitor: 1s, order: start-first}, rollback_config: {parallelism: 0, monitor: 1s, order: start-first}}
 ";
 
-/// The stack of two services, from nothing to its last service.
+/// Stack of two services, from the first deploy to the last service.
 #[test]
 fn a_stack_is_refused_rolled_back_partly_deployed_scaled_and_pruned() {
     let nodes = SwarmNodes::new(1, 0);
@@ -161,8 +164,8 @@ fn refusals_of_swarm_come_before_any_change(stack: &TestStack) {
     stack.deploy("").exits(2).says("`127.0.0.1` belongs to one machine").says("services.app.ports");
     assert!(stack.service("app").is_null());
     stack.write_override("services: {app: {privileged: true, depends_on: [api]}}");
-    let ran = stack.deploy("--dry-run");
-    ran.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not up yet");
+    let result = stack.deploy("--dry-run");
+    result.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not up yet");
     assert!(stack.service("app").is_null());
     stack.write_override("services: {app: {x-zd: {before: {service: api}}}}");
     stack.deploy("").exits(2).says("one-shots");
@@ -196,8 +199,8 @@ fn only_named_services_change(stack: &TestStack) {
 }
 
 fn a_missing_image_keeps_the_old_release(stack: &TestStack) {
-    let ran = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
-    ran.exits(3).says("No such image").says(&format!("release {} serves", serving(stack)));
+    let result = stack.deploy("app --image app=nobody/has:1 --resolve-image never --health-deadline 10s");
+    result.exits(3).says("No such image").says(&format!("release {} serves", serving(stack)));
     stack.wait_for_versions("app", &["2"]);
 }
 
@@ -214,9 +217,9 @@ fn an_interrupt_rolls_back(stack: &TestStack) {
 fn a_failed_service_rolls_back_the_whole_stack(stack: &TestStack) {
     stack.write_override("services: {more: {image: '${ZD_APP_IMAGE}', deploy: {endpoint_mode: dnsrr}}}");
     stack.set_variables("VERSION=3 EXIT_AFTER=1");
-    let ran = stack.deploy("--health-deadline 20s");
-    ran.exits(3).says("non-zero exit (1)").says("cannot reach the database");
-    ran.says(&format!("release {} serves", serving(stack)));
+    let result = stack.deploy("--health-deadline 20s");
+    result.exits(3).says("non-zero exit (1)").says("cannot reach the database");
+    result.says(&format!("release {} serves", serving(stack)));
     stack.wait_for_versions("api", &["1", "1"]);
     stack.wait_for_versions("app", &["2"]);
     wait_until("the new one is gone", WAIT_LIMIT, || stack.service("more").is_null());
@@ -235,10 +238,12 @@ fn a_deploy_keeps_the_scale_without_replicas_in_the_file(stack: &TestStack) {
     assert!(stack.running("app").iter().all(|t| !tasks.contains(t)));
 }
 
-/// Until the new release serves, nothing goes that a failure would have to bring back.
+/// No service is removed before the new release serves, because a failure would need it.
 fn prune_removes_services_after_the_rest_serves(stack: &TestStack) {
-    let (_, alone) =
-        TWO_SERVICES.split_once("  api:").map(|(app, api)| (app, format!("services:\n  api:{api}"))).expect("two");
+    let (_, alone) = TWO_SERVICES
+        .split_once("  api:")
+        .map(|(app, api)| (app, format!("services:\n  api:{api}")))
+        .expect("two");
     stack.write("compose.yaml", &format!("x-zd: {{engine: swarm}}\n{alone}"));
     stack.set_variables("VERSION=4");
     stack.deploy("").exits(0);
@@ -253,7 +258,7 @@ fn prune_removes_services_after_the_rest_serves(stack: &TestStack) {
     stack.wait_for_versions("api", &["4", "4"]);
 }
 
-/// As Docker's tutorial has it: a service that was made without any file.
+/// A service made by `docker service create`, as in Docker's tutorial.
 #[test]
 fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
     let nodes = SwarmNodes::new(1, 0);
@@ -291,7 +296,7 @@ fn a_service_without_a_file_is_imported_updated_and_rolled_back() {
     stack.deploy(&format!("--scale {name}=2")).exits(0).says("2 of 2");
 }
 
-/// The number of the release that `history` says serves.
+/// Number of the serving release, by `history`.
 fn serving(stack: &TestStack) -> String {
     let listed = run(stack, "history").exits(0).stdout.clone();
     let line = listed.lines().find(|l| l.contains("(serves)")).expect("one that serves");

@@ -1,11 +1,11 @@
-//! Two machines: clients of every kind of proxy that finds tasks by Swarm's means lose nothing, and an image that one machine
-//! has goes nowhere else.
+//! Stacks on two nodes: clients of every proxy that discovers Swarm tasks lose nothing, and an image of one node is refused on
+//! others.
 
 use std::fs;
 
 use super::nodes::SwarmNodes;
 use super::stack::TestStack;
-use crate::test_project::{WAIT_LIMIT, TestProject, free_port, wait_until};
+use crate::test_project::{TestProject, WAIT_LIMIT, free_port, wait_until};
 
 const FILE: &str = "
 x-zd: {engine: swarm}
@@ -90,10 +90,8 @@ fn clients_of_three_proxies_on_two_nodes_lose_no_request() {
     let stack = TestStack::new(&nodes, "fronts", FILE);
     let ports = [stack.variable("PROXY_PORT").parse().expect("a port"), free_port(), free_port()];
     let socket = nodes.host(0).replace("unix://", "");
-    let own = format!(
-        "HAPROXY_PORT={} TRAEFIK_PORT={} STACK={} SOCKET={socket}",
-        ports[1], ports[2], stack.name
-    );
+    let own =
+        format!("HAPROXY_PORT={} TRAEFIK_PORT={} STACK={} SOCKET={socket}", ports[1], ports[2], stack.name);
     stack.set_variables(&format!("VERSION=1 {own}"));
     stack.deploy("").exits(0);
     assert_eq!(stack.task_nodes("app").len(), 2, "nodes that it runs on");
@@ -104,10 +102,10 @@ fn clients_of_three_proxies_on_two_nodes_lose_no_request() {
     let under_load = |words: &str, code: i32, versions: &[&str]| {
         let loads: Vec<_> =
             ports.iter().map(|port| stack.start_load_at(*port, "--clients 4 --rate 20")).collect();
-        let ran = stack.deploy(words);
-        ran.exits(code);
+        let result = stack.deploy(words);
+        result.exits(code);
         loads.into_iter().for_each(|load| load.stop().all_from(versions));
-        ran
+        result
     };
     stack.set_variables("VERSION=2");
     let (sent, lost) = under_load("app", 0, &["1", "2"]).witness_counts();
@@ -132,11 +130,11 @@ fn an_image_or_a_folder_of_one_node_is_refused_unless_the_service_stays_there() 
     }
     stack.write("image/Dockerfile", &format!("FROM {}\nENV VERSION=1\n", stack.variable("ZD_APP_IMAGE")));
     stack.docker(&format!("build --quiet --tag zdsw/apart:1 {}", stack.path("image").display()));
-    // Without the flag that tests of several nodes have by themselves.
+    // Without the default flag of tests with several nodes.
     let deploy = |words: &str| TestProject::deploy(&stack, words);
-    let ran = deploy("");
-    ran.exits(2).says("for 2 reasons").says("is on this node only").says("is in the project's folder");
-    ran.says("--push").says("node.hostname ==");
+    let result = deploy("");
+    result.exits(2).says("for 2 reasons").says("is on this node only").says("is in the project's folder");
+    result.says("--push").says("node.hostname ==");
     assert!(stack.service("app").is_null());
     stack.write_override("services: {app: {deploy: {placement: {constraints: [node.role == manager]}}}}");
     deploy("").exits(0);

@@ -1,4 +1,4 @@
-//! Several machines: what becomes of a deploy on all of them, and when one is lost in the middle of it.
+//! Stacks on several nodes: deploys on all of them, and the loss of a node during a deploy.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::stack::TestStack;
 use crate::cli_runner::RunningCommand;
 use crate::test_project::{WAIT_LIMIT, wait_until};
 
-/// In two halves, with a pause in which the managers find out that a node is lost: the second half is for the others.
-/// Needs no virtual IPs and no ingress, which not every kernel can do.
-/// Each health check starts a process in a container, which keeps a processor busy for a tenth of a second, so there are few.
+/// A stack that updates in two halves, with a pause in which the managers notice a lost node; the other nodes get the second half.
+/// Uses neither virtual IPs nor ingress, which need support of the kernel.
+/// Health checks are rare, because each one costs a tenth of a second of processor time.
 const FILE: &str = "
 x-zd: {engine: swarm}
 services:
@@ -30,23 +30,22 @@ services:
       rollback_config: {parallelism: 0, monitor: 1s, order: start-first}
 ";
 
-/// The manager that the others joined.
+/// Manager that the other nodes joined.
 const LEADER: usize = 0;
 
 const OTHER_MANAGER: usize = 1;
 
-/// Limit for an engine that does not answer, so that no test sits out the minutes that it is by itself. A manager counts as lost
-/// after half of it.
+/// Timeout for an engine that does not answer, shorter than the default. A manager counts as lost after half of it.
 const TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=40s";
 const NO_TIMEOUT: &str = "COMPOSE_ZD_ENGINE_TIMEOUT=2m";
 
-/// The longest that compose-zd may go on asking a manager that does not answer.
+/// Longest time until compose-zd gives up on a manager that does not answer.
 const MAX_UNANSWERED: Duration = Duration::from_secs(60);
 
-/// The longest that is waited for a leader.
+/// Limit of the wait for a leader.
 const ELECTION: Duration = Duration::from_secs(60);
 
-/// Six instances of version 1 on all nodes; version 2 is to come.
+/// Deploys six tasks of version 1 on all nodes, and prepares version 2.
 fn six_replicas<'n>(nodes: &'n SwarmNodes, name: &str) -> TestStack<'n> {
     let stack = TestStack::new(nodes, name, FILE);
     stack.deploy("").exits(0);
@@ -56,7 +55,7 @@ fn six_replicas<'n>(nodes: &'n SwarmNodes, name: &str) -> TestStack<'n> {
     stack
 }
 
-/// Three instances of the new version run, on whichever nodes Swarm has chosen.
+/// Three tasks of the new version run, on any nodes.
 fn half_is_updated(stack: &TestStack) -> bool {
     let version = stack.variable("VERSION");
     let mut new = stack.running("app");
@@ -64,8 +63,8 @@ fn half_is_updated(stack: &TestStack) -> bool {
     new.len() == 3
 }
 
-/// Every slot is served by this version, nothing else runs, and nothing is counted that a lost node had. Where an old
-/// instance was lost and its slot updated start-first at the same time, Swarm may keep two in that slot.
+/// Waits until every slot runs only this version, without counting lost nodes. Swarm may keep two tasks in a slot that was
+/// updated start-first while its old task was lost.
 fn wait_for_slots(stack: &TestStack, version: &str) {
     wait_until(&format!("all six slots are {version}"), WAIT_LIMIT, || {
         let tasks = stack.running("app");
@@ -83,7 +82,7 @@ fn wait_for(stack: &TestStack, deploy: &mut RunningCommand, what: &str, mut seen
     });
 }
 
-/// Swarm itself waits for an instance on a lost worker for ever, though it has long started another in its place.
+/// Swarm itself waits for ever for a task on a lost worker, although it has started a replacement.
 #[test]
 fn a_worker_node_lost_in_a_deploy_does_not_block_it() {
     let nodes = SwarmNodes::new(1, 2);
@@ -143,7 +142,7 @@ fn any_manager_deploys_even_when_the_leader_is_lost() {
     wait_for_slots(&stack, "4");
 }
 
-/// Another manager ends what the lost one was told.
+/// Asserts that a deploy through another manager finishes the update of the lost one.
 fn finish_through_another(stack: &TestStack, version: &str) {
     stack.set_variables(NO_TIMEOUT);
     stack.use_node(stack.nodes.manager());
@@ -161,7 +160,7 @@ fn a_deploy_with_a_lost_manager_is_reported_and_finished_through_another() {
     let mut deploy = stack.start_deploy("");
     wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
     nodes.disconnect(LEADER);
-    // It cannot know how that ends: the update goes on without it.
+    // The deploy cannot know the result: the update continues without it.
     wait_until("it ends", MAX_UNANSWERED, || !deploy.is_running());
     deploy.wait().exits(4).says("the result of the update is not known");
     finish_through_another(&stack, "2");

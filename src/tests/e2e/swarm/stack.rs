@@ -1,4 +1,4 @@
-//! A stack of a test's own: its folder, its name, its port, and what the Swarm says of it.
+//! The stack of one test, with its own folder, name and port, and its state in the Swarm.
 
 use std::ops::Deref;
 
@@ -6,102 +6,101 @@ use serde_json::Value;
 
 use super::nodes::SwarmNodes;
 use crate::cli_runner::{CommandResult, RunningCommand};
-use crate::test_project::{WAIT_LIMIT, TestProject, wait_until};
+use crate::test_project::{TestProject, WAIT_LIMIT, wait_until};
 
 pub struct TestStack<'n> {
-    stage: TestProject,
+    project: TestProject,
     pub nodes: &'n SwarmNodes,
 }
 
-/// Folder, variables, commands, requests and clients are those of any project. Requests go to the first node's
-/// address until told otherwise.
+/// Folder, variables, commands, requests and clients are those of any project. Requests go to the first node by default.
 impl Deref for TestStack<'_> {
     type Target = TestProject;
 
     fn deref(&self) -> &TestProject {
-        &self.stage
+        &self.project
     }
 }
 
 impl<'n> TestStack<'n> {
-    /// A stack of this one file.
+    /// Stack from one file.
     pub fn new(nodes: &'n SwarmNodes, name: &str, yaml: &str) -> TestStack<'n> {
-        let stack = TestStack { stage: TestProject::on_other_engine(nodes.address(0), name), nodes };
+        let stack = TestStack { project: TestProject::on_other_engine(nodes.address(0), name), nodes };
         stack.write("compose.yaml", yaml);
         stack.use_node(nodes.manager());
         stack
     }
 
-    /// A copy of a fixture's files.
+    /// Stack from a copy of a fixture.
     pub fn from_fixture(nodes: &'n SwarmNodes, name: &str, fixture: &str) -> TestStack<'n> {
         let stack = TestStack::new(nodes, name, "");
         stack.copy_fixtures(fixture);
         stack
     }
 
-    /// Where there are several nodes, the images are on all of them, and in no registry.
+    /// Adds the flag for images that are on every node and in no registry.
     fn with_images(&self, words: &str) -> String {
         let never = if self.nodes.count() > 1 { "--resolve-image never " } else { "" };
         format!("{never}{words}")
     }
 
     pub fn deploy(&self, words: &str) -> CommandResult {
-        self.stage.deploy(&self.with_images(words))
+        self.project.deploy(&self.with_images(words))
     }
 
     pub fn start_deploy(&self, words: &str) -> RunningCommand<'_> {
-        self.stage.start_deploy(&self.with_images(words))
+        self.project.start_deploy(&self.with_images(words))
     }
 
-    /// Says which node compose-zd and docker talk to from now on.
+    /// Sets the node that compose-zd and docker talk to.
     pub fn use_node(&self, node: usize) {
         self.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", self.nodes.host(node)));
     }
 
-    /// What a plain `docker stack deploy` does.
+    /// Runs a plain `docker stack deploy`.
     pub fn stack_deploy(&self) {
         let words = "--resolve-image never --detach=true --compose-file compose.yaml";
         self.docker(&format!("stack deploy {words} {}", self.name));
     }
 }
 
-/// What the Swarm says, asked at a manager that is not lost.
+/// State of the Swarm, from a manager that is not lost.
 impl TestStack<'_> {
-    /// As the Swarm calls it.
+    /// Name of a service in the Swarm.
     pub fn full_name(&self, service: &str) -> String {
         format!("{}_{service}", self.name)
     }
 
-    /// As `docker service inspect` has it; null where there is none, or no manager leads at the moment.
+    /// Service as in `docker service inspect`; null without one, or without a leader.
     pub fn service(&self, service: &str) -> Value {
         self.get_from_manager(&format!("/services/{}", self.full_name(service)))
     }
 
-    /// `completed`, `rollback_completed`…; empty before its first update.
+    /// Update state, such as `completed`; empty before the first update.
     pub fn update_state(&self, service: &str) -> String {
         text(&self.service(service)["UpdateStatus"]["State"])
     }
 
-    /// All that the Swarm remembers of a service.
+    /// Tasks of a service that Swarm remembers.
     pub fn tasks(&self, service: &str) -> Vec<Value> {
         let filter = format!("%7B%22service%22%3A%5B%22{}%22%5D%7D", self.full_name(service));
-        let told = self.get_from_manager(&format!("/tasks?filters={filter}"));
-        told.as_array().cloned().unwrap_or_default()
+        let output = self.get_from_manager(&format!("/tasks?filters={filter}"));
+        output.as_array().cloned().unwrap_or_default()
     }
 
-    /// Those that run, and are to.
+    /// Tasks that run and are desired to.
     pub fn running(&self, service: &str) -> Vec<Value> {
         let mut tasks = self.tasks(service);
         tasks.retain(runs);
         tasks
     }
 
-    /// The version of each task that runs, in order.
+    /// Sorted versions of the running tasks.
     pub fn versions(&self, service: &str) -> Vec<String> {
         versions(&self.tasks(service))
     }
 
-    /// The ids of the nodes that its running tasks are on.
+    /// Node ids of the running tasks.
     pub fn task_nodes(&self, service: &str) -> Vec<String> {
         let mut places: Vec<String> = self.running(service).iter().map(|t| text(&t["NodeID"])).collect();
         places.sort();
@@ -109,7 +108,7 @@ impl TestStack<'_> {
         places
     }
 
-    /// The variable VERSION of a task, or its image where it has none.
+    /// Variable VERSION of a task, or else its image.
     pub fn version(task: &Value) -> String {
         let container = &task["Spec"]["ContainerSpec"];
         let mut variables = container["Env"].as_array().into_iter().flatten();
@@ -125,7 +124,7 @@ impl TestStack<'_> {
         task["NodeID"] == *self.nodes.id(node)
     }
 
-    /// These versions run, on nodes that are not lost, and nothing is on its way; waited for.
+    /// Waits until exactly these versions run on nodes that are not lost, and nothing is starting.
     pub fn wait_for_versions(&self, service: &str, expected: &[&str]) {
         wait_until(&format!("{service} is {expected:?}"), WAIT_LIMIT, || {
             let on_their_way =
@@ -150,17 +149,17 @@ impl Drop for TestStack<'_> {
                 eprintln!("==== docker {words}\n{}", String::from_utf8_lossy(&output.stdout));
             }
         }
-        // For the next one on the same nodes; with the nodes themselves everything goes.
+        // For the next stack on the same nodes; the end of the nodes removes everything.
         self.nodes.try_docker(manager, &format!("stack rm {}", self.name));
     }
 }
 
-/// It runs, and is to.
+/// The task runs and is desired to.
 fn runs(task: &Value) -> bool {
     task["DesiredState"] == "running" && task["Status"]["State"] == "running"
 }
 
-/// Of those that run, in order.
+/// Sorted versions of running tasks.
 fn versions(tasks: &[Value]) -> Vec<String> {
     let mut versions: Vec<String> = tasks.iter().filter(|t| runs(t)).map(TestStack::version).collect();
     versions.sort();

@@ -1,4 +1,4 @@
-//! One machine: situations that look like a success, or like one's own image, and are not.
+//! Stacks on one node: situations that only look like a success, or like the right image.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ const CHECK: &str = "healthcheck: {test: [CMD, /sample-app, probe], interval: 1s
 const QUICK: &str = "endpoint_mode: dnsrr, update_config: {parallelism: 0, monitor: 1s, order: start-first, failure_action: rollback}, \
                      rollback_config: {parallelism: 0, monitor: 1s, order: start-first}";
 
-/// A service `app` of three, and whatever else.
+/// Stack with a service `app` of three tasks, and more keys.
 fn stack<'n>(nodes: &'n SwarmNodes, name: &str, more: &str) -> TestStack<'n> {
     let yaml = format!(
         "x-zd: {{engine: swarm}}\nservices:\n  app:\n    image: ${{ZD_APP_IMAGE}}\n    \
@@ -23,13 +23,13 @@ fn stack<'n>(nodes: &'n SwarmNodes, name: &str, more: &str) -> TestStack<'n> {
     TestStack::new(nodes, name, &yaml)
 }
 
-/// The reference that each task runs.
+/// Image reference of each task.
 fn images(stack: &TestStack) -> Vec<String> {
     let image = |t: &Value| t["Spec"]["ContainerSpec"]["Image"].as_str().unwrap_or_default().to_string();
     stack.running("app").iter().map(image).collect()
 }
 
-/// As the document of the Caddy + Flask project has it: the same tag is built again and again.
+/// The same tag is built again and again, as in the documentation of the Caddy + Flask project.
 #[test]
 fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
     let nodes = SwarmNodes::new(1, 0);
@@ -56,8 +56,8 @@ fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
     stack.deploy("").exits(0);
     runs(&first);
     build("broken", "503");
-    let ran = stack.deploy("--force --health-deadline 20s");
-    ran.exits(3).says("release 1 serves").never_says("going back").never_says("--detach");
+    let result = stack.deploy("--force --health-deadline 20s");
+    result.exits(3).says("release 1 serves").never_says("going back").never_says("--detach");
     runs(&first);
     assert_eq!(stack.update_state("app"), "rollback_completed");
     let fixed = build("fixed", "200");
@@ -107,7 +107,7 @@ fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
     assert!(second.0.starts_with(&first.0) && second != first, "{second:?}");
     stack.rollback("").exits(0);
     assert_eq!(names(), first);
-    // Two more contents, and nothing needs the second one any more.
+    // Two more contents; nothing needs the second one any more.
     for text in ["three", "four"] {
         stack.write("site.txt", text);
         stack.deploy("--keep 1").exits(0);
@@ -128,8 +128,8 @@ fn a_removed_crashing_or_overwritten_service_fails_the_deploy() {
 fn a_first_deploy_that_crashes_again_and_again_fails(nodes: &SwarmNodes) {
     let stack = stack(nodes, "loop", "");
     stack.set_variables("VERSION=1 EXIT_AFTER=2");
-    let ran = stack.deploy("--update-monitor 4s --health-deadline 12s");
-    ran.exits(3).says("non-zero exit (1)").says("nothing served before");
+    let result = stack.deploy("--update-monitor 4s --health-deadline 12s");
+    result.exits(3).says("non-zero exit (1)").says("nothing served before");
     wait_until("nothing is left", WAIT_LIMIT, || stack.service("app").is_null());
     let listed = RunningCommand::start(&stack, "history").wait().exits(0).stdout.clone();
     assert!(listed.contains("failed") && !listed.contains("serves"), "{listed}");
@@ -141,7 +141,7 @@ fn a_first_deploy_that_crashes_again_and_again_fails(nodes: &SwarmNodes) {
 const OTHER: &str = "  other: {image: '${ZD_APP_IMAGE}', environment: {VERSION: '${VERSION}'}, deploy: {endpoint_mode: dnsrr, \
                      update_config: {delay: 30s, order: start-first}, rollback_config: {monitor: 1s, order: start-first}, replicas: 2}}\n";
 
-/// Version 1 of two services runs, and version 2 of `other` is on its way for half a minute.
+/// Starts a deploy in which version 2 of `other` takes half a minute; version 1 of both services runs.
 fn start_slow_deploy<'s>(stack: &'s TestStack) -> RunningCommand<'s> {
     stack.set_variables("VERSION=1");
     stack.deploy("").exits(0);
@@ -179,7 +179,7 @@ fn jobs_ports_and_constraints_report_the_true_result() {
     a_public_url_that_hangs_fails_the_deploy(&nodes);
 }
 
-/// It runs, and clients get no answer.
+/// The task runs, but clients get no answer.
 fn a_public_url_that_hangs_fails_the_deploy(nodes: &SwarmNodes) {
     let stack = stack(nodes, "hangs", "");
     let port = stack.variable("PROXY_PORT");
@@ -195,7 +195,7 @@ fn a_public_url_that_hangs_fails_the_deploy(nodes: &SwarmNodes) {
     stack.expect_version("1");
 }
 
-/// It prints a file, and fails where there is none.
+/// A job that prints a file, and fails without it.
 const JOB: &str = "  job: {image: '${ZD_APP_IMAGE}', entrypoint: [/sample-app, cat, '${FILE}'], restart: 'no', \
                    deploy: {mode: replicated-job, replicas: 1}}\n";
 
@@ -209,14 +209,14 @@ fn a_job_completes_or_fails_the_deploy_and_no_rollback_runs_it(nodes: &SwarmNode
     stack.deploy("").exits(0).says("1 of 1 tasks completed");
     stack.set_variables("VERSION=2");
     stack.deploy("").exits(0);
-    let ran = iteration(&stack);
+    let result = iteration(&stack);
     stack.set_variables("VERSION=3 FILE=/nowhere");
     stack.deploy("").exits(3).says("`job`: the job failed").says("release 2 serves");
     stack.wait_for_versions("app", &["2"; 3]);
-    assert_eq!(iteration(&stack), ran + 1, "it ran once more, and not on the way back");
+    assert_eq!(iteration(&stack), result + 1, "it ran once more, and not on the way back");
     stack.rollback("").exits(0);
     stack.wait_for_versions("app", &["1"; 3]);
-    assert_eq!(iteration(&stack), ran + 1);
+    assert_eq!(iteration(&stack), result + 1);
 }
 
 fn a_taken_port_is_reported_once(nodes: &SwarmNodes) {
@@ -232,10 +232,11 @@ fn a_taken_port_is_reported_once(nodes: &SwarmNodes) {
     first.deploy("").exits(0);
     let second = stack(nodes, "second", &own(&port));
     second.set_variables("VERSION=1");
-    let ran = second.deploy("--health-deadline 8s");
-    ran.exits(3).says("already in use").says("free the port");
-    let said = ran.stderr.lines().filter(|l| l.contains("warning") && l.contains("already in use")).count();
-    assert_eq!(said, 1, "{}", ran.stderr);
+    let result = second.deploy("--health-deadline 8s");
+    result.exits(3).says("already in use").says("free the port");
+    let output =
+        result.stderr.lines().filter(|l| l.contains("warning") && l.contains("already in use")).count();
+    assert_eq!(output, 1, "{}", result.stderr);
 }
 
 fn a_constraint_that_no_node_meets_is_refused(nodes: &SwarmNodes) {
