@@ -1,7 +1,7 @@
-//! What compose-zd promises, tried on a real engine with real clients: every test brings up a project of its own,
-//! lets a load generator run before, during and after the deploy, and counts what was lost.
+//! End-to-end tests of the promises of compose-zd, on a real engine with real clients. Every test starts its own project, runs a
+//! load generator before, during and after the deploy, and counts lost requests.
 //!
-//! They need the engine, Compose and the images that `scripts/setup` makes.
+//! The tests need the engine, Compose and the images that `scripts/setup` builds.
 
 #[path = "e2e/adopt.rs"]
 mod adopt;

@@ -100,7 +100,7 @@ hint: there are `app`; a service of a profile needs `--profile`
     assert!(String::from_utf8(output.stderr).unwrap().contains("did not find expected key"));
 }
 
-/// What has to change in a file before it is one for a Swarm, all of it at once; and the changed file.
+/// `check` lists everything that a file lacks for a Swarm; `init --swarm --print` shows the converted file.
 #[test]
 fn check_audits_a_compose_project_for_a_future_swarm() {
     let fake = FakeDocker::new();

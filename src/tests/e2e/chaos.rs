@@ -294,7 +294,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
     let target = ChaosTarget::new(TestProject::nginx_proxy("chaosothers"), 1);
     let project = &target.project;
 
-    target.log_promise("of six deploys at once one works at a time, and one release is left");
+    target.log_promise("of six deploys at once one works at a time, and one release remains");
     target.next_version();
     let load = project.start_load("--rate 100 --seconds 300");
     let runs: Vec<RunningCommand> =
@@ -317,7 +317,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
         assert_eq!(project.containers(), before);
     }
 
-    target.log_promise("a deploy whose output nobody reads goes on");
+    target.log_promise("a deploy continues when its output is not read");
     let load = project.start_load("--seconds 300");
     let mut command = project.compose_zd();
     command.args(["-p", &project.name, "deploy", "app", "-v"]);
@@ -328,7 +328,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
     load.stop().all_from(&["3", "4"]);
     target.expect_version(4);
 
-    target.log_promise("a second interrupt leaves at once, and the next run recovers");
+    target.log_promise("a second interrupt exits at once, and the next run recovers");
     target.next_version();
     // The rollback takes longer than the second signal: its instances use their whole stop grace period.
     project.set_variables("WARMUP=60 STOP=ignore");

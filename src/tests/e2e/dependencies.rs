@@ -29,7 +29,7 @@ fn a_new_instance_gets_dependencies_secrets_and_hooks_and_the_old_one_drains_onc
     let started = lines("started");
     let before = project.ids("db");
 
-    project.log("--- a dependency that is down is started");
+    project.log("--- a stopped dependency is started");
     project.compose("stop db");
     project.set_variables("VERSION=2 TOKEN=new");
     let (result, answers) = project.deploy_under_load("", "app");
@@ -38,16 +38,16 @@ fn a_new_instance_gets_dependencies_secrets_and_hooks_and_the_old_one_drains_onc
     assert_eq!((project.ids("db"), project.states("db")), (before, vec!["running ".to_string()]));
     project.expect_release("app", 2, "2");
 
-    project.log("--- hooks ran once an instance, and so did the drain command");
+    project.log("--- hooks and the drain command ran once per instance");
     assert_eq!(["started", "stopped", "drained"].map(lines), [started + 2, 2, 2]);
 
-    project.log("--- a secret made of a variable is in the new instance");
+    project.log("--- a secret from a variable is in the new instance");
     for id in project.ids("app") {
         let token = project.docker(&format!("exec {id} /sample-app cat /run/secrets/token"));
         assert_eq!(token, "new");
     }
 
-    project.log("--- a dependency that runs is left alone even if its config changed");
+    project.log("--- a running dependency is left alone even if its configuration changed");
     let before = project.service_containers("db");
     project.set_variables("VERSION=3 SETTING=2");
     let (result, answers) = project.deploy_under_load("", "app --scale app=1");

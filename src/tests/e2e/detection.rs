@@ -35,7 +35,7 @@ fn a_haproxy_whose_servers_have_variables_is_drained_and_a_condition_is_refused(
     project.up("");
     expect_lossless_deploy(&project, ("1", "2"), &name);
 
-    project.log("--- a variable of the configuration's own, and the name of a network");
+    project.log("--- a variable of the configuration itself, and a network name");
     let named = format!("global\n    setenv HOST app.{}_default", project.name);
     restart(good.replace("global", &named).replace("app:3000", "\"$HOST:3000\""));
     expect_lossless_deploy(&project, ("2", "3"), &name);
@@ -80,7 +80,7 @@ fn a_caddy_that_resolves_a_placeholder_for_each_request_is_refused() {
     project.up("");
     expect_refusal(&project, "its `reverse_proxy {env.APP}:3000` is resolved only when a request arrives");
 
-    project.log("--- put in its place when the file is read");
+    project.log("--- a placeholder resolved when the file is read");
     project.write("Caddyfile", ":80 {\n reverse_proxy {$APP}:3000\n}\n");
     project.compose("restart -t 0 proxy");
     project.wait_until_all_answer();

@@ -29,7 +29,7 @@ fn a_release_that_does_not_get_ready_never_serves_and_its_output_is_shown() {
     project.up("");
     let two_seconds = "--health-deadline 2s";
 
-    project.log("--- its health path is missing");
+    project.log("--- the health path is missing");
     let result = deploy_failing_release(
         &project,
         "2",
@@ -38,20 +38,20 @@ fn a_release_that_does_not_get_ready_never_serves_and_its_output_is_shown() {
     );
     result.says("/health → 404").says(&format!("sample-app version 2 {LAST_LINE}")).says("hint: ");
 
-    project.log("--- it answers 503");
+    project.log("--- the release answers 503");
     let result = deploy_failing_release(&project, "3", "STATUS=503", two_seconds);
     result.says("/ → 503").says(&format!("sample-app version 3 {LAST_LINE}"));
 
-    project.log("--- it warms up for too long");
+    project.log("--- the release warms up for too long");
     deploy_failing_release(&project, "4", "WARMUP=60", two_seconds)
         .says("/ → 503")
         .says("not ready after 2s");
 
-    project.log("--- it hangs");
+    project.log("--- the release hangs");
     let result = deploy_failing_release(&project, "5", "HANG=1", "--health-deadline 3s");
     result.says("no answer in time").says(&format!("sample-app version 5 {LAST_LINE}"));
 
-    project.log("--- it exits: nobody waits for the deadline");
+    project.log("--- a release that exits fails before the deadline");
     let result = deploy_failing_release(
         &project,
         "6",

@@ -63,7 +63,7 @@ fn an_interrupted_deploy_rolls_back_unless_it_has_switched_and_survives_its_term
     let before = project.containers();
 
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        update_to(&project, &format!("SIG{signal}: it goes back"), "VERSION=2 WARMUP=60");
+        update_to(&project, &format!("SIG{signal}: the deploy rolls back"), "VERSION=2 WARMUP=60");
         let load = project.start_load("--seconds 300");
         deploy_with_signal(&project, "started app-", signal).exits(code).says("going back");
         load.stop().all_from(&["1"]);
@@ -72,13 +72,13 @@ fn an_interrupted_deploy_rolls_back_unless_it_has_switched_and_survives_its_term
     }
 
     // This version is slow, so that the next deploy has requests to wait for.
-    update_to(&project, "SIGHUP: it outlives the terminal that started it", "VERSION=3 WARMUP=2 SLOW=3");
+    update_to(&project, "SIGHUP: the deploy outlives its terminal", "VERSION=3 WARMUP=2 SLOW=3");
     let load = project.start_load("--seconds 300");
     deploy_with_signal(&project, "started app-", "HUP").exits(0);
     load.stop().all_from(&["1", "3"]);
     project.expect_release("app", 1, "3");
 
-    update_to(&project, "interrupted after its switch it is finished", "VERSION=4 WARMUP=0 SLOW=0");
+    update_to(&project, "a deploy interrupted after its switch is finished", "VERSION=4 WARMUP=0 SLOW=0");
     let load = project.start_load("--seconds 300");
     deploy_with_signal(&project, "draining app-", "INT").exits(0);
     load.stop().all_from(&["3", "4"]);

@@ -39,7 +39,7 @@ fn expect_rollback(project: &TestProject, left: impl Fn(&TestProject) -> String)
         assert_eq!((project.ids("app"), project.states("app")), (before.clone(), vec!["running 1".into()]));
         assert_eq!(left(project), "", "left in the proxy");
     }
-    project.log("==== one that lives is deployed, and both times are told");
+    project.log("==== a release that lives is deployed, and both times are reported");
     project.set_variables("VERSION=100 EXIT_AFTER=0");
     let (result, answers) = project.deploy_under_load("", "app");
     result.exits(0).says("watching it for 5s (Ctrl-C goes back)").says(", done after ");
@@ -115,7 +115,7 @@ fn several_services_are_monitored_together_and_one_death_rolls_back_all() {
     let before = [project.ids("app"), project.ids("api")];
     let now = || [project.ids("app"), project.ids("api")];
 
-    project.log("==== the one that was switched last dies");
+    project.log("==== the service that was switched last dies");
     project.set_variables("VERSION=2");
     let mut deploy = project.start_deploy("app api");
     deploy.wait_for("; watching them for 5s");
@@ -123,13 +123,13 @@ fn several_services_are_monitored_together_and_one_death_rolls_back_all() {
     deploy.wait().exits(3).says("api-2 failed after it was ready: it exited with code 137");
     assert_eq!((now(), haproxy_flags(&project)), (before.clone(), String::new()));
 
-    project.log("==== both live, and are watched at the same time");
+    project.log("==== both live, and are monitored at the same time");
     let result = project.deploy("app api");
     result.exits(0);
     assert_eq!(result.stderr.matches("; watching ").count(), 1, "one wait for both");
     assert_eq!([project.states("app"), project.states("api")], [["running 2"], ["running 2"]]);
 
-    project.log("==== a release that is put back is watched, too");
+    project.log("==== a restored release is monitored, too");
     let before = now();
     let mut back = project.start_rollback("app api");
     kill_watched(&project, &mut back, "app");

@@ -132,7 +132,7 @@ fn deploy_one_broken(project: &TestProject, broken: &str, left: Leftovers) {
 
 /// Asserts that the first service is rolled back when the second fails.
 fn roll_back_after_failure(project: &TestProject, left: Leftovers) {
-    project.log("==== one that was switched already is brought back when the next fails");
+    project.log("==== a switched service is rolled back when the next one fails");
     let before = ids(project);
     project.set_variables("VERSION=2 STATUS=200 API_STATUS=500");
     let (result, answers) = deploy(project, "app api --one-by-one --health-deadline 3s");
@@ -145,7 +145,7 @@ fn roll_back_after_failure(project: &TestProject, left: Leftovers) {
 
 /// Asserts the same for an interrupt at that moment.
 fn roll_back_after_interrupt(project: &TestProject, left: Leftovers) {
-    project.log("==== one that was switched already is brought back at an interrupt");
+    project.log("==== a switched service is rolled back at an interrupt");
     let before = ids(project);
     project.set_variables("VERSION=2 STATUS=200 API_STATUS=500");
     let loads = TwoLoads::start(project);

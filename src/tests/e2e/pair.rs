@@ -49,12 +49,12 @@ fn both_serving_sides_are_replaced_and_rolled_back() {
     project.expect_release("service_a", 1, "2");
     project.expect_release("service_b", 1, "2");
 
-    project.log("--- Compose has nothing to do then");
+    project.log("--- Compose has nothing to do afterwards");
     let before = project.containers();
     project.compose("up -d");
     assert_eq!(project.containers(), before);
 
-    project.log("--- both go back");
+    project.log("--- both are rolled back");
     let (result, answers) = project.rollback_under_load("", "service_a");
     result.exits(0).says("is back on release");
     answers.all_from(&["1", "2"]);
@@ -92,7 +92,7 @@ fn the_idle_side_takes_over_and_the_other_is_kept_for_a_rollback() {
     assert_eq!(project.ids("service_a"), active);
     assert_eq!(project.marks(), "");
 
-    project.log("--- a rollback starts the kept side, and another one the other");
+    project.log("--- a rollback starts the kept side, and a second rollback the other one");
     let before = ids(&project);
     for (from, to, expected) in [("2", "1", ["running 1", "exited 2"]), ("1", "2", ["exited 1", "running 2"])]
     {
@@ -105,7 +105,7 @@ fn the_idle_side_takes_over_and_the_other_is_kept_for_a_rollback() {
         assert_eq!((ids(&project), project.marks()), (before.clone(), String::new()));
     }
 
-    project.log("--- so does a deploy that wants its version");
+    project.log("--- a deploy of the kept version starts the kept side");
     project.set_variables("VERSION=1");
     let (result, answers) = project.deploy_under_load("", "service");
     result.exits(0).never_says("created");

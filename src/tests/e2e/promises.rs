@@ -74,7 +74,7 @@ impl ProxySetup {
         load.stop_all_from(&["2", "3"]);
         self.expect_release(&project, "3");
 
-        project.log("--- killed before the switch, the next finishes; an answer that never ends is cut at the limit, which is said");
+        project.log("--- killed before the switch, the next run finishes; an endless answer is cut at the drain timeout, which is reported");
         let load = project.start_load("");
         let stream = project.open_request("/stream?seconds=100");
         project.set_variables("VERSION=4 LISTEN_AFTER=0 WARMUP=0");
@@ -85,7 +85,7 @@ impl ProxySetup {
         drop(stream);
         self.expect_release(&project, "4");
 
-        project.log("--- killed after the switch, the next finishes");
+        project.log("--- killed after the switch, the next run finishes");
         let load = project.start_load("");
         project.set_variables("VERSION=5");
         kill_after(&project, "in rotation: app-");
@@ -117,7 +117,7 @@ impl ProxySetup {
         load.stop().all_from(&["1", "2"]);
         self.expect_release(project, "2");
 
-        project.log("--- a release that never gets ready, and back");
+        project.log("--- a release that never gets ready, and a rollback");
         let before = project.containers();
         project.set_variables("VERSION=3 STATUS=500");
         let load = project.start_load("");

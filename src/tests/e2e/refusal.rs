@@ -39,7 +39,7 @@ fn an_impossible_setting_is_refused_before_anything_is_created() {
     project.log("---- a mistyped setting");
     let result = expect_refusal_of(&project, "services: {app: {x-zd: {healht: {path: /}}}}");
     result.says("healht").says("services.app.x-zd");
-    project.log("---- a service that is not there, with those that are");
+    project.log("---- an unknown service, with a list of the services");
     project.write_override("services: {}");
     let result = project.deploy("web");
     result.exits(2).says("`web`").says("there are `app`, `proxy`");
@@ -81,7 +81,7 @@ fn an_unusable_proxy_or_network_is_refused_before_any_change() {
     project.write_override(apart);
     expect_refusal(&project, 1).says("where nginx-proxy").says("it could send it no request");
 
-    project.log("---- a renamed service: its old name still gets requests of the route, which is named");
+    project.log("---- a renamed service whose old name still has the route");
     project.write_override(
         "networks: {default: {labels: {zde2e: '1'}}}
 services:
@@ -93,7 +93,7 @@ services:
     project.deploy("web --dry-run").exits(0).says(&renamed);
     project.start("check web").wait().says(&renamed).says("[orphan-route]");
 
-    project.log("---- a proxy that may not be changed");
+    project.log("---- a proxy with `tune: false`");
     write_override(&project, 1, "x-zd: {proxy: {tune: false}}", "");
     let before = project.reloads();
     expect_refusal(&project, 1).says("`x-zd.proxy.tune: false`").says("make it writable");

@@ -70,7 +70,7 @@ fn remote_deploys_by_context_and_tcp_behind_nginx_proxy_lose_no_request() {
     deploy_and_roll_back(&far, ["1", "2", "3"], 1, &routed_containers(&far));
 
     far.project
-        .log("---- by TCP; whoever has the address of an instance on this machine is not taken for it");
+        .log("---- by TCP; a local server with the address of an instance is not taken for the instance");
     far.connect_by_tcp();
     // Two engines use the same container addresses.
     for host in 2..=14 {
@@ -85,7 +85,8 @@ fn remote_deploys_by_context_and_tcp_behind_nginx_proxy_lose_no_request() {
     });
     deploy_and_roll_back(&far, ["1", "4", "5"], 4, &routed_containers(&far));
 
-    far.project.log("---- an instance that nobody can ask is said at once, and a healthcheck is the way out");
+    far.project
+        .log("---- an instance that cannot be probed is reported at once, and a healthcheck is the fix");
     let project = &far.project;
     let before = project.containers();
     project.set_variables("VERSION=6");
@@ -111,7 +112,7 @@ fn remote_deploys_by_tcp_and_one_ssh_connection_behind_haproxy_lose_no_request()
     far.project.log("---- by TCP");
     deploy_and_roll_back(&far, ["1", "2", "3"], 1, &routed_containers(&far));
     // Docker's documentation recommends this setting.
-    far.project.log("---- by one connection of ssh");
+    far.project.log("---- by one ssh connection");
     far.connect_by_ssh("ControlMaster auto\nControlPersist 5\n");
     deploy_and_roll_back(&far, ["1", "4", "5"], 4, &routed_containers(&far));
 }
@@ -126,7 +127,7 @@ fn deploys_by_ssh_lose_no_request_even_above_the_connection_limit() {
     far.up(2);
     deploy_and_roll_back(&far, ["1", "2", "3"], 1, &routed_containers(&far));
 
-    far.project.log("---- more at a time than its ssh server lets in");
+    far.project.log("---- more simultaneous logins than the ssh server accepts");
     let many = MAX_CONNECTIONS + 1;
     far.project.set_variables("VERSION=1");
     far.up(many);

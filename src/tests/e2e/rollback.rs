@@ -61,7 +61,7 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     let project = TestProject::nginx_proxy("back");
     project.up("");
 
-    project.log("--- without a release it says what makes one");
+    project.log("--- without a release the hint says how to record one");
     let before = project.containers();
     let none = "no release of `zde2e-back`";
     project.rollback("").exits(2).says(none).says("`compose-zd deploy` records one");
@@ -69,7 +69,7 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     project.rollback("").exits(2).says(&format!("{none} before the current one")).says("kept are 1");
     assert_eq!(project.containers(), before);
 
-    project.log("--- what is not kept is refused with what is, and a dry run changes nothing");
+    project.log("--- a release that is not kept is refused with a list of the kept ones, and a dry run changes nothing");
     project.set_variables("VERSION=2");
     project.deploy("app").exits(0);
     let before = (project.containers(), files(&project.path(".compose-zd")));
@@ -78,13 +78,13 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     project.rollback("--dry-run").exits(0).says("plan for `app`");
     assert_eq!((project.containers(), files(&project.path(".compose-zd"))), before);
 
-    project.log("--- the one before, and another rollback returns");
+    project.log("--- the previous release, and a second rollback returns");
     for (from, to) in [("2", "1"), ("1", "2")] {
         roll_back(&project, "", from, to);
         project.expect_release("app", 1, to);
     }
 
-    project.log("--- any that is kept");
+    project.log("--- any kept release");
     project.set_variables("VERSION=3");
     project.deploy("app").exits(0);
     // Version 1 again is release 3, version 3 is release 5.
@@ -100,15 +100,16 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     project.compose("up -d");
     assert_eq!(project.containers(), before);
 
-    project.log("--- a deploy after a rollback is rolled back to what that put in place");
+    project.log("--- a deploy after a rollback is rolled back to the restored release");
     project.set_variables("VERSION=4");
     let (result, answers) = project.deploy_under_load("", "app");
     result.exits(0);
     answers.all_from(&["1", "4"]);
     roll_back(&project, "", "4", "1");
 
-    project
-        .log("--- a deploy that fails after a rollback leaves what was put back, and is none to go back to");
+    project.log(
+        "--- a failed deploy after a rollback leaves the restored release, and is no target of a rollback",
+    );
     let before = project.containers();
     project.set_variables("VERSION=5 STATUS=503");
     let (result, answers) = project.deploy_under_load("", "app --health-deadline 2s");
@@ -118,7 +119,7 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     expect_nothing_left(&project);
     roll_back(&project, "", "1", "4");
 
-    project.log("--- although the Compose file cannot be read: the proxy's labels still tell where it is");
+    project.log("--- a rollback works with an unreadable Compose file, by the labels of the proxy");
     project.write("compose.yaml", "services: {app: [");
     roll_back(&project, "", "4", "1");
     project.expect_release("app", 1, "1");
@@ -173,7 +174,7 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     answers.all_from(&["1"]);
     assert_eq!(project.containers(), before);
 
-    project.log("--- what was built anew is deployed");
+    project.log("--- a rebuilt image is deployed");
     project.write_dockerfile("ENV VERSION=2\n");
     let (result, answers) = project.deploy_under_load("", "app");
     result.exits(0);
@@ -181,7 +182,7 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     project.expect_release("app", 1, "2");
     let second = images(&project);
 
-    project.log("--- pruning takes none away");
+    project.log("--- pruning removes no kept image");
     prune(&project);
     roll_back(&project, "", "2", "1");
     assert_eq!(images(&project), first);
@@ -189,7 +190,7 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     roll_back(&project, "", "1", "2");
     assert_eq!(images(&project), second);
 
-    project.log("--- what a prune of containers took is held again by the next deploy");
+    project.log("--- the next deploy creates pruned keepers again");
     project.keepers().iter().for_each(|name| drop(project.docker(&format!("rm {name}"))));
     project.write_dockerfile("ENV VERSION=3\n");
     project.deploy("app").exits(0);
@@ -197,7 +198,7 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     roll_back(&project, "--to 1", "3", "1");
     assert_eq!(images(&project), first);
 
-    project.log("--- an image that is there is enough without what kept it");
+    project.log("--- an existing image is enough without its keeper");
     roll_back(&project, "--to 2", "1", "2");
     let id = first.first().expect("an image");
     let held = format!("{}-held:1", project.name);
@@ -206,7 +207,7 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     roll_back(&project, "", "2", "1");
     assert_eq!(images(&project), first);
 
-    project.log("--- an image that is gone is said, and nothing is changed");
+    project.log("--- a missing image is reported, and nothing changes");
     roll_back(&project, "--to 2", "1", "2");
     project.docker(&format!("image rm {held}"));
     remove_kept(&project);
@@ -253,7 +254,7 @@ fn a_rollback_restores_a_project_that_compose_started() {
     let [one, two, three] = ["1", "2", "3"].map(|version| image(&project, version));
     let first = images(&project);
 
-    project.log("--- what Compose started");
+    project.log("--- a project that Compose started");
     project.set_variables(&format!("ZD_APP_IMAGE={two}"));
     project.deploy("app").exits(0).says("is kept as release 1").says("as release 2");
     roll_back(&project, "", "2", "1");
@@ -274,7 +275,7 @@ fn a_rollback_restores_a_project_that_compose_started() {
     project.expect_release("app", 1, "1");
     expect_nothing_left(&project);
 
-    project.log("--- one for a service that is not there, or that is none, changes nothing");
+    project.log("--- an image for an unknown service, and an invalid one, change nothing");
     let before = (project.containers(), files(&state_folder(&project)));
     let load = project.start_load("");
     project.deploy("app --image web=shop:1").exits(2).says("`web`").says("hint: ");
@@ -291,14 +292,14 @@ fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
     let project = TestProject::nginx_proxy("backenv");
     project.up("");
 
-    project.log("--- it does not");
+    project.log("--- the file does not match");
     project.set_variables("VERSION=2");
     project.write_override("services: {app: {stop_signal: SIGINT}}");
     project.deploy("app").exits(0).says("no later `rollback` can go back to it");
     project.rollback("").exits(2).says("no release of `zde2e-backenv` before the current one");
     project.expect_release("app", 1, "2");
 
-    project.log("--- it does, but for the environment");
+    project.log("--- the file matches except for the environment");
     fs::remove_dir_all(project.path(".compose-zd")).expect("the releases go");
     project.set_variables("VERSION=3");
     project.up("");

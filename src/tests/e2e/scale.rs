@@ -35,7 +35,7 @@ fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     project.expect_release("app", 2, "1");
     project.expect_version("1");
 
-    project.log("--- nothing happens where nothing changed");
+    project.log("--- an unchanged service is not deployed");
     let before = project.containers();
     project.deploy("app").exits(0).says("nothing has to change");
     assert_eq!(project.containers(), before);
@@ -46,7 +46,7 @@ fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     assert_eq!((project.containers(), project.marks()), (before, String::new()));
 
     // Two reloads; a third on a busy host, if the events of one step come further apart than docker-gen waits.
-    project.log("--- without names it is what the proxy routes to, with few reloads");
+    project.log("--- without names the services behind the proxy are deployed, with few reloads");
     let reloads = deploy_and_count_reloads(&project, "1", "2", "");
     assert!(reloads <= 3, "{reloads} reloads");
     project.expect_release("app", 2, "2");
@@ -56,7 +56,7 @@ fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     project.compose("up -d --scale app=2");
     assert_eq!(project.containers(), before);
 
-    project.log("--- `--force` replaces what has not changed");
+    project.log("--- `--force` replaces unchanged instances");
     let before = project.ids("app");
     let (result, answers) = project.deploy_under_load("", "app --force");
     result.exits(0);
@@ -64,7 +64,7 @@ fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     assert!(project.ids("app").is_disjoint(&before));
     project.expect_release("app", 2, "2");
 
-    project.log("--- more instances are added to those that stay");
+    project.log("--- scaling up keeps the running instances");
     let before = project.ids("app");
     let (result, answers) = project.deploy_under_load("", "app --scale app=3");
     result.exits(0);
@@ -72,12 +72,12 @@ fn a_deploy_changes_only_the_version_and_the_number_of_instances() {
     assert!(project.ids("app").is_superset(&before));
     project.expect_release("app", 3, "2");
 
-    project.log("--- as many run after a deploy as before");
+    project.log("--- a deploy keeps the number of instances");
     project.set_variables("SLOW=1 STOP=abrupt");
     deploy_and_count_reloads(&project, "2", "3", "app");
     project.expect_release("app", 3, "3");
 
-    project.log("--- those that are too many are drained and removed");
+    project.log("--- surplus instances are drained and removed");
     let before = project.ids("app");
     let (result, answers) = project.deploy_under_load("", "app --scale app=1");
     result.exits(0);

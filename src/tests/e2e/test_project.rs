@@ -251,7 +251,7 @@ impl TestProject {
     pub fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("a file has a folder")).expect("a folder");
-        fs::write(path, text).expect("a file of the stage");
+        fs::write(path, text).expect("a file of the project");
     }
 
     /// Writes a Dockerfile based on the app's image; the built image is removed with the project.

@@ -54,7 +54,7 @@ fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
     let project = TestProject::traefik("trfiles");
 
     project
-        .log("--- nobody is let in before the first release is ready, and one that never is leaves nothing");
+        .log("--- no request arrives before the first release is ready, and a release that is never ready leaves nothing");
     project.compose("up -d proxy");
     project.set_variables("STATUS=500");
     project.deploy("app --health-deadline 2s").exits(3).says("nothing served before");
@@ -66,7 +66,7 @@ fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
     assert_eq!(traefik_files(&project), "");
 
     // Traefik drops a service that two generations define differently, and its route with it.
-    project.log("--- labels that change from one release to the next lose no request");
+    project.log("--- changed labels lose no request");
     project.set_variables("WARMUP=0");
     project.write_override(&format!("services: {{ app: {{ {LABELS} }} }}"));
     deploy_version(&project, "1", "2", "--method POST --body 500");
@@ -82,7 +82,7 @@ fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
     expect_refusal(&project, "/etc/traefik/dynamic/mine.yml:service: app@docker");
     project.exec_in_proxy(&["rm", "/etc/traefik/dynamic/mine.yml"]);
 
-    project.log("--- a directory that takes no file is refused");
+    project.log("--- a directory that is not writable is refused");
     let read_only = "services: { proxy: { volumes: !override \
         ['/var/run/docker.sock:/var/run/docker.sock:ro', 'dynamic:/etc/traefik/dynamic:ro'] } }";
     project.write_override(read_only);
@@ -113,14 +113,14 @@ fn without_dynamic_files_an_instance_drains_by_its_health_check_and_losses_are_a
     project.copy_override(PLAIN);
     project.up("--scale app=2");
 
-    project.log("--- labels that change are refused");
+    project.log("--- changed labels are refused");
     let host = project.variable("VIRTUAL_HOST");
     project.set_variables("VIRTUAL_HOST=other.test");
     let rule = "changes the label `traefik.http.routers.app.rule`";
     expect_refusal(&project, &format!("{rule} from `Host(`{host}`)` to"));
     project.set_variables(&format!("VIRTUAL_HOST={host}"));
 
-    project.log("--- without a drain command something is lost, which is said");
+    project.log("--- without a drain command requests may be lost, which is reported");
     project.set_variables("VERSION=2 STOP=abrupt");
     project
         .deploy("app")
@@ -129,7 +129,7 @@ fn without_dynamic_files_an_instance_drains_by_its_health_check_and_losses_are_a
         .says("--providers.file.directory=/etc/traefik/dynamic --providers.file.watch=true");
     project.expect_release("app", 2, "2");
 
-    project.log("--- with one nothing is");
+    project.log("--- with a drain command no request is lost");
     let drain = "x-zd: { drain: { command: [/sample-app, touch, /drain] } }\n    healthcheck:";
     project.write_override(&project.read("compose.override.yaml").replace("healthcheck:", drain));
     project.set_variables("VERSION=3");

@@ -69,7 +69,7 @@ fn behind_nginx_proxy_an_unhealthy_paused_or_mixed_release_is_replaced() {
     project.docker(&format!("pause {first}"));
     deploy_over_unhealthy(&project, "a paused instance", "--scale app=2", ["4", "5"]);
 
-    project.log("==== deployed over: versions that another tool left mixed");
+    project.log("==== over a release with versions mixed by another tool");
     remove_releases(&project);
     project.up("--scale app=1");
     project.set_variables("VERSION=6");
@@ -91,7 +91,7 @@ fn behind_nginx_proxy_an_unhealthy_paused_or_mixed_release_is_replaced() {
         project.service_containers("app").iter().any(|c| c.state == "restarting")
     });
     project.set_variables("EXIT_AFTER=0");
-    project.log("==== deployed over: a release of which nothing runs for long");
+    project.log("==== over a release that keeps crashing");
     project.set_variables("VERSION=9");
     project.deploy("app --health-path / --scale app=2").exits(0);
     project.expect_release("app", 2, "9");

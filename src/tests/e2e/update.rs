@@ -152,7 +152,7 @@ fn a_paused_rollout_is_resumed_rolled_back_or_replaced() {
     load.stop().all_from(&["3", "5", "6"]);
     project.expect_release("app", 2, "6");
 
-    project.log("==== a rollback that fails pauses and is never rolled back, and resume finishes it");
+    project.log("==== a failed rollback pauses, is never rolled back, and resume finishes it");
     let load = project.start_load(LOAD);
     let mut back = project.start_rollback("");
     kill_some(&project, &mut back, 2, 1);
@@ -185,7 +185,7 @@ fn behind_haproxy_a_failed_batch_rolls_back_or_pauses_and_a_new_deploy_finishes(
     assert_eq!(started[2..].iter().map(|l| l.split(", ").count()).collect::<Vec<_>>(), [1, 1], "{started:?}");
     expect_versions(&project, &[("1", 3)]);
 
-    let load = deploy_until_paused(&project, 3, "1", "4", "the same deploy again finishes what paused");
+    let load = deploy_until_paused(&project, 3, "1", "4", "the same deploy again finishes the paused one");
     project.deploy("app").exits(0);
     load.stop().all_from(&["1", "4"]);
     project.expect_release("app", 3, "4");
@@ -306,7 +306,7 @@ fn between_two_batches_a_kill_is_survived_and_an_interrupt_rolls_back() {
     let delay = "update_config: {parallelism: 1, delay: 30s, monitor: 1ms}";
     let line = "waiting 30.0s before the next batch";
 
-    update_to(&project, "2", "an interrupt between two batches brings all that served back", delay);
+    update_to(&project, "2", "an interrupt between two batches restores all old instances", delay);
     interrupt_deploy(&project, line, ["1", "2"]);
 
     update_to(&project, "3", "a kill between two batches is survived", delay);
@@ -315,14 +315,19 @@ fn between_two_batches_a_kill_is_survived_and_an_interrupt_rolls_back() {
     deploy.wait_for(line);
     deploy.kill();
     project.get("/").expect("the service goes on");
-    update_to(&project, "4", "stop-first never takes more than a batch out", STOP_FIRST);
+    update_to(&project, "4", "stop-first never takes more than one batch out of rotation", STOP_FIRST);
     let result = deploy_stop_first(&project, false);
     result.exits(0);
     load.stop().all_from(&["1", "3", "4"]);
     assert_eq!(order_of_events(&result, &["created", "stopped"]), ["stopped", "created"].repeat(2));
     project.expect_release("app", 2, "4");
 
-    update_to(&project, "5", "stop-first goes back without taking more than a batch out", STOP_FIRST);
+    update_to(
+        &project,
+        "5",
+        "stop-first rolls back without taking more than one batch out of rotation",
+        STOP_FIRST,
+    );
     let load = project.start_load(LOAD);
     deploy_stop_first(&project, true).exits(3).says("served before and still serve");
     load.stop().all_from(&["4", "5"]);
@@ -412,7 +417,7 @@ fn a_side_that_dies_within_the_monitor_leaves_the_old_side_serving() {
     project.expect_version("1");
     assert_eq!(project.marks(), "");
 
-    project.log("==== one of two that serve brings both back");
+    project.log("==== the death of one of two serving sides rolls both back");
     project.up("");
     let before = (project.ids("service_a"), project.ids("service_b"));
     project.set_variables("VERSION=3 EXIT_AFTER=3");

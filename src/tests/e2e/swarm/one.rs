@@ -55,7 +55,7 @@ fn a_failed_update_without_a_failure_action_rolls_back(nodes: &SwarmNodes) {
     let stack = stack_of_fixture(nodes, "vote", "swarm-vote", "vote");
     deploy_and_roll_back(&stack, "vote", 3);
 
-    stack.log("---- an update pauses where that is asked for, and is gone on with or back from");
+    stack.log("---- an update pauses with `failure_action: pause`, and is resumed or rolled back");
     stack.set_variables(&format!("VERSION=4 {BROKEN}"));
     let result = stack.deploy("--update-failure-action pause --health-deadline 20s");
     result.exits(3).says("deploy --resume");
@@ -73,7 +73,7 @@ fn a_rollback_by_swarm_fails_the_deploy(nodes: &SwarmNodes) {
     deploy_and_roll_back(&stack, "whoami", 3);
 
     // `docker service rollback` is impossible here, because Swarm forgets the previous spec.
-    stack.log("---- any release is put back, even after Swarm has rolled back by itself");
+    stack.log("---- any release can be restored, even after a rollback by Swarm");
     stack.set_variables(&format!("VERSION=4 {HEALTHY}"));
     stack.deploy("").exits(0).says("is deployed as release 6");
     stack.set_variables(&format!("VERSION=5 {BROKEN}"));

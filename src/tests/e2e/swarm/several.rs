@@ -87,7 +87,7 @@ fn wait_for(stack: &TestStack, deploy: &mut RunningCommand, what: &str, mut seen
 fn a_worker_node_lost_in_a_deploy_does_not_block_it() {
     let nodes = SwarmNodes::new(1, 2);
     let stack = six_replicas(&nodes, "workers");
-    stack.log("---- a worker is lost while a new instance starts there");
+    stack.log("---- a worker is lost while a new task starts on it");
     stack.set_variables("WARMUP=1");
     let mut deploy = stack.start_deploy("--health-deadline 15s");
     wait_for(&stack, &mut deploy, "one starts there", || {
@@ -105,7 +105,7 @@ fn a_worker_node_lost_in_a_deploy_does_not_block_it() {
     stack.rollback("").exits(0);
     stack.wait_for_versions("app", &["1"; 6]);
 
-    stack.log("---- a worker is lost when half of the new instances run");
+    stack.log("---- a worker is lost when half of the new tasks run");
     stack.set_variables("VERSION=3 WARMUP=0");
     let mut deploy = stack.start_deploy("");
     let last = 2;
@@ -122,7 +122,7 @@ fn any_manager_deploys_even_when_the_leader_is_lost() {
     let nodes = SwarmNodes::new(3, 0);
     let stack = six_replicas(&nodes, "managers");
     stack.use_node(OTHER_MANAGER);
-    stack.log("---- a good update, a broken one, and back again");
+    stack.log("---- a good update, a broken one, and a rollback");
     stack.deploy("--update-delay 0s").exits(0);
     stack.wait_for_versions("app", &["2"; 6]);
     assert_eq!(stack.update_state("app"), "completed");
@@ -133,7 +133,7 @@ fn any_manager_deploys_even_when_the_leader_is_lost() {
     stack.rollback("").exits(0);
     stack.wait_for_versions("app", &["1"; 6]);
 
-    stack.log("---- the one that leads is lost");
+    stack.log("---- the leader is lost");
     stack.set_variables("VERSION=4 HEALTH_STATUS=200");
     let mut deploy = stack.start_deploy("");
     wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
@@ -155,7 +155,7 @@ fn finish_through_another(stack: &TestStack, version: &str) {
 fn a_deploy_with_a_lost_manager_is_reported_and_finished_through_another() {
     let nodes = SwarmNodes::new(3, 0);
     let stack = six_replicas(&nodes, "manager");
-    stack.log("---- it falls silent, as where it is reached over a network");
+    stack.log("---- the manager stops answering, as over a broken network");
     stack.set_variables(TIMEOUT);
     let mut deploy = stack.start_deploy("");
     wait_for(&stack, &mut deploy, "half of it runs", || half_is_updated(&stack));
@@ -166,7 +166,7 @@ fn a_deploy_with_a_lost_manager_is_reported_and_finished_through_another() {
     finish_through_another(&stack, "2");
     nodes.reconnect(LEADER);
 
-    stack.log("---- the one that leads by now is lost");
+    stack.log("---- the new leader is lost");
     let leader = nodes.leader();
     stack.use_node(leader);
     stack.set_variables(&format!("VERSION=3 {TIMEOUT}"));
