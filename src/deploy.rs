@@ -2,7 +2,6 @@
 //! (`deploy/rollback.rs`), and what happens between plan and report is one run's (`deploy/run.rs`).
 
 mod acquire_lock;
-pub mod asked;
 mod check;
 mod dependents;
 mod desired;
@@ -21,10 +20,12 @@ mod recovery;
 mod request;
 mod rollback;
 mod serving;
+pub mod settings;
 mod state_location;
 mod status;
 mod swarm_deploy;
 mod target_rollout;
+pub mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -44,7 +45,6 @@ use crate::rollout::restart;
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 use acquire_lock::{LockCaller, LockOutcome};
-use asked::Target;
 pub use check::check;
 use dependents::Dependents;
 pub use history::history;
@@ -58,6 +58,7 @@ use request::Request;
 pub use rollback::{recover, rollback};
 use state_location::StateLocation;
 pub use status::status;
+use targets::Target;
 
 /// Replaces the services asked for by their next version.
 ///
@@ -67,10 +68,10 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     if args.resume {
         return rollback::resume(compose, args, report, stop);
     }
-    let flags = || asked::flags(&args.update, &args.rollout);
+    let flags = || settings::flags(&args.update, &args.rollout);
     let read = || Request::of_file_for_deploy(compose, args, flags(), report);
     let mut request = read()?;
-    let engine = asked::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
+    let engine = settings::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
     let cluster = swarm_deploy::cluster(&request.docker, engine, &request.project.name)?;
     let given = args.rollout.state_dir.as_deref();
     let home = StateLocation::of(&request.docker, compose, given, cluster.as_deref(), &request.project.name);
@@ -79,7 +80,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         docker: &request.docker,
         is_stack: cluster.is_some(),
         journal: &journal,
-        command: asked::command("deploy", &args.services),
+        command: settings::command("deploy", &args.services),
         rollout: &args.rollout,
         report,
         stop,
@@ -123,7 +124,7 @@ fn run_locked(
     let containers = request.docker.containers()?;
     let proxies = observe::detect(&request.docker, &request.project, &containers)?;
     let mut targets =
-        asked::targets(&request.project, &args.services, &flagged(args), &proxies).map_err(|error| {
+        targets::targets(&request.project, &args.services, &flagged(args), &proxies).map_err(|error| {
             if args.services.is_empty() { swarm_deploy::hint_at_swarm(&request.docker, error) } else { error }
         })?;
     preflight::targets(&request.project, &targets, &proxies)?;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::deploy::asked::{Target, backend};
 use crate::deploy::observe::{TargetReader, is_member};
+use crate::deploy::targets::{Target, backend};
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::{Error, Risk};

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::asked::{self, Target};
 use super::observe::{self, DesiredVersion};
 use super::request::Request;
+use super::settings;
+use super::targets::{self, Target};
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
@@ -57,7 +58,7 @@ fn refuse_empty(request: &Request) -> Result<(), Error> {
 fn known(project: &Project, named: &[String]) -> Result<(), Error> {
     let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
     match named.iter().find(|n| !is_known(n)) {
-        Some(name) => Err(asked::unknown(project, name, "check")),
+        Some(name) => Err(targets::unknown(project, name, "check")),
         None => Ok(()),
     }
 }
@@ -94,7 +95,7 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
         }
     }
     let containers = containers.ok();
-    let asked = asked::engine(args.engine.as_deref(), project.engine);
+    let asked = settings::engine(args.engine.as_deref(), project.engine);
     let is_stack = match (asked, &containers) {
         (Some(engine), _) => engine == EngineKind::Swarm,
         (None, Some(_)) => docker.is_stack(&project.name)?,
@@ -148,7 +149,7 @@ impl<'a> ProjectCheck<'a> {
         };
         let planned = configured_proxies::find(request, &wanted, &runs)?;
         sheet.unjudged.extend(planned.remarks());
-        let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
+        let state_dir = settings::state_dir(compose, args.state_dir.as_deref(), None);
         Ok(ProjectCheck { request, containers, wanted, proxies, planned, state_dir })
     }
 

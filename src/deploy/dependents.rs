@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::asked::{self, Target, backend};
 use super::observe::{DesiredVersion, is_member};
+use super::targets::{self, Target, backend};
 use crate::docker::inspect::Container;
 use crate::model::{Project, Service};
 use crate::preflight;
@@ -60,7 +60,7 @@ impl Dependents {
 fn rolled(project: &Project, service: &Service, proxies: &[Arc<dyn Proxy>]) -> Option<Target> {
     let routed = proxies.iter().any(|p| p.routes_to(&backend(project, service)));
     let name = service.name.clone();
-    let target = asked::as_targets(project, &[name]).ok()?.pop().filter(|_| routed)?;
+    let target = targets::as_targets(project, &[name]).ok()?.pop().filter(|_| routed)?;
     preflight::file(project, &target).is_empty().then_some(target)
 }
 
@@ -102,7 +102,7 @@ mod tests {
         let containers = ["app", "worker", "other"].map(running);
         let of = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            Dependents::of(&project, &asked::as_targets(&project, &names).unwrap(), &containers, &[])
+            Dependents::of(&project, &targets::as_targets(&project, &names).unwrap(), &containers, &[])
                 .restarted
         };
         assert_eq!(of(&["app"]), ["worker"]);

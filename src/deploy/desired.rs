@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::asked::Target;
 use super::observe::{TargetReader, TargetSnapshot};
 use super::pipeline::Pipeline;
+use super::targets::Target;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Order, Service, Update};

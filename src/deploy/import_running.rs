@@ -7,9 +7,9 @@ use std::thread;
 
 use anyhow::Result;
 
-use super::asked::Target;
 use super::journal::{Journal, ReleaseDraft};
 use super::observe;
+use super::targets::Target;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar_name};
 use crate::model::{Project, ResolvedProject};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::asked;
 use super::request::{connect, resolved};
+use super::settings;
+use super::targets;
 use super::{observe, swarm_deploy};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
@@ -114,16 +115,16 @@ impl FileAction {
 
 impl InitContext {
     fn look(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<InitContext> {
-        let folder = asked::project_folder(compose);
+        let folder = settings::project_folder(compose);
         let layout = layout(compose, &folder)?;
         let own = layout.own.iter().map(|file| folder.join(file));
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
         let yaml = resolved(&mut docker, report)?;
         let project =
-            Project::read(&yaml, &asked::source(compose), &FlagLayers::default()).map_err(Error::from)?;
+            Project::read(&yaml, &settings::source(compose), &FlagLayers::default()).map_err(Error::from)?;
         let facts = ProjectFacts::read(&yaml)?;
         if facts.apps.is_empty() {
-            return Err(Error::usage(format!("`{}` has no service", asked::source(compose)))
+            return Err(Error::usage(format!("`{}` has no service", settings::source(compose)))
                 .hint("add one under `services`; a service of a profile needs `--profile`")
                 .into());
         }
@@ -170,7 +171,7 @@ impl InitContext {
     /// A proxy that runs, and what it still needs.
     fn describe(&self, proxy: &dyn Proxy) -> String {
         let routed =
-            self.project.services.values().filter(|s| proxy.routes_to(&asked::backend(&self.project, s)));
+            self.project.services.values().filter(|s| proxy.routes_to(&targets::backend(&self.project, s)));
         let routed: Vec<String> = routed.map(|s| format!("`{}`", s.name)).collect();
         match routed.is_empty() {
             true => format!(
@@ -356,13 +357,14 @@ fn layout(compose: &ComposeArgs, folder: &Path) -> Result<ComposeFiles, Error> {
     if !named.is_empty() {
         return Ok(ComposeFiles::named(&named, folder));
     }
-    let Some(main) = asked::FILES.iter().find(|name| folder.join(name).exists()) else {
+    let Some(main) = settings::FILES.iter().find(|name| folder.join(name).exists()) else {
         return Err(Error::usage(format!("there is no Compose file in `{}` or above it", folder.display()))
             .hint(
                 "write a `compose.yaml` with the service that is to be deployed, or name one with `--file`",
             ));
     };
-    let others = asked::FILES.iter().map(|name| overriding(name)).filter(|name| folder.join(name).exists());
+    let others =
+        settings::FILES.iter().map(|name| overriding(name)).filter(|name| folder.join(name).exists());
     let others: Vec<String> = others.collect();
     let added = others.first().cloned().unwrap_or_else(|| overriding(main));
     // Without the one that was added before, so that the same comes of it again.

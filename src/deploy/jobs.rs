@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::asked::Target;
+use super::targets::Target;
 use crate::error::Error;
 use crate::model::{Project, Service};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::asked::{Target, backend};
+use super::targets::{Target, backend};
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
 use crate::docker::{CommandResult, Docker};
 use crate::drain;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::asked::Target;
 use super::dependents::Dependents;
 use super::desired;
 use super::jobs::Jobs;
@@ -16,6 +15,7 @@ use super::journal::{Journal, ReleaseDraft, RunResult};
 use super::observe::{self, DesiredVersion, TargetReader};
 use super::request::Request;
 use super::target_rollout::{RolloutTerms, TargetRollout};
+use super::targets::Target;
 use crate::cli::RolloutArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;

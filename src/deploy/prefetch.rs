@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use super::asked::Target;
 use super::observe;
+use super::targets::Target;
 use crate::cli::DeployArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::asked::Target;
 use super::desired;
 use super::observe::{self, TargetReader};
 use super::pipeline::Pipeline;
 use super::serving::{self, ServingInstance};
 use super::target_rollout::TargetRollout;
+use super::targets::Target;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::error::Risk;

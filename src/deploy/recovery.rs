@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use super::asked::Target;
 use super::pipeline::Pipeline;
 use super::target_rollout::TargetRollout;
+use super::targets::Target;
 use super::{import_running, rollback};
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::asked::{self, Target};
 use super::import_running::Importer;
 use super::jobs::{self, Jobs};
 use super::journal::{Journal, UncommittedConfig};
 use super::prefetch;
+use super::settings;
+use super::targets::Target;
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
@@ -44,7 +45,7 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
     let wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(asked::place(compose), observer)?
+    let docker = Docker::find(settings::place(compose), observer)?
         .with_output_sink(OutputSink { is_wanted: wanted, write_line: line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
@@ -84,7 +85,7 @@ impl Request {
         report: Report,
     ) -> Result<Request> {
         let mut docker = connect(compose, report)?;
-        prefetch::of_project(&docker, &asked::project_folder(compose), args);
+        prefetch::of_project(&docker, &settings::project_folder(compose), args);
         let yaml = resolved(&mut docker, report)?;
         // Not before: side by side both would take twice as long, and this is what all else waits for.
         docker.prefetch_hashes();
@@ -92,14 +93,14 @@ impl Request {
     }
 
     fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Request> {
-        let source = asked::source(compose);
+        let source = settings::source(compose);
         Ok(Request {
-            may_have_env_files: asked::may_have_env_files(compose),
-            may_have_label_files: asked::may_have_label_files(compose),
+            may_have_env_files: settings::may_have_env_files(compose),
+            may_have_label_files: settings::may_have_label_files(compose),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Error::from)?,
             snapshot: ResolvedProject::read(yaml).map_err(Error::from)?,
-            folder: asked::project_folder(compose),
+            folder: settings::project_folder(compose),
             source,
             flags,
             has_text: false,

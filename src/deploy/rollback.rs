@@ -8,15 +8,16 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::acquire_lock::{LockCaller, LockGuard, LockOutcome};
-use super::asked::{self, Target};
 use super::dependents::Dependents;
 use super::jobs::Jobs;
 use super::journal::Journal;
 use super::observe::{self, DesiredVersion};
 use super::pipeline::Pipeline;
 use super::request::{Request, connect, resolved};
+use super::settings;
 use super::state_location::StateLocation;
 use super::swarm_deploy;
+use super::targets::{self, Target};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::error::Error;
@@ -37,16 +38,16 @@ use crate::witness::Witness;
 /// # Errors
 /// No release to go back to; and as a deploy.
 pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop: &StopSignal) -> Result<()> {
-    let flags = asked::flags(&UpdateArgs::default(), &args.rollout);
+    let flags = settings::flags(&UpdateArgs::default(), &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
     let Some((turn, journal)) =
-        opened.turn(asked::command("rollback", &args.services), &args.rollout, (report, stop))?
+        opened.turn(settings::command("rollback", &args.services), &args.rollout, (report, stop))?
     else {
         return Ok(());
     };
     let ProjectHandle { docker, is_stack, .. } = opened;
     let journal = journal.for_change(report)?;
-    let folder = asked::project_folder(compose);
+    let folder = settings::project_folder(compose);
     let is_recorded =
         journal.history.current().is_some() || journal.history.unreadable_records().next().is_some();
     if is_stack && args.to.is_none() && !is_recorded {
@@ -69,7 +70,7 @@ pub fn rollback(compose: &ComposeArgs, args: &RollbackArgs, report: Report, stop
 /// # Errors
 /// Nothing is paused; and as a deploy.
 pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
-    let flags = asked::flags(&args.update, &args.rollout);
+    let flags = settings::flags(&args.update, &args.rollout);
     let opened = open(compose, place(&args.rollout), report)?;
     let Some((turn, journal)) = opened.turn("deploy --resume".into(), &args.rollout, (report, stop))? else {
         return Ok(());
@@ -85,7 +86,7 @@ pub fn resume(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         let error = lost.map_or_else(none, Error::from);
         return Err(error.hint("`compose-zd deploy` starts one").into());
     };
-    let folder = asked::project_folder(compose);
+    let folder = settings::project_folder(compose);
     let rollout = &args.rollout;
     let back =
         Restorer { docker: &docker, journal: &journal, folder, flags, rollout, report, stop, is_stack };
@@ -121,7 +122,8 @@ pub fn recover(
             .into());
     }
     report.event(Event::Recovering { release: heading.number });
-    let (folder, flags) = (asked::project_folder(compose), asked::flags(&UpdateArgs::default(), rollout));
+    let (folder, flags) =
+        (settings::project_folder(compose), settings::flags(&UpdateArgs::default(), rollout));
     if let RolloutKind::Rollback { to } = heading.kind {
         let record = release(&journal, to)?;
         let back =
@@ -228,17 +230,17 @@ fn open(
     let (dir, engine) = place;
     let file = resolved(&mut docker, report);
     let read = match &file {
-        Ok(yaml) => Project::read(yaml, &asked::source(compose), &FlagLayers::default()).ok(),
+        Ok(yaml) => Project::read(yaml, &settings::source(compose), &FlagLayers::default()).ok(),
         Err(_) => None,
     };
-    let engine = asked::engine(engine, read.and_then(|p| p.engine));
+    let engine = settings::engine(engine, read.and_then(|p| p.engine));
     let name = match file {
         Ok(yaml) => {
             ResolvedProject::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string()
         }
         Err(error) => {
             let cluster = docker.cluster().ok();
-            let folders = [None, cluster.as_deref()].map(|c| asked::state_dir(compose, dir, c));
+            let folders = [None, cluster.as_deref()].map(|c| settings::state_dir(compose, dir, c));
             let name = folders.iter().find_map(|f| only_project(compose, f)).ok_or(error)?;
             report.warn(&Warning::Release(format!(
                 "the compose file cannot be read; `{name}` is taken as it was recorded"
@@ -491,7 +493,7 @@ impl Restorer<'_> {
         let text = self.journal.config(current.number)?;
         let project =
             Project::read(&text, &format!("release {}", current.number), &self.flags).map_err(Error::from)?;
-        let targets = asked::as_targets(&project, names)?;
+        let targets = targets::as_targets(&project, names)?;
         Ok(targets.iter().flat_map(Target::services).map(String::from).collect())
     }
 
@@ -524,8 +526,8 @@ impl Restorer<'_> {
         let mut request =
             Request::of_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
         request.write(journal, asked.number, self.rollout.dry_run)?;
-        let mut targets = asked::as_targets(&request.project, &asked.services)?;
-        asked::dependencies_first(&request.project, &mut targets);
+        let mut targets = targets::as_targets(&request.project, &asked.services)?;
+        targets::dependencies_first(&request.project, &mut targets);
         request.docker = request.docker.with_stop_signal(self.stop);
         let containers = request.docker.containers()?;
         let proxies = observe::detect(&request.docker, &request.project, &containers)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::asked;
+use super::settings;
 use crate::cli::ComposeArgs;
 use crate::docker::Docker;
 use crate::release::engine_folder::{self, EngineId};
@@ -26,7 +26,7 @@ impl StateLocation {
         cluster: Option<&str>,
         project: &str,
     ) -> StateLocation {
-        let by_name = asked::state_dir(compose, given, cluster);
+        let by_name = settings::state_dir(compose, given, cluster);
         if cluster.is_some() {
             return StateLocation { state_dir: by_name, engine: None };
         }
@@ -37,7 +37,7 @@ impl StateLocation {
         if id.is_empty() {
             return StateLocation { state_dir: by_name, engine: None };
         }
-        let root = asked::state_root(compose, given);
+        let root = settings::state_root(compose, given);
         let is_here = |folder: &Path| is_here(docker, folder, project);
         let find = |engine: EngineId| StateLocation {
             state_dir: engine_folder::find_folder(&root, &by_name, project, &engine, &is_here),

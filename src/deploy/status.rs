@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::asked::{self, Target};
 use super::journal::Journal;
 use super::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use super::request::Request;
+use super::settings;
 use super::state_location::StateLocation;
+use super::targets::{self, Target};
 use super::{acquire_lock, swarm_deploy};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
@@ -69,7 +70,7 @@ fn report_status(status: &StatusReport, report: Report) {
 fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
     let request = Request::of_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&request.docker, &request.project);
-    let engine = asked::engine(args.engine.as_deref(), project.engine);
+    let engine = settings::engine(args.engine.as_deref(), project.engine);
     let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
     let home =
         StateLocation::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
@@ -114,19 +115,19 @@ fn targets(
     journal: &Journal,
 ) -> Result<Vec<Target>, Error> {
     if !named.is_empty() {
-        return asked::as_targets(project, named);
+        return targets::as_targets(project, named);
     }
     let newest = journal.history.newest_first().find(|r| r.is_good());
     let recorded = newest.map(|r| r.services.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let known: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
     if !known.is_empty() {
-        return asked::as_targets(project, &known);
+        return targets::as_targets(project, &known);
     }
-    if asked::proxy_that_is_down(project, proxies).is_some() {
+    if targets::proxy_that_is_down(project, proxies).is_some() {
         let others = project.services.values().filter(|s| !proxy::is_proxy_image(&s.image));
-        return asked::as_targets(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
+        return targets::as_targets(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
     }
-    asked::targets(project, &[], &[], proxies)
+    targets::targets(project, &[], &[], proxies)
 }
 
 /// The services of a target, each with its instances; of a pair that never ran only its name.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::asked;
 use super::journal::{Journal, ReleaseDraft, RunResult};
 use super::request::Request;
+use super::targets;
 use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
@@ -622,7 +622,11 @@ fn replicas(
 }
 
 fn check_service(project: &Project, service: &str, place: &str) -> Result<(), Error> {
-    if project.services.contains_key(service) { Ok(()) } else { Err(asked::unknown(project, service, place)) }
+    if project.services.contains_key(service) {
+        Ok(())
+    } else {
+        Err(targets::unknown(project, service, place))
+    }
 }
 
 /// Refuses one-shots, because a migration must not be skipped without a word.

@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::service_audit::TargetProxies;
 use super::{ProjectCheck, about, refused_by};
 use crate::check::{AuditReport, Finding};
-use crate::deploy::asked::{Target, backend};
 use crate::deploy::observe::{self, TargetReader};
+use crate::deploy::targets::{Target, backend};
 use crate::error::{Error, Risk};
 use crate::proxy::{Backend, Proxy, RolloutShape};
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::ProjectCheck;
-use crate::deploy::asked::{self, Target, backend};
 use crate::deploy::jobs::Jobs;
+use crate::deploy::targets::{self, Target, backend};
 use crate::model::Service;
 use crate::proxy::{self, Proxy};
 
@@ -21,10 +21,10 @@ pub struct Selection {
 pub fn choose(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     let project = checker.project();
     if !named.is_empty() {
-        return Ok(Selection { judged: asked::as_targets(project, named)?, left: Vec::new() });
+        return Ok(Selection { judged: targets::as_targets(project, named)?, left: Vec::new() });
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
-    let everything = asked::as_targets(project, &all)?;
+    let everything = targets::as_targets(project, &all)?;
     let jobs = Jobs::of(project, &everything);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::SwarmDeploy;
 use crate::cli::ComposeArgs;
-use crate::deploy::asked;
 use crate::deploy::request::{connect, resolved};
+use crate::deploy::settings;
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
 use crate::error::Error;
@@ -23,7 +23,7 @@ use crate::swarm::stack_file::StackFile;
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
     let text = ResolvedProject::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
-    let folder = asked::project_folder(compose).canonicalize()?;
+    let folder = settings::project_folder(compose).canonicalize()?;
     report.say(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
 }

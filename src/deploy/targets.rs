@@ -1,0 +1,199 @@
+//! What a deploy is about: targets, and how names become targets. Pure.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::model::{Pair, Project, Service};
+use crate::proxy::{self, Backend, Proxy};
+
+/// What a deploy is about: a service, or a pair of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Service(String),
+    Pair(Pair),
+}
+
+impl Target {
+    pub fn services(&self) -> Vec<&str> {
+        match self {
+            Target::Service(name) => vec![name],
+            Target::Pair(pair) => pair.sides.iter().map(String::as_str).collect(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Service(name) => name,
+            Target::Pair(pair) => &pair.name,
+        }
+    }
+}
+
+/// What to deploy: what was named, else every service that a proxy routes to and those that flags are about. A side of
+/// a pair stands for the pair. What others depend on comes first.
+///
+/// # Errors
+/// A name that is no service and no pair; nothing to deploy.
+pub fn targets(
+    project: &Project,
+    named: &[String],
+    flagged: &[(&str, &str)],
+    proxies: &[Arc<dyn Proxy>],
+) -> Result<Vec<Target>, Error> {
+    if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
+        return Err(unknown(project, name, flag));
+    }
+    let names = match named.is_empty() {
+        false => named.to_vec(),
+        true => {
+            let flagged = flagged.iter().map(|(_, name)| name.to_string());
+            let all: BTreeSet<String> =
+                routed_services(project, proxies).into_iter().chain(flagged).collect();
+            all.into_iter().collect()
+        }
+    };
+    if let Some(proxy) = proxy_that_is_down(project, proxies).filter(|_| names.is_empty()) {
+        let (name, container) = (proxy.name(), proxy.container());
+        let status = &container.state.status;
+        return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
+            .hint(crate::preflight::remedy(container))
+            .rule(&"proxy-down"));
+    }
+    if names.is_empty() {
+        return Err(Error::usage("no service of this project is routed to by a proxy")
+            .hint(format!("name the services to deploy: {}", listed(project))));
+    }
+    let mut targets = as_targets(project, &names)?;
+    if let Some((flag, name)) =
+        flagged.iter().find(|(_, n)| !targets.iter().any(|t| t.services().contains(n)))
+    {
+        return Err(Error::usage(format!("`{flag} {name}=…` is about a service that is not deployed"))
+            .hint(format!("name it as well: `compose-zd deploy {} {name}`", names.join(" "))));
+    }
+    dependencies_first(project, &mut targets);
+    Ok(targets)
+}
+
+/// The services and pairs of these names, each once.
+///
+/// # Errors
+/// A name that is neither.
+pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Error> {
+    let mut targets: Vec<Target> = Vec::new();
+    for name in names {
+        let target = match (project.pair(name), project.services.get(name)) {
+            (Some(pair), _) => Target::Pair(pair.clone()),
+            (None, Some(_)) => Target::Service(name.clone()),
+            (None, None) => return Err(unknown(project, name, "deploy")),
+        };
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    Ok(targets)
+}
+
+/// What others need comes before them; else as they were named.
+pub fn dependencies_first(project: &Project, targets: &mut Vec<Target>) {
+    let mut sorted: Vec<Target> = Vec::new();
+    while !targets.is_empty() {
+        let needed_by = |one: &Target, other: &Target| {
+            other.services().iter().any(|s| {
+                let needs = project.services[*s].needs(project);
+                one.services().iter().any(|o| needs.contains_key(o))
+            })
+        };
+        let free = |one: &Target| !targets.iter().any(|other| other != one && needed_by(other, one));
+        let next = targets.iter().position(free).unwrap_or(0);
+        sorted.push(targets.remove(next));
+    }
+    *targets = sorted;
+}
+
+/// One of the project's own.
+pub fn proxy_that_is_down<'p>(
+    project: &Project,
+    proxies: &'p [Arc<dyn Proxy>],
+) -> Option<&'p Arc<dyn Proxy>> {
+    let is_own =
+        |p: &&Arc<dyn Proxy>| p.container().label("com.docker.compose.project") == Some(&project.name);
+    proxies.iter().find(|p| is_own(p) && !p.container().is_running())
+}
+
+fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
+    let fronted = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
+    let routed = |s: &&Service| {
+        let backend = backend(project, s);
+        // A proxy may ask itself for a route, to its dashboard.
+        (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
+    };
+    project.services.values().filter(routed).map(|s| s.name.clone()).collect()
+}
+
+pub fn backend(project: &Project, service: &Service) -> Backend {
+    Backend {
+        project: project.name.clone(),
+        service: service.name.clone(),
+        names: service.names.clone(),
+        environment: service.environment.clone(),
+        labels: service.labels.clone(),
+        networks: service.networks.clone(),
+        is_running: false,
+        has_healthcheck: service.healthcheck.as_ref().is_some_and(|t| t.first().is_some_and(|w| w != "NONE")),
+        has_drain_command: service.settings.drain_command.is_some(),
+    }
+}
+
+pub fn unknown(project: &Project, name: &str, place: &str) -> Error {
+    Error::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
+        .hint(format!("there are {}; a service of a profile needs `--profile`", listed(project)))
+}
+
+fn listed(project: &Project) -> String {
+    let services = project.services.keys().map(|s| format!("`{s}`"));
+    let pairs = project.pairs.iter().map(|p| format!("the pair `{}`", p.name));
+    services.chain(pairs).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FlagLayers;
+
+    fn project(yaml: &str) -> Project {
+        Project::read(yaml, "compose.yaml", &FlagLayers::default()).unwrap()
+    }
+
+    #[test]
+    fn what_others_need_is_deployed_before_them() {
+        let project = project(
+            "name: p\nservices: {app: {depends_on: {api: {condition: service_started}}}, \
+             api: {depends_on: {db: {condition: service_started}}}, db: {}, web: {}}",
+        );
+        let sorted = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+            let mut targets = as_targets(&project, &names).unwrap();
+            dependencies_first(&project, &mut targets);
+            targets.iter().map(Target::name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(sorted(&["app", "api"]), "api app");
+        assert_eq!(sorted(&["app", "web", "db"]), "web db app");
+        assert_eq!(sorted(&["web", "app"]), "web app");
+    }
+
+    #[test]
+    fn a_flag_is_about_a_service_that_is_deployed() {
+        let project = project("name: p\nservices: {app: {}, worker: {}}");
+        let targets = |named: &[&str], flagged: &[(&str, &str)]| {
+            let named: Vec<String> = named.iter().map(|n| n.to_string()).collect();
+            let found = targets(&project, &named, flagged, &[]).map_err(|error| error.message)?;
+            Ok::<_, String>(found.iter().map(|t| t.name().to_string()).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(targets(&[], &[("--image", "worker")]).unwrap(), "worker");
+        assert_eq!(targets(&["app"], &[("--scale", "app")]).unwrap(), "app");
+        assert!(targets(&["app"], &[("--scale", "worker")]).unwrap_err().contains("--scale worker"));
+        assert!(targets(&[], &[("--image", "nobody")]).unwrap_err().contains("`nobody`"));
+        assert!(targets(&[], &[]).is_err());
+    }
+}
