@@ -1,5 +1,5 @@
-//! The story of a deploy, in words: load, observe, plan, execute, report. Going back is the same story from a record
-//! (`deploy/rollback.rs`), and what happens between plan and report is one run's (`deploy/run.rs`).
+//! `deploy` from start to end: load, observe, plan, execute, report. `deploy/pipeline.rs` executes;
+//! `deploy/rollback.rs` restores a recorded release in the same way.
 
 mod acquire_lock;
 mod check;
@@ -60,149 +60,151 @@ use state_location::StateLocation;
 pub use status::status;
 use targets::Target;
 
-/// Replaces the services asked for by their next version.
+/// Replaces services by their next version.
 ///
 /// # Errors
-/// A [`Fault`] whose exit code tells what serves now.
+/// An [`Error`] whose exit code reports what serves now.
 pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &StopSignal) -> Result<()> {
     if args.resume {
         return rollback::resume(compose, args, report, stop);
     }
     let flags = || settings::flags(&args.update, &args.rollout);
-    let read = || Request::of_file_for_deploy(compose, args, flags(), report);
+    let read = || Request::from_file_for_deploy(compose, args, flags(), report);
     let mut request = read()?;
     let engine = settings::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
     let cluster = swarm_deploy::cluster(&request.docker, engine, &request.project.name)?;
     let given = args.rollout.state_dir.as_deref();
-    let home = StateLocation::of(&request.docker, compose, given, cluster.as_deref(), &request.project.name);
-    let mut journal = Journal::open(&home, &request.project.name)?;
+    let state_location =
+        StateLocation::find(&request.docker, compose, given, cluster.as_deref(), &request.project.name);
+    let mut journal = Journal::open(&state_location, &request.project.name)?;
     let caller = LockCaller {
         docker: &request.docker,
         is_stack: cluster.is_some(),
         journal: &journal,
         command: settings::command("deploy", &args.services),
-        rollout: &args.rollout,
+        args: &args.rollout,
         report,
         stop,
     };
-    let LockOutcome::Ours(turn) = caller.turn()? else {
+    let LockOutcome::Acquired(lock) = caller.acquire()? else {
         report.superseded(&request.project.name);
         return Ok(());
     };
-    journal = journal.reopened()?.for_change(report)?;
-    if turn.waited {
+    journal = journal.reopen()?.for_change(report)?;
+    if lock.waited {
         request = read()?;
     }
-    turn.guard(&request.docker);
-    let place = RunLocation { state_dir: home.state_dir, is_stack: cluster.is_some(), unfinished: None };
-    turn.ended(run_locked(request, journal, args, place, (report, stop)))
+    lock.guard_changes(&request.docker);
+    let location =
+        RunLocation { state_dir: state_location.state_dir, is_stack: cluster.is_some(), unfinished: None };
+    lock.finish(run_locked(request, journal, args, location, (report, stop)))
 }
 
-/// Where a project runs, and where its releases are.
+/// Engine and state folder of a project.
 struct RunLocation {
     state_dir: PathBuf,
-    /// On a Swarm.
+    /// True for a stack on a Swarm.
     is_stack: bool,
-    /// The release that a killed run left half done, where this run goes on with it.
+    /// Unfinished release of a killed run that this run continues.
     unfinished: Option<u32>,
 }
 
-/// Puts a definition in place, once it is this run's turn.
+/// Deploys a request while this run holds the lock.
 fn run_locked(
     mut request: Request,
     mut journal: Journal,
     args: &DeployArgs,
-    place: RunLocation,
+    location: RunLocation,
     (report, stop): (Report, &StopSignal),
 ) -> Result<()> {
     let dry_run = args.rollout.dry_run;
-    if place.is_stack {
+    if location.is_stack {
         return swarm_deploy::deploy(request, args, journal, report, stop);
     }
     swarm_deploy::refuse_flags(&args.rollout.swarm)?;
     request.docker = request.docker.with_stop_signal(stop);
     let containers = request.docker.containers()?;
     let proxies = observe::detect(&request.docker, &request.project, &containers)?;
-    let mut targets =
-        targets::targets(&request.project, &args.services, &flagged(args), &proxies).map_err(|error| {
+    let mut targets = targets::select(&request.project, &args.services, &flagged_services(args), &proxies)
+        .map_err(|error| {
             if args.services.is_empty() { swarm_deploy::hint_at_swarm(&request.docker, error) } else { error }
         })?;
     preflight::targets(&request.project, &targets, &proxies)?;
-    let jobs = Jobs::of(&request.project, &targets);
+    let jobs = Jobs::new(&request.project, &targets);
     request.add_jobs(&jobs)?;
     if args.image.is_empty() {
-        prefetch::of_targets(&request.docker, &request.project, &targets, &containers, args);
+        prefetch::for_targets(&request.docker, &request.project, &targets, &containers, args);
     }
     if !dry_run {
         request.import_running(&targets, &containers, &mut journal, report)?;
     }
     request.set_images(&args.image, &jobs, &journal, dry_run)?;
-    preflight::build_contexts(&request.project, &targets, &place.state_dir, report);
+    preflight::build_contexts(&request.project, &targets, &location.state_dir, report);
     let provided = request.provide_images(&targets, &jobs, args, report);
     if let Some(signal) = stop.signal() {
         return Err(Error::interrupted(signal).into());
     }
-    let (seen, containers) = match provided? {
-        Some(seen) => (seen, containers),
-        // A build takes its time, in which anything may have happened.
+    let (known_images, containers) = match provided? {
+        Some(known_images) => (known_images, containers),
+        // A build may take minutes, in which the containers may have changed.
         None => {
             request.docker.discard_prefetched();
             (BTreeMap::new(), request.docker.containers()?)
         }
     };
-    let mut dependents = Dependents::of(&request.project, &targets, &containers, &proxies);
+    let mut dependents = Dependents::new(&request.project, &targets, &containers, &proxies);
     let all: Vec<Target> = targets.iter().chain(&dependents.rolled).cloned().collect();
-    let mut wanted = DesiredVersion::read(&request.docker, &request.project, &all, seen)?;
-    wanted.add_hashes(request.resolved_hashes()?);
+    let mut desired = DesiredVersion::read(&request.docker, &request.project, &all, known_images)?;
+    desired.add_hashes(request.resolved_hashes()?);
     if request.may_have_label_files {
-        wanted.add_hashes(journal.hashes_of_same(&request.snapshot));
+        desired.add_hashes(journal.hashes_of_same(&request.snapshot));
     }
-    wanted.replaced = replaced(args, &request.project, &targets, &containers, &journal);
-    match dependents::are_replaced(&request.project, &targets, &wanted, &containers) {
-        true => {
-            let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
-            let theirs = containers.iter().filter(|c| observe::is_member(&request.project, c, &services));
-            wanted.replaced.extend(theirs.map(|c| c.id.clone()));
-            targets = all;
-        }
-        false => dependents = Dependents::default(),
+    desired.forced = forced_containers(args, &request.project, &targets, &containers, &journal);
+    if dependents::any_replaced(&request.project, &targets, &desired, &containers) {
+        let services: Vec<&str> = dependents.rolled.iter().flat_map(Target::services).collect();
+        let dependent_containers =
+            containers.iter().filter(|c| observe::is_member(&request.project, c, &services));
+        desired.forced.extend(dependent_containers.map(|c| c.id.clone()));
+        targets = all;
+    } else {
+        dependents = Dependents::default()
     }
-    let run = Pipeline {
+    let pipeline = Pipeline {
         request: &request,
-        wanted: &wanted,
+        desired: &desired,
         proxies: &proxies,
         journal: &journal,
         kind: RolloutKind::Deploy,
         number: journal.next_number(),
-        sizes: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
-        images: args.image.iter().map(|(service, _)| service.clone()).collect(),
-        placed: BTreeMap::new(),
+        replicas: args.scale.iter().map(|(service, n)| (service.clone(), *n as usize)).collect(),
+        flag_images: args.image.iter().map(|(service, _)| service.clone()).collect(),
+        restored: BTreeMap::new(),
         jobs,
-        completed: place.unfinished.map(|number| journal.completed(number)).unwrap_or_default(),
+        completed: location.unfinished.map(|number| journal.completed_jobs(number)).unwrap_or_default(),
         dependents,
-        rollout: &args.rollout,
+        args: &args.rollout,
         report,
         stop,
         witness: Witness::default(),
-        watch: Monitor::default(),
-        running: Mutex::default(),
+        monitor: Monitor::default(),
+        running_jobs: Mutex::default(),
         policies: restart::policies(
             &request.project.name,
             &containers,
-            journal.heading.as_ref().map(|h| &h.restart),
+            journal.in_progress.as_ref().map(|h| &h.restart),
         ),
     };
-    run.execute(&targets, containers)
+    pipeline.execute(&targets, containers)
 }
 
-/// The services that a flag is about, with its name.
-fn flagged(args: &DeployArgs) -> Vec<(&str, &str)> {
+/// Services that a flag names, each with the flag.
+fn flagged_services(args: &DeployArgs) -> Vec<(&str, &str)> {
     let scaled = args.scale.iter().map(|(service, _)| ("--scale", service.as_str()));
     scaled.chain(args.image.iter().map(|(service, _)| ("--image", service.as_str()))).collect()
 }
 
-/// The containers that go whatever they are: all of them with `--force`; and those of a `--force` that was killed.
-fn replaced(
+/// Containers to replace even if they are up to date: all with `--force`, and those of a killed `--force`.
+fn forced_containers(
     args: &DeployArgs,
     project: &Project,
     targets: &[Target],
@@ -210,14 +212,14 @@ fn replaced(
     journal: &Journal,
 ) -> BTreeSet<String> {
     let services: Vec<&str> = targets.iter().flat_map(Target::services).collect();
-    let ours = containers.iter().filter(|c| observe::is_member(project, c, &services));
-    let forced = ours.filter(|_| args.force).map(|c| c.id.clone());
-    let before = journal.heading.iter().flat_map(|h| h.replaced.clone());
+    let members = containers.iter().filter(|c| observe::is_member(project, c, &services));
+    let forced = members.filter(|_| args.force).map(|c| c.id.clone());
+    let before = journal.in_progress.iter().flat_map(|h| h.replaced.clone());
     forced.chain(before).collect()
 }
 
 impl From<ConfigError> for Error {
-    fn from(wrong: ConfigError) -> Self {
-        Error::usage(wrong.message).hint(wrong.hint)
+    fn from(error: ConfigError) -> Self {
+        Error::usage(error.message).hint(error.hint)
     }
 }

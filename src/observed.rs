@@ -1,29 +1,29 @@
-//! What is there: the instances of a service, which of them are wanted, and which get requests. Pure.
+//! Observed state: the instances of a service, their generation, and their rotation. Pure.
 
 use std::time::Duration;
 
-/// Names an instance: its container's name without the project, or a placeholder for one to come.
+/// Name of an instance: its container's name without the project, or a placeholder for a new one.
 pub type InstanceKey = String;
 
-/// Whether an instance is what the file asks for.
+/// Generation of an instance: new ones have the desired version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Generation {
     Old,
     New,
 }
 
-/// What its container does.
+/// State of the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum InstanceState {
     Created,
     Running,
     Exited,
-    /// Paused, restarting or dead: nothing to build on.
+    /// Paused, restarting or dead.
     Broken,
 }
 
 impl InstanceState {
-    /// Reads the status of `docker inspect`.
+    /// State by the status of `docker inspect`.
     pub fn read(status: &str) -> InstanceState {
         match status {
             "created" => InstanceState::Created,
@@ -40,16 +40,16 @@ pub struct Instance {
     pub service: String,
     pub generation: Generation,
     pub state: InstanceState,
-    /// The proxy sends it requests; without a proxy, it runs.
+    /// The proxy sends requests to the instance; without a proxy, the instance runs.
     pub routed: bool,
-    /// It answered its readiness probe just now.
+    /// The readiness probe passes.
     pub ready: bool,
     /// Time since its container started; `None` for one that does not run.
     pub age: Option<Duration>,
 }
 
 impl Instance {
-    /// It has a process that may hold requests.
+    /// True if a process exists that may hold requests.
     pub fn is_live(&self) -> bool {
         matches!(self.state, InstanceState::Running | InstanceState::Broken)
     }
@@ -58,18 +58,18 @@ impl Instance {
         self.routed && self.state == InstanceState::Running
     }
 
-    /// A new instance in rotation that has not run for a whole monitor yet.
+    /// True for a new instance in rotation that is younger than the monitor.
     pub fn is_young(&self, monitor: Duration) -> bool {
         let new = self.generation == Generation::New && self.serves() && self.ready;
         new && self.age.is_some_and(|age| age < monitor)
     }
 }
 
-/// One moment of the services that a rollout is about.
+/// Snapshot of the services of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Observed {
     pub instances: Vec<Instance>,
-    /// A proxy stands in front, whose rotation can be set.
+    /// A proxy with a rotation is in front.
     pub proxied: bool,
 }
 
@@ -78,20 +78,20 @@ impl Observed {
         self.instances.iter().filter(move |i| i.service == service)
     }
 
-    /// New instances that run.
+    /// Running new instances.
     pub fn running_new(&self) -> impl Iterator<Item = &Instance> {
         let runs = |i: &&Instance| i.generation == Generation::New && i.state == InstanceState::Running;
         self.instances.iter().filter(runs)
     }
 
-    /// The instances that get requests now.
+    /// Instances that get requests.
     pub fn serving(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().filter(|i| i.serves())
     }
 
-    /// How many instances a service has. While a rollout is under way both releases may run, so it is never more than
-    /// one of them has; and an instance that somebody stopped does not count, while one that has `fallen` by itself does,
-    /// and one that runs and that its proxy has not found again (a pause is enough for nginx-proxy to lose it).
+    /// Number of instances of a service. Both releases may run during a rollout, so the larger generation is the
+    /// maximum. A crashed instance (`fallen`) counts, and one that was stopped by hand does not. A running one
+    /// counts even if its proxy has lost it, as nginx-proxy does after a pause.
     pub fn size(&self, service: &str, fallen: usize) -> usize {
         let of = |generation| self.of(service).filter(|i| i.generation == generation).count();
         let running = self.of(service).filter(|i| i.state == InstanceState::Running).count();
@@ -102,10 +102,11 @@ impl Observed {
         self.instances.iter().find(|i| i.key == key)
     }
 
-    /// What a rollout found that was killed while it watched its new instances: the old ones served, and none of the
-    /// young ones existed. Old ones that still run are those; else, after a stop-first replacement, the stopped ones.
-    /// Young ones count as serving in the place of those that are removed by now: nothing else can come back.
-    pub fn before_the_switch(&self, monitor: Duration) -> Observed {
+    /// State before the switch of a rollout that was killed during its monitor: the old instances served, and the
+    /// young ones did not exist. Old ones that still run are those; else, after a stop-first replacement, the
+    /// stopped ones. Young instances count as serving in the place of removed ones, because nothing else can
+    /// return.
+    pub fn before_switch(&self, monitor: Duration) -> Observed {
         let is_old = |i: &&Instance| i.generation == Generation::Old && i.state != InstanceState::Created;
         let any_runs = self.instances.iter().filter(is_old).any(|i| i.state == InstanceState::Running);
         let young = self.instances.iter().filter(|i| i.is_young(monitor)).count();
@@ -125,9 +126,9 @@ impl Observed {
                 (instance.state, instance.routed, instance.ready) = (InstanceState::Running, true, true);
             }
         }
-        let back = instances.iter().filter(|i| i.generation == Generation::Old && i.serves()).count();
-        let instead = self.instances.iter().filter(|i| i.is_young(monitor)).skip(back);
-        instances.extend(instead.cloned());
+        let returning = instances.iter().filter(|i| i.generation == Generation::Old && i.serves()).count();
+        let replacements = self.instances.iter().filter(|i| i.is_young(monitor)).skip(returning);
+        instances.extend(replacements.cloned());
         Observed { instances, ..*self }
     }
 }
@@ -136,8 +137,9 @@ impl Observed {
 mod tests {
     use super::*;
 
-    /// `o` and `n` are an old and a new instance that serve; `x` is an old one that is stopped, `f` one that has crashed,
-    /// `u` one that runs and gets no requests, `-` a new one that runs and does not serve yet.
+    /// Size of a service with these instances: `o` and `n` are an old and a new one that serve; `x` is a stopped
+    /// old one, `f` a crashed old one, `u` a running old one without requests, `-` a running new one that does not
+    /// serve yet.
     fn size(instances: &str) -> usize {
         let one = |kind: char| Instance {
             key: kind.into(),
@@ -167,7 +169,8 @@ mod tests {
         assert_eq!([size("ou"), size("uu"), size("n-"), size("xu")], [2, 2, 2, 1]);
     }
 
-    /// Who served before the switch of a rollout that was killed in its monitor; `y` is a young new instance.
+    /// Instances before the switch of a rollout that was killed during its monitor, in upper case if they served;
+    /// `y` is a young new instance.
     fn before(instances: &str) -> String {
         let second = Duration::from_secs(1);
         let one = |kind: char| Instance {
@@ -180,7 +183,7 @@ mod tests {
             age: Some(if kind == 'y' { second } else { second * 60 }),
         };
         let all = Observed { instances: instances.chars().map(one).collect(), proxied: true };
-        let before = all.before_the_switch(second * 5);
+        let before = all.before_switch(second * 5);
         before
             .instances
             .iter()
@@ -189,20 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn before_the_switch_the_old_ones_served_and_the_young_ones_did_not_exist() {
+    fn before_the_switch_old_instances_served_and_young_ones_did_not_exist() {
         assert_eq!([before("uuyy"), before("uy"), before("xxyy")], ["UU", "U", "XX"]);
-        assert_eq!(before("xuy"), "xU", "a stopped one is kept for a rollback while others run");
-        assert_eq!(before("xxy"), "Xx", "no more than came");
-        assert_eq!(before("nuy"), "NU", "one that has run for longer is none of the switch");
-        assert_eq!(
-            [before("y"), before("uyy"), before("xyy")],
-            ["Y", "UY", "XY"],
-            "nothing else can come back"
-        );
+        assert_eq!(before("xuy"), "xU", "a stopped instance is kept for a rollback while others run");
+        assert_eq!(before("xxy"), "Xx", "no more than young ones came");
+        assert_eq!(before("nuy"), "NU", "an older instance does not belong to the switch");
+        assert_eq!([before("y"), before("uyy"), before("xyy")], ["Y", "UY", "XY"], "nothing else can return");
     }
 
     #[test]
-    fn a_rollout_under_way_does_not_count_both_releases() {
+    fn a_running_rollout_does_not_count_both_releases() {
         assert_eq!([size("oo--"), size("oonn"), size("oon"), size("xon"), size("xxnn")], [2, 2, 2, 2, 2]);
     }
 }

@@ -1,5 +1,5 @@
-//! What to do: from what is wanted and what is there to a list of steps. Pure; it accepts every observed state,
-//! so that going on after a kill is observing and planning again.
+//! Planner: turns the desired and the observed state into a list of steps. Pure. It accepts every observed state,
+//! so recovery after a kill is to observe and plan again.
 
 use std::fmt;
 use std::ops::Range;
@@ -8,37 +8,39 @@ use std::time::Duration;
 use crate::model::Order;
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 
-/// What one service has to become.
+/// Desired state of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DesiredService {
     pub service: String,
-    pub wanted: usize,
-    pub pace: PlanPolicy,
-    /// How many slots stay on what they have, because their new instance failed or the rollout is paused.
-    pub spared: usize,
-    /// Compose has to start this service itself, and starts every stopped instance with it: none may be left then.
-    pub clears_stopped: bool,
-    /// A rollout before this one did not get to its end: what nobody is sent to may be of it, and goes first.
-    pub after_another: bool,
-    /// No proxy sends it requests, so that all of it may be down for a moment where it is replaced stop-first.
-    pub may_rest: bool,
+    pub replicas: usize,
+    pub policy: PlanPolicy,
+    /// Number of slots that keep their instance, because the new one failed or the rollout is paused.
+    pub kept_slots: usize,
+    /// True if Compose itself has to start this service. Compose starts every stopped instance too, so none may be
+    /// left by then.
+    pub removes_stopped: bool,
+    /// True if an earlier rollout did not finish: an instance without requests may be its leftover and is removed
+    /// first.
+    pub follows_unfinished: bool,
+    /// True if no proxy sends requests to the service: all of it may be down during a stop-first replacement.
+    pub may_be_down: bool,
 }
 
-/// In what order, in what batches and how watched instances are replaced.
+/// Order, batches and monitor of a replacement.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlanPolicy {
     pub order: Order,
-    /// Instances replaced at a time; 0 is all at once.
+    /// Instances replaced at a time; 0 means all at once.
     pub parallelism: usize,
     /// Time between two batches.
     pub delay: Duration,
-    /// Time for which the new instances are watched before the old ones are let go for good.
+    /// Time for which new instances are monitored before the old ones are removed.
     pub monitor: Duration,
 }
 
 impl PlanPolicy {
-    /// Instances in a batch; stop-first takes one by one where nobody says how many.
-    fn size(&self) -> usize {
+    /// Number of instances in a batch; stop-first replaces one at a time by default.
+    fn batch_size(&self) -> usize {
         match (self.parallelism, self.order) {
             (0, Order::StopFirst) => 1,
             (0, Order::StartFirst) => usize::MAX,
@@ -47,18 +49,18 @@ impl PlanPolicy {
     }
 }
 
-/// What a deploy is about.
+/// Strategy of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Strategy {
-    /// New instances of one service beside the old, then the old go.
+    /// New instances of one service start beside the old ones, which are then removed.
     Scale(DesiredService),
-    /// Two services that are sides of one app.
+    /// Two services are the sides of one app.
     Pair([DesiredService; 2]),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// Create instances beside those that exist (`total` counts both), not started.
+    /// Create instances, without starting them; `total` includes the existing ones.
     Create {
         service: String,
         fresh: Vec<InstanceKey>,
@@ -76,18 +78,18 @@ pub enum Step {
     },
     /// Wait until these have no request in flight.
     Idle(Vec<InstanceKey>),
-    /// Let time pass between two batches.
+    /// Wait between two batches.
     Delay(Duration),
-    /// Watch those that were brought in for a while.
+    /// Monitor the new instances.
     Monitor(Duration),
     Stop(Vec<InstanceKey>),
     Remove(Vec<InstanceKey>),
-    /// Give the route back to the proxy's own discovery.
-    Release,
+    /// Hand the route back to the proxy's own discovery.
+    HandBack,
 }
 
 impl Step {
-    /// Its name in `--output json`.
+    /// Name in `--output json`.
     pub fn verb(&self) -> &'static str {
         match self {
             Step::Create { .. } => "create",
@@ -100,16 +102,17 @@ impl Step {
             Step::Monitor(_) => "monitor",
             Step::Stop(_) => "stop",
             Step::Remove(_) => "remove",
-            Step::Release => "release",
+            Step::HandBack => "release",
         }
     }
 
-    /// After the last of these the new release has taken over, so that finishing is the shorter way.
-    pub fn turns(&self) -> bool {
+    /// True for a step towards the switch. After the last one the new release serves, so finishing is faster than
+    /// an undo.
+    pub fn moves_requests(&self) -> bool {
         matches!(self, Step::Route { .. } | Step::Ready(_) | Step::Delay(_) | Step::Monitor(_))
     }
 
-    /// Whom it is about; those that are to get requests, where it turns the route.
+    /// Instances of the step; for a route, those in rotation.
     pub fn keys(&self) -> &[InstanceKey] {
         match self {
             Step::Create { fresh: keys, .. }
@@ -120,12 +123,12 @@ impl Step {
             | Step::Idle(keys)
             | Step::Stop(keys)
             | Step::Remove(keys) => keys,
-            Step::Delay(_) | Step::Monitor(_) | Step::Release => &[],
+            Step::Delay(_) | Step::Monitor(_) | Step::HandBack => &[],
         }
     }
 }
 
-/// Why a step is there.
+/// Cause of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     Missing,
@@ -134,52 +137,52 @@ pub enum Cause {
     Replaced,
     Leftover,
     Failed,
-    Asked,
-    Done,
+    Configured,
+    CleanedUp,
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cause::Missing => "the new release is not there yet",
+            Cause::Missing => "the new release does not exist yet",
             Cause::NotYetReady => "not yet ready",
             Cause::Admit => "ready",
             Cause::Replaced => "replaced",
             Cause::Leftover => "not serving",
             Cause::Failed => "the rollout failed",
-            Cause::Asked => "as `update_config` says",
-            Cause::Done => "nothing of ours stays behind",
+            Cause::Configured => "as `update_config` says",
+            Cause::CleanedUp => "cleanup",
         })
     }
 }
 
-/// The steps in order, each with its cause. An empty plan means that nothing has to change.
+/// Steps, each with its cause. An empty plan changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     pub steps: Vec<(Step, Cause)>,
-    /// How many instances have to be brought in.
+    /// Number of instances that have to join the rotation.
     pub slots: usize,
 }
 
-/// The parts of a plan, so that several plans can be done side by side: all bring up, then all switch, and so on.
+/// Stages of a plan, so that several plans can run side by side: all bring up, then all switch, and so on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// The first new instances get ready; nobody notices.
+    /// The first new instances get ready, without a client request.
     BringUp,
-    /// Requests move over, batch by batch; the old instances of the last batch go on running.
+    /// Requests move over, batch by batch; the old instances of the last batch keep running.
     Switch,
-    /// The new instances are watched.
+    /// The new instances are monitored.
     Monitor,
     /// The last old instances are drained and stopped.
     Retire,
-    /// What served before goes for good.
+    /// The old release is removed.
     Clean,
 }
 
 impl Plan {
-    /// The steps of one part.
+    /// Steps of one stage.
     pub fn stage(&self, stage: Stage) -> Range<usize> {
-        let cleans = |s: &Step| matches!(s, Step::Remove(_) | Step::Release);
+        let cleans = |s: &Step| matches!(s, Step::Remove(_) | Step::HandBack);
         let brings = |(step, cause): &(Step, Cause)| match step {
             Step::Create { .. } | Step::Gate(_) | Step::Start(_) | Step::Ready(_) => true,
             Step::Idle(_) | Step::Stop(_) => *cause == Cause::Leftover,
@@ -189,7 +192,7 @@ impl Plan {
         let clean = steps().rposition(|s| !cleans(s)).map_or(0, |last| last + 1);
         let switch = self.steps.iter().position(|s| !brings(s)).unwrap_or(clean).min(clean);
         let watch = steps().position(|s| matches!(s, Step::Monitor(_)));
-        let turned = steps().rposition(Step::turns).map_or(0, |last| last + 1);
+        let turned = steps().rposition(Step::moves_requests).map_or(0, |last| last + 1);
         let retire = turned.clamp(switch, clean);
         let watch = watch.unwrap_or(retire).clamp(switch, retire);
         match stage {
@@ -201,12 +204,12 @@ impl Plan {
         }
     }
 
-    /// A rollout was killed while it watched its new instances, and this plan only goes on from there.
-    pub fn goes_on_watching(&self) -> bool {
+    /// True if a rollout was killed during its monitor, and this plan only continues the monitor.
+    pub fn resumes_monitor(&self) -> bool {
         self.slots == 0 && self.window().is_some()
     }
 
-    /// How long the new instances are watched.
+    /// Duration of the monitor.
     pub fn window(&self) -> Option<Duration> {
         self.steps.iter().find_map(|(step, _)| match step {
             Step::Monitor(time) => Some(*time),
@@ -214,26 +217,27 @@ impl Plan {
         })
     }
 
-    /// Which of how many batches a step belongs to, counted from 1: every batch has new instances that have to get ready.
+    /// Number of the batch of a step, from 1, and of all batches. Each batch waits once until its new instances are
+    /// ready.
     pub fn batch(&self, n: usize) -> (usize, usize) {
         let count =
             |steps: &[(Step, Cause)]| steps.iter().filter(|(s, _)| matches!(s, Step::Ready(_))).count();
         let all = count(&self.steps).max(1);
-        // Up to the wait for the next ones a batch lasts until they are created or started.
+        // A batch ends where the next instances are created or started.
         let begun =
             |(step, _): &(Step, Cause)| matches!(step, Step::Create { .. } | Step::Gate(_) | Step::Start(_));
-        let ahead = usize::from(self.steps.get(n).is_some_and(begun));
-        let done = count(&self.steps[..self.steps.len().min(n + 1)]);
-        ((done + ahead).clamp(1, all), all)
+        let upcoming = usize::from(self.steps.get(n).is_some_and(begun));
+        let ready = count(&self.steps[..self.steps.len().min(n + 1)]);
+        ((ready + upcoming).clamp(1, all), all)
     }
 
-    /// All steps but the release: where several plans are undone, a proxy's own discovery must not take over before all
-    /// are, because it sees the new instances of each.
-    pub fn before_release(&self) -> Range<usize> {
-        0..self.steps.iter().position(|(s, _)| *s == Step::Release).unwrap_or(self.steps.len())
+    /// All steps before the hand-back. When several plans are undone, a proxy's own discovery must wait for all of
+    /// them, because it sees the new instances of each.
+    pub fn before_hand_back(&self) -> Range<usize> {
+        0..self.steps.iter().position(|(s, _)| *s == Step::HandBack).unwrap_or(self.steps.len())
     }
 
-    /// How many instances of each service there are going to be for a moment.
+    /// Highest number of instances of each service at a time.
     pub fn totals(&self) -> Vec<(String, usize)> {
         let mut totals: Vec<(String, usize)> = Vec::new();
         for (step, _) in &self.steps {
@@ -245,8 +249,8 @@ impl Plan {
         totals
     }
 
-    /// How many more instances run at a time than now, at most.
-    pub fn starting(&self) -> usize {
+    /// Highest number of additional instances at a time.
+    pub fn extra_instances(&self) -> usize {
         let (mut more, mut most) = (0isize, 0);
         for (step, _) in &self.steps {
             match step {
@@ -260,7 +264,7 @@ impl Plan {
     }
 }
 
-/// A goal that cannot be reached without losing requests.
+/// Desired state that cannot be reached without losing requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplannable {
     pub service: String,
@@ -270,10 +274,8 @@ pub struct Unplannable {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |keys: &[InstanceKey]| match keys.is_empty() {
-            true => "nothing".to_string(),
-            false => keys.join(", "),
-        };
+        let list =
+            |keys: &[InstanceKey]| if keys.is_empty() { "nothing".to_string() } else { keys.join(", ") };
         match self {
             Step::Create { fresh, .. } => write!(f, "create {}", list(fresh)),
             Step::Gate(keys) => write!(f, "gate {}", list(keys)),
@@ -281,10 +283,7 @@ impl fmt::Display for Step {
             Step::Ready(keys) => write!(f, "wait until ready: {}", list(keys)),
             Step::Route { inside, outside } => {
                 write!(f, "route to {}", list(inside))?;
-                match outside.is_empty() {
-                    true => Ok(()),
-                    false => write!(f, ", not to {}", list(outside)),
-                }
+                if outside.is_empty() { Ok(()) } else { write!(f, ", not to {}", list(outside)) }
             }
             Step::Idle(keys) => write!(f, "wait until idle: {}", list(keys)),
             Step::Delay(time) => write!(f, "wait {}", humantime::format_duration(*time)),
@@ -293,7 +292,7 @@ impl fmt::Display for Step {
             }
             Step::Stop(keys) => write!(f, "stop {}", list(keys)),
             Step::Remove(keys) => write!(f, "remove {}", list(keys)),
-            Step::Release => write!(f, "release the route"),
+            Step::HandBack => write!(f, "hand back the route"),
         }
     }
 }
@@ -305,128 +304,129 @@ impl fmt::Display for Plan {
     }
 }
 
-/// Plans the way from what is observed to what is wanted.
+/// Plans from the observed to the desired state.
 ///
 /// # Errors
-/// When the only way leaves no instance in rotation (stop-first with a single one).
+/// The only plan leaves no instance in rotation (stop-first with a single one).
 pub fn plan(strategy: &Strategy, observed: &Observed) -> Result<Plan, Unplannable> {
-    let mut draft = PlanBuilder::new(observed);
+    let mut builder = PlanBuilder::new(observed);
     match strategy {
-        Strategy::Scale(goal) => draft.replace(goal)?,
-        Strategy::Pair(goals) => draft.pair(goals)?,
+        Strategy::Scale(desired) => builder.replace(desired)?,
+        Strategy::Pair(sides) => builder.pair(sides)?,
     }
-    Ok(draft.finish())
+    Ok(builder.finish())
 }
 
-/// Plans the way back: those that served at the start serve again, and what the rollout added goes.
+/// Plans an undo: the instances that served at the start serve again, and the new ones are removed.
 ///
-/// `start` is what was observed before the first step, `now` what is there after the failure. Those that still run come
-/// back at once, those that have to start again in the batches of `pace`. New instances that serve stay in the place of
-/// those that cannot come back: the rotation of the start is not made smaller.
-pub fn undo(start: &Observed, now: &Observed, pace: &PlanPolicy) -> Plan {
-    let mut draft = PlanBuilder::new(now);
+/// `start` is the state before the first step, `now` the state after the failure. Old instances that still run
+/// return at once, and stopped ones in the batches of `policy`. New instances that serve replace old ones that
+/// cannot return, so the rotation does not shrink.
+pub fn undo(start: &Observed, now: &Observed, policy: &PlanPolicy) -> Plan {
+    let mut builder = PlanBuilder::new(now);
     let mut back: Vec<InstanceKey> = keys(now.instances.iter().filter(|i| i.can_return(start)));
     let missing = missing(start, now);
-    let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_another(before, i));
-    let is_woken = |i: &&Instance| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live();
-    let (added, known): (Vec<&Instance>, Vec<&Instance>) = now.instances.iter().partition(is_added);
-    let mut going: Vec<&Instance> = added.iter().copied().chain(known.into_iter().filter(is_woken)).collect();
-    going.sort_by_key(|i| !(i.ready && i.routed));
-    let staying: Vec<InstanceKey> = keys(going.iter().copied().filter(|i| i.can_stay()).take(missing));
+    let is_added = |i: &&Instance| start.get(&i.key).is_none_or(|before| is_different(before, i));
+    let is_restarted = |i: &&Instance| start.get(&i.key).is_some_and(|b| !b.is_live()) && i.is_live();
+    let (added, existing): (Vec<&Instance>, Vec<&Instance>) = now.instances.iter().partition(is_added);
+    let mut outgoing: Vec<&Instance> =
+        added.iter().copied().chain(existing.into_iter().filter(is_restarted)).collect();
+    outgoing.sort_by_key(|i| !(i.ready && i.routed));
+    let staying: Vec<InstanceKey> = keys(outgoing.iter().copied().filter(|i| i.can_stay()).take(missing));
     let leaves = |i: &&Instance| !staying.contains(&i.key);
-    let leaving: Vec<InstanceKey> = keys(going.iter().copied().filter(leaves));
+    let leaving: Vec<InstanceKey> = keys(outgoing.iter().copied().filter(leaves));
     let added: Vec<InstanceKey> = keys(added.into_iter().filter(leaves));
     back.extend(staying);
-    draft.exchange_back(&back, leaving, pace);
-    draft.remove(&added, Cause::Failed);
-    draft.finish()
+    builder.exchange_back(&back, leaving, policy);
+    builder.remove(&added, Cause::Failed);
+    builder.finish()
 }
 
-/// Whether all that served at the start run, or can be started again.
+/// True if all instances that served at the start can serve again.
 pub fn all_can_return(start: &Observed, now: &Observed) -> bool {
     missing(start, now) == 0
 }
 
-/// How many of those that served at the start cannot serve again.
+/// Number of instances that served at the start and cannot serve again.
 fn missing(start: &Observed, now: &Observed) -> usize {
     let back = now.instances.iter().filter(|i| i.can_return(start)).count();
     start.serving().count().saturating_sub(back)
 }
 
-/// What became of a rotation.
+/// Change of a rotation since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RotationState {
-    /// They served at the start, and serve.
-    pub still: Vec<InstanceKey>,
-    /// They served at the start, and do not serve.
+    /// Served at the start, and serve now.
+    pub still_serving: Vec<InstanceKey>,
+    /// Served at the start, and do not serve now.
     pub gone: Vec<InstanceKey>,
-    /// Ready instances that serve in the place of those.
-    pub instead: Vec<InstanceKey>,
+    /// Ready instances that serve in their place.
+    pub replacements: Vec<InstanceKey>,
 }
 
 impl RotationState {
-    /// `start` is what was observed before the first step, `now` what is there at the end.
+    /// `start` is the state before the first step, `now` the state at the end.
     pub fn new(start: &Observed, now: &Observed) -> RotationState {
-        let serves = |i: &&Instance| now.get(&i.key).is_some_and(|n| n.serves() && !is_another(i, n));
+        let serves = |i: &&Instance| now.get(&i.key).is_some_and(|n| n.serves() && !is_different(i, n));
         let (still, gone): (Vec<&Instance>, Vec<&Instance>) = start.serving().partition(serves);
-        let others = now.serving().filter(|i| i.ready && !still.iter().any(|s| s.key == i.key));
+        let candidates = now.serving().filter(|i| i.ready && !still.iter().any(|s| s.key == i.key));
         RotationState {
-            instead: keys(others.take(gone.len())),
-            still: keys(still.into_iter()),
+            replacements: keys(candidates.take(gone.len())),
+            still_serving: keys(still.into_iter()),
             gone: keys(gone.into_iter()),
         }
     }
 
-    /// Fewer serve than before.
+    /// True if fewer instances serve than before.
     pub fn is_worse(&self) -> bool {
-        self.instead.len() < self.gone.len()
+        self.replacements.len() < self.gone.len()
     }
 }
 
 impl Instance {
-    /// It served at the start, and can serve again.
+    /// True if the instance served at the start and can serve again.
     fn can_return(&self, start: &Observed) -> bool {
-        let served = start.get(&self.key).is_some_and(|s| s.serves() && !is_another(s, self));
+        let served = start.get(&self.key).is_some_and(|s| s.serves() && !is_different(s, self));
         served && self.state != InstanceState::Broken
     }
 
-    /// It serves, or can serve, in the place of one that is gone.
+    /// True if the instance can replace one that is gone.
     fn can_stay(&self) -> bool {
         self.serves() || (self.state == InstanceState::Running && self.ready)
     }
 }
 
-/// One that was removed gives its name to the one that takes its place, which was not there at the start.
-fn is_another(before: &Instance, now: &Instance) -> bool {
+/// True if a new container has the name of a removed old one.
+fn is_different(before: &Instance, now: &Instance) -> bool {
     before.generation == Generation::Old && now.generation == Generation::New
 }
 
-/// A plan being written, and what the world looks like after its last step.
+/// Plan under construction, with the state after its last step.
 struct PlanBuilder<'a> {
     observed: &'a Observed,
     /// In rotation after the last step.
     inside: Vec<InstanceKey>,
     /// Live, but out of rotation, after the last step.
     outside: Vec<InstanceKey>,
-    /// Known to be ready after the last step.
+    /// Ready after the last step.
     ready: Vec<InstanceKey>,
-    /// Instances per service that were added so far.
+    /// Number of created instances, by service.
     added: Vec<(String, usize)>,
     steps: Vec<(Step, Cause)>,
-    /// Stopped, and kept for the way back until all is done.
+    /// Stopped instances, kept for an undo until the end.
     kept: Vec<InstanceKey>,
-    /// Taken down once the new instances were watched.
+    /// Instances to take down after the monitor.
     leaving: Vec<OutgoingInstances>,
-    /// How long the new instances are watched before that.
+    /// Duration of the monitor.
     window: Duration,
     slots: usize,
 }
 
-/// Instances of the last batch, whose place is taken.
+/// Replaced instances of the last batch.
 struct OutgoingInstances {
     keys: Vec<InstanceKey>,
     cause: Cause,
-    /// They are removed at once, and not when all is done.
+    /// Removed at once instead of at the end.
     removes: bool,
 }
 
@@ -452,35 +452,37 @@ impl<'a> PlanBuilder<'a> {
         self.steps.push((step, cause));
     }
 
-    /// One service, its old instances replaced by new ones.
-    fn replace(&mut self, goal: &DesiredService) -> Result<(), Unplannable> {
-        let members: Vec<&Instance> = self.observed.of(&goal.service).collect();
-        let (arriving, leaving) = self.split(goal, &members);
+    /// Replaces the old instances of a service.
+    fn replace(&mut self, desired: &DesiredService) -> Result<(), Unplannable> {
+        let members: Vec<&Instance> = self.observed.of(&desired.service).collect();
+        let (arriving, leaving) = self.split(desired, &members);
         let (live, stopped): (Vec<InstanceKey>, Vec<InstanceKey>) =
             leaving.into_iter().partition(|k| self.is_live(k));
-        if goal.clears_stopped {
+        if desired.removes_stopped {
             self.remove(&stopped, Cause::Leftover);
         }
-        let goes_on_watching = self.goes_on_watching(goal, &members, &arriving);
-        if goes_on_watching {
-            self.window = self.window.max(goal.pace.monitor);
+        let resumes_monitor = self.resumes_monitor(desired, &members, &arriving);
+        if resumes_monitor {
+            self.window = self.window.max(desired.policy.monitor);
         }
-        // An old one that nobody is sent to may be sick, or put aside by somebody: it goes with the others.
-        let ours = |k: &&InstanceKey| (goal.after_another && !goes_on_watching) || self.is_new(k);
-        let rests: Vec<InstanceKey> = live.iter().filter(ours).cloned().collect();
-        let gone = self.make_room(&rests, Cause::Leftover);
-        if goal.clears_stopped {
+        // An old instance without requests may be unhealthy, or out of rotation on purpose, so it is replaced with
+        // the others.
+        let leaves_first =
+            |k: &&InstanceKey| (desired.follows_unfinished && !resumes_monitor) || self.is_new(k);
+        let leaving_first: Vec<InstanceKey> = live.iter().filter(leaves_first).cloned().collect();
+        let gone = self.make_room(&leaving_first, Cause::Leftover);
+        if desired.removes_stopped {
             self.remove(&gone, Cause::Leftover);
         }
-        self.exchange(goal, arriving, live.clone())?;
-        if !goal.clears_stopped {
+        self.exchange(desired, arriving, live.clone())?;
+        if !desired.removes_stopped {
             self.kept.extend([live, stopped].concat());
         }
         Ok(())
     }
 
-    /// Takes those down that nobody is sent to, as long as somebody serves: a proxy may not have a place for them and
-    /// for those to come. Tells whom.
+    /// Takes down instances without requests, as long as another one serves: a proxy may have no free place for the
+    /// new ones. Returns them.
     fn make_room(&mut self, leaving: &[InstanceKey], cause: Cause) -> Vec<InstanceKey> {
         let served = self.observed.proxied && self.inside.iter().any(|k| self.ready.contains(k));
         let idle: Vec<InstanceKey> =
@@ -489,32 +491,32 @@ impl<'a> PlanBuilder<'a> {
         idle
     }
 
-    /// A rollout before this one got as far as its monitor: all new instances are in rotation, and some have not run for
-    /// as long as they are watched.
-    fn goes_on_watching(
+    /// True if an earlier rollout reached its monitor: all new instances are in rotation, and some are younger than
+    /// the monitor.
+    fn resumes_monitor(
         &self,
-        goal: &DesiredService,
+        desired: &DesiredService,
         members: &[&Instance],
         arriving: &[InstanceKey],
     ) -> bool {
-        let young = |i: &&Instance| i.is_young(goal.pace.monitor);
-        goal.after_another && arriving.is_empty() && members.iter().any(young)
+        let young = |i: &&Instance| i.is_young(desired.policy.monitor);
+        desired.follows_unfinished && arriving.is_empty() && members.iter().any(young)
     }
 
-    /// Takes instances down whose place is taken; they stay, stopped, for the way back, until all is done.
-    fn retire(&mut self, goal: &DesiredService, going: &[InstanceKey]) {
-        self.take_down(going, Cause::Replaced);
-        if goal.clears_stopped {
-            self.remove(going, Cause::Replaced);
+    /// Takes down replaced instances and keeps them, stopped, for an undo until the end.
+    fn retire(&mut self, desired: &DesiredService, outgoing: &[InstanceKey]) {
+        self.take_down(outgoing, Cause::Replaced);
+        if desired.removes_stopped {
+            self.remove(outgoing, Cause::Replaced);
         }
     }
 
-    /// The same once the new instances were watched: nothing that cannot be undone happens to the last ones before.
+    /// Retires instances after the monitor, because the last old ones must be able to return until then.
     fn retire_later(&mut self, keys: Vec<InstanceKey>, cause: Cause, removes: bool) {
         self.leaving.push(OutgoingInstances { keys, cause, removes });
     }
 
-    /// Others take the place of the last batch: those that it left behind go now.
+    /// Takes down the postponed instances, because the next batch follows or the monitor is over.
     fn retire_all(&mut self) {
         for OutgoingInstances { keys, cause, removes } in std::mem::take(&mut self.leaving) {
             self.take_down(&keys, cause);
@@ -524,112 +526,112 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Sorts the instances of a service into those that still have to be brought in, and those that go.
+    /// Separates the instances of a service into those that have to join the rotation and those that leave.
     fn split(
         &mut self,
-        goal: &DesiredService,
+        desired: &DesiredService,
         members: &[&Instance],
     ) -> (Vec<InstanceKey>, Vec<InstanceKey>) {
-        let fits = |i: &Instance| i.is_live() || !goal.clears_stopped;
+        let fits = |i: &Instance| i.is_live() || !desired.removes_stopped;
         let mut usable: Vec<&Instance> =
             members.iter().copied().filter(|i| is_usable(i) && fits(i)).collect();
         usable.sort_by_key(|i| (!i.routed, i.state != InstanceState::Running));
-        usable.truncate(goal.wanted.saturating_sub(goal.spared));
-        let missing = goal.wanted.saturating_sub(goal.spared + usable.len());
-        let staying: Vec<&Instance> = usable.into_iter().chain(spared(goal, members)).collect();
-        let settled = |i: &&&Instance| i.serves() && i.ready;
-        let mut arriving = keys(staying.iter().filter(|i| !settled(i)).copied());
-        // A paused rollout may have nothing sound to stay on: then what serves stays.
-        let nobody = staying.is_empty() && missing == 0;
-        let stays = |i: &&Instance| staying.iter().any(|u| u.key == i.key) || (nobody && i.serves());
+        usable.truncate(desired.replicas.saturating_sub(desired.kept_slots));
+        let missing = desired.replicas.saturating_sub(desired.kept_slots + usable.len());
+        let staying: Vec<&Instance> = usable.into_iter().chain(kept_instances(desired, members)).collect();
+        let is_in_service = |i: &&&Instance| i.serves() && i.ready;
+        let mut arriving = keys(staying.iter().filter(|i| !is_in_service(i)).copied());
+        // A paused rollout may have no sound instance to stay on; then all that serve stay.
+        let none_sound = staying.is_empty() && missing == 0;
+        let stays = |i: &&Instance| staying.iter().any(|u| u.key == i.key) || (none_sound && i.serves());
         let leaving = keys(members.iter().filter(|i| !stays(i)).copied());
-        arriving.extend((1..=missing).map(|n| format!("{}+{n}", goal.service)));
+        arriving.extend((1..=missing).map(|n| format!("{}+{n}", desired.service)));
         self.slots += arriving.len();
         (arriving, leaving)
     }
 
-    /// Brings `arriving` in and takes `leaving` out of rotation, in the order and the batches asked for.
+    /// Replaces `leaving` by `arriving` in the rotation, in the configured order and batches.
     fn exchange(
         &mut self,
-        goal: &DesiredService,
+        desired: &DesiredService,
         arriving: Vec<InstanceKey>,
         leaving: Vec<InstanceKey>,
     ) -> Result<(), Unplannable> {
         let mut live: Vec<InstanceKey> = leaving.into_iter().filter(|k| self.is_live(k)).collect();
-        live.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
+        live.sort_by_key(|k| self.ready.contains(k)); // unready ones leave first
         if !arriving.is_empty() {
             self.retire_all();
-            self.window = self.window.max(goal.pace.monitor);
+            self.window = self.window.max(desired.policy.monitor);
         }
-        match goal.pace.order {
-            Order::StartFirst => self.start_first(goal, arriving, live),
-            Order::StopFirst => return self.stop_first(goal, arriving, live),
+        match desired.policy.order {
+            Order::StartFirst => self.start_first(desired, arriving, live),
+            Order::StopFirst => return self.stop_first(desired, arriving, live),
         }
         Ok(())
     }
 
     fn start_first(
         &mut self,
-        goal: &DesiredService,
+        desired: &DesiredService,
         mut arriving: Vec<InstanceKey>,
         mut live: Vec<InstanceKey>,
     ) {
         while !arriving.is_empty() || !live.is_empty() {
-            let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
-            self.create(goal, &batch);
+            let (batch, outgoing) = next_batch(&mut arriving, &mut live, desired.policy.batch_size());
+            self.create(desired, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
-            self.route(&batch, &going, Cause::Admit);
+            self.route(&batch, &outgoing, Cause::Admit);
             if arriving.is_empty() && live.is_empty() {
-                self.retire_later(going, Cause::Replaced, goal.clears_stopped);
+                self.retire_later(outgoing, Cause::Replaced, desired.removes_stopped);
                 return;
             }
-            self.retire(goal, &going);
-            self.delay(&goal.pace);
+            self.retire(desired, &outgoing);
+            self.delay(&desired.policy);
         }
     }
 
     fn stop_first(
         &mut self,
-        goal: &DesiredService,
+        desired: &DesiredService,
         mut arriving: Vec<InstanceKey>,
         mut live: Vec<InstanceKey>,
     ) -> Result<(), Unplannable> {
         while !arriving.is_empty() || !live.is_empty() {
-            let (batch, going) = next_batch(&mut arriving, &mut live, goal.pace.size());
-            if !self.leaves_someone(goal, &going)? {
-                live.extend(going);
+            let (batch, outgoing) = next_batch(&mut arriving, &mut live, desired.policy.batch_size());
+            if !self.keeps_rotation_filled(desired, &outgoing)? {
+                live.extend(outgoing);
                 arriving.extend(batch);
-                self.start_first(goal, arriving, live);
+                self.start_first(desired, arriving, live);
                 return Ok(());
             }
-            self.route(&[], &going, Cause::Replaced);
-            self.retire(goal, &going);
-            self.create(goal, &batch);
+            self.route(&[], &outgoing, Cause::Replaced);
+            self.retire(desired, &outgoing);
+            self.create(desired, &batch);
             self.bring_up(&batch, Cause::NotYetReady);
             self.route(&batch, &[], Cause::Admit);
             if !arriving.is_empty() || !live.is_empty() {
-                self.delay(&goal.pace);
+                self.delay(&desired.policy);
             }
         }
         Ok(())
     }
 
-    fn delay(&mut self, pace: &PlanPolicy) {
-        if !pace.delay.is_zero() {
-            self.push(Step::Delay(pace.delay), Cause::Asked);
+    fn delay(&mut self, policy: &PlanPolicy) {
+        if !policy.delay.is_zero() {
+            self.push(Step::Delay(policy.delay), Cause::Configured);
         }
     }
 
-    /// Those that served are in rotation again, and `leaving` are out of it and stopped.
-    fn exchange_back(&mut self, back: &[InstanceKey], mut leaving: Vec<InstanceKey>, pace: &PlanPolicy) {
+    /// Returns the instances that served to the rotation, and stops `leaving`.
+    fn exchange_back(&mut self, back: &[InstanceKey], mut leaving: Vec<InstanceKey>, policy: &PlanPolicy) {
         let mut down: Vec<InstanceKey> = back.iter().filter(|k| !self.is_live(k)).cloned().collect();
-        leaving.sort_by_key(|k| self.ready.contains(k)); // those that serve nobody go first
-        // Those that only have to be let in again take their places before others start.
+        leaving.sort_by_key(|k| self.ready.contains(k)); // unready ones leave first
+        // Running instances return before others start.
         let waiting: Vec<InstanceKey> = back.iter().filter(|k| self.outside.contains(k)).cloned().collect();
         if !waiting.is_empty() && !down.is_empty() {
-            let going = take(&mut leaving, waiting.len());
-            self.route(&waiting, &going, Cause::Failed);
-            self.take_down(&going, Cause::Failed);
+            let outgoing = take(&mut leaving, waiting.len());
+            self.route(&waiting, &outgoing, Cause::Failed);
+            self.take_down(&outgoing, Cause::Failed);
         }
         if !down.is_empty() {
             self.make_room(&leaving, Cause::Failed);
@@ -637,39 +639,41 @@ impl<'a> PlanBuilder<'a> {
         }
         loop {
             let live_back =
-                |draft: &Self| back.iter().filter(|k| draft.is_live(k)).cloned().collect::<Vec<_>>();
-            let batch = take(&mut down, pace.size());
-            let going = match down.is_empty() {
-                true => std::mem::take(&mut leaving),
-                false => take(&mut leaving, batch.len()),
-            };
+                |builder: &Self| back.iter().filter(|k| builder.is_live(k)).cloned().collect::<Vec<_>>();
+            let batch = take(&mut down, policy.batch_size());
+            let outgoing =
+                if down.is_empty() { std::mem::take(&mut leaving) } else { take(&mut leaving, batch.len()) };
             let before = live_back(self);
-            if pace.order == Order::StopFirst && !before.is_empty() {
-                self.route(&before, &going, Cause::Failed);
-                self.take_down(&going, Cause::Failed);
+            if policy.order == Order::StopFirst && !before.is_empty() {
+                self.route(&before, &outgoing, Cause::Failed);
+                self.take_down(&outgoing, Cause::Failed);
             }
             self.bring_up(&batch, Cause::Failed);
-            self.route(&live_back(self), &going, Cause::Failed);
-            self.take_down(&going, Cause::Failed);
+            self.route(&live_back(self), &outgoing, Cause::Failed);
+            self.take_down(&outgoing, Cause::Failed);
             if down.is_empty() {
                 return;
             }
-            self.delay(pace);
+            self.delay(policy);
         }
     }
 
-    /// Whether the rotation stays filled without `going`. It need not while nobody in it is ready to answer: then
-    /// start-first does no harm.
-    fn leaves_someone(&self, goal: &DesiredService, going: &[InstanceKey]) -> Result<bool, Unplannable> {
-        if goal.may_rest {
+    /// True if the rotation is not empty without `going`. If none in it is ready, an empty one does no harm, and
+    /// start-first is used.
+    fn keeps_rotation_filled(
+        &self,
+        desired: &DesiredService,
+        outgoing: &[InstanceKey],
+    ) -> Result<bool, Unplannable> {
+        if desired.may_be_down {
             return Ok(true);
         }
         let serves = |k: &&InstanceKey| self.inside.contains(k) && self.ready.contains(k);
-        let stays = |k: &&InstanceKey| !going.contains(k);
-        let loses = going.iter().any(|k| serves(&k));
+        let stays = |k: &&InstanceKey| !outgoing.contains(k);
+        let loses = outgoing.iter().any(|k| serves(&k));
         match loses && !self.inside.iter().filter(serves).any(|k| stays(&k)) {
             true => Err(Unplannable {
-                service: goal.service.clone(),
+                service: desired.service.clone(),
                 reason: "is replaced stop-first, and no other instance would serve meanwhile",
                 fix: "use `order: start-first`, or run more instances than are replaced at a time",
             }),
@@ -679,12 +683,12 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Two sides of one app: one active side is exchanged for the other; two are replaced one after the other.
-    fn pair(&mut self, goals: &[DesiredService; 2]) -> Result<(), Unplannable> {
+    /// Switches from the active to the idle side of a pair, or replaces two active sides one after the other.
+    fn pair(&mut self, sides: &[DesiredService; 2]) -> Result<(), Unplannable> {
         let observed = self.observed;
         let routed = |g: &DesiredService| observed.of(&g.service).any(Instance::serves);
         let runs = |g: &DesiredService| observed.of(&g.service).any(Instance::is_live);
-        let [first, second] = goals;
+        let [first, second] = sides;
         match (routed(first), routed(second)) {
             (true, true) => {
                 self.replace(first)?;
@@ -695,41 +699,42 @@ impl<'a> PlanBuilder<'a> {
             (false, false) if runs(second) && !runs(first) => self.switch(first, second),
             (false, false) => {
                 self.replace(first)?;
-                self.clear_live(second);
+                self.stop_unused(second);
                 Ok(())
             }
         }
     }
 
-    /// Stops what runs of a side that is not to serve.
-    fn clear_live(&mut self, side: &DesiredService) {
-        let others = keys(self.observed.of(&side.service).filter(|i| i.is_live()));
-        self.retire_later(others, Cause::Leftover, false);
+    /// Stops the instances of a side that must not serve.
+    fn stop_unused(&mut self, side: &DesiredService) {
+        let live = keys(self.observed.of(&side.service).filter(|i| i.is_live()));
+        self.retire_later(live, Cause::Leftover, false);
     }
 
-    /// The active side stays where it is what is wanted; else the idle side takes over, and the active one is kept, stopped.
+    /// Keeps the active side if it is up to date; else the idle side takes over, and the active one is kept,
+    /// stopped.
     fn switch(&mut self, active: &DesiredService, idle: &DesiredService) -> Result<(), Unplannable> {
         let observed = self.observed;
         let mut serving = observed.of(&active.service).filter(|i| i.serves());
         if serving.all(is_usable) && observed.of(&active.service).any(Instance::serves) {
-            self.clear_live(idle);
+            self.stop_unused(idle);
             return self.replace(active);
         }
-        self.clear_stale(idle);
+        self.remove_stale(idle);
         let members: Vec<&Instance> = observed.of(&idle.service).collect();
         let (arriving, mut leaving) = self.split(idle, &members);
         let removed = leaving.clone();
         leaving.extend(keys(observed.of(&active.service)));
-        let pace = PlanPolicy { monitor: idle.pace.monitor, ..PlanPolicy::default() };
-        let all_at_once = DesiredService { pace, clears_stopped: false, ..idle.clone() };
+        let policy = PlanPolicy { monitor: idle.policy.monitor, ..PlanPolicy::default() };
+        let all_at_once = DesiredService { policy, removes_stopped: false, ..idle.clone() };
         self.exchange(&all_at_once, arriving, leaving)?;
         let live: Vec<InstanceKey> = removed.into_iter().filter(|k| self.was_live(k)).collect();
         self.kept.extend(live);
         Ok(())
     }
 
-    /// What is left stopped of the idle side's last release but one gives its name and place to the new one.
-    fn clear_stale(&mut self, idle: &DesiredService) {
+    /// Removes the stopped instances of the idle side's older release, whose names the new ones get.
+    fn remove_stale(&mut self, idle: &DesiredService) {
         let stale = |i: &&Instance| !i.is_live() && i.generation == Generation::Old;
         let stale = keys(self.observed.of(&idle.service).filter(stale));
         self.remove(&stale, Cause::Leftover);
@@ -739,7 +744,7 @@ impl<'a> PlanBuilder<'a> {
         self.inside.contains(key) || self.outside.contains(key)
     }
 
-    /// Whom a proxy may still list, but who cannot answer.
+    /// True for an instance that a proxy may still list and that cannot answer.
     fn is_broken(&self, key: &InstanceKey) -> bool {
         self.observed.get(key).is_some_and(|i| i.state == InstanceState::Broken)
     }
@@ -752,19 +757,19 @@ impl<'a> PlanBuilder<'a> {
         self.observed.get(key).is_some_and(Instance::is_live)
     }
 
-    fn create(&mut self, goal: &DesiredService, batch: &[InstanceKey]) {
+    fn create(&mut self, desired: &DesiredService, batch: &[InstanceKey]) {
         let fresh: Vec<InstanceKey> =
             batch.iter().filter(|k| self.observed.get(k).is_none()).cloned().collect();
         if fresh.is_empty() {
             return;
         }
-        let service = goal.service.clone();
+        let service = desired.service.clone();
         self.added.push((service.clone(), fresh.len()));
         let total = self.count(&service);
         self.push(Step::Create { service, fresh, total }, Cause::Missing);
     }
 
-    /// How many containers a service has after the last step.
+    /// Number of containers of a service after the last step.
     fn count(&self, service: &str) -> usize {
         let added: usize = self.added.iter().filter(|(s, _)| s == service).map(|(_, n)| n).sum();
         let gone = |key: &str| {
@@ -775,7 +780,7 @@ impl<'a> PlanBuilder<'a> {
         self.observed.of(service).filter(|i| !gone(&i.key)).count() + added
     }
 
-    /// Gates and starts those that do not run, and waits for all.
+    /// Gates and starts the stopped ones, and waits until all are ready.
     fn bring_up(&mut self, batch: &[InstanceKey], cause: Cause) {
         let down: Vec<InstanceKey> = batch.iter().filter(|k| !self.is_live(k)).cloned().collect();
         if !down.is_empty() {
@@ -791,8 +796,8 @@ impl<'a> PlanBuilder<'a> {
         }
     }
 
-    /// Makes the rotation what it has to be; a second change in a row takes the place of the first, and an empty
-    /// rotation is never asked for (a first deploy that failed had none to go back to).
+    /// Changes the rotation. A second change in a row replaces the first. An empty rotation is never planned: a
+    /// failed first deploy has none to return to.
     fn route(&mut self, admit: &[InstanceKey], drain: &[InstanceKey], cause: Cause) {
         let moves = |from: &[InstanceKey], keys: &[InstanceKey]| keys.iter().any(|k| from.contains(k));
         if !moves(&self.outside, admit) && !moves(&self.inside, drain) {
@@ -818,7 +823,7 @@ impl<'a> PlanBuilder<'a> {
         self.push(Step::Route { inside, outside }, cause);
     }
 
-    /// Waits until those of `keys` that live have finished, and stops them.
+    /// Waits until the live ones of `keys` are idle, and stops them.
     fn take_down(&mut self, keys: &[InstanceKey], cause: Cause) {
         let live: Vec<InstanceKey> = keys.iter().filter(|k| self.is_live(k)).cloned().collect();
         if live.is_empty() {
@@ -841,31 +846,31 @@ impl<'a> PlanBuilder<'a> {
 
     fn finish(mut self) -> Plan {
         if !self.window.is_zero() {
-            self.push(Step::Monitor(self.window), Cause::Asked);
+            self.push(Step::Monitor(self.window), Cause::Configured);
         }
         self.retire_all();
         let kept = std::mem::take(&mut self.kept);
         self.remove(&kept, Cause::Replaced);
         if !self.steps.is_empty() && self.observed.proxied {
-            self.push(Step::Release, Cause::Done);
+            self.push(Step::HandBack, Cause::CleanedUp);
         }
         Plan { steps: self.steps, slots: self.slots }
     }
 }
 
-/// A new instance to build on: not broken, and not one that gets requests without being ready.
+/// True for a new instance that may stay: not broken, and not in rotation without being ready.
 fn is_usable(instance: &Instance) -> bool {
-    let sick = instance.serves() && !instance.ready;
-    instance.generation == Generation::New && instance.state != InstanceState::Broken && !sick
+    let unhealthy = instance.serves() && !instance.ready;
+    instance.generation == Generation::New && instance.state != InstanceState::Broken && !unhealthy
 }
 
-/// The instances that a slot stays on: of those that are not wanted the best, best first.
-fn spared<'a>(goal: &DesiredService, members: &[&'a Instance]) -> Vec<&'a Instance> {
+/// Old instances that stay in their slots, best first.
+fn kept_instances<'a>(desired: &DesiredService, members: &[&'a Instance]) -> Vec<&'a Instance> {
     let sound = |i: &&Instance| i.generation == Generation::Old && i.state != InstanceState::Broken;
-    let fits = |i: &&Instance| i.is_live() || !goal.clears_stopped;
+    let fits = |i: &&Instance| i.is_live() || !desired.removes_stopped;
     let mut sound: Vec<&Instance> = members.iter().copied().filter(|i| sound(i) && fits(i)).collect();
     sound.sort_by_key(|i| (!(i.serves() && i.ready), !i.serves(), !i.is_live()));
-    sound.truncate(goal.spared);
+    sound.truncate(desired.kept_slots);
     sound
 }
 
@@ -873,21 +878,18 @@ fn keys<'a>(instances: impl Iterator<Item = &'a Instance>) -> Vec<InstanceKey> {
     instances.map(|i| i.key.clone()).collect()
 }
 
-/// The next to come in, and those that make room for them; with the last of the first go all of the second.
+/// Next batch to admit, and the instances that it replaces; the last batch replaces all that are left.
 fn next_batch(
     arriving: &mut Vec<InstanceKey>,
     live: &mut Vec<InstanceKey>,
     size: usize,
 ) -> (Vec<InstanceKey>, Vec<InstanceKey>) {
     let batch = take(arriving, size);
-    let going = match arriving.is_empty() {
-        true => std::mem::take(live),
-        false => take(live, size),
-    };
-    (batch, going)
+    let outgoing = if arriving.is_empty() { std::mem::take(live) } else { take(live, size) };
+    (batch, outgoing)
 }
 
-/// Takes up to `size` from the front.
+/// Removes up to `size` keys from the front.
 fn take(keys: &mut Vec<InstanceKey>, size: usize) -> Vec<InstanceKey> {
     let rest = keys.split_off(size.min(keys.len()));
     std::mem::replace(keys, rest)

@@ -1,5 +1,5 @@
-//! The one list of what a deploy is refused for: `check`, a dry run and a deploy read it. What a deploy can be refused for is
-//! found here, before anything is touched, each with its fix.
+//! Preflight: everything that a deploy is refused for, each with its fix, before any change. `check`, a dry run and
+//! a deploy use this list.
 
 mod attached;
 mod connections;
@@ -20,29 +20,29 @@ use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
 
-/// Something of a target that a deploy is refused for, or that is said before it.
+/// Finding about a target: a refusal, or a note.
 pub enum PreflightFinding {
     Refused(Error),
     Note(Risk),
 }
 
-/// The first engine whose healthchecks have a `start_interval`. Source: Compose refuses it on an older one.
+/// First engine version with `start_interval` in healthchecks. Source: Compose refuses the key on an older engine.
 const START_INTERVAL: u32 = 25;
 
-/// A target, and what runs around it.
+/// Target with the running containers around it.
 pub struct Surroundings<'a> {
     pub reader: &'a TargetReader<'a>,
-    /// Proxies in front of it that run.
+    /// Running proxies in front of the target.
     pub fronting: &'a [Arc<dyn Proxy>],
-    /// All of the engine's that have an adapter.
-    pub known: &'a [Arc<dyn Proxy>],
-    /// All of the engine's.
+    /// All proxies of the engine that have an adapter.
+    pub proxies: &'a [Arc<dyn Proxy>],
+    /// All containers of the engine.
     pub containers: &'a [Container],
-    /// Instances that run beside the present ones at a time, at most.
-    pub starting: usize,
+    /// Highest number of additional instances at a time.
+    pub extra_instances: usize,
 }
 
-/// Everything that can be told from the file and the proxies, for every target.
+/// Checks every target by the file and the proxies.
 ///
 /// # Errors
 /// The first obstacle, with its fix.
@@ -53,26 +53,26 @@ pub fn targets(project: &Project, targets: &[Target], proxies: &[Arc<dyn Proxy>]
     })
 }
 
-/// Everything that can be told from what runs and from the images.
+/// Checks a target by the running containers and the images.
 ///
 /// # Errors
 /// Docker cannot be started.
 pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     let services = around.services();
-    let image = |service: &Service| around.reader.wanted.images.get(&service.name);
+    let image = |service: &Service| around.reader.desired.images.get(&service.name);
     let mut refused: Vec<Error> = Vec::new();
     for service in &services {
         let running = |path: &str| {
             let mut its = around.members().filter(|c| c.is_running()).peekable();
             its.peek().is_none() || its.any(|c| c.has_mount(path))
         };
-        refused.extend(volumes_of_image(service, image(service), &running));
+        refused.extend(image_volumes(service, image(service), &running));
         refused.extend(unhealthy_dependency(around, service));
-        refused.extend(too_few_ports(service, around.running(service), around.starting));
+        refused.extend(too_few_ports(service, around.running(service), around.extra_instances));
     }
     refused.extend(needs_newer_engine(around.reader.docker, &services)?);
     refused.extend(out_of_reach(around.reader.project, around.reader.target, around.fronting));
-    refused.extend(attached::faults(around));
+    refused.extend(attached::errors(around));
     refused.extend(route_not_found(around));
     let mut found: Vec<PreflightFinding> = refused.into_iter().map(PreflightFinding::Refused).collect();
     for service in &services {
@@ -80,9 +80,9 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     }
     found.extend(unknown_proxy::findings(around)?);
     let orphans = orphans(around.reader, around.containers).into_iter();
-    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphaned(around.reader.target, orphan))));
+    found.extend(orphans.map(|orphan| PreflightFinding::Note(orphan_route(around.reader.target, orphan))));
     let strangers = strangers(around.reader, around.containers).into_iter();
-    found.extend(strangers.map(|found| PreflightFinding::Note(stranger(around.reader.target, found))));
+    found.extend(strangers.map(|found| PreflightFinding::Note(shared_route(around.reader.target, found))));
     found.extend(crash_loops(around).into_iter().map(PreflightFinding::Note));
     found.extend(connections::notes(around).into_iter().map(PreflightFinding::Note));
     Ok(found)
@@ -99,7 +99,7 @@ impl Surroundings<'_> {
         self.containers.iter().filter(move |c| is_member(self.reader.project, c, &services))
     }
 
-    /// Containers that run, and are none of the target's.
+    /// Running containers that are not of the target.
     fn others(&self) -> impl Iterator<Item = &Container> {
         let services = self.reader.target.services();
         let is_ours = move |c: &Container| is_member(self.reader.project, c, &services);
@@ -112,7 +112,7 @@ impl Surroundings<'_> {
     }
 }
 
-/// A route that a service asks for while it runs, and that no proxy of the engine gives it.
+/// Error for a running service whose labels or variables define a route that no proxy of the engine has.
 fn route_not_found(around: &Surroundings) -> Option<Error> {
     let runs = around.members().any(Container::is_running);
     let is_said = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
@@ -124,17 +124,17 @@ fn route_not_found(around: &Surroundings) -> Option<Error> {
         |s: &&Service| Some((s.name.clone(), proxy::route_setting(&backend(around.reader.project, s))?));
     let (name, claim) = services.iter().find_map(claim)?;
     let error = Error::unchanged(format!(
-        "`{name}` asks for a route by {claim}, and no proxy that is known to go by that shares a network with it: whatever \
-         routes to it could not be drained"
+        "`{name}` has a route by {claim}, and no proxy on its networks is known to read it: the proxy that routes to it \
+         could not be drained"
     ));
     let hint = format!(
-        "name the proxy with `--proxy-container NAME --proxy-kind KIND` (`x-zd.proxy`), or put both on one network; where \
-         there is none, deploy with `--proxy-kind none` (`services.{name}.x-zd.proxy.kind: none`)"
+        "name the proxy with `--proxy-container NAME --proxy-kind KIND` (`x-zd.proxy`), or put both on one network; \
+         without a proxy, deploy with `--proxy-kind none` (`services.{name}.x-zd.proxy.kind: none`)"
     );
     Some(error.hint(hint).rule(&"route-not-found"))
 }
 
-/// Compose starts nothing whose dependency is unhealthy.
+/// Error for an unhealthy dependency, for which Compose starts nothing.
 fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Error> {
     let project = around.reader.project;
     let failing = service.needs_healthy.iter().find_map(|needed| {
@@ -151,7 +151,7 @@ fn unhealthy_dependency(around: &Surroundings, service: &Service) -> Option<Erro
     Some(error.hint(hint).rule(&"dependency-unhealthy"))
 }
 
-/// Data of a running instance in an anonymous volume, where the new one gets a named volume at the same path.
+/// Finding for data in an anonymous volume where a new instance gets a named volume.
 fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<Option<PreflightFinding>> {
     let its = |c: &&Container| is_member(around.reader.project, c, &[&service.name]) && c.is_running();
     let left = around.members().filter(its).find_map(|c| {
@@ -163,7 +163,7 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
         return Ok(None);
     }
     let (instance, old) = (container.name(), &old[..12]);
-    let says = format!(
+    let problem = format!(
         "{instance} has the data of {path} in the anonymous volume {old}…, and new instances get `{volume}` there"
     );
     let image = &container.config.image;
@@ -173,23 +173,23 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
     Ok(Some(match around.reader.docker.has_volume(volume)? {
         true => PreflightFinding::Note(Risk::note(
             "anonymous-volume",
-            says,
-            format!("unless that is done, {fix}"),
+            problem,
+            format!("unless it is copied already, {fix}"),
         )),
         false => {
-            let error = Error::usage(format!("{says}, which is not there yet, so it would be empty"));
+            let error = Error::usage(format!("{problem}, which does not exist yet, so it would be empty"));
             PreflightFinding::Refused(error.hint(fix).rule(&"anonymous-volume"))
         }
     }))
 }
 
-/// Old and new instances together need a host port each.
+/// Error for a port range with fewer ports than old and new instances together.
 fn too_few_ports(service: &Service, running: usize, starting: usize) -> Option<Error> {
     let needed = running + starting;
     let (range, size) = service.port_ranges.iter().find(|(_, size)| *size < needed)?;
     let name = &service.name;
     let error = Error::usage(format!(
-        "`{name}` publishes host ports {range}, which is {size} for {running} running and {starting} new instances"
+        "`{name}` publishes host ports {range}: {size} for {running} running and {starting} new instances"
     ));
     let hint = format!(
         "widen the range in `services.{name}.ports` to {needed} ports, or let the proxy reach the container's own port (`expose`)"
@@ -213,38 +213,38 @@ fn needs_newer_engine(docker: &Docker, services: &[&Service]) -> Result<Option<E
     Ok(major.is_some_and(|major| major < START_INTERVAL).then(error))
 }
 
-/// Instances that crash over and over answer no request, which a deploy does not make worse.
+/// Note about crashing instances. They answer no request, so a deploy does no harm.
 fn crash_loops(around: &Surroundings) -> Option<Risk> {
     let names: Vec<&str> =
         around.members().filter(|c| c.state.status == "restarting").map(Container::name).collect();
-    let says = format!("{} crashes over and over, and answers no request", names.join(", "));
+    let problem = format!("{} keeps crashing, and answers no request", names.join(", "));
     let fix = format!("see why with `docker logs {}`; a deploy replaces it", names.first()?);
-    Some(Risk::note("crash-loop", says, fix))
+    Some(Risk::note("crash-loop", problem, fix))
 }
 
-/// Everything in the file that keeps a new instance from running beside the old one, or at all.
+/// Errors in the file that keep a new instance from running, alone or beside the old one.
 pub fn file(project: &Project, target: &Target) -> Vec<Error> {
     let is_pair = matches!(target, Target::Pair(_));
-    // The sides of a pair have names and ports of their own.
+    // The sides of a pair have their own names and ports.
     let own_to_a_side = |o: &Obstacle| {
         matches!(o, Obstacle::ContainerName(_) | Obstacle::FixedPort(_) | Obstacle::Address(..))
     };
     let of_one = |name: &str| {
         let service = &project.services[name];
         let obstacles = service.obstacles().into_iter().filter(|o| !is_pair || !own_to_a_side(o));
-        let none = (service.replicas == Some(0)).then(|| none_wanted(name));
-        let found = obstacles.map(|o| obstructed(&o, name)).chain(none).chain(unknown_kind(service));
+        let none = (service.replicas == Some(0)).then(|| zero_replicas(name));
+        let found = obstacles.map(|o| obstacle_error(&o, name)).chain(none).chain(unknown_kind(service));
         let init = service.pre_start.iter().position(|step| step.per_replica).map(|n| per_replica(name, n));
         let found = found.chain(init);
-        let lost = service.anonymous_volumes.iter().map(|path| volume_lost(service, path));
+        let lost = service.anonymous_volumes.iter().map(|path| anonymous_volume(service, path));
         let lost = lost.filter(|_| service.settings.anonymous_volumes.is_none());
         found.chain(lost).collect::<Vec<_>>()
     };
-    target.services().into_iter().flat_map(of_one).chain(left_behind(project, target)).collect()
+    target.services().into_iter().flat_map(of_one).chain(shared_namespaces(project, target)).collect()
 }
 
-/// Services that live in the container of one of these: in its network, its processes or its volumes.
-fn left_behind(project: &Project, target: &Target) -> Vec<Error> {
+/// Errors for services that share the network, processes or volumes of a target's container.
+fn shared_namespaces(project: &Project, target: &Target) -> Vec<Error> {
     let replaced = target.services();
     let others = project.services.values().filter(|s| !replaced.contains(&s.name.as_str()));
     let hosts = others.flat_map(|other| other.hosts.iter().map(move |(key, host)| (other, key, host)));
@@ -253,21 +253,21 @@ fn left_behind(project: &Project, target: &Target) -> Vec<Error> {
         let other = &other.name;
         let set = if *key == "volumes_from" { format!("- {host}") } else { format!("service:{host}") };
         Error::usage(format!(
-            "`{host}` is the host of `{other}` (`services.{other}.{key}: {set}`), which would stay behind in the old instance"
+            "`{other}` runs in the container of `{host}` (`services.{other}.{key}: {set}`), and would stay in the old instance"
         ))
         .hint(format!(
-            "give `{other}` a network and volumes of its own; or recreate both, with the downtime that takes, by `docker \
-             compose up --detach {host} {other}`"
+            "give `{other}` its own network and volumes; or recreate both, with downtime: `docker compose up --detach \
+             {host} {other}`"
         ))
         .rule(&"shared-namespace")
     };
     left.map(error).collect()
 }
 
-fn volume_lost(service: &Service, path: &str) -> Error {
+fn anonymous_volume(service: &Service, path: &str) -> Error {
     let name = &service.name;
     Error::usage(format!(
-        "`{name}` has an anonymous volume at {path}, whose data would stay behind with the old instance"
+        "`{name}` has an anonymous volume at {path}, whose data would stay with the old instance"
     ))
     .hint(format!(
         "give it a name (`services.{name}.volumes: [\"{}:{path}\"]`) and copy the data there, or set \
@@ -277,40 +277,42 @@ fn volume_lost(service: &Service, path: &str) -> Error {
     .rule(&"anonymous-volume")
 }
 
-/// Services whose new instances would share no network with a proxy that runs: it could not send them a request, though it
-/// serves the old ones.
+/// Errors for services whose new instances would share no network with a running proxy: the proxy serves the old
+/// ones and could not reach the new ones.
 fn out_of_reach(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Vec<Error> {
     let services = target.services().into_iter().map(|name| &project.services[name]);
     let pairs = services.flat_map(|service| proxies.iter().map(move |proxy| (service, proxy)));
-    let apart = pairs.filter(|(service, proxy)| {
-        let theirs: Vec<&str> = proxy.container().networks().collect();
-        // One on the host's own network reaches all.
-        let anywhere = theirs.contains(&"host") || theirs.is_empty() || service.networks.is_empty();
+    let unreachable = pairs.filter(|(service, proxy)| {
+        let proxy_networks: Vec<&str> = proxy.container().networks().collect();
+        // A proxy on the host's own network reaches every container.
+        let anywhere =
+            proxy_networks.contains(&"host") || proxy_networks.is_empty() || service.networks.is_empty();
         proxy.container().is_running()
             && !anywhere
-            && !service.networks.iter().any(|network| theirs.contains(&network.as_str()))
+            && !service.networks.iter().any(|network| proxy_networks.contains(&network.as_str()))
     });
-    apart.map(|(service, proxy)| not_reached(service, proxy.as_ref())).collect()
+    unreachable.map(|(service, proxy)| network_apart(service, proxy.as_ref())).collect()
 }
 
-/// Containers of services that the file has no more, which the proxies send requests of a target's route to, with the route.
+/// Containers of services that the file no longer has, and that get requests of a target's route; each with the
+/// route.
 pub fn orphans(reader: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
     let project = reader.project;
     let is_gone = |c: &Container| {
         let service = c.compose().filter(|(name, _)| *name == project.name).map(|(_, service)| service);
         service.is_some_and(|service| !project.services.contains_key(service))
     };
-    on_its_route(reader, containers, is_gone)
+    on_same_route(reader, containers, is_gone)
 }
 
-/// Containers of other projects, or that were run by hand, with the same route.
+/// Containers of other projects, or started by hand, with the same route.
 fn strangers(reader: &TargetReader, containers: &[Container]) -> Vec<(Container, String)> {
     let is_strange = |c: &Container| c.compose().is_none_or(|(name, _)| name != reader.project.name);
-    on_its_route(reader, containers, is_strange)
+    on_same_route(reader, containers, is_strange)
 }
 
-/// Those that run of these, and that get requests of a target's route.
-fn on_its_route(
+/// Running containers that match and get requests of a target's route; each with the route.
+fn on_same_route(
     reader: &TargetReader,
     containers: &[Container],
     is_meant: impl Fn(&Container) -> bool,
@@ -328,49 +330,49 @@ fn on_its_route(
     meant.filter_map(|c| Some((c.clone(), route(c)?))).collect()
 }
 
-fn stranger(target: &Target, (container, route): (Container, String)) -> Risk {
-    let whose = match container.compose() {
+fn shared_route(target: &Target, (container, route): (Container, String)) -> Risk {
+    let origin = match container.compose() {
         Some((project, _)) => format!("is of project `{project}`"),
-        None => "was run by hand".into(),
+        None => "was started by hand".into(),
     };
-    let says =
-        format!("`{}` {whose}, and gets requests for {route} as `{}` does", container.name(), target.name());
+    let problem =
+        format!("`{}` {origin}, and gets requests for {route}, like `{}`", container.name(), target.name());
     Risk::note(
         "shared-route",
-        says,
+        problem,
         format!("stop `{}`, or give one of them another route", container.name()),
     )
 }
 
-fn orphaned(target: &Target, (orphan, route): (Container, String)) -> Risk {
-    let says = format!(
-        "`{}` is of a service that the file has no more, and gets requests for {route} as `{}` does",
+fn orphan_route(target: &Target, (orphan, route): (Container, String)) -> Risk {
+    let problem = format!(
+        "`{}` is of a service that the file no longer has, and gets requests for {route}, like `{}`",
         orphan.name(),
         target.name()
     );
     let fix =
         "once the new release serves, `docker compose up --detach --no-recreate --remove-orphans` removes it";
-    Risk::note("orphan-route", says, fix)
+    Risk::note("orphan-route", problem, fix)
 }
 
-fn not_reached(service: &Service, proxy: &dyn Proxy) -> Error {
+fn network_apart(service: &Service, proxy: &dyn Proxy) -> Error {
     let (name, networks) = (&service.name, service.networks.join("`, `"));
     let container = proxy.container().name();
     Error::unchanged(format!(
-        "a new instance of `{name}` would be on `{networks}`, where {} is not: it could send it no request",
+        "a new instance of `{name}` would be on `{networks}`, and {} is not: the proxy could not reach it",
         proxy.name()
     ))
     .hint(format!(
-        "put `services.{name}` on a network of the proxy, or the proxy on this one first: `docker network connect {} \
+        "put `services.{name}` on a network of the proxy, or connect the proxy first: `docker network connect {} \
          {container}`",
         service.networks[0]
     ))
     .rule(&"network-apart")
 }
 
-/// The anonymous volumes that the image of a service asks for, where the file mounts nothing else there.
-/// What no instance that runs has holds no data yet.
-fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) -> bool) -> Vec<Error> {
+/// Errors for anonymous volumes of an image that the file does not mount. A volume that no running instance has
+/// holds no data yet.
+fn image_volumes(service: &Service, image: Option<&Image>, holds: &dyn Fn(&str) -> bool) -> Vec<Error> {
     if service.settings.anonymous_volumes.is_some() {
         return Vec::new();
     }
@@ -378,10 +380,10 @@ fn volumes_of_image(service: &Service, image: Option<&Image>, holds: &dyn Fn(&st
         service.mounted_paths.iter().any(|m| m.trim_end_matches('/') == path.trim_end_matches('/'))
     };
     let paths = image.into_iter().flat_map(|image| image.config.volumes.keys());
-    paths.filter(|path| !mounted(path) && holds(path)).map(|path| volume_lost(service, path)).collect()
+    paths.filter(|path| !mounted(path) && holds(path)).map(|path| anonymous_volume(service, path)).collect()
 }
 
-fn obstructed(obstacle: &Obstacle, service: &str) -> Error {
+fn obstacle_error(obstacle: &Obstacle, service: &str) -> Error {
     let rule = match obstacle {
         Obstacle::ContainerName(_) => &"container-name",
         Obstacle::FixedPort(_) => &"fixed-host-port",
@@ -392,13 +394,13 @@ fn obstructed(obstacle: &Obstacle, service: &str) -> Error {
     Error::usage(message).hint(hint).rule(rule)
 }
 
-fn none_wanted(name: &str) -> Error {
+fn zero_replicas(name: &str) -> Error {
     Error::usage(format!("`{name}` is set to 0 instances (`deploy.replicas` or `scale`)"))
         .hint("set it to 1 or more; `docker compose stop` stops a service")
         .rule(&"no-instances")
 }
 
-/// Compose itself refuses it, when it starts a service.
+/// Error for `per_replica`, which Compose itself refuses when it starts a service.
 fn per_replica(name: &str, n: usize) -> Error {
     Error::usage(format!("`{name}` has `pre_start[{n}].per_replica: true`, which Compose does not run yet"))
         .hint(format!("remove `services.{name}.pre_start[{n}].per_replica`"))
@@ -411,7 +413,8 @@ fn unknown_kind(service: &Service) -> Option<Error> {
     Some(proxy::unknown_kind(kind).rule(&"unknown-proxy-kind"))
 }
 
-/// Both sides of a pair are replaced one after the other in service, so a side's container name is in its own way.
+/// Two active sides of a pair are replaced one after the other, so `container_name` of a side blocks its own
+/// replacement.
 ///
 /// # Errors
 /// A side with `container_name` while both serve.
@@ -420,17 +423,16 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Error> {
         let named = project.services[name].obstacles().into_iter();
         let mut named = named.filter(|o| matches!(o, Obstacle::ContainerName(_)));
         if let Some(obstacle) = named.next() {
-            let error = obstructed(&obstacle, name);
+            let error = obstacle_error(&obstacle, name);
             let hint = error.hint.clone().unwrap_or_default();
-            return Err(error.hint(format!(
-                "{hint}; or stop one side, which then takes over from the other at each deploy"
-            )));
+            return Err(error
+                .hint(format!("{hint}; or stop one side, so that each deploy switches between the sides")));
         }
     }
     Ok(())
 }
 
-/// Says where an image would be built with the state folder in it: its records hold resolved secrets.
+/// Warns if an image would be built with the state folder in it, whose records hold resolved secrets.
 pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, report: Report) {
     for service in targets.iter().flat_map(Target::services).map(|s| &project.services[s]) {
         if is_in_build_context(service, state_dir) {
@@ -442,7 +444,7 @@ pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, r
     }
 }
 
-/// Whether a service's image is built with the state folder in it.
+/// True if the build context of a service includes the state folder.
 pub fn is_in_build_context(service: &Service, state_dir: &Path) -> bool {
     let Some(context) = service.build_context.as_ref().map(Path::new) else {
         return false;
@@ -455,7 +457,7 @@ pub fn is_in_build_context(service: &Service, state_dir: &Path) -> bool {
     !ignores(&ignored, &inside.to_string_lossy()) && !first.is_some_and(|f| ignores(&ignored, &f))
 }
 
-/// Whether a `.dockerignore` names a path, in one of the ways people write it.
+/// True if a `.dockerignore` names a path, in one of the usual forms.
 fn ignores(text: &str, path: &str) -> bool {
     let name = |line: &str| {
         line.trim().trim_start_matches("**/").trim_start_matches('/').trim_end_matches('/').to_string()
@@ -463,26 +465,28 @@ fn ignores(text: &str, path: &str) -> bool {
     text.lines().any(|line| name(line) == path || ["*", "**", ".*"].contains(&name(line).as_str()))
 }
 
-/// A service that asks for a route, and its proxy is there but down: a deploy would look fine and serve nobody.
+/// Fails if the proxy of a target is down, because a deploy would succeed and serve no request.
 ///
 /// # Errors
-/// The proxy that is down, with the command that starts it.
+/// The stopped proxy, with the command that starts it.
 pub fn proxy_runs(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Result<(), Error> {
     match proxy_down(project, target, proxies) {
         None => Ok(()),
-        Some(StoppedProxy { what, remedy }) => Err(Error::unchanged(format!("{what}; nothing was changed"))
-            .hint(format!("{remedy}, or deploy without a proxy with `--proxy-kind none`"))
-            .rule(&"proxy-down")),
+        Some(StoppedProxy { problem: what, remedy }) => {
+            Err(Error::unchanged(format!("{what}; nothing was changed"))
+                .hint(format!("{remedy}, or deploy without a proxy with `--proxy-kind none`"))
+                .rule(&"proxy-down"))
+        }
     }
 }
 
-/// A proxy that does not run, and what to do about it.
+/// Stopped proxy, and the command that starts it.
 pub struct StoppedProxy {
-    pub what: String,
+    pub problem: String,
     pub remedy: String,
 }
 
-/// The proxy in front of a target, where none runs.
+/// Stopped proxy in front of a target, if no other one runs there.
 pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]) -> Option<StoppedProxy> {
     let services: Vec<&Service> = target.services().iter().map(|s| &project.services[*s]).collect();
     let overridden = |s: &&Service| s.settings.proxy.kind.is_some() || s.settings.proxy.container.is_some();
@@ -497,9 +501,9 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         return None;
     }
     let down = |what: String, remedy: String| {
-        Some(StoppedProxy { what: format!("{what}, so nobody reaches `{}`", target.name()), remedy })
+        Some(StoppedProxy { problem: format!("{what}, so no request reaches `{}`", target.name()), remedy })
     };
-    // What a proxy that is down routes to is in its configuration, which cannot be read now.
+    // The routes of a stopped proxy are unknown, because its configuration cannot be read.
     let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
     let own = project.services.values().find(|s| claimed && proxy::is_proxy_image(&s.image));
     match (fronting.first().copied().or(stopped), own) {
@@ -514,7 +518,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
     }
 }
 
-/// Whether a proxy of the project that is down shares a network with one of these services.
+/// True if a stopped proxy of the project shares a network with one of these services.
 fn may_front(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
     let container = proxy.container();
     let own = container.compose().is_some_and(|(name, _)| name == project.name);
@@ -522,30 +526,30 @@ fn may_front(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> boo
     own && !container.is_running() && services.iter().any(reaches)
 }
 
-/// What to do about a container that does not run.
+/// Command that starts a stopped container.
 pub fn remedy(container: &Container) -> String {
     let name = container.name();
     match container.state.status.as_str() {
-        "restarting" => format!("see why it ends with `docker logs --tail 20 {name}`"),
+        "restarting" => format!("see why it crashes with `docker logs --tail 20 {name}`"),
         "paused" => format!("start it with `docker unpause {name}`"),
         _ => format!("start it with `docker start {name}`"),
     }
 }
 
-/// Compose recreates a network whose definition changed, and stops everything on it, before it creates anything: the
-/// new instances, or what they depend on and is `down`.
+/// Fails if Compose would stop running containers. It recreates a network whose definition changed, and stops
+/// everything on it, before it creates new instances or starts the `down` dependencies.
 ///
 /// # Errors
-/// What Compose would stop or remove, by its own dry run.
+/// Containers that Compose would stop or remove, by its own dry run.
 pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
     let mut removed = 0;
     for (step, _) in &plan.steps {
-        // Its containers that an earlier step removes are still there for a dry run, and would count.
+        // Containers that an earlier step removes still exist for a dry run, and would count.
         if let Step::Remove(keys) = step {
             removed += keys.len();
         }
         if let Step::Create { service, total, .. } = step {
-            nothing_lost(
+            refuse_collateral(
                 &docker.collateral(service, total + removed)?,
                 &format!("create a new instance of `{service}`"),
             )?;
@@ -553,15 +557,17 @@ pub fn collateral(docker: &Docker, plan: &Plan, down: &[&str]) -> Result<()> {
     }
     match down {
         [] => Ok(()),
-        down => Ok(nothing_lost(&docker.collateral_of_start(down)?, &format!("start {}", down.join(", ")))?),
+        down => {
+            Ok(refuse_collateral(&docker.collateral_of_start(down)?, &format!("start {}", down.join(", ")))?)
+        }
     }
 }
 
-fn nothing_lost(lost: &[String], purpose: &str) -> Result<(), Error> {
+fn refuse_collateral(lost: &[String], purpose: &str) -> Result<(), Error> {
     if lost.is_empty() {
         return Ok(());
     }
-    Err(Error::unchanged(format!("Compose would stop what runs in order to {purpose}; nothing was changed"))
+    Err(Error::unchanged(format!("Compose would stop running containers in order to {purpose}; nothing was changed"))
         .detail(&lost.join("\n"))
         .hint(
             "the definition of a network changed: give the new network another name in the file, so that both can \

@@ -288,9 +288,9 @@ impl Report {
     /// What becomes of a signal; where it leaves, what is half done stays so.
     pub fn stop_requested(&self, asked: SignalEffect) {
         match asked {
-            SignalEffect::Finishes => self.warn(&Warning::Finishes),
-            SignalEffect::Hurries => self.warn(&Warning::Hurries),
-            SignalEffect::Leaves => {
+            SignalEffect::Finish => self.warn(&Warning::Finishes),
+            SignalEffect::Hurry => self.warn(&Warning::Hurries),
+            SignalEffect::Exit => {
                 self.close();
                 write_err(
                     "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \

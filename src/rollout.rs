@@ -1,4 +1,4 @@
-//! Does a plan, step by step. It decides nothing: what to do is the plan's, and what to do about a failure is deploy's.
+//! Executes a plan, step by step. The plan decides what to do; `deploy` decides what to do about a failure.
 
 pub mod dry_run;
 pub mod restart;
@@ -28,106 +28,106 @@ use crate::report::{Event, Report, StepEvent, Warning};
 use crate::wait::{RunPhase, StopSignal};
 use crate::witness::Witness;
 
-/// What every rollout of a run works with.
+/// Shared context of all rollouts of a run.
 #[derive(Clone, Copy)]
 pub struct RolloutContext<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
     pub proxies: &'a [Arc<dyn Proxy>],
     pub report: Report,
-    /// What it is about, for people.
+    /// Name of the target, for people.
     pub target: &'a str,
     pub witness: &'a Witness,
-    pub watch: &'a Monitor,
-    /// It goes forward, so init containers run (`pre_start`); a release that is put back runs none.
-    pub goes_forward: bool,
-    /// One-shots and init containers that need not run once more.
+    pub monitor: &'a Monitor,
+    /// True for a deploy, which runs init containers (`pre_start`); a rollback runs none.
+    pub runs_jobs: bool,
+    /// Jobs and init containers that completed already.
     pub completed: &'a BTreeSet<String>,
-    /// What retired instances get back when they start again.
+    /// Restart policies to restore when retired instances start again.
     pub policies: &'a restart::RestartPolicies,
 }
 
-/// How many new instances may fail, and how long after they came into rotation.
+/// Number of new instances that may fail within their monitor.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tolerance {
     pub monitor: Duration,
     pub failures: usize,
 }
 
-/// A plan under way.
+/// Running execution of a plan.
 pub struct Rollout<'a> {
     context: RolloutContext<'a>,
     stop: StopSignal,
-    /// The container that each key of the plan stands for.
-    bound: BTreeMap<InstanceKey, Container>,
+    /// Container of each key in the plan.
+    containers: BTreeMap<InstanceKey, Container>,
     inside: Vec<InstanceKey>,
-    /// Ids of those that were in rotation at the start.
-    found: BTreeSet<String>,
-    /// On the way back an old instance that does not answer as ready is better than none.
-    lenient: bool,
-    /// An instance that dies, or that does not start, ends the plan: its caller plans anew without it.
-    plans_anew: bool,
+    /// Ids of the containers in rotation at the start.
+    initially_inside: BTreeSet<String>,
+    /// True for an undo, in which an unready old instance is better than none.
+    is_best_effort: bool,
+    /// True if an instance that dies or does not start ends the plan, because the caller plans again without it.
+    is_replanned: bool,
     tolerance: Tolerance,
-    /// Ids of those that the last change of the rotation let in.
+    /// Ids of the containers that the last change of the rotation admitted.
     admitted: Vec<String>,
-    /// The witness has lost requests since then.
-    objected: Cell<bool>,
-    /// Ids of the new instances that ended the plan.
+    /// The witness has lost requests since that change.
+    has_objection: Cell<bool>,
+    /// Ids of the new instances whose failure ended the plan.
     failed: Vec<String>,
-    /// Steps of the plan that are done.
-    done: usize,
-    /// When those outside left the rotation, by id.
-    left: BTreeMap<String, Instant>,
-    /// The step that gives the route back is done already.
-    released: bool,
-    /// When all were read last.
-    read: Option<Instant>,
-    /// Requests that were still in flight when their instance was stopped, as far as is known.
-    cut: usize,
+    /// Number of steps that are done.
+    steps_done: usize,
+    /// Time at which each container left the rotation, by id.
+    left_rotation_at: BTreeMap<String, Instant>,
+    /// The route is handed back already.
+    is_handed_back: bool,
+    /// Time of the last read of all containers.
+    read_at: Option<Instant>,
+    /// Number of requests in flight when their instance was stopped, as far as known.
+    cut_requests: usize,
     /// Services whose init containers have run.
     initialised: BTreeSet<String>,
 }
 
-/// Where a plan stopped, and why.
+/// Failure of a plan.
 pub struct RolloutFailure {
-    /// Only cleaning up was left to do: the new release serves.
+    /// Only cleanup was left, so the new release serves.
     pub serves: bool,
-    /// Ids of the new instances whose failure it was; none where it was something else.
+    /// Ids of the failed new instances; empty for any other failure.
     pub failed: Vec<String>,
-    pub why: FailureReason,
+    pub reason: FailureReason,
 }
 
-/// Why a plan stopped.
+/// Reason of a failure.
 pub enum FailureReason {
-    Known(Error),
-    /// An instance that was followed failed. Its last lines are still being read, for which nobody waits who goes back.
-    Failed(JoinHandle<Error>),
+    Other(Error),
+    /// A monitored instance failed. Its last log lines are still being read, and an undo does not wait for them.
+    Instance(JoinHandle<Error>),
 }
 
 impl FailureReason {
     pub fn is_interrupt(&self) -> bool {
-        matches!(self, FailureReason::Known(Error { exit: Exit::Interrupted(_), .. }))
+        matches!(self, FailureReason::Other(Error { exit: Exit::Interrupted(_), .. }))
     }
 
-    /// All that is known of it, which may have to be waited for.
+    /// Full error; waits for the log lines.
     pub fn into_error(self) -> Error {
         match self {
-            FailureReason::Known(error) => error,
-            FailureReason::Failed(error) => error.join().expect("no panic in a read"),
+            FailureReason::Other(error) => error,
+            FailureReason::Instance(error) => error.join().expect("no panic in a read"),
         }
     }
 }
 
 impl RolloutFailure {
-    /// By something that is no instance's failure.
-    pub fn by(error: Error) -> RolloutFailure {
-        RolloutFailure { serves: false, failed: Vec::new(), why: FailureReason::Known(error) }
+    /// Failure without a failed instance.
+    pub fn new(error: Error) -> RolloutFailure {
+        RolloutFailure { serves: false, failed: Vec::new(), reason: FailureReason::Other(error) }
     }
 }
 
 impl From<MonitorFailure> for RolloutFailure {
     fn from(MonitorFailure { ids, error, .. }: MonitorFailure) -> RolloutFailure {
-        RolloutFailure { serves: false, failed: ids, why: FailureReason::Failed(error) }
+        RolloutFailure { serves: false, failed: ids, reason: FailureReason::Instance(error) }
     }
 }
 
@@ -142,91 +142,90 @@ impl<'a> Rollout<'a> {
         Rollout {
             context,
             stop,
-            found: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
-            bound: containers,
+            initially_inside: inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect(),
+            containers,
             inside,
-            lenient: false,
-            plans_anew: false,
+            is_best_effort: false,
+            is_replanned: false,
             tolerance: Tolerance::default(),
             admitted: Vec::new(),
-            objected: Cell::default(),
+            has_objection: Cell::default(),
             failed: Vec::new(),
-            done: 0,
-            left: BTreeMap::new(),
-            released: false,
-            read: None,
-            cut: 0,
-            // Where a new instance runs, they ran before it.
+            steps_done: 0,
+            left_rotation_at: BTreeMap::new(),
+            is_handed_back: false,
+            read_at: None,
+            cut_requests: 0,
+            // Init containers ran before any running new instance.
             initialised: observed.running_new().map(|i| i.service.clone()).collect(),
         }
     }
 
-    /// Goes on where another left off: what it counted is counted.
+    /// Continues another rollout with its counts.
     pub fn continue_from(&mut self, other: Rollout<'a>, tolerance: Tolerance) {
         self.tolerance = tolerance;
-        (self.left, self.cut) = (other.left, other.cut);
+        (self.left_rotation_at, self.cut_requests) = (other.left_rotation_at, other.cut_requests);
         self.initialised.extend(other.initialised);
     }
 
-    /// From here on nothing that fails or does not get ready ends the plan.
+    /// From here on no failure and no unready instance ends the plan.
     pub fn best_effort(&mut self) -> &mut Self {
-        self.lenient = true;
+        self.is_best_effort = true;
         self
     }
 
-    /// Watches those for the rest of their window that an earlier run let in.
+    /// Monitors instances of an earlier run for the rest of their window.
     ///
     /// # Errors
-    /// One that nobody can ask.
-    pub fn watch_on(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
+    /// An instance without any probe.
+    pub fn resume_monitor(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
         for (key, age) in young {
             let pace = self.service(key).settings.pace;
-            self.context.watch.resume(self.candidate(key)?, pace, *age, self.tolerance.monitor);
+            self.context.monitor.resume(self.candidate(key)?, pace, *age, self.tolerance.monitor);
         }
         Ok(())
     }
 
-    /// The container behind each key.
     pub fn containers(&self) -> &BTreeMap<InstanceKey, Container> {
-        &self.bound
+        &self.containers
     }
 
     pub fn container(&self, key: &str) -> Option<&Container> {
-        self.bound.get(key)
+        self.containers.get(key)
     }
 
     pub fn tolerate(&mut self, tolerance: Tolerance) {
         self.tolerance = tolerance;
     }
 
-    /// Steps of the plan that are done.
-    pub fn done(&self) -> usize {
-        self.done
+    /// Number of steps that are done.
+    pub fn steps_done(&self) -> usize {
+        self.steps_done
     }
 
-    /// Requests that were cut off so far.
-    pub fn cut(&self) -> usize {
-        self.cut
+    /// Number of requests that were cut off.
+    pub fn cut_requests(&self) -> usize {
+        self.cut_requests
     }
 
-    /// For the way back: nothing interrupts it, and readiness is asked for but not insisted on. Nobody waits for one of
-    /// those that `served` which is sick. An instance that dies ends the plan, for nothing may be stopped then.
-    pub fn back(
+    /// Rollout for an undo: no signal interrupts it, and readiness is best effort. An unhealthy instance that
+    /// `served` before is not awaited. An instance that dies ends the plan, because nothing may be stopped then.
+    pub fn for_undo(
         context: RolloutContext<'a>,
         observed: &Observed,
         containers: BTreeMap<InstanceKey, Container>,
         served: BTreeSet<String>,
     ) -> Self {
         let mut rollout = Rollout::new(context, StopSignal::default(), observed, containers);
-        rollout.found.extend(served);
-        Rollout { lenient: true, plans_anew: true, ..rollout }
+        rollout.initially_inside.extend(served);
+        Rollout { is_best_effort: true, is_replanned: true, ..rollout }
     }
 
-    /// Has those that served take the place of those that failed, by id, before anything else is done; what comes after
-    /// sees to it that it is so. A proxy that cannot be told so fast is told then.
+    /// Replaces failed instances, by id, with old ones in the rotation at once. The following undo verifies it, so
+    /// a proxy that is not fast enough is set then.
     pub fn replace_failed(&self, failed: &[String], served: &[InstanceKey]) {
-        let has_failed = |k: &&InstanceKey| self.bound.get(*k).is_some_and(|c| failed.contains(&c.id));
-        let runs = |k: &&InstanceKey| self.bound.get(*k).is_some_and(Container::is_running);
+        let has_failed = |k: &&InstanceKey| self.containers.get(*k).is_some_and(|c| failed.contains(&c.id));
+        let runs = |k: &&InstanceKey| self.containers.get(*k).is_some_and(Container::is_running);
         let (out, stay): (Vec<InstanceKey>, Vec<InstanceKey>) =
             self.inside.iter().cloned().partition(|k| has_failed(&k));
         let back = served.iter().filter(runs).filter(|k| !stay.contains(k) && !has_failed(k));
@@ -234,42 +233,44 @@ impl<'a> Rollout<'a> {
         if out.is_empty() || inside.is_empty() {
             return;
         }
-        for routing in self.routings_of(&inside, &out).into_iter().filter(|r| r.proxy.steers()) {
-            let _ = routing.begin();
+        for proxy_rotation in self.rotations_with(&inside, &out).into_iter().filter(|r| r.proxy.steers()) {
+            let _ = proxy_rotation.begin();
         }
     }
 
-    /// Does some of the steps in order.
+    /// Runs a range of steps.
     ///
     /// # Errors
-    /// The first step that fails; the steps after it are not done.
+    /// The first step that fails; later steps do not run.
     pub fn run(&mut self, plan: &Plan, steps: Range<usize>) -> Result<(), RolloutFailure> {
-        let last_route = plan.steps.iter().rposition(|(s, _)| s.turns());
+        let last_route = plan.steps.iter().rposition(|(s, _)| s.moves_requests());
         for n in steps {
             let step = &plan.steps[n].0;
-            // From the last switch on, finishing is the shorter way.
+            // After the last switch, finishing is faster than an undo.
             let finishes = last_route.is_none_or(|last| n > last);
-            self.stop.enter(if finishes { RunPhase::Finishes } else { RunPhase::Heeds });
+            self.stop.enter(if finishes { RunPhase::Finishing } else { RunPhase::Interruptible });
             self.announce(plan, n);
             let next = plan.steps.get(n + 1).map(|(next, _)| next);
-            let done = self.interruption().and_then(|()| self.check()).and_then(|()| match (step, next) {
-                // Neither needs the other.
-                (Step::Remove(keys), Some(Step::Release)) => self.remove_and_release(keys),
-                (Step::Release, _) if std::mem::take(&mut self.released) => Ok(()),
-                _ => self.step(step),
-            });
-            done.map_err(|error| {
+            let result =
+                self.check_interrupt().and_then(|()| self.check()).and_then(|()| match (step, next) {
+                    // Removal and hand-back are independent.
+                    (Step::Remove(keys), Some(Step::HandBack)) => self.remove_and_hand_back(keys),
+                    (Step::HandBack, _) if std::mem::take(&mut self.is_handed_back) => Ok(()),
+                    _ => self.step(step),
+                });
+            result.map_err(|error| {
                 let serves = plan.steps[n..].iter().all(|(s, _)| is_cleaning(s));
-                RolloutFailure { serves, ..self.stopped(error) }
+                RolloutFailure { serves, ..self.failure(error) }
             })?;
-            self.done = n + 1;
+            self.steps_done = n + 1;
         }
         Ok(())
     }
 
     fn announce(&self, plan: &Plan, n: usize) {
         let step = &plan.steps[n].0;
-        let name = |key: &InstanceKey| self.bound.get(key).map_or_else(|| key.clone(), |_| self.name(key));
+        let name =
+            |key: &InstanceKey| self.containers.get(key).map_or_else(|| key.clone(), |_| self.name(key));
         let (batch, batches) = plan.batch(n);
         self.context.report.event(Event::Step(StepEvent {
             target: self.context.target.into(),
@@ -279,60 +280,59 @@ impl<'a> Rollout<'a> {
             batches,
             verb: step.verb().into(),
             names: step.keys().iter().map(name).collect(),
-            back: self.lenient,
+            back: self.is_best_effort,
         }));
     }
 
-    /// Names of those that get requests after the last route.
+    /// Names of the instances in rotation.
     pub fn in_rotation(&self) -> Vec<String> {
         self.names(&self.inside)
     }
 
-    fn interruption(&self) -> Result<()> {
+    fn check_interrupt(&self) -> Result<()> {
         match self.stop.signal() {
             Some(signal) => Err(Error::interrupted(signal).into()),
             None => Ok(()),
         }
     }
 
-    /// Whether an instance that is followed has failed, be it another rollout's. On the way back nothing is better than
-    /// what there is.
+    /// Fails if a monitored instance has failed, also one of another rollout. An undo goes on with what there is.
     fn check(&self) -> Result<()> {
         if let Some(error) = self.context.docker.lost_lease() {
             return Err(error.into());
         }
-        if self.lenient {
+        if self.is_best_effort {
             return Ok(());
         }
-        let warned = self.context.watch.take_out_of_memory();
+        let warned = self.context.monitor.take_out_of_memory();
         warned.into_iter().for_each(|name| self.context.report.warn(&Warning::OutOfMemory(name)));
-        let Some(alarm) = self.context.watch.take_failure() else { return Ok(()) };
-        self.context.report.event(Event::Failed { names: alarm.names.clone() });
-        Err(alarm.into())
+        let Some(failure) = self.context.monitor.take_failure() else { return Ok(()) };
+        self.context.report.event(Event::Failed { names: failure.names.clone() });
+        Err(failure.into())
     }
 
-    /// What ended a plan, and whose failure it was.
-    fn stopped(&mut self, error: anyhow::Error) -> RolloutFailure {
+    /// Failure of the plan, with the failed instances.
+    fn failure(&mut self, error: anyhow::Error) -> RolloutFailure {
         match error.downcast::<MonitorFailure>() {
-            Ok(alarm) => {
-                self.objected.set(false);
-                alarm.into()
+            Ok(failure) => {
+                self.has_objection.set(false);
+                failure.into()
             }
             Err(error) => {
                 let failed = self.take_failed();
-                RolloutFailure { failed, ..RolloutFailure::by(Error::from_error(error)) }
+                RolloutFailure { failed, ..RolloutFailure::new(Error::from_error(error)) }
             }
         }
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
         if matches!(step, Step::Create { .. } | Step::Route { .. } | Step::Stop(_)) {
-            self.hear_witness()?;
+            self.check_witness()?;
         }
-        if matches!(step, Step::Gate(_) | Step::Route { .. } | Step::Release) {
+        if matches!(step, Step::Gate(_) | Step::Route { .. } | Step::HandBack) {
             self.context.docker.check_lease()?;
         }
-        if self.plans_anew && matches!(step, Step::Stop(_)) {
+        if self.is_replanned && matches!(step, Step::Stop(_)) {
             self.drop_dead_instances()?;
         }
         match step {
@@ -341,9 +341,9 @@ impl<'a> Rollout<'a> {
             Step::Start(keys) => self.start(keys),
             Step::Ready(keys) => self.ready(keys),
             Step::Route { inside, outside } => {
-                let act = self.context.witness.rotation_change();
+                let change = self.context.witness.rotation_change();
                 self.route(inside, outside)?;
-                act.confirm();
+                change.confirm();
                 Ok(())
             }
             Step::Idle(keys) => self.idle(keys),
@@ -354,81 +354,80 @@ impl<'a> Rollout<'a> {
                 self.stop(keys)
             }
             Step::Remove(keys) => self.remove(keys),
-            Step::Release => self.hand_back(),
+            Step::HandBack => self.hand_back(),
         }
     }
 
-    /// What the witness has lost since those in rotation were let in; and which URLs have never answered it.
+    /// Reports URLs that never answered the witness, and fails for losses since the last change of the rotation.
     ///
     /// # Errors
-    /// Losses that are reason to go back.
-    fn hear_witness(&mut self) -> Result<()> {
+    /// Losses that lead to an undo.
+    fn check_witness(&mut self) -> Result<()> {
         for (url, said) in self.context.witness.dismiss_silent() {
             self.context.report.warn(&Warning::Silent { url, said });
         }
-        let Err(objection) = self.objection() else { return Ok(()) };
-        // One that has died is the reason for what was lost.
+        let Err(objection) = self.witness_objection() else { return Ok(()) };
+        // A dead instance explains the losses.
         if self.drop_dead_instances()? {
             return Ok(());
         }
         Err(objection)
     }
 
-    /// On the way back nothing is better than what there is.
-    fn objection(&self) -> Result<()> {
-        let objection = if self.lenient { None } else { self.context.witness.objection() };
+    /// Losses of the witness; ignored during an undo.
+    fn witness_objection(&self) -> Result<()> {
+        let objection = if self.is_best_effort { None } else { self.context.witness.objection() };
         match objection {
             Some(error) => {
-                self.objected.set(true);
+                self.has_objection.set(true);
                 Err(error.into())
             }
             None => Ok(()),
         }
     }
 
-    /// Ids of those whose failure ended the plan. What the witness lost is a failure of those that were let in last.
+    /// Ids of the instances whose failure ended the plan. Losses of the witness are the failure of the last
+    /// admitted ones.
     fn take_failed(&mut self) -> Vec<String> {
-        if self.objected.take() {
+        if self.has_objection.take() {
             return std::mem::take(&mut self.admitted);
         }
         std::mem::take(&mut self.failed)
     }
 
-    /// Where a plan stopped that is done but for cleaning up, if the witness has lost requests.
-    pub fn objected(&mut self) -> Result<(), RolloutFailure> {
-        self.hear_witness().map_err(|error| self.stopped(error))
+    /// Fails if the witness has lost requests; for a plan that only has cleanup left.
+    pub fn check_losses(&mut self) -> Result<(), RolloutFailure> {
+        self.check_witness().map_err(|error| self.failure(error))
     }
 
-    /// These containers as they are now; those that are gone, as they were.
-    fn fresh(&self, keys: &[InstanceKey]) -> Result<Vec<Container>> {
+    /// Current state of these containers; the last known one of removed containers.
+    fn inspect(&self, keys: &[InstanceKey]) -> Result<Vec<Container>> {
         let now = self.context.docker.inspect(&self.ids(keys))?;
         let as_it_is = |c: &Container| now.iter().find(|n| n.id == c.id).unwrap_or(c).clone();
-        Ok(keys.iter().map(|k| as_it_is(&self.bound[k])).collect())
+        Ok(keys.iter().map(|k| as_it_is(&self.containers[k])).collect())
     }
 
-    /// Looks at all again. One that starts gets the address of one that has just died, and one that crashes over and over
-    /// comes back with another: by what was read before, one would be taken for the other.
+    /// Reads all containers again. A starting container may get the address of a dead one, and a crashing one
+    /// returns with a new address; an old reading would mix them up.
     fn refresh(&mut self) -> Result<()> {
-        let all: Vec<InstanceKey> = self.bound.keys().cloned().collect();
+        let all: Vec<InstanceKey> = self.containers.keys().cloned().collect();
         let now = self.context.docker.inspect(&self.ids(&all))?;
         let mut now: BTreeMap<String, Container> = now.into_iter().map(|c| (c.id.clone(), c)).collect();
-        for container in self.bound.values_mut() {
+        for container in self.containers.values_mut() {
             match now.remove(&container.id) {
                 Some(read) => *container = read,
                 None => container.mark_stopped(),
             }
         }
-        self.context.watch.observe(self.bound.values());
-        self.read = Some(Instant::now());
+        self.context.monitor.observe(self.containers.values());
+        self.read_at = Some(Instant::now());
         Ok(())
     }
 
-    /// Has these that do not run end the plan.
-    ///
-    /// # Errors
-    /// Any of them.
-    fn count_out(&mut self, keys: &[InstanceKey]) -> Result<()> {
-        let dead: Vec<InstanceKey> = keys.iter().filter(|k| !self.bound[*k].is_running()).cloned().collect();
+    /// Fails if any of these does not run.
+    fn fail_if_stopped(&mut self, keys: &[InstanceKey]) -> Result<()> {
+        let dead: Vec<InstanceKey> =
+            keys.iter().filter(|k| !self.containers[*k].is_running()).cloned().collect();
         if dead.is_empty() {
             return Ok(());
         }
@@ -436,75 +435,75 @@ impl<'a> Rollout<'a> {
         Err(Error::unchanged(format!("{} does not run", self.names(&dead).join(", "))).into())
     }
 
-    /// Runs a hook; its failure ends the rollout, but for the way back.
+    /// Runs a hook. Its failure ends the rollout, except during an undo.
     fn hook(&self, key: &InstanceKey, hook: &LifecycleHook, what: &'static str) -> Result<()> {
-        // Until then it has to be ready.
+        // The hook may take as long as readiness.
         let limit = self.service(key).settings.pace.deadline;
-        let done = self.context.docker.exec(&hook_exec(&self.bound[key], hook).with_limit(limit))?;
-        match done.ok() {
+        let result = self.context.docker.exec(&hook_exec(&self.containers[key], hook).with_limit(limit))?;
+        match result.ok() {
             true => Ok(()),
-            false if self.lenient => {
-                let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
+            false if self.is_best_effort => {
+                let (name, said) = (self.name(key), result.stderr_or_stdout().to_string());
                 self.context.report.warn(&Warning::Hook { name, what, said });
                 Ok(())
             }
             false => Err(Error::unchanged(format!("{what} of {} failed", self.name(key)))
-                .detail(done.stderr_or_stdout())
+                .detail(result.stderr_or_stdout())
                 .into()),
         }
     }
 
-    /// Runs a command whose failure is only reported: the instance goes anyway.
+    /// Runs a command and only warns if it fails, because the instance leaves anyway.
     fn try_exec(&self, key: &InstanceKey, exec: Exec, what: &'static str) -> Result<()> {
-        let done = self.context.docker.exec(&exec)?;
-        if !done.ok() {
-            let (name, said) = (self.name(key), done.stderr_or_stdout().to_string());
+        let result = self.context.docker.exec(&exec)?;
+        if !result.ok() {
+            let (name, said) = (self.name(key), result.stderr_or_stdout().to_string());
             self.context.report.warn(&Warning::Hook { name, what, said });
         }
         Ok(())
     }
 
-    /// The rotation of every proxy that fronts any of these: what is inside now, and these outside.
-    fn routings(&self, outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
-        self.routings_of(&self.inside, outside)
+    /// Rotation of every proxy: the current inside, and these outside.
+    fn rotations(&self, outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
+        self.rotations_with(&self.inside, outside)
     }
 
-    fn routings_of(&self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
-        let routing = |proxy: &'a dyn Proxy| ProxyRotation {
+    fn rotations_with(&self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Vec<ProxyRotation<'a>> {
+        let proxy_rotation = |proxy: &'a dyn Proxy| ProxyRotation {
             docker: self.context.docker,
             proxy,
             rotation: Rotation {
                 inside: self.endpoints(proxy, inside),
                 outside: self.endpoints(proxy, outside),
-                preexisting: self.found.clone(),
+                preexisting: self.initially_inside.clone(),
                 urgent: false,
                 exited: outside
                     .iter()
-                    .map(|k| &self.bound[k].id)
-                    .filter(|id| self.context.watch.has_died(id))
+                    .map(|k| &self.containers[k].id)
+                    .filter(|id| self.context.monitor.has_died(id))
                     .cloned()
                     .collect(),
             },
         };
-        self.context.proxies.iter().map(|p| routing(p.as_ref())).collect()
+        self.context.proxies.iter().map(|p| proxy_rotation(p.as_ref())).collect()
     }
 
     fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<Endpoint> {
-        let containers = keys.iter().map(|k| &self.bound[k]);
+        let containers = keys.iter().map(|k| &self.containers[k]);
         endpoints(proxy, containers)
     }
 
     fn service(&self, key: &InstanceKey) -> &'a Service {
-        let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
+        let (_, service) = self.containers[key].compose().expect("only Compose's containers are bound");
         &self.context.project.services[service]
     }
 
     fn ids(&self, keys: &[InstanceKey]) -> Vec<String> {
-        keys.iter().map(|k| self.bound[k].id.clone()).collect()
+        keys.iter().map(|k| self.containers[k].id.clone()).collect()
     }
 
     fn name(&self, key: &InstanceKey) -> String {
-        short_name(&self.context.project.name, &self.bound[key])
+        short_name(&self.context.project.name, &self.containers[key])
     }
 
     fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
@@ -516,9 +515,9 @@ impl<'a> Rollout<'a> {
     }
 }
 
-/// Steps that a new release that serves does not need.
+/// True for a cleanup step, which a serving release does not need.
 fn is_cleaning(step: &Step) -> bool {
-    matches!(step, Step::Remove(_) | Step::Release)
+    matches!(step, Step::Remove(_) | Step::HandBack)
 }
 
 fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
@@ -526,24 +525,24 @@ fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
     Exec { options, variables, ..Exec::user_command(&container.id, hook.command.argv()) }
 }
 
-/// Compose's number of an instance, else the one that its name ends with.
+/// Compose's number of an instance, else the number at the end of its name.
 pub fn number(container: &Container) -> u32 {
     let label = container.label("com.docker.compose.container-number");
-    let named = container.name().rsplit(['-', '_']).next();
-    label.or(named).and_then(|n| n.parse().ok()).unwrap_or(0)
+    let from_name = container.name().rsplit(['-', '_']).next();
+    label.or(from_name).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-/// A container's name without its project's.
+/// Name of a container without its project.
 pub fn short_name(project: &str, container: &Container) -> String {
     let name = container.name();
     let short = name.strip_prefix(project).and_then(|n| n.strip_prefix('-'));
     short.unwrap_or(name).to_string()
 }
 
-/// How an instance of a service is asked whether it is ready.
+/// Readiness probe for an instance of a service.
 ///
 /// # Errors
-/// When there is nothing to ask.
+/// A service without any probe.
 pub fn probe(
     service: &Service,
     container: &Container,
@@ -552,12 +551,12 @@ pub fn probe(
     let backend = Backend::from(container);
     let proxy = proxies.iter().find(|p| p.routes_to(&backend));
     let host = proxy.and_then(|p| p.host(container));
-    let front = ProbeTarget {
+    let target = ProbeTarget {
         routed: proxy.is_some(),
         port: proxy.and_then(|p| p.port(container)),
         host: host.as_deref(),
         container: proxy.map(|p| p.container()),
         not_http: proxy.is_some_and(|p| !p.speaks_http(container)),
     };
-    health::choose_probe(&service.name, service.settings.http.as_ref(), container, front)
+    health::choose_probe(&service.name, service.settings.http.as_ref(), container, target)
 }

@@ -1,149 +1,149 @@
-//! The only loop that sleeps, and what can cut it short.
+//! The only loop that sleeps, and the signals that cut it short.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Set by the first SIGINT or SIGTERM; every wait and every step looks at it. What a signal does depends on the phase.
+/// SIGINT or SIGTERM to this run. Every wait and every step checks it; its effect depends on the phase.
 #[derive(Clone, Default)]
 pub struct StopSignal {
     signal: Arc<AtomicUsize>,
     phase: Arc<AtomicUsize>,
-    /// A signal in the last phase has been told, and a second one has come.
-    last: Arc<(AtomicBool, AtomicBool)>,
-    bell: Arc<Wakeup>,
-    told: Option<Arc<dyn Fn(SignalEffect) + Send + Sync>>,
+    /// In the finishing phase: a first signal was reported, and a second one has come.
+    last_phase: Arc<(AtomicBool, AtomicBool)>,
+    wakeup: Arc<Wakeup>,
+    on_effect: Option<Arc<dyn Fn(SignalEffect) + Send + Sync>>,
 }
 
-/// A phase of a run, by what a signal does in it.
+/// Phase of a run, which decides the effect of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunPhase {
-    /// It goes back; a second one ends the process.
-    Heeds,
-    /// All requests go to the new release, so the run is finished; a second signal ends what is waited for.
-    Finishes,
-    /// What served before comes back; a second signal ends the process.
-    GoesBack,
+    /// A signal starts an undo; a second one ends the process.
+    Interruptible,
+    /// All requests go to the new release, so the run is finished; a second signal ends the waits.
+    Finishing,
+    /// An undo runs; a second signal ends the process.
+    GoingBack,
 }
 
-/// What becomes of a signal, for people.
+/// Effect of a signal, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalEffect {
-    Finishes,
-    Hurries,
-    Leaves,
+    Finish,
+    Hurry,
+    Exit,
 }
 
-/// Ends the pause between two polls: something has happened that a poll may find.
+/// Ends the pause between two polls, because a poll may find something new.
 #[derive(Default)]
 pub struct Wakeup {
-    rings: Mutex<u64>,
-    rung: Condvar,
+    count: Mutex<u64>,
+    condvar: Condvar,
 }
 
 impl Wakeup {
-    pub fn ring(&self) {
-        *self.rings.lock().expect("nobody panicked") += 1;
-        self.rung.notify_all();
+    pub fn wake(&self) {
+        *self.count.lock().expect("no panic under the lock") += 1;
+        self.condvar.notify_all();
     }
 
-    fn rings(&self) -> u64 {
-        *self.rings.lock().expect("nobody panicked")
+    fn count(&self) -> u64 {
+        *self.count.lock().expect("no panic under the lock")
     }
 
-    /// Pauses for this long, or until there were more rings than these.
-    fn pause(&self, heard: u64, time: Duration) {
-        let rings = self.rings.lock().expect("nobody panicked");
-        drop(self.rung.wait_timeout_while(rings, time, |rings| *rings == heard));
+    /// Pauses for this long, or until the count changes.
+    fn pause(&self, count_before: u64, time: Duration) {
+        let count = self.count.lock().expect("no panic under the lock");
+        drop(self.condvar.wait_timeout_while(count, time, |count| *count == count_before));
     }
 }
 
 impl StopSignal {
-    /// Listens for SIGINT and SIGTERM, and keeps a rollout alive through SIGHUP (a dropped ssh, the end of a hook). The
-    /// signal that ends the process does so after `told` has said so.
+    /// Listens for SIGINT and SIGTERM. SIGHUP (a dropped ssh, the end of a hook) does not end the run. `on_effect`
+    /// reports the effect of each signal, also of the one that ends the process.
     ///
     /// # Errors
-    /// When the handlers cannot be installed.
-    pub fn listen(told: impl Fn(SignalEffect) + Send + Sync + 'static) -> std::io::Result<Self> {
+    /// The handlers cannot be installed.
+    pub fn listen(on_effect: impl Fn(SignalEffect) + Send + Sync + 'static) -> std::io::Result<Self> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let stop = StopSignal { told: Some(Arc::new(told)), ..StopSignal::default() };
+        let stop = StopSignal { on_effect: Some(Arc::new(on_effect)), ..StopSignal::default() };
         signal_hook::flag::register(SIGHUP, Arc::default())?;
         let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-        let asked = stop.clone();
+        let listener = stop.clone();
         std::thread::spawn(move || {
             for signal in signals.forever() {
-                if asked.record(signal) == Some(SignalEffect::Leaves) {
+                if listener.record(signal) == Some(SignalEffect::Exit) {
                     std::process::exit(128 + signal);
                 }
-                asked.bell.ring();
+                listener.wakeup.wake();
             }
         });
         Ok(stop)
     }
 
-    /// One that has got a signal, for tests of what heeds it.
+    /// After a signal, for tests.
     #[cfg(test)]
     pub fn after(signal: i32) -> StopSignal {
         StopSignal { signal: Arc::new(AtomicUsize::new(signal as usize)), ..StopSignal::default() }
     }
 
-    /// Takes a signal in, and says what becomes of it.
+    /// Records a signal and returns its effect.
     fn record(&self, signal: i32) -> Option<SignalEffect> {
         let is_first = self.signal.swap(signal as usize, Ordering::SeqCst) == 0;
-        let finishes = self.phase.load(Ordering::SeqCst) == RunPhase::Finishes as usize;
-        let (told, hurried) = &*self.last;
-        let asked = match (finishes, is_first) {
-            (true, _) if !told.swap(true, Ordering::SeqCst) => SignalEffect::Finishes,
-            (true, _) if !hurried.swap(true, Ordering::SeqCst) => SignalEffect::Hurries,
+        let is_finishing = self.phase.load(Ordering::SeqCst) == RunPhase::Finishing as usize;
+        let (reported, hurried) = &*self.last_phase;
+        let effect = match (is_finishing, is_first) {
+            (true, _) if !reported.swap(true, Ordering::SeqCst) => SignalEffect::Finish,
+            (true, _) if !hurried.swap(true, Ordering::SeqCst) => SignalEffect::Hurry,
             (false, true) => return None,
-            _ => SignalEffect::Leaves,
+            _ => SignalEffect::Exit,
         };
-        self.report(asked);
-        Some(asked)
+        self.report(effect);
+        Some(effect)
     }
 
-    fn report(&self, asked: SignalEffect) {
-        if let Some(told) = &self.told {
-            told(asked);
+    fn report(&self, effect: SignalEffect) {
+        if let Some(on_effect) = &self.on_effect {
+            on_effect(effect);
         }
     }
 
-    /// Enters a phase; a signal that came too late for the one before is told.
+    /// Enters a phase, and reports a signal that came too late for the phase before.
     pub fn enter(&self, phase: RunPhase) {
         let before = self.phase.swap(phase as usize, Ordering::SeqCst);
         let has_come = self.signal.load(Ordering::SeqCst) != 0;
-        let is_new = before == RunPhase::Heeds as usize && phase == RunPhase::Finishes;
-        if is_new && has_come && !self.last.0.swap(true, Ordering::SeqCst) {
-            self.report(SignalEffect::Finishes);
+        let is_new = before == RunPhase::Interruptible as usize && phase == RunPhase::Finishing;
+        if is_new && has_come && !self.last_phase.0.swap(true, Ordering::SeqCst) {
+            self.report(SignalEffect::Finish);
         }
     }
 
-    /// The signal that asked to stop, in a phase that heeds it.
+    /// Signal that stops the run, in a phase that it interrupts.
     pub fn signal(&self) -> Option<i32> {
-        let heeds = self.phase.load(Ordering::SeqCst) == RunPhase::Heeds as usize;
+        let heeds = self.phase.load(Ordering::SeqCst) == RunPhase::Interruptible as usize;
         match self.signal.load(Ordering::SeqCst) {
             0 => None,
             signal => heeds.then_some(signal as i32),
         }
     }
 
-    /// A second signal has come while it finishes: nothing is waited for that can be left.
+    /// A second signal came in the finishing phase, so optional waits are skipped.
     pub fn is_hurried(&self) -> bool {
-        self.last.1.load(Ordering::SeqCst)
+        self.last_phase.1.load(Ordering::SeqCst)
     }
 
-    /// Cuts the pauses of every wait short that this can stop.
-    pub fn bell(&self) -> Arc<Wakeup> {
-        Arc::clone(&self.bell)
+    /// Wakes every wait that this signal can stop.
+    pub fn wakeup(&self) -> Arc<Wakeup> {
+        Arc::clone(&self.wakeup)
     }
 
-    /// A stop that no signal sets, with the same bell: for what has to be finished.
-    pub fn unheeded(&self) -> StopSignal {
-        StopSignal { bell: self.bell(), ..StopSignal::default() }
+    /// Stop signal that no signal sets, with the same wakeup: for work that has to finish.
+    pub fn without_signals(&self) -> StopSignal {
+        StopSignal { wakeup: self.wakeup(), ..StopSignal::default() }
     }
 }
 
-/// How a wait ended.
+/// Result of a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WaitResult<T> {
     Done(T),
@@ -151,19 +151,18 @@ pub enum WaitResult<T> {
     Interrupted(i32),
 }
 
-/// The shortest pause between two polls, as a part of the longest.
-const FIRST: u32 = 20;
+/// Shortest pause between two polls, as a fraction of the longest.
+const SHORTEST_PAUSE: u32 = 20;
 
-/// How long to pause after so much of the wait: what takes no time is found at once, and what takes long is not asked for
-/// all the time.
+/// Pause between two polls: short at first, so that fast work is found at once, then longer.
 fn pause(every: Duration, waited: Duration) -> Duration {
-    (waited / 4).clamp(every / FIRST, every)
+    (waited / 4).clamp(every / SHORTEST_PAUSE, every)
 }
 
-/// Polls at once, then soon, and less and less often down to every `every`, until it gives a value, the limit passes, or a
-/// signal comes. A ring of the stop's bell has it poll at once.
+/// Polls at once and then at growing intervals up to `every`, until `poll` returns a value, the timeout passes, or
+/// a signal comes. The stop signal's wakeup triggers a poll at once.
 ///
-/// The poll always gets its turn after the limit has passed, so that a limit of zero asks once.
+/// The last poll is after the timeout, so a timeout of zero polls once.
 ///
 /// # Errors
 /// The first error of `poll`.
@@ -175,7 +174,7 @@ pub fn until<T, E>(
 ) -> Result<WaitResult<T>, E> {
     let start = Instant::now();
     loop {
-        let heard = stop.bell.rings();
+        let count_before = stop.wakeup.count();
         let late = start.elapsed() >= limit;
         if let Some(value) = poll()? {
             return Ok(WaitResult::Done(value));
@@ -187,37 +186,37 @@ pub fn until<T, E>(
             return Ok(WaitResult::TimedOut);
         }
         let left = limit.saturating_sub(start.elapsed());
-        stop.bell.pause(heard, pause(every, start.elapsed()).min(left));
+        stop.wakeup.pause(count_before, pause(every, start.elapsed()).min(left));
     }
 }
 
-/// A steady beat that can be ended at any moment.
+/// Steady ticker that can be ended at any moment.
 #[derive(Default)]
 pub struct Ticker {
     ended: Mutex<bool>,
-    bell: Condvar,
+    condvar: Condvar,
 }
 
 impl Ticker {
-    /// Acts at once and then every `every`, until it is ended. A beat that comes late is not made up for.
+    /// Acts at once and then every `every`, until it is ended. A late tick is not made up for.
     pub fn each(&self, every: Duration, mut act: impl FnMut()) {
         let mut next = Instant::now();
         while !self.has_ended() {
             act();
             next = (next + every).max(Instant::now());
             let left = next.saturating_duration_since(Instant::now());
-            let ended = self.ended.lock().expect("nobody panicked");
-            drop(self.bell.wait_timeout_while(ended, left, |ended| !*ended));
+            let ended = self.ended.lock().expect("no panic under the lock");
+            drop(self.condvar.wait_timeout_while(ended, left, |ended| !*ended));
         }
     }
 
     pub fn end(&self) {
-        *self.ended.lock().expect("nobody panicked") = true;
-        self.bell.notify_all();
+        *self.ended.lock().expect("no panic under the lock") = true;
+        self.condvar.notify_all();
     }
 
     pub fn has_ended(&self) -> bool {
-        *self.ended.lock().expect("nobody panicked")
+        *self.ended.lock().expect("no panic under the lock")
     }
 }
 
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_zero_asks_once() {
+    fn a_timeout_of_zero_polls_once() {
         let mut polls = 0;
         let waited: Result<WaitResult<()>, ()> = until(MS, Duration::ZERO, &StopSignal::default(), || {
             polls += 1;
@@ -261,59 +260,63 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_told_once_it_is_too_late_to_go_back_and_a_second_one_ends_the_waits() {
-        let heard: Arc<Mutex<Vec<SignalEffect>>> = Arc::default();
+    fn a_signal_is_reported_once_it_is_too_late_for_an_undo_and_a_second_one_ends_the_waits() {
+        let effects: Arc<Mutex<Vec<SignalEffect>>> = Arc::default();
         let listening = || {
-            let told = Arc::clone(&heard);
+            let reported = Arc::clone(&effects);
             StopSignal {
-                told: Some(Arc::new(move |asked| told.lock().unwrap().push(asked))),
+                on_effect: Some(Arc::new(move |effect| reported.lock().unwrap().push(effect))),
                 ..StopSignal::default()
             }
         };
         let stop = listening();
-        stop.enter(RunPhase::Finishes);
+        stop.enter(RunPhase::Finishing);
         assert_eq!(
             (stop.record(15), stop.signal(), stop.is_hurried()),
-            (Some(SignalEffect::Finishes), None, false)
+            (Some(SignalEffect::Finish), None, false)
         );
-        assert_eq!((stop.record(15), stop.is_hurried()), (Some(SignalEffect::Hurries), true));
-        assert_eq!(stop.record(15), Some(SignalEffect::Leaves));
+        assert_eq!((stop.record(15), stop.is_hurried()), (Some(SignalEffect::Hurry), true));
+        assert_eq!(stop.record(15), Some(SignalEffect::Exit));
         assert_eq!(
-            std::mem::take(&mut *heard.lock().unwrap()),
-            [SignalEffect::Finishes, SignalEffect::Hurries, SignalEffect::Leaves]
+            std::mem::take(&mut *effects.lock().unwrap()),
+            [SignalEffect::Finish, SignalEffect::Hurry, SignalEffect::Exit]
         );
 
         let late = listening();
         assert_eq!((late.record(2), late.signal()), (None, Some(2)));
-        late.enter(RunPhase::Finishes);
-        assert_eq!(*heard.lock().unwrap(), [SignalEffect::Finishes], "it came just before the last switch");
-        assert_eq!(late.record(2), Some(SignalEffect::Hurries));
-        late.enter(RunPhase::Heeds);
-        assert_eq!(late.signal(), Some(2), "the next service is not begun");
+        late.enter(RunPhase::Finishing);
+        assert_eq!(
+            *effects.lock().unwrap(),
+            [SignalEffect::Finish],
+            "the signal came just before the last switch"
+        );
+        assert_eq!(late.record(2), Some(SignalEffect::Hurry));
+        late.enter(RunPhase::Interruptible);
+        assert_eq!(late.signal(), Some(2), "the next service does not begin");
 
-        let back = listening();
-        assert_eq!(back.record(15), None);
-        back.enter(RunPhase::GoesBack);
-        assert_eq!((back.signal(), back.record(15)), (None, Some(SignalEffect::Leaves)));
+        let going_back = listening();
+        assert_eq!(going_back.record(15), None);
+        going_back.enter(RunPhase::GoingBack);
+        assert_eq!((going_back.signal(), going_back.record(15)), (None, Some(SignalEffect::Exit)));
     }
 
     #[test]
-    fn a_ring_ends_a_pause_also_one_that_comes_while_it_polls() {
+    fn a_wakeup_ends_a_pause_also_during_a_poll() {
         let stop = StopSignal::default();
-        let bell = stop.bell();
+        let wakeup = stop.wakeup();
         let mut polls = 0;
         let waited: Result<WaitResult<()>, ()> = until(MS * 3_600_000, MS * 3_600_000, &stop, || {
             polls += 1;
-            bell.ring();
+            wakeup.wake();
             Ok((polls == 3).then_some(()))
         });
         assert_eq!((waited, polls), (Ok(WaitResult::Done(())), 3));
         let stop = StopSignal::default();
-        let bell = stop.bell();
+        let wakeup = stop.wakeup();
         let (started, starts) = std::sync::mpsc::channel();
-        let ringer = std::thread::spawn(move || {
+        let waker = std::thread::spawn(move || {
             starts.recv().unwrap();
-            bell.ring();
+            wakeup.wake();
         });
         let mut polls = 0;
         let waited: Result<_, ()> = until(MS * 3_600_000, MS * 3_600_000, &stop, || {
@@ -321,29 +324,29 @@ mod tests {
             started.send(()).ok();
             Ok((polls == 2).then_some(polls))
         });
-        ringer.join().unwrap();
+        waker.join().unwrap();
         assert_eq!(waited, Ok(WaitResult::Done(2)));
     }
 
     #[test]
-    fn a_beat_goes_on_until_it_is_ended_even_in_the_middle_of_a_long_one() {
-        let beat = Arc::new(Ticker::default());
-        let mut beats = 0;
-        beat.each(MS, || {
-            beats += 1;
-            if beats == 3 {
-                beat.end();
+    fn a_ticker_can_be_ended_even_during_a_long_pause() {
+        let ticker = Arc::new(Ticker::default());
+        let mut ticks = 0;
+        ticker.each(MS, || {
+            ticks += 1;
+            if ticks == 3 {
+                ticker.end();
             }
         });
-        assert_eq!(beats, 3);
-        let beat = Arc::new(Ticker::default());
-        let (told, hears) = std::sync::mpsc::channel();
-        let other = Arc::clone(&beat);
-        let beats = std::thread::spawn(move || other.each(MS * 3_600_000, || told.send(()).unwrap()));
-        hears.recv().unwrap();
-        beat.end();
-        beats.join().unwrap();
-        assert!(hears.try_recv().is_err(), "there was only one");
+        assert_eq!(ticks, 3);
+        let ticker = Arc::new(Ticker::default());
+        let (sender, received) = std::sync::mpsc::channel();
+        let other = Arc::clone(&ticker);
+        let ticks = std::thread::spawn(move || other.each(MS * 3_600_000, || sender.send(()).unwrap()));
+        received.recv().unwrap();
+        ticker.end();
+        ticks.join().unwrap();
+        assert!(received.try_recv().is_err(), "there was only one");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whose turn it is: one rollout of a project at a time.
+//! Lock of a project: one rollout at a time.
 
 use std::time::Duration;
 
@@ -15,33 +15,30 @@ use crate::release::wait_queue::QueueTicket;
 use crate::report::{Event, Report};
 use crate::wait::StopSignal;
 
-/// How a run got, or did not get, its turn.
+/// Result of waiting for the lock.
 pub enum LockOutcome {
-    Ours(LockGuard),
-    /// A newer run deploys: there is nothing to do.
+    Acquired(LockGuard),
+    /// A newer run deploys, so this run has nothing to do.
     Superseded,
 }
 
-/// The turn, until it is dropped; nothing is held by a dry run.
+/// Lock of this run, released on drop. A dry run holds none.
 pub struct LockGuard {
-    /// It had to be waited for: what was read before may have changed.
+    /// True if the run had to wait: what it read before may have changed.
     pub waited: bool,
     lock: Option<Box<Lock>>,
-    // Last, so that no older run believes that this one has died.
-    _place: Option<QueueTicket>,
+    // Dropped last: an older run must not take this run for dead.
+    _ticket: Option<QueueTicket>,
 }
 
 impl LockGuard {
-    /// Has every change of an engine wait for a check that the turn is still ours.
-    pub fn guard(&self, docker: &Docker) {
+    /// Checks before every change of this engine that the run still holds the lock.
+    pub fn guard_changes(&self, docker: &Docker) {
         self.lease().into_iter().for_each(|lease| docker.require_lease(lease.clone()));
     }
 
-    /// How a run ended; one that lost its turn in the middle ended by that.
-    ///
-    /// # Errors
-    /// Those of the run.
-    pub fn ended<T>(&self, result: Result<T>) -> Result<T> {
+    /// Result of the run, or the error of a lock that was lost meanwhile.
+    pub fn finish<T>(&self, result: Result<T>) -> Result<T> {
         let lost = self.lease().and_then(Lease::error);
         result.map_err(|error| lost.map_or(error, Into::into))
     }
@@ -51,103 +48,97 @@ impl LockGuard {
     }
 }
 
-/// What a run that wants its turn is.
+/// Run that needs the lock.
 pub struct LockCaller<'a> {
     pub docker: &'a Docker,
-    /// It runs on a Swarm.
+    /// True for a stack on a Swarm.
     pub is_stack: bool,
     pub journal: &'a Journal,
-    /// As it was asked for: `deploy app`.
+    /// Command for people: `deploy app`.
     pub command: String,
-    pub rollout: &'a RolloutArgs,
+    pub args: &'a RolloutArgs,
     pub report: Report,
     pub stop: &'a StopSignal,
 }
 
 impl LockCaller<'_> {
-    /// Takes the turn, where it is free or waited for.
+    /// Acquires the lock, and waits for it as long as the flags say.
     ///
     /// # Errors
-    /// Somebody else's turn, for longer than is waited; an engine that refuses; an interrupt.
-    pub fn turn(&self) -> Result<LockOutcome> {
-        if self.rollout.dry_run {
-            return Ok(LockOutcome::Ours(LockGuard { waited: false, lock: None, _place: None }));
+    /// Another run holds the lock for longer, the engine refuses, or a signal arrives.
+    pub fn acquire(&self) -> Result<LockOutcome> {
+        if self.args.dry_run {
+            return Ok(LockOutcome::Acquired(LockGuard { waited: false, lock: None, _ticket: None }));
         }
-        let place = self.rollout.turn.latest.then(|| self.journal.place()).transpose()?;
+        let ticket = self.args.turn.latest.then(|| self.journal.queue_ticket()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
-        let mut queue = WaitReporter { place, report: self.report, waited: false, docker };
+        let mut queue = WaitReporter { ticket, report: self.report, waited: false, docker };
         let holder = LockOwner::current(&self.command, git::user_and_host());
-        let (limit, project) = (self.rollout.turn.limit(), self.journal.project.as_str());
-        let wish = lock::LockRequest {
+        let (limit, project) = (self.args.turn.limit(), self.journal.project.as_str());
+        let request = lock::LockRequest {
             docker: self.docker,
-            backend: board(self.is_stack),
+            backend: lock_backend(self.is_stack),
             project,
             owner: holder,
             limit,
         };
-        match lock::acquire(wish, self.stop, &mut queue)? {
+        match lock::acquire(request, self.stop, &mut queue)? {
             AcquireResult::Held(lock) => self.begin(lock, queue),
             AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
             AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
-            AcquireResult::Busy(other) => Err(busy(&other, limit).into()),
+            AcquireResult::Busy(other) => Err(busy_error(&other, limit).into()),
         }
     }
 
     fn begin(&self, lock: Box<Lock>, queue: WaitReporter) -> Result<LockOutcome> {
-        if let Some(place) = &queue.place {
-            // One may have come since the last look.
-            if place.is_superseded()? {
+        if let Some(ticket) = &queue.ticket {
+            // A newer run may have queued since the last check.
+            if ticket.is_superseded()? {
                 return Ok(LockOutcome::Superseded);
             }
-            place.mark_served()?;
+            ticket.mark_served()?;
         }
         self.docker.require_lease(lock.lease().clone());
-        Ok(LockOutcome::Ours(LockGuard { waited: queue.waited, lock: Some(lock), _place: queue.place }))
+        Ok(LockOutcome::Acquired(LockGuard { waited: queue.waited, lock: Some(lock), _ticket: queue.ticket }))
     }
 }
 
-fn board(is_stack: bool) -> LockBackend {
-    match is_stack {
-        true => LockBackend::Configs,
-        false => LockBackend::Volumes,
-    }
+fn lock_backend(is_stack: bool) -> LockBackend {
+    if is_stack { LockBackend::Configs } else { LockBackend::Volumes }
 }
 
-/// What goes on with a project now, or was left half done; nothing where it is in order.
-///
-/// # Errors
-/// An engine that does not answer.
+/// Run that holds the lock, or that left the project unfinished; `None` if there is none.
 pub fn under_way(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
-    let holder = lock::current_owner(docker, board(is_stack), &journal.project)?;
-    Ok(match (holder, &journal.heading) {
+    let holder = lock::current_owner(docker, lock_backend(is_stack), &journal.project)?;
+    Ok(match (holder, &journal.in_progress) {
         (Some(holder), _) => Some(format!("under way: {holder}")),
-        (None, Some(heading)) if heading.paused => Some(format!(
-            "release {} is paused: `compose-zd deploy --resume` goes on, `compose-zd rollback` goes back",
-            heading.number
+        (None, Some(unfinished)) if unfinished.paused => Some(format!(
+            "release {} is paused: `compose-zd deploy --resume` continues it, `compose-zd rollback` undoes it",
+            unfinished.number
         )),
-        (None, Some(_)) if let Some(number) = journal.broken() => Some(not_restored(number)),
-        (None, Some(heading)) => Some(format!(
-            "release {} was left half done by a run that was killed: `compose-zd recover`, `deploy` or `rollback` \
-             brings it in order",
-            heading.number
+        (None, Some(_)) if let Some(number) = journal.unrestored_release() => Some(not_restored(number)),
+        (None, Some(unfinished)) => Some(format!(
+            "release {} is unfinished, because its run was killed: `compose-zd recover` finishes it, `compose-zd rollback` \
+             undoes it",
+            unfinished.number
         )),
         (None, None) => None,
     })
 }
 
-/// What a release that failed for good has left.
+/// Message about a failed release that was not undone.
 pub fn not_restored(number: u32) -> String {
     format!(
-        "release {number} failed, and what served before does not serve: `compose-zd rollback` or `deploy` brings it in order"
+        "release {number} failed, and the release before does not serve: run `compose-zd rollback` or `compose-zd deploy`"
     )
 }
 
-/// What is told, and looked at, while others have their turn.
+/// Reports the wait for another run, and prefetches meanwhile.
 struct WaitReporter {
-    place: Option<QueueTicket>,
+    ticket: Option<QueueTicket>,
     report: Report,
     waited: bool,
-    /// Whose containers are read next; a stack's are not.
+    /// Engine to prefetch containers from; `None` for a stack.
     docker: Option<Docker>,
 }
 
@@ -166,15 +157,16 @@ impl WaitObserver for WaitReporter {
     }
 
     fn should_give_up(&mut self) -> Result<bool> {
-        Ok(self.place.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or(false))
+        Ok(self.ticket.as_ref().map(QueueTicket::is_superseded).transpose()?.unwrap_or(false))
     }
 }
 
-fn busy(other: &LockOwner, limit: Duration) -> Error {
-    let after = match limit.is_zero() {
-        true => String::new(),
-        false => format!("; waited for {}", humantime::format_duration(limit)),
+fn busy_error(other: &LockOwner, limit: Duration) -> Error {
+    let after = if limit.is_zero() {
+        String::new()
+    } else {
+        format!("; waited for {}", humantime::format_duration(limit))
     };
     Error::new(Exit::Locked, format!("another run holds the project: {other}{after}"))
-        .hint("`--wait` waits until it is done; with `--latest` only the newest of several that wait deploys")
+        .hint("`--wait` waits for that run; with `--latest` only the newest of several waiting runs deploys")
 }

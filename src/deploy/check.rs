@@ -33,7 +33,7 @@ use configured_proxies::ConfiguredProxies;
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; a service that is not there.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let request = Request::of_file(compose, FlagLayers::default(), report)?;
+    let request = Request::from_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
     known(&request.project, &args.services)?;
     let sheet = judge(compose, args, &request)?.settled();
@@ -58,7 +58,7 @@ fn refuse_empty(request: &Request) -> Result<(), Error> {
 fn known(project: &Project, named: &[String]) -> Result<(), Error> {
     let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
     match named.iter().find(|n| !is_known(n)) {
-        Some(name) => Err(targets::unknown(project, name, "check")),
+        Some(name) => Err(targets::unknown_service(project, name, "check")),
         None => Ok(()),
     }
 }

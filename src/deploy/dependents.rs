@@ -1,5 +1,5 @@
-//! Services that are to restart when one that they depend on is replaced (`depends_on.X.restart: true`), as Compose restarts
-//! them: those behind a proxy are rolled, because a restart would lose their requests, and the others are restarted.
+//! Dependents that Compose restarts when their dependency is replaced (`depends_on.X.restart: true`). A dependent
+//! behind a proxy is rolled out, because a restart would lose its requests; all others are restarted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,16 +11,15 @@ use crate::model::{Project, Service};
 use crate::preflight;
 use crate::proxy::Proxy;
 
-/// Dependents of the targets that run and are no targets themselves.
+/// Running dependents of the targets that are no targets themselves.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Dependents {
     pub rolled: Vec<Target>,
-    /// Names of services.
     pub restarted: Vec<String>,
 }
 
 impl Dependents {
-    pub fn of(
+    pub fn new(
         project: &Project,
         targets: &[Target],
         containers: &[Container],
@@ -35,19 +34,19 @@ impl Dependents {
             let its = |p: &&Arc<dyn Proxy>| is_member(project, p.container(), &[&s.name]);
             proxies.iter().any(|p| its(&p))
         };
-        let mut all = Dependents::default();
+        let mut dependents = Dependents::default();
         for service in project.services.values().filter(waits).filter(own).filter(|s| !is_proxy(s)) {
-            match rolled(project, service, proxies) {
-                Some(target) if all.rolled.contains(&target) => {}
-                Some(target) => all.rolled.push(target),
-                None => all.restarted.push(service.name.clone()),
+            match rollable_target(project, service, proxies) {
+                Some(target) if dependents.rolled.contains(&target) => {}
+                Some(target) => dependents.rolled.push(target),
+                None => dependents.restarted.push(service.name.clone()),
             }
         }
-        all
+        dependents
     }
 
-    /// Whether a target is rolled for the sake of another one.
-    pub fn has(&self, target: &Target) -> bool {
+    /// True for a target that is rolled out only because its dependency is replaced.
+    pub fn contains(&self, target: &Target) -> bool {
         self.rolled.contains(target)
     }
 
@@ -56,24 +55,24 @@ impl Dependents {
     }
 }
 
-/// One behind a proxy, that can run twice.
-fn rolled(project: &Project, service: &Service, proxies: &[Arc<dyn Proxy>]) -> Option<Target> {
+/// Target to roll out: it is behind a proxy, and can run twice.
+fn rollable_target(project: &Project, service: &Service, proxies: &[Arc<dyn Proxy>]) -> Option<Target> {
     let routed = proxies.iter().any(|p| p.routes_to(&backend(project, service)));
     let name = service.name.clone();
-    let target = targets::as_targets(project, &[name]).ok()?.pop().filter(|_| routed)?;
+    let target = targets::from_names(project, &[name]).ok()?.pop().filter(|_| routed)?;
     preflight::file(project, &target).is_empty().then_some(target)
 }
 
-/// Whether anything of these targets is going to be replaced.
-pub fn are_replaced(
+/// True if any instance of these targets will be replaced.
+pub fn any_replaced(
     project: &Project,
     targets: &[Target],
-    wanted: &DesiredVersion,
+    desired: &DesiredVersion,
     containers: &[Container],
 ) -> bool {
     let replaced = |service: &str| {
         let its = containers.iter().filter(|c| is_member(project, c, &[service]));
-        its.filter(|c| c.is_running()).any(|c| !wanted.fits(service, c) || wanted.replaced.contains(&c.id))
+        its.filter(|c| c.is_running()).any(|c| !desired.matches(service, c) || desired.forced.contains(&c.id))
     };
     targets.iter().flat_map(Target::services).any(replaced)
 }
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_run_and_ask_for_it_are_dependents() {
+    fn running_services_with_restart_true_are_dependents() {
         let restart = "{app: {condition: service_started, restart: true}}";
         let yaml = format!(
             "name: p\nservices: {{app: {{image: a}}, worker: {{image: w, depends_on: {restart}}}, \
@@ -102,7 +101,7 @@ mod tests {
         let containers = ["app", "worker", "other"].map(running);
         let of = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            Dependents::of(&project, &targets::as_targets(&project, &names).unwrap(), &containers, &[])
+            Dependents::new(&project, &targets::from_names(&project, &names).unwrap(), &containers, &[])
                 .restarted
         };
         assert_eq!(of(&["app"]), ["worker"]);

@@ -1,4 +1,4 @@
-//! What was deployed before, and where a rollback goes; nothing is changed.
+//! `history`: lists the releases, or draws the timeline of one.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
 use crate::report::history::{DeployedService, HEAD, HistoryReport, LossCount, ReleaseRow};
 use crate::report::{Report, record, timeline};
 
-/// Lists the releases, newest first, with those that can be gone back to; or draws one of them.
+/// Lists the releases, newest first, and marks those that a rollback can restore; or draws the timeline of one.
 ///
 /// # Errors
-/// A record that cannot be read; a release whose rollout was not written down.
+/// An unreadable record, or a release without recorded events.
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
-    let journal = rollback::records(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
+    let journal = rollback::open_journal(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
     if let Some(number) = args.timeline {
-        report.page(&picture(&journal, number)?);
+        report.page(&timeline_page(&journal, number)?);
         return Ok(());
     }
     let history = summarise(&journal);
@@ -33,11 +33,11 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         return Ok(());
     }
     report.table(&HEAD, &history.rows());
-    if let Some(number) = journal.broken() {
+    if let Some(number) = journal.unrestored_release() {
         report.say(&acquire_lock::not_restored(number));
     }
     if let Some(number) = history.rollback_to {
-        report.say(&format!("`compose-zd rollback` goes back to release {number}"));
+        report.say(&format!("`compose-zd rollback` restores release {number}"));
     }
     Ok(())
 }
@@ -51,7 +51,7 @@ fn summarise(journal: &Journal) -> HistoryReport {
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
     HistoryReport {
         releases: by_number.into_values().rev().collect(),
-        rollback_to: rollback::goes_to(journal),
+        rollback_to: rollback::default_release(journal),
         ..HistoryReport::new(&journal.project)
     }
 }
@@ -74,7 +74,7 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         result,
         good: record.is_good(),
         reason: record.reason.clone(),
-        serves: journal.broken().is_none()
+        serves: journal.unrestored_release().is_none()
             && journal.history.current().is_some_and(|c| c.number == record.number),
         kept: record.is_good() && journal.config_path(record.number).exists(),
         started: Some(record.started.clone()),
@@ -89,15 +89,16 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
     }
 }
 
-/// The page of a rollout that was written down.
-fn picture(journal: &Journal, number: u32) -> Result<String, Error> {
+/// HTML page of a recorded rollout.
+fn timeline_page(journal: &Journal, number: u32) -> Result<String, Error> {
     let missing = || {
-        let known = journal.history.newest_first().map(|r| r.number).filter(|n| journal.has_events(*n));
-        let known: Vec<String> = known.map(|n| n.to_string()).collect();
-        let error = Error::usage(format!("what happened in the rollout of release {number} is not kept"));
-        match known.is_empty() {
-            true => error.hint("a rollout is written down when it runs; those before 0.1.0 were not"),
-            false => error.hint(format!("it is kept of {}", known.join(", "))),
+        let with_events = journal.history.newest_first().map(|r| r.number).filter(|n| journal.has_events(*n));
+        let with_events: Vec<String> = with_events.map(|n| n.to_string()).collect();
+        let error = Error::usage(format!("release {number} has no recorded events"));
+        if with_events.is_empty() {
+            error.hint("only a rollout by compose-zd 0.1.0 or later records its events")
+        } else {
+            error.hint(format!("releases with events: {}", with_events.join(", ")))
         }
     };
     let text = journal.events(number)?.ok_or_else(missing)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::request::{connect, resolved};
+use super::request::{connect, resolve_config};
 use super::settings;
 use super::targets;
 use super::{observe, swarm_deploy};
@@ -119,7 +119,7 @@ impl InitContext {
         let layout = layout(compose, &folder)?;
         let own = layout.own.iter().map(|file| folder.join(file));
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
-        let yaml = resolved(&mut docker, report)?;
+        let yaml = resolve_config(&mut docker, report)?;
         let project =
             Project::read(&yaml, &settings::source(compose), &FlagLayers::default()).map_err(Error::from)?;
         let facts = ProjectFacts::read(&yaml)?;
@@ -357,14 +357,14 @@ fn layout(compose: &ComposeArgs, folder: &Path) -> Result<ComposeFiles, Error> {
     if !named.is_empty() {
         return Ok(ComposeFiles::named(&named, folder));
     }
-    let Some(main) = settings::FILES.iter().find(|name| folder.join(name).exists()) else {
+    let Some(main) = settings::COMPOSE_FILES.iter().find(|name| folder.join(name).exists()) else {
         return Err(Error::usage(format!("there is no Compose file in `{}` or above it", folder.display()))
             .hint(
                 "write a `compose.yaml` with the service that is to be deployed, or name one with `--file`",
             ));
     };
     let others =
-        settings::FILES.iter().map(|name| overriding(name)).filter(|name| folder.join(name).exists());
+        settings::COMPOSE_FILES.iter().map(|name| overriding(name)).filter(|name| folder.join(name).exists());
     let others: Vec<String> = others.collect();
     let added = others.first().cloned().unwrap_or_else(|| overriding(main));
     // Without the one that was added before, so that the same comes of it again.

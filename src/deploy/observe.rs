@@ -1,4 +1,4 @@
-//! One moment of a target: reads the containers and the proxies, and tells new instances from old ones.
+//! Snapshot of a target: reads its containers and proxies, and separates new instances from old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,28 +18,25 @@ use crate::proxy::{self, Backend, InFlight, Proxy};
 use crate::rollout;
 use crate::wait::{self, StopSignal, WaitResult};
 
-/// What tells a new instance from an old one.
+/// Version that a new instance has.
 #[derive(Default)]
 pub struct DesiredVersion {
-    /// The configuration hashes that count, by service: a release that is put back may have one as the file gave it,
-    /// and one as its record does.
+    /// Accepted configuration hashes, by service. A restored release may have the hash of its file and the one of
+    /// its record.
     pub hashes: BTreeMap<String, Vec<String>>,
-    /// By service.
+    /// Images, by service.
     pub images: BTreeMap<String, Image>,
-    /// Ids of containers that are to be replaced whatever they are (`--force`).
-    pub replaced: BTreeSet<String>,
+    /// Ids of containers to replace even if they are up to date (`--force`).
+    pub forced: BTreeSet<String>,
 }
 
 impl DesiredVersion {
-    /// `seen` are images that were just looked at, by reference.
-    ///
-    /// # Errors
-    /// No engine, or Compose's own.
+    /// Reads the version of the file; `known_images` were read already, by reference.
     pub fn read(
         docker: &Docker,
         project: &Project,
         targets: &[Target],
-        mut seen: BTreeMap<String, Image>,
+        mut known_images: BTreeMap<String, Image>,
     ) -> Result<DesiredVersion> {
         let services = targets.iter().flat_map(Target::services);
         let references: BTreeSet<&str> =
@@ -48,7 +45,7 @@ impl DesiredVersion {
             let hashes = scope.spawn(|| docker.hashes());
             let mut known = BTreeMap::new();
             for reference in references {
-                let image = seen.remove(reference).map(Some);
+                let image = known_images.remove(reference).map(Some);
                 known.insert(reference, image.map_or_else(|| docker.image(reference), Ok)?);
             }
             let image = |s: &str| known[project.services[s].image.as_str()].clone();
@@ -56,12 +53,12 @@ impl DesiredVersion {
             Ok(DesiredVersion {
                 images: services.filter_map(|s| Some((s.to_string(), image(s)?))).collect(),
                 hashes: hashes.into_iter().map(|(service, hash)| (service, vec![hash])).collect(),
-                replaced: BTreeSet::new(),
+                forced: BTreeSet::new(),
             })
         })
     }
 
-    /// Takes in hashes that count as well.
+    /// Accepts more hashes.
     pub fn add_hashes(&mut self, more: BTreeMap<String, String>) {
         for (service, hash) in more {
             let known = self.hashes.entry(service).or_default();
@@ -72,21 +69,22 @@ impl DesiredVersion {
     }
 
     fn generation(&self, service: &str, container: &Container) -> Generation {
-        match self.fits(service, container) && !self.replaced.contains(&container.id) {
-            true => Generation::New,
-            false => Generation::Old,
+        if self.matches(service, container) && !self.forced.contains(&container.id) {
+            Generation::New
+        } else {
+            Generation::Old
         }
     }
 
-    /// Whether a container has the configuration and the image that are wanted.
-    pub fn fits(&self, service: &str, container: &Container) -> bool {
+    /// True if a container has the desired configuration and image.
+    pub fn matches(&self, service: &str, container: &Container) -> bool {
         let hash = container.label(CONFIG_HASH);
         let hashes = self.hashes.get(service).map_or(&[][..], Vec::as_slice);
-        let same_config = hash.is_some_and(|h| hashes.iter().any(|wanted| wanted == h));
+        let same_config = hash.is_some_and(|h| hashes.iter().any(|accepted| accepted == h));
         same_config && self.images.get(service).is_some_and(|i| i.id == container.image_id)
     }
 
-    /// What a new instance will look like to a probe and to a proxy, before there is one.
+    /// Container of a new instance, as a probe and a proxy will see it.
     pub fn preview(&self, project: &str, service: &Service) -> Container {
         let image = self.images.get(&service.name).cloned().unwrap_or_default();
         let mut environment = image.config.env;
@@ -109,17 +107,17 @@ impl DesiredVersion {
     }
 }
 
-/// Limit for reading a proxy's own configuration.
-const INTRODUCTION: Duration = Duration::from_secs(30);
+/// Timeout for reading a proxy's own configuration.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long, and how often, the way back tries to see what there is.
-const PATIENCE: Duration = Duration::from_secs(30);
-const PATIENCE_POLL: Duration = Duration::from_millis(500);
+/// Timeout and interval of the retries during an undo.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+const RETRY_POLL: Duration = Duration::from_millis(500);
 
-/// How long one may take to restart that has died: the engine waits longer after each failure.
-const RESTART: Duration = Duration::from_secs(5);
+/// Time that a crashed container may take to restart: the engine waits longer after each failure.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What proxies tell of instances, by id.
+/// State of the instances in all proxies, by container id.
 #[derive(Default)]
 struct ProxyTraffic {
     routed: BTreeSet<String>,
@@ -127,65 +125,64 @@ struct ProxyTraffic {
     in_flight: BTreeMap<String, InFlight>,
 }
 
-/// What the planner sees, and the containers behind it.
+/// Observed state for the planner, and the containers behind it.
 pub struct TargetSnapshot {
     pub observed: Observed,
     pub containers: BTreeMap<InstanceKey, Container>,
-    /// Requests that each container is answering, by id, where a proxy tells; it does not name those that have none.
+    /// In-flight requests by container id. A proxy leaves out a container without requests.
     pub in_flight: BTreeMap<String, InFlight>,
-    /// Ids of containers that a proxy's own check finds down.
+    /// Ids of containers that fail a proxy's own check.
     pub failing: BTreeSet<String>,
 }
 
-/// Whether a new instance of a service is ready.
 type IsReady<'r> = &'r dyn Fn(&str, &Container) -> Result<bool>;
 
-/// Looks until it gets to see something.
-fn patiently(look: impl Fn() -> Result<TargetSnapshot>) -> Result<TargetSnapshot, Error> {
-    let mut last = Error::unchanged("nothing was looked at");
-    let seen = wait::until(PATIENCE_POLL, PATIENCE, &StopSignal::default(), || match look() {
+/// Retries until an observation succeeds.
+fn with_retry(look: impl Fn() -> Result<TargetSnapshot>) -> Result<TargetSnapshot, Error> {
+    let mut last = Error::unchanged("nothing was observed");
+    let waited = wait::until(RETRY_POLL, RETRY_TIMEOUT, &StopSignal::default(), || match look() {
         Ok(snapshot) => Ok::<_, Error>(Some(snapshot)),
         Err(error) => {
             last = Error::from_error(error);
             Ok(None)
         }
     })?;
-    match seen {
+    match waited {
         WaitResult::Done(snapshot) => Ok(snapshot),
         WaitResult::TimedOut | WaitResult::Interrupted(_) => Err(last),
     }
 }
 
-/// Looks at one target.
+/// Reader for the state of one target.
 pub struct TargetReader<'a> {
     pub docker: &'a Docker,
     pub project: &'a Project,
-    pub wanted: &'a DesiredVersion,
+    pub desired: &'a DesiredVersion,
     pub target: &'a Target,
     pub proxies: Vec<Arc<dyn Proxy>>,
 }
 
 impl TargetReader<'_> {
-    /// How a new instance of each service will be asked whether it is ready.
+    /// Readiness probe for a new instance of each service.
     ///
     /// # Errors
-    /// A service with nothing to ask.
+    /// A service without any probe.
     pub fn probes(&self) -> Result<Vec<(&str, ReadinessProbe)>, Error> {
         let services = self.target.services().into_iter();
         let probe = |name| {
             let service = &self.project.services[name];
-            let preview = self.wanted.preview(&self.project.name, service);
+            let preview = self.desired.preview(&self.project.name, service);
             Ok((name, rollout::probe(service, &preview, &self.proxies)?))
         };
         services.map(probe).collect()
     }
 
-    /// What a new instance of a service will look like, before there is one.
+    /// Container of a new instance, before it exists.
     pub fn preview(&self, service: &str) -> Container {
-        self.wanted.preview(&self.project.name, &self.project.services[service])
+        self.desired.preview(&self.project.name, &self.project.services[service])
     }
 
-    /// The target as a proxy's discovery sees it: what runs of it, and what is to come.
+    /// Backends of the target for a proxy's discovery: its running instances, and the new ones.
     pub fn backends(&self, containers: &[Container]) -> Vec<Backend> {
         let services = self.target.services();
         let runs = |c: &&Container| c.is_running() && is_member(self.project, c, &services);
@@ -194,7 +191,7 @@ impl TargetReader<'_> {
             let service = &self.project.services[*name];
             Backend {
                 names: service.names.clone(),
-                ..Backend::from(&self.wanted.preview(&self.project.name, service))
+                ..Backend::from(&self.desired.preview(&self.project.name, service))
             }
         });
         let drained = |b: Backend| {
@@ -204,7 +201,7 @@ impl TargetReader<'_> {
         running.chain(coming).map(drained).collect()
     }
 
-    /// Each of its services, with every name that Docker's DNS has for what runs of it and for what is to come.
+    /// Services of the target, each with every DNS name of its running and new instances.
     pub fn names(&self, backends: &[Backend]) -> Vec<(String, Vec<String>)> {
         let of = |service: &str| {
             let its = backends.iter().filter(|b| b.service == service);
@@ -214,12 +211,9 @@ impl TargetReader<'_> {
         self.target.services().into_iter().map(of).collect()
     }
 
-    /// Reads the containers anew, and looks.
-    ///
-    /// # Errors
-    /// No engine, or a proxy that does not answer.
-    pub fn look(&self) -> Result<TargetSnapshot> {
-        self.look_at(self.members()?)
+    /// Reads the containers and observes the target.
+    pub fn observe(&self) -> Result<TargetSnapshot> {
+        self.observe_containers(self.members()?)
     }
 
     fn members(&self) -> Result<Vec<Container>> {
@@ -230,52 +224,43 @@ impl TargetReader<'_> {
         Ok(members)
     }
 
-    /// Looks until it gets to see something: on the way back a proxy that restarts is worth waiting for.
+    /// Observes the target, and retries while a proxy restarts.
     ///
     /// # Errors
-    /// The last reason why there is nothing to see.
-    pub fn look_patiently(&self) -> Result<TargetSnapshot, Error> {
-        patiently(|| self.look())
+    /// The last failure.
+    pub fn observe_with_retry(&self) -> Result<TargetSnapshot, Error> {
+        with_retry(|| self.observe())
     }
 
-    /// The same on the way back, where no new instance is asked whether it is ready: nobody waits for the answer of one
-    /// that may hang.
-    ///
-    /// # Errors
-    /// As [`Viewer::look_patiently`].
-    pub fn look_back(&self) -> Result<TargetSnapshot, Error> {
-        patiently(|| {
+    /// Like [`TargetReader::observe_with_retry`], without a readiness probe, so that a new instance that hangs
+    /// delays no undo.
+    pub fn observe_for_undo(&self) -> Result<TargetSnapshot, Error> {
+        with_retry(|| {
             let members = self.members()?;
             self.snapshot(members, &|_, container| Ok(!container.is_failing()))
         })
     }
 
-    /// Waits a moment for those that restart by themselves. Tells whether there were any.
-    ///
-    /// # Errors
-    /// No engine.
-    pub fn sees_restart(&self, containers: &BTreeMap<InstanceKey, Container>) -> Result<bool, Error> {
+    /// Waits a short time for crashed containers to restart. True if there were any.
+    pub fn wait_for_restarts(&self, containers: &BTreeMap<InstanceKey, Container>) -> Result<bool, Error> {
         let restarts = |c: &&Container| c.state.status == "restarting";
         let ids: Vec<String> = containers.values().filter(restarts).map(|c| c.id.clone()).collect();
-        wait::until(PATIENCE_POLL, RESTART, &StopSignal::default(), || {
+        wait::until(RETRY_POLL, RESTART_TIMEOUT, &StopSignal::default(), || {
             let now = self.docker.inspect(&ids).map_err(Error::from_error)?;
             Ok::<_, Error>((!now.iter().any(|c| restarts(&c))).then_some(()))
         })?;
         Ok(!ids.is_empty())
     }
 
-    /// Looks at containers that were read just now.
-    ///
-    /// # Errors
-    /// A proxy that does not answer.
-    pub fn look_at(&self, containers: Vec<Container>) -> Result<TargetSnapshot> {
+    /// Observes the target by containers that were just read.
+    pub fn observe_containers(&self, containers: Vec<Container>) -> Result<TargetSnapshot> {
         self.snapshot(containers, &|service, container| self.is_ready(service, container))
     }
 
     fn snapshot(&self, containers: Vec<Container>, is_ready: IsReady) -> Result<TargetSnapshot> {
         let services = self.target.services();
-        let ours = |c: &Container| is_member(self.project, c, &services);
-        let mut members: Vec<Container> = containers.into_iter().filter(ours).collect();
+        let is_member_of_target = |c: &Container| is_member(self.project, c, &services);
+        let mut members: Vec<Container> = containers.into_iter().filter(is_member_of_target).collect();
         members.sort_by_key(|c| (c.compose().map(|(_, s)| s.to_string()), rollout::number(c)));
         let traffic = self.traffic(&members)?;
         let routed = traffic.as_ref().map(|traffic| &traffic.routed);
@@ -294,14 +279,14 @@ impl TargetReader<'_> {
         rollout::short_name(&self.project.name, container)
     }
 
-    /// None where there is no proxy to tell.
+    /// State in the proxies; `None` without a proxy.
     fn traffic(&self, members: &[Container]) -> Result<Option<ProxyTraffic>> {
         let mut traffic = ProxyTraffic::default();
         for proxy in &self.proxies {
             let endpoints = proxy::endpoints(proxy.as_ref(), members.iter());
-            let answer: CommandResult =
-                drain::answered(self.docker, &proxy.question(&endpoints), &proxy.name())?;
-            let reading = proxy.read(&answer, &endpoints)?;
+            let result: CommandResult =
+                drain::query_checked(self.docker, &proxy.question(&endpoints), &proxy.name())?;
+            let reading = proxy.read(&result, &endpoints)?;
             traffic.routed.extend(reading.routed);
             traffic.failing.extend(reading.failing);
             traffic.in_flight.extend(reading.in_flight);
@@ -315,13 +300,13 @@ impl TargetReader<'_> {
         routed: Option<&BTreeSet<String>>,
         is_ready: IsReady,
     ) -> Result<Instance> {
-        let (_, service) = container.compose().expect("only members are looked at");
+        let (_, service) = container.compose().expect("only members are observed");
         let state = InstanceState::read(&container.state.status);
-        let generation = self.wanted.generation(service, container);
+        let generation = self.desired.generation(service, container);
         let runs = state == InstanceState::Running;
         let ready = match (runs, generation) {
             (false, _) => false,
-            // An old instance may not know the path that a new one is asked for.
+            // An old instance may not have the health path of a new one.
             (true, Generation::Old) => !container.is_failing(),
             (true, Generation::New) => is_ready(service, container)?,
         };
@@ -339,22 +324,19 @@ impl TargetReader<'_> {
     fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, &self.proxies)?;
-        let asker = Prober::new(self.docker, service.settings.pace.timeout)?;
-        Ok(asker.probe(&probe, container).is_ok_and(|answer| answer.ready))
+        let prober = Prober::new(self.docker, service.settings.pace.timeout)?;
+        Ok(prober.probe(&probe, container).is_ok_and(|result| result.ready))
     }
 }
 
-/// Whether a container belongs to one of these services of the project.
+/// True if a container belongs to one of these services.
 pub fn is_member(project: &Project, container: &Container, services: &[&str]) -> bool {
-    let ours = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
-    container.compose().is_some_and(ours)
+    let matches = |(name, service): (&str, &str)| name == project.name && services.contains(&service);
+    container.compose().is_some_and(matches)
 }
 
-/// Every proxy of the engine, running or not; those that run where services of the project are reached are asked for what
-/// their containers do not tell, and no others: they may be other people's.
-///
-/// # Errors
-/// No engine.
+/// All proxies of the engine, running or not. The configuration is read only from proxies that share a network with
+/// the project, because all others may be another project's.
 pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> Result<Vec<Arc<dyn Proxy>>> {
     let is_ours = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project.name);
     let of_file = project.services.values().flat_map(|s| s.networks.iter().map(String::as_str));
@@ -364,9 +346,8 @@ pub fn detect(docker: &Docker, project: &Project, containers: &[Container]) -> R
         project.services.values().filter_map(|s| s.settings.proxy.container.as_deref()).collect();
     let is_near =
         |c: &Container| c.networks().any(|n| networks.contains(n)) || named.iter().any(|n| is_named(c, n));
-    let one = |proxy: Box<dyn Proxy>| match is_near(proxy.container()) {
-        true => introduced(docker, proxy),
-        false => Ok(proxy.into()),
+    let one = |proxy: Box<dyn Proxy>| {
+        if is_near(proxy.container()) { with_config(docker, proxy) } else { Ok(proxy.into()) }
     };
     proxy::detect(containers).into_iter().map(one).collect()
 }
@@ -375,18 +356,18 @@ fn is_named(container: &Container, name: &str) -> bool {
     container.name() == name || container.id.starts_with(name)
 }
 
-fn introduced(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
+fn with_config(docker: &Docker, mut proxy: Box<dyn Proxy>) -> Result<Arc<dyn Proxy>> {
     if let Some(exec) = proxy.introduction().filter(|_| proxy.container().is_running()) {
-        proxy.learn(&docker.query(&exec.with_limit(INTRODUCTION))?);
+        proxy.learn(&docker.query(&exec.with_limit(CONFIG_TIMEOUT))?);
     }
     Ok(proxy.into())
 }
 
-/// The proxies that run in front of a target; the one that `x-zd.proxy` names where detection is wrong.
+/// Running proxies in front of a target, or the one that `x-zd.proxy` names.
 ///
 /// # Errors
-/// A named proxy that is not there, does not run, or is of no known kind.
-pub fn fronting(
+/// The named proxy is missing, stopped or of an unknown kind.
+pub fn proxies_of(
     docker: &Docker,
     project: &Project,
     target: &Target,
@@ -396,35 +377,36 @@ pub fn fronting(
     let settings = &project.services[target.services()[0]].settings.proxy;
     match (settings.kind.as_deref(), settings.container.as_deref()) {
         (Some("none"), _) => return Ok(Vec::new()),
-        (kind, Some(name)) => return Ok(vec![named(docker, name, kind, containers, all)?]),
+        (kind, Some(name)) => return Ok(vec![named_proxy(docker, name, kind, containers, all)?]),
         _ => {}
     }
     let backends = backends(project, target, containers);
-    let fronts = |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.routes_to(b));
-    Ok(all.iter().filter(fronts).cloned().collect())
+    let is_in_front =
+        |p: &&Arc<dyn Proxy>| p.container().is_running() && backends.iter().any(|b| p.routes_to(b));
+    Ok(all.iter().filter(is_in_front).cloned().collect())
 }
 
-/// A target as a proxy's discovery sees it: its containers, and what the file says of those to come.
+/// Backends of a target for a proxy's discovery: its containers, and the services of the file.
 fn backends(project: &Project, target: &Target, containers: &[Container]) -> Vec<Backend> {
     let services = target.services();
     let members = containers.iter().filter(|c| is_member(project, c, &services));
-    let wanted = services.iter().map(|s| backend(project, &project.services[*s]));
-    members.map(Backend::from).chain(wanted).collect()
+    let new = services.iter().map(|s| backend(project, &project.services[*s]));
+    members.map(Backend::from).chain(new).collect()
 }
 
-fn named(
+fn named_proxy(
     docker: &Docker,
     name: &str,
     kind: Option<&str>,
     containers: &[Container],
     all: &[Arc<dyn Proxy>],
 ) -> Result<Arc<dyn Proxy>> {
-    let found = containers.iter().find(|c| is_named(c, name));
-    let container = found.ok_or_else(|| {
+    let container = containers.iter().find(|c| is_named(c, name));
+    let container = container.ok_or_else(|| {
         Error::usage(format!(
-            "there is no container `{name}` (`x-zd.proxy.container` or `--proxy-container`)"
+            "container `{name}` does not exist (`x-zd.proxy.container` or `--proxy-container`)"
         ))
-        .hint("`docker ps` lists those that run")
+        .hint("`docker ps` lists the running containers")
         .rule(&"proxy-missing")
     })?;
     if !container.is_running() {
@@ -434,11 +416,11 @@ fn named(
             .into());
     }
     if let Some(kind) = kind {
-        return introduced(docker, proxy::declared(kind, container)?);
+        return with_config(docker, proxy::declared(kind, container)?);
     }
     all.iter().find(|p| p.container().id == container.id).cloned().ok_or_else(|| {
-        Error::usage(format!("`{name}` is no proxy that can be recognised"))
-            .hint("say what it is with `x-zd.proxy.kind` (or `--proxy-kind`)")
+        Error::usage(format!("`{name}` is not a known proxy"))
+            .hint("set its kind with `x-zd.proxy.kind` or `--proxy-kind`")
             .rule(&"unknown-proxy-kind")
             .into()
     })

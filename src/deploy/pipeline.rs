@@ -1,4 +1,4 @@
-//! One run of a command: looks at every target, plans, does it, and writes down what became of it.
+//! Pipeline of one run: observes every target, plans, executes and records the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
@@ -33,39 +33,39 @@ use crate::rollout::{RolloutContext, RolloutFailure};
 use crate::wait::{self, StopSignal, WaitResult};
 use crate::witness::Witness;
 
-/// How often it is looked whether a one-shot has ended or a new instance has failed, which both ring.
-const SHOT: Duration = Duration::from_millis(200);
+/// Interval at which a running job and the new instances are checked. Both also wake the wait.
+const JOB_POLL: Duration = Duration::from_millis(200);
 
-/// How often it is looked whether a one-shot that a killed run has started goes on.
-const LAST_RUN: Duration = Duration::from_millis(500);
+/// Interval at which the job of a killed run is checked.
+const LAST_JOB_POLL: Duration = Duration::from_millis(500);
 
-/// One run of a command, once it is known what it puts in place.
+/// One run, once its release is decided.
 pub struct Pipeline<'a> {
     pub request: &'a Request,
-    pub wanted: &'a DesiredVersion,
-    /// All of the engine's.
+    pub desired: &'a DesiredVersion,
+    /// All proxies of the engine.
     pub proxies: &'a [Arc<dyn Proxy>],
     pub journal: &'a Journal,
     pub kind: RolloutKind,
     pub number: u32,
-    /// How many instances, where the file or what runs does not say.
-    pub sizes: BTreeMap<String, usize>,
-    /// Services whose image came from a flag.
-    pub images: BTreeSet<String>,
-    /// As a release has them that is put back; a new one is written anew.
-    pub placed: BTreeMap<String, ServiceRelease>,
+    /// Number of instances by flag or record, by service.
+    pub replicas: BTreeMap<String, usize>,
+    /// Services with an image from `--image`.
+    pub flag_images: BTreeSet<String>,
+    /// Recorded services of a rollback; empty for a new release.
+    pub restored: BTreeMap<String, ServiceRelease>,
     pub jobs: Jobs,
-    /// One-shots and init containers that a killed run, with whose release this one goes on, has run to their end.
+    /// Jobs and init containers that a killed run of the same release completed.
     pub completed: BTreeSet<String>,
-    /// Services that restart with what is replaced.
+    /// Services to restart or roll out with their dependency.
     pub dependents: Dependents,
-    pub rollout: &'a RolloutArgs,
+    pub args: &'a RolloutArgs,
     pub report: Report,
     pub stop: &'a StopSignal,
     pub witness: Witness,
-    pub watch: Monitor,
-    /// One-shots that go on while it goes back.
-    pub running: Mutex<Vec<JoinHandle<()>>>,
+    pub monitor: Monitor,
+    /// Jobs that still run during an undo.
+    pub running_jobs: Mutex<Vec<JoinHandle<()>>>,
     pub policies: RestartPolicies,
 }
 
@@ -78,73 +78,81 @@ impl<'a> Pipeline<'a> {
         &self.request.project
     }
 
-    /// All targets: observe → plan → execute → report. `containers` are all of the engine's, read just now.
+    /// Rolls out all targets: observe → plan → execute → report. `containers` are all containers of the engine,
+    /// read just now.
     pub fn execute(&self, targets: &[Target], containers: Vec<Container>) -> Result<()> {
-        self.prefetch_others(&containers, targets);
-        let viewers = targets.iter().map(|t| self.reader(t, &containers)).collect::<Result<Vec<_>>>()?;
-        let mut parts = Vec::new();
-        for reader in &viewers {
-            parts.push(self.part(reader, &containers)?);
+        self.prefetch_unnamed(&containers, targets);
+        let readers = targets.iter().map(|t| self.reader(t, &containers)).collect::<Result<Vec<_>>>()?;
+        let mut rollouts = Vec::new();
+        for reader in &readers {
+            rollouts.push(self.plan_target(reader, &containers)?);
         }
-        let (mut parts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
-            parts.into_iter().partition(|part| !part.plan.steps.is_empty());
-        idle.iter().for_each(|part| self.report.up_to_date(part.name()));
-        if parts.is_empty() {
-            idle.iter().for_each(|part| self.unchanged(part));
+        let (mut rollouts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
+            rollouts.into_iter().partition(|rollout| !rollout.plan.steps.is_empty());
+        idle.iter().for_each(|rollout| self.report.up_to_date(rollout.name()));
+        if rollouts.is_empty() {
+            idle.iter().for_each(|rollout| self.clean_up_unchanged(rollout));
             return self.record_unchanged(&idle);
         }
-        let notes = parts.iter().map(|part| self.judge(part, &containers)).collect::<Result<Vec<_>>>()?;
-        let down = self.down(targets, &containers);
-        if self.rollout.one_by_one && parts.len() > 1 {
-            let targets = parts.iter().map(|p| p.name().to_string()).collect();
-            let seconds = parts.iter().filter_map(|p| p.plan.window()).sum();
+        let notes = rollouts
+            .iter()
+            .map(|rollout| self.preflight(rollout, &containers))
+            .collect::<Result<Vec<_>>>()?;
+        let down = self.stopped_dependencies(targets, &containers);
+        if self.args.one_by_one && rollouts.len() > 1 {
+            let targets = rollouts.iter().map(|p| p.name().to_string()).collect();
+            let seconds = rollouts.iter().filter_map(|p| p.plan.window()).sum();
             self.report.event(Event::OneByOne { targets, seconds });
         }
-        parts.iter().zip(&notes).for_each(|(part, notes)| self.announce(part, notes));
-        self.query_serving(&parts)?;
+        rollouts.iter().zip(&notes).for_each(|(rollout, notes)| self.announce(rollout, notes));
+        self.probe_serving(&rollouts)?;
         self.report_dependents();
-        self.left_alone(&containers, targets)?;
-        for part in &parts {
-            preflight::collateral(self.docker(), &part.plan, &down)?;
+        self.report_left_alone(&containers, targets)?;
+        for rollout in &rollouts {
+            preflight::collateral(self.docker(), &rollout.plan, &down)?;
         }
-        self.start_witness(&parts, &containers)?;
-        for part in &parts {
-            self.prepare(part, &parts, &containers)?;
+        self.start_witness(&rollouts, &containers)?;
+        for rollout in &rollouts {
+            self.prepare_proxies(rollout, &rollouts, &containers)?;
         }
-        if self.rollout.dry_run {
-            self.report_jobs(&parts, &down);
-            return parts.iter().try_for_each(|part| self.report_plan(part));
+        if self.args.dry_run {
+            self.report_jobs(&rollouts, &down);
+            return rollouts.iter().try_for_each(|rollout| self.report_plan(rollout));
         }
-        let seen = self.execute_and_record(&mut parts, &down)?;
-        idle.iter().for_each(|part| self.unchanged(part));
-        Ok(self.lost_nothing(seen.as_ref())?)
+        let seen = self.execute_and_record(&mut rollouts, &down)?;
+        idle.iter().for_each(|rollout| self.clean_up_unchanged(rollout));
+        Ok(self.refuse_losses(seen.as_ref())?)
     }
 
-    /// What would run, and start, beside the plan.
-    fn report_jobs(&self, parts: &[TargetRollout], down: &[&str]) {
-        let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        let tell = |what: String| self.report.event(Event::WouldPrepare { what });
+    /// Reports for a dry run the jobs and the dependencies that would start.
+    fn report_jobs(&self, rollouts: &[TargetRollout], down: &[&str]) {
+        let quote = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let report_preparation = |what: String| self.report.event(Event::WouldPrepare { what });
         if !down.is_empty() {
             let down: Vec<String> = down.iter().map(ToString::to_string).collect();
-            tell(format!("start what it depends on: {}", quoted(&down)));
+            report_preparation(format!("start stopped dependencies: {}", quote(&down)));
         }
-        let changed: Vec<Target> = parts.iter().map(|part| part.reader.target.clone()).collect();
-        let jobs = Jobs::of(self.project(), &changed);
+        let changed: Vec<Target> = rollouts.iter().map(|rollout| rollout.reader.target.clone()).collect();
+        let jobs = Jobs::new(self.project(), &changed);
         let before: Vec<String> =
             jobs.before.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         let after: Vec<String> =
             jobs.after.iter().filter(|_| self.kind == RolloutKind::Deploy).cloned().collect();
         if !before.is_empty() {
-            tell(format!("run {} to its end, before the first new instance is made", quoted(&before)));
+            report_preparation(format!(
+                "run {} to completion, before the first new instance is created",
+                quote(&before)
+            ));
         }
         if !after.is_empty() {
-            tell(format!("run {} to its end, once the new release serves", quoted(&after)));
+            report_preparation(format!("run {} to completion, once the new release serves", quote(&after)));
         }
     }
 
-    /// What would be done, with the file that Compose would read in the place of the one that a dry run leaves nothing of.
-    fn report_plan(&self, part: &TargetRollout) -> Result<()> {
-        let mut steps = part.preview()?;
+    /// Reports the plan of a dry run. A dry run passes the configuration on stdin; the report shows the file that a
+    /// deploy would write.
+    fn report_plan(&self, rollout: &TargetRollout) -> Result<()> {
+        let mut steps = rollout.preview()?;
         let kept = self.journal.config_path(self.number).display().to_string();
         let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
             PlannedCommand::Command(words) => Some(words),
@@ -155,7 +163,7 @@ impl<'a> Pipeline<'a> {
                 words[at + 1].clone_from(&kept);
             }
         }
-        self.report.plan(part.name(), steps);
+        self.report.plan(rollout.name(), steps);
         Ok(())
     }
 
@@ -163,61 +171,61 @@ impl<'a> Pipeline<'a> {
         Ok(TargetReader {
             docker: self.docker(),
             project: self.project(),
-            wanted: self.wanted,
+            desired: self.desired,
             target,
-            proxies: observe::fronting(self.docker(), self.project(), target, containers, self.proxies)?,
+            proxies: observe::proxies_of(self.docker(), self.project(), target, containers, self.proxies)?,
         })
     }
 
-    fn part<'b>(
+    fn plan_target<'b>(
         &'b self,
         reader: &'b TargetReader<'b>,
         containers: &[Container],
     ) -> Result<TargetRollout<'b>> {
         let probes = reader.probes()?;
-        // Before a proxy is asked anything: what keeps it from answering is said here, with its fix.
+        // Proxies are checked before the first query, because the check names the fix for one that cannot answer.
         let warnings = self.warnings(reader, &probes, containers)?;
-        let snapshot = reader.look_at(containers.to_vec())?;
+        let snapshot = reader.observe_containers(containers.to_vec())?;
         let strategy = self.strategy(reader, &snapshot)?;
         let service = &self.project().services[reader.target.services()[0]];
-        let back = desired::pace(service, &service.rollback, !reader.proxies.is_empty());
+        let back = desired::plan_policy(service, &service.rollback, !reader.proxies.is_empty());
         let orphans = preflight::orphans(reader, containers).into_iter().map(|(orphan, _)| orphan).collect();
-        let terms = RolloutTerms { update: *self.policy(service), back, warnings, orphans };
+        let terms = RolloutTerms { update: *self.policy(service), undo_policy: back, warnings, orphans };
         Ok(TargetRollout::plan(reader, snapshot, strategy, terms, self.context(reader), self.stop)?)
     }
 
-    /// Nothing has to change; but a rollout that was killed just before its end may have left marks in a proxy. They go
-    /// last: a proxy whose own discovery takes over again also sees instances of the others that are not ready yet.
-    fn unchanged(&self, part: &TargetRollout) {
-        if self.rollout.dry_run {
+    /// Cleans up a target without changes: a killed rollout may have left marks in a proxy. This runs last, because
+    /// a proxy's own discovery also sees unready instances of the other targets.
+    fn clean_up_unchanged(&self, rollout: &TargetRollout) {
+        if self.args.dry_run {
             return;
         }
-        part.keep_down();
-        if let Err(error) = part.hand_back() {
+        rollout.keep_stopped();
+        if let Err(error) = rollout.hand_back() {
             self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
         }
     }
 
-    /// Everything is as it is wanted: what runs is a release all the same, so that there is one to go back to.
+    /// Records a run without changes, so that the running version is a release for a rollback.
     fn record_unchanged(&self, idle: &[TargetRollout]) -> Result<()> {
-        if self.rollout.dry_run {
+        if self.args.dry_run {
             return Ok(());
         }
-        let entry = as_created(self.entry(idle)?, idle);
-        let known = |(service, placed): (&String, &ServiceRelease)| {
+        let draft = as_created(self.release_draft(idle)?, idle);
+        let known = |(service, release): (&String, &ServiceRelease)| {
             let current = self.journal.history.current().and_then(|r| r.services.get(service));
-            current.is_some_and(|c| c.same_content(placed))
+            current.is_some_and(|c| c.same_content(release))
         };
-        if entry.placed.iter().all(known) && !self.journal.follows_unfinished() {
-            self.journal.tag_images(self.docker(), &entry, self.report);
-            self.journal.discard(&entry);
+        if draft.services.iter().all(known) && !self.journal.follows_unfinished() {
+            self.journal.tag_images(self.docker(), &draft, self.report);
+            self.journal.discard(&draft);
             return Ok(());
         }
-        self.journal.begin(&entry, self.report)?;
-        self.journal.tag_images(self.docker(), &entry, self.report);
-        let course = RunResult::of(None, false, self.report.elapsed(), 0);
-        self.journal.end(self.docker(), &entry, course, self.project().keep, self.report);
-        self.report.event(Event::Release { release: entry.number, back_to: self.back_to() });
+        self.journal.begin(&draft, self.report)?;
+        self.journal.tag_images(self.docker(), &draft, self.report);
+        let result = RunResult::new(None, false, self.report.elapsed(), 0);
+        self.journal.end(self.docker(), &draft, result, self.project().keep, self.report);
+        self.report.event(Event::Release { release: draft.number, back_to: self.back_to() });
         Ok(())
     }
 
@@ -229,83 +237,83 @@ impl<'a> Pipeline<'a> {
             report: self.report,
             target: reader.target.name(),
             witness: &self.witness,
-            watch: &self.watch,
-            goes_forward: self.kind == RolloutKind::Deploy,
+            monitor: &self.monitor,
+            runs_jobs: self.kind == RolloutKind::Deploy,
             completed: &self.completed,
             policies: &self.policies,
         }
     }
 
-    /// Does it, and writes down what became of it. Gives what the witness saw.
+    /// Executes and records the rollout, and returns what the witness saw.
     fn execute_and_record(
         &self,
-        parts: &mut [TargetRollout],
+        rollouts: &mut [TargetRollout],
         down: &[&str],
     ) -> Result<Option<WitnessTotals>> {
-        let entry = self.entry(parts)?;
-        self.journal.begin_with(&entry, &self.policies, self.report)?;
-        // Not those of what has not changed.
-        let changed: Vec<Target> = parts.iter().map(|part| part.reader.target.clone()).collect();
-        let jobs = Jobs::of(self.project(), &changed);
-        self.watch.start(self.docker(), &self.project().name, self.stop.bell());
-        if let Err(error) = self.start_needed(down).and_then(|()| {
+        let draft = self.release_draft(rollouts)?;
+        self.journal.begin_with_policies(&draft, &self.policies, self.report)?;
+        // Unchanged targets run no jobs.
+        let changed: Vec<Target> = rollouts.iter().map(|rollout| rollout.reader.target.clone()).collect();
+        let jobs = Jobs::new(self.project(), &changed);
+        self.monitor.start(self.docker(), &self.project().name, self.stop.wakeup());
+        if let Err(error) = self.start_dependencies(down).and_then(|()| {
             let run = self.run_jobs("before", jobs.before.iter());
-            run.map_err(|stopped| stopped.why.into_error().into())
+            run.map_err(|failure| failure.reason.into_error().into())
         }) {
-            self.journal.discard(&entry);
+            self.journal.discard(&draft);
             return Err(error);
         }
-        let ended = self.stages(parts, &entry);
-        let done = match ended {
+        let stages_result = self.run_stages(rollouts, &draft);
+        let outcome = match stages_result {
             Ok(()) => self
-                .answers_at_the_end(parts)
-                .and_then(|()| self.leaves_nothing_running(parts))
+                .check_public_urls(rollouts)
+                .and_then(|()| self.check_leftovers(rollouts))
                 .map_err(|error| (error, false)),
-            Err((at, stopped)) => Err(self.failed(parts, at, *stopped)),
+            Err((at, failure)) => Err(self.handle_failure(rollouts, at, *failure)),
         };
         self.wait_for_jobs();
-        let took = self.watch.elapsed();
-        let witness = self.dismiss_witness();
-        let cut = parts.iter().map(TargetRollout::cut).sum();
-        let error = done.as_ref().err().map(|(error, _)| error);
+        let took = self.monitor.elapsed();
+        let witness = self.end_witness();
+        let cut = rollouts.iter().map(TargetRollout::cut_requests).sum();
+        let error = outcome.as_ref().err().map(|(error, _)| error);
         if error.is_some_and(|error| error.exit == Exit::LostLock) {
-            // What became of it is the other run's to write down.
-            return done.map(|()| witness).map_err(|(error, _)| error.into());
+            // The run that took the lock records the result.
+            return outcome.map(|()| witness).map_err(|(error, _)| error.into());
         }
-        let paused = done.as_ref().is_err_and(|(_, paused)| *paused);
-        let course = RunResult::of(error, paused, took, cut);
-        // What is left of the old release is the next run's to clean up.
-        let unfinished = course.unfinished || parts.iter().any(|p| !p.left().is_empty());
+        let paused = outcome.as_ref().is_err_and(|(_, paused)| *paused);
+        let result = RunResult::new(error, paused, took, cut);
+        // The next run removes what is left of the old release.
+        let unfinished = result.unfinished || rollouts.iter().any(|p| !p.left_running().is_empty());
         self.journal.end(
             self.docker(),
-            &as_created(entry, parts),
-            RunResult { witness: witness.clone(), unfinished, ..course },
+            &as_created(draft, rollouts),
+            RunResult { witness: witness.clone(), unfinished, ..result },
             self.project().keep,
             self.report,
         );
-        match done {
+        match outcome {
             Ok(()) => {
                 self.report.spent();
-                parts.iter().for_each(|part| self.report_deployed(part, took));
+                rollouts.iter().for_each(|rollout| self.report_deployed(rollout, took));
             }
             Err((error, true)) => return Err(error.into()),
-            Err((error, false)) => return Err(self.last_good(parts, error).into()),
+            Err((error, false)) => return Err(self.restore_if_gone(rollouts, error).into()),
         }
         Ok(witness)
     }
 
-    fn report_deployed(&self, part: &TargetRollout, took: Duration) {
+    fn report_deployed(&self, rollout: &TargetRollout, took: Duration) {
         self.report.deployed(Event::Deployed {
-            target: part.name().into(),
-            serving: part.in_rotation(),
+            target: rollout.name().into(),
+            serving: rollout.in_rotation(),
             release: self.number,
             back_to: self.back_to(),
-            in_service: part.in_service().unwrap_or(took),
+            in_service: rollout.in_service().unwrap_or(took),
             seconds: took,
         });
     }
 
-    /// The release that is put back.
+    /// Release that a rollback restores.
     fn back_to(&self) -> Option<u32> {
         match self.kind {
             RolloutKind::Rollback { to } => Some(to),
@@ -313,54 +321,54 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// All bring up before the first switches, and all are watched before what served before is stopped; or one after the
-    /// other. It goes only once all have switched. Tells which one ended it.
-    fn stages(
+    /// Runs the stages of all targets side by side, or target by target. An error names the target that ended the
+    /// run.
+    fn run_stages(
         &self,
-        parts: &mut [TargetRollout],
-        entry: &ReleaseDraft,
+        rollouts: &mut [TargetRollout],
+        draft: &ReleaseDraft,
     ) -> Result<(), (usize, Box<RolloutFailure>)> {
         let (journal, docker, report) = (self.journal, self.docker(), self.report);
-        let hold = move || journal.tag_images(docker, entry, report);
-        let is_first = |n: &usize| !self.dependents.has(parts[*n].reader.target);
-        let first: Vec<usize> = (0..parts.len()).filter(is_first).collect();
+        let tag_images = move || journal.tag_images(docker, draft, report);
+        let is_first = |n: &usize| !self.dependents.contains(rollouts[*n].reader.target);
+        let first: Vec<usize> = (0..rollouts.len()).filter(is_first).collect();
         thread::scope(|scope| {
-            // What runs holds its image itself: there is time until the first of it is stopped.
-            let holding = scope.spawn(hold);
-            if self.rollout.one_by_one {
-                holding.join().expect("no panic in bookkeeping");
-                return (0..parts.len()).try_for_each(|n| whole(parts, n));
+            // A running container holds its image, so the tags are only needed before the first one stops.
+            let tagging = scope.spawn(tag_images);
+            if self.args.one_by_one {
+                tagging.join().expect("no panic in bookkeeping");
+                return (0..rollouts.len()).try_for_each(|n| run_all_stages(rollouts, n));
             }
-            all(parts, &first, Stage::BringUp)?;
-            holding.join().expect("no panic in bookkeeping");
-            self.journal.prefetch_end(self.docker(), entry);
-            all(parts, &first, Stage::Switch)
+            run_stage_of(rollouts, &first, Stage::BringUp)?;
+            tagging.join().expect("no panic in bookkeeping");
+            self.journal.prefetch_end(self.docker(), draft);
+            run_stage_of(rollouts, &first, Stage::Switch)
         })?;
-        self.run_jobs("after", self.jobs.after.iter()).map_err(|stopped| {
-            let at = parts.iter().position(|p| p.has_any(&stopped.failed));
-            (at.unwrap_or(0), stopped)
+        self.run_jobs("after", self.jobs.after.iter()).map_err(|failure| {
+            let at = rollouts.iter().position(|p| p.has_container(&failure.failed));
+            (at.unwrap_or(0), failure)
         })?;
-        if !self.rollout.one_by_one {
-            all(parts, &first, Stage::Monitor)?;
-            all(parts, &first, Stage::Retire)?;
-            // They are to find nothing of what was replaced.
-            let later = (0..parts.len()).filter(|n| !first.contains(n)).collect::<Vec<_>>();
+        if !self.args.one_by_one {
+            run_stage_of(rollouts, &first, Stage::Monitor)?;
+            run_stage_of(rollouts, &first, Stage::Retire)?;
+            // Dependents must not find an old instance.
+            let later = (0..rollouts.len()).filter(|n| !first.contains(n)).collect::<Vec<_>>();
             for n in later {
-                whole(parts, n)?;
+                run_all_stages(rollouts, n)?;
             }
         }
         self.restart_dependents();
-        for (n, part) in parts.iter_mut().enumerate() {
-            part.hear_witness().map_err(|stopped| (n, Box::new(stopped)))?;
+        for (n, rollout) in rollouts.iter_mut().enumerate() {
+            rollout.check_witness().map_err(|failure| (n, Box::new(failure)))?;
         }
         if let Some(error) = self.witness.outage_at_end() {
-            return Err((0, Box::new(RolloutFailure::by(error))));
+            return Err((0, Box::new(RolloutFailure::new(error))));
         }
-        let every: Vec<usize> = (0..parts.len()).collect();
-        all(parts, &every, Stage::Clean)
+        let every: Vec<usize> = (0..rollouts.len()).collect();
+        run_stage_of(rollouts, &every, Stage::Clean)
     }
 
-    /// Says which services restart with what is replaced.
+    /// Reports the dependents.
     fn report_dependents(&self) {
         let (rolled, restarted) = (self.dependents.names(), self.dependents.restarted.clone());
         if !rolled.is_empty() || !restarted.is_empty() {
@@ -368,7 +376,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// What was replaced serves all the same where one of them does not come back.
+    /// Restarts the dependents. A failure is only a warning, because the new release serves.
     fn restart_dependents(&self) {
         let services = &self.dependents.restarted;
         if services.is_empty() {
@@ -381,8 +389,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// One-shots, one after the other, for as long as no new instance fails. A release that is put back runs none: they are
-    /// made for going forward.
+    /// Runs jobs one after the other, until a new instance fails. A rollback runs none.
     fn run_jobs<'s>(
         &self,
         when: &'static str,
@@ -393,14 +400,14 @@ impl<'a> Pipeline<'a> {
                 self.report.event(Event::Ran { service: service.clone() });
                 continue;
             }
-            self.wait_for_its_last_run(service)
-                .map_err(|error| Box::new(RolloutFailure::by(Error::from_error(error))))?;
+            self.wait_for_killed_job(service)
+                .map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))?;
             self.report.event(Event::Running { service: service.clone() });
-            let worked = self.run_job(service)?;
+            let succeeded = self.run_job(service)?;
             if let Some(signal) = self.stop.signal() {
-                return Err(Box::new(RolloutFailure::by(Error::interrupted(signal))));
+                return Err(Box::new(RolloutFailure::new(Error::interrupted(signal))));
             }
-            if !worked {
+            if !succeeded {
                 let end = if when == "before" { "; nothing was changed" } else { "" };
                 let named =
                     self.project().services.values().any(|s| s.settings.before.as_ref() == Some(service));
@@ -409,17 +416,17 @@ impl<'a> Pipeline<'a> {
                     _ => format!("x-zd.{when}"),
                 };
                 let error = Error::unchanged(format!("`{service}` (`{key}`) failed{end}"))
-                    .hint("what it said stands above");
-                return Err(Box::new(RolloutFailure::by(error)));
+                    .hint("its output stands above");
+                return Err(Box::new(RolloutFailure::new(error)));
             }
             self.report.event(Event::Ran { service: service.clone() });
         }
         Ok(())
     }
 
-    /// A killed run leaves its one-shot running, and two migrations at a time are one too many.
-    fn wait_for_its_last_run(&self, service: &str) -> Result<()> {
-        if self.journal.heading.is_none() {
+    /// Waits for the job of a killed run, because the same migration must not run twice at a time.
+    fn wait_for_killed_job(&self, service: &str) -> Result<()> {
+        if self.journal.in_progress.is_none() {
             return Ok(());
         }
         let its = |c: &Container| {
@@ -429,11 +436,11 @@ impl<'a> Pipeline<'a> {
                 && has("service", service)
                 && has("project", &self.project().name)
         };
-        let mut told = false;
-        wait::until(LAST_RUN, Duration::MAX, self.stop, || -> Result<Option<()>> {
+        let mut is_reported = false;
+        wait::until(LAST_JOB_POLL, Duration::MAX, self.stop, || -> Result<Option<()>> {
             let runs = self.docker().containers()?.iter().any(its);
-            if runs && !std::mem::replace(&mut told, true) {
-                let holder = format!("`{service}`, which a killed run has started");
+            if runs && !std::mem::replace(&mut is_reported, true) {
+                let holder = format!("`{service}`, started by a run that was killed");
                 self.report.event(Event::Waiting { holder });
             }
             Ok((!runs).then_some(()))
@@ -441,19 +448,21 @@ impl<'a> Pipeline<'a> {
         .map(drop)
     }
 
-    /// Whether it worked. What it does to a database is not cut short: where it goes on while the rollout goes back, it is
-    /// waited for at the end.
+    /// Runs a job; true if it succeeded. A job is never cut short, because it may be changing a database. If a new
+    /// instance fails meanwhile, the undo begins, and the job is awaited at the end.
     fn run_job(&self, service: &str) -> Result<bool, Box<RolloutFailure>> {
-        let (docker, name, bell) = (self.docker().clone(), service.to_string(), self.stop.bell());
-        let (send, ended) = channel();
+        let (docker, name, wakeup) = (self.docker().clone(), service.to_string(), self.stop.wakeup());
+        let (send, job_result) = channel();
         let thread = thread::spawn(move || {
-            // The receiver may be gone: the run goes back without waiting for the one-shot.
+            // The receiver is gone if the undo has begun.
             let _ = send.send(docker.run_service(&name));
-            bell.ring();
+            wakeup.wake();
         });
-        let waited = wait::until(SHOT, Duration::MAX, &self.stop.unheeded(), || match ended.try_recv() {
-            Ok(done) => Ok(Some(done)),
-            Err(_) => match self.watch.take_failure() {
+        let waited = wait::until(JOB_POLL, Duration::MAX, &self.stop.without_signals(), || match job_result
+            .try_recv()
+        {
+            Ok(result) => Ok(Some(result)),
+            Err(_) => match self.monitor.take_failure() {
                 Some(alarm) => {
                     self.report.event(Event::Failed { names: alarm.names.clone() });
                     Err(Box::new(RolloutFailure::from(alarm)))
@@ -462,26 +471,26 @@ impl<'a> Pipeline<'a> {
             },
         });
         match waited {
-            Ok(WaitResult::Done(worked)) => {
-                thread.join().expect("no panic in a one-shot");
-                worked.map_err(|error| Box::new(RolloutFailure::by(Error::from_error(error))))
+            Ok(WaitResult::Done(succeeded)) => {
+                thread.join().expect("no panic in a job");
+                succeeded.map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))
             }
             Ok(_) => unreachable!("nothing else ends it"),
-            Err(stopped) => {
-                self.running.lock().expect("nobody panicked").push(thread);
-                Err(stopped)
+            Err(failure) => {
+                self.running_jobs.lock().expect("no panic under the lock").push(thread);
+                Err(failure)
             }
         }
     }
 
-    /// Waits for the one-shots that went on meanwhile.
+    /// Waits for the jobs that still run.
     fn wait_for_jobs(&self) {
-        let running = std::mem::take(&mut *self.running.lock().expect("nobody panicked"));
-        running.into_iter().for_each(|thread| thread.join().expect("no panic in a one-shot"));
+        let running = std::mem::take(&mut *self.running_jobs.lock().expect("no panic under the lock"));
+        running.into_iter().for_each(|thread| thread.join().expect("no panic in a job"));
     }
 
-    /// Starts what it depends on and is down; what runs is left alone, whatever has changed in it.
-    fn start_needed(&self, down: &[&str]) -> Result<()> {
+    /// Starts stopped dependencies. A running one is left alone, even if it is outdated.
+    fn start_dependencies(&self, down: &[&str]) -> Result<()> {
         if down.is_empty() {
             return Ok(());
         }
@@ -489,28 +498,28 @@ impl<'a> Pipeline<'a> {
         self.docker().start_services(down)
     }
 
-    /// What this run will have put in place.
-    fn entry(&self, parts: &[TargetRollout]) -> Result<ReleaseDraft> {
-        let mut placed = BTreeMap::new();
-        for (service, replicas) in parts.iter().flat_map(TargetRollout::goals) {
-            let as_it_was = self.placed.get(service).cloned();
-            let one = as_it_was.unwrap_or_else(|| self.new_placed(service, replicas));
-            placed.insert(service.to_string(), one);
+    /// Release that this run makes.
+    fn release_draft(&self, rollouts: &[TargetRollout]) -> Result<ReleaseDraft> {
+        let mut releases = BTreeMap::new();
+        for (service, replicas) in rollouts.iter().flat_map(TargetRollout::replicas) {
+            let recorded = self.restored.get(service).cloned();
+            let release = recorded.unwrap_or_else(|| self.new_service_release(service, replicas));
+            releases.insert(service.to_string(), release);
         }
-        let services: Vec<&str> = placed.keys().map(String::as_str).collect();
+        let services: Vec<&str> = releases.keys().map(String::as_str).collect();
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
             text: self.journal.merged_config(&self.request.snapshot.text(), &services)?,
-            placed,
-            replaced: self.wanted.replaced.iter().cloned().collect(),
+            services: releases,
+            replaced: self.desired.forced.iter().cloned().collect(),
             folder: self.request.folder.clone(),
         })
     }
 
-    fn new_placed(&self, service: &str, replicas: usize) -> ServiceRelease {
-        let image = self.wanted.images.get(service).cloned().unwrap_or_default();
-        let hash = self.wanted.hashes.get(service).and_then(|all| all.first()).cloned().unwrap_or_default();
+    fn new_service_release(&self, service: &str, replicas: usize) -> ServiceRelease {
+        let image = self.desired.images.get(service).cloned().unwrap_or_default();
+        let hash = self.desired.hashes.get(service).and_then(|all| all.first()).cloned().unwrap_or_default();
         let new = ServiceRelease {
             image: self.project().services[service].image.clone(),
             image_id: image.id,
@@ -518,52 +527,60 @@ impl<'a> Pipeline<'a> {
             config_hash: hash,
             replicas: replicas as u32,
             since: self.number,
-            by_flag: self.images.contains(service),
+            by_flag: self.flag_images.contains(service),
         };
-        // An image that is there since an earlier release keeps that one's tag.
+        // An image of an earlier release keeps its tag.
         let before = self.journal.history.current().and_then(|r| r.services.get(service));
         let since = before.filter(|b| b.image_id == new.image_id).map_or(new.since, |b| b.since);
         ServiceRelease { since, ..new }
     }
 }
 
-/// With the hashes that the instances have: what Compose tells of its file need not be what it labels containers with.
-fn as_created(mut entry: ReleaseDraft, parts: &[TargetRollout]) -> ReleaseDraft {
-    for (service, placed) in &mut entry.placed {
-        let hash = parts.iter().find_map(|part| part.hash_of(service));
-        hash.into_iter().for_each(|hash| placed.config_hash = hash);
+/// Replaces the hashes by those of the instances: Compose may print another hash than it labels a container with.
+fn as_created(mut draft: ReleaseDraft, rollouts: &[TargetRollout]) -> ReleaseDraft {
+    for (service, release) in &mut draft.services {
+        let hash = rollouts.iter().find_map(|rollout| rollout.hash_of(service));
+        hash.into_iter().for_each(|hash| release.config_hash = hash);
     }
-    entry
+    draft
 }
 
-/// Does a stage of these parts.
-fn all(
-    parts: &mut [TargetRollout],
+/// Runs one stage of these rollouts.
+fn run_stage_of(
+    rollouts: &mut [TargetRollout],
     which: &[usize],
     stage: Stage,
 ) -> Result<(), (usize, Box<RolloutFailure>)> {
-    which.iter().try_for_each(|n| run(parts, *n, stage))
+    which.iter().try_for_each(|n| run_stage(rollouts, *n, stage))
 }
 
-/// Does all stages of a part but the last.
-fn whole(parts: &mut [TargetRollout], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
-    [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire].iter().try_for_each(|s| run(parts, n, *s))
+/// Runs all stages of a rollout except the last.
+fn run_all_stages(rollouts: &mut [TargetRollout], n: usize) -> Result<(), (usize, Box<RolloutFailure>)> {
+    [Stage::BringUp, Stage::Switch, Stage::Monitor, Stage::Retire]
+        .iter()
+        .try_for_each(|s| run_stage(rollouts, n, *s))
 }
 
-/// Does a stage of one part. What fails meanwhile may be an instance of another one, which goes on without it if it may.
-fn run(parts: &mut [TargetRollout], n: usize, stage: Stage) -> Result<(), (usize, Box<RolloutFailure>)> {
+/// Runs one stage of a rollout. Meanwhile an instance of another rollout may fail, which continues without that
+/// instance if the policy tolerates it.
+fn run_stage(
+    rollouts: &mut [TargetRollout],
+    n: usize,
+    stage: Stage,
+) -> Result<(), (usize, Box<RolloutFailure>)> {
     loop {
-        let Err(stopped) = parts[n].run(stage) else { return Ok(()) };
-        let Some(at) = parts.iter().position(|p| p.has_any(&stopped.failed)).filter(|at| *at != n) else {
-            return Err((n, Box::new(stopped)));
+        let Err(failure) = rollouts[n].run(stage) else { return Ok(()) };
+        let Some(at) = rollouts.iter().position(|p| p.has_container(&failure.failed)).filter(|at| *at != n)
+        else {
+            return Err((n, Box::new(failure)));
         };
-        if !parts[at].may_fail(&stopped) {
-            return Err((at, Box::new(stopped)));
+        if !rollouts[at].tolerates(&failure) {
+            return Err((at, Box::new(failure)));
         }
-        parts[at].continue_without(stopped).map_err(|stopped| (at, Box::new(stopped)))?;
-        // One that has its turn later goes on then.
+        rollouts[at].continue_without(failure).map_err(|failure| (at, Box::new(failure)))?;
+        // A later rollout continues at its own stage.
         if at < n {
-            run(parts, at, stage)?;
+            run_stage(rollouts, at, stage)?;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a deploy is going to ask for is asked while it waits for something else.
+//! Prefetch: sends the queries of a deploy while it waits for something else.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,53 +13,52 @@ use crate::git;
 use crate::model::Project;
 use crate::proxy::{self, Backend, Proxy};
 
-/// The folder of a project, as Compose writes it on its containers.
-const FOLDER: &str = "com.docker.compose.project.working_dir";
+/// Label with the folder of a project.
+const FOLDER_LABEL: &str = "com.docker.compose.project.working_dir";
 
-/// While Compose reads the file: shells in the proxies that share a network with what runs of the project, and whether
-/// Compose would touch what it must not, for the service that is most likely meant.
-pub fn of_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
+/// Prefetches while Compose reads the file: shells in nearby proxies, and Compose's dry run for the service that
+/// will most likely be deployed.
+pub fn for_project(docker: &Docker, folder: &Path, args: &DeployArgs) {
     docker.prefetch_manager();
     thread::spawn(git::user_and_host);
     let (docker, folder, args) = (docker.clone(), folder.to_path_buf(), args.clone());
     thread::spawn(move || {
-        // Whoever needs them asks again, and tells what is wrong.
+        // A later query repeats a failed one, and reports the error.
         let Ok(containers) = docker.containers() else { return };
-        let near = NearbyContainers::of(&containers, &folder);
-        docker.open_shells(&near.ids());
-        if let Some(service) = near.meant(&args.services).filter(|_| args.image.is_empty()) {
-            let its = near.ours.iter().copied().filter(|c| c.compose().is_some_and(|(_, s)| s == service));
+        let near = NearbyContainers::new(&containers, &folder);
+        docker.open_shells(&near.proxy_ids());
+        if let Some(service) = near.likely_service(&args.services).filter(|_| args.image.is_empty()) {
+            let its = near.members.iter().copied().filter(|c| c.compose().is_some_and(|(_, s)| s == service));
             docker.prefetch_collateral(service, total(&its.collect::<Vec<_>>(), scale(&args, service)));
         }
     });
 }
 
-/// What runs of a project, and the proxies that share a network with it.
+/// Containers of a project, and the proxies that share a network with them.
 struct NearbyContainers<'a> {
-    ours: Vec<&'a Container>,
+    members: Vec<&'a Container>,
     proxies: Vec<Box<dyn Proxy>>,
 }
 
 impl<'a> NearbyContainers<'a> {
-    fn of(containers: &'a [Container], folder: &Path) -> NearbyContainers<'a> {
-        let is_ours = |c: &&Container| c.label(FOLDER).is_some_and(|f| Path::new(f) == folder);
-        let ours: Vec<&Container> = containers.iter().filter(is_ours).collect();
-        let networks: BTreeSet<&str> = ours.iter().flat_map(|c| c.networks()).collect();
+    fn new(containers: &'a [Container], folder: &Path) -> NearbyContainers<'a> {
+        let is_ours = |c: &&Container| c.label(FOLDER_LABEL).is_some_and(|f| Path::new(f) == folder);
+        let members: Vec<&Container> = containers.iter().filter(is_ours).collect();
+        let networks: BTreeSet<&str> = members.iter().flat_map(|c| c.networks()).collect();
         let near = |c: &Container| c.is_running() && c.networks().any(|n| networks.contains(n));
         let proxies = proxy::detect(containers).into_iter().filter(|p| near(p.container())).collect();
-        NearbyContainers { ours, proxies }
+        NearbyContainers { members, proxies }
     }
 
-    /// Ids of the containers that the proxies' adapters ask.
-    fn ids(&self) -> Vec<String> {
+    fn proxy_ids(&self) -> Vec<String> {
         self.proxies.iter().map(|p| p.container().id.clone()).collect()
     }
 
-    /// The one service that is named, else the one that proxies route to as far as containers tell, else the only one
-    /// there is beside them. A guess costs a command that changes nothing.
-    fn meant<'b>(&'b self, named: &'b [String]) -> Option<&'b str> {
-        let proxies = self.ids();
-        let others = || self.ours.iter().filter(|c| !proxies.contains(&c.id));
+    /// Service that will most likely be deployed: the only named one, else the only routed one, else the only one.
+    /// A wrong guess costs one read-only command.
+    fn likely_service<'b>(&'b self, named: &'b [String]) -> Option<&'b str> {
+        let proxies = self.proxy_ids();
+        let others = || self.members.iter().filter(|c| !proxies.contains(&c.id));
         let service = |c: &'b Container| c.compose().map(|(_, service)| service);
         let is_routed = |c: &&&'b Container| {
             let backend = Backend::from(**c);
@@ -68,14 +67,14 @@ impl<'a> NearbyContainers<'a> {
         let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
         let routed: BTreeSet<&str> = others().filter(is_routed).filter_map(|c| service(c)).collect();
         let all: BTreeSet<&str> = others().filter_map(|c| service(c)).collect();
-        // Words that are no service's are refused later, and docker is not to see them.
+        // A word that is no service must not reach docker; the deploy refuses it later.
         let likely = [named, routed, all.clone()].into_iter().find(|services| !services.is_empty())?;
         likely.first().copied().filter(|service| likely.len() == 1 && all.contains(service))
     }
 }
 
-/// Once it is known what is replaced: the images, and whether Compose would touch what it must not.
-pub fn of_targets(
+/// Prefetches once the targets are known: images, and Compose's dry run.
+pub fn for_targets(
     docker: &Docker,
     project: &Project,
     targets: &[Target],
@@ -97,7 +96,7 @@ fn scale(args: &DeployArgs, service: &str) -> Option<usize> {
     args.scale.iter().find(|(name, _)| name == service).map(|(_, n)| *n as usize)
 }
 
-/// How many instances of a service there are for a moment, where all are replaced at once by as many as are wanted.
+/// Number of containers of a service at a time, if all are replaced at once.
 fn total(its: &[&Container], wanted: Option<usize>) -> usize {
     let running = its.iter().filter(|c| c.is_running()).count();
     its.len() + wanted.unwrap_or(running).max(1)
@@ -109,7 +108,7 @@ mod tests {
 
     fn container(id: &str, service: &str, folder: &str, image: &str, variable: &str) -> Container {
         let labels = format!(
-            r#"{{"com.docker.compose.project": "p", "com.docker.compose.service": "{service}", "{FOLDER}": "{folder}"}}"#
+            r#"{{"com.docker.compose.project": "p", "com.docker.compose.service": "{service}", "{FOLDER_LABEL}": "{folder}"}}"#
         );
         let json = format!(
             r#"{{"Id": "{id}", "Name": "/p-{service}-{id}", "State": {{"Status": "running", "Running": true}},
@@ -121,11 +120,11 @@ mod tests {
 
     fn meant(containers: &[Container], named: &[&str]) -> Option<String> {
         let named: Vec<String> = named.iter().map(|s| s.to_string()).collect();
-        NearbyContainers::of(containers, Path::new("/srv/p")).meant(&named).map(String::from)
+        NearbyContainers::new(containers, Path::new("/srv/p")).likely_service(&named).map(String::from)
     }
 
     #[test]
-    fn the_service_that_is_named_or_routed_or_alone_is_meant_and_no_other() {
+    fn only_a_named_routed_or_single_service_is_prefetched() {
         let app = || container("1", "app", "/srv/p", "app:1", "A=1");
         let routed = || container("2", "web", "/srv/p", "app:1", "VIRTUAL_HOST=x");
         let other = || container("3", "other", "/srv/other", "app:1", "A=1");
@@ -133,7 +132,7 @@ mod tests {
         assert_eq!(meant(&[app(), other(), proxy()], &[]).as_deref(), Some("app"));
         assert_eq!(meant(&[app(), routed(), proxy()], &[]).as_deref(), Some("web"));
         assert_eq!(meant(&[app(), routed(), proxy()], &["app"]).as_deref(), Some("app"));
-        // Nothing is guessed where it may be several, and no word that is not a service's reaches docker.
+        // Several candidates give no guess, and a word that is no service does not reach docker.
         assert_eq!(meant(&[app(), routed()], &["app", "web"]), None);
         assert_eq!(meant(&[app(), container("5", "db", "/srv/p", "db:1", "A=1")], &[]), None);
         assert_eq!(meant(&[app()], &["--privileged"]), None);

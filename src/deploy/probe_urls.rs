@@ -1,4 +1,4 @@
-//! Which public URLs the witness of a run asks, and what is told of what it saw.
+//! Public URLs that the witness of a run probes, and the report of its result.
 
 use std::time::Duration;
 
@@ -16,41 +16,41 @@ use crate::release::WitnessTotals;
 use crate::report::{Event, Report, Warning};
 use crate::witness::{ProbeReport, UrlCandidates};
 
-/// How long every URL has to give its first answer, where it has to.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Time that each URL has for its first answer, with `--strict`.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Pipeline<'_> {
-    /// Has the public URLs asked from here on. With `--strict` each of them has to answer first.
+    /// Starts the witness. With `--strict` each URL has to answer first.
     ///
     /// # Errors
-    /// With `--strict`: no URL to ask, or no answer.
-    pub fn start_witness(&self, parts: &[TargetRollout], containers: &[Container]) -> Result<()> {
-        let (settings, strict) = (&self.project().witness, self.rollout.witness.strict);
-        if self.rollout.dry_run || !is_wanted(settings, strict)? {
+    /// With `--strict`: an unknown URL, or no answer.
+    pub fn start_witness(&self, rollouts: &[TargetRollout], containers: &[Container]) -> Result<()> {
+        let (settings, strict) = (&self.project().witness, self.args.witness.strict);
+        if self.args.dry_run || !is_wanted(settings, strict)? {
             return Ok(());
         }
-        let serving: Vec<&TargetRollout> = parts.iter().filter(|p| p.serves()).collect();
+        let serving: Vec<&TargetRollout> = rollouts.iter().filter(|p| p.serves()).collect();
         if serving.is_empty() {
-            self.no_witness("nothing serves yet that could be lost");
+            self.no_witness("nothing serves yet");
             return Ok(());
         }
-        let urls = match own_place(settings) {
-            Some(place) => vec![vec![place]],
-            None => self.derived(&serving, containers),
+        let urls = match configured_url(settings) {
+            Some(url) => vec![vec![url]],
+            None => self.derived_urls(&serving, containers),
         };
         if !urls.is_empty() {
             let report = self.report;
-            let tell = move |count| report.witnessed(count);
-            self.witness.start(&urls, settings, self.report.elapsed(), tell)?;
+            let report_count = move |count| report.witnessed(count);
+            self.witness.start(&urls, settings, self.report.elapsed(), report_count)?;
             if strict {
-                self.witness.wait_for_answers(FIRST_ANSWER, self.stop)?;
+                self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.stop)?;
             }
             return Ok(());
         }
         if strict && serving.iter().any(|p| !p.reader.proxies.is_empty()) {
             return Err(unknown_url().into());
         }
-        self.no_witness("the public URL is not known (`x-zd.witness.url` or `--witness-url` names it)");
+        self.no_witness("the public URL is unknown (set `x-zd.witness.url` or `--witness-url`)");
         Ok(())
     }
 
@@ -58,90 +58,89 @@ impl Pipeline<'_> {
         self.report.event(Event::NoWitness { why: why.into() });
     }
 
-    /// Each public way to what is replaced, once.
-    fn derived(&self, parts: &[&TargetRollout], containers: &[Container]) -> Vec<UrlCandidates> {
+    /// Public URLs of the targets, without duplicates.
+    fn derived_urls(&self, rollouts: &[&TargetRollout], containers: &[Container]) -> Vec<UrlCandidates> {
         let mut urls: Vec<UrlCandidates> = Vec::new();
-        for part in parts {
-            for proxy in &part.reader.proxies {
-                let places = self.places(part, proxy.as_ref(), containers);
-                if !places.is_empty() && !urls.contains(&places) {
-                    urls.push(places);
+        for rollout in rollouts {
+            for proxy in &rollout.reader.proxies {
+                let candidates = self.url_candidates(rollout, proxy.as_ref(), containers);
+                if !candidates.is_empty() && !urls.contains(&candidates) {
+                    urls.push(candidates);
                 }
             }
         }
-        // The ports of an engine elsewhere are not this machine's.
+        // The ports of a remote engine are not on this machine.
         if !urls.is_empty() && self.docker().is_remote() { Vec::new() } else { urls }
     }
 
-    fn places(&self, part: &TargetRollout, proxy: &dyn Proxy, containers: &[Container]) -> UrlCandidates {
+    fn url_candidates(
+        &self,
+        rollout: &TargetRollout,
+        proxy: &dyn Proxy,
+        containers: &[Container],
+    ) -> UrlCandidates {
         let settings = &self.project().witness;
-        let services = part.reader.target.services();
+        let services = rollout.reader.target.services();
         let runs = |service: &str, c: &&Container| {
             c.is_running() && observe::is_member(self.project(), c, &[service])
         };
-        let ways = services.iter().find_map(|service| {
-            let before = containers.iter().find(|c| runs(service, c)).or(part.orphans().first())?;
+        let routes = services.iter().find_map(|service| {
+            let before = containers.iter().find(|c| runs(service, c)).or(rollout.orphans().first())?;
             let before = proxy.entrances(before);
-            Some(common(before, proxy.entrances(&part.reader.preview(service))))
+            Some(lasting_routes(before, proxy.entrances(&rollout.reader.preview(service))))
         });
-        let speaks = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
-        let place = |e: &PublicRoute| {
+        let is_supported = |e: &&PublicRoute| cfg!(feature = "tls") || !e.tls;
+        let to_url = |e: &PublicRoute| {
             e.witness_url(proxy.container(), settings.host.as_deref(), settings.path.as_deref())
         };
-        ways.iter().flatten().filter(speaks).filter_map(place).collect()
+        routes.iter().flatten().filter(is_supported).filter_map(to_url).collect()
     }
 
-    /// Ends it, tells what it saw, and gives it for the record.
-    pub fn dismiss_witness(&self) -> Option<WitnessTotals> {
+    /// Ends the witness, reports its result, and returns the totals for the record.
+    pub fn end_witness(&self) -> Option<WitnessTotals> {
         report_all(self.witness.finish(), self.report)
     }
 
-    /// # Errors
-    /// With `--strict`: a request that was lost.
-    pub fn lost_nothing(&self, seen: Option<&WitnessTotals>) -> Result<(), Error> {
-        lost_nothing(seen, self.rollout.witness.strict, self.number)
+    /// Fails with `--strict` if a request was lost.
+    pub fn refuse_losses(&self, totals: Option<&WitnessTotals>) -> Result<(), Error> {
+        refuse_losses(totals, self.args.witness.strict, self.number)
     }
 }
 
-/// Whether the project wants a witness.
+/// True if the project has a witness.
 ///
 /// # Errors
-/// None, where `--strict` goes by one.
+/// `--strict` without a witness.
 pub fn is_wanted(settings: &WitnessSettings, strict: bool) -> Result<bool, Error> {
     match settings.on {
-        false if strict => Err(Error::usage("`--strict` goes by the witness, which is switched off")
-            .hint("leave `--strict` out, or `--no-witness` and `x-zd.witness: false`")),
+        false if strict => Err(Error::usage("`--strict` needs the witness, which is switched off")
+            .hint("remove `--strict`, or remove `--no-witness` and `x-zd.witness: false`")),
         on => Ok(on),
     }
 }
 
 pub fn unknown_url() -> Error {
-    Error::unchanged(
-        "the public URL is not known, so that `--strict` has nothing to go by; nothing was changed",
-    )
-    .hint("name it with `--witness-url` (`x-zd.witness.url`), or leave `--strict` out")
+    Error::unchanged("the public URL is unknown, and `--strict` needs one; nothing was changed")
+        .hint("set `--witness-url` (`x-zd.witness.url`), or remove `--strict`")
 }
 
-/// The one that settings name.
-pub fn own_place(settings: &WitnessSettings) -> Option<WitnessUrl> {
+/// URL in the settings.
+pub fn configured_url(settings: &WitnessSettings) -> Option<WitnessUrl> {
     settings.url.clone().map(|url| WitnessUrl { url, host: settings.host.clone(), connect: None })
 }
 
-/// The ways that lead to what serves and to what comes; those to what serves, where the others are not known yet. One that
-/// goes away with the old release would tell of losses that are none.
-fn common(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute> {
-    match after.is_empty() {
-        true => before,
-        false => before.into_iter().filter(|way| after.contains(way)).collect(),
-    }
+/// Routes of both the old and the new release; the old ones, if the new ones are unknown. A route that only the old
+/// release has would report false losses.
+fn lasting_routes(before: Vec<PublicRoute>, after: Vec<PublicRoute>) -> Vec<PublicRoute> {
+    if after.is_empty() { before } else { before.into_iter().filter(|route| after.contains(route)).collect() }
 }
 
-/// Tells what was seen of each URL, and gives it for the record.
+/// Reports the result of each URL, and returns the totals for the record.
 pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals> {
-    let record = record(&all)?;
-    for seen in all {
-        let (url, summary) = (seen.url.clone(), seen.summary.clone());
-        report.event(Event::Witness(Box::new(seen)));
+    let record = totals(&all)?;
+    for result in all {
+        let (url, summary) = (result.url.clone(), result.summary.clone());
+        report.event(Event::Witness(Box::new(result)));
         if summary.lost > 0 {
             report.warn(&Warning::Lost(format!(
                 "the witness lost {} of {} requests to `{url}` ({})",
@@ -154,7 +153,7 @@ pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals
     Some(record)
 }
 
-fn record(all: &[ProbeReport]) -> Option<WitnessTotals> {
+fn totals(all: &[ProbeReport]) -> Option<WitnessTotals> {
     let sum = |count: fn(&ProbeReport) -> usize| all.iter().map(count).sum::<usize>() as u64;
     (!all.is_empty()).then(|| WitnessTotals {
         urls: all.iter().map(|s| s.url.clone()).collect(),
@@ -164,10 +163,9 @@ fn record(all: &[ProbeReport]) -> Option<WitnessTotals> {
     })
 }
 
-/// # Errors
-/// With `--strict`: a request that was lost.
-pub fn lost_nothing(seen: Option<&WitnessTotals>, strict: bool, release: u32) -> Result<(), Error> {
-    let Some(WitnessTotals { sent, lost, .. }) = seen.filter(|s| strict && s.lost > 0) else {
+/// Fails with `--strict` if a request was lost.
+pub fn refuse_losses(totals: Option<&WitnessTotals>, strict: bool, release: u32) -> Result<(), Error> {
+    let Some(WitnessTotals { sent, lost, .. }) = totals.filter(|s| strict && s.lost > 0) else {
         return Ok(());
     };
     Err(Error::new(
@@ -176,7 +174,7 @@ pub fn lost_nothing(seen: Option<&WitnessTotals>, strict: bool, release: u32) ->
             "release {release} serves, but the witness lost {lost} of {sent} requests while it was deployed"
         ),
     )
-    .hint("`compose-zd rollback` puts the release before back; without `--strict` losses are only told"))
+    .hint("`compose-zd rollback` restores the release before; without `--strict` losses are only reported"))
 }
 
 #[cfg(test)]
@@ -184,22 +182,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_that_goes_with_the_old_release_is_not_asked() {
+    fn a_route_that_only_the_old_release_has_is_not_probed() {
         let at = |host: &str| PublicRoute { host: Some(host.into()), ..PublicRoute::at(80, false) };
-        let hosts = |ways: Vec<PublicRoute>| ways.into_iter().filter_map(|w| w.host).collect::<Vec<_>>();
-        assert_eq!(hosts(common(vec![at("a"), at("b")], vec![at("b"), at("c")])), ["b"]);
-        assert_eq!(hosts(common(vec![at("a")], vec![at("c")])), Vec::<String>::new());
-        assert_eq!(hosts(common(vec![at("a")], vec![])), ["a"]);
+        let hosts =
+            |routes: Vec<PublicRoute>| routes.into_iter().filter_map(|route| route.host).collect::<Vec<_>>();
+        assert_eq!(hosts(lasting_routes(vec![at("a"), at("b")], vec![at("b"), at("c")])), ["b"]);
+        assert_eq!(hosts(lasting_routes(vec![at("a")], vec![at("c")])), Vec::<String>::new());
+        assert_eq!(hosts(lasting_routes(vec![at("a")], vec![])), ["a"]);
     }
 
     #[test]
-    fn only_strict_makes_a_loss_an_error_and_it_says_what_serves() {
-        let seen = |lost| WitnessTotals { urls: Vec::new(), sent: 58, lost, longest_gap_ms: None };
+    fn only_strict_makes_a_loss_an_error_that_names_the_serving_release() {
+        let totals = |lost| WitnessTotals { urls: Vec::new(), sent: 58, lost, longest_gap_ms: None };
         for (lost, strict) in [(0, true), (0, false), (3, false)] {
-            assert_eq!(lost_nothing(Some(&seen(lost)), strict, 7), Ok(()));
+            assert_eq!(refuse_losses(Some(&totals(lost)), strict, 7), Ok(()));
         }
-        assert_eq!(lost_nothing(None, true, 7), Ok(()));
-        let error = lost_nothing(Some(&seen(3)), true, 7).unwrap_err();
+        assert_eq!(refuse_losses(None, true, 7), Ok(()));
+        let error = refuse_losses(Some(&totals(3)), true, 7).unwrap_err();
         assert_eq!(error.exit.code(), 6);
         assert!(error.message.starts_with("release 7 serves, but the witness lost 3 of 58"), "{error}");
     }

@@ -1,10 +1,10 @@
-//! Removes what is kept for rollbacks of projects that were taken down.
+//! `prune`: removes the image tags of projects that were taken down.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::request::{connect, resolved};
+use super::request::{connect, resolve_config};
 use crate::cli::{ComposeArgs, PruneArgs};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
@@ -14,10 +14,8 @@ use crate::lock;
 use crate::model::ResolvedProject;
 use crate::report::{Report, Warning};
 
-/// Removes the keepers and the tags of this project, or of all, where it has no container.
-///
-/// # Errors
-/// No engine; a compose file that cannot be read, where it names the project; what the engine does not remove.
+/// Removes the tags, and the containers that hold them, of this project or of all. A project with a container keeps
+/// its own.
 pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
     let project = if args.all { None } else { Some(named(&mut docker, compose, report)?) };
@@ -29,18 +27,20 @@ pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<
         }
     }
     if keepers.is_empty() {
-        let whose = project.map_or("any project".into(), |name| format!("`{name}`"));
-        report.say(&format!("no image of {whose} is kept on this engine"));
+        let owner_text = project.map_or("any project".into(), |name| format!("`{name}`"));
+        report.say(&format!("this engine has no tagged image of {owner_text}"));
     }
-    keepers.iter().try_for_each(|(name, its)| prune_project(&docker, name, its, args, report))
+    keepers.iter().try_for_each(|(name, keepers_of_project)| {
+        prune_project(&docker, name, keepers_of_project, args, report)
+    })
 }
 
-/// The project of the compose file; its name alone where it is given.
+/// Name of the project: the given name, else the compose file's.
 fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<String> {
     if let Some(name) = &compose.project_name {
         return Ok(name.clone());
     }
-    let yaml = resolved(docker, report)
+    let yaml = resolve_config(docker, report)
         .map_err(|error| Error::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
     let snapshot = ResolvedProject::read(&yaml).map_err(Error::from)?;
     Ok(snapshot.project().unwrap_or_default().to_string())
@@ -54,7 +54,7 @@ fn prune_project(
     report: Report,
 ) -> Result<()> {
     if let Some(holder) = lock::current_owner(docker, LockBackend::Volumes, name)? {
-        report.say(&format!("`{name}` keeps its images: under way: {holder}"));
+        report.say(&format!("`{name}` keeps its images: a run is under way: {holder}"));
         return Ok(());
     }
     if docker.is_stack(name)? {
@@ -78,11 +78,12 @@ fn prune_project(
             continue;
         }
         docker.remove_with_volumes(&keeper.id)?;
-        let done = docker.remove_tag(tag)?;
-        match done.ok() || done.stderr.to_lowercase().contains("no such image") {
-            true => report.say(&format!("removed `{tag}`")),
+        let result = docker.remove_tag(tag)?;
+        if result.ok() || result.stderr.to_lowercase().contains("no such image") {
+            report.say(&format!("removed `{tag}`"));
             // Another container may use it.
-            false => report.warn(&Warning::Release(format!("`{tag}` stays: {}", done.stderr_or_stdout()))),
+        } else {
+            report.warn(&Warning::Release(format!("`{tag}` stays: {}", result.stderr_or_stdout())))
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What is done about a rollout that failed: pause, go back, or put the last good release back; and how that reads.
+//! Handling of a failed rollout: pause, undo or restore the last good release; and the messages for it.
 
 use anyhow::Result;
 
@@ -17,108 +17,120 @@ use crate::rollout::RolloutFailure;
 use crate::wait::RunPhase;
 
 impl Pipeline<'_> {
-    /// What is done about a failure: pause where that is asked for, else back to what served before. Tells whether it
-    /// paused.
-    pub fn failed(&self, parts: &mut [TargetRollout], at: usize, stopped: RolloutFailure) -> (Error, bool) {
-        let interrupted = stopped.why.is_interrupt();
-        self.stop.enter(RunPhase::GoesBack);
-        self.watch.stop();
-        // The way back of a run that has lost its lock is another run's. Without an answer of the engine it is ours.
+    /// Handles a failure: pauses if the policy says so, else undoes the rollout. The flag is true if it paused.
+    pub fn handle_failure(
+        &self,
+        rollouts: &mut [TargetRollout],
+        at: usize,
+        failure: RolloutFailure,
+    ) -> (Error, bool) {
+        let is_interrupt = failure.reason.is_interrupt();
+        self.stop.enter(RunPhase::GoingBack);
+        self.monitor.stop();
+        // A run that lost its lock must not undo anything. Without an answer of the engine it still holds the lock.
         let _ = self.docker().check_lease();
         if let Some(error) = self.docker().lost_lease() {
             return (error, false);
         }
-        parts.iter().for_each(|part| part.replace_failed(&stopped.failed));
-        if interrupted {
+        rollouts.iter().for_each(|rollout| rollout.replace_failed(&failure.failed));
+        if is_interrupt {
             self.report.event(Event::Interrupted);
         }
-        if parts[at].action() == FailureAction::Pause && !interrupted {
+        if rollouts[at].action() == FailureAction::Pause && !is_interrupt {
             self.report.event(Event::Paused);
-            let settled: Result<Vec<_>, Error> =
-                parts.iter_mut().map(|p| p.pause_in_place(&stopped.failed)).collect();
-            let settled = settled.and_then(|counts| {
-                parts.iter().try_for_each(TargetRollout::hand_back).map_err(Error::from_error)?;
+            let paused: Result<Vec<_>, Error> =
+                rollouts.iter_mut().map(|p| p.pause_in_place(&failure.failed)).collect();
+            let paused = paused.and_then(|counts| {
+                rollouts.iter().try_for_each(TargetRollout::hand_back).map_err(Error::from_error)?;
                 Ok(counts)
             });
-            match settled {
-                Ok(counts) => return (self.paused(&parts[at], &counts, stopped.why.into_error()), true),
+            match paused {
+                Ok(counts) => {
+                    return (self.paused_error(&rollouts[at], &counts, failure.reason.into_error()), true);
+                }
                 Err(error) => {
-                    self.report.warn(&Warning::Release(format!("it cannot stay where it is: {error}")))
+                    self.report.warn(&Warning::Release(format!("the rollout cannot be paused: {error}")))
                 }
             }
         }
         self.report.event(Event::GoingBack);
-        let (worst, unclean) = self.all_go_back(parts, &stopped.failed);
-        let first = stopped.why.into_error();
-        let worst = worst.or_else(|| self.witness.outage_at_end());
-        let error = match worst {
+        let (not_serving_error, cleanup_error) = self.undo_all(rollouts, &failure.failed);
+        let cause = failure.reason.into_error();
+        let not_serving_error = not_serving_error.or_else(|| self.witness.outage_at_end());
+        let error = match not_serving_error {
             None => {
-                let error = kept(parts[at].reader.target, parts, &self.orphans(parts), first);
-                unclean
+                let error =
+                    kept_error(rollouts[at].reader.target, rollouts, &self.running_orphans(rollouts), cause);
+                cleanup_error
                     .into_iter()
                     .fold(error, |error, left| error.detail(&format!("cleaning up failed: {left}")))
             }
-            Some(second) => broken(parts[at].reader.target, &self.project().name, first, &second),
+            Some(restore_error) => {
+                broken_error(rollouts[at].reader.target, &self.project().name, cause, &restore_error)
+            }
         };
         (error, false)
     }
 
-    /// Brings back what served before, of every part. Gives what keeps it from serving, and what was left to clean up;
-    /// `failed` are the new instances that failed, by id.
-    fn all_go_back(&self, parts: &mut [TargetRollout], failed: &[String]) -> (Option<Error>, Option<Error>) {
-        let mut worst = None;
-        let mut unclean = None;
-        let mut back = Vec::new();
-        for part in parts.iter_mut().rev() {
-            match part.undo(failed) {
-                Ok((rollout, error)) => {
-                    back.push(rollout);
-                    unclean = error.or(unclean);
-                    worst = not_serving(part.standing(), unclean.as_ref()).or(worst);
+    /// Undoes every rollout. Returns the worst failure, and the error that left something to clean up; `failed` are
+    /// ids of new instances.
+    fn undo_all(&self, rollouts: &mut [TargetRollout], failed: &[String]) -> (Option<Error>, Option<Error>) {
+        let mut not_serving_error = None;
+        let mut cleanup_error = None;
+        let mut undone = Vec::new();
+        for rollout in rollouts.iter_mut().rev() {
+            match rollout.undo(failed) {
+                Ok((undone_rollout, error)) => {
+                    undone.push(undone_rollout);
+                    cleanup_error = error.or(cleanup_error);
+                    not_serving_error =
+                        not_serving(rollout.rotation_state(), cleanup_error.as_ref()).or(not_serving_error);
                 }
-                Err(error) => worst = Some(error),
+                Err(error) => not_serving_error = Some(error),
             }
         }
-        for rollout in back {
+        for rollout in undone {
             if let Err(error) = rollout.hand_back() {
                 self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
             }
         }
-        (worst, unclean)
+        (not_serving_error, cleanup_error)
     }
 
-    /// Names of the containers that served its route at the start by another name, and run.
-    fn orphans(&self, parts: &[TargetRollout]) -> Vec<String> {
-        let ids: Vec<String> = parts.iter().flat_map(TargetRollout::orphans).map(|c| c.id.clone()).collect();
+    /// Names of the running orphans.
+    fn running_orphans(&self, rollouts: &[TargetRollout]) -> Vec<String> {
+        let ids: Vec<String> =
+            rollouts.iter().flat_map(TargetRollout::orphans).map(|c| c.id.clone()).collect();
         let now = self.docker().inspect(&ids).unwrap_or_default();
         now.into_iter().filter(Container::is_running).map(|c| c.name().to_string()).collect()
     }
 
-    /// Once the old release is gone nothing can be put back without a deploy.
-    ///
-    /// # Errors
-    /// A public URL that answered before and does not any more.
-    pub fn answers_at_the_end(&self, parts: &[TargetRollout]) -> Result<(), Error> {
+    /// Fails if a public URL answered before and does not answer now. The old release is gone, so only a deploy
+    /// could restore it.
+    pub fn check_public_urls(&self, rollouts: &[TargetRollout]) -> Result<(), Error> {
         let Some(lost) = self.witness.outage_at_end() else { return Ok(()) };
-        let names: Vec<String> = parts.iter().map(|p| format!("`{}`", p.name())).collect();
+        let names: Vec<String> = rollouts.iter().map(|p| format!("`{}`", p.name())).collect();
         let (number, project) = (self.number, &self.project().name);
         let message = format!(
-            "{}: {}, since release {number} took the place of what served before, which is gone",
+            "{}: {}, since release {number} replaced the release before, which is gone",
             names.join(", "),
             lost.message
         );
         let error = Error { details: lost.details, ..Error::new(Exit::Outage, message) };
         Err(error.hint(format!(
-            "act now: `compose-zd rollback` puts the release before back; `docker compose --project-name {project} ps --all` \
+            "act now: `compose-zd rollback` restores the release before; `docker compose --project-name {project} ps --all` \
              shows what runs"
         )))
     }
 
-    /// # Errors
-    /// An old instance that runs beside the new release, and may get its requests.
-    pub fn leaves_nothing_running(&self, parts: &[TargetRollout]) -> Result<(), Error> {
-        let left =
-            parts.iter().flat_map(TargetRollout::left).map(String::as_str).collect::<Vec<_>>().join(", ");
+    /// Fails if an old instance still runs beside the new release, because it may get requests.
+    pub fn check_leftovers(&self, rollouts: &[TargetRollout]) -> Result<(), Error> {
+        let left = rollouts
+            .iter()
+            .flat_map(TargetRollout::left_running)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ");
         if left.is_empty() {
             return Ok(());
         }
@@ -129,92 +141,103 @@ impl Pipeline<'_> {
         )))
     }
 
-    pub fn paused(&self, part: &TargetRollout, counts: &[(usize, usize)], error: Error) -> Error {
+    pub fn paused_error(&self, rollout: &TargetRollout, counts: &[(usize, usize)], error: Error) -> Error {
         let (new, all) = counts.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         let what = match self.kind {
             RolloutKind::Rollback { .. } => "the rollback is paused",
             _ => "the rollout is paused",
         };
         let message = format!(
-            "`{}`: {}; {what}: {new} of {all} instances are of release {}, and all that are in rotation serve",
-            part.name(),
+            "`{}`: {}; {what}: {new} of {all} instances are of release {}, and all in rotation serve",
+            rollout.name(),
             error.message,
             self.number
         );
         Error { exit: Exit::StillServing, message, ..error }.hint(
-            "`compose-zd deploy --resume` goes on, `compose-zd rollback` goes back, and a new `compose-zd deploy` starts over",
+            "`compose-zd deploy --resume` continues, `compose-zd rollback` undoes it, and a new `compose-zd deploy` starts over",
         )
     }
 
-    /// What served before need not have been one release, and may be gone: then the last good one is put back.
-    pub fn last_good(&self, parts: &[TargetRollout], error: Error) -> Error {
+    /// Restores the last good release, if the instances before belonged to no single release or are gone.
+    pub fn restore_if_gone(&self, rollouts: &[TargetRollout], error: Error) -> Error {
         let Some(record) = self.journal.history.current().filter(|_| self.kind == RolloutKind::Deploy) else {
             return error;
         };
-        let is_gone = |part: &&TargetRollout| !part.standing().gone.is_empty();
-        let stray = |part: &&TargetRollout| {
-            is_gone(part) || part.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
+        let is_gone = |rollout: &&TargetRollout| !rollout.rotation_state().gone.is_empty();
+        let has_stray = |rollout: &&TargetRollout| {
+            is_gone(rollout)
+                || rollout.served().iter().any(|c| import_running::is_stray(record, self.journal, c))
         };
-        let is_seen = error.exit != Exit::Outage || parts.iter().any(|part| is_gone(&part));
-        let services: Vec<String> =
-            parts.iter().filter(stray).flat_map(|p| p.reader.target.services()).map(String::from).collect();
-        let serves = parts.iter().any(|part| !part.left().is_empty());
-        if services.is_empty() || serves || !is_seen {
+        let is_seen = error.exit != Exit::Outage || rollouts.iter().any(|rollout| is_gone(&rollout));
+        let services: Vec<String> = rollouts
+            .iter()
+            .filter(has_stray)
+            .flat_map(|p| p.reader.target.services())
+            .map(String::from)
+            .collect();
+        let is_left_running = rollouts.iter().any(|rollout| !rollout.left_running().is_empty());
+        if services.is_empty() || is_left_running || !is_seen {
             return error;
         }
         match rollback::restore_last_good(self, record.number, &services) {
             Ok(()) => Error {
                 exit: if error.exit == Exit::Outage { Exit::StillServing } else { error.exit },
-                message: format!("{}; release {} is put back", error.message, record.number),
+                message: format!("{}; release {} is restored", error.message, record.number),
                 hint: error.hint.filter(|_| error.exit != Exit::Outage),
                 ..error
             },
             Err(cause) => {
-                error.detail(&format!("release {} could not be put back: {cause:#}", record.number))
+                error.detail(&format!("release {} could not be restored: {cause:#}", record.number))
             }
         }
     }
 }
 
-/// Fewer instances serve than before; `why` is what kept them from coming back.
-fn not_serving(standing: &RotationState, why: Option<&Error>) -> Option<Error> {
-    let gone = standing.gone.join(", ");
-    let why = why.map(|error| format!(": {}", error.message)).unwrap_or_default();
-    standing.is_worse().then(|| Error::unchanged(format!("{gone} served before and does not serve now{why}")))
+/// Error if fewer instances serve than before; `cause` kept them from returning.
+fn not_serving(rotation: &RotationState, cause: Option<&Error>) -> Option<Error> {
+    let gone = rotation.gone.join(", ");
+    let cause = cause.map(|error| format!(": {}", error.message)).unwrap_or_default();
+    rotation
+        .is_worse()
+        .then(|| Error::unchanged(format!("{gone} served before and does not serve now{cause}")))
 }
 
-/// As many serve as before: the old release, and new instances in the place of those of it that are gone.
-fn kept(target: &Target, parts: &[TargetRollout], orphans: &[String], error: Error) -> Error {
-    let names =
-        |of: fn(&RotationState) -> &Vec<InstanceKey>| parts.iter().flat_map(move |p| of(p.standing()));
-    let serving: Vec<&str> = names(|s| &s.still).chain(orphans).map(String::as_str).collect();
+/// Error of a complete undo: as many instances serve as before, possibly new ones in the place of missing old ones.
+fn kept_error(target: &Target, rollouts: &[TargetRollout], orphans: &[String], error: Error) -> Error {
+    let names = |of: fn(&RotationState) -> &Vec<InstanceKey>| {
+        rollouts.iter().flat_map(move |p| of(p.rotation_state()))
+    };
+    let serving: Vec<&str> = names(|s| &s.still_serving).chain(orphans).map(String::as_str).collect();
     let gone: Vec<&str> = names(|s| &s.gone).map(String::as_str).collect();
-    let instead: Vec<&str> = names(|s| &s.instead).map(String::as_str).collect();
-    let mut serves = match serving[..] {
-        [] if gone.is_empty() => "nothing served before, and nothing was left behind".to_string(),
+    let replacements: Vec<&str> = names(|s| &s.replacements).map(String::as_str).collect();
+    let mut serving_now = match serving[..] {
+        [] if gone.is_empty() => "nothing served before, and nothing is left behind".to_string(),
         [] => "what served before is gone".to_string(),
         [one] => format!("{one} served before and still serves"),
         _ => format!("{} served before and still serve", serving.join(", ")),
     };
     if !gone.is_empty() {
-        serves +=
-            &format!("; in the place of {}, which cannot come back: {}", gone.join(", "), instead.join(", "));
+        serving_now += &format!(
+            "; in the place of {}, which cannot come back: {}",
+            gone.join(", "),
+            replacements.join(", ")
+        );
     }
     let exit = match error.exit {
         Exit::Interrupted(signal) => Exit::Interrupted(signal),
         _ => Exit::StillServing,
     };
-    Error { exit, message: format!("`{}`: {}; {serves}", target.name(), error.message), ..error }
+    Error { exit, message: format!("`{}`: {}; {serving_now}", target.name(), error.message), ..error }
 }
 
-fn broken(target: &Target, project: &str, first: Error, second: &Error) -> Error {
-    let (name, first_message, second_message) = (target.name(), &first.message, &second.message);
+fn broken_error(target: &Target, project: &str, cause: Error, restore_error: &Error) -> Error {
+    let (name, first_message, second_message) = (target.name(), &cause.message, &restore_error.message);
     let mut error = Error::new(
         Exit::Outage,
         format!("`{name}`: {first_message}; and what served before could not be restored: {second_message}"),
     );
-    error.details = [first.details, second.details.clone()].concat();
+    error.details = [cause.details, restore_error.details.clone()].concat();
     error.hint(format!(
-        "act now: `docker compose --project-name {project} ps --all` shows what runs; deploy again once the cause is gone"
+        "act now: `docker compose --project-name {project} ps --all` shows what runs; fix the cause, then `compose-zd deploy`"
     ))
 }

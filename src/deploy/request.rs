@@ -1,4 +1,4 @@
-//! What is deployed: a project, and a docker that reads exactly that.
+//! Request of a deploy: the resolved project, and a docker client that reads exactly this configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,73 +21,61 @@ use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::report::{Event, Report, Warning};
 
 pub struct Request {
-    /// Services may have files of variables or labels, which a hash of the file as it is leaves out.
+    /// Services may have `env_file` or `label_file`, which a hash of the raw file leaves out.
     may_have_env_files: bool,
-    /// Services may have files of labels, which every hash that Compose tells leaves out.
+    /// Services may have `label_file`, which every hash of `docker compose config` leaves out.
     pub may_have_label_files: bool,
     pub docker: Docker,
     pub project: Project,
     pub snapshot: ResolvedProject,
     pub folder: PathBuf,
-    /// How messages name it.
+    /// Name of the configuration in messages.
     pub source: String,
     pub flags: FlagLayers,
-    /// Compose is given the snapshot as its input: a dry run writes nothing.
-    has_text: bool,
-    pub draft: Option<UncommittedConfig>,
+    /// Compose reads the configuration on stdin, because a dry run writes no file.
+    reads_stdin: bool,
+    pub uncommitted_config: Option<UncommittedConfig>,
 }
 
-/// Docker's client, pointed at the project that is meant.
-///
-/// # Errors
-/// No client.
+/// Docker client for the project of these flags.
 pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
-    let wanted = Arc::new(move || report.takes_lines());
+    let is_wanted = Arc::new(move || report.takes_lines());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
-    let docker = Docker::find(settings::place(compose), observer)?
-        .with_output_sink(OutputSink { is_wanted: wanted, write_line: line });
+    let docker = Docker::find(settings::compose_flags(compose), observer)?
+        .with_output_sink(OutputSink { is_wanted, write_line: line });
     Ok(match compose.engine_timeout {
         Some(limit) => docker.with_engine_timeout(limit),
         None => docker,
     })
 }
 
-/// The project as Compose resolves it.
-///
-/// # Errors
-/// Compose's own.
-pub fn resolved(docker: &mut Docker, report: Report) -> Result<String> {
+/// Resolved configuration, by Compose.
+pub fn resolve_config(docker: &mut Docker, report: Report) -> Result<String> {
     let (yaml, warnings) = docker.config()?;
     warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
     Ok(yaml)
 }
 
 impl Request {
-    /// As the Compose file has it.
-    ///
-    /// # Errors
-    /// Compose's own; a key of ours that is wrong.
-    pub fn of_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Request> {
+    /// Request from the Compose file.
+    pub fn from_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Request> {
         let mut docker = connect(compose, report)?;
-        let yaml = resolved(&mut docker, report)?;
+        let yaml = resolve_config(&mut docker, report)?;
         Request::read(docker, &yaml, compose, flags)
     }
 
-    /// The same, for a run that is going to ask for more.
-    ///
-    /// # Errors
-    /// As [`Definition::of_file`].
-    pub fn of_file_for_deploy(
+    /// Like [`Request::from_file`], and prefetches for a deploy.
+    pub fn from_file_for_deploy(
         compose: &ComposeArgs,
         args: &DeployArgs,
         flags: FlagLayers,
         report: Report,
     ) -> Result<Request> {
         let mut docker = connect(compose, report)?;
-        prefetch::of_project(&docker, &settings::project_folder(compose), args);
-        let yaml = resolved(&mut docker, report)?;
-        // Not before: side by side both would take twice as long, and this is what all else waits for.
+        prefetch::for_project(&docker, &settings::project_folder(compose), args);
+        let yaml = resolve_config(&mut docker, report)?;
+        // Prefetching earlier would double the time of the query above, which everything waits for.
         docker.prefetch_hashes();
         Request::read(docker, &yaml, compose, flags)
     }
@@ -103,16 +91,13 @@ impl Request {
             folder: settings::project_folder(compose),
             source,
             flags,
-            has_text: false,
-            draft: None,
+            reads_stdin: false,
+            uncommitted_config: None,
         })
     }
 
-    /// As a text of ours has it; Compose reads it only once it is written.
-    ///
-    /// # Errors
-    /// A key of ours that is wrong.
-    pub fn of_text(
+    /// Request from a recorded configuration, which Compose reads once it is written.
+    pub fn from_text(
         text: &str,
         source: String,
         docker: &Docker,
@@ -128,33 +113,27 @@ impl Request {
             folder,
             source,
             flags,
-            has_text: false,
-            draft: None,
+            reads_stdin: false,
+            uncommitted_config: None,
         })
     }
 
-    /// The configuration hashes that Compose labels containers with, where they may be others than the ones that it tells:
-    /// `docker compose config --hash` leaves `env_file` and `label_file` unread, and `up` reads them.
-    ///
-    /// # Errors
-    /// Compose's own.
+    /// Hashes that Compose labels containers with, if they may differ from the printed ones: `docker compose config
+    /// --hash` ignores `env_file` and `label_file`, and `up` reads them.
     pub fn resolved_hashes(&self) -> Result<BTreeMap<String, String>> {
-        if !self.may_have_env_files || self.has_text || self.draft.is_some() {
+        if !self.may_have_env_files || self.reads_stdin || self.uncommitted_config.is_some() {
             return Ok(BTreeMap::new());
         }
         self.docker.with_project_text(&self.snapshot.text(), &self.project.name, &self.folder).hashes()
     }
 
-    /// Adds the one-shots to the project that it does not show, because no profile of theirs is on.
-    ///
-    /// # Errors
-    /// One that is no service of the file.
+    /// Adds jobs whose profile is not active.
     pub fn add_jobs(&mut self, jobs: &Jobs) -> Result<()> {
         let missing: Vec<&str> =
             jobs.all().into_iter().filter(|s| !self.project.services.contains_key(*s)).collect();
         for name in missing {
             let text =
-                self.docker.config_of(name).map_err(|error| jobs::unknown(&self.source, name, error))?;
+                self.docker.config_of(name).map_err(|error| jobs::unknown_job(&self.source, name, error))?;
             self.snapshot.copy_services(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
             let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
@@ -162,10 +141,7 @@ impl Request {
         Ok(())
     }
 
-    /// What runs and is no release yet becomes one.
-    ///
-    /// # Errors
-    /// No engine; a folder that cannot be written.
+    /// Imports running containers that belong to no release.
     pub fn import_running(
         &self,
         targets: &[Target],
@@ -177,10 +153,7 @@ impl Request {
         Importer { docker, project, snapshot, folder, report }.import(targets, containers, journal)
     }
 
-    /// Other images than the file's: from here on Compose is given the resolved project with these in it.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
+    /// Replaces images: from here on Compose reads the resolved project with these images.
     pub fn set_images(
         &mut self,
         images: &[(String, String)],
@@ -192,8 +165,8 @@ impl Request {
             return Ok(());
         }
         for (service, reference) in images {
-            for shot in jobs::with_same_image(&self.project, jobs, service) {
-                self.snapshot.set_image(&shot.name, reference);
+            for job in jobs::with_same_image(&self.project, jobs, service) {
+                self.snapshot.set_image(&job.name, reference);
             }
             self.snapshot.set_image(service, reference);
         }
@@ -202,26 +175,23 @@ impl Request {
         self.write(journal, journal.next_number(), dry_run)
     }
 
-    /// From here on Compose reads the snapshot, as it is, out of the release's file.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
+    /// Writes the resolved project; from here on Compose reads this file.
     pub fn write(&mut self, journal: &Journal, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
         let Request { docker, project, folder, .. } = &*self;
         if dry_run {
             self.docker = docker.with_project_text(&text, &project.name, folder);
-            self.has_text = true;
+            self.reads_stdin = true;
             return Ok(());
         }
         journal.write_config(number, &text)?;
         self.docker = docker.with_project_file(&journal.config_path(number), &project.name, folder);
-        self.draft = Some(journal.draft(number));
+        self.uncommitted_config = Some(journal.uncommitted_config(number));
         Ok(())
     }
 
-    /// Builds and pulls before anything is touched, so that every image is there. Gives those that it has
-    /// seen, by reference; none where it did any of it, and they may be others by now.
+    /// Builds and pulls every missing image before any change. Returns the images that exist, by reference, or
+    /// `None` if one was built or pulled and they may have changed.
     pub fn provide_images(
         &self,
         targets: &[Target],
@@ -237,7 +207,7 @@ impl Request {
         if args.rollout.dry_run {
             if !built.is_empty() {
                 let what =
-                    format!("build {}; what that changes is known only then", names(&built).join(", "));
+                    format!("build {}; the plan may change with the new image", names(&built).join(", "));
                 report.event(Event::WouldPrepare { what });
             }
             return Ok(Some(BTreeMap::new()));
@@ -246,11 +216,11 @@ impl Request {
             report.event(Event::Building { services: names(&built) });
             self.docker.build(&names(&built))?;
         }
-        let (mut pulled, mut seen) = (Vec::new(), BTreeMap::new());
+        let (mut pulled, mut existing) = (Vec::new(), BTreeMap::new());
         for service in others {
             let image = if args.pull { None } else { self.docker.image(&service.image)? };
             match image {
-                Some(image) => _ = seen.insert(service.image.clone(), image),
+                Some(image) => _ = existing.insert(service.image.clone(), image),
                 None => pulled.push(service),
             }
         }
@@ -258,6 +228,6 @@ impl Request {
             report.event(Event::Pulling { services: names(&pulled) });
             self.docker.pull(&names(&pulled))?;
         }
-        Ok((built.is_empty() && pulled.is_empty()).then_some(seen))
+        Ok((built.is_empty() && pulled.is_empty()).then_some(existing))
     }
 }

@@ -29,18 +29,18 @@ const STARTING: Duration = Duration::from_secs(5);
 pub struct ServingInstance<'a> {
     service: &'a Service,
     container: &'a Container,
-    /// Its name without the project's.
+    /// Name without the project.
     name: String,
     probe: ReadinessProbe,
 }
 
 impl<'a> ServingInstance<'a> {
-    /// Those of a target with a probe that is queried from outside, for the old and for the new version: the command of a
-    /// healthcheck is not run for this.
+    /// Instances whose old and new version both have a network probe. The command of a healthcheck is not run for
+    /// this.
     ///
     /// # Errors
-    /// A service with nothing to ask.
-    pub fn of(
+    /// A service without any probe.
+    pub fn select(
         reader: &TargetReader<'a>,
         proxies: &[Arc<dyn Proxy>],
         containers: impl Iterator<Item = &'a Container>,
@@ -50,7 +50,7 @@ impl<'a> ServingInstance<'a> {
             probes.iter().any(|(s, p)| *s == name && matches!(p, ReadinessProbe::Healthcheck(_)))
         };
         let all = containers.filter_map(|container| ServingInstance::new(reader.project, container, proxies));
-        Ok(all.filter(|one| !by_command(&one.service.name)).collect())
+        Ok(all.filter(|instance| !by_command(&instance.service.name)).collect())
     }
 
     fn new(
@@ -71,12 +71,12 @@ impl<'a> ServingInstance<'a> {
         self.service.settings.pace.timeout
     }
 
-    /// None where the time was too short to judge it.
-    fn probe_once(&self, asker: &Prober) -> Option<ProbeResult> {
+    /// Result of one probe; `None` if the timeout was too short to judge.
+    fn probe_once(&self, prober: &Prober) -> Option<ProbeResult> {
         let start = Instant::now();
-        let answer = asker.probe(&self.probe, self.container).ok()?;
+        let result = prober.probe(&self.probe, self.container).ok()?;
         let is_judged = self.timeout() <= TIMEOUT || start.elapsed() < TIMEOUT;
-        (answer.ready || is_judged).then_some(answer)
+        (result.ready || is_judged).then_some(result)
     }
 }
 
@@ -86,16 +86,16 @@ pub struct NotReadyInstances {
     pub service: String,
     names: Vec<String>,
     /// Number of instances that were queried.
-    of: usize,
+    queried: usize,
     /// The first one's answer.
-    answer: String,
+    result: String,
     pub fix: &'static str,
 }
 
 impl fmt::Display for NotReadyInstances {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.names.join(", ");
-        match (self.of, self.names.len()) {
+        match (self.queried, self.names.len()) {
             (1, _) => write!(f, "{names} serves now and does not pass the probe of new instances")?,
             (of, failed) if of == failed => {
                 write!(f, "{names} serve now and do not pass the probe of new instances")?;
@@ -104,7 +104,7 @@ impl fmt::Display for NotReadyInstances {
                 write!(f, "of {of} instances that serve now, {names} would not pass the probe of new ones")?;
             }
         }
-        write!(f, ": {}", self.answer)
+        write!(f, ": {}", self.result)
     }
 }
 
@@ -113,30 +113,32 @@ impl fmt::Display for NotReadyInstances {
 /// # Errors
 /// No HTTP client can be made.
 pub fn not_ready(docker: &Docker, serving: &[ServingInstance]) -> Result<Vec<NotReadyInstances>> {
-    let mut askers: BTreeMap<Duration, Prober> = BTreeMap::new();
-    for timeout in serving.iter().map(|one| one.timeout().min(TIMEOUT)) {
-        if let Entry::Vacant(free) = askers.entry(timeout) {
+    let mut probers: BTreeMap<Duration, Prober> = BTreeMap::new();
+    for timeout in serving.iter().map(|instance| instance.timeout().min(TIMEOUT)) {
+        if let Entry::Vacant(free) = probers.entry(timeout) {
             free.insert(Prober::new(docker, timeout)?);
         }
     }
-    let ask = |one: &ServingInstance| one.probe_once(&askers[&one.timeout().min(TIMEOUT)]);
-    let answers: Vec<Option<ProbeResult>> = thread::scope(|scope| {
-        let threads: Vec<_> = serving.iter().map(|one| scope.spawn(|| ask(one))).collect();
+    let query = |instance: &ServingInstance| instance.probe_once(&probers[&instance.timeout().min(TIMEOUT)]);
+    let results: Vec<Option<ProbeResult>> = thread::scope(|scope| {
+        let threads: Vec<_> = serving.iter().map(|instance| scope.spawn(|| query(instance))).collect();
         threads.into_iter().map(|t| t.join().expect("no panic in a probe")).collect()
     });
     let mut by_service: BTreeMap<&str, Vec<(&ServingInstance, ProbeResult)>> = BTreeMap::new();
-    for (one, answer) in serving.iter().zip(answers).filter_map(|(one, answer)| Some((one, answer?))) {
-        by_service.entry(&one.service.name).or_default().push((one, answer));
+    for (instance, result) in
+        serving.iter().zip(results).filter_map(|(instance, result)| Some((instance, result?)))
+    {
+        by_service.entry(&instance.service.name).or_default().push((instance, result));
     }
     let failed = |(service, all): (&str, Vec<(&ServingInstance, ProbeResult)>)| {
         let bad: Vec<&(&ServingInstance, ProbeResult)> =
-            all.iter().filter(|(_, answer)| !answer.ready).collect();
-        let (first, answer) = bad.first()?;
+            all.iter().filter(|(_, result)| !result.ready).collect();
+        let (first, result) = bad.first()?;
         Some(NotReadyInstances {
             service: service.into(),
-            names: bad.iter().map(|(one, _)| one.name.clone()).collect(),
-            of: all.len(),
-            answer: answer.text.clone(),
+            names: bad.iter().map(|(instance, _)| instance.name.clone()).collect(),
+            queried: all.len(),
+            result: result.text.clone(),
             fix: fix(&first.probe),
         })
     };
@@ -158,8 +160,8 @@ mod tests {
 
     fn listed(names: &[&str], of: usize) -> String {
         let names = names.iter().map(|n| n.to_string()).collect();
-        let answer = "GET u → 404".into();
-        NotReadyInstances { service: "app".into(), names, of, answer, fix: "" }.to_string()
+        let result = "GET u → 404".into();
+        NotReadyInstances { service: "app".into(), names, queried: of, result, fix: "" }.to_string()
     }
 
     #[test]

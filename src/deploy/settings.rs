@@ -1,4 +1,4 @@
-//! The command line as docker's words and as settings, and the folders and files that it names. Pure.
+//! Command line as flags for docker, as settings, and as folders and file names. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use crate::model::{
     SettingsLayer, ShellCommand, UpdateLayer, WitnessFlags,
 };
 
-pub fn place(compose: &ComposeArgs) -> ComposeFlags {
+pub fn compose_flags(compose: &ComposeArgs) -> ComposeFlags {
     let mut engine = compose.docker.clone();
     let mut project = Vec::new();
     fn add(words: &mut Vec<String>, flag: &str, value: impl Into<String>) {
@@ -28,85 +28,88 @@ pub fn place(compose: &ComposeArgs) -> ComposeFlags {
     ComposeFlags { engine, project }
 }
 
-/// How messages name the compose file: as it was given, else as Compose finds it.
+/// Name of the Compose file in messages: as given, else as Compose finds it.
 pub fn source(compose: &ComposeArgs) -> String {
     let given: Vec<String> = compose.file.iter().map(|f| f.display().to_string()).collect();
     if !given.is_empty() {
         return given.join(" + ");
     }
     let folder = compose.project_directory.clone().unwrap_or_default();
-    let found = FILES.iter().find(|n| folder.join(n).exists());
+    let found = COMPOSE_FILES.iter().find(|n| folder.join(n).exists());
     let variable = std::env::var("COMPOSE_FILE").ok();
     variable.unwrap_or(found.map_or("the compose file".into(), |n| folder.join(n).display().to_string()))
 }
 
-/// The names of a Compose file, in the order in which Compose looks for them.
-pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
+/// Default names of a Compose file, in the order in which Compose looks for them.
+pub const COMPOSE_FILES: [&str; 4] =
+    ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
-/// Files that Compose reads beside the first one, if they are there.
-const OVERRIDES: [&str; 4] = [
+/// Default names of an override file, which Compose reads after the first file.
+const OVERRIDE_FILES: [&str; 4] = [
     "compose.override.yaml",
     "compose.override.yml",
     "docker-compose.override.yml",
     "docker-compose.override.yaml",
 ];
 
-/// Keys that read variables or labels from files, or other files of services that may.
-const ENV_FILES: [&str; 4] = ["env_file", "label_file", "include", "extends"];
-const LABEL_FILES: [&str; 3] = ["label_file", "include", "extends"];
+/// Keys that read variables or labels from a file, or that include another Compose file that may.
+const ENV_FILE_KEYS: [&str; 4] = ["env_file", "label_file", "include", "extends"];
+const LABEL_FILE_KEYS: [&str; 3] = ["label_file", "include", "extends"];
 
-/// Whether services may have files of variables or labels: as far as the files tell, else they may.
+/// True if a service may use `env_file` or `label_file`. Unreadable Compose files count as yes.
 pub fn may_have_env_files(compose: &ComposeArgs) -> bool {
-    texts(compose).is_none_or(|texts| has_any(&texts, &ENV_FILES))
+    compose_texts(compose).is_none_or(|texts| contain_any(&texts, &ENV_FILE_KEYS))
 }
 
-/// Whether services may have files of labels.
+/// True if a service may use `label_file`.
 pub fn may_have_label_files(compose: &ComposeArgs) -> bool {
-    texts(compose).is_some_and(|texts| has_any(&texts, &LABEL_FILES))
+    compose_texts(compose).is_some_and(|texts| contain_any(&texts, &LABEL_FILE_KEYS))
 }
 
-fn has_any(texts: &[String], words: &[&str]) -> bool {
+fn contain_any(texts: &[String], words: &[&str]) -> bool {
     texts.iter().any(|text| words.iter().any(|word| text.contains(word)))
 }
 
-/// The Compose files, where it is known which there are.
-fn texts(compose: &ComposeArgs) -> Option<Vec<String>> {
+/// Texts of the Compose files; `None` if their names are unknown.
+fn compose_texts(compose: &ComposeArgs) -> Option<Vec<String>> {
     let folder = project_folder(compose);
     let is_named = std::env::var_os("COMPOSE_FILE").is_some_and(|files| !files.is_empty());
-    let usual = || FILES.iter().chain(&OVERRIDES).map(|name| folder.join(name)).filter(|f| f.exists());
+    let default_files =
+        || COMPOSE_FILES.iter().chain(&OVERRIDE_FILES).map(|name| folder.join(name)).filter(|f| f.exists());
     let files: Vec<PathBuf> = match (compose.file.is_empty(), is_named) {
         (false, _) => compose.file.iter().map(PathBuf::from).collect(),
         (true, true) => return None,
-        (true, false) => usual().collect(),
+        (true, false) => default_files().collect(),
     };
     let texts: Option<Vec<String>> = files.iter().map(|file| std::fs::read_to_string(file).ok()).collect();
     texts.filter(|texts| !texts.is_empty())
 }
 
-/// The folder of the project as Compose finds it: given, else that of the first file, else the nearest folder above
-/// that has one.
+/// Folder of the project, as Compose finds it: the given folder, else the folder of the first file, else the
+/// nearest folder upwards that has a Compose file.
 pub fn project_folder(compose: &ComposeArgs) -> PathBuf {
-    let here = std::env::current_dir().unwrap_or_default();
-    let of_file = |file: &Path| here.join(file).parent().map(Path::to_path_buf);
+    let current_folder = std::env::current_dir().unwrap_or_default();
+    let of_file = |file: &Path| current_folder.join(file).parent().map(Path::to_path_buf);
     let variable = std::env::var("COMPOSE_FILE").ok().filter(|v| !v.is_empty());
     let separator = std::env::var("COMPOSE_PATH_SEPARATOR").unwrap_or_else(|_| ":".into());
     let first = variable.as_ref().and_then(|v| v.split(&separator).next().map(PathBuf::from));
-    let above = here.ancestors().find(|folder| FILES.iter().any(|f| folder.join(f).exists()));
-    let given = compose.project_directory.as_ref().map(|d| here.join(d));
+    let above =
+        current_folder.ancestors().find(|folder| COMPOSE_FILES.iter().any(|f| folder.join(f).exists()));
+    let given = compose.project_directory.as_ref().map(|d| current_folder.join(d));
     given
         .or_else(|| compose.file.first().or(first.as_ref()).and_then(|f| of_file(f)))
         .or_else(|| above.map(Path::to_path_buf))
-        .unwrap_or(here)
+        .unwrap_or(current_folder)
 }
 
-/// The folder where the releases of all engines are kept.
+/// State folder for the releases of all engines.
 pub fn state_root(compose: &ComposeArgs, given: Option<&Path>) -> PathBuf {
     let dir = given.map(Path::to_path_buf).unwrap_or_else(|| project_folder(compose).join(".compose-zd"));
     std::path::absolute(&dir).unwrap_or(dir)
 }
 
-/// The folder where releases are kept; those of another engine than this machine's are kept apart, because its images
-/// are others, and those of a Swarm too, whichever of its managers is talked to.
+/// State folder for the releases of one engine. A remote engine has its own subfolder, because its images differ. A
+/// Swarm has one for all of its managers.
 pub fn state_dir(compose: &ComposeArgs, given: Option<&Path>, cluster: Option<&str>) -> PathBuf {
     let dir = state_root(compose, given);
     if let Some(cluster) = cluster {
@@ -115,38 +118,38 @@ pub fn state_dir(compose: &ComposeArgs, given: Option<&Path>, cluster: Option<&s
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let given = compose.context.clone().or_else(|| compose.host.clone());
     let engine = given.or_else(|| variable("DOCKER_HOST")).or_else(|| variable("DOCKER_CONTEXT"));
-    match engine.as_deref().and_then(other_engine) {
+    match engine.as_deref().and_then(engine_folder) {
         Some(name) => dir.join(name),
         None => dir,
     }
 }
 
-/// The name of a folder for an engine; none for the one that is there without a word.
-fn other_engine(engine: &str) -> Option<String> {
-    let usual = ["default", "unix:///var/run/docker.sock", "unix:///run/docker.sock"];
+/// Subfolder for an engine; `None` for the local default engine.
+fn engine_folder(engine: &str) -> Option<String> {
+    let default_engines = ["default", "unix:///var/run/docker.sock", "unix:///run/docker.sock"];
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    (!usual.contains(&engine)).then(|| format!("@{}", engine.chars().map(safe).collect::<String>()))
+    (!default_engines.contains(&engine)).then(|| format!("@{}", engine.chars().map(safe).collect::<String>()))
 }
 
-/// The engine that a flag names, else the file.
+/// Engine of the flag, else of the file.
 pub fn engine(flag: Option<&str>, file: Option<EngineKind>) -> Option<EngineKind> {
     flag.and_then(EngineKind::parse).or(file)
 }
 
-/// All the flags that go before what the file says.
+/// Flags that override the file.
 pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> FlagLayers {
-    let back = &rollout.going_back;
+    let rollback = &rollout.going_back;
     let WitnessArgs { no_witness, witness_url, witness_rate, .. } = rollout.witness.clone();
     FlagLayers {
-        zd: zd(rollout),
-        update: updating(update),
-        rollback: going_back(back),
+        zd: settings_layer(rollout),
+        update: update_layer(update),
+        rollback: rollback_layer(rollback),
         keep: rollout.keep,
         witness: WitnessFlags { off: no_witness, url: witness_url, rate: witness_rate },
     }
 }
 
-fn updating(args: &UpdateArgs) -> UpdateLayer {
+fn update_layer(args: &UpdateArgs) -> UpdateLayer {
     UpdateLayer {
         parallelism: args.update_parallelism,
         delay: args.update_delay,
@@ -157,7 +160,7 @@ fn updating(args: &UpdateArgs) -> UpdateLayer {
     }
 }
 
-fn going_back(args: &RollbackConfigArgs) -> UpdateLayer {
+fn rollback_layer(args: &RollbackConfigArgs) -> UpdateLayer {
     UpdateLayer {
         parallelism: args.rollback_parallelism,
         delay: args.rollback_delay,
@@ -168,8 +171,8 @@ fn going_back(args: &RollbackConfigArgs) -> UpdateLayer {
     }
 }
 
-/// The flags that `x-zd` has words for.
-fn zd(args: &RolloutArgs) -> SettingsLayer {
+/// Flags that have a key in `x-zd`.
+fn settings_layer(args: &RolloutArgs) -> SettingsLayer {
     let health = args.health.clone();
     SettingsLayer {
         health: Some(HealthLayer {
@@ -199,7 +202,7 @@ fn zd(args: &RolloutArgs) -> SettingsLayer {
     }
 }
 
-/// What a run is called by those that wait for it; flags may hold what is nobody's business.
+/// Name of a run, which other runs print while they wait. Flags are left out, because they may hold a secret.
 pub fn command(verb: &str, services: &[String]) -> String {
     std::iter::once(verb).chain(services.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
 }
@@ -209,11 +212,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_engine_has_a_folder_of_its_own() {
-        assert_eq!(other_engine("default"), None);
-        assert_eq!(other_engine("unix:///var/run/docker.sock"), None);
-        assert_eq!(other_engine("staging").as_deref(), Some("@staging"));
-        assert_eq!(other_engine("tcp://10.0.0.1:2376").as_deref(), Some("@tcp---10.0.0.1-2376"));
-        assert_eq!(other_engine("../x").as_deref(), Some("@..-x"));
+    fn a_remote_engine_has_its_own_folder() {
+        assert_eq!(engine_folder("default"), None);
+        assert_eq!(engine_folder("unix:///var/run/docker.sock"), None);
+        assert_eq!(engine_folder("staging").as_deref(), Some("@staging"));
+        assert_eq!(engine_folder("tcp://10.0.0.1:2376").as_deref(), Some("@tcp---10.0.0.1-2376"));
+        assert_eq!(engine_folder("../x").as_deref(), Some("@..-x"));
     }
 }

@@ -1,4 +1,4 @@
-//! Where the releases of a project are: on the engine that is talked to, by whatever name it was reached.
+//! State folder of a project, by the engine's own id, whichever name reached the engine.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use crate::docker::Docker;
 use crate::release::engine_folder::{self, EngineId};
 use crate::release::store::Store;
 
-/// A state folder, and the engine whose releases it has.
+/// State folder, and the engine of its releases.
 #[derive(Debug, Clone)]
 pub struct StateLocation {
     pub state_dir: PathBuf,
-    /// Not known of a Swarm, whose folder has its name, and where no engine answers.
+    /// `None` for a Swarm, whose folder has the Swarm's id, and without an engine.
     pub engine: Option<EngineId>,
 }
 
 impl StateLocation {
-    /// `given` is the state folder, where it is named; `cluster` the Swarm.
-    pub fn of(
+    /// Finds the state folder; `given` is the flag's, `cluster` the id of the Swarm.
+    pub fn find(
         docker: &Docker,
         compose: &ComposeArgs,
         given: Option<&Path>,
@@ -30,7 +30,7 @@ impl StateLocation {
         if cluster.is_some() {
             return StateLocation { state_dir: by_name, engine: None };
         }
-        // Releases can be looked at without an engine.
+        // Reading releases needs no engine.
         let Ok((id, name)) = docker.identity() else {
             return StateLocation { state_dir: by_name, engine: None };
         };
@@ -38,7 +38,7 @@ impl StateLocation {
             return StateLocation { state_dir: by_name, engine: None };
         }
         let root = settings::state_root(compose, given);
-        let is_here = |folder: &Path| is_here(docker, folder, project);
+        let is_here = |folder: &Path| has_images_of(docker, folder, project);
         let find = |engine: EngineId| StateLocation {
             state_dir: engine_folder::find_folder(&root, &by_name, project, &engine, &is_here),
             engine: Some(engine),
@@ -53,8 +53,8 @@ impl StateLocation {
     }
 }
 
-/// Whether an engine has an image of any release that is kept in a folder; one without a release has nothing to mix up.
-fn is_here(docker: &Docker, folder: &Path, project: &str) -> bool {
+/// True if the engine has an image of a release in this folder, or if the folder has no release.
+fn has_images_of(docker: &Docker, folder: &Path, project: &str) -> bool {
     let Ok(history) = Store::new(folder, project).and_then(|store| store.history()) else { return true };
     let images =
         history.newest_first().flat_map(|r| r.services.values()).map(|placed| placed.image_id.clone());

@@ -1,4 +1,4 @@
-//! What runs now; nothing is changed.
+//! `status`: reports the release and the instances of each service.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,21 +27,17 @@ use crate::swarm::observed::{ObservedStack, StackService, Task};
 use crate::swarm::watch;
 use crate::wait::{self, StopSignal};
 
-/// Tells of every service that is deployed: which release, which instances, and whether they get requests; once, or again
-/// and again until somebody ends it.
-///
-/// # Errors
-/// No engine; a proxy that does not answer; a service that is not there.
+/// Reports the release, the instances and the rotation of each deployed service, once or at an interval.
 pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &StopSignal) -> Result<()> {
     let Some(every) = args.watch else {
-        report_status(&look(compose, args, report)?, report);
+        report_status(&read_status(compose, args, report)?, report);
         return Ok(());
     };
     let mut first = true;
     let waited = wait::until(every, FOREVER, stop, || {
-        match look(compose, args, report) {
+        match read_status(compose, args, report) {
             Err(error) if first => return Err(error),
-            // It may be back the next time.
+            // The engine may answer the next time.
             Err(error) => report.warn(&Warning::Release(format!("{error:#}"))),
             Ok(status) => {
                 report.next_screen();
@@ -54,7 +50,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
     waited.map(drop)
 }
 
-/// Longer than anybody watches.
+/// No limit.
 const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 fn report_status(status: &StatusReport, report: Report) {
@@ -67,17 +63,18 @@ fn report_status(status: &StatusReport, report: Report) {
     }
 }
 
-fn look(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
-    let request = Request::of_file(compose, FlagLayers::default(), report)?;
+fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
+    let request = Request::from_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&request.docker, &request.project);
     let engine = settings::engine(args.engine.as_deref(), project.engine);
     let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
-    let home =
-        StateLocation::of(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
-    let journal = Journal::open(&home, &project.name)?.for_looking(report);
-    let mut status = match cluster.is_some() {
-        true => stack_status(docker, &project.name, &args.services, &journal)?,
-        false => compose_status(docker, project, &args.services, &journal, report)?,
+    let location =
+        StateLocation::find(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
+    let journal = Journal::open(&location, &project.name)?.for_reading(report);
+    let mut status = if cluster.is_some() {
+        stack_status(docker, &project.name, &args.services, &journal)?
+    } else {
+        compose_status(docker, project, &args.services, &journal, report)?
     };
     status.under_way = acquire_lock::under_way(docker, cluster.is_some(), &journal)?;
     Ok(status)
@@ -92,49 +89,49 @@ fn compose_status(
 ) -> Result<StatusReport> {
     let containers = docker.containers()?;
     let all = observe::detect(docker, project, &containers)?;
-    let wanted = DesiredVersion::default();
+    let desired = DesiredVersion::default();
     let mut status = StatusReport::new(&project.name, "compose");
-    for target in &targets(project, named, &all, journal)? {
-        let proxies = observe::fronting(docker, project, target, &containers, &all)?;
-        if let Some(StoppedProxy { what, remedy }) = preflight::proxy_down(project, target, &all) {
+    for target in &select_targets(project, named, &all, journal)? {
+        let proxies = observe::proxies_of(docker, project, target, &containers, &all)?;
+        if let Some(StoppedProxy { problem: what, remedy }) = preflight::proxy_down(project, target, &all) {
             report.warn(&Warning::Release(format!("{what}; {remedy}")));
         }
-        let reader = TargetReader { docker, project, wanted: &wanted, target, proxies };
-        let snapshot = reader.look_at(containers.clone())?;
-        status.services.extend(services(target, &snapshot, journal));
-        status.pairs.extend(pair(target, &snapshot));
+        let reader = TargetReader { docker, project, desired: &desired, target, proxies };
+        let snapshot = reader.observe_containers(containers.clone())?;
+        status.services.extend(service_statuses(target, &snapshot, journal));
+        status.pairs.extend(pair_status(target, &snapshot));
     }
     Ok(status)
 }
 
-/// Those that are named, else those of the newest release, else those that a proxy routes to.
-fn targets(
+/// Named services, else those of the newest release, else those with a route.
+fn select_targets(
     project: &Project,
     named: &[String],
     proxies: &[Arc<dyn Proxy>],
     journal: &Journal,
 ) -> Result<Vec<Target>, Error> {
     if !named.is_empty() {
-        return targets::as_targets(project, named);
+        return targets::from_names(project, named);
     }
     let newest = journal.history.newest_first().find(|r| r.is_good());
     let recorded = newest.map(|r| r.services.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let known: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
-    if !known.is_empty() {
-        return targets::as_targets(project, &known);
+    let existing: Vec<String> = recorded.into_iter().filter(|s| project.services.contains_key(s)).collect();
+    if !existing.is_empty() {
+        return targets::from_names(project, &existing);
     }
-    if targets::proxy_that_is_down(project, proxies).is_some() {
+    if targets::stopped_proxy(project, proxies).is_some() {
         let others = project.services.values().filter(|s| !proxy::is_proxy_image(&s.image));
-        return targets::as_targets(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
+        return targets::from_names(project, &others.map(|s| s.name.clone()).collect::<Vec<_>>());
     }
-    targets::targets(project, &[], &[], proxies)
+    targets::select(project, &[], &[], proxies)
 }
 
-/// The services of a target, each with its instances; of a pair that never ran only its name.
-fn services(target: &Target, snapshot: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
+/// Status of each service of a target; one row for a pair that never ran.
+fn service_statuses(target: &Target, snapshot: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
     let of = |service: &str| {
         let its = snapshot.observed.instances.iter().filter(|i| i.service == service);
-        service_status(service, its.map(|i| instance(i, snapshot)).collect(), journal)
+        service_status(service, its.map(|i| instance_status(i, snapshot)).collect(), journal)
     };
     if snapshot.observed.instances.is_empty() {
         return vec![service_status(target.name(), Vec::new(), journal)];
@@ -145,13 +142,13 @@ fn services(target: &Target, snapshot: &TargetSnapshot, journal: &Journal) -> Ve
 
 fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journal) -> ServiceStatus {
     let history = &journal.history;
-    let record = record_of(history, service);
+    let record = release_of(history, service);
     let is_of = |number| history.get(number).is_some_and(|r| r.deployed.iter().any(|s| s == service));
     let unreadable = history.unreadable_since(record.map_or(0, |r| r.number)).is_some();
     ServiceStatus {
         service: service.into(),
         release: record.map(|r| r.number),
-        release_unknown: unreadable || journal.broken().is_some_and(is_of),
+        release_unknown: unreadable || journal.unrestored_release().is_some_and(is_of),
         witness: record.and_then(|r| r.witness.as_ref()).map(|w| LossCount { sent: w.sent, lost: w.lost }),
         cut: record.map_or(0, |r| r.cut),
         tasks: None,
@@ -159,7 +156,7 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journ
     }
 }
 
-fn pair(target: &Target, snapshot: &TargetSnapshot) -> Option<PairStatus> {
+fn pair_status(target: &Target, snapshot: &TargetSnapshot) -> Option<PairStatus> {
     let Target::Pair(pair) = target else { return None };
     let serves = |side: &&String| snapshot.observed.of(side).any(Instance::serves);
     Some(PairStatus {
@@ -169,16 +166,16 @@ fn pair(target: &Target, snapshot: &TargetSnapshot) -> Option<PairStatus> {
     })
 }
 
-/// The release that put a service in place.
-fn record_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h ReleaseRecord> {
+/// Release that deployed a service.
+fn release_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h ReleaseRecord> {
     let is_of = |r: &&ReleaseRecord| r.is_good() && r.deployed.iter().any(|s| s == service);
     history.newest_first().find(is_of)
 }
 
-fn instance(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
+fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
     let container = &snapshot.containers[&instance.key];
     let health = container.state.health.as_ref().map(|h| h.status.clone());
-    // A proxy names only those that have requests.
+    // A proxy leaves out instances without requests.
     let in_flight = snapshot.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
     let (in_flight, in_flight_at_most) = match in_flight {
         InFlight::Exact(count) => (count, false),
@@ -191,7 +188,7 @@ fn instance(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
         image: container.config.image.clone(),
         state: container.state.status.clone(),
         health: health.filter(|h| !h.is_empty() && h != "none"),
-        // A paused one keeps its place in the proxy's list, and answers no request.
+        // A paused instance stays in the proxy's list and answers no request.
         in_rotation: proxied.then_some(instance.serves() && !is_down),
         failing: proxied && instance.serves() && (is_down || container.is_failing()),
         in_flight: proxied.then_some(in_flight),
@@ -201,13 +198,13 @@ fn instance(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
     }
 }
 
-/// The same of a stack, as Swarm tells it.
+/// Status of a stack, by Swarm.
 fn stack_status(docker: &Docker, name: &str, named: &[String], journal: &Journal) -> Result<StatusReport> {
     let stack = watch::observe(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
-        let there: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
+        let existing: Vec<String> = stack.services.keys().map(|s| format!("`{s}`")).collect();
         return Err(Error::usage(format!("stack `{name}` has no service `{missing}`"))
-            .hint(format!("there are {}", there.join(", ")))
+            .hint(format!("the stack has {}", existing.join(", ")))
             .into());
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
@@ -221,7 +218,7 @@ fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journa
         "" => "-".to_string(),
         state => state.replace('_', " "),
     };
-    // An image that is referred to by its id has a name in the record alone.
+    // Only the record has the name of an image that is referred to by its id.
     let recorded = journal.history.newest_first().filter_map(|r| r.services.get(&service.name));
     let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
     let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());
@@ -235,10 +232,10 @@ fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journa
 
 fn task_status(service: &StackService, task: &Task) -> InstanceStatus {
     let version = if task.runs_spec(&service.spec) { "" } else { " (before)" };
-    let said = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
+    let cause = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
     InstanceStatus {
         name: task.name(),
-        state: format!("{}{version}{said}", task.state),
+        state: format!("{}{version}{cause}", task.state),
         node: Some(task.node.clone()),
         ..InstanceStatus::default()
     }
@@ -250,7 +247,7 @@ mod tests {
     use crate::docker::inspect::Container;
     use crate::observed::{Generation, InstanceState, Observed};
 
-    /// What is told of an instance in this state that the proxy has a route to, and whether its own check fails.
+    /// Rotation and failure status of a routed instance in this state; `is_down` is the proxy's own check.
     fn rotation(status: &str, health: &str, is_down: bool) -> (Option<bool>, bool) {
         let json = format!(
             r#"{{"Id": "1", "State": {{"Status": "{status}", "Health": {{"Status": "{health}"}}}}}}"#
@@ -271,12 +268,12 @@ mod tests {
             in_flight: Default::default(),
             failing: is_down.then(|| "1".to_string()).into_iter().collect(),
         };
-        let told = super::instance(&one, &snapshot);
-        (told.in_rotation, told.failing)
+        let status = super::instance_status(&one, &snapshot);
+        (status.in_rotation, status.failing)
     }
 
     #[test]
-    fn what_does_not_run_or_fails_its_proxys_check_is_not_in_rotation() {
+    fn an_instance_that_is_stopped_or_fails_its_proxys_check_is_not_in_rotation() {
         assert_eq!(rotation("running", "healthy", false), (Some(true), false));
         for status in ["exited", "paused", "restarting", "dead", "created"] {
             assert_eq!(rotation(status, "healthy", false), (Some(false), false), "{status}");

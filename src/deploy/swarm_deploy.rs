@@ -404,7 +404,7 @@ impl SwarmDeploy<'_> {
             self.journal.discard(&entry);
         } else {
             let keep = self.request.project.keep;
-            let run_result = RunResult { witness: witness.clone(), ..RunResult::of(error, paused, took, 0) };
+            let run_result = RunResult { witness: witness.clone(), ..RunResult::new(error, paused, took, 0) };
             self.journal.write_config(entry.number, &entry.text)?;
             self.journal.end(self.docker(), &entry, run_result, keep, self.report);
         }
@@ -413,7 +413,7 @@ impl SwarmDeploy<'_> {
                 self.prune(file);
                 self.remove_objects();
                 self.report_deployed(&file.services, &stack, took);
-                Ok(super::probe_urls::lost_nothing(
+                Ok(super::probe_urls::refuse_losses(
                     witness.as_ref(),
                     self.rollout.witness.strict,
                     self.number,
@@ -542,7 +542,7 @@ impl SwarmDeploy<'_> {
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            placed,
+            services: placed,
             text: self.journal.merged_config(&recorded.text(), &services)?,
             replaced: Vec::new(),
             folder: self.request.folder.clone(),
@@ -625,7 +625,7 @@ fn check_service(project: &Project, service: &str, place: &str) -> Result<(), Er
     if project.services.contains_key(service) {
         Ok(())
     } else {
-        Err(targets::unknown(project, service, place))
+        Err(targets::unknown_service(project, service, place))
     }
 }
 

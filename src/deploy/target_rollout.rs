@@ -1,4 +1,4 @@
-//! One target of a run: what it was, what is planned for it, and how far it has come.
+//! Rollout of one target: its state at the start, its plan, and its progress.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,30 +27,30 @@ pub struct TargetRollout<'a> {
     terms: RolloutTerms,
     rollout: Rollout<'a>,
     report: Report,
-    /// Ids of the new instances that failed so far.
+    /// Ids of the new instances that failed.
     failed: BTreeSet<String>,
-    /// Those that a killed run let in, and for how long they have run.
-    young: Vec<(InstanceKey, Duration)>,
-    /// When all its requests went to the new release, since the watch began.
+    /// New instances that a killed run admitted, with their age.
+    young_instances: Vec<(InstanceKey, Duration)>,
+    /// Time from the start of the monitor until all requests went to the new release.
     in_service: Option<Duration>,
     slots: usize,
-    /// What the way back came to.
-    standing: RotationState,
-    /// Names of the old instances that run although they were to be gone.
-    left: Vec<String>,
+    /// Rotation after an undo.
+    rotation_state: RotationState,
+    /// Names of the old instances that still run after they were to be removed.
+    left_running: Vec<String>,
 }
 
-/// How often the way back plans anew without an instance having failed meanwhile.
-const ROUNDS: usize = 3;
+/// Number of times that an undo plans again without a further failed instance.
+const UNDO_ROUNDS: usize = 3;
 
-/// What a part is done by.
+/// Terms of the rollout of one target.
 pub struct RolloutTerms {
     pub update: Update,
-    /// How what served before is brought back.
-    pub back: PlanPolicy,
-    /// What has to be said before.
+    /// Policy of an undo.
+    pub undo_policy: PlanPolicy,
+    /// Warnings to report before the rollout.
     pub warnings: Vec<Warning>,
-    /// Containers of services that the file has no more, which serve its route too.
+    /// Containers of services that the file no longer has, and that serve the same route.
     pub orphans: Vec<Container>,
 }
 
@@ -68,12 +68,11 @@ impl<'a> TargetRollout<'a> {
         let plan = plan::plan(&strategy, &snapshot.observed).map_err(Error::from)?;
         let rollout = Rollout::new(context, stop.clone(), &snapshot.observed, snapshot.containers);
         let slots = plan.slots;
-        let window = plan.window().filter(|_| plan.goes_on_watching());
+        let window = plan.window().filter(|_| plan.resumes_monitor());
         let young = window.map(|w| snapshot.observed.instances.iter().filter(move |i| i.is_young(w)));
         let young = young.into_iter().flatten().filter_map(|i| Some((i.key.clone(), i.age?))).collect();
-        let start =
-            window.map_or_else(|| snapshot.observed.clone(), |w| snapshot.observed.before_the_switch(w));
-        let mut part = TargetRollout {
+        let start = window.map_or_else(|| snapshot.observed.clone(), |w| snapshot.observed.before_switch(w));
+        let mut target_rollout = TargetRollout {
             reader,
             start,
             plan,
@@ -84,15 +83,15 @@ impl<'a> TargetRollout<'a> {
             rollout,
             report: context.report,
             failed: BTreeSet::new(),
-            young,
+            young_instances: young,
             in_service: None,
             slots,
-            standing: RotationState::default(),
-            left: Vec::new(),
+            rotation_state: RotationState::default(),
+            left_running: Vec::new(),
         };
-        let tolerance = part.tolerance();
-        part.rollout.tolerate(tolerance);
-        Ok(part)
+        let tolerance = target_rollout.tolerance();
+        target_rollout.rollout.tolerate(tolerance);
+        Ok(target_rollout)
     }
 
     pub fn name(&self) -> &str {
@@ -107,48 +106,45 @@ impl<'a> TargetRollout<'a> {
         self.terms.update.action
     }
 
-    /// How many instances each of its services is to have.
-    pub fn goals(&self) -> Vec<(&str, usize)> {
-        let goals = match &self.strategy {
-            Strategy::Scale(goal) => std::slice::from_ref(goal),
-            Strategy::Pair(goals) => &goals[..],
+    /// Desired number of instances, by service.
+    pub fn replicas(&self) -> Vec<(&str, usize)> {
+        let desired = match &self.strategy {
+            Strategy::Scale(desired) => std::slice::from_ref(desired),
+            Strategy::Pair(desired) => &desired[..],
         };
-        goals.iter().map(|g| (g.service.as_str(), g.wanted)).collect()
+        desired.iter().map(|g| (g.service.as_str(), g.replicas)).collect()
     }
 
     pub fn in_rotation(&self) -> Vec<String> {
         self.rollout.in_rotation()
     }
 
-    pub fn cut(&self) -> usize {
-        self.rollout.cut()
+    pub fn cut_requests(&self) -> usize {
+        self.rollout.cut_requests()
     }
 
-    /// When all its requests went to the new release.
+    /// Time from the start of the monitor until all requests went to the new release.
     pub fn in_service(&self) -> Option<Duration> {
         self.in_service
     }
 
-    /// The configuration hash that the new instances of a service have.
+    /// Configuration hash of the new instances of a service.
     pub fn hash_of(&self, service: &str) -> Option<String> {
         let is_made = |key: &InstanceKey| !self.start.instances.iter().any(|i| i.key == *key);
         let is_new = |(key, c): &(&InstanceKey, &Container)| {
             let is_its = c.compose().is_some_and(|(_, name)| name == service);
-            is_its && (is_made(key) || self.reader.wanted.fits(service, c))
+            is_its && (is_made(key) || self.reader.desired.matches(service, c))
         };
         let (_, container) = self.rollout.containers().iter().find(is_new)?;
         container.label(CONFIG_HASH).map(String::from)
     }
 
-    /// Whether one of these, by id, is an instance of its.
-    pub fn has_any(&self, ids: &[String]) -> bool {
+    /// True if one of these ids is an instance of the target.
+    pub fn has_container(&self, ids: &[String]) -> bool {
         self.rollout.containers().values().any(|c| ids.contains(&c.id))
     }
 
-    /// What the plan would run, step by step; of those to come with the names that Compose is going to give them.
-    ///
-    /// # Errors
-    /// A proxy that does not answer.
+    /// Commands of the plan, step by step. A new instance has the name that Compose will give it.
     pub fn preview(&self) -> Result<Vec<PlannedStep>> {
         let mut bound = self.rollout.containers().clone();
         for (step, _) in &self.plan.steps {
@@ -158,8 +154,11 @@ impl<'a> TargetRollout<'a> {
                     .filter(|c| c.compose().is_some_and(|(_, s)| s == service))
                     .map(rollout::number);
                 let next = last.max().unwrap_or(0) + 1;
-                let coming = fresh.iter().zip(next..).map(|(key, n)| (key.clone(), self.coming(service, n)));
-                bound.extend(coming.collect::<Vec<_>>());
+                let new_containers = fresh
+                    .iter()
+                    .zip(next..)
+                    .map(|(key, n)| (key.clone(), self.planned_container(service, n)));
+                bound.extend(new_containers.collect::<Vec<_>>());
             }
         }
         let names: BTreeMap<&InstanceKey, String> =
@@ -167,46 +166,46 @@ impl<'a> TargetRollout<'a> {
         let step = |(step, cause): &(Step, Cause), does: Vec<PreviewLine>| PlannedStep {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
-            text: renamed(&step.to_string(), &names),
+            text: with_names(&step.to_string(), &names),
             cause: cause.to_string(),
             does: does.into_iter().map(PlannedCommand::from).collect(),
         };
-        let told = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
-        Ok(self.plan.steps.iter().zip(told).map(|(s, does)| step(s, does)).collect())
+        let previews = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
+        Ok(self.plan.steps.iter().zip(previews).map(|(s, does)| step(s, does)).collect())
     }
 
-    /// An instance that is to be created, as Compose numbers it.
-    fn coming(&self, service: &str, number: u32) -> Container {
+    /// Container of an instance to create, with Compose's next number.
+    fn planned_container(&self, service: &str, number: u32) -> Container {
         let project = &self.context.project.name;
-        let mut coming = self.reader.preview(service).named(&format!("{project}-{service}-{number}"));
-        coming.id = format!("<id of {service}-{number}>");
-        coming.numbered(number)
+        let mut container = self.reader.preview(service).named(&format!("{project}-{service}-{number}"));
+        container.id = format!("<id of {service}-{number}>");
+        container.numbered(number)
     }
 
     fn short_name(&self, container: &Container) -> String {
         rollout::short_name(&self.context.project.name, container)
     }
 
-    /// Does one stage of the plan. A new instance whose failure is within what may fail costs a new plan, in which the
-    /// old one stays in its place.
+    /// Runs one stage of the plan. A tolerated failure leads to a new plan that keeps the old instance.
     ///
     /// # Errors
-    /// What ended it, be it an instance of another part; in the last stage nothing does, as the new release serves.
+    /// The failure that ended the stage, possibly of another target's instance. The last stage never fails, because
+    /// the new release serves.
     pub fn run(&mut self, stage: Stage) -> Result<(), RolloutFailure> {
         self.rollout
-            .watch_on(&std::mem::take(&mut self.young))
-            .map_err(|e| RolloutFailure::by(Error::from_error(e)))?;
+            .resume_monitor(&std::mem::take(&mut self.young_instances))
+            .map_err(|e| RolloutFailure::new(Error::from_error(e)))?;
         loop {
             match self.try_run(stage) {
-                Err(stopped) if self.may_fail(&stopped) => self.continue_without(stopped)?,
-                Err(stopped) if stopped.serves => {
-                    self.report.warn(&Warning::LeftBehind(stopped.why.into_error().to_string()));
+                Err(failure) if self.tolerates(&failure) => self.continue_without(failure)?,
+                Err(failure) if failure.serves => {
+                    self.report.warn(&Warning::LeftBehind(failure.reason.into_error().to_string()));
                     self.clean_again();
                     return Ok(());
                 }
                 done => {
                     if done.is_ok() && stage == Stage::Switch {
-                        self.in_service = Some(self.context.watch.elapsed());
+                        self.in_service = Some(self.context.monitor.elapsed());
                     }
                     return done;
                 }
@@ -214,21 +213,22 @@ impl<'a> TargetRollout<'a> {
         }
     }
 
-    /// Takes down the old instances that run again although they were stopped, as any others; they may serve by now.
+    /// Takes down old instances that run again after they were stopped, with a plan of their own, because they may
+    /// be in rotation.
     fn clean_again(&mut self) {
         if self.still_running().is_empty() {
             return;
         }
-        let spared = self.failed.len();
-        let planned = self.plan_anew(|_, _| spared);
-        let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.why.into_error()));
+        let kept_slots = self.failed.len();
+        let planned = self.replan(|_, _| kept_slots);
+        let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.reason.into_error()));
         if let Err(error) = cleaned {
             self.report.warn(&Warning::LeftBehind(error.to_string()));
-            self.left = self.still_running();
+            self.left_running = self.still_running();
         }
     }
 
-    /// Names of the instances that the plan stops or removes, and that run.
+    /// Names of the instances that still run although the plan stops or removes them.
     fn still_running(&self) -> Vec<String> {
         let leave = |(step, _): &(Step, Cause)| match step {
             Step::Stop(keys) | Step::Remove(keys) => keys.clone(),
@@ -246,43 +246,43 @@ impl<'a> TargetRollout<'a> {
         now.iter().filter(|c| c.is_running()).map(|c| self.short_name(c)).collect()
     }
 
-    /// Names of the old instances that run although they were to be gone.
-    pub fn left(&self) -> &[String] {
-        &self.left
+    /// Names of the old instances that still run after they were to be removed.
+    pub fn left_running(&self) -> &[String] {
+        &self.left_running
     }
 
-    /// The stopped side of a pair stays down when the engine starts again; a run that was killed may not have seen to it.
-    pub fn keep_down(&self) {
+    /// Keeps the stopped side of a pair down when the engine restarts. A killed run may not have done so.
+    pub fn keep_stopped(&self) {
         if matches!(self.strategy, Strategy::Pair(_)) {
-            self.rollout.keep_all_down();
+            self.rollout.keep_all_stopped();
         }
     }
 
-    /// Before the old release goes for good: whether the witness has anything against it.
+    /// Checks the witness before the old release is removed.
     ///
     /// # Errors
-    /// What it lost since the switch.
-    pub fn hear_witness(&mut self) -> Result<(), RolloutFailure> {
-        self.rollout.objected()
+    /// Losses since the switch.
+    pub fn check_witness(&mut self) -> Result<(), RolloutFailure> {
+        self.rollout.check_losses()
     }
 
-    /// It serves already, be it by an instance that had another name.
+    /// True if the target serves already, possibly by an orphan.
     pub fn serves(&self) -> bool {
         self.start.serving().next().is_some() || !self.terms.orphans.is_empty()
     }
 
-    /// Containers of services that the file has no more, which serve its route too.
+    /// Containers of services that the file no longer has, and that serve the same route.
     pub fn orphans(&self) -> &[Container] {
         &self.terms.orphans
     }
 
-    /// Goes on to the end of the stage: a plan that was made anew has its earlier ones to do as well.
+    /// Runs to the end of the stage. A new plan repeats its earlier stages.
     fn try_run(&mut self, stage: Stage) -> Result<(), RolloutFailure> {
-        let steps = self.rollout.done()..self.plan.stage(stage).end;
+        let steps = self.rollout.steps_done()..self.plan.stage(stage).end;
         self.rollout.run(&self.plan, steps)
     }
 
-    fn tolerated(&self) -> usize {
+    fn max_failures(&self) -> usize {
         match self.strategy {
             Strategy::Scale(_) => self.terms.update.tolerated(self.slots),
             Strategy::Pair(_) => 0,
@@ -290,45 +290,45 @@ impl<'a> TargetRollout<'a> {
     }
 
     fn tolerance(&self) -> Tolerance {
-        Tolerance { monitor: self.monitor(), failures: self.tolerated().saturating_sub(self.failed.len()) }
+        Tolerance { monitor: self.monitor(), failures: self.max_failures().saturating_sub(self.failed.len()) }
     }
 
     fn monitor(&self) -> Duration {
         match &self.strategy {
-            Strategy::Scale(goal) => goal.pace.monitor,
-            Strategy::Pair(goals) => goals[0].pace.monitor,
+            Strategy::Scale(desired) => desired.policy.monitor,
+            Strategy::Pair(desired) => desired[0].policy.monitor,
         }
     }
 
-    pub fn may_fail(&self, stopped: &RolloutFailure) -> bool {
-        let failed = self.failed.len() + stopped.failed.len();
+    pub fn tolerates(&self, failure: &RolloutFailure) -> bool {
+        let failed = self.failed.len() + failure.failed.len();
         let is_pair = matches!(self.strategy, Strategy::Pair(_));
-        self.has_any(&stopped.failed) && !is_pair && self.terms.update.goes_on(failed, self.slots)
+        self.has_container(&failure.failed) && !is_pair && self.terms.update.goes_on(failed, self.slots)
     }
 
-    /// Goes on without the instances that failed.
+    /// Continues without the failed instances.
     ///
     /// # Errors
-    /// What is there cannot be seen, or no plan leads on from it.
-    pub fn continue_without(&mut self, stopped: RolloutFailure) -> Result<(), RolloutFailure> {
-        self.replace_failed(&stopped.failed);
-        self.failed.extend(stopped.failed);
+    /// The state cannot be read, or no plan continues from it.
+    pub fn continue_without(&mut self, failure: RolloutFailure) -> Result<(), RolloutFailure> {
+        self.replace_failed(&failure.failed);
+        self.failed.extend(failure.failed);
         self.report.warn(&Warning::Tolerated {
             target: self.name().into(),
             failed: self.failed.len(),
             slots: self.slots,
-            why: stopped.why.into_error().message,
+            why: failure.reason.into_error().message,
         });
-        let spared = self.failed.len();
-        self.plan_anew(|_, _| spared).map_err(RolloutFailure::by)
+        let kept_slots = self.failed.len();
+        self.replan(|_, _| kept_slots).map_err(RolloutFailure::new)
     }
 
-    /// Plans from what is there now; `spared` tells how many slots of a goal stay as they are.
-    fn plan_anew(&mut self, spared: impl Fn(&DesiredService, &Observed) -> usize) -> Result<(), Error> {
-        let snapshot = self.look()?;
+    /// Plans again from the current state. `kept_slots` returns how many slots stay on their old instance.
+    fn replan(&mut self, kept_slots: impl Fn(&DesiredService, &Observed) -> usize) -> Result<(), Error> {
+        let snapshot = self.observe()?;
         let mut strategy = self.strategy.clone();
-        if let Strategy::Scale(goal) = &mut strategy {
-            goal.spared = spared(goal, &snapshot.observed);
+        if let Strategy::Scale(desired) = &mut strategy {
+            desired.kept_slots = kept_slots(desired, &snapshot.observed);
         }
         self.plan = plan::plan(&strategy, &snapshot.observed).map_err(Error::from)?;
         let next = Rollout::new(self.context, self.stop.clone(), &snapshot.observed, snapshot.containers);
@@ -338,9 +338,9 @@ impl<'a> TargetRollout<'a> {
         Ok(())
     }
 
-    /// What is there; those that failed count as broken, whatever they do now.
-    fn look(&self) -> Result<TargetSnapshot, Error> {
-        let mut snapshot = self.reader.look_patiently()?;
+    /// Observed state; failed instances count as broken, even if they run.
+    fn observe(&self) -> Result<TargetSnapshot, Error> {
+        let mut snapshot = self.reader.observe_with_retry()?;
         for instance in &mut snapshot.observed.instances {
             if self.failed.contains(&snapshot.containers[&instance.key].id) {
                 (instance.state, instance.ready) = (InstanceState::Broken, false);
@@ -349,58 +349,58 @@ impl<'a> TargetRollout<'a> {
         Ok(snapshot)
     }
 
-    /// Stays where it is: the new instances that serve go on serving, the old ones keep all other places, and what
-    /// failed goes; its route is still to be released. Tells how many of how many are new.
-    ///
-    /// # Errors
-    /// What keeps it from settling.
-    pub fn pause_in_place(&mut self, stopped: &[String]) -> Result<(usize, usize), Error> {
-        self.failed.extend(stopped.iter().cloned());
-        let Strategy::Scale(goal) = &mut self.strategy else {
-            let (rollout, error) = self.undo(stopped)?;
+    /// Pauses the rollout: new instances that serve stay, the other slots keep their old ones, and failed instances
+    /// are removed. The route still has to be handed back. Returns how many of how many instances are new.
+    pub fn pause_in_place(&mut self, failed: &[String]) -> Result<(usize, usize), Error> {
+        self.failed.extend(failed.iter().cloned());
+        let Strategy::Scale(desired) = &mut self.strategy else {
+            let (rollout, error) = self.undo(failed)?;
             self.rollout = rollout;
             return error.map_or(Ok((0, self.slots)), Err);
         };
-        let wanted = goal.wanted;
-        // Those that come back served before: there is nothing to wait for, and nothing to watch.
-        (goal.pace.delay, goal.pace.monitor) = Default::default();
+        let total = desired.replicas;
+        // The old instances served before, so neither a delay nor a monitor is needed.
+        (desired.policy.delay, desired.policy.monitor) = Default::default();
         self.stop = StopSignal::default();
-        self.plan_anew(|goal, now| goal.wanted.saturating_sub(new_ones(goal, now)))?;
+        self.replan(|desired, now| desired.replicas.saturating_sub(new_serving(desired, now)))?;
         let plan = self.plan.clone();
-        self.rollout.best_effort().run(&plan, plan.before_release()).map_err(|s| s.why.into_error())?;
-        let now = self.look()?;
-        let goal = DesiredService { service: self.reader.target.name().into(), ..DesiredService::default() };
-        Ok((new_ones(&goal, &now.observed), wanted))
+        self.rollout.best_effort().run(&plan, plan.before_hand_back()).map_err(|s| s.reason.into_error())?;
+        let now = self.observe()?;
+        let desired =
+            DesiredService { service: self.reader.target.name().into(), ..DesiredService::default() };
+        Ok((new_serving(&desired, &now.observed), total))
     }
 
-    /// Has what served before take the place of those that failed, by id, before anything else is done.
+    /// Replaces failed instances, by id, with old ones in the rotation at once.
     pub fn replace_failed(&self, failed: &[String]) {
         let served: Vec<InstanceKey> = self.start.serving().map(|i| i.key.clone()).collect();
         self.rollout.replace_failed(failed, &served);
     }
 
-    /// Brings back what served before, and goes on with the others where an instance does not come back. What this
-    /// returns has its route still to be released; with it what kept the way back from its end. `failed` are the new
-    /// instances that failed, by id.
+    /// Restores the old release, without the instances that cannot return. `failed` are ids of new instances. The
+    /// returned rollout still has to hand the route back; the error is what stopped the undo.
     ///
     /// # Errors
-    /// Nothing can be seen of what is there.
+    /// The state cannot be read.
     pub fn undo(&mut self, failed: &[String]) -> Result<(Rollout<'a>, Option<Error>), Error> {
         let served: BTreeSet<String> = self.served().into_iter().map(|c| c.id.clone()).collect();
-        let (mut dead, mut error, mut rounds) = (BTreeSet::new(), None, ROUNDS);
+        let (mut not_returning, mut error, mut rounds) = (BTreeSet::new(), None, UNDO_ROUNDS);
         let mut is_first = true;
         loop {
             let TargetSnapshot { observed: now, containers, .. } =
-                self.look_on_the_way_back(failed, &dead)?;
+                self.observe_for_undo(failed, &not_returning)?;
             if std::mem::take(&mut is_first) {
                 self.report_dead(&now);
             }
-            let plan = plan::undo(&self.start, &now, &self.terms.back);
-            let mut rollout = Rollout::back(self.context, &now, containers, served.clone());
-            let steps = plan.before_release();
+            let plan = plan::undo(&self.start, &now, &self.terms.undo_policy);
+            let mut rollout = Rollout::for_undo(self.context, &now, containers, served.clone());
+            let steps = plan.before_hand_back();
             if steps.is_empty() || rounds == 0 {
-                self.standing = RotationState::new(&self.start, &now);
-                if self.standing.is_worse() && rounds > 0 && self.reader.sees_restart(rollout.containers())? {
+                self.rotation_state = RotationState::new(&self.start, &now);
+                if self.rotation_state.is_worse()
+                    && rounds > 0
+                    && self.reader.wait_for_restarts(rollout.containers())?
+                {
                     rounds -= 1;
                     continue;
                 }
@@ -410,94 +410,92 @@ impl<'a> TargetRollout<'a> {
             let tried: Vec<InstanceKey> = tried.flat_map(|(step, _)| step.keys().to_vec()).collect();
             match rollout.run(&plan, steps) {
                 Ok(()) => {
-                    dead.extend(tried.iter().filter_map(|k| Some(rollout.container(k)?.id.clone())));
+                    not_returning.extend(tried.iter().filter_map(|k| Some(rollout.container(k)?.id.clone())));
                     rounds -= 1;
                 }
-                Err(stopped) if stopped.failed.iter().any(|id| !dead.contains(id)) => {
-                    dead.extend(stopped.failed)
+                Err(failure) if failure.failed.iter().any(|id| !not_returning.contains(id)) => {
+                    not_returning.extend(failure.failed)
                 }
-                Err(stopped) => (error, rounds) = (Some(stopped.why.into_error()), 0),
+                Err(failure) => (error, rounds) = (Some(failure.reason.into_error()), 0),
             }
         }
     }
 
-    /// What is there on the way back. Those that failed are not ready, and those that are `dead` and do not run do not
-    /// come back. New instances are probed only where they have to take the place of old ones that are gone: one that
-    /// hangs would keep the way back waiting.
-    fn look_on_the_way_back(
+    /// Observed state during an undo. Failed instances are not ready, and a stopped one in `not_returning` does not return.
+    /// New instances are probed only if they must replace missing old ones, because a probe that hangs would delay
+    /// the undo.
+    fn observe_for_undo(
         &self,
         failed: &[String],
-        dead: &BTreeSet<String>,
+        not_returning: &BTreeSet<String>,
     ) -> Result<TargetSnapshot, Error> {
         let marked = |mut snapshot: TargetSnapshot| {
             for instance in &mut snapshot.observed.instances {
                 let id = &snapshot.containers[&instance.key].id;
                 instance.ready &= !failed.contains(id) && !self.failed.contains(id);
-                if dead.contains(id) && instance.state != InstanceState::Running {
+                if not_returning.contains(id) && instance.state != InstanceState::Running {
                     instance.state = InstanceState::Broken;
                 }
             }
             snapshot
         };
-        let snapshot = marked(self.reader.look_back()?);
-        match plan::all_can_return(&self.start, &snapshot.observed) {
-            true => Ok(snapshot),
-            false => Ok(marked(self.reader.look_patiently()?)),
+        let snapshot = marked(self.reader.observe_for_undo()?);
+        if plan::all_can_return(&self.start, &snapshot.observed) {
+            Ok(snapshot)
+        } else {
+            Ok(marked(self.reader.observe_with_retry()?))
         }
     }
 
-    /// What the way back came to.
-    pub fn standing(&self) -> &RotationState {
-        &self.standing
+    /// Rotation after an undo.
+    pub fn rotation_state(&self) -> &RotationState {
+        &self.rotation_state
     }
 
-    /// Reports the instances in rotation that do not run: the alarm names only the first that failed.
+    /// Reports every stopped instance in rotation; the alarm names only the first.
     fn report_dead(&self, now: &Observed) {
         let runs = |name: &str| now.get(name).is_some_and(|i| i.state == InstanceState::Running);
-        let dead: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
-        if !dead.is_empty() {
-            self.report.event(Event::Died { names: dead });
+        let stopped: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
+        if !stopped.is_empty() {
+            self.report.event(Event::Died { names: stopped });
         }
     }
 
-    /// Gives the route back to the proxies' own discovery.
-    ///
-    /// # Errors
-    /// A proxy that does not answer.
+    /// Hands the route back to the proxies' own discovery.
     pub fn hand_back(&self) -> Result<()> {
         self.rollout.hand_back()
     }
 
-    /// The old instances that serve.
+    /// Old instances that serve.
     pub fn old_serving(&self) -> impl Iterator<Item = &Container> {
         let old = self.start.serving().filter(|i| i.generation == Generation::Old);
         old.filter_map(|i| self.rollout.container(&i.key))
     }
 
-    /// The containers that served at the start.
+    /// Containers that served at the start.
     pub fn served(&self) -> Vec<&Container> {
         self.start.serving().filter_map(|i| self.rollout.container(&i.key)).collect()
     }
 }
 
-/// A step's words with names in the place of keys; the longest keys first, because one may begin with another.
-fn renamed(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
+/// Replaces keys by names. Longer keys go first, because one key may be the start of another.
+fn with_names(text: &str, names: &BTreeMap<&InstanceKey, String>) -> String {
     let mut keys: Vec<_> = names.iter().filter(|(key, name)| **key != *name).collect();
     keys.sort_by_key(|(key, _)| std::cmp::Reverse(key.len()));
     keys.into_iter().fold(text.to_string(), |text, (key, name)| text.replace(key.as_str(), name))
 }
 
 impl From<PreviewLine> for PlannedCommand {
-    fn from(told: PreviewLine) -> PlannedCommand {
-        match told {
+    fn from(line: PreviewLine) -> PlannedCommand {
+        match line {
             PreviewLine::Command(words) => PlannedCommand::Command(words),
-            PreviewLine::Words(text) => PlannedCommand::Note(text),
+            PreviewLine::Note(text) => PlannedCommand::Note(text),
         }
     }
 }
 
-/// The new instances that serve.
-fn new_ones(goal: &DesiredService, now: &Observed) -> usize {
+/// Number of new instances that serve.
+fn new_serving(desired: &DesiredService, now: &Observed) -> usize {
     let new = |i: &&Instance| i.generation == Generation::New && i.serves() && i.ready;
-    now.of(&goal.service).filter(new).count()
+    now.of(&desired.service).filter(new).count()
 }

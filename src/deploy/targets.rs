@@ -1,4 +1,4 @@
-//! What a deploy is about: targets, and how names become targets. Pure.
+//! Targets of a deploy, and how names on the command line become targets. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::model::{Pair, Project, Service};
 use crate::proxy::{self, Backend, Proxy};
 
-/// What a deploy is about: a service, or a pair of them.
+/// One service, or a pair of services, that a deploy replaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Service(String),
@@ -30,19 +30,19 @@ impl Target {
     }
 }
 
-/// What to deploy: what was named, else every service that a proxy routes to and those that flags are about. A side of
-/// a pair stands for the pair. What others depend on comes first.
+/// Targets to deploy, dependencies first: the named services, else every service with a route and every service of
+/// a flag. A side of a pair stands for the pair.
 ///
 /// # Errors
-/// A name that is no service and no pair; nothing to deploy.
-pub fn targets(
+/// An unknown name, a flag for a service that is not deployed, or nothing to deploy.
+pub fn select(
     project: &Project,
     named: &[String],
     flagged: &[(&str, &str)],
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<Vec<Target>, Error> {
     if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
-        return Err(unknown(project, name, flag));
+        return Err(unknown_service(project, name, flag));
     }
     let names = match named.is_empty() {
         false => named.to_vec(),
@@ -53,7 +53,7 @@ pub fn targets(
             all.into_iter().collect()
         }
     };
-    if let Some(proxy) = proxy_that_is_down(project, proxies).filter(|_| names.is_empty()) {
+    if let Some(proxy) = stopped_proxy(project, proxies).filter(|_| names.is_empty()) {
         let (name, container) = (proxy.name(), proxy.container());
         let status = &container.state.status;
         return Err(Error::unchanged(format!("{name} is {status}, so its routes cannot be read"))
@@ -61,31 +61,30 @@ pub fn targets(
             .rule(&"proxy-down"));
     }
     if names.is_empty() {
-        return Err(Error::usage("no service of this project is routed to by a proxy")
-            .hint(format!("name the services to deploy: {}", listed(project))));
+        return Err(Error::usage("no proxy routes to a service of this project")
+            .hint(format!("name the services to deploy: {}", list_names(project))));
     }
-    let mut targets = as_targets(project, &names)?;
+    let mut targets = from_names(project, &names)?;
     if let Some((flag, name)) =
         flagged.iter().find(|(_, n)| !targets.iter().any(|t| t.services().contains(n)))
     {
-        return Err(Error::usage(format!("`{flag} {name}=…` is about a service that is not deployed"))
-            .hint(format!("name it as well: `compose-zd deploy {} {name}`", names.join(" "))));
+        return Err(Error::usage(format!(
+            "`{flag} {name}=…` names a service that this command does not deploy"
+        ))
+        .hint(format!("deploy both: `compose-zd deploy {} {name}`", names.join(" "))));
     }
-    dependencies_first(project, &mut targets);
+    sort_by_dependencies(project, &mut targets);
     Ok(targets)
 }
 
-/// The services and pairs of these names, each once.
-///
-/// # Errors
-/// A name that is neither.
-pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Error> {
+/// Services and pairs with these names, without duplicates.
+pub fn from_names(project: &Project, names: &[String]) -> Result<Vec<Target>, Error> {
     let mut targets: Vec<Target> = Vec::new();
     for name in names {
         let target = match (project.pair(name), project.services.get(name)) {
             (Some(pair), _) => Target::Pair(pair.clone()),
             (None, Some(_)) => Target::Service(name.clone()),
-            (None, None) => return Err(unknown(project, name, "deploy")),
+            (None, None) => return Err(unknown_service(project, name, "deploy")),
         };
         if !targets.contains(&target) {
             targets.push(target);
@@ -94,28 +93,26 @@ pub fn as_targets(project: &Project, names: &[String]) -> Result<Vec<Target>, Er
     Ok(targets)
 }
 
-/// What others need comes before them; else as they were named.
-pub fn dependencies_first(project: &Project, targets: &mut Vec<Target>) {
+/// Sorts dependencies before their dependents and keeps the given order otherwise.
+pub fn sort_by_dependencies(project: &Project, targets: &mut Vec<Target>) {
     let mut sorted: Vec<Target> = Vec::new();
     while !targets.is_empty() {
-        let needed_by = |one: &Target, other: &Target| {
+        let is_needed_by = |target: &Target, other: &Target| {
             other.services().iter().any(|s| {
                 let needs = project.services[*s].needs(project);
-                one.services().iter().any(|o| needs.contains_key(o))
+                target.services().iter().any(|o| needs.contains_key(o))
             })
         };
-        let free = |one: &Target| !targets.iter().any(|other| other != one && needed_by(other, one));
+        let free =
+            |target: &Target| !targets.iter().any(|other| other != target && is_needed_by(other, target));
         let next = targets.iter().position(free).unwrap_or(0);
         sorted.push(targets.remove(next));
     }
     *targets = sorted;
 }
 
-/// One of the project's own.
-pub fn proxy_that_is_down<'p>(
-    project: &Project,
-    proxies: &'p [Arc<dyn Proxy>],
-) -> Option<&'p Arc<dyn Proxy>> {
+/// Proxy of this project that is down.
+pub fn stopped_proxy<'p>(project: &Project, proxies: &'p [Arc<dyn Proxy>]) -> Option<&'p Arc<dyn Proxy>> {
     let is_own =
         |p: &&Arc<dyn Proxy>| p.container().label("com.docker.compose.project") == Some(&project.name);
     proxies.iter().find(|p| is_own(p) && !p.container().is_running())
@@ -125,7 +122,7 @@ fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String>
     let fronted = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
     let routed = |s: &&Service| {
         let backend = backend(project, s);
-        // A proxy may ask itself for a route, to its dashboard.
+        // A proxy may have a route to itself, for its dashboard.
         (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
     };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
@@ -145,12 +142,12 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
     }
 }
 
-pub fn unknown(project: &Project, name: &str, place: &str) -> Error {
-    Error::usage(format!("`{place}`: there is no service or pair `{name}` in project `{}`", project.name))
-        .hint(format!("there are {}; a service of a profile needs `--profile`", listed(project)))
+pub fn unknown_service(project: &Project, name: &str, place: &str) -> Error {
+    Error::usage(format!("`{place}`: project `{}` has no service or pair `{name}`", project.name))
+        .hint(format!("the project has {}; a service of a profile needs `--profile`", list_names(project)))
 }
 
-fn listed(project: &Project) -> String {
+fn list_names(project: &Project) -> String {
     let services = project.services.keys().map(|s| format!("`{s}`"));
     let pairs = project.pairs.iter().map(|p| format!("the pair `{}`", p.name));
     services.chain(pairs).collect::<Vec<_>>().join(", ")
@@ -166,15 +163,15 @@ mod tests {
     }
 
     #[test]
-    fn what_others_need_is_deployed_before_them() {
+    fn dependencies_are_deployed_first() {
         let project = project(
             "name: p\nservices: {app: {depends_on: {api: {condition: service_started}}}, \
              api: {depends_on: {db: {condition: service_started}}}, db: {}, web: {}}",
         );
         let sorted = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
-            let mut targets = as_targets(&project, &names).unwrap();
-            dependencies_first(&project, &mut targets);
+            let mut targets = from_names(&project, &names).unwrap();
+            sort_by_dependencies(&project, &mut targets);
             targets.iter().map(Target::name).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(sorted(&["app", "api"]), "api app");
@@ -183,11 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_is_about_a_service_that_is_deployed() {
+    fn a_flag_names_a_deployed_service() {
         let project = project("name: p\nservices: {app: {}, worker: {}}");
         let targets = |named: &[&str], flagged: &[(&str, &str)]| {
             let named: Vec<String> = named.iter().map(|n| n.to_string()).collect();
-            let found = targets(&project, &named, flagged, &[]).map_err(|error| error.message)?;
+            let found = select(&project, &named, flagged, &[]).map_err(|error| error.message)?;
             Ok::<_, String>(found.iter().map(|t| t.name().to_string()).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(targets(&[], &[("--image", "worker")]).unwrap(), "worker");

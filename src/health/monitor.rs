@@ -215,7 +215,7 @@ impl SharedState {
 
     fn record(&self, event: ContainerEvent) {
         self.state().record(event);
-        self.wakeup.ring();
+        self.wakeup.wake();
     }
 
     /// Inspects the instances if no events arrive; otherwise the probe's slower check is enough.
@@ -234,7 +234,7 @@ impl SharedState {
         inspected.iter().for_each(|c| all.observe(c));
         removed.for_each(|id| all.end_instance(id, InstanceEnd::Other("it was removed".into())));
         if all.instances.iter().any(|i| i.end.is_some()) {
-            self.wakeup.ring();
+            self.wakeup.wake();
         }
     }
 
@@ -253,7 +253,7 @@ impl SharedState {
             all.record_check(&candidate.id, result);
         }
         if all.instances.iter().any(|i| i.end.is_some()) {
-            self.wakeup.ring();
+            self.wakeup.wake();
         }
     }
 }

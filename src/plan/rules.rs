@@ -1,24 +1,25 @@
-//! The rows that `scripts/rules` compares with a real Swarm, by the planner and the rules alone.
+//! Update cases that `scripts/rules` compares with a real Swarm; here with the planner and the rules alone.
 
 use super::*;
 use crate::model::{FailureAction, Update, UpdateLayer};
 
-/// One update: its settings, and which of its new instances fail, by the order in which they start.
+/// One update: its settings, and the new instances that fail, by the order in which they start.
 struct UpdateCase {
     name: &'static str,
     update: (u32, &'static str, f64, Order),
     instances: usize,
     fails: FailingSet,
-    /// New and old instances that run then. It is how Swarm ends, but for what `differs` there.
+    /// Result, with the numbers of new and old instances that run. Swarm ends the same way, except for the cases
+    /// that `differs` lists there.
     end: (End, usize, usize),
 }
 
 enum FailingSet {
     Never,
     BeforeReady(&'static [usize]),
-    /// While it is watched.
+    /// During its monitor.
     Watched(usize),
-    /// One, after its monitor.
+    /// One instance, after its monitor.
     Late,
 }
 
@@ -33,9 +34,9 @@ use End::{Completed, Paused, RolledBack};
 use FailingSet::{BeforeReady, Late, Never, Watched};
 use Order::{StartFirst, StopFirst};
 
-/// In the order of `src/tests/e2e/rules.rs`.
+/// Sorted as in `src/tests/e2e/rules.rs`.
 #[rustfmt::skip]
-const ROWS: [UpdateCase; 19] = [
+const CASES: [UpdateCase; 19] = [
     UpdateCase { name: "one after the other", update: (1, "pause", 0.0, StopFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
     UpdateCase { name: "all at once", update: (0, "rollback", 0.0, StartFirst), instances: 4, fails: Never, end: (Completed, 4, 0) },
     UpdateCase { name: "two at a time of five", update: (2, "pause", 0.0, StartFirst), instances: 5, fails: Never, end: (Completed, 5, 0) },
@@ -62,7 +63,7 @@ const ALL: &[usize] = &[1, 2, 3, 4, 5, 6, 7, 8];
 impl UpdateCase {
     fn update(&self) -> Update {
         let (parallelism, action, ratio, order) = self.update;
-        let wish = UpdateLayer {
+        let layer = UpdateLayer {
             parallelism: Some(parallelism),
             delay: Some(Duration::from_secs(1)),
             monitor: Some(Duration::from_secs(1)),
@@ -70,10 +71,10 @@ impl UpdateCase {
             max_failure_ratio: Some(ratio),
             order: Some(order),
         };
-        Update::resolve(None, &wish)
+        Update::resolve(None, &layer)
     }
 
-    /// The numbers that fail at this step.
+    /// Numbers of the instances that fail at this step.
     fn failing(&self, step: &Step) -> Vec<usize> {
         match (&self.fails, step) {
             (BeforeReady(numbers), Step::Ready(_)) => numbers.to_vec(),
@@ -83,42 +84,42 @@ impl UpdateCase {
     }
 }
 
-/// An update under way.
+/// Running update.
 struct SimulatedRollout<'r> {
-    row: &'r UpdateCase,
+    case: &'r UpdateCase,
     goal: DesiredService,
     world: Simulated,
-    /// New instances, in the order in which they started.
+    /// New instances, sorted by their start.
     started: Vec<InstanceKey>,
     failed: Vec<InstanceKey>,
 }
 
 impl SimulatedRollout<'_> {
-    /// Plans, and does the steps up to the first failure; tells whether there was none.
-    fn goes_through(&mut self) -> bool {
+    /// Plans and applies the steps up to the first failure; true if none failed.
+    fn run_plan(&mut self) -> bool {
         let plan = plan(&Strategy::Scale(self.goal.clone()), &self.world.now).unwrap();
         for (step, _) in &plan.steps {
             self.world
                 .apply(step)
-                .unwrap_or_else(|law| panic!("{}: {law} at `{step}`\n{plan}", self.row.name));
+                .unwrap_or_else(|law| panic!("{}: {law} at `{step}`\n{plan}", self.case.name));
             if let Step::Start(keys) = step {
                 self.started.extend(keys.iter().filter(|k| k.contains('+')).cloned());
             }
-            let numbers = self.row.failing(step).into_iter();
+            let numbers = self.case.failing(step).into_iter();
             let keys: Vec<InstanceKey> = numbers.filter_map(|n| self.started.get(n - 1).cloned()).collect();
             let new: Vec<InstanceKey> = keys.into_iter().filter(|k| !self.failed.contains(k)).collect();
             if !new.is_empty() {
                 self.world.each(&new, |i| (i.state, i.routed, i.ready) = (Broken, false, false));
                 self.failed.extend(new);
-                self.name_the_new();
+                self.rename_placeholders();
                 return false;
             }
         }
         true
     }
 
-    /// Placeholders of the next plan are others.
-    fn name_the_new(&mut self) {
+    /// Renames the placeholders, because the next plan uses the same ones.
+    fn rename_placeholders(&mut self) {
         let count = self.started.len();
         let named = |key: &InstanceKey| key.replace('+', &format!("-{count}"));
         self.world.now.instances.iter_mut().for_each(|i| i.key = named(&i.key));
@@ -126,24 +127,24 @@ impl SimulatedRollout<'_> {
         lists.into_iter().flatten().for_each(|key| *key = named(key));
     }
 
-    fn new_ones(&self) -> usize {
+    fn new_serving(&self) -> usize {
         self.world.now.serving().filter(|i| i.generation == New && i.ready).count()
     }
 
-    /// How it ends: as `Part::run` and `Run::failed` have it.
+    /// End of the update, decided as in `TargetRollout::run` and `Pipeline::handle_failure`.
     fn end(&mut self, slots: usize) -> End {
-        let update = self.row.update();
-        while !self.goes_through() {
+        let update = self.case.update();
+        while !self.run_plan() {
             if update.goes_on(self.failed.len(), slots) {
-                self.goal.spared = self.failed.len();
+                self.goal.kept_slots = self.failed.len();
                 continue;
             }
             if update.action == FailureAction::Pause {
-                self.goal.spared = self.goal.wanted - self.new_ones();
-                assert!(self.goes_through(), "{}: a pause starts nothing new", self.row.name);
+                self.goal.kept_slots = self.goal.replicas - self.new_serving();
+                assert!(self.run_plan(), "{}: a pause starts nothing new", self.case.name);
                 return Paused;
             }
-            let start = olds(self.row.instances);
+            let start = olds(self.case.instances);
             let back = PlanPolicy { parallelism: 0, ..PlanPolicy::default() };
             for (step, _) in undo(&start, &self.world.now.clone(), &back).steps {
                 self.world.apply(&step).unwrap();
@@ -154,26 +155,26 @@ impl SimulatedRollout<'_> {
     }
 }
 
-/// Nothing sends them requests.
+/// Old instances without a proxy.
 fn olds(count: usize) -> Observed {
     let instances = (1..=count).map(|n| old(&format!("app-{n}"))).collect();
     Observed { instances, proxied: false }
 }
 
 #[test]
-fn updates_end_as_the_rows_say() {
-    for row in &ROWS {
-        let (parallelism, .., order) = row.update;
+fn updates_end_as_the_cases_say() {
+    for case in &CASES {
+        let (parallelism, .., order) = case.update;
         let (delay, monitor) = (Duration::from_secs(1), Duration::from_secs(1));
-        let pace = PlanPolicy { order, parallelism: parallelism as usize, delay, monitor };
-        let start = olds(row.instances);
-        let goal = DesiredService { pace, ..goal("app", row.instances) };
+        let policy = PlanPolicy { order, parallelism: parallelism as usize, delay, monitor };
+        let start = olds(case.instances);
+        let goal = DesiredService { policy, ..goal("app", case.instances) };
         let slots = plan(&Strategy::Scale(goal.clone()), &start).unwrap().slots;
         let world = Simulated::new(&start);
-        let mut rollout = SimulatedRollout { row, goal, world, started: Vec::new(), failed: Vec::new() };
+        let mut rollout = SimulatedRollout { case, goal, world, started: Vec::new(), failed: Vec::new() };
         let end = rollout.end(slots);
-        let late = usize::from(matches!(row.fails, Late));
-        let old = rollout.world.now.serving().filter(|i| i.generation == Old).count();
-        assert_eq!((end, rollout.new_ones() - late, old), row.end, "{}", row.name);
+        let late_failures = usize::from(matches!(case.fails, Late));
+        let old_serving = rollout.world.now.serving().filter(|i| i.generation == Old).count();
+        assert_eq!((end, rollout.new_serving() - late_failures, old_serving), case.end, "{}", case.name);
     }
 }

@@ -1,4 +1,4 @@
-//! The planner against every small world: each observed state, and each prefix of each plan.
+//! Planner against every small world: each observed state, and each prefix of each plan.
 
 #[path = "rules.rs"]
 mod rules;
@@ -24,19 +24,19 @@ fn world(instances: Vec<Instance>) -> Observed {
     Observed { instances, proxied: true }
 }
 
-fn goal(service: &str, wanted: usize) -> DesiredService {
-    DesiredService { service: service.into(), wanted, ..DesiredService::default() }
+fn goal(service: &str, replicas: usize) -> DesiredService {
+    DesiredService { service: service.into(), replicas, ..DesiredService::default() }
 }
 
-fn scale(wanted: usize) -> Strategy {
-    Strategy::Scale(goal("app", wanted))
+fn scale(replicas: usize) -> Strategy {
+    Strategy::Scale(goal("app", replicas))
 }
 
 fn pair() -> Strategy {
     Strategy::Pair([goal("a", 1), goal("b", 1)])
 }
 
-fn steps(strategy: &Strategy, observed: &Observed) -> String {
+fn step_texts(strategy: &Strategy, observed: &Observed) -> String {
     let plan = plan(strategy, observed).unwrap();
     let lines = plan.steps.iter().map(|(step, _)| step.to_string());
     lines.collect::<Vec<_>>().join("\n")
@@ -48,7 +48,7 @@ fn a_deploy_gates_admits_drains_and_only_then_stops() {
     let text = plan(&scale(2), &observed).unwrap().to_string();
     assert_eq!(
         text,
-        "  1. create app+1, app+2  (the new release is not there yet)
+        "  1. create app+1, app+2  (the new release does not exist yet)
   2. gate app+1, app+2  (not yet ready)
   3. start app+1, app+2  (not yet ready)
   4. wait until ready: app+1, app+2  (not yet ready)
@@ -56,23 +56,23 @@ fn a_deploy_gates_admits_drains_and_only_then_stops() {
   6. wait until idle: app-1, app-2  (replaced)
   7. stop app-1, app-2  (replaced)
   8. remove app-1, app-2  (replaced)
-  9. release the route  (nothing of ours stays behind)
+  9. hand back the route  (cleanup)
 "
     );
 }
 
 #[test]
-fn nothing_to_do_is_an_empty_plan() {
-    assert_eq!(steps(&scale(2), &world(vec![new("app-1"), new("app-2")])), "");
+fn an_up_to_date_service_needs_no_plan() {
+    assert_eq!(step_texts(&scale(2), &world(vec![new("app-1"), new("app-2")])), "");
     let kept = instance("b-1", Old, Exited, false, false);
-    assert_eq!(steps(&pair(), &world(vec![new("a-1"), kept])), "");
+    assert_eq!(step_texts(&pair(), &world(vec![new("a-1"), kept])), "");
 }
 
 #[test]
 fn a_first_deploy_starts_gated_and_is_admitted_when_ready() {
     assert_eq!(
-        steps(&scale(1), &world(vec![])),
-        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app+1\nrelease the route"
+        step_texts(&scale(1), &world(vec![])),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app+1\nhand back the route"
     );
 }
 
@@ -81,7 +81,7 @@ fn without_a_proxy_readiness_alone_decides() {
     let mut observed = world(vec![old("app-1")]);
     observed.proxied = false;
     assert_eq!(
-        steps(&scale(1), &observed),
+        step_texts(&scale(1), &observed),
         "create app+1\nstart app+1\nwait until ready: app+1\nstop app-1\nremove app-1"
     );
 }
@@ -90,42 +90,42 @@ fn without_a_proxy_readiness_alone_decides() {
 fn more_instances_are_added_and_fewer_are_drained_without_touching_the_others() {
     let observed = world(vec![new("app-1"), new("app-2")]);
     assert_eq!(
-        steps(&scale(3), &observed),
-        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app-1, app-2, app+1\nrelease the route"
+        step_texts(&scale(3), &observed),
+        "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\nroute to app-1, app-2, app+1\nhand back the route"
     );
     assert_eq!(
-        steps(&scale(1), &observed),
-        "route to app-1, not to app-2\nwait until idle: app-2\nstop app-2\nremove app-2\nrelease the route"
+        step_texts(&scale(1), &observed),
+        "route to app-1, not to app-2\nwait until idle: app-2\nstop app-2\nremove app-2\nhand back the route"
     );
 }
 
 #[test]
 fn batches_grow_and_shrink_the_rotation() {
     let mut goal = goal("app", 2);
-    goal.pace.parallelism = 1;
+    goal.policy.parallelism = 1;
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
-        steps(&Strategy::Scale(goal), &observed),
+        step_texts(&Strategy::Scale(goal), &observed),
         "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
          route to app-2, app+1, not to app-1\nwait until idle: app-1\nstop app-1\n\
          create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
          route to app+1, app+2, not to app-2\nwait until idle: app-2\nstop app-2\n\
-         remove app-1, app-2\nrelease the route"
+         remove app-1, app-2\nhand back the route"
     );
 }
 
 #[test]
-fn stop_first_drains_before_it_starts_and_needs_somebody_else_to_serve() {
+fn stop_first_drains_before_it_starts_and_needs_another_instance_to_serve() {
     let mut goal = goal("app", 2);
-    goal.pace.order = Order::StopFirst;
+    goal.policy.order = Order::StopFirst;
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
-        steps(&Strategy::Scale(goal.clone()), &observed),
+        step_texts(&Strategy::Scale(goal.clone()), &observed),
         "route to app-2, not to app-1\nwait until idle: app-1\nstop app-1\n\
          create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
          route to app+1, not to app-2\nwait until idle: app-2\nstop app-2\n\
          create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
-         route to app+1, app+2\nremove app-1, app-2\nrelease the route"
+         route to app+1, app+2\nremove app-1, app-2\nhand back the route"
     );
     let alone = plan(&Strategy::Scale(goal), &world(vec![old("app-1")])).unwrap_err();
     assert!(alone.reason.contains("stop-first"), "{alone:?}");
@@ -135,35 +135,35 @@ fn stop_first_drains_before_it_starts_and_needs_somebody_else_to_serve() {
 fn the_idle_side_of_a_pair_takes_over_and_the_other_is_kept_stopped() {
     let stale = instance("b-1", Old, Exited, false, false);
     assert_eq!(
-        steps(&pair(), &world(vec![old("a-1"), stale])),
+        step_texts(&pair(), &world(vec![old("a-1"), stale])),
         "remove b-1\ncreate b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
-         route to b+1, not to a-1\nwait until idle: a-1\nstop a-1\nrelease the route"
+         route to b+1, not to a-1\nwait until idle: a-1\nstop a-1\nhand back the route"
     );
 }
 
 #[test]
-fn a_stopped_side_that_is_what_is_wanted_is_a_start_away() {
+fn an_up_to_date_stopped_side_only_has_to_start() {
     let kept = instance("b-1", New, Exited, false, false);
     assert_eq!(
-        steps(&pair(), &world(vec![old("a-1"), kept])),
+        step_texts(&pair(), &world(vec![old("a-1"), kept])),
         "gate b-1\nstart b-1\nwait until ready: b-1\n\
-         route to b-1, not to a-1\nwait until idle: a-1\nstop a-1\nrelease the route"
+         route to b-1, not to a-1\nwait until idle: a-1\nstop a-1\nhand back the route"
     );
 }
 
 #[test]
 fn two_active_sides_are_replaced_one_after_the_other() {
     assert_eq!(
-        steps(&pair(), &world(vec![old("a-1"), old("b-1")])),
+        step_texts(&pair(), &world(vec![old("a-1"), old("b-1")])),
         "create a+1\ngate a+1\nstart a+1\nwait until ready: a+1\n\
          route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\n\
          create b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
-         route to a+1, b+1, not to b-1\nwait until idle: b-1\nstop b-1\nremove a-1, b-1\nrelease the route"
+         route to a+1, b+1, not to b-1\nwait until idle: b-1\nstop b-1\nremove a-1, b-1\nhand back the route"
     );
 }
 
 #[test]
-fn undo_brings_back_what_served_and_removes_what_was_added() {
+fn undo_restores_old_instances_and_removes_new_ones() {
     let start = world(vec![old("app-1")]);
     let now = world(vec![
         instance("app-1", Old, Running, false, true),
@@ -174,40 +174,45 @@ fn undo_brings_back_what_served_and_removes_what_was_added() {
     assert_eq!(
         text.join("\n"),
         "route to app-1, not to app+1\nwait until idle: app+1\nstop app+1\n\
-         remove app+1\nrelease the route"
+         remove app+1\nhand back the route"
     );
 }
 
-/// New instances that crash over and over may be what a proxy sends requests to at that moment; and nobody else then.
+/// A proxy may send all requests to crashing new instances at that moment.
 #[test]
-fn undo_lets_those_in_that_served_before_anything_else_is_done() {
+fn undo_first_admits_the_old_instances() {
     let start = world(vec![old("app-1"), old("app-2")]);
-    let aside = |key, generation| instance(key, generation, Running, false, true);
-    let now = world(vec![aside("app-1", Old), aside("app-2", Old), aside("app-3", New), new("app-4")]);
+    let out_of_rotation = |key, generation| instance(key, generation, Running, false, true);
+    let now = world(vec![
+        out_of_rotation("app-1", Old),
+        out_of_rotation("app-2", Old),
+        out_of_rotation("app-3", New),
+        new("app-4"),
+    ]);
     let plan = undo(&start, &now, &PlanPolicy::default());
     assert_eq!(plan.steps[0].0.to_string(), "route to app-1, app-2, not to app-4, app-3");
 }
 
-/// The world, with what a proxy hides; steps act on it the way docker and the proxy do.
+/// Simulated world, with the instances that a proxy hides. Steps act like docker and the proxy.
 #[derive(Clone)]
 struct Simulated {
     now: Observed,
     hidden: Vec<InstanceKey>,
-    /// Nothing served at the start, so nothing can be routed to instead.
-    alone: bool,
-    /// How long new instances have to be watched, in which order they come.
+    /// Nothing served at the start, so requests cannot go elsewhere.
+    nothing_serves: bool,
+    /// Monitor of new instances, and the order of the replacement.
     monitor: (Duration, Order),
 }
 
 impl Simulated {
     fn new(observed: &Observed) -> Self {
         let live = observed.instances.iter().filter(|i| i.is_live() && !i.routed);
-        let alone = observed.serving().count() == 0;
-        Simulated { now: observed.clone(), hidden: keys(live), alone, monitor: Default::default() }
+        let nothing_serves = observed.serving().count() == 0;
+        Simulated { now: observed.clone(), hidden: keys(live), nothing_serves, monitor: Default::default() }
     }
 
-    /// What would go for good although a new instance in rotation has not been watched.
-    fn goes_too_early(&self, step: &Step) -> bool {
+    /// True if a step removes or stops old instances although a new one in rotation is still monitored.
+    fn is_too_early(&self, step: &Step) -> bool {
         let young = self.now.instances.iter().any(|i| i.is_young(self.monitor.0));
         let is_old = |i: &&Instance| i.generation == Old;
         match step {
@@ -227,10 +232,10 @@ impl Simulated {
         self.now.instances.iter_mut().filter(named).for_each(change);
     }
 
-    /// Does a step, and says which law it breaks.
+    /// Applies a step; the error is the law that it breaks.
     fn apply(&mut self, step: &Step) -> Result<(), String> {
         let proxied = self.now.proxied;
-        check(!self.goes_too_early(step), "law 4: gone before the monitor is over")?;
+        check(!self.is_too_early(step), "law 4: gone before the monitor is over")?;
         match step {
             Step::Create { fresh, total, service } => {
                 let made = fresh.iter().map(|k| instance(k, New, Created, false, false));
@@ -260,7 +265,7 @@ impl Simulated {
             }
             Step::Idle(keys) | Step::Stop(keys) => {
                 let routed = |i: &Instance| keys.contains(&i.key) && i.serves();
-                let early = proxied && !self.alone && self.now.instances.iter().any(routed);
+                let early = proxied && !self.nothing_serves && self.now.instances.iter().any(routed);
                 if matches!(step, Step::Stop(_)) {
                     self.each(keys, |i| (i.state, i.routed, i.ready) = (Exited, false, false));
                 }
@@ -275,7 +280,7 @@ impl Simulated {
             Step::Monitor(time) => {
                 self.now.instances.iter_mut().for_each(|i| i.age = i.age.map(|age| age + *time))
             }
-            Step::Delay(_) | Step::Release => {}
+            Step::Delay(_) | Step::HandBack => {}
         }
         Ok(())
     }
@@ -286,13 +291,10 @@ impl Simulated {
 }
 
 fn check(holds: bool, law: impl Into<String>) -> Result<(), String> {
-    match holds {
-        true => Ok(()),
-        false => Err(law.into()),
-    }
+    if holds { Ok(()) } else { Err(law.into()) }
 }
 
-/// Every instance that a service can have: what it is, what it does, whether it gets requests, whether it is ready.
+/// Every instance that a service can have, by generation, state, rotation and readiness.
 fn every_instance(key: &str) -> Vec<Instance> {
     let mut all = Vec::new();
     for generation in [Old, New] {
@@ -311,7 +313,7 @@ fn every_instance(key: &str) -> Vec<Instance> {
     all
 }
 
-/// Every world of up to as many instances as there are keys.
+/// Every world of up to one instance per key.
 fn every_world(keys: &[&str]) -> Vec<Observed> {
     let mut worlds = vec![vec![]];
     for key in keys {
@@ -333,7 +335,7 @@ fn every_world(keys: &[&str]) -> Vec<Observed> {
     proxied.into_iter().chain(worlds.iter().filter_map(with(false))).collect()
 }
 
-/// After a kill the placeholders have become instances with names of their own.
+/// World after a kill, in which placeholders have become instances with real names.
 fn real_names(observed: &Observed) -> Observed {
     let mut named = observed.clone();
     for (i, n) in named.instances.iter_mut().zip(90..) {
@@ -344,8 +346,9 @@ fn real_names(observed: &Observed) -> Observed {
     named
 }
 
-/// From this world the plan reaches its goal, and some ready instance serves at every prefix.
-fn reaches(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, String> {
+/// States at every prefix of the plan from this world. The plan reaches its goal, and some ready instance serves at
+/// every prefix.
+fn prefixes_to_goal(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, String> {
     let Ok(plan) = plan(strategy, start) else {
         return Ok(Vec::new());
     };
@@ -354,7 +357,7 @@ fn reaches(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, Stri
     let mut prefixes = vec![world.clone()];
     for (step, _) in &plan.steps {
         world.apply(step).map_err(|law| format!("{law} at `{step}`\n{plan}{start:#?}"))?;
-        check(world.serving() >= least, format!("nobody serves after `{step}`\n{plan}{start:#?}"))?;
+        check(world.serving() >= least, format!("nothing serves after `{step}`\n{plan}{start:#?}"))?;
         prefixes.push(world.clone());
     }
     let again = super::plan(strategy, &world.now).map_err(|e| format!("{e:?}"))?;
@@ -362,14 +365,15 @@ fn reaches(strategy: &Strategy, start: &Observed) -> Result<Vec<Simulated>, Stri
     Ok(prefixes)
 }
 
-/// The two properties of the planner, over every world: see `reaches`; and from every prefix, planning again gets there.
-fn holds_everywhere(strategy: &Strategy, keys: &[&str]) -> usize {
+/// Checks both properties of the planner in every world: see `reaches`; and from every prefix, a new plan reaches
+/// the goal.
+fn check_every_world(strategy: &Strategy, keys: &[&str]) -> usize {
     let mut prefixes_seen = 0;
     for start in every_world(keys) {
-        let prefixes = reaches(strategy, &start).unwrap_or_else(|e| panic!("{e}"));
+        let prefixes = prefixes_to_goal(strategy, &start).unwrap_or_else(|e| panic!("{e}"));
         for prefix in &prefixes {
             let start = real_names(&prefix.now);
-            reaches(strategy, &start).unwrap_or_else(|e| panic!("after a kill: {e}"));
+            prefixes_to_goal(strategy, &start).unwrap_or_else(|e| panic!("after a kill: {e}"));
         }
         prefixes_seen += prefixes.len();
     }
@@ -378,20 +382,20 @@ fn holds_everywhere(strategy: &Strategy, keys: &[&str]) -> usize {
 
 #[test]
 fn every_world_of_a_service_reaches_the_goal_from_every_prefix() {
-    assert!(holds_everywhere(&scale(1), &["app-1", "app-2"]) > 1000);
-    assert!(holds_everywhere(&scale(2), &["app-1", "app-2"]) > 1000);
+    assert!(check_every_world(&scale(1), &["app-1", "app-2"]) > 1000);
+    assert!(check_every_world(&scale(2), &["app-1", "app-2"]) > 1000);
     let mut batches = goal("app", 2);
-    batches.pace.parallelism = 1;
-    assert!(holds_everywhere(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
+    batches.policy.parallelism = 1;
+    assert!(check_every_world(&Strategy::Scale(batches), &["app-1", "app-2", "app-3"]) > 10_000);
 }
 
 #[test]
 fn a_service_that_compose_starts_has_no_stopped_instance_then() {
     let mut goal = goal("app", 2);
-    goal.clears_stopped = true;
-    goal.pace.order = Order::StopFirst;
+    goal.removes_stopped = true;
+    goal.policy.order = Order::StopFirst;
     let strategy = Strategy::Scale(goal);
-    assert!(holds_everywhere(&strategy, &["app-1", "app-2"]) > 1000);
+    assert!(check_every_world(&strategy, &["app-1", "app-2"]) > 1000);
     for start in every_world(&["app-1", "app-2"]) {
         let Ok(plan) = plan(&strategy, &start) else {
             continue;
@@ -409,68 +413,68 @@ fn a_service_that_compose_starts_has_no_stopped_instance_then() {
 
 #[test]
 fn every_world_of_a_pair_reaches_the_goal_from_every_prefix() {
-    assert!(holds_everywhere(&pair(), &["a-1", "b-1"]) > 1000);
+    assert!(check_every_world(&pair(), &["a-1", "b-1"]) > 1000);
 }
 
 #[test]
-fn stop_first_keeps_somebody_serving_in_every_world() {
+fn stop_first_keeps_an_instance_serving_in_every_world() {
     let mut stop_first = goal("app", 2);
-    stop_first.pace.order = Order::StopFirst;
-    assert!(holds_everywhere(&Strategy::Scale(stop_first), &["app-1", "app-2", "app-3"]) > 10_000);
+    stop_first.policy.order = Order::StopFirst;
+    assert!(check_every_world(&Strategy::Scale(stop_first), &["app-1", "app-2", "app-3"]) > 10_000);
 }
 
 #[test]
-fn start_first_never_has_fewer_than_before() {
+fn start_first_never_has_fewer_serving_instances_than_before() {
     for start in every_world(&["app-1", "app-2"]) {
         let before = Simulated::new(&start).serving().min(2);
-        for prefix in reaches(&scale(2), &start).unwrap() {
+        for prefix in prefixes_to_goal(&scale(2), &start).unwrap() {
             assert!(prefix.serving() >= before, "law 3: {start:#?}");
         }
     }
 }
 
-/// As a file says: batches of one, a moment between them, and a look at them at the end.
-fn watched(order: Order) -> Strategy {
+/// Strategy with batches of one, a delay and a monitor.
+fn monitored_strategy(order: Order) -> Strategy {
     let second = Duration::from_secs(1);
-    let pace = PlanPolicy { order, parallelism: 1, delay: second, monitor: second * 5 };
-    Strategy::Scale(DesiredService { pace, ..goal("app", 2) })
+    let policy = PlanPolicy { order, parallelism: 1, delay: second, monitor: second * 5 };
+    Strategy::Scale(DesiredService { policy, ..goal("app", 2) })
 }
 
 #[test]
-fn killed_between_two_batches_or_within_the_monitor_every_world_reaches_the_goal() {
+fn killed_between_two_batches_or_during_the_monitor_every_world_reaches_the_goal() {
     for order in [Order::StartFirst, Order::StopFirst] {
-        assert!(holds_everywhere(&watched(order), &["app-1", "app-2"]) > 1000);
-        let plan = plan(&watched(order), &world(vec![old("app-1"), old("app-2")])).unwrap();
+        assert!(check_every_world(&monitored_strategy(order), &["app-1", "app-2"]) > 1000);
+        let plan = plan(&monitored_strategy(order), &world(vec![old("app-1"), old("app-2")])).unwrap();
         let is_wait = |step: &Step| matches!(step, Step::Delay(_) | Step::Monitor(_));
         assert_eq!(plan.steps.iter().filter(|(step, _)| is_wait(step)).count(), 2, "{plan}");
     }
 }
 
-/// All that a rollout of this may have come to when it was killed, and what the next run does about it.
+/// Number of prefixes from which the next run after a kill continues the monitor; each of them keeps the laws.
 fn is_watched_from_every_prefix(first: &DesiredService, start: &Observed) -> usize {
-    let next = DesiredService { after_another: true, ..first.clone() };
+    let next = DesiredService { follows_unfinished: true, ..first.clone() };
     let mut waits = 0;
-    for prefix in reaches(&Strategy::Scale(first.clone()), start).unwrap() {
+    for prefix in prefixes_to_goal(&Strategy::Scale(first.clone()), start).unwrap() {
         let start = real_names(&prefix.now);
         let Ok(again) = plan(&Strategy::Scale(next.clone()), &start) else { continue };
         let mut world =
-            Simulated { monitor: (first.pace.monitor, first.pace.order), ..Simulated::new(&start) };
+            Simulated { monitor: (first.policy.monitor, first.policy.order), ..Simulated::new(&start) };
         for (step, _) in &again.steps {
             world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{again}{start:#?}"));
         }
-        waits += usize::from(again.goes_on_watching());
+        waits += usize::from(again.resumes_monitor());
         assert_eq!(world.serving(), 2, "{again}{start:#?}");
     }
     waits
 }
 
 #[test]
-fn killed_within_the_monitor_the_next_run_watches_before_the_last_old_ones_go() {
+fn after_a_kill_during_the_monitor_the_next_run_continues_it() {
     for order in [Order::StartFirst, Order::StopFirst] {
         for parallelism in [0, 1] {
             let monitor = Duration::from_secs(5);
-            let pace = PlanPolicy { order, parallelism, monitor, ..PlanPolicy::default() };
-            let goal = DesiredService { pace, ..goal("app", 2) };
+            let policy = PlanPolicy { order, parallelism, monitor, ..PlanPolicy::default() };
+            let goal = DesiredService { policy, ..goal("app", 2) };
             let old = world(vec![old("app-1"), old("app-2")]);
             let waits = is_watched_from_every_prefix(&goal, &old);
             assert!(waits > 0, "{order:?} {parallelism}: no kill fell into the monitor");
@@ -481,66 +485,67 @@ fn killed_within_the_monitor_the_next_run_watches_before_the_last_old_ones_go() 
 }
 
 #[test]
-fn the_rest_of_a_monitor_is_all_that_is_left_to_do_before_the_old_ones_go() {
+fn the_rest_of_a_monitor_ends_before_the_old_instances_are_removed() {
     let second = Duration::from_secs(1);
-    let aside = instance("app-1", Old, Running, false, true);
+    let out_of_rotation = instance("app-1", Old, Running, false, true);
     let of_age = |seconds| Instance { age: Some(second * seconds), ..new("app-2") };
     let mut goal = goal("app", 1);
-    (goal.pace.monitor, goal.after_another) = (second * 5, true);
-    let text = |age| steps(&Strategy::Scale(goal.clone()), &world(vec![aside.clone(), of_age(age)]));
-    let retires = "wait until idle: app-1\nstop app-1\nremove app-1\nrelease the route";
+    (goal.policy.monitor, goal.follows_unfinished) = (second * 5, true);
+    let text =
+        |age| step_texts(&Strategy::Scale(goal.clone()), &world(vec![out_of_rotation.clone(), of_age(age)]));
+    let retires = "wait until idle: app-1\nstop app-1\nremove app-1\nhand back the route";
     assert_eq!(text(3), format!("watch the new instances for 5s\n{retires}"));
     assert_eq!(text(6), retires);
-    goal.after_another = false;
-    let observed = world(vec![aside, of_age(3)]);
-    assert_eq!(steps(&Strategy::Scale(goal), &observed), retires, "nobody was killed");
+    goal.follows_unfinished = false;
+    let observed = world(vec![out_of_rotation, of_age(3)]);
+    assert_eq!(step_texts(&Strategy::Scale(goal), &observed), retires, "no run was killed");
 }
 
-/// The new one may get the name of the one whose place it takes.
+/// A new instance may have the name of the one that it replaces.
 #[test]
-fn a_new_idle_side_that_fails_is_removed_although_one_of_its_name_was_there() {
+fn a_failed_idle_side_is_removed_even_if_its_name_existed_before() {
     let stale = instance("b-1", Old, Exited, false, false);
     let start = world(vec![old("a-1"), stale]);
-    let aside = instance("a-1", Old, Running, false, true);
-    let now = world(vec![aside, instance("b-1", New, Broken, true, false)]);
+    let out_of_rotation = instance("a-1", Old, Running, false, true);
+    let now = world(vec![out_of_rotation, instance("b-1", New, Broken, true, false)]);
     let plan = undo(&start, &now, &PlanPolicy::default());
     let text: Vec<_> = plan.steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
-        "route to a-1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nrelease the route"
+        "route to a-1, not to b-1\nwait until idle: b-1\nstop b-1\nremove b-1\nhand back the route"
     );
 }
 
 #[test]
-fn both_sides_of_a_pair_are_watched_at_the_end() {
-    let watched = |name| {
+fn both_sides_of_a_pair_are_monitored_at_the_end() {
+    let monitored = |name| {
         let mut goal = goal(name, 1);
-        goal.pace.monitor = Duration::from_secs(5);
+        goal.policy.monitor = Duration::from_secs(5);
         goal
     };
-    let strategy = Strategy::Pair([watched("a"), watched("b")]);
+    let strategy = Strategy::Pair([monitored("a"), monitored("b")]);
     assert_eq!(
-        steps(&strategy, &world(vec![old("a-1"), old("b-1")])),
+        step_texts(&strategy, &world(vec![old("a-1"), old("b-1")])),
         "create a+1\ngate a+1\nstart a+1\nwait until ready: a+1\n\
          route to b-1, a+1, not to a-1\nwait until idle: a-1\nstop a-1\n\
          create b+1\ngate b+1\nstart b+1\nwait until ready: b+1\n\
          route to a+1, b+1, not to b-1\nwatch the new instances for 5s\n\
-         wait until idle: b-1\nstop b-1\nremove a-1, b-1\nrelease the route"
+         wait until idle: b-1\nstop b-1\nremove a-1, b-1\nhand back the route"
     );
 }
 
-fn six() -> Observed {
+fn six_old_instances() -> Observed {
     world((1..=6).map(|n| old(&format!("app-{n}"))).collect())
 }
 
-/// The fewest that serve at any step, forward and on the way back from every step.
-fn fewest(strategy: &Strategy, start: &Observed, pace: &PlanPolicy) -> usize {
-    let prefixes = reaches(strategy, start).unwrap();
+/// Fewest instances that serve at any step of the plan, or of an undo from any prefix.
+fn fewest_serving(strategy: &Strategy, start: &Observed, policy: &PlanPolicy) -> usize {
+    let prefixes = prefixes_to_goal(strategy, start).unwrap();
     let mut fewest = prefixes.iter().map(Simulated::serving).min().unwrap();
     let is_whole = |p: &&Simulated| start.instances.iter().all(|i| p.now.get(&i.key).is_some());
     for prefix in prefixes.iter().filter(is_whole) {
         let mut world = prefix.clone();
-        for (step, _) in undo(start, &prefix.now, pace).steps {
+        for (step, _) in undo(start, &prefix.now, policy).steps {
             world.apply(&step).unwrap();
             fewest = fewest.min(world.serving());
         }
@@ -548,24 +553,32 @@ fn fewest(strategy: &Strategy, start: &Observed, pace: &PlanPolicy) -> usize {
     fewest
 }
 
-/// The way back is start-first unless `rollback_config` says otherwise.
+/// An undo is start-first unless `rollback_config` sets another order.
 #[test]
-fn stop_first_never_takes_more_than_a_batch_out_on_the_way_there_or_back() {
+fn stop_first_never_takes_out_more_than_a_batch_neither_in_the_plan_nor_in_an_undo() {
     for (parallelism, least) in [(0, 5), (1, 5), (2, 4), (3, 3)] {
         let back = PlanPolicy { parallelism, ..PlanPolicy::default() };
-        let scale = |pace: PlanPolicy| Strategy::Scale(DesiredService { pace, ..goal("app", 6) });
+        let scale = |policy: PlanPolicy| Strategy::Scale(DesiredService { policy, ..goal("app", 6) });
         let stop_first = scale(PlanPolicy { order: Order::StopFirst, ..back.clone() });
-        assert_eq!(fewest(&stop_first, &six(), &back), least, "batches of {parallelism}");
-        assert_eq!(fewest(&scale(back.clone()), &six(), &back), 6, "start-first, batches of {parallelism}");
+        assert_eq!(
+            fewest_serving(&stop_first, &six_old_instances(), &back),
+            least,
+            "batches of {parallelism}"
+        );
+        assert_eq!(
+            fewest_serving(&scale(back.clone()), &six_old_instances(), &back),
+            6,
+            "start-first, batches of {parallelism}"
+        );
     }
 }
 
-/// As with Swarm; those that got ready with it wait for the one that takes the place of the one that failed.
+/// As in Swarm: the ready instances of a batch wait for the replacement of the failed one.
 #[test]
-fn a_batch_is_filled_up_when_one_of_it_has_failed() {
+fn a_batch_is_filled_up_after_a_failure() {
     let mut goal = goal("app", 6);
-    (goal.pace.parallelism, goal.spared) = (3, 1);
-    let mut now = six();
+    (goal.policy.parallelism, goal.kept_slots) = (3, 1);
+    let mut now = six_old_instances();
     let failed = instance("app-7", New, Broken, false, false);
     let gated = |key| instance(key, New, Running, false, true);
     now.instances.extend([failed, gated("app-8"), gated("app-9")]);
@@ -577,20 +590,20 @@ fn a_batch_is_filled_up_when_one_of_it_has_failed() {
     assert_eq!((starts.collect::<Vec<_>>(), plan.slots), (vec![1, 2], 5), "{plan}");
 }
 
-/// Undoing from any prefix, whatever was removed by then, ends with what served at the start; where that is gone, new
-/// instances that serve take its place, and nothing else that the rollout added is left.
-fn undoes(strategy: &Strategy, start: &Observed, pace: &PlanPolicy) -> usize {
+/// Number of undos that were checked, from any prefix and with any old instances removed. Each ends with the
+/// instances that served at the start. New instances that serve replace removed ones, and no other new one is left.
+fn check_undos(strategy: &Strategy, start: &Observed, policy: &PlanPolicy) -> usize {
     let mut ways = 0;
-    for prefix in reaches(strategy, start).unwrap() {
+    for prefix in prefixes_to_goal(strategy, start).unwrap() {
         for world in with_removed(start, &prefix) {
             ways += 1;
-            undoes_from(world, start, pace);
+            check_undo(world, start, policy);
         }
     }
     ways
 }
 
-/// The same world, and each in which somebody has removed some of those that served at the start.
+/// Same world, and each variant in which some of the old instances are removed.
 fn with_removed(start: &Observed, world: &Simulated) -> Vec<Simulated> {
     let served = keys(start.serving());
     let subsets = (0..1usize << served.len()).map(|bits| {
@@ -603,25 +616,28 @@ fn with_removed(start: &Observed, world: &Simulated) -> Vec<Simulated> {
     subsets.collect()
 }
 
-fn undoes_from(mut world: Simulated, start: &Observed, pace: &PlanPolicy) {
+fn check_undo(mut world: Simulated, start: &Observed, policy: &PlanPolicy) {
     let served = |w: &Observed| keys(w.serving().filter(|i| i.ready));
     let before = served(start).len();
     let there = world.now.clone();
     let least = before.min(world.serving()).min(1);
-    let plan = undo(start, &there, pace);
+    let plan = undo(start, &there, policy);
     for (step, _) in &plan.steps {
         world
             .apply(step)
             .unwrap_or_else(|law| panic!("{law} at `{step}` of undo\n{plan}{start:#?}{there:#?}"));
-        assert!(world.serving() >= least, "nobody serves after `{step}` of undo\n{plan}{start:#?}{there:#?}");
+        assert!(
+            world.serving() >= least,
+            "nothing serves after `{step}` of undo\n{plan}{start:#?}{there:#?}"
+        );
     }
     let now = served(&world.now);
     let back: Vec<InstanceKey> = served(start).into_iter().filter(|k| there.get(k).is_some()).collect();
     for key in &back {
         assert!(now.contains(key), "{key} is not back: {start:#?}{there:#?}");
     }
-    let could = there.running_new().filter(|i| i.ready && start.get(&i.key).is_none()).count();
-    let least = before.min(back.len() + could);
+    let could_serve = there.running_new().filter(|i| i.ready && start.get(&i.key).is_none()).count();
+    let least = before.min(back.len() + could_serve);
     assert!(now.len() >= least, "{} serve instead of {least}\n{plan}{start:#?}{there:#?}", now.len());
     let missing = start.serving().count().saturating_sub(back.len());
     let added = world.now.instances.iter().filter(|i| start.get(&i.key).is_none());
@@ -629,14 +645,14 @@ fn undoes_from(mut world: Simulated, start: &Observed, pace: &PlanPolicy) {
         added.clone().all(Instance::serves) && added.count() <= missing,
         "law 4: leftovers {plan}{start:#?}"
     );
-    let standing = RotationState::new(start, &world.now);
-    assert_eq!(standing.is_worse(), world.now.serving().count() < start.serving().count(), "{standing:?}");
-    let again = undo(start, &world.now, pace);
+    let rotation = RotationState::new(start, &world.now);
+    assert_eq!(rotation.is_worse(), world.now.serving().count() < start.serving().count(), "{rotation:?}");
+    let again = undo(start, &world.now, policy);
     assert_eq!(again.steps, [], "a second time: {start:#?}{there:#?}");
 }
 
-/// All at once, and one by one in either order.
-fn every_pace() -> [PlanPolicy; 3] {
+/// Policies: all at once, and one by one in either order.
+fn every_policy() -> [PlanPolicy; 3] {
     let one = PlanPolicy { parallelism: 1, ..PlanPolicy::default() };
     [PlanPolicy::default(), one.clone(), PlanPolicy { order: Order::StopFirst, ..one }]
 }
@@ -645,177 +661,177 @@ fn every_pace() -> [PlanPolicy; 3] {
 fn undo_ends_with_the_old_release_from_every_prefix() {
     let healthy = |w: &Observed| w.proxied && w.instances.iter().all(|i| i.ready || !i.serves());
     for start in every_world(&["app-1", "app-2"]).iter().filter(|w| healthy(w)) {
-        for pace in every_pace() {
-            undoes(&scale(1), start, &pace);
-            undoes(&scale(2), start, &pace);
+        for policy in every_policy() {
+            check_undos(&scale(1), start, &policy);
+            check_undos(&scale(2), start, &policy);
         }
     }
     for start in every_world(&["a-1", "b-1"]).iter().filter(|w| healthy(w)) {
-        undoes(&pair(), start, &PlanPolicy::default());
+        check_undos(&pair(), start, &PlanPolicy::default());
     }
     let mut stop_first = goal("app", 2);
-    stop_first.pace.order = Order::StopFirst;
+    stop_first.policy.order = Order::StopFirst;
     for order in [Order::StartFirst, Order::StopFirst] {
-        for pace in every_pace() {
-            undoes(&watched(order), &world(vec![old("app-1"), old("app-2")]), &pace);
+        for policy in every_policy() {
+            check_undos(&monitored_strategy(order), &world(vec![old("app-1"), old("app-2")]), &policy);
         }
     }
-    for pace in every_pace() {
-        undoes(&Strategy::Scale(stop_first.clone()), &world(vec![old("app-1"), old("app-2")]), &pace);
+    for policy in every_policy() {
+        check_undos(&Strategy::Scale(stop_first.clone()), &world(vec![old("app-1"), old("app-2")]), &policy);
     }
 }
 
-/// Compose starts it: each batch of old instances is removed before the next one begins.
+/// Compose starts the service, so each batch of old instances is removed before the next one begins.
 #[test]
-fn undo_keeps_new_instances_in_the_place_of_those_that_are_removed() {
-    let mut clears = goal("app", 2);
-    (clears.clears_stopped, clears.pace.parallelism) = (true, 1);
+fn undo_keeps_new_instances_in_the_place_of_removed_ones() {
+    let mut goal_by_compose = goal("app", 2);
+    (goal_by_compose.removes_stopped, goal_by_compose.policy.parallelism) = (true, 1);
     let start = world(vec![old("app-1"), old("app-2")]);
     for order in [Order::StartFirst, Order::StopFirst] {
-        clears.pace.order = order;
-        for pace in every_pace() {
-            assert!(undoes(&Strategy::Scale(clears.clone()), &start, &pace) > 40);
+        goal_by_compose.policy.order = order;
+        for policy in every_policy() {
+            assert!(check_undos(&Strategy::Scale(goal_by_compose.clone()), &start, &policy) > 40);
         }
     }
     let gone = world(vec![old("app-2"), new("app-3"), instance("app-4", New, Running, false, false)]);
     let text: Vec<_> =
         undo(&start, &gone, &PlanPolicy::default()).steps.iter().map(|(s, _)| s.to_string()).collect();
-    assert_eq!(text, ["wait until idle: app-4", "stop app-4", "remove app-4", "release the route"]);
-    let standing = RotationState::new(&start, &world(vec![old("app-2"), new("app-3")]));
+    assert_eq!(text, ["wait until idle: app-4", "stop app-4", "remove app-4", "hand back the route"]);
+    let rotation = RotationState::new(&start, &world(vec![old("app-2"), new("app-3")]));
     let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-    assert_eq!(standing.still, names(&["app-2"]));
-    assert_eq!((&standing.gone, &standing.instead), (&names(&["app-1"]), &names(&["app-3"])));
-    assert!(!standing.is_worse());
+    assert_eq!(rotation.still_serving, names(&["app-2"]));
+    assert_eq!((&rotation.gone, &rotation.replacements), (&names(&["app-1"]), &names(&["app-3"])));
+    assert!(!rotation.is_worse());
 }
 
-/// One that restarts over and over, or that did not start again, is left alone.
+/// An instance that keeps restarting, or that did not start again, is left alone.
 #[test]
 fn undo_does_not_count_on_an_old_instance_that_is_broken() {
     let start = world(vec![old("app-1")]);
     let broken = instance("app-1", Old, Broken, false, false);
     let now = world(vec![broken, new("app-2")]);
     assert_eq!(undo(&start, &now, &PlanPolicy::default()).steps, []);
-    let standing = RotationState::new(&start, &now);
-    assert_eq!((standing.gone.len(), standing.is_worse()), (1, false));
+    let rotation = RotationState::new(&start, &now);
+    assert_eq!((rotation.gone.len(), rotation.is_worse()), (1, false));
     let nothing = RotationState::new(&start, &world(vec![instance("app-2", New, Running, true, false)]));
-    assert!(nothing.is_worse(), "one that is not ready takes the place of nothing");
+    assert!(nothing.is_worse(), "an unready instance replaces nothing");
 }
 
 #[test]
-fn the_last_old_ones_run_until_the_new_ones_were_watched() {
+fn the_last_old_instances_run_until_the_monitor_is_over() {
     let mut goal = goal("app", 2);
     let second = Duration::from_secs(1);
-    goal.pace = PlanPolicy { parallelism: 1, delay: second, monitor: second * 5, ..PlanPolicy::default() };
+    goal.policy = PlanPolicy { parallelism: 1, delay: second, monitor: second * 5, ..PlanPolicy::default() };
     let observed = world(vec![old("app-1"), old("app-2")]);
     assert_eq!(
-        steps(&Strategy::Scale(goal), &observed),
+        step_texts(&Strategy::Scale(goal), &observed),
         "create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
          route to app-2, app+1, not to app-1\nwait until idle: app-1\nstop app-1\nwait 1s\n\
          create app+2\ngate app+2\nstart app+2\nwait until ready: app+2\n\
          route to app+1, app+2, not to app-2\nwatch the new instances for 5s\nwait until idle: app-2\nstop app-2\n\
-         remove app-1, app-2\nrelease the route"
+         remove app-1, app-2\nhand back the route"
     );
 }
 
 #[test]
 fn a_slot_whose_new_instance_failed_keeps_its_old_one() {
     let mut goal = goal("app", 2);
-    goal.spared = 1;
+    goal.kept_slots = 1;
     let failed = instance("app-3", New, Broken, false, false);
     let observed = world(vec![old("app-1"), old("app-2"), failed.clone()]);
     assert_eq!(
-        steps(&Strategy::Scale(goal.clone()), &observed),
+        step_texts(&Strategy::Scale(goal.clone()), &observed),
         "wait until idle: app-3\nstop app-3\n\
          create app+1\ngate app+1\nstart app+1\nwait until ready: app+1\n\
          route to app-1, app+1, not to app-2\nwait until idle: app-2\nstop app-2\n\
-         remove app-2, app-3\nrelease the route"
+         remove app-2, app-3\nhand back the route"
     );
     let stopped = instance("app-1", Old, Exited, false, false);
     let observed = world(vec![stopped, new("app-2"), failed]);
     assert_eq!(
-        steps(&Strategy::Scale(goal), &observed),
+        step_texts(&Strategy::Scale(goal), &observed),
         "wait until idle: app-3\nstop app-3\ngate app-1\nstart app-1\nwait until ready: app-1\n\
-         route to app-2, app-1\nremove app-3\nrelease the route"
+         route to app-2, app-1\nremove app-3\nhand back the route"
     );
 }
 
 #[test]
-fn a_paused_rollout_settles_where_it_is_and_goes_on_from_there() {
+fn a_paused_rollout_keeps_its_state_and_continues_from_it() {
     let observed = world(vec![new("app-5"), old("app-2"), old("app-3")]);
     let mut paused = goal("app", 3);
-    paused.spared = 2;
-    assert_eq!(steps(&Strategy::Scale(paused), &observed), "");
+    paused.kept_slots = 2;
+    assert_eq!(step_texts(&Strategy::Scale(paused), &observed), "");
     let again = plan(&scale(3), &observed).unwrap();
     assert_eq!(again.slots, 2);
 }
 
 #[test]
-fn a_worker_may_rest_while_its_one_instance_is_replaced() {
+fn a_worker_may_be_down_while_its_only_instance_is_replaced() {
     let mut goal = goal("app", 1);
-    (goal.pace.order, goal.may_rest) = (Order::StopFirst, true);
+    (goal.policy.order, goal.may_be_down) = (Order::StopFirst, true);
     let observed = Observed { instances: vec![old("app-1")], proxied: false };
     assert_eq!(
-        steps(&Strategy::Scale(goal), &observed),
+        step_texts(&Strategy::Scale(goal), &observed),
         "stop app-1\ncreate app+1\nstart app+1\nwait until ready: app+1\nremove app-1"
     );
 }
 
 #[test]
-fn a_rollback_in_batches_brings_back_as_many_at_a_time() {
+fn a_rollback_in_batches_restores_as_many_at_a_time() {
     let start = world(vec![old("app-1"), old("app-2"), old("app-3")]);
     let stopped = |key| instance(key, Old, Exited, false, false);
     let now = world(vec![stopped("app-1"), stopped("app-2"), old("app-3"), new("app-4"), new("app-5")]);
     let text: Vec<_> =
-        undo(&start, &now, &every_pace()[1]).steps.iter().map(|(s, _)| s.to_string()).collect();
+        undo(&start, &now, &every_policy()[1]).steps.iter().map(|(s, _)| s.to_string()).collect();
     assert_eq!(
         text.join("\n"),
         "gate app-1\nstart app-1\nwait until ready: app-1\n\
          route to app-3, app-5, app-1, not to app-4\nwait until idle: app-4\nstop app-4\n\
          gate app-2\nstart app-2\nwait until ready: app-2\n\
          route to app-3, app-1, app-2, not to app-5\nwait until idle: app-5\nstop app-5\n\
-         remove app-4, app-5\nrelease the route"
+         remove app-4, app-5\nhand back the route"
     );
 }
 
-/// HAProxy's `server-template` has a number of places: no way may need more of them than the way forward does.
+/// HAProxy's `server-template` has a fixed number of servers: an undo may need no more of them than the plan.
 #[test]
-fn those_that_nobody_is_sent_to_make_room_before_others_start() {
+fn instances_without_requests_are_removed_before_others_start() {
     let gated = |key, generation| instance(key, generation, Running, false, true);
     let killed = world(vec![old("app-1"), old("app-2"), gated("app-3", Old)]);
     let mut goal = goal("app", 2);
-    goal.pace.parallelism = 1;
-    let put_aside = plan(&Strategy::Scale(goal.clone()), &killed).unwrap();
-    assert_eq!(put_aside.steps[0].0.to_string(), "create app+1");
-    goal.after_another = true;
+    goal.policy.parallelism = 1;
+    let in_order = plan(&Strategy::Scale(goal.clone()), &killed).unwrap();
+    assert_eq!(in_order.steps[0].0.to_string(), "create app+1");
+    goal.follows_unfinished = true;
     let plan = plan(&Strategy::Scale(goal), &killed).unwrap();
-    assert_eq!((plan.steps[1].0.to_string(), plan.starting()), ("stop app-3".into(), 0));
+    assert_eq!((plan.steps[1].0.to_string(), plan.extra_instances()), ("stop app-3".into(), 0));
     assert!(plan.stage(Stage::BringUp).contains(&2), "{plan}");
     let start = world(vec![old("app-1"), old("app-2")]);
     let stopped = instance("app-1", Old, Exited, false, false);
     let failed = world(vec![stopped, old("app-2"), new("app-3"), gated("app-4", New)]);
     let back = undo(&start, &failed, &PlanPolicy::default());
-    assert_eq!((back.steps[1].0.to_string(), back.starting()), ("stop app-4".into(), 0));
+    assert_eq!((back.steps[1].0.to_string(), back.extra_instances()), ("stop app-4".into(), 0));
     let stopped = instance("app-1", Old, Exited, false, false);
-    let watched = world(vec![stopped, gated("app-2", Old), new("app-3"), new("app-4")]);
-    let back = undo(&start, &watched, &PlanPolicy::default());
+    let monitored = world(vec![stopped, gated("app-2", Old), new("app-3"), new("app-4")]);
+    let back = undo(&start, &monitored, &PlanPolicy::default());
     assert_eq!(back.steps[0].0.to_string(), "route to app-4, app-2, not to app-3");
-    assert_eq!(back.starting(), 0);
+    assert_eq!(back.extra_instances(), 0);
 }
 
 #[test]
-fn a_plan_has_five_parts() {
+fn a_plan_has_five_stages() {
     let observed = world(vec![old("app-1")]);
     let plan = plan(&scale(1), &observed).unwrap();
-    let part = |stage| plan.stage(stage);
-    assert_eq!((part(Stage::BringUp), part(Stage::Switch), part(Stage::Monitor)), (0..4, 4..5, 5..5));
-    assert_eq!((part(Stage::Retire), part(Stage::Clean)), (5..7, 7..9));
-    let watched = super::plan(&watched(Order::StartFirst), &observed).unwrap();
-    let part = |stage| watched.stage(stage);
-    assert_eq!((part(Stage::Switch), part(Stage::Monitor), part(Stage::Retire)), (4..13, 13..14, 14..14));
+    let stage = |stage| plan.stage(stage);
+    assert_eq!((stage(Stage::BringUp), stage(Stage::Switch), stage(Stage::Monitor)), (0..4, 4..5, 5..5));
+    assert_eq!((stage(Stage::Retire), stage(Stage::Clean)), (5..7, 7..9));
+    let monitored = super::plan(&monitored_strategy(Order::StartFirst), &observed).unwrap();
+    let stage = |stage| monitored.stage(stage);
+    assert_eq!((stage(Stage::Switch), stage(Stage::Monitor), stage(Stage::Retire)), (4..13, 13..14, 14..14));
     let nothing = Plan::default();
     assert_eq!(nothing.stage(Stage::Clean), 0..0);
     let mut stop_first = goal("app", 2);
-    stop_first.pace.order = Order::StopFirst;
+    stop_first.policy.order = Order::StopFirst;
     let plan = super::plan(&Strategy::Scale(stop_first), &world(vec![old("app-1"), old("app-2")])).unwrap();
     assert_eq!(plan.stage(Stage::BringUp), 0..0);
     let leftover = world(vec![new("app-1"), instance("app-2", Old, Exited, false, false)]);
@@ -823,19 +839,19 @@ fn a_plan_has_five_parts() {
     assert_eq!((plan.stage(Stage::BringUp), plan.stage(Stage::Clean)), (0..0, 0..2));
 }
 
-/// Whichever of the new instances failed, the rest of the rollout keeps the laws and ends.
+/// The rest of the rollout keeps the laws and ends, whichever new instances failed.
 #[test]
-fn every_world_with_spared_slots_reaches_its_end() {
-    for spared in 0..=2 {
+fn every_world_with_kept_slots_reaches_its_end() {
+    for kept_slots in 0..=2 {
         let mut goal = goal("app", 2);
-        (goal.spared, goal.pace.parallelism) = (spared, 1);
+        (goal.kept_slots, goal.policy.parallelism) = (kept_slots, 1);
         for start in every_world(&["app-1", "app-2", "app-3"]) {
             let plan = plan(&Strategy::Scale(goal.clone()), &start).unwrap();
             let mut world = Simulated::new(&start);
             let least = world.serving().min(1);
             for (step, _) in &plan.steps {
                 world.apply(step).unwrap_or_else(|law| panic!("{law} at `{step}`\n{plan}{start:#?}"));
-                assert!(world.serving() >= least, "nobody serves after `{step}`\n{plan}{start:#?}");
+                assert!(world.serving() >= least, "nothing serves after `{step}`\n{plan}{start:#?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Connections that are open to the instances of a target, by the kernel's own table, and who has them.
+//! Open connections to the instances of a target, by the kernel's own table, and their clients.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,36 +9,39 @@ use crate::error::Risk;
 use crate::model::Service;
 use crate::proxy;
 
-/// `st` of an established connection, and of a socket that listens. Source: the kernel's `include/net/tcp_states.h`.
+/// Value of `st` for an established connection, and for a listening socket. Source: the kernel's
+/// `include/net/tcp_states.h`.
 const ESTABLISHED: &str = "01";
-const LISTENS: &str = "0A";
+const LISTENING: &str = "0A";
 
-/// Containers past the proxies that have connections open to instances of the target: what is on those is lost when the
-/// instance stops.
+/// Notes about containers with connections to an instance that bypass every proxy. A stop of the instance cuts
+/// these off.
 pub fn notes(around: &Surroundings) -> Vec<Risk> {
-    let has_adapter = |c: &Container| around.known.iter().any(|p| p.container().id == c.id);
-    let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.known);
+    let has_adapter = |c: &Container| around.proxies.iter().any(|p| p.container().id == c.id);
+    let is_proxy = |c: &Container| has_adapter(c) || unknown_proxy::is_candidate(c, around.proxies);
     let clients = around.others().filter(|c| !is_proxy(c));
-    let open = |client: &Container| around.members().find(|c| is_open(around, c, client));
+    let connected_instance = |client: &Container| around.members().find(|c| is_open(around, c, client));
     let note = |client: &Container| {
-        let (name, instance) = (client.name(), open(client)?.name());
-        let says = format!("`{name}` has connections open to {instance} past any proxy, which end with it");
+        let (name, instance) = (client.name(), connected_instance(client)?.name());
+        let problem = format!(
+            "`{name}` has open connections to {instance} without a proxy, which end when the instance stops"
+        );
         Some(Risk::note(
             "direct-connection",
-            says,
-            format!("see that `{name}` tries again, or give it the proxy's address"),
+            problem,
+            format!("make sure that `{name}` retries, or give it the proxy's address"),
         ))
     };
     clients.filter_map(note).collect()
 }
 
-/// The name of an instance of a service that another container has a connection open to.
+/// Name of an instance of a service with an open connection from another container.
 pub fn instance_of(around: &Surroundings, service: &Service, client: &Container) -> Option<String> {
     let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
     around.members().filter(its).find(|c| is_open(around, c, client)).map(|c| c.name().to_string())
 }
 
-/// Whether an instance of a service may take requests: it listens at an address that others reach, as far as that is known.
+/// True if an instance of a service may take requests: it listens at an address that others reach, as far as known.
 pub fn may_listen(around: &Surroundings, service: &Service) -> bool {
     let its = |c: &&Container| c.is_running() && c.compose().is_some_and(|(_, name)| name == service.name);
     let is_elsewhere = around.reader.docker.is_remote();
@@ -51,7 +54,7 @@ fn may_be_reached(table: &str) -> bool {
     let listens = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let address = words.next().and_then(|word| word.rsplit_once(':')).map_or("", |(address, _)| address);
-        words.nth(1) == Some(LISTENS) && !is_loopback(address)
+        words.nth(1) == Some(LISTENING) && !is_loopback(address)
     };
     table.is_empty() || table.lines().any(listens)
 }
@@ -65,14 +68,14 @@ fn is_open(around: &Surroundings, instance: &Container, client: &Container) -> b
     clients.iter().any(|hexed| addresses.iter().any(|a| proxy::matches_proc_net(hexed, a)))
 }
 
-/// The kernel's table of a container that runs on this machine.
+/// Socket table of a container on this machine, by the kernel.
 fn sockets(instance: &Container) -> String {
     let table = |name: &str| std::fs::read_to_string(format!("/proc/{}/net/{name}", instance.state.pid));
     let runs_here = instance.state.pid > 1;
     ["tcp", "tcp6"].iter().filter(|_| runs_here).filter_map(|name| table(name).ok()).collect()
 }
 
-/// Addresses of those that have a connection open to what listens there, as the kernel writes them.
+/// Addresses of the clients of listening ports, as the kernel writes them.
 fn clients_of(table: &str) -> BTreeSet<String> {
     let rows = || {
         table.lines().filter_map(|line| {
@@ -81,7 +84,7 @@ fn clients_of(table: &str) -> BTreeSet<String> {
         })
     };
     let listens: BTreeSet<&str> =
-        rows().filter(|(.., state)| *state == LISTENS).map(|(port, ..)| port).collect();
+        rows().filter(|(.., state)| *state == LISTENING).map(|(port, ..)| port).collect();
     let open = rows().filter(|(port, _, state)| *state == ESTABLISHED && listens.contains(port));
     open.map(|(_, client, _)| client.to_string()).collect()
 }
@@ -91,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_who_has_a_connection_to_a_port_that_is_listened_on() {
+    fn a_client_has_a_connection_to_a_listening_port() {
         let table = "\
   sl  local_address rem_address   st tx_queue rx_queue
    0: 00000000:0BB8 00000000:0000 0A 00000000:00000000
@@ -104,13 +107,13 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_that_listens_on_its_loopback_only_takes_no_requests() {
+    fn an_instance_that_listens_on_loopback_only_takes_no_requests() {
         let listens =
             |address: &str| may_be_reached(&format!("sl local\n 0: {address}:0BB8 00000000:0000 0A 0\n"));
         assert!(listens("00000000") && listens("020013AC") && listens("00000000000000000000000000000000"));
         assert!(!listens("0100007F") && !listens("0B00007F") && !listens("00000000000000000000000001000000"));
         assert!(!may_be_reached("sl local\n 0: 020013AC:C350 060013AC:1538 01 0\n"));
-        // A table that cannot be read excludes nothing.
+        // An unreadable table excludes nothing.
         assert!(may_be_reached(""));
     }
 }

@@ -1,5 +1,6 @@
-//! Proxies near a service that no adapter drains: those without one (a plain nginx, Apache, Envoy, Kong, …), which look a
-//! name up once and go on sending requests to an instance that is gone; and those whose adapter sees no route to the service.
+//! Nearby proxies with a route that no adapter drains. Some have no adapter (a plain nginx, Apache, Envoy, Kong,
+//! …): they resolve a name once, and keep sending requests to a removed instance. For others the adapter sees no
+//! route to the service.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,7 +18,7 @@ use crate::model::Service;
 use crate::proxy::Proxy;
 use crate::shell;
 
-/// Words of images and first processes by which such a proxy is known.
+/// Names of images and first processes of such proxies.
 const PROXIES: [&str; 15] = [
     "nginx",
     "openresty",
@@ -36,35 +37,34 @@ const PROXIES: [&str; 15] = [
     "squid",
 ];
 
-/// Those of them that are told by a service far away what they route to.
+/// Proxies that get their routes from a remote service.
 const REMOTE: [&str; 2] = ["cloudflared", "newt"];
 
-/// Folders in which they keep what they route to.
-const FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty/nginx/conf /usr/local/apache2/conf /etc/apache2 \
+/// Folders with their configuration.
+const CONFIG_FOLDERS: &str = "/etc/nginx /data/nginx /config/nginx /usr/local/openresty/nginx/conf /usr/local/apache2/conf /etc/apache2 \
                        /etc/httpd /etc/envoy /etc/kong /kong /opt/bitnami/nginx/conf /opt/bitnami/apache/conf /etc/varnish \
                        /etc/squid /usr/local/etc/haproxy /etc/haproxy /etc/caddy";
 
-/// Variables of images that others are built on.
+/// Variables of common base images.
 const VERSIONS: [&str; 2] = ["NGINX_VERSION", "HTTPD_VERSION"];
 
-/// The longest that a looked up name may be kept.
-const SOON: Duration = Duration::from_secs(5);
+/// Longest time that a resolved name may be cached.
+const MAX_DNS_CACHE: Duration = Duration::from_secs(5);
 
-/// Limit for reading a configuration; one that takes longer is no evidence.
-const READ: Duration = Duration::from_secs(5);
+/// Timeout for reading a configuration; a slower read gives no evidence.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What such a proxy is known to do with a service.
+/// Evidence for a route to a service.
 enum Evidence {
-    /// A line of its configuration.
+    /// Line of the configuration.
     Line(String),
-    /// The name of an instance that it has a connection open to, and why its adapter sees no route.
+    /// Name of an instance with an open connection, and the reason why the adapter sees no route.
     Connection(String, Option<String>),
     /// Reason why a route is not excluded.
     Doubt(String),
 }
 
-/// Proxies that route to a service of the target past every adapter, each with what it would do; and those of which that
-/// cannot be excluded.
+/// Findings for proxies that route to a service of the target, or may, and that no adapter drains.
 ///
 /// # Errors
 /// Docker cannot be started.
@@ -76,8 +76,8 @@ pub fn findings(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     for proxy in around.containers.iter().filter(|c| c.is_running()) {
         let near = |s: &&Service| !is_member(project, proxy, &[&s.name]) && shares_network(proxy, s);
         let services: Vec<&Service> = services.iter().copied().filter(near).collect();
-        let adapter = around.known.iter().find(|p| p.container().id == proxy.id);
-        if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.known)) {
+        let adapter = around.proxies.iter().find(|p| p.container().id == proxy.id);
+        if services.is_empty() || (adapter.is_none() && !is_candidate(proxy, around.proxies)) {
             continue;
         }
         found.extend(match adapter {
@@ -93,18 +93,18 @@ fn without_adapter(
     proxy: &Container,
     services: &[&Service],
 ) -> Result<Option<PreflightFinding>> {
-    let known = texts(around, proxy, services, &places(proxy))?;
+    let routes = read_routes(around, proxy, services, &config_paths(proxy))?;
     let evidence = |service: &Service| {
-        let line = evidence(&known.texts, &names_of(around, service)).map(Evidence::Line);
-        let open =
+        let line = routing_line(&routes.texts, &names_of(around, service)).map(Evidence::Line);
+        let connection =
             || connections::instance_of(around, service, proxy).map(|name| Evidence::Connection(name, None));
-        let why = || Evidence::Doubt("what it routes to is kept where it cannot be read".into());
-        line.or_else(open).or_else(|| (!known.is_whole).then(why))
+        let why = || Evidence::Doubt("its routes cannot be read".into());
+        line.or_else(connection).or_else(|| (!routes.is_whole).then(why))
     };
     Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
 }
 
-/// A service that the adapter of a proxy does not know about, or not all about.
+/// Finding for a service whose routes the adapter of a proxy does not see, or not all of them.
 fn past_adapter(
     around: &Surroundings,
     adapter: &dyn Proxy,
@@ -112,18 +112,18 @@ fn past_adapter(
 ) -> Result<Option<PreflightFinding>> {
     let proxy = adapter.container();
     let backends = around.reader.backends(around.containers);
-    let is_fronting = around.fronting.iter().any(|p| p.container().id == proxy.id);
+    let is_in_front = around.fronting.iter().any(|p| p.container().id == proxy.id);
     let files = adapter.route_files();
-    let places = if is_fronting { files } else { [places(proxy), files].concat() };
-    let known = texts(around, proxy, services, &places)?;
+    let places = if is_in_front { files } else { [config_paths(proxy), files].concat() };
+    let routes = read_routes(around, proxy, services, &places)?;
     let doubt = adapter.doubt(&backends);
     let evidence = |service: &Service| {
         let mut names = names_of(around, service);
-        names.retain(|name| !is_fronting || name.parse::<IpAddr>().is_err());
-        let line = evidence(&known.texts, &names).map(Evidence::Line);
-        let open = || connections::instance_of(around, service, proxy).filter(|_| !is_fronting);
-        let open = || Some(Evidence::Connection(open()?, doubt.clone()));
-        line.or_else(open).or_else(|| doubt.clone().map(Evidence::Doubt))
+        names.retain(|name| !is_in_front || name.parse::<IpAddr>().is_err());
+        let line = routing_line(&routes.texts, &names).map(Evidence::Line);
+        let connection = || connections::instance_of(around, service, proxy).filter(|_| !is_in_front);
+        let connection = || Some(Evidence::Connection(connection()?, doubt.clone()));
+        line.or_else(connection).or_else(|| doubt.clone().map(Evidence::Doubt))
     };
     Ok(services.iter().find_map(|service| Some(finding(around, service, proxy, evidence(service)?))))
 }
@@ -133,7 +133,7 @@ pub fn is_candidate(container: &Container, known: &[Arc<dyn Proxy>]) -> bool {
     container.is_running() && !is_known && is_proxy(container)
 }
 
-/// By the name of its image, by the programs that it was started with, or by what its image is built on.
+/// True for a proxy, by the name of its image, its programs, or its base image.
 fn is_proxy(container: &Container) -> bool {
     let mut names = std::iter::once(image_name(&container.config.image)).chain(container.programs());
     names.any(|name| PROXIES.contains(&name)) || VERSIONS.iter().any(|name| container.env(name).is_some())
@@ -148,7 +148,7 @@ fn shares_network(container: &Container, service: &Service) -> bool {
     container.networks().any(|network| network == "host" || service.networks.iter().any(|own| own == network))
 }
 
-/// Names by which others reach a service, and the names and addresses of its containers that run.
+/// Names of a service, and the names and addresses of its running containers.
 fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
     let mut names = service.names.clone();
     let its = around.members().filter(|c| is_member(around.reader.project, c, &[&service.name]));
@@ -159,20 +159,21 @@ fn names_of(around: &Surroundings, service: &Service) -> Vec<String> {
     names
 }
 
-/// What is known of what a proxy routes to.
+/// Known routes of a proxy.
 struct KnownRoutes {
     texts: Vec<String>,
-    /// Its configuration is among them.
+    /// True if the configuration was read.
     is_whole: bool,
 }
 
-/// Folders in which a proxy keeps what it routes to, and files that its arguments name.
-fn places(proxy: &Container) -> Vec<String> {
-    FOLDERS.split_whitespace().map(String::from).chain(named_files(&proxy.args)).collect()
+/// Paths of a proxy's configuration: the usual folders, and the files in its arguments.
+fn config_paths(proxy: &Container) -> Vec<String> {
+    CONFIG_FOLDERS.split_whitespace().map(String::from).chain(named_files(&proxy.args)).collect()
 }
 
-/// Its environment, its arguments, its labels, and the lines in these places that name one of these services.
-fn texts(
+/// Reads the routes of a proxy: its environment, arguments and labels, and the lines of its files that name one of
+/// these services.
+fn read_routes(
     around: &Surroundings,
     proxy: &Container,
     services: &[&Service],
@@ -184,19 +185,19 @@ fn texts(
     let names: BTreeSet<String> = services.iter().flat_map(|s| names_of(around, s)).collect();
     let words = names.iter().map(|name| format!("-e {}", shell::word(name))).collect::<Vec<_>>().join(" ");
     let named = named_files(&proxy.args);
-    let all = places.iter().map(|place| shell::file(place)).collect::<Vec<_>>().join(" ");
-    // A proxy that names its files has them there and nowhere else.
-    let read = if named.is_empty() { all.clone() } else { shell::words(&named) };
+    let all_paths = places.iter().map(|place| shell::file(place)).collect::<Vec<_>>().join(" ");
+    // A proxy with files in its arguments has its configuration nowhere else.
+    let readable = if named.is_empty() { all_paths.clone() } else { shell::words(&named) };
     let script = format!(
         "# what does it route to
-grep -rhiwF {words} {all} 2>/dev/null
-grep -rhE '(^|[;{{] *) *resolver ' {all} 2>/dev/null
-for place in {read}; do [ -r \"$place\" ] && echo {READABLE}; done
+grep -rhiwF {words} {all_paths} 2>/dev/null
+grep -rhE '(^|[;{{] *) *resolver ' {all_paths} 2>/dev/null
+for place in {readable}; do [ -r \"$place\" ] && echo {READABLE}; done
 exit 0"
     );
-    let read = around.reader.docker.exec_within(&Exec::sh(&proxy.id, script), READ)?;
-    let read = read.map(|done| done.stdout).unwrap_or_default();
-    let (marks, lines): (Vec<&str>, Vec<&str>) = read.lines().map(str::trim).partition(|l| *l == READABLE);
+    let output = around.reader.docker.exec_within(&Exec::sh(&proxy.id, script), READ_TIMEOUT)?;
+    let output = output.map(|done| done.stdout).unwrap_or_default();
+    let (marks, lines): (Vec<&str>, Vec<&str>) = output.lines().map(str::trim).partition(|l| *l == READABLE);
     let mut texts: Vec<String> = lines.into_iter().map(String::from).collect();
     texts.extend(proxy.config.env.iter().cloned());
     texts.extend(proxy.args.iter().cloned());
@@ -205,7 +206,7 @@ exit 0"
     Ok(KnownRoutes { texts, is_whole: !marks.is_empty() && !is_elsewhere })
 }
 
-/// Files of configuration that its arguments name, and the folders that those are in: they may include others.
+/// Configuration files in the arguments, and their folders, because a file may include others.
 fn named_files(args: &[String]) -> Vec<String> {
     let words: Vec<&str> = args.iter().flat_map(|arg| arg.split_whitespace()).collect();
     let is_flag = |word: &&str| ["-c", "-f", "--config", "--config-path", "-conf"].contains(word);
@@ -220,41 +221,42 @@ fn named_files(args: &[String]) -> Vec<String> {
     absolute.flat_map(with_folder).flatten().collect()
 }
 
-/// Printed where there is a folder of configuration.
+/// Line that marks a readable folder.
 const READABLE: &str = "@readable";
 
-/// The line by which it routes to one of these names, looked up once.
-fn evidence(texts: &[String], names: &[String]) -> Option<String> {
-    let resolves = texts.iter().any(|line| resolves_soon(line));
-    let again = |line: &str| resolves && (line.starts_with("set $") || line.contains(" resolve"));
-    let mut lines = texts.iter().filter(|line| !line.starts_with('#') && !again(line));
-    // A group of servers of its own takes the place of a name.
+/// Line that routes to one of these names and resolves it only once.
+fn routing_line(texts: &[String], names: &[String]) -> Option<String> {
+    let has_resolver = texts.iter().any(|line| resolves_soon(line));
+    let resolves_again =
+        |line: &str| has_resolver && (line.starts_with("set $") || line.contains(" resolve"));
+    let mut lines = texts.iter().filter(|line| !line.starts_with('#') && !resolves_again(line));
+    // An `upstream` group of the same name hides the service.
     let is_group =
         |name: &str| texts.iter().any(|line| line.split_whitespace().take(2).eq(["upstream", name]));
     let names: Vec<&String> = names.iter().filter(|name| !is_group(name)).collect();
     lines.find(|line| names.iter().any(|name| routes_to(line, name))).cloned()
 }
 
-/// Docker's DNS has names live for 600 s; a `resolver` goes by that unless it is told to look again while the old instances run
-/// on, which is 5 s where no proxy is drained.
+/// True if a `resolver` line resolves names again while the old instances still run, which is 5 s without a drain.
+/// By default it caches them for the 600 s of Docker's DNS.
 fn resolves_soon(line: &str) -> bool {
     let Some((_, rest)) = line.split_once("resolver ") else { return false };
     let rest = rest.split(';').next().unwrap_or_default();
     let valid = rest.split_whitespace().find_map(|word| word.strip_prefix("valid="));
-    valid.and_then(|time| humantime::parse_duration(time).ok()).is_some_and(|time| time <= SOON)
+    valid.and_then(|time| humantime::parse_duration(time).ok()).is_some_and(|time| time <= MAX_DNS_CACHE)
 }
 
-/// Whether a text has a name as a host: `//app`, `app:3000` or `server app`.
+/// True if a text has a name as a host: `//app`, `app:3000` or `server app`.
 fn routes_to(text: &str, name: &str) -> bool {
-    let inside = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     text.match_indices(name).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + name.len()..]);
-        let whole = !before.ends_with(inside) && !after.starts_with(inside);
+        let is_whole_word = !before.ends_with(is_name_char) && !after.starts_with(is_name_char);
         let with_port =
             after.strip_prefix(':').is_some_and(|port| port.starts_with(|c: char| c.is_ascii_digit()));
         let as_server = before.trim_end().ends_with("server") && before.ends_with(' ');
         let in_path = before.ends_with('/') && !before.ends_with("//");
-        whole && !in_path && (before.ends_with("//") || with_port || as_server)
+        is_whole_word && !in_path && (before.ends_with("//") || with_port || as_server)
     })
 }
 
@@ -264,43 +266,50 @@ fn finding(
     proxy: &Container,
     evidence: Evidence,
 ) -> PreflightFinding {
-    let (name, called) = (&service.name, proxy.name());
-    let seen = match evidence {
+    let (name, proxy_name) = (&service.name, proxy.name());
+    let evidence_text = match evidence {
         Evidence::Line(line) => line,
         Evidence::Connection(instance, why) => {
             let why = why.map(|why| format!("; {why}")).unwrap_or_default();
             format!("it has a connection open to {instance}{why}")
         }
-        Evidence::Doubt(why) => return doubtful(around, service, proxy, &why),
+        Evidence::Doubt(why) => return doubtful_finding(around, service, proxy, &why),
     };
     let error = Error::unchanged(format!(
-        "`{called}` routes to `{name}`, and no adapter drains that route: it would go on sending requests to the old instance, \
+        "`{proxy_name}` routes to `{name}`, and no adapter drains that route: it would keep sending requests to the old instance, \
          and answer 502 once that is gone"
     ));
     let hint = format!(
         "put `{name}` behind nginx-proxy, HAProxy, Caddy or Traefik; or deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`) \
-         and restart `{called}` yourself"
+         and restart `{proxy_name}` yourself"
     );
-    PreflightFinding::Refused(error.detail(&seen).hint(hint).rule(&"unknown-proxy"))
+    PreflightFinding::Refused(error.detail(&evidence_text).hint(hint).rule(&"unknown-proxy"))
 }
 
-/// Refused, unless requests come by another proxy, or nothing listens for any.
-fn doubtful(around: &Surroundings, service: &Service, proxy: &Container, why: &str) -> PreflightFinding {
-    let (name, called) = (&service.name, proxy.name());
+/// Refusal, or a note if another proxy is in front or nothing listens.
+fn doubtful_finding(
+    around: &Surroundings,
+    service: &Service,
+    proxy: &Container,
+    why: &str,
+) -> PreflightFinding {
+    let (name, proxy_name) = (&service.name, proxy.name());
     let by_another = around.fronting.iter().any(|p| p.container().id != proxy.id);
     if by_another || !connections::may_listen(around, service) {
-        let says = format!(
-            "`{called}` shares a network with `{name}`, and {why}: if it routes to `{name}`, it may go on sending requests to the \
+        let problem = format!(
+            "`{proxy_name}` shares a network with `{name}`, and {why}: if it routes to `{name}`, it may keep sending requests to the \
              old instance"
         );
-        let fix = format!("see that `{called}` does not route to `{name}` past a proxy that is drained");
-        return PreflightFinding::Note(Risk::note("unknown-proxy-near", says, fix));
+        let fix = format!(
+            "make sure that `{proxy_name}` does not route to `{name}`, or only through a drained proxy"
+        );
+        return PreflightFinding::Note(Risk::note("unknown-proxy-near", problem, fix));
     }
     let error = Error::unchanged(format!(
-        "`{called}` may route to `{name}`: {why}, so it cannot be told which instance gets requests"
+        "`{proxy_name}` may route to `{name}`: {why}, so it is unknown which instance gets requests"
     ));
     let hint = format!(
-        "name the service in its configuration, or take `{called}` off the networks of `{name}`; where it does not route to \
+        "name the service in its configuration, or remove `{proxy_name}` from the networks of `{name}`; if it does not route to \
          `{name}`, deploy with `--proxy-kind none` (`x-zd.proxy.kind: none`)"
     );
     PreflightFinding::Refused(error.hint(hint).rule(&"unknown-proxy-near"))
@@ -328,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_host_where_a_url_a_port_or_a_server_has_it() {
+    fn a_name_counts_as_a_host_in_a_url_with_a_port_or_after_server() {
         for line in [
             "proxy_pass http://app;",
             "proxy_pass http://app:3000/x;",
@@ -350,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_is_where_the_arguments_say() {
+    fn the_arguments_name_the_configuration() {
         let files = |args: &[&str]| named_files(&args.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(files(&["nginx", "-g", "daemon off;"]), [""; 0]);
         assert_eq!(files(&["nginx", "-c", "/conf/nginx.conf"]), ["/conf/nginx.conf", "/conf"]);
@@ -358,9 +367,11 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_the_name_up_again_is_no_evidence() {
+    fn a_route_that_resolves_the_name_again_is_no_evidence() {
         let names = ["app".to_string()];
-        let lines = |all: &[&str]| evidence(&all.iter().map(ToString::to_string).collect::<Vec<_>>(), &names);
+        let lines = |all_paths: &[&str]| {
+            routing_line(&all_paths.iter().map(ToString::to_string).collect::<Vec<_>>(), &names)
+        };
         assert_eq!(lines(&["proxy_pass http://app:3000;"]).as_deref(), Some("proxy_pass http://app:3000;"));
         let soon = "resolver 127.0.0.11 valid=5s ipv6=off;";
         assert_eq!(lines(&[soon, "set $up app:3000;"]), None);

@@ -1,10 +1,10 @@
-//! What a plan would run, step by step, and nothing of it is run: for `--dry-run`. Only what a proxy says of itself is asked.
+//! Commands of a plan for `--dry-run`, without running them. Only proxies are queried.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
-use super::restart::{NEVER, policy_of};
+use super::restart::{NEVER, policy_to_restore};
 use super::{RolloutContext, hook_exec, probe};
 use crate::docker::inspect::Container;
 use crate::docker::{CommandResult, DockerCommand, Exec};
@@ -13,37 +13,34 @@ use crate::observed::{InstanceKey, Observed};
 use crate::plan::{Plan, Step};
 use crate::proxy::{HandBack, Proxy, Rotation, endpoints};
 
-/// What a step comes to.
+/// One line of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PreviewLine {
     Command(Vec<String>),
-    /// What no command of now can say.
-    Words(String),
+    /// Text for what depends on the state at that moment.
+    Note(String),
 }
 
-/// A plan before it is begun, with what is to come as it will probably be called.
+/// Preview of a plan. New instances have the names that they will probably get.
 pub struct Preview<'a> {
     pub context: RolloutContext<'a>,
-    pub bound: BTreeMap<InstanceKey, Container>,
+    pub containers: BTreeMap<InstanceKey, Container>,
     inside: Vec<InstanceKey>,
-    found: BTreeSet<String>,
+    initially_inside: BTreeSet<String>,
 }
 
 impl<'a> Preview<'a> {
     pub fn new(
         context: RolloutContext<'a>,
         observed: &Observed,
-        bound: BTreeMap<InstanceKey, Container>,
+        containers: BTreeMap<InstanceKey, Container>,
     ) -> Preview<'a> {
         let inside: Vec<InstanceKey> = observed.serving().map(|i| i.key.clone()).collect();
-        let found = inside.iter().filter_map(|k| Some(bound.get(k)?.id.clone())).collect();
-        Preview { context, bound, inside, found }
+        let initially_inside = inside.iter().filter_map(|k| Some(containers.get(k)?.id.clone())).collect();
+        Preview { context, containers, inside, initially_inside }
     }
 
-    /// What each step would run.
-    ///
-    /// # Errors
-    /// A proxy that does not answer.
+    /// Lines of each step.
     pub fn steps(mut self, plan: &Plan) -> Result<Vec<Vec<PreviewLine>>> {
         plan.steps.iter().map(|(step, _)| self.step(step)).collect()
     }
@@ -51,7 +48,7 @@ impl<'a> Preview<'a> {
     fn step(&mut self, step: &Step) -> Result<Vec<PreviewLine>> {
         match step {
             Step::Create { service, total, .. } => {
-                Ok(vec![self.call(&DockerCommand::Create { service, total: *total })])
+                Ok(vec![self.command(&DockerCommand::Create { service, total: *total })])
             }
             Step::Gate(keys) => self.gate(keys),
             Step::Start(keys) => Ok(self.start(keys)),
@@ -59,50 +56,49 @@ impl<'a> Preview<'a> {
             Step::Route { inside, outside } => self.route(inside, outside),
             Step::Idle(keys) => Ok(self.idle(keys)),
             Step::Stop(keys) => Ok(self.stop(keys)),
-            Step::Remove(keys) => Ok(vec![self.call(&DockerCommand::Remove(&self.names(keys)))]),
-            Step::Release => self.hand_back(),
+            Step::Remove(keys) => Ok(vec![self.command(&DockerCommand::Remove(&self.names(keys)))]),
+            Step::HandBack => self.hand_back(),
             Step::Delay(_) | Step::Monitor(_) => Ok(Vec::new()),
         }
     }
 
     fn gate(&self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
-        self.in_proxies(keys, |proxy, now, rotation| proxy.gate(now, rotation))
+        self.proxy_commands(keys, |proxy, now, rotation| proxy.gate(now, rotation))
     }
 
     fn start(&self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
         let service = self.service(&keys[0]);
-        let mut told = match service.starts_by_compose {
-            true => {
-                let total = self.bound.values().filter(|c| self.is_of(c, &service.name)).count();
-                vec![self.call(&DockerCommand::StartByCompose { service: &service.name, total })]
-            }
-            false => keys.iter().flat_map(|key| self.start_one(key)).collect(),
+        let mut lines = if service.starts_by_compose {
+            let total = self.containers.values().filter(|c| self.is_of(c, &service.name)).count();
+            vec![self.command(&DockerCommand::StartByCompose { service: &service.name, total })]
+        } else {
+            keys.iter().flat_map(|key| self.start_one(key)).collect()
         };
         for key in keys {
-            told.extend(service.post_start.iter().map(|h| self.exec(&hook_exec(&self.bound[key], h))));
+            lines.extend(service.post_start.iter().map(|h| self.exec(&hook_exec(&self.containers[key], h))));
         }
-        told
+        lines
     }
 
     fn start_one(&self, key: &InstanceKey) -> Vec<PreviewLine> {
-        let container = &self.bound[key];
+        let container = &self.containers[key];
         let policy =
-            policy_of(container, self.context.policies, self.service(key).process.restart.as_deref());
+            policy_to_restore(container, self.context.policies, self.service(key).process.restart.as_deref());
         let names = [container.name().to_string()];
         let update =
-            policy.map(|policy| self.call(&DockerCommand::SetRestart { policy: &policy, names: &names }));
-        update.into_iter().chain([self.call(&DockerCommand::Start(container.name()))]).collect()
+            policy.map(|policy| self.command(&DockerCommand::SetRestart { policy: &policy, names: &names }));
+        update.into_iter().chain([self.command(&DockerCommand::Start(container.name()))]).collect()
     }
 
     fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         let service = self.service(&keys[0]);
         let pace = &service.settings.pace;
-        let asked = probe(service, &self.bound[&keys[0]], self.context.proxies)?;
+        let probe = probe(service, &self.containers[&keys[0]], self.context.proxies)?;
         if self.context.proxies.is_empty() {
             self.inside.extend(keys.iter().cloned());
         }
-        Ok(vec![PreviewLine::Words(format!(
-            "each is asked {asked}, every {} for at most {}",
+        Ok(vec![PreviewLine::Note(format!(
+            "wait for {probe}, every {} for at most {}",
             humantime::format_duration(pace.interval),
             humantime::format_duration(pace.deadline)
         ))])
@@ -110,22 +106,21 @@ impl<'a> Preview<'a> {
 
     fn route(&mut self, inside: &[InstanceKey], outside: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         self.inside = inside.to_vec();
-        let told = self.in_proxies(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
-        let confirms =
-            self.context.proxies.iter().map(|p| format!("then {} is asked until it confirms", p.name()));
-        Ok(told.into_iter().chain(confirms.map(PreviewLine::Words)).collect())
+        let lines = self.proxy_commands(outside, |proxy, now, rotation| proxy.route(now, rotation))?;
+        let confirmations =
+            self.context.proxies.iter().map(|p| format!("then {} is queried until it confirms", p.name()));
+        Ok(lines.into_iter().chain(confirmations.map(PreviewLine::Note)).collect())
     }
 
     fn idle(&self, keys: &[InstanceKey]) -> Vec<PreviewLine> {
         let settings = &self.service(&keys[0]).settings;
         let drains = keys.iter().filter_map(|key| {
             let argv = settings.drain_command.clone()?;
-            Some(self.exec(&Exec::user_command(&self.bound[key].id, argv)))
+            Some(self.exec(&Exec::user_command(&self.containers[key].id, argv)))
         });
         let limit = humantime::format_duration(settings.drain_timeout);
-        let waits = PreviewLine::Words(format!(
-            "then requests in flight are counted until there are none, for at most {limit}"
-        ));
+        let waits =
+            PreviewLine::Note(format!("then wait until no request is in flight, for at most {limit}"));
         drains.chain([waits]).collect()
     }
 
@@ -133,38 +128,42 @@ impl<'a> Preview<'a> {
         self.inside.retain(|k| !keys.contains(k));
         let hooks = |key: &InstanceKey| {
             let hooks = self.service(key).pre_stop.iter();
-            hooks.map(|hook| self.exec(&hook_exec(&self.bound[key], hook))).collect::<Vec<_>>()
+            hooks.map(|hook| self.exec(&hook_exec(&self.containers[key], hook))).collect::<Vec<_>>()
         };
-        let mut told: Vec<PreviewLine> = keys.iter().flat_map(hooks).collect();
-        told.push(self.call(&DockerCommand::Stop(&self.names(keys))));
-        let again: Vec<InstanceKey> =
-            keys.iter().filter(|k| self.bound[*k].restarts_with_engine()).cloned().collect();
-        if !again.is_empty() {
-            told.push(self.call(&DockerCommand::SetRestart { policy: NEVER, names: &self.names(&again) }));
+        let mut lines: Vec<PreviewLine> = keys.iter().flat_map(hooks).collect();
+        lines.push(self.command(&DockerCommand::Stop(&self.names(keys))));
+        let restarting: Vec<InstanceKey> =
+            keys.iter().filter(|k| self.containers[*k].restarts_with_engine()).cloned().collect();
+        if !restarting.is_empty() {
+            lines.push(
+                self.command(&DockerCommand::SetRestart { policy: NEVER, names: &self.names(&restarting) }),
+            );
         }
-        told
+        lines
     }
 
     fn hand_back(&self) -> Result<Vec<PreviewLine>> {
-        let existing: Vec<String> = self.bound.values().map(|c| c.id.clone()).collect();
-        self.in_proxies(&[], |proxy, now, rotation| match proxy.hand_back(now, &rotation.all(), &existing) {
-            HandBack::Run(exec) => Some(exec),
-            HandBack::Done | HandBack::Wait => None,
+        let existing: Vec<String> = self.containers.values().map(|c| c.id.clone()).collect();
+        self.proxy_commands(&[], |proxy, now, rotation| {
+            match proxy.hand_back(now, &rotation.all(), &existing) {
+                HandBack::Run(exec) => Some(exec),
+                HandBack::Done | HandBack::Wait => None,
+            }
         })
     }
 
-    /// What each proxy would be told. One whose commands depend on what it does at that moment is told as such: what it
-    /// does now says nothing of instances that are still to come.
-    fn in_proxies(
+    /// Commands for each proxy. A proxy whose commands depend on its state gets a note, because its current state
+    /// has no new instances.
+    fn proxy_commands(
         &self,
         outside: &[InstanceKey],
         exec: impl Fn(&dyn Proxy, &CommandResult, &Rotation) -> Option<Exec>,
     ) -> Result<Vec<PreviewLine>> {
-        let mut told = Vec::new();
+        let mut lines = Vec::new();
         for proxy in self.context.proxies {
             if proxy.needs_reading() {
-                told.push(PreviewLine::Words(format!(
-                    "{} is told by what it does at that moment",
+                lines.push(PreviewLine::Note(format!(
+                    "the command for {} depends on its state at that moment",
                     proxy.name()
                 )));
                 continue;
@@ -172,30 +171,30 @@ impl<'a> Preview<'a> {
             let rotation = Rotation {
                 inside: self.endpoints(proxy.as_ref(), &self.inside),
                 outside: self.endpoints(proxy.as_ref(), outside),
-                preexisting: self.found.clone(),
+                preexisting: self.initially_inside.clone(),
                 ..Rotation::default()
             };
-            told.extend(
+            lines.extend(
                 exec(proxy.as_ref(), &CommandResult::default(), &rotation).map(|exec| self.exec(&exec)),
             );
         }
-        Ok(told)
+        Ok(lines)
     }
 
     fn endpoints(&self, proxy: &dyn Proxy, keys: &[InstanceKey]) -> Vec<crate::proxy::Endpoint> {
-        endpoints(proxy, keys.iter().map(|k| &self.bound[k]))
+        endpoints(proxy, keys.iter().map(|k| &self.containers[k]))
     }
 
-    /// With names in the place of ids, which say the same to docker and more to people.
+    /// Command in a container, by name instead of id: docker accepts both, and people read names.
     fn exec(&self, exec: &Exec) -> PreviewLine {
         let proxies = self.context.proxies.iter().map(|p| p.container());
-        let all = self.bound.values().chain(proxies);
+        let all = self.containers.values().chain(proxies);
         let name = all.into_iter().find(|c| c.id == exec.container).map(|c| c.name().to_string());
         let container = name.filter(|n| !n.is_empty()).unwrap_or_else(|| exec.container.clone());
-        self.call(&DockerCommand::Exec(&Exec { container, ..exec.clone() }))
+        self.command(&DockerCommand::Exec(&Exec { container, ..exec.clone() }))
     }
 
-    fn call(&self, call: &DockerCommand) -> PreviewLine {
+    fn command(&self, call: &DockerCommand) -> PreviewLine {
         PreviewLine::Command(self.context.docker.display_argv(call))
     }
 
@@ -204,11 +203,11 @@ impl<'a> Preview<'a> {
     }
 
     fn service(&self, key: &InstanceKey) -> &'a Service {
-        let (_, service) = self.bound[key].compose().expect("only Compose's containers are bound");
+        let (_, service) = self.containers[key].compose().expect("only Compose's containers are bound");
         &self.context.project.services[service]
     }
 
     fn names(&self, keys: &[InstanceKey]) -> Vec<String> {
-        keys.iter().map(|k| self.bound[k].name().to_string()).collect()
+        keys.iter().map(|k| self.containers[k].name().to_string()).collect()
     }
 }

@@ -1,5 +1,6 @@
-//! Restart policies of what is retired: the engine starts a stopped container with `restart: always` again when it starts itself,
-//! and the proxy would send it requests. The policy goes with the stop, and comes back with the start.
+//! Restart policies of retired instances. The engine would restart a stopped container with `restart: always` when
+//! the engine itself starts, and the proxy would send requests to it. So the stop clears the policy, and a later
+//! start restores it.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +9,20 @@ use crate::docker::inspect::Container;
 use crate::observed::InstanceKey;
 use crate::report::Warning;
 
-/// Restart policies by the id of their container, as they were before it was retired.
+/// Restart policies before retirement, by container id.
 pub type RestartPolicies = BTreeMap<String, String>;
 
 /// Policy of a retired instance.
 pub const NEVER: &str = "no";
 
-/// Policies of a project's containers; `before` are those that a killed run knew, which may have retired some.
+/// Policies of a project's containers; `before` are those that a killed run recorded before it retired any.
 pub fn policies(
     project: &str,
     containers: &[Container],
     before: Option<&RestartPolicies>,
 ) -> RestartPolicies {
-    let ours = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project);
-    let now = containers.iter().filter(ours).filter(|c| c.restarts_with_engine());
+    let is_of_project = |c: &&Container| c.compose().is_some_and(|(name, _)| name == project);
+    let now = containers.iter().filter(is_of_project).filter(|c| c.restarts_with_engine());
     before
         .into_iter()
         .flatten()
@@ -30,8 +31,8 @@ pub fn policies(
         .collect()
 }
 
-/// Policy that a retired instance gets back, if it had one: the one that it had, else the `file`'s.
-pub(super) fn policy_of(
+/// Policy to restore for a retired instance: its former one, else the file's.
+pub(super) fn policy_to_restore(
     container: &Container,
     policies: &RestartPolicies,
     file: Option<&str>,
@@ -43,26 +44,26 @@ pub(super) fn policy_of(
 }
 
 impl Rollout<'_> {
-    /// Has stopped instances stay down when the engine starts again.
-    pub(super) fn keep_down(&self, keys: &[InstanceKey]) {
-        let again: Vec<InstanceKey> =
-            keys.iter().filter(|k| self.bound[*k].restarts_with_engine()).cloned().collect();
-        self.set_policy(NEVER, &again);
+    /// Keeps stopped instances down when the engine restarts.
+    pub(super) fn keep_stopped(&self, keys: &[InstanceKey]) {
+        let restarting: Vec<InstanceKey> =
+            keys.iter().filter(|k| self.containers[*k].restarts_with_engine()).cloned().collect();
+        self.set_policy(NEVER, &restarting);
     }
 
-    /// The same of all that are stopped.
-    pub fn keep_all_down(&self) {
+    /// Keeps all stopped instances down when the engine restarts.
+    pub fn keep_all_stopped(&self) {
         let is_down = |c: &Container| c.state.status == "exited";
         let down: Vec<InstanceKey> =
-            self.bound.iter().filter(|(_, c)| is_down(c)).map(|(k, _)| k.clone()).collect();
-        self.keep_down(&down);
+            self.containers.iter().filter(|(_, c)| is_down(c)).map(|(k, _)| k.clone()).collect();
+        self.keep_stopped(&down);
     }
 
-    /// Has instances that start again come back with the engine as before.
+    /// Restores the policies of instances that start again.
     pub(super) fn restore_policies(&self, keys: &[InstanceKey]) {
         for key in keys {
-            let policy = policy_of(
-                &self.bound[key],
+            let policy = policy_to_restore(
+                &self.containers[key],
                 self.context.policies,
                 self.service(key).process.restart.as_deref(),
             );
@@ -70,7 +71,7 @@ impl Rollout<'_> {
         }
     }
 
-    /// A policy that stays as it is does no harm before the engine starts again.
+    /// Sets a restart policy. A failure is only a warning, because it matters only when the engine restarts.
     fn set_policy(&self, policy: &str, keys: &[InstanceKey]) {
         if keys.is_empty() {
             return;
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_starts_some_policies_again() {
+    fn always_and_on_failure_start_again_with_the_engine() {
         let failing = container("a", "exited", r#"{"Name": "on-failure", "MaximumRetryCount": 3}"#);
         assert_eq!(failing.restart_policy(), "on-failure:3");
         assert!(failing.restarts_with_engine() && always("a", "exited").restarts_with_engine());
@@ -109,18 +110,22 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_comes_back_as_it_was_also_after_a_kill() {
+    fn a_policy_is_restored_also_after_a_kill() {
         let retired = container("a", "exited", r#"{"Name": "no"}"#);
-        let killed = policies("p", &[always("a", "running")], None);
-        let known = policies("p", std::slice::from_ref(&retired), Some(&killed));
-        assert_eq!(policy_of(&retired, &known, None).as_deref(), Some("always"));
+        let policies_before_kill = policies("p", &[always("a", "running")], None);
+        let policies_after_kill = policies("p", std::slice::from_ref(&retired), Some(&policies_before_kill));
+        assert_eq!(policy_to_restore(&retired, &policies_after_kill, None).as_deref(), Some("always"));
         assert_eq!(
-            policy_of(&retired, &RestartPolicies::new(), Some("any")).as_deref(),
+            policy_to_restore(&retired, &RestartPolicies::new(), Some("any")).as_deref(),
             Some("always"),
             "the file's"
         );
-        assert_eq!(policy_of(&retired, &RestartPolicies::new(), Some("no")), None);
-        assert_eq!(policy_of(&always("a", "exited"), &known, None), None, "it has it still");
+        assert_eq!(policy_to_restore(&retired, &RestartPolicies::new(), Some("no")), None);
+        assert_eq!(
+            policy_to_restore(&always("a", "exited"), &policies_after_kill, None),
+            None,
+            "it still has its policy"
+        );
         assert_eq!(policies("other", &[always("a", "running")], None), RestartPolicies::new());
     }
 }

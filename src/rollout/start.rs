@@ -1,4 +1,4 @@
-//! Steps up to the switch: new instances are created, gated, started, ready, and looked at for as long as the rules say.
+//! Steps up to the switch: create, gate and start new instances, wait until they are ready, and monitor them.
 
 use std::time::Duration;
 
@@ -14,81 +14,82 @@ use crate::observed::InstanceKey;
 use crate::report::{Event, Warning};
 use crate::wait::{self, WaitResult};
 
-/// How often it is looked whether an instance or the witness objects; an event of the engine has it looked at once.
-const TICK: Duration = Duration::from_millis(50);
+/// Interval at which failures and losses are checked; an engine event triggers a check at once.
+const WATCH_POLL: Duration = Duration::from_millis(50);
 
-/// What was read so long ago is as good as read now: a look at the containers takes a part of it.
+/// Age up to which a reading counts as current: a read of the containers takes a part of it.
 pub(super) const FRESH: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether an init container of a killed run goes on.
-const LEFT: Duration = Duration::from_millis(500);
+/// Interval at which the init container of a killed run is checked.
+const INIT_POLL: Duration = Duration::from_millis(500);
 
-/// How often Compose is asked again to create instances beside a paused one.
-const AGAIN: usize = 3;
+/// Number of further attempts to create instances while one is paused.
+const CREATE_RETRIES: usize = 3;
 
 impl<'a> Rollout<'a> {
     pub(super) fn create(&mut self, service: &str, fresh: &[InstanceKey], total: usize) -> Result<()> {
-        let mut created = self.context.docker.create(service, total);
-        let mut made = self.made(service)?;
-        // Compose tries to start a paused one as well, and gives up on all when it cannot; what it made until then stays.
-        let is_paused = self.bound.values().any(|c| c.state.status == "paused");
-        let mut again = if is_paused { AGAIN } else { 0 };
-        while created.is_err() && made.len() < fresh.len() && again > 0 {
-            created = self.context.docker.create(service, total);
-            made = self.made(service)?;
-            again -= 1;
+        let mut result = self.context.docker.create(service, total);
+        let mut created_instances = self.created_containers(service)?;
+        // Compose also tries to start a paused instance and gives up if it cannot; what it created by then remains.
+        let is_paused = self.containers.values().any(|c| c.state.status == "paused");
+        let mut retries = if is_paused { CREATE_RETRIES } else { 0 };
+        while result.is_err() && created_instances.len() < fresh.len() && retries > 0 {
+            result = self.context.docker.create(service, total);
+            created_instances = self.created_containers(service)?;
+            retries -= 1;
         }
-        if !is_paused || made.len() < fresh.len() {
-            created?;
+        if !is_paused || created_instances.len() < fresh.len() {
+            result?;
         }
-        if made.len() < fresh.len() {
+        if created_instances.len() < fresh.len() {
             return Err(Error::unchanged(format!(
                 "Compose created {} of {} instances of `{service}`",
-                made.len(),
+                created_instances.len(),
                 fresh.len()
             ))
             .into());
         }
-        self.bound.extend(fresh.iter().cloned().zip(made));
+        self.containers.extend(fresh.iter().cloned().zip(created_instances));
         self.report(|names| Event::Created { names }, fresh);
         Ok(())
     }
 
-    /// The instances that Compose has created since, in the order of their numbers.
-    pub(super) fn made(&self, service: &str) -> Result<Vec<Container>> {
-        let known: Vec<&String> = self.bound.values().map(|c| &c.id).collect();
-        let mut made = self.context.docker.containers_of(&self.context.project.name, service)?;
-        made.retain(|c| c.state.status == "created" && c.compose().is_some() && !known.contains(&&c.id));
-        made.sort_by_key(number);
-        Ok(made)
+    /// Instances that Compose has created since, sorted by number.
+    pub(super) fn created_containers(&self, service: &str) -> Result<Vec<Container>> {
+        let known_ids: Vec<&String> = self.containers.values().map(|c| &c.id).collect();
+        let mut created_instances = self.context.docker.containers_of(&self.context.project.name, service)?;
+        created_instances
+            .retain(|c| c.state.status == "created" && c.compose().is_some() && !known_ids.contains(&&c.id));
+        created_instances.sort_by_key(number);
+        Ok(created_instances)
     }
 
     pub(super) fn gate(&mut self, keys: &[InstanceKey]) -> Result<()> {
         self.note_others()?;
         let fronting = |r: &ProxyRotation| !r.rotation.outside.is_empty();
         let check = || self.check();
-        self.routings(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
+        self.rotations(keys).iter().filter(|r| fronting(r)).try_for_each(|r| r.gate(&self.stop, &check))
     }
 
     pub(super) fn start(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let docker = self.context.docker;
         let service = self.service(&keys[0]);
-        let by_compose = service.starts_by_compose && !self.lenient;
-        self.initialise(&keys[0], by_compose)?;
+        let by_compose = service.starts_by_compose && !self.is_best_effort;
+        self.run_init_containers(&keys[0], by_compose)?;
         match by_compose {
             true => {
                 let mut all = docker.containers_of(&self.context.project.name, &service.name)?;
-                all.retain(|c| c.compose().is_some()); // none of `docker compose run`
+                all.retain(|c| c.compose().is_some()); // without `docker compose run`
                 docker.start_by_compose(&service.name, all.len())?;
             }
             false => {
                 self.restore_policies(keys);
                 let started = docker.start(&self.ids(keys));
                 match &started {
-                    Err(error) if self.plans_anew => {
+                    Err(error) if self.is_replanned => {
                         self.context.report.warn(&Warning::NotRestored(format!("{error:#}")));
                         self.refresh()?;
-                        self.count_out(keys)?;
+                        self.fail_if_stopped(keys)?;
                     }
                     _ => started?,
                 }
@@ -96,33 +97,34 @@ impl<'a> Rollout<'a> {
         }
         self.refresh()?;
         self.report(|names| Event::Started { names }, keys);
-        // What crashes over and over frees its address, and one that has just started may have got that.
-        if self.bound.values().any(|c| c.restart_count > 0) {
+        // A crashing container frees its address, and a container that just started may have received it.
+        if self.containers.values().any(|c| c.restart_count > 0) {
             self.gate(keys)?;
         }
-        // Compose runs the hooks of what it starts.
+        // Compose runs the hooks of the instances that it starts.
         for key in keys.iter().filter(|_| !by_compose) {
             for hook in &service.post_start {
                 let done = self.hook(key, hook, "the post_start hook");
-                done.inspect_err(|_| self.failed = vec![self.bound[key].id.clone()])?;
+                done.inspect_err(|_| self.failed = vec![self.containers[key].id.clone()])?;
             }
         }
         Ok(())
     }
 
-    /// Runs the init containers of a service before its first new instance starts, once.
-    fn initialise(&mut self, key: &InstanceKey, by_compose: bool) -> Result<()> {
+    /// Runs the init containers of a service once, before its first new instance starts.
+    fn run_init_containers(&mut self, key: &InstanceKey, by_compose: bool) -> Result<()> {
         let service = self.service(key);
-        let is_due = self.context.goes_forward && !self.lenient && !self.initialised.contains(&service.name);
+        let is_due =
+            self.context.runs_jobs && !self.is_best_effort && !self.initialised.contains(&service.name);
         self.initialised.insert(service.name.clone());
         let its = |c: &&Container| c.compose().is_some_and(|(_, name)| name == service.name);
-        // Compose runs them itself where nothing of the service runs.
-        let by_compose = by_compose && !self.bound.values().filter(its).any(Container::is_running);
+        // Compose runs them itself if no instance of the service runs.
+        let by_compose = by_compose && !self.containers.values().filter(its).any(Container::is_running);
         if !is_due || by_compose {
             return Ok(());
         }
         if !service.pre_start.is_empty() {
-            self.clear_init_containers(&service.name)?;
+            self.remove_init_containers(&service.name)?;
         }
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
@@ -138,29 +140,29 @@ impl<'a> Rollout<'a> {
                 command: &step.hook.command.argv(),
                 options: step.hook.options(),
                 variables: service.environment.clone().into_iter().chain(step.hook.variables()).collect(),
-                volumes_from: &self.bound[key].id,
+                volumes_from: &self.containers[key].id,
                 networks: &service.networks,
             };
             if !self.context.docker.run_init_container(&init)? {
                 let error = Error::unchanged(format!("`{what}` failed, so no new instance was started"));
-                return Err(error.hint("what it said stands above").into());
+                return Err(error.hint("its output stands above").into());
             }
-            self.interruption()?;
+            self.check_interrupt()?;
             self.context.report.event(Event::Ran { service: what });
         }
         Ok(())
     }
 
-    /// Removes the init containers of a killed run; one that still runs is waited for, because two migrations at a time are one
-    /// too many.
-    fn clear_init_containers(&self, service: &str) -> Result<()> {
+    /// Removes the init containers of a killed run, and waits for a running one, because the same migration must
+    /// not run twice at a time.
+    fn remove_init_containers(&self, service: &str) -> Result<()> {
         let project = &self.context.project.name;
-        let left = wait::until(LEFT, Duration::MAX, &self.stop, || -> Result<_> {
+        let remaining = wait::until(INIT_POLL, Duration::MAX, &self.stop, || -> Result<_> {
             let mut all = self.context.docker.containers()?;
             all.retain(|c| c.is_init_of(project, service));
             Ok((!all.iter().any(Container::is_running)).then_some(all))
         })?;
-        let ids: Vec<String> = match left {
+        let ids: Vec<String> = match remaining {
             WaitResult::Done(all) => all.into_iter().map(|c| c.id).collect(),
             WaitResult::Interrupted(signal) => return Err(Error::interrupted(signal).into()),
             WaitResult::TimedOut => Vec::new(),
@@ -171,39 +173,39 @@ impl<'a> Rollout<'a> {
     pub(super) fn ready(&mut self, keys: &[InstanceKey]) -> Result<()> {
         let settings = &self.service(&keys[0]).settings;
         let candidates = keys.iter().map(|k| self.candidate(k)).collect::<Result<Vec<_>>>()?;
-        let told = |candidate: &Candidate, answer: &health::ProbeResult| {
+        let report_answer = |candidate: &Candidate, answer: &health::ProbeResult| {
             let (name, text) = (candidate.name.clone(), answer.text.clone());
             if !answer.ready {
                 return self.context.report.event(Event::NotReady { name, answer: text });
             }
-            if !self.lenient {
-                self.context.watch.follow(candidate.clone(), settings.pace, &answer.text);
+            if !self.is_best_effort {
+                self.context.monitor.follow(candidate.clone(), settings.pace, &answer.text);
             }
             self.context.report.event(Event::Ready { name, answer: text });
         };
-        let tolerated = self.tolerance.failures;
+        let failures = self.tolerance.failures;
         let docker = self.context.docker;
-        let is_fresh = self.read.is_some_and(|at| at.elapsed() <= FRESH);
-        let seen = is_fresh.then(|| keys.iter().map(|k| self.bound[k].clone()).collect());
+        let is_fresh = self.read_at.is_some_and(|at| at.elapsed() <= FRESH);
+        let current = is_fresh.then(|| keys.iter().map(|k| self.containers[k].clone()).collect());
         let waited = health::wait_until_ready(
             docker,
-            (&candidates, seen),
+            (&candidates, current),
             &settings.pace,
-            tolerated,
+            failures,
             (&self.stop, &|| self.check()),
-            told,
+            report_answer,
         );
         match waited {
             Ok(None) => {}
-            Ok(Some(unready)) if !self.lenient => return Err(self.give_up(unready)),
+            Ok(Some(failure)) if !self.is_best_effort => return Err(self.not_ready_error(failure)),
             Ok(Some(ReadinessFailure { error, .. })) => {
                 self.context.report.warn(&Warning::NotReadyAgain(error.message));
-                if self.plans_anew {
+                if self.is_replanned {
                     self.refresh()?;
-                    self.count_out(keys)?;
+                    self.fail_if_stopped(keys)?;
                 }
             }
-            Err(error) if self.lenient => {
+            Err(error) if self.is_best_effort => {
                 let error = Error::from_error(error);
                 self.context.report.warn(&Warning::NotReadyAgain(error.message));
             }
@@ -217,23 +219,23 @@ impl<'a> Rollout<'a> {
         Ok(())
     }
 
-    /// The windows of those begin that are in rotation now.
+    /// Begins the monitor of the instances that joined the rotation.
     pub(super) fn admit(&mut self) {
-        self.admitted = self.context.watch.admit(&self.ids(&self.inside), self.tolerance.monitor);
+        self.admitted = self.context.monitor.admit(&self.ids(&self.inside), self.tolerance.monitor);
     }
 
-    pub(super) fn give_up(&mut self, unready: ReadinessFailure) -> anyhow::Error {
-        self.objected.set(false);
-        self.failed = unready.ids;
-        unready.error.into()
+    pub(super) fn not_ready_error(&mut self, failure: ReadinessFailure) -> anyhow::Error {
+        self.has_objection.set(false);
+        self.failed = failure.ids;
+        failure.error.into()
     }
 
-    /// Lets time pass, with an eye on those that were ready not long ago.
-    pub(super) fn watch(&mut self, time: Duration) -> Result<()> {
+    /// Waits, and fails if a monitored instance does or the witness loses requests.
+    pub(super) fn pause_watched(&mut self, time: Duration) -> Result<()> {
         let stop = self.stop.clone();
-        let waited = wait::until(TICK, time, &stop, || {
+        let waited = wait::until(WATCH_POLL, time, &stop, || {
             self.check()?;
-            self.hear_witness().map(|()| None::<()>)
+            self.check_witness().map(|()| None::<()>)
         })?;
         match waited {
             WaitResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
@@ -243,29 +245,35 @@ impl<'a> Rollout<'a> {
 
     pub(super) fn delay(&mut self, time: Duration) -> Result<()> {
         self.context.report.event(Event::Delayed { seconds: time });
-        self.watch(time)
+        self.pause_watched(time)
     }
 
-    /// Waits until every window of the run is over, be it another rollout's: they are over at the same time.
+    /// Waits until the monitor of every rollout of the run is over; all end together.
     pub(super) fn monitor(&mut self) -> Result<()> {
-        let watch = self.context.watch;
-        let left = watch.remaining();
-        if !left.is_zero() {
-            let (names, after) = (watch.pending_names(), watch.elapsed());
+        let monitor = self.context.monitor;
+        let remaining = monitor.remaining();
+        if !remaining.is_zero() {
+            let (names, after) = (monitor.pending_names(), monitor.elapsed());
             let is_beside = |name: &String| self.context.proxies.is_empty() && !names.contains(name);
             let beside = self.names(&self.inside).into_iter().filter(is_beside).collect();
             let proxied = !self.context.proxies.is_empty();
-            self.context.report.event(Event::Monitoring { names, after, beside, proxied, seconds: left });
+            self.context.report.event(Event::Monitoring {
+                names,
+                after,
+                beside,
+                proxied,
+                seconds: remaining,
+            });
         }
-        self.watch(left)?;
-        // What has happened in the last moment.
-        watch.check_now();
+        self.pause_watched(remaining)?;
+        // Catches a failure in the last moment.
+        monitor.check_now();
         self.check()
     }
 
     pub(super) fn candidate(&self, key: &InstanceKey) -> Result<Candidate> {
         let service = self.service(key);
-        let container = &self.bound[key];
+        let container = &self.containers[key];
         Ok(Candidate {
             name: self.name(key),
             id: container.id.clone(),

@@ -231,12 +231,12 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
     let fake = FakeDocker::new();
     fake.run("deploy app --dry-run").success().stdout_eq(
         "plan for `app`:
-  1. create app-2  (the new release is not there yet)
+  1. create app-2  (the new release does not exist yet)
        $ docker compose up --no-start --no-deps --no-recreate --no-build --pull never --scale 'app=2' app
   2. start app-2  (not yet ready)
        $ docker start p-app-2
   3. wait until ready: app-2  (not yet ready)
-       each is asked GET /up at port [..], every 200ms for at most 1m
+       wait for GET /up at port [..], every 200ms for at most 1m
   4. stop app-1  (replaced)
        $ docker stop p-app-1
   5. remove app-1  (replaced)
@@ -410,7 +410,7 @@ fn an_error_of_compose_is_shown_unchanged() {
 #[test]
 fn an_unknown_service_is_refused_with_a_list_of_the_services() {
     let run = FakeDocker::new().run("deploy nope").code(2);
-    says(&run, &["there is no service or pair `nope` in project `p`", "there are `app`"]);
+    says(&run, &["project `p` has no service or pair `nope`", "the project has `app`"]);
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn obstacles_are_found_before_anything_starts() {
         ("network_mode: host", "`network_mode: host`", "services.app.network_mode"),
         ("deploy: {replicas: 0}", "0 instances", "1 or more"),
         ("x-zd: {proxy: {kind: apache}}", "unknown proxy kind `apache`", "`traefik` or `none`"),
-        ("x-zd: {proxy: {container: lb}}", "no container `lb`", "docker ps"),
+        ("x-zd: {proxy: {container: lb}}", "container `lb` does not exist", "docker ps"),
         ("x-zd: {health: {path: /up}}", "no port to ask", "x-zd.health.port"),
         ("x-zd: {health: {body: ok}}", "no port to ask", "`healthcheck`"),
     ];
@@ -484,7 +484,7 @@ fn an_image_is_kept_before_its_instances_are_removed() {
 fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
     let fake = FakeDocker::new();
     let run = fake.run("deploy").code(2);
-    says(&run, &["no service of this project is routed to by a proxy"]);
+    says(&run, &["no proxy routes to a service of this project"]);
     assert!(!stderr(&run).contains("--engine swarm"));
     fake.write("cluster", "c1\n");
     says(&fake.run("deploy").code(2), &["name the services", "`compose-zd deploy --engine swarm`"]);
@@ -551,7 +551,7 @@ fn a_deploy_is_refused_if_compose_would_stop_a_running_container() {
         );
         fake.write("stops", command);
         let run = fake.run("deploy app").code(1);
-        says(&run, &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
+        says(&run, &["Compose would stop running containers", "Container p-db-1 Stopping", "hint: "]);
         assert_eq!(fake.changes(), "");
     }
 }

@@ -26,7 +26,7 @@ impl ProjectCheck<'_> {
             return Ok(TargetProxies { running: Vec::new(), planned: Vec::new(), perhaps: by_name });
         }
         let running = match &self.containers {
-            Some(all) => observe::fronting(self.docker(), project, target, all, &self.proxies)?,
+            Some(all) => observe::proxies_of(self.docker(), project, target, all, &self.proxies)?,
             None => Vec::new(),
         };
         let fronts = |p: &dyn Proxy| services.iter().any(|s| p.routes_to(&backend(project, s)));

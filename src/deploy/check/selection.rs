@@ -21,11 +21,11 @@ pub struct Selection {
 pub fn choose(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     let project = checker.project();
     if !named.is_empty() {
-        return Ok(Selection { judged: targets::as_targets(project, named)?, left: Vec::new() });
+        return Ok(Selection { judged: targets::from_names(project, named)?, left: Vec::new() });
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
-    let everything = targets::as_targets(project, &all)?;
-    let jobs = Jobs::of(project, &everything);
+    let everything = targets::from_names(project, &all)?;
+    let jobs = Jobs::new(project, &everything);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
     let why = |service: &Service| match service.name.as_str() {

@@ -85,7 +85,7 @@ impl ProjectCheck<'_> {
         let reader = TargetReader {
             docker: self.docker(),
             project: self.project(),
-            wanted: &self.wanted,
+            desired: &self.wanted,
             target,
             proxies: fronting.all(),
         };
@@ -93,7 +93,7 @@ impl ProjectCheck<'_> {
         self.serving(&reader, &fronting.running, sheet)?;
         let plan = self.plan(target, &fronting);
         let starting = match &plan {
-            Ok(plan) => plan.starting(),
+            Ok(plan) => plan.extra_instances(),
             Err(_) => self.instances(target),
         };
         sheet.findings.extend(self.around(&reader, &fronting, starting)?);
@@ -119,9 +119,9 @@ impl ProjectCheck<'_> {
         let found = preflight::engine(&Surroundings {
             reader,
             fronting: &fronting.running,
-            known: &self.proxies,
+            proxies: &self.proxies,
             containers: self.containers(),
-            starting,
+            extra_instances: starting,
         })?;
         let about = || Scope::service(reader.target.services()[0]);
         let finding = |found| match found {
@@ -219,7 +219,7 @@ impl ProjectCheck<'_> {
         let services = reader.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
         // A service with nothing to ask has its finding already.
-        let all = ServingInstance::of(reader, proxies, running).unwrap_or_default();
+        let all = ServingInstance::select(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
             let about = Scope::service(&found.service);
             Finding::note("serving-not-ready", about, found.to_string(), found.fix)
@@ -236,12 +236,12 @@ impl ProjectCheck<'_> {
             let service = &self.project().services[name];
             DesiredService {
                 service: name.into(),
-                wanted: self.wanted_of(service),
-                pace: desired::pace(service, &service.update, proxied),
-                spared: 0,
-                clears_stopped: service.starts_by_compose,
-                after_another: false,
-                may_rest: !proxied,
+                replicas: self.wanted_of(service),
+                policy: desired::plan_policy(service, &service.update, proxied),
+                kept_slots: 0,
+                removes_stopped: service.starts_by_compose,
+                follows_unfinished: false,
+                may_be_down: !proxied,
             }
         };
         let sides = target.services();
@@ -257,7 +257,7 @@ impl ProjectCheck<'_> {
                 if active.len() == 2 {
                     preflight::active_sides(self.project(), target).map_err(about)?;
                     both.iter_mut().for_each(|g| {
-                        desired::stop_first_where_needed(&self.project().services[&g.service], g)
+                        desired::stop_first_for_fixed_ports(&self.project().services[&g.service], g)
                     });
                 }
                 Strategy::Pair(both)
@@ -342,7 +342,7 @@ impl ProjectCheck<'_> {
             true => "no proxy in front".into(),
         };
         let service = &self.project().services[target.services()[0]];
-        let rests = desired::rests_for_its_volume(service, &service.update, !fronting.is_none());
+        let rests = desired::stops_first_for_volume(service, &service.update, !fronting.is_none());
         let order = service.update.order == Some(Order::StopFirst) || rests;
         VerdictRow {
             name: target.name().into(),

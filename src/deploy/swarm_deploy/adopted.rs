@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::SwarmDeploy;
 use crate::cli::ComposeArgs;
-use crate::deploy::request::{connect, resolved};
+use crate::deploy::request::{connect, resolve_config};
 use crate::deploy::settings;
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;
@@ -22,7 +22,7 @@ use crate::swarm::stack_file::StackFile;
 /// Prints the project, converted for a Swarm.
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
-    let text = ResolvedProject::read(&resolved(&mut docker, report)?).map_err(Error::from)?.text();
+    let text = ResolvedProject::read(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = settings::project_folder(compose).canonicalize()?;
     report.say(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())

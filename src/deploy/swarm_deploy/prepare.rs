@@ -175,7 +175,7 @@ impl SwarmDeploy<'_> {
 
     fn try_remove_objects(&self) -> Result<()> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
-        let journal = self.journal.reopened()?;
+        let journal = self.journal.reopen()?;
         if journal.history.unreadable_records().next().is_some() {
             return Ok(()); // an unreadable release may need any of them
         }

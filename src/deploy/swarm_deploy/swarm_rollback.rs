@@ -146,7 +146,7 @@ impl SwarmDeploy<'_> {
         let file = self.request.project.services.get(service).and_then(|s| s.update_asked.action);
         let action = self.request.flags.update.action.or(file);
         // A resumed deploy has paused before, because `failure_action: pause` was set.
-        let paused = self.journal.heading.as_ref().is_some_and(|h| h.paused && h.number == self.number);
+        let paused = self.journal.in_progress.as_ref().is_some_and(|h| h.paused && h.number == self.number);
         !matches!(self.kind, RolloutKind::Rollback { .. }) && !paused && action != Some(FailureAction::Pause)
     }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::prepare::PreparedStack;
 use super::{SwarmDeploy, stack_proxies};
-use crate::deploy::probe_urls::{is_wanted, own_place, unknown_url};
+use crate::deploy::probe_urls::{configured_url, is_wanted, unknown_url};
 use crate::report::{Event, Warning};
 use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
@@ -36,7 +36,7 @@ impl SwarmDeploy<'_> {
             self.report.event(Event::NoWitness { why: "no service of the stack runs yet".into() });
             return Ok(());
         }
-        let urls: Vec<UrlCandidates> = match own_place(settings) {
+        let urls: Vec<UrlCandidates> = match configured_url(settings) {
             Some(place) => vec![vec![place]],
             None => self.derive_urls(prepared)?,
         };

@@ -88,8 +88,8 @@ fn check_refuses_an_unknown_service_and_a_project_without_services() {
     let fake = FakeDocker::new();
     fake.run("check nobody").code(2).stderr_eq(
         "\
-error: `check`: there is no service or pair `nobody` in project `p`
-hint: there are `app`; a service of a profile needs `--profile`
+error: `check`: project `p` has no service or pair `nobody`
+hint: the project has `app`; a service of a profile needs `--profile`
 ",
     );
     fake.write("config.yaml", "name: p\nservices: {}\n");

@@ -22,7 +22,10 @@ fn deploy(fake: &FakeDocker) -> OutputAssert {
 fn a_deploy_that_would_stop_a_container_is_refused_whatever_the_environment_sets() {
     let fake = FakeDocker::new();
     fake.write("stops", "up --no-start");
-    says(&deploy(&fake).code(1), &["Compose would stop what runs", "Container p-db-1 Stopping", "hint: "]);
+    says(
+        &deploy(&fake).code(1),
+        &["Compose would stop running containers", "Container p-db-1 Stopping", "hint: "],
+    );
     assert_eq!(fake.changes(), "");
 }
 

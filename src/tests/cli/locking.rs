@@ -271,7 +271,7 @@ fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
     first.kill().unwrap();
     wait_for_exit(first);
     let left = fake.run("status app").success();
-    assert!(String::from_utf8_lossy(&left.get_output().stdout).contains("release 1 was left half done"));
+    assert!(String::from_utf8_lossy(&left.get_output().stdout).contains("release 1 is unfinished"));
     let recorded = fake.path(".compose-zd/p/releases/0001.yml");
     let text = fs::read_to_string(&recorded).unwrap();
     fs::write(&recorded, text.replace("\"port\": 1", &format!("\"port\": {}", fake.port))).unwrap();
@@ -279,7 +279,7 @@ fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
         .success()
         .stdout_eq("`app` is deployed as release [..]: app-2 in service after [..]s\n");
     let left = fake.run("status app").success();
-    assert!(!String::from_utf8_lossy(&left.get_output().stdout).contains("half done"));
+    assert!(!String::from_utf8_lossy(&left.get_output().stdout).contains("unfinished"));
 }
 
 #[test]

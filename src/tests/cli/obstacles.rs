@@ -46,7 +46,7 @@ const OBSTACLES: [(&str, &str, &str, &str); 16] = [
         "ports: [{target: 3000, published: '8080-8081'}], deploy: {replicas: 2}",
         "",
         "port-range",
-        "host ports 8080-8081, which is 2 for 1 running and 2 new instances",
+        "host ports 8080-8081: 2 for 1 running and 2 new instances",
     ),
     (
         "healthcheck: {test: [CMD, 'true'], start_interval: 1s}",
@@ -292,8 +292,8 @@ fn a_container_bound_to_a_running_instance_is_an_obstacle() {
             "shared-namespace",
             "`volumes_from: container:p-app-1`",
         ),
-        (links, "linked", "would find nothing as `backend`"),
-        (&names("p-app-1", "p_default"), "names-instance", "`other` names p-app-1 in its arguments"),
+        (links, "linked", "could not resolve `backend`"),
+        (&names("p-app-1", "p_default"), "names-instance", "`other` refers to p-app-1 in its arguments"),
     ];
     for (settings, rule, words) in cases {
         let fake = project_with_container(settings);
@@ -321,9 +321,12 @@ fn check_reports_containers_that_compose_would_stop() {
     fake.write("stops", "up --no-start");
     let check = fake.run("check app").code(1);
     let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("Compose would stop what runs") && told.contains("p-db-1 Stopping"), "{told}");
+    assert!(
+        told.contains("Compose would stop running containers") && told.contains("p-db-1 Stopping"),
+        "{told}"
+    );
     for command in ["deploy app --dry-run", "deploy app"] {
-        says(&fake.run(command).code(1), &["Compose would stop what runs", "p-db-1 Stopping"]);
+        says(&fake.run(command).code(1), &["Compose would stop running containers", "p-db-1 Stopping"]);
     }
     assert_no_changes(&fake);
 }
@@ -335,9 +338,9 @@ fn an_instance_in_a_crash_loop_is_named_and_replaced() {
     fake.container("containers/old", "app-1", "restarting", "other");
     let check = fake.run("check app").success();
     let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("p-app-1 crashes over and over") && told.contains("[crash-loop]"), "{told}");
-    says(&fake.run("deploy app --dry-run").success(), &["p-app-1 crashes over and over"]);
-    says(&fake.run("deploy app").success(), &["p-app-1 crashes over and over"]);
+    assert!(told.contains("p-app-1 keeps crashing") && told.contains("[crash-loop]"), "{told}");
+    says(&fake.run("deploy app --dry-run").success(), &["p-app-1 keeps crashing"]);
+    says(&fake.run("deploy app").success(), &["p-app-1 keeps crashing"]);
     assert!(fake.changes().ends_with("rm old\n"), "{}", fake.changes());
 }
 
@@ -405,7 +408,7 @@ fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
     fake.write("volumes/p_data", "");
     says(
         &fake.run("deploy app").success(),
-        &["warning: p-app-1 has the data of /uploads", "unless that is done"],
+        &["warning: p-app-1 has the data of /uploads", "unless it is copied already"],
     );
 }
 
@@ -415,10 +418,10 @@ fn a_dry_run_names_one_shots_dependencies_and_builds() {
     let needs = "depends_on: {migrate: {condition: service_completed_successfully}, cache: {condition: service_started}}";
     write_project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");
     let run = fake.run("deploy app --dry-run").success();
-    says(&run, &["would do: run `migrate` to its end", "would do: start what it depends on: `cache`"]);
+    says(&run, &["would do: run `migrate` to completion", "would do: start stopped dependencies: `cache`"]);
     write_project(&fake, "build: {context: .}", "");
     says(
         &fake.run("deploy app --dry-run").success(),
-        &["would do: build app; what that changes is known only then"],
+        &["would do: build app; the plan may change with the new image"],
     );
 }

@@ -131,7 +131,7 @@ fn a_timeline_of_a_rollout_that_is_not_kept_is_refused() {
     let fake = FakeDocker::new();
     fake.run("deploy app").success();
     let run = fake.run("history --timeline 9").code(2);
-    assert!(stderr(&run).contains("hint: it is kept of 1"), "{}", stderr(&run));
+    assert!(stderr(&run).contains("hint: releases with events: 1"), "{}", stderr(&run));
 }
 
 #[test]

@@ -78,13 +78,17 @@ fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
         let run = fake.run("rollback").code(1);
         says(
             &run,
-            &["0002.json` cannot be used", "release 2 may be the one that serves", "`--to`: kept are 1"],
+            &[
+                "0002.json` cannot be used",
+                "release 2 may be the one that serves",
+                "`--to`: kept releases: 1",
+            ],
         );
         assert_eq!(fake.changes(), "", "{what}");
         says(&fake.run("deploy app").success(), &named);
         assert_eq!(fake.release_files(), ["0001.json", "0002.json", "0003.json"], "{what}");
         let run = fake.run("rollback").code(1);
-        says(&run, &["release 2 may be the one to go back to", "`--to`: kept are 3, 1"]);
+        says(&run, &["release 2 may be the one to restore", "`--to`: kept releases: 3, 1"]);
         assert_eq!(fake.changes(), "", "{what}");
     }
 }
@@ -93,10 +97,10 @@ fn a_damaged_newest_release_blocks_rollbacks_but_no_deploy() {
 fn a_damaged_older_release_blocks_only_rollbacks_to_it() {
     let fake = FakeDocker::with_releases();
     fs::write(fake.state("releases/0001.json"), "{").unwrap();
-    says(&fake.run("rollback").code(1), &["release 1 may be the one to go back to"]);
-    says(&fake.run("rollback --to 1").code(1), &["0001.json` cannot be used", "kept are 2"]);
+    says(&fake.run("rollback").code(1), &["release 1 may be the one to restore"]);
+    says(&fake.run("rollback --to 1").code(1), &["0001.json` cannot be used", "kept releases: 2"]);
     let run = fake.run("deploy app --force").success();
-    says(&run, &["0001.json` cannot be used", "earlier releases are all kept"]);
+    says(&run, &["0001.json` cannot be used", "no old release is removed"]);
     assert!(fake.state("releases/0001.yml").exists());
 }
 
@@ -127,8 +131,8 @@ fn a_damaged_wanted_file_blocks_no_deploy_and_no_rollback_to_a_number() {
                 &run,
                 &[
                     "wanted.json` cannot be used",
-                    "a rollout that did not get to its end",
-                    "`--to`: kept are 2, 1",
+                    "the services of an unfinished rollout",
+                    "`--to`: kept releases: 2, 1",
                 ],
             );
         }
@@ -177,12 +181,15 @@ fn a_missing_or_damaged_release_config_blocks_rollbacks_but_no_deploy() {
         let fake = FakeDocker::with_releases();
         damage(&fake.state("releases/0001.yml"));
         let run = fake.run("rollback").code(1);
-        says(&run, &["0001.yml`", "hint: name another with `--to`: kept are 2"]);
+        says(&run, &["0001.yml`", "hint: name another with `--to`: kept releases: 2"]);
         assert!(!stderr(&run).contains("hunter2"), "{what}");
         assert_eq!(fake.changes(), "", "{what}");
         let fake = FakeDocker::with_releases();
         damage(&fake.state("releases/0002.yml"));
-        says(&fake.run("deploy app --force").success(), &["what is deployed now is recorded"]);
+        says(
+            &fake.run("deploy app --force").success(),
+            &["the new release lists only the services that this run deploys"],
+        );
         assert!(fake.release_files().contains(&"0003.json".into()), "{what}");
     }
 }
@@ -344,7 +351,7 @@ fn an_engine_without_an_id_changes_nothing() {
     fake.fail("info --format {{.ID}}", "no answer");
     fake.write("calls", "");
     for command in ["deploy app --force", "rollback"] {
-        says(&fake.run(command).code(1), &["the engine does not say which one it is", "docker info"]);
+        says(&fake.run(command).code(1), &["the engine reports no ID", "docker info"]);
     }
     assert!(!fake.changes().contains("up --no-start"), "{}", fake.changes());
 }

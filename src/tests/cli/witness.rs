@@ -84,7 +84,7 @@ fn a_failed_rollback_is_shown_as_not_serving() {
     fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
     let (history, status) = (stdout_of(&fake, "history"), stdout_of(&fake, "status"));
     for told in [&history, &status] {
-        assert!(told.contains("release 2 failed, and what served before does not serve"), "{told}");
+        assert!(told.contains("release 2 failed, and the release before does not serve"), "{told}");
         assert!(!told.contains("(serves)") && !told.contains("killed"), "{told}");
     }
     let row = status.lines().find(|line| line.starts_with("app ")).expect(&status);
@@ -128,7 +128,7 @@ fn a_deploy_without_a_url_reports_once_that_it_has_no_witness() {
     let run = fake.run(&format!("deploy app --no-witness --witness-url {url}")).success();
     assert!(!stderr(&run).contains("witness"), "{}", stderr(&run));
     let run = FakeDocker::new().run("deploy app --no-witness --strict").code(2);
-    says(&run, &["`--strict` goes by the witness", "hint: "]);
+    says(&run, &["`--strict` needs the witness", "hint: "]);
 }
 
 #[test]

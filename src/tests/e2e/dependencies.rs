@@ -129,8 +129,8 @@ fn a_container_bound_to_the_old_instance_is_reported_before_any_change() {
     let label = format!("--label com.docker.compose.project={}", project.name);
     let network = format!("--network {}_default", project.name);
     for (flags, output) in [
-        (format!("--network container:{app} --env PORT=3999"), "lives in".to_string()),
-        (format!("{network} --link {app}:backend"), "would find nothing as `backend`".to_string()),
+        (format!("--network container:{app} --env PORT=3999"), "runs in".to_string()),
+        (format!("{network} --link {app}:backend"), "could not resolve `backend`".to_string()),
     ] {
         let id = project.docker(&format!("run --detach {label} {flags} {image}"));
         project.set_variables("VERSION=2");

@@ -97,7 +97,7 @@ fn a_requested_route_behind_an_unknown_proxy_is_refused() {
     project.up("");
     expect_refusal(
         &project,
-        "`app` asks for a route by `VIRTUAL_HOST`, and no proxy that is known to go by that",
+        "`app` has a route by `VIRTUAL_HOST`, and no proxy on its networks is known to read it",
     );
     let name = format!("{}-proxy-1", project.name);
     project.set_variables("VERSION=2");

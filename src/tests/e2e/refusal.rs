@@ -79,7 +79,7 @@ fn an_unusable_proxy_or_network_is_refused_before_any_change() {
     project.log("---- a network that the proxy is not on");
     let apart = "networks: {default: {labels: {zde2e: '1'}}, front: {}}\nservices: {app: {networks: !override [front]}}";
     project.write_override(apart);
-    expect_refusal(&project, 1).says("where nginx-proxy").says("it could send it no request");
+    expect_refusal(&project, 1).says("and nginx-proxy").says("the proxy could not reach it");
 
     project.log("---- a renamed service whose old name still has the route");
     project.write_override(
@@ -89,7 +89,7 @@ services:
   web: {image: '${ZD_APP_IMAGE}', environment: {VIRTUAL_HOST: '${VIRTUAL_HOST}', VIRTUAL_PORT: '3000'}}
 ",
     );
-    let renamed = format!("`{}-app-1` is of a service that the file has no more", project.name);
+    let renamed = format!("`{}-app-1` is of a service that the file no longer has", project.name);
     project.deploy("web --dry-run").exits(0).says(&renamed);
     project.start("check web").wait().says(&renamed).says("[orphan-route]");
 

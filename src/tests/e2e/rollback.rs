@@ -66,14 +66,14 @@ fn a_rollback_restores_the_previous_or_any_kept_release() {
     let none = "no release of `zde2e-back`";
     project.rollback("").exits(2).says(none).says("`compose-zd deploy` records one");
     project.deploy("app").exits(0);
-    project.rollback("").exits(2).says(&format!("{none} before the current one")).says("kept are 1");
+    project.rollback("").exits(2).says(&format!("{none} before the current one")).says("kept releases: 1");
     assert_eq!(project.containers(), before);
 
     project.log("--- a release that is not kept is refused with a list of the kept ones, and a dry run changes nothing");
     project.set_variables("VERSION=2");
     project.deploy("app").exits(0);
     let before = (project.containers(), files(&project.path(".compose-zd")));
-    project.rollback("--to 99").exits(2).says("release 99 is not recorded").says("kept are 2, 1");
+    project.rollback("--to 99").exits(2).says("release 99 is not recorded").says("kept releases: 2, 1");
     project.rollback("none").exits(2).says("`none`");
     project.rollback("--dry-run").exits(0).says("plan for `app`");
     assert_eq!((project.containers(), files(&project.path(".compose-zd"))), before);
@@ -142,7 +142,7 @@ fn prune_removes_the_images_of_a_removed_project_only() {
     assert_eq!(kept(), (1, 1));
     prune("", "removed `compose-zd/zde2e-prune--app:r1-");
     assert_eq!(kept(), (0, 0));
-    prune("", "no image of `zde2e-prune` is kept on this engine");
+    prune("", "this engine has no tagged image of `zde2e-prune`");
 }
 
 // Images.
@@ -383,7 +383,7 @@ fn the_requested_number_of_releases_is_kept() {
     let kept = ["2", "3"].map(|n| format!("compose-zd/{project_name}--app:r{n}-{id}"));
     assert_eq!(project.release_tags(), [vec![mine, theirs], kept.to_vec()].concat());
     project.docker(&format!("inspect {neighbour} {}", tags[0]));
-    project.rollback("--to 1 --keep 2").exits(2).says("release 1 is").says("kept are 3, 2");
+    project.rollback("--to 1 --keep 2").exits(2).says("release 1 is").says("kept releases: 3, 2");
     roll_back(&project, "--keep 2", "3", "2");
     roll_back(&project, "--keep 2", "2", "3");
 }
