@@ -15,7 +15,7 @@ pub use finding::{Finding, Scope, Severity};
 
 /// Whether a deploy would lose anything of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Yes,
     No,
@@ -31,7 +31,7 @@ pub struct VerdictRow {
     pub services: Vec<String>,
     pub verdict: Verdict,
     /// How it runs, or why it is left alone.
-    pub says: String,
+    pub message: String,
     /// The proxies in front of it.
     pub proxies: Vec<String>,
 }
@@ -46,7 +46,7 @@ pub struct AuditReport {
     pub services: Vec<VerdictRow>,
     pub findings: Vec<Finding>,
     /// What could not be judged, and why.
-    pub unjudged: Vec<String>,
+    pub not_audited: Vec<String>,
 }
 
 impl AuditReport {
@@ -58,7 +58,7 @@ impl AuditReport {
             known.extend(is_new.then(|| f.clone()));
             is_new
         });
-        self.unjudged.dedup();
+        self.not_audited.dedup();
         let nos: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.about).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
             let concerns = |about: &&Scope| match (&about.service, &about.proxy) {
@@ -95,7 +95,7 @@ mod tests {
             name: name.into(),
             services: list(services),
             verdict: Verdict::Yes,
-            says: String::new(),
+            message: String::new(),
             proxies: list(proxies),
         }
     }
@@ -109,7 +109,7 @@ mod tests {
             ok: true,
             services,
             findings,
-            unjudged: Vec::new(),
+            not_audited: Vec::new(),
         };
         let sheet = sheet.settled();
         (sheet.services.iter().map(|r| r.verdict).collect(), sheet.ok)
@@ -136,10 +136,10 @@ mod tests {
             ok: true,
             services: vec![],
             findings: vec![finding(), finding()],
-            unjudged: vec!["u".into(), "u".into()],
+            not_audited: vec!["u".into(), "u".into()],
         };
         let sheet = sheet.settled();
-        assert_eq!((sheet.findings.len(), sheet.unjudged.len()), (1, 1));
+        assert_eq!((sheet.findings.len(), sheet.not_audited.len()), (1, 1));
     }
 
     #[test]
@@ -150,12 +150,12 @@ mod tests {
             ok: false,
             services: vec![VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &["lb"]) }],
             findings: vec![Finding::no("container-name", Scope::service("app"), "s", "f")],
-            unjudged: vec![],
+            not_audited: vec![],
         };
         let json = serde_json::to_string(&sheet).unwrap();
         assert_eq!(
             json,
-            r#"{"project":"p","engine":"compose","ok":false,"services":[{"name":"db","services":["db"],"verdict":"left-alone","says":"","proxies":["lb"]}],"findings":[{"rule":"container-name","severity":"no","service":"app","says":"s","fix":"f"}],"unjudged":[]}"#
+            r#"{"project":"p","engine":"compose","ok":false,"services":[{"name":"db","services":["db"],"verdict":"left_alone","message":"","proxies":["lb"]}],"findings":[{"rule":"container-name","severity":"no","service":"app","message":"s","hint":"f"}],"not_audited":[]}"#
         );
     }
 }

@@ -436,7 +436,7 @@ pub fn active_sides(project: &Project, target: &Target) -> Result<(), Error> {
 pub fn build_contexts(project: &Project, targets: &[Target], state_dir: &Path, report: Report) {
     for service in targets.iter().flat_map(Target::services).map(|s| &project.services[s]) {
         if is_in_build_context(service, state_dir) {
-            report.warn(&Warning::InBuildContext {
+            report.warn(&Warning::StateInBuildContext {
                 service: service.name.clone(),
                 folder: state_dir.display().to_string(),
             });

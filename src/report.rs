@@ -120,7 +120,7 @@ impl Report {
 
     /// Once each: several services of a rollout may be behind one proxy.
     pub fn warn(&self, warning: &Warning) {
-        let event = Event::Warning { kind: warning.kind().into(), text: warning.to_string() };
+        let event = Event::Warning { kind: warning.kind().into(), message: warning.to_string() };
         let is_told = self.0.settings.rollout && self.log().entries.iter().any(|e| e.event == event);
         if !is_told {
             self.event(event);
@@ -136,7 +136,7 @@ impl Report {
 
     pub fn command(&self, words: &str, took: Duration) {
         if self.0.settings.detail == Verbosity::Verbose {
-            self.event(Event::Command { words: words.into(), seconds: took });
+            self.event(Event::Command { arguments: words.into(), seconds: took });
         }
     }
 
@@ -156,7 +156,7 @@ impl Report {
             _ if self.is_json() => write_err(&entry.line()),
             Event::Error { .. } => self.above(&entry.event.to_string()),
             // Its own words are the result, or a warning's.
-            Event::Deployed { .. } | Event::Died { .. } => {}
+            Event::Deployed { .. } | Event::Exited { .. } => {}
             event if self.is_drawn(event) => {}
             event => {
                 let text = event.to_string().replace('\n', " ");
@@ -288,9 +288,9 @@ impl Report {
     /// What becomes of a signal; where it leaves, what is half done stays so.
     pub fn stop_requested(&self, asked: SignalEffect) {
         match asked {
-            SignalEffect::Finish => self.warn(&Warning::Finishes),
-            SignalEffect::Hurry => self.warn(&Warning::Hurries),
-            SignalEffect::Exit => {
+            SignalEffect::Finishes => self.warn(&Warning::FinishingAfterSignal),
+            SignalEffect::Hurries => self.warn(&Warning::DrainCutShort),
+            SignalEffect::Leaves => {
                 self.close();
                 write_err(
                     "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
@@ -346,7 +346,7 @@ impl Report {
         if let Some(path) = &self.0.settings.timeline {
             let page = timeline::page(&self.log().entries);
             if let Err(error) = std::fs::write(path, page) {
-                self.warn(&Warning::Timeline(format!(
+                self.warn(&Warning::TimelineNotWritten(format!(
                     "the picture cannot be written to `{}`: {error}",
                     path.display()
                 )));

@@ -275,7 +275,7 @@ impl<'a> Rollout<'a> {
         self.context.report.event(Event::Step(StepEvent {
             target: self.context.target.into(),
             number: n + 1,
-            of: plan.steps.len(),
+            steps: plan.steps.len(),
             batch,
             batches,
             verb: step.verb().into(),
@@ -364,7 +364,7 @@ impl<'a> Rollout<'a> {
     /// Losses that lead to an undo.
     fn check_witness(&mut self) -> Result<()> {
         for (url, said) in self.context.witness.dismiss_silent() {
-            self.context.report.warn(&Warning::Silent { url, said });
+            self.context.report.warn(&Warning::WitnessSilent { url, outcome: said });
         }
         let Err(objection) = self.witness_objection() else { return Ok(()) };
         // A dead instance explains the losses.

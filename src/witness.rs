@@ -462,7 +462,7 @@ impl WitnessProbe {
         let mut samples = self.log().samples.clone();
         samples.sort_by_key(|s| s.at);
         let summary = WitnessSummary {
-            open: self.open.load(Ordering::Relaxed),
+            unanswered: self.open.load(Ordering::Relaxed),
             unsent: self.unsent.load(Ordering::Relaxed),
             ..WitnessSummary::new(&samples, switch)
         };

@@ -42,13 +42,13 @@ pub struct Finding {
     pub severity: Severity,
     #[serde(flatten)]
     pub about: Scope,
-    pub says: String,
-    pub fix: String,
+    pub message: String,
+    pub hint: String,
 }
 
 impl Finding {
     pub fn no(rule: &'static str, about: Scope, says: impl Into<String>, fix: impl Into<String>) -> Finding {
-        Finding { rule, severity: Severity::No, about, says: says.into(), fix: fix.into() }
+        Finding { rule, severity: Severity::No, about, message: says.into(), hint: fix.into() }
     }
 
     pub fn note(
@@ -70,7 +70,7 @@ impl Finding {
     /// What a deploy would warn of.
     pub fn lost(about: Scope, loss: Risk) -> Finding {
         let severity = if loss.grave { Severity::No } else { Severity::Note };
-        Finding { rule: loss.rule, severity, about, says: loss.message, fix: loss.fix }
+        Finding { rule: loss.rule, severity, about, message: loss.message, hint: loss.fix }
     }
 
     pub fn is_no(&self) -> bool {

@@ -27,9 +27,9 @@ pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Stri
     }
     let of_project = |f: &&Finding| f.about.proxy.is_none() && !is_shown(f, &sheet.services);
     lines.extend(page.part("the project", sheet.findings.iter().filter(of_project)));
-    if !quiet && !sheet.unjudged.is_empty() {
+    if !quiet && !sheet.not_audited.is_empty() {
         lines.push("not judged".into());
-        lines.extend(sheet.unjudged.iter().flat_map(|text| page.paragraph("  - ", text)));
+        lines.extend(sheet.not_audited.iter().flat_map(|text| page.paragraph("  - ", text)));
     }
     lines
 }
@@ -60,7 +60,7 @@ impl Page {
                 .iter()
                 .filter(|f| f.about.service.as_ref().is_some_and(|s| row.services.contains(s)));
             let shown = !self.quiet || row.verdict == Verdict::No;
-            let first = if shown { self.paragraph(&head, &row.says) } else { Vec::new() };
+            let first = if shown { self.paragraph(&head, &row.message) } else { Vec::new() };
             first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
         };
         sheet.services.iter().flat_map(of).collect()
@@ -79,10 +79,10 @@ impl Page {
             Severity::Note if self.quiet => return Vec::new(),
             Severity::Note => "  note  ",
         };
-        let says = format!("{} [{}]", finding.says.replace('\n', " "), finding.rule);
+        let says = format!("{} [{}]", finding.message.replace('\n', " "), finding.rule);
         let mut lines = self.paragraph(word, &says);
-        if !finding.fix.is_empty() {
-            lines.extend(self.paragraph(&" ".repeat(INDENT), &format!("fix: {}", finding.fix)));
+        if !finding.hint.is_empty() {
+            lines.extend(self.paragraph(&" ".repeat(INDENT), &format!("fix: {}", finding.hint)));
         }
         lines
     }
@@ -125,7 +125,7 @@ mod tests {
             name: name.into(),
             services: vec![name.into()],
             verdict,
-            says: says.into(),
+            message: says.into(),
             proxies: vec!["lb".into()],
         };
         AuditReport {
@@ -143,7 +143,7 @@ mod tests {
                 Finding::no("nginx-keepalive", Scope::proxy("lb"), "it is old", "use a new one"),
                 Finding::note("engine-too-old", Scope::default(), "it is older", ""),
             ],
-            unjudged: vec!["whether it ends".into()],
+            not_audited: vec!["whether it ends".into()],
         }
     }
 

@@ -145,11 +145,11 @@ struct WaitReporter {
 impl WaitObserver for WaitReporter {
     fn on_wait(&mut self, holder: &LockOwner) {
         self.waited = true;
-        self.report.event(Event::Waiting { holder: holder.to_string() });
+        self.report.event(Event::WaitingForLock { owner: holder.to_string() });
     }
 
     fn on_takeover(&mut self, holder: &LockOwner) {
-        self.report.event(Event::TookOver { holder: holder.to_string() });
+        self.report.event(Event::LockTakenOver { owner: holder.to_string() });
     }
 
     fn on_claim(&mut self) {

@@ -81,11 +81,11 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
         ok: true,
         services: Vec::new(),
         findings: Vec::new(),
-        unjudged: Vec::new(),
+        not_audited: Vec::new(),
     };
     let containers = docker.containers().map_err(Error::from_error);
     if let Err(error) = &containers {
-        sheet.unjudged.push(format!(
+        sheet.not_audited.push(format!(
             "what runs, the images, and how much memory there is: {}",
             error.message.replace('\n', " ")
         ));
@@ -148,8 +148,8 @@ impl<'a> ProjectCheck<'a> {
             its.into_iter().any(Container::is_running)
         };
         let planned = configured_proxies::find(request, &wanted, &runs)?;
-        sheet.unjudged.extend(planned.remarks());
-        let state_dir = settings::state_dir(compose, args.state_dir.as_deref(), None);
+        sheet.not_audited.extend(planned.remarks());
+        let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
         Ok(ProjectCheck { request, containers, wanted, proxies, planned, state_dir })
     }
 
@@ -185,7 +185,7 @@ impl<'a> ProjectCheck<'a> {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
-            says: why,
+            message: why,
             proxies: Vec::new(),
         }));
         sheet.findings.extend(self.machine(crowds)?);

@@ -45,7 +45,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
 fn summarise(journal: &Journal) -> HistoryReport {
     let readable = journal.history.newest_first().map(|r| (r.number, row(r, journal)));
     let damaged = journal.history.unreadable_records().map(|(number, _)| {
-        let result = "cannot be read".to_string();
+        let result = "unreadable".to_string();
         (number, ReleaseRow { release: number, result, ..ReleaseRow::default() })
     });
     let by_number: BTreeMap<u32, ReleaseRow> = readable.chain(damaged).collect();
@@ -61,8 +61,8 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         (RolloutOutcome::Failed, _) => "failed".to_string(),
         (RolloutOutcome::Paused, _) => "paused".into(),
         (RolloutOutcome::Interrupted, _) => "interrupted".into(),
-        (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("back to {to}"),
-        (RolloutOutcome::Deployed, RolloutKind::Imported) => "found running".into(),
+        (RolloutOutcome::Deployed, RolloutKind::Rollback { to }) => format!("rolled back to {to}"),
+        (RolloutOutcome::Deployed, RolloutKind::Imported) => "imported".into(),
         (RolloutOutcome::Deployed, RolloutKind::Deploy) => "deployed".into(),
     };
     let service = |name: &String| DeployedService {
@@ -82,9 +82,9 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         services: record.deployed.iter().map(service).collect(),
         revision: record.git.as_ref().map(|git| git.revision.clone()),
         dirty: record.git.as_ref().is_some_and(|git| git.dirty),
-        by: Some(record.by.clone()),
+        user: Some(record.by.clone()),
         command: Some(record.command.clone()),
-        cut: record.cut,
+        cut_off: record.cut,
         witness: record.witness.as_ref().map(|w| LossCount { sent: w.sent, lost: w.lost }),
     }
 }

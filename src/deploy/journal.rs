@@ -96,7 +96,7 @@ impl Journal {
     pub fn for_reading(self, report: Report) -> Journal {
         self.unreadable_files().for_each(|unreadable| {
             let hint = Error::from(unreadable).hint.unwrap_or_default();
-            report.warn(&Warning::Release(format!("{unreadable}; {hint}")));
+            report.warn(&Warning::Other(format!("{unreadable}; {hint}")));
         });
         self
     }
@@ -120,7 +120,7 @@ impl Journal {
         }
         let current = self.history.current().map(|r| (r.number, self.snapshot(r.number)));
         if let Some((number, Err(error))) = current {
-            report.warn(&Warning::Release(format!(
+            report.warn(&Warning::Other(format!(
                 "{}; the new release lists only the services that this run deploys, not the others of release {number}",
                 error.message
             )));
@@ -281,7 +281,7 @@ impl Journal {
             (false, false) => self.store.clear_in_progress(),
         });
         if let Err(error) = written {
-            report.warn(&Warning::Release(format!("the release could not be recorded: {error}")));
+            report.warn(&Warning::Other(format!("the release could not be recorded: {error}")));
         }
         if paused {
             draft
@@ -393,7 +393,7 @@ impl Journal {
             return;
         }
         if let Err(error) = images::keep_image(docker, self.image_owner(), service, release) {
-            report.warn(&Warning::Release(format!(
+            report.warn(&Warning::Other(format!(
                 "the image of `{service}` could not be tagged, so pruning may remove it: {error}"
             )));
         }
@@ -401,7 +401,7 @@ impl Journal {
 
     /// Removes the files and image tags of releases that are no longer kept.
     fn remove_leftovers(&self, docker: &Docker, keep: usize, report: Report) {
-        let warn = |text: String| report.warn(&Warning::Release(text));
+        let warn = |text: String| report.warn(&Warning::Other(text));
         let history = match self.store.history() {
             Ok(history) => history,
             Err(error) => return warn(format!("old releases could not be removed: {error}")),

@@ -154,7 +154,7 @@ impl<'a> Pipeline<'a> {
     fn report_plan(&self, rollout: &TargetRollout) -> Result<()> {
         let mut steps = rollout.preview()?;
         let kept = self.journal.config_path(self.number).display().to_string();
-        let words = steps.iter_mut().flat_map(|s| &mut s.does).filter_map(|d| match d {
+        let words = steps.iter_mut().flat_map(|s| &mut s.actions).filter_map(|d| match d {
             PlannedCommand::Command(words) => Some(words),
             PlannedCommand::Note(_) => None,
         });
@@ -202,7 +202,7 @@ impl<'a> Pipeline<'a> {
         }
         rollout.keep_stopped();
         if let Err(error) = rollout.hand_back() {
-            self.report.warn(&Warning::LeftBehind(format!("{error:#}")));
+            self.report.warn(&Warning::CleanupFailed(format!("{error:#}")));
         }
     }
 
@@ -385,7 +385,7 @@ impl<'a> Pipeline<'a> {
         self.report.event(Event::Restarting { services: services.clone() });
         if let Err(error) = self.docker().restart_services(services) {
             self.report
-                .warn(&Warning::NotRestarted { services: services.clone(), why: format!("{error:#}") });
+                .warn(&Warning::NotRestarted { services: services.clone(), reason: format!("{error:#}") });
         }
     }
 
@@ -397,7 +397,7 @@ impl<'a> Pipeline<'a> {
     ) -> Result<(), Box<RolloutFailure>> {
         for service in jobs.filter(|_| self.kind == RolloutKind::Deploy) {
             if when == "before" && self.completed.contains(service) {
-                self.report.event(Event::Ran { service: service.clone() });
+                self.report.event(Event::JobDone { service: service.clone() });
                 continue;
             }
             self.wait_for_killed_job(service)
@@ -419,7 +419,7 @@ impl<'a> Pipeline<'a> {
                     .hint("its output stands above");
                 return Err(Box::new(RolloutFailure::new(error)));
             }
-            self.report.event(Event::Ran { service: service.clone() });
+            self.report.event(Event::JobDone { service: service.clone() });
         }
         Ok(())
     }
@@ -494,7 +494,8 @@ impl<'a> Pipeline<'a> {
         if down.is_empty() {
             return Ok(());
         }
-        self.report.event(Event::StartingNeeded { services: down.iter().map(|s| s.to_string()).collect() });
+        self.report
+            .event(Event::StartingDependencies { services: down.iter().map(|s| s.to_string()).collect() });
         self.docker().start_services(down)
     }
 

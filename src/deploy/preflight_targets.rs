@@ -53,7 +53,7 @@ impl<'a> Pipeline<'a> {
             }
         }
         rollout.warnings().iter().for_each(|warning| self.report.warn(warning));
-        notes.iter().for_each(|risk| self.report.warn(&Warning::Loss(risk.to_string())));
+        notes.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
         self.report_back_to_file(reader.target);
     }
 
@@ -70,7 +70,7 @@ impl<'a> Pipeline<'a> {
                 self.report.event(Event::BackToFile {
                     service: service.into(),
                     image: image.clone(),
-                    ran: ran.image.clone(),
+                    previous_image: ran.image.clone(),
                     release: current.number,
                 });
             }
@@ -87,7 +87,7 @@ impl<'a> Pipeline<'a> {
         let backends = reader.backends(containers);
         let mut warnings = Vec::new();
         for proxy in &reader.proxies {
-            warnings.extend(proxy.check(&backends)?.iter().map(|risk| Warning::Loss(risk.to_string())));
+            warnings.extend(proxy.check(&backends)?.iter().map(|risk| Warning::ExpectedLoss(risk.to_string())));
         }
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
@@ -182,7 +182,7 @@ impl<'a> Pipeline<'a> {
             let answers =
                 proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
             let risks = proxy.losses(&answers, &shape);
-            risks.iter().for_each(|risk| self.report.warn(&Warning::Loss(risk.to_string())));
+            risks.iter().for_each(|risk| self.report.warn(&Warning::ExpectedLoss(risk.to_string())));
             for patch in proxy.prepare(&answers, &shape)? {
                 let has_note = !patch.note.is_empty();
                 if self.args.dry_run {
@@ -194,9 +194,9 @@ impl<'a> Pipeline<'a> {
                     Ok(_) => self.report.event(Event::Prepared { what: patch.note }),
                     Err(error) if patch.required => return Err(error),
                     Err(error) if patch.failure_note.is_empty() => {
-                        self.report.warn(&Warning::NotPrepared(format!("{error:#}")));
+                        self.report.warn(&Warning::ProxyNotPrepared(format!("{error:#}")));
                     }
-                    Err(_) => self.report.warn(&Warning::NotPrepared(patch.failure_note)),
+                    Err(_) => self.report.warn(&Warning::ProxyNotPrepared(patch.failure_note)),
                 }
             }
         }
@@ -230,7 +230,7 @@ fn initial_instance(instance: &Instance) -> InitialInstance {
     InitialInstance {
         name: instance.key.clone(),
         new: instance.generation == Generation::New,
-        runs: instance.state != InstanceState::Exited && instance.state != InstanceState::Created,
+        running: instance.state != InstanceState::Exited && instance.state != InstanceState::Created,
         in_rotation: instance.serves(),
     }
 }

@@ -55,7 +55,7 @@ impl Pipeline<'_> {
     }
 
     fn no_witness(&self, why: &str) {
-        self.report.event(Event::NoWitness { why: why.into() });
+        self.report.event(Event::NoWitness { reason: why.into() });
     }
 
     /// Public URLs of the targets, without duplicates.
@@ -142,7 +142,7 @@ pub fn report_all(all: Vec<ProbeReport>, report: Report) -> Option<WitnessTotals
         let (url, summary) = (result.url.clone(), result.summary.clone());
         report.event(Event::Witness(Box::new(result)));
         if summary.lost > 0 {
-            report.warn(&Warning::Lost(format!(
+            report.warn(&Warning::WitnessLost(format!(
                 "the witness lost {} of {} requests to `{url}` ({})",
                 summary.lost,
                 summary.sent,

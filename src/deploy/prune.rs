@@ -83,7 +83,7 @@ fn prune_project(
             report.say(&format!("removed `{tag}`"));
             // Another container may use it.
         } else {
-            report.warn(&Warning::Release(format!("`{tag}` stays: {}", result.stderr_or_stdout())))
+            report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())))
         }
     }
     Ok(())

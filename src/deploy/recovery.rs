@@ -49,11 +49,11 @@ impl Pipeline<'_> {
                     return (self.paused_error(&rollouts[at], &counts, failure.reason.into_error()), true);
                 }
                 Err(error) => {
-                    self.report.warn(&Warning::Release(format!("the rollout cannot be paused: {error}")))
+                    self.report.warn(&Warning::Other(format!("the rollout cannot be paused: {error}")))
                 }
             }
         }
-        self.report.event(Event::GoingBack);
+        self.report.event(Event::RollingBack);
         let (not_serving_error, cleanup_error) = self.undo_all(rollouts, &failure.failed);
         let cause = failure.reason.into_error();
         let not_serving_error = not_serving_error.or_else(|| self.witness.outage_at_end());
@@ -91,7 +91,7 @@ impl Pipeline<'_> {
         }
         for rollout in undone {
             if let Err(error) = rollout.hand_back() {
-                self.report.warn(&Warning::MarksLeft(format!("{error:#}")));
+                self.report.warn(&Warning::ProxyMarksLeft(format!("{error:#}")));
             }
         }
         (not_serving_error, cleanup_error)

@@ -239,7 +239,7 @@ fn open_project(
             let cluster = docker.cluster().ok();
             let folders = [None, cluster.as_deref()].map(|c| settings::state_dir(compose, dir, c));
             let name = folders.iter().find_map(|f| only_project(compose, f)).ok_or(error)?;
-            report.warn(&Warning::Release(format!(
+            report.warn(&Warning::Other(format!(
                 "the compose file cannot be read; using the recorded configuration of `{name}`"
             )));
             name
@@ -533,7 +533,7 @@ impl Restorer<'_> {
         // either, because no record has its version.
         let all = Dependents::new(&request.project, &targets, &containers, &proxies);
         for name in all.names() {
-            self.report.warn(&Warning::Loss(format!(
+            self.report.warn(&Warning::ExpectedLoss(format!(
                 "`{name}` has `depends_on.….restart: true`, and a rollback restarts no service behind a proxy; \
                  `compose-zd deploy {name} --force` replaces it"
             )));

@@ -38,7 +38,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
         match read_status(compose, args, report) {
             Err(error) if first => return Err(error),
             // The engine may answer the next time.
-            Err(error) => report.warn(&Warning::Release(format!("{error:#}"))),
+            Err(error) => report.warn(&Warning::Other(format!("{error:#}"))),
             Ok(status) => {
                 report.next_screen();
                 report_status(&status, report);
@@ -76,7 +76,7 @@ fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resu
     } else {
         compose_status(docker, project, &args.services, &journal, report)?
     };
-    status.under_way = acquire_lock::under_way(docker, cluster.is_some(), &journal)?;
+    status.in_progress = acquire_lock::under_way(docker, cluster.is_some(), &journal)?;
     Ok(status)
 }
 
@@ -94,7 +94,7 @@ fn compose_status(
     for target in &select_targets(project, named, &all, journal)? {
         let proxies = observe::proxies_of(docker, project, target, &containers, &all)?;
         if let Some(StoppedProxy { problem: what, remedy }) = preflight::proxy_down(project, target, &all) {
-            report.warn(&Warning::Release(format!("{what}; {remedy}")));
+            report.warn(&Warning::Other(format!("{what}; {remedy}")));
         }
         let reader = TargetReader { docker, project, desired: &desired, target, proxies };
         let snapshot = reader.observe_containers(containers.clone())?;
@@ -150,7 +150,7 @@ fn service_status(service: &str, instances: Vec<InstanceStatus>, journal: &Journ
         release: record.map(|r| r.number),
         release_unknown: unreadable || journal.unrestored_release().is_some_and(is_of),
         witness: record.and_then(|r| r.witness.as_ref()).map(|w| LossCount { sent: w.sent, lost: w.lost }),
-        cut: record.map_or(0, |r| r.cut),
+        cut_off: record.map_or(0, |r| r.cut),
         tasks: None,
         instances,
     }
@@ -192,7 +192,7 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
         in_rotation: proxied.then_some(instance.serves() && !is_down),
         failing: proxied && instance.serves() && (is_down || container.is_failing()),
         in_flight: proxied.then_some(in_flight),
-        in_flight_at_most,
+        in_flight_is_upper_bound: in_flight_at_most,
         started: Some(container.state.started_at.clone()).filter(|_| container.is_running()),
         node: None,
     }
@@ -226,7 +226,7 @@ fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journa
     let running = if service.spec.is_job() { stack.current_tasks(service) } else { running };
     let tasks = stack.tasks_of(&service.name).filter(|t| t.is_desired() && t.state != "complete");
     let instances = tasks.map(|task| task_status(service, task)).collect();
-    let count = TaskCount { running, wanted: stack.desired_tasks(service), image, update };
+    let count = TaskCount { running, desired: stack.desired_tasks(service), image, update };
     ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, journal) }
 }
 

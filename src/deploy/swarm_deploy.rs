@@ -190,7 +190,7 @@ pub fn rollback_unrecorded(
         report.stack_plan(name, &lines);
         return Ok(());
     }
-    report.event(Event::OwnWayBack { services: names.clone() });
+    report.event(Event::SwarmRollback { services: names.clone() });
     services.iter().try_for_each(|s| docker.service_rollback(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
     let now = watch::observe(docker, name)?;
@@ -321,7 +321,7 @@ impl SwarmDeploy<'_> {
         let image = |reference: &str| self.docker().image(reference);
         let text = self.request.snapshot.text();
         for (_, risk) in risks(self.stack_name(), &text, file, Some(nodes), &image)? {
-            self.report.warn(&Warning::Loss(risk.to_string()));
+            self.report.warn(&Warning::ExpectedLoss(risk.to_string()));
         }
         Ok(())
     }
@@ -458,7 +458,7 @@ impl SwarmDeploy<'_> {
         let names = gone.iter().map(|s| s.name.clone()).collect();
         match self.docker().remove_services(&ids) {
             Ok(()) => self.report.event(Event::Removed { names }),
-            Err(error) => self.report.warn(&Warning::LeftBehind(format!("{error:#}"))),
+            Err(error) => self.report.warn(&Warning::CleanupFailed(format!("{error:#}"))),
         }
     }
 
@@ -469,13 +469,13 @@ impl SwarmDeploy<'_> {
     }
 
     fn roll_back_in_swarm(&self, services: &[String], ids: &[String]) -> Result<()> {
-        self.report.event(Event::OwnWayBack { services: services.to_vec() });
+        self.report.event(Event::SwarmRollback { services: services.to_vec() });
         ids.iter().try_for_each(|id| self.docker().service_rollback(id))
     }
 
     fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
         self.report
-            .event(Event::Sending { stack: self.stack_name().into(), services: file.services.clone() });
+            .event(Event::DeployingStack { stack: self.stack_name().into(), services: file.services.clone() });
         let stack = self.update_adopted(file, &self.before)?;
         if !stack.services.is_empty() {
             self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve)?;
@@ -584,17 +584,17 @@ impl SwarmDeploy<'_> {
             let Some(service) = stack.services.get(name) else { continue };
             let (running, wanted) = (stack.running_tasks(name), stack.desired_tasks(service));
             if service.spec.is_job() {
-                self.report.event(Event::JobCompleted { service: name.clone(), tasks: wanted });
+                self.report.event(Event::SwarmJobDone { service: name.clone(), tasks: wanted });
                 continue;
             }
             if stack.tasks_of(name).filter(|t| t.runs()).count() > wanted {
-                self.report.warn(&Warning::TooMany(name.clone()));
+                self.report.warn(&Warning::TooManyTasks(name.clone()));
             }
             self.report.deployed(Event::Deployed {
                 target: name.clone(),
                 serving: vec![format!("{} of {wanted}", running.min(wanted))],
                 release: self.number,
-                back_to: match self.kind {
+                restored_release: match self.kind {
                     RolloutKind::Rollback { to } => Some(to),
                     _ => None,
                 },

@@ -199,7 +199,7 @@ impl<'a> TargetRollout<'a> {
             match self.try_run(stage) {
                 Err(failure) if self.tolerates(&failure) => self.continue_without(failure)?,
                 Err(failure) if failure.serves => {
-                    self.report.warn(&Warning::LeftBehind(failure.reason.into_error().to_string()));
+                    self.report.warn(&Warning::CleanupFailed(failure.reason.into_error().to_string()));
                     self.clean_again();
                     return Ok(());
                 }
@@ -223,7 +223,7 @@ impl<'a> TargetRollout<'a> {
         let planned = self.replan(|_, _| kept_slots);
         let cleaned = planned.and_then(|()| self.try_run(Stage::Clean).map_err(|s| s.reason.into_error()));
         if let Err(error) = cleaned {
-            self.report.warn(&Warning::LeftBehind(error.to_string()));
+            self.report.warn(&Warning::CleanupFailed(error.to_string()));
             self.left_running = self.still_running();
         }
     }
@@ -457,7 +457,7 @@ impl<'a> TargetRollout<'a> {
         let runs = |name: &str| now.get(name).is_some_and(|i| i.state == InstanceState::Running);
         let stopped: Vec<String> = self.in_rotation().into_iter().filter(|name| !runs(name)).collect();
         if !stopped.is_empty() {
-            self.report.event(Event::Died { names: stopped });
+            self.report.event(Event::Exited { names: stopped });
         }
     }
 

@@ -14,7 +14,7 @@ pub fn spent(entries: &[EventRecord]) -> Option<String> {
     for EventRecord { at, event, .. } in entries {
         let next = match event {
             Event::Step(note) => Some(note.doing()),
-            Event::Deployed { .. } | Event::Running { .. } => None,
+            Event::Deployed { .. } | Event::JobRunning { .. } => None,
             _ => continue,
         };
         if let Some((doing, since)) = open.take() {
@@ -41,18 +41,19 @@ mod tests {
 
     fn step(at: u64, verb: &str) -> EventRecord {
         let (target, names, verb) = ("app".into(), Vec::new(), verb.into());
-        let note = StepEvent { target, number: 1, of: 1, batch: 1, batches: 1, verb, names, back: false };
+        let note =
+            StepEvent { target, number: 1, steps: 1, batch: 1, batches: 1, verb, names, rolling_back: false };
         EventRecord::now(Duration::from_millis(at), Event::Step(note))
     }
 
     #[test]
     fn steps_of_a_kind_are_added_up_and_short_ones_left_out() {
-        let ran = Event::Running { service: "warm".into() };
+        let ran = Event::JobRunning { service: "warm".into() };
         let entries = [
             step(0, "create"),
             step(600, "gate"),
             step(620, "start"),
-            step(1000, "ready"),
+            step(1000, "wait_ready"),
             EventRecord::now(Duration::from_millis(2000), ran),
             step(9000, "create"),
             step(9400, "stop"),

@@ -1,5 +1,5 @@
-//! What happens in a run, as data: one enum that every form of the report (terminal, plain lines, JSON, the journal of a
-//! release, the picture) is made from. Its fields are the documented schema of `--output json`.
+//! Events of a run, as data. The terminal, plain lines, JSON, the journal of a release and the timeline all read them.
+//! Their names and fields are the documented schema of `--output json`.
 
 use std::time::Duration;
 
@@ -8,35 +8,38 @@ use serde::{Deserialize, Serialize};
 use super::plan::PlannedStep;
 use crate::witness::ProbeReport;
 
-/// An instance that is there when a deploy begins.
+/// An instance that exists when a deploy begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InitialInstance {
     pub name: String,
-    /// It is what the file asks for.
+    /// Its image and configuration are those of the release to deploy.
     pub new: bool,
-    pub runs: bool,
-    /// It gets requests.
+    #[serde(alias = "runs")]
+    pub running: bool,
     pub in_rotation: bool,
 }
 
-/// What a step of a plan does, for people and programs.
+/// A step of a plan that begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepEvent {
     pub target: String,
     /// Counted from 1.
     pub number: usize,
-    pub of: usize,
+    #[serde(alias = "of")]
+    pub steps: usize,
     /// Counted from 1.
     pub batch: usize,
     pub batches: usize,
-    /// `create`, `gate`, `start`, `ready`, `route`, `idle`, `delay`, `monitor`, `stop`, `remove`, `release`.
+    /// `create`, `gate`, `start`, `wait_ready`, `route`, `drain`, `delay`, `monitor`, `stop`, `remove` or `hand_back`.
+    #[serde(deserialize_with = "former::verb")]
     pub verb: String,
     pub names: Vec<String>,
-    /// On the way back to what served before.
-    pub back: bool,
+    /// The step belongs to a rollback after a failure.
+    #[serde(alias = "back")]
+    pub rolling_back: bool,
 }
 
-/// Something that a person who watches a deploy wants to know.
+/// An event of a run. Each alias is the name in journals of older versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -45,18 +48,20 @@ pub enum Event {
         proxies: Vec<String>,
         instances: Vec<InitialInstance>,
     },
+    /// A change of a proxy that stays after the rollout.
     Prepared {
-        what: String,
+        #[serde(alias = "what")]
+        change: String,
     },
     WouldPrepare {
-        what: String,
+        #[serde(alias = "what")]
+        change: String,
     },
-    /// What a dry run would do.
+    /// The plan of a dry run.
     Plan {
         target: String,
         steps: Vec<PlannedStep>,
     },
-    /// A step of the plan begins.
     Step(StepEvent),
     Created {
         names: Vec<String>,
@@ -68,19 +73,24 @@ pub enum Event {
         name: String,
         answer: String,
     },
-    /// The answer of an instance that is waited for, once it has stood for a while and is another one than before.
+    /// The last answer of a new instance, reported when the answer is new and has not changed for a while.
     NotReady {
         name: String,
         answer: String,
     },
+    /// The running proxy confirmed these sets.
     Routed {
-        inside: Vec<String>,
-        outside: Vec<String>,
+        #[serde(alias = "inside")]
+        in_rotation: Vec<String>,
+        #[serde(alias = "outside")]
+        out_of_rotation: Vec<String>,
     },
     Draining {
         names: Vec<String>,
     },
-    Idle {
+    /// Instances without a request in flight.
+    #[serde(alias = "idle")]
+    Drained {
         names: Vec<String>,
     },
     Stopped {
@@ -89,7 +99,8 @@ pub enum Event {
     Removed {
         names: Vec<String>,
     },
-    StartingNeeded {
+    #[serde(alias = "starting_needed")]
+    StartingDependencies {
         services: Vec<String>,
     },
     Building {
@@ -98,42 +109,45 @@ pub enum Event {
     Pulling {
         services: Vec<String>,
     },
-    GoingBack,
+    #[serde(alias = "going_back")]
+    RollingBack,
     Interrupted,
+    /// The delay between two batches.
     Delayed {
         #[serde(with = "seconds")]
         seconds: Duration,
     },
     Monitoring {
         names: Vec<String>,
-        /// When the last of them came into rotation, since the rollout began.
-        #[serde(with = "seconds", default)]
-        after: Duration,
-        /// Old instances that work as well meanwhile, where no proxy keeps work from them.
-        #[serde(default)]
-        beside: Vec<String>,
+        /// Time from the start of the rollout until the last of them came into rotation.
+        #[serde(with = "seconds", default, alias = "after")]
+        in_service: Duration,
+        /// Old instances that keep working, because no proxy routes work away from them.
+        #[serde(default, alias = "beside")]
+        old_instances: Vec<String>,
         /// They are in the rotation of a proxy.
         #[serde(default)]
         proxied: bool,
         #[serde(with = "seconds")]
         seconds: Duration,
     },
-    /// New instances that were ready, and still count.
+    /// New instances that failed after they were ready, and whose failure counts.
     Failed {
         names: Vec<String>,
     },
-    /// Instances in rotation that ended. What comes of it is said by `failed` or a warning.
-    Died {
+    /// Instances in rotation that exited. A `failed` event or a warning reports the consequence.
+    #[serde(alias = "died")]
+    Exited {
         names: Vec<String>,
     },
     /// Several targets are replaced one after the other (`--one-by-one`).
     OneByOne {
         targets: Vec<String>,
-        /// How long new instances are watched in all.
+        /// Sum of the monitor windows.
         #[serde(with = "seconds")]
         seconds: Duration,
     },
-    /// Services that ask to be restarted with what is replaced (`depends_on.X.restart: true`).
+    /// Services with `depends_on.X.restart: true` on a replaced service X.
     Dependents {
         rolled: Vec<String>,
         restarted: Vec<String>,
@@ -141,111 +155,130 @@ pub enum Event {
     Restarting {
         services: Vec<String>,
     },
-    /// A worker that holds a volume.
-    StopFirst {
+    /// A worker with a writable volume is replaced stop-first.
+    #[serde(alias = "stop_first")]
+    StoppingFirst {
         service: String,
     },
-    /// One-shots.
-    Running {
+    /// A job (`x-zd.before`, `x-zd.after`) runs.
+    #[serde(alias = "running")]
+    JobRunning {
         service: String,
     },
-    Ran {
+    #[serde(alias = "ran")]
+    JobDone {
         service: String,
     },
-    /// Services whose part of the file has changed, and that nobody asked for.
+    /// Services that changed in the file, and that this deploy does not include.
     LeftAlone {
         services: Vec<String>,
     },
-    /// A service that ran another image than its file names.
-    BackToFile {
+    /// A service returns from the image of `--image` to the image of its file.
+    #[serde(alias = "back_to_file")]
+    ImageOverrideEnded {
         service: String,
         image: String,
-        ran: String,
+        #[serde(alias = "ran")]
+        previous_image: String,
         release: u32,
     },
-    /// What ran before compose-zd came is now a release.
-    Adopted {
+    /// Services that ran before the first deploy are now recorded as a release.
+    #[serde(alias = "adopted")]
+    Imported {
         release: u32,
         services: Vec<String>,
     },
-    NotAdopted {
+    #[serde(alias = "not_adopted")]
+    NotImported {
         services: Vec<String>,
     },
-    Release {
+    /// The running release is the one to deploy.
+    #[serde(alias = "release")]
+    Unchanged {
         release: u32,
-        back_to: Option<u32>,
+        #[serde(alias = "back_to")]
+        restored_release: Option<u32>,
     },
     Paused,
-    /// Another run has its turn.
-    Waiting {
-        holder: String,
+    #[serde(alias = "waiting")]
+    WaitingForLock {
+        #[serde(alias = "holder")]
+        owner: String,
     },
-    /// Of a run that was killed.
-    TookOver {
-        holder: String,
+    /// The owner of the lock was killed; this run has taken the lock over.
+    #[serde(alias = "took_over")]
+    LockTakenOver {
+        #[serde(alias = "holder")]
+        owner: String,
     },
-    /// What a killed run was to put in place.
+    /// The release that a killed run did not finish.
     Recovering {
         release: u32,
     },
-    /// A stack's file goes to Swarm.
-    Sending {
+    #[serde(alias = "sending")]
+    DeployingStack {
         stack: String,
         services: Vec<String>,
     },
-    /// Swarm's own rollback is told to begin.
-    OwnWayBack {
+    #[serde(alias = "own_way_back")]
+    SwarmRollback {
         services: Vec<String>,
     },
-    /// A task of Swarm has come to run.
-    TaskRuns {
+    #[serde(alias = "task_runs")]
+    TaskRunning {
         name: String,
         node: String,
-        current: usize,
-        wanted: usize,
+        #[serde(alias = "current")]
+        running: usize,
+        #[serde(alias = "wanted")]
+        desired: usize,
     },
-    /// The tasks of a job of Swarm ran to their end.
-    JobCompleted {
+    /// All tasks of a Swarm job completed.
+    #[serde(alias = "job_completed")]
+    SwarmJobDone {
         service: String,
         tasks: usize,
     },
-    /// Nobody asks a public URL while it deploys.
     NoWitness {
-        why: String,
+        #[serde(alias = "why")]
+        reason: String,
     },
-    /// What became of the witness's requests to one URL.
+    /// Result of the witness for one URL.
     Witness(Box<ProbeReport>),
-    /// A target whose new release serves.
+    /// The new release of a target serves.
     Deployed {
         target: String,
         serving: Vec<String>,
         release: u32,
-        /// The release that was put back.
-        back_to: Option<u32>,
-        /// When all requests went to it, since the rollout began.
+        /// Release that a rollback restored.
+        #[serde(alias = "back_to")]
+        restored_release: Option<u32>,
+        /// Time from the start of the rollout until the new release served all requests.
         #[serde(with = "seconds", default)]
         in_service: Duration,
-        /// When all was done.
+        /// Duration of the rollout.
         #[serde(with = "seconds")]
         seconds: Duration,
     },
-    /// Something that went other than hoped, but does not end the deploy.
     Warning {
-        /// Which warning, in `snake_case`; the text is for people and may change.
+        /// Stable name of the warning; the message may change.
+        #[serde(deserialize_with = "former::kind")]
         kind: String,
-        text: String,
+        #[serde(alias = "text")]
+        message: String,
     },
     /// A docker command that ran (`--verbose`).
     Command {
-        words: String,
+        #[serde(alias = "words")]
+        arguments: String,
         #[serde(with = "seconds")]
         seconds: Duration,
     },
-    /// A line that a command of the user's, a build or a pull said.
+    /// A line of output of a user's command, a build or a pull.
     Output {
         line: String,
     },
-    /// What ended the run.
+    /// The error that ended the run.
     Error {
         exit: u8,
         message: String,
@@ -254,130 +287,169 @@ pub enum Event {
     },
 }
 
-/// Something that went other than hoped, but does not end the deploy.
+/// A problem that does not end the deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Warning {
     NoProxy(String),
-    /// What a proxy will lose, with the fix.
-    Loss(String),
-    DrainLimit {
+    /// A loss that a proxy will cause, with its fix.
+    ExpectedLoss(String),
+    DrainTimeout {
         names: Vec<String>,
-        /// None where a second signal ended it before.
+        /// None: a second signal ended the drain before its limit.
         limit: Option<Duration>,
         requests: usize,
-        /// Connections of which the proxy does not tell whether they are idle.
+        /// Connections that may be idle; the proxy does not report that.
         unsure: usize,
     },
-    /// A signal came after the last switch.
-    Finishes,
-    /// A second one did.
-    Hurries,
-    Hook {
+    /// A signal arrived after the last switch.
+    FinishingAfterSignal,
+    /// A second signal ends the drain.
+    DrainCutShort,
+    HookFailed {
         name: String,
-        what: &'static str,
-        said: String,
+        hook: &'static str,
+        output: String,
     },
-    NotPrepared(String),
+    ProxyNotPrepared(String),
     NotRestarted {
         services: Vec<String>,
-        why: String,
+        reason: String,
     },
-    /// New instances failed, but no more than may.
-    Tolerated {
+    /// New instances failed, within `max_failure_ratio`.
+    FailuresTolerated {
         target: String,
         failed: usize,
         slots: usize,
-        why: String,
+        reason: String,
     },
-    /// A release could not be written down or tidied up.
-    Release(String),
-    /// The state folder is part of what an image is built from.
-    InBuildContext {
+    Other(String),
+    /// The state folder is inside the build context of a service.
+    StateInBuildContext {
         service: String,
         folder: String,
     },
-    LeftBehind(String),
-    /// As above, where the old release serves.
-    MarksLeft(String),
-    NotReadyAgain(String),
+    /// The new release serves.
+    CleanupFailed(String),
+    /// The old release serves.
+    ProxyMarksLeft(String),
+    RestoredNotReady(String),
     /// An old instance that does not start again.
     NotRestored(String),
-    /// Instances in rotation that ended, and whose failure no longer counts.
-    Died(Vec<String>),
-    /// A process of a new instance was killed, and the instance runs on.
+    /// Instances in rotation that exited, and whose failure no longer counts.
+    Exited(Vec<String>),
+    /// The kernel killed a process of a new instance, and the instance runs on.
     OutOfMemory(String),
     WeakProbe(String),
-    /// Instances that serve and do not pass the probe of new ones.
+    /// Instances that serve and fail the probe of the new ones.
     ServingNotReady(String),
-    /// Compose's own, about the file.
+    /// A warning of Compose about the file.
     Compose(String),
-    /// A key of the file that Swarm does not obey.
+    /// A setting that has no effect.
     Ignored(String),
-    /// Why a task of Swarm does not get there.
-    Task(String),
-    /// More tasks of a service run than are wanted.
-    TooMany(String),
-    /// A picture that cannot be written.
-    Timeline(String),
-    /// The witness never got an answer before the switch.
-    Silent {
+    TaskNotRunning(String),
+    /// A Swarm service runs more tasks than it should.
+    TooManyTasks(String),
+    TimelineNotWritten(String),
+    /// The witness got no answer before the switch.
+    WitnessSilent {
         url: String,
-        said: String,
+        outcome: String,
     },
-    /// What the witness lost.
-    Lost(String),
+    WitnessLost(String),
 }
 
 impl Warning {
-    /// Its name in `--output json`.
+    /// Its kind in `--output json`.
     pub fn kind(&self) -> &'static str {
         match self {
             Warning::NoProxy(_) => "no_proxy",
-            Warning::Loss(_) => "loss",
-            Warning::DrainLimit { .. } => "drain_limit",
-            Warning::Finishes => "finishes",
-            Warning::Hurries => "hurries",
-            Warning::Hook { .. } => "hook",
-            Warning::NotPrepared(_) => "not_prepared",
+            Warning::ExpectedLoss(_) => "expected_loss",
+            Warning::DrainTimeout { .. } => "drain_timeout",
+            Warning::FinishingAfterSignal => "finishing_after_signal",
+            Warning::DrainCutShort => "drain_cut_short",
+            Warning::HookFailed { .. } => "hook_failed",
+            Warning::ProxyNotPrepared(_) => "proxy_not_prepared",
             Warning::NotRestarted { .. } => "not_restarted",
-            Warning::Tolerated { .. } => "tolerated",
-            Warning::Release(_) => "release",
-            Warning::InBuildContext { .. } => "in_build_context",
-            Warning::LeftBehind(_) => "left_behind",
-            Warning::MarksLeft(_) => "marks_left",
-            Warning::NotReadyAgain(_) => "not_ready_again",
+            Warning::FailuresTolerated { .. } => "failures_tolerated",
+            Warning::Other(_) => "other",
+            Warning::StateInBuildContext { .. } => "state_in_build_context",
+            Warning::CleanupFailed(_) => "cleanup_failed",
+            Warning::ProxyMarksLeft(_) => "proxy_marks_left",
+            Warning::RestoredNotReady(_) => "restored_not_ready",
             Warning::NotRestored(_) => "not_restored",
-            Warning::Died(_) => "died",
+            Warning::Exited(_) => "exited",
             Warning::OutOfMemory(_) => "out_of_memory",
             Warning::WeakProbe(_) => "weak_probe",
             Warning::ServingNotReady(_) => "serving_not_ready",
             Warning::Compose(_) => "compose",
             Warning::Ignored(_) => "ignored",
-            Warning::Task(_) => "task",
-            Warning::TooMany(_) => "too_many",
-            Warning::Timeline(_) => "timeline",
-            Warning::Silent { .. } => "silent",
-            Warning::Lost(_) => "lost",
+            Warning::TaskNotRunning(_) => "task_not_running",
+            Warning::TooManyTasks(_) => "too_many_tasks",
+            Warning::TimelineNotWritten(_) => "timeline_not_written",
+            Warning::WitnessSilent { .. } => "witness_silent",
+            Warning::WitnessLost(_) => "witness_lost",
         }
     }
 }
 
-/// Durations as seconds.
+/// Values that journals of older versions have under another name.
+pub mod former {
+    use serde::{Deserialize, Deserializer};
+
+    /// Former and current verbs of a step.
+    pub const VERBS: [(&str, &str); 3] =
+        [("ready", "wait_ready"), ("idle", "drain"), ("release", "hand_back")];
+
+    /// Former and current kinds of a warning.
+    pub const KINDS: [(&str, &str); 18] = [
+        ("loss", "expected_loss"),
+        ("drain_limit", "drain_timeout"),
+        ("finishes", "finishing_after_signal"),
+        ("hurries", "drain_cut_short"),
+        ("hook", "hook_failed"),
+        ("not_prepared", "proxy_not_prepared"),
+        ("tolerated", "failures_tolerated"),
+        ("release", "other"),
+        ("in_build_context", "state_in_build_context"),
+        ("left_behind", "cleanup_failed"),
+        ("marks_left", "proxy_marks_left"),
+        ("not_ready_again", "restored_not_ready"),
+        ("died", "exited"),
+        ("task", "task_not_running"),
+        ("too_many", "too_many_tasks"),
+        ("timeline", "timeline_not_written"),
+        ("silent", "witness_silent"),
+        ("lost", "witness_lost"),
+    ];
+
+    pub fn verb<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        current(from, &VERBS)
+    }
+
+    pub fn kind<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+        current(from, &KINDS)
+    }
+
+    fn current<'de, D: Deserializer<'de>>(from: D, names: &[(&str, &str)]) -> Result<String, D::Error> {
+        let name = String::deserialize(from)?;
+        let renamed = names.iter().find(|(former, _)| *former == name);
+        Ok(renamed.map_or(name, |(_, current)| current.to_string()))
+    }
+}
+
+/// Durations as a number of seconds.
 pub mod seconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    /// Rounded to milliseconds: nobody wants to read nanoseconds.
-    ///
-    /// # Errors
-    /// The serializer's own.
+    /// Rounds to milliseconds.
     pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_f64((time.as_secs_f64() * 1000.0).round() / 1000.0)
     }
 
     /// # Errors
-    /// No number of seconds that a duration can have.
+    /// A number that is negative or too large for a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let seconds = f64::deserialize(from)?;
         Duration::try_from_secs_f64(seconds).map_err(serde::de::Error::custom)

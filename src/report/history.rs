@@ -19,14 +19,14 @@ pub struct HistoryReport {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReleaseRow {
     pub release: u32,
-    /// `deployed`, `back to 5`, `failed`, `paused`, `interrupted`, `found running`, `cannot be read`.
+    /// `deployed`, `rolled back to 5`, `failed`, `paused`, `interrupted`, `imported`, `unreadable`.
     pub result: String,
     /// Its rollout was finished.
     #[serde(skip)]
     pub good: bool,
     /// Why it did not deploy.
     pub reason: Option<String>,
-    pub serves: bool,
+    pub serving: bool,
     /// Its configuration is kept, so that it can be gone back to.
     pub kept: bool,
     pub started: Option<String>,
@@ -34,10 +34,10 @@ pub struct ReleaseRow {
     pub services: Vec<DeployedService>,
     pub revision: Option<String>,
     pub dirty: bool,
-    pub by: Option<String>,
+    pub user: Option<String>,
     pub command: Option<String>,
     /// Requests that were cut off at the drain timeout.
-    pub cut: u64,
+    pub cut_off: u64,
     /// What the witness sent and lost; none where there was no witness.
     pub witness: Option<LossCount>,
 }
@@ -71,7 +71,7 @@ impl HistoryReport {
 fn row(release: &ReleaseRow) -> Vec<String> {
     let dash = || "-".to_string();
     let readable = release.started.is_some();
-    let number = match (release.serves, release.kept || !readable) {
+    let number = match (release.serving, release.kept || !readable) {
         (true, _) => format!("{} (serves)", release.release),
         (false, true) => release.release.to_string(),
         (false, false) => format!("{} (history only)", release.release),
@@ -90,13 +90,13 @@ fn row(release: &ReleaseRow) -> Vec<String> {
         lost(release),
         services.collect::<Vec<_>>().join(", "),
         release.revision.as_ref().map_or_else(dash, |r| short(r) + dirty),
-        release.by.clone().unwrap_or_else(dash),
+        release.user.clone().unwrap_or_else(dash),
     ]
 }
 
 /// A rollout that was finished and lost requests was no good one.
 fn result(release: &ReleaseRow) -> String {
-    let lost = release.cut > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
+    let lost = release.cut_off > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
     let losses = if release.good && lost { " with losses" } else { "" };
     format!("{}{losses}", release.result)
 }
@@ -104,7 +104,7 @@ fn result(release: &ReleaseRow) -> String {
 /// `0 of 58`; and what was cut off at the drain timeout, which a witness need not have been among.
 fn lost(release: &ReleaseRow) -> String {
     let witness = release.witness.as_ref().map(|w| format!("{} of {}", w.lost, w.sent));
-    let cut = (release.cut > 0).then(|| format!("{} cut", release.cut));
+    let cut = (release.cut_off > 0).then(|| format!("{} cut", release.cut_off));
     let parts: Vec<String> = witness.into_iter().chain(cut).collect();
     match parts.is_empty() {
         true => "-".into(),
@@ -127,7 +127,7 @@ mod tests {
             services: vec![DeployedService { service: "app".into(), image: "shop:42".into() }],
             revision: Some("0123456789abcdef".into()),
             dirty: true,
-            by: Some("ann@build".into()),
+            user: Some("ann@build".into()),
             witness: Some(LossCount { sent: 58, lost: 0 }),
             ..ReleaseRow::default()
         }
@@ -139,7 +139,7 @@ mod tests {
             row(&release()).join(" | "),
             "7 | 2026-01-01T00:00:00Z | 6.0s | deployed | 0 of 58 | app: shop:42 | 0123456789 (dirty) | ann@build"
         );
-        let serves = ReleaseRow { serves: true, cut: 2, ..release() };
+        let serves = ReleaseRow { serving: true, cut_off: 2, ..release() };
         assert_eq!((row(&serves)[0].as_str(), row(&serves)[4].as_str()), ("7 (serves)", "0 of 58, 2 cut"));
         let gone = ReleaseRow { kept: false, witness: None, ..release() };
         assert_eq!((row(&gone)[0].as_str(), row(&gone)[4].as_str()), ("7 (history only)", "-"));
@@ -151,14 +151,14 @@ mod tests {
         let losses = Some(LossCount { sent: 58, lost: 3 });
         assert_eq!(result(release()), "deployed");
         assert_eq!(result(ReleaseRow { witness: losses, ..release() }), "deployed with losses");
-        assert_eq!(result(ReleaseRow { cut: 1, ..release() }), "deployed with losses");
+        assert_eq!(result(ReleaseRow { cut_off: 1, ..release() }), "deployed with losses");
         let failed = ReleaseRow { result: "failed".into(), good: false, witness: losses, ..release() };
         assert_eq!(result(failed), "failed");
     }
 
     #[test]
     fn a_record_that_cannot_be_read_has_its_number_all_the_same() {
-        let damaged = ReleaseRow { release: 6, result: "cannot be read".into(), ..ReleaseRow::default() };
-        assert_eq!(row(&damaged)[..5], ["6", "-", "-", "cannot be read", "-"]);
+        let damaged = ReleaseRow { release: 6, result: "unreadable".into(), ..ReleaseRow::default() };
+        assert_eq!(row(&damaged)[..5], ["6", "-", "-", "unreadable", "-"]);
     }
 }

@@ -14,25 +14,25 @@ impl fmt::Display for Event {
             Event::Deploying { target, proxies, .. } => {
                 write!(f, "deploying `{target}` behind {}", proxies.join(", "))
             }
-            Event::Prepared { what } => f.write_str(what),
-            Event::WouldPrepare { what } => write!(f, "would do: {what}"),
+            Event::Prepared { change: what } => f.write_str(what),
+            Event::WouldPrepare { change: what } => write!(f, "would do: {what}"),
             Event::Plan { target, .. } => write!(f, "plan for `{target}`"),
             Event::Step(note) => note.fmt(f),
             Event::Created { names } => write!(f, "created {}", list(names)),
             Event::Started { names } => write!(f, "started {}", list(names)),
             Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
             Event::NotReady { name, answer } => write!(f, "{name} is not ready yet: {answer}"),
-            Event::Routed { inside, outside } if outside.is_empty() => {
+            Event::Routed { in_rotation: inside, out_of_rotation: outside } if outside.is_empty() => {
                 write!(f, "in rotation: {}", list(inside))
             }
-            Event::Routed { inside, outside } => {
+            Event::Routed { in_rotation: inside, out_of_rotation: outside } => {
                 write!(f, "in rotation: {}; out: {}", list(inside), list(outside))
             }
             Event::Draining { names } => write!(f, "draining {}", list(names)),
-            Event::Idle { names } => write!(f, "no request in flight: {}", list(names)),
+            Event::Drained { names } => write!(f, "no request in flight: {}", list(names)),
             Event::Stopped { names } => write!(f, "stopped {}", list(names)),
             Event::Removed { names } => write!(f, "removed {}", list(names)),
-            Event::StartingNeeded { services } => {
+            Event::StartingDependencies { services } => {
                 write!(f, "starting what it depends on: {}", list(services))
             }
             Event::Building { services } => write!(f, "building {}", list(services)),
@@ -40,7 +40,7 @@ impl fmt::Display for Event {
             Event::Delayed { seconds: time } => {
                 write!(f, "waiting {} before the next batch", seconds(*time))
             }
-            Event::Monitoring { names, after, beside, proxied, seconds: time } => {
+            Event::Monitoring { names, in_service: after, old_instances: beside, proxied, seconds: time } => {
                 let (new, after) = (list(names), seconds(*after));
                 match beside.len() {
                     0 if *proxied => write!(f, "{new} in rotation after {after}")?,
@@ -51,7 +51,7 @@ impl fmt::Display for Event {
                 write!(f, "; watching {them} for {} (Ctrl-C goes back)", rounded(*time))
             }
             Event::Failed { names } => write!(f, "{} failed", list(names)),
-            Event::Died { names } => write!(f, "{} died", list(names)),
+            Event::Exited { names } => write!(f, "{} died", list(names)),
             Event::OneByOne { targets, seconds: time } => {
                 write!(f, "one after the other: {}", quoted(targets))?;
                 match time.is_zero() {
@@ -68,61 +68,68 @@ impl fmt::Display for Event {
                 write!(f, "`depends_on.….restart: true`: {}", parts.join(", "))
             }
             Event::Restarting { services } => write!(f, "restarting {}", quoted(services)),
-            Event::StopFirst { service } => write!(
+            Event::StoppingFirst { service } => write!(
                 f,
                 "`{service}` holds a writable volume, so the old instance stops first (`order: start-first` keeps it)"
             ),
-            Event::Running { service } => write!(f, "running `{service}`"),
-            Event::Ran { service } => write!(f, "`{service}` is done"),
+            Event::JobRunning { service } => write!(f, "running `{service}`"),
+            Event::JobDone { service } => write!(f, "`{service}` is done"),
             Event::LeftAlone { services } => write!(
                 f,
                 "changed as well, but neither named nor routed to, so left alone: {}",
                 quoted(services)
             ),
-            Event::BackToFile { service, image, ran, release } => write!(
+            Event::ImageOverrideEnded { service, image, previous_image: ran, release } => write!(
                 f,
                 "`{service}` goes back to the file's image {image}; release {release} ran {ran} (`--image`)"
             ),
-            Event::Adopted { release, services } => {
+            Event::Imported { release, services } => {
                 write!(f, "what ran of {} is kept as release {release}", quoted(services))
             }
-            Event::NotAdopted { services } => write!(
+            Event::NotImported { services } => write!(
                 f,
                 "what runs of {} was not deployed by compose-zd, and with another file: no later `rollback` can \
                  go back to it",
                 quoted(services)
             ),
-            Event::Release { release, back_to: None } => write!(f, "release {release}"),
-            Event::Release { release, back_to: Some(to) } => {
+            Event::Unchanged { release, restored_release: None } => write!(f, "release {release}"),
+            Event::Unchanged { release, restored_release: Some(to) } => {
                 write!(f, "release {release}, which puts back release {to}")
             }
-            Event::Sending { stack, services } => {
+            Event::DeployingStack { stack, services } => {
                 write!(f, "stack `{stack}`: Swarm is given {}", list(services))
             }
-            Event::OwnWayBack { services } => {
+            Event::SwarmRollback { services } => {
                 write!(f, "Swarm puts back what it had before of {}", list(services))
             }
-            Event::TaskRuns { name, node, current, wanted } => {
+            Event::TaskRunning { name, node, running: current, desired: wanted } => {
                 write!(f, "{name} runs on {node} ({current} of {wanted})")
             }
-            Event::JobCompleted { service, tasks } => {
+            Event::SwarmJobDone { service, tasks } => {
                 write!(f, "`{service}`: {tasks} of {tasks} tasks completed")
             }
-            Event::Waiting { holder } => write!(f, "waiting for {holder}"),
-            Event::TookOver { holder } => {
+            Event::WaitingForLock { owner: holder } => write!(f, "waiting for {holder}"),
+            Event::LockTakenOver { owner: holder } => {
                 write!(f, "{holder} was killed; what it left is brought in order")
             }
             Event::Recovering { release } => {
                 write!(f, "going on with release {release}, which a killed run left half done")
             }
             Event::Paused => f.write_str("pausing where it is"),
-            Event::GoingBack => f.write_str("going back to what served before"),
+            Event::RollingBack => f.write_str("going back to what served before"),
             Event::Interrupted => {
                 f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
             }
-            Event::NoWitness { why } => write!(f, "no witness: {why}"),
+            Event::NoWitness { reason: why } => write!(f, "no witness: {why}"),
             Event::Witness(seen) => write!(f, "witness {}: {}", seen.url, seen.summary),
-            Event::Deployed { target, serving, release, back_to, in_service, seconds: took } => {
+            Event::Deployed {
+                target,
+                serving,
+                release,
+                restored_release: back_to,
+                in_service,
+                seconds: took,
+            } => {
                 match back_to {
                     Some(to) => write!(f, "`{target}` is back on release {to} (as release {release})")?,
                     None => write!(f, "`{target}` is deployed as release {release}")?,
@@ -131,8 +138,8 @@ impl fmt::Display for Event {
                 write!(f, ": {serving} in service after {after}")?;
                 if after == took { Ok(()) } else { write!(f, ", done after {took}") }
             }
-            Event::Warning { text, .. } => write!(f, "warning: {text}"),
-            Event::Command { words, seconds: took } => {
+            Event::Warning { message: text, .. } => write!(f, "warning: {text}"),
+            Event::Command { arguments: words, seconds: took } => {
                 write!(f, "$ docker {words}  ({:.3}s)", took.as_secs_f64())
             }
             Event::Output { line } => f.write_str(line),
@@ -148,7 +155,7 @@ impl fmt::Display for Event {
 /// `step 3 of 9, batch 1 of 2: wait until ready: app-3`
 impl fmt::Display for StepEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "step {} of {}", self.number, self.of)?;
+        write!(f, "step {} of {}", self.number, self.steps)?;
         if self.batches > 1 {
             write!(f, ", batch {} of {}", self.batch, self.batches)?;
         }
@@ -163,9 +170,9 @@ impl StepEvent {
             "create" => "creating",
             "gate" => "keeping new instances out of rotation",
             "start" => "starting",
-            "ready" => "waiting until ready",
+            "wait_ready" => "waiting until ready",
             "route" => "switching the proxy",
-            "idle" => "draining",
+            "drain" => "draining",
             "delay" => "waiting between two batches",
             "monitor" => "watching the new instances",
             "stop" => "stopping",
@@ -184,7 +191,7 @@ impl fmt::Display for Warning {
                     "no proxy found in front of `{target}`: instances are replaced once ready, but nothing is drained"
                 )
             }
-            Warning::DrainLimit { names, limit, requests, unsure } => {
+            Warning::DrainTimeout { names, limit, requests, unsure } => {
                 let upto = if *unsure > 0 { "up to " } else { "" };
                 let open = plural(requests + unsure, "request in flight", "requests in flight");
                 let when = match limit {
@@ -193,54 +200,54 @@ impl fmt::Display for Warning {
                 };
                 write!(f, "{} still had {upto}{} {open} {when}; stopped all the same", list(names), requests + unsure)
             }
-            Warning::Finishes => f.write_str(
+            Warning::FinishingAfterSignal => f.write_str(
                 "the new release serves, so this run is finished, and not taken back: it still drains and stops what served \
                  before; a second signal ends the drain",
             ),
-            Warning::Hurries => f.write_str(
+            Warning::DrainCutShort => f.write_str(
                 "what served before is stopped now, whatever it still answers; another signal leaves at once",
             ),
-            Warning::Hook { name, what, said } => write!(f, "{what} of {name} failed: {said}"),
-            Warning::NotPrepared(text)
-            | Warning::Timeline(text)
+            Warning::HookFailed { name, hook: what, output: said } => write!(f, "{what} of {name} failed: {said}"),
+            Warning::ProxyNotPrepared(text)
+            | Warning::TimelineNotWritten(text)
             | Warning::Compose(text)
-            | Warning::Loss(text)
+            | Warning::ExpectedLoss(text)
             | Warning::Ignored(text)
-            | Warning::Lost(text)
+            | Warning::WitnessLost(text)
             | Warning::ServingNotReady(text)
-            | Warning::Task(text) => f.write_str(text),
-            Warning::Silent { url, said } => write!(
+            | Warning::TaskNotRunning(text) => f.write_str(text),
+            Warning::WitnessSilent { url, outcome: said } => write!(
                 f,
                 "`{url}` did not answer before the switch, so there is no witness (`x-zd.witness.url`): {said}"
             ),
-            Warning::NotRestarted { services, why } => {
+            Warning::NotRestarted { services, reason: why } => {
                 write!(f, "the new release serves, and {} could not be restarted: {why}", quoted(services))
             }
-            Warning::Tolerated { target, failed, slots, why } => write!(
+            Warning::FailuresTolerated { target, failed, slots, reason: why } => write!(
                 f,
                 "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"
             ),
-            Warning::Release(text) => f.write_str(text),
-            Warning::InBuildContext { service, folder } => write!(
+            Warning::Other(text) => f.write_str(text),
+            Warning::StateInBuildContext { service, folder } => write!(
                 f,
                 "the build of `{service}` sends `{folder}` along, where resolved secrets are kept: add it to \
                  `.dockerignore`, or keep it elsewhere with `--state-dir`"
             ),
-            Warning::LeftBehind(text) => {
+            Warning::CleanupFailed(text) => {
                 write!(f, "the new release serves, but cleaning up failed: {text}")
             }
-            Warning::MarksLeft(text) => {
+            Warning::ProxyMarksLeft(text) => {
                 write!(
                     f,
                     "what served before serves, but a proxy still has marks of ours, which the next run removes: {text}"
                 )
             }
-            Warning::TooMany(service) => write!(
+            Warning::TooManyTasks(service) => write!(
                 f,
                 "more tasks of `{service}` run than are wanted: Swarm may keep two in a slot whose node was lost; \
                  `docker service ps` shows them"
             ),
-            Warning::NotReadyAgain(text) => {
+            Warning::RestoredNotReady(text) => {
                 write!(f, "went back to it although it does not answer as ready: {text}")
             }
             Warning::NotRestored(text) => {
@@ -250,7 +257,7 @@ impl fmt::Display for Warning {
                 f,
                 "the kernel killed a process of {name} for want of memory; {name} runs on: raise its `mem_limit`"
             ),
-            Warning::Died(names) => write!(f, "{} no longer runs, and gets no requests", list(names)),
+            Warning::Exited(names) => write!(f, "{} no longer runs, and gets no requests", list(names)),
             Warning::WeakProbe(service) => write!(
                 f,
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"
@@ -291,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
-        let warning = Warning::DrainLimit {
+        let warning = Warning::DrainTimeout {
             names: vec!["app-1".into()],
             limit: Some(Duration::from_secs(30)),
             requests: 1,

@@ -11,8 +11,10 @@ pub struct PlannedStep {
     pub names: Vec<String>,
     /// What it does, and why it is there.
     pub text: String,
-    pub cause: String,
-    pub does: Vec<PlannedCommand>,
+    #[serde(alias = "cause")]
+    pub reason: String,
+    #[serde(alias = "does")]
+    pub actions: Vec<PlannedCommand>,
 }
 
 /// A part of a step.
@@ -28,8 +30,8 @@ pub enum PlannedCommand {
 /// The lines of a plan. Scripts are cut to their first line, unless all is asked for.
 pub fn lines(steps: &[PlannedStep], whole: bool) -> Vec<String> {
     let step = |(step, number): (&PlannedStep, usize)| {
-        let head = format!("{number:>3}. {}  ({})", step.text, step.cause);
-        std::iter::once(head).chain(step.does.iter().flat_map(|d| doing(d, whole))).collect::<Vec<_>>()
+        let head = format!("{number:>3}. {}  ({})", step.text, step.reason);
+        std::iter::once(head).chain(step.actions.iter().flat_map(|d| doing(d, whole))).collect::<Vec<_>>()
     };
     steps.iter().zip(1..).flat_map(step).collect()
 }
@@ -61,8 +63,8 @@ mod tests {
         let steps = [
             PlannedStep {
                 text: "gate app-3".into(),
-                cause: "the new release is not there yet".into(),
-                does: vec![PlannedCommand::Command(vec![
+                reason: "the new release is not there yet".into(),
+                actions: vec![PlannedCommand::Command(vec![
                     "docker".into(),
                     "exec".into(),
                     "lb".into(),
@@ -72,8 +74,8 @@ mod tests {
             },
             PlannedStep {
                 text: "wait until ready: app-3".into(),
-                cause: "not yet ready".into(),
-                does: vec![PlannedCommand::Note("each is asked GET /".into())],
+                reason: "not yet ready".into(),
+                actions: vec![PlannedCommand::Note("each is asked GET /".into())],
                 ..PlannedStep::default()
             },
         ];

@@ -46,9 +46,9 @@ impl Progress {
         self.tracks.apply(at, event);
         match event {
             Event::Deploying { target, .. } => self.begin(at, target),
-            Event::Sending { stack, .. } => self.begin(at, stack),
+            Event::DeployingStack { stack, .. } => self.begin(at, stack),
             Event::Step(note) => self.step = Some(note.clone()),
-            Event::GoingBack | Event::OwnWayBack { .. } => self.back = true,
+            Event::RollingBack | Event::SwarmRollback { .. } => self.back = true,
             _ => {}
         }
     }
@@ -91,15 +91,15 @@ impl Progress {
         };
         let text = match width {
             WIDE.. => {
-                let bar = bar(step.number.saturating_sub(1), step.of);
+                let bar = bar(step.number.saturating_sub(1), step.steps);
                 format!(
                     "{what} {names}  {bar}  {} of {}{batch}: {}  {took}",
                     step.number,
-                    step.of,
+                    step.steps,
                     step.doing()
                 )
             }
-            _ => format!("{}/{}{batch} {}  {took}", step.number, step.of, step.doing()),
+            _ => format!("{}/{}{batch} {}  {took}", step.number, step.steps, step.doing()),
         };
         (tone, text)
     }
@@ -160,13 +160,13 @@ pub fn shows(event: &Event) -> bool {
             | Event::Ready { .. }
             | Event::Routed { .. }
             | Event::Draining { .. }
-            | Event::Idle { .. }
+            | Event::Drained { .. }
             | Event::Stopped { .. }
             | Event::Removed { .. }
             | Event::Delayed { .. }
             | Event::Monitoring { .. }
             | Event::Failed { .. }
-            | Event::TaskRuns { .. }
+            | Event::TaskRunning { .. }
     )
 }
 

@@ -63,12 +63,14 @@ pub fn summary(entries: &[EventRecord], exit: u8, took: Duration) -> Value {
 }
 
 fn deployed(event: &Event) -> Option<Value> {
-    let Event::Deployed { target, serving, release, back_to, in_service, .. } = event else { return None };
+    let Event::Deployed { target, serving, release, restored_release, in_service, .. } = event else {
+        return None;
+    };
     Some(json!({
         "target": target,
         "serving": serving,
         "release": release,
-        "back_to": back_to,
+        "restored_release": restored_release,
         "in_service": (in_service.as_secs_f64() * 1000.0).round() / 1000.0,
     }))
 }
@@ -81,8 +83,8 @@ fn witness(event: &Event) -> Option<Value> {
 }
 
 fn warning(event: &Event) -> Option<Value> {
-    let Event::Warning { kind, text } = event else { return None };
-    Some(json!({"kind": kind, "text": text}))
+    let Event::Warning { kind, message } = event else { return None };
+    Some(json!({"kind": kind, "message": message}))
 }
 
 fn error(event: &Event) -> Option<Value> {

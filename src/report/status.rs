@@ -18,7 +18,7 @@ pub struct StatusReport {
     /// Pairs, and which of their sides get requests.
     pub pairs: Vec<PairStatus>,
     /// What goes on with the project now, or was left half done.
-    pub under_way: Option<String>,
+    pub in_progress: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,7 +31,7 @@ pub struct ServiceStatus {
     /// What the witness sent and lost in the rollout of that release; none where there was no witness.
     pub witness: Option<LossCount>,
     /// Requests that its rollout cut off at the drain timeout.
-    pub cut: u64,
+    pub cut_off: u64,
     /// Of a Swarm: how many of how many tasks run, its image, and what its update is at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<TaskCount>,
@@ -41,7 +41,7 @@ pub struct ServiceStatus {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskCount {
     pub running: usize,
-    pub wanted: usize,
+    pub desired: usize,
     pub image: String,
     pub update: String,
 }
@@ -61,7 +61,7 @@ pub struct InstanceStatus {
     /// Requests that it is answering; none where nobody counts them.
     pub in_flight: Option<usize>,
     /// Some of those may be idle connections.
-    pub in_flight_at_most: bool,
+    pub in_flight_is_upper_bound: bool,
     /// RFC 3339, as Docker tells it.
     pub started: Option<String>,
     /// Of a Swarm.
@@ -84,7 +84,7 @@ impl StatusReport {
             engine,
             services: Vec::new(),
             pairs: Vec::new(),
-            under_way: None,
+            in_progress: None,
         }
     }
 
@@ -112,7 +112,7 @@ impl StatusReport {
         };
         let mut losses: Vec<String> = self.services.iter().filter_map(loss).collect();
         losses.dedup();
-        self.pairs.iter().map(pair).chain(losses).chain(self.under_way.clone()).collect()
+        self.pairs.iter().map(pair).chain(losses).chain(self.in_progress.clone()).collect()
     }
 }
 
@@ -121,7 +121,7 @@ fn loss(service: &ServiceStatus) -> Option<String> {
     let number = service.release.filter(|_| !service.release_unknown)?;
     let witness = service.witness.filter(|w| w.lost > 0);
     let witness = witness.map(|w| format!("the witness lost {} of {} requests", w.lost, w.sent));
-    let cut = (service.cut > 0).then(|| format!("{} in flight were cut off", service.cut));
+    let cut = (service.cut_off > 0).then(|| format!("{} in flight were cut off", service.cut_off));
     let parts: Vec<String> = witness.into_iter().chain(cut).collect();
     (!parts.is_empty()).then(|| format!("release {number}: while it was deployed, {}", parts.join(", ")))
 }
@@ -152,7 +152,7 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
         };
         let flight = match instance.in_flight {
             None => "-".to_string(),
-            Some(count) if instance.in_flight_at_most => format!("≤ {count}"),
+            Some(count) if instance.in_flight_is_upper_bound => format!("≤ {count}"),
             Some(count) => count.to_string(),
         };
         vec![
@@ -170,7 +170,7 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
 }
 
 fn task_rows(service: &ServiceStatus, tasks: &TaskCount) -> Vec<Vec<String>> {
-    let count = format!("{} of {}", tasks.running, tasks.wanted);
+    let count = format!("{} of {}", tasks.running, tasks.desired);
     let (none, update) = (String::new, tasks.update.clone());
     let first = vec![service.service.clone(), release(service), count, none(), tasks.image.clone(), update];
     let task = |t: &InstanceStatus| {
@@ -218,7 +218,7 @@ mod tests {
             release: Some(3),
             release_unknown: false,
             witness: None,
-            cut: 0,
+            cut_off: 0,
             tasks: None,
             instances: vec![instance],
         };
@@ -232,7 +232,7 @@ mod tests {
         let sick = InstanceStatus {
             health: Some("unhealthy".into()),
             failing: true,
-            in_flight_at_most: true,
+            in_flight_is_upper_bound: true,
             ..instance()
         };
         assert_eq!(row(sick), "app | 3 | app-1 | app:1 | running (unhealthy) | in, failing | ≤ 2 | 90s");
@@ -256,7 +256,7 @@ mod tests {
             release: Some(7),
             release_unknown,
             witness: Some(LossCount { sent: 58, lost: 3 }),
-            cut: 2,
+            cut_off: 2,
             tasks: None,
             instances: Vec::new(),
         };
@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(status.notes(), [note]);
         status.services = vec![service("a", true)];
         assert_eq!(status.notes(), [""; 0]);
-        status.services = vec![ServiceStatus { witness: None, cut: 0, ..service("a", false) }];
+        status.services = vec![ServiceStatus { witness: None, cut_off: 0, ..service("a", false) }];
         assert_eq!(status.notes(), [""; 0]);
     }
 

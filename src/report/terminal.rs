@@ -121,7 +121,7 @@ mod tests {
     use crate::report::event::InitialInstance;
 
     fn deploying() -> Event {
-        let found = InitialInstance { name: "app-1".into(), new: false, runs: true, in_rotation: true };
+        let found = InitialInstance { name: "app-1".into(), new: false, running: true, in_rotation: true };
         Event::Deploying { target: "app".into(), proxies: vec!["lb".into()], instances: vec![found] }
     }
 

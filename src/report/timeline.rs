@@ -65,7 +65,7 @@ impl Timeline {
         let mut targets = Vec::new();
         for EventRecord { at, event, .. } in entries {
             tracks.apply(*at, event);
-            if let Event::Deploying { target: name, .. } | Event::Sending { stack: name, .. } = event {
+            if let Event::Deploying { target: name, .. } | Event::DeployingStack { stack: name, .. } = event {
                 targets.push(name.clone());
             }
             timeline.apply(*at, event);
@@ -85,19 +85,19 @@ impl Timeline {
     fn apply(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Routed { .. } => self.marks.push(Marker { at, what: "switch" }),
-            Event::GoingBack => self.marks.push(Marker { at, what: "going back" }),
+            Event::RollingBack => self.marks.push(Marker { at, what: "going back" }),
             Event::Interrupted => self.marks.push(Marker { at, what: "interrupted" }),
             Event::Paused => self.marks.push(Marker { at, what: "pause" }),
-            Event::TaskRuns { name, .. } => self.task(at, name, InstancePhase::InRotation),
-            Event::Died { names } => names.iter().for_each(|name| self.died(at, name)),
+            Event::TaskRunning { name, .. } => self.task(at, name, InstancePhase::InRotation),
+            Event::Exited { names } => names.iter().for_each(|name| self.died(at, name)),
             Event::Witness(seen) => {
                 self.lossy |= seen.summary.lost > 0;
                 self.witness.push(event.to_string());
                 self.dots.extend(seen.samples.iter().map(SampleDot::from));
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
-            Event::Warning { kind, text } => {
-                self.lossy |= kind == "drain_limit";
+            Event::Warning { kind, message: text } => {
+                self.lossy |= kind == "drain_timeout";
                 self.warnings.push(text.clone());
             }
             Event::Error { message, .. } => {

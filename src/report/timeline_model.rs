@@ -103,14 +103,18 @@ impl InstanceTracks {
             }
             Event::Started { names } => self.turn(at, names, InstancePhase::Starting),
             Event::Ready { name, .. } => self.ready(at, name),
-            Event::Routed { inside, outside } => self.routed(at, inside, outside),
+            Event::Routed { in_rotation: inside, out_of_rotation: outside } => {
+                self.routed(at, inside, outside)
+            }
             Event::Draining { names } => {
                 self.turn_unless(at, names, InstancePhase::Draining, InstancePhase::Failed)
             }
-            Event::Failed { names } | Event::Died { names } => self.turn(at, names, InstancePhase::Failed),
+            Event::Failed { names } | Event::Exited { names } => self.turn(at, names, InstancePhase::Failed),
             Event::Stopped { names } => self.turn(at, names, InstancePhase::Stopped),
             Event::Removed { names } => self.turn(at, names, InstancePhase::Removed),
-            Event::TaskRuns { name, current, wanted, .. } => self.runs(name, *current, *wanted),
+            Event::TaskRunning { name, running: current, desired: wanted, .. } => {
+                self.runs(name, *current, *wanted)
+            }
             _ => {}
         }
     }
@@ -118,7 +122,7 @@ impl InstanceTracks {
     /// It was there before the run looked.
     fn found(&mut self, found: &InitialInstance) {
         let phase = match found {
-            InitialInstance { runs: false, .. } => InstancePhase::Stopped,
+            InitialInstance { running: false, .. } => InstancePhase::Stopped,
             InitialInstance { in_rotation: true, .. } => InstancePhase::InRotation,
             _ => InstancePhase::Aside,
         };
@@ -197,7 +201,7 @@ mod tests {
         let found = |name: &str, in_rotation: bool, runs: bool| InitialInstance {
             name: name.into(),
             new: false,
-            runs,
+            running: runs,
             in_rotation,
         };
         Event::Deploying {
@@ -238,7 +242,7 @@ mod tests {
             Event::Created { names: names("app-3") },
             Event::Started { names: names("app-3") },
             ready("app-3"),
-            Event::Routed { inside: names("app-3"), outside: names("app-1 app-2") },
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1 app-2") },
             Event::Draining { names: names("app-1 app-2") },
             Event::Stopped { names: names("app-1 app-2") },
             Event::Removed { names: names("app-0 app-1 app-2") },
@@ -267,10 +271,10 @@ mod tests {
             Event::Created { names: names("app-3") },
             Event::Started { names: names("app-3") },
             ready("app-3"),
-            Event::Routed { inside: names("app-3"), outside: names("app-1") },
-            Event::GoingBack,
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
+            Event::RollingBack,
             ready("app-1"),
-            Event::Routed { inside: names("app-1"), outside: names("app-3") },
+            Event::Routed { in_rotation: names("app-1"), out_of_rotation: names("app-3") },
         ];
         let timeline = timeline(&events);
         assert_eq!(timeline[0], "app-1 old: in rotation@0, draining@4, ready@6, in rotation@7");
@@ -282,9 +286,9 @@ mod tests {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
-            Event::Routed { inside: names("app-3"), outside: names("app-1") },
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
             Event::Failed { names: names("app-3") },
-            Event::Routed { inside: names("app-1"), outside: names("app-3") },
+            Event::Routed { in_rotation: names("app-1"), out_of_rotation: names("app-3") },
             Event::Draining { names: names("app-3") },
             Event::Stopped { names: names("app-3") },
         ];
@@ -296,8 +300,8 @@ mod tests {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
-            Event::Died { names: names("app-1") },
-            Event::Routed { inside: names("app-3"), outside: names("app-1 app-2") },
+            Event::Exited { names: names("app-1") },
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1 app-2") },
         ];
         assert_eq!(timeline(&events)[0], "app-1 old: in rotation@0, failed@2");
     }
@@ -309,12 +313,12 @@ mod tests {
             Event::Step(StepEvent {
                 target: target.into(),
                 number: 1,
-                of: 2,
+                steps: 2,
                 batch: 1,
                 batches: 1,
-                verb: "ready".into(),
+                verb: "wait_ready".into(),
                 names: Vec::new(),
-                back: false,
+                rolling_back: false,
             })
         };
         let created = Event::Created { names: names("app-3 worker-2") };
@@ -326,7 +330,7 @@ mod tests {
             ready("app-3"),
             step("worker"),
             ready("worker-2"),
-            Event::Routed { inside: names("app-3"), outside: names("app-1") },
+            Event::Routed { in_rotation: names("app-3"), out_of_rotation: names("app-1") },
         ];
         let timeline = timeline(&events);
         assert_eq!(timeline[3], "app-3 new: created@2, ready@4, in rotation@7");
@@ -341,8 +345,12 @@ mod tests {
     #[test]
     fn tasks_of_a_swarm_are_counted_by_service() {
         let mut tracks = InstanceTracks::default();
-        let runs =
-            |name: &str, current| Event::TaskRuns { name: name.into(), node: "n".into(), current, wanted: 3 };
+        let runs = |name: &str, current| Event::TaskRunning {
+            name: name.into(),
+            node: "n".into(),
+            running: current,
+            desired: 3,
+        };
         [runs("vote.1", 1), runs("vote.3", 2), runs("x.1", 1)]
             .iter()
             .for_each(|e| tracks.apply(Duration::ZERO, e));

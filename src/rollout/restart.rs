@@ -78,7 +78,11 @@ impl Rollout<'_> {
         }
         if let Err(error) = self.context.docker.set_restart(policy, &self.ids(keys)) {
             let (name, said) = (self.names(keys).join(", "), format!("{error:#}"));
-            self.context.report.warn(&Warning::Hook { name, what: "the change of the restart policy", said });
+            self.context.report.warn(&Warning::HookFailed {
+                name,
+                hook: "the change of the restart policy",
+                output: said,
+            });
         }
     }
 }

@@ -129,10 +129,10 @@ impl<'a> Rollout<'a> {
         for (n, step) in service.pre_start.iter().enumerate() {
             let what = format!("{}.pre_start[{n}]", service.name);
             if self.context.completed.contains(&what) {
-                self.context.report.event(Event::Ran { service: what });
+                self.context.report.event(Event::JobDone { service: what });
                 continue;
             }
-            self.context.report.event(Event::Running { service: what.clone() });
+            self.context.report.event(Event::JobRunning { service: what.clone() });
             let init = InitContainer {
                 project: &self.context.project.name,
                 service: &service.name,
@@ -207,7 +207,7 @@ impl<'a> Rollout<'a> {
             }
             Err(error) if self.is_best_effort => {
                 let error = Error::from_error(error);
-                self.context.report.warn(&Warning::NotReadyAgain(error.message));
+                self.context.report.warn(&Warning::RestoredNotReady(error.message));
             }
             Err(error) => return Err(error),
         }

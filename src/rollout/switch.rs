@@ -55,7 +55,7 @@ impl<'a> Rollout<'a> {
         let (beside, outside): (Vec<&InstanceKey>, Vec<&InstanceKey>) = outside.iter().partition(stays);
         let inside = self.inside.iter().chain(beside).map(|k| self.name(k)).collect();
         let outside = outside.into_iter().map(|k| self.name(k)).collect();
-        self.context.report.event(Event::Routed { inside, outside });
+        self.context.report.event(Event::Routed { in_rotation: inside, out_of_rotation: outside });
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<'a> Rollout<'a> {
         if running.is_empty() || stopped.is_empty() {
             return Ok(false);
         }
-        self.report(|names| Event::Died { names }, &stopped);
+        self.report(|names| Event::Exited { names }, &stopped);
         self.context.report.warn(&Warning::Died(self.names(&stopped)));
         if self.has_objection.take() {
             self.context.witness.ignore_losses_so_far();
@@ -198,9 +198,9 @@ impl<'a> Rollout<'a> {
         })?;
         self.cut_requests += requests;
         match requests + unsure {
-            0 if is_drained => self.report(|names| Event::Idle { names }, keys),
+            0 if is_drained => self.report(|names| Event::Drained { names }, keys),
             0 => {}
-            _ => self.context.report.warn(&Warning::DrainLimit {
+            _ => self.context.report.warn(&Warning::DrainTimeout {
                 names: self.names(keys),
                 limit: (!self.stop.is_hurried()).then_some(settings.drain_timeout),
                 requests,

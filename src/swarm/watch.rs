@@ -178,7 +178,7 @@ impl StackWatch<'_> {
             let died = failed.iter().filter(|t| progress.running_since.remove(&t.id).is_some());
             let died: Vec<String> = died.map(|task| task.name()).collect();
             if !died.is_empty() {
-                self.report.event(Event::Died { names: died });
+                self.report.event(Event::Exited { names: died });
             }
             if let Some(task) = failed.into_iter().max_by_key(|t| &t.created) {
                 progress.failed.insert(service.name.clone(), task.clone());
@@ -189,7 +189,7 @@ impl StackWatch<'_> {
                 convergence::complaints(stack, &service.name, |task| self.existed_before(task))
             {
                 if let Entry::Vacant(entry) = complaints.entry(reason) {
-                    self.report.warn(&Warning::Task(text.clone()));
+                    self.report.warn(&Warning::TaskNotRunning(text.clone()));
                     entry.insert(text);
                 }
             }
@@ -208,7 +208,12 @@ impl StackWatch<'_> {
         for (task, current) in new.into_iter().zip(already_running + 1..) {
             progress.running_since.insert(task.id.clone(), Some(Instant::now()));
             let (name, node) = (task.name(), task.node.clone());
-            self.report.event(Event::TaskRuns { name, node, current: current.min(wanted), wanted });
+            self.report.event(Event::TaskRunning {
+                name,
+                node,
+                running: current.min(wanted),
+                desired: wanted,
+            });
         }
     }
 }

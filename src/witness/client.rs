@@ -82,7 +82,7 @@ impl WitnessClient {
             Err(error) if error.is_timeout() => HttpOutcome::lost(ProbeOutcome::TimedOut),
             Err(error) if is_untrusted(&error) => HttpOutcome::lost(ProbeOutcome::Untrusted),
             Err(error) if error.is_connect() => HttpOutcome::lost(ProbeOutcome::Refused),
-            Err(_) => HttpOutcome::lost(ProbeOutcome::Cut),
+            Err(_) => HttpOutcome::lost(ProbeOutcome::CutOff),
         }
     }
 
@@ -102,7 +102,7 @@ impl WitnessClient {
                 redirects_to_tls: goes_to_tls,
             },
             Err(error) if is_timeout(&error) => HttpOutcome::lost(ProbeOutcome::TimedOut),
-            Err(_) => HttpOutcome::lost(ProbeOutcome::Cut),
+            Err(_) => HttpOutcome::lost(ProbeOutcome::CutOff),
         }
     }
 }
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn incomplete_answers_are_told_apart() {
         let outcome = |answer| send(answer, None).0.outcome;
-        assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), ProbeOutcome::Cut);
-        assert_eq!(outcome("nonsense"), ProbeOutcome::Cut);
+        assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), ProbeOutcome::CutOff);
+        assert_eq!(outcome("nonsense"), ProbeOutcome::CutOff);
         assert_eq!(outcome(""), ProbeOutcome::TimedOut);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();

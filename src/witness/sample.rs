@@ -16,7 +16,8 @@ pub enum ProbeOutcome {
     /// The connection failed.
     Refused,
     /// The connection ended before the answer did.
-    Cut,
+    #[serde(alias = "cut")]
+    CutOff,
     TimedOut,
     /// Clients do not accept the certificate.
     Untrusted,
@@ -27,7 +28,7 @@ impl fmt::Display for ProbeOutcome {
         match self {
             ProbeOutcome::Status(code) => write!(f, "{code}"),
             ProbeOutcome::Refused => f.write_str("refused"),
-            ProbeOutcome::Cut => f.write_str("cut off"),
+            ProbeOutcome::CutOff => f.write_str("cut off"),
             ProbeOutcome::TimedOut => f.write_str("timed out"),
             ProbeOutcome::Untrusted => f.write_str("certificate not accepted"),
         }
@@ -118,7 +119,7 @@ mod tests {
         ProbeOutcome::Status(500),
         ProbeOutcome::Status(503),
         ProbeOutcome::Refused,
-        ProbeOutcome::Cut,
+        ProbeOutcome::CutOff,
         ProbeOutcome::TimedOut,
         ProbeOutcome::Untrusted,
     ];

@@ -24,7 +24,8 @@ pub struct WitnessSummary {
     /// Losses by kind: `refused`, `cut off`, `timed out`, or the status.
     pub losses: BTreeMap<String, usize>,
     /// Probes without an answer at the end; they count neither as sent nor as lost.
-    pub open: usize,
+    #[serde(alias = "open")]
+    pub unanswered: usize,
     /// Probes that were skipped because too many were open.
     pub unsent: usize,
     /// The longest time without a good answer, from the first good one on.
@@ -127,7 +128,7 @@ impl fmt::Display for WitnessSummary {
         if self.lost > 0 {
             write!(f, " ({})", self.loss_breakdown())?;
         }
-        for (count, description) in [(self.open, "still open"), (self.unsent, "not sent for want of answers")]
+        for (count, description) in [(self.unanswered, "still open"), (self.unsent, "not sent for want of answers")]
         {
             if count > 0 {
                 write!(f, ", {count} {description}")?;
@@ -172,7 +173,7 @@ pub mod tests {
             let outcome = match answer.strip_prefix('x') {
                 None => ProbeOutcome::Status(200),
                 Some("refused") => ProbeOutcome::Refused,
-                Some("cut") => ProbeOutcome::Cut,
+                Some("cut") => ProbeOutcome::CutOff,
                 Some("time") => ProbeOutcome::TimedOut,
                 Some(code) => ProbeOutcome::Status(code.parse().unwrap()),
             };
@@ -209,7 +210,7 @@ pub mod tests {
         assert_eq!((summary.before.sent, summary.during.sent, summary.after.sent), (2, 0, 0));
         assert_eq!(WitnessSummary::new(&[], None), WitnessSummary::default());
         assert_eq!(WitnessSummary::default().to_string(), "0 sent, 0 lost");
-        let more = WitnessSummary { open: 2, unsent: 3, ..WitnessSummary::default() };
+        let more = WitnessSummary { unanswered: 2, unsent: 3, ..WitnessSummary::default() };
         assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 not sent for want of answers");
     }
 

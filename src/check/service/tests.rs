@@ -108,7 +108,7 @@ fn the_words_and_the_stop_signal_of_the_image_count() {
         findings(&ServiceContext { image: Some(&image), ..subject(&service, ProxyPresence::Drains) })
     };
     let shell = r#"{"Cmd": ["/bin/sh", "-c", "node x"], "StopSignal": "SIGQUIT"}"#;
-    assert!(of("", shell)[0].says.contains("passes SIGQUIT to nobody"));
+    assert!(of("", shell)[0].message.contains("passes SIGQUIT to nobody"));
     assert_eq!(told(&of("command: [node, x]", shell)), "");
     assert_eq!(told(&of("", r#"{"Entrypoint": ["tini", "--"], "Cmd": ["sh", "-c", "node x"]}"#)), "");
 }
@@ -130,7 +130,7 @@ fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
         assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 3], "{words}");
     }
     let fix =
-        findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].fix.clone();
+        findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].hint.clone();
     assert_eq!(fix, "set `services.app.stop_grace_period: 65s`");
 }
 

@@ -199,7 +199,7 @@ impl ProjectCheck<'_> {
                 "no engine".into()
             };
             sheet
-                .unjudged
+                .not_audited
                 .push(format!("whether anything tells that a new instance of `{name}` is ready: {why}"));
             return;
         }
@@ -280,10 +280,10 @@ impl ProjectCheck<'_> {
         let signals = self.signals(service)?;
         let name = &service.name;
         match (self.running(name), &signals) {
-            (0, _) => sheet.unjudged.push(format!(
+            (0, _) => sheet.not_audited.push(format!(
                 "whether `{name}` ends when it is told to, and how much memory it takes: nothing of it runs"
             )),
-            (_, None) => sheet.unjudged.push(format!(
+            (_, None) => sheet.not_audited.push(format!(
                 "whether `{name}` ends when it is told to: neither this machine nor its image can tell"
             )),
             (_, Some(_)) => {}
@@ -348,7 +348,7 @@ impl ProjectCheck<'_> {
             name: target.name().into(),
             services: target.services().iter().map(|s| s.to_string()).collect(),
             verdict: Verdict::Yes,
-            says: format!("{count}, {place}{}", if order { ", stops before it starts" } else { "" }),
+            message: format!("{count}, {place}{}", if order { ", stops before it starts" } else { "" }),
             proxies: names,
         }
     }

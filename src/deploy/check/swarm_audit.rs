@@ -55,11 +55,11 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
         sheet.services.push(row(service));
         if image(&service.image)?.is_none() {
             let why = "its image is not here, and may bring a health check and a command along";
-            sheet.unjudged.push(format!("`{name}` by its image: {why}"));
+            sheet.not_audited.push(format!("`{name}` by its image: {why}"));
         }
     }
     if engine && docker.cluster().is_err() {
-        sheet.unjudged.push("what runs: this engine is no manager of a Swarm".into());
+        sheet.not_audited.push("what runs: this engine is no manager of a Swarm".into());
     }
     sheet.findings.extend(version::findings(docker.compose_version()?.as_deref(), None));
     Ok(())
@@ -131,7 +131,7 @@ fn row(service: &Service) -> VerdictRow {
         name: service.name.clone(),
         services: vec![service.name.clone()],
         verdict: Verdict::Yes,
-        says,
+        message: says,
         proxies: Vec::new(),
     }
 }

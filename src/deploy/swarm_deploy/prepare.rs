@@ -105,7 +105,7 @@ impl SwarmDeploy<'_> {
             let Some(image) = image else { continue };
             let containers = self.docker().inspect(&ids.collect::<Vec<_>>())?;
             if containers.iter().any(|container| container.image_id != image.id) {
-                self.report.warn(&Warning::Loss(format!(
+                self.report.warn(&Warning::ExpectedLoss(format!(
                     "`{name}` runs an image that `{tag}` no longer means, and Swarm knows the image only by that tag: a rollback of \
                      this deploy would start the image that the tag means now; tag the old image and deploy it once, and every \
                      later rollback is exact"
@@ -169,7 +169,7 @@ impl SwarmDeploy<'_> {
     pub fn remove_objects(&self) {
         if let Err(error) = self.try_remove_objects() {
             self.report
-                .warn(&Warning::LeftBehind(format!("cannot remove configs of older releases: {error:#}")));
+                .warn(&Warning::CleanupFailed(format!("cannot remove configs of older releases: {error:#}")));
         }
     }
 

@@ -250,7 +250,7 @@ impl SwarmDeploy<'_> {
         let (old, new): (Vec<&StackService>, Vec<&StackService>) =
             changed.into_iter().partition(|s| self.before.services.contains_key(&s.name));
         if !old.is_empty() {
-            self.report.event(Event::GoingBack);
+            self.report.event(Event::RollingBack);
         }
         if !new.is_empty() {
             self.docker().remove_services(&new.iter().map(|s| s.id.clone()).collect::<Vec<_>>())?;

@@ -33,7 +33,7 @@ impl SwarmDeploy<'_> {
             return Ok(());
         }
         if !file.services.iter().any(|s| self.before.services.contains_key(s)) {
-            self.report.event(Event::NoWitness { why: "no service of the stack runs yet".into() });
+            self.report.event(Event::NoWitness { reason: "no service of the stack runs yet".into() });
             return Ok(());
         }
         let urls: Vec<UrlCandidates> = match configured_url(settings) {
@@ -44,7 +44,7 @@ impl SwarmDeploy<'_> {
             (true, true) => return Err(unknown_url().into()),
             (true, false) => {
                 let why = "the public URL is not known (`x-zd.witness.url` or `--witness-url` names it)";
-                self.report.event(Event::NoWitness { why: why.into() });
+                self.report.event(Event::NoWitness { reason: why.into() });
                 return Ok(());
             }
             _ => {}
@@ -59,8 +59,8 @@ impl SwarmDeploy<'_> {
         }
         for (url, said) in self.witness.dismiss_silent() {
             match settings.url {
-                Some(_) => self.report.warn(&Warning::Silent { url, said }),
-                None => self.report.event(Event::NoWitness { why: said }),
+                Some(_) => self.report.warn(&Warning::WitnessSilent { url, outcome: said }),
+                None => self.report.event(Event::NoWitness { reason: said }),
             }
         }
         Ok(())

@@ -6,13 +6,22 @@ fn names(names: &str) -> Vec<String> {
 }
 
 fn found(name: &str) -> InitialInstance {
-    InitialInstance { name: name.into(), new: false, runs: true, in_rotation: true }
+    InitialInstance { name: name.into(), new: false, running: true, in_rotation: true }
 }
 
 fn step(number: usize, verb: &str) -> Event {
     let (target, names) = ("app".into(), Vec::new());
     let verb = verb.into();
-    Event::Step(StepEvent { target, number, of: 8, batch: 1, batches: 1, verb, names, back: false })
+    Event::Step(StepEvent {
+        target,
+        number,
+        steps: 8,
+        batch: 1,
+        batches: 1,
+        verb,
+        names,
+        rolling_back: false,
+    })
 }
 
 /// One new instance beside an old one, a second an event.
@@ -92,7 +101,7 @@ fn where_there_is_no_room_those_at_work_come_first() {
 #[test]
 fn the_way_back_is_shown_as_such() {
     let mut board = halfway();
-    board.apply(Duration::from_secs(5), &Event::GoingBack);
+    board.apply(Duration::from_secs(5), &Event::RollingBack);
     let lines = board.lines(Duration::from_secs(5), 80, 20);
     assert_eq!(lines[0].0, LineStyle::Back);
     assert!(lines[0].1.starts_with("going back app"), "{lines:?}");
@@ -116,10 +125,10 @@ fn a_lost_request_of_the_witness_is_seen() {
 #[test]
 fn a_swarm_shows_how_many_tasks_of_each_service_run() {
     let mut board = Progress::default();
-    board.apply(Duration::ZERO, &Event::Sending { stack: "demo".into(), services: names("vote") });
+    board.apply(Duration::ZERO, &Event::DeployingStack { stack: "demo".into(), services: names("vote") });
     board.apply(
         Duration::ZERO,
-        &Event::TaskRuns { name: "vote.1".into(), node: "n1".into(), current: 1, wanted: 2 },
+        &Event::TaskRunning { name: "vote.1".into(), node: "n1".into(), running: 1, desired: 2 },
     );
     assert_eq!(text(&board, 80, 20), ["deploying demo  5.5s", "1/2 vote  [=====>    ]"]);
 }

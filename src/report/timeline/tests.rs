@@ -13,20 +13,21 @@ fn entries(events: Vec<Event>) -> Vec<EventRecord> {
 }
 
 fn deploy() -> Vec<Event> {
-    let found = |name: &str| InitialInstance { name: name.into(), new: false, runs: true, in_rotation: true };
+    let found =
+        |name: &str| InitialInstance { name: name.into(), new: false, running: true, in_rotation: true };
     vec![
         Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![found("app-1")] },
         Event::Created { names: names("app-2") },
         Event::Started { names: names("app-2") },
         Event::Ready { name: "app-2".into(), answer: "200".into() },
-        Event::Routed { inside: names("app-2"), outside: names("app-1") },
+        Event::Routed { in_rotation: names("app-2"), out_of_rotation: names("app-1") },
         Event::Stopped { names: names("app-1") },
         Event::Removed { names: names("app-1") },
         Event::Deployed {
             target: "app".into(),
             serving: names("app-2"),
             release: 2,
-            back_to: None,
+            restored_release: None,
             in_service: Duration::from_secs(4),
             seconds: Duration::from_secs(7),
         },
@@ -70,11 +71,11 @@ fn the_page_needs_nothing_from_elsewhere_and_runs_nothing() {
 #[test]
 fn what_others_wrote_is_text() {
     let mut events = deploy();
-    events.push(Event::Warning { kind: "loss".into(), text: "<script>alert(1)</script>\u{202e}".into() });
+    events.push(Event::Warning { kind: "loss".into(), message: "<script>alert(1)</script>\u{202e}".into() });
     events.push(Event::Deploying {
         target: "\"><img src=x onerror=alert(1)>".into(),
         proxies: Vec::new(),
-        instances: vec![InitialInstance { name: "<b>".into(), new: false, runs: true, in_rotation: true }],
+        instances: vec![InitialInstance { name: "<b>".into(), new: false, running: true, in_rotation: true }],
     });
     let page = page(&entries(events));
     assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("<b>"), "{page}");
@@ -85,7 +86,7 @@ fn what_others_wrote_is_text() {
 fn a_failure_is_the_result() {
     let mut events = deploy();
     events.pop();
-    events.push(Event::GoingBack);
+    events.push(Event::RollingBack);
     events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
     let timeline = Timeline::of(&entries(events));
     assert!(timeline.failed);
@@ -112,16 +113,21 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
     let with = |event| deploy().into_iter().chain([event]).collect::<Vec<_>>();
     assert_eq!(result(with(witness(0))), "good");
     assert_eq!(result(with(witness(3))), "lossy");
-    let cut = Event::Warning { kind: "drain_limit".into(), text: "cut".into() };
+    let cut = Event::Warning { kind: "drain_timeout".into(), message: "cut".into() };
     assert_eq!(result(with(cut)), "lossy");
 }
 
 #[test]
 fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
-    let runs = |current| Event::TaskRuns { name: "vote.1".into(), node: "n".into(), current, wanted: 2 };
+    let runs = |current| Event::TaskRunning {
+        name: "vote.1".into(),
+        node: "n".into(),
+        running: current,
+        desired: 2,
+    };
     let timeline = Timeline::of(&entries(vec![
         runs(1),
-        Event::Died { names: names("vote.1 vote.9") },
+        Event::Exited { names: names("vote.1 vote.9") },
         runs(1),
         runs(1),
     ]));

@@ -81,7 +81,7 @@ fn a_deploy_runs_the_commands_of_the_dry_run() {
     let all = json_lines(&stderr(&dry));
     let plan = all.iter().find(|l| l["event"] == "plan").expect("a plan");
     let steps = plan["steps"].as_array().unwrap().iter();
-    let does = steps.flat_map(|s| s["does"].as_array().unwrap());
+    let does = steps.flat_map(|s| s["actions"].as_array().unwrap());
     let words = |command: &Value| {
         let words = command.as_array().unwrap().iter().map(|w| w.as_str().unwrap());
         // The ids of the fake docker, instead of the names in the output.
@@ -143,7 +143,7 @@ fn status_and_history_print_json_documents() {
     assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
     let history = &json_lines(&stdout(&fake.run("history --output json").success()))[0];
     assert_eq!(
-        (&history["releases"][0]["serves"], &history["rollback_to"]),
+        (&history["releases"][0]["serving"], &history["rollback_to"]),
         (&Value::Bool(true), &Value::Null)
     );
 }

@@ -39,7 +39,7 @@ fn rules(name: &str, output: &Output) -> BTreeSet<String> {
     let code = i32::from(findings.iter().any(is_no));
     assert_eq!(output.status.code(), Some(code), "{name}: {sheet}");
     for finding in findings {
-        let fix = finding["fix"].as_str().unwrap_or_default();
+        let fix = finding["hint"].as_str().unwrap_or_default();
         assert!(!fix.is_empty() || !is_no(finding), "{name}: without a fix: {finding}");
     }
     findings.iter().map(|f| f["rule"].as_str().unwrap_or_default().to_string()).collect()

@@ -81,7 +81,7 @@ fn a_rollback_by_swarm_fails_the_deploy(nodes: &SwarmNodes) {
     stack.rollback("--to 1").exits(0).says("back on release 1");
     stack.wait_for_versions("whoami", &["1"; 3]);
     let listed = run(&stack, "history").exits(0).stdout.clone();
-    for line in ["back to 1", "failed", "(serves)"] {
+    for line in ["rolled back to 1", "failed", "(serves)"] {
         assert!(listed.contains(line), "{listed}");
     }
 }
