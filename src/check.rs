@@ -51,7 +51,7 @@ pub struct AuditReport {
 
 impl AuditReport {
     /// Gives every service its verdict: what it is itself, what the proxies in front of it are, and what the project is.
-    pub fn settled(mut self) -> AuditReport {
+    pub fn with_verdicts(mut self) -> AuditReport {
         let mut known = Vec::new();
         self.findings.retain(|f| {
             let is_new = !known.contains(f);
@@ -59,7 +59,7 @@ impl AuditReport {
             is_new
         });
         self.not_audited.dedup();
-        let nos: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.about).collect();
+        let nos: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.scope).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
             let concerns = |about: &&Scope| match (&about.service, &about.proxy) {
                 (Some(service), _) => row.services.contains(service),
@@ -73,7 +73,7 @@ impl AuditReport {
     }
 
     /// The names of those that would lose something.
-    pub fn losing(&self) -> Vec<&str> {
+    pub fn losing_services(&self) -> Vec<&str> {
         let losing = self.services.iter().filter(|r| r.verdict == Verdict::No);
         losing.map(|r| r.name.as_str()).collect()
     }
@@ -111,7 +111,7 @@ mod tests {
             findings,
             not_audited: Vec::new(),
         };
-        let sheet = sheet.settled();
+        let sheet = sheet.with_verdicts();
         (sheet.services.iter().map(|r| r.verdict).collect(), sheet.ok)
     }
 
@@ -138,7 +138,7 @@ mod tests {
             findings: vec![finding(), finding()],
             not_audited: vec!["u".into(), "u".into()],
         };
-        let sheet = sheet.settled();
+        let sheet = sheet.with_verdicts();
         assert_eq!((sheet.findings.len(), sheet.not_audited.len()), (1, 1));
     }
 

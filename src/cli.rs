@@ -1,10 +1,10 @@
-//! What may be typed, and nothing else.
+//! The command line: commands, flags and help texts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, StyledStr};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -13,34 +13,34 @@ Exit codes:
   0        the new release serves (or nothing had to change)
   1        failed before anything was changed
   2        wrong usage or configuration
-  3        failed; the old release serves, unchanged, or the rollout is paused
-  4        failed, and the public URL or what served before is lost: act now
-  5        another run holds the project
+  3        failed; the old release serves, or the rollout is paused
+  4        failed, and the service or its public URL is down: act now
+  5        another run holds the lock of the project
   6        deployed, but the witness lost requests (only with `--strict`)
-  7        another run took the lock of this one, and finishes what it left
+  7        another run took over the lock and finishes the rollout
   130/143  interrupted; the old release serves";
 
 const EXAMPLES: &str = "\
 Examples:
-  compose-zd deploy                      every service that a proxy routes to
+  compose-zd deploy                      every service behind a proxy
   compose-zd deploy app --health-path /up
   compose-zd deploy web                  a pair: web_a and web_b, or web-blue and web-green
-  compose-zd deploy app worker           both or neither; --one-by-one takes one after the other
-  compose-zd deploy --image app=shop:42  this image for this release; the next deploy takes the file's again
-  compose-zd deploy --scale app=4        the same release on four instances
-  compose-zd deploy --resume             goes on with a rollout that paused
-  compose-zd deploy --dry-run            the plan, and nothing touched";
+  compose-zd deploy app worker           all or none; --one-by-one replaces one after the other
+  compose-zd deploy --image app=shop:42  this image for one release; the next deploy uses the file again
+  compose-zd deploy --scale app=4        four instances
+  compose-zd deploy --resume             resume a paused rollout
+  compose-zd deploy --dry-run            print the plan, change nothing";
 
-const FIRST_EXAMPLES: &str = "\
+const SHORT_EXAMPLES: &str = "\
 Examples:
-  compose-zd deploy                      every service that a proxy routes to
+  compose-zd deploy                      every service behind a proxy
   compose-zd deploy app --health-path /up
-  compose-zd deploy --dry-run            the plan, and nothing touched
+  compose-zd deploy --dry-run            print the plan, change nothing
 
-`--help` has the other flags, by group, the keys of `x-zd` and the exit codes.";
+`--help` lists all flags by group, the keys of `x-zd` and the exit codes.";
 
-/// The flags of a rollout in the short help: those that a user types, and not those that a file has.
-const COMMON: [&str; 17] = [
+/// Flags of a rollout in the short help: those that a user types, not those that usually are in the file.
+const SHORT_HELP_FLAGS: [&str; 17] = [
     "services",
     "force",
     "image",
@@ -62,51 +62,51 @@ const COMMON: [&str; 17] = [
 
 const ROLLBACK: &str = "\
 Examples:
-  compose-zd rollback                    the release before; once more returns to the newer one
-  compose-zd rollback app --to 5         one service, as release 5 had it";
+  compose-zd rollback                    the previous release; a second rollback returns to the newer one
+  compose-zd rollback app --to 5         one service, as in release 5";
 
-const START: &str = "\
+const GETTING_STARTED: &str = "\
 Start here:
-  compose-zd init      a project without a proxy gets one, and a Makefile and a hook for `git push`
-  compose-zd check     what a deploy would lose, and the fix
-  compose-zd deploy    the next version of every service that a proxy routes to
-  compose-zd rollback  the release before
+  compose-zd init      add a proxy, a Makefile and a hook for `git push`
+  compose-zd check     report what a deploy would lose, with fixes
+  compose-zd deploy    replace every service behind a proxy by its next version
+  compose-zd rollback  restore the previous release
 
-`compose-zd help COMMAND` has the examples, `compose-zd help` lists the chapters of the manual.";
+`compose-zd help COMMAND` shows examples, `compose-zd help` lists the chapters of the manual.";
 
 const KEYS: &str = "\
-Keys of the compose file (all optional; a flag goes before its variable, that before the file):
+Keys of the compose file (all optional; a flag overrides its variable, which overrides the file):
   services:
     app:
-      deploy: { replicas: 2, update_config: { parallelism: 1, monitor: 10s } }    # as in Swarm
+      deploy: { replicas: 2, update_config: { parallelism: 1, monitor: 10s } }    # as on Swarm
       x-zd:
         health: { path: /up, port: 3000, scheme: http, host: app.example, expect: 200-399, body: ok,
                   interval: 200ms, timeout: 2s, deadline: 60s, successes: 1 }
         drain:  { timeout: 30s, command: [touch, /tmp/drain] }
-        proxy:  { container: lb, kind: haproxy, tune: true }      # only where detection is wrong
-        before: { service: migrate }    # run to its end before the switch
-        after:  { service: warm }       # run to its end after it
+        proxy:  { container: lb, kind: haproxy, tune: true }      # only if detection is wrong
+        before: { service: migrate }    # a job before the switch
+        after:  { service: warm }       # a job after the switch
   x-zd: { keep: 5, engine: compose, pairs: { web: [web_one, web_two] },
           witness: { url: \"http://localhost:8000/\", rate: 10 } }";
 
 const INIT: &str = "\
 Examples:
-  compose-zd init                                what is missing; what is there stays as it is
-  compose-zd init --print                        shows it, and writes nothing
-  compose-zd init --service web:3000             this service, which listens there
+  compose-zd init                                add missing files; existing files stay unchanged
+  compose-zd init --print                        print the files, write nothing
+  compose-zd init --service web:3000             a proxy for this service, which listens on port 3000
   compose-zd init --publish 80 --health-path /up
-  compose-zd init --no-proxy                     the Makefile and the scripts only
+  compose-zd init --no-proxy                     only the Makefile and the scripts
 
 What it adds:
-  compose.override.yaml          HAProxy, at the host port that the app had
+  compose.override.yaml          HAProxy, on the host port of the app
   haproxy/haproxy.cfg            its configuration
   Makefile                       deploy, rollback, status
-  scripts/post-receive           the hook of a bare repository: `git push` deploys
-  scripts/deploy-and-restart.sh  for whoever calls one now
+  scripts/post-receive           a hook of a bare repository: `git push` deploys
+  scripts/deploy-and-restart.sh  a deploy script for cron jobs and other tools
 
 Exit codes:
-  0  everything is there, or is the user's own
-  1  nothing was written, or the proxy is left to be added by hand: the message says what
+  0  all files exist
+  1  nothing was written, or the proxy has to be added by hand: see the message
   2  wrong usage or configuration";
 
 const COMPLETIONS: &str = "\
@@ -123,27 +123,27 @@ Examples:
 const PRUNE: &str = "\
 Examples:
   docker compose down && compose-zd prune   this project
-  compose-zd prune --all --dry-run          what is left of projects whose folder is gone, too
+  compose-zd prune --all --dry-run          leftovers of all projects, even if their folder is gone
 
-A project that has a container, running or not, keeps its images. Every deploy removes
-those of releases that are not kept any more. The records stay in .compose-zd; a rollback
-to a release whose image is gone is refused.";
+A project with a container, running or not, keeps its images. Every deploy removes the
+images of releases that are no longer kept. The records stay in .compose-zd; a rollback to
+a release without its image is refused.";
 
 const CHECK: &str = "\
 Examples:
-  compose-zd check                       the project and its proxy, by the file and by what runs
-  compose-zd check app worker            only these; a service that a deploy leaves alone, too
-  compose-zd check --quiet               only what would be lost (for CI)
-  compose-zd check --output json         one document: see `compose-zd help json`
+  compose-zd check                       the project and its proxy, from the file and the running containers
+  compose-zd check app worker            only these services, even those that a deploy leaves alone
+  compose-zd check --quiet               only losses (for CI)
+  compose-zd check --output json         one JSON document, see `compose-zd help json`
 
 Nothing is changed.
 
 Exit codes:
-  0  nothing would be lost
-  1  something would be lost, or a deploy would be refused
+  0  a deploy loses nothing
+  1  a deploy would lose requests or data, or would be refused
   2  wrong usage or configuration";
 
-/// Chapters of the manual, in the order of reading; the first line of a chapter is its title.
+/// Chapters of the manual, in reading order. The first line of a chapter is its title.
 pub const TOPICS: [(&str, &str); 24] = [
     ("install", include_str!("manual/install.md")),
     ("no-proxy", include_str!("manual/no-proxy.md")),
@@ -171,7 +171,7 @@ pub const TOPICS: [(&str, &str); 24] = [
     ("limits", include_str!("manual/limits.md")),
 ];
 
-/// Topics that the long help of a command points to.
+/// Chapters that the long help of a command refers to.
 const SEE_ALSO: [(&str, &[&str]); 12] = [
     ("deploy", &["update", "settings", "exit-codes"]),
     ("rollback", &["releases", "exit-codes"]),
@@ -187,15 +187,15 @@ const SEE_ALSO: [(&str, &[&str]); 12] = [
     ("man", &["install"]),
 ];
 
-/// Title of a chapter, without its mark of a heading.
+/// Title of a chapter, without the `#`.
 pub fn title(chapter: &str) -> &str {
     chapter.lines().next().unwrap_or_default().trim_start_matches(['#', ' '])
 }
 
-/// Replaces running Docker Compose services by their next version without losing a request.
+/// Replaces running Docker Compose services by their next version without losing a request
 #[derive(Parser, Debug)]
 #[command(name = "compose-zd", version = env!("ZD_VERSION"), max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = format!("{START}\n\n{EXIT_CODES}"))]
+#[command(after_help = format!("{GETTING_STARTED}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     #[command(flatten)]
     pub compose: ComposeArgs,
@@ -204,17 +204,18 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the words of a call; usage shows this name of the program.
-    pub fn read(words: Vec<OsString>, name: &'static str) -> Cli {
+    /// Parses the arguments, with `name` as the name of the program in help and usage.
+    pub fn read(arguments: Vec<OsString>, name: &'static str) -> Cli {
         let command = Cli::described(name).bin_name(name).display_name(name);
-        let matches = command.get_matches_from(words);
+        let matches = command.get_matches_from(arguments);
         Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// Command line with the words that `help` knows and the topics of each command, for a program of this name.
+    /// Command line of a program of this name, with the words of `help` and the chapters of each command.
     pub fn described(name: &str) -> clap::Command {
-        // Each moves to the end of the list, so it is changed once.
-        let command = SEE_ALSO.iter().fold(Cli::command(), |command, (word, topics)| {
+        // `mut_subcommand` moves a command to the end of the list, so each is changed once.
+        let command = with_program_name(Cli::command(), name).mut_subcommands(|c| with_program_name(c, name));
+        let command = SEE_ALSO.iter().fold(command, |command, (word, topics)| {
             command.mut_subcommand(word, |command| with_short_help(see_also(command, name, topics)))
         });
         let commands: Vec<PossibleValue> =
@@ -222,6 +223,18 @@ impl Cli {
         let topics = TOPICS.iter().map(|(topic, text)| value(topic).help(title(text).to_string()));
         let words = PossibleValuesParser::new(commands.into_iter().chain(topics));
         command.mut_subcommand("help", |help| help.mut_arg("word", |word| word.value_parser(words)))
+    }
+}
+
+/// Gives the examples of a help text the name that the program was called by.
+fn with_program_name(mut command: clap::Command, name: &str) -> clap::Command {
+    let named = |text: &StyledStr| text.to_string().replace("compose-zd ", &format!("{name} "));
+    if let Some(text) = command.get_after_help().map(named) {
+        command = command.after_help(text);
+    }
+    match command.get_after_long_help().map(named) {
+        Some(text) => command.after_long_help(text),
+        None => command,
     }
 }
 
@@ -235,7 +248,7 @@ fn with_short_help(command: clap::Command) -> clap::Command {
         return command;
     }
     command.mut_args(|arg| {
-        let is_common = COMMON.contains(&arg.get_id().as_str());
+        let is_common = SHORT_HELP_FLAGS.contains(&arg.get_id().as_str());
         arg.hide_short_help(!is_common)
     })
 }
@@ -248,7 +261,7 @@ fn see_also(command: clap::Command, name: &str, topics: &[&str]) -> clap::Comman
     command.after_long_help(help)
 }
 
-/// Docker's and Compose's own flags; they stand before or after the command.
+/// Flags of docker and Compose, accepted before and after the command.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Project (as in docker compose)")]
 pub struct ComposeArgs {
@@ -258,7 +271,7 @@ pub struct ComposeArgs {
     /// Project name
     #[arg(short, long, global = true, value_name = "NAME")]
     pub project_name: Option<String>,
-    /// Folder that relative paths start from
+    /// Folder for relative paths
     #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
     pub project_directory: Option<PathBuf>,
     /// Environment file; may be given several times
@@ -273,11 +286,11 @@ pub struct ComposeArgs {
     /// Docker engine to connect to
     #[arg(short = 'H', long, global = true, value_name = "URL", hide_short_help = true)]
     pub host: Option<String>,
-    /// Time for which the engine may be silent before it counts as lost [default: 2m]
+    /// Longest silence of the engine before a command fails [default: 2m]
     #[arg(long, global = true, env = "COMPOSE_ZD_ENGINE_TIMEOUT", value_name = "DURATION",
-          value_parser = engine_timeout, help_heading = "Engine", hide_short_help = true)]
+          value_parser = engine_timeout, help_heading = ENGINE, hide_short_help = true)]
     pub engine_timeout: Option<Duration>,
-    /// Flags of docker's own that were in front of a plugin's name
+    /// Flags of docker before the name of the plugin
     #[arg(skip)]
     pub docker: Vec<String>,
 }
@@ -285,7 +298,7 @@ pub struct ComposeArgs {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Replace services by their next version, without losing a request
-    #[command(after_help = FIRST_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
+    #[command(after_help = SHORT_EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{KEYS}\n\n{EXIT_CODES}"))]
     Deploy(Box<DeployArgs>),
     /// Restore an earlier release, configuration and images, without losing a request
     #[command(after_help = ROLLBACK, after_long_help = format!("{ROLLBACK}\n\n{EXIT_CODES}"))]
@@ -293,28 +306,28 @@ pub enum Command {
     /// Finish a deploy that was killed
     #[command(after_long_help = EXIT_CODES)]
     Recover(Box<RecoverArgs>),
-    /// Show what runs: releases, instances, and whether they get requests
+    /// Show running releases and instances, and whether they receive requests
     Status(StatusArgs),
-    /// List the releases, and which one a rollback goes to
+    /// List the releases, and the one that a rollback restores
     History(HistoryArgs),
     /// Remove the images that compose-zd keeps for rollbacks of a project that was taken down
     #[command(after_help = PRUNE)]
     Prune(PruneArgs),
-    /// Report what a deploy would lose, service by service, with the fix; before the first deploy too
+    /// Report what a deploy of each service would lose, with fixes; works before the first deploy
     #[command(after_help = CHECK)]
     Check(CheckArgs),
-    /// Print the JSON Schema of what `--output json` prints
+    /// Print the JSON Schema of `--output json`
     Schema,
-    /// Add what is missing for deploys without a loss: a proxy, a Makefile, a hook for `git push`
+    /// Prepare a project for deploys without a loss: add a proxy, a Makefile and a hook for `git push`
     #[command(after_help = INIT)]
     Init(InitArgs),
     /// Show the help of a command, or a chapter of the manual
     Help {
-        /// Command or topic; without one, all of them are listed
+        /// Command or topic [default: list all]
         #[arg(value_name = "COMMAND|TOPIC")]
         word: Option<String>,
     },
-    /// Print a shell's completions
+    /// Print the completions of a shell
     #[command(after_help = COMPLETIONS)]
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -327,41 +340,40 @@ pub enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// What docker asks of a plugin
+    /// Print the metadata of a docker plugin
     #[command(name = "docker-cli-plugin-metadata", hide = true)]
     Metadata,
 }
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct InitArgs {
-    /// Service that gets a proxy, and the port it listens on; may be given several times [default: the one that looks
+    /// Service to put behind a proxy, and its port; may be given several times [default: the only service that looks
     /// like a web application]
     #[arg(long, value_name = "SERVICE[:PORT]", value_parser = service_and_port)]
     pub service: Vec<(String, Option<u16>)>,
-    /// Host port of the proxy, where the service publishes none [default: 8080]
+    /// Host port of the proxy, if the service publishes none [default: 8080]
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = publication)]
     pub publish: Option<(String, u16)>,
-    /// Path that a healthy instance answers, for the proxy and for deploys [default: that of the healthcheck]
+    /// Path of health probes, for the proxy and for deploys [default: path of the healthcheck]
     #[arg(long, value_name = "PATH", value_parser = url_path)]
     pub health_path: Option<String>,
     /// Add no proxy
     #[arg(long, conflicts_with_all = ["service", "publish", "health_path"])]
     pub no_proxy: bool,
-    /// The file as it has to be for a Swarm, with each change named; needs --print
+    /// Print the file converted for a Swarm, with a comment for each change; needs --print
     #[arg(long, requires = "print", conflicts_with_all = ["service", "publish", "health_path"])]
     pub swarm: bool,
-    /// Write the Compose file of a Swarm service that was made by `docker service create`, and adopt the service
+    /// Write the Compose file of a Swarm service from `docker service create`, and import the service
     #[arg(long, value_name = "NAME", conflicts_with_all = ["service", "publish", "health_path", "swarm"])]
     pub from_service: Option<String>,
-    /// Show what would be written, and write nothing
+    /// Print the files, write nothing
     #[arg(long)]
     pub print: bool,
-    /// Overwrite files that are there already
+    /// Overwrite existing files
     #[arg(long, conflicts_with = "print")]
     pub force: bool,
 }
 
-/// The form in which results are printed.
 #[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OutputFormat {
     #[default]
@@ -371,27 +383,27 @@ pub enum OutputFormat {
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct StatusArgs {
-    /// Services or pairs to show; without a name all that are deployed
+    /// Services or pairs to show [default: all that are deployed]
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
-    /// Show it again and again, until Ctrl-C [default without a duration: every 2s]
+    /// Repeat until Ctrl-C [default without a duration: every 2s]
     #[arg(short, long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true,
           default_missing_value = "2s")]
     pub watch: Option<Duration>,
-    /// text, or json: one document, with --watch one a line
+    /// text, or json: one document, with --watch one for each line
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: OutputFormat,
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    /// compose or swarm [default: swarm if the project is a stack, else compose]
     #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
     pub engine: Option<String>,
 }
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct HistoryArgs {
-    /// Print the picture of a release's rollout, one HTML page, to stdout
+    /// Print the timeline of the rollout of a release, as an HTML page
     #[arg(long, value_name = "RELEASE")]
     pub timeline: Option<u32>,
     /// text, or json: one document
@@ -400,17 +412,17 @@ pub struct HistoryArgs {
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    /// compose or swarm [default: swarm if the project is a stack, else compose]
     #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
     pub engine: Option<String>,
 }
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct CheckArgs {
-    /// Services or pairs to judge; without a name all that a deploy may be about
+    /// Services or pairs to check [default: all that a deploy may replace]
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
-    /// Print only what would be lost
+    /// Print only losses
     #[arg(short, long)]
     pub quiet: bool,
     /// text, or json: one document
@@ -419,23 +431,23 @@ pub struct CheckArgs {
     /// Folder for releases [default: .compose-zd beside the compose file]
     #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    /// compose or swarm [default: swarm if the project is a stack, else compose]
     #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
     pub engine: Option<String>,
 }
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct DeployArgs {
-    /// Services or pairs to deploy; without a name every service that a proxy routes to
+    /// Services or pairs to deploy [default: every service behind a proxy]
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
-    /// Replace every instance, even when nothing has changed
+    /// Replace every instance, even if nothing has changed
     #[arg(long)]
     pub force: bool,
     /// Image of a service for this release, such as app=shop:42; may be given several times
     #[arg(long, value_name = "SERVICE=REF", value_parser = image)]
     pub image: Vec<(String, String)>,
-    /// Resume the rollout that paused
+    /// Resume a paused rollout
     #[arg(long, conflicts_with_all = ["services", "force", "scale", "image", "pull", "build", "no_build"])]
     pub resume: bool,
     /// Number of instances of a service, such as app=3; may be given several times
@@ -450,19 +462,19 @@ pub struct DeployArgs {
     /// Do not build images
     #[arg(long, overrides_with = "build")]
     pub no_build: bool,
-    // First, because its own flags stand under no heading.
-    #[command(flatten)]
-    pub rollout: RolloutArgs,
+    // The order of these fields is the order of the groups in the help.
     #[command(flatten)]
     pub update: UpdateArgs,
+    #[command(flatten)]
+    pub rollout: RolloutArgs,
 }
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct RollbackArgs {
-    /// Services or pairs to put back; without a name those that the last rollout changed
+    /// Services or pairs to restore [default: those that the last rollout changed]
     #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
-    /// Number of the release to put back [default: the one before]
+    /// Release to restore [default: the previous one]
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<u32>,
     #[command(flatten)]
@@ -477,7 +489,7 @@ pub struct RecoverArgs {
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct PruneArgs {
-    /// Every project that was taken down on this engine; needs no compose file
+    /// All projects of this engine that were taken down; needs no compose file
     #[arg(long)]
     pub all: bool,
     /// Print what would be removed and remove nothing
@@ -485,45 +497,33 @@ pub struct PruneArgs {
     pub dry_run: bool,
 }
 
-/// What every rollout can be told.
+/// Flags of every rollout. The order of the groups is their order in the help.
 #[derive(Args, Debug, Default, Clone)]
 pub struct RolloutArgs {
     /// Print the plan and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Several services: all or none, all ready before the first is switched (the default)
+    /// Several services: all become ready before the first switch; all or none (the default)
     #[arg(long, overrides_with = "one_by_one")]
     pub together: bool,
-    /// Several services: each is switched and watched before the next one starts; all or none all the same
+    /// Several services: replace and watch one after the other; all or none
     #[arg(long, overrides_with = "together")]
     pub one_by_one: bool,
-    /// Anonymous volumes that hold a cache: each new instance gets empty ones (`fresh`)
+    /// fresh: each new instance gets empty anonymous volumes, because they hold a cache
     #[arg(long, env = "COMPOSE_ZD_ANONYMOUS_VOLUMES", value_name = "HOW", value_parser = ["fresh"])]
     pub anonymous_volumes: Option<String>,
-    /// Releases to keep for a rollback [default: 5]
-    #[arg(long, env = "COMPOSE_ZD_KEEP", value_name = "N")]
-    pub keep: Option<usize>,
-    /// Folder for releases [default: .compose-zd beside the compose file]
-    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// text, or json: an event a line on stderr, a summary on stdout
+    /// text, or json: one event a line on stderr, a summary on stdout
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: OutputFormat,
-    /// Draw what happened to each instance, and when, as one HTML page
+    /// Write a timeline of all instances, as an HTML page
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     pub timeline: Option<PathBuf>,
-    /// Print the result only
+    /// Print only the result and warnings
     #[arg(short, long)]
     pub quiet: bool,
-    /// Print every docker command with the time it took
+    /// Print every docker command with its duration
     #[arg(short, long, action = ArgAction::SetTrue, conflicts_with = "quiet")]
     pub verbose: bool,
-    #[command(flatten)]
-    pub turn: LockArgs,
-    #[command(flatten)]
-    pub swarm: SwarmArgs,
-    #[command(flatten)]
-    pub going_back: RollbackConfigArgs,
     #[command(flatten)]
     pub health: HealthArgs,
     #[command(flatten)]
@@ -532,66 +532,83 @@ pub struct RolloutArgs {
     pub proxy: ProxyArgs,
     #[command(flatten)]
     pub witness: WitnessArgs,
+    #[command(flatten)]
+    pub rollback_config: RollbackConfigArgs,
+    /// Releases to keep for a rollback [default: 5]
+    #[arg(long, env = "COMPOSE_ZD_KEEP", value_name = "N", help_heading = RELEASES)]
+    pub keep: Option<usize>,
+    /// Folder for releases [default: .compose-zd beside the compose file]
+    #[arg(long, env = "COMPOSE_ZD_STATE_DIR", value_name = "DIR", help_heading = RELEASES)]
+    pub state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub lock: LockArgs,
+    #[command(flatten)]
+    pub swarm: SwarmArgs,
 }
 
-/// One rollout of a project at a time.
+/// Heading of the flags of releases.
+const RELEASES: &str = "Releases (x-zd.keep)";
+
+/// Heading of the flags of the engine.
+const ENGINE: &str = "Engine (x-zd.engine)";
+
+/// Behaviour while another run holds the lock of the project.
 #[derive(Args, Debug, Default, Clone)]
-#[command(next_help_heading = "While another run holds the project")]
+#[command(next_help_heading = "Lock")]
 pub struct LockArgs {
-    /// Wait until it is done, for at most this long [default without a duration: as long as it takes; without the flag:
-    /// exit 5 at once]
-    #[arg(long, env = "COMPOSE_ZD_WAIT", value_name = "DURATION", value_parser = patience,
-          num_args = 0..=1, default_missing_value = FOR_EVER)]
+    /// Wait at most this long for another run [default without a duration: no limit; without the flag: exit 5 at once]
+    #[arg(long, env = "COMPOSE_ZD_WAIT", value_name = "DURATION", value_parser = wait_duration,
+          num_args = 0..=1, default_missing_value = UNLIMITED)]
     pub wait: Option<Duration>,
-    /// Wait, and deploy only the newest of all runs that wait so; the others exit 0 (for hooks)
+    /// Wait; only the newest of all runs that wait with this flag deploys, the others exit 0 (for hooks)
     #[arg(long)]
     pub latest: bool,
 }
 
-/// Longer than any machine runs.
-const FOR_EVER: &str = "1000000days";
+/// Default of `--wait` without a duration.
+const UNLIMITED: &str = "1000000days";
 
 impl LockArgs {
-    /// How long another run is waited for.
+    /// Longest wait for another run.
     pub fn limit(&self) -> Duration {
         let long = Duration::from_secs(1_000_000 * 24 * 3600);
         self.wait.unwrap_or(if self.latest { long } else { Duration::ZERO })
     }
 }
 
-/// Where it runs, and what `docker stack deploy` is told.
+/// The engine, and flags of `docker stack deploy`.
 #[derive(Args, Debug, Default, Clone)]
-#[command(next_help_heading = "Engine (x-zd.engine)")]
+#[command(next_help_heading = ENGINE)]
 pub struct SwarmArgs {
-    /// compose or swarm [default: swarm where the project is a stack already, else compose]
+    /// compose or swarm [default: swarm if the project is a stack, else compose]
     #[arg(long, env = "COMPOSE_ZD_ENGINE", value_name = "ENGINE", value_parser = ["compose", "swarm"])]
     pub engine: Option<String>,
-    /// Swarm: remove services of the stack that the file has no more, once the others have converged
+    /// Swarm: remove services that are no longer in the file, after the others have converged
     #[arg(long)]
     pub prune: bool,
-    /// Swarm: push the images of services with `build` first, so that every node can pull them
+    /// Swarm: first push the images of services with `build`, so that every node can pull them
     #[arg(long)]
     pub push: bool,
-    /// Swarm: look images up in their registry: always, changed or never, which takes this engine's images and trusts that
-    /// every node has them [default: always, but for images that were built on this machine]
+    /// Swarm: resolve images in their registry: always, changed, or never, for images that every node has already
+    /// [default: always, except for images that were built on this machine]
     #[arg(long, value_name = "WHEN", value_parser = ["always", "changed", "never"])]
     pub resolve_image: Option<String>,
 }
 
-/// How instances are replaced; the words of `docker service update`.
+/// Replacement of instances, with the flags of `docker service update`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Update (deploy.update_config)")]
 pub struct UpdateArgs {
-    /// Instances replaced at a time; 0 is all at once [default: 0, or 1 where the file has an update_config]
+    /// Instances to replace at a time; 0 is all at once [default: 0, or 1 if the file has an update_config]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_PARALLELISM", value_name = "N")]
     pub update_parallelism: Option<u32>,
     /// Time between two batches [default: 0s]
-    #[arg(long, env = "COMPOSE_ZD_UPDATE_DELAY", value_name = "DURATION", value_parser = any_duration)]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_DELAY", value_name = "DURATION", value_parser = duration_or_zero)]
     pub update_delay: Option<Duration>,
-    /// How long new instances are watched before the old ones are stopped; 0s does not watch [default: 5s]
-    #[arg(long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION", value_parser = any_duration)]
+    /// Time to watch new instances before the old ones stop; 0s does not watch [default: 5s]
+    #[arg(long, env = "COMPOSE_ZD_UPDATE_MONITOR", value_name = "DURATION", value_parser = duration_or_zero)]
     pub update_monitor: Option<Duration>,
-    /// Action once more have failed than allowed [default: rollback, or pause where the file has an update_config]
+    /// Action if more instances fail than allowed [default: rollback, or pause if the file has an update_config]
     #[arg(long, env = "COMPOSE_ZD_UPDATE_FAILURE_ACTION", value_name = "ACTION", value_parser = ACTIONS)]
     pub update_failure_action: Option<String>,
     /// Share of the instances that may fail, from 0 to 1 [default: 0]
@@ -602,21 +619,21 @@ pub struct UpdateArgs {
     pub update_order: Option<String>,
 }
 
-/// How instances are put back; the words of `docker service update`.
+/// Rollback of instances, with the flags of `docker service update`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Rollback (deploy.rollback_config)")]
 pub struct RollbackConfigArgs {
-    /// Instances put back at a time; 0 is all at once [default: as many as are replaced at a time, or 1 where the file
-    /// has a rollback_config]
+    /// Instances to restore at a time; 0 is all at once [default: the update parallelism, or 1 if the file has a
+    /// rollback_config]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_PARALLELISM", value_name = "N")]
     pub rollback_parallelism: Option<u32>,
     /// Time between two batches [default: 0s]
-    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_DELAY", value_name = "DURATION", value_parser = any_duration)]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_DELAY", value_name = "DURATION", value_parser = duration_or_zero)]
     pub rollback_delay: Option<Duration>,
-    /// How long instances are watched before the others are stopped; 0s does not watch [default: 5s]
-    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION", value_parser = any_duration)]
+    /// Time to watch restored instances before the others stop; 0s does not watch [default: 5s]
+    #[arg(long, env = "COMPOSE_ZD_ROLLBACK_MONITOR", value_name = "DURATION", value_parser = duration_or_zero)]
     pub rollback_monitor: Option<Duration>,
-    /// Action once more have failed than allowed; a rollback is never rolled back [default: pause]
+    /// Action if more instances fail than allowed; a rollback is never rolled back [default: pause]
     #[arg(long, env = "COMPOSE_ZD_ROLLBACK_FAILURE_ACTION", value_name = "ACTION", value_parser = ["pause", "continue"])]
     pub rollback_failure_action: Option<String>,
     /// Share of the instances that may fail, from 0 to 1 [default: 0]
@@ -627,11 +644,11 @@ pub struct RollbackConfigArgs {
     pub rollback_order: Option<String>,
 }
 
-/// When a new instance is ready; the same words as `x-zd.health`.
+/// Readiness of a new instance, with the keys of `x-zd.health`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Readiness (x-zd.health)")]
 pub struct HealthArgs {
-    /// Path of the probe; a new instance is ready when it answers as expected
+    /// Path of the probe; a new instance is ready when its answer is as expected
     #[arg(long, env = "COMPOSE_ZD_HEALTH_PATH", value_name = "PATH")]
     pub health_path: Option<String>,
     /// Port of the probe [default: the port that the proxy uses]
@@ -646,7 +663,7 @@ pub struct HealthArgs {
     /// Status codes that mean ready, such as 200-399 or 200,204
     #[arg(long, env = "COMPOSE_ZD_HEALTH_EXPECT", value_name = "CODES")]
     pub health_expect: Option<String>,
-    /// Text that the answer has to contain
+    /// Text that the answer must contain
     #[arg(long, env = "COMPOSE_ZD_HEALTH_BODY", value_name = "TEXT")]
     pub health_body: Option<String>,
     /// Time between two probes [default: 200ms]
@@ -655,7 +672,7 @@ pub struct HealthArgs {
     /// Timeout for one answer [default: 2s]
     #[arg(long, env = "COMPOSE_ZD_HEALTH_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub health_timeout: Option<Duration>,
-    /// Time until every new instance has to be ready [default: 60s]
+    /// Time within which every new instance must be ready [default: 60s]
     #[arg(long, env = "COMPOSE_ZD_HEALTH_DEADLINE", value_name = "DURATION", value_parser = duration)]
     pub health_deadline: Option<Duration>,
     /// Good answers in a row that mean ready [default: 1]
@@ -663,38 +680,38 @@ pub struct HealthArgs {
     pub health_successes: Option<u32>,
 }
 
-/// How an old instance finishes; the same words as `x-zd.drain`.
+/// Drain of an old instance, with the keys of `x-zd.drain`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Drain (x-zd.drain)")]
 pub struct DrainArgs {
     /// Longest wait for the requests in flight [default: 30s]
     #[arg(long, env = "COMPOSE_ZD_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     pub drain_timeout: Option<Duration>,
-    /// Command to run in an old instance once it is out of rotation (by `sh -c`)
+    /// Command to run in an old instance after it leaves rotation (with `sh -c`)
     #[arg(long, env = "COMPOSE_ZD_DRAIN_COMMAND", value_name = "COMMAND")]
     pub drain_command: Option<String>,
 }
 
-/// Which proxy, where detection is wrong; the same words as `x-zd.proxy`.
+/// The proxy, if detection is wrong, with the keys of `x-zd.proxy`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Proxy (x-zd.proxy)")]
 pub struct ProxyArgs {
     /// Container of the proxy, by name or id
     #[arg(long, env = "COMPOSE_ZD_PROXY_CONTAINER", value_name = "CONTAINER")]
     pub proxy_container: Option<String>,
-    /// What the proxy is: nginx-proxy, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
+    /// Kind of the proxy: nginx-proxy, haproxy, dockercloud, caddy or traefik; none deploys without gate and drain
     #[arg(long, env = "COMPOSE_ZD_PROXY_KIND", value_name = "KIND")]
     pub proxy_kind: Option<String>,
-    /// Whether anything may be left in the running proxy (a marker test in a template, a keep-alive setting)
+    /// Allow settings that stay in the running proxy (a marker test in a template, a keep-alive setting)
     #[arg(long, env = "COMPOSE_ZD_PROXY_TUNE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub proxy_tune: Option<bool>,
 }
 
-/// The steady probe of the public URL; the same words as `x-zd.witness`.
+/// The witness, with the keys of `x-zd.witness`.
 #[derive(Args, Debug, Default, Clone)]
 #[command(next_help_heading = "Witness (x-zd.witness)")]
 pub struct WitnessArgs {
-    /// URL that is probed during the rollout [default: where the proxy publishes the service]
+    /// URL to probe during the rollout [default: URL at which the proxy publishes the service]
     #[arg(long, env = "COMPOSE_ZD_WITNESS_URL", value_name = "URL")]
     pub witness_url: Option<String>,
     /// Probes a second, from 1 to 100 [default: 10]
@@ -703,7 +720,7 @@ pub struct WitnessArgs {
     /// Probe no URL
     #[arg(long, env = "COMPOSE_ZD_NO_WITNESS")]
     pub no_witness: bool,
-    /// A lost request makes a deploy end with 6, and a URL that does not answer before it with 1
+    /// Exit 6 after a lost request, and exit 1 if the URL does not answer before the deploy
     #[arg(long, env = "COMPOSE_ZD_STRICT")]
     pub strict: bool,
 }
@@ -711,15 +728,15 @@ pub struct WitnessArgs {
 const ACTIONS: [&str; 3] = ["pause", "continue", "rollback"];
 const ORDERS: [&str; 2] = ["start-first", "stop-first"];
 
-/// A duration that may be none at all.
-fn any_duration(text: &str) -> Result<Duration, String> {
+/// A duration that may be zero.
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|e| format!("{e}; expected a duration such as 0s, 500ms or 1m30s"))
 }
 
-fn patience(text: &str) -> Result<Duration, String> {
+fn wait_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| {
-        format!("{e}; write `--wait=10m`, or put `--wait` after the services to wait as long as it takes")
+        format!("{e}; write `--wait=10m`, or put `--wait` after the services to wait without a limit")
     })
 }
 
@@ -740,42 +757,44 @@ fn image(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Durations as Compose writes them: `500ms`, `1m30s`.
+/// A duration as in Compose: `500ms`, `1m30s`.
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        Ok(_) => Err("it has to be longer than 0, such as 500ms".into()),
+        Ok(_) => Err("the duration must be longer than 0, such as 500ms".into()),
         Err(e) => Err(format!("{e}; expected a duration such as 500ms or 1m30s")),
     }
 }
 
-/// Other limits are shares of it, so it has bounds.
+/// Bounded, because other timeouts are fractions of this one.
 fn engine_timeout(text: &str) -> Result<Duration, String> {
     let day = Duration::from_secs(24 * 3600);
     let limit = duration(text)?;
-    match limit >= Duration::from_secs(1) && limit <= day {
-        true => Ok(limit),
-        false => Err("it has to be from 1s to 1day, such as 2m".into()),
+    if limit >= Duration::from_secs(1) && limit <= day {
+        Ok(limit)
+    } else {
+        Err("the timeout must be from 1s to 1day, such as 2m".into())
     }
 }
 
 fn service_and_port(text: &str) -> Result<(String, Option<u16>), String> {
-    let wrong = || "expected SERVICE or SERVICE:PORT, such as web:3000".to_string();
+    let invalid = || "expected SERVICE or SERVICE:PORT, such as web:3000".to_string();
     match text.split_once(':') {
-        _ if text.is_empty() || text.starts_with(':') => Err(wrong()),
+        _ if text.is_empty() || text.starts_with(':') => Err(invalid()),
         None => Ok((text.into(), None)),
-        Some((service, port)) => Ok((service.into(), Some(port_number(port).ok_or_else(wrong)?))),
+        Some((service, port)) => Ok((service.into(), Some(port_number(port).ok_or_else(invalid)?))),
     }
 }
 
-/// The address may be one of IPv6 in brackets.
+/// A port, or an address and a port; an IPv6 address is in brackets.
 fn publication(text: &str) -> Result<(String, u16), String> {
     let (address, port) = text.rsplit_once(':').unwrap_or(("", text));
     let port = port_number(port).ok_or("expected a port, or ADDRESS:PORT such as 127.0.0.1:8080")?;
     let bare = address.trim_start_matches('[').trim_end_matches(']');
-    match bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
-        true => Ok((bare.into(), port)),
-        false => Err(format!("`{address}` is no address of this machine, such as 127.0.0.1")),
+    if bare.is_empty() || bare.parse::<std::net::IpAddr>().is_ok() {
+        Ok((bare.into(), port))
+    } else {
+        Err(format!("`{address}` is not an IP address such as 127.0.0.1"))
     }
 }
 
@@ -784,10 +803,11 @@ fn port_number(text: &str) -> Option<u16> {
 }
 
 fn url_path(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~%?=&+,;@".contains(c);
-    match text.starts_with('/') && text.chars().all(plain) {
-        true => Ok(text.into()),
-        false => Err("expected a path that begins with `/`, such as /health".into()),
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/-._~%?=&+,;@".contains(c);
+    if text.starts_with('/') && text.chars().all(is_allowed) {
+        Ok(text.into())
+    } else {
+        Err("expected a path that begins with `/`, such as /health".into())
     }
 }
 
@@ -795,7 +815,7 @@ fn scale(text: &str) -> Result<(String, u32), String> {
     let (service, number) = text.split_once('=').ok_or("expected SERVICE=N, such as app=3")?;
     match number.parse::<u32>() {
         Ok(n) if n > 0 && !service.is_empty() => Ok((service.into(), n)),
-        Ok(0) => Err("0 instances would stop the service; use `docker compose stop` for that".into()),
+        Ok(0) => Err("0 instances would stop the service; use `docker compose stop` instead".into()),
         _ => Err("expected SERVICE=N with a whole number, such as app=3".into()),
     }
 }
@@ -823,7 +843,42 @@ mod tests {
         let deploy = deploy.find_subcommand("deploy").unwrap();
         let ids: Vec<&str> = deploy.get_arguments().map(|arg| arg.get_id().as_str()).collect();
         let own = |id: &&&str| !["to", "file"].contains(id);
-        assert!(COMMON.iter().filter(own).all(|id| ids.contains(id)), "{ids:?}");
+        assert!(SHORT_HELP_FLAGS.iter().filter(own).all(|id| ids.contains(id)), "{ids:?}");
+    }
+
+    #[test]
+    fn the_groups_of_the_help_are_in_the_order_of_use() {
+        let mut command = Cli::described("compose-zd");
+        command.build();
+        let deploy = command.find_subcommand_mut("deploy").unwrap().render_long_help().to_string();
+        let headings = [
+            "Update",
+            "Readiness",
+            "Drain",
+            "Proxy",
+            "Witness",
+            "Rollback",
+            "Releases",
+            "Lock",
+            "Engine",
+            "Project",
+        ];
+        let positions: Vec<_> =
+            headings.map(|heading| deploy.lines().position(|line| line.starts_with(heading))).into();
+        assert!(positions.iter().all(Option::is_some) && positions.is_sorted(), "{positions:?}\n{deploy}");
+    }
+
+    #[test]
+    fn examples_begin_with_the_name_of_the_program() {
+        let mut command = Cli::described("docker zd");
+        let texts: Vec<String> = command
+            .get_subcommands_mut()
+            .flat_map(|c| [c.render_help().to_string(), c.render_long_help().to_string()])
+            .collect();
+        let texts = [command.render_help().to_string(), texts.concat()].concat();
+        assert!(texts.contains("  docker zd deploy app --health-path /up"), "{texts}");
+        let examples: Vec<_> = texts.lines().filter(|l| l.trim_start().starts_with("compose-zd ")).collect();
+        assert_eq!(examples, [""; 0]);
     }
 
     #[test]
@@ -832,7 +887,7 @@ mod tests {
     }
 
     #[test]
-    fn composes_flags_stand_before_or_after_the_command() {
+    fn flags_of_compose_are_accepted_before_and_after_the_command() {
         let before = parse("compose-zd -f a.yaml -f b.yaml -p x deploy app").unwrap();
         let after = parse("compose-zd deploy app -f a.yaml -f b.yaml -p x").unwrap();
         assert_eq!(before.compose.file, after.compose.file);
@@ -849,9 +904,9 @@ mod tests {
     }
 
     #[test]
-    fn a_run_waits_as_long_as_it_is_told() {
+    fn a_run_waits_for_the_lock_as_long_as_its_flags_allow() {
         let wait = |words: &str| match parse(&format!("compose-zd deploy {words}")).unwrap().command {
-            Command::Deploy(args) => (args.rollout.turn.limit().as_secs(), args.services.len()),
+            Command::Deploy(args) => (args.rollout.lock.limit().as_secs(), args.services.len()),
             _ => unreachable!(),
         };
         assert_eq!(wait("app"), (0, 1));
@@ -865,12 +920,12 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_is_waited_for_from_a_second_to_a_day() {
+    fn the_engine_timeout_is_from_a_second_to_a_day() {
         assert_eq!(engine_timeout("20s"), Ok(Duration::from_secs(20)));
-        for (bad, told) in
+        for (bad, message) in
             [("999ms", "from 1s to 1day"), ("25h", "from 1s to 1day"), ("soon", "such as"), ("0s", "longer")]
         {
-            assert!(engine_timeout(bad).unwrap_err().contains(told), "{bad}");
+            assert!(engine_timeout(bad).unwrap_err().contains(message), "{bad}");
         }
         let error = parse("compose-zd status --engine-timeout soon").unwrap_err();
         assert!(error.to_string().contains("--engine-timeout <DURATION>"), "{error}");

@@ -1,4 +1,4 @@
-//! Start, print the error, exit code.
+//! Reads the command line, runs the command, prints its error and sets the exit code.
 
 #![forbid(unsafe_code)]
 
@@ -39,13 +39,14 @@ use std::process::ExitCode;
 
 use cli::{CheckArgs, Cli, Command, HistoryArgs, OutputFormat, RolloutArgs, StatusArgs};
 use error::Error;
+use plugin::program;
 use report::record::SCHEMA_TEXT;
 use report::{Report, ReportOptions, Verbosity};
 use wait::StopSignal;
 
 fn main() -> ExitCode {
     let cli = read(std::env::args_os().collect());
-    let report = Report::new(settings(&cli.command));
+    let report = Report::new(report_options(&cli.command));
     let exit = match run(&cli, report) {
         Ok(()) => 0,
         Err(error) => {
@@ -58,25 +59,20 @@ fn main() -> ExitCode {
     ExitCode::from(exit)
 }
 
-/// Name that the program was called by.
-fn program() -> &'static str {
-    if plugin::is_plugin(std::env::args_os().next().as_ref()) { "docker zd" } else { "compose-zd" }
-}
-
-/// The command line, also as docker has it of a plugin.
-fn read(words: Vec<OsString>) -> Cli {
-    if !plugin::is_plugin(words.first()) {
-        return Cli::read(words, program());
+/// Parses the command line, of the program itself or of the docker plugin.
+fn read(arguments: Vec<OsString>) -> Cli {
+    if !plugin::is_plugin(arguments.first()) {
+        return Cli::read(arguments, program());
     }
-    let call = plugin::parse_invocation(words);
+    let call = plugin::parse_invocation(arguments);
     let mut cli = Cli::read(call.words, program());
     cli.compose.docker = call.docker;
     cli
 }
 
 fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
-    // What changes nothing that runs is just ended by Ctrl-C.
-    let stop = || StopSignal::listen(move |asked| report.stop_requested(asked));
+    // Only commands that change containers handle signals; Ctrl-C ends the others.
+    let stop = || StopSignal::listen(move |effect| report.stop_requested(effect));
     match &cli.command {
         Command::Deploy(args) => deploy::deploy(&cli.compose, args, report, &stop()?),
         Command::Rollback(args) => deploy::rollback(&cli.compose, args, report, &stop()?),
@@ -98,14 +94,14 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Metadata => {
-            report.say(&plugin::metadata(env!("ZD_VERSION")));
+            report.print_line(&plugin::metadata(env!("ZD_VERSION")));
             Ok(())
         }
     }
 }
 
-/// How a command is told.
-fn settings(command: &Command) -> ReportOptions {
+/// Options of the report for a command.
+fn report_options(command: &Command) -> ReportOptions {
     let rollout = match command {
         Command::Deploy(args) => &args.rollout,
         Command::Rollback(args) => &args.rollout,
@@ -115,19 +111,23 @@ fn settings(command: &Command) -> ReportOptions {
         }
         Command::Check(CheckArgs { output, quiet, .. }) => {
             let detail = if *quiet { Verbosity::Quiet } else { Verbosity::Normal };
-            return ReportOptions { detail, json: *output == OutputFormat::Json, ..ReportOptions::default() };
+            return ReportOptions {
+                verbosity: detail,
+                json: *output == OutputFormat::Json,
+                ..ReportOptions::default()
+            };
         }
         _ => return ReportOptions::default(),
     };
     ReportOptions {
-        detail: detail(rollout),
+        verbosity: verbosity(rollout),
         json: rollout.output == OutputFormat::Json,
         rollout: true,
         timeline: rollout.timeline.clone(),
     }
 }
 
-fn detail(args: &RolloutArgs) -> Verbosity {
+fn verbosity(args: &RolloutArgs) -> Verbosity {
     match (args.quiet, args.verbose) {
         (true, _) => Verbosity::Quiet,
         (_, true) => Verbosity::Verbose,

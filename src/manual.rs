@@ -1,4 +1,4 @@
-//! Texts made of the command line's own description and of the manual's chapters: help, completions, manual pages.
+//! Help, shell completions and manual pages, from the description of the command line and the chapters of the manual.
 
 mod chapter;
 #[cfg(test)]
@@ -15,24 +15,25 @@ use crate::docker;
 use crate::error::Error;
 use crate::report::Report;
 
-/// A shell's completions, under the name that the program is called by.
+/// Completions of a shell, for the program `compose-zd`.
 pub fn completions(shell: Shell) -> Result<String> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::described("compose-zd"), "compose-zd", &mut text);
     Ok(String::from_utf8(text)?)
 }
 
-/// The manual page of the program itself.
+/// The manual page `compose-zd(1)`.
 pub fn page() -> Result<String> {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::described("compose-zd")).render(&mut text)?;
     Ok(String::from_utf8(text)?)
 }
 
-/// Writes a manual page for each command into `man1`, and one for each topic into `man7`; there may be pages already.
+/// Writes a manual page for each command into `man1`, and one for each topic into `man7`. Existing pages are replaced.
 pub fn write_pages(folder: &Path) -> Result<()> {
     let shown = folder.display();
-    write_all(folder).map_err(|e| Error::unchanged(format!("no manual pages in `{shown}`: {e}")))?;
+    write_all(folder)
+        .map_err(|e| Error::unchanged(format!("cannot write the manual pages to `{shown}`: {e}")))?;
     Ok(())
 }
 
@@ -46,7 +47,7 @@ fn write_all(folder: &Path) -> io::Result<()> {
     })
 }
 
-/// Shows the help of a command, a chapter, or the list of both. A command wins: clap prints its help and ends the program.
+/// Shows the help of a command, a chapter, or the list of both. For a command clap prints the help and exits.
 pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
     let chapter = word.and_then(|word| TOPICS.iter().find(|(topic, _)| *topic == word));
     match (word, chapter) {
@@ -58,16 +59,16 @@ pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
     }
 }
 
-/// Uses a pager at a terminal that can have one: `$PAGER`, else `less`.
+/// Shows a text in a pager on a terminal: `$PAGER`, else `less`.
 fn show(text: &str, report: &Report) {
-    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let pager = std::env::var("PAGER").unwrap_or("less".into());
-    if dumb || pager.trim().is_empty() || !report.is_read_at_terminal() || !docker::page(&pager, text) {
+    if is_dumb || pager.trim().is_empty() || !report.is_read_at_terminal() || !docker::page(&pager, text) {
         report.page(text);
     }
 }
 
-/// A line for each command, then one for each topic.
+/// The list of commands and topics.
 fn list(program: &str) -> String {
     let line = |word: &str, about: &str| format!("  {word:<13} {about}\n");
     let cli = Cli::described(program);

@@ -146,7 +146,7 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Cause::Missing => "the new release does not exist yet",
             Cause::NotYetReady => "not yet ready",
-            Cause::Admit => "wait_ready",
+            Cause::Admit => "ready",
             Cause::Replaced => "replaced",
             Cause::Leftover => "not serving",
             Cause::Failed => "the rollout failed",

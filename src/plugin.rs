@@ -33,6 +33,16 @@ pub struct PluginInvocation {
     pub docker: Vec<String>,
 }
 
+/// Name that the user called the program by: `docker zd` if it runs as a plugin.
+pub fn program() -> &'static str {
+    if is_plugin(std::env::args_os().next().as_ref()) { "docker zd" } else { "compose-zd" }
+}
+
+/// A message whose commands begin with this name of the program.
+pub fn with_program(message: &str, program: &str) -> String {
+    message.replace("`compose-zd ", &format!("`{program} "))
+}
+
 /// True if the program has the name of the plugin.
 pub fn is_plugin(program: Option<&OsString>) -> bool {
     let name = program.and_then(|p| Path::new(p).file_stem()).and_then(|n| n.to_str());
@@ -146,6 +156,14 @@ mod tests {
         let is = |name: &str| is_plugin(Some(&name.into()));
         assert!(is("docker-zd") && is("/usr/libexec/docker/cli-plugins/docker-zd") && is("docker-zd.exe"));
         assert!(!is("compose-zd") && !is("docker-zdx") && !is("zd") && !is_plugin(None));
+    }
+
+    #[test]
+    fn commands_in_a_message_begin_with_the_name_of_the_program() {
+        let message = "run `compose-zd recover`; compose-zd keeps `.compose-zd`";
+        assert_eq!(with_program(message, "compose-zd"), message);
+        let as_plugin = "run `docker zd recover`; compose-zd keeps `.compose-zd`";
+        assert_eq!(with_program(message, "docker zd"), as_plugin);
     }
 
     #[test]

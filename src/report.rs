@@ -1,5 +1,5 @@
-//! The only printer: progress to stderr, the result to stdout. A run tells what happens as events; how they look is the
-//! form's: a board on a terminal, lines elsewhere, JSON where that is asked for.
+//! The only printer: progress goes to stderr, results go to stdout. A run reports events; the output format decides how
+//! they look: a live display on a terminal, plain lines elsewhere, or JSON.
 
 mod durations;
 pub mod event;
@@ -23,6 +23,7 @@ use console::Term;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::plugin::{program, with_program};
 use crate::wait::SignalEffect;
 use crate::witness::ProbeCount;
 pub use event::{Event, InitialInstance, StepEvent, Warning};
@@ -31,119 +32,117 @@ use record::EventRecord;
 use terminal::ProgressDisplay;
 use text::printable;
 
-/// How much is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verbosity {
     Quiet,
     #[default]
     Normal,
-    /// With every docker command.
+    /// Prints every docker command as well.
     Verbose,
 }
 
-/// In what form a run is told.
+/// Options of the output, from the command line.
 #[derive(Debug, Clone, Default)]
 pub struct ReportOptions {
-    pub detail: Verbosity,
+    pub verbosity: Verbosity,
     /// JSON lines instead of text.
     pub json: bool,
-    /// A rollout, which has events and a summary.
+    /// The command is a rollout, which has events and a summary.
     pub rollout: bool,
-    /// Where a picture of the run goes.
+    /// File for the timeline.
     pub timeline: Option<PathBuf>,
 }
 
-/// Prints. A stream that is closed is no reason to stop a rollout, so nothing here fails.
+/// Handle of the printer. Nothing here fails: a closed stream is no reason to stop a rollout.
 #[derive(Clone, Copy)]
 pub struct Report(&'static Printer);
 
 struct Printer {
-    settings: ReportOptions,
+    options: ReportOptions,
     start: Instant,
-    screen: Option<ProgressDisplay>,
+    display: Option<ProgressDisplay>,
     log: Mutex<EventLog>,
 }
 
-/// What has happened so far.
+/// Events so far.
 #[derive(Default)]
 struct EventLog {
-    entries: Vec<EventRecord>,
-    /// Where it is written down as it happens.
+    records: Vec<EventRecord>,
+    /// File that receives each event at once.
     journal: Option<std::fs::File>,
 }
 
 impl Report {
-    /// There is one for the life of the process.
-    pub fn new(settings: ReportOptions) -> Self {
+    /// Creates the printer of the process, which lives until the process ends.
+    pub fn new(options: ReportOptions) -> Self {
         let start = Instant::now();
-        let shows = settings.rollout && !settings.json && settings.detail != Verbosity::Quiet;
-        let screen = shows.then(|| ProgressDisplay::on_stderr(start)).flatten();
-        Report(Box::leak(Box::new(Printer { settings, start, screen, log: Mutex::default() })))
+        let has_display = options.rollout && !options.json && options.verbosity != Verbosity::Quiet;
+        let display = has_display.then(|| ProgressDisplay::on_stderr(start)).flatten();
+        Report(Box::leak(Box::new(Printer { options, start, display, log: Mutex::default() })))
     }
 
     fn log(&self) -> MutexGuard<'static, EventLog> {
         self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Time since the start, as the last column of the result.
+    /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.0.start.elapsed()
     }
 
-    /// How wide the terminal is that results are printed on; none where it is no terminal.
+    /// Columns of the terminal on stdout; none if stdout is no terminal.
     pub fn width(&self) -> Option<usize> {
         let terminal = console::Term::stdout();
         let size = terminal.size_checked().filter(|_| terminal.features().is_attended());
         size.map(|(_, columns)| usize::from(columns))
     }
 
-    /// Results are told as JSON.
     pub fn is_json(&self) -> bool {
-        self.0.settings.json
+        self.0.options.json
     }
 
-    /// What others say has to come as events: it would break into JSON, or into the board.
-    pub fn takes_lines(&self) -> bool {
-        self.is_json() || self.0.screen.as_ref().is_some_and(ProgressDisplay::is_on)
+    /// Output of child processes has to be reported as events, because it would corrupt the JSON or the display.
+    pub fn captures_output(&self) -> bool {
+        self.is_json() || self.0.display.as_ref().is_some_and(ProgressDisplay::is_on)
     }
 
     pub fn event(&self, event: Event) {
-        let entry = EventRecord::now(self.elapsed(), event);
-        if self.tells(&entry.event) {
-            self.write_record(&entry);
+        let record = EventRecord::now(self.elapsed(), event);
+        if self.is_shown(&record.event) {
+            self.write_record(&record);
         }
-        if let Some(screen) = &self.0.screen {
-            screen.apply(entry.at, &entry.event);
+        if let Some(display) = &self.0.display {
+            display.apply(record.at, &record.event);
         }
-        self.keep(entry);
+        self.record(record);
     }
 
-    /// Once each: several services of a rollout may be behind one proxy.
+    /// Reports a warning once: several services of a rollout may be behind one proxy.
     pub fn warn(&self, warning: &Warning) {
         let event = Event::Warning { kind: warning.kind().into(), message: warning.to_string() };
-        let is_told = self.0.settings.rollout && self.log().entries.iter().any(|e| e.event == event);
-        if !is_told {
+        let is_reported = self.0.options.rollout && self.log().records.iter().any(|e| e.event == event);
+        if !is_reported {
             self.event(event);
         }
     }
 
-    /// What the witness has counted so far.
-    pub fn witnessed(&self, count: ProbeCount) {
-        if let Some(screen) = &self.0.screen {
-            screen.witnessed(count.sent, count.lost);
+    /// Shows the requests of the witness so far.
+    pub fn probe_count(&self, count: ProbeCount) {
+        if let Some(display) = &self.0.display {
+            display.set_probe_count(count.sent, count.lost);
         }
     }
 
-    pub fn command(&self, words: &str, took: Duration) {
-        if self.0.settings.detail == Verbosity::Verbose {
-            self.event(Event::Command { arguments: words.into(), seconds: took });
+    pub fn command(&self, arguments: &str, took: Duration) {
+        if self.0.options.verbosity == Verbosity::Verbose {
+            self.event(Event::Command { arguments: arguments.into(), seconds: took });
         }
     }
 
-    /// Whether an event is told in the form that was asked for.
-    fn tells(&self, event: &Event) -> bool {
+    /// The options select this event.
+    fn is_shown(&self, event: &Event) -> bool {
         let important = matches!(event, Event::Warning { .. } | Event::Error { .. });
-        match self.0.settings.detail {
+        match self.0.options.verbosity {
             Verbosity::Quiet => important,
             _ if self.is_json() => true,
             Verbosity::Normal => !matches!(event, Event::Step(_)),
@@ -151,67 +150,66 @@ impl Report {
         }
     }
 
-    fn write_record(&self, entry: &EventRecord) {
-        match &entry.event {
-            _ if self.is_json() => write_err(&entry.line()),
-            Event::Error { .. } => self.above(&entry.event.to_string()),
-            // Its own words are the result, or a warning's.
+    fn write_record(&self, record: &EventRecord) {
+        match &record.event {
+            _ if self.is_json() => write_err(&record.line()),
+            Event::Error { .. } => self.print_above(&record.event.to_string()),
+            // The result or a warning reports these.
             Event::Deployed { .. } | Event::Exited { .. } => {}
-            event if self.is_drawn(event) => {}
+            event if self.is_on_display(event) => {}
             event => {
                 let text = event.to_string().replace('\n', " ");
-                self.above(&format!("{:>6.1}s  {text}", entry.at.as_secs_f64()));
+                self.print_above(&format!("{:>6.1}s  {text}", record.at.as_secs_f64()));
             }
         }
     }
 
-    /// The board shows it, so that no line has to.
-    fn is_drawn(&self, event: &Event) -> bool {
-        let normal = self.0.settings.detail == Verbosity::Normal;
-        normal && self.0.screen.as_ref().is_some_and(ProgressDisplay::is_on) && progress::shows(event)
+    /// The display shows the event, so that no line is needed.
+    fn is_on_display(&self, event: &Event) -> bool {
+        let normal = self.0.options.verbosity == Verbosity::Normal;
+        normal && self.0.display.as_ref().is_some_and(ProgressDisplay::is_on) && progress::is_displayed(event)
     }
 
-    fn above(&self, text: &str) {
-        let text = printable(text);
-        let drawn = self.0.screen.as_ref().is_some_and(|screen| screen.print(&text));
+    fn print_above(&self, text: &str) {
+        let text = with_program(&printable(text), program());
+        let drawn = self.0.display.as_ref().is_some_and(|display| display.print(&text));
         if !drawn {
             write_err(&text);
         }
     }
 
-    fn keep(&self, entry: EventRecord) {
+    fn record(&self, record: EventRecord) {
         let mut log = self.log();
         if let Some(journal) = &mut log.journal {
-            // A journal that cannot be written is history that is missing, and no more.
-            let _ = writeln!(journal, "{}", entry.line());
+            // A write error only loses history.
+            let _ = writeln!(journal, "{}", record.line());
         }
-        log.entries.push(entry);
+        log.records.push(record);
     }
 
-    /// From here on everything is written down there as well, from the start of the run on.
-    pub fn journal(&self, mut file: std::fs::File) {
+    /// Writes all events of the run to a file, past and future ones.
+    pub fn write_journal_to(&self, mut file: std::fs::File) {
         let mut log = self.log();
-        let lines: String = log.entries.iter().map(|e| e.line() + "\n").collect();
+        let lines: String = log.records.iter().map(|e| e.line() + "\n").collect();
         let _ = file.write_all(lines.as_bytes());
         log.journal = Some(file);
     }
 
-    /// Nothing is to be done about a target.
     pub fn up_to_date(&self, target: &str) {
         self.result(&format!("`{target}`: nothing has to change"));
     }
 
-    /// What would be done about a target.
+    /// Prints the plan of a dry run.
     pub fn plan(&self, target: &str, steps: Vec<PlannedStep>) {
-        let whole = self.0.settings.detail == Verbosity::Verbose;
-        let lines = plan::lines(&steps, whole);
+        let verbose = self.0.options.verbosity == Verbosity::Verbose;
+        let lines = plan::lines(&steps, verbose);
         if self.is_json() {
             self.event(Event::Plan { target: target.into(), steps });
         }
         self.result(&format!("plan for `{target}`:\n{}", lines.join("\n")));
     }
 
-    /// What would become of a stack, a line each service.
+    /// Prints the plan for a stack, one line for each service.
     pub fn stack_plan(&self, stack: &str, lines: &[String]) {
         if self.is_json() {
             let step = |line: &String| PlannedStep { text: line.clone(), ..PlannedStep::default() };
@@ -220,40 +218,40 @@ impl Report {
         self.result(&format!("plan for stack `{stack}`:\n  {}", lines.join("\n  ")));
     }
 
-    /// Something that was asked for, a line.
-    pub fn say(&self, text: &str) {
+    /// Prints a line of a result.
+    pub fn print_line(&self, text: &str) {
         self.result(text);
     }
 
-    /// Something that was asked for, as one JSON document.
+    /// Prints a result as one JSON document.
     pub fn document(&self, document: &impl Serialize) {
         let text = serde_json::to_string(document).expect("only names are keys");
         write_out(&text);
     }
 
-    /// A page that was asked for, as it is.
+    /// Prints a page without a change.
     pub fn page(&self, page: &str) {
         let _ = write!(std::io::stdout(), "{page}");
     }
 
-    /// Whether results go to a terminal.
+    /// Stdout is a terminal.
     pub fn is_read_at_terminal(&self) -> bool {
         Term::stdout().is_term()
     }
 
-    /// Columns of the terminal that results go to; those of a usual one elsewhere.
+    /// Columns of the terminal on stdout; 80 elsewhere.
     pub fn columns(&self) -> usize {
         Term::stdout().size_checked().map_or(80, |(_, width)| usize::from(width))
     }
 
-    /// Columns as wide as what is in them, on a terminal as wide as that.
+    /// Prints a table that fits the terminal.
     pub fn table(&self, head: &[&str], rows: &[Vec<String>]) {
         let width = Term::stdout().size_checked().map(|(_, width)| usize::from(width));
         let lines = text::table_within(head, rows, width.unwrap_or(usize::MAX));
         lines.iter().for_each(|line| self.result(line));
     }
 
-    /// Begins a screen that takes the place of the one before; where that cannot be, a line between them.
+    /// Clears the terminal for the next output; prints an empty line if stdout is no terminal.
     pub fn next_screen(&self) {
         let term = Term::stdout();
         let cleared = term.features().is_attended() && term.clear_screen().is_ok();
@@ -262,75 +260,72 @@ impl Report {
         }
     }
 
-    /// Services of a stack that Swarm itself has put back.
-    pub fn put_back(&self, stack: &str, services: &[String]) {
+    pub fn swarm_rolled_back(&self, stack: &str, services: &[String]) {
         let names: Vec<String> = services.iter().map(|s| format!("`{s}`")).collect();
-        self.result(&format!("stack `{stack}`: {} is what it was before", names.join(", ")));
+        self.result(&format!("stack `{stack}`: {} is rolled back", names.join(", ")));
     }
 
-    /// Where the time went.
-    pub fn spent(&self) {
-        let told = !self.is_json() && self.0.settings.detail != Verbosity::Quiet;
-        let spent = durations::spent(&self.log().entries).filter(|_| told);
-        if let Some(spent) = spent {
-            self.close();
-            self.above(&format!("{:>6.1}s  {spent}", self.elapsed().as_secs_f64()));
+    /// Prints the time of each activity.
+    pub fn print_durations(&self) {
+        let is_wanted = !self.is_json() && self.0.options.verbosity != Verbosity::Quiet;
+        let durations = durations::by_activity(&self.log().records).filter(|_| is_wanted);
+        if let Some(durations) = durations {
+            self.close_display();
+            self.print_above(&format!("{:>6.1}s  {durations}", self.elapsed().as_secs_f64()));
         }
     }
 
-    /// A target whose new release serves.
-    pub fn deployed(&self, done: Event) {
-        let text = done.to_string();
-        self.event(done);
+    pub fn deployed(&self, event: Event) {
+        let text = event.to_string();
+        self.event(event);
         self.result(&text);
     }
 
-    /// What becomes of a signal; where it leaves, what is half done stays so.
-    pub fn stop_requested(&self, asked: SignalEffect) {
-        match asked {
+    /// Reports the effect of a signal.
+    pub fn stop_requested(&self, effect: SignalEffect) {
+        match effect {
             SignalEffect::Finishes => self.warn(&Warning::FinishingAfterSignal),
             SignalEffect::Hurries => self.warn(&Warning::DrainCutShort),
             SignalEffect::Leaves => {
-                self.close();
+                self.close_display();
                 write_err(
-                    "leaving at once; the service goes on as it is now, and the next `compose-zd deploy`, `rollback` or \
-                     `recover` brings it to one release",
+                    "ending at once; the service keeps running as it is, and the next `compose-zd deploy`, `rollback` \
+                     or `recover` finishes the rollout",
                 );
             }
         }
     }
 
-    /// A newer run deploys in this one's place.
     pub fn superseded(&self, project: &str) {
-        self.result(&format!("`{project}`: superseded by a newer run, which deploys in its place"));
+        self.result(&format!("`{project}`: superseded by a newer run, which deploys instead"));
     }
 
-    /// Nothing was left half done.
-    pub fn in_order(&self, project: &str, release: Option<u32>) {
+    pub fn nothing_to_recover(&self, project: &str, release: Option<u32>) {
         match release {
-            Some(number) => self.result(&format!("`{project}` is in order: release {number}")),
-            None => self.result(&format!("`{project}` is in order: no release yet")),
+            Some(number) => {
+                self.result(&format!("`{project}`: nothing to recover; release {number} is complete"))
+            }
+            None => self.result(&format!("`{project}`: nothing to recover; no release yet")),
         }
     }
 
-    /// A line of the result; JSON has the summary instead.
+    /// Prints a line of the result; in JSON the summary replaces it.
     fn result(&self, text: &str) {
         if !self.is_json() {
-            self.close();
-            write_out(&printable(text));
+            self.close_display();
+            write_out(&with_program(&printable(text), program()));
         }
     }
 
-    /// Takes the board away.
-    fn close(&self) {
-        if let Some(screen) = &self.0.screen {
-            screen.close();
+    /// Removes the live display.
+    fn close_display(&self) {
+        if let Some(display) = &self.0.display {
+            display.close();
         }
     }
 
-    /// What ended the run.
     pub fn error(&self, error: &Error) {
-        self.close();
+        self.close_display();
         self.event(Event::Error {
             exit: error.exit.code(),
             message: error.message.clone(),
@@ -339,27 +334,27 @@ impl Report {
         });
     }
 
-    /// The end of a rollout: its picture, and its summary where JSON is asked for. What was deployed counts, whatever
-    /// becomes of the picture.
+    /// Ends the report of a rollout: writes the timeline, and prints the summary in JSON. A timeline that cannot be written
+    /// is a warning.
     pub fn end(&self, exit: u8) {
-        self.close();
-        if let Some(path) = &self.0.settings.timeline {
-            let page = timeline::page(&self.log().entries);
+        self.close_display();
+        if let Some(path) = &self.0.options.timeline {
+            let page = timeline::page(&self.log().records);
             if let Err(error) = std::fs::write(path, page) {
                 self.warn(&Warning::TimelineNotWritten(format!(
-                    "the picture cannot be written to `{}`: {error}",
+                    "cannot write the timeline to `{}`: {error}",
                     path.display()
                 )));
             }
         }
-        if self.is_json() && self.0.settings.rollout {
-            write_out(&record::summary(&self.log().entries, exit, self.elapsed()).to_string());
+        if self.is_json() && self.0.options.rollout {
+            write_out(&record::summary(&self.log().records, exit, self.elapsed()).to_string());
         }
     }
 }
 
 impl Report {
-    /// Asks who sits at the terminal, and whether the answer is yes; none where nobody sits there.
+    /// Asks a question at the terminal: true for yes, none if stdin or stderr is no terminal.
     pub fn confirm(question: &str) -> Option<bool> {
         let mut terminal = std::io::stderr();
         if !(std::io::stdin().is_terminal() && terminal.is_terminal()) {

@@ -41,14 +41,14 @@ pub struct Finding {
     pub rule: &'static str,
     pub severity: Severity,
     #[serde(flatten)]
-    pub about: Scope,
+    pub scope: Scope,
     pub message: String,
     pub hint: String,
 }
 
 impl Finding {
-    pub fn no(rule: &'static str, about: Scope, says: impl Into<String>, fix: impl Into<String>) -> Finding {
-        Finding { rule, severity: Severity::No, about, message: says.into(), hint: fix.into() }
+    pub fn no(rule: &'static str, scope: Scope, says: impl Into<String>, fix: impl Into<String>) -> Finding {
+        Finding { rule, severity: Severity::No, scope, message: says.into(), hint: fix.into() }
     }
 
     pub fn note(
@@ -68,9 +68,9 @@ impl Finding {
     }
 
     /// What a deploy would warn of.
-    pub fn lost(about: Scope, loss: Risk) -> Finding {
+    pub fn from_risk(scope: Scope, loss: Risk) -> Finding {
         let severity = if loss.grave { Severity::No } else { Severity::Note };
-        Finding { rule: loss.rule, severity, about, message: loss.message, hint: loss.fix }
+        Finding { rule: loss.rule, severity, scope, message: loss.message, hint: loss.fix }
     }
 
     pub fn is_no(&self) -> bool {

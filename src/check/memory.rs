@@ -6,7 +6,7 @@ use super::finding::{Finding, Scope};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryNeed {
     /// As much as the largest that runs takes now, or as the file reserves.
-    Taken(u64),
+    Measured(u64),
     /// At most.
     Limit(u64),
 }
@@ -31,16 +31,16 @@ pub struct HostMemory {
 
 /// Judges everything that is deployed at a time.
 pub fn finding(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
-    too_little(crowds, memory).or_else(|| may_be_too_little(crowds, memory))
+    too_little(crowds, memory).or_else(|| possibly_too_little(crowds, memory))
 }
 
 fn too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
     let new = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Taken(bytes) => c.starting.saturating_mul(bytes),
+        MemoryNeed::Measured(bytes) => c.starting.saturating_mul(bytes),
         MemoryNeed::Limit(_) => 0,
     };
     let all = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Taken(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
+        MemoryNeed::Measured(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
         MemoryNeed::Limit(_) => 0,
     };
     // Of another machine only the whole is known.
@@ -49,21 +49,25 @@ fn too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
         (None, Some(total)) => (sum(crowds, all), total, "are there"),
         (None, None) => return None,
     };
-    let says = format!("new instances beside the old ones take {}, and {} {of}", size(needed), size(there));
+    let says = format!(
+        "new instances beside the old ones take {}, and {} {of}",
+        human_size(needed),
+        human_size(there)
+    );
     (needed > there).then(|| Finding::no(RULE, Scope::default(), says, fix(crowds)))
 }
 
-fn may_be_too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+fn possibly_too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
     let most = |c: &MemoryDemand| match c.need {
-        MemoryNeed::Taken(bytes) | MemoryNeed::Limit(bytes) => {
+        MemoryNeed::Measured(bytes) | MemoryNeed::Limit(bytes) => {
             c.running.max(c.starting).saturating_add(c.starting).saturating_mul(bytes)
         }
     };
     let (needed, total) = (sum(crowds, most), memory.total?);
     let says = format!(
         "two generations may take up to {} by their limits, and the machine has {}",
-        size(needed),
-        size(total)
+        human_size(needed),
+        human_size(total)
     );
     (needed > total).then(|| Finding::note(RULE, Scope::default(), says, fix(crowds)))
 }
@@ -89,7 +93,7 @@ fn fix(crowds: &[MemoryDemand]) -> String {
     }
 }
 
-fn size(bytes: u64) -> String {
+fn human_size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
     match mib >= 1024.0 {
         true => format!("{:.1} GiB", mib / 1024.0),
@@ -114,7 +118,7 @@ pub fn parse_used(text: &str) -> Option<u64> {
 }
 
 /// Reads `MemAvailable` of `/proc/meminfo`, in bytes.
-pub fn available(meminfo: &str) -> Option<u64> {
+pub fn parse_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1024)
@@ -138,18 +142,18 @@ mod tests {
 
     #[test]
     fn what_starts_has_to_fit_into_what_is_free() {
-        let taken = |running, starting| [crowd(running, starting, MemoryNeed::Taken(GIB))];
+        let taken = |running, starting| [crowd(running, starting, MemoryNeed::Measured(GIB))];
         assert_eq!(judge(&taken(3, 3), 8, Some(3)), None);
         assert_eq!(judge(&taken(3, 3), 8, Some(2)), Some(Severity::No));
         assert_eq!(judge(&taken(3, 1), 8, Some(2)), None, "in batches");
         assert_eq!(judge(&taken(0, 3), 8, Some(3)), None);
-        let two = [crowd(1, 1, MemoryNeed::Taken(GIB)), crowd(1, 1, MemoryNeed::Taken(GIB))];
+        let two = [crowd(1, 1, MemoryNeed::Measured(GIB)), crowd(1, 1, MemoryNeed::Measured(GIB))];
         assert_eq!(judge(&two, 8, Some(1)), Some(Severity::No), "both at a time");
     }
 
     #[test]
     fn of_another_machine_only_the_whole_is_known() {
-        let taken = [crowd(3, 3, MemoryNeed::Taken(GIB))];
+        let taken = [crowd(3, 3, MemoryNeed::Measured(GIB))];
         assert_eq!((judge(&taken, 6, None), judge(&taken, 5, None)), (None, Some(Severity::No)));
         assert_eq!(finding(&taken, HostMemory::default()), None);
     }
@@ -168,9 +172,9 @@ mod tests {
 
     #[test]
     fn the_fix_is_about_what_starts_at_a_time() {
-        let many = [crowd(3, 3, MemoryNeed::Taken(GIB))];
+        let many = [crowd(3, 3, MemoryNeed::Measured(GIB))];
         assert!(fix(&many).contains("`services.app.deploy.update_config.parallelism: 1`"));
-        let one = crowd(1, 1, MemoryNeed::Taken(GIB));
+        let one = crowd(1, 1, MemoryNeed::Measured(GIB));
         assert!(fix(&[one.clone(), one.clone()]).contains("one after the other"));
         assert!(fix(&[one]).contains("more memory"));
     }
@@ -180,8 +184,8 @@ mod tests {
         assert_eq!(parse_used("792KiB / 23.54GiB"), Some(792 << 10));
         assert_eq!(parse_used("1.5GiB / 2GiB"), Some(3 << 29));
         assert_eq!([parse_used("0B / 0B"), parse_used("-- / --"), parse_used("")], [Some(0), None, None]);
-        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
-        assert_eq!(available("MemTotal: 9 kB"), None);
-        assert_eq!([size(5 << 20), size(3 << 29)], ["5 MiB", "1.5 GiB"]);
+        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_available("MemTotal: 9 kB"), None);
+        assert_eq!([human_size(5 << 20), human_size(3 << 29)], ["5 MiB", "1.5 GiB"]);
     }
 }

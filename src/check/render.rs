@@ -6,13 +6,13 @@ use super::{AuditReport, Finding, Severity, Verdict, VerdictRow};
 const INDENT: usize = 8;
 
 /// No line is broken earlier, however narrow the terminal is; the words would stand one below the other.
-const NARROW: usize = 40;
+const MIN_WIDTH: usize = 40;
 
 pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<String> {
-    let page = Page { width: width.map(|w| w.max(NARROW)), quiet };
+    let page = Page { width: width.map(|w| w.max(MIN_WIDTH)), quiet };
     let mut lines = page.services(sheet);
     let proxies: Vec<&str> = {
-        let named = sheet.findings.iter().filter_map(|f| f.about.proxy.as_deref());
+        let named = sheet.findings.iter().filter_map(|f| f.scope.proxy.as_deref());
         named.fold(Vec::new(), |mut all, name| {
             if !all.contains(&name) {
                 all.push(name);
@@ -22,11 +22,11 @@ pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Stri
     };
     for proxy in proxies {
         lines.extend(
-            page.part(proxy, sheet.findings.iter().filter(|f| f.about.proxy.as_deref() == Some(proxy))),
+            page.section(proxy, sheet.findings.iter().filter(|f| f.scope.proxy.as_deref() == Some(proxy))),
         );
     }
-    let of_project = |f: &&Finding| f.about.proxy.is_none() && !is_shown(f, &sheet.services);
-    lines.extend(page.part("the project", sheet.findings.iter().filter(of_project)));
+    let of_project = |f: &&Finding| f.scope.proxy.is_none() && !is_shown(f, &sheet.services);
+    lines.extend(page.section("the project", sheet.findings.iter().filter(of_project)));
     if !quiet && !sheet.not_audited.is_empty() {
         lines.push("not judged".into());
         lines.extend(sheet.not_audited.iter().flat_map(|text| page.paragraph("  - ", text)));
@@ -36,7 +36,7 @@ pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Stri
 
 /// Under the service that it is about.
 fn is_shown(finding: &Finding, rows: &[VerdictRow]) -> bool {
-    let service = finding.about.service.as_ref();
+    let service = finding.scope.service.as_ref();
     service.is_some_and(|s| rows.iter().any(|r| r.services.contains(s)))
 }
 
@@ -58,7 +58,7 @@ impl Page {
             let own = sheet
                 .findings
                 .iter()
-                .filter(|f| f.about.service.as_ref().is_some_and(|s| row.services.contains(s)));
+                .filter(|f| f.scope.service.as_ref().is_some_and(|s| row.services.contains(s)));
             let shown = !self.quiet || row.verdict == Verdict::No;
             let first = if shown { self.paragraph(&head, &row.message) } else { Vec::new() };
             first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
@@ -67,7 +67,7 @@ impl Page {
     }
 
     /// What is found of something that is no service; nothing where that is nothing.
-    fn part<'f>(&self, name: &str, findings: impl Iterator<Item = &'f Finding>) -> Vec<String> {
+    fn section<'f>(&self, name: &str, findings: impl Iterator<Item = &'f Finding>) -> Vec<String> {
         let lines: Vec<String> = findings.flat_map(|f| self.finding(f)).collect();
         let head = (!lines.is_empty()).then(|| name.to_string());
         head.into_iter().chain(lines).collect()

@@ -14,11 +14,11 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyPresence {
     /// No proxy; other services or clients may.
-    Nobody,
+    NoProxy,
     /// A proxy that takes an instance out of rotation before it is stopped.
     Drains,
     /// A proxy that is only watched: instances are told to stop with requests in them.
-    Watched,
+    WatchedOnly,
 }
 
 /// One service, with what is known of it.
@@ -27,15 +27,15 @@ pub struct ServiceContext<'a> {
     pub service: &'a Service,
     /// Where it is on the engine.
     pub image: Option<&'a Image>,
-    pub front: ProxyPresence,
+    pub proxy: ProxyPresence,
     /// Its environment or its labels ask some proxy for a route.
-    pub asks_for_route: bool,
+    pub requests_route: bool,
     /// Somebody depends on it, or it has a port of the host.
-    pub is_asked: bool,
+    pub has_clients: bool,
     /// The file names a port of its containers.
     pub listens: bool,
     /// The engine was asked, so that what is not found is not there.
-    pub is_sure: bool,
+    pub has_engine: bool,
     /// As many as there are, or will be.
     pub instances: usize,
     /// What the first process of an instance that runs wants of signals, with the instance's name.
@@ -51,7 +51,7 @@ pub fn findings(subject: &ServiceContext) -> Vec<Finding> {
         ignores_stop_signal,
         short_grace,
         shared_volume,
-        stops_first,
+        stop_first,
         no_restart_policy,
         moving_image,
         state_in_image,
@@ -64,7 +64,7 @@ impl ServiceContext<'_> {
         &self.service.name
     }
 
-    fn about(&self) -> Scope {
+    fn scope(&self) -> Scope {
         Scope::service(self.name())
     }
 
@@ -82,27 +82,27 @@ impl ServiceContext<'_> {
     }
 
     /// The words of its first process.
-    fn words(&self) -> Vec<String> {
+    fn command_line(&self) -> Vec<String> {
         let config = self.image.map(|i| i.config.clone()).unwrap_or_default();
         self.service.process.words(&config.entrypoint, &config.cmd)
     }
 
     /// Its work is cut where it ends too early: nobody has drained it.
-    fn grave(&self, rule: &'static str, says: String, fix: String) -> Finding {
-        match self.front {
-            ProxyPresence::Drains => Finding::note(rule, self.about(), says, fix),
-            ProxyPresence::Nobody | ProxyPresence::Watched => Finding::no(rule, self.about(), says, fix),
+    fn by_drain(&self, rule: &'static str, says: String, fix: String) -> Finding {
+        match self.proxy {
+            ProxyPresence::Drains => Finding::note(rule, self.scope(), says, fix),
+            ProxyPresence::NoProxy | ProxyPresence::WatchedOnly => Finding::no(rule, self.scope(), says, fix),
         }
     }
 }
 
 /// Who gets requests and is not drained loses those that it has when it is stopped.
 fn no_proxy(s: &ServiceContext) -> Option<Finding> {
-    let gets_requests = s.asks_for_route || s.listens || s.is_asked;
+    let gets_requests = s.requests_route || s.listens || s.has_clients;
     let rests = s.service.holds_volume && s.service.update.order.is_none();
     // What keeps a proxy away is told by itself.
-    let alone = s.front == ProxyPresence::Nobody && s.service.obstacles().is_empty() && !rests;
-    let what = if s.asks_for_route { "asks for a route" } else { "gets requests" };
+    let alone = s.proxy == ProxyPresence::NoProxy && s.service.obstacles().is_empty() && !rests;
+    let what = if s.requests_route { "asks for a route" } else { "gets requests" };
     let says = format!(
         "`{}` {what}, and no proxy that can be steered is found in front of it: the requests that an instance has when it is \
          stopped are cut",
@@ -112,8 +112,8 @@ fn no_proxy(s: &ServiceContext) -> Option<Finding> {
         "put nginx-proxy, HAProxy, Caddy or Traefik in front of it, on a network of its own, or name the proxy with `{}`",
         s.key("x-zd.proxy.container")
     );
-    let found = Finding::no("no-proxy", s.about(), says, fix);
-    let severity = if s.is_sure { Severity::No } else { Severity::Note };
+    let found = Finding::no("no-proxy", s.scope(), says, fix);
+    let severity = if s.has_engine { Severity::No } else { Severity::Note };
     (alone && gets_requests).then_some(Finding { severity, ..found })
 }
 
@@ -126,31 +126,31 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
         s.key("init")
     );
     if let Some((instance, signals)) = &s.signals {
-        let number = signals::number(signal)?;
+        let number = signals::signal_number(signal)?;
         let says = format!(
             "the first process of {instance} has no handler for {signal}, so the kernel drops it, and it is killed after \
              {grace} with all that it does then"
         );
-        return (!signals.has_effect(number)).then(|| s.grave(IGNORES, says, fix));
+        return (!signals.has_effect(number)).then(|| s.by_drain(IGNORES_STOP_SIGNAL, says, fix));
     }
-    let words = s.words();
-    let shell = signals::shell_in_front(&words).filter(|_| !s.service.process.init)?;
+    let words = s.command_line();
+    let shell = signals::wrapping_shell(&words).filter(|_| !s.service.process.init)?;
     let says = format!(
         "`{}` is started by `{shell} -c` without `exec`: a shell that stays in front of it passes {signal} to nobody, and \
          each instance is killed after {grace}",
         s.name()
     );
-    Some(Finding::note(IGNORES, s.about(), says, fix))
+    Some(Finding::note(IGNORES_STOP_SIGNAL, s.scope(), says, fix))
 }
 
-const IGNORES: &str = "ignores-stop-signal";
+const IGNORES_STOP_SIGNAL: &str = "ignores-stop-signal";
 
 /// Shorter than a drain that was asked for, or than the app itself says that it takes to end.
 fn short_grace(s: &ServiceContext) -> Option<Finding> {
     let grace = s.grace();
     let drain = s.service.settings.drain_timeout;
     let asked = s.service.settings.drain_asked.then_some((drain, "`x-zd.drain.timeout`".to_string()));
-    let own = own_grace(&s.words()).map(|(flag, time)| (time, format!("its own `{flag}`")));
+    let own = grace_of_flag(&s.command_line()).map(|(flag, time)| (time, format!("its own `{flag}`")));
     let (needed, why) = asked.into_iter().chain(own).max()?;
     let says = format!(
         "`{}` is killed {} after it was told to stop (`stop_grace_period`), and {why} gives its requests {}",
@@ -160,7 +160,7 @@ fn short_grace(s: &ServiceContext) -> Option<Finding> {
     );
     let longer = needed.as_secs() + 5;
     let fix = format!("set `{}: {longer}s`", s.key("stop_grace_period"));
-    (grace < needed).then(|| s.grave("short-grace", says, fix))
+    (grace < needed).then(|| s.by_drain("short-grace", says, fix))
 }
 
 /// Flags by which servers are told how long requests may take that are open when they end, in seconds.
@@ -172,7 +172,7 @@ const GRACE_FLAGS: [&str; 5] = [
     "--drain-timeout",
 ];
 
-fn own_grace(words: &[String]) -> Option<(&str, Duration)> {
+fn grace_of_flag(words: &[String]) -> Option<(&str, Duration)> {
     let split: Vec<&str> = words.iter().flat_map(|w| w.split_whitespace()).collect();
     let value = |at: usize, flag: &str| match split[at].strip_prefix(flag)? {
         "" => split.get(at + 1).copied(),
@@ -188,9 +188,9 @@ fn own_grace(words: &[String]) -> Option<(&str, Duration)> {
 /// Old and new instances side by side write to the same place.
 fn shared_volume(s: &ServiceContext) -> Option<Finding> {
     let order = s.service.update.order;
-    let beside = match s.front {
-        ProxyPresence::Nobody => order == Some(Order::StartFirst),
-        ProxyPresence::Drains | ProxyPresence::Watched => order != Some(Order::StopFirst),
+    let beside = match s.proxy {
+        ProxyPresence::NoProxy => order == Some(Order::StartFirst),
+        ProxyPresence::Drains | ProxyPresence::WatchedOnly => order != Some(Order::StopFirst),
     };
     let paths = &s.service.shared_paths;
     let path = paths.first().filter(|_| beside)?;
@@ -203,14 +203,14 @@ fn shared_volume(s: &ServiceContext) -> Option<Finding> {
             s.key("deploy.update_config.order")
         );
         let says = format!("{says}, and {database} does not take two writers");
-        return Some(Finding::no(SHARED, s.about(), says, fix));
+        return Some(Finding::no(SHARED_VOLUME, s.scope(), says, fix));
     }
     // More than one writer is nothing new to it.
     let fix = "see that it takes two writers; a path that is only read can have `:ro`".to_string();
-    (s.instances < 2).then(|| Finding::note(SHARED, s.about(), says, fix))
+    (s.instances < 2).then(|| Finding::note(SHARED_VOLUME, s.scope(), says, fix))
 }
 
-const SHARED: &str = "shared-volume";
+const SHARED_VOLUME: &str = "shared-volume";
 
 /// What is known to keep its files to itself, by the image, the paths or the environment.
 fn database(s: &ServiceContext) -> Option<&'static str> {
@@ -248,9 +248,9 @@ fn database(s: &ServiceContext) -> Option<&'static str> {
 }
 
 /// A worker with a volume rests while it is replaced; one that is asked by somebody should not.
-fn stops_first(s: &ServiceContext) -> Option<Finding> {
+fn stop_first(s: &ServiceContext) -> Option<Finding> {
     let rests =
-        s.front == ProxyPresence::Nobody && s.service.holds_volume && s.service.update.order.is_none();
+        s.proxy == ProxyPresence::NoProxy && s.service.holds_volume && s.service.update.order.is_none();
     let says = format!(
         "`{}` holds a writable volume and has no proxy in front, so its old instance stops before the new one starts: who \
          asks it meanwhile gets no answer",
@@ -260,7 +260,7 @@ fn stops_first(s: &ServiceContext) -> Option<Finding> {
         "leave it out of deploys, or set `{}: start-first` where two instances may share the volume",
         s.key("deploy.update_config.order")
     );
-    (rests && s.is_asked).then(|| Finding::no("stops-first", s.about(), says, fix))
+    (rests && s.has_clients).then(|| Finding::no("stops-first", s.scope(), says, fix))
 }
 
 fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
@@ -271,7 +271,7 @@ fn no_restart_policy(s: &ServiceContext) -> Option<Finding> {
     );
     let fix = format!("set `{}: unless-stopped`", s.key("restart"));
     matches!(policy, None | Some("no" | "none" | ""))
-        .then(|| Finding::note("no-restart-policy", s.about(), says, fix))
+        .then(|| Finding::note("no-restart-policy", s.scope(), says, fix))
 }
 
 fn moving_image(s: &ServiceContext) -> Option<Finding> {
@@ -282,7 +282,7 @@ fn moving_image(s: &ServiceContext) -> Option<Finding> {
     let says =
         format!("`{}` runs {reference}, which is another image whenever somebody pushes one", s.name());
     let fix = format!("name a version or a digest in `{}`", s.key("image"));
-    moves.then(|| Finding::note("moving-image", s.about(), says, fix))
+    moves.then(|| Finding::note("moving-image", s.scope(), says, fix))
 }
 
 fn state_in_image(s: &ServiceContext) -> Option<Finding> {
@@ -292,7 +292,7 @@ fn state_in_image(s: &ServiceContext) -> Option<Finding> {
         s.name()
     );
     let fix = "add `.compose-zd` to `.dockerignore`, or keep it elsewhere with `--state-dir`";
-    Some(Finding::note("state-in-build-context", s.about(), says, fix))
+    Some(Finding::note("state-in-build-context", s.scope(), says, fix))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl SignalMasks {
 }
 
 /// The number of a signal by its name or number on Linux, but for those that no process can take.
-pub fn number(name: &str) -> Option<u32> {
+pub fn signal_number(name: &str) -> Option<u32> {
     let bare = name.trim().to_uppercase();
     let bare = bare.strip_prefix("SIG").unwrap_or(&bare);
     let names = [
@@ -54,7 +54,7 @@ pub fn number(name: &str) -> Option<u32> {
 
 /// The shell that stays as the first process in front of a command, and passes nothing on: `sh -c …` without `exec` and
 /// without a trap of its own.
-pub fn shell_in_front(words: &[String]) -> Option<&str> {
+pub fn wrapping_shell(words: &[String]) -> Option<&str> {
     let [shell, rest @ ..] = words else { return None };
     let shell = Path::new(shell).file_name()?.to_str()?;
     let flags = rest.iter().take_while(|w| w.starts_with('-')).count();
@@ -101,16 +101,16 @@ mod tests {
 
     #[test]
     fn signals_are_named_as_docker_takes_them() {
-        let all = ["SIGTERM", "term", "15", "SIGINT", "SIGQUIT", "SIGUSR1", "WINCH"].map(number);
+        let all = ["SIGTERM", "term", "15", "SIGINT", "SIGQUIT", "SIGUSR1", "WINCH"].map(signal_number);
         assert_eq!(all, [15, 15, 15, 2, 3, 10, 28].map(Some));
-        assert_eq!(["SIGKILL", "9", "0", "65", "SIGNOTHING", ""].map(number), [None; 6]);
+        assert_eq!(["SIGKILL", "9", "0", "65", "SIGNOTHING", ""].map(signal_number), [None; 6]);
     }
 
     #[test]
     fn a_shell_in_front_of_its_command_passes_nothing_on() {
         let shell = |words: &[&str]| {
             let words: Vec<String> = words.iter().map(|w| w.to_string()).collect();
-            shell_in_front(&words).map(String::from)
+            wrapping_shell(&words).map(String::from)
         };
         for text in ["node app.js", "a && node app.js", "executor --run"] {
             assert_eq!(shell(&["/bin/sh", "-c", text]).as_deref(), Some("sh"), "{text}");

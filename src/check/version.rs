@@ -3,20 +3,20 @@
 use super::finding::{Finding, Scope};
 
 /// `docker compose --dry-run` (docker/compose pull request 10533) is how a deploy sees what Compose would stop.
-const COMPOSE: (u32, u32) = (2, 18);
+const MIN_COMPOSE: (u32, u32) = (2, 18);
 
 /// The oldest that deploys were run on.
-const ENGINE: (u32, u32) = (20, 10);
+const MIN_ENGINE: (u32, u32) = (20, 10);
 
 /// Judges the versions that they tell of themselves.
 pub fn findings(compose: Option<&str>, engine: Option<&str>) -> Vec<Finding> {
-    let compose = compose.and_then(too_old(COMPOSE)).map(|version| {
+    let compose = compose.and_then(too_old(MIN_COMPOSE)).map(|version| {
         let says =
             format!("Compose {version} has no `--dry-run`, by which a deploy sees what Compose would stop");
         let fix = "install Compose 2.18 or later (the package `docker-compose-plugin`)";
         Finding::no("compose-too-old", Scope::default(), says, fix)
     });
-    let engine = engine.and_then(too_old(ENGINE)).map(|version| {
+    let engine = engine.and_then(too_old(MIN_ENGINE)).map(|version| {
         let says = format!("no deploy was ever run on a Docker Engine as old as {version}");
         Finding::note("engine-too-old", Scope::default(), says, "install Docker Engine 20.10 or later")
     });

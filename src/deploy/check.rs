@@ -35,15 +35,15 @@ use configured_proxies::ConfiguredProxies;
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
     let request = Request::from_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
-    known(&request.project, &args.services)?;
-    let sheet = judge(compose, args, &request)?.settled();
+    check_names(&request.project, &args.services)?;
+    let sheet = audit(compose, args, &request)?.with_verdicts();
     match report.is_json() {
         true => report.document(&sheet),
-        false => sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.say(line)),
+        false => sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line)),
     }
     match sheet.ok {
         true => Ok(()),
-        false => Err(lossy(&sheet).into()),
+        false => Err(loss_error(&sheet).into()),
     }
 }
 
@@ -55,16 +55,16 @@ fn refuse_empty(request: &Request) -> Result<(), Error> {
     }
 }
 
-fn known(project: &Project, named: &[String]) -> Result<(), Error> {
+fn check_names(project: &Project, named: &[String]) -> Result<(), Error> {
     let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
     match named.iter().find(|n| !is_known(n)) {
-        Some(name) => Err(targets::unknown_service(project, name, "check")),
+        Some(name) => Err(asked::unknown(project, name, None)),
         None => Ok(()),
     }
 }
 
-fn lossy(sheet: &AuditReport) -> Error {
-    let names: Vec<String> = sheet.losing().iter().map(|n| format!("`{n}`")).collect();
+fn loss_error(sheet: &AuditReport) -> Error {
+    let names: Vec<String> = sheet.losing_services().iter().map(|n| format!("`{n}`")).collect();
     let what = match names.is_empty() {
         true => format!("project `{}`", sheet.project),
         false => names.join(", "),
@@ -73,7 +73,7 @@ fn lossy(sheet: &AuditReport) -> Error {
         .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
 }
 
-fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
+fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
     let (docker, project) = (&request.docker, &request.project);
     let mut sheet = AuditReport {
         project: project.name.clone(),
@@ -103,11 +103,11 @@ fn judge(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
     };
     if is_stack {
         sheet.engine = "swarm";
-        swarm_audit::judge(request, args, containers.is_some(), &mut sheet)?;
+        swarm_audit::audit(request, args, containers.is_some(), &mut sheet)?;
         return Ok(sheet);
     }
-    let checker = ProjectCheck::of(compose, args, request, containers, &mut sheet)?;
-    checker.judge(&args.services, &mut sheet)?;
+    let checker = ProjectCheck::new(compose, args, request, containers, &mut sheet)?;
+    checker.audit(&args.services, &mut sheet)?;
     Ok(sheet)
 }
 
@@ -117,16 +117,16 @@ struct ProjectCheck<'a> {
     /// All of the engine's; none where there is no engine.
     containers: Option<Vec<Container>>,
     /// The images of the project's services.
-    wanted: DesiredVersion,
+    desired: DesiredVersion,
     /// Those of the engine.
     proxies: Vec<Arc<dyn Proxy>>,
     /// Those of the file that do not run.
-    planned: ConfiguredProxies,
+    configured_proxies: ConfiguredProxies,
     state_dir: PathBuf,
 }
 
 impl<'a> ProjectCheck<'a> {
-    fn of(
+    fn new(
         compose: &ComposeArgs,
         args: &CheckArgs,
         request: &'a Request,
@@ -148,9 +148,16 @@ impl<'a> ProjectCheck<'a> {
             its.into_iter().any(Container::is_running)
         };
         let planned = configured_proxies::find(request, &wanted, &runs)?;
-        sheet.not_audited.extend(planned.remarks());
+        sheet.not_audited.extend(planned.notes());
         let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
-        Ok(ProjectCheck { request, containers, wanted, proxies, planned, state_dir })
+        Ok(ProjectCheck {
+            request,
+            containers,
+            desired: wanted,
+            proxies,
+            configured_proxies: planned,
+            state_dir,
+        })
     }
 
     fn docker(&self) -> &Docker {
@@ -170,25 +177,25 @@ impl<'a> ProjectCheck<'a> {
         self.containers().iter().filter(|c| observe::is_member(self.project(), c, &[service])).collect()
     }
 
-    fn judge(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
-        let choice = selection::choose(self, named)?;
+    fn audit(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
+        let choice = selection::select(self, named)?;
         let (mut crowds, mut plans) = (Vec::new(), Vec::new());
-        for target in &choice.judged {
-            let others = choice.judged.iter().filter(|other| *other != target);
-            let judged = self.target(target, &others.collect::<Vec<_>>(), sheet)?;
+        for target in &choice.audited {
+            let others = choice.audited.iter().filter(|other| *other != target);
+            let judged = self.audit_target(target, &others.collect::<Vec<_>>(), sheet)?;
             sheet.services.push(judged.row);
-            crowds.extend(judged.crowds);
+            crowds.extend(judged.memory_demands);
             plans.extend(judged.plan.map(|plan| (target, plan)));
         }
-        sheet.findings.extend(self.collateral(&plans));
-        sheet.services.extend(choice.left.into_iter().map(|(name, why)| VerdictRow {
+        sheet.findings.extend(self.collateral_findings(&plans));
+        sheet.services.extend(choice.skipped.into_iter().map(|(name, why)| VerdictRow {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
             message: why,
             proxies: Vec::new(),
         }));
-        sheet.findings.extend(self.machine(crowds)?);
+        sheet.findings.extend(self.audit_host(crowds)?);
         Ok(())
     }
 }
@@ -206,12 +213,12 @@ fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::
 }
 
 /// What is found of a service or a proxy is about the one that it names.
-fn about(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
+fn scope_of(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
     let named = target.services().into_iter().find(|s| text.contains(&format!("`{s}`")));
     named.map_or_else(|| Scope::proxy(&proxy.name()), Scope::service)
 }
 
 /// What a deploy of the target would be refused for by a proxy.
-fn refused_by(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
-    Finding::refused(about(target, proxy, &error.message), error)
+fn refused_by_proxy(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
+    Finding::refused(scope_of(target, proxy, &error.message), error)
 }

@@ -9,7 +9,7 @@ use super::{acquire_lock, rollback};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
-use crate::report::history::{DeployedService, HEAD, HistoryReport, LossCount, ReleaseRow};
+use crate::report::history::{COLUMNS, DeployedService, HistoryReport, LossCount, ReleaseRow};
 use crate::report::{Report, record, timeline};
 
 /// Lists the releases, newest first, and marks those that a rollback can restore; or draws the timeline of one.
@@ -29,15 +29,19 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
     }
     if history.releases.is_empty() {
         let folder = journal.folder();
-        report.say(&format!("no release of `{}` is recorded in {}", journal.project, folder.display()));
+        report.print_line(&format!(
+            "no release of `{}` is recorded in {}",
+            journal.project,
+            folder.display()
+        ));
         return Ok(());
     }
     report.table(&HEAD, &history.rows());
     if let Some(number) = journal.unrestored_release() {
-        report.say(&acquire_lock::not_restored(number));
+        report.print_line(&acquire_lock::not_restored(number));
     }
     if let Some(number) = history.rollback_to {
-        report.say(&format!("`compose-zd rollback` restores release {number}"));
+        report.print_line(&format!("`compose-zd rollback` restores release {number}"));
     }
     Ok(())
 }

@@ -38,7 +38,9 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
         scene.try_with_compose(&fronts, &files[0])?;
     }
     if args.print {
-        files.iter().for_each(|file| report.say(&format!("==> {} <==\n{}", file.path.display(), file.text)));
+        files
+            .iter()
+            .for_each(|file| report.print_line(&format!("==> {} <==\n{}", file.path.display(), file.text)));
         return Ok(());
     }
     let fates = fates(&scene.folder, &files, args.force)?;
@@ -55,7 +57,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
     let text = swarm_deploy::file_of_service(&docker, name)?;
     let path = PathBuf::from("compose.yaml");
     if args.print {
-        report.say(&format!("==> {} <==\n{text}", path.display()));
+        report.print_line(&format!("==> {} <==\n{text}", path.display()));
         return Ok(());
     }
     let about = format!("the service `{name}`");
@@ -69,7 +71,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
     }
     files::put(&folder, &[(&file, there)])?;
     swarm_deploy::adopt(&docker, name)?;
-    report.say(&format!(
+    report.print_line(&format!(
         "new  compose.yaml  the service `{name}`, which is the stack `{name}` now\nnext:\n  compose-zd deploy                       # \
          records it, and pins its image, which replaces the tasks once\n  compose-zd deploy --image {name}=IMAGE   # as `docker service update --image`\n  \
          compose-zd rollback                     # as `docker service update --rollback`"
@@ -193,14 +195,14 @@ impl InitContext {
             return Ok(Vec::new());
         }
         if self.project.engine == Some(EngineKind::Swarm) {
-            self.report.say(
+            self.report.print_line(
                 "the project is for Swarm, where one HAProxy on one machine is no way in: no proxy is added",
             );
             return Ok(Vec::new());
         }
         if !found.is_empty() {
-            found.iter().for_each(|text| self.report.say(text));
-            self.report.say("so no other proxy is added");
+            found.iter().for_each(|text| self.report.print_line(text));
+            self.report.print_line("so no other proxy is added");
             return Ok(Vec::new());
         }
         let wish = InitOptions {
@@ -282,7 +284,7 @@ impl InitContext {
             .hint("`--force` overwrites it, `--print` shows all files"));
         }
         if kept(Path::new("Makefile")) {
-            self.report.say(&format!(
+            self.report.print_line(&format!(
                 "your Makefile stays; what `init` would put into it:\n{}",
                 init::addition_to_makefile()
             ));
@@ -317,7 +319,7 @@ impl InitContext {
         lines.push("compose-zd check       # whether a deploy would lose anything".into());
         lines.push("compose-zd deploy      # the next version, without losing a request".into());
         lines.push("compose-zd rollback    # the one before".into());
-        self.report.say(&format!("next:\n  {}", lines.join("\n  ")));
+        self.report.print_line(&format!("next:\n  {}", lines.join("\n  ")));
     }
 }
 

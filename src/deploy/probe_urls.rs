@@ -40,7 +40,7 @@ impl Pipeline<'_> {
         };
         if !urls.is_empty() {
             let report = self.report;
-            let report_count = move |count| report.witnessed(count);
+            let report_count = move |count| report.probe_count(count);
             self.witness.start(&urls, settings, self.report.elapsed(), report_count)?;
             if strict {
                 self.witness.wait_for_answers(FIRST_ANSWER_TIMEOUT, self.stop)?;

@@ -28,7 +28,7 @@ pub fn prune(compose: &ComposeArgs, args: &PruneArgs, report: Report) -> Result<
     }
     if keepers.is_empty() {
         let owner_text = project.map_or("any project".into(), |name| format!("`{name}`"));
-        report.say(&format!("this engine has no tagged image of {owner_text}"));
+        report.print_line(&format!("this engine has no tagged image of {owner_text}"));
     }
     keepers.iter().try_for_each(|(name, keepers_of_project)| {
         prune_project(&docker, name, keepers_of_project, args, report)
@@ -54,11 +54,11 @@ fn prune_project(
     report: Report,
 ) -> Result<()> {
     if let Some(holder) = lock::current_owner(docker, LockBackend::Volumes, name)? {
-        report.say(&format!("`{name}` keeps its images: a run is under way: {holder}"));
+        report.print_line(&format!("`{name}` keeps its images: a run is under way: {holder}"));
         return Ok(());
     }
     if docker.is_stack(name)? {
-        report.say(&format!(
+        report.print_line(&format!(
             "`{name}` keeps its images: it is a stack of the Swarm; `docker stack rm {name}` removes it"
         ));
         return Ok(());
@@ -66,7 +66,7 @@ fn prune_project(
     let containers = docker.project_containers(name)?.len();
     if containers > 0 {
         let noun = if containers == 1 { "container" } else { "containers" };
-        report.say(&format!(
+        report.print_line(&format!(
             "`{name}` keeps its images: it has {containers} {noun}; `docker compose down` removes them"
         ));
         return Ok(());
@@ -74,13 +74,13 @@ fn prune_project(
     for keeper in keepers {
         let tag = familiar_name(&keeper.config.image);
         if args.dry_run {
-            report.say(&format!("would remove `{tag}`"));
+            report.print_line(&format!("would remove `{tag}`"));
             continue;
         }
         docker.remove_with_volumes(&keeper.id)?;
         let result = docker.remove_tag(tag)?;
         if result.ok() || result.stderr.to_lowercase().contains("no such image") {
-            report.say(&format!("removed `{tag}`"));
+            report.print_line(&format!("removed `{tag}`"));
             // Another container may use it.
         } else {
             report.warn(&Warning::Other(format!("`{tag}` stays: {}", result.stderr_or_stdout())))

@@ -57,8 +57,8 @@ fn report_status(status: &StatusReport, report: Report) {
     match report.is_json() {
         true => report.document(status),
         false => {
-            report.table(status.head(), &status.rows(SystemTime::now()));
-            status.notes().iter().for_each(|note| report.say(note));
+            report.table(status.columns(), &status.rows(SystemTime::now()));
+            status.notes().iter().for_each(|note| report.print_line(note));
         }
     }
 }

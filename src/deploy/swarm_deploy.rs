@@ -89,11 +89,11 @@ pub fn deploy(
     let mut request = request;
     let before = watch::observe(&request.docker, &request.project.name)?;
     for (service, reference) in &args.image {
-        check_service(&request.project, service, "--image")?;
+        check_service(&request.project, service, Some("--image"))?;
         request.snapshot.set_image(service, reference);
     }
     for service in &args.services {
-        check_service(&request.project, service, "deploy")?;
+        check_service(&request.project, service, None)?;
     }
     let overrides = StackOverrides {
         services: args.services.clone(),
@@ -199,7 +199,7 @@ pub fn rollback_unrecorded(
         StackWatch { docker, stack: name, goals, before: &before, ready, rolling_back: true, report, stop };
     match watch.run()? {
         WatchResult::Converged(_) => {
-            report.put_back(name, &names);
+            report.swarm_rolled_back(name, &names);
             Ok(())
         }
         WatchResult::Interrupted(signal) => {
@@ -612,7 +612,7 @@ fn replicas(
     before: &ObservedStack,
 ) -> Result<BTreeMap<String, u64>, Error> {
     for (service, _) in scale {
-        check_service(project, service, "--scale")?;
+        check_service(project, service, Some("--scale"))?;
     }
     let unset = project.services.values().filter(|s| s.replicas.is_none());
     let current =
@@ -621,7 +621,7 @@ fn replicas(
     Ok(current.chain(by_flag).collect())
 }
 
-fn check_service(project: &Project, service: &str, place: &str) -> Result<(), Error> {
+fn check_service(project: &Project, service: &str, flag: Option<&str>) -> Result<(), Error> {
     if project.services.contains_key(service) {
         Ok(())
     } else {

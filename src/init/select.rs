@@ -181,6 +181,6 @@ fn free(host: u16, given: &[(u16, String, u16)]) -> u16 {
 
 fn unknown(facts: &ProjectFacts, name: &str) -> Error {
     let names: Vec<String> = facts.apps.keys().map(|n| format!("`{n}`")).collect();
-    Error::usage(format!("`--service`: there is no service `{name}`"))
-        .hint(format!("there are {}", names.join(", ")))
+    Error::usage(format!("`--service`: the project has no service `{name}`"))
+        .hint(format!("it has {}", names.join(", ")))
 }

@@ -118,7 +118,7 @@ fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
             "53/udp",
             "--service",
         ),
-        ("{web: {image: x}}", "there is no service `app`", "there are `web`"),
+        ("{web: {image: x}}", "has no service `app`", "it has `web`"),
     ];
     for (services, message, hint) in cases {
         let error = proxied_services(&facts(services), &options(&[("app", None)])).unwrap_err();

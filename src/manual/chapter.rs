@@ -1,10 +1,12 @@
-//! A chapter of the manual, written in Markdown, as text for a terminal and as a manual page. Pure.
+//! Conversion of a chapter from Markdown to terminal text and to a manual page. Pure.
 
 use console::measure_text_width;
 
-/// Most columns of a line of prose.
+use crate::plugin::with_program;
+
+/// Maximum columns of a line of prose.
 const WIDEST: usize = 100;
-/// Tables with more columns than this are figures, and stay tables however wide they are.
+/// Tables with more columns are figures, and stay tables at any width.
 const FEW: usize = 5;
 
 #[derive(Debug, PartialEq)]
@@ -16,10 +18,13 @@ enum Block {
     Table(Vec<Vec<String>>),
 }
 
-/// A chapter as text of at most `width` columns, with its `program help` for each link to another chapter.
+/// A chapter as text of at most `width` columns. A link to another chapter becomes `PROGRAM help TOPIC`.
 pub fn plain(chapter: &str, program: &str, width: usize) -> String {
     let width = width.min(WIDEST);
-    let inline = |text: &str| without_marks(&linked(text, |topic| format!("`{program} help {topic}`")));
+    let inline = |text: &str| {
+        let text = linked(text, |topic| format!("`{program} help {topic}`"));
+        with_program(&without_marks(&text), program)
+    };
     let mut page = String::new();
     let mut is_in_list = false;
     for block in blocks(chapter) {
@@ -33,11 +38,23 @@ pub fn plain(chapter: &str, program: &str, width: usize) -> String {
                 let hang = indent + 3 + mark.chars().count();
                 wrap(&inline(&text), indent + 2, hang, &mark, width)
             }
-            Block::Code { indent, lines } => indented(&lines, indent + 4),
+            Block::Code { indent, lines } => indented(&commands_of(&lines, program), indent + 4),
             Block::Table(rows) => plain_table(&rows_of(&rows, inline), width),
         };
     }
     page
+}
+
+/// Lines of code whose commands begin with this name of the program.
+fn commands_of(lines: &[String], program: &str) -> Vec<String> {
+    let command = |line: &String| {
+        let start = line.strip_prefix("$ ").map_or(0, |_| 2);
+        match line[start..].strip_prefix("compose-zd ") {
+            Some(arguments) => format!("{}{program} {arguments}", &line[..start]),
+            None => line.clone(),
+        }
+    };
+    lines.iter().map(command).collect()
 }
 
 /// A chapter as a page of section 7, in roff.
@@ -123,7 +140,7 @@ fn marker(text: &str) -> Option<(&str, &str)> {
     (mark == "-" || number).then_some((mark, rest.trim_start()))
 }
 
-/// A line and those that continue its paragraph.
+/// A line with the lines that continue its paragraph.
 fn joined(first: &str, rest: &mut Vec<&str>) -> String {
     let mut text = first.to_string();
     let continues = |line: &&str| {
@@ -139,7 +156,7 @@ fn joined(first: &str, rest: &mut Vec<&str>) -> String {
     text
 }
 
-/// Text without the addresses of its links; one to another chapter has how to open it behind its words, or in their place.
+/// Text without the addresses of its links. A link to another chapter is followed, or replaced, by the command from `open`.
 fn linked(text: &str, open: impl Fn(&str) -> String) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -156,7 +173,7 @@ fn linked(text: &str, open: impl Fn(&str) -> String) -> String {
     out + rest
 }
 
-/// The first link of a text: what is before it, its words, its address, what is after it.
+/// The first link of a text, as the text before, its words, its address and the text after.
 fn link(text: &str) -> Option<(&str, &str, &str, &str)> {
     let middle = text.find("](")?;
     let start = text[..middle].rfind('[')?;
@@ -173,7 +190,7 @@ fn rows_of(rows: &[Vec<String>], inline: impl Fn(&str) -> String) -> Vec<Vec<Str
     rows.iter().map(|row| row.iter().map(|cell| inline(cell)).collect()).collect()
 }
 
-/// Rows as columns where they fit; else a block for each row, each cell with its heading.
+/// Rows as columns if they fit, else a block for each row with the headings of its cells.
 fn plain_table(rows: &[Vec<String>], width: usize) -> String {
     match aligned(rows, width) {
         Some(lines) => indented(&lines, 2),
@@ -188,7 +205,7 @@ fn plain_table(rows: &[Vec<String>], width: usize) -> String {
     }
 }
 
-/// The first cell, and the others with their headings where there are several.
+/// The first cell, and the other cells, with their headings if there are several.
 fn described(head: &[String], row: &[String]) -> (String, Vec<String>) {
     let cells = head.iter().zip(row).skip(1).filter(|(_, cell)| !cell.is_empty());
     let is_plain = head.len() == 2;
@@ -214,7 +231,7 @@ fn aligned(rows: &[Vec<String>], width: usize) -> Option<Vec<String>> {
     Some(rows.iter().map(line).collect())
 }
 
-/// Words in lines of at most `width` columns, where a word fits; the first line has a mark in front.
+/// Words in lines of at most `width` columns; longer words stay whole. The first line begins with the mark.
 fn wrap(text: &str, first: usize, hang: usize, mark: &str, width: usize) -> String {
     let mut lines = vec![format!("{}{mark}", " ".repeat(first))];
     let mut is_empty = mark.is_empty();
@@ -250,17 +267,17 @@ fn roff_table(shown: &[Vec<String>], rows: &[Vec<String>], inline: impl Fn(&str)
     }
 }
 
-/// Text in which roff reads no request and no escape; hyphens can be copied.
+/// Text without requests and escapes of roff, with hyphens that can be copied.
 fn escape(text: &str) -> String {
     guarded(&text.replace('\\', "\\e").replace('-', "\\-"))
 }
 
-/// A line that begins with a control character is text all the same.
+/// Protects a line that begins with a control character of roff.
 fn guarded(line: &str) -> String {
     if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.into() }
 }
 
-/// Bold for code and for what Markdown has in bold.
+/// Bold for code and for bold text of Markdown.
 fn bold(text: &str) -> String {
     let mut is_bold = false;
     let mut out = String::new();

@@ -20,7 +20,7 @@ fn readme() -> String {
     fs::read_to_string(Path::new(ROOT).join("README.md")).expect("a README")
 }
 
-/// Files below a folder whose names end so.
+/// Files below a folder with this end of their names.
 fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries
@@ -29,7 +29,7 @@ fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Whether a text has a word that goes on neither before nor behind.
+/// The text contains the word as a whole.
 fn has_word(text: &str, word: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     text.match_indices(word)
@@ -37,7 +37,7 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 #[test]
-fn a_topic_is_a_chapter_and_no_command() {
+fn every_topic_is_a_chapter_and_not_a_command() {
     let topics: BTreeSet<_> = TOPICS.iter().map(|(topic, _)| topic.to_string()).collect();
     let stems = files(&Path::new(ROOT).join("src/manual"), ".md");
     let stems =
@@ -80,7 +80,7 @@ fn calls(line: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn every_command_line_of_the_manual_is_accepted() {
+fn every_command_line_in_the_manual_is_valid() {
     let text = manual() + &readme();
     let calls: Vec<_> = command_lines(&text).iter().flat_map(|line| calls(line)).collect();
     assert!(calls.len() > 40, "{calls:?}");
@@ -109,7 +109,7 @@ fn every_flag_is_in_the_manual() {
     assert_eq!(missing, BTreeSet::new());
 }
 
-/// Keys that the reader of the file knows beside one that it does not know.
+/// Keys that the error for an unknown key lists.
 fn known_keys(zd: &str) -> Vec<String> {
     let yaml = format!("name: p\n{zd}\n");
     let wrong = Project::read(&yaml, "f", &FlagLayers::default()).expect_err(zd);
@@ -137,7 +137,7 @@ fn yaml_blocks(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn every_block_of_settings_is_accepted() {
+fn every_block_of_settings_in_the_manual_is_valid() {
     let text = manual() + &readme();
     let others =
         ["migrate", "warm", "service_one", "service_two"].map(|name| format!("  {name}: {{ image: x }}\n"));
@@ -172,20 +172,20 @@ fn every_exit_code_is_in_the_manual() {
     codes.for_each(|code| assert!(has_word(&table, &code.to_string()), "{code}"));
 }
 
-/// Names of rules in the sources, where one is written at its finding.
+/// Names of rules in the sources.
 fn rules_of(source: &str) -> Vec<String> {
-    let at = [".rule(", "refused(", "=> &", "::no(", "::note(", "grave("];
+    let at = [".rule(", "refused(", "=> &", "::no(", "::note(", "by_drain("];
     let rests = at.iter().flat_map(|call| source.split(call).skip(1));
     let rests = rests.map(|rest| rest.trim_start().trim_start_matches('&'));
     let names = rests.filter_map(|rest| rest.strip_prefix('"')?.split('"').next());
-    // Those of a proxy in a stack stand alone in a line.
+    // Rules of proxies in a stack are alone in their line.
     let alone = source.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
     let of_swarm = alone.filter(|name| name.starts_with("swarm-") && !name.contains(' '));
     names.filter(|name| name.contains('-')).chain(of_swarm).map(String::from).collect()
 }
 
 #[test]
-fn every_rule_is_in_its_chapter_and_the_reverse() {
+fn every_rule_is_in_its_chapter_and_the_chapter_has_no_other() {
     let (_, chapter) = TOPICS.iter().find(|(topic, _)| *topic == "rules").expect("a chapter");
     let sources = files(&Path::new(ROOT).join("src"), ".rs");
     let sources = sources.iter().filter(|path| !path.to_string_lossy().contains("test"));
@@ -206,7 +206,7 @@ fn every_rule_is_in_its_chapter_and_the_reverse() {
 }
 
 #[test]
-fn every_relative_link_is_alive() {
+fn every_relative_link_has_a_target() {
     let chapters = files(&Path::new(ROOT).join("src/manual"), ".md");
     let fixtures = files(&Path::new(ROOT).join("fixtures"), "README.md");
     for file in chapters.iter().chain(&fixtures).chain([&Path::new(ROOT).join("README.md")]) {
@@ -251,7 +251,7 @@ goes on, with **bold** and [releases](releases.md) or [that](jobs.md).
 ";
 
 #[test]
-fn a_chapter_is_read_at_a_terminal() {
+fn a_chapter_is_formatted_for_a_terminal() {
     let expected = "\
 Title of `it`
 
@@ -263,7 +263,7 @@ Title of `it`
   - one
   - an item goes on:
 
-      compose-zd deploy
+      docker zd deploy
         .x \\
 
 Part

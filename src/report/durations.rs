@@ -1,4 +1,4 @@
-//! Where the time of a rollout went: its steps, added up by what they do. Pure.
+//! Durations of a rollout, summed up by activity. Pure.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use super::event::Event;
 use super::messages::seconds;
 use super::record::EventRecord;
 
-/// `creating 0.6s, starting 0.5s, waiting until ready 2.7s, …`, in the order in which it came to each; none where no step
-/// was done.
-pub fn spent(entries: &[EventRecord]) -> Option<String> {
+/// `creating 0.6s, starting 0.5s, waiting until ready 2.7s, …`, in the order of their first step; none without a step.
+pub fn by_activity(records: &[EventRecord]) -> Option<String> {
     let mut sums: Vec<(&str, Duration)> = Vec::new();
     let mut open: Option<(&str, Duration)> = None;
-    for EventRecord { at, event, .. } in entries {
+    for EventRecord { at, event, .. } in records {
         let next = match event {
-            Event::Step(note) => Some(note.doing()),
+            Event::Step(step) => Some(step.activity()),
             Event::Deployed { .. } | Event::JobRunning { .. } => None,
             _ => continue,
         };
-        if let Some((doing, since)) = open.take() {
-            add(&mut sums, doing, at.saturating_sub(since));
+        if let Some((activity, since)) = open.take() {
+            add(&mut sums, activity, at.saturating_sub(since));
         }
-        open = next.map(|doing| (doing, *at));
+        open = next.map(|activity| (activity, *at));
     }
-    let told = sums.iter().filter(|(_, time)| time.as_millis() >= 50);
-    let text = told.map(|(doing, time)| format!("{doing} {}", seconds(*time))).collect::<Vec<_>>().join(", ");
+    let shown = sums.iter().filter(|(_, time)| time.as_millis() >= 50);
+    let text =
+        shown.map(|(activity, time)| format!("{activity} {}", seconds(*time))).collect::<Vec<_>>().join(", ");
     (!text.is_empty()).then_some(text)
 }
 
-fn add<'a>(sums: &mut Vec<(&'a str, Duration)>, doing: &'a str, time: Duration) {
-    match sums.iter_mut().find(|(what, _)| *what == doing) {
+fn add<'a>(sums: &mut Vec<(&'a str, Duration)>, activity: &'a str, time: Duration) {
+    match sums.iter_mut().find(|(name, _)| *name == activity) {
         Some((_, sum)) => *sum += time,
-        None => sums.push((doing, time)),
+        None => sums.push((activity, time)),
     }
 }
 
@@ -41,24 +41,24 @@ mod tests {
 
     fn step(at: u64, verb: &str) -> EventRecord {
         let (target, names, verb) = ("app".into(), Vec::new(), verb.into());
-        let note =
+        let step =
             StepEvent { target, number: 1, steps: 1, batch: 1, batches: 1, verb, names, rolling_back: false };
-        EventRecord::now(Duration::from_millis(at), Event::Step(note))
+        EventRecord::now(Duration::from_millis(at), Event::Step(step))
     }
 
     #[test]
-    fn steps_of_a_kind_are_added_up_and_short_ones_left_out() {
-        let ran = Event::JobRunning { service: "warm".into() };
-        let entries = [
+    fn steps_of_an_activity_are_summed_and_short_ones_are_left_out() {
+        let job = Event::JobRunning { service: "warm".into() };
+        let records = [
             step(0, "create"),
             step(600, "gate"),
             step(620, "start"),
             step(1000, "wait_ready"),
-            EventRecord::now(Duration::from_millis(2000), ran),
+            EventRecord::now(Duration::from_millis(2000), job),
             step(9000, "create"),
             step(9400, "stop"),
         ];
-        assert_eq!(spent(&entries).unwrap(), "creating 1.0s, starting 0.4s, waiting until ready 1.0s");
-        assert_eq!(spent(&[]), None);
+        assert_eq!(by_activity(&records).unwrap(), "creating 1.0s, starting 0.4s, waiting until ready 1.0s");
+        assert_eq!(by_activity(&[]), None);
     }
 }

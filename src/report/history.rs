@@ -1,33 +1,33 @@
-//! What was deployed before, as data and as a table. Pure.
+//! The list of releases, as data and as a table. Pure.
 
 use serde::Serialize;
 
 use super::record::SCHEMA;
 
-/// All that `history` tells; its fields are those of `--output json`.
+/// Document of `history --output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HistoryReport {
     pub v: u32,
     pub project: String,
     /// Newest first.
     pub releases: Vec<ReleaseRow>,
-    /// Where `rollback` would go.
+    /// Release that `rollback` restores.
     pub rollback_to: Option<u32>,
 }
 
-/// One release, or the place of one whose record cannot be read.
+/// One release. An unreadable record has only a number and a result.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReleaseRow {
     pub release: u32,
     /// `deployed`, `rolled back to 5`, `failed`, `paused`, `interrupted`, `imported`, `unreadable`.
     pub result: String,
-    /// Its rollout was finished.
+    /// The rollout completed.
     #[serde(skip)]
     pub good: bool,
-    /// Why it did not deploy.
+    /// Reason of a failure.
     pub reason: Option<String>,
     pub serving: bool,
-    /// Its configuration is kept, so that it can be gone back to.
+    /// The configuration is kept, so that a rollback can restore the release.
     pub kept: bool,
     pub started: Option<String>,
     pub seconds: Option<f64>,
@@ -36,17 +36,17 @@ pub struct ReleaseRow {
     pub dirty: bool,
     pub user: Option<String>,
     pub command: Option<String>,
-    /// Requests that were cut off at the drain timeout.
+    /// Requests that the drain timeout cut off.
     pub cut_off: u64,
-    /// What the witness sent and lost; none where there was no witness.
+    /// Requests of the witness; none without a witness.
     pub witness: Option<LossCount>,
 }
 
-/// A service that the rollout was about.
+/// A service that the rollout deployed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeployedService {
     pub service: String,
-    /// Empty where it is not recorded.
+    /// Empty if not recorded.
     pub image: String,
 }
 
@@ -56,7 +56,7 @@ pub struct LossCount {
     pub lost: u64,
 }
 
-pub const HEAD: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
+pub const COLUMNS: [&str; 8] = ["RELEASE", "STARTED", "TOOK", "RESULT", "LOST", "SERVICES", "REVISION", "BY"];
 
 impl HistoryReport {
     pub fn new(project: &str) -> HistoryReport {
@@ -87,29 +87,26 @@ fn row(release: &ReleaseRow) -> Vec<String> {
         release.started.clone().unwrap_or_else(dash),
         release.seconds.map_or_else(dash, |s| format!("{s:.1}s")),
         result(release),
-        lost(release),
+        losses(release),
         services.collect::<Vec<_>>().join(", "),
         release.revision.as_ref().map_or_else(dash, |r| short(r) + dirty),
         release.user.clone().unwrap_or_else(dash),
     ]
 }
 
-/// A rollout that was finished and lost requests was no good one.
+/// `deployed with losses` for a completed rollout that lost requests.
 fn result(release: &ReleaseRow) -> String {
-    let lost = release.cut_off > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
-    let losses = if release.good && lost { " with losses" } else { "" };
+    let has_losses = release.cut_off > 0 || release.witness.as_ref().is_some_and(|w| w.lost > 0);
+    let losses = if release.good && has_losses { " with losses" } else { "" };
     format!("{}{losses}", release.result)
 }
 
-/// `0 of 58`; and what was cut off at the drain timeout, which a witness need not have been among.
-fn lost(release: &ReleaseRow) -> String {
+/// `0 of 58, 2 cut`: losses of the witness, and requests that the drain timeout cut off.
+fn losses(release: &ReleaseRow) -> String {
     let witness = release.witness.as_ref().map(|w| format!("{} of {}", w.lost, w.sent));
     let cut = (release.cut_off > 0).then(|| format!("{} cut", release.cut_off));
     let parts: Vec<String> = witness.into_iter().chain(cut).collect();
-    match parts.is_empty() {
-        true => "-".into(),
-        false => parts.join(", "),
-    }
+    if parts.is_empty() { "-".into() } else { parts.join(", ") }
 }
 
 #[cfg(test)]
@@ -146,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_with_losses_is_not_just_deployed() {
+    fn a_release_with_losses_is_marked() {
         let result = |release: ReleaseRow| row(&release)[3].clone();
         let losses = Some(LossCount { sent: 58, lost: 3 });
         assert_eq!(result(release()), "deployed");
@@ -157,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_cannot_be_read_has_its_number_all_the_same() {
-        let damaged = ReleaseRow { release: 6, result: "unreadable".into(), ..ReleaseRow::default() };
-        assert_eq!(row(&damaged)[..5], ["6", "-", "-", "unreadable", "-"]);
+    fn an_unreadable_record_keeps_its_number() {
+        let unreadable = ReleaseRow { release: 6, result: "unreadable".into(), ..ReleaseRow::default() };
+        assert_eq!(row(&unreadable)[..5], ["6", "-", "-", "unreadable", "-"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The wording of every event and warning.
+//! Text of every event and warning.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,123 +14,121 @@ impl fmt::Display for Event {
             Event::Deploying { target, proxies, .. } => {
                 write!(f, "deploying `{target}` behind {}", proxies.join(", "))
             }
-            Event::Prepared { change: what } => f.write_str(what),
-            Event::WouldPrepare { change: what } => write!(f, "would do: {what}"),
+            Event::Prepared { change } => f.write_str(change),
+            Event::WouldPrepare { change } => write!(f, "would do: {change}"),
             Event::Plan { target, .. } => write!(f, "plan for `{target}`"),
-            Event::Step(note) => note.fmt(f),
+            Event::Step(step) => step.fmt(f),
             Event::Created { names } => write!(f, "created {}", list(names)),
             Event::Started { names } => write!(f, "started {}", list(names)),
             Event::Ready { name, answer } => write!(f, "{name} is ready: {answer}"),
             Event::NotReady { name, answer } => write!(f, "{name} is not ready yet: {answer}"),
-            Event::Routed { in_rotation: inside, out_of_rotation: outside } if outside.is_empty() => {
-                write!(f, "in rotation: {}", list(inside))
+            Event::Routed { in_rotation, out_of_rotation } if out_of_rotation.is_empty() => {
+                write!(f, "in rotation: {}", list(in_rotation))
             }
-            Event::Routed { in_rotation: inside, out_of_rotation: outside } => {
-                write!(f, "in rotation: {}; out: {}", list(inside), list(outside))
+            Event::Routed { in_rotation, out_of_rotation } => {
+                write!(f, "in rotation: {}; out: {}", list(in_rotation), list(out_of_rotation))
             }
             Event::Draining { names } => write!(f, "draining {}", list(names)),
             Event::Drained { names } => write!(f, "no request in flight: {}", list(names)),
             Event::Stopped { names } => write!(f, "stopped {}", list(names)),
             Event::Removed { names } => write!(f, "removed {}", list(names)),
             Event::StartingDependencies { services } => {
-                write!(f, "starting what it depends on: {}", list(services))
+                write!(f, "starting dependencies: {}", list(services))
             }
             Event::Building { services } => write!(f, "building {}", list(services)),
             Event::Pulling { services } => write!(f, "pulling {}", list(services)),
             Event::Delayed { seconds: time } => {
                 write!(f, "waiting {} before the next batch", seconds(*time))
             }
-            Event::Monitoring { names, in_service: after, old_instances: beside, proxied, seconds: time } => {
-                let (new, after) = (list(names), seconds(*after));
-                match beside.len() {
+            Event::Monitoring { names, in_service, old_instances, proxied, seconds: time } => {
+                let (new, after) = (list(names), seconds(*in_service));
+                match old_instances.len() {
                     0 if *proxied => write!(f, "{new} in rotation after {after}")?,
                     0 => write!(f, "{new} in service after {after}")?,
-                    _ => write!(f, "{new} in service after {after}, and {} as well", list(beside))?,
+                    _ => write!(
+                        f,
+                        "{new} in service after {after}, while {} keeps working",
+                        list(old_instances)
+                    )?,
                 }
                 let them = plural(names.len(), "it", "them");
-                write!(f, "; watching {them} for {} (Ctrl-C goes back)", rounded(*time))
+                write!(f, "; watching {them} for {} (Ctrl-C rolls back)", rounded(*time))
             }
             Event::Failed { names } => write!(f, "{} failed", list(names)),
-            Event::Exited { names } => write!(f, "{} died", list(names)),
+            Event::Exited { names } => write!(f, "{} exited", list(names)),
             Event::OneByOne { targets, seconds: time } => {
                 write!(f, "one after the other: {}", quoted(targets))?;
-                match time.is_zero() {
-                    true => Ok(()),
-                    false => write!(f, "; new instances are watched for {} in all", rounded(*time)),
+                if time.is_zero() {
+                    Ok(())
+                } else {
+                    write!(f, "; watching the new instances takes {} in all", rounded(*time))
                 }
             }
             Event::Dependents { rolled, restarted } => {
                 let part = |names: &[String], what: &str| {
-                    (!names.is_empty()).then(|| format!("{} {what} after it", quoted(names)))
+                    (!names.is_empty()).then(|| format!("{} {what}", quoted(names)))
                 };
-                let parts = [part(rolled, "is rolled"), part(restarted, "restarts")];
+                let parts = [part(rolled, "is replaced afterwards"), part(restarted, "restarts afterwards")];
                 let parts: Vec<String> = parts.into_iter().flatten().collect();
                 write!(f, "`depends_on.….restart: true`: {}", parts.join(", "))
             }
             Event::Restarting { services } => write!(f, "restarting {}", quoted(services)),
             Event::StoppingFirst { service } => write!(
                 f,
-                "`{service}` holds a writable volume, so the old instance stops first (`order: start-first` keeps it)"
+                "`{service}` holds a writable volume, so the old instance stops before the new one starts (`order: start-first` runs both)"
             ),
-            Event::JobRunning { service } => write!(f, "running `{service}`"),
-            Event::JobDone { service } => write!(f, "`{service}` is done"),
+            Event::JobRunning { service } => write!(f, "running job `{service}`"),
+            Event::JobDone { service } => write!(f, "job `{service}` completed"),
             Event::LeftAlone { services } => write!(
                 f,
-                "changed as well, but neither named nor routed to, so left alone: {}",
+                "changed, but neither named nor behind a proxy, so not deployed: {}",
                 quoted(services)
             ),
-            Event::ImageOverrideEnded { service, image, previous_image: ran, release } => write!(
+            Event::ImageOverrideEnded { service, image, previous_image, release } => write!(
                 f,
-                "`{service}` goes back to the file's image {image}; release {release} ran {ran} (`--image`)"
+                "`{service}` returns to the image of the file, {image}; release {release} ran {previous_image} (`--image`)"
             ),
             Event::Imported { release, services } => {
-                write!(f, "what ran of {} is kept as release {release}", quoted(services))
+                write!(f, "recorded the running {} as release {release}", quoted(services))
             }
             Event::NotImported { services } => write!(
                 f,
-                "what runs of {} was not deployed by compose-zd, and with another file: no later `rollback` can \
-                 go back to it",
+                "{} runs a configuration that is not in the file and was not deployed by compose-zd: a rollback \
+                 cannot restore it",
                 quoted(services)
             ),
             Event::Unchanged { release, restored_release: None } => write!(f, "release {release}"),
             Event::Unchanged { release, restored_release: Some(to) } => {
-                write!(f, "release {release}, which puts back release {to}")
+                write!(f, "release {release}, which restores release {to}")
             }
             Event::DeployingStack { stack, services } => {
-                write!(f, "stack `{stack}`: Swarm is given {}", list(services))
+                write!(f, "stack `{stack}`: deploying {} to Swarm", list(services))
             }
             Event::SwarmRollback { services } => {
-                write!(f, "Swarm puts back what it had before of {}", list(services))
+                write!(f, "Swarm rolls back {}", list(services))
             }
-            Event::TaskRunning { name, node, running: current, desired: wanted } => {
-                write!(f, "{name} runs on {node} ({current} of {wanted})")
+            Event::TaskRunning { name, node, running, desired } => {
+                write!(f, "{name} runs on {node} ({running} of {desired})")
             }
             Event::SwarmJobDone { service, tasks } => {
                 write!(f, "`{service}`: {tasks} of {tasks} tasks completed")
             }
-            Event::WaitingForLock { owner: holder } => write!(f, "waiting for {holder}"),
-            Event::LockTakenOver { owner: holder } => {
-                write!(f, "{holder} was killed; what it left is brought in order")
+            Event::WaitingForLock { owner } => write!(f, "waiting for {owner}"),
+            Event::LockTakenOver { owner } => {
+                write!(f, "{owner} was killed; this run finishes what it left")
             }
             Event::Recovering { release } => {
-                write!(f, "going on with release {release}, which a killed run left half done")
+                write!(f, "resuming release {release}, which a killed run did not finish")
             }
-            Event::Paused => f.write_str("pausing where it is"),
-            Event::RollingBack => f.write_str("going back to what served before"),
-            Event::Interrupted => {
-                f.write_str("interrupted; once more leaves at once, and the next deploy tidies up")
-            }
-            Event::NoWitness { reason: why } => write!(f, "no witness: {why}"),
-            Event::Witness(seen) => write!(f, "witness {}: {}", seen.url, seen.summary),
-            Event::Deployed {
-                target,
-                serving,
-                release,
-                restored_release: back_to,
-                in_service,
-                seconds: took,
-            } => {
-                match back_to {
+            Event::Paused => f.write_str("pausing; every instance stays as it is"),
+            Event::RollingBack => f.write_str("rolling back"),
+            Event::Interrupted => f.write_str(
+                "interrupted; a second signal ends this run at once, and the next deploy cleans up",
+            ),
+            Event::NoWitness { reason } => write!(f, "no witness: {reason}"),
+            Event::Witness(report) => write!(f, "witness {}: {}", report.url, report.summary),
+            Event::Deployed { target, serving, release, restored_release, in_service, seconds: took } => {
+                match restored_release {
                     Some(to) => write!(f, "`{target}` is back on release {to} (as release {release})")?,
                     None => write!(f, "`{target}` is deployed as release {release}")?,
                 }
@@ -138,9 +136,9 @@ impl fmt::Display for Event {
                 write!(f, ": {serving} in service after {after}")?;
                 if after == took { Ok(()) } else { write!(f, ", done after {took}") }
             }
-            Event::Warning { message: text, .. } => write!(f, "warning: {text}"),
-            Event::Command { arguments: words, seconds: took } => {
-                write!(f, "$ docker {words}  ({:.3}s)", took.as_secs_f64())
+            Event::Warning { message, .. } => write!(f, "warning: {message}"),
+            Event::Command { arguments, seconds: took } => {
+                write!(f, "$ docker {arguments}  ({:.3}s)", took.as_secs_f64())
             }
             Event::Output { line } => f.write_str(line),
             Event::Error { message, details, hint, .. } => {
@@ -159,13 +157,13 @@ impl fmt::Display for StepEvent {
         if self.batches > 1 {
             write!(f, ", batch {} of {}", self.batch, self.batches)?;
         }
-        write!(f, ": {}", self.doing())
+        write!(f, ": {}", self.activity())
     }
 }
 
 impl StepEvent {
-    /// What is going on, without names.
-    pub fn doing(&self) -> &'static str {
+    /// Activity of the step, without names.
+    pub fn activity(&self) -> &'static str {
         match self.verb.as_str() {
             "create" => "creating",
             "gate" => "keeping new instances out of rotation",
@@ -192,22 +190,22 @@ impl fmt::Display for Warning {
                 )
             }
             Warning::DrainTimeout { names, limit, requests, unsure } => {
-                let upto = if *unsure > 0 { "up to " } else { "" };
+                let up_to = if *unsure > 0 { "up to " } else { "" };
                 let open = plural(requests + unsure, "request in flight", "requests in flight");
                 let when = match limit {
                     Some(limit) => format!("after {} (`x-zd.drain.timeout`)", humantime::format_duration(*limit)),
                     None => "at the second signal".into(),
                 };
-                write!(f, "{} still had {upto}{} {open} {when}; stopped all the same", list(names), requests + unsure)
+                write!(f, "{} still had {up_to}{} {open} {when}; stopped anyway", list(names), requests + unsure)
             }
             Warning::FinishingAfterSignal => f.write_str(
-                "the new release serves, so this run is finished, and not taken back: it still drains and stops what served \
-                 before; a second signal ends the drain",
+                "the new release serves, so this run finishes instead of rolling back: it drains and stops the old \
+                 instances; a second signal ends the drain",
             ),
             Warning::DrainCutShort => f.write_str(
-                "what served before is stopped now, whatever it still answers; another signal leaves at once",
+                "stopping the old instances now, with requests in flight; another signal ends this run at once",
             ),
-            Warning::HookFailed { name, hook: what, output: said } => write!(f, "{what} of {name} failed: {said}"),
+            Warning::HookFailed { name, hook, output } => write!(f, "{hook} of {name} failed: {output}"),
             Warning::ProxyNotPrepared(text)
             | Warning::TimelineNotWritten(text)
             | Warning::Compose(text)
@@ -216,22 +214,22 @@ impl fmt::Display for Warning {
             | Warning::WitnessLost(text)
             | Warning::ServingNotReady(text)
             | Warning::TaskNotRunning(text) => f.write_str(text),
-            Warning::WitnessSilent { url, outcome: said } => write!(
+            Warning::WitnessSilent { url, outcome } => write!(
                 f,
-                "`{url}` did not answer before the switch, so there is no witness (`x-zd.witness.url`): {said}"
+                "`{url}` did not answer before the switch, so no witness probes it (`x-zd.witness.url`): {outcome}"
             ),
-            Warning::NotRestarted { services, reason: why } => {
-                write!(f, "the new release serves, and {} could not be restarted: {why}", quoted(services))
+            Warning::NotRestarted { services, reason } => {
+                write!(f, "the new release serves, and {} could not be restarted: {reason}", quoted(services))
             }
-            Warning::FailuresTolerated { target, failed, slots, reason: why } => write!(
+            Warning::FailuresTolerated { target, failed, slots, reason } => write!(
                 f,
-                "{failed} of {slots} new instances of `{target}` failed, which may be; the old ones stay in their place: {why}"
+                "{failed} of {slots} new instances of `{target}` failed, within `max_failure_ratio`; the old ones keep serving: {reason}"
             ),
             Warning::Other(text) => f.write_str(text),
             Warning::StateInBuildContext { service, folder } => write!(
                 f,
-                "the build of `{service}` sends `{folder}` along, where resolved secrets are kept: add it to \
-                 `.dockerignore`, or keep it elsewhere with `--state-dir`"
+                "the build context of `{service}` contains `{folder}`, which holds resolved secrets: add it to \
+                 `.dockerignore`, or move it with `--state-dir`"
             ),
             Warning::CleanupFailed(text) => {
                 write!(f, "the new release serves, but cleaning up failed: {text}")
@@ -239,25 +237,25 @@ impl fmt::Display for Warning {
             Warning::ProxyMarksLeft(text) => {
                 write!(
                     f,
-                    "what served before serves, but a proxy still has marks of ours, which the next run removes: {text}"
+                    "the old release serves, but a proxy still has settings of compose-zd; the next run removes them: {text}"
                 )
             }
             Warning::TooManyTasks(service) => write!(
                 f,
-                "more tasks of `{service}` run than are wanted: Swarm may keep two in a slot whose node was lost; \
-                 `docker service ps` shows them"
+                "`{service}` runs more tasks than it should: Swarm may keep two in a slot whose node was lost; \
+                 `docker service ps {service}` lists them"
             ),
             Warning::RestoredNotReady(text) => {
-                write!(f, "went back to it although it does not answer as ready: {text}")
+                write!(f, "rolled back to an instance that is not ready: {text}")
             }
             Warning::NotRestored(text) => {
-                write!(f, "an instance that served before does not start again: {text}")
+                write!(f, "an old instance does not start again: {text}")
             }
             Warning::OutOfMemory(name) => write!(
                 f,
-                "the kernel killed a process of {name} for want of memory; {name} runs on: raise its `mem_limit`"
+                "the kernel killed a process of {name} because memory ran out; {name} still runs: raise its `mem_limit`"
             ),
-            Warning::Exited(names) => write!(f, "{} no longer runs, and gets no requests", list(names)),
+            Warning::Exited(names) => write!(f, "{} exited and receives no requests", list(names)),
             Warning::WeakProbe(service) => write!(
                 f,
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 counts as ready; set `x-zd.health.path`"
@@ -266,7 +264,7 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Rounded up: nobody wants to read nanoseconds.
+/// Seconds with one decimal.
 pub fn seconds(time: Duration) -> String {
     format!("{:.1}s", time.as_secs_f64())
 }
@@ -297,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drain_that_reached_its_limit_says_how_much_was_cut() {
+    fn a_drain_timeout_reports_the_requests_that_were_cut() {
         let warning = Warning::DrainTimeout {
             names: vec!["app-1".into()],
             limit: Some(Duration::from_secs(30)),
@@ -306,7 +304,7 @@ mod tests {
         };
         assert_eq!(
             warning.to_string(),
-            "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped all the same"
+            "app-1 still had 1 request in flight after 30s (`x-zd.drain.timeout`); stopped anyway"
         );
     }
 }

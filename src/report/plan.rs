@@ -1,15 +1,13 @@
-//! A plan with the commands that it comes to, as `--dry-run` prints it. Pure.
+//! The plan of a dry run, with its commands. Pure.
 
 use serde::{Deserialize, Serialize};
 
 use crate::shell;
 
-/// One step of a plan that is not begun.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedStep {
     pub verb: String,
     pub names: Vec<String>,
-    /// What it does, and why it is there.
     pub text: String,
     #[serde(alias = "cause")]
     pub reason: String,
@@ -17,38 +15,42 @@ pub struct PlannedStep {
     pub actions: Vec<PlannedCommand>,
 }
 
-/// A part of a step.
+/// An action of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PlannedCommand {
-    /// A command, word by word.
+    /// A command, as a list of arguments.
     Command(Vec<String>),
-    /// What no command of now can say.
+    /// An action whose command is not known yet.
     Note(String),
 }
 
-/// The lines of a plan. Scripts are cut to their first line, unless all is asked for.
-pub fn lines(steps: &[PlannedStep], whole: bool) -> Vec<String> {
+/// Lines of a plan. Without `verbose`, scripts are cut to their first line.
+pub fn lines(steps: &[PlannedStep], verbose: bool) -> Vec<String> {
     let step = |(step, number): (&PlannedStep, usize)| {
         let head = format!("{number:>3}. {}  ({})", step.text, step.reason);
-        std::iter::once(head).chain(step.actions.iter().flat_map(|d| doing(d, whole))).collect::<Vec<_>>()
+        std::iter::once(head)
+            .chain(step.actions.iter().flat_map(|a| action_lines(a, verbose)))
+            .collect::<Vec<_>>()
     };
     steps.iter().zip(1..).flat_map(step).collect()
 }
 
-fn doing(doing: &PlannedCommand, whole: bool) -> Vec<String> {
-    let text = match doing {
+fn action_lines(action: &PlannedCommand, verbose: bool) -> Vec<String> {
+    let text = match action {
         PlannedCommand::Note(text) => return vec![format!("       {text}")],
-        PlannedCommand::Command(words) => words.iter().map(|w| word(w, whole)).collect::<Vec<_>>().join(" "),
+        PlannedCommand::Command(words) => {
+            words.iter().map(|w| argument(w, verbose)).collect::<Vec<_>>().join(" ")
+        }
     };
-    let mark = |n: usize| if n == 0 { "       $ " } else { "         " };
-    text.lines().enumerate().map(|(n, line)| format!("{}{line}", mark(n))).collect()
+    let prefix = |n: usize| if n == 0 { "       $ " } else { "         " };
+    text.lines().enumerate().map(|(n, line)| format!("{}{line}", prefix(n))).collect()
 }
 
-/// A word as a shell takes it.
-fn word(word: &str, whole: bool) -> String {
+/// An argument, quoted for the shell.
+fn argument(word: &str, verbose: bool) -> String {
     match word.split_once('\n') {
-        Some((first, _)) if !whole => shell::word(&format!("{first} …")),
+        Some((first, _)) if !verbose => shell::word(&format!("{first} …")),
         _ => shell::word(word),
     }
 }
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_reads_step_by_step_with_its_commands() {
+    fn a_plan_lists_its_steps_with_their_commands() {
         let script = "set -e\ntouch /m/<app-3>".to_string();
         let steps = [
             PlannedStep {
@@ -75,7 +77,7 @@ mod tests {
             PlannedStep {
                 text: "wait until ready: app-3".into(),
                 reason: "not yet ready".into(),
-                actions: vec![PlannedCommand::Note("each is asked GET /".into())],
+                actions: vec![PlannedCommand::Note("probe each with GET /".into())],
                 ..PlannedStep::default()
             },
         ];
@@ -85,7 +87,7 @@ mod tests {
                 "  1. gate app-3  (the new release is not there yet)",
                 "       $ docker exec lb 'set -e …'",
                 "  2. wait until ready: app-3  (not yet ready)",
-                "       each is asked GET /",
+                "       probe each with GET /",
             ]
         );
         assert_eq!(

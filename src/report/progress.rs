@@ -1,5 +1,5 @@
-//! What a terminal shows while a deploy runs: a line for the whole, and one for each instance, as `docker service update`
-//! shows its tasks. Pure: what happened, the time and the size of the terminal go in, lines come out.
+//! Contents of the live display: a line for the whole deploy, and one for each instance, as `docker service update`
+//! shows its tasks. Pure.
 
 use std::time::Duration;
 
@@ -8,47 +8,47 @@ use super::messages::seconds;
 use super::text::fit;
 use super::timeline_model::{InstancePhase, InstanceTrack, InstanceTracks};
 
-/// Cells of a bar, its brackets not counted.
-const BAR: usize = 10;
-/// Narrower terminals get no bars.
-const WIDE: usize = 60;
-/// Narrower ones get no arrows to what comes next.
-const NARROW: usize = 36;
+/// Cells of a bar, without its brackets.
+const BAR_WIDTH: usize = 10;
+/// Narrower terminals have no bars.
+const BAR_MIN_WIDTH: usize = 60;
+/// Narrower terminals have no arrows to the next phase.
+const ARROW_MIN_WIDTH: usize = 36;
 
-/// What a line is about, for its colour.
+/// Kind of a line, which decides its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineStyle {
     Plain,
     Good,
-    Moving,
-    Back,
-    Gone,
+    Changing,
+    RollingBack,
+    Dim,
     Bad,
 }
 
 pub type ProgressLine = (LineStyle, String);
 
-/// Everything that is shown.
+/// State of the display.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
     targets: Vec<String>,
     tracks: InstanceTracks,
     step: Option<StepEvent>,
-    back: bool,
+    rolling_back: bool,
     started: Option<Duration>,
-    /// Requests of the witness: sent and lost.
+    /// Sent and lost requests of the witness.
     witness: Option<(usize, usize)>,
 }
 
 impl Progress {
-    /// Takes in an event that happened at this time since the start.
+    /// Adds an event with its time since the start.
     pub fn apply(&mut self, at: Duration, event: &Event) {
         self.tracks.apply(at, event);
         match event {
             Event::Deploying { target, .. } => self.begin(at, target),
             Event::DeployingStack { stack, .. } => self.begin(at, stack),
-            Event::Step(note) => self.step = Some(note.clone()),
-            Event::RollingBack | Event::SwarmRollback { .. } => self.back = true,
+            Event::Step(step) => self.step = Some(step.clone()),
+            Event::RollingBack | Event::SwarmRollback { .. } => self.rolling_back = true,
             _ => {}
         }
     }
@@ -58,99 +58,102 @@ impl Progress {
         self.targets.push(target.into());
     }
 
-    /// There is something to show.
+    /// A target was reported, so that the display has contents.
     pub fn has_begun(&self) -> bool {
         self.started.is_some()
     }
 
-    /// No more than `height` lines, none wider than `width`.
+    /// At most `height` lines of at most `width` columns.
     pub fn lines(&self, now: Duration, width: usize, height: usize) -> Vec<ProgressLine> {
         let mut lines = vec![self.head(now, width)];
         let witness = self.witness_line();
         let tasks = self.tracks.tasks().iter();
         let tasks: Vec<ProgressLine> =
-            tasks.map(|(name, (runs, all))| task_line(name, *runs, *all, width)).collect();
-        let room = height.saturating_sub(1 + usize::from(witness.is_some()));
-        lines.extend(self.instances(now, width, room.saturating_sub(tasks.len())));
-        lines.extend(tasks.into_iter().take(room));
+            tasks.map(|(name, (running, desired))| task_line(name, *running, *desired, width)).collect();
+        let free_lines = height.saturating_sub(1 + usize::from(witness.is_some()));
+        lines.extend(self.instances(now, width, free_lines.saturating_sub(tasks.len())));
+        lines.extend(tasks.into_iter().take(free_lines));
         lines.extend(witness);
-        lines.into_iter().map(|(tone, text)| (tone, fit(&text, width))).collect()
+        lines.into_iter().map(|(style, text)| (style, fit(&text, width))).collect()
     }
 
     fn head(&self, now: Duration, width: usize) -> ProgressLine {
-        let what = if self.back { "going back" } else { "deploying" };
+        let activity = if self.rolling_back { "rolling back" } else { "deploying" };
         let took = seconds(now.saturating_sub(self.started.unwrap_or(now)));
-        let tone = if self.back { LineStyle::Back } else { LineStyle::Plain };
+        let style = if self.rolling_back { LineStyle::RollingBack } else { LineStyle::Plain };
         let names = self.targets.join(", ");
         let Some(step) = &self.step else {
-            return (tone, format!("{what} {names}  {took}"));
+            return (style, format!("{activity} {names}  {took}"));
         };
         let batch = match step.batches {
             0 | 1 => String::new(),
             all => format!(", batch {} of {all}", step.batch),
         };
         let text = match width {
-            WIDE.. => {
+            BAR_MIN_WIDTH.. => {
                 let bar = bar(step.number.saturating_sub(1), step.steps);
                 format!(
-                    "{what} {names}  {bar}  {} of {}{batch}: {}  {took}",
+                    "{activity} {names}  {bar}  {} of {}{batch}: {}  {took}",
                     step.number,
                     step.steps,
-                    step.doing()
+                    step.activity()
                 )
             }
-            _ => format!("{}/{}{batch} {}  {took}", step.number, step.steps, step.doing()),
+            _ => format!("{}/{}{batch} {}  {took}", step.number, step.steps, step.activity()),
         };
-        (tone, text)
+        (style, text)
     }
 
-    /// A line each; where there is no room for all, those at work come first, and the rest is counted.
-    fn instances(&self, now: Duration, width: usize, room: usize) -> Vec<ProgressLine> {
+    /// One line for each instance. If not all fit, active instances come first, and a last line counts the others.
+    fn instances(&self, now: Duration, width: usize, free_lines: usize) -> Vec<ProgressLine> {
         let all: Vec<(usize, usize, &InstanceTrack)> = self.numbered();
-        let named = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
+        let name_width = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
         let line = |(n, of, track): &(usize, usize, &InstanceTrack)| {
-            instance_line((*n, *of), track, now, width, named)
+            instance_line((*n, *of), track, now, width, name_width)
         };
-        if all.len() <= room {
+        if all.len() <= free_lines {
             return all.iter().map(line).collect();
         }
-        let mut urgent: Vec<_> = all.iter().collect();
-        urgent.sort_by_key(|(.., track)| is_at_rest(track));
-        let shown = room.saturating_sub(1);
-        let mut lines: Vec<ProgressLine> = urgent.iter().take(shown).map(|one| line(one)).collect();
-        lines.extend((room > 0).then(|| (LineStyle::Gone, rest(&urgent[shown.min(urgent.len())..]))));
+        let mut by_activity: Vec<_> = all.iter().collect();
+        by_activity.sort_by_key(|(.., track)| is_at_rest(track));
+        let shown = free_lines.saturating_sub(1);
+        let mut lines: Vec<ProgressLine> =
+            by_activity.iter().take(shown).map(|instance| line(instance)).collect();
+        lines.extend(
+            (free_lines > 0)
+                .then(|| (LineStyle::Dim, hidden_summary(&by_activity[shown.min(by_activity.len())..]))),
+        );
         lines
     }
 
-    /// Each instance with its place among those of its release.
+    /// Each instance with its position among those of its generation, and their number.
     fn numbered(&self) -> Vec<(usize, usize, &InstanceTrack)> {
-        let of = |new: bool| self.tracks.iter().filter(|t| t.new == new).count();
+        let total = |new: bool| self.tracks.iter().filter(|t| t.new == new).count();
         let (mut old, mut new) = (0, 0);
-        let place = |track: &'_ InstanceTrack| {
+        let position = |track: &'_ InstanceTrack| {
             let count = if track.new { &mut new } else { &mut old };
             *count += 1;
             *count
         };
-        let places: Vec<usize> = self.tracks.iter().map(place).collect();
-        let mut all: Vec<_> = self.tracks.iter().zip(places).map(|(t, n)| (n, of(t.new), t)).collect();
+        let positions: Vec<usize> = self.tracks.iter().map(position).collect();
+        let mut all: Vec<_> = self.tracks.iter().zip(positions).map(|(t, n)| (n, total(t.new), t)).collect();
         all.sort_by_key(|(n, _, t)| (!t.new, *n));
         all
     }
 
     fn witness_line(&self) -> Option<ProgressLine> {
         let (sent, lost) = self.witness?;
-        let tone = if lost > 0 { LineStyle::Bad } else { LineStyle::Good };
-        Some((tone, format!("witness: {sent} sent, {lost} lost")))
+        let style = if lost > 0 { LineStyle::Bad } else { LineStyle::Good };
+        Some((style, format!("witness: {sent} sent, {lost} lost")))
     }
 
-    /// What the witness has counted so far.
-    pub fn witnessed(&mut self, sent: usize, lost: usize) {
+    pub fn set_probe_count(&mut self, sent: usize, lost: usize) {
         self.witness = Some((sent, lost));
     }
 }
 
-/// Whether an event is on the board, so that no line has to tell it.
-pub fn shows(event: &Event) -> bool {
+/// The display shows this kind of event, so that no line is needed.
+pub fn is_displayed(event: &Event) -> bool {
     matches!(
         event,
         Event::Deploying { .. }
@@ -176,50 +179,50 @@ fn instance_line(
     track: &InstanceTrack,
     now: Duration,
     width: usize,
-    named: usize,
+    name_width: usize,
 ) -> ProgressLine {
-    let (done, all) = progress(track);
-    let what = match next(track).filter(|_| width >= NARROW) {
-        Some(next) => format!("{} → {}", track.phase().words(), next.words()),
-        None => track.phase().words().to_string(),
+    let (done, all) = completed_phases(track);
+    let phases = match next(track).filter(|_| width >= ARROW_MIN_WIDTH) {
+        Some(next) => format!("{} → {}", track.phase().label(), next.label()),
+        None => track.phase().label().to_string(),
     };
     let digits = of.to_string().len();
-    let place = format!("{n:>digits$}/{of} {:<named$}", track.name);
+    let position = format!("{n:>digits$}/{of} {:<name_width$}", track.name);
     let took = seconds(now.saturating_sub(track.since()));
     let took = if is_at_rest(track) { String::new() } else { format!("  {took}") };
     let text = match width {
-        // One that has not been touched is on no way yet.
-        WIDE.. if done > 0 => format!("{place}  {what:<23} {}{took}", bar(done, all)),
-        _ => format!("{place}  {what}{took}"),
+        // An instance without a change has no progress yet.
+        BAR_MIN_WIDTH.. if done > 0 => format!("{position}  {phases:<23} {}{took}", bar(done, all)),
+        _ => format!("{position}  {phases}{took}"),
     };
-    (tone(track), text)
+    (style_of(track), text)
 }
 
-fn tone(track: &InstanceTrack) -> LineStyle {
+fn style_of(track: &InstanceTrack) -> LineStyle {
     match (track.new, track.phase()) {
         (true, InstancePhase::InRotation) => LineStyle::Good,
         (false, InstancePhase::InRotation) => LineStyle::Plain,
         (_, InstancePhase::Failed) => LineStyle::Bad,
-        (_, InstancePhase::Stopped | InstancePhase::Removed) => LineStyle::Gone,
-        _ => LineStyle::Moving,
+        (_, InstancePhase::Stopped | InstancePhase::Removed) => LineStyle::Dim,
+        _ => LineStyle::Changing,
     }
 }
 
-fn task_line(service: &str, runs: usize, wanted: usize, width: usize) -> ProgressLine {
-    let tone = if runs >= wanted { LineStyle::Good } else { LineStyle::Moving };
+fn task_line(service: &str, running: usize, desired: usize, width: usize) -> ProgressLine {
+    let style = if running >= desired { LineStyle::Good } else { LineStyle::Changing };
     match width {
-        WIDE.. => (tone, format!("{runs}/{wanted} {service}  {}", bar(runs, wanted))),
-        _ => (tone, format!("{runs}/{wanted} {service}")),
+        BAR_MIN_WIDTH.. => (style, format!("{running}/{desired} {service}  {}", bar(running, desired))),
+        _ => (style, format!("{running}/{desired} {service}")),
     }
 }
 
-/// How far an instance is on its way: a new one into rotation, an old one away.
-fn progress(track: &InstanceTrack) -> (usize, usize) {
-    let steps = |way: &[InstancePhase]| way.iter().position(|p| *p == track.phase()).unwrap_or(0);
+/// Completed and total phases of an instance: a new one enters rotation, an old one is removed.
+fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
+    let position = |phases: &[InstancePhase]| phases.iter().position(|p| *p == track.phase()).unwrap_or(0);
     match track.new {
         true => (
-            steps(&[
-                InstancePhase::Aside,
+            position(&[
+                InstancePhase::OutOfRotation,
                 InstancePhase::Created,
                 InstancePhase::Starting,
                 InstancePhase::Ready,
@@ -228,7 +231,7 @@ fn progress(track: &InstanceTrack) -> (usize, usize) {
             4,
         ),
         false => (
-            steps(&[
+            position(&[
                 InstancePhase::InRotation,
                 InstancePhase::Draining,
                 InstancePhase::Stopped,
@@ -250,20 +253,20 @@ fn next(track: &InstanceTrack) -> Option<InstancePhase> {
     }
 }
 
-/// Nothing is waited for.
+/// The instance is not about to change.
 fn is_at_rest(track: &InstanceTrack) -> bool {
     next(track).is_none() || track.phase() == InstancePhase::Stopped
 }
 
 /// `[====>     ]`
 fn bar(done: usize, all: usize) -> String {
-    let full = (done * BAR).checked_div(all).unwrap_or(0).min(BAR);
-    let head = if full < BAR { ">" } else { "" };
-    format!("[{:<BAR$}]", format!("{}{head}", "=".repeat(full)))
+    let full = (done * BAR_WIDTH).checked_div(all).unwrap_or(0).min(BAR_WIDTH);
+    let head = if full < BAR_WIDTH { ">" } else { "" };
+    format!("[{:<BAR_WIDTH$}]", format!("{}{head}", "=".repeat(full)))
 }
 
 /// `… and 24 more: 20 in rotation, 4 removed`
-fn rest(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
+fn hidden_summary(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
     let mut counts: Vec<(InstancePhase, usize)> = Vec::new();
     for (.., track) in hidden {
         match counts.iter_mut().find(|(phase, _)| *phase == track.phase()) {
@@ -271,7 +274,7 @@ fn rest(hidden: &[&(usize, usize, &InstanceTrack)]) -> String {
             None => counts.push((track.phase(), 1)),
         }
     }
-    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {}", phase.words())).collect();
+    let parts: Vec<String> = counts.iter().map(|(phase, n)| format!("{n} {}", phase.label())).collect();
     format!("… and {} more: {}", hidden.len(), parts.join(", "))
 }
 

@@ -1,4 +1,4 @@
-//! What runs now, as data and as a table. Pure.
+//! The running services, as data and as a table. Pure.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::history::LossCount;
 use super::record::SCHEMA;
 
-/// All that `status` tells; its fields are those of `--output json`.
+/// Document of `status --output json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatusReport {
     pub v: u32,
@@ -15,24 +15,23 @@ pub struct StatusReport {
     /// `compose` or `swarm`.
     pub engine: &'static str,
     pub services: Vec<ServiceStatus>,
-    /// Pairs, and which of their sides get requests.
     pub pairs: Vec<PairStatus>,
-    /// What goes on with the project now, or was left half done.
+    /// A run that is in progress, or that left an unfinished release.
     pub in_progress: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServiceStatus {
     pub service: String,
-    /// The release that put it in place; none where that is not known.
+    /// Release that deployed the service; none if unknown.
     pub release: Option<u32>,
-    /// A record that cannot be read may be of a newer one; or a newer one failed, and this one was not restored.
+    /// A newer release may run: its record is unreadable, or it failed and `release` was not restored.
     pub release_unknown: bool,
-    /// What the witness sent and lost in the rollout of that release; none where there was no witness.
+    /// Requests of the witness in the rollout of that release; none without a witness.
     pub witness: Option<LossCount>,
-    /// Requests that its rollout cut off at the drain timeout.
+    /// Requests that the drain timeout of that rollout cut off.
     pub cut_off: u64,
-    /// Of a Swarm: how many of how many tasks run, its image, and what its update is at.
+    /// Only on a Swarm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tasks: Option<TaskCount>,
     pub instances: Vec<InstanceStatus>,
@@ -43,6 +42,7 @@ pub struct TaskCount {
     pub running: usize,
     pub desired: usize,
     pub image: String,
+    /// State of the update.
     pub update: String,
 }
 
@@ -51,20 +51,20 @@ pub struct InstanceStatus {
     pub name: String,
     pub image: String,
     pub state: String,
-    /// Docker's own check of it; none where it has none.
+    /// Status of the healthcheck; none without one.
     pub health: Option<String>,
-    /// Whether it runs and the running proxy sends it requests; none where no proxy stands in front.
+    /// The instance runs and the proxy sends it requests; none without a proxy.
     pub in_rotation: Option<bool>,
-    /// It has its place in the rotation, and its healthcheck or its proxy's own check of it fails. Proxies that check
-    /// give it no requests, others do.
+    /// The healthcheck, or the proxy's own check, fails for an instance in rotation. A proxy that checks sends no
+    /// requests to such an instance; other proxies do.
     pub failing: bool,
-    /// Requests that it is answering; none where nobody counts them.
+    /// Requests in flight; none if nothing counts them.
     pub in_flight: Option<usize>,
-    /// Some of those may be idle connections.
+    /// The number may include idle connections.
     pub in_flight_is_upper_bound: bool,
-    /// RFC 3339, as Docker tells it.
+    /// RFC 3339, from Docker.
     pub started: Option<String>,
-    /// Of a Swarm.
+    /// Only on a Swarm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
 }
@@ -88,7 +88,7 @@ impl StatusReport {
         }
     }
 
-    pub fn head(&self) -> &'static [&'static str] {
+    pub fn columns(&self) -> &'static [&'static str] {
         match self.engine {
             "swarm" => &["SERVICE", "RELEASE", "TASKS", "NODE", "IMAGE", "STATE"],
             _ => &["SERVICE", "RELEASE", "INSTANCE", "IMAGE", "STATE", "ROTATION", "IN FLIGHT", "AGE"],
@@ -103,21 +103,21 @@ impl StatusReport {
         self.services.iter().flat_map(rows).collect()
     }
 
-    /// What the table does not say.
+    /// Lines below the table.
     pub fn notes(&self) -> Vec<String> {
         let pair = |pair: &PairStatus| match pair.active.len() {
             0 => format!("`{}`: no side is active", pair.pair),
             1 => format!("`{}`: {} is the active side", pair.pair, pair.active[0]),
             _ => format!("`{}`: both sides are active", pair.pair),
         };
-        let mut losses: Vec<String> = self.services.iter().filter_map(loss).collect();
+        let mut losses: Vec<String> = self.services.iter().filter_map(rollout_losses).collect();
         losses.dedup();
         self.pairs.iter().map(pair).chain(losses).chain(self.in_progress.clone()).collect()
     }
 }
 
-/// What the rollout of a service's release lost.
-fn loss(service: &ServiceStatus) -> Option<String> {
+/// Losses of the rollout that deployed a service.
+fn rollout_losses(service: &ServiceStatus) -> Option<String> {
     let number = service.release.filter(|_| !service.release_unknown)?;
     let witness = service.witness.filter(|w| w.lost > 0);
     let witness = witness.map(|w| format!("the witness lost {} of {} requests", w.lost, w.sent));
@@ -150,7 +150,7 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
             (Some(false), true) => "out, failing",
             (Some(false), false) => "out",
         };
-        let flight = match instance.in_flight {
+        let in_flight = match instance.in_flight {
             None => "-".to_string(),
             Some(count) if instance.in_flight_is_upper_bound => format!("≤ {count}"),
             Some(count) => count.to_string(),
@@ -162,7 +162,7 @@ fn instance_rows(service: &ServiceStatus, now: SystemTime) -> Vec<Vec<String>> {
             instance.image.clone(),
             state,
             rotation.into(),
-            flight,
+            in_flight,
             age(instance.started.as_deref(), now),
         ]
     };
@@ -180,7 +180,7 @@ fn task_rows(service: &ServiceStatus, tasks: &TaskCount) -> Vec<Vec<String>> {
     std::iter::once(first).chain(service.instances.iter().map(task)).collect()
 }
 
-/// `45s`, `12m`, `3h`, `5d` since then; `-` where that is not known, or still to come by this machine's clock.
+/// `45s`, `12m`, `3h` or `5d`; `-` if unknown, or in the future by the clock of this machine.
 fn age(started: Option<&str>, now: SystemTime) -> String {
     let then = started.and_then(|text| humantime::parse_rfc3339(text).ok());
     let since = then.and_then(|then| now.duration_since(then).ok());
@@ -229,27 +229,31 @@ mod tests {
     #[test]
     fn an_instance_is_a_row() {
         assert_eq!(row(instance()), "app | 3 | app-1 | app:1 | running | in | 2 | 90s");
-        let sick = InstanceStatus {
+        let unhealthy = InstanceStatus {
             health: Some("unhealthy".into()),
             failing: true,
             in_flight_is_upper_bound: true,
             ..instance()
         };
-        assert_eq!(row(sick), "app | 3 | app-1 | app:1 | running (unhealthy) | in, failing | ≤ 2 | 90s");
-        let bare = InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
-        assert_eq!(row(bare), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
+        assert_eq!(row(unhealthy), "app | 3 | app-1 | app:1 | running (unhealthy) | in, failing | ≤ 2 | 90s");
+        let without_proxy =
+            InstanceStatus { in_rotation: None, in_flight: None, started: None, ..instance() };
+        assert_eq!(row(without_proxy), "app | 3 | app-1 | app:1 | running | no proxy | - | -");
     }
 
     #[test]
     fn ages_are_short() {
-        let of = |seconds| short(Duration::from_secs(seconds));
-        assert_eq!([of(0), of(119), of(120), of(7_300), of(172_800)], ["0s", "119s", "2m", "2h", "2d"]);
-        // What Docker says of one that never started.
+        let age_of = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!(
+            [age_of(0), age_of(119), age_of(120), age_of(7_300), age_of(172_800)],
+            ["0s", "119s", "2m", "2h", "2d"]
+        );
+        // Docker reports this time for a container that never started.
         assert_eq!(age(Some("0001-01-01T00:00:00Z"), SystemTime::now()), "-");
     }
 
     #[test]
-    fn losses_of_the_rollout_are_a_note_once_a_release() {
+    fn losses_are_noted_once_for_each_release() {
         let mut status = StatusReport::new("p", "compose");
         let service = |name: &str, release_unknown| ServiceStatus {
             service: name.into(),
@@ -271,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_says_which_side_is_active() {
+    fn the_active_side_of_a_pair_is_noted() {
         let mut status = StatusReport::new("p", "compose");
         let pair = |active: &[&str]| PairStatus {
             pair: "web".into(),

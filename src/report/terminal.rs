@@ -1,4 +1,4 @@
-//! The board on a real terminal: indicatif draws it, keeps what is printed above it, and knows when the size changes.
+//! The live display on a terminal. indicatif draws it below the printed lines, and follows changes of the size.
 
 mod lines;
 
@@ -13,27 +13,27 @@ use super::event::Event;
 use super::progress::{LineStyle, Progress, ProgressLine};
 use lines::TerminalLines;
 
-/// How often times are drawn anew.
+/// Interval between two drawings.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Where a terminal does not tell its size.
-const SIZE: (u16, u16) = (24, 80);
+/// Lines and columns of a terminal with an unknown size.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
-/// Lines that are left to what was printed before.
-const LEFT: usize = 2;
+/// Lines of the terminal that stay free for earlier output.
+const LINES_ABOVE: usize = 2;
 
 pub struct ProgressDisplay {
     bar: ProgressBar,
-    board: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<Progress>>,
 }
 
 impl ProgressDisplay {
-    /// On stderr, where that is a terminal that can move its cursor.
+    /// Creates the display on stderr; none if stderr is no terminal that can move its cursor.
     pub fn on_stderr(start: Instant) -> Option<ProgressDisplay> {
-        let size = || Term::stderr().size_checked().unwrap_or(SIZE);
-        let able = Term::stderr().features().is_attended() && !is_dumb();
+        let size = || Term::stderr().size_checked().unwrap_or(DEFAULT_SIZE);
+        let can_move_cursor = Term::stderr().features().is_attended() && !is_dumb();
         let target = || ProgressDrawTarget::term_like(Box::new(TerminalLines::on(Term::buffered_stderr())));
-        able.then(|| ProgressDisplay::on(target(), start, size))
+        can_move_cursor.then(|| ProgressDisplay::on(target(), start, size))
     }
 
     fn on(
@@ -41,27 +41,27 @@ impl ProgressDisplay {
         start: Instant,
         size: impl Fn() -> (u16, u16) + Clone + Send + Sync + 'static,
     ) -> ProgressDisplay {
-        let board: Arc<Mutex<Progress>> = Arc::default();
-        let shown = Arc::clone(&board);
+        let progress: Arc<Mutex<Progress>> = Arc::default();
+        let shown = Arc::clone(&progress);
         let draw = move |_: &ProgressState, to: &mut dyn Write| {
             let (height, width) = size();
-            let board = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            if board.has_begun() {
-                let height = usize::from(height).saturating_sub(LEFT).max(1);
-                let lines = board.lines(start.elapsed(), usize::from(width).saturating_sub(1), height);
+            let progress = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            if progress.has_begun() {
+                let height = usize::from(height).saturating_sub(LINES_ABOVE).max(1);
+                let lines = progress.lines(start.elapsed(), usize::from(width).saturating_sub(1), height);
                 let _ = to.write_str(&lines.iter().map(coloured).collect::<Vec<_>>().join("\n"));
             }
         };
-        let style = ProgressStyle::with_template("{board}").expect("a template of one key");
-        let bar = ProgressBar::with_draw_target(None, target).with_style(style.with_key("board", draw));
-        ProgressDisplay { bar, board }
+        let style = ProgressStyle::with_template("{progress}").expect("a template of one key");
+        let bar = ProgressBar::with_draw_target(None, target).with_style(style.with_key("progress", draw));
+        ProgressDisplay { bar, progress }
     }
 
     pub fn apply(&self, at: Duration, event: &Event) {
         let begun = {
-            let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.apply(at, event);
-            board.has_begun()
+            let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.apply(at, event);
+            progress.has_begun()
         };
         if begun {
             self.bar.enable_steady_tick(TICK);
@@ -69,17 +69,17 @@ impl ProgressDisplay {
         }
     }
 
-    /// What the witness has counted so far; it is drawn with the next tick.
-    pub fn witnessed(&self, sent: usize, lost: usize) {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).witnessed(sent, lost);
+    /// Sets the requests of the witness; the next tick draws them.
+    pub fn set_probe_count(&self, sent: usize, lost: usize) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).set_probe_count(sent, lost);
     }
 
-    /// The board is on the screen.
+    /// The display is on the screen.
     pub fn is_on(&self) -> bool {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).has_begun() && !self.bar.is_finished()
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).has_begun() && !self.bar.is_finished()
     }
 
-    /// A line above the board; false where there is no board.
+    /// Prints a line above the display; false if nothing is displayed.
     pub fn print(&self, text: &str) -> bool {
         let on = self.is_on();
         if on {
@@ -88,26 +88,26 @@ impl ProgressDisplay {
         on
     }
 
-    /// Takes the board away.
+    /// Removes the display.
     pub fn close(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// Whether a terminal says that it cannot do more than print.
+/// The terminal can only print.
 fn is_dumb() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty())
 }
 
-/// Without colour where `NO_COLOR` is set.
-fn coloured((tone, text): &ProgressLine) -> String {
+/// The line in its colour; `NO_COLOR` switches colours off.
+fn coloured((line_style, text): &ProgressLine) -> String {
     let style = Style::new().for_stderr();
-    let style = match tone {
+    let style = match line_style {
         LineStyle::Plain => return text.clone(),
         LineStyle::Good => style.green(),
-        LineStyle::Moving => style.cyan(),
-        LineStyle::Back => style.yellow(),
-        LineStyle::Gone => style.dim(),
+        LineStyle::Changing => style.cyan(),
+        LineStyle::RollingBack => style.yellow(),
+        LineStyle::Dim => style.dim(),
         LineStyle::Bad => style.red(),
     };
     style.apply_to(text).to_string()
@@ -121,30 +121,30 @@ mod tests {
     use crate::report::event::InitialInstance;
 
     fn deploying() -> Event {
-        let found = InitialInstance { name: "app-1".into(), new: false, running: true, in_rotation: true };
-        Event::Deploying { target: "app".into(), proxies: vec!["lb".into()], instances: vec![found] }
+        let instance = InitialInstance { name: "app-1".into(), new: false, running: true, in_rotation: true };
+        Event::Deploying { target: "app".into(), proxies: vec!["lb".into()], instances: vec![instance] }
     }
 
-    fn screen(term: &InMemoryTerm) -> ProgressDisplay {
+    fn display(term: &InMemoryTerm) -> ProgressDisplay {
         let (height, width) = (10, term.width());
         let target = ProgressDrawTarget::term_like(Box::new(TerminalLines::on(term.clone())));
         ProgressDisplay::on(target, Instant::now(), move || (height, width))
     }
 
     #[test]
-    fn the_board_stands_below_what_is_printed_and_goes_at_the_end() {
+    fn the_display_stays_below_printed_lines_and_is_removed_at_the_end() {
         let term = InMemoryTerm::new(10, 80);
-        let screen = screen(&term);
-        assert!(!screen.print("no board yet"));
-        screen.apply(Duration::ZERO, &deploying());
-        assert!(screen.print("warning: one"));
-        screen.bar.tick();
+        let display = display(&term);
+        assert!(!display.print("nothing displayed yet"));
+        display.apply(Duration::ZERO, &deploying());
+        assert!(display.print("warning: one"));
+        display.bar.tick();
         let lines: Vec<String> = term.contents().lines().map(String::from).collect();
         assert_eq!(lines[0], "warning: one");
         assert!(lines[1].starts_with("deploying app  0."), "{lines:?}");
         assert!(lines[2].starts_with("1/1 app-1  in rotation"), "{lines:?}");
-        screen.close();
+        display.close();
         assert_eq!(term.contents(), "warning: one");
-        assert!(!screen.is_on());
+        assert!(!display.is_on());
     }
 }

@@ -1,13 +1,13 @@
-//! Text as a terminal may get it, and columns of it.
+//! Text that is safe to print on a terminal, and tables.
 
-/// Text as a terminal may get it. Much of it comes from others (an answer, a log line, a name, what docker says), and
-/// what is no character would move the cursor, change the title or hide what stands there.
+/// Text without control characters, which could move the cursor, change the title or hide text. Much of the text is
+/// foreign: answers, log lines, names, output of docker.
 pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| matches!(c, '\n' | '\t') || !(c.is_control() || turns_text(*c))).collect()
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !(c.is_control() || is_invisible(*c))).collect()
 }
 
-/// Changes the direction of the text after it, or is nothing to be seen: two texts would look the same.
-fn turns_text(c: char) -> bool {
+/// Invisible characters, and those that change the direction of text. With them two different texts would look the same.
+fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
@@ -25,19 +25,19 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     all.into_iter().map(line).collect()
 }
 
-/// A table no wider than this: the widest column is cut first; where that is not enough, a row becomes a block of lines.
+/// A table of at most `width` columns. The widest column is cut first; if that is not enough, each row becomes a block.
 pub fn table_within(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
     let lines = table(head, rows);
-    let wide = |lines: &[String]| lines.iter().map(|l| console::measure_text_width(l)).max().unwrap_or(0);
-    let over = wide(&lines).saturating_sub(width);
-    if over == 0 {
+    let width_of = |lines: &[String]| lines.iter().map(|l| console::measure_text_width(l)).max().unwrap_or(0);
+    let excess = width_of(&lines).saturating_sub(width);
+    if excess == 0 {
         return lines;
     }
     let cell = |row: &Vec<String>, n: usize| row.get(n).map_or(0, |c| c.chars().count());
     let widest = |n: &usize| rows.iter().map(|row| cell(row, *n)).max().unwrap_or(0);
     let longest = (0..head.len()).max_by_key(widest).unwrap_or(0);
-    let room = widest(&longest).saturating_sub(over);
-    if room < SHORTEST.max(head.get(longest).map_or(0, |h| h.len())) {
+    let room = widest(&longest).saturating_sub(excess);
+    if room < MIN_CELL_WIDTH.max(head.get(longest).map_or(0, |h| h.len())) {
         return rows.iter().flat_map(|row| block(head, row, width)).collect();
     }
     let cut = |row: &Vec<String>| {
@@ -50,14 +50,14 @@ pub fn table_within(head: &[&str], rows: &[Vec<String>], width: usize) -> Vec<St
     table(head, &rows.iter().map(cut).collect::<Vec<_>>())
 }
 
-/// A cell that is cut shorter says nothing any more.
-const SHORTEST: usize = 12;
+/// Shortest cell after a cut; less would be useless.
+const MIN_CELL_WIDTH: usize = 12;
 
-/// A row as lines, each with the head of its column.
+/// A row as lines, each with the heading of its column.
 fn block(head: &[&str], row: &[String], width: usize) -> Vec<String> {
-    let named = head.iter().map(|h| h.len()).max().unwrap_or(0);
+    let head_width = head.iter().map(|h| h.len()).max().unwrap_or(0);
     let cells = head.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
-    let lines = cells.map(|(head, cell)| fit(&format!("{head:<named$}  {cell}"), width));
+    let lines = cells.map(|(head, cell)| fit(&format!("{head:<head_width$}  {cell}"), width));
     lines.chain([String::new()]).collect()
 }
 
@@ -71,9 +71,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_others_steers_the_terminal() {
-        let told = "a\u{1b}[2J\u{1b}]0;t\u{7}b\r\nc\td\u{9b}31m\u{8}\u{7f}\0\u{202e}e\u{200b}\u{feff}é→";
-        assert_eq!(printable(told), "a[2J]0;tb\nc\td31meé→");
+    fn foreign_text_cannot_control_the_terminal() {
+        let foreign = "a\u{1b}[2J\u{1b}]0;t\u{7}b\r\nc\td\u{9b}31m\u{8}\u{7f}\0\u{202e}e\u{200b}\u{feff}é→";
+        assert_eq!(printable(foreign), "a[2J]0;tb\nc\td31meé→");
     }
 
     #[test]
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_cut_to_the_terminal_and_becomes_blocks_where_that_is_not_enough() {
+    fn a_table_is_cut_to_the_terminal_and_becomes_blocks_if_that_is_not_enough() {
         let rows = [vec!["app".to_string(), "registry.example/team/shop:42".into(), "in".into()]];
         let head = ["SERVICE", "IMAGE", "ROTATION"];
         let lines = |width| table_within(&head, &rows, width);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_where_the_terminal_ends() {
+    fn a_line_is_cut_to_the_width_of_the_terminal() {
         assert_eq!(
             [fit("abcd", 4), fit("abcd", 3), fit("日本", 3), fit("a\nb", 9)],
             ["abcd", "ab…", "日…", "a b"]

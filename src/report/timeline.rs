@@ -1,5 +1,5 @@
-//! The picture of a rollout: one HTML page with nothing from elsewhere and no script. A bar for each instance, what the
-//! witness saw beneath, and the same in words. Pure: events in, page out.
+//! The timeline of a rollout: one HTML page without scripts and external resources. It has a bar for each instance, the
+//! requests of the witness below, and the same as a table. Pure.
 
 mod axis;
 mod page;
@@ -14,19 +14,19 @@ use crate::witness::Sample;
 
 pub use page::page;
 
-/// An instant that matters for all instances.
+/// A point in time that concerns all instances.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Marker {
     at: Duration,
-    what: &'static str,
+    label: &'static str,
 }
 
-/// A request of the witness.
+/// One request of the witness.
 #[derive(Debug, Clone, PartialEq)]
 struct SampleDot {
     at: Duration,
     took: Duration,
-    /// What became of it, where it was lost.
+    /// Outcome of a lost request.
     lost: Option<String>,
 }
 
@@ -37,46 +37,42 @@ impl From<&Sample> for SampleDot {
     }
 }
 
-/// What a picture tells.
+/// Contents of the page.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Timeline {
     title: String,
-    /// What came of it, a line each.
+    /// Results, one line each.
     results: Vec<String>,
-    /// It did not end as was hoped.
+    /// The run ended with an error.
     failed: bool,
-    /// The witness lost requests, or requests were cut off.
+    /// The witness lost requests, or the drain timeout cut requests off.
     lossy: bool,
     started: String,
     end: Duration,
     tracks: Vec<InstanceTrack>,
-    marks: Vec<Marker>,
+    markers: Vec<Marker>,
     dots: Vec<SampleDot>,
-    /// What the witness says of itself.
+    /// Results of the witness, one line for each URL.
     witness: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Timeline {
-    /// From what happened, in order.
-    fn of(entries: &[EventRecord]) -> Timeline {
+    fn from_records(records: &[EventRecord]) -> Timeline {
         let mut timeline = Timeline::default();
         let mut tracks = InstanceTracks::default();
         let mut targets = Vec::new();
-        for EventRecord { at, event, .. } in entries {
+        for EventRecord { at, event, .. } in records {
             tracks.apply(*at, event);
             if let Event::Deploying { target: name, .. } | Event::DeployingStack { stack: name, .. } = event {
                 targets.push(name.clone());
             }
             timeline.apply(*at, event);
         }
-        timeline.title = match targets.is_empty() {
-            true => "nothing was deployed".into(),
-            false => targets.join(", "),
-        };
-        timeline.started = entries.first().map(|e| e.time.clone()).unwrap_or_default();
-        timeline.end = entries.last().map_or(Duration::ZERO, |e| e.at);
-        // Instances first that came, then those that went: as the board has them.
+        timeline.title = if targets.is_empty() { "nothing was deployed".into() } else { targets.join(", ") };
+        timeline.started = records.first().map(|r| r.time.clone()).unwrap_or_default();
+        timeline.end = records.last().map_or(Duration::ZERO, |r| r.at);
+        // New instances come first, as in the live display.
         let (new, old): (Vec<_>, Vec<_>) = tracks.iter().cloned().partition(|t| t.new);
         timeline.tracks.extend(new.into_iter().chain(old));
         timeline
@@ -84,21 +80,21 @@ impl Timeline {
 
     fn apply(&mut self, at: Duration, event: &Event) {
         match event {
-            Event::Routed { .. } => self.marks.push(Marker { at, what: "switch" }),
-            Event::RollingBack => self.marks.push(Marker { at, what: "going back" }),
-            Event::Interrupted => self.marks.push(Marker { at, what: "interrupted" }),
-            Event::Paused => self.marks.push(Marker { at, what: "pause" }),
-            Event::TaskRunning { name, .. } => self.task(at, name, InstancePhase::InRotation),
-            Event::Exited { names } => names.iter().for_each(|name| self.died(at, name)),
-            Event::Witness(seen) => {
-                self.lossy |= seen.summary.lost > 0;
+            Event::Routed { .. } => self.markers.push(Marker { at, label: "switch" }),
+            Event::RollingBack => self.markers.push(Marker { at, label: "rollback" }),
+            Event::Interrupted => self.markers.push(Marker { at, label: "interrupted" }),
+            Event::Paused => self.markers.push(Marker { at, label: "pause" }),
+            Event::TaskRunning { name, .. } => self.set_task_phase(at, name, InstancePhase::InRotation),
+            Event::Exited { names } => names.iter().for_each(|name| self.task_exited(at, name)),
+            Event::Witness(report) => {
+                self.lossy |= report.summary.lost > 0;
                 self.witness.push(event.to_string());
-                self.dots.extend(seen.samples.iter().map(SampleDot::from));
+                self.dots.extend(report.samples.iter().map(SampleDot::from));
             }
             Event::Deployed { .. } => self.results.push(event.to_string()),
-            Event::Warning { kind, message: text } => {
+            Event::Warning { kind, message } => {
                 self.lossy |= kind == "drain_timeout";
-                self.warnings.push(text.clone());
+                self.warnings.push(message.clone());
             }
             Event::Error { message, .. } => {
                 self.failed = true;
@@ -108,15 +104,15 @@ impl Timeline {
         }
     }
 
-    /// Instances are not among these tracks yet, tasks of a Swarm are.
-    fn died(&mut self, at: Duration, name: &str) {
+    /// Only tasks of a Swarm have a track here; those of instances are added at the end.
+    fn task_exited(&mut self, at: Duration, name: &str) {
         if self.tracks.iter().any(|t| t.name == name) {
-            self.task(at, name, InstancePhase::Failed);
+            self.set_task_phase(at, name, InstancePhase::Failed);
         }
     }
 
-    /// A task of a Swarm, of which it is only known when it came to run and when it died. The next one has its name.
-    fn task(&mut self, at: Duration, name: &str, phase: InstancePhase) {
+    /// Only start and exit of a Swarm task are known. Its successor has the same name.
+    fn set_task_phase(&mut self, at: Duration, name: &str, phase: InstancePhase) {
         match self.tracks.iter_mut().find(|t| t.name == name) {
             Some(track) if track.phase() == phase => {}
             Some(track) => track.spans.push((at, phase)),
@@ -127,7 +123,7 @@ impl Timeline {
     }
 }
 
-/// Each phase of an instance with its beginning and its end.
+/// Each phase of an instance with its start and its end.
 fn spans(track: &InstanceTrack, end: Duration) -> Vec<(Duration, Duration, InstancePhase)> {
     let ends = track.spans.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
     track.spans.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()

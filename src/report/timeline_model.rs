@@ -1,31 +1,30 @@
-//! What each instance went through, folded out of the events: what the terminal shows of it, and the picture draws. Pure.
+//! Phases of each instance over time, computed from the events, for the live display and the timeline. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::{Event, InitialInstance};
 
-/// What an instance is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstancePhase {
-    /// It runs, and gets no requests.
-    Aside,
+    /// Running without requests.
+    OutOfRotation,
     Created,
     Starting,
     Ready,
     InRotation,
-    /// Out of rotation, and finishing.
+    /// Out of rotation, with requests in flight.
     Draining,
-    /// It died, or does not answer any more.
+    /// Exited, or without an answer.
     Failed,
     Stopped,
     Removed,
 }
 
 impl InstancePhase {
-    pub fn words(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
-            InstancePhase::Aside => "out of rotation",
+            InstancePhase::OutOfRotation => "out of rotation",
             InstancePhase::Created => "created",
             InstancePhase::Starting => "starting",
             InstancePhase::Ready => "ready",
@@ -38,13 +37,13 @@ impl InstancePhase {
     }
 }
 
-/// One instance, and since when it was at what.
+/// One instance with its phases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceTrack {
     pub name: String,
-    /// It was not there, or not what is wanted, when the deploy began.
+    /// The deploy created or wants this instance; all others are old.
     pub new: bool,
-    /// In order; never empty.
+    /// Start of each phase, in order; never empty.
     pub spans: Vec<(Duration, InstancePhase)>,
 }
 
@@ -53,138 +52,143 @@ impl InstanceTrack {
         self.spans.last().map_or(InstancePhase::Created, |(_, phase)| *phase)
     }
 
-    /// Since when it is at its phase.
+    /// Start of the current phase.
     pub fn since(&self) -> Duration {
         self.spans.last().map_or(Duration::ZERO, |(at, _)| *at)
     }
 
-    fn turn(&mut self, at: Duration, phase: InstancePhase) {
+    fn enter(&mut self, at: Duration, phase: InstancePhase) {
         if self.phase() != phase {
             self.spans.push((at, phase));
         }
     }
 }
 
-/// All instances that a run is about, in the order in which they appeared.
+/// All instances of a run, in order of appearance.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceTracks {
-    all: Vec<InstanceTrack>,
-    /// Targets with a proxy in front; of the others what is ready serves.
+    tracks: Vec<InstanceTrack>,
+    /// Targets behind a proxy. Instances of other targets serve once they are ready.
     proxied: BTreeSet<String>,
-    /// The target that the last step was about.
+    /// Target of the last step.
     target: Option<String>,
-    /// Tasks of a Swarm: how many of how many run, by service.
+    /// Running and desired tasks of a Swarm, by service.
     tasks: BTreeMap<String, (usize, usize)>,
 }
 
 impl InstanceTracks {
     pub fn iter(&self) -> impl Iterator<Item = &InstanceTrack> {
-        self.all.iter()
+        self.tracks.iter()
     }
 
     pub fn tasks(&self) -> &BTreeMap<String, (usize, usize)> {
         &self.tasks
     }
 
-    /// Takes in an event that happened at this time since the start.
+    /// Adds an event with its time since the start.
     pub fn apply(&mut self, at: Duration, event: &Event) {
         match event {
             Event::Deploying { target, proxies, instances } => {
                 self.proxied.extend((!proxies.is_empty()).then(|| target.clone()));
                 self.target = Some(target.clone());
-                instances.iter().for_each(|found| self.found(found));
+                instances.iter().for_each(|instance| self.add_initial(instance));
             }
-            Event::Created { names } => names.iter().for_each(|name| self.created(at, name)),
-            Event::Step(note) => {
-                self.target = Some(note.target.clone());
-                if note.verb == "start" {
-                    self.turn(at, &note.names, InstancePhase::Starting);
+            Event::Created { names } => names.iter().for_each(|name| self.add_created(at, name)),
+            Event::Step(step) => {
+                self.target = Some(step.target.clone());
+                if step.verb == "start" {
+                    self.set_phase(at, &step.names, InstancePhase::Starting);
                 }
             }
-            Event::Started { names } => self.turn(at, names, InstancePhase::Starting),
-            Event::Ready { name, .. } => self.ready(at, name),
-            Event::Routed { in_rotation: inside, out_of_rotation: outside } => {
-                self.routed(at, inside, outside)
+            Event::Started { names } => self.set_phase(at, names, InstancePhase::Starting),
+            Event::Ready { name, .. } => self.set_ready(at, name),
+            Event::Routed { in_rotation, out_of_rotation } => {
+                self.set_rotation(at, in_rotation, out_of_rotation)
             }
             Event::Draining { names } => {
-                self.turn_unless(at, names, InstancePhase::Draining, InstancePhase::Failed)
+                self.set_phase_unless(at, names, InstancePhase::Draining, InstancePhase::Failed)
             }
-            Event::Failed { names } | Event::Exited { names } => self.turn(at, names, InstancePhase::Failed),
-            Event::Stopped { names } => self.turn(at, names, InstancePhase::Stopped),
-            Event::Removed { names } => self.turn(at, names, InstancePhase::Removed),
-            Event::TaskRunning { name, running: current, desired: wanted, .. } => {
-                self.runs(name, *current, *wanted)
+            Event::Failed { names } | Event::Exited { names } => {
+                self.set_phase(at, names, InstancePhase::Failed)
             }
+            Event::Stopped { names } => self.set_phase(at, names, InstancePhase::Stopped),
+            Event::Removed { names } => self.set_phase(at, names, InstancePhase::Removed),
+            Event::TaskRunning { name, running, desired, .. } => self.count_tasks(name, *running, *desired),
             _ => {}
         }
     }
 
-    /// It was there before the run looked.
-    fn found(&mut self, found: &InitialInstance) {
-        let phase = match found {
+    fn add_initial(&mut self, instance: &InitialInstance) {
+        let phase = match instance {
             InitialInstance { running: false, .. } => InstancePhase::Stopped,
             InitialInstance { in_rotation: true, .. } => InstancePhase::InRotation,
-            _ => InstancePhase::Aside,
+            _ => InstancePhase::OutOfRotation,
         };
-        // What puts the last good release back looks again.
-        if self.get(&found.name).is_none() {
+        // A rollback to the last good release reports the instances a second time.
+        if self.find(&instance.name).is_none() {
             let spans = vec![(Duration::ZERO, phase)];
-            self.all.push(InstanceTrack { name: found.name.clone(), new: found.new, spans });
+            self.tracks.push(InstanceTrack { name: instance.name.clone(), new: instance.new, spans });
         }
     }
 
-    fn created(&mut self, at: Duration, name: &str) {
-        match self.get(name) {
-            // A name that was removed is free again.
-            Some(track) => track.turn(at, InstancePhase::Created),
+    fn add_created(&mut self, at: Duration, name: &str) {
+        match self.find(name) {
+            // The name of a removed instance is free again.
+            Some(track) => track.enter(at, InstancePhase::Created),
             None => {
                 let spans = vec![(at, InstancePhase::Created)];
-                self.all.push(InstanceTrack { name: name.into(), new: true, spans });
+                self.tracks.push(InstanceTrack { name: name.into(), new: true, spans });
             }
         }
     }
 
-    fn ready(&mut self, at: Duration, name: &str) {
+    fn set_ready(&mut self, at: Duration, name: &str) {
         let is_proxied = self.target.as_ref().is_some_and(|target| self.proxied.contains(target));
         let phase = if is_proxied { InstancePhase::Ready } else { InstancePhase::InRotation };
-        if let Some(track) = self.get(name).filter(|t| t.phase() != InstancePhase::InRotation) {
-            track.turn(at, phase);
+        if let Some(track) = self.find(name).filter(|t| t.phase() != InstancePhase::InRotation) {
+            track.enter(at, phase);
         }
     }
 
-    fn routed(&mut self, at: Duration, inside: &[String], outside: &[String]) {
-        self.turn(at, inside, InstancePhase::InRotation);
-        for name in outside {
-            if let Some(track) = self.get(name).filter(|t| t.phase() == InstancePhase::InRotation) {
-                track.turn(at, InstancePhase::Draining);
+    fn set_rotation(&mut self, at: Duration, in_rotation: &[String], out_of_rotation: &[String]) {
+        self.set_phase(at, in_rotation, InstancePhase::InRotation);
+        for name in out_of_rotation {
+            if let Some(track) = self.find(name).filter(|t| t.phase() == InstancePhase::InRotation) {
+                track.enter(at, InstancePhase::Draining);
             }
         }
     }
 
-    fn runs(&mut self, task: &str, current: usize, wanted: usize) {
+    fn count_tasks(&mut self, task: &str, running: usize, desired: usize) {
         let service = task.rsplit_once('.').map_or(task, |(service, _)| service);
-        self.tasks.insert(service.into(), (current, wanted));
+        self.tasks.insert(service.into(), (running, desired));
     }
 
-    fn turn(&mut self, at: Duration, names: &[String], phase: InstancePhase) {
+    fn set_phase(&mut self, at: Duration, names: &[String], phase: InstancePhase) {
         for name in names {
-            if let Some(track) = self.get(name) {
-                track.turn(at, phase);
+            if let Some(track) = self.find(name) {
+                track.enter(at, phase);
             }
         }
     }
 
-    /// The same, but for those that are at this.
-    fn turn_unless(&mut self, at: Duration, names: &[String], phase: InstancePhase, unless: InstancePhase) {
+    /// Skips instances that are in the phase `unless`.
+    fn set_phase_unless(
+        &mut self,
+        at: Duration,
+        names: &[String],
+        phase: InstancePhase,
+        unless: InstancePhase,
+    ) {
         for name in names {
-            if let Some(track) = self.get(name).filter(|t| t.phase() != unless) {
-                track.turn(at, phase);
+            if let Some(track) = self.find(name).filter(|t| t.phase() != unless) {
+                track.enter(at, phase);
             }
         }
     }
 
-    fn get(&mut self, name: &str) -> Option<&mut InstanceTrack> {
-        self.all.iter_mut().find(|t| t.name == name)
+    fn find(&mut self, name: &str) -> Option<&mut InstanceTrack> {
+        self.tracks.iter_mut().find(|t| t.name == name)
     }
 }
 
@@ -198,19 +202,19 @@ mod tests {
     }
 
     fn deploying(proxies: &str) -> Event {
-        let found = |name: &str, in_rotation: bool, runs: bool| InitialInstance {
+        let instance = |name: &str, in_rotation: bool, running: bool| InitialInstance {
             name: name.into(),
             new: false,
-            running: runs,
+            running,
             in_rotation,
         };
         Event::Deploying {
             target: "app".into(),
             proxies: names(proxies),
             instances: vec![
-                found("app-1", true, true),
-                found("app-2", false, true),
-                found("app-0", false, false),
+                instance("app-1", true, true),
+                instance("app-2", false, true),
+                instance("app-0", false, false),
             ],
         }
     }
@@ -219,14 +223,14 @@ mod tests {
         Event::Ready { name: name.into(), answer: String::new() }
     }
 
-    /// What became of every instance: its name and the phases it went through, with the second of each.
+    /// Each instance with its phases and the second of each.
     fn timeline(events: &[Event]) -> Vec<String> {
         let mut tracks = InstanceTracks::default();
         for (second, event) in events.iter().enumerate() {
             tracks.apply(Duration::from_secs(second as u64), event);
         }
         let spans = |t: &InstanceTrack| {
-            let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.words(), at.as_secs()));
+            let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.label(), at.as_secs()));
             all.collect::<Vec<_>>().join(", ")
         };
         tracks
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deploy_is_told_instance_by_instance() {
+    fn a_deploy_gives_each_instance_its_phases() {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
@@ -259,13 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_serves_where_no_proxy_stands_in_front() {
+    fn a_ready_instance_serves_where_there_is_no_proxy() {
         let events = [deploying(""), Event::Created { names: names("app-3") }, ready("app-3")];
         assert_eq!(timeline(&events)[3], "app-3 new: created@1, in rotation@2");
     }
 
     #[test]
-    fn on_the_way_back_the_old_ones_come_in_again() {
+    fn a_rollback_returns_the_old_instances_to_the_rotation() {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
@@ -282,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_failed_is_not_in_rotation_any_more() {
+    fn a_failed_instance_is_not_in_rotation() {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_one_that_died_is_not_in_rotation_to_the_end() {
+    fn an_old_instance_that_exited_is_not_in_rotation() {
         let events = [
             deploying("lb"),
             Event::Created { names: names("app-3") },
@@ -307,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ready_behind_a_proxy_waits_for_it_though_another_target_has_none() {
+    fn a_ready_instance_waits_for_its_proxy_although_another_target_has_none() {
         let worker = Event::Deploying { target: "worker".into(), proxies: Vec::new(), instances: Vec::new() };
         let step = |target: &str| {
             Event::Step(StepEvent {
@@ -338,20 +342,20 @@ mod tests {
     }
 
     #[test]
-    fn one_in_rotation_that_is_asked_again_stays_in_rotation() {
+    fn an_instance_in_rotation_that_is_probed_again_stays_in_rotation() {
         assert_eq!(timeline(&[deploying("lb"), ready("app-1")])[0], "app-1 old: in rotation@0");
     }
 
     #[test]
     fn tasks_of_a_swarm_are_counted_by_service() {
         let mut tracks = InstanceTracks::default();
-        let runs = |name: &str, current| Event::TaskRunning {
+        let task = |name: &str, running| Event::TaskRunning {
             name: name.into(),
             node: "n".into(),
-            running: current,
+            running,
             desired: 3,
         };
-        [runs("vote.1", 1), runs("vote.3", 2), runs("x.1", 1)]
+        [task("vote.1", 1), task("vote.3", 2), task("x.1", 1)]
             .iter()
             .for_each(|e| tracks.apply(Duration::ZERO, e));
         let tasks: Vec<_> = tracks.tasks().iter().map(|(s, n)| (s.as_str(), *n)).collect();

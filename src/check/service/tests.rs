@@ -11,11 +11,11 @@ fn subject(service: &Service, front: ProxyPresence) -> ServiceContext<'_> {
     ServiceContext {
         service,
         image: None,
-        front,
-        asks_for_route: false,
-        is_asked: false,
+        proxy: front,
+        requests_route: false,
+        has_clients: false,
         listens: false,
-        is_sure: true,
+        has_engine: true,
         instances: 1,
         signals: None,
         state_in_image: None,
@@ -32,7 +32,8 @@ fn judge(keys: &str, front: ProxyPresence) -> String {
     told(&findings(&subject(&service(keys), front)))
 }
 
-const FRONTS: [ProxyPresence; 3] = [ProxyPresence::Nobody, ProxyPresence::Drains, ProxyPresence::Watched];
+const FRONTS: [ProxyPresence; 3] =
+    [ProxyPresence::NoProxy, ProxyPresence::Drains, ProxyPresence::WatchedOnly];
 
 #[test]
 fn a_service_with_nothing_wrong_has_no_finding() {
@@ -78,9 +79,9 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
 fn a_first_process_without_a_handler_is_told() {
     let shell = "command: [sh, -c, node app.js]";
     for (front, by_process) in [
-        (ProxyPresence::Nobody, "!ignores-stop-signal"),
+        (ProxyPresence::NoProxy, "!ignores-stop-signal"),
         (ProxyPresence::Drains, "ignores-stop-signal"),
-        (ProxyPresence::Watched, "!ignores-stop-signal"),
+        (ProxyPresence::WatchedOnly, "!ignores-stop-signal"),
     ] {
         let with = |keys: &str, caught: &str| {
             let service = service(keys);
@@ -143,7 +144,7 @@ fn two_generations_share_a_volume_where_they_run_side_by_side() {
         ["", "deploy: {update_config: {order: start-first}}", "deploy: {update_config: {order: stop-first}}"];
     for front in FRONTS {
         for (n, order) in orders.iter().enumerate() {
-            let beside = if front == ProxyPresence::Nobody { n == 1 } else { n != 2 };
+            let beside = if front == ProxyPresence::NoProxy { n == 1 } else { n != 2 };
             let (plain, kept) = match beside {
                 true => ("shared-volume", "!shared-volume"),
                 false => ("", ""),
@@ -194,13 +195,13 @@ fn a_database_is_known_by_its_image_its_path_or_its_address() {
 fn a_service_that_rests_for_its_volume_is_missed_by_who_asks_it() {
     let volume = "volumes: [{type: volume, target: /data}]";
     for (front, asked, expected) in [
-        (ProxyPresence::Nobody, true, "!stops-first"),
-        (ProxyPresence::Nobody, false, ""),
+        (ProxyPresence::NoProxy, true, "!stops-first"),
+        (ProxyPresence::NoProxy, false, ""),
         (ProxyPresence::Drains, true, ""),
-        (ProxyPresence::Watched, true, ""),
+        (ProxyPresence::WatchedOnly, true, ""),
     ] {
         let service = service(volume);
-        let found = findings(&ServiceContext { is_asked: asked, ..subject(&service, front) });
+        let found = findings(&ServiceContext { has_clients: asked, ..subject(&service, front) });
         assert_eq!(told(&found), expected, "{front:?} {asked}");
     }
 }
@@ -211,20 +212,26 @@ fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_ma
         let with = |keys: &str, front, is_sure| {
             let service = service(keys);
             let asks = ServiceContext {
-                asks_for_route: route,
+                requests_route: route,
                 listens,
-                is_asked: asked,
-                is_sure,
+                has_clients: asked,
+                has_engine: is_sure,
                 ..subject(&service, front)
             };
             told(&findings(&asks))
         };
         let expected = if route || listens || asked { ["!no-proxy", "no-proxy"] } else { ["", ""] };
-        assert_eq!([with("", ProxyPresence::Nobody, true), with("", ProxyPresence::Nobody, false)], expected);
+        assert_eq!(
+            [with("", ProxyPresence::NoProxy, true), with("", ProxyPresence::NoProxy, false)],
+            expected
+        );
         for obstacle in ["ports: [{target: 80, published: '8080'}]", "network_mode: host"] {
-            assert_eq!(with(obstacle, ProxyPresence::Nobody, true), "");
+            assert_eq!(with(obstacle, ProxyPresence::NoProxy, true), "");
         }
-        assert_eq!([with("", ProxyPresence::Drains, true), with("", ProxyPresence::Watched, true)], [""; 2]);
+        assert_eq!(
+            [with("", ProxyPresence::Drains, true), with("", ProxyPresence::WatchedOnly, true)],
+            [""; 2]
+        );
     }
 }
 

@@ -42,10 +42,10 @@ pub fn find(
         let links: Vec<String> = service.links.iter().map(|l| format!("{}-{l}-1", project.name)).collect();
         let mut container = wanted.preview(&project.name, service).named(&name).linked(&links);
         container.config.image = service.image.clone();
-        (container.path, container.args) = process(service, wanted.images.get(&service.name));
+        (container.path, container.args) = command_of(service, wanted.images.get(&service.name));
         let mut proxy = proxy::detect(&[container]).pop()?;
         let files = files(&text["services"][&service.name], &text);
-        let is_known = proxy.learn_files(&|path| given(&files, path));
+        let is_known = proxy.learn_files(&|path| mounted_file(&files, path));
         Some(ConfiguredProxy { service: service.name.clone(), proxy: proxy.into(), is_known, files })
     };
     Ok(ConfiguredProxies(down.filter_map(one).collect()))
@@ -53,7 +53,7 @@ pub fn find(
 
 /// The first word of its process, and the others. Where the image is not here, all words of the file are taken for
 /// arguments: that is what people write.
-fn process(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
+fn command_of(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
     let of_image = image.map(|i| i.config.clone()).unwrap_or_default();
     let mut words = service.process.words(&of_image.entrypoint, &of_image.cmd);
     if image.is_none() && service.process.entrypoint.is_none() {
@@ -83,7 +83,7 @@ fn files(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)>
         let given = MountedFile { text: String::new(), read_only: is_read_only(&target) };
         Some((target, given, String::new()))
     });
-    on_disk.chain(volumes).chain(contents(service, project)).collect()
+    on_disk.chain(volumes).chain(inline_configs(service, project)).collect()
 }
 
 fn is_mount(service: &Value, target: &str) -> bool {
@@ -92,7 +92,7 @@ fn is_mount(service: &Value, target: &str) -> bool {
 }
 
 /// Configs whose text is in the file itself.
-fn contents(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
+fn inline_configs(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
     let grants = service["configs"].as_array().into_iter().flatten();
     let text = |grant: &Value| {
         let source = grant["source"].as_str()?;
@@ -104,7 +104,7 @@ fn contents(service: &Value, project: &Value) -> Vec<(String, MountedFile, Strin
 }
 
 /// What a path is: a file that is mounted there, or one in a folder that is.
-fn given(files: &[(String, MountedFile, String)], path: &str) -> Option<MountedFile> {
+fn mounted_file(files: &[(String, MountedFile, String)], path: &str) -> Option<MountedFile> {
     if let Some((_, given, _)) = files.iter().find(|(target, ..)| target == path) {
         return Some(given.clone());
     }
@@ -141,13 +141,13 @@ impl ConfiguredProxies {
     }
 
     /// What one of them is given at a path.
-    pub fn given(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
+    pub fn mounted_file(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
         let one = self.0.iter().find(|one| one.proxy.container().name() == proxy.container().name())?;
-        given(&one.files, path)
+        mounted_file(&one.files, path)
     }
 
     /// What the file does not tell of them.
-    pub fn remarks(&self) -> Vec<String> {
+    pub fn notes(&self) -> Vec<String> {
         let one = |one: &ConfiguredProxy| match one.is_known {
             true => format!("{}: it does not run, and was judged by the project's file", one.proxy.name()),
             false => {
@@ -182,7 +182,7 @@ mod tests {
         });
         let project = json!({"configs": {"b": {"file": place("b.cfg")}, "c": {"content": "$$c"}}});
         let files = files(&service, &project);
-        let told = |path: &str| given(&files, path).map(|g| (g.text, g.read_only));
+        let told = |path: &str| mounted_file(&files, path).map(|g| (g.text, g.read_only));
         assert_eq!(told("/etc/lb/a.cfg"), Some(("a".into(), true)));
         assert_eq!(told("/etc/lb"), Some((String::new(), true)));
         assert_eq!((told("/b.cfg"), told("/c.cfg")), (Some(("b".into(), true)), Some(("$c".into(), true))));

@@ -13,29 +13,29 @@ use crate::model::CommandSpec;
 
 impl ProjectCheck<'_> {
     /// What is found of the whole.
-    pub fn machine(&self, crowds: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
+    pub fn audit_host(&self, crowds: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
         let compose = self.docker().compose_version()?;
         if self.containers.is_none() {
             return Ok(version::findings(compose.as_deref(), None));
         }
         let machine = self.docker().host_info()?;
         let mut findings = version::findings(compose.as_deref(), Some(&machine.version));
-        let used = self.used(&crowds)?;
+        let used = self.memory_used(&crowds)?;
         let known = crowds.into_iter().filter_map(|(service, running, starting)| {
             let process = &self.project().services[&service].process;
-            let need = need(process, used.get(&service).copied())?;
+            let need = memory_need(process, used.get(&service).copied())?;
             Some(MemoryDemand { service, running, starting, need })
         });
         let known: Vec<MemoryDemand> = known.collect();
         let elsewhere = self.docker().engine_address().is_remote();
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !elsewhere);
-        let available = meminfo.and_then(|text| memory::available(&text));
+        let available = meminfo.and_then(|text| memory::parse_available(&text));
         findings.extend(memory::finding(&known, HostMemory { total: machine.memory, available }));
         Ok(findings)
     }
 
     /// The most that any instance of a service takes now, by service.
-    fn used(&self, crowds: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
+    fn memory_used(&self, crowds: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
         let services: Vec<&str> = crowds.iter().map(|(s, ..)| s.as_str()).collect();
         let running = self.containers().iter().filter(|c| c.is_running());
         let running = running.filter(|c| observe::is_member(self.project(), c, &services));
@@ -56,8 +56,8 @@ impl ProjectCheck<'_> {
 }
 
 /// What is measured or reserved goes before a limit, which is no need.
-fn need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
-    let taken = used.max(process.memory_reserved).map(MemoryNeed::Taken);
+fn memory_need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
+    let taken = used.max(process.memory_reserved).map(MemoryNeed::Measured);
     match (process.memory_limit.map(MemoryNeed::Limit), used) {
         // Nothing runs yet, and it may take all that it is given.
         (Some(limit), None) => Some(limit),
@@ -74,12 +74,12 @@ mod tests {
         let of = |limit, reserved, used| {
             let process =
                 CommandSpec { memory_limit: limit, memory_reserved: reserved, ..CommandSpec::default() };
-            need(&process, used)
+            memory_need(&process, used)
         };
         assert_eq!(of(None, None, None), None);
         assert_eq!(of(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
-        assert_eq!(of(Some(9), Some(3), Some(2)), Some(MemoryNeed::Taken(3)));
-        assert_eq!(of(Some(9), None, Some(2)), Some(MemoryNeed::Taken(2)));
-        assert_eq!(of(None, Some(3), None), Some(MemoryNeed::Taken(3)));
+        assert_eq!(of(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
+        assert_eq!(of(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
+        assert_eq!(of(None, Some(3), None), Some(MemoryNeed::Measured(3)));
     }
 }

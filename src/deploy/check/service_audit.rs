@@ -25,7 +25,7 @@ use crate::proxy::{self, Proxy};
 pub struct ServiceAudit {
     pub row: VerdictRow,
     /// Its services with how many run, and how many start beside them.
-    pub crowds: Vec<(String, u64, u64)>,
+    pub memory_demands: Vec<(String, u64, u64)>,
     /// Of a deploy of everything, where there is one.
     pub plan: Option<Plan>,
 }
@@ -34,32 +34,32 @@ pub struct ServiceAudit {
 pub struct TargetProxies {
     pub running: Vec<Arc<dyn Proxy>>,
     /// By the file alone.
-    pub planned: Vec<Arc<dyn Proxy>>,
+    pub configured: Vec<Arc<dyn Proxy>>,
     /// One whose configuration is not known may be in front.
-    pub perhaps: bool,
+    pub may_have_another: bool,
 }
 
 impl TargetProxies {
     pub fn all(&self) -> Vec<Arc<dyn Proxy>> {
-        self.running.iter().chain(&self.planned).cloned().collect()
+        self.running.iter().chain(&self.configured).cloned().collect()
     }
 
     fn is_none(&self) -> bool {
-        self.running.is_empty() && self.planned.is_empty() && !self.perhaps
+        self.running.is_empty() && self.configured.is_empty() && !self.may_have_another
     }
 
-    fn kind(&self) -> ProxyPresence {
+    fn presence(&self) -> ProxyPresence {
         match self.all().iter().all(|p| p.steers()) {
-            _ if self.is_none() => ProxyPresence::Nobody,
+            _ if self.is_none() => ProxyPresence::NoProxy,
             true => ProxyPresence::Drains,
-            false => ProxyPresence::Watched,
+            false => ProxyPresence::WatchedOnly,
         }
     }
 }
 
 impl ProjectCheck<'_> {
     /// `others` are judged with it: a deploy that names none replaces them together.
-    pub fn target(
+    pub fn audit_target(
         &self,
         target: &Target,
         others: &[&Target],
@@ -70,44 +70,48 @@ impl ProjectCheck<'_> {
         found.extend(
             preflight::file(self.project(), target)
                 .into_iter()
-                .map(|error| self.about_service(target, error)),
+                .map(|error| self.refused_for_service(target, error)),
         );
         if let Err(error) = self.runs_without_its_proxy(target) {
             found.push(refused(error));
         }
-        let fronting = match self.fronting(target) {
+        let fronting = match self.proxies_of(target) {
             Ok(fronting) => fronting,
             Err(error) => {
                 found.push(refused(Error::from_error(error)));
-                TargetProxies { running: Vec::new(), planned: Vec::new(), perhaps: true }
+                TargetProxies { running: Vec::new(), configured: Vec::new(), may_have_another: true }
             }
         };
         let reader = TargetReader {
             docker: self.docker(),
             project: self.project(),
-            desired: &self.wanted,
+            wanted: &self.desired,
             target,
             proxies: fronting.all(),
         };
-        self.readiness(&reader, sheet);
-        self.serving(&reader, &fronting.running, sheet)?;
+        self.audit_readiness(&reader, sheet);
+        self.audit_serving(&reader, &fronting.running, sheet)?;
         let plan = self.plan(target, &fronting);
         let starting = match &plan {
             Ok(plan) => plan.extra_instances(),
             Err(_) => self.instances(target),
         };
-        sheet.findings.extend(self.around(&reader, &fronting, starting)?);
+        sheet.findings.extend(self.audit_surroundings(&reader, &fronting, starting)?);
         let plan = plan.map_err(|finding| sheet.findings.push(finding)).ok();
         let beside = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
-        self.judge_proxies(&reader, &fronting, (starting, beside), sheet)?;
+        self.audit_proxies(&reader, &fronting, (starting, beside), sheet)?;
         for name in target.services() {
-            self.judge_service(&self.project().services[name], target, &fronting, sheet)?;
+            self.audit_service(&self.project().services[name], target, &fronting, sheet)?;
         }
-        Ok(ServiceAudit { row: self.row(target, &fronting), crowds: self.crowds(target, starting), plan })
+        Ok(ServiceAudit {
+            row: self.verdict_row(target, &fronting),
+            memory_demands: self.memory_demands(target, starting),
+            plan,
+        })
     }
 
     /// What a deploy would be refused for, and say before, by what runs.
-    fn around(
+    fn audit_surroundings(
         &self,
         reader: &TargetReader,
         fronting: &TargetProxies,
@@ -125,16 +129,16 @@ impl ProjectCheck<'_> {
         })?;
         let about = || Scope::service(reader.target.services()[0]);
         let finding = |found| match found {
-            preflight::PreflightFinding::Refused(error) => self.about_service(reader.target, error),
-            preflight::PreflightFinding::Note(loss) => Finding::lost(about(), loss),
+            preflight::PreflightFinding::Refused(error) => self.refused_for_service(reader.target, error),
+            preflight::PreflightFinding::Note(loss) => Finding::from_risk(about(), loss),
         };
         Ok(found.into_iter().map(finding).collect())
     }
 
     /// What Compose would stop to create the new instances. All that are made of what is here are tried at once; only where
     /// something would be stopped, or Compose refuses, each is asked about.
-    pub fn collateral(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
-        let is_here = |s: &&str| self.running(s) > 0 && self.wanted.images.contains_key(*s);
+    pub fn collateral_findings(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
+        let is_here = |s: &&str| self.running(s) > 0 && self.desired.images.contains_key(*s);
         let asked: Vec<_> = plans.iter().filter(|(t, _)| t.services().iter().all(is_here)).collect();
         let totals: Vec<_> = asked.iter().flat_map(|(_, plan)| plan.totals()).collect();
         if totals.is_empty() || self.docker().collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
@@ -142,13 +146,13 @@ impl ProjectCheck<'_> {
         }
         let of = |(target, plan): &&(&Target, Plan)| {
             let error = preflight::collateral(self.docker(), plan, &[]).err()?;
-            Some(self.about_service(target, Error::from_error(error)))
+            Some(self.refused_for_service(target, Error::from_error(error)))
         };
         asked.iter().copied().filter_map(|one| of(&one)).collect()
     }
 
     /// A fault of the file names the side that it is about.
-    fn about_service(&self, target: &Target, error: Error) -> Finding {
+    fn refused_for_service(&self, target: &Target, error: Error) -> Finding {
         let named = target.services().into_iter().find(|s| error.message.contains(&format!("`{s}`")));
         Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), error)
     }
@@ -173,22 +177,22 @@ impl ProjectCheck<'_> {
     }
 
     /// How many there are going to be: as the file says, else as many as run, else one.
-    fn wanted_of(&self, service: &Service) -> usize {
+    fn desired_instances(&self, service: &Service) -> usize {
         let in_file = service.replicas.map(|n| n as usize);
         in_file.unwrap_or(self.running(&service.name)).max(1)
     }
 
     fn instances(&self, target: &Target) -> usize {
-        let of = |s: &&str| self.wanted_of(&self.project().services[*s]);
+        let of = |s: &&str| self.desired_instances(&self.project().services[*s]);
         target.services().iter().map(of).max().unwrap_or(1)
     }
 
     /// How a new instance will be asked; what its image brings along is not known where that is not here.
-    fn readiness(&self, reader: &TargetReader, sheet: &mut AuditReport) {
+    fn audit_readiness(&self, reader: &TargetReader, sheet: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let told = service.healthcheck.is_some() || service.settings.http.is_some();
-            !told && !self.wanted.images.contains_key(*name)
+            !told && !self.desired.images.contains_key(*name)
         };
         let services = reader.target.services();
         if let Some(name) = services.iter().find(|n| unknown(n)) {
@@ -204,13 +208,15 @@ impl ProjectCheck<'_> {
             return;
         }
         match reader.probes() {
-            Ok(probes) => sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak(name, probe))),
-            Err(error) => sheet.findings.push(self.about_service(reader.target, error)),
+            Ok(probes) => {
+                sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak_readiness(name, probe)))
+            }
+            Err(error) => sheet.findings.push(self.refused_for_service(reader.target, error)),
         }
     }
 
     /// Whether what runs passes the probe of new instances.
-    fn serving(
+    fn audit_serving(
         &self,
         reader: &TargetReader,
         proxies: &[Arc<dyn Proxy>],
@@ -231,17 +237,17 @@ impl ProjectCheck<'_> {
     /// The plan of a deploy of everything, by the sides that run.
     fn plan(&self, target: &Target, fronting: &TargetProxies) -> Result<Plan, Finding> {
         let proxied = !fronting.is_none();
-        let about = |error: Error| self.about_service(target, error);
+        let about = |error: Error| self.refused_for_service(target, error);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             DesiredService {
                 service: name.into(),
-                replicas: self.wanted_of(service),
-                policy: desired::plan_policy(service, &service.update, proxied),
-                kept_slots: 0,
-                removes_stopped: service.starts_by_compose,
-                follows_unfinished: false,
-                may_be_down: !proxied,
+                wanted: self.desired_instances(service),
+                pace: desired::pace(service, &service.update, proxied),
+                spared: 0,
+                clears_stopped: service.starts_by_compose,
+                after_another: false,
+                may_rest: !proxied,
             }
         };
         let sides = target.services();
@@ -263,12 +269,12 @@ impl ProjectCheck<'_> {
                 Strategy::Pair(both)
             }
         };
-        let count = |s: &&str| self.wanted_of(&self.project().services[*s]);
+        let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
         let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| instance(s, n))).collect();
         plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| about(Error::from(e)))
     }
 
-    fn judge_service(
+    fn audit_service(
         &self,
         service: &Service,
         target: &Target,
@@ -290,12 +296,12 @@ impl ProjectCheck<'_> {
         }
         let subject = ServiceContext {
             service,
-            image: self.wanted.images.get(&service.name),
-            front: fronting.kind(),
-            asks_for_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
-            is_asked,
+            image: self.desired.images.get(&service.name),
+            proxy: fronting.presence(),
+            requests_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
+            has_clients: is_asked,
             listens: !service.exposed.is_empty(),
-            is_sure: self.containers.is_some(),
+            has_engine: self.containers.is_some(),
             instances: self.instances(target),
             signals,
             state_in_image: preflight::is_in_build_context(service, &self.state_dir)
@@ -310,7 +316,7 @@ impl ProjectCheck<'_> {
         let Some(one) = self.members(&service.name).into_iter().find(|c| c.is_running()) else {
             return Ok(None);
         };
-        let read = match self.here(one) {
+        let read = match self.signals_from_proc(one) {
             Some(signals) => Some(signals),
             None => self
                 .docker()
@@ -322,13 +328,13 @@ impl ProjectCheck<'_> {
     }
 
     /// Where the engine is on this machine, and not in a virtual one, its processes are here too.
-    fn here(&self, container: &Container) -> Option<SignalMasks> {
+    fn signals_from_proc(&self, container: &Container) -> Option<SignalMasks> {
         let near = !self.docker().engine_address().is_remote();
         let status = std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok();
         status.filter(|_| near && container.state.pid > 1).as_deref().and_then(SignalMasks::of_first_process)
     }
 
-    fn row(&self, target: &Target, fronting: &TargetProxies) -> VerdictRow {
+    fn verdict_row(&self, target: &Target, fronting: &TargetProxies) -> VerdictRow {
         let names: Vec<String> = fronting.all().iter().map(|p| p.name()).collect();
         let running: usize = target.services().iter().map(|s| self.running(s)).sum();
         let count = match running {
@@ -338,7 +344,7 @@ impl ProjectCheck<'_> {
         };
         let place = match names.is_empty() {
             false => format!("behind {}", names.join(", ")),
-            true if fronting.perhaps => "behind a proxy that is not known yet".into(),
+            true if fronting.may_have_another => "behind a proxy that is not known yet".into(),
             true => "no proxy in front".into(),
         };
         let service = &self.project().services[target.services()[0]];
@@ -353,7 +359,7 @@ impl ProjectCheck<'_> {
         }
     }
 
-    fn crowds(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
+    fn memory_demands(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
         let services = target.services();
         // Of a pair the idle side starts; which one that is makes no difference to what it takes.
         let one = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
@@ -362,7 +368,7 @@ impl ProjectCheck<'_> {
 }
 
 /// What is not asked much of before it gets requests.
-fn weak(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
+fn weak_readiness(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
     let fix = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
     let about = Scope::service(service);
     match probe {

@@ -18,9 +18,9 @@ use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 
 /// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
-const HOLD: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
+const SWARM_RULES: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
-pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
+pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
     let (docker, project) = (&request.docker, &request.project);
     let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
@@ -30,29 +30,29 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
         if engine { docker.image(reference) } else { Ok(None) }
     };
     for (name, loss) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
-        sheet.findings.push(Finding::lost(Scope::service(&name), loss));
+        sheet.findings.push(Finding::from_risk(Scope::service(&name), loss));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(swarm_deploy::refuse_one_shots(project));
     if let Some(nodes) = &nodes {
         let folder = request.folder.canonicalize().unwrap_or_default();
-        refusals.extend(nodes.refusals(&file, &local(&file, &image)?, &folder));
+        refusals.extend(nodes.refusals(&file, &local_images(&file, &image)?, &folder));
     }
     if nodes.is_none() {
         let folder = request.folder.canonicalize().unwrap_or_default();
-        sheet.findings.extend(of_one_machine(project, &file, &folder));
+        sheet.findings.extend(single_node_findings(project, &file, &folder));
     }
     let refused = |wrong: ConfigError| {
-        let about = about(&file.services, &wrong.message);
+        let about = scope_of(&file.services, &wrong.message);
         Finding::refused(about, Error::from(wrong))
     };
     sheet.findings.extend(refusals.into_iter().map(refused));
-    sheet.findings.extend(file.notes.iter().map(|note| ignored(&file.services, note)));
+    sheet.findings.extend(file.notes.iter().map(|note| ignored_key(&file.services, note)));
     for name in &file.services {
         let service = &project.services[name];
-        let found = service::findings(&subject(service, image(&service.image)?.as_ref()));
-        sheet.findings.extend(found.into_iter().filter(|f| HOLD.contains(&f.rule)));
-        sheet.services.push(row(service));
+        let found = service::findings(&service_context(service, image(&service.image)?.as_ref()));
+        sheet.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
+        sheet.services.push(verdict_row(service));
         if image(&service.image)?.is_none() {
             let why = "its image is not here, and may bring a health check and a command along";
             sheet.not_audited.push(format!("`{name}` by its image: {why}"));
@@ -66,32 +66,32 @@ pub fn judge(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
 }
 
 /// Swarm takes a task out of its DNS, and stops it 2 s later, whatever it still answers.
-fn subject<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
+fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
     ServiceContext {
         service,
         image,
-        front: ProxyPresence::Nobody,
-        asks_for_route: false,
-        is_asked: false,
+        proxy: ProxyPresence::NoProxy,
+        requests_route: false,
+        has_clients: false,
         listens: false,
-        is_sure: false,
+        has_engine: false,
         instances: service.replicas.unwrap_or(1) as usize,
         signals: None,
         state_in_image: None,
     }
 }
 
-fn ignored(services: &[String], note: &str) -> Finding {
-    Finding::note("swarm-ignores", about(services, note), note, "")
+fn ignored_key(services: &[String], note: &str) -> Finding {
+    Finding::note("swarm-ignores", scope_of(services, note), note, "")
 }
 
-fn about(services: &[String], text: &str) -> Scope {
+fn scope_of(services: &[String], text: &str) -> Scope {
     let named = |s: &&String| text.contains(&format!("services.{s}.")) || text.contains(&format!("`{s}`"));
     services.iter().find(named).map_or_else(Scope::default, |s| Scope::service(s))
 }
 
 /// What other nodes will not have, as long as it is not known whether there are any.
-fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Finding> {
+fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> Vec<Finding> {
     let binds = folder_mounts(file, folder).into_iter().map(|(service, source)| {
         let says =
             format!("`services.{service}.volumes`: `{source}` has to be on every node that may run it");
@@ -111,7 +111,7 @@ fn of_one_machine(project: &Project, file: &StackFile, folder: &Path) -> Vec<Fin
 }
 
 /// The services whose image was built here, as far as is known.
-fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<LocalImage>> {
+fn local_images(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<LocalImage>> {
     let mut all = Vec::new();
     for name in &file.services {
         if image(file.image(name))?.is_some_and(|i| i.repo_digests.is_empty()) {
@@ -122,7 +122,7 @@ fn local(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Res
     Ok(all)
 }
 
-fn row(service: &Service) -> VerdictRow {
+fn verdict_row(service: &Service) -> VerdictRow {
     let says = match service.replicas {
         Some(1) | None => "1 task, replaced by Swarm".to_string(),
         Some(n) => format!("{n} tasks, replaced by Swarm"),

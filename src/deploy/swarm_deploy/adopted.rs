@@ -24,7 +24,7 @@ pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
     let text = ResolvedProject::read(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = settings::project_folder(compose).canonicalize()?;
-    report.say(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
+    report.print_line(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
 }
 

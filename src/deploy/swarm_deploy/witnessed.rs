@@ -50,7 +50,7 @@ impl SwarmDeploy<'_> {
             _ => {}
         }
         let report = self.report;
-        let on_count = move |count| report.witnessed(count);
+        let on_count = move |count| report.probe_count(count);
         self.witness.start(&urls, settings, self.report.elapsed(), on_count)?;
         let limit = if strict { FIRST_ANSWER } else { OPTIONAL_FIRST_ANSWER };
         let answered = self.witness.wait_for_answers(limit, self.stop);

@@ -5,7 +5,7 @@ fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
 }
 
-fn found(name: &str) -> InitialInstance {
+fn instance(name: &str) -> InitialInstance {
     InitialInstance { name: name.into(), new: false, running: true, in_rotation: true }
 }
 
@@ -24,22 +24,22 @@ fn step(number: usize, verb: &str) -> Event {
     })
 }
 
-/// One new instance beside an old one, a second an event.
-fn board(events: &[Event]) -> Progress {
-    let mut board = Progress::default();
+/// Display of a deploy that replaces `app-1`, with one event each second.
+fn progress(events: &[Event]) -> Progress {
+    let mut progress = Progress::default();
     let proxies = names("lb");
-    board.apply(
+    progress.apply(
         Duration::ZERO,
-        &Event::Deploying { target: "app".into(), proxies, instances: vec![found("app-1")] },
+        &Event::Deploying { target: "app".into(), proxies, instances: vec![instance("app-1")] },
     );
     for (event, second) in events.iter().zip(1..) {
-        board.apply(Duration::from_secs(second), event);
+        progress.apply(Duration::from_secs(second), event);
     }
-    board
+    progress
 }
 
 fn halfway() -> Progress {
-    board(&[
+    progress(&[
         Event::Created { names: names("app-2") },
         Event::Started { names: names("app-2") },
         Event::Ready { name: "app-2".into(), answer: String::new() },
@@ -47,12 +47,12 @@ fn halfway() -> Progress {
     ])
 }
 
-fn text(board: &Progress, width: usize, height: usize) -> Vec<String> {
-    board.lines(Duration::from_millis(5500), width, height).into_iter().map(|(_, text)| text).collect()
+fn text(progress: &Progress, width: usize, height: usize) -> Vec<String> {
+    progress.lines(Duration::from_millis(5500), width, height).into_iter().map(|(_, text)| text).collect()
 }
 
 #[test]
-fn a_wide_terminal_shows_the_whole_and_each_instance() {
+fn a_wide_terminal_shows_the_deploy_and_each_instance() {
     assert_eq!(
         text(&halfway(), 80, 20),
         [
@@ -76,7 +76,7 @@ fn a_narrow_terminal_shows_the_same_without_bars() {
 }
 
 #[test]
-fn no_line_is_wider_and_there_are_no_more_than_fit() {
+fn the_lines_fit_the_terminal() {
     for width in 1..100 {
         for height in 1..8 {
             let lines = text(&halfway(), width, height);
@@ -87,48 +87,49 @@ fn no_line_is_wider_and_there_are_no_more_than_fit() {
 }
 
 #[test]
-fn where_there_is_no_room_those_at_work_come_first() {
-    let mut board = Progress::default();
-    let instances = (1..=20).map(|n| found(&format!("app-{n}"))).collect();
-    board.apply(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
-    board.apply(Duration::ZERO, &Event::Draining { names: names("app-19") });
-    let lines = text(&board, 80, 4);
+fn active_instances_come_first_if_not_all_fit() {
+    let mut progress = Progress::default();
+    let instances = (1..=20).map(|n| instance(&format!("app-{n}"))).collect();
+    progress
+        .apply(Duration::ZERO, &Event::Deploying { target: "app".into(), proxies: names("lb"), instances });
+    progress.apply(Duration::ZERO, &Event::Draining { names: names("app-19") });
+    let lines = text(&progress, 80, 4);
     assert!(lines[1].starts_with("19/20 app-19  draining → stopped"), "{lines:?}");
     assert!(lines[2].starts_with(" 1/20 app-1 "), "{lines:?}");
     assert_eq!(lines[3], "… and 18 more: 18 in rotation");
 }
 
 #[test]
-fn the_way_back_is_shown_as_such() {
-    let mut board = halfway();
-    board.apply(Duration::from_secs(5), &Event::RollingBack);
-    let lines = board.lines(Duration::from_secs(5), 80, 20);
-    assert_eq!(lines[0].0, LineStyle::Back);
-    assert!(lines[0].1.starts_with("going back app"), "{lines:?}");
+fn a_rollback_is_shown_as_one() {
+    let mut progress = halfway();
+    progress.apply(Duration::from_secs(5), &Event::RollingBack);
+    let lines = progress.lines(Duration::from_secs(5), 80, 20);
+    assert_eq!(lines[0].0, LineStyle::RollingBack);
+    assert!(lines[0].1.starts_with("rolling back app"), "{lines:?}");
 }
 
 #[test]
-fn a_lost_request_of_the_witness_is_seen() {
-    let mut board = halfway();
-    board.witnessed(58, 0);
+fn a_lost_request_of_the_witness_is_shown() {
+    let mut progress = halfway();
+    progress.set_probe_count(58, 0);
     assert_eq!(
-        board.lines(Duration::ZERO, 80, 20).pop(),
+        progress.lines(Duration::ZERO, 80, 20).pop(),
         Some((LineStyle::Good, "witness: 58 sent, 0 lost".into()))
     );
-    board.witnessed(60, 1);
+    progress.set_probe_count(60, 1);
     assert_eq!(
-        board.lines(Duration::ZERO, 80, 20).pop(),
+        progress.lines(Duration::ZERO, 80, 20).pop(),
         Some((LineStyle::Bad, "witness: 60 sent, 1 lost".into()))
     );
 }
 
 #[test]
 fn a_swarm_shows_how_many_tasks_of_each_service_run() {
-    let mut board = Progress::default();
-    board.apply(Duration::ZERO, &Event::DeployingStack { stack: "demo".into(), services: names("vote") });
-    board.apply(
+    let mut progress = Progress::default();
+    progress.apply(Duration::ZERO, &Event::DeployingStack { stack: "demo".into(), services: names("vote") });
+    progress.apply(
         Duration::ZERO,
         &Event::TaskRunning { name: "vote.1".into(), node: "n1".into(), running: 1, desired: 2 },
     );
-    assert_eq!(text(&board, 80, 20), ["deploying demo  5.5s", "1/2 vote  [=====>    ]"]);
+    assert_eq!(text(&progress, 80, 20), ["deploying demo  5.5s", "1/2 vote  [=====>    ]"]);
 }

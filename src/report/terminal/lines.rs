@@ -1,6 +1,6 @@
-//! A terminal on which every line of indicatif's ends with a newline. indicatif (0.18.6) fills a line with spaces to the
-//! right edge instead: once the window is wider, lines run into each other, it goes up too far, and wipes what was printed
-//! above; and what is copied out of the window is one line.
+//! A terminal wrapper that ends every line of indicatif with a newline. indicatif (0.18.6) fills a line with spaces to
+//! the right edge instead. In a wider window such lines run into each other, and indicatif moves up too far and erases
+//! earlier output. Copied text would be one line.
 
 use std::fmt::{self, Debug};
 use std::io;
@@ -11,7 +11,7 @@ use indicatif::TermLike;
 /// Clears from the cursor to the end of the screen.
 const CLEAR_SCREEN_REST: &str = "\u{1b}[J";
 
-/// Wraps a terminal. What indicatif writes comes in pairs: a line, and what fills it.
+/// Wraps a terminal. indicatif writes each line as a pair: its text, then its filler.
 pub struct TerminalLines<T> {
     term: T,
     state: Mutex<DrawState>,
@@ -19,16 +19,17 @@ pub struct TerminalLines<T> {
 
 #[derive(Default)]
 struct DrawState {
-    /// Columns of each line of this drawing, and of the one before.
+    /// Columns of each line of this drawing.
     drawn: Vec<usize>,
-    before: Vec<usize>,
-    /// The drawing before had one line to draw over, or none; the next call tells.
-    may_be_one: bool,
-    /// A drawing was finished, so that the next move is to where it began.
+    /// The same for the previous drawing.
+    previous: Vec<usize>,
+    /// The previous drawing had one line or none; the next call shows which.
+    previous_has_one_line_at_most: bool,
+    /// A drawing is complete, so the next move goes to its first line.
     finished: bool,
-    /// A line was written, and its filler comes next.
+    /// A line was written; its filler comes next.
     filler_next: bool,
-    /// The cursor is at the end of a line, below which the next one goes.
+    /// The cursor is at the end of a line; the next line goes below.
     line_ended: bool,
 }
 
@@ -41,11 +42,11 @@ impl<T: TermLike> TerminalLines<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes to where the last of the lines before began, this many of them, and wipes what stands from there on.
+    /// Moves to the start of the last `lines` lines of the previous drawing, and clears the rest of the screen.
     fn wipe(&self, state: &mut DrawState, lines: usize) -> io::Result<()> {
-        state.may_be_one = false;
-        let above = state.before.len().saturating_sub(lines);
-        let up = rows(&state.before[above..], self.term.width().into()).saturating_sub(1);
+        state.previous_has_one_line_at_most = false;
+        let skipped = state.previous.len().saturating_sub(lines);
+        let up = rows(&state.previous[skipped..], self.term.width().into()).saturating_sub(1);
         if up > 0 {
             self.term.move_cursor_up(up)?;
         }
@@ -54,14 +55,14 @@ impl<T: TermLike> TerminalLines<T> {
     }
 }
 
-/// How many rows lines take on a terminal of this width; a terminal folds what was there when it gets narrower.
+/// Rows of the terminal that lines of these widths take; a narrower terminal folds them.
 fn rows(columns: &[usize], width: usize) -> usize {
     columns.iter().map(|c| c.div_ceil(width.max(1)).max(1)).sum()
 }
 
 impl<T> Debug for TerminalLines<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lines")
+        f.write_str("TerminalLines")
     }
 }
 
@@ -74,14 +75,14 @@ impl<T: TermLike> TermLike for TerminalLines<T> {
         self.term.height()
     }
 
-    /// The first move of a drawing goes to where the last one began, on a window that may have another width by now.
+    /// The first move of a drawing goes to the start of the previous one. The width may have changed since.
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {
         let mut state = self.state();
         if !std::mem::take(&mut state.finished) {
             return self.term.move_cursor_up(n);
         }
-        state.before = std::mem::take(&mut state.drawn);
-        state.may_be_one = n == 0;
+        state.previous = std::mem::take(&mut state.drawn);
+        state.previous_has_one_line_at_most = n == 0;
         if n > 0 { self.wipe(&mut state, n + 1) } else { Ok(()) }
     }
 
@@ -105,9 +106,13 @@ impl<T: TermLike> TermLike for TerminalLines<T> {
         let mut state = self.state();
         if text == "\r" {
             state.line_ended = false;
-            return if state.may_be_one { self.wipe(&mut state, 1) } else { self.term.write_str(text) };
+            return if state.previous_has_one_line_at_most {
+                self.wipe(&mut state, 1)
+            } else {
+                self.term.write_str(text)
+            };
         }
-        state.may_be_one = false;
+        state.previous_has_one_line_at_most = false;
         if std::mem::take(&mut state.filler_next) {
             state.line_ended = true;
             return Ok(());
@@ -123,7 +128,7 @@ impl<T: TermLike> TermLike for TerminalLines<T> {
     fn clear_line(&self) -> io::Result<()> {
         let mut state = self.state();
         state.line_ended = false;
-        if state.may_be_one { self.wipe(&mut state, 1) } else { self.term.clear_line() }
+        if state.previous_has_one_line_at_most { self.wipe(&mut state, 1) } else { self.term.clear_line() }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stand_below_each_other_and_are_drawn_over() {
+    fn lines_are_below_each_other_and_are_redrawn() {
         let term = InMemoryTerm::new(8, 20);
         let bar = bar(&term);
         for message in ["one\ntwo", "a longer line\nb", "c\n\u{1b}[32md\u{1b}[0m\ne", "f"] {
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_folded_when_the_window_gets_narrower() {
+    fn a_narrower_window_folds_lines() {
         assert_eq!(
             [rows(&[80, 10, 0], 80), rows(&[80, 10, 0], 40), rows(&[81], 40), rows(&[], 40)],
             [3, 4, 3, 0]

@@ -1,4 +1,4 @@
-//! Where times stand on the page.
+//! The time axis, and the scale of latencies.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ impl TimeAxis {
         self.left + self.width * (at.as_secs_f64() / whole).min(1.0)
     }
 
-    /// Round times, no more than `most` after the first.
+    /// Round times: 0 and at most `most` more.
     pub fn ticks(&self, most: usize) -> Vec<Duration> {
         let steps =
             [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
         let end = self.end.as_secs_f64();
         let fits = |step: &&f64| end / **step <= most as f64;
-        // Longer than that nobody looks closely.
+        // A longer rollout gets equal parts.
         let step = steps.iter().find(fits).copied().unwrap_or(end / most.max(1) as f64);
         let count = (end / step).floor() as usize;
         (0..=count).map(|n| Duration::from_secs_f64(n as f64 * step)).collect()
@@ -33,24 +33,24 @@ impl TimeAxis {
 pub fn label(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
-        s if s >= 120.0 => format!("{} min", trimmed(s / 60.0)),
-        s => format!("{} s", trimmed(s)),
+        s if s >= 120.0 => format!("{} min", one_decimal(s / 60.0)),
+        s => format!("{} s", one_decimal(s)),
     }
 }
 
-/// `2.74`, in seconds: to tell short phases apart.
-pub fn exact(time: Duration) -> String {
+/// `2.74`, in seconds, to distinguish short phases.
+pub fn two_decimals(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64())
 }
 
-fn trimmed(number: f64) -> String {
+fn one_decimal(number: f64) -> String {
     let text = format!("{number:.1}");
     text.strip_suffix(".0").map_or(text.clone(), String::from)
 }
 
-/// How high a latency stands, from 0 (1 ms or less) to 1 (`most`), by its logarithm: a reload's 30 ms and a time-out's 5 s
-/// are both to be seen.
-pub fn height(took: Duration, most: Duration) -> f64 {
+/// Height of a latency on a logarithmic scale, from 0 (1 ms or less) to 1 (`most`). A reload of 30 ms and a timeout of
+/// 5 s are both visible.
+pub fn log_height(took: Duration, most: Duration) -> f64 {
     let log = |time: Duration| (time.as_secs_f64() * 1000.0).max(1.0).log10();
     (log(took) / log(most).max(0.001)).min(1.0)
 }
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round_and_no_more_than_there_is_room_for() {
+    fn ticks_are_round_and_fit_the_axis() {
         let ticks = |end: u64, most| {
             let axis = TimeAxis { left: 0.0, width: 100.0, end: ms(end) };
             axis.ticks(most).into_iter().map(label).collect::<Vec<_>>().join(", ")
@@ -81,10 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn latencies_stand_by_their_logarithm() {
-        let all = [height(ms(0), ms(1000)), height(ms(1), ms(1000)), height(ms(1000), ms(1000))];
+    fn latencies_have_a_logarithmic_scale() {
+        let all = [log_height(ms(0), ms(1000)), log_height(ms(1), ms(1000)), log_height(ms(1000), ms(1000))];
         assert_eq!(all, [0.0, 0.0, 1.0]);
-        assert!((height(ms(10), ms(1000)) - 1.0 / 3.0).abs() < 1e-9);
-        assert_eq!(height(ms(5000), ms(1000)), 1.0);
+        assert!((log_height(ms(10), ms(1000)) - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!(log_height(ms(5000), ms(1000)), 1.0);
     }
 }

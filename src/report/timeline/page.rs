@@ -1,9 +1,9 @@
-//! The page around the drawing: what came of it, the key to the colours, and the same in words.
+//! The page around the drawing: results, legend and table.
 
 use std::fmt::Write;
 
-use super::axis::{exact, label};
-use super::svg::{DESK, PHONE, class_of, draw};
+use super::axis::{label, two_decimals};
+use super::svg::{DESKTOP, PHONE, class_of, draw};
 use super::{Timeline, spans};
 use crate::report::record::EventRecord;
 use crate::report::text::printable;
@@ -18,13 +18,13 @@ const PHASES: [InstancePhase; 8] = [
     InstancePhase::InRotation,
     InstancePhase::Draining,
     InstancePhase::Failed,
-    InstancePhase::Aside,
+    InstancePhase::OutOfRotation,
     InstancePhase::Stopped,
 ];
 
-/// The page of what happened.
-pub fn page(entries: &[EventRecord]) -> String {
-    let timeline = Timeline::of(entries);
+/// The HTML page of a run.
+pub fn page(records: &[EventRecord]) -> String {
+    let timeline = Timeline::from_records(records);
     let title = escape(&timeline.title);
     let mut html = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -45,8 +45,8 @@ pub fn page(entries: &[EventRecord]) -> String {
     }
     let _ = writeln!(html, "<p class=\"quiet\">{} · {}</p>", escape(&timeline.started), label(timeline.end));
     if !timeline.tracks.is_empty() {
-        html.push_str(&key(&timeline));
-        html.push_str(&draw(&timeline, DESK, "desk"));
+        html.push_str(&legend(&timeline));
+        html.push_str(&draw(&timeline, DESKTOP, "desk"));
         html.push_str(&draw(&timeline, PHONE, "phone"));
         html.push_str(&table(&timeline));
     }
@@ -57,44 +57,43 @@ pub fn page(entries: &[EventRecord]) -> String {
     html
 }
 
-/// The colours that the drawing has.
-fn key(timeline: &Timeline) -> String {
+/// Colours that occur in the drawing.
+fn legend(timeline: &Timeline) -> String {
     let used =
         |phase: &&InstancePhase| timeline.tracks.iter().any(|t| t.spans.iter().any(|(_, p)| p == *phase));
     let item = |phase: &InstancePhase| {
-        format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.words())
+        format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.label())
     };
     let items: Vec<String> = PHASES.iter().filter(used).map(item).collect();
     format!("<p class=\"key\">{}</p>\n", items.join(" "))
 }
 
-/// What the bars say, for those who do not see them.
+/// The bars as a table, for screen readers.
 fn table(timeline: &Timeline) -> String {
-    let mut html = String::from(
-        "<table>\n<thead><tr><th>instance</th><th>what it went through</th></tr></thead>\n<tbody>\n",
-    );
+    let mut html =
+        String::from("<table>\n<thead><tr><th>instance</th><th>phases</th></tr></thead>\n<tbody>\n");
     for track in &timeline.tracks {
         let kind = if track.new { "new" } else { "old" };
         let _ = writeln!(
             html,
             "<tr><td>{} <small>{kind}</small></td><td>{}</td></tr>",
             escape(&track.name),
-            escape(&words(track, timeline))
+            escape(&phases_in_words(track, timeline))
         );
     }
     html.push_str("</tbody>\n</table>\n");
     html
 }
 
-fn words(track: &InstanceTrack, timeline: &Timeline) -> String {
-    let one = |(from, to, phase): (_, _, InstancePhase)| match phase {
-        InstancePhase::Removed => format!("removed at {} s", exact(from)),
-        _ => format!("{} {}–{} s", phase.words(), exact(from), exact(to)),
+fn phases_in_words(track: &InstanceTrack, timeline: &Timeline) -> String {
+    let phase_text = |(from, to, phase): (_, _, InstancePhase)| match phase {
+        InstancePhase::Removed => format!("removed at {} s", two_decimals(from)),
+        _ => format!("{} {}–{} s", phase.label(), two_decimals(from), two_decimals(to)),
     };
-    spans(track, timeline.end).into_iter().map(one).collect::<Vec<_>>().join(", ")
+    spans(track, timeline.end).into_iter().map(phase_text).collect::<Vec<_>>().join(", ")
 }
 
-/// Text of others as text: no markup, and nothing that cannot be seen.
+/// Foreign text without markup and without invisible characters.
 pub fn escape(text: &str) -> String {
     let mut safe = String::new();
     for c in printable(text).chars() {

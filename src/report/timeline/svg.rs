@@ -1,4 +1,4 @@
-//! The drawing itself, for a given width: the same story is drawn once for a desk and once for a phone.
+//! The drawing, which the page has twice: for desktop and for phone.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -8,39 +8,41 @@ use super::page::escape;
 use super::{SampleDot, Timeline, spans};
 use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 
-/// Sizes in units; one is a pixel where the page is as wide as was drawn for.
+/// Sizes in units of the drawing; a unit is a pixel at the intended width.
 #[derive(Debug, Clone, Copy)]
 pub struct SvgLayout {
     pub width: f64,
-    /// Names stand to the left of their bars; else above them.
-    pub beside: bool,
-    /// Most ticks of the time axis.
+    /// Names are to the left of their bars, else above them.
+    pub names_beside_bars: bool,
+    /// Maximum number of ticks.
     pub ticks: usize,
 }
 
-pub const DESK: SvgLayout = SvgLayout { width: 920.0, beside: true, ticks: 10 };
-pub const PHONE: SvgLayout = SvgLayout { width: 360.0, beside: false, ticks: 5 };
+pub const DESKTOP: SvgLayout = SvgLayout { width: 920.0, names_beside_bars: true, ticks: 10 };
+pub const PHONE: SvgLayout = SvgLayout { width: 360.0, names_beside_bars: false, ticks: 5 };
 
-const BAR: f64 = 16.0;
-const TEXT: f64 = 12.0;
+const BAR_HEIGHT: f64 = 16.0;
+const TEXT_HEIGHT: f64 = 12.0;
 const GAP: f64 = 8.0;
-/// Above the first bar: what the marks say.
-const TOP: f64 = 22.0;
-const WITNESS: f64 = 96.0;
-/// Units of a letter, about.
-const LETTER: f64 = 7.0;
-/// The widest that names may be; longer ones are cut.
-const LETTERS: usize = 24;
+/// Space above the first bar, for the labels of the markers.
+const TOP_MARGIN: f64 = 22.0;
+const WITNESS_HEIGHT: f64 = 96.0;
+/// Approximate width of a letter.
+const LETTER_WIDTH: f64 = 7.0;
+/// Longer names are cut.
+const MAX_NAME_LETTERS: usize = 24;
 
 impl SvgLayout {
     fn row(&self) -> f64 {
-        if self.beside { BAR + GAP } else { TEXT + 4.0 + BAR + GAP }
+        if self.names_beside_bars { BAR_HEIGHT + GAP } else { TEXT_HEIGHT + 4.0 + BAR_HEIGHT + GAP }
     }
 
     fn axis(&self, timeline: &Timeline) -> TimeAxis {
-        let longest = timeline.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(LETTERS);
-        let left = if self.beside { (longest as f64 * LETTER + 12.0).max(60.0) } else { 12.0 };
-        // The last tick's label stands over the edge by half.
+        let longest =
+            timeline.tracks.iter().map(|t| t.name.chars().count()).max().unwrap_or(0).min(MAX_NAME_LETTERS);
+        let left =
+            if self.names_beside_bars { (longest as f64 * LETTER_WIDTH + 12.0).max(60.0) } else { 12.0 };
+        // Half of the label of the last tick is beyond the axis.
         TimeAxis { left, width: self.width - left - 20.0, end: timeline.end }
     }
 }
@@ -48,21 +50,21 @@ impl SvgLayout {
 /// The whole drawing as an `svg` element of this class.
 pub fn draw(timeline: &Timeline, layout: SvgLayout, class: &str) -> String {
     let axis = layout.axis(timeline);
-    let bars = TOP + layout.row() * timeline.tracks.len() as f64;
-    let witness = if timeline.dots.is_empty() { 0.0 } else { WITNESS + 2.0 * GAP + TEXT };
+    let bars = TOP_MARGIN + layout.row() * timeline.tracks.len() as f64;
+    let witness = if timeline.dots.is_empty() { 0.0 } else { WITNESS_HEIGHT + 2.0 * GAP + TEXT_HEIGHT };
     let bottom = bars + witness;
     let (width, height) = (layout.width, bottom + 24.0);
     let mut svg = format!(
         "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n",
-        escape(&format!("timeline of {}; the table below says the same in words", timeline.title))
+        escape(&format!("timeline of {}; the table below has the same contents", timeline.title))
     );
     grid(&mut svg, &axis, bottom, layout.ticks);
-    marks(&mut svg, timeline, &axis, bottom);
+    markers(&mut svg, timeline, &axis, bottom);
     for (n, track) in timeline.tracks.iter().enumerate() {
-        row(&mut svg, track, &axis, (TOP + layout.row() * n as f64, layout), timeline.end);
+        row(&mut svg, track, &axis, (TOP_MARGIN + layout.row() * n as f64, layout), timeline.end);
     }
     if !timeline.dots.is_empty() {
-        dots(&mut svg, &timeline.dots, &axis, bars + TEXT + GAP);
+        dots(&mut svg, &timeline.dots, &axis, bars + TEXT_HEIGHT + GAP);
     }
     svg.push_str("</svg>\n");
     svg
@@ -73,28 +75,28 @@ fn grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
         let x = axis.x(at);
         let _ = writeln!(
             svg,
-            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"/>"
+            "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP_MARGIN}\" y2=\"{bottom:.1}\"/>"
         );
         let y = bottom + 16.0;
         let _ = writeln!(svg, "<text class=\"tick\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", axis::label(at));
     }
 }
 
-/// Lines across all bars; a word each, where the one before leaves room for it.
-fn marks(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) {
+/// Vertical lines across all bars. A label is left out if it would overlap the previous one.
+fn markers(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) {
     let mut free = 0.0;
-    for mark in &timeline.marks {
-        let x = axis.x(mark.at);
+    for marker in &timeline.markers {
+        let x = axis.x(marker.at);
         let _ = writeln!(
             svg,
-            "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"><title>{} at {}</title></line>",
-            mark.what,
-            axis::label(mark.at)
+            "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP_MARGIN}\" y2=\"{bottom:.1}\"><title>{} at {}</title></line>",
+            marker.label,
+            axis::label(marker.at)
         );
-        let half = mark.what.len() as f64 * LETTER / 2.0;
+        let half = marker.label.len() as f64 * LETTER_WIDTH / 2.0;
         let middle = x.clamp(half, axis.left + axis.width + 20.0 - half);
         if middle - half >= free {
-            let _ = writeln!(svg, "<text class=\"what\" x=\"{middle:.1}\" y=\"14\">{}</text>", mark.what);
+            let _ = writeln!(svg, "<text class=\"what\" x=\"{middle:.1}\" y=\"14\">{}</text>", marker.label);
             free = middle + half + GAP;
         }
     }
@@ -108,9 +110,10 @@ fn row(
     end: Duration,
 ) {
     let name = escape(&short(&track.name));
-    let (bar, baseline, x) = match layout.beside {
-        true => (top, top + BAR - 4.0, 4.0),
-        false => (top + TEXT + 4.0, top + TEXT - 2.0, axis.left),
+    let (bar, baseline, x) = if layout.names_beside_bars {
+        (top, top + BAR_HEIGHT - 4.0, 4.0)
+    } else {
+        (top + TEXT_HEIGHT + 4.0, top + TEXT_HEIGHT - 2.0, axis.left)
     };
     let class = if track.new { "name new" } else { "name" };
     let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{baseline:.1}\">{name}</text>");
@@ -119,25 +122,25 @@ fn row(
             continue;
         }
         let (x, width) = (axis.x(from), (axis.x(to) - axis.x(from)).max(1.5));
-        // What does not run is thin.
+        // Phases in which the instance does not run are thin.
         let thin = matches!(phase, InstancePhase::Stopped | InstancePhase::Created);
-        let (y, height) = if thin { (bar + BAR / 3.0, BAR / 3.0) } else { (bar, BAR) };
+        let (y, height) = if thin { (bar + BAR_HEIGHT / 3.0, BAR_HEIGHT / 3.0) } else { (bar, BAR_HEIGHT) };
         let _ = writeln!(
             svg,
             "<rect class=\"{}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"2\"><title>{} {}: {} to {}</title></rect>",
             class_of(phase),
             escape(&track.name),
-            phase.words(),
+            phase.label(),
             axis::label(from),
             axis::label(to)
         );
     }
 }
 
-/// Latency by its logarithm, 1 ms at the bottom; what was lost stands at the top, as a cross.
+/// Latencies on a logarithmic scale, 1 ms at the bottom; lost requests are crosses at the top.
 fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
     let longest = dots.iter().map(|d| d.took).max().unwrap_or_default().max(Duration::from_millis(100));
-    let y = |took| top + WITNESS - WITNESS * axis::height(took, longest);
+    let y = |took| top + WITNESS_HEIGHT - WITNESS_HEIGHT * axis::log_height(took, longest);
     for (n, ms) in [1u64, 10, 100, 1000, 10_000].into_iter().enumerate() {
         let took = Duration::from_millis(ms);
         if took <= longest {
@@ -164,13 +167,13 @@ fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
                 let _ =
                     writeln!(svg, "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{:.1}\" r=\"2\"/>", y(dot.took));
             }
-            Some(why) => {
+            Some(outcome) => {
                 let (l, r, a, b) = (x - 4.0, x + 4.0, top - 4.0, top + 4.0);
                 let _ = writeln!(
                     svg,
                     "<path class=\"lost\" d=\"M{l:.1} {a:.1}L{r:.1} {b:.1}M{l:.1} {b:.1}L{r:.1} {a:.1}\"><title>lost at {}: {}</title></path>",
                     axis::label(dot.at),
-                    escape(why)
+                    escape(outcome)
                 );
             }
         }
@@ -178,16 +181,17 @@ fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
 }
 
 fn short(name: &str) -> String {
-    match name.chars().count() > LETTERS {
-        true => name.chars().take(LETTERS - 1).chain(['…']).collect(),
-        false => name.into(),
+    if name.chars().count() > MAX_NAME_LETTERS {
+        name.chars().take(MAX_NAME_LETTERS - 1).chain(['…']).collect()
+    } else {
+        name.into()
     }
 }
 
 /// The CSS class of a phase.
 pub fn class_of(phase: InstancePhase) -> &'static str {
     match phase {
-        InstancePhase::Aside => "aside",
+        InstancePhase::OutOfRotation => "aside",
         InstancePhase::Created => "created",
         InstancePhase::Starting => "starting",
         InstancePhase::Ready => "ready",

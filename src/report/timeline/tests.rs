@@ -6,17 +6,17 @@ fn names(names: &str) -> Vec<String> {
     names.split_whitespace().map(String::from).collect()
 }
 
-/// A second an event.
-fn entries(events: Vec<Event>) -> Vec<EventRecord> {
-    let entry = |(event, n)| EventRecord::now(Duration::from_secs(n), event);
-    events.into_iter().zip(0..).map(entry).collect()
+/// One event each second.
+fn records(events: Vec<Event>) -> Vec<EventRecord> {
+    let record = |(event, n)| EventRecord::now(Duration::from_secs(n), event);
+    events.into_iter().zip(0..).map(record).collect()
 }
 
 fn deploy() -> Vec<Event> {
-    let found =
+    let instance =
         |name: &str| InitialInstance { name: name.into(), new: false, running: true, in_rotation: true };
     vec![
-        Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![found("app-1")] },
+        Event::Deploying { target: "app".into(), proxies: names("lb"), instances: vec![instance("app-1")] },
         Event::Created { names: names("app-2") },
         Event::Started { names: names("app-2") },
         Event::Ready { name: "app-2".into(), answer: "200".into() },
@@ -35,31 +35,31 @@ fn deploy() -> Vec<Event> {
 }
 
 #[test]
-fn new_instances_stand_above_those_that_go() {
-    let timeline = Timeline::of(&entries(deploy()));
+fn new_instances_are_above_old_ones() {
+    let timeline = Timeline::from_records(&records(deploy()));
     let names: Vec<&str> = timeline.tracks.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["app-2", "app-1"]);
-    assert_eq!(timeline.marks, [Marker { at: Duration::from_secs(4), what: "switch" }]);
+    assert_eq!(timeline.markers, [Marker { at: Duration::from_secs(4), label: "switch" }]);
     assert!(!timeline.failed);
 }
 
 #[test]
 fn a_bar_lasts_from_one_phase_to_the_next() {
-    let timeline = Timeline::of(&entries(deploy()));
-    let of = |n: usize| {
+    let timeline = Timeline::from_records(&records(deploy()));
+    let bars = |n: usize| {
         let all = spans(&timeline.tracks[n], timeline.end);
         let text = |(from, to, phase): &(Duration, Duration, InstancePhase)| {
-            format!("{} {}-{}", phase.words(), from.as_secs(), to.as_secs())
+            format!("{} {}-{}", phase.label(), from.as_secs(), to.as_secs())
         };
         all.iter().map(text).collect::<Vec<_>>()
     };
-    assert_eq!(of(0), ["created 1-2", "starting 2-3", "ready 3-4", "in rotation 4-7"]);
-    assert_eq!(of(1), ["in rotation 0-4", "draining 4-5", "stopped 5-6", "removed 6-7"]);
+    assert_eq!(bars(0), ["created 1-2", "starting 2-3", "ready 3-4", "in rotation 4-7"]);
+    assert_eq!(bars(1), ["in rotation 0-4", "draining 4-5", "stopped 5-6", "removed 6-7"]);
 }
 
 #[test]
-fn the_page_needs_nothing_from_elsewhere_and_runs_nothing() {
-    let page = page(&entries(deploy()));
+fn the_page_has_no_external_resources_and_no_scripts() {
+    let page = page(&records(deploy()));
     for bad in ["<script", "http://", "https://", "@import", "url(", " src=", "<link", "onload"] {
         assert!(!page.contains(bad), "{bad}");
     }
@@ -69,7 +69,7 @@ fn the_page_needs_nothing_from_elsewhere_and_runs_nothing() {
 }
 
 #[test]
-fn what_others_wrote_is_text() {
+fn foreign_text_is_escaped() {
     let mut events = deploy();
     events.push(Event::Warning { kind: "loss".into(), message: "<script>alert(1)</script>\u{202e}".into() });
     events.push(Event::Deploying {
@@ -77,27 +77,27 @@ fn what_others_wrote_is_text() {
         proxies: Vec::new(),
         instances: vec![InitialInstance { name: "<b>".into(), new: false, running: true, in_rotation: true }],
     });
-    let page = page(&entries(events));
+    let page = page(&records(events));
     assert!(!page.contains("<script>") && !page.contains("<img") && !page.contains("<b>"), "{page}");
     assert!(!page.contains('\u{202e}'));
 }
 
 #[test]
-fn a_failure_is_the_result() {
+fn a_failure_is_shown_as_the_result() {
     let mut events = deploy();
     events.pop();
     events.push(Event::RollingBack);
     events.push(Event::Error { exit: 3, message: "`app`: no".into(), details: Vec::new(), hint: None });
-    let timeline = Timeline::of(&entries(events));
+    let timeline = Timeline::from_records(&records(events));
     assert!(timeline.failed);
     assert_eq!(timeline.results, ["`app`: no"]);
-    assert_eq!(timeline.marks.last().map(|m| m.what), Some("going back"));
+    assert_eq!(timeline.markers.last().map(|m| m.label), Some("rollback"));
 }
 
 #[test]
 fn a_release_that_lost_requests_is_not_shown_as_good() {
     let result = |events: Vec<Event>| {
-        let page = page(&entries(events));
+        let page = page(&records(events));
         let line = page.lines().find(|line| line.contains("is deployed as release 2")).unwrap();
         line.split('"').nth(1).unwrap().to_string()
     };
@@ -118,14 +118,9 @@ fn a_release_that_lost_requests_is_not_shown_as_good() {
 }
 
 #[test]
-fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
-    let runs = |current| Event::TaskRunning {
-        name: "vote.1".into(),
-        node: "n".into(),
-        running: current,
-        desired: 2,
-    };
-    let timeline = Timeline::of(&entries(vec![
+fn a_swarm_task_that_exited_is_not_in_rotation_until_the_next_one_runs() {
+    let runs = |running| Event::TaskRunning { name: "vote.1".into(), node: "n".into(), running, desired: 2 };
+    let timeline = Timeline::from_records(&records(vec![
         runs(1),
         Event::Exited { names: names("vote.1 vote.9") },
         runs(1),
@@ -140,20 +135,20 @@ fn a_task_of_a_swarm_that_died_is_not_in_rotation_until_the_next_one_runs() {
 }
 
 #[test]
-fn a_run_that_deployed_nothing_has_a_page_all_the_same() {
+fn a_run_without_a_deploy_has_a_page() {
     assert!(page(&[]).contains("nothing was deployed"));
 }
 
 #[test]
 fn a_lost_request_is_a_cross_and_an_answered_one_a_dot() {
-    let mut timeline = Timeline::of(&entries(deploy()));
+    let mut timeline = Timeline::from_records(&records(deploy()));
     let dot = |at, lost: Option<&str>| SampleDot {
         at: Duration::from_secs(at),
         took: Duration::from_millis(20),
         lost: lost.map(String::from),
     };
     timeline.dots = vec![dot(1, None), dot(2, None), dot(3, Some("503"))];
-    let drawn = svg::draw(&timeline, svg::DESK, "desk");
+    let drawn = svg::draw(&timeline, svg::DESKTOP, "desk");
     assert_eq!((drawn.matches("class=\"dot\"").count(), drawn.matches("class=\"lost\"").count()), (2, 1));
     assert!(drawn.contains("lost at 3 s: 503"));
 }

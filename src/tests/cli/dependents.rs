@@ -57,7 +57,7 @@ fn init_containers_run_before_the_first_new_instance_starts() {
     let second = format!("create {label} --volumes-from new --env KEY busybox true");
     let end = "start --attach init\nrm --force --volumes init";
     assert!(changes.contains(&format!("\n{first}\n{end}\n{second}\n{end}\nstart new\n")), "{changes}");
-    says(&run, &["running `app.pre_start[0]`", "migrated", "`app.pre_start[1]` is done"]);
+    says(&run, &["running job `app.pre_start[0]`", "migrated", "job `app.pre_start[1]` completed"]);
     assert!(!stderr(&run).contains("secret") && !stderr(&run).contains("hidden"), "{}", stderr(&run));
 }
 

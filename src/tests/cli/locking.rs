@@ -172,7 +172,7 @@ fn of_several_waiting_runs_only_the_newest_deploys() {
     make_ready(&fake);
     let (code, said) = wait_for_exit(second);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("`p`: superseded by a newer run, which deploys in its place"), "{said}");
+    assert!(said.contains("`p`: superseded by a newer run, which deploys instead"), "{said}");
     interrupt(&first);
     assert_eq!(wait_for_exit(first).0, Some(130));
     let (code, said) = wait_for_exit(third);
@@ -258,7 +258,7 @@ fn recover_without_an_unfinished_deploy_succeeds() {
     let fake = FakeDocker::new();
     fake.run("recover").success().stdout_eq("`p` is in order: no release yet\n");
     fake.run("deploy app").success();
-    fake.run("recover").success().stdout_eq("`p` is in order: release 1\n");
+    fake.run("recover").success().stdout_eq("`p`: nothing to recover; release 1 is complete\n");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn recover_repeats_only_an_unfinished_one_shot() {
     let recorded = fake.path(".compose-zd/p/releases/0001.yml");
     let text = fs::read_to_string(&recorded).unwrap();
     fs::write(&recorded, text.replace("\"port\": 1", &format!("\"port\": {}", fake.port))).unwrap();
-    says(&fake.run("recover").success(), &["`migrate` is done"]);
+    says(&fake.run("recover").success(), &["job `migrate` completed"]);
     assert_eq!(shot(&fake), 1, "it ended before the first run was killed");
 
     let fake = FakeDocker::new();

@@ -122,7 +122,7 @@ fn a_timeline_that_cannot_be_written_is_a_warning() {
     let fake = FakeDocker::new();
     let run = fake.run("deploy app --timeline nowhere/deploy.html").success();
     let last = stderr(&run).lines().last().unwrap().to_string();
-    assert!(last.contains("warning: the picture cannot be written to `nowhere/deploy.html`"), "{last}");
+    assert!(last.contains("warning: cannot write the timeline to `nowhere/deploy.html`"), "{last}");
     assert!(stdout(&run).contains("is deployed as release 1"), "{}", stdout(&run));
 }
 

@@ -336,7 +336,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
     let mut deploy = project.start_deploy("app");
     deploy.wait_for("started app-");
     deploy.signal("INT");
-    deploy.wait_for("going back");
+    deploy.wait_for("rolling back");
     deploy.signal("INT");
     let result = deploy.wait_unchecked();
     assert_eq!(result.code, Some(130), "{}", result.stderr);

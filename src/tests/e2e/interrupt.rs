@@ -95,7 +95,7 @@ fn a_signal_after_the_switch_is_reported_and_a_second_one_ends_the_drain() {
     let mut deploy = project.start_deploy("app");
     deploy.wait_for("draining app-");
     deploy.signal("TERM");
-    deploy.wait_for("the new release serves, so this run is finished");
+    deploy.wait_for("the new release serves, so this run finishes");
     deploy.signal("TERM");
     deploy.wait().exits(0).says("1 request in flight at the second signal; stopped all the same");
     project.expect_release("app", 1, "2");

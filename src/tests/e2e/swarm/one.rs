@@ -180,7 +180,7 @@ fn a_stack_without_a_release_rolls_back_to_the_previous_spec(stack: &TestStack) 
         stack.wait_for_versions("api", &[version; 2]);
         stack.wait_for_versions("app", &[version]);
     }
-    stack.rollback("").exits(0).says("is what it was before");
+    stack.rollback("").exits(0).says("is rolled back");
     stack.wait_for_versions("api", &["1", "1"]);
     stack.wait_for_versions("app", &["1"]);
 }
@@ -207,7 +207,7 @@ fn a_missing_image_keeps_the_old_release(stack: &TestStack) {
 fn an_interrupt_rolls_back(stack: &TestStack) {
     stack.set_variables("VERSION=3");
     let mut deploy = stack.start_deploy("");
-    deploy.wait_for("Swarm is given");
+    deploy.wait_for(" to Swarm");
     deploy.signal("TERM");
     deploy.wait().exits(143);
     stack.wait_for_versions("app", &["2"]);

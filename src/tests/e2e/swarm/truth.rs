@@ -82,7 +82,7 @@ fn configs_and_secrets_change_with_their_content_and_stay_out_of_files() {
     stack.set_variables(&format!("VERSION=1 PW=secret-one TMPDIR={}", folder.display()));
     stack.write("site.txt", "one");
     let mut deploy = stack.start_deploy("");
-    deploy.wait_for("Swarm is given");
+    deploy.wait_for(" to Swarm");
     let files = fs::read_dir(&folder).expect("a folder").flatten();
     let holds =
         |entry: fs::DirEntry| fs::read_to_string(entry.path()).is_ok_and(|text| text.contains("secret-one"));
