@@ -1,5 +1,5 @@
-//! What a project would lose by a deploy, told before the first one: rules get facts and give findings, each with its
-//! fix. Pure; `deploy/check.rs` gathers the facts.
+//! Losses that a deploy would cause, found before it. Rules turn facts into findings, each with its fix. Pure;
+//! `deploy/check.rs` collects the facts.
 
 pub mod finding;
 pub mod memory;
@@ -13,66 +13,67 @@ use serde::Serialize;
 
 pub use finding::{Finding, Scope, Severity};
 
-/// Whether a deploy would lose anything of a service.
+/// Verdict on a service: a deploy loses nothing, or something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Yes,
     No,
-    /// A deploy leaves it alone, so it is not judged.
+    /// A deploy does not include the service, so it is not audited.
     LeftAlone,
 }
 
-/// A service or a pair.
+/// Verdict on a service or a pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerdictRow {
     pub name: String,
-    /// Itself, or the sides of the pair.
+    /// The service, or both sides of the pair.
     pub services: Vec<String>,
     pub verdict: Verdict,
-    /// How it runs, or why it is left alone.
+    /// State of the service, or the reason for leaving it alone.
     pub message: String,
-    /// The proxies in front of it.
+    /// Proxies in front of the service.
     pub proxies: Vec<String>,
 }
 
-/// What is told in the end.
+/// Document of `check --output json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditReport {
     pub project: String,
     pub engine: &'static str,
-    /// Nothing is lost.
+    /// No finding is a loss.
     pub ok: bool,
     pub services: Vec<VerdictRow>,
     pub findings: Vec<Finding>,
-    /// What could not be judged, and why.
+    /// Facts that were not available, with the reason.
     pub not_audited: Vec<String>,
 }
 
 impl AuditReport {
-    /// Gives every service its verdict: what it is itself, what the proxies in front of it are, and what the project is.
+    /// Removes duplicate findings, and gives each service its verdict from the findings on the service, its proxies and the
+    /// project.
     pub fn with_verdicts(mut self) -> AuditReport {
-        let mut known = Vec::new();
+        let mut unique = Vec::new();
         self.findings.retain(|f| {
-            let is_new = !known.contains(f);
-            known.extend(is_new.then(|| f.clone()));
+            let is_new = !unique.contains(f);
+            unique.extend(is_new.then(|| f.clone()));
             is_new
         });
         self.not_audited.dedup();
-        let nos: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.scope).collect();
+        let losses: Vec<&Scope> = self.findings.iter().filter(|f| f.is_no()).map(|f| &f.scope).collect();
         for row in self.services.iter_mut().filter(|r| r.verdict != Verdict::LeftAlone) {
-            let concerns = |about: &&Scope| match (&about.service, &about.proxy) {
+            let concerns = |scope: &&Scope| match (&scope.service, &scope.proxy) {
                 (Some(service), _) => row.services.contains(service),
                 (_, Some(proxy)) => row.proxies.contains(proxy),
                 (None, None) => true,
             };
-            row.verdict = if nos.iter().any(concerns) { Verdict::No } else { Verdict::Yes };
+            row.verdict = if losses.iter().any(concerns) { Verdict::No } else { Verdict::Yes };
         }
-        self.ok = nos.is_empty();
+        self.ok = losses.is_empty();
         self
     }
 
-    /// The names of those that would lose something.
+    /// Names of the services that would lose something.
     pub fn losing_services(&self) -> Vec<&str> {
         let losing = self.services.iter().filter(|r| r.verdict == Verdict::No);
         losing.map(|r| r.name.as_str()).collect()
@@ -103,7 +104,7 @@ mod tests {
     fn verdicts(findings: Vec<Finding>) -> (Vec<Verdict>, bool) {
         let left = VerdictRow { verdict: Verdict::LeftAlone, ..row("db", &["db"], &[]) };
         let services = vec![row("web", &["web_a", "web_b"], &["lb"]), row("worker", &["worker"], &[]), left];
-        let sheet = AuditReport {
+        let report = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: true,
@@ -111,26 +112,26 @@ mod tests {
             findings,
             not_audited: Vec::new(),
         };
-        let sheet = sheet.with_verdicts();
-        (sheet.services.iter().map(|r| r.verdict).collect(), sheet.ok)
+        let report = report.with_verdicts();
+        (report.services.iter().map(|r| r.verdict).collect(), report.ok)
     }
 
     #[test]
-    fn a_service_loses_by_itself_by_its_proxy_or_by_the_project() {
+    fn a_loss_concerns_a_service_its_proxy_or_the_whole_project() {
         use Verdict::{LeftAlone, No, Yes};
-        let no = |about| vec![Finding::no("x", about, "", "")];
+        let loss = |scope| vec![Finding::no("x", scope, "", "")];
         assert_eq!(verdicts(vec![]), (vec![Yes, Yes, LeftAlone], true));
-        assert_eq!(verdicts(no(Scope::service("web_b"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(no(Scope::proxy("lb"))), (vec![No, Yes, LeftAlone], false));
-        assert_eq!(verdicts(no(Scope::default())), (vec![No, No, LeftAlone], false));
+        assert_eq!(verdicts(loss(Scope::service("web_b"))), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(loss(Scope::proxy("lb"))), (vec![No, Yes, LeftAlone], false));
+        assert_eq!(verdicts(loss(Scope::default())), (vec![No, No, LeftAlone], false));
         let note = vec![Finding::note("x", Scope::service("worker"), "", "")];
         assert_eq!(verdicts(note), (vec![Yes, Yes, LeftAlone], true));
     }
 
     #[test]
-    fn what_two_services_have_in_common_is_told_once() {
+    fn a_finding_on_two_services_is_reported_once() {
         let finding = || Finding::no("x", Scope::proxy("lb"), "a", "b");
-        let sheet = AuditReport {
+        let report = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: true,
@@ -138,13 +139,13 @@ mod tests {
             findings: vec![finding(), finding()],
             not_audited: vec!["u".into(), "u".into()],
         };
-        let sheet = sheet.with_verdicts();
-        assert_eq!((sheet.findings.len(), sheet.not_audited.len()), (1, 1));
+        let report = report.with_verdicts();
+        assert_eq!((report.findings.len(), report.not_audited.len()), (1, 1));
     }
 
     #[test]
     fn json_has_the_documented_keys() {
-        let sheet = AuditReport {
+        let report = AuditReport {
             project: "p".into(),
             engine: "compose",
             ok: false,
@@ -152,7 +153,7 @@ mod tests {
             findings: vec![Finding::no("container-name", Scope::service("app"), "s", "f")],
             not_audited: vec![],
         };
-        let json = serde_json::to_string(&sheet).unwrap();
+        let json = serde_json::to_string(&report).unwrap();
         assert_eq!(
             json,
             r#"{"project":"p","engine":"compose","ok":false,"services":[{"name":"db","services":["db"],"verdict":"left_alone","message":"","proxies":["lb"]}],"findings":[{"rule":"container-name","severity":"no","service":"app","message":"s","hint":"f"}],"not_audited":[]}"#

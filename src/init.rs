@@ -1,5 +1,5 @@
-//! What a project is given so that deploys lose nothing: which services get a proxy, and the text of every file. Pure
-//! but for `write`, which puts the files in place, and for telling what is ours.
+//! Files that prepare a project for deploys without a loss: selection of the services behind the proxy, and contents of
+//! each file. Pure except for `files`, which writes them, and `is_written_by_init`.
 
 mod facts;
 pub mod files;
@@ -12,45 +12,44 @@ pub use facts::ProjectFacts;
 pub use select::{InitOptions, PortForward, ProxiedService, candidates, proxied_services};
 pub use templates::{addition_to_makefile, files};
 
-/// The first words of the files that `init` writes for a proxy.
-const MARK: &str = "# Written by `compose-zd init`";
+/// First words of the files that `init` writes.
+const WRITTEN_BY_INIT: &str = "# Written by `compose-zd init`";
 
-/// A file that is to be there, by its path in the project's folder.
+/// A file to write, relative to the project folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFile {
     pub path: PathBuf,
     pub text: String,
     pub executable: bool,
-    /// For people, in a few words.
-    pub about: String,
+    pub description: String,
 }
 
 impl NewFile {
-    /// Without it there is no proxy.
-    pub fn is_of_proxy(&self) -> bool {
-        self.text.starts_with(MARK) && !self.path.ends_with("Makefile")
+    /// The proxy needs this file.
+    pub fn belongs_to_proxy(&self) -> bool {
+        self.text.starts_with(WRITTEN_BY_INIT) && !self.path.ends_with("Makefile")
     }
 }
 
-/// Whether `init` wrote what is there, though it may have been changed since.
-pub fn is_ours(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(MARK))
+/// `init` wrote the file, which may have been edited since.
+pub fn is_written_by_init(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(WRITTEN_BY_INIT))
 }
 
-/// How the project's own files are named to Compose.
+/// The Compose files of a project.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComposeFiles {
-    /// The Compose files that there are.
+    /// Existing files.
     pub own: Vec<PathBuf>,
-    /// The one that is added.
+    /// File that `init` adds.
     pub added: PathBuf,
-    /// What `COMPOSE_FILE` has to be; nothing where Compose finds the added file by itself.
+    /// Value for `COMPOSE_FILE`; none if Compose finds the added file by default.
     pub variable: Option<String>,
 }
 
 impl ComposeFiles {
-    /// Of files that somebody names, whose paths are read from the folder.
-    pub fn named(files: &[PathBuf], folder: &Path) -> ComposeFiles {
+    /// Files from a flag or a variable, relative to the folder.
+    pub fn from_named(files: &[PathBuf], folder: &Path) -> ComposeFiles {
         let added = PathBuf::from("compose.zd.yaml");
         let inside = |file: &PathBuf| file.strip_prefix(folder).unwrap_or(file).to_path_buf();
         let own: Vec<PathBuf> = files.iter().map(inside).filter(|file| *file != added).collect();

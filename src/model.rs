@@ -1,4 +1,4 @@
-//! What is wanted: the project as Compose resolved it, its pairs, and the settings with their defaults. Pure.
+//! The project as Compose resolved it, with its pairs and its settings. Pure.
 
 mod command_spec;
 mod compose;
@@ -21,12 +21,12 @@ pub use settings::{
     AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
     ServiceSettings, SettingsLayer, ShellCommand, StatusRanges,
 };
-use settings::{JobLayer, read_zd, undouble, wrong_setting};
+use settings::{JobLayer, invalid_setting, read_zd, undouble};
 use update::RawUpdate;
 pub use update::{FailureAction, Update, UpdateLayer};
 pub use witness::{WitnessFlags, WitnessSettings};
 
-/// The `x-zd` of the project: the defaults of its services, and the pairs.
+/// The top-level `x-zd`: pairs, and defaults for the services.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
 struct ProjectLayer {
@@ -43,7 +43,7 @@ struct ProjectLayer {
     pairs: BTreeMap<String, [String; 2]>,
 }
 
-/// One of Compose's lifecycle hooks, run by `docker exec`.
+/// A lifecycle hook of Compose, run by `docker exec`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a map of keys")]
 pub struct LifecycleHook {
@@ -57,13 +57,13 @@ pub struct LifecycleHook {
     pub environment: BTreeMap<String, Option<String>>,
 }
 
-/// A step of Compose's `pre_start`, which runs in a container of its own before the service's first one starts.
+/// A step of `pre_start`, which runs in its own container before the first container of the service starts.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(expecting = "a map of keys")]
 pub struct PreStartStep {
     #[serde(flatten)]
     pub hook: LifecycleHook,
-    /// The service's own where there is none.
+    /// None: the image of the service.
     pub image: Option<String>,
     #[serde(default)]
     pub per_replica: bool,
@@ -75,20 +75,20 @@ pub struct Project {
     pub name: String,
     pub services: BTreeMap<String, Service>,
     pub pairs: Vec<Pair>,
-    /// How many releases can be gone back to.
+    /// Number of releases to keep.
     pub keep: usize,
-    /// The engine that the file asks for.
+    /// The engine in the file.
     pub engine: Option<EngineKind>,
     pub witness: WitnessSettings,
 }
 
-/// Who runs the containers.
+/// The engine that runs the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// Compose, on one machine.
+    /// Compose, on one host.
     Compose,
-    /// Swarm, on many.
+    /// Swarm, on several nodes.
     Swarm,
 }
 
@@ -102,7 +102,7 @@ impl EngineKind {
     }
 }
 
-/// What the command line says, which goes before what the file says.
+/// Settings of the command line, which override the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FlagLayers {
     pub zd: SettingsLayer,
@@ -112,8 +112,8 @@ pub struct FlagLayers {
     pub witness: WitnessFlags,
 }
 
-/// Releases kept, where nobody says how many.
-const KEEP: usize = 5;
+/// Default for `keep`.
+const DEFAULT_KEEP: usize = 5;
 
 #[derive(Debug)]
 pub struct Service {
@@ -121,64 +121,64 @@ pub struct Service {
     /// The image reference that Compose runs; `PROJECT-SERVICE` where only `build` is given.
     pub image: String,
     pub builds: bool,
-    /// The folder that its image is built from.
+    /// The build context, if it is a folder.
     pub build_context: Option<String>,
-    /// `deploy.replicas` or `scale`; `None` keeps as many as run.
+    /// `deploy.replicas` or `scale`; `None` keeps the running number.
     pub replicas: Option<u32>,
     pub container_name: Option<String>,
     pub network_mode: Option<String>,
-    /// Addresses that only one container can have, each with its key.
+    /// Addresses that only one container can have: key and address.
     pub own_addresses: Vec<(String, String)>,
-    /// Services whose container this one lives in, each with the key that says so.
+    /// Services whose namespaces or volumes this one shares: key and service.
     pub hosts: Vec<(&'static str, String)>,
-    /// The paths of its anonymous volumes.
+    /// Paths of anonymous volumes.
     pub anonymous_volumes: Vec<String>,
-    /// The paths in its containers that the file mounts something at.
+    /// All mount paths of the file.
     pub mounted_paths: Vec<String>,
-    /// Names of its networks, as the engine knows them.
+    /// Engine names of its networks.
     pub networks: Vec<String>,
-    /// Every name that Docker's DNS has for it.
+    /// All DNS names.
     pub names: Vec<String>,
     pub labels: BTreeMap<String, String>,
     /// Host ports that only one container can have.
     pub fixed_ports: Vec<String>,
-    /// Ranges of host ports, each with how many instances can have one of them.
+    /// Ranges of host ports, with their size.
     pub port_ranges: Vec<(String, usize)>,
-    /// Ports of its containers that the file names, as `3000/tcp`.
+    /// Container ports in the file, as `3000/tcp`.
     pub exposed: Vec<String>,
-    /// The test of its healthcheck; `NONE` switches the image's off, and nothing leaves it.
+    /// The healthcheck test: `NONE` disables the healthcheck of the image, `None` keeps it.
     pub healthcheck: Option<Vec<String>>,
-    /// Its healthcheck has a `start_interval`.
+    /// The healthcheck has a `start_interval`.
     pub has_start_interval: bool,
     pub environment: BTreeMap<String, String>,
-    /// Services it depends on, and whether they only have to run to their end.
+    /// Dependencies, and whether they only have to complete.
     pub depends_on: BTreeMap<String, Completes>,
     /// Services whose replacement restarts this one (`restart: true`).
     pub restarts_with: Vec<String>,
-    /// Services that have to be healthy before it starts.
+    /// Services that must be healthy before it starts.
     pub needs_healthy: Vec<String>,
-    /// Its named volumes, as the engine knows them, each with its path.
+    /// Named volumes: engine name and path.
     pub named_volumes: Vec<(String, String)>,
     pub pre_start: Vec<PreStartStep>,
     pub post_start: Vec<LifecycleHook>,
     pub pre_stop: Vec<LifecycleHook>,
-    /// Compose has to start it itself: it copies secrets or configs in at that moment.
+    /// Compose has to start the container, because it copies secrets or configs into it at start.
     pub starts_by_compose: bool,
-    /// Two of its instances would write to the same place.
+    /// Two instances would write to the same volume or host folder.
     pub holds_volume: bool,
-    /// The paths in its containers that are such a place.
+    /// Paths of these volumes and folders.
     pub shared_paths: Vec<String>,
-    /// Services that it is linked to.
+    /// Services in `links`.
     pub links: Vec<String>,
     pub process: CommandSpec,
     pub update: Update,
-    /// What the file itself says of it.
-    pub update_asked: UpdateLayer,
+    /// `update_config` of the file, without defaults.
+    pub update_in_file: UpdateLayer,
     pub rollback: Update,
     pub settings: ServiceSettings,
 }
 
-/// Whether a dependency is satisfied by having completed (`service_completed_successfully`).
+/// The dependency only has to complete (`service_completed_successfully`).
 pub type Completes = bool;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -188,7 +188,7 @@ pub enum Order {
     StopFirst,
 }
 
-/// Something in the file that keeps two instances of a service from running side by side.
+/// A key of the file that prevents two instances from running at the same time.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Obstacle {
     ContainerName(String),
@@ -199,8 +199,8 @@ pub enum Obstacle {
 }
 
 impl LifecycleHook {
-    /// The options of the `docker exec` that runs it.
-    pub fn options(&self) -> Vec<String> {
+    /// Options for `docker exec`.
+    pub fn exec_options(&self) -> Vec<String> {
         let mut options = Vec::new();
         let mut add = |flag: &str, value: String| options.extend([flag.to_string(), value]);
         self.user.iter().for_each(|user| add("--user", user.clone()));
@@ -211,7 +211,7 @@ impl LifecycleHook {
 }
 
 impl LifecycleHook {
-    /// The variables that it is given; one without a value has the one of this process, if there is one.
+    /// Variables of the hook. A variable without a value takes it from this process, if set.
     pub fn variables(&self) -> Vec<(String, String)> {
         let value = |name: &String, value: &Option<String>| match value {
             Some(value) => Some(undouble(value)),
@@ -222,18 +222,20 @@ impl LifecycleHook {
 }
 
 impl Project {
-    /// Reads the YAML of `docker compose config`; `source` names the file in messages, `flags` override every service.
+    /// Parses the YAML of `docker compose config`. `source` names the file in messages; `flags` override every service.
     ///
     /// # Errors
-    /// An `x-zd` key that is unknown, of the wrong type or impossible, and a pair of services that are not there.
+    /// An `x-zd` key that is unknown, of the wrong type or invalid; a pair with an unknown service.
     pub fn read(yaml: &str, source: &str, flags: &FlagLayers) -> Result<Project, ConfigError> {
         let raw: RawProject = compose::read(yaml, source)?;
         compose::check(&raw, source)?;
         let zd: ProjectLayer = read_zd(raw.zd.as_ref(), source, "x-zd")?;
-        let keep = flags.keep.or(zd.keep).unwrap_or(KEEP);
+        let keep = flags.keep.or(zd.keep).unwrap_or(DEFAULT_KEEP);
         if keep == 0 {
             return Err(ConfigError {
-                message: format!("{source}: `x-zd.keep` (or `--keep`) is 0, and the running release is one"),
+                message: format!(
+                    "{source}: `x-zd.keep` (or `--keep`) is 0, but the running release counts as well"
+                ),
                 hint: "set it to 1 or more".into(),
             });
         }
@@ -255,13 +257,13 @@ impl Project {
         Ok(Project { pairs, name: raw.name, services, keep, engine: zd.engine, witness })
     }
 
-    /// The pair that a name stands for: the pair's own, or one of its sides'.
+    /// The pair with this name, or with a side of this name.
     pub fn pair(&self, name: &str) -> Option<&Pair> {
         self.pairs.iter().find(|p| p.name == name || p.sides.iter().any(|s| s == name))
     }
 }
 
-/// What the services of a project are read with.
+/// Context for parsing the services.
 struct ParseContext<'a> {
     project: &'a RawProject,
     source: &'a str,
@@ -280,21 +282,21 @@ impl Service {
         let zd = context.flags.zd.over(&own).over(context.defaults);
         let has_deadline = zd.health.as_ref().is_some_and(|health| health.deadline.is_some());
         let mut settings = ServiceSettings::resolve(zd)
-            .map_err(|(field, hint)| wrong_setting(context.source, name, &field, hint))?;
+            .map_err(|(field, hint)| invalid_setting(context.source, name, &field, hint))?;
         if !has_deadline {
-            settings.pace.wait_through(raw.start_period());
+            settings.timing.wait_through(raw.start_period());
         }
         let project = context.project;
         let update = |key: &str, block: &Option<RawUpdate>| {
-            let wish = block.as_ref().map(UpdateLayer::read).transpose();
-            wish.map_err(|(field, hint)| ConfigError {
-                message: format!("{}: `services.{name}.deploy.{key}.{field}` is impossible", context.source),
+            let layer = block.as_ref().map(UpdateLayer::read).transpose();
+            layer.map_err(|(field, hint)| ConfigError {
+                message: format!("{}: `services.{name}.deploy.{key}.{field}` is invalid", context.source),
                 hint,
             })
         };
-        let updating = update("update_config", &raw.deploy.update_config)?;
-        let going_back = update("rollback_config", &raw.deploy.rollback_config)?;
-        let forward = Update::resolve(updating.as_ref(), &context.flags.update);
+        let update_config = update("update_config", &raw.deploy.update_config)?;
+        let rollback_config = update("rollback_config", &raw.deploy.rollback_config)?;
+        let forward = Update::resolve(update_config.as_ref(), &context.flags.update);
         let networks = project.networks_of(raw);
         Ok(Service {
             name: name.into(),
@@ -329,14 +331,14 @@ impl Service {
             shared_paths: raw.shared_paths(),
             links: raw.links(),
             process: raw.process(),
-            rollback: Update::resolve_back(going_back.as_ref(), &context.flags.rollback, &forward),
+            rollback: Update::resolve_back(rollback_config.as_ref(), &context.flags.rollback, &forward),
             update: forward,
-            update_asked: updating.unwrap_or_default(),
+            update_in_file: update_config.unwrap_or_default(),
             settings,
         })
     }
 
-    /// What keeps a second instance from running beside the first.
+    /// Obstacles to a second instance.
     pub fn obstacles(&self) -> Vec<Obstacle> {
         let name = self.container_name.iter().cloned().map(Obstacle::ContainerName);
         let ports = self.fixed_ports.iter().cloned().map(Obstacle::FixedPort);
@@ -347,35 +349,35 @@ impl Service {
         name.chain(ports).chain(mode.filter(own_network)).chain(addresses).collect()
     }
 
-    /// The services it needs, and theirs, each with whether having completed is enough.
+    /// Direct and indirect dependencies, and whether they only have to complete.
     pub fn needs<'a>(&'a self, project: &'a Project) -> BTreeMap<&'a str, Completes> {
-        let mut found = BTreeMap::new();
-        let mut open = vec![self];
-        while let Some(service) = open.pop() {
+        let mut needed = BTreeMap::new();
+        let mut queue = vec![self];
+        while let Some(service) = queue.pop() {
             for (name, completes) in &service.depends_on {
-                if found.insert(name.as_str(), *completes).is_none() {
-                    open.extend(project.services.get(name));
+                if needed.insert(name.as_str(), *completes).is_none() {
+                    queue.extend(project.services.get(name));
                 }
             }
         }
-        found
+        needed
     }
 }
 
-/// # Errors
-/// The key of a hook that would run nothing.
-/// Names, each also as `NAME.NETWORK`: Docker's DNS has both.
+/// Names, each also as `NAME.NETWORK`: the DNS of Docker has both.
 fn on_networks(mut names: Vec<String>, networks: &[String]) -> Vec<String> {
     let full = networks.iter().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
     names.extend(full.collect::<Vec<_>>());
     names
 }
 
+/// # Errors
+/// The key of a hook without a command.
 fn no_empty_hook(raw: &RawService) -> Result<(), String> {
     let lists = [("post_start", &raw.post_start), ("pre_stop", &raw.pre_stop)];
     let hooks =
         lists.into_iter().flat_map(|(key, all)| all.iter().enumerate().map(move |(n, h)| (key, n, h)));
-    // An init container without a command runs its image's own, if the image is another one.
+    // An init container of another image may use the command of that image.
     let steps = raw.pre_start.iter().enumerate().filter(|(_, step)| step.image.is_none());
     let mut all = hooks.chain(steps.map(|(n, step)| ("pre_start", n, &step.hook)));
     match all.find(|(.., hook)| hook.command.is_empty()) {

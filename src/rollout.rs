@@ -180,7 +180,7 @@ impl<'a> Rollout<'a> {
     /// An instance without any probe.
     pub fn resume_monitor(&self, young: &[(InstanceKey, Duration)]) -> Result<()> {
         for (key, age) in young {
-            let pace = self.service(key).settings.pace;
+            let pace = self.service(key).settings.timing;
             self.context.monitor.resume(self.candidate(key)?, pace, *age, self.tolerance.monitor);
         }
         Ok(())
@@ -438,7 +438,7 @@ impl<'a> Rollout<'a> {
     /// Runs a hook. Its failure ends the rollout, except during an undo.
     fn hook(&self, key: &InstanceKey, hook: &LifecycleHook, what: &'static str) -> Result<()> {
         // The hook may take as long as readiness.
-        let limit = self.service(key).settings.pace.deadline;
+        let limit = self.service(key).settings.timing.deadline;
         let result = self.context.docker.exec(&hook_exec(&self.containers[key], hook).with_limit(limit))?;
         match result.ok() {
             true => Ok(()),
@@ -521,7 +521,7 @@ fn is_cleaning(step: &Step) -> bool {
 }
 
 fn hook_exec(container: &Container, hook: &LifecycleHook) -> Exec {
-    let (options, variables) = (hook.options(), hook.variables());
+    let (options, variables) = (hook.exec_options(), hook.variables());
     Exec { options, variables, ..Exec::user_command(&container.id, hook.command.argv()) }
 }
 

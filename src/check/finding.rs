@@ -1,25 +1,24 @@
-//! What a rule has found, and of what.
+//! Findings of the rules.
 
 use serde::Serialize;
 
 use crate::error::{Error, Risk};
 
-/// What becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Requests or data are lost, or a deploy is refused.
+    /// A deploy loses requests or data, or is refused.
     No,
     /// Advice.
     Note,
 }
 
-/// What it is about; the project as a whole where it is neither.
+/// Subject of a finding: a service, a proxy, or the project if both are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Scope {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// By its container's name, and of which kind.
+    /// Kind and container name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
 }
@@ -34,10 +33,9 @@ impl Scope {
     }
 }
 
-/// What a rule has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Its stable name.
+    /// Stable name of the rule.
     pub rule: &'static str,
     pub severity: Severity,
     #[serde(flatten)]
@@ -47,30 +45,35 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub fn no(rule: &'static str, scope: Scope, says: impl Into<String>, fix: impl Into<String>) -> Finding {
-        Finding { rule, severity: Severity::No, scope, message: says.into(), hint: fix.into() }
+    pub fn no(
+        rule: &'static str,
+        scope: Scope,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Finding {
+        Finding { rule, severity: Severity::No, scope, message: message.into(), hint: hint.into() }
     }
 
     pub fn note(
         rule: &'static str,
-        about: Scope,
-        says: impl Into<String>,
-        fix: impl Into<String>,
+        scope: Scope,
+        message: impl Into<String>,
+        hint: impl Into<String>,
     ) -> Finding {
-        Finding { severity: Severity::Note, ..Finding::no(rule, about, says, fix) }
+        Finding { severity: Severity::Note, ..Finding::no(rule, scope, message, hint) }
     }
 
-    /// What a deploy would be refused for.
-    pub fn refused(about: Scope, error: Error) -> Finding {
-        let seen = error.details.iter().map(|d| format!("; {d}")).collect::<String>();
-        let says = format!("{}{seen}", error.message.trim_end_matches("; nothing was changed"));
-        Finding::no(error.rule.map_or("refused", |rule| rule), about, says, error.hint.unwrap_or_default())
+    /// A reason for which a deploy would be refused.
+    pub fn refused(scope: Scope, error: Error) -> Finding {
+        let details = error.details.iter().map(|d| format!("; {d}")).collect::<String>();
+        let message = format!("{}{details}", error.message.trim_end_matches("; nothing was changed"));
+        Finding::no(error.rule.map_or("refused", |rule| rule), scope, message, error.hint.unwrap_or_default())
     }
 
-    /// What a deploy would warn of.
-    pub fn from_risk(scope: Scope, loss: Risk) -> Finding {
-        let severity = if loss.grave { Severity::No } else { Severity::Note };
-        Finding { rule: loss.rule, severity, scope, message: loss.message, hint: loss.fix }
+    /// A risk of which a deploy would warn.
+    pub fn from_risk(scope: Scope, risk: Risk) -> Finding {
+        let severity = if risk.grave { Severity::No } else { Severity::Note };
+        Finding { rule: risk.rule, severity, scope, message: risk.message, hint: risk.fix }
     }
 
     pub fn is_no(&self) -> bool {

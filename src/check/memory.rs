@@ -1,40 +1,40 @@
-//! Whether there is memory for two generations of what is deployed at a time.
+//! Memory for two generations of the services that are deployed together.
 
 use super::finding::{Finding, Scope};
 
-/// What one instance takes, in bytes, by what is known of it.
+/// Memory of one instance, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryNeed {
-    /// As much as the largest that runs takes now, or as the file reserves.
+    /// Use of the largest running instance, or the reservation of the file.
     Measured(u64),
-    /// At most.
+    /// Upper limit.
     Limit(u64),
 }
 
-/// The instances of a service during a deploy.
+/// Instances of a service during a deploy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryDemand {
     pub service: String,
     pub running: u64,
-    /// How many start beside them.
+    /// New instances that start beside the running ones.
     pub starting: u64,
     pub need: MemoryNeed,
 }
 
-/// The memory of the engine's machine, in bytes, as far as it is known.
+/// Memory of the host of the engine, in bytes, as far as known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostMemory {
     pub total: Option<u64>,
-    /// What programs can still get.
+    /// Memory that programs can still allocate.
     pub available: Option<u64>,
 }
 
-/// Judges everything that is deployed at a time.
-pub fn finding(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
-    too_little(crowds, memory).or_else(|| possibly_too_little(crowds, memory))
+/// Compares the memory of all services that are deployed together with that of the host.
+pub fn finding(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+    too_little(demands, memory).or_else(|| possibly_too_little(demands, memory))
 }
 
-fn too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+fn too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
     let new = |c: &MemoryDemand| match c.need {
         MemoryNeed::Measured(bytes) => c.starting.saturating_mul(bytes),
         MemoryNeed::Limit(_) => 0,
@@ -43,65 +43,62 @@ fn too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
         MemoryNeed::Measured(bytes) => c.running.saturating_add(c.starting).saturating_mul(bytes),
         MemoryNeed::Limit(_) => 0,
     };
-    // Of another machine only the whole is known.
-    let (needed, there, of) = match (memory.available, memory.total) {
-        (Some(available), _) => (sum(crowds, new), available, "are free"),
-        (None, Some(total)) => (sum(crowds, all), total, "are there"),
+    // On a remote host only the total is known.
+    let (needed, present, state) = match (memory.available, memory.total) {
+        (Some(available), _) => (sum(demands, new), available, "are free"),
+        (None, Some(total)) => (sum(demands, all), total, "exist"),
         (None, None) => return None,
     };
-    let says = format!(
-        "new instances beside the old ones take {}, and {} {of}",
+    let message = format!(
+        "new instances beside the old ones need {}, and {} {state}",
         human_size(needed),
-        human_size(there)
+        human_size(present)
     );
-    (needed > there).then(|| Finding::no(RULE, Scope::default(), says, fix(crowds)))
+    (needed > present).then(|| Finding::no(RULE, Scope::default(), message, fix(demands)))
 }
 
-fn possibly_too_little(crowds: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
+fn possibly_too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
     let most = |c: &MemoryDemand| match c.need {
         MemoryNeed::Measured(bytes) | MemoryNeed::Limit(bytes) => {
             c.running.max(c.starting).saturating_add(c.starting).saturating_mul(bytes)
         }
     };
-    let (needed, total) = (sum(crowds, most), memory.total?);
-    let says = format!(
-        "two generations may take up to {} by their limits, and the machine has {}",
+    let (needed, total) = (sum(demands, most), memory.total?);
+    let message = format!(
+        "two generations may need up to {} (by their limits), and the host has {}",
         human_size(needed),
         human_size(total)
     );
-    (needed > total).then(|| Finding::note(RULE, Scope::default(), says, fix(crowds)))
+    (needed > total).then(|| Finding::note(RULE, Scope::default(), message, fix(demands)))
 }
 
 const RULE: &str = "too-little-memory";
 
-fn sum(crowds: &[MemoryDemand], bytes: impl Fn(&MemoryDemand) -> u64) -> u64 {
-    crowds.iter().map(bytes).fold(0, u64::saturating_add)
+fn sum(demands: &[MemoryDemand], bytes: impl Fn(&MemoryDemand) -> u64) -> u64 {
+    demands.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
-/// Smaller batches help the service of which most start at a time.
-fn fix(crowds: &[MemoryDemand]) -> String {
-    let largest = crowds.iter().max_by_key(|c| c.starting).filter(|c| c.starting > 1);
+/// Fix: smaller batches for the service that starts most instances at a time.
+fn fix(demands: &[MemoryDemand]) -> String {
+    let largest = demands.iter().max_by_key(|c| c.starting).filter(|c| c.starting > 1);
     match largest {
-        Some(crowd) => format!(
-            "start fewer at a time: `services.{}.deploy.update_config.parallelism: 1`; or give the machine more memory",
-            crowd.service
+        Some(demand) => format!(
+            "start fewer at a time: `services.{}.deploy.update_config.parallelism: 1`; or give the host more memory",
+            demand.service
         ),
-        None if crowds.len() > 1 => {
-            "deploy the services one after the other (by name), or give the machine more memory".into()
+        None if demands.len() > 1 => {
+            "deploy the services one after the other (`--one-by-one`), or give the host more memory".into()
         }
-        None => "give the machine more memory, or the service less (`mem_limit`)".into(),
+        None => "give the host more memory, or lower the `mem_limit` of the service".into(),
     }
 }
 
 fn human_size(bytes: u64) -> String {
     let mib = bytes as f64 / f64::from(1 << 20);
-    match mib >= 1024.0 {
-        true => format!("{:.1} GiB", mib / 1024.0),
-        false => format!("{mib:.0} MiB"),
-    }
+    if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.0} MiB") }
 }
 
-/// Reads `12.5MiB / 23.5GiB` of `docker stats`.
+/// Parses `12.5MiB / 23.5GiB` from `docker stats`.
 pub fn parse_used(text: &str) -> Option<u64> {
     let first = text.split('/').next()?.trim();
     let at = first.find(|c: char| c.is_ascii_alphabetic())?;
@@ -117,7 +114,7 @@ pub fn parse_used(text: &str) -> Option<u64> {
     number.trim().parse::<f64>().ok().map(|n| (n * factor) as u64)
 }
 
-/// Reads `MemAvailable` of `/proc/meminfo`, in bytes.
+/// Parses `MemAvailable` from `/proc/meminfo`, in bytes.
 pub fn parse_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -131,56 +128,56 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn crowd(running: u64, starting: u64, need: MemoryNeed) -> MemoryDemand {
+    fn demand(running: u64, starting: u64, need: MemoryNeed) -> MemoryDemand {
         MemoryDemand { service: "app".into(), running, starting, need }
     }
 
-    fn judge(crowds: &[MemoryDemand], total: u64, available: Option<u64>) -> Option<Severity> {
+    fn severity_of(demands: &[MemoryDemand], total: u64, available: Option<u64>) -> Option<Severity> {
         let memory = HostMemory { total: Some(total * GIB), available: available.map(|a| a * GIB) };
-        finding(crowds, memory).map(|f| f.severity)
+        finding(demands, memory).map(|f| f.severity)
     }
 
     #[test]
-    fn what_starts_has_to_fit_into_what_is_free() {
-        let taken = |running, starting| [crowd(running, starting, MemoryNeed::Measured(GIB))];
-        assert_eq!(judge(&taken(3, 3), 8, Some(3)), None);
-        assert_eq!(judge(&taken(3, 3), 8, Some(2)), Some(Severity::No));
-        assert_eq!(judge(&taken(3, 1), 8, Some(2)), None, "in batches");
-        assert_eq!(judge(&taken(0, 3), 8, Some(3)), None);
-        let two = [crowd(1, 1, MemoryNeed::Measured(GIB)), crowd(1, 1, MemoryNeed::Measured(GIB))];
-        assert_eq!(judge(&two, 8, Some(1)), Some(Severity::No), "both at a time");
+    fn new_instances_must_fit_into_the_free_memory() {
+        let taken = |running, starting| [demand(running, starting, MemoryNeed::Measured(GIB))];
+        assert_eq!(severity_of(&taken(3, 3), 8, Some(3)), None);
+        assert_eq!(severity_of(&taken(3, 3), 8, Some(2)), Some(Severity::No));
+        assert_eq!(severity_of(&taken(3, 1), 8, Some(2)), None, "in batches");
+        assert_eq!(severity_of(&taken(0, 3), 8, Some(3)), None);
+        let two = [demand(1, 1, MemoryNeed::Measured(GIB)), demand(1, 1, MemoryNeed::Measured(GIB))];
+        assert_eq!(severity_of(&two, 8, Some(1)), Some(Severity::No), "both at a time");
     }
 
     #[test]
-    fn of_another_machine_only_the_whole_is_known() {
-        let taken = [crowd(3, 3, MemoryNeed::Measured(GIB))];
-        assert_eq!((judge(&taken, 6, None), judge(&taken, 5, None)), (None, Some(Severity::No)));
+    fn on_a_remote_host_only_the_total_is_known() {
+        let taken = [demand(3, 3, MemoryNeed::Measured(GIB))];
+        assert_eq!((severity_of(&taken, 6, None), severity_of(&taken, 5, None)), (None, Some(Severity::No)));
         assert_eq!(finding(&taken, HostMemory::default()), None);
     }
 
     #[test]
-    fn a_limit_is_no_need() {
-        let limited = |running| [crowd(running, 2, MemoryNeed::Limit(GIB))];
-        assert_eq!(judge(&limited(2), 4, Some(0)), None);
-        assert_eq!(judge(&limited(2), 3, Some(3)), Some(Severity::Note));
-        assert_eq!(judge(&limited(0), 3, Some(3)), Some(Severity::Note), "of which none runs yet");
+    fn a_limit_gives_only_a_note() {
+        let limited = |running| [demand(running, 2, MemoryNeed::Limit(GIB))];
+        assert_eq!(severity_of(&limited(2), 4, Some(0)), None);
+        assert_eq!(severity_of(&limited(2), 3, Some(3)), Some(Severity::Note));
+        assert_eq!(severity_of(&limited(0), 3, Some(3)), Some(Severity::Note), "of which none runs yet");
         assert_eq!(
-            judge(&[crowd(1, u64::MAX, MemoryNeed::Limit(u64::MAX))], 3, Some(3)),
+            severity_of(&[demand(1, u64::MAX, MemoryNeed::Limit(u64::MAX))], 3, Some(3)),
             Some(Severity::Note)
         );
     }
 
     #[test]
-    fn the_fix_is_about_what_starts_at_a_time() {
-        let many = [crowd(3, 3, MemoryNeed::Measured(GIB))];
+    fn the_fix_depends_on_the_number_of_instances_that_start_together() {
+        let many = [demand(3, 3, MemoryNeed::Measured(GIB))];
         assert!(fix(&many).contains("`services.app.deploy.update_config.parallelism: 1`"));
-        let one = crowd(1, 1, MemoryNeed::Measured(GIB));
+        let one = demand(1, 1, MemoryNeed::Measured(GIB));
         assert!(fix(&[one.clone(), one.clone()]).contains("one after the other"));
         assert!(fix(&[one]).contains("more memory"));
     }
 
     #[test]
-    fn memory_is_read_as_docker_and_the_kernel_print_it() {
+    fn memory_is_parsed_as_docker_and_the_kernel_print_it() {
         assert_eq!(parse_used("792KiB / 23.54GiB"), Some(792 << 10));
         assert_eq!(parse_used("1.5GiB / 2GiB"), Some(3 << 29));
         assert_eq!([parse_used("0B / 0B"), parse_used("-- / --"), parse_used("")], [Some(0), None, None]);

@@ -1,18 +1,18 @@
-//! How a sheet reads: the services with what was found of each, then the proxies, then the project.
+//! Text of an audit report: the services with their findings, then the proxies, then the project.
 
 use super::{AuditReport, Finding, Severity, Verdict, VerdictRow};
 
-/// Where the text of a finding begins.
+/// Column at which the text of a finding begins.
 const INDENT: usize = 8;
 
-/// No line is broken earlier, however narrow the terminal is; the words would stand one below the other.
+/// Minimum width at which lines are wrapped, on any terminal.
 const MIN_WIDTH: usize = 40;
 
-pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<String> {
+pub fn lines(report: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<String> {
     let page = Page { width: width.map(|w| w.max(MIN_WIDTH)), quiet };
-    let mut lines = page.services(sheet);
+    let mut lines = page.services(report);
     let proxies: Vec<&str> = {
-        let named = sheet.findings.iter().filter_map(|f| f.scope.proxy.as_deref());
+        let named = report.findings.iter().filter_map(|f| f.scope.proxy.as_deref());
         named.fold(Vec::new(), |mut all, name| {
             if !all.contains(&name) {
                 all.push(name);
@@ -22,19 +22,19 @@ pub fn lines(sheet: &AuditReport, width: Option<usize>, quiet: bool) -> Vec<Stri
     };
     for proxy in proxies {
         lines.extend(
-            page.section(proxy, sheet.findings.iter().filter(|f| f.scope.proxy.as_deref() == Some(proxy))),
+            page.section(proxy, report.findings.iter().filter(|f| f.scope.proxy.as_deref() == Some(proxy))),
         );
     }
-    let of_project = |f: &&Finding| f.scope.proxy.is_none() && !is_shown(f, &sheet.services);
-    lines.extend(page.section("the project", sheet.findings.iter().filter(of_project)));
-    if !quiet && !sheet.not_audited.is_empty() {
-        lines.push("not judged".into());
-        lines.extend(sheet.not_audited.iter().flat_map(|text| page.paragraph("  - ", text)));
+    let of_project = |f: &&Finding| f.scope.proxy.is_none() && !is_shown(f, &report.services);
+    lines.extend(page.section("the project", report.findings.iter().filter(of_project)));
+    if !quiet && !report.not_audited.is_empty() {
+        lines.push("not checked".into());
+        lines.extend(report.not_audited.iter().flat_map(|text| page.paragraph("  - ", text)));
     }
     lines
 }
 
-/// Under the service that it is about.
+/// The finding is listed below its service.
 fn is_shown(finding: &Finding, rows: &[VerdictRow]) -> bool {
     let service = finding.scope.service.as_ref();
     service.is_some_and(|s| rows.iter().any(|r| r.services.contains(s)))
@@ -46,8 +46,8 @@ struct Page {
 }
 
 impl Page {
-    fn services(&self, sheet: &AuditReport) -> Vec<String> {
-        let widest = sheet.services.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
+    fn services(&self, report: &AuditReport) -> Vec<String> {
+        let widest = report.services.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
         let of = |row: &VerdictRow| {
             let verdict = match row.verdict {
                 Verdict::Yes => "yes",
@@ -55,7 +55,7 @@ impl Page {
                 Verdict::LeftAlone => "-",
             };
             let head = format!("{:<widest$}  {verdict:<3}  ", row.name);
-            let own = sheet
+            let own = report
                 .findings
                 .iter()
                 .filter(|f| f.scope.service.as_ref().is_some_and(|s| row.services.contains(s)));
@@ -63,10 +63,10 @@ impl Page {
             let first = if shown { self.paragraph(&head, &row.message) } else { Vec::new() };
             first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
         };
-        sheet.services.iter().flat_map(of).collect()
+        report.services.iter().flat_map(of).collect()
     }
 
-    /// What is found of something that is no service; nothing where that is nothing.
+    /// A heading with findings; nothing without findings.
     fn section<'f>(&self, name: &str, findings: impl Iterator<Item = &'f Finding>) -> Vec<String> {
         let lines: Vec<String> = findings.flat_map(|f| self.finding(f)).collect();
         let head = (!lines.is_empty()).then(|| name.to_string());
@@ -74,20 +74,20 @@ impl Page {
     }
 
     fn finding(&self, finding: &Finding) -> Vec<String> {
-        let word = match finding.severity {
+        let severity = match finding.severity {
             Severity::No => "  no    ",
             Severity::Note if self.quiet => return Vec::new(),
             Severity::Note => "  note  ",
         };
-        let says = format!("{} [{}]", finding.message.replace('\n', " "), finding.rule);
-        let mut lines = self.paragraph(word, &says);
+        let text = format!("{} [{}]", finding.message.replace('\n', " "), finding.rule);
+        let mut lines = self.paragraph(severity, &text);
         if !finding.hint.is_empty() {
-            lines.extend(self.paragraph(&" ".repeat(INDENT), &format!("fix: {}", finding.hint)));
+            lines.extend(self.paragraph(&" ".repeat(INDENT), &format!("hint: {}", finding.hint)));
         }
         lines
     }
 
-    /// Text that goes on below where it began; a word that is longer than the line stays whole.
+    /// Wrapped text with a hanging indent; longer words stay whole.
     fn paragraph(&self, head: &str, text: &str) -> Vec<String> {
         let indent = head.chars().count();
         let mut lines = vec![head.to_string()];
@@ -120,12 +120,12 @@ mod tests {
     use super::*;
     use crate::check::Scope;
 
-    fn sheet() -> AuditReport {
-        let row = |name: &str, verdict, says: &str| VerdictRow {
+    fn report() -> AuditReport {
+        let row = |name: &str, verdict, message: &str| VerdictRow {
             name: name.into(),
             services: vec![name.into()],
             verdict,
-            message: says.into(),
+            message: message.into(),
             proxies: vec!["lb".into()],
         };
         AuditReport {
@@ -143,44 +143,44 @@ mod tests {
                 Finding::no("nginx-keepalive", Scope::proxy("lb"), "it is old", "use a new one"),
                 Finding::note("engine-too-old", Scope::default(), "it is older", ""),
             ],
-            not_audited: vec!["whether it ends".into()],
+            not_audited: vec!["the stop signal".into()],
         }
     }
 
     #[test]
-    fn a_sheet_reads_services_then_proxies_then_the_project() {
+    fn the_services_come_first_then_the_proxies_then_the_project() {
         let expected = "\
 app     yes  2 instances behind lb
   note  it moves [moving-image]
-        fix: name a version
+        hint: name a version
 worker  no   1 instance
   no    it has one name [container-name]
-        fix: remove it
+        hint: remove it
 db      -    left alone
 lb
   no    it is old [nginx-keepalive]
-        fix: use a new one
+        hint: use a new one
 the project
   note  it is older [engine-too-old]
-not judged
-  - whether it ends";
-        assert_eq!(sheet().lines(None, false).join("\n"), expected);
+not checked
+  - the stop signal";
+        assert_eq!(report().lines(None, false).join("\n"), expected);
     }
 
     #[test]
-    fn a_quiet_sheet_has_what_is_lost_and_its_fix() {
+    fn a_quiet_report_has_only_losses_and_their_fixes() {
         let expected = "\
 worker  no   1 instance
   no    it has one name [container-name]
-        fix: remove it
+        hint: remove it
 lb
   no    it is old [nginx-keepalive]
-        fix: use a new one";
-        assert_eq!(sheet().lines(None, true).join("\n"), expected);
+        hint: use a new one";
+        assert_eq!(report().lines(None, true).join("\n"), expected);
     }
 
     #[test]
-    fn a_line_is_broken_between_words_and_goes_on_where_it_began() {
+    fn a_line_is_wrapped_between_words_with_a_hanging_indent() {
         let page = Page { width: Some(12), quiet: false };
         assert_eq!(page.paragraph("ab  ", "one two three\n four"), ["ab  one two", "    three", "    four"]);
         assert_eq!(page.paragraph("  ", "unbreakably-long x"), ["  unbreakably-long", "  x"]);

@@ -1,5 +1,5 @@
-//! What a deploy would lose, told without changing anything: gathers the facts, by the file and by what runs, asks the
-//! rules (`check.rs`) and those that a deploy itself goes by, and reports.
+//! `check`: reports what a deploy would lose, without a change. Collects the facts from the file and the running
+//! containers, and applies the rules (`check.rs`) and the preflight checks of a deploy.
 
 mod configured_proxies;
 mod host_audit;
@@ -28,31 +28,29 @@ use crate::proxy::Proxy;
 use crate::report::Report;
 use configured_proxies::ConfiguredProxies;
 
-/// Tells of every service whether a deploy would lose anything, and the fix where it would.
+/// Reports for every service whether a deploy would lose anything, with fixes.
 ///
 /// # Errors
-/// A service that would lose something; a file that Compose refuses; a service that is not there.
+/// A service that would lose something; a file that Compose refuses; an unknown service.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
     let request = Request::from_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
     check_names(&request.project, &args.services)?;
     let sheet = audit(compose, args, &request)?.with_verdicts();
-    match report.is_json() {
-        true => report.document(&sheet),
-        false => sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line)),
+    if report.is_json() {
+        report.document(&sheet);
+    } else {
+        sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line));
     }
-    match sheet.ok {
-        true => Ok(()),
-        false => Err(loss_error(&sheet).into()),
-    }
+    if sheet.ok { Ok(()) } else { Err(loss_error(&sheet).into()) }
 }
 
 fn refuse_empty(request: &Request) -> Result<(), Error> {
-    match request.project.services.is_empty() {
-        false => Ok(()),
-        true => Err(Error::usage(format!("{}: the project has no services", request.source))
-            .hint("write them under `services`; those of a profile need `--profile`")),
+    if !request.project.services.is_empty() {
+        return Ok(());
     }
+    Err(Error::usage(format!("{}: the project has no services", request.source))
+        .hint("add them under `services`; services of a profile need `--profile`"))
 }
 
 fn check_names(project: &Project, named: &[String]) -> Result<(), Error> {
@@ -65,12 +63,9 @@ fn check_names(project: &Project, named: &[String]) -> Result<(), Error> {
 
 fn loss_error(sheet: &AuditReport) -> Error {
     let names: Vec<String> = sheet.losing_services().iter().map(|n| format!("`{n}`")).collect();
-    let what = match names.is_empty() {
-        true => format!("project `{}`", sheet.project),
-        false => names.join(", "),
-    };
-    Error::unchanged(format!("{what}: a deploy would lose requests or data, or be refused"))
-        .hint("each `no` has its fix; `compose-zd check` again shows whether it is gone")
+    let subject = if names.is_empty() { format!("project `{}`", sheet.project) } else { names.join(", ") };
+    Error::unchanged(format!("{subject}: a deploy would lose requests or data, or be refused"))
+        .hint("follow the hint of each `no`, then run `compose-zd check` again")
 }
 
 fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
@@ -85,18 +80,17 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
     };
     let containers = docker.containers().map_err(Error::from_error);
     if let Err(error) = &containers {
-        sheet.not_audited.push(format!(
-            "what runs, the images, and how much memory there is: {}",
-            error.message.replace('\n', " ")
-        ));
-        // Without an engine a project is judged by its file; one that this user may not talk to refuses every deploy.
+        sheet
+            .not_audited
+            .push(format!("running containers, images and memory: {}", error.message.replace('\n', " ")));
+        // Without an engine only the file is checked. An engine that denies access to this user refuses every deploy.
         if error.rule.is_some_and(|rule| *rule == ENGINE_DENIED) {
             sheet.findings.push(Finding::refused(Scope::default(), error.clone()));
         }
     }
     let containers = containers.ok();
-    let asked = settings::engine(args.engine.as_deref(), project.engine);
-    let is_stack = match (asked, &containers) {
+    let requested = asked::engine(args.engine.as_deref(), project.engine);
+    let is_stack = match (requested, &containers) {
         (Some(engine), _) => engine == EngineKind::Swarm,
         (None, Some(_)) => docker.is_stack(&project.name)?,
         (None, None) => false,
@@ -111,16 +105,16 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
     Ok(sheet)
 }
 
-/// What is known of a project for Compose.
+/// Facts on a project for Compose.
 struct ProjectCheck<'a> {
     request: &'a Request,
-    /// All of the engine's; none where there is no engine.
+    /// All containers of the engine; none without an engine.
     containers: Option<Vec<Container>>,
-    /// The images of the project's services.
+    /// Images of the services of the project.
     desired: DesiredVersion,
-    /// Those of the engine.
+    /// Running proxies of the engine.
     proxies: Vec<Arc<dyn Proxy>>,
-    /// Those of the file that do not run.
+    /// Proxies of the file that do not run.
     configured_proxies: ConfiguredProxies,
     state_dir: PathBuf,
 }
@@ -134,18 +128,16 @@ impl<'a> ProjectCheck<'a> {
         sheet: &mut AuditReport,
     ) -> Result<ProjectCheck<'a>> {
         let (docker, project) = (&request.docker, &request.project);
-        let images = match containers.is_some() {
-            true => images(docker, project)?,
-            false => BTreeMap::new(),
-        };
+        let images = if containers.is_some() { images(docker, project)? } else { BTreeMap::new() };
         let wanted = DesiredVersion { images, ..DesiredVersion::default() };
         let proxies = match &containers {
             Some(all) => observe::detect(docker, project, all)?,
             None => Vec::new(),
         };
         let runs = |service: &str| {
-            let its = containers.iter().flatten().filter(|c| observe::is_member(project, c, &[service]));
-            its.into_iter().any(Container::is_running)
+            let mut members =
+                containers.iter().flatten().filter(|c| observe::is_member(project, c, &[service]));
+            members.any(Container::is_running)
         };
         let planned = configured_proxies::find(request, &wanted, &runs)?;
         sheet.not_audited.extend(planned.notes());
@@ -172,53 +164,53 @@ impl<'a> ProjectCheck<'a> {
         self.containers.as_deref().unwrap_or_default()
     }
 
-    /// The instances of a service, running or not.
+    /// Instances of a service, running or not.
     fn members(&self, service: &str) -> Vec<&Container> {
         self.containers().iter().filter(|c| observe::is_member(self.project(), c, &[service])).collect()
     }
 
     fn audit(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
-        let choice = selection::select(self, named)?;
-        let (mut crowds, mut plans) = (Vec::new(), Vec::new());
-        for target in &choice.audited {
-            let others = choice.audited.iter().filter(|other| *other != target);
-            let judged = self.audit_target(target, &others.collect::<Vec<_>>(), sheet)?;
-            sheet.services.push(judged.row);
-            crowds.extend(judged.memory_demands);
-            plans.extend(judged.plan.map(|plan| (target, plan)));
+        let selection = selection::select(self, named)?;
+        let (mut demands, mut plans) = (Vec::new(), Vec::new());
+        for target in &selection.audited {
+            let others = selection.audited.iter().filter(|other| *other != target);
+            let audit = self.audit_target(target, &others.collect::<Vec<_>>(), sheet)?;
+            sheet.services.push(audit.row);
+            demands.extend(audit.memory_demands);
+            plans.extend(audit.plan.map(|plan| (target, plan)));
         }
         sheet.findings.extend(self.collateral_findings(&plans));
-        sheet.services.extend(choice.skipped.into_iter().map(|(name, why)| VerdictRow {
+        sheet.services.extend(selection.skipped.into_iter().map(|(name, reason)| VerdictRow {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
-            message: why,
+            message: reason,
             proxies: Vec::new(),
         }));
-        sheet.findings.extend(self.audit_host(crowds)?);
+        sheet.findings.extend(self.audit_host(demands)?);
         Ok(())
     }
 }
 
-/// The local images of the services, by service; one that is not here is left out.
+/// Local images by service, without missing ones.
 fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::docker::inspect::Image>> {
-    let mut known = BTreeMap::new();
+    let mut by_reference = BTreeMap::new();
     for service in project.services.values() {
-        if !known.contains_key(&service.image) {
-            known.insert(service.image.clone(), docker.image(&service.image)?);
+        if !by_reference.contains_key(&service.image) {
+            by_reference.insert(service.image.clone(), docker.image(&service.image)?);
         }
     }
-    let its = |name: &String| known[&project.services[name].image].clone();
-    Ok(project.services.keys().filter_map(|name| Some((name.clone(), its(name)?))).collect())
+    let image_of = |name: &String| by_reference[&project.services[name].image].clone();
+    Ok(project.services.keys().filter_map(|name| Some((name.clone(), image_of(name)?))).collect())
 }
 
-/// What is found of a service or a proxy is about the one that it names.
+/// Scope of a message on a proxy: the service that the message names, else the proxy.
 fn scope_of(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
     let named = target.services().into_iter().find(|s| text.contains(&format!("`{s}`")));
     named.map_or_else(|| Scope::proxy(&proxy.name()), Scope::service)
 }
 
-/// What a deploy of the target would be refused for by a proxy.
+/// The finding that a proxy refuses a deploy of the target.
 fn refused_by_proxy(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
     Finding::refused(scope_of(target, proxy, &error.message), error)
 }

@@ -324,7 +324,7 @@ impl TargetReader<'_> {
     fn is_ready(&self, service: &str, container: &Container) -> Result<bool> {
         let service = &self.project.services[service];
         let probe = rollout::probe(service, container, &self.proxies)?;
-        let prober = Prober::new(self.docker, service.settings.pace.timeout)?;
+        let prober = Prober::new(self.docker, service.settings.timing.timeout)?;
         Ok(prober.probe(&probe, container).is_ok_and(|result| result.ready))
     }
 }

@@ -68,7 +68,7 @@ impl<'a> ServingInstance<'a> {
     }
 
     fn timeout(&self) -> Duration {
-        self.service.settings.pace.timeout
+        self.service.settings.timing.timeout
     }
 
     /// Result of one probe; `None` if the timeout was too short to judge.

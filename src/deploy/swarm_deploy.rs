@@ -518,7 +518,7 @@ impl SwarmDeploy<'_> {
         stop: StopSignal,
     ) -> Result<WatchResult> {
         let settings = goals.iter().filter_map(|goal| self.request.project.services.get(&goal.service));
-        let ready = settings.map(|s| s.settings.pace.deadline).max().unwrap_or_default();
+        let ready = settings.map(|s| s.settings.timing.deadline).max().unwrap_or_default();
         let (docker, stack, report) = (self.docker(), self.stack_name(), self.report);
         StackWatch { docker, stack, goals, before, ready, rolling_back, report, stop }.run()
     }

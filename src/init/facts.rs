@@ -1,4 +1,4 @@
-//! What `docker compose config` tells of each service, as far as `init` looks at it.
+//! Facts on each service from `docker compose config`, as far as `init` needs them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use serde_yaml::Value;
 use crate::error::Error;
 use crate::proxy;
 
-/// Images, by their last part, that answer something else than HTTP.
-const STORES: [&str; 30] = [
+/// Names of images that do not speak HTTP.
+const NON_HTTP_IMAGES: [&str; 30] = [
     "cassandra",
     "clickhouse",
     "consul",
@@ -42,18 +42,18 @@ const STORES: [&str; 30] = [
     "zookeeper",
 ];
 
-/// Ports that nobody speaks HTTP at.
-const OTHER_PORTS: [u16; 15] =
+/// Ports of protocols other than HTTP.
+const NON_HTTP_PORTS: [u16; 15] =
     [21, 22, 25, 53, 587, 1433, 1521, 1883, 3306, 4222, 5432, 5672, 6379, 11211, 27017];
 
-/// Ports where one expects TLS.
+/// Usual ports of TLS.
 pub const TLS_PORTS: [u16; 2] = [443, 8443];
 
 /// The services of a project.
 #[derive(Debug, Default)]
 pub struct ProjectFacts {
     pub apps: BTreeMap<String, App>,
-    /// Networks from which nobody outside is reached.
+    /// Networks without access from outside.
     pub internal: BTreeSet<String>,
 }
 
@@ -61,21 +61,21 @@ pub struct ProjectFacts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct App {
     pub image: String,
-    /// The host ports that only one container can have.
+    /// Host ports that only one container can have.
     pub published: Vec<PublishedPort>,
-    /// Ports that its containers listen on, as far as the file or the image says so; TCP only.
-    pub listens: Vec<u16>,
-    /// What its healthcheck asks for, where that is a URL.
+    /// TCP ports of the containers, from the file or the image.
+    pub container_ports: Vec<u16>,
+    /// Path of the URL in the healthcheck.
     pub health_path: Option<String>,
     pub has_healthcheck: bool,
     pub replicas: u32,
-    /// As the file calls them.
+    /// Keys of the file.
     pub networks: Vec<String>,
     pub container_name: bool,
     pub network_mode: Option<String>,
 }
 
-/// A port of the host that is one of its containers'.
+/// A host port and its container port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedPort {
     /// Empty for every address of the host.
@@ -136,14 +136,14 @@ struct RawDeploy {
 }
 
 impl ProjectFacts {
-    /// Reads the YAML of `docker compose config`, which was read as a project before.
+    /// Parses the YAML of `docker compose config`.
     ///
     /// # Errors
-    /// A key that is not as Compose prints it.
+    /// A key that Compose does not print so.
     pub fn read(yaml: &str) -> Result<ProjectFacts, Error> {
-        // It holds secrets, so what serde says of a value is not shown.
-        let wrong = |_| Error::usage("what `docker compose config` printed is no project of services");
-        let raw: Raw = serde_yaml::from_str(yaml).map_err(wrong)?;
+        // The YAML holds secrets, so the message of serde, which may quote a value, is not shown.
+        let invalid = |_| Error::usage("the output of `docker compose config` is no project with services");
+        let raw: Raw = serde_yaml::from_str(yaml).map_err(invalid)?;
         let internal = raw.networks.into_iter().filter(|(_, n)| n.as_ref().is_some_and(|n| n.internal));
         Ok(ProjectFacts {
             apps: raw.services.iter().map(|(name, service)| (name.clone(), App::read(service))).collect(),
@@ -151,7 +151,7 @@ impl ProjectFacts {
         })
     }
 
-    /// A name that no service has.
+    /// A service name that is free.
     pub fn free_name(&self) -> &'static str {
         let names = ["proxy", "haproxy", "zd-proxy", "zd-haproxy"];
         names.into_iter().find(|name| !self.apps.contains_key(*name)).unwrap_or("compose-zd-proxy")
@@ -165,8 +165,8 @@ impl App {
         App {
             image: raw.image.clone().unwrap_or_default(),
             published: raw.ports.iter().filter_map(PublishedPort::read).collect(),
-            listens: raw.listens(),
-            health_path: test.and_then(|h| path_in(&h.test.join(" "))),
+            container_ports: raw.container_ports(),
+            health_path: test.and_then(|h| local_path_in(&h.test.join(" "))),
             has_healthcheck: test.is_some(),
             replicas: raw.scale.or(raw.deploy.replicas).unwrap_or(1),
             networks: raw.networks.keys().cloned().collect(),
@@ -175,35 +175,36 @@ impl App {
         }
     }
 
-    /// Whether it may well be asked by HTTP.
+    /// The service probably speaks HTTP.
     pub fn is_web(&self) -> bool {
         let image = self.image.rsplit('/').next().unwrap_or_default();
         let name = image.split([':', '@']).next().unwrap_or_default();
-        let speaks = |port: &u16| !OTHER_PORTS.contains(port);
-        !STORES.contains(&name) && !self.is_proxy() && self.listens.iter().any(speaks)
+        let speaks = |port: &u16| !NON_HTTP_PORTS.contains(port);
+        !NON_HTTP_IMAGES.contains(&name) && !self.is_proxy() && self.container_ports.iter().any(speaks)
     }
 
     pub fn is_proxy(&self) -> bool {
         proxy::is_proxy_image(&self.image)
     }
 
-    /// Ports that the image says it listens on, such as `3000/tcp`; they count where the file names none.
+    /// Adds ports of the image, such as `3000/tcp`, if the file names none.
     pub fn add_exposed_ports(&mut self, exposed: impl Iterator<Item = String>) {
-        if self.listens.is_empty() {
-            self.listens = exposed.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect();
+        if self.container_ports.is_empty() {
+            self.container_ports =
+                exposed.filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).collect();
         }
     }
 }
 
 impl PublishedPort {
-    /// None where the host's port is docker's to choose.
+    /// None if Docker chooses the host port.
     fn read(raw: &RawPort) -> Option<PublishedPort> {
         let text = match raw.published.as_ref()? {
             Value::String(text) => text.clone(),
             Value::Number(number) => number.to_string(),
             _ => return None,
         };
-        // Of a range, which was meant for several instances, the first.
+        // The first port of a range, which is for several instances.
         let host: u16 = text.split('-').next()?.parse().ok().filter(|port| *port > 0)?;
         Some(PublishedPort {
             address: raw.host_ip.clone().unwrap_or_default(),
@@ -215,7 +216,7 @@ impl PublishedPort {
 }
 
 impl RawService {
-    fn listens(&self) -> Vec<u16> {
+    fn container_ports(&self) -> Vec<u16> {
         let exposed = self.expose.iter().filter_map(|port| match port {
             Value::Number(number) => number.as_u64().and_then(|n| n.try_into().ok()),
             Value::String(text) => text.trim_end_matches("/tcp").parse().ok(),
@@ -232,13 +233,13 @@ impl RawService {
     }
 }
 
-/// The path of the first URL of this machine in a command: `curl -f http://localhost:3000/health || exit 1`.
-fn path_in(command: &str) -> Option<String> {
+/// Path of the first local URL in a command: `curl -f http://localhost:3000/health || exit 1`.
+fn local_path_in(command: &str) -> Option<String> {
     let (_, rest) = command.split_once("http://")?;
     let url = rest.split(|c: char| c.is_whitespace() || "\"'`;|)".contains(c)).next()?;
     let (host, path) = url.split_once('/').unwrap_or((url, ""));
     let name = host.split(':').next().unwrap_or_default();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
-    let is_here = ["localhost", "127.0.0.1", "0.0.0.0", "[", "$HOSTNAME", "$$HOSTNAME"].contains(&name);
-    (is_here && path.chars().all(plain)).then(|| format!("/{path}"))
+    let is_path = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    let is_local = ["localhost", "127.0.0.1", "0.0.0.0", "[", "$HOSTNAME", "$$HOSTNAME"].contains(&name);
+    (is_local && path.chars().all(is_path)).then(|| format!("/{path}"))
 }

@@ -1,4 +1,4 @@
-//! Puts files in place: each whole or not at all, and nothing where one of them cannot be written.
+//! Writes the files: each atomically, and none if one of them cannot be written.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -10,60 +10,61 @@ use tempfile::NamedTempFile;
 use super::NewFile;
 use crate::error::Error;
 
-/// What is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileStatus {
-    Nothing,
-    /// Exactly this file.
+    Missing,
+    /// The same contents and mode.
     Same,
-    Other,
+    Different,
 }
 
-/// # Errors
-/// Something of that name that cannot be read.
-pub fn look(folder: &Path, file: &NewFile) -> Result<FileStatus, Error> {
-    let path = folder.join(&file.path);
-    let cannot = |e: io::Error| Error::unchanged(format!("cannot read `{}`: {e}", path.display()));
-    let found = match fs::symlink_metadata(&path) {
-        // What stands where its folder has to be is told when that is made.
-        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
-            return Ok(FileStatus::Nothing);
-        }
-        found => found.map_err(cannot)?,
-    };
-    if found.is_symlink() {
-        return Ok(FileStatus::Other);
-    }
-    let same = fs::read(&path).map_err(cannot)? == file.text.as_bytes();
-    let runs = !file.executable || found.permissions().mode() & 0o100 != 0;
-    Ok(if same && runs { FileStatus::Same } else { FileStatus::Other })
-}
-
-/// Writes all of them, each over what is there where that was asked for.
+/// Compares a file with the one on disk.
 ///
 /// # Errors
-/// A folder or file that cannot be written; nothing of ours is there then, but for what was overwritten before.
-pub fn put(folder: &Path, files: &[(&NewFile, FileStatus)]) -> Result<(), Error> {
+/// An unreadable file.
+pub fn status_of(folder: &Path, file: &NewFile) -> Result<FileStatus, Error> {
+    let path = folder.join(&file.path);
+    let cannot = |e: io::Error| Error::unchanged(format!("cannot read `{}`: {e}", path.display()));
+    let metadata = match fs::symlink_metadata(&path) {
+        // A file in place of the folder is reported when the folder is created.
+        Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
+            return Ok(FileStatus::Missing);
+        }
+        metadata => metadata.map_err(cannot)?,
+    };
+    if metadata.is_symlink() {
+        return Ok(FileStatus::Different);
+    }
+    let is_same = fs::read(&path).map_err(cannot)? == file.text.as_bytes();
+    let has_mode = !file.executable || metadata.permissions().mode() & 0o100 != 0;
+    Ok(if is_same && has_mode { FileStatus::Same } else { FileStatus::Different })
+}
+
+/// Writes all files, and overwrites existing ones that are in the list.
+///
+/// # Errors
+/// A folder or file that cannot be written. All new files are removed then; overwritten ones stay.
+pub fn write_all(folder: &Path, files: &[(&NewFile, FileStatus)]) -> Result<(), Error> {
     let mut undo = NewFilesGuard::default();
     let mut drafts = Vec::new();
-    for (file, there) in files {
+    for (file, status) in files {
         let path = folder.join(&file.path);
-        let draft = draft(&path, file, &mut undo).map_err(|e| cannot_write(&path, &e))?;
-        drafts.push((path, draft, *there));
+        let draft = write_draft(&path, file, &mut undo).map_err(|e| cannot_write(&path, &e))?;
+        drafts.push((path, draft, *status));
     }
-    for (path, draft, there) in drafts {
-        let put = match there {
-            FileStatus::Nothing => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
+    for (path, draft, status) in drafts {
+        let written = match status {
+            FileStatus::Missing => draft.persist_noclobber(&path).map(|_| undo.files.push(path.clone())),
             _ => draft.persist(&path).map(drop),
         };
-        put.map_err(|e| cannot_write(&path, &e.error))?;
+        written.map_err(|e| cannot_write(&path, &e.error))?;
     }
     undo.keep();
     Ok(())
 }
 
-/// The file under another name beside its own. HAProxy reads its configuration as a user of its own.
-fn draft(path: &Path, file: &NewFile, undo: &mut NewFilesGuard) -> io::Result<NamedTempFile> {
+/// Writes the file under a temporary name. It is readable for all, because HAProxy runs as another user.
+fn write_draft(path: &Path, file: &NewFile, undo: &mut NewFilesGuard) -> io::Result<NamedTempFile> {
     let folder = path.parent().expect("a file has a folder");
     if !folder.is_dir() {
         fs::create_dir(folder)?;
@@ -78,7 +79,7 @@ fn draft(path: &Path, file: &NewFile, undo: &mut NewFilesGuard) -> io::Result<Na
     Ok(draft)
 }
 
-/// What goes again unless all of it is there.
+/// Removes new files and folders on drop, unless `keep` is called.
 #[derive(Default)]
 struct NewFilesGuard {
     files: Vec<PathBuf>,
@@ -101,5 +102,5 @@ impl Drop for NewFilesGuard {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Error {
     Error::unchanged(format!("cannot write `{}`: {error}; nothing was added", path.display()))
-        .hint("run it as the owner of the folder; `--print` shows what would be written")
+        .hint("run it as the owner of the folder, or print the files with `--print`")
 }

@@ -15,11 +15,11 @@ fn options(services: &[(&str, Option<u16>)]) -> InitOptions {
     }
 }
 
-/// `host>bind>target`, with `=` in front of what is passed on as it comes.
+/// `host>bind>target`, with a leading `=` for TCP.
 fn routes(front: &ProxiedService) -> String {
     let one = |r: &PortForward| {
         let at = if r.address.is_empty() { String::new() } else { format!("{}@", r.address) };
-        format!("{}{at}{}>{}>{}", if r.plain { "=" } else { "" }, r.host, r.bind, r.target)
+        format!("{}{at}{}>{}>{}", if r.is_tcp { "=" } else { "" }, r.host, r.bind, r.target)
     };
     front.routes.iter().map(one).collect::<Vec<_>>().join(" ")
 }
@@ -32,7 +32,7 @@ const ONE: &str =
     "{app: {image: shop, ports: [{target: 3000, published: '8080'}], networks: {default: null}}}";
 
 #[test]
-fn the_service_that_looks_like_a_web_application_is_found() {
+fn services_that_look_like_web_applications_are_candidates() {
     let public = "ports: [{target: 3000, published: '80'}]";
     let cases: [(String, &[&str]); 9] = [
         (format!("{{app: {{image: shop, {public}}}}}"), &["app"]),
@@ -51,7 +51,7 @@ fn the_service_that_looks_like_a_web_application_is_found() {
 }
 
 #[test]
-fn host_ports_go_over_to_the_proxy() {
+fn the_proxy_takes_over_host_ports() {
     let cases = [
         ("ports: [{target: 3000, published: '8080'}]", None, "8080>8080>3000"),
         ("ports: [{target: 3000, published: '80'}]", None, "80>8080>3000"),
@@ -77,7 +77,7 @@ fn host_ports_go_over_to_the_proxy() {
             None,
             "10.0.0.1@80>8080>3000 =::1@80>8080>3000",
         ),
-        // The host's port is docker's to choose, so nothing is in the way.
+        // Docker chooses the host port, so there is no conflict.
         ("ports: [{target: 3000}]", None, "8080>8080>3000"),
         ("expose: ['3000/tcp']", None, "8080>8080>3000"),
         ("expose: ['3000']", Some(4000), "8080>8080>4000"),
@@ -91,7 +91,7 @@ fn host_ports_go_over_to_the_proxy() {
 }
 
 #[test]
-fn another_port_of_the_host_is_asked_for() {
+fn publish_sets_the_host_port() {
     let publish = Some(("127.0.0.1".to_string(), 80));
     let of = |services: &str, names: &[(&str, Option<u16>)]| {
         let all =
@@ -105,9 +105,9 @@ fn another_port_of_the_host_is_asked_for() {
 }
 
 #[test]
-fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
+fn a_service_that_cannot_have_a_proxy_is_refused_with_a_hint() {
     let cases = [
-        ("{app: {image: x}}", "which port it listens on", "--service app:3000"),
+        ("{app: {image: x}}", "names its port", "--service app:3000"),
         (
             "{app: {image: x, network_mode: host, expose: ['1']}}",
             "`network_mode: host`",
@@ -127,11 +127,11 @@ fn what_cannot_have_a_proxy_is_refused_with_the_fix() {
     }
     let same = "{a: {image: x, ports: [{target: 1, published: '80'}]}, b: {image: x, ports: [{target: 2, published: '80', host_ip: 127.0.0.1}]}}";
     let error = proxied_services(&facts(same), &options(&[("a", None), ("b", None)])).unwrap_err();
-    assert!(error.message.contains("`a` and `b` want port 80"), "{error}");
+    assert!(error.message.contains("`a` and `b` both need the host port 80"), "{error}");
 }
 
 #[test]
-fn the_proxy_asks_for_what_the_healthcheck_asks_for() {
+fn the_proxy_probes_the_path_of_the_healthcheck() {
     let path = |test: &str| {
         let facts = facts(&format!("{{app: {{image: x, healthcheck: {{test: {test}}}}}}}"));
         facts.apps["app"].health_path.clone()
@@ -142,16 +142,16 @@ fn the_proxy_asks_for_what_the_healthcheck_asks_for() {
     assert_eq!(found("[CMD-SHELL, 'curl -f \"http://localhost:3000\" || exit 1']"), "/");
     assert_eq!(path("[CMD, pg_isready]"), None);
     assert_eq!(path("[NONE]"), None);
-    // Neither another machine's, nor one that is made up at run time.
+    // Neither the URL of another machine, nor one with a variable path.
     assert_eq!(path("[CMD, curl, 'http://other/health']"), None);
     assert_eq!(path("[CMD-SHELL, 'curl http://localhost/$$ROOT/health']"), None);
 }
 
 #[test]
-fn there_are_places_for_two_generations() {
+fn there_are_slots_for_two_generations() {
     let places = |keys: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], {keys}}}}}"));
-        proxied_services(&facts, &options(&[("app", None)])).unwrap()[0].places
+        proxied_services(&facts, &options(&[("app", None)])).unwrap()[0].slots
     };
     assert_eq!(places("scale: 1"), 8);
     assert_eq!(places("scale: 4"), 8);
@@ -171,7 +171,7 @@ fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
 }
 
 #[test]
-fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
+fn obstacles_to_a_second_instance_are_removed() {
     let added = |keys: &str, health: Option<&str>| {
         let facts = facts(&format!("{{app: {{image: x, {keys}}}, proxy: {{image: x}}, 'on': {{image: x}}}}"));
         let options = InitOptions {
@@ -183,7 +183,7 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
     };
     let plain = added("expose: ['1']", None);
     assert!(!plain.contains("!reset") && !plain.contains("  app:\n"), "{plain}");
-    // Another service has the first name, and a name that YAML would take for a truth is quoted.
+    // Another service has the first name, and a name that is a boolean in YAML is quoted.
     assert!(plain.contains("  haproxy:\n") && plain.contains("      - \"on\"\n"), "{plain}");
     assert!(added("ports: [{target: 1, published: '80'}]", None).contains("ports: !reset []"));
     assert!(added("container_name: one", None).contains("container_name: !reset null"));
@@ -191,7 +191,7 @@ fn what_is_in_the_way_of_a_second_instance_is_taken_away() {
 }
 
 #[test]
-fn the_configuration_is_one_that_the_adapter_can_work_with() {
+fn the_adapter_can_use_the_configuration() {
     let facts = facts(ONE);
     let fronts = proxied_services(
         &facts,
@@ -208,8 +208,8 @@ fn the_configuration_is_one_that_the_adapter_can_work_with() {
 }
 
 #[test]
-fn files_that_compose_does_not_find_by_itself_are_named() {
-    let layout = ComposeFiles::named(
+fn files_that_compose_does_not_find_by_default_are_named() {
+    let layout = ComposeFiles::from_named(
         &["/srv/x/prod.yaml".into(), "more it.yaml".into(), "compose.zd.yaml".into()],
         Path::new("/srv/x"),
     );
@@ -229,15 +229,19 @@ fn files_that_compose_does_not_find_by_itself_are_named() {
 }
 
 #[test]
-fn nothing_is_written_where_one_file_cannot_be() {
+fn nothing_is_written_if_one_file_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
-    let file =
-        |path: &str| NewFile { path: path.into(), text: "x".into(), executable: false, about: String::new() };
+    let file = |path: &str| NewFile {
+        path: path.into(),
+        text: "x".into(),
+        executable: false,
+        description: String::new(),
+    };
     let (first, second) = (file("new/a"), file("b/c"));
     std::fs::write(folder.path().join("b"), "no folder").unwrap();
-    let error = files::put(
+    let error = files::write_all(
         folder.path(),
-        &[(&first, files::FileStatus::Nothing), (&second, files::FileStatus::Nothing)],
+        &[(&first, files::FileStatus::Missing), (&second, files::FileStatus::Missing)],
     )
     .unwrap_err();
     assert!(error.message.contains("b/c"), "{error}");
@@ -245,22 +249,25 @@ fn nothing_is_written_where_one_file_cannot_be() {
 }
 
 #[test]
-fn a_file_that_came_in_between_is_not_overwritten() {
+fn a_file_that_appeared_meanwhile_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let file = |path: &str| NewFile {
         path: path.into(),
         text: "ours".into(),
         executable: true,
-        about: String::new(),
+        description: String::new(),
     };
     let (first, second) = (file("first"), file("second"));
-    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Nothing);
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Missing);
     std::fs::write(folder.path().join("second"), "theirs").unwrap();
-    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Other);
-    files::put(folder.path(), &[(&first, files::FileStatus::Nothing), (&second, files::FileStatus::Nothing)])
-        .unwrap_err();
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Different);
+    files::write_all(
+        folder.path(),
+        &[(&first, files::FileStatus::Missing), (&second, files::FileStatus::Missing)],
+    )
+    .unwrap_err();
     assert_eq!(std::fs::read_to_string(folder.path().join("second")).unwrap(), "theirs");
     assert!(!folder.path().join("first").exists());
-    files::put(folder.path(), &[(&second, files::FileStatus::Other)]).unwrap();
-    assert_eq!(files::look(folder.path(), &second).unwrap(), files::FileStatus::Same);
+    files::write_all(folder.path(), &[(&second, files::FileStatus::Different)]).unwrap();
+    assert_eq!(files::status_of(folder.path(), &second).unwrap(), files::FileStatus::Same);
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandSpec {
-    /// In place of the image's, whose command goes with it.
+    /// Replaces the entrypoint and the command of the image.
     pub entrypoint: Option<Vec<String>>,
     pub command: Option<Vec<String>>,
-    /// A small init of Docker's is the first process, which passes signals on.
+    /// The init of Docker is process 1 and passes signals on.
     pub init: bool,
     pub stop_signal: Option<String>,
     /// `stop_grace_period`.
@@ -20,7 +20,7 @@ pub struct CommandSpec {
 }
 
 impl CommandSpec {
-    /// All its words, where the image has these.
+    /// The whole command line, given entrypoint and command of the image.
     pub fn words(&self, entrypoint: &[String], command: &[String]) -> Vec<String> {
         let own_command = self.command.clone().filter(|c| !c.is_empty());
         match &self.entrypoint {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_of_the_image_goes_with_its_entrypoint() {
+    fn an_entrypoint_replaces_the_command_of_the_image() {
         let list = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
         let some = |text: &str| Some(text).filter(|t| !t.is_empty()).map(list);
         let words = |entrypoint: &str, command: &str| {

@@ -1,4 +1,4 @@
-//! The parts of `docker compose config` that a deploy looks at. Small structs of our own: the public crates for the
+//! The parts of `docker compose config` that a deploy needs. The structs are our own, because the public crates for the
 //! Compose specification reject keys that Compose accepts.
 
 use std::collections::BTreeMap;
@@ -151,54 +151,55 @@ struct RawMemory {
     memory: Option<Value>,
 }
 
-/// Reads what `docker compose config` printed. It holds secrets, so a message names a key and shows no value.
+/// Parses the output of `docker compose config`. The output holds secrets, so messages name keys and never values.
 ///
 /// # Errors
-/// The first key that is not as Compose prints it.
+/// The first key that Compose does not print so.
 pub fn read(yaml: &str, source: &str) -> Result<RawProject, ConfigError> {
-    let wrong = |what: String, hint: String| ConfigError { message: format!("{source}: {what}"), hint };
+    let invalid =
+        |message: String, hint: String| ConfigError { message: format!("{source}: {message}"), hint };
     let value: Value = serde_yaml::from_str(yaml).map_err(|e| {
         let at = e.location().map(|l| format!(" (line {}, column {})", l.line(), l.column()));
-        wrong(
-            format!("what `docker compose config` printed is no YAML{}", at.unwrap_or_default()),
-            "see with `docker compose config --quiet` what Compose says of it".into(),
+        invalid(
+            format!("the output of `docker compose config` is no YAML{}", at.unwrap_or_default()),
+            "check the file with `docker compose config --quiet`".into(),
         )
     })?;
     if !value.is_mapping() {
-        return Err(wrong("there is no project in it".into(), "write its services under `services`".into()));
+        return Err(invalid("the file is empty".into(), "add services under `services`".into()));
     }
     let services = value.get("services").and_then(Value::as_mapping).into_iter().flatten();
     if let Some(name) = services.filter(|(_, s)| s.is_null()).find_map(|(name, _)| name.as_str()) {
         let key = format!("services.{name}");
-        return Err(wrong(
+        return Err(invalid(
             format!("`{key}` has neither `image` nor `build`"),
             format!("correct or remove `{key}`"),
         ));
     }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
-        let said = without_values(&e.into_inner().to_string());
+        let message = without_values(&e.into_inner().to_string());
         match path.as_str() {
-            "." => wrong(said, "add what is missing; `docker compose config` has to print it".into()),
-            key => wrong(format!("`{key}`: {said}"), format!("correct or remove `{key}`")),
+            "." => invalid(message, "add the missing key; `docker compose config` must print it".into()),
+            key => invalid(format!("`{key}`: {message}"), format!("correct or remove `{key}`")),
         }
     })
 }
 
-/// What serde says, without the value that it says it of.
-fn without_values(said: &str) -> String {
-    let Some((what, rest)) = said.split_once(": ") else { return said.into() };
+/// A message of serde without the value.
+fn without_values(message: &str) -> String {
+    let Some((what, rest)) = message.split_once(": ") else { return message.into() };
     let kind = rest.split([' ', ',']).next().unwrap_or_default();
     match (what, rest.rsplit_once(", expected ")) {
         ("invalid type" | "invalid value", Some((_, expected))) => {
-            plainly(&format!("{what}: {kind}, expected {expected}"))
+            plain_message(&format!("{what}: {kind}, expected {expected}"))
         }
-        _ => plainly(said),
+        _ => plain_message(message),
     }
 }
 
-/// What serde says, in words of people who write YAML.
-pub fn plainly(said: &str) -> String {
+/// A message of serde in the words of YAML users.
+pub fn plain_message(message: &str) -> String {
     let words = [
         ("expected u16", "expected a whole number up to 65535"),
         ("expected u32", "expected a whole number"),
@@ -212,34 +213,34 @@ pub fn plainly(said: &str) -> String {
         (": string", ": a text"),
         (": unit value", ": nothing"),
     ];
-    words.iter().fold(said.to_string(), |said, (serde, ours)| said.replace(serde, ours))
+    words.iter().fold(message.to_string(), |message, (serde, plain)| message.replace(serde, plain))
 }
 
-/// What Compose itself would not print, but docker or a shell might take for something else than a name.
+/// Checks names. Compose prints only valid ones, but docker or a shell could misread others.
 ///
 /// # Errors
-/// A name that begins with a dash, or has no place in a path.
+/// A name that is no option-safe path component.
 pub fn check(project: &RawProject, source: &str) -> Result<(), ConfigError> {
-    let wrong = |key: String, why: &str| ConfigError {
-        message: format!("{source}: `{}` {why}", printable(&key)),
+    let invalid = |key: String, reason: &str| ConfigError {
+        message: format!("{source}: `{}` {reason}", printable(&key)),
         hint: "a name has letters, digits, `_`, `-` and `.`, and begins with a letter or a digit".into(),
     };
     if !is_name(&project.name) {
-        return Err(wrong("name".into(), "is no name of a project"));
+        return Err(invalid("name".into(), "is no valid project name"));
     }
     for (name, service) in &project.services {
         if !is_name(name) {
-            return Err(wrong(format!("services.{name}"), "is no name of a service"));
+            return Err(invalid(format!("services.{name}"), "is no valid service name"));
         }
         let image = service.image.as_deref().unwrap_or("x");
         if !image.starts_with(|c: char| c.is_ascii_alphanumeric()) || image.contains(|c: char| c <= ' ') {
-            return Err(wrong(format!("services.{name}.image"), "is no reference of an image"));
+            return Err(invalid(format!("services.{name}.image"), "is no valid image reference"));
         }
     }
     Ok(())
 }
 
-/// As Compose has it for services, without what docker would take for a flag.
+/// A valid service name of Compose that docker cannot mistake for a flag.
 pub fn is_name(text: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(inside)
@@ -250,18 +251,18 @@ fn printable(text: &str) -> String {
 }
 
 impl RawProject {
-    /// Whether Compose itself copies content into a service's container when it starts it: a secret or config that is
-    /// made of an environment variable or of text.
+    /// Compose copies a secret or config into the container at start, because its content is text or an environment
+    /// variable.
     pub fn makes_at_start(&self, service: &RawService) -> bool {
-        let made = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
+        let is_copied = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
             let keys = ["environment", "content"];
             all.get(&grant.source).is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
         };
-        service.secrets.iter().any(|g| made(g, &self.secrets))
-            || service.configs.iter().any(|g| made(g, &self.configs))
+        service.secrets.iter().any(|g| is_copied(g, &self.secrets))
+            || service.configs.iter().any(|g| is_copied(g, &self.configs))
     }
 
-    /// The named volumes of a service, by the engine's names, with the path of each.
+    /// Named volumes of a service: engine name and path.
     pub fn volumes_of(&self, service: &RawService) -> Vec<(String, String)> {
         let full = |key: &String| {
             let named = self.volumes.get(key).and_then(|v| v.as_ref()?.name.clone());
@@ -271,7 +272,7 @@ impl RawProject {
         volumes.filter_map(|m| Some((full(m.source.as_ref()?), m.target.clone()))).collect()
     }
 
-    /// The engine's names of a service's networks.
+    /// Engine names of the networks of a service.
     pub fn networks_of(&self, service: &RawService) -> Vec<String> {
         let full = |key: &String| {
             let named = self.networks.get(key).and_then(|n| n.name.clone());
@@ -282,13 +283,13 @@ impl RawProject {
 }
 
 impl RawService {
-    /// Host ports that are one number; an empty one or a range is Docker's to choose from.
+    /// Single host ports. From an empty one or a range, Docker chooses.
     pub fn fixed_ports(&self) -> Vec<String> {
         let published = self.ports.iter().filter_map(|p| p.published.as_ref().map(text));
         published.filter(|p| p.parse::<u16>().is_ok_and(|port| port > 0)).collect()
     }
 
-    /// Ranges of host ports that Docker chooses from, each with how many there are.
+    /// Ranges of host ports from which Docker chooses, with their size.
     pub fn port_ranges(&self) -> Vec<(String, usize)> {
         let published = self.ports.iter().filter_map(|p| p.published.as_ref().map(text));
         let size = |range: &String| {
@@ -299,7 +300,7 @@ impl RawService {
         published.filter_map(|range| size(&range).map(|size| (range, size))).collect()
     }
 
-    /// Addresses that only one container can have, each with its key.
+    /// Addresses that only one container can have: key and address.
     pub fn own_addresses(&self) -> Vec<(String, String)> {
         let of_network = |(network, settings): (&String, &Value)| {
             let keys = ["ipv4_address", "ipv6_address", "mac_address"];
@@ -311,7 +312,7 @@ impl RawService {
         own.chain(self.networks.iter().flat_map(of_network)).collect()
     }
 
-    /// Services whose container this one lives in, each with the key that says so.
+    /// Services whose namespaces or volumes this one shares: key and service.
     pub fn hosts(&self) -> Vec<(&'static str, String)> {
         let modes = [("network_mode", &self.network_mode), ("pid", &self.pid), ("ipc", &self.ipc)];
         let service = |mode: &Option<String>| Some(mode.as_ref()?.strip_prefix("service:")?.to_string());
@@ -322,7 +323,7 @@ impl RawService {
         modes.chain(volumes).collect()
     }
 
-    /// The paths in its containers that the file mounts something at.
+    /// All mount paths.
     pub fn mounted_paths(&self) -> Vec<String> {
         self.volumes.iter().map(|m| m.target.clone()).chain(self.tmpfs_paths()).collect()
     }
@@ -331,18 +332,18 @@ impl RawService {
         self.tmpfs.iter().map(|path| path.split(':').next().unwrap_or_default().to_string())
     }
 
-    /// The paths of its anonymous volumes.
+    /// Paths of anonymous volumes.
     pub fn anonymous_volumes(&self) -> Vec<String> {
         let anonymous = self.volumes.iter().filter(|m| m.kind == "volume" && m.source.is_none());
         anonymous.map(|m| m.target.clone()).collect()
     }
 
-    /// Whether two of its instances would write to the same place: a volume or a folder of the host. A socket is none.
+    /// Two instances would write to the same volume or host folder. Sockets do not count.
     pub fn holds_volume(&self) -> bool {
         self.shared().next().is_some()
     }
 
-    /// The paths of those in its containers. An anonymous volume is one container's own.
+    /// Paths of shared volumes and folders, without anonymous volumes, which belong to one container.
     pub fn shared_paths(&self) -> Vec<String> {
         self.shared().filter(|m| m.source.is_some()).map(|m| m.target.clone()).collect()
     }
@@ -359,7 +360,7 @@ impl RawService {
         self.links.iter().map(service).collect()
     }
 
-    /// What its first process is, and how it ends.
+    /// The first process of a container, its restart policy and its memory.
     pub fn process(&self) -> CommandSpec {
         let words = |words: &Option<Vec<String>>| {
             words.as_ref().map(|all| all.iter().map(|w| undouble(w)).collect::<Vec<_>>())
@@ -380,7 +381,7 @@ impl RawService {
         }
     }
 
-    /// The ports of its containers that the file names, as `3000/tcp`.
+    /// Container ports in the file, as `3000/tcp`.
     pub fn exposed(&self) -> Vec<String> {
         let named = self.expose.iter().flat_map(|port| each_port(&text(port)));
         let published =
@@ -388,13 +389,13 @@ impl RawService {
         named.chain(published).collect()
     }
 
-    /// The folder that its image is built from, where it is one.
+    /// The build context, if it is a folder.
     pub fn build_context(&self) -> Option<String> {
         let context = self.build.as_ref()?.get("context")?.as_str()?;
         context.starts_with('/').then(|| undouble(context))
     }
 
-    /// The test of its healthcheck; `NONE` where it is switched off.
+    /// The healthcheck test; `NONE` if disabled.
     pub fn healthcheck_test(&self) -> Option<Vec<String>> {
         let healthcheck = self.healthcheck.as_ref()?;
         match (healthcheck.disable, &healthcheck.test[..]) {
@@ -404,18 +405,18 @@ impl RawService {
         }
     }
 
-    /// How long it may take to start before a failing healthcheck counts.
+    /// Time after the start in which a failing healthcheck does not count.
     pub fn start_period(&self) -> Duration {
-        let told = self.healthcheck.as_ref().and_then(|h| h.start_period.as_deref());
-        told.and_then(|time| humantime::parse_duration(time).ok()).unwrap_or_default()
+        let period = self.healthcheck.as_ref().and_then(|h| h.start_period.as_deref());
+        period.and_then(|time| humantime::parse_duration(time).ok()).unwrap_or_default()
     }
 
-    /// Its healthcheck is run more often at first.
+    /// The healthcheck runs more often after the start.
     pub fn has_start_interval(&self) -> bool {
         self.healthcheck.as_ref().is_some_and(|h| h.start_interval.is_some())
     }
 
-    /// Its own name, its container's where the file sets it, and its aliases.
+    /// Service name, container name and aliases.
     pub fn names(&self, service: &str) -> Vec<String> {
         let aliases = |network: &Value| -> Vec<String> {
             let list = network.get("aliases").and_then(Value::as_sequence);
@@ -429,7 +430,7 @@ impl RawService {
         self.labels.iter().map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
     }
 
-    /// Its environment; a variable without a value is left out.
+    /// The environment, without variables that have no value.
     pub fn variables(&self) -> BTreeMap<String, String> {
         let set = self.environment.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
         set.map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
@@ -441,7 +442,7 @@ impl RawService {
         all.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Services that have to be healthy before this one starts.
+    /// Services that must be healthy before this one starts.
     pub fn needs_healthy(&self) -> Vec<String> {
         let is_needed = |d: &RawDependency| d.condition == "service_healthy" && d.required != Some(false);
         self.depends_on.iter().filter(|(_, d)| is_needed(d)).map(|(name, _)| name.clone()).collect()

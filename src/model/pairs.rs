@@ -1,18 +1,17 @@
-//! Which services are sides of one app: declared in `x-zd.pairs`, or given away by their names.
+//! Pairs: two services of one app, declared in `x-zd.pairs` or recognised by their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compose::{RawService, is_name};
 use super::settings::ConfigError;
 
-/// Two services that are sides of one app; declared in `x-zd.pairs`, or recognised by their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     pub name: String,
     pub sides: [String; 2],
 }
 
-/// The declared pairs, then those that their names and their app give away.
+/// Declared pairs, then recognised ones.
 ///
 /// # Errors
 /// A declared pair that does not name two services.
@@ -31,13 +30,13 @@ pub fn find(
                     "{source}: `x-zd.pairs.{name}` shares a side with the pair `{}`",
                     other.name
                 ),
-                hint: "a service is a side of one pair".into(),
+                hint: "name each service in one pair only".into(),
             });
         }
         pairs.push(Pair { name, sides });
     }
-    let taken: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
-    let free = |s: &String| !taken.contains(s);
+    let declared: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
+    let free = |s: &String| !declared.contains(s);
     let recognised = services.keys().filter_map(|first| recognise(services, first));
     pairs.extend(recognised.filter(|p| p.sides.iter().all(free)));
     Ok(pairs)
@@ -49,20 +48,22 @@ fn check_pair(
     sides: &[String; 2],
     source: &str,
 ) -> Result<(), ConfigError> {
-    let wrong = |message: String, hint: &str| {
+    let invalid = |message: String, hint: &str| {
         Err(ConfigError { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
     };
     if !is_name(name) {
-        return wrong("is no name of a pair".into(), "name it with letters, digits, `_`, `-` and `.`");
+        return invalid("is no valid name".into(), "name it with letters, digits, `_`, `-` and `.`");
     }
     if services.contains_key(name) && !sides.iter().any(|side| side == name) {
-        return wrong("there is a service of this name".into(), "give the pair another name");
+        return invalid("a service has this name".into(), "give the pair another name");
     }
     if sides[0] == sides[1] {
-        return wrong("both sides are the same service".into(), "name two services");
+        return invalid("both sides are the same service".into(), "name two services");
     }
     match sides.iter().find(|s| !services.contains_key(*s)) {
-        Some(side) => wrong(format!("there is no service `{side}`"), "name two services of this file"),
+        Some(side) => {
+            invalid(format!("the project has no service `{side}`"), "name two services of this file")
+        }
         None => Ok(()),
     }
 }
@@ -79,7 +80,7 @@ fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pai
     (same && !services.contains_key(&name)).then_some(Pair { name, sides })
 }
 
-/// The same route of nginx-proxy, image or build: what `extends` of one base leaves in the resolved file.
+/// Both services have the same route of nginx-proxy, image or build, as after `extends` of one base.
 fn same_app(a: &RawService, b: &RawService) -> bool {
     let value = |s: &RawService, key: &str| {
         s.environment.get(key).cloned().flatten().filter(|value| value.as_str() != Some(""))

@@ -1,4 +1,4 @@
-//! What Compose prints is read as it was meant, and nothing that a file may say ends us.
+//! Properties of the parsers: output of Compose is parsed as intended, and no input causes a panic.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,12 +15,12 @@ fn read(yaml: &str) -> Result<Project, ConfigError> {
     Project::read(yaml, "compose.yaml", &FlagLayers::default())
 }
 
-/// Everything that is asked of a project.
-fn interrogate(yaml: &str) -> TestCaseResult {
+/// Calls all queries of a project.
+fn query_all(yaml: &str) -> TestCaseResult {
     if let Ok(project) = read(yaml) {
         for service in project.services.values() {
             let _ = (service.obstacles(), service.needs(&project), project.pair(&service.name));
-            service.post_start.iter().for_each(|hook| drop((hook.options(), hook.command.argv())));
+            service.post_start.iter().for_each(|hook| drop((hook.exec_options(), hook.command.argv())));
             let _ = (service.update.tolerated(3), service.rollback.tolerated(usize::from(u16::MAX)));
         }
     }
@@ -37,19 +37,17 @@ fn interrogate(yaml: &str) -> TestCaseResult {
 }
 
 #[test]
-fn no_text_in_the_place_of_a_project_ends_us() {
-    holds(damaged(corpus("compose")), |text| interrogate(&text));
+fn no_text_causes_a_panic() {
+    holds(damaged(corpus("compose")), |text| query_all(&text));
 }
 
 #[test]
-fn no_value_in_the_place_of_another_ends_us() {
+fn no_value_causes_a_panic() {
     let as_json = |yaml: &String| {
         let value: Value = serde_yaml::from_str(yaml).expect("a sample is YAML");
         value.to_string()
     };
-    holds(damaged_json(corpus("compose").iter().map(as_json).collect()), |json| {
-        interrogate(&json.to_string())
-    });
+    holds(damaged_json(corpus("compose").iter().map(as_json).collect()), |json| query_all(&json.to_string()));
 }
 
 /// As Go's `time.Duration.String` writes it, which is what Compose prints.
@@ -81,7 +79,7 @@ fn go(duration: Duration) -> String {
     }
 }
 
-/// Of every size, up to a month.
+/// Durations of every size, up to a month.
 fn duration() -> impl Strategy<Value = Duration> {
     let shift = (0u32..42, any::<u64>()).prop_map(|(bits, n)| Duration::from_nanos(n >> (22 + bits % 42)));
     let whole = (0u64..2_600_000).prop_map(Duration::from_secs);
@@ -91,7 +89,7 @@ fn duration() -> impl Strategy<Value = Duration> {
 
 const TEXT: &str = "[a-zA-Z0-9 _:#&*!|>'\"%@`$=,.\\[\\]{}~é-]{0,12}";
 
-/// What a service is asked to be.
+/// The intended service.
 #[derive(Debug, Clone)]
 struct Truth {
     scale: Option<u32>,
@@ -136,15 +134,15 @@ fn truth() -> impl Strategy<Value = Truth> {
     )
 }
 
-/// Compose doubles every `$` of what it prints.
+/// Compose prints every `$` doubled.
 fn doubled(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// A name as it stands in a file, where Compose does not look into it, or as Compose prints it.
+/// Converts a name of a file to the form that Compose prints, or keeps the name.
 type Name = fn(&str) -> String;
 
-/// A service as it stands in a file, or as Compose prints it.
+/// A service as in a file, or as Compose prints it.
 fn written(truth: &Truth, name: Name) -> Value {
     let mut service = json!({"image": "app:1", "networks": {"default": null}});
     let mut set = |key: &str, value: Value| service[key] = value;
@@ -204,9 +202,9 @@ fn is_read(yaml: &str, truths: &[Truth]) -> TestCaseResult {
         .try_for_each(|(n, truth)| is_as_meant(&project.services[&format!("s{n}")], truth))
 }
 
-/// As long as `scripts/fuzz` runs, and where there is a Compose: it takes a while for each answer.
+/// Runs only in `scripts/fuzz` with an installed Compose, because each call is slow.
 #[test]
-fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
+fn a_project_is_parsed_as_the_installed_compose_prints_it() {
     if std::env::vars().all(|(key, _)| !key.starts_with("COMPOSE_ZD_FUZZ_")) {
         return;
     }
@@ -216,9 +214,9 @@ fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
         crate::docker::run_program(&["docker", "compose", "config"], folder.path(), &[]).ok()
     };
     holds(prop::collection::vec(truth(), 1..24), |mut truths| {
-        // It refuses another first word.
+        // Compose refuses another first word.
         truths.iter_mut().flat_map(|t| &mut t.test).for_each(|test| test[0] = "CMD".into());
-        // It leaves a monitor of 0 out, which then is as if it had not been set.
+        // Compose omits a monitor of 0, so that the default applies.
         let watched = |m: &mut Duration| *m = (*m).max(Duration::from_nanos(1));
         truths.iter_mut().flat_map(|t| &mut t.update).for_each(|update| watched(&mut update.2));
         let Some(done) = config(&project(&truths, str::to_owned)) else {
@@ -230,7 +228,7 @@ fn a_project_is_read_as_the_compose_of_this_machine_prints_it() {
 }
 
 #[test]
-fn a_project_is_read_as_compose_prints_it() {
+fn a_project_is_parsed_as_compose_prints_it() {
     holds(prop::collection::vec(truth(), 1..3), |truths| is_read(&project(&truths, doubled), &truths));
 }
 
@@ -255,15 +253,15 @@ fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
     if let Some((port, interval, deadline, path)) = &truth.health {
         let http = app.settings.http.clone().expect("a probe");
         same(&(http.port, &http.path), &(Some(*port), path))?;
-        same(&(app.settings.pace.interval, app.settings.pace.deadline), &(*interval, *deadline))?;
+        same(&(app.settings.timing.interval, app.settings.timing.deadline), &(*interval, *deadline))?;
     }
     let drain = truth.drain.clone().map_or((Duration::from_secs(30), None), |(t, c)| (t, Some(c)));
     same(&(app.settings.drain_timeout, app.settings.drain_command.clone()), &drain)
 }
 
-/// An `x-zd` of anything is read, or refused by the name of its key.
+/// Any `x-zd` is parsed, or refused with the name of its key.
 #[test]
-fn what_is_wrong_in_x_zd_is_refused_by_its_key() {
+fn an_invalid_key_of_x_zd_is_named_in_the_error() {
     let keys = ["health", "drain", "proxy", "before", "after", "pairs", "keep", "engine"];
     let below = prop::collection::btree_map(
         select(&["path", "port", "timeout", "expect", "interval", "tune"][..]),
@@ -287,7 +285,7 @@ fn what_is_wrong_in_x_zd_is_refused_by_its_key() {
 }
 
 #[test]
-fn codes_are_read_as_they_are_written() {
+fn printed_codes_are_parsed_again() {
     let ranges = prop::collection::vec((100u16..600, 100u16..600, any::<bool>()), 1..4);
     holds((ranges, 0u16..700), |(ranges, code)| {
         let ranges: Vec<(u16, u16)> =

@@ -1,5 +1,5 @@
-//! The resolved project as a text that Compose can be given again: with other images, or with the parts of two releases.
-//! Written as JSON, which is YAML: a string that only looks like a number or a date stays one.
+//! The resolved project as input for Compose, with other images or with services of another release. Written as JSON,
+//! which is YAML: a string that looks like a number or a date stays a string.
 
 use serde_yaml::{Mapping, Value};
 
@@ -8,31 +8,31 @@ use super::ConfigError;
 /// Top-level maps that services refer to.
 const SHARED: [&str; 4] = ["networks", "volumes", "secrets", "configs"];
 
-/// A resolved project that is changed as a whole.
+/// A resolved project as a tree of values.
 #[derive(Clone)]
 pub struct ResolvedProject(Value);
 
 impl ResolvedProject {
-    /// Reads what `docker compose config` printed, or an earlier snapshot. The text holds secrets, so no message shows it.
+    /// Parses the output of `docker compose config`, or an earlier snapshot. The text holds secrets, so no message shows it.
     ///
     /// # Errors
     /// A text that is no project.
     pub fn read(yaml: &str) -> Result<ResolvedProject, ConfigError> {
         let value: Option<Value> = serde_yaml::from_str(yaml).ok();
-        // A name that is no text cannot be written.
+        // JSON needs keys that are strings.
         let value = value.filter(|v| serde_json::to_value(v).is_ok());
         let project = value.filter(|v| v.get("services").is_some_and(Value::is_mapping));
         project.map(ResolvedProject).ok_or_else(|| ConfigError {
-            message: "there are no `services` in the resolved project".into(),
-            hint: "it has to be what `docker compose config` printed".into(),
+            message: "the resolved project has no `services`".into(),
+            hint: "use the output of `docker compose config`".into(),
         })
     }
 
     pub fn text(&self) -> String {
-        serde_json::to_string_pretty(&self.0).expect("what was read as a project can be written")
+        serde_json::to_string_pretty(&self.0).expect("a parsed project can be serialised")
     }
 
-    /// The project's name.
+    /// Name of the project.
     pub fn project(&self) -> Option<&str> {
         self.0.get("name")?.as_str()
     }
@@ -42,23 +42,23 @@ impl ResolvedProject {
         self.0.get("services")?.get(service)?.get("image")?.as_str()
     }
 
-    /// Gives a service another image, which is not built.
+    /// Sets the image of a service and removes its `build`.
     pub fn set_image(&mut self, service: &str, reference: &str) {
-        let Some(Value::Mapping(service)) = self.part("services").and_then(|s| s.get_mut(service)) else {
+        let Some(Value::Mapping(service)) = self.map_mut("services").and_then(|s| s.get_mut(service)) else {
             return;
         };
         service.insert("image".into(), reference.into());
         service.remove("build");
     }
 
-    /// A config, secret, network or volume.
+    /// The definition of a config, secret, network or volume.
     pub fn shared(&self, kind: &str, key: &str) -> Option<&Value> {
         self.0.get(kind)?.get(key)
     }
 
-    /// Gives a config, secret, network or volume another definition.
+    /// Sets the definition of a config, secret, network or volume.
     pub fn set_shared(&mut self, kind: &str, key: &str, value: Value) {
-        if let Some(part) = self.part(kind) {
+        if let Some(part) = self.map_mut(kind) {
             part.insert(key.into(), value);
         }
     }
@@ -69,9 +69,9 @@ impl ResolvedProject {
         part.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
     }
 
-    /// Gives a service exactly this environment; a variable that is passed on and has no value (`KEY:`) stays.
+    /// Sets the environment of a service. Variables without a value (`KEY:`), which Compose passes on, stay.
     pub fn set_environment<'p>(&mut self, service: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) {
-        let Some(Value::Mapping(service)) = self.part("services").and_then(|s| s.get_mut(service)) else {
+        let Some(Value::Mapping(service)) = self.map_mut("services").and_then(|s| s.get_mut(service)) else {
             return;
         };
         let before = service.get("environment").and_then(Value::as_mapping);
@@ -82,25 +82,25 @@ impl ResolvedProject {
         service.insert("environment".into(), environment.into());
     }
 
-    /// Whether a service is defined as another snapshot has it.
+    /// Both snapshots define the service in the same way.
     pub fn has_same(&self, service: &str, other: &ResolvedProject) -> bool {
-        let of =
+        let service_of =
             |snapshot: &ResolvedProject| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
-        of(self).is_some() && of(self) == of(other)
+        service_of(self).is_some() && service_of(self) == service_of(other)
     }
 
-    /// Whether a service is given a variable, whatever it is.
+    /// The environment of a service has the variable, with any value.
     pub fn has_variable(&self, service: &str, name: &str) -> bool {
         let environment = self.0.get("services").and_then(|s| s.get(service)?.get("environment"));
         environment.is_some_and(|all| all.get(name).is_some())
     }
 
-    /// Takes these services, and what they refer to, as another snapshot has them.
+    /// Copies services, and the networks, volumes, secrets and configs that they need, from another snapshot.
     pub fn copy_services(&mut self, services: &[&str], other: &ResolvedProject) {
         for name in services {
-            let theirs = other.0.get("services").and_then(|s| s.get(*name)).cloned();
-            if let (Some(theirs), Some(ours)) = (theirs, self.part("services")) {
-                ours.insert((*name).into(), theirs);
+            let source = other.0.get("services").and_then(|s| s.get(*name)).cloned();
+            if let (Some(source), Some(target)) = (source, self.map_mut("services")) {
+                target.insert((*name).into(), source);
             }
         }
         for key in SHARED {
@@ -108,23 +108,23 @@ impl ResolvedProject {
         }
     }
 
-    /// What is named in the other's map and missing in ours.
+    /// Adds the entries of a top-level map that are missing here.
     fn complete(&mut self, key: &str, other: &ResolvedProject) {
-        let Some(Value::Mapping(theirs)) = other.0.get(key) else {
+        let Some(Value::Mapping(source)) = other.0.get(key) else {
             return;
         };
-        let Some(ours) = self.part(key) else {
+        let Some(target) = self.map_mut(key) else {
             return;
         };
-        for (name, value) in theirs {
-            if !ours.contains_key(name) {
-                ours.insert(name.clone(), value.clone());
+        for (name, value) in source {
+            if !target.contains_key(name) {
+                target.insert(name.clone(), value.clone());
             }
         }
     }
 
-    /// A top-level map, made where there is none.
-    fn part(&mut self, key: &str) -> Option<&mut Mapping> {
+    /// A top-level map, created if missing.
+    fn map_mut(&mut self, key: &str) -> Option<&mut Mapping> {
         let root = self.0.as_mapping_mut()?;
         root.entry(key.into()).or_insert_with(|| Value::Mapping(Mapping::new())).as_mapping_mut()
     }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_keeps_what_is_passed_on_without_a_value() {
+    fn an_environment_keeps_variables_without_a_value() {
         let mut snapshot = read("services: {app: {image: a, environment: {OPTIONS: , OLD: 1}}}");
         snapshot.set_environment("app", [("NEW", "a$b")].into_iter());
         let text = snapshot.text();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn another_image_is_not_built() {
+    fn a_set_image_removes_the_build() {
         let mut snapshot = read("services: {app: {build: {context: .}}, db: {image: d}}");
         assert_eq!((snapshot.image("app"), snapshot.image("db")), (None, Some("d")));
         snapshot.set_image("app", "a:2");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn services_come_with_what_they_refer_to() {
+    fn copied_services_bring_their_networks_and_volumes() {
         let mut new = read("services: {app: {image: a:2}, db: {image: d:2}}\nnetworks: {n: {name: new}}");
         let old = read(
             "services: {app: {image: a:1}, db: {image: d:1}}\nnetworks: {n: {name: old}, m: {name: m}}\nvolumes: {v: {}}",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_environment_is_taken_as_it_is() {
+    fn dollars_of_an_environment_are_doubled() {
         let mut snapshot = read("services: {app: {environment: {A: one, B: two}}}");
         snapshot.set_environment("app", [("A", "$1"), ("C", "x=y")].into_iter());
         let again = read(&snapshot.text());
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_project_is_refused() {
+    fn a_text_that_is_no_project_is_refused() {
         for text in ["", "a", "services: 3", "{", "name: x", "services: {}\n? [a]\n: b", "services: {~: {}}"]
         {
             assert!(ResolvedProject::read(text).is_err(), "{text}");

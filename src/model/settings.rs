@@ -1,4 +1,4 @@
-//! `x-zd` and its flags: what may be set, what goes before what, and what the defaults are.
+//! Settings of `x-zd` and its flags: keys, precedence and defaults.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
-use super::compose::{is_name, plainly};
+use super::compose::{is_name, plain_message};
 
-/// What a deploy may be asked for: `x-zd` of the project or a service, or the flags. Nothing is required.
+/// Settings of a service, of the project or of the flags. All are optional.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct SettingsLayer {
@@ -20,16 +20,16 @@ pub struct SettingsLayer {
     pub anonymous_volumes: Option<AnonymousVolumes>,
 }
 
-/// What a deploy does about anonymous volumes, which Compose hands on when it recreates a container, and which an instance
-/// beside it cannot get.
+/// Treatment of anonymous volumes. Compose moves them when it recreates a container, but a second instance cannot have
+/// them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AnonymousVolumes {
-    /// Each new instance gets empty ones: they hold a cache.
+    /// Each new instance gets empty volumes, because they hold a cache.
     Fresh,
 }
 
-/// A service that is run to its end once a deploy.
+/// A service that runs once for each deploy, until it completes.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map of keys")]
 pub struct JobLayer {
@@ -71,7 +71,7 @@ pub struct ProxyLayer {
     pub tune: Option<bool>,
 }
 
-/// A command as Compose takes it: words, or one line for the shell.
+/// A command as in Compose: a list of words, or a line for the shell.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged, expecting = "expected a line for the shell or a list of words")]
 pub enum ShellCommand {
@@ -86,7 +86,7 @@ impl Default for ShellCommand {
 }
 
 impl ShellCommand {
-    /// There is nothing to run in it.
+    /// The command is empty.
     pub fn is_empty(&self) -> bool {
         match self {
             ShellCommand::Line(line) => line.trim().is_empty(),
@@ -94,7 +94,7 @@ impl ShellCommand {
         }
     }
 
-    /// The argv; a line is run by `sh -c`. Compose's doubled `$$` becomes `$`.
+    /// The argv; `sh -c` runs a line. The doubled `$$` of Compose becomes `$`.
     pub fn argv(&self) -> Vec<String> {
         match self {
             ShellCommand::Line(line) => vec!["sh".into(), "-c".into(), undouble(line)],
@@ -103,29 +103,29 @@ impl ShellCommand {
     }
 }
 
-/// Everything that has a default, resolved for one service.
+/// Settings of one service, with defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
-    /// The HTTP probe, where one was asked for.
+    /// The HTTP probe, if configured.
     pub http: Option<HttpHealth>,
-    pub pace: ProbeTiming,
+    pub timing: ProbeTiming,
     pub drain_timeout: Duration,
-    /// Somebody has said how long a drain may take.
-    pub drain_asked: bool,
+    /// The drain timeout is configured.
+    pub drain_is_configured: bool,
     pub drain_command: Option<Vec<String>>,
     pub proxy: ProxyLayer,
-    /// The service that is run to its end before the first new instance starts.
+    /// The job before the first new instance starts.
     pub before: Option<String>,
-    /// The service that is run to its end once the new release serves.
+    /// The job after the new release serves.
     pub after: Option<String>,
-    /// Its anonymous volumes may be lost; `None` refuses to lose them.
+    /// `None` refuses to lose anonymous volumes.
     pub anonymous_volumes: Option<AnonymousVolumes>,
 }
 
-/// Time that an instance has to get ready once its healthcheck's `start_period` is over.
-const AFTER_START: Duration = Duration::from_secs(30);
+/// Time to become ready after the `start_period` of the healthcheck.
+const READY_AFTER_START_PERIOD: Duration = Duration::from_secs(30);
 
-/// How often, how long and how many times in a row an instance is asked.
+/// Timing of readiness probes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProbeTiming {
     pub interval: Duration,
@@ -135,9 +135,9 @@ pub struct ProbeTiming {
 }
 
 impl ProbeTiming {
-    /// Waits longer for what may take this long to start.
+    /// Extends the deadline for a long start period.
     pub fn wait_through(&mut self, start_period: Duration) {
-        self.deadline = self.deadline.max(start_period + AFTER_START);
+        self.deadline = self.deadline.max(start_period + READY_AFTER_START_PERIOD);
     }
 }
 
@@ -167,7 +167,7 @@ pub struct HttpHealth {
 pub struct StatusRanges(Vec<(u16, u16)>);
 
 impl StatusRanges {
-    /// Any answer below 500: something listens and works, whatever it thinks of the question.
+    /// Any answer below 500, which proves that the service works.
     pub fn any_below_500() -> Self {
         StatusRanges(vec![(100, 499)])
     }
@@ -176,7 +176,7 @@ impl StatusRanges {
         self.0.iter().any(|(from, to)| (*from..=*to).contains(&code))
     }
 
-    /// Reads `200`, `200-399` or `200,204,300-399`.
+    /// Parses `200`, `200-399` or `200,204,300-399`.
     pub fn parse(text: &str) -> Option<Self> {
         let code = |t: &str| t.trim().parse().ok().filter(|c| (100..=599).contains(c));
         let range = |part: &str| match part.split_once('-') {
@@ -189,29 +189,26 @@ impl StatusRanges {
 
 impl fmt::Display for StatusRanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let one = |(a, b): &(u16, u16)| match a == b {
-            true => a.to_string(),
-            false => format!("{a}-{b}"),
-        };
-        let all: Vec<_> = self.0.iter().map(one).collect();
+        let range = |(a, b): &(u16, u16)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+        let all: Vec<_> = self.0.iter().map(range).collect();
         write!(f, "{}", all.join(","))
     }
 }
 
-/// A key of the configuration that is wrong, and how to put it right.
+/// An invalid key of the configuration, with a hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub message: String,
     pub hint: String,
 }
 
-/// Compose leaves `$$` doubled in what `config` prints.
+/// Replaces `$$` by `$`: `docker compose config` prints every `$` doubled.
 pub fn undouble(text: &str) -> String {
     text.replace("$$", "$")
 }
 
 impl SettingsLayer {
-    /// These settings, and `below` where they say nothing.
+    /// These settings, with those of `below` as defaults.
     pub fn over(&self, below: &SettingsLayer) -> SettingsLayer {
         SettingsLayer {
             health: merge(&self.health, &below.health, HealthLayer::over),
@@ -248,8 +245,8 @@ impl HealthLayer {
         }
     }
 
-    /// An HTTP probe is asked for by any key that only an HTTP probe has.
-    fn asks_http(&self) -> bool {
+    /// A key that only an HTTP probe has is set.
+    fn has_http_key(&self) -> bool {
         let texts = [&self.path, &self.scheme, &self.host, &self.expect, &self.body];
         self.port.is_some() || texts.iter().any(|t| t.is_some())
     }
@@ -274,36 +271,36 @@ impl ProxyLayer {
     }
 }
 
-/// Longer than anybody waits. Clocks end: a time that is added to one must not.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Maximum duration. Adding more to a clock could overflow.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a duration that is longer than that is told with.
-pub const TOO_LONG: &str = "a duration has to be a year at most, such as `1m30s`";
+/// Hint for a longer duration.
+pub const TOO_LONG: &str = "set it to at most a year, such as `1m30s`";
 
-/// Whether a duration is longer than anybody waits.
+/// The duration exceeds the maximum.
 pub fn is_too_long(duration: &Duration) -> bool {
-    *duration > LONGEST
+    *duration > MAX_DURATION
 }
 
-/// A setting that is impossible: its key, and how to put it right.
+/// An invalid setting: its key and a hint.
 pub type InvalidSetting = (String, &'static str);
 
 impl ServiceSettings {
-    /// Fills in the defaults and refuses what cannot be.
+    /// Adds the defaults, and refuses invalid settings.
     pub fn resolve(zd: SettingsLayer) -> Result<ServiceSettings, InvalidSetting> {
         let health = zd.health.unwrap_or_default();
         let drain = zd.drain.unwrap_or_default();
         let proxy = zd.proxy.unwrap_or_default();
         for (key, value) in [("proxy.container", &proxy.container), ("proxy.kind", &proxy.kind)] {
             if value.as_ref().is_some_and(|text| text.trim().is_empty()) {
-                return Err((key.into(), "it is empty: remove it, or name what it is"));
+                return Err((key.into(), "it is empty: remove it, or set a value"));
             }
         }
         if drain.command.as_ref().is_some_and(ShellCommand::is_empty) {
-            return Err(("drain.command".into(), "it is empty: remove it, or give it words"));
+            return Err(("drain.command".into(), "it is empty: remove it, or set a command"));
         }
-        for (key, shot) in [("before.service", &zd.before), ("after.service", &zd.after)] {
-            if shot.as_ref().is_some_and(|shot| !is_name(&shot.service)) {
+        for (key, job) in [("before.service", &zd.before), ("after.service", &zd.after)] {
+            if job.as_ref().is_some_and(|job| !is_name(&job.service)) {
                 return Err((key.into(), "name a service of this file"));
             }
         }
@@ -311,26 +308,26 @@ impl ServiceSettings {
             return Err(("drain.timeout".into(), TOO_LONG));
         }
         Ok(ServiceSettings {
-            http: health.asks_http().then(|| http(&health)).transpose()?,
-            pace: pace(&health)?,
-            drain_asked: drain.timeout.is_some(),
+            http: health.has_http_key().then(|| http_health(&health)).transpose()?,
+            timing: probe_timing(&health)?,
+            drain_is_configured: drain.timeout.is_some(),
             drain_timeout: drain.timeout.unwrap_or(Duration::from_secs(30)),
             drain_command: drain.command.map(|c| c.argv()),
             proxy,
-            before: zd.before.map(|shot| shot.service),
-            after: zd.after.map(|shot| shot.service),
+            before: zd.before.map(|job| job.service),
+            after: zd.after.map(|job| job.service),
             anonymous_volumes: zd.anonymous_volumes,
         })
     }
 }
 
-fn pace(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
+fn probe_timing(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
     let durations =
         [("interval", health.interval), ("timeout", health.timeout), ("deadline", health.deadline)];
     if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d.is_zero())) {
-        return Err((format!("health.{key}"), "it has to be longer than 0, such as `500ms`"));
+        return Err((format!("health.{key}"), "set it to a duration longer than 0, such as `500ms`"));
     }
-    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d > LONGEST)) {
+    if let Some((key, _)) = durations.iter().find(|(_, d)| d.is_some_and(|d| d > MAX_DURATION)) {
         return Err((format!("health.{key}"), TOO_LONG));
     }
     if health.successes == Some(0) {
@@ -345,22 +342,19 @@ fn pace(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
     })
 }
 
-fn http(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
+fn http_health(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
     let path = undouble(health.path.as_deref().unwrap_or("/"));
     if !path.starts_with('/') {
-        return Err(("health.path".into(), "it has to start with `/`"));
+        return Err(("health.path".into(), "begin it with `/`"));
     }
     if path.contains(|c: char| c.is_control() || c == ' ') {
-        return Err((
-            "health.path".into(),
-            "it has a space or a control character; `%20` stands for a space",
-        ));
+        return Err(("health.path".into(), "remove spaces and control characters; write `%20` for a space"));
     }
     if health.host.as_ref().is_some_and(|host| !is_host(host)) {
         return Err(("health.host".into(), "set it to a host name, such as `app.example`"));
     }
     if health.body.as_deref() == Some("") {
-        return Err(("health.body".into(), "it is empty, which every answer contains"));
+        return Err(("health.body".into(), "it is empty: remove it, or set a text of the answer"));
     }
     if health.port == Some(0) {
         return Err(("health.port".into(), "set it to a port from 1 to 65535"));
@@ -383,20 +377,20 @@ fn http(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
     })
 }
 
-/// As a `Host` header may have it.
+/// A valid `Host` header.
 pub fn is_host(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c <= ' ' || !c.is_ascii() || "/\\'\"".contains(c))
 }
 
-pub fn wrong_setting(source: &str, service: &str, field: &str, hint: &str) -> ConfigError {
+pub fn invalid_setting(source: &str, service: &str, field: &str, hint: &str) -> ConfigError {
     let flag = field.replace('.', "-");
     ConfigError {
-        message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is impossible"),
+        message: format!("{source}: `services.{service}.x-zd.{field}` (or `--{flag}`) is invalid"),
         hint: hint.into(),
     }
 }
 
-/// Reads one `x-zd` block; the message names the file and the whole key.
+/// Parses one `x-zd` block. The error names the file and the full key.
 pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
     value: Option<&Value>,
     source: &str,
@@ -407,13 +401,13 @@ pub fn read_zd<T: Default + for<'a> Deserialize<'a>>(
     };
     serde_path_to_error::deserialize(value.clone()).map_err(|e| {
         let path = e.path().to_string();
-        let whole = match path.as_str() {
+        let full_key = match path.as_str() {
             "." => key.to_string(),
             path => format!("{key}.{path}"),
         };
         ConfigError {
-            message: format!("{source}: `{whole}`: {}", plainly(&e.into_inner().to_string())),
-            hint: format!("correct or remove `{whole}`"),
+            message: format!("{source}: `{full_key}`: {}", plain_message(&e.into_inner().to_string())),
+            hint: format!("correct or remove `{full_key}`"),
         }
     })
 }
@@ -428,7 +422,7 @@ pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, 
     })
 }
 
-fn kind(value: &Value) -> &'static str {
+fn yaml_type(value: &Value) -> &'static str {
     match value {
         Value::Mapping(_) => "a map",
         Value::Sequence(_) => "a list",
@@ -443,7 +437,7 @@ pub fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Strin
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(other) => {
-            Err(serde::de::Error::custom(format!("expected a text or a number, found {}", kind(&other))))
+            Err(serde::de::Error::custom(format!("expected a text or a number, found {}", yaml_type(&other))))
         }
     }
 }

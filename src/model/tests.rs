@@ -16,7 +16,7 @@ fn message(keys: &str) -> String {
 }
 
 #[test]
-fn the_number_of_instances_is_the_files_or_open() {
+fn the_number_of_instances_is_from_the_file_or_not_set() {
     let replicas = |keys| service(keys).unwrap().replicas;
     assert_eq!(replicas("image: x"), None);
     assert_eq!(replicas("deploy: {replicas: 4}"), Some(4));
@@ -24,7 +24,7 @@ fn the_number_of_instances_is_the_files_or_open() {
 }
 
 #[test]
-fn a_flag_goes_before_the_service_and_the_service_before_the_project() {
+fn a_flag_overrides_the_service_and_the_service_overrides_the_project() {
     let yaml = "name: p\nx-zd: {health: {path: /p, port: 1, body: b}}\n\
                 services: {app: {x-zd: {health: {path: /s, port: 2}}}}";
     let flags = SettingsLayer {
@@ -47,13 +47,13 @@ fn only_a_key_of_an_http_probe_asks_for_one() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_whole_path() {
+fn an_unknown_key_is_named_with_its_full_path() {
     let text = message("x-zd: {health: {pth: /up}}");
     assert!(text.starts_with("compose.yaml: `services.app.x-zd.health.pth`: unknown field `pth`"), "{text}");
 }
 
 #[test]
-fn wrong_types_and_impossible_values_name_the_key() {
+fn wrong_types_and_invalid_values_name_the_key() {
     let cases = [
         ("x-zd: {health: {port: 70000}}", "x-zd.health.port"),
         ("x-zd: {health: {port: 0}}", "x-zd.health.port"),
@@ -88,7 +88,7 @@ fn codes_are_numbers_and_ranges() {
 }
 
 #[test]
-fn commands_lose_composes_doubled_dollars() {
+fn commands_lose_the_doubled_dollars_of_compose() {
     let service =
         service("x-zd: {drain: {command: 'echo $$HOME'}}, environment: {VIRTUAL_HOST: '~^a$$'}").unwrap();
     assert_eq!(service.settings.drain_command.unwrap(), ["sh", "-c", "echo $HOME"]);
@@ -122,7 +122,7 @@ fn obstacles_to_a_second_instance_are_found() {
 }
 
 #[test]
-fn the_services_whose_container_one_lives_in_are_found() {
+fn services_with_shared_namespaces_and_volumes_are_found() {
     let found = service(
         "network_mode: 'service:a', pid: 'service:b', ipc: shareable, volumes_from: [c, 'd:ro', 'container:e']",
     );
@@ -144,7 +144,7 @@ fn anonymous_volumes_are_those_without_a_source_and_may_be_a_cache() {
 }
 
 #[test]
-fn compose_starts_what_has_content_made_at_start() {
+fn compose_starts_a_service_with_content_created_at_start() {
     let project = "name: p\nsecrets: {env: {environment: A}, file: {file: ./x}}\n";
     let by_compose = |keys: &str| {
         let yaml = format!("{project}services: {{app: {{{keys}}}}}");
@@ -161,7 +161,7 @@ fn a_hook_is_a_docker_exec() {
     let service = service("pre_stop: [{command: [a, $$b], user: root, privileged: true, working_dir: /w, environment: {K: v, N: null}}]").unwrap();
     let hook = &service.pre_stop[0];
     assert_eq!(hook.command.argv(), ["a", "$b"]);
-    assert_eq!(hook.options().join(" "), "--user root --workdir /w --privileged");
+    assert_eq!(hook.exec_options().join(" "), "--user root --workdir /w --privileged");
     assert_eq!(hook.variables(), [("K".to_string(), "v".to_string())]);
 }
 
@@ -185,14 +185,14 @@ fn pairs_are_recognised_by_name_and_app() {
 }
 
 #[test]
-fn a_declared_pair_names_two_services_that_are_there() {
+fn a_declared_pair_names_two_existing_services() {
     let with = |sides: &str| {
         read(&format!(
             "name: p\nx-zd: {{pairs: {{w: {sides}}}}}\nservices: {{a: {{image: x}}, b: {{image: y}}}}"
         ))
     };
     assert_eq!(with("[a, b]").unwrap().pair("a").unwrap().name, "w");
-    assert!(with("[a, c]").unwrap_err().message.contains("there is no service `c`"));
+    assert!(with("[a, c]").unwrap_err().message.contains("the project has no service `c`"));
     assert!(with("[a, a]").unwrap_err().message.contains("same service"));
     assert!(with("[a]").unwrap_err().message.contains("x-zd.pairs"));
 }
@@ -210,15 +210,15 @@ fn dependencies_of_dependencies_are_needed_too() {
 }
 
 #[test]
-fn an_impossible_update_config_names_its_whole_key() {
+fn an_invalid_update_config_names_its_full_key() {
     let text = message("deploy: {update_config: {failure_action: panic}}");
-    assert_eq!(text, "compose.yaml: `services.app.deploy.update_config.failure_action` is impossible");
+    assert_eq!(text, "compose.yaml: `services.app.deploy.update_config.failure_action` is invalid");
     let text = message("deploy: {rollback_config: {order: first}}");
-    assert_eq!(text, "compose.yaml: `services.app.deploy.rollback_config.order` is impossible");
+    assert_eq!(text, "compose.yaml: `services.app.deploy.rollback_config.order` is invalid");
 }
 
 #[test]
-fn a_volume_is_held_where_it_can_be_written() {
+fn only_a_writable_volume_counts_as_held() {
     let holds = |volumes: &str| service(&format!("volumes: [{volumes}]")).unwrap().holds_volume;
     assert!(!holds(""));
     assert!(holds("{type: volume, source: v, target: /v}"));
@@ -229,7 +229,7 @@ fn a_volume_is_held_where_it_can_be_written() {
 }
 
 #[test]
-fn one_shots_are_of_a_service_or_of_all() {
+fn jobs_belong_to_a_service_or_to_all() {
     let yaml = "name: p\nx-zd: {before: {service: migrate}, keep: 3}\n\
                 services: {app: {x-zd: {after: {service: warm}}}, web: {x-zd: {before: {service: own}}}}";
     let project = read(yaml).unwrap();
@@ -242,7 +242,7 @@ fn one_shots_are_of_a_service_or_of_all() {
 }
 
 #[test]
-fn names_of_labels_lose_the_doubled_dollars_and_ranges_of_ports_are_ports() {
+fn names_of_labels_lose_the_doubled_dollars_and_port_ranges_are_expanded() {
     let service = service("labels: {'a$$b': 'c$$d'}, expose: ['3000', '4000-4002/udp', '9-x']").unwrap();
     assert_eq!(service.labels["a$b"], "c$d");
     assert_eq!(service.exposed, ["3000/tcp", "4000/udp", "4001/udp", "4002/udp", "9-x/tcp"]);

@@ -1,5 +1,5 @@
-//! `deploy.update_config` and `deploy.rollback_config`: how instances are replaced, what counts as a failure of the
-//! update, and what is done about it. The rules are SwarmKit's `updater.go` and `api/defaults/service.go`.
+//! `deploy.update_config` and `deploy.rollback_config`: batches, failures and the action after a failure. The rules are
+//! those of SwarmKit (`updater.go`, `api/defaults/service.go`).
 
 use std::time::Duration;
 
@@ -9,35 +9,33 @@ use serde_yaml::Value;
 use super::Order;
 use super::settings::{TOO_LONG, is_too_long};
 
-/// What is done once more instances have failed than may.
+/// Action after more failures than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureAction {
-    /// Stop where it is, until somebody goes on or back.
+    /// Stop, until the user resumes or rolls back.
     Pause,
-    /// Go on, whatever fails.
+    /// Continue in spite of failures.
     Continue,
-    /// Bring back what served before.
+    /// Restore the old release.
     Rollback,
 }
 
-/// How a service is updated or rolled back.
+/// Settings of an update or a rollback.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     /// Instances replaced at a time; 0 is all at once.
     pub parallelism: u32,
     /// Time between two batches.
     pub delay: Duration,
-    /// How long a new instance that fails after it came into rotation still counts, and for how long the old ones run on;
-    /// 0 does not watch.
+    /// Time after the switch in which failures count and the old instances keep running; 0 does not watch.
     pub monitor: Duration,
     pub action: FailureAction,
-    /// The share of the instances replaced that may fail, from 0 to 1.
+    /// Share of the replaced instances that may fail, from 0 to 1.
     pub max_failure_ratio: f64,
-    /// As asked for.
     pub order: Option<Order>,
 }
 
-/// What was asked for, by the file or by flags; nothing is required.
+/// Settings of the file or of flags; all are optional.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpdateLayer {
     pub parallelism: Option<u32>,
@@ -48,11 +46,11 @@ pub struct UpdateLayer {
     pub order: Option<Order>,
 }
 
-/// A key that is impossible: its name, and how to put it right.
+/// An invalid key and a hint.
 type InvalidKey = (&'static str, String);
 
 impl Update {
-    /// Without any configuration: all at once, and back at the first failure.
+    /// Without any configuration: all at once, and a rollback after the first failure.
     const PLAIN: Update = Update {
         parallelism: 0,
         delay: Duration::ZERO,
@@ -62,40 +60,41 @@ impl Update {
         order: None,
     };
 
-    /// SwarmKit's defaults, where a file has the block (`api/defaults/service.go`); the order is ours.
+    /// Defaults of SwarmKit for a file with the block (`api/defaults/service.go`), except for the order.
     const SWARM: Update = Update { parallelism: 1, action: FailureAction::Pause, ..Update::PLAIN };
 
-    /// The block of the file over the defaults that go with it, and the flags over both.
+    /// Flags override the block of the file, which overrides its defaults.
     pub fn resolve(file: Option<&UpdateLayer>, flags: &UpdateLayer) -> Update {
         let base = if file.is_some() { Update::SWARM } else { Update::PLAIN };
-        flags.over(file.map_or(base, |wish| wish.over(base)))
+        flags.over(file.map_or(base, |layer| layer.over(base)))
     }
 
-    /// How a service is put back: in batches as it is replaced, where nobody says otherwise. What has no place for more
-    /// than these on the way forward has none on the way back.
+    /// Settings of a rollback. By default the batches are those of the update, because a host without memory for larger
+    /// batches has none for a rollback either.
     pub fn resolve_back(file: Option<&UpdateLayer>, flags: &UpdateLayer, forward: &Update) -> Update {
-        let asked = Update::resolve(file, flags).of_rollback();
-        match file.is_some() || flags.parallelism.is_some() {
-            true => asked,
-            false => Update { parallelism: forward.parallelism, ..asked },
+        let resolved = Update::resolve(file, flags).without_second_rollback();
+        if file.is_some() || flags.parallelism.is_some() {
+            resolved
+        } else {
+            Update { parallelism: forward.parallelism, ..resolved }
         }
     }
 
-    /// A rollback that fails pauses, whatever was asked for: never roll back a rollback.
-    fn of_rollback(self) -> Update {
+    /// A failed rollback pauses instead of a second rollback.
+    fn without_second_rollback(self) -> Update {
         match self.action {
             FailureAction::Rollback => Update { action: FailureAction::Pause, ..self },
             _ => self,
         }
     }
 
-    /// In the precision that SwarmKit counts in.
+    /// Tolerated failures, in the precision of SwarmKit.
     fn within_ratio(&self, slots: usize) -> usize {
         let within = |failed: &usize| *failed as f32 / slots as f32 <= self.max_failure_ratio as f32;
         (0..=slots).rev().find(within).unwrap_or(0)
     }
 
-    /// How many of `slots` instances may fail: the update ends once `failed / slots` is above the ratio.
+    /// Number of instances that may fail: the update ends once `failed / slots` exceeds the ratio.
     pub fn tolerated(&self, slots: usize) -> usize {
         match self.action {
             FailureAction::Continue => usize::MAX,
@@ -103,9 +102,9 @@ impl Update {
         }
     }
 
-    /// Whether an update of `slots` instances goes on once so many have failed. One has to get through, or there is no
-    /// new release.
-    pub fn goes_on(&self, failed: usize, slots: usize) -> bool {
+    /// The update of `slots` instances continues after this number of failures. At least one instance must succeed, or
+    /// there is no new release.
+    pub fn continues_after(&self, failed: usize, slots: usize) -> bool {
         failed <= self.tolerated(slots) && failed < slots
     }
 }
@@ -122,7 +121,7 @@ impl UpdateLayer {
         }
     }
 
-    /// Reads the block of a file; Compose itself has checked the types that it knows.
+    /// Parses the block of a file. Compose has checked the types of its own keys.
     pub fn read(raw: &RawUpdate) -> Result<UpdateLayer, InvalidKey> {
         Ok(UpdateLayer {
             parallelism: raw.parallelism,
@@ -180,7 +179,7 @@ impl FailureAction {
         }
     }
 
-    /// As files and flags have it.
+    /// The value in files and flags.
     pub fn word(self) -> &'static str {
         match self {
             FailureAction::Pause => "pause",
@@ -199,7 +198,7 @@ impl Order {
         }
     }
 
-    /// As files and flags have it.
+    /// The value in files and flags.
     pub fn word(self) -> &'static str {
         match self {
             Order::StartFirst => "start-first",
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_has_swarms_defaults_and_no_block_has_ours() {
+    fn a_block_has_the_defaults_of_swarm_and_no_block_has_others() {
         let none = Update::resolve(None, &UpdateLayer::default());
         assert_eq!((none.parallelism, none.action), (0, FailureAction::Rollback));
         assert_eq!(none.monitor, Duration::from_secs(5));
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_read_and_a_flag_goes_before_it() {
+    fn every_key_is_parsed_and_a_flag_overrides_it() {
         let file = read(
             "{parallelism: 2, delay: 1m30s, monitor: 2s, failure_action: continue, max_failure_ratio: 0.5, order: stop-first}",
         )
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_value_names_its_key() {
+    fn an_invalid_value_names_its_key() {
         let cases = [
             ("{delay: soon}", "delay"),
             ("{monitor: '-'}", "monitor"),
@@ -267,7 +266,7 @@ mod tests {
 
     /// `failures / slots > ratio`, strictly, ends an update.
     #[test]
-    fn as_many_may_fail_as_the_ratio_says() {
+    fn the_ratio_limits_the_failures() {
         let tolerated = |ratio, slots| Update { max_failure_ratio: ratio, ..Update::SWARM }.tolerated(slots);
         let cases = [
             (0.0, 6, 0),
@@ -282,17 +281,17 @@ mod tests {
         for (ratio, slots, expected) in cases {
             assert_eq!(tolerated(ratio, slots), expected, "{ratio} of {slots}");
         }
-        let go_on = Update { action: FailureAction::Continue, ..Update::SWARM };
-        assert_eq!(go_on.tolerated(1), usize::MAX);
-        assert_eq!([5, 6].map(|failed| go_on.goes_on(failed, 6)), [true, false]);
+        let continuing = Update { action: FailureAction::Continue, ..Update::SWARM };
+        assert_eq!(continuing.tolerated(1), usize::MAX);
+        assert_eq!([5, 6].map(|failed| continuing.continues_after(failed, 6)), [true, false]);
         let third = Update { max_failure_ratio: 0.34, ..Update::SWARM };
-        assert_eq!([2, 3].map(|failed| third.goes_on(failed, 6)), [true, false]);
+        assert_eq!([2, 3].map(|failed| third.continues_after(failed, 6)), [true, false]);
         let all = Update { max_failure_ratio: 1.0, ..Update::SWARM };
-        assert_eq!([3, 4].map(|failed| all.goes_on(failed, 4)), [true, false]);
+        assert_eq!([3, 4].map(|failed| all.continues_after(failed, 4)), [true, false]);
     }
 
     #[test]
-    fn a_service_is_put_back_in_batches_as_it_is_replaced_where_nobody_says_otherwise() {
+    fn a_rollback_uses_the_batches_of_the_update_by_default() {
         let forward = Update { parallelism: 2, ..Update::SWARM };
         let none = UpdateLayer::default();
         let four = UpdateLayer { parallelism: Some(4), ..UpdateLayer::default() };
@@ -305,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_rollback_is_never_rolled_back() {
-        let action = |action| Update { action, ..Update::PLAIN }.of_rollback().action;
+        let action = |action| Update { action, ..Update::PLAIN }.without_second_rollback().action;
         assert_eq!(action(FailureAction::Rollback), FailureAction::Pause);
         assert_eq!(action(FailureAction::Continue), FailureAction::Continue);
     }

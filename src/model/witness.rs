@@ -1,4 +1,4 @@
-//! `x-zd.witness` and its flags: whether, where, how often and for what the public URL is asked.
+//! Settings of the witness, from `x-zd.witness` and its flags.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::settings::{
     text_or_number, undouble,
 };
 
-/// Probes a second, where nobody says how many.
-const RATE: u32 = 10;
+/// Default number of probes a second.
+const DEFAULT_RATE: u32 = 10;
 
-/// More would be load.
-const MOST: u32 = 100;
+/// Maximum number of probes a second; more would be load.
+const MAX_RATE: u32 = 100;
 
-/// The header that tells which version answered, where nobody names another.
+/// Default header with the version of the answering instance.
 const VERSION_HEADER: &str = "x-version";
 
-/// What the command line says, which goes before what the file says.
+/// Settings of the command line, which override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WitnessFlags {
     pub off: bool,
@@ -42,18 +42,18 @@ struct WitnessLayer {
     version_header: Option<String>,
 }
 
-/// How the public URL is asked while a rollout runs.
+/// Probes of the public URL during a rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WitnessSettings {
     pub on: bool,
-    /// None where it is derived from the proxy.
+    /// None: derived from the proxy.
     pub url: Option<Url>,
-    /// In place of the one that is derived.
+    /// Replaces the path of the derived URL.
     pub path: Option<String>,
     pub host: Option<String>,
     /// Probes a second.
     pub rate: u32,
-    /// Codes that are an answer; where none are named, it goes by what was answered before.
+    /// Status codes of a good answer; none: compared with the answers before the rollout.
     pub expect: Option<StatusRanges>,
     pub timeout: Duration,
     pub version_header: String,
@@ -66,7 +66,7 @@ impl Default for WitnessSettings {
             url: None,
             path: None,
             host: None,
-            rate: RATE,
+            rate: DEFAULT_RATE,
             expect: None,
             timeout: Duration::from_secs(5),
             version_header: VERSION_HEADER.into(),
@@ -75,13 +75,13 @@ impl Default for WitnessSettings {
 }
 
 impl WitnessSettings {
-    /// `value` is the project's `x-zd.witness`: a map, or whether there is one at all.
+    /// Parses `x-zd.witness`: a map, or a boolean that switches the witness.
     ///
     /// # Errors
-    /// A key that is unknown, of the wrong type or impossible.
+    /// A key that is unknown, of the wrong type or invalid.
     pub fn read(
         value: Option<&Value>,
-        wish: &WitnessFlags,
+        flags: &WitnessFlags,
         source: &str,
     ) -> Result<WitnessSettings, ConfigError> {
         let (on, map) = match value {
@@ -89,54 +89,54 @@ impl WitnessSettings {
             other => (true, other),
         };
         let zd: WitnessLayer = read_zd(map, source, "x-zd.witness")?;
-        let on = (on || wish.url.is_some()) && !wish.off;
-        resolve(zd, wish, on).map_err(|(key, hint)| {
+        let on = (on || flags.url.is_some()) && !flags.off;
+        resolve(zd, flags, on).map_err(|(key, hint)| {
             let flag = if ["url", "rate"].contains(&key.as_str()) {
                 format!(" (or `--witness-{key}`)")
             } else {
                 String::new()
             };
             ConfigError {
-                message: format!("{source}: `x-zd.witness.{key}`{flag} is impossible"),
+                message: format!("{source}: `x-zd.witness.{key}`{flag} is invalid"),
                 hint: hint.into(),
             }
         })
     }
 }
 
-fn resolve(zd: WitnessLayer, wish: &WitnessFlags, on: bool) -> Result<WitnessSettings, InvalidSetting> {
-    let wrong = |key: &str, hint| (key.to_string(), hint);
+fn resolve(zd: WitnessLayer, flags: &WitnessFlags, on: bool) -> Result<WitnessSettings, InvalidSetting> {
+    let invalid = |key: &str, hint| (key.to_string(), hint);
     if zd.url.is_some() && zd.path.is_some() {
-        return Err(wrong("path", "put it into `x-zd.witness.url`, which has a path of its own"));
+        return Err(invalid("path", "add the path to `x-zd.witness.url` instead"));
     }
     let is_path = |p: &String| p.starts_with('/') && !p.contains(|c: char| c.is_control() || c == ' ');
     if zd.path.as_ref().is_some_and(|p| !is_path(p)) {
-        return Err(wrong("path", "it has to start with `/`, without spaces"));
+        return Err(invalid("path", "begin it with `/`, without spaces"));
     }
     if zd.host.as_ref().is_some_and(|h| !is_host(h)) {
-        return Err(wrong("host", "set it to a host name, such as `app.example`"));
+        return Err(invalid("host", "set it to a host name, such as `app.example`"));
     }
-    let rate = wish.rate.or(zd.rate).unwrap_or(RATE);
-    if !(1..=MOST).contains(&rate) {
-        return Err(wrong("rate", "set it to a number of probes a second from 1 to 100"));
+    let rate = flags.rate.or(zd.rate).unwrap_or(DEFAULT_RATE);
+    if !(1..=MAX_RATE).contains(&rate) {
+        return Err(invalid("rate", "set it to a number of probes a second from 1 to 100"));
     }
     if zd.timeout.is_some_and(|t| t.is_zero()) {
-        return Err(wrong("timeout", "it has to be longer than 0, such as `500ms`"));
+        return Err(invalid("timeout", "set it to a duration longer than 0, such as `500ms`"));
     }
     if zd.timeout.as_ref().is_some_and(is_too_long) {
-        return Err(wrong("timeout", TOO_LONG));
+        return Err(invalid("timeout", TOO_LONG));
     }
     let header = zd.version_header.unwrap_or_else(|| VERSION_HEADER.into());
     if !is_header(&header) {
-        return Err(wrong("version_header", "set it to the name of a header, such as `X-Version`"));
+        return Err(invalid("version_header", "set it to the name of a header, such as `X-Version`"));
     }
     let expect = zd.expect.map(|text| {
         StatusRanges::parse(&text)
-            .ok_or_else(|| wrong("expect", "set it to codes and ranges, such as `200-399` or `200,204`"))
+            .ok_or_else(|| invalid("expect", "set it to codes and ranges, such as `200-399` or `200,204`"))
     });
     Ok(WitnessSettings {
         on,
-        url: wish.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
+        url: flags.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
         path: zd.path.as_deref().map(undouble),
         host: zd.host,
         rate,
@@ -146,17 +146,17 @@ fn resolve(zd: WitnessLayer, wish: &WitnessFlags, on: bool) -> Result<WitnessSet
     })
 }
 
-/// Clients of others' secrets are not meant by a public URL: one with a password is refused, because reports show it.
+/// Parses a public URL. A URL with a password is refused, because reports show the URL.
 fn url(text: &str) -> Result<Url, InvalidSetting> {
-    let wrong = |hint| ("url".to_string(), hint);
+    let invalid = |hint| ("url".to_string(), hint);
     let usable = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
     let url = Url::parse(&undouble(text)).ok().filter(usable);
-    let url = url.ok_or_else(|| wrong("set it to an address such as `http://localhost:8000/`"))?;
+    let url = url.ok_or_else(|| invalid("set it to a URL such as `http://localhost:8000/`"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("leave user and password out: reports show the URL"));
+        return Err(invalid("remove user and password, because reports show the URL"));
     }
     if url.scheme() == "https" && !cfg!(feature = "tls") {
-        return Err(wrong("this build cannot ask over https; use one with the feature `tls`"));
+        return Err(invalid("this build does not support https; use a build with the feature `tls`"));
     }
     Ok(url)
 }
@@ -171,8 +171,8 @@ fn is_header(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str, wish: &WitnessFlags) -> Result<WitnessSettings, ConfigError> {
-        WitnessSettings::read(serde_yaml::from_str(yaml).ok().as_ref(), wish, "compose.yaml")
+    fn read(yaml: &str, flags: &WitnessFlags) -> Result<WitnessSettings, ConfigError> {
+        WitnessSettings::read(serde_yaml::from_str(yaml).ok().as_ref(), flags, "compose.yaml")
     }
 
     fn of(yaml: &str) -> WitnessSettings {
@@ -180,23 +180,23 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_is_on_unless_file_or_flag_switch_it_off() {
+    fn a_witness_is_on_unless_the_file_or_a_flag_switches_it_off() {
         let off = WitnessFlags { off: true, ..WitnessFlags::default() };
         let url = WitnessFlags { url: Some("http://a.example".into()), ..WitnessFlags::default() };
         assert!(of("~").on && of("true").on && of("{rate: 5}").on);
         assert!(!of("false").on);
         assert!(!read("{rate: 5}", &off).unwrap().on);
-        assert!(read("false", &url).unwrap().on, "who names a URL wants it asked");
+        assert!(read("false", &url).unwrap().on, "a URL switches the witness on");
     }
 
     #[test]
-    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
-        let wish = WitnessFlags {
+    fn a_flag_overrides_the_file_and_the_file_overrides_the_default() {
+        let flags = WitnessFlags {
             url: Some("http://b.example/x".into()),
             rate: Some(50),
             ..WitnessFlags::default()
         };
-        let both = read("{url: 'http://a.example:8000/', rate: 5}", &wish).unwrap();
+        let both = read("{url: 'http://a.example:8000/', rate: 5}", &flags).unwrap();
         assert_eq!((both.url.unwrap().as_str(), both.rate), ("http://b.example/x", 50));
         let own = of("{url: 'http://a.example:8000/$$x', expect: 204, timeout: 1s, version_header: X-Rev}");
         assert_eq!(own.url.unwrap().as_str(), "http://a.example:8000/$x");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_names_file_and_key() {
+    fn an_invalid_setting_names_file_and_key() {
         let cases = [
             ("{url: localhost}", "`x-zd.witness.url` (or `--witness-url`)"),
             ("{url: 'ftp://a'}", "x-zd.witness.url"),

@@ -92,7 +92,7 @@ impl<'a> Preview<'a> {
 
     fn ready(&mut self, keys: &[InstanceKey]) -> Result<Vec<PreviewLine>> {
         let service = self.service(&keys[0]);
-        let pace = &service.settings.pace;
+        let pace = &service.settings.timing;
         let probe = probe(service, &self.containers[&keys[0]], self.context.proxies)?;
         if self.context.proxies.is_empty() {
             self.inside.extend(keys.iter().cloned());

@@ -138,7 +138,7 @@ impl<'a> Rollout<'a> {
                 service: &service.name,
                 image: step.image.as_ref().unwrap_or(&service.image),
                 command: &step.hook.command.argv(),
-                options: step.hook.options(),
+                options: step.hook.exec_options(),
                 variables: service.environment.clone().into_iter().chain(step.hook.variables()).collect(),
                 volumes_from: &self.containers[key].id,
                 networks: &service.networks,
@@ -179,7 +179,7 @@ impl<'a> Rollout<'a> {
                 return self.context.report.event(Event::NotReady { name, answer: text });
             }
             if !self.is_best_effort {
-                self.context.monitor.follow(candidate.clone(), settings.pace, &answer.text);
+                self.context.monitor.follow(candidate.clone(), settings.timing, &answer.text);
             }
             self.context.report.event(Event::Ready { name, answer: text });
         };
@@ -190,7 +190,7 @@ impl<'a> Rollout<'a> {
         let waited = health::wait_until_ready(
             docker,
             (&candidates, current),
-            &settings.pace,
+            &settings.timing,
             failures,
             (&self.stop, &|| self.check()),
             report_answer,

@@ -487,7 +487,7 @@ fn a_project_without_a_proxy_on_a_manager_gets_a_hint_at_swarm() {
     says(&run, &["no proxy routes to a service of this project"]);
     assert!(!stderr(&run).contains("--engine swarm"));
     fake.write("cluster", "c1\n");
-    says(&fake.run("deploy").code(2), &["name the services", "`compose-zd deploy --engine swarm`"]);
+    says(&fake.run("deploy").code(2), &["name at least one service", "`compose-zd deploy --engine swarm`"]);
 }
 
 #[test]
@@ -528,7 +528,7 @@ fn an_invalid_update_key_or_flag_is_named() {
     fake.service("image: app:1, deploy: {update_config: {failure_action: panic}}");
     says(
         &fake.run("deploy app").code(2),
-        &["`services.app.deploy.update_config.failure_action` is impossible"],
+        &["`services.app.deploy.update_config.failure_action` is invalid"],
     );
     fake.service("image: app:1");
     says(&fake.run("deploy app --image nobody=x:1").code(2), &["--image", "`nobody`"]);

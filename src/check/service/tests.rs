@@ -109,7 +109,7 @@ fn the_words_and_the_stop_signal_of_the_image_count() {
         findings(&ServiceContext { image: Some(&image), ..subject(&service, ProxyPresence::Drains) })
     };
     let shell = r#"{"Cmd": ["/bin/sh", "-c", "node x"], "StopSignal": "SIGQUIT"}"#;
-    assert!(of("", shell)[0].message.contains("passes SIGQUIT to nobody"));
+    assert!(of("", shell)[0].message.contains("does not pass SIGQUIT to the command"));
     assert_eq!(told(&of("command: [node, x]", shell)), "");
     assert_eq!(told(&of("", r#"{"Entrypoint": ["tini", "--"], "Cmd": ["sh", "-c", "node x"]}"#)), "");
 }

@@ -1,4 +1,4 @@
-//! The proxies of a project that do not run yet, as far as its file tells what they are going to be like.
+//! Proxies of a project that do not run yet, as far as the file describes them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use crate::model::Service;
 use crate::proxy::{self, MountedFile, Proxy};
 use crate::swarm::proxy_config::mounted_files;
 
-/// A proxy of the file.
+/// One proxy of the file.
 struct ConfiguredProxy {
     service: String,
     proxy: Arc<dyn Proxy>,
-    /// Its configuration is among the files that it is given.
+    /// The configuration is among the mounted files.
     is_known: bool,
     files: Vec<(String, MountedFile, String)>,
 }
 
-/// All of them.
+/// Proxies of the file that do not run.
 pub struct ConfiguredProxies(Vec<ConfiguredProxy>);
 
-/// Every service of the file that is a proxy and does not run.
+/// Finds the services of the file that are proxies and do not run.
 ///
 /// # Errors
 /// A project that cannot be written as JSON.
@@ -51,26 +51,23 @@ pub fn find(
     Ok(ConfiguredProxies(down.filter_map(one).collect()))
 }
 
-/// The first word of its process, and the others. Where the image is not here, all words of the file are taken for
-/// arguments: that is what people write.
+/// The program and the arguments of a service. Without the image, all words of the file count as arguments, as in most
+/// files.
 fn command_of(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
-    let of_image = image.map(|i| i.config.clone()).unwrap_or_default();
-    let mut words = service.process.words(&of_image.entrypoint, &of_image.cmd);
+    let from_image = image.map(|i| i.config.clone()).unwrap_or_default();
+    let mut words = service.process.words(&from_image.entrypoint, &from_image.cmd);
     if image.is_none() && service.process.entrypoint.is_none() {
         return (String::new(), words);
     }
-    match words.is_empty() {
-        true => (String::new(), words),
-        false => (words.remove(0), words),
-    }
+    if words.is_empty() { (String::new(), words) } else { (words.remove(0), words) }
 }
 
-/// The files that a service is given: their place in it, what they are, and where they are on this machine.
+/// Mounted files of a service: path in the container, contents, and path on this machine.
 fn files(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
     let mounts = service["volumes"].as_array();
     let is_read_only = |target: &str| {
-        let mut its = mounts.into_iter().flatten().filter(|m| m["target"].as_str() == Some(target));
-        its.any(|m| m["read_only"].as_bool() == Some(true))
+        let mut mounts = mounts.into_iter().flatten().filter(|m| m["target"].as_str() == Some(target));
+        mounts.any(|m| m["read_only"].as_bool() == Some(true))
     };
     let on_disk = mounted_files(service, project).into_iter().map(|(target, source)| {
         let text = std::fs::read_to_string(&source).unwrap_or_default();
@@ -91,35 +88,30 @@ fn is_mount(service: &Value, target: &str) -> bool {
     mounts.into_iter().any(|m| m["target"].as_str() == Some(target))
 }
 
-/// Configs whose text is in the file itself.
+/// Configs with their text in the file.
 fn inline_configs(service: &Value, project: &Value) -> Vec<(String, MountedFile, String)> {
     let grants = service["configs"].as_array().into_iter().flatten();
     let text = |grant: &Value| {
         let source = grant["source"].as_str()?;
-        let text = project["configs"][source]["content"].as_str()?.replace("$$", "$");
+        let text = project["configs"][source]["content"].as_str()?.repath("$$", "$");
         let target = grant["target"].as_str().map_or_else(|| format!("/{source}"), String::from);
         Some((target, MountedFile { text, read_only: true }, String::new()))
     };
     grants.filter_map(text).collect()
 }
 
-/// What a path is: a file that is mounted there, or one in a folder that is.
+/// The mounted file at a path, or the file of a mounted folder.
 fn mounted_file(files: &[(String, MountedFile, String)], path: &str) -> Option<MountedFile> {
     if let Some((_, given, _)) = files.iter().find(|(target, ..)| target == path) {
         return Some(given.clone());
     }
-    let mut above: Vec<&(String, MountedFile, String)> =
+    let mut parents: Vec<&(String, MountedFile, String)> =
         files.iter().filter(|(target, ..)| Path::new(path).starts_with(target)).collect();
-    above.sort_by_key(|(target, ..)| target.len());
-    let (target, folder, source) = above.pop().filter(|(.., source)| !source.is_empty())?;
+    parents.sort_by_key(|(target, ..)| target.len());
+    let (target, folder, source) = parents.pop().filter(|(.., source)| !source.is_empty())?;
     let inside = Path::new(source).join(Path::new(path).strip_prefix(target).ok()?);
-    match inside.is_dir() {
-        true => Some(MountedFile { text: String::new(), read_only: folder.read_only }),
-        false => {
-            let text = std::fs::read_to_string(inside).ok()?;
-            Some(MountedFile { text, read_only: folder.read_only })
-        }
-    }
+    let text = if inside.is_dir() { String::new() } else { std::fs::read_to_string(inside).ok()? };
+    Some(MountedFile { text, read_only: folder.read_only })
 }
 
 impl ConfiguredProxies {
@@ -127,12 +119,12 @@ impl ConfiguredProxies {
         self.0.iter().any(|one| one.service == service)
     }
 
-    /// Those whose configuration is known.
+    /// Proxies with a known configuration.
     pub fn known(&self) -> impl Iterator<Item = &Arc<dyn Proxy>> {
         self.0.iter().filter(|one| one.is_known).map(|one| &one.proxy)
     }
 
-    /// Whether one whose configuration is not known shares a network with a service.
+    /// A proxy with an unknown configuration shares a network with the service.
     pub fn may_front(&self, service: &Service) -> bool {
         let reaches = |one: &ConfiguredProxy| {
             service.networks.iter().any(|n| one.proxy.container().networks().any(|o| o == n))
@@ -140,21 +132,18 @@ impl ConfiguredProxies {
         self.0.iter().any(|one| !one.is_known && one.service != service.name && reaches(one))
     }
 
-    /// What one of them is given at a path.
+    /// The mounted file of a proxy at a path.
     pub fn mounted_file(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
         let one = self.0.iter().find(|one| one.proxy.container().name() == proxy.container().name())?;
         mounted_file(&one.files, path)
     }
 
-    /// What the file does not tell of them.
+    /// Notes on facts that the file does not contain.
     pub fn notes(&self) -> Vec<String> {
         let one = |one: &ConfiguredProxy| match one.is_known {
-            true => format!("{}: it does not run, and was judged by the project's file", one.proxy.name()),
+            true => format!("{}: does not run, so only the file was checked", one.proxy.name()),
             false => {
-                format!(
-                    "{}: it does not run, and its configuration is not in the project's file",
-                    one.proxy.name()
-                )
+                format!("{}: does not run, and its configuration is not in the file", one.proxy.name())
             }
         };
         self.0.iter().map(one).collect()
@@ -167,26 +156,26 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_a_path_is_given_is_found_in_files_folders_volumes_and_texts() {
+    fn a_mounted_file_is_found_in_files_folders_volumes_and_inline_configs() {
         let dir = tempfile::tempdir().unwrap();
-        let place = |name: &str| dir.path().join(name).display().to_string();
+        let path = |name: &str| dir.path().join(name).display().to_string();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         std::fs::write(dir.path().join("etc/a.cfg"), "a").unwrap();
         std::fs::write(dir.path().join("b.cfg"), "b").unwrap();
         let service = json!({
             "volumes": [
-                {"type": "bind", "source": place("etc"), "target": "/etc/lb", "read_only": true},
+                {"type": "bind", "source": path("etc"), "target": "/etc/lb", "read_only": true},
                 {"type": "volume", "source": "v", "target": "/dynamic"},
             ],
             "configs": [{"source": "b", "target": "/b.cfg"}, {"source": "c", "target": "/c.cfg"}],
         });
-        let project = json!({"configs": {"b": {"file": place("b.cfg")}, "c": {"content": "$$c"}}});
+        let project = json!({"configs": {"b": {"file": path("b.cfg")}, "c": {"content": "$$c"}}});
         let files = files(&service, &project);
-        let told = |path: &str| mounted_file(&files, path).map(|g| (g.text, g.read_only));
-        assert_eq!(told("/etc/lb/a.cfg"), Some(("a".into(), true)));
-        assert_eq!(told("/etc/lb"), Some((String::new(), true)));
-        assert_eq!((told("/b.cfg"), told("/c.cfg")), (Some(("b".into(), true)), Some(("$c".into(), true))));
-        assert_eq!(told("/dynamic"), Some((String::new(), false)));
-        assert_eq!((told("/etc/lb/none.cfg"), told("/etc/lbx"), told("/dynamic/x")), (None, None, None));
+        let found = |path: &str| mounted_file(&files, path).map(|g| (g.text, g.read_only));
+        assert_eq!(found("/etc/lb/a.cfg"), Some(("a".into(), true)));
+        assert_eq!(found("/etc/lb"), Some((String::new(), true)));
+        assert_eq!((found("/b.cfg"), found("/c.cfg")), (Some(("b".into(), true)), Some(("$c".into(), true))));
+        assert_eq!(found("/dynamic"), Some((String::new(), false)));
+        assert_eq!((found("/etc/lb/none.cfg"), found("/etc/lbx"), found("/dynamic/x")), (None, None, None));
     }
 }

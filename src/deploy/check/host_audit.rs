@@ -1,4 +1,4 @@
-//! What the machine has and can do: versions, and memory for two generations.
+//! Audit of the host: versions, and memory for two generations.
 
 use std::collections::BTreeMap;
 
@@ -12,56 +12,56 @@ use crate::docker::inspect::Container;
 use crate::model::CommandSpec;
 
 impl ProjectCheck<'_> {
-    /// What is found of the whole.
-    pub fn audit_host(&self, crowds: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
+    /// Findings on versions and memory. Each item of `instances` is a service with its running and starting instances.
+    pub fn audit_host(&self, instances: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
         let compose = self.docker().compose_version()?;
         if self.containers.is_none() {
             return Ok(version::findings(compose.as_deref(), None));
         }
-        let machine = self.docker().host_info()?;
-        let mut findings = version::findings(compose.as_deref(), Some(&machine.version));
-        let used = self.memory_used(&crowds)?;
-        let known = crowds.into_iter().filter_map(|(service, running, starting)| {
+        let host = self.docker().host_info()?;
+        let mut findings = version::findings(compose.as_deref(), Some(&host.version));
+        let used = self.memory_used(&instances)?;
+        let demands = instances.into_iter().filter_map(|(service, running, starting)| {
             let process = &self.project().services[&service].process;
             let need = memory_need(process, used.get(&service).copied())?;
             Some(MemoryDemand { service, running, starting, need })
         });
-        let known: Vec<MemoryDemand> = known.collect();
-        let elsewhere = self.docker().engine_address().is_remote();
-        let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !elsewhere);
+        let demands: Vec<MemoryDemand> = demands.collect();
+        let is_remote = self.docker().engine_address().is_remote();
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !is_remote);
         let available = meminfo.and_then(|text| memory::parse_available(&text));
-        findings.extend(memory::finding(&known, HostMemory { total: machine.memory, available }));
+        findings.extend(memory::finding(&demands, HostMemory { total: host.memory, available }));
         Ok(findings)
     }
 
-    /// The most that any instance of a service takes now, by service.
-    fn memory_used(&self, crowds: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
-        let services: Vec<&str> = crowds.iter().map(|(s, ..)| s.as_str()).collect();
+    /// Memory of the largest running instance, by service.
+    fn memory_used(&self, instances: &[(String, u64, u64)]) -> Result<BTreeMap<String, u64>> {
+        let services: Vec<&str> = instances.iter().map(|(s, ..)| s.as_str()).collect();
         let running = self.containers().iter().filter(|c| c.is_running());
         let running = running.filter(|c| observe::is_member(self.project(), c, &services));
         let by_id: BTreeMap<&str, &Container> = running.map(|c| (c.id.as_str(), c)).collect();
         let ids: Vec<String> = by_id.keys().map(|id| id.to_string()).collect();
-        // One may end in this moment; then the limits have to do.
-        let told = self.docker().memory_used(&ids).unwrap_or_default();
-        let mut most: BTreeMap<String, u64> = BTreeMap::new();
-        for (id, text) in &told {
+        // An instance may exit meanwhile; then the limits are used.
+        let stats = self.docker().memory_used(&ids).unwrap_or_default();
+        let mut largest: BTreeMap<String, u64> = BTreeMap::new();
+        for (id, text) in &stats {
             let service = by_id.get(id.as_str()).and_then(|c| c.compose()).map(|(_, s)| s.to_string());
             if let (Some(service), Some(bytes)) = (service, memory::parse_used(text)) {
-                let largest = most.entry(service).or_default();
-                *largest = bytes.max(*largest);
+                let max = largest.entry(service).or_default();
+                *max = bytes.max(*max);
             }
         }
-        Ok(most)
+        Ok(largest)
     }
 }
 
-/// What is measured or reserved goes before a limit, which is no need.
+/// Measured or reserved memory takes precedence over a limit.
 fn memory_need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
-    let taken = used.max(process.memory_reserved).map(MemoryNeed::Measured);
+    let measured = used.max(process.memory_reserved).map(MemoryNeed::Measured);
     match (process.memory_limit.map(MemoryNeed::Limit), used) {
-        // Nothing runs yet, and it may take all that it is given.
+        // Without a running instance only the limit is known.
         (Some(limit), None) => Some(limit),
-        (limit, _) => taken.or(limit),
+        (limit, _) => measured.or(limit),
     }
 }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_or_reserved_is_needed_and_a_limit_is_the_most() {
+    fn measured_or_reserved_memory_precedes_a_limit() {
         let of = |limit, reserved, used| {
             let process =
                 CommandSpec { memory_limit: limit, memory_reserved: reserved, ..CommandSpec::default() };

@@ -1,4 +1,4 @@
-//! The proxies in front of a target: asked where they run, else judged by their files.
+//! Audit of the proxies in front of a target: queried if they run, else checked by their files.
 
 use anyhow::Result;
 
@@ -11,22 +11,22 @@ use crate::error::{Error, Risk};
 use crate::proxy::{Backend, Proxy, RolloutShape};
 
 impl ProjectCheck<'_> {
-    /// Those that run, and those of the file that do not.
+    /// Proxies of a target: running ones, and those of the file.
     ///
     /// # Errors
-    /// One that is named and is none.
+    /// A named container that is no known proxy.
     pub fn proxies_of(&self, target: &Target) -> Result<TargetProxies> {
         let project = self.project();
         let services: Vec<_> = target.services().iter().map(|s| &project.services[*s]).collect();
         let settings = &services[0].settings.proxy;
-        let none = settings.kind.as_deref() == Some("none");
-        // What is named can only be looked for where there is an engine.
-        let by_name = settings.container.is_some() && self.containers.is_none();
-        if none || by_name {
+        let has_no_proxy = settings.kind.as_deref() == Some("none");
+        // A named container can only be found on an engine.
+        let is_named = settings.container.is_some() && self.containers.is_none();
+        if has_no_proxy || is_named {
             return Ok(TargetProxies {
                 running: Vec::new(),
                 configured: Vec::new(),
-                may_have_another: by_name,
+                may_have_another: is_named,
             });
         }
         let running = match &self.containers {
@@ -45,50 +45,50 @@ impl ProjectCheck<'_> {
         })
     }
 
-    /// What a deploy would be refused for or warned of by the proxies in front.
+    /// Findings for which the proxies would refuse a deploy, or warn.
     pub fn audit_proxies(
         &self,
         reader: &TargetReader,
-        fronting: &TargetProxies,
+        proxies: &TargetProxies,
         (starting, beside): (usize, Vec<String>),
         sheet: &mut AuditReport,
     ) -> Result<()> {
         let target = reader.target;
         let backends = reader.backends(self.containers());
-        let wish = RolloutShape { names_in_same_run: beside, ..self.rollout_shape(reader, &backends, starting) };
-        for proxy in fronting.all() {
+        let shape = RolloutShape { names_in_same_run: beside, ..self.rollout_shape(reader, &backends, starting) };
+        for proxy in proxies.all() {
             let proxy = proxy.as_ref();
-            let mut losses = proxy.advice(&backends);
+            let mut risks = proxy.advice(&backends);
             match proxy.check(&backends) {
-                Ok(found) => losses.extend(found),
+                Ok(found) => risks.extend(found),
                 Err(error) => {
                     sheet.findings.push(refused_by_proxy(target, proxy, error));
-                    sheet.findings.extend(losses.into_iter().map(|loss| finding(target, proxy, loss)));
+                    sheet.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
                     continue;
                 }
             }
             let is_planned =
-                fronting.configured.iter().any(|p| p.container().name() == proxy.container().name());
+                proxies.configured.iter().any(|p| p.container().name() == proxy.container().name());
             let prepared = match is_planned {
                 true => {
                     let present = self.instances_before(target);
-                    proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &wish, present)
+                    proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &shape, present)
                 }
-                false => self.audit_preparation(proxy, &wish)?,
+                false => self.audit_preparation(proxy, &shape)?,
             };
             match prepared {
-                Ok(found) => losses.extend(found),
+                Ok(found) => risks.extend(found),
                 Err(error) => sheet.findings.push(refused_by_proxy(target, proxy, error)),
             }
-            sheet.findings.extend(losses.into_iter().map(|loss| finding(target, proxy, loss)));
+            sheet.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
         }
         Ok(())
     }
 
-    /// What a running proxy says to being prepared; nothing is done about it.
-    fn audit_preparation(&self, proxy: &dyn Proxy, wish: &RolloutShape) -> Result<Result<Vec<Risk>, Error>> {
-        let answers = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
-        Ok(proxy.prepare(&answers, wish).map(|_| proxy.losses(&answers, wish)))
+    /// Risks of a running proxy, or its refusal to be prepared; the proxy is not changed.
+    fn audit_preparation(&self, proxy: &dyn Proxy, shape: &RolloutShape) -> Result<Result<Vec<Risk>, Error>> {
+        let responses = proxy.inspect().iter().map(|q| self.docker().query(q)).collect::<Result<Vec<_>>>()?;
+        Ok(proxy.prepare(&responses, shape).map(|_| proxy.losses(&responses, shape)))
     }
 
     fn rollout_shape(&self, reader: &TargetReader, backends: &[Backend], starting: usize) -> RolloutShape {
@@ -103,13 +103,13 @@ impl ProjectCheck<'_> {
         }
     }
 
-    /// How many instances there are going to be before the deploy that brings the next.
+    /// Number of instances before the next deploy.
     fn instances_before(&self, target: &Target) -> usize {
         let count = |s: &&str| self.project().services[*s].replicas.map_or(1, |n| n as usize);
         target.services().iter().map(count).max().unwrap_or(1)
     }
 }
 
-fn finding(target: &Target, proxy: &dyn Proxy, loss: Risk) -> Finding {
-    Finding::from_risk(scope_of(target, proxy, &loss.message), loss)
+fn finding(target: &Target, proxy: &dyn Proxy, risk: Risk) -> Finding {
+    Finding::from_risk(scope_of(target, proxy, &risk.message), risk)
 }

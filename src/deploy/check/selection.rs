@@ -1,4 +1,4 @@
-//! Which services are judged where none is named: those that a deploy may be about.
+//! Selection of the services to audit: the named ones, else those that a deploy may include.
 
 use std::collections::BTreeSet;
 
@@ -12,23 +12,23 @@ use crate::proxy::{self, Proxy};
 
 pub struct Selection {
     pub audited: Vec<Target>,
-    /// The others, and why they are none.
+    /// All other services, with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
-/// What was named, whatever it is; else what a proxy routes to or may route to, and workers. A proxy, what is run once, and
-/// what others keep their data in are left alone by a deploy.
+/// Selects the named services; else those that a proxy routes to or may route to, and workers. A deploy leaves proxies,
+/// jobs and data stores alone.
 pub fn select(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     let project = checker.project();
     if !named.is_empty() {
         return Ok(Selection { audited: asked::as_targets(project, named)?, skipped: Vec::new() });
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
-    let everything = targets::from_names(project, &all)?;
-    let jobs = Jobs::new(project, &everything);
+    let targets = asked::as_targets(project, &all)?;
+    let jobs = Jobs::of(project, &targets);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
-    let why = |service: &Service| match service.name.as_str() {
+    let reason = |service: &Service| match service.name.as_str() {
         name if is_proxy(checker, name) => Some(SkipReason::Proxy),
         name if jobs.all().contains(name) => Some(SkipReason::Job),
         _ if is_routed(checker, service) => None,
@@ -36,20 +36,21 @@ pub fn select(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
         name if needed.contains(name) => Some(SkipReason::Dependency),
         _ => None,
     };
-    let why = |target: &Target| target.services().into_iter().find_map(|s| why(&project.services[s]));
-    let only_needed = everything.iter().all(|t| why(t).is_some());
-    // Where nothing else is left, it is these that somebody wants to deploy.
-    let left_alone =
-        |t: &Target| why(t).filter(|w| !only_needed || matches!(w, SkipReason::Proxy | SkipReason::Job));
-    let left = everything.iter().filter_map(|t| Some((t.name().to_string(), left_alone(t)?.text())));
-    let left = left.collect();
+    let reason = |target: &Target| target.services().into_iter().find_map(|s| reason(&project.services[s]));
+    let only_dependencies = targets.iter().all(|t| reason(t).is_some());
+    // Dependencies are audited if the project has no other services.
+    let left_alone = |t: &Target| {
+        reason(t).filter(|r| !only_dependencies || matches!(r, SkipReason::Proxy | SkipReason::Job))
+    };
+    let skipped = targets.iter().filter_map(|t| Some((t.name().to_string(), left_alone(t)?.text())));
+    let skipped = skipped.collect();
     Ok(Selection {
-        audited: everything.iter().filter(|t| left_alone(t).is_none()).cloned().collect(),
+        audited: targets.iter().filter(|t| left_alone(t).is_none()).cloned().collect(),
         skipped: left,
     })
 }
 
-/// Why a deploy leaves a service alone.
+/// Reason for leaving a service alone.
 enum SkipReason {
     Proxy,
     Job,
@@ -59,17 +60,17 @@ enum SkipReason {
 
 impl SkipReason {
     fn text(&self) -> String {
-        let words = match self {
+        let text = match self {
             SkipReason::Proxy => "a proxy: a deploy leaves it alone",
-            SkipReason::Job => "run to its end by a deploy (`x-zd.before`, `x-zd.after`)",
+            SkipReason::Job => "a job of a deploy (`x-zd.before`, `x-zd.after`)",
             SkipReason::HoldsVolume => {
-                "holds a volume, and no proxy routes to it: a deploy leaves it alone unless it is named"
+                "holds a volume and is behind no proxy: a deploy leaves it alone unless named"
             }
             SkipReason::Dependency => {
-                "others need it, and no proxy routes to it: a deploy leaves it alone unless it is named"
+                "other services depend on it, and it is behind no proxy: a deploy leaves it alone unless named"
             }
         };
-        words.into()
+        text.into()
     }
 }
 

@@ -1,4 +1,4 @@
-//! One target: how it runs, what its file, its plan, its readiness and its first process are like.
+//! Audit of one target: its file, plan, readiness, memory and first process.
 
 use std::sync::Arc;
 
@@ -21,21 +21,21 @@ use crate::plan::{self, DesiredService, Plan, Strategy};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
 
-/// What is told of a target.
+/// Result for a target.
 pub struct ServiceAudit {
     pub row: VerdictRow,
-    /// Its services with how many run, and how many start beside them.
+    /// Each service with its running and starting instances.
     pub memory_demands: Vec<(String, u64, u64)>,
-    /// Of a deploy of everything, where there is one.
+    /// Plan of a complete deploy; none if the planner refuses.
     pub plan: Option<Plan>,
 }
 
 /// The proxies in front of a target.
 pub struct TargetProxies {
     pub running: Vec<Arc<dyn Proxy>>,
-    /// By the file alone.
+    /// Known only from the file.
     pub configured: Vec<Arc<dyn Proxy>>,
-    /// One whose configuration is not known may be in front.
+    /// A proxy with an unknown configuration may route to the target.
     pub may_have_another: bool,
 }
 
@@ -58,27 +58,27 @@ impl TargetProxies {
 }
 
 impl ProjectCheck<'_> {
-    /// `others` are judged with it: a deploy that names none replaces them together.
+    /// Audits a target. `others` are the targets of the same deploy, which replaces them together.
     pub fn audit_target(
         &self,
         target: &Target,
         others: &[&Target],
         sheet: &mut AuditReport,
     ) -> Result<ServiceAudit> {
-        let found = &mut sheet.findings;
+        let findings = &mut sheet.findings;
         let refused = |error: Error| Finding::refused(Scope::service(target.services()[0]), error);
-        found.extend(
+        findings.extend(
             preflight::file(self.project(), target)
                 .into_iter()
                 .map(|error| self.refused_for_service(target, error)),
         );
         if let Err(error) = self.runs_without_its_proxy(target) {
-            found.push(refused(error));
+            findings.push(refused(error));
         }
-        let fronting = match self.proxies_of(target) {
-            Ok(fronting) => fronting,
+        let proxies = match self.proxies_of(target) {
+            Ok(proxies) => proxies,
             Err(error) => {
-                found.push(refused(Error::from_error(error)));
+                findings.push(refused(Error::from_error(error)));
                 TargetProxies { running: Vec::new(), configured: Vec::new(), may_have_another: true }
             }
         };
@@ -87,34 +87,34 @@ impl ProjectCheck<'_> {
             project: self.project(),
             wanted: &self.desired,
             target,
-            proxies: fronting.all(),
+            proxies: proxies.all(),
         };
         self.audit_readiness(&reader, sheet);
-        self.audit_serving(&reader, &fronting.running, sheet)?;
-        let plan = self.plan(target, &fronting);
+        self.audit_serving(&reader, &proxies.running, sheet)?;
+        let plan = self.plan(target, &proxies);
         let starting = match &plan {
             Ok(plan) => plan.extra_instances(),
             Err(_) => self.instances(target),
         };
-        sheet.findings.extend(self.audit_surroundings(&reader, &fronting, starting)?);
+        sheet.findings.extend(self.audit_surroundings(&reader, &proxies, starting)?);
         let plan = plan.map_err(|finding| sheet.findings.push(finding)).ok();
-        let beside = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
-        self.audit_proxies(&reader, &fronting, (starting, beside), sheet)?;
+        let names = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
+        self.audit_proxies(&reader, &proxies, (starting, names), sheet)?;
         for name in target.services() {
-            self.audit_service(&self.project().services[name], target, &fronting, sheet)?;
+            self.audit_service(&self.project().services[name], target, &proxies, sheet)?;
         }
         Ok(ServiceAudit {
-            row: self.verdict_row(target, &fronting),
+            row: self.verdict_row(target, &proxies),
             memory_demands: self.memory_demands(target, starting),
             plan,
         })
     }
 
-    /// What a deploy would be refused for, and say before, by what runs.
+    /// Findings of the preflight checks on the engine.
     fn audit_surroundings(
         &self,
         reader: &TargetReader,
-        fronting: &TargetProxies,
+        proxies: &TargetProxies,
         starting: usize,
     ) -> Result<Vec<Finding>> {
         if self.containers.is_none() {
@@ -122,8 +122,8 @@ impl ProjectCheck<'_> {
         }
         let found = preflight::engine(&Surroundings {
             reader,
-            fronting: &fronting.running,
-            proxies: &self.proxies,
+            fronting: &proxies.running,
+            known: &self.proxies,
             containers: self.containers(),
             extra_instances: starting,
         })?;
@@ -135,48 +135,45 @@ impl ProjectCheck<'_> {
         Ok(found.into_iter().map(finding).collect())
     }
 
-    /// What Compose would stop to create the new instances. All that are made of what is here are tried at once; only where
-    /// something would be stopped, or Compose refuses, each is asked about.
+    /// Containers that Compose would stop to create the new instances. One dry run tries all targets with local images. Only if
+    /// Compose would stop something or refuses, each target gets a dry run.
     pub fn collateral_findings(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
-        let is_here = |s: &&str| self.running(s) > 0 && self.desired.images.contains_key(*s);
-        let asked: Vec<_> = plans.iter().filter(|(t, _)| t.services().iter().all(is_here)).collect();
-        let totals: Vec<_> = asked.iter().flat_map(|(_, plan)| plan.totals()).collect();
+        let is_local = |s: &&str| self.running(s) > 0 && self.desired.images.contains_key(*s);
+        let local: Vec<_> = plans.iter().filter(|(t, _)| t.services().iter().all(is_local)).collect();
+        let totals: Vec<_> = local.iter().flat_map(|(_, plan)| plan.totals()).collect();
         if totals.is_empty() || self.docker().collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
             return Vec::new();
         }
-        let of = |(target, plan): &&(&Target, Plan)| {
+        let finding = |(target, plan): &&(&Target, Plan)| {
             let error = preflight::collateral(self.docker(), plan, &[]).err()?;
             Some(self.refused_for_service(target, Error::from_error(error)))
         };
-        asked.iter().copied().filter_map(|one| of(&one)).collect()
+        local.iter().copied().filter_map(|plan| finding(&plan)).collect()
     }
 
-    /// A fault of the file names the side that it is about.
+    /// A refusal, on the side of the pair that the message names.
     fn refused_for_service(&self, target: &Target, error: Error) -> Finding {
         let named = target.services().into_iter().find(|s| error.message.contains(&format!("`{s}`")));
         Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), error)
     }
 
-    /// Before the first start nothing of it runs, and a proxy that is down is none to wonder at.
+    /// Refuses a running target whose proxy is down. Before the first start both are down.
     fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Error> {
         let runs = target.services().iter().any(|s| self.running(s) > 0);
-        match runs {
-            true => preflight::proxy_runs(self.project(), target, &self.proxies),
-            false => Ok(()),
-        }
+        if runs { preflight::proxy_runs(self.project(), target, &self.proxies) } else { Ok(()) }
     }
 
-    /// Every name that Docker's DNS has for a service and for what runs of it.
+    /// All DNS names of a service and of its containers.
     fn names(&self, service: &str) -> Vec<String> {
-        let its = self.members(service).into_iter().flat_map(Container::names);
-        self.project().services[service].names.iter().cloned().chain(its).collect()
+        let containers = self.members(service).into_iter().flat_map(Container::names);
+        self.project().services[service].names.iter().cloned().chain(containers).collect()
     }
 
     fn running(&self, service: &str) -> usize {
         self.members(service).iter().filter(|c| c.is_running()).count()
     }
 
-    /// How many there are going to be: as the file says, else as many as run, else one.
+    /// Number of instances after a deploy: that of the file, else the running ones, else one.
     fn desired_instances(&self, service: &Service) -> usize {
         let in_file = service.replicas.map(|n| n as usize);
         in_file.unwrap_or(self.running(&service.name)).max(1)
@@ -187,24 +184,22 @@ impl ProjectCheck<'_> {
         target.services().iter().map(of).max().unwrap_or(1)
     }
 
-    /// How a new instance will be asked; what its image brings along is not known where that is not here.
+    /// Findings on the readiness probe. Without the image its healthcheck is unknown.
     fn audit_readiness(&self, reader: &TargetReader, sheet: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
-            let told = service.healthcheck.is_some() || service.settings.http.is_some();
-            !told && !self.desired.images.contains_key(*name)
+            let is_set = service.healthcheck.is_some() || service.settings.http.is_some();
+            !is_set && !self.desired.images.contains_key(*name)
         };
         let services = reader.target.services();
         if let Some(name) = services.iter().find(|n| unknown(n)) {
             let image = &self.project().services[*name].image;
-            let why = if self.containers.is_some() {
-                format!("image {image} is not here")
+            let reason = if self.containers.is_some() {
+                format!("the image {image} is missing")
             } else {
                 "no engine".into()
             };
-            sheet
-                .not_audited
-                .push(format!("whether anything tells that a new instance of `{name}` is ready: {why}"));
+            sheet.not_audited.push(format!("readiness probe of `{name}`: {reason}"));
             return;
         }
         match reader.probes() {
@@ -215,7 +210,7 @@ impl ProjectCheck<'_> {
         }
     }
 
-    /// Whether what runs passes the probe of new instances.
+    /// Findings on running instances that fail the probe of new ones.
     fn audit_serving(
         &self,
         reader: &TargetReader,
@@ -224,8 +219,8 @@ impl ProjectCheck<'_> {
     ) -> Result<()> {
         let services = reader.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
-        // A service with nothing to ask has its finding already.
-        let all = ServingInstance::select(reader, proxies, running).unwrap_or_default();
+        // A service without a probe has a finding already.
+        let all = ServingInstance::of(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
             let about = Scope::service(&found.service);
             Finding::note("serving-not-ready", about, found.to_string(), found.fix)
@@ -234,10 +229,10 @@ impl ProjectCheck<'_> {
         Ok(())
     }
 
-    /// The plan of a deploy of everything, by the sides that run.
-    fn plan(&self, target: &Target, fronting: &TargetProxies) -> Result<Plan, Finding> {
-        let proxied = !fronting.is_none();
-        let about = |error: Error| self.refused_for_service(target, error);
+    /// Plan of a complete deploy, from the running sides.
+    fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Finding> {
+        let proxied = !proxies.is_none();
+        let refused = |error: Error| self.refused_for_service(target, error);
         let goal = |name: &str| {
             let service = &self.project().services[name];
             DesiredService {
@@ -261,7 +256,7 @@ impl ProjectCheck<'_> {
             Target::Pair(pair) => {
                 let mut both = [goal(&pair.sides[0]), goal(&pair.sides[1])];
                 if active.len() == 2 {
-                    preflight::active_sides(self.project(), target).map_err(about)?;
+                    preflight::active_sides(self.project(), target).map_err(refused)?;
                     both.iter_mut().for_each(|g| {
                         desired::stop_first_for_fixed_ports(&self.project().services[&g.service], g)
                     });
@@ -271,14 +266,14 @@ impl ProjectCheck<'_> {
         };
         let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
         let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| instance(s, n))).collect();
-        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| about(Error::from(e)))
+        plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| refused(Error::from(e)))
     }
 
     fn audit_service(
         &self,
         service: &Service,
         target: &Target,
-        fronting: &TargetProxies,
+        proxies: &TargetProxies,
         sheet: &mut AuditReport,
     ) -> Result<()> {
         let depends = |other: &Service| other.depends_on.contains_key(&service.name);
@@ -286,18 +281,18 @@ impl ProjectCheck<'_> {
         let signals = self.signals(service)?;
         let name = &service.name;
         match (self.running(name), &signals) {
-            (0, _) => sheet.not_audited.push(format!(
-                "whether `{name}` ends when it is told to, and how much memory it takes: nothing of it runs"
-            )),
+            (0, _) => sheet
+                .not_audited
+                .push(format!("reaction of `{name}` to its stop signal, and its memory: no instance runs")),
             (_, None) => sheet.not_audited.push(format!(
-                "whether `{name}` ends when it is told to: neither this machine nor its image can tell"
+                "reaction of `{name}` to its stop signal: not available from this machine or its image"
             )),
             (_, Some(_)) => {}
         }
-        let subject = ServiceContext {
+        let context = ServiceContext {
             service,
             image: self.desired.images.get(&service.name),
-            proxy: fronting.presence(),
+            proxy: proxies.presence(),
             requests_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
             has_clients: is_asked,
             listens: !service.exposed.is_empty(),
@@ -307,96 +302,101 @@ impl ProjectCheck<'_> {
             state_in_image: preflight::is_in_build_context(service, &self.state_dir)
                 .then(|| self.state_dir.display().to_string()),
         };
-        sheet.findings.extend(service::findings(&subject));
+        sheet.findings.extend(service::findings(&context));
         Ok(())
     }
 
-    /// Of the first instance that runs, with its name.
+    /// Name and signal masks of the first running instance.
     fn signals(&self, service: &Service) -> Result<Option<(String, SignalMasks)>> {
-        let Some(one) = self.members(&service.name).into_iter().find(|c| c.is_running()) else {
+        let Some(instance) = self.members(&service.name).into_iter().find(|c| c.is_running()) else {
             return Ok(None);
         };
-        let read = match self.signals_from_proc(one) {
+        let masks = match self.signals_from_proc(instance) {
             Some(signals) => Some(signals),
-            None => self
-                .docker()
-                .first_process_status(&one.id)?
-                .as_deref()
-                .and_then(SignalMasks::of_first_process),
+            None => {
+                self.docker().first_process_status(&instance.id)?.as_deref().and_then(SignalMasks::of_first_process)
+            }
         };
-        Ok(read.map(|signals| (one.name().to_string(), signals)))
+        Ok(masks.map(|signals| (instance.name().to_string(), signals)))
     }
 
-    /// Where the engine is on this machine, and not in a virtual one, its processes are here too.
+    /// Masks from `/proc` of this machine, unless the engine is remote or in a virtual machine.
     fn signals_from_proc(&self, container: &Container) -> Option<SignalMasks> {
-        let near = !self.docker().engine_address().is_remote();
+        let is_here = !self.docker().engine_address().is_remote();
         let status = std::fs::read_to_string(format!("/proc/{}/status", container.state.pid)).ok();
-        status.filter(|_| near && container.state.pid > 1).as_deref().and_then(SignalMasks::of_first_process)
+        status
+            .filter(|_| is_here && container.state.pid > 1)
+            .as_deref()
+            .and_then(SignalMasks::of_first_process)
     }
 
-    fn verdict_row(&self, target: &Target, fronting: &TargetProxies) -> VerdictRow {
-        let names: Vec<String> = fronting.all().iter().map(|p| p.name()).collect();
+    fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
+        let names: Vec<String> = proxies.all().iter().map(|p| p.name()).collect();
         let running: usize = target.services().iter().map(|s| self.running(s)).sum();
         let count = match running {
             0 => "not started".to_string(),
             1 => "1 instance".to_string(),
             n => format!("{n} instances"),
         };
-        let place = match names.is_empty() {
+        let proxy = match names.is_empty() {
             false => format!("behind {}", names.join(", ")),
-            true if fronting.may_have_another => "behind a proxy that is not known yet".into(),
+            true if proxies.may_have_another => "behind a proxy with an unknown configuration".into(),
             true => "no proxy in front".into(),
         };
         let service = &self.project().services[target.services()[0]];
-        let rests = desired::stops_first_for_volume(service, &service.update, !fronting.is_none());
-        let order = service.update.order == Some(Order::StopFirst) || rests;
+        let has_volume = desired::rests_for_its_volume(service, &service.update, !proxies.is_none());
+        let is_stop_first = service.update.order == Some(Order::StopFirst) || has_volume;
         VerdictRow {
             name: target.name().into(),
             services: target.services().iter().map(|s| s.to_string()).collect(),
             verdict: Verdict::Yes,
-            message: format!("{count}, {place}{}", if order { ", stops before it starts" } else { "" }),
+            message: format!(
+                "{count}, {proxy}{}",
+                if is_stop_first { ", stops before it starts" } else { "" }
+            ),
             proxies: names,
         }
     }
 
     fn memory_demands(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
         let services = target.services();
-        // Of a pair the idle side starts; which one that is makes no difference to what it takes.
+        // Only one side of a pair starts, and both need the same memory.
         let one = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
         vec![(one.to_string(), self.running(one) as u64, starting as u64)]
     }
 }
 
-/// What is not asked much of before it gets requests.
+/// Finding on a probe that proves little.
 fn weak_readiness(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
-    let fix = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
-    let about = Scope::service(service);
+    let hint = format!("set `services.{service}.healthcheck`, or `services.{service}.x-zd.health.path`");
+    let scope = Scope::service(service);
     match probe {
         ReadinessProbe::Http(http) if probe.is_weak() => {
-            let says = format!(
+            let message = format!(
                 "`{service}` has no healthcheck and no `x-zd.health`: any answer below 500 to `GET {}` at port {} counts as \
                  ready",
                 http.health.path, http.port
             );
-            Some(Finding::note("weak-readiness", about, says, fix))
+            Some(Finding::note("weak-readiness", scope, message, hint))
         }
         ReadinessProbe::Connect(port) => {
-            let says = format!(
+            let message = format!(
                 "`{service}` has no healthcheck, and its proxy does not speak HTTP to it: a connection to port {port} counts as \
                  ready"
             );
-            Some(Finding::note("weak-readiness", about, says, fix))
+            Some(Finding::note("weak-readiness", scope, message, hint))
         }
         ReadinessProbe::Running => {
-            let says =
-                format!("nothing tells whether a new instance of `{service}` is ready: it only has to run");
-            Some(Finding::note("no-readiness", about, says, fix))
+            let message = format!(
+                "no probe checks whether a new instance of `{service}` is ready: a running instance counts as ready"
+            );
+            Some(Finding::note("no-readiness", scope, message, hint))
         }
         ReadinessProbe::Http(_) | ReadinessProbe::Healthcheck(_) => None,
     }
 }
 
-/// One that serves, as a deploy will find it.
+/// A serving old instance.
 fn instance(service: &str, number: usize) -> Instance {
     Instance {
         key: format!("{service}-{}", number + 1),

@@ -1,4 +1,4 @@
-//! A project for Swarm: what Swarm itself loses, and what it does not obey.
+//! Audit of a project for Swarm: losses by Swarm itself, and settings that it ignores.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,20 +17,20 @@ use crate::swarm::convert::folder_mounts;
 use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 
-/// Rules that hold under Swarm, too. It restarts tasks unless it is told otherwise, and has orders of its own.
+/// Rules that apply on Swarm as well. Swarm restarts tasks by default, and has an update order of its own.
 const SWARM_RULES: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
 pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
     let (docker, project) = (&request.docker, &request.project);
-    let asks = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
+    let overrides = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
-    let mut file = StackFile::from_project(&text, &request.source, &asks).map_err(Error::from)?;
+    let mut file = StackFile::of(&text, &request.source, &overrides).map_err(Error::from)?;
     let nodes = if engine { docker.cluster_nodes().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
-    for (name, loss) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
-        sheet.findings.push(Finding::from_risk(Scope::service(&name), loss));
+    for (name, risk) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
+        sheet.findings.push(Finding::from_risk(Scope::service(&name), risk));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(swarm_deploy::refuse_one_shots(project));
@@ -42,9 +42,9 @@ pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
         let folder = request.folder.canonicalize().unwrap_or_default();
         sheet.findings.extend(single_node_findings(project, &file, &folder));
     }
-    let refused = |wrong: ConfigError| {
-        let about = scope_of(&file.services, &wrong.message);
-        Finding::refused(about, Error::from(wrong))
+    let refused = |error: ConfigError| {
+        let scope = scope_of(&file.services, &error.message);
+        Finding::refused(scope, Error::from(error))
     };
     sheet.findings.extend(refusals.into_iter().map(refused));
     sheet.findings.extend(file.notes.iter().map(|note| ignored_key(&file.services, note)));
@@ -54,18 +54,19 @@ pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
         sheet.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
         sheet.services.push(verdict_row(service));
         if image(&service.image)?.is_none() {
-            let why = "its image is not here, and may bring a health check and a command along";
-            sheet.not_audited.push(format!("`{name}` by its image: {why}"));
+            sheet
+                .not_audited
+                .push(format!("image of `{name}` (health check, command): missing on this machine"));
         }
     }
     if engine && docker.cluster().is_err() {
-        sheet.not_audited.push("what runs: this engine is no manager of a Swarm".into());
+        sheet.not_audited.push("running services: this engine is no manager of a Swarm".into());
     }
     sheet.findings.extend(version::findings(docker.compose_version()?.as_deref(), None));
     Ok(())
 }
 
-/// Swarm takes a task out of its DNS, and stops it 2 s later, whatever it still answers.
+/// Facts for the rules. Swarm removes a task from its DNS, and stops it 2 s later with its requests in flight.
 fn service_context<'a>(service: &'a Service, image: Option<&'a Image>) -> ServiceContext<'a> {
     ServiceContext {
         service,
@@ -90,27 +91,27 @@ fn scope_of(services: &[String], text: &str) -> Scope {
     services.iter().find(named).map_or_else(Scope::default, |s| Scope::service(s))
 }
 
-/// What other nodes will not have, as long as it is not known whether there are any.
+/// Findings on files and images that other nodes lack, if the nodes are unknown.
 fn single_node_findings(project: &Project, file: &StackFile, folder: &Path) -> Vec<Finding> {
     let binds = folder_mounts(file, folder).into_iter().map(|(service, source)| {
-        let says =
-            format!("`services.{service}.volumes`: `{source}` has to be on every node that may run it");
-        let fix = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
-        Finding::note("swarm-bind", Scope::service(&service), says, fix)
+        let message =
+            format!("`services.{service}.volumes`: `{source}` must exist on every node that may run it");
+        let hint = "make a file a config (`configs`), or pin the service: `deploy.placement.constraints`";
+        Finding::note("swarm-bind", Scope::service(&service), message, hint)
     });
     let is_built = |name: &&String| project.services[*name].builds && !file.image(name).is_empty();
     let built = file.services.iter().filter(is_built).map(|name| {
-        let says = format!(
-            "`services.{name}.image`: with more than one node `{}` has to be in a registry",
+        let message = format!(
+            "`services.{name}.image`: with more than one node `{}` must be in a registry",
             file.image(name)
         );
-        let fix = "name one in `image`; `compose-zd deploy --build --push` puts it there";
-        Finding::note("swarm-registry", Scope::service(name), says, fix)
+        let hint = "name one in `image`; `compose-zd deploy --build --push` puts it there";
+        Finding::note("swarm-registry", Scope::service(name), message, hint)
     });
     binds.chain(built).collect()
 }
 
-/// The services whose image was built here, as far as is known.
+/// Services whose image was built on this machine.
 fn local_images(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>) -> Result<Vec<LocalImage>> {
     let mut all = Vec::new();
     for name in &file.services {
@@ -123,7 +124,7 @@ fn local_images(file: &StackFile, image: &dyn Fn(&str) -> Result<Option<Image>>)
 }
 
 fn verdict_row(service: &Service) -> VerdictRow {
-    let says = match service.replicas {
+    let message = match service.replicas {
         Some(1) | None => "1 task, replaced by Swarm".to_string(),
         Some(n) => format!("{n} tasks, replaced by Swarm"),
     };
@@ -131,7 +132,7 @@ fn verdict_row(service: &Service) -> VerdictRow {
         name: service.name.clone(),
         services: vec![service.name.clone()],
         verdict: Verdict::Yes,
-        message: says,
+        message,
         proxies: Vec::new(),
     }
 }

@@ -97,7 +97,7 @@ fn an_existing_file_is_kept_without_force() {
         file_actions(run).iter().filter(|(w, _)| w == word).map(|(_, f)| f.clone()).collect::<Vec<_>>()
     };
     assert_eq!(kept(&run, "kept"), ["Makefile", "scripts/post-receive"]);
-    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays"));
+    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays unchanged"));
     assert_eq!(fs::read_to_string(fake.path("Makefile")).unwrap(), "mine:\n");
     let run = fake.run("init --force").success();
     assert_eq!(kept(&run, "overwritten"), ["Makefile", "scripts/post-receive"]);
@@ -112,7 +112,7 @@ fn an_existing_override_file_is_not_changed() {
     says(
         &run,
         &[
-            "`compose.override.yaml` is there already and stays as it is",
+            "`compose.override.yaml` exists already and stays unchanged",
             "ports: !reset []",
             "hint: `--force`",
         ],
@@ -126,7 +126,7 @@ fn a_lower_case_makefile_counts_as_a_makefile() {
     let fake = project_without_proxy();
     fake.write("makefile", "mine:\n");
     let run = fake.run("init --force").success();
-    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays"));
+    assert!(String::from_utf8_lossy(&run.get_output().stdout).contains("your Makefile stays unchanged"));
     assert!(!fake.path("Makefile").exists());
 }
 
@@ -315,7 +315,7 @@ fn every_command_has_a_manual_page() {
     assert!(pages[1].contains("health\\-path") && pages[1].contains("x\\-zd"), "{}", pages[1]);
     let topic = fs::read_to_string(fake.path("pages/man7/compose-zd-update.7")).expect("a topic");
     assert!(topic.starts_with(".TH compose-zd-update 7\n") && topic.contains("parallelism"), "{topic}");
-    says(&fake.run("man --dir config.yaml").code(1), &["no manual pages in `config.yaml`"]);
+    says(&fake.run("man --dir config.yaml").code(1), &["cannot write the manual pages to `config.yaml`"]);
 }
 
 #[test]

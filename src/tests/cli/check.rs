@@ -22,8 +22,8 @@ fn check_passes_a_service_that_loses_nothing() {
     fake.run("check").code(0).stdout_eq(
         "\
 app  yes  1 instance, no proxy in front
-not judged
-  - whether `app` ends when it is told to: neither this machine nor its image can tell
+not checked
+  - reaction of `app` to its stop signal: not available from this machine or its image
 ",
     );
     assert_only_reads(&fake);
@@ -36,13 +36,13 @@ fn check_reports_each_loss_with_its_fix_and_fails() {
     let expected = "\
 app  no   1 instance, no proxy in front
   no    `app` has `container_name: one`, so a new instance cannot start beside the old one [container-name]
-        fix: remove `services.app.container_name`; other containers reach it by its service name `app`
+        hint: remove `services.app.container_name`; other containers reach it by its service name `app`
 ";
     fake.run("check --quiet").code(1).stdout_eq(expected);
     fake.run("check --quiet app").code(1).stderr_eq(
         "\
 error: `app`: a deploy would lose requests or data, or be refused
-hint: each `no` has its fix; `compose-zd check` again shows whether it is gone
+hint: follow the hint of each `no`, then run `compose-zd check` again
 ",
     );
     assert_only_reads(&fake);
