@@ -48,7 +48,7 @@ struct Page {
 impl Page {
     fn services(&self, report: &AuditReport) -> Vec<String> {
         let widest = report.services.iter().map(|r| r.name.chars().count()).max().unwrap_or(0);
-        let of = |row: &VerdictRow| {
+        let service_lines = |row: &VerdictRow| {
             let verdict = match row.verdict {
                 Verdict::Yes => "yes",
                 Verdict::No => "no",
@@ -63,7 +63,7 @@ impl Page {
             let first = if shown { self.paragraph(&head, &row.message) } else { Vec::new() };
             first.into_iter().chain(own.flat_map(|f| self.finding(f))).collect::<Vec<_>>()
         };
-        report.services.iter().flat_map(of).collect()
+        report.services.iter().flat_map(service_lines).collect()
     }
 
     /// A heading with findings; nothing without findings.

@@ -33,10 +33,10 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
         return from_service(compose, args, name, report);
     }
     let context = InitContext::new(compose, args, report)?;
-    let fronts = context.proxied_services(args)?;
-    let files = init::files(&context.facts, &fronts, &context.compose_files);
-    if !fronts.is_empty() {
-        context.verify_with_compose(&fronts, &files[0])?;
+    let proxied = context.proxied_services(args)?;
+    let files = init::files(&context.facts, &proxied, &context.compose_files);
+    if !proxied.is_empty() {
+        context.verify_with_compose(&proxied, &files[0])?;
     }
     if args.print {
         files
@@ -48,7 +48,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
     let written: Vec<_> =
         actions.iter().filter(|(.., action)| action.is_written()).map(|(f, t, _)| (*f, *t)).collect();
     files::write_all(&context.folder, &written)?;
-    context.report(&fronts, &actions)?;
+    context.report(&proxied, &actions)?;
     Ok(())
 }
 
@@ -248,14 +248,16 @@ impl InitContext {
     ///
     /// # Errors
     /// A Compose without `!reset`.
-    fn verify_with_compose(&self, fronts: &[ProxiedService], added: &NewFile) -> Result<()> {
+    fn verify_with_compose(&self, proxied: &[ProxiedService], added: &NewFile) -> Result<()> {
         // In the project folder, which every docker client can read (the client of snap has its own /tmp).
         let draft = tempfile::Builder::new().suffix(".yaml").tempfile_in(&self.folder)?;
         std::fs::write(draft.path(), &added.text)?;
         let yaml = self.docker.config_with(draft.path());
         let is_free = |facts: &ProjectFacts| {
-            let app_of = |front: &ProxiedService| facts.apps.get(&front.service).cloned().unwrap_or_default();
-            fronts.iter().map(app_of).all(|app| app.published.is_empty() && !app.container_name)
+            let app_of = |proxied_service: &ProxiedService| {
+                facts.apps.get(&proxied_service.service).cloned().unwrap_or_default()
+            };
+            proxied.iter().map(app_of).all(|app| app.published.is_empty() && !app.container_name)
         };
         let too_old = || {
             let message = "this Compose does not support `!reset`, which removes ports of a service";
@@ -274,7 +276,7 @@ impl InitContext {
     /// A missing proxy, because a file of the user is in its place.
     fn report(
         &self,
-        fronts: &[ProxiedService],
+        proxied: &[ProxiedService],
         actions: &[(&NewFile, FileStatus, FileAction)],
     ) -> Result<(), Error> {
         let row = |(file, _, action): &(&NewFile, FileStatus, FileAction)| {
@@ -300,20 +302,20 @@ impl InitContext {
                 init::addition_to_makefile()
             ));
         }
-        self.print_next_steps(fronts);
+        self.print_next_steps(proxied);
         Ok(())
     }
 
-    fn print_next_steps(&self, fronts: &[ProxiedService]) {
-        let unchecked = fronts.iter().filter(|f| f.health_path.is_none() && !f.has_healthcheck);
-        for front in unchecked {
+    fn print_next_steps(&self, proxied: &[ProxiedService]) {
+        let unchecked = proxied.iter().filter(|f| f.health_path.is_none() && !f.has_healthcheck);
+        for proxied_service in unchecked {
             let text = format!(
                 "`{}` has no healthcheck: any answer below 500 counts as ready; `init --health-path /PATH` sets a probe",
-                front.service
+                proxied_service.service
             );
             self.report.warn(&Warning::Ignored(text));
         }
-        if !fronts.is_empty() && self.docker.engine_address().is_remote() {
+        if !proxied.is_empty() && self.docker.engine_address().is_remote() {
             let text =
                 "the engine is on another machine, which mounts its own `./haproxy`: copy the folder to it";
             self.report.warn(&Warning::Ignored(text.into()));
@@ -322,10 +324,10 @@ impl InitContext {
         if self.folder != std::env::current_dir().unwrap_or_default() {
             lines.push(format!("cd {}", crate::shell::path(&self.folder)));
         }
-        if let Some(files) = self.compose_files.variable.as_ref().filter(|_| !fronts.is_empty()) {
+        if let Some(files) = self.compose_files.variable.as_ref().filter(|_| !proxied.is_empty()) {
             lines.push(format!("export COMPOSE_FILE={}", crate::shell::word(files)));
         }
-        if !fronts.is_empty() {
+        if !proxied.is_empty() {
             lines.push("docker compose up -d   # once: the proxy takes over the port".into());
         }
         let commands = [

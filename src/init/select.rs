@@ -64,7 +64,7 @@ pub fn candidates(facts: &ProjectFacts) -> Vec<&str> {
 /// A service that is unknown, cannot have a proxy or has no known port; two services with the same port.
 pub fn proxied_services(facts: &ProjectFacts, options: &InitOptions) -> Result<Vec<ProxiedService>, Error> {
     let mut next_port = options.publish.clone().unwrap_or((String::new(), DEFAULT_PORT));
-    let mut fronts: Vec<ProxiedService> = Vec::new();
+    let mut proxied: Vec<ProxiedService> = Vec::new();
     for (name, port) in &options.services {
         let app = facts.apps.get(name).ok_or_else(|| unknown_service(facts, name))?;
         let ports = host_ports(name, app, *port, options.publish.as_ref(), &mut next_port)?;
@@ -75,7 +75,7 @@ pub fn proxied_services(facts: &ProjectFacts, options: &InitOptions) -> Result<V
             target: p.target,
             is_tcp: n > 0 || TLS_PORTS.contains(&p.target),
         });
-        fronts.push(ProxiedService {
+        proxied.push(ProxiedService {
             service: name.clone(),
             routes: routes.collect(),
             slots: MIN_SLOTS.max(2 * app.replicas),
@@ -86,8 +86,8 @@ pub fn proxied_services(facts: &ProjectFacts, options: &InitOptions) -> Result<V
             has_healthcheck: app.has_healthcheck,
         });
     }
-    assign_bind_ports(&mut fronts)?;
-    Ok(fronts)
+    assign_bind_ports(&mut proxied)?;
+    Ok(proxied)
 }
 
 /// Host ports of a service, the HTTP port first.
@@ -142,11 +142,11 @@ fn host_ports(
 ///
 /// # Errors
 /// Two services with the same host port.
-fn assign_bind_ports(fronts: &mut [ProxiedService]) -> Result<(), Error> {
+fn assign_bind_ports(proxied: &mut [ProxiedService]) -> Result<(), Error> {
     let mut assigned: Vec<(u16, String, u16)> = Vec::new();
     let mut taken: Vec<(String, u16, String)> = Vec::new();
-    for front in fronts {
-        for route in &mut front.routes {
+    for proxied_service in proxied {
+        for route in &mut proxied_service.routes {
             let clash = |(address, host, _): &&(String, u16, String)| {
                 *host == route.host
                     && (*address == route.address || address.is_empty() || route.address.is_empty())
@@ -154,20 +154,20 @@ fn assign_bind_ports(fronts: &mut [ProxiedService]) -> Result<(), Error> {
             if let Some((.., other)) = taken.iter().find(clash) {
                 return Err(Error::usage(format!(
                     "`{other}` and `{}` both need the host port {}",
-                    front.service, route.host
+                    proxied_service.service, route.host
                 ))
                 .hint("set another port with `--publish`, or in the file"));
             }
-            taken.push((route.address.clone(), route.host, front.service.clone()));
+            taken.push((route.address.clone(), route.host, proxied_service.service.clone()));
             // The same port on two host addresses may share one port of the container.
             let same = assigned
                 .iter()
-                .find(|(_, service, target)| *service == front.service && *target == route.target);
+                .find(|(_, service, target)| *service == proxied_service.service && *target == route.target);
             route.bind = match same {
                 Some((bind, ..)) => *bind,
                 None => free_port(route.host, &assigned),
             };
-            assigned.push((route.bind, front.service.clone(), route.target));
+            assigned.push((route.bind, proxied_service.service.clone(), route.target));
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("../../scripts/deploy-and-restart.sh");
 const HAPROXY_CONFIG: &str = "haproxy/haproxy.cfg";
 
 /// All files, in the order of the report.
-pub fn files(facts: &ProjectFacts, fronts: &[ProxiedService], layout: &ComposeFiles) -> Vec<NewFile> {
+pub fn files(facts: &ProjectFacts, proxied: &[ProxiedService], layout: &ComposeFiles) -> Vec<NewFile> {
     let file = |path: &str, text: String, executable: bool, about: &str| NewFile {
         path: path.into(),
         text,
@@ -22,16 +22,16 @@ pub fn files(facts: &ProjectFacts, fronts: &[ProxiedService], layout: &ComposeFi
         description: about.into(),
     };
     let mut files = Vec::new();
-    if !fronts.is_empty() {
+    if !proxied.is_empty() {
         let ports: Vec<String> =
-            fronts.iter().flat_map(|f| &f.routes).map(|r| format!("port {}", r.host)).collect();
+            proxied.iter().flat_map(|f| &f.routes).map(|r| format!("port {}", r.host)).collect();
         files.push(NewFile {
             path: layout.added.clone(),
-            text: override_file(facts, fronts, layout),
+            text: override_file(facts, proxied, layout),
             executable: false,
-            description: format!("HAProxy on {} in front of {}", join_words(&ports), services(fronts)),
+            description: format!("HAProxy on {} in front of {}", join_words(&ports), services(proxied)),
         });
-        files.push(file(HAPROXY_CONFIG, haproxy_config(facts, fronts), false, "configuration of HAProxy"));
+        files.push(file(HAPROXY_CONFIG, haproxy_config(facts, proxied), false, "configuration of HAProxy"));
     }
     let makefile = with_variable(MAKEFILE, layout, "COMPOSE_ZD ?=", |files| {
         format!("COMPOSE_FILE ?= {}", files.replace('$', "$$"))
@@ -64,48 +64,51 @@ fn with_variable(text: &str, layout: &ComposeFiles, before: &str, assign: fn(&st
     text.replacen(before, &assignment, 1)
 }
 
-fn override_file(facts: &ProjectFacts, fronts: &[ProxiedService], layout: &ComposeFiles) -> String {
+fn override_file(facts: &ProjectFacts, proxied: &[ProxiedService], layout: &ComposeFiles) -> String {
     let own: Vec<String> = layout.own.iter().map(|f| f.display().to_string()).collect();
     let proxy = facts.free_name();
     let mut text = format!(
         "{WRITTEN_BY_INIT}; edit it as you like. Compose reads it after {}.\n\
          # HAProxy has the ports of the host, so that a new version of {} can run beside the old one.\n\nservices:\n",
         join_words(&own),
-        services(fronts)
+        services(proxied)
     );
-    fronts.iter().for_each(|front| text += &service_changes(front, proxy));
+    proxied.iter().for_each(|proxied_service| text += &service_changes(proxied_service, proxy));
     text += &format!("  {proxy}:\n    image: ${{HAPROXY_IMAGE:-haproxy:3.2}}\n");
     text += "    # The proxy takes over their ports, so these restart first.\n    depends_on:\n";
-    fronts.iter().for_each(|f| text += &format!("      - {}\n", yaml_key(&f.service)));
+    proxied.iter().for_each(|f| text += &format!("      - {}\n", yaml_key(&f.service)));
     text += "    ports:\n";
-    fronts.iter().flat_map(|f| &f.routes).for_each(|r| text += &format!("      - \"{}\"\n", port_mapping(r)));
+    proxied
+        .iter()
+        .flat_map(|f| &f.routes)
+        .for_each(|r| text += &format!("      - \"{}\"\n", port_mapping(r)));
     text += "    volumes:\n      - ./haproxy:/usr/local/etc/haproxy:ro\n";
-    text += &proxy_networks(facts, fronts);
+    text += &proxy_networks(facts, proxied);
     text + "    restart: unless-stopped\n"
 }
 
 /// Changes of a service; empty without obstacles.
-fn service_changes(front: &ProxiedService, proxy: &str) -> String {
+fn service_changes(proxied_service: &ProxiedService, proxy: &str) -> String {
     let mut keys = String::new();
-    if front.had_ports {
+    if proxied_service.had_ports {
         keys += &format!(
             "    # Only one container can have a host port: it belongs to `{proxy}` now.\n    ports: !reset []\n"
         );
     }
-    if front.had_container_name {
+    if proxied_service.had_container_name {
         keys += "    # Two containers cannot have one name; other containers use the name of the service.\n    container_name: !reset null\n";
     }
-    if let Some(path) = front.health_path.as_ref().filter(|_| front.write_health_path) {
+    if let Some(path) = proxied_service.health_path.as_ref().filter(|_| proxied_service.write_health_path) {
         keys += &format!(
             "    x-zd:\n      # A new instance is ready when this path answers with 200 to 399.\n      health: {{ path: \"{path}\" }}\n"
         );
     }
-    if keys.is_empty() { keys } else { format!("  {}:\n{keys}\n", yaml_key(&front.service)) }
+    if keys.is_empty() { keys } else { format!("  {}:\n{keys}\n", yaml_key(&proxied_service.service)) }
 }
 
 /// Networks of the services, with at least one that the host can reach.
-fn proxy_networks(facts: &ProjectFacts, fronts: &[ProxiedService]) -> String {
-    let apps = fronts.iter().filter_map(|f| facts.apps.get(&f.service));
+fn proxy_networks(facts: &ProjectFacts, proxied: &[ProxiedService]) -> String {
+    let apps = proxied.iter().filter_map(|f| facts.apps.get(&f.service));
     let mut names: BTreeSet<&str> = apps.flat_map(|a| a.networks.iter().map(String::as_str)).collect();
     if names.iter().all(|name| facts.internal.contains(*name)) {
         names.insert("default");
@@ -128,21 +131,23 @@ fn port_mapping(route: &PortForward) -> String {
     format!("{address}{}:{}", route.host, route.bind)
 }
 
-fn haproxy_config(facts: &ProjectFacts, fronts: &[ProxiedService]) -> String {
+fn haproxy_config(facts: &ProjectFacts, proxied: &[ProxiedService]) -> String {
     let head = include_str!("haproxy.cfg").replace("PROXY", facts.free_name());
-    let mut seen = BTreeSet::new();
-    let sections = fronts.iter().flat_map(|front| front.routes.iter().map(move |route| (front, route)));
+    let mut bind_ports = BTreeSet::new();
+    let sections = proxied
+        .iter()
+        .flat_map(|proxied_service| proxied_service.routes.iter().map(move |route| (proxied_service, route)));
     // Two host addresses may share one port of the proxy.
-    let unique = sections.filter(|(_, route)| seen.insert(route.bind));
-    head.replace("SERVICES", &services(fronts))
-        + &unique.map(|(front, route)| haproxy_section(front, route)).collect::<String>()
+    let unique = sections.filter(|(_, route)| bind_ports.insert(route.bind));
+    head.replace("SERVICES", &services(proxied))
+        + &unique.map(|(proxied_service, route)| haproxy_section(proxied_service, route)).collect::<String>()
 }
 
-fn haproxy_section(front: &ProxiedService, route: &PortForward) -> String {
-    let ProxiedService { service, slots: places, .. } = front;
+fn haproxy_section(proxied_service: &ProxiedService, route: &PortForward) -> String {
+    let ProxiedService { service, slots: places, .. } = proxied_service;
     let PortForward { bind, target, is_tcp: plain, .. } = route;
     let mode = if *plain { "    mode tcp\n" } else { "" };
-    let check = match front.health_path.as_ref().filter(|_| !plain) {
+    let check = match proxied_service.health_path.as_ref().filter(|_| !plain) {
         Some(path) => format!(
             "    # An instance that fails this check gets no requests.\n    option httpchk GET {path}\n    http-check expect status 200-399\n"
         ),
@@ -166,8 +171,8 @@ fn yaml_key(name: &str) -> String {
     if plain { name.into() } else { format!("\"{name}\"") }
 }
 
-fn services(fronts: &[ProxiedService]) -> String {
-    join_words(&fronts.iter().map(|f| format!("`{}`", f.service)).collect::<Vec<_>>())
+fn services(proxied: &[ProxiedService]) -> String {
+    join_words(&proxied.iter().map(|f| format!("`{}`", f.service)).collect::<Vec<_>>())
 }
 
 fn join_words(words: &[String]) -> String {

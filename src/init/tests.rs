@@ -16,12 +16,12 @@ fn options(services: &[(&str, Option<u16>)]) -> InitOptions {
 }
 
 /// `host>bind>target`, with a leading `=` for TCP.
-fn routes(front: &ProxiedService) -> String {
+fn routes(proxied_service: &ProxiedService) -> String {
     let one = |r: &PortForward| {
         let at = if r.address.is_empty() { String::new() } else { format!("{}@", r.address) };
         format!("{}{at}{}>{}>{}", if r.is_tcp { "=" } else { "" }, r.host, r.bind, r.target)
     };
-    front.routes.iter().map(one).collect::<Vec<_>>().join(" ")
+    proxied_service.routes.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
 fn layout() -> ComposeFiles {
@@ -85,8 +85,8 @@ fn the_proxy_takes_over_host_ports() {
     ];
     for (keys, port, expected) in cases {
         let facts = facts(&format!("{{app: {{image: shop, {keys}}}}}"));
-        let fronts = proxied_services(&facts, &options(&[("app", port)])).unwrap();
-        assert_eq!(routes(&fronts[0]), expected, "{keys}");
+        let proxied = proxied_services(&facts, &options(&[("app", port)])).unwrap();
+        assert_eq!(routes(&proxied[0]), expected, "{keys}");
     }
 }
 
@@ -162,11 +162,13 @@ fn there_are_slots_for_two_generations() {
 fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
     let text = |networks: &str| {
         let facts = facts(&format!("{{app: {{image: x, expose: ['1'], networks: {networks}}}}}"));
-        let fronts = proxied_services(&facts, &options(&[("app", None)])).unwrap();
-        files(&facts, &fronts, &layout())[0].text.clone()
+        let proxied = proxied_services(&facts, &options(&[("app", None)])).unwrap();
+        files(&facts, &proxied, &layout())[0].text.clone()
     };
     assert!(!text("{default: null}").contains("networks"));
-    assert!(text("{front: null, back: null}").contains("    networks:\n      - back\n      - front\n"));
+    assert!(
+        text("{proxied_service: null, back: null}").contains("    networks:\n      - back\n      - front\n")
+    );
     assert!(text("{back: null}").contains("    networks:\n      - back\n      - default\n"));
 }
 
@@ -178,8 +180,8 @@ fn obstacles_to_a_second_instance_are_removed() {
             health_path: health.map(String::from),
             ..options(&[("app", Some(1)), ("on", Some(2))])
         };
-        let fronts = proxied_services(&facts, &options).unwrap();
-        files(&facts, &fronts, &layout())[0].text.clone()
+        let proxied = proxied_services(&facts, &options).unwrap();
+        files(&facts, &proxied, &layout())[0].text.clone()
     };
     let plain = added("expose: ['1']", None);
     assert!(!plain.contains("!reset") && !plain.contains("  app:\n"), "{plain}");
@@ -193,12 +195,12 @@ fn obstacles_to_a_second_instance_are_removed() {
 #[test]
 fn the_adapter_can_use_the_configuration() {
     let facts = facts(ONE);
-    let fronts = proxied_services(
+    let proxied = proxied_services(
         &facts,
         &InitOptions { health_path: Some("/up".into()), ..options(&[("app", None)]) },
     )
     .unwrap();
-    let config = &files(&facts, &fronts, &layout())[1].text;
+    let config = &files(&facts, &proxied, &layout())[1].text;
     let settings = crate::proxy::haproxy::config::HaproxyConfig::parse(config);
     assert_eq!(settings.sockets, [("/tmp/haproxy.sock".to_string(), "admin".to_string())]);
     let template = &settings.templates[0];

@@ -58,15 +58,15 @@ impl ResolvedProject {
 
     /// Sets the definition of a config, secret, network or volume.
     pub fn set_shared(&mut self, kind: &str, key: &str, value: Value) {
-        if let Some(part) = self.map_mut(kind) {
-            part.insert(key.into(), value);
+        if let Some(map) = self.map_mut(kind) {
+            map.insert(key.into(), value);
         }
     }
 
     /// Keys of a top-level map.
     pub fn keys(&self, kind: &str) -> Vec<String> {
-        let part = self.0.get(kind).and_then(Value::as_mapping);
-        part.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
+        let map = self.0.get(kind).and_then(Value::as_mapping);
+        map.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
     }
 
     /// Sets the environment of a service. Variables without a value (`KEY:`), which Compose passes on, stay.
@@ -163,9 +163,9 @@ mod tests {
         let mut snapshot = read("services: {app: {build: {context: .}}, db: {image: d}}");
         assert_eq!((snapshot.image("app"), snapshot.image("db")), (None, Some("d")));
         snapshot.set_image("app", "a:2");
-        snapshot.set_image("nobody", "x");
+        snapshot.set_image("unknown", "x");
         assert_eq!(snapshot.image("app"), Some("a:2"));
-        assert!(!snapshot.text().contains("build") && !snapshot.text().contains("nobody"));
+        assert!(!snapshot.text().contains("build") && !snapshot.text().contains("unknown"));
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let old = read(
             "services: {app: {image: a:1}, db: {image: d:1}}\nnetworks: {n: {name: old}, m: {name: m}}\nvolumes: {v: {}}",
         );
-        new.copy_services(&["db", "nobody"], &old);
+        new.copy_services(&["db", "unknown"], &old);
         assert_eq!((new.image("app"), new.image("db")), (Some("a:2"), Some("d:1")));
         let again = read(&new.text());
         let name = |n: &str| again.0["networks"][n]["name"].as_str().map(String::from);

@@ -65,12 +65,13 @@ impl fmt::Display for Event {
                 }
             }
             Event::Dependents { rolled, restarted } => {
-                let part = |names: &[String], what: &str| {
-                    (!names.is_empty()).then(|| format!("{} {what}", quoted(names)))
+                let clause = |names: &[String], action: &str| {
+                    (!names.is_empty()).then(|| format!("{} {action}", quoted(names)))
                 };
-                let parts = [part(rolled, "is replaced afterwards"), part(restarted, "restarts afterwards")];
-                let parts: Vec<String> = parts.into_iter().flatten().collect();
-                write!(f, "`depends_on.….restart: true`: {}", parts.join(", "))
+                let clauses =
+                    [clause(rolled, "is replaced afterwards"), clause(restarted, "restarts afterwards")];
+                let clauses: Vec<String> = clauses.into_iter().flatten().collect();
+                write!(f, "`depends_on.….restart: true`: {}", clauses.join(", "))
             }
             Event::Restarting { services } => write!(f, "restarting {}", quoted(services)),
             Event::StoppingFirst { service } => write!(

@@ -120,8 +120,8 @@ fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
     let short = ["!short-grace", "short-grace", "!short-grace"];
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 59s"), short);
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 60s"), [""; 3]);
-    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}"), short, "10s is Docker's own");
-    assert_eq!(grace("stop_grace_period: 1s"), [""; 3], "nobody says what it needs");
+    assert_eq!(grace("x-zd: {drain: {timeout: 60s}}"), short, "10s is the default of Docker");
+    assert_eq!(grace("stop_grace_period: 1s"), [""; 3], "no known shutdown timeout");
     for words in [
         "[gunicorn, --graceful-timeout, '60', a]",
         "[gunicorn, --graceful-timeout=60]",

@@ -37,7 +37,7 @@ pub fn find(
     let text: Value = serde_json::from_str(&request.snapshot.text())?;
     let project = &request.project;
     let down = project.services.values().filter(|s| !runs(&s.name));
-    let one = |service: &Service| {
+    let configured_proxy = |service: &Service| {
         let name = format!("{}-{}-1", project.name, service.name);
         let links: Vec<String> = service.links.iter().map(|l| format!("{}-{l}-1", project.name)).collect();
         let mut container = wanted.preview(&project.name, service).named(&name).linked(&links);
@@ -48,7 +48,7 @@ pub fn find(
         let is_known = proxy.learn_files(&|path| mounted_file(&files, path));
         Some(ConfiguredProxy { service: service.name.clone(), proxy: proxy.into(), is_known, files })
     };
-    Ok(ConfiguredProxies(down.filter_map(one).collect()))
+    Ok(ConfiguredProxies(down.filter_map(configured_proxy).collect()))
 }
 
 /// The program and the arguments of a service. Without the image, all words of the file count as arguments, as in most
@@ -116,37 +116,39 @@ fn mounted_file(files: &[(String, MountedFile, String)], path: &str) -> Option<M
 
 impl ConfiguredProxies {
     pub fn has(&self, service: &str) -> bool {
-        self.0.iter().any(|one| one.service == service)
+        self.0.iter().any(|configured| configured.service == service)
     }
 
     /// Proxies with a known configuration.
     pub fn known(&self) -> impl Iterator<Item = &Arc<dyn Proxy>> {
-        self.0.iter().filter(|one| one.is_known).map(|one| &one.proxy)
+        self.0.iter().filter(|configured| configured.is_known).map(|configured| &configured.proxy)
     }
 
     /// A proxy with an unknown configuration shares a network with the service.
     pub fn may_front(&self, service: &Service) -> bool {
-        let reaches = |one: &ConfiguredProxy| {
-            service.networks.iter().any(|n| one.proxy.container().networks().any(|o| o == n))
+        let reaches = |configured: &ConfiguredProxy| {
+            service.networks.iter().any(|n| configured.proxy.container().networks().any(|o| o == n))
         };
-        self.0.iter().any(|one| !one.is_known && one.service != service.name && reaches(one))
+        self.0.iter().any(|configured| {
+            !configured.is_known && configured.service != service.name && reaches(configured)
+        })
     }
 
     /// The mounted file of a proxy at a path.
     pub fn mounted_file(&self, proxy: &dyn Proxy, path: &str) -> Option<MountedFile> {
-        let one = self.0.iter().find(|one| one.proxy.container().name() == proxy.container().name())?;
-        mounted_file(&one.files, path)
+        let configured = self.0.iter().find(|p| p.proxy.container().name() == proxy.container().name())?;
+        mounted_file(&configured.files, path)
     }
 
     /// Notes on facts that the file does not contain.
     pub fn notes(&self) -> Vec<String> {
-        let one = |one: &ConfiguredProxy| match one.is_known {
-            true => format!("{}: does not run, so only the file was checked", one.proxy.name()),
+        let note = |configured: &ConfiguredProxy| match configured.is_known {
+            true => format!("{}: does not run, so only the file was checked", configured.proxy.name()),
             false => {
-                format!("{}: does not run, and its configuration is not in the file", one.proxy.name())
+                format!("{}: does not run, and its configuration is not in the file", configured.proxy.name())
             }
         };
-        self.0.iter().map(one).collect()
+        self.0.iter().map(note).collect()
     }
 }
 

@@ -71,15 +71,15 @@ mod tests {
 
     #[test]
     fn measured_or_reserved_memory_precedes_a_limit() {
-        let of = |limit, reserved, used| {
+        let need = |limit, reserved, used| {
             let process =
                 CommandSpec { memory_limit: limit, memory_reserved: reserved, ..CommandSpec::default() };
             memory_need(&process, used)
         };
-        assert_eq!(of(None, None, None), None);
-        assert_eq!(of(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
-        assert_eq!(of(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
-        assert_eq!(of(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
-        assert_eq!(of(None, Some(3), None), Some(MemoryNeed::Measured(3)));
+        assert_eq!(need(None, None, None), None);
+        assert_eq!(need(Some(9), Some(3), None), Some(MemoryNeed::Limit(9)));
+        assert_eq!(need(Some(9), Some(3), Some(2)), Some(MemoryNeed::Measured(3)));
+        assert_eq!(need(Some(9), None, Some(2)), Some(MemoryNeed::Measured(2)));
+        assert_eq!(need(None, Some(3), None), Some(MemoryNeed::Measured(3)));
     }
 }

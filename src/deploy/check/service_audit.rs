@@ -180,8 +180,8 @@ impl ProjectCheck<'_> {
     }
 
     fn instances(&self, target: &Target) -> usize {
-        let of = |s: &&str| self.desired_instances(&self.project().services[*s]);
-        target.services().iter().map(of).max().unwrap_or(1)
+        let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
+        target.services().iter().map(count).max().unwrap_or(1)
     }
 
     /// Findings on the readiness probe. Without the image its healthcheck is unknown.
@@ -361,8 +361,8 @@ impl ProjectCheck<'_> {
     fn memory_demands(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
         let services = target.services();
         // Only one side of a pair starts, and both need the same memory.
-        let one = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
-        vec![(one.to_string(), self.running(one) as u64, starting as u64)]
+        let service = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
+        vec![(service.to_string(), self.running(service) as u64, starting as u64)]
     }
 }
 
