@@ -7,11 +7,11 @@ fn service(keys: &str) -> Service {
     project.services.remove("app").unwrap()
 }
 
-fn subject(service: &Service, front: ProxyPresence) -> ServiceContext<'_> {
+fn context(service: &Service, presence: ProxyPresence) -> ServiceContext<'_> {
     ServiceContext {
         service,
         image: None,
-        proxy: front,
+        proxy: presence,
         requests_route: false,
         has_clients: false,
         listens: false,
@@ -22,32 +22,32 @@ fn subject(service: &Service, front: ProxyPresence) -> ServiceContext<'_> {
     }
 }
 
-/// The rules that are broken, `!` before those that say no.
-fn told(found: &[Finding]) -> String {
-    let one = |f: &Finding| format!("{}{}", if f.severity == Severity::No { "!" } else { "" }, f.rule);
-    found.iter().map(one).collect::<Vec<_>>().join(" ")
+/// Broken rules, losses with a leading `!`.
+fn rules(found: &[Finding]) -> String {
+    let rule = |f: &Finding| format!("{}{}", if f.severity == Severity::No { "!" } else { "" }, f.rule);
+    found.iter().map(rule).collect::<Vec<_>>().join(" ")
 }
 
-fn judge(keys: &str, front: ProxyPresence) -> String {
-    told(&findings(&subject(&service(keys), front)))
+fn broken_rules(keys: &str, presence: ProxyPresence) -> String {
+    rules(&findings(&context(&service(keys), presence)))
 }
 
-const FRONTS: [ProxyPresence; 3] =
+const PRESENCES: [ProxyPresence; 3] =
     [ProxyPresence::NoProxy, ProxyPresence::Drains, ProxyPresence::WatchedOnly];
 
 #[test]
-fn a_service_with_nothing_wrong_has_no_finding() {
-    for front in FRONTS {
-        assert_eq!(judge("", front), "", "{front:?}");
+fn a_service_without_problems_has_no_finding() {
+    for presence in PRESENCES {
+        assert_eq!(broken_rules("", presence), "", "{presence:?}");
     }
 }
 
 #[test]
-fn a_restart_policy_is_compose_s_or_the_deploys() {
+fn a_restart_policy_is_from_restart_or_deploy() {
     let of = |keys: &str| {
         let yaml = format!("name: p\nservices: {{app: {{image: 'a:1', {keys}}}}}");
         let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
-        told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
+        rules(&findings(&context(&project.services["app"], ProxyPresence::Drains)))
     };
     assert_eq!([of(""), of("restart: 'no'")], ["no-restart-policy"; 2]);
     for policy in
@@ -63,7 +63,7 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
     let of = |image: &str, build: &str| {
         let yaml = format!("name: p\nservices: {{app: {{restart: always, image: '{image}', {build}}}}}");
         let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
-        told(&findings(&subject(&project.services["app"], ProxyPresence::Drains)))
+        rules(&findings(&context(&project.services["app"], ProxyPresence::Drains)))
     };
     for moving in ["shop", "shop:latest", "r.test:5000/shop", "shop:stable", "shop:main"] {
         assert_eq!(of(moving, ""), "moving-image", "{moving}");
@@ -74,11 +74,11 @@ fn an_image_that_moves_has_neither_a_version_nor_a_digest() {
     }
 }
 
-/// By the process, whatever the words say; by the words where nothing runs.
+/// The masks of a running process count; without one, the command line.
 #[test]
-fn a_first_process_without_a_handler_is_told() {
+fn a_first_process_without_a_signal_handler_is_found() {
     let shell = "command: [sh, -c, node app.js]";
-    for (front, by_process) in [
+    for (presence, by_process) in [
         (ProxyPresence::NoProxy, "!ignores-stop-signal"),
         (ProxyPresence::Drains, "ignores-stop-signal"),
         (ProxyPresence::WatchedOnly, "!ignores-stop-signal"),
@@ -87,7 +87,7 @@ fn a_first_process_without_a_handler_is_told() {
             let service = service(keys);
             let status = format!("NSpid:\t7\t1\nSigBlk: 0\nSigIgn: 0\nSigCgt: {caught}\n");
             let signals = SignalMasks::of_first_process(&status).map(|s| ("app-1".to_string(), s));
-            told(&findings(&ServiceContext { signals, ..subject(&service, front) }))
+            rules(&findings(&ServiceContext { signals, ..context(&service, presence) }))
         };
         assert_eq!(with("", "0"), by_process);
         assert_eq!((with("", "4000").as_str(), with(shell, "4000").as_str()), ("", ""));
@@ -96,27 +96,27 @@ fn a_first_process_without_a_handler_is_told() {
             (with("stop_signal: SIGQUIT", "4").as_str(), with("stop_signal: SIGKILL", "0").as_str()),
             ("", "")
         );
-        assert_eq!(judge(shell, front), "ignores-stop-signal");
-        assert_eq!(judge(&format!("{shell}, init: true"), front), "");
+        assert_eq!(broken_rules(shell, presence), "ignores-stop-signal");
+        assert_eq!(broken_rules(&format!("{shell}, init: true"), presence), "");
     }
 }
 
 #[test]
-fn the_words_and_the_stop_signal_of_the_image_count() {
+fn the_command_and_the_stop_signal_of_the_image_count() {
     let of = |keys: &str, config: &str| {
         let service = service(keys);
         let image: Image = serde_json::from_str(&format!(r#"{{"Config": {config}}}"#)).unwrap();
-        findings(&ServiceContext { image: Some(&image), ..subject(&service, ProxyPresence::Drains) })
+        findings(&ServiceContext { image: Some(&image), ..context(&service, ProxyPresence::Drains) })
     };
     let shell = r#"{"Cmd": ["/bin/sh", "-c", "node x"], "StopSignal": "SIGQUIT"}"#;
     assert!(of("", shell)[0].message.contains("does not pass SIGQUIT to the command"));
-    assert_eq!(told(&of("command: [node, x]", shell)), "");
-    assert_eq!(told(&of("", r#"{"Entrypoint": ["tini", "--"], "Cmd": ["sh", "-c", "node x"]}"#)), "");
+    assert_eq!(rules(&of("command: [node, x]", shell)), "");
+    assert_eq!(rules(&of("", r#"{"Entrypoint": ["tini", "--"], "Cmd": ["sh", "-c", "node x"]}"#)), "");
 }
 
 #[test]
-fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
-    let grace = |keys: &str| FRONTS.map(|front| judge(keys, front));
+fn the_grace_period_must_cover_the_drain_timeout_and_the_shutdown_of_the_app() {
+    let grace = |keys: &str| PRESENCES.map(|presence| broken_rules(keys, presence));
     let short = ["!short-grace", "short-grace", "!short-grace"];
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 59s"), short);
     assert_eq!(grace("x-zd: {drain: {timeout: 60s}}, stop_grace_period: 60s"), [""; 3]);
@@ -130,27 +130,24 @@ fn a_grace_is_as_long_as_what_was_asked_for_or_the_app_takes() {
         assert_eq!(grace(&format!("stop_grace_period: 30s, command: {words}")), short, "{words}");
         assert_eq!(grace(&format!("stop_grace_period: 60s, command: {words}")), [""; 3], "{words}");
     }
-    let fix =
-        findings(&subject(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].hint.clone();
-    assert_eq!(fix, "set `services.app.stop_grace_period: 65s`");
+    let hint =
+        findings(&context(&service("x-zd: {drain: {timeout: 1m}}"), ProxyPresence::Drains))[0].hint.clone();
+    assert_eq!(hint, "set `services.app.stop_grace_period: 65s`");
 }
 
-/// Every order behind every kind of front, with what it holds.
+/// Every update order behind every kind of proxy.
 #[test]
-fn two_generations_share_a_volume_where_they_run_side_by_side() {
+fn two_generations_share_a_volume_if_they_run_at_the_same_time() {
     let volume = "volumes: [{type: volume, source: data, target: /data}]";
     let database = "volumes: [{type: bind, source: /x, target: /var/lib/mysql}]";
     let orders =
         ["", "deploy: {update_config: {order: start-first}}", "deploy: {update_config: {order: stop-first}}"];
-    for front in FRONTS {
+    for presence in PRESENCES {
         for (n, order) in orders.iter().enumerate() {
-            let beside = if front == ProxyPresence::NoProxy { n == 1 } else { n != 2 };
-            let (plain, kept) = match beside {
-                true => ("shared-volume", "!shared-volume"),
-                false => ("", ""),
-            };
-            assert_eq!(judge(&format!("{volume}, {order}"), front), plain, "{front:?} {order}");
-            assert_eq!(judge(&format!("{database}, {order}"), front), kept, "{front:?} {order}");
+            let at_the_same_time = if presence == ProxyPresence::NoProxy { n == 1 } else { n != 2 };
+            let (files, data) = if at_the_same_time { ("shared-volume", "!shared-volume") } else { ("", "") };
+            assert_eq!(broken_rules(&format!("{volume}, {order}"), presence), files, "{presence:?} {order}");
+            assert_eq!(broken_rules(&format!("{database}, {order}"), presence), data, "{presence:?} {order}");
         }
         for none in [
             "{type: volume, source: data, target: /data, read_only: true}",
@@ -158,30 +155,30 @@ fn two_generations_share_a_volume_where_they_run_side_by_side() {
             "{type: tmpfs, target: /t}",
             "{type: bind, source: /run/docker.sock, target: /d}",
         ] {
-            assert_eq!(judge(&format!("volumes: [{none}]"), front), "", "{none}");
+            assert_eq!(broken_rules(&format!("volumes: [{none}]"), presence), "", "{none}");
         }
     }
 }
 
 #[test]
-fn a_volume_that_many_instances_share_already_is_no_news() {
+fn a_volume_that_several_instances_share_already_is_no_finding() {
     let with = |keys: &str| {
         let service = service(&format!("volumes: [{{type: volume, source: d, target: /data}}], {keys}"));
-        told(&findings(&ServiceContext { instances: 2, ..subject(&service, ProxyPresence::Drains) }))
+        rules(&findings(&ServiceContext { instances: 2, ..context(&service, ProxyPresence::Drains) }))
     };
     assert_eq!(with(""), "");
     assert_eq!(with("environment: {DATABASE_URL: 'sqlite:////data/app.db'}"), "!shared-volume");
 }
 
 #[test]
-fn a_database_is_known_by_its_image_its_path_or_its_address() {
+fn a_database_is_detected_by_its_image_its_path_or_its_address() {
     let kind = |image: &str, path: &str, value: &str| {
         let yaml = format!(
             "name: p\nservices: {{app: {{image: '{image}', environment: {{A: '{value}'}}, volumes: [{{type: volume, source: d, \
              target: {path}}}]}}}}"
         );
         let project = Project::read(&yaml, "f", &FlagLayers::default()).unwrap();
-        database(&subject(&project.services["app"], ProxyPresence::Drains))
+        database(&context(&project.services["app"], ProxyPresence::Drains))
     };
     assert_eq!(kind("docker.io/library/postgres:16", "/data", ""), Some("PostgreSQL"));
     assert_eq!(kind("bitnami/redis@sha256:0", "/data", ""), Some("Redis"));
@@ -192,35 +189,36 @@ fn a_database_is_known_by_its_image_its_path_or_its_address() {
 }
 
 #[test]
-fn a_service_that_rests_for_its_volume_is_missed_by_who_asks_it() {
+fn a_stop_first_service_with_clients_is_a_loss() {
     let volume = "volumes: [{type: volume, target: /data}]";
-    for (front, asked, expected) in [
+    for (presence, has_clients, expected) in [
         (ProxyPresence::NoProxy, true, "!stops-first"),
         (ProxyPresence::NoProxy, false, ""),
         (ProxyPresence::Drains, true, ""),
         (ProxyPresence::WatchedOnly, true, ""),
     ] {
         let service = service(volume);
-        let found = findings(&ServiceContext { has_clients: asked, ..subject(&service, front) });
-        assert_eq!(told(&found), expected, "{front:?} {asked}");
+        let found = findings(&ServiceContext { has_clients, ..context(&service, presence) });
+        assert_eq!(rules(&found), expected, "{presence:?} {has_clients}");
     }
 }
 
 #[test]
-fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_matter() {
-    for (route, listens, asked) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
-        let with = |keys: &str, front, is_sure| {
+fn a_service_with_requests_and_without_a_proxy_is_found_unless_it_has_an_obstacle() {
+    for (requests_route, listens, has_clients) in (0..8).map(|n| (n & 1 > 0, n & 2 > 0, n & 4 > 0)) {
+        let with = |keys: &str, presence, has_engine| {
             let service = service(keys);
-            let asks = ServiceContext {
-                requests_route: route,
+            let context = ServiceContext {
+                requests_route,
                 listens,
-                has_clients: asked,
-                has_engine: is_sure,
-                ..subject(&service, front)
+                has_clients,
+                has_engine,
+                ..context(&service, presence)
             };
-            told(&findings(&asks))
+            rules(&findings(&context))
         };
-        let expected = if route || listens || asked { ["!no-proxy", "no-proxy"] } else { ["", ""] };
+        let expected =
+            if requests_route || listens || has_clients { ["!no-proxy", "no-proxy"] } else { ["", ""] };
         assert_eq!(
             [with("", ProxyPresence::NoProxy, true), with("", ProxyPresence::NoProxy, false)],
             expected
@@ -236,11 +234,11 @@ fn who_gets_requests_without_a_proxy_is_told_unless_a_port_of_the_host_is_the_ma
 }
 
 #[test]
-fn a_state_folder_in_an_image_is_told() {
+fn a_state_folder_in_the_build_context_is_found() {
     let service = service("");
     let found = findings(&ServiceContext {
         state_in_image: Some("/p/.compose-zd".into()),
-        ..subject(&service, ProxyPresence::Drains)
+        ..context(&service, ProxyPresence::Drains)
     });
-    assert_eq!(told(&found), "state-in-build-context");
+    assert_eq!(rules(&found), "state-in-build-context");
 }

@@ -191,7 +191,7 @@ fn short(name: &str) -> String {
 /// The CSS class of a phase.
 pub fn class_of(phase: InstancePhase) -> &'static str {
     match phase {
-        InstancePhase::OutOfRotation => "aside",
+        InstancePhase::OutOfRotation => "out-of-rotation",
         InstancePhase::Created => "created",
         InstancePhase::Starting => "starting",
         InstancePhase::Ready => "ready",
