@@ -79,8 +79,7 @@ impl AuditReport {
         losing.map(|r| r.name.as_str()).collect()
     }
 
-    /// As lines for people, at most `width` columns wide where that is known; nothing but what is lost where it has to be
-    /// quiet.
+    /// Text of the report, wrapped to `width` if known. `quiet` prints only losses.
     pub fn lines(&self, width: Option<usize>, quiet: bool) -> Vec<String> {
         render::lines(self, width, quiet)
     }

@@ -366,8 +366,8 @@ impl Service {
 
 /// Names, each also as `NAME.NETWORK`: the DNS of Docker has both.
 fn on_networks(mut names: Vec<String>, networks: &[String]) -> Vec<String> {
-    let full = networks.iter().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
-    names.extend(full.collect::<Vec<_>>());
+    let qualified = networks.iter().flat_map(|n| names.iter().map(move |name| format!("{name}.{n}")));
+    names.extend(qualified.collect::<Vec<_>>());
     names
 }
 
@@ -387,7 +387,7 @@ fn no_empty_hook(raw: &RawService) -> Result<(), String> {
 }
 
 impl Obstacle {
-    /// What is wrong and its fix, for one service.
+    /// Message and hint for a service.
     pub fn explain(&self, service: &str) -> (String, String) {
         match self {
             Obstacle::ContainerName(name) => (
@@ -401,15 +401,15 @@ impl Obstacle {
             Obstacle::FixedPort(port) => (
                 format!("`{service}` publishes host port {port}, which only one instance can have"),
                 format!(
-                    "remove `{port}:…` from `services.{service}.ports` and let the proxy reach the container's own port (`expose`)"
+                    "remove `{port}:…` from `services.{service}.ports` and let the proxy use the container port (`expose`)"
                 ),
             ),
             Obstacle::NetworkMode(mode) => (
                 format!(
-                    "`{service}` has `network_mode: {mode}`, so its instances share one address and cannot be told apart"
+                    "`{service}` has `network_mode: {mode}`, so its instances share one address and cannot be distinguished"
                 ),
                 format!(
-                    "remove `services.{service}.network_mode` and put the service on a network that it shares with the proxy"
+                    "remove `services.{service}.network_mode` and put the service on a network of the proxy"
                 ),
             ),
             Obstacle::Address(key, address) => (

@@ -1,4 +1,4 @@
-//! What the file says of a service's first process: its words, how it ends, and how much memory it may take.
+//! The first process of a service in the file: command, stop signal, restart policy and memory.
 
 use std::time::Duration;
 

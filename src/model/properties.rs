@@ -50,7 +50,7 @@ fn no_value_causes_a_panic() {
     holds(damaged_json(corpus("compose").iter().map(as_json).collect()), |json| query_all(&json.to_string()));
 }
 
-/// As Go's `time.Duration.String` writes it, which is what Compose prints.
+/// The format of `time.Duration.String` in Go, which Compose prints.
 fn go(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let decimal = |unit: u128, name: &str| {

@@ -119,13 +119,13 @@ pub enum Event {
     },
     Monitoring {
         names: Vec<String>,
-        /// Time from the start of the rollout until the last of them came into rotation.
+        /// Time from the start of the rollout until the last new instance came into rotation.
         #[serde(with = "seconds", default, alias = "after")]
         in_service: Duration,
         /// Old instances that keep working, because no proxy routes work away from them.
         #[serde(default, alias = "beside")]
         old_instances: Vec<String>,
-        /// They are in the rotation of a proxy.
+        /// The new instances are in the rotation of a proxy.
         #[serde(default)]
         proxied: bool,
         #[serde(with = "seconds")]

@@ -128,7 +128,8 @@ impl fmt::Display for WitnessSummary {
         if self.lost > 0 {
             write!(f, " ({})", self.loss_breakdown())?;
         }
-        for (count, description) in [(self.unanswered, "still open"), (self.unsent, "not sent for want of answers")]
+        for (count, description) in
+            [(self.unanswered, "still open"), (self.unsent, "not sent for want of answers")]
         {
             if count > 0 {
                 write!(f, ", {count} {description}")?;

@@ -93,7 +93,7 @@ fn inline_configs(service: &Value, project: &Value) -> Vec<(String, MountedFile,
     let grants = service["configs"].as_array().into_iter().flatten();
     let text = |grant: &Value| {
         let source = grant["source"].as_str()?;
-        let text = project["configs"][source]["content"].as_str()?.repath("$$", "$");
+        let text = project["configs"][source]["content"].as_str()?.replace("$$", "$");
         let target = grant["target"].as_str().map_or_else(|| format!("/{source}"), String::from);
         Some((target, MountedFile { text, read_only: true }, String::new()))
     };

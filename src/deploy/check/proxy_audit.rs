@@ -55,7 +55,8 @@ impl ProjectCheck<'_> {
     ) -> Result<()> {
         let target = reader.target;
         let backends = reader.backends(self.containers());
-        let shape = RolloutShape { names_in_same_run: beside, ..self.rollout_shape(reader, &backends, starting) };
+        let shape =
+            RolloutShape { names_in_same_run: beside, ..self.rollout_shape(reader, &backends, starting) };
         for proxy in proxies.all() {
             let proxy = proxy.as_ref();
             let mut risks = proxy.advice(&backends);

@@ -44,10 +44,7 @@ pub fn select(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     };
     let skipped = targets.iter().filter_map(|t| Some((t.name().to_string(), left_alone(t)?.text())));
     let skipped = skipped.collect();
-    Ok(Selection {
-        audited: targets.iter().filter(|t| left_alone(t).is_none()).cloned().collect(),
-        skipped: left,
-    })
+    Ok(Selection { audited: targets.iter().filter(|t| left_alone(t).is_none()).cloned().collect(), skipped })
 }
 
 /// Reason for leaving a service alone.

@@ -222,8 +222,8 @@ impl ProjectCheck<'_> {
         // A service without a probe has a finding already.
         let all = ServingInstance::of(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
-            let about = Scope::service(&found.service);
-            Finding::note("serving-not-ready", about, found.to_string(), found.fix)
+            let scope = Scope::service(&found.service);
+            Finding::note("serving-not-ready", scope, found.to_string(), found.fix)
         };
         sheet.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
         Ok(())
@@ -313,9 +313,11 @@ impl ProjectCheck<'_> {
         };
         let masks = match self.signals_from_proc(instance) {
             Some(signals) => Some(signals),
-            None => {
-                self.docker().first_process_status(&instance.id)?.as_deref().and_then(SignalMasks::of_first_process)
-            }
+            None => self
+                .docker()
+                .first_process_status(&instance.id)?
+                .as_deref()
+                .and_then(SignalMasks::of_first_process),
         };
         Ok(masks.map(|signals| (instance.name().to_string(), signals)))
     }
