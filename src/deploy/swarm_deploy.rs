@@ -474,8 +474,10 @@ impl SwarmDeploy<'_> {
     }
 
     fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
-        self.report
-            .event(Event::DeployingStack { stack: self.stack_name().into(), services: file.services.clone() });
+        self.report.event(Event::DeployingStack {
+            stack: self.stack_name().into(),
+            services: file.services.clone(),
+        });
         let stack = self.update_adopted(file, &self.before)?;
         if !stack.services.is_empty() {
             self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve)?;

@@ -173,7 +173,7 @@ fn a_project_for_swarm_gets_no_proxy() {
     let fake = project_without_proxy();
     let config = fs::read_to_string(fake.path("config.yaml")).unwrap();
     fake.write("config.yaml", &format!("{config}x-zd: {{engine: swarm}}\n"));
-    fake.run("init").success().stdout_eq("the project is for Swarm[..]no proxy is added\n...");
+    fake.run("init").success().stdout_eq("no proxy is added, because the project is for Swarm[..]\n...");
     assert_eq!(written_files(&fake), FILES[2..]);
 }
 
@@ -187,9 +187,9 @@ fn an_ambiguous_service_must_be_named() {
     ));
     fake.write("config-added.yaml", "name: p\nservices: {web: {image: x}, api: {image: x}}\n");
     let run = fake.run("init").code(2);
-    says(&run, &["which service is to get a proxy?", "`api`, `web`; `--no-proxy`"]);
+    says(&run, &["which service should get a proxy?", "`api`, `web`; `--no-proxy`"]);
     assert_eq!(written_files(&fake), Vec::<&str>::new());
-    says(&fake.run("init --service nobody").code(2), &["there is no service `nobody`", "`api`, `db`, `web`"]);
+    says(&fake.run("init --service nobody").code(2), &["has no service `nobody`", "`api`, `db`, `web`"]);
     says(&fake.run("init --service web:http").code(2), &["such as web:3000"]);
     fake.run("init --service web --service api").success();
     let config = fs::read_to_string(fake.path("haproxy/haproxy.cfg")).unwrap();
@@ -209,7 +209,7 @@ fn a_failed_init_writes_nothing() {
     nothing(&with_services(""), "init", 2, &["`compose.yaml` has no service"]);
     let fake = project_without_proxy();
     fs::remove_file(fake.path("compose.yaml")).unwrap();
-    nothing(&fake, "init", 2, &["there is no Compose file in", "write a `compose.yaml`"]);
+    nothing(&fake, "init", 2, &["no Compose file in", "create a `compose.yaml`"]);
     let fake = project_without_proxy();
     fake.fail("config$", "services.app Additional property prots is not allowed");
     nothing(&fake, "init", 2, &["refuses the project", "prots is not allowed"]);
@@ -229,7 +229,7 @@ fn a_failed_init_writes_nothing() {
 fn without_an_engine_init_uses_the_file_alone() {
     let fake = project_without_proxy();
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
-    says(&fake.run("init").success(), &["warning: no Docker engine answers", "only the file is looked at"]);
+    says(&fake.run("init").success(), &["warning: no Docker engine answers", "only the file is checked"]);
     assert_eq!(written_files(&fake), FILES);
 }
 

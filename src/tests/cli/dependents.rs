@@ -18,7 +18,7 @@ fn project_with_dependent() -> FakeDocker {
 #[test]
 fn a_dependent_with_restart_true_restarts_after_the_old_instance_stopped() {
     let fake = project_with_dependent();
-    let said = "`depends_on.….restart: true`: `worker` restarts after it";
+    let said = "`depends_on.….restart: true`: `worker` restarts afterwards";
     says(&fake.run("deploy app --dry-run").success(), &[said]);
     assert!(!fake.changes().contains("restart"), "{}", fake.changes());
     says(&fake.run("deploy app").success(), &[said, "restarting `worker`"]);

@@ -114,7 +114,7 @@ fn the_lock_of_a_dead_run_does_not_block() {
     wait_for_exit(first);
     assert_eq!(count_locks(fake.dir.path()), 1);
     make_ready(&fake);
-    says(&fake.run("deploy app").success(), &["was killed; what it left is brought in order"]);
+    says(&fake.run("deploy app").success(), &["was killed; this run finishes what it left"]);
     assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
@@ -205,7 +205,7 @@ fn a_run_that_lost_its_lock_stops_and_reports_it() {
         assert!(said.contains(text), "{said}");
     }
     assert!(fake.changes().ends_with("start new\n"), "no way back either: {}", fake.changes());
-    assert!(!said.contains("going back") && fake.path("containers/new").exists(), "{said}");
+    assert!(!said.contains("rolling back") && fake.path("containers/new").exists(), "{said}");
     assert_eq!(count_locks(fake.dir.path()), 1, "only the other's");
     assert!(fs::read_to_string(lock_file(&fake)).unwrap().contains("ci@runner"));
     assert!(fake.path(".compose-zd/p/wanted.json").exists(), "the other run's to finish");
@@ -256,7 +256,7 @@ fn a_lock_that_cannot_be_created_changes_nothing() {
 #[test]
 fn recover_without_an_unfinished_deploy_succeeds() {
     let fake = FakeDocker::new();
-    fake.run("recover").success().stdout_eq("`p` is in order: no release yet\n");
+    fake.run("recover").success().stdout_eq("`p`: nothing to recover; no release yet\n");
     fake.run("deploy app").success();
     fake.run("recover").success().stdout_eq("`p`: nothing to recover; release 1 is complete\n");
 }

@@ -82,7 +82,7 @@ fn set_state_of_new(fake: &FakeDocker, state: &str) {
 fn deploy_with_state_in_monitor(state: &str) -> (Option<i32>, String, String) {
     let fake = project_with_default_monitor();
     let deploy = RunningDeploy::start(&fake, "deploy app");
-    deploy.wait_for("watching it for 5s (Ctrl-C goes back)");
+    deploy.wait_for("watching it for 5s (Ctrl-C rolls back)");
     let fails = Instant::now();
     set_state_of_new(&fake, state);
     let (code, said) = deploy.wait_for_exit();
@@ -215,9 +215,9 @@ fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_sh
     fake.write("config.yaml", &format!("name: p\nservices:\n  {app}\n  warm: {{image: 'app:1'}}\n"));
     fake.write("job", "3");
     let deploy = RunningDeploy::start(&fake, "deploy app");
-    deploy.wait_for("running `warm`");
+    deploy.wait_for("running job `warm`");
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    deploy.wait_for("going back to what served before");
+    deploy.wait_for("rolling back");
     assert!(!fake.path("job-done").exists(), "it goes back while the one-shot runs");
     let (code, said) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{said}");

@@ -33,7 +33,7 @@ fn a_new_instance_gets_dependencies_secrets_and_hooks_and_the_old_one_drains_onc
     project.compose("stop db");
     project.set_variables("VERSION=2 TOKEN=new");
     let (result, answers) = project.deploy_under_load("", "app");
-    result.exits(0).says("starting what it depends on: db").never_says("the drain command of");
+    result.exits(0).says("starting dependencies: db").never_says("the drain command of");
     answers.all_from(&["1", "2"]);
     assert_eq!((project.ids("db"), project.states("db")), (before, vec!["running ".to_string()]));
     project.expect_release("app", 2, "2");
@@ -103,7 +103,7 @@ fn a_dependent_with_restart_true_is_restarted_or_rolled_with_its_dependency() {
     let [worker, web, other] = all();
 
     project.set_variables("VERSION=2");
-    let output = "`web` is rolled after it, `worker` restarts after it";
+    let output = "`web` is replaced afterwards, `worker` restarts afterwards";
     project.deploy("app --dry-run").exits(0).says(output);
     assert_eq!(all(), [worker.clone(), web.clone(), other.clone()]);
     let (result, answers) = project.deploy_under_load("", "app");

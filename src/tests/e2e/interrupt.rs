@@ -65,7 +65,7 @@ fn an_interrupted_deploy_rolls_back_unless_it_has_switched_and_survives_its_term
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         update_to(&project, &format!("SIG{signal}: the deploy rolls back"), "VERSION=2 WARMUP=60");
         let load = project.start_load("--seconds 300");
-        deploy_with_signal(&project, "started app-", signal).exits(code).says("going back");
+        deploy_with_signal(&project, "started app-", signal).exits(code).says("rolling back");
         load.stop().all_from(&["1"]);
         assert_eq!(project.containers(), before);
         project.expect_release("app", 1, "1");
@@ -97,7 +97,7 @@ fn a_signal_after_the_switch_is_reported_and_a_second_one_ends_the_drain() {
     deploy.signal("TERM");
     deploy.wait_for("the new release serves, so this run finishes");
     deploy.signal("TERM");
-    deploy.wait().exits(0).says("1 request in flight at the second signal; stopped all the same");
+    deploy.wait().exits(0).says("1 request in flight at the second signal; stopped anyway");
     project.expect_release("app", 1, "2");
 }
 
@@ -110,7 +110,7 @@ fn a_hook_that_never_ends_is_stopped_at_its_limit_or_at_an_interrupt() {
         "services: {app: {post_start: [{command: [/sample-app], environment: {LISTEN_AFTER: '600'}}]}}",
     );
     update_to(&project, "an interrupt", "VERSION=2");
-    deploy_with_signal(&project, "started app-", "INT").exits(130).says("going back");
+    deploy_with_signal(&project, "started app-", "INT").exits(130).says("rolling back");
     assert_eq!(project.containers(), before);
 
     update_to(&project, "its limit", "VERSION=3");

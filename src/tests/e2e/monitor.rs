@@ -42,7 +42,7 @@ fn expect_rollback(project: &TestProject, left: impl Fn(&TestProject) -> String)
     project.log("==== a release that lives is deployed, and both times are reported");
     project.set_variables("VERSION=100 EXIT_AFTER=0");
     let (result, answers) = project.deploy_under_load("", "app");
-    result.exits(0).says("watching it for 5s (Ctrl-C goes back)").says(", done after ");
+    result.exits(0).says("watching it for 5s (Ctrl-C rolls back)").says(", done after ");
     answers.all_from(&["1", "100"]);
     assert_eq!((project.states("app"), left(project)), (vec!["running 100".into()], String::new()));
 }

@@ -152,7 +152,7 @@ fn roll_back_after_interrupt(project: &TestProject, left: Leftovers) {
     let mut deploy = project.start_deploy("app api --one-by-one");
     deploy.wait_for("started api-");
     deploy.signal("TERM");
-    deploy.wait().exits(143).says("in rotation: app-").says("going back");
+    deploy.wait().exits(143).says("in rotation: app-").says("rolling back");
     let answers = loads.stop();
     answers[0].all_from(&["1", "2"]);
     answers[1].all_from(&["1"]);

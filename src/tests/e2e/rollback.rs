@@ -256,7 +256,7 @@ fn a_rollback_restores_a_project_that_compose_started() {
 
     project.log("--- a project that Compose started");
     project.set_variables(&format!("ZD_APP_IMAGE={two}"));
-    project.deploy("app").exits(0).says("is kept as release 1").says("as release 2");
+    project.deploy("app").exits(0).says("recorded the running `app` as release 1").says("as release 2");
     roll_back(&project, "", "2", "1");
     assert_eq!(images(&project), first);
 
@@ -267,11 +267,11 @@ fn a_rollback_restores_a_project_that_compose_started() {
     answers.all_from(&["1", "3"]);
     project.expect_release("app", 1, "3");
     let (result, answers) = project.deploy_under_load("", "app");
-    result.exits(0).says("`app` goes back to the file's image").says(&three);
+    result.exits(0).says("`app` returns to the image of the file").says(&three);
     answers.all_from(&["3", "1"]);
     project.expect_release("app", 1, "1");
     roll_back(&project, "", "1", "3");
-    project.deploy("app").exits(0).says("goes back to the file's image");
+    project.deploy("app").exits(0).says("returns to the image of the file");
     project.expect_release("app", 1, "1");
     expect_nothing_left(&project);
 
@@ -304,7 +304,7 @@ fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
     project.set_variables("VERSION=3");
     project.up("");
     project.set_variables("VERSION=4");
-    project.deploy("app").exits(0).says("is kept as release 1");
+    project.deploy("app").exits(0).says("recorded the running `app` as release 1");
     roll_back(&project, "", "4", "3");
     project.expect_release("app", 1, "3");
 }

@@ -156,7 +156,7 @@ fn a_paused_rollout_is_resumed_rolled_back_or_replaced() {
     let load = project.start_load(LOAD);
     let mut back = project.start_rollback("");
     kill_some(&project, &mut back, 2, 1);
-    back.wait().exits(3).says("the rollback is paused: 1 of 2").never_says("going back");
+    back.wait().exits(3).says("the rollback is paused: 1 of 2").never_says("rolling back");
     expect_versions(&project, &[("3", 1), ("6", 1)]);
     project.deploy("--resume").exits(0);
     load.stop().all_from(&["3", "6"]);
@@ -292,7 +292,7 @@ fn interrupt_deploy(project: &TestProject, line: &str, [from, to]: [&str; 2]) ->
     deploy.wait_for(line);
     deploy.signal("INT");
     let result = deploy.wait();
-    result.exits(130).says("going back").says("served before and still serve");
+    result.exits(130).says("rolling back").says("served before and still serve");
     load.stop().all_from(&[from, to]);
     assert_eq!(project.ids("app"), before);
     expect_versions(project, &[(from, 2)]);
@@ -363,7 +363,7 @@ fn an_instance_that_fails_within_its_monitor_rolls_back_and_one_that_dies_later_
     deploy.wait_for("watching ");
     let silent = &deploy.wait_for_names("started", 2)[..1];
     signal(&project, "STOP", silent);
-    deploy.wait_for("going back");
+    deploy.wait_for("rolling back");
     signal(&project, "CONT", silent);
     deploy.wait().exits(3).says("it stopped answering as ready").says("no answer in time");
     load.stop().all_from(&["1", "3"]);
@@ -373,8 +373,8 @@ fn an_instance_that_fails_within_its_monitor_rolls_back_and_one_that_dies_later_
     let promise = "an interrupt within the monitor brings all that served back";
     update_to(&project, "4", promise, "update_config: {parallelism: 1, delay: 1s, monitor: 30s}");
     let result = interrupt_deploy(&project, "watching ", ["1", "4"]);
-    let output = order_of_events(&result, &["created", "stopped", "waiting", "going"]);
-    assert_eq!(output[..5], ["created", "stopped", "waiting", "created", "going"]);
+    let output = order_of_events(&result, &["created", "stopped", "waiting", "rolling"]);
+    assert_eq!(output[..5], ["created", "stopped", "waiting", "created", "rolling"]);
 
     let promise = "an instance that dies after its monitor does not end the rollout";
     let settings = "{parallelism: 1, delay: 3s, monitor: 100ms, failure_action: rollback}";
@@ -387,7 +387,7 @@ fn an_instance_that_fails_within_its_monitor_rolls_back_and_one_that_dies_later_
         move || now.elapsed().as_millis() > 500
     });
     kill_some(&project, &mut deploy, 1, 1);
-    deploy.wait().exits(0).says("no longer runs");
+    deploy.wait().exits(0).says("exited and receives no requests");
     eprintln!("{} requests lost to an instance that was killed while it served", load.stop().lost());
     assert_eq!(project.states("app").iter().filter(|s| *s == "running 5").count(), 1);
     assert_eq!(project.states("app").len(), 2);

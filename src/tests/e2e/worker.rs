@@ -63,7 +63,7 @@ fn a_worker_is_replaced_by_one_that_keeps_running() {
     let project = worker("workstart", "");
     project.set_variables("VERSION=2");
     let (result, events) = deploy(&project, "");
-    result.exits(0).says("as well; watching it for 5s").says("`worker` is deployed");
+    result.exits(0).says("keeps working; watching it for 5s").says("`worker` is deployed");
     assert_eq!((events.as_str(), project.states("worker")), ("start die", vec!["running 2".to_string()]));
     let before = project.containers();
     project.set_variables("VERSION=3 EXIT_AFTER=1");
@@ -147,11 +147,14 @@ fn one_shots_run_before_the_first_instance_and_after_the_release_serves() {
     let project = project_with_one_shots("shots");
     project.set_variables("VERSION=2");
     let (result, answers) = project.deploy_under_load("", "");
-    result.exits(0).says("starting what it depends on: db");
+    result.exits(0).says("starting dependencies: db");
     answers.all_from(&["1", "2"]);
-    let order = ["running `migrate`", "`migrate` is done", "created app-", "in rotation: app-"];
+    let order = ["running job `migrate`", "job `migrate` completed", "created app-", "in rotation: app-"];
     assert_in_order(&result, &order);
-    assert_in_order(&result, &["in rotation: app-", "running `notify`", "`notify` is done", "removed app-"]);
+    assert_in_order(
+        &result,
+        &["in rotation: app-", "running job `notify`", "job `notify` completed", "removed app-"],
+    );
     assert_eq!(one_shot_files(&project), ["2 ", "2 "]);
     project.expect_release("app", 1, "2");
     let only =

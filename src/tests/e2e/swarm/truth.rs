@@ -57,7 +57,7 @@ fn a_rebuilt_tag_is_a_new_version_and_a_rollback_restores_the_old_image() {
     runs(&first);
     build("broken", "503");
     let result = stack.deploy("--force --health-deadline 20s");
-    result.exits(3).says("release 1 serves").never_says("going back").never_says("--detach");
+    result.exits(3).says("release 1 serves").never_says("rolling back").never_says("--detach");
     runs(&first);
     assert_eq!(stack.update_state("app"), "rollback_completed");
     let fixed = build("fixed", "200");
