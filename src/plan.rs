@@ -102,7 +102,7 @@ impl Step {
             Step::Monitor(_) => "monitor",
             Step::Stop(_) => "stop",
             Step::Remove(_) => "remove",
-            Step::HandBack => "release",
+            Step::HandBack => "hand_back",
         }
     }
 

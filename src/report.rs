@@ -284,9 +284,9 @@ impl Report {
     /// Reports the effect of a signal.
     pub fn stop_requested(&self, effect: SignalEffect) {
         match effect {
-            SignalEffect::Finishes => self.warn(&Warning::FinishingAfterSignal),
-            SignalEffect::Hurries => self.warn(&Warning::DrainCutShort),
-            SignalEffect::Leaves => {
+            SignalEffect::Finish => self.warn(&Warning::FinishingAfterSignal),
+            SignalEffect::Hurry => self.warn(&Warning::DrainCutShort),
+            SignalEffect::Exit => {
                 self.close_display();
                 write_err(
                     "ending at once; the service keeps running as it is, and the next `compose-zd deploy`, `rollback` \

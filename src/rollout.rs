@@ -280,7 +280,7 @@ impl<'a> Rollout<'a> {
             batches,
             verb: step.verb().into(),
             names: step.keys().iter().map(name).collect(),
-            back: self.is_best_effort,
+            rolling_back: self.is_best_effort,
         }));
     }
 
@@ -444,7 +444,7 @@ impl<'a> Rollout<'a> {
             true => Ok(()),
             false if self.is_best_effort => {
                 let (name, said) = (self.name(key), result.stderr_or_stdout().to_string());
-                self.context.report.warn(&Warning::Hook { name, what, said });
+                self.context.report.warn(&Warning::HookFailed { name, hook: what, output: said });
                 Ok(())
             }
             false => Err(Error::unchanged(format!("{what} of {} failed", self.name(key)))
@@ -458,7 +458,7 @@ impl<'a> Rollout<'a> {
         let result = self.context.docker.exec(&exec)?;
         if !result.ok() {
             let (name, said) = (self.name(key), result.stderr_or_stdout().to_string());
-            self.context.report.warn(&Warning::Hook { name, what, said });
+            self.context.report.warn(&Warning::HookFailed { name, hook: what, output: said });
         }
         Ok(())
     }

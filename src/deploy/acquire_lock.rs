@@ -70,11 +70,11 @@ impl LockCaller<'_> {
         if self.args.dry_run {
             return Ok(LockOutcome::Acquired(LockGuard { waited: false, lock: None, _ticket: None }));
         }
-        let ticket = self.args.turn.latest.then(|| self.journal.queue_ticket()).transpose()?;
+        let ticket = self.args.lock.latest.then(|| self.journal.queue_ticket()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
         let mut queue = WaitReporter { ticket, report: self.report, waited: false, docker };
         let holder = LockOwner::current(&self.command, git::user_and_host());
-        let (limit, project) = (self.args.turn.limit(), self.journal.project.as_str());
+        let (limit, project) = (self.args.lock.limit(), self.journal.project.as_str());
         let request = lock::LockRequest {
             docker: self.docker,
             backend: lock_backend(self.is_stack),

@@ -56,7 +56,7 @@ fn refuse_empty(request: &Request) -> Result<(), Error> {
 fn check_names(project: &Project, named: &[String]) -> Result<(), Error> {
     let is_known = |n: &&String| project.pair(n).is_some() || project.services.contains_key(*n);
     match named.iter().find(|n| !is_known(n)) {
-        Some(name) => Err(asked::unknown(project, name, None)),
+        Some(name) => Err(targets::unknown_service(project, name, None)),
         None => Ok(()),
     }
 }
@@ -89,7 +89,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
         }
     }
     let containers = containers.ok();
-    let requested = asked::engine(args.engine.as_deref(), project.engine);
+    let requested = settings::engine(args.engine.as_deref(), project.engine);
     let is_stack = match (requested, &containers) {
         (Some(engine), _) => engine == EngineKind::Swarm,
         (None, Some(_)) => docker.is_stack(&project.name)?,
@@ -141,7 +141,7 @@ impl<'a> ProjectCheck<'a> {
         };
         let planned = configured_proxies::find(request, &wanted, &runs)?;
         sheet.not_audited.extend(planned.notes());
-        let state_dir = asked::state_dir(compose, args.state_dir.as_deref(), None);
+        let state_dir = settings::state_dir(compose, args.state_dir.as_deref(), None);
         Ok(ProjectCheck {
             request,
             containers,

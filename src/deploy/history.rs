@@ -36,7 +36,7 @@ pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Res
         ));
         return Ok(());
     }
-    report.table(&HEAD, &history.rows());
+    report.table(&COLUMNS, &history.rows());
     if let Some(number) = journal.unrestored_release() {
         report.print_line(&acquire_lock::not_restored(number));
     }
@@ -78,7 +78,7 @@ fn row(record: &ReleaseRecord, journal: &Journal) -> ReleaseRow {
         result,
         good: record.is_good(),
         reason: record.reason.clone(),
-        serves: journal.unrestored_release().is_none()
+        serving: journal.unrestored_release().is_none()
             && journal.history.current().is_some_and(|c| c.number == record.number),
         kept: record.is_good() && journal.config_path(record.number).exists(),
         started: Some(record.started.clone()),

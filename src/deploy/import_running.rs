@@ -61,7 +61,7 @@ impl Importer<'_> {
             }
         }
         if !unresolved.is_empty() {
-            self.report.event(Event::NotAdopted {
+            self.report.event(Event::NotImported {
                 services: unresolved.iter().map(|f| f.service.clone()).collect(),
             });
         }
@@ -111,7 +111,7 @@ impl Importer<'_> {
         deployed.values_mut().for_each(|p| p.since = number);
         let services: Vec<&str> = deployed.keys().map(String::as_str).collect();
         let text = journal.merged_config(&text.text(), &services)?;
-        let adopted = Event::Adopted { release: number, services: deployed.keys().cloned().collect() };
+        let adopted = Event::Imported { release: number, services: deployed.keys().cloned().collect() };
         let folder = self.folder.into();
         let draft = ReleaseDraft {
             number,

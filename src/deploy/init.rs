@@ -118,7 +118,7 @@ impl FileAction {
 
 impl InitContext {
     fn new(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<InitContext> {
-        let folder = asked::project_folder(compose);
+        let folder = settings::project_folder(compose);
         let layout = compose_files(compose, &folder)?;
         let own = layout.own.iter().map(|file| folder.join(file));
         let mut docker = connect(&ComposeArgs { file: own.collect(), ..compose.clone() }, report)?;
@@ -127,7 +127,7 @@ impl InitContext {
             Project::read(&yaml, &settings::source(compose), &FlagLayers::default()).map_err(Error::from)?;
         let facts = ProjectFacts::read(&yaml)?;
         if facts.apps.is_empty() {
-            return Err(Error::usage(format!("`{}` has no services", asked::source(compose)))
+            return Err(Error::usage(format!("`{}` has no services", settings::source(compose)))
                 .hint("add one under `services`; a service of a profile needs `--profile`")
                 .into());
         }
@@ -377,12 +377,14 @@ fn compose_files(compose: &ComposeArgs, folder: &Path) -> Result<ComposeFiles, E
     if !named.is_empty() {
         return Ok(ComposeFiles::from_named(&named, folder));
     }
-    let Some(main) = asked::FILES.iter().find(|name| folder.join(name).exists()) else {
+    let Some(main) = settings::COMPOSE_FILES.iter().find(|name| folder.join(name).exists()) else {
         return Err(Error::usage(format!("no Compose file in `{}` or its parents", folder.display()))
             .hint("create a `compose.yaml`, or name a file with `--file`"));
     };
-    let overrides =
-        asked::FILES.iter().map(|name| override_name(name)).filter(|name| folder.join(name).exists());
+    let overrides = settings::COMPOSE_FILES
+        .iter()
+        .map(|name| override_name(name))
+        .filter(|name| folder.join(name).exists());
     let overrides: Vec<String> = overrides.collect();
     let added = overrides.first().cloned().unwrap_or_else(|| override_name(main));
     // Without the file of an earlier `init`, so that a second run gives the same result.

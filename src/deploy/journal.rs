@@ -245,7 +245,7 @@ impl Journal {
             last_good: self.history.current().map(|r| r.number),
             paused: false,
         })?;
-        report.journal(self.store.create_journal(draft.number)?);
+        report.write_journal_to(self.store.create_journal(draft.number)?);
         Ok(())
     }
 
@@ -312,7 +312,7 @@ impl Journal {
     pub fn completed_jobs(&self, number: u32) -> BTreeSet<String> {
         let events = self.store.events(number).ok().flatten().unwrap_or_default();
         let ran = record::read(&events).into_iter().filter_map(|record| match record.event {
-            Event::Ran { service } => Some(service),
+            Event::JobDone { service } => Some(service),
             _ => None,
         });
         ran.collect()

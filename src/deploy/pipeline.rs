@@ -127,7 +127,7 @@ impl<'a> Pipeline<'a> {
     /// Reports for a dry run the jobs and the dependencies that would start.
     fn report_jobs(&self, rollouts: &[TargetRollout], down: &[&str]) {
         let quote = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-        let report_preparation = |what: String| self.report.event(Event::WouldPrepare { what });
+        let report_preparation = |what: String| self.report.event(Event::WouldPrepare { change: what });
         if !down.is_empty() {
             let down: Vec<String> = down.iter().map(ToString::to_string).collect();
             report_preparation(format!("start stopped dependencies: {}", quote(&down)));
@@ -225,7 +225,7 @@ impl<'a> Pipeline<'a> {
         self.journal.tag_images(self.docker(), &draft, self.report);
         let result = RunResult::new(None, false, self.report.elapsed(), 0);
         self.journal.end(self.docker(), &draft, result, self.project().keep, self.report);
-        self.report.event(Event::Release { release: draft.number, back_to: self.back_to() });
+        self.report.event(Event::Unchanged { release: draft.number, restored_release: self.back_to() });
         Ok(())
     }
 
@@ -293,7 +293,7 @@ impl<'a> Pipeline<'a> {
         );
         match outcome {
             Ok(()) => {
-                self.report.spent();
+                self.report.print_durations();
                 rollouts.iter().for_each(|rollout| self.report_deployed(rollout, took));
             }
             Err((error, true)) => return Err(error.into()),
@@ -307,7 +307,7 @@ impl<'a> Pipeline<'a> {
             target: rollout.name().into(),
             serving: rollout.in_rotation(),
             release: self.number,
-            back_to: self.back_to(),
+            restored_release: self.back_to(),
             in_service: rollout.in_service().unwrap_or(took),
             seconds: took,
         });
@@ -402,7 +402,7 @@ impl<'a> Pipeline<'a> {
             }
             self.wait_for_killed_job(service)
                 .map_err(|error| Box::new(RolloutFailure::new(Error::from_error(error))))?;
-            self.report.event(Event::Running { service: service.clone() });
+            self.report.event(Event::JobRunning { service: service.clone() });
             let succeeded = self.run_job(service)?;
             if let Some(signal) = self.stop.signal() {
                 return Err(Box::new(RolloutFailure::new(Error::interrupted(signal))));
@@ -441,7 +441,7 @@ impl<'a> Pipeline<'a> {
             let runs = self.docker().containers()?.iter().any(its);
             if runs && !std::mem::replace(&mut is_reported, true) {
                 let holder = format!("`{service}`, started by a run that was killed");
-                self.report.event(Event::Waiting { holder });
+                self.report.event(Event::WaitingForLock { owner: holder });
             }
             Ok((!runs).then_some(()))
         })

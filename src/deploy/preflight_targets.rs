@@ -49,7 +49,7 @@ impl<'a> Pipeline<'a> {
         }
         for service in reader.target.services().iter().map(|s| &self.project().services[*s]) {
             if desired::stops_first_for_volume(service, self.policy(service), !reader.proxies.is_empty()) {
-                self.report.event(Event::StopFirst { service: service.name.clone() });
+                self.report.event(Event::StoppingFirst { service: service.name.clone() });
             }
         }
         rollout.warnings().iter().for_each(|warning| self.report.warn(warning));
@@ -67,7 +67,7 @@ impl<'a> Pipeline<'a> {
             let image = &self.project().services[service].image;
             let ran = current.services.get(service).filter(|p| p.by_flag && p.image != *image);
             if let Some(ran) = ran.filter(|_| !self.flag_images.contains(service)) {
-                self.report.event(Event::BackToFile {
+                self.report.event(Event::ImageOverrideEnded {
                     service: service.into(),
                     image: image.clone(),
                     previous_image: ran.image.clone(),
@@ -87,7 +87,8 @@ impl<'a> Pipeline<'a> {
         let backends = reader.backends(containers);
         let mut warnings = Vec::new();
         for proxy in &reader.proxies {
-            warnings.extend(proxy.check(&backends)?.iter().map(|risk| Warning::ExpectedLoss(risk.to_string())));
+            warnings
+                .extend(proxy.check(&backends)?.iter().map(|risk| Warning::ExpectedLoss(risk.to_string())));
         }
         let weak = probes.iter().filter(|(_, probe)| probe.is_weak());
         warnings.extend(weak.map(|(service, _)| Warning::WeakProbe(service.to_string())));
@@ -186,12 +187,12 @@ impl<'a> Pipeline<'a> {
             for patch in proxy.prepare(&answers, &shape)? {
                 let has_note = !patch.note.is_empty();
                 if self.args.dry_run {
-                    has_note.then(|| self.report.event(Event::WouldPrepare { what: patch.note }));
+                    has_note.then(|| self.report.event(Event::WouldPrepare { change: patch.note }));
                     continue;
                 }
                 match drain::exec_checked(self.docker(), &patch.exec, &proxy.name()) {
                     Ok(_) if !has_note => {}
-                    Ok(_) => self.report.event(Event::Prepared { what: patch.note }),
+                    Ok(_) => self.report.event(Event::Prepared { change: patch.note }),
                     Err(error) if patch.required => return Err(error),
                     Err(error) if patch.failure_note.is_empty() => {
                         self.report.warn(&Warning::ProxyNotPrepared(format!("{error:#}")));

@@ -40,7 +40,7 @@ pub struct Request {
 /// Docker client for the project of these flags.
 pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     let observer = Arc::new(move |words: &str, took: Duration| report.command(words, took));
-    let is_wanted = Arc::new(move || report.takes_lines());
+    let is_wanted = Arc::new(move || report.captures_output());
     let line = Arc::new(move |line: &str| report.event(Event::Output { line: line.into() }));
     let docker = Docker::find(settings::compose_flags(compose), observer)?
         .with_output_sink(OutputSink { is_wanted, write_line: line });
@@ -208,7 +208,7 @@ impl Request {
             if !built.is_empty() {
                 let what =
                     format!("build {}; the plan may change with the new image", names(&built).join(", "));
-                report.event(Event::WouldPrepare { what });
+                report.event(Event::WouldPrepare { change: what });
             }
             return Ok(Some(BTreeMap::new()));
         }

@@ -106,7 +106,7 @@ pub fn recover(
     let journal = journal.for_change(report)?;
     require_readable_unfinished(&journal)?;
     let Some(in_progress) = journal.in_progress.clone() else {
-        report.in_order(&journal.project, journal.history.current().map(|r| r.number));
+        report.nothing_to_recover(&journal.project, journal.history.current().map(|r| r.number));
         return Ok(());
     };
     if in_progress.paused {

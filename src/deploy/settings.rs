@@ -138,7 +138,7 @@ pub fn engine(flag: Option<&str>, file: Option<EngineKind>) -> Option<EngineKind
 
 /// Flags that override the file.
 pub fn flags(update: &UpdateArgs, rollout: &RolloutArgs) -> FlagLayers {
-    let rollback = &rollout.going_back;
+    let rollback = &rollout.rollback_config;
     let WitnessArgs { no_witness, witness_url, witness_rate, .. } = rollout.witness.clone();
     FlagLayers {
         zd: settings_layer(rollout),

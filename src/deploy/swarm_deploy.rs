@@ -627,7 +627,7 @@ fn check_service(project: &Project, service: &str, flag: Option<&str>) -> Result
     if project.services.contains_key(service) {
         Ok(())
     } else {
-        Err(targets::unknown_service(project, service, place))
+        Err(targets::unknown_service(project, service, flag))
     }
 }
 

@@ -167,8 +167,8 @@ impl<'a> TargetRollout<'a> {
             verb: step.verb().into(),
             names: step.keys().iter().map(|k| names[k].clone()).collect(),
             text: with_names(&step.to_string(), &names),
-            cause: cause.to_string(),
-            does: does.into_iter().map(PlannedCommand::from).collect(),
+            reason: cause.to_string(),
+            actions: does.into_iter().map(PlannedCommand::from).collect(),
         };
         let previews = Preview::new(self.context, &self.start, bound.clone()).steps(&self.plan)?;
         Ok(self.plan.steps.iter().zip(previews).map(|(s, does)| step(s, does)).collect())
@@ -303,7 +303,9 @@ impl<'a> TargetRollout<'a> {
     pub fn tolerates(&self, failure: &RolloutFailure) -> bool {
         let failed = self.failed.len() + failure.failed.len();
         let is_pair = matches!(self.strategy, Strategy::Pair(_));
-        self.has_container(&failure.failed) && !is_pair && self.terms.update.goes_on(failed, self.slots)
+        self.has_container(&failure.failed)
+            && !is_pair
+            && self.terms.update.continues_after(failed, self.slots)
     }
 
     /// Continues without the failed instances.
@@ -313,11 +315,11 @@ impl<'a> TargetRollout<'a> {
     pub fn continue_without(&mut self, failure: RolloutFailure) -> Result<(), RolloutFailure> {
         self.replace_failed(&failure.failed);
         self.failed.extend(failure.failed);
-        self.report.warn(&Warning::Tolerated {
+        self.report.warn(&Warning::FailuresTolerated {
             target: self.name().into(),
             failed: self.failed.len(),
             slots: self.slots,
-            why: failure.reason.into_error().message,
+            reason: failure.reason.into_error().message,
         });
         let kept_slots = self.failed.len();
         self.replan(|_, _| kept_slots).map_err(RolloutFailure::new)

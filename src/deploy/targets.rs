@@ -42,7 +42,7 @@ pub fn select(
     proxies: &[Arc<dyn Proxy>],
 ) -> Result<Vec<Target>, Error> {
     if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
-        return Err(unknown_service(project, name, flag));
+        return Err(unknown_service(project, name, Some(flag)));
     }
     let names = match named.is_empty() {
         false => named.to_vec(),
@@ -62,7 +62,7 @@ pub fn select(
     }
     if names.is_empty() {
         return Err(Error::usage("no proxy routes to a service of this project")
-            .hint(format!("name the services to deploy: {}", list_names(project))));
+            .hint(format!("name at least one service: {}", list_names(project))));
     }
     let mut targets = from_names(project, &names)?;
     if let Some((flag, name)) =
@@ -84,7 +84,7 @@ pub fn from_names(project: &Project, names: &[String]) -> Result<Vec<Target>, Er
         let target = match (project.pair(name), project.services.get(name)) {
             (Some(pair), _) => Target::Pair(pair.clone()),
             (None, Some(_)) => Target::Service(name.clone()),
-            (None, None) => return Err(unknown_service(project, name, "deploy")),
+            (None, None) => return Err(unknown_service(project, name, None)),
         };
         if !targets.contains(&target) {
             targets.push(target);
@@ -142,8 +142,10 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
     }
 }
 
-pub fn unknown_service(project: &Project, name: &str, place: &str) -> Error {
-    Error::usage(format!("`{place}`: project `{}` has no service or pair `{name}`", project.name))
+/// The error for an unknown name on the command line or in the value of a flag.
+pub fn unknown_service(project: &Project, name: &str, flag: Option<&str>) -> Error {
+    let place = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
+    Error::usage(format!("{place}project `{}` has no service or pair `{name}`", project.name))
         .hint(format!("the project has {}; a service of a profile needs `--profile`", list_names(project)))
 }
 

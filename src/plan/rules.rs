@@ -135,7 +135,7 @@ impl SimulatedRollout<'_> {
     fn end(&mut self, slots: usize) -> End {
         let update = self.case.update();
         while !self.run_plan() {
-            if update.goes_on(self.failed.len(), slots) {
+            if update.continues_after(self.failed.len(), slots) {
                 self.goal.kept_slots = self.failed.len();
                 continue;
             }

@@ -148,7 +148,7 @@ impl<'a> Rollout<'a> {
                 return Err(error.hint("its output stands above").into());
             }
             self.check_interrupt()?;
-            self.context.report.event(Event::Ran { service: what });
+            self.context.report.event(Event::JobDone { service: what });
         }
         Ok(())
     }
@@ -199,7 +199,7 @@ impl<'a> Rollout<'a> {
             Ok(None) => {}
             Ok(Some(failure)) if !self.is_best_effort => return Err(self.not_ready_error(failure)),
             Ok(Some(ReadinessFailure { error, .. })) => {
-                self.context.report.warn(&Warning::NotReadyAgain(error.message));
+                self.context.report.warn(&Warning::RestoredNotReady(error.message));
                 if self.is_replanned {
                     self.refresh()?;
                     self.fail_if_stopped(keys)?;
@@ -259,8 +259,8 @@ impl<'a> Rollout<'a> {
             let proxied = !self.context.proxies.is_empty();
             self.context.report.event(Event::Monitoring {
                 names,
-                after,
-                beside,
+                in_service: after,
+                old_instances: beside,
                 proxied,
                 seconds: remaining,
             });

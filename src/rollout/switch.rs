@@ -102,7 +102,7 @@ impl<'a> Rollout<'a> {
             return Ok(false);
         }
         self.report(|names| Event::Exited { names }, &stopped);
-        self.context.report.warn(&Warning::Died(self.names(&stopped)));
+        self.context.report.warn(&Warning::Exited(self.names(&stopped)));
         if self.has_objection.take() {
             self.context.witness.ignore_losses_so_far();
         }

@@ -21,11 +21,11 @@ pub struct Selection {
 pub fn select(checker: &ProjectCheck, named: &[String]) -> Result<Selection> {
     let project = checker.project();
     if !named.is_empty() {
-        return Ok(Selection { audited: asked::as_targets(project, named)?, skipped: Vec::new() });
+        return Ok(Selection { audited: targets::from_names(project, named)?, skipped: Vec::new() });
     }
     let all: Vec<String> = project.services.keys().cloned().collect();
-    let targets = asked::as_targets(project, &all)?;
-    let jobs = Jobs::of(project, &targets);
+    let targets = targets::from_names(project, &all)?;
+    let jobs = Jobs::new(project, &targets);
     let routed = project.services.values().filter(|s| is_routed(checker, s) && !is_proxy(checker, &s.name));
     let needed: BTreeSet<&str> = routed.flat_map(|s| s.needs(project).into_keys()).collect();
     let reason = |service: &Service| match service.name.as_str() {

@@ -85,7 +85,7 @@ impl ProjectCheck<'_> {
         let reader = TargetReader {
             docker: self.docker(),
             project: self.project(),
-            wanted: &self.desired,
+            desired: &self.desired,
             target,
             proxies: proxies.all(),
         };
@@ -123,7 +123,7 @@ impl ProjectCheck<'_> {
         let found = preflight::engine(&Surroundings {
             reader,
             fronting: &proxies.running,
-            known: &self.proxies,
+            proxies: &self.proxies,
             containers: self.containers(),
             extra_instances: starting,
         })?;
@@ -220,7 +220,7 @@ impl ProjectCheck<'_> {
         let services = reader.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
         // A service without a probe has a finding already.
-        let all = ServingInstance::of(reader, proxies, running).unwrap_or_default();
+        let all = ServingInstance::select(reader, proxies, running).unwrap_or_default();
         let note = |found: NotReadyInstances| {
             let scope = Scope::service(&found.service);
             Finding::note("serving-not-ready", scope, found.to_string(), found.fix)
@@ -237,12 +237,12 @@ impl ProjectCheck<'_> {
             let service = &self.project().services[name];
             DesiredService {
                 service: name.into(),
-                wanted: self.desired_instances(service),
-                pace: desired::pace(service, &service.update, proxied),
-                spared: 0,
-                clears_stopped: service.starts_by_compose,
-                after_another: false,
-                may_rest: !proxied,
+                replicas: self.desired_instances(service),
+                policy: desired::plan_policy(service, &service.update, proxied),
+                kept_slots: 0,
+                removes_stopped: service.starts_by_compose,
+                follows_unfinished: false,
+                may_be_down: !proxied,
             }
         };
         let sides = target.services();
@@ -346,7 +346,7 @@ impl ProjectCheck<'_> {
             true => "no proxy in front".into(),
         };
         let service = &self.project().services[target.services()[0]];
-        let has_volume = desired::rests_for_its_volume(service, &service.update, !proxies.is_none());
+        let has_volume = desired::stops_first_for_volume(service, &service.update, !proxies.is_none());
         let is_stop_first = service.update.order == Some(Order::StopFirst) || has_volume;
         VerdictRow {
             name: target.name().into(),

@@ -24,7 +24,7 @@ pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
     let (docker, project) = (&request.docker, &request.project);
     let overrides = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
-    let mut file = StackFile::of(&text, &request.source, &overrides).map_err(Error::from)?;
+    let mut file = StackFile::from_project(&text, &request.source, &overrides).map_err(Error::from)?;
     let nodes = if engine { docker.cluster_nodes().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }

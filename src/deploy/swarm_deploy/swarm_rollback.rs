@@ -143,7 +143,7 @@ impl SwarmDeploy<'_> {
     /// compose-zd rolls back a failed update of the service, unless `failure_action: pause` is set. The default of Swarm, to
     /// pause, does not count.
     fn rolls_back_automatically(&self, service: &str) -> bool {
-        let file = self.request.project.services.get(service).and_then(|s| s.update_asked.action);
+        let file = self.request.project.services.get(service).and_then(|s| s.update_in_file.action);
         let action = self.request.flags.update.action.or(file);
         // A resumed deploy has paused before, because `failure_action: pause` was set.
         let paused = self.journal.in_progress.as_ref().is_some_and(|h| h.paused && h.number == self.number);

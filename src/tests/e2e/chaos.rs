@@ -340,7 +340,7 @@ fn of_six_deploys_at_once_one_works_at_a_time_and_a_blocked_output_costs_nothing
     deploy.signal("INT");
     let result = deploy.wait_unchecked();
     assert_eq!(result.code, Some(130), "{}", result.stderr);
-    result.says("leaving at once").says("recover");
+    result.says("ending at once").says("recover");
     project.start("status app").wait().exits(0).says("is unfinished, because its run was killed");
     project.rollback("app").exits(0);
     load.stop().all_from(&["4"]);

@@ -42,7 +42,7 @@ fn an_impossible_setting_is_refused_before_anything_is_created() {
     project.log("---- an unknown service, with a list of the services");
     project.write_override("services: {}");
     let result = project.deploy("web");
-    result.exits(2).says("`web`").says("it has `app`, `proxy`");
+    result.exits(2).says("`web`").says("the project has `app`, `proxy`");
     assert_eq!(project.containers(), []);
 }
 

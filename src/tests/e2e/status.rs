@@ -34,7 +34,7 @@ fn status_and_history_show_instances_and_releases() {
     let lines: Vec<&str> = history.lines().collect();
     assert!(lines[1].starts_with("3 (history only)") && lines[1].contains("failed"), "{history}");
     assert!(lines[2].starts_with("2 (serves)") && lines[2].contains("deployed"), "{history}");
-    assert!(lines[3].starts_with('1') && lines[3].contains("found running"), "{history}");
+    assert!(lines[3].starts_with('1') && lines[3].contains("imported"), "{history}");
     assert_eq!(lines[4], "`compose-zd rollback` restores release 1");
     assert_eq!(project.containers(), before);
 }
