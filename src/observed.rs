@@ -160,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn what_has_crashed_was_meant_to_run() {
+    fn a_crashed_instance_counts() {
         assert_eq!([size("of"), size("ff"), size("oxf"), size("offnn")], [2, 2, 2, 3]);
     }
 
     #[test]
-    fn what_runs_was_meant_to_get_requests() {
+    fn a_running_instance_without_requests_counts() {
         assert_eq!([size("ou"), size("uu"), size("n-"), size("xu")], [2, 2, 2, 1]);
     }
 

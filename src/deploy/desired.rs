@@ -108,7 +108,7 @@ impl Pipeline<'_> {
     /// instances together are the recorded number.
     fn recorded_size(&self, name: &str, observed: &Observed) -> Option<usize> {
         let (history, unfinished) = (&self.journal.history, &self.journal.in_progress);
-        let recorded = |r: &ReleaseRecord| r.services.get(name).map(|placed| placed.replicas as usize);
+        let recorded = |r: &ReleaseRecord| r.services.get(name).map(|release| release.replicas as usize);
         let is_stuck = |h: &&InProgress| !h.paused && h.services.iter().any(|s| s == name);
         if unfinished.as_ref().is_some_and(|h| is_stuck(&h)) {
             return history.current().and_then(recorded);

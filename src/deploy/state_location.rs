@@ -57,7 +57,7 @@ impl StateLocation {
 fn has_images_of(docker: &Docker, folder: &Path, project: &str) -> bool {
     let Ok(history) = Store::new(folder, project).and_then(|store| store.history()) else { return true };
     let images =
-        history.newest_first().flat_map(|r| r.services.values()).map(|placed| placed.image_id.clone());
+        history.newest_first().flat_map(|r| r.services.values()).map(|release| release.image_id.clone());
     let ids: BTreeSet<String> = images.filter(|id| !id.is_empty()).collect();
     let ids: BTreeSet<&str> = ids.iter().map(String::as_str).collect();
     ids.is_empty() || docker.images(&ids).is_ok_and(|found| !found.is_empty())
