@@ -152,8 +152,8 @@ impl Haproxy {
     }
 
     /// Commands that admit the reachable instances inside and drain those outside, in one step. HAProxy would
-    /// retry a request to a dead instance for as long as `retries` and `timeout connect` allow, so the sessions
-    /// of dead instances are shut down.
+    /// retry a request to a stopped instance for as long as `retries` and `timeout connect` allow. So the
+    /// sessions of stopped instances are shut down.
     fn urgent_switch(&self, inside: &[Server], outside: &[Server], exited: &[Endpoint]) -> Vec<String> {
         let ready = inside.iter().filter(|s| s.is_out() && s.has_passed()).map(|s| s.set("ready"));
         let has_successor = |s: &&&Server| inside.iter().any(|i| i.backend == s.backend && i.has_passed());

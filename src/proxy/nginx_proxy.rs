@@ -1,5 +1,5 @@
-//! nginx-proxy with docker-gen, in one container or two. Marker files gate and drain instances, the start time
-//! of nginx's workers confirms the switch, and the connections in its network namespace are the requests in
+//! nginx-proxy with docker-gen, in one container or two. Marker files gate and drain instances, and the start
+//! time of nginx's workers confirms the switch. Connections in nginx's network namespace count as requests in
 //! flight.
 
 mod multiports;

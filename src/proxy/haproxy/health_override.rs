@@ -1,6 +1,6 @@
-//! Early health of a slot. HAProxy checks a slot once per interval, at a time that nothing tells. So compose-zd
-//! adds a probe server at the same address: it never gets a request, and HAProxy checks it at once in the same
-//! way. Its result holds for the slot, too.
+//! Early health of a slot. HAProxy checks a slot once per interval, at a time that compose-zd cannot know. So
+//! compose-zd adds a probe server at the same address. A probe server never gets a request, and HAProxy checks
+//! it at once in the same way. The result holds for the slot, too.
 
 use super::server::Server;
 use super::static_servers::{addable_options, added_name, is_added};

@@ -15,8 +15,8 @@ pub const LATE_REQUEST_GRACE: Duration = Duration::from_secs(10);
 /// 2.5).
 const SAME_START: f64 = 0.2;
 
-/// Script that prints each HAProxy process of the container with its parent and start in ticks of 10 ms, the
-/// uptime, and, if several processes run, the connections to these addresses.
+/// Script that prints the uptime, and each HAProxy process of the container with its parent and start in ticks
+/// of 10 ms. If several processes run, the script also prints the connections to these addresses.
 pub fn process_script(endpoints: &[Endpoint]) -> String {
     let remotes: Vec<String> = endpoints.iter().flat_map(|e| &e.addresses).map(proc_net_hex).collect();
     let connections = match remotes[..] {

@@ -171,6 +171,7 @@ impl Haproxy {
     /// A flag belongs to the slot: if it outlived the instance, the next one would get no request. The flag is
     /// cleared once HAProxy knows that the instance is gone. Cleared earlier, the slot would send requests to a
     /// stopped instance.
+    ///
     /// Where HAProxy checks the slot, compose-zd sets it down, and only HAProxy's own check can bring it back.
     /// Otherwise DNS must drop the address first.
     pub fn converge_static_servers(&self, slots: &[Server], endpoints: &[Endpoint]) -> (Vec<String>, bool) {

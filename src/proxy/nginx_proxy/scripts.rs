@@ -151,9 +151,14 @@ rm -f \"$config.zd\"
     )
 }
 
-/// Script that prints the servers of the configuration, two clocks at the same moment, the time at which the
-/// configuration was written, nginx's workers, and the connections to our instances that may carry a request:
-/// established, opening, or closed by the instance only.
+/// Script that prints the state of nginx:
+/// - the servers of its configuration,
+/// - two clocks at the same moment,
+/// - the time at which the configuration was written,
+/// - nginx's workers,
+/// - the connections to our instances that may carry a request: established, opening, or closed by the instance
+///   only.
+///
 /// compose-zd polls with this script, so it starts as few programs as possible. `read` skips the NUL at the end
 /// of a process title.
 pub fn state_script(config: &str, remotes: &[String]) -> String {
