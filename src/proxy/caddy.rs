@@ -175,7 +175,7 @@ impl Caddy {
     }
 
     /// Caddy routes to the backend, by its configuration; where that is not known, by its file.
-    fn routes_to(&self, backend: &Backend) -> bool {
+    fn has_route_to(&self, backend: &Backend) -> bool {
         match (&self.settings.api, self.settings.file_text.is_empty()) {
             _ if self.by_labels => caddy_label(backend).is_some(),
             (Some(_), _) => !self.handlers_of(&backend.names).is_empty(),
@@ -312,7 +312,7 @@ impl Proxy for Caddy {
 
     fn routes_to(&self, backend: &Backend) -> bool {
         let reaches = |n: &String| self.container.networks().any(|own| own == n);
-        backend.networks.iter().any(reaches) && self.routes_to(backend)
+        backend.networks.iter().any(reaches) && self.has_route_to(backend)
     }
 
     fn port(&self, container: &Container) -> Option<u16> {

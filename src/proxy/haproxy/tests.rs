@@ -129,7 +129,7 @@ fn sessions_to_an_exited_instance_are_shut_down_unless_they_are_redispatched() {
 fn the_diagnosis_lists_failing_checks() {
     let stat = "# pxname,svname,status,check_status,check_code,last_chk,\n\
                 web,app1,UP,L7OK,200,,\nweb,app2,MAINT (resolution),,,,\nweb,app3,DOWN,L7STS,404,\"\",\n\
-                web,compose-zd-new,DOWN,* L4CON,,Connection refused,\nother,one,DOWN,L4CON,,,\n";
+                web,compose-zd-new,DOWN,* L4CON,,Connection refused,\nunknown,one,DOWN,L4CON,,,\n";
     assert_eq!(
         haproxy(CONFIGURATION).diagnosis(&output(stat)),
         "its own check of `web/app3`: L7STS 404\nits own check of `web/compose-zd-new`: L4CON Connection refused"
