@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn an_engine_that_does_not_answer_has_a_hint_for_its_kind_of_address() {
         assert!(address("default ssh://me@far:22/sock").hint().starts_with("`ssh me@far:22 docker version`"));
-        assert!(address("far tcp://192.0.2.1:2375").hint().contains("reaches it at that address"));
+        assert!(address("far tcp://192.0.2.1:2375").hint().contains("reaches that address"));
         assert!(address("default unix:///run/docker.sock").hint().contains("systemctl start docker"));
         assert!(address("").hint().contains("`--context` or `--host`"));
     }

@@ -93,7 +93,7 @@ impl Docker {
         Ok(result.ok_or_else(|| {
             let seconds = limit.as_secs();
             Error::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
-                .hint("see whether the Docker engine is overloaded, or lost")
+                .hint("check whether the Docker engine is overloaded or down")
         })?)
     }
 }

@@ -148,10 +148,8 @@ fn create_keeper(docker: &Docker, owner: ImageOwner, keeper: &str, tag: &str) ->
 }
 
 fn name_taken(keeper: &str) -> Error {
-    Error::unchanged(format!(
-        "the container `{keeper}` has the name of a compose-zd container, but is another one"
-    ))
-    .hint("rename or remove it")
+    Error::unchanged(format!("another program's container has the name `{keeper}`, which compose-zd needs"))
+        .hint("rename or remove it")
 }
 
 /// Reference of exactly this image: that of the compose file while it still names the image, else our tag. A

@@ -436,13 +436,13 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, UnreadableF
     }
 }
 
-fn unreadable(path: &Path, why: String) -> UnreadableFile {
-    UnreadableFile { path: path.into(), reason: why, is_newer: false }
+fn unreadable(path: &Path, reason: String) -> UnreadableFile {
+    UnreadableFile { path: path.into(), reason, is_newer: false }
 }
 
 fn newer(path: &Path, format: u64) -> UnreadableFile {
-    let why = format!("it has the format {format}; this version reads formats up to {FORMAT}");
-    UnreadableFile { path: path.into(), reason: why, is_newer: true }
+    let reason = format!("it has the format {format}; this version reads formats up to {FORMAT}");
+    UnreadableFile { path: path.into(), reason, is_newer: true }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Error {
