@@ -358,7 +358,10 @@ fn an_engine_that_does_not_answer_in_time_is_named_and_nothing_is_changed() {
     let run = fake.run("deploy app --engine-timeout 1s").code(1);
     says(
         &run,
-        &["the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer", "hint: see that it"],
+        &[
+            "the Docker engine at `tcp://192.0.2.1:2375` (context `far`) does not answer",
+            "hint: check that it",
+        ],
     );
     assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
 }
@@ -392,7 +395,7 @@ fn without_the_compose_plugin_a_standalone_v2_is_used_and_v1_is_refused() {
     };
     standalone("#!/bin/sh\necho 1.29.2\n");
     let run = fake.run_with_path("deploy app", &only_fake).code(1);
-    says(&run, &["standalone `docker-compose` v2", "of version 1"]);
+    says(&run, &["standalone `docker-compose` v2", "is version 1"]);
     standalone(
         "#!/bin/sh\n[ \"$1\" = version ] && echo 2.40.0\nrm -f $FAKE/fail\nexec docker compose \"$@\"\n",
     );
@@ -430,8 +433,8 @@ fn obstacles_are_found_before_anything_starts() {
         ("deploy: {replicas: 0}", "0 instances", "1 or more"),
         ("x-zd: {proxy: {kind: apache}}", "unknown proxy kind `apache`", "`traefik` or `none`"),
         ("x-zd: {proxy: {container: lb}}", "container `lb` does not exist", "docker ps"),
-        ("x-zd: {health: {path: /up}}", "no port to ask", "x-zd.health.port"),
-        ("x-zd: {health: {body: ok}}", "no port to ask", "`healthcheck`"),
+        ("x-zd: {health: {path: /up}}", "no port to probe", "x-zd.health.port"),
+        ("x-zd: {health: {body: ok}}", "no port to probe", "`healthcheck`"),
     ];
     for (keys, message, fix) in cases {
         let fake = FakeDocker::new();
