@@ -166,9 +166,7 @@ fn haproxy_is_on_the_networks_of_its_services_and_reached_from_the_host() {
         files(&facts, &proxied, &layout())[0].text.clone()
     };
     assert!(!text("{default: null}").contains("networks"));
-    assert!(
-        text("{proxied_service: null, back: null}").contains("    networks:\n      - back\n      - front\n")
-    );
+    assert!(text("{front: null, back: null}").contains("    networks:\n      - back\n      - front\n"));
     assert!(text("{back: null}").contains("    networks:\n      - back\n      - default\n"));
 }
 

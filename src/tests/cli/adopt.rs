@@ -216,7 +216,7 @@ fn a_failed_init_writes_nothing() {
     // A Compose version that keeps the ports.
     let fake = project_without_proxy();
     fake.write("config-added.yaml", &fs::read_to_string(fake.path("config.yaml")).unwrap());
-    nothing(&fake, "init", 1, &["does not understand `!reset`", "2.24.4"]);
+    nothing(&fake, "init", 1, &["does not support `!reset`", "2.24.4"]);
     let fake = project_without_proxy();
     fake.write("scripts", "no folder\n");
     says(&fake.run("init").code(1), &["scripts/post-receive", "nothing was added"]);

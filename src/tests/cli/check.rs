@@ -88,7 +88,7 @@ fn check_refuses_an_unknown_service_and_a_project_without_services() {
     let fake = FakeDocker::new();
     fake.run("check nobody").code(2).stderr_eq(
         "\
-error: `check`: project `p` has no service or pair `nobody`
+error: project `p` has no service or pair `nobody`
 hint: the project has `app`; a service of a profile needs `--profile`
 ",
     );
