@@ -288,17 +288,18 @@ fn a_repeated_bad_answer_is_reported_once() {
     let fake = FakeDocker::new();
     let port = http_server("503 Service Unavailable");
     let words = format!("deploy app --health-port {port} --health-deadline 3s");
-    let said = stderr(&fake.run(&words).code(3));
-    assert_eq!(said.matches("app-2 is not ready yet: GET http://127.0.0.1:").count(), 1, "{said}");
+    let output = stderr(&fake.run(&words).code(3));
+    assert_eq!(output.matches("app-2 is not ready yet: GET http://127.0.0.1:").count(), 1, "{output}");
 }
 
 #[test]
 fn a_serving_instance_that_fails_the_probe_is_reported_before_anything_starts() {
     let fake = FakeDocker::new();
     let port = http_server("404 Not Found");
-    let said = stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
-    let warned = said.find("warning: app-1 serves now and does not pass the probe of new instances: GET");
-    assert!(warned.expect(&said) < said.find("created app-2").expect(&said), "{said}");
+    let output =
+        stderr(&fake.run(&format!("deploy app --health-port {port} --health-deadline 300ms")).code(3));
+    let warned = output.find("warning: app-1 serves now and does not pass the probe of new instances: GET");
+    assert!(warned.expect(&output) < output.find("created app-2").expect(&output), "{output}");
     says(&fake.run("deploy app --health-path /up"), &["app-2 is ready"]);
 }
 

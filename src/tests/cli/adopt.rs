@@ -41,9 +41,9 @@ fn with_services(services: &str) -> FakeDocker {
 
 /// Action on each file, as `init` reports it.
 fn file_actions(run: &OutputAssert) -> Vec<(String, String)> {
-    let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     let lines =
-        told.lines().skip_while(|l| !l.starts_with("WHAT")).skip(1).take_while(|l| !l.starts_with("next:"));
+        output.lines().skip_while(|l| !l.starts_with("WHAT")).skip(1).take_while(|l| !l.starts_with("next:"));
     let words = lines.filter_map(|l| {
         let mut words = l.split_whitespace();
         Some((words.next()?.to_string(), words.next()?.to_string()))
@@ -77,11 +77,11 @@ fn init_writes_every_file_and_a_second_init_changes_none() {
 fn print_shows_every_file_and_writes_none() {
     let fake = project_without_proxy();
     let run = fake.run("init --print --health-path /up").success();
-    let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
-    FILES.iter().for_each(|file| assert!(told.contains(&format!("==> {file} <==\n")), "{file}: {told}"));
+    let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+    FILES.iter().for_each(|file| assert!(output.contains(&format!("==> {file} <==\n")), "{file}: {output}"));
     assert!(
-        told.contains("server-template app 8 app:3000 check") && told.contains("httpchk GET /up"),
-        "{told}"
+        output.contains("server-template app 8 app:3000 check") && output.contains("httpchk GET /up"),
+        "{output}"
     );
     assert_eq!(written_files(&fake), Vec::<&str>::new());
 }
@@ -268,9 +268,12 @@ fn run_as_plugin(fake: &FakeDocker, words: &str) -> OutputAssert {
 fn docker_runs_compose_zd_as_a_plugin() {
     let fake = FakeDocker::new();
     let run = run_as_plugin(&fake, "docker-cli-plugin-metadata").success();
-    let told: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
-    assert_eq!(told["SchemaVersion"], "0.1.0");
-    assert!(["Vendor", "Version", "ShortDescription"].iter().all(|key| told[key].is_string()), "{told}");
+    let metadata: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    assert_eq!(metadata["SchemaVersion"], "0.1.0");
+    assert!(
+        ["Vendor", "Version", "ShortDescription"].iter().all(|key| metadata[key].is_string()),
+        "{metadata}"
+    );
     run_as_plugin(&fake, "--context far --log-level error -D zd deploy app --dry-run").success();
     let calls = fs::read_to_string(fake.path("calls")).unwrap();
     assert!(calls.lines().any(|c| c == "--log-level error -D --context far compose config"), "{calls}");
@@ -288,11 +291,11 @@ fn every_shell_has_completions() {
     let fake = FakeDocker::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let run = fake.run(&format!("completions {shell}")).success();
-        let told = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
-        assert!(["rollback", "health-path"].iter().all(|word| told.contains(word)), "{shell}: {told}");
+        let output = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
+        assert!(["rollback", "health-path"].iter().all(|word| output.contains(word)), "{shell}: {output}");
         if shell == "bash" {
             let check = "set -e; source /dev/stdin; complete -p compose-zd";
-            Command::new("bash").args(["-c", check]).stdin(told).assert().success();
+            Command::new("bash").args(["-c", check]).stdin(output).assert().success();
         }
     }
     says(&fake.run("completions tcsh").code(2), &["tcsh", "bash"]);
@@ -365,8 +368,8 @@ fn help_has_examples_keys_and_exit_codes() {
 fn the_keys_shown_by_help_are_accepted() {
     let fake = FakeDocker::new();
     let help = fake.run("deploy --help").success();
-    let told = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
-    let (_, keys) = told.split_once("Keys of the compose file").expect("a part with the keys");
+    let output = String::from_utf8_lossy(&help.get_output().stdout).into_owned();
+    let (_, keys) = output.split_once("Keys of the compose file").expect("a part with the keys");
     let (_, keys) = keys.split_once('\n').expect("its first line");
     let (keys, _) = keys.split_once("\n\n").unwrap();
     let keys = keys

@@ -54,9 +54,12 @@ fn check_notes_a_serving_instance_that_fails_the_probe() {
     let port = super::http_server("404 Not Found");
     let health = format!("x-zd: {{health: {{path: /up, port: {port}}}}}");
     fake.service(&format!("image: 'app:1', restart: always, {health}"));
-    let told = String::from_utf8(fake.run("check").code(0).get_output().stdout.clone()).unwrap();
-    assert!(told.contains("app-1 serves now and does not pass the probe of new instances: GET "), "{told}");
-    assert!(told.contains("[serving-not-ready]") && told.contains("`x-zd.health.path`"), "{told}");
+    let output = String::from_utf8(fake.run("check").code(0).get_output().stdout.clone()).unwrap();
+    assert!(
+        output.contains("app-1 serves now and does not pass the probe of new instances: GET "),
+        "{output}"
+    );
+    assert!(output.contains("[serving-not-ready]") && output.contains("`x-zd.health.path`"), "{output}");
     assert_only_reads(&fake);
 }
 
@@ -78,8 +81,8 @@ fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
     fake.service("image: 'app:1', restart: always, container_name: one");
     fake.fail("ps --all", "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.");
     let output = fake.run("check").code(1).get_output().clone();
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("[container-name]") && told.contains("no Docker engine answers"), "{told}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.contains("[container-name]") && stdout.contains("no Docker engine answers"), "{stdout}");
     assert_only_reads(&fake);
 }
 

@@ -18,10 +18,10 @@ fn project_with_dependent() -> FakeDocker {
 #[test]
 fn a_dependent_with_restart_true_restarts_after_the_old_instance_stopped() {
     let fake = project_with_dependent();
-    let said = "`depends_on.….restart: true`: `worker` restarts afterwards";
-    says(&fake.run("deploy app --dry-run").success(), &[said]);
+    let notice = "`depends_on.….restart: true`: `worker` restarts afterwards";
+    says(&fake.run("deploy app --dry-run").success(), &[notice]);
     assert!(!fake.changes().contains("restart"), "{}", fake.changes());
-    says(&fake.run("deploy app").success(), &[said, "restarting `worker`"]);
+    says(&fake.run("deploy app").success(), &[notice, "restarting `worker`"]);
     let changes = fake.changes();
     assert!(changes.contains("stop old\ncompose restart --no-deps worker\n"), "{changes}");
 

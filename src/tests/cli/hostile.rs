@@ -24,14 +24,14 @@ fn every_broken_input_is_refused_with_its_key_and_changes_nothing() {
     fake.write("compose.yaml", "");
     let mut wrong = Vec::new();
     for (name, text) in all {
-        let told = |mark: &str| {
+        let marked = |mark: &str| {
             text.lines().filter_map(|l| l.strip_prefix(mark)).map(String::from).collect::<Vec<_>>()
         };
-        let runs = told("# runs: ").pop().unwrap_or("deploy app".into());
+        let runs = marked("# runs: ").pop().unwrap_or("deploy app".into());
         fake.write("config.yaml", &text);
         let run = fake.run(&runs);
         let (code, all) = (run.get_output().status.code(), stderr(&run));
-        let missing = told("# says: ").into_iter().find(|says| !all.contains(says));
+        let missing = marked("# says: ").into_iter().find(|says| !all.contains(says));
         let is_open = all.contains("hunter2") || all.contains("panicked") || all.contains('\u{1b}');
         if code != Some(2) || missing.is_some() || is_open || !fake.changes().is_empty() {
             wrong.push(format!("{name}: exit {code:?}, without {missing:?}, {:?}\n{all}", fake.changes()));
@@ -97,9 +97,9 @@ fn secrets_never_reach_output_or_a_file_that_others_can_read() {
         let deploy = format!("deploy app -v --witness-url {url} --drain-command hunter2-flag");
         for words in [&*deploy, "status", "history --output json", "deploy app --dry-run -v"] {
             let run = fake.run(words);
-            let said = format!("{}{}", stderr(&run), String::from_utf8_lossy(&run.get_output().stdout));
-            assert!(!said.contains("hunter2"), "{words}: {said}");
-            assert!(run.get_output().status.success() || !failing.is_empty(), "{words}: {said}");
+            let output = format!("{}{}", stderr(&run), String::from_utf8_lossy(&run.get_output().stdout));
+            assert!(!output.contains("hunter2"), "{words}: {output}");
+            assert!(run.get_output().status.success() || !failing.is_empty(), "{words}: {output}");
         }
         for recorded in fs::read_dir(fake.path(".compose-zd/rollouts")).into_iter().flatten() {
             let text = fs::read_to_string(recorded.unwrap().path()).unwrap();

@@ -140,9 +140,9 @@ fn a_waiting_run_deploys_the_file_as_it_is_when_the_lock_is_free() {
     make_ready(&fake);
     interrupt(&first);
     assert_eq!(wait_for_exit(first).0, Some(130));
-    let (code, said) = wait_for_exit(second);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("waiting for `deploy app` by "), "{said}");
+    let (code, output) = wait_for_exit(second);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("waiting for `deploy app` by "), "{output}");
     assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
@@ -170,13 +170,13 @@ fn of_several_waiting_runs_only_the_newest_deploys() {
     let third = start_run(&fake, "deploy --latest app");
     waits(3);
     make_ready(&fake);
-    let (code, said) = wait_for_exit(second);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("`p`: superseded by a newer run, which deploys instead"), "{said}");
+    let (code, output) = wait_for_exit(second);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("`p`: superseded by a newer run, which deploys instead"), "{output}");
     interrupt(&first);
     assert_eq!(wait_for_exit(first).0, Some(130));
-    let (code, said) = wait_for_exit(third);
-    assert!(said.contains("`app` is deployed as release"), "{said}");
+    let (code, output) = wait_for_exit(third);
+    assert!(output.contains("`app` is deployed as release"), "{output}");
     assert_eq!(code, Some(0));
 }
 
@@ -199,13 +199,13 @@ fn a_run_that_lost_its_lock_stops_and_reports_it() {
     let first = start_run(&fake, "deploy app");
     wait_until("the first run has started its instance", is_started(&fake));
     write_foreign_lock(&fake, "now");
-    let (code, said) = wait_for_exit(first);
-    assert_eq!(code, Some(7), "{said}");
+    let (code, output) = wait_for_exit(first);
+    assert_eq!(code, Some(7), "{output}");
     for text in ["`deploy web` by ci@runner, process 7", "has taken its lock", "hint: `compose-zd status`"] {
-        assert!(said.contains(text), "{said}");
+        assert!(output.contains(text), "{output}");
     }
     assert!(fake.changes().ends_with("start new\n"), "no way back either: {}", fake.changes());
-    assert!(!said.contains("rolling back") && fake.path("containers/new").exists(), "{said}");
+    assert!(!output.contains("rolling back") && fake.path("containers/new").exists(), "{output}");
     assert_eq!(count_locks(fake.dir.path()), 1, "only the other's");
     assert!(fs::read_to_string(lock_file(&fake)).unwrap().contains("ci@runner"));
     assert!(fake.path(".compose-zd/p/wanted.json").exists(), "the other run's to finish");
@@ -231,8 +231,8 @@ fn a_renewed_foreign_lock_is_respected_even_if_the_clock_of_the_engine_jumped() 
     let second = start_run(&fake, "deploy app");
     wait_until("the second run asks for the lock", || lock_attempts(&fake) > 1);
     write_foreign_lock(&fake, "1 hour ago");
-    let (code, said) = wait_for_exit(second);
-    assert_eq!(code, Some(5), "{said}");
+    let (code, output) = wait_for_exit(second);
+    assert_eq!(code, Some(5), "{output}");
     assert_eq!(fake.changes(), "");
 }
 

@@ -23,7 +23,7 @@ struct RunningDeploy<'f> {
 impl<'f> RunningDeploy<'f> {
     fn start(fake: &'f FakeDocker, words: &str) -> RunningDeploy<'f> {
         let path = format!("{}:/usr/bin:/bin", fake.path("bin").display());
-        let said = fs::File::create(fake.path("stderr")).unwrap();
+        let stderr = fs::File::create(fake.path("stderr")).unwrap();
         let child = Process::new(snapbox::cmd::cargo_bin!("compose-zd"))
             .args(words.split(' '))
             .current_dir(fake.dir.path())
@@ -32,7 +32,7 @@ impl<'f> RunningDeploy<'f> {
             .envs(fake.monitors())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(said)
+            .stderr(stderr)
             .spawn()
             .unwrap();
         RunningDeploy { fake, child }
@@ -62,8 +62,8 @@ impl<'f> RunningDeploy<'f> {
     }
 
     fn wait_for_output(self) -> (Output, String) {
-        let said = self.fake.path("stderr");
-        (self.child.wait_with_output().unwrap(), fs::read_to_string(said).unwrap())
+        let stderr = self.fake.path("stderr");
+        (self.child.wait_with_output().unwrap(), fs::read_to_string(stderr).unwrap())
     }
 }
 
@@ -85,16 +85,16 @@ fn deploy_with_state_in_monitor(state: &str) -> (Option<i32>, String, String) {
     deploy.wait_for("watching it for 5s (Ctrl-C rolls back)");
     let fails = Instant::now();
     set_state_of_new(&fake, state);
-    let (code, said) = deploy.wait_for_exit();
-    assert!(fails.elapsed() < Duration::from_secs(4), "it waited for the end of the monitor:\n{said}");
-    (code, said, fake.changes())
+    let (code, output) = deploy.wait_for_exit();
+    assert!(fails.elapsed() < Duration::from_secs(4), "it waited for the end of the monitor:\n{output}");
+    (code, output, fake.changes())
 }
 
 #[track_caller]
-fn assert_rolled_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
-    assert_eq!(code, Some(3), "{said}");
+fn assert_rolled_back(code: Option<i32>, output: &str, changes: &str, why: &str) {
+    assert_eq!(code, Some(3), "{output}");
     for text in [why, "app-1 served before and still serves", "fatal: no database", "app-2 answered last: "] {
-        assert!(said.contains(text), "no `{text}` in:\n{said}");
+        assert!(output.contains(text), "no `{text}` in:\n{output}");
     }
     assert!(!changes.contains("stop old"), "nothing happens to the old one: {changes}");
     assert!(changes.ends_with("rm new\n"), "{changes}");
@@ -102,12 +102,17 @@ fn assert_rolled_back(code: Option<i32>, said: &str, changes: &str, why: &str) {
 
 #[test]
 fn an_instance_that_dies_or_restarts_within_the_monitor_is_rolled_back() {
-    let (code, said, changes) =
+    let (code, output, changes) =
         deploy_with_state_in_monitor(r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    assert_rolled_back(code, &said, &changes, "app-2 failed after it was ready: it exited with code 7");
-    let (code, said, changes) =
+    assert_rolled_back(code, &output, &changes, "app-2 failed after it was ready: it exited with code 7");
+    let (code, output, changes) =
         deploy_with_state_in_monitor(r#""RestartCount": 1, "State": {"Status": "running"}"#);
-    assert_rolled_back(code, &said, &changes, "app-2 failed after it was ready: it exited and was restarted");
+    assert_rolled_back(
+        code,
+        &output,
+        &changes,
+        "app-2 failed after it was ready: it exited and was restarted",
+    );
     assert!(changes.contains("stop new\nrm new"), "{changes}");
 }
 
@@ -117,9 +122,9 @@ fn the_timeline_of_an_instance_that_dies_in_rotation_ends_there() {
     let deploy = RunningDeploy::start(&fake, "deploy app --output json --timeline page.html");
     deploy.wait_for("\"event\":\"monitoring\"");
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    let (code, said) = deploy.wait_for_exit();
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains(r#""event":"exited","names":["app-2"]"#), "{said}");
+    let (code, output) = deploy.wait_for_exit();
+    assert_eq!(code, Some(3), "{output}");
+    assert!(output.contains(r#""event":"died","names":["app-2"]"#), "{output}");
     let page = fs::read_to_string(fake.path("page.html")).unwrap();
     let row = page.lines().find(|line| line.contains("app-2 <small>new")).expect(&page);
     let after = row.split_once("in rotation ").expect(row).1;
@@ -133,9 +138,9 @@ fn a_deploy_ends_after_its_monitor_and_reports_both_times() {
     let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 1s");
     deploy.wait_for("app-2 in service after ");
     assert!(!fake.changes().contains("stop old"), "it runs on: {}", fake.changes());
-    let (output, said) = deploy.wait_for_output();
-    assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(start.elapsed() >= Duration::from_secs(1), "{said}");
+    let (output, stderr) = deploy.wait_for_output();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(start.elapsed() >= Duration::from_secs(1), "{stderr}");
     let result = String::from_utf8_lossy(&output.stdout).into_owned();
     let seconds = |text: &str| text.split(['s', '\n']).next().unwrap().parse::<f64>().unwrap();
     let (_, times) = result.split_once(": app-2 in service after ").expect(&result);
@@ -169,8 +174,8 @@ fn int_and_term_within_the_monitor_roll_back_and_hup_does_not() {
         let deploy = RunningDeploy::start(&fake, "deploy app");
         deploy.wait_for("watching it for 5s");
         deploy.signal(signal);
-        let (ended, said) = deploy.wait_for_exit();
-        assert_eq!(ended, Some(code), "{said}");
+        let (ended, output) = deploy.wait_for_exit();
+        assert_eq!(ended, Some(code), "{output}");
         assert!(fake.changes().ends_with("start new\nstop new\nrm new\n"), "{}", fake.changes());
     }
     let fake = project_with_default_monitor();
@@ -201,9 +206,9 @@ fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
     let deploy = RunningDeploy::start(&fake, "deploy app --update-monitor 30s");
     deploy.wait_for("watching it for 2");
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
-    let (code, said) = deploy.wait_for_exit();
-    assert_eq!(code, Some(3), "{said}");
-    assert!(said.contains("app-1 served before and still serves"), "{said}");
+    let (code, output) = deploy.wait_for_exit();
+    assert_eq!(code, Some(3), "{output}");
+    assert!(output.contains("app-1 served before and still serves"), "{output}");
     assert!(fake.changes().ends_with("start new\nrm new\n"), "{}", fake.changes());
 }
 
@@ -219,8 +224,8 @@ fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_sh
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
     deploy.wait_for("rolling back");
     assert!(!fake.path("job-done").exists(), "it goes back while the one-shot runs");
-    let (code, said) = deploy.wait_for_exit();
-    assert_eq!(code, Some(3), "{said}");
+    let (code, output) = deploy.wait_for_exit();
+    assert_eq!(code, Some(3), "{output}");
     assert!(fake.path("job-done").exists(), "it is waited for");
     assert!(!fake.changes().contains("stop old"), "{}", fake.changes());
 }

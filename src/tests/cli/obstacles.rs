@@ -83,8 +83,8 @@ fn check_dry_run_and_deploy_refuse_the_same_obstacles() {
         fake.write("engine", "24.0.7 1000000\n");
         write_project(&fake, keys, others);
         let check = fake.run("check app").code(1);
-        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-        assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{keys}: {told}");
+        let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(output.contains(words) && output.contains(&format!("[{rule}]")), "{keys}: {output}");
         for command in ["deploy app --dry-run", "deploy app"] {
             says(&fake.run(command).code(2), &[words, "hint: "]);
         }
@@ -120,8 +120,11 @@ fn an_anonymous_volume_of_the_image_is_an_obstacle_unless_mounted_or_fresh() {
     let mounts = r#""Mounts": [{"Type": "volume", "Name": "x", "Destination": "/uploads"}], "Config""#;
     fake.write("containers/old", &text.replacen("\"Config\"", mounts, 1));
     let check = fake.run("check app").code(1);
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("anonymous volume at /uploads") && told.contains("[anonymous-volume]"), "{told}");
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(
+        output.contains("anonymous volume at /uploads") && output.contains("[anonymous-volume]"),
+        "{output}"
+    );
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(2), &["anonymous volume at /uploads", "x-zd.anonymous_volumes: fresh"]);
     }
@@ -172,8 +175,8 @@ fn an_unknown_proxy_that_routes_to_the_service_is_refused() {
     };
     let fake = nginx("http://app:3000");
     let check = fake.run("check app").code(1);
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("`web` routes to `app`") && told.contains("[unknown-proxy]"), "{told}");
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(output.contains("`web` routes to `app`") && output.contains("[unknown-proxy]"), "{output}");
     for command in ["deploy app --dry-run", "deploy app"] {
         says(
             &fake.run(command).code(1),
@@ -219,8 +222,8 @@ fn a_requested_route_without_a_proxy_is_refused() {
     for (claim, named) in claims {
         let fake = project_with_claim(claim, "");
         let check = fake.run("check app").code(1);
-        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-        assert!(told.contains("[route-not-found]"), "{told}");
+        let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(output.contains("[route-not-found]"), "{output}");
         says(&fake.run("deploy app").code(1), &[named, "--proxy-kind none"]);
         assert!(fake.path("containers/old").exists() && !fake.path("containers/new").exists());
         fake.run("deploy app --proxy-kind none").success();
@@ -298,8 +301,8 @@ fn a_container_bound_to_a_running_instance_is_an_obstacle() {
     for (settings, rule, words) in cases {
         let fake = project_with_container(settings);
         let check = fake.run("check app").code(1);
-        let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-        assert!(told.contains(words) && told.contains(&format!("[{rule}]")), "{settings}: {told}");
+        let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+        assert!(output.contains(words) && output.contains(&format!("[{rule}]")), "{settings}: {output}");
         for command in ["deploy app --dry-run", "deploy app"] {
             says(&fake.run(command).code(2), &[words, "hint: "]);
         }
@@ -320,10 +323,10 @@ fn check_reports_containers_that_compose_would_stop() {
     let fake = FakeDocker::new();
     fake.write("stops", "up --no-start");
     let check = fake.run("check app").code(1);
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
     assert!(
-        told.contains("Compose would stop running containers") && told.contains("p-db-1 Stopping"),
-        "{told}"
+        output.contains("Compose would stop running containers") && output.contains("p-db-1 Stopping"),
+        "{output}"
     );
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["Compose would stop running containers", "p-db-1 Stopping"]);
@@ -337,8 +340,8 @@ fn an_instance_in_a_crash_loop_is_named_and_replaced() {
     let fake = FakeDocker::new();
     fake.container("containers/old", "app-1", "restarting", "other");
     let check = fake.run("check app").success();
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("p-app-1 keeps crashing") && told.contains("[crash-loop]"), "{told}");
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(output.contains("p-app-1 keeps crashing") && output.contains("[crash-loop]"), "{output}");
     says(&fake.run("deploy app --dry-run").success(), &["p-app-1 keeps crashing"]);
     says(&fake.run("deploy app").success(), &["p-app-1 keeps crashing"]);
     assert!(fake.changes().ends_with("rm old\n"), "{}", fake.changes());
@@ -350,10 +353,10 @@ fn denied_access_to_the_engine_is_reported_by_check_dry_run_and_deploy() {
     let denied = "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock";
     fake.fail("ps --all", denied);
     let check = fake.run("check app").code(1);
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
     assert!(
-        told.contains("this user may not talk to the Docker engine") && told.contains("[engine-denied]"),
-        "{told}"
+        output.contains("this user may not talk to the Docker engine") && output.contains("[engine-denied]"),
+        "{output}"
     );
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["this user may not talk to the Docker engine", "group `docker`"]);
@@ -375,8 +378,8 @@ fn an_unhealthy_dependency_is_reported_by_check_dry_run_and_deploy() {
     };
     db("unhealthy");
     let check = fake.run("check app").code(1);
-    let told = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
-    assert!(told.contains("`db` is unhealthy") && told.contains("[dependency-unhealthy]"), "{told}");
+    let output = String::from_utf8_lossy(&check.get_output().stdout).into_owned();
+    assert!(output.contains("`db` is unhealthy") && output.contains("[dependency-unhealthy]"), "{output}");
     for command in ["deploy app --dry-run", "deploy app"] {
         says(&fake.run(command).code(1), &["`db` is unhealthy", "docker inspect"]);
     }

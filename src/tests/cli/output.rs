@@ -43,8 +43,8 @@ fn json_output_matches_the_schema_with_events_and_a_summary() {
     let run = fake.run("deploy app --output json").success();
     assert_matches_schema(&schema(&fake), &run);
     let order = ["deploying", "created", "started", "ready", "stopped", "removed", "deployed"];
-    let told = event_names(&run);
-    let found: Vec<&str> = told.iter().map(String::as_str).filter(|e| order.contains(e)).collect();
+    let names = event_names(&run);
+    let found: Vec<&str> = names.iter().map(String::as_str).filter(|e| order.contains(e)).collect();
     assert_eq!(found, order);
     let summary = &json_lines(&stdout(&run))[..];
     assert_eq!(summary.len(), 1);
@@ -92,9 +92,9 @@ fn a_deploy_runs_the_commands_of_the_dry_run() {
         });
         ids.skip(1).collect::<Vec<_>>().join(" ") + "\n"
     };
-    let said: String = does.filter_map(|d| d.get("command")).map(words).collect();
+    let planned: String = does.filter_map(|d| d.get("command")).map(words).collect();
     fake.run("deploy app").success();
-    assert_eq!(fake.changes(), said);
+    assert_eq!(fake.changes(), planned);
 }
 
 #[test]
@@ -202,14 +202,14 @@ fn status_watch_repeats_until_interrupted() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut told = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     for _ in 0..3 {
-        let status: Value = serde_json::from_str(&told.next().unwrap().unwrap()).unwrap();
+        let status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(status["services"][0]["instances"][0]["name"], "app-2");
     }
     let ended = Process::new("kill").args(["-INT", &watch.id().to_string()]).status().unwrap();
     assert!(ended.success());
-    drop(told);
+    drop(lines);
     assert!(watch.wait().unwrap().success());
 }
 

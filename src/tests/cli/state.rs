@@ -374,10 +374,10 @@ fn prune_keeps_images_in_use_and_reports_only_real_removals() {
 
     fs::remove_file(fake.path("services")).unwrap();
     fake.write("in-use", "");
-    let (said, warned) = pruned();
+    let (output, warned) = pruned();
     assert!(
-        !said.contains("removed") && warned.contains("`compose-zd/p-app:r1` stays: conflict"),
-        "{said}{warned}"
+        !output.contains("removed") && warned.contains("`compose-zd/p-app:r1` stays: conflict"),
+        "{output}{warned}"
     );
     fs::remove_file(fake.path("in-use")).unwrap();
     fake.write("containers/keeper", keeper);

@@ -83,9 +83,9 @@ fn a_failed_rollback_is_shown_as_not_serving() {
     let url = server_failing_after(1);
     fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
     let (history, status) = (stdout_of(&fake, "history"), stdout_of(&fake, "status"));
-    for told in [&history, &status] {
-        assert!(told.contains("release 2 failed, and the release before does not serve"), "{told}");
-        assert!(!told.contains("(serves)") && !told.contains("killed"), "{told}");
+    for output in [&history, &status] {
+        assert!(output.contains("release 2 failed, and the release before does not serve"), "{output}");
+        assert!(!output.contains("(serves)") && !output.contains("killed"), "{output}");
     }
     let row = status.lines().find(|line| line.starts_with("app ")).expect(&status);
     assert_eq!(row.split_whitespace().nth(1), Some("unknown"), "{status}");
