@@ -98,7 +98,7 @@ fn the_sides_of_a_pair_switch_behind_static_servers() {
         assert_eq!(project.states(side), [format!("running {version}")]);
     }
     load.stop().all_from(&["1", "2", "3"]);
-    assert_eq!(haproxy_flags(&project), "", "servers with a flag of ours");
+    assert_eq!(haproxy_flags(&project), "", "servers with flags left");
 }
 
 /// A reload by certbot or `kill -USR2` leaves a retired worker, whose requests the new worker does not count.

@@ -209,15 +209,18 @@ impl Node {
 /// Overlay if the kernel can mount one here, because other drivers start containers more slowly; else the driver of the
 /// machine's own engine.
 fn storage_driver() -> &'static str {
-    static DRIVER: LazyLock<String> = LazyLock::new(|| match overlay_mounts() {
-        true => "overlay2".into(),
-        false => run(&mut host_docker("info --format {{.Driver}}")),
+    static DRIVER: LazyLock<String> = LazyLock::new(|| {
+        if can_mount_overlay() {
+            "overlay2".into()
+        } else {
+            run(&mut host_docker("info --format {{.Driver}}"))
+        }
     });
     &DRIVER
 }
 
 /// Tries an overlay mount in a separate namespace, so that nothing stays mounted.
-fn overlay_mounts() -> bool {
+fn can_mount_overlay() -> bool {
     let folder = tempfile::tempdir().expect("a folder");
     let mount = "cd \"$1\" && mkdir l u w m && mount -t overlay none -o lowerdir=l,upperdir=u,workdir=w m";
     let mut command = Command::new("unshare");

@@ -243,9 +243,9 @@ pub fn haproxy_flags(project: &TestProject) -> String {
     let state = project.exec_in_proxy(&["perl", "-e", script]);
     let flagged = |l: &&str| {
         let mut words = l.split(' ').skip(3);
-        let ours = words.next().is_some_and(|name| name.starts_with("compose-zd"));
+        let is_own = words.next().is_some_and(|name| name.starts_with("compose-zd"));
         let admin = words.nth(2).and_then(|a| a.parse::<u32>().ok());
-        ours || admin.is_some_and(|a| a & 0x09 != 0)
+        is_own || admin.is_some_and(|a| a & 0x09 != 0)
     };
     state.lines().filter(flagged).collect()
 }

@@ -201,15 +201,15 @@ fn a_rollback_restores_the_exact_image_after_its_tag_moved() {
     project.log("--- an existing image is enough without its keeper");
     roll_back(&project, "--to 2", "1", "2");
     let id = first.first().expect("an image");
-    let held = format!("{}-held:1", project.name);
-    project.docker(&format!("tag {id} {held}"));
+    let held_tag = format!("{}-held:1", project.name);
+    project.docker(&format!("tag {id} {held_tag}"));
     remove_kept(&project);
     roll_back(&project, "", "2", "1");
     assert_eq!(images(&project), first);
 
     project.log("--- a missing image is reported, and nothing changes");
     roll_back(&project, "--to 2", "1", "2");
-    project.docker(&format!("image rm {held}"));
+    project.docker(&format!("image rm {held_tag}"));
     remove_kept(&project);
     assert!(!project.try_docker(&format!("image inspect {id}")).status.success(), "it is gone");
     let before = (project.containers(), files(&state_folder(&project)));
@@ -368,20 +368,23 @@ fn the_requested_number_of_releases_is_kept() {
     tags.iter().for_each(|tag| drop(project.docker(&format!("tag {base} {tag}"))));
     project.docker(&format!("create --name {neighbour} --label compose-zd.keeps={more} {}", tags[0]));
     // Objects of another checkout of the project.
-    let theirs = format!("compose-zd/{}--app:r1-0000feed", project.name);
-    let checkouts = format!("compose-zd-keep-{}--app-r1-0000feed", project.name);
-    project.docker(&format!("tag {base} {theirs}"));
-    project.docker(&format!("create --name {checkouts} --label compose-zd.keeps={} {theirs}", project.name));
+    let other_tag = format!("compose-zd/{}--app:r1-0000feed", project.name);
+    let other_keeper = format!("compose-zd-keep-{}--app-r1-0000feed", project.name);
+    project.docker(&format!("tag {base} {other_tag}"));
+    project.docker(&format!(
+        "create --name {other_keeper} --label compose-zd.keeps={} {other_tag}",
+        project.name
+    ));
     for version in ["1", "2", "3"] {
         project.set_variables(&format!("ZD_APP_IMAGE={}", image(&project, version)));
         project.deploy("app --keep 2").exits(0);
     }
-    let (project_name, mine) = (&project.name, tags[1].clone());
+    let (project_name, user_tag) = (&project.name, tags[1].clone());
     let id = project.read(&format!(".compose-zd/{project_name}/history-id"));
-    let held = ["2", "3"].map(|n| format!("compose-zd-keep-{project_name}--app-r{n}-{id}"));
-    assert_eq!(project.keepers(), [vec![checkouts], held.to_vec()].concat());
+    let keepers = ["2", "3"].map(|n| format!("compose-zd-keep-{project_name}--app-r{n}-{id}"));
+    assert_eq!(project.keepers(), [vec![other_keeper], keepers.to_vec()].concat());
     let kept = ["2", "3"].map(|n| format!("compose-zd/{project_name}--app:r{n}-{id}"));
-    assert_eq!(project.release_tags(), [vec![mine, theirs], kept.to_vec()].concat());
+    assert_eq!(project.release_tags(), [vec![user_tag, other_tag], kept.to_vec()].concat());
     project.docker(&format!("inspect {neighbour} {}", tags[0]));
     project.rollback("--to 1 --keep 2").exits(2).says("release 1 is").says("kept releases: 3, 2");
     roll_back(&project, "--keep 2", "3", "2");

@@ -323,31 +323,34 @@ fn table() {
 }
 
 /// Compares all cases with health checks at this interval.
-fn compare_with_swarm(interval: &str, rows: &[UpdateCase]) {
+fn compare_with_swarm(interval: &str, cases: &[UpdateCase]) {
     let nodes = SwarmNodes::new(1, 0);
     let project = TestProject::on_other_engine(nodes.address(0), "rules");
     project.set_variables(&format!("DOCKER_HOST={} DOCKER_CONTEXT=", nodes.host(0)));
     let engine = RulesEngine::new(&project, interval);
-    let results = run_cases(rows, |row, n| {
-        let ends = (swarm::update(&engine, row, n), project::update(&engine, row, n));
-        println!("{}", result_line(row, &ends));
+    let results = run_cases(cases, |case, n| {
+        let ends = (swarm::update(&engine, case, n), project::update(&engine, case, n));
+        println!("{}", result_line(case, &ends));
         ends
     });
-    let table = results.iter().zip(rows).map(|(ends, row)| result_line(row, ends));
+    let table = results.iter().zip(cases).map(|(ends, case)| result_line(case, ends));
     let table = table.collect::<String>();
-    let same = results.iter().zip(rows).all(|((theirs, ours), row)| *ours == row.expected(theirs));
+    let same = results
+        .iter()
+        .zip(cases)
+        .all(|((swarm_result, zd_result), case)| *zd_result == case.expected(swarm_result));
     assert!(same, "not as the engine's own:\n{table}");
 }
 
 /// Runs the cases, [`PARALLEL_CASES`] at a time, and returns their results in order.
-fn run_cases<T: Send>(rows: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) -> T + Sync) -> Vec<T> {
-    let rows = Mutex::new(rows.iter().enumerate());
+fn run_cases<T: Send>(cases: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) -> T + Sync) -> Vec<T> {
+    let cases = Mutex::new(cases.iter().enumerate());
     let results = Mutex::new(Vec::new());
     let work = || {
         loop {
-            let next = rows.lock().expect("nothing panics with it").next();
-            let Some((n, row)) = next else { break };
-            let result = attempt(row, n);
+            let next = cases.lock().expect("nothing panics with it").next();
+            let Some((n, case)) = next else { break };
+            let result = attempt(case, n);
             results.lock().expect("nothing panics with it").push((n, result));
         }
     };
@@ -359,8 +362,8 @@ fn run_cases<T: Send>(rows: &[UpdateCase], attempt: impl Fn(&UpdateCase, usize) 
 
 impl UpdateCase {
     /// Expected result of compose-zd, given that of Swarm.
-    fn expected(&self, theirs: &UpdateResult) -> UpdateResult {
-        let UpdateResult { state, new, old } = theirs.clone();
+    fn expected(&self, swarm_result: &UpdateResult) -> UpdateResult {
+        let UpdateResult { state, new, old } = swarm_result.clone();
         match self.differs {
             Difference::None => UpdateResult { state, new, old },
             Difference::OldFillGaps => UpdateResult { state, new, old: self.instances - new },
@@ -371,13 +374,10 @@ impl UpdateCase {
     }
 }
 
-fn result_line(row: &UpdateCase, (theirs, ours): &(UpdateResult, UpdateResult)) -> String {
-    let expected = row.expected(theirs);
-    let verdict = match *ours == expected {
-        true => String::new(),
-        false => format!("   <- expected: {expected}"),
-    };
-    format!("{row}\n    service update: {theirs}\n    compose-zd:     {ours}{verdict}\n")
+fn result_line(case: &UpdateCase, (swarm_result, zd_result): &(UpdateResult, UpdateResult)) -> String {
+    let expected = case.expected(swarm_result);
+    let verdict = if *zd_result == expected { String::new() } else { format!("   <- expected: {expected}") };
+    format!("{case}\n    service update: {swarm_result}\n    compose-zd:     {zd_result}{verdict}\n")
 }
 
 impl fmt::Display for UpdateCase {

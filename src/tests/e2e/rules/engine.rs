@@ -80,8 +80,8 @@ impl RulesEngine {
     }
 
     /// Waits until no instance that must fail still runs: some fail only after the update.
-    pub fn wait_for_failures(&self, folder: &Path, row: &UpdateCase) {
-        let taken = row.fails.numbers().iter().map(|n| folder.join("tickets").join(n.to_string()));
+    pub fn wait_for_failures(&self, folder: &Path, case: &UpdateCase) {
+        let taken = case.fails.numbers().iter().map(|n| folder.join("tickets").join(n.to_string()));
         let failing: Vec<String> = taken.filter_map(|file| fs::read_to_string(file).ok()).collect();
         wait_for("the failures", || {
             let running = self.docker("ps --quiet");

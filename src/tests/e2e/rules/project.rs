@@ -10,24 +10,24 @@ use super::{ResultState, UpdateCase, UpdateResult};
 /// A project whose containers are removed at the end; the engine removes the rest.
 struct RulesProject<'e> {
     engine: &'e RulesEngine,
-    row: &'e UpdateCase,
+    case: &'e UpdateCase,
     name: String,
     folder: PathBuf,
 }
 
 /// Deploys version 1 of a service, then version 2 with the settings of the case.
-pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
+pub fn update(engine: &RulesEngine, case: &UpdateCase, n: usize) -> UpdateResult {
     let (name, folder) = (format!("{}-{n}", engine.name), engine.folder(&format!("project-{n}")));
-    let project = RulesProject { engine, row, name, folder };
+    let project = RulesProject { engine, case, name, folder };
     project.write();
     let first = project.deploy("1");
-    assert!(first.status.success(), "{row}: {first:?}");
+    assert!(first.status.success(), "{case}: {first:?}");
     let result = project.deploy("2");
-    engine.wait_for_failures(&project.folder, row);
+    engine.wait_for_failures(&project.folder, case);
     let versions = project.versions();
     let of = |version: &str| versions.iter().filter(|v| *v == version).count();
     let (new, old) = (of("2"), of("1"));
-    UpdateResult { state: state(&result, old == row.instances), new, old }
+    UpdateResult { state: state(&result, old == case.instances), new, old }
 }
 
 /// Result of a deploy, by its exit code and output.
@@ -44,9 +44,9 @@ fn state(result: &Output, all_old: bool) -> ResultState {
 
 impl RulesProject<'_> {
     fn write(&self) {
-        let UpdateCase { instances, parallelism, action, ratio, order, .. } = self.row;
+        let UpdateCase { instances, parallelism, action, ratio, order, .. } = self.case;
         let (image, delay, monitor) =
-            (&self.engine.image, duration_text(self.row.delay), duration_text(self.row.monitor));
+            (&self.engine.image, duration_text(self.case.delay), duration_text(self.case.monitor));
         let yaml = format!(
             "
 services:
@@ -77,7 +77,7 @@ services:
         let mut command = self.engine.command(env!("CARGO_BIN_EXE_compose-zd"), &self.folder);
         command.args(["-p", &self.name, "deploy", "app"]).env("VERSION", version);
         if version != "1" {
-            command.envs(self.row.fails.variables());
+            command.envs(self.case.fails.variables());
         }
         command.output().expect("compose-zd can be started")
     }

@@ -6,15 +6,15 @@ use super::engine::{RulesEngine, duration_text, wait_for};
 use super::{ResultState, UpdateCase, UpdateResult};
 
 /// Creates version 1 of a service, and updates it to version 2 with the settings of the case.
-pub fn update(engine: &RulesEngine, row: &UpdateCase, n: usize) -> UpdateResult {
+pub fn update(engine: &RulesEngine, case: &UpdateCase, n: usize) -> UpdateResult {
     let service = RulesService { engine, name: format!("{}-{n}", engine.name) };
     let folder = engine.folder(&format!("swarm-{n}"));
-    service.create(row, &folder.join("tickets").display().to_string());
-    wait_for(&format!("{row}: version 1"), || service.has_started(row).then_some(()));
-    service.change(row);
-    let state = wait_for(&format!("{row}: the end of its update"), || service.state());
-    engine.wait_for_failures(&folder, row);
-    let tasks = wait_for(&format!("{row}: its tasks rest"), || service.resting());
+    service.create(case, &folder.join("tickets").display().to_string());
+    wait_for(&format!("{case}: version 1"), || service.has_started(case).then_some(()));
+    service.change(case);
+    let state = wait_for(&format!("{case}: the end of its update"), || service.state());
+    engine.wait_for_failures(&folder, case);
+    let tasks = wait_for(&format!("{case}: its tasks rest"), || service.resting());
     let of = |version: &str| tasks.iter().filter(|t| is_running(t) && has_version(t, version)).count();
     UpdateResult { state, new: of("2"), old: of("1") }
 }
@@ -28,10 +28,10 @@ struct RulesService<'e> {
 impl RulesService<'_> {
     /// Creates the service without ports and networks of a Swarm, which need support of the kernel. A failed task stays failed, like
     /// an instance of a Compose project without `restart`.
-    fn create(&self, row: &UpdateCase, tickets: &str) {
-        let UpdateCase { instances, parallelism, action, ratio, order, .. } = row;
+    fn create(&self, case: &UpdateCase, tickets: &str) {
+        let UpdateCase { instances, parallelism, action, ratio, order, .. } = case;
         let (name, image) = (&self.name, &self.engine.image);
-        let (delay, monitor) = (duration_text(row.delay), duration_text(row.monitor));
+        let (delay, monitor) = (duration_text(case.delay), duration_text(case.monitor));
         self.engine.docker(&format!(
             "service create --detach --quiet --no-resolve-image --name {name} --replicas {instances} \
              --restart-condition none --mount type=bind,source={tickets},target=/tickets --env VERSION=1 \
@@ -41,8 +41,8 @@ impl RulesService<'_> {
         ));
     }
 
-    fn change(&self, row: &UpdateCase) {
-        let variables = row.fails.variables().into_iter();
+    fn change(&self, case: &UpdateCase) {
+        let variables = case.fails.variables().into_iter();
         let words: String = variables.map(|(name, value)| format!(" --env-add {name}={value}")).collect();
         let name = &self.name;
         self.engine.docker(&format!(
@@ -50,11 +50,11 @@ impl RulesService<'_> {
         ));
     }
 
-    fn has_started(&self, row: &UpdateCase) -> bool {
+    fn has_started(&self, case: &UpdateCase) -> bool {
         let tasks = self.tasks();
         let ended: Vec<&Value> = tasks.iter().filter(|t| has_ended(t)).collect();
-        assert!(ended.is_empty(), "{row}: version 1: {ended:#?}");
-        tasks.iter().filter(|t| is_running(t)).count() == row.instances
+        assert!(ended.is_empty(), "{case}: version 1: {ended:#?}");
+        tasks.iter().filter(|t| is_running(t)).count() == case.instances
     }
 
     /// Result of the update, once it has ended.
