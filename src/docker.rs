@@ -606,7 +606,7 @@ fn in_own_group(command: duct::Expression) -> duct::Expression {
     })
 }
 
-/// Compose's settings for the form of its output, and the two that add work nobody requested. Users, CI and a project's
+/// Compose's settings for the form of its output, and the two that add work without a request. Users, CI and a project's
 /// `.env` set them.
 /// Source: <https://docs.docker.com/compose/how-tos/environment-variables/envvars/>
 const OUTPUT_SETTINGS: [(&str, &str); 5] = [

@@ -344,7 +344,7 @@ impl LockContext {
         let is_still_there = current.as_ref() == Some(&dead) && is_silent;
         if is_still_there {
             observer.on_takeover(&dead);
-            // The engine may still run the last commands of the dead run.
+            // The engine may still run the last commands of the killed run.
             wait::until(RETRY / 10, ORPHAN_LIMIT, stop, || {
                 Ok::<_, Error>((!dead.has_orphans()).then_some(()))
             })?;

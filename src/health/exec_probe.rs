@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_shell_or_a_tool_is_told_from_one_that_does_not_run() {
+    fn a_container_without_a_shell_or_a_tool_differs_from_one_that_does_not_run() {
         let has_no_tool_with = |code| has_no_tool(&CommandResult { code, ..CommandResult::default() });
         assert!(has_no_tool_with(Some(97)) && has_no_tool_with(Some(126)) && has_no_tool_with(Some(127)));
         assert!(!has_no_tool_with(Some(1)) && !has_no_tool_with(Some(7)) && !has_no_tool_with(None));

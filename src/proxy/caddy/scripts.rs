@@ -106,7 +106,7 @@ echo {names} > {folder}/{bank}.set
 }
 
 /// Script that loads the second line of stdin as configuration, if Caddy's configuration still equals the first
-/// line. So it never undoes a change by somebody else, which the next query will show. Prints Caddy's reason if
+/// line. So it never undoes a change by another program, which the next query will show. Prints Caddy's reason if
 /// Caddy refuses the configuration.
 pub fn load_script(api: &str, features: &CaddyFeatures) -> String {
     format!(

@@ -40,7 +40,7 @@ impl CaddySnapshot {
         let is_switched = with_switches(&state.config, &names, features) == state.config;
         let has_switch = without_switches(&state.config, &names) != state.config;
         if !has_switch {
-            // A reload by somebody else removed the switches, so their files mean nothing.
+            // A reload by another program removed the switches, so their files mean nothing.
             state.switches.clear();
         }
         Some(CaddySnapshot { state, handlers, is_switched, has_switch, names })

@@ -37,7 +37,7 @@ impl Caddy {
         Some(Patch { exec, note, required: true, failure_note: String::new() })
     }
 
-    /// Command that turns every switch to these names. A missing switch, which somebody has just removed, is
+    /// Command that turns every switch to these names. A missing switch, removed by another program, is
     /// added until the end of the deploy.
     pub fn switch_to(&self, snapshot: &CaddySnapshot, names: &[String]) -> Option<Exec> {
         let slots = self.features().slots();

@@ -109,7 +109,7 @@ fn a_switch_sends_requests_to_the_names_of_the_active_bank() {
 }
 
 #[test]
-fn a_reload_by_somebody_else_is_noticed() {
+fn a_foreign_reload_is_noticed() {
     let caddy = caddy();
     let (names, config_applied) = routed(&caddy, &state(SWITCHED, &caddy.settings.config));
     assert_eq!((names.len(), config_applied), (2, true), "files without a switch mean nothing");
@@ -207,7 +207,7 @@ fn routing_fills_the_idle_bank_and_then_activates_it() {
 }
 
 #[test]
-fn a_switch_removed_by_somebody_else_is_added_until_the_end_of_the_deploy() {
+fn a_switch_that_a_foreign_reload_removed_is_added_until_the_end_of_the_deploy() {
     let caddy = caddy();
     let exec = caddy.route(&state(ON, &caddy.settings.config), &rotation(&[new()], &[old()])).unwrap();
     let lines: Vec<String> = exec.stdin.clone().unwrap().lines().map(String::from).collect();

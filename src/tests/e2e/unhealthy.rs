@@ -61,7 +61,7 @@ fn remove_releases(project: &TestProject) {
 fn behind_nginx_proxy_an_unhealthy_paused_or_mixed_release_is_replaced() {
     let project = TestProject::nginx_proxy("sicknginx");
     make_unhealthy(&project);
-    deploy_over_unhealthy(&project, "a sick release, one by one", "--update-parallelism 1", ["2", "3"]);
+    deploy_over_unhealthy(&project, "an unhealthy release, one by one", "--update-parallelism 1", ["2", "3"]);
 
     remove_releases(&project);
     project.write_override("{}");
@@ -101,5 +101,5 @@ fn behind_nginx_proxy_an_unhealthy_paused_or_mixed_release_is_replaced() {
 fn behind_traefik_an_unhealthy_release_is_replaced() {
     let project = TestProject::traefik("sicktraefik");
     make_unhealthy(&project);
-    deploy_over_unhealthy(&project, "a sick release", "", ["2", "3"]);
+    deploy_over_unhealthy(&project, "an unhealthy release", "", ["2", "3"]);
 }
