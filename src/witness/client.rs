@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_answers_are_told_apart() {
+    fn incomplete_answers_have_different_outcomes() {
         let outcome = |answer| send(answer, None).0.outcome;
         assert_eq!(outcome("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), ProbeOutcome::CutOff);
         assert_eq!(outcome("nonsense"), ProbeOutcome::CutOff);

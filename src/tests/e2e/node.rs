@@ -65,7 +65,7 @@ impl Node {
         let (life, silent) = (Mutex::new(None), AtomicBool::new(false));
         let node = Node { number, name, address, folder, process: life, is_frozen: silent };
         let child = node.command(net).spawn().expect("`nsenter` can be started");
-        node.process.lock().expect("nobody panicked").replace(child);
+        node.process.lock().expect("no thread panicked").replace(child);
         node
     }
 
@@ -145,7 +145,7 @@ impl Node {
 
     /// The first process runs, and the engine is not frozen.
     pub fn is_alive(&self) -> bool {
-        let mut life = self.process.lock().expect("nobody panicked");
+        let mut life = self.process.lock().expect("no thread panicked");
         let runs = life.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()));
         runs && !self.is_frozen.load(Ordering::Relaxed)
     }
@@ -170,7 +170,7 @@ impl Node {
 
     /// Starts the engine again.
     pub fn start_engine(&self) {
-        let mut life = self.process.lock().expect("nobody panicked");
+        let mut life = self.process.lock().expect("no thread panicked");
         let stdin = life.as_mut().and_then(|child| child.stdin.as_mut());
         stdin.expect("it is not lost").write_all(b"\n").expect("its first process reads");
     }
