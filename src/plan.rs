@@ -671,15 +671,14 @@ impl<'a> PlanBuilder<'a> {
         let serves = |k: &&InstanceKey| self.inside.contains(k) && self.ready.contains(k);
         let stays = |k: &&InstanceKey| !outgoing.contains(k);
         let loses = outgoing.iter().any(|k| serves(&k));
-        match loses && !self.inside.iter().filter(serves).any(|k| stays(&k)) {
-            true => Err(Unplannable {
+        if loses && !self.inside.iter().filter(serves).any(|k| stays(&k)) {
+            Err(Unplannable {
                 service: desired.service.clone(),
                 reason: "is replaced stop-first, and no other instance would serve meanwhile",
                 fix: "use `order: start-first`, or run more instances than are replaced at a time",
-            }),
-            false => {
-                Ok(self.inside.is_empty() || self.inside.iter().any(|k| stays(&k) && !self.is_broken(k)))
-            }
+            })
+        } else {
+            Ok(self.inside.is_empty() || self.inside.iter().any(|k| stays(&k) && !self.is_broken(k)))
         }
     }
 

@@ -170,16 +170,15 @@ fn left_in_anonymous_volume(around: &Surroundings, service: &Service) -> Result<
     let fix = format!(
         "copy it: `docker run --rm --user 0 --entrypoint cp --volumes-from {instance} --volume {volume}:/new {image} -a {path}/. /new`"
     );
-    Ok(Some(match around.reader.docker.has_volume(volume)? {
-        true => PreflightFinding::Note(Risk::note(
+    Ok(Some(if around.reader.docker.has_volume(volume)? {
+        PreflightFinding::Note(Risk::note(
             "anonymous-volume",
             problem,
             format!("unless it is copied already, {fix}"),
-        )),
-        false => {
-            let error = Error::usage(format!("{problem}, which does not exist yet, so it would be empty"));
-            PreflightFinding::Refused(error.hint(fix).rule(&"anonymous-volume"))
-        }
+        ))
+    } else {
+        let error = Error::usage(format!("{problem}, which does not exist yet, so it would be empty"));
+        PreflightFinding::Refused(error.hint(fix).rule(&"anonymous-volume"))
     }))
 }
 

@@ -235,12 +235,13 @@ impl InitContext {
                 (answers.iter().filter(|(_, yes)| *yes == Some(true)).map(|(n, _)| *n).collect(), names)
             }
         };
-        match services.is_empty() {
-            true => Err(Error::usage("which service should get a proxy?").hint(format!(
+        if services.is_empty() {
+            Err(Error::usage("which service should get a proxy?").hint(format!(
                 "name it with `--service NAME` or `--service NAME:PORT`: {}; `--no-proxy` adds none",
                 all.iter().map(|n: &&str| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-            ))),
-            false => Ok(services.into_iter().map(|name| (name.to_string(), None)).collect()),
+            )))
+        } else {
+            Ok(services.into_iter().map(|name| (name.to_string(), None)).collect())
         }
     }
 

@@ -54,12 +54,11 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
 const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 fn report_status(status: &StatusReport, report: Report) {
-    match report.is_json() {
-        true => report.document(status),
-        false => {
-            report.table(status.columns(), &status.rows(SystemTime::now()));
-            status.notes().iter().for_each(|note| report.print_line(note));
-        }
+    if report.is_json() {
+        report.document(status)
+    } else {
+        report.table(status.columns(), &status.rows(SystemTime::now()));
+        status.notes().iter().for_each(|note| report.print_line(note));
     }
 }
 

@@ -44,14 +44,12 @@ pub fn select(
     if let Some((flag, name)) = flagged.iter().find(|(_, name)| !project.services.contains_key(*name)) {
         return Err(unknown_service(project, name, Some(flag)));
     }
-    let names = match named.is_empty() {
-        false => named.to_vec(),
-        true => {
-            let flagged = flagged.iter().map(|(_, name)| name.to_string());
-            let all: BTreeSet<String> =
-                routed_services(project, proxies).into_iter().chain(flagged).collect();
-            all.into_iter().collect()
-        }
+    let names = if named.is_empty() {
+        let flagged = flagged.iter().map(|(_, name)| name.to_string());
+        let all: BTreeSet<String> = routed_services(project, proxies).into_iter().chain(flagged).collect();
+        all.into_iter().collect()
+    } else {
+        named.to_vec()
     };
     if let Some(proxy) = stopped_proxy(project, proxies).filter(|_| names.is_empty()) {
         let (name, container) = (proxy.name(), proxy.container());

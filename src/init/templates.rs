@@ -113,12 +113,11 @@ fn proxy_networks(facts: &ProjectFacts, proxied: &[ProxiedService]) -> String {
     if names.iter().all(|name| facts.internal.contains(*name)) {
         names.insert("default");
     }
-    match names.iter().eq(["default"].iter()) {
-        true => String::new(),
-        false => {
-            let lines: String = names.iter().map(|name| format!("      - {}\n", yaml_key(name))).collect();
-            format!("    networks:\n{lines}")
-        }
+    if names.iter().eq(["default"].iter()) {
+        String::new()
+    } else {
+        let lines: String = names.iter().map(|name| format!("      - {}\n", yaml_key(name))).collect();
+        format!("    networks:\n{lines}")
     }
 }
 

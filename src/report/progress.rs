@@ -219,8 +219,8 @@ fn task_line(service: &str, running: usize, desired: usize, width: usize) -> Pro
 /// Completed and total phases of an instance: a new one enters rotation, an old one is removed.
 fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
     let position = |phases: &[InstancePhase]| phases.iter().position(|p| *p == track.phase()).unwrap_or(0);
-    match track.new {
-        true => (
+    if track.new {
+        (
             position(&[
                 InstancePhase::OutOfRotation,
                 InstancePhase::Created,
@@ -229,8 +229,9 @@ fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
                 InstancePhase::InRotation,
             ]),
             4,
-        ),
-        false => (
+        )
+    } else {
+        (
             position(&[
                 InstancePhase::InRotation,
                 InstancePhase::Draining,
@@ -238,7 +239,7 @@ fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
                 InstancePhase::Removed,
             ]),
             3,
-        ),
+        )
     }
 }
 

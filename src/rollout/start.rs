@@ -76,23 +76,20 @@ impl<'a> Rollout<'a> {
         let service = self.service(&keys[0]);
         let by_compose = service.starts_by_compose && !self.is_best_effort;
         self.run_init_containers(&keys[0], by_compose)?;
-        match by_compose {
-            true => {
-                let mut all = docker.containers_of(&self.context.project.name, &service.name)?;
-                all.retain(|c| c.compose().is_some()); // without `docker compose run`
-                docker.start_by_compose(&service.name, all.len())?;
-            }
-            false => {
-                self.restore_policies(keys);
-                let started = docker.start(&self.ids(keys));
-                match &started {
-                    Err(error) if self.is_replanned => {
-                        self.context.report.warn(&Warning::NotRestored(format!("{error:#}")));
-                        self.refresh()?;
-                        self.fail_if_stopped(keys)?;
-                    }
-                    _ => started?,
+        if by_compose {
+            let mut all = docker.containers_of(&self.context.project.name, &service.name)?;
+            all.retain(|c| c.compose().is_some()); // without `docker compose run`
+            docker.start_by_compose(&service.name, all.len())?;
+        } else {
+            self.restore_policies(keys);
+            let started = docker.start(&self.ids(keys));
+            match &started {
+                Err(error) if self.is_replanned => {
+                    self.context.report.warn(&Warning::NotRestored(format!("{error:#}")));
+                    self.refresh()?;
+                    self.fail_if_stopped(keys)?;
                 }
+                _ => started?,
             }
         }
         self.refresh()?;

@@ -142,9 +142,10 @@ impl ConfiguredProxies {
 
     /// Notes on facts that the file does not contain.
     pub fn notes(&self) -> Vec<String> {
-        let note = |configured: &ConfiguredProxy| match configured.is_known {
-            true => format!("{}: does not run, so only the file was checked", configured.proxy.name()),
-            false => {
+        let note = |configured: &ConfiguredProxy| {
+            if configured.is_known {
+                format!("{}: does not run, so only the file was checked", configured.proxy.name())
+            } else {
                 format!("{}: does not run, and its configuration is not in the file", configured.proxy.name())
             }
         };

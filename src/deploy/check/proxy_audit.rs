@@ -70,12 +70,11 @@ impl ProjectCheck<'_> {
             }
             let is_planned =
                 proxies.configured.iter().any(|p| p.container().name() == proxy.container().name());
-            let prepared = match is_planned {
-                true => {
-                    let present = self.instances_before(target);
-                    proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &shape, present)
-                }
-                false => self.audit_preparation(proxy, &shape)?,
+            let prepared = if is_planned {
+                let present = self.instances_before(target);
+                proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &shape, present)
+            } else {
+                self.audit_preparation(proxy, &shape)?
             };
             match prepared {
                 Ok(found) => risks.extend(found),
