@@ -170,7 +170,7 @@ fn is_plain(name: &str) -> bool {
 
 impl ApiQuery {
     /// Output of the client for these responses; `None` if the client has to run the command itself.
-    pub fn into_client_output(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
+    pub fn client_output(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
         for ApiResponse { status, body } in answers {
             match status {
@@ -251,7 +251,7 @@ mod tests {
 
     fn printed(words: &str, answers: &[ApiResponse]) -> Option<(i32, String, String)> {
         let result =
-            query_for(&words.split(' ').collect::<Vec<_>>()).expect("a query").into_client_output(answers)?;
+            query_for(&words.split(' ').collect::<Vec<_>>()).expect("a query").client_output(answers)?;
         Some((result.code?, result.stdout, result.stderr))
     }
 

@@ -141,7 +141,7 @@ impl Docker {
         let words: Vec<&str> = argv.get(1 + self.flags.engine.len()..)?.iter().map(String::as_str).collect();
         let query = api::query_for(&words).filter(|_| self.is_docker_cli)?;
         let start = Instant::now();
-        let result = query.into_client_output(&self.responses(&query.requests)?)?;
+        let result = query.client_output(&self.responses(&query.requests)?)?;
         (self.observer)(&shown_words(&argv[1..]), start.elapsed());
         Some(result)
     }
