@@ -1,5 +1,5 @@
-//! The interface of the proxy adapters, and the set of instances in rotation. An adapter only builds commands
-//! for the proxy and parses their output. So tests compare commands by equality, and a dry run prints them.
+//! Interface of the proxy adapters, and the rotation that they set. An adapter only builds commands for the proxy
+//! and parses their output. So tests compare commands by equality, and a dry run prints them.
 
 pub mod caddy;
 pub mod dockercloud;
@@ -20,7 +20,7 @@ use crate::docker::{CommandResult, Exec};
 use crate::error::{Error, Risk};
 use public_route::PublicRoute;
 
-/// An instance as a proxy sees it.
+/// Instance or other container to which a proxy routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint {
     /// Full container id.
@@ -36,20 +36,19 @@ pub struct Endpoint {
     /// Port that the proxy sends requests to.
     pub port: Option<u16>,
     pub labels: BTreeMap<String, String>,
-    /// Running, and its healthcheck reports `unhealthy` or `starting`.
+    /// True if the container runs and its healthcheck reports `unhealthy` or `starting`.
     pub unhealthy: bool,
 }
 
-/// The instances that new requests must go to, and our instances that new requests must not reach.
+/// Desired rotation of a proxy: the instances to which it must send new requests, and the instances to which it must not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rotation {
     pub inside: Vec<Endpoint>,
     pub outside: Vec<Endpoint>,
-    /// Ids of the instances inside that were in rotation before. A switch does not wait for an unhealthy one of
-    /// them.
+    /// Ids of the instances inside that were in rotation before. A switch does not wait for those that are unhealthy.
     pub preexisting: BTreeSet<String>,
-    /// The instances that get requests fail: the proxy must admit those inside at once, whatever happens to
-    /// those outside.
+    /// True if the instances that get requests fail. The proxy then has to admit the instances inside at once, even
+    /// if it cannot drop the instances outside.
     pub urgent: bool,
     /// Ids of the instances outside whose process has ended.
     pub exited: BTreeSet<String>,
@@ -60,13 +59,13 @@ impl Rotation {
         [&self.inside[..], &self.outside[..]].concat()
     }
 
-    /// The instances outside whose process has ended.
+    /// Instances outside whose process has ended.
     pub fn exited_endpoints(&self) -> Vec<Endpoint> {
         self.outside.iter().filter(|e| self.exited.contains(&e.id)).cloned().collect()
     }
 }
 
-/// The containers that the proxy routes to, as endpoints.
+/// Endpoints of the containers to which the proxy routes.
 pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Container>) -> Vec<Endpoint> {
     let routed = containers.filter(|c| proxy.routes_to(&Backend::from(*c)));
     let endpoint = |c: &Container| Endpoint {
@@ -86,8 +85,8 @@ pub fn endpoints<'c>(proxy: &dyn Proxy, containers: impl Iterator<Item = &'c Con
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InFlight {
     Exact(usize),
-    /// `exact` requests, and `open` connections that may be idle. None of those connections can have received a
-    /// new request for `quiet`.
+    /// `exact` requests, and `open` connections that may be idle. For the time `quiet`, these connections cannot have
+    /// received a new request.
     AtMost {
         exact: usize,
         open: usize,
@@ -102,23 +101,25 @@ pub struct ProxyState {
     pub routed: BTreeSet<String>,
     /// Ids of the endpoints in rotation that get no request, because the proxy's own check of them fails.
     pub failing: BTreeSet<String>,
-    /// All running processes of the proxy have applied its current configuration.
+    /// True if all running processes of the proxy have applied its current configuration.
     pub config_applied: bool,
     /// Requests in flight by endpoint id; a missing endpoint has none.
     pub in_flight: BTreeMap<String, InFlight>,
-    /// A retired process of the proxy is still running, and may send a late request to the previous rotation.
+    /// True if a retired process of the proxy still runs. The process may send a late request to the previous rotation.
     pub has_retired_process: bool,
 }
 
 impl ProxyState {
-    /// The running proxy sends new requests to exactly this set.
+    /// True if the running proxy sends new requests exactly to the instances inside.
     pub fn confirms(&self, rotation: &Rotation) -> bool {
         let routed = |e: &Endpoint| self.routed.contains(&e.id);
         let preexisting = |e: &Endpoint| rotation.preexisting.contains(&e.id);
-        let is_served = |e: &Endpoint| {
+        let is_as_desired = |e: &Endpoint| {
             if preexisting(e) { routed(e) || e.unhealthy } else { routed(e) && !self.failing.contains(&e.id) }
         };
-        self.config_applied && rotation.inside.iter().all(is_served) && !rotation.outside.iter().any(routed)
+        self.config_applied
+            && rotation.inside.iter().all(is_as_desired)
+            && !rotation.outside.iter().any(routed)
     }
 
     /// Open requests of the instances outside, and connections that may be idle.
@@ -139,39 +140,39 @@ impl ProxyState {
     }
 }
 
-/// Requests and connections that are still open to the instances that leave the rotation.
+/// Requests and connections to the instances that leave the rotation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenRequests {
     pub requests: usize,
-    /// Connections that may carry a request, or be idle.
+    /// Open connections that are idle or carry a request.
     pub maybe_idle: usize,
-    /// Time for which none of these connections can have received a new request.
+    /// Time for which these connections cannot have received a new request.
     pub quiet: Duration,
 }
 
 impl OpenRequests {
-    /// No request is in flight, and any open connection has been quiet for the limit.
+    /// True if no request is in flight, and all open connections have been quiet for the limit.
     pub fn is_drained(&self, limit: Duration) -> bool {
         self.requests == 0 && (self.maybe_idle == 0 || self.quiet >= limit)
     }
 }
 
-/// A change to the running proxy before the first rollout.
+/// Change of the running proxy before the first rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Patch {
     pub exec: Exec,
-    /// Line for the report; empty for a change that leaves nothing behind.
+    /// Line for the report; empty for a change that does not last.
     pub note: String,
-    /// Gate and drain need this change, so its failure ends the deploy.
+    /// True if gate and drain need this change, so that its failure ends the deploy.
     pub required: bool,
     /// Warning for the failure of an optional change; empty to report Docker's own message.
     pub failure_note: String,
 }
 
-/// The needs of a rollout that a proxy is prepared for.
+/// Facts about a rollout for which a proxy is prepared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RolloutShape {
-    /// `x-zd.proxy.tune`: a change may stay in the running proxy.
+    /// Value of `x-zd.proxy.tune`: true if a change may stay in the running proxy.
     pub tune: bool,
     /// Number of instances that start at the same time.
     pub starting: usize,
@@ -180,7 +181,7 @@ pub struct RolloutShape {
     pub services: Vec<(String, Vec<String>)>,
     /// The same services as the proxy's discovery sees them.
     pub backends: Vec<Backend>,
-    /// DNS names of the services that the same run replaces with a rotation of their own.
+    /// DNS names of the other services of the same run, each of which has its own rotation.
     pub names_in_same_run: Vec<String>,
 }
 
@@ -190,7 +191,7 @@ impl RolloutShape {
     }
 }
 
-/// A file or folder that a container will get as a mount.
+/// File or folder that a container will have as a mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountedFile {
     /// Empty for a folder.
@@ -198,19 +199,19 @@ pub struct MountedFile {
     pub read_only: bool,
 }
 
-/// Looks up the file that a container will have at a path, as far as its Compose file says so.
+/// Lookup of the file that a container will have at a path, by its Compose file.
 pub type FileLookup<'a> = &'a dyn Fn(&str) -> Option<MountedFile>;
 
-/// One step towards handing the route back to discovery.
+/// Next step of handing the route back to the proxy's discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HandBack {
     Done,
-    /// Discovery has not caught up yet.
+    /// Discovery has not found the instances yet.
     Wait,
     Run(Exec),
 }
 
-/// The properties of a service or container by which a proxy's discovery chooses its routes.
+/// Service or container, with the properties by which a proxy's discovery selects its routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Backend {
     /// Compose project.
@@ -222,11 +223,11 @@ pub struct Backend {
     pub labels: BTreeMap<String, String>,
     /// Network names.
     pub networks: Vec<String>,
-    /// A container that runs, not a future one.
+    /// True for a running container, false for a future one.
     pub is_running: bool,
-    /// The image or the Compose file defines a healthcheck.
+    /// True if the image or the Compose file defines a healthcheck.
     pub has_healthcheck: bool,
-    /// `x-zd.drain.command` can take the instance out of rotation.
+    /// True if `x-zd.drain.command` can take the instance out of rotation.
     pub has_drain_command: bool,
 }
 
@@ -251,32 +252,32 @@ impl From<&Container> for Backend {
 /// Longest wait for a proxy's own discovery to notice a change.
 pub const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A proxy in front of some services.
+/// Adapter of a proxy in front of some services.
 pub trait Proxy: Send + Sync {
     /// Kind and container name, for messages.
     fn name(&self) -> String;
 
-    /// The proxy's container. Its networks decide which instances the proxy can reach.
+    /// Container of the proxy. Its networks decide which instances the proxy can reach.
     fn container(&self) -> &Container;
 
-    /// The proxy's discovery routes to this backend.
+    /// True if the proxy's discovery routes to this backend.
     fn routes_to(&self, backend: &Backend) -> bool;
 
     /// Port that the proxy sends requests to.
     fn port(&self, container: &Container) -> Option<u16>;
 
-    /// The proxy sends HTTP to the container, not FastCGI, uwsgi or gRPC.
+    /// True if the proxy sends HTTP to the container, not FastCGI, uwsgi or gRPC.
     fn speaks_http(&self, _container: &Container) -> bool {
         true
     }
 
-    /// A host name by which the proxy routes to the container.
+    /// Host name by which the proxy routes to the container.
     fn host(&self, container: &Container) -> Option<String>;
 
-    /// Public routes to the container, the simplest first; empty where the proxy's configuration does not tell.
+    /// Public routes to the container, the simplest first; empty if the proxy's configuration does not name them.
     fn entrances(&self, container: &Container) -> Vec<PublicRoute>;
 
-    /// Command that prints the proxy's own configuration, where the container's settings do not hold it.
+    /// Command that prints the proxy's own configuration; `None` if the settings of the container have it all.
     fn introduction(&self) -> Option<Exec> {
         None
     }
@@ -284,9 +285,9 @@ pub trait Proxy: Send + Sync {
     /// Parses the output of `introduction`.
     fn learn(&mut self, _output: &CommandResult) {}
 
-    /// Checks by the proxy's own configuration that its rotation can be read and set for these backends: for
-    /// the running containers, and for the coming ones as the Compose file describes them. Returns the risks
-    /// that remain, each with its fix.
+    /// Checks that the rotation of these backends can be read and set, by the proxy's own configuration. The backends
+    /// are running containers, and new ones as the Compose file describes them. Returns the remaining risks, each with
+    /// its fix.
     ///
     /// # Errors
     /// A requirement that the configuration does not meet, with the fix.
@@ -304,13 +305,12 @@ pub trait Proxy: Send + Sync {
         Vec::new()
     }
 
-    /// Notes for `check` that do not affect a deploy.
+    /// Risks that only `check` reports, because they do not affect a deploy.
     fn advice(&self, _backends: &[Backend]) -> Vec<Risk> {
         Vec::new()
     }
 
-    /// Parses the configuration of a proxy that does not run yet. Returns whether these files hold the
-    /// configuration.
+    /// Parses the configuration of a proxy that does not run yet. Returns true if these files have the configuration.
     fn learn_files(&mut self, _files: FileLookup) -> bool {
         true
     }
@@ -328,17 +328,16 @@ pub trait Proxy: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances and is
-    /// only watched; an instance leaves by `x-zd.drain.command`.
+    /// True if compose-zd can set the rotation. Otherwise the proxy's own discovery admits and drops instances, and
+    /// compose-zd only watches it. `x-zd.drain.command` then takes an instance out of rotation.
     fn steers(&self) -> bool {
         true
     }
 
-    /// Commands that read the state `prepare` depends on.
+    /// Commands whose outputs `prepare` needs.
     fn inspect(&self) -> Vec<Exec>;
 
-    /// Changes that the running proxy needs once, so that a rotation can be set. `outputs` are those of
-    /// `inspect`.
+    /// Changes of the running proxy without which its rotation cannot be set. `outputs` are those of `inspect`.
     ///
     /// # Errors
     /// The reason why the proxy cannot be prepared, with the fix.
@@ -349,31 +348,31 @@ pub trait Proxy: Send + Sync {
         Vec::new()
     }
 
-    /// The commands depend on the proxy's current state, the output of `question`. Otherwise `output` is empty
-    /// below, which saves a query.
+    /// True if the commands below depend on the proxy's current state, the output of `question`. Otherwise their
+    /// `output` is empty, which saves a query.
     fn needs_reading(&self) -> bool {
         false
     }
 
-    /// The adapter assigns server addresses in the proxy. It must not take a server that another rollout uses,
-    /// nor one of a container outside all rollouts.
+    /// True if the adapter assigns addresses to servers of the proxy. The adapter must not take a server of another
+    /// rollout, or of a container outside all rollouts.
     fn gives_addresses(&self) -> bool {
         false
     }
 
-    /// Stores the addresses of all containers outside the rollout, for the commands from here on.
+    /// Stores the addresses of all containers outside the rollout. Later commands must not take their servers.
     fn note_others(&self, _addresses: BTreeSet<IpAddr>) {}
 
     /// Command that keeps the instances outside, which have not started yet, out of rotation.
     fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
-    /// The current state shows that `gate` is in force.
+    /// True if the proxy's current state shows that `gate` is in force.
     fn holds(&self, _output: &CommandResult, _rotation: &Rotation) -> bool {
         true
     }
 
-    /// Next command towards sending new requests to exactly this set; none when the set is reached, or while
-    /// waiting.
+    /// Next command that brings the proxy closer to the rotation; `None` if the proxy has reached it or has to be
+    /// waited for.
     fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec>;
 
     /// Command that reads the state of the running proxy.
@@ -385,32 +384,32 @@ pub trait Proxy: Send + Sync {
     /// An output that cannot be parsed.
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error>;
 
-    /// Command that finds out why the proxy does not confirm a rotation.
+    /// Command that collects the reasons why the proxy does not confirm a rotation.
     fn diagnose(&self) -> Exec;
 
-    /// Details for the error, from the output of `diagnose`.
+    /// Details of the error, from the output of `diagnose`.
     fn diagnosis(&self, output: &CommandResult) -> String {
         output.stderr_or_stdout().into()
     }
 
-    /// Next step towards handing the route back to the proxy's discovery. No mark of `endpoints` stays behind,
-    /// nor a mark of a container that is not in `existing`.
+    /// Next step of handing the route back to the proxy's discovery. Removes the marks of `endpoints`, and the marks
+    /// of containers that are not in `existing`.
     fn hand_back(&self, output: &CommandResult, endpoints: &[Endpoint], existing: &[String]) -> HandBack;
 
-    /// Longest wait for discovery to catch up after `hand_back`.
+    /// Longest wait for discovery to find the instances after `hand_back`.
     fn discovery_timeout(&self) -> Duration {
         DISCOVERY_TIMEOUT
     }
 
-    /// Time for which a retired process of the proxy may still accept a request. A drained instance keeps
-    /// running as long.
+    /// Time for which a retired process of the proxy may still accept a request. A drained instance is stopped only
+    /// after this time.
     fn late_request_grace(&self) -> Duration;
 }
 
 /// Proxy kinds that have an adapter.
 pub const KINDS: [&str; 5] = ["nginx-proxy", "haproxy", "dockercloud", "caddy", "traefik"];
 
-/// All proxies among these containers, running or not.
+/// Adapters of all proxies among these containers, running or not.
 pub fn detect(containers: &[Container]) -> Vec<Box<dyn Proxy>> {
     let proxy = |c: &Container| {
         boxed(nginx_proxy::detect(c, containers))
@@ -448,15 +447,14 @@ pub fn unknown_kind(kind: &str) -> Error {
         .hint(format!("set `x-zd.proxy.kind` (or `--proxy-kind`) to {}", kinds.join(" or ")))
 }
 
-/// The image name is that of a proxy with an adapter.
+/// True if the image name is that of a proxy with an adapter.
 pub fn is_proxy_image(image: &str) -> bool {
     let tests =
         [nginx_proxy::is_image, dockercloud::is_image, haproxy::is_image, caddy::is_image, traefik::is_image];
     tests.iter().any(|is_proxy| is_proxy(image))
 }
 
-/// The settings by which a service requests a route, whether or not a proxy runs: an environment variable or
-/// labels.
+/// Environment variable or labels by which a service requests a route, also without a running proxy.
 pub fn route_setting(backend: &Backend) -> Option<&'static str> {
     let has_caddy_labels = || caddy::caddy_label(backend).is_some();
     None.or(nginx_proxy::requests_route(&backend.environment).then_some("`VIRTUAL_HOST`"))
@@ -464,7 +462,7 @@ pub fn route_setting(backend: &Backend) -> Option<&'static str> {
         .or_else(|| has_caddy_labels().then_some("the labels `caddy…`"))
 }
 
-/// An address as /proc/net/tcp and /proc/net/tcp6 print it: words of four bytes, each in host byte order
+/// Address in the form of /proc/net/tcp and /proc/net/tcp6: words of four bytes, each in host byte order
 /// (little-endian).
 pub fn proc_net_hex(address: &IpAddr) -> String {
     let bytes = match address {
@@ -476,11 +474,12 @@ pub fn proc_net_hex(address: &IpAddr) -> String {
 }
 
 /// Prefix of an IPv4 address in /proc/net/tcp6.
-const MAPPED: &str = "0000000000000000FFFF0000";
+const MAPPED_IPV4_PREFIX: &str = "0000000000000000FFFF0000";
 
-/// A printed kernel address equals this one. The end of an IPv6 address may look like an IPv4 address.
+/// True if an address in that form equals this one. An IPv6 address may end like an IPv4 address, so the whole text is
+/// compared.
 pub fn matches_proc_net(printed: &str, address: &IpAddr) -> bool {
-    let bare = printed.strip_prefix(MAPPED).filter(|_| address.is_ipv4()).unwrap_or(printed);
+    let bare = printed.strip_prefix(MAPPED_IPV4_PREFIX).filter(|_| address.is_ipv4()).unwrap_or(printed);
     bare == proc_net_hex(address)
 }
 

@@ -1,6 +1,6 @@
-//! Caddy. The first deploy adds a switch in front of every `reverse_proxy` that routes to a service, through
-//! the admin API. Files turn the switch, so that no other deploy needs a reload. Caddy's own counters are the
-//! requests in flight.
+//! Adapter of Caddy. The first deploy adds a switch in front of every `reverse_proxy` that routes to a service, through
+//! the admin API. Files set the switch, so later deploys need no reload. Caddy's own counters give the requests in
+//! flight.
 
 mod config;
 mod public_route;
@@ -25,37 +25,37 @@ use config::{CaddyFeatures, Handler, Upstream, handlers};
 use snapshot::CaddySnapshot;
 use state::NO_INSTANCE;
 
-const FILE: &str = "/etc/caddy/Caddyfile";
+const DEFAULT_CONFIG_FILE: &str = "/etc/caddy/Caddyfile";
 
-const WITHOUT_PROXY: &str = "`--proxy-kind none` deploys without gate and drain";
+const WITHOUT_PROXY_HINT: &str = "`--proxy-kind none` deploys without gate and drain";
 
-/// A longer refresh interval delays the deploy enough to be reported.
+/// Longest refresh interval that is not reported as a delay of the deploy.
 const SHORT_REFRESH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caddy {
     container: Container,
-    /// caddy-docker-proxy, which generates its configuration from the labels of the running containers.
+    /// True for caddy-docker-proxy, which generates its configuration from the labels of the running containers.
     by_labels: bool,
     settings: CaddyConfig,
 }
 
-/// What the output of the configuration script, or a file, tells about Caddy.
+/// Configuration of Caddy, from the output of the configuration script or from a file.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct CaddyConfig {
-    /// Address at which the admin API answers.
-    api: Option<String>,
+    /// Address of the admin API; `None` if the API does not answer.
+    api_address: Option<String>,
     config: Value,
     features: CaddyFeatures,
     /// Error of the admin API.
     api_error: String,
-    /// Text of the configuration file, where the admin API does not answer.
+    /// Text of the configuration file; empty if the admin API answers.
     file_text: String,
-    /// Only the file is known, because Caddy does not run yet.
+    /// True if only the file is known, because Caddy does not run yet.
     is_planned: bool,
 }
 
-/// An official or derived image, or a container whose process is caddy.
+/// Adapter of a container with an official or derived image, or with the process `caddy`.
 pub fn detect(container: &Container) -> Option<Caddy> {
     let is_process = container.programs().any(|program| program == "caddy");
     let is_caddy =
@@ -63,7 +63,7 @@ pub fn detect(container: &Container) -> Option<Caddy> {
     is_caddy.then(|| Caddy::new(container))
 }
 
-/// `caddy`, or lucaslorentz's `caddy-docker-proxy`, from any registry.
+/// True for the image `caddy`, or lucaslorentz's `caddy-docker-proxy`, of any registry.
 pub fn is_image(image: &str) -> bool {
     let name = image.rsplit('/').next().unwrap_or("");
     let name = name.split([':', '@']).next().unwrap_or("");
@@ -77,34 +77,33 @@ impl Caddy {
         Caddy { container: container.clone(), by_labels, settings: CaddyConfig::default() }
     }
 
-    /// The configuration file that `--config` names.
+    /// Configuration file, which `--config` may name.
     fn config_file(&self) -> &str {
         let args = &self.container.args;
         let separate = args.windows(2).find(|w| ["--config", "-c"].contains(&w[0].as_str())).map(|w| &w[1]);
         let joined = || args.iter().find_map(|a| a.strip_prefix("--config="));
-        separate.map(String::as_str).or_else(joined).unwrap_or(FILE)
+        separate.map(String::as_str).or_else(joined).unwrap_or(DEFAULT_CONFIG_FILE)
     }
 
-    fn api(&self) -> &str {
-        self.settings.api.as_deref().unwrap_or_default()
+    fn api_address(&self) -> &str {
+        self.settings.api_address.as_deref().unwrap_or_default()
     }
 
     fn features(&self) -> &CaddyFeatures {
         &self.settings.features
     }
 
-    /// Checks a Caddy that does not run yet. The file tells whether the admin API is on, but not the settings
-    /// of each handler.
+    /// Checks a Caddy that does not run yet, by its file: the admin API, but not the settings of each handler.
     fn check_file(&self) -> Result<Vec<Risk>, Error> {
         if lines(&self.settings.file_text).any(|l| l.split_whitespace().eq(["admin", "off"])) {
-            return Err(self.unreachable());
+            return Err(self.unreachable_error());
         }
-        Ok(self.refresh_risk(self.refresh_in_file()).into_iter().collect())
+        Ok(self.refresh_risk(self.longest_refresh_in_file()).into_iter().collect())
     }
 
-    /// Longest refresh interval of any `dynamic a` (or `srv`) in the file, for whatever service; a minute where
-    /// none is set.
-    fn refresh_in_file(&self) -> Option<Duration> {
+    /// Longest refresh interval of all `dynamic a` (or `srv`) in the file, also those of other services. The default
+    /// is a minute.
+    fn longest_refresh_in_file(&self) -> Option<Duration> {
         let starts = |word| move |l: &&str| l.split_whitespace().next() == Some(word);
         let dynamic = lines(&self.settings.file_text).filter(starts("dynamic")).count();
         let intervals: Vec<Duration> = lines(&self.settings.file_text)
@@ -124,7 +123,7 @@ impl Caddy {
         Some(Risk::note("caddy-refresh", message, "set `refresh 1s`, and a deploy does not wait"))
     }
 
-    /// Every handler that routes to these backends retries a failed connection on another instance.
+    /// True if every handler of these backends retries a failed connection on another instance.
     fn retries(&self, backends: &[Backend]) -> bool {
         let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         if self.settings.is_planned {
@@ -138,30 +137,30 @@ impl Caddy {
         Exec::sh(&self.container.id, script)
     }
 
-    fn refused(&self, why: String, hint: impl Into<String>) -> Error {
+    fn refusal(&self, why: String, hint: impl Into<String>) -> Error {
         Error::unchanged(format!("{}: {why}", self.name())).hint(hint)
     }
 
-    fn unreachable(&self) -> Error {
+    fn unreachable_error(&self) -> Error {
         let hint = match (self.by_labels, self.settings.api_error.contains("executable file not found")) {
             (true, true) => {
                 "use the tag of its image that ends in `-alpine`: the default image has no shell".into()
             }
             (false, true) => {
-                format!("use an image with a shell, such as the official one; or {WITHOUT_PROXY}")
+                format!("use an image with a shell, such as the official one; or {WITHOUT_PROXY_HINT}")
             }
             _ => format!(
-                "take `admin off` out of its configuration and restart it: the API is on by default, and only \
-                 inside its container; {WITHOUT_PROXY}"
+                "remove `admin off` from its configuration and restart it: the API is on by default, and only \
+                 inside its container; {WITHOUT_PROXY_HINT}"
             ),
         };
         let output = CommandResult { stderr: self.settings.api_error.clone(), ..CommandResult::default() };
-        self.no_answer(&output).hint(hint).rule(&"caddy-no-admin")
+        self.no_answer_error(&output).hint(hint).rule(&"caddy-no-admin")
     }
 
-    fn no_answer(&self, output: &CommandResult) -> Error {
+    fn no_answer_error(&self, output: &CommandResult) -> Error {
         let why = "its admin API does not answer, so compose-zd cannot switch its routes".into();
-        self.refused(why, "look at its log").detail(output.stderr_or_stdout())
+        self.refusal(why, "look at its log").detail(output.stderr_or_stdout())
     }
 }
 
@@ -174,9 +173,9 @@ impl Caddy {
         handlers
     }
 
-    /// Caddy routes to the backend, by its configuration; where that is not known, by its file.
+    /// True if Caddy routes to the backend, by its loaded configuration, or else by its file.
     fn has_route_to(&self, backend: &Backend) -> bool {
-        match (&self.settings.api, self.settings.file_text.is_empty()) {
+        match (&self.settings.api_address, self.settings.file_text.is_empty()) {
             _ if self.by_labels => caddy_label(backend).is_some(),
             (Some(_), _) => !self.handlers_of(&backend.names).is_empty(),
             (None, false) => mentions(&self.settings.file_text, &backend.names),
@@ -184,17 +183,17 @@ impl Caddy {
         }
     }
 
-    /// Checks that the upstreams of a backend have a port, and a name that the coming instances have too.
+    /// Checks that each upstream of a backend has a port, and a name that the new instances will have, too.
     fn check_handlers(&self, backend: &Backend, future_names: &BTreeSet<String>) -> Result<(), Error> {
         let names: BTreeSet<String> = backend.names.iter().cloned().collect();
         let handlers = self.handlers_of(&backend.names);
         let upstreams: Vec<&Upstream> = handlers.iter().flat_map(|h| h.upstreams_of(&names)).collect();
         if let Some(replaced) = upstreams.iter().find(|u| !future_names.contains(&u.host)) {
             return Err(self
-                .refused(
+                .refusal(
                     format!("it routes to `{}`, a single instance that the deploy replaces", replaced.host),
                     format!(
-                        "route to the service instead: `reverse_proxy {}:…`; {WITHOUT_PROXY}",
+                        "route to the service instead: `reverse_proxy {}:…`; {WITHOUT_PROXY_HINT}",
                         backend.service
                     ),
                 )
@@ -202,16 +201,18 @@ impl Caddy {
         }
         match upstreams.iter().find(|u| u.port.is_none()) {
             Some(upstream) => Err(self
-                .refused(
+                .refusal(
                     format!("it does not name the port of `{}`", upstream.host),
-                    format!("write the port, or use `dynamic a` instead of `dynamic srv`; {WITHOUT_PROXY}"),
+                    format!(
+                        "write the port, or use `dynamic a` instead of `dynamic srv`; {WITHOUT_PROXY_HINT}"
+                    ),
                 )
                 .rule(&"caddy-no-port")),
             None => Ok(()),
         }
     }
 
-    /// Checks that no handler routes to two services of the same run: a switch has one rotation.
+    /// Checks that no handler routes to two services of the same run: each handler has one switch, and so one rotation.
     fn check_shared(&self, shape: &RolloutShape) -> Result<(), Error> {
         let other_names: BTreeSet<String> = shape.names_in_same_run.iter().cloned().collect();
         for (service, names) in &shape.services {
@@ -220,7 +221,7 @@ impl Caddy {
                 .into_iter()
                 .find_map(|h| Some(h.upstreams_of(&other_names).next()?.host.clone()));
             if let Some(other) = shared {
-                return Err(self.refused(
+                return Err(self.refusal(
                     format!("one `reverse_proxy` routes to `{service}` and to `{other}`, so they cannot be switched separately"),
                     format!("deploy them one after the other, or as one: `x-zd.pairs: {{web: [{service}, {other}]}}`"),
                 )
@@ -230,8 +231,8 @@ impl Caddy {
         Ok(())
     }
 
-    /// Checks that each handler routes to both sides of a pair: otherwise the switch would leave it without an
-    /// upstream.
+    /// Checks that each handler routes to both sides of a pair. Otherwise the handler would have no upstream while the
+    /// other side is active.
     fn check_sides(&self, backends: &[Backend]) -> Result<(), Error> {
         let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         for handler in self.handlers_of(&names) {
@@ -240,13 +241,13 @@ impl Caddy {
             if let Some(other) = backends.iter().find(|b| !routes_to(b)) {
                 let own = handler.upstreams.first().map(|u| u.host.clone()).unwrap_or_default();
                 return Err(self
-                    .refused(
+                    .refusal(
                         format!(
                             "it routes to `{own}` and not to `{}`, which takes over from it",
                             other.service
                         ),
                         format!(
-                            "name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT_PROXY}",
+                            "name both in one line: `reverse_proxy {own}:… {}:…`; {WITHOUT_PROXY_HINT}",
                             other.service
                         ),
                     )
@@ -256,8 +257,8 @@ impl Caddy {
         Ok(())
     }
 
-    /// Longest time that Caddy's own discovery keeps an address of these.
-    fn refresh(&self, backends: &[Backend]) -> Option<Duration> {
+    /// Longest refresh interval of these backends: the time for which Caddy's own discovery keeps an address.
+    fn longest_refresh(&self, backends: &[Backend]) -> Option<Duration> {
         let names: Vec<String> = backends.iter().flat_map(|b| b.names.clone()).collect();
         let handlers = self.handlers_of(&names);
         handlers.iter().flat_map(|h| &h.upstreams).filter_map(|u| u.refresh).max()
@@ -271,7 +272,7 @@ impl Caddy {
                 let fix = "add the label `caddy.reverse_proxy.lb_try_duration: 30s`: Caddy then retries on another instance";
                 Risk::grave("caddy-by-labels", message, fix)
         });
-        let refresh = self.refresh_risk(self.refresh(backends));
+        let refresh = self.refresh_risk(self.longest_refresh(backends));
         by_labels.into_iter().chain(refresh).collect()
     }
 }
@@ -282,7 +283,7 @@ pub fn caddy_label(backend: &Backend) -> Option<&String> {
     backend.labels.iter().find(|(key, _)| is_caddy(key)).map(|(_, value)| value)
 }
 
-/// Port of `caddy.reverse_proxy: "{{upstreams 3000}}"`.
+/// Port in the label `caddy.reverse_proxy: "{{upstreams 3000}}"`.
 fn labelled_port(labels: &BTreeMap<String, String>) -> Option<u16> {
     let mut routes =
         labels.iter().filter(|(key, _)| key.starts_with("caddy") && key.ends_with("reverse_proxy"));
@@ -294,7 +295,7 @@ fn lines(file: &str) -> impl Iterator<Item = &str> {
     file.lines().filter(|l| !l.trim_start().starts_with('#'))
 }
 
-/// A configuration file has one of these names outside comments.
+/// True if a configuration file has one of these names outside comments.
 fn mentions(file: &str, names: &[String]) -> bool {
     let in_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let mut words = lines(file).flat_map(|l| l.split(|c| !in_name(c)));
@@ -322,7 +323,7 @@ impl Proxy for Caddy {
         port.or_else(|| labelled_port(&container.config.labels).filter(|_| self.by_labels))
     }
 
-    /// Not with `php_fastcgi` or `transport fastcgi`.
+    /// False with `php_fastcgi` or `transport fastcgi`.
     fn speaks_http(&self, container: &Container) -> bool {
         !self.handlers_of(&container.names()).iter().any(|handler| handler.fastcgi)
     }
@@ -331,7 +332,7 @@ impl Proxy for Caddy {
         self.handlers_of(&container.names()).into_iter().find_map(|h| h.public_host)
     }
 
-    /// Also the routes of caddy-docker-proxy, by its loaded configuration.
+    /// Public routes, also those of caddy-docker-proxy, by the loaded configuration.
     fn entrances(&self, container: &Container) -> Vec<PublicRoute> {
         let addresses = container.addresses_reached_from(&self.container);
         let names = container.names().into_iter().chain(addresses.iter().map(ToString::to_string));
@@ -379,8 +380,8 @@ impl Proxy for Caddy {
         if self.settings.is_planned {
             return self.check_file();
         }
-        if self.settings.api.is_none() {
-            return Err(self.unreachable());
+        if self.settings.api_address.is_none() {
+            return Err(self.unreachable_error());
         }
         let future_names = backends.iter().filter(|b| !b.is_running).flat_map(|b| b.names.clone()).collect();
         backends.iter().try_for_each(|b| self.check_handlers(b, &future_names))?;
@@ -397,7 +398,7 @@ impl Proxy for Caddy {
         let output = outputs.first().cloned().unwrap_or_default();
         let names = shape.names().flatten().cloned().collect();
         let snapshot = CaddySnapshot::parse(&output.stdout, names, self.features());
-        let snapshot = snapshot.ok_or_else(|| self.no_answer(&output))?;
+        let snapshot = snapshot.ok_or_else(|| self.no_answer_error(&output))?;
         let switch = self.switch_patch(&snapshot, shape.tune);
         let setting = outputs.get(1).filter(|_| shape.tune && switch.is_some());
         let migrate = setting.and_then(|output| tcp_migrate::patch(&self.container, &self.name(), output));
@@ -408,29 +409,28 @@ impl Proxy for Caddy {
         true
     }
 
-    /// Turns the switch to the serving instances. Where none serves yet, no instance gets requests until one is
-    /// ready.
+    /// Sets the switch to the serving instances. If no instance serves yet, none gets requests until one is ready.
     fn gate(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let snapshot = self.snapshot(output, &rotation.all()).filter(|s| !s.handlers.is_empty())?;
-        self.switch_to(&snapshot, &bank_names(rotation))
+        self.switch_to(&snapshot, &names_for_bank(rotation))
     }
 
     fn holds(&self, output: &CommandResult, rotation: &Rotation) -> bool {
         let snapshot = self.snapshot(output, &rotation.all());
-        snapshot.is_some_and(|s| s.handlers.is_empty() || s.sends_to(&bank_names(rotation)))
+        snapshot.is_some_and(|s| s.handlers.is_empty() || s.sends_to(&names_for_bank(rotation)))
     }
 
     fn route(&self, output: &CommandResult, rotation: &Rotation) -> Option<Exec> {
         let snapshot = self.snapshot(output, &rotation.all()).filter(|_| !rotation.inside.is_empty())?;
-        self.switch_to(&snapshot, &bank_names(rotation))
+        self.switch_to(&snapshot, &names_for_bank(rotation))
     }
 
     fn question(&self, _endpoints: &[Endpoint]) -> Exec {
-        self.sh(scripts::state_script(self.api(), self.features()))
+        self.sh(scripts::state_script(self.api_address(), self.features()))
     }
 
     fn read(&self, output: &CommandResult, endpoints: &[Endpoint]) -> Result<ProxyState, Error> {
-        let snapshot = self.snapshot(output, endpoints).ok_or_else(|| self.no_answer(output))?;
+        let snapshot = self.snapshot(output, endpoints).ok_or_else(|| self.no_answer_error(output))?;
         let routed = endpoints.iter().filter(|e| snapshot.routes_to(e));
         Ok(ProxyState {
             routed: routed.map(|e| e.id.clone()).collect(),
@@ -462,8 +462,8 @@ impl Proxy for Caddy {
     }
 }
 
-/// Names for a bank; never empty.
-fn bank_names(rotation: &Rotation) -> Vec<String> {
+/// Container names for a bank, one of the two lists of instances between which a switch selects. Never empty.
+fn names_for_bank(rotation: &Rotation) -> Vec<String> {
     let mut names: Vec<String> = rotation.inside.iter().map(|e| e.name.clone()).collect();
     names.sort_unstable();
     if names.is_empty() { vec![NO_INSTANCE.into()] } else { names }
@@ -478,7 +478,7 @@ impl CaddyConfig {
         let (error, file) = head.split_once("@file\n").unwrap_or((head, ""));
         let error = error.split_once("@error ").map_or(output.stderr_or_stdout(), |(_, error)| error);
         CaddyConfig {
-            api: config.as_ref().map(|_| line("@api ").into()),
+            api_address: config.as_ref().map(|_| line("@api ").into()),
             config: config.unwrap_or_default(),
             features: CaddyFeatures {
                 folder: line("@folder ").into(),

@@ -1,4 +1,5 @@
-//! The public routes to a handler: the servers of the configuration, and the hosts and paths of their routes.
+//! Public routes to the handlers of a service, from Caddy's configuration: its servers, and the hosts and paths of
+//! their routes.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ pub fn public_routes(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRout
         let listens = server["listen"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let ports: Vec<u16> = listens.filter_map(|l| l.rsplit_once(':')?.1.parse().ok()).collect();
         let mut requests = Vec::new();
-        collect(&server["routes"], names, (None, None), &mut requests);
+        collect_hosts_and_paths(&server["routes"], names, (None, None), &mut requests);
         let has_tls = |port: u16, host: &Option<String>| {
             let is_explicit = server["tls_connection_policies"].as_array().is_some_and(|p| !p.is_empty());
             let is_automatic = host.is_some() && server["automatic_https"]["disable"] != true;
@@ -37,9 +38,16 @@ pub fn public_routes(config: &Value, names: &BTreeSet<String>) -> Vec<PublicRout
     public_routes
 }
 
+/// Host and path by which a route matches a request.
 type HostAndPath = (Option<String>, Option<String>);
 
-fn collect(value: &Value, names: &BTreeSet<String>, parent: HostAndPath, requests: &mut Vec<HostAndPath>) {
+/// Collects the host and path of each handler under `value` that routes to one of the names.
+fn collect_hosts_and_paths(
+    value: &Value,
+    names: &BTreeSet<String>,
+    parent: HostAndPath,
+    requests: &mut Vec<HostAndPath>,
+) {
     let value = behind_switch(value).unwrap_or(value);
     let host = public_host(value).map(String::from).or(parent.0);
     let path = public_path(value).or(parent.1);
@@ -47,11 +55,11 @@ fn collect(value: &Value, names: &BTreeSet<String>, parent: HostAndPath, request
         requests.push((host.clone(), path.clone()));
     }
     for child in children(value) {
-        collect(child, names, (host.clone(), path.clone()), requests);
+        collect_hosts_and_paths(child, names, (host.clone(), path.clone()), requests);
     }
 }
 
-/// A path that a route's matcher accepts: `/shop/` for `/shop/*`.
+/// Path that the matcher of a route accepts, such as `/shop/` for `/shop/*`.
 fn public_path(route: &Value) -> Option<String> {
     let sets = route["match"].as_array()?.iter();
     let mut paths = sets.filter_map(|set| set["path"].as_array()).flatten().filter_map(Value::as_str);

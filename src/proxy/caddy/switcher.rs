@@ -120,7 +120,7 @@ impl Caddy {
 
     /// Command that runs a script of ours and then loads a configuration into Caddy.
     fn load(&self, first: &str, snapshot: &CaddySnapshot, config: &Value) -> Exec {
-        let load = scripts::load_script(self.api(), self.features());
+        let load = scripts::load_script(self.api_address(), self.features());
         let script = format!("# load a configuration\nset -e\n{first}set +e\n{load}");
         Exec { stdin: Some(format!("{}\n{config}\n", snapshot.state.raw)), ..self.sh(script) }
     }

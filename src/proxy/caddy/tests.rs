@@ -378,7 +378,7 @@ fn without_the_admin_api_the_file_tells_the_routes() {
     let app = backend("app", &["app"], true);
     assert!(caddy.routes_to(&app) && !caddy.routes_to(&backend("db", &["db"], true)));
     let refusal = caddy.check(&[app]).unwrap_err().to_string();
-    assert!(refusal.contains("Failed to connect") && refusal.contains("take `admin off` out"), "{refusal}");
+    assert!(refusal.contains("Failed to connect") && refusal.contains("remove `admin off`"), "{refusal}");
 }
 
 #[test]
@@ -427,7 +427,7 @@ fn the_configuration_file_comes_from_the_command() {
         |args: &str| Caddy::new(&container(&format!(r#"{{"Args": [{args}]}}"#))).config_file().to_string();
     assert_eq!(file(r#""caddy", "run", "--config", "/a.json""#), "/a.json");
     assert_eq!(file(r#""run", "--config=/b""#), "/b");
-    assert_eq!(file(r#""run""#), FILE);
+    assert_eq!(file(r#""run""#), DEFAULT_CONFIG_FILE);
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Parser of `providers.docker.constraints`, the expression that selects the containers of one Traefik where
-//! several share an engine.
+//! Evaluation of `providers.docker.constraints`, the expression by which one of several Traefiks on an engine selects
+//! its containers.
 
 use super::labels::Labels;
 
-/// The labels match the expression; none where that needs more than labels and equality.
+/// True if the labels match the expression; `None` if the expression is invalid or needs more than equality of labels.
 pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     if expression.trim().is_empty() {
         return Some(true);
@@ -13,8 +13,8 @@ pub fn matches(expression: &str, labels: &Labels) -> Option<bool> {
     parser.rest.is_empty().then_some(value).flatten()
 }
 
-/// Recursive parser. Each method returns none for an invalid expression, and an unknown value for one that it
-/// cannot evaluate.
+/// Recursive parser. Each method returns `None` for an invalid expression, and `Some(None)` for a value that it cannot
+/// evaluate.
 struct ConstraintParser<'a> {
     rest: &'a str,
     labels: &'a Labels,
@@ -25,9 +25,11 @@ struct ConstraintParser<'a> {
 /// Limit of the depth, against a stack overflow.
 const MAX_DEPTH: usize = 64;
 
+/// Value of an expression; `None` if it cannot be evaluated.
 type TriState = Option<bool>;
 
 impl<'a> ConstraintParser<'a> {
+    /// Skips a word, and returns true, if the rest begins with it.
     fn accept(&mut self, word: &str) -> bool {
         let rest = self.rest.strip_prefix(word).map(str::trim_start);
         self.rest = rest.unwrap_or(self.rest);
