@@ -1,8 +1,8 @@
 //! Preflight: everything that a deploy is refused for, each with its fix, before any change. `check`, a dry run and
 //! a deploy use this list.
 
-mod attached;
 mod connections;
+mod dependent_containers;
 mod unknown_proxy;
 
 use std::path::Path;
@@ -72,7 +72,7 @@ pub fn engine(around: &Surroundings) -> Result<Vec<PreflightFinding>> {
     }
     refused.extend(needs_newer_engine(around.reader.docker, &services)?);
     refused.extend(out_of_reach(around.reader.project, around.reader.target, around.fronting));
-    refused.extend(attached::errors(around));
+    refused.extend(dependent_containers::errors(around));
     refused.extend(route_not_found(around));
     let mut found: Vec<PreflightFinding> = refused.into_iter().map(PreflightFinding::Refused).collect();
     for service in &services {

@@ -1,11 +1,11 @@
-//! Containers that depend on a current instance by its namespaces, its volumes, a link or its name. A new instance
-//! has another id and another name.
+//! Containers that depend on one current instance, by its namespaces, its volumes, a link or its name. A deploy breaks
+//! them, because the new instances have other ids and names.
 
 use super::Surroundings;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 
-/// Errors for containers that would lose their instance.
+/// Errors for the containers that depend on an instance that the deploy replaces.
 pub fn errors(around: &Surroundings) -> Vec<Error> {
     let error_of = |other| {
         shared_namespace(around, other)
@@ -15,7 +15,7 @@ pub fn errors(around: &Surroundings) -> Vec<Error> {
     around.others().filter_map(error_of).collect()
 }
 
-/// Error for `network_mode: container:NAME` and the like, in Compose or by hand.
+/// Error for `network_mode: container:NAME`, `pid: container:NAME` or `volumes_from`, also of `docker run`.
 fn shared_namespace(around: &Surroundings, other: &Container) -> Option<Error> {
     let (key, instance) = other.host_containers().find_map(|(key, host)| {
         let is_host = |c: &&Container| c.name() == host || (host.len() >= 12 && c.id.starts_with(host));
@@ -32,7 +32,7 @@ fn shared_namespace(around: &Surroundings, other: &Container) -> Option<Error> {
     Some(error.hint(hint).rule(&"shared-namespace"))
 }
 
-/// Error for `links: [app]`: the engine resolves the alias to one container, by that container's name.
+/// Error for `links: [app]`: the engine resolves the alias to one container only.
 fn linked(around: &Surroundings, other: &Container) -> Option<Error> {
     let is_proxy = around.proxies.iter().any(|p| p.container().id == other.id);
     let own = |(target, alias)| Some((around.members().find(|c: &&Container| c.name() == target)?, alias));
@@ -55,7 +55,7 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Error> {
         return None;
     }
     let texts = || other.config.env.iter().chain(&other.args);
-    // A container resolves the name only on a network that both share.
+    // A container resolves the instance's name only on a network that both share.
     let reaches = |instance: &&Container| other.networks().any(|own| instance.networks().any(|n| n == own));
     let (instance, text) = around.members().filter(reaches).find_map(|instance| {
         let text = texts().find(|text| has_word(text, instance.name()))?;
@@ -67,7 +67,7 @@ fn named_instance(around: &Surroundings, other: &Container) -> Option<Error> {
     let location =
         text.split_once('=').map_or("its arguments".to_string(), |(variable, _)| format!("`{variable}`"));
     let error = Error::usage(format!(
-        "`{name}` refers to {instance} in {location}, which is one container: it could not reach the new instances"
+        "`{name}` refers to {instance} in {location}, and could not reach the new instances, which have other names"
     ));
     Some(error.hint(format!("use the name of the service: `{service}`")).rule(&"names-instance"))
 }
