@@ -599,7 +599,7 @@ fn expression(argv: &[String]) -> duct::Expression {
 /// Starts a child in a process group of its own: compose-zd handles Ctrl-C in the terminal, not `docker compose`. The
 /// child carries a mark in its environment. If this run is killed, the next one finds the child by the mark.
 fn in_own_group(command: duct::Expression) -> duct::Expression {
-    static MARK: LazyLock<String> = LazyLock::new(|| ProcessId::current().mark());
+    static MARK: LazyLock<String> = LazyLock::new(|| ProcessId::current().run_mark());
     command.env(RUN_VARIABLE, &*MARK).before_spawn(|command| {
         command.process_group(0);
         Ok(())

@@ -1,4 +1,4 @@
-//! Lease of a run on its lock: heartbeats, and the check before each change that no other run has taken the lock.
+//! Lease of a run on its lock. The run sends heartbeats. Before each change it checks that no other run has taken the lock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -9,10 +9,10 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use super::{LockContext, LockOwner};
 use crate::error::{Error, Exit};
 
-/// Age of the last heartbeat up to which a run may change something; well below the age at which a run counts as dead.
+/// Highest age of the last heartbeat at which a run may change something. A run counts as dead only at a much higher age.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Moment, by clocks that continue while this machine or this process sleeps.
+/// Time by two clocks. Unlike a monotonic clock, they continue while this machine sleeps.
 #[derive(Debug, Clone, Copy)]
 struct LeaseInstant {
     boot: Duration,
@@ -39,20 +39,21 @@ impl LeaseInstant {
     }
 }
 
-/// Shared state that tells whether a run still holds its lock.
+/// Lease of a run on its lock, shared by the threads of the run.
 #[derive(Clone)]
-pub struct Lease(Arc<Leased>);
+pub struct Lease(Arc<LeaseInner>);
 
-struct Leased {
+struct LeaseInner {
     context: LockContext,
-    /// Number of the next heartbeat; its guard allows one at a time.
+    /// Number of the next heartbeat. The mutex allows one heartbeat at a time.
     next_heartbeat: Mutex<u64>,
     state: Mutex<LeaseState>,
 }
 
 struct LeaseState {
-    /// Time before the last heartbeat was sent.
+    /// Time just before the last heartbeat was sent.
     heartbeat: LeaseInstant,
+    /// Other run that took the lock.
     lost: Option<LockOwner>,
 }
 
@@ -60,10 +61,10 @@ impl Lease {
     /// Lease on a lock that was taken after `since`.
     pub(super) fn new(context: LockContext, since: LeaseStart) -> Lease {
         let state = LeaseState { heartbeat: since.0, lost: None };
-        Lease(Arc::new(Leased { context, next_heartbeat: Mutex::default(), state: Mutex::new(state) }))
+        Lease(Arc::new(LeaseInner { context, next_heartbeat: Mutex::default(), state: Mutex::new(state) }))
     }
 
-    /// Checks before a change that the lock is this run's. Sends a heartbeat first if the last one is old.
+    /// Checks before a change that this run still holds the lock. Sends a heartbeat first if the last one is old.
     ///
     /// # Errors
     /// Another run took the lock; the engine does not answer.
@@ -71,7 +72,7 @@ impl Lease {
         let is_fresh = |state: &LeaseState| state.lost.is_none() && state.heartbeat.is_fresh();
         if !is_fresh(&self.state()) {
             let next = self.next_heartbeat();
-            // Another thread may have sent one meanwhile.
+            // Another thread may have sent a heartbeat meanwhile.
             if !is_fresh(&self.state()) {
                 self.send_heartbeat(next)?;
             }
@@ -113,7 +114,7 @@ impl Lease {
     }
 }
 
-/// Time before a lock was requested.
+/// Time just before the run requested the lock.
 #[derive(Clone, Copy)]
 pub(super) struct LeaseStart(LeaseInstant);
 

@@ -7,18 +7,18 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
-/// Variable that marks the commands of a run, so that a later run finds them if the run was killed.
+/// Environment variable of all commands of a run. A later run finds commands of a killed run by it.
 pub const RUN_VARIABLE: &str = "COMPOSE_ZD_RUN";
 
-/// Process, with the facts by which others can check whether it is alive.
+/// Process, with the facts by which another process can check whether it is alive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     pub pid: u32,
-    /// Start in clock ticks since the boot; a later process with the same number has another start.
+    /// Start in clock ticks since the boot. It differs between processes that had the same number.
     pub started: String,
     /// Id of the machine's boot.
     pub boot: String,
-    /// Pid namespace, outside which the number means nothing.
+    /// Pid namespace of the number.
     pub namespace: String,
 }
 
@@ -37,6 +37,7 @@ pub struct LockOwner {
     pub process: ProcessId,
 }
 
+/// Liveness of the process that owns a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
     Alive,
@@ -59,13 +60,13 @@ impl ProcessId {
     }
 
     /// Value of [`RUN_VARIABLE`] in the environment of its commands.
-    pub fn mark(&self) -> String {
+    pub fn run_mark(&self) -> String {
         format!("{}-{}", self.pid, self.started)
     }
 
     /// True if a command that the process started still runs.
     pub fn has_orphans(&self) -> bool {
-        let mark = format!("{RUN_VARIABLE}={}", self.mark());
+        let mark = format!("{RUN_VARIABLE}={}", self.run_mark());
         let is_marked =
             |environment: Vec<u8>| environment.split(|b| *b == 0).any(|variable| variable == mark.as_bytes());
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -73,8 +74,8 @@ impl ProcessId {
         entries.filter_map(|entry| fs::read(entry.path().join("environ")).ok()).any(is_marked)
     }
 
-    /// Liveness, as far as this process can tell. `stat` is the kernel's line about a process, which the kernel may
-    /// hide (`hidepid`); `exists` is true if the process id takes a signal.
+    /// Liveness, as far as this process can find out. `stat` reads `/proc/PID/stat`, which the kernel may hide
+    /// (`hidepid`). `exists` is true if a process with this number exists.
     fn liveness(
         &self,
         current: &ProcessId,
@@ -96,12 +97,13 @@ impl ProcessId {
 }
 
 /// True if a process with this number exists. A process of another user may be hidden, and refuses the signal.
-fn exists(pid: u32) -> bool {
+fn process_exists(pid: u32) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| matches!(test_kill_process(pid), Ok(()) | Err(Errno::PERM)))
 }
 
-/// Start time of a process. Its name may hold spaces and brackets. A zombie counts as ended.
+/// Start time of a process, from `/proc/PID/stat`; `None` for a zombie, which has ended. The name of the process, in
+/// brackets, may contain spaces and brackets.
 fn start_time(stat: &str) -> Option<String> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -123,7 +125,7 @@ impl LockOwner {
         }
     }
 
-    /// Parses a lock's text; any other text belongs to an unknown owner.
+    /// Parses the text of a lock. A text that cannot be parsed belongs to an unknown owner.
     pub fn parse(text: &str) -> LockOwner {
         let unknown = || LockOwner {
             command: "another program".into(),
@@ -144,7 +146,7 @@ impl LockOwner {
 
     pub fn liveness(&self) -> Liveness {
         let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        self.process.liveness(&ProcessId::current(), stat, exists)
+        self.process.liveness(&ProcessId::current(), stat, process_exists)
     }
 }
 
@@ -158,7 +160,7 @@ impl std::fmt::Display for LockOwner {
     }
 }
 
-/// Age of a time; both times are by the same clock, in RFC 3339 with any offset.
+/// Time from `moment` to `now`, both by the same clock and in RFC 3339 with any offset.
 pub fn age(moment: &str, now: &str) -> Option<Duration> {
     Some(parse_time(now)?.duration_since(parse_time(moment)?).unwrap_or_default())
 }
@@ -168,7 +170,7 @@ fn parse_time(text: &str) -> Option<SystemTime> {
     if let Ok(time) = humantime::parse_rfc3339(text) {
         return Some(time);
     }
-    // The engine writes volumes' times in its own time zone: `2026-01-02T03:04:05+01:00`.
+    // The engine writes the time of a volume in its own time zone: `2026-01-02T03:04:05+01:00`.
     let (local, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
     let (sign, (hours, minutes)) = (offset.chars().next()?, offset.get(1..)?.split_once(':')?);
     let offset = Duration::from_secs(hours.parse::<u64>().ok()? * 3600 + minutes.parse::<u64>().ok()? * 60);

@@ -28,10 +28,10 @@ fn a_hidden_process_is_not_taken_for_dead() {
     assert_eq!(process(42).liveness(&process(1), hidden, |_| true), Liveness::NotVisible);
     assert_eq!(process(42).liveness(&process(1), hidden, never), Liveness::Dead);
     let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-    assert!(exists(child.id()) && exists(std::process::id()));
+    assert!(process_exists(child.id()) && process_exists(std::process::id()));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(!exists(child.id()) && !exists(0));
+    assert!(!process_exists(child.id()) && !process_exists(0));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_command_of_a_run_is_found_by_its_mark() {
     let run = ProcessId { pid: 1, started: "no other test's".into(), ..ProcessId::default() };
     assert!(!run.has_orphans());
     let mut child =
-        std::process::Command::new("sleep").arg("60").env(RUN_VARIABLE, run.mark()).spawn().unwrap();
+        std::process::Command::new("sleep").arg("60").env(RUN_VARIABLE, run.run_mark()).spawn().unwrap();
     // Between fork and exec the child has the environment of this process.
     while !run.has_orphans() {
         std::thread::yield_now();
