@@ -18,17 +18,17 @@ use crate::error::Error;
 use crate::model::ProbeTiming;
 use crate::wait::{self, StopSignal, WaitResult};
 
-/// Longest foreign line in a message, in characters.
-const MAX_LINE: usize = 500;
+/// Longest line of another program's output in a message, in characters.
+const MAX_LINE_LENGTH: usize = 500;
 
-/// Time after which an unchanged bad answer is reported; most new instances are ready before.
+/// Time after which an unchanged bad answer is reported. Most new instances are ready earlier.
 const REPORT_AFTER: Duration = Duration::from_secs(2);
 
 /// Number of last log lines that are shown of a failed instance.
 const LOG_LINES: u32 = 10;
 
 fn shortened(line: &str) -> String {
-    match line.char_indices().nth(MAX_LINE) {
+    match line.char_indices().nth(MAX_LINE_LENGTH) {
         Some((end, _)) => format!("{} …", &line[..end]),
         None => line.into(),
     }
@@ -48,14 +48,14 @@ struct ReadinessProgress {
     successes: u32,
     probes: u32,
     last_answer: String,
-    /// Time since which the answers have been the same.
+    /// Time of the first of the latest equal answers.
     same_since: Option<Instant>,
-    /// Gist of the bad answer that was reported last.
+    /// Gist of the last reported bad answer.
     reported_gist: Option<String>,
     ended: bool,
 }
 
-/// Instances that failed, and the error. The wait ends at the first failures, so that more might have failed.
+/// Instances that failed, and the error. The list may be incomplete, because the wait ends early.
 #[derive(Debug)]
 pub struct ReadinessFailure {
     pub ids: Vec<String>,
@@ -79,14 +79,15 @@ impl ReadinessFailure {
     }
 }
 
-/// Waits until all candidates are ready. Calls `report` for each ready candidate and for each lasting bad answer. Up to
-/// `tolerated` candidates may fail without ending the wait for the others.
+/// Waits until all candidates are ready. Calls `report` for each ready candidate and for each lasting bad answer. The
+/// wait continues while at most `tolerated` candidates have failed.
 ///
-/// An instance that exits, restarts or becomes unhealthy fails at once; the deadline fails all that are not ready. The
-/// error holds the last answers and the last log lines. `containers` are the candidates, if they were just inspected.
+/// An instance that exits, restarts or becomes unhealthy fails at once. An instance that is not ready at the deadline
+/// fails, too. The error has the last answers and the last log lines. `containers` are the candidates as just inspected;
+/// `None` to inspect them.
 ///
 /// # Errors
-/// No engine; an interrupt; an error of `check` meanwhile.
+/// No engine; a signal; an error of `check`, which runs before every round of probes.
 pub fn wait_until_ready(
     docker: &Docker,
     (candidates, mut containers): (&[Candidate], Option<Vec<Container>>),
@@ -124,7 +125,7 @@ pub fn wait_until_ready(
                 }
             }
         }
-        let too_many = failed.as_ref().is_some_and(|d| d.ids.len() > tolerated);
+        let too_many = failed.as_ref().is_some_and(|f| f.ids.len() > tolerated);
         Ok((too_many || !progress.iter().any(|p| p.is_pending(timing))).then_some(()))
     })?;
     match waited {
@@ -150,8 +151,7 @@ impl ReadinessProgress {
         self.successes
     }
 
-    /// True if a bad answer has lasted long enough to be reported. Each answer is reported once until another one
-    /// lasts.
+    /// True if a bad answer has lasted long enough to be reported. The same answer is not reported twice in a row.
     fn should_report(&mut self, answer: &ProbeResult, now: Instant) -> bool {
         let is_old = self.same_since.is_some_and(|since| now.duration_since(since) >= REPORT_AFTER);
         let gist = Some(gist(&answer.text));
@@ -163,7 +163,7 @@ impl ReadinessProgress {
     }
 }
 
-/// An answer with its status code and the rest without its numbers: many tools print how long they took.
+/// Answer with its status code, but without other numbers: many tools print a duration, which differs each time.
 fn gist(text: &str) -> String {
     let (request, answer) = text.split_once('→').unwrap_or(("", text));
     let (code, rest) = answer.trim_start().split_once(' ').unwrap_or((answer, ""));
@@ -205,7 +205,7 @@ fn probe_all(
     }))
 }
 
-/// Reason why an instance failed before it was ready.
+/// Reason why an instance failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum InstanceEnd {
     Exited { code: i32, out_of_memory: bool },
@@ -230,7 +230,7 @@ fn instance_end(container: &Container, probe: &ReadinessProbe) -> Option<Instanc
 }
 
 impl InstanceEnd {
-    /// The reason as text; `code` is the last exit code that the engine remembers.
+    /// Text of the reason; `code` is the last exit code that the engine reports.
     fn explain(&self, code: Option<i32>) -> String {
         match (self, code) {
             (InstanceEnd::Exited { code, out_of_memory: true }, _) => {
@@ -289,7 +289,7 @@ fn deadline_failure(
         "see what a new instance answers, or set another `x-zd.health` (`--health-path`, `--health-deadline`)",
     );
     let mut all = Some(ReadinessFailure { ids, error });
-    failed.into_iter().for_each(|d| ReadinessFailure::merge(&mut all, d));
+    failed.into_iter().for_each(|earlier| ReadinessFailure::merge(&mut all, earlier));
     all.expect("the failure of the deadline")
 }
 

@@ -304,7 +304,7 @@ impl<'a> Rollout<'a> {
         if self.is_best_effort {
             return Ok(());
         }
-        let warned = self.context.monitor.take_out_of_memory();
+        let warned = self.context.monitor.take_out_of_memory_survivors();
         warned.into_iter().for_each(|name| self.context.report.warn(&Warning::OutOfMemory(name)));
         let Some(failure) = self.context.monitor.take_failure() else { return Ok(()) };
         self.context.report.event(Event::Failed { names: failure.names.clone() });

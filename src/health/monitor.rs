@@ -1,6 +1,6 @@
-//! Monitor of new instances, from the moment they are ready to the end of their window. The engine's events report
-//! a death at once; without events the monitor inspects the instances five times a second. It probes them once a
-//! second. All of it runs on background threads; the rollout checks for failures while it waits.
+//! Monitor of new instances, from the time they are ready to the end of their window. The window is the time in rotation
+//! that `monitor` sets. The engine's events report a death at once. Without events, the monitor inspects the instances five
+//! times a second. A background thread probes the instances once a second. The rollout checks for failures while it waits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,10 +25,10 @@ const POLL: Duration = Duration::from_millis(200);
 /// Interval for probing instances, and for finding changes that no event reports.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bad answers in a row after which a ready instance has failed: Docker's own default (`retries`).
+/// Number of bad answers in a row after which a ready instance has failed; Docker's default of `retries`.
 const MAX_FAILURES: u32 = 3;
 
-/// Time after which an instance has survived that the kernel killed one of its processes for lack of memory.
+/// Time that an instance has to run after an out-of-memory kill of one of its processes to count as a survivor.
 const OUT_OF_MEMORY_GRACE: Duration = Duration::from_millis(500);
 
 /// Monitor of a run, which follows the instances of all its rollouts.
@@ -48,14 +48,14 @@ struct SharedState {
     state: Mutex<MonitorState>,
 }
 
-/// Instances that are followed, and all events so far: an event may come before its instance is followed.
+/// Followed instances, and all events so far: an event may arrive before its instance is followed.
 #[derive(Default)]
 struct MonitorState {
     instances: Vec<MonitoredInstance>,
     events: BTreeMap<String, Vec<(Instant, EventKind)>>,
 }
 
-/// Instance that is followed.
+/// Instance that the monitor follows.
 #[derive(Clone)]
 struct MonitoredInstance {
     candidate: Candidate,
@@ -93,12 +93,12 @@ impl fmt::Display for MonitorFailure {
 impl std::error::Error for MonitorFailure {}
 
 impl Monitor {
-    /// Starts to follow the containers of a project; each event rings `wakeup`.
-    pub fn start(&self, docker: &Docker, project: &str, bell: Arc<Wakeup>) {
+    /// Starts to follow the containers of a project. Each event wakes the waiting rollout.
+    pub fn start(&self, docker: &Docker, project: &str, wakeup: Arc<Wakeup>) {
         let shared = Arc::new(SharedState {
             docker: docker.clone(),
             started: Instant::now(),
-            wakeup: bell,
+            wakeup,
             tickers: Default::default(),
             state: Mutex::default(),
         });
@@ -128,7 +128,7 @@ impl Monitor {
         }
     }
 
-    /// Follows an instance that an earlier run put into rotation; `age` is its running time.
+    /// Follows an instance that an earlier run put into rotation; `age` is the running time of the instance.
     pub fn resume(&self, candidate: Candidate, timing: ProbeTiming, age: Duration, monitor: Duration) {
         if let Some(shared) = self.shared() {
             let since = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
@@ -140,7 +140,7 @@ impl Monitor {
         }
     }
 
-    /// Starts the windows of those instances that were not in rotation yet, and returns their ids.
+    /// Starts the windows of the instances that are new in rotation, and returns the ids of these instances.
     pub fn admit(&self, ids: &[String], monitor: Duration) -> Vec<String> {
         self.shared().map(|s| s.state().admit(ids, monitor)).unwrap_or_default()
     }
@@ -177,12 +177,12 @@ impl Monitor {
         self.shared().is_some_and(|s| s.state().has_died(id))
     }
 
-    /// Names of instances that ran out of memory and still run, since the last call.
-    pub fn take_out_of_memory(&self) -> Vec<String> {
-        self.shared().map(|s| s.state().take_out_of_memory()).unwrap_or_default()
+    /// Names of the instances that ran out of memory since the last call, and still run.
+    pub fn take_out_of_memory_survivors(&self) -> Vec<String> {
+        self.shared().map(|s| s.state().take_out_of_memory_survivors()).unwrap_or_default()
     }
 
-    /// Time until the last window ends.
+    /// Time until the end of the last window.
     pub fn remaining(&self) -> Duration {
         self.shared().map_or(Duration::ZERO, |s| s.state().remaining())
     }
@@ -190,10 +190,10 @@ impl Monitor {
     /// Names of the instances whose window has not ended.
     pub fn pending_names(&self) -> Vec<String> {
         let shared = self.shared();
-        shared.map(|s| s.state().due().map(|i| i.candidate.name.clone()).collect()).unwrap_or_default()
+        shared.map(|s| s.state().monitored().map(|i| i.candidate.name.clone()).collect()).unwrap_or_default()
     }
 
-    /// Stops following all instances: later failures have no consequence.
+    /// Stops following all instances: later failures do not count.
     pub fn stop(&self) {
         if let Some(shared) = self.shared() {
             shared.state().instances.clear();
@@ -218,7 +218,7 @@ impl SharedState {
         self.wakeup.wake();
     }
 
-    /// Inspects the instances if no events arrive; otherwise the probe's slower check is enough.
+    /// Inspects the instances if the engine streams no events.
     fn poll(&self, is_live: bool) {
         if !is_live {
             self.check_now();
@@ -226,7 +226,7 @@ impl SharedState {
     }
 
     fn check_now(&self) {
-        let ids: Vec<String> = self.state().due().map(|i| i.id().clone()).collect();
+        let ids: Vec<String> = self.state().monitored().map(|i| i.id().clone()).collect();
         // If the engine does not answer, the next tick inspects again.
         let Ok(inspected) = self.docker.inspect(&ids) else { return };
         let removed = ids.iter().filter(|id| !inspected.iter().any(|c| c.id == **id));
@@ -239,10 +239,11 @@ impl SharedState {
     }
 
     fn probe(&self) {
-        let due: Vec<MonitoredInstance> =
-            self.state().due().filter(|i| i.window.is_some()).cloned().collect();
-        let Some(timing) = due.first().map(|i| i.timing) else { return };
-        let candidates: Vec<Candidate> = due.iter().map(|i| without_check(&i.candidate)).collect();
+        let followed: Vec<MonitoredInstance> =
+            self.state().monitored().filter(|i| i.window.is_some()).cloned().collect();
+        let Some(timing) = followed.first().map(|i| i.timing) else { return };
+        let candidates: Vec<Candidate> =
+            followed.iter().map(|i| without_healthcheck_command(&i.candidate)).collect();
         let all: Vec<usize> = (0..candidates.len()).collect();
         let results =
             Prober::new(&self.docker, timing.timeout).and_then(|a| probe_all(&a, &candidates, &all, None));
@@ -310,21 +311,21 @@ impl MonitorState {
         });
     }
 
-    fn due(&self) -> impl Iterator<Item = &MonitoredInstance> {
+    fn monitored(&self) -> impl Iterator<Item = &MonitoredInstance> {
         let now = Instant::now();
-        self.instances.iter().filter(move |i| i.is_due(now))
+        self.instances.iter().filter(move |i| i.failure_counts(now))
     }
 
     /// Removes and returns the failed instances. Instances whose window has ended are no longer followed.
     fn take_failed(&mut self) -> Vec<MonitoredInstance> {
         let now = Instant::now();
-        self.instances.retain(|i| i.end.is_some() || i.is_due(now));
+        self.instances.retain(|i| i.end.is_some() || i.failure_counts(now));
         let (failed, rest) = self.instances.drain(..).partition(|i| i.end.is_some());
         self.instances = rest;
         failed
     }
 
-    fn take_out_of_memory(&mut self) -> Vec<String> {
+    fn take_out_of_memory_survivors(&mut self) -> Vec<String> {
         let has_survived = |i: &&mut MonitoredInstance| {
             i.end.is_none() && i.out_of_memory.is_some_and(|at| at.elapsed() > OUT_OF_MEMORY_GRACE)
         };
@@ -357,8 +358,8 @@ impl MonitoredInstance {
         &self.candidate.id
     }
 
-    /// True before and during the window; failures after it do not count.
-    fn is_due(&self, now: Instant) -> bool {
+    /// True before and during the window.
+    fn failure_counts(&self, now: Instant) -> bool {
         self.window.is_none_or(|(since, monitor)| now.saturating_duration_since(since) <= monitor)
     }
 
@@ -367,7 +368,7 @@ impl MonitoredInstance {
     }
 
     fn fail(&mut self, end: InstanceEnd) {
-        if self.is_due(Instant::now()) && self.end.is_none() {
+        if self.failure_counts(Instant::now()) && self.end.is_none() {
             self.end = Some(end);
         }
     }
@@ -393,8 +394,8 @@ impl MonitoredInstance {
     }
 }
 
-/// The candidate without its healthcheck command, which costs a process in the instance and which Docker runs anyway.
-fn without_check(candidate: &Candidate) -> Candidate {
+/// Candidate without its healthcheck command. Docker itself runs that command, which costs a process in the instance.
+fn without_healthcheck_command(candidate: &Candidate) -> Candidate {
     match candidate.probe {
         ReadinessProbe::Healthcheck(_) => {
             Candidate { probe: ReadinessProbe::Healthcheck(Vec::new()), ..candidate.clone() }
@@ -403,12 +404,12 @@ fn without_check(candidate: &Candidate) -> Candidate {
     }
 }
 
-/// One error for all failed instances: the message of the first, and the details of all.
+/// Error for all failed instances: the message of the first, and the details of all.
 fn failure_error(docker: &Docker, failed: &[MonitoredInstance]) -> Error {
     let errors = failed.iter().map(|instance| {
         let (candidate, end) = (&instance.candidate, instance.end.as_ref());
         let code = match end {
-            // No event has reported the exit code.
+            // No event reported the exit code.
             Some(InstanceEnd::Restarted) => docker.last_exit_code(&candidate.id).ok().flatten(),
             _ => None,
         };
@@ -491,7 +492,7 @@ mod tests {
         assert_eq!(all.admit(&ids, MS * 60_000), ["1"]);
         assert!(all.admit(&ids, MS).is_empty(), "it is in rotation");
         assert!(all.remaining() > MS * 50_000);
-        assert_eq!(all.due().count(), 2, "one that is not in rotation yet is followed as well");
+        assert_eq!(all.monitored().count(), 2, "one that is not in rotation yet is followed as well");
         all.instances[0].window = Some((Instant::now() - MS * 20, MS * 10));
         assert_eq!(all.remaining(), Duration::ZERO);
         record(&mut all, "1", DIED);
@@ -544,9 +545,9 @@ mod tests {
         record(&mut all, "2", EventKind::OutOfMemory);
         record(&mut all, "2", EventKind::Died { code: Some(137) });
         assert_eq!(failed(&mut all), ["app-2: it exited with code 137, out of memory"]);
-        assert!(all.take_out_of_memory().is_empty(), "it may still die of it");
+        assert!(all.take_out_of_memory_survivors().is_empty(), "it may still die of it");
         all.instances[0].out_of_memory = Some(Instant::now() - OUT_OF_MEMORY_GRACE - MS);
-        assert_eq!(all.take_out_of_memory(), ["app-1"]);
-        assert!(all.take_out_of_memory().is_empty());
+        assert_eq!(all.take_out_of_memory_survivors(), ["app-1"]);
+        assert!(all.take_out_of_memory_survivors().is_empty());
     }
 }

@@ -15,13 +15,13 @@ use crate::docker::inspect::{Container, Healthcheck};
 use crate::docker::{Docker, Exec};
 use crate::mask;
 
-/// Limit for a connection. A connection on a bridge of this machine opens at once, or the address is unreachable.
+/// Limit for opening a connection. On a bridge of this machine it opens at once, unless the address is unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Most bytes of a response that are read and searched for `x-zd.health.body`.
+/// Limit in bytes of a response that is read and searched for `x-zd.health.body`.
 pub(super) const BODY_LIMIT: u64 = 64 << 10;
 
-/// Extra time for `docker exec` to start and to end; over ssh, each one is a connection of its own.
+/// Extra time for `docker exec` to start and to end. Over ssh, each `docker exec` opens a connection.
 const EXEC_SLACK: Duration = Duration::from_secs(30);
 
 /// Result of one probe.
@@ -32,7 +32,7 @@ pub struct ProbeResult {
     pub text: String,
 }
 
-/// No way to probe an instance, so that waiting does not help; with the reason for each origin.
+/// Reasons why no origin can probe an instance, one per origin. Waiting does not help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoProbeTool(pub(super) Vec<String>);
 
@@ -68,11 +68,11 @@ impl<'a> Prober<'a> {
             .pool_max_idle_per_host(0);
         #[cfg(feature = "tls")]
         crate::tls::choose_provider();
-        // The URL has the instance's address, which no certificate names.
+        // No certificate is valid for the address of an instance, which is the host of the URL.
         #[cfg(feature = "tls")]
         let builder = builder.tls_danger_accept_invalid_certs(true);
-        let (known, elsewhere) = Default::default();
-        Ok(Prober { docker, client: builder.build()?, timeout, last_origin: known, remote_engine: elsewhere })
+        let client = builder.build()?;
+        Ok(Prober { docker, client, timeout, last_origin: Mutex::default(), remote_engine: OnceLock::new() })
     }
 
     /// # Errors
@@ -96,7 +96,7 @@ impl<'a> Prober<'a> {
         let limit = container.config.healthcheck.as_ref().map_or(self.timeout, Healthcheck::limit);
         let result = |ready, text: String| ProbeResult { ready, text: format!("healthcheck {text}") };
         match self.docker.exec_within(&Exec::user_command(&container.id, argv.to_vec()), limit) {
-            Ok(Some(output_of)) => match (output_of.code, last_line(output_of.stderr_or_stdout())) {
+            Ok(Some(exec_result)) => match (exec_result.code, last_line(exec_result.stderr_or_stdout())) {
                 (Some(0), _) => result(true, "→ 0".into()),
                 (Some(code), output) => result(false, format!("→ {code} {output}")),
                 (None, output) => result(false, format!("was killed {output}")),
@@ -106,7 +106,7 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// Connects from this machine only: images differ too much in tools that open a connection.
+    /// Connects from this machine only, because few images have a tool that opens a connection.
     fn connect(&self, port: u16, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let Some((bridge, address)) = container.addresses_with_bridge().next() else {
             return Ok(not_ready("it has no address yet".into()));
@@ -122,8 +122,9 @@ impl<'a> Prober<'a> {
         })
     }
 
-    /// Probes the instance's own address: from this machine if the network is on it, else from inside. Elsewhere
-    /// (Docker Desktop, a remote engine) another host may have the same address here.
+    /// Probes the address of the instance: from this machine first if the instance's network is on it, else from a
+    /// container first. If the engine is elsewhere (Docker Desktop, a remote engine), the same address may belong to
+    /// another host here.
     fn http(&self, http: &HttpProbe, container: &Container) -> Result<ProbeResult, NoProbeTool> {
         let mut addresses = container.addresses_with_bridge();
         let Some(first) = addresses.next() else {
@@ -154,7 +155,7 @@ impl<'a> Prober<'a> {
             }
         }
         match is_local {
-            // The address is reachable, but refuses the connection.
+            // On a network of this machine, the instance may become reachable.
             true => Ok(not_ready(reasons.swap_remove(0))),
             false => Err(NoProbeTool(reasons)),
         }
@@ -268,7 +269,7 @@ fn bracketed(address: IpAddr) -> String {
     }
 }
 
-/// True if no connection reached the instance. A refused connection comes from the instance itself.
+/// True if no connection reached the instance. A refused connection did reach it.
 fn is_unreachable(error: &reqwest::Error) -> bool {
     let refused = cause(error).to_lowercase().contains("refused");
     error.is_connect() && !refused
