@@ -236,7 +236,7 @@ fn open_project(
             ResolvedProject::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string()
         }
         Err(error) => {
-            let cluster = docker.cluster().ok();
+            let cluster = docker.swarm_id().ok();
             let folders = [None, cluster.as_deref()].map(|c| settings::state_dir(compose, dir, c));
             let name = folders.iter().find_map(|f| only_project(compose, f)).ok_or(error)?;
             report.warn(&Warning::Other(format!(

@@ -1,7 +1,8 @@
-//! Engine API requests behind some of docker's commands: the same requests that the client sends, and the same output
-//! that the client prints. Pure. The client runs every command and handles every response that this file does not know.
+//! Engine API requests in place of some docker commands. Builds the requests that the client sends, and prints the
+//! responses as the client prints them; without I/O. The client itself runs every other command, and also a command
+//! whose response this file does not know.
 //!
-//! The commands only read, or create and remove names in one step, so that all of them can be repeated.
+//! All these commands can be repeated: they only read, or create or remove one name atomically.
 
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -17,11 +18,11 @@ use super::swarm::{IS_MANAGER, NAMESPACE, NODES};
 #[derive(Debug, PartialEq)]
 pub struct ApiQuery {
     pub requests: Vec<ApiRequest>,
-    form: ReplyFormat,
+    reply_format: ReplyFormat,
 }
 
-/// Message of an engine for a path that its API does not have.
-const UNKNOWN: &str = "page not found";
+/// Message of an engine whose API does not have the path.
+const UNKNOWN_PATH: &str = "page not found";
 
 /// Request of the Engine API; the path is without its version.
 #[derive(Debug, PartialEq)]
@@ -37,13 +38,13 @@ pub struct ApiRequest {
 enum ReplyFormat {
     /// The objects as JSON.
     Objects,
-    /// This key of each object in a list, one a line.
+    /// Value of this key in each object of a list, one per line.
     Lines(&'static str),
     /// Names of containers.
     Names,
     /// Tags of images.
     Tags,
-    /// Nodes of a Swarm, one a line.
+    /// Nodes of a Swarm, in the form of [`NODES`].
     Nodes,
     /// In the form of [`IDENTITY`].
     Identity,
@@ -59,9 +60,12 @@ pub struct ApiResponse {
 
 /// Requests of a command, given its words after `docker`; `None` if the client has to run the command.
 pub fn query_for(words: &[&str]) -> Option<ApiQuery> {
-    let single = |request, form| Some(ApiQuery { requests: vec![request], form });
+    let single = |request, form| Some(ApiQuery { requests: vec![request], reply_format: form });
     if let Some(filters) = words.strip_prefix(&LIST_IDS[..]) {
-        return single(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Lines("Id"));
+        return single(
+            list_request("containers", "label", &filter_values("label", filters)?),
+            ReplyFormat::Lines("Id"),
+        );
     }
     if words == IS_MANAGER {
         return single(get("/nodes".into()), ReplyFormat::Lines("ID"));
@@ -74,47 +78,52 @@ pub fn query_for(words: &[&str]) -> Option<ApiQuery> {
     }
     match words {
         ["ps", "--all", filters @ .., "--format", "{{.Names}}"] => {
-            single(list("containers", "label", &filtered("label", filters)?), ReplyFormat::Names)
+            single(list_request("containers", "label", &filter_values("label", filters)?), ReplyFormat::Names)
         }
-        ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => {
-            single(list("images", "reference", &filtered("reference", filters)?), ReplyFormat::Tags)
+        ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", filters @ ..] => single(
+            list_request("images", "reference", &filter_values("reference", filters)?),
+            ReplyFormat::Tags,
+        ),
+        ["service", "ls", "--quiet", filters @ ..] => single(
+            filtered_get("/services", &[], "label", &filter_values("label", filters)?),
+            ReplyFormat::Lines("ID"),
+        ),
+        ["node", "inspect", ids @ ..] => {
+            one_per_name(ids, |id| get(format!("/nodes/{id}")), ReplyFormat::Objects)
         }
-        ["service", "ls", "--quiet", filters @ ..] => {
-            single(query("/services", &[], "label", &filtered("label", filters)?), ReplyFormat::Lines("ID"))
-        }
-        ["node", "inspect", ids @ ..] => all(ids, |id| get(format!("/nodes/{id}")), ReplyFormat::Objects),
         ["service", "inspect", ids @ ..] => {
-            all(ids, |id| get(format!("/services/{id}")), ReplyFormat::Objects)
+            one_per_name(ids, |id| get(format!("/services/{id}")), ReplyFormat::Objects)
         }
         ["stack", "ps", "--quiet", "--no-trunc", stack] => {
             let label = format!("{NAMESPACE}={stack}");
-            single(query("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
+            single(filtered_get("/tasks", &[], "label", &[&label]), ReplyFormat::Lines("ID"))
         }
         ["inspect", "--type", "task", ids @ ..] => {
-            all(ids, |id| get(format!("/tasks/{id}")), ReplyFormat::Objects)
+            one_per_name(ids, |id| get(format!("/tasks/{id}")), ReplyFormat::Objects)
         }
         ["volume", "create", "--label", label, name] => {
             single(create_volume(label, name)?, ReplyFormat::Nothing)
         }
         ["volume", "rm", names @ ..] => {
-            all(names, |name| remove(format!("/volumes/{name}")), ReplyFormat::Nothing)
+            one_per_name(names, |name| remove(format!("/volumes/{name}")), ReplyFormat::Nothing)
         }
         ["volume", "inspect", names @ ..] => {
-            all(names, |name| get(format!("/volumes/{name}")), ReplyFormat::Objects)
+            one_per_name(names, |name| get(format!("/volumes/{name}")), ReplyFormat::Objects)
         }
         ["image", "inspect", names @ ..] => {
-            all(names, |name| get(format!("/images/{name}/json")), ReplyFormat::Objects)
+            one_per_name(names, |name| get(format!("/images/{name}/json")), ReplyFormat::Objects)
         }
         [a, b, names @ ..] if [*a, *b] == INSPECT => {
-            all(names, |name| get(format!("/containers/{name}/json")), ReplyFormat::Objects)
+            one_per_name(names, |name| get(format!("/containers/{name}/json")), ReplyFormat::Objects)
         }
         _ => None,
     }
 }
 
-fn all(names: &[&str], request: impl Fn(&str) -> ApiRequest, form: ReplyFormat) -> Option<ApiQuery> {
+/// Query with one request per name.
+fn one_per_name(names: &[&str], request: impl Fn(&str) -> ApiRequest, form: ReplyFormat) -> Option<ApiQuery> {
     let requests = names.iter().map(|name| is_plain(name).then(|| request(name)));
-    Some(ApiQuery { requests: requests.collect::<Option<_>>()?, form })
+    Some(ApiQuery { requests: requests.collect::<Option<_>>()?, reply_format: form })
 }
 
 fn get(path: String) -> ApiRequest {
@@ -125,27 +134,28 @@ fn remove(path: String) -> ApiRequest {
     ApiRequest { method: Method::DELETE, path, body: None }
 }
 
-/// Creates a lock's volume; the client creates all other volumes.
+/// Request to create the volume of a lock; `None` for other volumes, which the client creates.
 fn create_volume(label: &str, name: &str) -> Option<ApiRequest> {
     let text = label.strip_prefix(LOCK_LABEL)?.strip_prefix('=')?;
     let body = json!({ "Name": name, "Labels": { LOCK_LABEL: text } });
     Some(ApiRequest { method: Method::POST, path: "/volumes/create".into(), body: Some(body) })
 }
 
-/// Values of `--filter KEY=…`, the only filter that is understood.
-fn filtered<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
+/// Values of `--filter KEY=…`; `None` for any other flag or key.
+fn filter_values<'w>(key: &str, words: &[&'w str]) -> Option<Vec<&'w str>> {
     let (pairs, []) = words.as_chunks::<2>() else { return None };
     let value = |text: &'w str| text.strip_prefix(key)?.strip_prefix('=');
     pairs.iter().map(|[flag, text]| value(text).filter(|_| *flag == "--filter")).collect()
 }
 
-/// Lists containers, stopped ones included, or images that have a name.
-fn list(noun: &str, key: &str, values: &[&str]) -> ApiRequest {
+/// Request for a list of images, or of all containers, also stopped ones.
+fn list_request(noun: &str, key: &str, values: &[&str]) -> ApiRequest {
     let all: &[_] = if noun == "containers" { &[("all", "1")] } else { &[] };
-    query(&format!("/{noun}/json"), all, key, values)
+    filtered_get(&format!("/{noun}/json"), all, key, values)
 }
 
-fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiRequest {
+/// GET request with a query string and a filter.
+fn filtered_get(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiRequest {
     let mut url = Url::parse(&format!("http://engine{path}")).expect("an address");
     pairs.iter().for_each(|(name, value)| _ = url.query_pairs_mut().append_pair(name, value));
     if !values.is_empty() {
@@ -154,10 +164,10 @@ fn query(path: &str, pairs: &[(&str, &str)], key: &str, values: &[&str]) -> ApiR
     get(format!("{}?{}", url.path(), url.query().unwrap_or_default()))
 }
 
-/// Path of the events of the containers with a label, from now on.
-pub fn events(actions: &[&str], label: &str) -> String {
+/// API path that streams events of the containers with a label, from now on.
+pub fn events_path(actions: &[&str], label: &str) -> String {
     let filters = json!({ "event": actions, "label": [label], "type": ["container"] }).to_string();
-    query("/events", &[("filters", &filters)], "", &[]).path
+    filtered_get("/events", &[("filters", &filters)], "", &[]).path
 }
 
 /// True for a name that needs no escaping in a path; the client handles all others.
@@ -169,38 +179,38 @@ fn is_plain(name: &str) -> bool {
 }
 
 impl ApiQuery {
-    /// Output of the client for these responses; `None` if the client has to run the command itself.
-    pub fn client_output(&self, answers: &[ApiResponse]) -> Option<CommandResult> {
+    /// Output that the client prints for these responses; `None` if the client has to run the command itself.
+    pub fn client_output(&self, responses: &[ApiResponse]) -> Option<CommandResult> {
         let (mut stdout, mut stderr) = (Vec::new(), String::new());
-        for ApiResponse { status, body } in answers {
+        for ApiResponse { status, body } in responses {
             match status {
                 200 | 201 => stdout.push(serde_json::from_slice::<Value>(body).ok()?),
                 204 => {}
-                // The object does not exist, or the engine manages no Swarm. An engine that does not know the path
-                // itself answers 404, too.
-                404 | 503 if message(body)? != UNKNOWN => {
+                // The object does not exist, or the engine manages no Swarm. An unknown path is a 404, too: then the
+                // client has to run the command.
+                404 | 503 if message(body)? != UNKNOWN_PATH => {
                     stderr.push_str(&format!("Error response from daemon: {}\n", message(body)?))
                 }
                 _ => return None,
             }
         }
         let code = Some((!stderr.is_empty()).into());
-        Some(CommandResult { code, stdout: self.form.printed(stdout)?, stderr })
+        Some(CommandResult { code, stdout: self.reply_format.print(stdout)?, stderr })
     }
 }
 
 impl ReplyFormat {
-    fn printed(self, objects: Vec<Value>) -> Option<String> {
+    fn print(self, objects: Vec<Value>) -> Option<String> {
         let lines = |of: fn(&Value, &str) -> Option<String>, key: &str| -> Option<String> {
             let lists: Option<Vec<&Vec<Value>>> = objects.iter().map(Value::as_array).collect();
             lists?.into_iter().flatten().map(|object| of(object, key)).collect()
         };
         match self {
             ReplyFormat::Nothing => Some(String::new()),
-            ReplyFormat::Lines(key) => lines(value, key),
-            ReplyFormat::Names => lines(name, "Names"),
-            ReplyFormat::Tags => lines(tags, "RepoTags"),
-            ReplyFormat::Nodes => lines(node, "Description"),
+            ReplyFormat::Lines(key) => lines(value_line, key),
+            ReplyFormat::Names => lines(name_line, "Names"),
+            ReplyFormat::Tags => lines(tag_lines, "RepoTags"),
+            ReplyFormat::Nodes => lines(node_line, "Description"),
             ReplyFormat::Identity => {
                 let text = |key: &str| objects.first()?.get(key)?.as_str();
                 Some(format!("{}/{}\n", text("ID")?, text("Name")?))
@@ -214,24 +224,24 @@ fn message(body: &[u8]) -> Option<String> {
     Some(serde_json::from_slice::<Value>(body).ok()?.get("message")?.as_str()?.into())
 }
 
-fn value(object: &Value, key: &str) -> Option<String> {
+fn value_line(object: &Value, key: &str) -> Option<String> {
     Some(format!("{}\n", object.get(key)?.as_str()?))
 }
 
 /// Name of a container. A container has one name, and further ones (`/other/alias`) by links from other containers.
-fn name(object: &Value, key: &str) -> Option<String> {
+fn name_line(object: &Value, key: &str) -> Option<String> {
     let names = object.get(key)?.as_array()?.iter().filter_map(|name| name.as_str()?.strip_prefix('/'));
     names.filter(|name| !name.contains('/')).map(|name| Some(format!("{name}\n"))).next()?
 }
 
 /// Tags of an image, which may have none.
-fn tags(object: &Value, key: &str) -> Option<String> {
+fn tag_lines(object: &Value, key: &str) -> Option<String> {
     let tags = object.get(key)?.as_array()?;
     tags.iter().map(|tag| Some(format!("{}\n", familiar_name(tag.as_str()?)))).collect()
 }
 
 /// Node in the form of [`NODES`].
-fn node(object: &Value, key: &str) -> Option<String> {
+fn node_line(object: &Value, key: &str) -> Option<String> {
     let (id, name) = (object.get("ID")?.as_str()?, object.get(key)?.get("Hostname")?.as_str()?);
     Some(format!("{id}={name}\n"))
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::Docker;
-use super::api::events;
+use super::api::events_path;
 use super::connection::REQUEST_LIMIT;
 use super::containers::PROJECT;
 
@@ -61,7 +61,7 @@ impl Docker {
     /// Follows the containers of a project on a thread of its own, and calls `receive` for each event.
     pub fn follow(&self, project: &str, receive: impl Fn(ContainerEvent) + Send + 'static) -> EventStream {
         let events = EventStream::default();
-        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), self::events_path(project));
+        let (docker, state, path) = (self.clone(), Arc::clone(&events.state), project_events_path(project));
         if self.is_docker_cli {
             std::thread::spawn(move || docker.follow_blocking(&path, &state, receive));
         }
@@ -81,8 +81,8 @@ impl Docker {
     }
 }
 
-fn events_path(project: &str) -> String {
-    events(&["die", "oom", "health_status"], &format!("{PROJECT}={project}"))
+fn project_events_path(project: &str) -> String {
+    events_path(&["die", "oom", "health_status"], &format!("{PROJECT}={project}"))
 }
 
 /// Splits chunks of bytes into lines.
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn the_stream_is_filtered_by_project() {
         assert_eq!(
-            events_path("p"),
+            project_events_path("p"),
             "/events?filters=%7B%22event%22%3A%5B%22die%22%2C%22oom%22%2C%22health_status%22%5D%2C%22label%22%3A%5B%22\
              com.docker.compose.project%3Dp%22%5D%2C%22type%22%3A%5B%22container%22%5D%7D"
         );

@@ -1,4 +1,4 @@
-//! Command that runs in a container, and its arguments for docker.
+//! Command in a container, and the arguments of `docker exec` or `docker run` that start it.
 
 use std::time::Duration;
 
@@ -9,8 +9,9 @@ use super::shown_words;
 pub struct Exec {
     pub container: String,
     pub argv: Vec<String>,
-    /// Standard input of the command; none if absent.
+    /// Standard input of the command.
     pub stdin: Option<String>,
+    /// Options of `docker exec`.
     pub options: Vec<String>,
     /// Environment of the command. The values may be secret: docker gets only their names as arguments, because
     /// other users of this machine can read the arguments of a process. Docker finds the values in its own
@@ -18,15 +19,15 @@ pub struct Exec {
     pub variables: Vec<(String, String)>,
     /// True for a user's own command, which may hold secrets: only its first word is shown.
     pub private: bool,
-    /// Limit of the command's time; `None` for the default.
+    /// Time limit of the command; `None` for the default.
     pub limit: Option<Duration>,
-    /// Image of a container of its own, which lives as long as the command and shares the network of `container`. The
-    /// command may write the network's settings there; they are read-only in `container` itself.
+    /// Image of a sidecar: a temporary container that runs the command in the network of `container`. The sidecar may
+    /// write the settings of the network, which are read-only in `container`.
     pub sidecar_image: Option<String>,
 }
 
 impl Exec {
-    /// A script for the container's own `sh`.
+    /// Script for the `sh` in the container.
     pub fn sh(container: &str, script: impl Into<String>) -> Self {
         Exec::new(container, vec!["sh".into(), "-c".into(), script.into()])
     }
@@ -40,12 +41,12 @@ impl Exec {
         Exec { private: true, ..Exec::new(container, argv) }
     }
 
-    /// The same command with a limit.
+    /// The same command with a time limit.
     pub fn with_limit(self, limit: Duration) -> Self {
         Exec { limit: Some(limit), ..self }
     }
 
-    /// A script for the `sh` of an image, which may change the network settings of a container.
+    /// Script in a sidecar, which may change the network settings of `container`. `image` has to have `sh`.
     pub fn sidecar(container: &str, image: &str, script: impl Into<String>) -> Self {
         Exec { sidecar_image: Some(image.into()), ..Exec::sh(container, script) }
     }
@@ -89,7 +90,7 @@ impl Exec {
     }
 }
 
-/// Flags that pass variables on. Docker finds their values in its own environment.
+/// Flags that pass environment variables to the command. Docker takes their values from its own environment.
 pub(super) fn env_words(variables: &[(String, String)]) -> impl Iterator<Item = String> {
     let assignment = |(name, value): &(String, String)| {
         if is_read_by_docker(name) { format!("{name}={value}") } else { name.clone() }
@@ -97,7 +98,8 @@ pub(super) fn env_words(variables: &[(String, String)]) -> impl Iterator<Item = 
     variables.iter().flat_map(move |variable| ["--env".to_string(), assignment(variable)])
 }
 
-/// Variables that change docker's client itself: their values are passed as arguments.
+/// True for a variable that docker's client reads itself. Its value is passed as an argument, so that the client does not
+/// read it.
 pub(super) fn is_read_by_docker(name: &str) -> bool {
     let names = ["PATH", "HOME", "TMPDIR", "XDG_RUNTIME_DIR", "SSH_AUTH_SOCK"];
     let name = name.to_uppercase();

@@ -1,5 +1,5 @@
-//! Names on the engine that only one run can create: the records of a lock. A record is a volume on one host, and a
-//! config on a Swarm, whose managers agree on it.
+//! Records of a lock on the engine. Only one run can create a record of a given name. The record is a volume on a
+//! single host. On a Swarm it is a config, which all managers share.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::error::Error;
 /// Label of every record of a lock; the value names the owner.
 pub const LOCK_LABEL: &str = "compose-zd.lock";
 
-/// Content of a config, which must not be empty.
+/// Content of a config; Swarm refuses an empty one.
 const CONFIG_CONTENT: &str = "compose-zd";
 
-/// Limit for an answer of the engine. A silent engine must not block a run that has ended.
+/// Limit for an answer of the engine. A run must be able to end although the engine does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(45);
 
-/// Kind of object that a record is.
+/// Kind of engine object that stores the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockBackend {
     Volumes,
@@ -61,19 +61,23 @@ impl Docker {
     pub fn lock_record(&self, backend: LockBackend, name: &str) -> Result<Option<LockRecord>> {
         let words = [backend.noun(), "inspect", name];
         let result = self.run_limited(&words, None)?;
-        match is_gone(&result) {
+        match is_missing(&result) {
             true => Ok(None),
             false if result.ok() => Ok(parse_record(&serde_json::from_str(&result.stdout)?)),
             false => Err(self.engine_error(&words, &result).into()),
         }
     }
 
-    /// Removes records; records that no longer exist are left out.
+    /// Removes records; a missing record is no error.
     pub fn remove_lock_records(&self, backend: LockBackend, names: &[String]) -> Result<()> {
         let mut words = vec![backend.noun(), "rm"];
         words.extend(names.iter().map(String::as_str));
         let result = self.run_limited(&words, None)?;
-        if result.ok() || is_gone(&result) { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
+        if result.ok() || is_missing(&result) {
+            Ok(())
+        } else {
+            Err(self.engine_error(&words, &result).into())
+        }
     }
 
     /// Time by the engine's clock, in RFC 3339.
@@ -92,13 +96,13 @@ impl Docker {
         let result = self.run_within(&self.docker_words(words), stdin.map(str::as_bytes), limit)?;
         Ok(result.ok_or_else(|| {
             let seconds = limit.as_secs();
-            Error::unchanged(format!("`docker {} {}` has no answer within {seconds}s", words[0], words[1]))
+            Error::unchanged(format!("`docker {} {}`: no answer within {seconds}s", words[0], words[1]))
                 .hint("check whether the Docker engine is overloaded or down")
         })?)
     }
 }
 
-/// Adds a hint about filters: an engine behind a filter may answer everything else.
+/// Adds a hint about a filter in front of the engine, which may allow all other commands.
 fn with_filter_hint(backend: LockBackend, error: Error) -> Error {
     let noun = backend.noun();
     match error.hint {
@@ -110,8 +114,8 @@ fn with_filter_hint(backend: LockBackend, error: Error) -> Error {
     }
 }
 
-/// True if every name in the error output no longer exists.
-fn is_gone(result: &CommandResult) -> bool {
+/// True if each line of the error output reports a missing record.
+fn is_missing(result: &CommandResult) -> bool {
     let no_such_object =
         |line: &str| ["no such volume", "no such config", "not found"].iter().any(|s| line.contains(s));
     let errors = result.stderr.to_lowercase();

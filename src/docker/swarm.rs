@@ -14,7 +14,7 @@ use crate::swarm::objects::{CONTENT_LABEL, ExistingObject, ObjectKind, StackObje
 use crate::swarm::observed::{RawService, RawTask};
 use crate::swarm::placement::ClusterNodes;
 
-/// Lists node ids, which only a manager of a Swarm does.
+/// Lists node ids. The command succeeds only on a manager of a Swarm.
 pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
 
 /// Lists the nodes of a Swarm.
@@ -23,7 +23,7 @@ pub const NODES: [&str; 4] = ["node", "ls", "--format", "{{.ID}}={{.Hostname}}"]
 /// Label that ties a service to its stack.
 pub const NAMESPACE: &str = "com.docker.stack.namespace";
 
-/// Limit for an answer of a manager.
+/// Limit for the answer of a manager.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// Limit for deploying a stack, during which docker looks images up in their registries.
@@ -65,11 +65,11 @@ impl Docker {
         self.service_ids(&words, self.query_swarm(&words)?)
     }
 
-    /// True if a stack of that name exists. Engines without a Swarm get this query too, so it has no short limit.
+    /// True if a stack of that name exists. The query has no short limit, because engines without a Swarm get it too.
     pub fn is_stack(&self, name: &str) -> Result<bool> {
         let result = self.prefetcher.remove(&self.docker_words(&IS_MANAGER));
         if result.is_some_and(|result| result.is_ok_and(|output| is_no_manager(&output))) {
-            return Ok(false); // it knows of no stacks
+            return Ok(false); // the engine has no stacks
         }
         let filter = format!("label={NAMESPACE}={name}");
         let words = ["service", "ls", "--quiet", "--filter", &filter];
@@ -85,8 +85,8 @@ impl Docker {
         }
     }
 
-    /// Id of the Swarm that the engine manages; every manager reports the same.
-    pub fn cluster(&self) -> Result<String> {
+    /// Id of the Swarm that the engine manages; the same on every manager.
+    pub fn swarm_id(&self) -> Result<String> {
         let id = self.query_checked(&["info", "--format", "{{with .Swarm.Cluster}}{{.ID}}{{end}}"])?;
         match id.trim() {
             "" => Err(not_a_manager().into()),
@@ -98,7 +98,7 @@ impl Docker {
     fn query_swarm(&self, words: &[&str]) -> Result<CommandResult> {
         let limit = self.scaled(ANSWER_LIMIT);
         let output = self.run_within(&self.docker_words(words), None, limit)?;
-        Ok(output.ok_or_else(|| silence_error(words, limit))?)
+        Ok(output.ok_or_else(|| timeout_error(words, limit))?)
     }
 
     fn query_checked(&self, words: &[&str]) -> Result<String> {
@@ -111,7 +111,7 @@ impl Docker {
         self.inspect_all(&["service", "inspect"], ids)
     }
 
-    /// Every task of a stack that Swarm still has.
+    /// All tasks of a stack, also the ended ones that Swarm still lists.
     pub fn tasks(&self, stack: &str) -> Result<Vec<RawTask>> {
         let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
         let result = self.query_swarm(&words)?;
@@ -139,14 +139,14 @@ impl Docker {
         }
     }
 
-    /// Nodes of the Swarm.
-    pub fn nodes(&self) -> Result<Vec<SwarmNode>> {
+    /// Ids and hostnames of the nodes of the Swarm.
+    pub fn swarm_nodes(&self) -> Result<Vec<SwarmNode>> {
         let output = self.query_checked(&NODES)?;
         let pairs = output.lines().filter_map(|line| line.split_once('='));
         Ok(pairs.map(|(id, hostname)| SwarmNode { id: id.into(), hostname: hostname.into() }).collect())
     }
 
-    /// Deploys a stack's file; services that are not in the file stay.
+    /// Deploys the file of a stack. Services that are not in the file stay unchanged.
     ///
     /// # Errors
     /// Docker or Swarm refuses the file; some services may have been updated by then.
@@ -155,7 +155,7 @@ impl Docker {
         let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
         words.extend(["--compose-file", "-", stack]);
         let result = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY_LIMIT)?;
-        let result = result.ok_or_else(|| silence_error(&words, DEPLOY_LIMIT))?;
+        let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;
         if result.ok() {
             Ok(())
         } else {
@@ -164,8 +164,8 @@ impl Docker {
         }
     }
 
-    /// Nodes of the Swarm, and which of them this engine is.
-    pub fn cluster_nodes(&self) -> Result<ClusterNodes> {
+    /// Details of the nodes of the Swarm, and the id of this engine's node.
+    pub fn inspect_swarm_nodes(&self) -> Result<ClusterNodes> {
         let ids = self.query_checked(&IS_MANAGER)?;
         let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
         let this = self.query_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
@@ -198,7 +198,7 @@ impl Docker {
         words.extend([name, "-"]);
         let limit = self.scaled(ANSWER_LIMIT);
         let result = self.run_within(&self.docker_words(&words), Some(&object.content), limit)?;
-        let result = result.ok_or_else(|| silence_error(&words, limit))?;
+        let result = result.ok_or_else(|| timeout_error(&words, limit))?;
         if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }
 
@@ -225,19 +225,19 @@ impl Docker {
         Ok(output.lines().filter_map(|l| l.split_once('=')).map(|(id, n)| (id.into(), n.into())).collect())
     }
 
-    /// Swarm's own rollback to the spec before the last change. The spec after that change becomes the previous one.
-    pub fn service_rollback(&self, id: &str) -> Result<()> {
+    /// Swarm's own rollback of a service to its previous spec. The current spec becomes the previous one.
+    pub fn roll_back_service(&self, id: &str) -> Result<()> {
         self.check_lease()?;
         self.query_checked(&["service", "rollback", "--quiet", "--detach", id]).map(drop)
     }
 
-    /// Changes a service by flags of `docker service update`.
-    pub fn service_update(&self, id: &str, flags: &[String]) -> Result<()> {
+    /// Runs `docker service update` with these flags.
+    pub fn update_service(&self, id: &str, flags: &[String]) -> Result<()> {
         let mut words = vec!["service", "update", "--quiet", "--detach", "--with-registry-auth"];
         words.extend(flags.iter().map(String::as_str));
         words.push(id);
         let result = self.run_within(&self.docker_words(&words), None, DEPLOY_LIMIT)?;
-        let result = result.ok_or_else(|| silence_error(&words, DEPLOY_LIMIT))?;
+        let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;
         if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }
 
@@ -246,7 +246,7 @@ impl Docker {
         Ok(self.inspect_all(&["service", "inspect"], &[name.into()])?.pop())
     }
 
-    /// Replaces every task of a service although its spec stays the same.
+    /// Replaces every task of a service without a change of its spec.
     pub fn force_service_update(&self, id: &str) -> Result<()> {
         self.check_lease()?;
         self.query_checked(&["service", "update", "--quiet", "--detach", "--force", id]).map(drop)
@@ -281,19 +281,19 @@ pub fn not_a_manager() -> Error {
     )
 }
 
-fn silence_error(words: &[&str], limit: Duration) -> Error {
+fn timeout_error(words: &[&str], limit: Duration) -> Error {
     let command = words.iter().take(2).copied().collect::<Vec<_>>().join(" ");
     Error::unchanged(format!("`docker {command}`: no answer within {}s", limit.as_secs()))
 }
 
-/// Removes the advice of newer clients about a flag that older clients do not know.
+/// Removes the advice of newer clients to set `--detach`, a flag that older clients do not know.
 fn without_advice(output: &str) -> String {
     let is_advice = |l: &&str| l.contains("--detach") || l.starts_with("In a future release,");
     output.lines().filter(|l| !is_advice(l)).map(|l| format!("{l}\n")).collect()
 }
 
-/// True if the engine manages no Swarm: its own message; 404 of Podman, which has no list of nodes or services; 403
-/// of a filter in front of the socket. Other queries may still work.
+/// True if the engine manages no Swarm. Docker reports that by a message. Podman answers 404, because it has no nodes
+/// or services. A filter in front of the socket answers 403, although other queries may succeed.
 fn is_no_manager(result: &CommandResult) -> bool {
     let stderr = result.stderr.to_lowercase();
     let has_any = |words: &[&str]| words.iter().any(|words| stderr.contains(words));
@@ -301,7 +301,7 @@ fn is_no_manager(result: &CommandResult) -> bool {
     !result.ok() && (is_refused || has_any(&["not a swarm manager", "not part of a swarm"]))
 }
 
-/// Adds a hint to the error of a refused stack, for the usual causes.
+/// Adds a hint to the error of a refused stack, if the cause is a usual one.
 fn stack_error(error: Error, output: &str) -> Error {
     if output.contains("only updates to Labels are allowed") {
         return error.hint(

@@ -82,7 +82,7 @@ pub fn observe(docker: &Docker, stack: &str) -> Result<ObservedStack> {
     let ids = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
     let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
     let nodes: BTreeMap<String, String> =
-        docker.nodes()?.into_iter().map(|node| (node.id, node.hostname)).collect();
+        docker.swarm_nodes()?.into_iter().map(|node| (node.id, node.hostname)).collect();
     Ok(ObservedStack::new(stack, services, tasks, &nodes))
 }
 

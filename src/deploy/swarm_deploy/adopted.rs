@@ -40,7 +40,7 @@ pub fn file_of_service(docker: &Docker, name: &str) -> Result<String> {
 }
 
 fn find(docker: &Docker, name: &str) -> Result<StackService> {
-    docker.cluster()?;
+    docker.swarm_id()?;
     let Some(raw) = docker.service_named(name)? else {
         return Err(Error::usage(format!("service `{name}` does not exist in this Swarm"))
             .hint("list the services with `docker service ls`")
@@ -60,7 +60,7 @@ fn find(docker: &Docker, name: &str) -> Result<StackService> {
 /// Turns the service into a stack of the same name, without replacing a task.
 pub fn adopt(docker: &Docker, name: &str) -> Result<()> {
     let service = find(docker, name)?;
-    docker.service_update(&service.id, &["--label-add".into(), format!("{NAMESPACE}={name}")])
+    docker.update_service(&service.id, &["--label-add".into(), format!("{NAMESPACE}={name}")])
 }
 
 impl SwarmDeploy<'_> {
@@ -75,7 +75,7 @@ impl SwarmDeploy<'_> {
             changes.push((service, self.update_flags(file, service)?));
         }
         for (service, flags) in changes.iter().filter(|(_, flags)| !flags.is_empty()) {
-            self.docker().service_update(&service.id, flags)?;
+            self.docker().update_service(&service.id, flags)?;
         }
         Ok(file.with_services(|name| adopted(name).is_none()))
     }
