@@ -1,12 +1,12 @@
-//! `check`: reports what a deploy would lose, without a change. Collects the facts from the file and the running
-//! containers, and applies the rules (`check.rs`) and the preflight checks of a deploy.
+//! `check`: reports what a deploy would lose, and changes nothing. Collects facts from the Compose file and the
+//! running containers. Applies the rules of `src/check/` and the preflight checks of a deploy.
 
 mod configured_proxies;
 mod host_audit;
 mod proxy_audit;
 mod selection;
-mod service_audit;
 mod swarm_audit;
+mod target_audit;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ use crate::proxy::Proxy;
 use crate::report::Report;
 use configured_proxies::ConfiguredProxies;
 
-/// Reports for every service whether a deploy would lose anything, with fixes.
+/// Reports for every service whether a deploy would lose requests or data, each loss with its fix.
 ///
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; an unknown service.
@@ -36,13 +36,13 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     let request = Request::from_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
     check_names(&request.project, &args.services)?;
-    let sheet = audit(compose, args, &request)?.with_verdicts();
+    let audit_report = audit(compose, args, &request)?.with_verdicts();
     if report.is_json() {
-        report.document(&sheet);
+        report.document(&audit_report);
     } else {
-        sheet.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line));
+        audit_report.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line));
     }
-    if sheet.ok { Ok(()) } else { Err(loss_error(&sheet).into()) }
+    if audit_report.ok { Ok(()) } else { Err(loss_error(&audit_report).into()) }
 }
 
 fn refuse_empty(request: &Request) -> Result<(), Error> {
@@ -61,16 +61,17 @@ fn check_names(project: &Project, named: &[String]) -> Result<(), Error> {
     }
 }
 
-fn loss_error(sheet: &AuditReport) -> Error {
-    let names: Vec<String> = sheet.losing_services().iter().map(|n| format!("`{n}`")).collect();
-    let subject = if names.is_empty() { format!("project `{}`", sheet.project) } else { names.join(", ") };
+fn loss_error(audit_report: &AuditReport) -> Error {
+    let names: Vec<String> = audit_report.losing_services().iter().map(|n| format!("`{n}`")).collect();
+    let subject =
+        if names.is_empty() { format!("project `{}`", audit_report.project) } else { names.join(", ") };
     Error::unchanged(format!("{subject}: a deploy would lose requests or data, or be refused"))
         .hint("follow the hint of each `no`, then run `compose-zd check` again")
 }
 
 fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
     let (docker, project) = (&request.docker, &request.project);
-    let mut sheet = AuditReport {
+    let mut audit_report = AuditReport {
         project: project.name.clone(),
         engine: "compose",
         ok: true,
@@ -80,12 +81,12 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
     };
     let containers = docker.containers().map_err(Error::from_error);
     if let Err(error) = &containers {
-        sheet
+        audit_report
             .not_audited
             .push(format!("running containers, images and memory: {}", error.message.replace('\n', " ")));
         // Without an engine only the file is checked. An engine that denies access to this user refuses every deploy.
         if error.rule.is_some_and(|rule| *rule == ENGINE_DENIED) {
-            sheet.findings.push(Finding::refused(Scope::default(), error.clone()));
+            audit_report.findings.push(Finding::refused(Scope::default(), error.clone()));
         }
     }
     let containers = containers.ok();
@@ -96,25 +97,25 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
         (None, None) => false,
     };
     if is_stack {
-        sheet.engine = "swarm";
-        swarm_audit::audit(request, args, containers.is_some(), &mut sheet)?;
-        return Ok(sheet);
+        audit_report.engine = "swarm";
+        swarm_audit::audit(request, args, containers.is_some(), &mut audit_report)?;
+        return Ok(audit_report);
     }
-    let checker = ProjectCheck::new(compose, args, request, containers, &mut sheet)?;
-    checker.audit(&args.services, &mut sheet)?;
-    Ok(sheet)
+    let checker = ProjectCheck::new(compose, args, request, containers, &mut audit_report)?;
+    checker.audit(&args.services, &mut audit_report)?;
+    Ok(audit_report)
 }
 
-/// Facts on a project for Compose.
+/// Facts about a project that Compose deploys.
 struct ProjectCheck<'a> {
     request: &'a Request,
-    /// All containers of the engine; none without an engine.
+    /// All containers of the engine; `None` if no engine answers.
     containers: Option<Vec<Container>>,
     /// Images of the services of the project.
     desired: DesiredVersion,
     /// Running proxies of the engine.
     proxies: Vec<Arc<dyn Proxy>>,
-    /// Proxies of the file that do not run.
+    /// Proxies in the Compose file that do not run.
     configured_proxies: ConfiguredProxies,
     state_dir: PathBuf,
 }
@@ -125,11 +126,11 @@ impl<'a> ProjectCheck<'a> {
         args: &CheckArgs,
         request: &'a Request,
         containers: Option<Vec<Container>>,
-        sheet: &mut AuditReport,
+        audit_report: &mut AuditReport,
     ) -> Result<ProjectCheck<'a>> {
         let (docker, project) = (&request.docker, &request.project);
         let images = if containers.is_some() { images(docker, project)? } else { BTreeMap::new() };
-        let wanted = DesiredVersion { images, ..DesiredVersion::default() };
+        let desired = DesiredVersion { images, ..DesiredVersion::default() };
         let proxies = match &containers {
             Some(all) => observe::detect(docker, project, all)?,
             None => Vec::new(),
@@ -139,17 +140,10 @@ impl<'a> ProjectCheck<'a> {
                 containers.iter().flatten().filter(|c| observe::is_member(project, c, &[service]));
             members.any(Container::is_running)
         };
-        let planned = configured_proxies::find(request, &wanted, &runs)?;
-        sheet.not_audited.extend(planned.notes());
+        let configured_proxies = configured_proxies::find(request, &desired, &runs)?;
+        audit_report.not_audited.extend(configured_proxies.notes());
         let state_dir = settings::state_dir(compose, args.state_dir.as_deref(), None);
-        Ok(ProjectCheck {
-            request,
-            containers,
-            desired: wanted,
-            proxies,
-            configured_proxies: planned,
-            state_dir,
-        })
+        Ok(ProjectCheck { request, containers, desired, proxies, configured_proxies, state_dir })
     }
 
     fn docker(&self) -> &Docker {
@@ -169,30 +163,30 @@ impl<'a> ProjectCheck<'a> {
         self.containers().iter().filter(|c| observe::is_member(self.project(), c, &[service])).collect()
     }
 
-    fn audit(&self, named: &[String], sheet: &mut AuditReport) -> Result<()> {
+    fn audit(&self, named: &[String], audit_report: &mut AuditReport) -> Result<()> {
         let selection = selection::select(self, named)?;
         let (mut demands, mut plans) = (Vec::new(), Vec::new());
         for target in &selection.audited {
             let others = selection.audited.iter().filter(|other| *other != target);
-            let audit = self.audit_target(target, &others.collect::<Vec<_>>(), sheet)?;
-            sheet.services.push(audit.row);
+            let audit = self.audit_target(target, &others.collect::<Vec<_>>(), audit_report)?;
+            audit_report.services.push(audit.row);
             demands.extend(audit.memory_demands);
             plans.extend(audit.plan.map(|plan| (target, plan)));
         }
-        sheet.findings.extend(self.collateral_findings(&plans));
-        sheet.services.extend(selection.skipped.into_iter().map(|(name, reason)| VerdictRow {
+        audit_report.findings.extend(self.collateral_findings(&plans));
+        audit_report.services.extend(selection.skipped.into_iter().map(|(name, reason)| VerdictRow {
             services: vec![name.clone()],
             name,
             verdict: Verdict::LeftAlone,
             message: reason,
             proxies: Vec::new(),
         }));
-        sheet.findings.extend(self.audit_host(demands)?);
+        audit_report.findings.extend(self.audit_host(demands)?);
         Ok(())
     }
 }
 
-/// Local images by service, without missing ones.
+/// Images on this engine by service; a service whose image is missing is left out.
 fn images(docker: &Docker, project: &Project) -> Result<BTreeMap<String, crate::docker::inspect::Image>> {
     let mut by_reference = BTreeMap::new();
     for service in project.services.values() {
@@ -210,7 +204,7 @@ fn scope_of(target: &Target, proxy: &dyn Proxy, text: &str) -> Scope {
     named.map_or_else(|| Scope::proxy(&proxy.name()), Scope::service)
 }
 
-/// The finding that a proxy refuses a deploy of the target.
+/// Finding of a deploy that a proxy refuses.
 fn refused_by_proxy(target: &Target, proxy: &dyn Proxy, error: Error) -> Finding {
     Finding::refused(scope_of(target, proxy, &error.message), error)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::service_audit::TargetProxies;
+use super::target_audit::TargetProxies;
 use super::{ProjectCheck, refused_by_proxy, scope_of};
 use crate::check::{AuditReport, Finding};
 use crate::deploy::observe::{self, TargetReader};
@@ -51,7 +51,7 @@ impl ProjectCheck<'_> {
         reader: &TargetReader,
         proxies: &TargetProxies,
         (starting, beside): (usize, Vec<String>),
-        sheet: &mut AuditReport,
+        audit_report: &mut AuditReport,
     ) -> Result<()> {
         let target = reader.target;
         let backends = reader.backends(self.containers());
@@ -63,8 +63,8 @@ impl ProjectCheck<'_> {
             match proxy.check(&backends) {
                 Ok(found) => risks.extend(found),
                 Err(error) => {
-                    sheet.findings.push(refused_by_proxy(target, proxy, error));
-                    sheet.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
+                    audit_report.findings.push(refused_by_proxy(target, proxy, error));
+                    audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
                     continue;
                 }
             }
@@ -78,9 +78,9 @@ impl ProjectCheck<'_> {
             };
             match prepared {
                 Ok(found) => risks.extend(found),
-                Err(error) => sheet.findings.push(refused_by_proxy(target, proxy, error)),
+                Err(error) => audit_report.findings.push(refused_by_proxy(target, proxy, error)),
             }
-            sheet.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
+            audit_report.findings.extend(risks.into_iter().map(|risk| finding(target, proxy, risk)));
         }
         Ok(())
     }

@@ -20,17 +20,22 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 /// Rules that apply on Swarm as well. Swarm restarts tasks by default, and has an update order of its own.
 const SWARM_RULES: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
-pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut AuditReport) -> Result<()> {
+pub fn audit(
+    request: &Request,
+    args: &CheckArgs,
+    engine: bool,
+    audit_report: &mut AuditReport,
+) -> Result<()> {
     let (docker, project) = (&request.docker, &request.project);
     let overrides = StackOverrides { services: args.services.clone(), ..StackOverrides::default() };
     let text = request.snapshot.text();
     let mut file = StackFile::from_project(&text, &request.source, &overrides).map_err(Error::from)?;
-    let nodes = if engine { docker.cluster_nodes().ok() } else { None };
+    let nodes = if engine { docker.inspect_swarm_nodes().ok() } else { None };
     let image = |reference: &str| -> Result<Option<Image>> {
         if engine { docker.image(reference) } else { Ok(None) }
     };
     for (name, risk) in swarm_deploy::risks(&project.name, &text, &file, nodes.as_ref(), &image)? {
-        sheet.findings.push(Finding::from_risk(Scope::service(&name), risk));
+        audit_report.findings.push(Finding::from_risk(Scope::service(&name), risk));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
     refusals.extend(swarm_deploy::refuse_one_shots(project));
@@ -40,29 +45,29 @@ pub fn audit(request: &Request, args: &CheckArgs, engine: bool, sheet: &mut Audi
     }
     if nodes.is_none() {
         let folder = request.folder.canonicalize().unwrap_or_default();
-        sheet.findings.extend(single_node_findings(project, &file, &folder));
+        audit_report.findings.extend(single_node_findings(project, &file, &folder));
     }
     let refused = |error: ConfigError| {
         let scope = scope_of(&file.services, &error.message);
         Finding::refused(scope, Error::from(error))
     };
-    sheet.findings.extend(refusals.into_iter().map(refused));
-    sheet.findings.extend(file.notes.iter().map(|note| ignored_key(&file.services, note)));
+    audit_report.findings.extend(refusals.into_iter().map(refused));
+    audit_report.findings.extend(file.notes.iter().map(|note| ignored_key(&file.services, note)));
     for name in &file.services {
         let service = &project.services[name];
         let found = service::findings(&service_context(service, image(&service.image)?.as_ref()));
-        sheet.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
-        sheet.services.push(verdict_row(service));
+        audit_report.findings.extend(found.into_iter().filter(|f| SWARM_RULES.contains(&f.rule)));
+        audit_report.services.push(verdict_row(service));
         if image(&service.image)?.is_none() {
-            sheet
+            audit_report
                 .not_audited
                 .push(format!("image of `{name}` (health check, command): missing on this machine"));
         }
     }
-    if engine && docker.cluster().is_err() {
-        sheet.not_audited.push("running services: this engine is no manager of a Swarm".into());
+    if engine && docker.swarm_id().is_err() {
+        audit_report.not_audited.push("running services: this engine is no manager of a Swarm".into());
     }
-    sheet.findings.extend(version::findings(docker.compose_version()?.as_deref(), None));
+    audit_report.findings.extend(version::findings(docker.compose_version()?.as_deref(), None));
     Ok(())
 }
 

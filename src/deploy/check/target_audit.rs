@@ -1,4 +1,4 @@
-//! Audit of one target: its file, plan, readiness, memory and first process.
+//! Audit of one target: its settings, plan, readiness probe, memory and signal handling.
 
 use std::sync::Arc;
 
@@ -21,21 +21,21 @@ use crate::plan::{self, DesiredService, Plan, Strategy};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
 
-/// Result for a target.
-pub struct ServiceAudit {
+/// Result of the audit of a target.
+pub struct TargetAudit {
     pub row: VerdictRow,
-    /// Each service with its running and starting instances.
+    /// Service, number of its running instances, and number of instances that a deploy starts.
     pub memory_demands: Vec<(String, u64, u64)>,
-    /// Plan of a complete deploy; none if the planner refuses.
+    /// Plan of a deploy; `None` if the planner refuses.
     pub plan: Option<Plan>,
 }
 
-/// The proxies in front of a target.
+/// Proxies in front of a target.
 pub struct TargetProxies {
     pub running: Vec<Arc<dyn Proxy>>,
-    /// Known only from the file.
+    /// Proxies that do not run, and are known only from the Compose file.
     pub configured: Vec<Arc<dyn Proxy>>,
-    /// A proxy with an unknown configuration may route to the target.
+    /// True if a proxy with an unknown configuration may route to the target.
     pub may_have_another: bool,
 }
 
@@ -63,16 +63,16 @@ impl ProjectCheck<'_> {
         &self,
         target: &Target,
         others: &[&Target],
-        sheet: &mut AuditReport,
-    ) -> Result<ServiceAudit> {
-        let findings = &mut sheet.findings;
+        audit_report: &mut AuditReport,
+    ) -> Result<TargetAudit> {
+        let findings = &mut audit_report.findings;
         let refused = |error: Error| Finding::refused(Scope::service(target.services()[0]), error);
         findings.extend(
             preflight::file(self.project(), target)
                 .into_iter()
                 .map(|error| self.refused_for_service(target, error)),
         );
-        if let Err(error) = self.runs_without_its_proxy(target) {
+        if let Err(error) = self.check_own_proxy_runs(target) {
             findings.push(refused(error));
         }
         let proxies = match self.proxies_of(target) {
@@ -89,21 +89,21 @@ impl ProjectCheck<'_> {
             target,
             proxies: proxies.all(),
         };
-        self.audit_readiness(&reader, sheet);
-        self.audit_serving(&reader, &proxies.running, sheet)?;
+        self.audit_readiness(&reader, audit_report);
+        self.audit_serving(&reader, &proxies.running, audit_report)?;
         let plan = self.plan(target, &proxies);
         let starting = match &plan {
             Ok(plan) => plan.extra_instances(),
-            Err(_) => self.instances(target),
+            Err(_) => self.max_desired_instances(target),
         };
-        sheet.findings.extend(self.audit_surroundings(&reader, &proxies, starting)?);
-        let plan = plan.map_err(|finding| sheet.findings.push(finding)).ok();
+        audit_report.findings.extend(self.audit_surroundings(&reader, &proxies, starting)?);
+        let plan = plan.map_err(|finding| audit_report.findings.push(finding)).ok();
         let names = others.iter().flat_map(|t| t.services()).flat_map(|s| self.names(s)).collect();
-        self.audit_proxies(&reader, &proxies, (starting, names), sheet)?;
+        self.audit_proxies(&reader, &proxies, (starting, names), audit_report)?;
         for name in target.services() {
-            self.audit_service(&self.project().services[name], target, &proxies, sheet)?;
+            self.audit_service(&self.project().services[name], target, &proxies, audit_report)?;
         }
-        Ok(ServiceAudit {
+        Ok(TargetAudit {
             row: self.verdict_row(target, &proxies),
             memory_demands: self.memory_demands(target, starting),
             plan,
@@ -138,7 +138,7 @@ impl ProjectCheck<'_> {
     /// Containers that Compose would stop to create the new instances. One dry run tries all targets with local images. Only if
     /// Compose would stop something or refuses, each target gets a dry run.
     pub fn collateral_findings(&self, plans: &[(&Target, Plan)]) -> Vec<Finding> {
-        let is_local = |s: &&str| self.running(s) > 0 && self.desired.images.contains_key(*s);
+        let is_local = |s: &&str| self.running_count(s) > 0 && self.desired.images.contains_key(*s);
         let local: Vec<_> = plans.iter().filter(|(t, _)| t.services().iter().all(is_local)).collect();
         let totals: Vec<_> = local.iter().flat_map(|(_, plan)| plan.totals()).collect();
         if totals.is_empty() || self.docker().collateral_of_all(&totals).is_ok_and(|lost| lost.is_empty()) {
@@ -151,15 +151,15 @@ impl ProjectCheck<'_> {
         local.iter().copied().filter_map(|plan| finding(&plan)).collect()
     }
 
-    /// A refusal, on the side of the pair that the message names.
+    /// Finding of a refusal. It belongs to the side of a pair that the message names.
     fn refused_for_service(&self, target: &Target, error: Error) -> Finding {
         let named = target.services().into_iter().find(|s| error.message.contains(&format!("`{s}`")));
         Finding::refused(Scope::service(named.unwrap_or(target.services()[0])), error)
     }
 
-    /// Refuses a running target whose proxy is down. Before the first start both are down.
-    fn runs_without_its_proxy(&self, target: &Target) -> Result<(), Error> {
-        let runs = target.services().iter().any(|s| self.running(s) > 0);
+    /// Refuses a running target whose proxy is down. Before the first start both are down, which is no error.
+    fn check_own_proxy_runs(&self, target: &Target) -> Result<(), Error> {
+        let runs = target.services().iter().any(|s| self.running_count(s) > 0);
         if runs { preflight::proxy_runs(self.project(), target, &self.proxies) } else { Ok(()) }
     }
 
@@ -169,23 +169,23 @@ impl ProjectCheck<'_> {
         self.project().services[service].names.iter().cloned().chain(containers).collect()
     }
 
-    fn running(&self, service: &str) -> usize {
+    fn running_count(&self, service: &str) -> usize {
         self.members(service).iter().filter(|c| c.is_running()).count()
     }
 
-    /// Number of instances after a deploy: that of the file, else the running ones, else one.
+    /// Number of instances after a deploy: the number in the file, else the number of running instances, else one.
     fn desired_instances(&self, service: &Service) -> usize {
         let in_file = service.replicas.map(|n| n as usize);
-        in_file.unwrap_or(self.running(&service.name)).max(1)
+        in_file.unwrap_or(self.running_count(&service.name)).max(1)
     }
 
-    fn instances(&self, target: &Target) -> usize {
+    fn max_desired_instances(&self, target: &Target) -> usize {
         let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
         target.services().iter().map(count).max().unwrap_or(1)
     }
 
     /// Findings on the readiness probe. Without the image its healthcheck is unknown.
-    fn audit_readiness(&self, reader: &TargetReader, sheet: &mut AuditReport) {
+    fn audit_readiness(&self, reader: &TargetReader, audit_report: &mut AuditReport) {
         let unknown = |name: &&str| {
             let service = &self.project().services[*name];
             let is_set = service.healthcheck.is_some() || service.settings.http.is_some();
@@ -199,14 +199,14 @@ impl ProjectCheck<'_> {
             } else {
                 "no engine".into()
             };
-            sheet.not_audited.push(format!("readiness probe of `{name}`: {reason}"));
+            audit_report.not_audited.push(format!("readiness probe of `{name}`: {reason}"));
             return;
         }
         match reader.probes() {
-            Ok(probes) => {
-                sheet.findings.extend(probes.iter().filter_map(|(name, probe)| weak_readiness(name, probe)))
-            }
-            Err(error) => sheet.findings.push(self.refused_for_service(reader.target, error)),
+            Ok(probes) => audit_report
+                .findings
+                .extend(probes.iter().filter_map(|(name, probe)| weak_readiness(name, probe))),
+            Err(error) => audit_report.findings.push(self.refused_for_service(reader.target, error)),
         }
     }
 
@@ -215,7 +215,7 @@ impl ProjectCheck<'_> {
         &self,
         reader: &TargetReader,
         proxies: &[Arc<dyn Proxy>],
-        sheet: &mut AuditReport,
+        audit_report: &mut AuditReport,
     ) -> Result<()> {
         let services = reader.target.services().into_iter();
         let running = services.flat_map(|name| self.members(name));
@@ -225,11 +225,11 @@ impl ProjectCheck<'_> {
             let scope = Scope::service(&found.service);
             Finding::note("serving-not-ready", scope, found.to_string(), found.fix)
         };
-        sheet.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
+        audit_report.findings.extend(serving::not_ready(self.docker(), &all)?.into_iter().map(note));
         Ok(())
     }
 
-    /// Plan of a complete deploy, from the running sides.
+    /// Plan of a deploy that replaces all instances. The running sides of a pair count as active.
     fn plan(&self, target: &Target, proxies: &TargetProxies) -> Result<Plan, Finding> {
         let proxied = !proxies.is_none();
         let refused = |error: Error| self.refused_for_service(target, error);
@@ -246,7 +246,7 @@ impl ProjectCheck<'_> {
             }
         };
         let sides = target.services();
-        let runs = |s: &&&str| self.running(s) > 0;
+        let runs = |s: &&&str| self.running_count(s) > 0;
         let active: Vec<&str> = match sides.iter().filter(runs).count() {
             0 => vec![sides[0]],
             _ => sides.iter().filter(runs).copied().collect(),
@@ -265,7 +265,7 @@ impl ProjectCheck<'_> {
             }
         };
         let count = |s: &&str| self.desired_instances(&self.project().services[*s]);
-        let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| instance(s, n))).collect();
+        let instances = active.iter().flat_map(|s| (0..count(s)).map(|n| old_instance(s, n))).collect();
         plan::plan(&strategy, &Observed { instances, proxied }).map_err(|e| refused(Error::from(e)))
     }
 
@@ -274,17 +274,17 @@ impl ProjectCheck<'_> {
         service: &Service,
         target: &Target,
         proxies: &TargetProxies,
-        sheet: &mut AuditReport,
+        audit_report: &mut AuditReport,
     ) -> Result<()> {
         let depends = |other: &Service| other.depends_on.contains_key(&service.name);
-        let is_asked = !service.fixed_ports.is_empty() || self.project().services.values().any(depends);
+        let has_clients = !service.fixed_ports.is_empty() || self.project().services.values().any(depends);
         let signals = self.signals(service)?;
         let name = &service.name;
-        match (self.running(name), &signals) {
-            (0, _) => sheet
+        match (self.running_count(name), &signals) {
+            (0, _) => audit_report
                 .not_audited
                 .push(format!("reaction of `{name}` to its stop signal, and its memory: no instance runs")),
-            (_, None) => sheet.not_audited.push(format!(
+            (_, None) => audit_report.not_audited.push(format!(
                 "reaction of `{name}` to its stop signal: not available from this machine or its image"
             )),
             (_, Some(_)) => {}
@@ -294,15 +294,15 @@ impl ProjectCheck<'_> {
             image: self.desired.images.get(&service.name),
             proxy: proxies.presence(),
             requests_route: proxy::route_setting(&backend(self.project(), service)).is_some(),
-            has_clients: is_asked,
+            has_clients,
             listens: !service.exposed.is_empty(),
             has_engine: self.containers.is_some(),
-            instances: self.instances(target),
+            instances: self.max_desired_instances(target),
             signals,
             state_in_image: preflight::is_in_build_context(service, &self.state_dir)
                 .then(|| self.state_dir.display().to_string()),
         };
-        sheet.findings.extend(service::findings(&context));
+        audit_report.findings.extend(service::findings(&context));
         Ok(())
     }
 
@@ -334,7 +334,7 @@ impl ProjectCheck<'_> {
 
     fn verdict_row(&self, target: &Target, proxies: &TargetProxies) -> VerdictRow {
         let names: Vec<String> = proxies.all().iter().map(|p| p.name()).collect();
-        let running: usize = target.services().iter().map(|s| self.running(s)).sum();
+        let running: usize = target.services().iter().map(|s| self.running_count(s)).sum();
         let count = match running {
             0 => "not started".to_string(),
             1 => "1 instance".to_string(),
@@ -363,8 +363,8 @@ impl ProjectCheck<'_> {
     fn memory_demands(&self, target: &Target, starting: usize) -> Vec<(String, u64, u64)> {
         let services = target.services();
         // Only one side of a pair starts, and both need the same memory.
-        let service = services.iter().max_by_key(|s| self.running(s)).copied().unwrap_or_default();
-        vec![(service.to_string(), self.running(service) as u64, starting as u64)]
+        let service = services.iter().max_by_key(|s| self.running_count(s)).copied().unwrap_or_default();
+        vec![(service.to_string(), self.running_count(service) as u64, starting as u64)]
     }
 }
 
@@ -398,8 +398,8 @@ fn weak_readiness(service: &str, probe: &ReadinessProbe) -> Option<Finding> {
     }
 }
 
-/// A serving old instance.
-fn instance(service: &str, number: usize) -> Instance {
+/// Old instance that serves, as input of the planner.
+fn old_instance(service: &str, number: usize) -> Instance {
     Instance {
         key: format!("{service}-{}", number + 1),
         service: service.into(),
