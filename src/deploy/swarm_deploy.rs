@@ -4,7 +4,7 @@
 mod adopted;
 mod prepare;
 mod swarm_rollback;
-mod witnessed;
+mod witness;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ pub fn cluster(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> R
         Some(engine) => engine == EngineKind::Swarm,
         None => docker.is_stack(stack)?,
     };
-    is_swarm.then(|| docker.cluster()).transpose()
+    is_swarm.then(|| docker.swarm_id()).transpose()
 }
 
 /// Refuses Swarm flags for a project that is not a stack.
@@ -64,7 +64,7 @@ pub fn refuse_flags(args: &SwarmArgs) -> Result<(), Error> {
 
 /// Adds a hint that the project can be deployed as a stack, if the engine manages a Swarm.
 pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
-    match (docker.cluster(), &error.hint) {
+    match (docker.swarm_id(), &error.hint) {
         (Ok(_), Some(hint)) => {
             let hint = format!(
                 "{hint}; or deploy it as a stack, because this engine manages a Swarm: `compose-zd deploy --engine swarm`"
@@ -191,7 +191,7 @@ pub fn rollback_unrecorded(
         return Ok(());
     }
     report.event(Event::SwarmRollback { services: names.clone() });
-    services.iter().try_for_each(|s| docker.service_rollback(&s.id))?;
+    services.iter().try_for_each(|s| docker.roll_back_service(&s.id))?;
     let (ready, stop) = (Duration::from_secs(60), stop.clone());
     let now = watch::observe(docker, name)?;
     let goals = names.iter().map(|service| ServiceGoal::without_monitor(&now, service)).collect();
@@ -388,10 +388,10 @@ impl SwarmDeploy<'_> {
         let result = match self.send_and_watch(prepared, force) {
             Ok(WatchResult::Converged(stack)) => match self.witness.outage_at_end() {
                 None => Ok(stack),
-                Some(lost) => Err(self.url_lost(file, lost)),
+                Some(lost) => Err(self.handle_lost_url(file, lost)),
             },
-            Ok(end) => Err(self.watch_failed(file, end)),
-            Err(error) => Err(self.send_failed(file, Error::from_error(error))),
+            Ok(end) => Err(self.handle_watch_failure(file, end)),
+            Err(error) => Err(self.handle_send_failure(file, Error::from_error(error))),
         };
         drop(switch);
         let took = self.report.elapsed().saturating_sub(started);
@@ -411,7 +411,7 @@ impl SwarmDeploy<'_> {
         match result {
             Ok(stack) => {
                 self.prune(file);
-                self.remove_objects();
+                self.remove_unused_objects();
                 self.report_deployed(&file.services, &stack, took);
                 Ok(super::probe_urls::refuse_losses(
                     witness.as_ref(),
@@ -470,7 +470,7 @@ impl SwarmDeploy<'_> {
 
     fn roll_back_in_swarm(&self, services: &[String], ids: &[String]) -> Result<()> {
         self.report.event(Event::SwarmRollback { services: services.to_vec() });
-        ids.iter().try_for_each(|id| self.docker().service_rollback(id))
+        ids.iter().try_for_each(|id| self.docker().roll_back_service(id))
     }
 
     fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
@@ -482,7 +482,8 @@ impl SwarmDeploy<'_> {
         if !stack.services.is_empty() {
             self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve)?;
         }
-        let halfway = |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::is_halfway);
+        let halfway =
+            |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::has_unfinished_update);
         if !force && !file.services.iter().any(halfway) {
             return Ok(());
         }

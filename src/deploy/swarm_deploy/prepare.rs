@@ -1,5 +1,5 @@
-//! Preparation of a deploy on Swarm before any change: exact images, configs and secrets named by content, and all reasons to
-//! refuse at once.
+//! Preparation of a deploy on Swarm, before any change. Pins images, and names configs and secrets by content. Reports all
+//! refusals at once.
 
 use std::collections::BTreeSet;
 
@@ -20,8 +20,8 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 /// A stack that is ready to send, and the project to record.
 pub struct PreparedStack {
     pub file: StackFile,
-    /// Project with the exact images and the names of configs and secrets. Means the same later, even if the user's files and
-    /// tags have changed.
+    /// Project with exact images and with the names of its configs and secrets. A later change of files or tags does not
+    /// affect it.
     pub recorded: ResolvedProject,
     pub resolve: ResolveImage,
     /// Configs and secrets to create, with their names.
@@ -42,9 +42,9 @@ impl SwarmDeploy<'_> {
             file = file.without_jobs();
         }
         if file.services.is_empty() {
-            return Err(nothing_to_send(source).into());
+            return Err(no_service_error(source).into());
         }
-        let nodes = self.docker().cluster_nodes()?;
+        let nodes = self.docker().inspect_swarm_nodes()?;
         let local = self.pin_images(&mut file, &nodes)?;
         let folder = self.request.folder.canonicalize().unwrap_or_default();
         let mut refusals = std::mem::take(&mut file.refusals);
@@ -62,9 +62,9 @@ impl SwarmDeploy<'_> {
         })
     }
 
-    /// Pins local images to their ids: a tag may mean another image when a task restarts or the deploy is rolled back. Swarm
-    /// itself pins images of a registry by digest. Returns the services whose image is in no known registry, with the nodes
-    /// that ran the image.
+    /// Pins local images to their ids, because a tag may be moved before a task restarts or the deploy is rolled back. Swarm
+    /// itself pins images of a registry by digest. Returns the services whose image is in no known registry, each with the
+    /// nodes that ran the image.
     fn pin_images(&self, file: &mut StackFile, nodes: &ClusterNodes) -> Result<Vec<LocalImage>> {
         let mode = self.swarm_args().resolve_image.as_deref().map(ResolveImage::parse);
         let mut local = Vec::new();
@@ -75,9 +75,9 @@ impl SwarmDeploy<'_> {
             let reference = file.image(&name).to_string();
             let image = self.docker().image(&reference)?;
             if is_pinned(&reference) {
-                // The image of a recorded release. With several nodes, another one may have it.
+                // The image of a recorded release, which another node may have.
                 if image.is_none() && reference.starts_with("sha256:") && nodes.all.len() < 2 {
-                    return Err(self.image_missing(&name, &reference).into());
+                    return Err(self.image_missing_error(&name, &reference).into());
                 }
                 continue;
             }
@@ -95,8 +95,7 @@ impl SwarmDeploy<'_> {
         Ok(local)
     }
 
-    /// Warns of services that were deployed by a tag that has been rebuilt since: Swarm does not know the image that they
-    /// run.
+    /// Warns of services whose tag was moved after their deploy: Swarm knows their running image only by that tag.
     fn warn_of_moved_tags(&self, file: &StackFile) -> Result<()> {
         for service in file.services.iter().filter_map(|name| self.before.services.get(name)) {
             let (name, tag) = (&service.name, service.spec.image());
@@ -106,16 +105,16 @@ impl SwarmDeploy<'_> {
             let containers = self.docker().inspect(&ids.collect::<Vec<_>>())?;
             if containers.iter().any(|container| container.image_id != image.id) {
                 self.report.warn(&Warning::ExpectedLoss(format!(
-                    "`{name}` runs an image that `{tag}` no longer means, and Swarm knows the image only by that tag: a rollback of \
-                     this deploy would start the image that the tag means now; tag the old image and deploy it once, and every \
-                     later rollback is exact"
+                    "`{tag}` was moved after `{name}` was deployed, and Swarm knows the running image only by that tag: a rollback \
+                     of this deploy would start the new image of the tag; to make rollbacks exact, give the running image a tag \
+                     of its own and deploy it once"
                 )));
             }
         }
         Ok(())
     }
 
-    fn image_missing(&self, service: &str, id: &str) -> Error {
+    fn image_missing_error(&self, service: &str, id: &str) -> Error {
         let number = match self.kind {
             RolloutKind::Rollback { to } => to,
             _ => self.number,
@@ -165,19 +164,19 @@ impl SwarmDeploy<'_> {
         prepared.missing_objects.iter().try_for_each(create)
     }
 
-    /// Removes configs and secrets of this stack that no service and no kept release refers to.
-    pub fn remove_objects(&self) {
-        if let Err(error) = self.try_remove_objects() {
+    /// Removes configs and secrets of this stack to which neither a service nor a recorded release refers.
+    pub fn remove_unused_objects(&self) {
+        if let Err(error) = self.try_remove_unused_objects() {
             self.report
                 .warn(&Warning::CleanupFailed(format!("cannot remove configs of older releases: {error:#}")));
         }
     }
 
-    fn try_remove_objects(&self) -> Result<()> {
+    fn try_remove_unused_objects(&self) -> Result<()> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
         let journal = self.journal.reopen()?;
         if journal.history.unreadable_records().next().is_some() {
-            return Ok(()); // an unreadable release may need any of them
+            return Ok(()); // The unreadable release may refer to any of them.
         }
         for number in journal.history.good_numbers() {
             let Ok(text) = journal.snapshot(number) else { continue };
@@ -203,7 +202,7 @@ impl SwarmDeploy<'_> {
     }
 }
 
-/// Names every config and secret by its content, and returns the missing ones.
+/// Names every config and secret by its content. Returns those that do not exist yet, with their names.
 fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(StackObject, String)>> {
     let mut missing = Vec::new();
     for object in std::mem::take(&mut file.objects) {
@@ -223,22 +222,22 @@ fn name_objects(docker: &Docker, file: &mut StackFile) -> Result<Vec<(StackObjec
 }
 
 /// Fails with all refusals, each with its fix.
-pub fn refuse_if_any(source: &str, mut all: Vec<ConfigError>) -> Result<(), Error> {
-    match all.len() {
+pub fn refuse_if_any(source: &str, mut refusals: Vec<ConfigError>) -> Result<(), Error> {
+    match refusals.len() {
         0 => Ok(()),
-        1 => Err(Error::from(all.remove(0))),
+        1 => Err(Error::from(refusals.remove(0))),
         count => {
             let error = Error::new(
                 Exit::Usage,
                 format!("{source}: Swarm cannot run this project, for {count} reasons; nothing was changed"),
             );
-            let lines = all.iter().flat_map(|e| [e.message.clone(), format!("  fix: {}", e.hint)]);
+            let lines = refusals.iter().flat_map(|e| [e.message.clone(), format!("  fix: {}", e.hint)]);
             Err(lines.fold(error, |error, line| error.detail(&line)))
         }
     }
 }
 
-fn nothing_to_send(source: &str) -> Error {
+fn no_service_error(source: &str) -> Error {
     Error::usage(format!("{source}: no service to roll back; a rollback does not run jobs again"))
         .hint("run a job again with `compose-zd deploy SERVICE`")
 }

@@ -1,4 +1,4 @@
-//! Handling of a deploy that failed on Swarm: rolls back every service, or leaves the deploy paused.
+//! Failed deploy on Swarm: compose-zd rolls every service back, or leaves the deploy paused.
 
 use std::time::Duration;
 
@@ -15,28 +15,34 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
 
+/// Error of a failed deploy; the flag is true if Swarm's update stays paused.
+type ErrorAndPaused = (Error, bool);
+
 impl SwarmDeploy<'_> {
     /// Handles a failed send; Swarm may have changed some services already.
-    pub fn send_failed(&self, file: &StackFile, error: Error) -> (Error, bool) {
+    pub fn handle_send_failure(&self, file: &StackFile, error: Error) -> ErrorAndPaused {
         match watch::observe(self.docker(), self.stack_name()) {
             Ok(now) if self.changed_services(file, &now).is_empty() => (error, false),
             Ok(_) => self.roll_back(file, error),
-            Err(cause) => (self.unknown_error(error, &cause.to_string()), false),
+            Err(cause) => (self.unknown_result_error(error, &cause.to_string()), false),
         }
     }
 
-    pub fn watch_failed(&self, file: &StackFile, end: WatchResult) -> (Error, bool) {
+    /// Handles a watch that ended before every service converged.
+    pub fn handle_watch_failure(&self, file: &StackFile, end: WatchResult) -> ErrorAndPaused {
         match end {
             WatchResult::Converged(_) => unreachable!("the watch has not failed"),
             WatchResult::Lost(error) => {
                 let message = error.message.clone();
-                (self.unknown_error(error, &message), false)
+                (self.unknown_result_error(error, &message), false)
             }
             WatchResult::Interrupted(signal) => {
                 self.report.event(Event::Interrupted);
                 self.roll_back(file, Error::interrupted(signal))
             }
-            WatchResult::Failed(failure, convergence) => self.service_failed(file, &failure, convergence),
+            WatchResult::Failed(failure, convergence) => {
+                self.handle_service_failure(file, &failure, convergence)
+            }
             WatchResult::Stuck(failure, after) => {
                 let error = self.stuck_error(&failure, after);
                 if self.rolls_back_automatically(&failure.service) {
@@ -48,8 +54,8 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// Handles a public URL that gives no good answer although every task runs.
-    pub fn url_lost(&self, file: &StackFile, lost: Error) -> (Error, bool) {
+    /// Handles a public URL that fails although every task runs.
+    pub fn handle_lost_url(&self, file: &StackFile, lost: Error) -> ErrorAndPaused {
         let message = format!("every task runs, but {}", lost.message);
         let error = Error { message, ..lost };
         match self.kind {
@@ -61,12 +67,12 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    fn service_failed(
+    fn handle_service_failure(
         &self,
         file: &StackFile,
         failure: &ServiceFailure,
         convergence: Convergence,
-    ) -> (Error, bool) {
+    ) -> ErrorAndPaused {
         let service = &failure.service;
         let error = |message: String| {
             self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {message}")), failure)
@@ -86,12 +92,14 @@ impl SwarmDeploy<'_> {
                 match self.kind {
                     // Never roll back a rollback.
                     RolloutKind::Rollback { .. } => (self.paused_error(error, failure), true),
-                    _ => (self.broken_error(error, "the rollback is paused"), false),
+                    _ => (self.not_restored_error(error, "the rollback is paused"), false),
                 }
             }
-            Convergence::Gone => {
-                self.service_removed(file, error("the service was removed during the deploy".into()), service)
-            }
+            Convergence::Gone => self.handle_removed_service(
+                file,
+                error("the service was removed during the deploy".into()),
+                service,
+            ),
             Convergence::Overwritten => (self.overwritten_error(failure), false),
             Convergence::JobFailed => self.roll_back(file, error("the job failed".into())),
             Convergence::Underway | Convergence::Converged => {
@@ -100,8 +108,8 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// Rolls the other services back; a removed service is not created again.
-    fn service_removed(&self, file: &StackFile, error: Error, service: &str) -> (Error, bool) {
+    /// Rolls back the other services. Does not create the removed service again.
+    fn handle_removed_service(&self, file: &StackFile, error: Error, service: &str) -> ErrorAndPaused {
         let removed = error.message.clone();
         let (error, _) = self.roll_back(file, error);
         if self.before.running_tasks(service) == 0 || error.exit != Exit::StillServing {
@@ -113,7 +121,7 @@ impl SwarmDeploy<'_> {
         (Error { exit: Exit::Outage, message, ..error }.hint(hint), false)
     }
 
-    /// Error for a service that another update changed. Neither that update nor the other services are rolled back.
+    /// Error for a service that another update changed. compose-zd rolls back neither that update nor the other services.
     fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.stack_name(), &failure.service);
         let sent = self.sent.borrow();
@@ -140,8 +148,8 @@ impl SwarmDeploy<'_> {
         ))
     }
 
-    /// compose-zd rolls back a failed update of the service, unless `failure_action: pause` is set. The default of Swarm, to
-    /// pause, does not count.
+    /// True if compose-zd rolls back a failed update of the service. `failure_action: pause` in the file or a flag prevents
+    /// that; Swarm's default, which is also `pause`, does not.
     fn rolls_back_automatically(&self, service: &str) -> bool {
         let file = self.request.project.services.get(service).and_then(|s| s.update_in_file.action);
         let action = self.request.flags.update.action.or(file);
@@ -178,8 +186,8 @@ impl SwarmDeploy<'_> {
             .hint(hint)
     }
 
-    /// Adds the complaints of Swarm and the last log lines of a failed task. The newest complaint joins the message, because
-    /// the message is recorded as the reason.
+    /// Adds the complaints of Swarm and the last log lines of a failed task. Adds the newest complaint to the message itself,
+    /// because the release records the message as its reason.
     fn with_complaints(&self, error: Error, failure: &ServiceFailure) -> Error {
         let message = match failure.complaints.last() {
             Some(newest) if !error.message.contains(newest.as_str()) => {
@@ -212,26 +220,26 @@ impl SwarmDeploy<'_> {
             Some(before) => {
                 !self.is_rollback_target(&s.name, &s.spec)
                     || !before.spec.same_tasks(&s.spec)
-                    || is_halfway(s)
+                    || has_unfinished_update(s)
             }
             None => true,
         };
         now.services.values().filter(is_sent).filter(differs).collect()
     }
 
-    /// The spec is the one to roll back to: that before the deploy or, if an update was unfinished then, that of the last good
-    /// release.
+    /// True if the rollback leads to this spec: the spec before the deploy. If an update was unfinished before the deploy, it
+    /// is the spec of the last good release.
     fn is_rollback_target(&self, service: &str, spec: &Spec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
         let last_good = self.journal.history.current().and_then(|r| r.services.get(service));
-        match last_good.filter(|_| is_halfway(before)) {
+        match last_good.filter(|_| has_unfinished_update(before)) {
             Some(release) => spec.fingerprint() == release.config_hash,
             None => spec.same_content(&before.spec),
         }
     }
 
-    /// Rolls back every service, whichever failed. Swarm may have rolled back already.
-    fn roll_back(&self, file: &StackFile, error: Error) -> (Error, bool) {
+    /// Rolls back every changed service, not only the failed one. Swarm may have rolled some back already.
+    fn roll_back(&self, file: &StackFile, error: Error) -> ErrorAndPaused {
         let result = watch::observe(self.docker(), self.stack_name()).and_then(|now| {
             let changed = self.changed_services(file, &now);
             if changed.is_empty() {
@@ -241,8 +249,8 @@ impl SwarmDeploy<'_> {
         });
         let lost = || self.witness.outage_at_end().map(|lost| lost.message);
         match result.err().map(|error| error.to_string()).or_else(lost) {
-            None => (self.kept_error(error), false),
-            Some(second) => (self.broken_error(error, &second), false),
+            None => (self.restored_error(error), false),
+            Some(rollback_error) => (self.not_restored_error(error, &rollback_error), false),
         }
     }
 
@@ -257,11 +265,11 @@ impl SwarmDeploy<'_> {
             self.report.event(Event::Removed { names: new.iter().map(|s| s.name.clone()).collect() });
         }
         for service in &old {
-            let leads_back =
+            let previous_is_target =
                 service.previous.as_ref().is_some_and(|p| self.is_rollback_target(&service.name, p));
-            match (self.is_rollback_target(&service.name, &service.spec), leads_back) {
+            match (self.is_rollback_target(&service.name, &service.spec), previous_is_target) {
                 (true, _) => {}
-                (false, true) => self.docker().service_rollback(&service.id)?,
+                (false, true) => self.docker().roll_back_service(&service.id)?,
                 (false, false) => self.send_last_good(&service.name)?,
             }
         }
@@ -280,7 +288,7 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    /// Sends the last good release, as recorded, for a service that Swarm itself cannot roll back.
+    /// Deploys the recorded last good release of a service that Swarm itself cannot roll back.
     fn send_last_good(&self, service: &str) -> Result<()> {
         let Some(record) = self.journal.history.current().filter(|r| r.services.contains_key(service)) else {
             return Err(Error::unchanged(format!(
@@ -308,7 +316,8 @@ impl SwarmDeploy<'_> {
         self.docker().stack_deploy(self.stack_name(), &stack.text(), self.resolve_mode(&stack))
     }
 
-    fn kept_error(&self, error: Error) -> Error {
+    /// Error after a successful rollback: adds what serves now.
+    fn restored_error(&self, error: Error) -> Error {
         let exit = match error.exit {
             Exit::Interrupted(signal) => Exit::Interrupted(signal),
             _ => Exit::StillServing,
@@ -319,12 +328,12 @@ impl SwarmDeploy<'_> {
             }
             (false, _) => "nothing served before".to_string(),
             (true, Some(record)) => format!("release {} serves", record.number),
-            (true, None) => "what served before serves".to_string(),
+            (true, None) => "the version from before the deploy serves".to_string(),
         };
         Error { exit, message: format!("{}; {serves}", error.message), ..error }
     }
 
-    /// A task of the stack ran before the deploy.
+    /// True if a task of the stack ran before the deploy.
     fn served_before(&self) -> bool {
         self.before.tasks.iter().any(|t| t.runs())
     }
@@ -344,24 +353,25 @@ impl SwarmDeploy<'_> {
         ))
     }
 
-    fn broken_error(&self, error: Error, second: &str) -> Error {
+    /// Error after a failed rollback, whose own message is `rollback_error`.
+    fn not_restored_error(&self, error: Error, rollback_error: &str) -> Error {
         let name = self.stack_name();
         if !self.served_before() {
             let message = format!(
-                "{}; nothing served before; the new services could not be removed: {second}",
+                "{}; nothing served before; the new services could not be removed: {rollback_error}",
                 error.message
             );
             return Error { exit: Exit::StillServing, message, ..error }
                 .hint(format!("see what runs with `docker stack ps {name}`"));
         }
-        let message = format!("{}; the state before could not be restored: {second}", error.message);
+        let message = format!("{}; the state before could not be restored: {rollback_error}", error.message);
         Error { exit: Exit::Outage, message, ..error }.hint(format!(
             "act now: see what runs with `docker stack ps {name}`, fix the cause, and deploy again"
         ))
     }
 
     /// Error for an update whose result is not known; Swarm continues it.
-    fn unknown_error(&self, error: Error, why: &str) -> Error {
+    fn unknown_result_error(&self, error: Error, why: &str) -> Error {
         let message = format!(
             "`{}`: the result of the update is not known, because no manager of the Swarm answers; Swarm continues the \
              update: {why}",
@@ -380,8 +390,8 @@ fn short_image(image: &str) -> String {
     }
 }
 
-/// The update of the service is unfinished.
-pub fn is_halfway(service: &StackService) -> bool {
+/// True if an update of the service is unfinished.
+pub fn has_unfinished_update(service: &StackService) -> bool {
     ["updating", "paused", "rollback_started", "rollback_paused"].contains(&service.update_state())
 }
 

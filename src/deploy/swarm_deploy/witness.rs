@@ -1,4 +1,5 @@
-//! Witness of a rollout on Swarm. The witness only reports losses; Swarm and the watch decide on a rollback.
+//! Start of the witness on Swarm: selects the public URLs and starts to probe them. The witness only reports losses; Swarm
+//! and the watch decide on a rollback.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -14,10 +15,10 @@ use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
 use crate::witness::UrlCandidates;
 
-/// Time for the first answer of every URL with `--strict`.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// Limit for the first answer of every URL with `--strict`.
+const STRICT_FIRST_ANSWER: Duration = Duration::from_secs(5);
 
-/// Time for the first answer otherwise: any step of Swarm takes longer.
+/// Limit for the first answer without `--strict`. Shorter than any step of Swarm, so a silent URL costs little time.
 const OPTIONAL_FIRST_ANSWER: Duration = Duration::from_millis(500);
 
 impl SwarmDeploy<'_> {
@@ -37,7 +38,7 @@ impl SwarmDeploy<'_> {
             return Ok(());
         }
         let urls: Vec<UrlCandidates> = match configured_url(settings) {
-            Some(place) => vec![vec![place]],
+            Some(url) => vec![vec![url]],
             None => self.derive_urls(prepared)?,
         };
         match (urls.is_empty(), strict) {
@@ -52,20 +53,21 @@ impl SwarmDeploy<'_> {
         let report = self.report;
         let on_count = move |count| report.probe_count(count);
         self.witness.start(&urls, settings, self.report.elapsed(), on_count)?;
-        let limit = if strict { FIRST_ANSWER } else { OPTIONAL_FIRST_ANSWER };
+        let limit = if strict { STRICT_FIRST_ANSWER } else { OPTIONAL_FIRST_ANSWER };
         let answered = self.witness.wait_for_answers(limit, self.stop);
         if strict {
             answered?;
         }
-        for (url, said) in self.witness.dismiss_silent() {
+        for (url, outcome) in self.witness.dismiss_silent() {
             match settings.url {
-                Some(_) => self.report.warn(&Warning::WitnessSilent { url, outcome: said }),
-                None => self.report.event(Event::NoWitness { reason: said }),
+                Some(_) => self.report.warn(&Warning::WitnessSilent { url, outcome }),
+                None => self.report.event(Event::NoWitness { reason: outcome }),
             }
         }
         Ok(())
     }
 
+    /// Public URLs, derived from the published ports and the proxies of the stack.
     fn derive_urls(&self, PreparedStack { file, nodes, .. }: &PreparedStack) -> Result<Vec<UrlCandidates>> {
         let settings = &self.request.project.witness;
         let text = self.request.snapshot.text();
