@@ -24,20 +24,20 @@ pub enum LockOutcome {
 
 /// Lock of this run, released on drop. A dry run holds none.
 pub struct LockGuard {
-    /// True if the run had to wait: what it read before may have changed.
+    /// True if the run waited for the lock: facts that it read before may have changed.
     pub waited: bool,
     lock: Option<Box<Lock>>,
-    // Dropped last: an older run must not take this run for dead.
+    // Dropped after the lock: an older run that waits must not count this run as dead.
     _ticket: Option<QueueTicket>,
 }
 
 impl LockGuard {
-    /// Checks before every change of this engine that the run still holds the lock.
+    /// Makes every later change on this engine check first that the run still holds the lock.
     pub fn guard_changes(&self, docker: &Docker) {
         self.lease().into_iter().for_each(|lease| docker.require_lease(lease.clone()));
     }
 
-    /// Result of the run, or the error of a lock that was lost meanwhile.
+    /// Replaces the error of the run by that of a lost lock, if the run has lost its lock.
     pub fn finish<T>(&self, result: Result<T>) -> Result<T> {
         let lost = self.lease().and_then(Lease::error);
         result.map_err(|error| lost.map_or(error, Into::into))
@@ -54,7 +54,7 @@ pub struct LockCaller<'a> {
     /// True for a stack on a Swarm.
     pub is_stack: bool,
     pub journal: &'a Journal,
-    /// Command for people: `deploy app`.
+    /// Command as messages show it, such as `deploy app`.
     pub command: String,
     pub args: &'a RolloutArgs,
     pub report: Report,
@@ -62,36 +62,37 @@ pub struct LockCaller<'a> {
 }
 
 impl LockCaller<'_> {
-    /// Acquires the lock, and waits for it as long as the flags say.
+    /// Acquires the lock, and waits for it up to the limit of the flags.
     ///
     /// # Errors
-    /// Another run holds the lock for longer, the engine refuses, or a signal arrives.
+    /// Another run holds the lock beyond the limit, the engine refuses, or a signal arrives.
     pub fn acquire(&self) -> Result<LockOutcome> {
         if self.args.dry_run {
             return Ok(LockOutcome::Acquired(LockGuard { waited: false, lock: None, _ticket: None }));
         }
         let ticket = self.args.lock.latest.then(|| self.journal.queue_ticket()).transpose()?;
         let docker = (!self.is_stack).then(|| self.docker.clone());
-        let mut queue = WaitReporter { ticket, report: self.report, waited: false, docker };
-        let holder = LockOwner::current(&self.command, git::user_and_host());
+        let mut reporter = WaitReporter { ticket, report: self.report, waited: false, docker };
+        let owner = LockOwner::current(&self.command, git::user_and_host());
         let (limit, project) = (self.args.lock.limit(), self.journal.project.as_str());
         let request = lock::LockRequest {
             docker: self.docker,
             backend: lock_backend(self.is_stack),
             project,
-            owner: holder,
+            owner,
             limit,
         };
-        match lock::acquire(request, self.stop, &mut queue)? {
-            AcquireResult::Held(lock) => self.begin(lock, queue),
+        match lock::acquire(request, self.stop, &mut reporter)? {
+            AcquireResult::Held(lock) => self.guard_unless_superseded(lock, reporter),
             AcquireResult::GivenUp => Ok(LockOutcome::Superseded),
             AcquireResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
             AcquireResult::Busy(other) => Err(busy_error(&other, limit).into()),
         }
     }
 
-    fn begin(&self, lock: Box<Lock>, queue: WaitReporter) -> Result<LockOutcome> {
-        if let Some(ticket) = &queue.ticket {
+    /// Guard of an acquired lock, unless a newer run deploys instead.
+    fn guard_unless_superseded(&self, lock: Box<Lock>, reporter: WaitReporter) -> Result<LockOutcome> {
+        if let Some(ticket) = &reporter.ticket {
             // A newer run may have queued since the last check.
             if ticket.is_superseded()? {
                 return Ok(LockOutcome::Superseded);
@@ -99,7 +100,11 @@ impl LockCaller<'_> {
             ticket.mark_served()?;
         }
         self.docker.require_lease(lock.lease().clone());
-        Ok(LockOutcome::Acquired(LockGuard { waited: queue.waited, lock: Some(lock), _ticket: queue.ticket }))
+        Ok(LockOutcome::Acquired(LockGuard {
+            waited: reporter.waited,
+            lock: Some(lock),
+            _ticket: reporter.ticket,
+        }))
     }
 }
 
@@ -107,11 +112,11 @@ fn lock_backend(is_stack: bool) -> LockBackend {
     if is_stack { LockBackend::Configs } else { LockBackend::Volumes }
 }
 
-/// Run that holds the lock, or that left the project unfinished; `None` if there is none.
-pub fn under_way(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
-    let holder = lock::current_owner(docker, lock_backend(is_stack), &journal.project)?;
-    Ok(match (holder, &journal.in_progress) {
-        (Some(holder), _) => Some(format!("under way: {holder}")),
+/// Note for `status` about the run that holds the lock, or about a release that is paused, unfinished or not restored.
+pub fn in_progress_note(docker: &Docker, is_stack: bool, journal: &Journal) -> Result<Option<String>> {
+    let owner = lock::current_owner(docker, lock_backend(is_stack), &journal.project)?;
+    Ok(match (owner, &journal.in_progress) {
+        (Some(owner), _) => Some(format!("under way: {owner}")),
         (None, Some(unfinished)) if unfinished.paused => Some(format!(
             "release {} is paused: `compose-zd deploy --resume` continues it, `compose-zd rollback` undoes it",
             unfinished.number
@@ -143,13 +148,13 @@ struct WaitReporter {
 }
 
 impl WaitObserver for WaitReporter {
-    fn on_wait(&mut self, holder: &LockOwner) {
+    fn on_wait(&mut self, owner: &LockOwner) {
         self.waited = true;
-        self.report.event(Event::WaitingForLock { owner: holder.to_string() });
+        self.report.event(Event::WaitingForLock { owner: owner.to_string() });
     }
 
-    fn on_takeover(&mut self, holder: &LockOwner) {
-        self.report.event(Event::LockTakenOver { owner: holder.to_string() });
+    fn on_takeover(&mut self, owner: &LockOwner) {
+        self.report.event(Event::LockTakenOver { owner: owner.to_string() });
     }
 
     fn on_claim(&mut self) {

@@ -21,9 +21,9 @@ use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::report::{Event, Report, Warning};
 
 pub struct Request {
-    /// Services may have `env_file` or `label_file`, which a hash of the raw file leaves out.
+    /// True if services may have `env_file` or `label_file`, whose contents a hash of the Compose file does not cover.
     may_have_env_files: bool,
-    /// Services may have `label_file`, which every hash of `docker compose config` leaves out.
+    /// True if services may have `label_file`, whose contents no hash of `docker compose config` covers.
     pub may_have_label_files: bool,
     pub docker: Docker,
     pub project: Project,
@@ -32,7 +32,7 @@ pub struct Request {
     /// Name of the configuration in messages.
     pub source: String,
     pub flags: FlagLayers,
-    /// Compose reads the configuration on stdin, because a dry run writes no file.
+    /// True for a dry run, which writes no file: Compose reads the configuration on stdin.
     reads_stdin: bool,
     pub uncommitted_config: Option<UncommittedConfig>,
 }
@@ -50,7 +50,7 @@ pub fn connect(compose: &ComposeArgs, report: Report) -> Result<Docker> {
     })
 }
 
-/// Resolved configuration, by Compose.
+/// Configuration as Compose resolves it. Reports the warnings of Compose.
 pub fn resolve_config(docker: &mut Docker, report: Report) -> Result<String> {
     let (yaml, warnings) = docker.config()?;
     warnings.into_iter().for_each(|w| report.warn(&Warning::Compose(w)));
@@ -65,7 +65,7 @@ impl Request {
         Request::read(docker, &yaml, compose, flags)
     }
 
-    /// Like [`Request::from_file`], and prefetches for a deploy.
+    /// Request from the Compose file; prefetches the queries of a deploy.
     pub fn from_file_for_deploy(
         compose: &ComposeArgs,
         args: &DeployArgs,
@@ -96,7 +96,7 @@ impl Request {
         })
     }
 
-    /// Request from a recorded configuration, which Compose reads once it is written.
+    /// Request from a recorded configuration. Compose reads the configuration after [`Request::write`].
     pub fn from_text(
         text: &str,
         source: String,
@@ -118,8 +118,8 @@ impl Request {
         })
     }
 
-    /// Hashes that Compose labels containers with, if they may differ from the printed ones: `docker compose config
-    /// --hash` ignores `env_file` and `label_file`, and `up` reads them.
+    /// Hashes by which Compose labels containers; empty if `docker compose config --hash` prints the same ones. That
+    /// command ignores `env_file` and `label_file`, but `docker compose up` reads them.
     pub fn resolved_hashes(&self) -> Result<BTreeMap<String, String>> {
         if !self.may_have_env_files || self.reads_stdin || self.uncommitted_config.is_some() {
             return Ok(BTreeMap::new());
@@ -175,7 +175,7 @@ impl Request {
         self.write(journal, journal.next_number(), dry_run)
     }
 
-    /// Writes the resolved project; from here on Compose reads this file.
+    /// Writes the resolved project. Compose reads this file from here on; in a dry run, stdin.
     pub fn write(&mut self, journal: &Journal, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
         let Request { docker, project, folder, .. } = &*self;
@@ -190,8 +190,8 @@ impl Request {
         Ok(())
     }
 
-    /// Builds and pulls every missing image before any change. Returns the images that exist, by reference, or
-    /// `None` if one was built or pulled and they may have changed.
+    /// Builds and pulls every missing image before any change. Returns the existing images by reference. Returns
+    /// `None` after a build or pull, because the images may have changed.
     pub fn provide_images(
         &self,
         targets: &[Target],

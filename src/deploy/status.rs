@@ -37,7 +37,7 @@ pub fn status(compose: &ComposeArgs, args: &StatusArgs, report: Report, stop: &S
     let waited = wait::until(every, FOREVER, stop, || {
         match read_status(compose, args, report) {
             Err(error) if first => return Err(error),
-            // The engine may answer the next time.
+            // The next query may succeed.
             Err(error) => report.warn(&Warning::Other(format!("{error:#}"))),
             Ok(status) => {
                 report.next_screen();
@@ -75,7 +75,7 @@ fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resu
     } else {
         compose_status(docker, project, &args.services, &journal, report)?
     };
-    status.in_progress = acquire_lock::under_way(docker, cluster.is_some(), &journal)?;
+    status.in_progress = acquire_lock::in_progress_note(docker, cluster.is_some(), &journal)?;
     Ok(status)
 }
 
@@ -126,16 +126,16 @@ fn select_targets(
     targets::select(project, &[], &[], proxies)
 }
 
-/// Status of each service of a target; one row for a pair that never ran.
+/// Status of each service of a target. A pair that never ran has one row.
 fn service_statuses(target: &Target, snapshot: &TargetSnapshot, journal: &Journal) -> Vec<ServiceStatus> {
-    let of = |service: &str| {
-        let its = snapshot.observed.instances.iter().filter(|i| i.service == service);
-        service_status(service, its.map(|i| instance_status(i, snapshot)).collect(), journal)
+    let status_of = |service: &str| {
+        let own = snapshot.observed.instances.iter().filter(|i| i.service == service);
+        service_status(service, own.map(|i| instance_status(i, snapshot)).collect(), journal)
     };
     if snapshot.observed.instances.is_empty() {
         return vec![service_status(target.name(), Vec::new(), journal)];
     }
-    let all = target.services().into_iter().map(of);
+    let all = target.services().into_iter().map(status_of);
     all.filter(|s| !s.instances.is_empty()).collect()
 }
 
@@ -174,7 +174,7 @@ fn release_of<'h>(history: &'h ReleaseHistory, service: &str) -> Option<&'h Rele
 fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceStatus {
     let container = &snapshot.containers[&instance.key];
     let health = container.state.health.as_ref().map(|h| h.status.clone());
-    // A proxy leaves out instances without requests.
+    // An instance without requests is missing in the proxy's report.
     let in_flight = snapshot.in_flight.get(&container.id).copied().unwrap_or(InFlight::Exact(0));
     let (in_flight, in_flight_at_most) = match in_flight {
         InFlight::Exact(count) => (count, false),
@@ -187,7 +187,7 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
         image: container.config.image.clone(),
         state: container.state.status.clone(),
         health: health.filter(|h| !h.is_empty() && h != "none"),
-        // A paused instance stays in the proxy's list and answers no request.
+        // A paused instance answers no request, although the proxy still lists it.
         in_rotation: proxied.then_some(instance.serves() && !is_down),
         failing: proxied && instance.serves() && (is_down || container.is_failing()),
         in_flight: proxied.then_some(in_flight),
@@ -197,7 +197,7 @@ fn instance_status(instance: &Instance, snapshot: &TargetSnapshot) -> InstanceSt
     }
 }
 
-/// Status of a stack, by Swarm.
+/// Status of a stack, as Swarm reports it.
 fn stack_status(docker: &Docker, name: &str, named: &[String], journal: &Journal) -> Result<StatusReport> {
     let stack = watch::observe(docker, name)?;
     if let Some(missing) = named.iter().find(|n| !stack.services.contains_key(*n)) {
@@ -217,7 +217,7 @@ fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journa
         "" => "-".to_string(),
         state => state.replace('_', " "),
     };
-    // Only the record has the name of an image that is referred to by its id.
+    // Swarm knows a local image only by its id; the record of the release has its name.
     let recorded = journal.history.newest_first().filter_map(|r| r.services.get(&service.name));
     let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
     let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());

@@ -1,4 +1,4 @@
-//! Targets of a deploy, and how names on the command line become targets. Pure.
+//! Targets of a deploy, from the names on the command line. Pure functions, without I/O.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Target {
 }
 
 /// Targets to deploy, dependencies first: the named services, else every service with a route and every service of
-/// a flag. A side of a pair stands for the pair.
+/// a flag. The name of one side selects the whole pair.
 ///
 /// # Errors
 /// An unknown name, a flag for a service that is not deployed, or nothing to deploy.
@@ -75,7 +75,7 @@ pub fn select(
     Ok(targets)
 }
 
-/// Services and pairs with these names, without duplicates.
+/// Targets with these names, without duplicates; the name of one side selects the whole pair.
 pub fn from_names(project: &Project, names: &[String]) -> Result<Vec<Target>, Error> {
     let mut targets: Vec<Target> = Vec::new();
     for name in names {
@@ -101,15 +101,15 @@ pub fn sort_by_dependencies(project: &Project, targets: &mut Vec<Target>) {
                 target.services().iter().any(|o| needs.contains_key(o))
             })
         };
-        let free =
+        let has_no_pending_dependency =
             |target: &Target| !targets.iter().any(|other| other != target && is_needed_by(other, target));
-        let next = targets.iter().position(free).unwrap_or(0);
+        let next = targets.iter().position(has_no_pending_dependency).unwrap_or(0);
         sorted.push(targets.remove(next));
     }
     *targets = sorted;
 }
 
-/// Proxy of this project that is down.
+/// Proxy of this project that does not run.
 pub fn stopped_proxy<'p>(project: &Project, proxies: &'p [Arc<dyn Proxy>]) -> Option<&'p Arc<dyn Proxy>> {
     let is_own =
         |p: &&Arc<dyn Proxy>| p.container().label("com.docker.compose.project") == Some(&project.name);
@@ -117,15 +117,16 @@ pub fn stopped_proxy<'p>(project: &Project, proxies: &'p [Arc<dyn Proxy>]) -> Op
 }
 
 fn routed_services(project: &Project, proxies: &[Arc<dyn Proxy>]) -> Vec<String> {
-    let fronted = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
+    let is_proxied = |b: &Backend| proxies.iter().any(|p| p.routes_to(b));
     let routed = |s: &&Service| {
         let backend = backend(project, s);
         // A proxy may have a route to itself, for its dashboard.
-        (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || fronted(&backend)
+        (proxy::route_setting(&backend).is_some() && !proxy::is_proxy_image(&s.image)) || is_proxied(&backend)
     };
     project.services.values().filter(routed).map(|s| s.name.clone()).collect()
 }
 
+/// Backend of a service as the Compose file describes it, which is not running yet.
 pub fn backend(project: &Project, service: &Service) -> Backend {
     Backend {
         project: project.name.clone(),
@@ -140,10 +141,10 @@ pub fn backend(project: &Project, service: &Service) -> Backend {
     }
 }
 
-/// The error for an unknown name on the command line or in the value of a flag.
+/// Error for an unknown name on the command line or in the value of a flag.
 pub fn unknown_service(project: &Project, name: &str, flag: Option<&str>) -> Error {
-    let place = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
-    Error::usage(format!("{place}project `{}` has no service or pair `{name}`", project.name))
+    let prefix = flag.map_or(String::new(), |flag| format!("`{flag}`: "));
+    Error::usage(format!("{prefix}project `{}` has no service or pair `{name}`", project.name))
         .hint(format!("the project has {}; a service of a profile needs `--profile`", list_names(project)))
 }
 
