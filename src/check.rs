@@ -13,11 +13,13 @@ use serde::Serialize;
 
 pub use finding::{Finding, Scope, Severity};
 
-/// Verdict on a service: a deploy loses nothing, or something.
+/// Verdict on a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
+    /// A deploy loses nothing.
     Yes,
+    /// A deploy would lose something, or be refused.
     No,
     /// A deploy does not include the service, so it is not audited.
     LeftAlone,

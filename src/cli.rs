@@ -390,7 +390,7 @@ pub struct StatusArgs {
     #[arg(short, long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, require_equals = true,
           default_missing_value = "2s")]
     pub watch: Option<Duration>,
-    /// text, or json: one document, with --watch one for each line
+    /// text, or json: one document; with --watch one document a line
     #[arg(long, env = "COMPOSE_ZD_OUTPUT", value_name = "FORM", value_enum, default_value_t)]
     pub output: OutputFormat,
     /// Folder for releases [default: .compose-zd beside the compose file]
@@ -509,7 +509,7 @@ pub struct RolloutArgs {
     /// Several services: replace and watch one after the other; all or none
     #[arg(long, overrides_with = "together")]
     pub one_by_one: bool,
-    /// fresh: each new instance gets empty anonymous volumes, because they hold a cache
+    /// fresh: give each new instance empty anonymous volumes, if they hold only a cache
     #[arg(long, env = "COMPOSE_ZD_ANONYMOUS_VOLUMES", value_name = "HOW", value_parser = ["fresh"])]
     pub anonymous_volumes: Option<String>,
     /// text, or json: one event a line on stderr, a summary on stdout

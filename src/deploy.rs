@@ -72,7 +72,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
     let read = || Request::from_file_for_deploy(compose, args, flags(), report);
     let mut request = read()?;
     let engine = settings::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
-    let cluster = swarm_deploy::cluster(&request.docker, engine, &request.project.name)?;
+    let cluster = swarm_deploy::swarm_id(&request.docker, engine, &request.project.name)?;
     let given = args.rollout.state_dir.as_deref();
     let state_location =
         StateLocation::find(&request.docker, compose, given, cluster.as_deref(), &request.project.name);

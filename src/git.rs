@@ -20,7 +20,7 @@ pub struct WorkingCopy {
     pub dirty: bool,
 }
 
-/// Variables by which git tells a hook its own repository, which is not the project's.
+/// Variables that git sets in a hook for the repository of the hook, which is not that of the project.
 const LOCATION_VARIABLES: [&str; 7] = [
     "GIT_DIR",
     "GIT_WORK_TREE",

@@ -391,7 +391,7 @@ impl Lock {
         Lock { context, lease, end: Some(end), heartbeats: Some(beats) }
     }
 
-    /// Lease, which tells whether this run still holds the lock.
+    /// Lease: true while this run holds the lock.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }

@@ -87,10 +87,12 @@ fn run(cli: &Cli, report: Report) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Man { dir: Some(dir) } => manual::write_pages(dir),
-        Command::Man { dir: None } => manual::page().map(|page| report.page(&page)),
-        Command::Completions { shell } => manual::completions(*shell).map(|script| report.page(&script)),
+        Command::Man { dir: None } => manual::page().map(|page| report.print_page(&page)),
+        Command::Completions { shell } => {
+            manual::completions(*shell).map(|script| report.print_page(&script))
+        }
         Command::Schema => {
-            report.page(SCHEMA_TEXT);
+            report.print_page(SCHEMA_TEXT);
             Ok(())
         }
         Command::Metadata => {

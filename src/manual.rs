@@ -51,7 +51,7 @@ fn write_all(folder: &Path) -> io::Result<()> {
 pub fn help(word: Option<&str>, program: &'static str, report: &Report) {
     let chapter = word.and_then(|word| TOPICS.iter().find(|(topic, _)| *topic == word));
     match (word, chapter) {
-        (None, _) => report.page(&list(program)),
+        (None, _) => report.print_page(&list(program)),
         (_, Some((_, text))) => show(&chapter::plain(text, program, report.columns()), report),
         (Some(command), None) => {
             Cli::read(["compose-zd", command, "--help"].map(Into::into).into(), program);
@@ -64,7 +64,7 @@ fn show(text: &str, report: &Report) {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let pager = std::env::var("PAGER").unwrap_or("less".into());
     if is_dumb || pager.trim().is_empty() || !report.is_read_at_terminal() || !docker::page(&pager, text) {
-        report.page(text);
+        report.print_page(text);
     }
 }
 

@@ -21,7 +21,7 @@ pub use settings::{
     AnonymousVolumes, ConfigError, DrainLayer, HealthLayer, HttpHealth, ProbeTiming, ProxyLayer,
     ServiceSettings, SettingsLayer, ShellCommand, StatusRanges,
 };
-use settings::{JobLayer, invalid_setting, read_zd, undouble};
+use settings::{JobLayer, invalid_setting, read_zd, unescape_dollars};
 use update::RawUpdate;
 pub use update::{FailureAction, Update, UpdateLayer};
 pub use witness::{WitnessFlags, WitnessSettings};
@@ -214,7 +214,7 @@ impl LifecycleHook {
     /// Variables of the hook. A variable without a value takes it from this process, if set.
     pub fn variables(&self) -> Vec<(String, String)> {
         let value = |name: &String, value: &Option<String>| match value {
-            Some(value) => Some(undouble(value)),
+            Some(value) => Some(unescape_dollars(value)),
             None => std::env::var(name).ok(),
         };
         self.environment.iter().filter_map(|(n, v)| Some((n.clone(), value(n, v)?))).collect()
@@ -253,7 +253,7 @@ impl Project {
         for (name, service) in &raw.services {
             services.insert(name.clone(), Service::read(name, service, &context)?);
         }
-        let pairs = pairs::find(&raw.services, zd.pairs, source)?;
+        let pairs = pairs::find_pairs(&raw.services, zd.pairs, source)?;
         Ok(Project { pairs, name: raw.name, services, keep, engine: zd.engine, witness })
     }
 
@@ -326,12 +326,12 @@ impl Service {
             pre_start: raw.pre_start.clone(),
             post_start: raw.post_start.clone(),
             pre_stop: raw.pre_stop.clone(),
-            starts_by_compose: project.makes_at_start(raw),
+            starts_by_compose: project.copies_grants_at_start(raw),
             holds_volume: raw.holds_volume(),
             shared_paths: raw.shared_paths(),
             links: raw.links(),
             process: raw.process(),
-            rollback: Update::resolve_back(rollback_config.as_ref(), &context.flags.rollback, &forward),
+            rollback: Update::resolve_rollback(rollback_config.as_ref(), &context.flags.rollback, &forward),
             update: forward,
             update_in_file: update_config.unwrap_or_default(),
             settings,

@@ -503,7 +503,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
         Some(StoppedProxy { problem: format!("{what}, so no request reaches `{}`", target.name()), remedy })
     };
     // The routes of a stopped proxy are unknown, because its configuration cannot be read.
-    let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_front(project, &services, *p));
+    let stopped = proxies.iter().map(AsRef::as_ref).find(|p| may_route_to(project, &services, *p));
     let own = project.services.values().find(|s| claimed && proxy::is_proxy_image(&s.image));
     match (fronting.first().copied().or(stopped), own) {
         (Some(proxy), _) => {
@@ -518,7 +518,7 @@ pub fn proxy_down(project: &Project, target: &Target, proxies: &[Arc<dyn Proxy>]
 }
 
 /// True if a stopped proxy of the project shares a network with one of these services.
-fn may_front(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
+fn may_route_to(project: &Project, services: &[&Service], proxy: &dyn Proxy) -> bool {
     let container = proxy.container();
     let own = container.compose().is_some_and(|(name, _)| name == project.name);
     let reaches = |s: &&Service| s.networks.iter().any(|n| container.networks().any(|own| own == n));

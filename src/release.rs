@@ -156,7 +156,7 @@ pub struct InProgress {
     pub number: u32,
     pub kind: RolloutKind,
     pub services: Vec<String>,
-    /// Ids of the containers that `--force` replaces; hashes cannot tell those.
+    /// Ids of the containers that `--force` replaces; hashes do not distinguish them from others.
     #[serde(default)]
     pub replaced: Vec<String>,
     /// Restart policies by container id, from before the rollout changed them.
@@ -178,7 +178,8 @@ pub struct UnreadableFile {
 }
 
 impl UnreadableFile {
-    /// Command that moves the file away, so that the others can be used. Release numbers are still never reused.
+    /// Hint with the command that moves the file away, after which the other files can be used. A release number is
+    /// never reused.
     fn hint(&self) -> String {
         let path = shell::path(&self.path);
         if self.is_newer {
@@ -267,7 +268,7 @@ impl ReleaseHistory {
     /// Release that a rollback returns to: the newest good one whose content differs from the current release. With
     /// named services, one of these differs, and the release has all of them.
     ///
-    /// A rollback is a release of its own, so the next rollback returns to the newer content: Swarm's cyclic rule.
+    /// A rollback gets a new release number. So a second rollback returns to the newer content, as in Swarm.
     pub fn previous(&self, services: &[String]) -> Option<&ReleaseRecord> {
         let current = self.current()?;
         self.good().find(|r| r.differs(current, services))

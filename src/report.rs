@@ -195,7 +195,7 @@ impl Report {
         log.journal = Some(file);
     }
 
-    pub fn up_to_date(&self, target: &str) {
+    pub fn print_unchanged(&self, target: &str) {
         self.result(&format!("`{target}`: nothing has to change"));
     }
 
@@ -224,13 +224,13 @@ impl Report {
     }
 
     /// Prints a result as one JSON document.
-    pub fn document(&self, document: &impl Serialize) {
+    pub fn print_document(&self, document: &impl Serialize) {
         let text = serde_json::to_string(document).expect("only names are keys");
         write_out(&text);
     }
 
-    /// Prints a page without a change.
-    pub fn page(&self, page: &str) {
+    /// Prints a page, such as HTML, as it is.
+    pub fn print_page(&self, page: &str) {
         let _ = write!(std::io::stdout(), "{page}");
     }
 

@@ -71,7 +71,7 @@ pub struct Rollout<'a> {
     /// Ids of the containers that the last change of the rotation admitted.
     admitted: Vec<String>,
     /// The witness has lost requests since that change.
-    has_objection: Cell<bool>,
+    has_witness_losses: Cell<bool>,
     /// Ids of the new instances whose failure ended the plan.
     failed: Vec<String>,
     /// Number of steps that are done.
@@ -149,7 +149,7 @@ impl<'a> Rollout<'a> {
             is_replanned: false,
             tolerance: Tolerance::default(),
             admitted: Vec::new(),
-            has_objection: Cell::default(),
+            has_witness_losses: Cell::default(),
             failed: Vec::new(),
             steps_done: 0,
             left_rotation_at: BTreeMap::new(),
@@ -315,7 +315,7 @@ impl<'a> Rollout<'a> {
     fn failure(&mut self, error: anyhow::Error) -> RolloutFailure {
         match error.downcast::<MonitorFailure>() {
             Ok(failure) => {
-                self.has_objection.set(false);
+                self.has_witness_losses.set(false);
                 failure.into()
             }
             Err(error) => {
@@ -366,20 +366,20 @@ impl<'a> Rollout<'a> {
         for (url, said) in self.context.witness.dismiss_silent() {
             self.context.report.warn(&Warning::WitnessSilent { url, outcome: said });
         }
-        let Err(objection) = self.witness_objection() else { return Ok(()) };
+        let Err(losses) = self.check_witness_losses() else { return Ok(()) };
         // A dead instance explains the losses.
         if self.drop_dead_instances()? {
             return Ok(());
         }
-        Err(objection)
+        Err(losses)
     }
 
-    /// Losses of the witness; ignored during an undo.
-    fn witness_objection(&self) -> Result<()> {
-        let objection = if self.is_best_effort { None } else { self.context.witness.objection() };
-        match objection {
+    /// Fails if the losses of the witness justify a rollback; ignores them during an undo.
+    fn check_witness_losses(&self) -> Result<()> {
+        let losses = if self.is_best_effort { None } else { self.context.witness.rollback_reason() };
+        match losses {
             Some(error) => {
-                self.has_objection.set(true);
+                self.has_witness_losses.set(true);
                 Err(error.into())
             }
             None => Ok(()),
@@ -389,7 +389,7 @@ impl<'a> Rollout<'a> {
     /// Ids of the instances whose failure ended the plan. Losses of the witness are the failure of the last
     /// admitted ones.
     fn take_failed(&mut self) -> Vec<String> {
-        if self.has_objection.take() {
+        if self.has_witness_losses.take() {
             return std::mem::take(&mut self.admitted);
         }
         std::mem::take(&mut self.failed)

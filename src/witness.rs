@@ -50,7 +50,7 @@ pub struct Witness {
     start_time: OnceLock<Instant>,
     changes: Mutex<ChangeLog>,
     /// True until losses since the last change of the rotation have started a rollback.
-    can_object: AtomicBool,
+    can_cause_rollback: AtomicBool,
 }
 
 /// Result for one URL, for the report.
@@ -142,7 +142,7 @@ impl Witness {
         }
     }
 
-    /// Stops the probes of URLs that have ended probes and no good answer. Returns those URLs, with their last answers.
+    /// Stops probing the URLs without a good answer so far. Returns these URLs with their last answers.
     pub fn dismiss_silent(&self) -> Vec<(String, String)> {
         let unanswered =
             |p: &&Arc<WitnessProbe>| !p.is_over() && p.has_samples() && !p.has_answered(Duration::MAX);
@@ -174,13 +174,14 @@ impl Witness {
     }
 
     /// Losses since the last change of the rotation, if they justify a rollback; reported once.
-    pub fn objection(&self) -> Option<Error> {
-        if !self.can_object.load(Ordering::Relaxed) {
+    pub fn rollback_reason(&self) -> Option<Error> {
+        if !self.can_cause_rollback.load(Ordering::Relaxed) {
             return None;
         }
         let (now, changes) = (self.now(), self.change_log());
-        let error = self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.objection(&changes, now))?;
-        self.can_object.store(false, Ordering::Relaxed);
+        let error =
+            self.probes().iter().filter(|p| !p.is_over()).find_map(|p| p.rollback_reason(&changes, now))?;
+        self.can_cause_rollback.store(false, Ordering::Relaxed);
         Some(error)
     }
 
@@ -210,7 +211,7 @@ impl Witness {
     pub fn ignore_losses_so_far(&self) {
         let now = self.now();
         self.changes.lock().expect("no thread panicked").stops.push(Duration::ZERO..now);
-        self.can_object.store(true, Ordering::Relaxed);
+        self.can_cause_rollback.store(true, Ordering::Relaxed);
     }
 
     /// Stops the probes, and returns the results of each URL that ever answered before the switch.
@@ -236,7 +237,7 @@ impl ChangeSpan<'_> {
         let is_route = self.is_route;
         drop(self);
         if is_route {
-            witness.can_object.store(true, Ordering::Relaxed);
+            witness.can_cause_rollback.store(true, Ordering::Relaxed);
             let probes = witness.probes().iter().filter(|p| !p.is_over());
             probes.for_each(|p| (0..BURST).for_each(|_| p.send()));
         }
@@ -290,7 +291,7 @@ impl WitnessProbe {
         Ok(Arc::new(WitnessProbe {
             clients: addresses
                 .iter()
-                .map(|p| WitnessClient::all_for(p, settings))
+                .map(|p| WitnessClient::clients_for(p, settings))
                 .collect::<Result<Vec<_>>>()?
                 .into_iter()
                 .flatten()
@@ -427,7 +428,7 @@ impl WitnessProbe {
             .detail(&self.last_answer())
     }
 
-    fn objection(&self, changes: &ChangeLog, now: Duration) -> Option<Error> {
+    fn rollback_reason(&self, changes: &ChangeLog, now: Duration) -> Option<Error> {
         // A URL that accepts requests and never answers has no lost probe yet.
         if let Some(UrlOutage { duration: lasts, .. }) =
             self.outage(changes, now).filter(|s| s.is_lost() == Some(true))

@@ -1,4 +1,4 @@
-//! Memory for two generations of the services that are deployed together.
+//! Memory for old and new instances of the services that are deployed together.
 
 use super::finding::{Finding, Scope};
 
@@ -44,16 +44,19 @@ fn too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<Finding> {
         MemoryNeed::Limit(_) => 0,
     };
     // On a remote host only the total is known.
-    let (needed, present, state) = match (memory.available, memory.total) {
-        (Some(available), _) => (sum(demands, new), available, "are free"),
-        (None, Some(total)) => (sum(demands, all), total, "exist"),
+    let (needed, present, message) = match (memory.available, memory.total) {
+        (Some(available), _) => {
+            let needed = sum(demands, new);
+            let (need, free) = (human_size(needed), human_size(available));
+            (needed, available, format!("new instances beside the old ones need {need}, and {free} are free"))
+        }
+        (None, Some(total)) => {
+            let needed = sum(demands, all);
+            let (need, has) = (human_size(needed), human_size(total));
+            (needed, total, format!("old and new instances together need {need}, and the host has {has}"))
+        }
         (None, None) => return None,
     };
-    let message = format!(
-        "new instances beside the old ones need {}, and {} {state}",
-        human_size(needed),
-        human_size(present)
-    );
     (needed > present).then(|| Finding::no(RULE, Scope::default(), message, fix(demands)))
 }
 
@@ -65,7 +68,7 @@ fn possibly_too_little(demands: &[MemoryDemand], memory: HostMemory) -> Option<F
     };
     let (needed, total) = (sum(demands, most), memory.total?);
     let message = format!(
-        "two generations may need up to {} (by their limits), and the host has {}",
+        "old and new instances together may need up to {} (by their limits), and the host has {}",
         human_size(needed),
         human_size(total)
     );
@@ -99,7 +102,7 @@ fn human_size(bytes: u64) -> String {
 }
 
 /// Parses `12.5MiB / 23.5GiB` from `docker stats`.
-pub fn parse_used(text: &str) -> Option<u64> {
+pub fn parse_docker_stats(text: &str) -> Option<u64> {
     let first = text.split('/').next()?.trim();
     let at = first.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = first.split_at(at);
@@ -115,7 +118,7 @@ pub fn parse_used(text: &str) -> Option<u64> {
 }
 
 /// Parses `MemAvailable` from `/proc/meminfo`, in bytes.
-pub fn parse_available(meminfo: &str) -> Option<u64> {
+pub fn parse_meminfo(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1024)
@@ -178,11 +181,14 @@ mod tests {
 
     #[test]
     fn memory_is_parsed_as_docker_and_the_kernel_print_it() {
-        assert_eq!(parse_used("792KiB / 23.54GiB"), Some(792 << 10));
-        assert_eq!(parse_used("1.5GiB / 2GiB"), Some(3 << 29));
-        assert_eq!([parse_used("0B / 0B"), parse_used("-- / --"), parse_used("")], [Some(0), None, None]);
-        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
-        assert_eq!(parse_available("MemTotal: 9 kB"), None);
+        assert_eq!(parse_docker_stats("792KiB / 23.54GiB"), Some(792 << 10));
+        assert_eq!(parse_docker_stats("1.5GiB / 2GiB"), Some(3 << 29));
+        assert_eq!(
+            [parse_docker_stats("0B / 0B"), parse_docker_stats("-- / --"), parse_docker_stats("")],
+            [Some(0), None, None]
+        );
+        assert_eq!(parse_meminfo("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_meminfo("MemTotal: 9 kB"), None);
         assert_eq!([human_size(5 << 20), human_size(3 << 29)], ["5 MiB", "1.5 GiB"]);
     }
 }

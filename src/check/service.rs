@@ -73,7 +73,7 @@ impl ServiceContext<'_> {
     }
 
     fn grace(&self) -> Duration {
-        self.service.process.grace.unwrap_or(GRACE)
+        self.service.process.stop_grace.unwrap_or(GRACE)
     }
 
     fn stop_signal(&self) -> &str {
@@ -84,11 +84,11 @@ impl ServiceContext<'_> {
     /// Arguments of the first process.
     fn command_line(&self) -> Vec<String> {
         let config = self.image.map(|i| i.config.clone()).unwrap_or_default();
-        self.service.process.words(&config.entrypoint, &config.cmd)
+        self.service.process.command_line(&config.entrypoint, &config.cmd)
     }
 
-    /// A finding on instances that end too early: a note if the proxy drains them first, else a loss.
-    fn by_drain(&self, rule: &'static str, message: String, fix: String) -> Finding {
+    /// Finding on instances that end too early: a note if the proxy drains them first, else a loss.
+    fn early_end_finding(&self, rule: &'static str, message: String, fix: String) -> Finding {
         match self.proxy {
             ProxyPresence::Drains => Finding::note(rule, self.scope(), message, fix),
             ProxyPresence::NoProxy | ProxyPresence::WatchedOnly => {
@@ -134,7 +134,7 @@ fn ignores_stop_signal(s: &ServiceContext) -> Option<Finding> {
             "the first process of {instance} has no handler for {signal}, so the kernel drops the signal, and the process is \
              killed after {grace} with all its work"
         );
-        return (!signals.has_effect(number)).then(|| s.by_drain(IGNORES_STOP_SIGNAL, message, fix));
+        return (!signals.has_effect(number)).then(|| s.early_end_finding(IGNORES_STOP_SIGNAL, message, fix));
     }
     let words = s.command_line();
     let shell = signals::wrapping_shell(&words).filter(|_| !s.service.process.init)?;
@@ -164,7 +164,7 @@ fn short_grace(s: &ServiceContext) -> Option<Finding> {
     );
     let longer = needed.as_secs() + 5;
     let fix = format!("set `{}: {longer}s`", s.key("stop_grace_period"));
-    (grace < needed).then(|| s.by_drain("short-grace", message, fix))
+    (grace < needed).then(|| s.early_end_finding("short-grace", message, fix))
 }
 
 /// Flags of servers for the time that open requests get at shutdown, in seconds.

@@ -8,7 +8,7 @@ use std::path::Path;
 pub struct SignalMasks {
     ignored: u64,
     caught: u64,
-    /// A process that blocks a signal waits for it in another way (`signalfd`, `sigwait`), as inits do.
+    /// Blocked signals, for which the process waits in another way (`signalfd`, `sigwait`), as inits do.
     blocked: u64,
 }
 

@@ -134,7 +134,7 @@ pub fn in_progress_note(docker: &Docker, is_stack: bool, journal: &Journal) -> R
 /// Message about a failed release that was not undone.
 pub fn not_restored(number: u32) -> String {
     format!(
-        "release {number} failed, and the release before does not serve: run `compose-zd rollback` or `compose-zd deploy`"
+        "release {number} failed, and the previous release does not serve: run `compose-zd rollback` or `compose-zd deploy`"
     )
 }
 

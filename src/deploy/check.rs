@@ -38,7 +38,7 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     check_names(&request.project, &args.services)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();
     if report.is_json() {
-        report.document(&audit_report);
+        report.print_document(&audit_report);
     } else {
         audit_report.lines(report.width(), args.quiet).iter().for_each(|line| report.print_line(line));
     }

@@ -19,12 +19,12 @@ use crate::report::{Report, record, timeline};
 pub fn history(compose: &ComposeArgs, args: &HistoryArgs, report: Report) -> Result<()> {
     let journal = rollback::open_journal(compose, args.state_dir.as_deref(), args.engine.as_deref(), report)?;
     if let Some(number) = args.timeline {
-        report.page(&timeline_page(&journal, number)?);
+        report.print_page(&timeline_page(&journal, number)?);
         return Ok(());
     }
     let history = summarise(&journal);
     if report.is_json() {
-        report.document(&history);
+        report.print_document(&history);
         return Ok(());
     }
     if history.releases.is_empty() {

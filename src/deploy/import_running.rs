@@ -111,7 +111,7 @@ impl Importer<'_> {
         deployed.values_mut().for_each(|p| p.since = number);
         let services: Vec<&str> = deployed.keys().map(String::as_str).collect();
         let text = journal.merged_config(&text.text(), &services)?;
-        let adopted = Event::Imported { release: number, services: deployed.keys().cloned().collect() };
+        let imported = Event::Imported { release: number, services: deployed.keys().cloned().collect() };
         let folder = self.folder.into();
         let draft = ReleaseDraft {
             number,
@@ -122,7 +122,7 @@ impl Importer<'_> {
             folder,
         };
         journal.import(&draft)?;
-        self.report.event(adopted);
+        self.report.event(imported);
         Ok(())
     }
 
@@ -273,7 +273,7 @@ mod tests {
         let json = format!(r#"{{"Config": {{"Image": "{image}", "Env": [{env}]}}}}"#);
         let container: Container = serde_json::from_str(&json).unwrap();
         let mut snapshot =
-            ResolvedProject::read(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}"))
+            ResolvedProject::parse(&format!("{{name: p, services: {{app: {{image: '{in_file}'}}}}}}"))
                 .unwrap();
         let version = RunningVersion { service: "app".into(), container: &container, count: 1 };
         with_running_image(

@@ -55,7 +55,7 @@ pub fn init(compose: &ComposeArgs, args: &InitArgs, report: Report) -> Result<()
 /// Writes a Compose file for a Swarm service, and turns the service into a stack of the same name.
 fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Report) -> Result<()> {
     let docker = connect(compose, report)?;
-    let text = swarm_deploy::file_of_service(&docker, name)?;
+    let text = swarm_deploy::compose_file_of_service(&docker, name)?;
     let path = PathBuf::from("compose.yaml");
     if args.print {
         report.print_line(&format!("==> {} <==\n{text}", path.display()));
@@ -71,7 +71,7 @@ fn from_service(compose: &ComposeArgs, args: &InitArgs, name: &str, report: Repo
             .into());
     }
     files::write_all(&folder, &[(&file, status)])?;
-    swarm_deploy::adopt(&docker, name)?;
+    swarm_deploy::import_service(&docker, name)?;
     let program = program();
     report.print_line(&format!(
         "new  compose.yaml  the service `{name}`, now the stack `{name}`\nnext:\n  {program} deploy                       # \

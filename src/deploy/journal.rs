@@ -141,7 +141,7 @@ impl Journal {
         self.in_progress.is_some() || self.unreadable_in_progress.is_some()
     }
 
-    /// Failed release whose rollout did not restore the release before.
+    /// Failed release whose rollout did not restore the previous release.
     pub fn unrestored_release(&self) -> Option<u32> {
         let in_progress = self.in_progress.as_ref().filter(|in_progress| !in_progress.paused)?;
         let record = self.history.get(in_progress.number)?;
@@ -187,8 +187,8 @@ impl Journal {
     /// # Errors
     /// A missing or truncated file, or one of another project. No error shows its contents.
     pub fn snapshot(&self, number: u32) -> Result<ResolvedProject, Error> {
-        let snapshot = ResolvedProject::read(&self.config(number)?).ok();
-        snapshot.filter(|s| s.project().is_none_or(|name| name == self.project)).ok_or_else(|| {
+        let snapshot = ResolvedProject::parse(&self.config(number)?).ok();
+        snapshot.filter(|s| s.project_name().is_none_or(|name| name == self.project)).ok_or_else(|| {
             let why = format!("it is not the resolved configuration of `{}`", self.project);
             (&UnreadableFile { path: self.config_path(number), reason: why, is_newer: false }).into()
         })
@@ -211,7 +211,7 @@ impl Journal {
 
     /// Configuration of the project after a rollout of these services; the others stay as deployed.
     pub fn merged_config(&self, new: &str, services: &[&str]) -> Result<String, Error> {
-        let mut snapshot = ResolvedProject::read(new)?;
+        let mut snapshot = ResolvedProject::parse(new)?;
         if let Some((current, before)) = self.base_release() {
             let untouched = current.services.keys().map(String::as_str).filter(|s| !services.contains(s));
             snapshot.copy_services(&untouched.collect::<Vec<_>>(), &before);
@@ -304,7 +304,7 @@ impl Journal {
     pub fn hashes_of_same(&self, now: &ResolvedProject) -> BTreeMap<String, String> {
         let Some(current) = self.history.current() else { return BTreeMap::new() };
         let Ok(then) = self.snapshot(current.number) else { return BTreeMap::new() };
-        let same = current.services.iter().filter(|(service, _)| now.has_same(service, &then));
+        let same = current.services.iter().filter(|(service, _)| now.has_same_service(service, &then));
         same.map(|(service, release)| (service.clone(), release.config_hash.clone())).collect()
     }
 

@@ -89,7 +89,7 @@ impl<'a> Pipeline<'a> {
         }
         let (mut rollouts, idle): (Vec<TargetRollout>, Vec<TargetRollout>) =
             rollouts.into_iter().partition(|rollout| !rollout.plan.steps.is_empty());
-        idle.iter().for_each(|rollout| self.report.up_to_date(rollout.name()));
+        idle.iter().for_each(|rollout| self.report.print_unchanged(rollout.name()));
         if rollouts.is_empty() {
             idle.iter().for_each(|rollout| self.clean_up_unchanged(rollout));
             return self.record_unchanged(&idle);

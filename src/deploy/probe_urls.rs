@@ -174,7 +174,7 @@ pub fn refuse_losses(totals: Option<&WitnessTotals>, strict: bool, release: u32)
             "release {release} serves, but the witness lost {lost} of {sent} requests while it was deployed"
         ),
     )
-    .hint("`compose-zd rollback` restores the release before; without `--strict` losses are only reported"))
+    .hint("`compose-zd rollback` restores the previous release; without `--strict` losses are only reported"))
 }
 
 #[cfg(test)]

@@ -42,8 +42,8 @@ fn named(docker: &mut Docker, compose: &ComposeArgs, report: Report) -> Result<S
     }
     let yaml = resolve_config(docker, report)
         .map_err(|error| Error::from_error(error).hint("`compose-zd prune --all` needs no compose file"))?;
-    let snapshot = ResolvedProject::read(&yaml).map_err(Error::from)?;
-    Ok(snapshot.project().unwrap_or_default().to_string())
+    let snapshot = ResolvedProject::parse(&yaml).map_err(Error::from)?;
+    Ok(snapshot.project_name().unwrap_or_default().to_string())
 }
 
 fn prune_project(

@@ -17,7 +17,7 @@ use crate::rollout::RolloutFailure;
 use crate::wait::RunPhase;
 
 impl Pipeline<'_> {
-    /// Handles a failure: pauses if the policy says so, else undoes the rollout. The flag is true if it paused.
+    /// Handles a failure: pauses if the policy requires it, else undoes the rollout. The flag is true if it paused.
     pub fn handle_failure(
         &self,
         rollouts: &mut [TargetRollout],
@@ -112,13 +112,13 @@ impl Pipeline<'_> {
         let names: Vec<String> = rollouts.iter().map(|p| format!("`{}`", p.name())).collect();
         let (number, project) = (self.number, &self.project().name);
         let message = format!(
-            "{}: {}, since release {number} replaced the release before, which is gone",
+            "{}: {}, since release {number} replaced the previous release, which is gone",
             names.join(", "),
             lost.message
         );
         let error = Error { details: lost.details, ..Error::new(Exit::Outage, message) };
         Err(error.hint(format!(
-            "act now: `compose-zd rollback` restores the release before; `docker compose --project-name {project} ps --all` \
+            "act now: `compose-zd rollback` restores the previous release; `docker compose --project-name {project} ps --all` \
              shows what runs"
         )))
     }

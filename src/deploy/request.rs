@@ -87,7 +87,7 @@ impl Request {
             may_have_label_files: settings::may_have_label_files(compose),
             docker,
             project: Project::read(yaml, &source, &flags).map_err(Error::from)?,
-            snapshot: ResolvedProject::read(yaml).map_err(Error::from)?,
+            snapshot: ResolvedProject::parse(yaml).map_err(Error::from)?,
             folder: settings::project_folder(compose),
             source,
             flags,
@@ -109,7 +109,7 @@ impl Request {
             may_have_label_files: false,
             docker: docker.clone(),
             project: Project::read(text, &source, &flags).map_err(Error::from)?,
-            snapshot: ResolvedProject::read(text).map_err(Error::from)?,
+            snapshot: ResolvedProject::parse(text).map_err(Error::from)?,
             folder,
             source,
             flags,
@@ -134,7 +134,7 @@ impl Request {
         for name in missing {
             let text =
                 self.docker.config_of(name).map_err(|error| jobs::unknown_job(&self.source, name, error))?;
-            self.snapshot.copy_services(&[name], &ResolvedProject::read(&text).map_err(Error::from)?);
+            self.snapshot.copy_services(&[name], &ResolvedProject::parse(&text).map_err(Error::from)?);
             let its = Project::read(&text, &self.source, &self.flags).map_err(Error::from)?;
             self.project.services.extend(its.services.into_iter().filter(|(service, _)| service == name));
         }

@@ -233,7 +233,7 @@ fn open_project(
     let engine = settings::engine(engine, read.and_then(|p| p.engine));
     let name = match file {
         Ok(yaml) => {
-            ResolvedProject::read(&yaml).map_err(Error::from)?.project().unwrap_or_default().to_string()
+            ResolvedProject::parse(&yaml).map_err(Error::from)?.project_name().unwrap_or_default().to_string()
         }
         Err(error) => {
             let cluster = docker.swarm_id().ok();
@@ -245,7 +245,7 @@ fn open_project(
             name
         }
     };
-    let cluster = swarm_deploy::cluster(&docker, engine, &name)?;
+    let cluster = swarm_deploy::swarm_id(&docker, engine, &name)?;
     let location = StateLocation::find(&docker, compose, dir, cluster.as_deref(), &name);
     let journal = Journal::open(&location, &name)?;
     Ok(ProjectHandle { docker, journal, is_stack: cluster.is_some(), state_dir: location.state_dir })

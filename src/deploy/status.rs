@@ -55,7 +55,7 @@ const FOREVER: Duration = Duration::from_secs(1000 * 365 * 24 * 3600);
 
 fn report_status(status: &StatusReport, report: Report) {
     if report.is_json() {
-        report.document(status)
+        report.print_document(status)
     } else {
         report.table(status.columns(), &status.rows(SystemTime::now()));
         status.notes().iter().for_each(|note| report.print_line(note));
@@ -66,7 +66,7 @@ fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Resu
     let request = Request::from_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&request.docker, &request.project);
     let engine = settings::engine(args.engine.as_deref(), project.engine);
-    let cluster = swarm_deploy::cluster(docker, engine, &project.name)?;
+    let cluster = swarm_deploy::swarm_id(docker, engine, &project.name)?;
     let location =
         StateLocation::find(docker, compose, args.state_dir.as_deref(), cluster.as_deref(), &project.name);
     let journal = Journal::open(&location, &project.name)?.for_reading(report);

@@ -1,7 +1,7 @@
 //! Deploy on Swarm: observes the stack, writes the stack file, sends it, watches until it has converged, and rolls back if it
 //! does not. Swarm schedules the tasks.
 
-mod adopted;
+mod imported_service;
 mod prepare;
 mod swarm_rollback;
 mod witness;
@@ -34,17 +34,17 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, StackWatch, WatchResult};
 use crate::wait::StopSignal;
 use crate::witness::Witness;
-pub use adopted::{adopt, file_of_service, print_for_swarm};
+pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
 pub use prepare::refuse_if_any;
 use swarm_rollback::describe;
 
-/// Id of the Swarm that a project is deployed to: by flag or file, or because the project is a stack already. None for a
-/// project of Compose.
+/// Id of the Swarm, if the project is deployed to Swarm: requested by flag or file, or a stack already. None for a Compose
+/// project.
 ///
 /// # Errors
 /// The engine does not answer, or Swarm is requested and the engine is no manager.
-pub fn cluster(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
+pub fn swarm_id(docker: &Docker, requested: Option<EngineKind>, stack: &str) -> Result<Option<String>> {
     let is_swarm = match requested {
         Some(engine) => engine == EngineKind::Swarm,
         None => docker.is_stack(stack)?,
@@ -78,7 +78,7 @@ pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
 /// Deploys the next version of a stack, and waits until it has converged.
 ///
 /// # Errors
-/// An [`Error`] whose exit code tells what serves now.
+/// An [`Error`] whose exit code reports what serves now.
 pub fn deploy(
     request: Request,
     args: &DeployArgs,
@@ -102,18 +102,18 @@ pub fn deploy(
         rollback: request.flags.rollback.clone(),
     };
     let number = journal.next_number();
-    let by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
+    let images_by_flag = args.image.iter().map(|(service, _)| service.clone()).collect();
     let swarm = SwarmDeploy {
         journal: &journal,
         before,
         kind: RolloutKind::Deploy,
         number,
-        by_flag,
+        images_by_flag,
         rollout: &args.rollout,
         report,
         stop,
         witness: Witness::default(),
-        sent: RefCell::default(),
+        sent_goals: RefCell::default(),
         request: &request,
     };
     swarm.build(args)?;
@@ -152,12 +152,12 @@ pub fn restore_release(
         before,
         kind,
         number,
-        by_flag: BTreeSet::new(),
+        images_by_flag: BTreeSet::new(),
         rollout,
         report,
         stop,
         witness: Witness::default(),
-        sent: RefCell::default(),
+        sent_goals: RefCell::default(),
         request: &request,
     };
     swarm.execute(&overrides, false)
@@ -208,11 +208,11 @@ pub fn rollback_unrecorded(
         WatchResult::Lost(error) => Err(Error { exit: Exit::Outage, ..error }.into()),
         WatchResult::Failed(failure, convergence) => {
             let message = format!("`{}`: {}", failure.service, describe(&convergence));
-            Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::StillServing, message).detail(&failure.task_errors.join("\n")).into())
         }
         WatchResult::Stuck(failure, after) => {
             let message = format!("`{}`: no progress for {}s", failure.service, after.as_secs());
-            Err(Error::new(Exit::StillServing, message).detail(&failure.complaints.join("\n")).into())
+            Err(Error::new(Exit::StillServing, message).detail(&failure.task_errors.join("\n")).into())
         }
     }
 }
@@ -230,14 +230,14 @@ pub fn risks(
     let mut all = nodes.map(|nodes| nodes.risks(file)).unwrap_or_default();
     for (service, definition) in file.value["services"].as_object().into_iter().flatten() {
         let in_front: Vec<&StackProxy> =
-            proxies.iter().filter(|f| f.routes_to(name, service, definition)).collect();
-        let others = in_front.iter().filter(|f| f.service != *service);
+            proxies.iter().filter(|p| p.routes_to(name, service, definition)).collect();
+        let others = in_front.iter().filter(|p| p.service != *service);
         let of_proxies: Vec<Risk> = others.flat_map(|proxy| proxy.risks(service, definition)).collect();
         let image = image(definition["image"].as_str().unwrap_or_default())?;
         let facts = ServiceFacts {
             image_has_healthcheck: image.is_some_and(|i| i.has_healthcheck()),
             receives_requests: !in_front.is_empty(),
-            is_proxy: proxies.iter().any(|f| f.service == *service),
+            is_proxy: proxies.iter().any(|p| p.service == *service),
         };
         let own = audit::service_risks(service, definition, facts);
         all.extend(own.into_iter().chain(of_proxies).map(|risk| (service.clone(), risk)));
@@ -260,13 +260,14 @@ struct SwarmDeploy<'a> {
     before: ObservedStack,
     kind: RolloutKind,
     number: u32,
-    by_flag: BTreeSet<String>,
+    /// Services whose image was set by `--image`.
+    images_by_flag: BTreeSet<String>,
     rollout: &'a RolloutArgs,
     report: Report,
     stop: &'a StopSignal,
     witness: Witness,
     /// Goals from the specs that Swarm accepted.
-    sent: RefCell<Vec<ServiceGoal>>,
+    sent_goals: RefCell<Vec<ServiceGoal>>,
 }
 
 impl SwarmDeploy<'_> {
@@ -328,7 +329,7 @@ impl SwarmDeploy<'_> {
 
     /// Reports the changes of each service, and the exact commands.
     fn report_plan(&self, prepared: &PreparedStack, force: bool) -> Result<()> {
-        let PreparedStack { file, resolve, missing_objects: missing, .. } = prepared;
+        let PreparedStack { file, resolve_image, missing_objects: missing, .. } = prepared;
         let networks = self.docker().network_names()?;
         let changes = file.services.iter().map(|name| {
             let now = self.before.services.get(name);
@@ -348,15 +349,15 @@ impl SwarmDeploy<'_> {
         let left = left.map(|name| format!("`{name}`: {action}"));
         let objects =
             missing.iter().map(|(object, name)| format!("docker {} create {name} -", object.kind.noun()));
-        let (adopted, others): (Vec<&String>, Vec<&String>) =
-            file.services.iter().partition(|n| self.before.services.get(*n).is_some_and(|s| s.is_adopted));
+        let (imported, others): (Vec<&String>, Vec<&String>) =
+            file.services.iter().partition(|n| self.before.services.get(*n).is_some_and(|s| s.is_imported));
         let mut send = Vec::new();
-        for name in adopted {
+        for name in imported {
             let flags = self.update_flags(file, &self.before.services[name])?.join(" ");
             send.push(format!("docker service update --with-registry-auth {flags} {name}"));
         }
         if !others.is_empty() {
-            let (resolve, stack) = (resolve.word(), self.stack_name());
+            let (resolve, stack) = (resolve_image.flag_value(), self.stack_name());
             send.push(format!(
                 "docker stack deploy --with-registry-auth --resolve-image {resolve} --compose-file - {stack}"
             ));
@@ -434,7 +435,7 @@ impl SwarmDeploy<'_> {
         let now = watch::observe(self.docker(), self.stack_name())?;
         let goal = if rollback_ids.is_some() { ServiceGoal::without_monitor } else { ServiceGoal::new };
         let goals: Vec<ServiceGoal> = services.iter().map(|name| goal(&now, name)).collect();
-        self.sent.replace(goals.clone());
+        self.sent_goals.replace(goals.clone());
         self.watch(goals, &self.before, rollback_ids.is_some(), self.stop.clone())
     }
 
@@ -473,34 +474,35 @@ impl SwarmDeploy<'_> {
         ids.iter().try_for_each(|id| self.docker().roll_back_service(id))
     }
 
-    fn send(&self, PreparedStack { file, resolve, .. }: &PreparedStack, force: bool) -> Result<()> {
+    fn send(&self, PreparedStack { file, resolve_image, .. }: &PreparedStack, force: bool) -> Result<()> {
         self.report.event(Event::DeployingStack {
             stack: self.stack_name().into(),
             services: file.services.clone(),
         });
-        let stack = self.update_adopted(file, &self.before)?;
+        let stack = self.update_imported(file, &self.before)?;
         if !stack.services.is_empty() {
-            self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve)?;
+            self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve_image)?;
         }
-        let halfway =
+        let is_unfinished =
             |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::has_unfinished_update);
-        if !force && !file.services.iter().any(halfway) {
+        if !force && !file.services.iter().any(is_unfinished) {
             return Ok(());
         }
-        // Swarm replaces changed services anyway. It does not resume a paused update for an update that changes nothing (seen
-        // with stop-first: the remaining slots stayed unchanged).
+        // Swarm replaces the tasks of changed services by itself. But an update that changes nothing does not resume a
+        // paused update (seen with `stop-first`: the remaining slots stayed unchanged).
         let now = watch::observe(self.docker(), self.stack_name())?;
         // A job runs again, changed or not.
         let is_unchanged = |s: &&StackService| {
             let before = self.before.services.get(&s.name);
             !s.spec.is_job() && before.is_some_and(|b| b.spec.same_tasks(&s.spec))
         };
-        let is_selected = |s: &&StackService| file.services.contains(&s.name) && (force || halfway(&s.name));
+        let is_selected =
+            |s: &&StackService| file.services.contains(&s.name) && (force || is_unfinished(&s.name));
         let ids = now.services.values().filter(is_unchanged).filter(is_selected).map(|s| s.id.clone());
         ids.collect::<Vec<_>>().iter().try_for_each(|id| self.docker().force_service_update(id))
     }
 
-    /// Ids of the services, if the previous spec of each is exactly the one to restore. Swarm itself can then roll back.
+    /// Ids of the services, if Swarm itself can roll back: the previous spec of each service is exactly the one to restore.
     fn ids_to_roll_back(&self, services: &[String]) -> Option<Vec<String>> {
         let RolloutKind::Rollback { to } = self.kind else { return None };
         let record = self.journal.history.get(to)?;
@@ -526,27 +528,27 @@ impl SwarmDeploy<'_> {
         StackWatch { docker, stack, goals, before, ready, rolling_back, report, stop }.run()
     }
 
-    /// Draft of the release; without `stack`, the specs of Swarm are not known yet, so it holds only names.
+    /// Draft of the release. Without `stack` the specs of Swarm are not known yet, so the draft has only names.
     fn release_draft(
         &self,
         PreparedStack { file, recorded, .. }: &PreparedStack,
         stack: Option<&ObservedStack>,
     ) -> Result<ReleaseDraft> {
-        let services: Vec<&str> = file.services.iter().map(String::as_str).collect();
+        let names: Vec<&str> = file.services.iter().map(String::as_str).collect();
         let mut recorded = recorded.clone();
-        let releases = services.iter().map(|name| {
+        let releases = names.iter().map(|name| {
             let release = self.service_release(name, file, stack);
             if is_pinned(&release.image_id) {
                 recorded.set_image(name, &release.image_id);
             }
             (name.to_string(), release)
         });
-        let placed = releases.collect();
+        let services = releases.collect();
         Ok(ReleaseDraft {
             number: self.number,
             kind: self.kind,
-            services: placed,
-            text: self.journal.merged_config(&recorded.text(), &services)?,
+            services,
+            text: self.journal.merged_config(&recorded.text(), &names)?,
             replaced: Vec::new(),
             folder: self.request.folder.clone(),
         })
@@ -566,7 +568,7 @@ impl SwarmDeploy<'_> {
             config_hash: spec.map(|s| s.fingerprint()).unwrap_or_default(),
             replicas: spec.and_then(|s| s.replicas()).unwrap_or(0) as u32,
             since: self.number,
-            by_flag: self.by_flag.contains(name),
+            by_flag: self.images_by_flag.contains(name),
         }
     }
 
@@ -608,7 +610,7 @@ impl SwarmDeploy<'_> {
     }
 }
 
-/// Replicas by flag; for services whose file sets none, the current ones.
+/// Replicas by flag, else the current replicas of each service whose file sets none.
 fn replicas(
     project: &Project,
     scale: &[(String, u32)],
@@ -632,14 +634,11 @@ fn check_service(project: &Project, service: &str, flag: Option<&str>) -> Result
     }
 }
 
-/// Refuses one-shots, because a migration must not be skipped without a word.
-pub fn refuse_one_shots(project: &Project) -> Vec<ConfigError> {
+/// Refusals of jobs: Swarm would skip them, and a migration must not be skipped silently.
+pub fn job_refusals(project: &Project) -> Vec<ConfigError> {
     let has = |s: &&crate::model::Service| s.settings.before.is_some() || s.settings.after.is_some();
     let refusal = |service: &crate::model::Service| ConfigError {
-        message: format!(
-            "`services.{}.x-zd`: one-shots (`before`, `after`) do not run on Swarm",
-            service.name
-        ),
+        message: format!("`services.{}.x-zd`: jobs (`before`, `after`) do not run on Swarm", service.name),
         hint:
             "run the command before the deploy, or as a separate service with `deploy.mode: replicated-job`"
                 .into(),

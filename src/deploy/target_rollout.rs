@@ -284,7 +284,7 @@ impl<'a> TargetRollout<'a> {
 
     fn max_failures(&self) -> usize {
         match self.strategy {
-            Strategy::Scale(_) => self.terms.update.tolerated(self.slots),
+            Strategy::Scale(_) => self.terms.update.tolerated_failures(self.slots),
             Strategy::Pair(_) => 0,
         }
     }

@@ -1,4 +1,4 @@
-//! Output of a build, a pull or a one-shot, line by line for a receiver; without a receiver it goes to stderr.
+//! Output of a build, a pull or a job, line by line for a receiver; without a receiver it goes to stderr.
 
 use std::io::{BufRead, BufReader, PipeReader, Read};
 use std::sync::Arc;

@@ -48,7 +48,7 @@ pub struct SwarmNode {
 }
 
 impl ResolveImage {
-    pub fn word(self) -> &'static str {
+    pub fn flag_value(self) -> &'static str {
         match self {
             ResolveImage::Always => "always",
             ResolveImage::Changed => "changed",
@@ -152,7 +152,8 @@ impl Docker {
     /// Docker or Swarm refuses the file; some services may have been updated by then.
     pub fn stack_deploy(&self, stack: &str, file: &str, resolve: ResolveImage) -> Result<()> {
         self.check_lease()?;
-        let mut words = vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.word()];
+        let mut words =
+            vec!["stack", "deploy", "--with-registry-auth", "--resolve-image", resolve.flag_value()];
         words.extend(["--compose-file", "-", stack]);
         let result = self.run_within(&self.docker_words(&words), Some(file.as_bytes()), DEPLOY_LIMIT)?;
         let result = result.ok_or_else(|| timeout_error(&words, DEPLOY_LIMIT))?;
@@ -169,7 +170,7 @@ impl Docker {
         let ids = self.query_checked(&IS_MANAGER)?;
         let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
         let this = self.query_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
-        Ok(ClusterNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this })
+        Ok(ClusterNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this_id: this })
     }
 
     /// Config or secret of this name.

@@ -86,7 +86,7 @@ pub struct PublishedPort {
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawProject {
     #[serde(default)]
     services: BTreeMap<String, RawService>,
     #[serde(default)]
@@ -143,7 +143,7 @@ impl ProjectFacts {
     pub fn read(yaml: &str) -> Result<ProjectFacts, Error> {
         // The YAML holds secrets, so the message of serde, which may quote a value, is not shown.
         let invalid = |_| Error::usage("the output of `docker compose config` is no project with services");
-        let raw: Raw = serde_yaml::from_str(yaml).map_err(invalid)?;
+        let raw: RawProject = serde_yaml::from_str(yaml).map_err(invalid)?;
         let internal = raw.networks.into_iter().filter(|(_, n)| n.as_ref().is_some_and(|n| n.internal));
         Ok(ProjectFacts {
             apps: raw.services.iter().map(|(name, service)| (name.clone(), App::read(service))).collect(),

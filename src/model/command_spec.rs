@@ -10,8 +10,7 @@ pub struct CommandSpec {
     /// The init of Docker is process 1 and passes signals on.
     pub init: bool,
     pub stop_signal: Option<String>,
-    /// `stop_grace_period`.
-    pub grace: Option<Duration>,
+    pub stop_grace: Option<Duration>,
     /// `restart`, else the condition of `deploy.restart_policy`.
     pub restart: Option<String>,
     /// Bytes.
@@ -21,7 +20,7 @@ pub struct CommandSpec {
 
 impl CommandSpec {
     /// The whole command line, given entrypoint and command of the image.
-    pub fn words(&self, entrypoint: &[String], command: &[String]) -> Vec<String> {
+    pub fn command_line(&self, entrypoint: &[String], command: &[String]) -> Vec<String> {
         let own_command = self.command.clone().filter(|c| !c.is_empty());
         match &self.entrypoint {
             Some(own) if !own.is_empty() => [own.clone(), own_command.unwrap_or_default()].concat(),
@@ -44,7 +43,7 @@ mod tests {
                 command: some(command),
                 ..CommandSpec::default()
             };
-            own.words(&list("e"), &list("c")).join(" ")
+            own.command_line(&list("e"), &list("c")).join(" ")
         };
         assert_eq!(
             [words("", ""), words("x", ""), words("", "y"), words("x", "y")],

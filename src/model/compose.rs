@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::settings::{ConfigError, undouble};
+use super::settings::{ConfigError, unescape_dollars};
 use super::update::RawUpdate;
 use super::{CommandSpec, Completes, LifecycleHook, PreStartStep};
 
@@ -198,7 +198,7 @@ fn without_values(message: &str) -> String {
     }
 }
 
-/// A message of serde in the words of YAML users.
+/// Message of serde, in terms of YAML.
 pub fn plain_message(message: &str) -> String {
     let words = [
         ("expected u16", "expected a whole number up to 65535"),
@@ -253,7 +253,7 @@ fn printable(text: &str) -> String {
 impl RawProject {
     /// Compose copies a secret or config into the container at start, because its content is text or an environment
     /// variable.
-    pub fn makes_at_start(&self, service: &RawService) -> bool {
+    pub fn copies_grants_at_start(&self, service: &RawService) -> bool {
         let is_copied = |grant: &RawGrant, all: &BTreeMap<String, Value>| {
             let keys = ["environment", "content"];
             all.get(&grant.source).is_some_and(|d| keys.iter().any(|k| d.get(k).is_some()))
@@ -363,7 +363,7 @@ impl RawService {
     /// The first process of a container, its restart policy and its memory.
     pub fn process(&self) -> CommandSpec {
         let words = |words: &Option<Vec<String>>| {
-            words.as_ref().map(|all| all.iter().map(|w| undouble(w)).collect::<Vec<_>>())
+            words.as_ref().map(|all| all.iter().map(|w| unescape_dollars(w)).collect::<Vec<_>>())
         };
         let bytes = |value: &Option<Value>| value.as_ref().and_then(|v| text(v).parse().ok());
         let resources = &self.deploy.resources;
@@ -374,7 +374,7 @@ impl RawService {
             command: words(&self.command),
             init: self.init == Some(true),
             stop_signal: self.stop_signal.clone(),
-            grace: self.stop_grace_period.as_deref().and_then(|g| humantime::parse_duration(g).ok()),
+            stop_grace: self.stop_grace_period.as_deref().and_then(|g| humantime::parse_duration(g).ok()),
             restart: own_restart.or(condition),
             memory_limit: bytes(&resources.limits.memory).or(bytes(&self.mem_limit)),
             memory_reserved: bytes(&resources.reservations.memory).or(bytes(&self.mem_reservation)),
@@ -392,7 +392,7 @@ impl RawService {
     /// The build context, if it is a folder.
     pub fn build_context(&self) -> Option<String> {
         let context = self.build.as_ref()?.get("context")?.as_str()?;
-        context.starts_with('/').then(|| undouble(context))
+        context.starts_with('/').then(|| unescape_dollars(context))
     }
 
     /// The healthcheck test; `NONE` if disabled.
@@ -401,7 +401,7 @@ impl RawService {
         match (healthcheck.disable, &healthcheck.test[..]) {
             (true, _) => Some(vec!["NONE".into()]),
             (false, []) => None,
-            (false, test) => Some(test.iter().map(|w| undouble(w)).collect()),
+            (false, test) => Some(test.iter().map(|w| unescape_dollars(w)).collect()),
         }
     }
 
@@ -427,13 +427,13 @@ impl RawService {
     }
 
     pub fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
+        self.labels.iter().map(|(k, v)| (unescape_dollars(k), unescape_dollars(&text(v)))).collect()
     }
 
     /// The environment, without variables that have no value.
     pub fn variables(&self) -> BTreeMap<String, String> {
         let set = self.environment.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
-        set.map(|(k, v)| (undouble(k), undouble(&text(v)))).collect()
+        set.map(|(k, v)| (unescape_dollars(k), unescape_dollars(&text(v)))).collect()
     }
 
     /// Services whose replacement restarts this one.

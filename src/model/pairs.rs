@@ -15,7 +15,7 @@ pub struct Pair {
 ///
 /// # Errors
 /// A declared pair that does not name two services.
-pub fn find(
+pub fn find_pairs(
     services: &BTreeMap<String, RawService>,
     declared: BTreeMap<String, [String; 2]>,
     source: &str,
@@ -37,7 +37,7 @@ pub fn find(
     }
     let declared: BTreeSet<String> = pairs.iter().flat_map(|p| p.sides.clone()).collect();
     let free = |s: &String| !declared.contains(s);
-    let recognised = services.keys().filter_map(|first| recognise(services, first));
+    let recognised = services.keys().filter_map(|first| recognised_pair(services, first));
     pairs.extend(recognised.filter(|p| p.sides.iter().all(free)));
     Ok(pairs)
 }
@@ -52,7 +52,7 @@ fn check_pair(
         Err(ConfigError { message: format!("{source}: `x-zd.pairs.{name}`: {message}"), hint: hint.into() })
     };
     if !is_name(name) {
-        return invalid("is no valid name".into(), "name it with letters, digits, `_`, `-` and `.`");
+        return invalid("the name is not valid".into(), "name it with letters, digits, `_`, `-` and `.`");
     }
     if services.contains_key(name) && !sides.iter().any(|side| side == name) {
         return invalid("a service has this name".into(), "give the pair another name");
@@ -68,8 +68,8 @@ fn check_pair(
     }
 }
 
-/// `X_a`/`X_b`, `X-a`/`X-b`, `X_blue`/`X_green`, `X-blue`/`X-green` of the same app.
-fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pair> {
+/// Pair of this first side by name: `X_a`/`X_b`, `X-a`/`X-b`, `X_blue`/`X_green` or `X-blue`/`X-green`.
+fn recognised_pair(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pair> {
     let endings = [("_a", "_b"), ("-a", "-b"), ("_blue", "_green"), ("-blue", "-green")];
     let (name, second) = endings.iter().find_map(|(one, other)| {
         let name = first.strip_suffix(one).filter(|n| !n.is_empty())?;
@@ -80,7 +80,7 @@ fn recognise(services: &BTreeMap<String, RawService>, first: &str) -> Option<Pai
     (same && !services.contains_key(&name)).then_some(Pair { name, sides })
 }
 
-/// Both services have the same route of nginx-proxy, image or build, as after `extends` of one base.
+/// Both services have the same `VIRTUAL_HOST`, image or build, for example because they extend one base.
 fn same_app(a: &RawService, b: &RawService) -> bool {
     let value = |s: &RawService, key: &str| {
         s.environment.get(key).cloned().flatten().filter(|value| value.as_str() != Some(""))

@@ -21,16 +21,19 @@ fn query_all(yaml: &str) -> TestCaseResult {
         for service in project.services.values() {
             let _ = (service.obstacles(), service.needs(&project), project.pair(&service.name));
             service.post_start.iter().for_each(|hook| drop((hook.exec_options(), hook.command.argv())));
-            let _ = (service.update.tolerated(3), service.rollback.tolerated(usize::from(u16::MAX)));
+            let _ = (
+                service.update.tolerated_failures(3),
+                service.rollback.tolerated_failures(usize::from(u16::MAX)),
+            );
         }
     }
-    if let Ok(mut snapshot) = ResolvedProject::read(yaml) {
+    if let Ok(mut snapshot) = ResolvedProject::parse(yaml) {
         snapshot.set_image("app", "app:2");
         snapshot.set_environment("app", [("A", "$b")].into_iter());
         snapshot.copy_services(&["app"], &snapshot.clone());
         let text = snapshot.text();
         let again =
-            ResolvedProject::read(&text).map(|s| s.text()).map_err(|w| TestCaseError::fail(w.message))?;
+            ResolvedProject::parse(&text).map(|s| s.text()).map_err(|w| TestCaseError::fail(w.message))?;
         same(&again, &text)?;
     }
     Ok(())
@@ -247,7 +250,7 @@ fn is_as_meant(app: &Service, truth: &Truth) -> TestCaseResult {
     if let Some((parallelism, delay, monitor, action, order)) = truth.update {
         let read = app.update;
         same(&(read.parallelism, read.delay, read.monitor), &(parallelism, delay, monitor))?;
-        same(&(read.action.word(), read.order.map(Order::word)), &(action, Some(order)))?;
+        same(&(read.action.as_str(), read.order.map(Order::as_str)), &(action, Some(order)))?;
         same(&read.max_failure_ratio, &0.25)?;
     }
     if let Some((port, interval, deadline, path)) = &truth.health {

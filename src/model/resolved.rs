@@ -17,7 +17,7 @@ impl ResolvedProject {
     ///
     /// # Errors
     /// A text that is no project.
-    pub fn read(yaml: &str) -> Result<ResolvedProject, ConfigError> {
+    pub fn parse(yaml: &str) -> Result<ResolvedProject, ConfigError> {
         let value: Option<Value> = serde_yaml::from_str(yaml).ok();
         // JSON needs keys that are strings.
         let value = value.filter(|v| serde_json::to_value(v).is_ok());
@@ -33,7 +33,7 @@ impl ResolvedProject {
     }
 
     /// Name of the project.
-    pub fn project(&self) -> Option<&str> {
+    pub fn project_name(&self) -> Option<&str> {
         self.0.get("name")?.as_str()
     }
 
@@ -69,7 +69,7 @@ impl ResolvedProject {
         map.into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_string())).collect()
     }
 
-    /// Sets the environment of a service. Variables without a value (`KEY:`), which Compose passes on, stay.
+    /// Sets the environment of a service, but keeps variables without a value (`KEY:`), which Compose passes on.
     pub fn set_environment<'p>(&mut self, service: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) {
         let Some(Value::Mapping(service)) = self.map_mut("services").and_then(|s| s.get_mut(service)) else {
             return;
@@ -83,7 +83,7 @@ impl ResolvedProject {
     }
 
     /// Both snapshots define the service in the same way.
-    pub fn has_same(&self, service: &str, other: &ResolvedProject) -> bool {
+    pub fn has_same_service(&self, service: &str, other: &ResolvedProject) -> bool {
         let service_of =
             |snapshot: &ResolvedProject| snapshot.0.get("services").and_then(|s| s.get(service)).cloned();
         service_of(self).is_some() && service_of(self) == service_of(other)
@@ -104,12 +104,12 @@ impl ResolvedProject {
             }
         }
         for key in SHARED {
-            self.complete(key, other);
+            self.add_missing(key, other);
         }
     }
 
     /// Adds the entries of a top-level map that are missing here.
-    fn complete(&mut self, key: &str, other: &ResolvedProject) {
+    fn add_missing(&mut self, key: &str, other: &ResolvedProject) {
         let Some(Value::Mapping(source)) = other.0.get(key) else {
             return;
         };
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn read(yaml: &str) -> ResolvedProject {
-        ResolvedProject::read(yaml).unwrap_or_else(|wrong| panic!("{wrong:?}"))
+        ResolvedProject::parse(yaml).unwrap_or_else(|wrong| panic!("{wrong:?}"))
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
     fn a_text_that_is_no_project_is_refused() {
         for text in ["", "a", "services: 3", "{", "name: x", "services: {}\n? [a]\n: b", "services: {~: {}}"]
         {
-            assert!(ResolvedProject::read(text).is_err(), "{text}");
+            assert!(ResolvedProject::parse(text).is_err(), "{text}");
         }
     }
 }

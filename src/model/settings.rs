@@ -97,8 +97,8 @@ impl ShellCommand {
     /// The argv; `sh -c` runs a line. The doubled `$$` of Compose becomes `$`.
     pub fn argv(&self) -> Vec<String> {
         match self {
-            ShellCommand::Line(line) => vec!["sh".into(), "-c".into(), undouble(line)],
-            ShellCommand::List(words) => words.iter().map(|w| undouble(w)).collect(),
+            ShellCommand::Line(line) => vec!["sh".into(), "-c".into(), unescape_dollars(line)],
+            ShellCommand::List(words) => words.iter().map(|w| unescape_dollars(w)).collect(),
         }
     }
 }
@@ -203,7 +203,7 @@ pub struct ConfigError {
 }
 
 /// Replaces `$$` by `$`: `docker compose config` prints every `$` doubled.
-pub fn undouble(text: &str) -> String {
+pub fn unescape_dollars(text: &str) -> String {
     text.replace("$$", "$")
 }
 
@@ -343,7 +343,7 @@ fn probe_timing(health: &HealthLayer) -> Result<ProbeTiming, InvalidSetting> {
 }
 
 fn http_health(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
-    let path = undouble(health.path.as_deref().unwrap_or("/"));
+    let path = unescape_dollars(health.path.as_deref().unwrap_or("/"));
     if !path.starts_with('/') {
         return Err(("health.path".into(), "begin it with `/`"));
     }
@@ -373,7 +373,7 @@ fn http_health(health: &HealthLayer) -> Result<HttpHealth, InvalidSetting> {
             "health.expect".to_string(),
             "set it to codes and ranges, such as `200-399` or `200,204`",
         ))?,
-        body: health.body.as_deref().map(undouble),
+        body: health.body.as_deref().map(unescape_dollars),
     })
 }
 

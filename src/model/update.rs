@@ -69,9 +69,9 @@ impl Update {
         flags.over(file.map_or(base, |layer| layer.over(base)))
     }
 
-    /// Settings of a rollback. By default the batches are those of the update, because a host without memory for larger
-    /// batches has none for a rollback either.
-    pub fn resolve_back(file: Option<&UpdateLayer>, flags: &UpdateLayer, forward: &Update) -> Update {
+    /// Settings of a rollback. By default its batches are those of the update, because a host without memory for larger
+    /// batches has no memory for a larger rollback either.
+    pub fn resolve_rollback(file: Option<&UpdateLayer>, flags: &UpdateLayer, forward: &Update) -> Update {
         let resolved = Update::resolve(file, flags).without_second_rollback();
         if file.is_some() || flags.parallelism.is_some() {
             resolved
@@ -95,7 +95,7 @@ impl Update {
     }
 
     /// Number of instances that may fail: the update ends once `failed / slots` exceeds the ratio.
-    pub fn tolerated(&self, slots: usize) -> usize {
+    pub fn tolerated_failures(&self, slots: usize) -> usize {
         match self.action {
             FailureAction::Continue => usize::MAX,
             _ => self.within_ratio(slots),
@@ -105,7 +105,7 @@ impl Update {
     /// The update of `slots` instances continues after this number of failures. At least one instance must succeed, or
     /// there is no new release.
     pub fn continues_after(&self, failed: usize, slots: usize) -> bool {
-        failed <= self.tolerated(slots) && failed < slots
+        failed <= self.tolerated_failures(slots) && failed < slots
     }
 }
 
@@ -180,7 +180,7 @@ impl FailureAction {
     }
 
     /// The value in files and flags.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             FailureAction::Pause => "pause",
             FailureAction::Continue => "continue",
@@ -199,7 +199,7 @@ impl Order {
     }
 
     /// The value in files and flags.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Order::StartFirst => "start-first",
             Order::StopFirst => "stop-first",
@@ -267,7 +267,8 @@ mod tests {
     /// `failures / slots > ratio`, strictly, ends an update.
     #[test]
     fn the_ratio_limits_the_failures() {
-        let tolerated = |ratio, slots| Update { max_failure_ratio: ratio, ..Update::SWARM }.tolerated(slots);
+        let tolerated =
+            |ratio, slots| Update { max_failure_ratio: ratio, ..Update::SWARM }.tolerated_failures(slots);
         let cases = [
             (0.0, 6, 0),
             (0.34, 6, 2),
@@ -282,7 +283,7 @@ mod tests {
             assert_eq!(tolerated(ratio, slots), expected, "{ratio} of {slots}");
         }
         let continuing = Update { action: FailureAction::Continue, ..Update::SWARM };
-        assert_eq!(continuing.tolerated(1), usize::MAX);
+        assert_eq!(continuing.tolerated_failures(1), usize::MAX);
         assert_eq!([5, 6].map(|failed| continuing.continues_after(failed, 6)), [true, false]);
         let third = Update { max_failure_ratio: 0.34, ..Update::SWARM };
         assert_eq!([2, 3].map(|failed| third.continues_after(failed, 6)), [true, false]);
@@ -295,7 +296,7 @@ mod tests {
         let forward = Update { parallelism: 2, ..Update::SWARM };
         let none = UpdateLayer::default();
         let four = UpdateLayer { parallelism: Some(4), ..UpdateLayer::default() };
-        let parallelism = |file, flags| Update::resolve_back(file, flags, &forward).parallelism;
+        let parallelism = |file, flags| Update::resolve_rollback(file, flags, &forward).parallelism;
         assert_eq!(parallelism(None, &none), 2);
         assert_eq!(parallelism(Some(&none), &none), 1);
         assert_eq!(parallelism(Some(&four), &none), 4);

@@ -8,7 +8,7 @@ use serde_yaml::Value;
 
 use super::settings::{
     ConfigError, InvalidSetting, StatusRanges, TOO_LONG, duration, is_host, is_too_long, read_zd,
-    text_or_number, undouble,
+    text_or_number, unescape_dollars,
 };
 
 /// Default number of probes a second.
@@ -137,7 +137,7 @@ fn resolve(zd: WitnessLayer, flags: &WitnessFlags, on: bool) -> Result<WitnessSe
     Ok(WitnessSettings {
         on,
         url: flags.url.as_ref().or(zd.url.as_ref()).map(|text| url(text)).transpose()?,
-        path: zd.path.as_deref().map(undouble),
+        path: zd.path.as_deref().map(unescape_dollars),
         host: zd.host,
         rate,
         expect: expect.transpose()?,
@@ -150,7 +150,7 @@ fn resolve(zd: WitnessLayer, flags: &WitnessFlags, on: bool) -> Result<WitnessSe
 fn url(text: &str) -> Result<Url, InvalidSetting> {
     let invalid = |hint| ("url".to_string(), hint);
     let usable = |url: &Url| ["http", "https"].contains(&url.scheme()) && url.has_host();
-    let url = Url::parse(&undouble(text)).ok().filter(usable);
+    let url = Url::parse(&unescape_dollars(text)).ok().filter(usable);
     let url = url.ok_or_else(|| invalid("set it to a URL such as `http://localhost:8000/`"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(invalid("remove user and password, because reports show the URL"));

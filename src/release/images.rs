@@ -61,7 +61,7 @@ pub fn repositories<'s>(project: &str, services: impl Iterator<Item = &'s String
 /// Name that is unique among all services of all projects, and legal in an image reference and as a container's name.
 ///
 /// The form is `PROJECT-SERVICE`, with two dashes if the project itself has one: `shop` may have a service
-/// `eu-web`, and `shop-eu` a service `web`. Other names are made legal, and get a hash to tell them apart.
+/// `eu-web`, and `shop-eu` a service `web`. Other names are made legal, and get a hash that distinguishes them.
 fn name_component(project: &str, service: &str) -> String {
     let joint = if project.contains('-') { "--" } else { "-" };
     let plain = format!("{project}{joint}{service}");
@@ -152,11 +152,11 @@ fn name_taken(keeper: &str) -> Error {
         .hint("rename or remove it")
 }
 
-/// Reference of exactly this image: that of the compose file while it still names the image, else our tag. A
+/// Reference of exactly this image: that of the compose file while it still names the image, else the tag of compose-zd. A
 /// missing tag is created if the image exists, or after pulling the image again.
 ///
 /// # Errors
-/// The image does not exist, and no registry has it; no engine.
+/// The image does not exist and no registry has it, or the engine does not answer.
 pub fn ensure_image(
     docker: &Docker,
     owner: ImageOwner,

@@ -18,10 +18,10 @@ use super::{FORMAT, InProgress, ReleaseHistory, ReleaseRecord, Retention, Unread
 use crate::error::Error;
 use crate::shell;
 
-/// Largest file that is read; a release's file has a few kilobytes, and a larger file is not ours.
+/// Largest file that is read; a release's file has a few kilobytes, and a larger file is not from compose-zd.
 const MAX_SIZE: u64 = 16 << 20;
 
-/// Highest number of a release. A file with a higher number is not ours, and would leave no number for the next
+/// Highest number of a release. A file with a higher number is not from compose-zd, and would leave no number for the next
 /// release.
 const LAST_NUMBER: u32 = 999_999_999;
 
@@ -422,7 +422,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, UnreadableFile> {
     Ok(Some(bytes))
 }
 
-/// Checks the format first: a file of a newer version may lack our fields.
+/// Checks the format first: a file of a newer version may lack fields of this version.
 fn parse<T: DeserializeOwned>(path: &Path, text: &[u8]) -> Result<T, UnreadableFile> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Err(unreadable(path, "it is empty".into()));

@@ -116,7 +116,7 @@ impl fmt::Display for Event {
             }
             Event::WaitingForLock { owner } => write!(f, "waiting for {owner}"),
             Event::LockTakenOver { owner } => {
-                write!(f, "{owner} was killed; this run finishes what it left")
+                write!(f, "{owner} was killed; this run has taken over the lock")
             }
             Event::Recovering { release } => {
                 write!(f, "resuming release {release}, which a killed run did not finish")
@@ -270,7 +270,7 @@ pub fn seconds(time: Duration) -> String {
     format!("{:.1}s", time.as_secs_f64())
 }
 
-/// Whole seconds without a fraction.
+/// Seconds with one decimal, or without a fraction if they are whole.
 fn rounded(time: Duration) -> String {
     let text = seconds(time);
     text.strip_suffix(".0s").map_or_else(|| text.clone(), |whole| format!("{whole}s"))

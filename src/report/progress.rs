@@ -106,7 +106,7 @@ impl Progress {
 
     /// One line for each instance. If not all fit, active instances come first, and a last line counts the others.
     fn instances(&self, now: Duration, width: usize, free_lines: usize) -> Vec<ProgressLine> {
-        let all: Vec<(usize, usize, &InstanceTrack)> = self.numbered();
+        let all: Vec<(usize, usize, &InstanceTrack)> = self.numbered_tracks();
         let name_width = all.iter().map(|(.., t)| t.name.chars().count()).max().unwrap_or(0);
         let line = |(n, of, track): &(usize, usize, &InstanceTrack)| {
             instance_line((*n, *of), track, now, width, name_width)
@@ -126,8 +126,8 @@ impl Progress {
         lines
     }
 
-    /// Each instance with its position among those of its generation, and their number.
-    fn numbered(&self) -> Vec<(usize, usize, &InstanceTrack)> {
+    /// Position and count of each instance among the old instances, or among the new ones.
+    fn numbered_tracks(&self) -> Vec<(usize, usize, &InstanceTrack)> {
         let total = |new: bool| self.tracks.iter().filter(|t| t.new == new).count();
         let (mut old, mut new) = (0, 0);
         let position = |track: &'_ InstanceTrack| {
@@ -182,7 +182,7 @@ fn instance_line(
     name_width: usize,
 ) -> ProgressLine {
     let (done, all) = completed_phases(track);
-    let phases = match next(track).filter(|_| width >= ARROW_MIN_WIDTH) {
+    let phases = match next_phase(track).filter(|_| width >= ARROW_MIN_WIDTH) {
         Some(next) => format!("{} → {}", track.phase().label(), next.label()),
         None => track.phase().label().to_string(),
     };
@@ -243,7 +243,7 @@ fn completed_phases(track: &InstanceTrack) -> (usize, usize) {
     }
 }
 
-fn next(track: &InstanceTrack) -> Option<InstancePhase> {
+fn next_phase(track: &InstanceTrack) -> Option<InstancePhase> {
     match track.phase() {
         InstancePhase::Created => Some(InstancePhase::Starting),
         InstancePhase::Starting => Some(InstancePhase::Ready),
@@ -256,7 +256,7 @@ fn next(track: &InstanceTrack) -> Option<InstancePhase> {
 
 /// The instance is not about to change.
 fn is_at_rest(track: &InstanceTrack) -> bool {
-    next(track).is_none() || track.phase() == InstancePhase::Stopped
+    next_phase(track).is_none() || track.phase() == InstancePhase::Stopped
 }
 
 /// `[====>     ]`

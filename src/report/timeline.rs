@@ -115,9 +115,9 @@ impl Timeline {
     fn set_task_phase(&mut self, at: Duration, name: &str, phase: InstancePhase) {
         match self.tracks.iter_mut().find(|t| t.name == name) {
             Some(track) if track.phase() == phase => {}
-            Some(track) => track.spans.push((at, phase)),
+            Some(track) => track.phases.push((at, phase)),
             None => {
-                self.tracks.push(InstanceTrack { name: name.into(), new: true, spans: vec![(at, phase)] })
+                self.tracks.push(InstanceTrack { name: name.into(), new: true, phases: vec![(at, phase)] })
             }
         }
     }
@@ -125,8 +125,8 @@ impl Timeline {
 
 /// Each phase of an instance with its start and its end.
 fn spans(track: &InstanceTrack, end: Duration) -> Vec<(Duration, Duration, InstancePhase)> {
-    let ends = track.spans.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
-    track.spans.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()
+    let ends = track.phases.iter().skip(1).map(|(at, _)| *at).chain([end.max(track.since())]);
+    track.phases.iter().zip(ends).map(|((from, phase), to)| (*from, to, *phase)).collect()
 }
 
 #[cfg(test)]

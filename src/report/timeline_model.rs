@@ -41,25 +41,25 @@ impl InstancePhase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceTrack {
     pub name: String,
-    /// The deploy created or wants this instance; all others are old.
+    /// The instance has the version to deploy; all others are old.
     pub new: bool,
     /// Start of each phase, in order; never empty.
-    pub spans: Vec<(Duration, InstancePhase)>,
+    pub phases: Vec<(Duration, InstancePhase)>,
 }
 
 impl InstanceTrack {
     pub fn phase(&self) -> InstancePhase {
-        self.spans.last().map_or(InstancePhase::Created, |(_, phase)| *phase)
+        self.phases.last().map_or(InstancePhase::Created, |(_, phase)| *phase)
     }
 
     /// Start of the current phase.
     pub fn since(&self) -> Duration {
-        self.spans.last().map_or(Duration::ZERO, |(at, _)| *at)
+        self.phases.last().map_or(Duration::ZERO, |(at, _)| *at)
     }
 
     fn enter(&mut self, at: Duration, phase: InstancePhase) {
         if self.phase() != phase {
-            self.spans.push((at, phase));
+            self.phases.push((at, phase));
         }
     }
 }
@@ -127,7 +127,7 @@ impl InstanceTracks {
         // A rollback to the last good release reports the instances a second time.
         if self.find(&instance.name).is_none() {
             let spans = vec![(Duration::ZERO, phase)];
-            self.tracks.push(InstanceTrack { name: instance.name.clone(), new: instance.new, spans });
+            self.tracks.push(InstanceTrack { name: instance.name.clone(), new: instance.new, phases: spans });
         }
     }
 
@@ -137,7 +137,7 @@ impl InstanceTracks {
             Some(track) => track.enter(at, InstancePhase::Created),
             None => {
                 let spans = vec![(at, InstancePhase::Created)];
-                self.tracks.push(InstanceTrack { name: name.into(), new: true, spans });
+                self.tracks.push(InstanceTrack { name: name.into(), new: true, phases: spans });
             }
         }
     }
@@ -230,7 +230,7 @@ mod tests {
             tracks.apply(Duration::from_secs(second as u64), event);
         }
         let spans = |t: &InstanceTrack| {
-            let all = t.spans.iter().map(|(at, phase)| format!("{}@{}", phase.label(), at.as_secs()));
+            let all = t.phases.iter().map(|(at, phase)| format!("{}@{}", phase.label(), at.as_secs()));
             all.collect::<Vec<_>>().join(", ")
         };
         tracks

@@ -222,7 +222,7 @@ impl<'a> Rollout<'a> {
     }
 
     pub(super) fn not_ready_error(&mut self, failure: ReadinessFailure) -> anyhow::Error {
-        self.has_objection.set(false);
+        self.has_witness_losses.set(false);
         self.failed = failure.ids;
         failure.error.into()
     }

@@ -103,7 +103,7 @@ impl<'a> Rollout<'a> {
         }
         self.report(|names| Event::Exited { names }, &stopped);
         self.context.report.warn(&Warning::Exited(self.names(&stopped)));
-        if self.has_objection.take() {
+        if self.has_witness_losses.take() {
             self.context.witness.ignore_losses_so_far();
         }
         self.inside = running;
@@ -133,7 +133,7 @@ impl<'a> Rollout<'a> {
     /// Timeout of a command before the stop: a drain and the stop itself may take as long.
     fn drain_limit(&self, key: &InstanceKey) -> Duration {
         let service = self.service(key);
-        service.settings.drain_timeout.max(service.process.grace.unwrap_or_default())
+        service.settings.drain_timeout.max(service.process.stop_grace.unwrap_or_default())
     }
 
     pub(super) fn drain_command(&self, key: &InstanceKey) -> Result<()> {
@@ -181,7 +181,7 @@ impl<'a> Rollout<'a> {
         let since = since.filter(|_| self.context.proxies.iter().all(|p| p.steers()));
         let (requests, unsure) = self.retry_without_dead(|rollout| {
             let (mut requests, mut unsure) = (0, 0);
-            let check = || rollout.check().and_then(|()| rollout.witness_objection());
+            let check = || rollout.check().and_then(|()| rollout.check_witness_losses());
             for proxy_rotation in
                 rollout.rotations(keys).into_iter().map(|r| rollout.without_unsteered(r, keys))
             {

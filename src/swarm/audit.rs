@@ -1,4 +1,4 @@
-//! Requests that an update by Swarm loses, by the service's own configuration, with the fix. Pure.
+//! Settings of a service with which an update by Swarm loses requests, each with its fix. Pure.
 
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::observed::{ObservedStack, Spec, StackService, Task};
+use super::observed::{ObservedStack, ServiceSpec, StackService, Task};
 
 /// Time between the removal of a task from Swarm's DNS and its stop
 /// (moby `daemon/cluster/executor/container/controller.go`).
@@ -23,7 +23,7 @@ const PULL_TIME: Duration = Duration::from_secs(600);
 pub struct ServiceGoal {
     pub service: String,
     /// Spec that Swarm accepted; none where it is not known.
-    pub sent: Option<Spec>,
+    pub sent: Option<ServiceSpec>,
     /// Version of the service with that spec.
     pub version: u64,
     /// Time that a new task must stay up before it counts. Swarm itself monitors the tasks of an update only: not those
@@ -56,7 +56,7 @@ impl ServiceGoal {
     pub fn new(now: &ObservedStack, service: &str) -> ServiceGoal {
         let found = now.services.get(service);
         let sent = found.map(|s| s.spec.clone());
-        let monitor = sent.as_ref().map_or(MONITOR, Spec::monitor);
+        let monitor = sent.as_ref().map_or(MONITOR, ServiceSpec::monitor);
         ServiceGoal { service: service.into(), sent, version: found.map_or(0, |s| s.version), monitor }
     }
 
@@ -79,7 +79,7 @@ pub fn evaluate(stack: &ObservedStack, goal: &ServiceGoal, before: Option<&Stack
         Some(update) => (update.state.as_str(), update.message.clone()),
         None => ("", String::new()),
     };
-    let is_other = goal.sent.as_ref().is_some_and(|sent| !sent.asks_for_same(&service.spec));
+    let is_other = goal.sent.as_ref().is_some_and(|sent| !sent.is_same_request(&service.spec));
     if is_other && !state.starts_with("rollback") {
         return Convergence::Overwritten;
     }
@@ -109,7 +109,7 @@ fn job(stack: &ObservedStack, service: &StackService) -> Convergence {
     let attempts =
         |slot: &str| stack.tasks_of(&service.name).filter(failed).filter(|t| t.slot == slot).count();
     let is_exhausted =
-        |t: &Task| service.spec.attempts().is_some_and(|retries| attempts(&t.slot) as u64 > retries);
+        |t: &Task| service.spec.max_restarts().is_some_and(|retries| attempts(&t.slot) as u64 > retries);
     if stack.current_tasks(service) >= desired {
         Convergence::Converged
     } else if stack.tasks_of(&service.name).filter(failed).any(is_exhausted) {
@@ -135,13 +135,13 @@ pub fn stall_timeout(
         return ready;
     }
     let monitor = service.spec.monitor();
-    let delay = Duration::from_nanos(service.spec.update_time("Delay").unwrap_or_default());
+    let delay = Duration::from_nanos(service.spec.update_config_nanos("Delay").unwrap_or_default());
     let swarm_waits = match before {
         None => monitor,
         Some(_) if service.spec.starts_first() => delay + monitor + STOP_DELAY,
         Some(_) => delay + monitor + STOP_DELAY + OLD_TASK_TIMEOUT,
     };
-    let stop = before.map_or(0, |_| service.spec.stop_grace());
+    let stop = before.map_or(0, |_| service.spec.stop_grace_nanos());
     let mut desired = stack.tasks_of(&service.name).filter(|t| t.is_desired());
     let ready = if desired.any(Task::is_preparing) { ready.max(PULL_TIME) } else { ready };
     ready + swarm_waits + Duration::from_nanos(stop)
@@ -165,8 +165,8 @@ pub fn progress_score<'a>(stack: &ObservedStack, services: impl Iterator<Item = 
     services.map(score).sum()
 }
 
-/// Complaints about failing tasks of a service, newest first, each reason once: the line to show, and the reason.
-pub fn complaints(
+/// Errors of the tasks of a service, newest first, each reason once: the line to show, and the reason.
+pub fn task_errors(
     stack: &ObservedStack,
     service: &str,
     is_known: impl Fn(&Task) -> bool,
@@ -198,7 +198,7 @@ pub fn complaints(
     found
 }
 
-/// The reason of a complaint without the words that differ between tasks: ids, and endpoints named after them.
+/// Reason of a task error without the words that differ between tasks: ids, and endpoints named after them.
 fn reason(state: &str, why: &str) -> String {
     let is_id = |part: &str| part.len() >= 12 && part.contains(|c: char| c.is_ascii_digit());
     let has_id = |word: &&str| word.split(|c: char| !c.is_ascii_alphanumeric()).any(is_id);

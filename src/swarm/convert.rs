@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::diff::own_labels;
-use super::observed::Spec;
+use super::observed::ServiceSpec;
 use super::stack_file::{StackFile, StackOverrides, is_empty};
 
 /// A converted project, and its changes, one line each.
@@ -244,7 +244,7 @@ pub fn folder_mounts(file: &StackFile, folder: &Path) -> Vec<(String, String)> {
 }
 
 /// Project for a service that `docker service create` made.
-pub fn project_of_service(name: &str, spec: &Spec, networks: &BTreeMap<String, String>) -> Value {
+pub fn project_of_service(name: &str, spec: &ServiceSpec, networks: &BTreeMap<String, String>) -> Value {
     let (spec, mut service) = (spec.value(), Map::new());
     let (task, container) = (&spec["TaskTemplate"], &spec["TaskTemplate"]["ContainerSpec"]);
     let doubled =

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::observed::{StackService, without_defaults};
 use super::stack_file::is_empty;
 
-/// A service of a stack file, with the names that its keys stand for.
+/// Input of a comparison: a service of a stack file, and the names of its image and networks.
 pub struct ServiceDiff<'a> {
     pub stack: &'a str,
     pub file: &'a Value,
@@ -45,8 +45,8 @@ impl ServiceDiff<'_> {
         let spec = service.spec.value();
         let mut replacing = self.image_change(spec);
         replacing.extend(self.environment_change(service));
-        replacing.extend(different(self.task_rows(spec)));
-        let in_place = different(self.service_rows(spec));
+        replacing.extend(changed_properties(self.task_properties(spec)));
+        let in_place = changed_properties(self.service_properties(spec));
         let scaled = service.spec.replicas().filter(|n| *n != replicas);
         let all = [
             (!replacing.is_empty()).then(|| format!("replace the tasks: {}", replacing.join("; "))),
@@ -64,12 +64,12 @@ impl ServiceDiff<'_> {
     /// Names of the changes without a flag. Variables have none, because the list of processes would show their values.
     pub fn update_flags(&self, current: &StackService) -> Result<Vec<String>, Vec<String>> {
         let (spec, deploy) = (current.spec.value(), &self.desired()["deploy"]);
-        let in_place = different(self.service_rows(spec));
+        let in_place = changed_properties(self.service_properties(spec));
         let has_networks = spec["TaskTemplate"]["Networks"].is_array();
-        let mut unsupported = different(self.task_rows(spec));
+        let mut unsupported = changed_properties(self.task_properties(spec));
         unsupported.extend(in_place.iter().filter(|name| !name.ends_with("_config")).cloned());
         unsupported.extend(self.environment_change(current));
-        // Compose gives every service a network; a service without one in Swarm keeps none.
+        // Compose gives every service a network. A service without a network in Swarm stays without one.
         unsupported.retain(|name| name != "networks" || has_networks);
         if !unsupported.is_empty() {
             return Err(unsupported);
@@ -102,7 +102,7 @@ impl ServiceDiff<'_> {
             Some(id) => id.chars().take(12).collect(),
             None => image.to_string(),
         };
-        // A rebuilt tag is one name for two images.
+        // A tag that was built again names two images, so the id is added.
         let to = match desired.strip_prefix("sha256:") {
             Some(_) => format!("{} ({})", self.image, short(&desired)),
             None => desired.clone(),
@@ -122,10 +122,10 @@ impl ServiceDiff<'_> {
     }
 
     /// Properties whose change replaces every task.
-    fn task_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
+    fn task_properties(&self, spec: &Value) -> Vec<PropertyDiff> {
         let (desired, task) = (self.desired(), &spec["TaskTemplate"]);
         let (deploy, current) = (&desired["deploy"], &task["ContainerSpec"]);
-        let plain = |key: &str| undoubled(&desired[key]);
+        let plain = |key: &str| unescaped(&desired[key]);
         vec![
             ("command", plain("command"), current["Args"].clone()),
             ("entrypoint", plain("entrypoint"), current["Command"].clone()),
@@ -140,8 +140,8 @@ impl ServiceDiff<'_> {
             ("stop_signal", plain("stop_signal"), current["StopSignal"].clone()),
             (
                 "stop_grace_period",
-                or_default(time(&desired["stop_grace_period"]), 10_000_000_000),
-                or_default(current["StopGracePeriod"].clone(), 10_000_000_000),
+                value_or(time(&desired["stop_grace_period"]), 10_000_000_000),
+                value_or(current["StopGracePeriod"].clone(), 10_000_000_000),
             ),
             ("labels", map(&desired["labels"]), own_labels(&current["Labels"])),
             ("dns", set(&desired["dns"]), set(&current["DNSConfig"]["Nameservers"])),
@@ -149,9 +149,9 @@ impl ServiceDiff<'_> {
             ("cap_add", capabilities(&desired["cap_add"]), capabilities(&current["CapabilityAdd"])),
             ("cap_drop", capabilities(&desired["cap_drop"]), capabilities(&current["CapabilityDrop"])),
             ("sysctls", map(&desired["sysctls"]), map(&current["Sysctls"])),
-            ("configs", self.objects("configs"), names(&current["Configs"], "ConfigName")),
-            ("secrets", self.objects("secrets"), names(&current["Secrets"], "SecretName")),
-            ("volumes", self.mounts(), mounts(&current["Mounts"])),
+            ("configs", self.desired_objects("configs"), names(&current["Configs"], "ConfigName")),
+            ("secrets", self.desired_objects("secrets"), names(&current["Secrets"], "SecretName")),
+            ("volumes", self.desired_mounts(), current_mounts(&current["Mounts"])),
             ("networks", self.desired_networks(), self.current_networks(&task["Networks"])),
             ("limits", resources(&deploy["resources"]["limits"]), task["Resources"]["Limits"].clone()),
             (
@@ -159,30 +159,42 @@ impl ServiceDiff<'_> {
                 resources(&deploy["resources"]["reservations"]),
                 task["Resources"]["Reservations"].clone(),
             ),
-            ("placement", placement(&deploy["placement"]), current_placement(&task["Placement"])),
-            ("restart_policy", restart(&deploy["restart_policy"]), current_restart(&task["RestartPolicy"])),
+            ("placement", desired_placement(&deploy["placement"]), current_placement(&task["Placement"])),
+            (
+                "restart_policy",
+                desired_restart(&deploy["restart_policy"]),
+                current_restart(&task["RestartPolicy"]),
+            ),
             ("logging", logging(&desired["logging"]), task["LogDriver"].clone()),
-            ("ports", ports(&desired["ports"]), current_ports(&spec["EndpointSpec"]["Ports"])),
+            ("ports", desired_ports(&desired["ports"]), current_ports(&spec["EndpointSpec"]["Ports"])),
             (
                 "endpoint_mode",
-                or_text(&deploy["endpoint_mode"], "vip"),
-                or_text(&spec["EndpointSpec"]["Mode"], "vip"),
+                text_or(&deploy["endpoint_mode"], "vip"),
+                text_or(&spec["EndpointSpec"]["Mode"], "vip"),
             ),
         ]
     }
 
     /// Properties that Swarm changes without replacing tasks.
-    fn service_rows(&self, spec: &Value) -> Vec<PropertyDiff> {
+    fn service_properties(&self, spec: &Value) -> Vec<PropertyDiff> {
         let deploy = &self.desired()["deploy"];
         vec![
             ("deploy.labels", map(&deploy["labels"]), own_labels(&spec["Labels"])),
-            ("update_config", update(&deploy["update_config"]), current_update(&spec["UpdateConfig"])),
-            ("rollback_config", update(&deploy["rollback_config"]), current_update(&spec["RollbackConfig"])),
+            (
+                "update_config",
+                desired_update(&deploy["update_config"]),
+                current_update(&spec["UpdateConfig"]),
+            ),
+            (
+                "rollback_config",
+                desired_update(&deploy["rollback_config"]),
+                current_update(&spec["RollbackConfig"]),
+            ),
         ]
     }
 
     /// Names of the configs or secrets of the service.
-    fn objects(&self, kind: &str) -> Value {
+    fn desired_objects(&self, kind: &str) -> Value {
         let granted = self.desired()[kind].as_array().into_iter().flatten();
         let keys = granted.filter_map(|g| g["source"].as_str().or(g.as_str()));
         sorted(keys.map(|key| self.full_name(kind, key)))
@@ -194,14 +206,14 @@ impl ServiceDiff<'_> {
         own.unwrap_or_else(|| if is_external { key.into() } else { format!("{}_{key}", self.stack) })
     }
 
-    fn mounts(&self) -> Value {
+    fn desired_mounts(&self) -> Value {
         let volumes = self.desired()["volumes"].as_array().into_iter().flatten().map(|mount| {
             let kind = text(&mount["type"]);
             let source = match (kind.as_str(), mount["source"].as_str()) {
                 ("volume", Some(source)) => self.full_name("volumes", source),
                 (_, source) => source.unwrap_or_default().into(),
             };
-            mount_words(&kind, &source, &text(&mount["target"]), &mount["read_only"])
+            mount_text(&kind, &source, &text(&mount["target"]), &mount["read_only"])
         });
         let tmpfs = match &self.desired()["tmpfs"] {
             Value::Array(all) => all.iter().map(text).collect(),
@@ -210,7 +222,7 @@ impl ServiceDiff<'_> {
         };
         let path = |mount: &String| mount.split(':').next().unwrap_or_default().to_string();
         let tmpfs: Vec<String> = tmpfs.iter().map(path).collect();
-        sorted(volumes.chain(tmpfs.iter().map(|target| mount_words("tmpfs", "", target, &Value::Null))))
+        sorted(volumes.chain(tmpfs.iter().map(|target| mount_text("tmpfs", "", target, &Value::Null))))
     }
 
     /// Networks of the service; by default that of the stack.
@@ -229,7 +241,7 @@ impl ServiceDiff<'_> {
     }
 }
 
-fn different(rows: Vec<PropertyDiff>) -> Vec<String> {
+fn changed_properties(rows: Vec<PropertyDiff>) -> Vec<String> {
     let differs = |(_, desired, current): &PropertyDiff| {
         without_defaults(desired) != without_defaults(current)
             && !(is_empty(&without_defaults(desired)) && is_empty(&without_defaults(current)))
@@ -237,7 +249,7 @@ fn different(rows: Vec<PropertyDiff>) -> Vec<String> {
     rows.into_iter().filter(differs).map(|(name, ..)| name.to_string()).collect()
 }
 
-/// Text of a value; undoubles the `$$` of a file.
+/// Text of a value; `$$` in the file stands for `$`.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.replace("$$", "$"),
@@ -246,10 +258,10 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn undoubled(value: &Value) -> Value {
+fn unescaped(value: &Value) -> Value {
     match value {
         Value::String(_) => text(value).into(),
-        Value::Array(items) => items.iter().map(undoubled).collect(),
+        Value::Array(items) => items.iter().map(unescaped).collect(),
         other => other.clone(),
     }
 }
@@ -292,11 +304,11 @@ fn time(value: &Value) -> Value {
     parsed.map_or(Value::Null, |time| Value::from(time.as_nanos() as u64))
 }
 
-fn or_default(value: Value, default: u64) -> Value {
+fn value_or(value: Value, default: u64) -> Value {
     if value.is_null() { default.into() } else { value }
 }
 
-fn or_text(value: &Value, default: &str) -> Value {
+fn text_or(value: &Value, default: &str) -> Value {
     value.as_str().unwrap_or(default).into()
 }
 
@@ -306,7 +318,7 @@ fn health_check(check: &Value) -> Value {
     }
     let test = match &check["test"] {
         Value::String(_) => json!(["CMD-SHELL", text(&check["test"])]),
-        other => undoubled(other),
+        other => unescaped(other),
     };
     json!({
         "Test": test, "Interval": time(&check["interval"]), "Timeout": time(&check["timeout"]),
@@ -315,14 +327,14 @@ fn health_check(check: &Value) -> Value {
     })
 }
 
-fn mount_words(kind: &str, source: &str, target: &str, read_only: &Value) -> String {
+fn mount_text(kind: &str, source: &str, target: &str, read_only: &Value) -> String {
     format!("{kind} {source} {target} {}", read_only.as_bool() == Some(true))
 }
 
-fn mounts(current: &Value) -> Value {
+fn current_mounts(current: &Value) -> Value {
     let all = current.as_array().into_iter().flatten();
     sorted(
-        all.map(|m| mount_words(&text(&m["Type"]), &text(&m["Source"]), &text(&m["Target"]), &m["ReadOnly"])),
+        all.map(|m| mount_text(&text(&m["Type"]), &text(&m["Source"]), &text(&m["Target"]), &m["ReadOnly"])),
     )
 }
 
@@ -344,7 +356,7 @@ fn bytes(value: &Value) -> Option<u64> {
     Some((number.parse::<f64>().ok()? * 1024f64.powi(power as i32)) as u64)
 }
 
-fn placement(section: &Value) -> Value {
+fn desired_placement(section: &Value) -> Value {
     let spread = section["preferences"].as_array().into_iter().flatten().map(|p| text(&p["spread"]));
     let most = section["max_replicas_per_node"].as_u64();
     json!({ "constraints": set(&section["constraints"]), "spread": spread.collect::<Vec<_>>(), "most": most })
@@ -356,16 +368,16 @@ fn current_placement(section: &Value) -> Value {
     json!({ "constraints": set(&section["Constraints"]), "spread": spread, "most": section["MaxReplicas"] })
 }
 
-fn restart(section: &Value) -> Value {
+fn desired_restart(section: &Value) -> Value {
     json!({
-        "condition": or_text(&section["condition"], "any"), "delay": or_default(time(&section["delay"]), 5_000_000_000),
+        "condition": text_or(&section["condition"], "any"), "delay": value_or(time(&section["delay"]), 5_000_000_000),
         "attempts": section["max_attempts"].as_u64(), "window": time(&section["window"]),
     })
 }
 
 fn current_restart(section: &Value) -> Value {
     json!({
-        "condition": or_text(&section["Condition"], "any"), "delay": or_default(section["Delay"].clone(), 5_000_000_000),
+        "condition": text_or(&section["Condition"], "any"), "delay": value_or(section["Delay"].clone(), 5_000_000_000),
         "attempts": section["MaxAttempts"], "window": section["Window"],
     })
 }
@@ -374,10 +386,10 @@ fn logging(section: &Value) -> Value {
     json!({ "Name": section["driver"], "Options": map(&section["options"]) })
 }
 
-fn ports(all: &Value) -> Value {
+fn desired_ports(all: &Value) -> Value {
     let number = |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).unwrap_or(0);
     let words = |p: &Value| {
-        let (mode, protocol) = (or_text(&p["mode"], "ingress"), or_text(&p["protocol"], "tcp"));
+        let (mode, protocol) = (text_or(&p["mode"], "ingress"), text_or(&p["protocol"], "tcp"));
         format!("{}:{}/{} {}", number(&p["published"]), number(&p["target"]), text(&protocol), text(&mode))
     };
     sorted(all.as_array().into_iter().flatten().map(words))
@@ -386,7 +398,7 @@ fn ports(all: &Value) -> Value {
 fn current_ports(all: &Value) -> Value {
     let number = |v: &Value| v.as_u64().unwrap_or(0);
     let words = |p: &Value| {
-        let (mode, protocol) = (or_text(&p["PublishMode"], "ingress"), or_text(&p["Protocol"], "tcp"));
+        let (mode, protocol) = (text_or(&p["PublishMode"], "ingress"), text_or(&p["Protocol"], "tcp"));
         format!(
             "{}:{}/{} {}",
             number(&p["PublishedPort"]),
@@ -399,16 +411,16 @@ fn current_ports(all: &Value) -> Value {
 }
 
 /// `update_config` of the file, with the defaults of Swarm.
-fn update(section: &Value) -> Value {
+fn desired_update(section: &Value) -> Value {
     let ratio =
         section["max_failure_ratio"].as_f64().or_else(|| section["max_failure_ratio"].as_str()?.parse().ok());
     json!([
         section["parallelism"].as_u64().unwrap_or(1),
-        or_default(time(&section["delay"]), 0),
-        or_text(&section["failure_action"], "pause"),
-        or_default(time(&section["monitor"]), 5_000_000_000),
+        value_or(time(&section["delay"]), 0),
+        text_or(&section["failure_action"], "pause"),
+        value_or(time(&section["monitor"]), 5_000_000_000),
         ratio.unwrap_or(0.0),
-        or_text(&section["order"], "stop-first"),
+        text_or(&section["order"], "stop-first"),
     ])
 }
 
@@ -416,11 +428,11 @@ fn update(section: &Value) -> Value {
 fn current_update(section: &Value) -> Value {
     json!([
         section["Parallelism"].as_u64().unwrap_or(if section.is_object() { 0 } else { 1 }),
-        or_default(section["Delay"].clone(), 0),
-        or_text(&section["FailureAction"], "pause"),
-        or_default(section["Monitor"].clone(), 5_000_000_000),
+        value_or(section["Delay"].clone(), 0),
+        text_or(&section["FailureAction"], "pause"),
+        value_or(section["Monitor"].clone(), 5_000_000_000),
         section["MaxFailureRatio"].as_f64().unwrap_or(0.0),
-        or_text(&section["Order"], "stop-first"),
+        text_or(&section["Order"], "stop-first"),
     ])
 }
 

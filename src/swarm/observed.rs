@@ -16,7 +16,7 @@ pub struct RawService {
     #[serde(rename = "ID")]
     id: String,
     #[serde(default)]
-    version: Iteration,
+    version: VersionIndex,
     spec: Value,
     previous_spec: Option<Value>,
     update_status: Option<UpdateStatus>,
@@ -27,12 +27,13 @@ pub struct RawService {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct JobStatus {
-    job_iteration: Iteration,
+    job_iteration: VersionIndex,
 }
 
+/// Counter as the engine's API prints it: `{"Index": 3}`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Iteration {
+struct VersionIndex {
     index: u64,
 }
 
@@ -65,7 +66,7 @@ pub struct RawTask {
     #[serde(default)]
     created_at: String,
     #[serde(default)]
-    job_iteration: Option<Iteration>,
+    job_iteration: Option<VersionIndex>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -83,9 +84,9 @@ struct RawContainerStatus {
     container_id: String,
 }
 
-/// Spec of a service, without values that only spell out a default.
+/// Spec of a service, without empty values and explicit defaults.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
+pub struct ServiceSpec {
     value: Value,
     task: Value,
 }
@@ -96,11 +97,11 @@ pub struct StackService {
     pub id: String,
     /// Name in the file.
     pub name: String,
-    pub spec: Spec,
-    pub previous: Option<Spec>,
+    pub spec: ServiceSpec,
+    pub previous: Option<ServiceSpec>,
     pub update: Option<UpdateStatus>,
     /// The service existed before the stack: its name lacks the prefix that `docker stack deploy` gives.
-    pub is_adopted: bool,
+    pub is_imported: bool,
     /// Grows with every change, including those by Swarm itself.
     pub version: u64,
     /// Current or last iteration of a job.
@@ -135,10 +136,10 @@ pub struct ObservedStack {
 /// (SwarmKit `orchestrator/task.go`).
 const CONTENT_KEYS: [&str; 5] = ["ContainerSpec", "Resources", "ForceUpdate", "Networks", "LogDriver"];
 
-impl Spec {
-    pub fn new(raw: &Value) -> Spec {
+impl ServiceSpec {
+    pub fn new(raw: &Value) -> ServiceSpec {
         let value = without_defaults(raw);
-        Spec { task: content(&value["TaskTemplate"]), value }
+        ServiceSpec { task: content(&value["TaskTemplate"]), value }
     }
 
     /// Image reference of the tasks, with the digest if Swarm resolved one.
@@ -163,8 +164,8 @@ impl Spec {
         Some(job["TotalCompletions"].as_u64().unwrap_or(1))
     }
 
-    /// Number of times that Swarm restarts a failed task; none means without limit.
-    pub fn attempts(&self) -> Option<u64> {
+    /// Number of times that Swarm restarts a failed task; none is no limit.
+    pub fn max_restarts(&self) -> Option<u64> {
         let policy = &self.value["TaskTemplate"]["RestartPolicy"];
         match policy["Condition"].as_str() {
             Some("none") => Some(0),
@@ -178,7 +179,7 @@ impl Spec {
     }
 
     /// Names of the configs and secrets.
-    pub fn objects(&self) -> Vec<&str> {
+    pub fn object_names(&self) -> Vec<&str> {
         let names = |key: &str, name: &'static str| {
             let all = self.value["TaskTemplate"]["ContainerSpec"][key].as_array().into_iter().flatten();
             all.filter_map(|o| o[name].as_str()).collect::<Vec<_>>()
@@ -200,14 +201,14 @@ impl Spec {
             .collect()
     }
 
-    /// A time of the `UpdateConfig`, in nanoseconds; none means the default of Swarm.
-    pub fn update_time(&self, key: &str) -> Option<u64> {
+    /// Duration from the `UpdateConfig`, in nanoseconds; none is the default of Swarm.
+    pub fn update_config_nanos(&self, key: &str) -> Option<u64> {
         self.value["UpdateConfig"][key].as_u64()
     }
 
     /// Time for which Swarm monitors a new task of an update.
     pub fn monitor(&self) -> Duration {
-        self.update_time("Monitor").map_or(MONITOR, Duration::from_nanos)
+        self.update_config_nanos("Monitor").map_or(MONITOR, Duration::from_nanos)
     }
 
     /// Updates and rollbacks both start a new task before they stop the old one; Swarm's default is stop-first.
@@ -217,22 +218,22 @@ impl Spec {
     }
 
     /// Stop grace period in nanoseconds; Swarm's default is 10 s.
-    pub fn stop_grace(&self) -> u64 {
+    pub fn stop_grace_nanos(&self) -> u64 {
         self.value["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"].as_u64().unwrap_or(10_000_000_000)
     }
 
     /// Both specs run the same tasks, whatever the replicas and update settings.
-    pub fn same_tasks(&self, other: &Spec) -> bool {
+    pub fn same_tasks(&self, other: &ServiceSpec) -> bool {
         self.task == other.task
     }
 
     /// Both specs are equal, except for update settings and the count of forced restarts.
-    pub fn same_content(&self, other: &Spec) -> bool {
+    pub fn same_content(&self, other: &ServiceSpec) -> bool {
         self.content() == other.content()
     }
 
-    /// Both specs are the result of one request, including forced restarts.
-    pub fn asks_for_same(&self, other: &Spec) -> bool {
+    /// Both specs may be the result of one request: same content, and same count of forced restarts.
+    pub fn is_same_request(&self, other: &ServiceSpec) -> bool {
         self.same_tasks(other) && self.same_content(other)
     }
 
@@ -252,7 +253,7 @@ impl Spec {
 }
 
 impl Task {
-    /// The container is up, and healthy if it has a health check: Swarm reports no other task as running.
+    /// The container is up, and healthy if it has a health check. Swarm reports a task as running only then.
     pub fn runs(&self) -> bool {
         self.state == "running" && self.desired == "running"
     }
@@ -288,7 +289,7 @@ impl Task {
     }
 
     /// The task runs this spec.
-    pub fn runs_spec(&self, spec: &Spec) -> bool {
+    pub fn runs_spec(&self, spec: &ServiceSpec) -> bool {
         self.content == spec.task
     }
 
@@ -362,10 +363,10 @@ impl StackService {
         let name = full.strip_prefix(stack).and_then(|n| n.strip_prefix('_')).unwrap_or(&full).to_string();
         StackService {
             id: raw.id,
-            is_adopted: name == full,
+            is_imported: name == full,
             name,
-            spec: Spec::new(&raw.spec),
-            previous: raw.previous_spec.as_ref().map(Spec::new),
+            spec: ServiceSpec::new(&raw.spec),
+            previous: raw.previous_spec.as_ref().map(ServiceSpec::new),
             update: raw.update_status.filter(|status| !status.state.is_empty()),
             version: raw.version.index,
             iteration: raw.job_status.map(|job| job.job_iteration.index),
@@ -402,8 +403,7 @@ fn content(task: &Value) -> Value {
     Value::Object(parts.collect::<Map<_, _>>())
 }
 
-/// `value` without empty values and spelled-out defaults: Swarm returns the same spec with them in one place and without
-/// them in another.
+/// Removes empty values and explicit defaults, because Swarm returns them in one place and leaves them out in another.
 pub fn without_defaults(value: &Value) -> Value {
     match value {
         Value::Object(map) => {

@@ -23,8 +23,8 @@ pub struct PlacementNode {
 #[derive(Debug, Clone, Default)]
 pub struct ClusterNodes {
     pub all: Vec<PlacementNode>,
-    /// Id of the node that compose-zd talks to: it builds images, and has the project's folder.
-    pub this: String,
+    /// Id of the node that compose-zd is connected to, which builds images and has the project's folder.
+    pub this_id: String,
 }
 
 /// A service whose image is in no known registry.
@@ -53,11 +53,11 @@ impl PlacementNode {
     }
 
     /// Swarm may place tasks on the node.
-    fn takes_tasks(&self) -> bool {
+    fn accepts_tasks(&self) -> bool {
         self.text("/Spec/Availability") == "active" && self.text("/Status/State") == "ready"
     }
 
-    /// The node meets a constraint; values compare without case (SwarmKit `manager/constraint/constraint.go`).
+    /// The node meets a constraint, ignoring case (SwarmKit `manager/constraint/constraint.go`).
     fn meets(&self, constraint: &str) -> bool {
         let (is_equal, parts) = match constraint.split_once("!=") {
             Some(parts) => (false, Some(parts)),
@@ -87,12 +87,12 @@ impl ClusterNodes {
     /// Nodes that may run a service.
     fn eligible(&self, service: &Value) -> Vec<&PlacementNode> {
         let meets = |node: &&PlacementNode| constraints(service).iter().all(|c| node.meets(c));
-        self.all.iter().filter(|n| n.takes_tasks()).filter(meets).collect()
+        self.all.iter().filter(|n| n.accepts_tasks()).filter(meets).collect()
     }
 
     /// Nodes other than this one that may run a service.
     fn other_eligible(&self, service: &Value) -> Vec<&PlacementNode> {
-        self.eligible(service).into_iter().filter(|n| n.id != self.this).collect()
+        self.eligible(service).into_iter().filter(|n| n.id != self.this_id).collect()
     }
 
     /// Reasons for which a deploy would fail on a node.
@@ -144,8 +144,8 @@ impl ClusterNodes {
         let (count, nodes) = (self.all.len(), hostnames(missing));
         ConfigError {
             message: format!(
-                "`{name}`: `{image}` is on this node only, of {count} nodes: no registry is known to have it, and Swarm may \
-                 run it on {nodes}"
+                "`{name}`: `{image}` is on this node only (of {count} nodes), and Swarm may run the service on {nodes}; no \
+                 known registry has the image"
             ),
             hint: format!(
                 "push the image to a registry: `compose-zd deploy --push`; or keep the service on this node: \
@@ -159,7 +159,7 @@ impl ClusterNodes {
     fn project_folder_mount(&self, name: &str, source: &str) -> ConfigError {
         ConfigError {
             message: format!(
-                "`services.{name}.volumes`: `{source}` is in the project's folder, which only this node of {} has",
+                "`services.{name}.volumes`: `{source}` is in the project's folder, which exists only on this node (of {} nodes)",
                 self.all.len()
             ),
             hint: format!(
@@ -171,7 +171,7 @@ impl ClusterNodes {
     }
 
     fn this_hostname(&self) -> &str {
-        self.all.iter().find(|n| n.id == self.this).map_or("NODE", PlacementNode::hostname)
+        self.all.iter().find(|n| n.id == self.this_id).map_or("NODE", PlacementNode::hostname)
     }
 
     /// Node-local volumes of services that Swarm may move to another node.

@@ -27,7 +27,7 @@ fn no_answer_of_a_manager_causes_a_panic() {
         for service in stack.services.values() {
             convergence::evaluate(&stack, &ServiceGoal::new(&stack, &service.name), Some(service));
             convergence::stall_timeout(&stack, service, Duration::from_secs(60), Some(service));
-            convergence::complaints(&stack, &service.name, |_| false);
+            convergence::task_errors(&stack, &service.name, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));
             let (file, networks) = (json!({"services": {"a": {"image": "a"}}}), BTreeMap::new());

@@ -30,8 +30,8 @@ pub struct StackProxy {
     config: String,
 }
 
-/// Greatest age of an address at its use: well below Swarm's 2 s. In an update, 5 s lost 18 of 839 requests, Caddy's default
-/// of a minute lost 151 of 1,895, and 1 s or less lost none.
+/// Longest time for which a proxy may cache an address: well below Swarm's 2 s. In an update, 5 s lost 18 of 839
+/// requests, Caddy's default of a minute lost 151 of 1,895, and 1 s or less lost none.
 const MAX_ADDRESS_AGE: Duration = Duration::from_secs(1);
 
 /// Time between the removal of a task from the DNS and its stop (moby `daemon/cluster/executor/container/controller.go`).
@@ -73,7 +73,7 @@ impl StackProxy {
         let mut text: Vec<String> = files.iter().filter_map(|(_, source)| read(source)).collect();
         text.extend(["command", "entrypoint"].iter().flat_map(|key| words(&service[*key])));
         // Traefik's settings by environment variable: `TRAEFIK_PROVIDERS_SWARM_REFRESHSECONDS`.
-        let variables = as_labels(&service["environment"]).into_iter();
+        let variables = as_strings(&service["environment"]).into_iter();
         text.extend(variables.map(|(name, value)| format!("{}={value}", name.replace('_', "."))));
         Some(StackProxy { service: name.into(), kind, config: text.join("\n") })
     }
@@ -105,7 +105,7 @@ impl StackProxy {
             }
             ProxyKind::Traefik => {
                 let labels = [&definition["deploy"]["labels"], &definition["labels"]];
-                let found = labels.iter().find_map(|l| traefik::request_from_labels(&as_labels(l)));
+                let found = labels.iter().find_map(|l| traefik::request_from_labels(&as_strings(l)));
                 found
                     .map(|(host, path)| PublicRoute { host, path, ..PublicRoute::at(80, false) })
                     .into_iter()
@@ -126,15 +126,15 @@ impl StackProxy {
     /// Requests that the proxy loses when a service behind it is updated; `definition` is that service in the file.
     pub fn risks(&self, service: &str, definition: &Value) -> Vec<Risk> {
         let risks = match self.kind {
-            ProxyKind::Caddy => self.caddy(service),
-            ProxyKind::Haproxy => self.haproxy(service),
-            ProxyKind::Nginx => self.nginx(service, definition),
+            ProxyKind::Caddy => self.caddy_risks(service),
+            ProxyKind::Haproxy => self.haproxy_risks(service),
+            ProxyKind::Nginx => self.nginx_risks(service, definition),
             ProxyKind::NginxProxy => vec![(
                 "swarm-nginx-proxy",
                 "nginx-proxy sees only the containers of its own node, and sends requests to a task until the task is dead".into(),
                 "use Caddy, HAProxy or Traefik's swarm provider in a Swarm".into(),
             )],
-            ProxyKind::Traefik => self.traefik(service, definition),
+            ProxyKind::Traefik => self.traefik_risks(service, definition),
         };
         let to_risk = |(rule, message, fix): ProxyRisk| {
             Risk::grave(rule, format!("`{}` in front of `{service}`: {message}", self.service), fix)
@@ -142,7 +142,7 @@ impl StackProxy {
         risks.into_iter().map(to_risk).collect()
     }
 
-    fn caddy(&self, service: &str) -> Vec<ProxyRisk> {
+    fn caddy_risks(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
         let looks_up = self.has_line(&["dynamic", "a"]) || self.has_line(&["dynamic", "srv"]);
         let refresh = self.value("refresh").and_then(|v| humantime::parse_duration(v).ok());
@@ -169,7 +169,7 @@ impl StackProxy {
         risks
     }
 
-    fn haproxy(&self, service: &str) -> Vec<ProxyRisk> {
+    fn haproxy_risks(&self, service: &str) -> Vec<ProxyRisk> {
         let mut risks = Vec::new();
         let looks_up = self.has_line(&["server-template"])
             || self.lines().any(|l| is_server(l) && has_word(l, "resolvers"));
@@ -187,7 +187,7 @@ impl StackProxy {
         if time("timeout", "resolve").is_some_and(|every| every > MAX_ADDRESS_AGE) {
             risks.push((
                 "swarm-haproxy-resolve",
-                "HAProxy resolves addresses less often than the 2 s that a removed task lives".into(),
+                "HAProxy caches addresses for longer than the 2 s that a removed task lives".into(),
                 "set `timeout resolve 500ms`".into(),
             ));
         }
@@ -203,9 +203,9 @@ impl StackProxy {
         risks
     }
 
-    /// nginx resolves a name in its configuration once, at its start, and a name in a variable again and again. A virtual
+    /// nginx resolves a plain name once, at its start, and a name in a variable repeatedly. A virtual
     /// IP never changes.
-    fn nginx(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
+    fn nginx_risks(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
         let is_dnsrr = definition["deploy"]["endpoint_mode"].as_str() == Some("dnsrr");
         let tasks = format!("tasks.{service}");
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
@@ -245,7 +245,7 @@ impl StackProxy {
         )]
     }
 
-    fn traefik(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
+    fn traefik_risks(&self, service: &str, definition: &Value) -> Vec<ProxyRisk> {
         let config = self.config.to_lowercase();
         let has = |texts: &[&str]| texts.iter().any(|text| config.contains(text));
         let is_swarm = has(&["providers.swarm", "swarmmode=true", "swarmmode: true", "swarm:"]);
@@ -321,8 +321,8 @@ fn nginx_listen(line: &str) -> Option<PublicRoute> {
     (!words.contains(&"ssl")).then(|| PublicRoute::at(port, false))
 }
 
-/// Labels in the long form of a resolved file.
-fn as_labels(value: &Value) -> BTreeMap<String, String> {
+/// Labels or variables as strings, from the long form of a resolved file.
+fn as_strings(value: &Value) -> BTreeMap<String, String> {
     let pairs = value.as_object().into_iter().flatten();
     let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), String::from);
     pairs.map(|(k, v)| (k.clone(), text(v).replace("$$", "$"))).collect()

@@ -8,12 +8,12 @@ use super::proxy_config::StackProxy;
 use crate::proxy::public_route::PublicRoute;
 use crate::witness::UrlCandidates;
 
-/// Addresses of the nodes that publish a port of a service, by the service and whether the port has mode `host`. Each node
-/// has its alternative addresses, best first.
+/// Looks up the nodes that publish a port of a service. The arguments are the service, and true for a port of mode
+/// `host`. The result has the addresses of each node, best first.
 pub type NodeAddresses<'a> = dyn Fn(&str, bool) -> Vec<Vec<IpAddr>> + 'a;
 
 /// Candidate URLs of `services`, each once: at every proxy in front of a service, on every node that publishes a port of the
-/// proxy, or at the service's own port. `overrides` is a host and a path that replace those of the proxy.
+/// proxy, or at the service's own port. `overrides` is `(host, path)`, which replace those of the proxy.
 pub fn url_candidates(
     project: &Value,
     stack: &str,
@@ -26,24 +26,25 @@ pub fn url_candidates(
     for name in services {
         let definition = &project["services"][name];
         let in_front: Vec<&StackProxy> =
-            proxies.iter().filter(|f| f.service != *name && f.routes_to(stack, name, definition)).collect();
+            proxies.iter().filter(|p| p.service != *name && p.routes_to(stack, name, definition)).collect();
         let mut all = Vec::new();
         for proxy in &in_front {
             let ports = published_ports(&project["services"][&proxy.service]);
             let routes = proxy.public_routes(stack, name, definition);
-            let open = routes.iter().find_map(|e| Some((e, *ports.iter().find(|p| p.target == e.port)?)));
-            all.extend(open.map(|(route, port)| (route.clone(), port, proxy.service.as_str())));
+            let published =
+                routes.iter().find_map(|r| Some((r, *ports.iter().find(|p| p.target == r.port)?)));
+            all.extend(published.map(|(route, port)| (route.clone(), port, proxy.service.as_str())));
         }
         if in_front.is_empty() {
             let port = published_ports(definition).first().copied();
             all.extend(port.map(|port| (PublicRoute::at(port.target, false), port, name.as_str())));
         }
         for (route, port, owner) in all {
-            for ways in addresses(owner, port.is_host_mode) {
+            for node_addresses in addresses(owner, port.is_host_mode) {
                 let at = |ip: &IpAddr| {
                     route.witness_url_at(SocketAddr::new(*ip, port.published), overrides.0, overrides.1)
                 };
-                let urls: UrlCandidates = ways.iter().filter_map(at).collect();
+                let urls: UrlCandidates = node_addresses.iter().filter_map(at).collect();
                 if !urls.is_empty() && !candidates.contains(&urls) {
                     candidates.push(urls);
                 }
@@ -68,11 +69,11 @@ fn published_ports(service: &Value) -> Vec<PublishedPort> {
     let number =
         |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok()).and_then(|n| u16::try_from(n).ok());
     let port = |p: &Value| {
-        let is_of_node = p["mode"].as_str() == Some("host");
+        let is_host_mode = p["mode"].as_str() == Some("host");
         Some(PublishedPort {
             target: number(&p["target"])?,
             published: number(&p["published"])?,
-            is_host_mode: is_of_node,
+            is_host_mode,
         })
     };
     tcp.filter_map(port).collect()
@@ -90,14 +91,14 @@ mod tests {
         let proxies: Vec<StackProxy> =
             all.filter_map(|(n, s)| StackProxy::detect(n, s, project, &read)).collect();
         let services: Vec<String> = services.iter().map(|s| s.to_string()).collect();
-        let places = url_candidates(project, "p", &services, &proxies, &here, (None, None));
-        places.iter().flatten().map(|p| p.url.to_string()).collect()
+        let candidates = url_candidates(project, "p", &services, &proxies, &node_addresses, (None, None));
+        candidates.iter().flatten().map(|c| c.url.to_string()).collect()
     }
 
     /// A port of mode `host` is published on two nodes, any other port on this one.
-    fn here(_: &str, is_of_node: bool) -> Vec<Vec<IpAddr>> {
+    fn node_addresses(_: &str, is_host_mode: bool) -> Vec<Vec<IpAddr>> {
         let nodes = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|ip| vec![IpAddr::from(ip)]);
-        if is_of_node { nodes.to_vec() } else { vec![vec![IpAddr::from([127, 0, 0, 1])]] }
+        if is_host_mode { nodes.to_vec() } else { vec![vec![IpAddr::from([127, 0, 0, 1])]] }
     }
 
     #[test]

@@ -52,12 +52,12 @@ pub enum WatchResult {
     Lost(Error),
 }
 
-/// A failed service, with the complaints collected during the watch: Swarm forgets tasks.
+/// A failed service, with the task errors collected during the watch, because Swarm forgets tasks.
 #[derive(Debug)]
 pub struct ServiceFailure {
     pub stack: ObservedStack,
     pub service: String,
-    pub complaints: Vec<String>,
+    pub task_errors: Vec<String>,
     /// The newest task that failed.
     pub task: Option<Task>,
 }
@@ -66,8 +66,8 @@ pub struct ServiceFailure {
 struct WatchProgress {
     /// Time since which each task runs; none for a task that ran before the watch.
     running_since: BTreeMap<String, Option<Instant>>,
-    /// Complaints by service and reason.
-    complaints: BTreeMap<String, BTreeMap<String, String>>,
+    /// Task errors by service and reason.
+    task_errors: BTreeMap<String, BTreeMap<String, String>>,
     failed: BTreeMap<String, Task>,
     best_score: usize,
     improved_at: Instant,
@@ -93,7 +93,7 @@ impl StackWatch<'_> {
         let now = Instant::now();
         let mut progress = WatchProgress {
             running_since: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
-            complaints: BTreeMap::new(),
+            task_errors: BTreeMap::new(),
             failed: BTreeMap::new(),
             best_score: 0,
             improved_at: now,
@@ -170,7 +170,7 @@ impl StackWatch<'_> {
         stack.tasks_of(&goal.service).filter(|t| t.runs()).all(has_stayed_up)
     }
 
-    /// Reports newly running tasks, died tasks and new complaints.
+    /// Reports newly running tasks, tasks that died, and new task errors.
     fn report(&self, stack: &ObservedStack, progress: &mut WatchProgress) {
         for service in self.watched_services(stack) {
             let tasks = || stack.tasks_of(&service.name);
@@ -184,11 +184,11 @@ impl StackWatch<'_> {
                 progress.failed.insert(service.name.clone(), task.clone());
             }
             self.report_running(stack, service, progress);
-            let complaints = progress.complaints.entry(service.name.clone()).or_default();
+            let known = progress.task_errors.entry(service.name.clone()).or_default();
             for (text, reason) in
-                convergence::complaints(stack, &service.name, |task| self.existed_before(task))
+                convergence::task_errors(stack, &service.name, |task| self.existed_before(task))
             {
-                if let Entry::Vacant(entry) = complaints.entry(reason) {
+                if let Entry::Vacant(entry) = known.entry(reason) {
                     self.report.warn(&Warning::TaskNotRunning(text.clone()));
                     entry.insert(text);
                 }
@@ -219,9 +219,9 @@ impl StackWatch<'_> {
 }
 
 fn failure(stack: ObservedStack, service: &str, progress: &WatchProgress) -> Box<ServiceFailure> {
-    let complaints = progress.complaints.get(service).into_iter().flatten();
+    let task_errors = progress.task_errors.get(service).into_iter().flatten();
     Box::new(ServiceFailure {
-        complaints: complaints.map(|(_, text)| text.clone()).collect(),
+        task_errors: task_errors.map(|(_, text)| text.clone()).collect(),
         task: progress.failed.get(service).cloned(),
         service: service.into(),
         stack,

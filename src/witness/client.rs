@@ -37,10 +37,9 @@ pub struct HttpOutcome {
 }
 
 impl WitnessClient {
-    /// Clients for an address, in order. A proxy's certificate is never checked. A URL that the user names is
-    /// checked like in a browser; a second client accepts any certificate, in case the URL's own is not accepted
-    /// before the switch.
-    pub fn all_for(target: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<WitnessClient>> {
+    /// Clients for an address, in order of preference. The certificate of a proxy is never verified, that of a URL set
+    /// by the user is. A second client accepts any certificate, in case the first fails before the switch.
+    pub fn clients_for(target: &WitnessUrl, settings: &WitnessSettings) -> Result<Vec<WitnessClient>> {
         let is_users_https = target.connect.is_none() && target.url.scheme() == "https";
         // This client does not exist on a machine without any trusted authority.
         let strict = is_users_https.then(|| WitnessClient::new(target, settings, true).ok()).flatten();
@@ -254,7 +253,7 @@ EWAqmG74A+jvdq09qqcVhlqgQS6hRANCAASbR1mdGgF0pSF2OJbfAFY711shqf+1
     fn the_certificate_of_the_users_url_counts_and_that_of_a_proxy_does_not() {
         let target = WitnessUrl { url: by_tls(), host: None, connect: None };
         let outcomes = |target: &WitnessUrl| {
-            let clients = WitnessClient::all_for(target, &WitnessSettings::default()).unwrap();
+            let clients = WitnessClient::clients_for(target, &WitnessSettings::default()).unwrap();
             clients.iter().map(|client| client.get().outcome).collect::<Vec<_>>()
         };
         // The second client accepts a certificate that is already not accepted before the switch.

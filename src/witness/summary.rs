@@ -28,7 +28,7 @@ pub struct WitnessSummary {
     pub unanswered: usize,
     /// Probes that were skipped because too many were open.
     pub unsent: usize,
-    /// The longest time without a good answer, from the first good one on.
+    /// Longest time without a good answer, since the first good answer.
     pub longest_gap_ms: Option<u64>,
     pub before: ProbeStats,
     pub during: ProbeStats,
@@ -100,7 +100,7 @@ impl ProbeStats {
     }
 }
 
-/// Shortest of these sorted times that at least `percent` percent of them do not exceed (nearest rank).
+/// Nearest-rank percentile: `percent` percent of the sorted times are at most this long.
 fn percentile(sorted: &[Duration], percent: usize) -> Option<Duration> {
     let rank = (sorted.len() * percent).div_ceil(100);
     sorted.get(rank.max(1) - 1).copied()
@@ -129,7 +129,7 @@ impl fmt::Display for WitnessSummary {
             write!(f, " ({})", self.loss_breakdown())?;
         }
         for (count, description) in
-            [(self.unanswered, "still open"), (self.unsent, "not sent for want of answers")]
+            [(self.unanswered, "still open"), (self.unsent, "skipped because too many were open")]
         {
             if count > 0 {
                 write!(f, ", {count} {description}")?;
@@ -212,7 +212,7 @@ pub mod tests {
         assert_eq!(WitnessSummary::new(&[], None), WitnessSummary::default());
         assert_eq!(WitnessSummary::default().to_string(), "0 sent, 0 lost");
         let more = WitnessSummary { unanswered: 2, unsent: 3, ..WitnessSummary::default() };
-        assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 not sent for want of answers");
+        assert_eq!(more.to_string(), "0 sent, 0 lost, 2 still open, 3 skipped because too many were open");
     }
 
     #[test]

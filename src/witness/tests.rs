@@ -80,14 +80,14 @@ fn until(description: &str, is_done: impl Fn() -> bool) {
     assert_eq!(waited, Ok(WaitResult::Done(())), "{description}");
 }
 
-/// Waits for the objection: losses before the confirmation of the change are counted as lost and are no reason.
-fn objection(witness: &Witness) -> Error {
-    let objection_found = Mutex::default();
-    until("an objection", || {
-        *objection_found.lock().unwrap() = witness.objection();
-        objection_found.lock().unwrap().is_some()
+/// Waits for a reason for a rollback. Losses before the confirmation of the change are counted, but are no reason.
+fn wait_for_rollback_reason(witness: &Witness) -> Error {
+    let found = Mutex::default();
+    until("a reason for a rollback", || {
+        *found.lock().unwrap() = witness.rollback_reason();
+        found.lock().unwrap().is_some()
     });
-    objection_found.into_inner().unwrap().unwrap()
+    found.into_inner().unwrap().unwrap()
 }
 
 fn finish_one(witness: &Witness) -> ProbeReport {
@@ -101,7 +101,7 @@ fn no_url_is_probed_before_the_start() {
     let witness = Witness::default();
     witness.rotation_change().confirm();
     drop(witness.instance_stop());
-    assert_eq!((witness.objection(), witness.finish()), (None, vec![]));
+    assert_eq!((witness.rollback_reason(), witness.finish()), (None, vec![]));
 }
 
 #[test]
@@ -120,23 +120,23 @@ fn the_answers_of_a_url_are_counted_until_the_end() {
 }
 
 #[test]
-fn losses_after_a_change_of_the_rotation_are_an_objection_once() {
+fn losses_after_a_change_of_the_rotation_are_a_rollback_reason_once() {
     let server = Server::new(200, "");
     let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     let change = witness.rotation_change();
     server.answer(502);
-    assert_eq!(witness.objection(), None);
+    assert_eq!(witness.rollback_reason(), None);
     change.confirm();
-    let error = objection(&witness);
+    let error = wait_for_rollback_reason(&witness);
     assert!(error.message.contains("(502 ×") && error.message.contains("none of "), "{error}");
-    assert_eq!(witness.objection(), None, "it was reported");
+    assert_eq!(witness.rollback_reason(), None, "it was reported");
     server.answer(200);
     witness.rotation_change().confirm();
     let good = |w: &RunningWitness| w.count().sent - w.count().lost;
     let before = good(&witness);
     until("good answers", || good(&witness) > before + BURST);
-    assert_eq!(witness.objection(), None);
+    assert_eq!(witness.rollback_reason(), None);
     let ProbeReport { summary, switch, .. } = finish_one(&witness);
     assert!(switch.is_some() && summary.before.lost == 0 && summary.after.sent >= BURST, "{summary:?}");
 }
@@ -180,19 +180,19 @@ fn the_first_address_that_answers_without_a_redirect_is_chosen() {
 }
 
 #[test]
-fn ignored_losses_are_no_objection() {
+fn ignored_losses_are_no_rollback_reason() {
     let server = Server::new(200, "");
     let witness = started(&[vec![server.address()]]);
     witness.wait_for_answers(LONG, &StopSignal::default()).unwrap();
     let change = witness.rotation_change();
     server.answer(502);
     change.confirm();
-    objection(&witness);
+    wait_for_rollback_reason(&witness);
     server.answer(200);
     let all = witness.count().sent;
     until("what was under way has ended", || witness.count().sent > all + BURST);
     witness.ignore_losses_so_far();
-    assert_eq!(witness.objection(), None);
+    assert_eq!(witness.rollback_reason(), None);
     server.answer(502);
-    until("more losses", || witness.objection().is_some());
+    until("more losses", || witness.rollback_reason().is_some());
 }

@@ -57,8 +57,9 @@ impl ChangeLog {
         Some(all.first()?.start..all.last()?.end)
     }
 
-    /// True for a probe that shows how the instances in rotation answer since the last change.
-    fn counts(&self, sample: &Sample) -> bool {
+    /// True for a probe that was sent after the last change of the rotation. While an instance stops, only answers of the
+    /// app itself count.
+    fn is_relevant(&self, sample: &Sample) -> bool {
         let last = self.routes.last().is_some_and(|r| sample.at >= r.end);
         let is_outside = |stop: &Range<Duration>| sample.end() < stop.start || sample.at >= stop.end;
         last && (is_from_app(sample.outcome) || self.stops.iter().all(is_outside))
@@ -76,7 +77,7 @@ fn is_from_app(outcome: ProbeOutcome) -> bool {
 pub fn loss_evidence<'s>(samples: &'s [Sample], changes: &ChangeLog) -> Option<LossEvidence<'s>> {
     let first = changes.routes.first()?.start;
     let before = LossTally::count(samples.iter().filter(|s| s.at < first));
-    let mut since: Vec<&Sample> = samples.iter().filter(|s| changes.counts(s)).collect();
+    let mut since: Vec<&Sample> = samples.iter().filter(|s| changes.is_relevant(s)).collect();
     since.sort_by_key(|s| s.at);
     since.drain(..since.len().saturating_sub(WINDOW));
     let after = LossTally::count(since.iter().copied());
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn two_losses_since_the_switch_go_back_and_one_does_not() {
+    fn two_losses_since_the_switch_cause_a_rollback_and_one_does_not() {
         let good = "0+5 1; 500+5 1;";
         assert_eq!(rollback_reason(&format!("{good} 1100+5 2; 1200+5 2"), &once()), None);
         assert_eq!(rollback_reason(&format!("{good} 1100+5 x500; 1200+5 2; 1300+5 2"), &once()), None);

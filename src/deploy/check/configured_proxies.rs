@@ -55,7 +55,7 @@ pub fn find(
 /// files.
 fn command_of(service: &Service, image: Option<&Image>) -> (String, Vec<String>) {
     let from_image = image.map(|i| i.config.clone()).unwrap_or_default();
-    let mut words = service.process.words(&from_image.entrypoint, &from_image.cmd);
+    let mut words = service.process.command_line(&from_image.entrypoint, &from_image.cmd);
     if image.is_none() && service.process.entrypoint.is_none() {
         return (String::new(), words);
     }
@@ -125,7 +125,7 @@ impl ConfiguredProxies {
     }
 
     /// A proxy with an unknown configuration shares a network with the service.
-    pub fn may_front(&self, service: &Service) -> bool {
+    pub fn may_route_to(&self, service: &Service) -> bool {
         let reaches = |configured: &ConfiguredProxy| {
             service.networks.iter().any(|n| configured.proxy.container().networks().any(|o| o == n))
         };

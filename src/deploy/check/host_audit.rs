@@ -1,4 +1,4 @@
-//! Audit of the host: versions, and memory for two generations.
+//! Audit of the host: versions, and memory for old and new instances together.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::docker::inspect::Container;
 use crate::model::CommandSpec;
 
 impl ProjectCheck<'_> {
-    /// Findings on versions and memory. Each item of `instances` is a service with its running and starting instances.
+    /// Findings on versions and memory. Each item of `instances` is a service, with the number of its running and of
+    /// its starting instances.
     pub fn audit_host(&self, instances: Vec<(String, u64, u64)>) -> Result<Vec<Finding>> {
         let compose = self.docker().compose_version()?;
         if self.containers.is_none() {
@@ -29,7 +30,7 @@ impl ProjectCheck<'_> {
         let demands: Vec<MemoryDemand> = demands.collect();
         let is_remote = self.docker().engine_address().is_remote();
         let meminfo = std::fs::read_to_string("/proc/meminfo").ok().filter(|_| !is_remote);
-        let available = meminfo.and_then(|text| memory::parse_available(&text));
+        let available = meminfo.and_then(|text| memory::parse_meminfo(&text));
         findings.extend(memory::finding(&demands, HostMemory { total: host.memory, available }));
         Ok(findings)
     }
@@ -46,7 +47,7 @@ impl ProjectCheck<'_> {
         let mut largest: BTreeMap<String, u64> = BTreeMap::new();
         for (id, text) in &stats {
             let service = by_id.get(id.as_str()).and_then(|c| c.compose()).map(|(_, s)| s.to_string());
-            if let (Some(service), Some(bytes)) = (service, memory::parse_used(text)) {
+            if let (Some(service), Some(bytes)) = (service, memory::parse_docker_stats(text)) {
                 let max = largest.entry(service).or_default();
                 *max = bytes.max(*max);
             }
@@ -55,11 +56,10 @@ impl ProjectCheck<'_> {
     }
 }
 
-/// Measured or reserved memory takes precedence over a limit.
+/// Memory that one instance needs. A limit counts only while no instance runs, because then nothing is measured.
 fn memory_need(process: &CommandSpec, used: Option<u64>) -> Option<MemoryNeed> {
     let measured = used.max(process.memory_reserved).map(MemoryNeed::Measured);
     match (process.memory_limit.map(MemoryNeed::Limit), used) {
-        // Without a running instance only the limit is known.
         (Some(limit), None) => Some(limit),
         (limit, _) => measured.or(limit),
     }

@@ -33,30 +33,29 @@ impl ProjectCheck<'_> {
             Some(all) => observe::proxies_of(self.docker(), project, target, all, &self.proxies)?,
             None => Vec::new(),
         };
-        let fronts = |p: &dyn Proxy| services.iter().any(|s| p.routes_to(&backend(project, s)));
-        let planned =
-            self.configured_proxies.known().filter(|p| running.is_empty() && fronts(p.as_ref())).cloned();
-        let planned: Vec<_> = planned.collect();
-        let perhaps = services.iter().any(|s| self.configured_proxies.may_front(s));
+        let routes = |p: &dyn Proxy| services.iter().any(|s| p.routes_to(&backend(project, s)));
+        let configured =
+            self.configured_proxies.known().filter(|p| running.is_empty() && routes(p.as_ref())).cloned();
+        let configured: Vec<_> = configured.collect();
+        let may_have_another = services.iter().any(|s| self.configured_proxies.may_route_to(s));
         Ok(TargetProxies {
-            may_have_another: perhaps && running.is_empty() && planned.is_empty(),
+            may_have_another: may_have_another && running.is_empty() && configured.is_empty(),
             running,
-            configured: planned,
+            configured,
         })
     }
 
-    /// Findings for which the proxies would refuse a deploy, or warn.
+    /// Adds the refusals and warnings that a deploy would get from the proxies.
     pub fn audit_proxies(
         &self,
         reader: &TargetReader,
         proxies: &TargetProxies,
-        (starting, beside): (usize, Vec<String>),
+        (starting, names_in_same_run): (usize, Vec<String>),
         audit_report: &mut AuditReport,
     ) -> Result<()> {
         let target = reader.target;
         let backends = reader.backends(self.containers());
-        let shape =
-            RolloutShape { names_in_same_run: beside, ..self.rollout_shape(reader, &backends, starting) };
+        let shape = RolloutShape { names_in_same_run, ..self.rollout_shape(reader, &backends, starting) };
         for proxy in proxies.all() {
             let proxy = proxy.as_ref();
             let mut risks = proxy.advice(&backends);
@@ -68,9 +67,9 @@ impl ProjectCheck<'_> {
                     continue;
                 }
             }
-            let is_planned =
+            let is_configured =
                 proxies.configured.iter().any(|p| p.container().name() == proxy.container().name());
-            let prepared = if is_planned {
+            let prepared = if is_configured {
                 let present = self.instances_before(target);
                 proxy.foresee(&|path| self.configured_proxies.mounted_file(proxy, path), &shape, present)
             } else {

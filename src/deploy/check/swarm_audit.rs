@@ -38,7 +38,7 @@ pub fn audit(
         audit_report.findings.push(Finding::from_risk(Scope::service(&name), risk));
     }
     let mut refusals = std::mem::take(&mut file.refusals);
-    refusals.extend(swarm_deploy::refuse_one_shots(project));
+    refusals.extend(swarm_deploy::job_refusals(project));
     if let Some(nodes) = &nodes {
         let folder = request.folder.canonicalize().unwrap_or_default();
         refusals.extend(nodes.refusals(&file, &local_images(&file, &image)?, &folder));

@@ -23,7 +23,7 @@ pub struct PreparedStack {
     /// Project with exact images and with the names of its configs and secrets. A later change of files or tags does not
     /// affect it.
     pub recorded: ResolvedProject,
-    pub resolve: ResolveImage,
+    pub resolve_image: ResolveImage,
     /// Configs and secrets to create, with their names.
     pub missing_objects: Vec<(StackObject, String)>,
     pub nodes: ClusterNodes,
@@ -48,14 +48,14 @@ impl SwarmDeploy<'_> {
         let local = self.pin_images(&mut file, &nodes)?;
         let folder = self.request.folder.canonicalize().unwrap_or_default();
         let mut refusals = std::mem::take(&mut file.refusals);
-        refusals.extend(super::refuse_one_shots(&self.request.project));
+        refusals.extend(super::job_refusals(&self.request.project));
         refusals.extend(nodes.refusals(&file, &local, &folder));
         refuse_if_any(source, refusals)?;
         self.warn_of_moved_tags(&file)?;
         let missing = name_objects(self.docker(), &mut file)?;
         Ok(PreparedStack {
             recorded: self.project_to_record(&file),
-            resolve: self.resolve_mode(&file),
+            resolve_image: self.resolve_mode(&file),
             file,
             missing_objects: missing,
             nodes,
@@ -189,7 +189,7 @@ impl SwarmDeploy<'_> {
         let now = crate::swarm::watch::observe(self.docker(), self.stack_name())?;
         for service in now.services.values() {
             let specs = [Some(&service.spec), service.previous.as_ref()];
-            needed.extend(specs.into_iter().flatten().flat_map(|s| s.objects()).map(String::from));
+            needed.extend(specs.into_iter().flatten().flat_map(|s| s.object_names()).map(String::from));
         }
         for kind in objects::ObjectKind::ALL {
             let objects = self.docker().object_names(self.stack_name(), kind)?;

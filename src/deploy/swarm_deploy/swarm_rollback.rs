@@ -10,7 +10,7 @@ use crate::model::FailureAction;
 use crate::release::RolloutKind;
 use crate::report::Event;
 use crate::swarm::convergence::{Convergence, ServiceGoal, is_port_taken};
-use crate::swarm::observed::{ObservedStack, Spec, StackService};
+use crate::swarm::observed::{ObservedStack, ServiceSpec, StackService};
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, ServiceFailure, WatchResult};
 use crate::wait::StopSignal;
@@ -61,7 +61,7 @@ impl SwarmDeploy<'_> {
         match self.kind {
             RolloutKind::Rollback { .. } => {
                 let broken = Error { exit: Exit::Outage, ..error };
-                (broken.hint("act now: `compose-zd rollback` restores the release before"), false)
+                (broken.hint("act now: `compose-zd rollback` restores the previous release"), false)
             }
             _ => self.roll_back(file, error),
         }
@@ -124,7 +124,7 @@ impl SwarmDeploy<'_> {
     /// Error for a service that another update changed. compose-zd rolls back neither that update nor the other services.
     fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
         let (name, service) = (self.stack_name(), &failure.service);
-        let sent = self.sent.borrow();
+        let sent = self.sent_goals.borrow();
         let goal = sent.iter().find(|goal| goal.service == *service);
         let sent_image = goal
             .and_then(|goal| goal.sent.as_ref())
@@ -177,7 +177,7 @@ impl SwarmDeploy<'_> {
                 format!("{running} of {desired} tasks run the new version; no progress for {after:.0}s")
             }
         };
-        let hint = if failure.complaints.iter().any(|complaint| is_port_taken(complaint)) {
+        let hint = if failure.task_errors.iter().any(|complaint| is_port_taken(complaint)) {
             "free the port on that node (`ss -ltnp` shows its owner), or publish another one"
         } else {
             "give tasks more time to get ready with `--health-deadline`"
@@ -189,14 +189,14 @@ impl SwarmDeploy<'_> {
     /// Adds the complaints of Swarm and the last log lines of a failed task. Adds the newest complaint to the message itself,
     /// because the release records the message as its reason.
     fn with_complaints(&self, error: Error, failure: &ServiceFailure) -> Error {
-        let message = match failure.complaints.last() {
+        let message = match failure.task_errors.last() {
             Some(newest) if !error.message.contains(newest.as_str()) => {
                 format!("{} ({newest})", error.message)
             }
             _ => error.message.clone(),
         };
         let error = Error { message, ..error };
-        let others = failure.complaints.iter().rev().skip(1).cloned().collect::<Vec<_>>();
+        let others = failure.task_errors.iter().rev().skip(1).cloned().collect::<Vec<_>>();
         let error = error.detail(&others.join("\n"));
         match failure.task.as_ref().map(|task| (task.name(), self.docker().task_logs(&task.id, 5))) {
             Some((name, Ok(lines))) if !lines.is_empty() => {
@@ -209,10 +209,11 @@ impl SwarmDeploy<'_> {
     /// Services of the file that this deploy changed or created. Leaves out services that another update has changed since,
     /// and jobs, which do not run again.
     fn changed_services<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
-        let sent = self.sent.borrow();
+        let sent = self.sent_goals.borrow();
         let is_overwritten = |s: &StackService| {
             let sent = sent.iter().find(|goal| goal.service == s.name).and_then(|goal| goal.sent.as_ref());
-            sent.is_some_and(|sent| !sent.asks_for_same(&s.spec)) && !s.update_state().starts_with("rollback")
+            sent.is_some_and(|sent| !sent.is_same_request(&s.spec))
+                && !s.update_state().starts_with("rollback")
         };
         let is_sent = |s: &&StackService| file.services.contains(&s.name) && !is_overwritten(s);
         let differs = |s: &&StackService| match self.before.services.get(&s.name) {
@@ -229,7 +230,7 @@ impl SwarmDeploy<'_> {
 
     /// True if the rollback leads to this spec: the spec before the deploy. If an update was unfinished before the deploy, it
     /// is the spec of the last good release.
-    fn is_rollback_target(&self, service: &str, spec: &Spec) -> bool {
+    fn is_rollback_target(&self, service: &str, spec: &ServiceSpec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
         let last_good = self.journal.history.current().and_then(|r| r.services.get(service));
         match last_good.filter(|_| has_unfinished_update(before)) {
@@ -309,7 +310,7 @@ impl SwarmDeploy<'_> {
         let source = format!("release {}", record.number);
         let mut file = StackFile::from_project(&snapshot.text(), &source, &overrides).map_err(Error::from)?;
         refuse_if_any(&source, std::mem::take(&mut file.refusals))?;
-        let stack = self.update_adopted(&file, &watch::observe(self.docker(), self.stack_name())?)?;
+        let stack = self.update_imported(&file, &watch::observe(self.docker(), self.stack_name())?)?;
         if stack.services.is_empty() {
             return Ok(());
         }

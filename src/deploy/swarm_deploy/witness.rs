@@ -77,7 +77,7 @@ impl SwarmDeploy<'_> {
         let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
         let addresses_of = |node: &PlacementNode| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());
-            address.into_iter().chain(local.filter(|_| node.id == nodes.this)).collect()
+            address.into_iter().chain(local.filter(|_| node.id == nodes.this_id)).collect()
         };
         let addresses = |service: &str, is_host_mode: bool| {
             let runs_on = |node: &&PlacementNode| {
@@ -86,7 +86,7 @@ impl SwarmDeploy<'_> {
             };
             // Every node publishes a port of the ingress mesh.
             let is_probed =
-                |node: &&PlacementNode| if is_host_mode { runs_on(node) } else { node.id == nodes.this };
+                |node: &&PlacementNode| if is_host_mode { runs_on(node) } else { node.id == nodes.this_id };
             let by_node = nodes.all.iter().filter(is_probed).map(addresses_of);
             by_node.filter(|addresses| !addresses.is_empty()).collect()
         };

@@ -167,7 +167,7 @@ pub fn host(rule: &str) -> Option<String> {
     (!name.is_empty() && !name.contains(['*', '{'])).then(|| name.into())
 }
 
-/// A label with different values in two generations that define the same object: its name and both values.
+/// A label with different values in old and new instances that define the same object: its name and both values.
 /// Traefik drops such an object altogether.
 /// Source: traefik `pkg/provider/merge.go`.
 pub fn conflict(old: &Labels, new: &Labels) -> Option<(String, String, String)> {

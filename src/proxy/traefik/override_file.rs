@@ -179,7 +179,7 @@ impl OverrideFileBuilder<'_> {
         names.collect::<Vec<_>>().join(",")
     }
 
-    /// Copies of the middlewares. Traefik drops the original ones while two generations define them
+    /// Copies of the middlewares. Traefik drops the original ones while old and new instances define them
     /// differently.
     fn middlewares(&self) -> Mapping {
         let mut middlewares: Mapping = Mapping::new();

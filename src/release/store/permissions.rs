@@ -1,5 +1,5 @@
-//! Permissions of the state folder. The folder is for its owner alone, or for the group that its owner shares it
-//! with, and root trusts no other user's files.
+//! Permissions of the state folder. Only its owner can use the folder, or also a group that the owner shares it
+//! with. Root uses no files of other users.
 
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::shell;
 
 /// True for a folder that only compose-zd uses. A folder named with `--state-dir` may be the user's own and keeps its
-/// permissions; secrets are in folders below it, which are always ours.
+/// permissions; secrets are in folders below it, which only compose-zd uses.
 pub fn is_own_folder(state_dir: &Path) -> bool {
     let name = state_dir.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with(".compose-zd") || name.starts_with('@')

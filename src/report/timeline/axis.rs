@@ -16,14 +16,14 @@ impl TimeAxis {
         self.left + self.width * (at.as_secs_f64() / whole).min(1.0)
     }
 
-    /// Round times: 0 and at most `most` more.
-    pub fn ticks(&self, most: usize) -> Vec<Duration> {
+    /// Ticks at round times: 0, and at most `max` others.
+    pub fn ticks(&self, max: usize) -> Vec<Duration> {
         let steps =
             [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
         let end = self.end.as_secs_f64();
-        let fits = |step: &&f64| end / **step <= most as f64;
-        // A longer rollout gets equal parts.
-        let step = steps.iter().find(fits).copied().unwrap_or(end / most.max(1) as f64);
+        let fits = |step: &&f64| end / **step <= max as f64;
+        // A rollout too long for these steps is divided into equal parts.
+        let step = steps.iter().find(fits).copied().unwrap_or(end / max.max(1) as f64);
         let count = (end / step).floor() as usize;
         (0..=count).map(|n| Duration::from_secs_f64(n as f64 * step)).collect()
     }
@@ -48,11 +48,11 @@ fn one_decimal(number: f64) -> String {
     text.strip_suffix(".0").map_or(text.clone(), String::from)
 }
 
-/// Height of a latency on a logarithmic scale, from 0 (1 ms or less) to 1 (`most`). A reload of 30 ms and a timeout of
-/// 5 s are both visible.
-pub fn log_height(took: Duration, most: Duration) -> f64 {
+/// Height of a latency on a logarithmic scale, from 0 (1 ms or less) to 1 (`max`). So a reload of 30 ms and a timeout
+/// of 5 s are both visible.
+pub fn log_height(took: Duration, max: Duration) -> f64 {
     let log = |time: Duration| (time.as_secs_f64() * 1000.0).max(1.0).log10();
-    (log(took) / log(most).max(0.001)).min(1.0)
+    (log(took) / log(max).max(0.001)).min(1.0)
 }
 
 #[cfg(test)]
@@ -65,9 +65,9 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_fit_the_axis() {
-        let ticks = |end: u64, most| {
+        let ticks = |end: u64, max| {
             let axis = TimeAxis { left: 0.0, width: 100.0, end: ms(end) };
-            axis.ticks(most).into_iter().map(label).collect::<Vec<_>>().join(", ")
+            axis.ticks(max).into_iter().map(label).collect::<Vec<_>>().join(", ")
         };
         assert_eq!(ticks(6300, 8), "0 s, 1 s, 2 s, 3 s, 4 s, 5 s, 6 s");
         assert_eq!(ticks(6300, 4), "0 s, 2 s, 4 s, 6 s");

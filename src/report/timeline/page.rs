@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::axis::{label, two_decimals};
-use super::svg::{DESKTOP, PHONE, class_of, draw};
+use super::svg::{DESKTOP, PHONE, css_class, draw};
 use super::{Timeline, spans};
 use crate::report::record::EventRecord;
 use crate::report::text::printable;
@@ -60,9 +60,9 @@ pub fn page(records: &[EventRecord]) -> String {
 /// Colours that occur in the drawing.
 fn legend(timeline: &Timeline) -> String {
     let used =
-        |phase: &&InstancePhase| timeline.tracks.iter().any(|t| t.spans.iter().any(|(_, p)| p == *phase));
+        |phase: &&InstancePhase| timeline.tracks.iter().any(|t| t.phases.iter().any(|(_, p)| p == *phase));
     let item = |phase: &InstancePhase| {
-        format!("<span><i class=\"{}\"></i>{}</span>", class_of(*phase), phase.label())
+        format!("<span><i class=\"{}\"></i>{}</span>", css_class(*phase), phase.label())
     };
     let items: Vec<String> = PHASES.iter().filter(used).map(item).collect();
     format!("<p class=\"key\">{}</p>\n", items.join(" "))

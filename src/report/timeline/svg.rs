@@ -1,4 +1,4 @@
-//! The drawing, which the page has twice: for desktop and for phone.
+//! SVG drawing of a timeline. The page has two: one for desktops and one for phones.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::report::timeline_model::{InstancePhase, InstanceTrack};
 #[derive(Debug, Clone, Copy)]
 pub struct SvgLayout {
     pub width: f64,
-    /// Names are to the left of their bars, else above them.
+    /// True if names are to the left of their bars, false if above.
     pub names_beside_bars: bool,
     /// Maximum number of ticks.
     pub ticks: usize,
@@ -33,7 +33,7 @@ const LETTER_WIDTH: f64 = 7.0;
 const MAX_NAME_LETTERS: usize = 24;
 
 impl SvgLayout {
-    fn row(&self) -> f64 {
+    fn row_height(&self) -> f64 {
         if self.names_beside_bars { BAR_HEIGHT + GAP } else { TEXT_HEIGHT + 4.0 + BAR_HEIGHT + GAP }
     }
 
@@ -47,10 +47,10 @@ impl SvgLayout {
     }
 }
 
-/// The whole drawing as an `svg` element of this class.
+/// Draws the timeline as an `svg` element with this CSS class.
 pub fn draw(timeline: &Timeline, layout: SvgLayout, class: &str) -> String {
     let axis = layout.axis(timeline);
-    let bars = TOP_MARGIN + layout.row() * timeline.tracks.len() as f64;
+    let bars = TOP_MARGIN + layout.row_height() * timeline.tracks.len() as f64;
     let witness = if timeline.dots.is_empty() { 0.0 } else { WITNESS_HEIGHT + 2.0 * GAP + TEXT_HEIGHT };
     let bottom = bars + witness;
     let (width, height) = (layout.width, bottom + 24.0);
@@ -58,19 +58,19 @@ pub fn draw(timeline: &Timeline, layout: SvgLayout, class: &str) -> String {
         "<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n",
         escape(&format!("timeline of {}; the table below has the same contents", timeline.title))
     );
-    grid(&mut svg, &axis, bottom, layout.ticks);
-    markers(&mut svg, timeline, &axis, bottom);
+    draw_grid(&mut svg, &axis, bottom, layout.ticks);
+    draw_markers(&mut svg, timeline, &axis, bottom);
     for (n, track) in timeline.tracks.iter().enumerate() {
-        row(&mut svg, track, &axis, (TOP_MARGIN + layout.row() * n as f64, layout), timeline.end);
+        draw_row(&mut svg, track, &axis, (TOP_MARGIN + layout.row_height() * n as f64, layout), timeline.end);
     }
     if !timeline.dots.is_empty() {
-        dots(&mut svg, &timeline.dots, &axis, bars + TEXT_HEIGHT + GAP);
+        draw_dots(&mut svg, &timeline.dots, &axis, bars + TEXT_HEIGHT + GAP);
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
+fn draw_grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
     for at in axis.ticks(ticks) {
         let x = axis.x(at);
         let _ = writeln!(
@@ -83,8 +83,8 @@ fn grid(svg: &mut String, axis: &TimeAxis, bottom: f64, ticks: usize) {
 }
 
 /// Vertical lines across all bars. A label is left out if it would overlap the previous one.
-fn markers(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) {
-    let mut free = 0.0;
+fn draw_markers(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) {
+    let mut free_from = 0.0;
     for marker in &timeline.markers {
         let x = axis.x(marker.at);
         let _ = writeln!(
@@ -95,21 +95,21 @@ fn markers(svg: &mut String, timeline: &Timeline, axis: &TimeAxis, bottom: f64) 
         );
         let half = marker.label.len() as f64 * LETTER_WIDTH / 2.0;
         let middle = x.clamp(half, axis.left + axis.width + 20.0 - half);
-        if middle - half >= free {
+        if middle - half >= free_from {
             let _ = writeln!(svg, "<text class=\"what\" x=\"{middle:.1}\" y=\"14\">{}</text>", marker.label);
-            free = middle + half + GAP;
+            free_from = middle + half + GAP;
         }
     }
 }
 
-fn row(
+fn draw_row(
     svg: &mut String,
     track: &InstanceTrack,
     axis: &TimeAxis,
     (top, layout): (f64, SvgLayout),
     end: Duration,
 ) {
-    let name = escape(&short(&track.name));
+    let name = escape(&shortened(&track.name));
     let (bar, baseline, x) = if layout.names_beside_bars {
         (top, top + BAR_HEIGHT - 4.0, 4.0)
     } else {
@@ -128,7 +128,7 @@ fn row(
         let _ = writeln!(
             svg,
             "<rect class=\"{}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"2\"><title>{} {}: {} to {}</title></rect>",
-            class_of(phase),
+            css_class(phase),
             escape(&track.name),
             phase.label(),
             axis::label(from),
@@ -138,7 +138,7 @@ fn row(
 }
 
 /// Latencies on a logarithmic scale, 1 ms at the bottom; lost requests are crosses at the top.
-fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
+fn draw_dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
     let longest = dots.iter().map(|d| d.took).max().unwrap_or_default().max(Duration::from_millis(100));
     let y = |took| top + WITNESS_HEIGHT - WITNESS_HEIGHT * axis::log_height(took, longest);
     for (n, ms) in [1u64, 10, 100, 1000, 10_000].into_iter().enumerate() {
@@ -150,11 +150,11 @@ fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
                 "<line class=\"grid\" x1=\"{:.1}\" x2=\"{to:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
                 axis.left
             );
-            let words = if ms < 1000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) };
-            let words = if n == 0 { format!("{words} witness") } else { words };
+            let label = if ms < 1000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) };
+            let label = if n == 0 { format!("{label} witness") } else { label };
             let _ = writeln!(
                 svg,
-                "<text class=\"level\" x=\"{:.1}\" y=\"{:.1}\">{words}</text>",
+                "<text class=\"level\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>",
                 axis.left + 3.0,
                 y - 3.0
             );
@@ -168,10 +168,10 @@ fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
                     writeln!(svg, "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{:.1}\" r=\"2\"/>", y(dot.took));
             }
             Some(outcome) => {
-                let (l, r, a, b) = (x - 4.0, x + 4.0, top - 4.0, top + 4.0);
+                let (left, right, upper, lower) = (x - 4.0, x + 4.0, top - 4.0, top + 4.0);
                 let _ = writeln!(
                     svg,
-                    "<path class=\"lost\" d=\"M{l:.1} {a:.1}L{r:.1} {b:.1}M{l:.1} {b:.1}L{r:.1} {a:.1}\"><title>lost at {}: {}</title></path>",
+                    "<path class=\"lost\" d=\"M{left:.1} {upper:.1}L{right:.1} {lower:.1}M{left:.1} {lower:.1}L{right:.1} {upper:.1}\"><title>lost at {}: {}</title></path>",
                     axis::label(dot.at),
                     escape(outcome)
                 );
@@ -180,7 +180,7 @@ fn dots(svg: &mut String, dots: &[SampleDot], axis: &TimeAxis, top: f64) {
     }
 }
 
-fn short(name: &str) -> String {
+fn shortened(name: &str) -> String {
     if name.chars().count() > MAX_NAME_LETTERS {
         name.chars().take(MAX_NAME_LETTERS - 1).chain(['…']).collect()
     } else {
@@ -188,8 +188,8 @@ fn short(name: &str) -> String {
     }
 }
 
-/// The CSS class of a phase.
-pub fn class_of(phase: InstancePhase) -> &'static str {
+/// CSS class of a phase.
+pub fn css_class(phase: InstancePhase) -> &'static str {
     match phase {
         InstancePhase::OutOfRotation => "out-of-rotation",
         InstancePhase::Created => "created",

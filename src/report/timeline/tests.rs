@@ -127,7 +127,7 @@ fn a_swarm_task_that_exited_is_not_in_rotation_until_the_next_one_runs() {
         runs(1),
     ]));
     assert_eq!(timeline.tracks.len(), 1);
-    let phases: Vec<_> = timeline.tracks[0].spans.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
+    let phases: Vec<_> = timeline.tracks[0].phases.iter().map(|(at, phase)| (at.as_secs(), *phase)).collect();
     assert_eq!(
         phases,
         [(0, InstancePhase::InRotation), (1, InstancePhase::Failed), (2, InstancePhase::InRotation)]

@@ -91,13 +91,13 @@ fn the_stall_timeout_covers_every_wait_of_swarm() {
     let taken = stack("pending", "no suitable node (host-mode port already in use on 1 node)");
     assert_eq!(timeout(&taken, true), 60, "waiting does not help");
     assert_eq!(timeout(&taken, false), 60 + 5 + 2 + 10 + 60, "its own task may have it");
-    assert_eq!(complaints(&taken, "app", |_| false).len(), 1);
+    assert_eq!(task_errors(&taken, "app", |_| false).len(), 1);
     let own = stack_of("pending", taken.tasks[0].error.as_str());
-    assert!(complaints(&own, "app", |_| false).is_empty());
+    assert!(task_errors(&own, "app", |_| false).is_empty());
 }
 
 #[test]
-fn only_new_complaints_are_reported_each_reason_once() {
+fn only_new_task_errors_are_reported_each_reason_once() {
     let port = |n: u8| {
         let (task, id) = (format!("{n}").repeat(25), format!("{n}").repeat(64));
         format!(
@@ -119,7 +119,7 @@ fn only_new_complaints_are_reported_each_reason_once() {
             (RUNS, RUNS, 2, ""),
         ],
     );
-    let lines: Vec<String> = complaints(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
+    let lines: Vec<String> = task_errors(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
     assert_eq!(
         lines,
         [

@@ -36,7 +36,7 @@ fn a_compose_project_is_converted_for_swarm_with_each_change_named() {
         assert!(changes.contains(&format!("{key}: ")), "no {key} in\n{changes}");
     }
     assert!(changes.contains("TODO services.app.volumes") && changes.contains("/data"), "{changes}");
-    assert!(ResolvedProject::read(&converted.text()).is_ok(), "{}", converted.text());
+    assert!(ResolvedProject::parse(&converted.text()).is_ok(), "{}", converted.text());
 }
 
 #[test]

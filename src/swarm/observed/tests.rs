@@ -15,8 +15,8 @@ const PREVIOUS: &str = r#"{"Name":"demo_vote","Labels":{},"TaskTemplate":{
   "Placement":{},"Networks":[{"Target":"6yrw","Aliases":["vote"]}],"ForceUpdate":0,"Runtime":"container"},
   "Mode":{"Replicated":{"Replicas":5}},"UpdateConfig":{"Parallelism":1},"EndpointSpec":{"Mode":"dnsrr"}}"#;
 
-fn spec(json: &str) -> Spec {
-    Spec::new(&serde_json::from_str(json).unwrap())
+fn spec(json: &str) -> ServiceSpec {
+    ServiceSpec::new(&serde_json::from_str(json).unwrap())
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn the_settings_of_a_spec_are_read() {
     let read = spec(SPEC);
     assert_eq!((read.image(), read.replicas(), read.is_job()), ("app:1@sha256:ab", Some(5), false));
     assert_eq!(read.environment().get("VERSION"), Some(&"2"));
-    assert_eq!(read.update_time("Monitor"), Some(2_000_000_000));
-    assert_eq!(read.stop_grace(), 10_000_000_000);
+    assert_eq!(read.update_config_nanos("Monitor"), Some(2_000_000_000));
+    assert_eq!(read.stop_grace_nanos(), 10_000_000_000);
     let none = spec(r#"{"Name":"x","Mode":{"Replicated":{"Replicas":0}}}"#);
     assert_eq!(none.replicas(), Some(0));
     assert_eq!(spec(r#"{"Name":"x","Mode":{"Global":{}}}"#).replicas(), None);

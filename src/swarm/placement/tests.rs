@@ -22,11 +22,11 @@ fn nodes() -> ClusterNodes {
         node("two", "worker", "active"),
         node("three", "worker", "drain"),
     ];
-    ClusterNodes { all, this: "id-one".into() }
+    ClusterNodes { all, this_id: "id-one".into() }
 }
 
 fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
-    let text = ResolvedProject::read(yaml).unwrap().text();
+    let text = ResolvedProject::parse(yaml).unwrap().text();
     let file = StackFile::from_project(&text, "compose.yaml", &StackOverrides::default()).unwrap();
     let set = |nodes: &[&str]| nodes.iter().map(|n| n.to_string()).collect();
     let one = |(service, nodes): &(&str, &[&str])| LocalImage {
@@ -106,7 +106,7 @@ fn a_node_local_volume_is_a_risk_if_the_service_may_move() {
         let yaml = format!(
             "services: {{db: {{image: d, volumes: [{{type: volume, source: v, target: /d}}], {more}}}}}\nvolumes: {{v: {volume}}}"
         );
-        let text = ResolvedProject::read(&yaml).unwrap().text();
+        let text = ResolvedProject::parse(&yaml).unwrap().text();
         nodes().risks(&StackFile::from_project(&text, "f", &StackOverrides::default()).unwrap()).len()
     };
     assert_eq!(risks("", "{name: p_v}"), 1);

@@ -3,7 +3,7 @@ use crate::model::ResolvedProject;
 
 /// Converts a project as `docker compose config` prints it.
 fn convert(yaml: &str, overrides: &StackOverrides) -> (Value, StackFile) {
-    let text = ResolvedProject::read(yaml).unwrap().text();
+    let text = ResolvedProject::parse(yaml).unwrap().text();
     let file = StackFile::from_project(&text, "compose.yaml", overrides).unwrap();
     (serde_json::from_str(&file.text()).unwrap(), file)
 }

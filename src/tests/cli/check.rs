@@ -68,10 +68,10 @@ fn check_prints_one_json_document() {
     let fake = FakeDocker::new();
     fake.service("image: 'app:1', restart: always, container_name: one, healthcheck: {test: [CMD, up]}");
     let output = fake.run("check --output json").code(1).get_output().clone();
-    let sheet: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&sheet["project"], &sheet["ok"]), (&"p".into(), &false.into()));
-    assert_eq!(sheet["services"][0]["verdict"], "no");
-    let finding = &sheet["findings"][0];
+    let audit_report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&audit_report["project"], &audit_report["ok"]), (&"p".into(), &false.into()));
+    assert_eq!(audit_report["services"][0]["verdict"], "no");
+    let finding = &audit_report["findings"][0];
     assert_eq!((&finding["rule"], &finding["service"]), (&"container-name".into(), &"app".into()));
 }
 
@@ -115,13 +115,13 @@ fn check_audits_a_compose_project_for_a_future_swarm() {
         folder.display()
     ));
     let run = fake.run("check --engine swarm --output json").code(1);
-    let sheet: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
-    let found = sheet["findings"].as_array().unwrap().iter().map(|f| f["rule"].as_str().unwrap());
+    let audit_report: Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
+    let found = audit_report["findings"].as_array().unwrap().iter().map(|f| f["rule"].as_str().unwrap());
     let found: Vec<&str> = found.collect();
     for rule in ["swarm-bind", "swarm-registry", "swarm-ignores", "refused"] {
         assert!(found.contains(&rule), "no {rule} in {found:?}");
     }
-    assert_eq!(found.iter().filter(|rule| **rule == "refused").count(), 2, "{sheet:#}");
+    assert_eq!(found.iter().filter(|rule| **rule == "refused").count(), 2, "{audit_report:#}");
     let run = fake.run("init --swarm --print").success();
     let text = String::from_utf8_lossy(&run.get_output().stdout).into_owned();
     for part in ["# services.app.ports: `127.0.0.1`", "file: ./site.conf", "${REGISTRY:?", "engine: swarm"] {

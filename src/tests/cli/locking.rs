@@ -114,7 +114,7 @@ fn the_lock_of_a_dead_run_does_not_block() {
     wait_for_exit(first);
     assert_eq!(count_locks(fake.dir.path()), 1);
     make_ready(&fake);
-    says(&fake.run("deploy app").success(), &["was killed; this run finishes what it left"]);
+    says(&fake.run("deploy app").success(), &["was killed; this run has taken over the lock"]);
     assert_eq!(count_locks(fake.dir.path()), 0);
 }
 
@@ -283,7 +283,7 @@ fn a_killed_run_is_shown_by_status_and_finished_by_recover() {
 }
 
 #[test]
-fn recover_repeats_only_an_unfinished_one_shot() {
+fn recover_repeats_only_an_unfinished_job() {
     let shot = |fake: &FakeDocker| fake.calls().iter().filter(|c| c.contains("run --rm ")).count();
     let project = |fake: &FakeDocker, port: u16| {
         let before = "depends_on: {migrate: {condition: service_completed_successfully}}";
@@ -312,7 +312,7 @@ fn recover_repeats_only_an_unfinished_one_shot() {
     project(&fake, fake.port);
     fake.write("job", "2");
     let mut first = start_run(&fake, "deploy app");
-    wait_until("the one-shot runs", || shot(&fake) == 1);
+    wait_until("the job runs", || shot(&fake) == 1);
     first.kill().unwrap();
     wait_for_exit(first);
     fake.write("job", "0");

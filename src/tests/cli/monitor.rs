@@ -213,7 +213,7 @@ fn after_a_kill_within_the_monitor_the_next_run_finishes_the_window() {
 }
 
 #[test]
-fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_shot_completes() {
+fn an_instance_that_dies_during_a_job_is_rolled_back_at_once_and_the_job_completes() {
     let fake = project_with_default_monitor();
     let health = format!("health: {{path: /up, port: {}}}", fake.port);
     let app = format!("app: {{image: 'app:1', x-zd: {{{health}, after: {{service: warm}}}}}}");
@@ -223,7 +223,7 @@ fn an_instance_that_dies_during_a_one_shot_is_rolled_back_at_once_and_the_one_sh
     deploy.wait_for("running job `warm`");
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
     deploy.wait_for("rolling back");
-    assert!(!fake.path("job-done").exists(), "it goes back while the one-shot runs");
+    assert!(!fake.path("job-done").exists(), "the rollback starts while the job runs");
     let (code, output) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{output}");
     assert!(fake.path("job-done").exists(), "it is waited for");

@@ -416,7 +416,7 @@ fn data_in_an_anonymous_volume_is_never_left_behind_silently() {
 }
 
 #[test]
-fn a_dry_run_names_one_shots_dependencies_and_builds() {
+fn a_dry_run_names_jobs_dependencies_and_builds() {
     let fake = FakeDocker::new();
     let needs = "depends_on: {migrate: {condition: service_completed_successfully}, cache: {condition: service_started}}";
     write_project(&fake, needs, ", migrate: {image: 'app:1'}, cache: {image: 'c:1'}");

@@ -214,7 +214,7 @@ fn status_watch_repeats_until_interrupted() {
 }
 
 #[test]
-fn output_of_a_one_shot_is_an_event() {
+fn output_of_a_job_is_an_event() {
     let fake = FakeDocker::new();
     fake.write(
         "config.yaml",

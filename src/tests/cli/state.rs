@@ -1,4 +1,4 @@
-//! Tests of damaged, foreign or readable state files with each command.
+//! State files that are damaged, belong to another project or engine, or are readable by other users.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -324,7 +324,7 @@ fn state_of_an_earlier_version_is_adopted_by_the_engine_with_its_images() {
     assert!(mark.contains("AB:CD") && fake.path(".compose-zd/p/releases/0002.json").exists(), "{mark}");
 }
 
-/// Compose labels containers of a service with an `env_file` with another hash than `config --hash` prints.
+/// With an `env_file`, the hash in the label of a container differs from that of `config --hash`.
 #[test]
 fn an_unchanged_service_with_an_env_file_is_not_deployed_again() {
     let fake = FakeDocker::new();

@@ -84,7 +84,7 @@ fn a_failed_rollback_is_shown_as_not_serving() {
     fake.run(&format!("deploy app --witness-rate 100 --witness-url {url}")).code(4);
     let (history, status) = (stdout_of(&fake, "history"), stdout_of(&fake, "status"));
     for output in [&history, &status] {
-        assert!(output.contains("release 2 failed, and the release before does not serve"), "{output}");
+        assert!(output.contains("release 2 failed, and the previous release does not serve"), "{output}");
         assert!(!output.contains("(serves)") && !output.contains("killed"), "{output}");
     }
     let row = status.lines().find(|line| line.starts_with("app ")).expect(&status);

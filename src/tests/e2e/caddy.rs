@@ -9,7 +9,7 @@ fn caddy(name: &str) -> TestProject {
     project
 }
 
-/// Files that turn a switch, or mark it for removal.
+/// Files that control a switch, or mark the switch for removal.
 fn switch_files(project: &TestProject) -> String {
     project.exec_in_proxy(&["sh", "-c", "cd /dev/shm/compose-zd && ls -d */on */switched */once 2>/dev/null"])
 }
@@ -32,7 +32,7 @@ fn expect_refusal(name: &str, from: &str, to: &str, output: &str) {
 }
 
 #[test]
-fn a_lacking_caddy_configuration_is_reported_before_any_change() {
+fn an_insufficient_caddy_configuration_is_reported_before_any_change() {
     expect_refusal("cdoff", ":80 {", "{\n admin off\n}\n:80 {", "its admin API does not answer");
     expect_refusal(
         "cdone",
@@ -42,7 +42,7 @@ fn a_lacking_caddy_configuration_is_reported_before_any_change() {
     );
 }
 
-/// Clients with kept connections lose none in later deploys. Each change of the set by one instance is one switch.
+/// Clients that keep their connections lose no request, if all instances are replaced at once or one by one.
 #[test]
 fn later_deploys_behind_caddy_need_no_reload() {
     let project = caddy("cdstays");
@@ -73,9 +73,9 @@ fn without_tuning_the_caddy_configuration_is_restored() {
     assert_eq!((configuration(&project), switch_files(&project)), (before, String::new()));
 }
 
-/// The foreign reload itself may lose requests, so they are not counted.
+/// The foreign reload itself may lose requests, so losses are not counted.
 #[test]
-fn a_foreign_caddy_reload_during_a_deploy_loses_no_request() {
+fn a_foreign_caddy_reload_does_not_break_a_deploy() {
     let project = caddy("cdreload");
     project.up("");
     let before = configuration(&project);
@@ -88,7 +88,7 @@ fn a_foreign_caddy_reload_during_a_deploy_loses_no_request() {
     assert_eq!((configuration(&project), switch_files(&project)), (before, String::new()));
 }
 
-/// Both sides are named in one line. Between deploys, Caddy must try the other side if one is down.
+/// One line names both sides. Between deploys, Caddy must try the other side if one is down.
 #[test]
 fn the_sides_of_a_pair_switch_behind_caddy() {
     let project = caddy("cdpair");

@@ -32,12 +32,12 @@ fn end(child: Child) -> Output {
 /// The broken rules of an output; asserts that the exit code agrees.
 fn rules(name: &str, output: &Output) -> BTreeSet<String> {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let sheet: Value =
+    let audit_report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{name}: {e}: {stderr}"));
-    let findings = sheet["findings"].as_array().unwrap_or_else(|| panic!("{name}: {sheet}"));
+    let findings = audit_report["findings"].as_array().unwrap_or_else(|| panic!("{name}: {audit_report}"));
     let is_no = |f: &Value| f["severity"] == "no";
     let code = i32::from(findings.iter().any(is_no));
-    assert_eq!(output.status.code(), Some(code), "{name}: {sheet}");
+    assert_eq!(output.status.code(), Some(code), "{name}: {audit_report}");
     for finding in findings {
         let fix = finding["hint"].as_str().unwrap_or_default();
         assert!(!fix.is_empty() || !is_no(finding), "{name}: without a fix: {finding}");

@@ -65,7 +65,7 @@ fn a_dynamic_file_pins_the_route_whatever_discovery_does() {
     project.expect_release("app", 1, "1");
     assert_eq!(traefik_files(&project), "");
 
-    // Traefik drops a service that two generations define differently, and its route with it.
+    // Traefik drops a service that old and new instances define differently, and its route with it.
     project.log("--- changed labels lose no request");
     project.set_variables("WARMUP=0");
     project.write_override(&format!("services: {{ app: {{ {LABELS} }} }}"));

@@ -8,15 +8,15 @@ use crate::test_project::{Container, TestProject, WAIT_LIMIT, wait_until};
 const HEALTHCHECK: &str =
     "healthcheck: {test: [CMD, /sample-app, probe], interval: 3s, timeout: 2s, retries: 1, start_period: 0s}";
 
-/// Adds one instance with these settings, and leaves the others unchanged.
-fn start_instance(project: &TestProject, count: usize, settings: &str, gets: &str) {
+/// Adds one instance with these settings, waits for its status, and leaves the others unchanged.
+fn start_instance(project: &TestProject, count: usize, settings: &str, expected: &str) {
     project.set_variables(settings);
     project.compose(&format!("up -d --no-deps --no-recreate --scale app={count} app"));
     let status = |id: &str| project.docker(&format!("ps -a --filter id={id} --format {{{{.Status}}}}"));
-    wait_until(gets, WAIT_LIMIT, || project.ids("app").iter().any(|id| status(id).contains(gets)));
+    wait_until(expected, WAIT_LIMIT, || project.ids("app").iter().any(|id| status(id).contains(expected)));
 }
 
-/// Creates four instances of two desired ones: one in a crash loop, one unhealthy, one stopped, and one that serves.
+/// Creates four instances although two are desired: one in a crash loop, one unhealthy, one stopped, and one that serves.
 fn make_unhealthy(project: &TestProject) {
     project.write_override(&format!("services: {{app: {{deploy: {{replicas: 2}}, {HEALTHCHECK}}}}}"));
     project.up("--scale app=1");
@@ -37,16 +37,16 @@ fn unchanged_containers(project: &TestProject) -> Vec<Container> {
 }
 
 /// Asserts that a broken deploy leaves all steady containers unchanged, and that a good deploy leaves exactly the new release.
-fn deploy_over_unhealthy(project: &TestProject, promise: &str, words: &str, [broken, good]: [&str; 2]) {
-    project.log(&format!("==== deployed over: {promise}"));
+fn deploy_over_unhealthy(project: &TestProject, case: &str, flags: &str, [broken, good]: [&str; 2]) {
+    project.log(&format!("==== deployed over: {case}"));
     let (before, steady) = (project.ids("app"), unchanged_containers(project));
     project.set_variables(&format!("VERSION={broken} STATUS=500 HEALTH_STATUS=500"));
-    project.deploy(&format!("app --health-path / --health-deadline 3s {words}")).exits(3);
+    project.deploy(&format!("app --health-path / --health-deadline 3s {flags}")).exits(3);
     assert_eq!(project.ids("app"), before);
     let now = project.service_containers("app");
     assert!(steady.iter().all(|c| now.contains(c)), "{steady:?} {now:?}");
     project.set_variables(&format!("VERSION={good} STATUS=200 HEALTH_STATUS=200"));
-    project.deploy(&format!("app {words}")).exits(0);
+    project.deploy(&format!("app {flags}")).exits(0);
     project.expect_release("app", 2, good);
 }
 

@@ -1,4 +1,4 @@
-//! Services without a proxy: workers, and one-shots that run before and after a deploy.
+//! Services without a proxy: workers, and jobs that run before and after a deploy.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -110,7 +110,7 @@ services:
     environment: {VERSION: db}
 ";
 
-fn project_with_one_shots(name: &str) -> TestProject {
+fn project_with_jobs(name: &str) -> TestProject {
     let project = TestProject::nginx_proxy(name);
     project.write("told/migrate", "");
     project.write("told/notify", "");
@@ -119,7 +119,7 @@ fn project_with_one_shots(name: &str) -> TestProject {
     project
 }
 
-fn one_shot_files(project: &TestProject) -> [String; 2] {
+fn job_files(project: &TestProject) -> [String; 2] {
     ["told/migrate", "told/notify"].map(|f| project.read(f).replace('\n', " "))
 }
 
@@ -143,8 +143,8 @@ fn assert_in_order(result: &CommandResult, texts: &[&str]) {
 }
 
 #[test]
-fn one_shots_run_before_the_first_instance_and_after_the_release_serves() {
-    let project = project_with_one_shots("shots");
+fn jobs_run_before_the_first_instance_and_after_the_release_serves() {
+    let project = project_with_jobs("shots");
     project.set_variables("VERSION=2");
     let (result, answers) = project.deploy_under_load("", "");
     result.exits(0).says("starting dependencies: db");
@@ -155,20 +155,20 @@ fn one_shots_run_before_the_first_instance_and_after_the_release_serves() {
         &result,
         &["in rotation: app-", "running job `notify`", "job `notify` completed", "removed app-"],
     );
-    assert_eq!(one_shot_files(&project), ["2 ", "2 "]);
+    assert_eq!(job_files(&project), ["2 ", "2 "]);
     project.expect_release("app", 1, "2");
     let only =
         |project: &TestProject| project.containers().into_iter().map(|c| c.service).collect::<Vec<_>>();
-    assert_eq!(only(&project), ["app", "db", "proxy"], "no container of a one-shot is left");
+    assert_eq!(only(&project), ["app", "db", "proxy"], "no container of a job is left");
     project.deploy("").exits(0).says("nothing has to change");
     project.rollback("app").exits(0);
-    assert_eq!(one_shot_files(&project), ["2 ", "2 "], "neither nothing to do nor a rollback runs them");
+    assert_eq!(job_files(&project), ["2 ", "2 "], "neither nothing to do nor a rollback runs them");
     project.expect_release("app", 1, "1");
 }
 
 #[test]
-fn a_failed_one_shot_leaves_the_old_release() {
-    let project = project_with_one_shots("shotfails");
+fn a_failed_job_leaves_the_old_release() {
+    let project = project_with_jobs("shotfails");
     project.deploy("--force").exits(0);
     project.set_variables("VERSION=2 MIGRATE=fail");
     let (before, known) = (project.containers(), release_files(&project));
@@ -189,7 +189,7 @@ fn a_failed_one_shot_leaves_the_old_release() {
 }
 
 #[test]
-fn an_image_by_flag_applies_to_one_shots_with_the_same_image() {
+fn an_image_by_flag_applies_to_jobs_with_the_same_image() {
     let project = TestProject::nginx_proxy("shotimage");
     project.write_override(
         "

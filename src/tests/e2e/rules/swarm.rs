@@ -1,4 +1,4 @@
-//! The side of Swarm: a service in a Swarm of this one engine.
+//! Result of an update by Swarm, in a Swarm with one node.
 
 use serde_json::Value;
 
@@ -14,20 +14,20 @@ pub fn update(engine: &RulesEngine, case: &UpdateCase, n: usize) -> UpdateResult
     service.change(case);
     let state = wait_for(&format!("{case}: the end of its update"), || service.state());
     engine.wait_for_failures(&folder, case);
-    let tasks = wait_for(&format!("{case}: its tasks rest"), || service.resting());
+    let tasks = wait_for(&format!("{case}: settled tasks"), || service.settled_tasks());
     let of = |version: &str| tasks.iter().filter(|t| is_running(t) && has_version(t, version)).count();
     UpdateResult { state, new: of("2"), old: of("1") }
 }
 
-/// A service that is removed at the end; the engine removes the rest.
+/// A service that is removed when dropped.
 struct RulesService<'e> {
     engine: &'e RulesEngine,
     name: String,
 }
 
 impl RulesService<'_> {
-    /// Creates the service without ports and networks of a Swarm, which need support of the kernel. A failed task stays failed, like
-    /// an instance of a Compose project without `restart`.
+    /// Creates the service without ports and Swarm networks, which need support of the kernel. A failed task stays
+    /// failed, like an instance of a Compose project without `restart`.
     fn create(&self, case: &UpdateCase, tickets: &str) {
         let UpdateCase { instances, parallelism, action, ratio, order, .. } = case;
         let (name, image) = (&self.name, &self.engine.image);
@@ -70,7 +70,7 @@ impl RulesService<'_> {
     }
 
     /// Tasks of the service, if none is starting or stopping.
-    fn resting(&self) -> Option<Vec<Value>> {
+    fn settled_tasks(&self) -> Option<Vec<Value>> {
         let tasks = self.tasks();
         tasks.iter().all(|t| is_running(t) || has_ended(t)).then_some(tasks)
     }

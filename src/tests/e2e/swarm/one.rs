@@ -168,7 +168,7 @@ fn refusals_of_swarm_come_before_any_change(stack: &TestStack) {
     result.exits(0).says("`services.app.privileged`: Swarm ignores it").says("`api` is not up yet");
     assert!(stack.service("app").is_null());
     stack.write_override("services: {app: {x-zd: {before: {service: api}}}}");
-    stack.deploy("").exits(2).says("one-shots");
+    stack.deploy("").exits(2).says("jobs (`before`, `after`)");
     assert!(stack.service("app").is_null());
     stack.write_override("services: {}");
 }

@@ -1,5 +1,5 @@
-//! Conversion of a Compose project, or of a service made by `docker service create`, into a stack. An adopted service keeps
-//! its name, which `docker stack deploy` would change, so `docker service update` changes it.
+//! Conversion of a Compose project, or of a service made by `docker service create`, into a stack. An imported service
+//! keeps its name, which `docker stack deploy` would change, so `docker service update` changes it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::swarm::stack_file::StackFile;
 /// Prints the project, converted for a Swarm.
 pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
     let mut docker = connect(compose, report)?;
-    let text = ResolvedProject::read(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
+    let text = ResolvedProject::parse(&resolve_config(&mut docker, report)?).map_err(Error::from)?.text();
     let folder = settings::project_folder(compose).canonicalize()?;
     report.print_line(ConvertedProject::new(&serde_json::from_str(&text)?, &folder).text().trim_end());
     Ok(())
@@ -32,14 +32,14 @@ pub fn print_for_swarm(compose: &ComposeArgs, report: Report) -> Result<()> {
 ///
 /// # Errors
 /// The service does not exist, or belongs to a stack.
-pub fn file_of_service(docker: &Docker, name: &str) -> Result<String> {
-    let service = find(docker, name)?;
+pub fn compose_file_of_service(docker: &Docker, name: &str) -> Result<String> {
+    let service = find_service(docker, name)?;
     let project = convert::project_of_service(name, &service.spec, &docker.network_names()?);
     let header = "# Written by `compose-zd init --from-service`, from `docker service inspect`.\n";
     Ok(format!("{header}{}", serde_yaml::to_string(&project)?))
 }
 
-fn find(docker: &Docker, name: &str) -> Result<StackService> {
+fn find_service(docker: &Docker, name: &str) -> Result<StackService> {
     docker.swarm_id()?;
     let Some(raw) = docker.service_named(name)? else {
         return Err(Error::usage(format!("service `{name}` does not exist in this Swarm"))
@@ -58,32 +58,32 @@ fn find(docker: &Docker, name: &str) -> Result<StackService> {
 }
 
 /// Turns the service into a stack of the same name, without replacing a task.
-pub fn adopt(docker: &Docker, name: &str) -> Result<()> {
-    let service = find(docker, name)?;
+pub fn import_service(docker: &Docker, name: &str) -> Result<()> {
+    let service = find_service(docker, name)?;
     docker.update_service(&service.id, &["--label-add".into(), format!("{NAMESPACE}={name}")])
 }
 
 impl SwarmDeploy<'_> {
-    /// Updates the adopted services, and returns the rest of the file for `docker stack deploy`.
+    /// Updates the imported services, and returns the rest of the file for `docker stack deploy`.
     ///
     /// # Errors
     /// A change has no flag of `docker service update`; nothing was changed then.
-    pub fn update_adopted(&self, file: &StackFile, now: &ObservedStack) -> Result<StackFile> {
-        let adopted = |name: &String| now.services.get(name).filter(|s| s.is_adopted);
+    pub fn update_imported(&self, file: &StackFile, now: &ObservedStack) -> Result<StackFile> {
+        let imported = |name: &String| now.services.get(name).filter(|s| s.is_imported);
         let mut changes = Vec::new();
-        for service in file.services.iter().filter_map(adopted) {
+        for service in file.services.iter().filter_map(imported) {
             changes.push((service, self.update_flags(file, service)?));
         }
         for (service, flags) in changes.iter().filter(|(_, flags)| !flags.is_empty()) {
             self.docker().update_service(&service.id, flags)?;
         }
-        Ok(file.with_services(|name| adopted(name).is_none()))
+        Ok(file.with_services(|name| imported(name).is_none()))
     }
 
-    /// Flags of `docker service update` for an adopted service.
+    /// Flags of `docker service update` for an imported service.
     ///
     /// # Errors
-    /// As [`SwarmDeploy::update_adopted`].
+    /// As [`SwarmDeploy::update_imported`].
     pub fn update_flags(&self, file: &StackFile, service: &StackService) -> Result<Vec<String>> {
         let networks = self.docker().network_names()?;
         let change = ServiceDiff {
