@@ -124,7 +124,7 @@ fn the_timeline_of_an_instance_that_dies_in_rotation_ends_there() {
     set_state_of_new(&fake, r#""State": {"Status": "exited", "ExitCode": 7}"#);
     let (code, output) = deploy.wait_for_exit();
     assert_eq!(code, Some(3), "{output}");
-    assert!(output.contains(r#""event":"died","names":["app-2"]"#), "{output}");
+    assert!(output.contains(r#""event":"exited","names":["app-2"]"#), "{output}");
     let page = fs::read_to_string(fake.path("page.html")).unwrap();
     let row = page.lines().find(|line| line.contains("app-2 <small>new")).expect(&page);
     let after = row.split_once("in rotation ").expect(row).1;

@@ -295,7 +295,7 @@ fn a_project_that_compose_started_can_be_restored_if_the_file_still_matches() {
     project.log("--- the file does not match");
     project.set_variables("VERSION=2");
     project.write_override("services: {app: {stop_signal: SIGINT}}");
-    project.deploy("app").exits(0).says("no later `rollback` can go back to it");
+    project.deploy("app").exits(0).says("a rollback cannot restore it");
     project.rollback("").exits(2).says("no release of `zde2e-backenv` before the current one");
     project.expect_release("app", 1, "2");
 

@@ -225,7 +225,7 @@ fn failed_instances_are_tolerated_up_to_max_failure_ratio_or_with_continue() {
     [1, 3].iter().for_each(|batch| kill_some(&project, &mut deploy, *batch, 1));
     let result = deploy.wait();
     load.stop().all_from(&["2", "3"]);
-    result.exits(3).says("1 of 3 new instances of `app` failed, which may be");
+    result.exits(3).says("1 of 3 new instances of `app` failed, within `max_failure_ratio`");
     result.says("exited with code 137").says("served before and still serve");
     assert_eq!(project.ids("app"), before);
     expect_versions(&project, &[("2", 3)]);
