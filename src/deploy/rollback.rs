@@ -738,7 +738,7 @@ mod tests {
         assert!(chosen(&newest, &[], None).ends_with("release 3 may be the one that serves"));
         assert_eq!(chosen(&newest, &[], Some(1)), "1: app db");
         assert_eq!(chosen(&newest, &["db"], Some(1)), "1: db");
-        assert_eq!(chosen(&newest, &["nobody"], Some(1)), "release 1 has no service `nobody`");
+        assert_eq!(chosen(&newest, &["missing"], Some(1)), "release 1 has no service `missing`");
         assert_eq!(newest.next_number(), 4);
     }
 

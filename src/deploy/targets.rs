@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(targets(&[], &[("--image", "worker")]).unwrap(), "worker");
         assert_eq!(targets(&["app"], &[("--scale", "app")]).unwrap(), "app");
         assert!(targets(&["app"], &[("--scale", "worker")]).unwrap_err().contains("--scale worker"));
-        assert!(targets(&[], &[("--image", "nobody")]).unwrap_err().contains("`nobody`"));
+        assert!(targets(&[], &[("--image", "missing")]).unwrap_err().contains("`missing`"));
         assert!(targets(&[], &[]).is_err());
     }
 }

@@ -532,7 +532,7 @@ fn an_invalid_update_key_or_flag_is_named() {
     fake.service("image: app:1, deploy: {update_config: {failure_action: panic}}");
     says(&fake.run("deploy app").code(2), &["`services.app.deploy.update_config.failure_action` is invalid"]);
     fake.service("image: app:1");
-    says(&fake.run("deploy app --image nobody=x:1").code(2), &["--image", "`nobody`"]);
+    says(&fake.run("deploy app --image missing=x:1").code(2), &["--image", "`missing`"]);
     assert_eq!(fake.changes(), "");
 }
 

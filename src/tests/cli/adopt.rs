@@ -189,7 +189,7 @@ fn an_ambiguous_service_must_be_named() {
     let run = fake.run("init").code(2);
     says(&run, &["which service should get a proxy?", "`api`, `web`; `--no-proxy`"]);
     assert_eq!(written_files(&fake), Vec::<&str>::new());
-    says(&fake.run("init --service nobody").code(2), &["has no service `nobody`", "`api`, `db`, `web`"]);
+    says(&fake.run("init --service missing").code(2), &["has no service `missing`", "`api`, `db`, `web`"]);
     says(&fake.run("init --service web:http").code(2), &["such as web:3000"]);
     fake.run("init --service web --service api").success();
     let config = fs::read_to_string(fake.path("haproxy/haproxy.cfg")).unwrap();

@@ -89,9 +89,9 @@ fn without_an_engine_check_audits_the_file_and_lists_the_rest() {
 #[test]
 fn check_refuses_an_unknown_service_and_a_project_without_services() {
     let fake = FakeDocker::new();
-    fake.run("check nobody").code(2).stderr_eq(
+    fake.run("check missing").code(2).stderr_eq(
         "\
-error: project `p` has no service or pair `nobody`
+error: project `p` has no service or pair `missing`
 hint: the project has `app`; a service of a profile needs `--profile`
 ",
     );

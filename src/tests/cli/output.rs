@@ -67,7 +67,7 @@ fn json_output_of_a_failure_has_the_error_and_the_exit_code() {
 #[test]
 fn json_output_of_wrong_usage_has_a_summary() {
     let fake = FakeDocker::new();
-    let run = fake.run("deploy nobody --output json").code(2);
+    let run = fake.run("deploy missing --output json").code(2);
     assert_matches_schema(&schema(&fake), &run);
     assert_eq!(json_lines(&stdout(&run))[0]["exit"], 2);
 }

@@ -211,7 +211,7 @@ fn a_git_push_deploys_and_reports_to_the_pusher() {
         &[
             "remote: error: `app`: 1 of 1 new instances is not ready",
             "→ 500",
-            "(exit 3): the old release still serves",
+            "(exit 3): the old release serves, or the rollout is paused",
         ],
     );
     assert_eq!(project.containers(), before);
@@ -243,6 +243,6 @@ fn a_git_push_deploys_and_reports_to_the_pusher() {
     assert_eq!(run(project, "git -C srv status --short"), "");
 
     run(project, "git -C app.git config receive.denyDeleteCurrent ignore");
-    says(&pusher.push("origin :main"), &["`main` was deleted; the running release still serves"]);
+    says(&pusher.push("origin :main"), &["`main` was deleted; nothing is deployed"]);
     assert_eq!(project.states("app"), ["running 6"]);
 }

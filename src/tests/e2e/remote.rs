@@ -238,10 +238,10 @@ fn an_engine_that_is_not_there_is_named_with_a_fix(far: &RemoteProject) {
     let context = format!("no Docker engine answers at `{there}` (context `far`)");
     let result = far.start("deploy", "app --force").wait();
     result.exits(1).says(&context).says("hint: check that it runs");
-    project.set_variables("DOCKER_HOST=ssh://nobody@127.0.0.1:1");
+    project.set_variables("DOCKER_HOST=ssh://deployer@127.0.0.1:1");
     let result = project.deploy("app --force");
-    result.exits(1).says("no Docker engine answers at `ssh://nobody@127.0.0.1:1`");
-    result.says("`ssh nobody@127.0.0.1:1 docker version` has to work");
+    result.exits(1).says("no Docker engine answers at `ssh://deployer@127.0.0.1:1`");
+    result.says("`ssh deployer@127.0.0.1:1 docker version` has to work");
     project.set_variables(&format!("DOCKER_HOST={there}"));
     far.engine.node.start_engine();
     far.engine.node.wait_until_up();
