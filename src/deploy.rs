@@ -10,7 +10,6 @@ mod import_running;
 mod init;
 mod jobs;
 mod journal;
-pub mod observe;
 mod pipeline;
 mod prefetch;
 mod preflight_targets;
@@ -25,7 +24,6 @@ mod state_location;
 mod status;
 mod swarm_deploy;
 mod target_rollout;
-pub mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,10 +36,12 @@ use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
 use crate::model::{ConfigError, Project};
+use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::release::RolloutKind;
 use crate::report::Report;
 use crate::rollout::restart;
+use crate::targets::{self, Target};
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 use acquire_lock::{LockCaller, LockOutcome};
@@ -51,14 +51,12 @@ pub use history::history;
 pub use init::init;
 use jobs::Jobs;
 use journal::Journal;
-use observe::DesiredVersion;
 use pipeline::Pipeline;
 pub use prune::prune;
 use request::Request;
 pub use rollback::{recover, rollback};
 use state_location::StateLocation;
 pub use status::status;
-use targets::Target;
 
 /// Replaces services by their next version.
 ///

@@ -15,6 +15,7 @@ mod lock;
 mod manual;
 mod mask;
 mod model;
+mod observe;
 mod observed;
 mod plan;
 mod plugin;
@@ -25,6 +26,7 @@ mod report;
 mod rollout;
 mod shell;
 mod swarm;
+mod targets;
 #[cfg(feature = "tls")]
 mod tls;
 mod wait;

@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::deploy::observe::{TargetReader, is_member};
-use crate::deploy::targets::{Target, backend};
 use crate::docker::Docker;
 use crate::docker::inspect::{Container, Image};
 use crate::error::{Error, Risk};
 use crate::model::{Obstacle, Project, Service};
+use crate::observe::{TargetReader, is_member};
 use crate::plan::{Plan, Step, Unplannable};
 use crate::proxy::{self, Backend, Proxy};
 use crate::report::{Report, Warning};
+use crate::targets::{Target, backend};
 
 /// Finding about a target: a refusal, or a note.
 pub enum PreflightFinding {

@@ -14,18 +14,18 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::observe::{self, DesiredVersion};
 use super::request::Request;
 use super::settings;
-use super::targets::{self, Target};
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, ENGINE_DENIED};
 use crate::error::Error;
 use crate::model::{EngineKind, FlagLayers, Project};
+use crate::observe::{self, DesiredVersion};
 use crate::proxy::Proxy;
 use crate::report::Report;
+use crate::targets::{self, Target};
 use configured_proxies::ConfiguredProxies;
 
 /// Reports for every service whether a deploy would lose requests or data, each loss with its fix.

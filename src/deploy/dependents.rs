@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::observe::{DesiredVersion, is_member};
-use super::targets::{self, Target, backend};
 use crate::docker::inspect::Container;
 use crate::model::{Project, Service};
+use crate::observe::{DesiredVersion, is_member};
 use crate::preflight;
 use crate::proxy::Proxy;
+use crate::targets::{self, Target, backend};
 
 /// Running dependents of the targets that are no targets themselves.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::observe::{TargetReader, TargetSnapshot};
 use super::pipeline::Pipeline;
-use super::targets::Target;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::model::{Order, Service, Update};
+use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Instance, Observed};
 use crate::plan::{DesiredService, PlanPolicy, Strategy};
 use crate::preflight;
 use crate::release::{InProgress, ReleaseRecord, RolloutKind};
+use crate::targets::Target;
 
 /// Shortest monitor; a shorter one is none. Compose leaves `monitor: 0s` out of its output, so files write `1ns`.
 const SHORTEST_MONITOR: Duration = Duration::from_millis(1);

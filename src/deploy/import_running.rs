@@ -8,13 +8,13 @@ use std::thread;
 use anyhow::Result;
 
 use super::journal::{Journal, ReleaseDraft};
-use super::observe;
-use super::targets::Target;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar_name};
 use crate::model::{Project, ResolvedProject};
+use crate::observe;
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report};
+use crate::targets::Target;
 
 /// Label with the Compose files of a container.
 const CONFIG_FILES: &str = "com.docker.compose.project.config_files";

@@ -9,7 +9,6 @@ use anyhow::Result;
 
 use super::request::{connect, resolve_config};
 use super::settings;
-use super::targets;
 use super::{observe, swarm_deploy};
 use crate::cli::{ComposeArgs, InitArgs};
 use crate::docker::Docker;
@@ -20,6 +19,7 @@ use crate::model::{EngineKind, FlagLayers, Project};
 use crate::plugin::program;
 use crate::proxy::Proxy;
 use crate::report::{Report, Warning};
+use crate::targets;
 
 /// Adds the missing files.
 ///

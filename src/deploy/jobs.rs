@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::targets::Target;
 use crate::error::Error;
 use crate::model::{Project, Service};
+use crate::targets::Target;
 
 /// Jobs of a run, without duplicates.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

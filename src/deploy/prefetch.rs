@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::thread;
 
-use super::observe;
-use super::targets::Target;
 use crate::cli::DeployArgs;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::git;
 use crate::model::Project;
+use crate::observe;
 use crate::proxy::{self, Backend, Proxy};
+use crate::targets::Target;
 
 /// Label with the folder of a project.
 const FOLDER_LABEL: &str = "com.docker.compose.project.working_dir";

@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::desired;
-use super::observe::{self, TargetReader};
 use super::pipeline::Pipeline;
 use super::serving::{self, ServingInstance};
 use super::target_rollout::TargetRollout;
-use super::targets::Target;
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::drain;
 use crate::error::Risk;
 use crate::health::ReadinessProbe;
+use crate::observe::{self, TargetReader};
 use crate::observed::{Generation, Instance, InstanceState};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::RolloutShape;
 use crate::release::RolloutKind;
 use crate::report::{Event, InitialInstance, Warning};
+use crate::targets::Target;
 
 impl<'a> Pipeline<'a> {
     /// Preflight checks of a target: the first refusal is an error, and the rest are notes.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::observe;
 use super::pipeline::Pipeline;
 use super::target_rollout::TargetRollout;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::model::WitnessSettings;
+use crate::observe;
 use crate::proxy::Proxy;
 use crate::proxy::public_route::{PublicRoute, WitnessUrl};
 use crate::release::WitnessTotals;

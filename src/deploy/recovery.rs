@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::pipeline::Pipeline;
 use super::target_rollout::TargetRollout;
-use super::targets::Target;
 use super::{import_running, rollback};
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
@@ -14,6 +13,7 @@ use crate::plan::RotationState;
 use crate::release::RolloutKind;
 use crate::report::{Event, Warning};
 use crate::rollout::RolloutFailure;
+use crate::targets::Target;
 use crate::wait::RunPhase;
 
 impl Pipeline<'_> {

@@ -12,13 +12,13 @@ use super::jobs::{self, Jobs};
 use super::journal::{Journal, UncommittedConfig};
 use super::prefetch;
 use super::settings;
-use super::targets::Target;
 use crate::cli::{ComposeArgs, DeployArgs};
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
 use crate::error::Error;
 use crate::model::{FlagLayers, Project, ResolvedProject, Service};
 use crate::report::{Event, Report, Warning};
+use crate::targets::Target;
 
 pub struct Request {
     /// True if services may have `env_file` or `label_file`, whose contents a hash of the Compose file does not cover.

@@ -11,18 +11,17 @@ use super::acquire_lock::{LockCaller, LockGuard, LockOutcome};
 use super::dependents::Dependents;
 use super::jobs::Jobs;
 use super::journal::Journal;
-use super::observe::{self, DesiredVersion};
 use super::pipeline::Pipeline;
 use super::request::{Request, connect, resolve_config};
 use super::settings;
 use super::state_location::StateLocation;
 use super::swarm_deploy;
-use super::targets::{self, Target};
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
 use crate::model::{FlagLayers, Project, ResolvedProject, UpdateLayer};
+use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::release::store;
 use crate::release::{
@@ -30,6 +29,7 @@ use crate::release::{
 };
 use crate::report::{Event, Report, Warning};
 use crate::rollout::restart;
+use crate::targets::{self, Target};
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::observe::TargetReader;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::{ProbeResult, Prober, ReadinessProbe};
 use crate::model::{Project, Service};
+use crate::observe::TargetReader;
 use crate::proxy::Proxy;
 use crate::rollout;
 

@@ -6,16 +6,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 
 use super::journal::Journal;
-use super::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use super::request::Request;
 use super::settings;
 use super::state_location::StateLocation;
-use super::targets::{self, Target};
 use super::{acquire_lock, swarm_deploy};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::{FlagLayers, Project};
+use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use crate::observed::Instance;
 use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
@@ -25,6 +24,7 @@ use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusRep
 use crate::report::{Report, Warning};
 use crate::swarm::observed::{ObservedStack, StackService, Task};
 use crate::swarm::watch;
+use crate::targets::{self, Target};
 use crate::wait::{self, StopSignal};
 
 /// Reports the release, the instances and the rotation of each deployed service, once or at an interval.

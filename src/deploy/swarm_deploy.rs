@@ -15,7 +15,6 @@ use serde_json::Value;
 
 use super::journal::{Journal, ReleaseDraft, RunResult};
 use super::request::Request;
-use super::targets;
 use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
@@ -32,6 +31,7 @@ use crate::swarm::placement::ClusterNodes;
 use crate::swarm::proxy_config::StackProxy;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 use crate::swarm::watch::{self, StackWatch, WatchResult};
+use crate::targets;
 use crate::wait::StopSignal;
 use crate::witness::Witness;
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::observe::{TargetReader, TargetSnapshot};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::error::Error;
 use crate::model::{FailureAction, Update};
+use crate::observe::{TargetReader, TargetSnapshot};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::plan::{self, Cause, DesiredService, Plan, PlanPolicy, RotationState, Stage, Step, Strategy};
 use crate::report::plan::{PlannedCommand, PlannedStep};

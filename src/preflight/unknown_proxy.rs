@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{PreflightFinding, Surroundings, connections};
-use crate::deploy::observe::is_member;
 use crate::docker::Exec;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Risk};
 use crate::model::Service;
+use crate::observe::is_member;
 use crate::proxy::Proxy;
 use crate::shell;
 

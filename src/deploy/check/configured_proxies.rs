@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::deploy::observe::DesiredVersion;
 use crate::deploy::request::Request;
 use crate::docker::inspect::Image;
 use crate::model::Service;
+use crate::observe::DesiredVersion;
 use crate::proxy::{self, MountedFile, Proxy};
 use crate::swarm::proxy_config::mounted_files;
 

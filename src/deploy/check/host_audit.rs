@@ -7,9 +7,9 @@ use anyhow::Result;
 use super::ProjectCheck;
 use crate::check::memory::{self, HostMemory, MemoryDemand, MemoryNeed};
 use crate::check::{Finding, version};
-use crate::deploy::observe;
 use crate::docker::inspect::Container;
 use crate::model::CommandSpec;
+use crate::observe;
 
 impl ProjectCheck<'_> {
     /// Findings on versions and memory. Each item of `instances` is a service, with the number of its running and of

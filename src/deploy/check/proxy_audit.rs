@@ -5,10 +5,10 @@ use anyhow::Result;
 use super::target_audit::TargetProxies;
 use super::{ProjectCheck, refused_by_proxy, scope_of};
 use crate::check::{AuditReport, Finding};
-use crate::deploy::observe::{self, TargetReader};
-use crate::deploy::targets::{Target, backend};
 use crate::error::{Error, Risk};
+use crate::observe::{self, TargetReader};
 use crate::proxy::{Backend, Proxy, RolloutShape};
+use crate::targets::{Target, backend};
 
 impl ProjectCheck<'_> {
     /// Proxies of a target: running ones, and those of the file.

@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::ProjectCheck;
 use crate::deploy::jobs::Jobs;
-use crate::deploy::targets::{self, Target, backend};
 use crate::model::Service;
 use crate::proxy::{self, Proxy};
+use crate::targets::{self, Target, backend};
 
 pub struct Selection {
     pub audited: Vec<Target>,

@@ -9,17 +9,17 @@ use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::signals::SignalMasks;
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::deploy::desired;
-use crate::deploy::observe::TargetReader;
 use crate::deploy::serving::{self, NotReadyInstances, ServingInstance};
-use crate::deploy::targets::{Target, backend};
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::ReadinessProbe;
 use crate::model::{Order, Service};
+use crate::observe::TargetReader;
 use crate::observed::{Generation, Instance, InstanceState, Observed};
 use crate::plan::{self, DesiredService, Plan, Strategy};
 use crate::preflight::{self, Surroundings};
 use crate::proxy::{self, Proxy};
+use crate::targets::{Target, backend};
 
 /// Result of the audit of a target.
 pub struct TargetAudit {

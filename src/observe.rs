@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::targets::{Target, backend};
 use crate::docker::inspect::{CONFIG_HASH, Container, ContainerConfig, Healthcheck, Image};
 use crate::docker::{CommandResult, Docker};
 use crate::drain;
@@ -16,6 +15,7 @@ use crate::model::{Project, Service};
 use crate::observed::{Generation, Instance, InstanceKey, InstanceState, Observed};
 use crate::proxy::{self, Backend, InFlight, Proxy};
 use crate::rollout;
+use crate::targets::{Target, backend};
 use crate::wait::{self, StopSignal, WaitResult};
 
 /// Version that a new instance has.
