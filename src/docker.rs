@@ -21,6 +21,7 @@ mod container_shell;
 mod output;
 mod session;
 pub mod swarm;
+pub mod types;
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read};

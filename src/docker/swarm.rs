@@ -8,11 +8,9 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::types::{CONTENT_LABEL, ClusterNodes, ExistingObject, ObjectKind, RawService, RawTask};
 use super::{CommandResult, Docker};
 use crate::error::Error;
-use crate::swarm::objects::{CONTENT_LABEL, ExistingObject, ObjectKind, StackObject};
-use crate::swarm::observed::{RawService, RawTask};
-use crate::swarm::placement::ClusterNodes;
 
 /// Lists node ids. The command succeeds only on a manager of a Swarm.
 pub const IS_MANAGER: [&str; 3] = ["node", "ls", "--quiet"];
@@ -187,18 +185,19 @@ impl Docker {
         }))
     }
 
-    /// Creates a config or secret of a stack; its content is passed by standard input.
-    pub fn create_object(&self, stack: &str, object: &StackObject, name: &str) -> Result<()> {
-        let own_labels =
-            [(NAMESPACE.to_string(), stack.to_string()), (CONTENT_LABEL.to_string(), object.hash())];
-        let labels = object.labels.clone().into_iter().chain(own_labels);
-        let labels = labels.map(|(name, value)| format!("--label={name}={value}"));
-        let flags: Vec<String> = object.flags.iter().cloned().chain(labels).collect();
-        let mut words = vec![object.kind.noun(), "create"];
+    /// Creates a config or secret; its content is passed by standard input.
+    pub fn create_object(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        flags: &[String],
+        content: &[u8],
+    ) -> Result<()> {
+        let mut words = vec![kind.noun(), "create"];
         words.extend(flags.iter().map(String::as_str));
         words.extend([name, "-"]);
         let limit = self.scaled(ANSWER_LIMIT);
-        let result = self.run_within(&self.docker_words(&words), Some(&object.content), limit)?;
+        let result = self.run_within(&self.docker_words(&words), Some(content), limit)?;
         let result = result.ok_or_else(|| timeout_error(&words, limit))?;
         if result.ok() { Ok(()) } else { Err(self.engine_error(&words, &result).into()) }
     }

@@ -6,17 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// Label with the hash of the content.
-pub const CONTENT_LABEL: &str = "compose-zd.content";
+use crate::docker::swarm::NAMESPACE;
+use crate::docker::types::{CONTENT_LABEL, ExistingObject, ObjectKind};
 
 /// Digits of the hash in a name: 48 bits distinguish the contents of one object.
 const HASH_DIGITS: usize = 12;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ObjectKind {
-    Config,
-    Secret,
-}
 
 /// An object that a stack needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,34 +24,6 @@ pub struct StackObject {
     /// Flags of `docker config create` besides the labels.
     pub flags: Vec<String>,
     pub labels: BTreeMap<String, String>,
-}
-
-/// The object that Swarm has under the name in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExistingObject {
-    pub labels: BTreeMap<String, String>,
-    /// Content of a config; Swarm never returns that of a secret.
-    pub content: Option<Vec<u8>>,
-}
-
-impl ObjectKind {
-    pub const ALL: [ObjectKind; 2] = [ObjectKind::Config, ObjectKind::Secret];
-
-    /// Noun in `docker config` or `docker secret`.
-    pub fn noun(self) -> &'static str {
-        match self {
-            ObjectKind::Config => "config",
-            ObjectKind::Secret => "secret",
-        }
-    }
-
-    /// Key in a Compose file.
-    pub fn key(self) -> &'static str {
-        match self {
-            ObjectKind::Config => "configs",
-            ObjectKind::Secret => "secrets",
-        }
-    }
 }
 
 impl StackObject {
@@ -83,6 +49,17 @@ impl StackObject {
             flags: flags.collect(),
             labels: labels.map(|(name, value)| (name.clone(), text(value))).collect(),
         })
+    }
+
+    /// Flags of `docker config create` for this object of a stack.
+    pub fn creation_flags(&self, stack: &str) -> Vec<String> {
+        let own = [(NAMESPACE.to_string(), stack.to_string()), (CONTENT_LABEL.to_string(), self.hash())];
+        let labels = self.labels.clone().into_iter().chain(own);
+        self.flags
+            .iter()
+            .cloned()
+            .chain(labels.map(|(name, value)| format!("--label={name}={value}")))
+            .collect()
     }
 
     /// Hash of the content.

@@ -3,86 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::convergence::MONITOR;
-
-/// A service as `docker service inspect` prints it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct RawService {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(default)]
-    version: VersionIndex,
-    spec: Value,
-    previous_spec: Option<Value>,
-    update_status: Option<UpdateStatus>,
-    job_status: Option<JobStatus>,
-}
-
-/// Number of the current run of a job: each update runs the job again.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct JobStatus {
-    job_iteration: VersionIndex,
-}
-
-/// Counter as the engine's API prints it: `{"Index": 3}`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct VersionIndex {
-    index: u64,
-}
-
-/// Status of the update of a service; the states are those of the engine's API.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct UpdateStatus {
-    pub state: String,
-    pub message: String,
-}
-
-/// A task as `docker inspect --type task` prints it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct RawTask {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "ServiceID")]
-    service_id: String,
-    #[serde(rename = "NodeID", default)]
-    node_id: String,
-    #[serde(default)]
-    slot: u64,
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: RawTaskStatus,
-    #[serde(default)]
-    desired_state: String,
-    #[serde(default)]
-    created_at: String,
-    #[serde(default)]
-    job_iteration: Option<VersionIndex>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct RawTaskStatus {
-    state: String,
-    err: String,
-    container_status: RawContainerStatus,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct RawContainerStatus {
-    #[serde(rename = "ContainerID")]
-    container_id: String,
-}
+use crate::docker::types::{RawService, RawTask, UpdateStatus};
 
 /// Spec of a service, without empty values and explicit defaults.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,29 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::stack_file::StackFile;
+use crate::docker::types::{ClusterNodes, PlacementNode};
 use crate::error::Risk;
 use crate::model::ConfigError;
-
-/// A node as `docker node inspect` prints it.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct PlacementNode {
-    #[serde(rename = "ID")]
-    pub id: String,
-    #[serde(flatten)]
-    value: Value,
-}
-
-/// Nodes of the Swarm.
-#[derive(Debug, Clone, Default)]
-pub struct ClusterNodes {
-    pub all: Vec<PlacementNode>,
-    /// Id of the node that compose-zd is connected to, which builds images and has the project's folder.
-    pub this_id: String,
-}
 
 /// A service whose image is in no known registry.
 #[derive(Debug, Clone)]

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::convergence::{self, ServiceGoal};
 use super::diff::ServiceDiff;
-use super::observed::{ObservedStack, RawService, RawTask};
+use super::observed::ObservedStack;
 use super::proxy_config::StackProxy;
 use super::stack_file::{StackFile, StackOverrides};
+use crate::docker::types::{RawService, RawTask};
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 
 #[test]

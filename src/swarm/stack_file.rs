@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::objects::{ObjectKind, StackObject};
+use super::objects::StackObject;
+use crate::docker::types::ObjectKind;
 use crate::model::{ConfigError, FailureAction, Order, UpdateLayer};
 
 /// Settings of a deploy that override the file.

@@ -9,12 +9,13 @@ use serde_json::json;
 use super::{SwarmDeploy, is_pinned};
 use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
+use crate::docker::types::{ClusterNodes, ObjectKind};
 use crate::error::{Error, Exit};
 use crate::model::{ConfigError, ResolvedProject};
 use crate::release::RolloutKind;
 use crate::report::Warning;
-use crate::swarm::objects::{self, StackObject};
-use crate::swarm::placement::{ClusterNodes, LocalImage};
+use crate::swarm::objects::StackObject;
+use crate::swarm::placement::LocalImage;
 use crate::swarm::stack_file::{StackFile, StackOverrides};
 
 /// A stack that is ready to send, and the project to record.
@@ -142,7 +143,7 @@ impl SwarmDeploy<'_> {
         }
         let current = self.journal.history.current();
         let before = current.and_then(|record| self.journal.snapshot(record.number).ok());
-        for kind in objects::ObjectKind::ALL {
+        for kind in ObjectKind::ALL {
             for key in recorded.keys(kind.key()) {
                 let sent = file.value[kind.key()].get(&key);
                 let sent = sent.and_then(|value| serde_yaml::to_value(value).ok());
@@ -159,7 +160,8 @@ impl SwarmDeploy<'_> {
     /// Creates the missing configs and secrets.
     pub fn create_objects(&self, prepared: &PreparedStack) -> Result<()> {
         let create = |(object, name): &(StackObject, String)| {
-            self.docker().create_object(self.stack_name(), object, name)
+            let flags = object.creation_flags(self.stack_name());
+            self.docker().create_object(object.kind, name, &flags, &object.content)
         };
         prepared.missing_objects.iter().try_for_each(create)
     }
@@ -180,7 +182,7 @@ impl SwarmDeploy<'_> {
         }
         for number in journal.history.good_numbers() {
             let Ok(text) = journal.snapshot(number) else { continue };
-            for kind in objects::ObjectKind::ALL {
+            for kind in ObjectKind::ALL {
                 let keys = text.keys(kind.key());
                 let names = keys.iter().filter_map(|key| text.shared(kind.key(), key)?.get("name")?.as_str());
                 needed.extend(names.map(String::from));
@@ -191,7 +193,7 @@ impl SwarmDeploy<'_> {
             let specs = [Some(&service.spec), service.previous.as_ref()];
             needed.extend(specs.into_iter().flatten().flat_map(|s| s.object_names()).map(String::from));
         }
-        for kind in objects::ObjectKind::ALL {
+        for kind in ObjectKind::ALL {
             let objects = self.docker().object_names(self.stack_name(), kind)?;
             objects
                 .iter()

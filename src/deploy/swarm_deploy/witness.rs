@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::prepare::PreparedStack;
 use super::{SwarmDeploy, stack_proxies};
 use crate::deploy::probe_urls::{configured_url, is_wanted, unknown_url};
+use crate::docker::types::PlacementNode;
 use crate::report::{Event, Warning};
-use crate::swarm::placement::PlacementNode;
 use crate::swarm::published_urls;
 use crate::witness::UrlCandidates;
 
