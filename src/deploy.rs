@@ -6,21 +6,16 @@ mod check;
 mod dependents;
 mod desired;
 mod history;
-mod import_running;
 mod init;
-mod jobs;
-mod journal;
 mod pipeline;
-mod prefetch;
+pub mod prefetch;
 mod preflight_targets;
 mod probe_urls;
 mod prune;
 mod recovery;
-mod request;
 mod rollback;
 mod serving;
 pub mod settings;
-mod state_location;
 mod status;
 mod swarm_deploy;
 mod target_rollout;
@@ -32,13 +27,17 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use crate::cli::{ComposeArgs, DeployArgs};
+use crate::configuration::Configuration;
 use crate::docker::inspect::Container;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
+use crate::jobs::Jobs;
 use crate::model::{ConfigError, Project};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
 use crate::release::RolloutKind;
+use crate::release::journal::Journal;
+use crate::release::state_location::StateLocation;
 use crate::report::Report;
 use crate::rollout::restart;
 use crate::targets::{self, Target};
@@ -49,13 +48,9 @@ pub use check::check;
 use dependents::Dependents;
 pub use history::history;
 pub use init::init;
-use jobs::Jobs;
-use journal::Journal;
 use pipeline::Pipeline;
 pub use prune::prune;
-use request::Request;
 pub use rollback::{recover, rollback};
-use state_location::StateLocation;
 pub use status::status;
 
 /// Replaces services by their next version.
@@ -67,7 +62,7 @@ pub fn deploy(compose: &ComposeArgs, args: &DeployArgs, report: Report, stop: &S
         return rollback::resume(compose, args, report, stop);
     }
     let flags = || settings::flags(&args.update, &args.rollout);
-    let read = || Request::from_file_for_deploy(compose, args, flags(), report);
+    let read = || Configuration::from_file_for_deploy(compose, args, flags(), report);
     let mut request = read()?;
     let engine = settings::engine(args.rollout.swarm.engine.as_deref(), request.project.engine);
     let cluster = swarm_deploy::swarm_id(&request.docker, engine, &request.project.name)?;
@@ -109,7 +104,7 @@ struct RunLocation {
 
 /// Deploys a request while this run holds the lock.
 fn run_locked(
-    mut request: Request,
+    mut request: Configuration,
     mut journal: Journal,
     args: &DeployArgs,
     location: RunLocation,

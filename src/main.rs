@@ -4,13 +4,16 @@
 
 mod check;
 mod cli;
+mod configuration;
 mod deploy;
 mod docker;
 mod drain;
 mod error;
 mod git;
 mod health;
+mod import_running;
 mod init;
+mod jobs;
 mod lock;
 mod manual;
 mod mask;

@@ -2,6 +2,8 @@
 
 pub mod engine_folder;
 pub mod images;
+pub mod journal;
+pub mod state_location;
 pub mod store;
 pub mod wait_queue;
 

@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::request::Request;
 use super::settings;
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow};
 use crate::cli::{CheckArgs, ComposeArgs};
+use crate::configuration::Configuration;
 use crate::docker::inspect::Container;
 use crate::docker::{Docker, ENGINE_DENIED};
 use crate::error::Error;
@@ -33,7 +33,7 @@ use configured_proxies::ConfiguredProxies;
 /// # Errors
 /// A service that would lose something; a file that Compose refuses; an unknown service.
 pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<()> {
-    let request = Request::from_file(compose, FlagLayers::default(), report)?;
+    let request = Configuration::from_file(compose, FlagLayers::default(), report)?;
     refuse_empty(&request)?;
     check_names(&request.project, &args.services)?;
     let audit_report = audit(compose, args, &request)?.with_verdicts();
@@ -45,7 +45,7 @@ pub fn check(compose: &ComposeArgs, args: &CheckArgs, report: Report) -> Result<
     if audit_report.ok { Ok(()) } else { Err(loss_error(&audit_report).into()) }
 }
 
-fn refuse_empty(request: &Request) -> Result<(), Error> {
+fn refuse_empty(request: &Configuration) -> Result<(), Error> {
     if !request.project.services.is_empty() {
         return Ok(());
     }
@@ -69,7 +69,7 @@ fn loss_error(audit_report: &AuditReport) -> Error {
         .hint("follow the hint of each `no`, then run `compose-zd check` again")
 }
 
-fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<AuditReport> {
+fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Configuration) -> Result<AuditReport> {
     let (docker, project) = (&request.docker, &request.project);
     let mut audit_report = AuditReport {
         project: project.name.clone(),
@@ -108,7 +108,7 @@ fn audit(compose: &ComposeArgs, args: &CheckArgs, request: &Request) -> Result<A
 
 /// Facts about a project that Compose deploys.
 struct ProjectCheck<'a> {
-    request: &'a Request,
+    request: &'a Configuration,
     /// All containers of the engine; `None` if no engine answers.
     containers: Option<Vec<Container>>,
     /// Images of the services of the project.
@@ -124,7 +124,7 @@ impl<'a> ProjectCheck<'a> {
     fn new(
         compose: &ComposeArgs,
         args: &CheckArgs,
-        request: &'a Request,
+        request: &'a Configuration,
         containers: Option<Vec<Container>>,
         audit_report: &mut AuditReport,
     ) -> Result<ProjectCheck<'a>> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::journal::Journal;
 use super::{acquire_lock, rollback};
 use crate::cli::{ComposeArgs, HistoryArgs};
 use crate::error::Error;
+use crate::release::journal::Journal;
 use crate::release::{ReleaseRecord, RolloutKind, RolloutOutcome};
 use crate::report::history::{COLUMNS, DeployedService, HistoryReport, LossCount, ReleaseRow};
 use crate::report::{Report, record, timeline};

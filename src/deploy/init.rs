@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::request::{connect, resolve_config};
 use super::settings;
 use super::{observe, swarm_deploy};
 use crate::cli::{ComposeArgs, InitArgs};
+use crate::configuration::{connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::init::files::{self, FileStatus};

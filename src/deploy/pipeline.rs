@@ -10,20 +10,20 @@ use anyhow::Result;
 
 use super::dependents::Dependents;
 use super::desired;
-use super::jobs::Jobs;
-use super::journal::{Journal, ReleaseDraft, RunResult};
-use super::request::Request;
 use super::target_rollout::{RolloutTerms, TargetRollout};
 use crate::cli::RolloutArgs;
+use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
 use crate::health::monitor::Monitor;
+use crate::jobs::Jobs;
 use crate::model::Project;
 use crate::observe::{self, DesiredVersion, TargetReader};
 use crate::plan::Stage;
 use crate::preflight;
 use crate::proxy::Proxy;
+use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{RolloutKind, ServiceRelease, WitnessTotals};
 use crate::report::plan::PlannedCommand;
 use crate::report::{Event, Report, Warning};
@@ -41,7 +41,7 @@ const LAST_JOB_POLL: Duration = Duration::from_millis(500);
 
 /// One run, once its release is decided.
 pub struct Pipeline<'a> {
-    pub request: &'a Request,
+    pub request: &'a Configuration,
     pub desired: &'a DesiredVersion,
     /// All proxies of the engine.
     pub proxies: &'a [Arc<dyn Proxy>],

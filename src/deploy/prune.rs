@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::request::{connect, resolve_config};
 use crate::cli::{ComposeArgs, PruneArgs};
+use crate::configuration::{connect, resolve_config};
 use crate::docker::inspect::Container;
 use crate::docker::lock_resource::LockBackend;
 use crate::docker::{Docker, KEEPER_LABEL, familiar_name};

@@ -3,10 +3,11 @@
 use anyhow::Result;
 
 use super::pipeline::Pipeline;
+use super::rollback;
 use super::target_rollout::TargetRollout;
-use super::{import_running, rollback};
 use crate::docker::inspect::Container;
 use crate::error::{Error, Exit};
+use crate::import_running;
 use crate::model::FailureAction;
 use crate::observed::InstanceKey;
 use crate::plan::RotationState;

@@ -9,20 +9,20 @@ use anyhow::Result;
 
 use super::acquire_lock::{LockCaller, LockGuard, LockOutcome};
 use super::dependents::Dependents;
-use super::jobs::Jobs;
-use super::journal::Journal;
 use super::pipeline::Pipeline;
-use super::request::{Request, connect, resolve_config};
 use super::settings;
-use super::state_location::StateLocation;
 use super::swarm_deploy;
 use crate::cli::{ComposeArgs, DeployArgs, RollbackArgs, RolloutArgs, UpdateArgs};
+use crate::configuration::{Configuration, connect, resolve_config};
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::health::monitor::Monitor;
+use crate::jobs::Jobs;
 use crate::model::{FlagLayers, Project, ResolvedProject, UpdateLayer};
 use crate::observe::{self, DesiredVersion};
 use crate::preflight;
+use crate::release::journal::Journal;
+use crate::release::state_location::StateLocation;
 use crate::release::store;
 use crate::release::{
     ReleaseHistory, ReleaseRecord, RolloutKind, RolloutOutcome, ServiceRelease, UnreadableFile, images,
@@ -138,7 +138,7 @@ pub fn recover(
         }));
     }
     let (text, source) = (journal.config(in_progress.number)?, format!("release {}", in_progress.number));
-    let mut request = Request::from_text(&text, source, &docker, folder, flags)?;
+    let mut request = Configuration::from_text(&text, source, &docker, folder, flags)?;
     request.write(&journal, in_progress.number, rollout.dry_run)?;
     let args = DeployArgs {
         services: in_progress.services,
@@ -495,7 +495,7 @@ impl Restorer<'_> {
         } else {
             let text = journal.config(record.number)?;
             let flags = self.flags.clone();
-            let request = Request::from_text(&text, source, self.docker, self.folder.clone(), flags)?;
+            let request = Configuration::from_text(&text, source, self.docker, self.folder.clone(), flags)?;
             let (journal, report_and_stop) = (journal.reopen()?, (self.report, self.stop));
             let release = (restore.number, restore.kind);
             return swarm_deploy::restore_release(
@@ -520,7 +520,7 @@ impl Restorer<'_> {
         let services: Vec<&str> = restore.services.iter().map(String::as_str).collect();
         let text = journal.merged_config(&snapshot.text(), &services)?;
         let mut request =
-            Request::from_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
+            Configuration::from_text(&text, source, self.docker, self.folder.clone(), self.flags.clone())?;
         request.write(journal, restore.number, self.args.dry_run)?;
         let mut targets = targets::from_names(&request.project, &restore.services)?;
         targets::sort_by_dependencies(&request.project, &mut targets);

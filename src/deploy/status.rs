@@ -5,12 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use super::journal::Journal;
-use super::request::Request;
 use super::settings;
-use super::state_location::StateLocation;
 use super::{acquire_lock, swarm_deploy};
 use crate::cli::{ComposeArgs, StatusArgs};
+use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::error::Error;
 use crate::model::{FlagLayers, Project};
@@ -18,6 +16,8 @@ use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
 use crate::observed::Instance;
 use crate::preflight::{self, StoppedProxy};
 use crate::proxy::{self, InFlight, Proxy};
+use crate::release::journal::Journal;
+use crate::release::state_location::StateLocation;
 use crate::release::{ReleaseHistory, ReleaseRecord};
 use crate::report::history::LossCount;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
@@ -63,7 +63,7 @@ fn report_status(status: &StatusReport, report: Report) {
 }
 
 fn read_status(compose: &ComposeArgs, args: &StatusArgs, report: Report) -> Result<StatusReport> {
-    let request = Request::from_file(compose, FlagLayers::default(), report)?;
+    let request = Configuration::from_file(compose, FlagLayers::default(), report)?;
     let (docker, project) = (&request.docker, &request.project);
     let engine = settings::engine(args.engine.as_deref(), project.engine);
     let cluster = swarm_deploy::swarm_id(docker, engine, &project.name)?;

@@ -13,15 +13,15 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::journal::{Journal, ReleaseDraft, RunResult};
-use super::request::Request;
 use crate::cli::{DeployArgs, RollbackArgs, RolloutArgs, SwarmArgs};
+use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
 use crate::docker::types::ClusterNodes;
 use crate::error::{Error, Exit, Risk};
 use crate::model::{ConfigError, EngineKind, Project};
+use crate::release::journal::{Journal, ReleaseDraft, RunResult};
 use crate::release::{RolloutKind, ServiceRelease};
 use crate::report::{Event, Report, Warning};
 use crate::swarm::audit::{self, ServiceFacts};
@@ -80,7 +80,7 @@ pub fn hint_at_swarm(docker: &Docker, error: Error) -> Error {
 /// # Errors
 /// An [`Error`] whose exit code reports what serves now.
 pub fn deploy(
-    request: Request,
+    request: Configuration,
     args: &DeployArgs,
     journal: Journal,
     report: Report,
@@ -125,7 +125,7 @@ pub fn deploy(
 /// # Errors
 /// As [`deploy`].
 pub fn restore_release(
-    mut request: Request,
+    mut request: Configuration,
     services: &[String],
     (number, kind): (u32, RolloutKind),
     journal: Journal,
@@ -254,7 +254,7 @@ fn stack_proxies(project: &str) -> Result<Vec<StackProxy>> {
 
 /// One deploy or rollback on Swarm.
 struct SwarmDeploy<'a> {
-    request: &'a Request,
+    request: &'a Configuration,
     journal: &'a Journal,
     /// The stack before any change.
     before: ObservedStack,

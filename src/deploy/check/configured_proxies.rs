@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::deploy::request::Request;
+use crate::configuration::Configuration;
 use crate::docker::inspect::Image;
 use crate::model::Service;
 use crate::observe::DesiredVersion;
@@ -30,7 +30,7 @@ pub struct ConfiguredProxies(Vec<ConfiguredProxy>);
 /// # Errors
 /// A project that cannot be written as JSON.
 pub fn find(
-    request: &Request,
+    request: &Configuration,
     wanted: &DesiredVersion,
     runs: &dyn Fn(&str) -> bool,
 ) -> Result<ConfiguredProxies> {

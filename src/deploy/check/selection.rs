@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::ProjectCheck;
-use crate::deploy::jobs::Jobs;
+use crate::jobs::Jobs;
 use crate::model::Service;
 use crate::proxy::{self, Proxy};
 use crate::targets::{self, Target, backend};

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::check::service::{self, ProxyPresence, ServiceContext};
 use crate::check::{AuditReport, Finding, Scope, Verdict, VerdictRow, version};
 use crate::cli::CheckArgs;
-use crate::deploy::request::Request;
+use crate::configuration::Configuration;
 use crate::deploy::swarm_deploy;
 use crate::docker::inspect::Image;
 use crate::error::Error;
@@ -21,7 +21,7 @@ use crate::swarm::stack_file::{StackFile, StackOverrides};
 const SWARM_RULES: [&str; 4] = ["ignores-stop-signal", "short-grace", "shared-volume", "moving-image"];
 
 pub fn audit(
-    request: &Request,
+    request: &Configuration,
     args: &CheckArgs,
     engine: bool,
     audit_report: &mut AuditReport,

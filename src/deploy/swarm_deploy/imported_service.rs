@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::SwarmDeploy;
 use crate::cli::ComposeArgs;
-use crate::deploy::request::{connect, resolve_config};
+use crate::configuration::{connect, resolve_config};
 use crate::deploy::settings;
 use crate::docker::Docker;
 use crate::docker::swarm::NAMESPACE;

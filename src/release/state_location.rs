@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::settings;
 use crate::cli::ComposeArgs;
+use crate::deploy::settings;
 use crate::docker::Docker;
 use crate::release::engine_folder::{self, EngineId};
 use crate::release::store::Store;

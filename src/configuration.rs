@@ -1,4 +1,4 @@
-//! Request of a deploy: the resolved project, and a docker client that reads exactly this configuration.
+//! Configuration of a deploy: the resolved project, and a docker client that reads exactly this configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::import_running::Importer;
-use super::jobs::{self, Jobs};
-use super::journal::{Journal, UncommittedConfig};
-use super::prefetch;
-use super::settings;
 use crate::cli::{ComposeArgs, DeployArgs};
+use crate::deploy::prefetch;
+use crate::deploy::settings;
 use crate::docker::inspect::{Container, Image};
 use crate::docker::{Docker, OutputSink};
 use crate::error::Error;
+use crate::import_running::Importer;
+use crate::jobs::{self, Jobs};
 use crate::model::{FlagLayers, Project, ResolvedProject, Service};
+use crate::release::journal::{Journal, UncommittedConfig};
 use crate::report::{Event, Report, Warning};
 use crate::targets::Target;
 
-pub struct Request {
+pub struct Configuration {
     /// True if services may have `env_file` or `label_file`, whose contents a hash of the Compose file does not cover.
     may_have_env_files: bool,
     /// True if services may have `label_file`, whose contents no hash of `docker compose config` covers.
@@ -57,32 +57,32 @@ pub fn resolve_config(docker: &mut Docker, report: Report) -> Result<String> {
     Ok(yaml)
 }
 
-impl Request {
-    /// Request from the Compose file.
-    pub fn from_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Request> {
+impl Configuration {
+    /// Configuration from the Compose file.
+    pub fn from_file(compose: &ComposeArgs, flags: FlagLayers, report: Report) -> Result<Configuration> {
         let mut docker = connect(compose, report)?;
         let yaml = resolve_config(&mut docker, report)?;
-        Request::read(docker, &yaml, compose, flags)
+        Configuration::read(docker, &yaml, compose, flags)
     }
 
-    /// Request from the Compose file; prefetches the queries of a deploy.
+    /// Configuration from the Compose file; prefetches the queries of a deploy.
     pub fn from_file_for_deploy(
         compose: &ComposeArgs,
         args: &DeployArgs,
         flags: FlagLayers,
         report: Report,
-    ) -> Result<Request> {
+    ) -> Result<Configuration> {
         let mut docker = connect(compose, report)?;
         prefetch::for_project(&docker, &settings::project_folder(compose), args);
         let yaml = resolve_config(&mut docker, report)?;
         // Prefetching earlier would double the time of the query above, which everything waits for.
         docker.prefetch_hashes();
-        Request::read(docker, &yaml, compose, flags)
+        Configuration::read(docker, &yaml, compose, flags)
     }
 
-    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Request> {
+    fn read(docker: Docker, yaml: &str, compose: &ComposeArgs, flags: FlagLayers) -> Result<Configuration> {
         let source = settings::source(compose);
-        Ok(Request {
+        Ok(Configuration {
             may_have_env_files: settings::may_have_env_files(compose),
             may_have_label_files: settings::may_have_label_files(compose),
             docker,
@@ -96,15 +96,15 @@ impl Request {
         })
     }
 
-    /// Request from a recorded configuration. Compose reads the configuration after [`Request::write`].
+    /// Configuration from a recorded configuration. Compose reads the configuration after [`Configuration::write`].
     pub fn from_text(
         text: &str,
         source: String,
         docker: &Docker,
         folder: PathBuf,
         flags: FlagLayers,
-    ) -> Result<Request> {
-        Ok(Request {
+    ) -> Result<Configuration> {
+        Ok(Configuration {
             may_have_env_files: false,
             may_have_label_files: false,
             docker: docker.clone(),
@@ -149,7 +149,7 @@ impl Request {
         journal: &mut Journal,
         report: Report,
     ) -> Result<()> {
-        let Request { docker, project, snapshot, folder, .. } = self;
+        let Configuration { docker, project, snapshot, folder, .. } = self;
         Importer { docker, project, snapshot, folder, report }.import(targets, containers, journal)
     }
 
@@ -178,7 +178,7 @@ impl Request {
     /// Writes the resolved project. Compose reads this file from here on; in a dry run, stdin.
     pub fn write(&mut self, journal: &Journal, number: u32, dry_run: bool) -> Result<()> {
         let text = self.snapshot.text();
-        let Request { docker, project, folder, .. } = &*self;
+        let Configuration { docker, project, folder, .. } = &*self;
         if dry_run {
             self.docker = docker.with_project_text(&text, &project.name, folder);
             self.reads_stdin = true;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::state_location::StateLocation;
 use crate::docker::Docker;
 use crate::error::{Error, Exit};
 use crate::git::{self, WorkingCopy};
 use crate::mask;
 use crate::model::ResolvedProject;
 use crate::release::images;
+use crate::release::state_location::StateLocation;
 use crate::release::store::Store;
 use crate::release::wait_queue::QueueTicket;
 use crate::release::{

@@ -7,11 +7,11 @@ use std::thread;
 
 use anyhow::Result;
 
-use super::journal::{Journal, ReleaseDraft};
 use crate::docker::inspect::{CONFIG_HASH, Container};
 use crate::docker::{Docker, familiar_name};
 use crate::model::{Project, ResolvedProject};
 use crate::observe;
+use crate::release::journal::{Journal, ReleaseDraft};
 use crate::release::{ReleaseRecord, RolloutKind, ServiceRelease};
 use crate::report::{Event, Report};
 use crate::targets::Target;
