@@ -10,6 +10,7 @@ use super::{acquire_lock, swarm_deploy};
 use crate::cli::{ComposeArgs, StatusArgs};
 use crate::configuration::Configuration;
 use crate::docker::Docker;
+use crate::docker::types::{Task, TaskState, UpdateState};
 use crate::error::Error;
 use crate::model::{FlagLayers, Project};
 use crate::observe::{self, DesiredVersion, TargetReader, TargetSnapshot};
@@ -22,7 +23,7 @@ use crate::release::{ReleaseHistory, ReleaseRecord};
 use crate::report::history::LossCount;
 use crate::report::status::{InstanceStatus, PairStatus, ServiceStatus, StatusReport, TaskCount};
 use crate::report::{Report, Warning};
-use crate::swarm::observed::{ObservedStack, StackService, Task};
+use crate::swarm::observed::StackService;
 use crate::swarm::watch;
 use crate::targets::{self, Target};
 use crate::wait::{self, StopSignal};
@@ -208,33 +209,35 @@ fn stack_status(docker: &Docker, name: &str, named: &[String], journal: &Journal
     }
     let shown = stack.services.values().filter(|s| named.is_empty() || named.contains(&s.name));
     let mut status = StatusReport::new(name, "swarm");
-    status.services = shown.map(|service| stack_service(&stack, service, journal)).collect();
+    status.services = shown.map(|service| stack_service(service, journal)).collect();
     Ok(status)
 }
 
-fn stack_service(stack: &ObservedStack, service: &StackService, journal: &Journal) -> ServiceStatus {
-    let update = match service.update_state() {
-        "" => "-".to_string(),
-        state => state.replace('_', " "),
+fn stack_service(service: &StackService, journal: &Journal) -> ServiceStatus {
+    let update = match service.update.state {
+        UpdateState::None => "-".to_string(),
+        state => state.to_string().replace('_', " "),
     };
     // Swarm knows a local image only by its id; the record of the release has its name.
     let recorded = journal.history.newest_first().filter_map(|r| r.services.get(&service.name));
     let recorded = recorded.filter(|p| p.image_id == service.spec.image()).map(|p| p.image.clone()).next();
     let image = recorded.unwrap_or_else(|| service.spec.image().split('@').next().unwrap_or_default().into());
-    let running = stack.running_tasks(&service.name).min(stack.desired_tasks(service));
-    let running = if service.spec.is_job() { stack.current_tasks(service) } else { running };
-    let tasks = stack.tasks_of(&service.name).filter(|t| t.is_desired() && t.state != "complete");
+    let desired = service.desired_tasks();
+    let running = service.running_tasks().min(desired);
+    let running = if service.spec.is_job() { service.current_tasks() } else { running };
+    let tasks = service.tasks.iter().filter(|t| t.is_desired() && t.status.state != TaskState::Complete);
     let instances = tasks.map(|task| task_status(service, task)).collect();
-    let count = TaskCount { running, desired: stack.desired_tasks(service), image, update };
+    let count = TaskCount { running, desired, image, update };
     ServiceStatus { tasks: Some(count), ..service_status(&service.name, instances, journal) }
 }
 
 fn task_status(service: &StackService, task: &Task) -> InstanceStatus {
     let version = if task.runs_spec(&service.spec) { "" } else { " (before)" };
-    let cause = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
+    let error = &task.status.error;
+    let cause = if error.is_empty() { String::new() } else { format!(": {error}") };
     InstanceStatus {
         name: task.name(),
-        state: format!("{}{version}{cause}", task.state),
+        state: format!("{}{version}{cause}", task.status.state),
         node: Some(task.node.clone()),
         ..InstanceStatus::default()
     }

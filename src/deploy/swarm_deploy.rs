@@ -18,7 +18,7 @@ use crate::configuration::Configuration;
 use crate::docker::Docker;
 use crate::docker::inspect::Image;
 use crate::docker::swarm::ResolveImage;
-use crate::docker::types::ClusterNodes;
+use crate::docker::types::SwarmNodes;
 use crate::error::{Error, Exit, Risk};
 use crate::model::{ConfigError, EngineKind, Project};
 use crate::release::journal::{Journal, ReleaseDraft, RunResult};
@@ -37,7 +37,6 @@ use crate::witness::Witness;
 pub use imported_service::{compose_file_of_service, import_service, print_for_swarm};
 use prepare::PreparedStack;
 pub use prepare::refuse_if_any;
-use swarm_rollback::describe;
 
 /// Id of the Swarm, if the project is deployed to Swarm: requested by flag or file, or a stack already. None for a Compose
 /// project.
@@ -206,12 +205,8 @@ pub fn rollback_unrecorded(
             Err(Error::interrupted(signal).hint("Swarm continues the rollback; see `docker stack ps`").into())
         }
         WatchResult::Lost(error) => Err(Error { exit: Exit::Outage, ..error }.into()),
-        WatchResult::Failed(failure, convergence) => {
-            let message = format!("`{}`: {}", failure.service, describe(&convergence));
-            Err(Error::new(Exit::StillServing, message).detail(&failure.task_errors.join("\n")).into())
-        }
-        WatchResult::Stuck(failure, after) => {
-            let message = format!("`{}`: no progress for {}s", failure.service, after.as_secs());
+        WatchResult::Failed(failure) => {
+            let message = format!("`{}`: {}", failure.name, failure.convergence);
             Err(Error::new(Exit::StillServing, message).detail(&failure.task_errors.join("\n")).into())
         }
     }
@@ -223,7 +218,7 @@ pub fn risks(
     name: &str,
     project: &str,
     file: &StackFile,
-    nodes: Option<&ClusterNodes>,
+    nodes: Option<&SwarmNodes>,
     image: &dyn Fn(&str) -> Result<Option<Image>>,
 ) -> Result<Vec<(String, Risk)>> {
     let proxies = stack_proxies(project)?;
@@ -484,7 +479,7 @@ impl SwarmDeploy<'_> {
             self.docker().stack_deploy(self.stack_name(), &stack.text(), *resolve_image)?;
         }
         let is_unfinished =
-            |name: &String| self.before.services.get(name).is_some_and(swarm_rollback::has_unfinished_update);
+            |name: &String| self.before.services.get(name).is_some_and(StackService::has_unfinished_update);
         if !force && !file.services.iter().any(is_unfinished) {
             return Ok(());
         }
@@ -587,12 +582,12 @@ impl SwarmDeploy<'_> {
     fn report_deployed(&self, services: &[String], stack: &ObservedStack, took: Duration) {
         for name in services {
             let Some(service) = stack.services.get(name) else { continue };
-            let (running, wanted) = (stack.running_tasks(name), stack.desired_tasks(service));
+            let (running, wanted) = (service.running_tasks(), service.desired_tasks());
             if service.spec.is_job() {
                 self.report.event(Event::SwarmJobDone { service: name.clone(), tasks: wanted });
                 continue;
             }
-            if stack.tasks_of(name).filter(|t| t.runs()).count() > wanted {
+            if service.tasks.iter().filter(|t| t.runs()).count() > wanted {
                 self.report.warn(&Warning::TooManyTasks(name.clone()));
             }
             self.report.deployed(Event::Deployed {

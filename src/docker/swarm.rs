@@ -8,7 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::types::{CONTENT_LABEL, ClusterNodes, ExistingObject, ObjectKind, RawService, RawTask};
+use super::types::{CONTENT_LABEL, ExistingObject, ObjectKind, SwarmNodes, SwarmService, Task};
 use super::{CommandResult, Docker};
 use crate::error::Error;
 
@@ -36,13 +36,6 @@ pub enum ResolveImage {
     Always,
     Changed,
     Never,
-}
-
-/// Node of the Swarm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwarmNode {
-    pub id: String,
-    pub hostname: String,
 }
 
 impl ResolveImage {
@@ -105,12 +98,12 @@ impl Docker {
     }
 
     /// Services by id; services that no longer exist are left out.
-    pub fn inspect_services(&self, ids: &[String]) -> Result<Vec<RawService>> {
+    pub fn inspect_services(&self, ids: &[String]) -> Result<Vec<SwarmService>> {
         self.inspect_all(&["service", "inspect"], ids)
     }
 
     /// All tasks of a stack, also the ended ones that Swarm still lists.
-    pub fn tasks(&self, stack: &str) -> Result<Vec<RawTask>> {
+    pub fn tasks(&self, stack: &str) -> Result<Vec<Task>> {
         let words = ["stack", "ps", "--quiet", "--no-trunc", stack];
         let result = self.query_swarm(&words)?;
         if !result.ok() && !result.stderr.contains("nothing found in stack") {
@@ -137,11 +130,9 @@ impl Docker {
         }
     }
 
-    /// Ids and hostnames of the nodes of the Swarm.
-    pub fn swarm_nodes(&self) -> Result<Vec<SwarmNode>> {
-        let output = self.query_checked(&NODES)?;
-        let pairs = output.lines().filter_map(|line| line.split_once('='));
-        Ok(pairs.map(|(id, hostname)| SwarmNode { id: id.into(), hostname: hostname.into() }).collect())
+    /// Hostnames of the nodes of the Swarm by id.
+    pub fn node_names(&self) -> Result<BTreeMap<String, String>> {
+        Ok(pairs(&self.query_checked(&NODES)?))
     }
 
     /// Deploys the file of a stack. Services that are not in the file stay unchanged.
@@ -164,11 +155,11 @@ impl Docker {
     }
 
     /// Details of the nodes of the Swarm, and the id of this engine's node.
-    pub fn inspect_swarm_nodes(&self) -> Result<ClusterNodes> {
+    pub fn inspect_swarm_nodes(&self) -> Result<SwarmNodes> {
         let ids = self.query_checked(&IS_MANAGER)?;
         let ids: Vec<String> = ids.split_whitespace().map(String::from).collect();
         let this = self.query_checked(&["info", "--format", "{{.Swarm.NodeID}}"])?.trim().to_string();
-        Ok(ClusterNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this_id: this })
+        Ok(SwarmNodes { all: self.inspect_all(&["node", "inspect"], &ids)?, this_id: this })
     }
 
     /// Config or secret of this name.
@@ -221,8 +212,7 @@ impl Docker {
 
     /// Names of networks by id; service specs refer to networks by id.
     pub fn network_names(&self) -> Result<BTreeMap<String, String>> {
-        let output = self.query_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?;
-        Ok(output.lines().filter_map(|l| l.split_once('=')).map(|(id, n)| (id.into(), n.into())).collect())
+        Ok(pairs(&self.query_checked(&["network", "ls", "--no-trunc", "--format", "{{.ID}}={{.Name}}"])?))
     }
 
     /// Swarm's own rollback of a service to its previous spec. The current spec becomes the previous one.
@@ -242,7 +232,7 @@ impl Docker {
     }
 
     /// Service of this name.
-    pub fn service_named(&self, name: &str) -> Result<Option<RawService>> {
+    pub fn service_named(&self, name: &str) -> Result<Option<SwarmService>> {
         Ok(self.inspect_all(&["service", "inspect"], &[name.into()])?.pop())
     }
 
@@ -271,6 +261,12 @@ impl Docker {
             self.query_checked(&words).map(drop)
         }
     }
+}
+
+/// Parses lines such as `KEY=VALUE`.
+fn pairs(lines: &str) -> BTreeMap<String, String> {
+    let pairs = lines.lines().filter_map(|line| line.split_once('='));
+    pairs.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 /// Error for an engine that manages no Swarm.

@@ -1,18 +1,19 @@
-//! Objects of a Swarm as the engine's API returns them.
+//! Objects of a Swarm as the engine's API prints them: services, tasks, nodes, configs and secrets.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A service as `docker service inspect` prints it.
+/// A service.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct RawService {
+pub struct SwarmService {
     #[serde(rename = "ID")]
     pub id: String,
     #[serde(default)]
-    pub version: VersionIndex,
+    pub version: Counter,
     pub spec: Value,
     pub previous_spec: Option<Value>,
     pub update_status: Option<UpdateStatus>,
@@ -23,81 +24,139 @@ pub struct RawService {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct JobStatus {
-    pub job_iteration: VersionIndex,
+    pub job_iteration: Counter,
 }
 
-/// Counter as the engine's API prints it: `{"Index": 3}`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct VersionIndex {
+pub struct Counter {
     pub index: u64,
 }
 
-/// Status of the update of a service; the states are those of the engine's API.
+/// Status of the update of a service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct UpdateStatus {
-    pub state: String,
+    pub state: UpdateState,
     pub message: String,
 }
 
-/// A task as `docker inspect --type task` prints it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateState {
+    Updating,
+    Paused,
+    Completed,
+    RollbackStarted,
+    RollbackPaused,
+    RollbackCompleted,
+    /// The service was never updated.
+    #[default]
+    #[serde(other)]
+    None,
+}
+
+/// A task: one attempt to fill a slot of a service.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct RawTask {
+pub struct Task {
     #[serde(rename = "ID")]
     pub id: String,
     #[serde(rename = "ServiceID")]
     pub service_id: String,
+    /// Name of the service in the file; its observer sets it.
+    #[serde(skip)]
+    pub service: String,
     #[serde(rename = "NodeID", default)]
     pub node_id: String,
+    /// Name of the node; the observer sets it.
+    #[serde(skip)]
+    pub node: String,
+    /// Number of the slot; 0 for a global service, which has a slot on each node.
     #[serde(default)]
     pub slot: u64,
     #[serde(default)]
     pub spec: Value,
     #[serde(default)]
-    pub status: RawTaskStatus,
+    pub status: TaskStatus,
     #[serde(default)]
-    pub desired_state: String,
+    pub desired_state: TaskState,
     #[serde(default)]
     pub created_at: String,
-    #[serde(default)]
-    pub job_iteration: Option<VersionIndex>,
+    pub job_iteration: Option<Counter>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct RawTaskStatus {
-    pub state: String,
-    pub err: String,
-    pub container_status: RawContainerStatus,
+pub struct TaskStatus {
+    pub state: TaskState,
+    #[serde(rename = "Err")]
+    pub error: String,
+    pub container_status: ContainerStatus,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct RawContainerStatus {
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ContainerStatus {
     #[serde(rename = "ContainerID")]
-    pub container_id: String,
+    pub container: String,
 }
 
-/// A node as `docker node inspect` prints it.
+/// States in the order in which a task passes through them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    New,
+    Allocated,
+    Pending,
+    Assigned,
+    Accepted,
+    Preparing,
+    Ready,
+    Starting,
+    Running,
+    Complete,
+    Shutdown,
+    Failed,
+    Rejected,
+    Remove,
+    Orphaned,
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Name in the API.
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Name in the API.
+impl fmt::Display for UpdateState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Nodes of a Swarm.
+#[derive(Debug, Clone, Default)]
+pub struct SwarmNodes {
+    pub all: Vec<Node>,
+    /// Id of the node that compose-zd is connected to, which builds images and has the project's folder.
+    pub this_id: String,
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct PlacementNode {
+pub struct Node {
     #[serde(rename = "ID")]
     pub id: String,
     #[serde(flatten)]
     pub value: Value,
 }
 
-/// Nodes of the Swarm.
-#[derive(Debug, Clone, Default)]
-pub struct ClusterNodes {
-    pub all: Vec<PlacementNode>,
-    /// Id of the node that compose-zd is connected to, which builds images and has the project's folder.
-    pub this_id: String,
-}
-
-/// Label with the hash of the content.
+/// Label of a config or secret with the hash of its content.
 pub const CONTENT_LABEL: &str = "compose-zd.content";
 
 /// Kind of object that holds content for services.
@@ -105,14 +164,6 @@ pub const CONTENT_LABEL: &str = "compose-zd.content";
 pub enum ObjectKind {
     Config,
     Secret,
-}
-
-/// The object that Swarm has under the name in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExistingObject {
-    pub labels: BTreeMap<String, String>,
-    /// Content of a config; Swarm never returns that of a secret.
-    pub content: Option<Vec<u8>>,
 }
 
 impl ObjectKind {
@@ -133,4 +184,12 @@ impl ObjectKind {
             ObjectKind::Secret => "secrets",
         }
     }
+}
+
+/// A config or secret that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingObject {
+    pub labels: BTreeMap<String, String>,
+    /// Content of a config; Swarm never returns that of a secret.
+    pub content: Option<Vec<u8>>,
 }

@@ -1,8 +1,10 @@
 //! Convergence of a service: whether its update is under way, done or failed. Pure.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::observed::{ObservedStack, ServiceSpec, StackService, Task};
+use super::observed::{Mode, ObservedStack, ServiceSpec, StackService};
+use crate::docker::types::{Task, TaskState, UpdateState};
 
 /// Time between the removal of a task from Swarm's DNS and its stop
 /// (moby `daemon/cluster/executor/container/controller.go`).
@@ -49,6 +51,8 @@ pub enum Convergence {
     Overwritten,
     /// A task of a job failed, and Swarm does not retry it.
     JobFailed,
+    /// No progress for this long.
+    Stuck(Duration),
 }
 
 impl ServiceGoal {
@@ -64,6 +68,28 @@ impl ServiceGoal {
     pub fn without_monitor(now: &ObservedStack, service: &str) -> ServiceGoal {
         ServiceGoal { monitor: Duration::ZERO, ..ServiceGoal::new(now, service) }
     }
+
+    /// Another update replaced the spec that was sent; a rollback by Swarm does not count.
+    pub fn is_overwritten(&self, now: &StackService) -> bool {
+        self.sent.as_ref().is_some_and(|sent| !sent.is_same_request(&now.spec)) && !now.is_rolled_back()
+    }
+}
+
+/// Convergence in a few words.
+impl fmt::Display for Convergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Convergence::Underway => f.write_str("no progress"),
+            Convergence::Converged => f.write_str("converged"),
+            Convergence::RolledBack(why) => write!(f, "rolled back: {why}"),
+            Convergence::Paused(why) => write!(f, "the update is paused: {why}"),
+            Convergence::RollbackPaused(why) => write!(f, "the rollback is paused: {why}"),
+            Convergence::Gone => f.write_str("the service was removed during the update"),
+            Convergence::Overwritten => f.write_str("another update replaced this one"),
+            Convergence::JobFailed => f.write_str("the job failed"),
+            Convergence::Stuck(after) => write!(f, "no progress for {}s", after.as_secs()),
+        }
+    }
 }
 
 /// Convergence of a service; `before` is the service before the change was sent.
@@ -73,46 +99,43 @@ impl ServiceGoal {
 /// 3. An update status that Swarm reports decides.
 /// 4. An update may not have begun yet: a changed service has converged only once its tasks run the current spec.
 /// 5. Otherwise the service has converged once all desired tasks run; a global service needs at least one.
-pub fn evaluate(stack: &ObservedStack, goal: &ServiceGoal, before: Option<&StackService>) -> Convergence {
-    let Some(service) = stack.services.get(&goal.service) else { return Convergence::Gone };
-    let (state, message) = match &service.update {
-        Some(update) => (update.state.as_str(), update.message.clone()),
-        None => ("", String::new()),
-    };
-    let is_other = goal.sent.as_ref().is_some_and(|sent| !sent.is_same_request(&service.spec));
-    if is_other && !state.starts_with("rollback") {
+pub fn evaluate(
+    service: Option<&StackService>,
+    goal: &ServiceGoal,
+    before: Option<&StackService>,
+) -> Convergence {
+    let Some(service) = service else { return Convergence::Gone };
+    let (state, message) = (service.update.state, || service.update.message.clone());
+    if goal.is_overwritten(service) {
         return Convergence::Overwritten;
     }
     if service.spec.is_job() {
-        return job(stack, service);
+        return job(service);
     }
     let changed = before.is_some_and(|b| !b.spec.same_tasks(&service.spec));
     let running = match state {
-        "updating" | "rollback_started" => return Convergence::Underway,
-        "paused" => return Convergence::Paused(message),
-        "rollback_paused" => return Convergence::RollbackPaused(message),
-        "" if changed => stack.current_tasks(service),
-        _ => stack.running_tasks(&service.name),
+        UpdateState::Updating | UpdateState::RollbackStarted => return Convergence::Underway,
+        UpdateState::Paused => return Convergence::Paused(message()),
+        UpdateState::RollbackPaused => return Convergence::RollbackPaused(message()),
+        UpdateState::None if changed => service.current_tasks(),
+        _ => service.running_tasks(),
     };
-    let desired = stack.desired_tasks(service).max(usize::from(service.spec.is_global()));
+    let desired = service.desired_tasks().max(usize::from(service.spec.mode == Mode::Global));
     match (running >= desired, state) {
         (false, _) => Convergence::Underway,
-        (true, "rollback_completed") => Convergence::RolledBack(message),
+        (true, UpdateState::RollbackCompleted) => Convergence::RolledBack(message()),
         (true, _) => Convergence::Converged,
     }
 }
 
 /// A job has failed once a slot has used up its attempts: the first, and as many more as its restart policy allows.
-fn job(stack: &ObservedStack, service: &StackService) -> Convergence {
-    let desired = stack.desired_tasks(service).max(1);
-    let failed = |t: &&Task| t.has_failed() && t.in_current_iteration(service);
-    let attempts =
-        |slot: &str| stack.tasks_of(&service.name).filter(failed).filter(|t| t.slot == slot).count();
-    let is_exhausted =
-        |t: &Task| service.spec.max_restarts().is_some_and(|retries| attempts(&t.slot) as u64 > retries);
-    if stack.current_tasks(service) >= desired {
+fn job(service: &StackService) -> Convergence {
+    let failed = || service.tasks.iter().filter(|t| t.has_failed() && service.is_in_iteration(t));
+    let attempts = |task: &Task| failed().filter(|t| t.slot() == task.slot()).count() as u64;
+    let retries = service.spec.max_restarts();
+    if service.current_tasks() >= service.desired_tasks().max(1) {
         Convergence::Converged
-    } else if stack.tasks_of(&service.name).filter(failed).any(is_exhausted) {
+    } else if failed().any(|task| retries.is_some_and(|retries| attempts(task) > retries)) {
         Convergence::JobFailed
     } else {
         Convergence::Underway
@@ -121,30 +144,22 @@ fn job(stack: &ObservedStack, service: &StackService) -> Convergence {
 
 /// Longest time without progress before an update counts as stuck: the time to get ready, plus every wait of Swarm itself.
 /// Swarm has no such limit: it waits for ever for a task that never gets ready.
-pub fn stall_timeout(
-    stack: &ObservedStack,
-    service: &StackService,
-    ready: Duration,
-    before: Option<&StackService>,
-) -> Duration {
-    let newest = stack.tasks_of(&service.name).filter(|t| !t.error.is_empty()).max_by_key(|t| &t.created);
+pub fn stall_timeout(service: &StackService, ready: Duration, before: Option<&StackService>) -> Duration {
+    let newest = service.tasks.iter().filter(|t| !t.status.error.is_empty()).max_by_key(|t| &t.created_at);
     // A service with unchanged ports waits for its own old task to free them.
     let ports = |service: &StackService| service.spec.value()["EndpointSpec"]["Ports"].clone();
     let is_new = before.is_none_or(|b| ports(b) != ports(service));
-    if is_new && newest.is_some_and(|t| is_port_taken(&t.error)) {
+    if is_new && newest.is_some_and(|t| is_port_taken(&t.status.error)) {
         return ready;
     }
-    let monitor = service.spec.monitor();
-    let delay = Duration::from_nanos(service.spec.update_config_nanos("Delay").unwrap_or_default());
-    let swarm_waits = match before {
-        None => monitor,
-        Some(_) if service.spec.starts_first() => delay + monitor + STOP_DELAY,
-        Some(_) => delay + monitor + STOP_DELAY + OLD_TASK_TIMEOUT,
-    };
-    let stop = before.map_or(0, |_| service.spec.stop_grace_nanos());
-    let mut desired = stack.tasks_of(&service.name).filter(|t| t.is_desired());
-    let ready = if desired.any(Task::is_preparing) { ready.max(PULL_TIME) } else { ready };
-    ready + swarm_waits + Duration::from_nanos(stop)
+    let spec = &service.spec;
+    let is_preparing = service.tasks.iter().any(|t| t.is_desired() && t.is_preparing());
+    let ready = if is_preparing { ready.max(PULL_TIME) } else { ready };
+    if before.is_none() {
+        return ready + spec.monitor();
+    }
+    let old_task = if spec.starts_first() { Duration::ZERO } else { OLD_TASK_TIMEOUT };
+    ready + spec.update_delay() + spec.monitor() + STOP_DELAY + old_task + spec.stop_grace_period()
 }
 
 /// Another process or service holds the port. Waiting does not free it.
@@ -156,50 +171,45 @@ pub fn is_port_taken(error: &str) -> bool {
 
 /// Score of the progress of a stack: grows with every step forward and with nothing else. A task that restarts again and
 /// again is no progress.
-pub fn progress_score<'a>(stack: &ObservedStack, services: impl Iterator<Item = &'a StackService>) -> usize {
+pub fn progress_score<'a>(services: impl Iterator<Item = &'a StackService>) -> usize {
     let score = |service: &StackService| {
-        let old = stack.tasks_of(&service.name).filter(|t| !t.runs_spec(&service.spec) && t.runs()).count();
-        let ended = usize::from(!["updating", "rollback_started"].contains(&service.update_state()));
-        1000 * (stack.current_tasks(service) + ended) + 999usize.saturating_sub(old)
+        let old = service.tasks.iter().filter(|t| !t.runs_spec(&service.spec) && t.runs()).count();
+        1000 * (service.current_tasks() + usize::from(!service.is_updating())) + 999usize.saturating_sub(old)
     };
     services.map(score).sum()
 }
 
 /// Errors of the tasks of a service, newest first, each reason once: the line to show, and the reason.
-pub fn task_errors(
-    stack: &ObservedStack,
-    service: &str,
-    is_known: impl Fn(&Task) -> bool,
-) -> Vec<(String, String)> {
+pub fn task_errors(service: &StackService, is_known: impl Fn(&Task) -> bool) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
-    let is_job = stack.services.get(service).is_some_and(|s| s.spec.is_job());
     // Swarm stops a task whose health check fails. The task then counts as complete if it ends without an error.
-    let ended = |t: &&Task| t.state == "complete" && !is_job;
+    let ended = |t: &Task| t.status.state == TaskState::Complete && !service.spec.is_job();
     // A task that is not placed yet may wait for the port of the task that it replaces.
-    let holds_port = stack.running_tasks(service) > 0;
-    let waits_for_own_port =
-        |t: &&Task| t.state == "pending" && is_port_taken(&t.error) && (holds_port || !t.is_desired());
-    let troubled = stack.tasks_of(service).filter(|t| !waits_for_own_port(t));
-    let troubled = troubled.filter(|t| (!t.error.is_empty() || ended(t)) && !is_known(t));
-    for task in troubled.collect::<Vec<_>>().into_iter().rev() {
+    let waits_for_own_port = |t: &Task| {
+        t.status.state == TaskState::Pending
+            && is_port_taken(&t.status.error)
+            && (service.running_tasks() > 0 || !t.is_desired())
+    };
+    let is_troubled = |t: &&Task| (!t.status.error.is_empty() || ended(t)) && !waits_for_own_port(t);
+    for task in service.tasks.iter().filter(is_troubled).filter(|t| !is_known(t)).rev() {
         let location = if task.node.is_empty() { String::new() } else { format!(" on {}", task.node) };
-        let why = match task.error.as_str() {
+        let (state, error) = (task.status.state, task.status.error.as_str());
+        let why = match error {
             "" => "it ended by itself, or its health check failed",
             // The text before that names the endpoints.
             error if is_port_taken(error) => error.rsplit("): ").next().unwrap_or(error),
             error => error,
         };
-        let (text, reason) =
-            (format!("{}{location}: {}: {why}", task.name(), task.state), reason(&task.state, why));
+        let reason = reason(state, why);
         if found.len() < 5 && !found.iter().any(|(_, known)| *known == reason) {
-            found.push((text, reason));
+            found.push((format!("{}{location}: {state}: {why}", task.name()), reason));
         }
     }
     found
 }
 
 /// Reason of a task error without the words that differ between tasks: ids, and endpoints named after them.
-fn reason(state: &str, why: &str) -> String {
+fn reason(state: TaskState, why: &str) -> String {
     let is_id = |part: &str| part.len() >= 12 && part.contains(|c: char| c.is_ascii_digit());
     let has_id = |word: &&str| word.split(|c: char| !c.is_ascii_alphanumeric()).any(is_id);
     let words: Vec<&str> = why.split_whitespace().filter(|w| !has_id(w)).collect();

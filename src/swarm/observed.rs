@@ -1,4 +1,4 @@
-//! Observed state of a stack: its services with their current and previous specs, and their tasks.
+//! Observed state of a stack: its services with their current and previous specs, and their tasks. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,13 +7,26 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::convergence::MONITOR;
-use crate::docker::types::{RawService, RawTask, UpdateStatus};
+use crate::docker::types::{Counter, SwarmService, Task, TaskState, UpdateState, UpdateStatus};
 
 /// Spec of a service, without empty values and explicit defaults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSpec {
+    pub mode: Mode,
     value: Value,
     task: Value,
+}
+
+/// Mode of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Runs this number of tasks.
+    Replicated(u64),
+    /// Runs a task on every node that meets its constraints.
+    Global,
+    /// Runs until this number of tasks have completed.
+    ReplicatedJob(u64),
+    GlobalJob,
 }
 
 /// One service of a stack.
@@ -24,37 +37,21 @@ pub struct StackService {
     pub name: String,
     pub spec: ServiceSpec,
     pub previous: Option<ServiceSpec>,
-    pub update: Option<UpdateStatus>,
+    pub update: UpdateStatus,
     /// The service existed before the stack: its name lacks the prefix that `docker stack deploy` gives.
     pub is_imported: bool,
     /// Grows with every change, including those by Swarm itself.
     pub version: u64,
+    /// Tasks by slot, the oldest first.
+    pub tasks: Vec<Task>,
     /// Current or last iteration of a job.
-    iteration: Option<u64>,
-}
-
-/// One attempt to fill a slot of a service.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Task {
-    pub id: String,
-    pub service: String,
-    /// Number of the slot; for a global service the id of the node.
-    pub slot: String,
-    pub node: String,
-    pub state: String,
-    pub desired: String,
-    pub error: String,
-    pub container: String,
-    pub created: String,
-    iteration: Option<u64>,
-    content: Value,
+    iteration: Option<Counter>,
 }
 
 /// Snapshot of a stack.
 #[derive(Debug, Clone, Default)]
 pub struct ObservedStack {
     pub services: BTreeMap<String, StackService>,
-    pub tasks: Vec<Task>,
 }
 
 /// Keys of a task's spec whose change replaces the task. A changed `Placement` keeps a task whose node satisfies it
@@ -64,29 +61,31 @@ const CONTENT_KEYS: [&str; 5] = ["ContainerSpec", "Resources", "ForceUpdate", "N
 impl ServiceSpec {
     pub fn new(raw: &Value) -> ServiceSpec {
         let value = without_defaults(raw);
-        ServiceSpec { task: content(&value["TaskTemplate"]), value }
+        ServiceSpec { mode: Mode::new(&value["Mode"]), task: content(&value["TaskTemplate"]), value }
+    }
+
+    /// The whole spec as JSON.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+
+    fn container(&self) -> &Value {
+        &self.value["TaskTemplate"]["ContainerSpec"]
     }
 
     /// Image reference of the tasks, with the digest if Swarm resolved one.
     pub fn image(&self) -> &str {
-        self.value["TaskTemplate"]["ContainerSpec"]["Image"].as_str().unwrap_or_default()
+        self.container()["Image"].as_str().unwrap_or_default()
     }
 
     /// `None` for a global service or a job.
     pub fn replicas(&self) -> Option<u64> {
-        let replicated = self.value["Mode"].get("Replicated")?;
-        Some(replicated["Replicas"].as_u64().unwrap_or(0))
+        if let Mode::Replicated(replicas) = self.mode { Some(replicas) } else { None }
     }
 
-    /// The service runs a task on every node that meets its constraints.
-    pub fn is_global(&self) -> bool {
-        ["Global", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
-    }
-
-    /// Number of tasks of a replicated job that must complete.
-    pub fn completions(&self) -> Option<u64> {
-        let job = self.value["Mode"].get("ReplicatedJob")?;
-        Some(job["TotalCompletions"].as_u64().unwrap_or(1))
+    /// The service runs to completion.
+    pub fn is_job(&self) -> bool {
+        matches!(self.mode, Mode::ReplicatedJob(_) | Mode::GlobalJob)
     }
 
     /// Number of times that Swarm restarts a failed task; none is no limit.
@@ -98,42 +97,33 @@ impl ServiceSpec {
         }
     }
 
-    /// The whole spec as JSON.
-    pub fn value(&self) -> &Value {
-        &self.value
-    }
-
     /// Names of the configs and secrets.
-    pub fn object_names(&self) -> Vec<&str> {
-        let names = |key: &str, name: &'static str| {
-            let all = self.value["TaskTemplate"]["ContainerSpec"][key].as_array().into_iter().flatten();
-            all.filter_map(|o| o[name].as_str()).collect::<Vec<_>>()
-        };
-        [names("Configs", "ConfigName"), names("Secrets", "SecretName")].concat()
-    }
-
-    /// The service runs to completion.
-    pub fn is_job(&self) -> bool {
-        ["ReplicatedJob", "GlobalJob"].iter().any(|mode| self.value["Mode"].get(mode).is_some())
+    pub fn object_names(&self) -> impl Iterator<Item = &str> {
+        let kinds = [("Configs", "ConfigName"), ("Secrets", "SecretName")];
+        let objects =
+            |(key, name)| items(&self.container()[key]).filter_map(move |object| object[name].as_str());
+        kinds.into_iter().flat_map(objects)
     }
 
     /// Environment: values by name.
     pub fn environment(&self) -> BTreeMap<&str, &str> {
-        let pairs = self.value["TaskTemplate"]["ContainerSpec"]["Env"].as_array().into_iter().flatten();
-        pairs
-            .filter_map(|pair| pair.as_str())
-            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-            .collect()
+        let pairs = items(&self.container()["Env"]).filter_map(Value::as_str);
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect()
     }
 
-    /// Duration from the `UpdateConfig`, in nanoseconds; none is the default of Swarm.
-    pub fn update_config_nanos(&self, key: &str) -> Option<u64> {
-        self.value["UpdateConfig"][key].as_u64()
+    /// Duration from the `UpdateConfig`; none is the default of Swarm.
+    fn update_time(&self, key: &str) -> Option<Duration> {
+        self.value["UpdateConfig"][key].as_u64().map(Duration::from_nanos)
     }
 
     /// Time for which Swarm monitors a new task of an update.
     pub fn monitor(&self) -> Duration {
-        self.update_config_nanos("Monitor").map_or(MONITOR, Duration::from_nanos)
+        self.update_time("Monitor").unwrap_or(MONITOR)
+    }
+
+    /// Time that Swarm waits between two tasks of an update.
+    pub fn update_delay(&self) -> Duration {
+        self.update_time("Delay").unwrap_or_default()
     }
 
     /// Updates and rollbacks both start a new task before they stop the old one; Swarm's default is stop-first.
@@ -142,9 +132,9 @@ impl ServiceSpec {
         configs.iter().all(|config| self.value[*config]["Order"] == "start-first")
     }
 
-    /// Stop grace period in nanoseconds; Swarm's default is 10 s.
-    pub fn stop_grace_nanos(&self) -> u64 {
-        self.value["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"].as_u64().unwrap_or(10_000_000_000)
+    /// Swarm's default is 10 s.
+    pub fn stop_grace_period(&self) -> Duration {
+        self.container()["StopGracePeriod"].as_u64().map_or(Duration::from_secs(10), Duration::from_nanos)
     }
 
     /// Both specs run the same tasks, whatever the replicas and update settings.
@@ -177,150 +167,167 @@ impl ServiceSpec {
     }
 }
 
+impl Mode {
+    fn new(mode: &Value) -> Mode {
+        let (replicated, job) = (mode.get("Replicated"), mode.get("ReplicatedJob"));
+        match (replicated, job) {
+            (Some(replicated), _) => Mode::Replicated(replicated["Replicas"].as_u64().unwrap_or(0)),
+            (_, Some(job)) => Mode::ReplicatedJob(job["TotalCompletions"].as_u64().unwrap_or(1)),
+            _ if mode.get("GlobalJob").is_some() => Mode::GlobalJob,
+            _ => Mode::Global,
+        }
+    }
+}
+
 impl Task {
     /// The container is up, and healthy if it has a health check. Swarm reports a task as running only then.
     pub fn runs(&self) -> bool {
-        self.state == "running" && self.desired == "running"
+        self.status.state == TaskState::Running && self.desired_state == TaskState::Running
     }
 
     /// The task is meant to run or to complete.
     pub fn is_desired(&self) -> bool {
-        ["running", "ready", "complete"].contains(&self.desired.as_str())
+        matches!(self.desired_state, TaskState::Running | TaskState::Ready | TaskState::Complete)
     }
 
     /// The task failed, was rejected, or was lost with its node.
     pub fn has_failed(&self) -> bool {
-        ["failed", "rejected", "orphaned"].contains(&self.state.as_str())
-    }
-
-    /// The task belongs to the current iteration of a job; true for every task of a service that is no job.
-    pub fn in_current_iteration(&self, service: &StackService) -> bool {
-        service.iteration.is_none() || self.iteration == service.iteration
-    }
-
-    /// The task completed in the current iteration of a job.
-    pub fn completed(&self, service: &StackService) -> bool {
-        self.state == "complete" && self.in_current_iteration(service)
+        matches!(self.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Orphaned)
     }
 
     /// The image may still be downloading.
     pub fn is_preparing(&self) -> bool {
-        ["assigned", "accepted", "preparing"].contains(&self.state.as_str())
+        (TaskState::Assigned..=TaskState::Preparing).contains(&self.status.state)
     }
 
     /// Image reference of the task.
     pub fn image(&self) -> &str {
-        self.content["ContainerSpec"]["Image"].as_str().unwrap_or_default()
+        self.spec["ContainerSpec"]["Image"].as_str().unwrap_or_default()
     }
 
     /// The task runs this spec.
     pub fn runs_spec(&self, spec: &ServiceSpec) -> bool {
-        self.content == spec.task
+        self.spec == spec.task
+    }
+
+    /// Number of the slot; for a global service the id of the node.
+    pub fn slot(&self) -> (u64, &str) {
+        (self.slot, if self.slot == 0 { &self.node_id } else { "" })
     }
 
     /// `app.3`; for a global service `app`.
     pub fn name(&self) -> String {
-        match self.slot.parse::<u64>() {
-            Ok(slot) => format!("{}.{slot}", self.service),
-            Err(_) => self.service.clone(),
-        }
+        if self.slot == 0 { self.service.clone() } else { format!("{}.{}", self.service, self.slot) }
     }
 }
 
 impl ObservedStack {
-    /// Snapshot from separate queries; leaves out tasks of services outside the stack.
+    /// Snapshot from separate queries; leaves out tasks of services outside the stack. `nodes` has names by id.
     pub fn new(
         stack: &str,
-        services: Vec<RawService>,
-        tasks: Vec<RawTask>,
+        services: Vec<SwarmService>,
+        tasks: Vec<Task>,
         nodes: &BTreeMap<String, String>,
     ) -> ObservedStack {
-        let services: BTreeMap<String, StackService> = services
-            .into_iter()
-            .map(|raw| StackService::new(stack, raw))
-            .map(|service| (service.name.clone(), service))
-            .collect();
-        let by_id: BTreeMap<&str, &str> =
-            services.values().map(|s| (s.id.as_str(), s.name.as_str())).collect();
-        let mut tasks: Vec<Task> = tasks
-            .into_iter()
-            .filter_map(|raw| Some(Task::new(by_id.get(raw.service_id.as_str())?, raw, nodes)))
-            .collect();
-        tasks.sort_by(|a, b| (&a.service, &a.slot, &a.created).cmp(&(&b.service, &b.slot, &b.created)));
-        ObservedStack { services, tasks }
-    }
-
-    pub fn tasks_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a Task> {
-        self.tasks.iter().filter(move |task| task.service == service)
-    }
-
-    /// Number of slots of a service that run the current spec; for a job, slots that completed in this iteration.
-    pub fn current_tasks(&self, service: &StackService) -> usize {
-        let is_current = |t: &&Task| {
-            if service.spec.is_job() { t.completed(service) } else { t.runs() && t.runs_spec(&service.spec) }
-        };
-        count_slots(self.tasks_of(&service.name).filter(is_current))
-    }
-
-    /// Number of slots of a service that run any spec. A slot whose node was lost may hold two tasks.
-    pub fn running_tasks(&self, service: &str) -> usize {
-        count_slots(self.tasks_of(service).filter(|t| t.runs()))
-    }
-
-    /// Desired number of tasks: replicas or completions; for a global service the tasks that Swarm wants.
-    pub fn desired_tasks(&self, service: &StackService) -> usize {
-        match service.spec.replicas().or(service.spec.completions()) {
-            Some(number) => number as usize,
-            None => count_slots(
-                self.tasks_of(&service.name).filter(|t| t.is_desired() && t.in_current_iteration(service)),
-            ),
+        let mut by_service: BTreeMap<String, Vec<Task>> = BTreeMap::new();
+        for mut task in tasks {
+            task.node = nodes.get(&task.node_id).cloned().unwrap_or_default();
+            by_service.entry(task.service_id.clone()).or_default().push(task);
         }
+        let services = services.into_iter().map(|service| {
+            let tasks = by_service.remove(&service.id).unwrap_or_default();
+            let service = StackService::new(stack, service, tasks);
+            (service.name.clone(), service)
+        });
+        ObservedStack { services: services.collect() }
     }
-}
 
-fn count_slots<'t>(tasks: impl Iterator<Item = &'t Task>) -> usize {
-    tasks.map(|task| &task.slot).collect::<BTreeSet<_>>().len()
+    pub fn tasks(&self) -> impl Iterator<Item = &Task> {
+        self.services.values().flat_map(|service| &service.tasks)
+    }
+
+    /// Number of slots of a service that run any spec; 0 for a service that does not exist.
+    pub fn running_tasks(&self, service: &str) -> usize {
+        self.services.get(service).map_or(0, StackService::running_tasks)
+    }
 }
 
 impl StackService {
-    fn new(stack: &str, raw: RawService) -> StackService {
+    fn new(stack: &str, raw: SwarmService, tasks: Vec<Task>) -> StackService {
         let full = raw.spec["Name"].as_str().unwrap_or_default().to_string();
         let name = full.strip_prefix(stack).and_then(|n| n.strip_prefix('_')).unwrap_or(&full).to_string();
+        let of_this = |task: Task| {
+            let spec = content(&without_defaults(&task.spec));
+            Task { service: name.clone(), spec, ..task }
+        };
+        let mut tasks: Vec<Task> = tasks.into_iter().map(of_this).collect();
+        tasks.sort_by(|a, b| (a.slot(), &a.created_at).cmp(&(b.slot(), &b.created_at)));
         StackService {
             id: raw.id,
             is_imported: name == full,
             name,
             spec: ServiceSpec::new(&raw.spec),
             previous: raw.previous_spec.as_ref().map(ServiceSpec::new),
-            update: raw.update_status.filter(|status| !status.state.is_empty()),
+            update: raw.update_status.unwrap_or_default(),
             version: raw.version.index,
-            iteration: raw.job_status.map(|job| job.job_iteration.index),
+            tasks,
+            iteration: raw.job_status.map(|job| job.job_iteration),
         }
     }
 
-    /// State of the update; empty if there is none.
-    pub fn update_state(&self) -> &str {
-        self.update.as_ref().map_or("", |status| &status.state)
+    /// Number of slots that run the current spec; for a job, slots that completed in this iteration.
+    pub fn current_tasks(&self) -> usize {
+        self.count_slots(|task| {
+            if self.spec.is_job() {
+                task.status.state == TaskState::Complete && self.is_in_iteration(task)
+            } else {
+                task.runs() && task.runs_spec(&self.spec)
+            }
+        })
+    }
+
+    /// Number of slots that run any spec. A slot whose node was lost may hold two tasks.
+    pub fn running_tasks(&self) -> usize {
+        self.count_slots(Task::runs)
+    }
+
+    /// Desired number of tasks: replicas or completions; for a global service the tasks that Swarm wants.
+    pub fn desired_tasks(&self) -> usize {
+        match self.spec.mode {
+            Mode::Replicated(number) | Mode::ReplicatedJob(number) => number as usize,
+            _ => self.count_slots(|task| task.is_desired() && self.is_in_iteration(task)),
+        }
+    }
+
+    fn count_slots(&self, is_counted: impl Fn(&Task) -> bool) -> usize {
+        self.tasks.iter().filter(|t| is_counted(t)).map(Task::slot).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The task belongs to the current iteration of a job; true for every task of a service that is no job.
+    pub fn is_in_iteration(&self, task: &Task) -> bool {
+        self.iteration.is_none() || task.job_iteration == self.iteration
+    }
+
+    /// Swarm is updating the service, or rolling it back.
+    pub fn is_updating(&self) -> bool {
+        matches!(self.update.state, UpdateState::Updating | UpdateState::RollbackStarted)
+    }
+
+    /// An update or rollback goes on or is paused.
+    pub fn has_unfinished_update(&self) -> bool {
+        self.is_updating() || matches!(self.update.state, UpdateState::Paused | UpdateState::RollbackPaused)
+    }
+
+    /// Swarm itself rolled the service back, or tries to.
+    pub fn is_rolled_back(&self) -> bool {
+        use UpdateState::{RollbackCompleted, RollbackPaused, RollbackStarted};
+        matches!(self.update.state, RollbackStarted | RollbackPaused | RollbackCompleted)
     }
 }
 
-impl Task {
-    fn new(service: &str, raw: RawTask, nodes: &BTreeMap<String, String>) -> Task {
-        let slot = if raw.slot == 0 { raw.node_id.clone() } else { raw.slot.to_string() };
-        Task {
-            id: raw.id,
-            service: service.into(),
-            slot,
-            node: nodes.get(&raw.node_id).cloned().unwrap_or_default(),
-            state: raw.status.state,
-            desired: raw.desired_state,
-            error: raw.status.err,
-            container: raw.status.container_status.container_id,
-            created: raw.created_at,
-            iteration: raw.job_iteration.map(|iteration| iteration.index),
-            content: content(&without_defaults(&raw.spec)),
-        }
-    }
+/// Items of an array; none of any other value.
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 fn content(task: &Value) -> Value {

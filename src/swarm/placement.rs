@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::stack_file::StackFile;
-use crate::docker::types::{ClusterNodes, PlacementNode};
+use crate::docker::types::{Node, SwarmNodes};
 use crate::error::Risk;
 use crate::model::ConfigError;
 
@@ -19,7 +19,7 @@ pub struct LocalImage {
     pub ran_on: BTreeSet<String>,
 }
 
-impl PlacementNode {
+impl Node {
     pub fn hostname(&self) -> &str {
         self.text("/Description/Hostname")
     }
@@ -66,15 +66,15 @@ impl PlacementNode {
     }
 }
 
-impl ClusterNodes {
+impl SwarmNodes {
     /// Nodes that may run a service.
-    fn eligible(&self, service: &Value) -> Vec<&PlacementNode> {
-        let meets = |node: &&PlacementNode| constraints(service).iter().all(|c| node.meets(c));
+    fn eligible(&self, service: &Value) -> Vec<&Node> {
+        let meets = |node: &&Node| constraints(service).iter().all(|c| node.meets(c));
         self.all.iter().filter(|n| n.accepts_tasks()).filter(meets).collect()
     }
 
     /// Nodes other than this one that may run a service.
-    fn other_eligible(&self, service: &Value) -> Vec<&PlacementNode> {
+    fn other_eligible(&self, service: &Value) -> Vec<&Node> {
         self.eligible(service).into_iter().filter(|n| n.id != self.this_id).collect()
     }
 
@@ -85,8 +85,8 @@ impl ClusterNodes {
             let service = &file.value["services"][name];
             all.extend(self.no_eligible_node(name, service));
             if let Some(local) = local.iter().find(|l| l.service == *name) {
-                let is_missing = |n: &&PlacementNode| !local.ran_on.contains(n.hostname());
-                let missing: Vec<&PlacementNode> =
+                let is_missing = |n: &&Node| !local.ran_on.contains(n.hostname());
+                let missing: Vec<&Node> =
                     self.other_eligible(service).into_iter().filter(is_missing).collect();
                 all.extend(
                     (!missing.is_empty()).then(|| self.image_missing_elsewhere(name, &local.image, &missing)),
@@ -123,7 +123,7 @@ impl ClusterNodes {
         })
     }
 
-    fn image_missing_elsewhere(&self, name: &str, image: &str, missing: &[&PlacementNode]) -> ConfigError {
+    fn image_missing_elsewhere(&self, name: &str, image: &str, missing: &[&Node]) -> ConfigError {
         let (count, nodes) = (self.all.len(), hostnames(missing));
         ConfigError {
             message: format!(
@@ -154,7 +154,7 @@ impl ClusterNodes {
     }
 
     fn this_hostname(&self) -> &str {
-        self.all.iter().find(|n| n.id == self.this_id).map_or("NODE", PlacementNode::hostname)
+        self.all.iter().find(|n| n.id == self.this_id).map_or("NODE", Node::hostname)
     }
 
     /// Node-local volumes of services that Swarm may move to another node.
@@ -181,7 +181,7 @@ impl ClusterNodes {
     }
 }
 
-fn hostnames(nodes: &[&PlacementNode]) -> String {
+fn hostnames(nodes: &[&Node]) -> String {
     nodes.iter().map(|n| format!("`{}`", n.hostname())).collect::<Vec<_>>().join(", ")
 }
 

@@ -12,7 +12,7 @@ use super::diff::ServiceDiff;
 use super::observed::ObservedStack;
 use super::proxy_config::StackProxy;
 use super::stack_file::{StackFile, StackOverrides};
-use crate::docker::types::{RawService, RawTask};
+use crate::docker::types::{SwarmService, Task};
 use crate::fuzz::{corpus, damaged, damaged_json, holds, same};
 
 #[test]
@@ -20,15 +20,15 @@ fn no_answer_of_a_manager_causes_a_panic() {
     let tasks = prop::collection::vec(damaged_json(corpus("swarm-task")), 0..4);
     let services = prop::collection::vec(damaged_json(corpus("swarm-service")), 1..3);
     holds((services, tasks), |(services, tasks)| {
-        let services: Vec<RawService> =
+        let services: Vec<SwarmService> =
             services.into_iter().filter_map(|s| serde_json::from_value(s).ok()).collect();
-        let tasks: Vec<RawTask> = tasks.into_iter().filter_map(|t| serde_json::from_value(t).ok()).collect();
+        let tasks: Vec<Task> = tasks.into_iter().filter_map(|t| serde_json::from_value(t).ok()).collect();
         let stack =
             ObservedStack::new("demo", services, tasks, &BTreeMap::from([("n1".into(), "one".into())]));
         for service in stack.services.values() {
-            convergence::evaluate(&stack, &ServiceGoal::new(&stack, &service.name), Some(service));
-            convergence::stall_timeout(&stack, service, Duration::from_secs(60), Some(service));
-            convergence::task_errors(&stack, &service.name, |_| false);
+            convergence::evaluate(Some(service), &ServiceGoal::new(&stack, &service.name), Some(service));
+            convergence::stall_timeout(service, Duration::from_secs(60), Some(service));
+            convergence::task_errors(service, |_| false);
             let _ = (service.spec.image(), service.spec.environment(), service.spec.fingerprint());
             prop_assert!(service.spec.same_content(&service.spec));
             let (file, networks) = (json!({"services": {"a": {"image": "a"}}}), BTreeMap::new());
@@ -36,7 +36,7 @@ fn no_answer_of_a_manager_causes_a_panic() {
                 ServiceDiff { stack: "demo", file: &file, service: "a", image: "a", networks: &networks };
             change.describe(Some(service));
         }
-        convergence::progress_score(&stack, stack.services.values());
+        convergence::progress_score(stack.services.values());
         Ok(())
     });
 }
@@ -60,7 +60,7 @@ fn task_counts_match_the_tasks_of_a_stack() {
         };
         let template = |new: bool| json!({"ContainerSpec": {"Image": if new { "app:2" } else { "app:1" }}});
         let service = json!({"ID": "s", "Spec": {"Name": format!("demo_{name}"), "TaskTemplate": template(true), "Mode": mode}});
-        let raw: Vec<RawTask> = tasks
+        let raw: Vec<Task> = tasks
             .iter()
             .enumerate()
             .map(|(n, (state, desired, new, slot))| {
@@ -85,10 +85,10 @@ fn task_counts_match_the_tasks_of_a_stack() {
                 .collect::<BTreeSet<_>>()
                 .len()
         };
-        same(&stack.running_tasks(&name), &runs(false))?;
-        same(&stack.current_tasks(service), &runs(true))?;
+        same(&service.running_tasks(), &runs(false))?;
+        same(&service.current_tasks(), &runs(true))?;
         let desired = tasks.iter().filter(|(_, d, ..)| ["running", "ready"].contains(d)).count();
-        same(&stack.desired_tasks(service), &replicas.map_or(desired, |r| r as usize))
+        same(&service.desired_tasks(), &replicas.map_or(desired, |r| r as usize))
     });
 }
 

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::convergence::{self, Convergence, ServiceGoal};
-use super::observed::{ObservedStack, StackService, Task};
+use super::observed::{ObservedStack, StackService};
 use crate::docker::Docker;
 use crate::docker::swarm::not_a_manager;
+use crate::docker::types::Task;
 use crate::error::Error;
 use crate::report::{Event, Report, Warning};
 use crate::wait::{self, StopSignal, WaitResult};
@@ -43,10 +44,8 @@ pub struct StackWatch<'a> {
 #[derive(Debug)]
 pub enum WatchResult {
     Converged(ObservedStack),
-    /// The update of a service failed.
-    Failed(Box<ServiceFailure>, Convergence),
-    /// No progress for this long.
-    Stuck(Box<ServiceFailure>, Duration),
+    /// The update of a service failed, or makes no progress.
+    Failed(Box<ServiceFailure>),
     Interrupted(i32),
     /// No manager answers.
     Lost(Error),
@@ -55,8 +54,10 @@ pub enum WatchResult {
 /// A failed service, with the task errors collected during the watch, because Swarm forgets tasks.
 #[derive(Debug)]
 pub struct ServiceFailure {
-    pub stack: ObservedStack,
-    pub service: String,
+    pub name: String,
+    /// The service, unless it was removed.
+    pub service: Option<StackService>,
+    pub convergence: Convergence,
     pub task_errors: Vec<String>,
     /// The newest task that failed.
     pub task: Option<Task>,
@@ -81,9 +82,7 @@ struct WatchProgress {
 pub fn observe(docker: &Docker, stack: &str) -> Result<ObservedStack> {
     let ids = docker.stack_services(stack)?.ok_or_else(not_a_manager)?;
     let (services, tasks) = (docker.inspect_services(&ids)?, docker.tasks(stack)?);
-    let nodes: BTreeMap<String, String> =
-        docker.swarm_nodes()?.into_iter().map(|node| (node.id, node.hostname)).collect();
-    Ok(ObservedStack::new(stack, services, tasks, &nodes))
+    Ok(ObservedStack::new(stack, services, tasks, &docker.node_names()?))
 }
 
 impl StackWatch<'_> {
@@ -92,7 +91,7 @@ impl StackWatch<'_> {
     pub fn run(&self) -> Result<WatchResult> {
         let now = Instant::now();
         let mut progress = WatchProgress {
-            running_since: self.before.tasks.iter().map(|t| (t.id.clone(), None)).collect(),
+            running_since: self.before.tasks().map(|t| (t.id.clone(), None)).collect(),
             task_errors: BTreeMap::new(),
             failed: BTreeMap::new(),
             best_score: 0,
@@ -109,7 +108,7 @@ impl StackWatch<'_> {
 
     /// The task existed before the watch.
     fn existed_before(&self, task: &Task) -> bool {
-        self.before.tasks.iter().any(|t| t.id == task.id)
+        self.before.tasks().any(|t| t.id == task.id)
     }
 
     fn poll(&self, progress: &mut WatchProgress) -> Option<WatchResult> {
@@ -133,61 +132,45 @@ impl StackWatch<'_> {
     fn evaluate(&self, stack: ObservedStack, progress: &mut WatchProgress) -> Option<WatchResult> {
         let mut underway = Vec::new();
         for goal in &self.goals {
-            match convergence::evaluate(&stack, goal, self.before.services.get(&goal.service)) {
-                Convergence::Converged if self.has_stayed_up(&stack, goal, progress) => {}
+            let service = stack.services.get(&goal.service);
+            match convergence::evaluate(service, goal, self.before.services.get(&goal.service)) {
+                Convergence::Converged if service.is_some_and(|s| has_stayed_up(s, goal, progress)) => {}
                 Convergence::RolledBack(_) if self.rolling_back => {}
-                Convergence::Underway | Convergence::Converged => {
-                    underway.push(&stack.services[&goal.service])
-                }
-                convergence => {
-                    let failure = failure(stack, &goal.service, progress);
-                    return Some(WatchResult::Failed(failure, convergence));
-                }
+                Convergence::Underway | Convergence::Converged => underway.extend(service),
+                convergence => return Some(failure(&stack, &goal.service, convergence, progress)),
             }
         }
-        let score = convergence::progress_score(&stack, self.watched_services(&stack).into_iter());
+        let score = convergence::progress_score(self.watched_services(&stack).into_iter());
         if score > progress.best_score {
             (progress.best_score, progress.improved_at) = (score, Instant::now());
         }
-        if underway.is_empty() {
+        let Some(first) = underway.first().map(|service| service.name.clone()) else {
             return Some(WatchResult::Converged(stack));
-        }
+        };
         let waited = progress.improved_at.elapsed();
-        let timeout = |s: &StackService| {
-            convergence::stall_timeout(&stack, s, self.ready, self.before.services.get(&s.name))
+        let is_late = |service: &&StackService| {
+            waited > convergence::stall_timeout(service, self.ready, self.before.services.get(&service.name))
         };
-        let is_late = |service: &&StackService| waited > timeout(service);
-        let service = underway.iter().all(is_late).then(|| underway[0].name.clone())?;
-        Some(WatchResult::Stuck(failure(stack, &service, progress), waited))
-    }
-
-    /// Every new task has run for the length of its monitor window.
-    fn has_stayed_up(&self, stack: &ObservedStack, goal: &ServiceGoal, progress: &WatchProgress) -> bool {
-        let has_stayed_up = |task: &Task| match progress.running_since.get(&task.id) {
-            Some(Some(since)) => since.elapsed() >= goal.monitor,
-            ran_before => ran_before.is_some(),
-        };
-        stack.tasks_of(&goal.service).filter(|t| t.runs()).all(has_stayed_up)
+        let is_stuck = underway.iter().all(is_late);
+        is_stuck.then(|| failure(&stack, &first, Convergence::Stuck(waited), progress))
     }
 
     /// Reports newly running tasks, tasks that died, and new task errors.
     fn report(&self, stack: &ObservedStack, progress: &mut WatchProgress) {
         for service in self.watched_services(stack) {
-            let tasks = || stack.tasks_of(&service.name);
-            let failed: Vec<&Task> = tasks().filter(|t| t.has_failed() && !self.existed_before(t)).collect();
+            let is_new = |t: &&Task| !self.existed_before(t);
+            let failed: Vec<&Task> = service.tasks.iter().filter(|t| t.has_failed()).filter(is_new).collect();
             let died = failed.iter().filter(|t| progress.running_since.remove(&t.id).is_some());
             let died: Vec<String> = died.map(|task| task.name()).collect();
             if !died.is_empty() {
                 self.report.event(Event::Exited { names: died });
             }
-            if let Some(task) = failed.into_iter().max_by_key(|t| &t.created) {
+            if let Some(task) = failed.into_iter().max_by_key(|t| &t.created_at) {
                 progress.failed.insert(service.name.clone(), task.clone());
             }
-            self.report_running(stack, service, progress);
+            self.report_running(service, progress);
             let known = progress.task_errors.entry(service.name.clone()).or_default();
-            for (text, reason) in
-                convergence::task_errors(stack, &service.name, |task| self.existed_before(task))
-            {
+            for (text, reason) in convergence::task_errors(service, |task| self.existed_before(task)) {
                 if let Entry::Vacant(entry) = known.entry(reason) {
                     self.report.warn(&Warning::TaskNotRunning(text.clone()));
                     entry.insert(text);
@@ -196,34 +179,44 @@ impl StackWatch<'_> {
         }
     }
 
-    fn report_running(&self, stack: &ObservedStack, service: &StackService, progress: &mut WatchProgress) {
+    fn report_running(&self, service: &StackService, progress: &mut WatchProgress) {
         if service.spec.is_job() {
             return;
         }
-        let (current, wanted) = (stack.current_tasks(service), stack.desired_tasks(service));
+        let (current, desired) = (service.current_tasks(), service.desired_tasks());
         let runs = |task: &&Task| task.runs() && task.runs_spec(&service.spec);
         let is_new = |t: &&Task| !progress.running_since.contains_key(&t.id);
-        let new: Vec<&Task> = stack.tasks_of(&service.name).filter(runs).filter(is_new).collect();
+        let new: Vec<&Task> = service.tasks.iter().filter(runs).filter(is_new).collect();
         let already_running = current.saturating_sub(new.len());
         for (task, current) in new.into_iter().zip(already_running + 1..) {
             progress.running_since.insert(task.id.clone(), Some(Instant::now()));
-            let (name, node) = (task.name(), task.node.clone());
-            self.report.event(Event::TaskRunning {
-                name,
-                node,
-                running: current.min(wanted),
-                desired: wanted,
-            });
+            let (name, node, running) = (task.name(), task.node.clone(), current.min(desired));
+            self.report.event(Event::TaskRunning { name, node, running, desired });
         }
     }
 }
 
-fn failure(stack: ObservedStack, service: &str, progress: &WatchProgress) -> Box<ServiceFailure> {
-    let task_errors = progress.task_errors.get(service).into_iter().flatten();
-    Box::new(ServiceFailure {
+/// Every new task has run for the length of its monitor window.
+fn has_stayed_up(service: &StackService, goal: &ServiceGoal, progress: &WatchProgress) -> bool {
+    let has_stayed_up = |task: &Task| match progress.running_since.get(&task.id) {
+        Some(Some(since)) => since.elapsed() >= goal.monitor,
+        ran_before => ran_before.is_some(),
+    };
+    service.tasks.iter().filter(|t| t.runs()).all(has_stayed_up)
+}
+
+fn failure(
+    stack: &ObservedStack,
+    name: &str,
+    convergence: Convergence,
+    progress: &WatchProgress,
+) -> WatchResult {
+    let task_errors = progress.task_errors.get(name).into_iter().flatten();
+    WatchResult::Failed(Box::new(ServiceFailure {
+        name: name.into(),
+        service: stack.services.get(name).cloned(),
+        convergence,
         task_errors: task_errors.map(|(_, text)| text.clone()).collect(),
-        task: progress.failed.get(service).cloned(),
-        service: service.into(),
-        stack,
-    })
+        task: progress.failed.get(name).cloned(),
+    }))
 }

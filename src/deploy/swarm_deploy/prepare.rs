@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{SwarmDeploy, is_pinned};
 use crate::docker::Docker;
 use crate::docker::swarm::ResolveImage;
-use crate::docker::types::{ClusterNodes, ObjectKind};
+use crate::docker::types::{ObjectKind, SwarmNodes};
 use crate::error::{Error, Exit};
 use crate::model::{ConfigError, ResolvedProject};
 use crate::release::RolloutKind;
@@ -27,7 +27,7 @@ pub struct PreparedStack {
     pub resolve_image: ResolveImage,
     /// Configs and secrets to create, with their names.
     pub missing_objects: Vec<(StackObject, String)>,
-    pub nodes: ClusterNodes,
+    pub nodes: SwarmNodes,
 }
 
 impl SwarmDeploy<'_> {
@@ -66,7 +66,7 @@ impl SwarmDeploy<'_> {
     /// Pins local images to their ids, because a tag may be moved before a task restarts or the deploy is rolled back. Swarm
     /// itself pins images of a registry by digest. Returns the services whose image is in no known registry, each with the
     /// nodes that ran the image.
-    fn pin_images(&self, file: &mut StackFile, nodes: &ClusterNodes) -> Result<Vec<LocalImage>> {
+    fn pin_images(&self, file: &mut StackFile, nodes: &SwarmNodes) -> Result<Vec<LocalImage>> {
         let mode = self.swarm_args().resolve_image.as_deref().map(ResolveImage::parse);
         let mut local = Vec::new();
         if mode.is_some_and(|mode| mode != ResolveImage::Never) {
@@ -87,7 +87,7 @@ impl SwarmDeploy<'_> {
                 continue;
             }
             if mode.is_none() {
-                let tasks = self.before.tasks.iter().filter(|t| t.image() == image.id);
+                let tasks = self.before.tasks().filter(|t| t.image() == image.id);
                 let ran_on = tasks.map(|t| t.node.clone()).collect();
                 local.push(LocalImage { service: name.clone(), image: reference, ran_on });
             }
@@ -100,7 +100,11 @@ impl SwarmDeploy<'_> {
     fn warn_of_moved_tags(&self, file: &StackFile) -> Result<()> {
         for service in file.services.iter().filter_map(|name| self.before.services.get(name)) {
             let (name, tag) = (&service.name, service.spec.image());
-            let ids = self.before.tasks_of(name).filter(|t| t.runs()).map(|t| t.container.clone());
+            let ids = service
+                .tasks
+                .iter()
+                .filter(|t| t.runs())
+                .map(|t| t.status.container_status.container.clone());
             let image = if is_pinned(tag) { None } else { self.docker().image(tag)? };
             let Some(image) = image else { continue };
             let containers = self.docker().inspect(&ids.collect::<Vec<_>>())?;
@@ -191,7 +195,7 @@ impl SwarmDeploy<'_> {
         let now = crate::swarm::watch::observe(self.docker(), self.stack_name())?;
         for service in now.services.values() {
             let specs = [Some(&service.spec), service.previous.as_ref()];
-            needed.extend(specs.into_iter().flatten().flat_map(|s| s.object_names()).map(String::from));
+            needed.extend(specs.into_iter().flatten().flat_map(|s| s.object_names().map(String::from)));
         }
         for kind in ObjectKind::ALL {
             let objects = self.docker().object_names(self.stack_name(), kind)?;

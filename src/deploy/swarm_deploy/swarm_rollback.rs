@@ -40,17 +40,7 @@ impl SwarmDeploy<'_> {
                 self.report.event(Event::Interrupted);
                 self.roll_back(file, Error::interrupted(signal))
             }
-            WatchResult::Failed(failure, convergence) => {
-                self.handle_service_failure(file, &failure, convergence)
-            }
-            WatchResult::Stuck(failure, after) => {
-                let error = self.stuck_error(&failure, after);
-                if self.rolls_back_automatically(&failure.service) {
-                    self.roll_back(file, error)
-                } else {
-                    (self.paused_error(error, &failure), true)
-                }
-            }
+            WatchResult::Failed(failure) => self.handle_service_failure(file, &failure),
         }
     }
 
@@ -67,17 +57,12 @@ impl SwarmDeploy<'_> {
         }
     }
 
-    fn handle_service_failure(
-        &self,
-        file: &StackFile,
-        failure: &ServiceFailure,
-        convergence: Convergence,
-    ) -> ErrorAndPaused {
-        let service = &failure.service;
+    fn handle_service_failure(&self, file: &StackFile, failure: &ServiceFailure) -> ErrorAndPaused {
+        let service = &failure.name;
         let error = |message: String| {
             self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {message}")), failure)
         };
-        match convergence {
+        match &failure.convergence {
             Convergence::Paused(why) if !self.rolls_back_automatically(service) => {
                 (self.paused_error(error(format!("Swarm paused the update: {why}")), failure), true)
             }
@@ -102,6 +87,14 @@ impl SwarmDeploy<'_> {
             ),
             Convergence::Overwritten => (self.overwritten_error(failure), false),
             Convergence::JobFailed => self.roll_back(file, error("the job failed".into())),
+            Convergence::Stuck(after) => {
+                let error = self.stuck_error(failure, *after);
+                if self.rolls_back_automatically(service) {
+                    self.roll_back(file, error)
+                } else {
+                    (self.paused_error(error, failure), true)
+                }
+            }
             Convergence::Underway | Convergence::Converged => {
                 (error("the update makes no progress".into()), false)
             }
@@ -123,14 +116,14 @@ impl SwarmDeploy<'_> {
 
     /// Error for a service that another update changed. compose-zd rolls back neither that update nor the other services.
     fn overwritten_error(&self, failure: &ServiceFailure) -> Error {
-        let (name, service) = (self.stack_name(), &failure.service);
+        let (name, service) = (self.stack_name(), &failure.name);
         let sent = self.sent_goals.borrow();
         let goal = sent.iter().find(|goal| goal.service == *service);
         let sent_image = goal
             .and_then(|goal| goal.sent.as_ref())
             .map(|spec| short_image(spec.image()))
             .unwrap_or_default();
-        let (version, image) = match failure.stack.services.get(service) {
+        let (version, image) = match &failure.service {
             Some(now) => (now.version, short_image(now.spec.image())),
             None => (0, String::new()),
         };
@@ -159,11 +152,8 @@ impl SwarmDeploy<'_> {
     }
 
     fn stuck_error(&self, failure: &ServiceFailure, after: Duration) -> Error {
-        let ServiceFailure { stack, service, .. } = failure;
-        let (running, desired, is_job) = match stack.services.get(service) {
-            Some(service) => {
-                (stack.current_tasks(service), stack.desired_tasks(service), service.spec.is_job())
-            }
+        let (running, desired, is_job) = match &failure.service {
+            Some(service) => (service.current_tasks(), service.desired_tasks(), service.spec.is_job()),
             None => (0, 0, false),
         };
         let after = after.as_secs_f64();
@@ -182,7 +172,7 @@ impl SwarmDeploy<'_> {
         } else {
             "give tasks more time to get ready with `--health-deadline`"
         };
-        self.with_complaints(Error::new(Exit::StillServing, format!("`{service}`: {reason}")), failure)
+        self.with_complaints(Error::new(Exit::StillServing, format!("`{}`: {reason}", failure.name)), failure)
             .hint(hint)
     }
 
@@ -210,18 +200,15 @@ impl SwarmDeploy<'_> {
     /// and jobs, which do not run again.
     fn changed_services<'s>(&self, file: &StackFile, now: &'s ObservedStack) -> Vec<&'s StackService> {
         let sent = self.sent_goals.borrow();
-        let is_overwritten = |s: &StackService| {
-            let sent = sent.iter().find(|goal| goal.service == s.name).and_then(|goal| goal.sent.as_ref());
-            sent.is_some_and(|sent| !sent.is_same_request(&s.spec))
-                && !s.update_state().starts_with("rollback")
-        };
+        let is_overwritten =
+            |s: &StackService| sent.iter().any(|goal| goal.service == s.name && goal.is_overwritten(s));
         let is_sent = |s: &&StackService| file.services.contains(&s.name) && !is_overwritten(s);
         let differs = |s: &&StackService| match self.before.services.get(&s.name) {
             Some(_) if s.spec.is_job() => false,
             Some(before) => {
                 !self.is_rollback_target(&s.name, &s.spec)
                     || !before.spec.same_tasks(&s.spec)
-                    || has_unfinished_update(s)
+                    || s.has_unfinished_update()
             }
             None => true,
         };
@@ -233,7 +220,7 @@ impl SwarmDeploy<'_> {
     fn is_rollback_target(&self, service: &str, spec: &ServiceSpec) -> bool {
         let Some(before) = self.before.services.get(service) else { return false };
         let last_good = self.journal.history.current().and_then(|r| r.services.get(service));
-        match last_good.filter(|_| has_unfinished_update(before)) {
+        match last_good.filter(|_| before.has_unfinished_update()) {
             Some(release) => spec.fingerprint() == release.config_hash,
             None => spec.same_content(&before.spec),
         }
@@ -279,11 +266,14 @@ impl SwarmDeploy<'_> {
         // A signal must not interrupt a rollback.
         match self.watch(goals, now, true, StopSignal::default())? {
             WatchResult::Converged(_) => Ok(()),
-            WatchResult::Failed(failure, convergence) => {
-                let error = Error::unchanged(format!("`{}`: {}", failure.service, describe(&convergence)));
-                Err(self.with_complaints(error, &failure).into())
+            WatchResult::Failed(failure) => Err(match failure.convergence {
+                Convergence::Stuck(after) => self.stuck_error(&failure, after),
+                _ => {
+                    let error = Error::unchanged(format!("`{}`: {}", failure.name, failure.convergence));
+                    self.with_complaints(error, &failure)
+                }
             }
-            WatchResult::Stuck(failure, after) => Err(self.stuck_error(&failure, after).into()),
+            .into()),
             WatchResult::Lost(error) => Err(error.into()),
             WatchResult::Interrupted(signal) => Err(Error::interrupted(signal).into()),
         }
@@ -336,12 +326,13 @@ impl SwarmDeploy<'_> {
 
     /// True if a task of the stack ran before the deploy.
     fn served_before(&self) -> bool {
-        self.before.tasks.iter().any(|t| t.runs())
+        self.before.tasks().any(|t| t.runs())
     }
 
     fn paused_error(&self, error: Error, failure: &ServiceFailure) -> Error {
-        let (name, service) = (self.stack_name(), &failure.service);
-        let serves = failure.stack.running_tasks(service) > 0 || self.before.running_tasks(service) == 0;
+        let (name, service) = (self.stack_name(), &failure.name);
+        let running = failure.service.as_ref().map_or(0, StackService::running_tasks);
+        let serves = running > 0 || self.before.running_tasks(service) == 0;
         let (exit, state) = if serves {
             (Exit::StillServing, "the update stays paused, with old and new tasks side by side")
         } else {
@@ -388,24 +379,5 @@ fn short_image(image: &str) -> String {
     match image.strip_prefix("sha256:") {
         Some(id) => format!("image {}", id.chars().take(12).collect::<String>()),
         None => format!("`{}`", image.split('@').next().unwrap_or_default()),
-    }
-}
-
-/// True if an update of the service is unfinished.
-pub fn has_unfinished_update(service: &StackService) -> bool {
-    ["updating", "paused", "rollback_started", "rollback_paused"].contains(&service.update_state())
-}
-
-/// Convergence in a few words.
-pub fn describe(convergence: &Convergence) -> String {
-    match convergence {
-        Convergence::Underway => "no progress".into(),
-        Convergence::Converged => "converged".into(),
-        Convergence::RolledBack(why) => format!("rolled back: {why}"),
-        Convergence::Paused(why) => format!("the update is paused: {why}"),
-        Convergence::RollbackPaused(why) => format!("the rollback is paused: {why}"),
-        Convergence::Gone => "the service was removed during the update".into(),
-        Convergence::Overwritten => "another update replaced this one".into(),
-        Convergence::JobFailed => "the job failed".into(),
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::prepare::PreparedStack;
 use super::{SwarmDeploy, stack_proxies};
 use crate::deploy::probe_urls::{configured_url, is_wanted, unknown_url};
-use crate::docker::types::PlacementNode;
+use crate::docker::types::Node;
 use crate::report::{Event, Warning};
 use crate::swarm::published_urls;
 use crate::witness::UrlCandidates;
@@ -75,18 +75,18 @@ impl SwarmDeploy<'_> {
         let overrides = (settings.host.as_deref(), settings.path.as_deref());
         let is_here = !self.docker().is_remote();
         let local = is_here.then_some(IpAddr::from(Ipv4Addr::LOCALHOST));
-        let addresses_of = |node: &PlacementNode| -> Vec<IpAddr> {
+        let addresses_of = |node: &Node| -> Vec<IpAddr> {
             let address = node.address().and_then(|a| a.parse().ok());
             address.into_iter().chain(local.filter(|_| node.id == nodes.this_id)).collect()
         };
         let addresses = |service: &str, is_host_mode: bool| {
-            let runs_on = |node: &&PlacementNode| {
-                let mut tasks = self.before.tasks_of(service).filter(|t| t.runs());
-                tasks.any(|t| t.node == node.hostname())
+            let runs_on = |node: &&Node| {
+                let service = self.before.services.get(service);
+                service.is_some_and(|s| s.tasks.iter().any(|t| t.runs() && t.node_id == node.id))
             };
             // Every node publishes a port of the ingress mesh.
             let is_probed =
-                |node: &&PlacementNode| if is_host_mode { runs_on(node) } else { node.id == nodes.this_id };
+                |node: &&Node| if is_host_mode { runs_on(node) } else { node.id == nodes.this_id };
             let by_node = nodes.all.iter().filter(is_probed).map(addresses_of);
             by_node.filter(|addresses| !addresses.is_empty()).collect()
         };

@@ -32,7 +32,7 @@ fn three(version: u64) -> Vec<(&'static str, &'static str, u64, &'static str)> {
 }
 
 fn convergence(now: &ObservedStack, before: Option<&ObservedStack>) -> Convergence {
-    evaluate(now, &ServiceGoal::new(now, "app"), before.map(|b| &b.services["app"]))
+    evaluate(now.services.get("app"), &ServiceGoal::new(now, "app"), before.map(|b| &b.services["app"]))
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn too_few_running_tasks_is_not_converged_whatever_the_update_status() {
 fn a_task_that_restarts_again_and_again_is_no_progress() {
     let score = |tasks: &[(&str, &str, u64, &str)]| {
         let stack = stack("updating", 2, tasks);
-        progress_score(&stack, stack.services.values())
+        progress_score(stack.services.values())
     };
     let old = [(RUNS, RUNS, 1, ""), (RUNS, RUNS, 1, ""), (RUNS, RUNS, 1, "")];
     let tried = [&old[..], &[("failed", "shutdown", 2, "x"), ("starting", RUNS, 2, "")]].concat();
@@ -83,7 +83,7 @@ fn the_stall_timeout_covers_every_wait_of_swarm() {
     let stack = |state, error| stack("updating", 1, &[(state, RUNS, 1, error)]);
     let timeout = |stack: &ObservedStack, is_new: bool| {
         let service = &stack.services["app"];
-        stall_timeout(stack, service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
+        stall_timeout(service, Duration::from_secs(60), (!is_new).then_some(service)).as_secs()
     };
     assert_eq!(timeout(&stack("starting", ""), false), 60 + 5 + 2 + 10 + 60);
     assert_eq!(timeout(&stack("starting", ""), true), 60 + 5, "nothing is stopped for it");
@@ -91,9 +91,9 @@ fn the_stall_timeout_covers_every_wait_of_swarm() {
     let taken = stack("pending", "no suitable node (host-mode port already in use on 1 node)");
     assert_eq!(timeout(&taken, true), 60, "waiting does not help");
     assert_eq!(timeout(&taken, false), 60 + 5 + 2 + 10 + 60, "its own task may have it");
-    assert_eq!(task_errors(&taken, "app", |_| false).len(), 1);
-    let own = stack_of("pending", taken.tasks[0].error.as_str());
-    assert!(task_errors(&own, "app", |_| false).is_empty());
+    assert_eq!(task_errors(&taken.services["app"], |_| false).len(), 1);
+    let own = stack_of("pending", taken.services["app"].tasks[0].status.error.as_str());
+    assert!(task_errors(&own.services["app"], |_| false).is_empty());
 }
 
 #[test]
@@ -119,7 +119,8 @@ fn only_new_task_errors_are_reported_each_reason_once() {
             (RUNS, RUNS, 2, ""),
         ],
     );
-    let lines: Vec<String> = task_errors(&stack, "app", |t| t.id == "t0").into_iter().map(|c| c.0).collect();
+    let lines: Vec<String> =
+        task_errors(&stack.services["app"], |t| t.id == "t0").into_iter().map(|c| c.0).collect();
     assert_eq!(
         lines,
         [
@@ -135,15 +136,14 @@ fn only_new_task_errors_are_reported_each_reason_once() {
 fn a_service_that_was_removed_has_not_converged() {
     let before = stack("completed", 1, &three(1));
     let goal = ServiceGoal::new(&before, "app");
-    let now = ObservedStack::default();
-    assert_eq!(evaluate(&now, &goal, None), Convergence::Gone);
+    assert_eq!(evaluate(None, &goal, None), Convergence::Gone);
 }
 
 #[test]
 fn an_overwritten_update_is_distinguished_from_a_rollback_by_swarm() {
     let sent = stack("updating", 2, &three(1));
     let goal = ServiceGoal::new(&sent, "app");
-    let evaluated = |update: &str| evaluate(&stack(update, 3, &three(3)), &goal, None);
+    let evaluated = |update: &str| evaluate(stack(update, 3, &three(3)).services.get("app"), &goal, None);
     for update in ["", "updating", "completed", "paused"] {
         assert_eq!(evaluated(update), Convergence::Overwritten, "{update}");
     }
@@ -193,10 +193,8 @@ fn a_job_has_converged_when_its_tasks_completed_in_this_iteration() {
     assert_eq!(job(twice(), &[("failed", 2, 1), ("failed", 2, 1)]), Convergence::JobFailed);
     let stack =
         special_service(json!({ "ReplicatedJob": { "TotalCompletions": 2 } }), any(), &[("complete", 2, 1)]);
-    assert_eq!(
-        (stack.current_tasks(&stack.services["app"]), stack.desired_tasks(&stack.services["app"])),
-        (1, 2)
-    );
+    let service = &stack.services["app"];
+    assert_eq!((service.current_tasks(), service.desired_tasks()), (1, 2));
 }
 
 #[test]
@@ -209,9 +207,8 @@ fn a_global_service_without_tasks_has_not_converged() {
 
 #[test]
 fn two_tasks_in_a_slot_count_once() {
-    let mut stack = stack("completed", 1, &three(1));
-    let mut twice = stack.tasks[0].clone();
-    twice.id = "t9".into();
-    stack.tasks.push(twice);
-    assert_eq!((stack.running_tasks("app"), stack.current_tasks(&stack.services["app"])), (3, 3));
+    let mut service = stack("completed", 1, &three(1)).services["app"].clone();
+    let twice = Task { id: "t9".into(), ..service.tasks[0].clone() };
+    service.tasks.push(twice);
+    assert_eq!((service.running_tasks(), service.current_tasks()), (3, 3));
 }

@@ -58,15 +58,15 @@ fn the_settings_of_a_spec_are_read() {
     let read = spec(SPEC);
     assert_eq!((read.image(), read.replicas(), read.is_job()), ("app:1@sha256:ab", Some(5), false));
     assert_eq!(read.environment().get("VERSION"), Some(&"2"));
-    assert_eq!(read.update_config_nanos("Monitor"), Some(2_000_000_000));
-    assert_eq!(read.stop_grace_nanos(), 10_000_000_000);
+    assert_eq!(read.monitor(), Duration::from_secs(2));
+    assert_eq!(read.stop_grace_period(), Duration::from_secs(10));
     let none = spec(r#"{"Name":"x","Mode":{"Replicated":{"Replicas":0}}}"#);
     assert_eq!(none.replicas(), Some(0));
     assert_eq!(spec(r#"{"Name":"x","Mode":{"Global":{}}}"#).replicas(), None);
     assert!(spec(r#"{"Name":"x","Mode":{"ReplicatedJob":{}}}"#).is_job());
 }
 
-fn task(json: &str) -> RawTask {
+fn task(json: &str) -> Task {
     serde_json::from_str(json).unwrap()
 }
 
@@ -86,19 +86,20 @@ fn a_stack_is_assembled_from_services_tasks_and_nodes() {
     let nodes = [("n1".to_string(), "one".to_string())].into();
     let stack = ObservedStack::new("demo", services, vec![task(&running), task(failed), task(other)], &nodes);
     let service = &stack.services["vote"];
-    assert_eq!((service.update_state(), stack.tasks.len()), ("updating", 2));
-    assert_eq!((stack.desired_tasks(service), stack.current_tasks(service)), (5, 1));
-    let one = stack.tasks_of("vote").find(|t| t.runs()).unwrap();
-    assert_eq!((one.name().as_str(), one.node.as_str(), one.container.as_str()), ("vote.3", "one", "c"));
-    let two = stack.tasks_of("vote").find(|t| t.has_failed()).unwrap();
+    assert_eq!((service.update.state, stack.tasks().count()), (UpdateState::Updating, 2));
+    assert_eq!((service.desired_tasks(), service.current_tasks()), (5, 1));
+    let one = stack.tasks().find(|t| t.runs()).unwrap();
+    let container = one.status.container_status.container.as_str();
+    assert_eq!((one.name().as_str(), one.node.as_str(), container), ("vote.3", "one", "c"));
+    let two = stack.tasks().find(|t| t.has_failed()).unwrap();
     assert_eq!((two.name().as_str(), two.node.as_str(), two.is_desired()), ("vote", "", false));
 }
 
 #[test]
 fn an_answer_without_a_needed_key_is_an_error_and_no_panic() {
-    assert!(serde_json::from_str::<RawService>("{}").is_err());
-    assert!(serde_json::from_str::<RawTask>("{}").is_err());
-    let bare: RawService = serde_json::from_str(r#"{"ID":"a","Spec":null}"#).unwrap();
+    assert!(serde_json::from_str::<SwarmService>("{}").is_err());
+    assert!(serde_json::from_str::<Task>("{}").is_err());
+    let bare: SwarmService = serde_json::from_str(r#"{"ID":"a","Spec":null}"#).unwrap();
     let stack = ObservedStack::new("demo", vec![bare], Vec::new(), &BTreeMap::new());
     assert_eq!(stack.services[""].spec.replicas(), None);
 }

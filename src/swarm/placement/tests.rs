@@ -4,7 +4,7 @@ use super::*;
 use crate::model::ResolvedProject;
 use crate::swarm::stack_file::StackOverrides;
 
-fn node(name: &str, role: &str, availability: &str) -> PlacementNode {
+fn node(name: &str, role: &str, availability: &str) -> Node {
     serde_json::from_value(json!({
         "ID": format!("id-{name}"),
         "Spec": { "Role": role, "Availability": availability, "Labels": { "disk": "SSD" } },
@@ -16,13 +16,13 @@ fn node(name: &str, role: &str, availability: &str) -> PlacementNode {
 }
 
 /// Two nodes, of which `one` is the current one, and a third that accepts no tasks.
-fn nodes() -> ClusterNodes {
+fn nodes() -> SwarmNodes {
     let all = vec![
         node("one", "manager", "active"),
         node("two", "worker", "active"),
         node("three", "worker", "drain"),
     ];
-    ClusterNodes { all, this_id: "id-one".into() }
+    SwarmNodes { all, this_id: "id-one".into() }
 }
 
 fn refusals(yaml: &str, local: &[(&str, &[&str])]) -> String {
